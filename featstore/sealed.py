@@ -1,0 +1,285 @@
+"""Sealed files: HDF5 that anyone can read, with a directory and checksums of our own in front.
+
+Every array file of featstore (shards, plan, tables, heads, the side file of an index) has this form:
+
+* bytes 0 to ``U`` (an HDF5 user block, which HDF5 readers skip; ``U`` is 512 * 2**k): one line of ASCII,
+  ``featstore-sealed 1 <XXH3-128 of the JSON> <JSON>``, padded with spaces and ended by a newline.
+  The JSON names the ``kind``, the file's size, the XXH3-128 of all bytes from ``U`` on, a small ``summary``,
+  and for each array its dtype, shape, absolute offset and XXH3-128.
+* from ``U`` on: an HDF5 file of contiguous, uncompressed little-endian datasets, each 64-byte aligned.
+  The dataset ``meta`` is a JSON text that describes the rest.
+
+featstore itself reads through the directory and a memory map, never through libhdf5: it opens a file in
+microseconds, shares no lock between threads, and a hostile HDF5 structure (external links or storage,
+virtual datasets, filters) is never parsed. Writing, and reading by others, is plain HDF5.
+This is the only module that imports h5py.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import DTypeLike, NDArray
+
+from featstore import files
+from featstore.errors import DamagedError
+
+MAGIC = "featstore-sealed 1"
+_ALIGNMENT = 64
+_SMALLEST_HEADER = 1024
+_LARGEST_HEADER = 1 << 20
+# Exactly the types that featstore writes: anything else in a directory is refused before memory is taken.
+_DTYPES = {
+    name: np.dtype(name)
+    for name in ("|u1", "|b1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8")
+}
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """An array that is written piece by piece: ``pieces`` concatenate to ``shape`` along axis 0."""
+
+    shape: tuple[int, ...]
+    dtype: DTypeLike
+    pieces: Iterable[NDArray[Any]]
+
+
+def write(
+    path: Path,
+    kind: str,
+    arrays: Mapping[str, NDArray[Any] | Blocks],
+    meta: Mapping[str, Any],
+    summary: Mapping[str, Any] | None = None,
+    *,
+    exclusive: bool = False,
+) -> str:
+    """Write a sealed file, whole or not at all, read it back, and return its checksum.
+
+    ``arrays``: numeric arrays of at least one axis, or Blocks for what should not be held in memory; names
+    may contain ``/`` (HDF5 groups). ``meta``: JSON, any size. ``summary``: small JSON kept in the header,
+    where it can be read without opening the rest. ``exclusive``: FileExistsError where ``path`` exists.
+    Raises DamagedError when what was read back is not what was given (a bad disk or memory), OSError.
+    """
+    text = files.canonical_json(dict(meta)).encode()
+    everything: dict[str, NDArray[Any] | Blocks] = {"meta": np.frombuffer(text, np.uint8), **arrays}
+    with files.new_file(path, exclusive=exclusive) as temporary:
+        header_bytes = _header_bytes(everything, summary or {})
+        written = _write_hdf5(temporary, everything, header_bytes)
+        directory, body = _read_back(temporary, written, header_bytes)
+        _write_header(temporary, header_bytes, _header(kind, temporary, body, dict(summary or {}), directory))
+    return body
+
+
+def _header_bytes(arrays: Mapping[str, NDArray[Any] | Blocks], summary: Mapping[str, Any]) -> int:
+    """Return a header size that surely suffices: HDF5 must be told it before the offsets are known."""
+    need = 400 + len(files.canonical_json(dict(summary))) + sum(160 + 2 * len(name.encode()) for name in arrays)
+    return max(_SMALLEST_HEADER, 1 << math.ceil(math.log2(need)))
+
+
+@dataclass(frozen=True)
+class _Written:
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    checksum: str
+
+
+def _write_hdf5(path: Path, arrays: Mapping[str, NDArray[Any] | Blocks], header_bytes: int) -> dict[str, _Written]:
+    import h5py
+
+    written: dict[str, _Written] = {}
+    with h5py.File(
+        path, "x", userblock_size=header_bytes, alignment_threshold=1, alignment_interval=_ALIGNMENT, track_order=False
+    ) as file:
+        for name, array in arrays.items():
+            blocks = array if isinstance(array, Blocks) else Blocks(array.shape, array.dtype, [array])
+            dtype = np.dtype(blocks.dtype).newbyteorder("<")
+            if dtype.str not in _DTYPES:
+                raise TypeError(f"{name}: a sealed file cannot hold {dtype}")
+            digest = xxhash.xxh3_128()
+            plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            plist.set_layout(h5py.h5d.CONTIGUOUS)
+            plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+            plist.set_obj_track_times(False)
+            if "/" in name:
+                file.require_group(name.rpartition("/")[0])
+            dataset = h5py.Dataset(
+                h5py.h5d.create(
+                    file.id,
+                    name.encode(),
+                    h5py.h5t.py_create(dtype, logical=True),
+                    h5py.h5s.create_simple(blocks.shape),
+                    plist,
+                )
+            )
+            start = 0
+            for piece in blocks.pieces:
+                piece = np.ascontiguousarray(piece, dtype)
+                if piece.shape[0]:
+                    dataset[start : start + piece.shape[0]] = piece
+                    digest.update(piece.reshape(-1).view(np.uint8).data)
+                start += piece.shape[0]
+            if start != blocks.shape[0]:
+                raise ValueError(f"{name}: {start} rows were given where {blocks.shape[0]} were announced")
+            # An empty dataset has no address in the file.
+            offset = dataset.id.get_offset() if dataset.size else 0
+            written[name] = _Written(dtype.str, tuple(blocks.shape), offset or 0, digest.hexdigest())
+    return written
+
+
+def _read_back(path: Path, written: Mapping[str, _Written], header_bytes: int) -> tuple[dict[str, Any], str]:
+    """Compare what lies in the file with what was given; return the directory and the body's checksum."""
+    with (
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        memoryview(mapped) as view,
+    ):
+        for name, entry in written.items():
+            size = math.prod(entry.shape) * _DTYPES[entry.dtype].itemsize
+            if xxhash.xxh3_128_hexdigest(view[entry.offset : entry.offset + size]) != entry.checksum:
+                raise DamagedError(
+                    f"{path.parent}: {name} read back differs from what was written; check the disk and memory"
+                )
+        body = xxhash.xxh3_128_hexdigest(view[header_bytes:])
+    directory = {
+        name: {"dtype": entry.dtype, "shape": list(entry.shape), "offset": entry.offset, "xxh3": entry.checksum}
+        for name, entry in written.items()
+    }
+    return directory, body
+
+
+def _header(kind: str, path: Path, body: str, summary: dict[str, Any], directory: dict[str, Any]) -> dict[str, Any]:
+    return {"kind": kind, "bytes": path.stat().st_size, "xxh3": body, "summary": summary, "arrays": directory}
+
+
+def _header_text(value: dict[str, Any], header_bytes: int) -> bytes:
+    text = files.canonical_json(value)
+    line = f"{MAGIC} {xxhash.xxh3_128_hexdigest(text.encode())} {header_bytes:07d} {text}".encode()
+    if len(line) >= header_bytes:
+        raise ValueError(f"the header needs {len(line) + 1} bytes where {header_bytes} were reserved")
+    return line.ljust(header_bytes - 1) + b"\n"
+
+
+def _write_header(path: Path, header_bytes: int, value: dict[str, Any]) -> None:
+    with open(path, "r+b") as file:
+        file.write(_header_text(value, header_bytes))
+
+
+def read_header(path: Path, kind: str | None = None) -> dict[str, Any]:
+    """Return the header's JSON plus ``header_bytes``, reading nothing else.
+
+    Raises DamagedError where the file is not a whole sealed file of ``kind``, OSError where it cannot be read.
+    """
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        return _parse_header(path, file.read(_SMALLEST_HEADER), file, size, kind)
+
+
+def _parse_header(path: Path, start: bytes, file: Any, size: int, kind: str | None) -> dict[str, Any]:
+    prefix = MAGIC.encode() + b" "
+    length = start[len(prefix) + 33 : len(prefix) + 40]
+    if not start.startswith(prefix) or not length.isdigit():
+        raise DamagedError(f"{path}: not a file that featstore wrote, or its first bytes are damaged")
+    header_bytes = int(length)
+    if not _SMALLEST_HEADER <= header_bytes <= min(size, _LARGEST_HEADER):
+        raise DamagedError(f"{path}: its header is damaged")
+    block = start + file.read(header_bytes - len(start)) if header_bytes > len(start) else start[:header_bytes]
+    try:
+        value = json.loads(block[len(prefix) + 41 :])
+        intact = isinstance(value, dict) and _header_text(value, header_bytes) == block
+    except (ValueError, RecursionError):
+        intact = False
+    if not intact:
+        raise DamagedError(f"{path}: its header does not match its checksum")
+    if kind is not None and value.get("kind") != kind:
+        raise DamagedError(f"{path}: holds a {value.get('kind')}, where a {kind} is needed")
+    if value.get("bytes") != size:
+        raise DamagedError(
+            f"{path}: has {size:,} bytes where {value.get('bytes'):,} were written; it was cut short or appended to"
+        )
+    return {**value, "header_bytes": header_bytes}
+
+
+class SealedFile:
+    """A sealed file, memory-mapped: one map whatever the number of arrays, no lock, no libhdf5.
+
+    Attributes: ``path``, ``header``, ``summary`` (dict), ``names`` (the arrays).
+    Opening checks the header and that every array lies inside the file; ``verify`` checks every byte.
+    Raises DamagedError, OSError.
+    """
+
+    def __init__(self, path: Path, kind: str | None = None) -> None:
+        self.path = Path(path)
+        with open(self.path, "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            self.header = _parse_header(self.path, file.read(_SMALLEST_HEADER), file, size, kind)
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.summary: dict[str, Any] = self.header["summary"]
+        self._arrays: dict[str, NDArray[Any]] = {}
+        for name, entry in self.header["arrays"].items():
+            self._arrays[name] = self._view(name, entry)
+
+    def _view(self, name: str, entry: Any) -> NDArray[Any]:
+        try:
+            dtype, shape, offset = _DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["offset"]
+            count = math.prod(shape)
+            fits = all(isinstance(n, int) and n >= 0 for n in (*shape, offset)) and 0 < len(shape) <= 2
+        except (KeyError, TypeError):
+            fits = False
+        if not fits or offset + count * dtype.itemsize > len(self._map) or offset % min(dtype.itemsize, _ALIGNMENT):
+            raise DamagedError(f"{self.path}: the array {name} does not lie inside the file")
+        if count == 0:
+            return np.frombuffer(b"", dtype).reshape(shape)
+        return np.frombuffer(self._map, dtype, count, offset).reshape(shape)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the arrays."""
+        return list(self._arrays)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._arrays
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """Return the array as a read-only view of the map; it stays valid after the file is unlinked."""
+        try:
+            return self._arrays[name]
+        except KeyError:
+            raise DamagedError(f"{self.path}: the array {name} is missing") from None
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The file's JSON description."""
+        try:
+            value = json.loads(self["meta"].tobytes())
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise DamagedError(f"{self.path}: its description is damaged")
+        return value
+
+    def verify(self) -> list[str]:
+        """Read every byte; return what is damaged ([] when nothing is), in words, arrays named."""
+        with memoryview(self._map) as view:
+            if xxhash.xxh3_128_hexdigest(view[self.header["header_bytes"] :]) == self.header["xxh3"]:
+                return []
+            damaged = [
+                name for name in self._arrays if self._checksum(view, name) != self.header["arrays"][name]["xxh3"]
+            ]
+        return [f"{self.path}: {name} does not match its checksum" for name in damaged] or [
+            f"{self.path}: the HDF5 structure around the arrays does not match its checksum"
+        ]
+
+    def _checksum(self, view: memoryview, name: str) -> str:
+        offset = self.header["arrays"][name]["offset"]
+        return xxhash.xxh3_128_hexdigest(view[offset : offset + self._arrays[name].nbytes])
