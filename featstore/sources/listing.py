@@ -1,0 +1,131 @@
+"""A list of paths, in a file or on standard input."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from featstore.errors import FeatstoreError, UsageError
+from featstore.sources.base import ROWS, Chunk, Row, chunked, shown, without_dot
+from featstore.sources.reading import stat_picture
+
+_SNIFFED: Final = 64 << 10
+_BLOCK: Final = 1 << 20
+_LONGEST: Final = 64 << 10
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+
+
+def entries(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yield (number, path) for each entry of a list, from the file's beginning, in constant memory.
+
+    Entries end with NUL where a NUL occurs in the first 64 KiB (as ``find -print0`` writes), else with a
+    newline, before which a carriage return is dropped; a UTF-8 byte order mark is skipped. Blank lines and
+    empty entries are skipped but counted. Raises UsageError for an entry that can be no path.
+    """
+    file.seek(0)
+    separator = b"\0" if b"\0" in file.read(_SNIFFED) else b"\n"
+    file.seek(0)
+    for number, entry in enumerate(_split(file, separator), 1):
+        if separator == b"\n":
+            entry = entry.removesuffix(b"\r")
+            entry = entry.removeprefix(_BYTE_ORDER_MARK) if number == 1 else entry
+            if b"\0" in entry:
+                raise UsageError(f"line {number} holds a NUL byte; is this a list of paths?")
+            if not entry.strip():
+                continue
+        if entry:
+            yield number, entry
+
+
+def _split(file: BinaryIO, separator: bytes) -> Iterator[bytes]:
+    rest = b""
+    while block := file.read(_BLOCK):
+        *whole, rest = (rest + block).split(separator)
+        yield from whole
+        if len(rest) > _LONGEST:
+            raise UsageError(f"an entry is longer than {_LONGEST:,} bytes; is this a list of paths?")
+    if rest:
+        yield rest
+
+
+class ListSource:
+    """The files that a list names, one path an entry, whatever their names (see entries).
+
+    ``path`` None: standard input, which is copied to a temporary file first, as a FIFO is, so that it can be
+    read again. Relative paths are resolved against ``root`` (default: the list's folder; for standard input
+    and FIFOs the current directory) and may not leave it. The key is the path relative to ``root`` where the
+    path lies under it, else as written, without a leading ``./``.
+    """
+
+    kind: str = "list"
+
+    def __init__(self, path: Path | None, *, root: Path | None = None) -> None:
+        self.location = "-" if path is None else os.path.abspath(path)
+        self._file = self.location
+        self._spooled: Any = None
+        default = Path.cwd()
+        try:
+            if path is None:
+                self._spool(sys.stdin.buffer)
+            elif stat.S_ISREG(os.stat(path).st_mode):
+                default = Path(self.location).parent
+            else:
+                with open(path, "rb") as file:
+                    self._spool(file)
+        except OSError as error:
+            raise FeatstoreError(f"{self._name}: cannot be read ({error.strerror})") from None
+        self.root = Path(os.path.abspath(root)) if root is not None else default
+        self.layout: str | None = None
+        self.ignored = 0
+
+    def describe(self) -> dict[str, Any]:
+        """Return kind, location and root as JSON."""
+        return {"kind": self.kind, "location": self.location, "root": str(self.root)}
+
+    def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
+        """Yield all entries; see Source.chunks. Raises UsageError for an entry that can be no path."""
+        empty = True
+        for chunk in chunked(self._rows(), rows, []):
+            empty = False
+            yield chunk
+        if empty:
+            raise UsageError(f"{self._name}: holds no pictures: the list names no path")
+
+    @property
+    def _name(self) -> str:
+        return "standard input" if self.location == "-" else shown(self.location)
+
+    def _rows(self) -> Iterator[Row]:
+        root = os.fsencode(self.root)
+        try:
+            with open(self._file, "rb") as file:
+                for number, path in entries(file):
+                    key = relative_to(root, path)
+                    if not key:
+                        raise UsageError(f"entry {number} names the root itself, not a picture")
+                    yield Row(key, *stat_picture(root, key))
+        except UsageError as error:
+            raise UsageError(f"{self._name}: {error}") from None
+        except OSError as error:
+            raise FeatstoreError(f"{self._name}: cannot be read ({error.strerror})") from None
+
+    def _spool(self, file: BinaryIO) -> None:
+        # The name is removed when this source is.
+        self._spooled = tempfile.NamedTemporaryFile(prefix="featstore-list-")  # noqa: SIM115
+        self._file = self._spooled.name
+        shutil.copyfileobj(file, self._spooled)
+        self._spooled.flush()
+
+
+def relative_to(root: bytes, path: bytes) -> bytes:
+    """Return ``path`` relative to ``root`` where it lies under it by name, else as written without ``./``."""
+    prefix = root.rstrip(b"/") + b"/"
+    if path.startswith(prefix) and b".." not in path.split(b"/"):
+        return path[len(prefix) :].lstrip(b"/")
+    return without_dot(path)

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featstore.sources.base import Row, chunked, is_picture_name, label_text, shown, without_dot
+
+
+def test_chunks_are_full_but_the_last():
+    rows = [Row(b"%d" % i, i, i * 10, label=str(i), metadata=(i, None)) for i in range(7)]
+    chunks = list(chunked(iter(rows), 3, ["a", "b"]))
+    assert [len(chunk) for chunk in chunks] == [3, 3, 1]
+    assert chunks[1].keys == [b"3", b"4", b"5"]
+    assert chunks[1].sizes.dtype == np.int64
+    assert chunks[1].mtimes.tolist() == [30, 40, 50]
+    assert chunks[1].offsets.tolist() == [-1, -1, -1]
+    assert chunks[1].metadata == {"a": [3, 4, 5], "b": [None, None, None]}
+    assert chunks[1].locations is None
+    assert list(chunked([], 3, [])) == []
+
+
+def test_locations_are_complete_where_one_differs_from_its_key():
+    (chunk,) = chunked([Row(b"a", 1, 1), Row(b"b", 1, 1, location=b"c")], 5, [])
+    assert chunk.locations == [b"a", b"c"]
+
+
+def test_no_rows_a_chunk_is_refused():
+    with pytest.raises(ValueError, match="at least 1"):
+        list(chunked([], 0, []))
+
+
+@pytest.mark.parametrize("name", [b"a.jpg", b"A.JPEG", b"a.b.PnG", b"\xff.webp", b"a\nb.tif"])
+def test_picture_names(name: bytes):
+    assert is_picture_name(name)
+
+
+@pytest.mark.parametrize("name", [b"", b"jpg", b".jpg", b"a.txt", b"a.jpg~", b"a.jpg.part"])
+def test_other_names(name: bytes):
+    assert not is_picture_name(name)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [(b"./a", b"a"), (b"././/a", b"a"), (b"a/./b", b"a/./b"), (b"../a", b"../a"), (b".a", b".a"), (b"./", b"")],
+)
+def test_without_dot(path: bytes, expected: bytes):
+    assert without_dot(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("cat", "cat"), ("", None), (3, "3"), (3.0, "3"), (2.5, "2.5"), (float("nan"), None), (float("inf"), "inf"),
+     (True, "True"), (None, None), (["a"], None), (b"a\xff", "a\udcff")],
+)
+def test_label_text(value: object, expected: str | None):
+    assert label_text(value) == expected
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.binary(max_size=20))
+def test_names_are_shown_on_one_line_and_survive_json(name: bytes):
+    text = shown(name)
+    assert text.isprintable()
+    text.encode()
+    assert os.fsencode(json.loads(json.dumps(os.fsdecode(name)))) == name

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featstore.errors import UsageError
+from featstore.sources import open_source
+from featstore.sources.folder import FolderSource
+
+from .helpers import keys, whole, write
+
+
+def test_order_is_that_of_bytes_and_not_of_creation(tmp_path: Path):
+    names = ["b.jpg", "a/z.jpg", "a/10.jpg", "a/9.jpg", "a.jpg", "B.JPG", "ä.jpg", "a/b/c.png"]
+    expected = [b"B.JPG", b"a/10.jpg", b"a/9.jpg", b"a/b/c.png", b"a/z.jpg", b"a.jpg", b"b.jpg", "ä.jpg".encode()]
+    for seed in range(3):
+        random.Random(seed).shuffle(names)
+        root = write(tmp_path / str(seed), names)
+        assert keys(FolderSource(root)) == expected
+
+
+def test_sizes_mtimes_and_repetition(tmp_path: Path):
+    write(tmp_path, ["a.jpg", "b.jpg"], b"12345")
+    os.utime(tmp_path / "b.jpg", ns=(5, 1_700_000_000_123_456_789))
+    source = FolderSource(tmp_path)
+    chunk = whole(source)
+    assert chunk.sizes.tolist() == [5, 5]
+    assert chunk.mtimes[1] == 1_700_000_000_123_456_789
+    assert chunk.offsets.tolist() == [-1, -1]
+    assert chunk.locations is None
+    assert keys(source, rows=1) == keys(source) == [b"a.jpg", b"b.jpg"]
+    assert source.describe() == {
+        "kind": "folder",
+        "location": str(tmp_path),
+        "root": str(tmp_path),
+        "layout": "flat",
+    }
+
+
+def test_other_and_hidden_files_are_counted(tmp_path: Path):
+    write(tmp_path, ["a.jpg", "notes.txt", ".DS_Store", "._a.jpg", ".cache/b.jpg", "sub/readme"])
+    source = FolderSource(tmp_path)
+    assert keys(source) == [b"a.jpg"]
+    assert source.ignored == 3
+    everything = FolderSource(tmp_path, all_files=True)
+    assert keys(everything) == [b"a.jpg", b"notes.txt", b"sub/readme"]
+    assert everything.ignored == 1
+
+
+def test_links_are_followed_and_loops_end(tmp_path: Path):
+    root = write(tmp_path / "root", ["a/x.jpg"])
+    write(tmp_path / "elsewhere", ["y.jpg"])
+    (root / "a" / "up").symlink_to("..")
+    (root / "b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(root)
+    (root / "linked.jpg").symlink_to("a/x.jpg")
+    (root / "self").symlink_to("self")
+    source = FolderSource(root)
+    assert keys(source) == [b"a/x.jpg", b"b/y.jpg", b"linked.jpg"]
+    assert source.ignored == 1
+
+
+def test_what_only_has_the_name_of_a_picture_is_an_input(tmp_path: Path):
+    write(tmp_path, ["a.jpg", "full.jpg/b.jpg", "odd.jpg/notes.txt"])
+    (tmp_path / "broken.jpg").symlink_to("nowhere")
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "parent.jpg").symlink_to(".")
+    os.mkfifo(tmp_path / "fifo.jpg")
+    (tmp_path / "empty.jpg").mkdir()
+    chunk = whole(FolderSource(tmp_path))
+    assert dict(zip(chunk.keys, chunk.sizes.tolist(), strict=True)) == {
+        b"a.jpg": 1,
+        b"broken.jpg": -1,
+        b"empty.jpg": -1,
+        b"fifo.jpg": -1,
+        b"full.jpg/b.jpg": 1,
+        b"loop.jpg": -1,
+        b"odd.jpg": -1,
+        b"parent.jpg": -1,
+    }
+    assert chunk.mtimes[1] == -1
+
+
+def columns(root: Path, layout: str | None = None) -> tuple[str | None, list[tuple[str | None, str | None]]]:
+    source = FolderSource(root, layout=layout)
+    chunk = whole(source)
+    return source.layout, list(zip(chunk.splits, chunk.labels, strict=True))
+
+
+def test_layout_split_class(tmp_path: Path):
+    write(tmp_path, ["Train/cat/1.jpg", "Train/cat/deep/2.jpg", "val/3.jpg", "docs/readme.txt", "README.md"])
+    expected = [("Train", "cat"), ("Train", "cat"), ("val", None)]
+    assert columns(tmp_path) == ("split/class", expected)
+    assert columns(tmp_path, "split") == ("split", [("Train", None), ("Train", None), ("val", None)])
+    assert columns(tmp_path, "class") == ("class", [(None, "Train"), (None, "Train"), (None, "val")])
+
+
+def test_layout_class(tmp_path: Path):
+    write(tmp_path, ["train/1.jpg", "bus/2.jpg"])
+    assert columns(tmp_path) == ("class", [(None, "bus"), (None, "train")])
+    assert columns(tmp_path, "none") == ("none", [(None, None)] * 2)
+
+
+def test_layout_flat(tmp_path: Path):
+    write(tmp_path, ["1.jpg", "train/cat/2.jpg"])
+    assert columns(tmp_path) == ("flat", [(None, None)] * 2)
+    assert columns(tmp_path, "split/class") == ("split/class", [(None, None), ("train", "cat")])
+
+
+def test_classes_may_be_any_bytes(tmp_path: Path):
+    write(tmp_path, [b"a\nb/1.jpg", b"\xff/2.jpg"])
+    chunk = whole(FolderSource(tmp_path))
+    assert chunk.labels == ["a\nb", "\udcff"]
+
+
+def test_an_unknown_layout_is_refused(tmp_path: Path):
+    with pytest.raises(UsageError, match="split/class, class"):
+        FolderSource(tmp_path, layout="tree")
+
+
+def test_an_empty_folder_says_what_was_ignored(tmp_path: Path):
+    write(tmp_path, ["a.txt", "b/c.json"])
+    with pytest.raises(UsageError, match=r"holds no pictures; 2 files of other names"):
+        list(FolderSource(tmp_path).chunks())
+
+
+def test_a_directory_that_may_not_be_listed_stops_the_run(tmp_path: Path):
+    write(tmp_path, ["a/1.jpg", "b/2.jpg"])
+    source = FolderSource(tmp_path)
+    (tmp_path / "b").chmod(0)
+    for directory in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        directory.chmod(0o755)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(UsageError, match="b: cannot be listed"):
+            list(source.chunks())
+    finally:
+        if root:
+            os.seteuid(0)
+        (tmp_path / "b").chmod(0o755)
+
+
+def test_a_very_deep_tree(tmp_path: Path):
+    directory = str(tmp_path)
+    for _ in range(1100):
+        directory += "/d"
+        os.mkdir(directory)
+    Path(directory, "x.jpg").write_bytes(b"x")
+    assert keys(open_source(tmp_path)) == [b"d/" * 1100 + b"x.jpg"]
+    # Removed here: shutil.rmtree, which clears the temporary folders, recurses.
+    os.unlink(directory + "/x.jpg")
+    os.removedirs(directory)
+
+
+part = st.binary(min_size=1, max_size=6).filter(lambda name: not set(name) & {0, 0x2F} and not name.startswith(b"."))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.sets(st.tuples(st.lists(part, max_size=2), part.map(lambda name: name + b".jpg")).map(
+    lambda pair: b"/".join([*(name + b"_" for name in pair[0]), pair[1]])), min_size=1, max_size=8))  # fmt: skip
+def test_every_file_of_a_tree_is_found_once_whatever_its_name(names: set[bytes]):
+    with tempfile.TemporaryDirectory() as directory:
+        made = set()
+        for name in names:
+            try:
+                write(Path(directory), [name])
+            except OSError:
+                continue  # This file system refuses such a name.
+            made.add(name)
+        if made:
+            found = keys(FolderSource(Path(directory)))
+            assert sorted(found) == sorted(made)
+            assert found == sorted(made, key=lambda name: name.split(b"/"))

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import tempfile
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from featstore.errors import FeatstoreError, UsageError
+from featstore.sources.tabular import open_table, scalar
+
+from .helpers import error_of
+
+
+def table(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def records(path: Path) -> list[list[object]]:
+    return [list(values) for _, values in open_table(path).records()]
+
+
+def test_csv_and_tsv(tmp_path: Path):
+    path = table(tmp_path / "t.csv", b'\xef\xbb\xbfpath,"a,b",\r\nx.jpg,"1\n""2""",\r\n\r\n y ,,3\r\n')
+    opened = open_table(path)
+    assert opened.columns == ["path", "a,b", "unnamed_2"]
+    assert list(opened.records()) == [("line 3", ["x.jpg", '1\n"2"', ""]), ("line 5", [" y ", "", "3"])]
+    assert records(table(tmp_path / "t.tsv", b"path\tlabel\na,b.jpg\tc\n")) == [["a,b.jpg", "c"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"\n\n", "is empty"),
+        (b"path,label\na.jpg\n", r"line 2 has 1 fields where the header names 2"),
+        (b"path,label\na,b\nc,d,e\n", r"line 3 has 3 fields"),
+        (b"path,label\na,b\x00\n", r"line 2 holds a NUL byte"),
+        ("path,label\n".encode("utf-16"), r"line 1 holds a NUL byte; save the table as UTF-8"),
+        (b'path,label\na,"b\n', r"line 2 is no well-formed CSV"),
+        (b'path,label\na,"b"c\n', r"line 2 is no well-formed CSV"),
+        (b'path,label\na,"' + b"x" * 200_000, r"line 2 is no well-formed CSV"),
+        (b"path,label\n" + b"x" * (17 << 20), r"line 2 is longer than"),
+        (b"path,label,path\na,b,c\n", r"more than one column 'path'"),
+    ],
+    ids=["empty", "blank", "short", "long", "nul", "utf-16", "open", "quote", "field", "line", "doubled"],
+)
+def test_a_csv_that_is_not_well_formed_is_refused_by_line(tmp_path: Path, content: bytes, message: str):
+    with pytest.raises(UsageError, match=message) as caught:
+        records(table(tmp_path / "t.csv", content))
+    assert "\n" not in str(caught.value)
+
+
+def test_parquet_keeps_its_types(tmp_path: Path):
+    when = datetime.datetime(2024, 5, 6, 7, 8, 9, 123456)
+    data = pa.table(
+        {
+            "i": pa.array([1, None], pa.int16()),
+            "f": pa.array([0.5, None]),
+            "b": [True, False],
+            "s": pa.array(["é", "x"]).dictionary_encode(),
+            "t": pa.array([when, None], pa.timestamp("us")),
+            "d": [datetime.date(2024, 1, 2), None],
+            "l": [[1, 2], []],
+            "m": [{"k": when, "j": 1}, None],
+            "e": pa.array([Decimal("1.50"), None]),
+        }
+    )
+    path = tmp_path / "t.data"
+    parquet.write_table(data, path, row_group_size=1)
+    opened = open_table(path)
+    assert opened.columns == data.column_names
+    rows = [(place, [scalar(value) for value in values]) for place, values in opened.records()]
+    assert rows == [
+        ("row 1", [1, 0.5, True, "é", "2024-05-06T07:08:09.123456", "2024-01-02", "[1, 2]",
+         '{"j": 1, "k": "2024-05-06T07:08:09.123456"}', "1.50"]),
+        ("row 2", [None, None, False, "x", None, None, "[]", None, None]),
+    ]  # fmt: skip
+    assert opened.binary == frozenset()
+
+
+def test_nanoseconds_are_kept(tmp_path: Path):
+    parquet.write_table(pa.table({"t": pa.array([1_700_000_000_123_456_789], pa.timestamp("ns"))}), tmp_path / "t.pq")
+    assert [scalar(row[0]) for row in records(tmp_path / "t.pq")] == ["2023-11-14T22:13:20.123456789"]
+
+
+def test_binary_columns_are_told(tmp_path: Path):
+    columns = {"a": [b"x"], "b": [[b"x"]], "c": [{"d": b"x"}], "e": ["x"], "f": pa.array([b"x"]).dictionary_encode()}
+    parquet.write_table(pa.table(columns), tmp_path / "t.pq")
+    assert open_table(tmp_path / "t.pq").binary == {"a", "b", "c", "f"}
+
+
+def test_a_damaged_parquet_file_is_one_line(tmp_path: Path):
+    path = tmp_path / "t.parquet"
+    parquet.write_table(pa.table({"path": [str(i) for i in range(5000)]}), path)
+    whole = path.read_bytes()
+    for content in (whole[:-20], b"PAR1", whole[:200] + bytes(500) + whole[700:]):
+        with pytest.raises(FeatstoreError, match="is no Parquet file that can be read") as caught:
+            records(table(path, content))
+        assert "\n" not in str(caught.value)
+
+
+def test_missing_and_special_files(tmp_path: Path):
+    with pytest.raises(FeatstoreError, match="No such file"):
+        open_table(tmp_path / "none.csv")
+    with pytest.raises(UsageError, match="is no file"):
+        open_table(tmp_path)
+
+
+field = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8) | st.sampled_from(
+    ["", '"', "\r", "\n", "\r\n", ",", "\t", "a\udcff", " x ", "\ufeff"]
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(st.tuples(field, field, field), max_size=5),
+    st.sampled_from([(".csv", ","), (".tsv", "\t")]),
+    st.sampled_from(["\r\n", "\n"]),
+)
+def test_what_csv_writes_comes_back(rows: list[tuple[str, ...]], form: tuple[str, str], end: str):
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter=form[1], lineterminator=end, quoting=csv.QUOTE_ALL)
+    writer.writerows([("a", "b", "c"), *rows])
+    with tempfile.TemporaryDirectory() as directory:
+        path = table(Path(directory, "t" + form[0]), text.getvalue().encode("utf-8", "surrogateescape"))
+        assert records(path) == [list(row) for row in rows]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_table_or_an_error_of_one_line(content: bytes):
+    with tempfile.TemporaryDirectory() as directory:
+        path = table(Path(directory, "t.csv"), content)
+        error = error_of(lambda: records(path))
+        if error is None:
+            width = len(open_table(path).columns)
+            assert all(len(values) == width for values in records(path))
+        else:
+            assert str(error).isprintable()
