@@ -1,0 +1,7 @@
+"""The store: a directory of shards, a plan of what to extract, and side tables; see the README for its format."""
+
+from featstore.store.feature_store import Counts, FeatureBlocks, FeatureStore
+from featstore.store.identity import Identity
+from featstore.store.shards import Failure
+
+__all__ = ["Counts", "Failure", "FeatureBlocks", "FeatureStore", "Identity"]

@@ -1,0 +1,405 @@
+"""Reading a store: vectors, keys, labels and failures of the pictures that count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore import defaults, sealed
+from featstore.errors import DamagedError, UsageError
+from featstore.store import shards, tables
+from featstore.store.identity import Identity
+from featstore.store.keys import KeyIndex
+from featstore.store.manifest import Manifest
+from featstore.store.plan import Ids, Plan, Unit, member
+from featstore.store.shards import Failure, OpenShards, Shard
+from featstore.store.tables import Tables
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BLOCK_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Pictures that count: ``images`` = ``vectors`` + ``failures`` + ``pending``."""
+
+    images: int
+    vectors: int
+    failures: int
+    pending: int
+
+
+class Keys(Sequence[str]):
+    """The keys of a store's vectors, read as they are asked for; bytes that are no UTF-8 come as surrogates (os.fsencode undoes it)."""
+
+    def __init__(self, store: FeatureStore) -> None:
+        self._store = store
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [_text(key) for key in self._store.key_bytes(np.arange(len(self))[index])]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return _text(next(iter(self._store.key_bytes(np.array([index % len(self)])))))
+
+    def __iter__(self) -> Iterator[str]:
+        return map(_text, self._store.key_bytes(None))
+
+
+def _text(key: bytes) -> str:
+    return key.decode("utf-8", "surrogateescape")
+
+
+class FeatureBlocks:
+    """Rows of a store as a re-iterable stream of (b, d) arrays, for whatever should not hold them all.
+
+    Attributes: ``shape`` (n, d), ``dtype``.
+    """
+
+    def __init__(self, store: FeatureStore, rows: NDArray[np.int64] | None, block_rows: int) -> None:
+        self._store, self._rows, self._block_rows = store, rows, block_rows
+        self.shape = (len(store) if rows is None else len(rows), store.spec.dimension)
+        self.dtype = store.spec.numpy_dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """Yield the rows in order, as (b, d) arrays."""
+        return self._store.blocks(self._rows, block_rows=self._block_rows)
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        return self.blocks()
+
+
+class FeatureStore:
+    """A store of feature vectors, opened for reading with ``FeatureStore.open``.
+
+    Rows are numbered 0 to len - 1 in the order of their ids, over the pictures that count and have a vector.
+    What another process adds later is seen by opening again; compaction ends the use of a store opened before it.
+
+    Attributes
+    ----------
+    path: the folder.
+    spec: the Identity of the features.
+    store_id: random name of the store, never changes.
+    keys: n texts (see Keys). ids: (n,) int64. labels, splits: (n,) objects, text or None.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.manifest = Manifest.read(self.path)
+        self.spec: Identity = self.manifest.identity
+        self.store_id = self.manifest.store_id
+        self.plan = Plan(self.path, self.manifest.epoch)
+        self.tables = Tables(self.path, self.manifest.epoch)
+        self._shards = OpenShards(self.path, self.spec)
+        # The plan is read first: a shard of a unit that it does not know was planned since, and is left alone.
+        self.units = self.plan.units()
+        self._finished: list[Unit] = []
+        self._live: dict[int, NDArray[np.int64]] = {}
+        counts, failures = [], 0
+        for unit in self.units:
+            shard = shards.shard_path(self.path, unit.number)
+            try:
+                header = sealed.read_header(shard, shards.KIND)
+            except FileNotFoundError:
+                continue
+            self._finished.append(unit)
+            vectors, failed = self._count(unit, header["summary"])
+            counts.append(vectors)
+            failures += failed
+        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self._unit_first = np.array([unit.first_id for unit in self._finished], np.int64)
+        self._failures = failures
+        self._columns: dict[str, NDArray[np.object_]] = {}
+
+    @classmethod
+    def open(cls, path: str | Path) -> FeatureStore:
+        """Open the store at ``path``. Raises UsageError where there is none, DamagedError where it is damaged."""
+        return cls(path)
+
+    def _count(self, unit: Unit, summary: dict[str, Any]) -> tuple[int, int]:
+        """Return how many of a unit's vectors and failures count."""
+        try:
+            vectors, failures = int(summary["vectors"]), int(summary["failures"])
+        except (KeyError, TypeError, ValueError):
+            vectors = failures = -1
+        if vectors + failures != len(unit) or summary.get("unit") != unit.number:
+            raise DamagedError(
+                f"{shards.shard_path(self.path, unit.number)}: does not hold what the plan says of unit {unit.number}"
+            )
+        low, high = np.searchsorted(self.plan.retired, [unit.first_id, unit.last_id + 1])
+        if low == high:
+            return vectors, failures
+        shard = self._shards[unit.number]
+        self._live[unit.number] = np.flatnonzero(~self.plan.is_retired(shard.ids))
+        return len(self._live[unit.number]), int((~self.plan.is_retired(shard.failed_ids)).sum())
+
+    def __len__(self) -> int:
+        """Return the number of vectors."""
+        return int(self._starts[-1])
+
+    @property
+    def fingerprint(self) -> str:
+        """The identity's fingerprint."""
+        return self.spec.fingerprint
+
+    @property
+    def generation(self) -> tuple[int, int, int]:
+        """(epoch, plan segments, finished units): another value, another set of rows."""
+        return (*self.plan.generation, len(self._finished))
+
+    @property
+    def counts(self) -> Counts:
+        """How many pictures there are, with a vector, failed and pending."""
+        images = len(self.plan)
+        return Counts(images, len(self), self._failures, images - len(self) - self._failures)
+
+    def pending_units(self) -> list[Unit]:
+        """Return the units that have no shard yet."""
+        done = {unit.number for unit in self._finished}
+        return [unit for unit in self.units if unit.number not in done]
+
+    # Rows
+
+    def _parts(
+        self, rows: NDArray[np.int64] | None
+    ) -> Iterator[tuple[Shard, NDArray[np.int64] | slice, NDArray[np.int64] | slice]]:
+        """Yield (shard, places in the result, offsets in the shard), shard by shard in the order of the store."""
+        if rows is None:
+            for index, unit in enumerate(self._finished):
+                start, stop = int(self._starts[index]), int(self._starts[index + 1])
+                if stop > start:
+                    yield (
+                        self._shards[unit.number],
+                        slice(start, stop),
+                        self._live.get(unit.number, slice(0, stop - start)),
+                    )
+            return
+        owner = np.searchsorted(self._starts, rows, side="right") - 1
+        for index in np.unique(owner):
+            places = np.flatnonzero(owner == index)
+            unit = self._finished[int(index)]
+            offsets = rows[places] - self._starts[index]
+            live = self._live.get(unit.number)
+            yield self._shards[unit.number], places, offsets if live is None else live[offsets]
+
+    def _checked(self, rows: Any) -> NDArray[np.int64]:
+        value = np.asarray(rows)
+        if value.dtype == bool:
+            value = np.flatnonzero(value)
+        value = value.astype(np.int64).reshape(-1)
+        if value.size and (value.min() < 0 or value.max() >= len(self)):
+            raise UsageError(
+                f"{self.path}: rows 0 to {len(self) - 1:,} are there, not {int(value.min()):,} to {int(value.max()):,}"
+            )
+        return value
+
+    def _gather(
+        self, attribute: str, rows: NDArray[np.int64] | None, shape: tuple[int, ...], dtype: Any
+    ) -> NDArray[Any]:
+        result = np.empty((len(self) if rows is None else len(rows), *shape), dtype)
+        for shard, places, offsets in self._parts(rows):
+            result[places] = getattr(shard, attribute)[offsets]
+        return result
+
+    @property
+    def ids(self) -> Ids:
+        """The ids (n,) int64, ascending."""
+        return self._gather("ids", None, (), np.int64)
+
+    @property
+    def sha256(self) -> NDArray[np.uint8]:
+        """(n, 32) uint8: SHA-256 of each picture's bytes."""
+        return self._gather("sha256", None, (32,), np.uint8)
+
+    @property
+    def keys(self) -> Keys:
+        """The keys, in the order of the rows."""
+        return Keys(self)
+
+    def key_bytes(self, rows: NDArray[np.int64] | None) -> Iterator[bytes]:
+        """Yield the keys of ``rows`` (None: all) as bytes."""
+        if rows is None:
+            for shard, _, offsets in self._parts(None):
+                yield from shard.keys.take(np.arange(len(shard.ids))[offsets])
+            return
+        for start in range(0, len(rows), BLOCK_ROWS):
+            part = np.asarray(rows[start : start + BLOCK_ROWS], np.int64)
+            keys = [b""] * len(part)
+            for shard, places, offsets in self._parts(part):
+                for place, key in zip(
+                    np.atleast_1d(places).tolist(), shard.keys.take(np.asarray(offsets)), strict=True
+                ):
+                    keys[place] = key
+            yield from keys
+
+    def rows(self, keys: Sequence[str | bytes], *, missing: str = "raise") -> NDArray[np.int64]:
+        """Return the row (m,) of each key; with ``missing="mark"``, -1 for keys without a vector, else UsageError."""
+        encoded = [key if isinstance(key, bytes) else key.encode("utf-8", "surrogateescape") for key in keys]
+        rows = self.rows_of_ids(self.plan.find_keys(encoded))
+        if missing == "raise" and (rows < 0).any():
+            first = encoded[int(np.flatnonzero(rows < 0)[0])]
+            raise UsageError(
+                f"{self.path}: {int((rows < 0).sum()):,} of {len(rows):,} keys have no vector here (the first: {_text(first)!r})"
+            )
+        return rows
+
+    def rows_of_ids(self, ids: Ids) -> NDArray[np.int64]:
+        """Return the row of each id, or -1 where it has no vector that counts."""
+        rows = np.full(len(ids), -1, np.int64)
+        if not self._finished:
+            return rows
+        owner = np.searchsorted(self._unit_first, ids, side="right") - 1
+        for index in np.unique(owner[(ids >= 0) & (owner >= 0)]):
+            places = np.flatnonzero((owner == index) & (ids >= 0))
+            unit = self._finished[int(index)]
+            shard = self._shards[unit.number]
+            live = self._live.get(unit.number)
+            present = shard.ids if live is None else shard.ids[live]
+            hit = member(ids[places], present)
+            rows[places[hit]] = self._starts[index] + np.searchsorted(present, ids[places[hit]])
+        return rows
+
+    # Vectors
+
+    def features(
+        self, split: str | None = None, *, rows: Any = None, memory_limit: int = defaults.MEMORY_LIMIT
+    ) -> NDArray[Any]:
+        """Return vectors as an (n, d) array: all, of one split, or of ``rows``.
+
+        The array is a read-only memory map where the store is a single shard and all of it is asked for, and a copy
+        elsewhere. Raises UsageError where a copy would need more than ``memory_limit`` bytes, or there is no such split.
+        """
+        wanted = self.split_rows(split) if split is not None else None if rows is None else self._checked(rows)
+        parts = list(self._parts(None)) if wanted is None and len(self._finished) == 1 else []
+        if len(parts) == 1 and isinstance(parts[0][2], slice):
+            return parts[0][0].features
+        n = len(self) if wanted is None else len(wanted)
+        need = n * self.spec.dimension * self.spec.numpy_dtype.itemsize
+        if need > memory_limit:
+            raise UsageError(
+                f"{self.path}: {n:,} vectors need {need / 2**30:.1f} GiB of memory, more than the limit of {memory_limit / 2**30:.1f} GiB; "
+                "stream them with store.blocks(), or raise memory_limit"
+            )
+        return self._gather("features", wanted, (self.spec.dimension,), self.spec.numpy_dtype)
+
+    def blocks(self, rows: Any = None, *, block_rows: int = BLOCK_ROWS) -> Iterator[NDArray[Any]]:
+        """Yield the vectors of ``rows`` (None: all, in order) as arrays of at most (block_rows, d): memory does not grow with the store."""
+        if rows is None:
+            for shard, _, offsets in self._parts(None):
+                n = len(shard.ids) if isinstance(offsets, slice) else len(offsets)
+                for start in range(0, n, block_rows):
+                    part = slice(start, min(start + block_rows, n))
+                    yield shard.features[part] if isinstance(offsets, slice) else shard.features[offsets[part]]
+            return
+        wanted = self._checked(rows)
+        for start in range(0, len(wanted), block_rows):
+            yield self._gather(
+                "features", wanted[start : start + block_rows], (self.spec.dimension,), self.spec.numpy_dtype
+            )
+
+    def stream(self, rows: Any = None, *, block_rows: int = BLOCK_ROWS) -> FeatureBlocks:
+        """Return ``rows`` as a re-iterable stream with a shape (see FeatureBlocks)."""
+        return FeatureBlocks(self, None if rows is None else self._checked(rows), block_rows)
+
+    # Labels, splits, metadata
+
+    def column(self, name: str) -> NDArray[np.object_]:
+        """Return a column of the side tables, (n,) objects, None where missing. Raises UsageError where no table has it."""
+        if name not in self.tables.columns:
+            raise UsageError(f"{self.path}: no column {name!r}; there are {', '.join(self.tables.columns)}")
+        if name not in self._columns:
+            values = np.full(len(self), None, object)
+            for table in self.tables.layers:
+                if name in table.columns:
+                    rows = self.rows_of_digests(table.index)
+                    known = np.flatnonzero(rows >= 0)
+                    values[rows[known]] = table.column(name).take(known).objects()
+            self._columns[name] = values
+        return self._columns[name]
+
+    def rows_of_digests(self, index: KeyIndex) -> NDArray[np.int64]:
+        """Return the row of each key of an index, in the index's own order of rows, or -1."""
+        rows = np.empty(len(index.hi), np.int64)
+        # Looked up in the order of the digests: neighbours share pages of the plan's lookup.
+        found = self.plan.find(np.stack([index.hi, index.lo], axis=1))
+        rows[index.row] = self.rows_of_ids(found)
+        return rows
+
+    @property
+    def labels(self) -> NDArray[np.object_]:
+        """(n,) objects: the label of each row, or None."""
+        return self.column(tables.LABEL)
+
+    @property
+    def splits(self) -> NDArray[np.object_]:
+        """(n,) objects: the split of each row, or None."""
+        return self.column(tables.SPLIT)
+
+    def split_rows(self, split: str) -> NDArray[np.int64]:
+        """Return the rows of a split. Raises UsageError, naming the splits there are, where it has none."""
+        rows = np.flatnonzero(self.splits == split)
+        if not rows.size:
+            there = sorted({str(value) for value in self.splits if value is not None})
+            raise UsageError(
+                f"{self.path}: no pictures of split {split!r}; the splits are: {', '.join(there) or 'none'}"
+            )
+        return rows
+
+    def table(self) -> pd.DataFrame:
+        """Return a pandas table of all rows: key, id, label, split and every metadata column."""
+        import pandas as pd
+
+        frame = pd.DataFrame({"key": list(self.keys), "id": self.ids})
+        for name in self.tables.columns:
+            values = pd.Series(self.column(name), dtype=object)
+            frame[name if name not in ("key", "id") else f"{name}_"] = (
+                values if name in (tables.LABEL, tables.SPLIT) else values.infer_objects()
+            )
+        return frame
+
+    # Failures
+
+    def failures(self) -> list[tuple[str, Failure]]:
+        """Return the pictures that count and have no vector because reading them failed: (key, Failure)."""
+        failed = []
+        for unit in self._finished:
+            if sealed.read_header(shards.shard_path(self.path, unit.number))["summary"]["failures"]:
+                failed += [
+                    (_text(key), failure)
+                    for key, failure in self._shards[unit.number].failures()
+                    if not self.plan.is_retired(np.array([failure.id]))[0]
+                ]
+        return failed
+
+    def failed_ids(self) -> Ids:
+        """Return the ids of the failures that count."""
+        return np.array([failure.id for _, failure in self.failures()], np.int64)
+
+    def provenance(self) -> dict[int, list[dict[str, Any]]]:
+        """Return, by finished unit, how its vectors were made: engine, device, versions, host, time."""
+        return {unit.number: self._shards[unit.number].file.meta.get("provenance", []) for unit in self._finished}
+
+    def content(self, ids: Ids) -> NDArray[np.uint8]:
+        """Return (m, 32) uint8: SHA-256 of the bytes of each id's picture, zeros where they were never read."""
+        known = np.zeros((len(ids), 32), np.uint8)
+        owner = np.searchsorted(self._unit_first, ids, side="right") - 1
+        for index in np.unique(owner[owner >= 0]):
+            places = np.flatnonzero(owner == index)
+            shard = self._shards[self._finished[int(index)].number]
+            for present, sums in ((shard.ids, shard.sha256), (shard.failed_ids, shard.file["failures/sha256"])):
+                hit = places[member(ids[places], present)]
+                known[hit] = sums[np.searchsorted(present, ids[hit])]
+        return known

@@ -1,0 +1,83 @@
+"""What makes two feature vectors comparable: the identity of a store and its fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from featstore import files
+from featstore.errors import DamagedError, IdentityError
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Everything that decides what a stored number means; provenance (versions, engine, device) is not here.
+
+    Attributes
+    ----------
+    backbone, layer: the model's name and the place where it was cut, such as "resnet50", "input of fc".
+    dimension: length of a vector.
+    weights: SHA-256 of the weights themselves, whatever file they came from.
+    preprocessing: resize, crop, interpolation, antialias, mean, std (JSON).
+    decoder: class of the picture decoder; decoders of one class agree bit for bit.
+    precision: class of the arithmetic: "fp32" for all exact engines, "bf16", "fp16", "int8".
+    dtype: of the stored numbers, "float32" or "float16".
+    """
+
+    backbone: str
+    layer: str
+    dimension: int
+    weights: str
+    preprocessing: dict[str, Any]
+    decoder: str
+    precision: str
+    dtype: str
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "float16"):
+            raise DamagedError(f"the features' type is {self.dtype!r}, where float32 or float16 is known")
+        if not isinstance(self.dimension, int) or not 0 < self.dimension <= 1 << 20:
+            raise DamagedError(f"the features' dimension is {self.dimension!r}, where 1 to {1 << 20:,} is known")
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the identity's canonical JSON, 64 hexadecimal digits."""
+        return hashlib.sha256(files.canonical_json(self.to_dict()).encode()).hexdigest()
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """The stored numbers' dtype, little-endian."""
+        return np.dtype(self.dtype).newbyteorder("<")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the identity as JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Identity:
+        """Rebuild what to_dict returned; raises DamagedError where fields are missing, unknown or of another type."""
+        kinds = {"dimension": int, "preprocessing": dict}
+        names = {field.name for field in fields(cls)}
+        if set(value) != names or any(not isinstance(value[name], kinds.get(name, str)) for name in names):
+            raise DamagedError("the identity in this file is not one that this version of featstore knows")
+        return cls(**value)
+
+    def check(self, other: Identity, what: str) -> None:
+        """Raise IdentityError, naming each difference, unless ``other`` (of ``what``) is the same identity."""
+        ours, theirs = self.to_dict(), other.to_dict()
+        differences = [
+            f"{name} {_shown(theirs[name])} here, {_shown(ours[name])} there"
+            for name in ours
+            if ours[name] != theirs[name]
+        ]
+        if differences:
+            raise IdentityError(f"{what} has features of another identity: {'; '.join(differences)}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str) and len(value) == 64:
+        return value[:12]
+    return files.canonical_json(value) if isinstance(value, dict) else str(value)

@@ -1,0 +1,139 @@
+"""Keys of any bytes, as columns: one blob with offsets, and a lookup by 128-bit digest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.errors import DamagedError
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class ByteColumn(Sequence[bytes]):
+    """n byte strings: ``blob`` (m,) uint8 and ``offsets`` (n + 1,) uint64, item i at offsets[i]:offsets[i + 1]."""
+
+    def __init__(self, blob: NDArray[np.uint8], offsets: NDArray[np.uint64]) -> None:
+        if len(offsets) < 1 or int(offsets[-1]) != len(blob) or int(offsets[0]) != 0:
+            raise DamagedError("a column of byte strings does not fit its offsets")
+        self.blob, self.offsets = blob, offsets
+
+    @classmethod
+    def of(cls, items: Iterable[bytes]) -> ByteColumn:
+        """Make a column of ``items``."""
+        items = list(items)
+        offsets = np.zeros(len(items) + 1, np.uint64)
+        np.cumsum(np.fromiter(map(len, items), np.uint64, len(items)), out=offsets[1:])
+        return cls(np.frombuffer(b"".join(items), np.uint8), offsets)
+
+    @classmethod
+    def read(cls, arrays: Mapping[str, NDArray[Any]] | Any, name: str) -> ByteColumn:
+        """Take the column ``name`` out of a file's arrays."""
+        return cls(arrays[f"{name}/bytes"], arrays[f"{name}/offsets"])
+
+    def arrays(self, name: str) -> Arrays:
+        """Return the arrays that store the column under ``name``."""
+        return {f"{name}/bytes": self.blob, f"{name}/offsets": self.offsets}
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        if isinstance(index, slice):
+            return list(self.take(np.arange(len(self))[index]))
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        return self.blob[int(self.offsets[index]) : int(self.offsets[index + 1])].tobytes()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self.take(np.arange(len(self)))
+
+    def take(self, rows: NDArray[np.integer[Any]]) -> Iterator[bytes]:
+        """Yield the items of ``rows`` in their order, in bounded memory."""
+        for start in range(0, len(rows), 65536):
+            part = rows[start : start + 65536]
+            starts, stops = self.offsets[part].tolist(), self.offsets[part + 1].tolist()
+            if not starts:
+                continue
+            if stops[-1] - starts[0] == sum(stops) - sum(starts) and starts[0] <= stops[-1]:
+                # Neighbouring items: one copy for all.
+                base, data = starts[0], self.blob[starts[0] : stops[-1]].tobytes()
+                yield from (data[a - base : b - base] for a, b in zip(starts, stops, strict=True))
+            else:
+                yield from (self.blob[a:b].tobytes() for a, b in zip(starts, stops, strict=True))
+
+
+def digests(keys: Iterable[bytes], views: Iterable[int] | None = None) -> NDArray[np.uint64]:
+    """Return (n, 2) uint64: BLAKE2b-128 of each key, salted with its view (0 leaves the salt zero).
+
+    Digests are compared in place of keys: with 128 bits of a cryptographic hash, two keys of one digest are
+    not to be expected at any size, nor to be made on purpose.
+    """
+    if views is None:
+        joined = b"".join(hashlib.blake2b(key, digest_size=16).digest() for key in keys)
+    else:
+        joined = b"".join(
+            hashlib.blake2b(key, digest_size=16, salt=int(view).to_bytes(16, "little")).digest()
+            for key, view in zip(keys, views, strict=True)
+        )
+    return np.frombuffer(joined, "<u8").reshape(-1, 2)
+
+
+class KeyIndex:
+    """A lookup of digests: sorted ``hi`` (n,) uint64, its ``lo`` (n,) uint64 and ``row`` (n,) uint32."""
+
+    def __init__(self, hi: NDArray[np.uint64], lo: NDArray[np.uint64], row: NDArray[np.uint32]) -> None:
+        if not len(hi) == len(lo) == len(row):
+            raise DamagedError("a key lookup's arrays differ in length")
+        self.hi, self.lo, self.row = hi, lo, row
+
+    @classmethod
+    def build(cls, digest: NDArray[np.uint64]) -> KeyIndex:
+        """Index ``digest`` (n, 2)."""
+        order = np.lexsort((digest[:, 1], digest[:, 0]))
+        return cls(digest[order, 0], digest[order, 1], order.astype(np.uint32))
+
+    @classmethod
+    def read(cls, arrays: Any) -> KeyIndex:
+        """Take the lookup out of a file's arrays."""
+        return cls(arrays["lookup/hi"], arrays["lookup/lo"], arrays["lookup/row"])
+
+    def arrays(self) -> Arrays:
+        """Return the arrays that store the lookup."""
+        return {"lookup/hi": self.hi, "lookup/lo": self.lo, "lookup/row": self.row}
+
+    def doubled(self) -> tuple[int, int] | None:
+        """Return two rows of one digest, or None."""
+        same = np.flatnonzero((self.hi[1:] == self.hi[:-1]) & (self.lo[1:] == self.lo[:-1]))
+        return (int(self.row[same[0]]), int(self.row[same[0] + 1])) if same.size else None
+
+    def digest(self) -> NDArray[np.uint64]:
+        """Return the digests (n, 2) in the order of the rows."""
+        value = np.empty((len(self.hi), 2), np.uint64)
+        value[self.row, 0], value[self.row, 1] = self.hi, self.lo
+        return value
+
+    def find(self, digest: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Return (m,) int64: for each of the digests (m, 2) its row, or -1."""
+        found = np.full(len(digest), -1, np.int64)
+        if not len(self.hi) or not len(digest):
+            return found
+        place = np.searchsorted(self.hi, digest[:, 0])
+        active = np.flatnonzero(place < len(self.hi))
+        # Runs of one hi are almost always of length 1; the loop ends with the longest.
+        while (active := active[self.hi[place[active]] == digest[active, 0]]).size:
+            hit = self.lo[place[active]] == digest[active, 1]
+            found[active[hit]] = self.row[place[active[hit]]]
+            active = active[~hit]
+            place[active] += 1
+            active = active[place[active] < len(self.hi)]
+        return found

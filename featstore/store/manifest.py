@@ -1,0 +1,102 @@
+"""The store's one mutable file, featstore.json: format, identity, and which epoch of plan and tables is valid."""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from featstore import files
+from featstore.errors import DamagedError, UsageError
+from featstore.store.identity import Identity
+
+NAME = "featstore.json"
+FORMAT, VERSION = "featstore", 1
+KNOWN_FEATURES: frozenset[str] = frozenset()
+"""Required features that this version reads; a store that names another one is refused."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What featstore.json says.
+
+    Attributes: ``store_id`` (random, never changes), ``identity``, ``weights_name`` (for people: the identity
+    has the digest), ``epoch`` (folder of plan/ and tables/ in force; compaction moves to the next one),
+    ``unit_rows`` (rows of a full unit), ``requires`` (features a reader must know), ``created`` (UTC).
+    """
+
+    store_id: str
+    identity: Identity
+    weights_name: str
+    epoch: int
+    unit_rows: int
+    requires: tuple[str, ...]
+    created: str
+
+    @classmethod
+    def new(cls, identity: Identity, weights_name: str, unit_rows: int) -> Manifest:
+        """Make the manifest of a new store."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return cls(secrets.token_hex(16), identity, weights_name, 0, unit_rows, (), now)
+
+    def next_epoch(self) -> Manifest:
+        """Return the manifest that puts the next epoch in force."""
+        return replace(self, epoch=self.epoch + 1)
+
+    def write(self, store: Path, *, exclusive: bool = False) -> None:
+        """Put the manifest in force; with ``exclusive``, FileExistsError where the store has one."""
+        files.write_json(store / NAME, self.to_dict(), exclusive=exclusive)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the manifest as JSON."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "requires": list(self.requires),
+            "store_id": self.store_id,
+            "created": self.created,
+            "epoch": self.epoch,
+            "unit_rows": self.unit_rows,
+            "weights_name": self.weights_name,
+            "fingerprint": self.identity.fingerprint,
+            "identity": self.identity.to_dict(),
+        }
+
+    @classmethod
+    def read(cls, store: Path) -> Manifest:
+        """Read a store's manifest.
+
+        Raises UsageError where ``store`` is no store or a newer featstore is needed, DamagedError where it is damaged.
+        """
+        try:
+            value = files.read_json(store / NAME)
+        except (FileNotFoundError, NotADirectoryError):
+            raise UsageError(
+                f"{store}: no feature store is here ({NAME} is missing); featstore extract makes one"
+            ) from None
+        if value.get("format") != FORMAT:
+            raise DamagedError(f"{store / NAME}: its format is {value.get('format')!r}, not {FORMAT!r}")
+        unknown = sorted(set(map(str, value.get("requires") or ())) - KNOWN_FEATURES)
+        if value.get("version") != VERSION or unknown:
+            needs = ", ".join(unknown) or f"format version {value.get('version')}"
+            raise UsageError(
+                f"{store}: this store needs a newer featstore ({needs}); upgrade with pip install -U featstore"
+            )
+        try:
+            identity = Identity.from_dict(value["identity"])
+            manifest = cls(
+                str(value["store_id"]),
+                identity,
+                str(value["weights_name"]),
+                int(value["epoch"]),
+                int(value["unit_rows"]),
+                (),
+                str(value["created"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedError(f"{store / NAME}: {error!r} is missing or of another type") from None
+        if identity.fingerprint != value.get("fingerprint") or manifest.unit_rows < 1 or manifest.epoch < 0:
+            raise DamagedError(f"{store / NAME}: its identity does not match its fingerprint")
+        return manifest

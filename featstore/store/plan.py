@@ -1,0 +1,309 @@
+"""The plan: an append-only list of the pictures to extract, cut into units.
+
+plan/<epoch>/<segment>.h5, sealed files of kind "plan". A segment adds rows (each with a 64-bit id that is
+never used again and the identity (key, view)), cuts them into units, retires ids of earlier segments
+(changed, retried or removed pictures), and notes new sizes and times of pictures whose bytes stayed the same.
+The rows that count are those that no segment retires. Several processes may append at once: the segment's
+number is taken by exclusive creation, and the loser plans again on top of what the winner wrote.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore import files, sealed
+from featstore.errors import DamagedError
+from featstore.store.keys import ByteColumn, KeyIndex, digests
+
+KIND = "plan"
+CHANGED, RETRIED, REMOVED = 1, 2, 3
+"""Why an id was retired."""
+SEGMENT_ROWS = 1 << 20
+"""Rows of one segment at most (rounded to whole units): what planning holds in memory."""
+
+UNITS_OF_EPOCH = 1 << 32
+"""Units planned in epoch e have the numbers from e * 2**32 on: what a compaction that was killed left behind can
+never be taken for a unit that was planned in the meantime."""
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit of work: the rows ``start`` to ``stop`` of ``segment``; its shard has its number."""
+
+    number: int
+    segment: int
+    start: int
+    stop: int
+    first_id: int
+    last_id: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a plan, as columns; ``locations`` where they differ from the keys, else None."""
+
+    ids: Ids
+    keys: Sequence[bytes]
+    views: NDArray[np.uint32]
+    sizes: NDArray[np.int64]
+    mtimes: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    locations: Sequence[bytes] | None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Segment:
+    """One segment of the plan, memory-mapped."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = sealed.SealedFile(path, KIND)
+        file = self.file
+        self.ids: Ids = file["id"].view(np.int64)
+        self.keys = ByteColumn.read(file, "keys")
+        self.index = KeyIndex.read(file)
+        self.views, self.sizes, self.mtimes = file["view"], file["size"], file["mtime"]
+        self.offsets = file["offset"] if "offset" in file.names else None
+        self.locations = ByteColumn.read(file, "location") if "location/offsets" in file.names else None
+        self.unit_numbers, self.unit_starts = file["units/number"], file["units/start"]
+        self.retired: Ids = file["retired/id"].view(np.int64)
+        self.why = file["retired/why"]
+        self.touched: Ids = file["touched/id"].view(np.int64)
+        self.meta = file.meta
+        n = len(self.ids)
+        columns = (self.keys, self.index.hi, self.views, self.sizes, self.mtimes)
+        if any(len(column) != n for column in columns) or len(self.unit_starts) != len(self.unit_numbers) + 1:
+            raise DamagedError(f"{path}: the columns of the plan differ in length")
+        if (
+            int(self.unit_starts[0]) != 0
+            or int(self.unit_starts[-1]) != n
+            or (np.diff(self.unit_starts.astype(np.int64)) < 1).any()
+        ):
+            raise DamagedError(f"{path}: the units do not cut the rows of the plan")
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Where the rows came from (what Source.describe returned); {} where the segment only retires."""
+        value = self.meta.get("source")
+        return value if isinstance(value, dict) else {}
+
+    def rows(self, start: int, stop: int) -> Rows:
+        """Return the rows start to stop."""
+        where = np.arange(start, stop)
+        return Rows(
+            self.ids[start:stop],
+            list(self.keys.take(where)),
+            self.views[start:stop],
+            self.sizes[start:stop],
+            self.mtimes[start:stop],
+            self.offsets[start:stop] if self.offsets is not None else np.full(stop - start, -1, np.int64),
+            list(self.locations.take(where)) if self.locations is not None else None,
+        )
+
+
+def folder(store: Path, epoch: int) -> Path:
+    """Return the folder of the plan's segments."""
+    return store / "plan" / f"{epoch:06d}"
+
+
+def segment_path(store: Path, epoch: int, number: int) -> Path:
+    """Return the file of one segment."""
+    return folder(store, epoch) / f"{number:06d}.h5"
+
+
+class Plan:
+    """The segments of one epoch as they stood when the plan was opened.
+
+    Attributes: ``segments``, ``next_id``, ``next_unit``, ``retired`` (sorted ids).
+    """
+
+    def __init__(self, store: Path, epoch: int) -> None:
+        self.store, self.epoch = store, epoch
+        directory = folder(store, epoch)
+        names = sorted(p.name for p in directory.glob("[0-9]*.h5")) if directory.is_dir() else []
+        if names != [f"{number:06d}.h5" for number in range(len(names))]:
+            raise DamagedError(f"{directory}: a segment of the plan is missing; restore the store from a copy")
+        self.segments = [Segment(directory / name) for name in names]
+        last = self.segments[-1].meta if self.segments else {"next_id": 0, "next_unit": epoch * UNITS_OF_EPOCH}
+        try:
+            self.next_id, self.next_unit = int(last["next_id"]), int(last["next_unit"])
+        except (KeyError, TypeError, ValueError):
+            raise DamagedError(f"{self.segments[-1].file.path}: the plan's counters are missing") from None
+        self.retired: Ids = _sorted([segment.retired for segment in self.segments])
+        self._filled = [segment for segment in self.segments if len(segment.ids)]
+        self._first_ids = np.array([segment.ids[0] for segment in self._filled], np.int64)
+        if (np.diff(self._first_ids) <= 0).any():
+            raise DamagedError(f"{directory}: the segments of the plan are not in the order of their ids")
+
+    @property
+    def generation(self) -> tuple[int, int]:
+        """Grows with every change of the plan: (epoch, number of segments)."""
+        return self.epoch, len(self.segments)
+
+    def __len__(self) -> int:
+        """Return the number of rows that count."""
+        return sum(len(segment.ids) for segment in self.segments) - len(self.retired)
+
+    def is_retired(self, ids: Ids) -> NDArray[np.bool_]:
+        """Return whether each id was retired."""
+        return member(ids, self.retired)
+
+    def find(self, digest: NDArray[np.uint64]) -> Ids:
+        """Return the id of each digest (m, 2) that counts, or -1."""
+        found = np.full(len(digest), -1, np.int64)
+        active = np.arange(len(digest))
+        for segment in reversed(self._filled):
+            rows = segment.index.find(digest[active])
+            hit = np.flatnonzero(rows >= 0)
+            ids = segment.ids[rows[hit]]
+            counts = ~self.is_retired(ids)
+            found[active[hit[counts]]] = ids[counts]
+            active = np.delete(active, hit[counts])
+            if not active.size:
+                break
+        return found
+
+    def find_keys(self, keys: Sequence[bytes], view: int = 0) -> Ids:
+        """Return the id of each key, or -1."""
+        return self.find(digests(keys, [view] * len(keys) if view else None))
+
+    def _by_segment(self, ids: Ids) -> Iterator[tuple[Segment, NDArray[np.int64], NDArray[np.int64]]]:
+        """Yield (segment, places in ``ids``, rows in the segment); every id must be one of the plan's."""
+        owner = np.searchsorted(self._first_ids, ids, side="right") - 1
+        for number in np.unique(owner):
+            places = np.flatnonzero(owner == number)
+            segment = self._filled[int(number)]
+            yield segment, places, np.searchsorted(segment.ids, ids[places])
+
+    def stat(self, ids: Ids) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return (sizes, mtimes in ns, offsets) as last noted for each id."""
+        sizes, mtimes, offsets = (np.full(len(ids), -1, np.int64) for _ in range(3))
+        for segment, places, rows in self._by_segment(ids):
+            sizes[places], mtimes[places] = segment.sizes[rows], segment.mtimes[rows]
+            if segment.offsets is not None:
+                offsets[places] = segment.offsets[rows]
+        for segment in self.segments:
+            if len(segment.touched):
+                known = np.flatnonzero(member(ids, segment.touched))
+                rows = np.searchsorted(segment.touched, ids[known])
+                sizes[known], mtimes[known] = segment.file["touched/size"][rows], segment.file["touched/mtime"][rows]
+        return sizes, mtimes, offsets
+
+    def key_of(self, ids: Ids) -> list[bytes]:
+        """Return the key of each id."""
+        keys = [b""] * len(ids)
+        for segment, places, rows in self._by_segment(ids):
+            for place, key in zip(places.tolist(), segment.keys.take(rows), strict=True):
+                keys[place] = key
+        return keys
+
+    def sources(self) -> dict[str, dict[str, Any]]:
+        """Return the sources by their name, each as described last."""
+        return {source_name(segment.source): segment.source for segment in self.segments if segment.source}
+
+    def source_names(self, ids: Ids) -> NDArray[np.object_]:
+        """Return the name of each id's source."""
+        names = np.full(len(ids), "", object)
+        for segment, places, _ in self._by_segment(ids):
+            names[places] = source_name(segment.source)
+        return names
+
+    def units(self) -> list[Unit]:
+        """Return the units in the order of their ids."""
+        return [
+            Unit(
+                int(number), index, int(start), int(stop), int(segment.ids[int(start)]), int(segment.ids[int(stop) - 1])
+            )
+            for index, segment in enumerate(self.segments)
+            for number, start, stop in zip(
+                segment.unit_numbers, segment.unit_starts[:-1], segment.unit_starts[1:], strict=True
+            )
+        ]
+
+    def rows(self, unit: Unit) -> Rows:
+        """Return the rows of a unit."""
+        return self.segments[unit.segment].rows(unit.start, unit.stop)
+
+
+def source_name(source: dict[str, Any]) -> str:
+    """Return what tells sources apart: kind and place."""
+    return f"{source.get('kind', '?')}:{source.get('location', '?')}"
+
+
+def member(ids: Ids, among: Ids) -> NDArray[np.bool_]:
+    """Return whether each id is in the sorted ``among``."""
+    if not len(among):
+        return np.zeros(len(ids), bool)
+    return among[np.minimum(np.searchsorted(among, ids), len(among) - 1)] == ids
+
+
+def _sorted(parts: Sequence[Ids]) -> Ids:
+    return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
+
+
+@dataclass
+class NewSegment:
+    """What a segment is to hold; ``starts`` cut its rows into units numbered from the plan's next."""
+
+    rows: Rows
+    unit_numbers: NDArray[np.uint64]
+    unit_starts: NDArray[np.uint64]
+    retired: Ids
+    why: NDArray[np.uint8]
+    touched: tuple[Ids, NDArray[np.int64], NDArray[np.int64]]
+    source: dict[str, Any]
+    next_id: int
+    next_unit: int
+
+
+def cut(n: int, unit_rows: int) -> NDArray[np.uint64]:
+    """Return the starts of the units of n rows, and n: full units, the last one shorter."""
+    return np.append(np.arange(0, n, unit_rows), n).astype(np.uint64) if n else np.zeros(1, np.uint64)
+
+
+def write_segment(path: Path, new: NewSegment, digest: NDArray[np.uint64]) -> None:
+    """Write a segment; FileExistsError where another process took its number."""
+    rows = new.rows
+    files.make_directory(path.parent)
+    retired = np.argsort(new.retired, kind="stable")
+    touched = np.argsort(new.touched[0], kind="stable")
+    arrays: dict[str, NDArray[Any]] = {
+        "id": rows.ids.astype(np.uint64),
+        "view": rows.views.astype(np.uint32),
+        "size": rows.sizes.astype(np.int64),
+        "mtime": rows.mtimes.astype(np.int64),
+        **ByteColumn.of(rows.keys).arrays("keys"),
+        **KeyIndex.build(digest).arrays(),
+        "units/number": new.unit_numbers.astype(np.uint64),
+        "units/start": new.unit_starts.astype(np.uint64),
+        "retired/id": new.retired[retired].astype(np.uint64),
+        "retired/why": new.why[retired].astype(np.uint8),
+        "touched/id": new.touched[0][touched].astype(np.uint64),
+        "touched/size": new.touched[1][touched],
+        "touched/mtime": new.touched[2][touched],
+    }
+    if (rows.offsets >= 0).any():
+        arrays["offset"] = rows.offsets
+    if rows.locations is not None:
+        arrays.update(ByteColumn.of(rows.locations).arrays("location"))
+    meta = {
+        "source": new.source,
+        "next_id": new.next_id,
+        "next_unit": new.next_unit,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    summary = {"rows": len(rows), "units": len(new.unit_numbers), "retired": len(new.retired)}
+    sealed.write(path, KIND, arrays, meta, summary, exclusive=True)

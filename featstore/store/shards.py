@@ -1,0 +1,191 @@
+"""Shards: one immutable sealed HDF5 file for each finished unit, holding its vectors and its failures."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from featstore import defaults, files, sealed
+from featstore.errors import DamagedError, FeatstoreError
+from featstore.store.identity import Identity
+from featstore.store.keys import ByteColumn
+from featstore.store.plan import UNITS_OF_EPOCH, Ids
+
+KIND = "shard"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A picture without a vector: its id, a short stable ``reason`` ("truncated"), and a ``message`` for people."""
+
+    id: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """All that a unit's shard holds but the vectors; row i of every column belongs to vector i.
+
+    ``ids`` (n,), ``views`` (n,), ``keys`` n, ``sha256`` (n, 32) uint8 of the pictures' bytes, ``failures`` with
+    ``failed_keys`` and ``failed_sha256`` (zeros where the bytes could not be read).
+    """
+
+    unit: int
+    ids: Ids
+    views: NDArray[np.uint32]
+    keys: Sequence[bytes]
+    sha256: NDArray[np.uint8]
+    failures: Sequence[Failure]
+    failed_keys: Sequence[bytes]
+    failed_sha256: NDArray[np.uint8]
+
+
+def folder(store: Path) -> Path:
+    """Return the folder of the shards."""
+    return store / "shards"
+
+
+def shard_path(store: Path, unit: int) -> Path:
+    """Return the file of a unit's shard: the epoch that planned it, and its number in that epoch."""
+    epoch, number = divmod(unit, UNITS_OF_EPOCH)
+    return folder(store) / f"{epoch:06d}-{number:08d}.h5"
+
+
+def row_checksums(vectors: NDArray[Any]) -> NDArray[np.uint64]:
+    """Return (n,) uint64: the XXH3-64 of each row's bytes, which tells the damaged vectors of a shard from the whole ones."""
+    if not len(vectors):
+        return np.empty(0, np.uint64)
+    data = memoryview(np.ascontiguousarray(vectors)).cast("B")
+    size = len(data) // len(vectors)
+    checksum = xxhash.xxh3_64_intdigest
+    return np.fromiter(
+        (checksum(data[at : at + size]) for at in range(0, len(vectors) * size, size)), np.uint64, len(vectors)
+    )
+
+
+def write_shard(
+    path: Path,
+    identity: Identity,
+    store_id: str,
+    finished: Finished,
+    blocks: Iterable[NDArray[Any]],
+    provenance: Sequence[dict[str, Any]],
+) -> None:
+    """Write a unit's shard from its vectors ``blocks`` ((b, d) each); FileExistsError where it is there already."""
+    n = len(finished.ids)
+    checksums: list[NDArray[np.uint64]] = []
+
+    def summed() -> Iterable[NDArray[Any]]:
+        for block in blocks:
+            block = np.ascontiguousarray(block, identity.numpy_dtype)
+            checksums.append(row_checksums(block))
+            yield block
+
+    def row_sums() -> Iterable[NDArray[np.uint64]]:
+        yield from checksums
+
+    failures = finished.failures
+    arrays: dict[str, NDArray[Any] | sealed.Blocks] = {
+        "features": sealed.Blocks((n, identity.dimension), identity.numpy_dtype, summed()),
+        "row_xxh3": sealed.Blocks((n,), np.uint64, row_sums()),
+        "id": finished.ids.astype(np.uint64),
+        "view": finished.views.astype(np.uint32),
+        "sha256": finished.sha256,
+        **ByteColumn.of(finished.keys).arrays("keys"),
+        "failures/id": np.array([failure.id for failure in failures], np.uint64),
+        **ByteColumn.of(finished.failed_keys).arrays("failures/keys"),
+        **ByteColumn.of(failure.reason.encode() for failure in failures).arrays("failures/reason"),
+        **ByteColumn.of(failure.message.encode("utf-8", "surrogateescape") for failure in failures).arrays(
+            "failures/message"
+        ),
+        "failures/sha256": finished.failed_sha256,
+    }
+    every = np.concatenate([finished.ids, [failure.id for failure in failures]]).astype(np.int64)
+    summary = {
+        "unit": finished.unit,
+        "vectors": n,
+        "failures": len(failures),
+        "first_id": int(every.min()),
+        "last_id": int(every.max()),
+        "fingerprint": identity.fingerprint,
+    }
+    meta = {"store_id": store_id, "unit": finished.unit, "identity": identity.to_dict(), "provenance": list(provenance)}
+    files.make_directory(path.parent)
+    sealed.write(path, KIND, arrays, meta, summary, exclusive=True)
+
+
+class Shard:
+    """A shard, memory-mapped.
+
+    Attributes: ``features`` (n, d), ``ids`` (n,) int64 ascending, ``keys``, ``views``, ``sha256`` (n, 32).
+    """
+
+    def __init__(self, path: Path, identity: Identity) -> None:
+        self.file = sealed.SealedFile(path, KIND)
+        if self.file.summary.get("fingerprint") != identity.fingerprint:
+            raise DamagedError(
+                f"{path}: this shard belongs to a store of another identity; it was put here from elsewhere"
+            )
+        self.features, self.views, self.sha256 = self.file["features"], self.file["view"], self.file["sha256"]
+        self.ids: Ids = self.file["id"].view(np.int64)
+        self.keys = ByteColumn.read(self.file, "keys")
+        n = len(self.ids)
+        expected = (n, identity.dimension), identity.numpy_dtype
+        if (self.features.shape, self.features.dtype) != expected or {
+            len(self.keys),
+            len(self.views),
+            len(self.sha256),
+        } != {n}:
+            raise DamagedError(f"{path}: the columns of the shard do not fit each other")
+
+    @property
+    def failed_ids(self) -> Ids:
+        """The ids of the failures (m,)."""
+        return self.file["failures/id"].view(np.int64)
+
+    def failures(self) -> list[tuple[bytes, Failure]]:
+        """Return the failures with their keys."""
+        keys, reasons, messages = (
+            ByteColumn.read(self.file, f"failures/{name}") for name in ("keys", "reason", "message")
+        )
+        return [
+            (key, Failure(int(number), reason.decode(), message.decode("utf-8", "surrogateescape")))
+            for number, key, reason, message in zip(self.failed_ids, keys, reasons, messages, strict=True)
+        ]
+
+    def damaged_rows(self) -> NDArray[np.int64]:
+        """Return the rows whose vector does not match its checksum."""
+        sums = self.file["row_xxh3"]
+        bad = [
+            start + np.flatnonzero(row_checksums(self.features[start : start + 4096]) != sums[start : start + 4096])
+            for start in range(0, len(self.ids), 4096)
+        ]
+        return np.concatenate(bad) if bad else np.empty(0, np.int64)
+
+
+class OpenShards:
+    """Keeps at most ``limit`` shards mapped, the last used ones."""
+
+    def __init__(self, store: Path, identity: Identity, limit: int = defaults.OPEN_SHARDS) -> None:
+        self.store, self.identity, self.limit = store, identity, limit
+        self._open: OrderedDict[int, Shard] = OrderedDict()
+
+    def __getitem__(self, unit: int) -> Shard:
+        shard = self._open.pop(unit, None)
+        if shard is None:
+            try:
+                shard = Shard(shard_path(self.store, unit), self.identity)
+            except FileNotFoundError:
+                raise FeatstoreError(f"{self.store}: was compacted since it was opened; open it again") from None
+        self._open[unit] = shard
+        while len(self._open) > self.limit:
+            self._open.popitem(last=False)
+        return shard

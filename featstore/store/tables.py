@@ -1,0 +1,230 @@
+"""Labels, splits and metadata: side tables by key, outside the shards, each version a file of its own.
+
+tables/<epoch>/<version>.h5, sealed files of kind "table". A table gives columns for some keys. Tables whose
+``origin`` is "source" were read with the pictures; "user" tables came by ``featstore label`` and go above
+them; within an origin the newer table wins, key by key and column by column.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore import files, sealed
+from featstore.errors import DamagedError
+from featstore.store.keys import ByteColumn, KeyIndex, digests
+
+KIND = "table"
+LABEL, SPLIT = "label", "split"
+Value = str | int | float | bool | None
+Origin = Literal["source", "user"]
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?|[nN]a[nN]")
+
+
+@dataclass(frozen=True)
+class Column:
+    """n values of one type: "text" as codes into categories (-1 missing), "int" with ``valid``, "float" (NaN missing), "bool" (-1 missing)."""
+
+    type: str
+    values: NDArray[Any]
+    categories: tuple[str, ...] = ()
+    valid: NDArray[np.bool_] | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @classmethod
+    def of(cls, values: Sequence[Value]) -> Column:
+        """Make a column of Python values; those of mixed types become text."""
+        kinds = {type(value) for value in values if value is not None}
+        if kinds == {bool}:
+            return cls("bool", np.array([-1 if value is None else int(value) for value in values], np.int8))
+        if kinds == {int} and all(value is None or -(1 << 63) <= value < 1 << 63 for value in values):  # type: ignore[operator]
+            valid = np.array([value is not None for value in values], bool)
+            return cls("int", np.array([0 if value is None else value for value in values], np.int64), (), valid)
+        if float in kinds and kinds <= {int, float}:
+            return cls("float", np.array([np.nan if value is None else float(value) for value in values], np.float64))
+        texts = [None if value is None else str(value) for value in values]
+        categories = sorted({text for text in texts if text is not None})
+        code: dict[str | None, int] = {text: number for number, text in enumerate(categories)}
+        code[None] = -1
+        return cls("text", np.fromiter((code[text] for text in texts), np.int32, len(texts)), tuple(categories))
+
+    @classmethod
+    def of_text(cls, values: Sequence[Value]) -> Column:
+        """Make a column of values read from text: numbers where each is written as one ("007" is not).
+
+        Empty texts are missing values then, as pandas.read_csv has it.
+        """
+        texts = [value for value in values if value is not None and value != ""]
+        if texts and all(isinstance(text, str) for text in texts):
+            for pattern, number in ((_INTEGER, int), (_NUMBER, float)):
+                if all(pattern.fullmatch(text) for text in texts):  # type: ignore[arg-type]
+                    return cls.of([None if value is None or value == "" else number(value) for value in values])
+        return cls.of(values)
+
+    def objects(self) -> NDArray[np.object_]:
+        """Return the values as Python objects, None where missing."""
+        values = np.empty(len(self), object)
+        if self.type == "text":
+            names = np.array([*self.categories, None], object)
+            return np.asarray(names[self.values])
+        if self.type == "int":
+            valid = self.valid if self.valid is not None else np.ones(len(self), bool)
+            values[valid] = self.values[valid].tolist()
+        elif self.type == "bool":
+            known = self.values >= 0
+            values[known] = self.values[known].astype(bool).tolist()
+        else:
+            known = ~np.isnan(self.values)
+            values[known] = self.values[known].tolist()
+        return values
+
+    def take(self, rows: NDArray[np.int64]) -> Column:
+        """Return the values of ``rows``."""
+        return Column(self.type, self.values[rows], self.categories, None if self.valid is None else self.valid[rows])
+
+
+class Table:
+    """One table file, memory-mapped."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = sealed.SealedFile(path, KIND)
+        self.keys = ByteColumn.read(self.file, "keys")
+        self.index = KeyIndex.read(self.file)
+        self.meta = self.file.meta
+        self.origin: str = str(self.meta.get("origin"))
+        self.row_digest = self.file["row_digest"]
+        self._columns = self.meta.get("columns")
+        well_formed = isinstance(self._columns, list) and all(
+            isinstance(c, dict) and isinstance(c.get("name"), str) for c in self._columns
+        )
+        if not well_formed or not len(self.keys) == len(self.index.hi) == len(self.row_digest):
+            raise DamagedError(f"{path}: the table's description does not fit it")
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns."""
+        return [str(column["name"]) for column in self._columns]
+
+    def column(self, name: str) -> Column:
+        """Return a column."""
+        place = self.columns.index(name)
+        kind, at = self._columns[place].get("type"), f"columns/{place}"
+        values = self.file[f"{at}/values"]
+        if kind == "text":
+            categories = tuple(
+                item.decode("utf-8", "surrogateescape") for item in ByteColumn.read(self.file, f"{at}/categories")
+            )
+            if len(values) and not -1 <= int(values.min()) <= int(values.max()) < len(categories):
+                raise DamagedError(f"{self.file.path}: the column {name} has codes without a text")
+            return Column("text", values, categories)
+        if kind not in ("int", "float", "bool") or len(values) != len(self.keys):
+            raise DamagedError(f"{self.file.path}: the column {name} is damaged")
+        return Column(kind, values, (), self.file[f"{at}/valid"] if kind == "int" else None)
+
+
+def row_digests(columns: Mapping[str, Sequence[Value]], n: int) -> NDArray[np.uint64]:
+    """Return (n,) uint64: a hash of each row's values, to notice what changed at the source."""
+    names = sorted(columns)
+    digest = bytearray()
+    for row in zip(*(columns[name] for name in names), strict=True) if names else ((),) * n:
+        # ascii(): metadata may hold NaN, and text with surrogates, which neither JSON nor UTF-8 has words for.
+        text = ascii([(name, value) for name, value in zip(names, row, strict=True) if value is not None])
+        digest += hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return np.frombuffer(bytes(digest), "<u8")
+
+
+def folder(store: Path, epoch: int) -> Path:
+    """Return the folder of the tables."""
+    return store / "tables" / f"{epoch:06d}"
+
+
+def table_path(store: Path, epoch: int, version: int) -> Path:
+    """Return the file of one version."""
+    return folder(store, epoch) / f"{version:06d}.h5"
+
+
+def write_table(
+    path: Path,
+    keys: Sequence[bytes],
+    columns: Mapping[str, Sequence[Value] | Column],
+    origin: Origin,
+    row_digest: NDArray[np.uint64] | None = None,
+) -> None:
+    """Write a table; FileExistsError where another process took its version. Keys must differ."""
+    n = len(keys)
+    if row_digest is None:
+        row_digest = np.zeros(n, np.uint64)
+    arrays: dict[str, NDArray[Any]] = {
+        **ByteColumn.of(keys).arrays("keys"),
+        **KeyIndex.build(digests(keys)).arrays(),
+        "row_digest": row_digest,
+    }
+    described = []
+    for place, (name, values) in enumerate(columns.items()):
+        column = values if isinstance(values, Column) else Column.of(values)
+        at = f"columns/{place}"
+        arrays[f"{at}/values"] = column.values
+        if column.type == "text":
+            arrays.update(
+                ByteColumn.of(c.encode("utf-8", "surrogateescape") for c in column.categories).arrays(
+                    f"{at}/categories"
+                )
+            )
+        if column.valid is not None:
+            arrays[f"{at}/valid"] = column.valid
+        described.append({"name": name, "type": column.type})
+    files.make_directory(path.parent)
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    sealed.write(
+        path, KIND, arrays, {"origin": origin, "columns": described, "created": created}, {"rows": n}, exclusive=True
+    )
+
+
+class Tables:
+    """The tables of one epoch as they stood when opened, lowest layer first."""
+
+    def __init__(self, store: Path, epoch: int) -> None:
+        directory = folder(store, epoch)
+        names = sorted(p.name for p in directory.glob("[0-9]*.h5")) if directory.is_dir() else []
+        if names != [f"{number:06d}.h5" for number in range(len(names))]:
+            raise DamagedError(f"{directory}: a version of the tables is missing; restore the store from a copy")
+        self.versions = [Table(directory / name) for name in names]
+
+    @property
+    def version(self) -> int:
+        """The number of versions so far."""
+        return len(self.versions)
+
+    @property
+    def layers(self) -> list[Table]:
+        """The tables, lowest first."""
+        return [t for t in self.versions if t.origin != "user"] + [t for t in self.versions if t.origin == "user"]
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns, label and split first."""
+        names = dict.fromkeys([LABEL, SPLIT])
+        for table in self.versions:
+            names.update(dict.fromkeys(table.columns))
+        return list(names)
+
+    def source_rows(self, digest: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
+        """Return for each key digest whether a source table has it, and the newest such table's row digest."""
+        known, value = np.zeros(len(digest), bool), np.zeros(len(digest), np.uint64)
+        for table in reversed([t for t in self.versions if t.origin == "source"]):
+            missing = np.flatnonzero(~known)
+            rows = table.index.find(digest[missing])
+            hit = rows >= 0
+            known[missing[hit]], value[missing[hit]] = True, table.row_digest[rows[hit]]
+        return known, value

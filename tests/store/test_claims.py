@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from featstore.errors import FeatstoreError
+from featstore.store import claims as module
+from featstore.store.claims import Claim, Claims, Owner, work_folder
+
+
+@pytest.fixture()
+def claims(tmp_path):
+    with Claims(tmp_path) as made:
+        yield made
+
+
+def forge(store, unit, **record):
+    """Leave a claim as some other process would."""
+    directory = work_folder(store, unit)
+    directory.mkdir(parents=True, exist_ok=True)
+    me = module._identity()
+    (directory / "claim.0").write_bytes(module._encode({**me, "beat": 1, **record}))
+
+
+def test_a_claim_is_taken_once(claims, tmp_path):
+    assert isinstance(claims.take(3), Claim)
+    with Claims(tmp_path) as other:
+        owner = other.take(3)
+        assert isinstance(owner, Owner)
+        assert str(owner) == f"process {os.getpid()} on {module._identity()['host']}"
+        assert isinstance(other.take(4), Claim)
+
+
+def test_of_many_at_once_one_wins(tmp_path):
+    results = []
+    with Claims(tmp_path) as made:
+        barrier = threading.Barrier(8)
+
+        def take():
+            barrier.wait()
+            results.append(made.take(0))
+
+        threads = [threading.Thread(target=take) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sum(isinstance(result, Claim) for result in results) == 1
+
+
+def test_a_released_claim_goes_on_at_once_and_keeps_the_journals(claims, tmp_path):
+    first = claims.take(0)
+    first.journal.write_bytes(b"x")
+    claims.release(0)
+    second = claims.take(0)
+    assert (second.number, second.journals()) == (1, [first.journal])
+    first.beat()
+    assert json.loads(first.path.read_bytes())["released"]
+
+
+def test_a_dead_process_of_this_host_holds_nothing(claims, tmp_path):
+    code = f"""
+import os
+from pathlib import Path
+from featstore.store.claims import Claims
+Claims(Path({str(tmp_path)!r})).take(0)
+os._exit(9)
+"""
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert claims.take(0).number == 1
+
+
+@pytest.mark.parametrize("change", [{"boot": "another"}, {"started": "1"}, {"pid": 999999999}])
+def test_another_boot_or_a_reused_pid_is_dead(claims, tmp_path, change):
+    forge(tmp_path, 0, **change)
+    assert claims.take(0).number == 1
+
+
+def test_another_host_is_believed_as_long_as_its_heart_beats(tmp_path):
+    with Claims(tmp_path, lease_seconds=0.3) as made:
+        for beat in range(4):
+            forge(tmp_path, 0, host="elsewhere", beat=beat)
+            assert isinstance(made.take(0), Owner)
+            time.sleep(0.15)
+        time.sleep(0.3)
+        assert made.take(0).number == 1
+
+
+def test_a_clock_that_goes_backwards_changes_nothing(tmp_path, monkeypatch):
+    with Claims(tmp_path, lease_seconds=0.2) as made:
+        forge(tmp_path, 0, host="elsewhere", since=time.time() + 1e6)
+        assert isinstance(made.take(0), Owner)
+        monkeypatch.setattr(time, "time", lambda: 0.0)
+        time.sleep(0.25)
+        assert isinstance(made.take(0), Claim)
+
+
+def test_the_heart_beats(tmp_path):
+    with Claims(tmp_path, heartbeat_seconds=0.05) as made:
+        claim = made.take(0)
+        time.sleep(0.4)
+        assert json.loads(claim.path.read_bytes())["beat"] >= 3
+        claim.beat()
+        assert len(claim.path.read_bytes()) == 512
+
+
+def test_finishing_removes_the_folder(claims, tmp_path):
+    claims.take(0)
+    claims.finish(0)
+    assert not work_folder(tmp_path, 0).exists()
+    assert claims.take(0).number == 0
+
+
+def test_compaction_and_writers_keep_each_other_out(tmp_path):
+    with Claims(tmp_path) as writer:
+        writer.join()
+        with Claims(tmp_path) as compaction, pytest.raises(FeatstoreError, match="is being written by process"):
+            compaction.exclusive()
+    with Claims(tmp_path) as compaction:
+        compaction.exclusive()
+        with Claims(tmp_path) as writer, pytest.raises(FeatstoreError, match="is being compacted by process"):
+            writer.join()
+    with Claims(tmp_path) as writer:
+        writer.join()
+        writer.take(1)
+    assert os.listdir(tmp_path / "work") == [work_folder(tmp_path, 1).name]
+
+
+def test_a_dead_session_is_swept_away(claims, tmp_path):
+    forge(tmp_path, "session-dead", boot="another")
+    claims.join()
+    assert not work_folder(tmp_path, "session-dead").exists()

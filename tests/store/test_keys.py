@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featstore.errors import DamagedError
+from featstore.store.keys import ByteColumn, KeyIndex, digests
+
+keys = st.lists(st.binary(max_size=9), max_size=30)
+
+
+@given(keys)
+def test_a_column_gives_back_any_bytes(items):
+    column = ByteColumn.of(items)
+    assert list(column) == items
+    assert [column[i] for i in range(len(items))] == items
+    assert column[::-1] == items[::-1]
+
+
+@given(keys.filter(len), st.data())
+def test_taking_rows_in_any_order(items, data):
+    rows = data.draw(st.lists(st.integers(0, len(items) - 1), max_size=20))
+    assert list(ByteColumn.of(items).take(np.array(rows, int))) == [items[row] for row in rows]
+
+
+def test_a_column_that_does_not_fit_is_refused():
+    with pytest.raises(DamagedError):
+        ByteColumn(np.zeros(3, np.uint8), np.array([0, 4], np.uint64))
+
+
+@given(st.lists(st.binary(max_size=4), unique=True, max_size=40), st.lists(st.binary(max_size=4), max_size=20))
+def test_the_index_finds_what_is_there_and_nothing_else(items, asked):
+    index = KeyIndex.build(digests(items))
+    expected = [items.index(key) if key in items else -1 for key in asked]
+    assert index.find(digests(asked)).tolist() == expected
+    assert index.digest().tolist() == digests(items).tolist()
+    assert index.doubled() is None
+
+
+def test_equal_first_halves_are_told_apart():
+    digest = np.array([[7, 3], [7, 1], [7, 2], [9, 0]], np.uint64)
+    index = KeyIndex.build(digest)
+    assert index.find(digest).tolist() == [0, 1, 2, 3]
+    assert index.find(np.array([[7, 4], [8, 0], [9, 1], [1, 1]], np.uint64)).tolist() == [-1, -1, -1, -1]
+
+
+@given(st.lists(st.binary(max_size=3), min_size=1, max_size=20), st.integers(0))
+def test_doubled_keys_are_noticed(items, which):
+    doubled = [*items, items[which % len(items)]]
+    found = KeyIndex.build(digests(doubled)).doubled()
+    assert found is not None
+    assert doubled[found[0]] == doubled[found[1]]
+
+
+def test_digests_are_blake2b_and_views_salt_them():
+    plain = hashlib.blake2b(b"a.jpg", digest_size=16).digest()
+    assert digests([b"a.jpg"]).tobytes() == plain == digests([b"a.jpg"], [0]).tobytes()
+    assert digests([b"a.jpg"], [1]).tobytes() != plain
