@@ -1,0 +1,10 @@
+"""Networks that turn pictures into feature vectors, cut at their penultimate layer.
+
+Importing this package loads torch; nothing else of featstore does so before a backbone is asked for.
+"""
+
+from featstore.backbones.base import Backbone
+from featstore.backbones.catalogue import BackboneInfo, list_backbones
+from featstore.backbones.load import load_backbone
+
+__all__ = ["Backbone", "BackboneInfo", "list_backbones", "load_backbone"]

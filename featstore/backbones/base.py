@@ -1,0 +1,88 @@
+"""The backbone as a value, and the operations on modules that make one: cut, digest, check."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from featstore.decode import Preprocessing
+from featstore.errors import FeatstoreError
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A network cut at its penultimate layer, with its preprocessing and its name: the three travel as one.
+
+    Attributes: ``name``; ``layer``, in words ("input of fc"); ``dimension`` d; ``weights`` as asked for
+    ("IMAGENET1K_V2", "random:0", a file's name); ``weights_digest``, see ``digest``; ``preprocessing``;
+    ``module``, in eval mode on the CPU in float32: (n, 3, crop, crop) normalised -> (n, d).
+    """
+
+    name: str
+    layer: str
+    dimension: int
+    weights: str
+    weights_digest: str
+    preprocessing: Preprocessing
+    module: nn.Module = field(repr=False)
+
+
+def classifier_of(network: nn.Module) -> str:
+    """Return the name of the last linear or convolutional layer: what makes classes out of features.
+
+    It is the last one registered in every classification model of torchvision (checked for all of them).
+    """
+    names: list[str] = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    if not names:
+        raise FeatstoreError(f"{type(network).__name__} has no linear or convolutional layer to cut at")
+    return names[-1]
+
+
+def cut(network: nn.Module) -> tuple[str, int]:
+    """Replace the classifier of ``network`` by the identity, drop auxiliary heads, set eval mode.
+
+    Returns the classifier's name and the number of its inputs, which is the dimension of the features.
+    """
+    name = classifier_of(network)
+    parent_name, _, leaf = name.rpartition(".")
+    parent = network.get_submodule(parent_name)
+    layer: nn.Linear | nn.Conv2d = getattr(parent, leaf)
+    dimension = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+    setattr(parent, leaf, nn.Identity())
+    # The auxiliary heads of the Inception family serve training alone; their forward passes skip None.
+    for auxiliary in ("AuxLogits", "aux1", "aux2"):
+        if hasattr(network, auxiliary):
+            setattr(network, auxiliary, None)
+    network.eval().requires_grad_(False)
+    return name, int(dimension)
+
+
+def effective_state(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the tensors that decide the features: the state dict without BatchNorm's step counters."""
+    return {k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
+
+
+def digest(module: nn.Module) -> str:
+    """Return the SHA-256, in hexadecimal, of the tensors of ``module``.
+
+    For each tensor of ``effective_state`` in the order of the names: ``name dtype d0,d1,...`` and a newline,
+    then its little-endian bytes. It does not depend on the format or the name of a file, nor on the classifier.
+    """
+    sha = hashlib.sha256()
+    for name, tensor in sorted(effective_state(module).items()):
+        array = tensor.detach().cpu().contiguous().numpy()
+        shape = ",".join(map(str, array.shape))
+        sha.update(f"{name} {array.dtype.name} {shape}\n".encode())
+        sha.update(array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1).view("u1").data)
+    return sha.hexdigest()
+
+
+def non_finite(module: nn.Module) -> str | None:
+    """Return the name of the first tensor that holds a NaN or an infinity, None when there is none."""
+    for name, tensor in effective_state(module).items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            return name
+    return None

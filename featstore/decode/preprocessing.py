@@ -1,0 +1,81 @@
+"""What happens to a picture before the network sees it, as a value that travels with the features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from featstore.errors import UsageError
+
+INTERPOLATIONS: Final = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+_LARGEST_SIDE: Final = 8192
+
+
+class DecodeFailure(Exception):
+    """A picture that gives no pixels.
+
+    ``reason`` is one of the stable words ``truncated``, ``not-a-picture``, ``too-many-pixels``,
+    ``unsupported``, ``corrupt``, ``out-of-memory``; ``message`` says more in one line.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(reason, message)
+        self.reason = reason
+        self.message = " ".join(message.split())
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize so that the shorter side has ``resize`` pixels, cut the central ``crop`` x ``crop``, normalise.
+
+    ``mean`` and ``std`` are per channel (R, G, B) in units of full brightness: x = (pixel / 255 - mean) / std.
+    The geometry is torchvision's Resize and CenterCrop. Raises UsageError for values that make no sense.
+    """
+
+    resize: int
+    crop: int
+    interpolation: str = "bilinear"
+    antialias: bool = True
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        for value in (self.resize, self.crop):
+            if type(value) is not int or not 1 <= value <= _LARGEST_SIDE:
+                raise UsageError(f"preprocessing: {value!r} is no size in pixels (1 to {_LARGEST_SIDE})")
+        if self.crop > self.resize:
+            raise UsageError(f"preprocessing: a crop of {self.crop} does not fit a resize to {self.resize}")
+        if self.interpolation not in INTERPOLATIONS:
+            raise UsageError(
+                f"preprocessing: no interpolation {self.interpolation!r}; there are {', '.join(INTERPOLATIONS)}"
+            )
+        if self.antialias is not True:
+            raise UsageError("preprocessing: resizing is always antialiased; antialias has to be true")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if not isinstance(values, tuple) or len(values) != 3:
+                raise UsageError(f"preprocessing: {name} needs three numbers, one for each of R, G and B")
+            if not all(isinstance(v, int | float) and math.isfinite(v) for v in values) or (
+                name == "std" and min(values) <= 0
+            ):
+                raise UsageError(f"preprocessing: {name} {values} is not usable")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the value as JSON types."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Preprocessing:
+        """Return what ``to_dict`` gave; raise UsageError for a field that is missing, unknown or malformed."""
+        fields = set(cls.__dataclass_fields__)
+        if set(value) != fields:
+            odd = ", ".join(sorted(set(value) ^ fields))
+            raise UsageError(f"preprocessing: fields missing or unknown: {odd}")
+        lists = {name: value[name] for name in ("mean", "std")}
+        if not all(isinstance(v, list | tuple) for v in lists.values()):
+            raise UsageError("preprocessing: mean and std have to be lists of three numbers")
+        return cls(**{**value, **{name: tuple(v) for name, v in lists.items()}})

@@ -1,0 +1,78 @@
+"""How far the features of one engine are from those of another on the same pictures.
+
+Plain cosine alone proves nothing: features share a large mean, so that even different pictures can have 0.997.
+Differences are therefore compared with the spread of the features over pictures.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.engines.base import Engine
+from featstore.errors import UsageError
+
+EXACT: float = 1e-3
+"""The greatest difference, in standard deviations, up to which an engine counts as exact."""
+
+
+def drift(features: NDArray[np.float32], reference: NDArray[np.float32]) -> dict[str, float]:
+    """Compare ``features`` (n, d) with ``reference`` (n, d) of the same n >= 2 pictures.
+
+    * ``spread``: the standard deviation over pictures, root mean square over the dimensions;
+    * ``greatest_difference`` and ``rms_difference``: of any, and of a typical, entry, in units of ``spread``;
+    * ``cosine_mean`` and ``cosine_min`` of each picture's two vectors; ``centred_cosine_min``, the same after the
+      reference's mean is taken off;
+    * ``neighbour_agreement``: the share of pictures whose nearest other picture, by cosine, is the same.
+
+    Raises UsageError for shapes that do not match.
+    """
+    if features.shape != reference.shape or features.ndim != 2 or len(features) < 2:
+        raise UsageError(
+            f"drift needs features of the same two or more pictures, not {features.shape} and {reference.shape}"
+        )
+    ours, theirs = features.astype(np.float64), reference.astype(np.float64)
+    spread = float(np.sqrt(theirs.var(axis=0).mean()))
+    scale = spread or 1.0
+    difference = np.abs(ours - theirs)
+    mean = theirs.mean(axis=0)
+    cosine, centred = _cosine(ours, theirs), _cosine(ours - mean, theirs - mean)
+    return {
+        "pictures": float(len(ours)),
+        "spread": spread,
+        "greatest_difference": float(difference.max()) / scale,
+        "rms_difference": float(np.sqrt((difference**2).mean())) / scale,
+        "cosine_mean": float(cosine.mean()),
+        "cosine_min": float(cosine.min()),
+        "centred_cosine_min": float(centred.min()),
+        "neighbour_agreement": float((_nearest(ours) == _nearest(theirs)).mean()),
+    }
+
+
+def measure_drift(
+    engine: Engine, reference: Engine, pictures: NDArray[np.uint8], *, batch: int = 8
+) -> dict[str, float]:
+    """Return ``drift`` of ``engine`` from ``reference`` on the same pixels, (n, h, w, 3) uint8 with n >= 2."""
+    starts = range(0, len(pictures), batch)
+    ours = np.concatenate([engine(pictures[start : start + batch]) for start in starts])
+    theirs = np.concatenate([reference(pictures[start : start + batch]) for start in starts])
+    return drift(ours, theirs)
+
+
+def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: NDArray[np.float64] = vectors / np.where(lengths == 0, 1, lengths)
+    return unit
+
+
+def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    cosine: NDArray[np.float64] = (_unit(a) * _unit(b)).sum(axis=1)
+    return cosine
+
+
+def _nearest(vectors: NDArray[np.float64]) -> NDArray[np.int64]:
+    unit = _unit(vectors)
+    similarity = unit @ unit.T
+    np.fill_diagonal(similarity, -np.inf)
+    nearest: NDArray[np.int64] = similarity.argmax(axis=1)
+    return nearest

@@ -1,0 +1,75 @@
+"""What all engines check and report."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from numpy.typing import NDArray
+
+from featstore.errors import FeatstoreError, UsageError
+
+
+def check_pictures(pictures: NDArray[np.uint8]) -> None:
+    """Raise UsageError unless ``pictures`` is (n, h, w, 3) uint8 with n at least 1."""
+    if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[3] != 3 or not len(pictures):
+        raise UsageError(f"an engine takes (n, h, w, 3) uint8 pictures, not {pictures.shape} {pictures.dtype}")
+
+
+def as_tensor(pictures: NDArray[np.uint8]) -> torch.Tensor:
+    """Return ``pictures`` (n, h, w, 3) as a tensor on the CPU that shares their memory where torch allows it."""
+    check_pictures(pictures)
+    # torch warns of arrays that cannot be written.
+    return torch.from_numpy(pictures if pictures.flags.writeable else pictures.copy())
+
+
+def check_features(features: NDArray[np.float32], count: int, dimension: int) -> NDArray[np.float32]:
+    """Return ``features``; raise FeatstoreError unless their shape is (count, dimension)."""
+    if features.shape != (count, dimension):
+        raise FeatstoreError(f"the network gave features of shape {features.shape} where {(count, dimension)} were due")
+    return features
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the device for "auto" (CUDA where there is any, else CPU), "cpu", "cuda" or "cuda:N"; raise UsageError."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise UsageError(f"there is no device {device!r}; there are auto, cpu, cuda and cuda:N") from None
+    if resolved.type not in ("cpu", "cuda"):
+        raise UsageError(f"featstore does not run on {device!r}; it runs on cpu and cuda")
+    if resolved.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UsageError("torch finds no CUDA device here; use --device cpu, or install a CUDA build of torch")
+        resolved = torch.device("cuda", resolved.index or 0)
+        if resolved.index >= torch.cuda.device_count():
+            raise UsageError(f"there is no {resolved}; torch finds {torch.cuda.device_count()} CUDA devices")
+    return resolved
+
+
+def versions(device: torch.device) -> dict[str, Any]:
+    """Return device, threads and versions as JSON types, for the provenance of features."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    return {
+        "device": str(device),
+        "device_name": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,171 @@
+"""Keep the network busy: pictures are read and decoded ahead in threads, vectors written behind, in order.
+
+Knows nothing of stores and files: how a row becomes a picture, what the engine is and where blocks go are given
+to it, so that each part can be timed alone and replaced in a test.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+NOT_FINITE = "not-finite"
+"""Reason of a picture whose vector has NaN or infinity in it."""
+NO_DIGEST = bytes(32)
+
+
+class Engine(Protocol):
+    """What the pipeline needs of an engine (see featstore.engines)."""
+
+    dimension: int
+
+    def __call__(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What became of one row: ``pixels`` (h, w, 3) uint8, or None with ``reason`` and ``message``; ``sha256`` of the bytes read."""
+
+    pixels: NDArray[np.uint8] | None
+    sha256: bytes = NO_DIGEST
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rows ``start`` to ``stop`` of one unit, whose ``target`` takes the result; a batch never crosses units."""
+
+    target: Any
+    start: int
+    stop: int
+    last: bool
+
+
+@dataclass(frozen=True)
+class Done:
+    """A batch's result: ``vectors`` (n, d) of the rows that did not fail, ``sha256`` (stop - start, 32), failures (row, reason, message)."""
+
+    batch: Batch
+    vectors: NDArray[Any]
+    sha256: NDArray[np.uint8]
+    failures: list[tuple[int, str, str]]
+
+
+@dataclass
+class Timings:
+    """Seconds spent, by stage: ``read`` and ``decode`` are summed over threads, the others pass on the clock.
+
+    ``waiting``: the network had nothing to do because pictures were not ready. ``blocked``: it waited for the writer.
+    ``forwarded``: pictures that went through the network.
+    """
+
+    read: float = 0.0
+    decode: float = 0.0
+    waiting: float = 0.0
+    forward: float = 0.0
+    write: float = 0.0
+    blocked: float = 0.0
+    forwarded: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def add(self, **seconds: float) -> None:
+        """Add to some stages, from any thread."""
+        with self.lock:
+            for name, value in seconds.items():
+                setattr(self, name, getattr(self, name) + value)
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the figures as JSON, seconds rounded to milliseconds."""
+        stages = ("read", "decode", "waiting", "forward", "write", "blocked")
+        return {**{name: round(getattr(self, name), 3) for name in stages}, "forwarded": self.forwarded}
+
+
+def run(
+    batches: Iterator[Batch | None],
+    load: Callable[[Any, int], Loaded],
+    engine: Engine,
+    write: Callable[[Done], None],
+    *,
+    dtype: np.dtype[Any],
+    threads: int,
+    ahead: int,
+    timings: Timings,
+) -> None:
+    """Drive all ``batches``: ``load(target, row)`` in threads, ``engine`` here, ``write`` in one thread, in order.
+
+    At most ``ahead`` batches are held decoded and 2 unwritten. None among the batches asks that all before it be
+    written now. What ``load`` may fail at it returns; what it raises, and errors of engine and write, end the run.
+    """
+    window: deque[tuple[Batch, list[Future[Loaded]]]] = deque()
+    writing: deque[Future[None]] = deque()
+    loaders, writer = ThreadPoolExecutor(threads, "featstore-load"), ThreadPoolExecutor(1, "featstore-write")
+
+    def timed_write(done: Done) -> None:
+        start = time.perf_counter()
+        write(done)
+        timings.add(write=time.perf_counter() - start)
+
+    def step() -> None:
+        batch, futures = window.popleft()
+        start = time.perf_counter()
+        loaded = [future.result() for future in futures]
+        timings.add(waiting=time.perf_counter() - start)
+        done = _forward(batch, loaded, engine, dtype, timings)
+        start = time.perf_counter()
+        while len(writing) >= 2:
+            writing.popleft().result()
+        timings.add(blocked=time.perf_counter() - start)
+        writing.append(writer.submit(timed_write, done))
+
+    def drain() -> None:
+        while window:
+            step()
+        while writing:
+            writing.popleft().result()
+
+    try:
+        for batch in batches:
+            if batch is None:
+                drain()
+                continue
+            window.append((batch, [loaders.submit(load, batch.target, row) for row in range(batch.start, batch.stop)]))
+            if len(window) > ahead:
+                step()
+        drain()
+    finally:
+        loaders.shutdown(wait=True, cancel_futures=True)
+        writer.shutdown(wait=True, cancel_futures=True)
+
+
+def _forward(batch: Batch, loaded: list[Loaded], engine: Engine, dtype: np.dtype[Any], timings: Timings) -> Done:
+    sha256 = np.frombuffer(b"".join(row.sha256 for row in loaded), np.uint8).reshape(-1, 32)
+    failures = [(batch.start + at, row.reason, row.message) for at, row in enumerate(loaded) if row.pixels is None]
+    ok = [at for at, row in enumerate(loaded) if row.pixels is not None]
+    if not ok:
+        return Done(batch, np.empty((0, engine.dimension), dtype), sha256, failures)
+    first = loaded[ok[0]].pixels
+    assert first is not None  # for the type checker: ok has only rows with pixels
+    # A failed picture leaves its place black: the shape of the batch, and so the bits of the others, do not depend on it.
+    pictures = np.zeros((len(loaded), *first.shape), np.uint8)
+    for at in ok:
+        pictures[at] = loaded[at].pixels
+    start = time.perf_counter()
+    with np.errstate(over="ignore"):
+        vectors = engine(pictures)[ok].astype(dtype, copy=False)
+    timings.add(forward=time.perf_counter() - start, forwarded=len(ok))
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        message = f"its vector has a value that is not finite in {dtype.name}"
+        failures += [(batch.start + ok[at], NOT_FINITE, message) for at in np.flatnonzero(~finite).tolist()]
+        failures.sort()
+        vectors = vectors[finite]
+    return Done(batch, vectors, sha256, failures)

