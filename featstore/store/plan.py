@@ -25,7 +25,7 @@ from featstore.store.keys import ByteColumn, KeyIndex, digests
 KIND = "plan"
 CHANGED, RETRIED, REMOVED = 1, 2, 3
 """Why an id was retired."""
-SEGMENT_ROWS = 1 << 20
+SEGMENT_ROWS = 1 << 21
 """Rows of one segment at most (rounded to whole units): what planning holds in memory."""
 
 UNITS_OF_EPOCH = 1 << 32

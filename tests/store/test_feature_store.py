@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from featstore.errors import DamagedError, FeatstoreError, UsageError
+from featstore.store import FeatureStore, shards
+from featstore.store.compacting import compact
+from tests.store.building import D, Pictures, build, plan, vector, work
+
+KEYS = [f"{'cat' if i % 2 else 'dog'}/{i:02d}".encode() for i in range(12)]
+
+
+@pytest.fixture()
+def source():
+    content = {key: i for i, key in enumerate(sorted(KEYS))}
+    return Pictures(content, {key: key.split(b"/")[0].decode() for key in KEYS}, {key: "train" if i < 8 else "test" for i, key in enumerate(KEYS)})
+
+
+@pytest.fixture()
+def store(source, tmp_path):
+    return build(tmp_path / "s", source)
+
+
+def test_splits_select_rows(store):
+    test = store.features("test")
+    assert test.shape == (4, D)
+    keys = [store.keys[row] for row in store.split_rows("test")]
+    np.testing.assert_array_equal(test[0], vector(keys[0].encode(), sorted(KEYS).index(keys[0].encode())))
+    with pytest.raises(UsageError, match="no pictures of split 'val'; the splits are: test, train"):
+        store.features("val")
+
+
+def test_one_shard_is_mapped_and_copies_are_bounded(store, source, tmp_path):
+    one = build(tmp_path / "one", source, unit_rows=100)
+    features = one.features()
+    assert not features.flags.owndata
+    assert not features.flags.writeable
+    assert one.features(memory_limit=0) is not None
+    with pytest.raises(UsageError, match=r"12 vectors need .* more than the limit"):
+        store.features(memory_limit=12 * D * 4 - 1)
+    assert store.features(memory_limit=12 * D * 4).flags.owndata
+
+
+def test_keys_behave_as_a_sequence(store):
+    assert len(store.keys) == 12
+    assert store.keys[0] == list(store.keys)[0] == store.keys[:1][0] == "cat/01"
+    assert store.keys[-1] == "dog/10"
+    assert "dog/02" in store.keys
+    with pytest.raises(IndexError):
+        store.keys[12]
+
+
+def test_rows_of_keys(store):
+    assert store.rows(["dog/10", "cat/01", b"cat/03"]).tolist() == [11, 0, 1]
+    assert store.rows(["nobody", "cat/01"], missing="mark").tolist() == [-1, 0]
+    with pytest.raises(UsageError, match="1 of 2 keys have no vector here.*'nobody'"):
+        store.rows(["nobody", "cat/01"])
+
+
+@pytest.mark.parametrize("rows", [[12], [-1], [0, 99]])
+def test_rows_outside_are_refused(store, rows):
+    with pytest.raises(UsageError, match="rows 0 to 11 are there"):
+        store.features(rows=rows)
+
+
+def test_the_stream_can_be_read_twice(store):
+    stream = store.stream([5, 1, 9], block_rows=2)
+    assert stream.shape == (3, D)
+    first = [block.copy() for block in stream.blocks()]
+    assert [len(block) for block in first] == [2, 1]
+    np.testing.assert_array_equal(np.concatenate(first), np.concatenate(list(stream)))
+
+
+def test_open_files_are_bounded(store, source, tmp_path):
+    many = build(tmp_path / "many", source, unit_rows=1)
+    many._shards.limit = 3
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    assert many.features().shape == (12, D)
+    assert len(many._shards._open) == 3
+    if before:
+        assert len(os.listdir("/proc/self/fd")) <= before + 3
+
+
+def test_reading_goes_on_while_a_run_extends_the_store(store, source, tmp_path):
+    source.content[b"new/1"] = 50
+    plan(tmp_path / "s", source)
+    during = FeatureStore.open(tmp_path / "s")
+    assert (during.counts.pending, len(during)) == (1, 12)
+    work(tmp_path / "s", source)
+    assert len(store) == len(during) == 12
+    assert len(FeatureStore.open(tmp_path / "s")) == 13
+    np.testing.assert_array_equal(store.features(), during.features())
+
+
+def test_a_shard_from_another_store_is_refused(store, source, tmp_path):
+    from tests.store.building import identity
+
+    build(tmp_path / "other", source, identity=identity(weights="1" * 64))
+    os.replace(shards.shard_path(tmp_path / "other", 1), shards.shard_path(tmp_path / "s", 1))
+    with pytest.raises(DamagedError, match="another identity"):
+        FeatureStore.open(tmp_path / "s").features()
+
+
+def test_a_shard_under_another_number_is_refused(store, tmp_path):
+    os.replace(shards.shard_path(tmp_path / "s", 0), shards.shard_path(tmp_path / "s", 1))
+    with pytest.raises(DamagedError, match="does not hold what the plan says of unit 1"):
+        FeatureStore.open(tmp_path / "s")
+
+
+def test_a_store_that_was_compacted_has_to_be_opened_again(store, source, tmp_path):
+    del source.content[b"cat/01"]
+    source.content[b"cat/03"] = 99
+    plan(tmp_path / "s", source)
+    work(tmp_path / "s", source)
+    old = FeatureStore.open(tmp_path / "s")
+    ids = old.ids.tolist()
+    old._shards._open.clear()
+    report = compact(tmp_path / "s")
+    assert (report.purged, report.shards_before, report.shards_after) == (2, 4, 3)
+    with pytest.raises(FeatstoreError, match="was compacted since it was opened"):
+        old.features()
+    new = FeatureStore.open(tmp_path / "s")
+    assert new.ids.tolist() == ids
+    assert b"cat/01" not in b"".join(path.read_bytes() for path in (tmp_path / "s").rglob("*") if path.is_file())
+
+
+def test_the_table_has_a_row_for_each_vector(store):
+    frame = store.table()
+    assert list(frame.columns) == ["key", "id", "label", "split"]
+    assert frame["label"].value_counts().to_dict() == {"cat": 6, "dog": 6}

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from featstore import files
+from featstore.errors import DamagedError, IdentityError, UsageError
+from featstore.store.manifest import NAME, Manifest
+from featstore.store.writing import open_for_writing, unit_rows_for
+from tests.store.building import identity
+
+
+def change(path, **changes):
+    """Rewrite the manifest with a checksum that fits: another version of featstore, or a stranger, could."""
+    value = files.read_json(path / NAME)
+    files.write_json(path / NAME, {**value, **changes})
+
+
+def test_round_trip(tmp_path):
+    made = open_for_writing(tmp_path / "s", identity(), "w", 7)
+    assert Manifest.read(tmp_path / "s") == made == open_for_writing(tmp_path / "s", identity(), "w")
+
+
+def test_no_store_is_said_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path, tmp_path / "none", tmp_path / "file"):
+        with pytest.raises(UsageError, match="no feature store is here"):
+            Manifest.read(place)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"requires": ["sparse"]}, r"needs a newer featstore \(sparse\)"), ({"version": 2}, r"needs a newer featstore \(format version 2\)")],
+)
+def test_required_features_that_are_not_known_are_refused(tmp_path, changes, words):
+    open_for_writing(tmp_path / "s", identity(), "w")
+    change(tmp_path / "s", **changes)
+    with pytest.raises(UsageError, match=words):
+        Manifest.read(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": "other"},
+        {"identity": {}},
+        {"identity": {**identity().to_dict(), "dimension": "8"}},
+        {"identity": {**identity().to_dict(), "dimension": 1 << 40}},
+        {"identity": {**identity().to_dict(), "dtype": "object"}},
+        {"fingerprint": "0"},
+        {"unit_rows": 0},
+        {"epoch": "x"},
+        {"epoch": -1},
+        {"store_id": None, "fingerprint": None},
+    ],
+)
+def test_a_manifest_that_makes_no_sense_is_damaged(tmp_path, changes):
+    open_for_writing(tmp_path / "s", identity(), "w")
+    change(tmp_path / "s", **changes)
+    with pytest.raises(DamagedError):
+        Manifest.read(tmp_path / "s")
+
+
+def test_the_manifest_is_json_that_anyone_reads(tmp_path):
+    open_for_writing(tmp_path / "s", identity(), "w")
+    value = json.loads((tmp_path / "s" / NAME).read_text())
+    assert value["fingerprint"] == identity().fingerprint
+    assert value["identity"]["dimension"] == 4
+
+
+def test_the_fingerprint_depends_on_every_part():
+    parts = {"backbone": "b", "layer": "l", "dimension": 5, "weights": "1", "preprocessing": {"crop": 9}, "decoder": "d", "precision": "p", "dtype": "float16"}
+    fingerprints = {identity(**{name: value}).fingerprint for name, value in parts.items()}
+    assert len({*fingerprints, identity().fingerprint}) == len(parts) + 1
+
+
+def test_another_identity_is_refused_with_its_differences(tmp_path):
+    open_for_writing(tmp_path / "s", identity(), "w")
+    with pytest.raises(IdentityError, match=r"precision bf16 here, fp32 there; dtype float16 here, float32 there"):
+        open_for_writing(tmp_path / "s", identity(dtype="float16", precision="bf16"), "w")
+
+
+def test_a_full_unit_has_half_a_gibibyte_of_vectors():
+    assert unit_rows_for(identity(dimension=2048)) == 65536
+    assert unit_rows_for(identity(dimension=2048, dtype="float16")) == 131072
+    assert unit_rows_for(identity(dimension=1280)) == 65536
