@@ -1,0 +1,67 @@
+"""Nearest neighbours over features: exact search, FAISS indexes with measured recall, near-duplicates.
+
+Nothing heavy is imported until a name is used, and only ``faiss_io`` imports FAISS.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from featstore.index.build import build_index
+    from featstore.index.contract import build_contract, check_contract
+    from featstore.index.duplicates import across_splits, equal_groups, leaks, near_duplicates
+    from featstore.index.exact import exact_search, leave_one_out_accuracy
+    from featstore.index.feature_index import FeatureIndex
+    from featstore.index.keys import KeyTable
+    from featstore.index.pair import verify
+    from featstore.index.recall import Recall, recall_at_k, wilson_interval
+    from featstore.index.staleness import Staleness
+    from featstore.index.trials import Contract
+
+_HOMES = {
+    "across_splits": "duplicates",
+    "Contract": "trials",
+    "FeatureIndex": "feature_index",
+    "KeyTable": "keys",
+    "Recall": "recall",
+    "Staleness": "staleness",
+    "build_contract": "contract",
+    "build_index": "build",
+    "check_contract": "contract",
+    "equal_groups": "duplicates",
+    "exact_search": "exact",
+    "leaks": "duplicates",
+    "leave_one_out_accuracy": "exact",
+    "near_duplicates": "duplicates",
+    "recall_at_k": "recall",
+    "verify": "pair",
+    "wilson_interval": "recall",
+}
+
+__all__ = [
+    "Contract",
+    "FeatureIndex",
+    "KeyTable",
+    "Recall",
+    "Staleness",
+    "across_splits",
+    "build_contract",
+    "build_index",
+    "check_contract",
+    "equal_groups",
+    "exact_search",
+    "leaks",
+    "leave_one_out_accuracy",
+    "near_duplicates",
+    "recall_at_k",
+    "verify",
+    "wilson_interval",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,116 @@
+"""Feature matrices as streams: arrays or block sources in, float32 blocks fit for a metric out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal, Protocol, TypeAlias, cast, get_args, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore import defaults
+from featstore.errors import UsageError
+
+Metric = Literal["cosine", "l2", "ip"]
+Floats: TypeAlias = NDArray[np.float32]
+
+
+@runtime_checkable
+class BlockSource(Protocol):
+    """A matrix larger than memory: ``blocks()`` yields its rows in order and can be called again."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, d)."""
+        ...
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """Yield arrays (rows, d) that concatenate to the matrix."""
+        ...
+
+
+Vectors: TypeAlias = NDArray[Any] | BlockSource
+
+
+def check_metric(metric: str) -> Metric:
+    """Return ``metric``, or raise UsageError naming those there are."""
+    if metric not in get_args(Metric):
+        raise UsageError(f"metric {metric!r} is not known; choose one of {', '.join(get_args(Metric))}")
+    return cast(Metric, metric)
+
+
+def shape_of(vectors: Vectors) -> tuple[int, int]:
+    """Return (n, d); UsageError where ``vectors`` is no matrix."""
+    shape = tuple(int(size) for size in vectors.shape)
+    if len(shape) != 2 or shape[1] == 0:
+        raise UsageError(f"vectors need the shape (rows, dimensions), not {shape}")
+    return shape
+
+
+def prepare(block: NDArray[Any], metric: Metric, first_row: int = 0) -> Floats:
+    """Return ``block`` (m, d) as contiguous float32, each row of length 1 where ``metric`` is cosine.
+
+    A zero row has no direction: it stays zero, so that its cosine with everything is 0.
+    UsageError names the first row (counted from ``first_row``) that holds NaN or infinity.
+    The input is never changed; it is returned as it is where nothing has to be done.
+    """
+    rows = np.ascontiguousarray(block, np.float32)
+    if rows.ndim != 2:
+        raise UsageError(f"vectors need the shape (rows, dimensions), not {block.shape}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.einsum("ij,ij->i", rows, rows)
+    # The squares of very large or small values leave float32: such rows are looked at one by one, in float64.
+    strange = np.flatnonzero(~((squares > 1e-24) & (squares < 1e30)))
+    for row in strange:
+        if not np.isfinite(rows[row]).all():
+            raise UsageError(f"row {first_row + row} holds NaN or infinity; leave it out or extract it again")
+    if metric != "cosine":
+        return rows
+    lengths = np.sqrt(squares, where=squares > 0, out=np.zeros_like(squares))
+    lengths[strange] = 1
+    normalised: Floats = rows / lengths[:, None]
+    for row in strange:
+        exact = rows[row].astype(np.float64)
+        length = np.sqrt(exact @ exact)
+        normalised[row] = exact / length if length > 0 else 0
+    return normalised
+
+
+def block_rows(dimension: int) -> int:
+    """Rows of a block of ``defaults.INDEX_BLOCK_BYTES`` as float32."""
+    return max(1, defaults.INDEX_BLOCK_BYTES // (4 * dimension))
+
+
+def prepared_blocks(vectors: Vectors, metric: Metric) -> Iterator[tuple[int, Floats]]:
+    """Yield (first row, prepared block) over all rows, in order, in blocks of bounded size.
+
+    UsageError where a source gives other rows than its shape announces, or NaN or infinity.
+    """
+    rows, dimension = shape_of(vectors)
+    step = block_rows(dimension)
+    start = 0
+    for given in [vectors] if isinstance(vectors, np.ndarray) else vectors.blocks():
+        if given.ndim != 2 or given.shape[1] != dimension:
+            raise UsageError(f"a block has the shape {given.shape} where (rows, {dimension}) is needed")
+        for first in range(0, len(given), step):
+            piece = given[first : first + step]
+            yield start, prepare(piece, metric, start)
+            start += len(piece)
+    if start != rows:
+        raise UsageError(f"the blocks hold {start:,} rows where {rows:,} were announced")
+
+
+def gather(vectors: Vectors, metric: Metric, rows: NDArray[np.int64]) -> Floats:
+    """Return the prepared rows (m, d) numbered ``rows`` (m,), in that order; a source is passed once."""
+    order = np.argsort(rows, kind="stable")
+    ascending = rows[order]
+    found = np.empty((len(rows), shape_of(vectors)[1]), np.float32)
+    if isinstance(vectors, np.ndarray):
+        for first in range(0, len(rows), step := block_rows(found.shape[1])):
+            part = slice(first, first + step)
+            found[order[part]] = prepare(vectors[ascending[part]], metric)
+        return found
+    for start, block in prepared_blocks(vectors, metric):
+        low, high = np.searchsorted(ascending, (start, start + len(block)))
+        found[order[low:high]] = block[ascending[low:high] - start]
+    return found

@@ -1,0 +1,310 @@
+"""The one module that imports FAISS: indexes by row position, their files, and exact search.
+
+An index here is always an ``IndexIDMap`` around the index proper: its file gives 64-bit row ids to anyone
+who opens it with ``faiss.read_index``, while featstore addresses the inner index by position, which makes
+filters bitmaps. Threads are set for a call and restored. After a fork FAISS's OpenMP threads are gone and
+a parallel region in the child would hang (faiss issue 5206), so a forked child searches in one thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss as _faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.errors import DamagedError, FeatstoreError, UsageError
+from featstore.index.blocks import Floats, block_rows
+from featstore.index.structure import graph_fault, lists_fault
+
+faiss: Any = _faiss  # its stubs lack what its Python wrappers add
+VERSION: str = faiss.__version__
+# What featstore writes, by the four letters that begin the inner index in the file.
+_INNER = {b"IxFI", b"IxF2", b"IHNf", b"IHNs", b"IxPT", b"IxRF"}
+_HEADER = struct.Struct("<4siqqqBi")
+_forked = False
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1 if _forked else count or before)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def knn(queries: Floats, base: Floats, k: int, inner_product: bool, threads: int | None = None) -> tuple[Floats, Any]:
+    """Exact neighbours of ``queries`` (q, d) in ``base`` (n, d): distances (q, k), positions (q, k), -1 for none.
+
+    Distances are inner products, descending, or squared Euclidean distances, ascending.
+    """
+    metric = faiss.METRIC_INNER_PRODUCT if inner_product else faiss.METRIC_L2
+    with _threads(threads):
+        distances, positions = faiss.knn(queries, base, k, metric)
+    return distances, positions
+
+
+class VectorIndex:
+    """A FAISS index of n vectors of d dimensions, addressed by position 0 to n - 1.
+
+    Attributes: ``mapped`` (its arrays lie in a memory map; nothing can be added).
+    """
+
+    def __init__(self, outer: Any, mapped: bool = False) -> None:
+        self._outer = outer
+        self._inner = faiss.downcast_index(outer.index)
+        self.mapped = mapped
+
+    @classmethod
+    def create(cls, factory: str, dimension: int, inner_product: bool, *, seed: int, construction: int) -> VectorIndex:
+        """Return an empty index by its FAISS factory string; ``construction`` is HNSW's efConstruction."""
+        metric = faiss.METRIC_INNER_PRODUCT if inner_product else faiss.METRIC_L2
+        try:
+            index = cls(faiss.IndexIDMap(faiss.index_factory(dimension, factory, metric)))
+        except RuntimeError as error:
+            raise UsageError(f"FAISS cannot make {factory!r} of {dimension} dimensions: {_reason(error)}") from None
+        for part in index._parts():
+            if isinstance(part, faiss.IndexHNSW):
+                part.hnsw.efConstruction = construction
+                part.hnsw.rng = faiss.RandomGenerator(seed)
+            if isinstance(part, faiss.IndexIVF):
+                part.cp.seed = seed
+        return index
+
+    def _parts(self) -> list[Any]:
+        """The inner index and all that it wraps, downcast."""
+        parts, todo = [], [self._inner]
+        while todo:
+            part = faiss.downcast_index(todo.pop())
+            parts.append(part)
+            for name in ("base_index", "refine_index", "storage", "index"):
+                if (child := getattr(part, name, None)) is not None:
+                    todo.append(child)
+        return parts
+
+    def __len__(self) -> int:
+        return int(self._outer.ntotal)
+
+    @property
+    def dimension(self) -> int:
+        """d."""
+        return int(self._outer.d)
+
+    @property
+    def inner_product(self) -> bool:
+        """Whether distances are inner products (else squared Euclidean)."""
+        return bool(self._outer.metric_type == faiss.METRIC_INNER_PRODUCT)
+
+    @property
+    def exact(self) -> bool:
+        """Whether search compares with every vector at full precision."""
+        return isinstance(self._inner, faiss.IndexFlat)
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """The ids by position (n,), a copy."""
+        return np.asarray(faiss.vector_to_array(self._outer.id_map), np.int64)
+
+    def train(self, vectors: Floats, threads: int | None = None) -> None:
+        """Train codes and clusters on ``vectors`` (m, d), where the index has any."""
+        if not self._outer.is_trained:
+            with _threads(threads):
+                self._outer.train(vectors)
+
+    def add(self, vectors: Floats, ids: NDArray[np.int64], threads: int | None = None) -> None:
+        """Append ``vectors`` (m, d) under ``ids`` (m,)."""
+        if self.mapped:
+            raise FeatstoreError("a memory-mapped index cannot grow; open it with mmap=False")
+        with _threads(threads):
+            self._outer.add_with_ids(vectors, np.ascontiguousarray(ids, np.int64))
+
+    @property
+    def effort(self) -> dict[str, float]:
+        """The run-time parameters that trade speed for recall; they are written to the file too."""
+        found: dict[str, float] = {}
+        for part in self._parts():
+            if isinstance(part, faiss.IndexRefine):
+                found["k_factor"] = float(part.k_factor)
+            elif isinstance(part, faiss.IndexIVF):
+                found["nprobe"] = int(part.nprobe)
+            elif isinstance(part, faiss.IndexHNSW):
+                found["efSearch"] = int(part.hnsw.efSearch)
+        return found
+
+    @effort.setter
+    def effort(self, value: dict[str, float]) -> None:
+        for part in self._parts():
+            if isinstance(part, faiss.IndexRefine) and "k_factor" in value:
+                part.k_factor = float(value["k_factor"])
+            elif isinstance(part, faiss.IndexIVF) and "nprobe" in value:
+                part.nprobe = int(value["nprobe"])
+            elif isinstance(part, faiss.IndexHNSW) and "efSearch" in value:
+                part.hnsw.efSearch = int(value["efSearch"])
+
+    def search(
+        self,
+        queries: Floats,
+        k: int,
+        *,
+        allowed: NDArray[np.bool_] | None = None,
+        threads: int | None = None,
+    ) -> tuple[Floats, NDArray[np.int64]]:
+        """Return distances (q, k) and positions (q, k; -1 for none) among the ``allowed`` (n,) positions."""
+        parameters = None
+        if allowed is not None:
+            bitmap = np.packbits(allowed, bitorder="little")
+            # A graph or list search looks at allowed and other rows alike: it has to look at more of them.
+            widen = len(allowed) / max(1, int(allowed.sum()))
+            parameters = self._filtered(self._inner, faiss.IDSelectorBitmap(bitmap), widen)
+        with _threads(threads):
+            distances, positions = self._inner.search(queries, k, params=parameters)
+        return distances, positions
+
+    def _filtered(self, part: Any, selector: Any, widen: float) -> Any:
+        part = faiss.downcast_index(part)
+        if isinstance(part, faiss.IndexRefine):
+            base = self._filtered(part.base_index, selector, widen)
+            return faiss.IndexRefineSearchParameters(k_factor=part.k_factor, base_index_params=base)
+        if isinstance(part, faiss.IndexPreTransform):
+            return faiss.SearchParametersPreTransform(index_params=self._filtered(part.index, selector, widen))
+        if isinstance(part, faiss.IndexIVF):
+            return faiss.SearchParametersIVF(nprobe=min(part.nlist, int(part.nprobe * widen) + 1), sel=selector)
+        if isinstance(part, faiss.IndexHNSW):
+            return faiss.SearchParametersHNSW(efSearch=int(part.hnsw.efSearch * widen) + 1, sel=selector)
+        return faiss.SearchParameters(sel=selector)
+
+    def reconstruct(self, positions: NDArray[np.int64]) -> Floats:
+        """Return the vectors (m, d) at ``positions`` (m,) as the index holds them (decoded, where coded)."""
+        vectors: Floats = self._inner.reconstruct_batch(np.ascontiguousarray(positions, np.int64))
+        return vectors
+
+    def write(self, path: Path) -> None:
+        """Write the plain FAISS file (not atomic, not synced: for a temporary name)."""
+        try:
+            with open(path, "wb") as file:
+                faiss.write_index(self._outer, _name(path, file.fileno()))
+        except (RuntimeError, OSError) as error:
+            raise FeatstoreError(f"{path}: FAISS could not write the index ({_reason(error)})") from None
+
+    @classmethod
+    def read(cls, path: Path, rows: int, dimension: int, *, mmap: bool) -> VectorIndex:
+        """Open a FAISS file that must hold ``rows`` x ``dimension``; DamagedError where it does not."""
+        _check_header(path, rows, dimension)
+        try:
+            with open(path, "rb") as file:
+                outer = faiss.read_index(_name(path, file.fileno()), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
+        except (RuntimeError, MemoryError) as error:
+            raise DamagedError(f"{path}: FAISS cannot read it ({_reason(error)})") from None
+        if (
+            not isinstance(outer, faiss.IndexIDMap)
+            or {outer.ntotal, outer.index.ntotal} != {rows}
+            or outer.d != dimension
+        ):
+            raise DamagedError(f"{path}: is not the index of {rows:,} x {dimension} that its side file describes")
+        index = cls(outer, mmap)
+        if (fault := index.fault()) is not None:
+            raise DamagedError(f"{path}: {fault}; build the index again")
+        return index
+
+    def fault(self) -> str | None:
+        """Return what in this index would lead FAISS out of its memory, None where nothing was found.
+
+        Links, lists and sizes are checked, of every part; it takes a pass over the links, not over the vectors.
+        """
+        rows = len(self)
+        for part in self._parts():
+            if int(part.ntotal) != rows:
+                return "its parts do not have the same number of rows"
+            if isinstance(part, faiss.IndexFlatCodes) and part.codes.size() != rows * int(part.code_size):
+                return "its codes do not have the index's rows"
+            fault = None
+            if isinstance(part, faiss.IndexHNSW):
+                graph = part.hnsw
+                fault = graph_fault(
+                    rows,
+                    _view(graph.neighbors, np.int32),
+                    _view(graph.offsets, np.uint64),
+                    _view(graph.levels, np.int32),
+                    _view(graph.cum_nneighbor_per_level, np.int32),
+                    int(graph.entry_point),
+                    int(graph.max_level),
+                )
+            elif isinstance(part, faiss.IndexIVF):
+                lists = part.invlists
+                if int(lists.nlist) != int(part.nlist) or int(part.quantizer.ntotal) != int(part.nlist):
+                    return "its lists and their centres are not of one number"
+                fault = lists_fault(rows, (_positions(lists, place) for place in range(int(part.nlist))))
+            if fault is not None:
+                return fault
+        return None
+
+
+@dataclass(frozen=True)
+class StoredVectors:
+    """The vectors at ``positions`` (m,) of an index, as a block source."""
+
+    index: VectorIndex
+    positions: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(m, d)."""
+        return len(self.positions), self.index.dimension
+
+    def blocks(self) -> Iterator[Floats]:
+        """Yield the vectors, decoded where they are coded."""
+        step = block_rows(self.index.dimension)
+        for first in range(0, len(self.positions), step):
+            yield self.index.reconstruct(self.positions[first : first + step])
+
+
+def _check_header(path: Path, rows: int, dimension: int) -> None:
+    """Refuse, before FAISS takes memory, a file of another type or shape."""
+    with open(path, "rb") as file:
+        start = file.read(2 * _HEADER.size)
+    if len(start) < 2 * _HEADER.size:
+        raise DamagedError(f"{path}: too short for an index")
+    outer, inner = _HEADER.unpack_from(start), _HEADER.unpack_from(start, _HEADER.size)
+    if outer[0] != b"IxMp" or inner[0] not in _INNER or any(part[1:3] != (dimension, rows) for part in (outer, inner)):
+        raise DamagedError(f"{path}: is not the index of {rows:,} x {dimension} that its side file describes")
+
+
+def _view(vector: Any, dtype: type) -> NDArray[Any]:
+    """The elements of a C++ vector, not copied."""
+    if not vector.size():
+        return np.zeros(0, dtype)
+    return np.asarray(faiss.rev_swig_ptr(vector.data(), vector.size()), dtype)
+
+
+def _positions(lists: Any, place: int) -> NDArray[np.int64]:
+    size = lists.list_size(place)
+    return np.asarray(faiss.rev_swig_ptr(lists.get_ids(place), size), np.int64) if size else np.zeros(0, np.int64)
+
+
+def _name(path: Path, handle: int) -> str:
+    """A name for FAISS, whose Python side takes only text: by the open file where ``path`` is none."""
+    name = os.fspath(path)
+    return name if name.isprintable() else f"/dev/fd/{handle}"
+
+
+def _reason(error: BaseException) -> str:
+    """FAISS's message without the C++ around it, on one line."""
+    text = " ".join(str(error).split())
+    return text.rpartition("Error: ")[2][:200] or type(error).__name__

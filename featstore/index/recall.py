@@ -1,0 +1,127 @@
+"""Recall@k against exact search: ties tolerated, with an interval that knows that a query is one observation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.errors import DamagedError
+from featstore.index.blocks import Floats
+
+_WIDEST = 0.02
+_Z95 = 1.959963984540054
+TOLERANCE = 1e-6
+"""Scores closer than this, relative to their scale, are ties: float32 sums in another order differ as much."""
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Recall@``k`` of an index, 0..1, with its 95 % interval.
+
+    ``method``: "held-out" (queries that were not in the index when measured), "exact" (a full scan at full
+    precision: 1 by construction, no queries asked) or "not measured" (too few rows).
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    k: int
+    queries: int
+    method: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Any) -> Recall:
+        """Read what to_dict gave; DamagedError where it is something else."""
+        try:
+            return cls(**value)
+        except TypeError:
+            raise DamagedError("the recall on the index's label is damaged") from None
+
+
+def wilson_interval(share: float, trials: float) -> tuple[float, float]:
+    """Return Wilson's 95 % score interval of a ``share`` (0..1) seen in ``trials`` (E. B. Wilson, JASA 1927)."""
+    if trials <= 0:
+        return 0.0, 1.0
+    squared = _Z95**2
+    centre = (share + squared / (2 * trials)) / (1 + squared / trials)
+    half = _Z95 / (1 + squared / trials) * math.sqrt(share * (1 - share) / trials + squared / (4 * trials**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mean_interval(shares: NDArray[np.float64], parts: int) -> tuple[float, float]:
+    """Return a 95 % interval of the mean of ``shares`` (q,), each the share of ``parts`` that were right.
+
+    Wilson's interval on the effective number of trials, q p(1-p) / s^2 (the design effect, as in
+    E. Korn & B. Graubard, Survey Methodology 1998): between q, when the parts of a query fail together, and
+    q * parts, when they are independent. Unlike a bootstrap it does not collapse where every share is 1.
+    """
+    queries = len(shares)
+    if queries == 0:
+        return 0.0, 1.0
+    mean = float(shares.mean())
+    spread = float(shares.var(ddof=1)) if queries > 1 else 0.0
+    gain = mean * (1 - mean) / spread if spread > 0 else 1.0
+    return wilson_interval(mean, queries * min(max(gain, 1.0), float(parts)))
+
+
+def reaches(recall: Recall, goal: float) -> bool:
+    """Whether the lower 95 % bound of ``recall`` is at ``goal``: what tuning asks for, so that fresh queries agree."""
+    return recall.low is not None and recall.low >= goal
+
+
+def keeps(recall: Recall, goal: float) -> bool:
+    """Whether ``recall`` is exact, or its lower 95 % bound at ``goal`` with an interval at most 2 points wide."""
+    if recall.method == "exact":
+        return True
+    return (
+        reaches(recall, goal)
+        and recall.low is not None
+        and recall.high is not None
+        and recall.high - recall.low <= _WIDEST
+    )
+
+
+def scale_of(queries: Floats, kth: Floats, inner_product: bool) -> NDArray[np.float64]:
+    """Magnitude (q,) to which rounding of scores near ``kth`` (q,) is relative."""
+    squares = np.einsum("ij,ij->i", queries, queries).astype(np.float64)
+    kth = np.where(np.isfinite(kth), np.abs(kth), 0).astype(np.float64)
+    scale: NDArray[np.float64] = np.maximum(squares, kth) if inner_product else squares + kth
+    return scale
+
+
+def recall_at_k(
+    exact_scores: Floats,
+    exact_rows: NDArray[np.int64],
+    found: NDArray[np.int64],
+    k: int,
+    *,
+    inner_product: bool = True,
+    scale: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """Return each query's recall@k (q,), 0..1, the share of its ``k`` places filled rightly.
+
+    ``exact_scores``, ``exact_rows`` (q, K >= k): the true neighbours, best first, -1 for none; whatever ties with
+    the k-th (within TOLERANCE x ``scale`` (q,), by default the k-th score's magnitude) fills a place as well as
+    another, so K should reach beyond ties. ``found`` (q, k): what the index gave. Where fewer than ``k``
+    neighbours exist, recall is of those. With no neighbour at all it is 1.
+    """
+    valid = exact_rows >= 0
+    goodness = np.where(valid, exact_scores if inner_product else -exact_scores, -np.inf).astype(np.float64)
+    wanted = np.minimum(valid.sum(axis=1), k)
+    kth = np.take_along_axis(goodness, np.maximum(wanted - 1, 0)[:, None], axis=1)[:, 0]
+    kth = np.where(wanted > 0, kth, 0.0)
+    slack = TOLERANCE * (np.abs(kth) if scale is None else scale)
+    better = valid & (goodness > (kth + slack)[:, None])
+    tied = valid & ~better & (goodness >= (kth - slack)[:, None])
+    hit = ((found[:, :k, None] == exact_rows[:, None, :]) & (found[:, :k, None] >= 0)).any(axis=1)
+    right = (hit & better).sum(axis=1) + np.minimum((hit & tied).sum(axis=1), wanted - better.sum(axis=1))
+    shares: NDArray[np.float64] = np.where(wanted > 0, right / np.maximum(wanted, 1), 1.0)
+    return shares

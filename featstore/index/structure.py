@@ -1,0 +1,57 @@
+"""Checks that the arrays of an index from a stranger point only into each other: FAISS follows them unchecked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def graph_fault(
+    rows: int,
+    neighbours: NDArray[np.int32],
+    offsets: NDArray[np.uint64],
+    levels: NDArray[np.int32],
+    widths: NDArray[np.int32],
+    entry: int,
+    top: int,
+) -> str | None:
+    """Return what is wrong with an HNSW graph of ``rows`` nodes, None where nothing is.
+
+    Node i is on ``levels[i]`` levels; its links are ``neighbours[offsets[i]:offsets[i + 1]]``, those of level l at
+    ``widths[l]`` to ``widths[l + 1]`` of them, -1 for none; search begins at ``entry`` on level ``top``.
+    """
+    if levels.shape != (rows,) or offsets.shape != (rows + 1,) or not len(widths):
+        return "the graph does not have the index's rows"
+    if not rows:
+        return None
+    if widths[0] != 0 or bool((widths[1:] < widths[:-1]).any()):
+        return "the widths of its levels are damaged"
+    if int(levels.min()) < 1 or int(levels.max()) >= len(widths):
+        return "a node is on no level or on too many"
+    spans = offsets.astype(np.int64)
+    if spans[0] != 0 or spans[-1] != len(neighbours) or not np.array_equal(np.diff(spans), widths[levels]):
+        return "the offsets of its links are damaged"
+    if len(neighbours) and (int(neighbours.min()) < -1 or int(neighbours.max()) >= rows):
+        return "a link leads out of the graph"
+    if not 0 <= entry < rows or top != int(levels[entry]) - 1:
+        return "its entry is damaged"
+    for level in range(1, int(levels.max())):
+        nodes = np.flatnonzero(levels > level)
+        links = neighbours[spans[nodes][:, None] + np.arange(widths[level], widths[level + 1])]
+        if bool((levels[links[links >= 0]] <= level).any()):
+            return "a link leads to a node that is not on its level"
+    return None
+
+
+def lists_fault(rows: int, lists: Iterable[NDArray[np.int64]]) -> str | None:
+    """Return what is wrong with inverted ``lists`` of positions, each of 0 .. ``rows`` - 1 once; None where nothing is."""
+    seen = np.zeros(rows, np.bool_)
+    count = 0
+    for positions in lists:
+        if len(positions) and (int(positions.min()) < 0 or int(positions.max()) >= rows):
+            return "a list names a row that the index does not have"
+        seen[positions] = True
+        count += len(positions)
+    return None if count == rows and bool(seen.all()) else "its lists do not hold each row once"

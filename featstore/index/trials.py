@@ -1,0 +1,178 @@
+"""Trying one kind of index on vectors in memory: build, tune to the contract, time, and say what came of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore import defaults
+from featstore.errors import UsageError
+from featstore.index import faiss_io
+from featstore.index.blocks import Floats, Metric
+from featstore.index.ladder import Candidate
+from featstore.index.recall import Recall
+from featstore.index.truth import Truth
+from featstore.index.tuning import Subject, tune
+
+_ADDED_AT_ONCE = 65536
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What is asked of an index.
+
+    ``recall``: the least recall@``at``, 0..1, that the lower 95 % bound has to reach. ``memory``: the most bytes that
+    its FAISS file may have. ``latency``: the most seconds that a single query may take (median).
+    """
+
+    recall: float = defaults.RECALL
+    at: int = defaults.NEIGHBOURS
+    memory: int | None = None
+    latency: float | None = None
+
+    def check(self) -> None:
+        """Raise UsageError where nothing could meet it."""
+        if not 0 < self.recall <= 1:
+            raise UsageError(f"the recall asked for is {self.recall}; it has to lie between 0 and 1")
+        if self.at < 1:
+            raise UsageError(f"recall at {self.at} was asked for; it has to be at least 1")
+        for name, value in (("memory", self.memory), ("latency", self.latency)):
+            if value is not None and value <= 0:
+                raise UsageError(f"the {name} allowed is {value}; it has to be more than 0")
+
+
+@dataclass
+class Trial:
+    """A row of the table of what was tried.
+
+    ``outcome``: "chosen", "holds" (but was slower), or why not. ``file_bytes``: estimated for the whole index.
+    ``subject``: the index itself where it holds; it is not part of the table.
+    """
+
+    candidate: Candidate
+    rows: int
+    file_bytes: int
+    outcome: str
+    build_seconds: float | None = None
+    effort: dict[str, float] | None = None
+    recall: Recall | None = None
+    queries_per_second: float | None = None
+    latency_seconds: float | None = None
+    subject: Subject | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as JSON types."""
+        return {
+            "name": self.candidate.name,
+            "factory": self.candidate.factory,
+            "rows": self.rows,
+            "bytes": self.file_bytes,
+            "outcome": self.outcome,
+            "build_seconds": self.build_seconds,
+            "effort": self.effort,
+            "recall": None if self.recall is None else self.recall.to_dict(),
+            "queries_per_second": self.queries_per_second,
+            "latency_seconds": self.latency_seconds,
+        }
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What every candidate is tried on: ``base`` (m, d) prepared, with ``ids`` (m,) and ``rows`` (m,), and the queries."""
+
+    base: Floats
+    ids: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    truth: Truth
+    metric: Metric
+    seed: int
+    threads: int | None
+
+
+def create(factory: str, dimension: int, metric: Metric, seed: int) -> faiss_io.VectorIndex:
+    """Return an empty index with featstore's construction parameters."""
+    return faiss_io.VectorIndex.create(
+        factory, dimension, metric != "l2", seed=seed, construction=defaults.HNSW_CONSTRUCTION
+    )
+
+
+def training_rows(rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Draw from ``rows`` (m,) those on which codes and clusters are trained, ascending."""
+    count = min(len(rows), defaults.INDEX_TRAINING_ROWS)
+    return np.sort(np.random.default_rng(seed).choice(rows, count, replace=False))
+
+
+def try_candidate(candidate: Candidate, ground: Ground, contract: Contract, total_rows: int) -> Trial:
+    """Build ``candidate`` on ``ground``, tune it to ``contract`` and time it; memory is judged for ``total_rows``."""
+    trial = Trial(candidate, len(ground.base), candidate.row_bytes * total_rows, "holds")
+    if contract.memory is not None and trial.file_bytes > contract.memory:
+        trial.outcome = f"needs some {trial.file_bytes:,} bytes where {contract.memory:,} are allowed"
+        return trial
+    if not candidate.exact and not len(ground.truth.queries):
+        trial.outcome = "too few rows to measure its recall"
+        return trial
+    start = time.perf_counter()
+    index = create(candidate.factory, ground.base.shape[1], ground.metric, ground.seed)
+    index.train(ground.base[training_rows(np.arange(len(ground.base)), ground.seed)], ground.threads)
+    for first in range(0, len(ground.base), _ADDED_AT_ONCE):
+        part = slice(first, first + _ADDED_AT_ONCE)
+        index.add(ground.base[part], ground.ids[part], ground.threads)
+    trial.build_seconds = round(time.perf_counter() - start, 3)
+    subject = Subject(index, ground.rows, ground.threads)
+    if not len(ground.truth.queries):
+        trial.recall, trial.subject = subject.recall(ground.truth), subject
+        return trial
+    tuned = tune(subject, candidate, ground.truth, contract.recall)
+    trial.recall = subject.recall(ground.truth)
+    trial.effort = index.effort
+    if tuned is None:
+        trial.outcome = "below the contract at its greatest effort"
+        return trial
+    trial.queries_per_second = round(tuned, 1)
+    trial.latency_seconds = round(subject.latency(ground.truth), 7)
+    if contract.latency is not None and trial.latency_seconds > contract.latency:
+        trial.outcome = (
+            f"a query takes {1000 * trial.latency_seconds:.3g} ms where {1000 * contract.latency:.3g} are allowed"
+        )
+        return trial
+    trial.subject = subject
+    return trial
+
+
+def try_all(
+    candidates: Iterable[Candidate],
+    ground: Ground,
+    contract: Contract,
+    total_rows: int,
+    told: Callable[[Trial], None] | None = None,
+) -> tuple[Trial, list[Trial]]:
+    """Try each; return the one with the most queries a second of those that hold, and all of them.
+
+    At most two indexes are in memory at a time. UsageError, naming each reason, where none holds.
+    """
+    trials: list[Trial] = []
+    best: Trial | None = None
+    for candidate in candidates:
+        trial = try_candidate(candidate, ground, contract, total_rows)
+        trials.append(trial)
+        if trial.subject is not None and (best is None or _rate(trial) > _rate(best)):
+            if best is not None:
+                best.subject = None
+            best = trial
+        else:
+            trial.subject = None
+        if told is not None:
+            told(trial)
+    if best is None:
+        raise UsageError("no kind of index fits: " + "; ".join(f"{one.candidate.name} {one.outcome}" for one in trials))
+    best.outcome = "chosen"
+    return best, trials
+
+
+def _rate(trial: Trial) -> float:
+    return trial.queries_per_second or 0.0

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from featstore.errors import UsageError
+from featstore.index import blocks
+from tests.index.made import Source, clusters
+
+
+@given(hnp.arrays(np.float64, (4, 3), elements=st.floats(-1e300, 1e300, width=64)))
+@settings(deadline=None, max_examples=60)
+def test_cosine_rows_have_length_one_or_stay_zero(rows: np.ndarray) -> None:
+    with np.errstate(over="ignore"):
+        narrow = rows.astype(np.float32)
+    if not np.isfinite(narrow).all():
+        with pytest.raises(UsageError, match="NaN or infinity"):
+            blocks.prepare(narrow, "cosine")
+        return
+    lengths = np.linalg.norm(blocks.prepare(narrow, "cosine").astype(np.float64), axis=1)
+    expected = np.where((narrow == 0).all(axis=1), 0.0, 1.0)
+    np.testing.assert_allclose(lengths, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_the_bad_row_is_named(metric: blocks.Metric, bad: float) -> None:
+    rows = np.ones((5, 3), np.float32)
+    rows[3, 1] = bad
+    with pytest.raises(UsageError, match="row 13 holds"):
+        blocks.prepare(rows, metric, first_row=10)
+
+
+def test_the_input_is_never_changed() -> None:
+    rows = clusters(9)
+    before = rows.copy()
+    blocks.prepare(rows, "cosine")
+    np.testing.assert_array_equal(rows, before)
+
+
+def test_a_float16_source_and_an_array_give_the_same_rows() -> None:
+    rows = clusters(50).astype(np.float16)
+    wanted = np.array([49, 3, 3, 0, 17])
+    np.testing.assert_array_equal(blocks.gather(Source(rows), "cosine", wanted), blocks.gather(rows, "cosine", wanted))
+    np.testing.assert_array_equal(blocks.gather(rows, "l2", wanted), rows[wanted].astype(np.float32))
+    together = np.concatenate([block for _, block in blocks.prepared_blocks(Source(rows), "ip")])
+    np.testing.assert_array_equal(together, rows.astype(np.float32))
+
+
+def test_a_source_that_is_short_or_of_another_width_is_refused() -> None:
+    class Short(Source):
+        @property
+        def shape(self) -> tuple[int, ...]:
+            return (len(self.array) + 1, self.array.shape[1])
+
+    with pytest.raises(UsageError, match="9 rows where 10 were announced"):
+        list(blocks.prepared_blocks(Short(clusters(9)), "l2"))
+    with pytest.raises(UsageError, match="shape"):
+        blocks.shape_of(np.zeros(3))
+    with pytest.raises(UsageError, match="cosine, l2, ip"):
+        blocks.check_metric("hamming")

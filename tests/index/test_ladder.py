@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featstore.index.ladder import Candidate, ladder, lists_for
+from featstore.index.trials import create
+from tests.index.made import clusters
+
+ROWS, DIMENSION = 5000, 64
+
+
+@pytest.mark.parametrize("candidate", list(ladder(ROWS, DIMENSION)), ids=lambda one: one.name)
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_each_candidate_is_made_finds_and_has_the_size_it_says(
+    candidate: Candidate, metric: str, tmp_path: Path
+) -> None:
+    vectors = clusters(ROWS, DIMENSION)
+    if metric == "cosine":
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    index = create(candidate.factory, DIMENSION, metric, seed=0)
+    index.train(vectors)
+    index.add(vectors, np.arange(ROWS))
+    index.effort = candidate.greatest
+    assert index.effort == candidate.greatest
+    _, found = index.search(vectors[:50], 1)
+    assert (found[:, 0] == np.arange(50)).mean() > 0.7
+    index.write(tmp_path / "x")
+    # Centroids, codebooks and rotations are left out of the estimate: they do not grow with the rows.
+    size = (tmp_path / "x").stat().st_size
+    fixed = 4 * DIMENSION * (lists_for(ROWS) + 16 * 4 + DIMENSION)
+    assert 0.9 * ROWS * candidate.row_bytes < size < 1.15 * ROWS * candidate.row_bytes + 2 * fixed
+
+
+def test_lists_grow_with_the_square_root() -> None:
+    assert [lists_for(rows) for rows in (1, 10_000, 60_000, 1_000_000)] == [4, 128, 256, 1024]
+
+
+def test_odd_dimensions_leave_out_what_does_not_divide() -> None:
+    assert [one.name for one in ladder(ROWS, 63)] == ["flat", "hnsw-fp16", "hnsw-8"]

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from featstore.index.ladder import Candidate
+from featstore.index.recall import reaches
+from featstore.index.trials import create
+from featstore.index.truth import Truth, find_truth
+from featstore.index.tuning import Subject, _smallest, tune
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_bisection_finds_the_first_that_holds(count: int) -> None:
+    for first in range(count + 1):
+        assert _smallest(count, lambda place, first=first: place >= first) == (first if first < count else None)
+
+
+@pytest.fixture(scope="module")
+def ground() -> tuple[np.ndarray, Truth]:
+    vectors = np.random.default_rng(0).standard_normal((2300, 24)).astype(np.float32)
+    return vectors[:2000], find_truth(vectors[:2000], vectors[2000:], 5, metric="ip")
+
+
+def subject_of(candidate: Candidate, vectors: np.ndarray) -> Subject:
+    index = create(candidate.factory, 24, "ip", seed=0)
+    index.train(vectors)
+    index.add(vectors, np.arange(len(vectors)))
+    return Subject(index, np.arange(len(vectors)))
+
+
+GRAPH = Candidate("hnsw", "HNSW8", 0, "efSearch", (5, 10, 20, 50, 100, 300, 1000))
+LISTS = Candidate("ivf", "IVF16,PQ6x4fs,Refine(SQfp16)", 0, "nprobe", (1, 2, 4, 8, 12, 16), (1.0, 4.0, 16.0, 64.0))
+
+
+@pytest.mark.parametrize("candidate", [GRAPH, LISTS])
+@pytest.mark.parametrize("goal", [0.7, 0.95])
+def test_the_effort_reaches_the_goal_and_less_does_not(
+    candidate: Candidate, goal: float, ground: tuple[np.ndarray, Truth]
+) -> None:
+    subject = subject_of(candidate, ground[0])
+    rate = tune(subject, candidate, ground[1], goal)
+    assert rate is not None
+    assert rate > 0
+    assert reaches(subject.recall(ground[1]), goal)
+    effort = subject.index.effort
+    step = candidate.steps.index(int(effort[candidate.main]))
+    if step:
+        subject.index.effort = candidate.effort(step - 1, effort.get("k_factor"))
+        assert not reaches(subject.recall(ground[1]), goal)
+
+
+def test_what_cannot_reach_the_goal_is_left_at_its_greatest(ground: tuple[np.ndarray, Truth]) -> None:
+    candidate = Candidate("coarse", "IVF16,PQ6x4fs,Refine(SQfp16)", 0, "nprobe", (1, 2), (1.0, 2.0))
+    subject = subject_of(candidate, ground[0])
+    assert tune(subject, candidate, ground[1], 0.99) is None
+    assert subject.index.effort == {"nprobe": 2, "k_factor": 2.0}
+
+
+def test_times_are_positive(ground: tuple[np.ndarray, Truth]) -> None:
+    subject = subject_of(GRAPH, ground[0])
+    assert 0 < subject.latency(ground[1]) < 1
+    assert subject.queries_per_second(ground[1]) > 1
