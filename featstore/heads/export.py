@@ -1,0 +1,206 @@
+"""Heads for other programs: ONNX, and plain scikit-learn estimators.
+
+Both need libraries that reading a head does not: ``onnx`` (an extra of featstore), scikit-learn and joblib.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore import files
+from featstore.errors import UsageError
+from featstore.heads.headfile import TrainedHead
+from featstore.heads.models import KernelModel, LinearModel, NeighboursModel
+
+_OPSET: Final = 17
+_IR_VERSION: Final = 8
+"""Old enough for every ONNX runtime of the last years."""
+
+
+def export_onnx(head: TrainedHead, path: Path) -> None:
+    """Write ``head`` as an ONNX model: ``features`` (n, d) float32 to ``label`` (n,) text and ``probabilities`` (n, k).
+
+    Computed in float32. Raises UsageError where the ``onnx`` package is missing, OSError.
+    """
+    files.write_bytes(path, to_onnx(head))
+
+
+def to_onnx(head: TrainedHead) -> bytes:
+    """Return the ONNX model of ``head``, checked by ``onnx.checker``. Raises UsageError as export_onnx."""
+    try:
+        import onnx
+    except ImportError:
+        raise UsageError(
+            "exporting to ONNX needs the package onnx; install featstore with its extra: featstore[onnx]"
+        ) from None
+    graph = _Graph(head.dimension, head.classes)
+    model = head.model
+    if isinstance(model, LinearModel):
+        decisions = graph.gemm("features", model.coef, model.intercept)
+        graph.finish(decisions, graph.softmax(decisions, model.scale))
+    elif isinstance(model, KernelModel):
+        decisions = graph.gemm(graph.rbf(model), model.coef, model.intercept)
+        graph.finish(decisions, graph.softmax(decisions, model.scale))
+    elif isinstance(model, NeighboursModel):
+        shares = graph.vote(model)
+        graph.finish(shares, shares)
+    else:
+        raise UsageError(f"a head of the model {head.model.name!r} has no ONNX form")
+    made = graph.build({"featstore head": head.kind, "fingerprint": head.fingerprint})
+    onnx.checker.check_model(made)
+    return bytes(made.SerializeToString())
+
+
+class _Graph:
+    """An ONNX graph in the making; each method adds nodes and returns the name of its output."""
+
+    def __init__(self, dimension: int, classes: list[str]) -> None:
+        from onnx import helper
+
+        self._helper = helper
+        self._dimension, self._classes = dimension, classes
+        self._nodes: list[Any] = []
+        self._constants: list[Any] = []
+
+    def _add(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+        name = output or f"{kind.lower()}_{len(self._nodes)}"
+        self._nodes.append(self._helper.make_node(kind, list(inputs), [name], **attributes))
+        return name
+
+    def _constant(self, value: Any, dtype: Any = np.float32) -> str:
+        from onnx import numpy_helper
+
+        name = f"constant_{len(self._constants)}"
+        self._constants.append(numpy_helper.from_array(np.asarray(value, dtype), name))
+        return name
+
+    def gemm(self, values: str, coef: NDArray[Any], intercept: NDArray[Any]) -> str:
+        """``values @ coef.T + intercept``."""
+        return self._add("Gemm", values, self._constant(coef), self._constant(intercept), transB=1)
+
+    def softmax(self, decisions: str, scale: float) -> str:
+        """Probabilities (n, k) from decisions (n, c)."""
+        scaled = self._add("Mul", decisions, self._constant(scale))
+        if len(self._classes) > 2:
+            return self._add("Softmax", scaled, axis=1)
+        positive = self._add("Sigmoid", scaled)
+        negative = self._add("Sigmoid", self._add("Neg", scaled))
+        return self._add("Concat", negative, positive, axis=1)
+
+    def rbf(self, model: KernelModel) -> str:
+        """The kernel (n, m) of standardised features with the landmarks."""
+        centred = self._add("Sub", "features", self._constant(model.mean))
+        values = self._add("Mul", centred, self._constant(1.0 / model.spread))
+        squares = self._add("ReduceSumSquare", values, axes=[1], keepdims=1)
+        product = self._add("MatMul", values, self._constant(-2.0 * model.landmarks.T))
+        landmarks = self._constant(np.einsum("ij,ij->i", model.landmarks, model.landmarks, dtype=np.float64))
+        distance = self._add("Add", self._add("Add", product, squares), landmarks)
+        distance = self._add("Max", distance, self._constant(0.0))
+        return self._add("Exp", self._add("Mul", distance, self._constant(-model.gamma)))
+
+    def vote(self, model: NeighboursModel) -> str:
+        """The classes' shares (n, k) of the nearest rows' votes."""
+        centred = self._add("Sub", "features", self._constant(model.mean))
+        length = self._add("ReduceL2", centred, axes=[1], keepdims=1)
+        unit = self._add("Div", centred, self._add("Max", length, self._constant(1e-30)))
+        similarity = self._add("MatMul", unit, self._constant(model.vectors.T))
+        count = self._constant([min(model.neighbours, len(model.vectors))], np.int64)
+        found, index = "nearest_similarity", "nearest_index"
+        self._nodes.append(self._helper.make_node("TopK", [similarity, count], [found, index], axis=1))
+        best = self._add("ReduceMax", found, axes=[1], keepdims=1)
+        relative = self._add("Mul", self._add("Sub", found, best), self._constant(1.0 / model.temperature))
+        weights = self._add("Unsqueeze", self._add("Exp", relative), self._constant([2], np.int64))
+        codes = self._add("Gather", self._constant(model.codes, np.int64), index)
+        one_hot = self._add(
+            "OneHot", codes, self._constant(model.classes, np.int64), self._constant([0.0, 1.0]), axis=-1
+        )
+        votes = self._add("ReduceSum", self._add("Mul", weights, one_hot), self._constant([1], np.int64), keepdims=0)
+        total = self._add("ReduceSum", votes, self._constant([1], np.int64), keepdims=1)
+        return self._add("Div", votes, total)
+
+    def finish(self, decisions: str, probabilities: str) -> None:
+        """Name the outputs; the label is that of the greatest decision value, as in featstore."""
+        if len(self._classes) == 2 and decisions != probabilities:
+            decisions = self._add("Concat", self._add("Neg", decisions), decisions, axis=1)
+        code = self._add("ArgMax", decisions, axis=1, keepdims=0)
+        self._add("Gather", self._text(), code, output="label")
+        self._add("Identity", probabilities, output="probabilities")
+
+    def _text(self) -> str:
+        from onnx import TensorProto
+
+        raw: Any = [name.encode("utf-8", "surrogatepass") for name in self._classes]
+        self._constants.append(self._helper.make_tensor("classes", TensorProto.STRING, [len(raw)], raw))
+        return "classes"
+
+    def build(self, notes: dict[str, str]) -> Any:
+        """Return the model."""
+        from onnx import TensorProto
+
+        helper = self._helper
+        features = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", self._dimension])
+        outputs = [
+            helper.make_tensor_value_info("label", TensorProto.STRING, ["n"]),
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", len(self._classes)]),
+        ]
+        graph = helper.make_graph(self._nodes, "head", [features], outputs, self._constants)
+        opset = [helper.make_opsetid("", _OPSET)]
+        model = helper.make_model(graph, producer_name="featstore", opset_imports=opset, ir_version=_IR_VERSION)
+        helper.set_model_props(model, notes)
+        return model
+
+
+def export_sklearn(head: TrainedHead, path: Path) -> None:
+    """Write ``head`` as a plain scikit-learn estimator with joblib: a pickle, for people who trust the file.
+
+    featstore never reads such a file. Raises UsageError for nearest neighbours, OSError.
+    """
+    import joblib
+
+    estimator = to_sklearn(head)
+    with files.new_file(path) as temporary:
+        joblib.dump(estimator, temporary)
+
+
+def to_sklearn(head: TrainedHead) -> Any:
+    """Return a scikit-learn estimator with the predictions and probabilities of ``head``, which needs no featstore.
+
+    A linear head becomes a LogisticRegression whose coefficients hold the calibration (a support vector machine
+    too, since only that class turns decision values into probabilities); an RBF head a pipeline of StandardScaler,
+    Nystroem and LogisticRegression. Raises UsageError for nearest neighbours, whose weighted vote has no counterpart.
+    """
+    model = head.model
+    if isinstance(model, LinearModel):
+        return _logistic(head.classes, model.coef * model.scale, model.intercept * model.scale)
+    if not isinstance(model, KernelModel):
+        raise UsageError(f"a {head.kind} head has no plain scikit-learn counterpart; export it to ONNX instead")
+    from sklearn.kernel_approximation import Nystroem
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler()
+    scaler.mean_, scaler.scale_, scaler.var_ = model.mean, model.spread, model.spread**2
+    scaler.n_features_in_, scaler.n_samples_seen_ = model.dimension, len(model.landmarks)
+    kernel = Nystroem(kernel="rbf", gamma=model.gamma, n_components=len(model.coef))
+    kernel.components_ = model.landmarks.astype(np.float64)
+    # Nystroem multiplies the kernel by this matrix: with the coefficients in it, its output is the decision values.
+    kernel.normalization_ = model.coef
+    kernel.component_indices_ = np.arange(len(model.landmarks))
+    kernel.n_features_in_ = model.dimension
+    last = _logistic(head.classes, np.eye(len(model.coef)) * model.scale, model.intercept * model.scale)
+    return Pipeline([("standardscaler", scaler), ("nystroem", kernel), ("logisticregression", last)])
+
+
+def _logistic(classes: list[str], coef: NDArray[np.float64], intercept: NDArray[np.float64]) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    estimator = LogisticRegression()
+    estimator.classes_ = np.array(classes)
+    estimator.coef_, estimator.intercept_ = np.ascontiguousarray(coef), intercept
+    estimator.n_features_in_ = coef.shape[1]
+    estimator.n_iter_ = np.zeros(1, np.int32)
+    return estimator

@@ -1,0 +1,157 @@
+"""A trained head, and the file that keeps it: arrays and JSON in a sealed file, no pickle.
+
+The file (see featstore.sealed) has the kind ``head``. Its arrays are those of the model (models.py), its
+description: ``format`` (1), ``head`` (what was asked for, e.g. "logreg"), ``model`` (which of models.py), ``numbers``
+(its scalars), ``classes`` (strings in the order of the columns), ``fingerprint`` and ``identity`` of the features,
+``about`` (free JSON: parameters, cross-validation, seed, split, label version, report, library versions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore import sealed
+from featstore.errors import DamagedError, IdentityError
+from featstore.heads import models
+from featstore.heads.blocks import Features, is_blocks
+from featstore.heads.errors import DataError
+
+KIND: Final = "head"
+FORMAT: Final = 1
+_LARGEST_CLASSES: Final = 1_000_000
+
+
+@dataclass(frozen=True)
+class TrainedHead:
+    """A classifier on features of one identity, in numpy alone.
+
+    ``kind``: e.g. "logreg"; ``classes``: labels in the order of the probability columns; ``fingerprint`` and
+    ``identity``: of the features it was trained on; ``meta``: how it was made (JSON).
+    """
+
+    kind: str
+    classes: list[str]
+    model: models.Model
+    fingerprint: str = ""
+    identity: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def dimension(self) -> int:
+        """The width of the features."""
+        return self.model.dimension
+
+    def decision_function(self, X: Features) -> NDArray[Any]:
+        """Return decision values, (n,) for two classes (positive: the second) and (n, k) for more. Raises DataError."""
+        decisions = models.decide(self.model, self._fitting(X))
+        return decisions[:, 0] if decisions.shape[1] == 1 else decisions
+
+    def predict_proba(self, X: Features) -> NDArray[np.float64]:
+        """Return probabilities (n, k) in the order of ``classes``. Raises DataError: NaN, infinity, another width."""
+        return self.model.probabilities(models.decide(self.model, self._fitting(X)))
+
+    def predict(self, X: Features) -> NDArray[np.str_]:
+        """Return the labels (n,) of the largest decision value. Raises DataError as predict_proba."""
+        return np.array(self.classes)[models.predicted_codes(models.decide(self.model, self._fitting(X)))]
+
+    def predict_blocks(self, X: Features) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]:
+        """Yield (class numbers (m,), probabilities (m, k)) block by block, in constant memory. Raises DataError."""
+        for decisions in models.decide_blocks(self.model, self._fitting(X)):
+            yield models.predicted_codes(decisions), self.model.probabilities(decisions)
+
+    def check_identity(self, fingerprint: str, identity: Mapping[str, Any]) -> None:
+        """Raise IdentityError, naming the differences, where features of another identity are brought."""
+        if fingerprint == self.fingerprint:
+            return
+        names = sorted(set(self.identity) | set(identity))
+        different = [
+            f"{name} {_short(self.identity.get(name))} (head) and {_short(identity.get(name))}"
+            for name in names
+            if self.identity.get(name) != identity.get(name)
+        ]
+        what = "; ".join(different) or f"fingerprint {self.fingerprint} (head) and {fingerprint}"
+        raise IdentityError(
+            f"these features are of another identity than those the head was trained on: {what}; "
+            "extract with the head's backbone, or train a head on this store"
+        )
+
+    def _fitting(self, X: Features) -> Features:
+        if not is_blocks(X):
+            X = np.asarray(X)
+            if X.ndim != 2:
+                raise DataError(f"features must be a 2-d array (rows, dimensions), not {X.ndim}-d; reshape them")
+        if X.shape[1] != self.dimension:
+            raise DataError(
+                f"features of {X.shape[1]} values, where this head was trained on {self.dimension}; "
+                "use the backbone that it was trained with"
+            )
+        return X
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def save_head(path: Path, head: TrainedHead, meta: Mapping[str, Any] | None = None) -> str:
+    """Write ``head`` to ``path``, whole or not at all; return its checksum. ``meta`` is added to the head's own."""
+    head = replace(head, meta={**head.meta, **(meta or {})})
+    description = {
+        "format": FORMAT,
+        "head": head.kind,
+        "model": head.model.name,
+        "numbers": head.model.numbers(),
+        "classes": head.classes,
+        "fingerprint": head.fingerprint,
+        "identity": head.identity,
+        "about": head.meta,
+    }
+    summary = {"head": head.kind, "classes": len(head.classes), "dimension": head.dimension}
+    return sealed.write(path, KIND, head.model.arrays(), description, summary)
+
+
+def load_head(path: Path) -> TrainedHead:
+    """Read a head; every byte is checked against its checksum, every array against the others.
+
+    Nothing in the file is executed. Raises DamagedError: not a head, damaged, contradictory, or of a newer format.
+    """
+    file = sealed.SealedFile(path, KIND)
+    damages = file.verify()
+    if damages:
+        raise DamagedError(damages[0])
+    meta, origin = file.meta, str(path)
+    if meta.get("format") != FORMAT:
+        raise DamagedError(f"{origin}: has the head format {meta.get('format')!r}; this featstore reads {FORMAT}")
+    classes = meta.get("classes")
+    if (
+        not isinstance(classes, list)
+        or not 2 <= len(classes) <= _LARGEST_CLASSES
+        or not all(isinstance(name, str) for name in classes)
+        or len(set(classes)) != len(classes)
+    ):
+        raise DamagedError(f"{origin}: its list of classes is damaged")
+    kind, name, fingerprint = (_text(meta, key, origin) for key in ("head", "model", "fingerprint"))
+    numbers, identity, about = (_mapping(meta, key, origin) for key in ("numbers", "identity", "about"))
+    arrays = {array: file[array] for array in file.names if array != "meta"}
+    model = models.restore(name, arrays, numbers, len(classes), origin)
+    return TrainedHead(kind, classes, model, fingerprint, identity, about)
+
+
+def _text(meta: Mapping[str, Any], key: str, origin: str) -> str:
+    value = meta.get(key)
+    if not isinstance(value, str):
+        raise DamagedError(f"{origin}: its description lacks {key}")
+    return value
+
+
+def _mapping(meta: Mapping[str, Any], key: str, origin: str) -> dict[str, Any]:
+    value = meta.get(key)
+    if not isinstance(value, dict):
+        raise DamagedError(f"{origin}: its description lacks {key}")
+    return value

@@ -1,0 +1,106 @@
+"""Measures of a classifier on weighted rows: one implementation for the value and for its bootstrap replicates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+CALIBRATION_BINS: Final = 15
+NAMES: Final = (
+    "accuracy", "balanced_accuracy", "macro_f1", "log_loss", "calibration_error", "roc_auc", "average_precision",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """By class (k,): precision, recall, F1, support (weight of its rows), and the confusion matrix (k, k).
+
+    Rows of ``confusion`` are the true classes. Where a ratio has no rows it is NaN for recall and 0 otherwise.
+    """
+
+    precision: Floats
+    recall: Floats
+    f1: Floats
+    support: Floats
+    confusion: Floats
+
+
+def class_table(codes: NDArray[np.intp], predicted: NDArray[np.intp], weights: Floats, classes: int) -> ClassTable:
+    """Return the per-class measures of rows (n,) with ``weights`` (n,)."""
+    confusion = np.bincount(codes * classes + predicted, weights, classes * classes).astype(np.float64)
+    confusion = confusion.reshape(classes, classes)
+    hits, support, claimed = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision = np.where(claimed > 0, hits / claimed, 0.0)
+        recall = np.where(support > 0, hits / support, np.nan)
+        f1 = np.where(support + claimed > 0, 2 * hits / (support + claimed), 0.0)
+    return ClassTable(precision, recall, f1, support, confusion)
+
+
+class Measurer:
+    """Computes all measures for any row weights; what does not depend on the weights is sorted out once.
+
+    ``codes``: (n,) true class numbers; ``probabilities``: (n, k), rows summing to 1.
+    """
+
+    def __init__(self, codes: NDArray[np.intp], probabilities: Floats) -> None:
+        self.codes, self.classes = codes, probabilities.shape[1]
+        self.predicted: NDArray[np.intp] = probabilities.argmax(axis=1)
+        rows = np.arange(len(codes))
+        own = np.clip(probabilities[rows, codes], np.finfo(np.float64).eps, 1.0)
+        self._surprise = -np.log(own)
+        self.confidence: Floats = probabilities[rows, self.predicted]
+        bins = np.ceil(self.confidence * CALIBRATION_BINS).astype(np.intp) - 1
+        self.bins: NDArray[np.intp] = np.clip(bins, 0, CALIBRATION_BINS - 1)
+        self.hits: Floats = (self.predicted == codes).astype(np.float64)
+        self._rankings = [_Ranking(probabilities[:, k], codes == k) for k in range(self.classes)]
+
+    def measure(self, weights: Floats) -> dict[str, float]:
+        """Return the measures in NAMES. Classes without a row among the weighted ones leave the averages."""
+        total = float(weights.sum())
+        table = class_table(self.codes, self.predicted, weights, self.classes)
+        there = table.support > 0
+        curves = [ranking.areas(weights) for ranking, present in zip(self._rankings, there, strict=True) if present]
+        areas = np.array(curves).reshape(-1, 2)
+        return {
+            "accuracy": float(weights @ self.hits) / total,
+            "balanced_accuracy": float(table.recall[there].mean()),
+            "macro_f1": float(table.f1[there].mean()),
+            "log_loss": float(weights @ self._surprise) / total,
+            "calibration_error": self._calibration_error(weights, total),
+            "roc_auc": float(areas[:, 0].mean()),
+            "average_precision": float(areas[:, 1].mean()),
+        }
+
+    def _calibration_error(self, weights: Floats, total: float) -> float:
+        gaps = np.bincount(self.bins, weights * (self.hits - self.confidence), CALIBRATION_BINS)
+        return float(np.abs(gaps).sum()) / total
+
+
+class _Ranking:
+    """Rows sorted by the score of one class, equal scores together."""
+
+    def __init__(self, scores: Floats, positive: NDArray[np.bool_]) -> None:
+        self._order = np.argsort(-scores, kind="stable")
+        ranked = scores[self._order]
+        self._ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+        self._positive = positive[self._order].astype(np.float64)
+
+    def areas(self, weights: Floats) -> tuple[float, float]:
+        """Return (area under the ROC curve, average precision); NaN for the first where all rows are of the class."""
+        ranked = weights[self._order]
+        above = np.cumsum(ranked)[self._ends]
+        true = np.cumsum(ranked * self._positive)[self._ends]
+        false = above - true
+        gained = np.diff(true, prepend=0.0)
+        average_precision = float((gained * true / np.maximum(above, 1e-300)).sum() / true[-1])
+        if not false[-1] > 0:
+            return float("nan"), average_precision
+        steps = np.diff(false, prepend=0.0)
+        area = float((steps * (true - gained / 2)).sum() / (true[-1] * false[-1]))
+        return area, average_precision

@@ -1,0 +1,337 @@
+"""What a trained head computes, in numpy alone: from features to decision values to probabilities.
+
+Every model is arrays and a few numbers, so that it can be saved without pickle, and both the estimators and a
+loaded head run exactly this code: saved and loaded predictions are equal bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.errors import DamagedError
+from featstore.heads.blocks import BLOCK_ELEMENTS, Features, Scaler, iterate
+from featstore.heads.calibration import softmax
+
+_LARGEST_NUMBER: Final = 1e30
+
+
+class Model(Protocol):
+    """Features in, decision values and probabilities out."""
+
+    name: ClassVar[str]
+
+    @property
+    def dimension(self) -> int:
+        """Width of the features."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """Number of classes k."""
+        ...
+
+    def decide_block(self, block: NDArray[Any]) -> NDArray[Any]:
+        """Return decision values (m, c) of a checked block (m, d); c is 1 for two classes, else k."""
+        ...
+
+    def probabilities(self, decisions: NDArray[Any]) -> NDArray[np.float64]:
+        """Return probabilities (m, k) from decision values (m, c)."""
+        ...
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays that make the model."""
+        ...
+
+    def numbers(self) -> dict[str, Any]:
+        """Return the scalars that make the model (JSON)."""
+        ...
+
+
+def decide(model: Model, X: Features) -> NDArray[Any]:
+    """Return decision values (n, c) of all rows of an array or block source. Raises DataError as ``iterate``."""
+    parts = list(decide_blocks(model, X))
+    if not parts:
+        return np.zeros((0, 1 if model.classes == 2 else model.classes), np.float32)
+    return np.concatenate(parts)
+
+
+def decide_blocks(model: Model, X: Features) -> Iterator[NDArray[Any]]:
+    """Yield decision values (m, c), block by block. Raises DataError as ``iterate``."""
+    for block in iterate(X):
+        yield model.decide_block(block)
+
+
+def predicted_codes(decisions: NDArray[Any]) -> NDArray[np.intp]:
+    """Return class numbers (n,) from decision values (n, c)."""
+    if decisions.shape[1] == 1:
+        return (decisions[:, 0] > 0).astype(np.intp)
+    return np.asarray(decisions.argmax(axis=1))
+
+
+@dataclass(frozen=True)
+class LinearModel:
+    """``x @ coef.T + intercept`` on raw features. ``coef``: (c, d) float64; ``intercept``: (c,) float64.
+
+    ``scale`` multiplies decision values before the sigmoid or softmax (1: as they are).
+    """
+
+    name: ClassVar[str] = "linear"
+    coef: NDArray[np.float64]
+    intercept: NDArray[np.float64]
+    scale: float = 1.0
+    _single: NDArray[np.float32] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_single", np.ascontiguousarray(self.coef.T, np.float32))
+
+    @property
+    def dimension(self) -> int:
+        """Width of the features."""
+        return int(self.coef.shape[1])
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return max(2, len(self.coef))
+
+    def decide_block(self, block: NDArray[Any]) -> NDArray[Any]:
+        """Return decision values (m, c), float64 for float64 features and float32 otherwise."""
+        if block.dtype == np.float64:
+            return np.asarray(block @ self.coef.T + self.intercept)
+        return np.asarray(block @ self._single + self.intercept.astype(np.float32))
+
+    def probabilities(self, decisions: NDArray[Any]) -> NDArray[np.float64]:
+        """Return probabilities (m, k)."""
+        return softmax(decisions, self.scale)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return coef and intercept."""
+        return {"coef": self.coef, "intercept": self.intercept}
+
+    def numbers(self) -> dict[str, Any]:
+        """Return the scale."""
+        return {"scale": self.scale}
+
+
+@dataclass(frozen=True)
+class KernelModel:
+    """``sum_l coef[:, l] exp(-gamma ||z - landmarks[l]||^2) + intercept`` with z the standardised features.
+
+    ``landmarks``: (m, d) float32, standardised; ``coef``: (c, m); ``mean``, ``spread``: (d,) of the scaler.
+    """
+
+    name: ClassVar[str] = "rbf"
+    landmarks: NDArray[np.float32]
+    coef: NDArray[np.float64]
+    intercept: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    spread: NDArray[np.float64]
+    gamma: float
+    scale: float = 1.0
+
+    @property
+    def dimension(self) -> int:
+        """Width of the features."""
+        return int(self.landmarks.shape[1])
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return max(2, len(self.coef))
+
+    def decide_block(self, block: NDArray[Any]) -> NDArray[np.float64]:
+        """Return decision values (m, c)."""
+        values = Scaler(self.mean, self.spread).apply(block).astype(np.float32, copy=False)
+        return np.asarray(rbf_kernel(values, self.landmarks, self.gamma) @ self.coef.T + self.intercept)
+
+    def probabilities(self, decisions: NDArray[Any]) -> NDArray[np.float64]:
+        """Return probabilities (m, k)."""
+        return softmax(decisions, self.scale)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return landmarks, coefficients and scaler."""
+        names = ("landmarks", "coef", "intercept", "mean", "spread")
+        return {name: getattr(self, name) for name in names}
+
+    def numbers(self) -> dict[str, Any]:
+        """Return gamma and the scale."""
+        return {"gamma": self.gamma, "scale": self.scale}
+
+
+def rbf_kernel(a: NDArray[Any], b: NDArray[Any], gamma: float) -> NDArray[np.float64]:
+    """Return exp(-gamma ||a_i - b_j||^2), (m, l) float64, for rows ``a`` (m, d) and ``b`` (l, d)."""
+    squares = (a @ b.T).astype(np.float64)
+    squares *= -2
+    squares += np.einsum("ij,ij->i", a, a, dtype=np.float64)[:, None]
+    squares += np.einsum("ij,ij->i", b, b, dtype=np.float64)
+    np.maximum(squares, 0, out=squares)
+    squares *= -gamma
+    return np.asarray(np.exp(squares, out=squares))
+
+
+@dataclass(frozen=True)
+class NeighboursModel:
+    """Votes of the ``neighbours`` nearest training rows by cosine, each with weight exp((cosine - 1) / temperature).
+
+    The weighted vote of Wu et al. (2018), as used by DINO. ``vectors``: (n, d) float32 of unit length after
+    centring by ``mean`` (d,); ``codes``: (n,) class numbers; ``smoothing`` is added to every class's share.
+    """
+
+    name: ClassVar[str] = "neighbours"
+    vectors: NDArray[np.float32]
+    codes: NDArray[np.int64]
+    mean: NDArray[np.float64]
+    neighbours: int
+    temperature: float
+    class_count: int
+
+    @property
+    def dimension(self) -> int:
+        """Width of the features."""
+        return int(self.vectors.shape[1])
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.class_count
+
+    def decide_block(self, block: NDArray[Any]) -> NDArray[np.float64]:
+        """Return votes: (m, k) shares, or (m, 1) share of class 1 minus one half for two classes."""
+        similarity, index = nearest(unit_rows(block, self.mean), self.vectors, self.neighbours)
+        shares = vote(similarity, self.codes[index], self.temperature, self.classes)
+        return shares[:, 1:] - 0.5 if self.classes == 2 else shares
+
+    def probabilities(self, decisions: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the shares as probabilities (m, k)."""
+        if self.classes == 2:
+            return np.concatenate([0.5 - decisions, 0.5 + decisions], axis=1)
+        return np.asarray(decisions, np.float64)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the training vectors and classes."""
+        return {"vectors": self.vectors, "codes": self.codes, "mean": self.mean}
+
+    def numbers(self) -> dict[str, Any]:
+        """Return the parameters of the vote."""
+        return {"neighbours": self.neighbours, "temperature": self.temperature, "class_count": self.class_count}
+
+
+def unit_rows(block: NDArray[Any], mean: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return rows (m, d) float32 less ``mean``, of unit length; a row equal to the mean stays zero."""
+    values = (block - mean.astype(block.dtype)).astype(np.float32)
+    norms = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
+    values /= np.where(norms > 0, norms, 1.0).astype(np.float32)[:, None]
+    return np.asarray(values)
+
+
+def nearest(
+    queries: NDArray[np.float32], vectors: NDArray[np.float32], count: int, excluded: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    """Return (cosine (m, k), row (m, k)) of the ``count`` rows of ``vectors`` with the greatest inner product.
+
+    ``excluded``: (n,) rows that do not count. Rows come most similar first; of equal ones the lower number first.
+    """
+    count = min(count, len(vectors))
+    step = max(1, BLOCK_ELEMENTS // len(vectors))
+    found = np.empty((len(queries), count), np.float32)
+    index = np.empty((len(queries), count), np.intp)
+    for start in range(0, len(queries), step):
+        part = slice(start, start + step)
+        similarity = queries[part] @ vectors.T
+        if excluded is not None:
+            similarity[:, excluded] = -np.inf
+        chosen = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
+        chosen.sort(axis=1)
+        values = np.take_along_axis(similarity, chosen, axis=1)
+        order = np.argsort(-values, axis=1, kind="stable")
+        found[part] = np.take_along_axis(values, order, axis=1)
+        index[part] = np.take_along_axis(chosen, order, axis=1)
+    return found, index
+
+
+def vote(
+    similarity: NDArray[np.float32], codes: NDArray[np.int64], temperature: float, classes: int
+) -> NDArray[np.float64]:
+    """Return class shares (m, k) of neighbours with ``similarity`` (m, j) and class numbers ``codes`` (m, j)."""
+    relative = (similarity - similarity[:, :1]).astype(np.float64)
+    weights = np.exp(relative / temperature)
+    shares = np.zeros((len(codes), classes))
+    np.add.at(shares, (np.arange(len(codes))[:, None], codes), weights)
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True))
+
+
+def restore(
+    name: str, arrays: Mapping[str, NDArray[Any]], numbers: Mapping[str, Any], classes: int, origin: str
+) -> Model:
+    """Return the model that ``arrays()`` and ``numbers()`` describe, every shape and value checked.
+
+    Raises DamagedError, naming ``origin``, where they do not fit together: a stranger may have written them.
+    """
+    check = _Checker(arrays, numbers, origin)
+    columns = 1 if classes == 2 else classes
+    if name == LinearModel.name:
+        coef = check.matrix("coef", np.float64, columns, None)
+        return LinearModel(coef, check.vector("intercept", np.float64, columns), check.number("scale"))
+    if name == KernelModel.name:
+        landmarks = check.matrix("landmarks", np.float32, None, None)
+        return KernelModel(
+            landmarks,
+            check.matrix("coef", np.float64, columns, len(landmarks)),
+            check.vector("intercept", np.float64, columns),
+            check.vector("mean", np.float64, landmarks.shape[1]),
+            check.vector("spread", np.float64, landmarks.shape[1], positive=True),
+            check.number("gamma"),
+            check.number("scale"),
+        )
+    if name == NeighboursModel.name:
+        vectors = check.matrix("vectors", np.float32, None, None)
+        codes = check.vector("codes", np.int64, len(vectors))
+        count = check.number("neighbours")
+        if codes.min() < 0 or codes.max() >= classes or count != int(count) or check.number("class_count") != classes:
+            raise DamagedError(f"{origin}: its class numbers do not fit its classes")
+        mean = check.vector("mean", np.float64, vectors.shape[1])
+        return NeighboursModel(vectors, codes, mean, int(count), check.number("temperature"), classes)
+    raise DamagedError(f"{origin}: holds a head of the unknown model {name!r}; a newer featstore may read it")
+
+
+@dataclass(frozen=True)
+class _Checker:
+    arrays: Mapping[str, NDArray[Any]]
+    numbers: Mapping[str, Any]
+    origin: str
+
+    def matrix(self, name: str, dtype: Any, rows: int | None, columns: int | None) -> NDArray[Any]:
+        array = self._array(name, dtype)
+        fits = array.ndim == 2 and array.shape[0] > 0 and array.shape[1] > 0
+        if not fits or (rows or len(array)) != len(array) or (columns or array.shape[1]) != array.shape[1]:
+            raise DamagedError(f"{self.origin}: its array {name} has the wrong shape {array.shape}")
+        return array
+
+    def vector(self, name: str, dtype: Any, length: int, *, positive: bool = False) -> NDArray[Any]:
+        array = self._array(name, dtype)
+        if array.shape != (length,):
+            raise DamagedError(f"{self.origin}: its array {name} has the shape {array.shape}, not ({length},)")
+        if positive and not (array > 0).all():
+            raise DamagedError(f"{self.origin}: its array {name} holds values that are not positive")
+        return array
+
+    def _array(self, name: str, dtype: Any) -> NDArray[Any]:
+        array = self.arrays.get(name)
+        if array is None or array.dtype != dtype:
+            raise DamagedError(f"{self.origin}: its array {name} is missing or of the wrong type")
+        # A copy in memory of its own: the file may change or vanish while the head is in use.
+        array = np.array(array, order="C")
+        if not np.isfinite(array).all():
+            raise DamagedError(f"{self.origin}: its array {name} holds NaN or infinity")
+        return array
+
+    def number(self, name: str) -> float:
+        value = self.numbers.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _LARGEST_NUMBER:
+            raise DamagedError(f"{self.origin}: its number {name} is missing or out of range")
+        return value

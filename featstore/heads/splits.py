@@ -1,0 +1,191 @@
+"""Splits that keep classes in proportion and groups together.
+
+A group is a set of rows that must not be torn apart: pictures with equal bytes, or rows with the same value of a
+metadata column. Large groups are placed first, each where its classes are most wanted; rows of their own fill up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from featstore.heads.errors import DataError
+
+
+def held_out(
+    y: ArrayLike, *, groups: ArrayLike | None = None, fraction: float, seed: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return (train_rows, test_rows), both increasing: stratified, groups whole, every class on both sides.
+
+    ``y``: (n,) labels; ``groups``: (n,) any values, equal ones stay together; ``fraction``: of the rows, in (0, 1).
+    Raises DataError: one class only, a class with a single picture or group, no rows.
+    """
+    if not 0 < fraction < 1:
+        raise DataError(f"the held-out fraction must lie between 0 and 1, not {fraction}")
+    names, codes = _classes(y)
+    group_codes = _group_codes(groups, len(codes))
+    _require_two_groups(names, codes, group_codes)
+    side = _deal(codes, group_codes, np.array([1 - fraction, fraction]), seed)
+    side = _both_sides(codes, group_codes, side)
+    _require_both_sides(names, codes, side)
+    return np.flatnonzero(side == 0), np.flatnonzero(side == 1)
+
+
+def folds(y: ArrayLike, *, groups: ArrayLike | None = None, count: int, seed: int) -> NDArray[np.intp]:
+    """Return the fold (n,) of each row, 0 to ``count`` - 1, stratified, groups whole.
+
+    Rows of a class that is in one fold only (a class with one picture or group) get -1: they stay in every
+    training part and are never scored, so that each training part knows all classes.
+    Raises DataError: fewer than two folds asked for, or nothing left that could be held out.
+    """
+    if count < 2:
+        raise DataError(f"cross-validation needs at least 2 folds, not {count}")
+    names, codes = _classes(y)
+    if len(names) < 2:
+        raise DataError(f"only one class ({names[0]}): a classifier needs at least two")
+    group_codes = _group_codes(groups, len(codes))
+    return _keep_classes_trained(codes, group_codes, _deal(codes, group_codes, np.full(count, 1 / count), seed))
+
+
+def one_fold(y: ArrayLike, *, groups: ArrayLike | None = None, fraction: float, seed: int) -> NDArray[np.intp]:
+    """Return folds (n,) with one held-out part of ``fraction`` (fold 0), the rest -1: DINOv2's protocol.
+
+    DINOv2 (Oquab et al. 2023) chooses C on one held-out part and refits on all rows. Raises DataError as ``folds``.
+    """
+    if not 0 < fraction < 1:
+        raise DataError(f"the held-out fraction must lie between 0 and 1, not {fraction}")
+    names, codes = _classes(y)
+    if len(names) < 2:
+        raise DataError(f"only one class ({names[0]}): a classifier needs at least two")
+    group_codes = _group_codes(groups, len(codes))
+    side = _deal(codes, group_codes, np.array([1 - fraction, fraction]), seed)
+    return _keep_classes_trained(codes, group_codes, side - 1)
+
+
+def require_two_of_each(y: ArrayLike, groups: ArrayLike | None = None) -> None:
+    """Raise DataError where there is one class only, or a class with one picture or group only."""
+    names, codes = _classes(y)
+    _require_two_groups(names, codes, _group_codes(groups, len(codes)))
+
+
+def equal_bytes_groups(digests: Sequence[Any]) -> NDArray[np.intp]:
+    """Return a group number (n,) for each digest: equal digests, equal numbers; None stands alone."""
+    numbers: dict[Any, int] = {}
+    out = np.empty(len(digests), np.intp)
+    for row, digest in enumerate(digests):
+        out[row] = numbers.setdefault(("row", row) if digest is None else digest, len(numbers))
+    return out
+
+
+def _classes(y: ArrayLike) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    labels = np.asarray(y)
+    if labels.ndim != 1 or not len(labels):
+        raise DataError("there are no labelled rows to split")
+    names, codes = np.unique(labels, return_inverse=True)
+    return names, codes.astype(np.intp)
+
+
+def _group_codes(groups: ArrayLike | None, rows: int) -> NDArray[np.intp]:
+    if groups is None:
+        return np.arange(rows)
+    values = np.asarray(groups)
+    if values.shape != (rows,):
+        raise DataError(f"{rows:,} rows and {values.size:,} groups; there must be one group a row")
+    return np.unique(values, return_inverse=True)[1].astype(np.intp)
+
+
+def _named(names: NDArray[Any]) -> str:
+    shown = ", ".join(str(name) for name in names[:5])
+    return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _require_two_groups(names: NDArray[Any], codes: NDArray[np.intp], groups: NDArray[np.intp]) -> None:
+    if len(names) < 2:
+        raise DataError(f"only one class ({names[0]}): a classifier needs at least two")
+    pairs = np.unique(np.stack([codes, groups], axis=1), axis=0)[:, 0]
+    single = np.flatnonzero(np.bincount(pairs, minlength=len(names)) < 2)
+    if len(single):
+        raise DataError(
+            f"{len(single)} class(es) have one picture (or one group of equal pictures) only: {_named(names[single])}; "
+            "give each at least two, or leave these classes out"
+        )
+
+
+def _require_both_sides(names: NDArray[Any], codes: NDArray[np.intp], side: NDArray[np.intp]) -> None:
+    missing = [name for code, name in enumerate(names) if len(np.unique(side[codes == code])) < 2]
+    if missing:
+        raise DataError(
+            f"groups do not let {_named(np.array(missing))} be in both the training and the held-out part; "
+            "give these classes more groups, or leave them out"
+        )
+
+
+def _deal(
+    codes: NDArray[np.intp], groups: NDArray[np.intp], shares: NDArray[np.float64], seed: int
+) -> NDArray[np.intp]:
+    """Return the part (n,) of each row; part p wants ``shares[p]`` of every class."""
+    random = np.random.default_rng(seed)
+    sizes = np.bincount(groups)
+    part = np.full(len(codes), -1, np.intp)
+    classes = int(codes.max()) + 1
+    wanted = np.bincount(codes, minlength=classes) * shares[:, None]
+    per_row = 1.0 / np.bincount(codes, minlength=classes)
+    large = random.permutation(np.flatnonzero(sizes > 1))
+    members = np.split(np.argsort(groups, kind="stable"), np.cumsum(sizes)[:-1])
+    for group in large[np.argsort(-sizes[large], kind="stable")]:
+        rows = members[group]
+        content = np.bincount(codes[rows], minlength=classes)
+        best = int(np.argmax(wanted @ (content * per_row)))
+        part[rows] = best
+        wanted[best] -= content
+    alone = random.permutation(np.flatnonzero(sizes[groups] == 1))
+    for code in range(classes):
+        rows = alone[codes[alone] == code]
+        counts = _quotas(wanted[:, code], len(rows), wanted.sum(axis=1))
+        part[rows] = np.repeat(np.arange(len(shares)), counts)
+        wanted[:, code] -= counts
+    return part
+
+
+def _quotas(wanted: NDArray[np.float64], rows: int, room: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return how many of ``rows`` rows go to each part, in proportion to what is ``wanted``; ties go to most room."""
+    positive = np.maximum(wanted, 0)
+    if not positive.sum():
+        positive = np.ones_like(wanted)
+    exact = positive * (rows / positive.sum())
+    counts = np.floor(exact + 1e-9).astype(np.intp)
+    left = rows - int(counts.sum())
+    order = np.lexsort((-room, -np.round(exact - counts, 9)))
+    counts[order[:left]] += 1
+    return np.asarray(counts)
+
+
+def _both_sides(codes: NDArray[np.intp], groups: NDArray[np.intp], side: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Move one row of its own across where a class has none on one side."""
+    side = side.copy()
+    alone = np.bincount(groups)[groups] == 1
+    for code in np.unique(codes):
+        rows = np.flatnonzero(codes == code)
+        for here in (0, 1):
+            movable = rows[alone[rows]]
+            if len(movable) and not (side[rows] == here).any():
+                side[movable[-1]] = here
+    return side
+
+
+def _keep_classes_trained(
+    codes: NDArray[np.intp], groups: NDArray[np.intp], fold: NDArray[np.intp]
+) -> NDArray[np.intp]:
+    """Give -1 to the groups of every class that would be missing from one training part."""
+    classes = int(codes.max()) + 1
+    total = np.bincount(codes, minlength=classes)
+    bound = np.zeros(classes, bool)
+    for number in range(int(fold.max()) + 1):
+        bound |= np.bincount(codes[fold == number], minlength=classes) == total
+    fold = np.where(np.isin(groups, groups[bound[codes]]), -1, fold)
+    if not (fold >= 0).any():
+        raise DataError("no class has two pictures (or groups): nothing can be held out to choose parameters by")
+    return fold

@@ -1,0 +1,124 @@
+"""From features and labels to a trained head: the one function behind ``featstore train``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from featstore import defaults
+from featstore.errors import UsageError
+from featstore.heads import splits
+from featstore.heads.blocks import Features
+from featstore.heads.errors import DataError
+from featstore.heads.headfile import TrainedHead
+from featstore.heads.kernel import KernelSVMHead
+from featstore.heads.linear import LinearSVMHead, LogisticHead
+from featstore.heads.neighbours import KNNHead
+
+
+@dataclass(frozen=True)
+class HeadKind:
+    """A head by its name on the command line: what it is, and how its estimator is made."""
+
+    name: str
+    title: str
+    estimator: Callable[..., Any]
+    regularised: bool = True
+
+
+HEADS: Final[dict[str, HeadKind]] = {
+    kind.name: kind
+    for kind in (
+        HeadKind("logreg", "logistic regression", LogisticHead),
+        HeadKind("linear-svm", "linear support vector machine", LinearSVMHead),
+        HeadKind("rbf-svm", "support vector machine with RBF kernel", KernelSVMHead),
+        HeadKind("knn", "nearest neighbours", KNNHead, regularised=False),
+    )
+}
+"""Every head that train_head makes."""
+
+
+def train_head(
+    X: Features,
+    y: ArrayLike,
+    *,
+    kind: str = "logreg",
+    groups: ArrayLike | None = None,
+    seed: int = defaults.SEED,
+    folds: int | float = defaults.FOLDS,
+    C: float | str = "auto",
+    class_weight: Mapping[str, float] | str | None = None,
+    fingerprint: str = "",
+    identity: Mapping[str, Any] | None = None,
+    meta: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> TrainedHead:
+    """Train a head on ``X`` (n, d), an array or block source, and labels ``y`` (n,).
+
+    Labels become strings; the class order is ``sorted()`` of them and is kept with the head. ``groups`` (n,): rows of
+    equal groups share a fold. ``folds``: a number of folds, or a fraction to hold out once. ``options`` go to the
+    estimator. ``fingerprint`` and ``identity``: of the store; ``meta``: anything else to keep (split, label version).
+    Raises UsageError: unknown kind, one class, a class with one picture, NaN, shapes that differ, bad options.
+    """
+    if kind not in HEADS:
+        raise UsageError(f"there is no head {kind!r}; choose one of {', '.join(HEADS)}")
+    chosen = HEADS[kind]
+    labels = np.array([str(label) for label in np.asarray(y).tolist()])
+    if len(labels) != X.shape[0]:
+        raise DataError(f"{X.shape[0]:,} rows of features and {len(labels):,} labels; there must be one label a row")
+    splits.require_two_of_each(labels, groups)
+    if chosen.regularised:
+        options = {"C": C, "class_weight": class_weight, **options}
+    elif class_weight is not None or C != "auto":
+        raise UsageError(f"{kind} has neither C nor class weights; leave these options out")
+    estimator = chosen.estimator(cv=folds, random_state=seed, **options)
+    estimator.fit(X, labels, groups=groups)
+    about = {
+        "parameters": _json(estimator.get_params()),
+        "chosen": {
+            name.rstrip("_"): float(getattr(estimator, name))
+            for name in ("C_", "gamma_", "n_neighbors_")
+            if hasattr(estimator, name)
+        },
+        "cross_validation": _json(getattr(estimator, "cv_results_", None)),
+        "seed": seed,
+        "rows": len(labels),
+        "class_counts": {
+            str(name): int(count) for name, count in zip(*np.unique(labels, return_counts=True), strict=True)
+        },
+        "versions": versions(),
+        **(meta or {}),
+    }
+    classes = [str(name) for name in estimator.classes_]
+    return TrainedHead(kind, classes, estimator.model_, fingerprint, dict(identity or {}), about)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that the result depends on."""
+    found = {}
+    for name in ("featstore", "numpy", "scipy", "scikit-learn"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _json(value: Any) -> Any:
+    """Return ``value`` as JSON can hold it."""
+    if isinstance(value, Mapping):
+        return {str(key): _json(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return _json(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_json(item) for item in value]
+    if isinstance(value, np.generic):
+        return _json(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

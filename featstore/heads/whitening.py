@@ -1,0 +1,59 @@
+"""A preconditioner from the features' spectrum: the Hessian of a linear classifier is nearly ``I + s Gram``.
+
+Leading eigenpairs of the Gram matrix come from a randomised block iteration (Halko, Martinsson and Tropp, SIAM
+Review 2011); the rest of the spectrum is replaced by its mean. So one factor serves every C and fold, and its
+application costs a thin matrix product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+_RANK: Final = 256
+_OVERSAMPLING: Final = 32
+_ITERATIONS: Final = 2
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Mean outer product of the rows, as ``basis diag(values) basis' + tail (I - basis basis')``.
+
+    ``basis``: (d, r) orthonormal columns, or None where the coordinates themselves are the eigenvectors
+    (r = d); ``values``: (r,); ``tail``: mean of the remaining eigenvalues.
+    """
+
+    basis: NDArray[Any] | None
+    values: NDArray[np.float64]
+    tail: float
+
+    def solve(self, scale: float, right: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return ``(I + scale * Gram)^-1 right`` for ``right`` of shape (d, c)."""
+        inverse = 1.0 / (1.0 + scale * self.values)
+        if self.basis is None:
+            return right * inverse[:, None]
+        rest = 1.0 / (1.0 + scale * self.tail)
+        inner = self.basis.T @ right.astype(self.basis.dtype)
+        inner *= (inverse - rest).astype(self.basis.dtype)[:, None]
+        return np.asarray(rest * right + self.basis @ inner)
+
+
+def spectrum_of(sample: NDArray[Any], seed: int = 0) -> Spectrum:
+    """Return the spectrum of the (m, d) standardised ``sample``; exact up to 256 dimensions."""
+    rows, dimension = sample.shape
+    gram = (sample.T @ sample) / np.asarray(rows, sample.dtype)
+    if dimension <= _RANK:
+        values, basis = np.linalg.eigh(gram.astype(np.float64))
+        return Spectrum(basis, np.maximum(values, 0.0), 0.0)
+    random = np.random.default_rng(seed)
+    block = random.standard_normal((dimension, _RANK + _OVERSAMPLING)).astype(gram.dtype)
+    for _ in range(_ITERATIONS):
+        block = np.linalg.qr(gram @ block)[0]
+    values, inner = np.linalg.eigh((block.T @ (gram @ block)).astype(np.float64))
+    values = np.maximum(values[_OVERSAMPLING:], 0.0)
+    basis = block @ inner[:, _OVERSAMPLING:].astype(block.dtype)
+    tail = max(0.0, (float(np.trace(gram, dtype=np.float64)) - float(values.sum())) / (dimension - _RANK))
+    return Spectrum(basis, values, tail)

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from featstore.heads import benchmark
+from featstore.heads.linear import LogisticHead
+
+
+def small(classes, difficulty):
+    return benchmark.Task(1500, 64, classes, difficulty, 3, 0)
+
+
+def test_made_up_sets_are_easy_or_hard_and_always_the_same():
+    accuracy = {}
+    for difficulty in benchmark.SETS:
+        features, codes = small(10, difficulty).make()
+        np.testing.assert_array_equal(small(10, difficulty).make()[0], features)
+        assert features.min() == 0
+        head = LogisticHead(C=0.01, calibrate=False).fit(features[:1500], codes[:1500])
+        accuracy[difficulty] = head.score(features[1500:], codes[1500:])
+    assert accuracy["easy"] > accuracy["hard"] + 0.1
+
+
+@pytest.mark.parametrize("name", benchmark.CONTENDERS)
+def test_every_contender_chooses_a_C_and_reports(name):
+    result = benchmark.run_contender(name, small(3, "easy"), (0.001, 0.01))
+    assert result["C"] in (0.001, 0.01)
+    assert result["accuracy"] > 0.6
+    assert result["seconds"] > 0
+    if name == "featstore-logreg":
+        assert result["passes"] > 0
+        assert result["operations_floor_seconds"] > 0
+
+
+def test_objectives_are_at_least_as_low_as_the_peers():
+    for row in benchmark.compare_objectives(small(3, "hard"), (0.01, 1.0)):
+        assert row["objective"] <= row["peer_objective"] * (1 + 1e-5)
+
+
+def test_the_command_writes_a_table_and_json(tmp_path, capsys):
+    path = tmp_path / "out.json"
+    size = ["--rows", "600", "--dimension", "32", "--classes", "2", "--difficulty", "easy", "--rounds", "1"]
+    benchmark.main([*size, "--contenders", "featstore-logreg", "--json", str(path)])
+    assert "featstore-logreg" in capsys.readouterr().out
+    row = json.loads(path.read_text())[0]
+    assert len(row["all_seconds"]) == 1
+    assert row["rows"] == 600

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import softmax as reference_softmax
+
+from featstore.heads.calibration import fit_scale, log_softmax, softmax
+
+
+def test_softmax_of_many_columns_is_scipys():
+    decisions = np.random.default_rng(0).standard_normal((30, 4)) * 50
+    np.testing.assert_allclose(softmax(decisions, 0.5), reference_softmax(decisions * 0.5, axis=1), atol=1e-15)
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+def test_probabilities_sum_to_one_and_the_logarithm_does_not_underflow(columns):
+    decisions = np.array([[1e4] * columns, [-1e4] * columns])
+    decisions[:, 0] *= 0.5
+    assert softmax(decisions).sum(axis=1) == pytest.approx(1)
+    assert np.isfinite(log_softmax(decisions)).all()
+    moderate = decisions / 1e3
+    np.testing.assert_allclose(np.exp(log_softmax(moderate)), softmax(moderate), atol=1e-15)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("scale", [0.3, 4.0])
+def test_the_scale_that_made_the_labels_is_found(classes, scale):
+    random = np.random.default_rng(3)
+    decisions = random.standard_normal((40_000, 1 if classes == 2 else classes))
+    shares = softmax(decisions, scale).cumsum(axis=1)
+    codes = (random.random((len(decisions), 1)) > shares).sum(axis=1)
+    assert fit_scale(decisions, codes, classes) == pytest.approx(scale, rel=0.1)
+
+
+def test_separated_rows_give_a_finite_scale():
+    decisions = np.array([[-2.0], [-1.0], [1.0], [2.0]])
+    found = fit_scale(decisions, np.array([0, 0, 1, 1]), 2)
+    assert 0.1 < found < 100

@@ -1,0 +1,180 @@
+"""One contract suite for every head: scikit-learn's own checks, and what featstore promises on top."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+from featstore.errors import UsageError
+from featstore.heads import KernelSVMHead, KNNHead, LinearSVMHead, LogisticHead
+from featstore.heads.errors import DataError
+from tests.heads.made_up import Streamed, blobs
+
+HEADS = [LogisticHead(), LinearSVMHead(), KernelSVMHead(Cs=(1.0, 10.0), gammas=(1.0,)), KNNHead()]
+every_head = pytest.mark.parametrize("head", HEADS, ids=lambda head: type(head).__name__)
+
+
+def applicable_checks():
+    """Yield scikit-learn's checks of each head, but the one for array API input, which heads do not claim to take."""
+    for head in [*HEADS, LogisticHead(C=1.0), KernelSVMHead(C=1.0, gamma=0.1, exact_rows=10, landmarks=20)]:
+        for estimator, check in estimator_checks_generator(head):
+            name = check.func.__name__ if isinstance(check, functools.partial) else check.__name__
+            if name != "check_array_api_input":
+                yield pytest.param(estimator, check, id=f"{type(head).__name__}-{name}")
+
+
+@pytest.mark.parametrize(("estimator", "check"), list(applicable_checks()))
+def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+@every_head
+@pytest.mark.parametrize("classes", [2, 3])
+def test_learns_and_is_calibrated(head, classes):
+    X, y = blobs(900, 10, classes, apart=0.9, seed=2)
+    head = clone(head).fit(X[:600], y[:600])
+    probabilities = head.predict_proba(X[600:])
+    right = head.predict(X[600:]) == y[600:]
+    assert right.mean() > 0.75
+    assert abs(probabilities.max(axis=1).mean() - right.mean()) < 0.06
+    np.testing.assert_array_equal(head.classes_[probabilities.argmax(axis=1)], head.predict(X[600:]))
+
+
+@every_head
+def test_blocks_teach_what_the_array_teaches(head):
+    X, y = blobs(400, 8, 3, seed=3)
+    whole = clone(head).fit(X, y)
+    streamed = clone(head).fit(Streamed(X), y)
+    np.testing.assert_allclose(streamed.predict_proba(Streamed(X)), whole.predict_proba(X), atol=2e-3)
+
+
+@every_head
+def test_same_seed_same_bits(head):
+    X, y = blobs(300, 8, 3, seed=4)
+    first, second = clone(head).fit(X, y), clone(head).fit(X, y)
+    np.testing.assert_array_equal(first.predict_proba(X), second.predict_proba(X))
+
+
+@every_head
+def test_groups_share_a_fold(head):
+    # Every row twice under two labels in proportion 1:0, so that only torn groups would leak.
+    random = np.random.default_rng(0)
+    X = np.repeat(random.standard_normal((150, 6)), 2, axis=0).astype(np.float32)
+    y = np.repeat(random.integers(0, 2, 150), 2)
+    groups = np.repeat(np.arange(150), 2)
+    honest = clone(head).fit(X, y, groups=groups).cv_results_["mean_accuracy"]
+    assert honest.max() < 0.65
+
+
+def test_without_groups_equal_rows_leak_into_held_out_folds():
+    random = np.random.default_rng(0)
+    X = np.repeat(random.standard_normal((150, 6)), 2, axis=0).astype(np.float32)
+    y = np.repeat(random.integers(0, 2, 150), 2)
+    leaky = KNNHead().fit(X, y).cv_results_["mean_accuracy"]
+    assert leaky.max() > 0.75
+
+
+@every_head
+def test_a_fraction_holds_out_once_and_refits_on_all(head):
+    X, y = blobs(300, 8, 2, seed=5)
+    fitted = clone(head).set_params(cv=0.1).fit(X, y)
+    assert fitted.cv_results_["folds"] == 1
+    assert fitted.score(X, y) > 0.8
+
+
+@every_head
+def test_works_in_a_pipeline_and_with_text_labels(head):
+    X, y = blobs(200, 8, 3, seed=6)
+    pipeline = make_pipeline(Normalizer(), clone(head)).fit(X, y)
+    assert set(pipeline.predict(X)) <= set(y)
+
+
+@every_head
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda X, y: (X, np.full_like(y, y[0])), "only one class"),
+        (lambda X, y: (np.where(np.arange(X.size).reshape(X.shape) == 20, np.nan, X), y), "NaN or infinity"),
+        (lambda X, y: (Streamed(X), y[:-1]), "one label a row"),
+        (lambda X, y: (np.zeros_like(X), y), None),
+    ],
+    ids=["one class", "nan", "lengths", "constant"],
+)
+def test_unusable_data_ends_in_one_clear_line(head, spoil, message):
+    X, y = spoil(*blobs(60, 8, 3))
+    if message is None and not isinstance(head, KernelSVMHead):
+        # Constant features carry nothing, but the prior is learned without an error.
+        assert np.isfinite(clone(head).fit(X, y).predict_proba(X)).all()
+        return
+    with pytest.raises(DataError, match=message or "all features are constant") as caught:
+        clone(head).fit(X, y)
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, UsageError)
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("head", [LogisticHead, LinearSVMHead, KernelSVMHead])
+@pytest.mark.parametrize("C", [0.0, -1.0, np.nan, np.inf, "best"])
+def test_bad_C_is_refused(head, C):
+    X, y = blobs(60, 4, 2)
+    with pytest.raises(DataError, match="C must be"):
+        head(C=C).fit(X, y)
+
+
+def test_coefficients_are_those_of_raw_features():
+    X, y = blobs(300, 8, 3, dtype=np.float64)
+    head = LogisticHead(C=1.0).fit(X, y)
+    np.testing.assert_allclose(X @ head.coef_.T + head.intercept_, head.decision_function(X))
+
+
+def test_cv_results_name_the_chosen_C():
+    X, y = blobs(400, 30, 2, apart=0.3)
+    head = LogisticHead(Cs=(1e-3, 1e-1, 10.0), cv=4).fit(X, y)
+    results = head.cv_results_
+    best = results["mean_accuracy"].max()
+    assert head.C_ in results["param_C"][results["mean_accuracy"] == best]
+    splits = np.stack([results[f"split{fold}_accuracy"] for fold in range(4)])
+    np.testing.assert_allclose(splits.mean(axis=0), results["mean_accuracy"])
+    np.testing.assert_allclose(splits.std(axis=0), results["std_accuracy"])
+
+
+@pytest.mark.parametrize("weight", ["unbalanced", {"nothing": 1.0}, {"class 0": -1.0}])
+def test_bad_class_weights_are_refused(weight):
+    X, y = blobs(60, 4, 2)
+    with pytest.raises(DataError, match=r"class_weight|weight of class"):
+        LogisticHead(class_weight=weight).fit(X, y)
+
+
+def test_balanced_weights_help_the_rare_class():
+    X, y = blobs(600, 6, 2, apart=0.5, seed=8)
+    keep = np.flatnonzero((y == "class 0") | (np.arange(600) % 20 == 1))
+    plain = LogisticHead(C=1.0).fit(X[keep], y[keep])
+    balanced = LogisticHead(C=1.0, class_weight="balanced").fit(X[keep], y[keep])
+    rare = y == "class 1"
+    assert (balanced.predict(X[rare]) == "class 1").mean() > (plain.predict(X[rare]) == "class 1").mean()
+
+
+def test_knn_refuses_more_vectors_than_memory_allows():
+    X, y = blobs(100, 8, 2)
+    with pytest.raises(DataError, match="keep all training vectors"):
+        KNNHead(memory_limit=1000).fit(X, y)
+
+
+def test_calibration_lowers_the_log_loss_of_overconfident_logistic_regression():
+    X, y = blobs(800, 120, 2, apart=0.15, seed=1)
+    plain = LogisticHead(C=100.0, calibrate=False).fit(X[:300], y[:300])
+    calibrated = LogisticHead(C=100.0).fit(X[:300], y[:300])
+    test = y[300:] == plain.classes_[1]
+
+    def log_loss(head):
+        own = np.where(test, *head.predict_proba(X[300:]).T[::-1])
+        return -np.log(np.maximum(own, 1e-12)).mean()
+
+    assert log_loss(calibrated) < 0.8 * log_loss(plain)
+    assert (calibrated.predict(X) == plain.predict(X)).mean() > 0.99

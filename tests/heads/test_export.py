@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from featstore.errors import UsageError
+from featstore.heads import HEADS, train_head
+from featstore.heads.export import export_onnx, export_sklearn, to_onnx, to_sklearn
+from tests.heads.made_up import blobs
+
+every_kind = pytest.mark.parametrize("kind", list(HEADS))
+
+
+def trained(kind, classes):
+    X, y = blobs(300, 8, classes, seed=1)
+    options = {"Cs": (1.0,), "gammas": (1.0,)} if kind == "rbf-svm" else {}
+    return train_head(X, y, kind=kind, folds=3, fingerprint="f1", **options), blobs(500, 8, classes, seed=2)[0]
+
+
+@every_kind
+@pytest.mark.parametrize("classes", [2, 4])
+def test_onnx_runtime_predicts_what_the_head_predicts(kind, classes, tmp_path):
+    head, X = trained(kind, classes)
+    export_onnx(head, tmp_path / "head.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "head.onnx", providers=["CPUExecutionProvider"])
+    label, probabilities = session.run(["label", "probabilities"], {"features": X})
+    np.testing.assert_array_equal(label.astype(str), head.predict(X))
+    np.testing.assert_allclose(probabilities, head.predict_proba(X), atol=1e-4)
+    properties = session.get_modelmeta().custom_metadata_map
+    assert properties == {"featstore head": kind, "fingerprint": "f1"}
+
+
+PLAIN = ["logreg", "linear-svm", "rbf-svm"]
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+@pytest.mark.parametrize("classes", [2, 4])
+def test_a_plain_scikit_learn_estimator_predicts_what_the_head_predicts(kind, classes):
+    head, X = trained(kind, classes)
+    estimator = to_sklearn(head)
+    np.testing.assert_array_equal(estimator.predict(X), head.predict(X))
+    np.testing.assert_allclose(estimator.predict_proba(X), head.predict_proba(X), atol=1e-4)
+
+
+def test_the_exported_files_need_no_featstore(tmp_path):
+    heads = [trained(kind, 4)[0] for kind in PLAIN]
+    X = trained("logreg", 4)[1]
+    np.save(tmp_path / "x.npy", X)
+    for number, head in enumerate(heads):
+        export_sklearn(head, tmp_path / f"{number}.joblib")
+    code = (
+        "import sys, joblib, numpy; x = numpy.load('x.npy');"
+        "[print(*joblib.load(f'{i}.joblib').predict(x), sep='|') for i in range(3)]; sys.exit('featstore' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    for head, line in zip(heads, out.stdout.splitlines(), strict=True):
+        np.testing.assert_array_equal(line.split("|"), head.predict(X))
+
+
+def test_neighbours_have_no_plain_counterpart():
+    head, _ = trained("knn", 2)
+    with pytest.raises(UsageError, match="export it to ONNX"):
+        to_sklearn(head)
+
+
+def test_without_onnx_the_remedy_is_said(monkeypatch):
+    head, _ = trained("logreg", 2)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(UsageError, match=r"featstore\[onnx\]"):
+        to_onnx(head)
+
+
+def test_the_model_passes_the_checker_in_full():
+    head, _ = trained("knn", 3)
+    onnx.checker.check_model(onnx.load_from_string(to_onnx(head)), full_check=True)

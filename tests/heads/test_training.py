@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from featstore.errors import UsageError
+from featstore.heads import HEADS, evaluate, held_out, train_head
+from tests.heads.made_up import Streamed, blobs
+
+
+@pytest.mark.parametrize("kind", list(HEADS))
+def test_train_then_evaluate_on_held_out_rows(kind):
+    X, y = blobs(600, 16, 3, seed=4)
+    train, test = held_out(y, fraction=0.25, seed=0)
+    head = train_head(X[train], y[train], kind=kind, seed=7, folds=3)
+    report = evaluate(y[test], head.predict_proba(X[test]), head.classes, replicates=50)
+    assert report.accuracy.low > 0.75
+    assert head.meta["seed"] == 7
+    assert head.meta["rows"] == len(train)
+    assert head.meta["cross_validation"]["folds"] == 3
+    assert sum(head.meta["class_counts"].values()) == len(train)
+    assert json.loads(json.dumps(head.meta, allow_nan=False)) == head.meta
+
+
+def test_class_order_is_that_of_sorted_text():
+    X, _ = blobs(90, 4, 3)
+    head = train_head(X, np.array([1, 10, 2] * 30), C=1.0)
+    assert head.classes == ["1", "10", "2"]
+    assert set(head.predict(X)) <= {"1", "10", "2"}
+
+
+def test_blocks_and_arrays_train_the_same_head():
+    X, y = blobs(300, 6, 2)
+    a, b = train_head(X, y), train_head(Streamed(X), y)
+    assert a.meta["chosen"] == b.meta["chosen"]
+    np.testing.assert_allclose(a.predict_proba(X), b.predict_proba(X), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", list(HEADS))
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["a"] * 6, "only one class"),
+        (["a"] * 5 + ["b"], "one picture"),
+        (["a", "b"] * 2, "one label a row"),
+    ],
+)
+def test_labels_that_teach_nothing_end_in_one_line(kind, labels, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        train_head(np.eye(6, dtype=np.float32), labels, kind=kind)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_whose_pictures_are_all_equal_counts_as_one_picture():
+    X, y = blobs(20, 4, 2)
+    groups = np.where(y == "class 1", 0, np.arange(20) + 1)
+    with pytest.raises(UsageError, match="class 1"):
+        train_head(X, y, groups=groups)
+
+
+def test_unknown_heads_and_options_of_other_heads_are_refused():
+    X, y = blobs(20, 4, 2)
+    with pytest.raises(UsageError, match="choose one of logreg, linear-svm, rbf-svm, knn"):
+        train_head(X, y, kind="forest")
+    with pytest.raises(UsageError, match="knn has neither C"):
+        train_head(X, y, kind="knn", C=1.0)
+
+
+def test_importing_heads_and_reading_one_needs_no_scikit_learn():
+    code = (
+        "import sys, featstore.heads, featstore.heads.headfile; "
+        "print([m for m in ('sklearn', 'torch', 'pandas', 'faiss') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
