@@ -1,0 +1,5 @@
+"""``python -m featstore`` is the command ``featstore``."""
+
+from featstore.command import main
+
+main()

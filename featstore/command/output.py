@@ -1,0 +1,106 @@
+"""What all verbs share: JSON or text on stdout, a progress bar on stderr, a clean stop on signals."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import click
+
+_LOG_SECONDS = 30.0
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+
+
+def show(value: Any, text: str, as_json: bool) -> None:
+    """Print ``value`` as JSON or ``text``."""
+    if as_json:
+        click.echo(json.dumps(value, indent=2, default=str))
+    else:
+        # A name may hold bytes that are no UTF-8 (surrogates here): escaped, not a crash.
+        click.echo(text.encode("utf-8", "backslashreplace").decode())
+
+
+def printable(text: str) -> str:
+    """Return ``text`` as one line: control characters and bytes that are no UTF-8 escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def columns(rows: list[tuple[Any, ...]], header: tuple[str, ...]) -> str:
+    """Return rows as aligned columns, numbers to the right."""
+    cells = [
+        tuple(f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell) for cell in row)
+        for row in rows
+    ]
+    widths = [max(len(row[at]) for row in [header, *cells]) for at in range(len(header))]
+    right = [all(isinstance(row[at], int | float) for row in rows) for at in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if is_right else cell.ljust(width)
+            for cell, width, is_right in zip(row, widths, right, strict=True)
+        )
+        for row in [header, *cells]
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+class Bar:
+    """Progress on stderr with rate, ETA and failures: a bar on a terminal, elsewhere (a log) a line every 30 s."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._terminal = sys.stderr.isatty()
+        self._began = self._told = time.monotonic()
+
+    def __call__(self, progress: Any) -> None:
+        """Show a Progress."""
+        note = progress.note or (f"{progress.failed:,} failed" if progress.failed else "")
+        if not self._terminal:
+            self._tell(progress.done, progress.total, note)
+            return
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(unit="img", smoothing=0.05, dynamic_ncols=True, file=sys.stderr)
+        self._bar.total = progress.total
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(progress.done - self._bar.n)
+
+    def _tell(self, done: int, total: int, note: str) -> None:
+        now = time.monotonic()
+        if now - self._told < _LOG_SECONDS:
+            return
+        self._told = now
+        rate = done / (now - self._began)
+        left = f", {(total - done) / rate / 60:.1f} min left" if done else ""
+        click.echo(f"{done:,} of {total:,} images, {rate:.1f}/s{left}{f', {note}' if note else ''}", err=True)
+
+    def close(self) -> None:
+        """End the bar's line."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[tuple[threading.Event, Callable[[], int]]]:
+    """Yield an event that SIGINT and SIGTERM set, and a function for the exit code that belongs to the signal; a second Ctrl-C ends at once."""
+    stop, received = threading.Event(), [0]
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received[0] = number
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop, lambda: 128 + received[0]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,159 @@
+"""Pictures by their paths -> vectors of the identity that a head or index was made of."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore import defaults
+from featstore.decode import DecodeFailure, Preprocessing, decode
+from featstore.errors import UsageError
+from featstore.origin import Origin
+from featstore.sources import open_source
+from featstore.sources.reading import ReadFailure, read_picture
+
+if TYPE_CHECKING:
+    from featstore.backbones import Backbone
+    from featstore.extraction.pipeline import Done, Loaded
+
+CHUNK = 1024
+"""Pictures whose vectors are held at once."""
+_SOURCE_SUFFIXES = (".csv", ".tsv", ".tab", ".parquet", ".pq", ".tar")
+
+
+@dataclass(frozen=True)
+class Input:
+    """One picture: ``name`` for people and results, and where its bytes are (see read_picture)."""
+
+    name: str
+    root: Path
+    location: bytes
+    offset: int = -1
+    size: int = -1
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Up to CHUNK inputs: ``vectors`` (m, d) of those at ``ok`` (m,), and (reason, message) of the others by place."""
+
+    inputs: list[Input]
+    ok: NDArray[np.int64]
+    vectors: NDArray[Any]
+    failures: dict[int, tuple[str, str]]
+
+
+def inputs_of(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Input]:
+    """Yield the pictures that ``paths`` name: picture files, folders, tables (.csv, .parquet), archives (.tar).
+
+    A file that is missing is yielded too, and fails when it is read. Raises UsageError for a folder or table
+    without pictures.
+    """
+    for path in paths:
+        name = os.fspath(path)
+        try:
+            is_source = stat.S_ISDIR(os.stat(name).st_mode)
+        except (OSError, ValueError):
+            is_source = False
+        if is_source or name == "-" or name.lower().endswith(_SOURCE_SUFFIXES):
+            source = open_source(name)
+            for chunk in source.chunks():
+                locations = chunk.keys if chunk.locations is None else chunk.locations
+                columns = (chunk.keys, locations, chunk.offsets.tolist(), chunk.sizes.tolist())
+                for key, location, offset, size in zip(*columns, strict=True):
+                    yield Input(key.decode("utf-8", "surrogateescape"), source.root, location, offset, size)
+        else:
+            yield Input(name, Path.cwd(), os.fsencode(name))
+
+
+class Embedder:
+    """A backbone and an engine that make vectors of one identity; made with ``open_embedder``."""
+
+    def __init__(self, origin: Origin, engine: Any) -> None:
+        self.identity = origin.identity
+        self.engine = engine
+        self._preprocessing = Preprocessing.from_dict(origin.identity.preprocessing)
+
+    def blocks(
+        self, inputs: Iterable[Input], *, batch: int = defaults.BATCH, workers: int | None = None
+    ) -> Iterator[Embedded]:
+        """Yield vectors and failures of ``inputs``, in order, CHUNK at a time: memory does not grow with their number."""
+        remaining = iter(inputs)
+        while chunk := list(islice(remaining, CHUNK)):
+            yield self._embed(chunk, batch, workers or os.cpu_count() or 1)
+
+    def _embed(self, chunk: list[Input], batch: int, threads: int) -> Embedded:
+        from featstore.extraction import pipeline
+
+        parts: list[NDArray[Any]] = []
+        failures: dict[int, tuple[str, str]] = {}
+
+        def write(done: Done) -> None:
+            parts.append(done.vectors)
+            failures.update({row: (reason, message) for row, reason, message in done.failures})
+
+        starts = range(0, len(chunk), batch)
+        pipeline.run(
+            iter([pipeline.Batch(chunk, at, min(at + batch, len(chunk)), False) for at in starts]),
+            self._load,
+            self.engine,
+            write,
+            dtype=self.identity.numpy_dtype,
+            threads=threads,
+            ahead=defaults.BATCHES_AHEAD,
+            timings=pipeline.Timings(),
+        )
+        ok = np.array([row for row in range(len(chunk)) if row not in failures], np.int64)
+        return Embedded(chunk, ok, np.concatenate(parts), failures)
+
+    def _load(self, chunk: Sequence[Input], row: int) -> Loaded:
+        from featstore.extraction.pipeline import NO_DIGEST, Loaded
+
+        one = chunk[row]
+        try:
+            data = read_picture(one.root, one.location, one.offset, one.size, limit=defaults.MAX_FILE_BYTES).data
+            return Loaded(decode(data, self._preprocessing))
+        except (ReadFailure, DecodeFailure) as failure:
+            return Loaded(None, NO_DIGEST, failure.reason, failure.message)
+
+
+def open_embedder(
+    origin: Origin,
+    what: str,
+    *,
+    weights: str | None = None,
+    backbone: Backbone | None = None,
+    engine: str = defaults.ENGINE,
+    device: str = "auto",
+) -> Embedder:
+    """Load the backbone that ``what`` (a path, for messages) was made with, and check that it is the same one.
+
+    ``weights``: the checkpoint file, where the features came from one of the user's own; ``backbone``: one that is
+    loaded already. Raises IdentityError where
+    backbone, weights, preprocessing, decoder or precision are not those of ``origin``; UsageError where the weights
+    cannot be found.
+    """
+    from featstore.backbones import load_backbone
+    from featstore.engines import open_engine
+    from featstore.extraction import identity_of
+
+    identity = origin.identity
+    try:
+        backbone = backbone or load_backbone(identity.backbone, weights or origin.weights_name)
+    except UsageError as error:
+        if weights is not None:
+            raise
+        raise UsageError(
+            f"{what}: was made with {identity.backbone} and the weights {origin.weights_name}, which cannot be loaded "
+            f"({error}); name their file with --weights"
+        ) from None
+    opened = open_engine(backbone, engine=engine, device=device)
+    identity.check(identity_of(backbone, opened, identity.dtype), what)
+    return Embedder(origin, opened)

@@ -1,0 +1,122 @@
+"""What a store, head or index is, in figures: the stage behind ``featstore info``."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from featstore import sealed
+from featstore.errors import DamagedError, UsageError
+from featstore.origin import origin_of_head, origin_of_index
+from featstore.store import FeatureStore
+
+
+def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what the store, head or index at ``path`` is as JSON; ``kind`` tells which of them.
+
+    Raises UsageError where ``path`` is none of them, DamagedError.
+    """
+    from featstore.indexing import is_index
+
+    if os.path.isdir(path):
+        return describe_store(path)
+    if is_index(path):
+        return describe_index(path)
+    try:
+        sealed.read_header(Path(path), "head")
+    except FileNotFoundError:
+        raise UsageError(f"{os.fspath(path)}: does not exist") from None
+    except DamagedError as error:
+        raise UsageError(f"{os.fspath(path)}: is no store, head or index that can be read ({error})") from None
+    return describe_head(path)
+
+
+def describe_head(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return classes, parameters, figures and origin of a head as JSON. Raises UsageError, DamagedError."""
+    from featstore.predicting import read_head
+
+    head = read_head(path)
+    origin, meta = origin_of_head(head, os.fspath(path)), head.meta
+    told = {name: meta.get(name) for name in ("parameters", "cross_validation", "class_counts", "versions")}
+    try:
+        return {
+            "kind": "head",
+            "path": os.fspath(path),
+            "head": head.kind,
+            "classes": head.classes,
+            "chosen": dict(meta["chosen"]),
+            "rows": meta["rows"],
+            "seed": meta["seed"],
+            "split": {**meta["split"]},
+            "label_version": meta["label_version"],
+            "held_out": {**meta["report"]["estimates"]},
+            "report": meta["report"],
+            "fingerprint": head.fingerprint,
+            "identity": origin.identity.to_dict(),
+            **origin.to_dict(),
+            **told,
+        }
+    except (KeyError, TypeError) as error:
+        raise DamagedError(f"{os.fspath(path)}: its description lacks {error}") from None
+
+
+def describe_index(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return size, measured recall and origin of an index as JSON, and how its store has changed since.
+
+    Raises UsageError, DamagedError.
+    """
+    from featstore.indexing import open_index, staleness
+
+    index = open_index(path)
+    origin = origin_of_index(index, os.fspath(path))
+    store = origin.find_store(Path(os.path.abspath(path)).parent)
+    return {
+        "kind": "index",
+        **index.info(),
+        "identity": origin.identity.to_dict(),
+        **origin.to_dict(),
+        "store_found": store is not None,
+        "stale": staleness(index, store) if store is not None else "",
+    }
+
+
+def describe_store(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return identity, counts, labels, sizes and provenance of a store as JSON. Raises UsageError where there is none."""
+    store = FeatureStore.open(Path(path))
+    counts = store.counts
+    makers = Counter(
+        (str(made.get("engine")), str(made.get("device_name", made.get("device"))), f"torch {made.get('torch')}")
+        for unit in store.provenance().values()
+        for made in unit
+    )
+    return {
+        "kind": "store",
+        "path": str(path),
+        "store_id": store.store_id,
+        "fingerprint": store.fingerprint,
+        "identity": store.spec.to_dict(),
+        "weights_name": store.manifest.weights_name,
+        "created": store.manifest.created,
+        "generation": list(store.generation),
+        "images": counts.images,
+        "vectors": counts.vectors,
+        "failures": counts.failures,
+        "pending": counts.pending,
+        "units": len(store.units),
+        "unit_rows": store.manifest.unit_rows,
+        "retired": len(store.plan.retired),
+        "bytes": sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file()),
+        "sources": [dict(source) for source in store.plan.sources().values()],
+        "label_version": store.tables.version,
+        "columns": store.tables.columns,
+        "labels": _counted(store.labels),
+        "splits": _counted(store.splits),
+        "made_by": [{"engine": e, "device": d, "version": v, "units": n} for (e, d, v), n in makers.most_common()],
+    }
+
+
+def _counted(values: Any) -> dict[str, int]:
+    counts = Counter(value for value in values if value is not None)
+    return dict(sorted(counts.items()))

@@ -1,0 +1,133 @@
+"""What several pages show: examples with their thumbnails, confusion matrices, figures, how something was made."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featstore.pictures import Pictures
+from featstore.reports.charts import heat_map
+from featstore.reports.page import number, percent
+from featstore.reports.thumbnails import thumbnail
+
+if TYPE_CHECKING:
+    from featstore.origin import Origin
+    from featstore.store import FeatureStore
+    from featstore.training import TrainReport
+
+CELLS = 24
+"""Classes up to which a confusion matrix is a table; beyond, it is a picture."""
+PAIRS = 8
+CLASSES_SHOWN = 200
+_TITLES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "log_loss": "log loss",
+    "calibration_error": "calibration error",
+    "roc_auc": "ROC AUC, one class against the rest",
+    "average_precision": "average precision",
+}
+_SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "calibration_error")
+
+
+def footer() -> dict[str, str]:
+    """Return what the foot of every page says."""
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return {"version": importlib.metadata.version("featstore"), "made": made}
+
+
+def examples(
+    store: FeatureStore, pictures: Pictures, trained: TrainReport, places: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Return the held-out pictures at ``places`` (numbers into ``trained.split.test``) with what the head says of them."""
+    rows = trained.split.test[np.asarray(places, np.int64)]
+    keys = [key.decode("utf-8", "surrogateescape") for key in store.key_bytes(rows)]
+    found = []
+    for place, row, key in zip(places, rows.tolist(), keys, strict=True):
+        probabilities = trained.probabilities[place]
+        code = int(probabilities.argmax())
+        found.append(
+            {
+                "key": key,
+                "label": trained.head.classes[code],
+                "probability": float(probabilities[code]),
+                "truth": store.labels[row],
+                "thumb": thumbnail(lambda key=key: pictures(key)),  # type: ignore[misc]
+            }
+        )
+    return found
+
+
+def confusion_matrix(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Return the confusion matrix (k, k; rows: true classes) as the template takes it."""
+    matrix = np.asarray(counts, np.int64)
+    wrong = matrix.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]
+    pairs = [
+        {"truth": classes[at // len(classes)], "label": classes[at % len(classes)], "count": int(wrong.flat[at])}
+        for at in order.tolist()
+        if wrong.flat[at]
+    ]
+    told: dict[str, Any] = {
+        "classes": list(classes),
+        "pairs": pairs if len(classes) > 2 else [],
+        "heat": None,
+        "rows": [],
+    }
+    if len(classes) > CELLS:
+        return {**told, "heat": heat_map(counts)}
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    for code, name in enumerate(classes):
+        cells = []
+        for other, count in enumerate(matrix[code].tolist()):
+            share = float(shares[code, other])
+            # Few confusions are to be seen as well, so wrong cells start from a visible shade.
+            shade = 0.12 + 0.78 * share if code == other else 0.16 + 0.84 * share
+            kinds = ["right" if code == other else "wrong"] if count else ["zero"]
+            title = f"{name} taken for {classes[other]}: {count:,} ({share:.1%})"
+            deep = count and shade > 0.55
+            cells.append(
+                {
+                    "count": count,
+                    "shade": f"{shade:.2f}",
+                    "kind": " ".join(kinds + ["deep"] * bool(deep)),
+                    "title": title,
+                }
+            )
+        told["rows"].append({"name": name, "cells": cells})
+    return told
+
+
+def class_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of the per-class table: all, or the worst by F1 where there are very many."""
+    rows: list[dict[str, Any]] = report["classes"]
+    if len(rows) <= CLASSES_SHOWN:
+        return rows
+    return sorted(rows, key=lambda row: (row["f1"] is None, row["f1"]))[:CLASSES_SHOWN]
+
+
+def figures(report: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return (name, value, interval) of every figure of a report."""
+    shown = []
+    for name, estimate in report["estimates"].items():
+        written = percent if name in _SHARES else number
+        interval = f"{written(estimate['low'])} to {written(estimate['high'])}"
+        shown.append((_TITLES.get(name, name), written(estimate["value"]), interval))
+    return shown
+
+
+def chosen_text(chosen: dict[str, float]) -> str:
+    """Return the chosen parameters as text, such as C = 0.1."""
+    return ", ".join(f"{'neighbours' if name == 'n_neighbors' else name} = {value:g}" for name, value in chosen.items())
+
+
+def features_text(origin: Origin) -> str:
+    """Return in words what the features are."""
+    identity = origin.identity
+    return f"{identity.dimension}-d {identity.dtype} of {identity.backbone} ({identity.layer}), weights {origin.weights_name}"

@@ -1,0 +1,76 @@
+"""The contact sheet of a search."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from featstore.pictures import Pictures, open_picture
+from featstore.reports import parts
+from featstore.reports.page import write_page
+from featstore.reports.thumbnails import thumbnail
+
+if TYPE_CHECKING:
+    from featstore.searching import Neighbour, Query, SearchReport
+
+QUERIES = 200
+"""Queries that one page shows; a page of more would be too large to open."""
+_SCORES = {"cosine": "cosine", "l2": "squared distance", "ip": "inner product"}
+
+
+def write_search_page(
+    report: SearchReport, path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None
+) -> None:
+    """Write the pictures of ``report`` as a page at ``path``: each query with its neighbours.
+
+    ``root``: where the index's pictures are now, if they moved, or the store is gone. Raises OSError.
+    """
+    pictures = Pictures(report.store, root)
+    shown = report.queries[:QUERIES]
+    notes = list(report.notes)
+    if len(shown) < len(report.queries):
+        notes.append(f"the first {len(shown):,} of {len(report.queries):,} queries are shown")
+    recall = report.recall
+    measured = ""
+    if recall.get("method") == "exact":
+        measured = "; the search is exact"
+    elif recall.get("value") is not None:
+        measured = f"; recall@{recall['k']} {recall['value']:.3f}, measured on {recall['queries']:,} held-out pictures"
+    write_page(
+        path,
+        "search.html",
+        {
+            **parts.footer(),
+            "title": f"Neighbours in {os.path.basename(report.index)}",
+            "heading": "Nearest pictures" if len(shown) != 1 else f"Nearest to {os.path.basename(shown[0].name)}",
+            "lead": f"Among the {report.rows:,} pictures of {report.index}, by {_SCORES.get(report.metric, report.metric)}{measured}.",
+            "notes": notes,
+            "queries": [_query(query, pictures) for query in shown],
+        },
+    )
+
+
+def _query(query: Query, pictures: Pictures) -> dict[str, Any]:
+    one = query.source
+    return {
+        "name": query.name,
+        "label": None,
+        "reason": query.reason,
+        "message": query.message,
+        "thumb": thumbnail(lambda: open_picture(one.root, one.location, one.offset, one.size)),
+        "neighbours": neighbours_shown(query.neighbours, pictures),
+    }
+
+
+def neighbours_shown(neighbours: Sequence[Neighbour], pictures: Pictures) -> list[dict[str, Any]]:
+    """Return neighbours as the template takes them."""
+    return [
+        {
+            "key": found.key,
+            "label": found.label,
+            "score": f"{found.score:.3f}",
+            "thumb": thumbnail(lambda key=found.key: pictures(key)),  # type: ignore[misc]
+        }
+        for found in neighbours
+    ]

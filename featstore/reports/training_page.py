@@ -1,0 +1,79 @@
+"""The page of a trained head."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from featstore.origin import origin_of_head
+from featstore.pictures import Pictures
+from featstore.reports import charts, parts
+from featstore.reports.page import percent, seconds, write_page
+from featstore.store import FeatureStore
+
+if TYPE_CHECKING:
+    from featstore.training import TrainReport
+
+ERRORS = 24
+
+
+def write_training_page(
+    trained: TrainReport, path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None
+) -> None:
+    """Write the report of ``trained`` as a page at ``path``. ``root``: where the pictures are now, if they moved.
+
+    A picture that is not there any more is said so in its place. Raises OSError.
+    """
+    from featstore.heads.evaluation import worst_errors
+    from featstore.heads.training import HEADS
+
+    store = FeatureStore.open(Path(trained.store))
+    pictures = Pictures(store, root)
+    told = trained.report.to_dict()
+    truth = store.labels[trained.split.test].astype(str)
+    worst = worst_errors(truth, trained.probabilities, trained.head.classes, ERRORS).tolist()
+    accuracy, macro = trained.report.accuracy, trained.report.estimates["macro_f1"]
+    split = trained.split
+    write_page(
+        path,
+        "training.html",
+        {
+            **parts.footer(),
+            "title": f"{trained.head.kind} on {store.path.name}",
+            "heading": f"{HEADS[trained.head.kind].title.capitalize()} on {store.path.name}",
+            "lead": f"{len(trained.head.classes):,} classes, {parts.features_text(origin_of_head(trained.head, trained.path))}",
+            "tiles": [
+                (
+                    percent(accuracy.value),
+                    f"accuracy; 95 % interval {percent(accuracy.low)} to {percent(accuracy.high)}",
+                ),
+                (percent(macro.value), f"macro F1; {percent(macro.low)} to {percent(macro.high)}"),
+                (f"{len(split.train):,} + {len(split.test):,}", "pictures learnt from + held out"),
+                (parts.chosen_text(trained.chosen) or "as given", "chosen on the training pictures alone"),
+            ],
+            "notes": trained.notes,
+            "rows": trained.report.rows,
+            "confusion": parts.confusion_matrix(trained.head.classes, told["confusion"]),
+            "errors": parts.examples(store, pictures, trained, worst),
+            "classes": parts.class_rows(told),
+            "class_count": len(told["classes"]),
+            "curve": charts.selection_curve(trained.head.meta.get("cross_validation"), trained.chosen),
+            "reliability": charts.reliability_diagram(told["calibration"]),
+            "figures": parts.figures(told),
+            "made_of": [
+                ("store", f"{store.path}, label version {store.tables.version}"),
+                ("features", parts.features_text(origin_of_head(trained.head, trained.path))),
+                ("fingerprint", store.fingerprint),
+                ("learnt from", f"{split.names[0]}: {len(split.train):,} pictures"),
+                ("judged by", f"{split.names[1]}: {len(split.test):,} pictures"),
+                ("seed", str(trained.head.meta.get("seed"))),
+                ("intervals", f"accuracy: Wilson; others: bootstrap, {trained.report.replicates:,} replicates"),
+                (
+                    "time",
+                    f"{seconds(trained.seconds['train'])} to train, {seconds(trained.seconds['evaluate'])} to judge",
+                ),
+                ("head", str(trained.path)),
+            ],
+        },
+    )

@@ -1,0 +1,162 @@
+"""The stage from a store to a trained head and an honest report on it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore import defaults, sealed
+from featstore.errors import DamagedError, UsageError
+from featstore.origin import KEY, generation_number, origin_of_store, state_of_store
+from featstore.splitting import Split, split_store
+from featstore.store import FeatureStore
+
+if TYPE_CHECKING:
+    from featstore.heads import Report, TrainedHead
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """A trained head and how good it is.
+
+    ``path`` of the head's file; ``report``: on the held-out rows ``split.test``, whose ``probabilities`` are
+    (n, classes), in the order of ``head.classes``; ``notes``: what a reader of the figures has to know, in words;
+    ``seconds`` by step.
+    """
+
+    store: str
+    path: str
+    head: TrainedHead
+    report: Report
+    split: Split
+    probabilities: NDArray[np.float64] = field(repr=False)
+    notes: list[str]
+    seconds: dict[str, float]
+
+    @property
+    def chosen(self) -> dict[str, float]:
+        """The parameters that cross-validation chose, or that were given."""
+        chosen = self.head.meta.get("chosen")
+        return dict(chosen) if isinstance(chosen, dict) else {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON."""
+        return {
+            "store": self.store,
+            "head": self.path,
+            "kind": self.head.kind,
+            "classes": self.head.classes,
+            "chosen": self.chosen,
+            "cross_validation": self.head.meta.get("cross_validation"),
+            "split": self.split.to_dict(),
+            "held_out": self.report.to_dict(),
+            "notes": self.notes,
+            "seconds": self.seconds,
+        }
+
+
+def head_path(store: str | os.PathLike[str], kind: str) -> Path:
+    """Return the file that a head of ``store`` goes to where none is named: beside the store, under its name."""
+    path = Path(os.path.abspath(store))
+    return path.with_name(f"{path.name}.{kind}.head")
+
+
+def train(
+    store: str | os.PathLike[str],
+    *,
+    head: str = "logreg",
+    out: str | os.PathLike[str] | None = None,
+    train_split: str | None = None,
+    test_split: str | None = None,
+    held_out: float = defaults.HELD_OUT,
+    C: float | str = "auto",
+    class_weight: Mapping[str, float] | str | None = None,
+    folds: int | float = defaults.FOLDS,
+    seed: int = defaults.SEED,
+    **options: Any,
+) -> TrainReport:
+    """Train a ``head`` ("logreg", "linear-svm", "rbf-svm" or "knn") on a store, save it, and judge it.
+
+    C is chosen by cross-validation of ``folds`` folds on the training rows alone; the figures are of the held-out
+    rows (see split_store for which those are). Equal bytes share a fold. ``options`` go to the estimator (see
+    featstore.heads). The head goes to ``out``, by default head_path(store, head), and replaces a head that is there.
+
+    Raises UsageError: no labels, one class, a class missing from the training split, NaN, an ``out`` that is
+    something else; DamagedError, OSError.
+    """
+    from featstore.heads import train_head
+    from featstore.heads.training import HEADS
+
+    if head not in HEADS:
+        raise UsageError(f"there is no head {head!r}; choose one of {', '.join(HEADS)}")
+    opened = FeatureStore.open(Path(store))
+    path = Path(out) if out is not None else head_path(store, head)
+    _require_replaceable(path)
+    split = split_store(opened, train_split=train_split, test_split=test_split, held_out=held_out, seed=seed)
+    started = time.perf_counter()
+    from featstore.splitting import groups_of_equal_bytes
+
+    trained = train_head(
+        rows_of(opened, split.train),
+        opened.labels[split.train].astype(str),
+        kind=head,
+        groups=groups_of_equal_bytes(opened.sha256[split.train]),
+        seed=seed,
+        folds=folds,
+        C=C,
+        class_weight=class_weight,
+        fingerprint=opened.fingerprint,
+        identity=opened.spec.to_dict(),
+        meta={
+            KEY: origin_of_store(opened).to_dict(),
+            "split": split.to_dict(),
+            "label_version": opened.tables.version,
+            "generation": generation_number(opened),
+        },
+        **options,
+    )
+    fitted = time.perf_counter()
+    probabilities, report = assess(opened, trained, split, seed=seed)
+    from featstore.heads import save_head
+
+    seconds = {"train": round(fitted - started, 3), "evaluate": round(time.perf_counter() - fitted, 3)}
+    save_head(path, trained, {"report": report.to_dict(), "seconds": seconds})
+    notes = state_of_store(opened) + split.notes()
+    return TrainReport(str(store), str(path), trained, report, split, probabilities, notes, seconds)
+
+
+def assess(
+    store: FeatureStore, head: TrainedHead, split: Split, *, seed: int = defaults.SEED
+) -> tuple[NDArray[np.float64], Report]:
+    """Return probabilities (n, classes) and the Report of ``head`` on the held-out rows of ``split``."""
+    from featstore.heads import evaluate
+
+    head.check_identity(store.fingerprint, store.spec.to_dict())
+    blocks = [probabilities for _, probabilities in head.predict_blocks(store.stream(split.test))]
+    probabilities = np.concatenate(blocks)
+    return probabilities, evaluate(store.labels[split.test].astype(str), probabilities, head.classes, seed=seed)
+
+
+def rows_of(store: FeatureStore, rows: NDArray[np.int64]) -> Any:
+    """Return ``rows`` as an (n, d) array where that fits the memory set aside for heads, else as a stream."""
+    if len(rows) * store.spec.dimension * 4 <= defaults.HEAD_MEMORY:
+        return store.features(rows=rows)
+    return store.stream(rows)
+
+
+def _require_replaceable(path: Path) -> None:
+    """Raise UsageError where something is at ``path`` that is no head."""
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; name a file for the head, such as {path / 'my.head'}")
+    if path.exists():
+        try:
+            sealed.read_header(path, "head")
+        except DamagedError:
+            raise UsageError(f"{path}: is there and is no head; name another file for the head") from None

@@ -1,0 +1,38 @@
+"""Similar images: an index of a folder, and a page with the nearest pictures of each query.
+
+python pipelines/similar_images.py PICTURES QUERY.jpg ... --backbone efficientnet_lite0
+"""
+
+from __future__ import annotations
+
+import click
+
+import featstore
+from featstore.reports.search_page import write_search_page
+
+
+@click.command()
+@click.argument("pictures", type=click.Path(exists=True))
+@click.argument("queries", nargs=-1, required=True, type=click.Path())
+@click.option("--store", default="similar.store", show_default=True, help="Made where it is not there yet.")
+@click.option("--backbone", default="resnet50", show_default=True)
+@click.option("--weights", help="A published name, a checkpoint, or random:SEED.")
+@click.option("--k", default=10, show_default=True, help="Neighbours a query.")
+@click.option("--page", default="similar.html", show_default=True)
+def main(
+    pictures: str, queries: tuple[str, ...], store: str, backbone: str, weights: str | None, k: int, page: str
+) -> None:
+    """Find the pictures most like QUERIES among PICTURES."""
+    featstore.extract(pictures, store, backbone=backbone, weights=weights)
+    indexed = featstore.index_store(store)
+    found = featstore.search(indexed.path, list(queries), k=k)
+    write_search_page(found, page)
+
+    for query in found.queries:
+        best = query.neighbours[0] if query.neighbours else None
+        click.echo(f"{query.name}: " + (f"{best.key} ({best.score:.3f})" if best else query.message))
+    click.echo(f"page: {page}")
+
+
+if __name__ == "__main__":
+    main()

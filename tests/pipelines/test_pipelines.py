@@ -1,0 +1,48 @@
+"""The recipes, each run on a tiny folder with the options that a user gives."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import pytest
+from click.testing import CliRunner
+
+from tests.chain import names, write_coloured
+from tests.pages import read
+
+SMALL = ("--backbone", "squeezenet1_1", "--weights", "random:0")
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def recipe(name: str, *arguments: object) -> str:
+    main = import_module(f"pipelines.{name}").main
+    result = CliRunner().invoke(main, [*map(str, arguments), *SMALL], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_dogs_vs_cats(tmp_path):
+    write_coloured(tmp_path / "p", names("", 8))
+    shown = recipe("dogs_vs_cats", "p")
+    assert "squeezenet1_1, weights random:0" in shown
+    assert "98.69%" in shown
+    assert "16 vectors, 0 could not be read" in shown
+    read(tmp_path / "dogs-vs-cats.html")
+
+
+def test_hymenoptera(tmp_path):
+    write_coloured(tmp_path / "p", names("train", 6) + names("val", 3))
+    shown = recipe("hymenoptera", "p")
+    assert [line.split()[0] for line in shown.splitlines()] == ["logreg", "linear-svm", "rbf-svm", "knn", "best"]
+    read(tmp_path / "hymenoptera.html")
+
+
+def test_similar_images(tmp_path):
+    write_coloured(tmp_path / "p", names("", 4))
+    shown = recipe("similar_images", "p", "p/ant/02.png", "--k", 3)
+    assert "p/ant/02.png: ant/02.png (1.000)" in shown
+    assert len(read(tmp_path / "similar.html").pictures) == 4

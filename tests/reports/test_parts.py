@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from featstore.pictures import NoPicture
+from featstore.reports.charts import heat_map, reliability_diagram, selection_curve
+from featstore.reports.page import number, percent, seconds
+from featstore.reports.parts import CELLS, chosen_text, class_rows, confusion_matrix
+from featstore.reports.thumbnails import SIDE, thumbnail
+
+
+def test_a_confusion_matrix_of_few_classes_is_a_table():
+    told = confusion_matrix(["a", "b", "c"], [[5, 1, 0], [0, 0, 0], [3, 0, 7]])
+    cells = [[cell["count"] for cell in row["cells"]] for row in told["rows"]]
+    assert cells == [[5, 1, 0], [0, 0, 0], [3, 0, 7]]
+    assert told["pairs"][0] == {"truth": "c", "label": "a", "count": 3}
+    assert [cell["kind"].split()[0] for cell in told["rows"][0]["cells"]] == ["right", "wrong", "zero"]
+    assert told["heat"] is None
+
+
+def test_a_confusion_matrix_of_many_classes_is_a_picture():
+    k = CELLS + 1
+    told = confusion_matrix([f"c{n}" for n in range(k)], np.eye(k, dtype=int).tolist())
+    assert told["rows"] == []
+    assert told["heat"].startswith("data:image/png;base64,")
+    assert heat_map(np.eye(2000, dtype=int).tolist()).startswith("data:image/png")
+
+
+def test_of_very_many_classes_the_worst_are_listed():
+    rows = [{"class": str(n), "f1": n / 1000} for n in range(500)]
+    assert [row["class"] for row in class_rows({"classes": rows[::-1]})][:2] == ["0", "1"]
+    assert len(class_rows({"classes": rows})) == 200
+
+
+def test_the_selection_curve_marks_what_was_chosen():
+    table = {"param_C": [0.1, 1.0, 1.0], "mean_accuracy": [0.8, 0.7, 0.9], "std_accuracy": [0.1, 0.1, 0.01]}
+    svg = str(selection_curve(table, {"C": 1.0}))
+    assert svg.count("dot chosen") == 1
+    assert "C = 1: 0.9000" in svg
+    assert selection_curve(None, {}) is None
+    assert selection_curve({"scoring": "accuracy"}, {}) is None
+
+
+def test_the_reliability_diagram_leaves_out_empty_bins():
+    bins = [
+        {"low": 0.0, "high": 0.5, "rows": 0, "confidence": None, "accuracy": None},
+        {"low": 0.5, "high": 1.0, "rows": 9, "confidence": 0.8, "accuracy": 0.7},
+    ]
+    assert str(reliability_diagram(bins)).count("<rect") == 1
+    assert reliability_diagram(bins[:1]) is None
+
+
+def test_thumbnails_are_small_and_what_is_missing_is_said():
+    large = thumbnail(lambda: Image.new("RGB", (4000, 100)))
+    assert large.uri is not None
+    assert large.uri.startswith("data:image/jpeg")
+    assert not large.tiny
+    assert len(large.uri) < 20 * SIDE
+    assert thumbnail(lambda: Image.new("RGB", (8, 8))).tiny
+
+    def gone() -> Image.Image:
+        raise NoPicture("missing", "x.jpg: No such file")
+
+    assert thumbnail(gone).note == "missing: x.jpg: No such file"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.98765, "98.8 %"), (None, "\u2013"), (float("nan"), "\u2013"), (1.0, "100.0 %")]
+)
+def test_percent(value, text):
+    assert percent(value) == text
+
+
+def test_numbers_and_durations():
+    assert number(1234567) == "1,234,567"
+    assert number(0.123456) == "0.1235"
+    assert seconds(1.26) == "1.3 s"
+    assert seconds(125.2) == "2 min 05 s"
+    assert chosen_text({"C": 0.1, "n_neighbors": 5.0}) == "C = 0.1, neighbours = 5"

@@ -1,0 +1,89 @@
+"""Peak anonymous memory and cost a picture of an extraction, for two numbers of pictures.
+
+    python -m tests.slow.memory [--small 5000] [--large 50000]
+
+Each size runs in a process of its own: small PNG pictures through a tiny network, into a new store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import click
+
+
+def anonymous_bytes() -> int:
+    """Return this process's anonymous memory, as the kernel has it."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) << 10
+    raise RuntimeError("this kernel tells no RssAnon")
+
+
+def child(folder: str, store: str) -> None:
+    from featstore.extraction import extract
+    from tests.made import tiny_backbone
+
+    peak, stop = [0], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.01):
+            peak[0] = max(peak[0], anonymous_bytes())
+
+    backbone = tiny_backbone()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    started = time.perf_counter()
+    report = extract(folder, store, backbone=backbone, batch=64)
+    seconds = time.perf_counter() - started
+    stop.set()
+    watcher.join()
+    print(json.dumps({"images": report.images, "vectors": report.vectors, "seconds": seconds, "peak": peak[0]}))
+
+
+def write_pictures(folder: Path, count: int) -> None:
+    """Write ``count`` PNG files of 16 x 16, 1,000 a sub-folder."""
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for number in range(count):
+        path = folder / f"{number // 1000:03d}" / f"{number:06d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
+
+
+@click.command()
+@click.option("--small", default=5_000, show_default=True)
+@click.option("--large", default=50_000, show_default=True)
+@click.option("--child", "as_child", nargs=2, type=str, hidden=True)
+def main(small: int, large: int, as_child: tuple[str, str] | None) -> None:
+    """Compare the peak memory of two extractions."""
+    if as_child:
+        child(*as_child)
+        return
+    results = []
+    with tempfile.TemporaryDirectory() as place:
+        for count in (small, large):
+            folder = Path(place) / str(count)
+            write_pictures(folder, count)
+            command = [sys.executable, "-m", "tests.slow.memory", "--child", str(folder), str(Path(place) / f"{count}.store")]
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}).stdout
+            results.append(json.loads(output))
+    for result in results:
+        each = result["seconds"] / result["images"] * 1e3
+        print(f"{result['images']:>7,} images: peak anonymous memory {result['peak'] / 2**20:7.1f} MiB, {each:.3f} ms a picture")
+    ratio = results[1]["peak"] / results[0]["peak"]
+    print(f"ratio of the peaks {ratio:.3f} (at most 1.1 is asked for)")
+    sys.exit(ratio > 1.1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from featstore import embedding
+from featstore.embedding import inputs_of, open_embedder
+from featstore.errors import UsageError
+from featstore.origin import origin_of_store
+from featstore.store import FeatureStore
+from tests.made import tiny_backbone
+
+
+def test_vectors_are_those_of_the_store_whatever_the_chunks(chain, monkeypatch):
+    monkeypatch.setattr(embedding, "CHUNK", 7)
+    store = FeatureStore.open(chain.store)
+    embedder = open_embedder(origin_of_store(store), "x", backbone=tiny_backbone())
+    parts = list(embedder.blocks(inputs_of([chain.folder]), batch=3, workers=2))
+    assert [len(part.inputs) for part in parts] == [7, 7, 7, 7, 2]
+    assert [one.name for part in parts for one in part.inputs] == list(store.keys)
+    vectors = np.concatenate([part.vectors for part in parts])
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, store.features(), rtol=1e-5, atol=1e-6)
+
+
+def test_inputs_are_files_folders_and_tables(chain, tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text(f"file,label\n{chain.folder}/val/ant/00.png,ant\n")
+    file = chain.folder / "val/ant/01.png"
+    found = list(inputs_of([file, table, chain.folder / "val"]))
+    assert len(found) == 1 + 1 + 10
+    assert found[0].name == str(file)
+    with pytest.raises(UsageError):
+        list(inputs_of([tmp_path / "none.csv"]))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError):
+        list(inputs_of([tmp_path / "empty"]))
