@@ -6,7 +6,7 @@ from typing import Final
 
 # Backbones and pictures
 BACKBONE: Final = "resnet50"
-ENGINE: Final = "torch"
+ENGINE: Final = "auto"
 MAX_PIXELS: Final = 178_956_970
 """Pictures of more pixels are failures, not memory: Pillow's own bound for a decompression bomb."""
 

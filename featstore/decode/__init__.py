@@ -1,10 +1,48 @@
 """From the bytes of a picture file to the pixels that a network sees.
 
-Everything here is a pure function of the bytes and of the ``Preprocessing``: safe in threads and processes,
-without torch, and without a warning or a message on any stream.
+Everything here is a pure function of the bytes and of the ``Preprocessing``: safe in threads and processes, and
+without a warning or a message on any stream. The reference decoder needs no torch; the fast one does.
 """
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from featstore.decode.pillow import DECODER, decode, load_rgb
 from featstore.decode.preprocessing import INTERPOLATIONS, DecodeFailure, Preprocessing
+from featstore.errors import UsageError
 
-__all__ = ["DECODER", "INTERPOLATIONS", "DecodeFailure", "Preprocessing", "decode", "load_rgb"]
+__all__ = [
+    "DECODER",
+    "DECODERS",
+    "INTERPOLATIONS",
+    "DecodeFailure",
+    "Decoder",
+    "Preprocessing",
+    "decode",
+    "load_rgb",
+    "open_decoder",
+]
+
+DECODERS: Final = ("pillow", "pillow-torch")
+"""Decoder classes, part of the identity of features: the reference, and one that is faster and within one level (bicubic: two)."""
+
+
+class Decoder(Protocol):
+    """A function from the bytes of a picture file to (crop, crop, 3) uint8; raises DecodeFailure."""
+
+    def __call__(self, data: bytes, preprocessing: Preprocessing, *, max_pixels: int = ...) -> NDArray[np.uint8]: ...
+
+
+def open_decoder(name: str) -> Decoder:
+    """Return the decoder of the class ``name``, one of DECODERS; raise UsageError for another."""
+    if name == DECODER:
+        return decode
+    if name != "pillow-torch":
+        raise UsageError(f"there is no decoder {name!r}; there are {', '.join(DECODERS)}")
+    from featstore.decode import fast
+
+    return fast.decode

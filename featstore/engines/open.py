@@ -2,17 +2,89 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+import torch
+
 from featstore.backbones import Backbone
+from featstore.engines import openvino
 from featstore.engines.base import Engine
+from featstore.engines.compiled import CompiledEngine
+from featstore.engines.cuda import CudaEngine, can_compile
+from featstore.engines.folded import FoldedEngine
+from featstore.engines.int8 import Int8Engine
+from featstore.engines.openvino import OpenVinoEngine
 from featstore.engines.plain import PlainEngine
 from featstore.engines.shared import resolve_device
 from featstore.errors import UsageError
 
-ENGINES = ("torch",)
+ENGINES: Final = ("auto", "torch", "torch-folded", "compile", "openvino", "openvino-int8")
+_CPU_ONLY: Final = ("openvino", "openvino-int8")
+PRECISIONS: Final = ("auto", "fp32", "bf16", "fp16", "int8")
 
 
-def open_engine(backbone: Backbone, *, engine: str = "torch", device: str = "auto") -> Engine:
-    """Return the ``engine`` of that name for ``backbone`` on ``device``; raise UsageError for what does not exist."""
+def open_engine(backbone: Backbone, *, engine: str = "auto", device: str = "auto", precision: str = "auto") -> Engine:
+    """Return an engine for ``backbone``.
+
+    ``engine``: "torch", the reference; "torch-folded", BatchNorm folded and channels last; "compile"; "openvino"
+    (CPU); "openvino-int8" (CPU), whose features are a precision class of their own; "auto", the fastest of the right
+    precision: openvino on a CPU where it is installed, torch-folded where not, compile on CUDA. ``device``: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:N". ``precision``:
+    "fp32", which is exact with every engine; "bf16"; "fp16" (CUDA); "auto": bf16 for "auto" and "compile" on CUDA,
+    fp32 otherwise. Raises UsageError for what does not exist or does not go together.
+    """
     if engine not in ENGINES:
         raise UsageError(f"there is no engine {engine!r}; there are {', '.join(ENGINES)}")
-    return PlainEngine(backbone, resolve_device(device))
+    if precision not in PRECISIONS:
+        raise UsageError(f"there is no precision {precision!r}; there are {', '.join(PRECISIONS)}")
+    where = resolve_device(device)
+    if engine in _CPU_ONLY and where.type == "cuda" and device == "auto":
+        where = torch.device("cpu")
+    return (
+        _on_cuda(backbone, engine, where, precision) if where.type == "cuda" else _on_cpu(backbone, engine, precision)
+    )
+
+
+def _on_cpu(backbone: Backbone, engine: str, precision: str) -> Engine:
+    if engine == "auto":
+        engine = "openvino" if openvino.available() else "torch-folded"
+    if engine == "openvino-int8":
+        if precision not in ("auto", "int8"):
+            raise UsageError(f"the engine openvino-int8 computes in int8; for {precision} use --engine openvino")
+        return Int8Engine(backbone)
+    if precision == "int8":
+        raise UsageError("int8 has to be asked for by --engine openvino-int8")
+    if precision == "auto":
+        precision = "fp32"
+    if precision == "fp16":
+        raise UsageError("CPUs do not compute in fp16; use --precision fp32 or bf16")
+    if engine == "torch":
+        return _plain(backbone, torch.device("cpu"), precision)
+    if engine == "torch-folded":
+        return FoldedEngine(backbone, torch.device("cpu"), precision)
+    if engine == "compile":
+        return CompiledEngine(backbone, precision)
+    return OpenVinoEngine(backbone, precision)
+
+
+def _on_cuda(backbone: Backbone, engine: str, device: torch.device, precision: str) -> Engine:
+    if engine in _CPU_ONLY:
+        raise UsageError(f"the engine {engine} runs on CPUs; use --device cpu, or --engine compile on CUDA")
+    if engine == "auto":
+        engine = "compile" if can_compile() else "torch-folded"
+    if engine == "torch":
+        return _plain(backbone, device, precision)
+    if precision == "int8":
+        raise UsageError("int8 has to be asked for by --engine openvino-int8, on a CPU")
+    if engine == "compile" and not can_compile():
+        raise UsageError("the engine compile needs Triton on CUDA; install triton or use --engine torch-folded")
+    if precision == "auto":
+        precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return CudaEngine(backbone, device, precision, compiled=engine == "compile")
+
+
+def _plain(backbone: Backbone, device: torch.device, precision: str) -> PlainEngine:
+    if precision not in ("auto", "fp32"):
+        raise UsageError(
+            f"the engine torch is the fp32 reference; for {precision} use --engine torch-folded or compile"
+        )
+    return PlainEngine(backbone, device)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+import copy
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from featstore.backbones import Backbone
-from featstore.engines.shared import as_tensor, check_features, versions
+from featstore.engines.base import Immediate
+from featstore.engines.memory import halving
+from featstore.engines.shared import as_tensor, check_features, exact_float32, versions
 
 
-class PlainEngine:
+class PlainEngine(Immediate):
     """Eager torch on contiguous (n, 3, h, w) float32, normalised as torchvision's transforms do it.
 
     Every other engine is measured against this one. On CUDA TF32 is off, so that it is float32 there too.
@@ -27,14 +28,17 @@ class PlainEngine:
         self.dimension = backbone.dimension
         self.device = device
         # Only CUDA gets a copy: module.to() would move the caller's.
-        self._module = backbone.module if device.type == "cpu" else _copy_to(backbone.module, device)
+        self._module = backbone.module if device.type == "cpu" else copy.deepcopy(backbone.module).to(device)
         preprocessing = backbone.preprocessing
         self._mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1)
 
     def __call__(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the features (n, d) of the RGB pictures (n, h, w, 3)."""
-        with torch.inference_mode(), _exact_float32(self.device):
+        return halving(self._compute, pictures)
+
+    def _compute(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode(), exact_float32(self.device):
             pixels = as_tensor(pictures).to(self.device).permute(0, 3, 1, 2).contiguous()
             # The same operations in the same order as torchvision's ToTensor and Normalize: equal bit for bit.
             inputs = pixels.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
@@ -43,25 +47,4 @@ class PlainEngine:
 
     def provenance(self) -> dict[str, Any]:
         """Return engine, device, threads and library versions."""
-        return {"engine": self.name, **versions(self.device)}
-
-
-def _copy_to(module: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    import copy
-
-    return copy.deepcopy(module).to(device)
-
-
-@contextlib.contextmanager
-def _exact_float32(device: torch.device) -> Iterator[None]:
-    """Keep CUDA from rounding float32 to TF32 inside."""
-    if device.type != "cuda":
-        yield
-        return
-    matmul = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = matmul
+        return {"engine": self.name, "precision": self.precision, **versions(self.device)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,35 @@ def as_tensor(pictures: NDArray[np.uint8]) -> torch.Tensor:
     check_pictures(pictures)
     # torch warns of arrays that cannot be written.
     return torch.from_numpy(pictures if pictures.flags.writeable else pictures.copy())
+
+
+def in_blocks(pictures: NDArray[np.uint8], size: int) -> Iterator[tuple[NDArray[np.uint8], int]]:
+    """Cut ``pictures`` (n, h, w, 3) into blocks of exactly ``size``, the last filled up with black pictures.
+
+    Yields (block, how many of it are pictures).
+    """
+    check_pictures(pictures)
+    for start in range(0, len(pictures), size):
+        block = pictures[start : start + size]
+        count = len(block)
+        if count < size:
+            block = np.concatenate([block, np.zeros((size - count, *pictures.shape[1:]), np.uint8)])
+        yield block, count
+
+
+@contextlib.contextmanager
+def exact_float32(device: torch.device) -> Iterator[None]:
+    """Keep CUDA from rounding float32 to TF32 inside, and cuDNN to algorithms that give the same bits again."""
+    if device.type != "cuda":
+        yield
+        return
+    matmul = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = matmul
 
 
 def check_features(features: NDArray[np.float32], count: int, dimension: int) -> NDArray[np.float32]:

@@ -65,7 +65,7 @@ def test_equals_torchvision_on_jpeg(width: int, height: int) -> None:
 def test_the_crop_of_an_extreme_aspect_ratio_is_within_one_level(monkeypatch: pytest.MonkeyPatch) -> None:
     data, preprocessing = encode(photograph(2, 700, 30)), Preprocessing(64, 56)
     exact = decode(data, preprocessing).astype(int)
-    monkeypatch.setattr(module, "_LARGEST_RESIZED", 1)
+    monkeypatch.setattr(module, "LARGEST_RESIZED", 1)
     assert np.abs(decode(data, preprocessing) - exact).max() <= 1
 
 

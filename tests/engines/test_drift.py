@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from featstore.engines.drift import EXACT, drift
+from featstore.engines import EXACT, drift
 from featstore.errors import UsageError
 
 

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
 
 from featstore.backbones import load_backbone
+from featstore.decode import decode
 from featstore.engines import open_engine
-from featstore.errors import UsageError
 from tests.decode.pictures import encode, photograph
 from tests.engines import parity
 
@@ -17,7 +15,7 @@ from tests.engines import parity
     ("name", "weights"), [("efficientnet_lite0", None), ("mobilenet_v2", "random:0"), ("resnet18", "random:0")]
 )
 def test_parity_with_the_reference_and_controls_that_fail(name: str, weights: str | None) -> None:
-    sizes = [(320, 240), (240, 320), (300, 300), (500, 260), (231, 400), (260, 256)]
+    sizes = [(320, 240), (240, 320), (500, 260), (260, 256)]
     files = [encode(photograph(seed, *size), "JPEG", quality=90) for seed, size in enumerate(sizes)]
     result = parity.compare(name, weights, files)
     assert set(result) == {"plain", "normalisation", "resize", "interpolation", "BGR"}
@@ -31,14 +29,12 @@ def test_inputs_equal_torchvisions_bit_for_bit() -> None:
     seen: list[torch.Tensor] = []
     backbone.module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     image = photograph(0)
-    from featstore.decode import decode
-
-    open_engine(backbone, device="cpu")(decode(encode(image), backbone.preprocessing)[None])
+    open_engine(backbone, engine="torch", device="cpu")(decode(encode(image), backbone.preprocessing)[None])
     assert torch.equal(seen[0][0], models.ResNet18_Weights.DEFAULT.transforms()(image))
 
 
 def test_batches_and_read_only_pictures() -> None:
-    engine = open_engine(load_backbone("resnet18", "random:0"), device="cpu")
+    engine = open_engine(load_backbone("resnet18", "random:0"), engine="torch", device="cpu")
     pictures = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
     pictures.flags.writeable = False
     together = engine(pictures)
@@ -47,25 +43,3 @@ def test_batches_and_read_only_pictures() -> None:
     np.testing.assert_allclose(engine(pictures[1:2])[0], together[1], rtol=1e-4, atol=1e-5)
     assert engine.dimension == 512
     assert engine.precision == "fp32"
-
-
-def test_provenance_is_json() -> None:
-    provenance = open_engine(load_backbone("resnet18", "random:0"), device="cpu").provenance()
-    assert json.loads(json.dumps(provenance)) == provenance
-    assert provenance["engine"] == "torch"
-    assert provenance["device"] == "cpu"
-
-
-@pytest.mark.parametrize("shape", [(0, 8, 8, 3), (8, 8, 3), (1, 3, 8, 8)])
-def test_wrong_shapes_are_refused(shape: tuple[int, ...]) -> None:
-    engine = open_engine(load_backbone("resnet18", "random:0"), device="cpu")
-    with pytest.raises(UsageError, match="uint8"):
-        engine(np.zeros(shape, np.uint8))
-
-
-@pytest.mark.parametrize(
-    ("engine", "device", "words"), [("abacus", "cpu", "abacus"), ("torch", "moon", "moon"), ("torch", "meta", "meta")]
-)
-def test_what_does_not_exist_is_refused(engine: str, device: str, words: str) -> None:
-    with pytest.raises(UsageError, match=words):
-        open_engine(load_backbone("resnet18", "random:0"), engine=engine, device=device)

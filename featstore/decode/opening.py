@@ -1,0 +1,150 @@
+"""Picture files opened by Pillow: recognised, measured and turned upright, before any pixel is decoded.
+
+Only formats that Pillow decodes inside this process are tried: never those that start another program (EPS).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import struct
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any, Final, cast
+
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TgaImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from featstore.decode.preprocessing import DecodeFailure
+from featstore.decode.signatures import describe
+
+_PLUGINS: Final = (
+    JpegImagePlugin, MpoImagePlugin, PngImagePlugin, GifImagePlugin, BmpImagePlugin, WebPImagePlugin, TiffImagePlugin,
+    PpmImagePlugin, Jpeg2KImagePlugin, AvifImagePlugin, TgaImagePlugin,
+)  # fmt: skip
+"""Importing them registers them; TGA, which has no signature, is asked last."""
+_FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "DIB", "TGA")
+_ORIENTATION: Final = 0x0112
+_TRANSPOSE: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation to the operation that makes the picture upright (CIPA DC-008, tag 0x0112)."""
+
+# Without a handler of its own Pillow's logger would write to stderr by logging's last resort.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+def open_picture(data: bytes, max_pixels: int) -> tuple[Image.Image, Image.Transpose | None]:
+    """Return the picture file ``data``, its pixels not yet decoded, and the operation that turns it upright.
+
+    To be called inside ``as_failure`` and ``pillow_silent``. Raises DecodeFailure for what is no picture or has more
+    than ``max_pixels`` pixels.
+    """
+    image = _open(data)
+    width, height = image.size
+    if width * height > max_pixels:
+        raise DecodeFailure(
+            "too-many-pixels", f"{width} x {height} = {width * height:,} pixels; the limit is {max_pixels:,}"
+        )
+    if width < 1 or height < 1:
+        raise DecodeFailure("corrupt", f"a picture of {width} x {height} pixels")
+    return image, _TRANSPOSE.get(_orientation(image))
+
+
+def _open(data: bytes) -> Image.Image:
+    """Identify and open ``data`` lazily.
+
+    This is what Image.open does, less its process-wide pixel limit (ours is an argument) and its warnings.
+    """
+    prefix, damage = data[:16], ""
+    for name in _FORMATS:
+        factory, accept = Image.OPEN[name]
+        try:
+            accepted = accept(prefix) if accept is not None else True
+            if isinstance(accepted, str):
+                raise DecodeFailure("unsupported", accepted)
+            if accepted:
+                return factory(io.BytesIO(data), "")
+        except (SyntaxError, IndexError, TypeError, KeyError, ValueError, EOFError, struct.error):
+            if accept is not None and len(data) > len(prefix):
+                damage = f"a {name} file whose beginning is damaged or cut off"
+    if damage:
+        raise DecodeFailure("corrupt", damage)
+    reason, message = describe(data)
+    raise DecodeFailure(reason, message)
+
+
+def _orientation(image: Image.Image) -> int:
+    # Pillow turns TIFF pictures upright itself while it loads them.
+    if image.format == "TIFF":
+        return 1
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # a damaged EXIF block raises nearly anything, and says nothing about the pixels
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+@contextlib.contextmanager
+def as_failure() -> Iterator[None]:
+    """Turn whatever Pillow raises into a DecodeFailure."""
+    try:
+        yield
+    except DecodeFailure:
+        raise
+    except MemoryError:
+        raise DecodeFailure("out-of-memory", "the picture does not fit into the memory there is") from None
+    except Exception as error:
+        text = f"{error}" or type(error).__name__
+        cut = isinstance(error, EOFError) or "truncated" in text.lower() or "unexpected end" in text.lower()
+        raise DecodeFailure("truncated" if cut else "corrupt", text[:300]) from None
+
+
+_silence = threading.Lock()
+_silenced = 0
+_FILTER: Final = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+
+
+@contextlib.contextmanager
+def pillow_silent() -> Iterator[None]:
+    """Silence Pillow's warnings while any thread is inside.
+
+    Pillow warns of damage that it reads past. warnings.catch_warnings cannot be used from several threads, and
+    under ``-W error`` a warning would turn a readable picture into a failure.
+    """
+    global _silenced
+    filters = cast("list[Any]", warnings.filters)
+    with _silence:
+        if _silenced == 0:
+            filters.insert(0, _FILTER)
+        _silenced += 1
+    try:
+        yield
+    finally:
+        with _silence:
+            _silenced -= 1
+            if _silenced == 0:
+                # Someone else's catch_warnings may have taken it away already.
+                with contextlib.suppress(ValueError):
+                    cast("list[Any]", warnings.filters).remove(_FILTER)

@@ -1,0 +1,52 @@
+"""torch.compile on the CPU: inductor generates and compiles C++ for one batch shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from featstore.backbones import Backbone
+from featstore.engines.base import Immediate
+from featstore.engines.folded import DTYPES, Normalised, fold
+from featstore.engines.shared import as_tensor, check_features, in_blocks, versions
+from featstore.errors import UsageError
+
+
+class CompiledEngine(Immediate):
+    """The folded network compiled with its weights frozen; the first call compiles, for up to a minute.
+
+    Batches are cut into blocks of ``block`` pictures, the last padded, so that one shape is compiled and no
+    picture's bits depend on the number of its neighbours.
+    """
+
+    name = "compile"
+
+    def __init__(self, backbone: Backbone, precision: str = "fp32", block: int = 16) -> None:
+        import shutil
+
+        if not any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++")):
+            raise UsageError(
+                "the engine compile needs a C++ compiler (g++ or clang++); install one or use another engine"
+            )
+        self.dimension = backbone.dimension
+        self.precision = precision
+        self.block = block
+        network = Normalised(fold(backbone.module), backbone.preprocessing, DTYPES[precision]).eval()
+        self._compiled = torch.compile(network, dynamic=False, options={"freezing": True})
+
+    def __call__(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the features (n, d) of the RGB pictures (n, h, w, 3)."""
+        # inductor freezes weights under no_grad, not under inference_mode.
+        with torch.no_grad():
+            features = np.concatenate(
+                [self._compiled(as_tensor(block)).numpy()[:count] for block, count in in_blocks(pictures, self.block)]
+            )
+        return check_features(features, len(pictures), self.dimension)
+
+    def provenance(self) -> dict[str, Any]:
+        """Return engine, precision, block, device, threads and library versions."""
+        own = {"engine": self.name, "precision": self.precision, "block": self.block}
+        return {**own, **versions(torch.device("cpu"))}

@@ -1,0 +1,40 @@
+"""Batches that do not fit into memory are halved until they do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from featstore.errors import FeatstoreError
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether ``error`` says that memory, of the device or the machine, did not suffice."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def halving(
+    compute: Callable[[NDArray[np.uint8]], NDArray[np.float32]], pictures: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    """Return ``compute(pictures)``; where memory does not suffice, that of its halves, and so on down to one.
+
+    Raises FeatstoreError where one picture does not fit.
+    """
+    try:
+        return compute(pictures)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # Outside of the except clause, whose traceback would keep the tensors of the failed attempt alive.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if len(pictures) == 1:
+        raise FeatstoreError("the memory does not suffice for one picture; use a smaller backbone or another device")
+    middle = len(pictures) // 2
+    return np.concatenate([halving(compute, pictures[:middle]), halving(compute, pictures[middle:])])

@@ -1,0 +1,162 @@
+"""OpenVINO on the CPU: several asynchronous streams over a graph that takes the pixels as they are."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from concurrent.futures import Future
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from featstore.backbones import Backbone
+from featstore.decode import Preprocessing
+from featstore.engines.folded import fold
+from featstore.engines.shared import check_features, check_pictures, in_blocks, versions
+from featstore.errors import FeatstoreError, UsageError
+
+BLOCK: Final = 8
+"""Pictures of one inference request; two streams of 8 filled two cores best on ResNet50."""
+_HINTS: Final = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+
+
+def available() -> bool:
+    """Return whether the package openvino is installed."""
+    from importlib.util import find_spec
+
+    return find_spec("openvino") is not None
+
+
+def to_graph(module: nn.Module, side: int) -> Any:
+    """Return ``module`` as an OpenVINO model, (BLOCK, 3, side, side) normalised float32 -> (BLOCK, d).
+
+    The frontend is called directly: openvino.convert_model would report the conversion to OpenVINO's makers.
+    """
+    try:
+        from openvino.frontend import FrontEndManager
+        from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+    except ImportError as error:
+        raise UsageError(f"the engine openvino is not installed ({error}); run: pip install openvino") from None
+    example = torch.zeros(BLOCK, 3, side, side)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        # Left to itself the decoder traces, checks and freezes with many more forward passes.
+        traced = torch.jit.trace(fold(module), example, check_trace=False)  # type: ignore[no-untyped-call]
+        decoder = TorchScriptPythonDecoder(traced, example_input=(example,))
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        graph = frontend.convert(frontend.load(decoder))
+    graph.reshape([BLOCK, 3, side, side])
+    return graph
+
+
+def with_normalisation(graph: Any, preprocessing: Preprocessing) -> Any:
+    """Return ``graph`` changed to take (BLOCK, side, side, 3) uint8: conversion and normalisation inside."""
+    import openvino as ov
+    from openvino.preprocess import PrePostProcessor
+
+    steps = PrePostProcessor(graph)
+    side = preprocessing.crop
+    tensor = steps.input().tensor()
+    tensor.set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC")).set_shape([BLOCK, side, side, 3])
+    steps.input().model().set_layout(ov.Layout("NCHW"))
+    mean, std = ([255 * value for value in values] for values in (preprocessing.mean, preprocessing.std))
+    steps.input().preprocess().convert_element_type(ov.Type.f32).mean(mean).scale(std)
+    return steps.build()
+
+
+class OpenVinoEngine:
+    """A graph compiled for this CPU, run in blocks of BLOCK pictures on as many streams as keep it busy.
+
+    ``precision`` fp32 is exact; bf16 is faster where the CPU has it, and a class of its own.
+    """
+
+    name = "openvino"
+    in_flight = 2
+
+    def __init__(self, backbone: Backbone, precision: str = "fp32", *, graph: Any = None) -> None:
+        """``graph``: a model for ``to_graph(backbone.module)`` changed in its precision, as int8 does."""
+        if graph is None:
+            graph = to_graph(backbone.module, backbone.preprocessing.crop)
+        import openvino as ov
+
+        self.dimension = backbone.dimension
+        self.precision = precision
+        self._side = backbone.preprocessing.crop
+        normalised = with_normalisation(graph, backbone.preprocessing)
+        self._compiled = ov.Core().compile_model(normalised, "CPU", _configuration(precision))
+        streams = int(self._compiled.get_property("NUM_STREAMS"))
+        # Twice the streams: each finds its next block waiting.
+        self._queue = ov.AsyncInferQueue(self._compiled, 2 * streams)
+        self._queue.set_callback(_finish)
+        self._streams = streams
+
+    def submit(self, pictures: NDArray[np.uint8]) -> Future[NDArray[np.float32]]:
+        """Begin computing the features of the RGB pictures (n, h, w, 3)."""
+        check_pictures(pictures)
+        if pictures.shape[1:3] != (self._side, self._side):
+            raise UsageError(f"this engine was built for pictures of {self._side} x {self._side} pixels")
+        batch = _Batch(len(pictures), self.dimension)
+        for number, (block, count) in enumerate(in_blocks(pictures, BLOCK)):
+            # Copies the block into the request; waits while no request is idle.
+            self._queue.start_async({0: block}, (batch, number * BLOCK, count))
+        return batch.future
+
+    def __call__(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the features (n, d) of the RGB pictures (n, h, w, 3)."""
+        return check_features(self.submit(pictures).result(), len(pictures), self.dimension)
+
+    def provenance(self) -> dict[str, Any]:
+        """Return engine, precision, streams, device, threads and library versions."""
+        import openvino
+
+        own = {"engine": self.name, "precision": self.precision, "streams": self._streams, "block": BLOCK}
+        threads = int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
+        return {**own, **versions(torch.device("cpu")), "threads": threads, "openvino": openvino.__version__}
+
+
+def _configuration(precision: str) -> dict[str, Any]:
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # Pinned threads of two processes that share the work would share a core. Without the hint for the precision a
+    # CPU with bfloat16 would use it unasked.
+    configuration: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        "INFERENCE_NUM_THREADS": threads,
+        "ENABLE_CPU_PINNING": False,
+        "PERFORMANCE_HINT": "THROUGHPUT",
+    }
+    if threads <= 4:
+        configuration["NUM_STREAMS"] = threads
+    return configuration
+
+
+class _Batch:
+    """The features of one submitted batch, filled block by block from OpenVINO's threads."""
+
+    def __init__(self, count: int, dimension: int) -> None:
+        self.features = np.empty((count, dimension), np.float32)
+        self.future: Future[NDArray[np.float32]] = Future()
+        self._missing = count
+        self._lock = threading.Lock()
+
+    def fill(self, start: int, count: int, features: NDArray[np.float32]) -> None:
+        """Take the first ``count`` rows of ``features`` as rows ``start`` and on."""
+        self.features[start : start + count] = features[:count]
+        with self._lock:
+            self._missing -= count
+            done = self._missing == 0
+        if done and not self.future.done():
+            self.future.set_result(self.features)
+
+
+def _finish(request: Any, place: tuple[_Batch, int, int]) -> None:
+    """Take over a finished request; nothing may be raised here, in a thread of OpenVINO's."""
+    batch, start, count = place
+    try:
+        batch.fill(start, count, request.get_output_tensor(0).data)
+    except Exception as error:
+        if not batch.future.done():
+            batch.future.set_exception(FeatstoreError(f"OpenVINO failed on a batch ({error})"))

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from featstore.engines.compiled import CompiledEngine
+from featstore.engines.drift import EXACT, drift
+from featstore.engines.plain import PlainEngine
+from featstore.errors import UsageError
+from tests.engines.tiny import tiny_backbone
+
+
+def test_the_compiled_network_is_exact_or_its_need_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    backbone = tiny_backbone()
+    if any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++")):
+        engine = CompiledEngine(backbone, block=4)
+        features = engine(pictures)
+        assert features.shape == (5, 8)
+        assert drift(features, PlainEngine(backbone, torch.device("cpu"))(pictures))["greatest_difference"] <= EXACT
+        np.testing.assert_array_equal(engine.submit(pictures).result(), features)
+        assert engine.provenance()["block"] == 4
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(UsageError, match=r"g\+\+ or clang"):
+        CompiledEngine(backbone)

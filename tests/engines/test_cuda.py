@@ -1,0 +1,55 @@
+"""CUDA: what can be told without a device; ``python -m tests.engines.on_cuda`` checks the rest on one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from featstore.backbones import load_backbone
+from featstore.engines import open_engine
+from featstore.engines.shared import exact_float32
+from featstore.errors import UsageError
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_without_a_device_the_remedy_is_told(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="--device cpu"):
+        open_engine(load_backbone("resnet18", "random:0"), device=device)
+
+
+def test_a_device_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UsageError, match="2 CUDA devices"):
+        open_engine(load_backbone("resnet18", "random:0"), device="cuda:2")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"engine": "openvino"}, "runs on CPUs"),
+        ({"engine": "openvino-int8"}, "runs on CPUs"),
+        ({"engine": "torch", "precision": "bf16"}, "reference"),
+        ({"precision": "int8"}, "asked for"),
+    ],
+)
+def test_what_does_not_go_together_on_cuda(
+    options: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UsageError, match=words):
+        open_engine(load_backbone("resnet18", "random:0"), device="cuda", **options)
+
+
+def test_tf32_is_off_inside_and_as_before_after() -> None:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        with exact_float32(torch.device("cuda")):
+            assert not torch.backends.cuda.matmul.allow_tf32
+            assert not torch.backends.cudnn.allow_tf32
+        assert torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from featstore.backbones import Backbone, load_backbone
+from featstore.engines import Engine, open_engine
+from featstore.engines.drift import drift
+from featstore.engines.int8 import _quantisation_range
+from featstore.engines.leaves import dead_leaves
+from featstore.errors import UsageError
+from tests.decode.pictures import photograph
+from tests.engines.tiny import tiny_backbone
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return load_backbone("efficientnet_lite0")
+
+
+@pytest.fixture(scope="module")
+def engine(backbone: Backbone) -> Engine:
+    return open_engine(backbone, engine="openvino-int8", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pictures() -> NDArray[np.uint8]:
+    return np.stack([np.asarray(photograph(seed, 224, 224)) for seed in range(16)])
+
+
+def test_int8_is_close_to_fp32_and_a_class_of_its_own(
+    engine: Engine, backbone: Backbone, pictures: NDArray[np.uint8]
+) -> None:
+    features, exact = engine(pictures), open_engine(backbone, engine="openvino", device="cpu")(pictures)
+    result = drift(features, exact)
+    assert result["cosine_min"] > 0.95, result
+    assert result["rms_difference"] < 0.5
+    assert drift(np.roll(features, 1, axis=0), exact)["rms_difference"] > 1
+    assert result["greatest_difference"] > 1e-3
+    assert (engine.name, engine.precision, engine.dimension) == ("openvino-int8", "int8", 1280)
+    assert json.loads(json.dumps(engine.provenance()))["precision"] == "int8"
+
+
+def test_every_convolution_computes_in_integers(engine: Engine) -> None:
+    nodes = [node.get_rt_info() for node in engine._compiled.get_runtime_model().get_ops()]  # type: ignore[attr-defined]
+    kinds = {i["runtimePrecision"].astype(str) for i in nodes if "Convolution" in i["layerType"].astype(str)}
+    assert kinds <= {"u8", "i8"}
+
+
+def test_int8_follows_from_the_backbone_alone() -> None:
+    pictures = np.stack([dead_leaves(seed, 32) for seed in range(100, 109)])
+    first, second = (open_engine(tiny_backbone(), engine="openvino-int8", device="cpu")(pictures) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    exact = open_engine(tiny_backbone(), engine="torch", device="cpu")(pictures)
+    assert 1e-3 < drift(first, exact)["rms_difference"] < 0.2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"engine": "openvino-int8", "precision": "fp32"}, "openvino-int8 computes in int8"),
+        ({"precision": "int8"}, "asked for"),
+    ],
+)
+def test_int8_has_to_be_asked_for_by_its_engine(options: dict[str, str], words: str, backbone: Backbone) -> None:
+    with pytest.raises(UsageError, match=words):
+        open_engine(backbone, device="cpu", **options)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 6.0), (-1.0, 3.0), (-4.0, 2.0), (0.0, 0.0), (1.0, 2.0)])
+def test_ranges_hold_every_value_and_zero_exactly(low: float, high: float) -> None:
+    first, last = (float(value) for value in _quantisation_range(low, high))
+    assert first <= min(low, 0) + 1e-6
+    assert last >= high - 1e-6
+    step = (last - first) / 255
+    assert step > 0
+    assert abs(first / step - round(first / step)) < 1e-3
+
+
+def test_dead_leaves_are_pictures_and_reproducible() -> None:
+    picture = dead_leaves(3, 64)
+    assert picture.shape == (64, 64, 3)
+    assert picture.dtype == np.uint8
+    np.testing.assert_array_equal(picture, dead_leaves(3, 64))
+    assert not np.array_equal(picture, dead_leaves(4, 64))
+    assert picture.std() > 20

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+
+def test_the_allocator_keeps_memory_in_a_process_of_its_own() -> None:
+    code = (
+        "from featstore.allocator import keep_memory; import ctypes, resource\n"
+        "kept = keep_memory()\n"
+        "import numpy as np\n"
+        "for _ in range(3): np.ones(32 << 20, np.uint8)\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(10): np.ones(32 << 20, np.uint8)\n"
+        "print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    if platform.libc_ver()[0] == "glibc":
+        assert answer[0] == "True"
+        assert int(answer[1]) < 2000  # ten times 8192 pages where memory goes back to the kernel
+    else:
+        assert answer[0] == "False"
