@@ -17,6 +17,8 @@ This is the only module that imports h5py.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 import mmap
@@ -31,12 +33,14 @@ import xxhash
 from numpy.typing import DTypeLike, NDArray
 
 from featstore import files
+from featstore.device import Device
 from featstore.errors import DamagedError
 
 MAGIC = "featstore-sealed 1"
 _ALIGNMENT = 64
 _SMALLEST_HEADER = 1024
 _LARGEST_HEADER = 1 << 20
+_LARGEST_WIDTH = 1 << 24
 # Exactly the types that featstore writes: anything else in a directory is refused before memory is taken.
 _DTYPES = {
     name: np.dtype(name)
@@ -73,7 +77,8 @@ def write(
     everything: dict[str, NDArray[Any] | Blocks] = {"meta": np.frombuffer(text, np.uint8), **arrays}
     with files.new_file(path, exclusive=exclusive) as temporary:
         header_bytes = _header_bytes(everything, summary or {})
-        written = _write_hdf5(temporary, everything, header_bytes)
+        with contextlib.closing(Device(temporary)) as device:
+            written = _write_hdf5(device, everything, header_bytes)
         directory, body = _read_back(temporary, written, header_bytes)
         _write_header(temporary, header_bytes, _header(kind, temporary, body, dict(summary or {}), directory))
     return body
@@ -93,12 +98,17 @@ class _Written:
     checksum: str
 
 
-def _write_hdf5(path: Path, arrays: Mapping[str, NDArray[Any] | Blocks], header_bytes: int) -> dict[str, _Written]:
+def _write_hdf5(device: Device, arrays: Mapping[str, NDArray[Any] | Blocks], header_bytes: int) -> dict[str, _Written]:
     import h5py
 
     written: dict[str, _Written] = {}
     with h5py.File(
-        path, "x", userblock_size=header_bytes, alignment_threshold=1, alignment_interval=_ALIGNMENT, track_order=False
+        device,
+        "w",
+        userblock_size=header_bytes,
+        alignment_threshold=1,
+        alignment_interval=_ALIGNMENT,
+        track_order=False,
     ) as file:
         for name, array in arrays.items():
             blocks = array if isinstance(array, Blocks) else Blocks(array.shape, array.dtype, [array])
@@ -196,11 +206,14 @@ def _parse_header(path: Path, start: bytes, file: Any, size: int, kind: str | No
     block = start + file.read(header_bytes - len(start)) if header_bytes > len(start) else start[:header_bytes]
     try:
         value = json.loads(block[len(prefix) + 41 :])
-        intact = isinstance(value, dict) and _header_text(value, header_bytes) == block
+        intact = _header_text(value, header_bytes) == block
     except (ValueError, RecursionError):
         intact = False
     if not intact:
         raise DamagedError(f"{path}: its header does not match its checksum")
+    types = {"kind": str, "bytes": int, "xxh3": str, "summary": dict, "arrays": dict}
+    if not isinstance(value, dict) or any(not isinstance(value.get(name), kind) for name, kind in types.items()):
+        raise DamagedError(f"{path}: its header lacks what every header has")
     if kind is not None and value.get("kind") != kind:
         raise DamagedError(f"{path}: holds a {value.get('kind')}, where a {kind} is needed")
     if value.get("bytes") != size:
@@ -208,6 +221,20 @@ def _parse_header(path: Path, start: bytes, file: Any, size: int, kind: str | No
             f"{path}: has {size:,} bytes where {value.get('bytes'):,} were written; it was cut short or appended to"
         )
     return {**value, "header_bytes": header_bytes}
+
+
+def is_header(block: bytes | bytearray, size: int) -> bool:
+    """Return whether ``block`` is the whole header of a sealed file of ``size`` bytes."""
+    start = len(MAGIC) + 1
+    text = block[start + 41 :].rstrip(b" \n")
+    # A cheap look first: this is asked for every bit of a header that is to be mended.
+    if block[start : start + 32] != xxhash.xxh3_128_hexdigest(text).encode():
+        return False
+    try:
+        value = json.loads(text)
+        return _header_text(value, len(block)) == block and bool(value.get("bytes") == size)
+    except (ValueError, RecursionError, AttributeError):
+        return False
 
 
 class SealedFile:
@@ -221,8 +248,9 @@ class SealedFile:
     def __init__(self, path: Path, kind: str | None = None) -> None:
         self.path = Path(path)
         with open(self.path, "rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            self.header = _parse_header(self.path, file.read(_SMALLEST_HEADER), file, size, kind)
+            status = os.fstat(file.fileno())
+            self._identity = status.st_dev, status.st_ino
+            self.header = _parse_header(self.path, file.read(_SMALLEST_HEADER), file, status.st_size, kind)
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.summary: dict[str, Any] = self.header["summary"]
         self._arrays: dict[str, NDArray[Any]] = {}
@@ -234,6 +262,8 @@ class SealedFile:
             dtype, shape, offset = _DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["offset"]
             count = math.prod(shape)
             fits = all(isinstance(n, int) and n >= 0 for n in (*shape, offset)) and 0 < len(shape) <= 2
+            # An empty array has no bytes to vouch for its other axis.
+            fits = fits and (count > 0 or max(shape) <= _LARGEST_WIDTH)
         except (KeyError, TypeError):
             fits = False
         if not fits or offset + count * dtype.itemsize > len(self._map) or offset % min(dtype.itemsize, _ALIGNMENT):
@@ -269,17 +299,26 @@ class SealedFile:
         return value
 
     def verify(self) -> list[str]:
-        """Read every byte; return what is damaged ([] when nothing is), in words, arrays named."""
-        with memoryview(self._map) as view:
-            if xxhash.xxh3_128_hexdigest(view[self.header["header_bytes"] :]) == self.header["xxh3"]:
-                return []
-            damaged = [
-                name for name in self._arrays if self._checksum(view, name) != self.header["arrays"][name]["xxh3"]
-            ]
-        return [f"{self.path}: {name} does not match its checksum" for name in damaged] or [
-            f"{self.path}: the HDF5 structure around the arrays does not match its checksum"
+        """Read every byte; return what is damaged ([] when nothing is), in words, arrays named. Raises OSError."""
+        damaged = self.damaged()
+        return [
+            f"{self.path}: {name} does not match its checksum"
+            if name
+            else f"{self.path}: the HDF5 structure around the arrays does not match its checksum"
+            for name in damaged
         ]
 
-    def _checksum(self, view: memoryview, name: str) -> str:
-        offset = self.header["arrays"][name]["offset"]
-        return xxhash.xxh3_128_hexdigest(view[offset : offset + self._arrays[name].nbytes])
+    def damaged(self) -> list[str]:
+        """Read every byte; return the names of the damaged arrays, "" for what lies around them. Raises OSError."""
+        with open(self.path, "rb", buffering=0) as file:
+            status = os.fstat(file.fileno())
+            if (status.st_dev, status.st_ino) != self._identity:
+                raise DamagedError(f"{self.path}: was replaced since it was opened; open it again")
+            if files.checksum_open(file, self.header["header_bytes"]) == self.header["xxh3"]:
+                return []
+            return [name for name in self._arrays if not self._matches(file, name)] or [""]
+
+    def _matches(self, file: io.FileIO, name: str) -> bool:
+        entry = self.header["arrays"][name]
+        stop = entry["offset"] + self._arrays[name].nbytes
+        return bool(files.checksum_open(file, entry["offset"], stop) == entry.get("xxh3"))

@@ -52,8 +52,15 @@ def _size(_: click.Context, __: click.Parameter, value: str) -> int:
     show_default=True,
     help="Of the stored numbers; float16 halves the store.",
 )
-@click.option("--engine", default=defaults.ENGINE, show_default=True, help="What runs the network.")
+@click.option("--engine", default=defaults.ENGINE, show_default=True, help="What runs the network: auto, torch, torch-folded, compile, openvino, openvino-int8.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="auto",
+    show_default=True,
+    help="Of the arithmetic; auto: the store's, for a new one fp32 on a CPU and bf16 on CUDA.",
+)
 @click.option(
     "--batch", type=click.IntRange(1), default=defaults.BATCH, show_default=True, help="Pictures a forward pass."
 )

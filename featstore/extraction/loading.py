@@ -6,36 +6,87 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from featstore.decode import DecodeFailure, Preprocessing, decode
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.decode import DecodeFailure, Preprocessing
+from featstore.extraction.in_hand import DECODING, READING, InHand
 from featstore.extraction.pipeline import NO_DIGEST, Loaded, Timings
 from featstore.sources.reading import ReadFailure, read_picture
-from featstore.store.writing import SUPERSEDED, UnitWriter
+from featstore.store.plan import Rows, Unit
+from featstore.store.writing import SUPERSEDED
 
 Root = Callable[[int], Path]
 """Of a plan segment's number: the folder in which its relative locations lie."""
+
+
+class Target(Protocol):
+    """What a Loader needs of a unit: UnitWriter has it."""
+
+    @property
+    def unit(self) -> Unit: ...
+    @property
+    def rows(self) -> Rows: ...
+    @property
+    def superseded(self) -> NDArray[np.bool_]: ...
+    @property
+    def culprits(self) -> dict[int, tuple[str, str]]: ...
+
+
+class Decoder(Protocol):
+    """What decodes: featstore.decode.decode, or what stands in for it."""
+
+    def __call__(self, data: bytes, preprocessing: Preprocessing, *, max_pixels: int) -> NDArray[np.uint8]: ...
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What a supervisor wants to know: the rows in hand, and at the beginning the run's particulars.
+
+    ``begin`` gets the roots, the change of the plan, and the count of failures by reason, which goes on growing.
+    """
+
+    in_hand: InHand
+    begin: Callable[[list[Path], dict[str, int], dict[str, int]], None]
 
 
 class Loader:
     """Reads and decodes rows; safe to call from several threads."""
 
     def __init__(
-        self, preprocessing: Preprocessing, root: Root, timings: Timings, *, max_pixels: int, max_bytes: int
+        self,
+        preprocessing: Preprocessing,
+        root: Root,
+        timings: Timings,
+        *,
+        max_pixels: int,
+        max_bytes: int,
+        decode: Decoder,
+        in_hand: InHand | None = None,
     ) -> None:
         self.preprocessing, self.root, self.timings = preprocessing, root, timings
         self.max_pixels, self.max_bytes = max_pixels, max_bytes
+        self.decode, self.in_hand = decode, in_hand
 
-    def __call__(self, target: UnitWriter, row: int) -> Loaded:
+    def __call__(self, target: Target, row: int) -> Loaded:
         """Load a row of a unit. Raises OSError where this process lacks handles or memory, which is no picture's fault."""
         rows = target.rows
         if target.superseded[row]:
             return Loaded(None, NO_DIGEST, SUPERSEDED, "retired from the plan before it was extracted")
+        if culprit := target.culprits.get(row):
+            return Loaded(None, NO_DIGEST, *culprit)
         location = rows.keys[row] if rows.locations is None else rows.locations[row]
         started = time.perf_counter()
         digest = NO_DIGEST
         read = started
+        in_hand, unit = self.in_hand, target.unit.number
         try:
+            if in_hand is not None:
+                in_hand.hold(unit, row, READING)
             picture = read_picture(
                 self.root(target.unit.segment),
                 location,
@@ -45,10 +96,16 @@ class Loader:
             )
             digest = hashlib.sha256(picture.data).digest()
             read = time.perf_counter()
-            return Loaded(decode(picture.data, self.preprocessing, max_pixels=self.max_pixels), digest)
+            if in_hand is not None:
+                in_hand.hold(unit, row, DECODING)
+            return Loaded(self.decode(picture.data, self.preprocessing, max_pixels=self.max_pixels), digest)
         except (ReadFailure, DecodeFailure) as failure:
             return Loaded(None, digest, failure.reason, failure.message)
+        except MemoryError:
+            return Loaded(None, digest, "out-of-memory", "the picture does not fit into the memory there is")
         finally:
+            if in_hand is not None:
+                in_hand.free()
             ended = time.perf_counter()
             read = read if read > started else ended
             self.timings.add(read=read - started, decode=ended - read)

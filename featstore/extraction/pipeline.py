@@ -26,8 +26,15 @@ class Engine(Protocol):
     """What the pipeline needs of an engine (see featstore.engines)."""
 
     dimension: int
+    in_flight: int
 
-    def __call__(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]: ...
+    def submit(self, pictures: NDArray[np.uint8]) -> Pending: ...
+
+
+class Pending(Protocol):
+    """Features that are being computed."""
+
+    def result(self) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True)
@@ -102,10 +109,11 @@ def run(
 ) -> None:
     """Drive all ``batches``: ``load(target, row)`` in threads, ``engine`` here, ``write`` in one thread, in order.
 
-    At most ``ahead`` batches are held decoded and 2 unwritten. None among the batches asks that all before it be
+    At most ``ahead`` batches are held decoded, ``engine.in_flight`` in the network and 2 unwritten. None among the batches asks that all before it be
     written now. What ``load`` may fail at it returns; what it raises, and errors of engine and write, end the run.
     """
     window: deque[tuple[Batch, list[Future[Loaded]]]] = deque()
+    forwarding: deque[Forwarding] = deque()
     writing: deque[Future[None]] = deque()
     loaders, writer = ThreadPoolExecutor(threads, "featstore-load"), ThreadPoolExecutor(1, "featstore-write")
 
@@ -119,7 +127,12 @@ def run(
         start = time.perf_counter()
         loaded = [future.result() for future in futures]
         timings.add(waiting=time.perf_counter() - start)
-        done = _forward(batch, loaded, engine, dtype, timings)
+        while len(forwarding) >= engine.in_flight:
+            finish()
+        forwarding.append(begin(batch, loaded, engine, timings))
+
+    def finish() -> None:
+        done = forwarding.popleft().finish(engine.dimension, dtype, timings)
         start = time.perf_counter()
         while len(writing) >= 2:
             writing.popleft().result()
@@ -129,6 +142,8 @@ def run(
     def drain() -> None:
         while window:
             step()
+        while forwarding:
+            finish()
         while writing:
             writing.popleft().result()
 
@@ -146,26 +161,49 @@ def run(
         writer.shutdown(wait=True, cancel_futures=True)
 
 
-def _forward(batch: Batch, loaded: list[Loaded], engine: Engine, dtype: np.dtype[Any], timings: Timings) -> Done:
+@dataclass(frozen=True)
+class Forwarding:
+    """A batch in the network: ``pending`` features of all its rows, None where no row has a picture."""
+
+    batch: Batch
+    sha256: NDArray[np.uint8]
+    ok: list[int]
+    failures: list[tuple[int, str, str]]
+    pending: Pending | None
+
+    def finish(self, dimension: int, dtype: np.dtype[Any], timings: Timings) -> Done:
+        """Wait for the features and return the batch's result."""
+        if self.pending is None:
+            return Done(self.batch, np.empty((0, dimension), dtype), self.sha256, self.failures)
+        start = time.perf_counter()
+        with np.errstate(over="ignore"):
+            vectors = self.pending.result()[self.ok].astype(dtype, copy=False)
+        timings.add(forward=time.perf_counter() - start, forwarded=len(self.ok))
+        finite = np.isfinite(vectors).all(axis=1)
+        if finite.all():
+            return Done(self.batch, vectors, self.sha256, self.failures)
+        message = f"its vector has a value that is not finite in {dtype.name}"
+        bad = [(self.batch.start + self.ok[at], NOT_FINITE, message) for at in np.flatnonzero(~finite).tolist()]
+        return Done(self.batch, vectors[finite], self.sha256, sorted([*self.failures, *bad]))
+
+
+def begin(batch: Batch, loaded: list[Loaded], engine: Engine, timings: Timings) -> Forwarding:
+    """Send one batch into the network: ``loaded`` has a result for each of its rows."""
     sha256 = np.frombuffer(b"".join(row.sha256 for row in loaded), np.uint8).reshape(-1, 32)
     failures = [(batch.start + at, row.reason, row.message) for at, row in enumerate(loaded) if row.pixels is None]
-    ok = [at for at, row in enumerate(loaded) if row.pixels is not None]
-    if not ok:
-        return Done(batch, np.empty((0, engine.dimension), dtype), sha256, failures)
-    first = loaded[ok[0]].pixels
-    assert first is not None  # for the type checker: ok has only rows with pixels
-    # A failed picture leaves its place black: the shape of the batch, and so the bits of the others, do not depend on it.
-    pictures = np.zeros((len(loaded), *first.shape), np.uint8)
-    for at in ok:
-        pictures[at] = loaded[at].pixels
+    shown = [(at, row.pixels) for at, row in enumerate(loaded) if row.pixels is not None]
+    if not shown:
+        return Forwarding(batch, sha256, [], failures, None)
+    # A failed picture leaves its place black: the batch's shape, and so the bits of the others, do not depend on it.
+    pictures = np.zeros((len(loaded), *shown[0][1].shape), np.uint8)
+    for at, pixels in shown:
+        pictures[at] = pixels
     start = time.perf_counter()
-    with np.errstate(over="ignore"):
-        vectors = engine(pictures)[ok].astype(dtype, copy=False)
-    timings.add(forward=time.perf_counter() - start, forwarded=len(ok))
-    finite = np.isfinite(vectors).all(axis=1)
-    if not finite.all():
-        message = f"its vector has a value that is not finite in {dtype.name}"
-        failures += [(batch.start + ok[at], NOT_FINITE, message) for at in np.flatnonzero(~finite).tolist()]
-        failures.sort()
-        vectors = vectors[finite]
-    return Done(batch, vectors, sha256, failures)
+    pending = engine.submit(pictures)
+    timings.add(forward=time.perf_counter() - start)
+    return Forwarding(batch, sha256, [at for at, _ in shown], failures, pending)
+
+
+def forward(batch: Batch, loaded: list[Loaded], engine: Engine, dtype: np.dtype[Any], timings: Timings) -> Done:
+    """Send one batch through the network and wait for its result."""
+    return begin(batch, loaded, engine, timings).finish(engine.dimension, dtype, timings)

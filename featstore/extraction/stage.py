@@ -8,8 +8,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,14 @@ from numpy.typing import NDArray
 from featstore import defaults
 from featstore.backbones import Backbone, load_backbone
 from featstore.decode import DECODER
+from featstore.decode import decode as reference_decode
 from featstore.engines import Engine, open_engine
 from featstore.errors import UsageError
 from featstore.extraction import pipeline
-from featstore.extraction.loading import Loader, check_root
+from featstore.extraction.in_hand import InHand
+from featstore.extraction.loading import Decoder, Loader, Watch, check_root
 from featstore.extraction.pipeline import Batch, Done, Timings
+from featstore.extraction.report import ExtractReport, Progress
 from featstore.sources import Source, open_source
 from featstore.store import FeatureStore, Identity, shards
 from featstore.store.claims import Claims, Owner
@@ -37,44 +39,6 @@ from featstore.store.writing import UnitWriter, open_for_writing
 POLL_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is: ``done`` of ``total`` pictures, ``failed`` of them failures; ``note`` says what it waits for."""
-
-    done: int
-    total: int
-    failed: int
-    note: str = ""
-
-
-@dataclass
-class ExtractReport:
-    """What a run did.
-
-    ``images`` = ``vectors`` + ``failures`` + ``pending`` tell the whole store after it; ``new_*`` this run.
-    ``reasons``: this run's failures by reason. ``stopped``: it was asked to stop before its units were done.
-    """
-
-    store: str
-    change: Change
-    images: int = 0
-    vectors: int = 0
-    failures: int = 0
-    pending: int = 0
-    new_vectors: int = 0
-    new_failures: int = 0
-    ignored: int = 0
-    stopped: bool = False
-    seconds: float = 0.0
-    reasons: dict[str, int] = field(default_factory=dict)
-    timings: dict[str, float] = field(default_factory=dict)
-    advice: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON."""
-        return {**self.__dict__, "change": self.change.to_dict()}
-
-
 def extract(
     source: str | os.PathLike[str] | Source,
     store: str | os.PathLike[str],
@@ -83,6 +47,7 @@ def extract(
     weights: str | None = None,
     engine: str = defaults.ENGINE,
     device: str = "auto",
+    precision: str = "auto",
     dtype: str = defaults.DTYPE,
     batch: int = defaults.BATCH,
     workers: int | None = None,
@@ -92,15 +57,21 @@ def extract(
     rehash: bool = False,
     max_pixels: int = defaults.MAX_PIXELS,
     max_bytes: int = defaults.MAX_FILE_BYTES,
+    max_memory: int = defaults.MAX_MEMORY,
     progress: Callable[[Progress], None] | None = None,
     stop: threading.Event | None = None,
+    decode: Decoder = reference_decode,
+    watch: Watch | None = None,
 ) -> ExtractReport:
     """Extract what ``store`` does not have yet of ``source``, and account for every picture.
 
     Can be killed at any moment and called again; several processes, on several hosts, may call it for one store at
     once. ``units=(i, n)``: do only the units whose number is i modulo n. ``workers``: decoding threads, by default
     one a core. ``retry_failures``: try earlier failures again. ``rehash``: let content, not size and time, tell what
-    changed. ``stop``: when set, finish the batches at hand, keep the journal, and return with ``stopped``.
+    changed. ``precision``: of the arithmetic, see open_engine; by default that of the store, where there is one.
+    ``max_memory``: bytes that decoding one picture may take; pictures whose pixels might take more are
+    failures. ``stop``: when set, finish the batches at hand, keep the journal, and return with ``stopped``.
+    ``decode`` and ``watch`` are for the supervised extraction (supervising.py).
 
     Raises UsageError for what was asked wrongly, IdentityError where the store has other features, FeatstoreError
     and OSError for what failed; what was extracted until then is kept.
@@ -110,18 +81,34 @@ def extract(
         raise UsageError(f"units: {units!r} is not i/n with 0 <= i < n")
     if batch < 1 or (workers is not None and workers < 1) or (unit_rows is not None and unit_rows < 1):
         raise UsageError("batch, workers and unit_rows have to be at least 1")
+    max_pixels = min(max_pixels, max(1, max_memory // defaults.BYTES_OF_PIXEL))
     path = Path(store)
     source = open_source(source) if isinstance(source, str | os.PathLike) else source
     model = load_backbone(backbone, weights) if isinstance(backbone, str) else backbone
-    opened = open_engine(model, engine=engine, device=device)
+    precision = precision if precision != "auto" else _precision_of(path, engine)
+    opened = open_engine(model, engine=engine, device=device, precision=precision)
     open_for_writing(path, identity_of(model, opened, dtype), model.weights, unit_rows)
     with Claims(path) as claims:
         claims.join()
         # Read again: a compaction may have ended just before we joined.
         manifest = Manifest.read(path)
         change = plan_source(path, manifest, source, retry_failures=retry_failures, rehash=rehash, max_bytes=max_bytes)
-        run = _Run(path, manifest, source, opened, batch, units, progress, stop or threading.Event(), claims)
-        loader = Loader(model.preprocessing, run.root, run.timings, max_pixels=max_pixels, max_bytes=max_bytes)
+        plan = Plan(path, manifest.epoch)
+        roots = _roots(plan, source)
+        run = _Run(path, manifest, plan, roots, opened, batch, progress, stop or threading.Event(), claims)
+        run.take([unit for unit in plan.units() if unit.number % units[1] == units[0]])
+        loader = Loader(
+            model.preprocessing,
+            run.root,
+            run.timings,
+            max_pixels=max_pixels,
+            max_bytes=max_bytes,
+            decode=decode,
+            in_hand=None if watch is None else watch.in_hand,
+        )
+        if watch is not None:
+            watch.begin(run.roots, change.to_dict(), run.reasons)
+            run.in_hand = watch.in_hand
         run.go(loader, workers or os.cpu_count() or 1)
     counts = FeatureStore(path).counts
     return ExtractReport(
@@ -140,6 +127,38 @@ def extract(
         run.timings.to_dict(),
         advice(run.timings),
     )
+
+
+def _precision_of(store: Path, engine: str) -> str:
+    """Return the precision of the store that is there: "auto" goes on as the store began, on whatever device."""
+    try:
+        precision = Manifest.read(store).identity.precision
+    except UsageError:
+        return "auto"
+    return precision if precision in ("fp32", "bf16", "fp16") and not engine.endswith("int8") else "auto"
+
+
+def extract_units(
+    store: Path, numbers: Sequence[int], roots: list[Path], backbone: Backbone, engine: Engine, claims: Claims
+) -> tuple[int, int]:
+    """Extract the pending units ``numbers``, nothing else, and return the new vectors and failures: what repair needs.
+
+    ``roots``: by segment of the plan, where its pictures are.
+    """
+    manifest = Manifest.read(store)
+    plan = Plan(store, manifest.epoch)
+    run = _Run(store, manifest, plan, roots, engine, defaults.BATCH, None, threading.Event(), claims)
+    run.take([unit for unit in plan.units() if unit.number in numbers])
+    loader = Loader(
+        backbone.preprocessing,
+        run.root,
+        run.timings,
+        max_pixels=defaults.MAX_PIXELS,
+        max_bytes=defaults.MAX_FILE_BYTES,
+        decode=reference_decode,
+    )
+    run.go(loader, os.cpu_count() or 1)
+    return run.done - run.failed, run.failed
 
 
 def identity_of(backbone: Backbone, engine: Engine, dtype: str) -> Identity:
@@ -197,6 +216,15 @@ def _hashes(source: Source, chunk: Any, rows: NDArray[np.int64], max_bytes: int)
     return sums
 
 
+def _roots(plan: Plan, source: Source) -> list[Path]:
+    """Return by segment of the plan where its pictures are: ours may have moved, others are where they were."""
+    ours = source_name(source.describe())
+    return [
+        source.root if source_name(segment.source) == ours else Path(str(segment.source.get("root", "/")))
+        for segment in plan.segments
+    ]
+
+
 class _Run:
     """One run over the pending units; its state is what progress and the report tell."""
 
@@ -204,10 +232,10 @@ class _Run:
         self,
         store: Path,
         manifest: Manifest,
-        source: Source,
+        plan: Plan,
+        roots: list[Path],
         engine: Engine,
         batch: int,
-        share: tuple[int, int],
         progress: Callable[[Progress], None] | None,
         stop: threading.Event,
         claims: Claims,
@@ -215,35 +243,29 @@ class _Run:
         self.claims = claims
         self.store, self.manifest, self.engine, self.batch = store, manifest, engine, batch
         self.progress, self.stop = progress, stop
-        self.plan = Plan(store, manifest.epoch)
+        self.plan, self.roots = plan, roots
         self.timings, self.reasons = Timings(), Counter[str]()
         self.done = self.failed = 0
         self.stopped = False
+        self.in_hand: InHand | None = None
         self.open: dict[int, UnitWriter] = {}
-        ours = source_name(source.describe())
-        self._roots = [
-            source.root if source_name(s.source) == ours else Path(str(s.source.get("root", "/")))
-            for s in self.plan.segments
+        self.todo: list[Unit] = []
+        self.total = 0
+
+    def take(self, units: Sequence[Unit]) -> None:
+        """Put on the list those of ``units`` that have no shard and whose pictures' folder is there."""
+        there = [
+            check_root(root, str(segment.source.get("kind")))
+            for root, segment in zip(self.roots, self.plan.segments, strict=True)
         ]
-        self._check_roots()
         self.todo = [
-            unit
-            for unit in self.plan.units()
-            if unit.number % share[1] == share[0]
-            and not shards.shard_path(store, unit.number).exists()
-            and self._roots_there[unit.segment]
+            unit for unit in units if not shards.shard_path(self.store, unit.number).exists() and there[unit.segment]
         ]
         self.total = sum(map(len, self.todo))
 
-    def _check_roots(self) -> None:
-        self._roots_there = [
-            check_root(root, str(segment.source.get("kind")))
-            for root, segment in zip(self._roots, self.plan.segments, strict=True)
-        ]
-
     def root(self, segment: int) -> Path:
         """Return where the pictures of a segment lie."""
-        return self._roots[segment]
+        return self.roots[segment]
 
     def go(self, loader: Loader, threads: int) -> None:
         """Extract all units of our share, waiting for those that others hold."""
@@ -263,6 +285,7 @@ class _Run:
         finally:
             for writer in self.open.values():
                 writer.close()
+            self._tick(owed=False)
 
     def _batches(self) -> Iterator[Batch | None]:
         todo = self.todo
@@ -309,6 +332,8 @@ class _Run:
         if done.batch.stop > done.batch.start:
             writer.append(Block(done.batch.start, done.batch.stop, done.vectors, done.sha256, done.failures))
         if done.batch.last:
+            # Writing and syncing a large shard may take its time.
+            self._tick(owed=False)
             writer.commit()
             self.open.pop(writer.unit.number)
             self.claims.finish(writer.unit.number)
@@ -323,7 +348,12 @@ class _Run:
             self.total -= rows
         self._tell()
 
+    def _tick(self, *, owed: bool = True) -> None:
+        if self.in_hand is not None:
+            self.in_hand.tick(owed=owed)
+
     def _tell(self, note: str = "") -> None:
+        self._tick()
         if self.progress is not None:
             self.progress(Progress(self.done, self.total, self.failed, note))
 
@@ -331,6 +361,7 @@ class _Run:
         return {
             **self.engine.provenance(),
             "batch": self.batch,
+            "weights_name": self.manifest.weights_name,
             "host": socket.gethostname(),
             "python": platform.python_version(),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -197,7 +197,7 @@ class Claims:
         """Claim a unit, or return the owner who holds it. Raises OSError where the store cannot be written."""
         directory = work_folder(self.store, unit)
         while True:
-            files.make_directory(directory)
+            files.make_directory(directory, self.store)
             try:
                 return self._take(unit, directory)
             except FileNotFoundError:

@@ -229,7 +229,7 @@ class _Compaction:
             path = tables.table_path(self.path, self.next.epoch, version)
             known = np.zeros(len(table.keys), bool)
             index: KeyIndex = table.index
-            known[index.row] = self.plan.find(np.stack([index.hi, index.lo], axis=1)) >= 0
+            known[index.places()] = self.plan.find(np.stack([index.hi, index.lo], axis=1)) >= 0
             if known.all():
                 os.link(table.file.path, path)
             else:

@@ -239,9 +239,8 @@ class FeatureStore:
             part = np.asarray(rows[start : start + BLOCK_ROWS], np.int64)
             keys = [b""] * len(part)
             for shard, places, offsets in self._parts(part):
-                for place, key in zip(
-                    np.atleast_1d(places).tolist(), shard.keys.take(np.asarray(offsets)), strict=True
-                ):
+                where, at = np.arange(len(part))[places], np.arange(len(shard.ids))[offsets]
+                for place, key in zip(where.tolist(), shard.keys.take(at), strict=True):
                     keys[place] = key
             yield from keys
 
@@ -335,7 +334,7 @@ class FeatureStore:
         rows = np.empty(len(index.hi), np.int64)
         # Looked up in the order of the digests: neighbours share pages of the plan's lookup.
         found = self.plan.find(np.stack([index.hi, index.lo], axis=1))
-        rows[index.row] = self.rows_of_ids(found)
+        rows[index.places()] = self.rows_of_ids(found)
         return rows
 
     @property
@@ -377,10 +376,12 @@ class FeatureStore:
         failed = []
         for unit in self._finished:
             if sealed.read_header(shards.shard_path(self.path, unit.number))["summary"]["failures"]:
+                shard = self._shards[unit.number]
+                counts = ~self.plan.is_retired(shard.failed_ids)
                 failed += [
                     (_text(key), failure)
-                    for key, failure in self._shards[unit.number].failures()
-                    if not self.plan.is_retired(np.array([failure.id]))[0]
+                    for (key, failure), counted in zip(shard.failures(), counts.tolist(), strict=True)
+                    if counted
                 ]
         return failed
 

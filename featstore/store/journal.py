@@ -78,10 +78,14 @@ class JournalWriter:
         digest.update(vectors.data)
         digest.update(sums.data)
         head = _HEAD.pack(_MAGIC, len(text), vectors.nbytes + sums.nbytes, digest.intdigest())
-        for part in (head + text, vectors.data, sums.data):
-            view = memoryview(part).cast("B")
-            while len(view):
-                view = view[self._file.write(view) :]
+        try:
+            for part in (head + text, vectors.data, sums.data):
+                view = memoryview(part).cast("B")
+                while len(view):
+                    view = view[self._file.write(view) :]
+        except OSError as error:
+            error.filename = os.fspath(self.path)
+            raise
         if time.monotonic() - self._synced >= self.sync_seconds:
             self.sync()
 
@@ -91,7 +95,9 @@ class JournalWriter:
         self._synced = time.monotonic()
 
     def close(self) -> None:
-        """Sync and close."""
+        """Sync and close; a second time nothing happens."""
+        if self._file.closed:
+            return
         try:
             os.fsync(self._file.fileno())
         finally:

@@ -14,6 +14,16 @@ from featstore.errors import DamagedError
 Arrays = dict[str, NDArray[Any]]
 
 
+def column(arrays: Mapping[str, NDArray[Any]] | Any, name: str, dtype: str, width: int | None = None) -> NDArray[Any]:
+    """Take the array ``name``, (n,) or (n, width), out of a file's arrays; raise DamagedError where it is of another kind."""
+    array: NDArray[Any] = arrays[name]
+    if array.dtype.str != dtype or array.shape[1:] != (() if width is None else (width,)):
+        shape = "x".join(map(str, array.shape))
+        where = getattr(arrays, "path", "a file of arrays")
+        raise DamagedError(f"{where}: {name} is {shape} of {array.dtype}, where another array is needed")
+    return array
+
+
 class ByteColumn(Sequence[bytes]):
     """n byte strings: ``blob`` (m,) uint8 and ``offsets`` (n + 1,) uint64, item i at offsets[i]:offsets[i + 1]."""
 
@@ -33,7 +43,7 @@ class ByteColumn(Sequence[bytes]):
     @classmethod
     def read(cls, arrays: Mapping[str, NDArray[Any]] | Any, name: str) -> ByteColumn:
         """Take the column ``name`` out of a file's arrays."""
-        return cls(arrays[f"{name}/bytes"], arrays[f"{name}/offsets"])
+        return cls(column(arrays, f"{name}/bytes", "|u1"), column(arrays, f"{name}/offsets", "<u8"))
 
     def arrays(self, name: str) -> Arrays:
         """Return the arrays that store the column under ``name``."""
@@ -105,7 +115,9 @@ class KeyIndex:
     @classmethod
     def read(cls, arrays: Any) -> KeyIndex:
         """Take the lookup out of a file's arrays."""
-        return cls(arrays["lookup/hi"], arrays["lookup/lo"], arrays["lookup/row"])
+        return cls(
+            column(arrays, "lookup/hi", "<u8"), column(arrays, "lookup/lo", "<u8"), column(arrays, "lookup/row", "<u4")
+        )
 
     def arrays(self) -> Arrays:
         """Return the arrays that store the lookup."""
@@ -116,10 +128,17 @@ class KeyIndex:
         same = np.flatnonzero((self.hi[1:] == self.hi[:-1]) & (self.lo[1:] == self.lo[:-1]))
         return (int(self.row[same[0]]), int(self.row[same[0] + 1])) if same.size else None
 
+    def places(self) -> NDArray[np.uint32]:
+        """Return the rows in the order of the digests; raise DamagedError where one lies beyond the others."""
+        if len(self.row) and int(self.row.max()) >= len(self.row):
+            raise DamagedError("a key lookup leads beyond its rows")
+        return self.row
+
     def digest(self) -> NDArray[np.uint64]:
         """Return the digests (n, 2) in the order of the rows."""
         value = np.empty((len(self.hi), 2), np.uint64)
-        value[self.row, 0], value[self.row, 1] = self.hi, self.lo
+        rows = self.places()
+        value[rows, 0], value[rows, 1] = self.hi, self.lo
         return value
 
     def find(self, digest: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -136,4 +155,6 @@ class KeyIndex:
             active = active[~hit]
             place[active] += 1
             active = active[place[active] < len(self.hi)]
+        if found.max() >= len(self.hi):
+            raise DamagedError("a key lookup leads beyond its rows")
         return found

@@ -78,7 +78,10 @@ class Manifest:
             ) from None
         if value.get("format") != FORMAT:
             raise DamagedError(f"{store / NAME}: its format is {value.get('format')!r}, not {FORMAT!r}")
-        unknown = sorted(set(map(str, value.get("requires") or ())) - KNOWN_FEATURES)
+        requires = value.get("requires")
+        if not isinstance(requires, list):
+            raise DamagedError(f"{store / NAME}: the list of what it requires is missing")
+        unknown = sorted(set(map(str, requires)) - KNOWN_FEATURES)
         if value.get("version") != VERSION or unknown:
             needs = ", ".join(unknown) or f"format version {value.get('version')}"
             raise UsageError(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from featstore import files, sealed
 from featstore.errors import DamagedError
-from featstore.store.keys import ByteColumn, KeyIndex, digests
+from featstore.store.keys import ByteColumn, KeyIndex, column, digests
 
 KIND = "plan"
 CHANGED, RETRIED, REMOVED = 1, 2, 3
@@ -72,20 +72,29 @@ class Segment:
     def __init__(self, path: Path) -> None:
         self.file = sealed.SealedFile(path, KIND)
         file = self.file
-        self.ids: Ids = file["id"].view(np.int64)
+        self.ids: Ids = column(file, "id", "<u8").view(np.int64)
         self.keys = ByteColumn.read(file, "keys")
         self.index = KeyIndex.read(file)
-        self.views, self.sizes, self.mtimes = file["view"], file["size"], file["mtime"]
-        self.offsets = file["offset"] if "offset" in file.names else None
+        self.views, self.sizes, self.mtimes = (
+            column(file, name, dtype) for name, dtype in (("view", "<u4"), ("size", "<i8"), ("mtime", "<i8"))
+        )
+        self.offsets = column(file, "offset", "<i8") if "offset" in file.names else None
         self.locations = ByteColumn.read(file, "location") if "location/offsets" in file.names else None
-        self.unit_numbers, self.unit_starts = file["units/number"], file["units/start"]
-        self.retired: Ids = file["retired/id"].view(np.int64)
-        self.why = file["retired/why"]
-        self.touched: Ids = file["touched/id"].view(np.int64)
+        self.unit_numbers, self.unit_starts = column(file, "units/number", "<u8"), column(file, "units/start", "<u8")
+        self.retired: Ids = column(file, "retired/id", "<u8").view(np.int64)
+        self.why = column(file, "retired/why", "|u1")
+        self.touched: Ids = column(file, "touched/id", "<u8").view(np.int64)
+        self.touched_stat = column(file, "touched/size", "<i8"), column(file, "touched/mtime", "<i8")
         self.meta = file.meta
         n = len(self.ids)
-        columns = (self.keys, self.index.hi, self.views, self.sizes, self.mtimes)
-        if any(len(column) != n for column in columns) or len(self.unit_starts) != len(self.unit_numbers) + 1:
+        columns = [self.keys, self.index.hi, self.views, self.sizes, self.mtimes]
+        columns += [rest for rest in (self.offsets, self.locations) if rest is not None]
+        if (
+            any(len(values) != n for values in columns)
+            or len(self.unit_starts) != len(self.unit_numbers) + 1
+            or len(self.why) != len(self.retired)
+            or any(len(values) != len(self.touched) for values in self.touched_stat)
+        ):
             raise DamagedError(f"{path}: the columns of the plan differ in length")
         if (
             int(self.unit_starts[0]) != 0
@@ -186,7 +195,7 @@ class Plan:
         for number in np.unique(owner):
             places = np.flatnonzero(owner == number)
             segment = self._filled[int(number)]
-            yield segment, places, np.searchsorted(segment.ids, ids[places])
+            yield segment, places, place(ids[places], segment.ids)
 
     def stat(self, ids: Ids) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Return (sizes, mtimes in ns, offsets) as last noted for each id."""
@@ -198,8 +207,8 @@ class Plan:
         for segment in self.segments:
             if len(segment.touched):
                 known = np.flatnonzero(member(ids, segment.touched))
-                rows = np.searchsorted(segment.touched, ids[known])
-                sizes[known], mtimes[known] = segment.file["touched/size"][rows], segment.file["touched/mtime"][rows]
+                rows = place(ids[known], segment.touched)
+                sizes[known], mtimes[known] = (values[rows] for values in segment.touched_stat)
         return sizes, mtimes, offsets
 
     def key_of(self, ids: Ids) -> list[bytes]:
@@ -247,7 +256,13 @@ def member(ids: Ids, among: Ids) -> NDArray[np.bool_]:
     """Return whether each id is in the sorted ``among``."""
     if not len(among):
         return np.zeros(len(ids), bool)
-    return among[np.minimum(np.searchsorted(among, ids), len(among) - 1)] == ids
+    found: NDArray[np.bool_] = among[place(ids, among)] == ids
+    return found
+
+
+def place(ids: Ids, among: Ids) -> NDArray[np.int64]:
+    """Return where each id is in the sorted ``among``, which has one at least; within it also where that is not so."""
+    return np.minimum(np.searchsorted(among, ids), len(among) - 1)
 
 
 def _sorted(parts: Sequence[Ids]) -> Ids:
@@ -277,7 +292,7 @@ def cut(n: int, unit_rows: int) -> NDArray[np.uint64]:
 def write_segment(path: Path, new: NewSegment, digest: NDArray[np.uint64]) -> None:
     """Write a segment; FileExistsError where another process took its number."""
     rows = new.rows
-    files.make_directory(path.parent)
+    files.make_directory(path.parent, path.parent.parent.parent)
     retired = np.argsort(new.retired, kind="stable")
     touched = np.argsort(new.touched[0], kind="stable")
     arrays: dict[str, NDArray[Any]] = {

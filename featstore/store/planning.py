@@ -170,7 +170,7 @@ class Planner:
 
     def _same(self, chunk: Chunk, stat: NDArray[np.int64], ids: Ids, old: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return for each of the known rows ``old`` whether its picture is unchanged."""
-        same = (stat[:, old] == np.stack(self.plan.stat(ids[old]))).all(axis=0)
+        same: NDArray[np.bool_] = (stat[:, old] == np.stack(self.plan.stat(ids[old]))).all(axis=0)
         if self.hasher is not None and self.known is not None and old.size:
             ours = self.known(ids[old])
             hashed = np.flatnonzero(ours.any(axis=1))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from featstore import defaults, files, sealed
 from featstore.errors import DamagedError, FeatstoreError
 from featstore.store.identity import Identity
-from featstore.store.keys import ByteColumn
+from featstore.store.keys import ByteColumn, column
 from featstore.store.plan import UNITS_OF_EPOCH, Ids
 
 KIND = "shard"
@@ -63,7 +63,7 @@ def row_checksums(vectors: NDArray[Any]) -> NDArray[np.uint64]:
     """Return (n,) uint64: the XXH3-64 of each row's bytes, which tells the damaged vectors of a shard from the whole ones."""
     if not len(vectors):
         return np.empty(0, np.uint64)
-    data = memoryview(np.ascontiguousarray(vectors)).cast("B")
+    data = np.ascontiguousarray(vectors).reshape(-1).view(np.uint8).data
     size = len(data) // len(vectors)
     checksum = xxhash.xxh3_64_intdigest
     return np.fromiter(
@@ -78,8 +78,13 @@ def write_shard(
     finished: Finished,
     blocks: Iterable[NDArray[Any]],
     provenance: Sequence[dict[str, Any]],
+    *,
+    exclusive: bool = True,
 ) -> None:
-    """Write a unit's shard from its vectors ``blocks`` ((b, d) each); FileExistsError where it is there already."""
+    """Write a unit's shard from its vectors ``blocks`` ((b, d) each); FileExistsError where it is there already.
+
+    Not ``exclusive``: take the place of one that was damaged.
+    """
     n = len(finished.ids)
     checksums: list[NDArray[np.uint64]] = []
 
@@ -118,8 +123,8 @@ def write_shard(
         "fingerprint": identity.fingerprint,
     }
     meta = {"store_id": store_id, "unit": finished.unit, "identity": identity.to_dict(), "provenance": list(provenance)}
-    files.make_directory(path.parent)
-    sealed.write(path, KIND, arrays, meta, summary, exclusive=True)
+    files.make_directory(path.parent, path.parent.parent)
+    sealed.write(path, KIND, arrays, meta, summary, exclusive=exclusive)
 
 
 class Shard:
@@ -134,8 +139,9 @@ class Shard:
             raise DamagedError(
                 f"{path}: this shard belongs to a store of another identity; it was put here from elsewhere"
             )
-        self.features, self.views, self.sha256 = self.file["features"], self.file["view"], self.file["sha256"]
-        self.ids: Ids = self.file["id"].view(np.int64)
+        self.features, self.views = self.file["features"], column(self.file, "view", "<u4")
+        self.sha256 = column(self.file, "sha256", "|u1", 32)
+        self.ids: Ids = column(self.file, "id", "<u8").view(np.int64)
         self.keys = ByteColumn.read(self.file, "keys")
         n = len(self.ids)
         expected = (n, identity.dimension), identity.numpy_dtype
@@ -149,15 +155,17 @@ class Shard:
     @property
     def failed_ids(self) -> Ids:
         """The ids of the failures (m,)."""
-        return self.file["failures/id"].view(np.int64)
+        return column(self.file, "failures/id", "<u8").view(np.int64)
 
     def failures(self) -> list[tuple[bytes, Failure]]:
         """Return the failures with their keys."""
         keys, reasons, messages = (
             ByteColumn.read(self.file, f"failures/{name}") for name in ("keys", "reason", "message")
         )
+        if {len(keys), len(reasons), len(messages)} != {len(self.failed_ids)}:
+            raise DamagedError(f"{self.file.path}: the columns of its failures do not fit each other")
         return [
-            (key, Failure(int(number), reason.decode(), message.decode("utf-8", "surrogateescape")))
+            (key, Failure(int(number), reason.decode("utf-8", "replace"), message.decode("utf-8", "surrogateescape")))
             for number, key, reason, message in zip(self.failed_ids, keys, reasons, messages, strict=True)
         ]
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from featstore import files, sealed
 from featstore.errors import DamagedError
-from featstore.store.keys import ByteColumn, KeyIndex, digests
+from featstore.store.keys import ByteColumn, KeyIndex, column, digests
 
 KIND = "table"
 LABEL, SPLIT = "label", "split"
@@ -103,12 +103,14 @@ class Table:
         self.index = KeyIndex.read(self.file)
         self.meta = self.file.meta
         self.origin: str = str(self.meta.get("origin"))
-        self.row_digest = self.file["row_digest"]
-        self._columns = self.meta.get("columns")
-        well_formed = isinstance(self._columns, list) and all(
-            isinstance(c, dict) and isinstance(c.get("name"), str) for c in self._columns
-        )
-        if not well_formed or not len(self.keys) == len(self.index.hi) == len(self.row_digest):
+        self.row_digest = column(self.file, "row_digest", "<u8")
+        columns = self.meta.get("columns")
+        if not isinstance(columns, list) or not all(
+            isinstance(each, dict) and isinstance(each.get("name"), str) for each in columns
+        ):
+            raise DamagedError(f"{path}: the table's description does not fit it")
+        self._columns: list[dict[str, Any]] = columns
+        if not len(self.keys) == len(self.index.hi) == len(self.row_digest):
             raise DamagedError(f"{path}: the table's description does not fit it")
 
     @property
@@ -120,7 +122,12 @@ class Table:
         """Return a column."""
         place = self.columns.index(name)
         kind, at = self._columns[place].get("type"), f"columns/{place}"
-        values = self.file[f"{at}/values"]
+        types = {"text": "<i4", "int": "<i8", "float": "<f8", "bool": "|i1"}
+        if kind not in types:
+            raise DamagedError(f"{self.file.path}: the column {name} is of the unknown type {kind!r}")
+        values = column(self.file, f"{at}/values", types[kind])
+        if len(values) != len(self.keys):
+            raise DamagedError(f"{self.file.path}: the column {name} is damaged")
         if kind == "text":
             categories = tuple(
                 item.decode("utf-8", "surrogateescape") for item in ByteColumn.read(self.file, f"{at}/categories")
@@ -128,9 +135,10 @@ class Table:
             if len(values) and not -1 <= int(values.min()) <= int(values.max()) < len(categories):
                 raise DamagedError(f"{self.file.path}: the column {name} has codes without a text")
             return Column("text", values, categories)
-        if kind not in ("int", "float", "bool") or len(values) != len(self.keys):
+        valid = column(self.file, f"{at}/valid", "|b1") if kind == "int" else None
+        if valid is not None and len(valid) != len(values):
             raise DamagedError(f"{self.file.path}: the column {name} is damaged")
-        return Column(kind, values, (), self.file[f"{at}/valid"] if kind == "int" else None)
+        return Column(kind, values, (), valid)
 
 
 def row_digests(columns: Mapping[str, Sequence[Value]], n: int) -> NDArray[np.uint64]:
@@ -184,7 +192,7 @@ def write_table(
         if column.valid is not None:
             arrays[f"{at}/valid"] = column.valid
         described.append({"name": name, "type": column.type})
-    files.make_directory(path.parent)
+    files.make_directory(path.parent, path.parent.parent.parent)
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     sealed.write(
         path, KIND, arrays, {"origin": origin, "columns": described, "created": created}, {"rows": n}, exclusive=True

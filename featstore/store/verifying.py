@@ -119,7 +119,14 @@ class _Check:
         try:
             self.plan = Plan(path, manifest.epoch)
             units = self.plan.units()
-            Tables(path, manifest.epoch)
+            for segment in self.plan.segments:
+                if (np.diff(segment.ids) <= 0).any():
+                    raise DamagedError(f"{segment.file.path}: its ids are not in their order")
+                segment.index.places()
+            for table in Tables(path, manifest.epoch).versions:
+                table.index.places()
+                for name in table.columns:
+                    table.column(name)
         except FeatstoreError as error:
             if not self.problems:
                 self.problems.append(Problem(str(path), str(error)))
@@ -132,6 +139,8 @@ class _Check:
         whole = self.sealed(file, shards.KIND, unit.number)
         try:
             shard = Shard(file, manifest.identity)
+            shard.failures()
+            held = np.sort(np.concatenate([shard.ids, shard.failed_ids]))
         except FeatstoreError as error:
             if whole:
                 self.problems.append(Problem(str(file), str(error), unit.number, len(unit)))
@@ -142,7 +151,6 @@ class _Check:
             self._name_pictures(shard, unit)
         assert self.plan is not None
         planned = self.plan.segments[unit.segment].ids[unit.start : unit.stop]
-        held = np.sort(np.concatenate([shard.ids, shard.failed_ids]))
         if not np.array_equal(planned, held):
             self.problems.append(
                 Problem(str(file), "holds other pictures than the plan says of this unit", unit.number, len(unit))

@@ -15,6 +15,7 @@ from featstore.errors import UsageError
 from featstore.store import manifest as manifests
 from featstore.store import shards
 from featstore.store.claims import Claim
+from featstore.store.culprits import read_culprits
 from featstore.store.identity import Identity
 from featstore.store.journal import Block, JournalWriter, contiguous, read_journal
 from featstore.store.manifest import Manifest
@@ -57,7 +58,8 @@ class UnitWriter:
     """Writes one unit under a claim: blocks into the journal, then the shard.
 
     Attributes: ``unit``, ``rows`` (the plan's rows), ``next_row`` (first row that no journal holds yet),
-    ``superseded`` (bool per row: retired meanwhile, nothing to be read).
+    ``superseded`` (bool per row: retired meanwhile, nothing to be read), ``culprits`` (reason and message by row: they
+    killed a decoder before, and are not tried again).
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class UnitWriter:
         self.store, self.manifest, self.unit, self.claim = store, manifest, unit, claim
         self.rows = plan.rows(unit)
         self.superseded = plan.is_retired(self.rows.ids)
+        self.culprits = read_culprits(claim.directory)
         identity = manifest.identity
         earlier = [
             block for path in claim.journals() for block in read_journal(path, identity.dimension, identity.numpy_dtype)

@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 
+from featstore.engines.base import Finished
 from featstore.extraction.pipeline import NOT_FINITE, Batch, Done, Loaded, Timings, run
 
 F4 = np.dtype("<f4")
@@ -15,9 +16,13 @@ class Means:
     """An engine: the mean of each colour."""
 
     dimension = 3
+    in_flight = 1
 
     def __init__(self):
         self.shapes = []
+
+    def submit(self, pictures):
+        return Finished(self(pictures))
 
     def __call__(self, pictures):
         self.shapes.append(pictures.shape)
@@ -92,8 +97,37 @@ def test_not_more_is_held_than_asked_for():
             held -= done.batch.stop - done.batch.start
 
     drive([Batch(set(), start % 200, start % 200 + 4, False) for start in range(0, 400, 4)], load=counting, write=write)
-    # Two decoded ahead, one in the network, two unwritten, one being written: six batches of four.
-    assert most <= 24
+    # Two decoded ahead, one being loaded, one in the network, two unwritten, one being written: seven batches of four.
+    assert most <= 28
+
+
+def test_batches_overlap_in_an_engine_that_works_in_the_background():
+    class Background(Means):
+        in_flight = 3
+
+        def __init__(self):
+            super().__init__()
+            self.pending = self.most = 0
+
+        def submit(self, pictures):
+            self.pending += 1
+            self.most = max(self.most, self.pending)
+            return Result(self, pictures)
+
+    class Result:
+        def __init__(self, engine, pictures):
+            self.engine, self.pictures = engine, pictures
+
+        def result(self):
+            self.engine.pending -= 1
+            return self.engine(self.pictures)
+
+    engine = Background()
+    batches = [Batch({7}, start, start + 2, start == 18) for start in range(0, 20, 2)]
+    done, _ = drive(batches, engine=engine)
+    assert engine.most == 3
+    assert [each.batch for each in done] == batches
+    assert [row for each in done for row in each.vectors[:, 0].tolist()] == [row for row in range(20) if row != 7]
 
 
 def test_none_asks_that_everything_be_written_first():
@@ -115,7 +149,7 @@ def test_an_error_of_a_part_ends_the_run(where):
         raise OSError(28, "No space left on device")
 
     parts = {"load": load, "engine": Means(), "write": lambda done: None, where: fail}
-    fail.dimension = 3
+    fail.dimension, fail.in_flight, fail.submit = 3, 1, fail
     with pytest.raises(OSError, match="No space left"):
         drive([Batch(set(), start, start + 2, False) for start in range(0, 40, 2)], **parts)
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("featstore-")]

@@ -28,7 +28,7 @@ def folder(tmp_path):
 
 
 def run(folder, store, **options):
-    options = {"backbone": tiny_backbone(), "batch": 4, "unit_rows": 7, **options}
+    options = {"backbone": tiny_backbone(), "engine": "torch", "batch": 4, "unit_rows": 7, **options}
     return extract(folder, store, **options)
 
 
@@ -286,3 +286,12 @@ def test_picture_bounds_are_failures(folder, tmp_path):
 )
 def test_advice_names_the_bottleneck(timings, words):
     assert words in advice(timings)
+
+
+def test_auto_goes_on_in_the_precision_of_the_store(folder, tmp_path):
+    run(folder, tmp_path / "s", precision="bf16", engine="torch-folded")
+    write_pictures(folder, ["ant/new.jpg"], seed=50)
+    report = run(folder, tmp_path / "s", engine="torch-folded")
+    assert (report.new_vectors, FeatureStore.open(tmp_path / "s").spec.precision) == (1, "bf16")
+    with pytest.raises(IdentityError, match="precision fp32 here, bf16 there"):
+        run(folder, tmp_path / "s", precision="fp32")

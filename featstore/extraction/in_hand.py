@@ -1,0 +1,93 @@
+"""What a working process has in hand, in memory that outlives it: so that its death can be explained.
+
+A file without a name, mapped by the worker and by its supervisor: a counter of progress, whether progress is owed,
+and a slot for each decoding thread with the row that it reads or decodes. Writing costs a memory write.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import tempfile
+import threading
+from dataclasses import dataclass
+from typing import Final
+
+IDLE, READING, DECODING = 0, 1, 2
+_HEADER: Final = struct.Struct("<QQ")
+_SLOT: Final = struct.Struct("<QQQ")
+_SLOTS_AT: Final = 64
+
+
+@dataclass(frozen=True)
+class Held:
+    """A row that was being read (``stage`` READING) or decoded (DECODING)."""
+
+    unit: int
+    row: int
+    stage: int
+
+
+class InHand:
+    """The rows that the threads of one process hold; the worker writes, its supervisor reads."""
+
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+        size = os.fstat(handle).st_size
+        self._slots = (size - _SLOTS_AT) // _SLOT.size
+        self._map = mmap.mmap(handle, size)
+        self._lock, self._local, self._taken, self._ticks = threading.Lock(), threading.local(), 0, 0
+
+    @classmethod
+    def create(cls, threads: int) -> InHand:
+        """Make an empty one for so many threads; ``handle`` is to be passed on."""
+        if hasattr(os, "memfd_create"):
+            handle = os.memfd_create("featstore-in-hand")
+        else:
+            with tempfile.TemporaryFile() as file:
+                handle = os.dup(file.fileno())
+        os.ftruncate(handle, _SLOTS_AT + threads * _SLOT.size)
+        return cls(handle)
+
+    def close(self) -> None:
+        """Free the memory."""
+        self._map.close()
+        os.close(self.handle)
+
+    # The worker's side
+
+    def hold(self, unit: int, row: int, stage: int) -> None:
+        """Note what this thread is about to do."""
+        try:
+            at: int = self._local.at
+        except AttributeError:
+            at = self._local.at = self._place()
+        _SLOT.pack_into(self._map, at, unit, row, stage)
+
+    def free(self) -> None:
+        """Note that this thread is done with its row."""
+        self.hold(0, 0, IDLE)
+
+    def _place(self) -> int:
+        with self._lock:
+            slot, self._taken = self._taken, self._taken + 1
+        # More threads than slots share the last: what it says is then of the thread that wrote last.
+        return _SLOTS_AT + min(slot, self._slots - 1) * _SLOT.size
+
+    def tick(self, *, owed: bool = True) -> None:
+        """Note progress; ``owed``: more is to be expected soon, and its absence is a stall."""
+        with self._lock:
+            self._ticks += 1
+            _HEADER.pack_into(self._map, 0, self._ticks, owed)
+
+    # The supervisor's side
+
+    def held(self) -> list[Held | None]:
+        """Return by slot what is held."""
+        slots = (_SLOT.unpack_from(self._map, _SLOTS_AT + n * _SLOT.size) for n in range(self._slots))
+        return [Held(unit, row, stage) if stage in (READING, DECODING) else None for unit, row, stage in slots]
+
+    def progress(self) -> tuple[bool, bytes]:
+        """Return whether progress is owed, and a value that changes with every progress."""
+        return bool(_HEADER.unpack_from(self._map, 0)[1]), self._map[:]

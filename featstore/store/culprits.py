@@ -1,0 +1,35 @@
+"""Culprits: rows of an unfinished unit whose pictures killed, stalled or exhausted the process that decoded them.
+
+work/<unit>/culprit.<row>: JSON with a checksum, ``reason`` and ``message``, written by the supervisor. Whoever works on the unit makes
+them failures without trying again; they go with the unit's work folder, when its shard says the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from featstore import files
+from featstore.errors import DamagedError
+from featstore.store.claims import work_folder
+
+_PREFIX = "culprit."
+
+
+def write_culprit(store: Path, unit: int, row: int, reason: str, message: str) -> None:
+    """Note a culprit durably; nothing happens where the unit was finished meanwhile. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        files.write_json(work_folder(store, unit) / f"{_PREFIX}{row}", {"reason": reason, "message": message})
+
+
+def read_culprits(directory: Path) -> dict[int, tuple[str, str]]:
+    """Return reason and message by row. A note that is damaged is passed over: the picture will tell again."""
+    found = {}
+    for name in os.listdir(directory):
+        number = name.removeprefix(_PREFIX)
+        if name.startswith(_PREFIX) and number.isdigit():
+            with contextlib.suppress(DamagedError, FileNotFoundError):
+                value = files.read_json(directory / name)
+                found[int(number)] = str(value.get("reason")), str(value.get("message"))
+    return found

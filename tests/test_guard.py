@@ -1,0 +1,97 @@
+"""A child with limits: answers and errors come back, deaths are told apart, and it can write nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from featstore import guard
+from featstore.errors import DamagedError, FeatstoreError, UsageError
+
+HERE = "tests.test_guard"
+
+
+def echo(**values: object) -> object:
+    print("not part of the answer")
+    print("nor this", file=sys.stderr)
+    return values
+
+
+def refuse(kind: str) -> None:
+    raise {"usage": UsageError("ask otherwise"), "defect": ZeroDivisionError("oh")}[kind]
+
+
+def end(how: str) -> None:
+    if how == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+        time.sleep(5)
+    elif how == "exit":
+        os._exit(7)
+    elif how == "loop":
+        while True:
+            pass
+    elif how == "memory":
+        bytearray(1 << 30)
+
+
+def write(path: str) -> int:
+    with open(path, "wb") as file:
+        return file.write(b"x")
+
+
+def call(name: str, seconds: float = 5.0, **arguments: object) -> object:
+    return guard.call(f"{HERE}:{name}", arguments, seconds=seconds, memory=256 << 20)
+
+
+def test_answers_and_errors_come_back(capfd: pytest.CaptureFixture[str]) -> None:
+    assert call("echo", a=1, b=["\udcff", None]) == {"a": 1, "b": ["\udcff", None]}
+    with pytest.raises(UsageError, match="ask otherwise"):
+        call("refuse", kind="usage")
+    with pytest.raises(FeatstoreError, match="ZeroDivisionError: oh"):
+        call("refuse", kind="defect")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("how", "cause", "words"),
+    [
+        ("segfault", "died", "SIGSEGV"),
+        ("exit", "died", "code 7"),
+        ("loop", "stalled", "1 s"),
+        ("memory", "memory", "memory"),
+    ],
+)
+def test_deaths_are_told_apart(how: str, cause: str, words: str) -> None:
+    with pytest.raises(guard.Died, match=words) as caught:
+        call("end", seconds=1.0, how=how)
+    assert caught.value.cause == cause
+    assert isinstance(caught.value, DamagedError)
+
+
+def test_the_child_can_write_nothing(tmp_path: Path) -> None:
+    with pytest.raises(FeatstoreError, match="File too large"):
+        call("write", path=str(tmp_path / "file"))
+    assert (tmp_path / "file").read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    "name", ["os:system", "no.such.module:f", "os:nothing", "os.path", "os:system()", "__import__('os'):x", ""]
+)
+def test_only_functions_of_modules_are_called(name: str) -> None:
+    if name == "os:system":
+        assert guard.function_of(name) is os.system
+        return
+    with pytest.raises(FeatstoreError):
+        guard.function_of(name)
+
+
+def test_ends_are_said_in_words() -> None:
+    assert guard.describe_exit(-9) == "killed by the kernel for lack of memory, or someone, (SIGKILL)"
+    assert guard.describe_exit(-6) == "killed by SIGABRT"
+    assert guard.describe_exit(-200) == "killed by signal 200"
+    assert guard.describe_exit(3) == "it ended itself with code 3"
