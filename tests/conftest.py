@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
-    "featstore", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    "explore",
+    deadline=None,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-settings.load_profile("featstore")
+# The same examples every time, so that the suite says the same of the same code; "explore" looks for new ones.
+settings.register_profile("repeatable", settings.get_profile("explore"), derandomize=True, database=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+# What the tests leave in the user's cache goes with them.
+_CACHE = tempfile.TemporaryDirectory(prefix="featstore-tests-")
+os.environ["XDG_CACHE_HOME"] = _CACHE.name

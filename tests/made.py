@@ -18,7 +18,9 @@ def picture(seed: int, size: tuple[int, int] = (24, 20)) -> Image.Image:
     """Return a picture of smooth colours and an edge, different for each seed."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0 : size[1], 0 : size[0]]
-    waves = [np.sin(x * random.uniform(0.1, 0.6) + y * random.uniform(0.1, 0.6) + random.uniform(0, 6)) for _ in range(3)]
+    waves = [
+        np.sin(x * random.uniform(0.1, 0.6) + y * random.uniform(0.1, 0.6) + random.uniform(0, 6)) for _ in range(3)
+    ]
     pixels = np.stack(waves, axis=-1) * 80 + 128 + 40 * (x > random.integers(4, size[0] - 4))[..., None]
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
@@ -37,7 +39,11 @@ def tiny_backbone(seed: int = 0, dimension: int = 8, name: str = "tiny") -> Back
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         module = nn.Sequential(
-            nn.Conv2d(3, 6, 3, stride=2), nn.ReLU(), nn.Conv2d(6, dimension, 3, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+            nn.Conv2d(3, 6, 3, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(6, dimension, 3, stride=2),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
         )
     module.eval().requires_grad_(False)
     return Backbone(name, "input of head", dimension, f"random:{seed}", digest(module), Preprocessing(18, 16), module)

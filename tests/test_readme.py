@@ -21,7 +21,11 @@ def place(tmp_path_factory):
 
 def environment() -> dict[str, str]:
     """Return an environment in which ``featstore`` is the one under test."""
-    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONWARNINGS": "error"}
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONWARNINGS": "error",
+    }
 
 
 def test_the_first_two_commands_install_run_and_test():
@@ -35,7 +39,7 @@ def test_the_first_two_commands_install_run_and_test():
 def test_every_other_block_runs_after_those_before_it(place, number):
     kind, text = BLOCKS[number]
     command = ["bash", "-euo", "pipefail", "-c", text] if kind == "sh" else [sys.executable, "-W", "error", "-c", text]
-    result = subprocess.run(command, cwd=place, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    result = subprocess.run(command, cwd=place, env=environment(), capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
 

@@ -16,7 +16,9 @@ from featstore import sealed
 from featstore.errors import DamagedError
 
 DTYPES = ["u1", "<i4", "<u8", "<f2", "<f4", "<f8", "?"]
-arrays = hnp.arrays(st.sampled_from(DTYPES).map(np.dtype), hnp.array_shapes(min_dims=1, max_dims=2, min_side=0, max_side=7))
+arrays = hnp.arrays(
+    st.sampled_from(DTYPES).map(np.dtype), hnp.array_shapes(min_dims=1, max_dims=2, min_side=0, max_side=7)
+)
 names = st.text("abc", min_size=1, max_size=4)
 
 

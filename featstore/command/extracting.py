@@ -52,7 +52,12 @@ def _size(_: click.Context, __: click.Parameter, value: str) -> int:
     show_default=True,
     help="Of the stored numbers; float16 halves the store.",
 )
-@click.option("--engine", default=defaults.ENGINE, show_default=True, help="What runs the network: auto, torch, torch-folded, compile, openvino, openvino-int8.")
+@click.option(
+    "--engine",
+    default=defaults.ENGINE,
+    show_default=True,
+    help="What runs the network: auto, torch, torch-folded, compile, openvino, openvino-int8.",
+)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option(
     "--precision",
@@ -145,7 +150,9 @@ def extract(source: str, store: str, as_json: bool, quiet: bool, in_process: boo
     with stop_on_signals() as (stop, code):
         try:
             options |= {"progress": None if quiet or as_json else bar, "stop": stop}
-            report = _in_process(source, where, store, options) if in_process else _supervised(source, where, store, options)
+            report = (
+                _in_process(source, where, store, options) if in_process else _supervised(source, where, store, options)
+            )
         finally:
             bar.close()
     show(report.to_dict(), _text(report), as_json)

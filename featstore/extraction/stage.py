@@ -34,7 +34,7 @@ from featstore.store.journal import Block
 from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan, Unit, source_name
 from featstore.store.planning import Change, Planner
-from featstore.store.writing import UnitWriter, open_for_writing
+from featstore.store.writing import UnitWriter, open_for_writing, sweep
 
 POLL_SECONDS = 1.0
 
@@ -90,6 +90,7 @@ def extract(
     open_for_writing(path, identity_of(model, opened, dtype), model.weights, unit_rows)
     with Claims(path) as claims:
         claims.join()
+        sweep(path, claims)
         # Read again: a compaction may have ended just before we joined.
         manifest = Manifest.read(path)
         change = plan_source(path, manifest, source, retry_failures=retry_failures, rehash=rehash, max_bytes=max_bytes)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from featstore import files, sealed
 from featstore.errors import DamagedError, UsageError
-from featstore.index import faiss_io
+from featstore.index import faiss_io, vetting
 from featstore.index.blocks import Metric, check_metric
 from featstore.index.keys import KeyTable
 from featstore.index.recall import Recall
@@ -71,6 +71,7 @@ def save(path: Path, index: faiss_io.VectorIndex, tables: Tables, record: Record
         _write_side(following, temporary, index, tables, record)
     os.replace(following, side_path(path))
     files.sync_directory(path.parent)
+    vetting.trust(path)
 
 
 def _write_side(side: Path, faiss_file: Path, index: faiss_io.VectorIndex, tables: Tables, record: Record) -> None:
@@ -118,6 +119,7 @@ def load(path: Path, *, mmap: bool, check: bool) -> tuple[faiss_io.VectorIndex, 
         if side is not None:
             _check_summary(side)
             tables, record = _read_tables(side, side.meta), _read_record(side, side.meta)
+            vetting.vet(path, side.summary["rows"], side.summary["dimension"], mmap=mmap)
             index = faiss_io.VectorIndex.read(path, side.summary["rows"], side.summary["dimension"], mmap=mmap)
             after = _stat(path)
             if (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns):

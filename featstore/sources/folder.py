@@ -75,9 +75,7 @@ def _is_directory(entry: os.DirEntry[bytes]) -> bool:
         raise _cannot_list(entry.path, error) from None
 
 
-def _enter(
-    path: bytes, prefix: bytes, entry: os.DirEntry[bytes] | None, pictures: int, only: bytes | None
-) -> _Level:
+def _enter(path: bytes, prefix: bytes, entry: os.DirEntry[bytes] | None, pictures: int, only: bytes | None) -> _Level:
     try:
         status = os.stat(path)
         with os.scandir(path) as found:

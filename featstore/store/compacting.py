@@ -193,7 +193,7 @@ class _Compaction:
         live = [(self.store._shards[unit.number], unit) for unit in group.units]
         kept = [(shard, np.flatnonzero(~self.plan.is_retired(shard.ids))) for shard, _ in live]
         failures = [
-            (key, failure, shard.file["failures/sha256"][at])
+            (key, failure, shard.failed_sha256[at])
             for shard, _ in live
             for at, (key, failure) in enumerate(shard.failures())
             if not self.plan.is_retired(np.array([failure.id]))[0]

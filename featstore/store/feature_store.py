@@ -331,7 +331,7 @@ class FeatureStore:
 
     def rows_of_digests(self, index: KeyIndex) -> NDArray[np.int64]:
         """Return the row of each key of an index, in the index's own order of rows, or -1."""
-        rows = np.empty(len(index.hi), np.int64)
+        rows = np.full(len(index.hi), -1, np.int64)
         # Looked up in the order of the digests: neighbours share pages of the plan's lookup.
         found = self.plan.find(np.stack([index.hi, index.lo], axis=1))
         rows[index.places()] = self.rows_of_ids(found)
@@ -400,7 +400,7 @@ class FeatureStore:
         for index in np.unique(owner[owner >= 0]):
             places = np.flatnonzero(owner == index)
             shard = self._shards[self._finished[int(index)].number]
-            for present, sums in ((shard.ids, shard.sha256), (shard.failed_ids, shard.file["failures/sha256"])):
+            for present, sums in ((shard.ids, shard.sha256), (shard.failed_ids, shard.failed_sha256)):
                 hit = places[member(ids[places], present)]
                 known[hit] = sums[np.searchsorted(present, ids[hit])]
         return known

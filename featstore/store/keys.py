@@ -74,8 +74,8 @@ class ByteColumn(Sequence[bytes]):
             starts, stops = self.offsets[part].tolist(), self.offsets[part + 1].tolist()
             if not starts:
                 continue
-            if stops[-1] - starts[0] == sum(stops) - sum(starts) and starts[0] <= stops[-1]:
-                # Neighbouring items: one copy for all.
+            if starts[1:] == stops[:-1]:
+                # Each item begins where the one before it ends: one copy for all.
                 base, data = starts[0], self.blob[starts[0] : stops[-1]].tobytes()
                 yield from (data[a - base : b - base] for a, b in zip(starts, stops, strict=True))
             else:
@@ -136,7 +136,7 @@ class KeyIndex:
 
     def digest(self) -> NDArray[np.uint64]:
         """Return the digests (n, 2) in the order of the rows."""
-        value = np.empty((len(self.hi), 2), np.uint64)
+        value = np.zeros((len(self.hi), 2), np.uint64)
         rows = self.places()
         value[rows, 0], value[rows, 1] = self.hi, self.lo
         return value

@@ -296,7 +296,7 @@ class _Repair:
         remade = self.remake(unit, rows, wanted, _batch(made)) if self.remake is not None and len(wanted) else {}
         vectors: dict[int, NDArray[Any]] = {}
         failures: list[tuple[int, bytes, Failure, bytes]] = [
-            (failure.id, rows.keys[place[failure.id]], failure, shard.file["failures/sha256"][at].tobytes())
+            (failure.id, rows.keys[place[failure.id]], failure, shard.failed_sha256[at].tobytes())
             for at, (_, failure) in enumerate(shard.failures())
         ]
         for at in bad.tolist():

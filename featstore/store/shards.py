@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,12 @@ def shard_path(store: Path, unit: int) -> Path:
     """Return the file of a unit's shard: the epoch that planned it, and its number in that epoch."""
     epoch, number = divmod(unit, UNITS_OF_EPOCH)
     return folder(store) / f"{epoch:06d}-{number:08d}.h5"
+
+
+def unit_of(name: str) -> int | None:
+    """Return the unit whose shard, or temporary file of a shard, has this name; None where it is neither."""
+    found = re.match(r"\.?([0-9]{6})-([0-9]{8})\.h5(\.|$)", name)
+    return None if found is None else int(found[1]) * UNITS_OF_EPOCH + int(found[2])
 
 
 def row_checksums(vectors: NDArray[Any]) -> NDArray[np.uint64]:
@@ -156,6 +163,14 @@ class Shard:
     def failed_ids(self) -> Ids:
         """The ids of the failures (m,)."""
         return column(self.file, "failures/id", "<u8").view(np.int64)
+
+    @property
+    def failed_sha256(self) -> NDArray[np.uint8]:
+        """(m, 32) uint8: SHA-256 of the failed pictures' bytes, zeros where they were never read."""
+        sums = self.file["failures/sha256"]
+        if (sums.shape, sums.dtype) != ((len(self.failed_ids), 32), np.dtype(np.uint8)):
+            raise DamagedError(f"{self.file.path}: the columns of its failures do not fit each other")
+        return sums
 
     def failures(self) -> list[tuple[bytes, Failure]]:
         """Return the failures with their keys."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from featstore import defaults, files
 from featstore.errors import UsageError
 from featstore.store import manifest as manifests
 from featstore.store import shards
-from featstore.store.claims import Claim
+from featstore.store.claims import Claim, Claims
 from featstore.store.culprits import read_culprits
 from featstore.store.identity import Identity
 from featstore.store.journal import Block, JournalWriter, contiguous, read_journal
@@ -52,6 +54,22 @@ def open_for_writing(store: Path, identity: Identity, weights_name: str, unit_ro
             f"{store}: its units have {found.unit_rows:,} rows; that was settled when it was made and cannot be {unit_rows:,} now"
         )
     return found
+
+
+def sweep(store: Path, claims: Claims) -> None:
+    """Remove what killed processes left in a store that is finished or can be of no use: up to a unit's space each.
+
+    That is the work folders of units that have their shard, and shards half-written by nobody who is alive.
+    """
+    work, folder = store / "work", shards.folder(store)
+    for name in os.listdir(work) if work.is_dir() else []:
+        if name.isdigit() and shards.shard_path(store, int(name)).exists() and claims.holder(name) is None:
+            shutil.rmtree(work / name, ignore_errors=True)
+    # Listed before their owners are looked at: what is begun meanwhile is not on the list.
+    for leftover in list(folder.glob(f".*{files.TEMPORARY_SUFFIX}")) if folder.is_dir() else []:
+        unit = shards.unit_of(leftover.name)
+        if unit is not None and claims.holder(unit) is None:
+            leftover.unlink(missing_ok=True)
 
 
 class UnitWriter:

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 
-def run(*arguments: str | os.PathLike[str], cwd: Path | None = None, stdin: bytes = b"", code: int = 0) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str | os.PathLike[str], cwd: Path | None = None, stdin: bytes = b"", code: int = 0
+) -> subprocess.CompletedProcess[str]:
     """Run ``featstore`` with ``arguments`` and require the exit ``code``; a traceback is never right."""
     result = subprocess.run(
         [sys.executable, "-m", "featstore", *map(os.fspath, arguments)],
         cwd=cwd,
         input=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         env={**os.environ, "PYTHONWARNINGS": "error"},
         check=False,
     )

@@ -49,7 +49,10 @@ def test_an_unknown_verb_is_the_users_mistake():
         (("extract", "nowhere", "s"), "nowhere: cannot be opened"),
         (("extract", "pictures", "s", "--backbone", "resnet5"), "resnet5"),
         (("extract", "pictures", "s", "--backbone", "efficientnet_lite0", "--units", "2/2"), "2/2"),
-        (("extract", "pictures", "s", "--backbone", "mobilenet_v2", "--weights", "random:0"), "features of another identity"),
+        (
+            ("extract", "pictures", "s", "--backbone", "mobilenet_v2", "--weights", "random:0"),
+            "features of another identity",
+        ),
         (("extract", "pictures", "s", *SMALL, "--dtype", "float16"), "dtype float16 here, float32 there"),
         (("info", "pictures"), "no feature store is here"),
         (("verify", "nowhere"), "nowhere"),
@@ -115,13 +118,26 @@ def test_a_list_of_odd_names_on_stdin(tmp_path):
     names = b"\0".join([b"new\nline.png", b"\xff.jpg", b"none.jpg"])
     report = run_json("extract", "-", "s", *SMALL, cwd=tmp_path, stdin=names)
     assert (report["vectors"], report["failures"]) == (2, 1)
-    assert sorted(FeatureStore.open(tmp_path / "s").key_bytes(None)) == [b"\xff.jpg", b"new\nline.png"]
+    assert sorted(FeatureStore.open(tmp_path / "s").key_bytes(None)) == [b"new\nline.png", b"\xff.jpg"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_cleanly_and_the_same_command_goes_on(tmp_path, number, code):
     write_pictures(tmp_path / "pictures", [f"{i:03d}.png" for i in range(40)])
-    command = [sys.executable, "-m", "featstore", "extract", "pictures", "s", "--backbone", "efficientnet_lite0", "--batch", "1", "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "featstore",
+        "extract",
+        "pictures",
+        "s",
+        "--backbone",
+        "efficientnet_lite0",
+        "--batch",
+        "1",
+        "--workers",
+        "1",
+    ]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not list((tmp_path / "s").glob("work/0*/journal.0")):

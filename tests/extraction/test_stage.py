@@ -19,10 +19,12 @@ from featstore.store import FeatureStore
 from featstore.store.verifying import verify_store
 from tests.made import picture, tiny_backbone, write_pictures
 
-NAMES = [f"{label}/{number:02d}.{ending}" for label in ("ant", "bee") for number, ending in enumerate(["jpg", "png"] * 5)]
+NAMES = [
+    f"{label}/{number:02d}.{ending}" for label in ("ant", "bee") for number, ending in enumerate(["jpg", "png"] * 5)
+]
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(tmp_path):
     return write_pictures(tmp_path / "pictures", NAMES)
 
@@ -109,7 +111,9 @@ def test_failures_are_rows_with_their_reason_and_are_retried_on_request(folder, 
 
 def test_a_table_keeps_its_columns_and_names_missing_files(folder, tmp_path):
     table = tmp_path / "table.csv"
-    table.write_text("id,file,species,age,note\nA,pictures/ant/00.jpg,ant,3,x\nB,pictures/nowhere.jpg,bee,4,\nC,pictures/bee/00.jpg,bee,,y\n")
+    table.write_text(
+        "id,file,species,age,note\nA,pictures/ant/00.jpg,ant,3,x\nB,pictures/nowhere.jpg,bee,4,\nC,pictures/bee/00.jpg,bee,,y\n"
+    )
     report = run(open_source(table, label_column="species"), tmp_path / "s")
     assert (report.vectors, report.failures) == (2, 1)
     store = FeatureStore.open(tmp_path / "s")
@@ -192,7 +196,9 @@ def test_shares_of_the_units_make_the_store_that_one_run_makes(folder, tmp_path)
 def test_two_at_once_share_the_work(folder, tmp_path):
     run(folder, tmp_path / "whole")
     reports = []
-    threads = [threading.Thread(target=lambda: reports.append(run(folder, tmp_path / "s", workers=1))) for _ in range(2)]
+    threads = [
+        threading.Thread(target=lambda: reports.append(run(folder, tmp_path / "s", workers=1))) for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,6 +1,6 @@
 """1,000 random single-bit flips over all files of a small store with head and index: how many does verify find?
 
-    python -m tests.slow.bit_flips [COUNT] [SEED]
+python -m tests.slow.bit_flips [COUNT] [SEED]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A full disk at 20 different points, and other trouble: exit code, line, verify, and the end after going on.
 
-    python -m tests.slow.disk_full [POINTS]
+python -m tests.slow.disk_full [POINTS]
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ if __name__ == "__main__":
     cases = run(int(sys.argv[1]) if len(sys.argv) > 1 else 20)
     for case in cases:
         state = "as uninterrupted" if case["equal"] else "DIFFERENT"
-        print(f"{case['case']:40} exit {case['code']}  verify: {len(case['verify'])} problems  then {state}  {case['line']}")
+        print(
+            f"{case['case']:40} exit {case['code']}  verify: {len(case['verify'])} problems  then {state}  {case['line']}"
+        )
     bad = [case for case in cases if case["code"] not in (0, 1) or case["verify"] or not case["equal"]]
     print(f"{len(cases)} cases, {len(bad)} bad")
     sys.exit(1 if bad else 0)

@@ -1,6 +1,6 @@
 """200 kills at random points of the verbs that write, each continued and compared: a table (some five minutes).
 
-    python -m tests.slow.kills [COUNT] [SEED]
+python -m tests.slow.kills [COUNT] [SEED]
 """
 
 from __future__ import annotations

@@ -57,7 +57,9 @@ def write(path: Path, rows: int) -> None:
         planned = plan.rows(unit)
         n = len(unit)
         sums = random.integers(0, 256, (n, 32), dtype=np.uint8)
-        finished = Finished(unit.number, planned.ids, planned.views, planned.keys, sums, [], [], np.empty((0, 32), np.uint8))
+        finished = Finished(
+            unit.number, planned.ids, planned.views, planned.keys, sums, [], [], np.empty((0, 32), np.uint8)
+        )
         blocks = [random.normal(size=(n, 4)).astype(np.float16)]
         shards.write_shard(shards.shard_path(path, unit.number), IDENTITY, manifest.store_id, finished, blocks, [])
 
@@ -75,7 +77,10 @@ def main(rows: int, store: Path | None) -> None:
             started = time.perf_counter()
             result = run()
             seconds = time.perf_counter() - started
-            print(f"{what:<44}{seconds:10.4f} s   anonymous memory {(anonymous_bytes() - before) / 2**20:+9.1f} MiB", flush=True)
+            print(
+                f"{what:<44}{seconds:10.4f} s   anonymous memory {(anonymous_bytes() - before) / 2**20:+9.1f} MiB",
+                flush=True,
+            )
             return result
 
         if not (path / "featstore.json").exists():

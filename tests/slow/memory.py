@@ -74,12 +74,23 @@ def main(small: int, large: int, as_child: tuple[str, str] | None) -> None:
         for count in (small, large):
             folder = Path(place) / str(count)
             write_pictures(folder, count)
-            command = [sys.executable, "-m", "tests.slow.memory", "--child", str(folder), str(Path(place) / f"{count}.store")]
-            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}).stdout
+            command = [
+                sys.executable,
+                "-m",
+                "tests.slow.memory",
+                "--child",
+                str(folder),
+                str(Path(place) / f"{count}.store"),
+            ]
+            output = subprocess.run(
+                command, check=True, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+            ).stdout
             results.append(json.loads(output))
     for result in results:
         each = result["seconds"] / result["images"] * 1e3
-        print(f"{result['images']:>7,} images: peak anonymous memory {result['peak'] / 2**20:7.1f} MiB, {each:.3f} ms a picture")
+        print(
+            f"{result['images']:>7,} images: peak anonymous memory {result['peak'] / 2**20:7.1f} MiB, {each:.3f} ms a picture"
+        )
     ratio = results[1]["peak"] / results[0]["peak"]
     print(f"ratio of the peaks {ratio:.3f} (at most 1.1 is asked for)")
     sys.exit(ratio > 1.1)

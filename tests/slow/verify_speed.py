@@ -1,6 +1,6 @@
 """Speed of verify against a plain sequential read with the same checksum; fresh processes in turns, page cache warm and cold.
 
-    python -m tests.slow.verify_speed FOLDER [GIB]
+python -m tests.slow.verify_speed FOLDER [GIB]
 """
 
 from __future__ import annotations
@@ -57,7 +57,14 @@ def make(folder: Path, gib: float) -> Path:
     for unit in opened.units():
         rows, m = opened.rows(unit), len(unit)
         finished = shards.Finished(
-            unit.number, rows.ids, rows.views, rows.keys, np.zeros((m, 32), np.uint8), [], [], np.empty((0, 32), np.uint8)
+            unit.number,
+            rows.ids,
+            rows.views,
+            rows.keys,
+            np.zeros((m, 32), np.uint8),
+            [],
+            [],
+            np.empty((0, 32), np.uint8),
         )
         blocks = (random.random((min(4096, m - start), D), np.float32) for start in range(0, m, 4096))
         shards.write_shard(shards.shard_path(store, unit.number), kind, manifest.store_id, finished, blocks, [])
@@ -85,7 +92,9 @@ def main(folder: Path, gib: float) -> None:
                 time.sleep(0.1)
                 speeds[name].append(float(subprocess.check_output([sys.executable, "-c", *command])))
         plain, verify = (statistics.median(speeds[name]) for name in ("plain", "verify"))
-        print(f"{cache}: plain read with XXH3-128 {plain / 1e9:.2f} GB/s, verify {verify / 1e9:.2f} GB/s: {verify / plain:.2f}")
+        print(
+            f"{cache}: plain read with XXH3-128 {plain / 1e9:.2f} GB/s, verify {verify / 1e9:.2f} GB/s: {verify / plain:.2f}"
+        )
 
 
 if __name__ == "__main__":

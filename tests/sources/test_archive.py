@@ -57,12 +57,17 @@ def test_webdataset_samples(tmp_path: Path):
     source = open_source(tar(tmp_path / "a.tar", files))
     chunk = whole(source)
     assert source.kind == "tar"
-    assert chunk.keys == [b"a.tar/" + name for name in (b"000.jpg", b"001.left.png", b"001.right.PNG", b"002.jpg", b"003.jpg")]
+    assert chunk.keys == [
+        b"a.tar/" + name for name in (b"000.jpg", b"001.left.png", b"001.right.PNG", b"002.jpg", b"003.jpg")
+    ]
     assert chunk.locations == [b"a.tar"] * 5
     assert chunk.labels == ["3", "dog", "dog", None, "cls wins"]
     assert chunk.splits == [None, "val", "val", None, None]
     json = '{"label": "dog", "split": "val", "n": 1}'
-    assert chunk.metadata == {"txt": ["a cat", None, None, None, None], "json": [None, json, json, None, '{"class": 4}']}
+    assert chunk.metadata == {
+        "txt": ["a cat", None, None, None, None],
+        "json": [None, json, json, None, '{"class": 4}'],
+    }
     assert chunk.sizes.tolist() == [7, 4, 5, 4, 4]
     assert chunk.mtimes.tolist() == [7_000_000_000] * 5
     assert source.ignored == 3
@@ -249,7 +254,9 @@ def test_a_sample_without_an_end_is_streamed(tmp_path: Path):
 def test_memory_does_not_grow_with_the_archive(tmp_path: Path):
     peaks = []
     for count in (1000, 4000):
-        source = open_source(tar(tmp_path / "a.tar", [(f"{i:06}.jpg", b"") for i in range(count)], form=tarfile.USTAR_FORMAT))
+        source = open_source(
+            tar(tmp_path / "a.tar", [(f"{i:06}.jpg", b"") for i in range(count)], form=tarfile.USTAR_FORMAT)
+        )
         tracemalloc.start()
         assert sum(len(chunk) for chunk in source.chunks(250)) == count
         peaks.append(tracemalloc.get_traced_memory()[1])
@@ -285,7 +292,9 @@ def test_members_of_any_name_come_back(members: list[tuple[list[bytes], int]], f
         for index, (parts, size) in enumerate(members)
     ]
     with tempfile.TemporaryDirectory() as directory:
-        path = tar(Path(directory, "o\nd d.tar"), files, mtime=mtime if form == tarfile.PAX_FORMAT else int(mtime), form=form)
+        path = tar(
+            Path(directory, "o\nd d.tar"), files, mtime=mtime if form == tarfile.PAX_FORMAT else int(mtime), form=form
+        )
         source = open_source(path)
         chunk = whole(source)
         assert chunk.keys == [b"o\nd d.tar/" + os.fsencode(name) for name, _ in files]

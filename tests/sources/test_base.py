@@ -54,8 +54,19 @@ def test_without_dot(path: bytes, expected: bytes):
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [("cat", "cat"), ("", None), (3, "3"), (3.0, "3"), (2.5, "2.5"), (float("nan"), None), (float("inf"), "inf"),
-     (True, "True"), (None, None), (["a"], None), (b"a\xff", "a\udcff")],
+    [
+        ("cat", "cat"),
+        ("", None),
+        (3, "3"),
+        (3.0, "3"),
+        (2.5, "2.5"),
+        (float("nan"), None),
+        (float("inf"), "inf"),
+        (True, "True"),
+        (None, None),
+        (["a"], None),
+        (b"a\xff", "a\udcff"),
+    ],
 )
 def test_label_text(value: object, expected: str | None):
     assert label_text(value) == expected

@@ -77,7 +77,9 @@ def test_a_list_in_a_file(tmp_path: Path):
     root = write(tmp_path, ["a.jpg", "b.png", "any name"], b"1234")
     outside = os.fsencode(Path(__file__))
     list_file = tmp_path / "list.txt"
-    list_file.write_bytes(b"\n".join([b"b.png", os.fsencode(tmp_path) + b"/a.jpg", b"any name", b"gone", outside, b"../x"]))
+    list_file.write_bytes(
+        b"\n".join([b"b.png", os.fsencode(tmp_path) + b"/a.jpg", b"any name", b"gone", outside, b"../x"])
+    )
     source = ListSource(list_file)
     chunk = whole(source)
     assert chunk.keys == [b"b.png", b"a.jpg", b"any name", b"gone", outside, b"../x"]

@@ -26,7 +26,9 @@ def table(path: Path, text: str) -> Path:
 
 def test_columns_by_name(tmp_path: Path):
     write(tmp_path, ["a.jpg", "sub/b.jpg"], b"123")
-    path = table(tmp_path / "t.csv", "Path,Label,split,note,n\n./a.jpg,cat,train,x,1\nsub/b.jpg,,,y,2\ngone.jpg,dog,val,,\n")
+    path = table(
+        tmp_path / "t.csv", "Path,Label,split,note,n\n./a.jpg,cat,train,x,1\nsub/b.jpg,,,y,2\ngone.jpg,dog,val,,\n"
+    )
     source = TableSource(path)
     chunk = whole(source)
     assert chunk.keys == [b"a.jpg", b"sub/b.jpg", b"gone.jpg"]
@@ -106,7 +108,13 @@ def test_root_relocates_relative_paths_only(tmp_path: Path):
 
 
 def test_parquet(tmp_path: Path):
-    data = {"image_id": [3, 1], "path": ["b.jpg", "a.jpg"], "label": [1, 0], "weight": [0.5, None], "split": ["x", None]}
+    data = {
+        "image_id": [3, 1],
+        "path": ["b.jpg", "a.jpg"],
+        "label": [1, 0],
+        "weight": [0.5, None],
+        "split": ["x", None],
+    }
     parquet.write_table(pa.table(data), tmp_path / "t.parquet")
     chunk = whole(TableSource(tmp_path / "t.parquet"))
     assert chunk.keys == [b"3", b"1"]

@@ -77,7 +77,9 @@ def sha256(key: bytes, content: int) -> bytes:
 
 
 def plan(path: Path, source: Pictures, *, retry: bool = False, **options) -> Change:
-    manifest = open_for_writing(path, options.pop("identity", identity()), "made up", options.pop("unit_rows", UNIT_ROWS))
+    manifest = open_for_writing(
+        path, options.pop("identity", identity()), "made up", options.pop("unit_rows", UNIT_ROWS)
+    )
     failed = FeatureStore(path).failed_ids() if retry else np.empty(0, np.int64)
     planner = Planner(path, manifest.epoch, manifest.unit_rows, **options)
     return planner.update(source, (lambda p: failed[~p.is_retired(failed)]) if len(failed) else None)

@@ -14,7 +14,7 @@ from featstore.store import claims as module
 from featstore.store.claims import Claim, Claims, Owner, work_folder
 
 
-@pytest.fixture()
+@pytest.fixture
 def claims(tmp_path):
     with Claims(tmp_path) as made:
         yield made

@@ -13,13 +13,17 @@ from tests.store.building import D, Pictures, build, plan, vector, work
 KEYS = [f"{'cat' if i % 2 else 'dog'}/{i:02d}".encode() for i in range(12)]
 
 
-@pytest.fixture()
+@pytest.fixture
 def source():
     content = {key: i for i, key in enumerate(sorted(KEYS))}
-    return Pictures(content, {key: key.split(b"/")[0].decode() for key in KEYS}, {key: "train" if i < 8 else "test" for i, key in enumerate(KEYS)})
+    return Pictures(
+        content,
+        {key: key.split(b"/")[0].decode() for key in KEYS},
+        {key: "train" if i < 8 else "test" for i, key in enumerate(KEYS)},
+    )
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(source, tmp_path):
     return build(tmp_path / "s", source)
 
@@ -46,7 +50,7 @@ def test_one_shard_is_mapped_and_copies_are_bounded(store, source, tmp_path):
 
 def test_keys_behave_as_a_sequence(store):
     assert len(store.keys) == 12
-    assert store.keys[0] == list(store.keys)[0] == store.keys[:1][0] == "cat/01"
+    assert store.keys[0] == next(iter(store.keys)) == store.keys[:1][0] == "cat/01"
     assert store.keys[-1] == "dog/10"
     assert "dog/02" in store.keys
     with pytest.raises(IndexError):

@@ -102,7 +102,9 @@ def layout(path: Path) -> dict[str, dict[str, tuple[str, int]]]:
         with h5py.File(file) as opened:
             datasets: dict[str, tuple[str, int]] = {}
             opened.visititems(
-                lambda name, item, into=datasets: into.update({name: (item.dtype.str, item.ndim)}) if isinstance(item, h5py.Dataset) else None
+                lambda name, item, into=datasets: (
+                    into.update({name: (item.dtype.str, item.ndim)}) if isinstance(item, h5py.Dataset) else None
+                )
             )
         found[str(file.relative_to(path))] = datasets
     return found

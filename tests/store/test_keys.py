@@ -27,6 +27,12 @@ def test_taking_rows_in_any_order(items, data):
     assert list(ByteColumn.of(items).take(np.array(rows, int))) == [items[row] for row in rows]
 
 
+def test_rows_that_only_add_up_to_a_run_are_not_taken_for_one():
+    column = ByteColumn.of([b"nine byte", b"", b"ab", b""])
+    assert list(column.take(np.array([1, 0, 0, 3]))) == [b"", b"nine byte", b"nine byte", b""]
+    assert list(ByteColumn.of([b"a", b"b", b"c"]).take(np.array([0, 0, 2]))) == [b"a", b"a", b"c"]
+
+
 def test_a_column_that_does_not_fit_is_refused():
     with pytest.raises(DamagedError):
         ByteColumn(np.zeros(3, np.uint8), np.array([0, 4], np.uint64))

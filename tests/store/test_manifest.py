@@ -31,7 +31,10 @@ def test_no_store_is_said_in_one_line(tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"requires": ["sparse"]}, r"needs a newer featstore \(sparse\)"), ({"version": 2}, r"needs a newer featstore \(format version 2\)")],
+    [
+        ({"requires": ["sparse"]}, r"needs a newer featstore \(sparse\)"),
+        ({"version": 2}, r"needs a newer featstore \(format version 2\)"),
+    ],
 )
 def test_required_features_that_are_not_known_are_refused(tmp_path, changes, words):
     open_for_writing(tmp_path / "s", identity(), "w")
@@ -70,7 +73,16 @@ def test_the_manifest_is_json_that_anyone_reads(tmp_path):
 
 
 def test_the_fingerprint_depends_on_every_part():
-    parts = {"backbone": "b", "layer": "l", "dimension": 5, "weights": "1", "preprocessing": {"crop": 9}, "decoder": "d", "precision": "p", "dtype": "float16"}
+    parts = {
+        "backbone": "b",
+        "layer": "l",
+        "dimension": 5,
+        "weights": "1",
+        "preprocessing": {"crop": 9},
+        "decoder": "d",
+        "precision": "p",
+        "dtype": "float16",
+    }
     fingerprints = {identity(**{name: value}).fingerprint for name, value in parts.items()}
     assert len({*fingerprints, identity().fingerprint}) == len(parts) + 1
 

@@ -19,7 +19,7 @@ def keys_of(path):
     return [key for segment in opened.segments for key in segment.keys]
 
 
-@pytest.fixture()
+@pytest.fixture
 def small_segments(monkeypatch):
     monkeypatch.setattr(plans, "SEGMENT_ROWS", 10)
 

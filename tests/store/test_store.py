@@ -19,13 +19,18 @@ from tests.store.building import Pictures, block_of, plan, sha256, vector, work
 KEYS = [b"a/1", b"a/2", b"b/1", b"b/\xff\n2", b"c", "d/ü 3".encode(), b"e", b"f", b"g", b"h", b"i", b"j"]
 steps = st.lists(
     st.one_of(
-        st.tuples(st.just("set"), st.lists(st.tuples(st.sampled_from(KEYS), st.integers(-3, 9)), min_size=1, max_size=8)),
+        st.tuples(
+            st.just("set"), st.lists(st.tuples(st.sampled_from(KEYS), st.integers(-3, 9)), min_size=1, max_size=8)
+        ),
         st.tuples(st.just("remove"), st.lists(st.sampled_from(KEYS), min_size=1, max_size=4)),
         st.tuples(st.just("extract"), st.none()),
         st.tuples(st.just("extract some"), st.integers(0, 2)),
         st.tuples(st.just("die"), st.integers(1, 4)),
         st.tuples(st.just("retry"), st.none()),
-        st.tuples(st.just("label"), st.dictionaries(st.sampled_from(KEYS), st.sampled_from(["x", "y"]), min_size=1, max_size=5)),
+        st.tuples(
+            st.just("label"),
+            st.dictionaries(st.sampled_from(KEYS), st.sampled_from(["x", "y"]), min_size=1, max_size=5),
+        ),
         st.tuples(st.just("compact"), st.none()),
     ),
     max_size=9,

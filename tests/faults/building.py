@@ -1,0 +1,50 @@
+"""A small store with everything: two units, failures, labels, a compaction behind it, a head and an index."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from featstore.extraction import extract
+from featstore.store.labelling import set_columns
+from tests.made import tiny_backbone, write_pictures
+
+NAMES = [f"{kind}/{number:02d}.png" for kind in ("cat", "dog") for number in range(8)]
+
+
+def small_store(folder: Path) -> Path:
+    """Make pictures and store below ``folder``; return the store's path."""
+    pictures = write_pictures(folder / "pictures", NAMES)
+    (pictures / "cat" / "bad.jpg").write_bytes(b"no picture")
+    store = folder / "store"
+    extract(pictures, store, backbone=tiny_backbone(), batch=4, unit_rows=6, workers=1)
+    set_columns(store, [b"cat/00.png", b"dog/01.png"], {"quality": [1, 2]})
+    return store
+
+
+def copy_of(master: Path, to: Path) -> Path:
+    """Return a copy of the small store, its pictures left where they are."""
+    shutil.copytree(master, to)
+    return to
+
+
+def make_head(store: Path, path: Path) -> Path:
+    """Train and save a head on the labels of the store."""
+    from featstore.heads import save_head, train_head
+    from featstore.store import FeatureStore
+
+    opened = FeatureStore.open(store)
+    save_head(path, train_head(opened.features(), np.asarray(opened.labels, str), kind="logreg", C=1.0))
+    return path
+
+
+def make_index(store: Path, path: Path) -> Path:
+    """Build and save an index of the store."""
+    from featstore.index import build_index
+    from featstore.store import FeatureStore
+
+    opened = FeatureStore.open(store)
+    build_index(opened.features(), opened.ids, list(opened.keys)).save(path)
+    return path

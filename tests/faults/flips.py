@@ -1,0 +1,66 @@
+"""Flip single bits over all files of a store, a head and an index, and look whether verification sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+from featstore.errors import FeatstoreError
+from featstore.heads import load_head
+from featstore.index import FeatureIndex
+from featstore.store import FeatureStore
+from featstore.verification import verify
+
+
+def whole_of(folder: Path, file: Path) -> Path:
+    """Return what a file is part of: the store, the head or the index."""
+    return folder / "store" if (folder / "store") in file.parents else file
+
+
+def flips(folder: Path, count: int, seed: int) -> Iterator[tuple[Path, int, int, list[str]]]:
+    """Yield (file, byte, bit, what verify said) for ``count`` flips, each undone again.
+
+    Files are taken in turn, bytes and bits at random. Readers are tried too: they may refuse, or not notice, but
+    nothing else may come out of them.
+    """
+    draw = random.Random(seed)
+    files = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.is_file()
+        and "pictures" not in file.relative_to(folder).parts
+        and "work" not in file.relative_to(folder).parts
+    )
+    for number in range(count):
+        file = files[number % len(files)]
+        at, bit = draw.randrange(file.stat().st_size), draw.randrange(8)
+        _flip(file, at, bit)
+        try:
+            _read(folder)
+            yield file, at, bit, [str(problem) for problem in verify(whole_of(folder, file)).problems]
+        finally:
+            _flip(file, at, bit)
+
+
+def _flip(file: Path, at: int, bit: int) -> None:
+    with open(file, "r+b") as handle:
+        handle.seek(at)
+        byte = handle.read(1)[0]
+        handle.seek(at)
+        handle.write(bytes([byte ^ (1 << bit)]))
+
+
+def _read(folder: Path) -> None:
+    with contextlib.suppress(FeatstoreError):
+        store = FeatureStore.open(folder / "store")
+        for block in store.blocks():
+            block.sum()
+        list(store.keys)
+        store.failures()
+        store.table()
+        store.rows([b"cat/00.png"], missing="mark")
+    for path, reader in ((folder / "a.head", load_head), (folder / "an.index", FeatureIndex.open)):
+        with contextlib.suppress(FeatstoreError):
+            reader(path)

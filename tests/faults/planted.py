@@ -1,0 +1,58 @@
+"""Faults that are planted into a worker by name: decoders that die, and the tiny backbone."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+
+from featstore.decode import Preprocessing
+from featstore.decode import decode as real
+
+
+def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int):
+    """Decode as ever, except for files that begin with the name of what is to happen."""
+    if data.startswith(b"DIE"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+        time.sleep(5)
+    elif data.startswith(b"ABORT"):
+        os.abort()
+    elif data.startswith(b"EXIT"):
+        os._exit(3)
+    elif data.startswith(b"SLEEP"):
+        time.sleep(3600)
+    elif data.startswith(b"LOOP"):
+        while True:
+            pass
+    elif data.startswith(b"EAT"):
+        eat()
+    return real(data, preprocessing, max_pixels=max_pixels)
+
+
+def slow(data: bytes, preprocessing: Preprocessing, *, max_pixels: int):
+    """Decode as ever, and take 50 ms for it."""
+    time.sleep(0.05)
+    return real(data, preprocessing, max_pixels=max_pixels)
+
+
+def eat() -> None:
+    """Ask for more memory than a guarded process gets; where it is to be had, do what the kernel then does."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.malloc.restype = ctypes.c_void_p
+    if libc.malloc(ctypes.c_size_t(64 << 30)) is None:
+        raise MemoryError
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def backbone():
+    """Return the tiny backbone of the tests."""
+    from tests.made import tiny_backbone
+
+    return tiny_backbone()
+
+
+def die_always() -> object:
+    """Die while the backbone is loaded."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return None

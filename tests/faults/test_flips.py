@@ -1,0 +1,23 @@
+"""Every flipped bit is seen, and none brings a reader down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from featstore.verification import verify
+from tests.faults.building import copy_of
+from tests.faults.flips import flips
+
+
+def test_every_flipped_bit_is_found_and_its_file_named(master: Path, tmp_path: Path) -> None:
+    folder = copy_of(master, tmp_path / "copy")
+    for path in ("store", "a.head", "an.index"):
+        assert not verify(folder / path).problems
+    missed = [
+        (file.name, at, bit)
+        for file, at, bit, problems in flips(folder, 150, seed=1)
+        if not any(file.name.removesuffix(".featstore") in problem for problem in problems)
+    ]
+    assert not missed
+    for path in ("store", "a.head", "an.index"):
+        assert not verify(folder / path).problems

@@ -1,0 +1,252 @@
+"""What a stranger may send: each is refused in one line, and what its payload would write is not there."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import os
+import pickle
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import joblib
+import numpy as np
+import pytest
+import torch
+
+from featstore import files, guard, sealed
+from featstore.backbones.checkpoints import read_state
+from featstore.errors import DamagedError, FeatstoreError
+from featstore.extraction import extract
+from featstore.heads import load_head
+from featstore.index import FeatureIndex
+from featstore.index.vetting import vet
+from featstore.repair import repair
+from featstore.store import FeatureStore, shards
+from featstore.store.plan import Plan
+from featstore.verification import verify
+from tests.made import picture, tiny_backbone, write_pictures
+from tests.store import building
+
+
+class Payload:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (os.fspath(self.mark),)
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Path:
+    """The folder that payloads make."""
+    return tmp_path / "was-executed"
+
+
+def payloads(mark: Path) -> dict[str, bytes]:
+    """Return files that execute something when the usual readers load them, by their kind."""
+    made = {"pickle": pickle.dumps(Payload(mark)), "pickle in a list": pickle.dumps([1, {"state_dict": Payload(mark)}])}
+    for name, save in (
+        ("joblib", lambda stream: joblib.dump({"model": Payload(mark)}, stream)),
+        ("npy", lambda stream: np.save(stream, np.array([Payload(mark)], object), allow_pickle=True)),
+        ("npz", lambda stream: np.savez(stream, features=np.array([Payload(mark)], object))),
+        ("torch", lambda stream: torch.save({"state_dict": Payload(mark)}, stream)),
+        ("old torch", lambda stream: torch.save({"a": Payload(mark)}, stream, _use_new_zipfile_serialization=False)),
+    ):
+        stream = io.BytesIO()
+        save(stream)
+        made[name] = stream.getvalue()
+    return made
+
+
+def refused(read: Callable[[], object]) -> str:
+    """Return the one line in which something is refused."""
+    with pytest.raises(FeatstoreError) as caught:
+        read()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_payloads_work_where_they_are_loaded(mark: Path) -> None:
+    pickle.loads(payloads(mark)["pickle"])
+    assert mark.is_dir()
+
+
+def test_no_reader_executes_a_payload(master: Path, tmp_path: Path, mark: Path) -> None:
+    folder = tmp_path / "all"
+    shutil.copytree(master, folder)
+    store = folder / "store"
+    plan, table = next((store / "plan").rglob("*.h5")), next((store / "tables").rglob("*.h5"))
+    shard = next((store / "shards").glob("*.h5"))
+    for name, data in payloads(mark).items():
+        for suffix in (".pth", ".safetensors", ".bin"):
+            checkpoint = tmp_path / f"weights{suffix}"
+            checkpoint.write_bytes(data)
+            refused(lambda checkpoint=checkpoint: read_state(checkpoint))
+        victims: list[tuple[Path, Callable[[], object]]] = [
+            (folder / "a.head", lambda: load_head(folder / "a.head")),
+            (folder / "an.index", lambda: FeatureIndex.open(folder / "an.index")),
+            (folder / "an.index.featstore", lambda: FeatureIndex.open(folder / "an.index")),
+            (store / "featstore.json", lambda: FeatureStore.open(store)),
+            (plan, lambda: FeatureStore.open(store)),
+            (table, lambda: FeatureStore.open(store)),
+            (shard, lambda: FeatureStore.open(store)),
+        ]
+        for file, read in victims:
+            whole = file.read_bytes()
+            file.write_bytes(data)
+            refused(read)
+            assert verify(store if store in file.parents else file).problems, (name, file)
+            with contextlib.suppress(DamagedError):
+                if store in file.parents and file != shard:
+                    repair(store, set_aside=True)
+            shutil.rmtree(store / "damaged", ignore_errors=True)
+            file.write_bytes(whole)
+    assert not mark.exists()
+    assert not verify(store).problems
+
+
+def hdf5_with(path: Path, kind: str, secret: Path) -> None:
+    """Write an HDF5 file whose vectors lie in another file."""
+    with h5py.File(path, "w", userblock_size=1024) as file:
+        if kind == "external link":
+            file["features"] = h5py.ExternalLink(secret, "/secret")
+        elif kind == "external storage":
+            file.create_dataset("features", (4, 8), "<f4", external=[(os.fspath(secret), 0, h5py.h5f.UNLIMITED)])
+        else:
+            layout = h5py.VirtualLayout((4, 8), "<f4")
+            layout[:] = h5py.VirtualSource(secret, "secret", (4, 8))
+            file.create_virtual_dataset("features", layout)
+
+
+@pytest.mark.parametrize("kind", ["external link", "external storage", "virtual dataset"])
+@pytest.mark.parametrize("with_header", [False, True])
+def test_hdf5_that_leads_elsewhere_is_not_followed(master: Path, tmp_path: Path, kind: str, with_header: bool) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(master / "store", store)
+    shard = next((store / "shards").glob("*.h5"))
+    header = sealed.read_header(shard)
+    secret = tmp_path / "secret.h5"
+    with h5py.File(secret, "w") as file:
+        file["secret"] = np.full((4, 8), 42, "<f4")
+    shard.unlink()
+    hdf5_with(shard, kind, secret)
+    if with_header:
+        # A stranger writes the checksums, too: of arrays that are not in this file.
+        size = header.pop("header_bytes")
+        data = shard.read_bytes()[1024:]
+        header |= {"bytes": size + len(data), "xxh3": ""}
+        shard.write_bytes(sealed._header_text(header, size) + data)
+    refused(lambda: FeatureStore.open(store).features())
+    assert verify(store).problems
+
+
+def test_an_archive_gives_nothing_but_its_plain_members(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    picture(9).save(secret)
+    outside, archive = tmp_path / "outside.png", tmp_path / "a.tar"
+    stream = io.BytesIO()
+    picture(1).save(stream, "PNG")
+    data = stream.getvalue()
+    with tarfile.open(archive, "w") as tar:
+        for name in ("good.png", "../outside.png", os.fspath(outside), "a/../../outside.png"):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+        for name, kind, target in (
+            ("soft.png", tarfile.SYMTYPE, os.fspath(secret)),
+            ("up.png", tarfile.SYMTYPE, "../secret.png"),
+            ("hard.png", tarfile.LNKTYPE, os.fspath(secret)),
+            ("device.png", tarfile.CHRTYPE, ""),
+            ("fifo.png", tarfile.FIFOTYPE, ""),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            tar.addfile(member)
+    report = extract(archive, tmp_path / "store", backbone=tiny_backbone())
+    store = FeatureStore.open(tmp_path / "store")
+    assert not outside.exists()
+    assert [key.rpartition("/")[2] for key in store.keys] == ["good.png"]
+    assert report.images == report.vectors + report.failures
+    assert {failure.reason for _, failure in store.failures()} <= {"not-a-file"}
+
+
+def test_a_table_and_a_list_lead_out_of_no_folder(tmp_path: Path) -> None:
+    picture(9).save(tmp_path / "secret.png")
+    inside = write_pictures(tmp_path / "inside", ["a.png"])
+    os.mkfifo(inside / "fifo.png")
+    paths = ["a.png", "../secret.png", "x/../../secret.png", "fifo.png", "/dev/zero"]
+    with open(inside / "t.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["path"], *[[path] for path in paths]])
+    (inside / "list.txt").write_text("\n".join(paths))
+    for source in ("t.csv", "list.txt"):
+        extract(inside / source, tmp_path / source, backbone=tiny_backbone())
+        store = FeatureStore.open(tmp_path / source)
+        assert list(store.keys) == ["a.png"]
+        reasons = {key: failure.reason for key, failure in store.failures()}
+        assert reasons == {
+            "../secret.png": "outside-root",
+            "x/../../secret.png": "outside-root",
+            "fifo.png": "not-a-file",
+            "/dev/zero": "not-a-file",
+        }
+
+
+def test_keys_of_a_store_lead_out_of_no_folder(tmp_path: Path) -> None:
+    picture(9).save(tmp_path / "secret.png")
+    inside = write_pictures(tmp_path / "inside", ["a.png"])
+    model, store = tiny_backbone(), tmp_path / "store"
+    extract(inside, store, backbone=model)
+    theirs = building.Pictures({b"../secret.png": 1, b"b/../../secret.png": 2}, location=os.fspath(inside))
+    building.plan(
+        store, theirs, identity=FeatureStore.open(store).spec, unit_rows=FeatureStore.open(store).manifest.unit_rows
+    )
+    extract(write_pictures(tmp_path / "others", ["c.png"]), store, backbone=model)
+    opened = FeatureStore.open(store)
+    assert {key: failure.reason for key, failure in opened.failures()} == {
+        "../secret.png": "outside-root",
+        "b/../../secret.png": "outside-root",
+    }
+    unit = next(unit for unit in opened.units if b"../secret.png" in opened.plan.rows(unit).keys)
+    shards.shard_path(store, unit.number).write_bytes(b"x")
+    repair(store, backbone=model, root=inside)
+    assert {failure.reason for _, failure in FeatureStore.open(store).failures()} == {"outside-root"}
+    assert len(Plan(store, 0)) == 3
+
+
+def test_a_faiss_file_of_a_stranger_is_opened_by_a_child_first(
+    master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", os.fspath(tmp_path / "cache"))
+    file = tmp_path / "an.index"
+    shutil.copyfile(master / "an.index", file)
+    rows = sealed.read_header(master / "an.index.featstore")["summary"]["rows"]
+    vet(file, rows, 8, mmap=True)
+    monkeypatch.setattr(guard, "call", lambda *_, **__: pytest.fail("looked at twice"))
+    vet(file, rows, 8, mmap=True)
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", os.fspath(tmp_path / "cache"))
+    data = bytearray(file.read_bytes())
+    # The length of the vectors' array, which FAISS takes memory for.
+    at = data.index((rows * 8).to_bytes(8, "little"))
+    data[at : at + 8] = (1 << 46).to_bytes(8, "little")
+    file.write_bytes(data)
+    refused(lambda: vet(file, rows, 8, mmap=False))
+
+
+def test_json_with_a_checksum_is_not_trusted_for_its_size(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    value: Any = []
+    for _ in range(2000):
+        value = [value]
+    with contextlib.suppress(RecursionError):
+        files.write_json(tmp_path / "store" / "featstore.json", {"identity": value})
+    (tmp_path / "store" / "featstore.json").write_text("[" * 200_000)
+    refused(lambda: FeatureStore.open(tmp_path / "store"))

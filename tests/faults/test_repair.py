@@ -1,0 +1,223 @@
+"""Repair: what is damaged comes back, or is set aside; nothing is lost without a word."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from featstore import sealed
+from featstore.errors import DamagedError, FeatstoreError, IdentityError
+from featstore.extraction import extract
+from featstore.repair import repair
+from featstore.store import FeatureStore
+from featstore.verification import verify
+from tests.faults.building import copy_of
+from tests.made import tiny_backbone
+
+
+@pytest.fixture
+def store(master: Path, tmp_path: Path) -> Path:
+    return copy_of(master / "store", tmp_path / "store")
+
+
+def contents(path: Path) -> dict[str, object]:
+    store = FeatureStore.open(path)
+    return {
+        "keys": list(store.keys),
+        "vectors": store.features().tobytes(),
+        "failures": store.failures(),
+        "labels": list(store.labels),
+        "quality": list(store.column("quality")) if "quality" in store.tables.columns else None,
+    }
+
+
+def overwrite(file: Path, array: str, at: int = 0, data: bytes = b"\x5a\xa5\x5a") -> None:
+    """Damage some bytes of an array of a sealed file: more than a bit."""
+    offset = sealed.read_header(file)["arrays"][array]["offset"] + at
+    with open(file, "r+b") as handle:
+        handle.seek(offset)
+        handle.write(data)
+
+
+def shard(store: Path, number: int = 0) -> Path:
+    return sorted((store / "shards").glob("*.h5"))[number]
+
+
+def test_a_whole_store_is_left_alone(store: Path) -> None:
+    before = {file: file.read_bytes() for file in store.rglob("*.h5")}
+    report = repair(store)
+    assert not report.restored
+    assert not report.aside
+    assert {file: file.read_bytes() for file in store.rglob("*.h5")} == before
+
+
+def test_single_flipped_bits_are_undone_to_the_last_byte(store: Path) -> None:
+    draw = random.Random(3)
+    for file in [store / "featstore.json", *sorted(store.rglob("*.h5"))]:
+        before = file.read_bytes()
+        names = ["meta"] if file.suffix == ".h5" else []
+        offsets = [sealed.read_header(file)["arrays"][name]["offset"] + 3 for name in names]
+        for at in [draw.randrange(300), *offsets]:
+            damaged = bytearray(before)
+            damaged[at] ^= 1 << draw.randrange(8)
+            file.write_bytes(damaged)
+            report = repair(store)
+            assert report.restored == [str(file)]
+            assert file.read_bytes() == before
+            assert Path(report.aside[0]).read_bytes() == damaged
+    assert not verify(store).problems
+
+
+def test_damaged_vectors_come_back_with_the_same_bits(store: Path, master: Path) -> None:
+    before = contents(store)
+    overwrite(shard(store), "features", 33)
+    overwrite(shard(store, 1), "features", 2 * 32)
+    problems = verify(store).problems
+    assert [problem.images for problem in problems] == [1, 1]
+    assert problems[0].keys == ["cat/01.png"]
+    report = repair(store, backbone=tiny_backbone())
+    assert (report.remade, report.failed, report.pending) == (2, 0, [])
+    assert contents(store) == before
+    assert not verify(store).problems
+
+
+def test_pictures_that_are_gone_or_changed_become_failures_and_can_be_had_again(master: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "all"
+    shutil.copytree(master / "pictures", folder / "pictures")
+    extract(folder / "pictures", folder / "store", backbone=tiny_backbone(), batch=4, unit_rows=6)
+    store = folder / "store"
+    before = contents(store)
+    overwrite(shard(store), "features", 0)
+    overwrite(shard(store), "features", 32)
+    (folder / "pictures" / "cat" / "00.png").unlink()
+    shutil.copyfile(folder / "pictures" / "dog" / "00.png", folder / "pictures" / "cat" / "01.png")
+    report = repair(store, backbone=tiny_backbone())
+    assert (report.remade, report.failed) == (0, 2)
+    opened = FeatureStore.open(store)
+    assert opened.counts.images == opened.counts.vectors + opened.counts.failures == 17
+    messages = {key: failure.message for key, failure in opened.failures() if failure.reason == "damaged"}
+    assert "No such file" in messages["cat/00.png"]
+    assert "another one" in messages["cat/01.png"]
+    shutil.copytree(master / "pictures", folder / "pictures", dirs_exist_ok=True)
+    extract(folder / "pictures", store, backbone=tiny_backbone(), batch=4, retry_failures=True)
+    after = contents(store)
+    assert sorted(after["keys"]) == sorted(before["keys"])  # type: ignore[call-overload]
+    assert not verify(store).problems
+
+
+@pytest.mark.parametrize("damage", ["header", "sha256", "truncated"])
+def test_a_shard_beyond_proof_is_extracted_again(store: Path, damage: str) -> None:
+    before, file = contents(store), shard(store)
+    if damage == "header":
+        file.write_bytes(b"\xff" * 64 + file.read_bytes()[64:])
+    elif damage == "truncated":
+        file.write_bytes(file.read_bytes()[:-100])
+    else:
+        overwrite(file, "sha256")
+    report = repair(store, backbone=tiny_backbone())
+    assert report.remade + report.failed == 6
+    assert len(report.aside) == 1
+    assert contents(store) == before
+    assert not verify(store).problems
+
+
+def test_a_shard_without_pictures_is_set_aside_as_failures(store: Path, tmp_path: Path) -> None:
+    shard(store).write_bytes(b"gone")
+    report = repair(store, set_aside=True)
+    assert report.failed == 6
+    opened = FeatureStore.open(store)
+    assert (opened.counts.vectors, opened.counts.failures, opened.counts.pending) == (10, 7, 0)
+    assert not verify(store).problems
+    assert Path(report.aside[0]).read_bytes() == b"gone"
+
+
+@pytest.mark.parametrize("array", ["keys/bytes", "view", "row_xxh3", "meta"])
+def test_what_plan_and_vectors_repeat_needs_no_pictures(store: Path, array: str) -> None:
+    before = contents(store)
+    overwrite(shard(store), array)
+    report = repair(store, set_aside=True)
+    assert report.restored == [str(shard(store))]
+    assert (report.remade, report.failed) == (0, 0)
+    assert contents(store) == before
+    assert not verify(store).problems
+
+
+def test_the_manifest_is_made_anew_from_the_shards(store: Path) -> None:
+    before = contents(store)
+    old = FeatureStore.open(store).manifest
+    (store / "featstore.json").write_text("{}")
+    with pytest.raises(DamagedError):
+        FeatureStore.open(store)
+    repair(store)
+    new = FeatureStore.open(store).manifest
+    # The time of the first plan, which can be a moment later than that of the lost manifest.
+    assert new.created[:10] == old.created[:10] or new.created > old.created
+    assert dataclasses.replace(new, created=old.created) == old
+    assert contents(store) == before
+
+
+def test_the_plan_is_made_anew_as_far_as_shards_repeat_it(store: Path, master: Path) -> None:
+    before = contents(store)
+    plan = next((store / "plan").rglob("*.h5"))
+    for array in ("lookup/hi", "keys/bytes", "size", "lookup/row"):
+        overwrite(plan, array)
+        report = repair(store)
+        assert report.restored == [str(plan)]
+        assert contents(store) == before
+        assert not verify(store).problems
+    assert "rehash" in repair(copy_with(store, plan, "mtime")).notes[0]
+    change = extract(master / "pictures", store, backbone=tiny_backbone(), rehash=True).change
+    assert (change.added, change.changed, change.removed) == (0, 0, 0)
+
+
+def copy_with(store: Path, plan: Path, array: str) -> Path:
+    overwrite(plan, array)
+    return store
+
+
+def test_a_plan_beyond_repair_is_said_and_left_as_it_is(store: Path) -> None:
+    plan = next((store / "plan").rglob("*.h5"))
+    plan.write_bytes(plan.read_bytes()[:-200])
+    before = {file: file.read_bytes() for file in store.rglob("*") if file.is_file()}
+    with pytest.raises(DamagedError, match=r"plan cannot be made anew.*shards and their vectors are untouched"):
+        repair(store)
+    assert {
+        file: file.read_bytes() for file in store.rglob("*") if file.is_file() and "work" not in file.parts
+    } == before
+
+
+def test_tables_keep_their_whole_columns(store: Path, master: Path) -> None:
+    before = contents(store)
+    source, user = sorted((store / "tables").rglob("*.h5"))
+    overwrite(user, "columns/0/values")
+    report = repair(store)
+    assert "label again" in report.notes[0]
+    assert contents(store) == {**before, "quality": None}
+    overwrite(source, "columns/0/values", data=b"\0\0\0\7")
+    report = repair(store)
+    assert "extract again" in report.notes[0]
+    assert set(FeatureStore.open(store).labels) == {None}
+    extract(master / "pictures", store, backbone=tiny_backbone())
+    assert contents(store) == {**before, "quality": None}
+    user.write_bytes(b"no table")
+    repair(store)
+    assert not verify(store).problems
+
+
+def test_another_backbone_is_refused_and_a_writer_waited_for(store: Path) -> None:
+    from featstore.store.claims import Claims
+
+    overwrite(shard(store), "features")
+    with pytest.raises(IdentityError):
+        repair(store, backbone=tiny_backbone(seed=1))
+    with Claims(store) as claims:
+        claims.join()
+        # This process is alive: to another instance it is another writer.
+        with pytest.raises(FeatstoreError, match="is being written by"):
+            repair(store)
+    assert len(verify(store).problems) == 1
+    assert not (store / "damaged").exists()

@@ -1,0 +1,51 @@
+"""Full disks, closed and vanished directories, clocks and reads: one line, a whole store, and a way to go on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[dict[str, object]]:
+    """All cases, run in a process of its own whose forks are whole."""
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.faults.trouble", "3"], stdout=subprocess.PIPE, text=True, check=True
+    )
+    found: list[dict[str, object]] = json.loads(result.stdout)
+    return found
+
+
+def named(cases: list[dict[str, object]], word: str) -> list[dict[str, object]]:
+    found = [case for case in cases if word in str(case["case"])]
+    assert found
+    return found
+
+
+def test_every_case_leaves_a_whole_store_that_goes_on_to_the_same_end(cases: list[dict[str, object]]) -> None:
+    for case in cases:
+        assert case["verify"] == [], case
+        assert case["equal"], case
+        assert case["code"] in (0, 1), case
+        assert "\n" not in str(case["line"]), case
+
+
+@pytest.mark.parametrize(
+    ("word", "line"), [("left", "No space left"), ("deleted", "No such file"), ("read-only", "Permission denied")]
+)
+def test_failures_are_said_in_one_line(cases: list[dict[str, object]], word: str, line: str) -> None:
+    for case in named([{**case, "case": str(case["case"]).replace("no space after", "left")} for case in cases], word):
+        assert case["code"] == 1, case
+        assert line in str(case["line"]), case
+
+
+def test_clocks_and_single_reads_end_no_run(cases: list[dict[str, object]]) -> None:
+    assert named(cases, "clock")[0]["line"] == 24
+    assert named(cases, "one read")[0]["line"] == [{"io-error": 1, "not-a-picture": 1}, {"not-a-picture": 1}, 1]
+
+
+def test_two_at_once_make_the_store_of_one(cases: list[dict[str, object]]) -> None:
+    assert [case["code"] for case in named(cases, "at once")] == [0, 0]

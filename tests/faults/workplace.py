@@ -1,0 +1,194 @@
+"""What the crash tests do to a store, verb by verb, and how two results are compared.
+
+Verbs run in forks of this process, which has everything imported and has run no operation of torch, so that a fork
+is whole; a killed fork is a killed process. Results are read in forks too.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import shutil
+import signal
+import struct
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from featstore.errors import FeatstoreError
+from featstore.extraction import extract
+from featstore.heads import load_head, save_head, train_head
+from featstore.index import FeatureIndex, build_index
+from featstore.store import FeatureStore
+from featstore.store.compacting import compact
+from featstore.store.labelling import set_columns
+from featstore.verification import verify
+from tests.faults.faulty import Calls
+from tests.made import tiny_backbone, write_pictures
+
+FIRST = [f"{kind}/{number:02d}.png" for kind in ("cat", "dog") for number in range(12)]
+ADDED = [f"dog/{number:02d}.png" for number in range(20, 30)]
+BATCH, UNIT_ROWS, D = 4, 10, 8
+_forwarded = mmap.mmap(-1, 8)
+
+
+def forwarded() -> int:
+    """Return how many pictures went through the network since the start, in all processes."""
+    return int(struct.unpack("<q", _forwarded[:8])[0])
+
+
+def backbone() -> Any:
+    """The tiny backbone, whose forward passes are counted."""
+    torch.set_num_threads(1)
+    model = tiny_backbone()
+
+    def count(_: object, inputs: Any) -> None:
+        struct.pack_into("<q", _forwarded, 0, forwarded() + len(inputs[0]))
+
+    model.module.register_forward_pre_hook(count)
+    return model
+
+
+def run_extract(folder: Path, **options: Any) -> Any:
+    """Extract the pictures of the workplace."""
+    options = {"batch": BATCH, "unit_rows": UNIT_ROWS, "workers": 2, **options}
+    return extract(folder / "pictures", folder / "store", backbone=backbone(), **options)
+
+
+def run_label(folder: Path) -> None:
+    set_columns(
+        folder / "store", [os.fsencode(name) for name in FIRST[:6]], {"label": list("aabbcc"), "n": list(range(6))}
+    )
+
+
+def run_compact(folder: Path) -> None:
+    compact(folder / "store")
+
+
+def run_train(folder: Path) -> None:
+    store = FeatureStore.open(folder / "store")
+    labels = np.array([key.partition("/")[0] for key in store.keys])
+    save_head(folder / "a.head", train_head(store.features(), labels, kind="logreg", C=1.0, folds=2))
+
+
+def run_index(folder: Path) -> None:
+    store = FeatureStore.open(folder / "store")
+    build_index(store.features(), store.ids, list(store.keys), threads=1).save(folder / "an.index")
+
+
+VERBS: dict[str, Callable[[Path], object]] = {
+    "extract": run_extract,
+    "add": run_extract,
+    "label": run_label,
+    "compact": run_compact,
+    "train": run_train,
+    "index": run_index,
+}
+
+
+def prepare(folder: Path, verb: str) -> None:
+    """Change the pictures as they are before a verb."""
+    pictures = folder / "pictures"
+    if verb == "extract":
+        write_pictures(pictures, FIRST)
+        (pictures / "cat" / "bad.jpg").write_bytes(b"no picture")
+        os.utime(pictures / "cat" / "bad.jpg", ns=(10**18, 10**18))
+    if verb == "add":
+        write_pictures(pictures, ADDED, seed=100)
+        write_pictures(pictures, ["cat/01.png"], seed=200)
+        (pictures / "cat" / "00.png").unlink()
+        (pictures / "cat" / "bad.jpg").unlink()
+    for number, file in enumerate(sorted(file for file in pictures.rglob("*") if file.is_file())):
+        if file.name == "01.png" and verb == "add" and file.parent.name == "cat":
+            number += 1000
+        os.utime(file, ns=(10**18 + number, 10**18 + number))
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """Return all that counts in a workplace, as JSON; made in a fork."""
+    found: dict[str, Any] = {}
+    store = FeatureStore.open(folder / "store")
+    found["counts"] = store.counts.__dict__
+    found["keys"] = list(store.keys)
+    found["ids"] = store.ids.tolist()
+    found["vectors"] = store.features().tobytes().hex() if len(store) else ""
+    found["sha256"] = store.sha256.tobytes().hex()
+    found["failures"] = [[key, failure.id, failure.reason] for key, failure in store.failures()]
+    found["columns"] = {name: [str(value) for value in store.column(name)] for name in store.tables.columns}
+    found["doubled"] = len(store) - len(set(store.keys))
+    found["problems"] = [str(problem) for problem in verify(folder / "store").problems]
+    if (folder / "a.head").exists():
+        head = load_head(folder / "a.head")
+        found["predictions"] = head.predict_proba(store.features()).tolist()
+    if (folder / "an.index").exists():
+        index = FeatureIndex.open(folder / "an.index")
+        found["neighbours"] = [
+            np.asarray(part).tolist() for part in index.search(store.features().astype(np.float32), 3)[:2]
+        ]
+        found["problems"] += [str(problem) for problem in verify(folder / "an.index").problems]
+    return found
+
+
+def fork(work: Callable[[], Any], calls: Calls | None = None, *, kill_after: float | None = None) -> tuple[int, Any]:
+    """Do ``work`` in a fork; return its exit code (minus the signal that killed it) and what it returned or said.
+
+    Code 1 is a failure of featstore's or of the system, in one line; 99 a defect, with its traceback.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code, value = 0, None
+        try:
+            os.close(reading)
+            if calls is not None:
+                calls.install()
+            value = work()
+        except (FeatstoreError, OSError) as error:
+            code, value = 1, str(error)
+        except BaseException:
+            code, value = 99, traceback.format_exc()
+        finally:
+            data = memoryview(json.dumps([value, calls.count if calls is not None else 0]).encode())
+            while data:
+                data = data[os.write(writing, data) :]
+            os._exit(code)
+    os.close(writing)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(child, signal.SIGKILL)
+    with os.fdopen(reading, "rb") as file:
+        data = file.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return code, json.loads(data) if data else None
+
+
+def do(
+    folder: Path, verb: str, calls: Calls | None = None, *, kill_after: float | None = None, **options: Any
+) -> tuple[int, Any]:
+    """Run a verb in a fork."""
+
+    def work() -> None:
+        VERBS[verb](folder, **options)
+
+    return fork(work, calls, kill_after=kill_after)
+
+
+def look(folder: Path) -> dict[str, Any]:
+    """Return the contents of a workplace."""
+    code, answer = fork(lambda: contents(folder))
+    if code:
+        raise AssertionError(answer)
+    found: dict[str, Any] = answer[0]
+    return found
+
+
+def copy(master: Path, to: Path) -> Path:
+    """Return a copy of a workplace; a store does not mind where it lies, but pictures keep their place."""
+    shutil.copytree(master, to, symlinks=True)
+    return to
