@@ -14,7 +14,8 @@ from featstore.errors import UsageError
 from featstore.store.claims import Claims
 from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan, Rows, Unit
-from featstore.store.repairing import Remade, RepairReport, fail_unit, repair_store
+from featstore.store.repairing import RepairReport, repair_store
+from featstore.store.repairing_shards import Remade, fail_unit
 
 if TYPE_CHECKING:
     from featstore.backbones import Backbone

@@ -190,7 +190,7 @@ class _Compaction:
         plans.write_segment(path, new, digests(every.keys, every.views.tolist()))
 
     def _write_shard(self, number: int, group: _Group, rows: Rows) -> None:
-        live = [(self.store._shards[unit.number], unit) for unit in group.units]
+        live = [(self.store.shard(unit), unit) for unit in group.units]
         kept = [(shard, np.flatnonzero(~self.plan.is_retired(shard.ids))) for shard, _ in live]
         failures = [
             (key, failure, shard.failed_sha256[at])

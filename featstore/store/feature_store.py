@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore import defaults, sealed
-from featstore.errors import DamagedError, UsageError
-from featstore.store import shards, tables
+from featstore import defaults
+from featstore.errors import UsageError
+from featstore.store import tables
 from featstore.store.identity import Identity
 from featstore.store.keys import KeyIndex
+from featstore.store.live_rows import LiveRows
 from featstore.store.manifest import Manifest
-from featstore.store.plan import Ids, Plan, Unit, member
-from featstore.store.shards import Failure, OpenShards, Shard
+from featstore.store.plan import Ids, Plan, Unit
+from featstore.store.shards import Failure, Shard
 from featstore.store.tables import Tables
 
 if TYPE_CHECKING:
@@ -103,25 +104,7 @@ class FeatureStore:
         self.store_id = self.manifest.store_id
         self.plan = Plan(self.path, self.manifest.epoch)
         self.tables = Tables(self.path, self.manifest.epoch)
-        self._shards = OpenShards(self.path, self.spec)
-        # The plan is read first: a shard of a unit that it does not know was planned since, and is left alone.
-        self.units = self.plan.units()
-        self._finished: list[Unit] = []
-        self._live: dict[int, NDArray[np.int64]] = {}
-        counts, failures = [], 0
-        for unit in self.units:
-            shard = shards.shard_path(self.path, unit.number)
-            try:
-                header = sealed.read_header(shard, shards.KIND)
-            except FileNotFoundError:
-                continue
-            self._finished.append(unit)
-            vectors, failed = self._count(unit, header["summary"])
-            counts.append(vectors)
-            failures += failed
-        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        self._unit_first = np.array([unit.first_id for unit in self._finished], np.int64)
-        self._failures = failures
+        self._live = LiveRows(self.path, self.spec, self.plan)
         self._columns: dict[str, NDArray[np.object_]] = {}
 
     @classmethod
@@ -129,26 +112,9 @@ class FeatureStore:
         """Open the store at ``path``. Raises UsageError where there is none, DamagedError where it is damaged."""
         return cls(path)
 
-    def _count(self, unit: Unit, summary: dict[str, Any]) -> tuple[int, int]:
-        """Return how many of a unit's vectors and failures count."""
-        try:
-            vectors, failures = int(summary["vectors"]), int(summary["failures"])
-        except (KeyError, TypeError, ValueError):
-            vectors = failures = -1
-        if vectors + failures != len(unit) or summary.get("unit") != unit.number:
-            raise DamagedError(
-                f"{shards.shard_path(self.path, unit.number)}: does not hold what the plan says of unit {unit.number}"
-            )
-        low, high = np.searchsorted(self.plan.retired, [unit.first_id, unit.last_id + 1])
-        if low == high:
-            return vectors, failures
-        shard = self._shards[unit.number]
-        self._live[unit.number] = np.flatnonzero(~self.plan.is_retired(shard.ids))
-        return len(self._live[unit.number]), int((~self.plan.is_retired(shard.failed_ids)).sum())
-
     def __len__(self) -> int:
         """Return the number of vectors."""
-        return int(self._starts[-1])
+        return len(self._live)
 
     @property
     def fingerprint(self) -> str:
@@ -158,42 +124,25 @@ class FeatureStore:
     @property
     def generation(self) -> tuple[int, int, int]:
         """(epoch, plan segments, finished units): another value, another set of rows."""
-        return (*self.plan.generation, len(self._finished))
+        return (*self.plan.generation, len(self._live.finished))
 
     @property
     def counts(self) -> Counts:
         """How many pictures there are, with a vector, failed and pending."""
-        images = len(self.plan)
-        return Counts(images, len(self), self._failures, images - len(self) - self._failures)
+        images, failures = len(self.plan), self._live.failures
+        return Counts(images, len(self), failures, images - len(self) - failures)
+
+    @property
+    def units(self) -> list[Unit]:
+        """All units of the plan, finished or not."""
+        return self._live.units
 
     def pending_units(self) -> list[Unit]:
         """Return the units that have no shard yet."""
-        done = {unit.number for unit in self._finished}
+        done = {unit.number for unit in self._live.finished}
         return [unit for unit in self.units if unit.number not in done]
 
     # Rows
-
-    def _parts(
-        self, rows: NDArray[np.int64] | None
-    ) -> Iterator[tuple[Shard, NDArray[np.int64] | slice, NDArray[np.int64] | slice]]:
-        """Yield (shard, places in the result, offsets in the shard), shard by shard in the order of the store."""
-        if rows is None:
-            for index, unit in enumerate(self._finished):
-                start, stop = int(self._starts[index]), int(self._starts[index + 1])
-                if stop > start:
-                    yield (
-                        self._shards[unit.number],
-                        slice(start, stop),
-                        self._live.get(unit.number, slice(0, stop - start)),
-                    )
-            return
-        owner = np.searchsorted(self._starts, rows, side="right") - 1
-        for index in np.unique(owner):
-            places = np.flatnonzero(owner == index)
-            unit = self._finished[int(index)]
-            offsets = rows[places] - self._starts[index]
-            live = self._live.get(unit.number)
-            yield self._shards[unit.number], places, offsets if live is None else live[offsets]
 
     def _checked(self, rows: Any) -> NDArray[np.int64]:
         value = np.asarray(rows)
@@ -206,23 +155,15 @@ class FeatureStore:
             )
         return value
 
-    def _gather(
-        self, attribute: str, rows: NDArray[np.int64] | None, shape: tuple[int, ...], dtype: Any
-    ) -> NDArray[Any]:
-        result = np.empty((len(self) if rows is None else len(rows), *shape), dtype)
-        for shard, places, offsets in self._parts(rows):
-            result[places] = getattr(shard, attribute)[offsets]
-        return result
-
     @property
     def ids(self) -> Ids:
         """The ids (n,) int64, ascending."""
-        return self._gather("ids", None, (), np.int64)
+        return self._live.gather("ids", None, (), np.int64)
 
     @property
     def sha256(self) -> NDArray[np.uint8]:
         """(n, 32) uint8: SHA-256 of each picture's bytes."""
-        return self._gather("sha256", None, (32,), np.uint8)
+        return self._live.gather("sha256", None, (32,), np.uint8)
 
     @property
     def keys(self) -> Keys:
@@ -232,13 +173,13 @@ class FeatureStore:
     def key_bytes(self, rows: NDArray[np.int64] | None) -> Iterator[bytes]:
         """Yield the keys of ``rows`` (None: all) as bytes."""
         if rows is None:
-            for shard, _, offsets in self._parts(None):
+            for shard, _, offsets in self._live.parts(None):
                 yield from shard.keys.take(np.arange(len(shard.ids))[offsets])
             return
         for start in range(0, len(rows), BLOCK_ROWS):
             part = np.asarray(rows[start : start + BLOCK_ROWS], np.int64)
             keys = [b""] * len(part)
-            for shard, places, offsets in self._parts(part):
+            for shard, places, offsets in self._live.parts(part):
                 where, at = np.arange(len(part))[places], np.arange(len(shard.ids))[offsets]
                 for place, key in zip(where.tolist(), shard.keys.take(at), strict=True):
                     keys[place] = key
@@ -257,19 +198,7 @@ class FeatureStore:
 
     def rows_of_ids(self, ids: Ids) -> NDArray[np.int64]:
         """Return the row of each id, or -1 where it has no vector that counts."""
-        rows = np.full(len(ids), -1, np.int64)
-        if not self._finished:
-            return rows
-        owner = np.searchsorted(self._unit_first, ids, side="right") - 1
-        for index in np.unique(owner[(ids >= 0) & (owner >= 0)]):
-            places = np.flatnonzero((owner == index) & (ids >= 0))
-            unit = self._finished[int(index)]
-            shard = self._shards[unit.number]
-            live = self._live.get(unit.number)
-            present = shard.ids if live is None else shard.ids[live]
-            hit = member(ids[places], present)
-            rows[places[hit]] = self._starts[index] + np.searchsorted(present, ids[places[hit]])
-        return rows
+        return self._live.of_ids(ids)
 
     # Vectors
 
@@ -282,7 +211,7 @@ class FeatureStore:
         elsewhere. Raises UsageError where a copy would need more than ``memory_limit`` bytes, or there is no such split.
         """
         wanted = self.split_rows(split) if split is not None else None if rows is None else self._checked(rows)
-        parts = list(self._parts(None)) if wanted is None and len(self._finished) == 1 else []
+        parts = list(self._live.parts(None)) if wanted is None and len(self._live.finished) == 1 else []
         if len(parts) == 1 and isinstance(parts[0][2], slice):
             return parts[0][0].features
         n = len(self) if wanted is None else len(wanted)
@@ -292,12 +221,12 @@ class FeatureStore:
                 f"{self.path}: {n:,} vectors need {need / 2**30:.1f} GiB of memory, more than the limit of {memory_limit / 2**30:.1f} GiB; "
                 "stream them with store.blocks(), or raise memory_limit"
             )
-        return self._gather("features", wanted, (self.spec.dimension,), self.spec.numpy_dtype)
+        return self._live.gather("features", wanted, (self.spec.dimension,), self.spec.numpy_dtype)
 
     def blocks(self, rows: Any = None, *, block_rows: int = BLOCK_ROWS) -> Iterator[NDArray[Any]]:
         """Yield the vectors of ``rows`` (None: all, in order) as arrays of at most (block_rows, d): memory does not grow with the store."""
         if rows is None:
-            for shard, _, offsets in self._parts(None):
+            for shard, _, offsets in self._live.parts(None):
                 n = len(shard.ids) if isinstance(offsets, slice) else len(offsets)
                 for start in range(0, n, block_rows):
                     part = slice(start, min(start + block_rows, n))
@@ -305,7 +234,7 @@ class FeatureStore:
             return
         wanted = self._checked(rows)
         for start in range(0, len(wanted), block_rows):
-            yield self._gather(
+            yield self._live.gather(
                 "features", wanted[start : start + block_rows], (self.spec.dimension,), self.spec.numpy_dtype
             )
 
@@ -373,34 +302,20 @@ class FeatureStore:
 
     def failures(self) -> list[tuple[str, Failure]]:
         """Return the pictures that count and have no vector because reading them failed: (key, Failure)."""
-        failed = []
-        for unit in self._finished:
-            if sealed.read_header(shards.shard_path(self.path, unit.number))["summary"]["failures"]:
-                shard = self._shards[unit.number]
-                counts = ~self.plan.is_retired(shard.failed_ids)
-                failed += [
-                    (_text(key), failure)
-                    for (key, failure), counted in zip(shard.failures(), counts.tolist(), strict=True)
-                    if counted
-                ]
-        return failed
+        return [(_text(key), failure) for key, failure in self._live.failed()]
 
     def failed_ids(self) -> Ids:
         """Return the ids of the failures that count."""
-        return np.array([failure.id for _, failure in self.failures()], np.int64)
+        return np.array([failure.id for _, failure in self._live.failed()], np.int64)
 
     def provenance(self) -> dict[int, list[dict[str, Any]]]:
         """Return, by finished unit, how its vectors were made: engine, device, versions, host, time."""
-        return {unit.number: self._shards[unit.number].file.meta.get("provenance", []) for unit in self._finished}
+        return {unit.number: self.shard(unit).file.meta.get("provenance", []) for unit in self._live.finished}
 
     def content(self, ids: Ids) -> NDArray[np.uint8]:
         """Return (m, 32) uint8: SHA-256 of the bytes of each id's picture, zeros where they were never read."""
-        known = np.zeros((len(ids), 32), np.uint8)
-        owner = np.searchsorted(self._unit_first, ids, side="right") - 1
-        for index in np.unique(owner[owner >= 0]):
-            places = np.flatnonzero(owner == index)
-            shard = self._shards[self._finished[int(index)].number]
-            for present, sums in ((shard.ids, shard.sha256), (shard.failed_ids, shard.failed_sha256)):
-                hit = places[member(ids[places], present)]
-                known[hit] = sums[np.searchsorted(present, ids[hit])]
-        return known
+        return self._live.content(ids)
+
+    def shard(self, unit: Unit) -> Shard:
+        """Return the shard of a finished unit. Raises FeatstoreError where the store was compacted since it was opened."""
+        return self._live.shards[unit.number]

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,28 +37,11 @@ from featstore.store.claims import Claims
 from featstore.store.keys import ByteColumn, KeyIndex, digests
 from featstore.store.manifest import Manifest
 from featstore.store.mending import mend_json, mend_sealed
-from featstore.store.plan import Plan, Rows, Unit
+from featstore.store.plan import Plan
 from featstore.store.rebuilding import UNKNOWN_WEIGHTS, rebuilt_manifest
-from featstore.store.shards import Failure, Finished, Shard
+from featstore.store.repairing_shards import DAMAGED, Remake, ShardRepair
+from featstore.store.shards import Shard
 from featstore.store.tables import Table
-
-DAMAGED = "damaged"
-"""Reason of a picture whose vector was damaged and could not be made again; also the folder of the files set aside."""
-_BLOCK_ROWS = 4096
-
-
-@dataclass(frozen=True)
-class Remade:
-    """A row that was extracted again: ``vector`` (d,) or None with ``reason`` and ``message``; ``sha256`` of its picture."""
-
-    vector: NDArray[Any] | None
-    sha256: bytes
-    reason: str = ""
-    message: str = ""
-
-
-Remake = Callable[[Unit, Rows, NDArray[np.int64], int | None], dict[int, Remade]]
-"""Of a unit, its rows, the wanted ones among them and the batch size they were made with: what became of each."""
 
 
 @dataclass
@@ -117,10 +100,12 @@ class _Repair:
         self.plan = Plan(self.path, epoch)
         for file in sorted(tables.folder(self.path, epoch).glob("[0-9]*.h5")):
             self._sealed(file, tables.KIND, self._table)
+        repair = ShardRepair(self.manifest, self.plan, self.remake, self.aside, self._restored)
         for unit in self.plan.units():
             file = shards.shard_path(self.path, unit.number)
             if file.exists():
-                self._sealed(file, shards.KIND, functools.partial(self._shard, unit))
+                self._sealed(file, shards.KIND, functools.partial(repair.restore, unit))
+        self.report.remade, self.report.failed, self.report.pending = repair.remade, repair.failed, repair.pending
 
     def aside(self, file: Path) -> Path:
         """Keep a damaged file, under a name of its own in the folder ``damaged``, before something takes its place."""
@@ -276,103 +261,6 @@ class _Repair:
         sealed.write(file, kind, arrays, meta, summary)
         self._restored(file, note)
 
-    # Shards
-
-    def _shard(self, unit: Unit, file: Path, found: sealed.SealedFile | None, names: set[str]) -> None:
-        derived = {"", "features", "row_xxh3", "keys/bytes", "keys/offsets", "view", "meta"}
-        if found is None or names - derived:
-            self._whole_shard(file, unit)
-            return
-        try:
-            shard = Shard(file, self.manifest.identity)
-        except DamagedError:
-            self._whole_shard(file, unit)
-            return
-        rows = self.plan.rows(unit)
-        place = {int(number): at for at, number in enumerate(rows.ids.tolist())}
-        bad = shard.damaged_rows() if "features" in names else np.empty(0, np.int64)
-        made = [] if "meta" in names else shard.file.meta.get("provenance", [])
-        wanted = np.array([place[int(number)] for number in shard.ids[bad]], np.int64)
-        remade = self.remake(unit, rows, wanted, _batch(made)) if self.remake is not None and len(wanted) else {}
-        vectors: dict[int, NDArray[Any]] = {}
-        failures: list[tuple[int, bytes, Failure, bytes]] = [
-            (failure.id, rows.keys[place[failure.id]], failure, shard.failed_sha256[at].tobytes())
-            for at, (_, failure) in enumerate(shard.failures())
-        ]
-        for at in bad.tolist():
-            number, sums = int(shard.ids[at]), shard.sha256[at].tobytes()
-            result = remade.get(place[number])
-            if result is not None and result.vector is not None and result.sha256 == sums:
-                vectors[at] = result.vector
-                continue
-            failures.append((number, rows.keys[place[number]], Failure(number, DAMAGED, _why(result)), sums))
-        self._write(file, unit, shard, rows, place, bad, vectors, sorted(failures, key=lambda item: item[0]), made)
-
-    def _write(
-        self,
-        file: Path,
-        unit: Unit,
-        shard: Shard,
-        rows: Rows,
-        place: dict[int, int],
-        bad: NDArray[np.int64],
-        vectors: dict[int, NDArray[Any]],
-        failures: Sequence[tuple[int, bytes, Failure, bytes]],
-        made: list[dict[str, Any]],
-    ) -> None:
-        lost = np.setdiff1d(bad, np.fromiter(vectors, np.int64, len(vectors)))
-        kept = np.setdiff1d(np.arange(len(shard.ids)), lost)
-        ids = shard.ids[kept]
-        finished = Finished(
-            unit.number,
-            ids,
-            rows.views[[place[int(number)] for number in ids]],
-            [rows.keys[place[int(number)]] for number in ids],
-            shard.sha256[kept],
-            [failure for _, _, failure, _ in failures],
-            [key for _, key, _, _ in failures],
-            np.frombuffer(b"".join(sums for *_, sums in failures), np.uint8).reshape(-1, 32),
-        )
-        self.aside(file)
-        shards.write_shard(
-            file,
-            self.manifest.identity,
-            self.manifest.store_id,
-            finished,
-            _blocks(shard, kept, vectors),
-            [*made, {"repaired": len(vectors), "rows": [0, len(unit)]}] if vectors else made,
-            exclusive=False,
-        )
-        self.report.remade += len(vectors)
-        self.report.failed += len(lost)
-        self._restored(file)
-
-    def _whole_shard(self, file: Path, unit: Unit) -> None:
-        """Set a shard aside of which nothing can be proven: its unit is pending again."""
-        self.aside(file)
-        os.unlink(file)
-        files.sync_directory(file.parent)
-        self.report.pending.append(unit.number)
-
-
-def fail_unit(store: Path, manifest: Manifest, plan: Plan, unit: Unit) -> int:
-    """Make all rows of a pending unit failures of the reason "damaged"; return how many."""
-    rows = plan.rows(unit)
-    none = np.empty(0, np.int64)
-    message = "its shard was damaged, and its picture could not be read again"
-    finished = Finished(
-        unit.number,
-        none,
-        np.empty(0, np.uint32),
-        [],
-        np.empty((0, 32), np.uint8),
-        [Failure(int(number), DAMAGED, message) for number in rows.ids],
-        list(rows.keys),
-        np.zeros((len(rows), 32), np.uint8),
-    )
-    shards.write_shard(shards.shard_path(store, unit.number), manifest.identity, manifest.store_id, finished, [], [])
-    return len(rows)
-
 
 def _readable(file: Path) -> bool:
     """Return whether every byte of a file can be read at all: a bad sector cannot be mended."""
@@ -385,27 +273,3 @@ def _readable(file: Path) -> bool:
 
 def _arrays(found: sealed.SealedFile) -> dict[str, NDArray[Any]]:
     return {name: found[name] for name in found.names if name != "meta"}
-
-
-def _batch(made: list[dict[str, Any]]) -> int | None:
-    """Return the batch size of a shard whose rows are where its maker had them: not one that was compacted."""
-    sizes = {entry.get("batch") for entry in made if "of_unit" not in entry and "repaired" not in entry}
-    size = sizes.pop() if len(sizes) == 1 else None
-    return size if isinstance(size, int) and size > 0 else None
-
-
-def _why(result: Remade | None) -> str:
-    if result is None:
-        return "its vector was damaged, and was not made again"
-    if result.vector is None:
-        return f"its vector was damaged, and its picture cannot be read: {result.message}"
-    return "its vector was damaged, and its picture is another one now: extract again, with --retry-failures if need be"
-
-
-def _blocks(shard: Shard, kept: NDArray[np.int64], vectors: dict[int, NDArray[Any]]) -> Iterator[NDArray[Any]]:
-    for start in range(0, len(kept), _BLOCK_ROWS):
-        part = kept[start : start + _BLOCK_ROWS]
-        block = shard.features[part]
-        for at in np.flatnonzero(np.isin(part, list(vectors))).tolist():
-            block[at] = vectors[int(part[at])]
-        yield block

@@ -80,10 +80,10 @@ def test_the_stream_can_be_read_twice(store):
 
 def test_open_files_are_bounded(store, source, tmp_path):
     many = build(tmp_path / "many", source, unit_rows=1)
-    many._shards.limit = 3
+    many._live.shards.limit = 3
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     assert many.features().shape == (12, D)
-    assert len(many._shards._open) == 3
+    assert len(many._live.shards._open) == 3
     if before:
         assert len(os.listdir("/proc/self/fd")) <= before + 3
 
@@ -121,7 +121,7 @@ def test_a_store_that_was_compacted_has_to_be_opened_again(store, source, tmp_pa
     work(tmp_path / "s", source)
     old = FeatureStore.open(tmp_path / "s")
     ids = old.ids.tolist()
-    old._shards._open.clear()
+    old._live.shards._open.clear()
     report = compact(tmp_path / "s")
     assert (report.purged, report.shards_before, report.shards_after) == (2, 4, 3)
     with pytest.raises(FeatstoreError, match="was compacted since it was opened"):

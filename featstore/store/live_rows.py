@@ -1,0 +1,140 @@
+"""Which rows of a store count and have a vector, and in which shard each lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore import sealed
+from featstore.errors import DamagedError
+from featstore.store import shards
+from featstore.store.identity import Identity
+from featstore.store.plan import Ids, Plan, Unit, member
+from featstore.store.shards import Failure, OpenShards, Shard
+
+Places = NDArray[np.int64] | slice
+
+
+class LiveRows:
+    """The rows of the finished units that no segment of the plan has retired, numbered in the order of their ids.
+
+    Attributes
+    ----------
+    units: all units of the plan. finished: those that have a shard. failures: how many pictures that count failed.
+    shards: the shards, opened as they are asked for.
+    """
+
+    def __init__(self, store: Path, identity: Identity, plan: Plan) -> None:
+        self.store, self.plan = store, plan
+        self.shards = OpenShards(store, identity)
+        # The plan is read first: a shard of a unit that it does not know was planned since, and is left alone.
+        self.units = plan.units()
+        self.finished: list[Unit] = []
+        self.failures = 0
+        # By unit some of whose rows are retired, the offsets of the others.
+        self._live: dict[int, NDArray[np.int64]] = {}
+        counts = []
+        for unit in self.units:
+            try:
+                header = sealed.read_header(shards.shard_path(store, unit.number), shards.KIND)
+            except FileNotFoundError:
+                continue
+            self.finished.append(unit)
+            vectors, failed = self._count(unit, header["summary"])
+            counts.append(vectors)
+            self.failures += failed
+        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self._first_ids = np.array([unit.first_id for unit in self.finished], np.int64)
+
+    def _count(self, unit: Unit, summary: dict[str, Any]) -> tuple[int, int]:
+        """Return how many of a unit's vectors and failures count."""
+        try:
+            vectors, failures = int(summary["vectors"]), int(summary["failures"])
+        except (KeyError, TypeError, ValueError):
+            vectors = failures = -1
+        if vectors + failures != len(unit) or summary.get("unit") != unit.number:
+            path = shards.shard_path(self.store, unit.number)
+            raise DamagedError(f"{path}: does not hold what the plan says of unit {unit.number}")
+        low, high = np.searchsorted(self.plan.retired, [unit.first_id, unit.last_id + 1])
+        if low == high:
+            return vectors, failures
+        shard = self.shards[unit.number]
+        self._live[unit.number] = np.flatnonzero(~self.plan.is_retired(shard.ids))
+        return len(self._live[unit.number]), int((~self.plan.is_retired(shard.failed_ids)).sum())
+
+    def __len__(self) -> int:
+        """Return the number of vectors."""
+        return int(self._starts[-1])
+
+    def parts(self, rows: NDArray[np.int64] | None) -> Iterator[tuple[Shard, Places, Places]]:
+        """Yield (shard, places in ``rows``, offsets in the shard), shard by shard in the order of the store.
+
+        ``rows`` None: all.
+        """
+        if rows is None:
+            for index, unit in enumerate(self.finished):
+                start, stop = int(self._starts[index]), int(self._starts[index + 1])
+                if stop > start:
+                    offsets = self._live.get(unit.number, slice(0, stop - start))
+                    yield self.shards[unit.number], slice(start, stop), offsets
+            return
+        owner = np.searchsorted(self._starts, rows, side="right") - 1
+        for index in np.unique(owner):
+            places = np.flatnonzero(owner == index)
+            unit = self.finished[int(index)]
+            offsets = rows[places] - self._starts[index]
+            live = self._live.get(unit.number)
+            yield self.shards[unit.number], places, offsets if live is None else live[offsets]
+
+    def gather(
+        self, attribute: str, rows: NDArray[np.int64] | None, shape: tuple[int, ...], dtype: Any
+    ) -> NDArray[Any]:
+        """Return a column of the shards, (m, *shape), for ``rows`` (None: all)."""
+        result = np.empty((len(self) if rows is None else len(rows), *shape), dtype)
+        for shard, places, offsets in self.parts(rows):
+            result[places] = getattr(shard, attribute)[offsets]
+        return result
+
+    def of_ids(self, ids: Ids) -> NDArray[np.int64]:
+        """Return the row of each id, or -1 where it has no vector that counts."""
+        rows = np.full(len(ids), -1, np.int64)
+        for index, places in self._owners(ids):
+            unit = self.finished[index]
+            shard = self.shards[unit.number]
+            live = self._live.get(unit.number)
+            present = shard.ids if live is None else shard.ids[live]
+            hit = member(ids[places], present)
+            rows[places[hit]] = self._starts[index] + np.searchsorted(present, ids[places[hit]])
+        return rows
+
+    def content(self, ids: Ids) -> NDArray[np.uint8]:
+        """Return (m, 32) uint8: SHA-256 of the bytes of each id's picture, zeros where they were never read."""
+        known = np.zeros((len(ids), 32), np.uint8)
+        for index, places in self._owners(ids):
+            shard = self.shards[self.finished[index].number]
+            for present, sums in ((shard.ids, shard.sha256), (shard.failed_ids, shard.failed_sha256)):
+                hit = places[member(ids[places], present)]
+                known[hit] = sums[np.searchsorted(present, ids[hit])]
+        return known
+
+    def _owners(self, ids: Ids) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Yield (place in ``finished``, places in ``ids``) for the units that the ids, of whatever state, lie in."""
+        if not self.finished:
+            return
+        owner = np.searchsorted(self._first_ids, ids, side="right") - 1
+        for index in np.unique(owner[(ids >= 0) & (owner >= 0)]).tolist():
+            yield index, np.flatnonzero((owner == index) & (ids >= 0))
+
+    def failed(self) -> Iterator[tuple[bytes, Failure]]:
+        """Yield (key, Failure) of the pictures that count and have no vector because reading them failed."""
+        for unit in self.finished:
+            if sealed.read_header(shards.shard_path(self.store, unit.number), shards.KIND)["summary"]["failures"]:
+                shard = self.shards[unit.number]
+                counts = ~self.plan.is_retired(shard.failed_ids)
+                for (key, failure), counted in zip(shard.failures(), counts.tolist(), strict=True):
+                    if counted:
+                        yield key, failure
