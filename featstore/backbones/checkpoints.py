@@ -38,11 +38,15 @@ def read_state(file: Path) -> dict[str, Tensor]:
             break
     if not isinstance(state, dict) or not state:
         raise UsageError(f"{file}: holds no state dict; save the model's state_dict() instead")
+    size = file.stat().st_size
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise UsageError(f"{file}: {name!r} is no tensor, so this is no state dict; save the model's state_dict()")
         if value.layout is not torch.strided or value.is_quantized or value.is_meta or value.is_complex():
             raise UsageError(f"{file}: {name} is no plain tensor of numbers; save a dense, unquantised model")
+        # A tensor of stride 0 claims any size; it would be copied when its type is converted.
+        if value.numel() * value.element_size() > size:
+            raise UsageError(f"{file}: {name} claims more bytes than the file has; save the model's state_dict()")
     return _without_prefix(state)
 
 

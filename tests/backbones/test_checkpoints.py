@@ -144,6 +144,13 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
     assert target.exists()  # the payload works where pickle is trusted
 
 
+def test_a_tensor_that_claims_more_than_the_file_has_is_refused(state: State, tmp_path: Path) -> None:
+    huge = torch.zeros(1, dtype=torch.float16).expand(1 << 40)
+    torch.save({**state, "features.0.0.weight": huge}, tmp_path / "mine.pth")
+    with pytest.raises(UsageError, match=r"features\.0\.0\.weight claims more bytes"):
+        load_backbone("mobilenet_v3_small", str(tmp_path / "mine.pth"))
+
+
 def test_damaged_and_inflated_files_are_refused(state: State, tmp_path: Path) -> None:
     file = tmp_path / "mine.pth"
     torch.save(state, file)
