@@ -78,8 +78,14 @@ def generation_number(store: FeatureStore) -> int:
 
 
 def state_of_store(store: FeatureStore) -> list[str]:
-    """Return, in words, what a reader of figures from ``store`` has to know: pictures that are pending or failed."""
+    """Return, in words, what a reader of figures from ``store`` has to know: untrained weights, pictures that are
+    pending or failed."""
     counts, notes = store.counts, []
+    if store.manifest.weights_name.startswith("random:"):
+        notes.append(
+            f"the weights {store.manifest.weights_name} are untrained: figures from these features say nothing of what "
+            "transfer learning can do"
+        )
     if counts.pending:
         notes.append(
             f"the store is unfinished: {counts.pending:,} of {counts.images:,} pictures are pending and take no part; "

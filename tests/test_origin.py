@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from featstore.errors import DamagedError
+from featstore.origin import Origin, origin_of_store, state_of_store
+from featstore.store import FeatureStore
+from featstore.store.manifest import Manifest
+from tests.store.building import Pictures, identity, plan, work
+
+
+@pytest.fixture
+def folder(tmp_path):
+    source = Pictures({b"a": 1, b"b": 2, b"c": -1})
+    plan(tmp_path / "s", source)
+    work(tmp_path / "s", source)
+    return tmp_path / "s"
+
+
+def test_an_origin_survives_its_json_and_finds_its_store(folder, tmp_path):
+    origin = origin_of_store(FeatureStore.open(folder))
+    again = Origin.of(origin.identity.to_dict(), origin.to_dict(), "a head")
+    assert again == origin
+    assert again.find_store().store_id == origin.store_id
+
+    shutil.move(folder, tmp_path / "elsewhere" / folder.name)
+    assert again.find_store() is None
+    assert again.find_store(beside=tmp_path / "elsewhere").store_id == origin.store_id
+
+
+def test_another_store_in_its_place_is_not_taken_for_it(folder):
+    origin = origin_of_store(FeatureStore.open(folder))
+    shutil.rmtree(folder)
+    plan(folder, Pictures({b"a": 1}))
+    assert origin.find_store() is None
+
+
+@pytest.mark.parametrize("value", [None, {}, {"weights_name": "w", "store": 3, "store_id": "i"}])
+def test_what_is_no_origin_is_told(value):
+    with pytest.raises(DamagedError, match="a head: does not say which store"):
+        Origin.of(identity().to_dict(), value, "a head")
+
+
+def test_failures_pending_pictures_and_untrained_weights_are_said(folder):
+    (failed,) = state_of_store(FeatureStore.open(folder))
+    assert failed.startswith("1 pictures could not be read")
+
+    plan(folder, Pictures({b"a": 1, b"b": 2, b"c": -1, b"d": 3}))
+    replace(Manifest.read(folder), weights_name="random:7").write(folder)
+    untrained, pending, _ = state_of_store(FeatureStore.open(folder))
+    assert untrained.startswith("the weights random:7 are untrained")
+    assert "1 of 4 pictures are pending" in pending
