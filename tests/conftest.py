@@ -7,6 +7,10 @@ import tempfile
 
 from hypothesis import HealthCheck, settings
 
+# Before torch is loaded, and for every process that tests start: the suite runs in as many processes as there are
+# cores, and OpenMP's threads spin while they wait for a core that another process has.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 settings.register_profile(
     "explore",
     deadline=None,
