@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from featstore.sources.base import Chunk
 
 SAMPLE, BACKBONE = "digits", "efficientnet_lite0"
-HEADS = ("logreg", "knn")
+HEADS = ("logreg", "linear-svm", "rbf-svm", "knn")
 TIMES = "demo.json"
 """What the steps took when they were made: a later run, which keeps them, tells it on its page."""
 EXTRACT_BATCH = 8
@@ -88,7 +88,7 @@ def demo(
     """Run the whole chain in ``folder`` without a network, and write the page demo.html there.
 
     1,797 handwritten digits (see featstore.samples), features of EfficientNet-Lite0 with its ImageNet weights,
-    two heads, an index. What a run finds done it does not do again. ``limit``: take so many of the digits only,
+    four heads, an index. What a run finds done it does not do again. ``limit``: take so many of the digits only,
     evenly. ``progress``: as extract's; ``told``: called after each step. Raises UsageError where the folder holds
     something else, FeatstoreError, OSError.
     """
@@ -185,8 +185,8 @@ def _kept(store: Path, kind: str) -> TrainReport | None:
     seconds = head.meta.get("seconds")
     if not isinstance(seconds, dict):
         return None
-    probabilities, report = assess(opened, head, split)
-    return TrainReport(str(store), str(path), head, report, split, probabilities, split.notes(), seconds)
+    probabilities, report, before = assess(opened, head, split)
+    return TrainReport(str(store), str(path), head, report, split, probabilities, split.notes(), seconds, before)
 
 
 def _indexed(store: Path) -> tuple[None, str, bool]:
@@ -209,6 +209,7 @@ class Evenly:
             raise UsageError("limit has to be at least 1")
         self.source, self.limit = source, limit
         self.kind, self.location, self.root, self.layout = source.kind, source.location, source.root, source.layout
+        self.notes = source.notes
         self.ignored = 0
 
     def describe(self) -> dict[str, Any]:

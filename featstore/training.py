@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore import defaults, sealed
+from featstore import defaults, files, sealed
 from featstore.errors import DamagedError, UsageError
 from featstore.origin import KEY, generation_number, origin_of_store, state_of_store
 from featstore.splitting import Split, split_store
@@ -28,7 +28,8 @@ class TrainReport:
 
     ``path`` of the head's file; ``report``: on the held-out rows ``split.test``, whose ``probabilities`` are
     (n, classes), in the order of ``head.classes``; ``notes``: what a reader of the figures has to know, in words;
-    ``seconds`` by step.
+    ``seconds`` by step. ``uncalibrated``: calibration error and log loss before temperature scaling, empty for a head
+    without it.
     """
 
     store: str
@@ -39,12 +40,21 @@ class TrainReport:
     probabilities: NDArray[np.float64] = field(repr=False)
     notes: list[str]
     seconds: dict[str, float]
+    uncalibrated: dict[str, float] = field(default_factory=dict)
 
     @property
     def chosen(self) -> dict[str, float]:
         """The parameters that cross-validation chose, or that were given."""
         chosen = self.head.meta.get("chosen")
         return dict(chosen) if isinstance(chosen, dict) else {}
+
+    @property
+    def calibration(self) -> dict[str, Any] | None:
+        """What temperature scaling did to the held-out figures, ``before`` and ``after``, and its factor ``scale``."""
+        if not self.uncalibrated:
+            return None
+        after = {name: self.report.estimates[name].value for name in self.uncalibrated}
+        return {"scale": scale_of(self.head), "before": self.uncalibrated, "after": after}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""
@@ -57,6 +67,7 @@ class TrainReport:
             "cross_validation": self.head.meta.get("cross_validation"),
             "split": self.split.to_dict(),
             "held_out": self.report.to_dict(),
+            "calibration": self.calibration,
             "notes": self.notes,
             "seconds": self.seconds,
         }
@@ -123,25 +134,32 @@ def train(
         **options,
     )
     fitted = time.perf_counter()
-    probabilities, report = assess(opened, trained, split, seed=seed)
+    probabilities, report, uncalibrated = assess(opened, trained, split, seed=seed)
     from featstore.heads import save_head
 
     seconds = {"train": round(fitted - started, 3), "evaluate": round(time.perf_counter() - fitted, 3)}
     save_head(path, trained, {"report": report.to_dict(), "seconds": seconds})
     notes = state_of_store(opened) + split.notes()
-    return TrainReport(str(store), str(path), trained, report, split, probabilities, notes, seconds)
+    return TrainReport(str(store), str(path), trained, report, split, probabilities, notes, seconds, uncalibrated)
 
 
 def assess(
     store: FeatureStore, head: TrainedHead, split: Split, *, seed: int = defaults.SEED
-) -> tuple[NDArray[np.float64], Report]:
-    """Return probabilities (n, classes) and the Report of ``head`` on the held-out rows of ``split``."""
-    from featstore.heads import evaluate
+) -> tuple[NDArray[np.float64], Report, dict[str, float]]:
+    """Return, of ``head`` on the held-out rows of ``split``: probabilities (n, classes), Report, and ``uncalibrated``."""
+    from featstore.heads.evaluation import before_calibration, evaluate
 
     head.check_identity(store.fingerprint, store.spec.to_dict())
     blocks = [probabilities for _, probabilities in head.predict_blocks(store.stream(split.test))]
     probabilities = np.concatenate(blocks)
-    return probabilities, evaluate(store.labels[split.test].astype(str), probabilities, head.classes, seed=seed)
+    truth, scale = store.labels[split.test].astype(str), scale_of(head)
+    before = before_calibration(truth, probabilities, head.classes, scale) if scale is not None else {}
+    return probabilities, evaluate(truth, probabilities, head.classes, seed=seed), before
+
+
+def scale_of(head: TrainedHead) -> float | None:
+    """Return the factor that temperature scaling gave the decision values of ``head``; None for a head without it."""
+    return getattr(head.model, "scale", None)
 
 
 def rows_of(store: FeatureStore, rows: NDArray[np.int64]) -> Any:
@@ -154,7 +172,8 @@ def rows_of(store: FeatureStore, rows: NDArray[np.int64]) -> Any:
 def _require_replaceable(path: Path) -> None:
     """Raise UsageError where something is at ``path`` that is no head."""
     if path.is_dir():
-        raise UsageError(f"{path}: is a folder; name a file for the head, such as {path / 'my.head'}")
+        raise UsageError(f"{path}: is a folder; name a file for the head, such as {path.with_name('my.head')}")
+    files.require_place(path)
     if path.exists():
         try:
             sealed.read_header(path, "head")

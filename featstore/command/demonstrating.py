@@ -20,7 +20,7 @@ from featstore.command.output import Bar, json_option, printable, show
 def demo(folder: str, limit: int | None, engine: str, open_page: bool, as_json: bool) -> None:
     """Run the whole chain on 1,797 handwritten digits, without a network, in FOLDER (default: featstore-demo).
 
-    Pictures, features, two heads, an index, and a page that shows what came of it. A second run keeps what is done.
+    Pictures, features, four heads, an index, and a page that shows what came of it. A second run keeps what is done.
 
     \b
     Examples:

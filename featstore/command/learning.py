@@ -103,6 +103,9 @@ def train(store: str, as_json: bool, report: str | None, root: str | None, balan
         "\n".join(map(printable, trained.report.text().split("\n"))),
         *(f"note: {printable(note)}" for note in trained.notes),
     ]
+    if trained.calibration is not None:
+        before, after = (trained.calibration[when]["calibration_error"] for when in ("before", "after"))
+        lines.insert(3, f"temperature scaling: calibration error {before:.4f} before, {after:.4f} after")
     if report is not None:
         lines.append(f"page: {report}")
     show({**trained.to_dict(), "page": report}, "\n".join(lines), as_json)

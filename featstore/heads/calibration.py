@@ -29,6 +29,12 @@ def softmax(decisions: NDArray[Any], scale: float = 1.0) -> NDArray[np.float64]:
     return z
 
 
+def rescale(probabilities: NDArray[np.float64], factor: float) -> NDArray[np.float64]:
+    """Return the softmax of decisions times ``factor`` from ``probabilities`` (n, k), the softmax of the decisions."""
+    logs = factor * np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
+    return softmax(logs)
+
+
 def fit_scale(decisions: NDArray[np.float64], codes: NDArray[np.intp], classes: int) -> float:
     """Return the factor for decision values (n, c) of held-out rows that minimises their log loss.
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featstore import defaults
+from featstore.heads.calibration import rescale
 from featstore.heads.errors import DataError
 from featstore.heads.measures import CALIBRATION_BINS, NAMES, ClassTable, Measurer, class_table
 
@@ -158,10 +159,13 @@ def evaluate(
 
 
 def codes_of(y: ArrayLike, classes: Sequence[Any]) -> NDArray[np.intp]:
-    """Return the class numbers (n,) of labels ``y``. Raises DataError for a label that is none of ``classes``."""
+    """Return the class numbers (n,) of labels ``y``. Raises DataError for a label that is none of ``classes``.
+
+    A label that is no text is looked up as its text too: a TrainedHead's classes are text.
+    """
     known = {name: code for code, name in enumerate(classes)}
-    labels = np.asarray(y).tolist()
-    unknown = sorted({str(label) for label in labels if label not in known})
+    labels = [label if label in known else str(label) for label in np.asarray(y).tolist()]
+    unknown = sorted({label for label in labels if label not in known})
     if unknown:
         raise DataError(
             f"{len(unknown)} label(s) that the head does not know: {', '.join(unknown[:5])}; it knows "
@@ -177,6 +181,18 @@ def wilson(successes: int, rows: int) -> tuple[float, float]:
     half = _Z * math.sqrt(share * (1 - share) / rows + z2 / (4 * rows * rows)) / (1 + z2 / rows)
     # At 0 and at all rows the bound is exactly 0 and 1, which rounding misses.
     return (0.0 if successes == 0 else centre - half), (1.0 if successes == rows else centre + half)
+
+
+def before_calibration(
+    y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[Any], scale: float
+) -> dict[str, float]:
+    """Return calibration error and log loss as they were before temperature scaling made ``probabilities`` (n, k).
+
+    ``scale``: the factor of the decision values. Raises DataError for a label that is none of ``classes``.
+    """
+    codes = codes_of(y_true, classes)
+    measured = Measurer(codes, rescale(np.asarray(probabilities, np.float64), 1 / scale)).measure(np.ones(len(codes)))
+    return {name: measured[name] for name in ("calibration_error", "log_loss")}
 
 
 def worst_errors(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[Any], count: int) -> NDArray[np.intp]:

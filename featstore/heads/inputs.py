@@ -1,8 +1,8 @@
-"""What the estimators share before anything is learned: checked features and labels, folds, class weights."""
+"""What the estimators share before anything is learned: checked features and labels, folds, weights, values of C."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_consistent_length, column_or_1d, vali
 from featstore.heads import splits
 from featstore.heads.blocks import Features, is_blocks
 from featstore.heads.errors import DataError
+from featstore.heads.rows import Labels
 
 ClassWeight = Mapping[Any, float] | str | None
 
@@ -38,6 +39,30 @@ def check_training(estimator: Any, X: Any, y: Any) -> tuple[Features, NDArray[np
     if len(classes) < 2:
         raise DataError(f"only one class ({classes[0]}): a classifier needs at least two")
     return X, codes.astype(np.intp), classes
+
+
+def training_set(
+    estimator: Any, X: Any, y: Any, groups: ArrayLike | None, *, folded: bool = True
+) -> tuple[Features, Labels]:
+    """Return what a regularised head learns from, by its parameters; set ``classes_`` and ``n_features_in_``.
+
+    Where not ``folded`` no row is held out. Raises DataError as check_training, class_weights and assign_folds.
+    """
+    X, codes, estimator.classes_ = check_training(estimator, X, y)
+    weights = class_weights(estimator.class_weight, estimator.classes_, codes)
+    if not folded:
+        return X, Labels(codes, np.full_like(codes, -1), weights)
+    return X, Labels(codes, assign_folds(codes, groups, estimator.cv, seed_of(estimator.random_state)), weights)
+
+
+def candidates(C: float | str, Cs: Sequence[float]) -> list[float]:
+    """Return the values of C to try, rising: ``Cs`` for "auto". Raises DataError: not positive, or not finite."""
+    if isinstance(C, str) and C != "auto":
+        raise DataError(f"C must be a positive number or 'auto', not {C!r}")
+    values = sorted(float(c) for c in Cs) if isinstance(C, str) else [float(C)]
+    if not values or not all(0 < value < np.inf for value in values):
+        raise DataError("C must be positive and finite")
+    return values
 
 
 def check_features(estimator: Any, X: Any) -> Features:
@@ -66,7 +91,7 @@ def class_weights(weight: ClassWeight, classes: NDArray[Any], codes: NDArray[np.
     """Return the weight (k,) of each class, or None where all weigh 1.
 
     "balanced" is n / (k n_class) over all training rows, as in scikit-learn. Raises DataError for anything else
-    than that, a mapping from class to a weight >= 0, or None.
+    than that, a mapping from class to a finite weight >= 0, or None, and where fewer than two classes weigh anything.
     """
     if weight is None:
         return None
@@ -80,9 +105,11 @@ def class_weights(weight: ClassWeight, classes: NDArray[Any], codes: NDArray[np.
     for label, value in weight.items():
         if label not in known:
             raise DataError(f"class_weight names {label!r}, which is none of the classes")
-        if not value >= 0:
-            raise DataError(f"the weight of class {label!r} must be a number of at least 0, not {value}")
+        if not isinstance(value, int | float | np.number) or not 0 <= value < np.inf:
+            raise DataError(f"the weight of class {label!r} must be a finite number of at least 0, not {value!r}")
         out[known[label]] = value
+    if np.count_nonzero(out) < 2:
+        raise DataError("class_weight leaves fewer than two classes with a weight above 0; a classifier needs two")
     return out
 
 

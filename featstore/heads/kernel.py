@@ -1,6 +1,6 @@
 """The kernel support vector machine as a scikit-learn classifier: RBF, squared hinge, one-vs-rest.
 
-Up to a few thousand rows Newton's method on the kernel matrix is exact (see dual). Beyond, Nystroem's approximation
+Up to some 2,000 rows Newton's method on the kernel matrix is exact (see dual). Beyond, Nystroem's approximation
 (Williams and Seeger, NIPS 2001) makes it a linear problem: with m landmarks and their kernel L L' (Cholesky), rows
 become K(x, landmarks) L'^-1, and the grid solver treats all C and folds of one gamma in shared passes.
 """
@@ -21,8 +21,8 @@ from featstore import defaults
 from featstore.heads import calibration, dual, grid, models
 from featstore.heads.blocks import Features, MappedBlocks, Scaler, measure, take_rows
 from featstore.heads.errors import DataError
-from featstore.heads.inputs import ClassWeight, assign_folds, check_training, class_weights, seed_of
-from featstore.heads.linear import DecisionHead, _candidates
+from featstore.heads.inputs import ClassWeight, candidates, seed_of, training_set
+from featstore.heads.linear import DecisionHead
 from featstore.heads.losses import SQUARED_HINGE
 from featstore.heads.passes import Problem
 from featstore.heads.rows import Labels, TrainingRows, prepare
@@ -76,22 +76,25 @@ class KernelSVMHead(DecisionHead):
 
     def fit(self, X: Any, y: Any, groups: ArrayLike | None = None) -> Self:
         """Fit on ``X`` (n, d) and ``y`` (n,); equal ``groups`` share a fold. Raises DataError as LogisticHead."""
-        X, codes, self.classes_ = check_training(self, X, y)
-        seed = seed_of(self.random_state)
-        folds = assign_folds(codes, groups, self.cv, seed)
-        labels = Labels(codes, folds, class_weights(self.class_weight, self.classes_, codes))
+        Cs = candidates(self.C, self.Cs)
+        X, labels = training_set(self, X, y, groups)
         scaler, rows, _ = measure(X, standardize=self.standardize)
         self.exact_ = rows <= self.exact_rows
-        chosen = _landmark_rows(rows, rows if self.exact_ else min(self.landmarks, rows), seed)
+        chosen = _landmark_rows(rows, rows if self.exact_ else min(self.landmarks, rows), self.random_state)
         landmarks = scaler.apply(take_rows(X, chosen)).astype(np.float32, copy=False)
-        candidates = _candidates(self.C, self.Cs)
         gammas = _gammas(self.gamma, self.gammas, landmarks)
-        solver = _Exact(landmarks, labels) if self.exact_ else _Nystroem(X, scaler, landmarks, labels, self._limits())
-        trials = [solver.trial(gamma, candidates) for gamma in gammas]
-        best = _pick([trial.scores for trial in trials], gammas, candidates, self.scoring)
-        self.gamma_, self.C_ = gammas[best.gamma], candidates[best.C]
+        solver: _Exact | _Nystroem
+        if self.exact_:
+            # In float64: rounding of float32 distances would leave a kernel that is not positive definite.
+            exact = landmarks.astype(np.float64)
+            solver = _Exact(models.squared_distances(exact, exact), labels)
+        else:
+            solver = _Nystroem(X, scaler, landmarks, labels, self._limits())
+        trials = [solver.trial(gamma, Cs) for gamma in gammas]
+        best = _pick([trial.scores for trial in trials], gammas, Cs, self.scoring)
+        self.gamma_, self.C_ = gammas[best.gamma], Cs[best.C]
         self.cv_results_ = best.results
-        count = len(trials[0].solutions) // len(candidates)
+        count = len(trials[0].solutions) // len(Cs)
         chosen_solutions = trials[best.gamma].solutions[best.C * count : (best.C + 1) * count]
         final = solver.finish(self.gamma_, self.C_, chosen_solutions)
         if not final.converged:
@@ -137,18 +140,18 @@ class _Final:
 
 @dataclass(frozen=True)
 class _Exact:
-    """All rows are landmarks: Newton's method on the kernel matrix."""
+    """All rows are landmarks, at ``squares`` (n, n) squared distances: Newton's method on the kernel matrix."""
 
-    landmarks: NDArray[Any]
+    squares: NDArray[np.float64]
     labels: Labels
 
-    def trial(self, gamma: float, candidates: list[float]) -> _Trial:
-        problems, _ = dual.grid_problems(self.labels, candidates)
-        solutions = dual.solve(_landmark_kernel(self.landmarks, gamma), self.labels, problems)
+    def trial(self, gamma: float, Cs: list[float]) -> _Trial:
+        problems, _ = dual.grid_problems(self.labels, Cs)
+        solutions = dual.solve(np.exp(-gamma * self.squares), self.labels, problems, tol=dual.FOLD_TOLERANCE)
         return _Trial(solutions, dual.score(self.labels, solutions))
 
     def finish(self, gamma: float, C: float, solutions: Sequence[Any]) -> _Final:
-        kernel = _landmark_kernel(self.landmarks, gamma)
+        kernel = np.exp(-gamma * self.squares)
         scale, final = dual.finish(kernel, self.labels, list(solutions), C)
         return _Final(final.weights, final.intercept, scale, final.converged)
 
@@ -163,9 +166,9 @@ class _Nystroem:
     labels: Labels
     limits: _Limits
 
-    def trial(self, gamma: float, candidates: list[float]) -> _Trial:
+    def trial(self, gamma: float, Cs: list[float]) -> _Trial:
         rows, _, _ = self._rows(gamma)
-        problems, _ = dual.grid_problems(self.labels, candidates)
+        problems, _ = dual.grid_problems(self.labels, Cs)
         solutions = grid.solve(rows, SQUARED_HINGE, problems, tol=self.limits.tol)
         return _Trial(solutions, grid.score(rows, solutions))
 
@@ -180,7 +183,8 @@ class _Nystroem:
         return _Final(on_landmarks, final.intercept - centre.mean @ weights, scale, final.converged)
 
     def _rows(self, gamma: float) -> tuple[TrainingRows, Scaler, NDArray[np.float64]]:
-        kernel = _landmark_kernel(self.landmarks, gamma)
+        exact = self.landmarks.astype(np.float64)
+        kernel = models.rbf_kernel(exact, exact, gamma)
         kernel[np.diag_indices_from(kernel)] += _JITTER
         factor = scipy.linalg.cholesky(kernel, lower=True, overwrite_a=True, check_finite=False)
 
@@ -195,12 +199,6 @@ class _Nystroem:
         return rows, centre, factor
 
 
-def _landmark_kernel(landmarks: NDArray[Any], gamma: float) -> NDArray[np.float64]:
-    # In float64: rounding of float32 distances would leave a kernel that is not positive definite.
-    exact = landmarks.astype(np.float64)
-    return models.rbf_kernel(exact, exact, gamma)
-
-
 @dataclass(frozen=True)
 class _Best:
     gamma: int
@@ -208,10 +206,10 @@ class _Best:
     results: dict[str, Any]
 
 
-def _landmark_rows(rows: int, count: int, seed: int) -> NDArray[np.intp]:
+def _landmark_rows(rows: int, count: int, random_state: Any) -> NDArray[np.intp]:
     if count >= rows:
         return np.arange(rows)
-    return np.sort(np.random.default_rng(seed).choice(rows, count, replace=False)).astype(np.intp)
+    return np.sort(np.random.default_rng(seed_of(random_state)).choice(rows, count, replace=False)).astype(np.intp)
 
 
 def _gammas(gamma: float | str, multiples: Sequence[float], landmarks: NDArray[Any]) -> list[float]:
@@ -228,16 +226,16 @@ def _gammas(gamma: float | str, multiples: Sequence[float], landmarks: NDArray[A
     return [float(gamma)]
 
 
-def _pick(scores: list[grid.FoldScores], gammas: list[float], candidates: list[float], scoring: str) -> _Best:
+def _pick(scores: list[grid.FoldScores], gammas: list[float], Cs: list[float], scoring: str) -> _Best:
     """Choose over the whole grid: C outermost, so that of equal scores the smallest C, then the smallest gamma wins."""
-    cells = [(c, g) for c in range(len(candidates)) for g in range(len(gammas))]
-    folds = len(scores[0].accuracy) // len(candidates)
+    cells = [(c, g) for c in range(len(Cs)) for g in range(len(gammas))]
+    folds = len(scores[0].accuracy) // len(Cs)
 
     def gathered(name: str) -> NDArray[Any]:
         return np.concatenate([getattr(scores[g], name)[c * folds : (c + 1) * folds] for c, g in cells])
 
     joined = grid.FoldScores(*(gathered(name) for name in ("rows", "accuracy", "balanced_accuracy", "log_loss")))
-    parameters = {"C": [candidates[c] for c, _ in cells], "gamma": [gammas[g] for _, g in cells]}
+    parameters = {"C": [Cs[c] for c, _ in cells], "gamma": [gammas[g] for _, g in cells]}
     choice = choose(parameters, joined, folds, scoring)
     c, g = cells[choice.index]
     return _Best(g, c, choice.results)

@@ -15,7 +15,7 @@ from featstore.heads.blocks import Features, take_rows
 from featstore.heads.errors import DataError
 from featstore.heads.evaluation import codes_of, wilson
 from featstore.heads.headfile import TrainedHead
-from featstore.heads.training import train_head
+from featstore.heads.training import texts, train_head
 
 _FRACTIONS: Final = (0.1, 0.2, 0.4, 0.7, 1.0)
 
@@ -72,9 +72,9 @@ def learning_curve(
     Each fraction below 1 is drawn ``repeats`` times (groups whole); parts that lack two rows of every class are left
     out. Raises DataError where nothing is left, and as train_head does.
     """
-    labels = np.array([str(label) for label in np.asarray(y).tolist()])
+    labels = texts(y)
     group_array = None if groups is None else np.asarray(groups)
-    truth = [str(label) for label in np.asarray(test_y).tolist()]
+    truth = texts(test_y).tolist()
     points = []
     for fraction in sorted(fractions):
         scores, rows = [], 0

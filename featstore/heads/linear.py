@@ -15,17 +15,18 @@ from sklearn.utils.validation import check_is_fitted
 from featstore import defaults
 from featstore.heads import calibration, dual, grid, models
 from featstore.heads.blocks import Features, Scaler, measure, take_rows
-from featstore.heads.errors import DataError
-from featstore.heads.inputs import ClassWeight, assign_folds, check_features, check_training, class_weights, seed_of
+from featstore.heads.inputs import ClassWeight, candidates, check_features, training_set
 from featstore.heads.losses import LOGISTIC, SQUARED_HINGE, Loss
-from featstore.heads.passes import Problem
+from featstore.heads.passes import Problem, few_threads
 from featstore.heads.rows import Labels, TrainingRows, prepare
 from featstore.heads.selection import choose
 
 _FOLD_TOLERANCE: Final = 100
 """Fits that only choose C end at a gap so many times that of the final fit: scores are far noisier than that."""
-_DUAL_RATIO: Final = 8
-"""A support vector machine is solved in its kernel matrix where rows are at most so many times the dimensions."""
+_DUAL_ROWS: Final = 2048
+_DUAL_RATIO: Final = 2
+"""A support vector machine of so many rows at most, and of no more than so many times the dimensions, is solved in its
+kernel matrix: exact, and faster there than passes over the rows, of which a loose regularisation needs hundreds."""
 
 
 class ModelHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -60,6 +61,8 @@ class DecisionHead(ModelHead):
 
 class _LinearHead(DecisionHead):
     _loss: ClassVar[Loss]
+    calibrate: bool = True
+    """Whether decision values are scaled to probabilities by rows that a fold held out; a parameter of some heads."""
 
     C: float | str
     Cs: Sequence[float]
@@ -76,31 +79,30 @@ class _LinearHead(DecisionHead):
 
         Raises DataError (a ValueError): one class only, NaN or infinity, numbers of rows that differ.
         """
-        X, codes, self.classes_ = check_training(self, X, y)
-        candidates = _candidates(self.C, self.Cs)
-        folded = len(candidates) > 1 or self._wants_calibration()
-        folds = assign_folds(codes, groups, self.cv, seed_of(self.random_state)) if folded else np.zeros_like(codes)
-        labels = Labels(codes, folds, class_weights(self.class_weight, self.classes_, codes))
-        if self._loss is SQUARED_HINGE and X.shape[0] <= min(defaults.KERNEL_EXACT_ROWS, _DUAL_RATIO * X.shape[1]):
-            self._fit_dual(X, labels, candidates)
-            return self
+        Cs = candidates(self.C, self.Cs)
+        folded = len(Cs) > 1 or self.calibrate
+        X, labels = training_set(self, X, y, groups, folded=folded)
+        with few_threads(*X.shape):
+            if self._loss is SQUARED_HINGE and self._is_small(X):
+                self._fit_dual(X, labels, Cs)
+            else:
+                self._fit_in_passes(X, labels, Cs, folded)
+        return self
+
+    def _fit_in_passes(self, X: Features, labels: Labels, Cs: list[float], folded: bool) -> None:
         rows, scaler = prepare(X, labels, standardize=self.standardize, memory=self.memory_limit)
         start, scale = None, 1.0
-        self.C_ = candidates[0]
+        self.C_ = Cs[0]
         self.effort_ = grid.Effort()
         if folded:
-            start, scale = self._cross_validate(rows, candidates)
+            start, scale = self._cross_validate(rows, Cs)
         final = grid.solve(
             rows, self._loss, [Problem(self.C_, None)], tol=self.tol, starts=None if start is None else [start]
         )[0]
-        if not final.converged:
-            warnings.warn(
-                f"C={self.C_:g} did not converge in {final.evaluations} passes", ConvergenceWarning, stacklevel=2
-            )
+        self._warn_unless(final.converged, final.evaluations, "passes")
         self.n_iter_ = final.evaluations
         self.effort_ += grid.effort(rows, [final])
         self._finish(rows.to_features(final.weights), final.intercept, scaler, final.objective, scale)
-        return self
 
     def _finish(
         self,
@@ -117,44 +119,43 @@ class _LinearHead(DecisionHead):
         self.intercept_ = intercept - scaler.mean @ raw
         self.model_ = models.LinearModel(self.coef_, self.intercept_, scale)
 
-    def _fit_dual(self, X: Features, labels: Labels, candidates: list[float]) -> None:
+    def _warn_unless(self, converged: bool, count: int, what: str) -> None:
+        if not converged:
+            warnings.warn(f"C={self.C_:g} did not converge in {count} {what}", ConvergenceWarning, stacklevel=4)
+
+    def _is_small(self, X: Features) -> bool:
+        """Return whether a kernel matrix of the rows is worth while, and its float64 copy of them fits the memory."""
+        rows, dimension = X.shape
+        few = rows <= min(_DUAL_ROWS, _DUAL_RATIO * dimension)
+        return bool(few and rows * dimension * 8 <= self.memory_limit)
+
+    def _fit_dual(self, X: Features, labels: Labels, Cs: list[float]) -> None:
         """Fit a support vector machine on few rows exactly, by Newton's method on their kernel matrix."""
         scaler, rows, _ = measure(X, standardize=self.standardize)
         values = scaler.apply(take_rows(X, np.arange(rows)).astype(np.float64))
-        fit = dual.search(values @ values.T, labels, candidates, self.scoring)
-        self.C_, self.cv_results_ = candidates[fit.choice.index], fit.choice.results
-        self.n_iter_ = 0
+        fit = dual.search(values @ values.T, labels, Cs, self.scoring)
+        self.C_, self.cv_results_ = Cs[fit.choice.index], fit.choice.results
+        self.n_iter_ = fit.final.steps
+        self._warn_unless(fit.final.converged, fit.final.steps, "steps")
         self._finish(values.T @ fit.final.weights, fit.final.intercept, scaler, fit.final.objective, fit.scale)
 
-    def _cross_validate(self, rows: TrainingRows, candidates: list[float]) -> tuple[NDArray[np.float64], float]:
+    def _cross_validate(self, rows: TrainingRows, Cs: list[float]) -> tuple[NDArray[np.float64], float]:
         """Choose C_, fill cv_results_; return where to start the final fit and the calibration's scale."""
         folds = np.unique(rows.labels.folds[rows.labels.folds >= 0])
-        problems = [Problem(C, int(fold)) for C in candidates for fold in folds]
+        problems = [Problem(C, int(fold)) for C in Cs for fold in folds]
         solutions = grid.solve(rows, self._loss, problems, tol=_FOLD_TOLERANCE * self.tol)
         self.effort_ += grid.effort(rows, solutions)
         scores = grid.score(rows, solutions)
         likelihood = self._loss is LOGISTIC
-        choice = choose({"C": candidates}, scores, len(folds), self.scoring, ties_by_log_loss=likelihood)
-        self.C_ = candidates[choice.index]
+        choice = choose({"C": Cs}, scores, len(folds), self.scoring, ties_by_log_loss=likelihood)
+        self.C_ = Cs[choice.index]
         self.cv_results_ = choice.results
         best = solutions[choice.index * len(folds) : (choice.index + 1) * len(folds)]
         start = np.mean([np.vstack([s.weights, s.intercept]) for s in best], axis=0)
-        if not self._wants_calibration():
+        if not self.calibrate:
             return start, 1.0
         decisions, numbers = grid.held_out_decisions(rows, best)
         return start, calibration.fit_scale(decisions, rows.labels.codes[numbers], rows.labels.classes)
-
-    def _wants_calibration(self) -> bool:
-        raise NotImplementedError
-
-
-def _candidates(C: float | str, Cs: Sequence[float]) -> list[float]:
-    values = sorted(float(c) for c in Cs) if isinstance(C, str) else [float(C)]
-    if isinstance(C, str) and C != "auto":
-        raise DataError(f"C must be a positive number or 'auto', not {C!r}")
-    if not values or not all(0 < value < np.inf for value in values):
-        raise DataError("C must be positive and finite")
-    return values
 
 
 class LogisticHead(_LinearHead):
@@ -164,12 +165,13 @@ class LogisticHead(_LinearHead):
     stratified folds, or a fraction to hold out once (DINOv2's protocol; in both cases the final fit is on all
     rows); ``scoring``: "accuracy", "balanced_accuracy" or "neg_log_loss"; ``standardize``: scale columns to unit
     deviation (the scaler of all training rows, in the folds too); ``class_weight``: None, "balanced" or a mapping;
-    ``calibrate``: temperature scaling on held-out decisions (then a given ``C`` is cross-validated as well); ``tol``: relative gap of the final objective (the folds' fits end at 100 times that);
-    ``memory_limit``: bytes above which rows are streamed; ``random_state``: seed of the folds.
+    ``calibrate``: temperature scaling on held-out decisions (then a given ``C`` is cross-validated as well);
+    ``tol``: relative gap of the final objective (the folds' fits end at 100 times that); ``memory_limit``: bytes
+    above which rows are streamed; ``random_state``: seed of the folds.
 
     Attributes: ``classes_`` (k,), ``C_``, ``cv_results_``, ``coef_`` (c, d) and ``intercept_`` (c,) for raw features,
-    c = 1 for two classes and k otherwise; ``n_iter_`` passes of the final fit, ``objective_``, ``model_``,
-    ``effort_`` passes and operations of all.
+    c = 1 for two classes and k otherwise; ``n_iter_`` passes (or Newton steps) of the final fit, ``objective_``,
+    ``model_``; ``effort_``: passes and operations of all, where there were passes.
     """
 
     _loss = LOGISTIC
@@ -199,16 +201,14 @@ class LogisticHead(_LinearHead):
         self.memory_limit = memory_limit
         self.random_state = random_state
 
-    def _wants_calibration(self) -> bool:
-        return self.calibrate
-
 
 class LinearSVMHead(_LinearHead):
     """Linear SVM, one-vs-rest with squared hinge loss: LinearSVC(dual=False) but for the intercept, not penalised here.
 
     Parameters and attributes are those of LogisticHead. Probabilities come from temperature scaling of decision
     values of rows that the fold's classifier did not see, so the folds are computed for a given ``C`` as well.
-    Few rows (see dual) are solved exactly by Newton's method, more by the shared passes of the grid solver.
+    Up to 2,048 rows, and twice the dimensions, are solved exactly by Newton's method (see dual), more by the shared
+    passes of the grid solver.
     """
 
     _loss = SQUARED_HINGE
@@ -235,6 +235,3 @@ class LinearSVMHead(_LinearHead):
         self.tol = tol
         self.memory_limit = memory_limit
         self.random_state = random_state
-
-    def _wants_calibration(self) -> bool:
-        return True

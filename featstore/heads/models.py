@@ -165,13 +165,18 @@ class KernelModel:
 
 def rbf_kernel(a: NDArray[Any], b: NDArray[Any], gamma: float) -> NDArray[np.float64]:
     """Return exp(-gamma ||a_i - b_j||^2), (m, l) float64, for rows ``a`` (m, d) and ``b`` (l, d)."""
+    squares = squared_distances(a, b)
+    squares *= -gamma
+    return np.asarray(np.exp(squares, out=squares))
+
+
+def squared_distances(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    """Return ||a_i - b_j||^2, (m, l) float64, for rows ``a`` (m, d) and ``b`` (l, d)."""
     squares = (a @ b.T).astype(np.float64)
     squares *= -2
     squares += np.einsum("ij,ij->i", a, a, dtype=np.float64)[:, None]
     squares += np.einsum("ij,ij->i", b, b, dtype=np.float64)
-    np.maximum(squares, 0, out=squares)
-    squares *= -gamma
-    return np.asarray(np.exp(squares, out=squares))
+    return np.asarray(np.maximum(squares, 0, out=squares))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -105,15 +105,27 @@ class Workers:
 
 
 @contextmanager
+def few_threads(rows: int, dimension: int) -> Iterator[None]:
+    """Keep BLAS to one thread where data is small: its threads wait for each other by spinning.
+
+    Between many short products that costs more than it brings, and on cores that others use as well ten times more.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas") if rows * dimension < _WORTH_THREADS else nullcontext():
+        yield
+
+
+@contextmanager
 def workers_for(rows: TrainingRows) -> Iterator[Workers]:
     """Yield workers for passes over ``rows``: one a BLAS thread, with BLAS kept to one; none for small data."""
     from threadpoolctl import threadpool_info, threadpool_limits
 
     threads = max((info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"), default=1)
     with ExitStack() as stack:
+        stack.enter_context(threadpool_limits(1, user_api="blas"))
         executors = []
         if threads > 1 and len(rows.labels.codes) * rows.dimension >= _WORTH_THREADS:
-            stack.enter_context(threadpool_limits(1, user_api="blas"))
             executors = [stack.enter_context(ThreadPoolExecutor(1, "featstore-head")) for _ in range(threads)]
         yield Workers(executors)
 

@@ -20,7 +20,8 @@ def held_out(
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return (train_rows, test_rows), both increasing: stratified, groups whole, every class on both sides.
 
-    ``y``: (n,) labels; ``groups``: (n,) any values, equal ones stay together; ``fraction``: of the rows, in (0, 1).
+    ``y``: (n,) labels; ``groups``: (n,) any values, equal ones stay together, None stands alone; ``fraction``: of the
+    rows, in (0, 1).
     Raises DataError: one class only, a class with a single picture or group, no rows.
     """
     if not 0 < fraction < 1:
@@ -94,6 +95,9 @@ def _group_codes(groups: ArrayLike | None, rows: int) -> NDArray[np.intp]:
     values = np.asarray(groups)
     if values.shape != (rows,):
         raise DataError(f"{rows:,} rows and {values.size:,} groups; there must be one group a row")
+    if values.dtype == object:
+        # Values of several types, or None, cannot be sorted.
+        return equal_bytes_groups(values.tolist())
     return np.unique(values, return_inverse=True)[1].astype(np.intp)
 
 

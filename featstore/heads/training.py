@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from featstore import defaults
 from featstore.errors import UsageError
@@ -63,16 +63,19 @@ def train_head(
     Labels become strings; the class order is ``sorted()`` of them and is kept with the head. ``groups`` (n,): rows of
     equal groups share a fold. ``folds``: a number of folds, or a fraction to hold out once. ``options`` go to the
     estimator. ``fingerprint`` and ``identity``: of the store; ``meta``: anything else to keep (split, label version).
-    Raises UsageError: unknown kind, one class, a class with one picture, NaN, shapes that differ, bad options.
+    Raises UsageError: unknown kind, a missing label, one class, a class with one picture, NaN, shapes that differ, bad
+    options.
     """
     if kind not in HEADS:
         raise UsageError(f"there is no head {kind!r}; choose one of {', '.join(HEADS)}")
     chosen = HEADS[kind]
-    labels = np.array([str(label) for label in np.asarray(y).tolist()])
+    labels = texts(y)
     if len(labels) != X.shape[0]:
         raise DataError(f"{X.shape[0]:,} rows of features and {len(labels):,} labels; there must be one label a row")
     splits.require_two_of_each(labels, groups)
     if chosen.regularised:
+        if isinstance(class_weight, Mapping):
+            class_weight = {str(label): weight for label, weight in class_weight.items()}
         options = {"C": C, "class_weight": class_weight, **options}
     elif class_weight is not None or C != "auto":
         raise UsageError(f"{kind} has neither C nor class weights; leave these options out")
@@ -96,6 +99,16 @@ def train_head(
     }
     classes = [str(name) for name in estimator.classes_]
     return TrainedHead(kind, classes, estimator.model_, fingerprint, dict(identity or {}), about)
+
+
+def texts(y: ArrayLike) -> NDArray[np.str_]:
+    """Return labels (n,) as text. Raises DataError where one is missing (None or NaN)."""
+    # As objects: numpy makes the text "nan" of a NaN among texts.
+    labels = np.asarray(y, object).tolist()
+    missing = sum(label is None or label != label for label in labels)
+    if missing:
+        raise DataError(f"{missing:,} row(s) have no label; leave them out")
+    return np.array([str(label) for label in labels])
 
 
 def versions() -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 _RANK: Final = 256
 _OVERSAMPLING: Final = 32
@@ -50,9 +51,11 @@ def spectrum_of(sample: NDArray[Any], seed: int = 0) -> Spectrum:
         return Spectrum(basis, np.maximum(values, 0.0), 0.0)
     random = np.random.default_rng(seed)
     block = random.standard_normal((dimension, _RANK + _OVERSAMPLING)).astype(gram.dtype)
-    for _ in range(_ITERATIONS):
-        block = np.linalg.qr(gram @ block)[0]
-    values, inner = np.linalg.eigh((block.T @ (gram @ block)).astype(np.float64))
+    # In one thread: factors of thin matrices are many short steps, between which BLAS threads wait by spinning.
+    with threadpool_limits(1, user_api="blas"):
+        for _ in range(_ITERATIONS):
+            block = np.linalg.qr(gram @ block)[0]
+        values, inner = np.linalg.eigh((block.T @ (gram @ block)).astype(np.float64))
     values = np.maximum(values[_OVERSAMPLING:], 0.0)
     basis = block @ inner[:, _OVERSAMPLING:].astype(block.dtype)
     tail = max(0.0, (float(np.trace(gram, dtype=np.float64)) - float(values.sum())) / (dimension - _RANK))

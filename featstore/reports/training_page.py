@@ -68,6 +68,7 @@ def write_training_page(
                 ("learnt from", f"{split.names[0]}: {len(split.train):,} pictures"),
                 ("judged by", f"{split.names[1]}: {len(split.test):,} pictures"),
                 ("seed", str(trained.head.meta.get("seed"))),
+                *_calibration(trained),
                 ("intervals", f"accuracy: Wilson; others: bootstrap, {trained.report.replicates:,} replicates"),
                 (
                     "time",
@@ -77,3 +78,11 @@ def write_training_page(
             ],
         },
     )
+
+
+def _calibration(trained: TrainReport) -> list[tuple[str, str]]:
+    found = trained.calibration
+    if found is None:
+        return []
+    before, after = (found[when]["calibration_error"] for when in ("before", "after"))
+    return [("calibration", f"temperature scaling: calibration error {before:.4f} before, {after:.4f} after")]

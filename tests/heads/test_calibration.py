@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.special import softmax as reference_softmax
 
-from featstore.heads.calibration import fit_scale, log_softmax, softmax
+from featstore.heads.calibration import fit_scale, log_softmax, rescale, softmax
+from featstore.heads.evaluation import before_calibration, evaluate
 
 
 def test_softmax_of_many_columns_is_scipys():
@@ -36,3 +37,19 @@ def test_separated_rows_give_a_finite_scale():
     decisions = np.array([[-2.0], [-1.0], [1.0], [2.0]])
     found = fit_scale(decisions, np.array([0, 0, 1, 1]), 2)
     assert 0.1 < found < 100
+
+
+@pytest.mark.parametrize("columns", [1, 4])
+def test_rescaling_probabilities_is_rescaling_decisions(columns):
+    decisions = np.random.default_rng(0).normal(scale=3, size=(200, columns))
+    np.testing.assert_allclose(rescale(softmax(decisions, 2.5), 1 / 2.5), softmax(decisions), atol=1e-12)
+    np.testing.assert_array_equal(rescale(np.array([[1.0, 0.0]]), 0.5).round(6), [[1.0, 0.0]])
+
+
+def test_figures_from_before_calibration_are_those_of_the_plain_decisions():
+    random = np.random.default_rng(1)
+    codes = random.integers(0, 3, 500)
+    decisions = 6 * (np.eye(3)[codes] + random.normal(size=(500, 3)))
+    plain = evaluate(codes, softmax(decisions), [0, 1, 2], replicates=2)
+    before = before_calibration(codes, softmax(decisions, 0.3), [0, 1, 2], 0.3)
+    assert before == pytest.approx({name: plain.estimates[name].value for name in before})

@@ -67,3 +67,54 @@ def test_rows_of_weight_zero_and_of_the_held_out_fold_have_no_say():
     assert not held.weights[70:].any()
     alone = dual.solve(kernel[:70, :70], Labels(codes[:70], folds[:70], None), [Problem(0.1, None)])[0]
     np.testing.assert_allclose(held.weights[:70], alone.weights, atol=1e-10)
+
+
+@pytest.mark.parametrize("weights", [None, np.array([2.0, 0.5, 1.0, 3.0])])
+def test_columns_that_share_an_inverse_are_those_solved_alone(weights):
+    features, _ = blobs(200, 30, 4, apart=0.8, dtype=np.float64)
+    codes, folds = np.arange(200) % 4, np.arange(200) // 4 % 5
+    kernel = features @ features.T / 30
+    problems = [Problem(C, fold) for C in (0.001, 0.1, 10.0) for fold in (1, None)]
+    together = dual.solve(kernel, Labels(codes, folds, weights), problems)
+    # Most rows are inside the margin at the smallest C and few at the largest: both ways to solve are taken.
+    inside = [(np.eye(4)[codes] * 2 - 1) * solution.decisions < 1 for solution in together]
+    assert inside[0].mean() > 0.9
+    assert inside[-1].mean() < 0.5
+    for column in range(4):
+        row_weights = None if weights is None else weights[codes]
+        own = _BinaryLabels((codes == column).astype(np.intp), folds, None, row_weights)
+        for one, shared in zip(dual.solve(kernel, own, problems), together, strict=True):
+            assert one.converged
+            np.testing.assert_allclose(shared.decisions[:, column], one.decisions[:, 0], atol=1e-9)
+
+
+class _BinaryLabels(Labels):
+    """One class against the rest, each row with the weight that its class has among all."""
+
+    def __init__(self, codes, folds, class_weights, row_weights):
+        super().__init__(codes, folds, class_weights)
+        object.__setattr__(self, "row_weights", row_weights)
+
+    def weights_of(self, codes, dtype):
+        return self.row_weights
+
+
+def test_a_tolerance_ends_earlier_with_nearly_the_same_objective():
+    features, _ = blobs(300, 20, 3, apart=0.3, dtype=np.float64)
+    labels = Labels(np.arange(300) % 3, np.zeros(300, np.intp), None)
+    kernel = features @ features.T
+    exact = dual.solve(kernel, labels, [Problem(0.1, None)])[0]
+    rough = dual.solve(kernel, labels, [Problem(0.1, None)], tol=dual.FOLD_TOLERANCE)[0]
+    assert rough.converged
+    assert rough.steps <= exact.steps
+    assert exact.objective <= rough.objective <= exact.objective * (1 + 1e-5)
+    again = dual.solve(kernel, labels, [Problem(0.1, None)], start=(exact.weights, exact.intercept))[0]
+    assert again.steps <= 2
+    assert again.objective == pytest.approx(exact.objective, rel=1e-12)
+
+
+def test_more_steps_than_allowed_are_told(monkeypatch):
+    monkeypatch.setattr(dual, "_STEPS", 1)
+    features, _ = blobs(300, 20, 3, apart=0.3, dtype=np.float64)
+    labels = Labels(np.arange(300) % 3, np.zeros(300, np.intp), None)
+    assert not dual.solve(features @ features.T, labels, [Problem(1.0, None)])[0].converged

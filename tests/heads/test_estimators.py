@@ -144,11 +144,34 @@ def test_cv_results_name_the_chosen_C():
     np.testing.assert_allclose(splits.std(axis=0), results["std_accuracy"])
 
 
-@pytest.mark.parametrize("weight", ["unbalanced", {"nothing": 1.0}, {"class 0": -1.0}])
-def test_bad_class_weights_are_refused(weight):
+@pytest.mark.parametrize(
+    "weight",
+    ["unbalanced", {"nothing": 1.0}, *({"class 0": value} for value in (-1.0, 0.0, np.inf, np.nan, "2", None))],
+)
+@pytest.mark.parametrize("head", [LogisticHead, LinearSVMHead, KernelSVMHead])
+def test_bad_class_weights_are_refused(head, weight):
     X, y = blobs(60, 4, 2)
     with pytest.raises(DataError, match=r"class_weight|weight of class"):
-        LogisticHead(class_weight=weight).fit(X, y)
+        head(class_weight=weight).fit(X, y)
+
+
+@pytest.mark.parametrize("head", [LogisticHead(), LinearSVMHead(), KernelSVMHead(Cs=(1.0, 10.0), gammas=(1.0,))])
+def test_a_class_of_weight_zero_teaches_nothing(head):
+    X, y = blobs(240, 6, 3, apart=1.5, seed=7)
+    weighted = clone(head).set_params(class_weight={"class 2": 0.0}).fit(X, y)
+    assert set(weighted.predict(X)) == {"class 0", "class 1"}
+    rest = y != "class 2"
+    assert weighted.score(X[rest], y[rest]) > 0.9
+
+
+def test_small_svms_respect_the_memory_limit_and_reach_the_same_optimum():
+    X, y = blobs(200, 120, 3, apart=0.4, seed=9, dtype=np.float64)
+    exact = LinearSVMHead(C=0.1).fit(X, y)
+    assert not hasattr(exact, "effort_")
+    streamed = LinearSVMHead(C=0.1, memory_limit=1000, tol=1e-10).fit(Streamed(X), y)
+    assert streamed.effort_.passes > 10
+    assert streamed.objective_ == pytest.approx(exact.objective_, rel=1e-8)
+    np.testing.assert_allclose(streamed.predict_proba(X), exact.predict_proba(X), atol=1e-2)
 
 
 def test_balanced_weights_help_the_rare_class():

@@ -128,3 +128,12 @@ def test_equal_digests_are_one_group_and_none_is_alone():
     groups = splits.equal_bytes_groups([b"x", None, b"y", b"x", None])
     assert groups[0] == groups[3]
     assert len(set(groups)) == 4
+
+
+def test_groups_may_be_of_several_types_and_none_stands_alone():
+    y = np.array(["a", "b"] * 10)
+    groups = np.array([None, "x", 3, 3, 3, "x"] + [None] * 14, object)
+    train, test = splits.held_out(y, groups=groups, fraction=0.5, seed=0)
+    for members in ([1, 5], [2, 3, 4]):
+        assert np.isin(members, train).all() or np.isin(members, test).all()
+    assert len(train) == len(test) == 10

@@ -33,6 +33,14 @@ def test_class_order_is_that_of_sorted_text():
     assert set(head.predict(X)) <= {"1", "10", "2"}
 
 
+def test_labels_and_weights_that_are_numbers_go_through_to_the_report():
+    X, _ = blobs(90, 4, 3)
+    y = np.arange(90) % 3
+    head = train_head(X, y, C=1.0, class_weight={0: 1, 1: 2.0, 2: 0.5})
+    assert head.meta["parameters"]["class_weight"] == {"0": 1, "1": 2.0, "2": 0.5}
+    assert evaluate(y, head.predict_proba(X), head.classes, replicates=2).rows == 90
+
+
 def test_blocks_and_arrays_train_the_same_head():
     X, y = blobs(300, 6, 2)
     a, b = train_head(X, y), train_head(Streamed(X), y)
@@ -47,6 +55,8 @@ def test_blocks_and_arrays_train_the_same_head():
         (["a"] * 6, "only one class"),
         (["a"] * 5 + ["b"], "one picture"),
         (["a", "b"] * 2, "one label a row"),
+        (["a", "a", "b", "b", None, "b"], "1 row.s. have no label"),
+        (["a", "a", "b", "b", float("nan"), "b"], "1 row.s. have no label"),
     ],
 )
 def test_labels_that_teach_nothing_end_in_one_line(kind, labels, message):

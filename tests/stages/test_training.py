@@ -33,6 +33,7 @@ def test_a_saved_head_predicts_what_the_trained_one_did(chain, tmp_path, kind):
     assert told["split"]["train"] == "train"
     assert told["split"]["test"] == "val"
     assert loaded.meta["report"]["confusion"] == told["held_out"]["confusion"]
+    assert (told["calibration"] is None) == (kind == "knn")
 
 
 @pytest.mark.parametrize("kind", sorted(HEADS))

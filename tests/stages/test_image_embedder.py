@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
+
+import featstore
+from featstore import ImageEmbedder
+from featstore.errors import UsageError
+from featstore.heads import LogisticHead
+from featstore.store import FeatureStore
+from tests.made import picture, tiny_backbone, write_pictures
+
+
+@pytest.fixture(scope="module")
+def embedder():
+    return ImageEmbedder(tiny_backbone(), engine="torch", batch=4, workers=2)
+
+
+def paths_of(chain):
+    store = FeatureStore.open(chain.store)
+    return [chain.folder / key for key in store.keys], store
+
+
+def test_a_pipeline_classifies_pictures(chain, embedder):
+    paths, store = paths_of(chain)
+    pipeline = make_pipeline(embedder, LogisticHead(C=1.0, cv=3)).fit(paths, store.labels)
+    assert (pipeline.predict(paths) == store.labels).mean() >= 0.9
+    assert list(pipeline[:-1].get_feature_names_out()) == [f"imageembedder{i}" for i in range(8)]
+
+
+def test_features_are_those_of_the_store_whatever_a_picture_comes_as(chain, embedder):
+    paths, store = paths_of(chain)
+    expected = store.features()
+    found = embedder.transform(paths)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    images = [Image.open(path) for path in paths]
+    for form in (
+        np.array([str(path) for path in paths]),
+        np.array([str(path) for path in paths], object)[:, None],
+        images,
+        [np.asarray(image) for image in images],
+    ):
+        np.testing.assert_array_equal(embedder.transform(form), found)
+
+
+def transparent_palette():
+    image = picture(3).quantize(8)
+    image.info["transparency"] = 2
+    return image
+
+
+def turned():
+    image = picture(4)
+    image.getexif()[0x0112] = 6
+    return image
+
+
+SPECIAL = {
+    "gray": lambda: picture(1).convert("L"),
+    "one-bit": lambda: picture(1).convert("1"),
+    "alpha": lambda: Image.merge("RGBA", [*picture(2).split(), picture(5).convert("L")]),
+    "palette": transparent_palette,
+    "16-bit": lambda: Image.fromarray((np.arange(480, dtype=np.uint16) * 130).reshape(20, 24)),
+    "turned": turned,
+    "cmyk": lambda: picture(6).convert("CMYK"),
+    "float": lambda: Image.fromarray(np.linspace(0, 1, 480, dtype=np.float32).reshape(20, 24)),
+}
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_an_image_in_memory_is_read_as_its_file_is(embedder, tmp_path, kind):
+    image = SPECIAL[kind]()
+    file = tmp_path / ("a.tif" if kind in ("cmyk", "float") else "a.png")
+    image.save(file, **({"exif": image.getexif()} if kind == "turned" else {}))
+    np.testing.assert_array_equal(embedder.transform([image, image]), embedder.transform([file, Image.open(file)]))
+
+
+def test_a_picture_that_cannot_be_read_is_named_in_one_line(embedder, tmp_path):
+    good = write_pictures(tmp_path, ["a.png", "b.png"])
+    (tmp_path / "b.png").write_bytes((good / "b.png").read_bytes()[:300])
+    for bad in (tmp_path / "b.png", tmp_path / "none.png"):
+        with pytest.raises(UsageError, match=bad.name) as caught:
+            embedder.transform([tmp_path / "a.png", bad])
+        assert "\n" not in str(caught.value)
+    with Image.open(tmp_path / "b.png") as broken, pytest.raises(UsageError, match=r"b\.png: cannot be read"):
+        embedder.transform([broken])
+
+
+@pytest.mark.parametrize(
+    ("pictures", "message"),
+    [
+        ("a.png", "in a list"),
+        (picture(0), "in a list"),
+        (7, "in a list"),
+        ([3], "picture 0 is a int"),
+        ([np.zeros((4, 4), np.float32)], "of uint8"),
+        ([np.zeros((4, 4, 2), np.uint8)], "of uint8"),
+        ([np.zeros((0, 4), np.uint8)], "of uint8"),
+    ],
+)
+def test_what_is_no_picture_is_refused_by_fit_and_transform(embedder, pictures, message):
+    for method in (embedder.fit, embedder.transform):
+        with pytest.raises(UsageError, match=message):
+            method(pictures)
+
+
+def test_parameters_are_checked_when_it_is_used_and_copies_load_for_themselves(embedder):
+    for wrong in ({"backbone": "none"}, {"engine": "none"}, {"decode": "none"}, {"batch": 0}):
+        with pytest.raises(UsageError):
+            clone(embedder).set_params(**wrong).fit([picture(0)])
+    expected = embedder.transform([picture(0)])
+    copy = pickle.loads(pickle.dumps(embedder))
+    assert len(pickle.dumps(copy)) < 100_000
+    np.testing.assert_array_equal(copy.transform([picture(0)]), expected)
+    changed = clone(embedder).set_params(backbone=tiny_backbone(1, dimension=5))
+    assert changed.transform([]).shape == (0, 5)
+
+
+def test_it_is_found_in_featstore_without_loading_it():
+    assert featstore.ImageEmbedder is ImageEmbedder
+    code = "import sys, featstore; print('ImageEmbedder' in dir(featstore), 'sklearn' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["True", "False"]
