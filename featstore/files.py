@@ -14,7 +14,7 @@ from typing import Any
 
 import xxhash
 
-from featstore.errors import DamagedError
+from featstore.errors import DamagedError, UsageError
 
 TEMPORARY_SUFFIX = ".tmp"
 _READ_BYTES = 4 << 20
@@ -44,6 +44,15 @@ def make_directory(directory: Path, below: Path | None = None) -> None:
     sync_directory(directory.parent)
 
 
+def require_place(path: Path) -> None:
+    """Raise UsageError where no file can be put at ``path``: asked before the work whose result it is to hold."""
+    folder = Path(path).absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"{path}: there is no folder {folder}; make it first, or name another place")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"{path}: the folder {folder} may not be written; get access to it, or name another place")
+
+
 @contextlib.contextmanager
 def new_file(path: Path, *, exclusive: bool = False, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on a clean exit sync it (if ``durable``) and give it its name.
@@ -70,7 +79,7 @@ def new_file(path: Path, *, exclusive: bool = False, durable: bool = True) -> It
             sync_directory(path.parent)
     except OSError as error:
         # A write knows its handle only; a person wants to know which disk is full.
-        if error.filename is None and not isinstance(error, FileExistsError):
+        if error.filename in (None, os.fspath(temporary)) and not isinstance(error, FileExistsError):
             error.filename = os.fspath(path)
         raise
     finally:

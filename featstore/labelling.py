@@ -32,7 +32,7 @@ def label(
     key = columns.id or columns.path
     if key is None:
         raise UsageError(
-            f"{table}: has no column of keys; name it with key_column: the columns are {', '.join(opened.columns)}"
+            f"{table}: has no column of keys; name it with --key-column: the columns are {', '.join(opened.columns)}"
         )
     at = {name: position for position, name in enumerate(opened.columns)}
     names = {name: name for name in opened.columns if name not in (key, columns.label, columns.split)}

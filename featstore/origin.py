@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featstore.errors import DamagedError, FeatstoreError
+from featstore.errors import DamagedError, FeatstoreError, UsageError
 from featstore.store import FeatureStore, Identity
 from featstore.store.manifest import Manifest
 
@@ -75,6 +75,20 @@ def generation_number(store: FeatureStore) -> int:
     """Return the store's generation as one number that grows with every change of its rows."""
     epoch, segments, finished = store.generation
     return (epoch << 48) + (segments << 24) + finished
+
+
+def require_vectors(store: FeatureStore) -> None:
+    """Raise UsageError, with what to do about it, where ``store`` has no vectors."""
+    counts = store.counts
+    if len(store):
+        return
+    if counts.pending:
+        state = f"{counts.pending:,} of {counts.images:,} pictures are pending; run the same featstore extract again"
+    elif counts.failures:
+        state = f"none of its {counts.failures:,} pictures could be read (featstore failures {store.path} tells why)"
+    else:
+        state = "it is empty; featstore extract fills it"
+    raise UsageError(f"{store.path}: has no vectors yet: {state}")
 
 
 def state_of_store(store: FeatureStore) -> list[str]:

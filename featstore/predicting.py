@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore import defaults
+from featstore import defaults, sealed
 from featstore.embedding import inputs_of, open_embedder
 from featstore.errors import UsageError
 from featstore.origin import origin_of_head, state_of_store
@@ -117,6 +117,10 @@ def read_head(path: str | os.PathLike[str]) -> TrainedHead:
     from featstore.heads import load_head
 
     try:
+        if not sealed.begins_like_one(Path(path)):
+            raise UsageError(
+                f"{os.fspath(path)}: is no head, or its first bytes are damaged; the head comes first: featstore predict HEAD PICTURES"
+            )
         return load_head(Path(path))
     except FileNotFoundError:
         raise UsageError(f"{os.fspath(path)}: there is no such head; make one with featstore train") from None

@@ -185,6 +185,12 @@ def _write_header(path: Path, header_bytes: int, value: dict[str, Any]) -> None:
         file.write(_header_text(value, header_bytes))
 
 
+def begins_like_one(path: Path) -> bool:
+    """Return whether a file begins as sealed files do: False for what was never one. Raises OSError."""
+    with open(path, "rb", buffering=0) as file:
+        return file.read(len(MAGIC)) == MAGIC.encode()
+
+
 def read_header(path: Path, kind: str | None = None) -> dict[str, Any]:
     """Return the header's JSON plus ``header_bytes``, reading nothing else.
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 import click
 
 import featstore
+from featstore.command import run
 from featstore.reports.search_page import write_search_page
+
+SHOWN = 3
 
 
 @click.command()
@@ -29,10 +32,10 @@ def main(
     write_search_page(found, page)
 
     for query in found.queries:
-        best = query.neighbours[0] if query.neighbours else None
-        click.echo(f"{query.name}: " + (f"{best.key} ({best.score:.3f})" if best else query.message))
+        nearest = ", ".join(f"{one.key} ({one.score:.3f})" for one in query.neighbours[:SHOWN])
+        click.echo(f"{query.name}: {nearest or query.message}")
     click.echo(f"page: {page}")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

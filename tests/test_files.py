@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featstore import files
-from featstore.errors import DamagedError
+from featstore.errors import DamagedError, UsageError
 
 
 def test_new_file_appears_whole(tmp_path):
@@ -27,6 +27,21 @@ def test_an_error_leaves_nothing_and_the_old_file(tmp_path):
         raise RuntimeError
     assert (tmp_path / "a").read_text() == "old"
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_place_where_no_file_can_be_put_is_said_before_the_work(tmp_path):
+    files.require_place(tmp_path / "a")
+    with pytest.raises(UsageError, match="nowhere; make it first"):
+        files.require_place(tmp_path / "nowhere" / "a")
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="there is no folder"):
+        files.require_place(tmp_path / "file" / "a")
+
+
+def test_an_error_of_the_disk_names_the_file_and_not_its_temporary_name(tmp_path):
+    with pytest.raises(OSError, match="No such file") as raised:
+        files.write_bytes(tmp_path / "nowhere" / "a", b"")
+    assert raised.value.filename == str(tmp_path / "nowhere" / "a")
 
 
 def test_exclusive_keeps_the_first(tmp_path):

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from featstore.errors import DamagedError
-from featstore.origin import Origin, origin_of_store, state_of_store
+from featstore.errors import DamagedError, UsageError
+from featstore.origin import Origin, origin_of_store, require_vectors, state_of_store
 from featstore.store import FeatureStore
 from featstore.store.manifest import Manifest
 from tests.store.building import Pictures, identity, plan, work
@@ -53,3 +53,17 @@ def test_failures_pending_pictures_and_untrained_weights_are_said(folder):
     untrained, pending, _ = state_of_store(FeatureStore.open(folder))
     assert untrained.startswith("the weights random:7 are untrained")
     assert "1 of 4 pictures are pending" in pending
+
+
+def test_a_store_without_vectors_says_what_to_do(tmp_path):
+    source = Pictures({b"a": -1, b"b": -2})
+    plan(tmp_path / "s", source)
+    with pytest.raises(UsageError, match="2 of 2 pictures are pending; run the same"):
+        require_vectors(FeatureStore.open(tmp_path / "s"))
+    work(tmp_path / "s", source)
+    with pytest.raises(UsageError, match="none of its 2 pictures could be read"):
+        require_vectors(FeatureStore.open(tmp_path / "s"))
+    source.content.clear()
+    plan(tmp_path / "s", source)
+    with pytest.raises(UsageError, match="it is empty"):
+        require_vectors(FeatureStore.open(tmp_path / "s"))

@@ -5,6 +5,6 @@ Importing this package loads torch; nothing else of featstore does so before a b
 
 from featstore.backbones.base import Backbone
 from featstore.backbones.catalogue import BackboneInfo, list_backbones
-from featstore.backbones.load import load_backbone
+from featstore.backbones.load import backbone_name, known_weights, load_backbone
 
-__all__ = ["Backbone", "BackboneInfo", "list_backbones", "load_backbone"]
+__all__ = ["Backbone", "BackboneInfo", "backbone_name", "known_weights", "list_backbones", "load_backbone"]

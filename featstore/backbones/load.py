@@ -47,6 +47,16 @@ def load_backbone(name: str = defaults.BACKBONE, weights: str | None = None) -> 
     return _from_file(architecture, _recognise(architecture, file), file, file.name)
 
 
+def backbone_name(name: str) -> str:
+    """Return the one name of what load_backbone finds under ``name``. Raises UsageError where there is none."""
+    return architectures.find(name).name
+
+
+def known_weights(name: str, weights: str) -> bool:
+    """Return whether ``weights`` of the backbone ``name`` are published or random: to be had by their name alone."""
+    return _RANDOM.fullmatch(weights) is not None or _published(architectures.find(name), weights) is not None
+
+
 def _published(architecture: Architecture, asked: str) -> WeightsEntry | None:
     """Return the published weights called ``asked``: a bare name, DEFAULT, or with the enumeration's name in front."""
     bare = re.sub(r"^\w+_Weights\.", "", asked)

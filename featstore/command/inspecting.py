@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from featstore.command.output import columns, json_option, printable, show
+from featstore.command.output import columns, counted, json_option, printable, show
 
 _LISTED = 20
 
@@ -40,20 +40,27 @@ def _store_text(found: dict[str, Any]) -> str:
     lines = [
         f"{found['path']}: {found['images']:,} images = {found['vectors']:,} vectors + {found['failures']:,} failures + {found['pending']:,} pending",
         f"features: {identity['dimension']}-d {identity['dtype']} of {identity['backbone']} ({identity['layer']}), weights {found['weights_name']}",
-        f"identity: {found['fingerprint'][:16]}; decoder {identity['decoder']}, precision {identity['precision']}, preprocessing {identity['preprocessing']}",
+        f"identity: {found['fingerprint'][:16]}; decoder {identity['decoder']}, precision {identity['precision']}, {_preprocessing_text(identity['preprocessing'])}",
         f"units: {found['units']:,} of {found['unit_rows']:,} rows; {found['bytes'] / 2**20:,.1f} MiB; {found['retired']:,} retired rows (featstore compact purges)",
     ]
     lines += [f"source: {source.get('kind')} {printable(str(source.get('location')))}" for source in found["sources"]]
     for name in ("labels", "splits"):
         counts = [f"{printable(value)} {count:,}" for value, count in found[name].items()]
         more = f", ... ({len(counts)} in all)" if len(counts) > _LISTED else ""
-        lines.append(f"{name}: " + (", ".join(counts[:_LISTED]) + more if counts else "none"))
+        whose = " of the pictures with vectors" if found["pending"] else ""
+        lines.append(f"{name}{whose}: " + (", ".join(counts[:_LISTED]) + more if counts else "none"))
     lines.append(f"columns: {', '.join(map(printable, found['columns']))} (version {found['label_version']})")
     lines += [
-        f"made by: {made['engine']} on {made['device']}, {made['version']} ({made['units']:,} parts)"
+        f"made by: {made['engine']} on {made['device']}, {made['version']} ({counted(made['units'], 'part')})"
         for made in found["made_by"]
     ]
     return "\n".join(lines)
+
+
+def _preprocessing_text(value: dict[str, Any]) -> str:
+    # Other versions of featstore may describe it in other words.
+    known = [f"{name} {value[name]}" for name in ("resize", "crop", "interpolation") if name in value]
+    return ", ".join(known) or str(value)
 
 
 def _features_text(found: dict[str, Any]) -> str:
@@ -84,17 +91,15 @@ def _head_text(found: dict[str, Any]) -> str:
 
 
 def _index_text(found: dict[str, Any]) -> str:
-    from featstore.command.searching import recall_text
+    from featstore.command.indexing import contract_lines
 
     lines = [
         f"{found['path']}: {found['rows']:,} vectors, {found['factory']}, {found['metric']}; {found['removed']:,} removed, {found['labelled']:,} labelled",
-        recall_text(found["exact"], found["recall"]),
+        *contract_lines(found),
+        *([found["standing"]] if found["holds"] is not None else []),
         _features_text(found),
         f"store: {printable(found['store'])}" + ("" if found["store_found"] else " (not there any more)"),
     ]
-    if found["trials"]:
-        names = list(found["trials"][0])
-        lines.append(columns([tuple(trial.get(name) for name in names) for trial in found["trials"]], tuple(names)))
     if found["stale"]:
         lines.append(f"note: {printable(found['stale'])}")
     return "\n".join(lines)
@@ -157,7 +162,7 @@ def failures(store: str, as_json: bool, as_csv: bool) -> None:
             for key, failure in found
         ],
     }
-    lines = [f"{store}: {len(found):,} failures"]
+    lines = [f"{store}: {counted(len(found), 'failure')}"]
     if found:
         lines.append(columns([(count, reason) for reason, count in reasons.most_common()], ("images", "reason")))
         lines += [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import sys
 import threading
@@ -48,6 +49,11 @@ def columns(rows: list[tuple[Any, ...]], header: tuple[str, ...]) -> str:
         for row in [header, *cells]
     ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """Return a number with its noun: 1 class, 2 classes."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 class Bar:
@@ -97,6 +103,10 @@ def stop_on_signals() -> Iterator[tuple[threading.Event, Callable[[], int]]]:
             raise KeyboardInterrupt
         received[0] = number
         stop.set()
+        told = b"\nstopping after the pictures at hand; once more ends at once\n" if number == signal.SIGINT else b""
+        # Not through the file object: it may be in use by what the signal interrupted.
+        with contextlib.suppress(OSError):
+            os.write(2, told)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -126,6 +126,7 @@ class TarSource:
         self.location = str(self._path)
         default = self._path if self._path.is_dir() else self._path.parent
         self.root = Path(os.path.abspath(root)) if root is not None else default
+        self.notes: list[str] = []
         self.layout: str | None = None
         self.ignored = 0
         self._all_files = all_files

@@ -65,6 +65,8 @@ class Source(Protocol):
     """Where relative locations are resolved."""
     layout: str | None
     """The rule by which a folder's paths give labels and splits; None for other kinds."""
+    notes: list[str]
+    """What may surprise about how the source is read, in words."""
     ignored: int
     """Files that the last complete run of ``chunks`` passed over because of their names."""
 

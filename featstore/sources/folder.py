@@ -112,22 +112,34 @@ def is_archive_name(found: Found) -> bool:
     return not found.hidden and found.entry.name.lower().endswith(b".tar")
 
 
-def detect_layout(folder: Path, all_files: bool) -> str:
-    """Return the layout of ``folder`` by the rules that FolderSource documents."""
+def detect_layout(folder: Path, all_files: bool) -> tuple[str, list[str]]:
+    """Return the layout of ``folder`` by the rules that FolderSource documents, and what may surprise about it."""
     level = _enter(os.fsencode(folder), b"", None, 0, None)
-    directories = []
+    directories, picture = [], None
     for entry in level.entries:
         hidden = entry.name.startswith(b".")
         if _is_directory(entry):
             directories += [] if hidden else [entry.name]
-        elif is_taken(Found(entry.name, entry, hidden), all_files):
-            return "flat"
+        elif picture is None and is_taken(Found(entry.name, entry, hidden), all_files):
+            picture = entry.name
+    if picture is not None:
+        below = next((name for name in directories if _holds_input(folder, name, all_files)), None)
+        return "flat", [] if below is None else [
+            f"{shown(picture)} lies directly in the folder, so folders such as {shown(below)} are no classes "
+            "(--layout class makes them)"
+        ]
+    splits = [name for name in directories if name.lower() in SPLIT_NAMES]
     others = [name for name in directories if name.lower() not in SPLIT_NAMES]
     if not directories:
-        return "flat"
-    if len(others) < len(directories) and not any(_holds_input(folder, name, all_files) for name in others):
-        return "split/class"
-    return "class"
+        return "flat", []
+    other = next((name for name in others if _holds_input(folder, name, all_files)), None) if splits else None
+    if splits and other is None:
+        return "split/class", []
+    split = next((name for name in splits if _holds_input(folder, name, all_files)), None)
+    return "class", [] if split is None or other is None else [
+        f"{shown(split)} is taken for a class, since {shown(other)} beside it is no split "
+        "(--layout split/class takes all of them for splits)"
+    ]
 
 
 def _holds_input(folder: Path, name: bytes, all_files: bool) -> bool:
@@ -163,7 +175,8 @@ class FolderSource:
             raise UsageError(f"there is no layout {layout!r}; choose one of {', '.join(LAYOUTS)}")
         self.root = Path(os.path.abspath(folder if root is None else root))
         self.location = os.path.abspath(folder)
-        self.layout: str | None = layout or detect_layout(self.root, all_files)
+        found, self.notes = (layout, []) if layout is not None else detect_layout(self.root, all_files)
+        self.layout: str | None = found
         self.ignored = 0
         self._all_files = all_files
 
@@ -197,7 +210,7 @@ class FolderSource:
 
 def others_ignored(count: int) -> str:
     """Return the end of a message about an empty source: how much there was of other names."""
-    return f"; {count:,} files of other names were ignored (all_files takes them)" if count else ""
+    return f"; {count:,} files of other names were ignored (--all-files takes them)" if count else ""
 
 
 def labels_of(path: bytes, layout: str | None) -> tuple[str | None, str | None]:

@@ -81,6 +81,7 @@ class ListSource:
         except OSError as error:
             raise FeatstoreError(f"{self._name}: cannot be read ({error.strerror})") from None
         self.root = Path(os.path.abspath(root)) if root is not None else default
+        self.notes: list[str] = []
         self.layout: str | None = None
         self.ignored = 0
 

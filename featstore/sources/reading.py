@@ -70,7 +70,10 @@ def resolve(root: bytes, location: bytes) -> bytes:
     if b".." in location:
         location = os.path.normpath(location)
         if location == b".." or location.startswith(b"../"):
-            raise ReadFailure("outside-root", f"{shown(location)}: the relative path leaves {shown(root)}")
+            raise ReadFailure(
+                "outside-root",
+                f"{shown(location)}: the path leaves {shown(root)}; if it may, name a --root that holds both",
+            )
     return os.path.join(root, location)
 
 

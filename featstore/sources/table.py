@@ -96,6 +96,7 @@ class TableSource:
         self._path = Path(os.path.abspath(path))
         self.location = str(self._path)
         self.root = Path(os.path.abspath(root)) if root is not None else self._path.parent
+        self.notes: list[str] = []
         self.layout: str | None = None
         self.ignored = 0
         self._table = open_table(self._path)
@@ -109,7 +110,7 @@ class TableSource:
         if self.columns.path is None:
             raise UsageError(
                 f"{shown(self.location)}: has no column of paths ({', '.join(PATH_NAMES)}); "
-                f"name it with path_column: the columns are {_list(self._table)}"
+                f"name it with --path-column: the columns are {_list(self._table)}"
             )
         used = set(asdict(self.columns).values())
         self._metadata = [name for name in self._table.columns if name not in used]

@@ -48,6 +48,8 @@ def open_table(path: Path) -> Table:
         with open(path, "rb") as file:
             magic = file.read(4)
         table: Table = ParquetTable(path) if magic == b"PAR1" else CsvTable(path)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UsageError(f"{shown(path)}: cannot be read ({error.strerror})") from None
     except OSError as error:
         raise FeatstoreError(f"{shown(path)}: cannot be read ({error.strerror or error})") from None
     doubled = sorted({name for name in table.columns if table.columns.count(name) > 1})

@@ -116,6 +116,10 @@ class FeatureStore:
         """Return the number of vectors."""
         return len(self._live)
 
+    def __repr__(self) -> str:
+        spec = self.spec
+        return f"<FeatureStore {str(self.path)!r}: {len(self):,} x {spec.dimension} {spec.dtype}, {spec.backbone}>"
+
     @property
     def fingerprint(self) -> str:
         """The identity's fingerprint."""

@@ -66,18 +66,30 @@ class Identity:
         return cls(**value)
 
     def check(self, other: Identity, what: str) -> None:
-        """Raise IdentityError, naming each difference, unless ``other`` (of ``what``) is the same identity."""
-        ours, theirs = self.to_dict(), other.to_dict()
-        differences = [
-            f"{name} {_shown(theirs[name])} here, {_shown(ours[name])} there"
-            for name in ours
-            if ours[name] != theirs[name]
-        ]
+        """Raise IdentityError, naming each difference, unless ``other``, which was asked of ``what``, is the same identity."""
+        differences = _differences("", self.to_dict(), other.to_dict())
+        if self.backbone != other.backbone:
+            # Another network: all else that differs follows from that.
+            differences = differences[:1]
         if differences:
-            raise IdentityError(f"{what} has features of another identity: {'; '.join(differences)}")
+            raise IdentityError(
+                f"{what} has features of another identity: {'; '.join(differences)}; features of different identities "
+                "never mix: ask for what it was made with, or make a new one"
+            )
+
+
+def _differences(prefix: str, ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    found = []
+    for name in dict.fromkeys([*ours, *theirs]):
+        mine, other = ours.get(name), theirs.get(name)
+        if isinstance(mine, dict) and isinstance(other, dict):
+            found += _differences(f"{prefix}{name}.", mine, other)
+        elif mine != other:
+            found.append(f"{prefix}{name} {_shown(mine)}, not {_shown(other)}")
+    return found
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, str) and len(value) == 64:
-        return value[:12]
-    return files.canonical_json(value) if isinstance(value, dict) else str(value)
+    if isinstance(value, str):
+        return value[:12] if len(value) == 64 else value
+    return files.canonical_json(value)

@@ -20,7 +20,8 @@ from featstore.store.tables import Column, Tables, Value
 
 @dataclass(frozen=True)
 class LabelReport:
-    """What labelling did: ``rows`` of the table, ``matched`` to pictures, ``unknown`` keys (the first few in ``examples``)."""
+    """What labelling did: ``version`` of the tables from now on, ``rows`` of the table, ``matched`` to pictures,
+    ``unknown`` keys (the first few in ``examples``)."""
 
     version: int
     rows: int
@@ -78,7 +79,7 @@ def set_columns(
             except FileExistsError:
                 continue
     examples = [_shown(wanted[i]) for i in unknown[:5].tolist()]
-    return LabelReport(version, len(wanted), len(rows), len(unknown), examples, list(columns))
+    return LabelReport(version + 1, len(wanted), len(rows), len(unknown), examples, list(columns))
 
 
 def _shown(key: bytes) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults, files
-from featstore.errors import UsageError
+from featstore.errors import FeatstoreError, UsageError
 from featstore.store import manifest as manifests
 from featstore.store import shards
 from featstore.store.claims import Claim, Claims
@@ -48,12 +48,31 @@ def open_for_writing(store: Path, identity: Identity, weights_name: str, unit_ro
         with contextlib.suppress(FileExistsError):
             Manifest.new(identity, weights_name, unit_rows or unit_rows_for(identity)).write(store, exclusive=True)
     found = Manifest.read(store)
+    if found.identity != identity and _untouched(store):
+        found = _begin_anew(store, Manifest.new(identity, weights_name, unit_rows or unit_rows_for(identity)))
     found.identity.check(identity, str(store))
     if unit_rows is not None and unit_rows != found.unit_rows:
         raise UsageError(
             f"{store}: its units have {found.unit_rows:,} rows; that was settled when it was made and cannot be {unit_rows:,} now"
         )
     return found
+
+
+def _begin_anew(store: Path, new: Manifest) -> Manifest:
+    """Give a store in which nothing was ever planned, as a mistaken command leaves it, the identity that is asked for now."""
+    with Claims(store) as claims:
+        try:
+            claims.exclusive()
+        except FeatstoreError:
+            return Manifest.read(store)
+        # Looked at again: who plans announces itself before, and reads the manifest after.
+        if _untouched(store):
+            new.write(store)
+        return Manifest.read(store)
+
+
+def _untouched(store: Path) -> bool:
+    return not any((store / name).exists() for name in ("plan", "shards", "tables"))
 
 
 def sweep(store: Path, claims: Claims) -> None:
@@ -116,6 +135,7 @@ class UnitWriter:
                 block.failures,
             )
         )
+        self.next_row = block.stop
 
     def close(self) -> None:
         """Sync and close the journal; the unit can be continued from it."""

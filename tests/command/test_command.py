@@ -51,16 +51,16 @@ def test_an_unknown_verb_is_the_users_mistake():
         (("extract", "pictures", "s", "--backbone", "efficientnet_lite0", "--units", "2/2"), "2/2"),
         (
             ("extract", "pictures", "s", "--backbone", "mobilenet_v2", "--weights", "random:0"),
-            "features of another identity",
+            "features of efficientnet_lite0, not mobilenet_v2; leave --backbone out",
         ),
-        (("extract", "pictures", "s", *SMALL, "--dtype", "float16"), "dtype float16 here, float32 there"),
+        (("extract", "pictures", "s", *SMALL, "--dtype", "float16"), "dtype float32, not float16"),
         (("info", "pictures"), "no feature store is here"),
         (("verify", "nowhere"), "nowhere"),
         (("label", "s", "nowhere.csv"), "nowhere.csv"),
     ],
 )
 def test_the_users_mistakes_are_one_line(place, arguments, words):
-    error = run(*arguments, cwd=place, code=2 if arguments[0] != "label" else 1).stderr
+    error = run(*arguments, cwd=place, code=2).stderr
     assert words in error
     assert error.startswith(("featstore: ", "Usage: "))
     assert error.startswith("Usage: ") or error.count("\n") == 1
@@ -69,6 +69,15 @@ def test_the_users_mistakes_are_one_line(place, arguments, words):
 def test_a_second_run_does_nothing(place):
     report = run_json("extract", "pictures", "s", *SMALL, cwd=place)
     assert (report["change"]["unchanged"], report["new_vectors"], report["timings"]["forwarded"]) == (5, 0, 0)
+
+
+def test_a_run_that_reads_nothing_fails_and_says_why(place, tmp_path):
+    (tmp_path / "t.csv").write_text("path\ntrain/ant/1.jpg\n")
+    result = run("extract", "t.csv", "s", *SMALL, cwd=tmp_path, code=1)
+    assert "1 images = 0 vectors + 1 failures" in result.stdout
+    assert "--root says where they are" in result.stdout
+    result = run("extract", "t.csv", "s", "--root", place / "pictures", "--retry-failures", cwd=tmp_path)
+    assert "1 images = 1 vectors + 0 failures" in result.stdout
 
 
 def test_info_tells_what_is_there(place):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import tempfile
 from pathlib import Path
 
@@ -117,6 +118,32 @@ def test_classes_may_be_any_bytes(tmp_path: Path):
     write(tmp_path, [b"a\nb/1.jpg", b"\xff/2.jpg"])
     chunk = whole(FolderSource(tmp_path))
     assert chunk.labels == ["a\nb", "\udcff"]
+
+
+@pytest.mark.parametrize(
+    ("names", "layout", "words"),
+    [
+        (
+            ["ant/1.jpg", "bee/2.jpg", "top.jpg"],
+            "flat",
+            r"top\.jpg lies directly in the folder, so folders such as ant",
+        ),
+        (
+            ["train/ant/1.jpg", "val/ant/2.jpg", "more/3.jpg"],
+            "class",
+            "train is taken for a class, since more beside it",
+        ),
+        (["1.jpg", "docs/notes.txt"], "flat", None),
+        (["train/ant/1.jpg", "docs/notes.txt"], "split/class", None),
+        (["train/notes.txt", "ant/1.jpg"], "class", None),
+    ],
+)
+def test_what_may_surprise_about_a_layout_is_said(tmp_path: Path, names: list[str], layout: str, words: str | None):
+    source = FolderSource(write(tmp_path, names))
+    assert source.layout == layout
+    assert len(source.notes) == (words is not None)
+    assert words is None or re.match(words, source.notes[0])
+    assert FolderSource(tmp_path, layout="class").notes == []
 
 
 def test_an_unknown_layout_is_refused(tmp_path: Path):

@@ -76,7 +76,7 @@ def test_the_first_of_the_usual_names_wins(tmp_path: Path):
 
 
 def test_a_missing_path_column_lists_the_columns(tmp_path: Path):
-    with pytest.raises(UsageError, match="path_column: the columns are id, url, label"):
+    with pytest.raises(UsageError, match="--path-column: the columns are id, url, label"):
         TableSource(table(tmp_path / "t.csv", "id,url,label\n"))
 
 

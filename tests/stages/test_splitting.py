@@ -28,7 +28,12 @@ def unsplit(tmp_path_factory):
 def test_named_splits_are_found(chain):
     split = split_store(FeatureStore.open(chain.store))
     assert (split.kind, split.names) == ("given", ("train", "val"))
-    assert (len(split.train), len(split.test), split.shared, split.notes()) == (20, 10, 0, [])
+    assert (len(split.train), len(split.test), split.shared, split.notes()) == (
+        20,
+        10,
+        0,
+        ["only 10 pictures are held out: the figures are rough"],
+    )
 
 
 def test_splits_can_be_chosen(chain):

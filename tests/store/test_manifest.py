@@ -6,9 +6,10 @@ import pytest
 
 from featstore import files
 from featstore.errors import DamagedError, IdentityError, UsageError
+from featstore.store.claims import Claims
 from featstore.store.manifest import NAME, Manifest
 from featstore.store.writing import open_for_writing, unit_rows_for
-from tests.store.building import identity
+from tests.store.building import Pictures, identity, plan
 
 
 def change(path, **changes):
@@ -88,9 +89,21 @@ def test_the_fingerprint_depends_on_every_part():
 
 
 def test_another_identity_is_refused_with_its_differences(tmp_path):
-    open_for_writing(tmp_path / "s", identity(), "w")
-    with pytest.raises(IdentityError, match=r"precision bf16 here, fp32 there; dtype float16 here, float32 there"):
+    plan(tmp_path / "s", Pictures({b"a": 1}))
+    with pytest.raises(IdentityError, match=r"precision fp32, not bf16; dtype float32, not float16"):
         open_for_writing(tmp_path / "s", identity(dtype="float16", precision="bf16"), "w")
+
+
+def test_a_store_in_which_nothing_was_planned_takes_another_identity(tmp_path):
+    first = open_for_writing(tmp_path / "s", identity(), "w")
+    again = open_for_writing(tmp_path / "s", identity(dtype="float16"), "w2")
+    assert (again.identity.dtype, again.weights_name) == ("float16", "w2")
+    assert again.store_id != first.store_id
+    assert Manifest.read(tmp_path / "s") == again
+    with Claims(tmp_path / "s") as other:
+        other.join()
+        with pytest.raises(IdentityError):
+            open_for_writing(tmp_path / "s", identity(), "w")
 
 
 def test_a_full_unit_has_half_a_gibibyte_of_vectors():

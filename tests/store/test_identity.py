@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featstore.errors import DamagedError, IdentityError
+from featstore.store import Identity
+from tests.store.building import identity
+
+
+def test_differences_are_named_down_to_the_value():
+    ours = identity()
+    with pytest.raises(IdentityError, match=r"s has features of another identity: preprocessing\.crop 8, not 9; dtype"):
+        ours.check(identity(preprocessing={"resize": 8, "crop": 9}, dtype="float16"), "s")
+
+
+def test_of_another_network_only_its_name_is_said():
+    with pytest.raises(IdentityError, match="identity: backbone made-up, not other; features of different"):
+        identity().check(identity(backbone="other", dimension=9, weights="1" * 64), "s")
+
+
+@given(st.dictionaries(st.sampled_from([*identity().to_dict(), "more"]), st.none() | st.integers() | st.text()))
+def test_any_json_is_an_identity_or_refused(changes):
+    value = {**identity().to_dict(), **changes}
+    try:
+        made = Identity.from_dict(value)
+    except DamagedError:
+        return
+    assert made.to_dict() == value
