@@ -15,15 +15,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from featstore.benchmarking import bench, bench_store
     from featstore.demonstrating import demo
+    from featstore.duplication import find_duplicates
     from featstore.errors import DamagedError, FeatstoreError, IdentityError, UsageError
     from featstore.extraction import extract
     from featstore.heads import TrainedHead, load_head
+    from featstore.image_embedder import ImageEmbedder
     from featstore.index import FeatureIndex
     from featstore.indexing import index_store
     from featstore.inspection import describe, describe_store
     from featstore.labelling import label
     from featstore.predicting import predict
+    from featstore.queries import Wanted
     from featstore.searching import search
     from featstore.store import FeatureStore
     from featstore.store.compacting import compact
@@ -36,13 +40,18 @@ _HOMES = {
     "FeatureIndex": "index",
     "FeatureStore": "store",
     "IdentityError": "errors",
+    "ImageEmbedder": "image_embedder",
     "TrainedHead": "heads",
     "UsageError": "errors",
+    "Wanted": "queries",
+    "bench": "benchmarking",
+    "bench_store": "benchmarking",
     "compact": "store.compacting",
     "demo": "demonstrating",
     "describe": "inspection",
     "describe_store": "inspection",
     "extract": "extraction",
+    "find_duplicates": "duplication",
     "index_store": "indexing",
     "label": "labelling",
     "load_head": "heads",
@@ -58,13 +67,18 @@ __all__ = [
     "FeatureIndex",
     "FeatureStore",
     "IdentityError",
+    "ImageEmbedder",
     "TrainedHead",
     "UsageError",
+    "Wanted",
+    "bench",
+    "bench_store",
     "compact",
     "demo",
     "describe",
     "describe_store",
     "extract",
+    "find_duplicates",
     "index_store",
     "label",
     "load_head",

@@ -1,4 +1,4 @@
-"""Pictures by their paths -> vectors of the identity that a head or index was made of."""
+"""Pictures, by their paths or in memory -> vectors of one identity, such as that of a head or index."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
-from featstore.decode import DecodeFailure, Preprocessing, decode
+from featstore.decode import DecodeFailure, Preprocessing, decoder_class, open_decoder
 from featstore.errors import UsageError
 from featstore.origin import Origin
 from featstore.sources import open_source
 from featstore.sources.reading import ReadFailure, read_picture
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from featstore.backbones import Backbone
     from featstore.extraction.pipeline import Done, Loaded
+    from featstore.store import Identity
 
 CHUNK = 1024
 """Pictures whose vectors are held at once."""
@@ -31,13 +35,14 @@ _SOURCE_SUFFIXES = (".csv", ".tsv", ".tab", ".parquet", ".pq", ".tar")
 
 @dataclass(frozen=True)
 class Input:
-    """One picture: ``name`` for people and results, and where its bytes are (see read_picture)."""
+    """One picture: ``name`` for people and results, and where its bytes are (see read_picture), or its ``image``."""
 
     name: str
     root: Path
     location: bytes
     offset: int = -1
     size: int = -1
+    image: Image.Image | None = None
 
 
 @dataclass(frozen=True)
@@ -70,16 +75,18 @@ def inputs_of(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Input]:
                 for key, location, offset, size in zip(*columns, strict=True):
                     yield Input(key.decode("utf-8", "surrogateescape"), source.root, location, offset, size)
         else:
-            yield Input(name, Path.cwd(), os.fsencode(name))
+            # Absolute: who names a picture here may name any, and ".." leaves no root.
+            yield Input(name, Path.cwd(), os.path.join(os.getcwdb(), os.fsencode(name)))
 
 
 class Embedder:
-    """A backbone and an engine that make vectors of one identity; made with ``open_embedder``."""
+    """A backbone and an engine that make vectors of one identity; see ``open_embedder`` and ``make_embedder``."""
 
-    def __init__(self, origin: Origin, engine: Any) -> None:
-        self.identity = origin.identity
+    def __init__(self, identity: Identity, engine: Any) -> None:
+        self.identity = identity
         self.engine = engine
-        self._preprocessing = Preprocessing.from_dict(origin.identity.preprocessing)
+        self._preprocessing = Preprocessing.from_dict(identity.preprocessing)
+        self._decode = open_decoder(identity.decoder)
 
     def blocks(
         self, inputs: Iterable[Input], *, batch: int = defaults.BATCH, workers: int | None = None
@@ -118,10 +125,53 @@ class Embedder:
 
         one = chunk[row]
         try:
+            if one.image is not None:
+                return Loaded(self._decode(_as_file(one.image), self._preprocessing))
             data = read_picture(one.root, one.location, one.offset, one.size, limit=defaults.MAX_FILE_BYTES).data
-            return Loaded(decode(data, self._preprocessing))
+            return Loaded(self._decode(data, self._preprocessing))
         except (ReadFailure, DecodeFailure) as failure:
             return Loaded(None, NO_DIGEST, failure.reason, failure.message)
+
+
+def _as_file(image: Image.Image) -> bytes:
+    """Return a picture in memory as a file without loss, so that it is read by the rules for files."""
+    from PIL import ImageOps
+
+    from featstore.decode.opening import as_failure
+
+    file = BytesIO()
+    with as_failure():
+        upright = ImageOps.exif_transpose(image)
+        # TIFF holds all kinds of pixels but these, and of transparency only a channel.
+        if upright.mode in ("P", "PA", "La", "RGBa", "HSV") or (
+            upright.mode in "1LRGB" and "transparency" in upright.info
+        ):
+            upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
+        upright.save(file, "TIFF", compression="raw")
+    return file.getvalue()
+
+
+def make_embedder(
+    backbone: str | Backbone = defaults.BACKBONE,
+    *,
+    weights: str | None = None,
+    engine: str = defaults.ENGINE,
+    device: str = "auto",
+    precision: str = "auto",
+    decode: str = "exact",
+) -> Embedder:
+    """Return an embedder of an identity of its own, float32; the parameters are those of featstore.extract.
+
+    Raises UsageError for what does not exist or does not go together, FeatstoreError, DamagedError (weights).
+    """
+    from featstore.backbones import load_backbone
+    from featstore.engines import open_engine
+    from featstore.extraction import identity_of
+
+    decoder = decoder_class(decode)
+    loaded = load_backbone(backbone, weights) if isinstance(backbone, str) else backbone
+    opened = open_engine(loaded, engine=engine, device=device, precision=precision)
+    return Embedder(identity_of(loaded, opened, defaults.DTYPE, decoder), opened)
 
 
 def open_embedder(
@@ -141,7 +191,7 @@ def open_embedder(
     cannot be found.
     """
     from featstore.backbones import load_backbone
-    from featstore.engines import open_engine
+    from featstore.engines import open_engine, to_go_on
     from featstore.extraction import identity_of
 
     identity = origin.identity
@@ -154,6 +204,7 @@ def open_embedder(
             f"{what}: was made with {identity.backbone} and the weights {origin.weights_name}, which cannot be loaded "
             f"({error}); name their file with --weights"
         ) from None
-    opened = open_engine(backbone, engine=engine, device=device)
-    identity.check(identity_of(backbone, opened, identity.dtype), what)
-    return Embedder(origin, opened)
+    engine, precision = to_go_on(identity.precision, engine)
+    opened = open_engine(backbone, engine=engine, device=device, precision=precision)
+    identity.check(identity_of(backbone, opened, identity.dtype, identity.decoder), what)
+    return Embedder(identity, opened)

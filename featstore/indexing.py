@@ -3,39 +3,46 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from featstore import defaults
+from featstore import defaults, files
 from featstore.errors import UsageError
-from featstore.origin import KEY, generation_number, origin_of_index, origin_of_store, state_of_store
+from featstore.origin import KEY, generation_number, origin_of_index, origin_of_store, require_vectors, state_of_store
 from featstore.splitting import groups_of_equal_bytes
 from featstore.store import FeatureStore
 
 if TYPE_CHECKING:
     from featstore.index import FeatureIndex
+    from featstore.index.growth import Standing
 
 
 @dataclass(frozen=True)
 class IndexReport:
-    """What was built or brought up to date: ``added`` and ``removed`` rows, and all that FeatureIndex.info() tells."""
+    """What was built or brought up to date: ``added`` and ``removed`` rows, and all that FeatureIndex.info() tells.
+
+    ``standing``: whether the index keeps its contract, if it has one.
+    """
 
     store: str
     path: str
     added: int
     removed: int
     info: dict[str, Any]
+    standing: Standing
     notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""
         told = {**self.info, "identity": without_origin(self.info["identity"])}
         counts = {"added": self.added, "removed_now": self.removed}
-        return {**told, "store": self.store, "index": self.path, **counts, "notes": self.notes}
+        standing = {"holds": self.standing.holds, "standing": self.standing.text}
+        return {**told, "store": self.store, "index": self.path, **counts, **standing, "notes": self.notes}
 
 
 def index_path(store: str | os.PathLike[str]) -> Path:
@@ -53,58 +60,91 @@ def index_store(
     store: str | os.PathLike[str],
     *,
     out: str | os.PathLike[str] | None = None,
-    metric: str = "cosine",
-    kind: str = "auto",
-    k: int = defaults.NEIGHBOURS,
-    recall: float = defaults.RECALL,
+    metric: str | None = None,
+    kind: str | None = None,
+    recall: float | None = None,
+    at: int | None = None,
+    memory: int | None = None,
+    latency: float | None = None,
     seed: int = defaults.SEED,
     update: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> IndexReport:
     """Build the FAISS index of a store at ``out`` (by default index_path(store)), or with ``update`` bring it up to date.
 
-    Ids in the index are the store's row ids, which are never used again. ``metric``, ``kind``, ``k``, ``recall``: see
-    featstore.index.build_index, which also measures the recall on the label. Pictures of equal bytes are held out
-    together. An update adds what is new and passes over what is gone, without a rebuild; the measured recall is that
-    of the build. Raises UsageError (an empty store, an ``out`` that is no index, an update of another store's index),
-    IdentityError, DamagedError.
-    """
-    from featstore.index import FeatureIndex, build_index
+    Where any of ``recall`` (0..1), ``at`` (neighbours), ``memory`` (bytes of the FAISS file) and ``latency`` (seconds a
+    query) is given, they are a contract, and several kinds of index are tried for the fastest that keeps it: see
+    featstore.index.build_contract. Else, and where ``kind`` names "flat" or "hnsw", featstore.index.build_index builds
+    that one, a graph tuned to ``recall`` ``at`` so many neighbours. Pictures of equal bytes are held out together.
+    Ids in the index are the store's row ids, which are never used again.
 
+    An update adds what is new and passes over what is gone, without a rebuild. Where there is a contract and enough is
+    new, recall is measured again, on new pictures before they are added, and where it has sunk, with an effort raised as
+    the rows have grown; ``standing`` of the report says whether the contract holds.
+
+    Raises UsageError (an empty store, an ``out`` that is no index, an update of another store's index, a contract that
+    nothing keeps), IdentityError, DamagedError.
+    """
     opened = FeatureStore.open(Path(store))
     path = Path(out) if out is not None else index_path(store)
     notes = state_of_store(opened)
-    if not len(opened):
-        raise UsageError(f"{opened.path}: has no vectors yet; featstore extract makes them")
+    require_vectors(opened)
+    asked = {"recall": recall, "at": at, "memory": memory, "latency": latency}
+    asked = {name: value for name, value in asked.items() if value is not None}
     if update:
-        index = FeatureIndex.open(path, mmap=False)
-        added, removed = _update(index, opened, path)
-        if added or removed:
-            index.save(path)
-        return IndexReport(str(store), str(path), added, removed, index.info(), notes)
+        settled = [*(name for name, value in (("metric", metric), ("kind", kind)) if value is not None), *asked]
+        if settled:
+            raise UsageError(
+                f"an update keeps what the index was made with; leave out {', '.join(settled)}, or build it anew"
+            )
+        return _update(opened, path, str(store), seed, notes)
     if path.exists() and not is_index(path):
         raise UsageError(f"{path}: is there and is no index; name another file for the index")
-    index = build_index(
-        opened.stream(),
-        opened.ids,
-        opened.key_bytes(None),
-        metric=metric,  # type: ignore[arg-type]
-        kind=kind,  # type: ignore[arg-type]
-        k=k,
-        recall=recall,
-        labels=opened.labels.tolist(),
-        groups=groups_of_equal_bytes(opened.sha256),
-        fingerprint=opened.fingerprint,
-        identity={**opened.spec.to_dict(), KEY: origin_of_store(opened).to_dict()},
-        generation=generation_number(opened),
-        seed=seed,
-        progress=progress,
-    )
+    files.require_place(path)
+    index = _build(opened, metric or "cosine", kind or "auto", asked, seed, progress)
     index.save(path)
-    return IndexReport(str(store), str(path), len(opened), 0, index.info(), notes)
+    return _report(index, path, str(store), len(opened), 0, notes)
 
 
-def _update(index: FeatureIndex, store: FeatureStore, path: Path) -> tuple[int, int]:
+def _report(index: FeatureIndex, path: Path, store: str, added: int, removed: int, notes: list[str]) -> IndexReport:
+    from featstore.index.growth import standing
+
+    info = index.info()
+    return IndexReport(store, str(path), added, removed, info, standing(info, path.stat().st_size), notes)
+
+
+def _build(
+    store: FeatureStore,
+    metric: str,
+    kind: str,
+    asked: Mapping[str, Any],
+    seed: int,
+    progress: Callable[[str, int, int], None] | None,
+) -> FeatureIndex:
+    from featstore.index import Contract, build_contract, build_index
+
+    about: dict[str, Any] = {
+        "metric": metric,
+        "labels": store.labels.tolist(),
+        "groups": groups_of_equal_bytes(store.sha256),
+        "fingerprint": store.fingerprint,
+        "identity": {**store.spec.to_dict(), KEY: origin_of_store(store).to_dict()},
+        "generation": generation_number(store),
+        "seed": seed,
+        "progress": progress,
+    }
+    if asked and kind == "auto":
+        return build_contract(store.stream(), store.ids, store.key_bytes(None), Contract(**asked), **about)
+    if asked.keys() & {"memory", "latency"}:
+        raise UsageError(f"memory and latency choose the kind of index; leave out the kind {kind!r}")
+    about |= {"k": asked.get("at", defaults.NEIGHBOURS), "recall": asked.get("recall", defaults.RECALL)}
+    return build_index(store.stream(), store.ids, store.key_bytes(None), kind=kind, **about)  # type: ignore[arg-type]
+
+
+def _update(store: FeatureStore, path: Path, name: str, seed: int, notes: list[str]) -> IndexReport:
+    from featstore.index import FeatureIndex
+
+    index = FeatureIndex.open(path, mmap=False)
     origin = origin_of_index(index, str(path))
     origin.identity.check(store.spec, str(path))
     if origin.store_id != store.store_id:
@@ -116,10 +156,79 @@ def _update(index: FeatureIndex, store: FeatureStore, path: Path) -> tuple[int, 
     stale = index.staleness(generation, store.ids)
     index.remove(stale.gone, generation=generation)
     rows = store.rows_of_ids(stale.missing)
-    labels = store.labels[rows].tolist()
     if len(rows):
-        index.add(store.stream(rows), stale.missing, store.key_bytes(rows), labels=labels, generation=generation)
-    return len(rows), len(stale.gone)
+        _grow(index, store, rows, generation, seed)
+    if not stale.fresh:
+        index.save(path)
+    return _report(index, path, name, len(rows), len(stale.gone), notes)
+
+
+def _grow(index: FeatureIndex, store: FeatureStore, rows: NDArray[np.int64], generation: int, seed: int) -> None:
+    """Add ``rows`` (m,); where there is a contract, measure recall on some of them before they go in."""
+    from featstore.index import check_contract
+    from featstore.index.build import grown
+    from featstore.index.growth import draw_queries, judge
+
+    def add(part: NDArray[np.int64]) -> None:
+        if len(part):
+            labels = store.labels[part].tolist()
+            keys = store.key_bytes(part)
+            index.add(store.stream(part), store.ids[part], keys, labels=labels, generation=generation)
+
+    info = index.info()
+    asking = rows[:0]
+    groups = groups_of_equal_bytes(store.sha256)
+    if info["contract"] is not None and not index.exact:
+        new = np.zeros(len(store), np.bool_)
+        new[rows] = True
+        asking = draw_queries(new, groups, seed)
+    add(np.setdiff1d(rows, asking))
+    if not len(asking):
+        return
+    others = np.setdiff1d(np.arange(len(store)), asking)
+    vectors, queries, goal = store.stream(others), store.features(rows=asking), float(info["contract"]["recall"])
+    effort = index.effort
+    recall = check_contract(index, queries, vectors, store.ids[others], groups=groups[asking])
+    if judge(recall, goal) is not True:
+        # As the rows grew so does the effort, once: raised at every update it would never cease to grow.
+        index.effort = grown(effort, max(1.0, (len(index) + len(asking)) / max(1, info["measured_rows"])))
+        recall = check_contract(index, queries, vectors, store.ids[others], groups=groups[asking])
+    add(asking)
+    if judge(recall, goal) is None:
+        index.effort = effort
+    else:
+        index.relabel(recall)
+
+
+def export_store(
+    store: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    metric: str = "cosine",
+    k: int = defaults.EXPORTED_NEIGHBOURS,
+    seed: int = defaults.SEED,
+) -> int:
+    """Write a store's vectors as a file of ann-benchmarks at ``path``, so that others can be measured on them too.
+
+    Up to ``defaults.CHECK_QUERIES`` pictures, a tenth at most, are its test rows; those of equal bytes are left out of
+    the others. Returns how many ask. Raises UsageError (too few pictures, no such metric), DamagedError, OSError.
+    """
+    from featstore.index import write_ann_benchmark
+    from featstore.index.truth import hold_out
+
+    opened = FeatureStore.open(Path(store))
+    held_out = hold_out(len(opened), defaults.CHECK_QUERIES, seed, groups_of_equal_bytes(opened.sha256))
+    if not len(held_out.queries):
+        raise UsageError(f"{opened.path}: has {len(opened):,} vectors; some ten are needed to hold any out for a test")
+    write_ann_benchmark(
+        path,
+        opened.stream(),
+        held_out.queries,
+        metric=metric,  # type: ignore[arg-type]
+        k=k,
+        withheld=held_out.withheld,
+    )
+    return len(held_out.queries)
 
 
 def is_index(path: str | os.PathLike[str]) -> bool:

@@ -67,14 +67,19 @@ def describe_index(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises UsageError, DamagedError.
     """
+    from featstore.index.growth import standing
     from featstore.indexing import open_index, staleness
 
     index = open_index(path)
+    info = index.info()
+    stands = standing(info, os.path.getsize(path))
     origin = origin_of_index(index, os.fspath(path))
     store = origin.find_store(Path(os.path.abspath(path)).parent)
     return {
         "kind": "index",
-        **index.info(),
+        **info,
+        "holds": stands.holds,
+        "standing": stands.text,
         "identity": origin.identity.to_dict(),
         **origin.to_dict(),
         "store_found": store is not None,

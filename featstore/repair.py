@@ -72,7 +72,7 @@ class _Remaking:
 
     def _open(self) -> tuple[Manifest, Backbone, Any]:
         from featstore.backbones import load_backbone
-        from featstore.engines import open_engine
+        from featstore.engines import open_engine, to_go_on
         from featstore.extraction.stage import identity_of
 
         if self._opened is None:
@@ -85,8 +85,10 @@ class _Remaking:
                     f"{self.store}: its backbone is needed to extract again what was damaged: {error}; "
                     "name them by --weights, or let damaged vectors become failures by --set-aside"
                 ) from None
-            opened = open_engine(model, engine=engine, device=device)
-            manifest.identity.check(identity_of(model, opened, manifest.identity.dtype), str(self.store))
+            identity = manifest.identity
+            engine, precision = to_go_on(identity.precision, engine)
+            opened = open_engine(model, engine=engine, device=device, precision=precision)
+            identity.check(identity_of(model, opened, identity.dtype, identity.decoder), str(self.store))
             self._opened = manifest, model, opened
         found: tuple[Manifest, Backbone, Any] = self._opened
         return found
@@ -96,7 +98,7 @@ class _Remaking:
 
     def rows(self, unit: Unit, rows: Rows, wanted: NDArray[np.int64], batch: int | None) -> dict[int, Remade]:
         """Extract the ``wanted`` rows of a unit, in the batches that they were in, so that they get the same bits."""
-        from featstore.decode import decode
+        from featstore.decode import open_decoder
         from featstore.extraction import pipeline
         from featstore.extraction.loading import Loader
         from featstore.extraction.pipeline import Batch, Timings
@@ -110,7 +112,7 @@ class _Remaking:
             timings,
             max_pixels=defaults.MAX_PIXELS,
             max_bytes=defaults.MAX_FILE_BYTES,
-            decode=decode,
+            decode=open_decoder(manifest.identity.decoder),
         )
         size = batch or defaults.BATCH
         found: dict[int, Remade] = {}
@@ -131,7 +133,7 @@ class _Remaking:
 
     def units(self, claims: Claims, report: RepairReport) -> None:
         """Extract whole units again; those whose folder is gone become failures."""
-        from featstore.extraction.stage import extract_units
+        from featstore.extraction.running import extract_units
 
         manifest = Manifest.read(self.store)
         plan = Plan(self.store, manifest.epoch)

@@ -12,7 +12,6 @@ Every array file of featstore (shards, plan, tables, heads, the side file of an 
 featstore itself reads through the directory and a memory map, never through libhdf5: it opens a file in
 microseconds, shares no lock between threads, and a hostile HDF5 structure (external links or storage,
 virtual datasets, filters) is never parsed. Writing, and reading by others, is plain HDF5.
-This is the only module that imports h5py.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ import numpy as np
 import xxhash
 from numpy.typing import DTypeLike, NDArray
 
-from featstore import files
+from featstore import files, hdf5
 from featstore.device import Device
 from featstore.errors import DamagedError
 
@@ -99,52 +98,26 @@ class _Written:
 
 
 def _write_hdf5(device: Device, arrays: Mapping[str, NDArray[Any] | Blocks], header_bytes: int) -> dict[str, _Written]:
-    import h5py
-
     written: dict[str, _Written] = {}
-    with h5py.File(
-        device,
-        "w",
-        userblock_size=header_bytes,
-        alignment_threshold=1,
-        alignment_interval=_ALIGNMENT,
-        track_order=False,
-    ) as file:
+    with hdf5.Writer(device, user_block=header_bytes, alignment=_ALIGNMENT) as file:
         for name, array in arrays.items():
             blocks = array if isinstance(array, Blocks) else Blocks(array.shape, array.dtype, [array])
             dtype = np.dtype(blocks.dtype).newbyteorder("<")
             if dtype.str not in _DTYPES:
                 raise TypeError(f"{name}: a sealed file cannot hold {dtype}")
             digest = xxhash.xxh3_128()
-            plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-            plist.set_layout(h5py.h5d.CONTIGUOUS)
-            plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-            plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-            plist.set_obj_track_times(False)
-            if "/" in name:
-                file.require_group(name.rpartition("/")[0])
-            dataset = h5py.Dataset(
-                h5py.h5d.create(
-                    file.id,
-                    name.encode(),
-                    h5py.h5t.py_create(dtype, logical=True),
-                    h5py.h5s.create_simple(blocks.shape),
-                    plist,
-                )
-            )
-            start = 0
-            for piece in blocks.pieces:
-                piece = np.ascontiguousarray(piece, dtype)
-                if piece.shape[0]:
-                    dataset[start : start + piece.shape[0]] = piece
-                    digest.update(piece.reshape(-1).view(np.uint8).data)
-                start += piece.shape[0]
-            if start != blocks.shape[0]:
-                raise ValueError(f"{name}: {start} rows were given where {blocks.shape[0]} were announced")
-            # An empty dataset has no address in the file.
-            offset = dataset.id.get_offset() if dataset.size else 0
-            written[name] = _Written(dtype.str, tuple(blocks.shape), offset or 0, digest.hexdigest())
+            offset = file.add(name, blocks.shape, dtype, _summed(blocks.pieces, dtype, digest))
+            written[name] = _Written(dtype.str, tuple(blocks.shape), offset, digest.hexdigest())
     return written
+
+
+def _summed(pieces: Iterable[NDArray[Any]], dtype: np.dtype[Any], digest: Any) -> Iterator[NDArray[Any]]:
+    """Yield the pieces as they are to lie in the file, and add them to ``digest``."""
+    for piece in pieces:
+        piece = np.ascontiguousarray(piece, dtype)
+        if piece.shape[0]:
+            digest.update(piece.reshape(-1).view(np.uint8).data)
+        yield piece
 
 
 def _read_back(path: Path, written: Mapping[str, _Written], header_bytes: int) -> tuple[dict[str, Any], str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -16,8 +17,9 @@ _VERBS = {
     "extract": ("extracting", "Extract features of pictures into a store."),
     "train": ("learning", "Train a classifier on a store and report on it."),
     "predict": ("learning", "Classify pictures, or a store, with a trained head."),
-    "index": ("searching", "Build the index for nearest neighbours over a store."),
+    "index": ("indexing", "Build the index for nearest neighbours over a store."),
     "search": ("searching", "Find the pictures most like given ones."),
+    "duplicates": ("duplicating", "List pictures that a store has more than once, or in two splits."),
     "info": ("inspecting", "Say what a store, head or index holds."),
     "verify": ("inspecting", "Check every byte of a store, head or index against its checksums."),
     "repair": ("repairing", "Restore what verify finds damaged in a store."),
@@ -25,9 +27,20 @@ _VERBS = {
     "label": ("maintaining", "Set labels, splits and metadata from a table."),
     "compact": ("maintaining", "Purge removed pictures and merge small shards."),
     "backbones": ("extracting", "List backbones and whether their weights are at hand."),
+    "bench": ("benchmarking", "Measure the speed of this machine on your pictures, and of its disk."),
     "sample": ("sampling", "Write a small real data set to try things on."),
 }
 """Of each verb: the module that has it and its line in the help, so that --help loads no other module."""
+
+
+_REMEDIES = {
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT), "free some space and run the same command again; what was finished is kept"
+    ),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "get write access to it, or name another place"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "make the folder first, or name another place"),
+}
+"""What to do about an error of the operating system that nothing else explains."""
 
 
 class _Verbs(click.Group):
@@ -76,8 +89,13 @@ def featstore() -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command with ``arguments`` (default: the process's own) and exit."""
+    run(featstore, arguments, name="featstore")
+
+
+def run(command: click.Command, arguments: list[str] | None = None, *, name: str | None = None) -> NoReturn:
+    """Run any command with ``arguments`` and exit with its code: what the user has to know is one line, no traceback."""
     try:
-        code = featstore.main(arguments, prog_name="featstore", standalone_mode=False)
+        code = command.main(arguments, prog_name=name, standalone_mode=False)
     except click.UsageError as error:
         error.show()
         code = 2
@@ -96,9 +114,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         code = 141
     except OSError as error:
         where = f"{error.filename}: " if error.filename is not None else ""
-        code = _complain(
-            f"{where}{error.strerror or error}; what was finished is kept, run the same command to go on", 1
-        )
+        remedy = _REMEDIES.get(error.errno or 0, "run the same command again; what was finished is kept")
+        code = _complain(f"{where}{error.strerror or error}; {remedy}", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 

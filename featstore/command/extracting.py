@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore import defaults
-from featstore.command.output import Bar, columns, json_option, show, stop_on_signals
+from featstore.command.output import Bar, columns, counted, json_option, printable, show, stop_on_signals
 
 if TYPE_CHECKING:
     from featstore.extraction import ExtractReport
@@ -37,20 +37,18 @@ def _size(_: click.Context, __: click.Parameter, value: str) -> int:
 @click.argument("store", type=click.Path())
 @click.option(
     "--backbone",
-    default=defaults.BACKBONE,
-    show_default=True,
-    help="A torchvision classification model, or efficientnet_lite0 (see featstore backbones).",
+    help="A torchvision classification model, or efficientnet_lite0 (see featstore backbones); default: the store's, for "
+    f"a new one {defaults.BACKBONE}.",
 )
 @click.option(
     "--weights",
-    help="A torchvision weights name (default: the model's DEFAULT), a .pth or .safetensors file, or random:SEED.",
+    help="A torchvision weights name, a .pth or .safetensors file, or random:SEED; default: the store's, for a new one the "
+    "model's DEFAULT.",
 )
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16"]),
-    default=defaults.DTYPE,
-    show_default=True,
-    help="Of the stored numbers; float16 halves the store.",
+    help=f"Of the stored numbers; float16 halves the store; default: the store's, for a new one {defaults.DTYPE}.",
 )
 @click.option(
     "--engine",
@@ -65,6 +63,14 @@ def _size(_: click.Context, __: click.Parameter, value: str) -> int:
     default="auto",
     show_default=True,
     help="Of the arithmetic; auto: the store's, for a new one fp32 on a CPU and bf16 on CUDA.",
+)
+@click.option(
+    "--decode",
+    type=click.Choice(["auto", "exact", "fast"]),
+    default=defaults.DECODE,
+    show_default=True,
+    help="exact: the pixels of torchvision's transforms; fast: at most one level off (bicubic: two), other features; "
+    "auto: the store's, for a new one exact.",
 )
 @click.option(
     "--batch", type=click.IntRange(1), default=defaults.BATCH, show_default=True, help="Pictures a forward pass."
@@ -159,7 +165,7 @@ def extract(source: str, store: str, as_json: bool, quiet: bool, in_process: boo
     if report.stopped:
         click.echo("featstore: stopped; run the same command to go on", err=True)
         return code()
-    return 0
+    return 1 if report.fruitless else 0
 
 
 def _supervised(source: str, where: dict[str, Any], store: str, options: dict[str, Any]) -> ExtractReport:
@@ -184,6 +190,10 @@ def _text(report: Any) -> str:
         f"{change.unchanged:,} unchanged; {change.removed:,} removed, {change.relabelled:,} relabelled, {report.ignored:,} files ignored",
         f"this run: {report.new_vectors:,} vectors, {report.new_failures:,} failures in {report.seconds:.1f} s",
     ]
+    if report.layout is not None:
+        splits = f", splits {', '.join(map(printable, report.splits))}" if report.splits else ", no splits"
+        lines.insert(2, f"layout {report.layout}: {counted(report.classes, 'class', 'classes')}{splits}")
+    lines += [f"note: {printable(note)}" for note in report.notes]
     if report.reasons:
         lines.append(
             "failures: "
@@ -194,10 +204,11 @@ def _text(report: Any) -> str:
         lines.append(f"the working process died or stalled {report.restarts:,} times and was started again")
     if timings.get("forwarded"):
         lines.append(
-            f"time: network {timings['forward']:.1f} s, waiting for pictures {timings['waiting']:.1f} s, for the disk {timings['blocked']:.1f} s; "
+            f"time: network {timings['forward']:.1f} s, copying {timings['copy']:.1f} s, waiting for pictures {timings['waiting']:.1f} s, for the disk {timings['blocked']:.1f} s; "
             f"over the threads: reading {timings['read']:.1f} s, decoding {timings['decode']:.1f} s, writing {timings['write']:.1f} s"
         )
-        lines.append(report.advice)
+        if report.advice:
+            lines.append(report.advice)
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""featstore index, featstore search."""
+"""featstore search."""
 
 from __future__ import annotations
 
@@ -11,77 +11,40 @@ from featstore.command.output import json_option, printable, show
 
 
 @click.command()
-@click.argument("store", type=click.Path())
-@click.option("--out", type=click.Path(), help="File of the index (default: STORE.faiss beside the store).")
-@click.option(
-    "--metric",
-    type=click.Choice(["cosine", "l2", "ip"]),
-    default="cosine",
-    show_default=True,
-    help="Cosine, Euclidean distance, or inner product.",
-)
-@click.option(
-    "--kind",
-    type=click.Choice(["auto", "flat", "hnsw"]),
-    default="auto",
-    show_default=True,
-    help=f"flat: exact; hnsw: a graph, approximate; auto: flat up to {defaults.EXACT_SCAN_BYTES >> 20} MiB of vectors.",
-)
-@click.option(
-    "--k",
-    type=click.IntRange(1),
-    default=defaults.NEIGHBOURS,
-    show_default=True,
-    help="Neighbours that recall is measured at.",
-)
-@click.option(
-    "--recall",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=defaults.RECALL,
-    show_default=True,
-    help="Recall that a graph is tuned to.",
-)
-@click.option("--seed", type=int, default=defaults.SEED, show_default=True)
-@click.option("--update", is_flag=True, help="Bring the index up to date with the store, without a rebuild.")
-@json_option
-def index(store: str, as_json: bool, update: bool, **options: Any) -> None:
-    """Build the index for nearest neighbours over STORE, and measure its recall on pictures that it did not hold.
-
-    \b
-    Examples:
-      featstore index my.store
-      featstore index my.store --kind hnsw --recall 0.99
-      featstore index my.store --update                   after the store has grown
-    """
-    from featstore.indexing import index_store
-
-    report = index_store(store, update=update, **options)
-    info, recall = report.info, report.info["recall"]
-    what = f"{report.path}: {info['rows']:,} vectors, {info['factory']}, {info['metric']}"
-    lines = [
-        f"{what}; {report.added:,} added, {report.removed:,} removed" if update else what,
-        recall_text(info["exact"], recall),
-    ]
-    lines += [f"note: {printable(note)}" for note in report.notes]
-    show(report.to_dict(), "\n".join(lines), as_json)
-
-
-def recall_text(exact: bool, recall: dict[str, Any]) -> str:
-    """Return the recall of an index in words."""
-    if exact:
-        return "recall: 1, since every vector is compared"
-    if recall["value"] is None:
-        return f"recall@{recall['k']}: not measured (too few vectors)"
-    interval = f"[{recall['low']:.4f}, {recall['high']:.4f}]"
-    return f"recall@{recall['k']}: {recall['value']:.4f} {interval} on {recall['queries']:,} held-out queries"
-
-
-@click.command()
 @click.argument("index", type=click.Path())
-@click.argument("inputs", nargs=-1, required=True, type=click.Path())
+@click.argument("inputs", nargs=-1, type=click.Path())
+@click.option("--key", "keys", multiple=True, metavar="KEY", help="Look up a picture of the store by its key.")
 @click.option(
-    "--k", type=click.IntRange(1), default=defaults.NEIGHBOURS, show_default=True, help="Neighbours a picture."
+    "--vector",
+    "vectors",
+    multiple=True,
+    metavar="FILE.npy",
+    help="Look up vectors, (d,) or (q, d), of the same backbone.",
 )
+@click.option(
+    "--like-label", "labels", multiple=True, metavar="LABEL", help="Look up the middle (mean vector) of a class."
+)
+@click.option("--combine", is_flag=True, help="One query, the mean of all that is looked up, not one for each.")
+@click.option(
+    "--less", "less_inputs", multiple=True, metavar="PICTURE", help="Combine, and keep away from this picture."
+)
+@click.option("--less-key", "less_keys", multiple=True, metavar="KEY", help="The same, for a picture of the store.")
+@click.option(
+    "--less-label", "less_labels", multiple=True, metavar="LABEL", help="The same, for the middle of a class."
+)
+@click.option(
+    "--less-weight",
+    type=click.FloatRange(0, min_open=True),
+    default=defaults.LESS_WEIGHT,
+    show_default=True,
+    help="How far to keep away: the query moves by so many times its distance from what is less wanted.",
+)
+@click.option(
+    "--where",
+    metavar="CONDITION",
+    help="Find only pictures of which the condition is true: label == 'cat' and year >= 2020.",
+)
+@click.option("--k", type=click.IntRange(1), default=defaults.NEIGHBOURS, show_default=True, help="Neighbours a query.")
 @click.option(
     "--html", type=click.Path(dir_okay=False), metavar="PAGE.html", help="Write a page that shows the pictures."
 )
@@ -93,25 +56,53 @@ def recall_text(exact: bool, recall: dict[str, Any]) -> str:
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
 @json_option
 def search(
-    index: str, inputs: tuple[str, ...], html: str | None, root: str | None, as_json: bool, **options: Any
+    index: str,
+    inputs: tuple[str, ...],
+    keys: tuple[str, ...],
+    vectors: tuple[str, ...],
+    labels: tuple[str, ...],
+    less_inputs: tuple[str, ...],
+    less_keys: tuple[str, ...],
+    less_labels: tuple[str, ...],
+    html: str | None,
+    root: str | None,
+    as_json: bool,
+    **options: Any,
 ) -> int:
     """Print the pictures of INDEX that are most like INPUTS: picture files, folders, tables or archives.
 
-    A picture that cannot be read is listed with the reason, and makes the exit code 1.
+    What can be looked up besides: pictures of the store by --key, vectors by --vector, classes by --like-label.
+    A picture that is looked up by its key is not among its own neighbours. A picture that cannot be read is listed with
+    the reason, and makes the exit code 1.
+
+    A condition compares columns (key, id, label, split, metadata) with texts in quotes, numbers, true or false, by
+    == != < <= > >=, in ('a', 'b'), startswith 'a', glob '*.png' (* any text, ? one character), and "is missing",
+    joined by and, or, not and parentheses. A column whose name is no word stands in back quotes. Whatever else is said
+    of a missing value is neither true nor false.
 
     \b
     Examples:
       featstore search my.store.faiss cat.jpg
       featstore search my.store.faiss cat.jpg dog.jpg --k 20 --html neighbours.html
+      featstore search my.store.faiss --key train/cat/0007.jpg --where "label != 'cat' and split == 'test'"
+      featstore search my.store.faiss --like-label cat --where "not key glob '*/studio/*' and year >= 2020"
+      featstore search my.store.faiss cat.jpg kitten.jpg --combine
+      featstore search my.store.faiss cat.jpg --less basket.jpg --less-label dog
+      featstore search my.store.faiss --vector queries.npy --json
     """
+    from featstore.queries import Wanted
     from featstore.searching import search as run
 
-    report = run(index, list(inputs), **options)
+    like = Wanted(keys=keys, vectors=vectors, labels=labels)
+    less = Wanted(inputs=less_inputs, keys=less_keys, labels=less_labels)
+    report = run(index, list(inputs), like=like, less=less, **options)
     if html is not None:
         from featstore.reports.search_page import write_search_page
 
         write_search_page(report, html, root=root)
     lines = []
+    if report.where is not None:
+        lines.append(f"{report.kept:,} of {report.rows:,} pictures where {printable(report.where)}")
     for query in report.queries:
         if query.reason:
             lines.append(printable(f"{query.name}: failed: {query.reason}: {query.message}"))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from featstore.decode.pillow import DECODER, decode, load_rgb
 from featstore.decode.preprocessing import INTERPOLATIONS, DecodeFailure, Preprocessing
 from featstore.errors import UsageError
+from featstore.guard import function_of
 
 __all__ = [
     "DECODER",
@@ -23,12 +24,15 @@ __all__ = [
     "Decoder",
     "Preprocessing",
     "decode",
+    "decoder_class",
     "load_rgb",
     "open_decoder",
 ]
 
-DECODERS: Final = ("pillow", "pillow-torch")
-"""Decoder classes, part of the identity of features: the reference, and one that is faster and within one level (bicubic: two)."""
+DECODERS: Final = {DECODER: "featstore.decode.pillow:decode", "pillow-torch": "featstore.decode.fast:decode"}
+"""Decoder classes, part of the identity of features, and their functions: the reference, and one that is faster and
+within one level (bicubic: two)."""
+_CLASSES: Final = {"exact": DECODER, "fast": "pillow-torch"}
 
 
 class Decoder(Protocol):
@@ -39,10 +43,13 @@ class Decoder(Protocol):
 
 def open_decoder(name: str) -> Decoder:
     """Return the decoder of the class ``name``, one of DECODERS; raise UsageError for another."""
-    if name == DECODER:
-        return decode
-    if name != "pillow-torch":
+    if name not in DECODERS:
         raise UsageError(f"there is no decoder {name!r}; there are {', '.join(DECODERS)}")
-    from featstore.decode import fast
+    return function_of(DECODERS[name])
 
-    return fast.decode
+
+def decoder_class(choice: str) -> str:
+    """Return the decoder class that ``choice``, "exact" or "fast", stands for; raise UsageError for another."""
+    if choice not in _CLASSES:
+        raise UsageError(f"decode: {choice!r} is not {' or '.join(_CLASSES)}")
+    return _CLASSES[choice]

@@ -2,6 +2,6 @@
 
 from featstore.engines.base import Engine, Pending
 from featstore.engines.drift import EXACT, drift, measure_drift
-from featstore.engines.open import ENGINES, PRECISIONS, open_engine
+from featstore.engines.open import ENGINES, PRECISIONS, open_engine, to_go_on
 
-__all__ = ["ENGINES", "EXACT", "PRECISIONS", "Engine", "Pending", "drift", "measure_drift", "open_engine"]
+__all__ = ["ENGINES", "EXACT", "PRECISIONS", "Engine", "Pending", "drift", "measure_drift", "open_engine", "to_go_on"]

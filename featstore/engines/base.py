@@ -17,6 +17,10 @@ class Pending(Protocol):
         """Wait, and return the features (n, d); raise what computing them raised. May be called again."""
         ...
 
+    def done(self) -> bool:
+        """Return whether the features, or the error, are there."""
+        ...
+
 
 class Engine(Protocol):
     """A network ready to run: pictures in, features out. One thread at a time may call it.
@@ -57,6 +61,10 @@ class Finished:
     def result(self) -> NDArray[np.float32]:
         """Return the features (n, d)."""
         return self.features
+
+    def done(self) -> bool:
+        """Return True."""
+        return True
 
 
 class Immediate(ABC):

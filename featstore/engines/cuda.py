@@ -47,6 +47,9 @@ class _Block:
             self._features = self.slot.features[: self.count].numpy().copy()
         return self._features
 
+    def done(self) -> bool:
+        return self._features is not None or bool(self.slot.done.query())  # type: ignore[no-untyped-call]
+
 
 @dataclass
 class _Batch:
@@ -55,6 +58,10 @@ class _Batch:
     def result(self) -> NDArray[np.float32]:
         """Wait for the features (n, d)."""
         return np.concatenate([block.result() for block in self.blocks])
+
+    def done(self) -> bool:
+        """Return whether the features are there."""
+        return all(block.done() for block in self.blocks)
 
 
 class CudaEngine:

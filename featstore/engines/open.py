@@ -44,6 +44,16 @@ def open_engine(backbone: Backbone, *, engine: str = "auto", device: str = "auto
     )
 
 
+def to_go_on(precision: str, engine: str) -> tuple[str, str]:
+    """Return the engine and the precision to ask open_engine for where ``precision`` is the class of features that are there.
+
+    ``engine``: the one that was asked for. What does not go together is left for open_engine and the identity to refuse.
+    """
+    if precision == "int8" and engine == "auto":
+        return "openvino-int8", precision
+    return engine, precision if precision in ("fp32", "bf16", "fp16") and engine != "openvino-int8" else "auto"
+
+
 def _on_cpu(backbone: Backbone, engine: str, precision: str) -> Engine:
     if engine == "auto":
         engine = "openvino" if openvino.available() else "torch-folded"

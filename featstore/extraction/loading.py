@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -38,7 +40,7 @@ class Target(Protocol):
 
 
 class Decoder(Protocol):
-    """What decodes: featstore.decode.decode, or what stands in for it."""
+    """What decodes: a decoder of featstore.decode, or what stands in for it."""
 
     def __call__(self, data: bytes, preprocessing: Preprocessing, *, max_pixels: int) -> NDArray[np.uint8]: ...
 
@@ -72,43 +74,49 @@ class Loader:
         self.max_pixels, self.max_bytes = max_pixels, max_bytes
         self.decode, self.in_hand = decode, in_hand
 
-    def __call__(self, target: Target, row: int) -> Loaded:
-        """Load a row of a unit. Raises OSError where this process lacks handles or memory, which is no picture's fault."""
+    def __call__(self, target: Target, row: int, decoders: Executor | None = None) -> Loaded:
+        """Load a row of a unit; decode it in ``decoders``, else in this thread.
+
+        Raises OSError where this process lacks handles or memory, which is no picture's fault.
+        """
         rows = target.rows
         if target.superseded[row]:
             return Loaded(None, NO_DIGEST, SUPERSEDED, "retired from the plan before it was extracted")
         if culprit := target.culprits.get(row):
             return Loaded(None, NO_DIGEST, *culprit)
         location = rows.keys[row] if rows.locations is None else rows.locations[row]
-        started = time.perf_counter()
-        digest = NO_DIGEST
-        read = started
-        in_hand, unit = self.in_hand, target.unit.number
+        digest, unit, root = NO_DIGEST, target.unit.number, self.root(target.unit.segment)
         try:
-            if in_hand is not None:
-                in_hand.hold(unit, row, READING)
-            picture = read_picture(
-                self.root(target.unit.segment),
-                location,
-                int(rows.offsets[row]),
-                int(rows.sizes[row]),
-                limit=self.max_bytes,
-            )
-            digest = hashlib.sha256(picture.data).digest()
-            read = time.perf_counter()
-            if in_hand is not None:
-                in_hand.hold(unit, row, DECODING)
-            return Loaded(self.decode(picture.data, self.preprocessing, max_pixels=self.max_pixels), digest)
+            with self._stage("read", READING, unit, row):
+                picture = read_picture(
+                    root, location, int(rows.offsets[row]), int(rows.sizes[row]), limit=self.max_bytes
+                )
+                digest = hashlib.sha256(picture.data).digest()
+            if decoders is None:
+                return Loaded(self._decoded(picture.data, unit, row), digest)
+            return Loaded(decoders.submit(self._decoded, picture.data, unit, row).result(), digest)
         except (ReadFailure, DecodeFailure) as failure:
             return Loaded(None, digest, failure.reason, failure.message)
         except MemoryError:
             return Loaded(None, digest, "out-of-memory", "the picture does not fit into the memory there is")
+
+    def _decoded(self, data: bytes, unit: int, row: int) -> NDArray[np.uint8]:
+        with self._stage("decode", DECODING, unit, row):
+            return self.decode(data, self.preprocessing, max_pixels=self.max_pixels)
+
+    @contextlib.contextmanager
+    def _stage(self, name: str, stage: int, unit: int, row: int) -> Iterator[None]:
+        """Note what this thread is doing, and then how long it took."""
+        started, processor = time.perf_counter(), time.thread_time()
+        if self.in_hand is not None:
+            self.in_hand.hold(unit, row, stage)
+        try:
+            yield
         finally:
-            if in_hand is not None:
-                in_hand.free()
-            ended = time.perf_counter()
-            read = read if read > started else ended
-            self.timings.add(read=read - started, decode=ended - read)
+            if self.in_hand is not None:
+                self.in_hand.free()
+            taken = {name: time.perf_counter() - started}
+            self.timings.add(load_processor=time.thread_time() - processor, **taken)
 
 
 def check_root(root: Path, kind: str) -> bool:

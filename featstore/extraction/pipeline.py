@@ -10,9 +10,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 NOT_FINITE = "not-finite"
 """Reason of a picture whose vector has NaN or infinity in it."""
 NO_DIGEST = bytes(32)
+_LOOK_SECONDS: Final = 0.02
 
 
 class Engine(Protocol):
@@ -35,6 +36,7 @@ class Pending(Protocol):
     """Features that are being computed."""
 
     def result(self) -> NDArray[np.float32]: ...
+    def done(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -69,18 +71,23 @@ class Done:
 
 @dataclass
 class Timings:
-    """Seconds spent, by stage: ``read`` and ``decode`` are summed over threads, the others pass on the clock.
+    """Seconds spent, by stage: ``read``, ``decode`` and ``write`` are summed over threads, the others pass on the clock.
 
-    ``waiting``: the network had nothing to do because pictures were not ready. ``blocked``: it waited for the writer.
-    ``forwarded``: pictures that went through the network.
+    ``waiting``: the network had nothing to do because pictures were not ready. ``copy``: pictures were laid side by
+    side and handed to the engine. ``forward``: its result was waited for. ``blocked``: the writer was waited for.
+    ``load_processor`` and ``processor``: seconds of the processors that reading and decoding, and the whole process,
+    took. ``forwarded``: pictures that went through the network.
     """
 
     read: float = 0.0
     decode: float = 0.0
     waiting: float = 0.0
+    copy: float = 0.0
     forward: float = 0.0
     write: float = 0.0
     blocked: float = 0.0
+    load_processor: float = 0.0
+    processor: float = 0.0
     forwarded: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
@@ -92,8 +99,8 @@ class Timings:
 
     def to_dict(self) -> dict[str, float]:
         """Return the figures as JSON, seconds rounded to milliseconds."""
-        stages = ("read", "decode", "waiting", "forward", "write", "blocked")
-        return {**{name: round(getattr(self, name), 3) for name in stages}, "forwarded": self.forwarded}
+        names = [each.name for each in fields(self) if each.type == "float"]
+        return {**{name: round(getattr(self, name), 3) for name in names}, "forwarded": self.forwarded}
 
 
 def run(
@@ -124,12 +131,18 @@ def run(
 
     def step() -> None:
         batch, futures = window.popleft()
-        start = time.perf_counter()
-        loaded = [future.result() for future in futures]
-        timings.add(waiting=time.perf_counter() - start)
+        loaded = [awaited(future) for future in futures]
         while len(forwarding) >= engine.in_flight:
             finish()
         forwarding.append(begin(batch, loaded, engine, timings))
+
+    def awaited(future: Future[Loaded]) -> Loaded:
+        while not future.done():
+            start, idle = time.perf_counter(), all(each.done() for each in forwarding)
+            wait([future], _LOOK_SECONDS)
+            # While batches are in the network it has something to do.
+            timings.add(**{"waiting" if idle else "forward": time.perf_counter() - start})
+        return future.result()
 
     def finish() -> None:
         done = forwarding.popleft().finish(engine.dimension, dtype, timings)
@@ -147,6 +160,7 @@ def run(
         while writing:
             writing.popleft().result()
 
+    processor = time.process_time()
     try:
         for batch in batches:
             if batch is None:
@@ -159,6 +173,7 @@ def run(
     finally:
         loaders.shutdown(wait=True, cancel_futures=True)
         writer.shutdown(wait=True, cancel_futures=True)
+        timings.add(processor=time.process_time() - processor)
 
 
 @dataclass(frozen=True)
@@ -170,6 +185,10 @@ class Forwarding:
     ok: list[int]
     failures: list[tuple[int, str, str]]
     pending: Pending | None
+
+    def done(self) -> bool:
+        """Return whether the features are there."""
+        return self.pending is None or self.pending.done()
 
     def finish(self, dimension: int, dtype: np.dtype[Any], timings: Timings) -> Done:
         """Wait for the features and return the batch's result."""
@@ -195,12 +214,13 @@ def begin(batch: Batch, loaded: list[Loaded], engine: Engine, timings: Timings) 
     if not shown:
         return Forwarding(batch, sha256, [], failures, None)
     # A failed picture leaves its place black: the batch's shape, and so the bits of the others, do not depend on it.
+    start = time.perf_counter()
     pictures = np.zeros((len(loaded), *shown[0][1].shape), np.uint8)
     for at, pixels in shown:
         pictures[at] = pixels
-    start = time.perf_counter()
+    laid = time.perf_counter()
     pending = engine.submit(pictures)
-    timings.add(forward=time.perf_counter() - start)
+    timings.add(copy=laid - start, forward=time.perf_counter() - laid)
     return Forwarding(batch, sha256, [at for at, _ in shown], failures, pending)
 
 

@@ -25,7 +25,8 @@ class ExtractReport:
 
     ``images`` = ``vectors`` + ``failures`` + ``pending`` tell the whole store after it; ``new_*`` this run.
     ``reasons``: this run's failures by reason. ``stopped``: it was asked to stop before its units were done.
-    ``restarts``: how often the working process died or stalled and was started again.
+    ``restarts``: how often the working process died or stalled and was started again. ``layout`` of the source, if it
+    is a folder; ``classes`` and ``splits`` that the store knows; ``notes``: what a person should know, in words.
     """
 
     store: str
@@ -43,6 +44,15 @@ class ExtractReport:
     timings: dict[str, float] = field(default_factory=dict)
     advice: str = ""
     restarts: int = 0
+    layout: str | None = None
+    classes: int = 0
+    splits: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def fruitless(self) -> bool:
+        """Whether the run tried pictures and could read none."""
+        return self.new_failures > 0 and self.new_vectors == 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""

@@ -31,7 +31,6 @@ from featstore.extraction.in_hand import Held, InHand
 from featstore.extraction.report import ExtractReport, Progress
 from featstore.extraction.suspects import judge
 
-_DECODER: Final = "featstore.decode:decode"
 _LOOK_SECONDS: Final = 0.2
 _FORGIVEN: Final = 2
 
@@ -49,7 +48,7 @@ def extract_supervised(
     units: tuple[int, int] = (0, 1),
     progress: Callable[[Progress], None] | None = None,
     stop: threading.Event | None = None,
-    decoder: str = _DECODER,
+    decoder: str | None = None,
     backbone_from: str | None = None,
     **options: Any,
 ) -> ExtractReport:
@@ -58,14 +57,16 @@ def extract_supervised(
     ``source`` and ``source_options``: for featstore.sources.open_source; ``options``: of ``extract``, as JSON types.
     A picture that kills its decoder becomes a failure "decoder-died", one that takes more than ``stall_seconds``
     "decoder-stalled" (or "read-stalled"), one that takes more than ``max_memory`` bytes "out-of-memory".
-    ``decoder`` and ``backbone_from`` name functions ("package.module:function") to be used in the worker.
+    ``decoder`` and ``backbone_from`` name functions ("package.module:function") that are used in the worker in place of
+    the decoder and the backbone that ``options`` say.
 
     Raises what ``extract`` raises, and FeatstoreError where the process died and no picture explains it, twice
     without any progress in between.
     """
     started = time.perf_counter()
-    for name in (decoder, *([backbone_from] if backbone_from is not None else [])):
-        guard.check_name(name)
+    for name in (decoder, backbone_from):
+        if name is not None:
+            guard.check_name(name)
     limits = {"max_pixels": max_pixels, "max_bytes": max_bytes, "max_memory": max_memory}
     job: dict[str, Any] = {
         "source": os.fspath(source),
@@ -84,7 +85,8 @@ def extract_supervised(
         job["spooled"] = None if spooled is None else spooled.fileno()
         forgiven = 0
         while True:
-            attempt = _Attempt(job, spooled, workers or os.cpu_count() or 1, stall_seconds, stop, total)
+            threads = (workers or os.cpu_count() or 1) + defaults.READERS
+            attempt = _Attempt(job, spooled, threads, stall_seconds, stop, total)
             attempt.run()
             if attempt.error is not None:
                 raise _raised(attempt.error)

@@ -13,6 +13,7 @@ from featstore.extraction.in_hand import Held
 DIED, STALLED, OUT_OF_MEMORY, READ_STALLED = "decoder-died", "decoder-stalled", "out-of-memory", "read-stalled"
 """Reasons of the failures that supervision makes."""
 _TRIAL: Final = "featstore.extraction.trial:try_picture"
+_TRIAL_WITH_TORCH: Final = "featstore.extraction.trial_with_torch:try_picture"
 _READ_SECONDS: Final = 30.0
 
 
@@ -21,6 +22,7 @@ def judge(suspects: Sequence[Held], roots: Sequence[str], job: Mapping[str, Any]
 
     ``roots``: by segment of the plan; ``job``: as the worker had it; ``seconds``: what one picture may take.
     """
+    from featstore.decode import DECODERS
     from featstore.store import shards
     from featstore.store.culprits import write_culprit
     from featstore.store.manifest import Manifest
@@ -53,7 +55,7 @@ def judge(suspects: Sequence[Held], roots: Sequence[str], job: Mapping[str, Any]
             "preprocessing": manifest.identity.preprocessing,
             "max_pixels": min(limits["max_pixels"], max(1, limits["max_memory"] // defaults.BYTES_OF_PIXEL)),
             "max_bytes": limits["max_bytes"],
-            "decoder": job["decoder"],
+            "decoder": job["decoder"] or DECODERS[manifest.identity.decoder],
         }
         verdict = verdict_on(picture, seconds, limits["max_memory"])
         if verdict is not None:
@@ -64,8 +66,11 @@ def judge(suspects: Sequence[Held], roots: Sequence[str], job: Mapping[str, Any]
 
 def verdict_on(picture: dict[str, Any], seconds: float, memory: int) -> tuple[str, str] | None:
     """Return reason and message where the picture alone kills, stalls or exhausts a process, else None."""
+    from featstore.decode import DECODERS
+
     try:
-        reason = guard.call(_TRIAL, picture, seconds=seconds, memory=memory)
+        trial = _TRIAL_WITH_TORCH if picture["decoder"] == DECODERS["pillow-torch"] else _TRIAL
+        reason = guard.call(trial, picture, seconds=seconds, memory=memory)
     except guard.Died as death:
         if death.cause == "died":
             return DIED, f"the decoder died of it: {death}"

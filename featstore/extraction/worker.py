@@ -126,7 +126,7 @@ def _work(job: dict[str, Any], in_hand: InHand, answers: _Answers, stop: threadi
         job["store"],
         progress=tell,
         stop=stop,
-        decode=function_of(job["decoder"]),
+        decoder=None if job["decoder"] is None else function_of(job["decoder"]),
         watch=Watch(in_hand, begin),
         **{**options, "units": tuple(options["units"])},
     )

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from featstore.index.ann_benchmarks import AnnBenchmark, read_ann_benchmark, write_ann_benchmark
     from featstore.index.build import build_index
     from featstore.index.contract import build_contract, check_contract
     from featstore.index.duplicates import across_splits, equal_groups, leaks, near_duplicates
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from featstore.index.trials import Contract
 
 _HOMES = {
+    "AnnBenchmark": "ann_benchmarks",
     "across_splits": "duplicates",
     "Contract": "trials",
     "FeatureIndex": "feature_index",
@@ -35,12 +37,15 @@ _HOMES = {
     "leaks": "duplicates",
     "leave_one_out_accuracy": "exact",
     "near_duplicates": "duplicates",
+    "read_ann_benchmark": "ann_benchmarks",
     "recall_at_k": "recall",
     "verify": "pair",
     "wilson_interval": "recall",
+    "write_ann_benchmark": "ann_benchmarks",
 }
 
 __all__ = [
+    "AnnBenchmark",
     "Contract",
     "FeatureIndex",
     "KeyTable",
@@ -55,9 +60,11 @@ __all__ = [
     "leaks",
     "leave_one_out_accuracy",
     "near_duplicates",
+    "read_ann_benchmark",
     "recall_at_k",
     "verify",
     "wilson_interval",
+    "write_ann_benchmark",
 ]
 
 

@@ -83,7 +83,7 @@ def build_contract(
     if chosen.candidate.exact and not best.candidate.exact:
         best.outcome = "did not hold on fresh queries"
         last = chosen.candidate
-        trials.append(Trial(last, rows, last.row_bytes * rows, "chosen: exact, since the quickest did not hold"))
+        trials.append(Trial(last, rows, last.file_bytes(rows), "chosen: exact, since the quickest did not hold"))
     index, order = chosen.subject.index, chosen.subject.rows
     if held_out.withheld.any():
         index.effort = grown(index.effort, rows / len(kept))

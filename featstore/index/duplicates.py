@@ -6,7 +6,7 @@ comparison of n rows costs n^2 d multiplications; beyond some 200,000 rows give 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,26 +23,28 @@ _EDGES_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
-class NearDuplicates:
-    """``groups``: rows that are linked by near copies, each group ascending, largest group first.
-
-    ``nearest`` int64 (n,): each row's closest other row, -1 where none reaches the threshold; ``score`` float32 (n,):
-    their cosine, -inf for none. ``threshold``: the cosine from which two rows are copies.
-    """
-
-    groups: list[NDArray[np.int64]]
-    nearest: NDArray[np.int64]
-    score: Floats
-    threshold: float
-
-
-@dataclass(frozen=True)
 class Leak:
     """Row ``row`` of one split has a near copy, ``other``, in another; ``score`` is their cosine."""
 
     row: int
     other: int
     score: float
+
+
+@dataclass(frozen=True)
+class NearDuplicates:
+    """``groups``: rows that are linked by near copies, each group ascending, largest group first.
+
+    ``nearest`` int64 (n,): each row's closest other row, -1 where none reaches the threshold; ``score`` float32 (n,):
+    their cosine, -inf for none. ``threshold``: the cosine from which two rows are copies. ``leaks``: each row with its
+    closest row of another split, best first, where splits were given; a pair appears from both its sides.
+    """
+
+    groups: list[NDArray[np.int64]]
+    nearest: NDArray[np.int64]
+    score: Floats
+    threshold: float
+    leaks: list[Leak]
 
 
 def equal_groups(digests: Sequence[Hashable]) -> list[NDArray[np.int64]]:
@@ -83,52 +85,49 @@ def near_duplicates(
     vectors: Vectors,
     threshold: float = defaults.DUPLICATE_COSINE,
     *,
+    splits: Sequence[Hashable] | None = None,
     centre: bool = True,
     index: FeatureIndex | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> NearDuplicates:
     """Link the rows of ``vectors`` (n, d) whose cosine is at least ``threshold`` and return the groups so linked.
 
-    ``centre``: measure the cosine after subtracting the mean row; without it features of some backbones
-    (untrained ones above all) are nearly parallel whatever the picture. ``index``: compare only with the ten
-    neighbours that it finds, by position in ``vectors`` = rank among ``index.ids``; its cosine is not centred and its
-    recall is the index's. Links are transitive: a chain of near copies is one group. UsageError: NaN, threshold.
+    ``splits`` (n): look for leaks between them as well; None takes no part. ``centre``: measure the cosine after
+    subtracting the mean row; without it features of some backbones (untrained ones above all) are nearly parallel
+    whatever the picture. ``index``: compare only with the ten neighbours that it finds, by position in ``vectors`` =
+    rank among ``index.ids``; its cosine is not centred and its recall is the index's. Links are transitive: a chain of
+    near copies is one group. ``progress(done, total)`` counts rows. UsageError: NaN, threshold.
     """
     rows, _ = shape_of(vectors)
     _check_threshold(threshold)
-    best = _Nearest(rows)
+    if splits is not None and len(splits) != rows:
+        raise UsageError(f"{len(splits):,} splits were given for {rows:,} rows")
+    names: dict[Hashable, int] = {}
+    codes = np.array([-1 if one is None else names.setdefault(one, len(names)) for one in splits or ()], np.int64)
+    best, elsewhere, links = _Nearest(rows), _Nearest(rows), _Links(rows)
     if index is not None:
         pairs = _pairs_by_index(vectors, threshold, index)
     else:
-        pairs = _pairs(Centred(vectors) if centre else vectors, threshold)
-    links = _Links(rows)
+        pairs = _pairs(Centred(vectors) if centre else vectors, threshold, progress)
     for left, right, score in pairs:
         best.offer(left, right, score)
         best.offer(right, left, score)
         links.join(left, right)
-    return NearDuplicates(links.groups(), best.rows, best.score, threshold)
+        if len(names) > 1:
+            apart = (codes[left] != codes[right]) & (codes[left] >= 0) & (codes[right] >= 0)
+            elsewhere.offer(left[apart], right[apart], score[apart])
+            elsewhere.offer(right[apart], left[apart], score[apart])
+    found = np.flatnonzero(elsewhere.rows >= 0)
+    found = found[np.argsort(-elsewhere.score[found], kind="stable")]
+    leaking = [Leak(int(row), int(elsewhere.rows[row]), float(elsewhere.score[row])) for row in found]
+    return NearDuplicates(links.groups(), best.rows, best.score, threshold, leaking)
 
 
 def leaks(
     vectors: Vectors, splits: Sequence[Hashable], threshold: float = defaults.DUPLICATE_COSINE, *, centre: bool = True
 ) -> list[Leak]:
-    """Return, best first, each row with the closest row of another split, where their cosine is at least ``threshold``.
-
-    ``splits`` (n): None takes no part. A pair appears from both its sides. ``centre``: as for near_duplicates.
-    """
-    rows, _ = shape_of(vectors)
-    _check_threshold(threshold)
-    if len(splits) != rows:
-        raise UsageError(f"{len(splits):,} splits were given for {rows:,} rows")
-    names: dict[Hashable, int] = {}
-    codes = np.array([-1 if split is None else names.setdefault(split, len(names)) for split in splits], np.int64)
-    best = _Nearest(rows)
-    for left, right, score in _pairs(Centred(vectors) if centre else vectors, threshold):
-        apart = (codes[left] != codes[right]) & (codes[left] >= 0) & (codes[right] >= 0)
-        best.offer(left[apart], right[apart], score[apart])
-        best.offer(right[apart], left[apart], score[apart])
-    found = np.flatnonzero(best.rows >= 0)
-    found = found[np.argsort(-best.score[found], kind="stable")]
-    return [Leak(int(row), int(best.rows[row]), float(best.score[row])) for row in found]
+    """Return the leaks between ``splits`` (n) that near_duplicates finds, and nothing else."""
+    return near_duplicates(vectors, threshold, splits=splits, centre=centre).leaks
 
 
 def _check_threshold(threshold: float) -> None:
@@ -139,10 +138,13 @@ def _check_threshold(threshold: float) -> None:
 _Pairs = tuple[NDArray[np.int64], NDArray[np.int64], Floats]
 
 
-def _pairs(vectors: NDArray[np.floating] | BlockSource, threshold: float) -> Iterator[_Pairs]:
+def _pairs(
+    vectors: NDArray[np.floating] | BlockSource, threshold: float, progress: Callable[[int, int], None] | None
+) -> Iterator[_Pairs]:
     """Yield (left, right, cosine) of all pairs left < right that reach ``threshold``, piece by piece."""
     # Rounding must not part exact copies at a threshold of 1.
     least = np.float32(threshold - 1e-6)
+    rows = shape_of(vectors)[0]
     for outer_start, outer in _large_blocks(vectors):
         for start, block in prepared_blocks(vectors, "cosine"):
             if start + len(block) <= outer_start:
@@ -157,6 +159,9 @@ def _pairs(vectors: NDArray[np.floating] | BlockSource, threshold: float) -> Ite
                     # Within the outer rows every pair is seen from both sides: one is enough.
                     once = left < right
                     yield left[once], right[once], score[once]
+            if progress is not None:
+                through = (start + len(block) - outer_start) / (rows - outer_start)
+                progress(outer_start + int(len(outer) * through), rows)
 
 
 def _large_blocks(vectors: Vectors) -> Iterator[tuple[int, Floats]]:

@@ -101,6 +101,15 @@ class FeatureIndex:
         return self._index.exact
 
     @property
+    def effort(self) -> dict[str, float]:
+        """The run-time parameters that trade speed for recall (efSearch, nprobe, k_factor), as far as it has them."""
+        return self._index.effort
+
+    @effort.setter
+    def effort(self, value: Mapping[str, float]) -> None:
+        self._index.effort = dict(value)
+
+    @property
     def ids(self) -> NDArray[np.int64]:
         """The ids of the rows that can be found, ascending."""
         return self._ascending if self._live is None else np.sort(self._tables.ids[self._live])
@@ -139,6 +148,11 @@ class FeatureIndex:
         scores[~found] = np.inf if self.metric == "l2" else -np.inf
         return scores, ids
 
+    def scans(self, allowed: int) -> bool:
+        """Return whether so few ``allowed`` rows are compared one by one, rather than filtered in a graph or in lists."""
+        few = allowed * 4 * self.dimension <= defaults.EXACT_SCAN_BYTES // 4
+        return few or allowed * 10 <= len(self._tables.ids)
+
     def _search(
         self, queries: Floats, k: int, allowed: NDArray[np.bool_] | None, threads: int | None
     ) -> tuple[Floats, NDArray[np.int64]]:
@@ -150,7 +164,7 @@ class FeatureIndex:
         if allowed is None:
             return self._index.search(queries, k, threads=threads)
         count = int(allowed.sum())
-        if count * 4 * self.dimension <= defaults.EXACT_SCAN_BYTES // 4 or count * 10 <= rows:
+        if self.scans(count):
             return self._scan(queries, k, np.flatnonzero(allowed), threads)
         scores, positions = self._index.search(queries, k, allowed=allowed, threads=threads)
         short = (positions >= 0).sum(axis=1) < min(k, count)
@@ -293,7 +307,7 @@ class FeatureIndex:
         )
 
     def info(self) -> dict[str, Any]:
-        """Return what is known of the index as JSON types; README, "Index", tells each field."""
+        """Return what is known of the index as JSON types."""
         record = self._record
         return {
             "path": None if self._path is None else str(self._path),

@@ -11,13 +11,16 @@ from featstore import defaults
 GRAPH_EFFORTS = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 _LISTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _DEPTHS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0)
-_LINK_BYTES = 4 * 2 * defaults.HNSW_LINKS
+# Of a row of a graph: its links in the lowest layer, on average one more layer in 31 rows, its offset and its level.
+_LINK_BYTES = 4 * 2 * defaults.HNSW_LINKS + 6 + 8 + 4
 _ID_BYTES = 8
+_HEAD_BYTES = 4096
+_SCAN_BLOCK = 32
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One kind of index: ``name``, FAISS ``factory``, bytes a row in its file, and what can be tuned.
+    """One kind of index: ``name``, FAISS ``factory``, bytes of its file (a row, and besides), and what can be tuned.
 
     ``main``: the parameter that is raised until the contract holds, over ``steps``;
     ``depths``: values of k_factor (re-ranked neighbours / k) where there is a re-ranking stage.
@@ -29,6 +32,11 @@ class Candidate:
     main: str | None = None
     steps: tuple[int, ...] = ()
     depths: tuple[float, ...] = ()
+    fixed_bytes: int = 0
+
+    def file_bytes(self, rows: int) -> int:
+        """Return the most bytes that the FAISS file of ``rows`` takes."""
+        return self.fixed_bytes + self.row_bytes * rows
 
     @property
     def exact(self) -> bool:
@@ -48,7 +56,7 @@ class Candidate:
 
 def flat(dimension: int) -> Candidate:
     """Return exact search."""
-    return Candidate("flat", "Flat", 4 * dimension + _ID_BYTES)
+    return Candidate("flat", "Flat", 4 * dimension + _ID_BYTES, fixed_bytes=_HEAD_BYTES)
 
 
 def lists_for(rows: int) -> int:
@@ -81,6 +89,8 @@ def ladder(rows: int, dimension: int) -> Iterator[Candidate]:
                 "nprobe",
                 steps,
                 _DEPTHS,
+                # Centres, codebooks, scales of the codes, and a last block of each list that is not full.
+                _HEAD_BYTES + (lists + 18) * 4 * dimension + lists * (_SCAN_BLOCK * parts // 2 + 64),
             )
     for codes, size in (("SQfp16", 2), ("SQ8", 1)):
         yield Candidate(
@@ -89,4 +99,5 @@ def ladder(rows: int, dimension: int) -> Iterator[Candidate]:
             size * dimension + _LINK_BYTES + _ID_BYTES,
             "efSearch",
             GRAPH_EFFORTS,
+            fixed_bytes=_HEAD_BYTES + 8 * dimension,
         )

@@ -33,6 +33,11 @@ FORMAT = 1
 SIDE_SUFFIX = ".featstore"
 _NEXT_SUFFIX = ".featstore.next"
 _TRIES = 5
+_NUMBER = int | float | None
+_CONTRACT: dict[str, Any] = {"recall": int | float, "at": int, "memory": int | None, "latency": _NUMBER}
+_CONTRACT |= {"holds": bool, "rows_tried": int, "sampled": bool}
+_TRIAL: dict[str, Any] = {"name": str, "outcome": str, "bytes": int, "effort": dict | None, "recall": dict | None}
+_TRIAL |= {"build_seconds": _NUMBER, "queries_per_second": _NUMBER, "latency_seconds": _NUMBER}
 
 
 @dataclass(frozen=True)
@@ -199,15 +204,25 @@ def _read_record(side: sealed.SealedFile, meta: Mapping[str, Any]) -> Record:
     types |= {"trials": list, "versions": dict}
     if not all(isinstance(meta.get(name), kind) for name, kind in types.items()):
         raise DamagedError(f"{side.path}: its description is damaged")
-    contract = meta.get("contract")
-    if contract is not None and not (isinstance(contract, dict) and isinstance(contract.get("recall"), int | float)):
+    contract, trials = meta.get("contract"), meta["trials"]
+    if contract is not None and not _has(contract, _CONTRACT):
         raise DamagedError(f"{side.path}: its contract is damaged")
+    if not all(_has(trial, _TRIAL) for trial in trials):
+        raise DamagedError(f"{side.path}: its table of what was tried is damaged")
+    for trial in trials:
+        if trial["recall"] is not None:
+            Recall.from_dict(trial["recall"])
     return Record(
         metric=check_metric(str(meta.get("metric"))),
         recall=Recall.from_dict(meta.get("recall")),
         contract=contract,
         **{name: meta[name] for name in types},
     )
+
+
+def _has(value: Any, fields: Mapping[str, Any]) -> bool:
+    """Whether ``value`` is a mapping with ``fields`` of these types."""
+    return isinstance(value, dict) and all(isinstance(value.get(name, ...), kind) for name, kind in fields.items())
 
 
 def verify(path: Path) -> list[str]:

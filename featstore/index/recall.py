@@ -41,9 +41,14 @@ class Recall:
     def from_dict(cls, value: Any) -> Recall:
         """Read what to_dict gave; DamagedError where it is something else."""
         try:
-            return cls(**value)
+            recall = cls(**value)
         except TypeError:
             raise DamagedError("the recall on the index's label is damaged") from None
+        figures = [isinstance(figure, int | float) for figure in (recall.value, recall.low, recall.high)]
+        known = all(figures) if recall.value is not None else recall.low is None and recall.high is None
+        if not known or not isinstance(recall.k, int) or not isinstance(recall.queries, int):
+            raise DamagedError("the recall on the index's label is damaged")
+        return recall
 
 
 def wilson_interval(share: float, trials: float) -> tuple[float, float]:
@@ -81,12 +86,12 @@ def keeps(recall: Recall, goal: float) -> bool:
     """Whether ``recall`` is exact, or its lower 95 % bound at ``goal`` with an interval at most 2 points wide."""
     if recall.method == "exact":
         return True
-    return (
-        reaches(recall, goal)
-        and recall.low is not None
-        and recall.high is not None
-        and recall.high - recall.low <= _WIDEST
-    )
+    return reaches(recall, goal) and is_narrow(recall)
+
+
+def is_narrow(recall: Recall) -> bool:
+    """Whether the 95 % interval of ``recall`` is at most 2 points wide, so that it says something."""
+    return recall.low is not None and recall.high is not None and recall.high - recall.low <= _WIDEST
 
 
 def scale_of(queries: Floats, kth: Floats, inner_product: bool) -> NDArray[np.float64]:

@@ -109,7 +109,7 @@ def training_rows(rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
 
 def try_candidate(candidate: Candidate, ground: Ground, contract: Contract, total_rows: int) -> Trial:
     """Build ``candidate`` on ``ground``, tune it to ``contract`` and time it; memory is judged for ``total_rows``."""
-    trial = Trial(candidate, len(ground.base), candidate.row_bytes * total_rows, "holds")
+    trial = Trial(candidate, len(ground.base), candidate.file_bytes(total_rows), "holds")
     if contract.memory is not None and trial.file_bytes > contract.memory:
         trial.outcome = f"needs some {trial.file_bytes:,} bytes where {contract.memory:,} are allowed"
         return trial

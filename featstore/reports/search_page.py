@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from featstore.pictures import Pictures, open_picture
 from featstore.reports import parts
 from featstore.reports.page import write_page
-from featstore.reports.thumbnails import thumbnail
+from featstore.reports.thumbnails import Thumbnail, thumbnail
 
 if TYPE_CHECKING:
     from featstore.searching import Neighbour, Query, SearchReport
@@ -31,6 +31,9 @@ def write_search_page(
     notes = list(report.notes)
     if len(shown) < len(report.queries):
         notes.append(f"the first {len(shown):,} of {len(report.queries):,} queries are shown")
+    among = f"the {report.rows:,} pictures"
+    if report.where is not None:
+        among = f"those {report.kept:,} of the {report.rows:,} pictures where {report.where},"
     recall = report.recall
     measured = ""
     if recall.get("method") == "exact":
@@ -44,7 +47,7 @@ def write_search_page(
             **parts.footer(),
             "title": f"Neighbours in {os.path.basename(report.index)}",
             "heading": "Nearest pictures" if len(shown) != 1 else f"Nearest to {os.path.basename(shown[0].name)}",
-            "lead": f"Among the {report.rows:,} pictures of {report.index}, by {_SCORES.get(report.metric, report.metric)}{measured}.",
+            "lead": f"Among {among} of {report.index}, by {_SCORES.get(report.metric, report.metric)}{measured}.",
             "notes": notes,
             "queries": [_query(query, pictures) for query in shown],
         },
@@ -52,13 +55,19 @@ def write_search_page(
 
 
 def _query(query: Query, pictures: Pictures) -> dict[str, Any]:
-    one = query.source
+    one, key = query.source, query.key
+    if one is not None:
+        thumb = thumbnail(lambda: open_picture(one.root, one.location, one.offset, one.size))
+    elif key is not None:
+        thumb = thumbnail(lambda: pictures(key))
+    else:
+        thumb = Thumbnail(None, note="not a single picture")
     return {
         "name": query.name,
         "label": None,
         "reason": query.reason,
         "message": query.message,
-        "thumb": thumbnail(lambda: open_picture(one.root, one.location, one.offset, one.size)),
+        "thumb": thumb,
         "neighbours": neighbours_shown(query.neighbours, pictures),
     }
 

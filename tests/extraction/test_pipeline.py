@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -118,6 +119,9 @@ def test_batches_overlap_in_an_engine_that_works_in_the_background():
         def __init__(self, engine, pictures):
             self.engine, self.pictures = engine, pictures
 
+        def done(self):
+            return False
+
         def result(self):
             self.engine.pending -= 1
             return self.engine(self.pictures)
@@ -153,3 +157,36 @@ def test_an_error_of_a_part_ends_the_run(where):
     with pytest.raises(OSError, match="No space left"):
         drive([Batch(set(), start, start + 2, False) for start in range(0, 40, 2)], **parts)
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("featstore-")]
+
+
+@pytest.mark.parametrize(("finished", "counted"), [(True, "waiting"), (False, "forward")])
+def test_waiting_for_pictures_is_the_networks_gap_only_where_it_has_nothing_to_do(finished, counted):
+    class Behind(Means):
+        """An engine that is, or is not, done with its batches when the next pictures are waited for."""
+
+        in_flight = 2
+
+        def submit(self, pictures):
+            return SimpleNamespace(result=Finished(self(pictures)).result, done=lambda: finished)
+
+    class Recorded(Timings):
+        """Remembers where the seconds of a wait went after the first batch was sent."""
+
+        sent, names = False, ()
+
+        def add(self, **seconds):
+            super().add(**seconds)
+            self.sent = self.sent or "copy" in seconds
+            if self.sent and set(seconds) <= {"waiting", "forward"}:
+                self.names += tuple(seconds)
+                waited.set()
+
+    waited, timings = threading.Event(), Recorded()
+
+    def late(target, row):
+        assert row < 4 or waited.wait(60)
+        return load(target, row)
+
+    batches = iter([Batch(set(), 0, 4, False), Batch(set(), 4, 8, True)])
+    run(batches, late, Behind(), lambda done: None, dtype=F4, threads=1, ahead=1, timings=timings)
+    assert set(timings.names) == {counted}

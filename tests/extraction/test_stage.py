@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import threading
@@ -11,9 +12,7 @@ from PIL import Image
 
 from featstore.decode import decode
 from featstore.errors import IdentityError, UsageError
-from featstore.extraction import extract
-from featstore.extraction.pipeline import Timings
-from featstore.extraction.stage import advice
+from featstore.extraction import extract, loading
 from featstore.sources import open_source
 from featstore.store import FeatureStore
 from featstore.store.verifying import verify_store
@@ -172,13 +171,23 @@ def test_rehash_trusts_content_alone(folder, tmp_path):
 
 
 def test_stopped_and_continued_is_bit_identical(folder, tmp_path):
-    run(folder, tmp_path / "whole")
+    run(folder, tmp_path / "whole", batch=2)
     stop = threading.Event()
-    report = run(folder, tmp_path / "s", stop=stop, progress=lambda p: stop.set() if p.done >= 4 else None, workers=1)
+    late = {(folder / name).read_bytes() for name in sorted(NAMES)[8:]}
+
+    def held_back(data, preprocessing, *, max_pixels):
+        assert data not in late or stop.wait(60)
+        return decode(data, preprocessing, max_pixels=max_pixels)
+
+    def tell(progress):
+        if progress.done >= 2:
+            stop.set()
+
+    report = run(folder, tmp_path / "s", batch=2, stop=stop, progress=tell, workers=20, decoder=held_back)
     assert report.stopped
     assert 0 < report.new_vectors < 20
     done = report.new_vectors
-    report = run(folder, tmp_path / "s")
+    report = run(folder, tmp_path / "s", batch=2)
     assert report.timings["forwarded"] == 20 - done
     assert_same(FeatureStore.open(tmp_path / "s"), FeatureStore.open(tmp_path / "whole"))
     assert os.listdir(tmp_path / "s" / "work") == []
@@ -211,10 +220,10 @@ def test_two_at_once_share_the_work(folder, tmp_path):
 @pytest.mark.parametrize(
     ("options", "difference"),
     [
-        ({"backbone": tiny_backbone(1)}, "weights [0-9a-f]{12} here, [0-9a-f]{12} there"),
-        ({"backbone": tiny_backbone(name="other")}, "backbone other here, tiny there"),
-        ({"backbone": tiny_backbone(dimension=9)}, "dimension 9 here, 8 there"),
-        ({"dtype": "float16"}, "dtype float16 here, float32 there"),
+        ({"backbone": tiny_backbone(1)}, "weights [0-9a-f]{12}, not [0-9a-f]{12}"),
+        ({"backbone": tiny_backbone(name="other")}, "backbone tiny, not other"),
+        ({"backbone": tiny_backbone(dimension=9)}, "dimension 8, not 9"),
+        ({"dtype": "float16"}, "dtype float32, not float16"),
     ],
 )
 def test_features_of_another_identity_are_refused_in_one_line(folder, tmp_path, options, difference):
@@ -280,24 +289,67 @@ def test_picture_bounds_are_failures(folder, tmp_path):
     assert report.reasons == {"too-large": 21}
 
 
-@pytest.mark.parametrize(
-    ("timings", "words"),
-    [
-        (Timings(forward=9, waiting=1, forwarded=5), "the network was the bottleneck (90%"),
-        (Timings(forward=1, waiting=9, read=1, decode=8, forwarded=5), "decoding the pictures was the bottleneck"),
-        (Timings(forward=1, waiting=9, read=8, decode=1, forwarded=5), "reading the pictures was the bottleneck"),
-        (Timings(forward=1, blocked=9, forwarded=5), "writing was the bottleneck"),
-        (Timings(), ""),
-    ],
-)
-def test_advice_names_the_bottleneck(timings, words):
-    assert words in advice(timings)
-
-
 def test_auto_goes_on_in_the_precision_of_the_store(folder, tmp_path):
     run(folder, tmp_path / "s", precision="bf16", engine="torch-folded")
     write_pictures(folder, ["ant/new.jpg"], seed=50)
     report = run(folder, tmp_path / "s", engine="torch-folded")
     assert (report.new_vectors, FeatureStore.open(tmp_path / "s").spec.precision) == (1, "bf16")
-    with pytest.raises(IdentityError, match="precision fp32 here, bf16 there"):
+    with pytest.raises(IdentityError, match="precision bf16, not fp32"):
         run(folder, tmp_path / "s", precision="fp32")
+
+
+def test_many_read_ahead_of_the_few_that_decode(folder, tmp_path, monkeypatch):
+    """Pictures that come slowly are read side by side: eight reads wait for each other, though one thread decodes."""
+    real, together, lock = loading.read_picture, threading.Barrier(8), threading.Lock()
+    reads, decoding, most = itertools.count(), 0, 0
+
+    def read(*arguments, **options):
+        if next(reads) < 8:
+            together.wait(60)
+        return real(*arguments, **options)
+
+    def counted(data, preprocessing, *, max_pixels):
+        nonlocal decoding, most
+        with lock:
+            decoding += 1
+            most = max(most, decoding)
+        pixels = decode(data, preprocessing, max_pixels=max_pixels)
+        with lock:
+            decoding -= 1
+        return pixels
+
+    monkeypatch.setattr(loading, "read_picture", read)
+    assert run(folder, tmp_path / "s", workers=1, decoder=counted).vectors == 20
+    assert most == 1
+
+
+def test_the_breakdown_accounts_for_the_clock_and_the_processors(folder, tmp_path):
+    report = run(folder, tmp_path / "s")
+    timings = report.timings
+    stages = {"read", "decode", "waiting", "copy", "forward", "write", "blocked", "load_processor", "processor"}
+    assert set(timings) == {*stages, "forwarded"}
+    assert sum(timings[name] for name in ("waiting", "copy", "forward", "blocked")) <= report.seconds
+    assert timings["load_processor"] <= timings["processor"] + 0.02
+    assert report.advice == ""
+
+
+def test_a_store_goes_on_with_its_own_backbone_and_refuses_another_before_it_is_loaded(folder, tmp_path):
+    extract(folder, tmp_path / "s", backbone="squeezenet1_1", weights="random:3", dtype="float16")
+    write_pictures(folder, ["ant/new.jpg"], seed=50)
+    report = extract(folder, tmp_path / "s")
+    assert (report.new_vectors, report.vectors) == (1, 21)
+    # The weights of resnet50 would have to be downloaded first.
+    with pytest.raises(IdentityError, match="s has features of squeezenet1_1, not resnet50; leave --backbone out"):
+        extract(folder, tmp_path / "s", backbone="resnet50")
+
+
+def test_the_file_of_weights_has_to_be_named_again(folder, tmp_path):
+    from featstore.backbones import load_backbone
+
+    module = load_backbone("squeezenet1_1", "random:0").module
+    torch.save({name: value.clone() for name, value in module.state_dict().items()}, tmp_path / "mine.pth")
+    options = {"backbone": "squeezenet1_1", "weights": str(tmp_path / "mine.pth")}
+    extract(folder, tmp_path / "s", **options)
+    with pytest.raises(UsageError, match=r"s: was made with the weights mine\.pth; name their file with --weights"):
+        extract(folder, tmp_path / "s")
+    assert extract(folder, tmp_path / "s", **options).new_vectors == 0

@@ -79,7 +79,7 @@ def test_the_table_says_what_came_of_each(vectors: np.ndarray) -> None:
 
 
 def test_nothing_fits() -> None:
-    with pytest.raises(UsageError, match=r"no kind of index fits: flat needs some 416 bytes where 9 are allowed"):
+    with pytest.raises(UsageError, match=r"no kind of index fits: flat needs some 4,512 bytes where 9 are allowed"):
         made(clusters(4, DIMENSION), Contract(memory=9), [flat(DIMENSION)])
     with pytest.raises(UsageError, match="a query takes"):
         made(clusters(ROWS, DIMENSION), Contract(latency=1e-9), [flat(DIMENSION)])

@@ -167,6 +167,9 @@ def sealed_again(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, obje
         ({}, {"identity": None}),
         ({}, {"contract": []}),
         ({}, {"contract": {"recall": "0.9"}}),
+        ({}, {"contract": {"recall": 0.9}}),
+        ({}, {"trials": [{"name": "flat"}]}),
+        ({}, {"recall": {"value": "1", "low": 1, "high": 1, "k": 10, "queries": 0, "method": "exact"}}),
         ({}, {"measured_rows": None}),
     ],
 )

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from featstore.errors import IdentityError, UsageError
-from featstore.indexing import index_path, index_store, is_index, open_index, staleness
+from featstore.index import read_ann_benchmark
+from featstore.indexing import export_store, index_path, index_store, is_index, open_index, staleness
 from featstore.store import FeatureStore
 from tests.chain import make_store, names, write_coloured
 from tests.made import tiny_backbone
@@ -73,3 +74,29 @@ def test_what_cannot_be_asked_for(chain, tmp_path):
     other = make_store(chain.folder, tmp_path / "other", backbone=tiny_backbone(1))
     with pytest.raises(IdentityError, match="weights"):
         index_store(other, out=chain.index, update=True)
+
+
+def test_what_makes_no_contract(chain, tmp_path):
+    with pytest.raises(UsageError, match="memory and latency choose the kind of index"):
+        index_store(chain.store, out=tmp_path / "x", kind="flat", memory=1 << 30)
+    with pytest.raises(UsageError, match="no kind of index fits: flat needs some"):
+        index_store(chain.store, out=tmp_path / "x", memory=9)
+    assert not (tmp_path / "x").exists()
+    report = index_store(chain.store, out=tmp_path / "x", recall=0.99, at=3)
+    assert report.info["exact"]
+    assert report.info["contract"]["at"] == 3
+    assert report.to_dict()["holds"] is True
+    assert index_store(chain.store, out=tmp_path / "y").to_dict()["holds"] is None
+
+
+def test_a_store_is_exported_for_others_to_be_measured_on(chain, tmp_path):
+    assert export_store(chain.store, tmp_path / "x.hdf5", k=5) == 3
+    read = read_ann_benchmark(tmp_path / "x.hdf5")
+    assert read.train.shape == (27, 8)
+    assert read.neighbors.shape == (3, 5)
+    kept = np.concatenate(list(read.train.blocks()))
+    whole = FeatureStore.open(chain.store).features()
+    assert sorted(map(tuple, np.concatenate([kept, read.test]).tolist())) == sorted(map(tuple, whole.tolist()))
+    small = make_store(write_coloured(tmp_path / "p", names("", 2)), tmp_path / "s")
+    with pytest.raises(UsageError, match="some ten are needed"):
+        export_store(small, tmp_path / "y.hdf5")

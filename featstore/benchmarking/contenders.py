@@ -1,0 +1,169 @@
+"""What ``featstore bench`` measures, each function alone in a process of its own: pictures a second, set-up not counted."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.allocator import keep_memory
+from featstore.backbones import Backbone, load_backbone
+from featstore.decode import decode as reference_decode
+from featstore.decode import open_decoder
+from featstore.engines import open_engine
+from featstore.engines.base import Pending
+
+_WARM_PICTURES: Final = 8
+
+
+def at_hand(device: str) -> dict[str, Any]:
+    """Return the engines that run here on ``device``, its name, and the number of cores."""
+    import shutil
+
+    from featstore.engines import openvino
+    from featstore.engines.cuda import can_compile
+    from featstore.engines.shared import resolve_device, versions
+
+    where = resolve_device(device)
+    engines = ["torch", "torch-folded"]
+    if where.type == "cuda":
+        engines += ["compile"] if can_compile() else []
+    else:
+        engines += ["compile"] if any(map(shutil.which, ("g++", "clang++", "c++"))) else []
+        engines += ["openvino", "openvino-int8"] if openvino.available() else []
+    return {"engines": engines, "cores": os.cpu_count() or 1, **versions(where)}
+
+
+def forward(
+    folder: str, *, backbone: str, weights: str, engine: str, device: str, precision: str, batch: int
+) -> dict[str, Any]:
+    """Measure the network alone: decoded pictures in memory go in, vectors come out."""
+    _as_the_command(engine)
+    model = load_backbone(backbone, weights)
+    pictures = _decoded(_files(folder), model)
+    opened = open_engine(model, engine=engine, device=device, precision=precision)
+    # A whole batch: engines that compile do it for the shapes that they meet.
+    opened(pictures[:batch])
+    pending: deque[Pending] = deque()
+    started = time.perf_counter()
+    for start in range(0, len(pictures), batch):
+        while len(pending) >= opened.in_flight:
+            pending.popleft().result()
+        pending.append(opened.submit(pictures[start : start + batch]))
+    while pending:
+        pending.popleft().result()
+    seconds = time.perf_counter() - started
+    return {"rate": len(pictures) / seconds, "engine": opened.name, "precision": opened.precision}
+
+
+def decode(folder: str, *, backbone: str, weights: str, decoder: str, workers: int) -> dict[str, Any]:
+    """Measure decoding alone, from files in memory, in ``workers`` threads."""
+    preprocessing = load_backbone(backbone, weights).preprocessing
+    run = open_decoder(decoder)
+    data = [file.read_bytes() for file in _files(folder)]
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(lambda each: run(each, preprocessing), data[:_WARM_PICTURES]))
+        started = time.perf_counter()
+        for _ in pool.map(lambda each: run(each, preprocessing), data):
+            pass
+        seconds = time.perf_counter() - started
+    return {"rate": len(data) / seconds, "decoder": decoder}
+
+
+def end_to_end(
+    folder: str,
+    *,
+    backbone: str,
+    weights: str,
+    engine: str,
+    device: str,
+    precision: str,
+    batch: int,
+    workers: int,
+    decode: str,
+) -> dict[str, Any]:
+    """Measure an extraction into a temporary store, from the first picture read to the store on the disk."""
+    from featstore.extraction import Progress, extract
+
+    _as_the_command(engine)
+    begun: list[float] = []
+
+    def tell(_: Progress) -> None:
+        begun.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory(prefix="featstore-bench-") as place:
+        report = extract(
+            folder,
+            Path(place) / "store",
+            backbone=load_backbone(backbone, weights),
+            engine=engine,
+            device=device,
+            precision=precision,
+            decode=decode,
+            batch=batch,
+            workers=workers,
+            progress=tell,
+        )
+        # The first word comes when the first unit is opened, before anything is read.
+        seconds = time.perf_counter() - begun[0]
+    return {
+        "rate": report.vectors / seconds,
+        "vectors": report.vectors,
+        "failures": report.failures,
+        "timings": report.timings,
+        "advice": report.advice,
+    }
+
+
+def tutorial(folder: str, *, backbone: str, weights: str, device: str) -> dict[str, Any]:
+    """Measure the loop of tutorials: Pillow, torchvision's transforms, one picture at a time through the eager model."""
+    import torch
+    from PIL import Image
+    from torchvision import transforms
+
+    from featstore.engines.shared import resolve_device
+
+    where = resolve_device(device)
+    model = load_backbone(backbone, weights)
+    network, steps = model.module.to(where), model.preprocessing
+    transform = transforms.Compose(
+        [
+            transforms.Resize(steps.resize, transforms.InterpolationMode(steps.interpolation)),
+            transforms.CenterCrop(steps.crop),
+            transforms.ToTensor(),
+            transforms.Normalize(steps.mean, steps.std),
+        ]
+    )
+    files = _files(folder)
+
+    def features(file: Path) -> NDArray[np.float32]:
+        with Image.open(file) as image, torch.inference_mode():
+            found: NDArray[np.float32] = network(transform(image.convert("RGB"))[None].to(where))[0].cpu().numpy()
+        return found
+
+    for file in files[:_WARM_PICTURES]:
+        features(file)
+    started = time.perf_counter()
+    found = [features(file) for file in files]
+    return {"rate": len(found) / (time.perf_counter() - started)}
+
+
+def _as_the_command(engine: str) -> None:
+    if engine.startswith(("torch", "compile")):
+        keep_memory()
+
+
+def _files(folder: str) -> list[Path]:
+    return sorted(Path(folder).iterdir())
+
+
+def _decoded(files: list[Path], model: Backbone) -> NDArray[np.uint8]:
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return np.stack(list(pool.map(lambda file: reference_decode(file.read_bytes(), model.preprocessing), files)))

@@ -1,0 +1,32 @@
+"""Sizes and times as people write them, 4G or 5ms: callbacks of options."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+_BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+
+
+def to_bytes(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    """Return a size such as 4G, 1.5 GiB or 512M (powers of 1024) in bytes."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(?:i?b)?", value.strip().lower())
+    size = 0 if found is None else int(float(found[1]) * _BYTES[found[2]])
+    if not size:
+        raise click.BadParameter(f"{value!r} is no size; write one such as 4G or 512M")
+    return size
+
+
+def to_seconds(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
+    """Return a time such as 5ms, 200us or 0.1s in seconds."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(us|ms|s)", value.strip().lower())
+    seconds = 0.0 if found is None else float(found[1]) * _SECONDS[found[2]]
+    if not seconds:
+        raise click.BadParameter(f"{value!r} is no time; write one such as 5ms or 0.1s")
+    return seconds

@@ -1,0 +1,110 @@
+"""The rows of a store that a condition chooses: its key, id, label, split and metadata columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.errors import UsageError
+from featstore.store import FeatureStore
+from featstore.where.parsing import parse
+from featstore.where.tree import AllOf, AnyOf, Condition, Not, Test, Value, kind_of, tests_of
+
+_BLOCK_ROWS: Final = 65536
+_Truth = tuple[NDArray[np.bool_], NDArray[np.bool_]]
+"""Where it is so, and where it is not so, (m,) each; neither: unknown."""
+
+
+def rows_where(store: FeatureStore, where: str) -> NDArray[np.bool_]:
+    """Return which rows (n,) of ``store`` the condition ``where`` chooses; its language: featstore.where.
+
+    Columns are those of ``store.table()``: key, id, label, split and the metadata; metadata of the name key or id is
+    called key_ or id_. Of the keys only a block is held at a time. UsageError: no condition, no such column, or a
+    literal of another kind than all that the column holds, such as a number where labels are texts.
+    """
+    condition = parse(where)
+    tests = list(tests_of(condition))
+    columns = {test.column: _column(store, test) for test in tests}
+    kinds: dict[str, set[str]] = {name: set() for name in columns}
+    chosen = np.zeros(len(store), np.bool_)
+    for start in range(0, len(store), _BLOCK_ROWS):
+        size = min(_BLOCK_ROWS, len(store) - start)
+        block = {name: _Coded(list(islice(values, size))) for name, values in columns.items()}
+        for name, coded in block.items():
+            kinds[name] |= coded.kinds
+        chosen[start : start + size] = _truth(condition, block)[0]
+    for test in tests:
+        _check_kinds(test, kinds[test.column])
+    return chosen
+
+
+def _column(store: FeatureStore, test: Test) -> Iterator[Value]:
+    metadata = {name if name not in ("key", "id") else f"{name}_": name for name in store.tables.columns}
+    if test.column == "key":
+        return iter(store.keys)
+    if test.column == "id":
+        return iter(store.ids.tolist())
+    if test.column not in metadata:
+        names = ", ".join(["key", "id", *metadata])
+        raise UsageError(
+            f"filter, character {test.at + 1}: there is no column {test.column!r} in {store.path}; there are {names}"
+        )
+    return iter(store.column(metadata[test.column]))
+
+
+def _check_kinds(test: Test, there: set[str]) -> None:
+    """A literal that nothing in the column can equal is a slip, not a condition that happens to choose nothing."""
+    for literal in test.literals:
+        if there and kind_of(literal) not in there:
+            written = repr(literal) if isinstance(literal, str) else str(literal).lower()
+            remedy = ""
+            if there == {"text"}:
+                remedy = f"; write '{written}'"
+            elif isinstance(literal, str):
+                remedy = "; write it without quotes"
+            holds = " and ".join(f"{kind}s" for kind in sorted(there))
+            raise UsageError(
+                f"filter, character {test.at + 1}: {test.column} holds {holds}, "
+                f"and is compared with the {kind_of(literal)} {written}{remedy}"
+            )
+
+
+class _Coded:
+    """Values (m,) as codes (m,) into the distinct ones, so that each of those is judged once. ``kinds`` of values."""
+
+    def __init__(self, values: list[Value]) -> None:
+        known: dict[tuple[type, Value], int] = {}
+        self.codes = np.fromiter(
+            (known.setdefault((value.__class__, value), len(known)) for value in values), np.int64, len(values)
+        )
+        self.distinct = [value for _, value in known]
+        self.kinds = {kind_of(value) for value in self.distinct if value is not None}
+
+    def truth(self, holds: Callable[[Value], bool | None]) -> _Truth:
+        """Judge every value."""
+        verdicts = [holds(value) for value in self.distinct]
+        is_so = np.array([verdict is True for verdict in verdicts], np.bool_)
+        is_not = np.array([verdict is False for verdict in verdicts], np.bool_)
+        return is_so[self.codes], is_not[self.codes]
+
+
+def _truth(condition: Condition, block: dict[str, _Coded]) -> _Truth:
+    """Judge ``condition`` row by row, in the three-valued logic of S. Kleene that SQL has."""
+    truth = partial(_truth, block=block)
+    match condition:
+        case Not(part):
+            is_so, is_not = truth(part)
+            return is_not, is_so
+        case AllOf(parts):
+            so, otherwise = zip(*map(truth, parts), strict=True)
+            return np.logical_and.reduce(so), np.logical_or.reduce(otherwise)
+        case AnyOf(parts):
+            so, otherwise = zip(*map(truth, parts), strict=True)
+            return np.logical_or.reduce(so), np.logical_and.reduce(otherwise)
+        case _:
+            return block[condition.column].truth(condition.holds)

@@ -1,0 +1,162 @@
+"""Conditions on the values of a row, as a tree."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final, TypeAlias
+
+Literal: TypeAlias = str | int | float | bool
+Value: TypeAlias = Literal | None
+
+ORDERS: Final[dict[str, Callable[[Any, Any], bool]]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+def kind_of(value: Literal) -> str:
+    """Return what a value is: "text", "number" or "truth value"."""
+    return "text" if isinstance(value, str) else "truth value" if isinstance(value, bool) else "number"
+
+
+@dataclass(frozen=True)
+class Compare:
+    """``column`` ``operation`` ``literal``; ``operation`` is ==, !=, <, <=, > or >=. ``at``: place in the text, from 0."""
+
+    column: str
+    operation: str
+    literal: Literal
+    at: int = field(default=0, compare=False)
+
+    @property
+    def literals(self) -> tuple[Literal, ...]:
+        """The values that the column is compared with."""
+        return (self.literal,)
+
+    def holds(self, value: Value) -> bool | None:
+        """Return whether it is so of ``value``; None where that is not known."""
+        if value is None:
+            return None
+        alike = kind_of(value) == kind_of(self.literal)
+        if self.operation in ("==", "!="):
+            return (alike and value == self.literal) == (self.operation == "==")
+        return ORDERS[self.operation](value, self.literal) if alike else None
+
+
+@dataclass(frozen=True)
+class Among:
+    """``column`` has one of ``literals``."""
+
+    column: str
+    literals: tuple[Literal, ...]
+    at: int = field(default=0, compare=False)
+
+    @cached_property
+    def _known(self) -> frozenset[tuple[str, Literal]]:
+        # With its kind, since in Python 1 == 1.0 == True.
+        return frozenset((kind_of(literal), literal) for literal in self.literals)
+
+    def holds(self, value: Value) -> bool | None:
+        """Return whether it is so of ``value``; None where that is not known."""
+        return None if value is None else (kind_of(value), value) in self._known
+
+
+@dataclass(frozen=True)
+class Like:
+    """``column`` is a text that starts with, or as a whole matches, ``pattern``; ``operation``: startswith or glob."""
+
+    column: str
+    operation: str
+    pattern: str
+    at: int = field(default=0, compare=False)
+
+    @property
+    def literals(self) -> tuple[Literal, ...]:
+        """The values that the column is compared with."""
+        return (self.pattern,)
+
+    def holds(self, value: Value) -> bool | None:
+        """Return whether it is so of ``value``; None where that is not known."""
+        if not isinstance(value, str):
+            return None
+        return value.startswith(self.pattern) if self.operation == "startswith" else glob(value, self.pattern)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """``column`` has no value."""
+
+    column: str
+    at: int = field(default=0, compare=False)
+    literals: tuple[Literal, ...] = field(default=(), init=False, compare=False)
+
+    def holds(self, value: Value) -> bool | None:
+        """Return whether it is so of ``value``."""
+        return value is None
+
+
+Test: TypeAlias = Compare | Among | Like | Missing
+
+
+@dataclass(frozen=True)
+class Not:
+    """``part`` is not so."""
+
+    part: Condition
+
+
+@dataclass(frozen=True)
+class AllOf:
+    """All of ``parts``, two at least, are so."""
+
+    parts: tuple[Condition, ...]
+
+
+@dataclass(frozen=True)
+class AnyOf:
+    """One of ``parts``, two at least, is so."""
+
+    parts: tuple[Condition, ...]
+
+
+Condition: TypeAlias = Compare | Among | Like | Missing | Not | AllOf | AnyOf
+
+
+def tests_of(condition: Condition) -> Iterator[Test]:
+    """Yield the comparisons in ``condition``, from left to right."""
+    match condition:
+        case Not(part):
+            yield from tests_of(part)
+        case AllOf(parts) | AnyOf(parts):
+            for part in parts:
+                yield from tests_of(part)
+        case _:
+            yield condition
+
+
+def glob(text: str, pattern: str) -> bool:
+    """Return whether the whole of ``text`` is as ``pattern`` says: ``*`` any text, ``?`` one character.
+
+    In time len(text) x len(pattern) at most, where a regular expression may take exponential time.
+    """
+    at = place = 0
+    star = resume = -1
+    while at < len(text):
+        if place < len(pattern) and pattern[place] == "*":
+            star, resume = place, at
+            place += 1
+        elif place < len(pattern) and pattern[place] in ("?", text[at]):
+            at += 1
+            place += 1
+        elif star >= 0:
+            # What the last star stands for gets one character longer.
+            resume += 1
+            at, place = resume, star + 1
+        else:
+            return False
+    return not pattern[place:].strip("*")

@@ -1,0 +1,51 @@
+"""A store of 12,000 made-up pictures with an approximate index that has a contract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featstore.index import contract
+from featstore.index.ladder import Candidate
+from featstore.indexing import IndexReport, index_store
+from featstore.store import FeatureStore
+from tests.store import building
+from tests.store.building import Pictures, plan, work
+
+ROWS, DIMENSION = 12_000, 8
+CODED = Candidate("hnsw-8", "HNSW16_SQ8", DIMENSION + 140, "efSearch", (40, 80, 160))
+
+
+def vector(key: bytes, content: int) -> np.ndarray:
+    """Near (2, 0, 0, ...), or for keys that begin with z on the other side of the origin."""
+    found = 0.4 * np.random.default_rng((content, *key)).normal(size=DIMENSION)
+    found[0] += -2 if key.startswith(b"z") else 2
+    return found.astype(np.float32)
+
+
+def pictures(count: int, prefix: str = "") -> Pictures:
+    """Return ``count`` pictures, one of 20 of the class "rare", with the column number."""
+    keys = [f"{prefix}{number:05d}".encode() for number in range(count)]
+    source = Pictures({key: number for number, key in enumerate(keys)}, chunk_rows=1 << 16)
+    source.labels = {key: "rare" if number % 20 == 3 else "common" for number, key in enumerate(keys)}
+    source.metadata = {"number": {key: number for number, key in enumerate(keys)}}
+    return source
+
+
+def extend(path: Path, source: Pictures) -> FeatureStore:
+    """Extract ``source`` into the store at ``path``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(building, "vector", vector)
+        patch.setattr(building, "D", DIMENSION)
+        plan(path, source, unit_rows=1 << 16)
+        work(path, source, batch=8192)
+    return FeatureStore.open(path)
+
+
+def indexed(path: Path) -> IndexReport:
+    """Index the store with codes of 8 bits in a graph, to a contract of 0.9."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contract, "ladder", lambda rows, dimension: [CODED])
+        return index_store(path, recall=0.9)

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from featstore.errors import UsageError
+from featstore.index import check_contract
+from featstore.indexing import index_store, open_index
+from featstore.queries import Asked, Wanted
+from featstore.searching import Finder, search
+from featstore.store import FeatureStore
+from featstore.where import rows_where
+from tests.stages.large import ROWS, extend, indexed, pictures, vector
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = tmp_path_factory.mktemp("large")
+    extend(place / "s", pictures(ROWS))
+    report = indexed(place / "s")
+    assert not report.info["exact"]
+    assert report.standing.holds
+    assert report.info["contract"]["at"] == 10
+    return place
+
+
+@pytest.fixture
+def copied(place, tmp_path):
+    shutil.copytree(place / "s", tmp_path / "s")
+    for end in ("", ".featstore"):
+        shutil.copy(f"{place}/s.faiss{end}", f"{tmp_path}/s.faiss{end}")
+    return tmp_path / "s"
+
+
+def grown(store, more, gone=0):
+    """Add ``more`` pictures, remove the first ``gone``, and update the index."""
+    source = pictures(ROWS)
+    for key in list(source.content)[:gone]:
+        del source.content[key]
+    for key, content in more.content.items():
+        source.content[key] = content + ROWS
+    source.labels |= more.labels
+    extend(store, source)
+    return index_store(store, update=True)
+
+
+def test_an_index_that_has_grown_is_measured_on_what_is_new(copied, place):
+    before = open_index(place / "s.faiss").info()
+    report = grown(copied, pictures(2000, "n"), gone=500)
+    assert (report.added, report.removed) == (2000, 500)
+    assert report.standing.holds
+    assert "holds: 0." in report.standing.text
+    assert report.info["recall"]["queries"] == 2000
+    assert report.info["measured_rows"] == ROWS + 2000
+    assert report.info["effort"] == before["effort"]
+    index, opened = open_index(report.path), FeatureStore.open(copied)
+    assert index.ids.tolist() == opened.ids.tolist()
+    # The label is true of queries that nobody has seen.
+    fresh = np.array([vector(b"%d" % number, -number % 977) for number in range(2000)])
+    recall = check_contract(index, fresh, opened.features(), opened.ids)
+    assert recall.high >= report.info["recall"]["low"]
+    again = index_store(copied, update=True)
+    assert (again.added, again.removed, again.standing) == (0, 0, report.standing)
+
+
+def test_drift_breaks_the_contract_and_is_said(copied, place):
+    report = grown(copied, pictures(300, "z"))
+    assert report.standing.holds is False
+    assert "does not hold any more: 0." in report.standing.text
+    assert "on 300 pictures" in report.standing.text
+    assert report.info["effort"]["efSearch"] > open_index(place / "s.faiss").info()["effort"]["efSearch"]
+    assert open_index(report.path).info()["contract"]["holds"] is False
+    assert index_store(copied, update=True).standing.holds is False
+    assert report.standing.text in search(report.path, like=Wanted(keys=["00001"])).notes
+    with pytest.raises(UsageError, match="an update keeps .*; leave out recall"):
+        index_store(copied, update=True, recall=0.9)
+
+
+def test_a_few_new_pictures_leave_the_label_as_it_was(copied, place):
+    before = open_index(place / "s.faiss").info()
+    report = grown(copied, pictures(20, "z"))
+    assert report.standing.holds
+    assert report.standing.text.endswith(", before the last 20 came")
+    assert report.info["recall"] == before["recall"]
+    assert report.info["effort"] == before["effort"]
+
+
+CONDITIONS = st.one_of(
+    st.integers(0, ROWS - 1).map("number == {}".format),
+    st.tuples(st.integers(0, ROWS), st.integers(0, 3000)).map(lambda at: f"number >= {at[0]} and number < {sum(at)}"),
+    st.text("0123456789", min_size=1, max_size=4).map("key glob '*{}'".format),
+    st.sampled_from(["label == 'rare'", "label != 'rare'", "label is missing", "not split == 'train'"]),
+)
+
+
+@given(st.lists(CONDITIONS, min_size=1, max_size=2), st.booleans(), st.integers(1, 30), st.integers(0, 99))
+@settings(max_examples=8)
+@example(["number == 4711"], True, 10, 0)
+@example(["label == 'rare'"], True, 10, 1)
+def test_a_filtered_search_is_brute_force_under_the_filter(place, conditions, both, k, seed):
+    """Also where the filter keeps one row of 12,000, and though the index holds codes of 8 bits."""
+    where = (" and " if both else " or ").join(f"({one})" for one in conditions)
+    index, store = open_index(place / "s.faiss"), FeatureStore.open(place / "s")
+    queries = np.array([vector(b"asked", 100 * seed + number) for number in range(3)])
+    finder = Finder(index, store, where)
+    kept = rows_where(store, where)
+    assert finder.kept == kept.sum()
+    vectors = store.features().astype(np.float64)
+    cosines = queries @ vectors.T / np.linalg.norm(queries, axis=1)[:, None] / np.linalg.norm(vectors, axis=1)
+    cosines[:, ~kept] = -np.inf
+    rows = {int(number): row for row, number in enumerate(store.ids)}
+    for query, wanted in zip(finder.look_up([Asked("", one) for one in queries], k), cosines, strict=True):
+        best = np.sort(wanted)[::-1][: min(k, kept.sum())]
+        np.testing.assert_allclose([found.score for found in query.neighbours], best, atol=1e-5)
+        np.testing.assert_allclose([wanted[rows[found.id]] for found in query.neighbours], best, atol=1e-5)
