@@ -37,10 +37,22 @@ class Pictures:
 
     def __init__(self, store: FeatureStore | None, root: str | os.PathLike[str] | None = None) -> None:
         self.store, self.root = store, None if root is None else Path(root)
+        self._gone = 0
 
     def __call__(self, key: str) -> Image.Image:
         """Return the picture of ``key`` as a PIL image (RGB, upright). Raises NoPicture."""
-        return open_picture(*self._place(key))
+        try:
+            return open_picture(*self._place(key))
+        except NoPicture as failure:
+            self._gone += failure.reason in ("missing", "unknown-key")
+            raise
+
+    def notes(self) -> list[str]:
+        """Return in words that pictures which were asked for so far are not where they were, and what to do about it."""
+        if not self._gone:
+            return []
+        where = "where the store says" if self.root is None else f"below {self.root}"
+        return [f"{self._gone:,} pictures of this page are not {where}: --root says where they are now"]
 
     def _place(self, key: str) -> tuple[Path, bytes, int, int]:
         name = key.encode("utf-8", "surrogateescape")

@@ -50,7 +50,7 @@ def duplicates(store: str, threshold: float, html: str | None, root: str | None,
     if html is not None:
         from featstore.reports.duplicates_page import write_duplicates_page
 
-        write_duplicates_page(report, html, root=root)
+        report.notes.extend(write_duplicates_page(report, html, root=root))
     show({**report.to_dict(), "page": html}, "\n".join(_lines(report, html)), as_json)
 
 

@@ -90,10 +90,11 @@ def train(store: str, as_json: bool, report: str | None, root: str | None, balan
     from featstore.training import train as run
 
     trained = run(store, class_weight="balanced" if balanced else None, **options)
+    notes = list(trained.notes)
     if report is not None:
         from featstore.reports.training_page import write_training_page
 
-        write_training_page(trained, report, root=root)
+        notes += write_training_page(trained, report, root=root)
     chosen = ", ".join(f"{name} = {value:g}" for name, value in trained.chosen.items())
     split = trained.split
     lines = [
@@ -101,7 +102,7 @@ def train(store: str, as_json: bool, report: str | None, root: str | None, balan
         f"({len(trained.head.classes):,} classes, {trained.seconds['train']:.1f} s)",
         f"learnt from {split.names[0]} ({len(split.train):,} pictures), judged by {split.names[1]} ({len(split.test):,})",
         "\n".join(map(printable, trained.report.text().split("\n"))),
-        *(f"note: {printable(note)}" for note in trained.notes),
+        *(f"note: {printable(note)}" for note in notes),
     ]
     if trained.calibration is not None:
         before, after = (trained.calibration[when]["calibration_error"] for when in ("before", "after"))

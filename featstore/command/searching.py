@@ -96,10 +96,11 @@ def search(
     like = Wanted(keys=keys, vectors=vectors, labels=labels)
     less = Wanted(inputs=less_inputs, keys=less_keys, labels=less_labels)
     report = run(index, list(inputs), like=like, less=less, **options)
+    notes = list(report.notes)
     if html is not None:
         from featstore.reports.search_page import write_search_page
 
-        write_search_page(report, html, root=root)
+        notes += write_search_page(report, html, root=root)
     lines = []
     if report.where is not None:
         lines.append(f"{report.kept:,} of {report.rows:,} pictures where {printable(report.where)}")
@@ -112,7 +113,7 @@ def search(
             printable(f"  {found.score:.4f}  {found.key}" + (f"  ({found.label})" if found.label is not None else ""))
             for found in query.neighbours
         ]
-    lines += [f"note: {printable(note)}" for note in report.notes]
+    lines += [f"note: {printable(note)}" for note in notes]
     if html is not None:
         lines.append(f"page: {html}")
     show({**report.to_dict(), "page": html}, "\n".join(lines), as_json)

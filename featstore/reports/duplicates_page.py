@@ -21,14 +21,30 @@ COPIES = 12
 
 def write_duplicates_page(
     report: DuplicateReport, path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None
-) -> None:
+) -> list[str]:
     """Write the leaks and groups of ``report`` as a page at ``path``. ``root``: where the pictures are now, if they moved.
 
-    Raises OSError.
+    Return Pictures.notes(). Raises OSError.
     """
     pictures = Pictures(report.store, root)
     equal = sum(group.equal for group in report.groups)
-    notes = list(report.notes)
+    leaks = [
+        {
+            "how": "equal bytes" if pair.equal else f"cosine {pair.score:.3f}",
+            "copies": [_shown(copy, pictures) for copy in (pair.one, pair.other)],
+            "hidden": 0,
+        }
+        for pair in report.leaks[:SHOWN]
+    ]
+    groups = [
+        {
+            "how": "equal bytes" if group.equal else "near-duplicates",
+            "copies": [_shown(copy, pictures) for copy in group.copies[:COPIES]],
+            "hidden": max(0, len(group.copies) - COPIES),
+        }
+        for group in report.groups[:SHOWN]
+    ]
+    notes = [*report.notes, *pictures.notes()]
     for what, count in (("pairs between splits", len(report.leaks)), ("groups", len(report.groups))):
         if count > SHOWN:
             notes.append(f"the first {SHOWN:,} of {count:,} {what} are shown")
@@ -48,24 +64,11 @@ def write_duplicates_page(
                 (f"{len(report.leaks):,}", "pairs between splits"),
             ],
             "leaking": [{"split": name, "count": count} for name, count in report.leaking.items()],
-            "leaks": [
-                {
-                    "how": "equal bytes" if pair.equal else f"cosine {pair.score:.3f}",
-                    "copies": [_shown(copy, pictures) for copy in (pair.one, pair.other)],
-                    "hidden": 0,
-                }
-                for pair in report.leaks[:SHOWN]
-            ],
-            "groups": [
-                {
-                    "how": "equal bytes" if group.equal else "near-duplicates",
-                    "copies": [_shown(copy, pictures) for copy in group.copies[:COPIES]],
-                    "hidden": max(0, len(group.copies) - COPIES),
-                }
-                for group in report.groups[:SHOWN]
-            ],
+            "leaks": leaks,
+            "groups": groups,
         },
     )
+    return pictures.notes()
 
 
 def _shown(copy: Copy, pictures: Pictures) -> dict[str, Any]:

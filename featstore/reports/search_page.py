@@ -21,14 +21,15 @@ _SCORES = {"cosine": "cosine", "l2": "squared distance", "ip": "inner product"}
 
 def write_search_page(
     report: SearchReport, path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None
-) -> None:
-    """Write the pictures of ``report`` as a page at ``path``: each query with its neighbours.
+) -> list[str]:
+    """Write the pictures of ``report`` as a page at ``path``: each query with its neighbours. Return Pictures.notes().
 
     ``root``: where the index's pictures are now, if they moved, or the store is gone. Raises OSError.
     """
     pictures = Pictures(report.store, root)
     shown = report.queries[:QUERIES]
-    notes = list(report.notes)
+    queries = [_query(query, pictures) for query in shown]
+    notes = [*report.notes, *pictures.notes()]
     if len(shown) < len(report.queries):
         notes.append(f"the first {len(shown):,} of {len(report.queries):,} queries are shown")
     among = f"the {report.rows:,} pictures"
@@ -49,9 +50,10 @@ def write_search_page(
             "heading": "Nearest pictures" if len(shown) != 1 else f"Nearest to {os.path.basename(shown[0].name)}",
             "lead": f"Among {among} of {report.index}, by {_SCORES.get(report.metric, report.metric)}{measured}.",
             "notes": notes,
-            "queries": [_query(query, pictures) for query in shown],
+            "queries": queries,
         },
     )
+    return pictures.notes()
 
 
 def _query(query: Query, pictures: Pictures) -> dict[str, Any]:

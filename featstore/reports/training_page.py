@@ -20,10 +20,10 @@ ERRORS = 24
 
 def write_training_page(
     trained: TrainReport, path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None
-) -> None:
+) -> list[str]:
     """Write the report of ``trained`` as a page at ``path``. ``root``: where the pictures are now, if they moved.
 
-    A picture that is not there any more is said so in its place. Raises OSError.
+    Return Pictures.notes(). A picture that is not there any more is said so in its place. Raises OSError.
     """
     from featstore.heads.evaluation import worst_errors
     from featstore.heads.training import HEADS
@@ -33,6 +33,7 @@ def write_training_page(
     told = trained.report.to_dict()
     truth = store.labels[trained.split.test].astype(str)
     worst = worst_errors(truth, trained.probabilities, trained.head.classes, ERRORS).tolist()
+    errors = parts.examples(store, pictures, trained, worst)
     accuracy, macro = trained.report.accuracy, trained.report.estimates["macro_f1"]
     split = trained.split
     write_page(
@@ -52,10 +53,10 @@ def write_training_page(
                 (f"{len(split.train):,} + {len(split.test):,}", "pictures learnt from + held out"),
                 (parts.chosen_text(trained.chosen) or "as given", "chosen on the training pictures alone"),
             ],
-            "notes": trained.notes,
+            "notes": [*trained.notes, *pictures.notes()],
             "rows": trained.report.rows,
             "confusion": parts.confusion_matrix(trained.head.classes, told["confusion"]),
-            "errors": parts.examples(store, pictures, trained, worst),
+            "errors": errors,
             "classes": parts.class_rows(told),
             "class_count": len(told["classes"]),
             "curve": charts.selection_curve(trained.head.meta.get("cross_validation"), trained.chosen),
@@ -78,6 +79,7 @@ def write_training_page(
             ],
         },
     )
+    return pictures.notes()
 
 
 def _calibration(trained: TrainReport) -> list[tuple[str, str]]:

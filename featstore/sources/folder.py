@@ -191,7 +191,7 @@ class FolderSource:
             empty = False
             yield chunk
         if empty:
-            raise UsageError(f"{shown(self.location)}: holds no pictures{others_ignored(self.ignored)}")
+            raise UsageError(f"{shown(self.root)}: holds no pictures{others_ignored(self.ignored)}")
 
     def _rows(self) -> Iterator[Row]:
         self.ignored = 0

@@ -96,7 +96,14 @@ class LiveRows:
         """Return a column of the shards, (m, *shape), for ``rows`` (None: all)."""
         result = np.empty((len(self) if rows is None else len(rows), *shape), dtype)
         for shard, places, offsets in self.parts(rows):
-            result[places] = getattr(shard, attribute)[offsets]
+            column = getattr(shard, attribute)
+            if isinstance(offsets, slice) or not (isinstance(places, slice) or len(places) == len(result)):
+                result[places] = column[offsets]
+            else:
+                # Straight into its place: indexing would copy the rows twice.
+                np.take(
+                    column, offsets, axis=0, out=result[places] if isinstance(places, slice) else result, mode="clip"
+                )
         return result
 
     def of_ids(self, ids: Ids) -> NDArray[np.int64]:

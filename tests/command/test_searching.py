@@ -79,6 +79,15 @@ def test_queries_by_key_and_class_and_filters(place, tmp_path):
     assert "those 2 of the 11 pictures where key glob '*/00.png', of" in page.text
 
 
+def test_a_page_whose_pictures_are_gone_says_so(place, tmp_path):
+    asked = ("search", place / "s.faiss", "--key", "bee/03.png", "--k", "2", "--html", tmp_path / "page.html")
+    (tmp_path / "empty").mkdir()
+    note = f"3 pictures of this page are not below {tmp_path / 'empty'}: --root says where they are now"
+    assert f"note: {note}\n" in run(*asked, "--root", tmp_path / "empty").stdout
+    page = read(tmp_path / "page.html")
+    assert (len(page.pictures), note in page.text) == (0, True)
+
+
 def test_duplicates(place, tmp_path):
     asked = ("duplicates", place / "s", "--threshold", "0.999999")
     text = run(*asked, "--html", tmp_path / "page.html").stdout

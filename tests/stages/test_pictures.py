@@ -36,8 +36,15 @@ def test_after_pictures_were_added_changed_and_moved(tmp_path):
     with pytest.raises(NoPicture) as failure:
         Pictures(opened)("ant/00.png")
     assert failure.value.reason == "missing"
+    gone = Pictures(opened)
+    assert gone.notes() == []
+    for key in opened.keys[:2]:
+        with pytest.raises(NoPicture):
+            gone(key)
+    assert gone.notes() == ["2 pictures of this page are not where the store says: --root says where they are now"]
     for pictures in (Pictures(opened, tmp_path / "elsewhere"), Pictures(None, tmp_path / "elsewhere")):
         assert same(pictures("bee/44.png"), tmp_path / "elsewhere/bee/44.png")
+        assert pictures.notes() == []
     with pytest.raises(NoPicture, match="say with root"):
         Pictures(None)("ant/00.png")
 
