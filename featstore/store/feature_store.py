@@ -294,12 +294,13 @@ class FeatureStore:
         """Return a pandas table of all rows: key, id, label, split and every metadata column."""
         import pandas as pd
 
-        frame = pd.DataFrame({"key": list(self.keys), "id": self.ids})
+        # Text stays as objects: pandas' own type for it refuses the surrogates of names that are no UTF-8.
+        frame = pd.DataFrame({"key": pd.Series(list(self.keys), dtype=object), "id": self.ids})
         for name in self.tables.columns:
-            values = pd.Series(self.column(name), dtype=object)
-            frame[name if name not in ("key", "id") else f"{name}_"] = (
-                values if name in (tables.LABEL, tables.SPLIT) else values.infer_objects()
-            )
+            column = self.column(name)
+            values = pd.Series(column, dtype=object)
+            text = name in (tables.LABEL, tables.SPLIT) or any(isinstance(value, str) for value in column)
+            frame[name if name not in ("key", "id") else f"{name}_"] = values if text else values.infer_objects()
         return frame
 
     # Failures

@@ -135,3 +135,11 @@ def test_the_table_has_a_row_for_each_vector(store):
     frame = store.table()
     assert list(frame.columns) == ["key", "id", "label", "split"]
     assert frame["label"].value_counts().to_dict() == {"cat": 6, "dog": 6}
+
+
+def test_the_table_holds_names_and_texts_of_any_bytes(tmp_path):
+    source = Pictures({b"odd-\xff": 1, b"plain": 2}, metadata={"note": {b"odd-\xff": "\udcfe"}, "size": {b"plain": 7}})
+    frame = build(tmp_path / "s", source).table()
+    assert frame["key"].tolist() == ["odd-\udcff", "plain"]
+    assert frame["note"].tolist() == ["\udcfe", None]
+    assert frame["size"].dtype == float
