@@ -35,6 +35,9 @@ from tests.made import tiny_backbone, write_pictures
 FIRST = [f"{kind}/{number:02d}.png" for kind in ("cat", "dog") for number in range(12)]
 ADDED = [f"dog/{number:02d}.png" for number in range(20, 30)]
 BATCH, UNIT_ROWS, D = 4, 10, 8
+COUNTED = "torch"
+"""The engine whose pictures are counted: in others the hook that counts is no part of what runs."""
+engine = COUNTED
 _forwarded = mmap.mmap(-1, 8)
 
 
@@ -57,7 +60,7 @@ def backbone() -> Any:
 
 def run_extract(folder: Path, **options: Any) -> Any:
     """Extract the pictures of the workplace."""
-    options = {"batch": BATCH, "unit_rows": UNIT_ROWS, "workers": 2, **options}
+    options = {"batch": BATCH, "unit_rows": UNIT_ROWS, "workers": 2, "engine": engine, **options}
     return extract(folder / "pictures", folder / "store", backbone=backbone(), **options)
 
 
