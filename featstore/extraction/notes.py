@@ -26,8 +26,11 @@ def notes_of(run: Run, source: Source, units: tuple[int, int]) -> list[str]:
         )
         notes.append(f"none of the {run.done:,} pictures of this run could be read{missing}")
     ours = source_name(source.describe())
+    pending = {source_name(run.plan.segments[unit.segment].source) for unit in run.todo}
     for name, other in run.plan.sources().items():
         root = str(other.get("root", "/"))
+        if name in pending - {ours}:
+            notes.append(f"pending pictures of {other.get('location')} were extracted too, read from {root}")
         if name != ours and not Path(root).exists():
             notes.append(
                 f"{root}, an earlier source, is gone, and its pictures stay in the store; if it was moved, extract "

@@ -266,7 +266,9 @@ def place(ids: Ids, among: Ids) -> NDArray[np.int64]:
 
 
 def _sorted(parts: Sequence[Ids]) -> Ids:
-    return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
+    every = np.sort(np.concatenate(parts)) if parts else np.empty(0, np.int64)
+    # Not np.unique, which imports all of numpy.ma for it.
+    return every[np.append(every[:-1] != every[1:], True)] if len(every) else every
 
 
 @dataclass

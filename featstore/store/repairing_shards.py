@@ -57,6 +57,7 @@ class ShardRepair:
     def restore(self, unit: Unit, file: Path, found: sealed.SealedFile | None, names: set[str]) -> None:
         """Restore the shard ``file`` of ``unit``, whose datasets ``names`` are damaged; ``found`` None: even its header."""
         derived = {"", "features", "row_xxh3", "keys/bytes", "keys/offsets", "view", "meta"}
+        derived |= {"lookup/hi", "lookup/lo", "lookup/row"}
         if found is None or names - derived:
             self._whole(file, unit)
             return

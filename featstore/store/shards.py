@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from featstore import defaults, files, sealed
 from featstore.errors import DamagedError, FeatstoreError
 from featstore.store.identity import Identity
-from featstore.store.keys import ByteColumn, column
+from featstore.store.keys import ByteColumn, KeyIndex, column, digests
 from featstore.store.plan import UNITS_OF_EPOCH, Ids
 
 KIND = "shard"
@@ -112,6 +112,7 @@ def write_shard(
         "view": finished.views.astype(np.uint32),
         "sha256": finished.sha256,
         **ByteColumn.of(finished.keys).arrays("keys"),
+        **KeyIndex.build(digests(finished.keys, finished.views.tolist())).arrays(),
         "failures/id": np.array([failure.id for failure in failures], np.uint64),
         **ByteColumn.of(finished.failed_keys).arrays("failures/keys"),
         **ByteColumn.of(failure.reason.encode() for failure in failures).arrays("failures/reason"),
@@ -158,6 +159,13 @@ class Shard:
             len(self.sha256),
         } != {n}:
             raise DamagedError(f"{path}: the columns of the shard do not fit each other")
+
+    def find(self, keys: Sequence[bytes], view: int = 0) -> NDArray[np.int64]:
+        """Return the row (m,) of each key among this shard's vectors, or -1: what a shard answers without its store."""
+        index = KeyIndex.read(self.file)
+        if len(index.hi) != len(self.ids):
+            raise DamagedError(f"{self.file.path}: the lookup of the shard does not fit its rows")
+        return index.find(digests(keys, [view] * len(keys)))
 
     @property
     def failed_ids(self) -> Ids:

@@ -140,7 +140,11 @@ class _Check:
         try:
             shard = Shard(file, manifest.identity)
             shard.failures()
-            held = np.sort(np.concatenate([shard.ids, shard.failed_ids]))
+            # The first shards had no lookup of their own.
+            if "lookup/hi" in shard.file:
+                shard.find([])
+            failed = shard.failed_ids
+            held = np.sort(np.concatenate([shard.ids, failed])) if len(failed) else shard.ids
         except FeatstoreError as error:
             if whole:
                 self.problems.append(Problem(str(file), str(error), unit.number, len(unit)))

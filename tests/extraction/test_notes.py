@@ -68,6 +68,18 @@ def test_a_source_that_is_gone_is_said(folder, tmp_path):
     assert run(open_source(folder, root=tmp_path / "moved"), tmp_path / "s").notes == []
 
 
+def test_what_is_read_for_another_source_is_said(folder, tmp_path):
+    stopped = threading.Event()
+    stopped.set()
+    run(folder, tmp_path / "s", stop=stopped)
+    more = write_pictures(tmp_path / "more", ["cow/1.png"], seed=40)
+    report = run(more, tmp_path / "s")
+    assert (report.new_vectors, report.notes) == (
+        9,
+        [f"pending pictures of {folder} were extracted too, read from {folder}"],
+    )
+
+
 def test_too_few_units_to_share_are_said(folder, tmp_path):
     (note,) = run(folder, tmp_path / "s", units=(1, 3)).notes
     assert note.startswith("the store has 1 units to share among 3 processes")

@@ -27,6 +27,9 @@ SHARD = {
     "sha256": ("|u1", 2),
     "keys/bytes": ("|u1", 1),
     "keys/offsets": ("<u8", 1),
+    "lookup/hi": ("<u8", 1),
+    "lookup/lo": ("<u8", 1),
+    "lookup/row": ("<u4", 1),
     "failures/id": ("<u8", 1),
     "failures/keys/bytes": ("|u1", 1),
     "failures/keys/offsets": ("<u8", 1),
@@ -127,6 +130,10 @@ def check(path: Path) -> None:
 
 def test_the_golden_store_is_read():
     check(GOLDEN)
+
+
+def test_a_store_whose_shards_have_no_lookup_is_read():
+    check(GOLDEN.with_name("without_lookup"))
 
 
 def test_the_golden_store_is_what_we_write(tmp_path):
