@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 Scalar = str | int | float | bool | None
 
-ROWS: Final = 65536
+ROWS: Final = 16384
 """Inputs of one chunk."""
 PICTURE_EXTENSIONS: Final = frozenset(
     b"jpg jpeg jpe jfif jif png apng gif bmp dib webp tif tiff ppm pgm pbm pnm pfm pcx tga "
