@@ -31,6 +31,10 @@ DECODE: Final = "auto"
 """Of an extraction: as the store began; for a new one "exact"."""
 UNIT_BYTES: Final = 512 << 20
 """Vectors of one full unit (and so of one full shard)."""
+DRIFT_PICTURES: Final = 16
+DRIFT_RUN: Final = 256
+"""A run of so many pictures measures, on DRIFT_PICTURES of them, how far its engine is from plain torch; in a shorter one
+the measurement would count for more than it tells."""
 JOURNAL_SYNC_SECONDS: Final = 5.0
 HEARTBEAT_SECONDS: Final = 5.0
 CLAIM_LEASE_SECONDS: Final = 60.0

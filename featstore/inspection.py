@@ -88,14 +88,19 @@ def describe_index(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def describe_store(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return identity, counts, labels, sizes and provenance of a store as JSON. Raises UsageError where there is none."""
+    """Return identity, counts, labels, sizes and provenance of a store as JSON. Raises UsageError where there is none.
+
+    ``drift`` of what made vectors: the greatest difference from plain torch that its runs measured on some of the
+    pictures, in standard deviations of the features; None where none did.
+    """
     store = FeatureStore.open(Path(path))
     counts = store.counts
-    makers = Counter(
-        (str(made.get("engine")), str(made.get("device_name", made.get("device"))), f"torch {made.get('torch')}")
-        for unit in store.provenance().values()
-        for made in unit
-    )
+    provenance = [made for unit in store.provenance().values() for made in unit]
+    makers = Counter(_maker(made) for made in provenance)
+    drifts: dict[tuple[str, str, str], float] = {}
+    for made in provenance:
+        if isinstance(drift := made.get("drift"), dict):
+            drifts[_maker(made)] = max(drifts.get(_maker(made), 0.0), float(drift["greatest_difference"]))
     return {
         "kind": "store",
         "path": str(path),
@@ -118,8 +123,16 @@ def describe_store(path: str | os.PathLike[str]) -> dict[str, Any]:
         "columns": store.tables.columns,
         "labels": _counted(store.labels),
         "splits": _counted(store.splits),
-        "made_by": [{"engine": e, "device": d, "version": v, "units": n} for (e, d, v), n in makers.most_common()],
+        "made_by": [
+            {"engine": made[0], "device": made[1], "version": made[2], "units": count, "drift": drifts.get(made)}
+            for made, count in makers.most_common()
+        ],
     }
+
+
+def _maker(made: dict[str, Any]) -> tuple[str, str, str]:
+    """Return engine, device and version of an entry of provenance."""
+    return str(made.get("engine")), str(made.get("device_name", made.get("device"))), f"torch {made.get('torch')}"
 
 
 def _counted(values: Any) -> dict[str, int]:

@@ -52,6 +52,7 @@ def _store_text(found: dict[str, Any]) -> str:
     lines.append(f"columns: {', '.join(map(printable, found['columns']))} (version {found['label_version']})")
     lines += [
         f"made by: {made['engine']} on {made['device']}, {made['version']} ({counted(made['units'], 'part')})"
+        + ("" if made["drift"] is None else f", within {made['drift']:.1g} standard deviations of plain torch")
         for made in found["made_by"]
     ]
     return "\n".join(lines)

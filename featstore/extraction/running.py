@@ -19,6 +19,7 @@ from featstore.backbones import Backbone
 from featstore.decode import open_decoder
 from featstore.engines import Engine
 from featstore.extraction import pipeline
+from featstore.extraction.drift_check import PlannedUnit, check_drift
 from featstore.extraction.in_hand import InHand
 from featstore.extraction.loading import Loader, check_root
 from featstore.extraction.pipeline import Batch, Done, Timings
@@ -60,6 +61,8 @@ class Run:
         self.todo: list[Unit] = []
         self.total = self.shared = 0
         self._note = ""
+        self._measure: Callable[[PlannedUnit], dict[str, Any] | None] | None = None
+        self._drift: dict[str, Any] | None = None
 
     @property
     def kept(self) -> int:
@@ -81,15 +84,18 @@ class Run:
         """Return where the pictures of a segment lie."""
         return self.roots[segment]
 
-    def go(self, loader: Loader, decoding: int) -> None:
+    def go(self, loader: Loader, decoding: int, backbone: Backbone) -> None:
         """Extract all units of our share, waiting for those that others hold; ``decoding`` threads decode."""
         if not self.todo:
             return
+        long = self.total >= defaults.DRIFT_RUN
         decoders = ThreadPoolExecutor(decoding, "featstore-decode")
+        load = partial(loader, decoders=decoders)
+        self._measure = partial(check_drift, load=load, engine=self.engine, backbone=backbone) if long else None
         try:
             pipeline.run(
                 self._batches(),
-                partial(loader, decoders=decoders),
+                load,
                 self.engine,
                 self._write,
                 dtype=self.manifest.identity.numpy_dtype,
@@ -119,6 +125,9 @@ class Run:
                     self._advance(len(unit), 0, made=False)
                 else:
                     self._note = ""
+                    if self._measure is not None:
+                        self._drift = self._measure(PlannedUnit(self.plan, unit, taken.directory))
+                        self._measure = None
                     writer = UnitWriter(self.store, self.manifest, self.plan, unit, taken, self._provenance())
                     self.open[unit.number] = writer
                     self._advance(writer.next_row, 0, made=False)
@@ -178,6 +187,7 @@ class Run:
     def _provenance(self) -> dict[str, Any]:
         return {
             **self.engine.provenance(),
+            **({} if self._drift is None else {"drift": self._drift}),
             "batch": self.batch,
             "weights_name": self.manifest.weights_name,
             "host": socket.gethostname(),
@@ -205,5 +215,5 @@ def extract_units(
         max_bytes=defaults.MAX_FILE_BYTES,
         decode=open_decoder(manifest.identity.decoder),
     )
-    run.go(loader, os.cpu_count() or 1)
+    run.go(loader, os.cpu_count() or 1, backbone)
     return run.done - run.failed, run.failed

@@ -116,7 +116,7 @@ def extract(
         if watch is not None:
             watch.begin(run.roots, change.to_dict(), run.reasons)
             run.in_hand = watch.in_hand
-        run.go(loader, decoding)
+        run.go(loader, decoding, model)
     opened_store = FeatureStore(path)
     counts, (classes, splits) = opened_store.counts, classes_of(opened_store.tables)
     return ExtractReport(
