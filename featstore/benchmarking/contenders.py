@@ -21,12 +21,16 @@ from featstore.engines import open_engine
 from featstore.engines.base import Pending
 
 _WARM_PICTURES: Final = 8
+_PRODUCT: Final = 2048
+"""Rows and columns of the matrices whose product measures a CPU's arithmetic; a GPU's are four times as large."""
+_PRODUCTS: Final = 20
 
 
-def at_hand(device: str) -> dict[str, Any]:
-    """Return the engines that run here on ``device``, its name, and the number of cores."""
+def at_hand(device: str, backbone: str) -> dict[str, Any]:
+    """Return the engines that run here on ``device``, its name, the number of cores, and the peers for ``backbone``."""
     import shutil
 
+    from featstore.benchmarking import peers
     from featstore.engines import openvino
     from featstore.engines.cuda import can_compile
     from featstore.engines.shared import resolve_device, versions
@@ -38,7 +42,41 @@ def at_hand(device: str) -> dict[str, Any]:
     else:
         engines += ["compile"] if any(map(shutil.which, ("g++", "clang++", "c++"))) else []
         engines += ["openvino", "openvino-int8"] if openvino.available() else []
-    return {"engines": engines, "cores": os.cpu_count() or 1, **versions(where)}
+    return {
+        "engines": engines,
+        "peers": peers.at_hand(backbone),
+        "cores": os.cpu_count() or 1,
+        **versions(where),
+    }
+
+
+def arithmetic(*, backbone: str, weights: str, device: str) -> dict[str, Any]:
+    """Measure the pictures a second that the chip's float32 matrix products would allow: no convolution runs faster.
+
+    Convolutions by fewer multiplications (S. Winograd; A. Lavin & S. Gray, CVPR 2016) could; no engine here uses them.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from featstore.engines.shared import exact_float32, resolve_device
+
+    where = resolve_device(device)
+    model = load_backbone(backbone, weights)
+    side = model.preprocessing.crop
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model.module(torch.zeros(1, 3, side, side))
+    size = _PRODUCT if where.type == "cpu" else 4 * _PRODUCT
+    left, right = (torch.rand(size, size, device=where) for _ in range(2))
+    best = 0.0
+    with exact_float32(where):
+        for _ in range(_PRODUCTS):
+            started = time.perf_counter()
+            product = left @ right
+            float(product[0, 0])  # waits for the device
+            best = max(best, 2 * size**3 / (time.perf_counter() - started))
+    operations = counter.get_total_flops()
+    return {"rate": best / operations, "operations_per_second": best, "operations_per_picture": operations}
 
 
 def forward(

@@ -16,6 +16,8 @@ from featstore.errors import UsageError
 
 _PLACE: Final = "featstore.benchmarking.contenders"
 TUTORIAL: Final = "tutorial loop"
+ARITHMETIC: Final = "chip's fp32 arithmetic"
+_PEERS: Final = {"img2vec": "img2vec-pytorch", "timm": "timm DataLoader loop"}
 _DECODERS: Final = {"exact": "pillow", "fast": "pillow-torch"}
 
 
@@ -67,8 +69,8 @@ def bench(
     """
     if min(count, batch, rounds, 1 if workers is None else workers) < 1:
         raise UsageError("count, batch, rounds and workers have to be at least 1")
-    machine = apart(f"{_PLACE}:at_hand", {"device": device}, "what is at hand")
-    there = machine.pop("engines")
+    machine = apart(f"{_PLACE}:at_hand", {"device": device, "backbone": backbone}, "what is at hand")
+    there, peers = machine.pop("engines"), machine.pop("peers")
     if missing := [engine for engine in engines if engine not in there]:
         raise UsageError(f"there is no engine {missing[0]!r} here; there are {', '.join(there)}")
     with tempfile.TemporaryDirectory(prefix="featstore-bench-") as place:
@@ -76,6 +78,7 @@ def bench(
         model = {"folder": place, "backbone": backbone, "weights": weights}
         options = {"device": device, "precision": precision, "batch": batch}
         contenders = _contenders(model, options, workers or machine["cores"], list(engines) or there)
+        contenders += _peers(peers, model, options)
         measured = alternate(contenders, rounds, tell)
     by_name = {each.name: each for each in measured}
     return SpeedReport(
@@ -88,7 +91,7 @@ def bench(
         machine,
         measured,
         _shares(by_name, on_cpu=str(machine["device"]) == "cpu"),
-        _notes(pictures, weights, distinct, count, measured),
+        _notes(pictures, weights, distinct, count, measured, peers),
     )
 
 
@@ -101,7 +104,8 @@ def _gather(pictures: str | os.PathLike[str] | None, count: int, folder: Path) -
 def _contenders(
     model: dict[str, Any], options: dict[str, Any], workers: int, engines: Sequence[str]
 ) -> list[Contender]:
-    found = [
+    found = [Contender(ARITHMETIC, f"{_PLACE}:arithmetic", {**_without_folder(model), "device": options["device"]})]
+    found += [
         Contender(f"forward, {engine}", f"{_PLACE}:forward", {**model, **_for(engine, options)}) for engine in engines
     ]
     found += [
@@ -120,6 +124,20 @@ def _contenders(
     ]
     found.append(Contender(TUTORIAL, f"{_PLACE}:tutorial", {**model, "device": options["device"]}))
     return found
+
+
+def _peers(names: Sequence[str], model: dict[str, Any], options: dict[str, Any]) -> list[Contender]:
+    place = "featstore.benchmarking.peers"
+    asked = {"folder": model["folder"], "backbone": model["backbone"], "device": options["device"]}
+    arguments = {
+        "img2vec": (f"{place}:img2vec", asked),
+        "timm": (f"{place}:timm_loop", {**asked, "batch": options["batch"]}),
+    }
+    return [Contender(_PEERS[name], *arguments[name]) for name in names]
+
+
+def _without_folder(model: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in model.items() if name != "folder"}
 
 
 def _for(engine: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -145,8 +163,12 @@ def _shares(measured: dict[str, Measured], *, on_cpu: bool) -> dict[str, dict[st
     return shares
 
 
-def _notes(pictures: Any, weights: str, distinct: int, count: int, measured: Sequence[Measured]) -> list[str]:
+def _notes(
+    pictures: Any, weights: str, distinct: int, count: int, measured: Sequence[Measured], peers: Sequence[str]
+) -> list[str]:
     notes = []
+    if missing := [title for name, title in _PEERS.items() if name not in peers]:
+        notes.append(f"not measured, not installed or without this backbone: {', '.join(missing)} (featstore[bench])")
     if pictures is None:
         notes.append(
             "the pictures are two photographs that scikit-learn carries; name your own for figures of your own"

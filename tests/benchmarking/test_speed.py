@@ -6,7 +6,7 @@ import tempfile
 import pytest
 from click.testing import CliRunner
 
-from featstore.benchmarking import Measured, bench
+from featstore.benchmarking import Measured, bench, peers
 from featstore.benchmarking.pictures import gather
 from featstore.benchmarking.speed import _shares
 from featstore.command import featstore
@@ -63,6 +63,8 @@ def test_shares_are_of_the_same_rounds_ceilings():
 
 def test_every_part_is_measured_and_accounted_for(in_this_process, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    # Those of the user's machine may be installed here or not; they have a test of their own.
+    monkeypatch.setattr(peers, "at_hand", lambda backbone: [])
     result = CliRunner().invoke(
         featstore,
         "bench --backbone efficientnet_lite0 --engine torch-folded --device cpu --count 2 --batch 2 --workers 1 "
@@ -72,6 +74,7 @@ def test_every_part_is_measured_and_accounted_for(in_this_process, tmp_path, mon
     assert result.exception is None
     report = json.loads(result.stdout)
     names = [
+        "chip's fp32 arithmetic",
         "forward, torch-folded",
         "decoding, exact",
         "decoding, fast",
@@ -86,15 +89,22 @@ def test_every_part_is_measured_and_accounted_for(in_this_process, tmp_path, mon
     for each in by_name.values():
         assert each["rates"] == [each["median"]]
         assert each["median"] > 0
-    assert (by_name[names[0]]["engine"], by_name[names[0]]["precision"]) == ("torch-folded", "fp32")
-    assert [by_name[name]["decoder"] for name in names[1:3]] == ["pillow", "pillow-torch"]
-    for name in names[3:5]:
+    assert (by_name[names[1]]["engine"], by_name[names[1]]["precision"]) == ("torch-folded", "fp32")
+    assert [by_name[name]["decoder"] for name in names[2:4]] == ["pillow", "pillow-torch"]
+    for name in names[4:6]:
         assert (by_name[name]["vectors"], by_name[name]["failures"]) == (2, 0)
         assert by_name[name]["timings"]["forwarded"] == 2
         assert set(report["shares"][name]) == {"times_tutorial", "of_forward", "of_ceiling"}
+    arithmetic = by_name[names[0]]
+    # EfficientNet-Lite0 has 407 million multiplications and as many additions (its own README).
+    assert arithmetic["operations_per_picture"] == pytest.approx(2 * 407e6, rel=0.06)
+    assert arithmetic["median"] == pytest.approx(
+        arithmetic["operations_per_second"] / arithmetic["operations_per_picture"]
+    )
     assert report["shares"]["tutorial loop"] == {"times_tutorial": 1}
     assert any("untrained" in note for note in report["notes"])
     assert any("scikit-learn" in note for note in report["notes"])
+    assert any("not measured" in note and "timm" in note for note in report["notes"])
     assert not list(tmp_path.glob("featstore-*"))
 
 
