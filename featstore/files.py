@@ -29,6 +29,15 @@ def sync_directory(directory: Path) -> None:
         os.close(handle)
 
 
+def sync_file(path: Path) -> None:
+    """Make the content of a file durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def make_directory(directory: Path, below: Path | None = None) -> None:
     """Create ``directory`` and its missing parents durably; one that exists is left as it is.
 
@@ -66,11 +75,7 @@ def new_file(path: Path, *, exclusive: bool = False, durable: bool = True) -> It
     try:
         yield temporary
         if durable:
-            handle = os.open(temporary, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            sync_file(temporary)
         if exclusive:
             os.link(temporary, path)
         else:

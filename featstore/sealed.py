@@ -23,6 +23,7 @@ import math
 import mmap
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,11 @@ def write(
         header_bytes = _header_bytes(everything, summary or {})
         with contextlib.closing(Device(temporary)) as device:
             written = _write_hdf5(device, everything, header_bytes)
-        directory, body = _read_back(temporary, written, header_bytes)
+        # The disk writes while we read back: only the header is left for the last sync.
+        with ThreadPoolExecutor(1, "featstore-sync") as pool:
+            synced = pool.submit(files.sync_file, temporary)
+            directory, body = _read_back(temporary, written, header_bytes)
+            synced.result()
         _write_header(temporary, header_bytes, _header(kind, temporary, body, dict(summary or {}), directory))
     return body
 

@@ -16,7 +16,7 @@ from featstore.errors import UsageError
 
 _PLACE: Final = "featstore.benchmarking.contenders"
 TUTORIAL: Final = "tutorial loop"
-ARITHMETIC: Final = "chip's fp32 arithmetic"
+PRODUCTS: Final = "as matrix products, fp32"
 _PEERS: Final = {"img2vec": "img2vec-pytorch", "timm": "timm DataLoader loop"}
 _DECODERS: Final = {"exact": "pillow", "fast": "pillow-torch"}
 
@@ -104,7 +104,7 @@ def _gather(pictures: str | os.PathLike[str] | None, count: int, folder: Path) -
 def _contenders(
     model: dict[str, Any], options: dict[str, Any], workers: int, engines: Sequence[str]
 ) -> list[Contender]:
-    found = [Contender(ARITHMETIC, f"{_PLACE}:arithmetic", {**_without_folder(model), "device": options["device"]})]
+    found = [Contender(PRODUCTS, f"{_PLACE}:products", {**_without_folder(model), "device": options["device"]})]
     found += [
         Contender(f"forward, {engine}", f"{_PLACE}:forward", {**model, **_for(engine, options)}) for engine in engines
     ]

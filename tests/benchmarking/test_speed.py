@@ -74,7 +74,7 @@ def test_every_part_is_measured_and_accounted_for(in_this_process, tmp_path, mon
     assert result.exception is None
     report = json.loads(result.stdout)
     names = [
-        "chip's fp32 arithmetic",
+        "as matrix products, fp32",
         "forward, torch-folded",
         "decoding, exact",
         "decoding, fast",
@@ -95,11 +95,11 @@ def test_every_part_is_measured_and_accounted_for(in_this_process, tmp_path, mon
         assert (by_name[name]["vectors"], by_name[name]["failures"]) == (2, 0)
         assert by_name[name]["timings"]["forwarded"] == 2
         assert set(report["shares"][name]) == {"times_tutorial", "of_forward", "of_ceiling"}
-    arithmetic = by_name[names[0]]
+    products = by_name[names[0]]
     # EfficientNet-Lite0 has 407 million multiplications and as many additions (its own README).
-    assert arithmetic["operations_per_picture"] == pytest.approx(2 * 407e6, rel=0.06)
-    assert arithmetic["median"] == pytest.approx(
-        arithmetic["operations_per_second"] / arithmetic["operations_per_picture"]
+    assert products["operations_per_picture"] == pytest.approx(2 * 407e6, rel=0.06)
+    assert products["median"] == pytest.approx(
+        products["operations_per_second"] / products["operations_per_picture"]
     )
     assert report["shares"]["tutorial loop"] == {"times_tutorial": 1}
     assert any("untrained" in note for note in report["notes"])
