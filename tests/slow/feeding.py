@@ -1,0 +1,162 @@
+"""Is the engine kept busy? Extraction with an engine of a fixed rate, and with EfficientNet-Lite0, against the ceilings.
+
+    python -m tests.slow.feeding PICTURES [--count 1500] [--rounds 5] [--rate 500]
+
+Every contender runs in a fresh process, once a round: bare decoding from memory, the bare forward of EfficientNet-Lite0,
+and extractions into a store with a made-up engine that takes ``rate`` pictures a second without using the processor
+(as a GPU does) and with EfficientNet-Lite0; the last two again where every read of a picture takes 20 ms longer, as
+over a network. Asked: the made-up engine at 0.95 of the slower of ``rate`` and bare decoding, EfficientNet-Lite0 at 0.9
+of 1 / (1/decode + 1/forward), and slow reads cost at most 5 % in both. Ends with 1 where that is missed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from featstore import defaults
+from featstore.benchmarking.pictures import gather
+from featstore.benchmarking.rounds import Contender, Measured, alternate
+
+BACKBONE = "efficientnet_lite0"
+SLEEP = 0.02
+
+
+class PacedPending:
+    """Features that are there at a given time."""
+
+    def __init__(self, ready: float, features: Any) -> None:
+        self._ready, self._features = ready, features
+
+    def result(self) -> Any:
+        time.sleep(max(0.0, self._ready - time.perf_counter()))
+        return self._features
+
+    def done(self) -> bool:
+        return time.perf_counter() >= self._ready
+
+
+class PacedEngine:
+    """Takes ``rate`` pictures a second, one batch after another, and no processor."""
+
+    name, precision, in_flight = "torch", "fp32", 2
+
+    def __init__(self, dimension: int, rate: float) -> None:
+        self.dimension, self.rate = dimension, rate
+        self._free = 0.0
+
+    def submit(self, pictures: Any) -> PacedPending:
+        self._free = max(self._free, time.perf_counter()) + len(pictures) / self.rate
+        return PacedPending(self._free, np.zeros((len(pictures), self.dimension), np.float32))
+
+    def provenance(self) -> dict[str, Any]:
+        return {"engine": "paced", "device": "none"}
+
+
+def extraction(folder: str, *, rate: float | None, slow_reads: bool) -> dict[str, Any]:
+    """Extract ``folder`` with the paced engine of ``rate``, or EfficientNet-Lite0 where it is None."""
+    from featstore.backbones import load_backbone
+    from featstore.extraction import Progress, extract, loading, stage
+
+    model = load_backbone(BACKBONE)
+    if rate is not None:
+        stage.open_engine = lambda *_, **__: PacedEngine(model.dimension, rate)
+    if slow_reads:
+        read = loading.read_picture
+
+        def slowly(*arguments: Any, **options: Any) -> Any:
+            time.sleep(SLEEP)
+            return read(*arguments, **options)
+
+        loading.read_picture = slowly
+    begun: list[float] = []
+
+    def tell(_: Progress) -> None:
+        begun.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory(prefix="feeding-") as place:
+        report = extract(folder, Path(place) / "store", backbone=model, progress=tell)
+        seconds = time.perf_counter() - begun[0]
+    return {"rate": report.vectors / seconds, "failures": report.failures, "timings": report.timings}
+
+
+def verdicts(measured: dict[str, Measured], rate: float) -> list[dict[str, Any]]:
+    """Return what was asked and what was reached, each a median over the rounds of a ratio within a round."""
+
+    def median(ratio: Any) -> float:
+        return statistics.median(ratio(number) for number in range(len(measured["decoding"].rates)))
+
+    def of(name: str, number: int) -> float:
+        return measured[name].rates[number]
+
+    return [
+        {
+            "what": f"paced engine, of the slower of {rate:g} a second and bare decoding",
+            "asked": 0.95,
+            "reached": median(lambda n: of("paced engine", n) / min(rate, of("decoding", n))),
+        },
+        {
+            "what": f"{BACKBONE}, of 1 / (1/decode + 1/forward)",
+            "asked": 0.9,
+            "reached": median(lambda n: of(BACKBONE, n) * (1 / of("decoding", n) + 1 / of("forward", n))),
+        },
+        *(
+            {
+                "what": f"{name}, slow reads by plain ones",
+                "asked": 0.95,
+                "reached": median(lambda n, name=name: of(f"{name}, slow reads", n) / of(name, n)),
+            }
+            for name in ("paced engine", BACKBONE)
+        ),
+    ]
+
+
+@click.command()
+@click.argument("pictures", type=click.Path(exists=True))
+@click.option("--count", default=1500, show_default=True)
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--rate", default=500.0, show_default=True)
+@click.option("--json", "as_json", is_flag=True)
+def main(pictures: str, count: int, rounds: int, rate: float, as_json: bool) -> None:
+    """Measure, print, and end with 1 where less is reached than asked."""
+    place, bench = "tests.slow.feeding", "featstore.benchmarking.contenders"
+    with tempfile.TemporaryDirectory(prefix="feeding-") as folder:
+        gather(pictures, count, Path(folder))
+        model = {"folder": folder, "backbone": BACKBONE, "weights": None}
+        workers = os.cpu_count() or 1
+        engine = {"engine": "auto", "device": "auto", "precision": "auto", "batch": defaults.BATCH}
+        contenders = [
+            Contender("decoding", f"{bench}:decode", {**model, "decoder": "pillow", "workers": workers}),
+            Contender("forward", f"{bench}:forward", {**model, **engine}),
+        ]
+        for name, asked in (("paced engine", rate), (BACKBONE, None)):
+            for ending, slow in (("", False), (", slow reads", True)):
+                arguments = {"folder": folder, "rate": asked, "slow_reads": slow}
+                contenders.append(Contender(name + ending, f"{place}:extraction", arguments))
+
+        def tell(number: int, name: str, found: float) -> None:
+            click.echo(f"round {number}: {name}: {found:.1f} a second", err=True)
+
+        measured = {each.name: each for each in alternate(contenders, rounds, tell)}
+    results = verdicts(measured, rate)
+    if as_json:
+        click.echo(json.dumps({"rates": {n: m.to_dict() for n, m in measured.items()}, "verdicts": results}, indent=2))
+    else:
+        for name, one in measured.items():
+            click.echo(f"{name:<40} {one.median:8.1f} [{min(one.rates):.1f}, {max(one.rates):.1f}] a second")
+        for each in results:
+            click.echo(f"{each['what']}: {each['reached']:.3f} ({each['asked']} asked)")
+    sys.exit(any(each["reached"] < each["asked"] for each in results))
+
+
+if __name__ == "__main__":
+    main()

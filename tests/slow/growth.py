@@ -1,0 +1,94 @@
+"""Cost a picture and peak memory of EfficientNet-Lite0's extraction, for two numbers of pictures.
+
+    python -m tests.slow.growth PICTURES [--small 2000] [--large 50000] [--rounds 3]
+
+The pictures are repeated by hard links. The small extraction runs ``rounds`` times before the large one and as often
+after it, each in a fresh process and into a new store, and the median is taken, for a machine may have changed its speed
+meanwhile. The cost counts from the first picture to the store on the disk. Asked: costs within 5 % of each other, by the
+clock, and 1.1 times the peak of anonymous memory at most. Ends with 1 where that is missed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from featstore.benchmarking.pictures import gather
+from featstore.benchmarking.rounds import apart
+from tests.slow.memory import anonymous_bytes
+
+
+def extraction(folder: str) -> dict[str, Any]:
+    """Extract ``folder`` into a temporary store; return seconds, of the processors too, and the peak of memory."""
+    from featstore.extraction import Progress, extract
+
+    peak, stop, begun = [0], threading.Event(), list[tuple[float, float]]()
+
+    def watch() -> None:
+        while not stop.wait(0.02):
+            peak[0] = max(peak[0], anonymous_bytes())
+
+    def tell(_: Progress) -> None:
+        if not begun:
+            begun.append((time.perf_counter(), time.process_time()))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with tempfile.TemporaryDirectory(prefix="growth-") as place:
+        report = extract(folder, Path(place) / "store", backbone="efficientnet_lite0", progress=tell)
+        seconds, processor = time.perf_counter() - begun[0][0], time.process_time() - begun[0][1]
+    stop.set()
+    watcher.join()
+    return {"vectors": report.vectors, "seconds": seconds, "processor": processor, "peak": peak[0]}
+
+
+@click.command()
+@click.argument("pictures", type=click.Path(exists=True))
+@click.option("--small", default=2_000, show_default=True)
+@click.option("--large", default=50_000, show_default=True)
+@click.option("--rounds", default=3, show_default=True)
+def main(pictures: str, small: int, large: int, rounds: int) -> None:
+    """Measure, print, and end with 1 where more is needed than allowed."""
+    with tempfile.TemporaryDirectory(prefix="growth-") as place:
+        folders = {count: Path(place) / str(count) for count in (small, large)}
+        for folder in folders.values():
+            folder.mkdir()
+        distinct, _ = gather(pictures, small, folders[small])
+        files = sorted(folders[small].iterdir())[:distinct]
+        for number in range(large):
+            os.link(files[number % distinct], folders[large] / f"{number:06d}.jpg")
+        runs: dict[int, list[dict[str, Any]]] = {small: [], large: []}
+        for count in [small] * rounds + [large] + [small] * rounds:
+            found = apart("tests.slow.growth:extraction", {"folder": str(folders[count])}, f"{count:,} pictures")
+            runs[count].append(found)
+            click.echo(json.dumps({"pictures": count, **found}), err=True)
+    costs, busy, peaks = (
+        {count: statistics.median(value(run) / run["vectors"] for run in found) for count, found in runs.items()}
+        for value in (
+            lambda run: run["seconds"],
+            lambda run: run["processor"],
+            lambda run: run["peak"] * run["vectors"],
+        )
+    )
+    for count in (small, large):
+        print(
+            f"{count:>7,} pictures: {1e3 * costs[count]:.2f} ms a picture, {1e3 * busy[count]:.2f} ms of the processors, "
+            f"peak of anonymous memory {peaks[count] / 2**20:.0f} MiB"
+        )
+    cost, memory = costs[large] / costs[small], peaks[large] / peaks[small]
+    print(f"cost a picture {cost:.3f} times (0.95 to 1.05 asked), of the processors {busy[large] / busy[small]:.3f}")
+    print(f"memory {memory:.3f} times (1.1 asked)")
+    sys.exit(not 0.95 <= cost <= 1.05 or memory > 1.1)
+
+
+if __name__ == "__main__":
+    main()
