@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 CHUNK = 1024
 """Pictures whose vectors are held at once."""
+FEW = 16
+"""Pictures up to which plain torch has made the vectors before a faster engine is ready."""
 _SOURCE_SUFFIXES = (".csv", ".tsv", ".tab", ".parquet", ".pq", ".tar")
 
 
@@ -63,11 +65,7 @@ def inputs_of(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Input]:
     """
     for path in paths:
         name = os.fspath(path)
-        try:
-            is_source = stat.S_ISDIR(os.stat(name).st_mode)
-        except (OSError, ValueError):
-            is_source = False
-        if is_source or name == "-" or name.lower().endswith(_SOURCE_SUFFIXES):
+        if _is_source(name):
             source = open_source(name)
             for chunk in source.chunks():
                 locations = chunk.keys if chunk.locations is None else chunk.locations
@@ -77,6 +75,19 @@ def inputs_of(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Input]:
         else:
             # Absolute: who names a picture here may name any, and ".." leaves no root.
             yield Input(name, Path.cwd(), os.path.join(os.getcwdb(), os.fsencode(name)))
+
+
+def _are_few_files(paths: Sequence[str | os.PathLike[str]]) -> bool:
+    return 0 < len(paths) <= FEW and not any(_is_source(os.fspath(path)) for path in paths)
+
+
+def _is_source(name: str) -> bool:
+    """Return whether ``name`` leads to pictures, rather than to one."""
+    try:
+        is_folder = stat.S_ISDIR(os.stat(name).st_mode)
+    except (OSError, ValueError):
+        is_folder = False
+    return is_folder or name == "-" or name.lower().endswith(_SOURCE_SUFFIXES)
 
 
 class Embedder:
@@ -182,11 +193,13 @@ def open_embedder(
     backbone: Backbone | None = None,
     engine: str = defaults.ENGINE,
     device: str = "auto",
+    inputs: Sequence[str | os.PathLike[str]] = (),
 ) -> Embedder:
     """Load the backbone that ``what`` (a path, for messages) was made with, and check that it is the same one.
 
     ``weights``: the checkpoint file, where the features came from one of the user's own; ``backbone``: one that is
-    loaded already. Raises IdentityError where
+    loaded already. ``inputs``: what is to be embedded; for a few picture files the engine "auto" is plain torch, which
+    is as exact and spares them the seconds that a faster one takes to be made. Raises IdentityError where
     backbone, weights, preprocessing, decoder or precision are not those of ``origin``; UsageError where the weights
     cannot be found.
     """
@@ -204,6 +217,8 @@ def open_embedder(
             f"{what}: was made with {identity.backbone} and the weights {origin.weights_name}, which cannot be loaded "
             f"({error}); name their file with --weights"
         ) from None
+    if engine == "auto" and identity.precision == "fp32" and _are_few_files(inputs):
+        engine = "torch"
     engine, precision = to_go_on(identity.precision, engine)
     opened = open_engine(backbone, engine=engine, device=device, precision=precision)
     identity.check(identity_of(backbone, opened, identity.dtype, identity.decoder), what)

@@ -141,10 +141,13 @@ def search(
         return store
 
     finder = Finder(opened, None if where is None else the_store(), where)
+    pictures = [*more.inputs, *(less.inputs if less else [])]
     makes = Queries(
         opened.metric,
         opened.dimension,
-        lambda: open_embedder(origin, what, weights=weights, backbone=backbone, engine=engine, device=device),
+        lambda: open_embedder(
+            origin, what, weights=weights, backbone=backbone, engine=engine, device=device, inputs=pictures
+        ),
         the_store,
         batch=batch,
         workers=workers,

@@ -35,3 +35,16 @@ def test_inputs_are_files_folders_and_tables(chain, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError):
         list(inputs_of([tmp_path / "empty"]))
+
+
+@pytest.mark.parametrize(
+    ("count", "folder", "asked", "name"),
+    [(1, False, "auto", "torch"), (16, False, "auto", "torch"), (17, False, "auto", "openvino"), (1, True, "auto", "openvino"), (1, False, "openvino", "openvino")],
+)  # fmt: skip
+def test_a_few_picture_files_are_spared_the_making_of_a_fast_engine(chain, count, folder, asked, name):
+    pictures = [chain.folder] if folder else sorted(chain.folder.rglob("*.png"))[:1] * count
+    origin = origin_of_store(FeatureStore.open(chain.store))
+    embedder = open_embedder(origin, "head", backbone=tiny_backbone(), engine=asked, device="cpu", inputs=pictures)
+    assert embedder.engine.name == name
+    # As exact: features of the same identity.
+    assert embedder.identity == origin.identity
