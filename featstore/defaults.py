@@ -99,7 +99,7 @@ LESS_WEIGHT: Final = 0.5
 HNSW_LINKS: Final = 32
 HNSW_CONSTRUCTION: Final = 100
 """HNSW's M and efConstruction."""
-CONTRACT_SAMPLE_BYTES: Final = 1 << 30
+CONTRACT_SAMPLE_BYTES: Final = 512 << 20
 """Vectors (as float32) on which the kinds of index are tried; of more a sample of rows is."""
 INDEX_TRAINING_ROWS: Final = 65536
 """Rows on which clusters and codes are trained: k-means wants 39 to 256 points a centroid."""

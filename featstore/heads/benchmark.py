@@ -4,6 +4,10 @@ Each contender runs in a fresh process, the contenders alternate, and the median
 of logistic regression is ``GridSearchCV(make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)))``, that of
 the linear support vector machine the same over ``LinearSVC``. All see the same float32 rows, C values and number of
 folds, and refit the chosen C on all training rows. Floors are measured in the contender's own process.
+
+The whole show is ``python -m featstore.heads.benchmark --rounds 1`` (each set, both heads), and with ``--objectives``
+the objective at each C and what scikit-learn needs to reach it. A verdict says for each bound what was asked and what
+was reached; the command ends with 1 where one is missed.
 """
 
 from __future__ import annotations
@@ -32,6 +36,14 @@ CONTENDERS: Final = ("featstore-logreg", "sklearn-logreg", "featstore-svm", "skl
 SETS: Final = {"easy": 0.75, "hard": 0.3}
 """How far the class means lie apart, in units of a latent coordinate's deviation."""
 _HELD_OUT: Final = 5000
+_LEAST_RATIO: Final = {("logreg", "easy"): 10.0, ("logreg", "hard"): 20.0}
+"""How many times faster than the peer a head is to be on more than two classes."""
+_LEAST_RATIO_OTHERS: Final = 5.0
+_ACCURACY_SLACK: Final = 0.001
+_PATIENCE: Final = 20.0
+"""Seconds of a fit of the peer after which no tighter tolerance is tried."""
+_EQUAL: Final = 1e-6
+"""Relative difference of objectives that counts as none: single precision ends there."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,7 @@ def run_contender(name: str, task: Task, Cs: tuple[float, ...]) -> dict[str, Any
     features, codes = task.make()
     X, y = features[: task.rows], codes[: task.rows]
     estimator = _estimator(name, task, Cs)
+    print("fitting", flush=True)
     start = time.perf_counter()
     estimator.fit(X, y)
     seconds = time.perf_counter() - start
@@ -153,19 +166,25 @@ def compare_objectives(task: Task, Cs: tuple[float, ...]) -> list[dict[str, floa
             objective = _objective(exact, C, peer.coef_, peer.intercept_)
             if tol == 1e-4:
                 row |= {"peer_seconds": seconds, "peer_objective": objective}
-            if objective <= row["objective"] * (1 + 1e-6):
+            if objective <= row["objective"] * (1 + _EQUAL):
                 row |= {"equal_seconds": seconds, "equal_tol": tol}
+                break
+            # The next would take longer still; how long it was not equal is said instead.
+            row["unequal_seconds"] = seconds
+            if seconds > _PATIENCE:
                 break
         table.append(row)
     return table
 
 
 def _objective(rows: Any, C: float, coef: NDArray[Any], intercept: NDArray[Any]) -> float:
-    point = np.vstack([coef.T, np.atleast_1d(intercept)]).astype(np.float64)[:, None]
+    point = np.column_stack([coef, np.atleast_1d(intercept)]).astype(np.float64)[None]
     return float(evaluate(rows, LOGISTIC, [Problem(C, None)], point).values[0])
 
 
-def _rounds(task: Task, Cs: tuple[float, ...] | None, contenders: list[str], rounds: int) -> list[dict[str, Any]]:
+def _rounds(
+    task: Task, Cs: tuple[float, ...] | None, contenders: list[str], rounds: int, patience: float | None
+) -> list[dict[str, Any]]:
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name in contenders:
@@ -173,10 +192,9 @@ def _rounds(task: Task, Cs: tuple[float, ...] | None, contenders: list[str], rou
             command += ["--Cs", *map(str, Cs or _default_Cs(name))]
             for key, value in asdict(task).items():
                 command += [f"--{key}", str(value)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise SystemExit(f"{name} failed:\n{done.stderr}")
-            results[name].append(json.loads(done.stdout))
+            ours = results.get(name.replace("sklearn", "featstore"), [])
+            limit = patience * ours[-1]["seconds"] if patience and name.startswith("sklearn") and ours else None
+            results[name].append(_run(name, command, limit))
     table = []
     for name, runs in results.items():
         median = statistics.median(run["seconds"] for run in runs)
@@ -185,7 +203,27 @@ def _rounds(task: Task, Cs: tuple[float, ...] | None, contenders: list[str], rou
     return table
 
 
+def _run(name: str, command: list[str], limit: float | None) -> dict[str, Any]:
+    """Run a contender's process; one that fits for longer than ``limit`` seconds is stopped, and said to have been."""
+    # Unbuffered: what is read ahead of the first line would be lost to communicate().
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # the data are made: it begins to fit
+        started = time.perf_counter()
+        try:
+            said, errors = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return {"seconds": time.perf_counter() - started, "stopped": True}
+    if process.returncode:
+        raise SystemExit(f"{name} failed:\n{errors.decode(errors='replace')}")
+    found: dict[str, Any] = json.loads(said)
+    return found
+
+
 def _line(row: dict[str, Any]) -> str:
+    if "stopped" in row:
+        return f"{row['difficulty']:<5} {row['classes']:>3} {row['contender']:<17} {row['seconds']:8.2f} s  stopped, not done"
     text = (
         f"{row['difficulty']:<5} {row['classes']:>3} {row['contender']:<17} {row['seconds']:8.2f} s  "
         f"accuracy {row['accuracy']:.4f}  C={row['C']:<7g} peak {row['peak_bytes'] / 2**30:.2f} GiB"
@@ -196,8 +234,63 @@ def _line(row: dict[str, Any]) -> str:
     return text
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """A bound: what it is about, whether at least (or at most) ``asked`` was ``reached``."""
+
+    what: str
+    asked: float
+    reached: float
+    at_least: bool = True
+
+    @property
+    def holds(self) -> bool:
+        """Whether the bound is kept."""
+        return self.reached >= self.asked if self.at_least else self.reached <= self.asked
+
+    def line(self) -> str:
+        """Return it as a line of text."""
+        bound = "at least" if self.at_least else "at most"
+        return (
+            f"{'holds' if self.holds else 'MISSED'}: {self.what}: asked {bound} {self.asked:.6g}, "
+            f"reached {self.reached:.6g}"
+        )
+
+
+def verdicts(table: list[dict[str, Any]]) -> list[Verdict]:
+    """Return the bounds on speed and accuracy of each head of one set whose peer is in ``table`` as well."""
+    by_name = {row["contender"]: row for row in table}
+    found = []
+    for kind in ("logreg", "svm"):
+        if f"featstore-{kind}" not in by_name or f"sklearn-{kind}" not in by_name:
+            continue
+        ours, peer = by_name[f"featstore-{kind}"], by_name[f"sklearn-{kind}"]
+        where = f"{kind}, {ours['classes']} classes, {ours['difficulty']}"
+        least = _LEAST_RATIO_OTHERS
+        if ours["classes"] > 2:
+            least = _LEAST_RATIO.get((kind, ours["difficulty"]), least)
+        stopped = " (more: the peer was stopped)" if "stopped" in peer else ""
+        found.append(Verdict(f"{where}: times faster{stopped}", least, peer["seconds"] / ours["seconds"]))
+        if not stopped:
+            found.append(Verdict(f"{where}: accuracy", peer["accuracy"] - _ACCURACY_SLACK, ours["accuracy"]))
+    return found
+
+
+def objective_verdicts(table: list[dict[str, Any]]) -> list[Verdict]:
+    """Return the bounds on the objective at each C of one set."""
+    return [
+        Verdict(
+            f"{row['classes']} classes, {row['difficulty']}, C={row['C']:g}: objective",
+            row["peer_objective"] * (1 + _EQUAL),
+            row["objective"],
+            at_least=False,
+        )
+        for row in table
+    ]
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Run the comparison and print its table (and JSON where asked)."""
+    """Run the comparison, print its table and verdicts (and JSON where asked); exit with 1 where a bound is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=25_000)
     parser.add_argument("--dimension", type=int, default=2048)
@@ -208,12 +301,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--Cs", type=float, nargs="+", help="default: those of the heads")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument(
+        "--patience", type=float, help="stop a peer that takes so many times our seconds: the ratio is more than that"
+    )
     parser.add_argument("--objectives", action="store_true", help="objective and seconds at each C, instead")
     parser.add_argument("--json", help="write the results to this file as well")
     parser.add_argument("--child", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     Cs = tuple(options.Cs) if options.Cs else None
     results: list[dict[str, Any]] = []
+    bounds: list[Verdict] = []
     for classes in options.classes:
         for difficulty in options.difficulty:
             task = Task(options.rows, options.dimension, classes, difficulty, options.folds, options.seed)
@@ -226,14 +323,20 @@ def main(arguments: list[str] | None = None) -> None:
                     "  ".join(f"{key}={value:.6g}" for key, value in row.items() if isinstance(value, float))
                     for row in found
                 ]
+                reached = objective_verdicts(found)
             else:
-                found = _rounds(task, Cs, options.contenders, options.rounds)
+                found = _rounds(task, Cs, options.contenders, options.rounds, options.patience)
                 lines = [_line(row) for row in found]
-            print("\n".join(lines), flush=True)
+                reached = verdicts(found)
+            print("\n".join(lines + [verdict.line() for verdict in reached]), flush=True)
             results += found
+            bounds += reached
     if options.json:
+        judged = [asdict(verdict) | {"holds": verdict.holds} for verdict in bounds]
         with open(options.json, "w") as file:
-            json.dump(results, file, indent=2)
+            json.dump({"results": results, "verdicts": judged}, file, indent=2)
+    if not all(verdict.holds for verdict in bounds):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.heads.errors import DataError
+from featstore.heads.halves import all_finite, is_half, widen
 
 BLOCK_ELEMENTS: Final = 4 << 20
 """Values of one block (16 MiB in float32): large enough for BLAS, small enough to stay near the cache."""
@@ -59,48 +60,64 @@ def iterate(X: Features) -> Iterator[NDArray[Any]]:
     Raises DataError: not 2-d, not numeric, another dimension than announced, NaN or infinity.
     """
     start = 0
-    if is_blocks(X):
-        rows, dimension = X.shape
-        for block in X.blocks():
-            for piece in _pieces(np.asarray(block), dimension):
-                yield _checked(piece, dimension, start)
-                start += len(piece)
-        if start != rows:
-            raise DataError(f"the block source announced {rows:,} rows and yielded {start:,}; it must be re-iterable")
-        return
-    array = np.asarray(X)
-    if array.ndim != 2:
-        raise DataError(f"features must be a 2-d array (rows, dimensions), not {array.ndim}-d; reshape them")
-    for piece in _pieces(array, array.shape[1]):
-        yield _checked(piece, array.shape[1], start)
+    for piece in raw_blocks(X):
+        yield _checked(piece, start)
         start += len(piece)
 
 
-def _pieces(array: NDArray[Any], dimension: int) -> Iterator[NDArray[Any]]:
-    step = block_rows(dimension)
+def raw_blocks(X: Features, values: int = BLOCK_ELEMENTS) -> Iterator[NDArray[Any]]:
+    """Yield the rows of an array or block source as they are, in blocks of at most ``values`` numbers.
+
+    Raises DataError: not 2-d, not numeric, another number of rows or dimension than announced.
+    """
+    if not is_blocks(X):
+        array = np.asarray(X)
+        if array.ndim != 2:
+            raise DataError(f"features must be a 2-d array (rows, dimensions), not {array.ndim}-d; reshape them")
+        yield from _pieces(array, array.shape[1], values)
+        return
+    rows, dimension = X.shape
+    found = 0
+    for block in X.blocks():
+        for piece in _pieces(np.asarray(block), dimension, values):
+            yield piece
+            found += len(piece)
+    if found != rows:
+        raise DataError(f"the block source announced {rows:,} rows and yielded {found:,}; it must be re-iterable")
+
+
+def _pieces(array: NDArray[Any], dimension: int, values: int) -> Iterator[NDArray[Any]]:
+    if array.dtype.kind not in "fiub":
+        raise DataError(f"features must be numbers, not {array.dtype}; convert them first")
+    if array.ndim != 2 or array.shape[1] != dimension:
+        raise DataError(f"a block of shape {array.shape}, where rows of {dimension} values are expected")
+    step = max(64, values // max(1, dimension))
     for start in range(0, len(array), step):
         yield array[start : start + step]
 
 
-def _checked(block: NDArray[Any], dimension: int, start: int) -> NDArray[Any]:
-    if block.dtype.kind not in "fiub":
-        raise DataError(f"features must be numbers, not {block.dtype}; convert them first")
-    if block.ndim != 2 or block.shape[1] != dimension:
-        raise DataError(f"a block of shape {block.shape}, where rows of {dimension} values are expected")
+def _checked(block: NDArray[Any], start: int) -> NDArray[Any]:
+    if is_half(block):
+        if all_finite(block):
+            return widen(block)
+        raise _not_finite(block, start)
     values = np.ascontiguousarray(block, working_dtype(block.dtype))
     # One sum finds any NaN or infinity; only where it is not finite does the exact test run.
     with np.errstate(over="ignore", invalid="ignore"):
         total = values.sum(dtype=np.float64)
-    if not math.isfinite(total):
-        finite = np.isfinite(values).all(axis=1)
-        if not finite.all():
-            bad = int(np.count_nonzero(~finite))
-            first = start + int(np.argmin(finite))
-            raise DataError(
-                f"features contain NaN or infinity in {bad} row(s), the first is row {first}; "
-                "remove these rows or extract them again"
-            )
+    if not math.isfinite(total) and not np.isfinite(values).all():
+        raise _not_finite(values, start)
     return values
+
+
+def _not_finite(values: NDArray[Any], start: int) -> DataError:
+    finite = np.isfinite(values).all(axis=1)
+    bad = int(np.count_nonzero(~finite))
+    first = start + int(np.argmin(finite))
+    return DataError(
+        f"features contain NaN or infinity in {bad} row(s), the first is row {first}; "
+        "remove these rows or extract them again"
+    )
 
 
 @dataclass(frozen=True)

@@ -195,6 +195,11 @@ def before_calibration(
     return {name: measured[name] for name in ("calibration_error", "log_loss")}
 
 
+def calibration_bins(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[Any]) -> list[CalibrationBin]:
+    """Return the bins of ``Report.calibration`` for ``probabilities`` (n, k) and labels (n,). Raises DataError."""
+    return _calibration(Measurer(codes_of(y_true, classes), np.asarray(probabilities, np.float64)))
+
+
 def worst_errors(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[Any], count: int) -> NDArray[np.intp]:
     """Return up to ``count`` row numbers of wrong predictions, the most confident first."""
     values = np.asarray(probabilities, np.float64)

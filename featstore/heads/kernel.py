@@ -176,8 +176,8 @@ class _Nystroem:
         rows, centre, factor = self._rows(gamma)
         decisions, numbers = grid.held_out_decisions(rows, list(solutions))
         scale = calibration.fit_scale(decisions, self.labels.codes[numbers], self.labels.classes)
-        start = np.mean([np.vstack([s.weights, s.intercept]) for s in solutions], axis=0)
-        final = grid.solve(rows, SQUARED_HINGE, [Problem(C, None)], tol=self.limits.tol, starts=[start])[0]
+        start = grid.start_from(list(solutions), len(solutions) / max(1, len(solutions) - 1))
+        final = grid.solve(rows, SQUARED_HINGE, [Problem(C, None)], tol=self.limits.tol, start=start)[0]
         weights = rows.to_features(final.weights)
         on_landmarks = scipy.linalg.solve_triangular(factor, weights, lower=True, trans="T")
         return _Final(on_landmarks, final.intercept - centre.mean @ weights, scale, final.converged)

@@ -1,22 +1,24 @@
 """Limited-memory BFGS that is asked and told, so that many problems can share one pass over the data.
 
 Nocedal and Wright, Numerical Optimization (2nd ed.), algorithms 7.4 and 7.5, with a preconditioner as the initial
-inverse Hessian and a backtracking (Armijo) line search by quadratic interpolation. All state is float64.
+inverse Hessian and a backtracking (Armijo) line search by quadratic interpolation. Vectors have the type of the
+start, numbers are float64.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 
 _ARMIJO: Final = 1e-4
 _BACKTRACKS: Final = 12
+_UNDERESTIMATE: Final = 100
 
 
 class Lbfgs:
@@ -24,12 +26,21 @@ class Lbfgs:
 
     ``point`` is where the objective is wanted next; pass its value and gradient to ``tell``. ``best`` is the
     accepted iterate, ``value`` its objective, ``gap`` the estimate of how far it lies above the optimum, half
-    of g'Hg with H the current inverse Hessian (the Newton decrement). ``done`` when ``gap <= tol * |value|``,
-    or when rounding (``noise``, relative to the value) allows no further descent.
+    of g'Hg with H the current inverse Hessian (the Newton decrement). ``done`` when both it and what the last step
+    gained are at most ``tol * |value|`` (H may know too little of the curvature for the gap to be believed alone,
+    unless it is a hundred times smaller), or when rounding (``noise``, relative to the value) allows no further descent. ``pairs``: (step, change of
+    gradient) of a similar problem, to begin with what is known of its curvature.
     """
 
     def __init__(
-        self, start: Array, precondition: Callable[[Array], Array], *, tol: float, noise: float, memory: int = 10
+        self,
+        start: Array,
+        precondition: Callable[[Array], Array],
+        *,
+        tol: float,
+        noise: float,
+        memory: int = 10,
+        pairs: Iterable[tuple[Array, Array]] = (),
     ) -> None:
         self.point = start
         self.best = start
@@ -46,21 +57,31 @@ class Lbfgs:
         self._slope = 0.0
         self._step = 1.0
         self._backtracks = 0
+        for step, change in pairs:
+            self._remember(step, change)
+
+    @property
+    def pairs(self) -> list[tuple[Array, Array]]:
+        """Steps and changes of the gradient that are remembered, the oldest first."""
+        return [(step, change) for step, change, _ in self._pairs]
 
     def tell(self, value: float, gradient: Array) -> None:
         """Take the objective and gradient at ``point``; set the next ``point`` or ``done``."""
         self.evaluations += 1
+        gain = np.inf
         if self.evaluations > 1:
             slack = self._noise * abs(self.value)
             if not value <= self.value + _ARMIJO * self._step * self._slope + slack:
                 self._shorten(value)
                 return
+            gain = self.value - value
             self._remember(self.point - self.best, gradient - self.gradient)
+        self._rescale()
         self.best, self.value, self.gradient = self.point, value, gradient
         direction = -self._inverse_hessian(gradient)
         slope = float(np.vdot(gradient, direction))
         self.gap = -slope / 2
-        if self.gap <= self._tol * abs(value):
+        if min(max(self.gap, gain), _UNDERESTIMATE * self.gap) <= self._tol * abs(value):
             self.done = True
             return
         self._direction, self._slope = direction, slope
@@ -84,7 +105,12 @@ class Lbfgs:
         # Rounding can hide the curvature of a tiny step; such a pair would spoil positive definiteness.
         if curvature > 1e-10 * float(np.linalg.norm(step)) * float(np.linalg.norm(change)):
             self._pairs.append((step, change, 1.0 / curvature))
-            self._scale = curvature / float(np.vdot(change, self._precondition(change)))
+
+    def _rescale(self) -> None:
+        """Fit the preconditioner to the curvature along the last step."""
+        if self._pairs:
+            _, change, rho = self._pairs[-1]
+            self._scale = 1.0 / (rho * float(np.vdot(change, self._precondition(change))))
 
     def _inverse_hessian(self, gradient: Array) -> Array:
         q = gradient.copy()

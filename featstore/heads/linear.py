@@ -91,14 +91,13 @@ class _LinearHead(DecisionHead):
 
     def _fit_in_passes(self, X: Features, labels: Labels, Cs: list[float], folded: bool) -> None:
         rows, scaler = prepare(X, labels, standardize=self.standardize, memory=self.memory_limit)
-        start, scale = None, 1.0
+        scale = 1.0
+        start: grid.Start | None = None
         self.C_ = Cs[0]
         self.effort_ = grid.Effort()
         if folded:
             start, scale = self._cross_validate(rows, Cs)
-        final = grid.solve(
-            rows, self._loss, [Problem(self.C_, None)], tol=self.tol, starts=None if start is None else [start]
-        )[0]
+        final = grid.solve(rows, self._loss, [Problem(self.C_, None)], tol=self.tol, start=start)[0]
         self._warn_unless(final.converged, final.evaluations, "passes")
         self.n_iter_ = final.evaluations
         self.effort_ += grid.effort(rows, [final])
@@ -139,7 +138,7 @@ class _LinearHead(DecisionHead):
         self._warn_unless(fit.final.converged, fit.final.steps, "steps")
         self._finish(values.T @ fit.final.weights, fit.final.intercept, scaler, fit.final.objective, fit.scale)
 
-    def _cross_validate(self, rows: TrainingRows, Cs: list[float]) -> tuple[NDArray[np.float64], float]:
+    def _cross_validate(self, rows: TrainingRows, Cs: list[float]) -> tuple[grid.Start, float]:
         """Choose C_, fill cv_results_; return where to start the final fit and the calibration's scale."""
         folds = np.unique(rows.labels.folds[rows.labels.folds >= 0])
         problems = [Problem(C, int(fold)) for C in Cs for fold in folds]
@@ -151,7 +150,7 @@ class _LinearHead(DecisionHead):
         self.C_ = Cs[choice.index]
         self.cv_results_ = choice.results
         best = solutions[choice.index * len(folds) : (choice.index + 1) * len(folds)]
-        start = np.mean([np.vstack([s.weights, s.intercept]) for s in best], axis=0)
+        start = grid.start_from(best, len(rows.labels.folds) / np.count_nonzero(rows.labels.folds != folds[0]))
         if not self.calibrate:
             return start, 1.0
         decisions, numbers = grid.held_out_decisions(rows, best)

@@ -1,7 +1,8 @@
 """Losses of linear classifiers, for many problems at once: value and derivative from decision values.
 
-A block of decision values has shape (m, p, c): m rows, p problems, c columns a problem, where c is 1 for two
-classes and the number of classes k otherwise. ``codes`` (m,) are class numbers 0..k-1.
+A block of decision values has shape (c, p, m): c columns a problem, p problems, m rows, where c is 1 for two
+classes and the number of classes k otherwise. So what is summed over classes, and what is done to each value, runs
+along rows that lie side by side in memory. ``codes`` (m,) are class numbers 0..k-1.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ class Loss:
     """A loss by its name and its function.
 
     ``evaluate(values, codes, weights) -> (sums, curvature, derivative)``: sums (p,) float64 of the weighted loss over
-    rows; curvature (p,) likewise of its second derivative, averaged over the columns; derivative (m, p, c), which
-    may overwrite ``values``.
+    rows; curvature (p,) likewise of its second derivative, averaged over the columns; derivative (c, p, m), which
+    may overwrite ``values``. ``grows``: whether the optimal weights keep growing with the logarithm of C where classes
+    are separable, so that they can be extrapolated.
     """
 
     name: str
+    grows: bool
     evaluate: Callable[[Values, NDArray[np.intp], Values | None], Evaluated]
 
 
@@ -36,65 +39,77 @@ def columns(classes: int) -> int:
 
 
 def _logistic(values: Values, codes: NDArray[np.intp], weights: Values | None) -> Evaluated:
-    rows, _, count = values.shape
-    if count == 1:
-        z = values[:, :, 0]
-        # log(1 + exp(s)) with s = -z for class 1 and z for class 0, stable for either sign.
-        sign = np.where(codes == 1, -1.0, 1.0).astype(z.dtype)[:, None]
-        z *= sign
-        small = np.exp(-np.abs(z))
-        loss = np.log1p(small)
-        loss += np.maximum(z, 0)
-        derivative = np.where(z >= 0, 1, small)
-        small += 1
-        derivative /= small
-        bend = derivative - derivative * derivative
-        derivative *= sign
-        if weights is not None:
-            loss *= weights[:, None]
-            bend *= weights[:, None]
-            derivative *= weights[:, None]
-        return _sum(loss), _sum(bend), derivative[:, :, None]
-    values -= values.max(axis=2, keepdims=True)
-    index = (np.arange(rows), slice(None), codes)
-    own = values[index]
+    if len(values) == 1:
+        return _binary_logistic(values, codes, weights)
+    count, _, rows = values.shape
+    values -= values.max(axis=0)
+    own = (codes, slice(None), np.arange(rows))
+    loss = -values[own].T
     np.exp(values, out=values)
-    total = values.sum(axis=2)
-    loss = np.log(total)
-    loss -= own
-    values /= total[:, :, None]
-    bend = (1 - np.einsum("ipc,ipc->ip", values, values)) / count
-    values[index] -= 1
+    total = values.sum(axis=0)
+    loss += np.log(total)
+    np.divide(1, total, out=total)
+    values *= total
+    bend = np.einsum("cpm,cpm->pm", values, values)
+    np.subtract(1, bend, out=bend)
+    values[own] -= 1
     if weights is not None:
-        loss *= weights[:, None]
-        bend *= weights[:, None]
-        values *= weights[:, None, None]
-    return _sum(loss), _sum(bend), values
+        loss *= weights
+        bend *= weights
+        values *= weights
+    return _sum(loss), _sum(bend) / count, values
+
+
+def _binary_logistic(values: Values, codes: NDArray[np.intp], weights: Values | None) -> Evaluated:
+    z = values[0]
+    # log(1 + exp(s)) with s = -z for class 1 and z for class 0, stable for either sign.
+    sign = np.where(codes == 1, -1.0, 1.0).astype(z.dtype)
+    z *= sign
+    small = np.abs(z)
+    np.negative(small, out=small)
+    np.exp(small, out=small)
+    loss = np.log1p(small)
+    loss += np.maximum(z, 0)
+    derivative = np.where(z >= 0, 1, small)
+    small += 1
+    derivative /= small
+    bend = np.subtract(1, derivative, out=small)
+    bend *= derivative
+    derivative *= sign
+    if weights is not None:
+        loss *= weights
+        bend *= weights
+        derivative *= weights
+    return _sum(loss), _sum(bend), derivative[None]
 
 
 def _sum(values: Values) -> NDArray[np.float64]:
-    return np.asarray(values.sum(axis=0, dtype=np.float64))
+    return np.asarray(values.sum(axis=-1, dtype=np.float64))
 
 
 def _squared_hinge(values: Values, codes: NDArray[np.intp], weights: Values | None) -> Evaluated:
-    rows, problems, count = values.shape
+    count, _, rows = values.shape
     if count == 1:
-        sign = np.where(codes == 1, 1.0, -1.0).astype(values.dtype)[:, None, None]
+        sign = np.where(codes == 1, 1.0, -1.0).astype(values.dtype)[None, None]
     else:
-        sign = np.full((rows, 1, count), -1.0, values.dtype)
-        sign[np.arange(rows), 0, codes] = 1.0
+        sign = np.full((count, 1, rows), -1.0, values.dtype)
+        sign[codes, 0, np.arange(rows)] = 1.0
     values *= sign
     slack = np.subtract(1, values, out=values)
     np.maximum(slack, 0, out=slack)
-    weighted = slack if weights is None else slack * weights[:, None, None]
-    loss = np.einsum("ipc,ipc->p", slack, weighted, dtype=np.float64) if rows else np.zeros(problems)
-    inside = (slack > 0) if weights is None else (slack > 0) * weights[:, None, None]
-    bend = (2 / count) * inside.sum(axis=(0, 2), dtype=np.float64)
-    return loss, bend, weighted * (-2 * sign)
+    weighted = slack if weights is None else slack * weights
+    # Single precision along the rows of a block, double precision across.
+    loss = np.einsum("cpm,cpm->cp", slack, weighted).sum(axis=0, dtype=np.float64)
+    if weights is None:
+        inside = np.count_nonzero(slack, axis=(0, 2)).astype(np.float64)
+    else:
+        inside = ((slack > 0) * weights).sum(axis=(0, 2), dtype=np.float64)
+    sign *= -2
+    return loss, (2 / count) * inside, np.multiply(weighted, sign, out=weighted)
 
 
-LOGISTIC = Loss("logistic", _logistic)
+LOGISTIC = Loss("logistic", True, _logistic)
 """Binary or multinomial logistic loss."""
 
-SQUARED_HINGE = Loss("squared hinge", _squared_hinge)
+SQUARED_HINGE = Loss("squared hinge", False, _squared_hinge)
 """max(0, 1 - y z)**2, summed over one-vs-rest columns."""

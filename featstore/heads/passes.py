@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 from featstore.heads.losses import Loss
 from featstore.heads.rows import Segment, TrainingRows
 
-_BLOCK: Final = 1 << 19
-"""Values of one block (2 MiB in float32: 256 rows of 2048)."""
+_BLOCK: Final = 1 << 20
+"""Values of one block (4 MiB in float32: 512 rows of 2048), which stays in the last cache between the two products."""
 _SMALL_PRODUCT: Final = 1_000_000
 """Multiplications up to which OpenBLAS multiplies matrices without packing them first, much faster when one is thin."""
-_THIN: Final = 12
-"""Columns up to which blocks are made small enough for that."""
+_PIECE_ROWS: Final = (32, 16, 8)
+_PIECE_DIMENSIONS: Final = 64
+"""Thin products are cut into pieces of so many rows, or dimensions, to be small enough for that. numpy goes through
+the pieces in one call: workers that call for each would mostly wait for the interpreter's lock."""
 _WORTH_THREADS: Final = 1 << 22
 """Values (rows times dimensions) below which threads cost more than they bring."""
 _LEAST_CURVATURE: Final = 1e-3
@@ -43,7 +45,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """At some points: objectives (p,), gradients (r + 1, p, c), and C times the summed curvature of the loss (p,)."""
+    """At some points: objectives (p,), gradients (p, c, r + 1), and C times the summed curvature of the loss (p,)."""
 
     values: NDArray[np.float64]
     gradients: NDArray[np.float64]
@@ -51,32 +53,66 @@ class Evaluation:
 
 
 class Selection:
-    """The problems that read the rows of one fold (numbers ``chosen``), their weights side by side."""
+    """The problems that read the rows of one fold (numbers ``chosen``), their weights one below the other.
 
-    def __init__(self, chosen: list[int], points: NDArray[np.float64], dtype: np.dtype[Any]) -> None:
+    ``points``: (p, c, r + 1), weights of a column with its intercept at the end.
+    """
+
+    def __init__(self, chosen: list[int], points: NDArray[Any], dtype: np.dtype[Any]) -> None:
         self.chosen = chosen
-        self.count = points.shape[2]
-        flat = points[:, chosen].reshape(points.shape[0], len(chosen) * self.count)
-        self.weights = flat[:-1].astype(dtype)
-        self.intercept = flat[-1].astype(dtype)
+        self.count = points.shape[1]
+        flat = points[chosen].swapaxes(0, 1).reshape(-1, points.shape[2])
+        self.weights = np.ascontiguousarray(flat[:, :-1], dtype)
+        self.intercept = flat[:, -1:].astype(dtype)
+
+    @property
+    def columns(self) -> int:
+        """Columns of all problems."""
+        return len(self.weights)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(dimensions + 1, columns of all problems)."""
-        return self.weights.shape[0] + 1, self.weights.shape[1]
+        """(columns of all problems, dimensions + 1)."""
+        return self.columns, self.weights.shape[1] + 1
 
     def decide(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Return decision values (m, p, c) of the rows ``values`` (m, r)."""
-        out = values @ self.weights
+        """Return decision values (c, p, m) of the rows ``values`` (m, r)."""
+        rows, dimension = values.shape
+        out = np.empty((self.columns, rows), values.dtype)
+        piece = self._piece_rows
+        cut = rows // piece * piece if piece else 0
+        if cut:
+            pieces = values[:cut].reshape(-1, piece, dimension).swapaxes(1, 2)
+            np.matmul(self.weights, pieces, out=out[:, :cut].reshape(self.columns, -1, piece).swapaxes(0, 1))
+        if cut < rows:
+            np.matmul(self.weights, values[cut:].T, out=out[:, cut:])
         out += self.intercept
-        return np.asarray(out).reshape(len(values), len(self.chosen), self.count)
+        return out.reshape(self.count, len(self.chosen), rows)
+
+    def pull(self, derivative: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
+        """Return gradients (columns, r) from the loss's ``derivative`` (c, p, m) on the rows ``values`` (m, r)."""
+        rows, dimension = values.shape
+        flat = derivative.reshape(self.columns, rows)
+        out = np.empty((self.columns, dimension), values.dtype)
+        piece = _PIECE_DIMENSIONS
+        cut = dimension // piece * piece if piece * rows * self.columns <= _SMALL_PRODUCT else 0
+        if cut:
+            pieces = values[:, :cut].reshape(rows, -1, piece).swapaxes(0, 1)
+            np.matmul(flat, pieces, out=out[:, :cut].reshape(self.columns, -1, piece).swapaxes(0, 1))
+        if cut < dimension:
+            np.matmul(flat, values[:, cut:], out=out[:, cut:])
+        return out
 
     def block_rows(self) -> int:
         """Return how many rows to take at once."""
-        dimension, columns = self.shape
-        if columns <= _THIN:
-            return max(32, _SMALL_PRODUCT // (dimension * columns))
-        return max(64, _BLOCK // dimension)
+        rows: int = _BLOCK // max(self.weights.shape[1], self.columns)
+        return max(64, rows // 2 if self._piece_rows else rows)
+
+    @property
+    def _piece_rows(self) -> int:
+        """Rows of a piece, 0 where the product is not thin."""
+        size = self.columns * self.weights.shape[1]
+        return next((rows for rows in _PIECE_ROWS if self.columns > 1 and rows * size <= _SMALL_PRODUCT), 0)
 
 
 class Workers:
@@ -132,7 +168,7 @@ def workers_for(rows: TrainingRows) -> Iterator[Workers]:
 
 @dataclass
 class _Sums:
-    """What one worker has added up: losses and curvatures (p,), gradients (r + 1, columns) by fold."""
+    """What one worker has added up: losses and curvatures (p,), gradients (columns, r + 1) by fold."""
 
     losses: NDArray[np.float64]
     bends: NDArray[np.float64]
@@ -142,51 +178,55 @@ class _Sums:
         """Add a segment, block by block, in float64."""
         gradient = self.gradients.setdefault(segment.fold, np.zeros(selection.shape))
         step = selection.block_rows()
-        for start in range(0, len(segment.values), step):
+        for start in range(0, len(segment.codes), step):
             part = slice(start, start + step)
-            values = segment.values[part]
+            values = segment.read(part)
             weights = None if segment.weights is None else segment.weights[part]
             losses, bends, derivative = loss.evaluate(selection.decide(values), segment.codes[part], weights)
             self.losses[selection.chosen] += losses
             self.bends[selection.chosen] += bends
-            flat = derivative.reshape(len(values), -1)
-            gradient[:-1] += values.T @ flat
-            gradient[-1] += flat.sum(axis=0, dtype=np.float64)
+            gradient[:, :-1] += selection.pull(derivative, values)
+            gradient[:, -1] += derivative.reshape(selection.columns, -1).sum(axis=1, dtype=np.float64)
 
 
 def evaluate(
     rows: TrainingRows,
     loss: Loss,
     problems: list[Problem],
-    points: NDArray[np.float64],
+    points: NDArray[Any],
     workers: Workers | None = None,
 ) -> Evaluation:
-    """Evaluate every problem at its ``points`` (r + 1, p, c) in one pass over the rows."""
+    """Evaluate every problem at its ``points`` (p, c, r + 1) in one pass over the rows."""
     workers = workers or Workers([])
     sums = [_Sums(np.zeros(len(problems)), np.zeros(len(problems))) for _ in range(workers.count)]
     selections: dict[int, Selection] = {}
+    loads = [0] * workers.count
 
     def jobs() -> Iterator[tuple[int, Callable[[], None]]]:
-        for number, segment in enumerate(rows.segments()):
+        for segment in rows.segments():
             if segment.fold not in selections:
                 chosen = [i for i, problem in enumerate(problems) if problem.fold != segment.fold]
                 selections[segment.fold] = Selection(chosen, points, rows.dtype)
-            selection, worker = selections[segment.fold], number % workers.count
+            selection = selections[segment.fold]
             if selection.chosen:
+                worker = loads.index(min(loads))
+                loads[worker] += len(segment.codes) * selection.columns
                 yield worker, _job(sums[worker], segment, selection, loss)
 
     workers.run(jobs())
-    gradients = np.zeros_like(points)
+    gradients = np.zeros(points.shape)
+    count = points.shape[1]
     for total in sums:
         for fold, gradient in total.gradients.items():
-            selection = selections[fold]
-            gradients[:, selection.chosen] += gradient.reshape(len(points), len(selection.chosen), selection.count)
+            chosen = selections[fold].chosen
+            gradients[chosen] += gradient.reshape(count, len(chosen), -1).swapaxes(0, 1)
     strength = np.array([problem.C for problem in problems])
-    gradients *= strength[:, None]
-    gradients[:-1] += points[:-1]
+    gradients *= strength[:, None, None]
+    weights = points[:, :, :-1].astype(np.float64)
+    gradients[:, :, :-1] += weights
     losses = np.sum([total.losses for total in sums], axis=0)
     bends = np.sum([total.bends for total in sums], axis=0)
-    values = 0.5 * np.einsum("rpc,rpc->p", points[:-1], points[:-1]) + strength * losses
+    values = 0.5 * np.einsum("pcr,pcr->p", weights, weights) + strength * losses
     return Evaluation(values, gradients, strength * np.maximum(bends, _LEAST_CURVATURE))
 
 

@@ -10,13 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
-from featstore.heads.blocks import Features, Scaler, block_rows, is_blocks, iterate, measure, take_rows
+from featstore.heads.blocks import Features, Scaler, block_rows, is_blocks, measure, raw_blocks, take_rows
 from featstore.heads.errors import DataError
+from featstore.heads.standardising import RawRows, Standardiser
 from featstore.heads.whitening import Spectrum, spectrum_of
 
 _SAMPLE: Final = 4096
 """Rows from which the preconditioner is made; it need not be exact, and the optimum does not depend on it."""
+_COPIED_ELEMENTS: Final = 1 << 18
+"""Values that are standardised at once on their way into the copy: they stay in a core's cache."""
 _RANK_TOLERANCE: Final = 1e-12
+_RAW_ELEMENTS: Final = 16 << 20
+"""Values of one block of streamed rows: the folds' parts of it are to be large enough for BLAS."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,10 @@ class Segment:
     codes: NDArray[np.intp]
     weights: NDArray[Any] | None
     rows: NDArray[np.intp]
+
+    def read(self, part: slice) -> NDArray[Any]:
+        """Return the values (p, r) of the rows of ``part``: valid until this thread reads others."""
+        return self.values[part]
 
 
 @dataclass(frozen=True)
@@ -88,9 +97,11 @@ class MemoryRows:
         place = np.empty_like(self._order)
         place[self._order] = np.arange(rows)
         values = np.empty((rows, dimension), dtype)
+        standardiser = Standardiser(scaler, dtype)
         start = 0
-        for block in iterate(X):
-            values[place[start : start + len(block)]] = scaler.apply(block.astype(dtype, copy=False))
+        # That they are finite was checked when their scaler was measured.
+        for block in raw_blocks(X, _COPIED_ELEMENTS):
+            values[place[start : start + len(block)]] = standardiser.standardise(block, slice(None))
             start += len(block)
         self._back: NDArray[np.float64] | None = None
         if 2 * rows <= dimension:
@@ -103,7 +114,7 @@ class MemoryRows:
         self.dimension = values.shape[1]
         self._codes = labels.codes[self._order]
         self._weights = labels.weights_of(self._codes, dtype)
-        self._bounds = _segment_bounds(labels.folds[self._order], block_rows(self.dimension))
+        self._bounds = _segment_bounds(labels.folds[self._order], max(64, block_rows(self.dimension) // 2))
 
     def segments(self) -> Iterator[Segment]:
         """Yield views of the copy."""
@@ -136,31 +147,53 @@ def _segment_bounds(folds: NDArray[np.intp], step: int) -> list[tuple[int, slice
     return bounds
 
 
+class StreamedSegment(Segment):
+    """A segment whose values are made where they are asked for, as a rule in a worker thread."""
+
+    raw: RawRows
+
+    def __init__(
+        self, fold: int, raw: RawRows, codes: NDArray[np.intp], weights: NDArray[Any] | None, rows: NDArray[np.intp]
+    ) -> None:
+        self.__dict__.update(fold=fold, raw=raw, codes=codes, weights=weights, rows=rows)
+
+    @property
+    def values(self) -> NDArray[Any]:
+        """All rows (m, d)."""
+        return self.raw.all()
+
+    def read(self, part: slice) -> NDArray[Any]:
+        """Return the rows of ``part``."""
+        return self.raw.read(part)
+
+
 class StreamedRows:
-    """Rows that stay where they are: read, converted and standardised block by block at each pass."""
+    """Rows that stay where they are: read block by block at each pass, converted and standardised by its workers.
+
+    That they are finite was checked when their scaler was measured.
+    """
 
     def __init__(self, X: Features, labels: Labels, scaler: Scaler, dtype: np.dtype[Any]) -> None:
-        self._source, self._scaler = X, scaler
+        self._source, self._standardiser = X, Standardiser(scaler, dtype)
         self.labels, self.dtype = labels, dtype
         rows, self.dimension = X.shape
         chosen = np.unique(np.linspace(0, rows - 1, min(rows, _SAMPLE)).astype(np.intp))
         self.spectrum = spectrum_of(scaler.apply(take_rows(X, chosen).astype(dtype, copy=False)))
 
     def segments(self) -> Iterator[Segment]:
-        """Yield standardised copies of the blocks, split by fold."""
+        """Yield the rows of each block by fold; whoever computes with a segment converts and standardises it."""
         start = 0
-        for block in iterate(self._source):
-            values = self._scaler.apply(block.astype(self.dtype, copy=False))
+        for block in raw_blocks(self._source, _RAW_ELEMENTS):
             rows = np.arange(start, start + len(block))
             start += len(block)
             folds = self.labels.folds[rows]
             for fold in np.unique(folds):
-                inside = folds == fold
-                whole = bool(inside.all())
-                chosen = rows if whole else rows[inside]
+                inside = np.flatnonzero(folds == fold)
+                chosen = rows if len(inside) == len(rows) else rows[inside]
                 codes = self.labels.codes[chosen]
                 weights = self.labels.weights_of(codes, self.dtype)
-                yield Segment(int(fold), values if whole else values[inside], codes, weights, chosen)
+                values = RawRows(block, None if len(inside) == len(rows) else inside, self._standardiser)
+                yield StreamedSegment(int(fold), values, codes, weights, chosen)
 
     def to_features(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return ``weights``: the coordinates are the features."""

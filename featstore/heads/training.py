@@ -90,6 +90,7 @@ def train_head(
         },
         "cross_validation": _json(getattr(estimator, "cv_results_", None)),
         "seed": seed,
+        "passes": estimator.effort_.passes if hasattr(estimator, "effort_") else None,
         "rows": len(labels),
         "class_counts": {
             str(name): int(count) for name, count in zip(*np.unique(labels, return_counts=True), strict=True)

@@ -31,15 +31,15 @@ class Spectrum:
     values: NDArray[np.float64]
     tail: float
 
-    def solve(self, scale: float, right: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return ``(I + scale * Gram)^-1 right`` for ``right`` of shape (d, c)."""
+    def solve(self, scale: float, right: NDArray[Any]) -> NDArray[Any]:
+        """Return ``right (I + scale * Gram)^-1`` for ``right`` of shape (c, d)."""
         inverse = 1.0 / (1.0 + scale * self.values)
         if self.basis is None:
-            return right * inverse[:, None]
+            return np.asarray(right * inverse.astype(right.dtype))
         rest = 1.0 / (1.0 + scale * self.tail)
-        inner = self.basis.T @ right.astype(self.basis.dtype)
-        inner *= (inverse - rest).astype(self.basis.dtype)[:, None]
-        return np.asarray(rest * right + self.basis @ inner)
+        inner = right.astype(self.basis.dtype, copy=False) @ self.basis
+        inner *= (inverse - rest).astype(self.basis.dtype)
+        return np.asarray(rest * right + inner @ self.basis.T)
 
 
 def spectrum_of(sample: NDArray[Any], seed: int = 0) -> Spectrum:

@@ -57,7 +57,7 @@ def test_gradient_is_the_slope_of_the_objective_and_vanishes_at_the_solution(cla
     training, _, _, _ = made(120, 5, classes, weights=np.array([2.0, 0.5, 1.0])[:classes])
     problems = [Problem(0.7, 1), Problem(3.0, None)]
     random = np.random.default_rng(0)
-    points = random.standard_normal((6, 2, columns(classes)))
+    points = random.standard_normal((2, columns(classes), 6))
 
     def total(flat):
         return evaluate(training, loss, problems, flat.reshape(points.shape)).values.sum()
@@ -66,7 +66,7 @@ def test_gradient_is_the_slope_of_the_objective_and_vanishes_at_the_solution(cla
     slope = scipy.optimize.approx_fprime(points.ravel(), total, 1e-7)
     np.testing.assert_allclose(gradients.ravel(), slope, rtol=1e-4, atol=1e-3)
     solutions = grid.solve(training, loss, problems, tol=1e-14)
-    best = np.stack([np.vstack([s.weights, s.intercept]) for s in solutions], axis=1)
+    best = np.stack([np.vstack([s.weights, s.intercept]).T for s in solutions])
     at_best = evaluate(training, loss, problems, best).gradients
     assert np.abs(at_best).max() < 1e-4 * np.abs(gradients).max()
 
@@ -115,7 +115,7 @@ def test_single_precision_reaches_the_optimum_of_double_to_a_millionth():
     problems = [Problem(C, None) for C in (0.01, 1.0, 100.0)]
     exact = grid.solve(double, LOGISTIC, problems, tol=1e-13)
     found = grid.solve(single, LOGISTIC, problems)
-    points = np.stack([np.vstack([s.weights, s.intercept]) for s in found], axis=1)
+    points = np.stack([np.vstack([s.weights, s.intercept]).T for s in found])
     reached = evaluate(double, LOGISTIC, problems, points).values
     for best, solution, objective in zip(exact, found, reached, strict=True):
         assert solution.converged
@@ -146,3 +146,51 @@ def test_held_out_decisions_come_from_the_fold_that_did_not_see_the_row():
     for decision, row in zip(decisions, numbers, strict=True):
         solution = solutions[fold[row]]
         np.testing.assert_allclose(decision, z[row] @ solution.weights + solution.intercept, atol=1e-9)
+
+
+@pytest.mark.parametrize("loss", [LOGISTIC, SQUARED_HINGE], ids=lambda loss: loss.name)
+def test_curvature_carried_to_another_C_is_what_that_C_would_have_found(loss):
+    training, _, _, _ = made(200, 6, 3)
+    random = np.random.default_rng(0)
+    first, second = random.standard_normal((2, 1, 3, 7))
+    small, large = (
+        evaluate(training, loss, [Problem(C, 0)], second).gradients[0]
+        - evaluate(training, loss, [Problem(C, 0)], first).gradients[0]
+        for C in (0.1, 2.0)
+    )
+    step = (second - first)[0]
+    ((kept, carried),) = grid._carried([(step, small)], 20.0)
+    np.testing.assert_array_equal(kept, step)
+    np.testing.assert_allclose(carried, large, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("loss", [LOGISTIC, SQUARED_HINGE], ids=lambda loss: loss.name)
+def test_a_path_over_C_takes_less_than_its_problems_alone_and_reaches_the_same(loss):
+    training, _, _, _ = made(600, 30, 2)
+    problems = [Problem(C, f) for C in (10.0, 0.01, 0.1, 1.0) for f in (0, 1)]
+    together = grid.solve(training, loss, problems, tol=1e-8)
+    alone = [grid.solve(training, loss, [problem], tol=1e-8)[0] for problem in problems]
+    for one, other in zip(together, alone, strict=True):
+        assert one.problem == other.problem
+        assert one.converged
+        assert one.objective == pytest.approx(other.objective, rel=1e-6)
+    assert sum(s.evaluations for s in together) < 0.8 * sum(s.evaluations for s in alone)
+    assert grid.effort(training, together).passes == max(
+        sum(s.evaluations for s in together if s.problem.fold == f) for f in (0, 1)
+    )
+
+
+def test_a_final_fit_started_from_its_folds_is_short_and_the_optimum():
+    training, _, _, _ = made(600, 30, 3)
+    folds = grid.solve(training, LOGISTIC, [Problem(1.0, f) for f in range(3)], tol=1e-4)
+    cold = grid.solve(training, LOGISTIC, [Problem(1.0, None)], tol=1e-9)[0]
+    warm = grid.solve(training, LOGISTIC, [Problem(1.0, None)], tol=1e-9, start=grid.start_from(folds, 1.5))[0]
+    assert warm.objective == pytest.approx(cold.objective, rel=1e-8)
+    assert warm.evaluations < cold.evaluations
+
+
+def test_passes_end_at_their_limit_and_say_so():
+    training, _, _, _ = made(300, 12, 2)
+    solutions = grid.solve(training, LOGISTIC, [Problem(C, None) for C in (0.1, 1.0)], tol=1e-12, max_passes=2)
+    assert [s.evaluations for s in solutions] == [2, 2]
+    assert not any(s.converged for s in solutions)

@@ -46,3 +46,19 @@ def test_overflow_shortens_the_step_instead_of_ending_in_nan():
     problem = Lbfgs(np.zeros(2), lambda g: g * 1e4, tol=1e-12, noise=1e-15)
     found = run(problem, objective, 200)
     np.testing.assert_allclose(found, np.log(3), atol=1e-4)
+
+
+def test_what_is_known_of_the_curvature_shortens_the_way():
+    random = np.random.default_rng(0)
+    diagonal = np.logspace(0, 3, 8)[:, None]
+
+    def objective(x):
+        return float(0.5 * np.vdot(x, diagonal * x) - x.sum()) + 10, diagonal * x - 1
+
+    steps = random.standard_normal((8, 8, 1))
+    taught = Lbfgs(np.zeros((8, 1)), lambda g: g, tol=1e-12, noise=1e-15, pairs=[(s, diagonal * s) for s in steps])
+    plain = Lbfgs(np.zeros((8, 1)), lambda g: g, tol=1e-12, noise=1e-15)
+    for problem in (taught, plain):
+        run(problem, objective, 200)
+        np.testing.assert_allclose(problem.best, 1 / diagonal, atol=1e-5)
+    assert taught.evaluations < plain.evaluations

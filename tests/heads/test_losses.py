@@ -22,12 +22,12 @@ def brute(name, z, code, count):
 def test_value_is_the_definition_and_derivative_is_its_slope(loss, classes, weighted):
     random = np.random.default_rng(1)
     count = columns(classes)
-    values = random.standard_normal((20, 3, count)) * 2
+    values = random.standard_normal((count, 3, 20)) * 2
     codes = random.integers(0, classes, 20)
     weights = random.random(20) if weighted else None
     row = np.ones(20) if weights is None else weights
     sums, bend, derivative = loss.evaluate(values.copy(), codes, weights)
-    expected = [sum(row[i] * brute(loss.name, values[i, p], codes[i], count) for i in range(20)) for p in range(3)]
+    expected = [sum(row[i] * brute(loss.name, values[:, p, i], codes[i], count) for i in range(20)) for p in range(3)]
     np.testing.assert_allclose(sums, expected)
 
     def total(flat):
@@ -36,18 +36,19 @@ def test_value_is_the_definition_and_derivative_is_its_slope(loss, classes, weig
     slope = scipy.optimize.approx_fprime(values.ravel(), total, 1e-7)
     np.testing.assert_allclose(derivative.ravel(), slope, atol=1e-5)
     slopes = [
-        loss.evaluate(values + step, codes, weights)[2] for step in (np.eye(count)[c] * 1e-6 for c in range(count))
+        loss.evaluate(values + step, codes, weights)[2]
+        for step in (np.eye(count)[c][:, None, None] * 1e-6 for c in range(count))
     ]
-    bends = sum((slopes[c] - derivative)[:, :, c].sum(axis=0) / 1e-6 for c in range(count)) / count
+    bends = sum((slopes[c] - derivative)[c].sum(axis=1) / 1e-6 for c in range(count)) / count
     np.testing.assert_allclose(bend, bends, rtol=1e-3)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_logistic_loss_is_finite_for_huge_decisions(classes):
-    values = np.full((2, 1, columns(classes)), 1e4, np.float32)
-    values[1] = -1e4
+    values = np.full((columns(classes), 1, 2), 1e4, np.float32)
+    values[:, :, 1] = -1e4
     if classes == 3:
-        values[:, :, 0] *= -1
+        values[0] *= -1
     sums, _, derivative = LOGISTIC.evaluate(values, np.array([0, 1]), None)
     assert np.isfinite(sums).all()
     assert np.isfinite(derivative).all()

@@ -23,7 +23,7 @@ def made(memory):
 def test_workers_add_up_what_one_thread_adds_up_and_always_the_same_bits(loss, memory):
     rows = made(memory)
     problems = [passes.Problem(C, fold) for C in (0.1, 1.0) for fold in (0, 1, 2, None)]
-    points = np.random.default_rng(1).standard_normal((25, 8, columns(3)))
+    points = np.random.default_rng(1).standard_normal((8, columns(3), 25))
     alone = passes.evaluate(rows, loss, problems, points)
     with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second, ThreadPoolExecutor(1) as third:
         workers = passes.Workers([first, second, third])
@@ -51,10 +51,15 @@ def test_small_data_gets_no_threads_and_large_data_one_for_each_blas_thread(monk
         assert workers.count == 2
 
 
-@pytest.mark.parametrize("count", [1, 3, 40])
-def test_blocks_are_small_for_few_columns_and_never_tiny(count):
-    points = np.zeros((2049, count, 1))
-    rows = passes.Selection(list(range(count)), points, np.dtype(np.float32)).block_rows()
-    assert 32 <= rows <= 512
-    if count <= 3:
-        assert rows * 2048 * count <= 1_000_000
+@pytest.mark.parametrize("count", [1, 2, 18, 40])
+@pytest.mark.parametrize("rows", [1, 7, 600])
+def test_products_in_pieces_are_the_products(count, rows):
+    random = np.random.default_rng(0)
+    points = random.standard_normal((count + 1, 1, 2060))
+    values = random.standard_normal((rows, 2059)).astype(np.float32)
+    selection = passes.Selection(list(range(1, count + 1)), points, np.dtype(np.float32))
+    weights = points[1:, 0, :-1]
+    decisions = selection.decide(values)
+    np.testing.assert_allclose(decisions[0], weights @ values.T + points[1:, 0, -1:], atol=1e-3)
+    pulled = selection.pull(decisions, values)
+    np.testing.assert_allclose(pulled, decisions[0] @ values, atol=1e-5 * np.abs(pulled).max())

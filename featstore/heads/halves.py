@@ -1,0 +1,52 @@
+"""float16 to float32, exactly: in integer operations that numpy does in vectors, several times as fast as its conversion.
+
+A float16 is sign, 5 bits of exponent and 10 of fraction; a float32 sign, 8 and 23. With the bits in the places of
+float32 the number is there but for the bias of its exponent, 127 - 15: a factor of 2**112 (IEEE 754-2019, 3.6), by
+which subnormal numbers come right as well.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+_CHUNK: Final = 1 << 19
+"""Values of one chunk (2 MiB as float32): it stays in a core's cache through all its operations."""
+_SIGN_AND_VALUE: Final = np.int32(0x8FFFFFFF - (1 << 32))
+_SCALE: Final = np.float32(2.0**112)
+_MAGNITUDE: Final = np.uint16(0x7FFF)
+_INFINITY: Final = 0x7C00
+
+
+def is_half(array: NDArray[Any]) -> bool:
+    """Return whether ``array`` holds float16 in this machine's byte order."""
+    return bool(array.dtype == np.float16 and array.dtype.isnative)
+
+
+def widen(halves: NDArray[np.float16], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """Return the finite float16 rows (m, d) as float32, in ``out`` where given.
+
+    Infinity and NaN become large numbers: see ``all_finite``.
+    """
+    out = np.empty(halves.shape, np.float32) if out is None else out
+    source, bits = halves.view(np.int16), out.view(np.int32)
+    step = max(1, _CHUNK // max(1, halves.shape[1]))
+    for start in range(0, len(halves), step):
+        part = bits[start : start + step]
+        # The copy repeats the sign in all upper bits; of those one is wanted.
+        np.copyto(part, source[start : start + step])
+        np.left_shift(part, 13, out=part)
+        np.bitwise_and(part, _SIGN_AND_VALUE, out=part)
+        values = out[start : start + step]
+        np.multiply(values, _SCALE, out=values)
+    return out
+
+
+def all_finite(halves: NDArray[np.float16]) -> bool:
+    """Return whether float16 rows (m, d) hold neither infinity nor NaN."""
+    bits = halves.view(np.uint16)
+    step = max(1, _CHUNK // max(1, halves.shape[1]))
+    starts = range(0, len(halves), step)
+    return all(int((bits[at : at + step] & _MAGNITUDE).max(initial=0)) < _INFINITY for at in starts)
