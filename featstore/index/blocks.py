@@ -60,7 +60,10 @@ def prepare(block: NDArray[Any], metric: Metric, first_row: int = 0) -> Floats:
     with np.errstate(over="ignore", invalid="ignore"):
         squares = np.einsum("ij,ij->i", rows, rows)
     # The squares of very large or small values leave float32: such rows are looked at one by one, in float64.
-    strange = np.flatnonzero(~((squares > 1e-24) & (squares < 1e30)))
+    ordinary = (squares > 1e-24) & (squares < 1e30)
+    if ordinary.all():
+        return rows if metric != "cosine" else rows / np.sqrt(squares)[:, None]
+    strange = np.flatnonzero(~ordinary)
     for row in strange:
         if not np.isfinite(rows[row]).all():
             raise UsageError(f"row {first_row + row} holds NaN or infinity; leave it out or extract it again")

@@ -121,6 +121,7 @@ def fill(
     progress: Progress | None = None,
 ) -> NDArray[np.int64]:
     """Add the ``wanted`` (n,) rows, block by block; return their numbers (m,) in the order they went in."""
+    index.reserve(len(wanted))
     for start, block in prepared_blocks(vectors, metric):
         part = wanted[start : start + len(block)]
         if part.any():
@@ -143,7 +144,11 @@ def _tuned(subject: Subject, truth: Truth, goal: float, cut: int) -> Recall:
 
 
 def grown(effort: Mapping[str, float], ratio: float) -> dict[str, float]:
-    """Raise ``effort`` by the ``ratio`` (>= 1) in which the rows grow: measured without them, recall would sink."""
+    """Raise ``effort`` as the rows grow by ``ratio`` (>= 1): measured without them, recall would sink.
+
+    By the root of it: with lists or links of the same number, recall falls far slower than rows come.
+    """
+    ratio = math.sqrt(ratio)
     return {
         name: round(value * ratio, 2) if name == "k_factor" else math.ceil(value * ratio)
         for name, value in effort.items()

@@ -20,14 +20,16 @@ from featstore.index.exact import check_queries
 from featstore.index.feature_index import FeatureIndex
 from featstore.index.keys import KeyTable
 from featstore.index.ladder import Candidate, flat, ladder
-from featstore.index.recall import Recall, keeps
+from featstore.index.recall import Margin, Recall, keeps
 from featstore.index.tables import Tables
 from featstore.index.trials import Contract, Ground, Trial, create, training_rows, try_all
 from featstore.index.truth import HeldOut, find_truth, hold_out
 from featstore.index.tuning import Subject, tune
 
-_ROUNDS = 2
+_SURE = (1.0, 2.0)
+_ROUNDS = len(_SURE)
 _FEWEST_QUERIES = 1000
+_LEAST_SAMPLE = 128 << 20
 
 
 def build_contract(
@@ -51,15 +53,18 @@ def build_contract(
 
     Of a tenth of the rows at most (whole ``groups``), held out, one part tunes each candidate's run-time
     parameters and the others, never seen by tuning, put the recall on the label: its 95 % interval has its lower end
-    at ``contract.recall`` and is at most 2 points wide. Where a first such part disagrees it joins the tuning, which
-    is repeated, and the second decides; where that disagrees too, exact search is taken, as it is for less than
-    10,000 rows. Held-out rows are added at the end, and the run-time parameters raised in proportion. ``candidates``: by default those of ``ladder.ladder``.
+    at ``contract.recall`` and is at most 2 points wide; tuning aims so far above that this is to be expected. Where a
+    first such part disagrees it joins the tuning, which is repeated with a wider margin, and the second decides; where
+    that disagrees too, exact search is taken, as it is for less than 10,000 rows. Held-out rows are added at the end, and the run-time parameters raised a little. ``candidates``:
+    by default those of ``ladder.ladder``.
 
-    Candidates are tried on up to ``defaults.CONTRACT_SAMPLE_BYTES`` of vectors, which are held in memory; beyond that
-    on a random sample of rows, and only the chosen kind is built, tuned and measured on all. All that was tried, and
+    Candidates are tried on up to ``defaults.CONTRACT_SAMPLE_BYTES`` of vectors, and a quarter of ``contract.memory``,
+    which are held in memory; beyond that on a random sample of rows, and only the chosen kind is built, tuned and
+    measured on all. All that was tried, and
     why it was not chosen, is in ``info()["trials"]``; the outcome in ``info()["contract"]``.
     ``vectors``, ``ids``, ``keys``, ``metric``, ``progress`` and the rest: as for build_index.
-    UsageError: as build_index, and where no candidate fits ``contract.memory`` or ``contract.latency``.
+    UsageError: as build_index, and where no candidate fits ``contract.memory`` or ``contract.latency``, or exact search
+    would be needed and does not.
     """
     contract = contract or Contract()
     contract.check()
@@ -71,7 +76,9 @@ def build_contract(
     job = _Job(vectors, tables.ids, metric, contract, seed, threads, progress)
     held_out = _held_out(rows, seed, None if groups is None else check_groups(groups, rows))
     kept = np.flatnonzero(~held_out.withheld)
-    most = max(1, defaults.CONTRACT_SAMPLE_BYTES // (4 * dimension))
+    # The sample and two indexes of it are in memory at a time: together they stay below what the index may take.
+    share = defaults.CONTRACT_SAMPLE_BYTES if contract.memory is None else max(_LEAST_SAMPLE, contract.memory // 4)
+    most = max(1, min(defaults.CONTRACT_SAMPLE_BYTES, share) // (4 * dimension))
     tried = kept if len(kept) <= most else np.sort(np.random.default_rng(seed).choice(kept, most, replace=False))
     best, trials = _try(job, held_out, tried, candidates)
     if len(tried) == len(kept) and best.subject is not None:
@@ -139,6 +146,11 @@ def _cuts(held_out: HeldOut) -> list[int]:
     return held_out.cuts(defaults.TUNING_QUERIES, *[defaults.CHECK_QUERIES] * _ROUNDS)
 
 
+def _margin(seen: int, end: int, place: int) -> Margin:
+    """What tuning on the first ``seen`` queries has to leave for those up to ``end`` to agree, the surer in later rounds."""
+    return Margin((end - seen) / seen, _SURE[place])
+
+
 def _try(
     job: _Job, held_out: HeldOut, tried: NDArray[np.int64], candidates: Sequence[Candidate] | None
 ) -> tuple[Trial, list[Trial]]:
@@ -150,7 +162,8 @@ def _try(
     truth = find_truth(base, queries, job.contract.at, metric=prepared, threads=job.threads)
     named = np.where(truth.rows >= 0, tried[truth.rows], -1)
     truth = dataclasses.replace(truth, rows=named, clusters=held_out.clusters[: len(queries)])
-    ground = Ground(base, job.ids[tried], tried, truth, job.metric, job.seed, job.threads)
+    margin = _margin(len(queries), _cuts(held_out)[1], 0) if len(queries) else None
+    ground = Ground(base, job.ids[tried], tried, truth, job.metric, job.seed, job.threads, margin)
     steps = list(ladder(len(tried), base.shape[1])) if candidates is None else list(candidates)
     done: list[Trial] = []
 
@@ -184,15 +197,22 @@ def _verified(job: _Job, chosen: _Chosen, held_out: HeldOut) -> tuple[_Chosen, R
     exact = Recall(1.0, 1.0, 1.0, job.contract.at, 0, "exact")
     if chosen.candidate.exact:
         return chosen, exact, 0
-    truth = held_out_truth(job.vectors, held_out, job.contract.at, job.metric, job.threads)
-    cuts = _cuts(held_out)
-    for number, (seen, end) in enumerate(pairwise(cuts), 1):
-        if tune(chosen.subject, chosen.candidate, truth.part(0, seen), goal) is None:
+    for number, (seen, end) in enumerate(pairwise(_cuts(held_out)), 1):
+        # Of those that a second round asks the truth is rarely needed, and on many rows it is what takes longest.
+        asking = dataclasses.replace(held_out, queries=held_out.queries[:end], clusters=held_out.clusters[:end])
+        truth = held_out_truth(job.vectors, asking, job.contract.at, job.metric, job.threads)
+        margin = _margin(seen, end, number - 1)
+        if tune(chosen.subject, chosen.candidate, truth.part(0, seen), goal, margin) is None:
             break
         measured = chosen.subject.recall(truth.part(seen, end))
         if keeps(measured, goal):
             return chosen, measured, number
     last = flat(shape_of(job.vectors)[1])
+    if not job.contract.allows(size := last.file_bytes(len(job.ids))):
+        raise UsageError(
+            f"{chosen.candidate.name}, the quickest on a sample, does not keep a recall of {goal:g} on fresh queries, and "
+            f"exact search needs {size:,} bytes where {job.contract.memory:,} are allowed; ask for less recall or allow more"
+        )
     index = create(last.factory, shape_of(job.vectors)[1], job.metric, job.seed)
     return _filled(job, last, index, np.flatnonzero(~held_out.withheld)), exact, _ROUNDS
 

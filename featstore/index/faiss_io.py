@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from featstore.errors import DamagedError, FeatstoreError, UsageError
 from featstore.index.blocks import Floats, block_rows
-from featstore.index.structure import graph_fault, lists_fault
+from featstore.index.structure import chain_fault, graph_fault, lists_fault
 
 faiss: Any = _faiss  # its stubs lack what its Python wrappers add
 VERSION: str = faiss.__version__
@@ -124,9 +124,13 @@ class VectorIndex:
 
     def train(self, vectors: Floats, threads: int | None = None) -> None:
         """Train codes and clusters on ``vectors`` (m, d), where the index has any."""
-        if not self._outer.is_trained:
-            with _threads(threads):
-                self._outer.train(vectors)
+        if self._outer.is_trained:
+            return
+        with _threads(threads):
+            for part in self._parts() if self.inner_product else []:
+                if isinstance(part, faiss.IndexPreTransform):
+                    _train_uncentred(part, vectors)
+            self._outer.train(vectors)
 
     def add(self, vectors: Floats, ids: NDArray[np.int64], threads: int | None = None) -> None:
         """Append ``vectors`` (m, d) under ``ids`` (m,)."""
@@ -134,6 +138,14 @@ class VectorIndex:
             raise FeatstoreError("a memory-mapped index cannot grow; open it with mmap=False")
         with _threads(threads):
             self._outer.add_with_ids(vectors, np.ascontiguousarray(ids, np.int64))
+
+    def reserve(self, rows: int) -> None:
+        """Take the memory of the codes of ``rows`` at once: growing by doubling would need three times as much."""
+        for part in self._parts():
+            if isinstance(part, faiss.IndexFlatCodes) and not self.mapped and int(part.ntotal) < rows:
+                held = part.codes.size()
+                part.codes.resize(rows * int(part.code_size))
+                part.codes.resize(held)
 
     @property
     def effort(self) -> dict[str, float]:
@@ -251,6 +263,8 @@ class VectorIndex:
                 if int(lists.nlist) != int(part.nlist) or int(part.quantizer.ntotal) != int(part.nlist):
                     return "its lists and their centres are not of one number"
                 fault = lists_fault(rows, (_positions(lists, place) for place in range(int(part.nlist))))
+            elif isinstance(part, faiss.IndexPreTransform):
+                fault = chain_fault(int(part.d), int(part.index.d), list(_transforms(part.chain)))
             if fault is not None:
                 return fault
         return None
@@ -296,6 +310,28 @@ def _view(vector: Any, dtype: type) -> NDArray[Any]:
 def _positions(lists: Any, place: int) -> NDArray[np.int64]:
     size = lists.list_size(place)
     return np.asarray(faiss.rev_swig_ptr(lists.get_ids(place), size), np.int64) if size else np.zeros(0, np.int64)
+
+
+def _train_uncentred(part: Any, vectors: Floats) -> None:
+    """Train the projections of ``part`` on ``vectors`` (m, d), without the shift to their mean.
+
+    Inner products of shifted vectors are not those of the vectors, less a constant: they would be ranked otherwise.
+    """
+    for place in range(part.chain.size()):
+        transform = faiss.downcast_VectorTransform(part.chain.at(place))
+        if isinstance(transform, faiss.PCAMatrix):
+            transform.train(vectors)
+            faiss.copy_array_to_vector(np.zeros(transform.d_out, np.float32), transform.b)
+        vectors = transform.apply(vectors) if place + 1 < part.chain.size() else vectors
+
+
+def _transforms(chain: Any) -> Iterator[tuple[int, int, int, int | None]]:
+    """Of each linear transform: dimensions in and out, numbers in its matrix and in its bias; no other kind is written."""
+    for place in range(chain.size()):
+        one = faiss.downcast_VectorTransform(chain.at(place))
+        linear = isinstance(one, faiss.LinearTransform)
+        bias = one.b.size() if linear and one.have_bias else None
+        yield int(one.d_in), int(one.d_out), one.A.size() if linear else -1, bias
 
 
 def _name(path: Path, handle: int) -> str:

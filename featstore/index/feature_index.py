@@ -140,11 +140,13 @@ class FeatureIndex:
             if self._live is not None:
                 allowed &= self._live
         scores, positions = self._search(queries, k, allowed, threads)
+        if self.metric == "cosine":
+            np.minimum(np.maximum(scores, -1, out=scores), 1, out=scores)
+        if not positions.size or positions.min() >= 0:
+            return scores, self._tables.ids[positions]
         ids = np.full(positions.shape, -1, np.int64)
         found = positions >= 0
         ids[found] = self._tables.ids[positions[found]]
-        if self.metric == "cosine":
-            np.clip(scores, -1, 1, out=scores)
         scores[~found] = np.inf if self.metric == "l2" else -np.inf
         return scores, ids
 

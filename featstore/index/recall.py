@@ -82,6 +82,28 @@ def reaches(recall: Recall, goal: float) -> bool:
     return recall.low is not None and recall.low >= goal
 
 
+@dataclass(frozen=True)
+class Margin:
+    """How far a recall has to lie above a goal for other queries to show the goal too.
+
+    ``fresh``: those queries, in multiples of the ones that were asked. ``sure``: standard deviations of the difference
+    between the two means; with 1, five in six will show it, with 2 all but one in forty.
+    """
+
+    fresh: float
+    sure: float
+
+    def kept(self, recall: Recall, goal: float) -> bool:
+        """Whether the lower 95 % bound on the fresh queries is to be expected at ``goal``, and this one is there."""
+        if recall.value is None or recall.low is None or not reaches(recall, goal):
+            return False
+        if recall.method == "exact" or self.fresh <= 0:
+            return True
+        half = recall.value - recall.low
+        other = half / math.sqrt(self.fresh)
+        return recall.value >= goal + other + self.sure * math.hypot(half, other) / _Z95
+
+
 def keeps(recall: Recall, goal: float) -> bool:
     """Whether ``recall`` is exact, or its lower 95 % bound at ``goal`` with an interval at most 2 points wide."""
     if recall.method == "exact":

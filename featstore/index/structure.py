@@ -45,6 +45,18 @@ def graph_fault(
     return None
 
 
+def chain_fault(entering: int, leaving: int, transforms: Iterable[tuple[int, int, int, int | None]]) -> str | None:
+    """Return what is wrong with linear ``transforms`` from ``entering`` to ``leaving`` dimensions, None where nothing is.
+
+    Each is (dimensions in, dimensions out, numbers of its matrix, numbers of its bias or None where it has none).
+    """
+    for inner, outer, matrix, bias in transforms:
+        if inner != entering or inner < 1 or outer < 1 or matrix != inner * outer or bias not in (None, outer):
+            return "the projection in front of it is damaged"
+        entering = outer
+    return None if entering == leaving else "the projection in front of it is damaged"
+
+
 def lists_fault(rows: int, lists: Iterable[NDArray[np.int64]]) -> str | None:
     """Return what is wrong with inverted ``lists`` of positions, each of 0 .. ``rows`` - 1 once; None where nothing is."""
     seen = np.zeros(rows, np.bool_)

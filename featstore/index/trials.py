@@ -15,11 +15,12 @@ from featstore.errors import UsageError
 from featstore.index import faiss_io
 from featstore.index.blocks import Floats, Metric
 from featstore.index.ladder import Candidate
-from featstore.index.recall import Recall
+from featstore.index.recall import Margin, Recall
 from featstore.index.truth import Truth
 from featstore.index.tuning import Subject, tune
 
 _ADDED_AT_ONCE = 65536
+_FOR_THE_INDEX = 0.9
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,18 @@ class Contract:
     """What is asked of an index.
 
     ``recall``: the least recall@``at``, 0..1, that the lower 95 % bound has to reach. ``memory``: the most bytes that
-    its FAISS file may have. ``latency``: the most seconds that a single query may take (median).
+    its FAISS file, and the building of it, may take; a tenth is kept for what building needs besides the index.
+    ``latency``: the most seconds that a single query may take (median).
     """
 
     recall: float = defaults.RECALL
     at: int = defaults.NEIGHBOURS
     memory: int | None = None
     latency: float | None = None
+
+    def allows(self, file_bytes: int) -> bool:
+        """Whether an index of ``file_bytes`` can be had, and built, within ``memory``."""
+        return self.memory is None or file_bytes <= _FOR_THE_INDEX * self.memory
 
     def check(self) -> None:
         """Raise UsageError where nothing could meet it."""
@@ -83,7 +89,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Ground:
-    """What every candidate is tried on: ``base`` (m, d) prepared, with ``ids`` (m,) and ``rows`` (m,), and the queries."""
+    """What every candidate is tried on: ``base`` (m, d) prepared, with ``ids`` (m,) and ``rows`` (m,), and the queries.
+
+    ``margin``: how far above the contract their recall has to be, so that other queries will show it too.
+    """
 
     base: Floats
     ids: NDArray[np.int64]
@@ -92,6 +101,7 @@ class Ground:
     metric: Metric
     seed: int
     threads: int | None
+    margin: Margin | None = None
 
 
 def create(factory: str, dimension: int, metric: Metric, seed: int) -> faiss_io.VectorIndex:
@@ -110,8 +120,9 @@ def training_rows(rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
 def try_candidate(candidate: Candidate, ground: Ground, contract: Contract, total_rows: int) -> Trial:
     """Build ``candidate`` on ``ground``, tune it to ``contract`` and time it; memory is judged for ``total_rows``."""
     trial = Trial(candidate, len(ground.base), candidate.file_bytes(total_rows), "holds")
-    if contract.memory is not None and trial.file_bytes > contract.memory:
-        trial.outcome = f"needs some {trial.file_bytes:,} bytes where {contract.memory:,} are allowed"
+    if not contract.allows(trial.file_bytes):
+        tenth = "" if trial.file_bytes > (contract.memory or 0) else ", a tenth of them for building it"
+        trial.outcome = f"needs some {trial.file_bytes:,} bytes where {contract.memory:,} are allowed{tenth}"
         return trial
     if not candidate.exact and not len(ground.truth.queries):
         trial.outcome = "too few rows to measure its recall"
@@ -127,7 +138,7 @@ def try_candidate(candidate: Candidate, ground: Ground, contract: Contract, tota
     if not len(ground.truth.queries):
         trial.recall, trial.subject = subject.recall(ground.truth), subject
         return trial
-    tuned = tune(subject, candidate, ground.truth, contract.recall)
+    tuned = tune(subject, candidate, ground.truth, contract.recall, ground.margin)
     trial.recall = subject.recall(ground.truth)
     trial.effort = index.effort
     if tuned is None:
@@ -153,14 +164,22 @@ def try_all(
 ) -> tuple[Trial, list[Trial]]:
     """Try each; return the one with the most queries a second of those that hold, and all of them.
 
+    Each that holds is timed side by side with the best so far.
     At most two indexes are in memory at a time. UsageError, naming each reason, where none holds.
     """
     trials: list[Trial] = []
     best: Trial | None = None
+    fitting: set[str] = set()
     for candidate in candidates:
-        trial = try_candidate(candidate, ground, contract, total_rows)
+        size = candidate.file_bytes(total_rows)
+        if contract.allows(size):
+            fitting.add(candidate.name)
+        if candidate.smaller_than in fitting:
+            trial = Trial(candidate, len(ground.base), size, f"not needed: {candidate.smaller_than} fits in memory")
+        else:
+            trial = try_candidate(candidate, ground, contract, total_rows)
         trials.append(trial)
-        if trial.subject is not None and (best is None or _rate(trial) > _rate(best)):
+        if trial.subject is not None and (best is None or _quicker(trial, best, ground.truth)):
             if best is not None:
                 best.subject = None
             best = trial
@@ -174,5 +193,10 @@ def try_all(
     return best, trials
 
 
-def _rate(trial: Trial) -> float:
-    return trial.queries_per_second or 0.0
+def _quicker(trial: Trial, best: Trial, truth: Truth) -> bool:
+    """Whether ``trial`` beats ``best`` side by side; both then have the rates of this comparison."""
+    if trial.subject is None or best.subject is None or not len(truth.queries):
+        return False
+    own, others = trial.subject.rates_beside(best.subject, truth)
+    trial.queries_per_second, best.queries_per_second = round(own, 1), round(others, 1)
+    return own > others

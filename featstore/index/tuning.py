@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from featstore.index import faiss_io
 from featstore.index.ladder import Candidate
-from featstore.index.recall import Recall, reaches
+from featstore.index.recall import Margin, Recall, reaches
 from featstore.index.truth import Truth
 
 _REPEATS = 3
+_TURNS = 5
 _LEAST_SECONDS = 0.1
 _SINGLES = 100
+_SLOWER = 3
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,18 @@ class Subject:
             times.append(self._timed(truth, slice(None)))
         return len(truth.queries) / min(times)
 
+    def rates_beside(self, other: Subject, truth: Truth) -> tuple[float, float]:
+        """Return the rates of this index and of ``other`` on a batch of all queries, timed in turns.
+
+        Other work on the machine, which comes and goes, then slows neither alone.
+        """
+        own: list[float] = []
+        others: list[float] = []
+        while len(own) < _TURNS or sum(own) + sum(others) < _LEAST_SECONDS:
+            own.append(self._timed(truth, slice(None)))
+            others.append(other._timed(truth, slice(None)))
+        return len(truth.queries) / min(own), len(truth.queries) / min(others)
+
     def latency(self, truth: Truth) -> float:
         """Return the median time of a single query, in seconds."""
         count = min(_SINGLES, len(truth.queries))
@@ -54,33 +68,50 @@ class Subject:
         return max(time.perf_counter() - start, 1e-9)
 
 
-def tune(subject: Subject, candidate: Candidate, truth: Truth, goal: float) -> float | None:
+def tune(
+    subject: Subject, candidate: Candidate, truth: Truth, goal: float, margin: Margin | None = None
+) -> float | None:
     """Set the quickest effort whose recall reaches ``goal`` and return its queries a second; None where none does.
 
+    Its lower 95 % bound has to be there, and with a ``margin`` that on other queries has to be expected there.
+
     For each re-ranking depth the smallest main parameter that reaches the goal is found by bisection (recall
-    grows with both), and the quickest of these pairs is taken. Where none does, the greatest effort is left set.
+    grows with both), and the quickest of these pairs is taken; after _SLOWER depths in a row that were no quicker the
+    still deeper ones are not tried. Where none reaches the goal, the greatest effort is left set.
     """
     best: tuple[float, dict[str, float]] | None = None
+    slower = 0
     ceiling = max(1, len(candidate.steps))
     for depth in candidate.depths or (None,):
-        step = _smallest(ceiling, partial(_reached, subject, candidate, depth, truth, goal))
+        step = _smallest(ceiling, partial(_reached, subject, candidate, depth, truth, goal, margin))
         if step is None:
             continue
         subject.index.effort = effort = candidate.effort(step, depth)
         rate = subject.queries_per_second(truth)
         if best is None or rate > best[0]:
-            best = rate, effort
+            best, slower = (rate, effort), 0
+        else:
+            slower += 1
         # A deeper re-ranking pays only where it makes do with less of the main parameter.
         ceiling = step
-        if not ceiling:
+        if not ceiling or slower == _SLOWER:
             break
     subject.index.effort = candidate.greatest if best is None else best[1]
     return None if best is None else best[0]
 
 
-def _reached(subject: Subject, candidate: Candidate, depth: float | None, truth: Truth, goal: float, step: int) -> bool:
+def _reached(
+    subject: Subject,
+    candidate: Candidate,
+    depth: float | None,
+    truth: Truth,
+    goal: float,
+    margin: Margin | None,
+    step: int,
+) -> bool:
     subject.index.effort = candidate.effort(step, depth)
-    return reaches(subject.recall(truth), goal)
+    recall = subject.recall(truth)
+    return reaches(recall, goal) if margin is None else margin.kept(recall, goal)
 
 
 def _smallest(count: int, holds: Callable[[int], bool]) -> int | None:

@@ -40,10 +40,10 @@ def test_growth_and_a_contract(place, tmp_path):
     """One store, one index as it comes and one to a contract that 11 pictures keep and 15 do not."""
     place = shutil.copytree(place, tmp_path / "place")
     assert "recall: 1" in run("index", place / "s").stdout
-    asked = ("--recall", "0.9", "--at", "3", "--memory", "27K", "--latency", "1s", "--out", place / "c.faiss")
+    asked = ("--recall", "0.9", "--at", "3", "--memory", "30K", "--latency", "1s", "--out", place / "c.faiss")
     built = run("index", place / "s", *asked)
     assert (
-        "contract: recall@3 of at least 0.9, a file of at most 27,648 bytes, a query in at most 1000 ms" in built.stdout
+        "contract: recall@3 of at least 0.9, a file of at most 30,720 bytes, a query in at most 1000 ms" in built.stdout
     )
     assert "too few rows to measure its recall" in built.stdout
     assert "tried flat (1 of " in built.stderr
@@ -62,8 +62,8 @@ def test_growth_and_a_contract(place, tmp_path):
     assert "recall: 1" in updated.stdout
     broken = run("index", place / "s", "--update", "--out", place / "c.faiss", code=1).stdout.splitlines()
     assert "4 added, 0 removed" in broken[0]
-    remedy = f"featstore index {place}/s --recall 0.9 --at 3 --memory 27648 --latency 1s --out {place}/c.faiss"
-    assert broken[-1].endswith(f"bytes where 27,648 are allowed; build it again: {remedy}")
+    remedy = f"featstore index {place}/s --recall 0.9 --at 3 --memory 30720 --latency 1s --out {place}/c.faiss"
+    assert broken[-1].endswith(f"bytes where 30,720 are allowed; build it again: {remedy}")
 
 
 def test_queries_by_key_and_class_and_filters(place, tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -118,6 +119,29 @@ def test_what_fresh_queries_refute_gives_way_to_exact_search(
     assert index.info()["contract"]["rounds"] == 2
     _, found = index.search(vectors[:100], 1)
     assert found[:, 0].tolist() == list(range(0, 200, 2))
+
+
+def test_exact_search_in_their_place_has_to_fit_as_well(vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contract, "keeps", lambda recall, goal: False)
+    room = int(1.2 * LISTS.file_bytes(ROWS))
+    with pytest.raises(UsageError, match="does not keep a recall of 0.5 on fresh queries, and exact search needs"):
+        made(vectors[:ROWS], Contract(recall=0.5, memory=room), [LISTS])
+
+
+def test_smaller_forms_are_tried_only_where_they_are_needed(vectors: np.ndarray) -> None:
+    smaller = dataclasses.replace(
+        GRAPH, name="small", factory="HNSW16_SQ8", row_bytes=166, smaller_than="hnsw", steps=(10,)
+    )
+    for memory, outcomes in (
+        (None, ["chosen", "not needed: hnsw fits in memory"]),
+        # The larger would fit, but then building it would not.
+        (
+            ROWS * 190,
+            ["needs some 2,256,000 bytes where 2,280,000 are allowed, a tenth of them for building it", "chosen"],
+        ),
+    ):
+        index = made(vectors[:ROWS], Contract(recall=0.5, memory=memory), [GRAPH, smaller])
+        assert [trial["outcome"] for trial in index.info()["trials"]] == outcomes
 
 
 def test_growth_is_measured_against_the_store(vectors: np.ndarray) -> None:

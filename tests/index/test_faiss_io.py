@@ -120,3 +120,14 @@ def test_search_goes_on_in_a_forked_child() -> None:
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "0", done.stderr
+
+
+@pytest.mark.parametrize("inner_product", [True, False])
+def test_projections_keep_the_order_of_inner_products(inner_product: bool) -> None:
+    # Vectors far from the origin, of different lengths: a shift to their mean would change which products are greatest.
+    vectors = clusters(600, 16) + 4 * np.linspace(0.5, 2, 600, dtype=np.float32)[:, None]
+    index = made("PCAR16,Flat", vectors, inner_product)
+    distances, positions = index.search(vectors[:20], 5)
+    exact, wanted = faiss_io.knn(vectors[:20], vectors, 5, inner_product)
+    assert (positions == wanted).mean() > 0.95
+    np.testing.assert_allclose(distances, exact, rtol=1e-3, atol=1e-2)

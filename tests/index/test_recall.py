@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from featstore.errors import DamagedError
-from featstore.index.recall import Recall, keeps, mean_interval, recall_at_k, wilson_interval
+from featstore.index.recall import Margin, Recall, keeps, mean_interval, reaches, recall_at_k, wilson_interval
 
 
 def shares(scores: list[float], found: list[int], k: int, inner_product: bool = True) -> float:
@@ -76,3 +76,24 @@ def test_an_interval_too_wide_does_not_keep_the_contract() -> None:
     assert not keeps(Recall(0.97, 0.955, 0.976, 10, 500, "held-out"), 0.95)
     assert not keeps(Recall(0.97, 0.949, 0.965, 10, 500, "held-out"), 0.95)
     assert not keeps(Recall(None, None, None, 10, 0, "not measured"), 0.95)
+
+
+def of_share(share: float, count: int) -> Recall:
+    return Recall(share, *wilson_interval(share, count), 1, count, "held-out")
+
+
+def test_a_margin_makes_other_queries_agree() -> None:
+    """Where tuning stops at the least recall that keeps the margin, fresh queries agree about as often as it says."""
+    random = np.random.default_rng(0)
+    goal, tuning, fresh = 0.9, 400, 800
+    for sure, least in ((1.0, 0.8), (2.0, 0.95)):
+        margin = Margin(fresh / tuning, sure)
+        agreed = []
+        for right in random.uniform(goal, 1, 5000):
+            seen = random.binomial(tuning, right) / tuning
+            if margin.kept(of_share(seen, tuning), goal) and not margin.kept(of_share(seen - 0.01, tuning), goal):
+                agreed.append(reaches(of_share(random.binomial(fresh, right) / fresh, fresh), goal))
+        assert len(agreed) > 100
+        assert np.mean(agreed) > least
+    assert not margin.kept(Recall(None, None, None, 10, 0, "not measured"), goal)
+    assert margin.kept(Recall(1.0, 1.0, 1.0, 10, 0, "exact"), 1.0)

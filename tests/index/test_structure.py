@@ -9,7 +9,7 @@ import pytest
 from featstore import files, sealed
 from featstore.errors import DamagedError
 from featstore.index import FeatureIndex, build_index, pair
-from featstore.index.structure import graph_fault, lists_fault
+from featstore.index.structure import chain_fault, graph_fault, lists_fault
 from featstore.index.trials import create
 from tests.index.made import clusters
 
@@ -113,3 +113,31 @@ def test_lists_that_lead_out_of_memory_are_found() -> None:
     lists = faiss.downcast_index(index._inner.base_index).invlists
     faiss.rev_swig_ptr(lists.get_ids(1), lists.list_size(1))[0] = 500
     assert index.fault() == "a list names a row that the index does not have"
+
+
+@pytest.mark.parametrize(
+    ("transforms", "sound"),
+    [
+        ([], False),
+        ([(8, 4, 32, None)], True),
+        ([(8, 4, 32, 4)], True),
+        ([(8, 6, 48, 6), (6, 4, 24, None)], True),
+        ([(8, 4, 31, None)], False),
+        ([(8, 4, 32, 3)], False),
+        ([(4, 4, 16, None)], False),
+        ([(8, 5, 40, None)], False),
+        ([(8, 4, -1, None)], False),
+    ],
+)
+def test_a_projection_has_to_fit(transforms: list[tuple[int, int, int, int | None]], sound: bool) -> None:
+    assert (chain_fault(8, 4, transforms) is None) == sound
+
+
+def test_a_damaged_projection_is_found() -> None:
+    index = create("PCAR8,IVF4,PQ4x4fs,Refine(SQ8)", 16, "ip", seed=0)
+    index.train(clusters(500, 16))
+    index.add(clusters(500, 16), np.arange(500))
+    assert index.fault() is None
+    transform = faiss.downcast_VectorTransform(faiss.downcast_index(index._inner.base_index).chain.at(0))
+    faiss.copy_array_to_vector(np.zeros(3, np.float32), transform.A)
+    assert index.fault() == "the projection in front of it is damaged"

@@ -61,3 +61,18 @@ def test_times_are_positive(ground: tuple[np.ndarray, Truth]) -> None:
     subject = subject_of(GRAPH, ground[0])
     assert 0 < subject.latency(ground[1]) < 1
     assert subject.queries_per_second(ground[1]) > 1
+
+
+def test_two_are_timed_in_turns(ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch) -> None:
+    quick, slow = subject_of(GRAPH, ground[0]), subject_of(GRAPH, ground[0])
+    asked: list[Subject] = []
+
+    def timed(subject: Subject, truth: Truth, part: slice) -> float:
+        asked.append(subject)
+        # The machine gets slower by and by; whoever is timed first must not seem the quicker for it.
+        return (1.0 if subject is quick else 2.0) * (1 + len(asked) / 10)
+
+    monkeypatch.setattr(Subject, "_timed", timed)
+    own, others = slow.rates_beside(quick, ground[1])
+    assert asked[:4] == [slow, quick, slow, quick]
+    assert others > own
