@@ -19,6 +19,7 @@ from featstore.indexing import index_path, index_store, is_index, open_index
 from featstore.origin import KEY, generation_number
 from featstore.samples import write_sample
 from featstore.splitting import split_store
+from featstore.stacking import StackedStores
 from featstore.store import FeatureStore
 from featstore.training import TrainReport, assess, head_path, train
 
@@ -185,7 +186,7 @@ def _kept(store: Path, kind: str) -> TrainReport | None:
     seconds = head.meta.get("seconds")
     if not isinstance(seconds, dict):
         return None
-    probabilities, report, before = assess(opened, head, split)
+    probabilities, report, before = assess(StackedStores([opened]), head, split)
     return TrainReport(str(store), str(path), head, report, split, probabilities, split.notes(), seconds, before)
 
 

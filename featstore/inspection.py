@@ -9,7 +9,7 @@ from typing import Any
 
 from featstore import sealed
 from featstore.errors import DamagedError, UsageError
-from featstore.origin import origin_of_head, origin_of_index
+from featstore.origin import origin_of_index, origins_of_head
 from featstore.store import FeatureStore
 
 
@@ -38,7 +38,11 @@ def describe_head(path: str | os.PathLike[str]) -> dict[str, Any]:
     from featstore.predicting import read_head
 
     head = read_head(path)
-    origin, meta = origin_of_head(head, os.fspath(path)), head.meta
+    origins, meta = origins_of_head(head, os.fspath(path)), head.meta
+    features = [
+        {"identity": origin.identity.to_dict(), "fingerprint": origin.identity.fingerprint, **origin.to_dict()}
+        for origin in origins
+    ]
     told = {name: meta.get(name) for name in ("parameters", "cross_validation", "class_counts", "versions")}
     try:
         return {
@@ -53,9 +57,10 @@ def describe_head(path: str | os.PathLike[str]) -> dict[str, Any]:
             "label_version": meta["label_version"],
             "held_out": {**meta["report"]["estimates"]},
             "report": meta["report"],
+            **features[0],
             "fingerprint": head.fingerprint,
-            "identity": origin.identity.to_dict(),
-            **origin.to_dict(),
+            "identity": head.identity,
+            "features": features,
             **told,
         }
     except (KeyError, TypeError) as error:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 KEY = "origin"
 """Its place in a head's ``meta`` and, beside the identity's own fields, in an index's ``identity``."""
+STACKED = "stacked"
+"""In a head on several stores, the place of their identities in its ``identity`` and of their origins in KEY's."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,19 @@ def origin_of_store(store: FeatureStore) -> Origin:
     return Origin(store.spec, store.manifest.weights_name, os.path.abspath(store.path), store.store_id)
 
 
-def origin_of_head(head: TrainedHead, what: str) -> Origin:
-    """Return a head's origin. Raises DamagedError, naming ``what``, where the head carries none."""
-    return Origin.of(head.identity, head.meta.get(KEY), what)
+def origins_of_head(head: TrainedHead, what: str) -> list[Origin]:
+    """Return where a head's features came from: one store, or several whose features lay side by side.
+
+    Raises DamagedError, naming ``what``, where the head does not tell.
+    """
+    origins = head.meta.get(KEY)
+    if STACKED not in head.identity:
+        return [Origin.of(head.identity, origins, what)]
+    identities, known = head.identity[STACKED], origins.get(STACKED) if isinstance(origins, dict) else None
+    if not isinstance(identities, list) or not isinstance(known, list) or not len(identities) == len(known) > 1:
+        raise DamagedError(f"{what}: does not say which stores it came from; make it again with featstore")
+    pairs = zip(identities, known, strict=True)
+    return [Origin.of(identity if isinstance(identity, dict) else {}, origin, what) for identity, origin in pairs]
 
 
 def origin_of_index(index: FeatureIndex, what: str) -> Origin:

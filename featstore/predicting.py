@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults, sealed
-from featstore.embedding import inputs_of, open_embedder
+from featstore.embedding import Embedder, Input, inputs_of, open_embedder
 from featstore.errors import UsageError
-from featstore.origin import origin_of_head, state_of_store
-from featstore.store import FeatureStore
+from featstore.origin import STACKED, origins_of_head, state_of_store
+from featstore.stacking import StackedStores, in_order_of
 from featstore.store import manifest as manifests
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ def predict(
     head: str | os.PathLike[str] | TrainedHead,
     inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
-    weights: str | None = None,
-    backbone: Backbone | None = None,
+    weights: str | Sequence[str | None] | None = None,
+    backbone: Backbone | Sequence[Backbone | None] | None = None,
     engine: str = defaults.ENGINE,
     device: str = "auto",
     batch: int = defaults.BATCH,
@@ -77,34 +78,70 @@ def predict(
 
     Every picture is accounted for: one that cannot be read is a Prediction with a reason. Pictures go through the
     very backbone, weights and preprocessing that the head was trained on (``weights`` and ``backbone``: see
-    open_embedder). Raises UsageError, IdentityError (features of another identity), DamagedError.
+    open_embedder). A head that was trained on several stores takes one store of each backbone, in any order, or runs
+    all backbones; then ``weights`` and ``backbone`` are sequences in the order of its stores.
+    Raises UsageError, IdentityError (features of another identity), DamagedError.
     """
     loaded = read_head(head) if isinstance(head, str | os.PathLike) else head
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
     if not paths:
         raise UsageError("there is nothing to classify; name pictures, a folder or a store")
+    what = os.fspath(head) if isinstance(head, str | os.PathLike) else "the head"
     stores = [path for path in paths if is_store(path)]
     if stores:
-        if len(paths) > 1:
+        if len(stores) < len(paths):
             raise UsageError(f"{os.fspath(stores[0])}: is a store; name one store, or pictures and folders")
-        store = FeatureStore.open(Path(stores[0]))
-        loaded.check_identity(store.fingerprint, store.spec.to_dict())
-        return Predictions(loaded.classes, _of_store(loaded, store), state_of_store(store))
-    what = os.fspath(head) if isinstance(head, str | os.PathLike) else "the head"
-    embedder = open_embedder(
-        origin_of_head(loaded, what), what, weights=weights, backbone=backbone, engine=engine, device=device
-    )
+        opened = StackedStores.open(stores)
+        if len(stores) == 1 and STACKED not in loaded.identity:
+            loaded.check_identity(opened.fingerprint, opened.identity)
+        else:
+            opened = StackedStores(in_order_of(origins_of_head(loaded, what), opened.stores, what))
+        notes = [*state_of_store(opened.first), *opened.notes()]
+        return Predictions(loaded.classes, _of_stores(loaded, opened), notes)
+    origins = origins_of_head(loaded, what)
+    embedders = [
+        open_embedder(origin, what, weights=name, backbone=given, engine=engine, device=device, inputs=paths)
+        for origin, name, given in zip(
+            origins, _for_each(weights, len(origins)), _for_each(backbone, len(origins)), strict=True
+        )
+    ]
 
     def made() -> Iterator[Prediction]:
-        for part in embedder.blocks(inputs_of(paths), batch=batch, workers=workers):
-            found = _classified(loaded, part.vectors)
-            for at, one in enumerate(part.inputs):
-                if at in part.failures:
-                    yield Prediction(one.name, None, None, *part.failures[at])
+        for inputs, failures, vectors in _embedded(embedders, paths, batch, workers):
+            found = _classified(loaded, vectors)
+            for at, one in enumerate(inputs):
+                if at in failures:
+                    yield Prediction(one.name, None, None, *failures[at])
                 else:
                     yield Prediction(one.name, *next(found))
 
     return Predictions(loaded.classes, made(), [])
+
+
+def _for_each(given: Any, count: int) -> list[Any]:
+    """Return what is given for each of ``count`` backbones. Raises UsageError where it is given for fewer or more."""
+    if given is None:
+        return [None] * count
+    several = list(given) if isinstance(given, list | tuple) else [given]
+    if len(several) != count:
+        raise UsageError(
+            f"the head has features of {count} backbone{'s' * (count > 1)}, and weights (or backbones) are given for "
+            f"{len(several)}; give them for each, in the order of the head's stores"
+        )
+    return several
+
+
+def _embedded(
+    embedders: Sequence[Embedder], paths: Sequence[str | os.PathLike[str]], batch: int, workers: int | None
+) -> Iterator[tuple[list[Input], dict[int, tuple[str, str]], NDArray[Any]]]:
+    """Yield inputs, their failures by place, and the vectors (m, d) of the others, of all backbones side by side."""
+    streams = itertools.tee(inputs_of(paths), len(embedders))
+    blocks = (one.blocks(stream, batch=batch, workers=workers) for one, stream in zip(embedders, streams, strict=True))
+    for parts in zip(*blocks, strict=True):
+        failures = {at: failure for part in reversed(parts) for at, failure in part.failures.items()}
+        kept = [at for at in range(len(parts[0].inputs)) if at not in failures]
+        vectors = [part.vectors[np.searchsorted(part.ok, kept)] for part in parts]
+        yield parts[0].inputs, failures, np.concatenate(vectors, axis=1)
 
 
 def is_store(path: str | os.PathLike[str]) -> bool:
@@ -128,11 +165,14 @@ def read_head(path: str | os.PathLike[str]) -> TrainedHead:
         raise UsageError(f"{os.fspath(path)}: is a folder, not a head; make one with featstore train") from None
 
 
-def _of_store(head: TrainedHead, store: FeatureStore) -> Iterator[Prediction]:
-    keys = iter(store.keys)
-    for label, probabilities in _classified(head, store.stream()):
-        yield Prediction(next(keys), label, probabilities)
-    for key, failure in store.failures():
+def _of_stores(head: TrainedHead, stores: StackedStores) -> Iterator[Prediction]:
+    found = _classified(head, stores.stream(np.flatnonzero(stores.whole)))
+    for key, whole in zip(stores.first.keys, stores.whole.tolist(), strict=True):
+        if whole:
+            yield Prediction(key, *next(found))
+        else:
+            yield Prediction(key, None, None, "missing", "one of the stores has no vector of this picture")
+    for key, failure in stores.first.failures():
         yield Prediction(key, None, None, failure.reason, failure.message)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 
 from featstore import defaults, files, sealed
 from featstore.errors import DamagedError, UsageError
-from featstore.origin import KEY, generation_number, origin_of_store, state_of_store
+from featstore.origin import KEY, generation_number, state_of_store
 from featstore.splitting import Split, split_store
-from featstore.store import FeatureStore
+from featstore.stacking import StackedStores
 
 if TYPE_CHECKING:
     from featstore.heads import Report, TrainedHead
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""A store, or several of the same pictures."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class TrainReport:
     ``path`` of the head's file; ``report``: on the held-out rows ``split.test``, whose ``probabilities`` are
     (n, classes), in the order of ``head.classes``; ``notes``: what a reader of the figures has to know, in words;
     ``seconds`` by step. ``uncalibrated``: calibration error and log loss before temperature scaling, empty for a head
-    without it.
+    without it. ``store``: whose rows, labels and pictures these are; ``stores``: all, where the head is on several.
     """
 
     store: str
@@ -41,6 +44,7 @@ class TrainReport:
     notes: list[str]
     seconds: dict[str, float]
     uncalibrated: dict[str, float] = field(default_factory=dict)
+    stores: list[str] = field(default_factory=list)
 
     @property
     def chosen(self) -> dict[str, float]:
@@ -60,6 +64,7 @@ class TrainReport:
         """Return the report as JSON."""
         return {
             "store": self.store,
+            "stores": self.stores or [self.store],
             "head": self.path,
             "kind": self.head.kind,
             "classes": self.head.classes,
@@ -73,14 +78,14 @@ class TrainReport:
         }
 
 
-def head_path(store: str | os.PathLike[str], kind: str) -> Path:
-    """Return the file that a head of ``store`` goes to where none is named: beside the store, under its name."""
-    path = Path(os.path.abspath(store))
-    return path.with_name(f"{path.name}.{kind}.head")
+def head_path(store: Paths, kind: str) -> Path:
+    """Return the file that a head of ``store`` goes to where none is named: beside the (first) store, under its name."""
+    paths = [Path(os.path.abspath(path)) for path in _listed(store)]
+    return paths[0].with_name(f"{'+'.join(path.name for path in paths)}.{kind}.head")
 
 
 def train(
-    store: str | os.PathLike[str],
+    store: Paths,
     *,
     head: str = "logreg",
     out: str | os.PathLike[str] | None = None,
@@ -95,19 +100,24 @@ def train(
 ) -> TrainReport:
     """Train a ``head`` ("logreg", "linear-svm", "rbf-svm" or "knn") on a store, save it, and judge it.
 
+    Of several stores the features of the same keys are put side by side (an ensemble of backbones); labels, splits and
+    pictures are those of the first, and every other store must have a vector of each.
     C is chosen by cross-validation of ``folds`` folds on the training rows alone; the figures are of the held-out
     rows (see split_store for which those are). Equal bytes share a fold. ``options`` go to the estimator (see
     featstore.heads). The head goes to ``out``, by default head_path(store, head), and replaces a head that is there.
 
     Raises UsageError: no labels, one class, a class missing from the training split, NaN, an ``out`` that is
-    something else; DamagedError, OSError.
+    something else, pictures that one of several stores lacks; DamagedError, OSError.
     """
     from featstore.heads import train_head
     from featstore.heads.training import HEADS
 
     if head not in HEADS:
         raise UsageError(f"there is no head {head!r}; choose one of {', '.join(HEADS)}")
-    opened = FeatureStore.open(Path(store))
+    paths = _listed(store)
+    stack = StackedStores.open(paths)
+    stack.require_whole()
+    opened = stack.first
     path = Path(out) if out is not None else head_path(store, head)
     _require_replaceable(path)
     split = split_store(opened, train_split=train_split, test_split=test_split, held_out=held_out, seed=seed)
@@ -115,7 +125,7 @@ def train(
     from featstore.splitting import groups_of_equal_bytes
 
     trained = train_head(
-        rows_of(opened, split.train),
+        rows_of(stack, split.train),
         opened.labels[split.train].astype(str),
         kind=head,
         groups=groups_of_equal_bytes(opened.sha256[split.train]),
@@ -123,10 +133,10 @@ def train(
         folds=folds,
         C=C,
         class_weight=class_weight,
-        fingerprint=opened.fingerprint,
-        identity=opened.spec.to_dict(),
+        fingerprint=stack.fingerprint,
+        identity=stack.identity,
         meta={
-            KEY: origin_of_store(opened).to_dict(),
+            KEY: stack.origin,
             "split": split.to_dict(),
             "label_version": opened.tables.version,
             "generation": generation_number(opened),
@@ -134,25 +144,26 @@ def train(
         **options,
     )
     fitted = time.perf_counter()
-    probabilities, report, uncalibrated = assess(opened, trained, split, seed=seed)
+    probabilities, report, uncalibrated = assess(stack, trained, split, seed=seed)
     from featstore.heads import save_head
 
     seconds = {"train": round(fitted - started, 3), "evaluate": round(time.perf_counter() - fitted, 3)}
     save_head(path, trained, {"report": report.to_dict(), "seconds": seconds})
-    notes = state_of_store(opened) + split.notes()
-    return TrainReport(str(store), str(path), trained, report, split, probabilities, notes, seconds, uncalibrated)
+    notes = [*state_of_store(opened), *stack.notes(), *split.notes()]
+    names = [os.fspath(one) for one in paths]
+    return TrainReport(names[0], str(path), trained, report, split, probabilities, notes, seconds, uncalibrated, names)
 
 
 def assess(
-    store: FeatureStore, head: TrainedHead, split: Split, *, seed: int = defaults.SEED
+    stack: StackedStores, head: TrainedHead, split: Split, *, seed: int = defaults.SEED
 ) -> tuple[NDArray[np.float64], Report, dict[str, float]]:
     """Return, of ``head`` on the held-out rows of ``split``: probabilities (n, classes), Report, and ``uncalibrated``."""
     from featstore.heads.evaluation import before_calibration, evaluate
 
-    head.check_identity(store.fingerprint, store.spec.to_dict())
-    blocks = [probabilities for _, probabilities in head.predict_blocks(store.stream(split.test))]
+    head.check_identity(stack.fingerprint, stack.identity)
+    blocks = [probabilities for _, probabilities in head.predict_blocks(stack.stream(split.test))]
     probabilities = np.concatenate(blocks)
-    truth, scale = store.labels[split.test].astype(str), scale_of(head)
+    truth, scale = stack.first.labels[split.test].astype(str), scale_of(head)
     before = before_calibration(truth, probabilities, head.classes, scale) if scale is not None else {}
     return probabilities, evaluate(truth, probabilities, head.classes, seed=seed), before
 
@@ -162,11 +173,15 @@ def scale_of(head: TrainedHead) -> float | None:
     return getattr(head.model, "scale", None)
 
 
-def rows_of(store: FeatureStore, rows: NDArray[np.int64]) -> Any:
-    """Return ``rows`` as an (n, d) array where that fits the memory set aside for heads, else as a stream."""
-    if len(rows) * store.spec.dimension * 4 <= defaults.HEAD_MEMORY:
-        return store.features(rows=rows)
-    return store.stream(rows)
+def rows_of(stack: StackedStores, rows: NDArray[np.int64]) -> Any:
+    """Return ``rows`` as an (n, d) array where that is a small part of the memory for heads, else as a stream."""
+    if len(rows) * stack.dimension * 4 <= defaults.HEAD_MEMORY // 4:
+        return stack.features(rows)
+    return stack.stream(rows)
+
+
+def _listed(store: Paths) -> list[str | os.PathLike[str]]:
+    return [store] if isinstance(store, str | os.PathLike) else list(store)
 
 
 def _require_replaceable(path: Path) -> None:

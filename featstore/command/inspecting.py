@@ -80,8 +80,9 @@ def _head_text(found: dict[str, Any]) -> str:
     lines = [
         f"{found['path']}: {found['head']}, {chosen or 'as given'}, trained on {found['rows']:,} pictures",
         f"classes: {shown}{more}",
-        _features_text(found),
-        f"store: {printable(found['store'])} (label version {found['label_version']}), seed {found['seed']}",
+        *map(_features_text, found["features"]),
+        f"store: {' + '.join(printable(one['store']) for one in found['features'])} "
+        f"(label version {found['label_version']}), seed {found['seed']}",
         f"split: learnt from {printable(split['train'])} ({split['train_rows']:,}), judged by {printable(split['test'])} ({split['test_rows']:,})",
     ]
     for name, estimate in found["held_out"].items():

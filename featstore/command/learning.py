@@ -40,7 +40,14 @@ def _folds(_: click.Context, __: click.Parameter, value: str) -> int | float:
 
 
 @click.command()
-@click.argument("store", type=click.Path())
+@click.argument("store", type=click.Path(), required=False)
+@click.option(
+    "--store",
+    "more",
+    multiple=True,
+    type=click.Path(),
+    help="A store; of several the features of the same pictures are put side by side, with labels and splits of the first.",
+)
 @click.option(
     "--head",
     type=click.Choice(["logreg", "linear-svm", "rbf-svm", "knn"]),
@@ -76,9 +83,19 @@ def _folds(_: click.Context, __: click.Parameter, value: str) -> int | float:
 )
 @click.option("--seed", type=int, default=defaults.SEED, show_default=True)
 @click.option("--report", type=click.Path(dir_okay=False), metavar="PAGE.html", help="Write a page with the figures.")
+@click.option("--beside", is_flag=True, help="Write the page's figures as PNG files and as JSON beside it, too.")
 @click.option("--root", type=click.Path(), help="Where the pictures are now, for the page, if they moved.")
 @json_option
-def train(store: str, as_json: bool, report: str | None, root: str | None, balanced: bool, **options: Any) -> None:
+def train(
+    store: str | None,
+    more: tuple[str, ...],
+    as_json: bool,
+    report: str | None,
+    beside: bool,
+    root: str | None,
+    balanced: bool,
+    **options: Any,
+) -> None:
     """Train a classifier on the labelled pictures of STORE, and say how good it is on pictures that it did not see.
 
     \b
@@ -86,15 +103,26 @@ def train(store: str, as_json: bool, report: str | None, root: str | None, balan
       featstore train my.store
       featstore train my.store --head rbf-svm --report page.html
       featstore train my.store --train-split train --test-split val --C 0.01 --out my.head
+      featstore train --store resnet50.store --store efficientnet.store --report page.html --beside
     """
     from featstore.training import train as run
 
-    trained = run(store, class_weight="balanced" if balanced else None, **options)
+    stores = [*([store] if store is not None else []), *more]
+    if not stores:
+        raise click.UsageError("name a store to learn from: featstore train STORE")
+    if beside and report is None:
+        raise click.UsageError("--beside writes figures beside the page of --report; name one")
+    trained = run(stores, class_weight="balanced" if balanced else None, **options)
     notes = list(trained.notes)
+    figures: list[str] = []
     if report is not None:
         from featstore.reports.training_page import write_training_page
 
         notes += write_training_page(trained, report, root=root)
+        if beside:
+            from featstore.reports.figures import write_figures
+
+            figures = [str(path) for path in write_figures(trained, report)]
     chosen = ", ".join(f"{name} = {value:g}" for name, value in trained.chosen.items())
     split = trained.split
     lines = [
@@ -109,14 +137,18 @@ def train(store: str, as_json: bool, report: str | None, root: str | None, balan
         lines.insert(3, f"temperature scaling: calibration error {before:.4f} before, {after:.4f} after")
     if report is not None:
         lines.append(f"page: {report}")
-    show({**trained.to_dict(), "page": report}, "\n".join(lines), as_json)
+        lines += [f"figure: {printable(path)}" for path in figures]
+    show({**trained.to_dict(), "page": report, "figures": figures}, "\n".join(lines), as_json)
 
 
 @click.command()
 @click.argument("head", type=click.Path())
 @click.argument("inputs", nargs=-1, required=True, type=click.Path())
 @click.option(
-    "--weights", type=click.Path(), help="The checkpoint that the features were made with, if it was a file of yours."
+    "--weights",
+    multiple=True,
+    type=click.Path(),
+    help="The checkpoint that the features were made with, if it was a file of yours; one for each store of the head.",
 )
 @click.option("--engine", default=defaults.ENGINE, show_default=True, help="What runs the network.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
@@ -125,8 +157,12 @@ def train(store: str, as_json: bool, report: str | None, root: str | None, balan
 )
 @click.option("--csv", "as_csv", is_flag=True, help="CSV: key, label, probability, one column a class, reason.")
 @json_option
-def predict(head: str, inputs: tuple[str, ...], as_json: bool, as_csv: bool, **options: Any) -> int:
+def predict(
+    head: str, inputs: tuple[str, ...], weights: tuple[str, ...], as_json: bool, as_csv: bool, **options: Any
+) -> int:
     """Classify INPUTS with HEAD: pictures, folders, tables, archives, or one store (which needs no pictures).
+
+    A head on several stores takes as many, one of each backbone; for pictures it runs all of them.
 
     A picture that cannot be read is listed with the reason, and makes the exit code 1.
 
@@ -140,7 +176,7 @@ def predict(head: str, inputs: tuple[str, ...], as_json: bool, as_csv: bool, **o
 
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
-    found = run(head, list(inputs), **options)
+    found = run(head, list(inputs), weights=weights or None, **options)
     if as_csv:
         failed = _as_csv(found.classes, found)
     elif as_json:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featstore.indexing import index_path, open_index
-from featstore.origin import origin_of_head
+from featstore.origin import origins_of_head
 from featstore.pictures import Pictures
 from featstore.reports import parts
 from featstore.reports.page import percent, seconds, write_page
@@ -44,7 +44,7 @@ def write_demo_page(report: DemoReport, store: Path, titles: Mapping[str, str]) 
             **parts.footer(),
             "title": "featstore demo",
             "heading": f"{report.images:,} handwritten digits, read by a network that has seen photographs only",
-            "lead": f"Features: {parts.features_text(origin_of_head(first.head, first.path))}, trained on ImageNet. They were extracted once; "
+            "lead": f"Features: {parts.features_text(origins_of_head(first.head, first.path))}, trained on ImageNet. They were extracted once; "
             "heads and index below are made of the stored vectors alone.",
             "tiles": [
                 (

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featstore.pictures import Pictures
 from featstore.reports.charts import heat_map
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 CELLS = 24
 """Classes up to which a confusion matrix is a table; beyond, it is a picture."""
 PAIRS = 8
+CELLS_SHOWN, PICTURES_OF_CELL = 40, 6
+"""Cells of a confusion matrix whose pictures a page shows, and how many of each: the page is one file."""
 CLASSES_SHOWN = 200
 _TITLES = {
     "accuracy": "accuracy",
@@ -63,8 +66,42 @@ def examples(
     return found
 
 
-def confusion_matrix(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """Return the confusion matrix (k, k; rows: true classes) as the template takes it."""
+def cells(
+    store: FeatureStore, pictures: Pictures, trained: TrainReport, codes: NDArray[np.intp]
+) -> dict[tuple[int, int], dict[str, Any]]:
+    """Return, by (true, predicted) class numbers, the pictures of the cells that a page shows.
+
+    ``codes``: (n,) true class numbers of the held-out pictures. Wrong cells come first, the fullest of them first, with
+    their most confident errors; of right cells the least confident pictures are shown.
+    """
+    predicted = trained.probabilities.argmax(axis=1)
+    confidence = trained.probabilities.max(axis=1)
+    names, k = trained.head.classes, len(trained.head.classes)
+    pairs, counts = np.unique(codes * k + predicted, return_counts=True)
+    right = pairs // k == pairs % k
+    shown = {}
+    for at in np.lexsort((-counts, right))[:CELLS_SHOWN].tolist():
+        truth, label = divmod(int(pairs[at]), k)
+        places = np.flatnonzero((codes == truth) & (predicted == label))
+        order = np.argsort(confidence[places] if right[at] else -confidence[places], kind="stable")[:PICTURES_OF_CELL]
+        shown[truth, label] = {
+            "id": f"cell-{truth}-{label}",
+            "truth": names[truth],
+            "label": names[label],
+            "right": bool(right[at]),
+            "count": int(counts[at]),
+            "examples": examples(store, pictures, trained, places[order].tolist()),
+        }
+    return shown
+
+
+def confusion_matrix(
+    classes: Sequence[str],
+    counts: Sequence[Sequence[int]],
+    shown: Mapping[tuple[int, int], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Return the confusion matrix (k, k; rows: true classes) as the template takes it; ``shown``: see ``cells``."""
+    shown = shown or {}
     matrix = np.asarray(counts, np.int64)
     wrong = matrix.copy()
     np.fill_diagonal(wrong, 0)
@@ -79,12 +116,14 @@ def confusion_matrix(classes: Sequence[str], counts: Sequence[Sequence[int]]) ->
         "pairs": pairs if len(classes) > 2 else [],
         "heat": None,
         "rows": [],
+        "cells": list(shown.values()),
+        "spots": [{"x": label, "y": truth, **cell} for (truth, label), cell in shown.items()],
     }
     if len(classes) > CELLS:
         return {**told, "heat": heat_map(counts)}
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     for code, name in enumerate(classes):
-        cells = []
+        line = []
         for other, count in enumerate(matrix[code].tolist()):
             share = float(shares[code, other])
             # Few confusions are to be seen as well, so wrong cells start from a visible shade.
@@ -92,15 +131,16 @@ def confusion_matrix(classes: Sequence[str], counts: Sequence[Sequence[int]]) ->
             kinds = ["right" if code == other else "wrong"] if count else ["zero"]
             title = f"{name} taken for {classes[other]}: {count:,} ({share:.1%})"
             deep = count and shade > 0.55
-            cells.append(
+            line.append(
                 {
                     "count": count,
                     "shade": f"{shade:.2f}",
                     "kind": " ".join(kinds + ["deep"] * bool(deep)),
                     "title": title,
+                    "id": shown[code, other]["id"] if (code, other) in shown else None,
                 }
             )
-        told["rows"].append({"name": name, "cells": cells})
+        told["rows"].append({"name": name, "cells": line})
     return told
 
 
@@ -127,7 +167,10 @@ def chosen_text(chosen: dict[str, float]) -> str:
     return ", ".join(f"{'neighbours' if name == 'n_neighbors' else name} = {value:g}" for name, value in chosen.items())
 
 
-def features_text(origin: Origin) -> str:
-    """Return in words what the features are."""
-    identity = origin.identity
-    return f"{identity.dimension}-d {identity.dtype} of {identity.backbone} ({identity.layer}), weights {origin.weights_name}"
+def features_text(origins: Sequence[Origin]) -> str:
+    """Return in words what the features are, of every store that they came from."""
+    return " + ".join(
+        f"{origin.identity.dimension}-d {origin.identity.dtype} of {origin.identity.backbone} "
+        f"({origin.identity.layer}), weights {origin.weights_name}"
+        for origin in origins
+    )

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featstore.origin import origin_of_head
+from featstore.origin import origins_of_head
 from featstore.pictures import Pictures
-from featstore.reports import charts, parts
+from featstore.reports import parts
+from featstore.reports.figures import charts_of
 from featstore.reports.page import percent, seconds, write_page
 from featstore.store import FeatureStore
 
@@ -25,7 +26,7 @@ def write_training_page(
 
     Return Pictures.notes(). A picture that is not there any more is said so in its place. Raises OSError.
     """
-    from featstore.heads.evaluation import worst_errors
+    from featstore.heads.evaluation import codes_of, worst_errors
     from featstore.heads.training import HEADS
 
     store = FeatureStore.open(Path(trained.store))
@@ -34,6 +35,8 @@ def write_training_page(
     truth = store.labels[trained.split.test].astype(str)
     worst = worst_errors(truth, trained.probabilities, trained.head.classes, ERRORS).tolist()
     errors = parts.examples(store, pictures, trained, worst)
+    shown = parts.cells(store, pictures, trained, codes_of(truth, trained.head.classes))
+    drawn = {name: one.svg() for name, one in charts_of(trained).items()}
     accuracy, macro = trained.report.accuracy, trained.report.estimates["macro_f1"]
     split = trained.split
     write_page(
@@ -43,7 +46,7 @@ def write_training_page(
             **parts.footer(),
             "title": f"{trained.head.kind} on {store.path.name}",
             "heading": f"{HEADS[trained.head.kind].title.capitalize()} on {store.path.name}",
-            "lead": f"{len(trained.head.classes):,} classes, {parts.features_text(origin_of_head(trained.head, trained.path))}",
+            "lead": f"{len(trained.head.classes):,} classes, {parts.features_text(origins_of_head(trained.head, trained.path))}",
             "tiles": [
                 (
                     percent(accuracy.value),
@@ -55,17 +58,19 @@ def write_training_page(
             ],
             "notes": [*trained.notes, *pictures.notes()],
             "rows": trained.report.rows,
-            "confusion": parts.confusion_matrix(trained.head.classes, told["confusion"]),
+            "confusion": parts.confusion_matrix(trained.head.classes, told["confusion"], shown),
             "errors": errors,
             "classes": parts.class_rows(told),
             "class_count": len(told["classes"]),
-            "curve": charts.selection_curve(trained.head.meta.get("cross_validation"), trained.chosen),
-            "reliability": charts.reliability_diagram(told["calibration"]),
+            "curve": drawn.get("selection"),
+            "reliability": drawn.get("calibration"),
+            "uncalibrated": drawn.get("calibration-before"),
+            "precision_recall": drawn["precision-recall"],
             "figures": parts.figures(told),
             "made_of": [
-                ("store", f"{store.path}, label version {store.tables.version}"),
-                ("features", parts.features_text(origin_of_head(trained.head, trained.path))),
-                ("fingerprint", store.fingerprint),
+                ("store", f"{' + '.join(trained.stores or [trained.store])}, label version {store.tables.version}"),
+                ("features", parts.features_text(origins_of_head(trained.head, trained.path))),
+                ("fingerprint", trained.head.fingerprint),
                 ("learnt from", f"{split.names[0]}: {len(split.train):,} pictures"),
                 ("judged by", f"{split.names[1]}: {len(split.test):,} pictures"),
                 ("seed", str(trained.head.meta.get("seed"))),

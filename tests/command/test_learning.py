@@ -5,6 +5,8 @@ import io
 
 import pytest
 
+from featstore.extraction import extract
+from featstore.predicting import predict
 from featstore.store import FeatureStore
 from tests.chain import names, write_coloured
 from tests.command.running import run, run_json
@@ -53,10 +55,30 @@ def test_the_chain_of_verbs(place, tmp_path):
     assert lines[0].startswith("train/ant/00.png: ")
 
 
+def test_a_head_on_two_stores(place, tmp_path):
+    extract(place / "pictures", place / "t", backbone="squeezenet1_1", weights="random:1")
+    options = ("--C", "0.1", "--folds", "2", "--out", tmp_path / "a.head", "--report", tmp_path / "a.html", "--beside")
+    trained = run_json("train", "--store", place / "s", "--store", place / "t", *options)
+    assert trained["stores"] == [str(place / "s"), str(place / "t")]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("a.head", "a.html", "a.json", "a.calibration.png", "a.calibration-before.png"),
+        *("a.confusion.png", "a.precision-recall.png", "a.selection.png"),
+    }
+    assert sorted(trained["figures"]) == sorted(
+        str(path) for path in tmp_path.iterdir() if path.suffix in (".png", ".json")
+    )
+    by_store = {one.key: one.probability for one in predict(tmp_path / "a.head", [place / "t", place / "s"])}
+    weights = ("--weights", "random:0", "--weights", "random:1")
+    (by_picture,) = run_json("predict", tmp_path / "a.head", place / "pictures/val/ant/01.png", *weights)["images"]
+    assert by_store["val/ant/01.png"] == pytest.approx(by_picture["probability"], abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("train", "nowhere"), "no feature store"),
+        (("train",), "name a store to learn from"),
+        (("train", "{s}", "--beside"), "--beside writes figures beside the page"),
         (("train", "{s}", "--C", "0"), "neither auto nor a number"),
         (("train", "{s}", "--folds", "1.5"), "neither a number of folds"),
         (("train", "{s}", "--train-split", "x"), "no pictures of split"),

@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from featstore.pictures import NoPicture
-from featstore.reports.charts import heat_map, reliability_diagram, selection_curve
+from featstore.reports.charts import (
+    CURVES,
+    confusion_drawing,
+    heat_map,
+    precision_recall,
+    reliability_diagram,
+    selection_curve,
+)
 from featstore.reports.page import number, percent, seconds
 from featstore.reports.parts import CELLS, chosen_text, class_rows, confusion_matrix
 from featstore.reports.thumbnails import SIDE, thumbnail
@@ -36,7 +45,7 @@ def test_of_very_many_classes_the_worst_are_listed():
 
 def test_the_selection_curve_marks_what_was_chosen():
     table = {"param_C": [0.1, 1.0, 1.0], "mean_accuracy": [0.8, 0.7, 0.9], "std_accuracy": [0.1, 0.1, 0.01]}
-    svg = str(selection_curve(table, {"C": 1.0}))
+    svg = str(selection_curve(table, {"C": 1.0}).svg())
     assert svg.count("dot chosen") == 1
     assert "C = 1: 0.9000" in svg
     assert selection_curve(None, {}) is None
@@ -48,8 +57,42 @@ def test_the_reliability_diagram_leaves_out_empty_bins():
         {"low": 0.0, "high": 0.5, "rows": 0, "confidence": None, "accuracy": None},
         {"low": 0.5, "high": 1.0, "rows": 9, "confidence": 0.8, "accuracy": 0.7},
     ]
-    assert str(reliability_diagram(bins)).count("<rect") == 1
+    assert str(reliability_diagram(bins).svg()).count("<rect") == 1
     assert reliability_diagram(bins[:1]) is None
+
+
+def test_names_of_any_bytes_are_one_line_in_a_drawing():
+    name = os.fsdecode(b"two\nlines \xff<b>")
+    for drawing in (
+        confusion_drawing(["a", name], [[3, 1], [0, 2]]),
+        precision_recall(np.array([0, 1, 2]), np.eye(3), ["a", "b", name]),
+    ):
+        assert drawing.image().size > (300, 300)
+        svg = str(drawing.svg())
+        svg.encode()
+        assert "\n" not in svg
+        assert "<b>" not in svg
+
+
+def test_precision_and_recall_have_a_line_for_each_class_and_of_many_their_mean():
+    random = np.random.default_rng(0)
+    for classes, lines in ((2, 1), (5, 5), (CURVES + 1, 1)):
+        codes = np.arange(200) % classes
+        probabilities = random.dirichlet(np.ones(classes), 200)
+        svg = str(precision_recall(codes, probabilities, [f"c{n}" for n in range(classes)]).svg())
+        assert svg.count("<polyline") == lines
+    # A class without rows has no curve; a perfect ranking stays at the top.
+    perfect = str(precision_recall(np.array([0, 1, 0, 1]), np.eye(3)[[0, 1, 0, 1]], ["a", "b", "none"]).svg())
+    assert perfect.count("<polyline") == 2
+    assert "none" not in perfect
+
+
+def test_of_a_large_matrix_the_cells_with_errors_can_be_clicked():
+    k = CELLS + 1
+    counts = np.eye(k, dtype=int)
+    shown = {(2, 3): {"id": "cell-2-3", "truth": "c2", "label": "c3", "right": False, "count": 1, "examples": []}}
+    told = confusion_matrix([f"c{n}" for n in range(k)], counts.tolist(), shown)
+    assert [(spot["x"], spot["y"], spot["id"]) for spot in told["spots"]] == [(3, 2, "cell-2-3")]
 
 
 def test_thumbnails_are_small_and_what_is_missing_is_said():

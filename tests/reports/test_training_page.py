@@ -1,5 +1,12 @@
 from __future__ import annotations
 
+import json
+
+import numpy as np
+from PIL import Image
+
+from featstore.reports.figures import write_figures
+from featstore.reports.parts import PICTURES_OF_CELL
 from featstore.reports.training_page import write_training_page
 from featstore.training import train
 from tests.chain import make_store, names, write_coloured
@@ -17,11 +24,37 @@ def test_the_page_shows_the_worst_errors_and_the_figures(tmp_path):
     assert "val/bee/x.png" in page.text
     assert "val/ant/y.png" in page.text
     wrong = round((1 - trained.report.accuracy.value) * trained.report.rows)
-    assert len(page.pictures) == wrong >= 2
+    assert wrong >= 2
+    # Every error once among the worst and once in its cell; of the right ones up to six a cell.
+    right = np.diag(trained.report.table.confusion)
+    assert len(page.pictures) == 2 * wrong + np.minimum(right, PICTURES_OF_CELL).sum()
+    assert {"#cell-0-1", "#cell-1-0"} <= set(page.addresses)
+    assert {"cell-0-1", "cell-1-0"} <= page.places
     for text in (f"{100 * trained.report.accuracy.value:.1f} %", "macro F1", "Confusion matrix", "16 + 8"):
         assert text in page.text
     assert f"C = {trained.chosen['C']:g}" in page.text
+    for title in (
+        "Precision against recall",
+        "Probabilities before temperature scaling",
+        "How the parameter was chosen",
+    ):
+        assert title in page.text
     require_shown(tmp_path / "page.html")
+
+    written = write_figures(trained, tmp_path / "page.html")
+    wanted = [
+        "calibration.png",
+        "calibration-before.png",
+        "confusion.png",
+        "precision-recall.png",
+        "selection.png",
+        "json",
+    ]
+    assert {path.name for path in written} == {f"page.{name}" for name in wanted}
+    for path in written[:-1]:
+        colours = Image.open(path).convert("RGB").getcolors(1 << 20)
+        assert len(colours) > 10
+    assert json.loads(written[-1].read_text()) == json.loads(json.dumps(trained.to_dict()))
 
 
 def test_pictures_that_are_gone_are_said_so_in_their_place(tmp_path):
