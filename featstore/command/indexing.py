@@ -28,7 +28,7 @@ from featstore.command.quantities import to_bytes, to_seconds
     "--memory",
     callback=to_bytes,
     metavar="SIZE",
-    help="Contract: the largest file, and so the most memory of a search, such as 4G.",
+    help="Contract: the most memory that building may take; the file, which a search maps, gets nine tenths: 4G, 500M.",
 )
 @click.option(
     "--latency", callback=to_seconds, metavar="TIME", help="Contract: the longest that a query may take, such as 5ms."
