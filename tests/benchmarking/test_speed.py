@@ -98,9 +98,7 @@ def test_every_part_is_measured_and_accounted_for(in_this_process, tmp_path, mon
     products = by_name[names[0]]
     # EfficientNet-Lite0 has 407 million multiplications and as many additions (its own README).
     assert products["operations_per_picture"] == pytest.approx(2 * 407e6, rel=0.06)
-    assert products["median"] == pytest.approx(
-        products["operations_per_second"] / products["operations_per_picture"]
-    )
+    assert products["median"] == pytest.approx(products["operations_per_second"] / products["operations_per_picture"])
     assert report["shares"]["tutorial loop"] == {"times_tutorial": 1}
     assert any("untrained" in note for note in report["notes"])
     assert any("scikit-learn" in note for note in report["notes"])
