@@ -15,7 +15,6 @@ import os
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -24,31 +23,23 @@ import click
 
 from featstore.benchmarking.pictures import gather
 from featstore.benchmarking.rounds import apart
-from tests.slow.memory import anonymous_bytes
+from tests.slow.watching import anonymous_peak
 
 
 def extraction(folder: str) -> dict[str, Any]:
     """Extract ``folder`` into a temporary store; return seconds, of the processors too, and the peak of memory."""
     from featstore.extraction import Progress, extract
 
-    peak, stop, begun = [0], threading.Event(), list[tuple[float, float]]()
-
-    def watch() -> None:
-        while not stop.wait(0.02):
-            peak[0] = max(peak[0], anonymous_bytes())
+    begun = list[tuple[float, float]]()
 
     def tell(_: Progress) -> None:
         if not begun:
             begun.append((time.perf_counter(), time.process_time()))
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    with tempfile.TemporaryDirectory(prefix="growth-") as place:
+    with anonymous_peak() as memory, tempfile.TemporaryDirectory(prefix="growth-") as place:
         report = extract(folder, Path(place) / "store", backbone="efficientnet_lite0", progress=tell)
         seconds, processor = time.perf_counter() - begun[0][0], time.process_time() - begun[0][1]
-    stop.set()
-    watcher.join()
-    return {"vectors": report.vectors, "seconds": seconds, "processor": processor, "peak": peak[0]}
+    return {"vectors": report.vectors, "seconds": seconds, "processor": processor, "peak": memory.peak}
 
 
 @click.command()

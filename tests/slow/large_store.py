@@ -23,7 +23,7 @@ from featstore.store.plan import Plan
 from featstore.store.planning import Planner
 from featstore.store.shards import Finished
 from featstore.store.writing import open_for_writing
-from tests.slow.memory import anonymous_bytes
+from tests.slow.watching import anonymous_bytes
 
 IDENTITY = Identity("made-up", "input of fc", 4, "0" * 64, {"crop": 224}, "pillow", "fp32", "float16")
 

@@ -12,40 +12,24 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import click
 
-
-def anonymous_bytes() -> int:
-    """Return this process's anonymous memory, as the kernel has it."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) << 10
-    raise RuntimeError("this kernel tells no RssAnon")
+from tests.slow.watching import anonymous_peak
 
 
 def child(folder: str, store: str) -> None:
     from featstore.extraction import extract
     from tests.made import tiny_backbone
 
-    peak, stop = [0], threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(0.01):
-            peak[0] = max(peak[0], anonymous_bytes())
-
     backbone = tiny_backbone()
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    started = time.perf_counter()
-    report = extract(folder, store, backbone=backbone, batch=64)
-    seconds = time.perf_counter() - started
-    stop.set()
-    watcher.join()
-    print(json.dumps({"images": report.images, "vectors": report.vectors, "seconds": seconds, "peak": peak[0]}))
+    with anonymous_peak(every=0.01) as memory:
+        started = time.perf_counter()
+        report = extract(folder, store, backbone=backbone, batch=64)
+        seconds = time.perf_counter() - started
+    print(json.dumps({"images": report.images, "vectors": report.vectors, "seconds": seconds, "peak": memory.peak}))
 
 
 def write_pictures(folder: Path, count: int) -> None:

@@ -25,7 +25,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +45,7 @@ from featstore.store.planning import Planner
 from featstore.store.shards import Finished
 from featstore.store.writing import open_for_writing, unit_rows_for
 from featstore.training import train
-from tests.slow.memory import anonymous_bytes
+from tests.slow.watching import anonymous_peak
 
 WAYS: dict[str, dict[str, Any]] = {
     "streamed": {"memory_limit": 0},
@@ -137,19 +136,10 @@ def write(path: Path, rows: int, dimension: int, classes: int, seed: int) -> Non
 
 def child(store: str, out: str, C: float, how: str) -> dict[str, Any]:
     """Train on ``store``, in a way of WAYS, and return what it cost; the head goes to ``out``."""
-    peak, stop = [0], threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(0.02):
-            peak[0] = max(peak[0], anonymous_bytes())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    started = time.perf_counter()
-    trained = train(store, head="logreg", C=C, out=out, **WAYS[how])
-    seconds = time.perf_counter() - started
-    stop.set()
-    watcher.join()
+    with anonymous_peak() as memory:
+        started = time.perf_counter()
+        trained = train(store, head="logreg", C=C, out=out, **WAYS[how])
+        seconds = time.perf_counter() - started
     rows, passes = len(trained.split.train), int(trained.head.meta["passes"])
     return {
         "rows": rows,
@@ -159,7 +149,7 @@ def child(store: str, out: str, C: float, how: str) -> dict[str, Any]:
         "passes": passes,
         "microseconds_a_row": seconds / rows * 1e6,
         "microseconds_a_row_and_pass": trained.seconds["train"] / rows / passes * 1e6,
-        "anonymous_bytes": peak[0],
+        "anonymous_bytes": memory.peak,
         "accuracy": trained.report.accuracy.value,
     }
 

@@ -19,7 +19,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +28,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.slow.memory import anonymous_bytes
+from tests.slow.watching import anonymous_peak
 
 LATENT = 512
 CLUSTERS = 10_000
@@ -71,21 +70,12 @@ def build(path: Path, rows: int, seed: int, memory: int, recall: float) -> dict[
 
     vectors = np.load(path, mmap_mode="r")[:rows]
     ids = np.arange(rows)
-    peak, stop = [0], threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(0.02):
-            peak[0] = max(peak[0], anonymous_bytes())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    start = time.perf_counter()
-    index = build_contract(
-        vectors, ids, (b"%d" % row for row in range(rows)), Contract(recall, memory=memory), seed=seed
-    )
-    seconds = time.perf_counter() - start
-    stop.set()
-    watcher.join()
+    with anonymous_peak() as watched:
+        start = time.perf_counter()
+        index = build_contract(
+            vectors, ids, (b"%d" % row for row in range(rows)), Contract(recall, memory=memory), seed=seed
+        )
+        seconds = time.perf_counter() - start
     index.save(path.with_suffix(f".{rows}.faiss"))
     queries = np.concatenate(list(blocks(QUERIES, vectors.shape[1], seed, 1))).astype(np.float32)
     fresh = check_contract(index, queries, vectors, ids)
@@ -106,7 +96,7 @@ def build(path: Path, rows: int, seed: int, memory: int, recall: float) -> dict[
         "build_seconds": round(seconds, 1),
         "build_seconds_of_the_kinds_tried": round(tried, 1),
         "microseconds_a_row": round(1e6 * seconds / rows, 1),
-        "peak_anonymous_bytes": peak[0],
+        "peak_anonymous_bytes": watched.peak,
         "file_bytes": path.with_suffix(f".{rows}.faiss").stat().st_size,
         "label": info["recall"],
         "fresh": fresh.to_dict(),

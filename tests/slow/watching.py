@@ -1,0 +1,48 @@
+"""The most anonymous memory that this process has while a part of it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def anonymous_bytes() -> int:
+    """Return this process's anonymous memory, as the kernel has it."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) << 10
+    raise RuntimeError("this kernel tells no RssAnon")
+
+
+@dataclass
+class Watched:
+    """``peak``: bytes, the largest sample so far."""
+
+    peak: int = 0
+
+    def sample(self) -> None:
+        """Look once more."""
+        self.peak = max(self.peak, anonymous_bytes())
+
+
+@contextlib.contextmanager
+def anonymous_peak(every: float = 0.02) -> Iterator[Watched]:
+    """Yield what a thread samples of anonymous memory, each ``every`` seconds and at the beginning and the end."""
+    watched, stop = Watched(), threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(every):
+            watched.sample()
+
+    watched.sample()
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield watched
+    finally:
+        stop.set()
+        thread.join()
+        watched.sample()
