@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
+from featstore.heads.benchmark_verdicts import EQUAL, Verdict, fit_verdicts, objective_verdicts
 from featstore.heads.grid import effort, solve
 from featstore.heads.linear import LinearSVMHead, LogisticHead
 from featstore.heads.losses import LOGISTIC
@@ -37,14 +38,8 @@ SETS: Final = {"easy": (0.42, 0.565), "hard": (0.2, 0.3)}
 """How far the means of two classes, and those of more, lie apart, in units of a latent coordinate's deviation: of 25,000
 x 2048 a linear classifier gets some 0.98 right of the easy ones, 0.82 (of 2 classes) and 0.69 (of 10) of the hard ones."""
 _HELD_OUT: Final = 5000
-_LEAST_RATIO: Final = {("logreg", "easy"): 10.0, ("logreg", "hard"): 20.0}
-"""How many times faster than the peer a head is to be on more than two classes."""
-_LEAST_RATIO_OTHERS: Final = 5.0
-_ACCURACY_SLACK: Final = 0.001
 _PATIENCE: Final = 20.0
 """Seconds of a fit of the peer after which no tighter tolerance is tried."""
-_EQUAL: Final = 1e-6
-"""Relative difference of objectives that counts as none: single precision ends there."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +162,7 @@ def compare_objectives(task: Task, Cs: tuple[float, ...]) -> list[dict[str, floa
             objective = _objective(exact, C, peer.coef_, peer.intercept_)
             if tol == 1e-4:
                 row |= {"peer_seconds": seconds, "peer_objective": objective}
-            if objective <= row["objective"] * (1 + _EQUAL):
+            if objective <= row["objective"] * (1 + EQUAL):
                 row |= {"equal_seconds": seconds, "equal_tol": tol}
                 break
             # The next would take longer still; how long it was not equal is said instead.
@@ -235,61 +230,6 @@ def _line(row: dict[str, Any]) -> str:
     return text
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """A bound: what it is about, whether at least (or at most) ``asked`` was ``reached``."""
-
-    what: str
-    asked: float
-    reached: float
-    at_least: bool = True
-
-    @property
-    def holds(self) -> bool:
-        """Whether the bound is kept."""
-        return self.reached >= self.asked if self.at_least else self.reached <= self.asked
-
-    def line(self) -> str:
-        """Return it as a line of text."""
-        bound = "at least" if self.at_least else "at most"
-        return (
-            f"{'holds' if self.holds else 'MISSED'}: {self.what}: asked {bound} {self.asked:.6g}, "
-            f"reached {self.reached:.6g}"
-        )
-
-
-def verdicts(table: list[dict[str, Any]]) -> list[Verdict]:
-    """Return the bounds on speed and accuracy of each head of one set whose peer is in ``table`` as well."""
-    by_name = {row["contender"]: row for row in table}
-    found = []
-    for kind in ("logreg", "svm"):
-        if f"featstore-{kind}" not in by_name or f"sklearn-{kind}" not in by_name:
-            continue
-        ours, peer = by_name[f"featstore-{kind}"], by_name[f"sklearn-{kind}"]
-        where = f"{kind}, {ours['classes']} classes, {ours['difficulty']}"
-        least = _LEAST_RATIO_OTHERS
-        if ours["classes"] > 2:
-            least = _LEAST_RATIO.get((kind, ours["difficulty"]), least)
-        stopped = " (more: the peer was stopped)" if "stopped" in peer else ""
-        found.append(Verdict(f"{where}: times faster{stopped}", least, peer["seconds"] / ours["seconds"]))
-        if not stopped:
-            found.append(Verdict(f"{where}: accuracy", peer["accuracy"] - _ACCURACY_SLACK, ours["accuracy"]))
-    return found
-
-
-def objective_verdicts(table: list[dict[str, Any]]) -> list[Verdict]:
-    """Return the bounds on the objective at each C of one set."""
-    return [
-        Verdict(
-            f"{row['classes']} classes, {row['difficulty']}, C={row['C']:g}: objective",
-            row["peer_objective"] * (1 + _EQUAL),
-            row["objective"],
-            at_least=False,
-        )
-        for row in table
-    ]
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the comparison, print its table and verdicts (and JSON where asked); exit with 1 where a bound is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -328,7 +268,7 @@ def main(arguments: list[str] | None = None) -> None:
             else:
                 found = _rounds(task, Cs, options.contenders, options.rounds, options.patience)
                 lines = [_line(row) for row in found]
-                reached = verdicts(found)
+                reached = fit_verdicts(found)
             print("\n".join(lines + [verdict.line() for verdict in reached]), flush=True)
             results += found
             bounds += reached

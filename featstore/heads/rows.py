@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
-from featstore.heads.blocks import Features, Scaler, block_rows, is_blocks, measure, raw_blocks, take_rows
+from featstore.heads.blocks import Features, Scaler, block_rows, measure, raw_blocks, take_rows
 from featstore.heads.errors import DataError
 from featstore.heads.standardising import RawRows, Standardiser
 from featstore.heads.whitening import Spectrum, spectrum_of
@@ -214,8 +214,3 @@ def prepare(
     fits = rows * X.shape[1] * dtype.itemsize <= memory
     made: TrainingRows = (MemoryRows if fits else StreamedRows)(X, labels, scaler, dtype)
     return made, scaler
-
-
-def in_memory(X: Features, memory: int = defaults.HEAD_MEMORY) -> bool:
-    """Return whether ``X`` is an array small enough to be copied."""
-    return not is_blocks(X) and X.shape[0] * X.shape[1] * 4 <= memory

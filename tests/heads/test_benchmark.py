@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from featstore.heads import benchmark
+from featstore.heads.benchmark_verdicts import fit_verdicts
 from featstore.heads.linear import LogisticHead
 
 
@@ -51,39 +52,14 @@ def test_the_command_writes_a_table_and_json(tmp_path, capsys):
     assert row["rows"] == 600
 
 
-def row(contender, seconds, accuracy, classes=10, difficulty="hard"):
-    return {
-        "contender": contender,
-        "seconds": seconds,
-        "accuracy": accuracy,
-        "classes": classes,
-        "difficulty": difficulty,
-    }
-
-
-def test_verdicts_ask_for_more_speed_where_classes_are_many_and_never_for_less_accuracy():
-    table = [row("featstore-logreg", 1.0, 0.8), row("sklearn-logreg", 19.0, 0.8005), row("featstore-svm", 1.0, 0.7)]
-    speed, accuracy = benchmark.verdicts(table)
-    assert not speed.holds
-    assert "asked at least 20, reached 19" in speed.line()
-    assert accuracy.holds
-    assert all(v.holds for v in benchmark.verdicts([each | {"classes": 2} for each in table]))
-    table[1] = row("sklearn-logreg", 40.0, 0.802)
-    assert [v.holds for v in benchmark.verdicts(table)] == [True, False]
-
-
-def test_an_objective_above_the_peers_is_missed():
-    at = {"classes": 2, "difficulty": "easy", "C": 1.0, "peer_objective": 2.0}
-    assert [v.holds for v in benchmark.objective_verdicts([at | {"objective": o} for o in (2.0, 2.1)])] == [True, False]
-
-
 def test_a_peer_without_an_end_is_stopped_and_counts_as_slower_than_that():
     endless = [sys.executable, "-c", "print('fitting', flush=True); import time; time.sleep(600)"]
     stopped = benchmark._run("sklearn-svm", endless, 0.2)
     assert stopped["stopped"]
     assert stopped["seconds"] >= 0.2
+    ours = {"contender": "featstore-svm", "classes": 10, "difficulty": "hard", "seconds": 1.0, "accuracy": 0.7}
     peer = {"contender": "sklearn-svm", "classes": 10, "difficulty": "hard", "stopped": True, "seconds": 6.0}
-    (speed,) = benchmark.verdicts([row("featstore-svm", 1.0, 0.7), peer])
+    (speed,) = fit_verdicts([ours, peer])
     assert speed.holds
     assert "the peer was stopped" in speed.line()
     assert "stopped, not done" in benchmark._line(peer)
