@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, cast, get_args, runtime_checkable
 
 import numpy as np
@@ -30,6 +31,26 @@ class BlockSource(Protocol):
 
 
 Vectors: TypeAlias = NDArray[Any] | BlockSource
+
+
+@dataclass(frozen=True)
+class PickedRows:
+    """The rows at ``positions`` (m,), which ``read`` returns as (p, d) for any p of them, as a block source."""
+
+    read: Callable[[NDArray[np.int64]], Floats]
+    positions: NDArray[np.int64]
+    dimension: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(m, d)."""
+        return len(self.positions), self.dimension
+
+    def blocks(self) -> Iterator[Floats]:
+        """Yield the rows in blocks of bounded size."""
+        step = block_rows(self.dimension)
+        for first in range(0, len(self.positions), step):
+            yield self.read(self.positions[first : first + step])
 
 
 def check_metric(metric: str) -> Metric:

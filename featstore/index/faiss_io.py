@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.errors import DamagedError, FeatstoreError, UsageError
-from featstore.index.blocks import Floats, block_rows
+from featstore.index.blocks import Floats
+from featstore.index.faiss_file import check_header, name_for_faiss, reason_of
 from featstore.index.structure import chain_fault, graph_fault, lists_fault
 
 faiss: Any = _faiss  # its stubs lack what its Python wrappers add
 VERSION: str = faiss.__version__
-# What featstore writes, by the four letters that begin the inner index in the file.
-_INNER = {b"IxFI", b"IxF2", b"IHNf", b"IHNs", b"IxPT", b"IxRF"}
-_HEADER = struct.Struct("<4siqqqBi")
 _forked = False
 
 
@@ -79,7 +75,7 @@ class VectorIndex:
         try:
             index = cls(faiss.IndexIDMap(faiss.index_factory(dimension, factory, metric)))
         except RuntimeError as error:
-            raise UsageError(f"FAISS cannot make {factory!r} of {dimension} dimensions: {_reason(error)}") from None
+            raise UsageError(f"FAISS cannot make {factory!r} of {dimension} dimensions: {reason_of(error)}") from None
         for part in index._parts():
             if isinstance(part, faiss.IndexHNSW):
                 part.hnsw.efConstruction = construction
@@ -211,19 +207,19 @@ class VectorIndex:
         """Write the plain FAISS file (not atomic, not synced: for a temporary name)."""
         try:
             with open(path, "wb") as file:
-                faiss.write_index(self._outer, _name(path, file.fileno()))
+                faiss.write_index(self._outer, name_for_faiss(path, file.fileno()))
         except (RuntimeError, OSError) as error:
-            raise FeatstoreError(f"{path}: FAISS could not write the index ({_reason(error)})") from None
+            raise FeatstoreError(f"{path}: FAISS could not write the index ({reason_of(error)})") from None
 
     @classmethod
     def read(cls, path: Path, rows: int, dimension: int, *, mmap: bool) -> VectorIndex:
         """Open a FAISS file that must hold ``rows`` x ``dimension``; DamagedError where it does not."""
-        _check_header(path, rows, dimension)
+        check_header(path, rows, dimension)
         try:
             with open(path, "rb") as file:
-                outer = faiss.read_index(_name(path, file.fileno()), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
+                outer = faiss.read_index(name_for_faiss(path, file.fileno()), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
         except (RuntimeError, MemoryError) as error:
-            raise DamagedError(f"{path}: FAISS cannot read it ({_reason(error)})") from None
+            raise DamagedError(f"{path}: FAISS cannot read it ({reason_of(error)})") from None
         if (
             not isinstance(outer, faiss.IndexIDMap)
             or {outer.ntotal, outer.index.ntotal} != {rows}
@@ -270,36 +266,6 @@ class VectorIndex:
         return None
 
 
-@dataclass(frozen=True)
-class StoredVectors:
-    """The vectors at ``positions`` (m,) of an index, as a block source."""
-
-    index: VectorIndex
-    positions: NDArray[np.int64]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(m, d)."""
-        return len(self.positions), self.index.dimension
-
-    def blocks(self) -> Iterator[Floats]:
-        """Yield the vectors, decoded where they are coded."""
-        step = block_rows(self.index.dimension)
-        for first in range(0, len(self.positions), step):
-            yield self.index.reconstruct(self.positions[first : first + step])
-
-
-def _check_header(path: Path, rows: int, dimension: int) -> None:
-    """Refuse, before FAISS takes memory, a file of another type or shape."""
-    with open(path, "rb") as file:
-        start = file.read(2 * _HEADER.size)
-    if len(start) < 2 * _HEADER.size:
-        raise DamagedError(f"{path}: too short for an index")
-    outer, inner = _HEADER.unpack_from(start), _HEADER.unpack_from(start, _HEADER.size)
-    if outer[0] != b"IxMp" or inner[0] not in _INNER or any(part[1:3] != (dimension, rows) for part in (outer, inner)):
-        raise DamagedError(f"{path}: is not the index of {rows:,} x {dimension} that its side file describes")
-
-
 def _view(vector: Any, dtype: type) -> NDArray[Any]:
     """The elements of a C++ vector, not copied."""
     if not vector.size():
@@ -332,15 +298,3 @@ def _transforms(chain: Any) -> Iterator[tuple[int, int, int, int | None]]:
         linear = isinstance(one, faiss.LinearTransform)
         bias = one.b.size() if linear and one.have_bias else None
         yield int(one.d_in), int(one.d_out), one.A.size() if linear else -1, bias
-
-
-def _name(path: Path, handle: int) -> str:
-    """A name for FAISS, whose Python side takes only text: by the open file where ``path`` is none."""
-    name = os.fspath(path)
-    return name if name.isprintable() else f"/dev/fd/{handle}"
-
-
-def _reason(error: BaseException) -> str:
-    """FAISS's message without the C++ around it, on one line."""
-    text = " ".join(str(error).split())
-    return text.rpartition("Error: ")[2][:200] or type(error).__name__

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from featstore import defaults
 from featstore.errors import FeatstoreError, IdentityError, UsageError
 from featstore.index import faiss_io, pair
-from featstore.index.blocks import BlockSource, Floats, Metric, Vectors, block_rows, prepare, prepared_blocks, shape_of
+from featstore.index.blocks import Floats, Metric, PickedRows, Vectors, block_rows, prepare, prepared_blocks, shape_of
 from featstore.index.exact import Best, check_queries
 from featstore.index.keys import KeyTable
 from featstore.index.recall import Recall, keeps
@@ -242,10 +242,10 @@ class FeatureIndex:
             older=self.generation < store_generation,
         )
 
-    def stored(self) -> tuple[BlockSource, NDArray[np.int64]]:
+    def stored(self) -> tuple[PickedRows, NDArray[np.int64]]:
         """Return the vectors as the index holds them, as a block source, and their ids; removed rows left out."""
         positions = np.flatnonzero(~self._tables.removed)
-        return faiss_io.StoredVectors(self._index, positions), self._tables.ids[positions]
+        return PickedRows(self._index.reconstruct, positions, self._index.dimension), self._tables.ids[positions]
 
     def add(
         self,

@@ -62,3 +62,14 @@ def test_a_source_that_is_short_or_of_another_width_is_refused() -> None:
         blocks.shape_of(np.zeros(3))
     with pytest.raises(UsageError, match="cosine, l2, ip"):
         blocks.check_metric("hamming")
+
+
+def test_picked_rows_are_read_in_blocks_and_can_be_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "block_rows", lambda dimension: 4)
+    rows, places = clusters(50), np.array([49, 3, 3, 0, 17])
+    picked = blocks.PickedRows(rows.__getitem__, places, rows.shape[1])
+    assert isinstance(picked, blocks.BlockSource)
+    assert picked.shape == (5, rows.shape[1])
+    for _ in range(2):
+        assert [len(block) for block in picked.blocks()] == [4, 1]
+        np.testing.assert_array_equal(np.concatenate(list(picked.blocks())), rows[places])
