@@ -20,17 +20,8 @@ TEMPORARY_SUFFIX = ".tmp"
 _READ_BYTES = 4 << 20
 
 
-def sync_directory(directory: Path) -> None:
-    """Make the names in ``directory`` durable (a rename is not, before this)."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def sync_file(path: Path) -> None:
-    """Make the content of a file durable."""
+def sync(path: Path) -> None:
+    """Make the content of a file durable, or the names in a directory (a rename is not, before this)."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -50,7 +41,7 @@ def make_directory(directory: Path, below: Path | None = None) -> None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(directory))
     make_directory(directory.parent, below)
     directory.mkdir(exist_ok=True)
-    sync_directory(directory.parent)
+    sync(directory.parent)
 
 
 def require_place(path: Path) -> None:
@@ -75,13 +66,13 @@ def new_file(path: Path, *, exclusive: bool = False, durable: bool = True) -> It
     try:
         yield temporary
         if durable:
-            sync_file(temporary)
+            sync(temporary)
         if exclusive:
             os.link(temporary, path)
         else:
             os.replace(temporary, path)
         if durable:
-            sync_directory(path.parent)
+            sync(path.parent)
     except OSError as error:
         # A write knows its handle only; a person wants to know which disk is full.
         if error.filename in (None, os.fspath(temporary)) and not isinstance(error, FileExistsError):

@@ -81,7 +81,7 @@ def write(
             written = _write_hdf5(device, everything, header_bytes)
         # The disk writes while we read back: only the header is left for the last sync.
         with ThreadPoolExecutor(1, "featstore-sync") as pool:
-            synced = pool.submit(files.sync_file, temporary)
+            synced = pool.submit(files.sync, temporary)
             directory, body = _read_back(temporary, written, header_bytes)
             synced.result()
         _write_header(temporary, header_bytes, _header(kind, temporary, body, dict(summary or {}), directory))

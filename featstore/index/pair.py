@@ -75,7 +75,7 @@ def save(path: Path, index: faiss_io.VectorIndex, tables: Tables, record: Record
         index.write(temporary)
         _write_side(following, temporary, index, tables, record)
     os.replace(following, side_path(path))
-    files.sync_directory(path.parent)
+    files.sync(path.parent)
     vetting.trust(path)
 
 

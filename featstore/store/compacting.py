@@ -105,7 +105,7 @@ class _Compaction:
         if directory.is_dir():
             for name in set(os.listdir(directory)) - {shards.shard_path(self.path, unit.number).name for unit in units}:
                 os.unlink(directory / name)
-            files.sync_directory(directory)
+            files.sync(directory)
         planned = {work_folder(self.path, unit.number).name for unit in units} | {COMPACTION}
         for name in set(os.listdir(self.path / "work")) - planned:
             shutil.rmtree(self.path / "work" / name, ignore_errors=True)
@@ -237,7 +237,7 @@ class _Compaction:
                 columns = {name: table.column(name).take(rows) for name in table.columns}
                 origin: Any = table.origin
                 tables.write_table(path, list(table.keys.take(rows)), columns, origin, table.row_digest[rows])
-        files.sync_directory(directory)
+        files.sync(directory)
 
 
 def _segments(groups: Sequence[_Group]) -> Iterator[list[_Group]]:

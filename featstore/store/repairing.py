@@ -120,7 +120,7 @@ class _Repair:
                 break
             except FileExistsError:
                 number += 1
-        files.sync_directory(folder)
+        files.sync(folder)
         self.report.aside.append(str(kept))
         return kept
 

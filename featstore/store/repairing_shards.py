@@ -129,7 +129,7 @@ class ShardRepair:
         """Set a shard aside of which nothing can be proven: its unit is pending again."""
         self.aside(file)
         os.unlink(file)
-        files.sync_directory(file.parent)
+        files.sync(file.parent)
         self.pending.append(unit.number)
 
 
