@@ -160,7 +160,8 @@ class _LinearHead(DecisionHead):
 class LogisticHead(_LinearHead):
     """L2-regularised logistic regression, binary or multinomial, scikit-learn's objective on standardised features.
 
-    Parameters: ``C``: inverse strength, or "auto" to choose among ``Cs`` by cross-validation; ``cv``: number of
+    Parameters: ``C``: inverse strength, or "auto" to choose among ``Cs`` by cross-validation, of equal scores the one
+    with the smallest log loss (LinearSVMHead: the smallest C); ``cv``: number of
     stratified folds, or a fraction to hold out once (DINOv2's protocol; in both cases the final fit is on all
     rows); ``scoring``: "accuracy", "balanced_accuracy" or "neg_log_loss"; ``standardize``: scale columns to unit
     deviation (the scaler of all training rows, in the folds too); ``class_weight``: None, "balanced" or a mapping;

@@ -23,21 +23,30 @@ from featstore.heads.neighbours import KNNHead
 
 @dataclass(frozen=True)
 class HeadKind:
-    """A head by its name on the command line: what it is, and how its estimator is made."""
+    """A head by its name on the command line: what it is, and how its estimator is made.
+
+    ``ties``: which of several parameters with equal scores in cross-validation it takes.
+    """
 
     name: str
     title: str
     estimator: Callable[..., Any]
+    ties: str
     regularised: bool = True
 
 
 HEADS: Final[dict[str, HeadKind]] = {
     kind.name: kind
     for kind in (
-        HeadKind("logreg", "logistic regression", LogisticHead),
-        HeadKind("linear-svm", "linear support vector machine", LinearSVMHead),
-        HeadKind("rbf-svm", "support vector machine with RBF kernel", KernelSVMHead),
-        HeadKind("knn", "nearest neighbours", KNNHead, regularised=False),
+        HeadKind("logreg", "logistic regression", LogisticHead, "the smallest log loss"),
+        HeadKind("linear-svm", "linear support vector machine", LinearSVMHead, "the smallest C"),
+        HeadKind(
+            "rbf-svm",
+            "support vector machine with RBF kernel",
+            KernelSVMHead,
+            "the smallest C, and of one C the smallest gamma",
+        ),
+        HeadKind("knn", "nearest neighbours", KNNHead, "the fewest neighbours", regularised=False),
     )
 }
 """Every head that train_head makes."""

@@ -11,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.reports.drawing import Drawing
+from featstore.reports.page import percent
+from featstore.sources.base import shown
+from featstore.wording import counted
 
 _WIDTH, _HEIGHT = 460, 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 66, 14, 14, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 74, 14, 14, 44
 _SHARES: Final = tuple((value, f"{value:g}") for value in (0.0, 0.25, 0.5, 0.75, 1.0))
 CURVES: Final = 12
 """Classes up to which each has its own curve of precision and recall; beyond, their mean is drawn."""
@@ -43,7 +46,7 @@ def selection_curve(table: Mapping[str, Any] | None, chosen: Mapping[str, float]
     """Draw cross-validated accuracy against C (or the number of neighbours), one standard deviation over folds as bars.
 
     ``table``: a head's ``cross_validation``; where two parameters were tried, of each C the best is drawn. None
-    where nothing was tried.
+    where there was nothing to choose from.
     """
     name, label = ("C", "C") if table and "param_C" in table else ("n_neighbors", "neighbours")
     if not table or f"param_{name}" not in table or "mean_accuracy" not in table:
@@ -53,12 +56,13 @@ def selection_curve(table: Mapping[str, Any] | None, chosen: Mapping[str, float]
     for value, mean, deviation in zip(*columns, strict=True):
         if value not in best or mean > best[value][0]:
             best[value] = (mean, deviation)
+    if len(best) < 2:
+        return None
     points = [(math.log10(value), *best[value], value) for value in sorted(best)]
     low = min(mean - deviation for _, mean, deviation, _ in points)
     high = max(mean + deviation for _, mean, deviation, _ in points)
     margin = max(0.005, 0.08 * (high - low))
-    span = (points[0][0], points[-1][0]) if len(points) > 1 else (points[0][0] - 1, points[0][0] + 1)
-    axes = _Axes(*span, max(0.0, low - margin), min(1.0, high + margin))
+    axes = _Axes(points[0][0], points[-1][0], max(0.0, low - margin), min(1.0, high + margin))
     ticks = [(x, f"{value:g}") for x, _, _, value in points]
     drawing = _sheet(
         f"Accuracy in cross-validation against {label}", axes, ticks, label, "accuracy in cross-validation"
@@ -84,7 +88,7 @@ def reliability_diagram(bins: Sequence[Mapping[str, Any]]) -> Drawing | None:
     most = max(b["rows"] for b in filled)
     for b in filled:
         left, right, top = axes.x(b["low"]) + 1, axes.x(b["high"]) - 1, axes.y(b["accuracy"])
-        text = f"{b['low']:.2f} to {b['high']:.2f}: {b['rows']:,} pictures, {b['accuracy']:.1%} right"
+        text = f"{b['low']:.2f} to {b['high']:.2f}: {counted(b['rows'], 'picture')}, {percent(b['accuracy'])} right"
         # Bins with few pictures say little: they are fainter.
         strength = 0.25 + 0.6 * math.sqrt(b["rows"] / most)
         drawing.box("bin", (left, top), (right - left, max(axes.y(0) - top, 1)), text, strength)
@@ -101,8 +105,9 @@ def precision_recall(codes: NDArray[np.intp], probabilities: NDArray[np.float64]
     from sklearn.metrics import precision_recall_curve
 
     axes = _Axes(0.0, 1.0, 0.0, 1.0)
-    drawing = _sheet("Precision against recall", axes, _SHARES, "recall", "precision")
     there = [code for code in ([1] if len(classes) == 2 else range(len(classes))) if (codes == code).any()]
+    of = f" of {_shortened(classes[1], 24)}" if len(classes) == 2 else ""
+    drawing = _sheet(f"Precision against recall{of}", axes, _SHARES, f"recall{of}", f"precision{of}")
     grid = np.linspace(0, 1, _POINTS)
     total = np.zeros(_POINTS)
     for code in there:
@@ -123,7 +128,7 @@ def confusion_drawing(classes: Sequence[str], counts: Sequence[Sequence[int]]) -
     cell, margin, longest = 46, 120, 16
     side = margin + cell * len(classes)
     drawing = Drawing(side + 10, side + 10, "Confusion matrix: rows are true classes, columns predicted ones")
-    names = [name if len(name) <= longest else name[: longest - 1] + "…" for name in classes]
+    names = [_shortened(name, longest) for name in classes]
     for row, line in enumerate(counts):
         total = max(1, sum(line))
         middle = margin + cell * (row + 0.5)
@@ -135,9 +140,7 @@ def confusion_drawing(classes: Sequence[str], counts: Sequence[Sequence[int]]) -
             strength = 0.85 * math.sqrt(count / total)
             drawing.box("right" if row == column else "wrong", corner, (cell - 2, cell - 2), "", strength)
             if count:
-                drawing.write(
-                    "deep" if strength > 0.5 else "tick", (corner[0] + cell / 2 - 1, middle + 4), f"{count:,}"
-                )
+                drawing.write("count", (corner[0] + cell / 2 - 1, middle + 4), f"{count:,}")
     return drawing
 
 
@@ -165,6 +168,12 @@ def heat_map(confusion: Sequence[Sequence[int]], side: int = 800) -> str:
     from featstore.reports.thumbnails import data_uri
 
     return data_uri(heat_pixels(confusion, side))
+
+
+def _shortened(name: str, longest: int) -> str:
+    """Return ``name`` as it is shown, cut where it is longer than ``longest``."""
+    name = shown(name)
+    return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
 def _sheet(title: str, axes: _Axes, x_ticks: Sequence[tuple[float, str]], x_label: str, y_label: str) -> Drawing:

@@ -21,6 +21,7 @@ Colour = tuple[int, int, int]
 
 _PAPER: Final = (255, 255, 255)
 _SOFT: Final = (100, 106, 115)
+_INK: Final = (28, 30, 33)
 _COLOURS: Final[dict[str, Colour]] = {
     "grid": (228, 229, 231), "ideal": (150, 155, 162), "line": (37, 99, 190), "line many": (120, 157, 214),
     "bar": (146, 177, 222), "dot": (37, 99, 190), "dot chosen": (37, 99, 190), "bin": (37, 99, 190),
@@ -146,4 +147,4 @@ def _write(sheet: Image.Image, font: Any, at: tuple[float, ...], mark: _Mark) ->
     if mark.turned:
         mask = mask.transpose(Image.Transpose.ROTATE_90)
         corner = (round(at[0]) - base, round(at[1]) - (width - before))
-    sheet.paste(Image.new("RGB", mask.size, _PAPER if mark.kind == "deep" else _SOFT), corner, mask)
+    sheet.paste(Image.new("RGB", mask.size, _INK if mark.kind == "count" else _SOFT), corner, mask)

@@ -9,6 +9,7 @@ from featstore.pictures import Pictures
 from featstore.reports import parts
 from featstore.reports.page import write_page
 from featstore.reports.thumbnails import thumbnail
+from featstore.wording import counted
 
 if TYPE_CHECKING:
     from featstore.duplication import Copy, DuplicateReport
@@ -54,7 +55,7 @@ def write_duplicates_page(
         {
             **parts.footer(),
             "title": f"Duplicates in {os.path.basename(os.path.abspath(report.store.path))}",
-            "lead": f"Among the {len(report.store):,} pictures of {report.store.path}; near-duplicates have a cosine of at "
+            "lead": f"Among the {counted(len(report.store), 'picture')} of {report.store.path}; near-duplicates have a cosine of at "
             f"least {report.threshold:g}.",
             "notes": notes,
             "tiles": [
@@ -63,7 +64,7 @@ def write_duplicates_page(
                 (f"{report.surplus:,}", "surplus copies"),
                 (f"{len(report.leaks):,}", "pairs between splits"),
             ],
-            "leaking": [{"split": name, "count": count} for name, count in report.leaking.items()],
+            "leaking": [f"{counted(count, 'picture')} of {name}" for name, count in report.leaking.items()],
             "leaks": leaks,
             "groups": groups,
         },

@@ -26,6 +26,8 @@ PAIRS = 8
 CELLS_SHOWN, PICTURES_OF_CELL = 40, 6
 """Cells of a confusion matrix whose pictures a page shows, and how many of each: the page is one file."""
 CLASSES_SHOWN = 200
+DEEP = 0.8
+"""Shade of a cell from which white is read better on it than black."""
 _TITLES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -117,6 +119,7 @@ def confusion_matrix(
         "heat": None,
         "rows": [],
         "cells": list(shown.values()),
+        "filled": int(np.count_nonzero(matrix)),
         "spots": [{"x": label, "y": truth, **cell} for (truth, label), cell in shown.items()],
     }
     if len(classes) > CELLS:
@@ -129,8 +132,9 @@ def confusion_matrix(
             # Few confusions are to be seen as well, so wrong cells start from a visible shade.
             shade = 0.12 + 0.78 * share if code == other else 0.16 + 0.84 * share
             kinds = ["right" if code == other else "wrong"] if count else ["zero"]
-            title = f"{name} taken for {classes[other]}: {count:,} ({share:.1%})"
-            deep = count and shade > 0.55
+            verb = "known as" if code == other else "taken for"
+            title = f"{name} {verb} {classes[other]}: {count:,} ({percent(share)})"
+            deep = count and shade > DEEP
             line.append(
                 {
                     "count": count,
@@ -160,6 +164,13 @@ def figures(report: dict[str, Any]) -> list[tuple[str, str, str]]:
         interval = f"{written(estimate['low'])} to {written(estimate['high'])}"
         shown.append((_TITLES.get(name, name), written(estimate["value"]), interval))
     return shown
+
+
+def parameters_tile(trained: TrainReport) -> tuple[str, str]:
+    """Return the parameters of a head, and whether they were chosen: one that was given is tried alone, or not at all."""
+    table = trained.head.meta.get("cross_validation") or {}
+    chosen = len(table.get("mean_accuracy", ())) > 1
+    return chosen_text(trained.chosen), "chosen on the training pictures alone" if chosen else "as given"
 
 
 def chosen_text(chosen: dict[str, float]) -> str:

@@ -10,6 +10,7 @@ from featstore.pictures import Pictures, open_picture
 from featstore.reports import parts
 from featstore.reports.page import write_page
 from featstore.reports.thumbnails import Thumbnail, thumbnail
+from featstore.wording import counted
 
 if TYPE_CHECKING:
     from featstore.searching import Neighbour, Query, SearchReport
@@ -32,28 +33,33 @@ def write_search_page(
     notes = [*report.notes, *pictures.notes()]
     if len(shown) < len(report.queries):
         notes.append(f"the first {len(shown):,} of {len(report.queries):,} queries are shown")
-    among = f"the {report.rows:,} pictures"
+    among = f"the {counted(report.rows, 'picture')}"
     if report.where is not None:
-        among = f"those {report.kept:,} of the {report.rows:,} pictures where {report.where},"
+        among = f"those {report.kept:,} of the {counted(report.rows, 'picture')} where {report.where},"
     recall = report.recall
     measured = ""
     if recall.get("method") == "exact":
         measured = "; the search is exact"
     elif recall.get("value") is not None:
-        measured = f"; recall@{recall['k']} {recall['value']:.3f}, measured on {recall['queries']:,} held-out pictures"
+        measured = f"; recall@{recall['k']} {recall['value']:.3f}, measured on {counted(recall['queries'], 'held-out picture')}"
     write_page(
         path,
         "search.html",
         {
             **parts.footer(),
             "title": f"Neighbours in {os.path.basename(report.index)}",
-            "heading": "Nearest pictures" if len(shown) != 1 else f"Nearest to {os.path.basename(shown[0].name)}",
+            "heading": "Nearest pictures" if len(shown) != 1 else f"Nearest to {_short(shown[0])}",
             "lead": f"Among {among} of {report.index}, by {_SCORES.get(report.metric, report.metric)}{measured}.",
             "notes": notes,
             "queries": queries,
         },
     )
     return pictures.notes()
+
+
+def _short(query: Query) -> str:
+    """Return the name of a query; of one picture without its folders."""
+    return query.name if query.source is None and query.key is None else os.path.basename(query.name)
 
 
 def _query(query: Query, pictures: Pictures) -> dict[str, Any]:

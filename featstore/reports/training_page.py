@@ -12,6 +12,7 @@ from featstore.reports import parts
 from featstore.reports.figures import charts_of
 from featstore.reports.page import percent, seconds, write_page
 from featstore.store import FeatureStore
+from featstore.wording import counted
 
 if TYPE_CHECKING:
     from featstore.training import TrainReport
@@ -38,14 +39,14 @@ def write_training_page(
     shown = parts.cells(store, pictures, trained, codes_of(truth, trained.head.classes))
     drawn = {name: one.svg() for name, one in charts_of(trained).items()}
     accuracy, macro = trained.report.accuracy, trained.report.estimates["macro_f1"]
-    split = trained.split
+    split, kind = trained.split, HEADS[trained.head.kind]
     write_page(
         path,
         "training.html",
         {
             **parts.footer(),
             "title": f"{trained.head.kind} on {store.path.name}",
-            "heading": f"{HEADS[trained.head.kind].title.capitalize()} on {store.path.name}",
+            "heading": f"{kind.title[:1].upper()}{kind.title[1:]} on {store.path.name}",
             "lead": f"{len(trained.head.classes):,} classes, {parts.features_text(origins_of_head(trained.head, trained.path))}",
             "tiles": [
                 (
@@ -54,7 +55,7 @@ def write_training_page(
                 ),
                 (percent(macro.value), f"macro F1; {percent(macro.low)} to {percent(macro.high)}"),
                 (f"{len(split.train):,} + {len(split.test):,}", "pictures learnt from + held out"),
-                (parts.chosen_text(trained.chosen) or "as given", "chosen on the training pictures alone"),
+                parts.parameters_tile(trained),
             ],
             "notes": [*trained.notes, *pictures.notes()],
             "rows": trained.report.rows,
@@ -63,6 +64,7 @@ def write_training_page(
             "classes": parts.class_rows(told),
             "class_count": len(told["classes"]),
             "curve": drawn.get("selection"),
+            "ties": kind.ties,
             "reliability": drawn.get("calibration"),
             "uncalibrated": drawn.get("calibration-before"),
             "precision_recall": drawn["precision-recall"],
@@ -71,8 +73,8 @@ def write_training_page(
                 ("store", f"{' + '.join(trained.stores or [trained.store])}, label version {store.tables.version}"),
                 ("features", parts.features_text(origins_of_head(trained.head, trained.path))),
                 ("fingerprint", trained.head.fingerprint),
-                ("learnt from", f"{split.names[0]}: {len(split.train):,} pictures"),
-                ("judged by", f"{split.names[1]}: {len(split.test):,} pictures"),
+                ("learnt from", f"{split.names[0]}: {counted(len(split.train), 'picture')}"),
+                ("judged by", f"{split.names[1]}: {counted(len(split.test), 'picture')}"),
                 ("seed", str(trained.head.meta.get("seed"))),
                 *_calibration(trained),
                 ("intervals", f"accuracy: Wilson; others: bootstrap, {trained.report.replicates:,} replicates"),

@@ -30,7 +30,7 @@ def test_copies_are_shown_side_by_side_and_names_escaped(report, tmp_path):
     assert len(page.pictures) == 2 * 2 + 3
     assert EVIL.replace("\n", "\\n") in page.text
     assert "<script>alert(2)<" in page.text
-    assert "2 pictures of train, 1 pictures of val have a copy in another split" in page.text
+    assert "2 pictures of train, 1 picture of val have a copy in another split" in page.text
     require_shown(tmp_path / "page.html")
 
 

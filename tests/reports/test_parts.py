@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from featstore import reports
 from featstore.pictures import NoPicture
 from featstore.reports.charts import (
     CURVES,
@@ -15,9 +18,10 @@ from featstore.reports.charts import (
     reliability_diagram,
     selection_curve,
 )
-from featstore.reports.page import number, percent, seconds
-from featstore.reports.parts import CELLS, chosen_text, class_rows, confusion_matrix
+from featstore.reports.page import number, percent, seconds, write_page
+from featstore.reports.parts import CELLS, chosen_text, class_rows, confusion_matrix, footer
 from featstore.reports.thumbnails import SIDE, thumbnail
+from tests.pages import read
 
 
 def test_a_confusion_matrix_of_few_classes_is_a_table():
@@ -37,6 +41,78 @@ def test_a_confusion_matrix_of_many_classes_is_a_picture():
     assert heat_map(np.eye(2000, dtype=int).tolist()).startswith("data:image/png")
 
 
+def test_the_title_of_a_cell_says_what_was_taken_for_what():
+    told = confusion_matrix(["a", "b"], [[999, 1], [0, 4]])
+    titles = [cell["title"] for row in told["rows"] for cell in row["cells"]]
+    assert titles == [
+        "a known as a: 999 (99.9 %)",
+        "a taken for b: 1 (0.1 %)",
+        "b taken for a: 0 (0.0 %)",
+        "b known as b: 4 (100.0 %)",
+    ]
+
+
+def colours(text, name):
+    """The values of a colour of the style sheet, (r, g, b) each: in light, and in dark."""
+    found = re.findall(rf"--{name}: (#[0-9a-f]+|[0-9 ]+);", text)
+    assert len(found) == 2
+    return [
+        tuple(map(int, value.split())) if value[0] != "#" else tuple(bytes.fromhex(value[1:].ljust(7, value[1])[:6]))
+        for value in found
+    ]
+
+
+def contrast(one, other):
+    """The contrast ratio of two colours, 1 to 21 (WCAG 2.2)."""
+
+    def luminance(colour):
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (c / 255 for c in colour)]
+        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_the_count_in_every_cell_can_be_read_on_its_shade():
+    text = (Path(reports.__file__).parent / "templates" / "base.html").read_text()
+    paper, ink = colours(text, "paper"), colours(text, "ink")
+    for share in range(101):
+        row = confusion_matrix(["a", "b"], [[share, 100 - share], [0, 0]])["rows"][0]["cells"]
+        for cell, name in zip(row, ("blue", "red"), strict=True):
+            for scheme, colour in enumerate(colours(text, name)):
+                shade = float(cell["shade"])
+                behind = [shade * c + (1 - shade) * p for c, p in zip(colour, paper[scheme], strict=True)]
+                written = (255, 255, 255) if "deep" in cell["kind"] else ink[scheme]
+                assert contrast(written, behind) > 3 or cell["count"] == 0
+
+
+def test_a_page_of_a_large_matrix_says_which_cells_have_pictures(tmp_path):
+    k = CELLS + 1
+    shown = {
+        (2, 3): {"id": "cell-2-3", "truth": "c2", "label": "c3", "right": False, "count": 1, "examples": []},
+        (4, 4): {"id": "cell-4-4", "truth": "c4", "label": "c4", "right": True, "count": 5, "examples": []},
+    }
+    counts = 5 * np.eye(k, dtype=int)
+    counts[2, 3] = 1
+    matrix = confusion_matrix([f"c{n}" for n in range(k)], counts.tolist(), shown)
+    values = {
+        "title": "t",
+        "heading": "h",
+        "lead": "l",
+        "tiles": [],
+        "notes": [],
+        "rows": 126,
+        "samples": [],
+        "errors": [],
+    }
+    values |= {"confusion": matrix, "queries": [], "heads": [], "steps": [], **footer()}
+    write_page(tmp_path / "page.html", "demo.html", values)
+    page = read(tmp_path / "page.html")
+    assert "c2 taken for c3: 1" in page.text
+    assert "c4 known as c4: 5" in page.text
+    assert f"Of the {k + 1} cells that are not empty 2 have theirs here" in page.text
+
+
 def test_of_very_many_classes_the_worst_are_listed():
     rows = [{"class": str(n), "f1": n / 1000} for n in range(500)]
     assert [row["class"] for row in class_rows({"classes": rows[::-1]})][:2] == ["0", "1"]
@@ -50,6 +126,9 @@ def test_the_selection_curve_marks_what_was_chosen():
     assert "C = 1: 0.9000" in svg
     assert selection_curve(None, {}) is None
     assert selection_curve({"scoring": "accuracy"}, {}) is None
+    # One that was given is tried alone.
+    alone = {"param_C": [0.1], "mean_accuracy": [0.8], "std_accuracy": [0.1]}
+    assert selection_curve(alone, {"C": 0.1}) is None
 
 
 def test_the_reliability_diagram_leaves_out_empty_bins():
@@ -81,6 +160,8 @@ def test_precision_and_recall_have_a_line_for_each_class_and_of_many_their_mean(
         probabilities = random.dirichlet(np.ones(classes), 200)
         svg = str(precision_recall(codes, probabilities, [f"c{n}" for n in range(classes)]).svg())
         assert svg.count("<polyline") == lines
+        # Of two classes the curve is that of the second: which one is written at the axes.
+        assert svg.count(" of c1</text>") == (2 if classes == 2 else 0)
     # A class without rows has no curve; a perfect ranking stays at the top.
     perfect = str(precision_recall(np.array([0, 1, 0, 1]), np.eye(3)[[0, 1, 0, 1]], ["a", "b", "none"]).svg())
     assert perfect.count("<polyline") == 2

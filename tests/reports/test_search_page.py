@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 
+from featstore.queries import Wanted
 from featstore.reports.search_page import write_search_page
 from featstore.searching import search
 from tests.made import tiny_backbone
@@ -36,3 +37,12 @@ def test_without_the_pictures_the_page_says_so(hostile, tmp_path):
     page = read(tmp_path / "page.html")
     assert len(page.pictures) == 1
     assert "missing" in page.text
+
+
+def test_a_mixture_is_called_by_its_whole_name(hostile, tmp_path):
+    _, _, _, index = hostile
+    like = Wanted(keys=["train/ant/02.png", "train/ant/03.png"])
+    write_search_page(search(index, like=like, combine=True, k=2), tmp_path / "page.html")
+    assert "Nearest to train/ant/02.png + train/ant/03.png" in read(tmp_path / "page.html").text
+    write_search_page(search(index, like=Wanted(keys=["train/ant/02.png"]), k=2), tmp_path / "page.html")
+    assert "Nearest to 02.png" in read(tmp_path / "page.html").text

@@ -37,6 +37,8 @@ def test_the_page_shows_the_worst_errors_and_the_figures(tmp_path):
         "Precision against recall",
         "Probabilities before temperature scaling",
         "How the parameter was chosen",
+        "chosen on the training pictures alone",
+        "of equal ones the one with the smallest log loss",
     ):
         assert title in page.text
     require_shown(tmp_path / "page.html")
@@ -55,6 +57,17 @@ def test_the_page_shows_the_worst_errors_and_the_figures(tmp_path):
         colours = Image.open(path).convert("RGB").getcolors(1 << 20)
         assert len(colours) > 10
     assert json.loads(written[-1].read_text()) == json.loads(json.dumps(trained.to_dict()))
+
+
+def test_a_parameter_that_was_given_is_not_called_chosen(hostile, tmp_path):
+    _, store, _, _ = hostile
+    trained = train(store, head="rbf-svm", C=1.0, gamma=0.5, folds=3, out=tmp_path / "x.head")
+    write_training_page(trained, tmp_path / "page.html")
+    text = read(tmp_path / "page.html").text
+    assert "C = 1, gamma = 0.5" in text
+    assert "as given" in text
+    assert "chosen" not in text
+    assert "Support vector machine with RBF kernel" in text
 
 
 def test_pictures_that_are_gone_are_said_so_in_their_place(tmp_path):
