@@ -16,6 +16,7 @@ from featstore import defaults
 from featstore.origin import state_of_store
 from featstore.splitting import groups_of_equal_bytes
 from featstore.store import FeatureStore
+from featstore.wording import counted
 
 if TYPE_CHECKING:
     from featstore.index.duplicates import Leak
@@ -139,7 +140,7 @@ def find_duplicates(
     shared = [SharedPicture(copies[one], copies[other], cosine, bool(same)) for one, other, cosine, same in pairs]
     notes = state_of_store(opened)
     if differing := sum(len(group.labels) > 1 for group in groups):
-        notes.append(f"in {differing:,} groups copies of one picture have different labels")
+        notes.append(f"in {counted(differing, 'group')} copies of one picture have different labels")
     return DuplicateReport(opened, threshold, groups, shared, _counted(shared), notes)
 
 

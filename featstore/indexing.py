@@ -16,6 +16,7 @@ from featstore.errors import UsageError
 from featstore.origin import KEY, generation_number, origin_of_index, origin_of_store, require_vectors, state_of_store
 from featstore.splitting import groups_of_equal_bytes
 from featstore.store import FeatureStore
+from featstore.wording import counted
 
 if TYPE_CHECKING:
     from featstore.index import FeatureIndex
@@ -251,6 +252,6 @@ def staleness(index: FeatureIndex, store: FeatureStore) -> str:
     if stale.fresh:
         return ""
     return (
-        f"the store has changed since the index was made: {len(stale.missing):,} pictures are not in the index, "
-        f"{len(stale.gone):,} of the index are gone; bring it up to date with: featstore index {store.path} --update"
+        f"the store has changed since the index was made: {counted(len(stale.missing), 'picture is', 'pictures are')} not in the index, "
+        f"{counted(len(stale.gone), 'of the index is', 'of the index are')} gone; bring it up to date with: featstore index {store.path} --update"
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from featstore.errors import DamagedError, FeatstoreError, UsageError
 from featstore.store import FeatureStore, Identity
 from featstore.store.manifest import Manifest
+from featstore.wording import counted
 
 if TYPE_CHECKING:
     from featstore.heads import TrainedHead
@@ -118,5 +119,5 @@ def state_of_store(store: FeatureStore) -> list[str]:
             "run featstore extract again"
         )
     if counts.failures:
-        notes.append(f"{counts.failures:,} pictures could not be read and take no part (featstore failures lists them)")
+        notes.append(f"{counted(counts.failures, 'picture')} could not be read: left out (see featstore failures)")
     return notes

@@ -13,6 +13,7 @@ from featstore import defaults
 from featstore.decode import DecodeFailure, load_rgb
 from featstore.sources.reading import ReadFailure, read_picture
 from featstore.store import FeatureStore
+from featstore.wording import counted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -52,7 +53,9 @@ class Pictures:
         if not self._gone:
             return []
         where = "where the store says" if self.root is None else f"below {self.root}"
-        return [f"{self._gone:,} pictures of this page are not {where}: --root says where they are now"]
+        return [
+            f"{counted(self._gone, 'picture of this page is', 'pictures of this page are')} not {where}: --root says where they are now"
+        ]
 
     def _place(self, key: str) -> tuple[Path, bytes, int, int]:
         name = key.encode("utf-8", "surrogateescape")

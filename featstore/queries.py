@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from featstore.embedding import Embedder, Input, inputs_of
 from featstore.errors import UsageError
 from featstore.store import FeatureStore
+from featstore.wording import counted
 
 if TYPE_CHECKING:
     from featstore.index.blocks import Metric
@@ -149,7 +150,7 @@ class Queries:
         total = np.zeros(self._dimension)
         for _, block in prepared_blocks(store.stream(rows), self._metric):
             total += block.sum(axis=0, dtype=np.float64)
-        return Asked(f"the middle of {label} ({len(rows):,} pictures)", (total / len(rows)).astype(np.float32))
+        return Asked(f"the middle of {label} ({counted(len(rows), 'picture')})", (total / len(rows)).astype(np.float32))
 
     def _pictures(self, paths: Paths) -> Iterator[Asked]:
         for part in self._embedder().blocks(inputs_of(paths), **self._options):

@@ -13,6 +13,7 @@ from featstore import defaults
 from featstore.errors import UsageError
 from featstore.origin import require_vectors
 from featstore.store import FeatureStore
+from featstore.wording import counted
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "testing", "val", "valid", "validation", "eval", "dev", "holdout")
@@ -60,14 +61,16 @@ class Split:
         """Return, in words, what a reader of the figures has to know."""
         notes = []
         if self.unlabelled:
-            notes.append(f"{self.unlabelled:,} pictures without a label take no part")
+            notes.append(f"left out: {counted(self.unlabelled, 'picture')} without a label")
         if self.shared:
             notes.append(
                 f"{self.shared:,} of {len(self.test):,} held-out pictures have the same bytes as a training picture: "
                 "the figures are too good by as much; a split made by featstore (without split names) keeps them together"
             )
         if len(self.test) < _FEW:
-            notes.append(f"only {len(self.test):,} pictures are held out: the figures are rough")
+            notes.append(
+                f"only {counted(len(self.test), 'picture is', 'pictures are')} held out: the figures are rough"
+            )
         if self.missing:
             notes.append(f"the held-out split has no pictures of {_some(self.missing)}: nothing is known about them")
         return notes

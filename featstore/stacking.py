@@ -16,6 +16,7 @@ from featstore import files
 from featstore.errors import IdentityError, UsageError
 from featstore.origin import STACKED, Origin, origin_of_store
 from featstore.store import FeatureStore
+from featstore.wording import counted
 
 _KEYS = 65536
 """Keys that are looked up at once."""
@@ -102,12 +103,12 @@ class StackedStores:
 
     def notes(self) -> list[str]:
         """Return in words what a reader of the figures has to know of pictures that are in one store only."""
-        counted = (
+        beyond = (
             (store, len(store) - int((rows >= 0).sum())) for store, rows in zip(self.stores, self._rows, strict=True)
         )
         return [
-            f"{store.path} has {more:,} pictures that {self.first.path} lacks: they take no part"
-            for store, more in counted
+            f"{store.path} has {counted(more, 'picture')} that {self.first.path} lacks: left out"
+            for store, more in beyond
             if more
         ]
 

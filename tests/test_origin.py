@@ -46,7 +46,7 @@ def test_what_is_no_origin_is_told(value):
 
 def test_failures_pending_pictures_and_untrained_weights_are_said(folder):
     (failed,) = state_of_store(FeatureStore.open(folder))
-    assert failed.startswith("1 pictures could not be read")
+    assert failed.startswith("1 picture could not be read")
 
     plan(folder, Pictures({b"a": 1, b"b": 2, b"c": -1, b"d": 3}))
     replace(Manifest.read(folder), weights_name="random:7").write(folder)

@@ -8,6 +8,7 @@ import click
 
 from featstore import defaults
 from featstore.command.output import Bar, json_option, printable, show
+from featstore.wording import counted
 
 _LISTED = 20
 
@@ -57,12 +58,12 @@ def duplicates(store: str, threshold: float, html: str | None, root: str | None,
 def _lines(report: Any, html: str | None) -> list[str]:
     equal = sum(group.equal for group in report.groups)
     lines = [
-        f"{report.store.path}: {len(report.store):,} pictures; {equal:,} groups of equal bytes, "
-        f"{len(report.groups) - equal:,} groups of near-duplicates (cosine of at least {report.threshold:g}); "
-        f"{report.surplus:,} surplus copies"
+        f"{report.store.path}: {counted(len(report.store), 'picture')}; {counted(equal, 'group')} of equal bytes, "
+        f"{counted(len(report.groups) - equal, 'group')} of near-duplicates (cosine of at least {report.threshold:g}); "
+        f"{counted(report.surplus, 'surplus copy', 'surplus copies')}"
     ]
     if report.leaks:
-        counts = ", ".join(f"{count:,} pictures of {name}" for name, count in report.leaking.items())
+        counts = ", ".join(f"{counted(count, 'picture')} of {name}" for name, count in report.leaking.items())
         lines.append(f"leaks: {counts} have a copy in another split")
     for pair in report.leaks[:_LISTED]:
         how = "equal bytes" if pair.equal else f"{pair.score:.4f}"

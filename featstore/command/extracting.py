@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore import defaults
-from featstore.command.output import Bar, columns, counted, json_option, printable, show, stop_on_signals
+from featstore.command.output import Bar, columns, json_option, printable, show, stop_on_signals
+from featstore.wording import counted
 
 if TYPE_CHECKING:
     from featstore.extraction import ExtractReport
@@ -185,10 +186,10 @@ def _in_process(source: str, where: dict[str, Any], store: str, options: dict[st
 def _text(report: Any) -> str:
     change, timings = report.change, report.timings
     lines = [
-        f"{report.store}: {report.images:,} images = {report.vectors:,} vectors + {report.failures:,} failures + {report.pending:,} pending",
+        f"{report.store}: {counted(report.images, 'image')} = {counted(report.vectors, 'vector')} + {counted(report.failures, 'failure')} + {report.pending:,} pending",
         f"source: {change.listed:,} listed: {change.added:,} added, {change.changed:,} changed, {change.retried:,} retried, "
-        f"{change.unchanged:,} unchanged; {change.removed:,} removed, {change.relabelled:,} relabelled, {report.ignored:,} files ignored",
-        f"this run: {report.new_vectors:,} vectors, {report.new_failures:,} failures in {report.seconds:.1f} s",
+        f"{change.unchanged:,} unchanged; {change.removed:,} removed, {change.relabelled:,} relabelled, {counted(report.ignored, 'file')} ignored",
+        f"this run: {counted(report.new_vectors, 'vector')}, {counted(report.new_failures, 'failure')} in {report.seconds:.1f} s",
     ]
     if report.layout is not None:
         splits = f", splits {', '.join(map(printable, report.splits))}" if report.splits else ", no splits"

@@ -9,6 +9,7 @@ import click
 from featstore import defaults
 from featstore.command.output import columns, json_option, printable, show
 from featstore.command.quantities import to_bytes, to_seconds
+from featstore.wording import counted
 
 
 @click.command()
@@ -77,7 +78,7 @@ def index(store: str, as_json: bool, update: bool, export: str | None, **options
         raise click.UsageError("--export: files of ann-benchmarks have no inner product; choose another --metric")
     report = index_store(store, update=update, progress=_tell, **options)
     info = report.info
-    what = f"{report.path}: {info['rows']:,} vectors, {info['factory']}, {info['metric']}"
+    what = f"{report.path}: {counted(info['rows'], 'vector')}, {info['factory']}, {info['metric']}"
     lines = [f"{what}; {report.added:,} added, {report.removed:,} removed" if update else what]
     lines += [recall_text(info["exact"], info["recall"])] if update else contract_lines(info)
     lines += [f"note: {printable(note)}" for note in report.notes]

@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from featstore.command.output import columns, counted, json_option, printable, show
+from featstore.command.output import columns, json_option, printable, show
+from featstore.wording import counted
 
 _LISTED = 20
 
@@ -38,10 +39,10 @@ def info(path: str, as_json: bool) -> None:
 def _store_text(found: dict[str, Any]) -> str:
     identity = found["identity"]
     lines = [
-        f"{found['path']}: {found['images']:,} images = {found['vectors']:,} vectors + {found['failures']:,} failures + {found['pending']:,} pending",
+        f"{found['path']}: {counted(found['images'], 'image')} = {counted(found['vectors'], 'vector')} + {counted(found['failures'], 'failure')} + {found['pending']:,} pending",
         f"features: {identity['dimension']}-d {identity['dtype']} of {identity['backbone']} ({identity['layer']}), weights {found['weights_name']}",
         f"identity: {found['fingerprint'][:16]}; decoder {identity['decoder']}, precision {identity['precision']}, {_preprocessing_text(identity['preprocessing'])}",
-        f"units: {found['units']:,} of {found['unit_rows']:,} rows; {found['bytes'] / 2**20:,.1f} MiB; {found['retired']:,} retired rows (featstore compact purges)",
+        f"units: {found['units']:,} of {found['unit_rows']:,} rows; {found['bytes'] / 2**20:,.1f} MiB; {counted(found['retired'], 'retired row')} (featstore compact purges)",
     ]
     lines += [f"source: {source.get('kind')} {printable(str(source.get('location')))}" for source in found["sources"]]
     for name in ("labels", "splits"):
@@ -78,7 +79,7 @@ def _head_text(found: dict[str, Any]) -> str:
     shown = ", ".join(map(printable, found["classes"][:_LISTED]))
     more = f", ... ({len(found['classes']):,} in all)" if len(found["classes"]) > _LISTED else ""
     lines = [
-        f"{found['path']}: {found['head']}, {chosen or 'as given'}, trained on {found['rows']:,} pictures",
+        f"{found['path']}: {found['head']}, {chosen or 'as given'}, trained on {counted(found['rows'], 'picture')}",
         f"classes: {shown}{more}",
         *map(_features_text, found["features"]),
         f"store: {' + '.join(printable(one['store']) for one in found['features'])} "
@@ -96,7 +97,7 @@ def _index_text(found: dict[str, Any]) -> str:
     from featstore.command.indexing import contract_lines
 
     lines = [
-        f"{found['path']}: {found['rows']:,} vectors, {found['factory']}, {found['metric']}; {found['removed']:,} removed, {found['labelled']:,} labelled",
+        f"{found['path']}: {counted(found['rows'], 'vector')}, {found['factory']}, {found['metric']}; {found['removed']:,} removed, {found['labelled']:,} labelled",
         *contract_lines(found),
         *([found["standing"]] if found["holds"] is not None else []),
         _features_text(found),
@@ -123,8 +124,8 @@ def verify(path: str, as_json: bool) -> int:
 
     report = run(path)
     lines = [printable(str(problem)) for problem in report.problems]
-    state = f"{len(lines):,} problems" if lines else "whole"
-    lines.append(f"{path}: {report.files:,} files, {report.bytes / 2**20:,.1f} MiB: {state}")
+    state = counted(len(lines), "problem") if lines else "whole"
+    lines.append(f"{path}: {counted(report.files, 'file')}, {report.bytes / 2**20:,.1f} MiB: {state}")
     if report.problems and os.path.isdir(path):
         lines.append(f"featstore repair {path} restores what can be restored")
     show(report.to_dict(), "\n".join(lines), as_json)

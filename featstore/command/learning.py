@@ -12,6 +12,7 @@ import click
 
 from featstore import defaults
 from featstore.command.output import json_option, printable, show
+from featstore.wording import counted
 
 _SHOWN = 3
 """Classes whose probabilities a line of text names."""
@@ -128,7 +129,7 @@ def train(
     lines = [
         f"{trained.path}: {trained.head.kind}, {chosen or 'as given'} "
         f"({len(trained.head.classes):,} classes, {trained.seconds['train']:.1f} s)",
-        f"learnt from {split.names[0]} ({len(split.train):,} pictures), judged by {split.names[1]} ({len(split.test):,})",
+        f"learnt from {split.names[0]} ({counted(len(split.train), 'picture')}), judged by {split.names[1]} ({len(split.test):,})",
         "\n".join(map(printable, trained.report.text().split("\n"))),
         *(f"note: {printable(note)}" for note in notes),
     ]
@@ -186,7 +187,7 @@ def predict(
     for note in found.notes:
         click.echo(f"note: {printable(note)}", err=True)
     if failed:
-        click.echo(f"featstore: {failed:,} pictures could not be read", err=True)
+        click.echo(f"featstore: {counted(failed, 'picture')} could not be read", err=True)
     return 1 if failed else 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from featstore.command.output import json_option, printable, show
+from featstore.wording import counted
 
 
 @click.command()
@@ -27,9 +28,9 @@ def label(
     from featstore.labelling import label as run
 
     report = run(store, table, key_column=key_column, label_column=label_column, split_column=split_column)
-    text = f"{store}: {report.matched:,} of {report.rows:,} rows matched; columns {', '.join(map(printable, report.columns))} (version {report.version})"
+    text = f"{store}: {report.matched:,} of {counted(report.rows, 'row')} matched; columns {', '.join(map(printable, report.columns))} (version {report.version})"
     if report.unknown:
-        text += f"\n{report.unknown:,} keys are not in the store: {', '.join(map(printable, report.examples))}{', ...' if report.unknown > len(report.examples) else ''}"
+        text += f"\n{counted(report.unknown, 'key is', 'keys are')} not in the store: {', '.join(map(printable, report.examples))}{', ...' if report.unknown > len(report.examples) else ''}"
     show(report.to_dict(), text, as_json)
 
 
@@ -47,7 +48,7 @@ def compact(store: str, as_json: bool) -> None:
 
     report = run(store)
     text = (
-        f"{store}: {report.purged:,} rows purged; {report.shards_before:,} shards ({report.bytes_before / 2**20:,.1f} MiB) became "
+        f"{store}: {counted(report.purged, 'row')} purged; {counted(report.shards_before, 'shard')} ({report.bytes_before / 2**20:,.1f} MiB) became "
         f"{report.shards_after:,} ({report.bytes_after / 2**20:,.1f} MiB), {report.shards_rewritten:,} of them written anew"
     )
     show(report.to_dict(), text, as_json)

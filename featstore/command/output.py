@@ -51,11 +51,6 @@ def columns(rows: list[tuple[Any, ...]], header: tuple[str, ...]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def counted(count: int, one: str, many: str = "") -> str:
-    """Return a number with its noun: 1 class, 2 classes."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
 class Bar:
     """Progress on stderr with rate, ETA and failures: a bar on a terminal, elsewhere (a log) a line every 30 s."""
 

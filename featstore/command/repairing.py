@@ -8,6 +8,7 @@ import click
 
 from featstore import defaults
 from featstore.command.output import json_option, printable, show
+from featstore.wording import counted
 
 
 @click.command()
@@ -38,7 +39,7 @@ def repair(store: str, as_json: bool, **options: Any) -> None:
     lines += [printable(note) for note in report.notes]
     lines += [f"the damaged file is kept: {printable(name)}" for name in report.aside]
     lines.append(
-        f"{store}: {len(report.restored):,} files restored, {report.remade:,} vectors made again, {report.failed:,} pictures became failures"
+        f"{store}: {counted(len(report.restored), 'file')} restored, {counted(report.remade, 'vector')} made again, {counted(report.failed, 'picture became a failure', 'pictures became failures')}"
         if report.aside
         else f"{store}: nothing is damaged"
     )

@@ -8,6 +8,7 @@ import click
 
 from featstore import defaults
 from featstore.command.output import json_option, printable, show
+from featstore.wording import counted
 
 
 @click.command()
@@ -118,5 +119,5 @@ def search(
         lines.append(f"page: {html}")
     show({**report.to_dict(), "page": html}, "\n".join(lines), as_json)
     if report.failures:
-        click.echo(f"featstore: {report.failures:,} pictures could not be read", err=True)
+        click.echo(f"featstore: {counted(report.failures, 'picture')} could not be read", err=True)
     return 1 if report.failures else 0

@@ -8,6 +8,7 @@ from featstore.extraction.running import Run
 from featstore.sources import Source
 from featstore.store.plan import source_name
 from featstore.store.tables import LABEL, SPLIT, Tables
+from featstore.wording import counted
 
 
 def notes_of(run: Run, source: Source, units: tuple[int, int]) -> list[str]:
@@ -38,7 +39,7 @@ def notes_of(run: Run, source: Source, units: tuple[int, int]) -> list[str]:
             )
     if units[1] > 1 and run.shared < units[1]:
         notes.append(
-            f"the store has {run.shared:,} units to share among {units[1]:,} processes; make it with a smaller "
+            f"the store has {counted(run.shared, 'unit')} to share among {units[1]:,} processes; make it with a smaller "
             f"--unit-rows than {run.manifest.unit_rows:,} to share so few pictures"
         )
     return notes

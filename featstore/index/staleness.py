@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore.wording import counted
+
 
 @dataclass(frozen=True)
 class Staleness:
@@ -27,4 +29,4 @@ class Staleness:
     def __str__(self) -> str:
         if self.fresh:
             return "up to date"
-        return f"the store has {len(self.missing):,} rows that the index lacks and lacks {len(self.gone):,} of its rows"
+        return f"the store has {counted(len(self.missing), 'row')} that the index lacks and lacks {len(self.gone):,} of its rows"

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from featstore.errors import FeatstoreError, UsageError
 from featstore.sources.base import ROWS, Chunk, Row, chunked, is_picture_name, shown, size_and_mtime
+from featstore.wording import counted
 
 LAYOUTS: Final = ("split/class", "class", "split", "flat", "none")
 SPLIT_NAMES: Final = frozenset(b"train training val valid validation test testing dev eval holdout".split())
@@ -210,7 +211,9 @@ class FolderSource:
 
 def others_ignored(count: int) -> str:
     """Return the end of a message about an empty source: how much there was of other names."""
-    return f"; {count:,} files of other names were ignored (--all-files takes them)" if count else ""
+    if not count:
+        return ""
+    return f"; {counted(count, 'file of another name was', 'files of other names were')} ignored (--all-files takes such files)"
 
 
 def labels_of(path: bytes, layout: str | None) -> tuple[str | None, str | None]:

@@ -15,6 +15,7 @@ from featstore.store import plan as plans
 from featstore.store import tables
 from featstore.store.keys import KeyIndex, digests
 from featstore.store.plan import Ids, NewSegment, Plan, Rows, cut, source_name
+from featstore.wording import counted
 
 MISSING = -1
 _ATTEMPTS = 100
@@ -190,7 +191,7 @@ class Planner:
         if foreign.size:
             key, other = _shown(chunk.keys[int(foreign[0])]), str(names[names != ours][0])
             raise UsageError(
-                f"{len(foreign):,} keys of {ours} are in the store already, from {other}, with other content (the first: {key}); "
+                f"{counted(len(foreign), f'key of {ours} is', f'keys of {ours} are')} in the store already, from {other}, with other content (the first: {key}); "
                 f"extract them into a store of their own, or name {other.partition(':')[2]} as the source and say with --root where its pictures are now"
             )
 

@@ -18,6 +18,7 @@ from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan, Unit
 from featstore.store.shards import Shard
 from featstore.store.tables import Tables
+from featstore.wording import counted
 
 NAMED_KEYS = 20
 """Damaged pictures of one shard that are named one by one."""
@@ -37,7 +38,7 @@ class Problem:
         text = self.what if self.what.startswith(self.file) else f"{self.file}: {self.what}"
         if self.images:
             more = ", ..." if self.images > len(self.keys) else ""
-            text += f"; touches {self.images:,} images" + (
+            text += f"; touches {counted(self.images, 'image')}" + (
                 f" ({', '.join(map(repr, self.keys))}{more})" if self.keys else ""
             )
         return text

@@ -74,17 +74,17 @@ def test_a_second_run_does_nothing(place):
 def test_a_run_that_reads_nothing_fails_and_says_why(place, tmp_path):
     (tmp_path / "t.csv").write_text("path\ntrain/ant/1.jpg\n")
     result = run("extract", "t.csv", "s", *SMALL, cwd=tmp_path, code=1)
-    assert "1 images = 0 vectors + 1 failures" in result.stdout
+    assert "1 image = 0 vectors + 1 failure" in result.stdout
     assert "--root says where they are" in result.stdout
     result = run("extract", "t.csv", "s", "--root", place / "pictures", "--retry-failures", cwd=tmp_path)
-    assert "1 images = 1 vectors + 0 failures" in result.stdout
+    assert "1 image = 1 vector + 0 failures" in result.stdout
 
 
 def test_info_tells_what_is_there(place):
     found = run_json("info", place / "s")
     assert (found["vectors"], found["labels"], found["splits"]) == (4, {"ant": 2, "bee": 2}, {"train": 2, "val": 2})
     text = run("info", place / "s").stdout
-    assert "5 images = 4 vectors + 1 failures + 0 pending" in text
+    assert "5 images = 4 vectors + 1 failure + 0 pending" in text
     assert "1280-d float32 of efficientnet_lite0" in text
 
 

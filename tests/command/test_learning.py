@@ -49,7 +49,7 @@ def test_the_chain_of_verbs(place, tmp_path):
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
     assert [row["reason"] for row in rows] == ["", "not-a-picture"]
     assert float(rows[0]["ant"]) + float(rows[0]["bee"]) == pytest.approx(1, abs=1e-4)
-    assert "1 pictures could not be read" in result.stderr
+    assert "1 picture could not be read" in result.stderr
     lines = run("predict", tmp_path / "b.head", place / "s").stdout.splitlines()
     assert len(lines) == 18
     assert lines[0].startswith("train/ant/00.png: ")
@@ -62,7 +62,7 @@ def test_a_head_on_two_stores(place, tmp_path):
     assert trained["stores"] == [str(place / "s"), str(place / "t")]
     assert {path.name for path in tmp_path.iterdir()} == {
         *("a.head", "a.html", "a.json", "a.calibration.png", "a.calibration-before.png"),
-        *("a.confusion.png", "a.precision-recall.png", "a.selection.png"),
+        *("a.confusion.png", "a.precision-recall.png"),
     }
     assert sorted(trained["figures"]) == sorted(
         str(path) for path in tmp_path.iterdir() if path.suffix in (".png", ".json")

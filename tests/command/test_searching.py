@@ -91,9 +91,9 @@ def test_a_page_whose_pictures_are_gone_says_so(place, tmp_path):
 def test_duplicates(place, tmp_path):
     asked = ("duplicates", place / "s", "--threshold", "0.999999")
     text = run(*asked, "--html", tmp_path / "page.html").stdout
-    assert "1 groups of equal bytes" in text
+    assert "1 group of equal bytes" in text
     assert "group 1: equal bytes\n  1.0000  ant/00.png  (ant)\n  1.0000  bee/copy.png  (bee)\n" in text
-    assert "note: in 1 groups copies of one picture have different labels\n" in text
+    assert "note: in 1 group copies of one picture have different labels\n" in text
     assert len(read(tmp_path / "page.html").pictures) == 2
     assert run_json(*asked)["surplus"] == 1
 

@@ -82,5 +82,5 @@ def test_what_is_read_for_another_source_is_said(folder, tmp_path):
 
 def test_too_few_units_to_share_are_said(folder, tmp_path):
     (note,) = run(folder, tmp_path / "s", units=(1, 3)).notes
-    assert note.startswith("the store has 1 units to share among 3 processes")
+    assert note.startswith("the store has 1 unit to share among 3 processes")
     assert run(folder, tmp_path / "t", units=(1, 3), unit_rows=2).notes == []

@@ -147,7 +147,7 @@ def test_a_second_source_adds_and_never_overwrites(folder, tmp_path):
     report = run(more, tmp_path / "s")
     assert (report.images, report.change.removed) == (22, 0)
     clash = write_pictures(tmp_path / "clash", ["ant/00.jpg"], seed=60)
-    with pytest.raises(UsageError, match=r"1 keys of .*clash are in the store already, from .*pictures.*ant/00.jpg"):
+    with pytest.raises(UsageError, match=r"1 key of .*clash is in the store already, from .*pictures.*ant/00.jpg"):
         run(clash, tmp_path / "s")
 
 

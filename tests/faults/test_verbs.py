@@ -13,7 +13,7 @@ def test_verify_names_what_repair_then_restores(master: Path, tmp_path: Path) ->
     store = copy_of(master / "store", tmp_path / "store")
     overwrite(shard(store), "features", 33)
     found = run("verify", store, code=1).stdout
-    assert "touches 1 images ('cat/01.png')" in found
+    assert "touches 1 image ('cat/01.png')" in found
     assert f"featstore repair {store}" in found
     report = run_json("repair", store, "--set-aside")
     assert (report["failed"], report["remade"], len(report["aside"])) == (1, 0, 1)

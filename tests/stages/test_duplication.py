@@ -58,7 +58,7 @@ def test_copies_are_grouped_and_leaks_singled_out(store):
     assert shared[2] == ({"test/b/copy2.png", "train/a/copy1.png"}, False)
     assert 0.9 < report.leaks[2].score < 1
     assert report.leaking == {"test": 2, "train": 3}
-    assert report.notes == ["in 1 groups copies of one picture have different labels"]
+    assert report.notes == ["in 1 group copies of one picture have different labels"]
     told = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert told["groups"][0]["copies"][0]["score"] == 1
     assert len({copy["sha256"] for copy in told["groups"][0]["copies"]}) == 1

@@ -35,7 +35,7 @@ def test_ids_lead_to_the_right_keys_after_pictures_were_skipped_removed_and_adde
     write_coloured(folder, ["ant/20.png", "bee/20.png", "cow/20.png"], seed=5)
     make_store(folder, store, unit_rows=4)
     opened = FeatureStore.open(store)
-    assert "1 of the index are gone" in staleness(open_index(report.path), opened)
+    assert "1 of the index is gone" in staleness(open_index(report.path), opened)
     assert "3 pictures are not in the index" in staleness(open_index(report.path), opened)
     report = index_store(store, update=True)
     assert (report.added, report.removed, report.info["rows"]) == (3, 1, 13)

@@ -46,7 +46,7 @@ def test_a_store_that_has_grown_or_gone_is_said(tmp_path):
     write_coloured(folder, ["ant/70.png"], seed=3)
     make_store(folder, store)
     (note,) = search(index, query, backbone=tiny_backbone()).notes
-    assert "1 pictures are not in the index" in note
+    assert "1 picture is not in the index" in note
     # Index and store moved together: found again by the store's name.
     shutil.copytree(store, tmp_path / "moved/s")
     for end in ("", ".featstore"):
