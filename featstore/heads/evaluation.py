@@ -14,9 +14,8 @@ from featstore import defaults
 from featstore.heads.calibration import rescale
 from featstore.heads.errors import DataError
 from featstore.heads.measures import CALIBRATION_BINS, NAMES, ClassTable, Measurer, class_table
+from featstore.intervals import wilson_interval
 
-_Z: Final = 1.959963984540054
-"""The 0.975 quantile of the normal distribution."""
 _TITLES: Final = {
     "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "log_loss": "log loss",
     "calibration_error": "calibration error (ECE)", "roc_auc": "ROC AUC (one vs rest)",
@@ -152,7 +151,7 @@ def evaluate(
     count = replicates if replicates is not None else int(np.clip(2e8 / max(1, values.size), 200, 1000))
     spread = _bootstrap(measurer, count, seed)
     estimates = {name: Estimate(point[name], *spread[name]) for name in NAMES}
-    low, high = wilson(int(measurer.hits.sum()), len(codes))
+    low, high = wilson_interval(float(measurer.hits.mean()), len(codes))
     estimates["accuracy"] = Estimate(point["accuracy"], low, high)
     missing = [name for name, support in zip(names, table.support, strict=True) if not support]
     return Report(names, len(codes), estimates, table, missing, _calibration(measurer), count, seed)
@@ -172,15 +171,6 @@ def codes_of(y: ArrayLike, classes: Sequence[Any]) -> NDArray[np.intp]:
             + ", ".join(str(name) for name in list(classes)[:10])
         )
     return np.array([known[label] for label in labels], np.intp)
-
-
-def wilson(successes: int, rows: int) -> tuple[float, float]:
-    """Return the 95 % Wilson score interval of a share."""
-    share, z2 = successes / rows, _Z * _Z
-    centre = (share + z2 / (2 * rows)) / (1 + z2 / rows)
-    half = _Z * math.sqrt(share * (1 - share) / rows + z2 / (4 * rows * rows)) / (1 + z2 / rows)
-    # At 0 and at all rows the bound is exactly 0 and 1, which rounding misses.
-    return (0.0 if successes == 0 else centre - half), (1.0 if successes == rows else centre + half)
 
 
 def before_calibration(

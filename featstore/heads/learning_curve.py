@@ -13,9 +13,10 @@ from featstore import defaults
 from featstore.heads import splits
 from featstore.heads.blocks import Features, take_rows
 from featstore.heads.errors import DataError
-from featstore.heads.evaluation import codes_of, wilson
+from featstore.heads.evaluation import codes_of
 from featstore.heads.headfile import TrainedHead
 from featstore.heads.training import texts, train_head
+from featstore.intervals import wilson_interval
 
 _FRACTIONS: Final = (0.1, 0.2, 0.4, 0.7, 1.0)
 
@@ -90,7 +91,7 @@ def learning_curve(
             rows = len(part)
         if scores:
             mean = float(np.mean(scores))
-            low, high = wilson(round(mean * len(truth)), len(truth))
+            low, high = wilson_interval(round(mean * len(truth)) / len(truth), len(truth))
             points.append(CurvePoint(rows, mean, low, high, float(np.std(scores)), len(scores)))
     if not points:
         raise DataError("too few rows of each class for a learning curve")

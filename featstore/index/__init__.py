@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from featstore.index.feature_index import FeatureIndex
     from featstore.index.keys import KeyTable
     from featstore.index.pair import verify
-    from featstore.index.recall import Recall, recall_at_k, wilson_interval
+    from featstore.index.recall import Recall, recall_at_k
     from featstore.index.staleness import Staleness
     from featstore.index.trials import Contract
 
@@ -40,7 +40,6 @@ _HOMES = {
     "read_ann_benchmark": "ann_benchmarks",
     "recall_at_k": "recall",
     "verify": "pair",
-    "wilson_interval": "recall",
     "write_ann_benchmark": "ann_benchmarks",
 }
 
@@ -63,7 +62,6 @@ __all__ = [
     "read_ann_benchmark",
     "recall_at_k",
     "verify",
-    "wilson_interval",
     "write_ann_benchmark",
 ]
 

@@ -15,7 +15,7 @@ from featstore import defaults
 from featstore.errors import UsageError
 from featstore.index import faiss_io
 from featstore.index.blocks import Floats, Metric, Vectors, check_metric, gather, prepare, prepared_blocks, shape_of
-from featstore.index.recall import wilson_interval
+from featstore.intervals import wilson_interval
 
 _QUERIES_AT_ONCE = 8192
 

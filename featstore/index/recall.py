@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from featstore.errors import DamagedError
 from featstore.index.blocks import Floats
+from featstore.intervals import wilson_interval
 
 _WIDEST = 0.02
 _Z95 = 1.959963984540054
@@ -49,16 +50,6 @@ class Recall:
         if not known or not isinstance(recall.k, int) or not isinstance(recall.queries, int):
             raise DamagedError("the recall on the index's label is damaged")
         return recall
-
-
-def wilson_interval(share: float, trials: float) -> tuple[float, float]:
-    """Return Wilson's 95 % score interval of a ``share`` (0..1) seen in ``trials`` (E. B. Wilson, JASA 1927)."""
-    if trials <= 0:
-        return 0.0, 1.0
-    squared = _Z95**2
-    centre = (share + squared / (2 * trials)) / (1 + squared / trials)
-    half = _Z95 / (1 + squared / trials) * math.sqrt(share * (1 - share) / trials + squared / (4 * trials**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def mean_interval(shares: NDArray[np.float64], parts: int) -> tuple[float, float]:

@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics
 
 from featstore.heads.errors import DataError
-from featstore.heads.evaluation import codes_of, evaluate, wilson, worst_errors
+from featstore.heads.evaluation import codes_of, evaluate, worst_errors
 from featstore.heads.measures import Measurer
 
 
@@ -48,17 +48,6 @@ def test_calibration_error_of_known_bins():
     probabilities = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]])
     expected = 4 / 5 * abs(0.75 - 0.9) + 1 / 5 * abs(1 - 0.6)
     assert Measurer(codes, probabilities).measure(np.ones(5))["calibration_error"] == pytest.approx(expected)
-
-
-def test_wilson_is_the_published_interval():
-    # Newcombe, Statistics in Medicine 17 (1998), table I: 81/263, 15/148, 0/20, 1/29.
-    for successes, rows, low, high in [
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-    ]:
-        assert wilson(successes, rows) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_report_has_every_figure_between_its_bounds_and_is_json():
