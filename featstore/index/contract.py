@@ -27,6 +27,8 @@ from featstore.index.truth import HeldOut, find_truth, hold_out
 from featstore.index.tuning import Subject, tune
 
 _SURE = (1.0, 2.0)
+# Parts that are fresh, one a round. The second is rarely asked.
+_FRESH = (defaults.CHECK_QUERIES, defaults.CHECK_QUERIES // 2)
 _ROUNDS = len(_SURE)
 _FEWEST_QUERIES = 1000
 _LEAST_SAMPLE = 128 << 20
@@ -51,7 +53,7 @@ def build_contract(
 ) -> FeatureIndex:
     """Return the index with the most queries a second (in a batch) among the ``candidates`` that keep ``contract``.
 
-    Of a tenth of the rows at most (whole ``groups``), held out, one part tunes each candidate's run-time
+    Of a tenth of the rows at most (of whole ``groups`` a fifth), held out, one part tunes each candidate's run-time
     parameters and the others, never seen by tuning, put the recall on the label: its 95 % interval has its lower end
     at ``contract.recall`` and is at most 2 points wide; tuning aims so far above that this is to be expected. Where a
     first such part disagrees it joins the tuning, which is repeated with a wider margin, and the second decides; where
@@ -135,7 +137,7 @@ class _Chosen:
 
 
 def _held_out(rows: int, seed: int, groups: NDArray[np.int64] | None) -> HeldOut:
-    held_out = hold_out(rows, defaults.TUNING_QUERIES + _ROUNDS * defaults.CHECK_QUERIES, seed, groups)
+    held_out = hold_out(rows, defaults.TUNING_QUERIES + sum(_FRESH), seed, groups)
     if len(held_out.queries) >= _FEWEST_QUERIES:
         return held_out
     return HeldOut(held_out.queries[:0], held_out.clusters[:0], np.zeros(rows, np.bool_))
@@ -143,7 +145,7 @@ def _held_out(rows: int, seed: int, groups: NDArray[np.int64] | None) -> HeldOut
 
 def _cuts(held_out: HeldOut) -> list[int]:
     """The ends of the part that tunes and of the parts that are fresh, one a round."""
-    return held_out.cuts(defaults.TUNING_QUERIES, *[defaults.CHECK_QUERIES] * _ROUNDS)
+    return held_out.cuts(defaults.TUNING_QUERIES, *_FRESH)
 
 
 def _margin(seen: int, end: int, place: int) -> Margin:
@@ -164,7 +166,7 @@ def _try(
     truth = dataclasses.replace(truth, rows=named, clusters=held_out.clusters[: len(queries)])
     margin = _margin(len(queries), _cuts(held_out)[1], 0) if len(queries) else None
     ground = Ground(base, job.ids[tried], tried, truth, job.metric, job.seed, job.threads, margin)
-    steps = list(ladder(len(tried), base.shape[1])) if candidates is None else list(candidates)
+    steps = list(ladder(len(tried), base.shape[1], job.metric)) if candidates is None else list(candidates)
     done: list[Trial] = []
 
     def told(trial: Trial) -> None:
@@ -178,7 +180,7 @@ def _try(
 def _whole(job: _Job, candidate: Candidate, kept: NDArray[np.int64]) -> _Chosen:
     """Build the kind of ``candidate`` over all ``kept`` rows, with lists that fit their number."""
     rows, dimension = shape_of(job.vectors)
-    candidate = next((one for one in ladder(rows, dimension) if one.name == candidate.name), candidate)
+    candidate = next((one for one in ladder(rows, dimension, job.metric) if one.name == candidate.name), candidate)
     index = create(candidate.factory, dimension, job.metric, job.seed)
     index.train(gather(job.vectors, job.metric, training_rows(kept, job.seed)), job.threads)
     return _filled(job, candidate, index, kept)

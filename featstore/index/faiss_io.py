@@ -25,6 +25,9 @@ from featstore.index.structure import chain_fault, graph_fault, lists_fault
 
 faiss: Any = _faiss  # its stubs lack what its Python wrappers add
 VERSION: str = faiss.__version__
+# How lists of 4-bit codes are scanned: query by query. Of a batch FAISS by default scans list by list, which took 1.3 to
+# 1.7 times as long; the results are the same.
+_QUERY_BY_QUERY = 11
 _forked = False
 
 
@@ -36,10 +39,18 @@ def _note_fork() -> None:
 os.register_at_fork(after_in_child=_note_fork)
 
 
-@contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+_AS_THEY_ARE = contextlib.nullcontext()
+
+
+def _threads(count: int | None) -> contextlib.AbstractContextManager[None]:
     before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1 if _forked else count or before)
+    wanted = 1 if _forked else count or before
+    return _AS_THEY_ARE if wanted == before else _set_threads(wanted, before)
+
+
+@contextlib.contextmanager
+def _set_threads(wanted: int, before: int) -> Iterator[None]:
+    faiss.omp_set_num_threads(wanted)
     try:
         yield
     finally:
@@ -67,6 +78,9 @@ class VectorIndex:
         self._outer = outer
         self._inner = faiss.downcast_index(outer.index)
         self.mapped = mapped
+        for part in self._parts():
+            if isinstance(part, faiss.IndexIVFFastScan):
+                part.implem = _QUERY_BY_QUERY
 
     @classmethod
     def create(cls, factory: str, dimension: int, inner_product: bool, *, seed: int, construction: int) -> VectorIndex:

@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from featstore import defaults
+from featstore.index.blocks import Metric
 
 GRAPH_EFFORTS = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-_LISTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 384, 512)
-_DEPTHS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 12.0, 16.0, 20.0, 24.0, 32.0, 48.0, 64.0)
+_LISTS = (*range(1, 17), 18, 20, 22, 24, 28, 32, 36, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256, 384, 512)
+_DEPTHS = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0, 14.0, 16.0, 20.0, 24.0, 32.0, 48.0, 64.0)
 # Of a row of a graph: its links in the lowest layer, on average one more layer in 31 rows, its offset and its level.
 _LINK_BYTES = 4 * 2 * defaults.HNSW_LINKS + 6 + 8 + 4
 _ID_BYTES = 8
 _HEAD_BYTES = 4096
 _SCAN_BLOCK = 32
+# Codes that the last stage compares with, and their bytes a dimension; the second is a smaller form of the first.
+_REFINED = (("SQfp16", 2), ("SQ8", 1))
 
 
 @dataclass(frozen=True)
@@ -66,57 +69,37 @@ def lists_for(rows: int) -> int:
     return 1 << max(2, round(math.log2(max(4.0, math.sqrt(rows)))))
 
 
-def ladder(rows: int, dimension: int) -> Iterator[Candidate]:
-    """Yield the candidates for ``rows`` x ``dimension``, the quickest to build first.
+def ladder(rows: int, dimension: int, metric: Metric) -> Iterator[Candidate]:
+    """Yield the candidates for ``rows`` x ``dimension`` under ``metric``, the quickest to build first.
 
     * flat: exact, the yardstick.
-    * pca-ivf-pq: the first principal components, a quarter or an eighth of the dimensions, turned at random so that
+    * pca-ivf-pq: the first principal components, an eighth or a quarter of the dimensions, turned at random so that
       each part has its share of the variance (H. Jegou et al., TPAMI 2012); inverted lists over their 4-bit product
-      codes, scanned in registers (F. Andre et al., VLDB 2015), two components a part; the best are re-ranked on
+      codes, scanned in registers (F. Andre et al., VLDB 2015), one or two components a part; the best are re-ranked on
       codes of fp16 or 8 bits of the vectors as they were.
     * ivf-pq: the same without the projection, one bit a dimension, for spectra that do not fall.
     * hnsw: a graph (Y. Malkov & D. Yashunin, TPAMI 2018) over fp16 or 8-bit codes. Float32 in the graph doubles the
       bytes that a step reads and changes no neighbour, so it is left out.
 
-    On 61,776 x 1280 real features, at recall@10 0.95 and in two threads, the projection to a quarter gave 1.3 times the
-    rate of ivf-pq4 and 1.7 times that of hnsw-fp16, side by side. Tried and left out: IVF
-    over RaBitQ (J. Gao & C. Long, SIGMOD 2024), a third to a quarter of ivf-pq's rate at equal recall and re-ranking; a
-    re-ranked graph over 8-bit codes of the projection, two thirds of pca-ivf-pq's rate.
+    On 61,776 x 1280 real features, at recall@10 0.95 and in one thread, two components a part of an eighth of the
+    dimensions gave 1.3 times the rate of a quarter, and 1.3 times that of one component a part; on 784 gray pixels one
+    component a part gave 1.4 times the rate of two. Tried and left out there: half or twice as many lists; a second,
+    8-bit code of the projection between the lists and the re-ranking; re-ranking on 8 bits alone (0.9 times, and at
+    0.99 it does not get there); 8-bit codes in the lists (half the rate); a graph over the projection, re-ranked (two
+    thirds); IVF over RaBitQ (J. Gao & C. Long, SIGMOD 2024), a third to a quarter at equal recall.
     """
     yield flat(dimension)
     lists = lists_for(rows)
-    steps = tuple(step for step in _LISTS if step <= lists)
-    for share, codes, size in ((4, "SQfp16", 2), (8, "SQfp16", 2), (4, "SQ8", 1), (8, "SQ8", 1)):
-        if kept := dimension // share // 8 * 8:
-            yield Candidate(
-                f"pca{kept}-ivf-pq2-{codes[2:]}",
-                f"PCAR{kept},IVF{lists},PQ{kept // 2}x4fs,Refine({codes})",
-                kept // 4 + size * dimension + 2 * _ID_BYTES,
-                "nprobe",
-                steps,
-                _DEPTHS,
-                # The projection (with all components) and its mean; centres, codebooks, scales; last blocks of lists.
-                _HEAD_BYTES
-                + 4 * dimension * (dimension + kept + 5)
-                + (lists + 17) * 4 * kept
-                + lists * (_SCAN_BLOCK * kept // 4 + 64),
-                f"pca{kept}-ivf-pq2-fp16" if size == 1 else None,
-            )
-    for width, codes, size in ((4, "SQfp16", 2), (4, "SQ8", 1)):
-        if dimension % width == 0:
-            parts = dimension // width
-            yield Candidate(
-                f"ivf-pq{width}-{codes[2:]}",
-                f"IVF{lists},PQ{parts}x4fs,Refine({codes})",
-                parts // 2 + size * dimension + 2 * _ID_BYTES,
-                "nprobe",
-                steps,
-                _DEPTHS,
-                # Centres, codebooks, scales of the codes, and a last block of each list that is not full.
-                _HEAD_BYTES + (lists + 18) * 4 * dimension + lists * (_SCAN_BLOCK * parts // 2 + 64),
-                f"ivf-pq{width}-fp16" if size == 1 else None,
-            )
-    for codes, size in (("SQfp16", 2), ("SQ8", 1)):
+    # Codes of what is left of a vector less its list's centre are finer. Under inner products a query's table serves all
+    # lists; squared distances would take a table a list.
+    residual = "" if metric == "l2" else "r"
+    projections = [(dimension // share // 8 * 8, width) for share, width in ((8, 2), (8, 1), (4, 2))]
+    for kept, width, (codes, size) in [
+        *((kept, width, refined) for kept, width in projections if kept for refined in _REFINED),
+        *((0, 4, refined) for refined in _REFINED if dimension % 4 == 0),
+    ]:
+        yield _product_codes(dimension, lists, kept, width, residual, codes, size)
+    for codes, size in _REFINED:
         yield Candidate(
             f"hnsw-{codes[2:]}",
             f"HNSW{defaults.HNSW_LINKS}_{codes}",
@@ -126,3 +109,25 @@ def ladder(rows: int, dimension: int) -> Iterator[Candidate]:
             fixed_bytes=_HEAD_BYTES + 8 * dimension,
             smaller_than="hnsw-fp16" if size == 1 else None,
         )
+
+
+def _product_codes(
+    dimension: int, lists: int, kept: int, width: int, residual: str, codes: str, size: int
+) -> Candidate:
+    """Lists of 4-bit codes, ``width`` dimensions a part, of ``kept`` components (0: of the vector as it is), re-ranked."""
+    coded = kept or dimension
+    parts = coded // width
+    name = f"pca{kept}-ivf-pq{width}" if kept else f"ivf-pq{width}"
+    # The projection (with all components) and its mean.
+    projection = 4 * dimension * (dimension + kept + 5) if kept else 0
+    return Candidate(
+        f"{name}-{codes[2:]}",
+        f"{f'PCAR{kept},' if kept else ''}IVF{lists},PQ{parts}x4fs{residual},Refine({codes})",
+        (parts + 1) // 2 + size * dimension + 2 * _ID_BYTES,
+        "nprobe",
+        tuple(step for step in _LISTS if step <= lists),
+        _DEPTHS,
+        # Centres, codebooks, scales of the codes, and a last block of each list that is not full.
+        _HEAD_BYTES + projection + (lists + 18) * 4 * coded + lists * (_SCAN_BLOCK * parts // 2 + 64),
+        f"{name}-fp16" if size == 1 else None,
+    )

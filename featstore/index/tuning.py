@@ -18,9 +18,10 @@ from featstore.index.truth import Truth
 
 _REPEATS = 3
 _TURNS = 5
-_LEAST_SECONDS = 0.1
+_LEAST_SECONDS = 0.2
+_BESIDE_SECONDS = 1.5
 _SINGLES = 100
-_SLOWER = 3
+_SLOWER = 4
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Subject:
         """
         own: list[float] = []
         others: list[float] = []
-        while len(own) < _TURNS or sum(own) + sum(others) < _LEAST_SECONDS:
+        while len(own) < _TURNS or sum(own) + sum(others) < _BESIDE_SECONDS:
             own.append(self._timed(truth, slice(None)))
             others.append(other._timed(truth, slice(None)))
         return len(truth.queries) / min(own), len(truth.queries) / min(others)

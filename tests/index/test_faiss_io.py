@@ -14,7 +14,14 @@ from featstore.errors import DamagedError, FeatstoreError, UsageError
 from featstore.index import faiss_io
 from tests.index.made import best_scores, brute_force, clusters
 
-FACTORIES = ["Flat", "HNSW16", "HNSW16_SQfp16", "HNSW16_SQ8,RFlat", "IVF4,PQ8x4fs,Refine(SQfp16)"]
+FACTORIES = [
+    "Flat",
+    "HNSW16",
+    "HNSW16_SQfp16",
+    "HNSW16_SQ8,RFlat",
+    "IVF4,PQ8x4fs,Refine(SQfp16)",
+    "PCAR8,IVF4,PQ8x4fsr,Refine(SQ8)",
+]
 
 
 def made(factory: str, vectors: np.ndarray, inner_product: bool = True) -> faiss_io.VectorIndex:
@@ -37,6 +44,23 @@ def test_filtered_search_at_full_effort_equals_brute_force(factory: str, inner_p
         expected = best_scores(brute_force(vectors, queries, metric, mask), 5, metric)
         np.testing.assert_allclose(scores, expected, rtol=2e-2, atol=2e-2)
         assert mask is None or mask[found].all()
+
+
+@pytest.mark.parametrize("residual", ["", "r"])
+@pytest.mark.parametrize("inner_product", [True, False])
+def test_lists_scanned_query_by_query_find_what_faiss_by_default_finds(residual: str, inner_product: bool) -> None:
+    vectors, queries = clusters(2000), clusters(50, seed=1)
+    index = made(f"IVF16,PQ8x4fs{residual},Refine(SQfp16)", vectors, inner_product)
+    index.effort = {"nprobe": 5, "k_factor": 4}
+    scores, found = index.search(queries, 10)
+    for part in index._parts():
+        if isinstance(part, faiss.IndexIVFFastScan):
+            assert part.implem == faiss_io._QUERY_BY_QUERY
+            part.implem = 0
+    others, same = index.search(queries, 10)
+    # Of candidates whose 4-bit scores are equal either may be the one that is re-ranked.
+    assert (found == same).mean() > 0.98
+    np.testing.assert_allclose(scores[found == same], others[found == same], rtol=1e-5)
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
@@ -93,6 +117,9 @@ def test_what_faiss_cannot_make_or_write_is_one_line(tmp_path: Path) -> None:
 def test_the_callers_threads_are_left_alone() -> None:
     before = faiss.omp_get_max_threads()
     faiss_io.knn(clusters(2), clusters(9), 1, True, threads=before + 3)
+    assert faiss.omp_get_max_threads() == before
+    with pytest.raises(AssertionError):
+        made("Flat", clusters(9)).search(clusters(2), 0, threads=before + 3)
     assert faiss.omp_get_max_threads() == before
 
 

@@ -5,17 +5,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from featstore.index.blocks import Metric
 from featstore.index.ladder import Candidate, ladder, lists_for
 from featstore.index.trials import create
 from tests.index.made import clusters
 
 ROWS, DIMENSION = 5000, 64
+METRICS: tuple[Metric, ...] = ("cosine", "l2")
 
 
-@pytest.mark.parametrize("candidate", list(ladder(ROWS, DIMENSION)), ids=lambda one: one.name)
-@pytest.mark.parametrize("metric", ["cosine", "l2"])
+@pytest.mark.parametrize(
+    ("metric", "candidate"),
+    [(metric, one) for metric in METRICS for one in ladder(ROWS, DIMENSION, metric)],
+    ids=lambda one: getattr(one, "name", one),
+)
 def test_each_candidate_is_made_finds_and_has_the_size_it_says(
-    candidate: Candidate, metric: str, tmp_path: Path
+    candidate: Candidate, metric: Metric, tmp_path: Path
 ) -> None:
     # A spectrum that falls, as that of features does: projections are for nothing else.
     vectors = clusters(ROWS, DIMENSION) / np.sqrt(np.arange(1, DIMENSION + 1, dtype=np.float32))
@@ -39,5 +44,11 @@ def test_lists_grow_with_the_square_root() -> None:
 
 
 def test_odd_dimensions_leave_out_what_does_not_divide() -> None:
-    names = [one.name for one in ladder(ROWS, 63)]
+    names = [one.name for one in ladder(ROWS, 63, "cosine")]
     assert names == ["flat", "pca8-ivf-pq2-fp16", "pca8-ivf-pq2-8", "hnsw-fp16", "hnsw-8"]
+
+
+def test_codes_are_of_residuals_where_that_costs_nothing() -> None:
+    for metric, residual in (("cosine", True), ("ip", True), ("l2", False)):
+        for one in ladder(ROWS, DIMENSION, metric):
+            assert "x4fs" not in one.factory or ("x4fsr" in one.factory) == residual

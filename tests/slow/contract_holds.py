@@ -82,7 +82,11 @@ def of_clusters(count: int, seed: int) -> Iterator[Case]:
 def measure(case: Case, goal: float, seed: int) -> dict[str, Any]:
     """Build an index for ``goal`` and ask it what it has not seen."""
     rows = len(case.vectors)
-    candidates = [one for one in ladder(rows, case.vectors.shape[1]) if case.graphs or not one.name.startswith("hnsw")]
+    candidates = [
+        one
+        for one in ladder(rows, case.vectors.shape[1], case.metric)
+        if case.graphs or not one.name.startswith("hnsw")
+    ]
     start = time.perf_counter()
     index = build_contract(
         case.vectors,

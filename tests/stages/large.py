@@ -47,5 +47,5 @@ def extend(path: Path, source: Pictures) -> FeatureStore:
 def indexed(path: Path) -> IndexReport:
     """Index the store with codes of 8 bits in a graph, to a contract of 0.9."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contract, "ladder", lambda rows, dimension: [CODED])
+        patch.setattr(contract, "ladder", lambda rows, dimension, metric: [CODED])
         return index_store(path, recall=0.9)
