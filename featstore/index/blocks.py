@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, cast, get_args, runtime_checkable
@@ -14,6 +15,8 @@ from featstore.errors import UsageError
 
 Metric = Literal["cosine", "l2", "ip"]
 Floats: TypeAlias = NDArray[np.float32]
+# The squares of very large or small values leave float32: rows whose sums are not between these are looked at in float64.
+_LEAST, _MOST = 1e-24, 1e30
 
 
 @runtime_checkable
@@ -80,8 +83,7 @@ def prepare(block: NDArray[Any], metric: Metric, first_row: int = 0) -> Floats:
         raise UsageError(f"vectors need the shape (rows, dimensions), not {block.shape}")
     with np.errstate(over="ignore", invalid="ignore"):
         squares = np.einsum("ij,ij->i", rows, rows)
-    # The squares of very large or small values leave float32: such rows are looked at one by one, in float64.
-    ordinary = (squares > 1e-24) & (squares < 1e30)
+    ordinary = (squares > _LEAST) & (squares < _MOST)
     if ordinary.all():
         return rows if metric != "cosine" else rows / np.sqrt(squares)[:, None]
     strange = np.flatnonzero(~ordinary)
@@ -98,6 +100,20 @@ def prepare(block: NDArray[Any], metric: Metric, first_row: int = 0) -> Floats:
         length = np.sqrt(exact @ exact)
         normalised[row] = exact / length if length > 0 else 0
     return normalised
+
+
+def prepare_queries(queries: NDArray[Any], metric: Metric) -> Floats:
+    """Return what ``prepare`` returns, of one query sooner: its length is summed in another order, by BLAS.
+
+    NumPy's overhead in ``prepare`` is a third of the time that an index takes to answer one query.
+    """
+    if len(queries) == 1:
+        rows = np.ascontiguousarray(queries, np.float32)
+        # Where there is NaN or infinity it is in the sum as well. Unlike numpy.dot, numpy.vdot does not warn of it.
+        square = float(np.vdot(rows, rows))
+        if _LEAST < square < _MOST:
+            return rows if metric != "cosine" else rows / math.sqrt(square)
+    return prepare(queries, metric)
 
 
 def block_rows(dimension: int) -> int:

@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from featstore import defaults
 from featstore.errors import FeatstoreError, IdentityError, UsageError
 from featstore.index import faiss_io, pair
-from featstore.index.blocks import Floats, Metric, PickedRows, Vectors, block_rows, prepare, prepared_blocks, shape_of
+from featstore.index.blocks import (
+    Floats,
+    Metric,
+    PickedRows,
+    Vectors,
+    block_rows,
+    prepare_queries,
+    prepared_blocks,
+    shape_of,
+)
 from featstore.index.exact import Best, check_queries
 from featstore.index.keys import KeyTable
 from featstore.index.recall import Recall, keeps
@@ -31,6 +40,7 @@ class FeatureIndex:
         self, index: faiss_io.VectorIndex, tables: Tables, record: pair.Record, path: Path | None = None
     ) -> None:
         self._index, self._record, self._path = index, record, path
+        self._dimension = index.dimension
         self._half_added = False
         self._keep(tables)
 
@@ -68,7 +78,7 @@ class FeatureIndex:
     @property
     def dimension(self) -> int:
         """d."""
-        return self._index.dimension
+        return self._dimension
 
     @property
     def metric(self) -> Metric:
@@ -131,7 +141,7 @@ class FeatureIndex:
         default where None. UsageError: another dimension, NaN or infinity, ``k`` below 1.
         """
         check_queries(vectors, self.dimension, k)
-        queries = prepare(vectors, self.metric)
+        queries = prepare_queries(vectors, self.metric)
         allowed = self._live
         if allowed_ids is not None:
             allowed = np.zeros(len(self._tables.ids), np.bool_)
@@ -140,9 +150,11 @@ class FeatureIndex:
             if self._live is not None:
                 allowed &= self._live
         scores, positions = self._search(queries, k, allowed, threads)
-        if self.metric == "cosine":
+        # One query: the best comes first, -1 last; a pass over a few numbers takes NumPy longer than to look at them.
+        single = len(scores) == 1
+        if self.metric == "cosine" and not (single and -1 <= scores.item(-1) <= scores.item(0) <= 1):
             np.minimum(np.maximum(scores, -1, out=scores), 1, out=scores)
-        if not positions.size or positions.min() >= 0:
+        if not positions.size or (positions.item(-1) if single else positions.min()) >= 0:
             return scores, self._tables.ids[positions]
         ids = np.full(positions.shape, -1, np.int64)
         found = positions >= 0

@@ -73,3 +73,31 @@ def test_picked_rows_are_read_in_blocks_and_can_be_read_again(monkeypatch: pytes
     for _ in range(2):
         assert [len(block) for block in picked.blocks()] == [4, 1]
         np.testing.assert_array_equal(np.concatenate(list(picked.blocks())), rows[places])
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
+@pytest.mark.parametrize("scale", [0, 1e-30, 1e-13, 1e-12, 1, 1e15, 1e16, 1e30])
+def test_one_query_is_prepared_as_among_many(metric: blocks.Metric, scale: float) -> None:
+    for rows in (clusters(6, 65) * scale, (clusters(6, 130).astype(np.float64) * scale)[:, ::2]):
+        together = blocks.prepare(rows, metric)
+        alone = np.concatenate([blocks.prepare_queries(rows[row : row + 1], metric) for row in range(len(rows))])
+        np.testing.assert_array_max_ulp(alone, together, 2)
+        assert alone.dtype == np.float32
+        np.testing.assert_array_equal(blocks.prepare_queries(rows, metric), together)
+
+
+def test_a_matrix_and_its_chunks_are_prepared_alike() -> None:
+    rows = clusters(301, 65)
+    for step in (1, 7, 300):
+        chunks = [blocks.prepare(rows[first : first + step], "cosine") for first in range(0, len(rows), step)]
+        np.testing.assert_array_equal(np.concatenate(chunks), blocks.prepare(rows, "cosine"))
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_one_query_that_is_not_finite_is_refused(metric: blocks.Metric, bad: float) -> None:
+    for others in (0, 1, 1e38):
+        query = np.full((1, 40), others, np.float32)
+        query[0, 33] = bad
+        with pytest.raises(UsageError, match="row 0 holds NaN or infinity"):
+            blocks.prepare_queries(query, metric)

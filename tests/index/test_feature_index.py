@@ -221,3 +221,32 @@ def test_a_filtered_graph_finds_what_brute_force_finds(
     assert right.mean() > (0.9 if kept == 9000 and not scan_bytes else 0.9999)
     assert mask[found[found >= 0] - 5].all()
     assert ((found >= 0).sum(axis=1) == min(10, kept)).all()
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
+@pytest.mark.parametrize("k", [1, 9, 12])
+def test_one_query_finds_what_it_finds_among_many(metric: Metric, k: int) -> None:
+    index = index_of(9, metric=metric)
+    queries = clusters(9, 8)
+    queries[4] = 0
+    scores, found = index.search(queries, k)
+    for row, query in enumerate(queries):
+        for asked in (query[None], query.astype(np.float64)[None], np.repeat(query, 2)[None, ::2]):
+            one_scores, one_found = index.search(asked, k)
+            np.testing.assert_allclose(one_scores[0], scores[row], rtol=1e-5, atol=1e-5)
+            assert row == 4 or (one_found[0] == found[row]).all()
+            assert metric != "cosine" or np.abs(one_scores[one_found >= 0]).max() <= 1
+    with pytest.raises(UsageError, match="backbone"):
+        index.search(np.zeros((1, 9), np.float32), k)
+    with pytest.raises(UsageError, match="NaN"):
+        index.search(np.full((1, 8), np.nan, np.float32), k)
+
+
+def test_a_search_in_other_threads_leaves_the_callers_alone() -> None:
+    index, before = index_of(9), faiss.omp_get_max_threads()
+    for threads in (None, before, before + 1):
+        index.search(clusters(1, 8), 1, threads=threads)
+        assert faiss.omp_get_max_threads() == before
+    with pytest.raises(UsageError):
+        index.search(clusters(1, 8), 0, threads=before + 1)
+    assert faiss.omp_get_max_threads() == before
