@@ -7,6 +7,7 @@ libhdf5 is done with it.
 from __future__ import annotations
 
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 
@@ -18,13 +19,29 @@ class Device:
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         self._at = self._end = 0
         self._error: OSError | None = None
+        self._pool = ThreadPoolExecutor(1, "featstore-sync")
+        self._syncing: Future[None] | None = None
 
-    def close(self) -> None:
-        """Close the file; raise the first OSError that libhdf5 was not told."""
-        os.close(self._handle)
+    def check(self) -> None:
+        """Raise the first OSError that libhdf5 was not told."""
         if self._error is not None:
             self._error.filename = self._path
             raise self._error
+
+    def settle(self) -> None:
+        """Begin, in a thread, to make durable what was written; close() waits for it and raises what the disk answered.
+
+        To be asked of this handle and no other: the system tells an error of the disk once.
+        """
+        self._syncing = self._pool.submit(self._sync)
+
+    def close(self) -> None:
+        """Wait for the disk and close the file; raise the first OSError that libhdf5 was not told."""
+        self._pool.shutdown()
+        os.close(self._handle)
+        if self._syncing is not None:
+            self._syncing.result()
+        self.check()
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Set the place of the next read or write."""
@@ -79,3 +96,9 @@ class Device:
 
     def flush(self) -> None:
         """Nothing is held back."""
+
+    def _sync(self) -> None:
+        try:
+            os.fsync(self._handle)
+        except OSError as error:
+            self._error = self._error or error

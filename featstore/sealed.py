@@ -23,7 +23,7 @@ import math
 import mmap
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ _ALIGNMENT = 64
 _SMALLEST_HEADER = 1024
 _LARGEST_HEADER = 1 << 20
 _LARGEST_WIDTH = 1 << 24
+_LARGE = 16 << 20
+_PARALLEL = 1 << 20
 # Exactly the types that featstore writes: anything else in a directory is refused before memory is taken.
 _DTYPES = {
     name: np.dtype(name)
@@ -79,11 +81,10 @@ def write(
         header_bytes = _header_bytes(everything, summary or {})
         with contextlib.closing(Device(temporary)) as device:
             written = _write_hdf5(device, everything, header_bytes)
-        # The disk writes while we read back: only the header is left for the last sync.
-        with ThreadPoolExecutor(1, "featstore-sync") as pool:
-            synced = pool.submit(files.sync, temporary)
+            device.check()
+            # The disk works while we read back: only the header is left for the last sync.
+            device.settle()
             directory, body = _read_back(temporary, written, header_bytes)
-            synced.result()
         _write_header(temporary, header_bytes, _header(kind, temporary, body, dict(summary or {}), directory))
     return body
 
@@ -104,25 +105,37 @@ class _Written:
 
 def _write_hdf5(device: Device, arrays: Mapping[str, NDArray[Any] | Blocks], header_bytes: int) -> dict[str, _Written]:
     written: dict[str, _Written] = {}
-    with hdf5.Writer(device, user_block=header_bytes, alignment=_ALIGNMENT) as file:
+    with (
+        ThreadPoolExecutor(1, "featstore-sum") as pool,
+        hdf5.Writer(device, user_block=header_bytes, alignment=_ALIGNMENT) as file,
+    ):
         for name, array in arrays.items():
             blocks = array if isinstance(array, Blocks) else Blocks(array.shape, array.dtype, [array])
             dtype = np.dtype(blocks.dtype).newbyteorder("<")
             if dtype.str not in _DTYPES:
                 raise TypeError(f"{name}: a sealed file cannot hold {dtype}")
             digest = xxhash.xxh3_128()
-            offset = file.add(name, blocks.shape, dtype, _summed(blocks.pieces, dtype, digest))
+            offset = file.add(name, blocks.shape, dtype, _summed(blocks.pieces, dtype, digest, pool))
             written[name] = _Written(dtype.str, tuple(blocks.shape), offset, digest.hexdigest())
+            if math.prod(blocks.shape) * dtype.itemsize >= _LARGE:
+                # The disk takes it while the arrays that follow are made and written.
+                device.settle()
     return written
 
 
-def _summed(pieces: Iterable[NDArray[Any]], dtype: np.dtype[Any], digest: Any) -> Iterator[NDArray[Any]]:
-    """Yield the pieces as they are to lie in the file, and add them to ``digest``."""
+def _summed(
+    pieces: Iterable[NDArray[Any]], dtype: np.dtype[Any], digest: Any, pool: Executor
+) -> Iterator[NDArray[Any]]:
+    """Yield the pieces as they are to lie in the file; while one is written, ``pool`` adds it to ``digest``."""
     for piece in pieces:
         piece = np.ascontiguousarray(piece, dtype)
-        if piece.shape[0]:
-            digest.update(piece.reshape(-1).view(np.uint8).data)
-        yield piece
+        if piece.nbytes < _PARALLEL:
+            digest.update(piece.tobytes())
+            yield piece
+        else:
+            summing = pool.submit(digest.update, piece.reshape(-1).view(np.uint8).data)
+            yield piece
+            summing.result()
 
 
 def _read_back(path: Path, written: Mapping[str, _Written], header_bytes: int) -> tuple[dict[str, Any], str]:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import tracemalloc
@@ -146,3 +148,19 @@ def test_exclusive_keeps_the_first(tmp_path):
     with pytest.raises(FileExistsError):
         sealed.write(tmp_path / "a", "k", {"x": np.ones(3)}, {}, exclusive=True)
     assert sealed.SealedFile(tmp_path / "a")["x"].tolist() == [0, 0, 0]
+
+
+def test_an_error_that_the_disk_tells_once_while_more_is_written_is_raised(tmp_path, monkeypatch):
+    real, answers = os.fsync, [OSError(errno.EIO, "the disk")]
+
+    def fsync(handle):
+        if answers:
+            raise answers.pop()
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="the disk"):
+        write(tmp_path / "a.h5", large=np.zeros(sealed._LARGE, np.uint8), small=np.zeros(9))
+    assert not os.listdir(tmp_path)
+    write(tmp_path / "a.h5", large=np.zeros(sealed._LARGE, np.uint8), small=np.zeros(9))
+    assert sealed.SealedFile(tmp_path / "a.h5", "shard")["small"].shape == (9,)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, overload
+from typing import Any, Final, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,18 +89,25 @@ def digests(keys: Iterable[bytes], views: Iterable[int] | None = None) -> NDArra
     Digests are compared in place of keys: with 128 bits of a cryptographic hash, two keys of one digest are
     not to be expected at any size, nor to be made on purpose.
     """
-    if views is None:
-        joined = b"".join(hashlib.blake2b(key, digest_size=16).digest() for key in keys)
-    else:
-        joined = b"".join(
-            hashlib.blake2b(key, digest_size=16, salt=int(view).to_bytes(16, "little")).digest()
-            for key, view in zip(keys, views, strict=True)
-        )
+    begun: dict[int, Any] = {}
+    made: list[bytes] = []
+    for key, view in zip(keys, itertools.repeat(0) if views is None else views, strict=views is not None):
+        start = begun.get(view)
+        if start is None:
+            start = begun[view] = hashlib.blake2b(digest_size=16, salt=int(view).to_bytes(16, "little"))
+        # A copy costs half of a new one with its parameters.
+        digest = start.copy()
+        digest.update(key)
+        made.append(digest.digest())
+    joined = b"".join(made)
     return np.frombuffer(joined, "<u8").reshape(-1, 2)
 
 
 class KeyIndex:
     """A lookup of digests: sorted ``hi`` (n,) uint64, its ``lo`` (n,) uint64 and ``row`` (n,) uint32."""
+
+    DTYPES: Final = {"lookup/hi": np.uint64, "lookup/lo": np.uint64, "lookup/row": np.uint32}
+    """The arrays that store a lookup, (n,) each."""
 
     def __init__(self, hi: NDArray[np.uint64], lo: NDArray[np.uint64], row: NDArray[np.uint32]) -> None:
         if not len(hi) == len(lo) == len(row):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -104,6 +105,14 @@ def write_shard(
     def row_sums() -> Iterable[NDArray[np.uint64]]:
         yield from checksums
 
+    @functools.cache
+    def lookup() -> dict[str, NDArray[Any]]:
+        return KeyIndex.build(digests(finished.keys, finished.views.tolist())).arrays()
+
+    def part(name: str) -> Iterable[NDArray[Any]]:
+        # Made when it is its turn, while the disk takes the vectors.
+        yield lookup()[name]
+
     failures = finished.failures
     arrays: dict[str, NDArray[Any] | sealed.Blocks] = {
         "features": sealed.Blocks((n, identity.dimension), identity.numpy_dtype, summed()),
@@ -112,7 +121,7 @@ def write_shard(
         "view": finished.views.astype(np.uint32),
         "sha256": finished.sha256,
         **ByteColumn.of(finished.keys).arrays("keys"),
-        **KeyIndex.build(digests(finished.keys, finished.views.tolist())).arrays(),
+        **{name: sealed.Blocks((n,), dtype, part(name)) for name, dtype in KeyIndex.DTYPES.items()},
         "failures/id": np.array([failure.id for failure in failures], np.uint64),
         **ByteColumn.of(finished.failed_keys).arrays("failures/keys"),
         **ByteColumn.of(failure.reason.encode() for failure in failures).arrays("failures/reason"),

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def main(pictures: Path, store_dir: Path, count: int) -> None:
     for name in ("fast", "int8"):
         result[name] = drift(stores[name].features(rows=stores[name].rows(keys)), reference)
     trained = {name: train(stores[name].path, out=store_dir / f"{name}.head") for name in ("reference", "int8")}
-    result["head"] = {name: one.report.to_dict()["accuracy"] for name, one in trained.items()}
+    result["head"] = {name: asdict(one.report.accuracy) for name, one in trained.items()}
     result["head"]["difference"] = trained["int8"].report.accuracy.value - trained["reference"].report.accuracy.value
     checks = {
         "exact engines": all(

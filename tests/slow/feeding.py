@@ -1,6 +1,6 @@
 """Is the engine kept busy? Extraction with an engine of a fixed rate, and with EfficientNet-Lite0, against the ceilings.
 
-    python -m tests.slow.feeding PICTURES [--count 1500] [--rounds 5] [--rate 500]
+    python -m tests.slow.feeding PICTURES [--count 2500] [--rounds 5] [--rate 500]
 
 Every contender runs in a fresh process, once a round: bare decoding from memory, the bare forward of EfficientNet-Lite0,
 and extractions into a store with a made-up engine that takes ``rate`` pictures a second without using the processor
@@ -122,7 +122,7 @@ def verdicts(measured: dict[str, Measured], rate: float) -> list[dict[str, Any]]
 
 @click.command()
 @click.argument("pictures", type=click.Path(exists=True))
-@click.option("--count", default=1500, show_default=True)
+@click.option("--count", default=2500, show_default=True)
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--rate", default=500.0, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
