@@ -158,7 +158,17 @@ def trials_table(trials: list[dict[str, Any]], at: int) -> str:
                 trial["outcome"],
             )
         )
-    header = ("tried", f"recall@{at}", "95 % interval", "queries/s", "ms/query", "MiB", "build s", "effort", "outcome")
+    header = (
+        "tried",
+        f"recall@{at}",
+        "95 % interval",
+        "queries/s/thread",
+        "ms/query",
+        "MiB",
+        "build s",
+        "effort",
+        "outcome",
+    )
     return columns(rows, header)
 
 

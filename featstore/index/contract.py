@@ -51,7 +51,7 @@ def build_contract(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> FeatureIndex:
-    """Return the index with the most queries a second (in a batch) among the ``candidates`` that keep ``contract``.
+    """Return the index with the most queries a second (a batch, in one thread) among the ``candidates`` that keep ``contract``.
 
     Of a tenth of the rows at most (of whole ``groups`` a fifth), held out, one part tunes each candidate's run-time
     parameters and the others, never seen by tuning, put the recall on the label: its 95 % interval has its lower end

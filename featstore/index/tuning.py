@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,12 +16,10 @@ from featstore.index.ladder import Candidate
 from featstore.index.recall import Margin, Recall, reaches
 from featstore.index.truth import Truth
 
-_REPEATS = 3
-_TURNS = 5
-_LEAST_SECONDS = 0.2
-_BESIDE_SECONDS = 1.5
+_FEWEST_TURNS = 5
+_TURNS_SECONDS = 1.0
 _SINGLES = 100
-_SLOWER = 4
+_AS_MANY = 3
 
 
 @dataclass(frozen=True)
@@ -39,66 +37,72 @@ class Subject:
         _, positions = self.index.search(truth.queries, truth.k, threads=self.threads)
         return truth.recall(np.where(positions >= 0, self.rows[positions], -1))
 
-    def queries_per_second(self, truth: Truth) -> float:
-        """Return the rate of a batch of all queries: the best of several, since other work only ever slows it."""
-        times: list[float] = []
-        while len(times) < _REPEATS or sum(times) < _LEAST_SECONDS:
-            times.append(self._timed(truth, slice(None)))
-        return len(truth.queries) / min(times)
-
     def rates_beside(self, other: Subject, truth: Truth) -> tuple[float, float]:
-        """Return the rates of this index and of ``other`` on a batch of all queries, timed in turns.
-
-        Other work on the machine, which comes and goes, then slows neither alone.
-        """
-        own: list[float] = []
-        others: list[float] = []
-        while len(own) < _TURNS or sum(own) + sum(others) < _BESIDE_SECONDS:
-            own.append(self._timed(truth, slice(None)))
-            others.append(other._timed(truth, slice(None)))
-        return len(truth.queries) / min(own), len(truth.queries) / min(others)
+        """Return the queries a second of this index and of ``other``, batches of all queries timed in turns, one thread."""
+        own, others = _in_turns([lambda: self.timed(truth), lambda: other.timed(truth)])
+        return len(truth.queries) / own, len(truth.queries) / others
 
     def latency(self, truth: Truth) -> float:
         """Return the median time of a single query, in seconds."""
         count = min(_SINGLES, len(truth.queries))
-        return float(np.median([self._timed(truth, slice(place, place + 1)) for place in range(count)]))
+        return float(np.median([self.timed(truth, slice(place, place + 1)) for place in range(count)]))
 
-    def _timed(self, truth: Truth, part: slice) -> float:
+    def timed(self, truth: Truth, part: slice = slice(None)) -> float:
+        """Return the seconds that one search of this ``part`` of the queries takes, in one thread.
+
+        That is the work that a query costs. In several threads, which share caches, memory and whatever else runs,
+        one and the same index differed by a third from one trial to the next.
+        """
         start = time.perf_counter()
-        self.index.search(truth.queries[part], truth.k, threads=self.threads)
+        self.index.search(truth.queries[part], truth.k, threads=1)
         return max(time.perf_counter() - start, 1e-9)
 
 
 def tune(
     subject: Subject, candidate: Candidate, truth: Truth, goal: float, margin: Margin | None = None
 ) -> float | None:
-    """Set the quickest effort whose recall reaches ``goal`` and return its queries a second; None where none does.
+    """Set the quickest effort whose recall reaches ``goal``; return its queries a second in one thread, None where none does.
 
     Its lower 95 % bound has to be there, and with a ``margin`` that on other queries has to be expected there.
 
     For each re-ranking depth the smallest main parameter that reaches the goal is found by bisection (recall
-    grows with both), and the quickest of these pairs is taken; after _SLOWER depths in a row that were no quicker the
-    still deeper ones are not tried. Where none reaches the goal, the greatest effort is left set.
+    grows with both); where three depths in a row need as much of it, deeper ones are not tried. These pairs are timed in
+    turns, and the quickest is taken. Where none reaches the goal, the greatest effort is left set.
     """
-    best: tuple[float, dict[str, float]] | None = None
-    slower = 0
-    ceiling = max(1, len(candidate.steps))
+    pairs: list[dict[str, float]] = []
+    ceiling, as_many = max(1, len(candidate.steps)), 0
     for depth in candidate.depths or (None,):
         step = _smallest(ceiling, partial(_reached, subject, candidate, depth, truth, goal, margin))
         if step is None:
-            continue
-        subject.index.effort = effort = candidate.effort(step, depth)
-        rate = subject.queries_per_second(truth)
-        if best is None or rate > best[0]:
-            best, slower = (rate, effort), 0
+            # Before the first that reaches it: deeper. After it: as much as the last, which was asked and is dearer.
+            as_many += bool(pairs)
         else:
-            slower += 1
-        # A deeper re-ranking pays only where it makes do with less of the main parameter.
-        ceiling = step
-        if not ceiling or slower == _SLOWER:
+            pairs.append(candidate.effort(step, depth))
+            ceiling, as_many = step, 0
+        if as_many == _AS_MANY or not ceiling:
             break
-    subject.index.effort = candidate.greatest if best is None else best[1]
-    return None if best is None else best[0]
+    if not pairs:
+        subject.index.effort = candidate.greatest
+        return None
+
+    def timed(effort: dict[str, float]) -> float:
+        subject.index.effort = effort
+        return subject.timed(truth)
+
+    seconds = _in_turns([partial(timed, effort) for effort in pairs])
+    subject.index.effort = pairs[int(np.argmin(seconds))]
+    return len(truth.queries) / min(seconds)
+
+
+def _in_turns(timed: Sequence[Callable[[], float]]) -> list[float]:
+    """Return the median seconds of each, asked in turns: other work, which comes and goes, then slows none alone.
+
+    The best of several would be luck.
+    """
+    turns: list[list[float]] = []
+    while len(turns) < _FEWEST_TURNS or sum(map(sum, turns)) < _TURNS_SECONDS:
+        turns.append([one() for one in timed])
+    return [float(median) for median in np.median(turns, axis=0)]
 
 
 def _reached(
