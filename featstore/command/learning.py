@@ -113,6 +113,8 @@ def train(
         raise click.UsageError("name a store to learn from: featstore train STORE")
     if beside and report is None:
         raise click.UsageError("--beside writes figures beside the page of --report; name one")
+    if beside and report is not None and report.lower().endswith(".json"):
+        raise click.UsageError(f"--beside writes its figures to {report}; give the page of --report another ending")
     trained = run(stores, class_weight="balanced" if balanced else None, **options)
     notes = list(trained.notes)
     figures: list[str] = []

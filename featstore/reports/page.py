@@ -43,8 +43,11 @@ def _one_line(value: Any) -> Any:
 
 
 def percent(value: float | None) -> str:
-    """Return a share as text, such as 98.7 %."""
-    return "–" if value is None or value != value else f"{100 * value:.1f} %"  # noqa: RUF001
+    """Return a share as text, such as 98.7 %; with more digits where one would make nearly all of it all, or nothing."""
+    if value is None or value != value:
+        return "–"  # noqa: RUF001
+    digits = next((count for count in range(1, 5) if 0 < round(100 * value, count) < 100), 1)
+    return f"{100 * value:.{digits}f} %"
 
 
 def number(value: float | int | None) -> str:

@@ -79,6 +79,7 @@ def test_a_head_on_two_stores(place, tmp_path):
         (("train", "nowhere"), "no feature store"),
         (("train",), "name a store to learn from"),
         (("train", "{s}", "--beside"), "--beside writes figures beside the page"),
+        (("train", "{s}", "--beside", "--report", "x.json"), "give the page of --report another ending"),
         (("train", "{s}", "--C", "0"), "neither auto nor a number"),
         (("train", "{s}", "--folds", "1.5"), "neither a number of folds"),
         (("train", "{s}", "--train-split", "x"), "no pictures of split"),

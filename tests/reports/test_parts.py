@@ -191,7 +191,17 @@ def test_thumbnails_are_small_and_what_is_missing_is_said():
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.98765, "98.8 %"), (None, "\u2013"), (float("nan"), "\u2013"), (1.0, "100.0 %")]
+    ("value", "text"),
+    [
+        (0.98765, "98.8 %"),
+        (None, "\u2013"),
+        (float("nan"), "\u2013"),
+        (1.0, "100.0 %"),
+        (0.9998, "99.98 %"),
+        (0.00004, "0.004 %"),
+        (0.0, "0.0 %"),
+        (1e-9, "0.0 %"),
+    ],
 )
 def test_percent(value, text):
     assert percent(value) == text
