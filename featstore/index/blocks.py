@@ -17,6 +17,8 @@ Metric = Literal["cosine", "l2", "ip"]
 Floats: TypeAlias = NDArray[np.float32]
 # The squares of very large or small values leave float32: rows whose sums are not between these are looked at in float64.
 _LEAST, _MOST = 1e-24, 1e30
+# Of the square of a length: what rounding leaves of 1 where float32 rows have been divided by their length.
+_UNIT = 1e-6
 
 
 @runtime_checkable
@@ -76,7 +78,8 @@ def prepare(block: NDArray[Any], metric: Metric, first_row: int = 0) -> Floats:
 
     A zero row has no direction: it stays zero, so that its cosine with everything is 0.
     UsageError names the first row (counted from ``first_row``) that holds NaN or infinity.
-    The input is never changed; it is returned as it is where nothing has to be done.
+    The input is never changed; it is returned as it is where nothing has to be done: rows of length 1 within rounding
+    are not divided by it again.
     """
     rows = np.ascontiguousarray(block, np.float32)
     if rows.ndim != 2:
@@ -85,7 +88,10 @@ def prepare(block: NDArray[Any], metric: Metric, first_row: int = 0) -> Floats:
         squares = np.einsum("ij,ij->i", rows, rows)
     ordinary = (squares > _LEAST) & (squares < _MOST)
     if ordinary.all():
-        return rows if metric != "cosine" else rows / np.sqrt(squares)[:, None]
+        unit = np.abs(squares - 1) < _UNIT
+        if metric != "cosine" or unit.all():
+            return rows
+        return rows / np.where(unit, 1, np.sqrt(squares))[:, None]
     strange = np.flatnonzero(~ordinary)
     for row in strange:
         if not np.isfinite(rows[row]).all():
@@ -112,7 +118,8 @@ def prepare_queries(queries: NDArray[Any], metric: Metric) -> Floats:
         # Where there is NaN or infinity it is in the sum as well. Unlike numpy.dot, numpy.vdot does not warn of it.
         square = float(np.vdot(rows, rows))
         if _LEAST < square < _MOST:
-            return rows if metric != "cosine" else rows / math.sqrt(square)
+            as_it_is = metric != "cosine" or abs(square - 1) < _UNIT
+            return rows if as_it_is else rows / math.sqrt(square)
     return prepare(queries, metric)
 
 

@@ -86,6 +86,15 @@ def test_one_query_is_prepared_as_among_many(metric: blocks.Metric, scale: float
         np.testing.assert_array_equal(blocks.prepare_queries(rows, metric), together)
 
 
+def test_rows_of_length_1_stay_as_they_are() -> None:
+    rows = blocks.prepare(clusters(40, 65), "cosine")
+    assert blocks.prepare(rows, "cosine") is rows
+    assert np.shares_memory(blocks.prepare_queries(rows[3:4], "cosine"), rows)
+    longer = rows * np.where(np.arange(40) % 2, 1, 3).astype(np.float32)[:, None]
+    np.testing.assert_array_equal(blocks.prepare(longer, "cosine")[1::2], rows[1::2])
+    np.testing.assert_allclose(blocks.prepare(longer, "cosine"), rows, rtol=1e-6)
+
+
 def test_a_matrix_and_its_chunks_are_prepared_alike() -> None:
     rows = clusters(301, 65)
     for step in (1, 7, 300):

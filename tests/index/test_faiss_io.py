@@ -118,8 +118,9 @@ def test_the_callers_threads_are_left_alone() -> None:
     before = faiss.omp_get_max_threads()
     faiss_io.knn(clusters(2), clusters(9), 1, True, threads=before + 3)
     assert faiss.omp_get_max_threads() == before
-    with pytest.raises(AssertionError):
+    with pytest.raises(UsageError, match="0 neighbours"):
         made("Flat", clusters(9)).search(clusters(2), 0, threads=before + 3)
+    made("Flat", clusters(9)).search(clusters(2), 1, threads=before + 3)
     assert faiss.omp_get_max_threads() == before
 
 
