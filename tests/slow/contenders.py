@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -182,20 +181,3 @@ def contenders(metric: str) -> dict[str, Callable[[], Contender]]:
         "faiss-hnsw": lambda: FaissIndex(metric, f"HNSW{LINKS}"),
         "exact": lambda: FaissIndex(metric, "Flat"),
     }
-
-
-def rates(contender: Contender, queries: NDArray[np.float32], threads: int, singles: int) -> tuple[float, float]:
-    """Return queries a second of a batch of all ``queries`` (the best of several), and of single ones (the median)."""
-    batches: list[float] = []
-    contender.search(queries[:singles], threads)
-    while len(batches) < 3 or sum(batches) < 1.5:
-        start = time.perf_counter()
-        contender.search(queries, threads)
-        batches.append(time.perf_counter() - start)
-    ones: list[float] = []
-    for place in range(min(singles, len(queries))):
-        one = queries[place : place + 1]
-        start = time.perf_counter()
-        contender.search(one, threads)
-        ones.append(time.perf_counter() - start)
-    return len(queries) / min(batches), 1 / float(np.median(ones))
