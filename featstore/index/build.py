@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -136,10 +137,13 @@ def _tuned(subject: Subject, truth: Truth, goal: float, cut: int) -> Recall:
     if not cut:
         return Recall(None, None, None, truth.k, 0, "not measured")
     tuning, check = truth.part(0, cut), truth.part(cut, len(truth.queries))
-    for effort in GRAPH_EFFORTS:
+
+    def reached(effort: int) -> bool:
         subject.index.effort = {"efSearch": max(effort, truth.k)}
-        if (subject.recall(tuning).value or 0) >= goal:
-            break
+        return (subject.recall(tuning).value or 0) >= goal
+
+    place = bisect_left(GRAPH_EFFORTS, True, key=reached)
+    subject.index.effort = {"efSearch": max(GRAPH_EFFORTS[min(place, len(GRAPH_EFFORTS) - 1)], truth.k)}
     return subject.recall(check)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,16 +19,14 @@ from featstore.index.exact import check_queries
 from featstore.index.feature_index import FeatureIndex
 from featstore.index.keys import KeyTable
 from featstore.index.ladder import Candidate, flat, ladder
-from featstore.index.recall import Margin, Recall, keeps
+from featstore.index.recall import Recall, aims, keeps
 from featstore.index.tables import Tables
 from featstore.index.trials import Contract, Ground, Trial, create, training_rows, try_all
 from featstore.index.truth import HeldOut, find_truth, hold_out
-from featstore.index.tuning import Subject, tune
+from featstore.index.tuning import Subject, descent, tune
 
-_SURE = (1.0, 2.0)
-# Parts that are fresh, one a round. The second is rarely asked.
-_FRESH = (defaults.CHECK_QUERIES, defaults.CHECK_QUERIES // 2)
-_ROUNDS = len(_SURE)
+# More than elsewhere: the narrower their interval, the less recall has to be kept in reserve.
+_FRESH = 3000
 _FEWEST_QUERIES = 1000
 _LEAST_SAMPLE = 128 << 20
 
@@ -53,12 +50,14 @@ def build_contract(
 ) -> FeatureIndex:
     """Return the index with the most queries a second (a batch, in one thread) among the ``candidates`` that keep ``contract``.
 
-    Of a tenth of the rows at most (of whole ``groups`` a fifth), held out, one part tunes each candidate's run-time
-    parameters and the others, never seen by tuning, put the recall on the label: its 95 % interval has its lower end
-    at ``contract.recall`` and is at most 2 points wide; tuning aims so far above that this is to be expected. Where a
-    first such part disagrees it joins the tuning, which is repeated with a wider margin, and the second decides; where
-    that disagrees too, exact search is taken, as it is for less than 10,000 rows. Held-out rows are added at the end, and the run-time parameters raised a little. ``candidates``:
-    by default those of ``ladder.ladder``.
+    Of a tenth of the rows at most (of whole ``groups`` a fifth), held out, a quarter tunes each candidate's run-time
+    parameters, and gives those of the quickest kind an order from sure to quick. The others, never seen by tuning, are
+    asked in this order for as long as they show a 95 % interval with its lower end at ``contract.recall`` and at most 2
+    points wide; the last that does is taken, and theirs is the recall on the label. An order that is fixed beforehand
+    and left at the first failure needs no allowance for the many that are asked (fixed-sequence testing: W. Maurer et
+    al. 1995; for models' thresholds A. Angelopoulos et al., Learn then Test, 2021). Where the first fails, exact search
+    is taken, as it is for fewer than 10,000 rows (5,000 in groups of two or more). Held-out rows are added at the end,
+    and the run-time parameters raised a little. ``candidates``: by default those of ``ladder.ladder``.
 
     Candidates are tried on up to ``defaults.CONTRACT_SAMPLE_BYTES`` of vectors, and a quarter of ``contract.memory``,
     which are held in memory; beyond that on a random sample of rows, and only the chosen kind is built, tuned and
@@ -88,7 +87,7 @@ def build_contract(
     else:
         best.subject = None
         chosen = _whole(job, best.candidate, kept)
-    chosen, measured, rounds = _verified(job, chosen, held_out)
+    chosen, measured, asked = _verified(job, chosen, held_out)
     if chosen.candidate.exact and not best.candidate.exact:
         best.outcome = "did not hold on fresh queries"
         last = chosen.candidate
@@ -108,7 +107,7 @@ def build_contract(
         contract={
             **dataclasses.asdict(contract),
             "holds": keeps(measured, contract.recall),
-            "rounds": rounds,
+            "efforts_asked": asked,
             "rows_tried": len(tried),
             "sampled": len(tried) < len(kept),
         },
@@ -137,20 +136,20 @@ class _Chosen:
 
 
 def _held_out(rows: int, seed: int, groups: NDArray[np.int64] | None) -> HeldOut:
-    held_out = hold_out(rows, defaults.TUNING_QUERIES + sum(_FRESH), seed, groups)
+    held_out = hold_out(rows, defaults.TUNING_QUERIES + _FRESH, seed, groups)
     if len(held_out.queries) >= _FEWEST_QUERIES:
         return held_out
     return HeldOut(held_out.queries[:0], held_out.clusters[:0], np.zeros(rows, np.bool_))
 
 
-def _cuts(held_out: HeldOut) -> list[int]:
-    """The ends of the part that tunes and of the parts that are fresh, one a round."""
-    return held_out.cuts(defaults.TUNING_QUERIES, *_FRESH)
+def _cut(held_out: HeldOut) -> int:
+    """The number of queries that tune; those after them are fresh."""
+    return held_out.cuts(defaults.TUNING_QUERIES, _FRESH)[0]
 
 
-def _margin(seen: int, end: int, place: int) -> Margin:
-    """What tuning on the first ``seen`` queries has to leave for those up to ``end`` to agree, the surer in later rounds."""
-    return Margin((end - seen) / seen, _SURE[place])
+def _fresh(held_out: HeldOut) -> float:
+    """The fresh queries in multiples of those that tune."""
+    return (len(held_out.queries) - _cut(held_out)) / max(1, _cut(held_out))
 
 
 def _try(
@@ -158,14 +157,13 @@ def _try(
 ) -> tuple[Trial, list[Trial]]:
     """Try the candidates on the rows ``tried``."""
     base = gather(job.vectors, job.metric, tried)
-    queries = gather(job.vectors, job.metric, held_out.queries[: _cuts(held_out)[0]])
+    queries = gather(job.vectors, job.metric, held_out.queries[: _cut(held_out)])
     # Prepared vectors have length 1 where that is wanted, so the cosine is the inner product now.
     prepared: Metric = "l2" if job.metric == "l2" else "ip"
     truth = find_truth(base, queries, job.contract.at, metric=prepared, threads=job.threads)
     named = np.where(truth.rows >= 0, tried[truth.rows], -1)
     truth = dataclasses.replace(truth, rows=named, clusters=held_out.clusters[: len(queries)])
-    margin = _margin(len(queries), _cuts(held_out)[1], 0) if len(queries) else None
-    ground = Ground(base, job.ids[tried], tried, truth, job.metric, job.seed, job.threads, margin)
+    ground = Ground(base, job.ids[tried], tried, truth, job.metric, job.seed, job.threads, _fresh(held_out))
     steps = list(ladder(len(tried), base.shape[1], job.metric)) if candidates is None else list(candidates)
     done: list[Trial] = []
 
@@ -194,21 +192,28 @@ def _filled(job: _Job, candidate: Candidate, index: Any, kept: NDArray[np.int64]
 
 
 def _verified(job: _Job, chosen: _Chosen, held_out: HeldOut) -> tuple[_Chosen, Recall, int]:
-    """Measure on fresh queries; tune on them too and take other fresh ones where they disagree, or search exactly."""
-    goal = job.contract.recall
+    """Take the quickest effort that fresh queries confirm, or exact search; return its recall and how many were asked."""
+    goal, subject = job.contract.recall, chosen.subject
     exact = Recall(1.0, 1.0, 1.0, job.contract.at, 0, "exact")
     if chosen.candidate.exact:
         return chosen, exact, 0
-    for number, (seen, end) in enumerate(pairwise(_cuts(held_out)), 1):
-        # Of those that a second round asks the truth is rarely needed, and on many rows it is what takes longest.
-        asking = dataclasses.replace(held_out, queries=held_out.queries[:end], clusters=held_out.clusters[:end])
-        truth = held_out_truth(job.vectors, asking, job.contract.at, job.metric, job.threads)
-        margin = _margin(seen, end, number - 1)
-        if tune(chosen.subject, chosen.candidate, truth.part(0, seen), goal, margin) is None:
+    truth = held_out_truth(job.vectors, held_out, job.contract.at, job.metric, job.threads)
+    seen, queries = _cut(held_out), len(held_out.queries)
+    tuning, fresh = truth.part(0, seen), truth.part(seen, queries)
+    tune(subject, chosen.candidate, tuning, goal, _fresh(held_out))
+    confirmed: tuple[dict[str, float], Recall] | None = None
+    asked = 0
+    aimed = aims(subject.recall(tuning), goal, _fresh(held_out))
+    for effort in descent(subject, chosen.candidate, tuning, aimed):
+        asked += 1
+        subject.index.effort = effort
+        measured = subject.recall(fresh)
+        if not keeps(measured, goal):
             break
-        measured = chosen.subject.recall(truth.part(seen, end))
-        if keeps(measured, goal):
-            return chosen, measured, number
+        confirmed = effort, measured
+    if confirmed is not None:
+        subject.index.effort, measured = confirmed
+        return chosen, measured, asked
     last = flat(shape_of(job.vectors)[1])
     if not job.contract.allows(size := last.file_bytes(len(job.ids))):
         raise UsageError(
@@ -216,7 +221,7 @@ def _verified(job: _Job, chosen: _Chosen, held_out: HeldOut) -> tuple[_Chosen, R
             f"exact search needs {size:,} bytes where {job.contract.memory:,} are allowed; ask for less recall or allow more"
         )
     index = create(last.factory, shape_of(job.vectors)[1], job.metric, job.seed)
-    return _filled(job, last, index, np.flatnonzero(~held_out.withheld)), exact, _ROUNDS
+    return _filled(job, last, index, np.flatnonzero(~held_out.withheld)), exact, asked
 
 
 def check_contract(

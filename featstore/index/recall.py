@@ -15,6 +15,7 @@ from featstore.intervals import wilson_interval
 
 _WIDEST = 0.02
 _Z95 = 1.959963984540054
+_STEP = 0.2
 TOLERANCE = 1e-6
 """Scores closer than this, relative to their scale, are ties: float32 sums in another order differ as much."""
 
@@ -68,31 +69,28 @@ def mean_interval(shares: NDArray[np.float64], parts: int) -> tuple[float, float
     return wilson_interval(mean, queries * min(max(gain, 1.0), float(parts)))
 
 
-def reaches(recall: Recall, goal: float) -> bool:
-    """Whether the lower 95 % bound of ``recall`` is at ``goal``: what tuning asks for, so that fresh queries agree."""
-    return recall.low is not None and recall.low >= goal
+def reaches(recall: Recall, goal: float, fresh: float = 1.0) -> bool:
+    """Whether the lower 95 % bound of ``recall`` is at ``goal``.
 
-
-@dataclass(frozen=True)
-class Margin:
-    """How far a recall has to lie above a goal for other queries to show the goal too.
-
-    ``fresh``: those queries, in multiples of the ones that were asked. ``sure``: standard deviations of the difference
-    between the two means; with 1, five in six will show it, with 2 all but one in forty.
+    ``fresh``: whether that of so many times the queries is, should these show the same recall.
     """
+    if recall.value is None or recall.low is None:
+        return False
+    return recall.value - (recall.value - recall.low) / math.sqrt(fresh) >= goal
 
-    fresh: float
-    sure: float
 
-    def kept(self, recall: Recall, goal: float) -> bool:
-        """Whether the lower 95 % bound on the fresh queries is to be expected at ``goal``, and this one is there."""
-        if recall.value is None or recall.low is None or not reaches(recall, goal):
-            return False
-        if recall.method == "exact" or self.fresh <= 0:
-            return True
-        half = recall.value - recall.low
-        other = half / math.sqrt(self.fresh)
-        return recall.value >= goal + other + self.sure * math.hypot(half, other) / _Z95
+def aims(tuned: Recall, goal: float, fresh: float) -> list[float]:
+    """Return recalls to aim at, descending, of which one will show fresh queries the lower 95 % bound ``goal`` just so.
+
+    ``tuned``: a recall near the goal; ``fresh``: the fresh queries, in multiples of those that it was measured on. In the
+    middle is what is expected to do; the others lie up to two standard deviations of the difference to either side.
+    """
+    if tuned.value is None or tuned.low is None:
+        return []
+    half = tuned.value - tuned.low
+    other = half / math.sqrt(fresh)
+    spread = math.hypot(half, other) / _Z95
+    return [aim for place in range(10, -11, -1) if (aim := goal + other + _STEP * place * spread) <= 1]
 
 
 def keeps(recall: Recall, goal: float) -> bool:

@@ -15,7 +15,7 @@ from featstore.errors import UsageError
 from featstore.index import faiss_io
 from featstore.index.blocks import Floats, Metric
 from featstore.index.ladder import Candidate
-from featstore.index.recall import Margin, Recall
+from featstore.index.recall import Recall
 from featstore.index.truth import Truth
 from featstore.index.tuning import Subject, tune
 
@@ -56,8 +56,8 @@ class Contract:
 class Trial:
     """A row of the table of what was tried.
 
-    ``outcome``: "chosen", "holds" (but was slower), or why not. ``file_bytes``: estimated for the whole index.
-    ``subject``: the index itself where it holds; it is not part of the table.
+    ``outcome``: "chosen", "slower" at equal recall, or why not. ``file_bytes``: estimated for the whole index.
+    ``subject``: the index itself where it was timed; it is not part of the table.
     """
 
     candidate: Candidate
@@ -91,7 +91,7 @@ class Trial:
 class Ground:
     """What every candidate is tried on: ``base`` (m, d) prepared, with ``ids`` (m,) and ``rows`` (m,), and the queries.
 
-    ``margin``: how far above the contract their recall has to be, so that other queries will show it too.
+    ``fresh``: those that will decide, in multiples of these: kinds are compared at the recall that is expected to do then.
     """
 
     base: Floats
@@ -101,7 +101,7 @@ class Ground:
     metric: Metric
     seed: int
     threads: int | None
-    margin: Margin | None = None
+    fresh: float = 1.0
 
 
 def create(factory: str, dimension: int, metric: Metric, seed: int) -> faiss_io.VectorIndex:
@@ -119,7 +119,7 @@ def training_rows(rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
 
 def try_candidate(candidate: Candidate, ground: Ground, contract: Contract, total_rows: int) -> Trial:
     """Build ``candidate`` on ``ground``, tune it to ``contract`` and time it; memory is judged for ``total_rows``."""
-    trial = Trial(candidate, len(ground.base), candidate.file_bytes(total_rows), "holds")
+    trial = Trial(candidate, len(ground.base), candidate.file_bytes(total_rows), "slower")
     if not contract.allows(trial.file_bytes):
         tenth = "" if trial.file_bytes > (contract.memory or 0) else ", a tenth of them for building it"
         trial.outcome = f"needs some {trial.file_bytes:,} bytes where {contract.memory:,} are allowed{tenth}"
@@ -138,7 +138,7 @@ def try_candidate(candidate: Candidate, ground: Ground, contract: Contract, tota
     if not len(ground.truth.queries):
         trial.recall, trial.subject = subject.recall(ground.truth), subject
         return trial
-    tuned = tune(subject, candidate, ground.truth, contract.recall, ground.margin)
+    tuned = tune(subject, candidate, ground.truth, contract.recall, ground.fresh)
     trial.recall = subject.recall(ground.truth)
     trial.effort = index.effort
     if tuned is None:
@@ -162,10 +162,10 @@ def try_all(
     total_rows: int,
     told: Callable[[Trial], None] | None = None,
 ) -> tuple[Trial, list[Trial]]:
-    """Try each; return the one with the most queries a second of those that hold, and all of them.
+    """Try each; return the one with the most queries a second of those that reach the contract, and all of them.
 
-    Each that holds is timed side by side with the best so far.
-    At most two indexes are in memory at a time. UsageError, naming each reason, where none holds.
+    Each that does is timed side by side with the best so far.
+    At most two indexes are in memory at a time. UsageError, naming each reason, where none does.
     """
     trials: list[Trial] = []
     best: Trial | None = None

@@ -10,16 +10,19 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 
 from featstore.index import faiss_io
 from featstore.index.ladder import Candidate
-from featstore.index.recall import Margin, Recall, reaches
+from featstore.index.recall import Recall, reaches
 from featstore.index.truth import Truth
 
 _FEWEST_TURNS = 5
 _TURNS_SECONDS = 1.0
 _SINGLES = 100
-_AS_MANY = 3
+_AS_MANY = 5
+_FAR_OFF = 2
+_TIMED = 300
 
 
 @dataclass(frozen=True)
@@ -58,40 +61,105 @@ class Subject:
         return max(time.perf_counter() - start, 1e-9)
 
 
-def tune(
-    subject: Subject, candidate: Candidate, truth: Truth, goal: float, margin: Margin | None = None
-) -> float | None:
-    """Set the quickest effort whose recall reaches ``goal``; return its queries a second in one thread, None where none does.
+def tune(subject: Subject, candidate: Candidate, truth: Truth, goal: float, fresh: float = 1.0) -> float | None:
+    """Set the quickest effort that ``reaches`` the ``goal`` on ``fresh`` times as many queries, all going as on these.
 
-    Its lower 95 % bound has to be there, and with a ``margin`` that on other queries has to be expected there.
-
-    For each re-ranking depth the smallest main parameter that reaches the goal is found by bisection (recall
-    grows with both); where three depths in a row need as much of it, deeper ones are not tried. These pairs are timed in
-    turns, and the quickest is taken. Where none reaches the goal, the greatest effort is left set.
+    Return its queries a second in one thread. Where none reaches it: None, and the greatest effort is left set.
     """
-    pairs: list[dict[str, float]] = []
-    ceiling, as_many = max(1, len(candidate.steps)), 0
-    for depth in candidate.depths or (None,):
-        step = _smallest(ceiling, partial(_reached, subject, candidate, depth, truth, goal, margin))
-        if step is None:
-            # Before the first that reaches it: deeper. After it: as much as the last, which was asked and is dearer.
-            as_many += bool(pairs)
-        else:
-            pairs.append(candidate.effort(step, depth))
-            ceiling, as_many = step, 0
-        if as_many == _AS_MANY or not ceiling:
-            break
+    pairs = _Efforts(subject, candidate, truth).least(lambda recall: reaches(recall, goal, fresh))
     if not pairs:
         subject.index.effort = candidate.greatest
         return None
+    seconds = _timed(subject, truth, pairs)
+    subject.index.effort = pairs[int(np.argmin(seconds))]
+    return len(truth.queries) / min(seconds)
+
+
+def descent(subject: Subject, candidate: Candidate, truth: Truth, aims: Sequence[float]) -> list[dict[str, float]]:
+    """Return, for each of ``aims`` (recalls, descending) that is reached, the quickest effort that does; each effort once.
+
+    The time of an effort is taken to be linear in its two parameters, as lists are scanned and vectors re-ranked one
+    after the other: with what single measurements make of it the path would stagger between the two.
+    """
+    efforts = _Efforts(subject, candidate, truth)
+    of_aims = [pairs for aim in aims if (pairs := efforts.least(partial(_at_least, aim)))]
+    if not of_aims:
+        return []
+    cost = _Cost(middle := of_aims[len(of_aims) // 2], _timed(subject, truth.part(0, _TIMED), middle))
+    quickest = [min(pairs, key=cost) for pairs in of_aims]
+    return [effort for place, effort in enumerate(quickest) if effort not in quickest[:place]]
+
+
+class _Cost:
+    """Seconds by effort: a constant, and so much a unit of each parameter, none less than nothing (least squares)."""
+
+    def __init__(self, efforts: Sequence[dict[str, float]], seconds: Sequence[float]) -> None:
+        rows = np.array([[1.0, *effort.values()] for effort in efforts])
+        # Relative to the seconds: what is quick is what has to be told apart.
+        self._weights: NDArray[np.float64] = nnls(rows / np.array(seconds)[:, None], np.ones(len(rows)))[0]
+
+    def __call__(self, effort: dict[str, float]) -> float:
+        return float(self._weights @ [1.0, *effort.values()])
+
+
+def _at_least(aim: float, recall: Recall) -> bool:
+    return recall.value is not None and recall.value >= aim
+
+
+class _Efforts:
+    """What each effort gives, asked once: recall grows with the re-ranking depth and with the main parameter."""
+
+    def __init__(self, subject: Subject, candidate: Candidate, truth: Truth) -> None:
+        self._subject, self._candidate, self._truth = subject, candidate, truth
+        self._found: dict[tuple[float | None, int], Recall] = {}
+
+    def _recall(self, depth: float | None, step: int) -> Recall:
+        if (depth, step) not in self._found:
+            self._subject.index.effort = self._candidate.effort(step, depth)
+            self._found[depth, step] = self._subject.recall(self._truth)
+        return self._found[depth, step]
+
+    def least(self, holds: Callable[[Recall], bool]) -> list[dict[str, float]]:
+        """Return pairs of a re-ranking depth and the smallest main parameter whose recall ``holds``, by falling parameter.
+
+        Those of the least depths. Where several in a row need as much as the one before, deeper ones are not tried.
+        """
+        depths, top = self._candidate.depths or (None,), max(1, len(self._candidate.steps)) - 1
+        first = _smallest(len(depths), lambda place: holds(self._recall(depths[place], top)))
+        if first is None:
+            return []
+        pairs: list[dict[str, float]] = []
+        step, as_many = top + 1, 0
+        for depth in depths[first:]:
+            # It holds at ``step``, or has to be asked at the top: that one holds for the first.
+            if step > top or holds(self._recall(depth, step - 1)):
+                step = self._smallest_step(holds, depth, step - 1)
+                pairs.append(self._candidate.effort(step, depth))
+                as_many = 0
+            else:
+                as_many += 1
+            if as_many == _AS_MANY or not step:
+                break
+        return pairs
+
+    def _smallest_step(self, holds: Callable[[Recall], bool], depth: float | None, known: int) -> int:
+        """Return the first step that ``holds`` at ``depth``; ``known`` does."""
+        found = _smallest(known, lambda place: holds(self._recall(depth, place)))
+        return known if found is None else found
+
+
+def _timed(subject: Subject, truth: Truth, efforts: Sequence[dict[str, float]]) -> list[float]:
+    """Return the seconds of a batch at each of ``efforts``, timed in turns; of those that are far off only once."""
 
     def timed(effort: dict[str, float]) -> float:
         subject.index.effort = effort
         return subject.timed(truth)
 
-    seconds = _in_turns([partial(timed, effort) for effort in pairs])
-    subject.index.effort = pairs[int(np.argmin(seconds))]
-    return len(truth.queries) / min(seconds)
+    seconds = [timed(effort) for effort in efforts]
+    near = [place for place, one in enumerate(seconds) if one <= _FAR_OFF * min(seconds)]
+    for place, one in zip(near, _in_turns([partial(timed, efforts[place]) for place in near]), strict=True):
+        seconds[place] = one
+    return seconds
 
 
 def _in_turns(timed: Sequence[Callable[[], float]]) -> list[float]:
@@ -103,20 +171,6 @@ def _in_turns(timed: Sequence[Callable[[], float]]) -> list[float]:
     while len(turns) < _FEWEST_TURNS or sum(map(sum, turns)) < _TURNS_SECONDS:
         turns.append([one() for one in timed])
     return [float(median) for median in np.median(turns, axis=0)]
-
-
-def _reached(
-    subject: Subject,
-    candidate: Candidate,
-    depth: float | None,
-    truth: Truth,
-    goal: float,
-    margin: Margin | None,
-    step: int,
-) -> bool:
-    subject.index.effort = candidate.effort(step, depth)
-    recall = subject.recall(truth)
-    return reaches(recall, goal) if margin is None else margin.kept(recall, goal)
 
 
 def _smallest(count: int, holds: Callable[[int], bool]) -> int | None:

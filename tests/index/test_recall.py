@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from featstore.errors import DamagedError
-from featstore.index.recall import Margin, Recall, keeps, mean_interval, reaches, recall_at_k
+from featstore.index.recall import Recall, aims, keeps, mean_interval, reaches, recall_at_k
 from featstore.intervals import wilson_interval
 
 
@@ -76,18 +76,20 @@ def of_share(share: float, count: int) -> Recall:
     return Recall(share, *wilson_interval(share, count), 1, count, "held-out")
 
 
-def test_a_margin_makes_other_queries_agree() -> None:
-    """Where tuning stops at the least recall that keeps the margin, fresh queries agree about as often as it says."""
+def test_of_the_aims_one_is_just_right() -> None:
+    """Fresh queries confirm the surest aim and refute the quickest, whatever tuning's luck was."""
     random = np.random.default_rng(0)
-    goal, tuning, fresh = 0.9, 400, 800
-    for sure, least in ((1.0, 0.8), (2.0, 0.95)):
-        margin = Margin(fresh / tuning, sure)
-        agreed = []
-        for right in random.uniform(goal, 1, 5000):
-            seen = random.binomial(tuning, right) / tuning
-            if margin.kept(of_share(seen, tuning), goal) and not margin.kept(of_share(seen - 0.01, tuning), goal):
-                agreed.append(reaches(of_share(random.binomial(fresh, right) / fresh, fresh), goal))
-        assert len(agreed) > 100
-        assert np.mean(agreed) > least
-    assert not margin.kept(Recall(None, None, None, 10, 0, "not measured"), goal)
-    assert margin.kept(Recall(1.0, 1.0, 1.0, 10, 0, "exact"), 1.0)
+    goal, tuning, fresh = 0.9, 400, 1200
+    aimed = aims(of_share(0.92, tuning), goal, fresh / tuning)
+    assert aimed == sorted(aimed, reverse=True)
+    assert np.diff(aimed) == pytest.approx(np.full(20, aimed[1] - aimed[0]))
+    confirmed = {}
+    for aim in (aimed[0], aimed[10], aimed[-1]):
+        right = np.clip(aim - random.normal(0, np.sqrt(aim * (1 - aim) / tuning), 4000), 0, 1)
+        shown = random.binomial(fresh, right) / fresh
+        confirmed[aim] = np.mean([reaches(of_share(share, fresh), goal) for share in shown])
+    assert confirmed[aimed[0]] > 0.95
+    assert 0.3 < confirmed[aimed[10]] < 0.7
+    assert confirmed[aimed[-1]] < 0.05
+    assert max(aims(of_share(0.999, tuning), 0.998, 3.0)) <= 1
+    assert aims(Recall(None, None, None, 10, 0, "not measured"), goal, 3.0) == []

@@ -10,7 +10,7 @@ from featstore.index.ladder import Candidate
 from featstore.index.recall import reaches
 from featstore.index.trials import create
 from featstore.index.truth import Truth, find_truth
-from featstore.index.tuning import Subject, _smallest, tune
+from featstore.index.tuning import Subject, _smallest, descent, tune
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
@@ -81,6 +81,36 @@ def test_what_cannot_reach_the_goal_is_left_at_its_greatest(ground: tuple[np.nda
     subject = subject_of(candidate, ground[0])
     assert tune(subject, candidate, ground[1], 0.99) is None
     assert subject.index.effort == {"nprobe": 2, "k_factor": 2.0}
+
+
+@pytest.mark.parametrize("candidate", [GRAPH, LISTS])
+def test_a_descent_goes_from_sure_to_quick(candidate: Candidate, ground: tuple[np.ndarray, Truth]) -> None:
+    subject = subject_of(candidate, ground[0])
+    aims = [1.1, 0.95, 0.9, 0.8999, 0.7, 0.4]
+    found = descent(subject, candidate, ground[1], aims)
+    assert 3 <= len(found) <= len(aims) - 1  # 1.1 is not reached
+    assert len({tuple(effort.items()) for effort in found}) == len(found)
+    recalls = []
+    for effort in found:
+        subject.index.effort = effort
+        recalls.append(subject.recall(ground[1]).value)
+    assert recalls == sorted(recalls, reverse=True)
+    assert recalls[0] >= 0.95
+    assert recalls[-1] >= 0.4
+    assert descent(subject, candidate, ground[1], [1.1]) == []
+
+
+def test_each_step_of_a_descent_is_the_quickest_that_reaches_it(
+    ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = subject_of(LISTS, ground[0])
+    monkeypatch.setattr(Subject, "timed", lambda self, truth: 1 + self.index.effort["nprobe"])
+    # Depth costs nothing here: so much of it is taken that no list more is needed than with any.
+    (deep,) = descent(subject, LISTS, ground[1], [0.8])
+    monkeypatch.setattr(Subject, "timed", lambda self, truth: 1 + self.index.effort["k_factor"])
+    (shallow,) = descent(subject, LISTS, ground[1], [0.8])
+    assert deep["k_factor"] > shallow["k_factor"]
+    assert deep["nprobe"] < shallow["nprobe"]
 
 
 def test_times_are_positive(ground: tuple[np.ndarray, Truth]) -> None:
