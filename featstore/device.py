@@ -10,6 +10,8 @@ import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+_SETTLED_AT_ONCE = 64 << 20
+
 
 class Device:
     """A new file, as h5py's driver for Python's file objects wants one."""
@@ -21,6 +23,7 @@ class Device:
         self._error: OSError | None = None
         self._pool = ThreadPoolExecutor(1, "featstore-sync")
         self._syncing: Future[None] | None = None
+        self._unsettled = 0
 
     def check(self) -> None:
         """Raise the first OSError that libhdf5 was not told."""
@@ -33,6 +36,7 @@ class Device:
 
         To be asked of this handle and no other: the system tells an error of the disk once.
         """
+        self._unsettled = 0
         self._syncing = self._pool.submit(self._sync)
 
     def close(self) -> None:
@@ -82,6 +86,10 @@ class Device:
             self._error = error
         self._at += len(view)
         self._end = max(self._end, self._at)
+        self._unsettled += len(view)
+        if self._unsettled >= _SETTLED_AT_ONCE and (self._syncing is None or self._syncing.done()):
+            # The disk works while the next bytes are made, instead of after the last.
+            self.settle()
         return len(view)
 
     def truncate(self, size: int | None = None) -> int:

@@ -43,6 +43,7 @@ _LARGEST_HEADER = 1 << 20
 _LARGEST_WIDTH = 1 << 24
 _LARGE = 16 << 20
 _PARALLEL = 1 << 20
+_CACHED = 256 << 10
 # Exactly the types that featstore writes: anything else in a directory is refused before memory is taken.
 _DTYPES = {
     name: np.dtype(name)
@@ -145,18 +146,27 @@ def _read_back(path: Path, written: Mapping[str, _Written], header_bytes: int) -
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
         memoryview(mapped) as view,
     ):
-        for name, entry in written.items():
-            size = math.prod(entry.shape) * _DTYPES[entry.dtype].itemsize
-            if xxhash.xxh3_128_hexdigest(view[entry.offset : entry.offset + size]) != entry.checksum:
+        body, at = xxhash.xxh3_128(), header_bytes
+        for name, entry in sorted(written.items(), key=lambda item: item[1].offset):
+            own, end = xxhash.xxh3_128(), entry.offset + math.prod(entry.shape) * _DTYPES[entry.dtype].itemsize
+            if end > entry.offset:  # else it has no place in the file
+                body.update(view[at : entry.offset])
+                # One pass for both sums: the second finds the bytes in the processor's cache.
+                for at in range(entry.offset, end, _CACHED):
+                    with view[at : min(at + _CACHED, end)] as piece:
+                        own.update(piece)
+                        body.update(piece)
+                at = end
+            if own.hexdigest() != entry.checksum:
                 raise DamagedError(
                     f"{path.parent}: {name} read back differs from what was written; check the disk and memory"
                 )
-        body = xxhash.xxh3_128_hexdigest(view[header_bytes:])
+        body.update(view[at:])
     directory = {
         name: {"dtype": entry.dtype, "shape": list(entry.shape), "offset": entry.offset, "xxh3": entry.checksum}
         for name, entry in written.items()
     }
-    return directory, body
+    return directory, body.hexdigest()
 
 
 def _header(kind: str, path: Path, body: str, summary: dict[str, Any], directory: dict[str, Any]) -> dict[str, Any]:
