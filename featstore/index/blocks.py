@@ -87,11 +87,9 @@ def prepare(block: NDArray[Any], metric: Metric, first_row: int = 0) -> Floats:
     with np.errstate(over="ignore", invalid="ignore"):
         squares = np.einsum("ij,ij->i", rows, rows)
     ordinary = (squares > _LEAST) & (squares < _MOST)
-    if ordinary.all():
-        unit = np.abs(squares - 1) < _UNIT
-        if metric != "cosine" or unit.all():
-            return rows
-        return rows / np.where(unit, 1, np.sqrt(squares))[:, None]
+    unit = np.abs(squares - 1) < _UNIT
+    if ordinary.all() and (metric != "cosine" or unit.all()):
+        return rows
     strange = np.flatnonzero(~ordinary)
     for row in strange:
         if not np.isfinite(rows[row]).all():
@@ -99,7 +97,7 @@ def prepare(block: NDArray[Any], metric: Metric, first_row: int = 0) -> Floats:
     if metric != "cosine":
         return rows
     lengths = np.sqrt(squares, where=squares > 0, out=np.zeros_like(squares))
-    lengths[strange] = 1
+    lengths[unit | ~ordinary] = 1
     normalised: Floats = rows / lengths[:, None]
     for row in strange:
         exact = rows[row].astype(np.float64)

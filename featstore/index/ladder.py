@@ -85,8 +85,8 @@ def ladder(rows: int, dimension: int, metric: Metric) -> Iterator[Candidate]:
       bytes that a step reads and changes no neighbour, so it is left out.
 
     On 61,776 x 1280 real features, at recall@10 0.95 and in one thread, two components a part of an eighth of the
-    dimensions gave 1.17 times the rate of a quarter, and 1.1 times that of one component a part; on 784 gray pixels one
-    component a part gave 1.4 times the rate of two. Tried and left out there: half or twice as many lists; a second,
+    dimensions gave 1.17 times the rate of a quarter; one component a part gave as much (1.0 to 1.1 times, by how alike the
+    queries of a batch are), and on 784 gray pixels 1.4 times the rate of two. Tried and left out there: half or twice as many lists; a second,
     8-bit code of the projection between the lists and the re-ranking; re-ranking on 8 bits alone (0.9 times, and at
     0.99 it does not get there); 8-bit codes in the lists (half the rate); a graph over the projection, re-ranked (two
     thirds); IVF over RaBitQ (J. Gao & C. Long, SIGMOD 2024), a third to a quarter at equal recall.

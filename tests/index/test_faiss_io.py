@@ -124,6 +124,17 @@ def test_the_callers_threads_are_left_alone() -> None:
     assert faiss.omp_get_max_threads() == before
 
 
+@pytest.mark.parametrize("factory", ["Flat", "HNSW8", "IVF4,PQ4x4fs,Refine(SQfp16)"])
+def test_a_large_batch_is_searched_part_by_part(factory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, queries, allowed = made(factory, clusters(300)), clusters(50), np.arange(300) % 3 > 0
+    whole = [index.search(queries, 5), index.search(queries, 5, allowed=allowed)]
+    monkeypatch.setattr(faiss_io, "_AT_ONCE", 4)
+    parts = [index.search(queries, 5, threads=2), index.search(queries, 5, allowed=allowed, threads=3)]
+    for (scores, places), (other_scores, other_places) in zip(whole, parts, strict=True):
+        np.testing.assert_array_equal(places, other_places)
+        np.testing.assert_allclose(scores, other_scores, rtol=1e-5)
+
+
 def test_one_thread_builds_the_same_graph_twice(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         index = faiss_io.VectorIndex.create("HNSW8", 16, True, seed=seed, construction=40)
