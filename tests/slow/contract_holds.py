@@ -3,12 +3,13 @@
 CROPS.npz is what tests.slow.crops writes. Half of the indexes are of crops of photographs, 34,000 to 58,000 of them drawn
 picture by picture (crops of one picture are a group); the fresh queries are crops of up to 300 other pictures. They
 take turns between the features under cosine and the gray pixels under Euclidean distance. The other half are of made-up
-clusters, 12,000 to 30,000 rows of 32 to 128 dimensions, asked by 10,000 fresh rows: so many that what they show is nearer to the
-truth than the label is. Contracts are recall@10 of 0.9, 0.95 and
-0.98 in turn; seeds and sizes differ. Candidates are the ladder's, for the crops without graphs, which take long to build.
+clusters, 12,000 to 30,000 rows of 32 to 128 dimensions, asked by 10,000 fresh rows: so many that what they show is nearer
+to the truth than the label is. Contracts are recall@10 of 0.9, 0.95 and 0.98 in turn; seeds and sizes differ. Candidates
+are the ladder's, for the crops without graphs, which take long to build.
 
 An index counts against the promise where its recall on the fresh queries is below the lower bound on its label: at most 2 of
-20 may. Exact indexes keep their label by construction: at most half may be. The exit code is 1 where more do. It takes some eight minutes on two cores.
+20 may. Exact indexes keep their label by construction: at most half may be. The exit code is 1 where more do. It takes some
+ten minutes on two cores.
 """
 
 from __future__ import annotations

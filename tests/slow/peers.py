@@ -222,7 +222,7 @@ def show(told: dict[str, Any]) -> None:
 @click.option("--set", "which", type=click.Choice(["real", "gray"]), default="real", show_default=True)
 @click.option("--threads", type=int, multiple=True, default=(1, 2), show_default=True)
 @click.option("--rounds", default=3, show_default=True, help="Fresh processes for each. 0: build only, for --keep.")
-@click.option("--turns", default=8, show_default=True, help="Turns of each in a round.")
+@click.option("--turns", default=5, show_default=True, help="Turns of each in a round.")
 @click.option("--held-out", default=110, show_default=True, help="Pictures whose crops are the queries.")
 @click.option("--seed", default=0, show_default=True)
 @click.option(
