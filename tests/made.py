@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +35,14 @@ def write_pictures(folder: Path, names: list[str], seed: int = 0) -> Path:
     return folder
 
 
+# Threads share torch's generator.
+_DRAWING = threading.Lock()
+
+
 def tiny_backbone(seed: int = 0, dimension: int = 8, name: str = "tiny") -> Backbone:
     """Return a convolutional network of two layers with its preprocessing, random by ``seed``."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with _DRAWING, torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
         module = nn.Sequential(
             nn.Conv2d(3, 6, 3, stride=2),
             nn.ReLU(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from featstore.backbones import efficientnet_lite
 from featstore.decode import Preprocessing
 from featstore.errors import UsageError
 
+# Threads share torch's generator: a network that two of them draw for at once would be another one each time.
+_DRAWING = threading.Lock()
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
 
 
@@ -60,7 +63,7 @@ class Architecture:
 
         The caller's random state stays as it was.
         """
-        with torch.random.fork_rng(devices=[]), torch.device("cpu"), _quiet():
+        with _DRAWING, torch.random.fork_rng(devices=[]), torch.device("cpu"), _quiet():
             # torch.manual_seed would seed the accelerators too; constructors draw from this generator alone.
             torch.default_generator.manual_seed(seed)
             return self.constructor(**self.default.options)
@@ -76,7 +79,7 @@ class Architecture:
                 return network
         except NotImplementedError:
             pass  # RegNet computes its widths with tensors, which the meta device does not do
-        with torch.random.fork_rng(devices=[]), torch.device("cpu"), _quiet():
+        with _DRAWING, torch.random.fork_rng(devices=[]), torch.device("cpu"), _quiet():
             return self.constructor(**options)
 
 

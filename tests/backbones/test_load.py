@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,12 @@ def test_random_weights_are_torchvisions_and_leave_the_random_state_alone() -> N
     assert backbone.weights == "random:3"
     assert backbone.layer == "input of fc"
     assert backbone.weights_digest != load_backbone("resnet18", "random:4").weights_digest
+
+
+def test_threads_that_draw_at_once_get_the_same_networks() -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda seed: load_backbone("squeezenet1_1", f"random:{seed}").weights_digest, [5, 6] * 4))
+    assert found == [load_backbone("squeezenet1_1", f"random:{seed}").weights_digest for seed in (5, 6)] * 4
 
 
 def test_the_preprocessing_is_that_of_the_default_weights() -> None:
