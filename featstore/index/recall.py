@@ -15,7 +15,7 @@ from featstore.intervals import wilson_interval
 
 _WIDEST = 0.02
 _Z95 = 1.959963984540054
-_STEP = 0.2
+_STEP, _SURER, _QUICKER = 0.2, 16, 10
 TOLERANCE = 1e-6
 """Scores closer than this, relative to their scale, are ties: float32 sums in another order differ as much."""
 
@@ -82,15 +82,16 @@ def reaches(recall: Recall, goal: float, fresh: float = 1.0) -> bool:
 def aims(tuned: Recall, goal: float, fresh: float) -> list[float]:
     """Return recalls to aim at, descending, of which one will show fresh queries the lower 95 % bound ``goal`` just so.
 
-    ``tuned``: a recall near the goal; ``fresh``: the fresh queries, in multiples of those that it was measured on. In the
-    middle is what is expected to do; the others lie up to two standard deviations of the difference to either side.
+    ``tuned``: a recall near the goal; ``fresh``: the fresh queries, in multiples of those that it was measured on. Around
+    what is expected to do the aims reach down by two standard deviations of the difference and up by more than three:
+    where the first fails nothing is left but exact search.
     """
     if tuned.value is None or tuned.low is None:
         return []
     half = tuned.value - tuned.low
     other = half / math.sqrt(fresh)
     spread = math.hypot(half, other) / _Z95
-    return [aim for place in range(10, -11, -1) if (aim := goal + other + _STEP * place * spread) <= 1]
+    return [aim for place in range(_SURER, -_QUICKER - 1, -1) if (aim := goal + other + _STEP * place * spread) <= 1]
 
 
 def keeps(recall: Recall, goal: float) -> bool:
