@@ -19,11 +19,11 @@ from featstore.index.exact import check_queries
 from featstore.index.feature_index import FeatureIndex
 from featstore.index.keys import KeyTable
 from featstore.index.ladder import Candidate, flat, ladder
-from featstore.index.recall import Recall, aims, keeps
+from featstore.index.recall import Recall, keeps
 from featstore.index.tables import Tables
 from featstore.index.trials import Contract, Ground, Trial, create, training_rows, try_all
 from featstore.index.truth import HeldOut, find_truth, hold_out
-from featstore.index.tuning import Subject, descent, tune
+from featstore.index.tuning import Subject, descent
 
 # More than elsewhere: the narrower their interval, the less recall has to be kept in reserve.
 _FRESH = 3000
@@ -200,11 +200,9 @@ def _verified(job: _Job, chosen: _Chosen, held_out: HeldOut) -> tuple[_Chosen, R
     truth = held_out_truth(job.vectors, held_out, job.contract.at, job.metric, job.threads)
     seen, queries = _cut(held_out), len(held_out.queries)
     tuning, fresh = truth.part(0, seen), truth.part(seen, queries)
-    tune(subject, chosen.candidate, tuning, goal, _fresh(held_out))
     confirmed: tuple[dict[str, float], Recall] | None = None
     asked = 0
-    aimed = aims(subject.recall(tuning), goal, _fresh(held_out))
-    for effort in descent(subject, chosen.candidate, tuning, aimed):
+    for effort in descent(subject, chosen.candidate, tuning, goal, _fresh(held_out)):
         asked += 1
         subject.index.effort = effort
         measured = subject.recall(fresh)

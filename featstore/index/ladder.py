@@ -10,10 +10,12 @@ from featstore import defaults
 from featstore.index.blocks import Metric
 
 GRAPH_EFFORTS = (*range(10, 20), *range(20, 40, 2), *(round(40 * 1.1**step) for step in range(35)))
-_LISTS = (*range(1, 17), 18, 20, 22, 24, 28, 32, 36, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256, 384, 512)
+_LISTS = (*range(1, 25), 26, 28, 30, 32, 36, 40, 44, 48, 56, 64, 72, 80, 96, 112, 128, 160, 192, 256, 384, 512)
 _DEPTHS = (
-    *(1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.25, 2.5, 2.75, 3.0, 3.25, 3.5, 3.75, 4.0, 4.25, 4.5, 4.75, 5.0, 5.25, 5.5, 5.75),
-    *(6.0, 6.5, 7.0, 7.5, 8.0, 8.5, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 16.0, 18.0, 20.0, 24.0, 28.0, 32.0, 48.0, 64.0),
+    *(step / 10 for step in range(10, 20)),
+    *(step / 20 for step in range(40, 160, 3)),
+    *(step / 4 for step in range(32, 64, 1)),
+    *(16.0, 17.0, 18.0, 19.0, 20.0, 22.0, 24.0, 26.0, 28.0, 32.0, 40.0, 48.0, 64.0),
 )
 # Of a row of a graph: its links in the lowest layer, on average one more layer in 31 rows, its offset and its level.
 _LINK_BYTES = 4 * 2 * defaults.HNSW_LINKS + 6 + 8 + 4

@@ -15,7 +15,8 @@ from featstore.intervals import wilson_interval
 
 _WIDEST = 0.02
 _Z95 = 1.959963984540054
-_STEP, _SURER, _QUICKER = 0.2, 16, 10
+_STEP, _SURER, _QUICKER = 0.1, 32, 20
+_FAR_ABOVE = (0.2, 0.4, 0.6, 0.8)
 TOLERANCE = 1e-6
 """Scores closer than this, relative to their scale, are ties: float32 sums in another order differ as much."""
 
@@ -84,14 +85,16 @@ def aims(tuned: Recall, goal: float, fresh: float) -> list[float]:
 
     ``tuned``: a recall near the goal; ``fresh``: the fresh queries, in multiples of those that it was measured on. Around
     what is expected to do the aims reach down by two standard deviations of the difference and up by more than three:
-    where the first fails nothing is left but exact search.
+    where the first fails nothing is left but exact search. A few lie far above: where queries differ much, only a high
+    recall has a narrow interval.
     """
     if tuned.value is None or tuned.low is None:
         return []
     half = tuned.value - tuned.low
     other = half / math.sqrt(fresh)
     spread = math.hypot(half, other) / _Z95
-    return [aim for place in range(_SURER, -_QUICKER - 1, -1) if (aim := goal + other + _STEP * place * spread) <= 1]
+    near = [aim for place in range(_SURER, -_QUICKER - 1, -1) if (aim := goal + other + _STEP * place * spread) <= 1]
+    return [*(1 - share * (1 - near[0]) for share in _FAR_ABOVE), *near] if near else [1.0]
 
 
 def keeps(recall: Recall, goal: float) -> bool:

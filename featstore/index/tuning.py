@@ -14,14 +14,14 @@ from scipy.optimize import nnls
 
 from featstore.index import faiss_io
 from featstore.index.ladder import Candidate
-from featstore.index.recall import Recall, reaches
+from featstore.index.recall import Recall, aims, reaches
 from featstore.index.truth import Truth
 
 _FEWEST_TURNS = 5
 _TURNS_SECONDS = 1.0
 _SINGLES = 100
-_AS_MANY = 5
-_FAR_OFF = 2
+_AS_MANY = 8
+_MEASURED = 8
 _TIMED = 300
 
 
@@ -70,33 +70,45 @@ def tune(subject: Subject, candidate: Candidate, truth: Truth, goal: float, fres
     if not pairs:
         subject.index.effort = candidate.greatest
         return None
-    seconds = _timed(subject, truth, pairs)
-    subject.index.effort = pairs[int(np.argmin(seconds))]
-    return len(truth.queries) / min(seconds)
+    subject.index.effort = min(pairs, key=_Cost(subject, truth, pairs))
+    return len(truth.queries) / _in_turns([lambda: subject.timed(truth)])[0]
 
 
-def descent(subject: Subject, candidate: Candidate, truth: Truth, aims: Sequence[float]) -> list[dict[str, float]]:
-    """Return, for each of ``aims`` (recalls, descending) that is reached, the quickest effort that does; each effort once.
+def descent(subject: Subject, candidate: Candidate, truth: Truth, goal: float, fresh: float) -> list[dict[str, float]]:
+    """Return efforts from sure to quick, one of which is to be the quickest that ``fresh`` times as many queries confirm.
 
-    The time of an effort is taken to be linear in its two parameters, as lists are scanned and vectors re-ranked one
-    after the other: with what single measurements make of it the path would stagger between the two.
+    They are, for each of the ``aims`` that is reached, the quickest effort that does, none twice.
     """
     efforts = _Efforts(subject, candidate, truth)
-    of_aims = [pairs for aim in aims if (pairs := efforts.least(partial(_at_least, aim)))]
+    near = efforts.least(lambda recall: reaches(recall, goal, fresh))
+    subject.index.effort = near[0] if near else candidate.greatest
+    aimed = aims(subject.recall(truth), goal, fresh)
+    of_aims = [pairs for aim in aimed if (pairs := efforts.least(partial(_at_least, aim)))]
     if not of_aims:
         return []
-    cost = _Cost(middle := of_aims[len(of_aims) // 2], _timed(subject, truth.part(0, _TIMED), middle))
+    cost = _Cost(subject, truth.part(0, _TIMED), near or of_aims[-1])
     quickest = [min(pairs, key=cost) for pairs in of_aims]
     return [effort for place, effort in enumerate(quickest) if effort not in quickest[:place]]
 
 
 class _Cost:
-    """Seconds by effort: a constant, and so much a unit of each parameter, none less than nothing (least squares)."""
+    """Seconds by effort: a constant, and so much a unit of each parameter, none less than nothing (least squares).
 
-    def __init__(self, efforts: Sequence[dict[str, float]], seconds: Sequence[float]) -> None:
-        rows = np.array([[1.0, *effort.values()] for effort in efforts])
+    Lists are scanned, and vectors re-ranked, one after the other. What single measurements of neighbouring efforts make of
+    it would be luck. It is fitted to some of ``efforts``, timed in turns.
+    """
+
+    def __init__(self, subject: Subject, truth: Truth, efforts: Sequence[dict[str, float]]) -> None:
+        places = np.unique(np.linspace(0, len(efforts) - 1, _MEASURED).round().astype(int))
+
+        def timed(effort: dict[str, float]) -> float:
+            subject.index.effort = effort
+            return subject.timed(truth)
+
+        seconds = np.array(_in_turns([partial(timed, efforts[place]) for place in places]))
+        rows = np.array([[1.0, *efforts[place].values()] for place in places])
         # Relative to the seconds: what is quick is what has to be told apart.
-        self._weights: NDArray[np.float64] = nnls(rows / np.array(seconds)[:, None], np.ones(len(rows)))[0]
+        self._weights: NDArray[np.float64] = nnls(rows / seconds[:, None], np.ones(len(rows)))[0]
 
     def __call__(self, effort: dict[str, float]) -> float:
         return float(self._weights @ [1.0, *effort.values()])
@@ -146,20 +158,6 @@ class _Efforts:
         """Return the first step that ``holds`` at ``depth``; ``known`` does."""
         found = _smallest(known, lambda place: holds(self._recall(depth, place)))
         return known if found is None else found
-
-
-def _timed(subject: Subject, truth: Truth, efforts: Sequence[dict[str, float]]) -> list[float]:
-    """Return the seconds of a batch at each of ``efforts``, timed in turns; of those that are far off only once."""
-
-    def timed(effort: dict[str, float]) -> float:
-        subject.index.effort = effort
-        return subject.timed(truth)
-
-    seconds = [timed(effort) for effort in efforts]
-    near = [place for place, one in enumerate(seconds) if one <= _FAR_OFF * min(seconds)]
-    for place, one in zip(near, _in_turns([partial(timed, efforts[place]) for place in near]), strict=True):
-        seconds[place] = one
-    return seconds
 
 
 def _in_turns(timed: Sequence[Callable[[], float]]) -> list[float]:

@@ -80,16 +80,17 @@ def test_of_the_aims_one_is_just_right() -> None:
     """Fresh queries confirm the surest aim and refute the quickest, whatever tuning's luck was."""
     random = np.random.default_rng(0)
     goal, tuning, fresh = 0.9, 400, 1200
-    aimed = aims(of_share(0.92, tuning), goal, fresh / tuning)
-    assert aimed == sorted(aimed, reverse=True)
-    assert np.diff(aimed) == pytest.approx(np.full(26, aimed[1] - aimed[0]))
+    above, aimed = np.split(aims(of_share(0.92, tuning), goal, fresh / tuning), [4])
+    assert (np.diff([1, *above, *aimed]) < 0).all()
+    assert np.diff(aimed) == pytest.approx(np.full(52, aimed[1] - aimed[0]))
     confirmed = {}
-    for aim in (aimed[0], aimed[16], aimed[-1]):
+    for aim in (aimed[0], aimed[32], aimed[-1]):
         right = np.clip(aim - random.normal(0, np.sqrt(aim * (1 - aim) / tuning), 4000), 0, 1)
         shown = random.binomial(fresh, right) / fresh
         confirmed[aim] = np.mean([reaches(of_share(share, fresh), goal) for share in shown])
     assert confirmed[aimed[0]] > 0.995
-    assert 0.3 < confirmed[aimed[16]] < 0.7
+    assert 0.3 < confirmed[aimed[32]] < 0.7
     assert confirmed[aimed[-1]] < 0.05
     assert max(aims(of_share(0.999, tuning), 0.998, 3.0)) <= 1
+    assert all(0 < aim <= 1 for aim in aims(of_share(0.5, tuning), 1.0, 3.0))
     assert aims(Recall(None, None, None, 10, 0, "not measured"), goal, 3.0) == []
