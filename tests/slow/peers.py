@@ -11,9 +11,11 @@ product); ``--set gray``: the crops' gray pixels, Euclidean.
 * exact: faiss Flat, for orientation, in the first round alone.
 
 Each is built in a process of its own with all threads. Then, so many rounds and numbers of threads, each is loaded by a
-fresh process, and they take turns (tests.slow.turns): one call for a batch of all queries, one call a query. The rates
-are medians of the turns, and so is what featstore's are of each peer's in the same turn; asked of the best peer: at 0.95
-at least 2 in batch and 1.5 for single queries; at 0.99 at least 1; on the gray set 20,000 a second at 0.95 in two threads.
+fresh process, and they take turns (tests.slow.turns): one call for a batch of all queries, one call a query. Each
+contender's rate is that of its best turn, as in ann-benchmarks (M. Aumüller et al., Information Systems 2020): what else
+runs on the host of a shared machine only slows, by half at times, and not all alike; the medians are told too. Asked of
+the best peer's rate: at 0.95 at least 2 times in batch and 1.5 for single queries; at 0.99 at least 1; on the gray set
+20,000 a second at 0.95 in two threads.
 A bound against peers of which none reaches the recall counts as reached. The exit code is 1 where a bound is missed, or
 where featstore's recall on the queries is below its contract. It takes some twelve minutes on two cores.
 """
@@ -151,9 +153,9 @@ def contest(place: Path, which: str, built: dict[str, Any], threads: int, turns:
                     found[name].setdefault(goal, []).append(of_effort[effort])
 
 
-def times(ours: list[dict[str, float]], theirs: list[dict[str, float]], way: str) -> float:
-    """Return how many times as fast ours is, turn beside turn, in the median."""
-    return statistics.median(one[way] / other[way] for one, other in zip(ours, theirs, strict=True))
+def best(turns: list[dict[str, float]], way: str) -> float:
+    """Return the rate of the best of ``turns``."""
+    return max(turn[way] for turn in turns)
 
 
 def check_kept(kept: Any, made_of: dict[str, Any], place: Path) -> None:
@@ -180,16 +182,16 @@ def verdicts(found_in: dict[str, Found], built: dict[str, Any], which: str) -> d
         for goal in GOALS:
             for way, bound in (("batch", 2.0), ("single", 1.5)) if goal == 0.95 else (("batch", 1.0), ("single", 1.0)):
                 ours = rates[f"featstore-{goal}"][str(goal)]
-                beside = [times(ours, rates[peer][str(goal)], way) for peer in PEERS if str(goal) in rates[peer]]
+                theirs = [best(rates[peer][str(goal)], way) for peer in PEERS if str(goal) in rates[peer]]
                 name = f"{way} at {goal}, {threads} threads, times the best peer"
-                if beside:
-                    judge(name, min(beside), bound)
+                if theirs:
+                    judge(name, best(ours, way) / max(theirs), bound)
                 else:
                     pass_over(name, bound, True, f"no peer reaches {goal}")
     if which == "gray":
         name = "batch at 0.95, 2 threads"
         if "2" in found_in:
-            judge(name, statistics.median(one["batch"] for one in found_in["2"]["featstore-0.95"]["0.95"]), ASKED_RATE)
+            judge(name, best(found_in["2"]["featstore-0.95"]["0.95"], "batch"), ASKED_RATE)
         else:
             pass_over(name, ASKED_RATE, None, "--threads lacks 2")
     return found
@@ -204,11 +206,12 @@ def show(told: dict[str, Any]) -> None:
         print(f"  {name:16} built in {about['build_seconds']} s; {kind} {figures}")
     for threads, rows in told["rates"].items():
         for goal in map(str, GOALS):
-            print(f"  {threads} threads, recall@10 >= {goal}: recall; queries a second in batch, single")
+            print(f"  {threads} threads, recall@10 >= {goal}: recall; queries a second in batch, single (medians)")
             for name, row in rows.items():
                 if goal in row:
                     of = row[goal]
-                    print(f"    {name:16} {of['recall']:.4f} {of['batch']:10,.0f} {of['single']:10,.0f}")
+                    medians = f"({of['median batch']:,.0f}, {of['median single']:,.0f})"
+                    print(f"    {name:16} {of['recall']:.4f} {of['batch']:10,.0f} {of['single']:10,.0f} {medians}")
                 elif name in PEERS:
                     print(f"    {name:16} does not reach it")
     outcomes = {True: "", False: " MISSED", None: " NOT JUDGED"}
@@ -276,7 +279,11 @@ def main(
         count: {
             name: {
                 goal: {"recall": built[name]["at"][goal]["recall"]}
-                | {way: round(statistics.median(one[way] for one in rates), 1) for way in ("batch", "single")}
+                | {way: round(best(rates, way), 1) for way in ("batch", "single")}
+                | {
+                    f"median {way}": round(statistics.median(one[way] for one in rates), 1)
+                    for way in ("batch", "single")
+                }
                 for goal, rates in goals.items()
             }
             for name, goals in of.items()
