@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import nn
@@ -52,3 +55,15 @@ def tiny_backbone(seed: int = 0, dimension: int = 8, name: str = "tiny") -> Back
         )
     module.eval().requires_grad_(False)
     return Backbone(name, "input of head", dimension, f"random:{seed}", digest(module), Preprocessing(18, 16), module)
+
+
+def fail_first_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the next os.fsync fail with "the disk"; as a real disk does, it tells so once."""
+    real, answers = os.fsync, [OSError(errno.EIO, "the disk")]
+
+    def fsync(handle: int) -> None:
+        if answers:
+            raise answers.pop()
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)

@@ -11,6 +11,7 @@ import pytest
 
 from featstore import device
 from featstore.device import Device
+from tests.made import fail_first_sync
 
 
 def test_bytes_are_read_as_they_were_written(tmp_path):
@@ -73,14 +74,7 @@ def test_syncing_begins_while_more_is_written_and_one_at_a_time(tmp_path, monkey
 
 def test_what_the_disk_answers_to_an_early_sync_is_told_at_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(device, "_SETTLED_AT_ONCE", 100)
-    real, answers = os.fsync, [OSError(errno.EIO, "the disk")]
-
-    def fsync(handle):
-        if answers:
-            raise answers.pop()
-        real(handle)
-
-    monkeypatch.setattr(os, "fsync", fsync)
+    fail_first_sync(monkeypatch)
     one = Device(tmp_path / "a")
     for _ in range(3):
         one.write(bytes(200))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import errno
 import json
 import os
 import subprocess
@@ -16,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from featstore import sealed
 from featstore.errors import DamagedError
+from tests.made import fail_first_sync
 
 DTYPES = ["u1", "<i4", "<u8", "<f2", "<f4", "<f8", "?"]
 arrays = hnp.arrays(
@@ -151,14 +151,7 @@ def test_exclusive_keeps_the_first(tmp_path):
 
 
 def test_an_error_that_the_disk_tells_once_while_more_is_written_is_raised(tmp_path, monkeypatch):
-    real, answers = os.fsync, [OSError(errno.EIO, "the disk")]
-
-    def fsync(handle):
-        if answers:
-            raise answers.pop()
-        real(handle)
-
-    monkeypatch.setattr(os, "fsync", fsync)
+    fail_first_sync(monkeypatch)
     with pytest.raises(OSError, match="the disk"):
         write(tmp_path / "a.h5", large=np.zeros(sealed._LARGE, np.uint8), small=np.zeros(9))
     assert not os.listdir(tmp_path)

@@ -29,7 +29,7 @@ VERSION: str = faiss.__version__
 # search took 1.0 to 1.4 times as long; the results are the same.
 _QUERY_BY_QUERY = 11
 # Queries that a thread is given at once, at most: FAISS makes the tables of all of them first, and with 2,970 queries of 160
-# parts at once it took 1.15 times as long as with half of them. Few at once take longer as well.
+# parts at once it took 1.13 times as long as with half of them. Few at once take longer as well.
 _AT_ONCE = 1536
 _forked = False
 

@@ -14,7 +14,7 @@ _LISTS = (*range(1, 25), 26, 28, 30, 32, 36, 40, 44, 48, 56, 64, 72, 80, 96, 112
 _DEPTHS = (
     *(step / 10 for step in range(10, 20)),
     *(step / 20 for step in range(40, 160, 3)),
-    *(step / 4 for step in range(32, 64, 1)),
+    *(step / 4 for step in range(32, 64)),
     *(16.0, 17.0, 18.0, 19.0, 20.0, 22.0, 24.0, 26.0, 28.0, 32.0, 40.0, 48.0, 64.0),
 )
 # Of a row of a graph: its links in the lowest layer, on average one more layer in 31 rows, its offset and its level.

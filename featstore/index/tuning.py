@@ -143,7 +143,7 @@ class _Efforts:
         pairs: list[dict[str, float]] = []
         step, as_many = top + 1, 0
         for depth in depths[first:]:
-            # It holds at ``step``, or has to be asked at the top: that one holds for the first.
+            # At the first depth the top is known to hold; deeper ones are of use only where they need less than the last.
             if step > top or holds(self._recall(depth, step - 1)):
                 step = self._smallest_step(holds, depth, step - 1)
                 pairs.append(self._candidate.effort(step, depth))

@@ -34,6 +34,7 @@ def subject_of(candidate: Candidate, vectors: np.ndarray) -> Subject:
 
 GRAPH = Candidate("hnsw", "HNSW8", 0, "efSearch", (5, 10, 20, 50, 100, 300, 1000))
 LISTS = Candidate("ivf", "IVF16,PQ6x4fs,Refine(SQfp16)", 0, "nprobe", (1, 2, 4, 8, 12, 16), (1.0, 4.0, 16.0, 64.0))
+FINE = replace(LISTS, steps=tuple(range(1, 17)), depths=tuple(range(1, 65)))
 
 
 @pytest.mark.parametrize("candidate", [GRAPH, LISTS])
@@ -54,8 +55,7 @@ def test_the_effort_reaches_the_goal_and_less_does_not(
 
 
 def test_the_quickest_pair_is_taken(ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch) -> None:
-    fine = replace(LISTS, steps=tuple(range(1, 17)), depths=tuple(range(1, 65)))
-    subject = subject_of(fine, ground[0])
+    subject = subject_of(FINE, ground[0])
     tried: list[dict[str, float]] = []
 
     def timed(subject: Subject, truth: Truth) -> float:
@@ -63,7 +63,7 @@ def test_the_quickest_pair_is_taken(ground: tuple[np.ndarray, Truth], monkeypatc
         return subject.index.effort["nprobe"] + subject.index.effort["k_factor"]
 
     monkeypatch.setattr(Subject, "timed", timed)
-    rate = tune(subject, fine, ground[1], 0.7)
+    rate = tune(subject, FINE, ground[1], 0.7)
     # Those that are timed need less of the one and more of the other than the one before; they take turns.
     pairs = [tuple(effort.values()) for effort in tried]
     front = pairs[: pairs.index(pairs[0], 1)]
@@ -81,9 +81,6 @@ def test_what_cannot_reach_the_goal_is_left_at_its_greatest(ground: tuple[np.nda
     subject = subject_of(candidate, ground[0])
     assert tune(subject, candidate, ground[1], 0.99) is None
     assert subject.index.effort == {"nprobe": 2, "k_factor": 2.0}
-
-
-FINE = replace(LISTS, steps=tuple(range(1, 17)), depths=tuple(range(1, 65)))
 
 
 @pytest.mark.parametrize("candidate", [replace(GRAPH, steps=tuple(range(5, 300))), FINE])

@@ -1,7 +1,7 @@
 """The contenders of tests.slow.peers, each in a fresh process, which waits for its turn and then measures for a moment.
 
-The speed of a machine that is shared varies by half within seconds. A turn of all contenders takes a few; what then
-slows the machine slows them alike, and what they make of one another stays.
+The speed of a machine that is shared varies by half within seconds. A turn of all contenders takes a few, and there are
+many: each then has some in which the machine was quick.
 """
 
 from __future__ import annotations
