@@ -1,17 +1,18 @@
 """The contenders of tests.slow.peers, each in a fresh process, which waits for its turn and then measures for a moment.
 
-The speed of a machine that is shared varies by half within seconds. A turn of all contenders takes a few, and there are
-many: each then has some in which the machine was quick.
+The speed of a machine that is shared varies by half within seconds: two threads, say, have two cores or share one. A turn
+of all contenders takes some seconds, and there are many: each then has some in which the machine was quick.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,10 +22,14 @@ from numpy.typing import NDArray
 
 from tests.slow.contenders import Contender, contenders
 
-_BATCHES = 0.5
-_SINGLES = 0.25
-_FIRST = 100
+_BATCHES = 1.0
+_SINGLES = 0.5
+_ONE_BY_ONE = 500
+_FEWEST = 3
 _PAUSE = 0.02
+
+Rates = dict[str, list[float]]
+"""Queries a second of each run, "batch" and "single"."""
 
 
 class Turns:
@@ -43,15 +48,15 @@ class Turns:
             )
             self._answer(name)
 
-    def take(self, name: str, effort: int | None, number: int) -> dict[str, float]:
-        """Return the queries a second of ``name`` at ``effort``: "batch" and "single". ``number``: of the turn."""
+    def take(self, name: str, effort: int | None, number: int) -> Rates:
+        """Return the rates of ``name`` at ``effort``. ``number``: of the turn."""
         # Threads that wait for work spin for a moment before they sleep.
         time.sleep(_PAUSE)
         pipe = self._processes[name].stdin
         assert pipe is not None
         pipe.write(json.dumps([effort, number]) + "\n")
         pipe.flush()
-        answer: dict[str, float] = self._answer(name)
+        answer: Rates = self._answer(name)
         return answer
 
     def _answer(self, name: str) -> Any:
@@ -70,27 +75,31 @@ class Turns:
             process.communicate()
 
 
-def measure(contender: Contender, queries: NDArray[np.float32], threads: int, number: int) -> dict[str, float]:
-    """Time batches of all queries for a while, then single queries, each turn others; the medians.
+def measure(contender: Contender, queries: NDArray[np.float32], threads: int, number: int) -> Rates:
+    """Time runs for a while: first of all queries in one call, then of so many with a call each, each run others.
 
-    What was asked first is left out: until then the caches are another's, and a processor that was idle may be slow.
+    The first run of either is left out: until then the caches are another's, and a processor that was idle may be slow.
     """
-    batches, ones = [], []
-    start = time.perf_counter()
-    while len(batches) < 3 or time.perf_counter() - start < _BATCHES:
-        batches.append(_seconds(contender, queries, threads))
-    start, place = time.perf_counter(), number * _FIRST
-    while len(ones) < 2 * _FIRST or time.perf_counter() - start < _SINGLES:
-        at = place % len(queries)
-        ones.append(_seconds(contender, queries[at : at + 1], threads))
-        place += 1
-    return {"batch": len(queries) / statistics.median(batches[1:]), "single": 1 / statistics.median(ones[_FIRST:])}
+    batch = [_rate(contender, [queries], threads) for _ in _while(_BATCHES)]
+    some = [queries[first : first + _ONE_BY_ONE] for first in range(0, len(queries) - _ONE_BY_ONE + 1, _ONE_BY_ONE)]
+    single = [_rate(contender, some[(number + run) % len(some)][:, None], threads) for run in _while(_SINGLES)]
+    return {"batch": batch[1:], "single": single[1:]}
 
 
-def _seconds(contender: Contender, queries: NDArray[np.float32], threads: int) -> float:
+def _while(seconds: float) -> Iterator[int]:
+    """Count for so long, and to _FEWEST at least."""
     start = time.perf_counter()
-    contender.search(queries, threads)
-    return time.perf_counter() - start
+    for run in itertools.count():
+        if run >= _FEWEST and time.perf_counter() - start > seconds:
+            return
+        yield run
+
+
+def _rate(contender: Contender, parts: Sequence[NDArray[np.float32]] | NDArray[np.float32], threads: int) -> float:
+    start = time.perf_counter()
+    for part in parts:
+        contender.search(part, threads)
+    return sum(map(len, parts)) / (time.perf_counter() - start)
 
 
 def main(task: dict[str, Any]) -> None:
