@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,7 +17,7 @@ from featstore.index.ladder import Candidate
 from featstore.index.recall import Recall, aims, reaches
 from featstore.index.truth import Truth
 
-_FEWEST_TURNS = 5
+_FEWEST_TURNS = 3
 _TURNS_SECONDS = 1.0
 _SINGLES = 100
 _AS_MANY = 8
@@ -70,25 +70,30 @@ def tune(subject: Subject, candidate: Candidate, truth: Truth, goal: float, fres
     if not pairs:
         subject.index.effort = candidate.greatest
         return None
-    subject.index.effort = min(pairs, key=_Cost(subject, truth, pairs))
+    subject.index.effort = min(pairs, key=_Cost(subject, truth, pairs)) if len(pairs) > 1 else pairs[0]
     return len(truth.queries) / _in_turns([lambda: subject.timed(truth)])[0]
 
 
-def descent(subject: Subject, candidate: Candidate, truth: Truth, goal: float, fresh: float) -> list[dict[str, float]]:
-    """Return efforts from sure to quick, one of which is to be the quickest that ``fresh`` times as many queries confirm.
+def descent(
+    subject: Subject, candidate: Candidate, truth: Truth, goal: float, fresh: float
+) -> Iterator[dict[str, float]]:
+    """Yield efforts from sure to quick, one of which is to be the quickest that ``fresh`` times as many queries confirm.
 
-    They are, for each of the ``aims`` that is reached, the quickest effort that does, none twice.
+    They are, for each of the ``aims`` that is reached, the quickest effort that does, none twice. Each is looked for when
+    it is asked for: many are not, and it takes long. What they are depends on ``truth`` alone.
     """
     efforts = _Efforts(subject, candidate, truth)
     near = efforts.least(lambda recall: reaches(recall, goal, fresh))
     subject.index.effort = near[0] if near else candidate.greatest
-    aimed = aims(subject.recall(truth), goal, fresh)
-    of_aims = [pairs for aim in aimed if (pairs := efforts.least(partial(_at_least, aim)))]
-    if not of_aims:
-        return []
-    cost = _Cost(subject, truth.part(0, _TIMED), near or of_aims[-1])
-    quickest = [min(pairs, key=cost) for pairs in of_aims]
-    return [effort for place, effort in enumerate(quickest) if effort not in quickest[:place]]
+    cost: _Cost | None = None
+    told: list[dict[str, float]] = []
+    for aim in aims(subject.recall(truth), goal, fresh):
+        if not (pairs := efforts.least(partial(_at_least, aim))):
+            continue
+        cost = cost or _Cost(subject, truth.part(0, _TIMED), near or pairs)
+        if (effort := min(pairs, key=cost)) not in told:
+            told.append(effort)
+            yield effort
 
 
 class _Cost:

@@ -87,7 +87,7 @@ def test_what_cannot_reach_the_goal_is_left_at_its_greatest(ground: tuple[np.nda
 def test_a_descent_goes_from_sure_to_quick(candidate: Candidate, ground: tuple[np.ndarray, Truth]) -> None:
     subject = subject_of(candidate, ground[0])
     goal, fresh = 0.8, 3.0
-    found = descent(subject, candidate, ground[1], goal, fresh)
+    found = list(descent(subject, candidate, ground[1], goal, fresh))
     assert len(found) > 5
     assert len({tuple(effort.items()) for effort in found}) == len(found)
     recalls = []
@@ -100,9 +100,21 @@ def test_a_descent_goes_from_sure_to_quick(candidate: Candidate, ground: tuple[n
     assert not reaches(recalls[-1], goal, fresh)
 
 
+def test_a_descent_does_not_depend_on_what_is_done_with_its_efforts(
+    ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Subject, "timed", lambda self, truth: 1 + sum(self.index.effort.values()))
+    subject = subject_of(FINE, ground[0])
+    found = []
+    for effort in descent(subject, FINE, ground[1], 0.8, 3.0):
+        found.append(effort)
+        subject.index.effort = FINE.effort(0, 1.0)
+    assert found == list(descent(subject, FINE, ground[1], 0.8, 3.0))
+
+
 def test_of_what_cannot_reach_the_goal_there_is_no_descent(ground: tuple[np.ndarray, Truth]) -> None:
     coarse = replace(LISTS, steps=(1,), depths=(1.0,))
-    assert descent(subject_of(coarse, ground[0]), coarse, ground[1], 0.9, 3.0) == []
+    assert list(descent(subject_of(coarse, ground[0]), coarse, ground[1], 0.9, 3.0)) == []
 
 
 def test_each_step_of_a_descent_is_the_quickest_that_reaches_it(
@@ -112,7 +124,7 @@ def test_each_step_of_a_descent_is_the_quickest_that_reaches_it(
     means = []
     for costly in ("nprobe", "k_factor"):
         monkeypatch.setattr(Subject, "timed", lambda self, truth, costly=costly: 1 + self.index.effort[costly])
-        found = descent(subject, FINE, ground[1], 0.8, 3.0)
+        found = list(descent(subject, FINE, ground[1], 0.8, 3.0))
         means.append({name: np.mean([effort[name] for effort in found]) for name in ("nprobe", "k_factor")})
     assert means[0]["nprobe"] < means[1]["nprobe"]
     assert means[0]["k_factor"] > means[1]["k_factor"]
