@@ -24,7 +24,7 @@ from tests.slow.contenders import Contender, contenders
 
 _BATCHES = 1.0
 _SINGLES = 0.5
-_ONE_BY_ONE = 500
+_PARTS = 5
 _FEWEST = 3
 _PAUSE = 0.02
 
@@ -76,13 +76,13 @@ class Turns:
 
 
 def measure(contender: Contender, queries: NDArray[np.float32], threads: int, number: int) -> Rates:
-    """Time runs for a while: first of all queries in one call, then of so many with a call each, each run others.
+    """Time runs for a while: first of all queries in one call, then of every _PARTS-th with a call each, each run others.
 
-    The first run of either is left out: until then the caches are another's, and a processor that was idle may be slow.
+    So each run has queries of all pictures, and fewer of one follow each other: these find its neighbours in the caches.
+    The first of either is left out: until then the caches are another's, and a processor that was idle may be slow.
     """
     batch = [_rate(contender, [queries], threads) for _ in _while(_BATCHES)]
-    some = [queries[first : first + _ONE_BY_ONE] for first in range(0, len(queries) - _ONE_BY_ONE + 1, _ONE_BY_ONE)]
-    single = [_rate(contender, some[(number + run) % len(some)][:, None], threads) for run in _while(_SINGLES)]
+    single = [_rate(contender, queries[(number + run) % _PARTS :: _PARTS, None], threads) for run in _while(_SINGLES)]
     return {"batch": batch[1:], "single": single[1:]}
 
 
