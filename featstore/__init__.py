@@ -15,24 +15,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featstore.benchmarking import bench, bench_store
-    from featstore.demonstrating import demo
-    from featstore.duplication import find_duplicates
+    from featstore.embed.transformer import ImageEmbedder
     from featstore.errors import DamagedError, FeatstoreError, IdentityError, UsageError
-    from featstore.extraction import extract
     from featstore.heads import TrainedHead, load_head
-    from featstore.image_embedder import ImageEmbedder
-    from featstore.index import FeatureIndex
-    from featstore.indexing import index_store
-    from featstore.inspection import describe, describe_store
-    from featstore.labelling import label
-    from featstore.predicting import predict
-    from featstore.queries import Wanted
-    from featstore.searching import search
+    from featstore.indexes import FeatureIndex
+    from featstore.stages.bench import bench, bench_store
+    from featstore.stages.demo import demo
+    from featstore.stages.duplicates import find_duplicates
+    from featstore.stages.extract import extract
+    from featstore.stages.index import index_store
+    from featstore.stages.info import describe, describe_store
+    from featstore.stages.label import label
+    from featstore.stages.predict import predict
+    from featstore.stages.queries import Wanted
+    from featstore.stages.search import search
+    from featstore.stages.train import train
     from featstore.store import FeatureStore
-    from featstore.store.compacting import compact
-    from featstore.store.verifying import verify_store
-    from featstore.training import train
+    from featstore.store.compaction import compact
+    from featstore.store.repair.verify import verify_store
 
 _HOMES = {
     "DamagedError": "errors",

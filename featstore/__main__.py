@@ -1,5 +1,5 @@
 """``python -m featstore`` is the command ``featstore``."""
 
-from featstore.command import main
+from featstore.cli import main
 
 main()

@@ -15,8 +15,8 @@ import click
 
 import featstore
 from featstore.backbones import list_backbones
-from featstore.command import run
-from featstore.reports.training_page import write_training_page
+from featstore.cli import run
+from featstore.pages.train import write_training_page
 
 CS = (0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
 ROSEBROCK = 0.9869

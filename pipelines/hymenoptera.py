@@ -11,9 +11,9 @@ from __future__ import annotations
 import click
 
 import featstore
-from featstore.command import run
-from featstore.reports.training_page import write_training_page
-from featstore.training import TrainReport
+from featstore.cli import run
+from featstore.pages.train import write_training_page
+from featstore.stages.train import TrainReport
 
 HEADS = ("logreg", "linear-svm", "rbf-svm", "knn")
 

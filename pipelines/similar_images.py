@@ -8,8 +8,8 @@ from __future__ import annotations
 import click
 
 import featstore
-from featstore.command import run
-from featstore.reports.search_page import write_search_page
+from featstore.cli import run
+from featstore.pages.search import write_search_page
 
 SHOWN = 3
 

@@ -7,7 +7,7 @@ import sys
 
 def test_the_allocator_keeps_memory_in_a_process_of_its_own() -> None:
     code = (
-        "from featstore.allocator import keep_memory; import ctypes, resource\n"
+        "from featstore.processes.malloc import keep_memory; import ctypes, resource\n"
         "kept = keep_memory()\n"
         "import numpy as np\n"
         "for _ in range(3): np.ones(32 << 20, np.uint8)\n"

@@ -9,8 +9,8 @@ import threading
 import numpy as np
 import pytest
 
-from featstore import device
-from featstore.device import Device
+from featstore.files import hdf5_sink
+from featstore.files.hdf5_sink import Device
 from tests.made import fail_first_sync
 
 
@@ -46,7 +46,7 @@ def test_the_first_error_is_kept_and_told_when_asked(tmp_path, monkeypatch):
 
 
 def test_syncing_begins_while_more_is_written_and_one_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(device, "_SETTLED_AT_ONCE", 100)
+    monkeypatch.setattr(hdf5_sink, "_SETTLED_AT_ONCE", 100)
     real, begun, go = os.fsync, [], threading.Event()
 
     def fsync(handle):
@@ -73,7 +73,7 @@ def test_syncing_begins_while_more_is_written_and_one_at_a_time(tmp_path, monkey
 
 
 def test_what_the_disk_answers_to_an_early_sync_is_told_at_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(device, "_SETTLED_AT_ONCE", 100)
+    monkeypatch.setattr(hdf5_sink, "_SETTLED_AT_ONCE", 100)
     fail_first_sync(monkeypatch)
     one = Device(tmp_path / "a")
     for _ in range(3):

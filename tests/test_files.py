@@ -8,12 +8,12 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featstore import files
 from featstore.errors import DamagedError, UsageError
+from featstore.files import atomic
 
 
 def test_new_file_appears_whole(tmp_path):
-    with files.new_file(tmp_path / "a") as temporary:
+    with atomic.new_file(tmp_path / "a") as temporary:
         temporary.write_text("all")
         assert not (tmp_path / "a").exists()
     assert (tmp_path / "a").read_text() == "all"
@@ -22,7 +22,7 @@ def test_new_file_appears_whole(tmp_path):
 
 def test_an_error_leaves_nothing_and_the_old_file(tmp_path):
     (tmp_path / "a").write_text("old")
-    with pytest.raises(RuntimeError), files.new_file(tmp_path / "a") as temporary:
+    with pytest.raises(RuntimeError), atomic.new_file(tmp_path / "a") as temporary:
         temporary.write_text("new")
         raise RuntimeError
     assert (tmp_path / "a").read_text() == "old"
@@ -30,24 +30,24 @@ def test_an_error_leaves_nothing_and_the_old_file(tmp_path):
 
 
 def test_a_place_where_no_file_can_be_put_is_said_before_the_work(tmp_path):
-    files.require_place(tmp_path / "a")
+    atomic.require_place(tmp_path / "a")
     with pytest.raises(UsageError, match="nowhere; make it first"):
-        files.require_place(tmp_path / "nowhere" / "a")
+        atomic.require_place(tmp_path / "nowhere" / "a")
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="there is no folder"):
-        files.require_place(tmp_path / "file" / "a")
+        atomic.require_place(tmp_path / "file" / "a")
 
 
 def test_an_error_of_the_disk_names_the_file_and_not_its_temporary_name(tmp_path):
     with pytest.raises(OSError, match="No such file") as raised:
-        files.write_bytes(tmp_path / "nowhere" / "a", b"")
+        atomic.write_bytes(tmp_path / "nowhere" / "a", b"")
     assert raised.value.filename == str(tmp_path / "nowhere" / "a")
 
 
 def test_exclusive_keeps_the_first(tmp_path):
-    files.write_bytes(tmp_path / "a", b"first", exclusive=True)
+    atomic.write_bytes(tmp_path / "a", b"first", exclusive=True)
     with pytest.raises(FileExistsError):
-        files.write_bytes(tmp_path / "a", b"second", exclusive=True)
+        atomic.write_bytes(tmp_path / "a", b"second", exclusive=True)
     assert (tmp_path / "a").read_bytes() == b"first"
     assert os.listdir(tmp_path) == ["a"]
 
@@ -62,24 +62,24 @@ json_values = st.recursive(
 @given(st.dictionaries(st.text().filter(lambda name: name != "checksum"), json_values, max_size=4))
 def test_json_round_trip(tmp_path_factory, value):
     path = tmp_path_factory.mktemp("json") / "a.json"
-    files.write_json(path, value)
-    assert files.read_json(path) == value
-    assert json.loads(path.read_text())["checksum"] == xxhash.xxh3_128_hexdigest(files.canonical_json(value).encode())
+    atomic.write_json(path, value)
+    assert atomic.read_json(path) == value
+    assert json.loads(path.read_text())["checksum"] == xxhash.xxh3_128_hexdigest(atomic.canonical_json(value).encode())
 
 
 def test_every_flipped_bit_of_a_json_file_is_found(tmp_path):
     path = tmp_path / "a.json"
-    files.write_json(path, {"name": "x", "numbers": [1, 2.5, True, None], "deep": {"a": "b"}})
+    atomic.write_json(path, {"name": "x", "numbers": [1, 2.5, True, None], "deep": {"a": "b"}})
     data = path.read_bytes()
     for bit in range(0, 8 * len(data), 3):
         damaged = bytearray(data)
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
         with pytest.raises(DamagedError):
-            files.read_json(path)
+            atomic.read_json(path)
 
 
 def test_checksum_of_a_file_from_a_place_on(tmp_path):
     data = os.urandom(9_000_000)
     (tmp_path / "a").write_bytes(data)
-    assert files.checksum_file(tmp_path / "a", 1000) == xxhash.xxh3_128_hexdigest(data[1000:])
+    assert atomic.checksum_file(tmp_path / "a", 1000) == xxhash.xxh3_128_hexdigest(data[1000:])

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from featstore import guard
 from featstore.errors import DamagedError, FeatstoreError, UsageError
+from featstore.processes import sandbox
 
 HERE = "tests.test_guard"
 
@@ -45,7 +45,7 @@ def write(path: str) -> int:
 
 
 def call(name: str, seconds: float = 5.0, **arguments: object) -> object:
-    return guard.call(f"{HERE}:{name}", arguments, seconds=seconds, memory=256 << 20)
+    return sandbox.call(f"{HERE}:{name}", arguments, seconds=seconds, memory=256 << 20)
 
 
 def test_answers_and_errors_come_back(capfd: pytest.CaptureFixture[str]) -> None:
@@ -67,7 +67,7 @@ def test_answers_and_errors_come_back(capfd: pytest.CaptureFixture[str]) -> None
     ],
 )
 def test_deaths_are_told_apart(how: str, cause: str, words: str) -> None:
-    with pytest.raises(guard.Died, match=words) as caught:
+    with pytest.raises(sandbox.Died, match=words) as caught:
         call("end", seconds=1.0, how=how)
     assert caught.value.cause == cause
     assert isinstance(caught.value, DamagedError)
@@ -84,14 +84,14 @@ def test_the_child_can_write_nothing(tmp_path: Path) -> None:
 )
 def test_only_functions_of_modules_are_called(name: str) -> None:
     if name == "os:system":
-        assert guard.function_of(name) is os.system
+        assert sandbox.function_of(name) is os.system
         return
     with pytest.raises(FeatstoreError):
-        guard.function_of(name)
+        sandbox.function_of(name)
 
 
 def test_ends_are_said_in_words() -> None:
-    assert guard.describe_exit(-9) == "killed by the kernel for lack of memory, or someone, (SIGKILL)"
-    assert guard.describe_exit(-6) == "killed by SIGABRT"
-    assert guard.describe_exit(-200) == "killed by signal 200"
-    assert guard.describe_exit(3) == "it ended itself with code 3"
+    assert sandbox.describe_exit(-9) == "killed by the kernel for lack of memory, or someone, (SIGKILL)"
+    assert sandbox.describe_exit(-6) == "killed by SIGABRT"
+    assert sandbox.describe_exit(-200) == "killed by signal 200"
+    assert sandbox.describe_exit(3) == "it ended itself with code 3"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from featstore.intervals import wilson_interval
+from featstore.stats import wilson_interval
 
 
 @pytest.mark.parametrize(

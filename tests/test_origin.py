@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from featstore.errors import DamagedError, UsageError
-from featstore.origin import Origin, origin_of_store, require_vectors, state_of_store
 from featstore.store import FeatureStore
 from featstore.store.manifest import Manifest
+from featstore.store.origin import Origin, origin_of_store, require_vectors, state_of_store
 from tests.store.building import Pictures, identity, plan, work
 
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from featstore import sealed
 from featstore.errors import DamagedError
+from featstore.files import sealed
 from tests.made import fail_first_sync
 
 DTYPES = ["u1", "<i4", "<u8", "<f2", "<f4", "<f8", "?"]

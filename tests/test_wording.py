@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from featstore.wording import counted
+from featstore.text import counted
 
 
 def test_numbers_and_their_nouns_agree():

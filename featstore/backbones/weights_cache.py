@@ -11,10 +11,10 @@ from typing import Final
 
 import torch
 
-from featstore import files
 from featstore.backbones import efficientnet_lite
 from featstore.backbones.architectures import WeightsEntry
 from featstore.errors import DamagedError, FeatstoreError
+from featstore.files import atomic
 
 _READ_BYTES: Final = 1 << 20
 _TIMEOUT_SECONDS: Final = 30.0
@@ -71,8 +71,8 @@ def _download(backbone: str, entry: WeightsEntry, url: str, file: Path) -> None:
     )
     sha = hashlib.sha256()
     try:
-        files.make_directory(file.parent)
-        with files.new_file(file) as temporary:
+        atomic.make_directory(file.parent)
+        with atomic.new_file(file) as temporary:
             with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as answer, open(temporary, "xb") as stream:
                 while block := answer.read(_READ_BYTES):
                     sha.update(block)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from featstore.decode.pillow import DECODER, decode, load_rgb
 from featstore.decode.preprocessing import INTERPOLATIONS, DecodeFailure, Preprocessing
 from featstore.errors import UsageError
-from featstore.guard import function_of
+from featstore.processes.sandbox import function_of
 
 __all__ = [
     "DECODER",

@@ -1,7 +1,7 @@
 """Engines: a batch of uint8 pictures in, feature vectors out."""
 
 from featstore.engines.base import Engine, Pending
-from featstore.engines.drift import EXACT, drift, measure_drift
 from featstore.engines.open import ENGINES, PRECISIONS, open_engine, to_go_on
+from featstore.engines.parity import EXACT, drift, measure_drift
 
 __all__ = ["ENGINES", "EXACT", "PRECISIONS", "Engine", "Pending", "drift", "measure_drift", "open_engine", "to_go_on"]

@@ -11,8 +11,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore import files
 from featstore.errors import UsageError
+from featstore.files import atomic
 from featstore.heads.headfile import TrainedHead
 from featstore.heads.models import KernelModel, LinearModel, NeighboursModel
 
@@ -26,7 +26,7 @@ def export_onnx(head: TrainedHead, path: Path) -> None:
 
     Computed in float32. Raises UsageError where the ``onnx`` package is missing, OSError.
     """
-    files.write_bytes(path, to_onnx(head))
+    atomic.write_bytes(path, to_onnx(head))
 
 
 def to_onnx(head: TrainedHead) -> bytes:
@@ -162,7 +162,7 @@ def export_sklearn(head: TrainedHead, path: Path) -> None:
     import joblib
 
     estimator = to_sklearn(head)
-    with files.new_file(path) as temporary:
+    with atomic.new_file(path) as temporary:
         joblib.dump(estimator, temporary)
 
 

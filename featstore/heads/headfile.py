@@ -1,6 +1,6 @@
 """A trained head, and the file that keeps it: arrays and JSON in a sealed file, no pickle.
 
-The file (see featstore.sealed) has the kind ``head``. Its arrays are those of the model (models.py), its
+The file (see featstore.files.sealed) has the kind ``head``. Its arrays are those of the model (models.py), its
 description: ``format`` (1), ``head`` (what was asked for, e.g. "logreg"), ``model`` (which of models.py), ``numbers``
 (its scalars), ``classes`` (strings in the order of the columns), ``fingerprint`` and ``identity`` of the features,
 ``about`` (free JSON: parameters, cross-validation, seed, split, label version, report, library versions).
@@ -16,11 +16,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore import sealed
 from featstore.errors import DamagedError, IdentityError
+from featstore.files import sealed
 from featstore.heads import models
-from featstore.heads.blocks import Features, is_blocks
 from featstore.heads.errors import DataError
+from featstore.heads.solvers.blocks import Features, is_blocks
 
 KIND: Final = "head"
 FORMAT: Final = 1

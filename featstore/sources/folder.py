@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from featstore.errors import FeatstoreError, UsageError
 from featstore.sources.base import ROWS, Chunk, Row, chunked, is_picture_name, shown, size_and_mtime
-from featstore.wording import counted
+from featstore.text import counted
 
 LAYOUTS: Final = ("split/class", "class", "split", "flat", "none")
 SPLIT_NAMES: Final = frozenset(b"train training val valid validation test testing dev eval holdout".split())

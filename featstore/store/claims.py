@@ -22,8 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from featstore import defaults, files
+from featstore import defaults
 from featstore.errors import FeatstoreError
+from featstore.files import atomic
 
 _RECORD_BYTES = 512
 
@@ -147,7 +148,7 @@ class Claim:
 
 
 def _encode(record: dict[str, Any]) -> bytes:
-    return files.canonical_json(record).encode().ljust(_RECORD_BYTES - 1) + b"\n"
+    return atomic.canonical_json(record).encode().ljust(_RECORD_BYTES - 1) + b"\n"
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -197,7 +198,7 @@ class Claims:
         """Claim a unit, or return the owner who holds it. Raises OSError where the store cannot be written."""
         directory = work_folder(self.store, unit)
         while True:
-            files.make_directory(directory, self.store)
+            atomic.make_directory(directory, self.store)
             try:
                 return self._take(unit, directory)
             except FileNotFoundError:
@@ -211,7 +212,7 @@ class Claims:
             return owner
         claim = Claim(directory, 0 if last is None else int(last.suffix[1:]) + 1, {**self._me, "since": time.time()})
         try:
-            files.write_bytes(claim.path, _encode({**claim._record, "beat": 0}), exclusive=True)
+            atomic.write_bytes(claim.path, _encode({**claim._record, "beat": 0}), exclusive=True)
         except FileExistsError:
             return Owner(_read(claim.path) or {}, self._me)
         with self._lock:

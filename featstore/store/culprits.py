@@ -10,8 +10,8 @@ import contextlib
 import os
 from pathlib import Path
 
-from featstore import files
 from featstore.errors import DamagedError
+from featstore.files import atomic
 from featstore.store.claims import work_folder
 
 _PREFIX = "culprit."
@@ -20,7 +20,7 @@ _PREFIX = "culprit."
 def write_culprit(store: Path, unit: int, row: int, reason: str, message: str) -> None:
     """Note a culprit durably; nothing happens where the unit was finished meanwhile. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
-        files.write_json(work_folder(store, unit) / f"{_PREFIX}{row}", {"reason": reason, "message": message})
+        atomic.write_json(work_folder(store, unit) / f"{_PREFIX}{row}", {"reason": reason, "message": message})
 
 
 def read_culprits(directory: Path) -> dict[int, tuple[str, str]]:
@@ -30,6 +30,6 @@ def read_culprits(directory: Path) -> dict[int, tuple[str, str]]:
         number = name.removeprefix(_PREFIX)
         if name.startswith(_PREFIX) and number.isdigit():
             with contextlib.suppress(DamagedError, FileNotFoundError):
-                value = files.read_json(directory / name)
+                value = atomic.read_json(directory / name)
                 found[int(number)] = str(value.get("reason")), str(value.get("message"))
     return found

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from featstore import files
 from featstore.errors import DamagedError, IdentityError
+from featstore.files import atomic
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Identity:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the identity's canonical JSON, 64 hexadecimal digits."""
-        return hashlib.sha256(files.canonical_json(self.to_dict()).encode()).hexdigest()
+        return hashlib.sha256(atomic.canonical_json(self.to_dict()).encode()).hexdigest()
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
@@ -92,4 +92,4 @@ def _differences(prefix: str, ours: dict[str, Any], theirs: dict[str, Any]) -> l
 def _shown(value: Any) -> str:
     if isinstance(value, str):
         return value[:12] if len(value) == 64 else value
-    return files.canonical_json(value)
+    return atomic.canonical_json(value)

@@ -27,8 +27,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from featstore import defaults, files
+from featstore import defaults
 from featstore.errors import DamagedError
+from featstore.files import atomic
 
 _HEAD = struct.Struct("<4sIQQ")
 _MAGIC = b"FSJ1"
@@ -71,7 +72,7 @@ class JournalWriter:
             "failures": [list(f) for f in block.failures],
             "provenance": block.provenance,
         }
-        text = files.canonical_json(value).encode()
+        text = atomic.canonical_json(value).encode()
         vectors = np.ascontiguousarray(block.vectors).reshape(-1).view(np.uint8)
         sums = np.ascontiguousarray(block.sha256).reshape(-1)
         digest = xxhash.xxh3_64(text)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore import sealed
 from featstore.errors import DamagedError
+from featstore.files import sealed
 from featstore.store import shards
 from featstore.store.identity import Identity
 from featstore.store.plan import Ids, Plan, Unit, member

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from featstore import files
 from featstore.errors import DamagedError, UsageError
+from featstore.files import atomic
 from featstore.store.identity import Identity
 
 NAME = "featstore.json"
@@ -47,7 +47,7 @@ class Manifest:
 
     def write(self, store: Path, *, exclusive: bool = False) -> None:
         """Put the manifest in force; with ``exclusive``, FileExistsError where the store has one."""
-        files.write_json(store / NAME, self.to_dict(), exclusive=exclusive)
+        atomic.write_json(store / NAME, self.to_dict(), exclusive=exclusive)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the manifest as JSON."""
@@ -71,7 +71,7 @@ class Manifest:
         Raises UsageError where ``store`` is no store or a newer featstore is needed, DamagedError where it is damaged.
         """
         try:
-            value = files.read_json(store / NAME)
+            value = atomic.read_json(store / NAME)
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(
                 f"{store}: no feature store is here ({NAME} is missing); featstore extract makes one"

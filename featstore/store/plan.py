@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore import files, sealed
 from featstore.errors import DamagedError
+from featstore.files import atomic, sealed
 from featstore.store.keys import ByteColumn, KeyIndex, column, digests
 
 KIND = "plan"
@@ -294,7 +294,7 @@ def cut(n: int, unit_rows: int) -> NDArray[np.uint64]:
 def write_segment(path: Path, new: NewSegment, digest: NDArray[np.uint64]) -> None:
     """Write a segment; FileExistsError where another process took its number."""
     rows = new.rows
-    files.make_directory(path.parent, path.parent.parent.parent)
+    atomic.make_directory(path.parent, path.parent.parent.parent)
     retired = np.argsort(new.retired, kind="stable")
     touched = np.argsort(new.touched[0], kind="stable")
     arrays: dict[str, NDArray[Any]] = {

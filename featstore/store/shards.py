@@ -14,8 +14,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from featstore import defaults, files, sealed
+from featstore import defaults
 from featstore.errors import DamagedError, FeatstoreError
+from featstore.files import atomic, sealed
 from featstore.store.identity import Identity
 from featstore.store.keys import ByteColumn, KeyIndex, column, digests
 from featstore.store.plan import UNITS_OF_EPOCH, Ids
@@ -133,7 +134,7 @@ def write_shard(
         "fingerprint": identity.fingerprint,
     }
     meta = {"store_id": store_id, "unit": finished.unit, "identity": identity.to_dict(), "provenance": list(provenance)}
-    files.make_directory(path.parent, path.parent.parent)
+    atomic.make_directory(path.parent, path.parent.parent)
     sealed.write(path, KIND, arrays, meta, summary, exclusive=exclusive)
 
 

@@ -18,8 +18,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore import files, sealed
 from featstore.errors import DamagedError
+from featstore.files import atomic, sealed
 from featstore.store.keys import ByteColumn, KeyIndex, column, digests
 
 KIND = "table"
@@ -192,7 +192,7 @@ def write_table(
         if column.valid is not None:
             arrays[f"{at}/valid"] = column.valid
         described.append({"name": name, "type": column.type})
-    files.make_directory(path.parent, path.parent.parent.parent)
+    atomic.make_directory(path.parent, path.parent.parent.parent)
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     sealed.write(
         path, KIND, arrays, {"origin": origin, "columns": described, "created": created}, {"rows": n}, exclusive=True

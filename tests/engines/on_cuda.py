@@ -18,7 +18,7 @@ import torch
 from featstore.backbones import Backbone, load_backbone
 from featstore.engines import Engine, open_engine
 from featstore.engines.cuda import CudaEngine
-from featstore.engines.drift import EXACT, measure_drift
+from featstore.engines.parity import EXACT, measure_drift
 from tests.decode.pictures import photograph
 
 KINDS = (

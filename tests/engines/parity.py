@@ -24,7 +24,7 @@ from torchvision import models, transforms
 from featstore.backbones import Backbone, efficientnet_lite, load_backbone
 from featstore.decode import Preprocessing, decode
 from featstore.engines import open_engine
-from featstore.engines.drift import EXACT, drift
+from featstore.engines.parity import EXACT, drift
 
 Features = NDArray[np.float32]
 BACKBONES = {

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from featstore.engines.compiled import CompiledEngine
-from featstore.engines.drift import EXACT, drift
+from featstore.engines.parity import EXACT, drift
 from featstore.engines.plain import PlainEngine
 from featstore.errors import UsageError
 from tests.engines.tiny import tiny_backbone

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from featstore.backbones import Backbone, load_backbone
 from featstore.engines import Engine, open_engine
 from featstore.engines import open as opening
-from featstore.engines.drift import EXACT, measure_drift
-from featstore.engines.drift import drift as drift_of
+from featstore.engines.parity import EXACT, measure_drift
+from featstore.engines.parity import drift as drift_of
 from featstore.errors import UsageError
 from tests.decode.pictures import photograph
 

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from featstore.backbones import Backbone, load_backbone
 from featstore.engines import Engine, open_engine
-from featstore.engines.drift import drift
 from featstore.engines.int8 import _quantisation_range
 from featstore.engines.leaves import dead_leaves
+from featstore.engines.parity import drift
 from featstore.errors import UsageError
 from tests.decode.pictures import photograph
 from tests.engines.tiny import tiny_backbone

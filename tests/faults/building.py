@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from featstore.extraction import extract
-from featstore.store.labelling import set_columns
+from featstore.stages.extract import extract
+from featstore.store.labels import set_columns
 from tests.made import tiny_backbone, write_pictures
 
 NAMES = [f"{kind}/{number:02d}.png" for kind in ("cat", "dog") for number in range(8)]
@@ -42,7 +42,7 @@ def make_head(store: Path, path: Path) -> Path:
 
 def make_index(store: Path, path: Path) -> Path:
     """Build and save an index of the store."""
-    from featstore.index import build_index
+    from featstore.indexes import build_index
     from featstore.store import FeatureStore
 
     opened = FeatureStore.open(store)

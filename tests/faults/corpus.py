@@ -111,7 +111,7 @@ def make(folder: Path) -> dict[str, set[str]]:
 
 def main(folder: str, store: str) -> None:
     """Extract with the tiny backbone; print outcomes, seconds, and the peak memory above what was there before."""
-    from featstore.extraction import extract
+    from featstore.stages.extract import extract
     from featstore.store import FeatureStore
     from tests.made import tiny_backbone
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from featstore.errors import FeatstoreError
 from featstore.heads import load_head
-from featstore.index import FeatureIndex
+from featstore.indexes import FeatureIndex
+from featstore.stages.verify import verify
 from featstore.store import FeatureStore
-from featstore.verification import verify
 
 
 def whole_of(folder: Path, file: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from featstore.verification import verify
+from featstore.stages.verify import verify
 from tests.faults.building import copy_of
 from tests.faults.flips import flips
 

@@ -19,17 +19,18 @@ import numpy as np
 import pytest
 import torch
 
-from featstore import files, guard, sealed
 from featstore.backbones.checkpoints import read_state
 from featstore.errors import DamagedError, FeatstoreError
-from featstore.extraction import extract
+from featstore.files import atomic, sealed
 from featstore.heads import load_head
-from featstore.index import FeatureIndex
-from featstore.index.vetting import vet
-from featstore.repair import repair
+from featstore.indexes import FeatureIndex
+from featstore.indexes.files.vetting import vet
+from featstore.processes import sandbox
+from featstore.stages.extract import extract
+from featstore.stages.repair import repair
+from featstore.stages.verify import verify
 from featstore.store import FeatureStore, shards
 from featstore.store.plan import Plan
-from featstore.verification import verify
 from tests.made import picture, tiny_backbone, write_pictures
 from tests.store import building
 
@@ -229,7 +230,7 @@ def test_a_faiss_file_of_a_stranger_is_opened_by_a_child_first(
     shutil.copyfile(master / "an.index", file)
     rows = sealed.read_header(master / "an.index.featstore")["summary"]["rows"]
     vet(file, rows, 8, mmap=True)
-    monkeypatch.setattr(guard, "call", lambda *_, **__: pytest.fail("looked at twice"))
+    monkeypatch.setattr(sandbox, "call", lambda *_, **__: pytest.fail("looked at twice"))
     vet(file, rows, 8, mmap=True)
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", os.fspath(tmp_path / "cache"))
@@ -247,6 +248,6 @@ def test_json_with_a_checksum_is_not_trusted_for_its_size(tmp_path: Path) -> Non
     for _ in range(2000):
         value = [value]
     with contextlib.suppress(RecursionError):
-        files.write_json(tmp_path / "store" / "featstore.json", {"identity": value})
+        atomic.write_json(tmp_path / "store" / "featstore.json", {"identity": value})
     (tmp_path / "store" / "featstore.json").write_text("[" * 200_000)
     refused(lambda: FeatureStore.open(tmp_path / "store"))

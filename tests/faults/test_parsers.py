@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featstore import files, sealed
 from featstore.errors import FeatstoreError
+from featstore.files import atomic, sealed
 from featstore.heads import load_head
-from featstore.index import FeatureIndex
+from featstore.indexes import FeatureIndex
+from featstore.stages.verify import verify
 from featstore.store import FeatureStore, Identity
 from featstore.store.journal import read_journal
 from featstore.store.manifest import Manifest
-from featstore.verification import verify
 
 SCALARS = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8)
@@ -54,7 +54,7 @@ def test_a_manifest_of_any_content(master: Path, changes: dict[str, Any], gone: 
     value = json.loads((master / "store" / "featstore.json").read_text())
     del value["checksum"]
     with tempfile.TemporaryDirectory() as folder:
-        files.write_json(
+        atomic.write_json(
             Path(folder) / "featstore.json", {name: v for name, v in {**value, **changes}.items() if name not in gone}
         )
         with contextlib.suppress(FeatstoreError):

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from featstore import sealed
 from featstore.errors import DamagedError, FeatstoreError, IdentityError
-from featstore.extraction import extract
-from featstore.repair import repair
+from featstore.files import sealed
+from featstore.stages.extract import extract
+from featstore.stages.repair import repair
+from featstore.stages.verify import verify
 from featstore.store import FeatureStore
-from featstore.verification import verify
 from tests.faults.building import copy_of
 from tests.made import tiny_backbone
 

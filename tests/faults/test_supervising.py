@@ -14,10 +14,10 @@ import pytest
 
 from featstore.decode import Preprocessing
 from featstore.errors import FeatstoreError, UsageError
-from featstore.extraction import Progress, extract, extract_supervised
-from featstore.extraction.in_hand import DECODING, READING, Held, InHand
-from featstore.extraction.supervising import _Stall
-from featstore.extraction.suspects import verdict_on
+from featstore.processes.in_hand import DECODING, READING, Held, InHand
+from featstore.stages.extract import Progress, extract, extract_supervised
+from featstore.stages.extract.supervisor import _Stall
+from featstore.stages.extract.suspects import verdict_on
 from featstore.store import FeatureStore
 from featstore.store.culprits import read_culprits, write_culprit
 from tests.made import tiny_backbone, write_pictures
@@ -118,7 +118,7 @@ def test_a_stop_reaches_the_worker_and_the_run_goes_on_later(tmp_path: Path) -> 
 def test_the_worker_dies_with_its_supervisor(tmp_path: Path) -> None:
     pictures = write_pictures(tmp_path / "pictures", [f"{number:02d}.png" for number in range(40)])
     code = (
-        "import sys\nfrom featstore.extraction import extract_supervised\n"
+        "import sys\nfrom featstore.stages.extract import extract_supervised\n"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
         f"extract_supervised({str(pictures)!r}, {str(tmp_path / 'store')!r}, batch=2, workers=1, unit_rows=40, "
         f"backbone_from={BACKBONE!r}, decoder='tests.faults.planted:slow', progress=lambda p: print(p.done, flush=True))"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.command.running import run, run_json
+from tests.cli.running import run, run_json
 from tests.faults.building import copy_of
 from tests.faults.test_repair import overwrite, shard
 

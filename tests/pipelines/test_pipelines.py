@@ -7,9 +7,9 @@ from importlib import import_module
 import pytest
 from click.testing import CliRunner
 
-from featstore.command import run
+from featstore.cli import run
 from tests.chain import names, write_coloured
-from tests.pages import read
+from tests.page_reading import read
 
 SMALL = ("--backbone", "squeezenet1_1", "--weights", "random:0")
 

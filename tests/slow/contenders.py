@@ -149,7 +149,7 @@ class Featstore:
         self.index: Any = None
 
     def build(self, base: NDArray[np.float32], groups: NDArray[np.int32]) -> None:
-        from featstore.index import Contract, build_contract
+        from featstore.indexes import Contract, build_contract
 
         rows = len(base)
         keys = (b"%d" % row for row in range(rows))
@@ -161,7 +161,7 @@ class Featstore:
         self.index.save(path)
 
     def load(self, path: Path, dimension: int) -> None:
-        from featstore.index import FeatureIndex
+        from featstore.indexes import FeatureIndex
 
         self.index = FeatureIndex.open(path, mmap=False)
 

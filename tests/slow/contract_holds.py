@@ -26,9 +26,9 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.index import Contract, build_contract, check_contract
-from featstore.index.blocks import Metric
-from featstore.index.ladder import ladder
+from featstore.indexes import Contract, build_contract, check_contract
+from featstore.indexes.blocks import Metric
+from featstore.indexes.contract.ladder import ladder
 
 GOALS = (0.9, 0.95, 0.98)
 ALLOWED = 2

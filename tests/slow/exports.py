@@ -22,8 +22,8 @@ import onnxruntime
 
 from featstore.heads import HEADS, load_head
 from featstore.heads.export import export_onnx, export_sklearn
+from featstore.stages.train import train
 from featstore.store import FeatureStore
-from featstore.training import train
 
 _PLAIN = """
 import sys

@@ -24,8 +24,8 @@ import click
 import numpy as np
 
 from featstore import defaults
-from featstore.benchmarking.pictures import gather
-from featstore.benchmarking.rounds import Contender, Measured, alternate
+from featstore.stages.bench.pictures import gather
+from featstore.stages.bench.rounds import Contender, Measured, alternate
 
 BACKBONE = "efficientnet_lite0"
 SLEEP = 0.02
@@ -65,19 +65,20 @@ class PacedEngine:
 def extraction(folder: str, *, rate: float | None, slow_reads: bool) -> dict[str, Any]:
     """Extract ``folder`` with the paced engine of ``rate``, or EfficientNet-Lite0 where it is None."""
     from featstore.backbones import load_backbone
-    from featstore.extraction import Progress, extract, loading, stage
+    from featstore.embed import loader
+    from featstore.stages.extract import Progress, extract, stage
 
     model = load_backbone(BACKBONE)
     if rate is not None:
         stage.open_engine = lambda *_, **__: PacedEngine(model.dimension, rate)
     if slow_reads:
-        read = loading.read_picture
+        read = loader.read_picture
 
         def slowly(*arguments: Any, **options: Any) -> Any:
             time.sleep(SLEEP)
             return read(*arguments, **options)
 
-        loading.read_picture = slowly
+        loader.read_picture = slowly
     begun: list[float] = []
 
     def tell(_: Progress) -> None:
@@ -128,7 +129,7 @@ def verdicts(measured: dict[str, Measured], rate: float) -> list[dict[str, Any]]
 @click.option("--json", "as_json", is_flag=True)
 def main(pictures: str, count: int, rounds: int, rate: float, as_json: bool) -> None:
     """Measure, print, and end with 1 where less is reached than asked."""
-    place, bench = "tests.slow.feeding", "featstore.benchmarking.contenders"
+    place, bench = "tests.slow.feeding", "featstore.stages.bench.contenders"
     with tempfile.TemporaryDirectory(prefix="feeding-") as folder:
         gather(pictures, count, Path(folder))
         model = {"folder": folder, "backbone": BACKBONE, "weights": None}

@@ -21,14 +21,14 @@ from typing import Any
 
 import click
 
-from featstore.benchmarking.pictures import gather
-from featstore.benchmarking.rounds import apart
+from featstore.stages.bench.pictures import gather
+from featstore.stages.bench.rounds import apart
 from tests.slow.watching import anonymous_peak
 
 
 def extraction(folder: str) -> dict[str, Any]:
     """Extract ``folder`` into a temporary store; return seconds, of the processors too, and the peak of memory."""
-    from featstore.extraction import Progress, extract
+    from featstore.stages.extract import Progress, extract
 
     begun = list[tuple[float, float]]()
 

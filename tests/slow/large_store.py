@@ -20,9 +20,9 @@ import numpy as np
 from featstore.sources.base import Chunk
 from featstore.store import FeatureStore, Identity, shards
 from featstore.store.plan import Plan
-from featstore.store.planning import Planner
+from featstore.store.planner import Planner
 from featstore.store.shards import Finished
-from featstore.store.writing import open_for_writing
+from featstore.store.writer import open_for_writing
 from tests.slow.watching import anonymous_bytes
 
 IDENTITY = Identity("made-up", "input of fc", 4, "0" * 64, {"crop": 224}, "pillow", "fp32", "float16")

@@ -21,7 +21,7 @@ from tests.slow.watching import anonymous_peak
 
 
 def child(folder: str, store: str) -> None:
-    from featstore.extraction import extract
+    from featstore.stages.extract import extract
     from tests.made import tiny_backbone
 
     backbone = tiny_backbone()

@@ -3,7 +3,7 @@
     python -m tests.slow.million_rows --store-dir DIR [--rows 1000000] [--json]
 
 Writes two made-up stores of float16 features into DIR, of ``--rows`` and of a tenth of that (4.6 GB in all by default),
-and trains a head on each through ``featstore.training.train``, as the verb does, every training in a fresh process:
+and trains a head on each through ``featstore.stages.train.train``, as the verb does, every training in a fresh process:
 
 * streamed: no row is kept in memory; of both sizes, with the same regularisation a row (C times rows);
 * streamed and in memory (as the verb does where the rows fit), both of the small one and to a tighter tolerance than the
@@ -34,17 +34,17 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.heads.blocks import measure
-from featstore.heads.calibration import log_softmax
-from featstore.heads.evaluation import codes_of
-from featstore.predicting import read_head
+from featstore.heads.evaluation.calibration import log_softmax
+from featstore.heads.evaluation.report import codes_of
+from featstore.heads.solvers.blocks import measure
 from featstore.sources.base import Chunk
+from featstore.stages.predict import read_head
+from featstore.stages.train import train
 from featstore.store import FeatureStore, Identity, shards
 from featstore.store.plan import Plan
-from featstore.store.planning import Planner
+from featstore.store.planner import Planner
 from featstore.store.shards import Finished
-from featstore.store.writing import open_for_writing, unit_rows_for
-from featstore.training import train
+from featstore.store.writer import open_for_writing, unit_rows_for
 from tests.slow.watching import anonymous_peak
 
 WAYS: dict[str, dict[str, Any]] = {

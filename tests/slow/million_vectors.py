@@ -66,7 +66,7 @@ def write(path: Path, rows: int, dimension: int, seed: int) -> None:
 
 def build(path: Path, rows: int, seed: int, memory: int, recall: float) -> dict[str, Any]:
     """Build an index of the first ``rows`` in this process; return what it took and what it gives."""
-    from featstore.index import Contract, build_contract, check_contract
+    from featstore.indexes import Contract, build_contract, check_contract
 
     vectors = np.load(path, mmap_mode="r")[:rows]
     ids = np.arange(rows)

@@ -21,9 +21,9 @@ import click
 from PIL import Image, ImageOps
 
 from featstore import defaults
-from featstore.duplication import DuplicateReport, find_duplicates
-from featstore.extraction import extract
 from featstore.sources.base import is_picture_name
+from featstore.stages.duplicates import DuplicateReport, find_duplicates
+from featstore.stages.extract import extract
 
 
 def copies(path: Path) -> Iterator[tuple[str, Image.Image, dict[str, Any]]]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from featstore.indexing import index_store
-from featstore.training import TrainReport, train
+from featstore.stages.index import index_store
+from featstore.stages.train import TrainReport, train
 from tests.chain import make_store, names, write_coloured
 
 

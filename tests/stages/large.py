@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featstore.index import contract
-from featstore.index.ladder import Candidate
-from featstore.indexing import IndexReport, index_store
+from featstore.indexes.contract import build
+from featstore.indexes.contract.ladder import Candidate
+from featstore.stages.index import IndexReport, index_store
 from featstore.store import FeatureStore
 from tests.store import building
 from tests.store.building import Pictures, plan, work
@@ -47,5 +47,5 @@ def extend(path: Path, source: Pictures) -> FeatureStore:
 def indexed(path: Path) -> IndexReport:
     """Index the store with codes of 8 bits in a graph, to a contract of 0.9."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contract, "ladder", lambda rows, dimension, metric: [CODED])
+        patch.setattr(build, "ladder", lambda rows, dimension, metric: [CODED])
         return index_store(path, recall=0.9)

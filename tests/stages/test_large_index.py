@@ -8,10 +8,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from featstore.errors import UsageError
-from featstore.index import check_contract
-from featstore.indexing import index_store, open_index
-from featstore.queries import Asked, Wanted
-from featstore.searching import Finder, search
+from featstore.indexes import check_contract
+from featstore.stages.index import index_store, open_index
+from featstore.stages.queries import Asked, Wanted
+from featstore.stages.search import Finder, search
 from featstore.store import FeatureStore
 from featstore.where import rows_where
 from tests.stages.large import ROWS, extend, indexed, pictures, vector

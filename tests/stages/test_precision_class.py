@@ -7,15 +7,15 @@ import shutil
 import numpy as np
 import pytest
 
-from featstore import sealed
 from featstore.errors import IdentityError
-from featstore.indexing import index_store
-from featstore.predicting import predict
-from featstore.repair import repair
-from featstore.searching import search
+from featstore.files import sealed
+from featstore.stages.index import index_store
+from featstore.stages.predict import predict
+from featstore.stages.repair import repair
+from featstore.stages.search import search
+from featstore.stages.train import train
 from featstore.store import FeatureStore
-from featstore.store.verifying import verify_store
-from featstore.training import train
+from featstore.store.repair.verify import verify_store
 from tests.chain import make_store, names, write_coloured
 from tests.made import tiny_backbone
 

@@ -15,8 +15,8 @@ from featstore.store.claims import Claim, Claims
 from featstore.store.journal import Block
 from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan
-from featstore.store.planning import Change, Planner
-from featstore.store.writing import UnitWriter, open_for_writing
+from featstore.store.planner import Change, Planner
+from featstore.store.writer import UnitWriter, open_for_writing
 
 D = 4
 UNIT_ROWS = 5

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from featstore.store import FeatureStore
-from featstore.store.verifying import verify_store
+from featstore.store.repair.verify import verify_store
 from tests.store.building import D, Pictures, build, identity, plan, vector, work
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "store"

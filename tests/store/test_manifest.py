@@ -4,18 +4,18 @@ import json
 
 import pytest
 
-from featstore import files
 from featstore.errors import DamagedError, IdentityError, UsageError
+from featstore.files import atomic
 from featstore.store.claims import Claims
 from featstore.store.manifest import NAME, Manifest
-from featstore.store.writing import open_for_writing, unit_rows_for
+from featstore.store.writer import open_for_writing, unit_rows_for
 from tests.store.building import Pictures, identity, plan
 
 
 def change(path, **changes):
     """Rewrite the manifest with a checksum that fits: another version of featstore, or a stranger, could."""
-    value = files.read_json(path / NAME)
-    files.write_json(path / NAME, {**value, **changes})
+    value = atomic.read_json(path / NAME)
+    atomic.write_json(path / NAME, {**value, **changes})
 
 
 def test_round_trip(tmp_path):

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from featstore.store import FeatureStore
 from featstore.store.claims import Claims
-from featstore.store.compacting import compact
-from featstore.store.labelling import set_columns
+from featstore.store.compaction import compact
+from featstore.store.labels import set_columns
 from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan
-from featstore.store.verifying import verify_store
-from featstore.store.writing import UnitWriter
+from featstore.store.repair.verify import verify_store
+from featstore.store.writer import UnitWriter
 from tests.store.building import Pictures, block_of, plan, sha256, vector, work
 
 KEYS = [b"a/1", b"a/2", b"b/1", b"b/\xff\n2", b"c", "d/ü 3".encode(), b"e", b"f", b"g", b"h", b"i", b"j"]

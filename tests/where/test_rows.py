@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featstore.errors import UsageError
-from featstore.store.labelling import set_columns
+from featstore.store.labels import set_columns
 from featstore.where import rows, rows_where
 from featstore.where.tree import Compare, Condition
 from tests.store.building import Pictures, build

@@ -1,0 +1,125 @@
+"""The command ``featstore``: one module a family of verbs, each loaded only when its verb is called."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from featstore.errors import FeatstoreError, UsageError
+
+_VERBS = {
+    "demo": ("demonstrating", "Run the whole chain on embedded pictures, offline, and show a page."),
+    "extract": ("extracting", "Extract features of pictures into a store."),
+    "train": ("learning", "Train a classifier on a store and report on it."),
+    "predict": ("learning", "Classify pictures, or a store, with a trained head."),
+    "index": ("indexing", "Build the index for nearest neighbours over a store."),
+    "search": ("searching", "Find the pictures most like given ones."),
+    "duplicates": ("duplicating", "List pictures that a store has more than once, or in two splits."),
+    "info": ("inspecting", "Say what a store, head or index holds."),
+    "verify": ("inspecting", "Check every byte of a store, head or index against its checksums."),
+    "repair": ("repairing", "Restore what verify finds damaged in a store."),
+    "failures": ("inspecting", "List the pictures that could not be read, and why."),
+    "label": ("maintaining", "Set labels, splits and metadata from a table."),
+    "compact": ("maintaining", "Purge removed pictures and merge small shards."),
+    "backbones": ("extracting", "List backbones and whether their weights are at hand."),
+    "bench": ("benchmarking", "Measure the speed of this machine on your pictures, and of its disk."),
+    "sample": ("sampling", "Write a small real data set to try things on."),
+}
+"""Of each verb: the module that has it and its line in the help, so that --help loads no other module."""
+
+
+_REMEDIES = {
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT), "free some space and run the same command again; what was finished is kept"
+    ),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "get write access to it, or name another place"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "make the folder first, or name another place"),
+}
+"""What to do about an error of the operating system that nothing else explains."""
+
+
+class _Verbs(click.Group):
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in _VERBS:
+            return None
+        command = getattr(importlib.import_module(f"featstore.cli.{_VERBS[name][0]}"), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _VERBS.items()])
+
+
+def _version(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"featstore {version('featstore')}")
+        context.exit()
+
+
+@click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option(
+    "--version", is_flag=True, callback=_version, expose_value=False, is_eager=True, help="Print the version."
+)
+def featstore() -> None:
+    """Turn pictures into feature vectors once, and use them for years.
+
+    \b
+    Examples:
+      featstore extract pictures/ my.store              ResNet50 features of a folder
+      featstore extract pictures/ my.store              again: only what is new or changed
+      featstore train my.store                          a classifier, and how good it is
+      featstore index my.store                          an index, and its measured recall
+      featstore search my.store.faiss cat.jpg           the pictures most like it
+      featstore info my.store                           what is in it
+
+    Exit codes: 0 done, 1 something failed, 2 the request has to change, 130 stopped by Ctrl-C, 143 by SIGTERM.
+    """
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command with ``arguments`` (default: the process's own) and exit."""
+    run(featstore, arguments, name="featstore")
+
+
+def run(command: click.Command, arguments: list[str] | None = None, *, name: str | None = None) -> NoReturn:
+    """Run any command with ``arguments`` and exit with its code: what the user has to know is one line, no traceback."""
+    try:
+        code = command.main(arguments, prog_name=name, standalone_mode=False)
+    except click.UsageError as error:
+        error.show()
+        code = 2
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except UsageError as error:
+        code = _complain(error, 2)
+    except FeatstoreError as error:
+        code = _complain(error, 1)
+    except (click.Abort, KeyboardInterrupt):
+        code = _complain("stopped", 130)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; nothing may be written when the interpreter shuts down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        remedy = _REMEDIES.get(error.errno or 0, "run the same command again; what was finished is kept")
+        code = _complain(f"{where}{error.strerror or error}; {remedy}", 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: Any, code: int) -> int:
+    text = " ".join(str(message).split("\n"))
+    click.echo(f"featstore: {text.encode('utf-8', 'backslashreplace').decode()}", err=True)
+    return code

@@ -1,0 +1,52 @@
+"""featstore demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from featstore import defaults
+from featstore.cli.output import Bar, json_option, printable, show
+
+
+@click.command()
+@click.argument("folder", type=click.Path(), default="featstore-demo")
+@click.option("--limit", type=click.IntRange(1), help="Take so many of the 1,797 digits only.")
+@click.option("--engine", default=defaults.ENGINE, show_default=True, help="What runs the network.")
+@click.option("--open", "open_page", is_flag=True, help="Open the page in the browser at the end.")
+@json_option
+def demo(folder: str, limit: int | None, engine: str, open_page: bool, as_json: bool) -> None:
+    """Run the whole chain on 1,797 handwritten digits, without a network, in FOLDER (default: featstore-demo).
+
+    Pictures, features, four heads, an index, and a page that shows what came of it. A second run keeps what is done.
+
+    \b
+    Examples:
+      featstore demo
+      featstore demo /tmp/demo --open
+    """
+    from featstore.stages.demo import Step
+    from featstore.stages.demo import demo as run
+
+    bar = Bar()
+
+    def told(step: Step) -> None:
+        bar.close()
+        if not as_json:
+            click.echo(
+                f"{step.seconds:6.1f} s  {printable(step.command)}\n          {printable(step.result)}{' (kept)' if step.kept else ''}"
+            )
+
+    def progress(value: Any) -> None:
+        if not as_json:
+            bar(value)
+
+    report = run(folder, limit=limit, engine=engine, progress=progress, told=told)
+    address = Path(report.page).resolve().as_uri()
+    show({**report.to_dict(), "address": address}, f"{report.seconds:6.1f} s  in all\nopen {address}", as_json)
+    if open_page:
+        import webbrowser
+
+        webbrowser.open(address)

@@ -1,0 +1,233 @@
+"""featstore extract, featstore backbones."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from featstore import defaults
+from featstore.cli.output import Bar, columns, json_option, printable, show, stop_on_signals
+from featstore.text import counted
+
+if TYPE_CHECKING:
+    from featstore.stages.extract import ExtractReport
+
+
+def _share(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]:
+    try:
+        index, count = (int(part) for part in value.split("/"))
+    except ValueError:
+        index, count = 0, 0
+    if not 0 <= index < count:
+        raise click.BadParameter(f"{value!r} is not i/n with 0 <= i < n, such as 0/4")
+    return index, count
+
+
+def _size(_: click.Context, __: click.Parameter, value: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([KMGT]?)(?:i?B)?", value, re.IGNORECASE)
+    size = int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " ")) if match else 0
+    if size < 1 << 20:
+        raise click.BadParameter(f"{value!r} is no size of at least 1M, such as 512M or 4G")
+    return size
+
+
+@click.command()
+@click.argument("source")
+@click.argument("store", type=click.Path())
+@click.option(
+    "--backbone",
+    help="A torchvision classification model, or efficientnet_lite0 (see featstore backbones); default: the store's, for "
+    f"a new one {defaults.BACKBONE}.",
+)
+@click.option(
+    "--weights",
+    help="A torchvision weights name, a .pth or .safetensors file, or random:SEED; default: the store's, for a new one the "
+    "model's DEFAULT.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    help=f"Of the stored numbers; float16 halves the store; default: the store's, for a new one {defaults.DTYPE}.",
+)
+@click.option(
+    "--engine",
+    default=defaults.ENGINE,
+    show_default=True,
+    help="What runs the network: auto, torch, torch-folded, compile, openvino, openvino-int8.",
+)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="auto",
+    show_default=True,
+    help="Of the arithmetic; auto: the store's, for a new one fp32 on a CPU and bf16 on CUDA.",
+)
+@click.option(
+    "--decode",
+    type=click.Choice(["auto", "exact", "fast"]),
+    default=defaults.DECODE,
+    show_default=True,
+    help="exact: the pixels of torchvision's transforms; fast: at most one level off (bicubic: two), other features; "
+    "auto: the store's, for a new one exact.",
+)
+@click.option(
+    "--batch", type=click.IntRange(1), default=defaults.BATCH, show_default=True, help="Pictures a forward pass."
+)
+@click.option("--workers", type=click.IntRange(1), help="Threads that read and decode (default: one a core).")
+@click.option(
+    "--units",
+    default="0/1",
+    callback=_share,
+    metavar="I/N",
+    help="Do only every N-th unit from I on: run N processes, here or on other hosts.",
+)
+@click.option(
+    "--unit-rows",
+    type=click.IntRange(1),
+    help=f"Pictures of a full shard, settled when the store is made (default: some {defaults.UNIT_BYTES >> 20} MiB of vectors).",
+)
+@click.option("--retry-failures", is_flag=True, help="Try the pictures that failed before again.")
+@click.option("--rehash", is_flag=True, help="Let content tell what changed, not size and time; reads every picture.")
+@click.option(
+    "--kind",
+    type=click.Choice(["folder", "table", "tar", "list"]),
+    help="What SOURCE is, where its name does not tell.",
+)
+@click.option("--root", type=click.Path(), help="Where the pictures are now, if not where SOURCE says.")
+@click.option(
+    "--layout",
+    type=click.Choice(["split/class", "class", "split", "flat", "none"]),
+    help="What a folder's sub-folders mean, where the rules do not tell.",
+)
+@click.option("--path-column", help="Of a table: the column with the paths.")
+@click.option("--label-column", help="Of a table: the column with the labels.")
+@click.option("--split-column", help="Of a table: the column with the splits.")
+@click.option("--id-column", help="Of a table: the column with the keys (default: the paths).")
+@click.option("--all-files", is_flag=True, help="Of a folder: take files whose names are no picture's as well.")
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(1),
+    default=defaults.MAX_PIXELS,
+    show_default=True,
+    help="A picture of more pixels is a failure.",
+)
+@click.option(
+    "--max-memory",
+    callback=_size,
+    default=f"{defaults.MAX_MEMORY >> 30}G",
+    show_default=True,
+    metavar="SIZE",
+    help="Memory that decoding one picture may take; one that would take more is a failure.",
+)
+@click.option(
+    "--stall-seconds",
+    type=click.FloatRange(1),
+    default=defaults.STALL_SECONDS,
+    show_default=True,
+    help="A picture that is not read and decoded after so long is a failure.",
+)
+@click.option(
+    "--in-process",
+    is_flag=True,
+    help="Work without a supervised child process: a picture that kills its decoder then ends the run.",
+)
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+@json_option
+def extract(source: str, store: str, as_json: bool, quiet: bool, in_process: bool, **options: Any) -> int:
+    """Extract features of the pictures of SOURCE into STORE, a folder that is made where it is missing.
+
+    SOURCE is a folder (split/class/file, class/file or flat), a CSV or Parquet table with a path column, a WebDataset
+    .tar, or a file with one path a line (- for stdin). What STORE has already is not extracted again; what vanished
+    from SOURCE is marked. The run can be interrupted or killed at any time: the same command goes on.
+
+    \b
+    Examples:
+      featstore extract pictures/ my.store
+      featstore extract pictures/ my.store --backbone efficientnet_lite0
+      featstore extract table.csv my.store --root /mnt/pictures --label-column species
+      find pictures -name '*.jpg' -print0 | featstore extract - my.store
+      featstore extract pictures/ my.store --units 0/2 & featstore extract pictures/ my.store --units 1/2
+    """
+    names = ("kind", "root", "layout", "path_column", "label_column", "split_column", "id_column", "all_files")
+    where = {name: options.pop(name) for name in names}
+    bar = Bar()
+    with stop_on_signals() as (stop, code):
+        try:
+            options |= {"progress": None if quiet or as_json else bar, "stop": stop}
+            report = (
+                _in_process(source, where, store, options) if in_process else _supervised(source, where, store, options)
+            )
+        finally:
+            bar.close()
+    show(report.to_dict(), _text(report), as_json)
+    if report.stopped:
+        click.echo("featstore: stopped; run the same command to go on", err=True)
+        return code()
+    return 1 if report.fruitless else 0
+
+
+def _supervised(source: str, where: dict[str, Any], store: str, options: dict[str, Any]) -> ExtractReport:
+    from featstore.stages.extract import extract_supervised
+
+    return extract_supervised(source, store, source_options=where, **options)
+
+
+def _in_process(source: str, where: dict[str, Any], store: str, options: dict[str, Any]) -> ExtractReport:
+    from featstore.sources import open_source
+    from featstore.stages.extract import extract as run
+
+    del options["stall_seconds"]
+    return run(open_source(source, **where), store, **options)
+
+
+def _text(report: Any) -> str:
+    change, timings = report.change, report.timings
+    lines = [
+        f"{report.store}: {counted(report.images, 'image')} = {counted(report.vectors, 'vector')} + {counted(report.failures, 'failure')} + {report.pending:,} pending",
+        f"source: {change.listed:,} listed: {change.added:,} added, {change.changed:,} changed, {change.retried:,} retried, "
+        f"{change.unchanged:,} unchanged; {change.removed:,} removed, {change.relabelled:,} relabelled, {counted(report.ignored, 'file')} ignored",
+        f"this run: {counted(report.new_vectors, 'vector')}, {counted(report.new_failures, 'failure')} in {report.seconds:.1f} s",
+    ]
+    if report.layout is not None:
+        splits = f", splits {', '.join(map(printable, report.splits))}" if report.splits else ", no splits"
+        lines.insert(2, f"layout {report.layout}: {counted(report.classes, 'class', 'classes')}{splits}")
+    lines += [f"note: {printable(note)}" for note in report.notes]
+    if report.reasons:
+        lines.append(
+            "failures: "
+            + ", ".join(f"{count:,} {reason}" for reason, count in report.reasons.items())
+            + f" (featstore failures {report.store})"
+        )
+    if report.restarts:
+        lines.append(f"the working process died or stalled {report.restarts:,} times and was started again")
+    if timings.get("forwarded"):
+        lines.append(
+            f"time: network {timings['forward']:.1f} s, copying {timings['copy']:.1f} s, waiting for pictures {timings['waiting']:.1f} s, for the disk {timings['blocked']:.1f} s; "
+            f"over the threads: reading {timings['read']:.1f} s, decoding {timings['decode']:.1f} s, writing {timings['write']:.1f} s"
+        )
+        if report.advice:
+            lines.append(report.advice)
+    return "\n".join(lines)
+
+
+@click.command()
+@json_option
+def backbones(as_json: bool) -> None:
+    """List the backbones: dimension, input size, parameters, and whether weights are at hand.
+
+    \b
+    Examples:
+      featstore backbones
+      featstore backbones --json
+    """
+    from dataclasses import asdict
+
+    from featstore.backbones import list_backbones
+
+    found = list_backbones()
+    rows = [(b.name, b.dimension, b.input_size, b.parameters, b.weights, b.at_hand) for b in found]
+    text = columns(rows, ("backbone", "dimension", "input", "parameters", "weights", "at hand"))
+    show([asdict(b) for b in found], text, as_json)

@@ -1,0 +1,176 @@
+"""featstore index."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from featstore import defaults
+from featstore.cli.output import columns, json_option, printable, show
+from featstore.cli.quantities import to_bytes, to_seconds
+from featstore.text import counted
+
+
+@click.command()
+@click.argument("store", type=click.Path())
+@click.option("--out", type=click.Path(), help="File of the index (default: STORE.faiss beside the store).")
+@click.option(
+    "--recall",
+    type=click.FloatRange(0, 1, min_open=True),
+    help=f"Contract: the least recall, shown on pictures that the index does not hold (default {defaults.RECALL}).",
+)
+@click.option(
+    "--at",
+    type=click.IntRange(1),
+    help=f"Contract: neighbours that recall is measured at (default {defaults.NEIGHBOURS}).",
+)
+@click.option(
+    "--memory",
+    callback=to_bytes,
+    metavar="SIZE",
+    help="Contract: the most memory that building may take; the file, which a search maps, gets nine tenths: 4G, 500M.",
+)
+@click.option(
+    "--latency", callback=to_seconds, metavar="TIME", help="Contract: the longest that a query may take, such as 5ms."
+)
+@click.option(
+    "--metric",
+    type=click.Choice(["cosine", "l2", "ip"]),
+    help="Cosine (the default), Euclidean distance, or inner product.",
+)
+@click.option(
+    "--kind",
+    type=click.Choice(["auto", "flat", "hnsw"]),
+    help="flat: exact; hnsw: a graph, approximate; auto (the default): by the contract, or without one flat up to "
+    f"{defaults.EXACT_SCAN_BYTES >> 20} MiB of vectors.",
+)
+@click.option("--seed", type=int, default=defaults.SEED, show_default=True)
+@click.option(
+    "--update", is_flag=True, help="Add what is new in the store and leave out what is gone, without a rebuild."
+)
+@click.option(
+    "--export",
+    type=click.Path(dir_okay=False),
+    metavar="FILE.hdf5",
+    help="Also write vectors, held-out queries and their true neighbours as a file of ann-benchmarks.",
+)
+@json_option
+def index(store: str, as_json: bool, update: bool, export: str | None, **options: Any) -> int:
+    """Build the index for nearest neighbours over STORE, and measure its recall on pictures that it did not hold.
+
+    With a contract (--recall, --at, --memory, --latency: one is enough) several kinds of index are tried, and the fastest
+    is taken that has shown its recall on fresh pictures: the lower end of the 95 % interval is at the contract. All
+    that was tried stays with the index: featstore info shows it. An update checks the contract again, and the exit
+    code is 1 where it does not hold any more.
+
+    \b
+    Examples:
+      featstore index my.store
+      featstore index my.store --recall 0.95 --at 10 --memory 4G --latency 5ms
+      featstore index my.store --kind hnsw --recall 0.99
+      featstore index my.store --update                   after the store has grown
+      featstore index my.store --export my.hdf5           for anyone's index to be measured on
+    """
+    from featstore.stages.index import export_store, index_store
+
+    if export is not None and options["metric"] == "ip":
+        raise click.UsageError("--export: files of ann-benchmarks have no inner product; choose another --metric")
+    report = index_store(store, update=update, progress=_tell, **options)
+    info = report.info
+    what = f"{report.path}: {counted(info['rows'], 'vector')}, {info['factory']}, {info['metric']}"
+    lines = [f"{what}; {report.added:,} added, {report.removed:,} removed" if update else what]
+    lines += [recall_text(info["exact"], info["recall"])] if update else contract_lines(info)
+    lines += [f"note: {printable(note)}" for note in report.notes]
+    if export is not None:
+        asking = export_store(store, export, metric=info["metric"], seed=options["seed"])
+        lines.append(f"{export}: {asking:,} held-out queries with their true neighbours among the others")
+    if report.standing.holds is not None:
+        lines.append(report.standing.text)
+    if report.standing.holds is False:
+        lines[-1] += f"; build it again: {_again(store, options['out'], info)}"
+    show({**report.to_dict(), "export": export}, "\n".join(lines), as_json)
+    return 1 if report.standing.holds is False else 0
+
+
+def _tell(stage: str, done: int, total: int) -> None:
+    if stage.startswith("tried"):
+        click.echo(f"{stage} ({done} of {total})", err=True)
+
+
+def _again(store: str, out: str | None, info: dict[str, Any]) -> str:
+    """Return the command that builds the index anew, to the same contract."""
+    contract = info["contract"]
+    words = ["featstore", "index", store, "--recall", f"{contract['recall']:g}", "--at", str(contract["at"])]
+    if contract["memory"] is not None:
+        words += ["--memory", str(contract["memory"])]
+    if contract["latency"] is not None:
+        words += ["--latency", f"{contract['latency']:g}s"]
+    if info["metric"] != "cosine":
+        words += ["--metric", info["metric"]]
+    if out is not None:
+        words += ["--out", out]
+    return printable(" ".join(words))
+
+
+def recall_text(exact: bool, recall: dict[str, Any]) -> str:
+    """Return the recall of an index in words."""
+    if exact:
+        return "recall: 1, since every vector is compared"
+    if recall["value"] is None:
+        return f"recall@{recall['k']}: not measured (too few vectors)"
+    interval = f"[{recall['low']:.4f}, {recall['high']:.4f}]"
+    return f"recall@{recall['k']}: {recall['value']:.4f} {interval} on {recall['queries']:,} held-out queries"
+
+
+def contract_lines(info: dict[str, Any]) -> list[str]:
+    """Return, as lines, the recall of an index and, where it has a contract, what was tried for it."""
+    lines = [recall_text(info["exact"], info["recall"])]
+    contract = info["contract"]
+    if contract is None:
+        return lines
+    limits = [f"recall@{contract['at']} of at least {contract['recall']:g}"]
+    if contract["memory"] is not None:
+        limits.append(f"a file of at most {contract['memory']:,} bytes")
+    if contract["latency"] is not None:
+        limits.append(f"a query in at most {1000 * contract['latency']:g} ms")
+    sample = f"; tried on a sample of {contract['rows_tried']:,} vectors" if contract["sampled"] else ""
+    return [*lines, f"contract: {', '.join(limits)}{sample}", trials_table(info["trials"], contract["at"])]
+
+
+def trials_table(trials: list[dict[str, Any]], at: int) -> str:
+    """Return what was tried as a table; one that was not built has no figures."""
+    rows: list[tuple[Any, ...]] = []
+    for trial in trials:
+        recall = trial["recall"] or {"value": None}
+        known = recall["value"] is not None
+        effort = ", ".join(f"{name} {value:g}" for name, value in (trial["effort"] or {}).items())
+        rows.append(
+            (
+                trial["name"],
+                f"{recall['value']:.4f}" if known else "",
+                f"[{recall['low']:.4f}, {recall['high']:.4f}]" if known else "",
+                _figure(trial["queries_per_second"], 1, ",.0f"),
+                _figure(trial["latency_seconds"], 1000, ".3g"),
+                f"{trial['bytes'] / 2**20:,.1f}",
+                _figure(trial["build_seconds"], 1, ".1f"),
+                effort,
+                trial["outcome"],
+            )
+        )
+    header = (
+        "tried",
+        f"recall@{at}",
+        "95 % interval",
+        "queries/s/thread",
+        "ms/query",
+        "MiB",
+        "build s",
+        "effort",
+        "outcome",
+    )
+    return columns(rows, header)
+
+
+def _figure(value: float | None, factor: float, form: str) -> str:
+    return "" if value is None else format(factor * value, form)

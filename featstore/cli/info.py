@@ -1,0 +1,176 @@
+"""featstore info, featstore verify, featstore failures."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from collections import Counter
+from typing import Any
+
+import click
+
+from featstore.cli.output import columns, json_option, printable, show
+from featstore.text import counted
+
+_LISTED = 20
+
+
+@click.command()
+@click.argument("path", type=click.Path())
+@json_option
+def info(path: str, as_json: bool) -> None:
+    """Say what the store, head or index at PATH holds: identity of its features, counts, figures, how it was made.
+
+    \b
+    Examples:
+      featstore info my.store
+      featstore info my.store.logreg.head
+      featstore info my.store.faiss
+      featstore info my.store --json | jq .vectors
+    """
+    from featstore.stages.info import describe
+
+    found = describe(path)
+    text = {"store": _store_text, "head": _head_text, "index": _index_text}[found["kind"]]
+    show(found, text(found), as_json)
+
+
+def _store_text(found: dict[str, Any]) -> str:
+    identity = found["identity"]
+    lines = [
+        f"{found['path']}: {counted(found['images'], 'image')} = {counted(found['vectors'], 'vector')} + {counted(found['failures'], 'failure')} + {found['pending']:,} pending",
+        f"features: {identity['dimension']}-d {identity['dtype']} of {identity['backbone']} ({identity['layer']}), weights {found['weights_name']}",
+        f"identity: {found['fingerprint'][:16]}; decoder {identity['decoder']}, precision {identity['precision']}, {_preprocessing_text(identity['preprocessing'])}",
+        f"units: {found['units']:,} of {found['unit_rows']:,} rows; {found['bytes'] / 2**20:,.1f} MiB; {counted(found['retired'], 'retired row')} (featstore compact purges)",
+    ]
+    lines += [f"source: {source.get('kind')} {printable(str(source.get('location')))}" for source in found["sources"]]
+    for name in ("labels", "splits"):
+        counts = [f"{printable(value)} {count:,}" for value, count in found[name].items()]
+        more = f", ... ({len(counts)} in all)" if len(counts) > _LISTED else ""
+        whose = " of the pictures with vectors" if found["pending"] else ""
+        lines.append(f"{name}{whose}: " + (", ".join(counts[:_LISTED]) + more if counts else "none"))
+    lines.append(f"columns: {', '.join(map(printable, found['columns']))} (version {found['label_version']})")
+    lines += [
+        f"made by: {made['engine']} on {made['device']}, {made['version']} ({counted(made['units'], 'part')})"
+        + ("" if made["drift"] is None else f", within {made['drift']:.1g} standard deviations of plain torch")
+        for made in found["made_by"]
+    ]
+    return "\n".join(lines)
+
+
+def _preprocessing_text(value: dict[str, Any]) -> str:
+    # Other versions of featstore may describe it in other words.
+    known = [f"{name} {value[name]}" for name in ("resize", "crop", "interpolation") if name in value]
+    return ", ".join(known) or str(value)
+
+
+def _features_text(found: dict[str, Any]) -> str:
+    identity = found["identity"]
+    return (
+        f"features: {identity['dimension']}-d {identity['dtype']} of {identity['backbone']} ({identity['layer']}), "
+        f"weights {found['weights_name']}; identity {found['fingerprint'][:16]}"
+    )
+
+
+def _head_text(found: dict[str, Any]) -> str:
+    chosen = ", ".join(f"{name} = {value:g}" for name, value in found["chosen"].items())
+    split = found["split"]
+    shown = ", ".join(map(printable, found["classes"][:_LISTED]))
+    more = f", ... ({len(found['classes']):,} in all)" if len(found["classes"]) > _LISTED else ""
+    lines = [
+        f"{found['path']}: {found['head']}, {chosen or 'as given'}, trained on {counted(found['rows'], 'picture')}",
+        f"classes: {shown}{more}",
+        *map(_features_text, found["features"]),
+        f"store: {' + '.join(printable(one['store']) for one in found['features'])} "
+        f"(label version {found['label_version']}), seed {found['seed']}",
+        f"split: learnt from {printable(split['train'])} ({split['train_rows']:,}), judged by {printable(split['test'])} ({split['test_rows']:,})",
+    ]
+    for name, estimate in found["held_out"].items():
+        if estimate["value"] is not None:
+            interval = f"[{estimate['low']:.4f}, {estimate['high']:.4f}]"
+            lines.append(f"held-out {name.replace('_', ' ')}: {estimate['value']:.4f} {interval}")
+    return "\n".join(lines)
+
+
+def _index_text(found: dict[str, Any]) -> str:
+    from featstore.cli.index import contract_lines
+
+    lines = [
+        f"{found['path']}: {counted(found['rows'], 'vector')}, {found['factory']}, {found['metric']}; {found['removed']:,} removed, {found['labelled']:,} labelled",
+        *contract_lines(found),
+        *([found["standing"]] if found["holds"] is not None else []),
+        _features_text(found),
+        f"store: {printable(found['store'])}" + ("" if found["store_found"] else " (not there any more)"),
+    ]
+    if found["stale"]:
+        lines.append(f"note: {printable(found['stale'])}")
+    return "\n".join(lines)
+
+
+@click.command()
+@click.argument("path", type=click.Path())
+@json_option
+def verify(path: str, as_json: bool) -> int:
+    """Check every byte of the store, head or index at PATH against its checksums; exit code 1 where anything is damaged.
+
+    \b
+    Examples:
+      featstore verify my.store
+      featstore verify my.head
+      featstore verify my.store --json
+    """
+    from featstore.stages.verify import verify as run
+
+    report = run(path)
+    lines = [printable(str(problem)) for problem in report.problems]
+    state = counted(len(lines), "problem") if lines else "whole"
+    lines.append(f"{path}: {counted(report.files, 'file')}, {report.bytes / 2**20:,.1f} MiB: {state}")
+    if report.problems and os.path.isdir(path):
+        lines.append(f"featstore repair {path} restores what can be restored")
+    show(report.to_dict(), "\n".join(lines), as_json)
+    return 1 if report.problems else 0
+
+
+@click.command()
+@click.argument("store", type=click.Path())
+@click.option("--csv", "as_csv", is_flag=True, help="All failures as CSV: key, reason, message.")
+@json_option
+def failures(store: str, as_json: bool, as_csv: bool) -> None:
+    """List the pictures of STORE that have no vector because they could not be read, grouped by reason.
+
+    \b
+    Examples:
+      featstore failures my.store
+      featstore failures my.store --csv > failures.csv
+      featstore extract pictures/ my.store --retry-failures
+    """
+    from featstore.store import FeatureStore
+
+    found = FeatureStore.open(store).failures()
+    if as_csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(("key", "reason", "message"))
+        for key, failure in found:
+            writer.writerow(
+                [text.encode("utf-8", "backslashreplace").decode() for text in (key, failure.reason, failure.message)]
+            )
+        return
+    reasons = Counter(failure.reason for _, failure in found)
+    value = {
+        "failures": len(found),
+        "reasons": dict(reasons.most_common()),
+        "images": [
+            {"key": printable(key), "id": failure.id, "reason": failure.reason, "message": failure.message}
+            for key, failure in found
+        ],
+    }
+    lines = [f"{store}: {counted(len(found), 'failure')}"]
+    if found:
+        lines.append(columns([(count, reason) for reason, count in reasons.most_common()], ("images", "reason")))
+        lines += [
+            f"{printable(key)}: {failure.reason}: {printable(failure.message)}" for key, failure in found[:_LISTED]
+        ]
+        if len(found) > _LISTED:
+            lines.append(f"... and {len(found) - _LISTED:,} more (--csv or --json lists all)")
+    show(value, "\n".join(lines), as_json)

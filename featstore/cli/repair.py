@@ -1,0 +1,46 @@
+"""featstore repair."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from featstore import defaults
+from featstore.cli.output import json_option, printable, show
+from featstore.text import counted
+
+
+@click.command()
+@click.argument("store", type=click.Path())
+@click.option("--root", type=click.Path(), help="Where the pictures are now, if not where they were.")
+@click.option("--weights", help="The backbone's weights, where the name in the store does not lead to them.")
+@click.option("--engine", default=defaults.ENGINE, show_default=True, help="What runs the network.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option("--set-aside", is_flag=True, help="Extract nothing: pictures with damaged vectors become failures.")
+@json_option
+def repair(store: str, as_json: bool, **options: Any) -> None:
+    """Restore what verify finds damaged in STORE. Damaged files are kept in its folder "damaged", never deleted.
+
+    Single flipped bits are undone. Damaged vectors are extracted again where their pictures are there with the same
+    bytes, else the pictures become failures, which extract --retry-failures tries again. What cannot be restored is
+    said, and left as it is.
+
+    \b
+    Examples:
+      featstore repair my.store
+      featstore repair my.store --root /mnt/pictures
+      featstore repair my.store --set-aside
+    """
+    from featstore.stages.repair import repair as run
+
+    report = run(store, **options)
+    lines = [f"restored: {printable(name)}" for name in report.restored]
+    lines += [printable(note) for note in report.notes]
+    lines += [f"the damaged file is kept: {printable(name)}" for name in report.aside]
+    lines.append(
+        f"{store}: {counted(len(report.restored), 'file')} restored, {counted(report.remade, 'vector')} made again, {counted(report.failed, 'picture became a failure', 'pictures became failures')}"
+        if report.aside
+        else f"{store}: nothing is damaged"
+    )
+    show(report.to_dict(), "\n".join(lines), as_json)

@@ -1,0 +1,123 @@
+"""featstore search."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from featstore import defaults
+from featstore.cli.output import json_option, printable, show
+from featstore.text import counted
+
+
+@click.command()
+@click.argument("index", type=click.Path())
+@click.argument("inputs", nargs=-1, type=click.Path())
+@click.option("--key", "keys", multiple=True, metavar="KEY", help="Look up a picture of the store by its key.")
+@click.option(
+    "--vector",
+    "vectors",
+    multiple=True,
+    metavar="FILE.npy",
+    help="Look up vectors, (d,) or (q, d), of the same backbone.",
+)
+@click.option(
+    "--like-label", "labels", multiple=True, metavar="LABEL", help="Look up the middle (mean vector) of a class."
+)
+@click.option("--combine", is_flag=True, help="One query, the mean of all that is looked up, not one for each.")
+@click.option(
+    "--less", "less_inputs", multiple=True, metavar="PICTURE", help="Combine, and keep away from this picture."
+)
+@click.option("--less-key", "less_keys", multiple=True, metavar="KEY", help="The same, for a picture of the store.")
+@click.option(
+    "--less-label", "less_labels", multiple=True, metavar="LABEL", help="The same, for the middle of a class."
+)
+@click.option(
+    "--less-weight",
+    type=click.FloatRange(0, min_open=True),
+    default=defaults.LESS_WEIGHT,
+    show_default=True,
+    help="How far to keep away: the query moves by so many times its distance from what is less wanted.",
+)
+@click.option(
+    "--where",
+    metavar="CONDITION",
+    help="Find only pictures of which the condition is true: label == 'cat' and year >= 2020.",
+)
+@click.option("--k", type=click.IntRange(1), default=defaults.NEIGHBOURS, show_default=True, help="Neighbours a query.")
+@click.option(
+    "--html", type=click.Path(dir_okay=False), metavar="PAGE.html", help="Write a page that shows the pictures."
+)
+@click.option("--root", type=click.Path(), help="Where the pictures of the index are now, for the page, if they moved.")
+@click.option(
+    "--weights", type=click.Path(), help="The checkpoint that the features were made with, if it was a file of yours."
+)
+@click.option("--engine", default=defaults.ENGINE, show_default=True, help="What runs the network.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@json_option
+def search(
+    index: str,
+    inputs: tuple[str, ...],
+    keys: tuple[str, ...],
+    vectors: tuple[str, ...],
+    labels: tuple[str, ...],
+    less_inputs: tuple[str, ...],
+    less_keys: tuple[str, ...],
+    less_labels: tuple[str, ...],
+    html: str | None,
+    root: str | None,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """Print the pictures of INDEX that are most like INPUTS: picture files, folders, tables or archives.
+
+    What can be looked up besides: pictures of the store by --key, vectors by --vector, classes by --like-label.
+    A picture that is looked up by its key is not among its own neighbours. A picture that cannot be read is listed with
+    the reason, and makes the exit code 1.
+
+    A condition compares columns (key, id, label, split, metadata) with texts in quotes, numbers, true or false, by
+    == != < <= > >=, in ('a', 'b'), startswith 'a', glob '*.png' (* any text, ? one character), and "is missing",
+    joined by and, or, not and parentheses. A column whose name is no word stands in back quotes. Whatever else is said
+    of a missing value is neither true nor false.
+
+    \b
+    Examples:
+      featstore search my.store.faiss cat.jpg
+      featstore search my.store.faiss cat.jpg dog.jpg --k 20 --html neighbours.html
+      featstore search my.store.faiss --key train/cat/0007.jpg --where "label != 'cat' and split == 'test'"
+      featstore search my.store.faiss --like-label cat --where "not key glob '*/studio/*' and year >= 2020"
+      featstore search my.store.faiss cat.jpg kitten.jpg --combine
+      featstore search my.store.faiss cat.jpg --less basket.jpg --less-label dog
+      featstore search my.store.faiss --vector queries.npy --json
+    """
+    from featstore.stages.queries import Wanted
+    from featstore.stages.search import search as run
+
+    like = Wanted(keys=keys, vectors=vectors, labels=labels)
+    less = Wanted(inputs=less_inputs, keys=less_keys, labels=less_labels)
+    report = run(index, list(inputs), like=like, less=less, **options)
+    notes = list(report.notes)
+    if html is not None:
+        from featstore.pages.search import write_search_page
+
+        notes += write_search_page(report, html, root=root)
+    lines = []
+    if report.where is not None:
+        lines.append(f"{report.kept:,} of {report.rows:,} pictures where {printable(report.where)}")
+    for query in report.queries:
+        if query.reason:
+            lines.append(printable(f"{query.name}: failed: {query.reason}: {query.message}"))
+            continue
+        lines.append(printable(f"{query.name}:"))
+        lines += [
+            printable(f"  {found.score:.4f}  {found.key}" + (f"  ({found.label})" if found.label is not None else ""))
+            for found in query.neighbours
+        ]
+    lines += [f"note: {printable(note)}" for note in notes]
+    if html is not None:
+        lines.append(f"page: {html}")
+    show({**report.to_dict(), "page": html}, "\n".join(lines), as_json)
+    if report.failures:
+        click.echo(f"featstore: {counted(report.failures, 'picture')} could not be read", err=True)
+    return 1 if report.failures else 0

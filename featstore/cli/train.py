@@ -1,0 +1,237 @@
+"""featstore train, featstore predict."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from featstore import defaults
+from featstore.cli.output import json_option, printable, show
+from featstore.text import counted
+
+_SHOWN = 3
+"""Classes whose probabilities a line of text names."""
+
+
+def _c(_: click.Context, __: click.Parameter, value: str) -> float | str:
+    try:
+        number = "auto" if value == "auto" else float(value)
+    except ValueError:
+        number = -1.0
+    if isinstance(number, float) and not 0 < number < float("inf"):
+        raise click.BadParameter(f"{value!r} is neither auto nor a number above 0")
+    return number
+
+
+def _folds(_: click.Context, __: click.Parameter, value: str) -> int | float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if 0 < number < 1:
+        return number
+    if number >= 2 and number.is_integer():
+        return int(number)
+    raise click.BadParameter(f"{value!r} is neither a number of folds (2 or more) nor a share such as 0.1")
+
+
+@click.command()
+@click.argument("store", type=click.Path(), required=False)
+@click.option(
+    "--store",
+    "more",
+    multiple=True,
+    type=click.Path(),
+    help="A store; of several the features of the same pictures are put side by side, with labels and splits of the first.",
+)
+@click.option(
+    "--head",
+    type=click.Choice(["logreg", "linear-svm", "rbf-svm", "knn"]),
+    default="logreg",
+    show_default=True,
+    help="Logistic regression, a support vector machine, or nearest neighbours.",
+)
+@click.option("--out", type=click.Path(), help="File of the head (default: STORE.HEAD.head beside the store).")
+@click.option("--train-split", help="Split to learn from (default: train, where the store has it).")
+@click.option("--test-split", help="Split to be judged by (default: test, else val, where the store has it).")
+@click.option(
+    "--held-out",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=defaults.HELD_OUT,
+    show_default=True,
+    help="Share to hold out where there are no such splits: stratified, pictures of equal bytes on one side.",
+)
+@click.option(
+    "--C",
+    "C",
+    default="auto",
+    callback=_c,
+    show_default=True,
+    help="Inverse strength of the regularisation; auto: chosen by cross-validation on the training pictures.",
+)
+@click.option("--balanced", is_flag=True, help="Let every class weigh the same, however many pictures it has.")
+@click.option(
+    "--folds",
+    default=str(defaults.FOLDS),
+    callback=_folds,
+    show_default=True,
+    help="Of the cross-validation; a share such as 0.1 holds that much out once instead.",
+)
+@click.option("--seed", type=int, default=defaults.SEED, show_default=True)
+@click.option("--report", type=click.Path(dir_okay=False), metavar="PAGE.html", help="Write a page with the figures.")
+@click.option("--beside", is_flag=True, help="Write the page's figures as PNG files and as JSON beside it, too.")
+@click.option("--root", type=click.Path(), help="Where the pictures are now, for the page, if they moved.")
+@json_option
+def train(
+    store: str | None,
+    more: tuple[str, ...],
+    as_json: bool,
+    report: str | None,
+    beside: bool,
+    root: str | None,
+    balanced: bool,
+    **options: Any,
+) -> None:
+    """Train a classifier on the labelled pictures of STORE, and say how good it is on pictures that it did not see.
+
+    \b
+    Examples:
+      featstore train my.store
+      featstore train my.store --head rbf-svm --report page.html
+      featstore train my.store --train-split train --test-split val --C 0.01 --out my.head
+      featstore train --store resnet50.store --store efficientnet.store --report page.html --beside
+    """
+    from featstore.stages.train import train as run
+
+    stores = [*([store] if store is not None else []), *more]
+    if not stores:
+        raise click.UsageError("name a store to learn from: featstore train STORE")
+    if beside and report is None:
+        raise click.UsageError("--beside writes figures beside the page of --report; name one")
+    if beside and report is not None and report.lower().endswith(".json"):
+        raise click.UsageError(f"--beside writes its figures to {report}; give the page of --report another ending")
+    trained = run(stores, class_weight="balanced" if balanced else None, **options)
+    notes = list(trained.notes)
+    figures: list[str] = []
+    if report is not None:
+        from featstore.pages.train import write_training_page
+
+        notes += write_training_page(trained, report, root=root)
+        if beside:
+            from featstore.pages.figures import write_figures
+
+            figures = [str(path) for path in write_figures(trained, report)]
+    chosen = ", ".join(f"{name} = {value:g}" for name, value in trained.chosen.items())
+    split = trained.split
+    lines = [
+        f"{trained.path}: {trained.head.kind}, {chosen or 'as given'} "
+        f"({len(trained.head.classes):,} classes, {trained.seconds['train']:.1f} s)",
+        f"learnt from {split.names[0]} ({counted(len(split.train), 'picture')}), judged by {split.names[1]} ({len(split.test):,})",
+        "\n".join(map(printable, trained.report.text().split("\n"))),
+        *(f"note: {printable(note)}" for note in notes),
+    ]
+    if trained.calibration is not None:
+        before, after = (trained.calibration[when]["calibration_error"] for when in ("before", "after"))
+        lines.insert(3, f"temperature scaling: calibration error {before:.4f} before, {after:.4f} after")
+    if report is not None:
+        lines.append(f"page: {report}")
+        lines += [f"figure: {printable(path)}" for path in figures]
+    show({**trained.to_dict(), "page": report, "figures": figures}, "\n".join(lines), as_json)
+
+
+@click.command()
+@click.argument("head", type=click.Path())
+@click.argument("inputs", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "--weights",
+    multiple=True,
+    type=click.Path(),
+    help="The checkpoint that the features were made with, if it was a file of yours; one for each store of the head.",
+)
+@click.option("--engine", default=defaults.ENGINE, show_default=True, help="What runs the network.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option(
+    "--batch", type=click.IntRange(1), default=defaults.BATCH, show_default=True, help="Pictures a forward pass."
+)
+@click.option("--csv", "as_csv", is_flag=True, help="CSV: key, label, probability, one column a class, reason.")
+@json_option
+def predict(
+    head: str, inputs: tuple[str, ...], weights: tuple[str, ...], as_json: bool, as_csv: bool, **options: Any
+) -> int:
+    """Classify INPUTS with HEAD: pictures, folders, tables, archives, or one store (which needs no pictures).
+
+    A head on several stores takes as many, one of each backbone; for pictures it runs all of them.
+
+    A picture that cannot be read is listed with the reason, and makes the exit code 1.
+
+    \b
+    Examples:
+      featstore predict my.store.logreg.head cat.jpg dog.jpg
+      featstore predict my.store.logreg.head new-pictures/ --csv > classes.csv
+      featstore predict my.store.logreg.head other.store --json
+    """
+    from featstore.stages.predict import predict as run
+
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other")
+    found = run(head, list(inputs), weights=weights or None, **options)
+    if as_csv:
+        failed = _as_csv(found.classes, found)
+    elif as_json:
+        failed = _as_json(found.classes, found, found.notes)
+    else:
+        failed = _as_text(found.classes, found)
+    for note in found.notes:
+        click.echo(f"note: {printable(note)}", err=True)
+    if failed:
+        click.echo(f"featstore: {counted(failed, 'picture')} could not be read", err=True)
+    return 1 if failed else 0
+
+
+def _as_text(classes: list[str], found: Iterable[Any]) -> int:
+    failed = 0
+    for one in found:
+        if one.probabilities is None:
+            failed += 1
+            line = f"{one.key}: failed: {one.reason}: {one.message}"
+        else:
+            order = (-one.probabilities).argsort(kind="stable")[:_SHOWN].tolist()
+            others = ", ".join(f"{classes[code]} {one.probabilities[code]:.3f}" for code in order)
+            line = f"{one.key}: {one.label} ({others})"
+        click.echo(printable(line))
+    return failed
+
+
+def _as_csv(classes: list[str], found: Iterable[Any]) -> int:
+    failed = 0
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["key", "label", "probability", *map(_text, classes), "reason"])
+    for one in found:
+        if one.probabilities is None:
+            failed += 1
+            writer.writerow([_text(one.key), "", "", *[""] * len(classes), one.reason])
+        else:
+            values = [f"{value:.6g}" for value in one.probabilities.tolist()]
+            writer.writerow([_text(one.key), _text(one.label), f"{one.probability:.6g}", *values, ""])
+    return failed
+
+
+def _as_json(classes: list[str], found: Iterable[Any], notes: list[str]) -> int:
+    """Print one object, its pictures as they come: memory does not grow with their number."""
+    failed, count = 0, 0
+    click.echo(f'{{\n  "classes": {json.dumps(classes)},\n  "notes": {json.dumps(notes)},\n  "images": [', nl=False)
+    for one in found:
+        failed += one.label is None
+        click.echo(("," if count else "") + "\n    " + json.dumps(one.to_dict(classes)), nl=False)
+        count += 1
+    click.echo(f'\n  ],\n  "count": {count},\n  "failures": {failed}\n}}')
+    return failed
+
+
+def _text(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

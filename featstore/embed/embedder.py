@@ -1,0 +1,225 @@
+"""Pictures, by their paths or in memory -> vectors of one identity, such as that of a head or index."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore import defaults
+from featstore.decode import DecodeFailure, Preprocessing, decoder_class, open_decoder
+from featstore.errors import UsageError
+from featstore.sources import open_source
+from featstore.sources.reading import ReadFailure, read_picture
+from featstore.store.origin import Origin
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from featstore.backbones import Backbone
+    from featstore.embed.pipeline import Done, Loaded
+    from featstore.store import Identity
+
+CHUNK = 1024
+"""Pictures whose vectors are held at once."""
+FEW = 16
+"""Pictures up to which plain torch has made the vectors before a faster engine is ready."""
+_SOURCE_SUFFIXES = (".csv", ".tsv", ".tab", ".parquet", ".pq", ".tar")
+
+
+@dataclass(frozen=True)
+class Input:
+    """One picture: ``name`` for people and results, and where its bytes are (see read_picture), or its ``image``."""
+
+    name: str
+    root: Path
+    location: bytes
+    offset: int = -1
+    size: int = -1
+    image: Image.Image | None = None
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Up to CHUNK inputs: ``vectors`` (m, d) of those at ``ok`` (m,), and (reason, message) of the others by place."""
+
+    inputs: list[Input]
+    ok: NDArray[np.int64]
+    vectors: NDArray[Any]
+    failures: dict[int, tuple[str, str]]
+
+
+def inputs_of(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Input]:
+    """Yield the pictures that ``paths`` name: picture files, folders, tables (.csv, .parquet), archives (.tar).
+
+    A file that is missing is yielded too, and fails when it is read. Raises UsageError for a folder or table
+    without pictures.
+    """
+    for path in paths:
+        name = os.fspath(path)
+        if _is_source(name):
+            source = open_source(name)
+            for chunk in source.chunks():
+                locations = chunk.keys if chunk.locations is None else chunk.locations
+                columns = (chunk.keys, locations, chunk.offsets.tolist(), chunk.sizes.tolist())
+                for key, location, offset, size in zip(*columns, strict=True):
+                    yield Input(key.decode("utf-8", "surrogateescape"), source.root, location, offset, size)
+        else:
+            # Absolute: who names a picture here may name any, and ".." leaves no root.
+            yield Input(name, Path.cwd(), os.path.join(os.getcwdb(), os.fsencode(name)))
+
+
+def _are_few_files(paths: Sequence[str | os.PathLike[str]]) -> bool:
+    return 0 < len(paths) <= FEW and not any(_is_source(os.fspath(path)) for path in paths)
+
+
+def _is_source(name: str) -> bool:
+    """Return whether ``name`` leads to pictures, rather than to one."""
+    try:
+        is_folder = stat.S_ISDIR(os.stat(name).st_mode)
+    except (OSError, ValueError):
+        is_folder = False
+    return is_folder or name == "-" or name.lower().endswith(_SOURCE_SUFFIXES)
+
+
+class Embedder:
+    """A backbone and an engine that make vectors of one identity; see ``open_embedder`` and ``make_embedder``."""
+
+    def __init__(self, identity: Identity, engine: Any) -> None:
+        self.identity = identity
+        self.engine = engine
+        self._preprocessing = Preprocessing.from_dict(identity.preprocessing)
+        self._decode = open_decoder(identity.decoder)
+
+    def blocks(
+        self, inputs: Iterable[Input], *, batch: int = defaults.BATCH, workers: int | None = None
+    ) -> Iterator[Embedded]:
+        """Yield vectors and failures of ``inputs``, in order, CHUNK at a time: memory does not grow with their number."""
+        remaining = iter(inputs)
+        while chunk := list(islice(remaining, CHUNK)):
+            yield self._embed(chunk, batch, workers or os.cpu_count() or 1)
+
+    def _embed(self, chunk: list[Input], batch: int, threads: int) -> Embedded:
+        from featstore.embed import pipeline
+
+        parts: list[NDArray[Any]] = []
+        failures: dict[int, tuple[str, str]] = {}
+
+        def write(done: Done) -> None:
+            parts.append(done.vectors)
+            failures.update({row: (reason, message) for row, reason, message in done.failures})
+
+        starts = range(0, len(chunk), batch)
+        pipeline.run(
+            iter([pipeline.Batch(chunk, at, min(at + batch, len(chunk)), False) for at in starts]),
+            self._load,
+            self.engine,
+            write,
+            dtype=self.identity.numpy_dtype,
+            threads=threads,
+            ahead=defaults.BATCHES_AHEAD,
+            timings=pipeline.Timings(),
+        )
+        ok = np.array([row for row in range(len(chunk)) if row not in failures], np.int64)
+        return Embedded(chunk, ok, np.concatenate(parts), failures)
+
+    def _load(self, chunk: Sequence[Input], row: int) -> Loaded:
+        from featstore.embed.pipeline import NO_DIGEST, Loaded
+
+        one = chunk[row]
+        try:
+            if one.image is not None:
+                return Loaded(self._decode(_as_file(one.image), self._preprocessing))
+            data = read_picture(one.root, one.location, one.offset, one.size, limit=defaults.MAX_FILE_BYTES).data
+            return Loaded(self._decode(data, self._preprocessing))
+        except (ReadFailure, DecodeFailure) as failure:
+            return Loaded(None, NO_DIGEST, failure.reason, failure.message)
+
+
+def _as_file(image: Image.Image) -> bytes:
+    """Return a picture in memory as a file without loss, so that it is read by the rules for files."""
+    from PIL import ImageOps
+
+    from featstore.decode.opening import as_failure
+
+    file = BytesIO()
+    with as_failure():
+        upright = ImageOps.exif_transpose(image)
+        # TIFF holds all kinds of pixels but these, and of transparency only a channel.
+        if upright.mode in ("P", "PA", "La", "RGBa", "HSV") or (
+            upright.mode in "1LRGB" and "transparency" in upright.info
+        ):
+            upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
+        upright.save(file, "TIFF", compression="raw")
+    return file.getvalue()
+
+
+def make_embedder(
+    backbone: str | Backbone = defaults.BACKBONE,
+    *,
+    weights: str | None = None,
+    engine: str = defaults.ENGINE,
+    device: str = "auto",
+    precision: str = "auto",
+    decode: str = "exact",
+) -> Embedder:
+    """Return an embedder of an identity of its own, float32; the parameters are those of featstore.extract.
+
+    Raises UsageError for what does not exist or does not go together, FeatstoreError, DamagedError (weights).
+    """
+    from featstore.backbones import load_backbone
+    from featstore.engines import open_engine
+    from featstore.stages.extract import identity_of
+
+    decoder = decoder_class(decode)
+    loaded = load_backbone(backbone, weights) if isinstance(backbone, str) else backbone
+    opened = open_engine(loaded, engine=engine, device=device, precision=precision)
+    return Embedder(identity_of(loaded, opened, defaults.DTYPE, decoder), opened)
+
+
+def open_embedder(
+    origin: Origin,
+    what: str,
+    *,
+    weights: str | None = None,
+    backbone: Backbone | None = None,
+    engine: str = defaults.ENGINE,
+    device: str = "auto",
+    inputs: Sequence[str | os.PathLike[str]] = (),
+) -> Embedder:
+    """Load the backbone that ``what`` (a path, for messages) was made with, and check that it is the same one.
+
+    ``weights``: the checkpoint file, where the features came from one of the user's own; ``backbone``: one that is
+    loaded already. ``inputs``: what is to be embedded; for a few picture files the engine "auto" is plain torch, which
+    is as exact and spares them the seconds that a faster one takes to be made. Raises IdentityError where
+    backbone, weights, preprocessing, decoder or precision are not those of ``origin``; UsageError where the weights
+    cannot be found.
+    """
+    from featstore.backbones import load_backbone
+    from featstore.engines import open_engine, to_go_on
+    from featstore.stages.extract import identity_of
+
+    identity = origin.identity
+    try:
+        backbone = backbone or load_backbone(identity.backbone, weights or origin.weights_name)
+    except UsageError as error:
+        if weights is not None:
+            raise
+        raise UsageError(
+            f"{what}: was made with {identity.backbone} and the weights {origin.weights_name}, which cannot be loaded "
+            f"({error}); name their file with --weights"
+        ) from None
+    if engine == "auto" and identity.precision == "fp32" and _are_few_files(inputs):
+        engine = "torch"
+    engine, precision = to_go_on(identity.precision, engine)
+    opened = open_engine(backbone, engine=engine, device=device, precision=precision)
+    identity.check(identity_of(backbone, opened, identity.dtype, identity.decoder), what)
+    return Embedder(identity, opened)

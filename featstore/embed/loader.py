@@ -1,0 +1,124 @@
+"""From a row of the plan to a picture's pixels, or to the reason why there are none."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.decode import DecodeFailure, Preprocessing
+from featstore.embed.pipeline import NO_DIGEST, Loaded, Timings
+from featstore.processes.in_hand import DECODING, READING, InHand
+from featstore.sources.reading import ReadFailure, read_picture
+from featstore.store.plan import Rows, Unit
+from featstore.store.writer import SUPERSEDED
+
+Root = Callable[[int], Path]
+"""Of a plan segment's number: the folder in which its relative locations lie."""
+
+
+class Target(Protocol):
+    """What a Loader needs of a unit: UnitWriter has it."""
+
+    @property
+    def unit(self) -> Unit: ...
+    @property
+    def rows(self) -> Rows: ...
+    @property
+    def superseded(self) -> NDArray[np.bool_]: ...
+    @property
+    def culprits(self) -> dict[int, tuple[str, str]]: ...
+
+
+class Decoder(Protocol):
+    """What decodes: a decoder of featstore.decode, or what stands in for it."""
+
+    def __call__(self, data: bytes, preprocessing: Preprocessing, *, max_pixels: int) -> NDArray[np.uint8]: ...
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What a supervisor wants to know: the rows in hand, and at the beginning the run's particulars.
+
+    ``begin`` gets the roots, the change of the plan, and the count of failures by reason, which goes on growing.
+    """
+
+    in_hand: InHand
+    begin: Callable[[list[Path], dict[str, int], dict[str, int]], None]
+
+
+class Loader:
+    """Reads and decodes rows; safe to call from several threads."""
+
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        root: Root,
+        timings: Timings,
+        *,
+        max_pixels: int,
+        max_bytes: int,
+        decode: Decoder,
+        in_hand: InHand | None = None,
+    ) -> None:
+        self.preprocessing, self.root, self.timings = preprocessing, root, timings
+        self.max_pixels, self.max_bytes = max_pixels, max_bytes
+        self.decode, self.in_hand = decode, in_hand
+
+    def __call__(self, target: Target, row: int, decoders: Executor | None = None) -> Loaded:
+        """Load a row of a unit; decode it in ``decoders``, else in this thread.
+
+        Raises OSError where this process lacks handles or memory, which is no picture's fault.
+        """
+        rows = target.rows
+        if target.superseded[row]:
+            return Loaded(None, NO_DIGEST, SUPERSEDED, "retired from the plan before it was extracted")
+        if culprit := target.culprits.get(row):
+            return Loaded(None, NO_DIGEST, *culprit)
+        location = rows.keys[row] if rows.locations is None else rows.locations[row]
+        digest, unit, root = NO_DIGEST, target.unit.number, self.root(target.unit.segment)
+        try:
+            with self._stage("read", READING, unit, row):
+                picture = read_picture(
+                    root, location, int(rows.offsets[row]), int(rows.sizes[row]), limit=self.max_bytes
+                )
+                digest = hashlib.sha256(picture.data).digest()
+            if decoders is None:
+                return Loaded(self._decoded(picture.data, unit, row), digest)
+            return Loaded(decoders.submit(self._decoded, picture.data, unit, row).result(), digest)
+        except (ReadFailure, DecodeFailure) as failure:
+            return Loaded(None, digest, failure.reason, failure.message)
+        except MemoryError:
+            return Loaded(None, digest, "out-of-memory", "the picture does not fit into the memory there is")
+
+    def _decoded(self, data: bytes, unit: int, row: int) -> NDArray[np.uint8]:
+        with self._stage("decode", DECODING, unit, row):
+            return self.decode(data, self.preprocessing, max_pixels=self.max_pixels)
+
+    @contextlib.contextmanager
+    def _stage(self, name: str, stage: int, unit: int, row: int) -> Iterator[None]:
+        """Note what this thread is doing, and then how long it took."""
+        started, processor = time.perf_counter(), time.thread_time()
+        if self.in_hand is not None:
+            self.in_hand.hold(unit, row, stage)
+        try:
+            yield
+        finally:
+            if self.in_hand is not None:
+                self.in_hand.free()
+            taken = {name: time.perf_counter() - started}
+            self.timings.add(load_processor=time.thread_time() - processor, **taken)
+
+
+def check_root(root: Path, kind: str) -> bool:
+    """Return whether the pictures' folder is there at all: an unmounted disk is not a folder of missing pictures."""
+    return kind == "list" or os.path.isdir(root)

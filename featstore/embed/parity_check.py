@@ -1,0 +1,56 @@
+"""Before a long run: how far its engine is from plain torch on the user's own pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featstore import defaults
+from featstore.backbones import Backbone
+from featstore.embed.loader import Target
+from featstore.embed.pipeline import Loaded
+from featstore.engines import EXACT, Engine, measure_drift, open_engine
+from featstore.errors import FeatstoreError
+from featstore.store.culprits import read_culprits
+from featstore.store.plan import Plan, Unit
+
+
+class PlannedUnit:
+    """The rows of a unit as a Loader wants them; ``directory``: the work folder of its claim."""
+
+    def __init__(self, plan: Plan, unit: Unit, directory: Path) -> None:
+        self.unit, self.rows = unit, plan.rows(unit)
+        self.superseded = plan.is_retired(self.rows.ids)
+        self.culprits = read_culprits(directory)
+
+
+def check_drift(
+    target: Target, load: Callable[[Target, int], Loaded], engine: Engine, backbone: Backbone
+) -> dict[str, Any] | None:
+    """Return the drift of ``engine`` from plain torch on some pictures of a unit, for the provenance of its vectors.
+
+    None for plain torch itself, and where fewer than two of the pictures can be read. ``measured``: that of
+    featstore.engines.parity, on the same pixels. Raises FeatstoreError where an engine that claims to be exact is not.
+    """
+    if engine.name == "torch":
+        return None
+    chosen = np.unique(np.linspace(0, len(target.rows) - 1, defaults.DRIFT_PICTURES).astype(np.intp)).tolist()
+    with ThreadPoolExecutor(len(chosen), "featstore-drift") as pool:
+        loaded = pool.map(lambda row: load(target, row).pixels, chosen)
+        pictures = [pixels for pixels in loaded if pixels is not None]
+    if len(pictures) < 2:
+        return None
+    device = str(getattr(engine, "device", "cpu"))
+    reference = open_engine(backbone, engine="torch", device=device)
+    measured = measure_drift(engine, reference, np.stack(pictures))
+    if engine.precision == "fp32" and measured["greatest_difference"] > EXACT:
+        raise FeatstoreError(
+            f"the engine {engine.name} is not exact on this machine: {measured['greatest_difference']:.2g} standard "
+            f"deviations from plain torch where {EXACT:g} are allowed; use --engine torch"
+        )
+    names = ("pictures", "greatest_difference", "rms_difference", "cosine_mean", "cosine_min")
+    return {name: measured[name] for name in names}

@@ -1,0 +1,219 @@
+"""The run over the units of a plan: claim, cut into batches, extract, commit; its state is what progress and report tell."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from featstore import defaults
+from featstore.backbones import Backbone
+from featstore.decode import open_decoder
+from featstore.embed import pipeline
+from featstore.embed.loader import Loader, check_root
+from featstore.embed.parity_check import PlannedUnit, check_drift
+from featstore.embed.pipeline import Batch, Done, Timings
+from featstore.engines import Engine
+from featstore.processes.in_hand import InHand
+from featstore.stages.extract.report import Progress
+from featstore.store import shards
+from featstore.store.claims import Claims, Owner
+from featstore.store.journal import Block
+from featstore.store.manifest import Manifest
+from featstore.store.plan import Plan, Unit
+from featstore.store.writer import UnitWriter
+
+_POLL_SECONDS: Final = 1.0
+
+
+class Run:
+    """One run over the pending units; its state is what progress and the report tell."""
+
+    def __init__(
+        self,
+        store: Path,
+        manifest: Manifest,
+        plan: Plan,
+        roots: list[Path],
+        engine: Engine,
+        batch: int,
+        progress: Callable[[Progress], None] | None,
+        stop: threading.Event,
+        claims: Claims,
+    ) -> None:
+        self.claims = claims
+        self.store, self.manifest, self.engine, self.batch = store, manifest, engine, batch
+        self.progress, self.stop = progress, stop
+        self.plan, self.roots = plan, roots
+        self.timings, self.reasons = Timings(), Counter[str]()
+        self.done = self.failed = 0
+        self.stopped = False
+        self.in_hand: InHand | None = None
+        self.open: dict[int, UnitWriter] = {}
+        self.todo: list[Unit] = []
+        self.total = self.shared = 0
+        self._note = ""
+        self._measure: Callable[[PlannedUnit], dict[str, Any] | None] | None = None
+        self._drift: dict[str, Any] | None = None
+
+    @property
+    def kept(self) -> int:
+        """Pictures of unfinished units that our journals hold."""
+        return sum(writer.next_row for writer in self.open.values())
+
+    def take(self, units: Sequence[Unit]) -> None:
+        """Put on the list those of ``units`` that have no shard and whose pictures' folder is there."""
+        there = [
+            check_root(root, str(segment.source.get("kind")))
+            for root, segment in zip(self.roots, self.plan.segments, strict=True)
+        ]
+        self.todo = [
+            unit for unit in units if not shards.shard_path(self.store, unit.number).exists() and there[unit.segment]
+        ]
+        self.total = sum(map(len, self.todo))
+
+    def root(self, segment: int) -> Path:
+        """Return where the pictures of a segment lie."""
+        return self.roots[segment]
+
+    def go(self, loader: Loader, decoding: int, backbone: Backbone) -> None:
+        """Extract all units of our share, waiting for those that others hold; ``decoding`` threads decode."""
+        if not self.todo:
+            return
+        long = self.total >= defaults.DRIFT_RUN
+        decoders = ThreadPoolExecutor(decoding, "featstore-decode")
+        load = partial(loader, decoders=decoders)
+        self._measure = partial(check_drift, load=load, engine=self.engine, backbone=backbone) if long else None
+        try:
+            pipeline.run(
+                self._batches(),
+                load,
+                self.engine,
+                self._write,
+                dtype=self.manifest.identity.numpy_dtype,
+                threads=defaults.READERS,
+                ahead=defaults.BATCHES_AHEAD,
+                timings=self.timings,
+            )
+        finally:
+            decoders.shutdown()
+            for writer in self.open.values():
+                writer.close()
+            self._tick(owed=False)
+
+    def _batches(self) -> Iterator[Batch | None]:
+        todo = self.todo
+        while todo:
+            held: list[tuple[Unit, Owner]] = []
+            for unit in todo:
+                if self.stop.is_set():
+                    self.stopped = True
+                    return
+                taken = self.claims.take(unit.number)
+                if isinstance(taken, Owner):
+                    held.append((unit, taken))
+                elif shards.shard_path(self.store, unit.number).exists():
+                    self.claims.finish(unit.number)
+                    self._advance(len(unit), 0, made=False)
+                else:
+                    self._note = ""
+                    if self._measure is not None:
+                        self._drift = self._measure(PlannedUnit(self.plan, unit, taken.directory))
+                        self._measure = None
+                    writer = UnitWriter(self.store, self.manifest, self.plan, unit, taken, self._provenance())
+                    self.open[unit.number] = writer
+                    self._advance(writer.next_row, 0, made=False)
+                    yield from self._cut(writer)
+            todo = [unit for unit, _ in held if not shards.shard_path(self.store, unit.number).exists()]
+            self._advance(sum(len(unit) for unit, _ in held if unit not in todo), 0, made=False)
+            if todo:
+                # What we hold must not wait in the pipeline while we wait for others.
+                yield None
+                self._note = f"waiting for {len(todo):,} units held by {held[0][1]}"
+                self._tell()
+                self.stop.wait(_POLL_SECONDS)
+
+    def _cut(self, writer: UnitWriter) -> Iterator[Batch]:
+        n = len(writer.unit)
+        start = writer.next_row
+        while True:
+            if self.stop.is_set() and start < n:
+                self.stopped = True
+                return
+            stop = min(start + self.batch, n)
+            yield Batch(writer, start, stop, stop == n)
+            if stop == n:
+                return
+            start = stop
+
+    def _write(self, done: Done) -> None:
+        writer: UnitWriter = done.batch.target
+        if done.batch.stop > done.batch.start:
+            writer.append(Block(done.batch.start, done.batch.stop, done.vectors, done.sha256, done.failures))
+        if done.batch.last:
+            # Writing and syncing a large shard may take its time.
+            self._tick(owed=False)
+            writer.commit()
+            self.open.pop(writer.unit.number)
+            self.claims.finish(writer.unit.number)
+        self.reasons.update(reason for _, reason, _ in done.failures)
+        self._advance(done.batch.stop - done.batch.start, len(done.failures))
+
+    def _advance(self, rows: int, failed: int, *, made: bool = True) -> None:
+        if made:
+            self.done += rows
+            self.failed += failed
+        else:
+            self.total -= rows
+        self._tell()
+
+    def _tick(self, *, owed: bool = True) -> None:
+        if self.in_hand is not None:
+            self.in_hand.tick(owed=owed)
+
+    def _tell(self) -> None:
+        self._tick()
+        if self.progress is not None:
+            self.progress(Progress(self.done, self.total, self.failed, self._note))
+
+    def _provenance(self) -> dict[str, Any]:
+        return {
+            **self.engine.provenance(),
+            **({} if self._drift is None else {"drift": self._drift}),
+            "batch": self.batch,
+            "weights_name": self.manifest.weights_name,
+            "host": socket.gethostname(),
+            "python": platform.python_version(),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+
+def extract_units(
+    store: Path, numbers: Sequence[int], roots: list[Path], backbone: Backbone, engine: Engine, claims: Claims
+) -> tuple[int, int]:
+    """Extract the pending units ``numbers``, nothing else, and return the new vectors and failures: what repair needs.
+
+    ``roots``: by segment of the plan, where its pictures are.
+    """
+    manifest = Manifest.read(store)
+    plan = Plan(store, manifest.epoch)
+    run = Run(store, manifest, plan, roots, engine, defaults.BATCH, None, threading.Event(), claims)
+    run.take([unit for unit in plan.units() if unit.number in numbers])
+    loader = Loader(
+        backbone.preprocessing,
+        run.root,
+        run.timings,
+        max_pixels=defaults.MAX_PIXELS,
+        max_bytes=defaults.MAX_FILE_BYTES,
+        decode=open_decoder(manifest.identity.decoder),
+    )
+    run.go(loader, os.cpu_count() or 1, backbone)
+    return run.done - run.failed, run.failed

@@ -1,0 +1,121 @@
+"""HDF5, through h5py: the only module that imports it.
+
+Writing is for ``sealed``, which reads its files itself. ``open_plain`` reads HDF5 files of others, which libhdf5 parses;
+``write_plain`` writes what others read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from featstore.files.hdf5_sink import Device
+
+
+class Writer:
+    """A new HDF5 file of contiguous, uncompressed datasets, ``alignment`` bytes aligned, behind ``user_block`` bytes."""
+
+    def __init__(self, device: Device, *, user_block: int, alignment: int) -> None:
+        import h5py
+
+        self._h5 = h5py
+        self._file = h5py.File(
+            device,
+            "w",
+            userblock_size=user_block,
+            alignment_threshold=1,
+            alignment_interval=alignment,
+            track_order=False,
+        )
+
+    def add(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], pieces: Iterable[NDArray[Any]]) -> int:
+        """Write the dataset ``name`` (``/`` makes groups) from ``pieces`` along axis 0; return its absolute offset.
+
+        An empty dataset has no place in the file: 0. Raises ValueError where the pieces are not ``shape`` together.
+        """
+        h5 = self._h5
+        plist = h5.h5p.create(h5.h5p.DATASET_CREATE)
+        plist.set_layout(h5.h5d.CONTIGUOUS)
+        plist.set_alloc_time(h5.h5d.ALLOC_TIME_EARLY)
+        plist.set_fill_time(h5.h5d.FILL_TIME_NEVER)
+        plist.set_obj_track_times(False)
+        if "/" in name:
+            self._file.require_group(name.rpartition("/")[0])
+        space = h5.h5s.create_simple(shape)
+        dataset = h5.Dataset(
+            h5.h5d.create(self._file.id, name.encode(), h5.h5t.py_create(dtype, logical=True), space, plist)
+        )
+        _fill(dataset, name, pieces)
+        return int(dataset.id.get_offset() or 0) if dataset.size else 0
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+
+def _fill(dataset: Any, name: str, pieces: Iterable[NDArray[Any]]) -> None:
+    start = 0
+    for piece in pieces:
+        if piece.shape[0]:
+            dataset[start : start + piece.shape[0]] = piece
+        start += piece.shape[0]
+    if start != dataset.shape[0]:
+        raise ValueError(f"{name}: {start} rows were given where {dataset.shape[0]} were announced")
+
+
+def write_plain(
+    path: Path,
+    attributes: Mapping[str, Any],
+    matrices: Mapping[str, tuple[tuple[int, int], DTypeLike, Iterable[NDArray[Any]]]],
+) -> None:
+    """Write a file with ``attributes`` and ``matrices``: by name shape, dtype and the pieces along axis 0. Raises OSError."""
+    import h5py
+
+    with contextlib.closing(Device(path)) as device, h5py.File(device, "w") as file:
+        file.attrs.update(attributes)
+        for name, (shape, dtype, pieces) in matrices.items():
+            _fill(file.create_dataset(name, shape, dtype), name, pieces)
+
+
+class Plain:
+    """A file of others, open for reading; see open_plain."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def attribute(self, name: str) -> str:
+        """Return an attribute of the file as text; "None" where there is none."""
+        value = self._file.attrs.get(name)
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+    def matrix(self, name: str) -> Any:
+        """Return the matrix ``name``: sliced like an array, with ``shape`` and ``size``.
+
+        Raises ValueError where there is no matrix of numbers, or it lies in other files.
+        """
+        import h5py
+
+        # Asked of the link first: following one to another file would open that.
+        link = self._file.get(name, getlink=True)
+        part = self._file[name] if isinstance(link, h5py.HardLink) else None
+        if not isinstance(part, h5py.Dataset) or part.ndim != 2 or part.dtype.kind not in "fiu":
+            raise ValueError(f"has no matrix {name!r} of numbers")
+        if part.external or part.is_virtual:
+            raise ValueError(f"its {name!r} lies in other files; copy it into one")
+        return part
+
+
+@contextlib.contextmanager
+def open_plain(path: Path) -> Iterator[Plain]:
+    """Open an HDF5 file that featstore did not write. Raises OSError, and what h5py raises for damaged files."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        yield Plain(file)

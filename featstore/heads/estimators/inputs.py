@@ -1,0 +1,122 @@
+"""What the estimators share before anything is learned: checked features and labels, folds, weights, values of C."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_consistent_length, column_or_1d, validate_data
+
+from featstore import splits
+from featstore.heads.errors import DataError
+from featstore.heads.solvers.blocks import Features, is_blocks
+from featstore.heads.solvers.rows import Labels
+
+ClassWeight = Mapping[Any, float] | str | None
+
+
+def check_training(estimator: Any, X: Any, y: Any) -> tuple[Features, NDArray[np.intp], NDArray[Any]]:
+    """Return (features, class numbers (n,), classes (k,) sorted), and set ``n_features_in_``.
+
+    Arrays are checked as scikit-learn does, except that NaN and infinity are found in the first pass.
+    Raises DataError (a ValueError), TypeError for sparse or complex data.
+    """
+    if is_blocks(X):
+        if y is None:
+            raise DataError("labels are needed: the target y is None")
+        y = column_or_1d(y)
+        estimator.n_features_in_ = int(X.shape[1])
+        if len(y) != X.shape[0]:
+            raise DataError(f"{X.shape[0]:,} rows of features and {len(y):,} labels; there must be one label a row")
+    else:
+        X, y = validate_data(estimator, X, y, dtype="numeric", ensure_all_finite=False)
+        y = column_or_1d(y, warn=True)
+    check_classification_targets(y)
+    classes, codes = np.unique(y, return_inverse=True)
+    if len(classes) < 2:
+        raise DataError(f"only one class ({classes[0]}): a classifier needs at least two")
+    return X, codes.astype(np.intp), classes
+
+
+def training_set(
+    estimator: Any, X: Any, y: Any, groups: ArrayLike | None, *, folded: bool = True
+) -> tuple[Features, Labels]:
+    """Return what a regularised head learns from, by its parameters; set ``classes_`` and ``n_features_in_``.
+
+    Where not ``folded`` no row is held out. Raises DataError as check_training, class_weights and assign_folds.
+    """
+    X, codes, estimator.classes_ = check_training(estimator, X, y)
+    weights = class_weights(estimator.class_weight, estimator.classes_, codes)
+    if not folded:
+        return X, Labels(codes, np.full_like(codes, -1), weights)
+    return X, Labels(codes, assign_folds(codes, groups, estimator.cv, seed_of(estimator.random_state)), weights)
+
+
+def candidates(C: float | str, Cs: Sequence[float]) -> list[float]:
+    """Return the values of C to try, rising: ``Cs`` for "auto". Raises DataError: not positive, or not finite."""
+    if isinstance(C, str) and C != "auto":
+        raise DataError(f"C must be a positive number or 'auto', not {C!r}")
+    values = sorted(float(c) for c in Cs) if isinstance(C, str) else [float(C)]
+    if not values or not all(0 < value < np.inf for value in values):
+        raise DataError("C must be positive and finite")
+    return values
+
+
+def check_features(estimator: Any, X: Any) -> Features:
+    """Return features for prediction, their width checked against ``n_features_in_``."""
+    if is_blocks(X):
+        if X.shape[1] != estimator.n_features_in_:
+            raise DataError(
+                f"features of {X.shape[1]} values, where this head was trained on {estimator.n_features_in_}; "
+                "use the backbone that it was trained with"
+            )
+        return X
+    checked: NDArray[Any] = validate_data(estimator, X, reset=False, dtype="numeric", ensure_all_finite=False)
+    return checked
+
+
+def assign_folds(codes: NDArray[np.intp], groups: ArrayLike | None, cv: int | float, seed: int) -> NDArray[np.intp]:
+    """Return folds (n,): ``cv`` of them for an integer, one held-out part for a fraction. See splits."""
+    if groups is not None:
+        check_consistent_length(codes, groups)
+    if isinstance(cv, float) and cv < 1:
+        return splits.one_fold(codes, groups=groups, fraction=cv, seed=seed)
+    return splits.folds(codes, groups=groups, count=int(cv), seed=seed)
+
+
+def class_weights(weight: ClassWeight, classes: NDArray[Any], codes: NDArray[np.intp]) -> NDArray[np.float64] | None:
+    """Return the weight (k,) of each class, or None where all weigh 1.
+
+    "balanced" is n / (k n_class) over all training rows, as in scikit-learn. Raises DataError for anything else
+    than that, a mapping from class to a finite weight >= 0, or None, and where fewer than two classes weigh anything.
+    """
+    if weight is None:
+        return None
+    if isinstance(weight, str):
+        if weight != "balanced":
+            raise DataError(f"class_weight must be 'balanced', a mapping or None, not {weight!r}")
+        counts = np.bincount(codes, minlength=len(classes))
+        return np.asarray(len(codes) / (len(classes) * counts), np.float64)
+    known = {label: index for index, label in enumerate(classes.tolist())}
+    out = np.ones(len(classes))
+    for label, value in weight.items():
+        if label not in known:
+            raise DataError(f"class_weight names {label!r}, which is none of the classes")
+        if not isinstance(value, int | float | np.number) or not 0 <= value < np.inf:
+            raise DataError(f"the weight of class {label!r} must be a finite number of at least 0, not {value!r}")
+        out[known[label]] = value
+    if np.count_nonzero(out) < 2:
+        raise DataError("class_weight leaves fewer than two classes with a weight above 0; a classifier needs two")
+    return out
+
+
+def seed_of(random_state: Any) -> int:
+    """Return an integer seed from scikit-learn's random_state (an int, None, or a RandomState)."""
+    if isinstance(random_state, int | np.integer):
+        return int(random_state)
+    if random_state is None:
+        return int(np.random.SeedSequence().generate_state(1)[0])
+    return int(random_state.randint(0, 2**31 - 1))

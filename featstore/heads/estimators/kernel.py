@@ -1,0 +1,243 @@
+"""The kernel support vector machine as a scikit-learn classifier: RBF, squared hinge, one-vs-rest.
+
+Up to some 2,000 rows Newton's method on the kernel matrix is exact (see dual). Beyond, Nystroem's approximation
+(Williams and Seeger, NIPS 2001) makes it a linear problem: with m landmarks and their kernel L L' (Cholesky), rows
+become K(x, landmarks) L'^-1, and the grid solver treats all C and folds of one gamma in shared passes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import ArrayLike, NDArray
+from sklearn.exceptions import ConvergenceWarning
+
+from featstore import defaults
+from featstore.heads import models
+from featstore.heads.errors import DataError
+from featstore.heads.estimators.inputs import ClassWeight, candidates, seed_of, training_set
+from featstore.heads.estimators.linear import DecisionHead
+from featstore.heads.evaluation import calibration
+from featstore.heads.evaluation.selection import choose
+from featstore.heads.solvers import dual, grid
+from featstore.heads.solvers.blocks import Features, MappedBlocks, Scaler, measure, take_rows
+from featstore.heads.solvers.losses import SQUARED_HINGE
+from featstore.heads.solvers.passes import Problem
+from featstore.heads.solvers.rows import Labels, TrainingRows, prepare
+
+_JITTER: Final = 1e-6
+"""Added to the landmarks' diagonal, which is 1, so that its Cholesky factor exists where landmarks are equal."""
+
+
+class KernelSVMHead(DecisionHead):
+    """RBF support vector machine with squared hinge loss: exact up to ``exact_rows`` rows, Nystroem beyond.
+
+    Parameters: ``C`` and ``gamma``: positive numbers, or "auto" to choose among ``Cs`` and ``gammas`` (in units of
+    1 / mean squared distance of two standardised rows) by cross-validation; ``landmarks``: rows of the training set,
+    drawn with ``random_state``, that carry the approximation; the others are those of LogisticHead.
+
+    Attributes: ``classes_``, ``C_``, ``gamma_``, ``cv_results_``, ``exact_`` (bool), ``model_``. Probabilities come
+    from temperature scaling of decisions on rows that the fold's classifier did not see.
+    """
+
+    def __init__(
+        self,
+        C: float | str = "auto",
+        gamma: float | str = "auto",
+        *,
+        Cs: Sequence[float] = defaults.KERNEL_CS,
+        gammas: Sequence[float] = defaults.KERNEL_GAMMAS,
+        exact_rows: int = defaults.KERNEL_EXACT_ROWS,
+        landmarks: int = defaults.KERNEL_LANDMARKS,
+        cv: int | float = defaults.FOLDS,
+        scoring: str = "accuracy",
+        standardize: bool = True,
+        class_weight: ClassWeight = None,
+        tol: float = 1e-5,
+        memory_limit: int = defaults.HEAD_MEMORY,
+        random_state: Any = defaults.SEED,
+    ) -> None:
+        self.C = C
+        self.gamma = gamma
+        self.Cs = Cs
+        self.gammas = gammas
+        self.exact_rows = exact_rows
+        self.landmarks = landmarks
+        self.cv = cv
+        self.scoring = scoring
+        self.standardize = standardize
+        self.class_weight = class_weight
+        self.tol = tol
+        self.memory_limit = memory_limit
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any, groups: ArrayLike | None = None) -> Self:
+        """Fit on ``X`` (n, d) and ``y`` (n,); equal ``groups`` share a fold. Raises DataError as LogisticHead."""
+        Cs = candidates(self.C, self.Cs)
+        X, labels = training_set(self, X, y, groups)
+        scaler, rows, _ = measure(X, standardize=self.standardize)
+        self.exact_ = rows <= self.exact_rows
+        chosen = _landmark_rows(rows, rows if self.exact_ else min(self.landmarks, rows), self.random_state)
+        landmarks = scaler.apply(take_rows(X, chosen)).astype(np.float32, copy=False)
+        gammas = _gammas(self.gamma, self.gammas, landmarks)
+        solver: _Exact | _Nystroem
+        if self.exact_:
+            # In float64: rounding of float32 distances would leave a kernel that is not positive definite.
+            exact = landmarks.astype(np.float64)
+            solver = _Exact(models.squared_distances(exact, exact), labels)
+        else:
+            solver = _Nystroem(X, scaler, landmarks, labels, self._limits())
+        trials = [solver.trial(gamma, Cs) for gamma in gammas]
+        best = _pick([trial.scores for trial in trials], gammas, Cs, self.scoring)
+        self.gamma_, self.C_ = gammas[best.gamma], Cs[best.C]
+        self.cv_results_ = best.results
+        count = len(trials[0].solutions) // len(Cs)
+        chosen_solutions = trials[best.gamma].solutions[best.C * count : (best.C + 1) * count]
+        final = solver.finish(self.gamma_, self.C_, chosen_solutions)
+        if not final.converged:
+            warnings.warn(f"C={self.C_:g} did not converge", ConvergenceWarning, stacklevel=2)
+        self.model_ = models.KernelModel(
+            landmarks,
+            np.ascontiguousarray(final.weights.T),
+            final.intercept,
+            scaler.mean,
+            scaler.scale,
+            self.gamma_,
+            final.scale,
+        )
+        return self
+
+    def _limits(self) -> _Limits:
+        return _Limits(self.tol, self.memory_limit)
+
+
+@dataclass(frozen=True)
+class _Limits:
+    tol: float
+    memory: int
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """The solutions of one gamma, for every C (outer) and fold (inner), and their held-out scores."""
+
+    solutions: Sequence[Any]
+    scores: grid.FoldScores
+
+
+@dataclass(frozen=True)
+class _Final:
+    """Weights of the landmarks (m, c), intercepts (c,), the calibration's scale."""
+
+    weights: NDArray[np.float64]
+    intercept: NDArray[np.float64]
+    scale: float
+    converged: bool
+
+
+@dataclass(frozen=True)
+class _Exact:
+    """All rows are landmarks, at ``squares`` (n, n) squared distances: Newton's method on the kernel matrix."""
+
+    squares: NDArray[np.float64]
+    labels: Labels
+
+    def trial(self, gamma: float, Cs: list[float]) -> _Trial:
+        problems, _ = dual.grid_problems(self.labels, Cs)
+        solutions = dual.solve(np.exp(-gamma * self.squares), self.labels, problems, tol=dual.FOLD_TOLERANCE)
+        return _Trial(solutions, dual.score(self.labels, solutions))
+
+    def finish(self, gamma: float, C: float, solutions: Sequence[Any]) -> _Final:
+        kernel = np.exp(-gamma * self.squares)
+        scale, final = dual.finish(kernel, self.labels, list(solutions), C)
+        return _Final(final.weights, final.intercept, scale, final.converged)
+
+
+@dataclass(frozen=True)
+class _Nystroem:
+    """Fewer landmarks than rows: a linear problem in K(x, landmarks) L'^-1, by the shared passes of the grid solver."""
+
+    X: Features
+    scaler: Scaler
+    landmarks: NDArray[Any]
+    labels: Labels
+    limits: _Limits
+
+    def trial(self, gamma: float, Cs: list[float]) -> _Trial:
+        rows, _, _ = self._rows(gamma)
+        problems, _ = dual.grid_problems(self.labels, Cs)
+        solutions = grid.solve(rows, SQUARED_HINGE, problems, tol=self.limits.tol)
+        return _Trial(solutions, grid.score(rows, solutions))
+
+    def finish(self, gamma: float, C: float, solutions: Sequence[Any]) -> _Final:
+        rows, centre, factor = self._rows(gamma)
+        decisions, numbers = grid.held_out_decisions(rows, list(solutions))
+        scale = calibration.fit_scale(decisions, self.labels.codes[numbers], self.labels.classes)
+        start = grid.start_from(list(solutions), len(solutions) / max(1, len(solutions) - 1))
+        final = grid.solve(rows, SQUARED_HINGE, [Problem(C, None)], tol=self.limits.tol, start=start)[0]
+        weights = rows.to_features(final.weights)
+        on_landmarks = scipy.linalg.solve_triangular(factor, weights, lower=True, trans="T")
+        return _Final(on_landmarks, final.intercept - centre.mean @ weights, scale, final.converged)
+
+    def _rows(self, gamma: float) -> tuple[TrainingRows, Scaler, NDArray[np.float64]]:
+        exact = self.landmarks.astype(np.float64)
+        kernel = models.rbf_kernel(exact, exact, gamma)
+        kernel[np.diag_indices_from(kernel)] += _JITTER
+        factor = scipy.linalg.cholesky(kernel, lower=True, overwrite_a=True, check_finite=False)
+
+        def features(block: NDArray[Any]) -> NDArray[np.float32]:
+            values = self.scaler.apply(block).astype(np.float32, copy=False)
+            mapped = models.rbf_kernel(values, self.landmarks, gamma)
+            solved = scipy.linalg.solve_triangular(factor, mapped.T, lower=True, overwrite_b=True, check_finite=False)
+            return np.ascontiguousarray(solved.T, np.float32)
+
+        mapped = MappedBlocks(self.X, features, len(self.landmarks))
+        rows, centre = prepare(mapped, self.labels, standardize=False, memory=self.limits.memory)
+        return rows, centre, factor
+
+
+@dataclass(frozen=True)
+class _Best:
+    gamma: int
+    C: int
+    results: dict[str, Any]
+
+
+def _landmark_rows(rows: int, count: int, random_state: Any) -> NDArray[np.intp]:
+    if count >= rows:
+        return np.arange(rows)
+    return np.sort(np.random.default_rng(seed_of(random_state)).choice(rows, count, replace=False)).astype(np.intp)
+
+
+def _gammas(gamma: float | str, multiples: Sequence[float], landmarks: NDArray[Any]) -> list[float]:
+    if isinstance(gamma, str):
+        if gamma != "auto":
+            raise DataError(f"gamma must be a positive number or 'auto', not {gamma!r}")
+        # Two independent rows are 2 * (sum of variances) apart, in the mean of squares.
+        distance = 2 * float(np.var(landmarks, axis=0, dtype=np.float64).sum())
+        if distance == 0:
+            raise DataError("all features are constant: nothing tells the classes apart")
+        return [float(multiple) / distance for multiple in sorted(multiples)]
+    if not 0 < gamma < np.inf:
+        raise DataError("gamma must be positive and finite")
+    return [float(gamma)]
+
+
+def _pick(scores: list[grid.FoldScores], gammas: list[float], Cs: list[float], scoring: str) -> _Best:
+    """Choose over the whole grid: C outermost, so that of equal scores the smallest C, then the smallest gamma wins."""
+    cells = [(c, g) for c in range(len(Cs)) for g in range(len(gammas))]
+    folds = len(scores[0].accuracy) // len(Cs)
+
+    def gathered(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(scores[g], name)[c * folds : (c + 1) * folds] for c, g in cells])
+
+    joined = grid.FoldScores(*(gathered(name) for name in ("rows", "accuracy", "balanced_accuracy", "log_loss")))
+    parameters = {"C": [Cs[c] for c, _ in cells], "gamma": [gammas[g] for _, g in cells]}
+    choice = choose(parameters, joined, folds, scoring)
+    c, g = cells[choice.index]
+    return _Best(g, c, choice.results)

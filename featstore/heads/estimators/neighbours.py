@@ -1,0 +1,122 @@
+"""Nearest neighbours as a scikit-learn classifier: cosine, weighted votes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from featstore import defaults
+from featstore.heads import models
+from featstore.heads.errors import DataError
+from featstore.heads.estimators.inputs import assign_folds, check_training, seed_of
+from featstore.heads.estimators.linear import ModelHead
+from featstore.heads.evaluation.selection import choose
+from featstore.heads.solvers.blocks import block_rows, iterate, measure
+from featstore.heads.solvers.grid import FoldScores
+
+
+class KNNHead(ModelHead):
+    """Weighted vote of the nearest training rows by cosine after centring.
+
+    Parameters: ``n_neighbors``: a number, or "auto" to choose among ``candidates`` by cross-validation;
+    ``temperature``: of the votes (see models.NeighboursModel); ``cv``, ``scoring``, ``random_state``: see LogisticHead;
+    ``memory_limit``: bytes that the training vectors may take, since all of them are kept.
+
+    Attributes: ``classes_``, ``n_neighbors_``, ``cv_results_``, ``model_``.
+    """
+
+    def __init__(
+        self,
+        n_neighbors: int | str = "auto",
+        *,
+        candidates: Sequence[int] = defaults.HEAD_NEIGHBOURS,
+        temperature: float = defaults.VOTE_TEMPERATURE,
+        cv: int | float = defaults.FOLDS,
+        scoring: str = "accuracy",
+        memory_limit: int = defaults.HEAD_MEMORY,
+        random_state: Any = defaults.SEED,
+    ) -> None:
+        self.n_neighbors = n_neighbors
+        self.candidates = candidates
+        self.temperature = temperature
+        self.cv = cv
+        self.scoring = scoring
+        self.memory_limit = memory_limit
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any, groups: ArrayLike | None = None) -> Self:
+        """Fit on ``X`` (n, d) and ``y`` (n,); equal ``groups`` share a fold. Raises DataError as LogisticHead."""
+        X, codes, self.classes_ = check_training(self, X, y)
+        need = X.shape[0] * X.shape[1] * 4
+        if need > self.memory_limit:
+            raise DataError(
+                f"nearest neighbours keep all training vectors, {need / 2**30:.1f} GiB here; raise memory_limit, "
+                "or use a linear head or an index"
+            )
+        if not self.temperature > 0:
+            raise DataError(f"temperature must be positive, not {self.temperature}")
+        centre, rows, _ = measure(X, standardize=False)
+        vectors = np.empty((rows, X.shape[1]), np.float32)
+        start = 0
+        for block in iterate(X):
+            vectors[start : start + len(block)] = models.unit_rows(block, centre.mean)
+            start += len(block)
+        codes = codes.astype(np.int64)
+        numbers = self._numbers()
+        self.n_neighbors_ = min(numbers[0], rows)
+        if len(numbers) > 1:
+            folds = assign_folds(codes.astype(np.intp), groups, self.cv, seed_of(self.random_state))
+            scores = _scores(vectors, codes, folds, numbers, self.temperature, len(self.classes_))
+            choice = choose({"n_neighbors": numbers}, scores, len(np.unique(folds[folds >= 0])), self.scoring)
+            self.n_neighbors_ = min(numbers[choice.index], rows)
+            self.cv_results_ = choice.results
+        self.model_ = models.NeighboursModel(
+            vectors, codes, centre.mean, self.n_neighbors_, float(self.temperature), len(self.classes_)
+        )
+        return self
+
+    def _numbers(self) -> list[int]:
+        auto = isinstance(self.n_neighbors, str)
+        if isinstance(self.n_neighbors, str) and self.n_neighbors != "auto":
+            raise DataError(f"n_neighbors must be a positive number or 'auto', not {self.n_neighbors!r}")
+        numbers = sorted(int(n) for n in (self.candidates if auto else [self.n_neighbors]))
+        if not numbers or numbers[0] < 1:
+            raise DataError("n_neighbors must be at least 1")
+        return numbers
+
+
+def _scores(
+    vectors: NDArray[np.float32],
+    codes: NDArray[np.int64],
+    folds: NDArray[np.intp],
+    numbers: list[int],
+    temperature: float,
+    classes: int,
+) -> FoldScores:
+    """Score each number of neighbours (outer) on each fold (inner), one search a fold for all numbers."""
+    cells: list[tuple[int, float, float, float]] = []
+    present = np.unique(folds[folds >= 0])
+    for fold in present:
+        inside = folds == fold
+        shares = {number: np.empty((0, classes)) for number in numbers}
+        rows = np.flatnonzero(inside)
+        step = block_rows(vectors.shape[1])
+        for start in range(0, len(rows), step):
+            queries = vectors[rows[start : start + step]]
+            similarity, index = models.nearest(queries, vectors, min(numbers[-1], int((~inside).sum())), inside)
+            for number in numbers:
+                votes = models.vote(similarity[:, :number], codes[index[:, :number]], temperature, classes)
+                shares[number] = np.concatenate([shares[number], votes])
+        cells += [_cell(shares[number], codes[rows]) for number in numbers]
+    table = np.array(cells).reshape(len(present), len(numbers), 4).transpose(1, 0, 2).reshape(-1, 4)
+    return FoldScores(table[:, 0].astype(np.int64), table[:, 1], table[:, 2], table[:, 3])
+
+
+def _cell(shares: NDArray[np.float64], codes: NDArray[np.int64]) -> tuple[int, float, float, float]:
+    hits = shares.argmax(axis=1) == codes
+    recalls = [float(hits[codes == code].mean()) for code in np.unique(codes)]
+    own = np.maximum(shares[np.arange(len(codes)), codes], np.finfo(np.float64).eps)
+    return len(codes), float(hits.mean()), float(np.mean(recalls)), -float(np.log(own).mean())

@@ -1,0 +1,134 @@
+"""How much would more data help? Held-out accuracy by the number of training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from featstore import defaults, splits
+from featstore.heads.errors import DataError
+from featstore.heads.evaluation.report import codes_of
+from featstore.heads.headfile import TrainedHead
+from featstore.heads.solvers.blocks import Features, take_rows
+from featstore.heads.trainer import texts, train_head
+from featstore.stats import wilson_interval
+
+_FRACTIONS: Final = (0.1, 0.2, 0.4, 0.7, 1.0)
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Heads trained on ``rows`` rows: mean held-out accuracy over repeats with its 95 % interval, and their spread.
+
+    The interval is Wilson's of the mean accuracy: it is about the held-out rows. ``deviation`` is between repeats.
+    """
+
+    rows: int
+    accuracy: float
+    low: float
+    high: float
+    deviation: float
+    repeats: int
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """The points, and the power law ``error = floor + scale * rows**-exponent`` through them where one fits.
+
+    ``error_at_double`` extrapolates to twice the rows, and is None where fewer than three points are there.
+    """
+
+    points: list[CurvePoint]
+    error_at_double: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the curve as JSON can hold it."""
+        return {
+            "points": [{name: getattr(p, name) for name in p.__dataclass_fields__} for p in self.points],
+            "error_at_double": self.error_at_double,
+        }
+
+
+def learning_curve(
+    X: Features,
+    y: ArrayLike,
+    test_X: NDArray[Any],
+    test_y: ArrayLike,
+    *,
+    kind: str = "logreg",
+    C: float | str = "auto",
+    groups: ArrayLike | None = None,
+    fractions: Sequence[float] = _FRACTIONS,
+    repeats: int = 3,
+    seed: int = defaults.SEED,
+    **options: Any,
+) -> LearningCurve:
+    """Train on nested stratified parts of ``X`` (n, d), ``y`` (n,) and score each on ``test_X``, ``test_y``.
+
+    Each fraction below 1 is drawn ``repeats`` times (groups whole); parts that lack two rows of every class are left
+    out. Raises DataError where nothing is left, and as train_head does.
+    """
+    labels = texts(y)
+    group_array = None if groups is None else np.asarray(groups)
+    truth = texts(test_y).tolist()
+    points = []
+    for fraction in sorted(fractions):
+        scores, rows = [], 0
+        for repeat in range(repeats if fraction < 1 else 1):
+            part = _part(labels, group_array, fraction, seed + repeat)
+            if part is None:
+                continue
+            chosen = None if group_array is None else group_array[part]
+            head = train_head(
+                take_rows(X, part), labels[part], kind=kind, C=C, groups=chosen, seed=seed + repeat, **options
+            )
+            scores.append(_accuracy(head, test_X, truth))
+            rows = len(part)
+        if scores:
+            mean = float(np.mean(scores))
+            low, high = wilson_interval(round(mean * len(truth)) / len(truth), len(truth))
+            points.append(CurvePoint(rows, mean, low, high, float(np.std(scores)), len(scores)))
+    if not points:
+        raise DataError("too few rows of each class for a learning curve")
+    return LearningCurve(points, _extrapolate(points))
+
+
+def _part(labels: NDArray[Any], groups: NDArray[Any] | None, fraction: float, seed: int) -> NDArray[np.intp] | None:
+    """Return increasing row numbers of a stratified part, or None where it would not hold two of every class."""
+    if fraction >= 1:
+        return np.arange(len(labels))
+    try:
+        _, part = splits.held_out(labels, groups=groups, fraction=fraction, seed=seed)
+        splits.require_two_of_each(labels[part], None if groups is None else groups[part])
+    except DataError:
+        return None
+    return part if len(np.unique(labels[part])) == len(np.unique(labels)) else None
+
+
+def _accuracy(head: TrainedHead, X: NDArray[Any], truth: list[str]) -> float:
+    codes = codes_of(truth, head.classes)
+    return float(np.mean(head.predict(X) == np.array(head.classes)[codes]))
+
+
+def _extrapolate(points: list[CurvePoint]) -> float | None:
+    """Return the error at twice the rows by a power law through the points (Hestness et al. 2017), or None."""
+    from scipy.optimize import curve_fit
+
+    if len(points) < 3:
+        return None
+    rows = np.array([p.rows for p in points], np.float64) / points[-1].rows
+    errors = 1 - np.array([p.accuracy for p in points])
+
+    def law(x: NDArray[np.float64], floor: float, scale: float, exponent: float) -> NDArray[np.float64]:
+        return np.asarray(floor + scale * x**-exponent)
+
+    start = (errors[-1] / 2, max(errors[-1] / 2, 1e-6), 0.5)
+    try:
+        found, _ = curve_fit(law, rows, errors, p0=start, bounds=([0, 0, 0], [1, 1, 2]))
+    except (RuntimeError, ValueError):
+        return None
+    return float(np.clip(law(np.array([2.0]), *found)[0], 0, 1))

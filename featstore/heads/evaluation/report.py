@@ -1,0 +1,232 @@
+"""The honest report of a head on rows it did not see: each figure with a 95 % interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from featstore import defaults
+from featstore.heads.errors import DataError
+from featstore.heads.evaluation.calibration import rescale
+from featstore.heads.evaluation.measures import CALIBRATION_BINS, NAMES, ClassTable, Measurer, class_table
+from featstore.stats import wilson_interval
+
+_TITLES: Final = {
+    "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "log_loss": "log loss",
+    "calibration_error": "calibration error (ECE)", "roc_auc": "ROC AUC (one vs rest)",
+    "average_precision": "average precision",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Rows whose top probability lies in (low, high]: how many, their mean confidence, and their accuracy."""
+
+    low: float
+    high: float
+    rows: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What ``evaluate`` found. ``estimates`` by the names in measures.NAMES; ``missing``: classes without a row here.
+
+    ``table`` holds per-class precision, recall, F1, support and the confusion matrix (rows: true classes).
+    """
+
+    classes: list[str]
+    rows: int
+    estimates: dict[str, Estimate]
+    table: ClassTable
+    missing: list[str]
+    calibration: list[CalibrationBin]
+    replicates: int
+    seed: int
+
+    @property
+    def accuracy(self) -> Estimate:
+        """Accuracy with Wilson's interval."""
+        return self.estimates["accuracy"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON can hold it; figures that do not exist are None."""
+        columns = (self.table.precision, self.table.recall, self.table.f1, self.table.support)
+        return {
+            "rows": self.rows,
+            "estimates": {
+                name: {"value": _json(e.value), "low": _json(e.low), "high": _json(e.high)}
+                for name, e in self.estimates.items()
+            },
+            "classes": [
+                {"class": name, "precision": _json(p), "recall": _json(r), "f1": _json(f), "support": int(s)}
+                for name, p, r, f, s in zip(self.classes, *columns, strict=True)
+            ],
+            "confusion": self.table.confusion.astype(int).tolist(),
+            "missing_classes": self.missing,
+            "calibration": [
+                {
+                    "low": b.low,
+                    "high": b.high,
+                    "rows": b.rows,
+                    "confidence": _json(b.confidence),
+                    "accuracy": _json(b.accuracy),
+                }
+                for b in self.calibration
+            ],
+            "intervals": {
+                "level": 0.95,
+                "accuracy": "Wilson score interval",
+                "others": "percentile bootstrap over rows",
+                "replicates": self.replicates,
+                "seed": self.seed,
+            },
+        }
+
+    def text(self) -> str:
+        """Return the report as lines of text."""
+        lines = [f"{self.rows:,} rows, {len(self.classes)} classes; figure [95 % interval]"]
+        for name, estimate in self.estimates.items():
+            lines.append(f"  {_TITLES[name]:<24} {estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]")
+        if self.missing:
+            lines.append(f"  no rows of {', '.join(self.missing)}: left out of the averages over classes")
+        width = max(5, *(len(name) for name in self.classes))
+        lines.append(f"  {'class':<{width}} precision  recall      F1  support")
+        columns = (self.table.precision, self.table.recall, self.table.f1, self.table.support)
+        for name, precision, recall, f1, support in zip(self.classes, *columns, strict=True):
+            shown = "     -" if math.isnan(recall) else f"{recall:6.4f}"
+            lines.append(f"  {name:<{width}} {precision:9.4f}  {shown}  {f1:6.4f}  {int(support):7,}")
+        if len(self.classes) <= 20:
+            lines += ["  confusion matrix (rows: true, columns: predicted)"]
+            cell = max(5, len(str(int(self.table.confusion.max()))) + 1)
+            for name, row in zip(self.classes, self.table.confusion.astype(int), strict=True):
+                lines.append(f"  {name:<{width}} " + "".join(f"{count:>{cell}}" for count in row))
+        return "\n".join(lines)
+
+
+def evaluate(
+    y_true: ArrayLike,
+    probabilities: ArrayLike,
+    classes: Sequence[Any],
+    *,
+    replicates: int | None = None,
+    seed: int = defaults.SEED,
+) -> Report:
+    """Return the Report of ``probabilities`` (n, k) against ``y_true`` (n,), labels out of ``classes`` (k,).
+
+    Accuracy has Wilson's score interval (Wilson 1927); the others the percentile bootstrap over rows (Efron and
+    Tibshirani 1993) of ``replicates`` (default: 1,000, fewer beyond 200,000 probabilities but at least 200).
+    Averages over classes are macro averages over those that have rows; calibration error is that of Guo et al.
+    (2017) with 15 bins of the top probability.
+    Raises DataError: no rows, shapes that do not fit, NaN, a label that is none of the classes.
+    """
+    names = [str(name) for name in classes]
+    values = np.asarray(probabilities, np.float64)
+    codes = codes_of(y_true, classes)
+    if values.shape != (len(codes), len(names)):
+        raise DataError(f"probabilities of shape {values.shape}, where ({len(codes)}, {len(names)}) are needed")
+    if not len(codes):
+        raise DataError("there are no rows to evaluate on")
+    if not np.isfinite(values).all() or (values < 0).any():
+        raise DataError("probabilities must be finite and at least 0")
+    measurer = Measurer(codes, values)
+    ones = np.ones(len(codes))
+    point = measurer.measure(ones)
+    table = class_table(codes, measurer.predicted, ones, len(names))
+    count = replicates if replicates is not None else int(np.clip(2e8 / max(1, values.size), 200, 1000))
+    spread = _bootstrap(measurer, count, seed)
+    estimates = {name: Estimate(point[name], *spread[name]) for name in NAMES}
+    low, high = wilson_interval(float(measurer.hits.mean()), len(codes))
+    estimates["accuracy"] = Estimate(point["accuracy"], low, high)
+    missing = [name for name, support in zip(names, table.support, strict=True) if not support]
+    return Report(names, len(codes), estimates, table, missing, _calibration(measurer), count, seed)
+
+
+def codes_of(y: ArrayLike, classes: Sequence[Any]) -> NDArray[np.intp]:
+    """Return the class numbers (n,) of labels ``y``. Raises DataError for a label that is none of ``classes``.
+
+    A label that is no text is looked up as its text too: a TrainedHead's classes are text.
+    """
+    known = {name: code for code, name in enumerate(classes)}
+    labels = [label if label in known else str(label) for label in np.asarray(y).tolist()]
+    unknown = sorted({label for label in labels if label not in known})
+    if unknown:
+        raise DataError(
+            f"{len(unknown)} label(s) that the head does not know: {', '.join(unknown[:5])}; it knows "
+            + ", ".join(str(name) for name in list(classes)[:10])
+        )
+    return np.array([known[label] for label in labels], np.intp)
+
+
+def before_calibration(
+    y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[Any], scale: float
+) -> dict[str, float]:
+    """Return calibration error and log loss as they were before temperature scaling made ``probabilities`` (n, k).
+
+    ``scale``: the factor of the decision values. Raises DataError for a label that is none of ``classes``.
+    """
+    codes = codes_of(y_true, classes)
+    measured = Measurer(codes, rescale(np.asarray(probabilities, np.float64), 1 / scale)).measure(np.ones(len(codes)))
+    return {name: measured[name] for name in ("calibration_error", "log_loss")}
+
+
+def calibration_bins(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[Any]) -> list[CalibrationBin]:
+    """Return the bins of ``Report.calibration`` for ``probabilities`` (n, k) and labels (n,). Raises DataError."""
+    return _calibration(Measurer(codes_of(y_true, classes), np.asarray(probabilities, np.float64)))
+
+
+def worst_errors(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[Any], count: int) -> NDArray[np.intp]:
+    """Return up to ``count`` row numbers of wrong predictions, the most confident first."""
+    values = np.asarray(probabilities, np.float64)
+    predicted = values.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != codes_of(y_true, classes))
+    confidence = values[wrong, predicted[wrong]]
+    return np.asarray(wrong[np.argsort(-confidence, kind="stable")][:count], np.intp)
+
+
+def _bootstrap(measurer: Measurer, count: int, seed: int) -> dict[str, tuple[float, float]]:
+    random = np.random.default_rng(seed)
+    rows = len(measurer.codes)
+    drawn: dict[str, list[float]] = {name: [] for name in NAMES}
+    for _ in range(count):
+        weights = np.bincount(random.integers(0, rows, rows), minlength=rows).astype(np.float64)
+        for name, value in measurer.measure(weights).items():
+            drawn[name].append(value)
+    intervals = {}
+    for name, values in drawn.items():
+        there = np.array([value for value in values if not math.isnan(value)])
+        low, high = np.quantile(there, [0.025, 0.975]) if len(there) else (math.nan, math.nan)
+        intervals[name] = (float(low), float(high))
+    return intervals
+
+
+def _calibration(measurer: Measurer) -> list[CalibrationBin]:
+    bins = []
+    for number in range(CALIBRATION_BINS):
+        inside = measurer.bins == number
+        rows = int(inside.sum())
+        confidence = float(measurer.confidence[inside].mean()) if rows else math.nan
+        accuracy = float(measurer.hits[inside].mean()) if rows else math.nan
+        bins.append(
+            CalibrationBin(number / CALIBRATION_BINS, (number + 1) / CALIBRATION_BINS, rows, confidence, accuracy)
+        )
+    return bins
+
+
+def _json(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

@@ -1,0 +1,56 @@
+"""Choosing parameters by cross-validation, and the table of how it went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.heads.errors import DataError
+from featstore.heads.solvers.grid import FoldScores
+
+SCORINGS = ("accuracy", "balanced_accuracy", "neg_log_loss")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The row of the grid that was chosen, and ``results`` in the manner of scikit-learn's ``cv_results_``."""
+
+    index: int
+    results: dict[str, Any]
+
+
+def choose(
+    parameters: Mapping[str, Sequence[float]],
+    scores: FoldScores,
+    folds: int,
+    scoring: str,
+    *,
+    ties_by_log_loss: bool = False,
+) -> Choice:
+    """Choose the best mean score; of equal ones the least log loss where asked, else the first (the simplest).
+
+    ``parameters``: each (g,), the grid; ``scores``: of (g * folds) problems, fold running fastest.
+    """
+    if scoring not in SCORINGS:
+        raise DataError(f"scoring must be one of {', '.join(SCORINGS)}, not {scoring!r}")
+    table: dict[str, Any] = {f"param_{name}": np.asarray(values) for name, values in parameters.items()}
+    measured = {
+        "accuracy": scores.accuracy,
+        "balanced_accuracy": scores.balanced_accuracy,
+        "neg_log_loss": -scores.log_loss,
+    }
+    for name, values in measured.items():
+        by_fold = values.reshape(-1, folds)
+        table[f"mean_{name}"] = by_fold.mean(axis=1)
+        table[f"std_{name}"] = by_fold.std(axis=1)
+        if name == scoring:
+            table |= {f"split{fold}_{name}": by_fold[:, fold] for fold in range(folds)}
+    mean: NDArray[np.float64] = table[f"mean_{scoring}"]
+    # Means that differ only by rounding are equal.
+    equal = np.flatnonzero(mean >= mean.max() - 1e-12)
+    best = int(equal[np.argmax(table["mean_neg_log_loss"][equal])]) if ties_by_log_loss else int(equal[0])
+    return Choice(best, table | {"scoring": scoring, "folds": folds})

@@ -1,0 +1,207 @@
+"""Row blocks: the one way in which heads see features, whether they lie in memory, on disk, or come from a store.
+
+A *source* is a 2-d array (float16, float32, float64 or integer; a read-only memory map will do) or any object
+with ``shape`` and ``blocks() -> Iterator[NDArray]`` that can be iterated again and again and yields its rows in
+the same order each time. No function here holds more than one block of what it was given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeGuard, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.heads.errors import DataError
+from featstore.heads.solvers.halves import all_finite, is_half, widen
+
+BLOCK_ELEMENTS: Final = 4 << 20
+"""Values of one block (16 MiB in float32): large enough for BLAS, small enough to stay near the cache."""
+
+
+@runtime_checkable
+class RowBlocks(Protocol):
+    """Features larger than memory: re-iterable blocks of rows."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, dimensions)."""
+        ...
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """Yield (m, d) arrays that concatenate to all rows, in the same order at each call."""
+        ...
+
+
+Features = NDArray[Any] | RowBlocks
+
+
+def is_blocks(X: object) -> TypeGuard[RowBlocks]:
+    """Return whether ``X`` is a block source rather than something array-like."""
+    return hasattr(X, "blocks") and hasattr(X, "shape")
+
+
+def block_rows(dimension: int) -> int:
+    """Return how many rows of ``dimension`` values make one block."""
+    return max(64, BLOCK_ELEMENTS // max(1, dimension))
+
+
+def working_dtype(dtype: Any) -> np.dtype[Any]:
+    """Return the type in which features of ``dtype`` are computed: float64 as given, everything else in float32."""
+    return np.dtype(np.float64) if np.dtype(dtype) == np.float64 else np.dtype(np.float32)
+
+
+def iterate(X: Features) -> Iterator[NDArray[Any]]:
+    """Yield the rows of an array or block source as float32 or float64 blocks of bounded size, checked to be finite.
+
+    Raises DataError: not 2-d, not numeric, another dimension than announced, NaN or infinity.
+    """
+    start = 0
+    for piece in raw_blocks(X):
+        yield _checked(piece, start)
+        start += len(piece)
+
+
+def raw_blocks(X: Features, values: int = BLOCK_ELEMENTS) -> Iterator[NDArray[Any]]:
+    """Yield the rows of an array or block source as they are, in blocks of at most ``values`` numbers.
+
+    Raises DataError: not 2-d, not numeric, another number of rows or dimension than announced.
+    """
+    if not is_blocks(X):
+        array = np.asarray(X)
+        if array.ndim != 2:
+            raise DataError(f"features must be a 2-d array (rows, dimensions), not {array.ndim}-d; reshape them")
+        yield from _pieces(array, array.shape[1], values)
+        return
+    rows, dimension = X.shape
+    found = 0
+    for block in X.blocks():
+        for piece in _pieces(np.asarray(block), dimension, values):
+            yield piece
+            found += len(piece)
+    if found != rows:
+        raise DataError(f"the block source announced {rows:,} rows and yielded {found:,}; it must be re-iterable")
+
+
+def _pieces(array: NDArray[Any], dimension: int, values: int) -> Iterator[NDArray[Any]]:
+    if array.dtype.kind not in "fiub":
+        raise DataError(f"features must be numbers, not {array.dtype}; convert them first")
+    if array.ndim != 2 or array.shape[1] != dimension:
+        raise DataError(f"a block of shape {array.shape}, where rows of {dimension} values are expected")
+    step = max(64, values // max(1, dimension))
+    for start in range(0, len(array), step):
+        yield array[start : start + step]
+
+
+def _checked(block: NDArray[Any], start: int) -> NDArray[Any]:
+    if is_half(block):
+        if all_finite(block):
+            return widen(block)
+        raise _not_finite(block, start)
+    values = np.ascontiguousarray(block, working_dtype(block.dtype))
+    # One sum finds any NaN or infinity; only where it is not finite does the exact test run.
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = values.sum(dtype=np.float64)
+    if not math.isfinite(total) and not np.isfinite(values).all():
+        raise _not_finite(values, start)
+    return values
+
+
+def _not_finite(values: NDArray[Any], start: int) -> DataError:
+    finite = np.isfinite(values).all(axis=1)
+    bad = int(np.count_nonzero(~finite))
+    first = start + int(np.argmin(finite))
+    return DataError(
+        f"features contain NaN or infinity in {bad} row(s), the first is row {first}; "
+        "remove these rows or extract them again"
+    )
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """``(x - mean) / scale`` by column: (d,) float64 each, ``scale`` 1 for constant columns."""
+
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+
+    def apply(self, block: NDArray[Any]) -> NDArray[Any]:
+        """Return the standardised copy of ``block`` (m, d), in its own floating type."""
+        dtype = working_dtype(block.dtype)
+        out = np.subtract(block, self.mean.astype(dtype), dtype=dtype)
+        out *= (1.0 / self.scale).astype(dtype)
+        return np.asarray(out)
+
+
+def measure(X: Features, *, standardize: bool) -> tuple[Scaler, int, np.dtype[Any]]:
+    """Return (scaler, rows, working type) after one checking pass over all rows.
+
+    With ``standardize`` false the scaler only subtracts the mean, which changes no optimum (the intercept is
+    not penalised) and makes float32 safe. Columns are scaled by their population deviation, as
+    scikit-learn's StandardScaler does; block moments are merged in float64 (Chan, Golub and LeVeque 1983).
+    Raises DataError as ``iterate`` does, and for no rows or no columns.
+    """
+    count, dtype = 0, np.dtype(np.float32)
+    mean: NDArray[np.float64] | None = None
+    squares = np.zeros(0)
+    for block in iterate(X):
+        dtype = np.promote_types(dtype, block.dtype)
+        pivot = block.mean(axis=0, dtype=np.float64)
+        centred = block - pivot.astype(block.dtype)
+        shift = centred.mean(axis=0, dtype=np.float64)
+        block_mean = pivot.astype(block.dtype).astype(np.float64) + shift
+        block_squares = np.einsum("ij,ij->j", centred, centred, dtype=np.float64) - len(block) * shift**2
+        if mean is None:
+            count, mean, squares = len(block), block_mean, block_squares
+            continue
+        delta, total = block_mean - mean, count + len(block)
+        mean = mean + delta * (len(block) / total)
+        squares = squares + block_squares + delta**2 * (count * len(block) / total)
+        count = total
+    if mean is None or not len(mean):
+        shape = X.shape if is_blocks(X) else np.shape(X)
+        raise DataError(f"nothing to train on: the features have the shape {tuple(shape)}, with 0 feature(s) or rows")
+    deviation = np.sqrt(np.maximum(squares, 0.0) / count)
+    # A column is constant when its deviation is rounding error of its mean.
+    constant = deviation <= 10 * np.finfo(dtype).eps * np.abs(mean)
+    scale = np.where(constant | (deviation == 0), 1.0, deviation) if standardize else np.ones_like(deviation)
+    return Scaler(mean, scale), count, dtype
+
+
+@dataclass(frozen=True)
+class MappedBlocks:
+    """A block source made of another by a function of a block: (m, d) to (m, ``dimension``)."""
+
+    source: Features
+    function: Callable[[NDArray[Any]], NDArray[Any]]
+    dimension: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, dimensions) after the function."""
+        return (row_count(self.source), self.dimension)
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """Yield the function of each block."""
+        for block in iterate(self.source):
+            yield self.function(block)
+
+
+def row_count(X: Features) -> int:
+    """Return the number of rows of an array or block source."""
+    return int(X.shape[0])
+
+
+def take_rows(X: Features, rows: NDArray[np.intp]) -> NDArray[Any]:
+    """Return the (len(rows), d) array of ``rows`` (increasing), read in one pass where ``X`` is a block source."""
+    if not is_blocks(X):
+        return np.ascontiguousarray(np.asarray(X)[rows])
+    parts: list[NDArray[Any]] = []
+    start = 0
+    for block in iterate(X):
+        low, high = np.searchsorted(rows, [start, start + len(block)])
+        parts.append(block[rows[low:high] - start])
+        start += len(block)
+    return np.concatenate(parts)

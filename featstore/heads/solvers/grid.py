@@ -1,0 +1,266 @@
+"""The grid in one pass: all values of C and all folds of an L2-regularised linear classifier, solved together.
+
+Each problem is scikit-learn's: minimise ``0.5 ||W||^2 + C sum_i weight_i loss(W x_i + b, y_i)`` over W and b (b is
+not penalised), on the rows outside one fold. The problems take L-BFGS steps side by side, so that each pass over
+the rows serves all of them with two matrix-matrix products, and leave as they converge. The initial inverse
+Hessian comes from the features' spectrum (see whitening), scaled for each problem by its C and rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.heads.solvers.lbfgs import Lbfgs
+from featstore.heads.solvers.losses import LOGISTIC, Loss, columns
+from featstore.heads.solvers.passes import Problem, Selection, evaluate, workers_for
+from featstore.heads.solvers.rows import TrainingRows
+from featstore.heads.solvers.whitening import Spectrum
+
+Pair = tuple[NDArray[Any], NDArray[Any]]
+
+MAX_PASSES: Final = 1000
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Weights (r, c) and intercept (c,) in the coordinates of the rows, with how good they are.
+
+    ``objective`` is the value reached, ``gap`` the estimated distance to the optimum, ``converged`` whether it
+    came under the tolerance, ``evaluations`` how many passes the problem took part in. ``pairs``: the last steps
+    (c, r + 1) and changes of the gradient, which a similar problem may start with.
+    """
+
+    problem: Problem
+    weights: NDArray[np.float64]
+    intercept: NDArray[np.float64]
+    objective: float
+    gap: float
+    converged: bool
+    evaluations: int
+    pairs: list[Pair]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a problem starts: weights with the intercept at the end (c, r + 1), and pairs of its curvature."""
+
+    point: NDArray[Any]
+    pairs: list[Pair]
+
+
+def start_from(solutions: list[Solution], ratio: float) -> Start:
+    """Return a start at the mean of ``solutions``, for a problem whose summed loss is ``ratio`` times theirs."""
+    mean = np.mean([np.vstack([s.weights, s.intercept]).T for s in solutions], axis=0)
+    return Start(mean, _carried(solutions[0].pairs, ratio))
+
+
+def solve(
+    rows: TrainingRows,
+    loss: Loss,
+    problems: list[Problem],
+    *,
+    tol: float = 1e-6,
+    max_passes: int = MAX_PASSES,
+    start: Start | None = None,
+) -> list[Solution]:
+    """Solve ``problems`` together; return their solutions in order.
+
+    ``tol``: a problem is finished when its estimated gap is at most ``tol`` times its objective, or after ``max_passes``.
+    ``start``: for the smallest C of each fold; zeros when None. The other values of C start from those before.
+    """
+    if start is None:
+        start = Start(np.zeros((columns(rows.labels.classes), rows.dimension + 1)), [])
+    searches = [_Search(rows, problem, tol, max_passes) for problem in problems]
+    paths = _paths(problems, searches)
+    for path in paths:
+        path[0].begin(start)
+    with workers_for(rows) as workers:
+        while True:
+            active = [search for path in paths if (search := _current(path, loss)) is not None]
+            if not active:
+                break
+            points = np.stack([search.solver.point for search in active])
+            found = evaluate(rows, loss, [search.problem for search in active], points, workers)
+            told = zip(active, found.values.tolist(), found.gradients, found.curvatures.tolist(), strict=True)
+            workers.run(
+                (turn % workers.count, partial(search.tell, *rest)) for turn, (search, *rest) in enumerate(told)
+            )
+    return [search.solution() for search in searches]
+
+
+def _paths(problems: list[Problem], searches: list[_Search]) -> list[list[_Search]]:
+    """Return the searches of each fold by rising C."""
+    by_fold: dict[int | None, list[_Search]] = {}
+    for problem, search in sorted(zip(problems, searches, strict=True), key=lambda pair: pair[0].C):
+        by_fold.setdefault(problem.fold, []).append(search)
+    return list(by_fold.values())
+
+
+def _current(path: list[_Search], loss: Loss) -> _Search | None:
+    """Return the first search of a path that is not done, begun where those before lead; None at the path's end."""
+    for number, search in enumerate(path):
+        if not search.begun:
+            search.begin(_continued(path[:number], search.problem.C, loss))
+        if not search.over:
+            return search
+    return None
+
+
+def _continued(before: list[_Search], C: float, loss: Loss) -> Start:
+    """Return where the problem of ``C`` starts, from the solved ones of smaller C."""
+    last = before[-1]
+    point = last.solver.best
+    if loss.grows and len(before) > 1:
+        step = np.log(last.problem.C / before[-2].problem.C)
+        factor = min(1.0, np.log(C / last.problem.C) / step) if step > 0 else 0.0
+        point = point + point.dtype.type(factor) * (point - before[-2].solver.best)
+    return Start(point, _carried(last.solver.pairs, C / last.problem.C))
+
+
+def _carried(pairs: list[Pair], ratio: float) -> list[Pair]:
+    """Return ``pairs`` for a problem whose summed loss is ``ratio`` times as large, the penalty staying what it is."""
+    carried = []
+    for step, change in pairs:
+        scaled = change * change.dtype.type(ratio)
+        scaled[:, :-1] += change.dtype.type(1.0 - ratio) * step[:, :-1]
+        carried.append((step, scaled))
+    return carried
+
+
+class _Search:
+    """One problem on its way: its L-BFGS iteration and the preconditioner of that."""
+
+    def __init__(self, rows: TrainingRows, problem: Problem, tol: float, max_passes: int) -> None:
+        self.problem = problem
+        self._rows, self._tol, self._max_passes = rows, tol, max_passes
+        self._whitener = _Whitener(rows.spectrum)
+        self.begun = False
+        self.solver: Lbfgs
+
+    def begin(self, start: Start) -> None:
+        """Start at ``start``."""
+        noise = 1e-7 if self._rows.dtype == np.float32 else 1e-13
+        point = np.ascontiguousarray(start.point, self._rows.dtype)
+        self.solver = Lbfgs(point, self._whitener, tol=self._tol, noise=noise, pairs=start.pairs)
+        self.begun = True
+
+    @property
+    def over(self) -> bool:
+        """Whether no more is to be asked for."""
+        return self.solver.done or self.solver.evaluations >= self._max_passes
+
+    def tell(self, value: float, gradient: NDArray[np.float64], curvature: float) -> None:
+        """Take what a pass has found at the point."""
+        self._whitener.scale = curvature
+        self.solver.tell(value, gradient.astype(self._rows.dtype))
+
+    def solution(self) -> Solution:
+        """Return the best point so far."""
+        solver = self.solver
+        best = solver.best.T.astype(np.float64)
+        return Solution(
+            self.problem, best[:-1], best[-1], solver.value, solver.gap, solver.done, solver.evaluations, solver.pairs
+        )
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What solving cost: passes over the rows, and floating-point operations of their matrix products."""
+
+    passes: int = 0
+    operations: float = 0.0
+
+    def __add__(self, other: Effort) -> Effort:
+        return Effort(self.passes + other.passes, self.operations + other.operations)
+
+
+def effort(rows: TrainingRows, solutions: list[Solution]) -> Effort:
+    """Return what ``solutions``, solved together, cost: four operations a row, dimension and column an evaluation."""
+    folds = rows.labels.folds
+    trained = {fold: int((folds != fold).sum()) for fold in np.unique(folds)}
+    operations = 0.0
+    passes: Counter[int | None] = Counter()
+    for solution in solutions:
+        fold = solution.problem.fold
+        count = len(folds) if fold is None else trained[fold]
+        operations += 4.0 * count * solution.weights.size * solution.evaluations
+        passes[fold] += solution.evaluations
+    return Effort(max(passes.values()), operations)
+
+
+class _Whitener:
+    """The inverse of ``I + scale * Gram`` for one problem; ``scale`` is C times the loss's curvature where it stands."""
+
+    def __init__(self, spectrum: Spectrum) -> None:
+        self.scale = 1.0
+        self._spectrum = spectrum
+
+    def __call__(self, gradient: NDArray[Any]) -> NDArray[Any]:
+        out = np.empty_like(gradient)
+        out[:, :-1] = self._spectrum.solve(self.scale, gradient[:, :-1])
+        out[:, -1] = gradient[:, -1] / self.scale
+        return out
+
+
+@dataclass(frozen=True)
+class FoldScores:
+    """Held-out scores of each problem (p,): rows, accuracy, balanced accuracy, log loss (of softmax/sigmoid)."""
+
+    rows: NDArray[np.int64]
+    accuracy: NDArray[np.float64]
+    balanced_accuracy: NDArray[np.float64]
+    log_loss: NDArray[np.float64]
+
+
+def score(rows: TrainingRows, solutions: list[Solution]) -> FoldScores:
+    """Score each solution on the fold that it did not see, in one pass over the rows."""
+    points = np.stack([np.vstack([s.weights, s.intercept]).T for s in solutions])
+    classes = rows.labels.classes
+    right = np.zeros((len(solutions), classes), np.int64)
+    seen = np.zeros((len(solutions), classes), np.int64)
+    surprise = np.zeros(len(solutions))
+    selections: dict[int, Selection] = {}
+    for segment in rows.segments():
+        if segment.fold not in selections:
+            chosen = [i for i, solution in enumerate(solutions) if solution.problem.fold == segment.fold]
+            selections[segment.fold] = Selection(chosen, points, rows.dtype)
+        selection = selections[segment.fold]
+        if not selection.chosen:
+            continue
+        decisions = selection.decide(segment.values)
+        hits = predict_codes(decisions, axis=0) == segment.codes
+        for position, index in enumerate(selection.chosen):
+            right[index] += np.bincount(segment.codes[hits[position]], minlength=classes)
+        seen[selection.chosen] += np.bincount(segment.codes, minlength=classes)
+        surprise[selection.chosen] += LOGISTIC.evaluate(decisions, segment.codes, None)[0]
+    total = seen.sum(axis=1)
+    recall = np.where(seen > 0, right / np.maximum(seen, 1), np.nan)
+    return FoldScores(total, right.sum(axis=1) / total, np.nanmean(recall, axis=1), surprise / total)
+
+
+def predict_codes(decisions: NDArray[Any], axis: int = -1) -> NDArray[np.intp]:
+    """Return class numbers (...) from decision values (..., c), or another shape whose columns lie along ``axis``."""
+    if decisions.shape[axis] == 1:
+        return np.asarray(decisions.take(0, axis) > 0, np.intp)
+    return np.asarray(decisions.argmax(axis))
+
+
+def held_out_decisions(rows: TrainingRows, solutions: list[Solution]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Return decision values (m, c) of all rows by the solution that did not see them, and the row numbers (m,).
+
+    ``solutions``: one for each fold. Rows that are in every training part (fold -1) are left out.
+    """
+    points = np.stack([np.vstack([s.weights, s.intercept]).T for s in solutions])
+    by_fold = {s.problem.fold: Selection([i], points, rows.dtype) for i, s in enumerate(solutions)}
+    decisions, numbers = [], []
+    for segment in rows.segments():
+        if segment.fold in by_fold:
+            decisions.append(by_fold[segment.fold].decide(segment.values)[:, 0].T.astype(np.float64))
+            numbers.append(segment.rows)
+    return np.concatenate(decisions), np.concatenate(numbers)

@@ -1,0 +1,234 @@
+"""One pass over the rows for many problems: objectives, gradients and curvatures, on all cores.
+
+BLAS is slow at products with few columns: threads cannot share them, and blocks larger than a core's cache are
+read twice from memory. So each worker thread takes whole segments, with BLAS kept to one thread, and goes through
+them in blocks that stay in its cache between the product that gives decisions and the one that gives gradients.
+Which worker takes which segment is fixed, so that the same number of workers gives the same bits.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.heads.solvers.losses import Loss
+from featstore.heads.solvers.rows import Segment, TrainingRows
+
+_BLOCK: Final = 1 << 20
+"""Values of one block (4 MiB in float32: 512 rows of 2048), which stays in the last cache between the two products."""
+_SMALL_PRODUCT: Final = 1_000_000
+"""Multiplications up to which OpenBLAS multiplies matrices without packing them first, much faster when one is thin."""
+_PIECE_ROWS: Final = (32, 16, 8)
+_PIECE_DIMENSIONS: Final = 64
+"""Thin products are cut into pieces of so many rows, or dimensions, to be small enough for that. numpy goes through
+the pieces in one call: workers that call for each would mostly wait for the interpreter's lock."""
+_WORTH_THREADS: Final = 1 << 22
+"""Values (rows times dimensions) below which threads cost more than they bring."""
+_LEAST_CURVATURE: Final = 1e-3
+"""Of the summed loss, so that the step of the intercept stays finite when every row is far on its side."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One cell of the grid: regularisation ``C``, and the fold that is held out (None: none)."""
+
+    C: float
+    fold: int | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """At some points: objectives (p,), gradients (p, c, r + 1), and C times the summed curvature of the loss (p,)."""
+
+    values: NDArray[np.float64]
+    gradients: NDArray[np.float64]
+    curvatures: NDArray[np.float64]
+
+
+class Selection:
+    """The problems that read the rows of one fold (numbers ``chosen``), their weights one below the other.
+
+    ``points``: (p, c, r + 1), weights of a column with its intercept at the end.
+    """
+
+    def __init__(self, chosen: list[int], points: NDArray[Any], dtype: np.dtype[Any]) -> None:
+        self.chosen = chosen
+        self.count = points.shape[1]
+        flat = points[chosen].swapaxes(0, 1).reshape(-1, points.shape[2])
+        self.weights = np.ascontiguousarray(flat[:, :-1], dtype)
+        self.intercept = flat[:, -1:].astype(dtype)
+
+    @property
+    def columns(self) -> int:
+        """Columns of all problems."""
+        return len(self.weights)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(columns of all problems, dimensions + 1)."""
+        return self.columns, self.weights.shape[1] + 1
+
+    def decide(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return decision values (c, p, m) of the rows ``values`` (m, r)."""
+        rows, dimension = values.shape
+        out = np.empty((self.columns, rows), values.dtype)
+        piece = self._piece_rows
+        cut = rows // piece * piece if piece else 0
+        if cut:
+            pieces = values[:cut].reshape(-1, piece, dimension).swapaxes(1, 2)
+            np.matmul(self.weights, pieces, out=out[:, :cut].reshape(self.columns, -1, piece).swapaxes(0, 1))
+        if cut < rows:
+            np.matmul(self.weights, values[cut:].T, out=out[:, cut:])
+        out += self.intercept
+        return out.reshape(self.count, len(self.chosen), rows)
+
+    def pull(self, derivative: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
+        """Return gradients (columns, r) from the loss's ``derivative`` (c, p, m) on the rows ``values`` (m, r)."""
+        rows, dimension = values.shape
+        flat = derivative.reshape(self.columns, rows)
+        out = np.empty((self.columns, dimension), values.dtype)
+        piece = _PIECE_DIMENSIONS
+        cut = dimension // piece * piece if piece * rows * self.columns <= _SMALL_PRODUCT else 0
+        if cut:
+            pieces = values[:, :cut].reshape(rows, -1, piece).swapaxes(0, 1)
+            np.matmul(flat, pieces, out=out[:, :cut].reshape(self.columns, -1, piece).swapaxes(0, 1))
+        if cut < dimension:
+            np.matmul(flat, values[:, cut:], out=out[:, cut:])
+        return out
+
+    def block_rows(self) -> int:
+        """Return how many rows to take at once."""
+        rows: int = _BLOCK // max(self.weights.shape[1], self.columns)
+        return max(64, rows // 2 if self._piece_rows else rows)
+
+    @property
+    def _piece_rows(self) -> int:
+        """Rows of a piece, 0 where the product is not thin."""
+        size = self.columns * self.weights.shape[1]
+        return next((rows for rows in _PIECE_ROWS if self.columns > 1 and rows * size <= _SMALL_PRODUCT), 0)
+
+
+class Workers:
+    """Threads that keep their order: what is given to worker i runs there, one after another."""
+
+    def __init__(self, executors: list[ThreadPoolExecutor]) -> None:
+        self._executors = executors
+
+    @property
+    def count(self) -> int:
+        """How many accumulators are needed."""
+        return max(1, len(self._executors))
+
+    def run(self, jobs: Iterator[tuple[int, Callable[[], None]]]) -> None:
+        """Run each job on its worker; few wait at any time, so that streamed rows do not pile up."""
+        waiting: deque[Future[None]] = deque()
+        for worker, job in jobs:
+            if not self._executors:
+                job()
+                continue
+            waiting.append(self._executors[worker].submit(job))
+            if len(waiting) > 2 * len(self._executors):
+                waiting.popleft().result()
+        while waiting:
+            waiting.popleft().result()
+
+
+@contextmanager
+def few_threads(rows: int, dimension: int) -> Iterator[None]:
+    """Keep BLAS to one thread where data is small: its threads wait for each other by spinning.
+
+    Between many short products that costs more than it brings, and on cores that others use as well ten times more.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas") if rows * dimension < _WORTH_THREADS else nullcontext():
+        yield
+
+
+@contextmanager
+def workers_for(rows: TrainingRows) -> Iterator[Workers]:
+    """Yield workers for passes over ``rows``: one a BLAS thread, with BLAS kept to one; none for small data."""
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    threads = max((info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"), default=1)
+    with ExitStack() as stack:
+        stack.enter_context(threadpool_limits(1, user_api="blas"))
+        executors = []
+        if threads > 1 and len(rows.labels.codes) * rows.dimension >= _WORTH_THREADS:
+            executors = [stack.enter_context(ThreadPoolExecutor(1, "featstore-head")) for _ in range(threads)]
+        yield Workers(executors)
+
+
+@dataclass
+class _Sums:
+    """What one worker has added up: losses and curvatures (p,), gradients (columns, r + 1) by fold."""
+
+    losses: NDArray[np.float64]
+    bends: NDArray[np.float64]
+    gradients: dict[int, NDArray[np.float64]] = field(default_factory=dict)
+
+    def add(self, segment: Segment, selection: Selection, loss: Loss) -> None:
+        """Add a segment, block by block, in float64."""
+        gradient = self.gradients.setdefault(segment.fold, np.zeros(selection.shape))
+        step = selection.block_rows()
+        for start in range(0, len(segment.codes), step):
+            part = slice(start, start + step)
+            values = segment.read(part)
+            weights = None if segment.weights is None else segment.weights[part]
+            losses, bends, derivative = loss.evaluate(selection.decide(values), segment.codes[part], weights)
+            self.losses[selection.chosen] += losses
+            self.bends[selection.chosen] += bends
+            gradient[:, :-1] += selection.pull(derivative, values)
+            gradient[:, -1] += derivative.reshape(selection.columns, -1).sum(axis=1, dtype=np.float64)
+
+
+def evaluate(
+    rows: TrainingRows,
+    loss: Loss,
+    problems: list[Problem],
+    points: NDArray[Any],
+    workers: Workers | None = None,
+) -> Evaluation:
+    """Evaluate every problem at its ``points`` (p, c, r + 1) in one pass over the rows."""
+    workers = workers or Workers([])
+    sums = [_Sums(np.zeros(len(problems)), np.zeros(len(problems))) for _ in range(workers.count)]
+    selections: dict[int, Selection] = {}
+    loads = [0] * workers.count
+
+    def jobs() -> Iterator[tuple[int, Callable[[], None]]]:
+        for segment in rows.segments():
+            if segment.fold not in selections:
+                chosen = [i for i, problem in enumerate(problems) if problem.fold != segment.fold]
+                selections[segment.fold] = Selection(chosen, points, rows.dtype)
+            selection = selections[segment.fold]
+            if selection.chosen:
+                worker = loads.index(min(loads))
+                loads[worker] += len(segment.codes) * selection.columns
+                yield worker, _job(sums[worker], segment, selection, loss)
+
+    workers.run(jobs())
+    gradients = np.zeros(points.shape)
+    count = points.shape[1]
+    for total in sums:
+        for fold, gradient in total.gradients.items():
+            chosen = selections[fold].chosen
+            gradients[chosen] += gradient.reshape(count, len(chosen), -1).swapaxes(0, 1)
+    strength = np.array([problem.C for problem in problems])
+    gradients *= strength[:, None, None]
+    weights = points[:, :, :-1].astype(np.float64)
+    gradients[:, :, :-1] += weights
+    losses = np.sum([total.losses for total in sums], axis=0)
+    bends = np.sum([total.bends for total in sums], axis=0)
+    values = 0.5 * np.einsum("pcr,pcr->p", weights, weights) + strength * losses
+    return Evaluation(values, gradients, strength * np.maximum(bends, _LEAST_CURVATURE))
+
+
+def _job(sums: _Sums, segment: Segment, selection: Selection, loss: Loss) -> Callable[[], None]:
+    return lambda: sums.add(segment, selection, loss)

@@ -1,0 +1,216 @@
+"""Training rows as the grid solver reads them: standardised segments, each of one fold, in memory or streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore import defaults
+from featstore.heads.errors import DataError
+from featstore.heads.solvers.blocks import Features, Scaler, block_rows, measure, raw_blocks, take_rows
+from featstore.heads.solvers.standardising import RawRows, Standardiser
+from featstore.heads.solvers.whitening import Spectrum, spectrum_of
+
+_SAMPLE: Final = 4096
+"""Rows from which the preconditioner is made; it need not be exact, and the optimum does not depend on it."""
+_COPIED_ELEMENTS: Final = 1 << 18
+"""Values that are standardised at once on their way into the copy: they stay in a core's cache."""
+_RANK_TOLERANCE: Final = 1e-12
+_RAW_ELEMENTS: Final = 16 << 20
+"""Values of one block of streamed rows: the folds' parts of it are to be large enough for BLAS."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Rows of one fold: values (m, r), class numbers (m,), weights (m,) or None, original row numbers (m,)."""
+
+    fold: int
+    values: NDArray[Any]
+    codes: NDArray[np.intp]
+    weights: NDArray[Any] | None
+    rows: NDArray[np.intp]
+
+    def read(self, part: slice) -> NDArray[Any]:
+        """Return the values (p, r) of the rows of ``part``: valid until this thread reads others."""
+        return self.values[part]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is known of each row: class numbers (n,), folds (n,), and the weight of each class (k,) or None.
+
+    A fold number f >= 0 says: held out by the problems of fold f. -1 says: always trained on, never scored.
+    """
+
+    codes: NDArray[np.intp]
+    folds: NDArray[np.intp]
+    class_weights: NDArray[np.float64] | None
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return int(self.codes.max()) + 1
+
+    def weights_of(self, codes: NDArray[np.intp], dtype: Any) -> NDArray[Any] | None:
+        """Return the weights of rows of these classes, or None where all weigh 1."""
+        return None if self.class_weights is None else self.class_weights[codes].astype(dtype)
+
+    def class_mass(self, held_out: int | None) -> NDArray[np.float64]:
+        """Return the summed weight of each class (k,) over all rows that are not in fold ``held_out``."""
+        codes = self.codes if held_out is None else self.codes[self.folds != held_out]
+        counts = np.bincount(codes, minlength=self.classes).astype(np.float64)
+        return counts if self.class_weights is None else counts * self.class_weights
+
+
+class TrainingRows(Protocol):
+    """What the grid solver needs: segments, their width, the spectrum, and the way back to raw features."""
+
+    labels: Labels
+    spectrum: Spectrum
+    dtype: np.dtype[Any]
+    dimension: int
+
+    def segments(self) -> Iterator[Segment]:
+        """Yield all rows once, in the same order at each call."""
+        ...
+
+    def to_features(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return weights (r, c) of the segments' coordinates as weights (d, c) of standardised features."""
+        ...
+
+
+class MemoryRows:
+    """A standardised copy in memory, sorted by fold; rotated to its row space where that has half the width or less.
+
+    The rotation is exact: the optimal weights lie in the span of the rows (representer theorem), and the
+    penalty is invariant. It comes from the (n, n) Gram matrix, so that its coordinates are the eigenvectors.
+    """
+
+    def __init__(self, X: Features, labels: Labels, scaler: Scaler, dtype: np.dtype[Any]) -> None:
+        rows, dimension = X.shape
+        self.labels, self.dtype = labels, dtype
+        self._order = np.argsort(labels.folds, kind="stable")
+        place = np.empty_like(self._order)
+        place[self._order] = np.arange(rows)
+        values = np.empty((rows, dimension), dtype)
+        standardiser = Standardiser(scaler, dtype)
+        start = 0
+        # That they are finite was checked when their scaler was measured.
+        for block in raw_blocks(X, _COPIED_ELEMENTS):
+            values[place[start : start + len(block)]] = standardiser.standardise(block, slice(None))
+            start += len(block)
+        self._back: NDArray[np.float64] | None = None
+        if 2 * rows <= dimension:
+            values, self._back, eigenvalues = _rotate(values)
+            self.spectrum = Spectrum(None, eigenvalues / rows, 0.0)
+        else:
+            chosen = np.linspace(0, rows - 1, min(rows, _SAMPLE)).astype(np.intp)
+            self.spectrum = spectrum_of(values if len(chosen) == rows else values[chosen])
+        self._values = values
+        self.dimension = values.shape[1]
+        self._codes = labels.codes[self._order]
+        self._weights = labels.weights_of(self._codes, dtype)
+        self._bounds = _segment_bounds(labels.folds[self._order], max(64, block_rows(self.dimension) // 2))
+
+    def segments(self) -> Iterator[Segment]:
+        """Yield views of the copy."""
+        for fold, part in self._bounds:
+            weights = None if self._weights is None else self._weights[part]
+            yield Segment(fold, self._values[part], self._codes[part], weights, self._order[part])
+
+    def to_features(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Undo the rotation."""
+        return weights if self._back is None else self._back @ weights
+
+
+def _rotate(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.float64]]:
+    """Return (coordinates (n, r), basis (d, r), eigenvalues (r,)) with values = coordinates @ basis'."""
+    exact = values.astype(np.float64)
+    eigenvalues, vectors = np.linalg.eigh(exact @ exact.T)
+    keep = eigenvalues > _RANK_TOLERANCE * max(float(eigenvalues[-1]), 1e-300)
+    if not keep.any():
+        raise DataError("all features are constant: nothing tells the classes apart")
+    singular = np.sqrt(eigenvalues[keep])
+    basis = exact.T @ (vectors[:, keep] / singular)
+    return (vectors[:, keep] * singular).astype(values.dtype), basis, eigenvalues[keep]
+
+
+def _segment_bounds(folds: NDArray[np.intp], step: int) -> list[tuple[int, slice]]:
+    edges = np.flatnonzero(np.diff(folds)) + 1
+    bounds = []
+    for low, high in zip([0, *edges], [*edges, len(folds)], strict=True):
+        bounds += [(int(folds[low]), slice(i, min(i + step, high))) for i in range(low, high, step)]
+    return bounds
+
+
+class StreamedSegment(Segment):
+    """A segment whose values are made where they are asked for, as a rule in a worker thread."""
+
+    raw: RawRows
+
+    def __init__(
+        self, fold: int, raw: RawRows, codes: NDArray[np.intp], weights: NDArray[Any] | None, rows: NDArray[np.intp]
+    ) -> None:
+        self.__dict__.update(fold=fold, raw=raw, codes=codes, weights=weights, rows=rows)
+
+    @property
+    def values(self) -> NDArray[Any]:
+        """All rows (m, d)."""
+        return self.raw.all()
+
+    def read(self, part: slice) -> NDArray[Any]:
+        """Return the rows of ``part``."""
+        return self.raw.read(part)
+
+
+class StreamedRows:
+    """Rows that stay where they are: read block by block at each pass, converted and standardised by its workers.
+
+    That they are finite was checked when their scaler was measured.
+    """
+
+    def __init__(self, X: Features, labels: Labels, scaler: Scaler, dtype: np.dtype[Any]) -> None:
+        self._source, self._standardiser = X, Standardiser(scaler, dtype)
+        self.labels, self.dtype = labels, dtype
+        rows, self.dimension = X.shape
+        chosen = np.unique(np.linspace(0, rows - 1, min(rows, _SAMPLE)).astype(np.intp))
+        self.spectrum = spectrum_of(scaler.apply(take_rows(X, chosen).astype(dtype, copy=False)))
+
+    def segments(self) -> Iterator[Segment]:
+        """Yield the rows of each block by fold; whoever computes with a segment converts and standardises it."""
+        start = 0
+        for block in raw_blocks(self._source, _RAW_ELEMENTS):
+            rows = np.arange(start, start + len(block))
+            start += len(block)
+            folds = self.labels.folds[rows]
+            for fold in np.unique(folds):
+                inside = np.flatnonzero(folds == fold)
+                chosen = rows if len(inside) == len(rows) else rows[inside]
+                codes = self.labels.codes[chosen]
+                weights = self.labels.weights_of(codes, self.dtype)
+                values = RawRows(block, None if len(inside) == len(rows) else inside, self._standardiser)
+                yield StreamedSegment(int(fold), values, codes, weights, chosen)
+
+    def to_features(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return ``weights``: the coordinates are the features."""
+        return weights
+
+
+def prepare(
+    X: Features, labels: Labels, *, standardize: bool, memory: int = defaults.HEAD_MEMORY
+) -> tuple[TrainingRows, Scaler]:
+    """Return training rows (in memory where the copy fits into ``memory`` bytes) and their scaler.
+
+    The scaler is that of all training rows, in the folds too; labels are not used for it.
+    Raises DataError as ``iterate`` does, and where rows and labels differ in number.
+    """
+    scaler, rows, dtype = measure(X, standardize=standardize)
+    if rows != len(labels.codes):
+        raise DataError(f"{rows:,} rows of features and {len(labels.codes):,} labels; there must be one label a row")
+    fits = rows * X.shape[1] * dtype.itemsize <= memory
+    made: TrainingRows = (MemoryRows if fits else StreamedRows)(X, labels, scaler, dtype)
+    return made, scaler

@@ -1,0 +1,146 @@
+"""From features and labels to a trained head: the one function behind ``featstore train``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from featstore import defaults, splits
+from featstore.errors import UsageError
+from featstore.heads.errors import DataError
+from featstore.heads.estimators.kernel import KernelSVMHead
+from featstore.heads.estimators.linear import LinearSVMHead, LogisticHead
+from featstore.heads.estimators.neighbours import KNNHead
+from featstore.heads.headfile import TrainedHead
+from featstore.heads.solvers.blocks import Features
+
+
+@dataclass(frozen=True)
+class HeadKind:
+    """A head by its name on the command line: what it is, and how its estimator is made.
+
+    ``ties``: which of several parameters with equal scores in cross-validation it takes.
+    """
+
+    name: str
+    title: str
+    estimator: Callable[..., Any]
+    ties: str
+    regularised: bool = True
+
+
+HEADS: Final[dict[str, HeadKind]] = {
+    kind.name: kind
+    for kind in (
+        HeadKind("logreg", "logistic regression", LogisticHead, "the smallest log loss"),
+        HeadKind("linear-svm", "linear support vector machine", LinearSVMHead, "the smallest C"),
+        HeadKind(
+            "rbf-svm",
+            "support vector machine with RBF kernel",
+            KernelSVMHead,
+            "the smallest C, and of one C the smallest gamma",
+        ),
+        HeadKind("knn", "nearest neighbours", KNNHead, "the fewest neighbours", regularised=False),
+    )
+}
+"""Every head that train_head makes."""
+
+
+def train_head(
+    X: Features,
+    y: ArrayLike,
+    *,
+    kind: str = "logreg",
+    groups: ArrayLike | None = None,
+    seed: int = defaults.SEED,
+    folds: int | float = defaults.FOLDS,
+    C: float | str = "auto",
+    class_weight: Mapping[str, float] | str | None = None,
+    fingerprint: str = "",
+    identity: Mapping[str, Any] | None = None,
+    meta: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> TrainedHead:
+    """Train a head on ``X`` (n, d), an array or block source, and labels ``y`` (n,).
+
+    Labels become strings; the class order is ``sorted()`` of them and is kept with the head. ``groups`` (n,): rows of
+    equal groups share a fold. ``folds``: a number of folds, or a fraction to hold out once. ``options`` go to the
+    estimator. ``fingerprint`` and ``identity``: of the store; ``meta``: anything else to keep (split, label version).
+    Raises UsageError: unknown kind, a missing label, one class, a class with one picture, NaN, shapes that differ, bad
+    options.
+    """
+    if kind not in HEADS:
+        raise UsageError(f"there is no head {kind!r}; choose one of {', '.join(HEADS)}")
+    chosen = HEADS[kind]
+    labels = texts(y)
+    if len(labels) != X.shape[0]:
+        raise DataError(f"{X.shape[0]:,} rows of features and {len(labels):,} labels; there must be one label a row")
+    splits.require_two_of_each(labels, groups)
+    if chosen.regularised:
+        if isinstance(class_weight, Mapping):
+            class_weight = {str(label): weight for label, weight in class_weight.items()}
+        options = {"C": C, "class_weight": class_weight, **options}
+    elif class_weight is not None or C != "auto":
+        raise UsageError(f"{kind} has neither C nor class weights; leave these options out")
+    estimator = chosen.estimator(cv=folds, random_state=seed, **options)
+    estimator.fit(X, labels, groups=groups)
+    about = {
+        "parameters": _json(estimator.get_params()),
+        "chosen": {
+            name.rstrip("_"): float(getattr(estimator, name))
+            for name in ("C_", "gamma_", "n_neighbors_")
+            if hasattr(estimator, name)
+        },
+        "cross_validation": _json(getattr(estimator, "cv_results_", None)),
+        "seed": seed,
+        "passes": estimator.effort_.passes if hasattr(estimator, "effort_") else None,
+        "rows": len(labels),
+        "class_counts": {
+            str(name): int(count) for name, count in zip(*np.unique(labels, return_counts=True), strict=True)
+        },
+        "versions": versions(),
+        **(meta or {}),
+    }
+    classes = [str(name) for name in estimator.classes_]
+    return TrainedHead(kind, classes, estimator.model_, fingerprint, dict(identity or {}), about)
+
+
+def texts(y: ArrayLike) -> NDArray[np.str_]:
+    """Return labels (n,) as text. Raises DataError where one is missing (None or NaN)."""
+    # As objects: numpy makes the text "nan" of a NaN among texts.
+    labels = np.asarray(y, object).tolist()
+    missing = sum(label is None or label != label for label in labels)
+    if missing:
+        raise DataError(f"{missing:,} row(s) have no label; leave them out")
+    return np.array([str(label) for label in labels])
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that the result depends on."""
+    found = {}
+    for name in ("featstore", "numpy", "scipy", "scikit-learn"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _json(value: Any) -> Any:
+    """Return ``value`` as JSON can hold it."""
+    if isinstance(value, Mapping):
+        return {str(key): _json(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return _json(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_json(item) for item in value]
+    if isinstance(value, np.generic):
+        return _json(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -1,0 +1,72 @@
+"""Nearest neighbours over features: exact search, FAISS indexes with measured recall, near-duplicates.
+
+Nothing heavy is imported until a name is used, and only ``faiss_io`` imports FAISS.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from featstore.indexes.build import build_index
+    from featstore.indexes.contract.build import build_contract, check_contract
+    from featstore.indexes.contract.recall import Recall, recall_at_k
+    from featstore.indexes.contract.trials import Contract
+    from featstore.indexes.duplicates import across_splits, equal_groups, leaks, near_duplicates
+    from featstore.indexes.exact import exact_search, leave_one_out_accuracy
+    from featstore.indexes.feature_index import FeatureIndex
+    from featstore.indexes.files.ann_benchmarks import AnnBenchmark, read_ann_benchmark, write_ann_benchmark
+    from featstore.indexes.files.pair import verify
+    from featstore.indexes.keys import KeyTable
+    from featstore.indexes.staleness import Staleness
+
+_HOMES = {
+    "AnnBenchmark": "ann_benchmarks",
+    "across_splits": "duplicates",
+    "Contract": "trials",
+    "FeatureIndex": "feature_index",
+    "KeyTable": "keys",
+    "Recall": "recall",
+    "Staleness": "staleness",
+    "build_contract": "contract",
+    "build_index": "build",
+    "check_contract": "contract",
+    "equal_groups": "duplicates",
+    "exact_search": "exact",
+    "leaks": "duplicates",
+    "leave_one_out_accuracy": "exact",
+    "near_duplicates": "duplicates",
+    "read_ann_benchmark": "ann_benchmarks",
+    "recall_at_k": "recall",
+    "verify": "pair",
+    "write_ann_benchmark": "ann_benchmarks",
+}
+
+__all__ = [
+    "AnnBenchmark",
+    "Contract",
+    "FeatureIndex",
+    "KeyTable",
+    "Recall",
+    "Staleness",
+    "across_splits",
+    "build_contract",
+    "build_index",
+    "check_contract",
+    "equal_groups",
+    "exact_search",
+    "leaks",
+    "leave_one_out_accuracy",
+    "near_duplicates",
+    "read_ann_benchmark",
+    "recall_at_k",
+    "verify",
+    "write_ann_benchmark",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

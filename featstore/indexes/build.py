@@ -1,0 +1,158 @@
+"""Building an index in one pass over the vectors, and measuring its recall on rows that it does not yet hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore import defaults
+from featstore.errors import UsageError
+from featstore.indexes.blocks import Metric, Vectors, check_metric, gather, prepared_blocks, shape_of
+from featstore.indexes.contract.ladder import GRAPH_EFFORTS
+from featstore.indexes.contract.recall import Recall
+from featstore.indexes.contract.trials import create
+from featstore.indexes.contract.truth import HeldOut, Truth, find_truth, hold_out
+from featstore.indexes.contract.tuning import Subject
+from featstore.indexes.feature_index import FeatureIndex
+from featstore.indexes.files import faiss_io, pair
+from featstore.indexes.keys import KeyTable
+from featstore.indexes.rows import Tables
+
+Kind = Literal["auto", "flat", "hnsw"]
+Progress = Callable[[str, int, int], None]
+
+
+def build_index(
+    vectors: Vectors,
+    ids: NDArray[np.integer],
+    keys: KeyTable | Iterable[bytes | str],
+    *,
+    metric: Metric = "cosine",
+    kind: Kind = "auto",
+    k: int = defaults.NEIGHBOURS,
+    recall: float = defaults.RECALL,
+    labels: Sequence[str | None] | None = None,
+    groups: NDArray[np.integer] | None = None,
+    fingerprint: str = "",
+    identity: Mapping[str, Any] | None = None,
+    generation: int = 0,
+    seed: int = defaults.SEED,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> FeatureIndex:
+    """Build an index of ``vectors`` (n, d) under the row ``ids`` (n,), 0 to 2**63 - 1, with ``keys`` (n).
+
+    ``kind``: "flat" compares with every vector and is exact by construction; "hnsw" is a graph (Y. Malkov &
+    D. Yashunin, TPAMI 2018) over float32 vectors; "auto" takes flat up to ``defaults.EXACT_SCAN_BYTES`` of
+    vectors. A graph is first built without a sample of rows; those are its queries: efSearch is raised until
+    recall@``k`` on one part of them reaches ``recall``, the other part gives the recall on the label, with its
+    interval; then they are added. ``groups`` (n,): rows of one group (crops of a picture) are held out together.
+    Vectors are read in blocks; memory is index + block. A source is passed about six times for a graph, once for flat.
+    ``progress(stage, done, total)`` is called after each block. UsageError: shapes, ids, NaN, an unknown kind.
+    """
+    check_metric(metric)
+    rows, dimension = shape_of(vectors)
+    tables = Tables.of(ids, keys, labels, rows)
+    if not rows:
+        raise UsageError("there are no vectors to index; extract some first")
+    if kind not in ("auto", "flat", "hnsw"):
+        raise UsageError(f"kind {kind!r} is not known; choose auto, flat or hnsw")
+    if k < 1 or not 0 < recall <= 1:
+        raise UsageError("k has to be at least 1 and recall to lie between 0 and 1")
+    flat = kind == "flat" or (kind == "auto" and rows * dimension * 4 <= defaults.EXACT_SCAN_BYTES)
+    factory = "Flat" if flat else f"HNSW{defaults.HNSW_LINKS}"
+    index = create(factory, dimension, metric, seed)
+    if flat:
+        measured = Recall(1.0, 1.0, 1.0, k, 0, "exact")
+        order = fill(index, vectors, tables.ids, metric, np.ones(rows, np.bool_), threads, progress)
+    else:
+        wanted = defaults.TUNING_QUERIES + defaults.CHECK_QUERIES
+        held_out = hold_out(rows, wanted, seed, None if groups is None else check_groups(groups, rows))
+        order = fill(index, vectors, tables.ids, metric, ~held_out.withheld, threads, progress)
+        truth = held_out_truth(vectors, held_out, k, metric, threads)
+        measured = _tuned(Subject(index, order, threads), truth, recall, held_out.cuts(1, 2)[0])
+        index.effort = grown(index.effort, rows / max(1, len(order)))
+        order = np.r_[order, fill(index, vectors, tables.ids, metric, held_out.withheld, threads, progress)]
+    record = pair.Record(
+        metric=metric,
+        factory=factory,
+        fingerprint=fingerprint,
+        identity=dict(identity or {}),
+        generation=generation,
+        recall=measured,
+        measured_rows=rows,
+        versions=versions(),
+    )
+    return FeatureIndex(index, tables.take(order) if not flat else tables, record)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that make an index."""
+    return {"faiss": faiss_io.VERSION, "numpy": np.__version__}
+
+
+def check_groups(groups: NDArray[np.integer], rows: int) -> NDArray[np.int64]:
+    """Return ``groups`` as int64 (n,), or raise UsageError."""
+    given = np.asarray(groups)
+    if given.shape != (rows,):
+        raise UsageError(f"groups have the shape {given.shape} where ({rows},) is needed")
+    return given.astype(np.int64)
+
+
+def held_out_truth(vectors: Vectors, held_out: HeldOut, k: int, metric: Metric, threads: int | None) -> Truth:
+    """Return the held-out queries with their true neighbours among the rows that are not withheld."""
+    queries = gather(vectors, metric, held_out.queries)
+    truth = find_truth(vectors, queries, k, metric=metric, allowed=~held_out.withheld, threads=threads)
+    return dataclasses.replace(truth, clusters=held_out.clusters)
+
+
+def fill(
+    index: faiss_io.VectorIndex,
+    vectors: Vectors,
+    ids: NDArray[np.int64],
+    metric: Metric,
+    wanted: NDArray[np.bool_],
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> NDArray[np.int64]:
+    """Add the ``wanted`` (n,) rows, block by block; return their numbers (m,) in the order they went in."""
+    index.reserve(len(wanted))
+    for start, block in prepared_blocks(vectors, metric):
+        part = wanted[start : start + len(block)]
+        if part.any():
+            index.add(block if part.all() else block[part], ids[start : start + len(block)][part], threads)
+        if progress is not None:
+            progress("index", start + len(block), len(wanted))
+    return np.flatnonzero(wanted)
+
+
+def _tuned(subject: Subject, truth: Truth, goal: float, cut: int) -> Recall:
+    """Raise efSearch until the queries before ``cut`` reach ``goal`` on average; return the recall on the others."""
+    if not cut:
+        return Recall(None, None, None, truth.k, 0, "not measured")
+    tuning, check = truth.part(0, cut), truth.part(cut, len(truth.queries))
+
+    def reached(effort: int) -> bool:
+        subject.index.effort = {"efSearch": max(effort, truth.k)}
+        return (subject.recall(tuning).value or 0) >= goal
+
+    place = bisect_left(GRAPH_EFFORTS, True, key=reached)
+    subject.index.effort = {"efSearch": max(GRAPH_EFFORTS[min(place, len(GRAPH_EFFORTS) - 1)], truth.k)}
+    return subject.recall(check)
+
+
+def grown(effort: Mapping[str, float], ratio: float) -> dict[str, float]:
+    """Raise ``effort`` as the rows grow by ``ratio`` (>= 1): measured without them, recall would sink.
+
+    By the root of it: recall falls far slower than rows come. As many lists (nprobe) hold the same share of more rows;
+    what is lost is lost among the more that compete to be re-ranked (real and made-up vectors, 1.25 times as many).
+    """
+    ratio = math.sqrt(ratio)
+    raised = {"k_factor": lambda value: round(value * ratio, 2), "efSearch": lambda value: math.ceil(value * ratio)}
+    return {name: raised[name](value) if name in raised else value for name, value in effort.items()}

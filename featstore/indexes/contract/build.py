@@ -1,0 +1,250 @@
+"""The recall contract: the fastest index that has shown its recall on queries that it has never seen."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore import defaults
+from featstore.errors import UsageError
+from featstore.indexes.blocks import Metric, Vectors, check_metric, gather, prepare, shape_of
+from featstore.indexes.build import Progress, check_groups, fill, grown, held_out_truth, versions
+from featstore.indexes.contract.ladder import Candidate, flat, ladder
+from featstore.indexes.contract.recall import Recall, keeps
+from featstore.indexes.contract.trials import Contract, Ground, Trial, create, training_rows, try_all
+from featstore.indexes.contract.truth import HeldOut, find_truth, hold_out
+from featstore.indexes.contract.tuning import Subject, descent
+from featstore.indexes.exact import check_queries
+from featstore.indexes.feature_index import FeatureIndex
+from featstore.indexes.files import pair
+from featstore.indexes.keys import KeyTable
+from featstore.indexes.rows import Tables
+
+# More than elsewhere: the narrower their interval, the less recall has to be kept in reserve.
+_FRESH = 3000
+_FEWEST_QUERIES = 1000
+_LEAST_SAMPLE = 128 << 20
+
+
+def build_contract(
+    vectors: Vectors,
+    ids: NDArray[np.integer],
+    keys: KeyTable | Iterable[bytes | str],
+    contract: Contract | None = None,
+    *,
+    metric: Metric = "cosine",
+    candidates: Sequence[Candidate] | None = None,
+    labels: Sequence[str | None] | None = None,
+    groups: NDArray[np.integer] | None = None,
+    fingerprint: str = "",
+    identity: Mapping[str, Any] | None = None,
+    generation: int = 0,
+    seed: int = defaults.SEED,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> FeatureIndex:
+    """Return the index with the most queries a second (a batch, in one thread) among the ``candidates`` that keep ``contract``.
+
+    Of a tenth of the rows at most (of whole ``groups`` a fifth), held out, a quarter tunes each candidate's run-time
+    parameters, and gives those of the quickest kind an order from sure to quick. The others, never seen by tuning, are
+    asked in this order for as long as they show a 95 % interval with its lower end at ``contract.recall`` and at most 2
+    points wide; the last that does is taken, and theirs is the recall on the label. An order that is fixed beforehand
+    and left at the first failure needs no allowance for the many that are asked (fixed-sequence testing: W. Maurer et
+    al. 1995; for models' thresholds A. Angelopoulos et al., Learn then Test, 2021). Where the first fails, exact search
+    is taken, as it is for fewer than 10,000 rows (5,000 in groups of two or more). Held-out rows are added at the end,
+    and the run-time parameters raised a little. ``candidates``: by default those of ``ladder.ladder``.
+
+    Candidates are tried on up to ``defaults.CONTRACT_SAMPLE_BYTES`` of vectors, and a quarter of ``contract.memory``,
+    which are held in memory; beyond that on a random sample of rows, and only the chosen kind is built, tuned and
+    measured on all. All that was tried, and
+    why it was not chosen, is in ``info()["trials"]``; the outcome in ``info()["contract"]``.
+    ``vectors``, ``ids``, ``keys``, ``metric``, ``progress`` and the rest: as for build_index.
+    UsageError: as build_index, and where no candidate fits ``contract.memory`` or ``contract.latency``, or exact search
+    would be needed and does not.
+    """
+    contract = contract or Contract()
+    contract.check()
+    check_metric(metric)
+    rows, dimension = shape_of(vectors)
+    tables = Tables.of(ids, keys, labels, rows)
+    if not rows:
+        raise UsageError("there are no vectors to index; extract some first")
+    job = _Job(vectors, tables.ids, metric, contract, seed, threads, progress)
+    held_out = _held_out(rows, seed, None if groups is None else check_groups(groups, rows))
+    kept = np.flatnonzero(~held_out.withheld)
+    # The sample and two indexes of it are in memory at a time: together they stay below what the index may take.
+    share = defaults.CONTRACT_SAMPLE_BYTES if contract.memory is None else max(_LEAST_SAMPLE, contract.memory // 4)
+    most = max(1, min(defaults.CONTRACT_SAMPLE_BYTES, share) // (4 * dimension))
+    tried = kept if len(kept) <= most else np.sort(np.random.default_rng(seed).choice(kept, most, replace=False))
+    best, trials = _try(job, held_out, tried, candidates)
+    if len(tried) == len(kept) and best.subject is not None:
+        chosen = _Chosen(best.candidate, best.subject)
+    else:
+        best.subject = None
+        chosen = _whole(job, best.candidate, kept)
+    chosen, measured, asked = _verified(job, chosen, held_out)
+    if chosen.candidate.exact and not best.candidate.exact:
+        best.outcome = "did not hold on fresh queries"
+        last = chosen.candidate
+        trials.append(Trial(last, rows, last.file_bytes(rows), "chosen: exact, since the quickest did not hold"))
+    index, order = chosen.subject.index, chosen.subject.rows
+    if held_out.withheld.any():
+        index.effort = grown(index.effort, rows / len(kept))
+        order = np.r_[order, fill(index, vectors, tables.ids, metric, held_out.withheld, threads, progress)]
+    record = pair.Record(
+        metric=metric,
+        factory=chosen.candidate.factory,
+        fingerprint=fingerprint,
+        identity=dict(identity or {}),
+        generation=generation,
+        recall=measured,
+        measured_rows=rows,
+        contract={
+            **dataclasses.asdict(contract),
+            "holds": keeps(measured, contract.recall),
+            "efforts_asked": asked,
+            "rows_tried": len(tried),
+            "sampled": len(tried) < len(kept),
+        },
+        trials=[trial.to_dict() for trial in trials],
+        versions=versions(),
+    )
+    ordered = bool((order == np.arange(rows)).all())
+    return FeatureIndex(index, tables if ordered else tables.take(order), record)
+
+
+@dataclass(frozen=True)
+class _Job:
+    vectors: Vectors
+    ids: NDArray[np.int64]
+    metric: Metric
+    contract: Contract
+    seed: int
+    threads: int | None
+    progress: Progress | None
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    candidate: Candidate
+    subject: Subject
+
+
+def _held_out(rows: int, seed: int, groups: NDArray[np.int64] | None) -> HeldOut:
+    held_out = hold_out(rows, defaults.TUNING_QUERIES + _FRESH, seed, groups)
+    if len(held_out.queries) >= _FEWEST_QUERIES:
+        return held_out
+    return HeldOut(held_out.queries[:0], held_out.clusters[:0], np.zeros(rows, np.bool_))
+
+
+def _cut(held_out: HeldOut) -> int:
+    """The number of queries that tune; those after them are fresh."""
+    return held_out.cuts(defaults.TUNING_QUERIES, _FRESH)[0]
+
+
+def _fresh(held_out: HeldOut) -> float:
+    """The fresh queries in multiples of those that tune."""
+    return (len(held_out.queries) - _cut(held_out)) / max(1, _cut(held_out))
+
+
+def _try(
+    job: _Job, held_out: HeldOut, tried: NDArray[np.int64], candidates: Sequence[Candidate] | None
+) -> tuple[Trial, list[Trial]]:
+    """Try the candidates on the rows ``tried``."""
+    base = gather(job.vectors, job.metric, tried)
+    queries = gather(job.vectors, job.metric, held_out.queries[: _cut(held_out)])
+    # Prepared vectors have length 1 where that is wanted, so the cosine is the inner product now.
+    prepared: Metric = "l2" if job.metric == "l2" else "ip"
+    truth = find_truth(base, queries, job.contract.at, metric=prepared, threads=job.threads)
+    named = np.where(truth.rows >= 0, tried[truth.rows], -1)
+    truth = dataclasses.replace(truth, rows=named, clusters=held_out.clusters[: len(queries)])
+    ground = Ground(base, job.ids[tried], tried, truth, job.metric, job.seed, job.threads, _fresh(held_out))
+    steps = list(ladder(len(tried), base.shape[1], job.metric)) if candidates is None else list(candidates)
+    done: list[Trial] = []
+
+    def told(trial: Trial) -> None:
+        done.append(trial)
+        if job.progress is not None:
+            job.progress(f"tried {trial.candidate.name}", len(done), len(steps))
+
+    return try_all(steps, ground, job.contract, len(job.ids), told)
+
+
+def _whole(job: _Job, candidate: Candidate, kept: NDArray[np.int64]) -> _Chosen:
+    """Build the kind of ``candidate`` over all ``kept`` rows, with lists that fit their number."""
+    rows, dimension = shape_of(job.vectors)
+    candidate = next((one for one in ladder(rows, dimension, job.metric) if one.name == candidate.name), candidate)
+    index = create(candidate.factory, dimension, job.metric, job.seed)
+    index.train(gather(job.vectors, job.metric, training_rows(kept, job.seed)), job.threads)
+    return _filled(job, candidate, index, kept)
+
+
+def _filled(job: _Job, candidate: Candidate, index: Any, kept: NDArray[np.int64]) -> _Chosen:
+    wanted = np.zeros(len(job.ids), np.bool_)
+    wanted[kept] = True
+    order = fill(index, job.vectors, job.ids, job.metric, wanted, job.threads, job.progress)
+    return _Chosen(candidate, Subject(index, order, job.threads))
+
+
+def _verified(job: _Job, chosen: _Chosen, held_out: HeldOut) -> tuple[_Chosen, Recall, int]:
+    """Take the quickest effort that fresh queries confirm, or exact search; return its recall and how many were asked."""
+    goal, subject = job.contract.recall, chosen.subject
+    exact = Recall(1.0, 1.0, 1.0, job.contract.at, 0, "exact")
+    if chosen.candidate.exact:
+        return chosen, exact, 0
+    truth = held_out_truth(job.vectors, held_out, job.contract.at, job.metric, job.threads)
+    seen, queries = _cut(held_out), len(held_out.queries)
+    tuning, fresh = truth.part(0, seen), truth.part(seen, queries)
+    confirmed: tuple[dict[str, float], Recall] | None = None
+    asked = 0
+    for effort in descent(subject, chosen.candidate, tuning, goal, _fresh(held_out)):
+        asked += 1
+        subject.index.effort = effort
+        measured = subject.recall(fresh)
+        if not keeps(measured, goal):
+            break
+        confirmed = effort, measured
+    if confirmed is not None:
+        subject.index.effort, measured = confirmed
+        return chosen, measured, asked
+    last = flat(shape_of(job.vectors)[1])
+    if not job.contract.allows(size := last.file_bytes(len(job.ids))):
+        raise UsageError(
+            f"{chosen.candidate.name}, the quickest on a sample, does not keep a recall of {goal:g} on fresh queries, and "
+            f"exact search needs {size:,} bytes where {job.contract.memory:,} are allowed; ask for less recall or allow more"
+        )
+    index = create(last.factory, shape_of(job.vectors)[1], job.metric, job.seed)
+    return _filled(job, last, index, np.flatnonzero(~held_out.withheld)), exact, asked
+
+
+def check_contract(
+    index: FeatureIndex,
+    queries: NDArray[np.floating],
+    vectors: Vectors | None = None,
+    ids: NDArray[np.integer] | None = None,
+    *,
+    groups: NDArray[np.integer] | None = None,
+    threads: int | None = None,
+) -> Recall:
+    """Measure the recall of ``index`` anew, after growth say, on ``queries`` (q, d) that are not among its rows.
+
+    The truth is found among ``vectors`` (n, d) with their ``ids`` (n,), those of the store, or, without them, among
+    the vectors as the index holds them (codes of 8 bits flatter the index a little). Its contract is kept where
+    ``keeps(result, index.info()["contract"]["recall"])``; ``index.relabel(result)`` puts the new figure on the label.
+    ``groups`` (q,): queries of one group (crops of one picture) count as one observation. UsageError as for search.
+    """
+    check_queries(queries, index.dimension, k := index.recall.k)
+    if vectors is None:
+        vectors, ids = index.stored()
+    elif ids is None:
+        raise UsageError("vectors need their ids")
+    names = np.asarray(ids).astype(np.int64)
+    truth = find_truth(vectors, prepare(queries, index.metric), k, metric=index.metric, threads=threads)
+    clusters = None if groups is None else check_groups(groups, len(queries))
+    named = dataclasses.replace(truth, rows=np.where(truth.rows >= 0, names[truth.rows], -1), clusters=clusters)
+    return named.recall(index.search(queries, k, threads=threads)[1])

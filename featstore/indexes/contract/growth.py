@@ -1,0 +1,77 @@
+"""Whether an index keeps its recall contract, also after it has grown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore import defaults
+from featstore.indexes.contract.recall import Recall, is_narrow, keeps
+
+
+@dataclass(frozen=True)
+class Standing:
+    """``holds``: whether the contract is kept, None where the index has none; ``text``: that, in one line."""
+
+    holds: bool | None
+    text: str
+
+
+def standing(info: Mapping[str, Any], file_bytes: int | None = None) -> Standing:
+    """Return how an index of this FeatureIndex.info() stands to its contract.
+
+    It holds as long as the last measurement says so, the rows that came since are at most
+    ``defaults.UNMEASURED_GROWTH`` of those there were then, and the file (of ``file_bytes``, where given) is not
+    larger than allowed. The latency is that of the build: it is not timed again.
+    """
+    contract, recall = info["contract"], info["recall"]
+    if contract is None:
+        return Standing(None, "the index has no contract")
+    what = f"recall@{contract['at']} of at least {contract['recall']:g}"
+    since = info["rows"] + info["removed"] - info["measured_rows"]
+    if contract["memory"] is not None and file_bytes is not None and file_bytes > contract["memory"]:
+        allowed = contract["memory"]
+        return Standing(False, f"the contract is broken: {file_bytes:,} bytes where {allowed:,} are allowed")
+    if info["exact"]:
+        return Standing(True, f"the contract ({what}) holds: every vector is compared")
+    if recall["value"] is None:
+        return Standing(False, f"the contract ({what}) is not known to hold: recall was not measured")
+    figure = f"{recall['value']:.4f} [{recall['low']:.4f}, {recall['high']:.4f}] on {recall['queries']:,} pictures"
+    if not contract["holds"]:
+        return Standing(False, f"the contract ({what}) does not hold any more: {figure} that the index did not have")
+    if since > defaults.UNMEASURED_GROWTH * info["measured_rows"]:
+        return Standing(
+            False,
+            f"the contract ({what}) is not known to hold: {since:,} pictures came since {info['measured_rows']:,} "
+            "were measured, never enough at once to measure again",
+        )
+    before = f", before the last {since:,} came" if since else ""
+    return Standing(True, f"the contract ({what}) holds: {figure}{before}")
+
+
+def judge(recall: Recall, goal: float) -> bool | None:
+    """Return whether ``recall`` shows that ``goal`` is kept, or that it is not; None where the queries were too few."""
+    if keeps(recall, goal):
+        return True
+    if recall.low is None or recall.high is None:
+        return None
+    return False if recall.high < goal or is_narrow(recall) else None
+
+
+def draw_queries(new: NDArray[np.bool_], groups: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Draw, of the ``new`` (n,) rows, those that ask whether the contract holds; ascending row numbers.
+
+    ``groups`` (n,): rows of one number are copies. Rows with a copy among the old ones would find it too easily and
+    do not ask; of the others groups are drawn whole, ``defaults.CHECK_QUERIES`` at most. None at all where they
+    are fewer than ``defaults.FEWEST_QUERIES``, from which nothing could be concluded.
+    """
+    fresh = np.flatnonzero(new & ~np.isin(groups, groups[~new]))
+    names = np.unique(groups[fresh])
+    if len(names) < defaults.FEWEST_QUERIES:
+        return fresh[:0]
+    drawn = np.random.default_rng(seed).permutation(names)[: defaults.CHECK_QUERIES]
+    return fresh[np.isin(groups[fresh], drawn)]

@@ -1,0 +1,147 @@
+"""Recall@k against exact search: ties tolerated, with an interval that knows that a query is one observation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.errors import DamagedError
+from featstore.indexes.blocks import Floats
+from featstore.stats import wilson_interval
+
+_WIDEST = 0.02
+_Z95 = 1.959963984540054
+_STEP, _SURER, _QUICKER = 0.1, 32, 20
+_FAR_ABOVE = (0.2, 0.4, 0.6, 0.8)
+TOLERANCE = 1e-6
+"""Scores closer than this, relative to their scale, are ties: float32 sums in another order differ as much."""
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Recall@``k`` of an index, 0..1, with its 95 % interval.
+
+    ``method``: "held-out" (queries that were not in the index when measured), "exact" (a full scan at full
+    precision: 1 by construction, no queries asked) or "not measured" (too few rows).
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    k: int
+    queries: int
+    method: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Any) -> Recall:
+        """Read what to_dict gave; DamagedError where it is something else."""
+        try:
+            recall = cls(**value)
+        except TypeError:
+            raise DamagedError("the recall on the index's label is damaged") from None
+        figures = [isinstance(figure, int | float) for figure in (recall.value, recall.low, recall.high)]
+        known = all(figures) if recall.value is not None else recall.low is None and recall.high is None
+        if not known or not isinstance(recall.k, int) or not isinstance(recall.queries, int):
+            raise DamagedError("the recall on the index's label is damaged")
+        return recall
+
+
+def mean_interval(shares: NDArray[np.float64], parts: int) -> tuple[float, float]:
+    """Return a 95 % interval of the mean of ``shares`` (q,), each the share of ``parts`` that were right.
+
+    Wilson's interval on the effective number of trials, q p(1-p) / s^2 (the design effect, as in
+    E. Korn & B. Graubard, Survey Methodology 1998): between q, when the parts of a query fail together, and
+    q * parts, when they are independent. Unlike a bootstrap it does not collapse where every share is 1.
+    """
+    queries = len(shares)
+    if queries == 0:
+        return 0.0, 1.0
+    mean = float(shares.mean())
+    spread = float(shares.var(ddof=1)) if queries > 1 else 0.0
+    gain = mean * (1 - mean) / spread if spread > 0 else 1.0
+    return wilson_interval(mean, queries * min(max(gain, 1.0), float(parts)))
+
+
+def reaches(recall: Recall, goal: float, fresh: float = 1.0) -> bool:
+    """Whether the lower 95 % bound of ``recall`` is at ``goal``.
+
+    ``fresh``: whether that of so many times the queries is, should these show the same recall.
+    """
+    if recall.value is None or recall.low is None:
+        return False
+    return recall.value - (recall.value - recall.low) / math.sqrt(fresh) >= goal
+
+
+def aims(tuned: Recall, goal: float, fresh: float) -> list[float]:
+    """Return recalls to aim at, descending, of which one will show fresh queries the lower 95 % bound ``goal`` just so.
+
+    ``tuned``: a recall near the goal; ``fresh``: the fresh queries, in multiples of those that it was measured on. Around
+    what is expected to do the aims reach down by two standard deviations of the difference and up by more than three:
+    where the first fails nothing is left but exact search. A few lie far above: where queries differ much, only a high
+    recall has a narrow interval.
+    """
+    if tuned.value is None or tuned.low is None:
+        return []
+    half = tuned.value - tuned.low
+    other = half / math.sqrt(fresh)
+    spread = math.hypot(half, other) / _Z95
+    near = [aim for place in range(_SURER, -_QUICKER - 1, -1) if (aim := goal + other + _STEP * place * spread) <= 1]
+    return [*(1 - share * (1 - near[0]) for share in _FAR_ABOVE), *near] if near else [1.0]
+
+
+def keeps(recall: Recall, goal: float) -> bool:
+    """Whether ``recall`` is exact, or its lower 95 % bound at ``goal`` with an interval at most 2 points wide."""
+    if recall.method == "exact":
+        return True
+    return reaches(recall, goal) and is_narrow(recall)
+
+
+def is_narrow(recall: Recall) -> bool:
+    """Whether the 95 % interval of ``recall`` is at most 2 points wide, so that it says something."""
+    return recall.low is not None and recall.high is not None and recall.high - recall.low <= _WIDEST
+
+
+def scale_of(queries: Floats, kth: Floats, inner_product: bool) -> NDArray[np.float64]:
+    """Magnitude (q,) to which rounding of scores near ``kth`` (q,) is relative."""
+    squares = np.einsum("ij,ij->i", queries, queries).astype(np.float64)
+    kth = np.where(np.isfinite(kth), np.abs(kth), 0).astype(np.float64)
+    scale: NDArray[np.float64] = np.maximum(squares, kth) if inner_product else squares + kth
+    return scale
+
+
+def recall_at_k(
+    exact_scores: Floats,
+    exact_rows: NDArray[np.int64],
+    found: NDArray[np.int64],
+    k: int,
+    *,
+    inner_product: bool = True,
+    scale: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """Return each query's recall@k (q,), 0..1, the share of its ``k`` places filled rightly.
+
+    ``exact_scores``, ``exact_rows`` (q, K >= k): the true neighbours, best first, -1 for none; whatever ties with
+    the k-th (within TOLERANCE x ``scale`` (q,), by default the k-th score's magnitude) fills a place as well as
+    another, so K should reach beyond ties. ``found`` (q, k): what the index gave. Where fewer than ``k``
+    neighbours exist, recall is of those. With no neighbour at all it is 1.
+    """
+    valid = exact_rows >= 0
+    goodness = np.where(valid, exact_scores if inner_product else -exact_scores, -np.inf).astype(np.float64)
+    wanted = np.minimum(valid.sum(axis=1), k)
+    kth = np.take_along_axis(goodness, np.maximum(wanted - 1, 0)[:, None], axis=1)[:, 0]
+    kth = np.where(wanted > 0, kth, 0.0)
+    slack = TOLERANCE * (np.abs(kth) if scale is None else scale)
+    better = valid & (goodness > (kth + slack)[:, None])
+    tied = valid & ~better & (goodness >= (kth - slack)[:, None])
+    hit = ((found[:, :k, None] == exact_rows[:, None, :]) & (found[:, :k, None] >= 0)).any(axis=1)
+    right = (hit & better).sum(axis=1) + np.minimum((hit & tied).sum(axis=1), wanted - better.sum(axis=1))
+    shares: NDArray[np.float64] = np.where(wanted > 0, right / np.maximum(wanted, 1), 1.0)
+    return shares

@@ -1,0 +1,202 @@
+"""Trying one kind of index on vectors in memory: build, tune to the contract, time, and say what came of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore import defaults
+from featstore.errors import UsageError
+from featstore.indexes.blocks import Floats, Metric
+from featstore.indexes.contract.ladder import Candidate
+from featstore.indexes.contract.recall import Recall
+from featstore.indexes.contract.truth import Truth
+from featstore.indexes.contract.tuning import Subject, tune
+from featstore.indexes.files import faiss_io
+
+_ADDED_AT_ONCE = 65536
+_FOR_THE_INDEX = 0.9
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What is asked of an index.
+
+    ``recall``: the least recall@``at``, 0..1, that the lower 95 % bound has to reach. ``memory``: the most bytes that
+    its FAISS file, and the building of it, may take; a tenth is kept for what building needs besides the index.
+    ``latency``: the most seconds that a single query may take (median).
+    """
+
+    recall: float = defaults.RECALL
+    at: int = defaults.NEIGHBOURS
+    memory: int | None = None
+    latency: float | None = None
+
+    def allows(self, file_bytes: int) -> bool:
+        """Whether an index of ``file_bytes`` can be had, and built, within ``memory``."""
+        return self.memory is None or file_bytes <= _FOR_THE_INDEX * self.memory
+
+    def check(self) -> None:
+        """Raise UsageError where nothing could meet it."""
+        if not 0 < self.recall <= 1:
+            raise UsageError(f"the recall asked for is {self.recall}; it has to lie between 0 and 1")
+        if self.at < 1:
+            raise UsageError(f"recall at {self.at} was asked for; it has to be at least 1")
+        for name, value in (("memory", self.memory), ("latency", self.latency)):
+            if value is not None and value <= 0:
+                raise UsageError(f"the {name} allowed is {value}; it has to be more than 0")
+
+
+@dataclass
+class Trial:
+    """A row of the table of what was tried.
+
+    ``outcome``: "chosen", "slower" at equal recall, or why not. ``file_bytes``: estimated for the whole index.
+    ``subject``: the index itself where it was timed; it is not part of the table.
+    """
+
+    candidate: Candidate
+    rows: int
+    file_bytes: int
+    outcome: str
+    build_seconds: float | None = None
+    effort: dict[str, float] | None = None
+    recall: Recall | None = None
+    queries_per_second: float | None = None
+    latency_seconds: float | None = None
+    subject: Subject | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as JSON types."""
+        return {
+            "name": self.candidate.name,
+            "factory": self.candidate.factory,
+            "rows": self.rows,
+            "bytes": self.file_bytes,
+            "outcome": self.outcome,
+            "build_seconds": self.build_seconds,
+            "effort": self.effort,
+            "recall": None if self.recall is None else self.recall.to_dict(),
+            "queries_per_second": self.queries_per_second,
+            "latency_seconds": self.latency_seconds,
+        }
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What every candidate is tried on: ``base`` (m, d) prepared, with ``ids`` (m,) and ``rows`` (m,), and the queries.
+
+    ``fresh``: those that will decide, in multiples of these: kinds are compared at the recall that is expected to do then.
+    """
+
+    base: Floats
+    ids: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    truth: Truth
+    metric: Metric
+    seed: int
+    threads: int | None
+    fresh: float = 1.0
+
+
+def create(factory: str, dimension: int, metric: Metric, seed: int) -> faiss_io.VectorIndex:
+    """Return an empty index with featstore's construction parameters."""
+    return faiss_io.VectorIndex.create(
+        factory, dimension, metric != "l2", seed=seed, construction=defaults.HNSW_CONSTRUCTION
+    )
+
+
+def training_rows(rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Draw from ``rows`` (m,) those on which codes and clusters are trained, ascending."""
+    count = min(len(rows), defaults.INDEX_TRAINING_ROWS)
+    return np.sort(np.random.default_rng(seed).choice(rows, count, replace=False))
+
+
+def try_candidate(candidate: Candidate, ground: Ground, contract: Contract, total_rows: int) -> Trial:
+    """Build ``candidate`` on ``ground``, tune it to ``contract`` and time it; memory is judged for ``total_rows``."""
+    trial = Trial(candidate, len(ground.base), candidate.file_bytes(total_rows), "slower")
+    if not contract.allows(trial.file_bytes):
+        tenth = "" if trial.file_bytes > (contract.memory or 0) else ", a tenth of them for building it"
+        trial.outcome = f"needs some {trial.file_bytes:,} bytes where {contract.memory:,} are allowed{tenth}"
+        return trial
+    if not candidate.exact and not len(ground.truth.queries):
+        trial.outcome = "too few rows to measure its recall"
+        return trial
+    start = time.perf_counter()
+    index = create(candidate.factory, ground.base.shape[1], ground.metric, ground.seed)
+    index.train(ground.base[training_rows(np.arange(len(ground.base)), ground.seed)], ground.threads)
+    for first in range(0, len(ground.base), _ADDED_AT_ONCE):
+        part = slice(first, first + _ADDED_AT_ONCE)
+        index.add(ground.base[part], ground.ids[part], ground.threads)
+    trial.build_seconds = round(time.perf_counter() - start, 3)
+    subject = Subject(index, ground.rows, ground.threads)
+    if not len(ground.truth.queries):
+        trial.recall, trial.subject = subject.recall(ground.truth), subject
+        return trial
+    tuned = tune(subject, candidate, ground.truth, contract.recall, ground.fresh)
+    trial.recall = subject.recall(ground.truth)
+    trial.effort = index.effort
+    if tuned is None:
+        trial.outcome = "below the contract at its greatest effort"
+        return trial
+    trial.queries_per_second = round(tuned, 1)
+    trial.latency_seconds = round(subject.latency(ground.truth), 7)
+    if contract.latency is not None and trial.latency_seconds > contract.latency:
+        trial.outcome = (
+            f"a query takes {1000 * trial.latency_seconds:.3g} ms where {1000 * contract.latency:.3g} are allowed"
+        )
+        return trial
+    trial.subject = subject
+    return trial
+
+
+def try_all(
+    candidates: Iterable[Candidate],
+    ground: Ground,
+    contract: Contract,
+    total_rows: int,
+    told: Callable[[Trial], None] | None = None,
+) -> tuple[Trial, list[Trial]]:
+    """Try each; return the one with the most queries a second of those that reach the contract, and all of them.
+
+    Each that does is timed side by side with the best so far.
+    At most two indexes are in memory at a time. UsageError, naming each reason, where none does.
+    """
+    trials: list[Trial] = []
+    best: Trial | None = None
+    fitting: set[str] = set()
+    for candidate in candidates:
+        size = candidate.file_bytes(total_rows)
+        if contract.allows(size):
+            fitting.add(candidate.name)
+        if candidate.smaller_than in fitting:
+            trial = Trial(candidate, len(ground.base), size, f"not needed: {candidate.smaller_than} fits in memory")
+        else:
+            trial = try_candidate(candidate, ground, contract, total_rows)
+        trials.append(trial)
+        if trial.subject is not None and (best is None or _quicker(trial, best, ground.truth)):
+            if best is not None:
+                best.subject = None
+            best = trial
+        else:
+            trial.subject = None
+        if told is not None:
+            told(trial)
+    if best is None:
+        raise UsageError("no kind of index fits: " + "; ".join(f"{one.candidate.name} {one.outcome}" for one in trials))
+    best.outcome = "chosen"
+    return best, trials
+
+
+def _quicker(trial: Trial, best: Trial, truth: Truth) -> bool:
+    """Whether ``trial`` beats ``best`` side by side; both then have the rates of this comparison."""
+    if trial.subject is None or best.subject is None or not len(truth.queries):
+        return False
+    own, others = trial.subject.rates_beside(best.subject, truth)
+    trial.queries_per_second, best.queries_per_second = round(own, 1), round(others, 1)
+    return own > others

@@ -1,0 +1,140 @@
+"""Held-out queries and their true neighbours: what an index's recall is measured against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.indexes.blocks import Floats, Metric, Vectors, shape_of
+from featstore.indexes.contract.recall import TOLERANCE, Recall, mean_interval, recall_at_k, scale_of
+from featstore.indexes.exact import exact_search
+
+_MOST_TIES = 1024
+_ASKING = 8
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Queries (q, d), prepared, with their true neighbours: ``scores`` and ``rows`` (q, K >= k), ties included.
+
+    ``clusters`` (q,): queries of one number are one observation; None where each stands alone.
+    """
+
+    queries: Floats
+    scores: Floats
+    rows: NDArray[np.int64]
+    k: int
+    inner_product: bool
+    clusters: NDArray[np.int64] | None = None
+
+    def shares(self, found: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return each query's recall (q,) given the rows ``found`` (q, k)."""
+        scale = scale_of(self.queries, self.scores[:, min(self.k, self.scores.shape[1]) - 1], self.inner_product)
+        return recall_at_k(self.scores, self.rows, found, self.k, inner_product=self.inner_product, scale=scale)
+
+    def recall(self, found: NDArray[np.int64]) -> Recall:
+        """Return the recall of ``found`` (q, k) with its interval."""
+        shares = self.shares(found)
+        if not len(shares):
+            return Recall(None, None, None, self.k, 0, "not measured")
+        parts = self.k
+        if self.clusters is not None:
+            # The mean over pictures of each one's mean: its spread holds whatever the queries of a picture share.
+            _, place, sizes = np.unique(self.clusters, return_inverse=True, return_counts=True)
+            shares, parts = np.bincount(place, shares) / sizes, self.k * int(sizes.max())
+        low, high = mean_interval(shares, parts)
+        return Recall(float(shares.mean()), low, high, self.k, len(self.queries), "held-out")
+
+    def part(self, first: int, last: int) -> Truth:
+        """Return the queries ``first`` to ``last`` - 1."""
+        part = slice(first, last)
+        clusters = None if self.clusters is None else self.clusters[part]
+        return Truth(self.queries[part], self.scores[part], self.rows[part], self.k, self.inner_product, clusters)
+
+
+def find_truth(
+    vectors: Vectors,
+    queries: Floats,
+    k: int,
+    *,
+    metric: Metric,
+    allowed: NDArray[np.bool_] | None = None,
+    threads: int | None = None,
+) -> Truth:
+    """Search ``queries`` (q, d) exactly among the ``allowed`` rows, deep enough to hold all ties with the k-th.
+
+    Groups of more than 1,024 equals are cut there; what an index gives from beyond the cut counts as a miss.
+    """
+    depth = min(shape_of(vectors)[0], 2 * k + 16)
+    scores, rows = exact_search(vectors, queries, depth, metric=metric, allowed=allowed, threads=threads)
+    while depth < min(shape_of(vectors)[0], _MOST_TIES):
+        kth = scores[:, min(k, depth) - 1]
+        slack = TOLERANCE * scale_of(queries, kth, metric != "l2")
+        with np.errstate(invalid="ignore"):
+            open_ended = (rows[:, -1] >= 0) & (np.abs(scores[:, -1] - kth) <= slack)
+        if not open_ended.any():
+            break
+        depth = min(shape_of(vectors)[0], _MOST_TIES, 4 * depth)
+        deeper, deeper_rows = exact_search(
+            vectors, queries[open_ended], depth, metric=metric, allowed=allowed, threads=threads
+        )
+        added = depth - scores.shape[1]
+        scores = np.pad(scores, ((0, 0), (0, added)), constant_values=-np.inf if metric != "l2" else np.inf)
+        rows = np.pad(rows, ((0, 0), (0, added)), constant_values=-1)
+        scores[open_ended], rows[open_ended] = deeper, deeper_rows
+    return Truth(queries, scores, rows, k, metric != "l2")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows kept out of an index while it is measured.
+
+    ``queries`` int64 (q,): the rows that ask. ``clusters`` int64 (q,), ascending: queries of one number come of one
+    group and count as one observation. ``withheld`` bool (n,): the queries and all other rows of their groups.
+    """
+
+    queries: NDArray[np.int64]
+    clusters: NDArray[np.int64]
+    withheld: NDArray[np.bool_]
+
+    def cuts(self, *weights: int) -> list[int]:
+        """Divide the queries in the ratio of ``weights``, clusters kept whole: the ends of the parts, the last q."""
+        ends = [len(self.queries) * sum(weights[: place + 1]) // sum(weights) for place in range(len(weights))]
+        # Where the part would end inside a cluster it ends where that cluster begins.
+        return [
+            int(np.searchsorted(self.clusters, self.clusters[end])) if end < len(self.queries) else end for end in ends
+        ]
+
+
+def hold_out(rows: int, wanted: int, seed: int, groups: NDArray[np.int64] | None = None) -> HeldOut:
+    """Draw up to ``wanted`` queries of ``rows``, never withholding more than a tenth of the rows.
+
+    ``groups`` (n,): rows of one group (crops of one picture, say) are near copies. A drawn group is withheld
+    whole, else recall would be measured on queries that the index holds in all but name; eight of it ask at most.
+    A group is one observation, however many of it ask, so where they have two rows or more on average up to a fifth
+    of the rows are withheld.
+    """
+    random = np.random.default_rng(seed)
+    withheld = np.zeros(rows, np.bool_)
+    if groups is None:
+        queries = random.choice(rows, min(wanted, rows // 10), replace=False).astype(np.int64)
+        withheld[queries] = True
+        return HeldOut(queries, np.arange(len(queries)), withheld)
+    order = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.r_[True, groups[order][1:] != groups[order][:-1]]) if rows else np.zeros(0, np.int64)
+    ends = np.r_[starts[1:], rows]
+    most = rows // (5 if 2 * len(starts) <= rows else 10)
+    asking: list[NDArray[np.int64]] = []
+    taken = count = 0
+    for group in random.permutation(len(starts)):
+        members = order[starts[group] : ends[group]]
+        if count >= wanted or taken + len(members) > most:
+            break
+        asking.append(random.choice(members, min(len(members), _ASKING, wanted - count), replace=False))
+        withheld[members] = True
+        taken += len(members)
+        count += len(asking[-1])
+    clusters = np.repeat(np.arange(len(asking)), [len(part) for part in asking])
+    return HeldOut(np.concatenate([np.zeros(0, np.int64), *asking]), clusters.astype(np.int64), withheld)

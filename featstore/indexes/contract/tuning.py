@@ -1,0 +1,182 @@
+"""Finding the cheapest run-time parameters that reach a recall, and timing what they cost."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from featstore.indexes.contract.ladder import Candidate
+from featstore.indexes.contract.recall import Recall, aims, reaches
+from featstore.indexes.contract.truth import Truth
+from featstore.indexes.files import faiss_io
+
+_FEWEST_TURNS = 3
+_TURNS_SECONDS = 1.0
+_SINGLES = 100
+_AS_MANY = 8
+_MEASURED = 8
+_TIMED = 300
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An index under trial: ``rows`` (n,) names the row at each position. ``threads`` as in search."""
+
+    index: faiss_io.VectorIndex
+    rows: NDArray[np.int64]
+    threads: int | None = None
+
+    def recall(self, truth: Truth) -> Recall:
+        """Return the recall on the queries of ``truth`` at the present effort; 1 by construction for an exact index."""
+        if self.index.exact:
+            return Recall(1.0, 1.0, 1.0, truth.k, 0, "exact")
+        _, positions = self.index.search(truth.queries, truth.k, threads=self.threads)
+        return truth.recall(np.where(positions >= 0, self.rows[positions], -1))
+
+    def rates_beside(self, other: Subject, truth: Truth) -> tuple[float, float]:
+        """Return the queries a second of this index and of ``other``, batches of all queries timed in turns, one thread."""
+        own, others = _in_turns([lambda: self.timed(truth), lambda: other.timed(truth)])
+        return len(truth.queries) / own, len(truth.queries) / others
+
+    def latency(self, truth: Truth) -> float:
+        """Return the median time of a single query, in seconds."""
+        count = min(_SINGLES, len(truth.queries))
+        return float(np.median([self.timed(truth, slice(place, place + 1)) for place in range(count)]))
+
+    def timed(self, truth: Truth, part: slice = slice(None)) -> float:
+        """Return the seconds that one search of this ``part`` of the queries takes, in one thread.
+
+        That is the work that a query costs. In several threads, which share caches, memory and whatever else runs,
+        one and the same index differed by a third from one trial to the next.
+        """
+        start = time.perf_counter()
+        self.index.search(truth.queries[part], truth.k, threads=1)
+        return max(time.perf_counter() - start, 1e-9)
+
+
+def tune(subject: Subject, candidate: Candidate, truth: Truth, goal: float, fresh: float = 1.0) -> float | None:
+    """Set the quickest effort that ``reaches`` the ``goal`` on ``fresh`` times as many queries, all going as on these.
+
+    Return its queries a second in one thread. Where none reaches it: None, and the greatest effort is left set.
+    """
+    pairs = _Efforts(subject, candidate, truth).least(lambda recall: reaches(recall, goal, fresh))
+    if not pairs:
+        subject.index.effort = candidate.greatest
+        return None
+    subject.index.effort = min(pairs, key=_Cost(subject, truth, pairs)) if len(pairs) > 1 else pairs[0]
+    return len(truth.queries) / _in_turns([lambda: subject.timed(truth)])[0]
+
+
+def descent(
+    subject: Subject, candidate: Candidate, truth: Truth, goal: float, fresh: float
+) -> Iterator[dict[str, float]]:
+    """Yield efforts from sure to quick, one of which is to be the quickest that ``fresh`` times as many queries confirm.
+
+    They are, for each of the ``aims`` that is reached, the quickest effort that does, none twice. Each is looked for when
+    it is asked for: many are not, and it takes long. What they are depends on ``truth`` alone.
+    """
+    efforts = _Efforts(subject, candidate, truth)
+    near = efforts.least(lambda recall: reaches(recall, goal, fresh))
+    subject.index.effort = near[0] if near else candidate.greatest
+    cost: _Cost | None = None
+    told: list[dict[str, float]] = []
+    for aim in aims(subject.recall(truth), goal, fresh):
+        if not (pairs := efforts.least(partial(_at_least, aim))):
+            continue
+        cost = cost or _Cost(subject, truth.part(0, _TIMED), near or pairs)
+        if (effort := min(pairs, key=cost)) not in told:
+            told.append(effort)
+            yield effort
+
+
+class _Cost:
+    """Seconds by effort: a constant, and so much a unit of each parameter, none less than nothing (least squares).
+
+    Lists are scanned, and vectors re-ranked, one after the other. What single measurements of neighbouring efforts make of
+    it would be luck. It is fitted to some of ``efforts``, timed in turns.
+    """
+
+    def __init__(self, subject: Subject, truth: Truth, efforts: Sequence[dict[str, float]]) -> None:
+        places = np.unique(np.linspace(0, len(efforts) - 1, _MEASURED).round().astype(int))
+
+        def timed(effort: dict[str, float]) -> float:
+            subject.index.effort = effort
+            return subject.timed(truth)
+
+        seconds = np.array(_in_turns([partial(timed, efforts[place]) for place in places]))
+        rows = np.array([[1.0, *efforts[place].values()] for place in places])
+        # Relative to the seconds: what is quick is what has to be told apart.
+        self._weights: NDArray[np.float64] = nnls(rows / seconds[:, None], np.ones(len(rows)))[0]
+
+    def __call__(self, effort: dict[str, float]) -> float:
+        return float(self._weights @ [1.0, *effort.values()])
+
+
+def _at_least(aim: float, recall: Recall) -> bool:
+    return recall.value is not None and recall.value >= aim
+
+
+class _Efforts:
+    """What each effort gives, asked once: recall grows with the re-ranking depth and with the main parameter."""
+
+    def __init__(self, subject: Subject, candidate: Candidate, truth: Truth) -> None:
+        self._subject, self._candidate, self._truth = subject, candidate, truth
+        self._found: dict[tuple[float | None, int], Recall] = {}
+
+    def _recall(self, depth: float | None, step: int) -> Recall:
+        if (depth, step) not in self._found:
+            self._subject.index.effort = self._candidate.effort(step, depth)
+            self._found[depth, step] = self._subject.recall(self._truth)
+        return self._found[depth, step]
+
+    def least(self, holds: Callable[[Recall], bool]) -> list[dict[str, float]]:
+        """Return pairs of a re-ranking depth and the smallest main parameter whose recall ``holds``, by falling parameter.
+
+        Those of the least depths. Where several in a row need as much as the one before, deeper ones are not tried.
+        """
+        depths, top = self._candidate.depths or (None,), max(1, len(self._candidate.steps)) - 1
+        first = _smallest(len(depths), lambda place: holds(self._recall(depths[place], top)))
+        if first is None:
+            return []
+        pairs: list[dict[str, float]] = []
+        step, as_many = top + 1, 0
+        for depth in depths[first:]:
+            # At the first depth the top is known to hold; deeper ones are of use only where they need less than the last.
+            if step > top or holds(self._recall(depth, step - 1)):
+                step = self._smallest_step(holds, depth, step - 1)
+                pairs.append(self._candidate.effort(step, depth))
+                as_many = 0
+            else:
+                as_many += 1
+            if as_many == _AS_MANY or not step:
+                break
+        return pairs
+
+    def _smallest_step(self, holds: Callable[[Recall], bool], depth: float | None, known: int) -> int:
+        """Return the first step that ``holds`` at ``depth``; ``known`` does."""
+        found = _smallest(known, lambda place: holds(self._recall(depth, place)))
+        return known if found is None else found
+
+
+def _in_turns(timed: Sequence[Callable[[], float]]) -> list[float]:
+    """Return the median seconds of each, asked in turns: other work, which comes and goes, then slows none alone.
+
+    The best of several would be luck.
+    """
+    turns: list[list[float]] = []
+    while len(turns) < _FEWEST_TURNS or sum(map(sum, turns)) < _TURNS_SECONDS:
+        turns.append([one() for one in timed])
+    return [float(median) for median in np.median(turns, axis=0)]
+
+
+def _smallest(count: int, holds: Callable[[int], bool]) -> int | None:
+    """The first of 0 .. count - 1 for which ``holds``, which never turns false again; None where there is none."""
+    place = bisect_left(range(count), True, key=holds)
+    return place if place < count else None

@@ -1,0 +1,242 @@
+"""Duplicates: equal content by digest, near copies by the cosine of features, and leaks between splits.
+
+Pictures are compared block by block; memory is two blocks and some numbers a row, never n x n. Exact
+comparison of n rows costs n^2 d multiplications; beyond some 200,000 rows give an index, whose neighbours are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore import defaults
+from featstore.errors import UsageError
+from featstore.indexes.blocks import BlockSource, Floats, Vectors, prepare, prepared_blocks, shape_of
+from featstore.indexes.feature_index import FeatureIndex
+
+_OUTER_ROWS = 16384
+_INNER_ROWS = 4096
+_EDGES_AT_ONCE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Row ``row`` of one split has a near copy, ``other``, in another; ``score`` is their cosine."""
+
+    row: int
+    other: int
+    score: float
+
+
+@dataclass(frozen=True)
+class NearDuplicates:
+    """``groups``: rows that are linked by near copies, each group ascending, largest group first.
+
+    ``nearest`` int64 (n,): each row's closest other row, -1 where none reaches the threshold; ``score`` float32 (n,):
+    their cosine, -inf for none. ``threshold``: the cosine from which two rows are copies. ``leaks``: each row with its
+    closest row of another split, best first, where splits were given; a pair appears from both its sides.
+    """
+
+    groups: list[NDArray[np.int64]]
+    nearest: NDArray[np.int64]
+    score: Floats
+    threshold: float
+    leaks: list[Leak]
+
+
+def equal_groups(digests: Sequence[Hashable]) -> list[NDArray[np.int64]]:
+    """Return the rows of equal ``digests`` (n), two at least, each group ascending, in order of first appearance.
+
+    A digest of None or of no bytes is unknown and equals nothing.
+    """
+    rows: dict[Hashable, list[int]] = {}
+    for row, digest in enumerate(digests):
+        if digest is not None and digest not in (b"", ""):
+            rows.setdefault(digest, []).append(row)
+    return [np.array(group, np.int64) for group in rows.values() if len(group) > 1]
+
+
+def across_splits(groups: Sequence[NDArray[np.int64]], splits: Sequence[Hashable]) -> list[NDArray[np.int64]]:
+    """Return the ``groups`` whose rows lie in more than one of the ``splits`` (n; None takes no part)."""
+    return [group for group in groups if len({splits[row] for row in group} - {None}) > 1]
+
+
+class Centred:
+    """A source minus its mean row, so that what all pictures share does not count as likeness."""
+
+    def __init__(self, vectors: Vectors) -> None:
+        self._vectors = vectors
+        self.shape = shape_of(vectors)
+        total = np.zeros(self.shape[1])
+        for _, block in prepared_blocks(vectors, "ip"):
+            total += block.sum(axis=0, dtype=np.float64)
+        self._mean = (total / max(1, self.shape[0])).astype(np.float32)
+
+    def blocks(self) -> Iterator[Floats]:
+        """Yield the centred rows."""
+        for _, block in prepared_blocks(self._vectors, "ip"):
+            yield block - self._mean
+
+
+def near_duplicates(
+    vectors: Vectors,
+    threshold: float = defaults.DUPLICATE_COSINE,
+    *,
+    splits: Sequence[Hashable] | None = None,
+    centre: bool = True,
+    index: FeatureIndex | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> NearDuplicates:
+    """Link the rows of ``vectors`` (n, d) whose cosine is at least ``threshold`` and return the groups so linked.
+
+    ``splits`` (n): look for leaks between them as well; None takes no part. ``centre``: measure the cosine after
+    subtracting the mean row; without it features of some backbones (untrained ones above all) are nearly parallel
+    whatever the picture. ``index``: compare only with the ten neighbours that it finds, by position in ``vectors`` =
+    rank among ``index.ids``; its cosine is not centred and its recall is the index's. Links are transitive: a chain of
+    near copies is one group. ``progress(done, total)`` counts rows. UsageError: NaN, threshold.
+    """
+    rows, _ = shape_of(vectors)
+    _check_threshold(threshold)
+    if splits is not None and len(splits) != rows:
+        raise UsageError(f"{len(splits):,} splits were given for {rows:,} rows")
+    names: dict[Hashable, int] = {}
+    codes = np.array([-1 if one is None else names.setdefault(one, len(names)) for one in splits or ()], np.int64)
+    best, elsewhere, links = _Nearest(rows), _Nearest(rows), _Links(rows)
+    if index is not None:
+        pairs = _pairs_by_index(vectors, threshold, index)
+    else:
+        pairs = _pairs(Centred(vectors) if centre else vectors, threshold, progress)
+    for left, right, score in pairs:
+        best.offer(left, right, score)
+        best.offer(right, left, score)
+        links.join(left, right)
+        if len(names) > 1:
+            apart = (codes[left] != codes[right]) & (codes[left] >= 0) & (codes[right] >= 0)
+            elsewhere.offer(left[apart], right[apart], score[apart])
+            elsewhere.offer(right[apart], left[apart], score[apart])
+    found = np.flatnonzero(elsewhere.rows >= 0)
+    found = found[np.argsort(-elsewhere.score[found], kind="stable")]
+    leaking = [Leak(int(row), int(elsewhere.rows[row]), float(elsewhere.score[row])) for row in found]
+    return NearDuplicates(links.groups(), best.rows, best.score, threshold, leaking)
+
+
+def leaks(
+    vectors: Vectors, splits: Sequence[Hashable], threshold: float = defaults.DUPLICATE_COSINE, *, centre: bool = True
+) -> list[Leak]:
+    """Return the leaks between ``splits`` (n) that near_duplicates finds, and nothing else."""
+    return near_duplicates(vectors, threshold, splits=splits, centre=centre).leaks
+
+
+def _check_threshold(threshold: float) -> None:
+    if not 0 < threshold <= 1:
+        raise UsageError(f"the threshold is {threshold}; a cosine above 0 and up to 1 is needed")
+
+
+_Pairs = tuple[NDArray[np.int64], NDArray[np.int64], Floats]
+
+
+def _pairs(
+    vectors: NDArray[np.floating] | BlockSource, threshold: float, progress: Callable[[int, int], None] | None
+) -> Iterator[_Pairs]:
+    """Yield (left, right, cosine) of all pairs left < right that reach ``threshold``, piece by piece."""
+    # Rounding must not part exact copies at a threshold of 1.
+    least = np.float32(threshold - 1e-6)
+    rows = shape_of(vectors)[0]
+    for outer_start, outer in _large_blocks(vectors):
+        for start, block in prepared_blocks(vectors, "cosine"):
+            if start + len(block) <= outer_start:
+                continue
+            for first in range(0, len(block), _INNER_ROWS):
+                inner = block[first : first + _INNER_ROWS]
+                for top in range(0, len(outer), _INNER_ROWS):
+                    cosines = outer[top : top + _INNER_ROWS] @ inner.T
+                    left, right = np.nonzero(cosines >= least)
+                    score = np.minimum(cosines[left, right], np.float32(1))
+                    left, right = left + outer_start + top, right + start + first
+                    # Within the outer rows every pair is seen from both sides: one is enough.
+                    once = left < right
+                    yield left[once], right[once], score[once]
+            if progress is not None:
+                through = (start + len(block) - outer_start) / (rows - outer_start)
+                progress(outer_start + int(len(outer) * through), rows)
+
+
+def _large_blocks(vectors: Vectors) -> Iterator[tuple[int, Floats]]:
+    held: list[Floats] = []
+    start = size = 0
+    for _, block in prepared_blocks(vectors, "cosine"):
+        held.append(block)
+        size += len(block)
+        if size >= _OUTER_ROWS:
+            yield start, np.concatenate(held)
+            start, size, held = start + size, 0, []
+    if held:
+        yield start, np.concatenate(held)
+
+
+def _pairs_by_index(vectors: Vectors, threshold: float, index: FeatureIndex) -> Iterator[_Pairs]:
+    if index.metric != "cosine":
+        raise UsageError(f"near-duplicates need an index of cosines; this one is of {index.metric}")
+    ids = index.ids
+    if len(ids) != shape_of(vectors)[0]:
+        raise UsageError(f"the index has {len(ids):,} rows, not {shape_of(vectors)[0]:,}; update it first")
+    for start, block in prepared_blocks(vectors, "ip"):
+        score, found = index.search(prepare(block, "ip"), defaults.NEIGHBOURS + 1)
+        right = np.searchsorted(ids, found)
+        left = np.broadcast_to(np.arange(start, start + len(block))[:, None], right.shape)
+        good = (found >= 0) & (left != right) & (score >= threshold - 1e-6)
+        yield left[good], right[good], score[good]
+
+
+class _Nearest:
+    """Each row's best partner of all that were offered; of equals the lowest row."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = np.full(rows, -1, np.int64)
+        self.score = np.full(rows, -np.inf, np.float32)
+
+    def offer(self, row: NDArray[np.int64], partner: NDArray[np.int64], score: Floats) -> None:
+        order = np.lexsort((partner, -score, row))
+        row, partner, score = row[order], partner[order], score[order]
+        first = np.r_[True, row[1:] != row[:-1]] if len(row) else np.zeros(0, np.bool_)
+        row, partner, score = row[first], partner[first], score[first]
+        better = (score > self.score[row]) | ((score == self.score[row]) & (partner < self.rows[row]))
+        self.rows[row[better]], self.score[row[better]] = partner[better], score[better]
+
+
+class _Links:
+    """Connected rows, by edges that arrive piece by piece; memory is a number a row and the latest edges."""
+
+    def __init__(self, rows: int) -> None:
+        self._label = np.arange(rows)
+        self._waiting: list[NDArray[np.int64]] = []
+        self._count = 0
+
+    def join(self, left: NDArray[np.int64], right: NDArray[np.int64]) -> None:
+        if len(left):
+            self._waiting.append(np.stack([left, right]))
+            self._count += len(left)
+        if self._count >= _EDGES_AT_ONCE:
+            self._merge()
+
+    def _merge(self) -> None:
+        if not self._waiting:
+            return
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        rows = len(self._label)
+        left, right = self._label[np.concatenate(self._waiting, axis=1)]
+        graph = coo_array((np.ones(len(left), np.bool_), (left, right)), shape=(rows, rows))
+        self._label = connected_components(graph, directed=False)[1].astype(np.int64)[self._label]
+        self._waiting, self._count = [], 0
+
+    def groups(self) -> list[NDArray[np.int64]]:
+        self._merge()
+        order = np.argsort(self._label, kind="stable")
+        parts = np.split(order, np.flatnonzero(np.diff(self._label[order])) + 1) if len(order) else []
+        large = [part for part in parts if len(part) > 1]
+        return sorted(large, key=lambda part: (-len(part), int(part[0])))

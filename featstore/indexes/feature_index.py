@@ -1,0 +1,344 @@
+"""A nearest-neighbour index that knows what it was built on: ids, keys, labels, identity, measured recall."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore import defaults
+from featstore.errors import FeatstoreError, IdentityError, UsageError
+from featstore.indexes.blocks import (
+    Floats,
+    Metric,
+    PickedRows,
+    Vectors,
+    block_rows,
+    prepare_queries,
+    prepared_blocks,
+    shape_of,
+)
+from featstore.indexes.contract.recall import Recall, keeps
+from featstore.indexes.exact import Best, check_queries
+from featstore.indexes.files import faiss_io, pair
+from featstore.indexes.keys import KeyTable
+from featstore.indexes.rows import Tables
+from featstore.indexes.staleness import Staleness
+
+
+class FeatureIndex:
+    """Vectors under 64-bit row ids, searched by FAISS; made by build_index, build_contract or open.
+
+    Not changed by searching; searching from several threads at once is safe, ``add`` and ``remove`` are not.
+    """
+
+    def __init__(
+        self, index: faiss_io.VectorIndex, tables: Tables, record: pair.Record, path: Path | None = None
+    ) -> None:
+        self._index, self._record, self._path = index, record, path
+        self._dimension = index.dimension
+        self._half_added = False
+        self._keep(tables)
+
+    def _keep(self, tables: Tables) -> None:
+        self._tables = tables
+        ids = tables.ids
+        # Ids mostly ascend already, since stores hand them out so; then no second copy of them is needed.
+        self._order = None if bool((ids[1:] > ids[:-1]).all()) else np.argsort(ids, kind="stable")
+        ascending = ids if self._order is None else ids[self._order]
+        self._ascending = ascending
+        self._live = None if not tables.removed.any() else ~tables.removed
+
+    @classmethod
+    def open(cls, path: str | Path, mmap: bool = True, *, check: bool = True) -> FeatureIndex:
+        """Open the index that ``save`` wrote at ``path``.
+
+        ``mmap``: map the vectors instead of loading them (to ``add``, the index is loaded when needed).
+        ``check``: compare every byte with its checksum first, at the speed of the disk; needed for files from
+        others, since a damaged graph would crash the search. UsageError where there is no index, DamagedError.
+        """
+        path = Path(path)
+        return cls(*pair.load(path, mmap=mmap, check=check), path)
+
+    def save(self, path: str | Path) -> None:
+        """Write ``path`` (plain FAISS) and ``path``.featstore; an index that is there is replaced as a whole."""
+        if self._half_added:
+            raise FeatstoreError("an addition to this index failed in the middle; open it again")
+        pair.save(Path(path), self._index, self._tables, self._record)
+        self._path = Path(path)
+
+    def __len__(self) -> int:
+        """Rows that can be found."""
+        return len(self._tables.ids) if self._live is None else int(self._live.sum())
+
+    @property
+    def dimension(self) -> int:
+        """d."""
+        return self._dimension
+
+    @property
+    def metric(self) -> Metric:
+        """ "cosine", "l2" or "ip"."""
+        return self._record.metric
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the store's identity."""
+        return self._record.fingerprint
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The store's identity."""
+        return dict(self._record.identity)
+
+    @property
+    def generation(self) -> int:
+        """The store's generation when the index was built or updated."""
+        return self._record.generation
+
+    @property
+    def recall(self) -> Recall:
+        """The recall on the label."""
+        return self._record.recall
+
+    @property
+    def exact(self) -> bool:
+        """Whether search is exact by construction."""
+        return self._index.exact
+
+    @property
+    def effort(self) -> dict[str, float]:
+        """The run-time parameters that trade speed for recall (efSearch, nprobe, k_factor), as far as it has them."""
+        return self._index.effort
+
+    @effort.setter
+    def effort(self, value: Mapping[str, float]) -> None:
+        self._index.effort = dict(value)
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """The ids of the rows that can be found, ascending."""
+        return self._ascending if self._live is None else np.sort(self._tables.ids[self._live])
+
+    def search(
+        self,
+        vectors: NDArray[np.floating],
+        k: int = defaults.NEIGHBOURS,
+        *,
+        allowed_ids: NDArray[np.integer] | None = None,
+        threads: int | None = None,
+    ) -> tuple[Floats, NDArray[np.int64]]:
+        """Return the neighbours of ``vectors`` (q, d), best first: scores (q, k) float32 and ids (q, k) int64.
+
+        Scores are cosines or inner products, descending, or squared Euclidean distances ("l2"), ascending. Where
+        there are fewer than ``k`` the rest is id -1 with score -inf (l2: +inf). A zero query under cosine scores 0.
+        ``allowed_ids``: only these are found (others that the index lacks are ignored); where they are few they are
+        compared one by one, so the result is exact up to the codes that the index keeps. ``threads``: as OpenMP's
+        default where None. UsageError: another dimension, NaN or infinity, ``k`` below 1.
+        """
+        check_queries(vectors, self.dimension, k)
+        queries = prepare_queries(vectors, self.metric)
+        allowed = self._live
+        if allowed_ids is not None:
+            allowed = np.zeros(len(self._tables.ids), np.bool_)
+            positions = self._positions(np.asarray(allowed_ids))
+            allowed[positions[positions >= 0]] = True
+            if self._live is not None:
+                allowed &= self._live
+        scores, positions = self._search(queries, k, allowed, threads)
+        # One query: the best comes first, -1 last; a pass over a few numbers takes NumPy longer than to look at them.
+        single = len(scores) == 1
+        if self.metric == "cosine" and not (single and -1 <= scores.item(-1) <= scores.item(0) <= 1):
+            np.minimum(np.maximum(scores, -1, out=scores), 1, out=scores)
+        if not positions.size or (positions.item(-1) if single else positions.min()) >= 0:
+            return scores, self._tables.ids[positions]
+        ids = np.full(positions.shape, -1, np.int64)
+        found = positions >= 0
+        ids[found] = self._tables.ids[positions[found]]
+        scores[~found] = np.inf if self.metric == "l2" else -np.inf
+        return scores, ids
+
+    def scans(self, allowed: int) -> bool:
+        """Return whether so few ``allowed`` rows are compared one by one, rather than filtered in a graph or in lists."""
+        few = allowed * 4 * self.dimension <= defaults.EXACT_SCAN_BYTES // 4
+        return few or allowed * 10 <= len(self._tables.ids)
+
+    def _search(
+        self, queries: Floats, k: int, allowed: NDArray[np.bool_] | None, threads: int | None
+    ) -> tuple[Floats, NDArray[np.int64]]:
+        if self._half_added:
+            raise FeatstoreError("an addition to this index failed in the middle; open it again")
+        rows = len(self._tables.ids)
+        if not rows or not len(queries):
+            return np.zeros((len(queries), k), np.float32), np.full((len(queries), k), -1, np.int64)
+        if allowed is None:
+            return self._index.search(queries, k, threads=threads)
+        count = int(allowed.sum())
+        if self.scans(count):
+            return self._scan(queries, k, np.flatnonzero(allowed), threads)
+        scores, positions = self._index.search(queries, k, allowed=allowed, threads=threads)
+        short = (positions >= 0).sum(axis=1) < min(k, count)
+        if short.any():
+            scores[short], positions[short] = self._scan(queries[short], k, np.flatnonzero(allowed), threads)
+        return scores, positions
+
+    def _scan(
+        self, queries: Floats, k: int, positions: NDArray[np.int64], threads: int | None
+    ) -> tuple[Floats, NDArray[np.int64]]:
+        """Compare with each of ``positions``, as the index holds them."""
+        best = Best(queries, k, self._index.inner_product, threads)
+        step = block_rows(self.dimension)
+        for first in range(0, len(positions), step):
+            part = positions[first : first + step]
+            best.offer(self._index.reconstruct(part), part)
+        return best.scores, best.rows
+
+    def _positions(self, ids: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Positions (m,) of ``ids`` (m,), -1 for those that the index lacks."""
+        wanted = ids.astype(np.int64)
+        places = np.searchsorted(self._ascending, wanted)
+        places[places == len(self._ascending)] = 0
+        known = np.zeros(len(wanted), np.bool_) if not len(self._ascending) else self._ascending[places] == wanted
+        positions = places if self._order is None else self._order[places] if len(self._order) else places
+        return np.where(known, positions, -1)
+
+    def _known(self, ids: NDArray[np.integer] | Sequence[int]) -> NDArray[np.int64]:
+        wanted = np.asarray(ids, np.int64).reshape(-1)
+        positions = self._positions(wanted)
+        if (unknown := wanted[(positions < 0) & (wanted != -1)]).size:
+            raise UsageError(f"the index has no row {unknown[0]}")
+        return positions
+
+    def keys_of(self, ids: NDArray[np.integer] | Sequence[int]) -> list[bytes]:
+        """Return the keys of ``ids`` (any shape, flattened); b"" for -1. UsageError for an id that was never here."""
+        return [self._tables.keys[position] if position >= 0 else b"" for position in self._known(ids)]
+
+    def labels_of(self, ids: NDArray[np.integer] | Sequence[int]) -> list[str | None]:
+        """Return the labels of ``ids`` as at build time, None where there is none."""
+        codes, classes = self._tables.labels, self._tables.classes
+        return [
+            classes[codes[position]] if codes is not None and position >= 0 and codes[position] >= 0 else None
+            for position in self._known(ids)
+        ]
+
+    def vectors_of(self, ids: NDArray[np.integer] | Sequence[int]) -> Floats:
+        """Return the vectors (m, d) of ``ids`` (m,), as the index holds them (decoded; normalised for cosine)."""
+        positions = self._known(ids)
+        if (positions < 0).any():
+            raise UsageError("-1 names no row")
+        return self._index.reconstruct(positions)
+
+    def check_identity(self, fingerprint: str, identity: Mapping[str, Any]) -> None:
+        """Raise IdentityError, naming the differences, unless the index was built on features of this identity."""
+        if fingerprint == self.fingerprint:
+            return
+        own = self._record.identity
+        differences = [
+            f"{name} {own.get(name)!r}, not {identity.get(name)!r}"
+            for name in sorted({*own, *identity})
+            if own.get(name) != identity.get(name)
+        ]
+        told = "; ".join(differences) or f"fingerprint {self.fingerprint}, not {fingerprint}"
+        raise IdentityError(f"the index was built on other features ({told}); build it again from this store")
+
+    def staleness(self, store_generation: int, live_ids: NDArray[np.integer]) -> Staleness:
+        """Compare with the ``live_ids`` (m,) of the store at ``store_generation``."""
+        live = np.asarray(live_ids).astype(np.int64)
+        return Staleness(
+            missing=np.setdiff1d(live, self.ids),
+            gone=np.setdiff1d(self.ids, live),
+            older=self.generation < store_generation,
+        )
+
+    def stored(self) -> tuple[PickedRows, NDArray[np.int64]]:
+        """Return the vectors as the index holds them, as a block source, and their ids; removed rows left out."""
+        positions = np.flatnonzero(~self._tables.removed)
+        return PickedRows(self._index.reconstruct, positions, self._index.dimension), self._tables.ids[positions]
+
+    def add(
+        self,
+        vectors: Vectors,
+        ids: NDArray[np.integer],
+        keys: KeyTable | Iterable[bytes | str],
+        *,
+        labels: Sequence[str | None] | None = None,
+        generation: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """Append rows without rebuilding: ``vectors`` (m, d), distinct new ``ids`` (m,), ``keys`` (m).
+
+        The codes stay trained on the old rows: where the data has drifted, measure again (contract.check_contract).
+        ``vectors`` is passed twice, first to check it, so that nothing is changed where it is not fit.
+        ``generation``: the store's, now. UsageError: an id that is or was in the index, wrong shapes, NaN.
+        """
+        rows, dimension = shape_of(vectors)
+        new = Tables.of(ids, keys, labels, rows)
+        if dimension != self.dimension:
+            raise UsageError(f"vectors have {dimension} dimensions, the index {self.dimension}; use the same backbone")
+        known = self._positions(new.ids) >= 0
+        if known.any():
+            raise UsageError(f"row {new.ids[known][0]} is in the index already; ids are never used again")
+        for _ in prepared_blocks(vectors, self.metric):
+            pass
+        if self._index.mapped and self._path is not None:
+            loaded, tables, _ = pair.load(self._path, mmap=False, check=False)
+            if not np.array_equal(tables.ids, self._tables.ids):
+                raise FeatstoreError(f"{self._path}: has been replaced since it was opened; open it again")
+            self._index = loaded
+        self._half_added = True
+        for start, block in prepared_blocks(vectors, self.metric):
+            self._index.add(block, new.ids[start : start + len(block)], threads)
+        self._half_added = False
+        self._keep(self._tables.then(new))
+        if generation is not None:
+            self._record = dataclasses.replace(self._record, generation=generation)
+
+    def remove(self, ids: NDArray[np.integer] | Sequence[int], *, generation: int | None = None) -> int:
+        """Pass over ``ids`` from now on; return how many could be found until now. Unknown ids are ignored.
+
+        The vectors stay in the FAISS file (a plain ``faiss.read_index`` still finds them) until the next build.
+        """
+        positions = self._positions(np.asarray(ids, np.int64).reshape(-1))
+        removed = self._tables.removed.copy()
+        removed[positions[positions >= 0]] = True
+        count = int(removed.sum() - self._tables.removed.sum())
+        self._keep(dataclasses.replace(self._tables, removed=removed))
+        if generation is not None:
+            self._record = dataclasses.replace(self._record, generation=generation)
+        return count
+
+    def relabel(self, recall: Recall) -> None:
+        """Put a new measurement on the label; where there is a contract, say whether it still holds."""
+        contract = self._record.contract
+        if contract is not None:
+            contract = {**contract, "holds": keeps(recall, float(contract["recall"]))}
+        self._record = dataclasses.replace(
+            self._record, recall=recall, measured_rows=len(self._tables.ids), contract=contract
+        )
+
+    def info(self) -> dict[str, Any]:
+        """Return what is known of the index as JSON types."""
+        record = self._record
+        return {
+            "path": None if self._path is None else str(self._path),
+            "rows": len(self),
+            "removed": int(self._tables.removed.sum()),
+            "labelled": 0 if self._tables.labels is None else int((self._tables.labels >= 0).sum()),
+            "dimension": self.dimension,
+            "metric": record.metric,
+            "factory": record.factory,
+            "exact": self.exact,
+            "effort": self._index.effort,
+            "recall": record.recall.to_dict(),
+            "measured_rows": record.measured_rows,
+            "contract": record.contract,
+            "trials": record.trials,
+            "fingerprint": record.fingerprint,
+            "identity": self.identity,
+            "generation": record.generation,
+            "versions": dict(record.versions),
+        }

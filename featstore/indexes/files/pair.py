@@ -1,0 +1,234 @@
+"""An index on disk: ``PATH``, a plain FAISS file, and ``PATH.featstore``, its side file.
+
+The side file (sealed, kind "index") holds what FAISS cannot: keys, labels, the store's fingerprint and
+identity, the recall that was measured, and the size and XXH3-128 of the FAISS file, so that the two cannot
+drift apart. Saving writes ``PATH.featstore.next``, then renames the FAISS file into place, then the side file.
+Whatever moment it is killed at, exactly one of ``PATH.featstore`` and ``PATH.featstore.next`` matches
+``PATH``, and opening takes that one: the old index or the new, whole. Arrays of the side file, by position:
+``ids`` int64 (n,), ``keys/blob`` uint8, ``keys/offsets`` int64 (n + 1,), ``removed`` bool (n,), and where there
+are labels ``labels`` int32 (n,), indexes into meta's ``classes``, -1 for none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.errors import DamagedError, UsageError
+from featstore.files import atomic, sealed
+from featstore.indexes.blocks import Metric, check_metric
+from featstore.indexes.contract.recall import Recall
+from featstore.indexes.files import faiss_io, vetting
+from featstore.indexes.keys import KeyTable
+from featstore.indexes.rows import Tables
+
+KIND = "index"
+FORMAT = 1
+SIDE_SUFFIX = ".featstore"
+_NEXT_SUFFIX = ".featstore.next"
+_TRIES = 5
+_NUMBER = int | float | None
+_CONTRACT: dict[str, Any] = {"recall": int | float, "at": int, "memory": int | None, "latency": _NUMBER}
+_CONTRACT |= {"holds": bool, "rows_tried": int, "sampled": bool}
+_TRIAL: dict[str, Any] = {"name": str, "outcome": str, "bytes": int, "effort": dict | None, "recall": dict | None}
+_TRIAL |= {"build_seconds": _NUMBER, "queries_per_second": _NUMBER, "latency_seconds": _NUMBER}
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of an index as a whole.
+
+    ``measured_rows``: rows it had when ``recall`` was measured; ``trials``: all that was tried for the ``contract``.
+    """
+
+    metric: Metric
+    factory: str
+    fingerprint: str
+    identity: dict[str, Any]
+    generation: int
+    recall: Recall
+    measured_rows: int
+    contract: dict[str, Any] | None = None
+    trials: list[dict[str, Any]] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def side_path(path: Path) -> Path:
+    """Return the name of the side file of the index ``path``."""
+    return Path(path).with_name(Path(path).name + SIDE_SUFFIX)
+
+
+def save(path: Path, index: faiss_io.VectorIndex, tables: Tables, record: Record) -> None:
+    """Write the pair; a reader, or a kill at any moment, finds the old index or the new one."""
+    path = Path(path)
+    if path.is_dir():
+        raise UsageError(f"{path}: is a directory; name a file for the index, such as {path / 'index.faiss'}")
+    atomic.make_directory(path.parent)
+    following = path.with_name(path.name + _NEXT_SUFFIX)
+    with atomic.new_file(path) as temporary:
+        index.write(temporary)
+        _write_side(following, temporary, index, tables, record)
+    os.replace(following, side_path(path))
+    atomic.sync(path.parent)
+    vetting.trust(path)
+
+
+def _write_side(side: Path, faiss_file: Path, index: faiss_io.VectorIndex, tables: Tables, record: Record) -> None:
+    arrays: dict[str, NDArray[Any] | sealed.Blocks] = {
+        "ids": tables.ids,
+        "keys/blob": tables.keys.blob,
+        "keys/offsets": tables.keys.offsets,
+        "removed": tables.removed,
+    }
+    if tables.labels is not None:
+        arrays["labels"] = tables.labels
+    meta = {
+        "format": FORMAT,
+        "metric": record.metric,
+        "factory": record.factory,
+        "fingerprint": record.fingerprint,
+        "identity": record.identity,
+        "generation": record.generation,
+        "recall": record.recall.to_dict(),
+        "measured_rows": record.measured_rows,
+        "contract": record.contract,
+        "trials": record.trials,
+        "versions": record.versions,
+        "classes": list(tables.classes),
+    }
+    summary = {
+        "rows": len(tables.ids),
+        "dimension": index.dimension,
+        "faiss_bytes": faiss_file.stat().st_size,
+        "faiss_xxh3": atomic.checksum_file(faiss_file),
+    }
+    sealed.write(side, KIND, arrays, meta, summary)
+
+
+def load(path: Path, *, mmap: bool, check: bool) -> tuple[faiss_io.VectorIndex, Tables, Record]:
+    """Open the pair.
+
+    ``check``: read every byte against its checksum first (else only sizes and shapes are compared).
+    DamagedError where the two do not belong together or are not what was written; UsageError where there is none.
+    """
+    path = Path(path)
+    for attempt in range(_TRIES):
+        before = _stat(path)
+        side = _matching_side(path, before.st_size, check)
+        if side is not None:
+            _check_summary(side)
+            tables, record = _read_tables(side, side.meta), _read_record(side, side.meta)
+            vetting.vet(path, side.summary["rows"], side.summary["dimension"], mmap=mmap)
+            index = faiss_io.VectorIndex.read(path, side.summary["rows"], side.summary["dimension"], mmap=mmap)
+            after = _stat(path)
+            if (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns):
+                if index.inner_product == (record.metric == "l2") or not np.array_equal(index.ids, tables.ids):
+                    raise DamagedError(f"{path}: its ids or metric are not its side file's; build the index again")
+                return index, tables, record
+        elif attempt and before.st_mtime_ns == _stat(path).st_mtime_ns:
+            # Not a writer between its two renames: looked at twice, it stood still.
+            break
+    raise DamagedError(f"{path}: is not the file that {side_path(path).name} describes; build the index again")
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        raise UsageError(f"{path}: there is no such index; make one with `featstore index`") from None
+
+
+def _matching_side(path: Path, size: int, check: bool) -> sealed.SealedFile | None:
+    """The side file that describes ``path`` as it is; None where neither does."""
+    following = path.with_name(path.name + _NEXT_SUFFIX)
+    if not side_path(path).exists() and not following.exists():
+        raise UsageError(f"{path}: its side file {side_path(path).name} is missing; copy both or build again")
+    checksum = atomic.checksum_file(path) if check or following.exists() else None
+    damage: DamagedError | None = None
+    for name in (side_path(path), following):
+        try:
+            side = sealed.SealedFile(name, KIND)
+        except FileNotFoundError:
+            continue
+        except DamagedError as error:
+            damage = error
+            continue
+        if side.summary.get("faiss_bytes") == size and checksum in (None, side.summary.get("faiss_xxh3")):
+            if check and (damages := side.verify()):
+                raise DamagedError(f"{damages[0]}; build the index again")
+            return side
+    if damage is not None:
+        raise damage
+    return None
+
+
+def _check_summary(side: sealed.SealedFile) -> None:
+    rows, dimension = side.summary.get("rows"), side.summary.get("dimension")
+    if not isinstance(rows, int) or not isinstance(dimension, int) or rows < 0 or dimension < 1:
+        raise DamagedError(f"{side.path}: its summary is damaged")
+
+
+def _read_tables(side: sealed.SealedFile, meta: Mapping[str, Any]) -> Tables:
+    rows = side.summary["rows"]
+    keys = KeyTable(_array(side, "keys/blob", "|u1"), _array(side, "keys/offsets", "<i8"))
+    keys.check(rows, str(side.path))
+    labels = _array(side, "labels", "<i4") if "labels" in side else None
+    classes = meta.get("classes")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise DamagedError(f"{side.path}: its classes are damaged")
+    tables = Tables(_array(side, "ids", "<i8"), keys, _array(side, "removed", "|b1"), labels, tuple(classes))
+    if any(array is not None and array.shape != (rows,) for array in (tables.ids, tables.removed, labels)):
+        raise DamagedError(f"{side.path}: its arrays do not fit its {rows:,} rows")
+    if labels is not None and rows and (int(labels.min()) < -1 or int(labels.max()) >= len(classes)):
+        raise DamagedError(f"{side.path}: its labels are damaged")
+    return tables
+
+
+def _array(side: sealed.SealedFile, name: str, dtype: str) -> Any:
+    array = side[name]
+    if array.dtype.str != dtype:
+        raise DamagedError(f"{side.path}: {name} has the type {array.dtype} where {np.dtype(dtype)} is needed")
+    return array
+
+
+def _read_record(side: sealed.SealedFile, meta: Mapping[str, Any]) -> Record:
+    if meta.get("format") != FORMAT:
+        raise UsageError(f"{side.path}: has format {meta.get('format')!r}; this featstore reads {FORMAT}: upgrade it")
+    types = {"factory": str, "fingerprint": str, "identity": dict, "generation": int, "measured_rows": int}
+    types |= {"trials": list, "versions": dict}
+    if not all(isinstance(meta.get(name), kind) for name, kind in types.items()):
+        raise DamagedError(f"{side.path}: its description is damaged")
+    contract, trials = meta.get("contract"), meta["trials"]
+    if contract is not None and not _has(contract, _CONTRACT):
+        raise DamagedError(f"{side.path}: its contract is damaged")
+    if not all(_has(trial, _TRIAL) for trial in trials):
+        raise DamagedError(f"{side.path}: its table of what was tried is damaged")
+    for trial in trials:
+        if trial["recall"] is not None:
+            Recall.from_dict(trial["recall"])
+    return Record(
+        metric=check_metric(str(meta.get("metric"))),
+        recall=Recall.from_dict(meta.get("recall")),
+        contract=contract,
+        **{name: meta[name] for name in types},
+    )
+
+
+def _has(value: Any, fields: Mapping[str, Any]) -> bool:
+    """Whether ``value`` is a mapping with ``fields`` of these types."""
+    return isinstance(value, dict) and all(isinstance(value.get(name, ...), kind) for name, kind in fields.items())
+
+
+def verify(path: Path) -> list[str]:
+    """Read every byte of the pair; return what is damaged, in words ([] when nothing is)."""
+    try:
+        load(path, mmap=True, check=True)
+    except (DamagedError, UsageError) as error:
+        return [str(error)]
+    return []

@@ -1,0 +1,69 @@
+"""A FAISS file of a stranger is first opened in a child process with limits: FAISS trusts what it reads.
+
+What was opened once without harm, or written here, is remembered by where it lies and what the file system says of
+it, as empty files in the user's cache; a file that was changed or came from elsewhere is looked at again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+
+from featstore.errors import DamagedError
+from featstore.processes import sandbox
+
+_BYTES_A_SECOND = 20e6
+_SECONDS = 60.0
+_MEMORY = 2 << 30
+
+
+def vet(path: Path, rows: int, dimension: int, *, mmap: bool) -> None:
+    """Open the FAISS file of ``rows`` x ``dimension`` in a child; raise DamagedError where that fails or kills it."""
+    mark = _mark(path)
+    if mark.exists():
+        return
+    size = os.stat(path).st_size
+    arguments = {"path": os.fspath(path), "rows": rows, "dimension": dimension, "mmap": mmap}
+    seconds = _SECONDS + size / _BYTES_A_SECOND
+    try:
+        sandbox.call("featstore.indexes.files.vetting:probe", arguments, seconds=seconds, memory=2 * size + _MEMORY)
+    except sandbox.Died as death:
+        raise DamagedError(
+            f"{path}: opening it ends a process ({death}): it is damaged or made to do harm; build the index again"
+        ) from None
+    _note(mark)
+
+
+def trust(path: Path) -> None:
+    """Remember a FAISS file that was written here."""
+    _note(_mark(path))
+
+
+def probe(path: str, rows: int, dimension: int, mmap: bool) -> None:
+    """Open a FAISS file: what the child does."""
+    from featstore.indexes.files.faiss_io import VectorIndex
+
+    VectorIndex.read(Path(path), rows, dimension, mmap=mmap)
+
+
+def _mark(path: Path) -> Path:
+    status = os.stat(path)
+    facts = (
+        os.path.realpath(path),
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(cache) / "featstore" / "vetted" / hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def _note(mark: Path) -> None:
+    # A cache that cannot be written costs time at the next opening, nothing else.
+    with contextlib.suppress(OSError):
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()

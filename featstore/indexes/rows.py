@@ -1,0 +1,82 @@
+"""What an index knows of its rows, by their position in it: ids, keys, labels, and which are removed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.errors import UsageError
+from featstore.indexes.keys import KeyTable
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Row by row, in the order of the FAISS index.
+
+    ``ids`` int64 (n,); ``keys``: n of them; ``removed`` bool (n,): rows that search passes over;
+    ``labels`` int32 (n,): indexes into ``classes``, -1 for none; None where no row has a label.
+    """
+
+    ids: NDArray[np.int64]
+    keys: KeyTable
+    removed: NDArray[np.bool_]
+    labels: NDArray[np.int32] | None = None
+    classes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        ids: NDArray[np.integer],
+        keys: KeyTable | Iterable[bytes | str],
+        labels: Sequence[str | None] | None,
+        rows: int,
+    ) -> Tables:
+        """Check that all is for ``rows`` rows and ids are distinct, 0 to 2**63 - 1; UsageError where not."""
+        given = np.asarray(ids)
+        table = KeyTable.of(keys)
+        counts = {"ids": given.size, "keys": len(table), "labels": rows if labels is None else len(labels)}
+        for name, count in counts.items():
+            if count != rows:
+                raise UsageError(f"{count:,} {name} were given for {rows:,} rows")
+        if given.ndim != 1 or (rows and not np.issubdtype(given.dtype, np.integer)):
+            raise UsageError("ids have to be whole numbers, one a row")
+        if rows and (int(given.min()) < 0 or int(given.max()) >= 1 << 63):
+            raise UsageError("ids have to lie between 0 and 2**63 - 1, as FAISS stores them")
+        whole = given.astype(np.int64)
+        if len(np.unique(whole)) != rows:
+            raise UsageError("two rows have the same id; ids have to be distinct")
+        codes, classes = _coded(labels)
+        return cls(whole, table, np.zeros(rows, np.bool_), codes, classes)
+
+    def take(self, positions: NDArray[np.int64]) -> Tables:
+        """Return the rows at ``positions``, in that order."""
+        labels = None if self.labels is None else self.labels[positions]
+        return Tables(self.ids[positions], self.keys.take(positions), self.removed[positions], labels, self.classes)
+
+    def then(self, other: Tables) -> Tables:
+        """Return these rows followed by those of ``other``."""
+        classes = (*self.classes, *(name for name in other.classes if name not in self.classes))
+        labels = None
+        if self.labels is not None or other.labels is not None:
+            places = np.array([*(classes.index(name) for name in other.classes), -1], np.int32)
+            mine = np.full(len(self.ids), -1, np.int32) if self.labels is None else self.labels
+            theirs = np.full(len(other.ids), -1, np.int32) if other.labels is None else places[other.labels]
+            labels = np.concatenate([mine, theirs])
+        return Tables(
+            np.concatenate([self.ids, other.ids]),
+            self.keys.then(other.keys),
+            np.concatenate([self.removed, other.removed]),
+            labels,
+            classes,
+        )
+
+
+def _coded(labels: Sequence[str | None] | None) -> tuple[NDArray[np.int32] | None, tuple[str, ...]]:
+    if labels is None:
+        return None, ()
+    classes = tuple(sorted({label for label in labels if label is not None}))
+    codes = {name: code for code, name in enumerate(classes)}
+    return np.array([-1 if label is None else codes[label] for label in labels], np.int32), classes

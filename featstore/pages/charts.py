@@ -1,0 +1,198 @@
+"""The charts of a trained head: choice of C, calibration, precision and recall, confusion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.pages.drawing import Drawing
+from featstore.pages.render import percent
+from featstore.sources.base import shown
+from featstore.text import counted
+
+_WIDTH, _HEIGHT = 460, 270
+_LEFT, _RIGHT, _TOP, _BOTTOM = 74, 14, 14, 44
+_SHARES: Final = tuple((value, f"{value:g}") for value in (0.0, 0.25, 0.5, 0.75, 1.0))
+CURVES: Final = 12
+"""Classes up to which each has its own curve of precision and recall; beyond, their mean is drawn."""
+_POINTS: Final = 200
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """Maps values of x in [x0, x1] and y in [y0, y1] to the picture."""
+
+    x0: float
+    x1: float
+    y0: float
+    y1: float
+
+    def x(self, value: float) -> float:
+        return _LEFT + (value - self.x0) / ((self.x1 - self.x0) or 1) * (_WIDTH - _LEFT - _RIGHT)
+
+    def y(self, value: float) -> float:
+        return _HEIGHT - _BOTTOM - (value - self.y0) / ((self.y1 - self.y0) or 1) * (_HEIGHT - _TOP - _BOTTOM)
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        return self.x(x), self.y(y)
+
+
+def selection_curve(table: Mapping[str, Any] | None, chosen: Mapping[str, float]) -> Drawing | None:
+    """Draw cross-validated accuracy against C (or the number of neighbours), one standard deviation over folds as bars.
+
+    ``table``: a head's ``cross_validation``; where two parameters were tried, of each C the best is drawn. None
+    where there was nothing to choose from.
+    """
+    name, label = ("C", "C") if table and "param_C" in table else ("n_neighbors", "neighbours")
+    if not table or f"param_{name}" not in table or "mean_accuracy" not in table:
+        return None
+    columns = (table[f"param_{name}"], table["mean_accuracy"], table["std_accuracy"])
+    best: dict[float, tuple[float, float]] = {}
+    for value, mean, deviation in zip(*columns, strict=True):
+        if value not in best or mean > best[value][0]:
+            best[value] = (mean, deviation)
+    if len(best) < 2:
+        return None
+    points = [(math.log10(value), *best[value], value) for value in sorted(best)]
+    low = min(mean - deviation for _, mean, deviation, _ in points)
+    high = max(mean + deviation for _, mean, deviation, _ in points)
+    margin = max(0.005, 0.08 * (high - low))
+    axes = _Axes(points[0][0], points[-1][0], max(0.0, low - margin), min(1.0, high + margin))
+    ticks = [(x, f"{value:g}") for x, _, _, value in points]
+    drawing = _sheet(
+        f"Accuracy in cross-validation against {label}", axes, ticks, label, "accuracy in cross-validation"
+    )
+    drawing.path("line", [axes.at(x, mean) for x, mean, _, _ in points])
+    for x, mean, deviation, value in points:
+        top, bottom = min(axes.y1, mean + deviation), max(axes.y0, mean - deviation)
+        drawing.line("bar", axes.at(x, top), axes.at(x, bottom))
+        is_chosen = math.isclose(value, chosen.get(name, math.nan), rel_tol=1e-9)
+        title = f"{label} = {value:g}: {mean:.4f} ± {deviation:.4f}"
+        drawing.dot("dot chosen" if is_chosen else "dot", axes.at(x, mean), 5 if is_chosen else 3.5, title)
+    return drawing
+
+
+def reliability_diagram(bins: Sequence[Mapping[str, Any]]) -> Drawing | None:
+    """Draw accuracy against confidence (Guo et al. 2017); ``bins`` as in the report's ``calibration``."""
+    filled = [b for b in bins if b["rows"]]
+    if not filled:
+        return None
+    axes = _Axes(0.0, 1.0, 0.0, 1.0)
+    title = "Share of right predictions against their probability"
+    drawing = _sheet(title, axes, _SHARES, "probability given to the predicted class", "share that is right")
+    most = max(b["rows"] for b in filled)
+    for b in filled:
+        left, right, top = axes.x(b["low"]) + 1, axes.x(b["high"]) - 1, axes.y(b["accuracy"])
+        text = f"{b['low']:.2f} to {b['high']:.2f}: {counted(b['rows'], 'picture')}, {percent(b['accuracy'])} right"
+        # Bins with few pictures say little: they are fainter.
+        strength = 0.25 + 0.6 * math.sqrt(b["rows"] / most)
+        drawing.box("bin", (left, top), (right - left, max(axes.y(0) - top, 1)), text, strength)
+    drawing.line("ideal", axes.at(0, 0), axes.at(1, 1))
+    return drawing
+
+
+def precision_recall(codes: NDArray[np.intp], probabilities: NDArray[np.float64], classes: Sequence[str]) -> Drawing:
+    """Draw precision against recall as the threshold falls: of each class against the rest, or the classes' mean.
+
+    ``codes``: (n,) true class numbers; ``probabilities``: (n, k). Of two classes the second is drawn; of more than
+    CURVES the mean of their precisions at each recall, over the classes that have rows.
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    axes = _Axes(0.0, 1.0, 0.0, 1.0)
+    there = [code for code in ([1] if len(classes) == 2 else range(len(classes))) if (codes == code).any()]
+    of = f" of {_shortened(classes[1], 24)}" if len(classes) == 2 else ""
+    drawing = _sheet(f"Precision against recall{of}", axes, _SHARES, f"recall{of}", f"precision{of}")
+    grid = np.linspace(0, 1, _POINTS)
+    total = np.zeros(_POINTS)
+    for code in there:
+        precision, recall, _ = precision_recall_curve(codes == code, probabilities[:, code])
+        total += np.interp(grid, recall[::-1], precision[::-1])
+        if len(there) <= CURVES:
+            chosen = np.unique(np.linspace(0, len(recall) - 1, _POINTS).astype(np.intp))
+            points = [axes.at(x, y) for x, y in zip(recall[chosen].tolist(), precision[chosen].tolist(), strict=True)]
+            drawing.path("line" if len(there) == 1 else "line many", points, classes[code])
+    if len(there) > CURVES:
+        mean = total / len(there)
+        drawing.path("line", [axes.at(x, y) for x, y in zip(grid.tolist(), mean.tolist(), strict=True)])
+    return drawing
+
+
+def confusion_drawing(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Drawing:
+    """Draw the confusion matrix (k, k; rows: true classes) of few classes with its counts, by row in shares."""
+    cell, margin, longest = 46, 120, 16
+    side = margin + cell * len(classes)
+    drawing = Drawing(side + 10, side + 10, "Confusion matrix: rows are true classes, columns predicted ones")
+    names = [_shortened(name, longest) for name in classes]
+    for row, line in enumerate(counts):
+        total = max(1, sum(line))
+        middle = margin + cell * (row + 0.5)
+        drawing.write("tick", (margin - 8, middle + 4), names[row], "end")
+        drawing.write("tick", (middle + 4, margin - 8), names[row], "start", turned=True)
+        for column, count in enumerate(line):
+            corner = (margin + cell * column + 1, margin + cell * row + 1)
+            # Few confusions are to be seen as well, so the scale is a root.
+            strength = 0.85 * math.sqrt(count / total)
+            drawing.box("right" if row == column else "wrong", corner, (cell - 2, cell - 2), "", strength)
+            if count:
+                drawing.write("count", (corner[0] + cell / 2 - 1, middle + 4), f"{count:,}")
+    return drawing
+
+
+def heat_pixels(confusion: Sequence[Sequence[int]], side: int = 800) -> Any:
+    """Return the confusion matrix (k, k), by row in shares, as a PIL image (RGBA) for many classes."""
+    from PIL import Image
+
+    counts = np.asarray(confusion, np.float64)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    # Few confusions are to be seen as well, so the scale is a root.
+    alpha = np.round(255 * np.sqrt(shares)).astype(np.uint8)
+    pixels = np.empty((*alpha.shape, 4), np.uint8)
+    pixels[..., :3] = (214, 72, 60)
+    pixels[np.eye(len(alpha), dtype=bool), :3] = (37, 99, 190)
+    pixels[..., 3] = alpha
+    image = Image.fromarray(pixels)
+    scale = max(1, side // len(alpha))
+    resampling = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
+    size = len(alpha) * scale if scale > 1 else min(side, len(alpha))
+    return image.resize((size, size), resampling)
+
+
+def heat_map(confusion: Sequence[Sequence[int]], side: int = 800) -> str:
+    """Return ``heat_pixels`` as a data: URI."""
+    from featstore.pages.thumbnails import data_uri
+
+    return data_uri(heat_pixels(confusion, side))
+
+
+def _shortened(name: str, longest: int) -> str:
+    """Return ``name`` as it is shown, cut where it is longer than ``longest``."""
+    name = shown(name)
+    return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+def _sheet(title: str, axes: _Axes, x_ticks: Sequence[tuple[float, str]], x_label: str, y_label: str) -> Drawing:
+    """Return a drawing with the axes on it; y is in shares."""
+    drawing = Drawing(_WIDTH, _HEIGHT, title)
+    for value in _ticks(axes.y0, axes.y1):
+        drawing.line("grid", (_LEFT, axes.y(value)), (_WIDTH - _RIGHT, axes.y(value)))
+        drawing.write("tick", (_LEFT - 8, axes.y(value) + 4), f"{100 * value:g} %", "end")
+    for value, text in x_ticks:
+        drawing.write("tick", (axes.x(value), _HEIGHT - _BOTTOM + 17), text)
+    drawing.write("axis", ((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6), x_label)
+    drawing.write("axis", (12, (_TOP + _HEIGHT - _BOTTOM) / 2), y_label, turned=True)
+    return drawing
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return three to six round values between ``low`` and ``high``."""
+    rough = max(high - low, 1e-6) / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [round(at * step, 10) for at in range(first, math.floor(high / step + 1e-9) + 1)]

@@ -1,0 +1,67 @@
+"""The figures of a trained head as files beside its page: PNG pictures, and all numbers as JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featstore.files import atomic
+from featstore.pages import charts
+from featstore.pages.drawing import Drawing
+from featstore.pages.parts import CELLS
+from featstore.store import FeatureStore
+
+if TYPE_CHECKING:
+    from featstore.stages.train import TrainReport
+
+
+def charts_of(trained: TrainReport) -> dict[str, Drawing]:
+    """Return what can be drawn of ``trained``: selection, calibration, calibration-before, precision-recall."""
+    from featstore.heads.evaluation.calibration import rescale
+    from featstore.heads.evaluation.report import calibration_bins, codes_of
+    from featstore.stages.train import scale_of
+
+    store = FeatureStore.open(Path(trained.store))
+    classes = trained.head.classes
+    truth = store.labels[trained.split.test].astype(str)
+    drawn: dict[str, Drawing | None] = {
+        "selection": charts.selection_curve(trained.head.meta.get("cross_validation"), trained.chosen),
+        "calibration": charts.reliability_diagram([vars(one) for one in trained.report.calibration]),
+        "precision-recall": charts.precision_recall(codes_of(truth, classes), trained.probabilities, classes),
+    }
+    scale = scale_of(trained.head)
+    if scale is not None:
+        bins = calibration_bins(truth, rescale(trained.probabilities, 1 / scale), classes)
+        drawn["calibration-before"] = charts.reliability_diagram([vars(one) for one in bins])
+    return {name: one for name, one in drawn.items() if one is not None}
+
+
+def write_figures(trained: TrainReport, page: str | os.PathLike[str]) -> list[Path]:
+    """Write the charts of ``trained`` and its confusion matrix as PNG files, and its report as JSON, beside ``page``.
+
+    Return their paths: PAGE.selection.png, PAGE.confusion.png, ..., PAGE.json with the page's name without its
+    ending. Raises OSError.
+    """
+    confusion = trained.report.table.confusion.astype(np.int64).tolist()
+    images: dict[str, Any] = {name: one.image() for name, one in charts_of(trained).items()}
+    few = len(confusion) <= CELLS
+    images["confusion"] = (
+        charts.confusion_drawing(trained.head.classes, confusion).image() if few else charts.heat_pixels(confusion)
+    )
+    base = Path(page).with_suffix("")
+    atomic.make_directory(Path(os.path.abspath(base.parent)))
+    written = []
+    for name, image in sorted(images.items()):
+        path = base.with_name(f"{base.name}.{name}.png")
+        buffer = io.BytesIO()
+        image.save(buffer, format="png", optimize=True)
+        atomic.write_bytes(path, buffer.getvalue())
+        written.append(path)
+    path = base.with_name(f"{base.name}.json")
+    atomic.write_bytes(path, json.dumps(trained.to_dict(), indent=2, allow_nan=False).encode() + b"\n")
+    return [*written, path]

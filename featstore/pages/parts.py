@@ -1,0 +1,187 @@
+"""What several pages show: examples with their thumbnails, confusion matrices, figures, how something was made."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.pages.charts import heat_map
+from featstore.pages.render import number, percent
+from featstore.pages.thumbnails import thumbnail
+from featstore.store.pictures import Pictures
+
+if TYPE_CHECKING:
+    from featstore.stages.train import TrainReport
+    from featstore.store import FeatureStore
+    from featstore.store.origin import Origin
+
+CELLS = 24
+"""Classes up to which a confusion matrix is a table; beyond, it is a picture."""
+PAIRS = 8
+CELLS_SHOWN, PICTURES_OF_CELL = 40, 6
+"""Cells of a confusion matrix whose pictures a page shows, and how many of each: the page is one file."""
+CLASSES_SHOWN = 200
+DEEP = 0.8
+"""Shade of a cell from which white is read better on it than black."""
+_TITLES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "log_loss": "log loss",
+    "calibration_error": "calibration error",
+    "roc_auc": "ROC AUC, one class against the rest",
+    "average_precision": "average precision",
+}
+_SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "calibration_error")
+
+
+def footer() -> dict[str, str]:
+    """Return what the foot of every page says."""
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return {"version": importlib.metadata.version("featstore"), "made": made}
+
+
+def examples(
+    store: FeatureStore, pictures: Pictures, trained: TrainReport, places: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Return the held-out pictures at ``places`` (numbers into ``trained.split.test``) with what the head says of them."""
+    rows = trained.split.test[np.asarray(places, np.int64)]
+    keys = [key.decode("utf-8", "surrogateescape") for key in store.key_bytes(rows)]
+    found = []
+    for place, row, key in zip(places, rows.tolist(), keys, strict=True):
+        probabilities = trained.probabilities[place]
+        code = int(probabilities.argmax())
+        found.append(
+            {
+                "key": key,
+                "label": trained.head.classes[code],
+                "probability": float(probabilities[code]),
+                "truth": store.labels[row],
+                "thumb": thumbnail(lambda key=key: pictures(key)),  # type: ignore[misc]
+            }
+        )
+    return found
+
+
+def cells(
+    store: FeatureStore, pictures: Pictures, trained: TrainReport, codes: NDArray[np.intp]
+) -> dict[tuple[int, int], dict[str, Any]]:
+    """Return, by (true, predicted) class numbers, the pictures of the cells that a page shows.
+
+    ``codes``: (n,) true class numbers of the held-out pictures. Wrong cells come first, the fullest of them first, with
+    their most confident errors; of right cells the least confident pictures are shown.
+    """
+    predicted = trained.probabilities.argmax(axis=1)
+    confidence = trained.probabilities.max(axis=1)
+    names, k = trained.head.classes, len(trained.head.classes)
+    pairs, counts = np.unique(codes * k + predicted, return_counts=True)
+    right = pairs // k == pairs % k
+    shown = {}
+    for at in np.lexsort((-counts, right))[:CELLS_SHOWN].tolist():
+        truth, label = divmod(int(pairs[at]), k)
+        places = np.flatnonzero((codes == truth) & (predicted == label))
+        order = np.argsort(confidence[places] if right[at] else -confidence[places], kind="stable")[:PICTURES_OF_CELL]
+        shown[truth, label] = {
+            "id": f"cell-{truth}-{label}",
+            "truth": names[truth],
+            "label": names[label],
+            "right": bool(right[at]),
+            "count": int(counts[at]),
+            "examples": examples(store, pictures, trained, places[order].tolist()),
+        }
+    return shown
+
+
+def confusion_matrix(
+    classes: Sequence[str],
+    counts: Sequence[Sequence[int]],
+    shown: Mapping[tuple[int, int], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Return the confusion matrix (k, k; rows: true classes) as the template takes it; ``shown``: see ``cells``."""
+    shown = shown or {}
+    matrix = np.asarray(counts, np.int64)
+    wrong = matrix.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]
+    pairs = [
+        {"truth": classes[at // len(classes)], "label": classes[at % len(classes)], "count": int(wrong.flat[at])}
+        for at in order.tolist()
+        if wrong.flat[at]
+    ]
+    told: dict[str, Any] = {
+        "classes": list(classes),
+        "pairs": pairs if len(classes) > 2 else [],
+        "heat": None,
+        "rows": [],
+        "cells": list(shown.values()),
+        "filled": int(np.count_nonzero(matrix)),
+        "spots": [{"x": label, "y": truth, **cell} for (truth, label), cell in shown.items()],
+    }
+    if len(classes) > CELLS:
+        return {**told, "heat": heat_map(counts)}
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    for code, name in enumerate(classes):
+        line = []
+        for other, count in enumerate(matrix[code].tolist()):
+            share = float(shares[code, other])
+            # Few confusions are to be seen as well, so wrong cells start from a visible shade.
+            shade = 0.12 + 0.78 * share if code == other else 0.16 + 0.84 * share
+            kinds = ["right" if code == other else "wrong"] if count else ["zero"]
+            verb = "known as" if code == other else "taken for"
+            title = f"{name} {verb} {classes[other]}: {count:,} ({percent(share)})"
+            deep = count and shade > DEEP
+            line.append(
+                {
+                    "count": count,
+                    "shade": f"{shade:.2f}",
+                    "kind": " ".join(kinds + ["deep"] * bool(deep)),
+                    "title": title,
+                    "id": shown[code, other]["id"] if (code, other) in shown else None,
+                }
+            )
+        told["rows"].append({"name": name, "cells": line})
+    return told
+
+
+def class_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of the per-class table: all, or the worst by F1 where there are very many."""
+    rows: list[dict[str, Any]] = report["classes"]
+    if len(rows) <= CLASSES_SHOWN:
+        return rows
+    return sorted(rows, key=lambda row: (row["f1"] is None, row["f1"]))[:CLASSES_SHOWN]
+
+
+def figures(report: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return (name, value, interval) of every figure of a report."""
+    shown = []
+    for name, estimate in report["estimates"].items():
+        written = percent if name in _SHARES else number
+        interval = f"{written(estimate['low'])} to {written(estimate['high'])}"
+        shown.append((_TITLES.get(name, name), written(estimate["value"]), interval))
+    return shown
+
+
+def parameters_tile(trained: TrainReport) -> tuple[str, str]:
+    """Return the parameters of a head, and whether they were chosen: one that was given is tried alone, or not at all."""
+    table = trained.head.meta.get("cross_validation") or {}
+    chosen = len(table.get("mean_accuracy", ())) > 1
+    return chosen_text(trained.chosen), "chosen on the training pictures alone" if chosen else "as given"
+
+
+def chosen_text(chosen: dict[str, float]) -> str:
+    """Return the chosen parameters as text, such as C = 0.1."""
+    return ", ".join(f"{'neighbours' if name == 'n_neighbors' else name} = {value:g}" for name, value in chosen.items())
+
+
+def features_text(origins: Sequence[Origin]) -> str:
+    """Return in words what the features are, of every store that they came from."""
+    return " + ".join(
+        f"{origin.identity.dimension}-d {origin.identity.dtype} of {origin.identity.backbone} "
+        f"({origin.identity.layer}), weights {origin.weights_name}"
+        for origin in origins
+    )

@@ -1,0 +1,93 @@
+"""The contact sheet of a search."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from featstore.pages import parts
+from featstore.pages.render import write_page
+from featstore.pages.thumbnails import Thumbnail, thumbnail
+from featstore.store.pictures import Pictures, open_picture
+from featstore.text import counted
+
+if TYPE_CHECKING:
+    from featstore.stages.search import Neighbour, Query, SearchReport
+
+QUERIES = 200
+"""Queries that one page shows; a page of more would be too large to open."""
+_SCORES = {"cosine": "cosine", "l2": "squared distance", "ip": "inner product"}
+
+
+def write_search_page(
+    report: SearchReport, path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None
+) -> list[str]:
+    """Write the pictures of ``report`` as a page at ``path``: each query with its neighbours. Return Pictures.notes().
+
+    ``root``: where the index's pictures are now, if they moved, or the store is gone. Raises OSError.
+    """
+    pictures = Pictures(report.store, root)
+    shown = report.queries[:QUERIES]
+    queries = [_query(query, pictures) for query in shown]
+    notes = [*report.notes, *pictures.notes()]
+    if len(shown) < len(report.queries):
+        notes.append(f"the first {len(shown):,} of {len(report.queries):,} queries are shown")
+    among = f"the {counted(report.rows, 'picture')}"
+    if report.where is not None:
+        among = f"those {report.kept:,} of the {counted(report.rows, 'picture')} where {report.where},"
+    recall = report.recall
+    measured = ""
+    if recall.get("method") == "exact":
+        measured = "; the search is exact"
+    elif recall.get("value") is not None:
+        measured = f"; recall@{recall['k']} {recall['value']:.3f}, measured on {counted(recall['queries'], 'held-out picture')}"
+    write_page(
+        path,
+        "search.html",
+        {
+            **parts.footer(),
+            "title": f"Neighbours in {os.path.basename(report.index)}",
+            "heading": "Nearest pictures" if len(shown) != 1 else f"Nearest to {_short(shown[0])}",
+            "lead": f"Among {among} of {report.index}, by {_SCORES.get(report.metric, report.metric)}{measured}.",
+            "notes": notes,
+            "queries": queries,
+        },
+    )
+    return pictures.notes()
+
+
+def _short(query: Query) -> str:
+    """Return the name of a query; of one picture without its folders."""
+    return query.name if query.source is None and query.key is None else os.path.basename(query.name)
+
+
+def _query(query: Query, pictures: Pictures) -> dict[str, Any]:
+    one, key = query.source, query.key
+    if one is not None:
+        thumb = thumbnail(lambda: open_picture(one.root, one.location, one.offset, one.size))
+    elif key is not None:
+        thumb = thumbnail(lambda: pictures(key))
+    else:
+        thumb = Thumbnail(None, note="not a single picture")
+    return {
+        "name": query.name,
+        "label": None,
+        "reason": query.reason,
+        "message": query.message,
+        "thumb": thumb,
+        "neighbours": neighbours_shown(query.neighbours, pictures),
+    }
+
+
+def neighbours_shown(neighbours: Sequence[Neighbour], pictures: Pictures) -> list[dict[str, Any]]:
+    """Return neighbours as the template takes them."""
+    return [
+        {
+            "key": found.key,
+            "label": found.label,
+            "score": f"{found.score:.3f}",
+            "thumb": thumbnail(lambda key=found.key: pictures(key)),  # type: ignore[misc]
+        }
+        for found in neighbours
+    ]

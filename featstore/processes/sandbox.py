@@ -1,0 +1,182 @@
+"""Run one of our functions in a child process with limits: for files that may kill, hang or exhaust their parser.
+
+The child is a fresh interpreter (never a fork: this process may have threads and a GPU). It gets limits on address
+space, processor time and written files before the function runs, and is killed after ``seconds`` by the clock.
+What comes back is JSON; the child's own output goes nowhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import math
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal
+
+from featstore import errors
+from featstore.errors import DamagedError, FeatstoreError
+
+_FUNCTION: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
+_LARGEST_ANSWER: Final = 16 << 20
+_MARGIN_SECONDS: Final = 10.0
+"""For starting the interpreter and loading modules, which the limits must not count."""
+
+Cause = Literal["died", "stalled", "memory"]
+
+
+class Died(DamagedError):
+    """The child did not come back: it ``died``, ``stalled``, or ran out of ``memory``; the message says how, in words."""
+
+    def __init__(self, cause: Cause, message: str) -> None:
+        super().__init__(message)
+        self.cause: Cause = cause
+
+
+def check_name(name: str) -> None:
+    """Raise FeatstoreError unless ``name`` has the form "package.module:function"."""
+    if not _FUNCTION.fullmatch(name):
+        raise FeatstoreError(f"{name!r} is not of the form package.module:function")
+
+
+def function_of(name: str) -> Callable[..., Any]:
+    """Return the function called "package.module:function"; raise FeatstoreError where there is none."""
+    check_name(name)
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise FeatstoreError(f"{name}: {error}") from None
+    if not callable(found):
+        raise FeatstoreError(f"{name}: is no function")
+    function: Callable[..., Any] = found
+    return function
+
+
+def interpreter(entry: str) -> list[str]:
+    """Return the command of a fresh interpreter that calls ``entry`` ("module:function") with our module search path.
+
+    The path is ours to the letter: what lies in the current directory is not imported unless it is for us, too.
+    """
+    module, _, function = entry.partition(":")
+    path = [item for item in sys.path if isinstance(item, str)]
+    return [sys.executable, "-c", f"import sys; sys.path[:] = {path!r}; from {module} import {function}; {function}()"]
+
+
+def call(function: str, arguments: Mapping[str, Any], *, seconds: float, memory: int) -> Any:
+    """Return ``function(**arguments)`` ("package.module:function"; JSON in, JSON out) as a guarded child computes it.
+
+    ``seconds``: of the clock and of the processor, ``memory``: bytes above what the loaded modules take.
+    Raises what the function raised, where that is an error of featstore's, and Died where it did not come back.
+    """
+    request = {"function": function, "arguments": dict(arguments), "seconds": seconds, "memory": memory}
+    process = subprocess.Popen(
+        interpreter("featstore.processes.sandbox:serve"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(json.dumps(request).encode(), timeout=seconds + _MARGIN_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise Died("stalled", f"no end after {seconds:g} s") from None
+    finally:
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            # A process in an uninterruptible read of a dead file server is not waited for.
+            process.wait(5)
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
+    return _answer(output, process.returncode, seconds)
+
+
+def _answer(output: bytes, code: int | None, seconds: float) -> Any:
+    try:
+        value = json.loads(output[:_LARGEST_ANSWER]) if code == 0 else None
+    except ValueError:
+        value = None
+    if isinstance(value, dict) and "value" in value:
+        return value["value"]
+    if isinstance(value, dict) and value.get("memory"):
+        raise Died("memory", "more memory than it may take")
+    if isinstance(value, dict) and "error" in value:
+        raise error_of(value)
+    if code == -signal.SIGXCPU:
+        raise Died("stalled", f"no end after {seconds:g} s of processor time")
+    raise Died("memory" if code == -signal.SIGKILL else "died", describe_exit(code))
+
+
+def describe_exit(code: int | None) -> str:
+    """Return in words how a process ended, from its return code as subprocess gives it."""
+    if code is None:
+        return "it could not be ended"
+    if code >= 0:
+        return f"it ended itself with code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    words = {"SIGKILL": "the kernel for lack of memory, or someone,", "SIGSEGV": "a segmentation fault"}.get(name, "")
+    return f"killed by {words} ({name})" if words else f"killed by {name}"
+
+
+def error_of(value: Mapping[str, Any]) -> FeatstoreError:
+    """Return the error that ``error_value`` described; one of a class unknown here becomes a FeatstoreError."""
+    kind = getattr(errors, str(value.get("error")), FeatstoreError)
+    message = str(value.get("message"))
+    if isinstance(kind, type) and issubclass(kind, FeatstoreError):
+        return kind(message)
+    return FeatstoreError(message)
+
+
+def error_value(error: BaseException) -> dict[str, str]:
+    """Return an error as JSON: the name of its nearest class in featstore.errors, and its message."""
+    names = [kind.__name__ for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind]
+    if names:
+        return {"error": names[0], "message": str(error)}
+    return {"error": "FeatstoreError", "message": f"{type(error).__name__}: {error}"}
+
+
+def serve() -> None:
+    """Answer one request on standard input: what the guarded child runs."""
+    request = json.load(sys.stdin)
+    answers = os.dup(1)
+    with open(os.devnull, "r+b", buffering=0) as nothing:
+        for stream in (0, 1, 2):
+            os.dup2(nothing.fileno(), stream)
+    value: dict[str, Any]
+    try:
+        function = function_of(request["function"])
+        limit(seconds=float(request["seconds"]), memory=int(request["memory"]))
+        value = {"value": function(**request["arguments"])}
+    except MemoryError:
+        value = {"memory": True}
+    except Exception as error:
+        value = error_value(error)
+    with open(answers, "wb") as file:
+        file.write(json.dumps(value).encode())
+    # Not through the interpreter's shutdown: a damaged heap may not survive it.
+    os._exit(0)
+
+
+def limit(*, seconds: float, memory: int) -> None:
+    """Limit this process from here on: ``memory`` bytes above what it has, processor ``seconds``, no file, no core."""
+    limits = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_CPU: math.ceil(resource.getrusage(resource.RUSAGE_SELF).ru_utime + seconds) + 1,
+    }
+    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/statm") as file:
+        limits[resource.RLIMIT_AS] = int(file.read().split()[0]) * resource.getpagesize() + memory
+    for what, value in limits.items():
+        hard = resource.getrlimit(what)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(what, (value, hard))

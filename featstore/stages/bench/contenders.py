@@ -1,0 +1,207 @@
+"""What ``featstore bench`` measures, each function alone in a process of its own: pictures a second, set-up not counted."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.backbones import Backbone, load_backbone
+from featstore.decode import decode as reference_decode
+from featstore.decode import open_decoder
+from featstore.engines import open_engine
+from featstore.engines.base import Pending
+from featstore.processes.malloc import keep_memory
+
+_WARM_PICTURES: Final = 8
+_PRODUCT: Final = 2048
+"""Rows and columns of the matrices that a CPU multiplies; a GPU's are four times as large."""
+_PRODUCTS: Final = 15
+
+
+def at_hand(device: str, backbone: str) -> dict[str, Any]:
+    """Return the engines that run here on ``device``, its name, the number of cores, and the peers for ``backbone``."""
+    import shutil
+
+    from featstore.engines import openvino
+    from featstore.engines.cuda import can_compile
+    from featstore.engines.shared import resolve_device, versions
+    from featstore.stages.bench import peers
+
+    where = resolve_device(device)
+    engines = ["torch", "torch-folded"]
+    if where.type == "cuda":
+        engines += ["compile"] if can_compile() else []
+    else:
+        engines += ["compile"] if any(map(shutil.which, ("g++", "clang++", "c++"))) else []
+        engines += ["openvino", "openvino-int8"] if openvino.available() else []
+    return {
+        "engines": engines,
+        "peers": peers.at_hand(backbone),
+        "cores": os.cpu_count() or 1,
+        **versions(where),
+    }
+
+
+def products(*, backbone: str, weights: str, device: str) -> dict[str, Any]:
+    """Measure the yardstick: the network's operations at the rate of the best float32 matrix product here.
+
+    Of torch's and, on a CPU, numpy's. An engine that comes near it runs at the speed of the chip.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from featstore.engines.shared import exact_float32, resolve_device
+
+    where = resolve_device(device)
+    model = load_backbone(backbone, weights)
+    side = model.preprocessing.crop
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.module(torch.zeros(1, 3, side, side))
+    operations = counter.get_total_flops()
+    size = _PRODUCT if where.type == "cpu" else 4 * _PRODUCT
+    matrices = [torch.rand(size, size, device=where) for _ in range(2)]
+    ways: list[list[Any]] = [matrices] if where.type != "cpu" else [matrices, [each.numpy() for each in matrices]]
+    best = 0.0
+    with exact_float32(where):
+        for left, right in ways * _PRODUCTS:
+            started = time.perf_counter()
+            product = left @ right
+            float(product[0, 0])  # waits for the device
+            best = max(best, 2 * size**3 / (time.perf_counter() - started))
+    return {"rate": best / operations, "operations_per_second": best, "operations_per_picture": operations}
+
+
+def forward(
+    folder: str, *, backbone: str, weights: str, engine: str, device: str, precision: str, batch: int
+) -> dict[str, Any]:
+    """Measure the network alone: decoded pictures in memory go in, vectors come out."""
+    _as_the_command(engine)
+    model = load_backbone(backbone, weights)
+    pictures = _decoded(_files(folder), model)
+    opened = open_engine(model, engine=engine, device=device, precision=precision)
+    # A whole batch: engines that compile do it for the shapes that they meet.
+    opened(pictures[:batch])
+    pending: deque[Pending] = deque()
+    started = time.perf_counter()
+    for start in range(0, len(pictures), batch):
+        while len(pending) >= opened.in_flight:
+            pending.popleft().result()
+        pending.append(opened.submit(pictures[start : start + batch]))
+    while pending:
+        pending.popleft().result()
+    seconds = time.perf_counter() - started
+    return {"rate": len(pictures) / seconds, "engine": opened.name, "precision": opened.precision}
+
+
+def decode(folder: str, *, backbone: str, weights: str, decoder: str, workers: int) -> dict[str, Any]:
+    """Measure decoding alone, from files in memory, in ``workers`` threads."""
+    preprocessing = load_backbone(backbone, weights).preprocessing
+    run = open_decoder(decoder)
+    data = [file.read_bytes() for file in _files(folder)]
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(lambda each: run(each, preprocessing), data[:_WARM_PICTURES]))
+        started = time.perf_counter()
+        for _ in pool.map(lambda each: run(each, preprocessing), data):
+            pass
+        seconds = time.perf_counter() - started
+    return {"rate": len(data) / seconds, "decoder": decoder}
+
+
+def end_to_end(
+    folder: str,
+    *,
+    backbone: str,
+    weights: str,
+    engine: str,
+    device: str,
+    precision: str,
+    batch: int,
+    workers: int,
+    decode: str,
+) -> dict[str, Any]:
+    """Measure an extraction into a temporary store, from the first picture read to the store on the disk."""
+    from featstore.stages.extract import Progress, extract
+
+    _as_the_command(engine)
+    begun: list[float] = []
+
+    def tell(_: Progress) -> None:
+        begun.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory(prefix="featstore-bench-") as place:
+        report = extract(
+            folder,
+            Path(place) / "store",
+            backbone=load_backbone(backbone, weights),
+            engine=engine,
+            device=device,
+            precision=precision,
+            decode=decode,
+            batch=batch,
+            workers=workers,
+            progress=tell,
+        )
+        # The first word comes when the first unit is opened, before anything is read.
+        seconds = time.perf_counter() - begun[0]
+    return {
+        "rate": report.vectors / seconds,
+        "vectors": report.vectors,
+        "failures": report.failures,
+        "timings": report.timings,
+        "advice": report.advice,
+    }
+
+
+def tutorial(folder: str, *, backbone: str, weights: str, device: str) -> dict[str, Any]:
+    """Measure the loop of tutorials: Pillow, torchvision's transforms, one picture at a time through the eager model."""
+    import torch
+    from PIL import Image
+    from torchvision import transforms
+
+    from featstore.engines.shared import resolve_device
+
+    where = resolve_device(device)
+    model = load_backbone(backbone, weights)
+    network, steps = model.module.to(where), model.preprocessing
+    transform = transforms.Compose(
+        [
+            transforms.Resize(steps.resize, transforms.InterpolationMode(steps.interpolation)),
+            transforms.CenterCrop(steps.crop),
+            transforms.ToTensor(),
+            transforms.Normalize(steps.mean, steps.std),
+        ]
+    )
+    files = _files(folder)
+
+    def features(file: Path) -> NDArray[np.float32]:
+        with Image.open(file) as image, torch.inference_mode():
+            found: NDArray[np.float32] = network(transform(image.convert("RGB"))[None].to(where))[0].cpu().numpy()
+        return found
+
+    for file in files[:_WARM_PICTURES]:
+        features(file)
+    started = time.perf_counter()
+    found = [features(file) for file in files]
+    return {"rate": len(found) / (time.perf_counter() - started)}
+
+
+def _as_the_command(engine: str) -> None:
+    if engine.startswith(("torch", "compile")):
+        keep_memory()
+
+
+def _files(folder: str) -> list[Path]:
+    return sorted(Path(folder).iterdir())
+
+
+def _decoded(files: list[Path], model: Backbone) -> NDArray[np.uint8]:
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return np.stack(list(pool.map(lambda file: reference_decode(file.read_bytes(), model.preprocessing), files)))

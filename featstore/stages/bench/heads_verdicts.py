@@ -1,0 +1,68 @@
+"""What is asked of heads beside today's practice, and whether a table of ``featstore.stages.bench.heads`` reaches it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+EQUAL: Final = 1e-6
+"""Relative difference of objectives that counts as none: single precision ends there."""
+_LEAST_RATIO: Final = {("logreg", "easy"): 10.0, ("logreg", "hard"): 20.0}
+"""How many times faster than the peer a head is to be on more than two classes."""
+_LEAST_RATIO_OTHERS: Final = 5.0
+_ACCURACY_SLACK: Final = 0.001
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A bound: what it is about, whether at least (or at most) ``asked`` was ``reached``."""
+
+    what: str
+    asked: float
+    reached: float
+    at_least: bool = True
+
+    @property
+    def holds(self) -> bool:
+        """Whether the bound is kept."""
+        return self.reached >= self.asked if self.at_least else self.reached <= self.asked
+
+    def line(self) -> str:
+        """Return it as a line of text."""
+        bound = "at least" if self.at_least else "at most"
+        return (
+            f"{'holds' if self.holds else 'MISSED'}: {self.what}: asked {bound} {self.asked:.6g}, "
+            f"reached {self.reached:.6g}"
+        )
+
+
+def fit_verdicts(table: list[dict[str, Any]]) -> list[Verdict]:
+    """Return the bounds on speed and accuracy of each head of one set whose peer is in ``table`` as well."""
+    by_name = {row["contender"]: row for row in table}
+    found = []
+    for kind in ("logreg", "svm"):
+        if f"featstore-{kind}" not in by_name or f"sklearn-{kind}" not in by_name:
+            continue
+        ours, peer = by_name[f"featstore-{kind}"], by_name[f"sklearn-{kind}"]
+        where = f"{kind}, {ours['classes']} classes, {ours['difficulty']}"
+        least = _LEAST_RATIO_OTHERS
+        if ours["classes"] > 2:
+            least = _LEAST_RATIO.get((kind, ours["difficulty"]), least)
+        stopped = " (more: the peer was stopped)" if "stopped" in peer else ""
+        found.append(Verdict(f"{where}: times faster{stopped}", least, peer["seconds"] / ours["seconds"]))
+        if not stopped:
+            found.append(Verdict(f"{where}: accuracy", peer["accuracy"] - _ACCURACY_SLACK, ours["accuracy"]))
+    return found
+
+
+def objective_verdicts(table: list[dict[str, Any]]) -> list[Verdict]:
+    """Return the bounds on the objective at each C of one set."""
+    return [
+        Verdict(
+            f"{row['classes']} classes, {row['difficulty']}, C={row['C']:g}: objective",
+            row["peer_objective"] * (1 + EQUAL),
+            row["objective"],
+            at_least=False,
+        )
+        for row in table
+    ]

@@ -1,0 +1,183 @@
+"""The stage behind ``featstore bench``: how fast this machine makes features of the user's pictures, part by part."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from featstore import defaults
+from featstore.errors import UsageError
+from featstore.stages.bench.rounds import Contender, Measured, Tell, alternate, apart
+
+_PLACE: Final = "featstore.stages.bench.contenders"
+TUTORIAL: Final = "tutorial loop"
+PRODUCTS: Final = "as matrix products, fp32"
+_PEERS: Final = {"img2vec": "img2vec-pytorch", "timm": "timm DataLoader loop"}
+_DECODERS: Final = {"exact": "pillow", "fast": "pillow-torch"}
+
+
+@dataclass(frozen=True)
+class SpeedReport:
+    """Rates in pictures a second, and what they are shares of.
+
+    ``shares``, of each end-to-end contender: ``of_forward``, of the bare forward of its own engine;
+    ``of_ceiling``, of what is left to it where decoding and network share the processors, 1 / (1/decode + 1/forward),
+    on a GPU the slower of the two; ``times_tutorial``, of every contender, its rate by that of the tutorial loop.
+    All are medians over the rounds of the ratio within a round.
+    """
+
+    pictures: int
+    distinct: int
+    unreadable: int
+    backbone: str
+    weights: str
+    rounds: int
+    machine: dict[str, Any]
+    contenders: list[Measured]
+    shares: dict[str, dict[str, float]]
+    notes: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON."""
+        return {**self.__dict__, "contenders": [contender.to_dict() for contender in self.contenders]}
+
+
+def bench(
+    pictures: str | os.PathLike[str] | None = None,
+    *,
+    backbone: str = defaults.BACKBONE,
+    weights: str = "random:0",
+    engines: Sequence[str] = (),
+    device: str = "auto",
+    precision: str = "auto",
+    count: int = defaults.BENCH_PICTURES,
+    batch: int = defaults.BATCH,
+    workers: int | None = None,
+    rounds: int = defaults.BENCH_ROUNDS,
+    tell: Tell | None = None,
+) -> SpeedReport:
+    """Measure each engine's bare forward, bare decoding, extractions end to end, and the loop of tutorials.
+
+    ``pictures``: any source of pictures, of which ``count`` are drawn (None: two photographs that scikit-learn
+    carries); ``engines``: by default all at hand; ``weights``: untrained by default, which are as fast as trained ones.
+    ``tell`` gets every rate as it is measured. Raises UsageError, and FeatstoreError where a contender fails.
+    """
+    if min(count, batch, rounds, 1 if workers is None else workers) < 1:
+        raise UsageError("count, batch, rounds and workers have to be at least 1")
+    machine = apart(f"{_PLACE}:at_hand", {"device": device, "backbone": backbone}, "what is at hand")
+    there, peers = machine.pop("engines"), machine.pop("peers")
+    if missing := [engine for engine in engines if engine not in there]:
+        raise UsageError(f"there is no engine {missing[0]!r} here; there are {', '.join(there)}")
+    with tempfile.TemporaryDirectory(prefix="featstore-bench-") as place:
+        distinct, unreadable = _gather(pictures, count, Path(place))
+        model = {"folder": place, "backbone": backbone, "weights": weights}
+        options = {"device": device, "precision": precision, "batch": batch}
+        contenders = _contenders(model, options, workers or machine["cores"], list(engines) or there)
+        contenders += _peers(peers, model, options)
+        measured = alternate(contenders, rounds, tell)
+    by_name = {each.name: each for each in measured}
+    return SpeedReport(
+        count,
+        distinct,
+        unreadable,
+        backbone,
+        weights,
+        rounds,
+        machine,
+        measured,
+        _shares(by_name, on_cpu=str(machine["device"]) == "cpu"),
+        _notes(pictures, weights, distinct, count, measured, peers),
+    )
+
+
+def _gather(pictures: str | os.PathLike[str] | None, count: int, folder: Path) -> tuple[int, int]:
+    from featstore.stages.bench.pictures import gather
+
+    return gather(pictures, count, folder)
+
+
+def _contenders(
+    model: dict[str, Any], options: dict[str, Any], workers: int, engines: Sequence[str]
+) -> list[Contender]:
+    found = [Contender(PRODUCTS, f"{_PLACE}:products", {**_without_folder(model), "device": options["device"]})]
+    found += [
+        Contender(f"forward, {engine}", f"{_PLACE}:forward", {**model, **_for(engine, options)}) for engine in engines
+    ]
+    found += [
+        Contender(f"decoding, {name}", f"{_PLACE}:decode", {**model, "decoder": decoder, "workers": workers})
+        for name, decoder in _DECODERS.items()
+    ]
+    found += [
+        Contender(
+            f"end to end, {engine}, {name}",
+            f"{_PLACE}:end_to_end",
+            {**model, **_for(engine, options), "workers": workers, "decode": name},
+        )
+        for engine in engines
+        if engine != "torch" or len(engines) == 1
+        for name in _DECODERS
+    ]
+    found.append(Contender(TUTORIAL, f"{_PLACE}:tutorial", {**model, "device": options["device"]}))
+    return found
+
+
+def _peers(names: Sequence[str], model: dict[str, Any], options: dict[str, Any]) -> list[Contender]:
+    place = "featstore.stages.bench.peers"
+    asked = {"folder": model["folder"], "backbone": model["backbone"], "device": options["device"]}
+    arguments = {
+        "img2vec": (f"{place}:img2vec", asked),
+        "timm": (f"{place}:timm_loop", {**asked, "batch": options["batch"]}),
+    }
+    return [Contender(_PEERS[name], *arguments[name]) for name in names]
+
+
+def _without_folder(model: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in model.items() if name != "folder"}
+
+
+def _for(engine: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return ``options`` for ``engine``: two of them have one precision only."""
+    fixed = {"torch": "fp32", "openvino-int8": "int8"}
+    return {**options, "engine": engine, "precision": fixed.get(engine, options["precision"])}
+
+
+def _shares(measured: dict[str, Measured], *, on_cpu: bool) -> dict[str, dict[str, float]]:
+    shares = {}
+    for name, one in measured.items():
+        shares[name] = {"times_tutorial": one.share_of(measured[TUTORIAL])}
+        if name.startswith("end to end"):
+            _, engine, decoder = name.split(", ")
+            forward, decoding = measured[f"forward, {engine}"], measured[f"decoding, {decoder}"]
+            ceilings = [
+                1 / (1 / f + 1 / d) if on_cpu else min(f, d) for f, d in zip(forward.rates, decoding.rates, strict=True)
+            ]
+            shares[name]["of_forward"] = one.share_of(forward)
+            shares[name]["of_ceiling"] = statistics.median(
+                rate / ceiling for rate, ceiling in zip(one.rates, ceilings, strict=True)
+            )
+    return shares
+
+
+def _notes(
+    pictures: Any, weights: str, distinct: int, count: int, measured: Sequence[Measured], peers: Sequence[str]
+) -> list[str]:
+    notes = []
+    if missing := [title for name, title in _PEERS.items() if name not in peers]:
+        notes.append(f"not measured, not installed or without this backbone: {', '.join(missing)} (featstore[bench])")
+    if pictures is None:
+        notes.append(
+            "the pictures are two photographs that scikit-learn carries; name your own for figures of your own"
+        )
+    if distinct < count:
+        notes.append(f"{distinct:,} pictures, repeated to {count:,}")
+    if weights.startswith("random:"):
+        notes.append(f"the weights are untrained ({weights}): speed does not depend on them, the features mean nothing")
+    other = sorted({each.said["engine"] for each in measured if each.said.get("precision", "fp32") != "fp32"})
+    if other:
+        notes.append(f"not exact, features of their own: {', '.join(other)}")
+    return notes

@@ -1,0 +1,246 @@
+"""The whole chain on embedded real data: pictures, store, heads, index, and a page that shows what came of it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore import defaults
+from featstore.errors import DamagedError, UsageError
+from featstore.files import atomic
+from featstore.stages.index import index_path, index_store, is_index, open_index
+from featstore.stages.sample import write_sample
+from featstore.stages.train import TrainReport, assess, head_path, train
+from featstore.store import FeatureStore
+from featstore.store.origin import KEY, generation_number
+from featstore.store.splitting import split_store
+from featstore.store.stacked import StackedStores
+
+if TYPE_CHECKING:
+    from featstore.sources import Source
+    from featstore.sources.base import Chunk
+    from featstore.stages.extract import ExtractReport, Progress
+
+SAMPLE, BACKBONE = "digits", "efficientnet_lite0"
+HEADS = ("logreg", "linear-svm", "rbf-svm", "knn")
+TIMES = "demo.json"
+"""What the steps took when they were made: a later run, which keeps them, tells it on its page."""
+EXTRACT_BATCH = 8
+"""Small batches keep every engine busy on a few cores, and the pictures' pixels in the cache."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the demo: the command that does the same, what came of it, and its seconds.
+
+    ``made_in``: the seconds that it took when it was made, by an earlier run where ``kept``.
+    """
+
+    name: str
+    command: str
+    result: str
+    seconds: float
+    kept: bool = False
+    made_in: float = 0.0
+
+
+@dataclass
+class DemoReport:
+    """What the demo made: files, steps, and the reports of its heads, the first of which the page shows."""
+
+    folder: str
+    page: str
+    images: int = 0
+    vectors: int = 0
+    failures: int = 0
+    steps: list[Step] = field(default_factory=list)
+    heads: list[TrainReport] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON."""
+        heads = {
+            one.head.kind: {
+                "head": one.path,
+                "accuracy": one.report.to_dict()["estimates"]["accuracy"],
+                "chosen": one.chosen,
+            }
+            for one in self.heads
+        }
+        told = {name: getattr(self, name) for name in ("folder", "page", "images", "vectors", "failures", "seconds")}
+        return {**told, "heads": heads, "steps": [dict(step.__dict__) for step in self.steps]}
+
+
+def demo(
+    folder: str | os.PathLike[str] = "featstore-demo",
+    *,
+    limit: int | None = None,
+    engine: str = defaults.ENGINE,
+    progress: Callable[[Progress], None] | None = None,
+    told: Callable[[Step], None] | None = None,
+) -> DemoReport:
+    """Run the whole chain in ``folder`` without a network, and write the page demo.html there.
+
+    1,797 handwritten digits (see featstore.stages.sample), features of EfficientNet-Lite0 with its ImageNet weights,
+    four heads, an index. What a run finds done it does not do again. ``limit``: take so many of the digits only,
+    evenly. ``progress``: as extract's; ``told``: called after each step. Raises UsageError where the folder holds
+    something else, FeatstoreError, OSError.
+    """
+    from featstore.heads.trainer import HEADS as known
+    from featstore.pages.demo import write_demo_page
+    from featstore.sources import open_source
+    from featstore.stages.extract import extract
+
+    started = time.perf_counter()
+    base = Path(folder)
+    if base.exists() and not base.is_dir():
+        raise UsageError(f"{base}: is a file; name a folder for the demo")
+    pictures, store = base / SAMPLE, base / f"{SAMPLE}.store"
+    report = DemoReport(str(base), str(base / "demo.html"))
+
+    earlier = _earlier_seconds(base)
+
+    def step(name: str, command: str, work: Callable[[], tuple[Any, str, bool]]) -> Any:
+        before = time.perf_counter()
+        value, result, kept = work()
+        seconds = round(time.perf_counter() - before, 3)
+        done = Step(name, command, result, seconds, kept, earlier.get(name, seconds) if kept else seconds)
+        report.steps.append(done)
+        if told is not None:
+            told(done)
+        return value
+
+    def sample() -> tuple[int, str, bool]:
+        there = pictures.exists()
+        count = write_sample(SAMPLE, pictures)
+        return count, f"{count:,} pictures of handwritten digits, 8 x 8 pixels each", there
+
+    def extraction() -> tuple[ExtractReport, str, bool]:
+        source = open_source(pictures)
+        made = extract(
+            source if limit is None else Evenly(source, limit),
+            store,
+            backbone=BACKBONE,
+            engine=engine,
+            batch=EXTRACT_BATCH,
+            progress=progress,
+        )
+        return made, f"{made.vectors:,} vectors, {made.new_vectors:,} of them new", not made.new_vectors
+
+    step("sample", f"featstore sample {SAMPLE} {pictures}", sample)
+    command = f"featstore extract {pictures} {store} --backbone {BACKBONE}"
+    made = step("extract", command, extraction)
+    report.images, report.vectors, report.failures = made.images, made.vectors, made.failures
+    for kind in HEADS:
+        command = f"featstore train {store} --head {kind}"
+        trained: TrainReport = step(f"train {kind}", command, partial(_trained, store, kind))
+        report.heads.append(trained)
+    step("index", f"featstore index {store}", partial(_indexed, store))
+    titles = {kind: known[kind].title for kind in HEADS}
+    write_demo_page(report, store, titles)
+    atomic.write_json(base / TIMES, {"seconds": {step.name: step.made_in for step in report.steps}})
+    report.seconds = round(time.perf_counter() - started, 3)
+    return report
+
+
+def _earlier_seconds(base: Path) -> dict[str, float]:
+    """Return what the steps of earlier runs took, by name."""
+    try:
+        seconds = atomic.read_json(base / TIMES)["seconds"]
+        return {str(name): float(value) for name, value in seconds.items()}
+    except (OSError, DamagedError, KeyError, AttributeError, TypeError, ValueError):
+        return {}
+
+
+def _trained(store: Path, kind: str) -> tuple[TrainReport, str, bool]:
+    kept = _kept(store, kind)
+    trained = kept or train(store, head=kind)
+    share, rows = trained.report.accuracy.value, trained.report.rows
+    return trained, f"{share:.1%} of {rows:,} held-out pictures right", kept is not None
+
+
+def _kept(store: Path, kind: str) -> TrainReport | None:
+    """Return what a run before this one trained, where store and labels are still the same."""
+    from featstore.heads import load_head
+
+    path = head_path(store, kind)
+    try:
+        head = load_head(path)
+    except (OSError, DamagedError):
+        return None
+    opened = FeatureStore.open(store)
+    now = (opened.store_id, generation_number(opened), opened.tables.version)
+    origin = head.meta.get(KEY) or {}
+    if (origin.get("store_id"), head.meta.get("generation"), head.meta.get("label_version")) != now:
+        return None
+    split = split_store(opened)
+    if head.meta.get("split") != split.to_dict():
+        return None
+    seconds = head.meta.get("seconds")
+    if not isinstance(seconds, dict):
+        return None
+    probabilities, report, before = assess(StackedStores([opened]), head, split)
+    return TrainReport(str(store), str(path), head, report, split, probabilities, split.notes(), seconds, before)
+
+
+def _indexed(store: Path) -> tuple[None, str, bool]:
+    path = index_path(store)
+    if is_index(path):
+        opened = FeatureStore.open(store)
+        index = open_index(path)
+        origin = index.identity.get(KEY) or {}
+        if origin.get("store_id") == opened.store_id and index.staleness(generation_number(opened), opened.ids).fresh:
+            return None, f"{len(index):,} vectors", True
+    made = index_store(store)
+    return None, f"{made.info['rows']:,} vectors, {'exact' if made.info['exact'] else 'approximate'}", False
+
+
+class Evenly:
+    """A source that yields about ``limit`` of another's pictures, evenly over its order."""
+
+    def __init__(self, source: Source, limit: int) -> None:
+        if limit < 1:
+            raise UsageError("limit has to be at least 1")
+        self.source, self.limit = source, limit
+        self.kind, self.location, self.root, self.layout = source.kind, source.location, source.root, source.layout
+        self.notes = source.notes
+        self.ignored = 0
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the whole source says of itself."""
+        return self.source.describe()
+
+    def chunks(self, rows: int = 65536) -> Iterator[Chunk]:
+        """Yield the chosen pictures."""
+        total = sum(len(chunk) for chunk in self.source.chunks(rows))
+        start = 0
+        for chunk in self.source.chunks(rows):
+            places = np.arange(start, start + len(chunk))
+            chosen = (places * self.limit) // total != ((places - 1) * self.limit) // total
+            start += len(chunk)
+            if chosen.any():
+                yield _take(chunk, np.flatnonzero(chosen))
+
+
+def _take(chunk: Chunk, rows: NDArray[np.int64]) -> Chunk:
+    from featstore.sources.base import Chunk as made
+
+    at = rows.tolist()
+    return made(
+        [chunk.keys[row] for row in at],
+        chunk.sizes[rows],
+        chunk.mtimes[rows],
+        chunk.offsets[rows],
+        None if chunk.locations is None else [chunk.locations[row] for row in at],
+        [chunk.labels[row] for row in at],
+        [chunk.splits[row] for row in at],
+        {name: [column[row] for row in at] for name, column in chunk.metadata.items()},
+    )

@@ -1,0 +1,54 @@
+"""What a person should know after a run, beyond its counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from featstore.embed.units import Run
+from featstore.sources import Source
+from featstore.store.plan import source_name
+from featstore.store.tables import LABEL, SPLIT, Tables
+from featstore.text import counted
+
+
+def notes_of(run: Run, source: Source, units: tuple[int, int]) -> list[str]:
+    """Return in words what may surprise about ``source``, and what to do where the run could not do its work."""
+    notes = list(source.notes)
+    if run.kept:
+        notes.append(
+            f"{run.kept:,} of the pending pictures are extracted already and kept in journals; a unit of up to "
+            f"{run.manifest.unit_rows:,} pictures counts when it is whole"
+        )
+    if run.done and run.failed == run.done:
+        missing = (
+            ""
+            if set(run.reasons) != {"missing"}
+            else f", for all are missing below {source.root}; --root says where they are"
+        )
+        notes.append(f"none of the {run.done:,} pictures of this run could be read{missing}")
+    ours = source_name(source.describe())
+    pending = {source_name(run.plan.segments[unit.segment].source) for unit in run.todo}
+    for name, other in run.plan.sources().items():
+        root = str(other.get("root", "/"))
+        if name in pending - {ours}:
+            notes.append(f"pending pictures of {other.get('location')} were extracted too, read from {root}")
+        if name != ours and not Path(root).exists():
+            notes.append(
+                f"{root}, an earlier source, is gone, and its pictures stay in the store; if it was moved, extract "
+                f"{other.get('location')} with --root and its new place"
+            )
+    if units[1] > 1 and run.shared < units[1]:
+        notes.append(
+            f"the store has {counted(run.shared, 'unit')} to share among {units[1]:,} processes; make it with a smaller "
+            f"--unit-rows than {run.manifest.unit_rows:,} to share so few pictures"
+        )
+    return notes
+
+
+def classes_of(tables: Tables) -> tuple[int, list[str]]:
+    """Return how many classes and which splits a store's tables name."""
+    names: dict[str, set[str]] = {LABEL: set(), SPLIT: set()}
+    for table in tables.layers:
+        for name in names.keys() & set(table.columns):
+            names[name].update(table.column(name).categories)
+    return len(names[LABEL]), sorted(names[SPLIT])

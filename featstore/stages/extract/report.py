@@ -1,0 +1,66 @@
+"""What an extraction says while it runs and when it is done; needs neither torch nor numpy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from featstore.store.planner import Change
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: ``done`` of ``total`` pictures, ``failed`` of them failures; ``note`` says what it waits for."""
+
+    done: int
+    total: int
+    failed: int
+    note: str = ""
+
+
+@dataclass
+class ExtractReport:
+    """What a run did.
+
+    ``images`` = ``vectors`` + ``failures`` + ``pending`` tell the whole store after it; ``new_*`` this run.
+    ``reasons``: this run's failures by reason. ``stopped``: it was asked to stop before its units were done.
+    ``restarts``: how often the working process died or stalled and was started again. ``layout`` of the source, if it
+    is a folder; ``classes`` and ``splits`` that the store knows; ``notes``: what a person should know, in words.
+    """
+
+    store: str
+    change: Change
+    images: int = 0
+    vectors: int = 0
+    failures: int = 0
+    pending: int = 0
+    new_vectors: int = 0
+    new_failures: int = 0
+    ignored: int = 0
+    stopped: bool = False
+    seconds: float = 0.0
+    reasons: dict[str, int] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    advice: str = ""
+    restarts: int = 0
+    layout: str | None = None
+    classes: int = 0
+    splits: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def fruitless(self) -> bool:
+        """Whether the run tried pictures and could read none."""
+        return self.new_failures > 0 and self.new_vectors == 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON."""
+        return {**self.__dict__, "change": self.change.to_dict()}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> ExtractReport:
+        """Return what to_dict gave."""
+        from featstore.store.planner import Change
+
+        return cls(**{**value, "change": Change(**value["change"])})

@@ -1,0 +1,297 @@
+"""Extraction that survives its decoders: the work is done in a child process, and its deaths are explained.
+
+The child (worker.py) notes the rows that it reads and decodes. When it is killed by a signal, exits without a word,
+or makes no progress, its supervisor tries those rows one by one in processes with limits (guard.py). What fails
+there becomes a failure of the store, noted in the unit's work folder (featstore.store.culprits), and the work is
+started again, from the journal. A death that no picture explains is forgiven once, and as long as work gets done.
+The supervisor itself loads neither torch nor, before something dies, numpy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import IO, Any, Final
+
+from featstore import defaults
+from featstore.errors import FeatstoreError
+from featstore.processes import sandbox
+from featstore.processes.in_hand import Held, InHand
+from featstore.stages.extract.report import ExtractReport, Progress
+from featstore.stages.extract.suspects import judge
+
+_LOOK_SECONDS: Final = 0.2
+_FORGIVEN: Final = 2
+
+
+def extract_supervised(
+    source: str | os.PathLike[str],
+    store: str | os.PathLike[str],
+    *,
+    source_options: Mapping[str, Any] | None = None,
+    stall_seconds: float = defaults.STALL_SECONDS,
+    max_pixels: int = defaults.MAX_PIXELS,
+    max_bytes: int = defaults.MAX_FILE_BYTES,
+    max_memory: int = defaults.MAX_MEMORY,
+    workers: int | None = None,
+    units: tuple[int, int] = (0, 1),
+    progress: Callable[[Progress], None] | None = None,
+    stop: threading.Event | None = None,
+    decoder: str | None = None,
+    backbone_from: str | None = None,
+    **options: Any,
+) -> ExtractReport:
+    """Do what ``extract`` does in a supervised process, so that no picture can end the run.
+
+    ``source`` and ``source_options``: for featstore.sources.open_source; ``options``: of ``extract``, as JSON types.
+    A picture that kills its decoder becomes a failure "decoder-died", one that takes more than ``stall_seconds``
+    "decoder-stalled" (or "read-stalled"), one that takes more than ``max_memory`` bytes "out-of-memory".
+    ``decoder`` and ``backbone_from`` name functions ("package.module:function") that are used in the worker in place of
+    the decoder and the backbone that ``options`` say.
+
+    Raises what ``extract`` raises, and FeatstoreError where the process died and no picture explains it, twice
+    without any progress in between.
+    """
+    started = time.perf_counter()
+    for name in (decoder, backbone_from):
+        if name is not None:
+            sandbox.check_name(name)
+    limits = {"max_pixels": max_pixels, "max_bytes": max_bytes, "max_memory": max_memory}
+    job: dict[str, Any] = {
+        "source": os.fspath(source),
+        "source_options": {
+            name: os.fspath(value) if isinstance(value, os.PathLike) else value
+            for name, value in (source_options or {}).items()
+        },
+        "store": os.fspath(store),
+        "decoder": decoder,
+        "backbone_from": backbone_from,
+        "options": {**options, **limits, "workers": workers, "units": list(units)},
+    }
+    stop = stop or threading.Event()
+    total = _Total(progress)
+    with _spooled(job["source"]) as spooled:
+        job["spooled"] = None if spooled is None else spooled.fileno()
+        forgiven = 0
+        while True:
+            threads = (workers or os.cpu_count() or 1) + defaults.READERS
+            attempt = _Attempt(job, spooled, threads, stall_seconds, stop, total)
+            attempt.run()
+            if attempt.error is not None:
+                raise _raised(attempt.error)
+            if attempt.report is not None:
+                return total.report(attempt.report, time.perf_counter() - started)
+            if stop.is_set():
+                return total.stopped(job["store"], time.perf_counter() - started)
+            culprits = judge(attempt.held, attempt.roots, job, stall_seconds)
+            total.restarts += 1
+            forgiven = 0 if culprits or attempt.done else forgiven + 1
+            if forgiven == _FORGIVEN:
+                raise FeatstoreError(_unexplained(attempt, store))
+
+
+@contextlib.contextmanager
+def _spooled(source: str) -> Iterator[IO[bytes] | None]:
+    """Copy a list that can be read only once into a file without a name: every attempt reads it anew."""
+    once = source == "-"
+    with contextlib.suppress(OSError, ValueError):
+        mode = os.stat(source).st_mode
+        once = once or stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+    if not once:
+        yield None
+        return
+    with tempfile.TemporaryFile(prefix="featstore-list-") as file:
+        try:
+            if source == "-":
+                shutil.copyfileobj(sys.stdin.buffer, file)
+            else:
+                with open(source, "rb") as given:
+                    shutil.copyfileobj(given, file)
+        except OSError as error:
+            raise FeatstoreError(f"{source}: cannot be read ({error.strerror})") from None
+        file.flush()
+        yield file
+
+
+@dataclass
+class _Total:
+    """What all attempts together did."""
+
+    progress: Callable[[Progress], None] | None
+    change: dict[str, int] | None = None
+    done: int = 0
+    failed: int = 0
+    restarts: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def add(self, done: int, failed: int, reasons: Mapping[str, int]) -> None:
+        """Add what an attempt did that left no report."""
+        self.done += done
+        self.failed += failed
+        self.reasons.update(reasons)
+
+    def tell(self, done: int, total: int, failed: int, note: str) -> None:
+        if self.progress is not None:
+            self.progress(Progress(self.done + done, self.done + total, self.failed + failed, note))
+
+    def report(self, value: dict[str, Any], seconds: float) -> ExtractReport:
+        report = ExtractReport.from_dict({**value, "change": self.change or value["change"]})
+        report.restarts, report.seconds = self.restarts, round(seconds, 3)
+        report.new_vectors += self.done - self.failed
+        report.new_failures += self.failed
+        report.reasons = dict((self.reasons + Counter(report.reasons)).most_common())
+        return report
+
+    def stopped(self, store: str, seconds: float) -> ExtractReport:
+        from featstore.store import FeatureStore
+        from featstore.store.planner import Change
+
+        counts = FeatureStore(store).counts
+        report = ExtractReport(store, Change(**(self.change or {})), *counts.__dict__.values())
+        report.stopped, report.restarts, report.seconds = True, self.restarts, round(seconds, 3)
+        report.new_vectors, report.new_failures = self.done - self.failed, self.failed
+        report.reasons = dict(self.reasons.most_common())
+        return report
+
+
+@dataclass
+class _Attempt:
+    """One life of the working process."""
+
+    job: dict[str, Any]
+    spooled: IO[bytes] | None
+    threads: int
+    stall_seconds: float
+    stop: threading.Event
+    total: _Total
+    report: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    roots: list[str] = field(default_factory=list)
+    done: int = 0
+    failed: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    held: list[Held] = field(default_factory=list)
+    stalled: bool = False
+    code: int | None = None
+
+    def run(self) -> None:
+        """Start the process and follow it to its end."""
+        in_hand = InHand.create(self.threads)
+        control, commands = os.pipe()
+        reports, answers = os.pipe()
+        passed = [control, answers, in_hand.handle, *([self.spooled.fileno()] if self.spooled is not None else [])]
+        command = [*sandbox.interpreter("featstore.stages.extract.worker:main"), *map(str, passed[:3])]
+        process = None
+        try:
+            try:
+                # A group of its own: Ctrl-C reaches us alone, and we ask the worker to stop.
+                process = subprocess.Popen(command, pass_fds=passed, stdin=subprocess.DEVNULL, process_group=0)
+            finally:
+                os.close(control)
+                os.close(answers)
+            with contextlib.suppress(BrokenPipeError):
+                _write_all(commands, json.dumps(self.job).encode() + b"\n")
+            self._follow(process, reports, commands, in_hand)
+            self.held = [held for held in in_hand.held() if held is not None]
+        finally:
+            if process is not None:
+                process.kill()
+                self.code = process.wait()
+            os.close(reports)
+            os.close(commands)
+            in_hand.close()
+            if self.report is None:
+                self.total.add(self.done, self.failed, self.reasons)
+
+    def _follow(self, process: subprocess.Popen[bytes], reports: int, commands: int, in_hand: InHand) -> None:
+        asked, stall = False, _Stall(in_hand, self.stall_seconds)
+        rest = b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(reports, selectors.EVENT_READ)
+            while True:
+                if self.stop.is_set() and not asked:
+                    asked = True
+                    with contextlib.suppress(BrokenPipeError):
+                        os.write(commands, b"\n")
+                if selector.select(_LOOK_SECONDS):
+                    data = os.read(reports, 1 << 20)
+                    *lines, rest = (rest + data).split(b"\n")
+                    for line in lines:
+                        self._take(json.loads(line))
+                    if not data:
+                        break
+                elif stall.seen():
+                    self.stalled = True
+                    process.kill()
+        if self.report is not None or self.error is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(60)
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if "begin" in message:
+            self.roots = message["begin"]["roots"]
+            self.total.change = self.total.change or message["begin"]["change"]
+        elif "progress" in message:
+            done, total, failed, note = message["progress"]
+            self.done, self.failed, self.reasons = done, failed, message["reasons"]
+            self.total.tell(done, total, failed, note)
+        else:
+            self.report, self.error = message.get("report"), message.get("error")
+
+
+class _Stall:
+    """Sees that a picture takes too long, or that nothing happens where something should."""
+
+    def __init__(self, in_hand: InHand, seconds: float) -> None:
+        self.in_hand, self.seconds = in_hand, seconds
+        self._held: dict[int, tuple[Held | None, float]] = {}
+        self._progress: tuple[bytes, float] = (b"", time.monotonic())
+
+    def seen(self) -> bool:
+        now = time.monotonic()
+        for slot, held in enumerate(self.in_hand.held()):
+            if held is None or self._held.get(slot, (None, now))[0] != held:
+                self._held[slot] = held, now
+            elif now - self._held[slot][1] > self.seconds:
+                return True
+        owed, value = self.in_hand.progress()
+        if not owed or value != self._progress[0]:
+            self._progress = value, now
+        return now - self._progress[1] > self.seconds
+
+
+def _unexplained(attempt: _Attempt, store: str | os.PathLike[str]) -> str:
+    how = (
+        f"made no progress for {attempt.stall_seconds:g} s"
+        if attempt.stalled
+        else f"was {sandbox.describe_exit(attempt.code)}"
+    )
+    how = how.replace("was it ended", "ended")
+    return (
+        f"{store}: the working process {how}, twice without progress, and no picture explains it; "
+        "use a smaller --batch or fewer --workers if memory is short; what was finished is kept, run again to go on"
+    )
+
+
+def _raised(value: dict[str, Any]) -> Exception:
+    if value["error"] == "OSError":
+        return OSError(value["errno"], value["message"], value["filename"])
+    return sandbox.error_of(value)
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]

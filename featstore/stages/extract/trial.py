@@ -1,0 +1,37 @@
+"""Try one picture in a process of its own: what the guarded child of a supervisor runs. Without torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from featstore.decode import DecodeFailure, Preprocessing
+from featstore.processes.sandbox import function_of
+from featstore.sources.reading import ReadFailure, read_picture
+
+OUT_OF_MEMORY = "out-of-memory"
+
+
+def try_picture(
+    root: str,
+    location: str,
+    offset: int,
+    size: int,
+    *,
+    preprocessing: dict[str, Any],
+    max_pixels: int,
+    max_bytes: int,
+    decoder: str,
+) -> str:
+    """Read and decode a picture; return the reason of its failure, "" where it has pixels. ``decoder`` "": read only."""
+    decode = function_of(decoder) if decoder else None
+    try:
+        picture = read_picture(Path(root), os.fsencode(location), offset, size, limit=max_bytes)
+        if decode is not None:
+            decode(picture.data, Preprocessing.from_dict(preprocessing), max_pixels=max_pixels)
+    except (ReadFailure, DecodeFailure) as failure:
+        return str(failure.reason)
+    except MemoryError:
+        return OUT_OF_MEMORY
+    return ""

@@ -1,0 +1,133 @@
+"""The working process of a supervised extraction: it does what ``extract`` does, and says what it has in hand.
+
+Its supervisor (supervising.py) starts it with three handles: ``control``, on which one line of JSON describes the
+work, a later line asks it to stop, and the end means that the supervisor is gone; ``reports``, on which it answers in
+lines of JSON; and the memory of in_hand.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from featstore.errors import FeatstoreError
+from featstore.processes.in_hand import InHand
+from featstore.processes.malloc import keep_memory
+from featstore.processes.sandbox import error_value, function_of
+from featstore.stages.extract.report import Progress
+
+
+def main() -> None:
+    """Work as the supervisor says."""
+    control, reports, memory = (int(argument) for argument in sys.argv[1:4])
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    commands = os.fdopen(control, "rb", buffering=0)
+    job = json.loads(_line(commands))
+    threading.Thread(target=_listen, args=(commands, stop), name="featstore-control", daemon=True).start()
+    answers = _Answers(reports)
+    try:
+        answers.say(report=_work(job, InHand(memory), answers, stop))
+    except OSError as error:
+        answers.say(
+            error={
+                "error": "OSError",
+                "errno": error.errno,
+                "message": error.strerror or str(error),
+                "filename": _name(error.filename),
+            }
+        )
+    except MemoryError:
+        answers.say(
+            error={
+                "error": "FeatstoreError",
+                "message": "the memory of this machine does not suffice; use a smaller --batch or fewer --workers",
+            }
+        )
+    except Exception as error:
+        value = error_value(error)
+        if not isinstance(error, FeatstoreError):
+            # A defect, not a failure: whoever reports it needs to know where.
+            traceback.print_exc()
+        answers.say(error=value)
+
+
+def _line(commands: BinaryIO) -> bytes:
+    line = b""
+    while not line.endswith(b"\n"):
+        part = commands.read(65536)
+        if not part:
+            os._exit(1)
+        line += part
+    return line
+
+
+def _listen(commands: BinaryIO, stop: threading.Event) -> None:
+    while commands.read(1):
+        stop.set()
+    # The supervisor was killed: so is what it started, as if they were one process.
+    os._exit(1)
+
+
+def _name(filename: Any) -> str | None:
+    return None if filename is None else os.fsdecode(filename) if isinstance(filename, bytes | str) else str(filename)
+
+
+class _Answers:
+    """Lines of JSON to the supervisor, from any thread."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle, self._lock = handle, threading.Lock()
+
+    def say(self, **value: Any) -> None:
+        data = memoryview(json.dumps(value).encode() + b"\n")
+        with self._lock:
+            while data:
+                data = data[os.write(self._handle, data) :]
+
+
+def _work(job: dict[str, Any], in_hand: InHand, answers: _Answers, stop: threading.Event) -> dict[str, Any]:
+    if job["backbone_from"] is not None:
+        job["options"]["backbone"] = function_of(job["backbone_from"])()
+    from featstore.sources import open_source
+
+    options = job["options"]
+    if job["spooled"] is None:
+        source = open_source(job["source"], **job["source_options"])
+    else:
+        # A list that can be read once only was copied by the supervisor.
+        given = {**job["source_options"], "kind": "list", "root": job["source_options"].get("root") or os.getcwd()}
+        source = open_source(f"/dev/fd/{job['spooled']}", **given)
+        source.location = job["source"] if job["source"] == "-" else os.path.abspath(job["source"])
+    if str(options.get("engine")).startswith(("torch", "compile")):
+        keep_memory()
+    # Only now, that mistakes of the request are told at once: this loads torch.
+    from featstore.embed.loader import Watch
+    from featstore.stages.extract.stage import extract
+
+    reasons: list[dict[str, int]] = [{}]
+
+    def begin(roots: list[Path], change: dict[str, int], failures: dict[str, int]) -> None:
+        reasons[0] = failures
+        answers.say(begin={"roots": [str(root) for root in roots], "change": change})
+
+    def tell(progress: Progress) -> None:
+        answers.say(progress=[progress.done, progress.total, progress.failed, progress.note], reasons=dict(reasons[0]))
+
+    report = extract(
+        source,
+        job["store"],
+        progress=tell,
+        stop=stop,
+        decoder=None if job["decoder"] is None else function_of(job["decoder"]),
+        watch=Watch(in_hand, begin),
+        **{**options, "units": tuple(options["units"])},
+    )
+    return report.to_dict()

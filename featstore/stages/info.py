@@ -1,0 +1,145 @@
+"""What a store, head or index is, in figures: the stage behind ``featstore info``."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from featstore.errors import DamagedError, UsageError
+from featstore.files import sealed
+from featstore.store import FeatureStore
+from featstore.store.origin import origin_of_index, origins_of_head
+
+
+def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what the store, head or index at ``path`` is as JSON; ``kind`` tells which of them.
+
+    Raises UsageError where ``path`` is none of them, DamagedError.
+    """
+    from featstore.stages.index import is_index
+
+    if os.path.isdir(path):
+        return describe_store(path)
+    if is_index(path):
+        return describe_index(path)
+    try:
+        sealed.read_header(Path(path), "head")
+    except FileNotFoundError:
+        raise UsageError(f"{os.fspath(path)}: does not exist") from None
+    except DamagedError as error:
+        raise UsageError(f"{os.fspath(path)}: is no store, head or index that can be read ({error})") from None
+    return describe_head(path)
+
+
+def describe_head(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return classes, parameters, figures and origin of a head as JSON. Raises UsageError, DamagedError."""
+    from featstore.stages.predict import read_head
+
+    head = read_head(path)
+    origins, meta = origins_of_head(head, os.fspath(path)), head.meta
+    features = [
+        {"identity": origin.identity.to_dict(), "fingerprint": origin.identity.fingerprint, **origin.to_dict()}
+        for origin in origins
+    ]
+    told = {name: meta.get(name) for name in ("parameters", "cross_validation", "class_counts", "versions")}
+    try:
+        return {
+            "kind": "head",
+            "path": os.fspath(path),
+            "head": head.kind,
+            "classes": head.classes,
+            "chosen": dict(meta["chosen"]),
+            "rows": meta["rows"],
+            "seed": meta["seed"],
+            "split": {**meta["split"]},
+            "label_version": meta["label_version"],
+            "held_out": {**meta["report"]["estimates"]},
+            "report": meta["report"],
+            **features[0],
+            "fingerprint": head.fingerprint,
+            "identity": head.identity,
+            "features": features,
+            **told,
+        }
+    except (KeyError, TypeError) as error:
+        raise DamagedError(f"{os.fspath(path)}: its description lacks {error}") from None
+
+
+def describe_index(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return size, measured recall and origin of an index as JSON, and how its store has changed since.
+
+    Raises UsageError, DamagedError.
+    """
+    from featstore.indexes.contract.growth import standing
+    from featstore.stages.index import open_index, staleness
+
+    index = open_index(path)
+    info = index.info()
+    stands = standing(info, os.path.getsize(path))
+    origin = origin_of_index(index, os.fspath(path))
+    store = origin.find_store(Path(os.path.abspath(path)).parent)
+    return {
+        "kind": "index",
+        **info,
+        "holds": stands.holds,
+        "standing": stands.text,
+        "identity": origin.identity.to_dict(),
+        **origin.to_dict(),
+        "store_found": store is not None,
+        "stale": staleness(index, store) if store is not None else "",
+    }
+
+
+def describe_store(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return identity, counts, labels, sizes and provenance of a store as JSON. Raises UsageError where there is none.
+
+    ``drift`` of what made vectors: the greatest difference from plain torch that its runs measured on some of the
+    pictures, in standard deviations of the features; None where none did.
+    """
+    store = FeatureStore.open(Path(path))
+    counts = store.counts
+    provenance = [made for unit in store.provenance().values() for made in unit]
+    makers = Counter(_maker(made) for made in provenance)
+    drifts: dict[tuple[str, str, str], float] = {}
+    for made in provenance:
+        if isinstance(drift := made.get("drift"), dict):
+            drifts[_maker(made)] = max(drifts.get(_maker(made), 0.0), float(drift["greatest_difference"]))
+    return {
+        "kind": "store",
+        "path": str(path),
+        "store_id": store.store_id,
+        "fingerprint": store.fingerprint,
+        "identity": store.spec.to_dict(),
+        "weights_name": store.manifest.weights_name,
+        "created": store.manifest.created,
+        "generation": list(store.generation),
+        "images": counts.images,
+        "vectors": counts.vectors,
+        "failures": counts.failures,
+        "pending": counts.pending,
+        "units": len(store.units),
+        "unit_rows": store.manifest.unit_rows,
+        "retired": len(store.plan.retired),
+        "bytes": sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file()),
+        "sources": [dict(source) for source in store.plan.sources().values()],
+        "label_version": store.tables.version,
+        "columns": store.tables.columns,
+        "labels": _counted(store.labels),
+        "splits": _counted(store.splits),
+        "made_by": [
+            {"engine": made[0], "device": made[1], "version": made[2], "units": count, "drift": drifts.get(made)}
+            for made, count in makers.most_common()
+        ],
+    }
+
+
+def _maker(made: dict[str, Any]) -> tuple[str, str, str]:
+    """Return engine, device and version of an entry of provenance."""
+    return str(made.get("engine")), str(made.get("device_name", made.get("device"))), f"torch {made.get('torch')}"
+
+
+def _counted(values: Any) -> dict[str, int]:
+    counts = Counter(value for value in values if value is not None)
+    return dict(sorted(counts.items()))

@@ -1,0 +1,184 @@
+"""What can be looked up in an index, as vectors: pictures, keys of the store, vector files, classes, and mixtures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.embed.embedder import Embedder, Input, inputs_of
+from featstore.errors import UsageError
+from featstore.store import FeatureStore
+from featstore.text import counted
+
+if TYPE_CHECKING:
+    from featstore.indexes.blocks import Metric
+
+Paths = Sequence[str | os.PathLike[str]]
+_NAMED = 4
+"""Parts that the name of a mixture lists."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One query. ``vector`` (d,), None where it could not be made, with ``reason`` and ``message``.
+
+    ``name`` for people; ``source`` or ``key``: the picture, where it is one; ``own``: ids in the index that are the
+    query itself, and no answer.
+    """
+
+    name: str
+    vector: NDArray[Any] | None
+    source: Input | None = None
+    key: str | None = None
+    own: tuple[int, ...] = ()
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to look up, or to keep away from: picture files, folders, tables, archives (``inputs``); ``keys`` of the
+    store; ``vectors``, as arrays (d,) or (q, d) or as .npy files of them; ``labels``, for the middle of each class."""
+
+    inputs: Paths = ()
+    keys: Sequence[str] = ()
+    vectors: Sequence[str | os.PathLike[str] | NDArray[Any]] = ()
+    labels: Sequence[str] = ()
+
+    def __bool__(self) -> bool:
+        return bool(len(self.inputs) or len(self.keys) or len(self.vectors) or len(self.labels))
+
+
+class Queries:
+    """Makes queries for vectors of one kind. ``embedder`` and ``store`` are called when first needed.
+
+    ``metric`` and ``dimension``: the index's.
+    """
+
+    def __init__(
+        self,
+        metric: Metric,
+        dimension: int,
+        embedder: Callable[[], Embedder],
+        store: Callable[[], FeatureStore],
+        **options: Any,
+    ) -> None:
+        self._metric, self._dimension = metric, dimension
+        self._embedder, self._store, self._options = embedder, store, options
+
+    def each(self, wanted: Wanted) -> Iterator[Asked]:
+        """Yield all that is ``wanted``, in constant memory. UsageError: an unknown key or label, no such vectors."""
+        if wanted.keys:
+            yield from self._keys(wanted.keys)
+        for number, vectors in enumerate(wanted.vectors):
+            yield from self._vectors(vectors, number)
+        for label in wanted.labels:
+            yield self._middle(label)
+        if wanted.inputs:
+            yield from self._pictures(wanted.inputs)
+
+    def mixture(self, more: Wanted, less: Wanted, weight: float) -> Asked:
+        """Return one query that is like all that is in ``more`` and unlike what is in ``less``.
+
+        m + weight (m - l), where m and l are the mean vectors of the two, each of length 1 before under cosine: away
+        from l, as J. Rocchio's relevance feedback goes (in: G. Salton, The SMART Retrieval System, 1971). What is in
+        it by key is no answer. Where a picture cannot be read there is no vector.
+        """
+        sums: list[NDArray[np.float64]] = []
+        names: list[str] = []
+        own: list[int] = []
+        for sign, wanted in (("", more), ("less ", less)):
+            total, count = np.zeros(self._dimension), 0
+            for asked in self.each(wanted):
+                if asked.vector is None:
+                    return Asked(asked.name, None, asked.source, reason=asked.reason, message=asked.message)
+                total += self._prepared(asked.vector)
+                count += 1
+                own += asked.own
+                if count <= _NAMED:
+                    names.append(sign + asked.name)
+            if count > _NAMED:
+                names.append(f"{sign}{count - _NAMED:,} more")
+            sums.append(total / max(1, count))
+        middle, away = sums
+        vector = middle + weight * (middle - away) if less else middle
+        return Asked(" + ".join(names).replace("+ less", "-"), vector.astype(np.float32), own=tuple(own))
+
+    def _prepared(self, vector: NDArray[Any]) -> NDArray[np.float32]:
+        from featstore.indexes.blocks import prepare
+
+        prepared: NDArray[np.float32] = prepare(np.asarray(vector)[None], self._metric)[0]
+        return prepared
+
+    def _keys(self, keys: Sequence[str]) -> Iterator[Asked]:
+        store = self._store()
+        rows = store.rows(keys)
+        own = store.ids[rows].tolist()
+        vectors = (vector for block in store.blocks(rows) for vector in block)
+        for key, number, vector in zip(keys, own, vectors, strict=True):
+            yield Asked(key, vector, key=key, own=(number,))
+
+    def _vectors(self, given: str | os.PathLike[str] | NDArray[Any], number: int) -> Iterator[Asked]:
+        array = given if isinstance(given, np.ndarray) else read_vectors(given)
+        name = f"vectors {number}" if isinstance(given, np.ndarray) else os.fspath(given)
+        rows = array if array.ndim != 1 else array[None]
+        if rows.ndim != 2 or rows.shape[1] != self._dimension or array.dtype.kind not in "fiu":
+            raise UsageError(
+                f"{name}: holds {array.dtype} of the shape {array.shape}, where numbers of the shape (q, "
+                f"{self._dimension}) or ({self._dimension},) are needed; make them with the same backbone"
+            )
+        for place, vector in enumerate(rows):
+            if not np.isfinite(vector).all():
+                raise UsageError(f"{name}: row {place} holds NaN or infinity; leave it out")
+            yield Asked(name if array.ndim == 1 else f"{name}[{place}]", np.asarray(vector))
+
+    def _middle(self, label: str) -> Asked:
+        from featstore.indexes.blocks import prepared_blocks
+
+        store = self._store()
+        rows = np.flatnonzero(store.labels == label)
+        if not len(rows):
+            there = sorted({str(value) for value in store.labels if value is not None})
+            some = ", ".join(there[:10]) + (", ..." if len(there) > 10 else "")
+            raise UsageError(f"{store.path}: no picture has the label {label!r}; there are: {some or 'none'}")
+        total = np.zeros(self._dimension)
+        for _, block in prepared_blocks(store.stream(rows), self._metric):
+            total += block.sum(axis=0, dtype=np.float64)
+        return Asked(f"the middle of {label} ({counted(len(rows), 'picture')})", (total / len(rows)).astype(np.float32))
+
+    def _pictures(self, paths: Paths) -> Iterator[Asked]:
+        for part in self._embedder().blocks(inputs_of(paths), **self._options):
+            vectors = iter(part.vectors)
+            for at, one in enumerate(part.inputs):
+                if at in part.failures:
+                    reason, message = part.failures[at]
+                    yield Asked(one.name, None, one, reason=reason, message=message)
+                else:
+                    yield Asked(one.name, next(vectors), one)
+
+
+def read_vectors(path: str | os.PathLike[str]) -> NDArray[Any]:
+    """Return the array in a .npy file, memory-mapped; nothing in it is ever executed. UsageError where there is none."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise UsageError(f"{os.fspath(path)}: there is no such file of vectors") from None
+    except (ValueError, OSError, EOFError):
+        raise UsageError(f"{os.fspath(path)}: is no .npy file of numbers; write one with numpy.save") from None
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise UsageError(f"{os.fspath(path)}: is an archive of arrays; write one array with numpy.save")
+    return array
+
+
+def batches(asked: Iterable[Asked], size: int) -> Iterator[list[Asked]]:
+    """Yield ``asked`` in lists of up to ``size``."""
+    remaining = iter(asked)
+    while part := list(islice(remaining, size)):
+        yield part

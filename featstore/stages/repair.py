@@ -1,0 +1,159 @@
+"""The stage behind ``featstore repair``: restore a store, extracting again what was damaged where the pictures are there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore import defaults
+from featstore.errors import UsageError
+from featstore.store.claims import Claims
+from featstore.store.manifest import Manifest
+from featstore.store.plan import Plan, Rows, Unit
+from featstore.store.repair.repairing import RepairReport, repair_store
+from featstore.store.repair.shards import Remade, fail_unit
+
+if TYPE_CHECKING:
+    from featstore.backbones import Backbone
+
+
+def repair(
+    store: str | os.PathLike[str],
+    *,
+    root: str | os.PathLike[str] | None = None,
+    backbone: Backbone | None = None,
+    weights: str | None = None,
+    engine: str = defaults.ENGINE,
+    device: str = "auto",
+    set_aside: bool = False,
+) -> RepairReport:
+    """Restore what is damaged in a store; see featstore.store.repair.repairing for what can be.
+
+    Damaged vectors are extracted again, and only those, where the picture is there with the bytes it had; others
+    become failures of the reason "damaged". ``root``: where the pictures are now, if not where the plan says.
+    ``weights``: of the backbone, where the name in the store does not lead to them; ``backbone``: in their place.
+    ``set_aside``: extract nothing, let damaged vectors become failures.
+
+    Raises UsageError where there is no store or its backbone cannot be had, FeatstoreError while another process
+    writes, DamagedError for what cannot be restored.
+    """
+    path = Path(store)
+    if root is not None and not os.path.isdir(root):
+        raise UsageError(f"{os.fspath(root)}: the root is no folder")
+    remaking = _Remaking(path, None if root is None else Path(root), backbone, weights, engine, device)
+
+    def extract_pending(claims: Claims, report: RepairReport) -> None:
+        if set_aside:
+            manifest = Manifest.read(path)
+            plan = Plan(path, manifest.epoch)
+            report.failed += sum(
+                fail_unit(path, manifest, plan, unit) for unit in plan.units() if unit.number in report.pending
+            )
+            report.pending = []
+        elif report.pending:
+            remaking.units(claims, report)
+
+    return repair_store(path, None if set_aside else remaking.rows, extract_pending)
+
+
+class _Remaking:
+    """Extracts rows of a store again; the backbone is loaded when the first are asked for."""
+
+    def __init__(
+        self, store: Path, root: Path | None, backbone: Backbone | None, weights: str | None, engine: str, device: str
+    ) -> None:
+        self.store, self.root = store, root
+        self._asked = backbone, weights, engine, device
+        self._opened: Any = None
+
+    def _open(self) -> tuple[Manifest, Backbone, Any]:
+        from featstore.backbones import load_backbone
+        from featstore.engines import open_engine, to_go_on
+        from featstore.stages.extract.stage import identity_of
+
+        if self._opened is None:
+            backbone, weights, engine, device = self._asked
+            manifest = Manifest.read(self.store)
+            try:
+                model = backbone or load_backbone(manifest.identity.backbone, weights or manifest.weights_name)
+            except UsageError as error:
+                raise UsageError(
+                    f"{self.store}: its backbone is needed to extract again what was damaged: {error}; "
+                    "name them by --weights, or let damaged vectors become failures by --set-aside"
+                ) from None
+            identity = manifest.identity
+            engine, precision = to_go_on(identity.precision, engine)
+            opened = open_engine(model, engine=engine, device=device, precision=precision)
+            identity.check(identity_of(model, opened, identity.dtype, identity.decoder), str(self.store))
+            self._opened = manifest, model, opened
+        found: tuple[Manifest, Backbone, Any] = self._opened
+        return found
+
+    def _roots(self, plan: Plan) -> list[Path]:
+        return [self.root or Path(str(segment.source.get("root", "/"))) for segment in plan.segments]
+
+    def rows(self, unit: Unit, rows: Rows, wanted: NDArray[np.int64], batch: int | None) -> dict[int, Remade]:
+        """Extract the ``wanted`` rows of a unit, in the batches that they were in, so that they get the same bits."""
+        from featstore.decode import open_decoder
+        from featstore.embed import pipeline
+        from featstore.embed.loader import Loader
+        from featstore.embed.pipeline import Batch, Timings
+
+        manifest, model, engine = self._open()
+        roots = self._roots(Plan(self.store, manifest.epoch))
+        timings = Timings()
+        loader = Loader(
+            model.preprocessing,
+            roots.__getitem__,
+            timings,
+            max_pixels=defaults.MAX_PIXELS,
+            max_bytes=defaults.MAX_FILE_BYTES,
+            decode=open_decoder(manifest.identity.decoder),
+        )
+        size = batch or defaults.BATCH
+        found: dict[int, Remade] = {}
+        target = _Target(unit, rows)
+        for start in np.unique(wanted // size * size).tolist():
+            stop = min(start + size, len(unit))
+            loaded = [loader(target, row) for row in range(start, stop)]
+            done = pipeline.forward(
+                Batch(target, start, stop, False), loaded, engine, manifest.identity.numpy_dtype, timings
+            )
+            failed = {row: (reason, message) for row, reason, message in done.failures}
+            vectors = iter(done.vectors)
+            for row in range(start, stop):
+                vector = None if row in failed else next(vectors)
+                if row in wanted:
+                    found[row] = Remade(vector, done.sha256[row - start].tobytes(), *failed.get(row, ()))
+        return found
+
+    def units(self, claims: Claims, report: RepairReport) -> None:
+        """Extract whole units again; those whose folder is gone become failures."""
+        from featstore.embed.units import extract_units
+
+        manifest = Manifest.read(self.store)
+        plan = Plan(self.store, manifest.epoch)
+        roots = self._roots(plan)
+        for unit in plan.units():
+            if unit.number in report.pending and not roots[unit.segment].is_dir():
+                report.failed += fail_unit(self.store, manifest, plan, unit)
+                report.pending.remove(unit.number)
+        if report.pending:
+            _, model, engine = self._open()
+            vectors, failures = extract_units(self.store, report.pending, roots, model, engine, claims)
+            report.remade += vectors
+            report.failed += failures
+            report.pending = []
+
+
+class _Target:
+    """Rows of a unit as a Loader wants them: all of them count, whatever became of them since."""
+
+    def __init__(self, unit: Unit, rows: Rows) -> None:
+        self.unit, self.rows = unit, rows
+        self.superseded = np.zeros(len(unit), bool)
+        self.culprits: dict[int, tuple[str, str]] = {}

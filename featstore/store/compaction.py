@@ -1,0 +1,274 @@
+"""Compaction: purge what was retired, merge small shards, and put the result in force at one stroke.
+
+The next epoch's plan and tables are written beside those in force, and the shards that change under numbers of the
+next epoch; replacing featstore.json makes them valid, and only then is the old removed. A kill before that leaves
+files that nothing refers to, a kill after it files that nothing refers to any more: the next compaction removes both.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.files import atomic
+from featstore.store import plan as plans
+from featstore.store import shards, tables
+from featstore.store.claims import COMPACTION, Claims, work_folder
+from featstore.store.feature_store import FeatureStore
+from featstore.store.keys import KeyIndex, digests
+from featstore.store.plan import Ids, NewSegment, Plan, Rows, Unit, source_name
+from featstore.store.shards import Failure, Finished, Shard
+
+BLOCK_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class CompactReport:
+    """What a compaction did, in rows, shards and bytes of shards."""
+
+    purged: int
+    shards_before: int
+    shards_after: int
+    shards_rewritten: int
+    bytes_before: int
+    bytes_after: int
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the report as JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Units that become one: rewritten unless it is a single unit that keeps all its rows."""
+
+    units: list[Unit]
+    rows: int
+    kept: bool
+
+
+def compact(store: str | os.PathLike[str]) -> CompactReport:
+    """Purge retired rows from shards, plan and tables, and merge neighbouring small shards.
+
+    Ids stay what they are. Raises FeatstoreError while another process writes to the store; a reader that opened
+    the store before has to open it again.
+    """
+    path = Path(store)
+    FeatureStore(path)
+    with Claims(path) as claims:
+        claims.exclusive()
+        return _Compaction(path).run()
+
+
+class _Compaction:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.store = FeatureStore(path)
+        self.plan = self.store.plan
+        self.next = self.store.manifest.next_epoch()
+        self.done = {unit.number for unit in self.store.units} - {unit.number for unit in self.store.pending_units()}
+
+    def run(self) -> CompactReport:
+        self._clean()
+        before = self._sizes()
+        groups = self._groups()
+        rewritten = self._write_epoch(groups)
+        self._write_tables()
+        purged = len(self.plan.retired)
+        self.next.write(self.path)
+        self._clean()
+        after = self._sizes()
+        return CompactReport(purged, len(before), len(after), rewritten, sum(before), sum(after))
+
+    def _sizes(self) -> list[int]:
+        directory = shards.folder(self.path)
+        return [entry.stat().st_size for entry in os.scandir(directory)] if directory.is_dir() else []
+
+    def _clean(self) -> None:
+        """Remove what the epoch in force does not refer to."""
+        epoch = FeatureStore(self.path).manifest.epoch
+        for folder in ("plan", "tables"):
+            if (self.path / folder).is_dir():
+                for name in os.listdir(self.path / folder):
+                    if name != f"{epoch:06d}":
+                        shutil.rmtree(self.path / folder / name)
+        units = Plan(self.path, epoch).units()
+        directory = shards.folder(self.path)
+        if directory.is_dir():
+            for name in set(os.listdir(directory)) - {shards.shard_path(self.path, unit.number).name for unit in units}:
+                os.unlink(directory / name)
+            atomic.sync(directory)
+        planned = {work_folder(self.path, unit.number).name for unit in units} | {COMPACTION}
+        for name in set(os.listdir(self.path / "work")) - planned:
+            shutil.rmtree(self.path / "work" / name, ignore_errors=True)
+
+    def _live(self, unit: Unit) -> int:
+        ids = self.plan.segments[unit.segment].ids[unit.start : unit.stop]
+        return int((~self.plan.is_retired(ids)).sum())
+
+    def _groups(self) -> list[list[_Group]]:
+        """Return the groups of units, source by source in the order of the ids."""
+        limit = self.store.manifest.unit_rows
+        result: list[list[_Group]] = []
+        units = [(unit, self._live(unit)) for unit in self.store.units]
+        for _, run in itertools.groupby(units, lambda item: source_name(self.plan.segments[item[0].segment].source)):
+            groups: list[_Group] = []
+            for unit, live in run:
+                whole = live == len(unit)
+                if live == 0:
+                    continue
+                if unit.number not in self.done or (whole and 2 * live >= limit):
+                    groups.append(_Group([unit], live, whole))
+                elif groups and not groups[-1].kept and self._mergeable(groups[-1]) and groups[-1].rows + live <= limit:
+                    groups[-1] = _Group([*groups[-1].units, unit], groups[-1].rows + live, False)
+                else:
+                    groups.append(_Group([unit], live, False))
+            # A small unit without neighbours to merge with stays as it is.
+            groups = [_Group(g.units, g.rows, len(g.units) == 1 and g.rows == len(g.units[0])) for g in groups]
+            if groups:
+                result.append(groups)
+        return result
+
+    def _mergeable(self, group: _Group) -> bool:
+        return all(unit.number in self.done for unit in group.units)
+
+    def _write_epoch(self, runs: list[list[_Group]]) -> int:
+        next_unit, rewritten = self.next.epoch * plans.UNITS_OF_EPOCH, 0
+        atomic.make_directory(plans.folder(self.path, self.next.epoch))
+        pieces = [piece for groups in runs for piece in _segments(groups)]
+        for number, groups in enumerate(pieces or [[]]):
+            rows, numbers = [], []
+            for group in groups:
+                part = _merged([self._rows(unit) for unit in group.units])
+                if group.kept:
+                    numbers.append(group.units[0].number)
+                else:
+                    numbers.append(next_unit)
+                    next_unit += 1
+                    if self._mergeable(group):
+                        self._write_shard(numbers[-1], group, part)
+                        rewritten += 1
+                rows.append(part)
+            self._write_segment(number, groups, rows, numbers, next_unit)
+        return rewritten
+
+    def _rows(self, unit: Unit) -> Rows:
+        rows = self.plan.rows(unit)
+        live = np.flatnonzero(~self.plan.is_retired(rows.ids))
+        sizes, mtimes, offsets = self.plan.stat(rows.ids[live])
+        locations = None if rows.locations is None else [rows.locations[i] for i in live.tolist()]
+        return Rows(
+            rows.ids[live], [rows.keys[i] for i in live.tolist()], rows.views[live], sizes, mtimes, offsets, locations
+        )
+
+    def _write_segment(
+        self, number: int, groups: Sequence[_Group], rows: Sequence[Rows], numbers: Sequence[int], next_unit: int
+    ) -> None:
+        every = _merged(rows)
+        none = np.empty(0, np.int64)
+        source: dict[str, Any] = self.plan.segments[groups[-1].units[-1].segment].source if groups else {}
+        new = NewSegment(
+            every,
+            np.array(numbers, np.uint64),
+            np.concatenate([[0], np.cumsum([len(part) for part in rows])]).astype(np.uint64),
+            none,
+            np.empty(0, np.uint8),
+            (none, none, none),
+            source,
+            self.plan.next_id,
+            next_unit,
+        )
+        path = plans.segment_path(self.path, self.next.epoch, number)
+        plans.write_segment(path, new, digests(every.keys, every.views.tolist()))
+
+    def _write_shard(self, number: int, group: _Group, rows: Rows) -> None:
+        live = [(self.store.shard(unit), unit) for unit in group.units]
+        kept = [(shard, np.flatnonzero(~self.plan.is_retired(shard.ids))) for shard, _ in live]
+        failures = [
+            (key, failure, shard.failed_sha256[at])
+            for shard, _ in live
+            for at, (key, failure) in enumerate(shard.failures())
+            if not self.plan.is_retired(np.array([failure.id]))[0]
+        ]
+        finished = Finished(
+            number,
+            np.concatenate([shard.ids[at] for shard, at in kept]),
+            np.concatenate([shard.views[at] for shard, at in kept]),
+            [key for shard, at in kept for key in shard.keys.take(at)],
+            np.concatenate([shard.sha256[at] for shard, at in kept]),
+            [Failure(failure.id, failure.reason, failure.message) for _, failure, _ in failures],
+            [key for key, _, _ in failures],
+            np.array([sums for _, _, sums in failures], np.uint8).reshape(-1, 32),
+        )
+        made = [
+            {**entry, "of_unit": unit.number, "of_store": self.store.store_id}
+            for shard, unit in live
+            for entry in shard.file.meta.get("provenance", [])
+        ]
+        shards.write_shard(
+            shards.shard_path(self.path, number),
+            self.store.spec,
+            self.store.store_id,
+            finished,
+            _blocks(kept),
+            made,
+        )
+
+    def _write_tables(self) -> None:
+        directory = tables.folder(self.path, self.next.epoch)
+        atomic.make_directory(directory)
+        for version, table in enumerate(self.store.tables.versions):
+            path = tables.table_path(self.path, self.next.epoch, version)
+            known = np.zeros(len(table.keys), bool)
+            index: KeyIndex = table.index
+            known[index.places()] = self.plan.find(np.stack([index.hi, index.lo], axis=1)) >= 0
+            if known.all():
+                os.link(table.file.path, path)
+            else:
+                rows = np.flatnonzero(known)
+                columns = {name: table.column(name).take(rows) for name in table.columns}
+                origin: Any = table.origin
+                tables.write_table(path, list(table.keys.take(rows)), columns, origin, table.row_digest[rows])
+        atomic.sync(directory)
+
+
+def _segments(groups: Sequence[_Group]) -> Iterator[list[_Group]]:
+    """Cut a run of groups into segments of at most SEGMENT_ROWS rows."""
+    part: list[_Group] = []
+    for group in groups:
+        if part and sum(g.rows for g in part) + group.rows > plans.SEGMENT_ROWS:
+            yield part
+            part = []
+        part.append(group)
+    if part:
+        yield part
+
+
+def _merged(parts: Sequence[Rows]) -> Rows:
+    if not parts:
+        none = np.empty(0, np.int64)
+        return Rows(none, [], np.empty(0, np.uint32), none, none, none, None)
+    relocated = any(part.locations is not None for part in parts)
+    return Rows(
+        np.concatenate([part.ids for part in parts]),
+        [key for part in parts for key in part.keys],
+        np.concatenate([part.views for part in parts]),
+        np.concatenate([part.sizes for part in parts]),
+        np.concatenate([part.mtimes for part in parts]),
+        np.concatenate([part.offsets for part in parts]),
+        [location for part in parts for location in (part.locations or part.keys)] if relocated else None,
+    )
+
+
+def _blocks(kept: Sequence[tuple[Shard, Ids]]) -> Iterator[NDArray[Any]]:
+    for shard, rows in kept:
+        for start in range(0, len(rows), BLOCK_ROWS):
+            yield shard.features[rows[start : start + BLOCK_ROWS]]

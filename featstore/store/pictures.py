@@ -1,0 +1,83 @@
+"""The picture behind a key: found through the plan of the store, read and decoded like any other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from featstore import defaults
+from featstore.decode import DecodeFailure, load_rgb
+from featstore.sources.reading import ReadFailure, read_picture
+from featstore.store import FeatureStore
+from featstore.text import counted
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Picture = Callable[[str], "Image.Image"]
+"""From a key to the picture; raises NoPicture."""
+
+
+class NoPicture(Exception):
+    """There is no picture behind a key; ``reason`` as in featstore failures, or "unknown-key"."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason, self.message = reason, message
+
+
+class Pictures:
+    """The pictures of a store, or, without one, the files below ``root``.
+
+    ``root``: where the pictures are now, if not where they were when the store was made.
+    """
+
+    def __init__(self, store: FeatureStore | None, root: str | os.PathLike[str] | None = None) -> None:
+        self.store, self.root = store, None if root is None else Path(root)
+        self._gone = 0
+
+    def __call__(self, key: str) -> Image.Image:
+        """Return the picture of ``key`` as a PIL image (RGB, upright). Raises NoPicture."""
+        try:
+            return open_picture(*self._place(key))
+        except NoPicture as failure:
+            self._gone += failure.reason in ("missing", "unknown-key")
+            raise
+
+    def notes(self) -> list[str]:
+        """Return in words that pictures which were asked for so far are not where they were, and what to do about it."""
+        if not self._gone:
+            return []
+        where = "where the store says" if self.root is None else f"below {self.root}"
+        return [
+            f"{counted(self._gone, 'picture of this page is', 'pictures of this page are')} not {where}: --root says where they are now"
+        ]
+
+    def _place(self, key: str) -> tuple[Path, bytes, int, int]:
+        name = key.encode("utf-8", "surrogateescape")
+        if self.store is None:
+            if self.root is None:
+                raise NoPicture("unknown-key", "the store is not there; say with root where the pictures are")
+            return self.root, name, -1, -1
+        plan = self.store.plan
+        (number,) = plan.find_keys([name]).tolist()
+        for segment in plan.segments:
+            if len(segment.ids) and segment.ids[0] <= number <= segment.ids[-1]:
+                row = int(np.searchsorted(segment.ids, number))
+                rows = segment.rows(row, row + 1)
+                root = self.root if self.root is not None else Path(str(segment.source.get("root", "/")))
+                location = rows.keys[0] if rows.locations is None else rows.locations[0]
+                return root, location, int(rows.offsets[0]), int(rows.sizes[0])
+        raise NoPicture("unknown-key", f"{self.store.path}: no picture has this key any more")
+
+
+def open_picture(root: Path, location: bytes, offset: int = -1, size: int = -1) -> Image.Image:
+    """Return the picture that read_picture finds there as a PIL image (RGB, upright). Raises NoPicture."""
+    try:
+        return load_rgb(read_picture(root, location, offset, size, limit=defaults.MAX_FILE_BYTES).data)
+    except (ReadFailure, DecodeFailure) as failure:
+        raise NoPicture(failure.reason, failure.message) from None

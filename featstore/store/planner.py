@@ -1,0 +1,314 @@
+"""Compare a source with the plan: append what is new or changed, retire what vanished, keep the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.errors import UsageError
+from featstore.store import plan as plans
+from featstore.store import tables
+from featstore.store.keys import KeyIndex, digests
+from featstore.store.plan import Ids, NewSegment, Plan, Rows, cut, source_name
+from featstore.text import counted
+
+MISSING = -1
+_ATTEMPTS = 100
+
+
+class Chunk(Protocol):
+    """Columns of some inputs, as a source yields them (see featstore.sources.base)."""
+
+    keys: list[bytes]
+    sizes: NDArray[np.int64]
+    mtimes: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    locations: list[bytes] | None
+    labels: list[str | None]
+    splits: list[str | None]
+    metadata: dict[str, list[str | int | float | bool | None]]
+
+
+class Source(Protocol):
+    """What planning needs of a source."""
+
+    kind: str
+
+    def describe(self) -> dict[str, Any]: ...
+    def chunks(self, rows: int = ...) -> Any: ...
+
+
+@dataclass
+class Change:
+    """What an update of the plan did, in pictures; ``listed`` = added + changed + retried + unchanged."""
+
+    listed: int = 0
+    added: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    retried: int = 0
+    relabelled: int = 0
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the counts as JSON."""
+        return asdict(self)
+
+
+@dataclass
+class _Buffer:
+    """Rows that wait for their segment, and side values that wait for their table."""
+
+    keys: list[bytes] = field(default_factory=list)
+    locations: list[bytes] = field(default_factory=list)
+    relocated: bool = False
+    stats: list[NDArray[np.int64]] = field(default_factory=list)
+    digest: list[NDArray[np.uint64]] = field(default_factory=list)
+    retired: list[Ids] = field(default_factory=list)
+    why: list[NDArray[np.uint8]] = field(default_factory=list)
+    touched: list[NDArray[np.int64]] = field(default_factory=list)
+    side_keys: list[bytes] = field(default_factory=list)
+    side: dict[str, list[tables.Value]] = field(default_factory=dict)
+    side_digest: list[NDArray[np.uint64]] = field(default_factory=list)
+
+
+Hasher = Callable[[Chunk, NDArray[np.int64]], NDArray[np.uint8]]
+"""Of a chunk and rows in it: (n, 32) uint8, the SHA-256 of each picture's bytes, zeros where it cannot be read."""
+Known = Callable[[Ids], NDArray[np.uint8]]
+"""Of ids: (n, 32) uint8, the SHA-256 that the store has of each, zeros where it has none."""
+
+
+class Planner:
+    """Brings a store's plan up to date with one source.
+
+    ``hasher`` and ``known`` together make content, not size and time, decide what changed (``--rehash``).
+    ``retry``: ids that failed and are to be tried again.
+    """
+
+    def __init__(
+        self,
+        store: Path,
+        epoch: int,
+        unit_rows: int,
+        *,
+        hasher: Hasher | None = None,
+        known: Known | None = None,
+    ) -> None:
+        self.store, self.epoch, self.unit_rows = store, epoch, unit_rows
+        self.hasher, self.known = hasher, known
+        self.segment_rows = max(1, plans.SEGMENT_ROWS // unit_rows) * unit_rows
+
+    def update(self, source: Source, retry: Callable[[Plan], Ids] | None = None) -> Change:
+        """Scan ``source`` and append to the plan what it asks for.
+
+        Raises UsageError for doubled keys and for keys that belong to another source with other content.
+        """
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._scan(source, retry)
+            except FileExistsError:
+                # Another process appended first: what it wrote is part of what we compare with now.
+                continue
+        raise UsageError(f"{self.store}: other processes keep changing the plan; run again when they are done")
+
+    def _scan(self, source: Source, retry: Callable[[Plan], Ids] | None) -> Change:
+        self.plan, self.tables = Plan(self.store, self.epoch), tables.Tables(self.store, self.epoch)
+        self.source = source.describe()
+        self.from_text = source.kind in ("table", "tar")
+        self.buffer, self.change = _Buffer(), Change()
+        self.retried = KeyIndex.build(np.empty((0, 2), np.uint64))
+        first_new = self.plan.next_id
+        seen = np.zeros(first_new // 8 + 1, np.uint8)
+        if retry is not None:
+            self._retry(retry(self.plan))
+        for chunk in source.chunks():
+            self._chunk(chunk, seen, first_new)
+            while len(self.buffer.keys) >= self.segment_rows:
+                self._flush(self.segment_rows)
+        self._remove(seen, first_new)
+        self._flush(len(self.buffer.keys))
+        return self.change
+
+    def _chunk(self, chunk: Chunk, seen: NDArray[np.uint8], first_new: int) -> None:
+        self.change.listed += len(chunk.keys)
+        digest = digests(chunk.keys)
+        ids = self.plan.find(digest)
+        old = np.flatnonzero((ids >= 0) & (ids < first_new))
+        twice = np.flatnonzero(ids >= first_new)
+        if not twice.size and old.size:
+            known, counts = np.unique(ids[old], return_counts=True)
+            already = (seen[known >> 3] >> (known & 7).astype(np.uint8)) & 1
+            again = known[(counts > 1) | (already == 1)]
+            twice = np.flatnonzero(np.isin(ids, again))[-1:]
+        if twice.size:
+            self._refuse_doubled(chunk.keys[int(twice[0])])
+        np.bitwise_or.at(seen, ids[old] >> 3, (1 << (ids[old] & 7)).astype(np.uint8))
+
+        stat = np.stack([chunk.sizes, chunk.mtimes, chunk.offsets])
+        same = self._same(chunk, stat, ids, old)
+        self._check_owner(chunk, ids, old[~same])
+        self._side(chunk, digest)
+        changed = old[~same]
+        self._retire(ids[changed], plans.CHANGED)
+        self.change.changed += len(changed)
+        self.change.unchanged += int(same.sum())
+        new = np.flatnonzero(ids < 0)
+        retried = int((self.retried.find(digest[new]) >= 0).sum())
+        self.change.retried += retried
+        self.change.added += len(new) - retried
+        append = np.sort(np.concatenate([new, changed]))
+        self._append(
+            [chunk.keys[i] for i in append.tolist()],
+            None if chunk.locations is None else [chunk.locations[i] for i in append.tolist()],
+            stat[:, append],
+            digest[append],
+        )
+
+    def _same(self, chunk: Chunk, stat: NDArray[np.int64], ids: Ids, old: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return for each of the known rows ``old`` whether its picture is unchanged."""
+        same: NDArray[np.bool_] = (stat[:, old] == np.stack(self.plan.stat(ids[old]))).all(axis=0)
+        if self.hasher is not None and self.known is not None and old.size:
+            ours = self.known(ids[old])
+            hashed = np.flatnonzero(ours.any(axis=1))
+            theirs = self.hasher(chunk, old[hashed])
+            equal = (ours[hashed] == theirs).all(axis=1)
+            # Equal bytes under a new time: noted, so that the next run without --rehash sees it as unchanged.
+            moved = old[hashed[equal & ~same[hashed]]]
+            if moved.size and not (stat[2, moved] >= 0).any():
+                self.buffer.touched.append(np.stack([ids[moved], stat[0, moved], stat[1, moved]]))
+            same[hashed] = equal
+        return same
+
+    def _check_owner(self, chunk: Chunk, ids: Ids, changed: NDArray[np.int64]) -> None:
+        ours = source_name(self.source)
+        names = self.plan.source_names(ids[changed])
+        foreign = changed[names != ours]
+        if foreign.size:
+            key, other = _shown(chunk.keys[int(foreign[0])]), str(names[names != ours][0])
+            raise UsageError(
+                f"{counted(len(foreign), f'key of {ours} is', f'keys of {ours} are')} in the store already, from {other}, with other content (the first: {key}); "
+                f"extract them into a store of their own, or name {other.partition(':')[2]} as the source and say with --root where its pictures are now"
+            )
+
+    def _side(self, chunk: Chunk, digest: NDArray[np.uint64]) -> None:
+        values: dict[str, list[tables.Value]] = {tables.LABEL: list(chunk.labels), tables.SPLIT: list(chunk.splits)}
+        values.update({name: list(column) for name, column in chunk.metadata.items() if name not in values})
+        hashes = tables.row_digests(values, len(chunk.keys))
+        known, before = self.tables.source_rows(digest)
+        different = np.flatnonzero(~known | (before != hashes))
+        self.change.relabelled += int((known & (before != hashes)).sum())
+        rows = different.tolist()
+        if not rows:
+            return
+        n = len(self.buffer.side_keys)
+        self.buffer.side_keys += [chunk.keys[i] for i in rows]
+        self.buffer.side_digest.append(hashes[different])
+        for name, column in values.items():
+            self.buffer.side.setdefault(name, [None] * n).extend(column[i] for i in rows)
+
+    def _retire(self, ids: Ids, why: int) -> None:
+        self.buffer.retired.append(ids)
+        self.buffer.why.append(np.full(len(ids), why, np.uint8))
+
+    def _append(
+        self, keys: list[bytes], locations: list[bytes] | None, stat: NDArray[np.int64], digest: NDArray[np.uint64]
+    ) -> None:
+        self.buffer.keys += keys
+        self.buffer.locations += locations if locations is not None else keys
+        self.buffer.relocated |= locations is not None
+        self.buffer.stats.append(stat)
+        self.buffer.digest.append(digest)
+
+    def _retry(self, ids: Ids) -> None:
+        """Append the failed ``ids`` once more, as the plan has them: a scan that finds them changed retires these again."""
+        if not len(ids):
+            return
+        names = self.plan.source_names(ids)
+        ids = ids[names == source_name(self.source)]
+        # The rows come back as new ones when the scan meets them: to it, they must not be in the plan any more.
+        self._retire(ids, plans.RETRIED)
+        self.plan.retired = np.union1d(self.plan.retired, ids)
+        self.retried = KeyIndex.build(digests(self.plan.key_of(ids)))
+
+    def _remove(self, seen: NDArray[np.uint8], first_new: int) -> None:
+        ours = source_name(self.source)
+        for segment in self.plan.segments:
+            if source_name(segment.source) != ours or not len(segment.ids):
+                continue
+            ids = segment.ids[segment.ids < first_new]
+            gone = ids[((seen[ids >> 3] >> (ids & 7).astype(np.uint8)) & 1) == 0]
+            gone = gone[~self.plan.is_retired(gone)]
+            self._retire(gone, plans.REMOVED)
+            self.change.removed += len(gone)
+
+    def _flush(self, n: int) -> None:
+        """Write the side table, then the segment with the first n waiting rows; a kill between the two is healed by the next scan."""
+        buffer, plan = self.buffer, self.plan
+        if buffer.side_keys:
+            self._write_table()
+        stats = np.concatenate(buffer.stats, axis=1) if buffer.stats else np.empty((3, 0), np.int64)
+        digest = np.concatenate(buffer.digest) if buffer.digest else np.empty((0, 2), np.uint64)
+        retired = np.concatenate(buffer.retired) if buffer.retired else np.empty(0, np.int64)
+        touched = np.concatenate(buffer.touched, axis=1) if buffer.touched else np.empty((3, 0), np.int64)
+        if not n and not len(retired) and not touched.size:
+            return
+        self._refuse_doubled_rows(buffer.keys[:n], digest[:n])
+        starts = cut(n, self.unit_rows)
+        rows = Rows(
+            np.arange(plan.next_id, plan.next_id + n),
+            buffer.keys[:n],
+            np.zeros(n, np.uint32),
+            stats[0, :n],
+            stats[1, :n],
+            stats[2, :n],
+            buffer.locations[:n] if buffer.relocated else None,
+        )
+        new = NewSegment(
+            rows,
+            np.arange(plan.next_unit, plan.next_unit + len(starts) - 1, dtype=np.uint64),
+            starts,
+            retired,
+            np.concatenate(buffer.why) if buffer.why else np.empty(0, np.uint8),
+            (touched[0], touched[1], touched[2]),
+            self.source,
+            plan.next_id + n,
+            plan.next_unit + len(starts) - 1,
+        )
+        plans.write_segment(plans.segment_path(self.store, self.epoch, len(plan.segments)), new, digest[:n])
+        self.buffer = _Buffer(buffer.keys[n:], buffer.locations[n:], buffer.relocated, [stats[:, n:]], [digest[n:]])
+        self.plan = Plan(self.store, self.epoch)
+
+    def _write_table(self) -> None:
+        buffer = self.buffer
+        columns: dict[str, Sequence[tables.Value] | tables.Column] = {}
+        for name, values in buffer.side.items():
+            typed = self.from_text and name not in (tables.LABEL, tables.SPLIT)
+            columns[name] = tables.Column.of_text(values) if typed else tables.Column.of(values)
+        # A key listed twice is refused when its segment is written; the table must not fail before.
+        order = np.unique(digests(buffer.side_keys), axis=0, return_index=True)[1]
+        if len(order) != len(buffer.side_keys):
+            self._refuse_doubled_rows(buffer.side_keys, digests(buffer.side_keys))
+        path = tables.table_path(self.store, self.epoch, self.tables.version)
+        tables.write_table(path, buffer.side_keys, columns, "source", np.concatenate(buffer.side_digest))
+        self.tables = tables.Tables(self.store, self.epoch)
+        buffer.side_keys, buffer.side, buffer.side_digest = [], {}, []
+
+    def _refuse_doubled_rows(self, keys: list[bytes], digest: NDArray[np.uint64]) -> None:
+        doubled = KeyIndex.build(digest).doubled()
+        if doubled is not None:
+            self._refuse_doubled(keys[doubled[0]])
+
+    def _refuse_doubled(self, key: bytes) -> None:
+        raise UsageError(
+            f"{self.source.get('location')}: the key {_shown(key)} is there more than once; "
+            "each picture needs a key of its own (give a table an id column, or remove the doubled line)"
+        )
+
+
+def _shown(key: bytes) -> str:
+    return repr(key.decode("utf-8", "backslashreplace"))

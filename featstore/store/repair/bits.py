@@ -1,0 +1,108 @@
+"""Undo single flipped bits: the commonest silent damage, and one that a checksum of 128 bits lets us undo for certain.
+
+Every bit is flipped in turn until the checksum matches: affordable for headers, manifests and small arrays, and
+exact, for no other content of one bit's difference has the same checksum.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import xxhash
+
+from featstore.errors import DamagedError
+from featstore.files import atomic, sealed
+
+_LARGEST = 64 << 10
+"""Bytes of which every bit is tried: some seconds."""
+
+
+def mend(data: bytes, good: Callable[[bytes | bytearray], bool]) -> bytes | None:
+    """Return ``data`` with the one bit flipped that makes it ``good``, or None."""
+    if len(data) > _LARGEST:
+        return None
+    trial = bytearray(data)
+    for at in range(len(trial)):
+        for bit in range(8):
+            trial[at] ^= 1 << bit
+            if good(trial):
+                return bytes(trial)
+            trial[at] ^= 1 << bit
+    return None
+
+
+def mend_json(path: Path, aside: Callable[[Path], object]) -> bool:
+    """Mend a file of files.write_json; return whether it is whole now. ``aside`` as in mend_sealed. Raises OSError."""
+
+    def good(data: bytes | bytearray) -> bool:
+        try:
+            atomic.parse_json(path, data)
+        except DamagedError:
+            return False
+        return True
+
+    mended = mend(path.read_bytes(), good)
+    if mended is None:
+        return False
+    aside(path)
+    atomic.write_bytes(path, mended)
+    return True
+
+
+class _Hopeless(Exception):
+    """More than a bit is damaged."""
+
+
+def mend_sealed(path: Path, kind: str, aside: Callable[[Path], object]) -> bool:
+    """Mend a sealed file, header and small arrays; return whether it is whole now. Raises OSError.
+
+    ``aside`` is called with the path before its file is replaced.
+    """
+    try:
+        with atomic.new_file(path) as temporary:
+            shutil.copyfile(path, temporary)
+            if not _mend_header(temporary, kind) or not _mend_arrays(temporary):
+                raise _Hopeless
+            aside(path)
+    except _Hopeless:
+        return False
+    return True
+
+
+def _mend_header(path: Path, kind: str) -> bool:
+    try:
+        sealed.read_header(path, kind)
+        return True
+    except DamagedError:
+        pass
+    size = path.stat().st_size
+    with open(path, "r+b") as file:
+        for header_bytes in (1 << k for k in range(10, 17)):
+            file.seek(0)
+            block = file.read(header_bytes)
+            mended = mend(block, lambda data: sealed.is_header(data, size)) if len(block) == header_bytes else None
+            if mended is not None:
+                file.seek(0)
+                file.write(mended)
+                return True
+    return False
+
+
+def _mend_arrays(path: Path) -> bool:
+    found = sealed.SealedFile(path)
+    names = found.damaged()
+    if "" in names:
+        return False
+    with open(path, "r+b") as file:
+        for name in names:
+            entry = found.header["arrays"][name]
+            checksum = entry["xxh3"]
+            file.seek(entry["offset"])
+            mended = mend(file.read(found[name].nbytes), lambda data: xxhash.xxh3_128_hexdigest(data) == checksum)  # noqa: B023
+            if mended is None:
+                return False
+            file.seek(entry["offset"])
+            file.write(mended)
+    return not sealed.SealedFile(path).damaged()

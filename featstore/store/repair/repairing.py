@@ -1,0 +1,275 @@
+"""Repair: what verification found damaged, restored where it can be, and set aside where it cannot. Nothing is deleted.
+
+In this order, and each step only for what is damaged:
+
+* A single flipped bit is undone (mending.py): the file is then what it was.
+* featstore.json is made anew from the shards and the plan, which repeat what it says.
+* A plan segment's lookup, sizes, times and keys are made anew from its other columns and the shards. Sizes and times
+  come back as unknown: the next ``extract --rehash`` notes them, a plain one extracts these pictures again.
+* A side table keeps its whole columns; what is lost of labels that came with the pictures comes back with the next
+  ``extract``, what came by ``label`` has to be given again.
+* A shard whose vectors are damaged keeps the others; ``remake`` is asked for the damaged ones. Where the pictures are
+  not there or not the same any more, they become failures of the reason "damaged". A shard that is damaged
+  elsewhere goes aside as a whole, and its unit is pending again.
+
+What cannot be restored, the columns of the plan that say which picture has which id, is said in one line, and
+nothing is changed. Every damaged file that is replaced stays in the folder ``damaged``.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.errors import DamagedError
+from featstore.files import atomic, sealed
+from featstore.store import manifest as manifests
+from featstore.store import plan as plans
+from featstore.store import shards, tables
+from featstore.store.claims import Claims
+from featstore.store.keys import ByteColumn, KeyIndex, digests
+from featstore.store.manifest import Manifest
+from featstore.store.plan import Plan
+from featstore.store.repair.bits import mend_json, mend_sealed
+from featstore.store.repair.manifest import UNKNOWN_WEIGHTS, rebuilt_manifest
+from featstore.store.repair.shards import DAMAGED, Remake, ShardRepair
+from featstore.store.shards import Shard
+from featstore.store.tables import Table
+
+
+@dataclass
+class RepairReport:
+    """What a repair did.
+
+    ``restored``: files, as they were; ``remade``: vectors; ``failed``: pictures that became failures of the reason
+    "damaged"; ``pending``: units that are to be extracted anew; ``aside``: where the damaged files are now;
+    ``notes``: what a person should know.
+    """
+
+    store: str
+    restored: list[str] = field(default_factory=list)
+    remade: int = 0
+    failed: int = 0
+    pending: list[int] = field(default_factory=list)
+    aside: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON."""
+        return asdict(self)
+
+
+def repair_store(
+    store: str | os.PathLike[str], remake: Remake | None, then: Callable[[Claims, RepairReport], None] | None = None
+) -> RepairReport:
+    """Restore what is damaged in a store.
+
+    ``remake`` None: damaged vectors become failures. ``then`` is called at the end, while the store is still ours
+    alone. Raises UsageError where there is no store, FeatstoreError while another process writes to it, and
+    DamagedError for what cannot be restored: that file is then as it was.
+    """
+    path = Path(store)
+    repair = _Repair(path, remake)
+    if not (path / manifests.NAME).exists():
+        Manifest.read(path)
+    with Claims(path) as claims:
+        claims.exclusive()
+        repair.run()
+        if then is not None:
+            then(claims, repair.report)
+    return repair.report
+
+
+class _Repair:
+    def __init__(self, path: Path, remake: Remake | None) -> None:
+        self.path, self.remake = path, remake
+        self.report = RepairReport(str(path))
+
+    def run(self) -> None:
+        self.manifest = self._manifest()
+        epoch = self.manifest.epoch
+        for file in sorted(plans.folder(self.path, epoch).glob("[0-9]*.h5")):
+            self._sealed(file, plans.KIND, self._segment)
+        self.plan = Plan(self.path, epoch)
+        for file in sorted(tables.folder(self.path, epoch).glob("[0-9]*.h5")):
+            self._sealed(file, tables.KIND, self._table)
+        repair = ShardRepair(self.manifest, self.plan, self.remake, self.aside, self._restored)
+        for unit in self.plan.units():
+            file = shards.shard_path(self.path, unit.number)
+            if file.exists():
+                self._sealed(file, shards.KIND, functools.partial(repair.restore, unit))
+        self.report.remade, self.report.failed, self.report.pending = repair.remade, repair.failed, repair.pending
+
+    def aside(self, file: Path) -> Path:
+        """Keep a damaged file, under a name of its own in the folder ``damaged``, before something takes its place."""
+        folder = self.path / DAMAGED
+        atomic.make_directory(folder)
+        name = str(file.relative_to(self.path)).replace(os.sep, "-")
+        number = 0
+        while True:
+            kept = folder / f"{name}.{number}"
+            try:
+                os.link(file, kept)
+                break
+            except FileExistsError:
+                number += 1
+        atomic.sync(folder)
+        self.report.aside.append(str(kept))
+        return kept
+
+    def _restored(self, file: Path, note: str = "") -> None:
+        self.report.restored.append(str(file))
+        if note:
+            self.report.notes.append(f"{file}: {note}")
+
+    def _sealed(
+        self, file: Path, kind: str, restore: Callable[[Path, sealed.SealedFile | None, set[str]], None]
+    ) -> None:
+        """Look at a file; mend it or ``restore`` it where it is damaged."""
+        try:
+            found: sealed.SealedFile | None = sealed.SealedFile(file, kind)
+            names = set(found.damaged()) if found is not None else set()
+        except (DamagedError, OSError):
+            found, names = None, set()
+        if found is not None and not names:
+            return
+        if _readable(file) and mend_sealed(file, kind, self.aside):
+            self._restored(file)
+            return
+        restore(file, found, names)
+
+    # featstore.json
+
+    def _manifest(self) -> Manifest:
+        file = self.path / manifests.NAME
+        try:
+            return Manifest.read(self.path)
+        except DamagedError:
+            if mend_json(file, self.aside):
+                self._restored(file)
+                return Manifest.read(self.path)
+        rebuilt = rebuilt_manifest(self.path)
+        self.aside(file)
+        rebuilt.write(self.path)
+        self._restored(
+            file,
+            "the name of the weights is not recorded elsewhere and is left open"
+            if rebuilt.weights_name == UNKNOWN_WEIGHTS
+            else "",
+        )
+        return rebuilt
+
+    # Plan and tables
+
+    def _segment(self, file: Path, found: sealed.SealedFile | None, names: set[str]) -> None:
+        derived = {
+            "",
+            "lookup/hi",
+            "lookup/lo",
+            "lookup/row",
+            "size",
+            "mtime",
+            "touched/id",
+            "touched/size",
+            "touched/mtime",
+            "retired/why",
+        }
+        keys = {"keys/bytes", "keys/offsets"}
+        lost = sorted(names - derived - keys)
+        if found is None or lost:
+            what = ", ".join(lost) or "its header"
+            raise DamagedError(
+                f"{file}: the plan cannot be made anew ({what} is lost, which says what picture has which id); restore "
+                "this file from a copy, or extract into a new store; the shards and their vectors are untouched"
+            )
+        arrays = _arrays(found)
+        if names & keys:
+            arrays.update(ByteColumn.of(self._keys_from_shards(file, found)).arrays("keys"))
+        listed = list(ByteColumn.read(arrays, "keys"))
+        arrays.update(KeyIndex.build(digests(listed, arrays["view"].tolist())).arrays())
+        if names & {"size", "mtime"}:
+            arrays["size"], arrays["mtime"] = (np.full(len(listed), -1, np.int64) for _ in range(2))
+        if names & {"touched/id", "touched/size", "touched/mtime"}:
+            arrays["touched/id"] = np.empty(0, np.uint64)
+            arrays["touched/size"], arrays["touched/mtime"] = (np.empty(0, np.int64) for _ in range(2))
+        if "retired/why" in names:
+            arrays["retired/why"] = np.full(len(arrays["retired/id"]), plans.CHANGED, np.uint8)
+        unknown = bool(names & {"size", "mtime", "touched/id", "touched/size", "touched/mtime"})
+        self._rewrite(
+            file,
+            plans.KIND,
+            arrays,
+            found,
+            "sizes and times are unknown: extract with --rehash to note them" if unknown else "",
+        )
+
+    def _keys_from_shards(self, file: Path, found: sealed.SealedFile) -> list[bytes]:
+        """Return the keys of a segment's rows, as the shards of its units repeat them."""
+        known: dict[int, bytes] = {}
+        for number in found["units/number"].tolist():
+            path = shards.shard_path(self.path, number)
+            try:
+                shard = Shard(path, self.manifest.identity)
+                if shard.file.damaged():
+                    raise DamagedError(f"{path}: is damaged too")
+                known.update(zip(shard.ids.tolist(), shard.keys, strict=True))
+                known.update((failure.id, key) for key, failure in shard.failures())
+            except (FileNotFoundError, DamagedError):
+                raise DamagedError(
+                    f"{file}: its keys are lost, and unit {number} has no whole shard that repeats them; restore this "
+                    "file from a copy, or extract into a new store"
+                ) from None
+        return [known[number] for number in found["id"].tolist()]
+
+    def _table(self, file: Path, found: sealed.SealedFile | None, names: set[str]) -> None:
+        user, lost = None, ["all columns"]
+        usable = found is not None and not names & {"meta", "keys/bytes", "keys/offsets"}
+        keys: list[bytes] = []
+        columns: dict[str, tables.Column] = {}
+        if usable and found is not None:
+            table = Table(file)
+            user, keys, lost = table.origin == "user", list(table.keys), []
+            for place, name in enumerate(table.columns):
+                if any(damaged.startswith(f"columns/{place}/") for damaged in names):
+                    lost.append(name)
+                else:
+                    columns[name] = table.column(name)
+        self.aside(file)
+        # Rows without digests are not what the source says: the next extract reads their labels again.
+        with atomic.new_file(file) as temporary:
+            tables.write_table(temporary, keys, columns, "user" if user else "source")
+        what = ", ".join(lost)
+        if lost and user is not False:
+            self._restored(
+                file, f"lost {what}; if it came from featstore label, label again with that table, else extract again"
+            )
+        else:
+            self._restored(file, f"lost {what}; extract again to read it from the source" if lost else "")
+
+    def _rewrite(
+        self, file: Path, kind: str, arrays: dict[str, NDArray[Any]], found: sealed.SealedFile, note: str
+    ) -> None:
+        meta, summary = found.meta, found.summary
+        self.aside(file)
+        sealed.write(file, kind, arrays, meta, summary)
+        self._restored(file, note)
+
+
+def _readable(file: Path) -> bool:
+    """Return whether every byte of a file can be read at all: a bad sector cannot be mended."""
+    try:
+        atomic.checksum_file(file)
+    except OSError:
+        return False
+    return True
+
+
+def _arrays(found: sealed.SealedFile) -> dict[str, NDArray[Any]]:
+    return {name: found[name] for name in found.names if name != "meta"}

@@ -1,0 +1,184 @@
+"""Which labelled pictures of a store a head learns from, and which ones it is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore import defaults
+from featstore.errors import UsageError
+from featstore.store import FeatureStore
+from featstore.store.origin import require_vectors
+from featstore.text import counted
+
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("test", "testing", "val", "valid", "validation", "eval", "dev", "holdout")
+"""Splits that are taken where none is named, the first that is there."""
+
+_FEW = 30
+"""Fewer held-out pictures than this leave an interval of some 15 points and more on an accuracy of 0.9."""
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of a store to train on and to hold out, both increasing, all of them labelled.
+
+    ``kind``: "given" (two splits of the store) or "made" (stratified, equal bytes on one side); ``names`` of the two
+    sides; ``unlabelled``: pictures without a label, which take no part; ``shared``: held-out pictures whose very
+    bytes are in the training split as well; ``missing``: classes that the held-out side lacks.
+    """
+
+    train: Rows
+    test: Rows
+    kind: str
+    names: tuple[str, str]
+    unlabelled: int
+    shared: int
+    missing: list[str]
+    settings: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what can be said of the split as JSON; with a store of the same generation it is reproducible."""
+        return {
+            "kind": self.kind,
+            "train": self.names[0],
+            "test": self.names[1],
+            "train_rows": len(self.train),
+            "test_rows": len(self.test),
+            "unlabelled": self.unlabelled,
+            "equal_bytes_in_both": self.shared,
+            "missing_classes": self.missing,
+            **self.settings,
+        }
+
+    def notes(self) -> list[str]:
+        """Return, in words, what a reader of the figures has to know."""
+        notes = []
+        if self.unlabelled:
+            notes.append(f"left out: {counted(self.unlabelled, 'picture')} without a label")
+        if self.shared:
+            notes.append(
+                f"{self.shared:,} of {len(self.test):,} held-out pictures have the same bytes as a training picture: "
+                "the figures are too good by as much; a split made by featstore (without split names) keeps them together"
+            )
+        if len(self.test) < _FEW:
+            notes.append(
+                f"only {counted(len(self.test), 'picture is', 'pictures are')} held out: the figures are rough"
+            )
+        if self.missing:
+            notes.append(f"the held-out split has no pictures of {_some(self.missing)}: nothing is known about them")
+        return notes
+
+
+def split_store(
+    store: FeatureStore,
+    *,
+    train_split: str | None = None,
+    test_split: str | None = None,
+    held_out: float = defaults.HELD_OUT,
+    seed: int = defaults.SEED,
+) -> Split:
+    """Choose the rows to train on and to hold out.
+
+    Where splits are named, those; else a split called train and one called test (or val) where the store has both;
+    else a stratified part ``held_out`` of what there is to train on, pictures of equal bytes on one side. Raises
+    UsageError: no labels, one class only, a class that is held out but not trained on, no such split.
+    """
+    require_vectors(store)
+    labels = store.labels
+    labelled = np.array([label is not None for label in labels.tolist()], bool)
+    if not labelled.any():
+        flat = any(source.get("layout") in ("flat", "none") for source in store.plan.sources().values())
+        again = ", or extract again with --layout class, which makes its sub-folders the classes" if flat else ""
+        raise UsageError(
+            f"{store.path}: none of its {len(store):,} pictures has a label; "
+            f"give them labels with: featstore label {store.path} TABLE{again}"
+        )
+    if train_split is not None and train_split == test_split:
+        raise UsageError(f"the pictures of split {train_split!r} cannot be trained on and held out at once")
+    names = _names(store, train_split, test_split)
+    unlabelled = int((~labelled).sum())
+    if names[1] is not None:
+        test = _labelled(store, store.split_rows(names[1]), labelled, names[1])
+        if names[0] is not None:
+            train = _labelled(store, store.split_rows(names[0]), labelled, names[0])
+        else:
+            train = np.setdiff1d(np.flatnonzero(labelled), test)
+        first = names[0] or f"all but {names[1]}"
+        _require_classes(labels[train], first, store)
+        unknown = sorted(set(labels[test].tolist()) - set(labels[train].tolist()))
+        if unknown:
+            raise UsageError(
+                f"{store.path}: the split {names[1]!r} has pictures of {_some(unknown)}, which the split {first!r} lacks: "
+                "a head cannot learn them; label some for training, or leave them out"
+            )
+        missing = sorted(set(labels[train].tolist()) - set(labels[test].tolist()))
+        shared = _shared(store, train, test)
+        return Split(train, test, "given", (first, names[1]), unlabelled, shared, missing, {})
+    pool = np.flatnonzero(labelled)
+    if names[0] is not None:
+        pool = _labelled(store, store.split_rows(names[0]), labelled, names[0])
+    _require_classes(labels[pool], names[0] or "", store)
+    from featstore.splits import held_out as stratified
+
+    train_at, test_at = stratified(
+        labels[pool].astype(str), groups=groups_of_equal_bytes(store.sha256[pool]), fraction=held_out, seed=seed
+    )
+    sides = (f"{1 - held_out:.0%} of {names[0] or 'all'}", f"{held_out:.0%} of {names[0] or 'all'}, held out")
+    settings = {"held_out": held_out, "seed": seed}
+    return Split(pool[train_at], pool[test_at], "made", sides, unlabelled, 0, [], settings)
+
+
+def groups_of_equal_bytes(sha256: NDArray[np.uint8]) -> Rows:
+    """Return a group number (n,) for each digest (n, 32): equal bytes, equal numbers."""
+    return np.unique(np.ascontiguousarray(sha256).view("S32").reshape(-1), return_inverse=True)[1].astype(np.int64)
+
+
+def _names(store: FeatureStore, train: str | None, test: str | None) -> tuple[str | None, str | None]:
+    """Return the names of the splits to use; None where there is none to use."""
+    there = {str(value) for value in store.splits.tolist() if value is not None}
+    if train is None:
+        train = next((name for known in TRAIN_NAMES for name in sorted(there) if name.lower() == known), None)
+        if train == test:
+            train = None
+        if train is None and test is None:
+            return None, None
+    if test is None:
+        test = next((n for known in TEST_NAMES for n in sorted(there) if n.lower() == known and n != train), None)
+    return train, test
+
+
+def _labelled(store: FeatureStore, rows: Rows, labelled: NDArray[np.bool_], name: str) -> Rows:
+    kept = rows[labelled[rows]]
+    if not len(kept):
+        raise UsageError(f"{store.path}: none of the {len(rows):,} pictures of split {name!r} has a label")
+    return kept
+
+
+def _require_classes(labels: NDArray[np.object_], name: str, store: FeatureStore) -> None:
+    classes = sorted(set(labels.tolist()))
+    where = f"{store.path}: the split {name!r}" if name else f"{store.path}"
+    if len(classes) < 2:
+        raise UsageError(f"{where} has pictures of one class only ({_some(classes)}): a head needs at least two")
+    if len(classes) > defaults.HEAD_CLASSES:
+        raise UsageError(
+            f"{where} has {len(classes):,} classes, where at most {defaults.HEAD_CLASSES:,} can be trained; "
+            "is the label column an identifier?"
+        )
+
+
+def _shared(store: FeatureStore, train: Rows, test: Rows) -> int:
+    """Return how many pictures of ``test`` have the bytes of one of ``train``."""
+    groups = groups_of_equal_bytes(store.sha256[np.r_[train, test]])
+    return int(np.isin(groups[len(train) :], groups[: len(train)]).sum())
+
+
+def _some(names: Sequence[Any]) -> str:
+    shown = ", ".join(str(name) for name in list(names)[:5])
+    return shown + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")

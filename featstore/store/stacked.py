@@ -1,0 +1,167 @@
+"""Several stores as one: the features of the same pictures by different backbones, side by side (an ensemble)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.errors import IdentityError, UsageError
+from featstore.files import atomic
+from featstore.store import FeatureStore
+from featstore.store.origin import STACKED, Origin, origin_of_store
+from featstore.text import counted
+
+_KEYS = 65536
+"""Keys that are looked up at once."""
+_BLOCK_ROWS = 8192
+
+
+class StackedBlocks:
+    """Rows of several stores, side by side, as a re-iterable stream of (b, d) arrays. ``shape`` (n, d), ``dtype``."""
+
+    def __init__(self, stores: Sequence[FeatureStore], rows: Sequence[NDArray[np.int64]]) -> None:
+        self._stores, self._rows = stores, rows
+        self.shape = (len(rows[0]), sum(store.spec.dimension for store in stores))
+        self.dtype = np.result_type(*(store.spec.numpy_dtype for store in stores))
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """Yield the rows in order."""
+        for start in range(0, self.shape[0], _BLOCK_ROWS):
+            part = slice(start, start + _BLOCK_ROWS)
+            yield np.concatenate(
+                [store.features(rows=rows[part]) for store, rows in zip(self._stores, self._rows, strict=True)], axis=1
+            )
+
+
+class StackedStores:
+    """One store, or several whose features are put side by side; rows, labels and splits are those of the ``first``.
+
+    ``whole`` (n,) bool: the rows of the first store that every other store has a vector of.
+    Raises UsageError where a picture has other bytes in one store than in another.
+    """
+
+    def __init__(self, stores: Sequence[FeatureStore]) -> None:
+        self.stores = list(stores)
+        self.first = self.stores[0]
+        self._rows = [np.arange(len(self.first))] + [_rows_of_same(self.first, other) for other in self.stores[1:]]
+        self.whole = np.logical_and.reduce([rows >= 0 for rows in self._rows])
+
+    @classmethod
+    def open(cls, paths: Iterable[str | os.PathLike[str]]) -> StackedStores:
+        """Open the stores at ``paths``. Raises UsageError, also where one is named twice; DamagedError."""
+        stores = [FeatureStore.open(Path(path)) for path in paths]
+        if not stores:
+            raise UsageError("there is no store to read; name one")
+        known = {store.store_id for store in stores}
+        if len(known) < len(stores):
+            raise UsageError("one store is named twice; an ensemble is of different stores")
+        return cls(stores)
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @property
+    def dimension(self) -> int:
+        """The width of the features, side by side."""
+        return sum(store.spec.dimension for store in self.stores)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The identity of one store, or those of all under one name."""
+        identities = [store.spec.to_dict() for store in self.stores]
+        return identities[0] if len(identities) == 1 else {STACKED: identities}
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of one store, or the SHA-256 of the canonical JSON of all their identities."""
+        if len(self.stores) == 1:
+            return self.first.fingerprint
+        return hashlib.sha256(atomic.canonical_json(self.identity).encode()).hexdigest()
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Where the features come from, as a head's ``meta`` keeps it."""
+        origins = [origin_of_store(store).to_dict() for store in self.stores]
+        return origins[0] if len(origins) == 1 else {STACKED: origins}
+
+    def require_whole(self) -> None:
+        """Raise UsageError, counting them, where pictures of the first store have no vector in another."""
+        for store, rows in zip(self.stores, self._rows, strict=True):
+            lacking = np.flatnonzero(rows < 0)
+            if len(lacking):
+                raise UsageError(
+                    f"{store.path}: lacks {len(lacking):,} of the {len(self):,} pictures of {self.first.path} (the first: "
+                    f"{self.first.keys[int(lacking[0])]!r}); extract the same pictures into both"
+                )
+
+    def notes(self) -> list[str]:
+        """Return in words what a reader of the figures has to know of pictures that are in one store only."""
+        beyond = (
+            (store, len(store) - int((rows >= 0).sum())) for store, rows in zip(self.stores, self._rows, strict=True)
+        )
+        return [
+            f"{store.path} has {counted(more, 'picture')} that {self.first.path} lacks: left out"
+            for store, more in beyond
+            if more
+        ]
+
+    def stream(self, rows: NDArray[np.int64]) -> Any:
+        """Return ``rows`` of the first store (whole ones) as a re-iterable stream, constant in memory."""
+        if len(self.stores) == 1:
+            return self.first.stream(rows)
+        return StackedBlocks(self.stores, [known[rows] for known in self._rows])
+
+    def features(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Return ``rows`` of the first store (whole ones) as an (m, d) array."""
+        parts = [store.features(rows=known[rows]) for store, known in zip(self.stores, self._rows, strict=True)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def in_order_of(origins: Sequence[Origin], stores: Sequence[FeatureStore], what: str) -> list[FeatureStore]:
+    """Return ``stores`` in the order of the ``origins`` of a head (``what``, for messages), matched by fingerprint.
+
+    Raises UsageError where their number differs, IdentityError where a store has features of none of the origins.
+    """
+    if len(origins) == 1 == len(stores):
+        return list(stores)
+    backbones = " and ".join(origin.identity.backbone for origin in origins)
+    if len(origins) != len(stores):
+        raise UsageError(
+            f"{what}: was trained on features of {len(origins)} store{'s' * (len(origins) > 1)} ({backbones}), and "
+            f"{len(stores)} {'is' if len(stores) == 1 else 'are'} named; name one store of each"
+        )
+    left, found = list(stores), []
+    for origin in origins:
+        match = next((store for store in left if store.fingerprint == origin.identity.fingerprint), None)
+        if match is None:
+            others = ", ".join(str(store.path) for store in left)
+            raise IdentityError(
+                f"{what}: was trained on features of {backbones}; none of {others} has those of "
+                f"{origin.identity.backbone} as the head knows them; extract with the head's backbones"
+            )
+        left.remove(match)
+        found.append(match)
+    return found
+
+
+def _rows_of_same(first: FeatureStore, other: FeatureStore) -> NDArray[np.int64]:
+    """Return, for each row of ``first``, the row of ``other`` with the same key, or -1. Raises UsageError: other bytes."""
+    keys, parts = first.key_bytes(None), []
+    while chunk := list(islice(keys, _KEYS)):
+        parts.append(other.rows(chunk, missing="mark"))
+    rows = np.concatenate(parts) if parts else np.empty(0, np.int64)
+    there = np.flatnonzero(rows >= 0)
+    differ = there[(first.sha256[there] != other.sha256[rows[there]]).any(axis=1)]
+    if len(differ):
+        raise UsageError(
+            f"{other.path}: {len(differ):,} of the {len(there):,} pictures that it shares with {first.path} have other bytes "
+            f"there (the first: {first.keys[int(differ[0])]!r}); extract both from the same pictures"
+        )
+    return rows

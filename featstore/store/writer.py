@@ -1,0 +1,195 @@
+"""Writing a store: opening it for an identity, and finishing one claimed unit at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore import defaults
+from featstore.errors import FeatstoreError, UsageError
+from featstore.files import atomic
+from featstore.store import manifest as manifests
+from featstore.store import shards
+from featstore.store.claims import Claim, Claims
+from featstore.store.culprits import read_culprits
+from featstore.store.identity import Identity
+from featstore.store.journal import Block, JournalWriter, contiguous, read_journal
+from featstore.store.manifest import Manifest
+from featstore.store.plan import Plan, Unit
+from featstore.store.shards import Failure, Finished
+
+SUPERSEDED = "superseded"
+"""Reason of a row that was retired before it was extracted: it does not count, and nothing is read for it."""
+
+
+def unit_rows_for(identity: Identity) -> int:
+    """Return the rows of a full unit: a power of two whose vectors take defaults.UNIT_BYTES at most."""
+    rows = defaults.UNIT_BYTES // (identity.dimension * identity.numpy_dtype.itemsize)
+    return 1 << max(0, rows.bit_length() - 1)
+
+
+def open_for_writing(store: Path, identity: Identity, weights_name: str, unit_rows: int | None = None) -> Manifest:
+    """Create the store, or open the one there, for features of ``identity``.
+
+    Raises IdentityError where the store has features of another identity, UsageError where the folder is something else.
+    """
+    store = Path(store)
+    if not (store / manifests.NAME).exists():
+        if store.exists() and (not store.is_dir() or any(not name.name.startswith(".") for name in store.iterdir())):
+            raise UsageError(f"{store}: exists and is no feature store; name a new folder, or an empty one")
+        atomic.make_directory(store)
+        # Where another process creates it just now, its manifest is the one that we read below.
+        with contextlib.suppress(FileExistsError):
+            Manifest.new(identity, weights_name, unit_rows or unit_rows_for(identity)).write(store, exclusive=True)
+    found = Manifest.read(store)
+    if found.identity != identity and _untouched(store):
+        found = _begin_anew(store, Manifest.new(identity, weights_name, unit_rows or unit_rows_for(identity)))
+    found.identity.check(identity, str(store))
+    if unit_rows is not None and unit_rows != found.unit_rows:
+        raise UsageError(
+            f"{store}: its units have {found.unit_rows:,} rows; that was settled when it was made and cannot be {unit_rows:,} now"
+        )
+    return found
+
+
+def _begin_anew(store: Path, new: Manifest) -> Manifest:
+    """Give a store in which nothing was ever planned, as a mistaken command leaves it, the identity that is asked for now."""
+    with Claims(store) as claims:
+        try:
+            claims.exclusive()
+        except FeatstoreError:
+            return Manifest.read(store)
+        # Looked at again: who plans announces itself before, and reads the manifest after.
+        if _untouched(store):
+            new.write(store)
+        return Manifest.read(store)
+
+
+def _untouched(store: Path) -> bool:
+    return not any((store / name).exists() for name in ("plan", "shards", "tables"))
+
+
+def sweep(store: Path, claims: Claims) -> None:
+    """Remove what killed processes left in a store that is finished or can be of no use: up to a unit's space each.
+
+    That is the work folders of units that have their shard, and shards half-written by nobody who is alive.
+    """
+    work, folder = store / "work", shards.folder(store)
+    for name in os.listdir(work) if work.is_dir() else []:
+        if name.isdigit() and shards.shard_path(store, int(name)).exists() and claims.holder(name) is None:
+            shutil.rmtree(work / name, ignore_errors=True)
+    # Listed before their owners are looked at: what is begun meanwhile is not on the list.
+    for leftover in list(folder.glob(f".*{atomic.TEMPORARY_SUFFIX}")) if folder.is_dir() else []:
+        unit = shards.unit_of(leftover.name)
+        if unit is not None and claims.holder(unit) is None:
+            leftover.unlink(missing_ok=True)
+
+
+class UnitWriter:
+    """Writes one unit under a claim: blocks into the journal, then the shard.
+
+    Attributes: ``unit``, ``rows`` (the plan's rows), ``next_row`` (first row that no journal holds yet),
+    ``superseded`` (bool per row: retired meanwhile, nothing to be read), ``culprits`` (reason and message by row: they
+    killed a decoder before, and are not tried again).
+    """
+
+    def __init__(
+        self, store: Path, manifest: Manifest, plan: Plan, unit: Unit, claim: Claim, provenance: dict[str, Any]
+    ) -> None:
+        self.store, self.manifest, self.unit, self.claim = store, manifest, unit, claim
+        self.rows = plan.rows(unit)
+        self.superseded = plan.is_retired(self.rows.ids)
+        self.culprits = read_culprits(claim.directory)
+        identity = manifest.identity
+        earlier = [
+            block for path in claim.journals() for block in read_journal(path, identity.dimension, identity.numpy_dtype)
+        ]
+        self._earlier = contiguous(earlier)
+        self.next_row = self._earlier[-1].stop if self._earlier else 0
+        self._journal = JournalWriter(claim.journal)
+        self._journal.append(
+            Block(
+                self.next_row,
+                self.next_row,
+                np.empty((0, identity.dimension)),
+                np.empty((0, 32), np.uint8),
+                (),
+                provenance,
+            )
+        )
+
+    def append(self, block: Block) -> None:
+        """Put a block of finished rows into the journal; blocks come in order, without gaps."""
+        self._journal.append(
+            Block(
+                block.start,
+                block.stop,
+                block.vectors.astype(self.manifest.identity.numpy_dtype),
+                block.sha256,
+                block.failures,
+            )
+        )
+        self.next_row = block.stop
+
+    def close(self) -> None:
+        """Sync and close the journal; the unit can be continued from it."""
+        self._journal.close()
+
+    def commit(self) -> None:
+        """Write the shard from the journals. The unit is finished when this returns, by us or by another owner."""
+        self.close()
+        identity = self.manifest.identity
+        ours = read_journal(self.claim.journal, identity.dimension, identity.numpy_dtype)
+        # Not read anew: an owner believed dead may have woken up and appended what overlaps with ours.
+        chain = self._earlier + ours
+        reached = chain[-1].stop if chain else 0
+        if reached != len(self.unit):
+            raise RuntimeError(f"unit {self.unit.number}: committed at row {reached} of {len(self.unit)}")
+        # Where an owner believed dead came first, its shard stays: it holds the same pictures.
+        with contextlib.suppress(FileExistsError):
+            shards.write_shard(
+                shards.shard_path(self.store, self.unit.number),
+                identity,
+                self.manifest.store_id,
+                self._finished(chain),
+                (block.vectors for block in chain),
+                _provenance(chain),
+            )
+
+    def _finished(self, chain: list[Block]) -> Finished:
+        ok = np.concatenate([block.ok() for block in chain])
+        failed = [failure for block in chain for failure in sorted(block.failures)]
+        where = np.array([row for row, _, _ in failed], np.int64)
+        sums = np.empty((len(self.unit), 32), np.uint8)
+        for block in chain:
+            sums[block.start : block.stop] = block.sha256
+        return Finished(
+            self.unit.number,
+            self.rows.ids[ok],
+            self.rows.views[ok],
+            _take(self.rows.keys, ok),
+            sums[ok],
+            [Failure(int(self.rows.ids[row]), reason, message) for row, reason, message in failed],
+            _take(self.rows.keys, where),
+            sums[where],
+        )
+
+
+def _take(keys: Any, rows: NDArray[np.int64]) -> list[bytes]:
+    return [keys[row] for row in rows.tolist()]
+
+
+def _provenance(chain: list[Block]) -> list[dict[str, Any]]:
+    """Return who made which rows: one entry for each run of blocks of one maker."""
+    made: list[dict[str, Any]] = []
+    for maker, blocks in itertools.groupby(chain, lambda block: block.provenance):
+        run = list(blocks)
+        made.append({**(maker or {}), "rows": [run[0].start, run[-1].stop]})
+    return made

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+from featstore.stages.extract import extract
+from featstore.stages.predict import predict
+from featstore.store import FeatureStore
+from tests.chain import names, write_coloured
+from tests.cli.running import run, run_json
+from tests.page_reading import read
+
+SMALL = ("--backbone", "squeezenet1_1", "--weights", "random:0", "--batch", "8")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Pictures, a store that the command made of them, and a head; no test changes them."""
+    place = tmp_path_factory.mktemp("learning")
+    write_coloured(place / "pictures", names("train", 6) + names("val", 3))
+    run("extract", place / "pictures", place / "s", *SMALL)
+    return place
+
+
+def test_the_chain_of_verbs(place, tmp_path):
+    shown = run("train", place / "s", "--folds", "2", "--report", tmp_path / "page.html").stdout
+    assert str(place / "s.logreg.head") in shown
+    for text in ("C = ", "accuracy", "macro F1", "confusion matrix", "page: ", "learnt from train (12 pictures)"):
+        assert text in shown
+    read(tmp_path / "page.html")
+    trained = run_json("train", place / "s", "--folds", "2", "--head", "linear-svm", "--out", tmp_path / "b.head")
+    assert trained["classes"] == ["ant", "bee"]
+    assert 0 <= trained["held_out"]["estimates"]["accuracy"]["low"] <= 1
+    assert run_json("info", tmp_path / "b.head")["kind"] == "head"
+    assert "linear-svm" in run("info", tmp_path / "b.head").stdout
+
+    # Pictures give what the store gives, by the backbone that the head names.
+    one = place / "pictures/val/ant/01.png"
+    by_picture = run_json("predict", tmp_path / "b.head", one)["images"][0]
+    by_store = {found["key"]: found for found in run_json("predict", tmp_path / "b.head", place / "s")["images"]}
+    assert by_picture["label"] == by_store["val/ant/01.png"]["label"]
+    assert by_picture["probability"] == pytest.approx(by_store["val/ant/01.png"]["probability"], abs=1e-4)
+    assert len(by_store) == 18
+
+    (tmp_path / "bad \n.jpg").write_bytes(b"<html>")
+    result = run("predict", tmp_path / "b.head", one, tmp_path / "bad \n.jpg", "--csv", code=1)
+    rows = list(csv.DictReader(io.StringIO(result.stdout)))
+    assert [row["reason"] for row in rows] == ["", "not-a-picture"]
+    assert float(rows[0]["ant"]) + float(rows[0]["bee"]) == pytest.approx(1, abs=1e-4)
+    assert "1 picture could not be read" in result.stderr
+    lines = run("predict", tmp_path / "b.head", place / "s").stdout.splitlines()
+    assert len(lines) == 18
+    assert lines[0].startswith("train/ant/00.png: ")
+
+
+def test_a_head_on_two_stores(place, tmp_path):
+    extract(place / "pictures", place / "t", backbone="squeezenet1_1", weights="random:1")
+    options = ("--C", "0.1", "--folds", "2", "--out", tmp_path / "a.head", "--report", tmp_path / "a.html", "--beside")
+    trained = run_json("train", "--store", place / "s", "--store", place / "t", *options)
+    assert trained["stores"] == [str(place / "s"), str(place / "t")]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("a.head", "a.html", "a.json", "a.calibration.png", "a.calibration-before.png"),
+        *("a.confusion.png", "a.precision-recall.png"),
+    }
+    assert sorted(trained["figures"]) == sorted(
+        str(path) for path in tmp_path.iterdir() if path.suffix in (".png", ".json")
+    )
+    by_store = {one.key: one.probability for one in predict(tmp_path / "a.head", [place / "t", place / "s"])}
+    weights = ("--weights", "random:0", "--weights", "random:1")
+    (by_picture,) = run_json("predict", tmp_path / "a.head", place / "pictures/val/ant/01.png", *weights)["images"]
+    assert by_store["val/ant/01.png"] == pytest.approx(by_picture["probability"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "nowhere"), "no feature store"),
+        (("train",), "name a store to learn from"),
+        (("train", "{s}", "--beside"), "--beside writes figures beside the page"),
+        (("train", "{s}", "--beside", "--report", "x.json"), "give the page of --report another ending"),
+        (("train", "{s}", "--C", "0"), "neither auto nor a number"),
+        (("train", "{s}", "--folds", "1.5"), "neither a number of folds"),
+        (("train", "{s}", "--train-split", "x"), "no pictures of split"),
+        (("train", "{s}", "--out", "nowhere/a.head"), "nowhere; make it first"),
+        (("predict", "nowhere.head", "a.jpg"), "no such head"),
+        (("predict", "{s}/featstore.json", "a.jpg"), "is no head, or its first bytes are damaged"),
+        (("predict", "{s}", "a.jpg", "--json", "--csv"), "exclude each other"),
+    ],
+)
+def test_mistakes_end_in_one_line(place, tmp_path, arguments, message):
+    arguments = [argument.format(s=place / "s") for argument in arguments]
+    result = run(*arguments, cwd=tmp_path, code=2)
+    assert message in result.stderr
+    assert result.stdout == ""
+    assert len(result.stderr.strip().splitlines()) <= 4  # click adds its usage lines
+
+
+def test_the_store_is_not_touched(place):
+    before = {path: path.stat().st_mtime_ns for path in (place / "s").rglob("*")}
+    run("train", place / "s", "--folds", "2", "--out", place / "c.head")
+    run("predict", place / "c.head", place / "s")
+    assert {path: path.stat().st_mtime_ns for path in (place / "s").rglob("*")} == before
+    assert len(FeatureStore.open(place / "s")) == 18

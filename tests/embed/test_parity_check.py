@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from featstore import defaults
+from featstore.engines import open_engine
+from featstore.engines.openvino import OpenVinoEngine
+from featstore.errors import FeatstoreError
+from featstore.stages.extract import extract
+from featstore.stages.info import describe_store
+from featstore.store import FeatureStore
+from tests.made import tiny_backbone, write_pictures
+
+NAMES = [f"{number:02d}.png" for number in range(24)]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(defaults, "DRIFT_RUN", 20)
+    return write_pictures(tmp_path / "pictures", NAMES)
+
+
+def drifts(store):
+    return [made.get("drift") for unit in FeatureStore.open(store).provenance().values() for made in unit]
+
+
+def test_a_long_run_records_how_far_its_engine_is_from_plain_torch(folder, tmp_path):
+    extract(folder, tmp_path / "s", backbone=tiny_backbone(), engine="openvino", unit_rows=7)
+    recorded = drifts(tmp_path / "s")
+    assert len(recorded) == 4
+    # Once a run, on the first unit, which has 7 pictures.
+    assert all(one == recorded[0] for one in recorded)
+    assert recorded[0]["pictures"] == 7
+    assert 0 < recorded[0]["greatest_difference"] < 1e-3
+    assert recorded[0]["cosine_min"] > 0.999999
+    (made,) = describe_store(tmp_path / "s")["made_by"]
+    assert made["drift"] == recorded[0]["greatest_difference"]
+
+
+def test_the_measured_figure_is_that_of_the_vectors(folder, tmp_path):
+    backbone = tiny_backbone()
+    extract(folder, tmp_path / "s", backbone=backbone, engine="torch-folded", precision="bf16")
+    extract(folder, tmp_path / "plain", backbone=backbone, engine="torch")
+    ours, theirs = (FeatureStore.open(tmp_path / name).features().astype(np.float64) for name in ("s", "plain"))
+    chosen = np.unique(np.linspace(0, 23, defaults.DRIFT_PICTURES).astype(int))
+    ours, theirs = ours[chosen], theirs[chosen]
+    greatest = np.abs(ours - theirs).max() / np.sqrt(theirs.var(axis=0).mean())
+    (recorded,) = drifts(tmp_path / "s")
+    assert recorded["greatest_difference"] == pytest.approx(greatest, rel=1e-3)
+    assert recorded["greatest_difference"] > 1e-3
+    assert drifts(tmp_path / "plain") == [None]
+
+
+def test_short_runs_and_unreadable_pictures_have_no_figure(folder, tmp_path, monkeypatch):
+    for name in NAMES[1:]:
+        (folder / name).write_bytes(b"no picture")
+    report = extract(folder, tmp_path / "s", backbone=tiny_backbone(), engine="openvino")
+    assert (report.vectors, report.failures) == (1, 23)
+    assert drifts(tmp_path / "s") == [None]
+    monkeypatch.setattr(defaults, "DRIFT_RUN", 25)
+    extract(folder, tmp_path / "short", backbone=tiny_backbone(), engine="openvino")
+    assert drifts(tmp_path / "short") == [None]
+
+
+def test_an_engine_that_is_not_exact_here_makes_no_vector(folder, tmp_path, monkeypatch):
+    whole = OpenVinoEngine.__init__
+
+    def other_weights(self, backbone, precision="fp32", **options):
+        whole(self, tiny_backbone(seed=5), precision, **options)
+
+    monkeypatch.setattr(OpenVinoEngine, "__init__", other_weights)
+    with pytest.raises(FeatstoreError, match="openvino is not exact on this machine: .* use --engine torch"):
+        extract(folder, tmp_path / "s", backbone=tiny_backbone(), engine="openvino")
+    store = FeatureStore.open(tmp_path / "s")
+    assert (store.counts.vectors, store.counts.pending) == (0, 24)
+    extract(folder, tmp_path / "s", backbone=tiny_backbone(), engine="torch")
+    assert FeatureStore.open(tmp_path / "s").counts.vectors == 24
+    assert open_engine(tiny_backbone(), engine="torch").precision == "fp32"

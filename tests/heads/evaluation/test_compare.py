@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from featstore.heads.errors import DataError
+from featstore.heads.evaluation.compare import compare
+from featstore.heads.evaluation.report import evaluate
+
+
+def made(rows, strength, seed):
+    random = np.random.default_rng(seed)
+    codes = np.random.default_rng(99).integers(0, 2, rows)
+    logits = random.standard_normal(rows) + strength * (2 * codes - 1)
+    positive = 1 / (1 + np.exp(-2 * strength * logits))
+    return codes, np.stack([1 - positive, positive], axis=1)
+
+
+def test_a_better_head_is_found_better_and_the_figures_are_the_reports():
+    codes, weak = made(600, 0.5, 1)
+    _, strong = made(600, 1.2, 2)
+    accuracy, _, log_loss = compare(codes, weak, strong, [0, 1], replicates=300)
+    assert accuracy.low > 0
+    assert accuracy.p_value < 0.01
+    assert log_loss.high < 0
+    for values, name in ((weak, "a"), (strong, "b")):
+        report = evaluate(codes, values, [0, 1], replicates=2)
+        assert getattr(accuracy, name) == pytest.approx(report.accuracy.value)
+    assert accuracy.low <= accuracy.difference <= accuracy.high
+    assert json.dumps(accuracy.to_dict())
+
+
+def test_a_head_equals_itself():
+    codes, values = made(200, 0.7, 3)
+    for difference in compare(codes, values, values, [0, 1], replicates=50):
+        assert (difference.difference, difference.low, difference.high, difference.p_value) == (0, 0, 0, 1)
+
+
+def test_pairing_sees_what_separate_intervals_do_not():
+    codes, values = made(2000, 0.8, 4)
+    better = values.copy()
+    wrong = np.flatnonzero(values.argmax(axis=1) != codes)[:20]
+    better[wrong] = values[wrong, ::-1]
+    accuracy = compare(codes, values, better, [0, 1], measures=["accuracy"], replicates=300)[0]
+    assert accuracy.low > 0
+    first, second = (evaluate(codes, v, [0, 1], replicates=2).accuracy for v in (values, better))
+    assert first.high > second.low
+
+
+def test_repeated_pictures_are_no_further_evidence():
+    codes, a = made(60, 0.6, 5)
+    _, b = made(60, 0.9, 6)
+    groups = np.repeat(np.arange(60), 20)
+    repeated = [np.repeat(values, 20, axis=0) for values in (a, b)]
+    many = np.repeat(codes, 20)
+    alone = compare(codes, a, b, [0, 1], measures=["accuracy"], replicates=400)[0]
+    grouped = compare(many, *repeated, [0, 1], measures=["accuracy"], groups=groups, replicates=400)[0]
+    naive = compare(many, *repeated, [0, 1], measures=["accuracy"], replicates=400)[0]
+    assert grouped.high - grouped.low == pytest.approx(alone.high - alone.low, rel=0.2)
+    assert naive.high - naive.low < 0.5 * (grouped.high - grouped.low)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"measures": ["luck"]}, "unknown measure 'luck'"),
+        ({"probabilities_b": np.zeros((3, 2))}, "shape"),
+        ({"classes": [0]}, "does not know"),
+        ({"probabilities_a": np.full((20, 2), np.nan)}, "finite"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_in_one_line(change, message):
+    codes, values = made(20, 1, 1)
+    call = {"y_true": codes, "probabilities_a": values, "probabilities_b": values, "classes": [0, 1]} | change
+    with pytest.raises(DataError, match=message):
+        compare(**call)

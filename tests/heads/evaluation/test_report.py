@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from featstore.heads.errors import DataError
+from featstore.heads.evaluation.measures import Measurer
+from featstore.heads.evaluation.report import codes_of, evaluate, worst_errors
+
+
+def made(rows=400, classes=3, seed=0, ties=False):
+    random = np.random.default_rng(seed)
+    codes = random.integers(0, classes, rows)
+    logits = random.standard_normal((rows, classes)) + 1.2 * np.eye(classes)[codes]
+    probabilities = np.exp(logits)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    if ties:
+        probabilities = np.round(probabilities, 1) + 1e-6
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+    return codes, probabilities
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_measures_are_scikit_learns(classes, ties, weighted):
+    codes, probabilities = made(classes=classes, ties=ties)
+    weights = np.random.default_rng(1).integers(0, 4, len(codes)).astype(float) if weighted else np.ones(len(codes))
+    found = Measurer(codes, probabilities).measure(weights)
+    predicted = probabilities.argmax(axis=1)
+    w = {"sample_weight": weights}
+    onehot = np.eye(classes)[codes]
+    assert found["accuracy"] == pytest.approx(metrics.accuracy_score(codes, predicted, **w))
+    assert found["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(codes, predicted, **w))
+    assert found["macro_f1"] == pytest.approx(metrics.f1_score(codes, predicted, average="macro", **w))
+    assert found["log_loss"] == pytest.approx(metrics.log_loss(codes, probabilities, **w))
+    aucs = [metrics.roc_auc_score(onehot[:, k], probabilities[:, k], **w) for k in range(classes)]
+    assert found["roc_auc"] == pytest.approx(np.mean(aucs))
+    areas = [metrics.average_precision_score(onehot[:, k], probabilities[:, k], **w) for k in range(classes)]
+    assert found["average_precision"] == pytest.approx(np.mean(areas))
+
+
+def test_calibration_error_of_known_bins():
+    codes = np.array([0, 0, 0, 1, 1])
+    probabilities = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]])
+    expected = 4 / 5 * abs(0.75 - 0.9) + 1 / 5 * abs(1 - 0.6)
+    assert Measurer(codes, probabilities).measure(np.ones(5))["calibration_error"] == pytest.approx(expected)
+
+
+def test_report_has_every_figure_between_its_bounds_and_is_json():
+    codes, probabilities = made()
+    classes = ["ant", "bee", "wasp"]
+    report = evaluate(np.array(classes)[codes], probabilities, classes, replicates=100)
+    for estimate in report.estimates.values():
+        assert estimate.low <= estimate.value <= estimate.high
+        assert estimate.high - estimate.low < 0.2
+    again = evaluate(np.array(classes)[codes], probabilities, classes, replicates=100)
+    assert report.to_dict() == again.to_dict()
+    value = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    confusion = metrics.confusion_matrix(codes, probabilities.argmax(axis=1))
+    assert value["confusion"] == confusion.tolist()
+    expected = metrics.precision_recall_fscore_support(codes, probabilities.argmax(axis=1))
+    np.testing.assert_allclose(report.table.precision, expected[0])
+    np.testing.assert_allclose(report.table.recall, expected[1])
+    np.testing.assert_allclose(report.table.f1, expected[2])
+    assert "accuracy" in report.text()
+    assert sum(b.rows for b in report.calibration) == len(codes)
+
+
+def test_a_class_missing_from_the_split_is_said_and_left_out_of_the_averages():
+    codes, probabilities = made(classes=3)
+    here = codes != 2
+    report = evaluate(codes[here], probabilities[here], [0, 1, 2], replicates=50)
+    assert report.missing == ["2"]
+    assert "no rows of 2" in report.text()
+    recalls = report.table.recall[:2]
+    assert report.estimates["balanced_accuracy"].value == pytest.approx(recalls.mean())
+    assert json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_bootstrap_interval_covers_about_as_often_as_it_says():
+    inside = 0
+    large_codes, large = made(rows=50_000, classes=2, seed=9)
+    truth = Measurer(large_codes, large).measure(np.ones(len(large_codes)))["roc_auc"]
+    for seed in range(40):
+        codes, probabilities = made(rows=150, classes=2, seed=seed + 100)
+        estimate = evaluate(codes, probabilities, [0, 1], replicates=120).estimates["roc_auc"]
+        inside += estimate.low <= truth <= estimate.high
+    assert 33 <= inside <= 40
+
+
+@pytest.mark.parametrize(
+    ("y", "probabilities", "message"),
+    [
+        ([], np.zeros((0, 2)), "no rows"),
+        (["a", "zebra"], np.full((2, 2), 0.5), r"1 label\(s\) that the head does not know: zebra"),
+        (["a"], np.full((1, 3), 0.3), "shape"),
+        (["a"], np.array([[np.nan, 1.0]]), "finite"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said_in_one_line(y, probabilities, message):
+    with pytest.raises(DataError, match=message):
+        evaluate(y, probabilities, ["a", "b"])
+
+
+def test_worst_errors_are_wrong_and_sorted_by_confidence():
+    codes, probabilities = made(classes=3)
+    rows = worst_errors(codes, probabilities, [0, 1, 2], 10)
+    predicted = probabilities.argmax(axis=1)
+    assert (predicted[rows] != codes[rows]).all()
+    confidence = probabilities.max(axis=1)
+    assert (np.diff(confidence[rows]) <= 0).all()
+    assert confidence[rows[0]] == confidence[predicted != codes].max()
+
+
+def test_codes_follow_the_order_given():
+    np.testing.assert_array_equal(codes_of(["b", "a"], ["b", "a"]), [0, 1])

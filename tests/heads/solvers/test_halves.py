@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from featstore.heads.solvers.halves import all_finite, is_half, widen
+
+EVERY = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+
+
+def test_every_finite_half_becomes_the_same_number():
+    finite = EVERY[np.isfinite(EVERY)].reshape(-1, 8)
+    wide = widen(finite)
+    assert wide.dtype == np.float32
+    # By their bits: -0 stays -0.
+    np.testing.assert_array_equal(wide.view(np.uint32), finite.astype(np.float32).view(np.uint32))
+
+
+def test_rows_beyond_one_chunk_and_rows_in_strides(monkeypatch):
+    monkeypatch.setattr("featstore.heads.solvers.halves._CHUNK", 64)
+    halves = np.random.default_rng(0).standard_normal((101, 30)).astype(np.float16)
+    np.testing.assert_array_equal(widen(halves), halves.astype(np.float32))
+    np.testing.assert_array_equal(widen(halves[::3, ::2]), halves[::3, ::2].astype(np.float32))
+    out = np.empty((101, 30), np.float32)
+    assert widen(halves, out) is out
+    assert widen(halves[:0]).shape == (0, 30)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_found_in_any_chunk(monkeypatch, value):
+    monkeypatch.setattr("featstore.heads.solvers.halves._CHUNK", 64)
+    halves = np.full((50, 30), np.finfo(np.float16).max, np.float16)
+    halves[1] = np.finfo(np.float16).min
+    assert all_finite(halves)
+    assert all_finite(halves[:0])
+    halves[49, 29] = value
+    assert not all_finite(halves)
+
+
+def test_the_other_byte_order_is_no_half():
+    assert is_half(EVERY)
+    assert not is_half(EVERY.astype(EVERY.dtype.newbyteorder()))
+    assert not is_half(EVERY.astype(np.float32))

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from featstore import defaults
+from featstore.indexes.contract.growth import draw_queries, judge, standing
+from featstore.indexes.contract.recall import Recall
+
+MEASURED = Recall(0.97, 0.96, 0.975, 10, 2000, "held-out")
+
+
+def info(**changes: Any) -> dict[str, Any]:
+    contract = {"recall": 0.95, "at": 10, "memory": 5000, "latency": None, "holds": True}
+    told = {"contract": contract, "recall": MEASURED.to_dict(), "rows": 1000, "removed": 0, "measured_rows": 1000}
+    return {**told, "exact": False, **changes}
+
+
+def test_how_an_index_stands_to_its_contract() -> None:
+    assert standing(info()).holds
+    assert standing(info(contract=None)).holds is None
+    assert standing(info(contract={**info()["contract"], "holds": False})).holds is False
+    assert standing(info(), 5001).text == "the contract is broken: 5,001 bytes where 5,000 are allowed"
+    assert standing(info(exact=True), 5000).text.endswith("every vector is compared")
+    assert standing(info(rows=1000, removed=100)).text.endswith(", before the last 100 came")
+    unmeasured = Recall(None, None, None, 10, 0, "not measured").to_dict()
+    assert standing(info(recall=unmeasured)).text.endswith("recall was not measured")
+    unknown = standing(info(rows=1001, removed=100))
+    assert unknown.holds is False
+    assert "not known to hold: 101 pictures came since 1,000 were measured" in unknown.text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(0.951, 0.97, True), (0.96, 1.0, None), (0.90, 0.98, None), (0.94, 0.95, False), (0.5, 0.9, False)],
+)
+def test_too_few_queries_neither_keep_nor_break_a_contract(low: float, high: float, verdict: bool | None) -> None:
+    assert judge(Recall((low + high) / 2, low, high, 10, 50, "held-out"), 0.95) is verdict
+    assert judge(Recall(None, None, None, 10, 0, "not measured"), 0.95) is None
+
+
+def test_those_that_ask_are_new_and_have_no_copy_among_the_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    new = np.arange(1000) >= 500
+    groups = np.arange(1000)
+    groups[500:600] = np.arange(100)  # copies of old ones
+    groups[600:700:2] = groups[601:700:2]  # pairs among the new
+    assert draw_queries(new, groups, 0).tolist() == list(range(600, 1000))
+    monkeypatch.setattr(defaults, "CHECK_QUERIES", 120)
+    drawn = draw_queries(new, groups, 0)
+    assert len(np.unique(groups[drawn])) == 120
+    assert np.isin(groups, groups[drawn]).sum() == len(drawn)
+    assert drawn.min() >= 600
+    assert draw_queries(new, groups, 1).tolist() != drawn.tolist()
+    assert len(draw_queries(np.arange(1000) >= 901, groups, 0)) == 0

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from unittest import mock
+
+import faiss
+import numpy as np
+import pytest
+
+from featstore.errors import DamagedError, UsageError
+from featstore.files import atomic, sealed
+from featstore.indexes import FeatureIndex, build_index
+from featstore.indexes.files import pair
+from tests.indexes.made import clusters
+
+
+def saved(path: Path, seed: int = 0, rows: int = 60, kind: str = "flat") -> FeatureIndex:
+    index = build_index(
+        clusters(rows, 8, seed),
+        np.arange(rows) * 7,
+        [f"{seed}/{row}" for row in range(rows)],
+        kind=kind,
+        labels=["a"] * rows,
+    )
+    index.save(path)
+    return index
+
+
+def test_the_pair_is_plain_faiss_and_a_sealed_file(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "x.faiss"
+    saved(path)
+    assert sorted(os.listdir(path.parent)) == ["x.faiss", "x.faiss.featstore"]
+    plain = faiss.read_index(str(path))
+    assert faiss.vector_to_array(plain.id_map).tolist() == [7 * row for row in range(60)]
+    side = sealed.SealedFile(pair.side_path(path), "index")
+    assert side.summary["faiss_xxh3"] == atomic.checksum_file(path)
+    assert side["ids"].tolist() == [7 * row for row in range(60)]
+    assert pair.verify(path) == []
+
+
+def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    saved(path, kind="hnsw")
+    random = np.random.default_rng(0)
+    for name in (path, pair.side_path(path)):
+        whole = name.read_bytes()
+        for place in random.integers(0, 8 * len(whole), 80):
+            changed = bytearray(whole)
+            changed[place // 8] ^= 1 << (place % 8)
+            name.write_bytes(changed)
+            assert pair.verify(path), (name, place)
+            with pytest.raises(DamagedError) as caught:
+                FeatureIndex.open(path)
+            assert "\n" not in str(caught.value)
+        name.write_bytes(whole)
+    assert pair.verify(path) == []
+
+
+def test_every_truncation_is_noticed_even_unchecked(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    saved(path)
+    for name in (path, pair.side_path(path)):
+        whole = name.read_bytes()
+        for size in [0, 1, 50, len(whole) // 2, len(whole) - 1]:
+            name.write_bytes(whole[:size])
+            with pytest.raises(DamagedError):
+                FeatureIndex.open(path, check=False)
+        name.write_bytes(whole)
+
+
+def test_halves_of_two_indexes_do_not_open(tmp_path: Path) -> None:
+    saved(tmp_path / "a", seed=1)
+    saved(tmp_path / "b", seed=2)
+    shutil.copy(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(DamagedError, match=r"is not the file that b\.featstore describes"):
+        FeatureIndex.open(tmp_path / "b")
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such index"):
+        FeatureIndex.open(tmp_path / "x")
+    saved(tmp_path / "x")
+    pair.side_path(tmp_path / "x").unlink()
+    with pytest.raises(UsageError, match=r"x\.featstore is missing"):
+        FeatureIndex.open(tmp_path / "x")
+    assert len(pair.verify(tmp_path / "x")) == 1
+    with pytest.raises(UsageError, match="is a directory"):
+        saved(tmp_path)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_killed_anywhere_while_saving_the_old_or_the_new_index_opens(tmp_path: Path, first: bool) -> None:
+    class Killed(BaseException):
+        pass
+
+    seen = set()
+    for count in range(20):
+        path = tmp_path / str(count) / "x"
+        if not first:
+            saved(path, seed=1)
+        steps = iter(range(count))
+
+        def step(real, steps=steps):
+            def call(*arguments, **options):
+                if next(steps, None) is None:
+                    raise Killed
+                return real(*arguments, **options)
+
+            return call
+
+        new = build_index(clusters(60, 8, 2), np.arange(60), [f"2/{row}" for row in range(60)])
+        names = ("replace", "fsync", "open")
+        with mock.patch.multiple(os, **{name: step(getattr(os, name)) for name in names}):
+            try:
+                new.save(path)
+                outcome = "finished"
+            except Killed:
+                outcome = "killed"
+        if outcome == "killed" and first and not path.exists():
+            seen.add("none")
+            continue
+        opened = FeatureIndex.open(path)
+        seen.add(opened.keys_of(opened.ids[:1])[0][:1])
+        assert outcome == "killed" or seen >= {b"2"}
+        new.save(path)
+        assert FeatureIndex.open(path).keys_of([1]) == [b"2/1"]
+        if outcome == "finished":
+            break
+    else:
+        pytest.fail("saving takes more steps than were tried")
+    assert seen == {b"2", "none" if first else b"1"}
+
+
+def test_an_open_index_outlives_its_replacement(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    saved(path, seed=1)
+    old = FeatureIndex.open(path)
+    query = clusters(1, 8, 1)
+    before = old.search(query, 3)
+    saved(path, seed=2)
+    after = old.search(query, 3)
+    np.testing.assert_array_equal(before[1], after[1])
+    assert old.keys_of([7]) == [b"1/1"]
+
+
+def sealed_again(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, object]) -> None:
+    side = sealed.SealedFile(pair.side_path(path))
+    kept = {name: side[name].copy() for name in side.names if name != "meta"}
+    sealed.write(pair.side_path(path), "index", {**kept, **arrays}, {**side.meta, **meta}, side.summary)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "meta"),
+    [
+        ({"ids": np.arange(60)}, {}),
+        ({"ids": np.arange(59) * 7}, {}),
+        ({"ids": np.arange(60, dtype=np.int32)}, {}),
+        ({"labels": np.full(60, 1, np.int32)}, {}),
+        ({"labels": np.full(60, -2, np.int32)}, {}),
+        ({"keys/offsets": np.arange(61) * 1000}, {}),
+        ({"removed": np.zeros(3, bool)}, {}),
+        ({}, {"metric": "l2"}),
+        ({}, {"metric": 3}),
+        ({}, {"recall": {"value": 2}}),
+        ({}, {"classes": [1]}),
+        ({}, {"identity": None}),
+        ({}, {"contract": []}),
+        ({}, {"contract": {"recall": "0.9"}}),
+        ({}, {"contract": {"recall": 0.9}}),
+        ({}, {"trials": [{"name": "flat"}]}),
+        ({}, {"recall": {"value": "1", "low": 1, "high": 1, "k": 10, "queries": 0, "method": "exact"}}),
+        ({}, {"measured_rows": None}),
+    ],
+)
+def test_a_stranger_who_writes_right_checksums_is_refused(
+    tmp_path: Path, arrays: dict[str, np.ndarray], meta: dict[str, object]
+) -> None:
+    path = tmp_path / "x"
+    saved(path)
+    sealed_again(path, arrays, meta)
+    with pytest.raises((DamagedError, UsageError)) as caught:
+        FeatureIndex.open(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path / "x")
+    sealed_again(tmp_path / "x", {}, {"format": 2})
+    with pytest.raises(UsageError, match="upgrade"):
+        FeatureIndex.open(tmp_path / "x")

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from featstore.errors import UsageError
+from featstore.indexes import blocks
+from tests.indexes.made import Source, clusters
+
+
+@given(hnp.arrays(np.float64, (4, 3), elements=st.floats(-1e300, 1e300, width=64)))
+@settings(deadline=None, max_examples=60)
+def test_cosine_rows_have_length_one_or_stay_zero(rows: np.ndarray) -> None:
+    with np.errstate(over="ignore"):
+        narrow = rows.astype(np.float32)
+    if not np.isfinite(narrow).all():
+        with pytest.raises(UsageError, match="NaN or infinity"):
+            blocks.prepare(narrow, "cosine")
+        return
+    lengths = np.linalg.norm(blocks.prepare(narrow, "cosine").astype(np.float64), axis=1)
+    expected = np.where((narrow == 0).all(axis=1), 0.0, 1.0)
+    np.testing.assert_allclose(lengths, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_the_bad_row_is_named(metric: blocks.Metric, bad: float) -> None:
+    rows = np.ones((5, 3), np.float32)
+    rows[3, 1] = bad
+    with pytest.raises(UsageError, match="row 13 holds"):
+        blocks.prepare(rows, metric, first_row=10)
+
+
+def test_the_input_is_never_changed() -> None:
+    rows = clusters(9)
+    before = rows.copy()
+    blocks.prepare(rows, "cosine")
+    np.testing.assert_array_equal(rows, before)
+
+
+def test_a_float16_source_and_an_array_give_the_same_rows() -> None:
+    rows = clusters(50).astype(np.float16)
+    wanted = np.array([49, 3, 3, 0, 17])
+    np.testing.assert_array_equal(blocks.gather(Source(rows), "cosine", wanted), blocks.gather(rows, "cosine", wanted))
+    np.testing.assert_array_equal(blocks.gather(rows, "l2", wanted), rows[wanted].astype(np.float32))
+    together = np.concatenate([block for _, block in blocks.prepared_blocks(Source(rows), "ip")])
+    np.testing.assert_array_equal(together, rows.astype(np.float32))
+
+
+def test_a_source_that_is_short_or_of_another_width_is_refused() -> None:
+    class Short(Source):
+        @property
+        def shape(self) -> tuple[int, ...]:
+            return (len(self.array) + 1, self.array.shape[1])
+
+    with pytest.raises(UsageError, match="9 rows where 10 were announced"):
+        list(blocks.prepared_blocks(Short(clusters(9)), "l2"))
+    with pytest.raises(UsageError, match="shape"):
+        blocks.shape_of(np.zeros(3))
+    with pytest.raises(UsageError, match="cosine, l2, ip"):
+        blocks.check_metric("hamming")
+
+
+def test_picked_rows_are_read_in_blocks_and_can_be_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "block_rows", lambda dimension: 4)
+    rows, places = clusters(50), np.array([49, 3, 3, 0, 17])
+    picked = blocks.PickedRows(rows.__getitem__, places, rows.shape[1])
+    assert isinstance(picked, blocks.BlockSource)
+    assert picked.shape == (5, rows.shape[1])
+    for _ in range(2):
+        assert [len(block) for block in picked.blocks()] == [4, 1]
+        np.testing.assert_array_equal(np.concatenate(list(picked.blocks())), rows[places])
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
+@pytest.mark.parametrize("scale", [0, 1e-30, 1e-13, 1e-12, 1, 1e15, 1e16, 1e30])
+def test_one_query_is_prepared_as_among_many(metric: blocks.Metric, scale: float) -> None:
+    for rows in (clusters(6, 65) * scale, (clusters(6, 130).astype(np.float64) * scale)[:, ::2]):
+        together = blocks.prepare(rows, metric)
+        alone = np.concatenate([blocks.prepare_queries(rows[row : row + 1], metric) for row in range(len(rows))])
+        np.testing.assert_array_max_ulp(alone, together, 2)
+        assert alone.dtype == np.float32
+        np.testing.assert_array_equal(blocks.prepare_queries(rows, metric), together)
+
+
+def test_rows_of_length_1_stay_as_they_are() -> None:
+    rows = blocks.prepare(clusters(40, 65), "cosine")
+    assert blocks.prepare(rows, "cosine") is rows
+    assert np.shares_memory(blocks.prepare_queries(rows[3:4], "cosine"), rows)
+    longer = rows * np.where(np.arange(40) % 2, 1, 3).astype(np.float32)[:, None]
+    np.testing.assert_array_equal(blocks.prepare(longer, "cosine")[1::2], rows[1::2])
+    np.testing.assert_allclose(blocks.prepare(longer, "cosine"), rows, rtol=1e-6)
+
+
+def test_a_matrix_and_its_chunks_are_prepared_alike() -> None:
+    rows = clusters(301, 65)
+    for step in (1, 7, 300):
+        chunks = [blocks.prepare(rows[first : first + step], "cosine") for first in range(0, len(rows), step)]
+        np.testing.assert_array_equal(np.concatenate(chunks), blocks.prepare(rows, "cosine"))
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_one_query_that_is_not_finite_is_refused(metric: blocks.Metric, bad: float) -> None:
+    for others in (0, 1, 1e38):
+        query = np.full((1, 40), others, np.float32)
+        query[0, 33] = bad
+        with pytest.raises(UsageError, match="row 0 holds NaN or infinity"):
+            blocks.prepare_queries(query, metric)

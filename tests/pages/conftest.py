@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from featstore.stages.index import index_store
+from featstore.stages.train import train
+from tests.chain import make_store, names, write_coloured
+
+EVIL = "<img src=x onerror=alert(1)>\"'&\n{{ 7*7 }}.png"
+"""A file name that would run a script, close an attribute or be taken for a template."""
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory):
+    """A folder, store, trained head and index in which keys and a class are named to break out of a page."""
+    place = tmp_path_factory.mktemp("hostile")
+    folder = write_coloured(place / "p", [*names("train", 8), *names("val", 4)])
+    for split in ("train", "val"):
+        (folder / split / "bee").rename(folder / split / "<script>alert(2)<")
+        (folder / split / "ant/00.png").rename(folder / split / "ant" / EVIL)
+        os.rename(folder / split / "ant/01.png", os.fsencode(folder / split / "ant") + b"/\xff\xfe.png")
+    store = make_store(folder, place / "s")
+    # Red pictures among the blue ones in val: there are errors to show.
+    trained = train(store, folds=3)
+    return folder, store, trained, index_store(store).path

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from featstore import pages
+from featstore.pages.charts import (
+    CURVES,
+    confusion_drawing,
+    heat_map,
+    precision_recall,
+    reliability_diagram,
+    selection_curve,
+)
+from featstore.pages.parts import CELLS, chosen_text, class_rows, confusion_matrix, footer
+from featstore.pages.render import number, percent, seconds, write_page
+from featstore.pages.thumbnails import SIDE, thumbnail
+from featstore.store.pictures import NoPicture
+from tests.page_reading import read
+
+
+def test_a_confusion_matrix_of_few_classes_is_a_table():
+    told = confusion_matrix(["a", "b", "c"], [[5, 1, 0], [0, 0, 0], [3, 0, 7]])
+    cells = [[cell["count"] for cell in row["cells"]] for row in told["rows"]]
+    assert cells == [[5, 1, 0], [0, 0, 0], [3, 0, 7]]
+    assert told["pairs"][0] == {"truth": "c", "label": "a", "count": 3}
+    assert [cell["kind"].split()[0] for cell in told["rows"][0]["cells"]] == ["right", "wrong", "zero"]
+    assert told["heat"] is None
+
+
+def test_a_confusion_matrix_of_many_classes_is_a_picture():
+    k = CELLS + 1
+    told = confusion_matrix([f"c{n}" for n in range(k)], np.eye(k, dtype=int).tolist())
+    assert told["rows"] == []
+    assert told["heat"].startswith("data:image/png;base64,")
+    assert heat_map(np.eye(2000, dtype=int).tolist()).startswith("data:image/png")
+
+
+def test_the_title_of_a_cell_says_what_was_taken_for_what():
+    told = confusion_matrix(["a", "b"], [[999, 1], [0, 4]])
+    titles = [cell["title"] for row in told["rows"] for cell in row["cells"]]
+    assert titles == [
+        "a known as a: 999 (99.9 %)",
+        "a taken for b: 1 (0.1 %)",
+        "b taken for a: 0 (0.0 %)",
+        "b known as b: 4 (100.0 %)",
+    ]
+
+
+def colours(text, name):
+    """The values of a colour of the style sheet, (r, g, b) each: in light, and in dark."""
+    found = re.findall(rf"--{name}: (#[0-9a-f]+|[0-9 ]+);", text)
+    assert len(found) == 2
+    return [
+        tuple(map(int, value.split())) if value[0] != "#" else tuple(bytes.fromhex(value[1:].ljust(7, value[1])[:6]))
+        for value in found
+    ]
+
+
+def contrast(one, other):
+    """The contrast ratio of two colours, 1 to 21 (WCAG 2.2)."""
+
+    def luminance(colour):
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (c / 255 for c in colour)]
+        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_the_count_in_every_cell_can_be_read_on_its_shade():
+    text = (Path(pages.__file__).parent / "templates" / "base.html").read_text()
+    paper, ink = colours(text, "paper"), colours(text, "ink")
+    for share in range(101):
+        row = confusion_matrix(["a", "b"], [[share, 100 - share], [0, 0]])["rows"][0]["cells"]
+        for cell, name in zip(row, ("blue", "red"), strict=True):
+            for scheme, colour in enumerate(colours(text, name)):
+                shade = float(cell["shade"])
+                behind = [shade * c + (1 - shade) * p for c, p in zip(colour, paper[scheme], strict=True)]
+                written = (255, 255, 255) if "deep" in cell["kind"] else ink[scheme]
+                assert contrast(written, behind) > 3 or cell["count"] == 0
+
+
+def test_a_page_of_a_large_matrix_says_which_cells_have_pictures(tmp_path):
+    k = CELLS + 1
+    shown = {
+        (2, 3): {"id": "cell-2-3", "truth": "c2", "label": "c3", "right": False, "count": 1, "examples": []},
+        (4, 4): {"id": "cell-4-4", "truth": "c4", "label": "c4", "right": True, "count": 5, "examples": []},
+    }
+    counts = 5 * np.eye(k, dtype=int)
+    counts[2, 3] = 1
+    matrix = confusion_matrix([f"c{n}" for n in range(k)], counts.tolist(), shown)
+    values = {
+        "title": "t",
+        "heading": "h",
+        "lead": "l",
+        "tiles": [],
+        "notes": [],
+        "rows": 126,
+        "samples": [],
+        "errors": [],
+    }
+    values |= {"confusion": matrix, "queries": [], "heads": [], "steps": [], **footer()}
+    write_page(tmp_path / "page.html", "demo.html", values)
+    page = read(tmp_path / "page.html")
+    assert "c2 taken for c3: 1" in page.text
+    assert "c4 known as c4: 5" in page.text
+    assert f"Of the {k + 1} cells that are not empty 2 have theirs here" in page.text
+
+
+def test_of_very_many_classes_the_worst_are_listed():
+    rows = [{"class": str(n), "f1": n / 1000} for n in range(500)]
+    assert [row["class"] for row in class_rows({"classes": rows[::-1]})][:2] == ["0", "1"]
+    assert len(class_rows({"classes": rows})) == 200
+
+
+def test_the_selection_curve_marks_what_was_chosen():
+    table = {"param_C": [0.1, 1.0, 1.0], "mean_accuracy": [0.8, 0.7, 0.9], "std_accuracy": [0.1, 0.1, 0.01]}
+    svg = str(selection_curve(table, {"C": 1.0}).svg())
+    assert svg.count("dot chosen") == 1
+    assert "C = 1: 0.9000" in svg
+    assert selection_curve(None, {}) is None
+    assert selection_curve({"scoring": "accuracy"}, {}) is None
+    # One that was given is tried alone.
+    alone = {"param_C": [0.1], "mean_accuracy": [0.8], "std_accuracy": [0.1]}
+    assert selection_curve(alone, {"C": 0.1}) is None
+
+
+def test_the_reliability_diagram_leaves_out_empty_bins():
+    bins = [
+        {"low": 0.0, "high": 0.5, "rows": 0, "confidence": None, "accuracy": None},
+        {"low": 0.5, "high": 1.0, "rows": 9, "confidence": 0.8, "accuracy": 0.7},
+    ]
+    assert str(reliability_diagram(bins).svg()).count("<rect") == 1
+    assert reliability_diagram(bins[:1]) is None
+
+
+def test_names_of_any_bytes_are_one_line_in_a_drawing():
+    name = os.fsdecode(b"two\nlines \xff<b>")
+    for drawing in (
+        confusion_drawing(["a", name], [[3, 1], [0, 2]]),
+        precision_recall(np.array([0, 1, 2]), np.eye(3), ["a", "b", name]),
+    ):
+        assert drawing.image().size > (300, 300)
+        svg = str(drawing.svg())
+        svg.encode()
+        assert "\n" not in svg
+        assert "<b>" not in svg
+
+
+def test_precision_and_recall_have_a_line_for_each_class_and_of_many_their_mean():
+    random = np.random.default_rng(0)
+    for classes, lines in ((2, 1), (5, 5), (CURVES + 1, 1)):
+        codes = np.arange(200) % classes
+        probabilities = random.dirichlet(np.ones(classes), 200)
+        svg = str(precision_recall(codes, probabilities, [f"c{n}" for n in range(classes)]).svg())
+        assert svg.count("<polyline") == lines
+        # Of two classes the curve is that of the second: which one is written at the axes.
+        assert svg.count(" of c1</text>") == (2 if classes == 2 else 0)
+    # A class without rows has no curve; a perfect ranking stays at the top.
+    perfect = str(precision_recall(np.array([0, 1, 0, 1]), np.eye(3)[[0, 1, 0, 1]], ["a", "b", "none"]).svg())
+    assert perfect.count("<polyline") == 2
+    assert "none" not in perfect
+
+
+def test_of_a_large_matrix_the_cells_with_errors_can_be_clicked():
+    k = CELLS + 1
+    counts = np.eye(k, dtype=int)
+    shown = {(2, 3): {"id": "cell-2-3", "truth": "c2", "label": "c3", "right": False, "count": 1, "examples": []}}
+    told = confusion_matrix([f"c{n}" for n in range(k)], counts.tolist(), shown)
+    assert [(spot["x"], spot["y"], spot["id"]) for spot in told["spots"]] == [(3, 2, "cell-2-3")]
+
+
+def test_thumbnails_are_small_and_what_is_missing_is_said():
+    large = thumbnail(lambda: Image.new("RGB", (4000, 100)))
+    assert large.uri is not None
+    assert large.uri.startswith("data:image/jpeg")
+    assert not large.tiny
+    assert len(large.uri) < 20 * SIDE
+    assert thumbnail(lambda: Image.new("RGB", (8, 8))).tiny
+
+    def gone() -> Image.Image:
+        raise NoPicture("missing", "x.jpg: No such file")
+
+    assert thumbnail(gone).note == "missing: x.jpg: No such file"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.98765, "98.8 %"),
+        (None, "\u2013"),
+        (float("nan"), "\u2013"),
+        (1.0, "100.0 %"),
+        (0.9998, "99.98 %"),
+        (0.00004, "0.004 %"),
+        (0.0, "0.0 %"),
+        (1e-9, "0.0 %"),
+    ],
+)
+def test_percent(value, text):
+    assert percent(value) == text
+
+
+def test_numbers_and_durations():
+    assert number(1234567) == "1,234,567"
+    assert number(0.123456) == "0.1235"
+    assert seconds(1.26) == "1.3 s"
+    assert seconds(125.2) == "2 min 05 s"
+    assert chosen_text({"C": 0.1, "n_neighbors": 5.0}) == "C = 0.1, neighbours = 5"

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import os
+
+from featstore.pages.search import write_search_page
+from featstore.stages.queries import Wanted
+from featstore.stages.search import search
+from tests.made import tiny_backbone
+from tests.page_reading import read, require_shown
+from tests.pages.conftest import EVIL
+
+
+def test_queries_with_their_neighbours_are_shown_and_names_escaped(hostile, tmp_path):
+    folder, _, _, index = hostile
+    (tmp_path / "bad.jpg").write_bytes(b"<html>")
+    queries = [
+        folder / "val/ant" / EVIL,
+        os.fsdecode(os.fsencode(folder) + b"/val/ant/\xff\xfe.png"),
+        tmp_path / "bad.jpg",
+    ]
+    report = search(index, queries, k=24, backbone=tiny_backbone())
+    assert report.failures == 1
+    write_search_page(report, tmp_path / "page.html")
+    page = read(tmp_path / "page.html")
+    assert len(page.pictures) == 2 + 2 * 24
+    assert EVIL.replace("\n", "\\n") in page.text
+    assert "\\xff\\xfe.png" in page.text.replace("\\udcff\\udcfe", "\\xff\\xfe")
+    assert "could not be read" in page.text
+    require_shown(tmp_path / "page.html")
+
+
+def test_without_the_pictures_the_page_says_so(hostile, tmp_path):
+    folder, _, _, index = hostile
+    query = folder / "val/ant/02.png"
+    report = search(index, query, k=3, backbone=tiny_backbone())
+    write_search_page(report, tmp_path / "page.html", root=tmp_path)
+    page = read(tmp_path / "page.html")
+    assert len(page.pictures) == 1
+    assert "missing" in page.text
+
+
+def test_a_mixture_is_called_by_its_whole_name(hostile, tmp_path):
+    _, _, _, index = hostile
+    like = Wanted(keys=["train/ant/02.png", "train/ant/03.png"])
+    write_search_page(search(index, like=like, combine=True, k=2), tmp_path / "page.html")
+    assert "Nearest to train/ant/02.png + train/ant/03.png" in read(tmp_path / "page.html").text
+    write_search_page(search(index, like=Wanted(keys=["train/ant/02.png"]), k=2), tmp_path / "page.html")
+    assert "Nearest to 02.png" in read(tmp_path / "page.html").text

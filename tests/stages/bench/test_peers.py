@@ -1,0 +1,33 @@
+"""The peers themselves are an extra that CI does not install; what is measured of them is tested where they are."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from featstore.stages.bench import peers
+from featstore.stages.bench.rounds import apart
+from featstore.stages.bench.speed import _PEERS, _peers
+from tests.made import write_pictures
+
+
+def test_a_peer_is_at_hand_where_it_is_installed_and_has_the_backbone(monkeypatch):
+    there = {"img2vec": find_spec("img2vec_pytorch"), "timm": find_spec("timm")}
+    assert peers.at_hand("resnet50") == [name for name, found in there.items() if found is not None]
+    assert peers.at_hand("efficientnet_lite9") == []
+    monkeypatch.setattr(peers, "find_spec", lambda name: None)
+    assert peers.at_hand("resnet50") == []
+
+
+def test_each_has_a_function_that_gives_vectors_of_all_pictures(tmp_path):
+    folder = write_pictures(tmp_path / "pictures", ["a.png", "b.jpg"])
+    model = {"folder": str(folder), "backbone": "resnet18", "weights": "random:0"}
+    contenders = _peers(list(_PEERS), model, {"device": "cpu", "batch": 2, "precision": "auto"})
+    assert [contender.name for contender in contenders] == list(_PEERS.values())
+    assert all(hasattr(peers, contender.function.rpartition(":")[2]) for contender in contenders)
+    at_hand = {_PEERS[name] for name in peers.at_hand("resnet18")}
+    for contender in contenders:
+        if contender.name in at_hand:
+            # As the command does: timm's loader forks, which a process with threads should not.
+            found = apart(contender.function, contender.arguments, contender.name)
+            assert found["rate"] > 0
+            assert found["dimension"] == 512

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from featstore.errors import FeatstoreError, UsageError
+from featstore.stages.bench.rounds import Contender, Measured, alternate, apart
+
+FAKES = "tests.stages.bench.fakes"
+
+
+def test_every_contender_runs_once_a_round_in_a_process_of_its_own_and_the_order_rotates():
+    told = []
+    contenders = [Contender(name, f"{FAKES}:answer", {"rate": rate}) for name, rate in (("a", 2.0), ("b", 3.0))]
+    found = alternate(contenders, 3, lambda *each: told.append(each))
+    assert told == [(1, "a", 2), (1, "b", 3), (2, "b", 3), (2, "a", 2), (3, "a", 2), (3, "b", 3)]
+    assert [(each.name, each.rates) for each in found] == [("a", [2, 2, 2]), ("b", [3, 3, 3])]
+    assert len({os.getpid(), *(each.said["process"] for each in found)}) == 3
+
+
+def test_medians_and_shares_are_of_the_rounds():
+    one, other = Measured("one", [1, 4, 9], {"engine": "x"}), Measured("other", [2, 4, 3], {})
+    assert one.to_dict() == {"name": "one", "median": 4, "least": 1, "greatest": 9, "rates": [1, 4, 9], "engine": "x"}
+    # 1/2, 4/4 and 9/3: the ratio of each round, not that of the medians.
+    assert one.share_of(other) == 1
+
+
+def test_what_a_contender_fails_at_is_told_with_its_name():
+    with pytest.raises(UsageError, match="^the one: not like this$"):
+        apart(f"{FAKES}:refuse", {}, "the one")
+    with pytest.raises(FeatstoreError, match="^the one: it ended itself with code 3"):
+        apart(f"{FAKES}:vanish", {}, "the one")
+
+
+def test_a_contender_ends_with_the_process_that_measures(tmp_path):
+    lock = tmp_path / "lock"
+    code = f"from featstore.stages.bench.rounds import apart; apart('{FAKES}:linger', {{'path': {str(lock)!r}}}, 'x')"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    while not (lock.exists() and lock.read_text()):
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    with open(lock) as file:
+        # Had to be waited for for an hour, if the contender went on.
+        fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,0 +1,128 @@
+"""The decoder class of a store: recorded, refused where it differs, and used by all that adds to or asks the store."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+
+import numpy as np
+import pytest
+
+from featstore.decode import DECODERS, open_decoder
+from featstore.engines import open_engine
+from featstore.errors import IdentityError, UsageError
+from featstore.files import sealed
+from featstore.processes.in_hand import DECODING, Held
+from featstore.stages.extract import extract, suspects
+from featstore.stages.extract.suspects import verdict_on
+from featstore.stages.index import index_store
+from featstore.stages.predict import predict
+from featstore.stages.repair import repair
+from featstore.stages.search import search
+from featstore.stages.train import train
+from featstore.store import FeatureStore
+from featstore.store.repair.verify import verify_store
+from tests.chain import make_store, names, write_coloured
+from tests.made import tiny_backbone, write_pictures
+
+SIZE = (45, 38)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder of pictures, and of it a store made with each decoder, which no test changes."""
+    place = tmp_path_factory.mktemp("decoders")
+    write_coloured(place / "pictures", names("", 8), size=SIZE)
+    for decode in ("exact", "fast"):
+        make_store(place / "pictures", place / decode, decode=decode, engine="torch")
+    return place
+
+
+def expected(folder, store, decoder):
+    """Return the vectors that the class ``decoder`` leads to."""
+    backbone = tiny_backbone()
+    engine, decode = open_engine(backbone, engine="torch"), open_decoder(decoder)
+    pixels = [decode((folder / key).read_bytes(), backbone.preprocessing) for key in store.keys]
+    return np.concatenate([engine(np.stack(pixels[at : at + 8])) for at in range(0, len(pixels), 8)])
+
+
+def test_the_class_is_part_of_the_identity_and_decides_the_vectors(place):
+    exact, fast = FeatureStore.open(place / "exact"), FeatureStore.open(place / "fast")
+    assert (exact.spec.decoder, fast.spec.decoder) == ("pillow", "pillow-torch")
+    assert exact.fingerprint != fast.fingerprint
+    for store in (exact, fast):
+        np.testing.assert_array_equal(store.features(), expected(place / "pictures", store, store.spec.decoder))
+    assert exact.features().tobytes() != fast.features().tobytes()
+    np.testing.assert_allclose(exact.features(), fast.features(), atol=0.02)
+
+
+@pytest.mark.parametrize(("made", "asked", "words"), [("exact", "fast", "pillow, not pillow-torch"), ("fast", "exact", "pillow-torch, not pillow")])  # fmt: skip
+def test_another_class_is_refused_in_one_line(place, made, asked, words):
+    with pytest.raises(IdentityError, match=f"decoder {words}") as raised:
+        make_store(place / "pictures", place / made, decode=asked)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_class_that_does_not_exist_is_the_users_mistake(place, tmp_path):
+    with pytest.raises(UsageError, match="'best' is not exact or fast"):
+        make_store(place / "pictures", tmp_path / "s", decode="best")
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("made", ["exact", "fast"])
+def test_a_later_run_goes_on_with_the_stores_own(place, tmp_path, made):
+    shutil.copytree(place / "pictures", tmp_path / "pictures")
+    make_store(tmp_path / "pictures", tmp_path / "s", decode=made, engine="torch")
+    write_coloured(tmp_path / "pictures", ["bee/x.png", "bee/y.png"], seed=9, size=SIZE)
+    report = extract(tmp_path / "pictures", tmp_path / "s", backbone=tiny_backbone(), engine="torch")
+    store = FeatureStore.open(tmp_path / "s")
+    assert report.new_vectors == 2
+    new = store.rows(["bee/x.png", "bee/y.png"])
+    wanted = expected(tmp_path / "pictures", store, store.spec.decoder)
+    np.testing.assert_allclose(store.features()[new], wanted[new], rtol=1e-5, atol=1e-6)
+    assert store.spec.decoder == FeatureStore.open(place / made).spec.decoder
+
+
+def test_repair_makes_the_same_bits_again(place, tmp_path):
+    store = shutil.copytree(place / "fast", tmp_path / "s")
+    (shard,) = (store / "shards").glob("*.h5")
+    at = sealed.read_header(shard)["arrays"]["features"]["offset"]
+    with open(shard, "r+b") as file:
+        file.seek(at + 40)
+        file.write(b"\x5a\xa5\x5a")
+    assert repair(store, backbone=tiny_backbone(), engine="torch").remade == 1
+    assert FeatureStore.open(store).features().tobytes() == FeatureStore.open(place / "fast").features().tobytes()
+    # Nothing of the shard is left: its whole unit is extracted again.
+    shard.write_bytes(b"\x5a" * 1000)
+    repair(store, backbone=tiny_backbone(), engine="torch")
+    assert FeatureStore.open(store).features().tobytes() == FeatureStore.open(place / "fast").features().tobytes()
+    assert verify_store(store).problems == []
+
+
+def test_predict_and_search_decode_as_the_head_and_the_index_were_made(place, tmp_path):
+    store = FeatureStore.open(shutil.copytree(place / "fast", tmp_path / "s"))
+    trained = train(store.path, folds=2)
+    index = index_store(store.path).path
+    pictures, given = place / "pictures", {"backbone": tiny_backbone(), "engine": "torch", "batch": 8}
+    of_pictures = [one.probabilities for one in predict(trained.path, pictures, **given)]
+    of_store = [one.probabilities for one in predict(trained.path, store.path)]
+    np.testing.assert_array_equal(of_pictures, of_store)
+    found = search(index, pictures, k=1, **given)
+    assert [query.neighbours[0].key for query in found.queries] == list(store.keys)
+    np.testing.assert_allclose([query.neighbours[0].score for query in found.queries], 1, atol=1e-6)
+
+
+def test_suspects_are_tried_with_the_stores_own(tmp_path, monkeypatch):
+    pictures = write_pictures(tmp_path / "pictures", ["a.png", "b.jpg"])
+    stop = threading.Event()
+    stop.set()
+    make_store(pictures, tmp_path / "s", decode="fast", stop=stop)
+    tried = []
+    monkeypatch.setattr(suspects, "verdict_on", lambda picture, seconds, memory: tried.append(picture))
+    job = {"store": str(tmp_path / "s"), "decoder": None}
+    job["options"] = {"max_pixels": 1 << 20, "max_bytes": 1 << 20, "max_memory": 64 << 20}
+    assert suspects.judge([Held(0, 1, DECODING)], [str(pictures)], job, 1.0) == 0
+    (picture,) = tried
+    assert (picture["location"], picture["decoder"]) == ("b.jpg", DECODERS["pillow-torch"])
+    # The memory that torch takes, which is more than this, is not the picture's.
+    assert verdict_on(picture, 10.0, 64 << 20) is None

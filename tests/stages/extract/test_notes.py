@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from featstore.decode import decode
+from featstore.sources import open_source
+from featstore.stages.extract import extract
+from tests.made import tiny_backbone, write_pictures
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_pictures(
+        tmp_path / "pictures", [f"{label}/{number}.png" for label in ("ant", "bee") for number in "1234"]
+    )
+
+
+def run(source, store, **options):
+    return extract(source, store, **{"backbone": tiny_backbone(), "engine": "torch", "batch": 2, **options})
+
+
+def test_the_layout_and_what_it_gave_are_reported(folder, tmp_path):
+    report = run(folder, tmp_path / "s")
+    assert (report.layout, report.classes, report.splits, report.notes) == ("class", 2, [], [])
+    write_pictures(folder, ["top.png"])
+    report = run(folder, tmp_path / "flat")
+    assert (report.layout, report.classes) == ("flat", 0)
+    assert "top.png lies directly in the folder" in report.notes[0]
+
+
+def test_a_run_in_which_nothing_could_be_read_says_why(folder, tmp_path):
+    (tmp_path / "t.csv").write_text("path,label\nant/1.png,ant\nbee/2.png,bee\n")
+    report = run(tmp_path / "t.csv", tmp_path / "s")
+    assert report.fruitless
+    assert report.notes == [
+        f"none of the 2 pictures of this run could be read, for all are missing below {tmp_path}; --root says where they are"
+    ]
+    report = run(open_source(tmp_path / "t.csv", root=folder), tmp_path / "s", retry_failures=True)
+    assert (report.fruitless, report.vectors, report.notes) == (False, 2, [])
+
+
+def test_what_is_kept_of_unfinished_units_is_said(folder, tmp_path):
+    stop = threading.Event()
+    late = {path.read_bytes() for path in (folder / "bee").iterdir()}
+
+    def held_back(data, preprocessing, *, max_pixels):
+        assert data not in late or stop.wait(60)
+        return decode(data, preprocessing, max_pixels=max_pixels)
+
+    def tell(progress):
+        if progress.done >= 1:
+            stop.set()
+
+    options = {"batch": 1, "workers": 20, "decoder": held_back, "stop": stop, "progress": tell}
+    report = run(folder, tmp_path / "s", **options)
+    assert (report.stopped, report.vectors) == (True, 0)
+    assert report.notes[0].startswith(f"{report.new_vectors} of the pending pictures are extracted already")
+    assert run(folder, tmp_path / "s", batch=1).notes == []
+
+
+def test_a_source_that_is_gone_is_said(folder, tmp_path):
+    run(folder, tmp_path / "s")
+    folder.rename(tmp_path / "moved")
+    (note,) = run(tmp_path / "moved", tmp_path / "s").notes
+    assert note.startswith(f"{folder}, an earlier source, is gone, and its pictures stay in the store")
+    assert run(open_source(folder, root=tmp_path / "moved"), tmp_path / "s").notes == []
+
+
+def test_what_is_read_for_another_source_is_said(folder, tmp_path):
+    stopped = threading.Event()
+    stopped.set()
+    run(folder, tmp_path / "s", stop=stopped)
+    more = write_pictures(tmp_path / "more", ["cow/1.png"], seed=40)
+    report = run(more, tmp_path / "s")
+    assert (report.new_vectors, report.notes) == (
+        9,
+        [f"pending pictures of {folder} were extracted too, read from {folder}"],
+    )
+
+
+def test_too_few_units_to_share_are_said(folder, tmp_path):
+    (note,) = run(folder, tmp_path / "s", units=(1, 3)).notes
+    assert note.startswith("the store has 1 unit to share among 3 processes")
+    assert run(folder, tmp_path / "t", units=(1, 3), unit_rows=2).notes == []

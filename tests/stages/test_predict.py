@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from featstore.errors import IdentityError, UsageError
+from featstore.stages.predict import predict, read_head
+from featstore.store import FeatureStore
+from tests.chain import make_store, write_coloured
+from tests.made import tiny_backbone
+
+
+def test_a_folder_gets_what_its_store_gets(chain):
+    by_store = {one.key: one for one in predict(chain.trained.path, chain.store)}
+    by_folder = list(predict(chain.trained.path, chain.folder, backbone=tiny_backbone(), batch=7))
+    assert [one.key for one in by_folder] == sorted(by_store)
+    for one in by_folder:
+        np.testing.assert_allclose(one.probabilities, by_store[one.key].probabilities, atol=1e-5)
+        assert one.label == by_store[one.key].label
+        assert one.probability == max(one.probabilities)
+
+
+def test_pictures_that_cannot_be_read_are_told_in_their_place(chain, tmp_path):
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"<html>")
+    good = chain.folder / "val/bee/00.png"
+    found = list(predict(chain.trained.path, [good, bad, tmp_path / "none.png", good], backbone=tiny_backbone()))
+    assert [one.key for one in found] == [str(good), str(bad), str(tmp_path / "none.png"), str(good)]
+    assert [one.label for one in found] == ["bee", None, None, "bee"]
+    assert [one.reason for one in found] == ["", "not-a-picture", "missing", ""]
+    assert found[1].to_dict(["ant", "bee"])["label"] is None
+    assert set(found[0].to_dict(["ant", "bee"])["probabilities"]) == {"ant", "bee"}
+
+
+def test_only_failures_is_no_error(chain, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"")
+    (one,) = predict(chain.trained.path, tmp_path / "bad.jpg", backbone=tiny_backbone())
+    assert (one.label, one.reason) == (None, "empty")
+
+
+def test_the_failures_of_a_store_are_predictions_with_a_reason(chain, tmp_path):
+    folder = write_coloured(tmp_path / "p", ["ant/0.png", "bee/1.png"])
+    (folder / "bee/2.png").write_bytes(b"no")
+    found = list(predict(chain.trained.path, make_store(folder, tmp_path / "s")))
+    assert [(one.key, one.reason) for one in found] == [
+        ("ant/0.png", ""),
+        ("bee/1.png", ""),
+        ("bee/2.png", "not-a-picture"),
+    ]
+
+
+def test_other_weights_are_refused(chain):
+    with pytest.raises(IdentityError, match="weights"):
+        predict(chain.trained.path, chain.folder, backbone=tiny_backbone(5))
+
+
+def test_what_cannot_be_asked_for(chain, tmp_path):
+    with pytest.raises(UsageError, match="there is no such head"):
+        read_head(tmp_path / "none.head")
+    with pytest.raises(UsageError, match="is a folder"):
+        read_head(tmp_path)
+    with pytest.raises(UsageError, match="nothing to classify"):
+        predict(chain.trained.path, [])
+    with pytest.raises(UsageError, match="one store"):
+        predict(chain.trained.path, [chain.store, chain.folder])
+    # The tiny backbone has no name that load_backbone knows: the message says what to do.
+    with pytest.raises(UsageError, match="--weights"):
+        predict(chain.trained.path, chain.folder)
+
+
+def test_a_store_is_read_through_a_stream(chain, monkeypatch):
+    monkeypatch.setattr(FeatureStore, "features", None)
+    assert len(list(predict(chain.trained.path, os.fspath(chain.store)))) == 30

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from featstore.errors import DamagedError, IdentityError, UsageError
+from featstore.heads import load_head
+from featstore.heads.trainer import HEADS
+from featstore.stages.predict import predict
+from featstore.stages.train import head_path, train
+from featstore.store import FeatureStore, tables
+from featstore.store.labels import set_columns
+from tests.chain import make_store, names, write_coloured
+from tests.made import tiny_backbone
+
+
+@pytest.mark.parametrize("kind", sorted(HEADS))
+def test_a_saved_head_predicts_what_the_trained_one_did(chain, tmp_path, kind):
+    trained = train(chain.store, head=kind, folds=3, out=tmp_path / "a.head")
+    loaded = load_head(tmp_path / "a.head")
+    store = FeatureStore.open(chain.store)
+    vectors = store.features(rows=trained.split.test)
+    np.testing.assert_array_equal(loaded.predict_proba(vectors), trained.probabilities)
+    assert loaded.classes == trained.head.classes == ["ant", "bee"]
+    assert trained.report.rows == 10
+    # Red and blue pictures: whatever the head, they are told apart.
+    assert trained.report.accuracy.value >= 0.9
+    assert loaded.fingerprint == store.fingerprint
+    told = json.loads(json.dumps(trained.to_dict(), allow_nan=False))
+    assert told["split"]["train"] == "train"
+    assert told["split"]["test"] == "val"
+    assert loaded.meta["report"]["confusion"] == told["held_out"]["confusion"]
+    assert (told["calibration"] is None) == (kind == "knn")
+
+
+@pytest.mark.parametrize("kind", sorted(HEADS))
+def test_features_of_another_identity_are_refused_in_one_line(chain, tmp_path, kind):
+    trained = train(chain.store, head=kind, folds=3, out=tmp_path / "a.head")
+    other = make_store(chain.folder, tmp_path / "other", backbone=tiny_backbone(1))
+    with pytest.raises(IdentityError, match="weights") as error:
+        predict(trained.path, other)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", sorted(HEADS))
+def test_one_class_only_is_refused(tmp_path, kind):
+    store = make_store(write_coloured(tmp_path / "p", names("", 4, ("ant",))), tmp_path / "s")
+    with pytest.raises(UsageError, match="one class only") as error:
+        train(store, head=kind)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", sorted(HEADS))
+def test_a_class_that_only_the_held_out_split_has_is_refused(tmp_path, kind):
+    folder = write_coloured(tmp_path / "p", names("train", 4) + names("val", 2, ("ant", "bee", "cow")))
+    store = make_store(folder, tmp_path / "s")
+    with pytest.raises(UsageError, match=r"'val' has pictures of cow, which the split 'train' lacks"):
+        train(store, head=kind)
+
+
+@pytest.mark.parametrize("kind", sorted(HEADS))
+def test_nan_features_are_refused(chain, monkeypatch, kind):
+    # Extraction makes a failure of such a vector, so a store has none: they are planted as the store is read.
+    def with_nan(self, *_, **__):
+        vectors = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
+        vectors[3, 2] = np.nan
+        return vectors
+
+    monkeypatch.setattr(FeatureStore, "features", with_nan)
+    with pytest.raises(UsageError, match="NaN"):
+        train(chain.store, head=kind, folds=3)
+
+
+def test_a_class_that_is_not_held_out_is_said(tmp_path):
+    folder = write_coloured(tmp_path / "p", names("train", 6, ("ant", "bee", "cow")) + names("val", 3))
+    trained = train(make_store(folder, tmp_path / "s"), folds=3)
+    assert trained.report.missing == ["cow"]
+    assert any("no pictures of cow" in note for note in trained.notes)
+
+
+def test_pictures_without_label_and_pending_ones_are_counted_and_left_out(tmp_path):
+    folder = write_coloured(tmp_path / "p", names("", 8))
+    store = make_store(folder, tmp_path / "s", unit_rows=4)
+    set_columns(store, [b"ant/00.png", b"bee/03.png"], {tables.LABEL: [None, None]})
+    write_coloured(folder, ["bee/90.png", "bee/91.png"], seed=9)
+    # Of the five units the fifth, with the new pictures, is left to another process, which never comes.
+    make_store(folder, store, unit_rows=4, units=(0, 5))
+    counts = FeatureStore.open(store).counts
+    assert (counts.vectors, counts.pending) == (16, 2)
+    trained = train(store, folds=2)
+    assert trained.split.unlabelled == 2
+    assert any("2 pictures without a label" in note for note in trained.notes)
+    assert any("2 of 18 pictures are pending" in note for note in trained.notes)
+    assert len(trained.split.train) + len(trained.split.test) == 14
+
+
+def test_a_store_without_labels_is_refused(tmp_path):
+    store = make_store(write_coloured(tmp_path / "p", names("", 3)), tmp_path / "s")
+    keys = list(FeatureStore.open(store).key_bytes(None))
+    set_columns(store, keys, {tables.LABEL: [None] * len(keys)})
+    with pytest.raises(UsageError, match="featstore label"):
+        train(store)
+
+
+def test_the_head_goes_beside_the_store_and_replaces_nothing_else(chain, tmp_path):
+    assert chain.trained.path == str(head_path(chain.store, "logreg"))
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="is no head"):
+        train(chain.store, out=tmp_path / "notes.txt")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    with pytest.raises(UsageError, match="is a folder"):
+        train(chain.store, out=tmp_path)
+    with pytest.raises(UsageError, match="there is no head"):
+        train(chain.store, head="perceptron")
+
+
+def test_training_twice_gives_the_same_head(chain, tmp_path):
+    first = train(chain.store, folds=3, out=tmp_path / "1.head")
+    second = train(chain.store, folds=3, out=tmp_path / "2.head")
+    np.testing.assert_array_equal(first.probabilities, second.probabilities)
+    assert first.chosen == second.chosen
+
+
+def test_a_damaged_head_is_told(chain, tmp_path):
+    copy = tmp_path / "a.head"
+    shutil.copy(chain.trained.path, copy)
+    data = bytearray(copy.read_bytes())
+    data[-100] ^= 1
+    copy.write_bytes(data)
+    with pytest.raises(DamagedError):
+        predict(copy, chain.store)

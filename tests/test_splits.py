@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featstore import splits
+from featstore.heads.errors import DataError
+
+
+@st.composite
+def labelled(draw, *, grouped):
+    classes = draw(st.integers(2, 4))
+    counts = draw(st.lists(st.integers(2, 30), min_size=classes, max_size=classes))
+    y = np.repeat([f"c{i}" for i in range(classes)], counts)
+    y = np.random.default_rng(draw(st.integers(0, 99))).permutation(y)
+    groups = np.array(draw(st.lists(st.integers(0, 40), min_size=len(y), max_size=len(y)))) if grouped else None
+    return y, groups
+
+
+@settings(deadline=None, max_examples=60)
+@given(labelled(grouped=False), st.floats(0.1, 0.5), st.integers(0, 5))
+def test_held_out_is_a_stratified_partition(case, fraction, seed):
+    y, _ = case
+    train, test = splits.held_out(y, fraction=fraction, seed=seed)
+    assert sorted([*train, *test]) == list(range(len(y)))
+    for name in np.unique(y):
+        total, held = (y == name).sum(), (y[test] == name).sum()
+        assert 1 <= held < total
+        assert abs(held - total * fraction) <= 1.01
+    again = splits.held_out(y, fraction=fraction, seed=seed)
+    np.testing.assert_array_equal(again[0], train)
+    np.testing.assert_array_equal(again[1], test)
+
+
+@settings(deadline=None, max_examples=60)
+@given(labelled(grouped=True), st.integers(0, 5))
+def test_held_out_never_tears_a_group_apart(case, seed):
+    y, groups = case
+    groups_of = [len(set(groups[y == name])) for name in set(y)]
+    if min(groups_of) < 2:
+        with pytest.raises(DataError, match="one group of equal pictures"):
+            splits.held_out(y, groups=groups, fraction=0.3, seed=seed)
+        return
+    try:
+        train, test = splits.held_out(y, groups=groups, fraction=0.3, seed=seed)
+    except DataError:
+        # Groups of several classes may leave no way to have each class on both sides.
+        assert any(len(set(y[groups == group])) > 1 for group in set(groups)) or min(groups_of) < 4
+        return
+    assert not set(groups[train]) & set(groups[test])
+    assert set(y[train]) == set(y[test]) == set(y)
+    assert len(train) + len(test) == len(y)
+
+
+@settings(deadline=None, max_examples=60)
+@given(labelled(grouped=True), st.booleans(), st.integers(2, 5), st.integers(0, 5))
+def test_folds_keep_groups_whole_and_train_every_class(case, grouped, count, seed):
+    y, groups = case
+    groups = groups if grouped else None
+    try:
+        fold = splits.folds(y, groups=groups, count=count, seed=seed)
+    except DataError:
+        assert groups is not None
+        return
+    assert set(fold) <= {-1, *range(count)}
+    for number in set(fold) - {-1}:
+        assert set(y[fold != number]) == set(y)
+    if groups is not None:
+        for group in set(groups):
+            assert len(set(fold[groups == group])) == 1
+
+
+def test_folds_are_balanced_to_one_row_a_class():
+    y = np.repeat(["a", "b", "c"], [31, 17, 8])
+    fold = splits.folds(y, count=3, seed=0)
+    for name in "abc":
+        counts = np.bincount(fold[y == name], minlength=3)
+        assert counts.max() - counts.min() <= 1
+    sizes = np.bincount(fold)
+    assert sizes.max() - sizes.min() <= 1
+
+
+def test_a_class_of_one_stays_in_training():
+    fold = splits.folds(["a"] * 6 + ["b"] * 6 + ["rare"], count=3, seed=0)
+    assert fold[-1] == -1
+    assert (fold[:-1] >= 0).all()
+
+
+def test_large_groups_are_spread_over_folds():
+    groups = np.repeat(np.arange(30), 10)
+    y = np.where(groups % 2 == 0, "even", "odd")
+    fold = splits.folds(y, groups=groups, count=5, seed=1)
+    for name in ("even", "odd"):
+        np.testing.assert_array_equal(np.bincount(fold[y == name]), [30] * 5)
+
+
+def test_one_fold_holds_out_a_part_once():
+    y = np.repeat(["a", "b"], 100)
+    fold = splits.one_fold(y, fraction=0.1, seed=0)
+    assert set(fold) == {-1, 0}
+    assert (fold == 0).sum() == 20
+
+
+@pytest.mark.parametrize(
+    ("y", "groups", "message"),
+    [
+        (["a", "a"], None, "only one class"),
+        (["a", "a", "b"], None, r"1 class\(es\) have one picture .* only: b"),
+        (["a", "a", "b", "b"], [1, 2, 3, 3], r"one group of equal pictures\) only: b"),
+        ([], None, "no labelled rows"),
+        (["a", "a", "b", "b"], [1, 2, 3], "4 rows and 3 groups"),
+        (["a", "a", "b", "b"], [1, 2, 1, 2], None),
+    ],
+)
+def test_what_cannot_be_split_is_said_in_one_line(y, groups, message):
+    if message is None:
+        train, test = splits.held_out(y, groups=groups, fraction=0.5, seed=0)
+        assert len(train) == len(test) == 2
+        return
+    with pytest.raises(DataError, match=message) as caught:
+        splits.held_out(y, groups=groups, fraction=0.5, seed=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_equal_digests_are_one_group_and_none_is_alone():
+    groups = splits.equal_bytes_groups([b"x", None, b"y", b"x", None])
+    assert groups[0] == groups[3]
+    assert len(set(groups)) == 4
+
+
+def test_groups_may_be_of_several_types_and_none_stands_alone():
+    y = np.array(["a", "b"] * 10)
+    groups = np.array([None, "x", 3, 3, 3, "x"] + [None] * 14, object)
+    train, test = splits.held_out(y, groups=groups, fraction=0.5, seed=0)
+    for members in ([1, 5], [2, 3, 4]):
+        assert np.isin(members, train).all() or np.isin(members, test).all()
+    assert len(train) == len(test) == 10
