@@ -1,4 +1,4 @@
-"""featstore extract, featstore backbones."""
+"""featstore extract."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore import defaults
-from featstore.cli.output import Bar, columns, json_option, printable, show, stop_on_signals
+from featstore.cli.output import Bar, json_option, printable, show, stop_on_signals
 from featstore.text import counted
 
 if TYPE_CHECKING:
@@ -211,23 +211,3 @@ def _text(report: Any) -> str:
         if report.advice:
             lines.append(report.advice)
     return "\n".join(lines)
-
-
-@click.command()
-@json_option
-def backbones(as_json: bool) -> None:
-    """List the backbones: dimension, input size, parameters, and whether weights are at hand.
-
-    \b
-    Examples:
-      featstore backbones
-      featstore backbones --json
-    """
-    from dataclasses import asdict
-
-    from featstore.backbones import list_backbones
-
-    found = list_backbones()
-    rows = [(b.name, b.dimension, b.input_size, b.parameters, b.weights, b.at_hand) for b in found]
-    text = columns(rows, ("backbone", "dimension", "input", "parameters", "weights", "at hand"))
-    show([asdict(b) for b in found], text, as_json)

@@ -1,16 +1,12 @@
-"""featstore info, featstore verify, featstore failures."""
+"""featstore info."""
 
 from __future__ import annotations
 
-import csv
-import os
-import sys
-from collections import Counter
 from typing import Any
 
 import click
 
-from featstore.cli.output import columns, json_option, printable, show
+from featstore.cli.output import json_option, printable, show
 from featstore.text import counted
 
 _LISTED = 20
@@ -106,71 +102,3 @@ def _index_text(found: dict[str, Any]) -> str:
     if found["stale"]:
         lines.append(f"note: {printable(found['stale'])}")
     return "\n".join(lines)
-
-
-@click.command()
-@click.argument("path", type=click.Path())
-@json_option
-def verify(path: str, as_json: bool) -> int:
-    """Check every byte of the store, head or index at PATH against its checksums; exit code 1 where anything is damaged.
-
-    \b
-    Examples:
-      featstore verify my.store
-      featstore verify my.head
-      featstore verify my.store --json
-    """
-    from featstore.stages.verify import verify as run
-
-    report = run(path)
-    lines = [printable(str(problem)) for problem in report.problems]
-    state = counted(len(lines), "problem") if lines else "whole"
-    lines.append(f"{path}: {counted(report.files, 'file')}, {report.bytes / 2**20:,.1f} MiB: {state}")
-    if report.problems and os.path.isdir(path):
-        lines.append(f"featstore repair {path} restores what can be restored")
-    show(report.to_dict(), "\n".join(lines), as_json)
-    return 1 if report.problems else 0
-
-
-@click.command()
-@click.argument("store", type=click.Path())
-@click.option("--csv", "as_csv", is_flag=True, help="All failures as CSV: key, reason, message.")
-@json_option
-def failures(store: str, as_json: bool, as_csv: bool) -> None:
-    """List the pictures of STORE that have no vector because they could not be read, grouped by reason.
-
-    \b
-    Examples:
-      featstore failures my.store
-      featstore failures my.store --csv > failures.csv
-      featstore extract pictures/ my.store --retry-failures
-    """
-    from featstore.store import FeatureStore
-
-    found = FeatureStore.open(store).failures()
-    if as_csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(("key", "reason", "message"))
-        for key, failure in found:
-            writer.writerow(
-                [text.encode("utf-8", "backslashreplace").decode() for text in (key, failure.reason, failure.message)]
-            )
-        return
-    reasons = Counter(failure.reason for _, failure in found)
-    value = {
-        "failures": len(found),
-        "reasons": dict(reasons.most_common()),
-        "images": [
-            {"key": printable(key), "id": failure.id, "reason": failure.reason, "message": failure.message}
-            for key, failure in found
-        ],
-    }
-    lines = [f"{store}: {counted(len(found), 'failure')}"]
-    if found:
-        lines.append(columns([(count, reason) for reason, count in reasons.most_common()], ("images", "reason")))
-        lines += [
-            f"{printable(key)}: {failure.reason}: {printable(failure.message)}" for key, failure in found[:_LISTED]
-        ]
-        if len(found) > _LISTED:
-            lines.append(f"... and {len(found) - _LISTED:,} more (--csv or --json lists all)")
-    show(value, "\n".join(lines), as_json)

@@ -1,4 +1,4 @@
-"""featstore label, featstore compact."""
+"""featstore label."""
 
 from __future__ import annotations
 
@@ -31,24 +31,4 @@ def label(
     text = f"{store}: {report.matched:,} of {counted(report.rows, 'row')} matched; columns {', '.join(map(printable, report.columns))} (version {report.version})"
     if report.unknown:
         text += f"\n{counted(report.unknown, 'key is', 'keys are')} not in the store: {', '.join(map(printable, report.examples))}{', ...' if report.unknown > len(report.examples) else ''}"
-    show(report.to_dict(), text, as_json)
-
-
-@click.command()
-@click.argument("store", type=click.Path())
-@json_option
-def compact(store: str, as_json: bool) -> None:
-    """Purge removed and replaced pictures from STORE, and merge its small shards. Ids and keys stay as they are.
-
-    \b
-    Examples:
-      featstore compact my.store
-    """
-    from featstore.store.compaction import compact as run
-
-    report = run(store)
-    text = (
-        f"{store}: {counted(report.purged, 'row')} purged; {counted(report.shards_before, 'shard')} ({report.bytes_before / 2**20:,.1f} MiB) became "
-        f"{report.shards_after:,} ({report.bytes_after / 2**20:,.1f} MiB), {report.shards_rewritten:,} of them written anew"
-    )
     show(report.to_dict(), text, as_json)

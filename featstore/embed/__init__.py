@@ -1,1 +1,1 @@
-"""TODO."""
+"""From pictures to vectors: one recipe (backbone, engine, identity), one loader, one pipeline, and what is built on them."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from featstore.embed import embedder
+from featstore.embed import embedder as embedding
 from featstore.embed.embedder import inputs_of, open_embedder
 from featstore.errors import UsageError
 from featstore.store import FeatureStore
@@ -12,7 +12,7 @@ from tests.made import tiny_backbone
 
 
 def test_vectors_are_those_of_the_store_whatever_the_chunks(chain, monkeypatch):
-    monkeypatch.setattr(embedder, "CHUNK", 7)
+    monkeypatch.setattr(embedding, "CHUNK", 7)
     store = FeatureStore.open(chain.store)
     embedder = open_embedder(origin_of_store(store), "x", backbone=tiny_backbone())
     parts = list(embedder.blocks(inputs_of([chain.folder]), batch=3, workers=2))

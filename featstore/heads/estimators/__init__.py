@@ -1,1 +1,1 @@
-"""TODO."""
+"""The heads as scikit-learn classifiers."""

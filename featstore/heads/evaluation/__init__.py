@@ -1,1 +1,1 @@
-"""TODO."""
+"""How good a head is: figures with intervals, calibration, comparison, learning curve."""

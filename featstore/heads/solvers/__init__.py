@@ -1,1 +1,1 @@
-"""TODO."""
+"""The numerical work behind the heads: objectives, solvers, and passes over the training rows."""

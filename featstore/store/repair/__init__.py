@@ -1,1 +1,1 @@
-"""TODO."""
+"""Verify a store, and restore what is damaged."""

@@ -1,0 +1,28 @@
+"""featstore compact."""
+
+from __future__ import annotations
+
+import click
+
+from featstore.cli.output import json_option, show
+from featstore.text import counted
+
+
+@click.command()
+@click.argument("store", type=click.Path())
+@json_option
+def compact(store: str, as_json: bool) -> None:
+    """Purge removed and replaced pictures from STORE, and merge its small shards. Ids and keys stay as they are.
+
+    \b
+    Examples:
+      featstore compact my.store
+    """
+    from featstore.store.compaction import compact as run
+
+    report = run(store)
+    text = (
+        f"{store}: {counted(report.purged, 'row')} purged; {counted(report.shards_before, 'shard')} ({report.bytes_before / 2**20:,.1f} MiB) became "
+        f"{report.shards_after:,} ({report.bytes_after / 2**20:,.1f} MiB), {report.shards_rewritten:,} of them written anew"
+    )
+    show(report.to_dict(), text, as_json)

@@ -1,0 +1,111 @@
+"""featstore predict."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from featstore import defaults
+from featstore.cli.output import json_option, printable
+from featstore.text import counted
+
+_SHOWN = 3
+"""Classes whose probabilities a line of text names."""
+
+
+@click.command()
+@click.argument("head", type=click.Path())
+@click.argument("inputs", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "--weights",
+    multiple=True,
+    type=click.Path(),
+    help="The checkpoint that the features were made with, if it was a file of yours; one for each store of the head.",
+)
+@click.option("--engine", default=defaults.ENGINE, show_default=True, help="What runs the network.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option(
+    "--batch", type=click.IntRange(1), default=defaults.BATCH, show_default=True, help="Pictures a forward pass."
+)
+@click.option("--csv", "as_csv", is_flag=True, help="CSV: key, label, probability, one column a class, reason.")
+@json_option
+def predict(
+    head: str, inputs: tuple[str, ...], weights: tuple[str, ...], as_json: bool, as_csv: bool, **options: Any
+) -> int:
+    """Classify INPUTS with HEAD: pictures, folders, tables, archives, or one store (which needs no pictures).
+
+    A head on several stores takes as many, one of each backbone; for pictures it runs all of them.
+
+    A picture that cannot be read is listed with the reason, and makes the exit code 1.
+
+    \b
+    Examples:
+      featstore predict my.store.logreg.head cat.jpg dog.jpg
+      featstore predict my.store.logreg.head new-pictures/ --csv > classes.csv
+      featstore predict my.store.logreg.head other.store --json
+    """
+    from featstore.stages.predict import predict as run
+
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other")
+    found = run(head, list(inputs), weights=weights or None, **options)
+    if as_csv:
+        failed = _as_csv(found.classes, found)
+    elif as_json:
+        failed = _as_json(found.classes, found, found.notes)
+    else:
+        failed = _as_text(found.classes, found)
+    for note in found.notes:
+        click.echo(f"note: {printable(note)}", err=True)
+    if failed:
+        click.echo(f"featstore: {counted(failed, 'picture')} could not be read", err=True)
+    return 1 if failed else 0
+
+
+def _as_text(classes: list[str], found: Iterable[Any]) -> int:
+    failed = 0
+    for one in found:
+        if one.probabilities is None:
+            failed += 1
+            line = f"{one.key}: failed: {one.reason}: {one.message}"
+        else:
+            order = (-one.probabilities).argsort(kind="stable")[:_SHOWN].tolist()
+            others = ", ".join(f"{classes[code]} {one.probabilities[code]:.3f}" for code in order)
+            line = f"{one.key}: {one.label} ({others})"
+        click.echo(printable(line))
+    return failed
+
+
+def _as_csv(classes: list[str], found: Iterable[Any]) -> int:
+    failed = 0
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["key", "label", "probability", *map(_text, classes), "reason"])
+    for one in found:
+        if one.probabilities is None:
+            failed += 1
+            writer.writerow([_text(one.key), "", "", *[""] * len(classes), one.reason])
+        else:
+            values = [f"{value:.6g}" for value in one.probabilities.tolist()]
+            writer.writerow([_text(one.key), _text(one.label), f"{one.probability:.6g}", *values, ""])
+    return failed
+
+
+def _as_json(classes: list[str], found: Iterable[Any], notes: list[str]) -> int:
+    """Print one object, its pictures as they come: memory does not grow with their number."""
+    failed, count = 0, 0
+    click.echo(f'{{\n  "classes": {json.dumps(classes)},\n  "notes": {json.dumps(notes)},\n  "images": [', nl=False)
+    for one in found:
+        failed += one.label is None
+        click.echo(("," if count else "") + "\n    " + json.dumps(one.to_dict(classes)), nl=False)
+        count += 1
+    click.echo(f'\n  ],\n  "count": {count},\n  "failures": {failed}\n}}')
+    return failed
+
+
+def _text(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
