@@ -1,4 +1,4 @@
-"""featstore: pictures into feature vectors once, in a store that lasts; heads and indexes on them.
+"""featstore: extract feature vectors of pictures once, keep them in a store, train heads and build indexes on them.
 
     import featstore
 
@@ -6,7 +6,7 @@
     store = featstore.FeatureStore.open("my.store")
     featstore.train("my.store").report.accuracy
 
-Nothing heavy is loaded before it is used: ``import featstore`` imports none of its dependencies.
+Every name is loaded at its first use: ``import featstore`` itself imports no dependency.
 """
 
 from __future__ import annotations
@@ -15,50 +15,55 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from featstore.backbones import list_backbones
     from featstore.embed.transformer import ImageEmbedder
     from featstore.errors import DamagedError, FeatstoreError, IdentityError, UsageError
     from featstore.heads import TrainedHead, load_head
     from featstore.indexes import FeatureIndex
     from featstore.stages.bench import bench, bench_store
+    from featstore.stages.compact import compact
     from featstore.stages.demo import demo
     from featstore.stages.duplicates import find_duplicates
     from featstore.stages.extract import extract
-    from featstore.stages.index import index_store
-    from featstore.stages.info import describe, describe_store
+    from featstore.stages.index import index
+    from featstore.stages.info import info
     from featstore.stages.label import label
     from featstore.stages.predict import predict
     from featstore.stages.queries import Wanted
+    from featstore.stages.repair import repair
+    from featstore.stages.sample import write_sample
     from featstore.stages.search import search
     from featstore.stages.train import train
+    from featstore.stages.verify import verify
     from featstore.store import FeatureStore
-    from featstore.store.compaction import compact
-    from featstore.store.repair.verify import verify_store
 
 _HOMES = {
     "DamagedError": "errors",
     "FeatstoreError": "errors",
-    "FeatureIndex": "index",
+    "FeatureIndex": "indexes",
     "FeatureStore": "store",
     "IdentityError": "errors",
-    "ImageEmbedder": "image_embedder",
+    "ImageEmbedder": "embed.transformer",
     "TrainedHead": "heads",
     "UsageError": "errors",
-    "Wanted": "queries",
-    "bench": "benchmarking",
-    "bench_store": "benchmarking",
-    "compact": "store.compacting",
-    "demo": "demonstrating",
-    "describe": "inspection",
-    "describe_store": "inspection",
-    "extract": "extraction",
-    "find_duplicates": "duplication",
-    "index_store": "indexing",
-    "label": "labelling",
+    "Wanted": "stages.queries",
+    "bench": "stages.bench",
+    "bench_store": "stages.bench",
+    "compact": "stages.compact",
+    "demo": "stages.demo",
+    "extract": "stages.extract",
+    "find_duplicates": "stages.duplicates",
+    "index": "stages.index",
+    "info": "stages.info",
+    "label": "stages.label",
+    "list_backbones": "backbones",
     "load_head": "heads",
-    "predict": "predicting",
-    "search": "searching",
-    "train": "training",
-    "verify_store": "store.verifying",
+    "predict": "stages.predict",
+    "repair": "stages.repair",
+    "search": "stages.search",
+    "train": "stages.train",
+    "verify": "stages.verify",
+    "write_sample": "stages.sample",
 }
 
 __all__ = [
@@ -75,17 +80,19 @@ __all__ = [
     "bench_store",
     "compact",
     "demo",
-    "describe",
-    "describe_store",
     "extract",
     "find_duplicates",
-    "index_store",
+    "index",
+    "info",
     "label",
+    "list_backbones",
     "load_head",
     "predict",
+    "repair",
     "search",
     "train",
-    "verify_store",
+    "verify",
+    "write_sample",
 ]
 
 

@@ -27,7 +27,7 @@ def main(
 ) -> None:
     """Find the pictures most like QUERIES among PICTURES."""
     featstore.extract(pictures, store, backbone=backbone, weights=weights)
-    indexed = featstore.index_store(store)
+    indexed = featstore.index(store)
     found = featstore.search(indexed.path, list(queries), k=k)
     write_search_page(found, page)
 

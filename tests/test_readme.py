@@ -45,7 +45,7 @@ def test_every_other_block_runs_after_those_before_it(place, number):
 
 
 def test_every_verb_is_named():
-    from featstore.cli import _VERBS
+    from featstore.cli import VERBS
 
-    missing = [verb for verb in _VERBS if f"featstore {verb}" not in README.read_text()]
+    missing = [verb for verb in VERBS if f"featstore {verb}" not in README.read_text()]
     assert missing == []

@@ -1,4 +1,4 @@
-"""The command ``featstore``: one module a family of verbs, each loaded only when its verb is called."""
+"""The command ``featstore``: one module a verb, loaded only when its verb is called."""
 
 from __future__ import annotations
 
@@ -6,31 +6,40 @@ import errno
 import importlib
 import os
 import sys
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 
 from featstore.errors import FeatstoreError, UsageError
 
-_VERBS = {
-    "demo": ("demonstrating", "Run the whole chain on embedded pictures, offline, and show a page."),
-    "extract": ("extracting", "Extract features of pictures into a store."),
-    "train": ("learning", "Train a classifier on a store and report on it."),
-    "predict": ("learning", "Classify pictures, or a store, with a trained head."),
-    "index": ("indexing", "Build the index for nearest neighbours over a store."),
-    "search": ("searching", "Find the pictures most like given ones."),
-    "duplicates": ("duplicating", "List pictures that a store has more than once, or in two splits."),
-    "info": ("inspecting", "Say what a store, head or index holds."),
-    "verify": ("inspecting", "Check every byte of a store, head or index against its checksums."),
-    "repair": ("repairing", "Restore what verify finds damaged in a store."),
-    "failures": ("inspecting", "List the pictures that could not be read, and why."),
-    "label": ("maintaining", "Set labels, splits and metadata from a table."),
-    "compact": ("maintaining", "Purge removed pictures and merge small shards."),
-    "backbones": ("extracting", "List backbones and whether their weights are at hand."),
-    "bench": ("benchmarking", "Measure the speed of this machine on your pictures, and of its disk."),
-    "sample": ("sampling", "Write a small real data set to try things on."),
+SECTIONS: Final = {
+    "The five to know first": {
+        "extract": "Extract features of pictures into a store.",
+        "train": "Train a classifier on a store and report on it.",
+        "predict": "Classify pictures, or a store, with a trained head.",
+        "index": "Build the index for nearest neighbours over a store.",
+        "search": "Find the pictures most like given ones.",
+    },
+    "Store": {
+        "info": "Say what a store, head or index holds.",
+        "label": "Set labels, splits and metadata from a table.",
+        "failures": "List the pictures that could not be read, and why.",
+        "verify": "Check every byte of a store, head or index against its checksums.",
+        "repair": "Restore what verify finds damaged in a store.",
+        "compact": "Purge removed pictures and merge small shards.",
+    },
+    "Search": {
+        "duplicates": "List pictures that a store has more than once, or in two splits.",
+    },
+    "Try and measure": {
+        "demo": "Run the whole chain on embedded pictures, offline, and show a page.",
+        "sample": "Write a small real data set to try things on.",
+        "backbones": "List backbones and whether their weights are at hand.",
+        "bench": "Measure the speed of this machine on your pictures, and of its disk.",
+    },
 }
-"""Of each verb: the module that has it and its line in the help, so that --help loads no other module."""
+"""The verbs by section of the help, each with its line, so that --help loads no other module. Verb V is in cli/V.py."""
+VERBS: Final = tuple(verb for section in SECTIONS.values() for verb in section)
 
 
 _REMEDIES = {
@@ -45,18 +54,19 @@ _REMEDIES = {
 
 class _Verbs(click.Group):
     def list_commands(self, context: click.Context) -> list[str]:
-        return list(_VERBS)
+        return list(VERBS)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name not in _VERBS:
+        if name not in VERBS:
             return None
-        command = getattr(importlib.import_module(f"featstore.cli.{_VERBS[name][0]}"), name)
+        command = getattr(importlib.import_module(f"featstore.cli.{name}"), name)
         assert isinstance(command, click.Command)
         return command
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in _VERBS.items()])
+        for title, verbs in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl(list(verbs.items()))
 
 
 def _version(context: click.Context, _: click.Parameter, value: bool) -> None:

@@ -18,7 +18,7 @@ def compact(store: str, as_json: bool) -> None:
     Examples:
       featstore compact my.store
     """
-    from featstore.store.compaction import compact as run
+    from featstore.stages.compact import compact as run
 
     report = run(store)
     text = (

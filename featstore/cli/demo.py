@@ -27,6 +27,7 @@ def demo(folder: str, limit: int | None, engine: str, open_page: bool, as_json: 
       featstore demo
       featstore demo /tmp/demo --open
     """
+    from featstore.pages.demo import write_demo_page
     from featstore.stages.demo import Step
     from featstore.stages.demo import demo as run
 
@@ -43,7 +44,7 @@ def demo(folder: str, limit: int | None, engine: str, open_page: bool, as_json: 
         if not as_json:
             bar(value)
 
-    report = run(folder, limit=limit, engine=engine, progress=progress, told=told)
+    report = run(folder, limit=limit, engine=engine, progress=progress, told=told, write_page=write_demo_page)
     address = Path(report.page).resolve().as_uri()
     show({**report.to_dict(), "address": address}, f"{report.seconds:6.1f} s  in all\nopen {address}", as_json)
     if open_page:

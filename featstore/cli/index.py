@@ -72,11 +72,12 @@ def index(store: str, as_json: bool, update: bool, export: str | None, **options
       featstore index my.store --update                   after the store has grown
       featstore index my.store --export my.hdf5           for anyone's index to be measured on
     """
-    from featstore.stages.index import export_store, index_store
+    from featstore.stages.index import export_store
+    from featstore.stages.index import index as run
 
     if export is not None and options["metric"] == "ip":
         raise click.UsageError("--export: files of ann-benchmarks have no inner product; choose another --metric")
-    report = index_store(store, update=update, progress=_tell, **options)
+    report = run(store, update=update, progress=_tell, **options)
     info = report.info
     what = f"{report.path}: {counted(info['rows'], 'vector')}, {info['factory']}, {info['metric']}"
     lines = [f"{what}; {report.added:,} added, {report.removed:,} removed" if update else what]

@@ -25,9 +25,9 @@ def info(path: str, as_json: bool) -> None:
       featstore info my.store.faiss
       featstore info my.store --json | jq .vectors
     """
-    from featstore.stages.info import describe
+    from featstore.stages.info import info as run
 
-    found = describe(path)
+    found = run(path)
     text = {"store": _store_text, "head": _head_text, "index": _index_text}[found["kind"]]
     show(found, text(found), as_json)
 

@@ -8,25 +8,46 @@ Everything is imported at its first use, so that importing this package costs no
 from __future__ import annotations
 
 import importlib
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from featstore.heads.errors import DataError
+    from featstore.heads.estimators.kernel import KernelSVMHead
+    from featstore.heads.estimators.linear import LinearSVMHead, LogisticHead
+    from featstore.heads.estimators.neighbours import KNNHead
+    from featstore.heads.evaluation.report import Report, evaluate
+    from featstore.heads.headfile import TrainedHead, load_head, save_head
+    from featstore.heads.trainer import HEADS, train_head
 
 _HOMES: Final = {
-    "KNNHead": "neighbours",
-    "KernelSVMHead": "kernel",
-    "LinearSVMHead": "linear",
-    "LogisticHead": "linear",
+    "KNNHead": "estimators.neighbours",
+    "KernelSVMHead": "estimators.kernel",
+    "LinearSVMHead": "estimators.linear",
+    "LogisticHead": "estimators.linear",
     "DataError": "errors",
-    "HEADS": "training",
-    "train_head": "training",
+    "HEADS": "trainer",
+    "train_head": "trainer",
     "TrainedHead": "headfile",
     "load_head": "headfile",
     "save_head": "headfile",
-    "Report": "evaluation",
-    "evaluate": "evaluation",
-    "held_out": "splits",
+    "Report": "evaluation.report",
+    "evaluate": "evaluation.report",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = [
+    "HEADS",
+    "DataError",
+    "KNNHead",
+    "KernelSVMHead",
+    "LinearSVMHead",
+    "LogisticHead",
+    "Report",
+    "TrainedHead",
+    "evaluate",
+    "load_head",
+    "save_head",
+    "train_head",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,25 +22,25 @@ if TYPE_CHECKING:
     from featstore.indexes.staleness import Staleness
 
 _HOMES = {
-    "AnnBenchmark": "ann_benchmarks",
+    "AnnBenchmark": "files.ann_benchmarks",
     "across_splits": "duplicates",
-    "Contract": "trials",
+    "Contract": "contract.trials",
     "FeatureIndex": "feature_index",
     "KeyTable": "keys",
-    "Recall": "recall",
+    "Recall": "contract.recall",
     "Staleness": "staleness",
-    "build_contract": "contract",
+    "build_contract": "contract.build",
     "build_index": "build",
-    "check_contract": "contract",
+    "check_contract": "contract.build",
     "equal_groups": "duplicates",
     "exact_search": "exact",
     "leaks": "duplicates",
     "leave_one_out_accuracy": "exact",
     "near_duplicates": "duplicates",
-    "read_ann_benchmark": "ann_benchmarks",
-    "recall_at_k": "recall",
-    "verify": "pair",
-    "write_ann_benchmark": "ann_benchmarks",
+    "read_ann_benchmark": "files.ann_benchmarks",
+    "recall_at_k": "contract.recall",
+    "verify": "files.pair",
+    "write_ann_benchmark": "files.ann_benchmarks",
 }
 
 __all__ = [

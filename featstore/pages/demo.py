@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featstore.artifacts import index_path, open_index, origins_of_head
 from featstore.pages import parts
 from featstore.pages.render import percent, seconds, write_page
 from featstore.pages.search import neighbours_shown
 from featstore.pages.thumbnails import thumbnail
-from featstore.stages.index import index_path, open_index
 from featstore.store import FeatureStore
-from featstore.store.origin import origins_of_head
 from featstore.store.pictures import Pictures
 
 if TYPE_CHECKING:
@@ -24,11 +21,12 @@ if TYPE_CHECKING:
 SAMPLES, ERRORS, QUERIES, NEIGHBOURS = 14, 14, 5, 7
 
 
-def write_demo_page(report: DemoReport, store: Path, titles: Mapping[str, str]) -> None:
-    """Write the page of a finished demo to ``report.page``; ``titles`` of the heads by their kind. Raises OSError."""
+def write_demo_page(report: DemoReport) -> None:
+    """Write the page of a finished demo to ``report.page``. Raises OSError."""
     from featstore.heads.evaluation.report import worst_errors
+    from featstore.heads.trainer import HEADS
 
-    opened = FeatureStore.open(store)
+    opened = FeatureStore.open(report.store)
     pictures = Pictures(opened)
     first = report.heads[0]
     told = first.report.to_dict()
@@ -61,7 +59,7 @@ def write_demo_page(report: DemoReport, store: Path, titles: Mapping[str, str]) 
             "rows": first.report.rows,
             "confusion": parts.confusion_matrix(first.head.classes, told["confusion"]),
             "queries": _queries(opened, pictures, first),
-            "heads": [_head(one, titles[one.head.kind]) for one in report.heads],
+            "heads": [_head(one, HEADS[one.head.kind].title) for one in report.heads],
             "steps": [dict(step.__dict__) for step in report.steps],
         },
     )

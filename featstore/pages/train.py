@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from featstore.artifacts import origins_of_head
 from featstore.pages import parts
 from featstore.pages.figures import charts_of
 from featstore.pages.render import percent, seconds, write_page
 from featstore.store import FeatureStore
-from featstore.store.origin import origins_of_head
 from featstore.store.pictures import Pictures
 from featstore.text import counted
 

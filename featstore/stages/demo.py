@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
+from featstore.artifacts import index_path, is_index, open_index
 from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic
-from featstore.stages.index import index_path, index_store, is_index, open_index
+from featstore.stages.index import index as build_index
 from featstore.stages.sample import write_sample
 from featstore.stages.train import TrainReport, assess, head_path, train
 from featstore.store import FeatureStore
@@ -57,6 +58,7 @@ class DemoReport:
     """What the demo made: files, steps, and the reports of its heads, the first of which the page shows."""
 
     folder: str
+    store: str
     page: str
     images: int = 0
     vectors: int = 0
@@ -86,16 +88,16 @@ def demo(
     engine: str = defaults.ENGINE,
     progress: Callable[[Progress], None] | None = None,
     told: Callable[[Step], None] | None = None,
+    write_page: Callable[[DemoReport], object] | None = None,
 ) -> DemoReport:
-    """Run the whole chain in ``folder`` without a network, and write the page demo.html there.
+    """Run the whole chain in ``folder`` without a network.
 
     1,797 handwritten digits (see featstore.stages.sample), features of EfficientNet-Lite0 with its ImageNet weights,
     four heads, an index. What a run finds done it does not do again. ``limit``: take so many of the digits only,
-    evenly. ``progress``: as extract's; ``told``: called after each step. Raises UsageError where the folder holds
+    evenly. ``progress``: as extract's; ``told``: called after each step;
+    ``write_page``: called with the report at the end, such as featstore.pages.demo.write_demo_page, which writes demo.html. Raises UsageError where the folder holds
     something else, FeatstoreError, OSError.
     """
-    from featstore.heads.trainer import HEADS as known
-    from featstore.pages.demo import write_demo_page
     from featstore.sources import open_source
     from featstore.stages.extract import extract
 
@@ -104,7 +106,7 @@ def demo(
     if base.exists() and not base.is_dir():
         raise UsageError(f"{base}: is a file; name a folder for the demo")
     pictures, store = base / SAMPLE, base / f"{SAMPLE}.store"
-    report = DemoReport(str(base), str(base / "demo.html"))
+    report = DemoReport(str(base), str(store), str(base / "demo.html"))
 
     earlier = _earlier_seconds(base)
 
@@ -144,8 +146,8 @@ def demo(
         trained: TrainReport = step(f"train {kind}", command, partial(_trained, store, kind))
         report.heads.append(trained)
     step("index", f"featstore index {store}", partial(_indexed, store))
-    titles = {kind: known[kind].title for kind in HEADS}
-    write_demo_page(report, store, titles)
+    if write_page is not None:
+        write_page(report)
     atomic.write_json(base / TIMES, {"seconds": {step.name: step.made_in for step in report.steps}})
     report.seconds = round(time.perf_counter() - started, 3)
     return report
@@ -199,7 +201,7 @@ def _indexed(store: Path) -> tuple[None, str, bool]:
         origin = index.identity.get(KEY) or {}
         if origin.get("store_id") == opened.store_id and index.staleness(generation_number(opened), opened.ids).fresh:
             return None, f"{len(index):,} vectors", True
-    made = index_store(store)
+    made = build_index(store)
     return None, f"{made.info['rows']:,} vectors, {'exact' if made.info['exact'] else 'approximate'}", False
 
 

@@ -12,19 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
+from featstore.artifacts import index_path, is_index, origin_of_index, without_origin
 from featstore.errors import UsageError
 from featstore.files import atomic
 from featstore.store import FeatureStore
-from featstore.store.origin import (
-    KEY,
-    generation_number,
-    origin_of_index,
-    origin_of_store,
-    require_vectors,
-    state_of_store,
-)
+from featstore.store.origin import KEY, generation_number, origin_of_store, require_vectors, state_of_store
 from featstore.store.splitting import groups_of_equal_bytes
-from featstore.text import counted
 
 if TYPE_CHECKING:
     from featstore.indexes import FeatureIndex
@@ -54,18 +47,7 @@ class IndexReport:
         return {**told, "store": self.store, "index": self.path, **counts, **standing, "notes": self.notes}
 
 
-def index_path(store: str | os.PathLike[str]) -> Path:
-    """Return the file that the index of ``store`` goes to where none is named: beside the store, under its name."""
-    path = Path(os.path.abspath(store))
-    return path.with_name(f"{path.name}.faiss")
-
-
-def without_origin(identity: dict[str, Any]) -> dict[str, Any]:
-    """Return the identity alone of what an index keeps under that name."""
-    return {name: value for name, value in identity.items() if name != KEY}
-
-
-def index_store(
+def index(
     store: str | os.PathLike[str],
     *,
     out: str | os.PathLike[str] | None = None,
@@ -238,28 +220,3 @@ def export_store(
         withheld=held_out.withheld,
     )
     return len(held_out.queries)
-
-
-def is_index(path: str | os.PathLike[str]) -> bool:
-    """Return whether ``path`` is an index that index_store wrote, as far as the names of its files tell."""
-    return os.path.isfile(path) and any(os.path.isfile(f"{os.fspath(path)}.featstore{end}") for end in ("", ".next"))
-
-
-def open_index(path: str | os.PathLike[str]) -> FeatureIndex:
-    """Open an index, every byte checked. Raises UsageError where there is none, DamagedError."""
-    from featstore.indexes import FeatureIndex
-
-    if os.path.isdir(path):
-        raise UsageError(f"{os.fspath(path)}: is a folder, not an index; make one with featstore index")
-    return FeatureIndex.open(Path(path))
-
-
-def staleness(index: FeatureIndex, store: FeatureStore) -> str:
-    """Return in words how ``store`` has changed since ``index`` was made, "" where it has not."""
-    stale = index.staleness(generation_number(store), np.asarray(store.ids))
-    if stale.fresh:
-        return ""
-    return (
-        f"the store has changed since the index was made: {counted(len(stale.missing), 'picture is', 'pictures are')} not in the index, "
-        f"{counted(len(stale.gone), 'of the index is', 'of the index are')} gone; bring it up to date with: featstore index {store.path} --update"
-    )

@@ -7,18 +7,18 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from featstore.artifacts import origin_of_index, origins_of_head
 from featstore.errors import DamagedError, UsageError
 from featstore.files import sealed
 from featstore.store import FeatureStore
-from featstore.store.origin import origin_of_index, origins_of_head
 
 
-def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+def info(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what the store, head or index at ``path`` is as JSON; ``kind`` tells which of them.
 
     Raises UsageError where ``path`` is none of them, DamagedError.
     """
-    from featstore.stages.index import is_index
+    from featstore.artifacts import is_index
 
     if os.path.isdir(path):
         return describe_store(path)
@@ -35,9 +35,9 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def describe_head(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return classes, parameters, figures and origin of a head as JSON. Raises UsageError, DamagedError."""
-    from featstore.stages.predict import read_head
+    from featstore.artifacts import open_head
 
-    head = read_head(path)
+    head = open_head(path)
     origins, meta = origins_of_head(head, os.fspath(path)), head.meta
     features = [
         {"identity": origin.identity.to_dict(), "fingerprint": origin.identity.fingerprint, **origin.to_dict()}
@@ -72,8 +72,8 @@ def describe_index(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises UsageError, DamagedError.
     """
+    from featstore.artifacts import open_index, staleness
     from featstore.indexes.contract.growth import standing
-    from featstore.stages.index import open_index, staleness
 
     index = open_index(path)
     info = index.info()

@@ -6,18 +6,17 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
+from featstore.artifacts import open_head, origins_of_head
 from featstore.embed.embedder import Embedder, Input, inputs_of, open_embedder
 from featstore.errors import UsageError
-from featstore.files import sealed
 from featstore.store import manifest as manifests
-from featstore.store.origin import STACKED, origins_of_head, state_of_store
+from featstore.store.origin import STACKED, state_of_store
 from featstore.store.stacked import StackedStores, in_order_of
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def predict(
     all backbones; then ``weights`` and ``backbone`` are sequences in the order of its stores.
     Raises UsageError, IdentityError (features of another identity), DamagedError.
     """
-    loaded = read_head(head) if isinstance(head, str | os.PathLike) else head
+    loaded = open_head(head) if isinstance(head, str | os.PathLike) else head
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
     if not paths:
         raise UsageError("there is nothing to classify; name pictures, a folder or a store")
@@ -148,22 +147,6 @@ def _embedded(
 def is_store(path: str | os.PathLike[str]) -> bool:
     """Return whether ``path`` is a feature store."""
     return os.path.isfile(os.path.join(path, manifests.NAME))
-
-
-def read_head(path: str | os.PathLike[str]) -> TrainedHead:
-    """Return the head at ``path``. Raises UsageError where there is none, DamagedError where it is not whole."""
-    from featstore.heads import load_head
-
-    try:
-        if not sealed.begins_like_one(Path(path)):
-            raise UsageError(
-                f"{os.fspath(path)}: is no head, or its first bytes are damaged; the head comes first: featstore predict HEAD PICTURES"
-            )
-        return load_head(Path(path))
-    except FileNotFoundError:
-        raise UsageError(f"{os.fspath(path)}: there is no such head; make one with featstore train") from None
-    except IsADirectoryError:
-        raise UsageError(f"{os.fspath(path)}: is a folder, not a head; make one with featstore train") from None
 
 
 def _of_stores(head: TrainedHead, stores: StackedStores) -> Iterator[Prediction]:

@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
+from featstore.artifacts import open_index, origin_of_index, staleness
 from featstore.embed.embedder import CHUNK, Input, open_embedder
 from featstore.errors import UsageError
-from featstore.stages.index import open_index, staleness
 from featstore.stages.queries import Asked, Queries, Wanted, batches
 from featstore.store import FeatureStore
-from featstore.store.origin import origin_of_index
 
 if TYPE_CHECKING:
     from featstore.backbones import Backbone

@@ -55,7 +55,7 @@ class _Group:
     kept: bool
 
 
-def compact(store: str | os.PathLike[str]) -> CompactReport:
+def compact_store(store: str | os.PathLike[str]) -> CompactReport:
     """Purge retired rows from shards, plan and tables, and merge neighbouring small shards.
 
     Ids stay what they are. Raises FeatstoreError while another process writes to the store; a reader that opened

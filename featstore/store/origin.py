@@ -14,8 +14,7 @@ from featstore.store.manifest import Manifest
 from featstore.text import counted
 
 if TYPE_CHECKING:
-    from featstore.heads import TrainedHead
-    from featstore.indexes import FeatureIndex
+    pass
 
 KEY = "origin"
 """Its place in a head's ``meta`` and, beside the identity's own fields, in an index's ``identity``."""
@@ -60,28 +59,6 @@ class Origin:
 def origin_of_store(store: FeatureStore) -> Origin:
     """Return the origin of what is made from ``store`` now."""
     return Origin(store.spec, store.manifest.weights_name, os.path.abspath(store.path), store.store_id)
-
-
-def origins_of_head(head: TrainedHead, what: str) -> list[Origin]:
-    """Return where a head's features came from: one store, or several whose features lay side by side.
-
-    Raises DamagedError, naming ``what``, where the head does not tell.
-    """
-    origins = head.meta.get(KEY)
-    if STACKED not in head.identity:
-        return [Origin.of(head.identity, origins, what)]
-    identities, known = head.identity[STACKED], origins.get(STACKED) if isinstance(origins, dict) else None
-    if not isinstance(identities, list) or not isinstance(known, list) or not len(identities) == len(known) > 1:
-        raise DamagedError(f"{what}: does not say which stores it came from; make it again with featstore")
-    pairs = zip(identities, known, strict=True)
-    return [Origin.of(identity if isinstance(identity, dict) else {}, origin, what) for identity, origin in pairs]
-
-
-def origin_of_index(index: FeatureIndex, what: str) -> Origin:
-    """Return an index's origin. Raises DamagedError, naming ``what``, where the index carries none."""
-    identity = index.identity
-    origin = identity.pop(KEY, None)
-    return Origin.of(identity, origin, what)
 
 
 def generation_number(store: FeatureStore) -> int:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from featstore.cli import _VERBS
+from featstore.cli import VERBS
 from featstore.store import FeatureStore
 from tests.cli.running import run, run_json
 from tests.made import write_pictures
@@ -34,7 +34,7 @@ def test_help_is_quick_and_loads_nothing_heavy():
     assert output.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("verb", _VERBS)
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_examples(verb):
     assert "Examples:" in run(verb, "--help").stdout
 

@@ -24,10 +24,10 @@ import torch
 from featstore.errors import FeatstoreError
 from featstore.heads import load_head, save_head, train_head
 from featstore.indexes import FeatureIndex, build_index
+from featstore.stages.compact import compact
 from featstore.stages.extract import extract
 from featstore.stages.verify import verify
 from featstore.store import FeatureStore
-from featstore.store.compaction import compact
 from featstore.store.labels import set_columns
 from tests.faults.faulty import Calls
 from tests.made import tiny_backbone, write_pictures

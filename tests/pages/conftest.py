@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from featstore.stages.index import index_store
+from featstore.stages.index import index
 from featstore.stages.train import train
 from tests.chain import make_store, names, write_coloured
 
@@ -24,4 +24,4 @@ def hostile(tmp_path_factory):
     store = make_store(folder, place / "s")
     # Red pictures among the blue ones in val: there are errors to show.
     trained = train(store, folds=3)
-    return folder, store, trained, index_store(store).path
+    return folder, store, trained, index(store).path

@@ -34,11 +34,11 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore.artifacts import open_head
 from featstore.heads.evaluation.calibration import log_softmax
 from featstore.heads.evaluation.report import codes_of
 from featstore.heads.solvers.blocks import measure
 from featstore.sources.base import Chunk
-from featstore.stages.predict import read_head
 from featstore.stages.train import train
 from featstore.store import FeatureStore, Identity, shards
 from featstore.store.plan import Plan
@@ -156,7 +156,7 @@ def child(store: str, out: str, C: float, how: str) -> dict[str, Any]:
 
 def objective(head_path: Path, store: FeatureStore, rows: NDArray[np.int64], C: float) -> tuple[float, list[str]]:
     """Return the objective of a head on ``rows`` in float64, and the labels that it gives them."""
-    head = read_head(head_path)
+    head = open_head(head_path)
     scaler = measure(store.stream(rows), standardize=True)[0]
     codes = codes_of(store.labels[rows].astype(str), head.classes)
     loss, start, labels = 0.0, 0, []

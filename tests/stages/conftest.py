@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from featstore.stages.index import index_store
+from featstore.stages.index import index
 from featstore.stages.train import TrainReport, train
 from tests.chain import make_store, names, write_coloured
 
@@ -27,4 +27,4 @@ def chain(tmp_path_factory):
     folder = write_coloured(place / "pictures", names("train", 10) + names("val", 5))
     store = make_store(folder, place / "s")
     trained = train(store, folds=3)
-    return Chain(place, folder, store, trained, Path(index_store(store).path))
+    return Chain(place, folder, store, trained, Path(index(store).path))

@@ -9,7 +9,7 @@ import pytest
 
 from featstore.indexes.contract import build
 from featstore.indexes.contract.ladder import Candidate
-from featstore.stages.index import IndexReport, index_store
+from featstore.stages.index import IndexReport, index
 from featstore.store import FeatureStore
 from tests.store import building
 from tests.store.building import Pictures, plan, work
@@ -48,4 +48,4 @@ def indexed(path: Path) -> IndexReport:
     """Index the store with codes of 8 bits in a graph, to a contract of 0.9."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "ladder", lambda rows, dimension, metric: [CODED])
-        return index_store(path, recall=0.9)
+        return index(path, recall=0.9)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from featstore.errors import UsageError
+from featstore.pages.demo import write_demo_page
 from featstore.sources import open_source
 from featstore.stages.demo import Evenly, demo
 from featstore.stages.sample import write_sample
@@ -12,7 +13,7 @@ from tests.page_reading import read, require_shown
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "d"
-    return folder, demo(folder, limit=40)
+    return folder, demo(folder, limit=40, write_page=write_demo_page)
 
 
 def test_the_demo_ends_with_a_page_of_pictures(done):

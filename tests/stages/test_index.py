@@ -5,9 +5,10 @@ import os
 import numpy as np
 import pytest
 
+from featstore.artifacts import index_path, is_index, open_index, staleness
 from featstore.errors import IdentityError, UsageError
 from featstore.indexes import read_ann_benchmark
-from featstore.stages.index import export_store, index_path, index_store, is_index, open_index, staleness
+from featstore.stages.index import export_store, index
 from featstore.store import FeatureStore
 from tests.chain import make_store, names, write_coloured
 from tests.made import tiny_backbone
@@ -29,7 +30,7 @@ def test_ids_lead_to_the_right_keys_after_pictures_were_skipped_removed_and_adde
     folder = write_coloured(tmp_path / "p", names("", 6))
     (folder / "ant/03.png").write_bytes(b"no picture")
     store = make_store(folder, tmp_path / "s", unit_rows=4)
-    report = index_store(store)
+    report = index(store)
     assert (report.added, report.info["rows"]) == (11, 11)
     (folder / "bee/02.png").unlink()
     write_coloured(folder, ["ant/20.png", "bee/20.png", "cow/20.png"], seed=5)
@@ -37,21 +38,21 @@ def test_ids_lead_to_the_right_keys_after_pictures_were_skipped_removed_and_adde
     opened = FeatureStore.open(store)
     assert "1 of the index is gone" in staleness(open_index(report.path), opened)
     assert "3 pictures are not in the index" in staleness(open_index(report.path), opened)
-    report = index_store(store, update=True)
+    report = index(store, update=True)
     assert (report.added, report.removed, report.info["rows"]) == (3, 1, 13)
-    index = open_index(report.path)
-    assert staleness(index, opened) == ""
-    assert sorted(index.ids.tolist()) == opened.ids.tolist()
-    assert [key.decode() for key in index.keys_of(opened.ids)] == list(opened.keys)
-    assert index.labels_of(opened.ids) == opened.labels.tolist()
+    grown = open_index(report.path)
+    assert staleness(grown, opened) == ""
+    assert sorted(grown.ids.tolist()) == opened.ids.tolist()
+    assert [key.decode() for key in grown.keys_of(opened.ids)] == list(opened.keys)
+    assert grown.labels_of(opened.ids) == opened.labels.tolist()
     for key in opened.keys:
         assert keys_by_plain_faiss(report.path, opened, key) == [key]
-    report = index_store(store, update=True)
+    report = index(store, update=True)
     assert (report.added, report.removed) == (0, 0)
 
 
 def test_the_report_tells_recall_and_identity(chain):
-    report = index_store(chain.store, out=chain.place / "again.faiss", kind="hnsw").to_dict()
+    report = index(chain.store, out=chain.place / "again.faiss", kind="hnsw").to_dict()
     assert report["rows"] == 30
     assert report["recall"]["k"] == 10
     assert report["identity"] == FeatureStore.open(chain.store).spec.to_dict()
@@ -61,32 +62,32 @@ def test_the_report_tells_recall_and_identity(chain):
 def test_what_cannot_be_asked_for(chain, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match="is no index"):
-        index_store(chain.store, out=tmp_path / "mine.txt")
+        index(chain.store, out=tmp_path / "mine.txt")
     assert (tmp_path / "mine.txt").read_text() == "mine"
     assert not is_index(tmp_path / "mine.txt")
     with pytest.raises(UsageError, match="no such index"):
-        index_store(chain.store, out=tmp_path / "none.faiss", update=True)
+        index(chain.store, out=tmp_path / "none.faiss", update=True)
     with pytest.raises(UsageError, match="is a folder"):
         open_index(tmp_path)
     same = make_store(chain.folder, tmp_path / "same")
     with pytest.raises(UsageError, match="another store"):
-        index_store(same, out=chain.index, update=True)
+        index(same, out=chain.index, update=True)
     other = make_store(chain.folder, tmp_path / "other", backbone=tiny_backbone(1))
     with pytest.raises(IdentityError, match="weights"):
-        index_store(other, out=chain.index, update=True)
+        index(other, out=chain.index, update=True)
 
 
 def test_what_makes_no_contract(chain, tmp_path):
     with pytest.raises(UsageError, match="memory and latency choose the kind of index"):
-        index_store(chain.store, out=tmp_path / "x", kind="flat", memory=1 << 30)
+        index(chain.store, out=tmp_path / "x", kind="flat", memory=1 << 30)
     with pytest.raises(UsageError, match="no kind of index fits: flat needs some"):
-        index_store(chain.store, out=tmp_path / "x", memory=9)
+        index(chain.store, out=tmp_path / "x", memory=9)
     assert not (tmp_path / "x").exists()
-    report = index_store(chain.store, out=tmp_path / "x", recall=0.99, at=3)
+    report = index(chain.store, out=tmp_path / "x", recall=0.99, at=3)
     assert report.info["exact"]
     assert report.info["contract"]["at"] == 3
     assert report.to_dict()["holds"] is True
-    assert index_store(chain.store, out=tmp_path / "y").to_dict()["holds"] is None
+    assert index(chain.store, out=tmp_path / "y").to_dict()["holds"] is None
 
 
 def test_a_store_is_exported_for_others_to_be_measured_on(chain, tmp_path):

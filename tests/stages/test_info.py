@@ -5,11 +5,11 @@ import json
 import pytest
 
 from featstore.errors import UsageError
-from featstore.stages.info import describe
+from featstore.stages.info import info
 
 
 def test_each_kind_is_told_by_what_it_is(chain):
-    store, head, index = (describe(path) for path in (chain.store, chain.trained.path, chain.index))
+    store, head, index = (info(path) for path in (chain.store, chain.trained.path, chain.index))
     assert [found["kind"] for found in (store, head, index)] == ["store", "head", "index"]
     assert store["identity"] == head["identity"] == index["identity"]
     assert store["store_id"] == head["store_id"] == index["store_id"]
@@ -22,9 +22,9 @@ def test_each_kind_is_told_by_what_it_is(chain):
 
 def test_what_is_none_of_them(chain, tmp_path):
     with pytest.raises(UsageError, match="does not exist"):
-        describe(tmp_path / "none")
+        info(tmp_path / "none")
     (tmp_path / "x.txt").write_text("x")
     with pytest.raises(UsageError, match="no store, head or index"):
-        describe(tmp_path / "x.txt")
+        info(tmp_path / "x.txt")
     with pytest.raises(UsageError, match="no feature store"):
-        describe(tmp_path)
+        info(tmp_path)

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from featstore.artifacts import open_index
 from featstore.errors import UsageError
 from featstore.indexes import check_contract
-from featstore.stages.index import index_store, open_index
+from featstore.stages.index import index
 from featstore.stages.queries import Asked, Wanted
 from featstore.stages.search import Finder, search
 from featstore.store import FeatureStore
@@ -45,7 +46,7 @@ def grown(store, more, gone=0):
         source.content[key] = content + ROWS
     source.labels |= more.labels
     extend(store, source)
-    return index_store(store, update=True)
+    return index(store, update=True)
 
 
 def test_an_index_that_has_grown_is_measured_on_what_is_new(copied, place):
@@ -63,7 +64,7 @@ def test_an_index_that_has_grown_is_measured_on_what_is_new(copied, place):
     fresh = np.array([vector(b"%d" % number, -number % 977) for number in range(2000)])
     recall = check_contract(index, fresh, opened.features(), opened.ids)
     assert recall.high >= report.info["recall"]["low"]
-    again = index_store(copied, update=True)
+    again = index(copied, update=True)
     assert (again.added, again.removed, again.standing) == (0, 0, report.standing)
 
 
@@ -74,10 +75,10 @@ def test_drift_breaks_the_contract_and_is_said(copied, place):
     assert "on 300 pictures" in report.standing.text
     assert report.info["effort"]["efSearch"] > open_index(place / "s.faiss").info()["effort"]["efSearch"]
     assert open_index(report.path).info()["contract"]["holds"] is False
-    assert index_store(copied, update=True).standing.holds is False
+    assert index(copied, update=True).standing.holds is False
     assert report.standing.text in search(report.path, like=Wanted(keys=["00001"])).notes
     with pytest.raises(UsageError, match="an update keeps .*; leave out recall"):
-        index_store(copied, update=True, recall=0.9)
+        index(copied, update=True, recall=0.9)
 
 
 def test_a_few_new_pictures_leave_the_label_as_it_was(copied, place):

@@ -9,7 +9,7 @@ import pytest
 
 from featstore.errors import IdentityError
 from featstore.files import sealed
-from featstore.stages.index import index_store
+from featstore.stages.index import index
 from featstore.stages.predict import predict
 from featstore.stages.repair import repair
 from featstore.stages.search import search
@@ -49,7 +49,7 @@ def test_predict_and_search_compute_as_the_head_and_the_index_were_made(place, p
     trained = train(store.path, folds=2, out=place / f"{precision}.head")
     of_pictures = [one.probabilities for one in predict(trained.path, place / "pictures", batch=8, **given)]
     np.testing.assert_array_equal(of_pictures, [one.probabilities for one in predict(trained.path, store.path)])
-    found = search(index_store(store.path).path, place / "pictures", k=1, batch=8, **given)
+    found = search(index(store.path).path, place / "pictures", k=1, batch=8, **given)
     assert [one.neighbours[0].key for one in found.queries] == list(store.keys)
     np.testing.assert_allclose([one.neighbours[0].score for one in found.queries], 1, atol=1e-6)
 

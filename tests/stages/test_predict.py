@@ -5,8 +5,9 @@ import os
 import numpy as np
 import pytest
 
+from featstore.artifacts import open_head
 from featstore.errors import IdentityError, UsageError
-from featstore.stages.predict import predict, read_head
+from featstore.stages.predict import predict
 from featstore.store import FeatureStore
 from tests.chain import make_store, write_coloured
 from tests.made import tiny_backbone
@@ -58,9 +59,9 @@ def test_other_weights_are_refused(chain):
 
 def test_what_cannot_be_asked_for(chain, tmp_path):
     with pytest.raises(UsageError, match="there is no such head"):
-        read_head(tmp_path / "none.head")
+        open_head(tmp_path / "none.head")
     with pytest.raises(UsageError, match="is a folder"):
-        read_head(tmp_path)
+        open_head(tmp_path)
     with pytest.raises(UsageError, match="nothing to classify"):
         predict(chain.trained.path, [])
     with pytest.raises(UsageError, match="one store"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from featstore.errors import IdentityError, UsageError
-from featstore.stages.index import index_store
+from featstore.stages.index import index
 from featstore.stages.queries import Wanted
 from featstore.stages.search import search
 from featstore.store import FeatureStore
@@ -41,11 +41,11 @@ def test_more_neighbours_than_there_are_and_pictures_that_cannot_be_read(chain, 
 def test_a_store_that_has_grown_or_gone_is_said(tmp_path):
     folder = write_coloured(tmp_path / "p", names("", 3))
     store = make_store(folder, tmp_path / "s")
-    index = index_store(store).path
+    indexed = index(store).path
     query = folder / "ant/00.png"
     write_coloured(folder, ["ant/70.png"], seed=3)
     make_store(folder, store)
-    (note,) = search(index, query, backbone=tiny_backbone()).notes
+    (note,) = search(indexed, query, backbone=tiny_backbone()).notes
     assert "1 picture is not in the index" in note
     # Index and store moved together: found again by the store's name.
     shutil.copytree(store, tmp_path / "moved/s")
@@ -55,7 +55,7 @@ def test_a_store_that_has_grown_or_gone_is_said(tmp_path):
     report = search(tmp_path / "moved/s.faiss", query, backbone=tiny_backbone())
     assert report.store is not None
     assert report.store.path == tmp_path / "moved/s"
-    report = search(index, query, backbone=tiny_backbone())
+    report = search(indexed, query, backbone=tiny_backbone())
     assert report.store is None
     assert "not there any more" in report.notes[0]
 
@@ -177,11 +177,11 @@ def test_a_filter_leaves_what_it_says(chain):
 
 def test_what_needs_the_store_says_so_where_it_is_gone(chain, tmp_path):
     store = shutil.copytree(chain.store, tmp_path / "s")
-    index = index_store(store).path
+    indexed = index(store).path
     shutil.rmtree(store)
     for options in ({"like": Wanted(keys=["a"])}, {"like": Wanted(labels=["a"])}, {"where": "id == 1"}):
         with pytest.raises(UsageError, match="is not there any more: keys, classes and filters need it"):
-            search(index, **{"like": Wanted(vectors=[np.ones(8)]), **options})
-    assert len(search(index, like=Wanted(vectors=[np.ones(8)]), k=3).queries[0].neighbours) == 3
+            search(indexed, **{"like": Wanted(vectors=[np.ones(8)]), **options})
+    assert len(search(indexed, like=Wanted(vectors=[np.ones(8)]), k=3).queries[0].neighbours) == 3
     with pytest.raises(UsageError, match="weight"):
-        search(index, like=Wanted(vectors=[np.ones(8)]), less_weight=0)
+        search(indexed, like=Wanted(vectors=[np.ones(8)]), less_weight=0)

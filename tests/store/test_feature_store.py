@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from featstore.errors import DamagedError, FeatstoreError, UsageError
+from featstore.stages.compact import compact
 from featstore.store import FeatureStore, shards
-from featstore.store.compaction import compact
 from tests.store.building import D, Pictures, build, plan, vector, work
 
 KEYS = [f"{'cat' if i % 2 else 'dog'}/{i:02d}".encode() for i in range(12)]

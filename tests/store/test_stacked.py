@@ -8,7 +8,7 @@ import pytest
 from featstore.errors import DamagedError, IdentityError, UsageError
 from featstore.heads import load_head
 from featstore.pages.train import write_training_page
-from featstore.stages.info import describe
+from featstore.stages.info import info
 from featstore.stages.predict import predict
 from featstore.stages.train import train
 from featstore.store import FeatureStore
@@ -72,7 +72,7 @@ def test_a_head_on_two_stores_predicts_from_both_and_from_pictures_by_both_backb
 
 def test_the_head_says_which_stores_it_came_from(pair, tmp_path):
     _, first, second, trained = pair
-    told = describe(trained.path)
+    told = info(trained.path)
     prints = [FeatureStore.open(store).fingerprint for store in (first, second)]
     assert [one["fingerprint"] for one in told["features"]] == prints
     assert [one["store"] for one in told["features"]] == [str(first), str(second)]

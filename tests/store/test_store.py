@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from featstore.stages.compact import compact
 from featstore.store import FeatureStore
 from featstore.store.claims import Claims
-from featstore.store.compaction import compact
 from featstore.store.labels import set_columns
 from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan

@@ -17,7 +17,7 @@ _HOMES = {
     "ExtractReport": "report",
     "Progress": "report",
     "extract": "stage",
-    "extract_supervised": "supervising",
+    "extract_supervised": "supervisor",
     "identity_of": "stage",
 }
 

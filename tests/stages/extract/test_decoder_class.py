@@ -15,7 +15,7 @@ from featstore.files import sealed
 from featstore.processes.in_hand import DECODING, Held
 from featstore.stages.extract import extract, suspects
 from featstore.stages.extract.suspects import verdict_on
-from featstore.stages.index import index_store
+from featstore.stages.index import index
 from featstore.stages.predict import predict
 from featstore.stages.repair import repair
 from featstore.stages.search import search
@@ -102,12 +102,12 @@ def test_repair_makes_the_same_bits_again(place, tmp_path):
 def test_predict_and_search_decode_as_the_head_and_the_index_were_made(place, tmp_path):
     store = FeatureStore.open(shutil.copytree(place / "fast", tmp_path / "s"))
     trained = train(store.path, folds=2)
-    index = index_store(store.path).path
+    indexed = index(store.path).path
     pictures, given = place / "pictures", {"backbone": tiny_backbone(), "engine": "torch", "batch": 8}
     of_pictures = [one.probabilities for one in predict(trained.path, pictures, **given)]
     of_store = [one.probabilities for one in predict(trained.path, store.path)]
     np.testing.assert_array_equal(of_pictures, of_store)
-    found = search(index, pictures, k=1, **given)
+    found = search(indexed, pictures, k=1, **given)
     assert [query.neighbours[0].key for query in found.queries] == list(store.keys)
     np.testing.assert_allclose([query.neighbours[0].score for query in found.queries], 1, atol=1e-6)
 

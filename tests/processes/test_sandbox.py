@@ -13,7 +13,7 @@ import pytest
 from featstore.errors import DamagedError, FeatstoreError, UsageError
 from featstore.processes import sandbox
 
-HERE = "tests.test_guard"
+HERE = "tests.processes.test_sandbox"
 
 
 def echo(**values: object) -> object:

@@ -1,0 +1,93 @@
+"""What is at a path, a head or an index, and open it: file names, origins, and how old it is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featstore.errors import DamagedError, UsageError
+from featstore.files import sealed
+from featstore.store import FeatureStore
+from featstore.store.origin import KEY, STACKED, Origin, generation_number
+from featstore.text import counted
+
+if TYPE_CHECKING:
+    from featstore.heads import TrainedHead
+    from featstore.indexes import FeatureIndex
+
+
+def open_head(path: str | os.PathLike[str]) -> TrainedHead:
+    """Return the head at ``path``. Raises UsageError where there is none, DamagedError where it is not whole."""
+    from featstore.heads import load_head
+
+    try:
+        if not sealed.begins_like_one(Path(path)):
+            raise UsageError(
+                f"{os.fspath(path)}: is no head, or its first bytes are damaged; the head comes first: featstore predict HEAD PICTURES"
+            )
+        return load_head(Path(path))
+    except FileNotFoundError:
+        raise UsageError(f"{os.fspath(path)}: there is no such head; make one with featstore train") from None
+    except IsADirectoryError:
+        raise UsageError(f"{os.fspath(path)}: is a folder, not a head; make one with featstore train") from None
+
+
+def origins_of_head(head: TrainedHead, what: str) -> list[Origin]:
+    """Return where a head's features came from: one store, or several whose features lay side by side.
+
+    Raises DamagedError, naming ``what``, where the head does not tell.
+    """
+    origins = head.meta.get(KEY)
+    if STACKED not in head.identity:
+        return [Origin.of(head.identity, origins, what)]
+    identities, known = head.identity[STACKED], origins.get(STACKED) if isinstance(origins, dict) else None
+    if not isinstance(identities, list) or not isinstance(known, list) or not len(identities) == len(known) > 1:
+        raise DamagedError(f"{what}: does not say which stores it came from; make it again with featstore")
+    pairs = zip(identities, known, strict=True)
+    return [Origin.of(identity if isinstance(identity, dict) else {}, origin, what) for identity, origin in pairs]
+
+
+def index_path(store: str | os.PathLike[str]) -> Path:
+    """Return the file that the index of ``store`` goes to where none is named: beside the store, under its name."""
+    path = Path(os.path.abspath(store))
+    return path.with_name(f"{path.name}.faiss")
+
+
+def is_index(path: str | os.PathLike[str]) -> bool:
+    """Return whether ``path`` is an index that featstore.index wrote, as far as the names of its files tell."""
+    return os.path.isfile(path) and any(os.path.isfile(f"{os.fspath(path)}.featstore{end}") for end in ("", ".next"))
+
+
+def open_index(path: str | os.PathLike[str]) -> FeatureIndex:
+    """Open an index, every byte checked. Raises UsageError where there is none, DamagedError."""
+    from featstore.indexes import FeatureIndex
+
+    if os.path.isdir(path):
+        raise UsageError(f"{os.fspath(path)}: is a folder, not an index; make one with featstore index")
+    return FeatureIndex.open(Path(path))
+
+
+def origin_of_index(index: FeatureIndex, what: str) -> Origin:
+    """Return an index's origin. Raises DamagedError, naming ``what``, where the index carries none."""
+    identity = index.identity
+    origin = identity.pop(KEY, None)
+    return Origin.of(identity, origin, what)
+
+
+def without_origin(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return the identity alone of what an index keeps under that name."""
+    return {name: value for name, value in identity.items() if name != KEY}
+
+
+def staleness(index: FeatureIndex, store: FeatureStore) -> str:
+    """Return in words how ``store`` has changed since ``index`` was made, "" where it has not."""
+    stale = index.staleness(generation_number(store), np.asarray(store.ids))
+    if stale.fresh:
+        return ""
+    return (
+        f"the store has changed since the index was made: {counted(len(stale.missing), 'picture is', 'pictures are')} not in the index, "
+        f"{counted(len(stale.gone), 'of the index is', 'of the index are')} gone; bring it up to date with: featstore index {store.path} --update"
+    )

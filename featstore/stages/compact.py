@@ -1,0 +1,15 @@
+"""featstore.compact: purge retired rows of a store and merge its small shards."""
+
+from __future__ import annotations
+
+import os
+
+from featstore.store.compaction import CompactReport, compact_store
+
+
+def compact(store: str | os.PathLike[str]) -> CompactReport:
+    """Purge removed and replaced pictures from ``store``, and merge its small shards; ids and keys stay.
+
+    Raises UsageError where there is no store, FeatstoreError while another process writes to it.
+    """
+    return compact_store(store)
