@@ -17,3 +17,10 @@ class IdentityError(UsageError):
 
 class DamagedError(FeatstoreError):
     """A file of featstore's own is not what was written: truncated, changed or of another kind."""
+
+
+class DataError(UsageError, ValueError):
+    """Features or labels from which nothing can be learned or predicted as they are.
+
+    It is a ValueError as well because scikit-learn promises its users a ValueError for unusable data.
+    """

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featstore.heads.errors import DataError
+from featstore.errors import DataError
 
 
 def held_out(

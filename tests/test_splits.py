@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featstore import splits
-from featstore.heads.errors import DataError
+from featstore.errors import DataError
 
 
 @st.composite

@@ -38,8 +38,8 @@ def duplicates(store: str, threshold: float, html: str | None, root: str | None,
       featstore duplicates my.store --html duplicates.html
       featstore duplicates my.store --threshold 0.95 --json | jq .surplus
     """
+    from featstore.embed.progress import Progress
     from featstore.stages.duplicates import find_duplicates
-    from featstore.stages.extract.report import Progress
 
     bar = Bar()
     try:

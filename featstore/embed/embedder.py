@@ -176,8 +176,8 @@ def make_embedder(
     Raises UsageError for what does not exist or does not go together, FeatstoreError, DamagedError (weights).
     """
     from featstore.backbones import load_backbone
+    from featstore.embed.recipe import identity_of
     from featstore.engines import open_engine
-    from featstore.stages.extract import identity_of
 
     decoder = decoder_class(decode)
     loaded = load_backbone(backbone, weights) if isinstance(backbone, str) else backbone
@@ -204,8 +204,8 @@ def open_embedder(
     cannot be found.
     """
     from featstore.backbones import load_backbone
+    from featstore.embed.recipe import identity_of
     from featstore.engines import open_engine, to_go_on
-    from featstore.stages.extract import identity_of
 
     identity = origin.identity
     try:

@@ -21,9 +21,9 @@ from featstore.embed import pipeline
 from featstore.embed.loader import Loader, check_root
 from featstore.embed.parity_check import PlannedUnit, check_drift
 from featstore.embed.pipeline import Batch, Done, Timings
+from featstore.embed.progress import Progress
 from featstore.engines import Engine
 from featstore.processes.in_hand import InHand
-from featstore.stages.extract.report import Progress
 from featstore.store import shards
 from featstore.store.claims import Claims, Owner
 from featstore.store.journal import Block

@@ -11,7 +11,6 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from featstore.heads.errors import DataError
     from featstore.heads.estimators.kernel import KernelSVMHead
     from featstore.heads.estimators.linear import LinearSVMHead, LogisticHead
     from featstore.heads.estimators.neighbours import KNNHead
@@ -24,7 +23,6 @@ _HOMES: Final = {
     "KernelSVMHead": "estimators.kernel",
     "LinearSVMHead": "estimators.linear",
     "LogisticHead": "estimators.linear",
-    "DataError": "errors",
     "HEADS": "trainer",
     "train_head": "trainer",
     "TrainedHead": "headfile",
@@ -36,7 +34,6 @@ _HOMES: Final = {
 
 __all__ = [
     "HEADS",
-    "DataError",
     "KNNHead",
     "KernelSVMHead",
     "LinearSVMHead",

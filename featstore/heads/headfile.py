@@ -16,10 +16,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.errors import DamagedError, IdentityError
+from featstore.errors import DamagedError, DataError, IdentityError
 from featstore.files import sealed
 from featstore.heads import models
-from featstore.heads.errors import DataError
 from featstore.heads.solvers.blocks import Features, is_blocks
 
 KIND: Final = "head"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.errors import DamagedError
-from featstore.heads.evaluation.calibration import softmax
+from featstore.heads.calibration import softmax
 from featstore.heads.solvers.blocks import BLOCK_ELEMENTS, Features, Scaler, iterate
 
 _LARGEST_NUMBER: Final = 1e30

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featstore import defaults, splits
-from featstore.errors import UsageError
-from featstore.heads.errors import DataError
+from featstore.errors import DataError, UsageError
 from featstore.heads.estimators.kernel import KernelSVMHead
 from featstore.heads.estimators.linear import LinearSVMHead, LogisticHead
 from featstore.heads.estimators.neighbours import KNNHead

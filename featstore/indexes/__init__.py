@@ -9,38 +9,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from featstore.indexes.ann_benchmarks import AnnBenchmark, read_ann_benchmark, write_ann_benchmark
     from featstore.indexes.build import build_index
-    from featstore.indexes.contract.build import build_contract, check_contract
-    from featstore.indexes.contract.recall import Recall, recall_at_k
-    from featstore.indexes.contract.trials import Contract
+    from featstore.indexes.contract import build_contract, check_contract
     from featstore.indexes.duplicates import across_splits, equal_groups, leaks, near_duplicates
     from featstore.indexes.exact import exact_search, leave_one_out_accuracy
     from featstore.indexes.feature_index import FeatureIndex
-    from featstore.indexes.files.ann_benchmarks import AnnBenchmark, read_ann_benchmark, write_ann_benchmark
     from featstore.indexes.files.pair import verify
     from featstore.indexes.keys import KeyTable
+    from featstore.indexes.recall import Recall, recall_at_k
     from featstore.indexes.staleness import Staleness
+    from featstore.indexes.tuning.trials import Contract
 
 _HOMES = {
-    "AnnBenchmark": "files.ann_benchmarks",
+    "AnnBenchmark": "ann_benchmarks",
     "across_splits": "duplicates",
-    "Contract": "contract.trials",
+    "Contract": "tuning.trials",
     "FeatureIndex": "feature_index",
     "KeyTable": "keys",
-    "Recall": "contract.recall",
+    "Recall": "recall",
     "Staleness": "staleness",
-    "build_contract": "contract.build",
+    "build_contract": "contract",
     "build_index": "build",
-    "check_contract": "contract.build",
+    "check_contract": "contract",
     "equal_groups": "duplicates",
     "exact_search": "exact",
     "leaks": "duplicates",
     "leave_one_out_accuracy": "exact",
     "near_duplicates": "duplicates",
-    "read_ann_benchmark": "files.ann_benchmarks",
-    "recall_at_k": "contract.recall",
+    "read_ann_benchmark": "ann_benchmarks",
+    "recall_at_k": "recall",
     "verify": "files.pair",
-    "write_ann_benchmark": "files.ann_benchmarks",
+    "write_ann_benchmark": "ann_benchmarks",
 }
 
 __all__ = [

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from featstore import defaults
 from featstore.errors import UsageError
 from featstore.indexes.blocks import Metric, Vectors, check_metric, gather, prepared_blocks, shape_of
-from featstore.indexes.contract.ladder import GRAPH_EFFORTS
-from featstore.indexes.contract.recall import Recall
-from featstore.indexes.contract.trials import create
-from featstore.indexes.contract.truth import HeldOut, Truth, find_truth, hold_out
-from featstore.indexes.contract.tuning import Subject
 from featstore.indexes.feature_index import FeatureIndex
 from featstore.indexes.files import faiss_io, pair
 from featstore.indexes.keys import KeyTable
+from featstore.indexes.recall import Recall
 from featstore.indexes.rows import Tables
+from featstore.indexes.tuning.efforts import Subject
+from featstore.indexes.tuning.ladder import GRAPH_EFFORTS
+from featstore.indexes.tuning.trials import create
+from featstore.indexes.tuning.truth import HeldOut, Truth, find_truth, hold_out
 
 Kind = Literal["auto", "flat", "hnsw"]
 Progress = Callable[[str, int, int], None]

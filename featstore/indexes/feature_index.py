@@ -22,10 +22,10 @@ from featstore.indexes.blocks import (
     prepared_blocks,
     shape_of,
 )
-from featstore.indexes.contract.recall import Recall, keeps
 from featstore.indexes.exact import Best, check_queries
 from featstore.indexes.files import faiss_io, pair
 from featstore.indexes.keys import KeyTable
+from featstore.indexes.recall import Recall, keeps
 from featstore.indexes.rows import Tables
 from featstore.indexes.staleness import Staleness
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def charts_of(trained: TrainReport) -> dict[str, Drawing]:
     """Return what can be drawn of ``trained``: selection, calibration, calibration-before, precision-recall."""
-    from featstore.heads.evaluation.calibration import rescale
+    from featstore.heads.calibration import rescale
     from featstore.heads.evaluation.report import calibration_bins, codes_of
     from featstore.stages.train import scale_of
 

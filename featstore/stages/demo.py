@@ -26,9 +26,10 @@ from featstore.store.splitting import split_store
 from featstore.store.stacked import StackedStores
 
 if TYPE_CHECKING:
+    from featstore.embed.progress import Progress
     from featstore.sources import Source
     from featstore.sources.base import Chunk
-    from featstore.stages.extract import ExtractReport, Progress
+    from featstore.stages.extract import ExtractReport
 
 SAMPLE, BACKBONE = "digits", "efficientnet_lite0"
 HEADS = ("logreg", "linear-svm", "rbf-svm", "knn")

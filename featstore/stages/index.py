@@ -21,7 +21,7 @@ from featstore.store.splitting import groups_of_equal_bytes
 
 if TYPE_CHECKING:
     from featstore.indexes import FeatureIndex
-    from featstore.indexes.contract.growth import Standing
+    from featstore.indexes.growth import Standing
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def index(
 
 
 def _report(index: FeatureIndex, path: Path, store: str, added: int, removed: int, notes: list[str]) -> IndexReport:
-    from featstore.indexes.contract.growth import standing
+    from featstore.indexes.growth import standing
 
     info = index.info()
     return IndexReport(store, str(path), added, removed, info, standing(info, path.stat().st_size), notes)
@@ -158,7 +158,7 @@ def _grow(index: FeatureIndex, store: FeatureStore, rows: NDArray[np.int64], gen
     """Add ``rows`` (m,); where there is a contract, measure recall on some of them before they go in."""
     from featstore.indexes import check_contract
     from featstore.indexes.build import grown
-    from featstore.indexes.contract.growth import draw_queries, judge
+    from featstore.indexes.growth import draw_queries, judge
 
     def add(part: NDArray[np.int64]) -> None:
         if len(part):
@@ -205,7 +205,7 @@ def export_store(
     the others. Returns how many ask. Raises UsageError (too few pictures, no such metric), DamagedError, OSError.
     """
     from featstore.indexes import write_ann_benchmark
-    from featstore.indexes.contract.truth import hold_out
+    from featstore.indexes.tuning.truth import hold_out
 
     opened = FeatureStore.open(Path(store))
     held_out = hold_out(len(opened), defaults.CHECK_QUERIES, seed, groups_of_equal_bytes(opened.sha256))

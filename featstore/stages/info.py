@@ -73,7 +73,7 @@ def describe_index(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises UsageError, DamagedError.
     """
     from featstore.artifacts import open_index, staleness
-    from featstore.indexes.contract.growth import standing
+    from featstore.indexes.growth import standing
 
     index = open_index(path)
     info = index.info()

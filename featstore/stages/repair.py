@@ -72,8 +72,8 @@ class _Remaking:
 
     def _open(self) -> tuple[Manifest, Backbone, Any]:
         from featstore.backbones import load_backbone
+        from featstore.embed.recipe import identity_of
         from featstore.engines import open_engine, to_go_on
-        from featstore.stages.extract.stage import identity_of
 
         if self._opened is None:
             backbone, weights, engine, device = self._asked

@@ -157,7 +157,7 @@ def search(
         notes = [f"the store {origin.store} is not there any more: whether the index is up to date is not known"]
     else:
         notes = [note for note in [staleness(opened, store)] if note]
-    from featstore.indexes.contract.growth import standing
+    from featstore.indexes.growth import standing
 
     info = opened.info()
     stands = standing(info, os.path.getsize(index))

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featstore.errors import DamagedError, IdentityError, UsageError
+from featstore.errors import DamagedError, DataError, IdentityError, UsageError
 from featstore.files import sealed
 from featstore.heads import HEADS, headfile, load_head, save_head, train_head
-from featstore.heads.errors import DataError
 from tests.heads.made_up import Streamed, blobs
 
 KINDS = list(HEADS)

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from featstore.indexes import Contract, build_contract, check_contract
 from featstore.indexes.blocks import Metric
-from featstore.indexes.contract.ladder import ladder
+from featstore.indexes.tuning.ladder import ladder
 
 GOALS = (0.9, 0.95, 0.98)
 ALLOWED = 2

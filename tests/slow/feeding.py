@@ -66,7 +66,8 @@ def extraction(folder: str, *, rate: float | None, slow_reads: bool) -> dict[str
     """Extract ``folder`` with the paced engine of ``rate``, or EfficientNet-Lite0 where it is None."""
     from featstore.backbones import load_backbone
     from featstore.embed import loader
-    from featstore.stages.extract import Progress, extract, stage
+    from featstore.embed.progress import Progress
+    from featstore.stages.extract import extract, stage
 
     model = load_backbone(BACKBONE)
     if rate is not None:

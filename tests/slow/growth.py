@@ -28,7 +28,8 @@ from tests.slow.watching import anonymous_peak
 
 def extraction(folder: str) -> dict[str, Any]:
     """Extract ``folder`` into a temporary store; return seconds, of the processors too, and the peak of memory."""
-    from featstore.stages.extract import Progress, extract
+    from featstore.embed.progress import Progress
+    from featstore.stages.extract import extract
 
     begun = list[tuple[float, float]]()
 

@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.artifacts import open_head
-from featstore.heads.evaluation.calibration import log_softmax
+from featstore.heads.calibration import log_softmax
 from featstore.heads.evaluation.report import codes_of
 from featstore.heads.solvers.blocks import measure
 from featstore.sources.base import Chunk

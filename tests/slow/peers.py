@@ -46,7 +46,7 @@ MOST_EFFORT = 4000
 
 def split(crops: Path, which: str, held_out: int, seed: int, place: Path) -> tuple[int, int]:
     """Write base, groups, queries and their true neighbours to ``place``; return the numbers of rows and queries."""
-    from featstore.indexes.contract.truth import find_truth
+    from featstore.indexes.tuning.truth import find_truth
 
     with np.load(crops) as file:
         pictures, found = file["pictures"], file["features" if which == "real" else "gray"]
@@ -67,7 +67,7 @@ class Asked:
     """The queries and how to judge what is found for them."""
 
     def __init__(self, place: Path, which: str) -> None:
-        from featstore.indexes.contract.truth import Truth
+        from featstore.indexes.tuning.truth import Truth
 
         self.queries: NDArray[np.float32] = np.load(place / "queries.npy")
         with np.load(place / "truth.npz") as file:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featstore.indexes.contract import build
-from featstore.indexes.contract.ladder import Candidate
+from featstore.indexes import contract
+from featstore.indexes.tuning.ladder import Candidate
 from featstore.stages.index import IndexReport, index
 from featstore.store import FeatureStore
 from tests.store import building
@@ -47,5 +47,5 @@ def extend(path: Path, source: Pictures) -> FeatureStore:
 def indexed(path: Path) -> IndexReport:
     """Index the store with codes of 8 bits in a graph, to a contract of 0.9."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "ladder", lambda rows, dimension, metric: [CODED])
+        patch.setattr(contract, "ladder", lambda rows, dimension, metric: [CODED])
         return index(path, recall=0.9)

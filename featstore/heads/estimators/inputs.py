@@ -11,7 +11,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, column_or_1d, validate_data
 
 from featstore import splits
-from featstore.heads.errors import DataError
+from featstore.errors import DataError
 from featstore.heads.solvers.blocks import Features, is_blocks
 from featstore.heads.solvers.rows import Labels
 

@@ -18,17 +18,16 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from featstore import defaults
-from featstore.heads import models
-from featstore.heads.errors import DataError
+from featstore.errors import DataError
+from featstore.heads import calibration, models
 from featstore.heads.estimators.inputs import ClassWeight, candidates, seed_of, training_set
 from featstore.heads.estimators.linear import DecisionHead
-from featstore.heads.evaluation import calibration
-from featstore.heads.evaluation.selection import choose
 from featstore.heads.solvers import dual, grid
 from featstore.heads.solvers.blocks import Features, MappedBlocks, Scaler, measure, take_rows
 from featstore.heads.solvers.losses import SQUARED_HINGE
 from featstore.heads.solvers.passes import Problem
 from featstore.heads.solvers.rows import Labels, TrainingRows, prepare
+from featstore.heads.solvers.selection import choose
 
 _JITTER: Final = 1e-6
 """Added to the landmarks' diagonal, which is 1, so that its Cholesky factor exists where landmarks are equal."""

@@ -13,15 +13,14 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from featstore import defaults
-from featstore.heads import models
+from featstore.heads import calibration, models
 from featstore.heads.estimators.inputs import ClassWeight, candidates, check_features, training_set
-from featstore.heads.evaluation import calibration
-from featstore.heads.evaluation.selection import choose
 from featstore.heads.solvers import dual, grid
 from featstore.heads.solvers.blocks import Features, Scaler, measure, take_rows
 from featstore.heads.solvers.losses import LOGISTIC, SQUARED_HINGE, Loss
 from featstore.heads.solvers.passes import Problem, few_threads
 from featstore.heads.solvers.rows import Labels, TrainingRows, prepare
+from featstore.heads.solvers.selection import choose
 
 _FOLD_TOLERANCE: Final = 100
 """Fits that only choose C end at a gap so many times that of the final fit: scores are far noisier than that."""

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featstore import defaults
+from featstore.errors import DataError
 from featstore.heads import models
-from featstore.heads.errors import DataError
 from featstore.heads.estimators.inputs import assign_folds, check_training, seed_of
 from featstore.heads.estimators.linear import ModelHead
-from featstore.heads.evaluation.selection import choose
 from featstore.heads.solvers.blocks import block_rows, iterate, measure
 from featstore.heads.solvers.grid import FoldScores
+from featstore.heads.solvers.selection import choose
 
 
 class KNNHead(ModelHead):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featstore import defaults
-from featstore.heads.errors import DataError
+from featstore.errors import DataError
 from featstore.heads.evaluation.measures import NAMES, Measurer
 from featstore.heads.evaluation.report import codes_of
 

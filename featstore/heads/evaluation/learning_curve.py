@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featstore import defaults, splits
-from featstore.heads.errors import DataError
+from featstore.errors import DataError
 from featstore.heads.evaluation.report import codes_of
 from featstore.heads.headfile import TrainedHead
 from featstore.heads.solvers.blocks import Features, take_rows

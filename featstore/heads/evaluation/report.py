@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featstore import defaults
-from featstore.heads.errors import DataError
-from featstore.heads.evaluation.calibration import rescale
+from featstore.errors import DataError
+from featstore.heads.calibration import rescale
 from featstore.heads.evaluation.measures import CALIBRATION_BINS, NAMES, ClassTable, Measurer, class_table
 from featstore.stats import wilson_interval
 

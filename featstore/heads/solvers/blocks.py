@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, TypeGuard, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.heads.errors import DataError
+from featstore.errors import DataError
 from featstore.heads.solvers.halves import all_finite, is_half, widen
 
 BLOCK_ELEMENTS: Final = 4 << 20

@@ -21,12 +21,12 @@ import scipy.linalg
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from featstore.heads.evaluation.calibration import fit_scale, log_softmax
-from featstore.heads.evaluation.selection import Choice, choose
+from featstore.heads.calibration import fit_scale, log_softmax
 from featstore.heads.solvers.grid import FoldScores, predict_codes
 from featstore.heads.solvers.losses import columns
 from featstore.heads.solvers.passes import Problem
 from featstore.heads.solvers.rows import Labels
+from featstore.heads.solvers.selection import Choice, choose
 
 FOLD_TOLERANCE: Final = 1e-4
 """Fits that only choose parameters end at a step that gains less than this share of the objective; the gain of the

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
-from featstore.heads.errors import DataError
+from featstore.errors import DataError
 from featstore.heads.solvers.blocks import Features, Scaler, block_rows, measure, raw_blocks, take_rows
 from featstore.heads.solvers.standardising import RawRows, Standardiser
 from featstore.heads.solvers.whitening import Spectrum, spectrum_of

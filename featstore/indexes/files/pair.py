@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic, sealed
 from featstore.indexes.blocks import Metric, check_metric
-from featstore.indexes.contract.recall import Recall
 from featstore.indexes.files import faiss_io, vetting
 from featstore.indexes.keys import KeyTable
+from featstore.indexes.recall import Recall
 from featstore.indexes.rows import Tables
 
 KIND = "index"

@@ -128,7 +128,8 @@ def end_to_end(
     decode: str,
 ) -> dict[str, Any]:
     """Measure an extraction into a temporary store, from the first picture read to the store on the disk."""
-    from featstore.stages.extract import Progress, extract
+    from featstore.embed.progress import Progress
+    from featstore.stages.extract import extract
 
     _as_the_command(engine)
     begun: list[float] = []

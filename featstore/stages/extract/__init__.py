@@ -9,19 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featstore.stages.extract.report import ExtractReport, Progress
-    from featstore.stages.extract.stage import extract, identity_of
+    from featstore.stages.extract.report import ExtractReport
+    from featstore.stages.extract.stage import extract
     from featstore.stages.extract.supervisor import extract_supervised
 
 _HOMES = {
     "ExtractReport": "report",
-    "Progress": "report",
     "extract": "stage",
     "extract_supervised": "supervisor",
-    "identity_of": "stage",
 }
 
-__all__ = ["ExtractReport", "Progress", "extract", "extract_supervised", "identity_of"]
+__all__ = ["ExtractReport", "extract", "extract_supervised"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,16 +9,6 @@ if TYPE_CHECKING:
     from featstore.store.planner import Change
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is: ``done`` of ``total`` pictures, ``failed`` of them failures; ``note`` says what it waits for."""
-
-    done: int
-    total: int
-    failed: int
-    note: str = ""
-
-
 @dataclass
 class ExtractReport:
     """What a run did.

@@ -16,14 +16,16 @@ from featstore import defaults
 from featstore.backbones import Backbone, backbone_name, known_weights, load_backbone
 from featstore.decode import DECODER, decoder_class, open_decoder
 from featstore.embed.loader import Decoder, Loader, Watch
+from featstore.embed.progress import Progress
+from featstore.embed.recipe import identity_of
 from featstore.embed.units import Run
-from featstore.engines import Engine, open_engine, to_go_on
+from featstore.engines import open_engine, to_go_on
 from featstore.errors import IdentityError, UsageError
 from featstore.sources import Source, open_source
 from featstore.stages.extract.advice import advice
 from featstore.stages.extract.notes import classes_of, notes_of
-from featstore.stages.extract.report import ExtractReport, Progress
-from featstore.store import FeatureStore, Identity
+from featstore.stages.extract.report import ExtractReport
+from featstore.store import FeatureStore
 from featstore.store.claims import Claims
 from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan, source_name
@@ -161,22 +163,6 @@ def _model(backbone: str | None, weights: str | None, there: Manifest | None, st
     if weights is None and not known_weights(name, there.weights_name):
         raise UsageError(f"{store}: was made with the weights {there.weights_name}; name their file with --weights")
     return load_backbone(name, weights or there.weights_name)
-
-
-def identity_of(backbone: Backbone, engine: Engine, dtype: str, decoder: str) -> Identity:
-    """Return the identity of the features that ``engine`` makes of ``backbone`` and pictures from ``decoder``, a class."""
-    if dtype not in ("float32", "float16"):
-        raise UsageError(f"dtype: {dtype!r} is not float32 or float16")
-    return Identity(
-        backbone.name,
-        backbone.layer,
-        backbone.dimension,
-        backbone.weights_digest,
-        backbone.preprocessing.to_dict(),
-        decoder,
-        engine.precision,
-        dtype,
-    )
 
 
 def plan_source(

@@ -26,10 +26,11 @@ from dataclasses import dataclass, field
 from typing import IO, Any, Final
 
 from featstore import defaults
+from featstore.embed.progress import Progress
 from featstore.errors import FeatstoreError
 from featstore.processes import sandbox
 from featstore.processes.in_hand import Held, InHand
-from featstore.stages.extract.report import ExtractReport, Progress
+from featstore.stages.extract.report import ExtractReport
 from featstore.stages.extract.suspects import judge
 
 _LOOK_SECONDS: Final = 0.2

@@ -16,11 +16,11 @@ import traceback
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from featstore.embed.progress import Progress
 from featstore.errors import FeatstoreError
 from featstore.processes.in_hand import InHand
 from featstore.processes.malloc import keep_memory
 from featstore.processes.sandbox import error_value, function_of
-from featstore.stages.extract.report import Progress
 
 
 def main() -> None:

@@ -11,9 +11,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
-from featstore.errors import UsageError
+from featstore.errors import DataError, UsageError
 from featstore.heads import KernelSVMHead, KNNHead, LinearSVMHead, LogisticHead
-from featstore.heads.errors import DataError
 from tests.heads.made_up import Streamed, blobs
 
 HEADS = [LogisticHead(), LinearSVMHead(), KernelSVMHead(Cs=(1.0, 10.0), gammas=(1.0,)), KNNHead()]

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from featstore.heads.errors import DataError
+from featstore.errors import DataError
 from featstore.heads.evaluation.compare import compare
 from featstore.heads.evaluation.report import evaluate
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from featstore.heads.errors import DataError
+from featstore.errors import DataError
 from featstore.heads.evaluation.learning_curve import learning_curve
 from tests.heads.made_up import Streamed, blobs
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from featstore.heads.errors import DataError
+from featstore.errors import DataError
 from featstore.heads.evaluation.measures import Measurer
 from featstore.heads.evaluation.report import codes_of, evaluate, worst_errors
 

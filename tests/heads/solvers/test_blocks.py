@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.preprocessing import StandardScaler
 
-from featstore.heads.errors import DataError
+from featstore.errors import DataError
 from featstore.heads.solvers import blocks
 from tests.heads.made_up import Streamed, blobs
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from featstore.heads.errors import DataError
+from featstore.errors import DataError
 from featstore.heads.solvers.rows import Labels, MemoryRows, StreamedRows, prepare
 from tests.heads.made_up import Streamed, blobs
 

@@ -9,9 +9,9 @@ import pytest
 from featstore.errors import DamagedError
 from featstore.files import atomic, sealed
 from featstore.indexes import FeatureIndex, build_index
-from featstore.indexes.contract.trials import create
 from featstore.indexes.files import pair
 from featstore.indexes.files.structure import chain_fault, graph_fault, lists_fault
+from featstore.indexes.tuning.trials import create
 from tests.indexes.made import clusters
 
 

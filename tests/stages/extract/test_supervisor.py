@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from featstore.decode import Preprocessing
+from featstore.embed.progress import Progress
 from featstore.errors import FeatstoreError, UsageError
 from featstore.processes.in_hand import DECODING, READING, Held, InHand
-from featstore.stages.extract import Progress, extract, extract_supervised
+from featstore.stages.extract import extract, extract_supervised
 from featstore.stages.extract.supervisor import _Stall
 from featstore.stages.extract.suspects import verdict_on
 from featstore.store import FeatureStore

@@ -6,11 +6,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from featstore.indexes.contract.ladder import Candidate
-from featstore.indexes.contract.recall import reaches
-from featstore.indexes.contract.trials import create
-from featstore.indexes.contract.truth import Truth, find_truth
-from featstore.indexes.contract.tuning import Subject, _smallest, descent, tune
+from featstore.indexes.recall import reaches
+from featstore.indexes.tuning.efforts import Subject, _smallest, descent, tune
+from featstore.indexes.tuning.ladder import Candidate
+from featstore.indexes.tuning.trials import create
+from featstore.indexes.tuning.truth import Truth, find_truth
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])

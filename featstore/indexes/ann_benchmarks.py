@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from featstore.errors import UsageError
 from featstore.files import atomic, hdf5
 from featstore.indexes.blocks import Floats, Metric, Vectors, block_rows, gather, prepare, shape_of
-from featstore.indexes.contract.recall import Recall
-from featstore.indexes.contract.truth import Truth
 from featstore.indexes.exact import exact_search
+from featstore.indexes.recall import Recall
+from featstore.indexes.tuning.truth import Truth
 
 _DISTANCES: dict[Metric, str] = {"cosine": "angular", "l2": "euclidean"}
 _MOST_BYTES = 4 << 30

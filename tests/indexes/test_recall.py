@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from featstore.errors import DamagedError
-from featstore.indexes.contract.recall import Recall, aims, keeps, mean_interval, reaches, recall_at_k
+from featstore.indexes.recall import Recall, aims, keeps, mean_interval, reaches, recall_at_k
 from featstore.stats import wilson_interval
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from featstore.indexes.blocks import Metric
-from featstore.indexes.contract.ladder import Candidate, ladder, lists_for
-from featstore.indexes.contract.trials import create
+from featstore.indexes.tuning.ladder import Candidate, ladder, lists_for
+from featstore.indexes.tuning.trials import create
 from tests.indexes.made import clusters
 
 ROWS, DIMENSION = 5000, 64

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from featstore import defaults
-from featstore.indexes.contract.growth import draw_queries, judge, standing
-from featstore.indexes.contract.recall import Recall
+from featstore.indexes.growth import draw_queries, judge, standing
+from featstore.indexes.recall import Recall
 
 MEASURED = Recall(0.97, 0.96, 0.975, 10, 2000, "held-out")
 

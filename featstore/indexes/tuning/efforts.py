@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from featstore.indexes.contract.ladder import Candidate
-from featstore.indexes.contract.recall import Recall, aims, reaches
-from featstore.indexes.contract.truth import Truth
 from featstore.indexes.files import faiss_io
+from featstore.indexes.recall import Recall, aims, reaches
+from featstore.indexes.tuning.ladder import Candidate
+from featstore.indexes.tuning.truth import Truth
 
 _FEWEST_TURNS = 3
 _TURNS_SECONDS = 1.0

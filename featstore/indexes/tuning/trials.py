@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from featstore import defaults
 from featstore.errors import UsageError
 from featstore.indexes.blocks import Floats, Metric
-from featstore.indexes.contract.ladder import Candidate
-from featstore.indexes.contract.recall import Recall
-from featstore.indexes.contract.truth import Truth
-from featstore.indexes.contract.tuning import Subject, tune
 from featstore.indexes.files import faiss_io
+from featstore.indexes.recall import Recall
+from featstore.indexes.tuning.efforts import Subject, tune
+from featstore.indexes.tuning.ladder import Candidate
+from featstore.indexes.tuning.truth import Truth
 
 _ADDED_AT_ONCE = 65536
 _FOR_THE_INDEX = 0.9

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from featstore.indexes.blocks import prepare
-from featstore.indexes.contract.truth import find_truth, hold_out
+from featstore.indexes.tuning.truth import find_truth, hold_out
 from tests.indexes.made import clusters
 
 

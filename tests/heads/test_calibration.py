@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax as reference_softmax
 
-from featstore.heads.evaluation.calibration import fit_scale, log_softmax, rescale, softmax
+from featstore.heads.calibration import fit_scale, log_softmax, rescale, softmax
 from featstore.heads.evaluation.report import before_calibration, evaluate
 
 

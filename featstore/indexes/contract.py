@@ -14,16 +14,16 @@ from featstore import defaults
 from featstore.errors import UsageError
 from featstore.indexes.blocks import Metric, Vectors, check_metric, gather, prepare, shape_of
 from featstore.indexes.build import Progress, check_groups, fill, grown, held_out_truth, versions
-from featstore.indexes.contract.ladder import Candidate, flat, ladder
-from featstore.indexes.contract.recall import Recall, keeps
-from featstore.indexes.contract.trials import Contract, Ground, Trial, create, training_rows, try_all
-from featstore.indexes.contract.truth import HeldOut, find_truth, hold_out
-from featstore.indexes.contract.tuning import Subject, descent
 from featstore.indexes.exact import check_queries
 from featstore.indexes.feature_index import FeatureIndex
 from featstore.indexes.files import pair
 from featstore.indexes.keys import KeyTable
+from featstore.indexes.recall import Recall, keeps
 from featstore.indexes.rows import Tables
+from featstore.indexes.tuning.efforts import Subject, descent
+from featstore.indexes.tuning.ladder import Candidate, flat, ladder
+from featstore.indexes.tuning.trials import Contract, Ground, Trial, create, training_rows, try_all
+from featstore.indexes.tuning.truth import HeldOut, find_truth, hold_out
 
 # More than elsewhere: the narrower their interval, the less recall has to be kept in reserve.
 _FRESH = 3000

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.heads.errors import DataError
+from featstore.errors import DataError
 from featstore.heads.solvers.grid import FoldScores
 
 SCORINGS = ("accuracy", "balanced_accuracy", "neg_log_loss")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
-from featstore.indexes.contract.recall import Recall, is_narrow, keeps
+from featstore.indexes.recall import Recall, is_narrow, keeps
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from featstore.heads.errors import DataError
-from featstore.heads.evaluation.selection import choose
+from featstore.errors import DataError
 from featstore.heads.solvers.grid import FoldScores
+from featstore.heads.solvers.selection import choose
 
 
 def scores(accuracy, log_loss):

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.indexes.blocks import Floats, Metric, Vectors, shape_of
-from featstore.indexes.contract.recall import TOLERANCE, Recall, mean_interval, recall_at_k, scale_of
 from featstore.indexes.exact import exact_search
+from featstore.indexes.recall import TOLERANCE, Recall, mean_interval, recall_at_k, scale_of
 
 _MOST_TIES = 1024
 _ASKING = 8

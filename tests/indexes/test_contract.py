@@ -9,10 +9,9 @@ import pytest
 
 from featstore import defaults
 from featstore.errors import UsageError
-from featstore.indexes import Contract, FeatureIndex, build_contract, check_contract, verify
-from featstore.indexes.contract import build
-from featstore.indexes.contract.ladder import Candidate, flat
-from featstore.indexes.contract.recall import Recall
+from featstore.indexes import Contract, FeatureIndex, build_contract, check_contract, contract, verify
+from featstore.indexes.recall import Recall
+from featstore.indexes.tuning.ladder import Candidate, flat
 from tests.indexes.made import Source, clusters
 
 ROWS, DIMENSION = 12_000, 24
@@ -109,7 +108,7 @@ def test_kinds_are_tried_on_a_sample_and_the_chosen_one_built_on_all(
 def test_what_fresh_queries_refute_gives_way_to_exact_search(
     vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "keeps", lambda recall, goal: recall.method == "exact")
+    monkeypatch.setattr(contract, "keeps", lambda recall, goal: recall.method == "exact")
     index = made(vectors[:ROWS], Contract(recall=0.5), [GRAPH])
     assert index.exact
     assert index.info()["factory"] == "Flat"
@@ -131,7 +130,7 @@ def test_the_last_effort_that_fresh_queries_confirm_is_taken(
         seen.append(recall)
         return recall in seen[:3]
 
-    monkeypatch.setattr(build, "keeps", keeps)
+    monkeypatch.setattr(contract, "keeps", keeps)
     fine = dataclasses.replace(GRAPH, factory="HNSW4", steps=tuple(range(10, 60)))
     index = made(vectors[:ROWS], Contract(recall=0.9), [fine])
     told = index.info()["contract"]
@@ -143,7 +142,7 @@ def test_the_last_effort_that_fresh_queries_confirm_is_taken(
 
 
 def test_exact_search_in_their_place_has_to_fit_as_well(vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "keeps", lambda recall, goal: False)
+    monkeypatch.setattr(contract, "keeps", lambda recall, goal: False)
     room = int(1.2 * LISTS.file_bytes(ROWS))
     with pytest.raises(UsageError, match="does not keep a recall of 0.5 on fresh queries, and exact search needs"):
         made(vectors[:ROWS], Contract(recall=0.5, memory=room), [LISTS])
