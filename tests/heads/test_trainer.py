@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from featstore.errors import UsageError
-from featstore.heads import HEADS, evaluate, held_out, train_head
+from featstore.heads import HEADS, evaluate, train_head
+from featstore.splits import held_out
 from tests.heads.made_up import Streamed, blobs
 
 

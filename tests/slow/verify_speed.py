@@ -32,7 +32,7 @@ print(total / (time.perf_counter() - started))
 """
 _VERIFY = """
 import sys, time
-from featstore.store.verifying import verify_store
+from featstore.store.repair.verify import verify_store
 started = time.perf_counter()
 report = verify_store(sys.argv[1])
 assert not report.problems

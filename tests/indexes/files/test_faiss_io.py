@@ -148,7 +148,7 @@ def test_search_goes_on_in_a_forked_child() -> None:
     code = """
         import os, signal
         import numpy as np
-        from featstore.index.faiss_io import knn
+        from featstore.indexes.files.faiss_io import knn
         x = np.random.default_rng(0).standard_normal((3000, 32)).astype(np.float32)
         before = knn(x[:500], x, 3, True, threads=4)[1]
         child = os.fork()
