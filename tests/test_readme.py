@@ -1,4 +1,4 @@
-"""The README's commands and programs, run as they stand there."""
+"""The commands and programs of every README, run as they stand there, and the shape of the READMEs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,22 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parents[1] / "README.md"
-BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README.read_text(), re.DOTALL)
+TOP = Path(__file__).parents[1]
+README = TOP / "README.md"
+ROOMS = sorted([*TOP.glob("featstore/**/README.md"), *TOP.glob("*/README.md")])
+FENCE = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
+INSTALLING = 2
+"""Blocks at the beginning of the first README that install; .ci/run and the releases run them."""
+
+
+def blocks_of(readme: Path) -> list[tuple[str, str]]:
+    return [(kind, text) for kind, text in FENCE.findall(readme.read_text()) if kind in ("sh", "python")]
+
+
+RUN = [
+    *((README, number) for number in range(INSTALLING, len(blocks_of(README)))),
+    *((room, number) for room in ROOMS for number in range(len(blocks_of(room)))),
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +43,18 @@ def environment() -> dict[str, str]:
 
 
 def test_the_first_two_commands_install_run_and_test():
-    assert BLOCKS[0][1].endswith("/pip install . && .venv/bin/featstore demo\n")
-    assert BLOCKS[1][1].endswith("/pip install -e '.[test]' && .venv/bin/python -m pytest\n")
-    assert ".venv/bin/" in (README.parent / ".ci" / "run").read_text()
+    blocks = blocks_of(README)
+    assert blocks[0][1].endswith("/pip install . && .venv/bin/featstore demo\n")
+    assert blocks[1][1].endswith("/pip install -e '.[test]' && .venv/bin/python -m pytest\n")
+    assert ".venv/bin/" in (TOP / ".ci" / "run").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("number", range(2, len(BLOCKS)))
-def test_every_other_block_runs_after_those_before_it(place, number):
-    kind, text = BLOCKS[number]
+@pytest.mark.parametrize(("readme", "number"), RUN, ids=lambda value: str(value).removeprefix(f"{TOP}{os.sep}"))
+def test_every_other_block_runs_after_those_before_it(place, readme, number):
+    """The rooms' READMEs go on with what the first README made."""
+    kind, text = blocks_of(readme)[number]
     command = ["bash", "-euo", "pipefail", "-c", text] if kind == "sh" else [sys.executable, "-W", "error", "-c", text]
     result = subprocess.run(command, cwd=place, env=environment(), capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
@@ -49,3 +66,29 @@ def test_every_verb_is_named():
 
     missing = [verb for verb in VERBS if f"featstore {verb}" not in README.read_text()]
     assert missing == []
+
+
+def paragraphs_of(readme: Path) -> list[str]:
+    text = FENCE.sub("", readme.read_text())
+    parts = re.split(r"\n\s*\n|\n(?=\s*[*-] )", text)
+    return [part for part in parts if not part.lstrip().startswith(("|", "#", "!["))]
+
+
+@pytest.mark.parametrize("readme", [README, *ROOMS], ids=lambda path: str(path.relative_to(TOP)))
+def test_paragraphs_have_at_most_60_words(readme):
+    long = [part for part in paragraphs_of(readme) if len(part.split()) > 60]
+    assert long == []
+
+
+@pytest.mark.parametrize("readme", [README, *ROOMS], ids=lambda path: str(path.relative_to(TOP)))
+def test_links_and_pictures_lead_somewhere(readme):
+    for target in re.findall(r"\]\(([^)#\s]+)", readme.read_text()):
+        if "://" not in target:
+            assert (readme.parent / target).exists(), target
+
+
+def test_the_first_readme_is_short_and_shows_pictures_and_python_early():
+    lines = README.read_text().splitlines()
+    assert len(lines) <= 180
+    assert "```python" in lines[:60]
+    assert sum(line.startswith("![") for line in lines) == 2
