@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from featstore import defaults
 from featstore.cli.output import Bar, json_option, printable, show, stop_on_signals
+from featstore.cli.quantities import to_bytes_of_at_least
 from featstore.text import counted
 
 if TYPE_CHECKING:
@@ -23,14 +23,6 @@ def _share(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]
     if not 0 <= index < count:
         raise click.BadParameter(f"{value!r} is not i/n with 0 <= i < n, such as 0/4")
     return index, count
-
-
-def _size(_: click.Context, __: click.Parameter, value: str) -> int:
-    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([KMGT]?)(?:i?B)?", value, re.IGNORECASE)
-    size = int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " ")) if match else 0
-    if size < 1 << 20:
-        raise click.BadParameter(f"{value!r} is no size of at least 1M, such as 512M or 4G")
-    return size
 
 
 @click.command()
@@ -116,7 +108,7 @@ def _size(_: click.Context, __: click.Parameter, value: str) -> int:
 )
 @click.option(
     "--max-memory",
-    callback=_size,
+    callback=to_bytes_of_at_least(1 << 20),
     default=f"{defaults.MAX_MEMORY >> 30}G",
     show_default=True,
     metavar="SIZE",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import click
 
@@ -19,6 +20,18 @@ def to_bytes(_: click.Context, __: click.Parameter, value: str | None) -> int | 
     if not size:
         raise click.BadParameter(f"{value!r} is no size; write one such as 4G or 512M")
     return size
+
+
+def to_bytes_of_at_least(least: int) -> Callable[[click.Context, click.Parameter, str | None], int | None]:
+    """Return a callback like to_bytes that refuses sizes below ``least`` bytes."""
+
+    def parse(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+        size = to_bytes(context, parameter, value)
+        if size is not None and size < least:
+            raise click.BadParameter(f"{value!r} is less than {least >> 20}M; write a size such as 512M or 4G")
+        return size
+
+    return parse
 
 
 def to_seconds(_: click.Context, __: click.Parameter, value: str | None) -> float | None:

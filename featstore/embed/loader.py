@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.decode import DecodeFailure, Preprocessing
+from featstore.decode import DecodeFailure, Decoder, Preprocessing
 from featstore.embed.pipeline import NO_DIGEST, Loaded, Timings
 from featstore.processes.in_hand import DECODING, READING, InHand
 from featstore.sources.reading import ReadFailure, read_picture
@@ -37,12 +37,6 @@ class Target(Protocol):
     def superseded(self) -> NDArray[np.bool_]: ...
     @property
     def culprits(self) -> dict[int, tuple[str, str]]: ...
-
-
-class Decoder(Protocol):
-    """What decodes: a decoder of featstore.decode, or what stands in for it."""
-
-    def __call__(self, data: bytes, preprocessing: Preprocessing, *, max_pixels: int) -> NDArray[np.uint8]: ...
 
 
 @dataclass(frozen=True)

@@ -12,31 +12,18 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from featstore.engines.base import Engine, Pending
 
 NOT_FINITE = "not-finite"
 """Reason of a picture whose vector has NaN or infinity in it."""
 NO_DIGEST = bytes(32)
 _LOOK_SECONDS: Final = 0.02
-
-
-class Engine(Protocol):
-    """What the pipeline needs of an engine (see featstore.engines)."""
-
-    dimension: int
-    in_flight: int
-
-    def submit(self, pictures: NDArray[np.uint8]) -> Pending: ...
-
-
-class Pending(Protocol):
-    """Features that are being computed."""
-
-    def result(self) -> NDArray[np.float32]: ...
-    def done(self) -> bool: ...
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore.blocks import Features
 from featstore.errors import DamagedError, DataError, IdentityError
 from featstore.files import sealed
 from featstore.heads import models
-from featstore.heads.solvers.blocks import Features, is_blocks
+from featstore.heads.solvers.blocks import is_blocks
+from featstore.heads.solvers.losses import predict_codes
 
 KIND: Final = "head"
 FORMAT: Final = 1
@@ -57,12 +59,12 @@ class TrainedHead:
 
     def predict(self, X: Features) -> NDArray[np.str_]:
         """Return the labels (n,) of the largest decision value. Raises DataError as predict_proba."""
-        return np.array(self.classes)[models.predicted_codes(models.decide(self.model, self._fitting(X)))]
+        return np.array(self.classes)[predict_codes(models.decide(self.model, self._fitting(X)))]
 
     def predict_blocks(self, X: Features) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]:
         """Yield (class numbers (m,), probabilities (m, k)) block by block, in constant memory. Raises DataError."""
         for decisions in models.decide_blocks(self.model, self._fitting(X)):
-            yield models.predicted_codes(decisions), self.model.probabilities(decisions)
+            yield predict_codes(decisions), self.model.probabilities(decisions)
 
     def check_identity(self, fingerprint: str, identity: Mapping[str, Any]) -> None:
         """Raise IdentityError, naming the differences, where features of another identity are brought."""

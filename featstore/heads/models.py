@@ -13,9 +13,10 @@ from typing import Any, ClassVar, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore.blocks import Features
 from featstore.errors import DamagedError
 from featstore.heads.calibration import softmax
-from featstore.heads.solvers.blocks import BLOCK_ELEMENTS, Features, Scaler, iterate
+from featstore.heads.solvers.blocks import BLOCK_ELEMENTS, Scaler, iterate
 
 _LARGEST_NUMBER: Final = 1e30
 
@@ -64,13 +65,6 @@ def decide_blocks(model: Model, X: Features) -> Iterator[NDArray[Any]]:
     """Yield decision values (m, c), block by block. Raises DataError as ``iterate``."""
     for block in iterate(X):
         yield model.decide_block(block)
-
-
-def predicted_codes(decisions: NDArray[Any]) -> NDArray[np.intp]:
-    """Return class numbers (n,) from decision values (n, c)."""
-    if decisions.shape[1] == 1:
-        return (decisions[:, 0] > 0).astype(np.intp)
-    return np.asarray(decisions.argmax(axis=1))
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featstore import defaults, splits
+from featstore.blocks import Features
 from featstore.errors import DataError, UsageError
 from featstore.heads.estimators.kernel import KernelSVMHead
 from featstore.heads.estimators.linear import LinearSVMHead, LogisticHead
 from featstore.heads.estimators.neighbours import KNNHead
 from featstore.heads.headfile import TrainedHead
-from featstore.heads.solvers.blocks import Features
 
 
 @dataclass(frozen=True)

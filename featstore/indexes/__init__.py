@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from featstore.indexes.exact import exact_search, leave_one_out_accuracy
     from featstore.indexes.feature_index import FeatureIndex
     from featstore.indexes.files.pair import verify
-    from featstore.indexes.keys import KeyTable
     from featstore.indexes.recall import Recall, recall_at_k
     from featstore.indexes.staleness import Staleness
     from featstore.indexes.tuning.trials import Contract
@@ -26,7 +25,6 @@ _HOMES = {
     "across_splits": "duplicates",
     "Contract": "tuning.trials",
     "FeatureIndex": "feature_index",
-    "KeyTable": "keys",
     "Recall": "recall",
     "Staleness": "staleness",
     "build_contract": "contract",
@@ -47,7 +45,6 @@ __all__ = [
     "AnnBenchmark",
     "Contract",
     "FeatureIndex",
-    "KeyTable",
     "Recall",
     "Staleness",
     "across_splits",

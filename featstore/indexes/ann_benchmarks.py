@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore.blocks import Features
 from featstore.errors import UsageError
 from featstore.files import atomic, hdf5
-from featstore.indexes.blocks import Floats, Metric, Vectors, block_rows, gather, prepare, shape_of
+from featstore.indexes.blocks import Floats, Metric, block_rows, gather, prepare, shape_of
 from featstore.indexes.exact import exact_search
 from featstore.indexes.recall import Recall
 from featstore.indexes.tuning.truth import Truth
@@ -65,7 +66,7 @@ class AnnBenchmark:
 
 def write_ann_benchmark(
     path: str | os.PathLike[str],
-    vectors: Vectors,
+    vectors: Features,
     queries: NDArray[np.integer],
     *,
     metric: Metric = "cosine",
@@ -104,7 +105,7 @@ def write_ann_benchmark(
         )
 
 
-def _kept(vectors: Vectors, kept: NDArray[np.bool_]) -> Iterator[Floats]:
+def _kept(vectors: Features, kept: NDArray[np.bool_]) -> Iterator[Floats]:
     start = 0
     for block in [vectors] if isinstance(vectors, np.ndarray) else vectors.blocks():
         yield np.asarray(block[kept[start : start + len(block)]], np.float32)

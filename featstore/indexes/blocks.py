@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias, cast, get_args, runtime_checkable
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
+from featstore.blocks import Features
 from featstore.errors import UsageError
 
 Metric = Literal["cosine", "l2", "ip"]
@@ -19,23 +20,6 @@ Floats: TypeAlias = NDArray[np.float32]
 _LEAST, _MOST = 1e-24, 1e30
 # Of the square of a length: what rounding leaves of 1 where float32 rows have been divided by their length.
 _UNIT = 1e-6
-
-
-@runtime_checkable
-class BlockSource(Protocol):
-    """A matrix larger than memory: ``blocks()`` yields its rows in order and can be called again."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(n, d)."""
-        ...
-
-    def blocks(self) -> Iterator[NDArray[Any]]:
-        """Yield arrays (rows, d) that concatenate to the matrix."""
-        ...
-
-
-Vectors: TypeAlias = NDArray[Any] | BlockSource
 
 
 @dataclass(frozen=True)
@@ -65,7 +49,7 @@ def check_metric(metric: str) -> Metric:
     return cast(Metric, metric)
 
 
-def shape_of(vectors: Vectors) -> tuple[int, int]:
+def shape_of(vectors: Features) -> tuple[int, int]:
     """Return (n, d); UsageError where ``vectors`` is no matrix."""
     shape = tuple(int(size) for size in vectors.shape)
     if len(shape) != 2 or shape[1] == 0:
@@ -126,7 +110,7 @@ def block_rows(dimension: int) -> int:
     return max(1, defaults.INDEX_BLOCK_BYTES // (4 * dimension))
 
 
-def prepared_blocks(vectors: Vectors, metric: Metric) -> Iterator[tuple[int, Floats]]:
+def prepared_blocks(vectors: Features, metric: Metric) -> Iterator[tuple[int, Floats]]:
     """Yield (first row, prepared block) over all rows, in order, in blocks of bounded size.
 
     UsageError where a source gives other rows than its shape announces, or NaN or infinity.
@@ -145,7 +129,7 @@ def prepared_blocks(vectors: Vectors, metric: Metric) -> Iterator[tuple[int, Flo
         raise UsageError(f"the blocks hold {start:,} rows where {rows:,} were announced")
 
 
-def gather(vectors: Vectors, metric: Metric, rows: NDArray[np.int64]) -> Floats:
+def gather(vectors: Features, metric: Metric, rows: NDArray[np.int64]) -> Floats:
     """Return the prepared rows (m, d) numbered ``rows`` (m,), in that order; a source is passed once."""
     order = np.argsort(rows, kind="stable")
     ascending = rows[order]

@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
+from featstore.blocks import Features
 from featstore.errors import UsageError
-from featstore.indexes.blocks import Metric, Vectors, check_metric, gather, prepared_blocks, shape_of
+from featstore.files.byte_columns import ByteColumn
+from featstore.indexes.blocks import Metric, check_metric, gather, prepared_blocks, shape_of
 from featstore.indexes.feature_index import FeatureIndex
 from featstore.indexes.files import faiss_io, pair
-from featstore.indexes.keys import KeyTable
 from featstore.indexes.recall import Recall
-from featstore.indexes.rows import Tables
+from featstore.indexes.rows import IndexRows
 from featstore.indexes.tuning.efforts import Subject
 from featstore.indexes.tuning.ladder import GRAPH_EFFORTS
 from featstore.indexes.tuning.trials import create
@@ -29,9 +30,9 @@ Progress = Callable[[str, int, int], None]
 
 
 def build_index(
-    vectors: Vectors,
+    vectors: Features,
     ids: NDArray[np.integer],
-    keys: KeyTable | Iterable[bytes | str],
+    keys: ByteColumn | Iterable[bytes | str],
     *,
     metric: Metric = "cosine",
     kind: Kind = "auto",
@@ -53,12 +54,12 @@ def build_index(
     vectors. A graph is first built without a sample of rows; those are its queries: efSearch is raised until
     recall@``k`` on one part of them reaches ``recall``, the other part gives the recall on the label, with its
     interval; then they are added. ``groups`` (n,): rows of one group (crops of a picture) are held out together.
-    Vectors are read in blocks; memory is index + block. A source is passed about six times for a graph, once for flat.
+    Features are read in blocks; memory is index + block. A source is passed about six times for a graph, once for flat.
     ``progress(stage, done, total)`` is called after each block. UsageError: shapes, ids, NaN, an unknown kind.
     """
     check_metric(metric)
     rows, dimension = shape_of(vectors)
-    tables = Tables.of(ids, keys, labels, rows)
+    tables = IndexRows.of(ids, keys, labels, rows)
     if not rows:
         raise UsageError("there are no vectors to index; extract some first")
     if kind not in ("auto", "flat", "hnsw"):
@@ -105,7 +106,7 @@ def check_groups(groups: NDArray[np.integer], rows: int) -> NDArray[np.int64]:
     return given.astype(np.int64)
 
 
-def held_out_truth(vectors: Vectors, held_out: HeldOut, k: int, metric: Metric, threads: int | None) -> Truth:
+def held_out_truth(vectors: Features, held_out: HeldOut, k: int, metric: Metric, threads: int | None) -> Truth:
     """Return the held-out queries with their true neighbours among the rows that are not withheld."""
     queries = gather(vectors, metric, held_out.queries)
     truth = find_truth(vectors, queries, k, metric=metric, allowed=~held_out.withheld, threads=threads)
@@ -114,7 +115,7 @@ def held_out_truth(vectors: Vectors, held_out: HeldOut, k: int, metric: Metric, 
 
 def fill(
     index: faiss_io.VectorIndex,
-    vectors: Vectors,
+    vectors: Features,
     ids: NDArray[np.int64],
     metric: Metric,
     wanted: NDArray[np.bool_],

@@ -11,15 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
+from featstore.blocks import Features
 from featstore.errors import UsageError
-from featstore.indexes.blocks import Metric, Vectors, check_metric, gather, prepare, shape_of
+from featstore.files.byte_columns import ByteColumn
+from featstore.indexes.blocks import Metric, check_metric, gather, prepare, shape_of
 from featstore.indexes.build import Progress, check_groups, fill, grown, held_out_truth, versions
 from featstore.indexes.exact import check_queries
 from featstore.indexes.feature_index import FeatureIndex
 from featstore.indexes.files import pair
-from featstore.indexes.keys import KeyTable
 from featstore.indexes.recall import Recall, keeps
-from featstore.indexes.rows import Tables
+from featstore.indexes.rows import IndexRows
 from featstore.indexes.tuning.efforts import Subject, descent
 from featstore.indexes.tuning.ladder import Candidate, flat, ladder
 from featstore.indexes.tuning.trials import Contract, Ground, Trial, create, training_rows, try_all
@@ -32,9 +33,9 @@ _LEAST_SAMPLE = 128 << 20
 
 
 def build_contract(
-    vectors: Vectors,
+    vectors: Features,
     ids: NDArray[np.integer],
-    keys: KeyTable | Iterable[bytes | str],
+    keys: ByteColumn | Iterable[bytes | str],
     contract: Contract | None = None,
     *,
     metric: Metric = "cosine",
@@ -71,7 +72,7 @@ def build_contract(
     contract.check()
     check_metric(metric)
     rows, dimension = shape_of(vectors)
-    tables = Tables.of(ids, keys, labels, rows)
+    tables = IndexRows.of(ids, keys, labels, rows)
     if not rows:
         raise UsageError("there are no vectors to index; extract some first")
     job = _Job(vectors, tables.ids, metric, contract, seed, threads, progress)
@@ -120,7 +121,7 @@ def build_contract(
 
 @dataclass(frozen=True)
 class _Job:
-    vectors: Vectors
+    vectors: Features
     ids: NDArray[np.int64]
     metric: Metric
     contract: Contract
@@ -225,7 +226,7 @@ def _verified(job: _Job, chosen: _Chosen, held_out: HeldOut) -> tuple[_Chosen, R
 def check_contract(
     index: FeatureIndex,
     queries: NDArray[np.floating],
-    vectors: Vectors | None = None,
+    vectors: Features | None = None,
     ids: NDArray[np.integer] | None = None,
     *,
     groups: NDArray[np.integer] | None = None,

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
+from featstore.blocks import Features, RowBlocks
 from featstore.errors import UsageError
-from featstore.indexes.blocks import BlockSource, Floats, Vectors, prepare, prepared_blocks, shape_of
+from featstore.indexes.blocks import Floats, prepare, prepared_blocks, shape_of
 from featstore.indexes.feature_index import FeatureIndex
 
 _OUTER_ROWS = 16384
@@ -67,7 +68,7 @@ def across_splits(groups: Sequence[NDArray[np.int64]], splits: Sequence[Hashable
 class Centred:
     """A source minus its mean row, so that what all pictures share does not count as likeness."""
 
-    def __init__(self, vectors: Vectors) -> None:
+    def __init__(self, vectors: Features) -> None:
         self._vectors = vectors
         self.shape = shape_of(vectors)
         total = np.zeros(self.shape[1])
@@ -82,7 +83,7 @@ class Centred:
 
 
 def near_duplicates(
-    vectors: Vectors,
+    vectors: Features,
     threshold: float = defaults.DUPLICATE_COSINE,
     *,
     splits: Sequence[Hashable] | None = None,
@@ -124,7 +125,7 @@ def near_duplicates(
 
 
 def leaks(
-    vectors: Vectors, splits: Sequence[Hashable], threshold: float = defaults.DUPLICATE_COSINE, *, centre: bool = True
+    vectors: Features, splits: Sequence[Hashable], threshold: float = defaults.DUPLICATE_COSINE, *, centre: bool = True
 ) -> list[Leak]:
     """Return the leaks between ``splits`` (n) that near_duplicates finds, and nothing else."""
     return near_duplicates(vectors, threshold, splits=splits, centre=centre).leaks
@@ -139,7 +140,7 @@ _Pairs = tuple[NDArray[np.int64], NDArray[np.int64], Floats]
 
 
 def _pairs(
-    vectors: NDArray[np.floating] | BlockSource, threshold: float, progress: Callable[[int, int], None] | None
+    vectors: NDArray[np.floating] | RowBlocks, threshold: float, progress: Callable[[int, int], None] | None
 ) -> Iterator[_Pairs]:
     """Yield (left, right, cosine) of all pairs left < right that reach ``threshold``, piece by piece."""
     # Rounding must not part exact copies at a threshold of 1.
@@ -164,7 +165,7 @@ def _pairs(
                 progress(outer_start + int(len(outer) * through), rows)
 
 
-def _large_blocks(vectors: Vectors) -> Iterator[tuple[int, Floats]]:
+def _large_blocks(vectors: Features) -> Iterator[tuple[int, Floats]]:
     held: list[Floats] = []
     start = size = 0
     for _, block in prepared_blocks(vectors, "cosine"):
@@ -177,7 +178,7 @@ def _large_blocks(vectors: Vectors) -> Iterator[tuple[int, Floats]]:
         yield start, np.concatenate(held)
 
 
-def _pairs_by_index(vectors: Vectors, threshold: float, index: FeatureIndex) -> Iterator[_Pairs]:
+def _pairs_by_index(vectors: Features, threshold: float, index: FeatureIndex) -> Iterator[_Pairs]:
     if index.metric != "cosine":
         raise UsageError(f"near-duplicates need an index of cosines; this one is of {index.metric}")
     ids = index.ids

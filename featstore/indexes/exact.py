@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
+from featstore.blocks import Features
 from featstore.errors import UsageError
-from featstore.indexes.blocks import Floats, Metric, Vectors, check_metric, gather, prepare, prepared_blocks, shape_of
+from featstore.indexes.blocks import Floats, Metric, check_metric, gather, prepare, prepared_blocks, shape_of
 from featstore.indexes.files import faiss_io
 from featstore.stats import wilson_interval
 
@@ -47,7 +48,7 @@ class Best:
 
 
 def exact_search(
-    vectors: Vectors,
+    vectors: Features,
     queries: NDArray[np.floating],
     k: int,
     *,
@@ -92,7 +93,7 @@ class LeaveOneOut:
 
 
 def leave_one_out_accuracy(
-    vectors: Vectors,
+    vectors: Features,
     labels: Sequence[object],
     metric: Metric = "cosine",
     *,

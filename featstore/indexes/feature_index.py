@@ -11,40 +11,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
+from featstore.blocks import Features
 from featstore.errors import FeatstoreError, IdentityError, UsageError
-from featstore.indexes.blocks import (
-    Floats,
-    Metric,
-    PickedRows,
-    Vectors,
-    block_rows,
-    prepare_queries,
-    prepared_blocks,
-    shape_of,
-)
+from featstore.files.byte_columns import ByteColumn
+from featstore.indexes.blocks import Floats, Metric, PickedRows, block_rows, prepare_queries, prepared_blocks, shape_of
 from featstore.indexes.exact import Best, check_queries
 from featstore.indexes.files import faiss_io, pair
-from featstore.indexes.keys import KeyTable
 from featstore.indexes.recall import Recall, keeps
-from featstore.indexes.rows import Tables
+from featstore.indexes.rows import IndexRows
 from featstore.indexes.staleness import Staleness
 
 
 class FeatureIndex:
-    """Vectors under 64-bit row ids, searched by FAISS; made by build_index, build_contract or open.
+    """Features under 64-bit row ids, searched by FAISS; made by build_index, build_contract or open.
 
     Not changed by searching; searching from several threads at once is safe, ``add`` and ``remove`` are not.
     """
 
     def __init__(
-        self, index: faiss_io.VectorIndex, tables: Tables, record: pair.Record, path: Path | None = None
+        self, index: faiss_io.VectorIndex, tables: IndexRows, record: pair.Record, path: Path | None = None
     ) -> None:
         self._index, self._record, self._path = index, record, path
         self._dimension = index.dimension
         self._half_added = False
         self._keep(tables)
 
-    def _keep(self, tables: Tables) -> None:
+    def _keep(self, tables: IndexRows) -> None:
         self._tables = tables
         ids = tables.ids
         # Ids mostly ascend already, since stores hand them out so; then no second copy of them is needed.
@@ -261,9 +253,9 @@ class FeatureIndex:
 
     def add(
         self,
-        vectors: Vectors,
+        vectors: Features,
         ids: NDArray[np.integer],
-        keys: KeyTable | Iterable[bytes | str],
+        keys: ByteColumn | Iterable[bytes | str],
         *,
         labels: Sequence[str | None] | None = None,
         generation: int | None = None,
@@ -276,7 +268,7 @@ class FeatureIndex:
         ``generation``: the store's, now. UsageError: an id that is or was in the index, wrong shapes, NaN.
         """
         rows, dimension = shape_of(vectors)
-        new = Tables.of(ids, keys, labels, rows)
+        new = IndexRows.of(ids, keys, labels, rows)
         if dimension != self.dimension:
             raise UsageError(f"vectors have {dimension} dimensions, the index {self.dimension}; use the same backbone")
         known = self._positions(new.ids) >= 0

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.errors import UsageError
-from featstore.indexes.keys import KeyTable
+from featstore.files.byte_columns import ByteColumn
 
 
 @dataclass(frozen=True)
-class Tables:
+class IndexRows:
     """Row by row, in the order of the FAISS index.
 
     ``ids`` int64 (n,); ``keys``: n of them; ``removed`` bool (n,): rows that search passes over;
@@ -21,7 +21,7 @@ class Tables:
     """
 
     ids: NDArray[np.int64]
-    keys: KeyTable
+    keys: ByteColumn
     removed: NDArray[np.bool_]
     labels: NDArray[np.int32] | None = None
     classes: tuple[str, ...] = ()
@@ -30,13 +30,13 @@ class Tables:
     def of(
         cls,
         ids: NDArray[np.integer],
-        keys: KeyTable | Iterable[bytes | str],
+        keys: ByteColumn | Iterable[bytes | str],
         labels: Sequence[str | None] | None,
         rows: int,
-    ) -> Tables:
+    ) -> IndexRows:
         """Check that all is for ``rows`` rows and ids are distinct, 0 to 2**63 - 1; UsageError where not."""
         given = np.asarray(ids)
-        table = KeyTable.of(keys)
+        table = ByteColumn.of(keys)
         counts = {"ids": given.size, "keys": len(table), "labels": rows if labels is None else len(labels)}
         for name, count in counts.items():
             if count != rows:
@@ -51,12 +51,14 @@ class Tables:
         codes, classes = _coded(labels)
         return cls(whole, table, np.zeros(rows, np.bool_), codes, classes)
 
-    def take(self, positions: NDArray[np.int64]) -> Tables:
+    def take(self, positions: NDArray[np.int64]) -> IndexRows:
         """Return the rows at ``positions``, in that order."""
         labels = None if self.labels is None else self.labels[positions]
-        return Tables(self.ids[positions], self.keys.take(positions), self.removed[positions], labels, self.classes)
+        return IndexRows(
+            self.ids[positions], self.keys.select(positions), self.removed[positions], labels, self.classes
+        )
 
-    def then(self, other: Tables) -> Tables:
+    def then(self, other: IndexRows) -> IndexRows:
         """Return these rows followed by those of ``other``."""
         classes = (*self.classes, *(name for name in other.classes if name not in self.classes))
         labels = None
@@ -65,7 +67,7 @@ class Tables:
             mine = np.full(len(self.ids), -1, np.int32) if self.labels is None else self.labels
             theirs = np.full(len(other.ids), -1, np.int32) if other.labels is None else places[other.labels]
             labels = np.concatenate([mine, theirs])
-        return Tables(
+        return IndexRows(
             np.concatenate([self.ids, other.ids]),
             self.keys.then(other.keys),
             np.concatenate([self.removed, other.removed]),

@@ -1,86 +1,17 @@
-"""Keys of any bytes, as columns: one blob with offsets, and a lookup by 128-bit digest."""
+"""Look up keys of any bytes by their 128-bit digest."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, overload
+from collections.abc import Iterable
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featstore.errors import DamagedError
-
-Arrays = dict[str, NDArray[Any]]
-
-
-def column(arrays: Mapping[str, NDArray[Any]] | Any, name: str, dtype: str, width: int | None = None) -> NDArray[Any]:
-    """Take the array ``name``, (n,) or (n, width), out of a file's arrays; raise DamagedError where it is of another kind."""
-    array: NDArray[Any] = arrays[name]
-    if array.dtype.str != dtype or array.shape[1:] != (() if width is None else (width,)):
-        shape = "x".join(map(str, array.shape))
-        where = getattr(arrays, "path", "a file of arrays")
-        raise DamagedError(f"{where}: {name} is {shape} of {array.dtype}, where another array is needed")
-    return array
-
-
-class ByteColumn(Sequence[bytes]):
-    """n byte strings: ``blob`` (m,) uint8 and ``offsets`` (n + 1,) uint64, item i at offsets[i]:offsets[i + 1]."""
-
-    def __init__(self, blob: NDArray[np.uint8], offsets: NDArray[np.uint64]) -> None:
-        if len(offsets) < 1 or int(offsets[-1]) != len(blob) or int(offsets[0]) != 0:
-            raise DamagedError("a column of byte strings does not fit its offsets")
-        self.blob, self.offsets = blob, offsets
-
-    @classmethod
-    def of(cls, items: Iterable[bytes]) -> ByteColumn:
-        """Make a column of ``items``."""
-        items = list(items)
-        offsets = np.zeros(len(items) + 1, np.uint64)
-        np.cumsum(np.fromiter(map(len, items), np.uint64, len(items)), out=offsets[1:])
-        return cls(np.frombuffer(b"".join(items), np.uint8), offsets)
-
-    @classmethod
-    def read(cls, arrays: Mapping[str, NDArray[Any]] | Any, name: str) -> ByteColumn:
-        """Take the column ``name`` out of a file's arrays."""
-        return cls(column(arrays, f"{name}/bytes", "|u1"), column(arrays, f"{name}/offsets", "<u8"))
-
-    def arrays(self, name: str) -> Arrays:
-        """Return the arrays that store the column under ``name``."""
-        return {f"{name}/bytes": self.blob, f"{name}/offsets": self.offsets}
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @overload
-    def __getitem__(self, index: int) -> bytes: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[bytes]: ...
-    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
-        if isinstance(index, slice):
-            return list(self.take(np.arange(len(self))[index]))
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index %= len(self)
-        return self.blob[int(self.offsets[index]) : int(self.offsets[index + 1])].tobytes()
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self.take(np.arange(len(self)))
-
-    def take(self, rows: NDArray[np.integer[Any]]) -> Iterator[bytes]:
-        """Yield the items of ``rows`` in their order, in bounded memory."""
-        for start in range(0, len(rows), 65536):
-            part = rows[start : start + 65536]
-            starts, stops = self.offsets[part].tolist(), self.offsets[part + 1].tolist()
-            if not starts:
-                continue
-            if starts[1:] == stops[:-1]:
-                # Each item begins where the one before it ends: one copy for all.
-                base, data = starts[0], self.blob[starts[0] : stops[-1]].tobytes()
-                yield from (data[a - base : b - base] for a, b in zip(starts, stops, strict=True))
-            else:
-                yield from (self.blob[a:b].tobytes() for a, b in zip(starts, stops, strict=True))
+from featstore.files.byte_columns import Arrays, column
 
 
 def digests(keys: Iterable[bytes], views: Iterable[int] | None = None) -> NDArray[np.uint64]:

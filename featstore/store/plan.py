@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from featstore.errors import DamagedError
 from featstore.files import atomic, sealed
-from featstore.store.keys import ByteColumn, KeyIndex, column, digests
+from featstore.files.byte_columns import ByteColumn, column
+from featstore.store.keys import KeyIndex, digests
 
 KIND = "plan"
 CHANGED, RETRIED, REMOVED = 1, 2, 3

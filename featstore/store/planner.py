@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featstore.errors import UsageError
+from featstore.sources.base import Chunk, Source
 from featstore.store import plan as plans
 from featstore.store import tables
 from featstore.store.keys import KeyIndex, digests
@@ -19,28 +19,6 @@ from featstore.text import counted
 
 MISSING = -1
 _ATTEMPTS = 100
-
-
-class Chunk(Protocol):
-    """Columns of some inputs, as a source yields them (see featstore.sources.base)."""
-
-    keys: list[bytes]
-    sizes: NDArray[np.int64]
-    mtimes: NDArray[np.int64]
-    offsets: NDArray[np.int64]
-    locations: list[bytes] | None
-    labels: list[str | None]
-    splits: list[str | None]
-    metadata: dict[str, list[str | int | float | bool | None]]
-
-
-class Source(Protocol):
-    """What planning needs of a source."""
-
-    kind: str
-
-    def describe(self) -> dict[str, Any]: ...
-    def chunks(self, rows: int = ...) -> Any: ...
 
 
 @dataclass

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from featstore import defaults
 from featstore.errors import DamagedError, FeatstoreError
 from featstore.files import atomic, sealed
+from featstore.files.byte_columns import ByteColumn, column
 from featstore.store.identity import Identity
-from featstore.store.keys import ByteColumn, KeyIndex, column, digests
+from featstore.store.keys import KeyIndex, digests
 from featstore.store.plan import UNITS_OF_EPOCH, Ids
 
 KIND = "shard"

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from featstore.errors import UsageError
-from featstore.indexes.rows import Tables
+from featstore.indexes.rows import IndexRows
 
 
 def test_rows_are_joined_with_their_labels() -> None:
-    first = Tables.of(np.array([4, 2]), [b"x", b"y"], ["dog", None], 2)
-    second = Tables.of(np.array([9, 7], np.uint64), [b"", b"z"], ["cat", "dog"], 2)
+    first = IndexRows.of(np.array([4, 2]), [b"x", b"y"], ["dog", None], 2)
+    second = IndexRows.of(np.array([9, 7], np.uint64), [b"", b"z"], ["cat", "dog"], 2)
     both = first.then(second).take(np.array([3, 0, 2]))
     assert both.ids.tolist() == [7, 4, 9]
     assert [both.keys[row] for row in range(3)] == [b"z", b"x", b""]
@@ -18,10 +18,10 @@ def test_rows_are_joined_with_their_labels() -> None:
 
 
 def test_labels_of_one_side_only() -> None:
-    bare, labelled = Tables.of(np.array([1]), [b"a"], None, 1), Tables.of(np.array([2]), [b"b"], ["cat"], 1)
+    bare, labelled = IndexRows.of(np.array([1]), [b"a"], None, 1), IndexRows.of(np.array([2]), [b"b"], ["cat"], 1)
     assert bare.then(labelled).labels.tolist() == [-1, 0]
     assert labelled.then(bare).labels.tolist() == [0, -1]
-    assert bare.then(Tables.of(np.array([2]), [b"b"], None, 1)).labels is None
+    assert bare.then(IndexRows.of(np.array([2]), [b"b"], None, 1)).labels is None
 
 
 @pytest.mark.parametrize(
@@ -39,4 +39,4 @@ def test_labels_of_one_side_only() -> None:
 )
 def test_what_does_not_fit_is_refused(ids: object, keys: list[bytes], labels: list[str] | None, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        Tables.of(np.asarray(ids), keys, labels, 2)
+        IndexRows.of(np.asarray(ids), keys, labels, 2)

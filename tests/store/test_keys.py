@@ -3,39 +3,12 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featstore.errors import DamagedError
-from featstore.store.keys import ByteColumn, KeyIndex, digests
+from featstore.store.keys import KeyIndex, digests
 
 keys = st.lists(st.binary(max_size=9), max_size=30)
-
-
-@given(keys)
-def test_a_column_gives_back_any_bytes(items):
-    column = ByteColumn.of(items)
-    assert list(column) == items
-    assert [column[i] for i in range(len(items))] == items
-    assert column[::-1] == items[::-1]
-
-
-@given(keys.filter(len), st.data())
-def test_taking_rows_in_any_order(items, data):
-    rows = data.draw(st.lists(st.integers(0, len(items) - 1), max_size=20))
-    assert list(ByteColumn.of(items).take(np.array(rows, int))) == [items[row] for row in rows]
-
-
-def test_rows_that_only_add_up_to_a_run_are_not_taken_for_one():
-    column = ByteColumn.of([b"nine byte", b"", b"ab", b""])
-    assert list(column.take(np.array([1, 0, 0, 3]))) == [b"", b"nine byte", b"nine byte", b""]
-    assert list(ByteColumn.of([b"a", b"b", b"c"]).take(np.array([0, 0, 2]))) == [b"a", b"a", b"c"]
-
-
-def test_a_column_that_does_not_fit_is_refused():
-    with pytest.raises(DamagedError):
-        ByteColumn(np.zeros(3, np.uint8), np.array([0, 4], np.uint64))
 
 
 @given(st.lists(st.binary(max_size=4), unique=True, max_size=40), st.lists(st.binary(max_size=4), max_size=20))

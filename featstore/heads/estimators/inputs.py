@@ -11,8 +11,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, column_or_1d, validate_data
 
 from featstore import splits
+from featstore.blocks import Features
 from featstore.errors import DataError
-from featstore.heads.solvers.blocks import Features, is_blocks
+from featstore.heads.solvers.blocks import is_blocks
 from featstore.heads.solvers.rows import Labels
 
 ClassWeight = Mapping[Any, float] | str | None

@@ -18,12 +18,13 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from featstore import defaults
+from featstore.blocks import Features
 from featstore.errors import DataError
 from featstore.heads import calibration, models
 from featstore.heads.estimators.inputs import ClassWeight, candidates, seed_of, training_set
 from featstore.heads.estimators.linear import DecisionHead
 from featstore.heads.solvers import dual, grid
-from featstore.heads.solvers.blocks import Features, MappedBlocks, Scaler, measure, take_rows
+from featstore.heads.solvers.blocks import MappedBlocks, Scaler, measure, take_rows
 from featstore.heads.solvers.losses import SQUARED_HINGE
 from featstore.heads.solvers.passes import Problem
 from featstore.heads.solvers.rows import Labels, TrainingRows, prepare

@@ -13,11 +13,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from featstore import defaults
+from featstore.blocks import Features
 from featstore.heads import calibration, models
 from featstore.heads.estimators.inputs import ClassWeight, candidates, check_features, training_set
 from featstore.heads.solvers import dual, grid
-from featstore.heads.solvers.blocks import Features, Scaler, measure, take_rows
-from featstore.heads.solvers.losses import LOGISTIC, SQUARED_HINGE, Loss
+from featstore.heads.solvers.blocks import Scaler, measure, take_rows
+from featstore.heads.solvers.losses import LOGISTIC, SQUARED_HINGE, Loss, predict_codes
 from featstore.heads.solvers.passes import Problem, few_threads
 from featstore.heads.solvers.rows import Labels, TrainingRows, prepare
 from featstore.heads.solvers.selection import choose
@@ -44,7 +45,7 @@ class ModelHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def predict(self, X: Any) -> NDArray[Any]:
         """Return classes (n,)."""
         decisions = self._decide(X)
-        return np.asarray(self.classes_[models.predicted_codes(decisions)])
+        return np.asarray(self.classes_[predict_codes(decisions)])
 
     def _decide(self, X: Any) -> NDArray[Any]:
         check_is_fitted(self)

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featstore import defaults, splits
+from featstore.blocks import Features
 from featstore.errors import DataError
 from featstore.heads.evaluation.report import codes_of
 from featstore.heads.headfile import TrainedHead
-from featstore.heads.solvers.blocks import Features, take_rows
+from featstore.heads.solvers.blocks import take_rows
 from featstore.heads.trainer import texts, train_head
 from featstore.stats import wilson_interval
 

@@ -10,33 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeGuard, runtime_checkable
+from typing import Any, Final, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore.blocks import Features, RowBlocks
 from featstore.errors import DataError
 from featstore.heads.solvers.halves import all_finite, is_half, widen
 
 BLOCK_ELEMENTS: Final = 4 << 20
 """Values of one block (16 MiB in float32): large enough for BLAS, small enough to stay near the cache."""
-
-
-@runtime_checkable
-class RowBlocks(Protocol):
-    """Features larger than memory: re-iterable blocks of rows."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(rows, dimensions)."""
-        ...
-
-    def blocks(self) -> Iterator[NDArray[Any]]:
-        """Yield (m, d) arrays that concatenate to all rows, in the same order at each call."""
-        ...
-
-
-Features = NDArray[Any] | RowBlocks
 
 
 def is_blocks(X: object) -> TypeGuard[RowBlocks]:

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from featstore.heads.calibration import fit_scale, log_softmax
-from featstore.heads.solvers.grid import FoldScores, predict_codes
-from featstore.heads.solvers.losses import columns
+from featstore.heads.solvers.grid import FoldScores
+from featstore.heads.solvers.losses import columns, predict_codes
 from featstore.heads.solvers.passes import Problem
 from featstore.heads.solvers.rows import Labels
 from featstore.heads.solvers.selection import Choice, choose

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.heads.solvers.lbfgs import Lbfgs
-from featstore.heads.solvers.losses import LOGISTIC, Loss, columns
+from featstore.heads.solvers.losses import LOGISTIC, Loss, columns, predict_codes
 from featstore.heads.solvers.passes import Problem, Selection, evaluate, workers_for
 from featstore.heads.solvers.rows import TrainingRows
 from featstore.heads.solvers.whitening import Spectrum
@@ -242,13 +242,6 @@ def score(rows: TrainingRows, solutions: list[Solution]) -> FoldScores:
     total = seen.sum(axis=1)
     recall = np.where(seen > 0, right / np.maximum(seen, 1), np.nan)
     return FoldScores(total, right.sum(axis=1) / total, np.nanmean(recall, axis=1), surprise / total)
-
-
-def predict_codes(decisions: NDArray[Any], axis: int = -1) -> NDArray[np.intp]:
-    """Return class numbers (...) from decision values (..., c), or another shape whose columns lie along ``axis``."""
-    if decisions.shape[axis] == 1:
-        return np.asarray(decisions.take(0, axis) > 0, np.intp)
-    return np.asarray(decisions.argmax(axis))
 
 
 def held_out_decisions(rows: TrainingRows, solutions: list[Solution]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:

@@ -113,3 +113,10 @@ LOGISTIC = Loss("logistic", True, _logistic)
 
 SQUARED_HINGE = Loss("squared hinge", False, _squared_hinge)
 """max(0, 1 - y z)**2, summed over one-vs-rest columns."""
+
+
+def predict_codes(decisions: NDArray[Any], axis: int = -1) -> NDArray[np.intp]:
+    """Return class numbers (...) from decision values (..., c), or another shape whose columns lie along ``axis``."""
+    if decisions.shape[axis] == 1:
+        return np.asarray(decisions.take(0, axis) > 0, np.intp)
+    return np.asarray(decisions.argmax(axis))

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
+from featstore.blocks import Features
 from featstore.errors import DataError
-from featstore.heads.solvers.blocks import Features, Scaler, block_rows, measure, raw_blocks, take_rows
+from featstore.heads.solvers.blocks import Scaler, block_rows, measure, raw_blocks, take_rows
 from featstore.heads.solvers.standardising import RawRows, Standardiser
 from featstore.heads.solvers.whitening import Spectrum, spectrum_of
 
@@ -176,7 +177,7 @@ class StreamedRows:
     def __init__(self, X: Features, labels: Labels, scaler: Scaler, dtype: np.dtype[Any]) -> None:
         self._source, self._standardiser = X, Standardiser(scaler, dtype)
         self.labels, self.dtype = labels, dtype
-        rows, self.dimension = X.shape
+        rows, self.dimension = int(X.shape[0]), int(X.shape[1])
         chosen = np.unique(np.linspace(0, rows - 1, min(rows, _SAMPLE)).astype(np.intp))
         self.spectrum = spectrum_of(scaler.apply(take_rows(X, chosen).astype(dtype, copy=False)))
 

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic, sealed
+from featstore.files.byte_columns import ByteColumn
 from featstore.indexes.blocks import Metric, check_metric
 from featstore.indexes.files import faiss_io, vetting
-from featstore.indexes.keys import KeyTable
 from featstore.indexes.recall import Recall
-from featstore.indexes.rows import Tables
+from featstore.indexes.rows import IndexRows
 
 KIND = "index"
 FORMAT = 1
@@ -64,7 +64,7 @@ def side_path(path: Path) -> Path:
     return Path(path).with_name(Path(path).name + SIDE_SUFFIX)
 
 
-def save(path: Path, index: faiss_io.VectorIndex, tables: Tables, record: Record) -> None:
+def save(path: Path, index: faiss_io.VectorIndex, tables: IndexRows, record: Record) -> None:
     """Write the pair; a reader, or a kill at any moment, finds the old index or the new one."""
     path = Path(path)
     if path.is_dir():
@@ -79,11 +79,11 @@ def save(path: Path, index: faiss_io.VectorIndex, tables: Tables, record: Record
     vetting.trust(path)
 
 
-def _write_side(side: Path, faiss_file: Path, index: faiss_io.VectorIndex, tables: Tables, record: Record) -> None:
+def _write_side(side: Path, faiss_file: Path, index: faiss_io.VectorIndex, tables: IndexRows, record: Record) -> None:
     arrays: dict[str, NDArray[Any] | sealed.Blocks] = {
         "ids": tables.ids,
         "keys/blob": tables.keys.blob,
-        "keys/offsets": tables.keys.offsets,
+        "keys/offsets": tables.keys.offsets.view(np.int64),
         "removed": tables.removed,
     }
     if tables.labels is not None:
@@ -111,7 +111,7 @@ def _write_side(side: Path, faiss_file: Path, index: faiss_io.VectorIndex, table
     sealed.write(side, KIND, arrays, meta, summary)
 
 
-def load(path: Path, *, mmap: bool, check: bool) -> tuple[faiss_io.VectorIndex, Tables, Record]:
+def load(path: Path, *, mmap: bool, check: bool) -> tuple[faiss_io.VectorIndex, IndexRows, Record]:
     """Open the pair.
 
     ``check``: read every byte against its checksum first (else only sizes and shapes are compared).
@@ -174,15 +174,15 @@ def _check_summary(side: sealed.SealedFile) -> None:
         raise DamagedError(f"{side.path}: its summary is damaged")
 
 
-def _read_tables(side: sealed.SealedFile, meta: Mapping[str, Any]) -> Tables:
+def _read_tables(side: sealed.SealedFile, meta: Mapping[str, Any]) -> IndexRows:
     rows = side.summary["rows"]
-    keys = KeyTable(_array(side, "keys/blob", "|u1"), _array(side, "keys/offsets", "<i8"))
+    keys = ByteColumn(_array(side, "keys/blob", "|u1"), _array(side, "keys/offsets", "<i8"))
     keys.check(rows, str(side.path))
     labels = _array(side, "labels", "<i4") if "labels" in side else None
     classes = meta.get("classes")
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise DamagedError(f"{side.path}: its classes are damaged")
-    tables = Tables(_array(side, "ids", "<i8"), keys, _array(side, "removed", "|b1"), labels, tuple(classes))
+    tables = IndexRows(_array(side, "ids", "<i8"), keys, _array(side, "removed", "|b1"), labels, tuple(classes))
     if any(array is not None and array.shape != (rows,) for array in (tables.ids, tables.removed, labels)):
         raise DamagedError(f"{side.path}: its arrays do not fit its {rows:,} rows")
     if labels is not None and rows and (int(labels.min()) < -1 or int(labels.max()) >= len(classes)):

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.indexes.blocks import Floats, Metric, Vectors, shape_of
+from featstore.blocks import Features
+from featstore.indexes.blocks import Floats, Metric, shape_of
 from featstore.indexes.exact import exact_search
 from featstore.indexes.recall import TOLERANCE, Recall, mean_interval, recall_at_k, scale_of
 
@@ -55,7 +56,7 @@ class Truth:
 
 
 def find_truth(
-    vectors: Vectors,
+    vectors: Features,
     queries: Floats,
     k: int,
     *,

@@ -27,10 +27,13 @@ _SCANS: Final = 3
 class _Made:
     """A source of ``rows`` pictures that do not exist."""
 
-    kind = "folder"
+    kind, location, root = "folder", "/", Path("/")
+    layout: str | None = "flat"
+    ignored = 0
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
+        self.notes: list[str] = []
 
     def describe(self) -> dict[str, Any]:
         return {"kind": self.kind, "location": "/", "root": "/", "layout": "flat"}

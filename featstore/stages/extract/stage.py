@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from featstore import defaults
 from featstore.backbones import Backbone, backbone_name, known_weights, load_backbone
-from featstore.decode import DECODER, decoder_class, open_decoder
-from featstore.embed.loader import Decoder, Loader, Watch
+from featstore.decode import DECODER, Decoder, decoder_class, open_decoder
+from featstore.embed.loader import Loader, Watch
 from featstore.embed.progress import Progress
 from featstore.embed.recipe import identity_of
 from featstore.embed.units import Run

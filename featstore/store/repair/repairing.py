@@ -30,11 +30,12 @@ from numpy.typing import NDArray
 
 from featstore.errors import DamagedError
 from featstore.files import atomic, sealed
+from featstore.files.byte_columns import ByteColumn
 from featstore.store import manifest as manifests
 from featstore.store import plan as plans
 from featstore.store import shards, tables
 from featstore.store.claims import Claims
-from featstore.store.keys import ByteColumn, KeyIndex, digests
+from featstore.store.keys import KeyIndex, digests
 from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan
 from featstore.store.repair.bits import mend_json, mend_sealed

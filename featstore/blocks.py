@@ -1,0 +1,27 @@
+"""The protocol of a feature matrix that need not fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@runtime_checkable
+class RowBlocks(Protocol):
+    """Features larger than memory: blocks of rows that can be read again and again."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, d)."""
+        ...
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """Yield (m, d) arrays that concatenate to all rows, in the same order at each call."""
+        ...
+
+
+Features: TypeAlias = "NDArray[Any] | RowBlocks"
+"""An array (n, d), or blocks of one."""

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featstore.errors import DamagedError
+from featstore.files.byte_columns import ByteColumn
+
+
+@given(st.lists(st.binary(max_size=6)), st.lists(st.binary(max_size=6)), st.data())
+@settings(deadline=None, max_examples=60)
+def test_any_bytes_come_back(first: list[bytes], second: list[bytes], data: st.DataObject) -> None:
+    table = ByteColumn.of(first).then(ByteColumn.of(second))
+    everything = first + second
+    table.check(len(everything), "here")
+    assert [table[row] for row in range(len(table))] == everything
+    rows = data.draw(st.lists(st.sampled_from(range(len(everything))))) if everything else []
+    taken = table.select(np.array(rows, np.int64))
+    taken.check(len(rows), "here")
+    assert [taken[row] for row in range(len(taken))] == [everything[row] for row in rows]
+
+
+def test_text_is_encoded_as_file_names_are() -> None:
+    assert ByteColumn.of(["ä\udcff\n"])[0] == "ä".encode() + b"\xff\n"
+
+
+@pytest.mark.parametrize("offsets", [[0, 1], [1, 1, 3], [0, 2, 1], [0, 4, 3], [0, 2, 4]])
+def test_damaged_offsets_are_refused(offsets: list[int]) -> None:
+    with pytest.raises(DamagedError):
+        ByteColumn(np.zeros(3, np.uint8), np.array(offsets, np.int64)).check(2, "here")
+
+
+keys = st.lists(st.binary(max_size=9), max_size=30)
+
+
+@given(keys)
+def test_a_column_gives_back_any_bytes(items):
+    column = ByteColumn.of(items)
+    assert list(column) == items
+    assert [column[i] for i in range(len(items))] == items
+    assert column[::-1] == items[::-1]
+
+
+@given(keys.filter(len), st.data())
+def test_taking_rows_in_any_order(items, data):
+    rows = data.draw(st.lists(st.integers(0, len(items) - 1), max_size=20))
+    assert list(ByteColumn.of(items).take(np.array(rows, int))) == [items[row] for row in rows]
+
+
+def test_rows_that_only_add_up_to_a_run_are_not_taken_for_one():
+    column = ByteColumn.of([b"nine byte", b"", b"ab", b""])
+    assert list(column.take(np.array([1, 0, 0, 3]))) == [b"", b"nine byte", b"nine byte", b""]
+    assert list(ByteColumn.of([b"a", b"b", b"c"]).take(np.array([0, 0, 2]))) == [b"a", b"a", b"c"]
+
+
+def test_a_column_that_does_not_fit_is_refused():
+    with pytest.raises(DamagedError):
+        ByteColumn(np.zeros(3, np.uint8), np.array([0, 4], np.uint64))
