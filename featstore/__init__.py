@@ -15,16 +15,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featstore.backbones import list_backbones
     from featstore.embed.transformer import ImageEmbedder
     from featstore.errors import DamagedError, FeatstoreError, IdentityError, UsageError
     from featstore.heads import TrainedHead, load_head
     from featstore.indexes import FeatureIndex
+    from featstore.stages.backbones import list_backbones
     from featstore.stages.bench import bench, bench_store
     from featstore.stages.compact import compact
     from featstore.stages.demo import demo
     from featstore.stages.duplicates import find_duplicates
     from featstore.stages.extract import extract
+    from featstore.stages.failures import list_failures
     from featstore.stages.index import index
     from featstore.stages.info import info
     from featstore.stages.label import label
@@ -56,7 +57,8 @@ _HOMES = {
     "index": "stages.index",
     "info": "stages.info",
     "label": "stages.label",
-    "list_backbones": "backbones",
+    "list_backbones": "stages.backbones",
+    "list_failures": "stages.failures",
     "load_head": "heads",
     "predict": "stages.predict",
     "repair": "stages.repair",
@@ -86,6 +88,7 @@ __all__ = [
     "info",
     "label",
     "list_backbones",
+    "list_failures",
     "load_head",
     "predict",
     "repair",

@@ -27,9 +27,9 @@ def failures(store: str, as_json: bool, as_csv: bool) -> None:
       featstore failures my.store --csv > failures.csv
       featstore extract pictures/ my.store --retry-failures
     """
-    from featstore.store import FeatureStore
+    from featstore.stages.failures import list_failures
 
-    found = FeatureStore.open(store).failures()
+    found = list_failures(store)
     if as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(("key", "reason", "message"))
