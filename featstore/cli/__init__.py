@@ -10,6 +10,7 @@ from typing import Any, Final, NoReturn
 
 import click
 
+from featstore import __version__
 from featstore.errors import FeatstoreError, UsageError
 
 SECTIONS: Final = {
@@ -71,9 +72,7 @@ class _Verbs(click.Group):
 
 def _version(context: click.Context, _: click.Parameter, value: bool) -> None:
     if value and not context.resilient_parsing:
-        from importlib.metadata import version
-
-        click.echo(f"featstore {version('featstore')}")
+        click.echo(f"featstore {__version__}")
         context.exit()
 
 

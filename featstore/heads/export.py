@@ -34,9 +34,7 @@ def to_onnx(head: TrainedHead) -> bytes:
     try:
         import onnx
     except ImportError:
-        raise UsageError(
-            "exporting to ONNX needs the package onnx; install featstore with its extra: featstore[onnx]"
-        ) from None
+        raise UsageError("exporting to ONNX needs the package onnx; run: pip install 'image-featstore[onnx]'") from None
     graph = _Graph(head.dimension, head.classes)
     model = head.model
     if isinstance(model, LinearModel):

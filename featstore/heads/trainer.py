@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featstore import defaults, splits
+from featstore import __version__, defaults, splits
 from featstore.blocks import Features
 from featstore.errors import DataError, UsageError
 from featstore.heads.estimators.kernel import KernelSVMHead
@@ -121,8 +121,8 @@ def texts(y: ArrayLike) -> NDArray[np.str_]:
 
 def versions() -> dict[str, str]:
     """Return the versions of the libraries that the result depends on."""
-    found = {}
-    for name in ("featstore", "numpy", "scipy", "scikit-learn"):
+    found = {"featstore": __version__}
+    for name in ("numpy", "scipy", "scikit-learn"):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore import __version__
 from featstore.pages.charts import heat_map
 from featstore.pages.render import number, percent
 from featstore.pages.thumbnails import thumbnail
@@ -43,7 +43,7 @@ _SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "calibration_error")
 def footer() -> dict[str, str]:
     """Return what the foot of every page says."""
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return {"version": importlib.metadata.version("featstore"), "made": made}
+    return {"version": __version__, "made": made}
 
 
 def examples(

@@ -85,7 +85,7 @@ class Manifest:
         if value.get("version") != VERSION or unknown:
             needs = ", ".join(unknown) or f"format version {value.get('version')}"
             raise UsageError(
-                f"{store}: this store needs a newer featstore ({needs}); upgrade with pip install -U featstore"
+                f"{store}: this store needs a newer featstore ({needs}); upgrade with pip install -U image-featstore"
             )
         try:
             identity = Identity.from_dict(value["identity"])

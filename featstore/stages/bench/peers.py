@@ -1,7 +1,7 @@
 """What others would run instead, each alone in a process of its own: img2vec-pytorch, and timm behind a DataLoader.
 
 Both are used as their documents show, except that their networks are untrained, so that nothing is downloaded; speed
-does not depend on it. They are measured where they are installed: pip install 'featstore[bench]'.
+does not depend on it. They are measured where they are installed: pip install 'image-featstore[bench]'.
 """
 
 from __future__ import annotations

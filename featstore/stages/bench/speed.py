@@ -168,7 +168,9 @@ def _notes(
 ) -> list[str]:
     notes = []
     if missing := [title for name, title in _PEERS.items() if name not in peers]:
-        notes.append(f"not measured, not installed or without this backbone: {', '.join(missing)} (featstore[bench])")
+        notes.append(
+            f"not measured, not installed or without this backbone: {', '.join(missing)} (pip install 'image-featstore[bench]')"
+        )
     if pictures is None:
         notes.append(
             "the pictures are two photographs that scikit-learn carries; name your own for figures of your own"
