@@ -40,6 +40,17 @@ HEARTBEAT_SECONDS: Final = 5.0
 CLAIM_LEASE_SECONDS: Final = 60.0
 """A claim from another host whose heartbeat stands still for so long is taken over."""
 
+# Downloads of data sets
+DOWNLOAD_TIMEOUT: Final = 30.0
+"""Seconds without a byte after which a connection counts as broken."""
+DOWNLOAD_ATTEMPTS: Final = 3
+"""Connections in a row that brought nothing, after which a download ends."""
+DOWNLOAD_PAUSE: Final = 0.5
+"""Seconds before the next connection; doubled by each one that brought nothing."""
+UNPACKED_RATIO: Final = 10
+"""An archive of pictures may unpack to so many times its size: pictures are compressed already."""
+UNPACKED_FILES: Final = 200_000
+
 # Benchmarks
 BENCH_ROUNDS: Final = 5
 BENCH_PICTURES: Final = 128

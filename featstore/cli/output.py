@@ -54,21 +54,34 @@ def columns(rows: list[tuple[Any, ...]], header: tuple[str, ...]) -> str:
 class Bar:
     """Progress on stderr with rate, ETA and failures: a bar on a terminal, elsewhere (a log) a line every 30 s."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "img") -> None:
+        """``unit``: "img", or "B" for bytes, which are shown in larger units too."""
         self._bar: Any = None
+        self._unit = unit
+        self._first: int | None = None
         self._terminal = sys.stderr.isatty()
         self._began = self._told = time.monotonic()
 
     def __call__(self, progress: Any) -> None:
         """Show a Progress."""
         note = progress.note or (f"{progress.failed:,} failed" if progress.failed else "")
+        if self._first is None:
+            self._first = progress.done
         if not self._terminal:
             self._tell(progress.done, progress.total, note)
             return
         if self._bar is None:
             from tqdm import tqdm
 
-            self._bar = tqdm(unit="img", smoothing=0.05, dynamic_ncols=True, file=sys.stderr)
+            # What an earlier run had done counts in no rate.
+            self._bar = tqdm(
+                unit=self._unit,
+                unit_scale=self._unit == "B",
+                initial=self._first,
+                smoothing=0.05,
+                dynamic_ncols=True,
+                file=sys.stderr,
+            )
         self._bar.total = progress.total
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(progress.done - self._bar.n)
@@ -78,9 +91,12 @@ class Bar:
         if now - self._told < _LOG_SECONDS:
             return
         self._told = now
-        rate = done / (now - self._began)
-        left = f", {(total - done) / rate / 60:.1f} min left" if done else ""
-        click.echo(f"{done:,} of {total:,} images, {rate:.1f}/s{left}{f', {note}' if note else ''}", err=True)
+        rate = (done - (self._first or 0)) / (now - self._began)
+        left = f", {(total - done) / rate / 60:.1f} min left" if rate > 0 else ""
+        what = f"{done:,} of {total:,} images, {rate:.1f}/s"
+        if self._unit == "B":
+            what = f"{done / 1e6:.1f} of {total / 1e6:.1f} MB, {rate / 1e6:.1f} MB/s"
+        click.echo(f"{what}{left}{f', {note}' if note else ''}", err=True)
 
     def close(self) -> None:
         """End the bar's line."""

@@ -1,25 +1,44 @@
-"""Small real data sets that come with the libraries featstore needs: something to run on without a network."""
+"""Real data sets to try things on: digits, which need no network, and those of the registry, which are downloaded."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from featstore.datasets import FetchProgress, fetch, registry
 from featstore.errors import UsageError
 from featstore.files import atomic
+from featstore.sources.base import is_picture_name
 
-SAMPLES = ("digits",)
+OFFLINE = ("digits",)
 
 
-def write_sample(name: str, folder: str | os.PathLike[str]) -> int:
+def sample_names() -> tuple[str, ...]:
+    """Return the names that write_sample takes."""
+    return (*OFFLINE, *registry())
+
+
+def write_sample(name: str, folder: str | os.PathLike[str], *, progress: FetchProgress | None = None) -> int:
     """Write the sample ``name`` as picture files below ``folder`` and return their number.
 
+    Every name of featstore.datasets.registry() is downloaded (see featstore.datasets.fetch, which is told
+    ``progress``); other samples open no connection.
     "digits": the 1,797 handwritten digits (8 x 8, gray) of scikit-learn's load_digits, that is the test set of
     E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998;
-    as <digit>/<number>.png. Raises UsageError for an unknown name, or where ``folder`` has other files in it.
+    as <digit>/<number>.png.
+
+    Raises UsageError for an unknown name, or where ``folder`` has other files in it; see featstore.datasets.fetch too.
     """
-    if name not in SAMPLES:
-        raise UsageError(f"no sample {name!r}; there is {', '.join(SAMPLES)}")
+    if name in OFFLINE:
+        return _write_digits(folder)
+    if name not in registry():
+        raise UsageError(f"no sample {name!r}; there is {', '.join(sample_names())}")
+    fetch(registry()[name], folder, progress=progress)
+    return sum(is_picture_name(os.fsencode(file)) for _, _, names in os.walk(folder) for file in names)
+
+
+def _write_digits(folder: str | os.PathLike[str]) -> int:
+    """Write scikit-learn's digits below ``folder`` and return their number."""
     import numpy as np
     from PIL import Image
     from sklearn.datasets import load_digits

@@ -1,0 +1,139 @@
+"""Downloads that resume: HTTP ranges, retries, and a SHA-256 that the finished file must have."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import re
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from featstore import __version__, defaults
+from featstore.datasets.registry import Archive
+from featstore.errors import DamagedError, FeatstoreError
+from featstore.files import atomic
+
+_READ_BYTES: Final = 1 << 20
+_PARTIAL_CONTENT: Final = 206
+_TOO_MANY_REQUESTS: Final = 429
+_SERVER_ERRORS: Final = 500
+_BROKEN: Final = (http.client.HTTPException, urllib.error.URLError, TimeoutError, ConnectionError, ssl.SSLError)
+
+
+def download(archive: Archive, file: Path, progress: Callable[[int], None]) -> None:
+    """Download ``archive`` to ``file``, which appears complete and with the right SHA-256, or not at all.
+
+    What has arrived is kept beside it as ``<name>.part``; a later call goes on from there where the server supports
+    ranges, and from the start where it does not. A connection that breaks is opened again, at most
+    defaults.DOWNLOAD_ATTEMPTS times in a row without a new byte. A ``file`` that is already there is only checked.
+    ``progress`` is told the number of bytes that have arrived.
+
+    Raises DamagedError where the server has another file, FeatstoreError where it cannot be reached.
+    """
+    if file.exists():
+        if _sha256(file) == archive.sha256:
+            progress(archive.size)
+            return
+        raise DamagedError(
+            f"{file}: not the published file (its SHA-256 is not {archive.sha256}); delete it and run again"
+        )
+    part = file.with_name(file.name + ".part")
+    resumed = _receive(archive, part, progress)
+    found = _sha256(part)
+    if found != archive.sha256 and resumed:
+        # The beginning may be of another version of the file: start once more from nothing.
+        part.unlink()
+        _receive(archive, part, progress)
+        found = _sha256(part)
+    if found != archive.sha256:
+        part.unlink()
+        raise DamagedError(
+            f"{archive.url}: not the published file (SHA-256 {found} instead of {archive.sha256}); it was not kept: "
+            f"run again, or look at its home page for what has changed"
+        )
+    atomic.sync(part)
+    part.replace(file)
+    atomic.sync(file.parent)
+
+
+def _receive(archive: Archive, part: Path, progress: Callable[[int], None]) -> bool:
+    """Fill ``part`` up to the archive's size; return whether it began with bytes of an earlier call."""
+    resumed = part.exists() and 0 < part.stat().st_size <= archive.size
+    if not resumed:
+        part.write_bytes(b"")
+    have = part.stat().st_size
+    progress(have)
+    attempts = 0
+    while have < archive.size:
+        before = have
+        try:
+            _append(archive, part, have, progress)
+            reason = "the connection broke off"
+        except urllib.error.HTTPError as error:
+            reason = f"HTTP {error.code}"
+            if error.code < _SERVER_ERRORS and error.code != _TOO_MANY_REQUESTS:
+                raise _unreachable(archive, part, reason) from None
+        except _BROKEN as error:
+            reason = str(getattr(error, "reason", None) or error) or type(error).__name__
+        have = part.stat().st_size
+        attempts = 0 if have > before else attempts + 1
+        if attempts >= defaults.DOWNLOAD_ATTEMPTS:
+            raise _unreachable(archive, part, reason)
+        if have < archive.size:
+            time.sleep(defaults.DOWNLOAD_PAUSE * 2**attempts)
+    return resumed
+
+
+def _append(archive: Archive, part: Path, have: int, progress: Callable[[int], None]) -> None:
+    """Open one connection and append to ``part``, which has ``have`` bytes, what it brings."""
+    headers = {"User-Agent": f"featstore/{__version__}"} | ({"Range": f"bytes={have}-"} if have else {})
+    request = urllib.request.Request(archive.url, headers=headers)
+    with urllib.request.urlopen(request, timeout=defaults.DOWNLOAD_TIMEOUT) as answer:
+        start, total = _extent(answer, have)
+        if total is not None and total != archive.size:
+            raise DamagedError(
+                f"{archive.url}: not the published file ({total:,} bytes instead of {archive.size:,}); "
+                "look at its home page for what has changed"
+            )
+        if start not in (0, have):
+            raise http.client.HTTPException(f"an answer from byte {start:,} on instead of {have:,}")
+        with open(part, "r+b") as stream:
+            # A server without ranges sends the file from its start.
+            stream.truncate(start)
+            stream.seek(start)
+            left = archive.size - start
+            while left and (block := answer.read1(min(_READ_BYTES, left))):
+                stream.write(block)
+                left -= len(block)
+                progress(archive.size - left)
+
+
+def _extent(answer: http.client.HTTPResponse, have: int) -> tuple[int, int | None]:
+    """Return (offset of the answer's first byte, size of the whole file or None where the server does not say)."""
+    if answer.status == _PARTIAL_CONTENT:
+        match = re.fullmatch(
+            r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", answer.headers.get("Content-Range", "").strip()
+        )
+        if match is None:
+            return have, None
+        return int(match[1]), None if match[2] == "*" else int(match[2])
+    length = answer.headers.get("Content-Length", "")
+    return 0, int(length) if re.fullmatch(r"\d{1,18}", length) else None
+
+
+def _unreachable(archive: Archive, part: Path, reason: str) -> FeatstoreError:
+    have = part.stat().st_size
+    return FeatstoreError(
+        f"{archive.url}: cannot be downloaded ({reason}; {have:,} of {archive.size:,} bytes are here); run the same "
+        f"command again to go on, or put the file into {part.parent} yourself"
+    )
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,122 @@
+"""From a name of the registry to a folder of pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from featstore.datasets.download import download
+from featstore.datasets.registry import Dataset
+from featstore.datasets.unpacking import folder_extent, unpack
+from featstore.errors import DamagedError, UsageError
+from featstore.files import atomic
+
+RECORD: Final = ".featstore-sample.json"
+"""File in a finished folder that says what it holds; sources pass over hidden files."""
+
+FetchProgress = Callable[[int, int, str], None]
+"""Is told the bytes that have arrived, the bytes of all archives, and what is being done."""
+
+
+def fetch(dataset: Dataset, folder: str | os.PathLike[str], *, progress: FetchProgress | None = None) -> None:
+    """Download and unpack ``dataset`` into ``folder``.
+
+    ``folder`` appears complete or not at all: until then archives and unpacked files lie beside it in
+    ``<folder>.featstore-partial``, and a later call goes on with them. A folder that an earlier call finished is left
+    as it is.
+
+    Raises UsageError where ``folder`` holds something else or another process is at it, DamagedError where an archive
+    is not the published one or cannot be unpacked safely, FeatstoreError where it cannot be downloaded.
+    """
+    root = Path(os.path.abspath(folder))
+    report = progress or (lambda done, total, note: None)
+    if _finished(dataset, root):
+        return
+    work = root.with_name(root.name + ".featstore-partial")
+    atomic.make_directory(work)
+    with _alone(work):
+        before = 0
+        for archive in dataset.archives:
+            download(
+                archive,
+                work / archive.name,
+                lambda have, before=before, name=archive.name: report(before + have, dataset.size, name),  # type: ignore[misc]
+            )
+            before += archive.size
+        report(before, dataset.size, "unpacking")
+        _unpack(dataset, work, root)
+        for archive in dataset.archives:
+            (work / archive.name).unlink()
+        # Somebody else's files in it stay.
+        with contextlib.suppress(OSError):
+            work.rmdir()
+
+
+def _unpack(dataset: Dataset, work: Path, root: Path) -> None:
+    """Unpack the archives in ``work`` and give the result the name ``root``."""
+    unpacked = work / "unpacked"
+    if unpacked.exists():
+        # Of a call that was interrupted: which of its files are whole is not known.
+        shutil.rmtree(unpacked)
+    unpacked.mkdir()
+    for archive in dataset.archives:
+        unpack(work / archive.name, archive.inside, unpacked / archive.to)
+    count, size = folder_extent(unpacked)
+    record: dict[str, Any] = {
+        "sample": dataset.name,
+        "home": dataset.home,
+        "licence": dataset.licence,
+        "sha256": [archive.sha256 for archive in dataset.archives],
+        "files": count,
+        "bytes": size,
+    }
+    atomic.write_json(unpacked / RECORD, record)
+    os.rename(unpacked, root)
+    atomic.sync(root.parent)
+
+
+def _finished(dataset: Dataset, root: Path) -> bool:
+    """Return whether ``root`` is ``dataset``; False: missing or empty. Raises UsageError where it holds something else."""
+    if not os.path.lexists(root):
+        return False
+    if not root.is_dir() or root.is_symlink():
+        raise UsageError(f"{root}: is there and no folder; name a new folder for the sample")
+    if not any(root.iterdir()):
+        return False
+    try:
+        record = atomic.read_json(root / RECORD)
+    except (OSError, DamagedError):
+        record = {}
+    if record.get("sample") != dataset.name:
+        raise UsageError(f"{root}: holds other files; name a new folder for the sample")
+    count, size = folder_extent(root)
+    own = (root / RECORD).stat().st_size
+    if (count - 1, size - own) != (record["files"], record["bytes"]):
+        raise UsageError(
+            f"{root}: was changed since it was unpacked ({count - 1:,} files of {size - own:,} bytes instead of "
+            f"{record['files']:,} of {record['bytes']:,}); delete it and run again, or name a new folder"
+        )
+    return True
+
+
+@contextlib.contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Hold the folder ``work`` alone; raise UsageError where another process has it."""
+    handle = os.open(work, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between opening and locking it, the process that had it may have finished and removed it.
+            held = os.path.exists(work) and os.path.samestat(os.stat(work), os.fstat(handle))
+        except BlockingIOError:
+            held = False
+        if not held:
+            raise UsageError(f"{work}: another process downloads into it; wait until it is done and run again")
+        yield
+    finally:
+        os.close(handle)

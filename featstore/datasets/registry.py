@@ -1,0 +1,60 @@
+"""The data sets that can be downloaded by name, as registry.toml lists them."""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from types import MappingProxyType
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A published archive: its address, its size in bytes, its SHA-256, and what is unpacked to where.
+
+    ``digest_from``: who published size and digest. ``inside``: the folder of the archive that is unpacked; ``to``: the
+    folder of the data set that its files go to ("" is the data set's own).
+    """
+
+    url: str
+    size: int
+    sha256: str
+    digest_from: str
+    inside: str
+    to: str
+
+    @property
+    def name(self) -> str:
+        """The file name that the address ends with."""
+        return urlsplit(self.url).path.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set: its ``name``, what it is, its folders once unpacked, its licence, its home page and its archives."""
+
+    name: str
+    title: str
+    layout: str
+    licence: str
+    home: str
+    archives: tuple[Archive, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all archives."""
+        return sum(archive.size for archive in self.archives)
+
+
+@functools.cache
+def registry() -> Mapping[str, Dataset]:
+    """Return the data sets by name."""
+    text = resources.files("featstore.datasets").joinpath("registry.toml").read_text(encoding="utf-8")
+    found = {}
+    for name, entry in tomllib.loads(text).items():
+        archives = tuple(Archive(**archive) for archive in entry.pop("archives"))
+        found[name] = Dataset(name, archives=archives, **entry)
+    return MappingProxyType(found)

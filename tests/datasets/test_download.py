@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featstore import defaults
+from featstore.datasets.download import download
+from featstore.errors import DamagedError, FeatstoreError
+from tests.datasets.serving import Server
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_downloads_a_file_and_reports_its_bytes(server: Server, tmp_path: Path) -> None:
+    told: list[int] = []
+    download(server.archive("a.zip", CONTENT), tmp_path / "a.zip", told.append)
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    assert (told[0], told[-1]) == (0, len(CONTENT))
+    assert told == sorted(told)
+    assert names(tmp_path) == ["a.zip"]
+
+
+def test_a_file_that_is_there_is_checked_and_not_downloaded(server: Server, tmp_path: Path) -> None:
+    archive = server.archive("a.zip", CONTENT)
+    (tmp_path / "a.zip").write_bytes(CONTENT)
+    download(archive, tmp_path / "a.zip", lambda have: None)
+    assert server.requests == []
+    (tmp_path / "a.zip").write_bytes(CONTENT[:-1] + b"x")
+    with pytest.raises(DamagedError, match="delete it and run again"):
+        download(archive, tmp_path / "a.zip", lambda have: None)
+
+
+def test_a_broken_connection_is_resumed_where_it_broke(server: Server, tmp_path: Path) -> None:
+    server.cut_after = [100_000, 50_000]
+    download(server.archive("a.zip", CONTENT), tmp_path / "a.zip", lambda have: None)
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    assert server.requests == ["", "bytes=100000-", "bytes=150000-"]
+
+
+def test_a_later_call_resumes_what_an_earlier_one_kept(server: Server, tmp_path: Path) -> None:
+    archive = server.archive("a.zip", CONTENT)
+    server.cut_after = [100_000, *[0] * defaults.DOWNLOAD_ATTEMPTS]
+    with pytest.raises(FeatstoreError, match="100,000 of 300,000 bytes are here"):
+        download(archive, tmp_path / "a.zip", lambda have: None)
+    assert names(tmp_path) == ["a.zip.part"]
+    server.requests.clear()
+    told: list[int] = []
+    download(archive, tmp_path / "a.zip", told.append)
+    assert server.requests == ["bytes=100000-"]
+    assert told[0] == 100_000
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+def test_a_server_without_ranges_sends_all_again(server: Server, tmp_path: Path) -> None:
+    server.ranges, server.cut_after = False, [100_000]
+    download(server.archive("a.zip", CONTENT), tmp_path / "a.zip", lambda have: None)
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    assert server.requests == ["", "bytes=100000-"]
+
+
+def test_a_server_without_ranges_that_always_breaks_ends(server: Server, tmp_path: Path) -> None:
+    server.ranges, server.cut_after = False, [100_000] * 50
+    with pytest.raises(FeatstoreError, match="cannot be downloaded"):
+        download(server.archive("a.zip", CONTENT), tmp_path / "a.zip", lambda have: None)
+    assert len(server.requests) == 1 + defaults.DOWNLOAD_ATTEMPTS
+
+
+def test_a_file_with_the_wrong_digest_is_not_kept(server: Server, tmp_path: Path) -> None:
+    archive = server.archive("a.zip", CONTENT)
+    server.files["a.zip"] = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
+    with pytest.raises(DamagedError, match="not the published file") as error:
+        download(archive, tmp_path / "a.zip", lambda have: None)
+    assert "\n" not in str(error.value)
+    assert names(tmp_path) == []
+
+
+def test_a_file_of_another_size_is_refused_before_it_is_read(server: Server, tmp_path: Path) -> None:
+    archive = server.archive("a.zip", CONTENT)
+    server.files["a.zip"] = CONTENT * 2
+    with pytest.raises(DamagedError, match="600,000 bytes instead of 300,000"):
+        download(archive, tmp_path / "a.zip", lambda have: None)
+    assert (tmp_path / "a.zip.part").stat().st_size == 0
+
+
+def test_a_damaged_beginning_is_downloaded_again(server: Server, tmp_path: Path) -> None:
+    archive = server.archive("a.zip", CONTENT)
+    (tmp_path / "a.zip.part").write_bytes(b"x" * 100_000)
+    download(archive, tmp_path / "a.zip", lambda have: None)
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    assert server.requests == ["bytes=100000-", ""]
+
+
+@pytest.mark.parametrize("size", [len(CONTENT), len(CONTENT) + 1])
+def test_a_wrong_part_that_is_complete_is_downloaded_again(server: Server, tmp_path: Path, size: int) -> None:
+    (tmp_path / "a.zip.part").write_bytes(b"x" * size)
+    download(server.archive("a.zip", CONTENT), tmp_path / "a.zip", lambda have: None)
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    assert server.requests == [""]
+
+
+def test_a_server_error_is_tried_again_and_a_missing_file_is_not(server: Server, tmp_path: Path) -> None:
+    server.statuses = [503, 429]
+    download(server.archive("a.zip", CONTENT), tmp_path / "a.zip", lambda have: None)
+    assert len(server.requests) == 3
+    server.requests.clear()
+    archive = server.archive("b.zip", CONTENT)
+    del server.files["b.zip"]
+    with pytest.raises(FeatstoreError, match=r"HTTP 404; 0 of 300,000 bytes are here"):
+        download(archive, tmp_path / "b.zip", lambda have: None)
+    assert len(server.requests) == 1
+
+
+def test_a_refused_connection_is_one_line_with_the_reason(server: Server, tmp_path: Path) -> None:
+    archive = server.archive("a.zip", CONTENT)
+    closed = type(archive)("http://127.0.0.1:9/a.zip", *[getattr(archive, n) for n in list(archive.__dict__)[1:]])
+    with pytest.raises(FeatstoreError, match="refused") as error:
+        download(closed, tmp_path / "a.zip", lambda have: None)
+    assert "\n" not in str(error.value)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_a_silent_connection_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
+    import socket
+
+    monkeypatch.setattr(defaults, "DOWNLOAD_TIMEOUT", 0.05)
+    monkeypatch.setattr(defaults, "DOWNLOAD_ATTEMPTS", 1)
+    archive = server.archive("a.zip", CONTENT)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/a.zip"
+        with pytest.raises(FeatstoreError, match="timed out"):
+            download(
+                type(archive)(url, archive.size, archive.sha256, "", "", ""), tmp_path / "a.zip", lambda have: None
+            )
