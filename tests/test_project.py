@@ -1,0 +1,44 @@
+"""The files that a project has besides its code: they exist, agree with each other and are up to date."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_the_license_is_the_one_the_metadata_names() -> None:
+    assert text("LICENSE").split()[:4] == ["Apache", "License", "Version", "2.0,"]
+    assert 'license = "Apache-2.0"' in text("pyproject.toml")
+
+
+def test_the_workflow_calls_what_a_change_must_pass() -> None:
+    assert "- run: .ci/run\n" in text(".github/workflows/ci.yml")
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+    assert ".ci/run" in text(".github/CONTRIBUTING.md")
+
+
+def test_commit_hooks_are_the_checks_of_ci() -> None:
+    checks = re.findall(r"^\.venv/bin/(ruff \w+|mypy)", text(".ci/run"), re.MULTILINE)
+    hooks = re.findall(r"entry: \.venv/bin/(ruff \w+|mypy)", text(".pre-commit-config.yaml"))
+    assert hooks == checks == ["ruff check", "ruff format", "mypy"]
+
+
+def test_every_slow_command_and_pipeline_is_documented() -> None:
+    commands = {path.stem for path in (ROOT / "tests/slow").glob("*.py") if "__main__" in path.read_text()}
+    helpers = {path.stem for path in (ROOT / "tests/slow").glob("*.py") if "of tests.slow.peers" in path.read_text()}
+    named = set(re.findall(r"python -m tests\.slow\.(\w+)", text("tests/README.md")))
+    assert named == commands - helpers
+    pipelines = {path.name for path in (ROOT / "pipelines").glob("*.py")}
+    assert set(re.findall(r"\]\((\w+\.py)\)", text("pipelines/README.md"))) == pipelines
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for name in ("data/README.md", "pipelines/README.md", "tests/README.md", ".github/CONTRIBUTING.md"):
+        for target in re.findall(r"\]\((?!https?://)([^)#]+)", text(name)):
+            assert (ROOT / name).parent.joinpath(target).exists(), (name, target)
