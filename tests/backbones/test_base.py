@@ -11,6 +11,7 @@ from featstore.backbones import architectures, base
 from featstore.errors import FeatstoreError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "classifier", "dimension"),
     [

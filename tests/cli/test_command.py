@@ -43,6 +43,7 @@ def test_an_unknown_verb_is_the_users_mistake():
     assert "No such command" in run("exctract", code=2).stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -66,11 +67,13 @@ def test_the_users_mistakes_are_one_line(place, arguments, words):
     assert error.startswith("Usage: ") or error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_second_run_does_nothing(place):
     report = run_json("extract", "pictures", "s", *SMALL, cwd=place)
     assert (report["change"]["unchanged"], report["new_vectors"], report["timings"]["forwarded"]) == (5, 0, 0)
 
 
+@pytest.mark.slow
 def test_a_run_that_reads_nothing_fails_and_says_why(place, tmp_path):
     (tmp_path / "t.csv").write_text("path\ntrain/ant/1.jpg\n")
     result = run("extract", "t.csv", "s", *SMALL, cwd=tmp_path, code=1)
@@ -80,6 +83,7 @@ def test_a_run_that_reads_nothing_fails_and_says_why(place, tmp_path):
     assert "1 image = 1 vector + 0 failures" in result.stdout
 
 
+@pytest.mark.slow
 def test_info_tells_what_is_there(place):
     found = run_json("info", place / "s")
     assert (found["vectors"], found["labels"], found["splits"]) == (4, {"ant": 2, "bee": 2}, {"train": 2, "val": 2})
@@ -88,6 +92,7 @@ def test_info_tells_what_is_there(place):
     assert "1280-d float32 of efficientnet_lite0" in text
 
 
+@pytest.mark.slow
 def test_failures_are_listed_grouped_and_exported(place):
     found = run_json("failures", place / "s")
     assert found["reasons"] == {"not-a-picture": 1}
@@ -96,6 +101,7 @@ def test_failures_are_listed_grouped_and_exported(place):
     assert run("failures", place / "s", "--csv").stdout.startswith("key,reason,message\n")
 
 
+@pytest.mark.slow
 def test_verify_finds_damage(place, tmp_path):
     assert ": whole" in run("verify", place / "s").stdout
     subprocess.run(["cp", "-r", place / "s", tmp_path / "s"], check=True)
@@ -106,6 +112,7 @@ def test_verify_finds_damage(place, tmp_path):
     assert "features does not match its checksum" in run("verify", tmp_path / "s", code=1).stdout
 
 
+@pytest.mark.slow
 def test_labels_and_compaction(place, tmp_path):
     subprocess.run(["cp", "-r", place / "s", tmp_path / "s"], check=True)
     shards = {path: path.stat().st_mtime_ns for path in (tmp_path / "s" / "shards").iterdir()}
@@ -120,6 +127,7 @@ def test_labels_and_compaction(place, tmp_path):
     assert FeatureStore.open(tmp_path / "s").labels.tolist() == ["queen", "bee", "ant", None]
 
 
+@pytest.mark.slow
 def test_a_list_of_odd_names_on_stdin(tmp_path):
     write_pictures(tmp_path, ["a b/1.jpg", "new\nline.png"])
     odd = os.fsencode(tmp_path) + b"/\xff.jpg"
@@ -130,6 +138,7 @@ def test_a_list_of_odd_names_on_stdin(tmp_path):
     assert sorted(FeatureStore.open(tmp_path / "s").key_bytes(None)) == [b"new\nline.png", b"\xff.jpg"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_cleanly_and_the_same_command_goes_on(tmp_path, number, code):
     write_pictures(tmp_path / "pictures", [f"{i:03d}.png" for i in range(40)])
@@ -180,6 +189,7 @@ def test_the_sample_is_written_once(tmp_path):
     assert "holds other files" in run("sample", "digits", tmp_path / "e", code=2).stderr
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_crash(place):
     command = f"{sys.executable} -m featstore info {place / 's'} --json | true"
     assert subprocess.run(["bash", "-c", command], check=False, stderr=subprocess.PIPE).stderr == b""

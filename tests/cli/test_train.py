@@ -12,6 +12,8 @@ from tests.chain import names, write_coloured
 from tests.cli.running import run, run_json
 from tests.page_reading import read
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("--backbone", "squeezenet1_1", "--weights", "random:0", "--batch", "8")
 
 

@@ -22,8 +22,9 @@ KINDS = [
     ("torch", "fp32"),
     ("torch-folded", "fp32"),
     ("openvino", "fp32"),
-    ("torch-folded", "bf16"),
-    ("openvino", "bf16"),
+    # Most processors compute bfloat16 in software: minutes instead of seconds.
+    pytest.param(("torch-folded", "bf16"), marks=pytest.mark.slow),
+    pytest.param(("openvino", "bf16"), marks=pytest.mark.slow),
 ]
 
 
@@ -107,11 +108,13 @@ def test_provenance_is_json(engine: Engine) -> None:
     assert provenance["threads"] >= 1
 
 
+@pytest.mark.slow
 def test_openvino_refuses_pictures_of_another_size(backbone: Backbone) -> None:
     with pytest.raises(UsageError, match="224 x 224"):
         open_engine(backbone, engine="openvino", device="cpu")(np.zeros((1, 200, 200, 3), np.uint8))
 
 
+@pytest.mark.slow
 def test_auto_on_a_cpu(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_engine(backbone, device="cpu").name == "openvino"
     monkeypatch.setattr(opening.openvino, "available", lambda: False)

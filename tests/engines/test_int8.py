@@ -31,6 +31,7 @@ def pictures() -> NDArray[np.uint8]:
     return np.stack([np.asarray(photograph(seed, 224, 224)) for seed in range(16)])
 
 
+@pytest.mark.slow
 def test_int8_is_close_to_fp32_and_a_class_of_its_own(
     engine: Engine, backbone: Backbone, pictures: NDArray[np.uint8]
 ) -> None:
@@ -44,12 +45,14 @@ def test_int8_is_close_to_fp32_and_a_class_of_its_own(
     assert json.loads(json.dumps(engine.provenance()))["precision"] == "int8"
 
 
+@pytest.mark.slow
 def test_every_convolution_computes_in_integers(engine: Engine) -> None:
     nodes = [node.get_rt_info() for node in engine._compiled.get_runtime_model().get_ops()]  # type: ignore[attr-defined]
     kinds = {i["runtimePrecision"].astype(str) for i in nodes if "Convolution" in i["layerType"].astype(str)}
     assert kinds <= {"u8", "i8"}
 
 
+@pytest.mark.slow
 def test_int8_follows_from_the_backbone_alone() -> None:
     pictures = np.stack([dead_leaves(seed, 32) for seed in range(100, 109)])
     first, second = (open_engine(tiny_backbone(), engine="openvino-int8", device="cpu")(pictures) for _ in range(2))

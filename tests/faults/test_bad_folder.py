@@ -8,7 +8,11 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
 from tests.faults.corpus import MAX_MEMORY, make
+
+pytestmark = pytest.mark.slow
 
 
 def test_every_file_of_the_corpus_is_accounted_for(tmp_path: Path) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from featstore.stages.verify import verify
 from tests.faults.building import copy_of
 from tests.faults.flips import flips
+
+pytestmark = pytest.mark.slow
 
 
 def test_every_flipped_bit_is_found_and_its_file_named(master: Path, tmp_path: Path) -> None:

@@ -6,7 +6,11 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tests.faults.workplace import BATCH
+
+pytestmark = pytest.mark.slow
 
 
 def test_no_kill_loses_doubles_or_changes_anything() -> None:

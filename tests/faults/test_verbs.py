@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.cli.running import run, run_json
 from tests.faults.building import copy_of
 from tests.faults.test_repair import overwrite, shard
+
+pytestmark = pytest.mark.slow
 
 
 def test_verify_names_what_repair_then_restores(master: Path, tmp_path: Path) -> None:

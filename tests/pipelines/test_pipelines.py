@@ -11,6 +11,8 @@ from featstore.cli import run
 from tests.chain import names, write_coloured
 from tests.page_reading import read
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("--backbone", "squeezenet1_1", "--weights", "random:0")
 
 

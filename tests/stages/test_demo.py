@@ -16,6 +16,7 @@ def done(tmp_path_factory):
     return folder, demo(folder, limit=40, write_page=write_demo_page)
 
 
+@pytest.mark.slow
 def test_the_demo_ends_with_a_page_of_pictures(done):
     folder, report = done
     assert (report.images, report.vectors, report.failures) == (40, 40, 0)
@@ -35,6 +36,7 @@ def test_the_demo_ends_with_a_page_of_pictures(done):
     require_shown(folder / "demo.html")
 
 
+@pytest.mark.slow
 def test_a_second_run_keeps_what_is_done_and_says_the_same(done):
     folder, report = done
     before = {

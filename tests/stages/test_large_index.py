@@ -17,6 +17,8 @@ from featstore.store import FeatureStore
 from featstore.where import rows_where
 from tests.stages.large import ROWS, extend, indexed, pictures, vector
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):

@@ -19,6 +19,8 @@ from featstore.store.repair.verify import verify_store
 from tests.chain import make_store, names, write_coloured
 from tests.made import tiny_backbone
 
+pytestmark = pytest.mark.slow
+
 MADE = {"bf16": {"engine": "torch-folded", "precision": "bf16"}, "int8": {"engine": "openvino-int8"}}
 LATER = {"bf16": {"engine": "torch-folded"}, "int8": {}}
 

@@ -143,6 +143,7 @@ def test_one_thread_builds_the_same_graph_twice(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() != (tmp_path / "c").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 def test_search_goes_on_in_a_forked_child() -> None:
     code = """

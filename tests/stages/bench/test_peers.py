@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+import pytest
+
 from featstore.stages.bench import peers
 from featstore.stages.bench.rounds import apart
 from featstore.stages.bench.speed import _PEERS, _peers
@@ -18,6 +20,7 @@ def test_a_peer_is_at_hand_where_it_is_installed_and_has_the_backbone(monkeypatc
     assert peers.at_hand("resnet50") == []
 
 
+@pytest.mark.slow
 def test_each_has_a_function_that_gives_vectors_of_all_pictures(tmp_path):
     folder = write_pictures(tmp_path / "pictures", ["a.png", "b.jpg"])
     model = {"folder": str(folder), "backbone": "resnet18", "weights": "random:0"}

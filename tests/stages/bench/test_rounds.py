@@ -14,6 +14,7 @@ from featstore.stages.bench.rounds import Contender, Measured, alternate, apart
 FAKES = "tests.stages.bench.fakes"
 
 
+@pytest.mark.slow
 def test_every_contender_runs_once_a_round_in_a_process_of_its_own_and_the_order_rotates():
     told = []
     contenders = [Contender(name, f"{FAKES}:answer", {"rate": rate}) for name, rate in (("a", 2.0), ("b", 3.0))]
@@ -37,6 +38,7 @@ def test_what_a_contender_fails_at_is_told_with_its_name():
         apart(f"{FAKES}:vanish", {}, "the one")
 
 
+@pytest.mark.slow
 def test_a_contender_ends_with_the_process_that_measures(tmp_path):
     lock = tmp_path / "lock"
     code = f"from featstore.stages.bench.rounds import apart; apart('{FAKES}:linger', {{'path': {str(lock)!r}}}, 'x')"

@@ -61,6 +61,7 @@ def test_shares_are_of_the_same_rounds_ceilings():
     assert _shares(measured, on_cpu=False)["end to end, torch, exact"]["of_ceiling"] == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_every_part_is_measured_and_accounted_for(in_this_process, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     # Those of the user's machine may be installed here or not; they have a test of their own.

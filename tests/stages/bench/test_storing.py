@@ -10,6 +10,7 @@ from featstore.errors import UsageError
 from featstore.stages.bench import bench_store
 
 
+@pytest.mark.slow
 def test_shards_are_measured_against_plain_files(in_this_process, tmp_path):
     report = bench_store(tmp_path, megabytes=1, dimension=64, rounds=2).to_dict()
     names = [
@@ -35,6 +36,7 @@ def test_shards_are_measured_against_plain_files(in_this_process, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_command_shows_a_table_or_json(in_this_process, tmp_path):
     asked = ["bench", "--store", str(tmp_path), "--megabytes", "1", "--rounds", "1"]
     text = CliRunner().invoke(featstore, asked, standalone_mode=False).stdout

@@ -26,6 +26,7 @@ from tests.made import tiny_backbone, write_pictures
 BACKBONE, DECODER = "tests.faults.planted:backbone", "tests.faults.planted:decode"
 
 
+@pytest.mark.slow
 def test_culprits_become_failures_and_the_others_the_vectors_they_always_get(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -61,6 +62,7 @@ def test_culprits_become_failures_and_the_others_the_vectors_they_always_get(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mark", "reason"),
     [(b"LOOP", "decoder-stalled"), (b"EXIT", "decoder-died"), (b"EAT", "out-of-memory"), (b"no picture", None)],
@@ -81,6 +83,7 @@ def test_a_suspect_is_tried_alone(tmp_path: Path, mark: bytes, reason: str | Non
     assert (verdict and verdict[0]) == reason
 
 
+@pytest.mark.slow
 def test_a_death_without_a_culprit_is_forgiven_once(tmp_path: Path) -> None:
     pictures = write_pictures(tmp_path / "pictures", ["a.png"])
     with pytest.raises(FeatstoreError, match=r"SIGKILL.*twice without progress, and no picture explains it"):
@@ -94,6 +97,7 @@ def test_errors_come_through_as_they_are(tmp_path: Path) -> None:
         extract_supervised(tmp_path, tmp_path / "store", decoder="os; import x")
 
 
+@pytest.mark.slow
 def test_a_stop_reaches_the_worker_and_the_run_goes_on_later(tmp_path: Path) -> None:
     pictures = write_pictures(tmp_path / "pictures", [f"{number:02d}.png" for number in range(40)])
     stop = threading.Event()
@@ -116,6 +120,7 @@ def test_a_stop_reaches_the_worker_and_the_run_goes_on_later(tmp_path: Path) -> 
     assert store.features().tobytes() == plain.features().tobytes()
 
 
+@pytest.mark.slow
 def test_the_worker_dies_with_its_supervisor(tmp_path: Path) -> None:
     pictures = write_pictures(tmp_path / "pictures", [f"{number:02d}.png" for number in range(40)])
     code = (
