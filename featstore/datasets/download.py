@@ -17,6 +17,7 @@ from featstore import __version__, defaults
 from featstore.datasets.registry import Archive
 from featstore.errors import DamagedError, FeatstoreError
 from featstore.files import atomic
+from featstore.sources.base import shown
 
 _READ_BYTES: Final = 1 << 20
 _PARTIAL_CONTENT: Final = 206
@@ -79,7 +80,8 @@ def _receive(archive: Archive, part: Path, progress: Callable[[int], None]) -> b
             if error.code < _SERVER_ERRORS and error.code != _TOO_MANY_REQUESTS:
                 raise _unreachable(archive, part, reason) from None
         except _BROKEN as error:
-            reason = str(getattr(error, "reason", None) or error) or type(error).__name__
+            # It may quote what the server sent.
+            reason = shown(str(getattr(error, "reason", None) or error) or type(error).__name__)
         have = part.stat().st_size
         attempts = 0 if have > before else attempts + 1
         if attempts >= defaults.DOWNLOAD_ATTEMPTS:

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-import pytest
-
 import featstore.index
+import pytest
 
 
 def test_every_name_leads_to_its_home() -> None:
