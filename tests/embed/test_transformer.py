@@ -112,6 +112,7 @@ def test_what_is_no_picture_is_refused_by_fit_and_transform(embedder, pictures, 
             method(pictures)
 
 
+@pytest.mark.slow
 def test_parameters_are_checked_when_it_is_used_and_copies_load_for_themselves(embedder):
     for wrong in ({"backbone": "none"}, {"engine": "none"}, {"decode": "none"}, {"batch": 0}):
         with pytest.raises(UsageError):

@@ -171,6 +171,7 @@ def victim(master: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @settings(max_examples=120)
 @given(seed=st.integers(0, 10**9))
 def test_forged_files_are_refused_or_read(victim: Path, seed: int) -> None:

@@ -199,6 +199,7 @@ json_values = st.recursive(
 KEYS = ["format", "head", "model", "numbers", "classes", "fingerprint", "identity", "about"]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(key=st.sampled_from(KEYS), value=json_values)
 def test_any_json_in_the_description_loads_or_is_refused(key, value, tmp_path_factory):

@@ -32,6 +32,7 @@ def made(vectors: np.ndarray, asked: Contract, candidates: list[Candidate], **op
     return build_contract(vectors, np.arange(rows) * 2, keys, asked, candidates=candidates, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("candidate", [GRAPH, LISTS])
 def test_the_contract_holds_on_queries_nobody_has_seen(
     candidate: Candidate, vectors: np.ndarray, tmp_path: Path
@@ -57,6 +58,7 @@ def test_the_contract_holds_on_queries_nobody_has_seen(
     np.testing.assert_array_equal(back.search(vectors[:50], 5)[1], index.search(vectors[:50], 5)[1])
 
 
+@pytest.mark.slow
 def test_the_table_says_what_came_of_each(vectors: np.ndarray) -> None:
     hopeless = Candidate("hopeless", "IVF64,PQ6x4fs,Refine(SQfp16)", 10, "nprobe", (1,), (1.0,))
     large = Candidate("large", "HNSW32", 4 * DIMENSION + 300, "efSearch", (10,))
@@ -93,6 +95,7 @@ def test_few_rows_are_searched_exactly() -> None:
     assert [trial["outcome"] for trial in index.info()["trials"]] == ["chosen", "too few rows to measure its recall"]
 
 
+@pytest.mark.slow
 def test_kinds_are_tried_on_a_sample_and_the_chosen_one_built_on_all(
     vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +108,7 @@ def test_kinds_are_tried_on_a_sample_and_the_chosen_one_built_on_all(
     assert check_contract(index, vectors[ROWS:]).high >= index.recall.low >= 0.9
 
 
+@pytest.mark.slow
 def test_what_fresh_queries_refute_gives_way_to_exact_search(
     vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,7 @@ def test_a_second_run_keeps_what_is_done_and_says_the_same(done):
     assert [step.made_in for step in again.steps] == [step.seconds for step in report.steps]
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_used_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UsageError, match="is a file"):
@@ -69,6 +70,7 @@ def test_a_folder_that_cannot_be_used_is_refused(tmp_path):
         demo(tmp_path / "e", limit=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1, 7, 100, 1797, 5000])
 def test_evenly_takes_as_many_as_asked_for(tmp_path, limit):
     write_sample("digits", tmp_path / "digits")

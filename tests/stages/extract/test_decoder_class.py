@@ -112,6 +112,7 @@ def test_predict_and_search_decode_as_the_head_and_the_index_were_made(place, tm
     np.testing.assert_allclose([query.neighbours[0].score for query in found.queries], 1, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_suspects_are_tried_with_the_stores_own(tmp_path, monkeypatch):
     pictures = write_pictures(tmp_path / "pictures", ["a.png", "b.jpg"])
     stop = threading.Event()

@@ -334,6 +334,7 @@ def test_the_breakdown_accounts_for_the_clock_and_the_processors(folder, tmp_pat
     assert report.advice == ""
 
 
+@pytest.mark.slow
 def test_a_store_goes_on_with_its_own_backbone_and_refuses_another_before_it_is_loaded(folder, tmp_path):
     extract(folder, tmp_path / "s", backbone="squeezenet1_1", weights="random:3", dtype="float16")
     write_pictures(folder, ["ant/new.jpg"], seed=50)
@@ -344,6 +345,7 @@ def test_a_store_goes_on_with_its_own_backbone_and_refuses_another_before_it_is_
         extract(folder, tmp_path / "s", backbone="resnet50")
 
 
+@pytest.mark.slow
 def test_the_file_of_weights_has_to_be_named_again(folder, tmp_path):
     from featstore.backbones import load_backbone
 
