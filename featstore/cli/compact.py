@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from featstore.cli.output import json_option, show
+from featstore.cli.output import json_option, show, strangers
 from featstore.text import counted
 
 
@@ -25,4 +25,4 @@ def compact(store: str, as_json: bool) -> None:
         f"{store}: {counted(report.purged, 'row')} purged; {counted(report.shards_before, 'shard')} ({report.bytes_before / 2**20:,.1f} MiB) became "
         f"{report.shards_after:,} ({report.bytes_after / 2**20:,.1f} MiB), {report.shards_rewritten:,} of them written anew"
     )
-    show(report.to_dict(), text, as_json)
+    show(report.to_dict(), text + strangers(report.strangers), as_json)

@@ -9,13 +9,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
 import click
 
 _LOG_SECONDS = 30.0
+_NAMED = 5
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 
 
@@ -31,6 +32,14 @@ def show(value: Any, text: str, as_json: bool) -> None:
 def printable(text: str) -> str:
     """Return ``text`` as one line: control characters and bytes that are no UTF-8 escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def strangers(names: Sequence[str]) -> str:
+    """Return a line on the files in a store that are not featstore's and were left alone; "" where there are none."""
+    if not names:
+        return ""
+    more = ", ..." if len(names) > _NAMED else ""
+    return f"\nnot featstore's, left alone: {', '.join(map(printable, names[:_NAMED]))}{more}"
 
 
 def columns(rows: list[tuple[Any, ...]], header: tuple[str, ...]) -> str:

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from featstore.cli.output import json_option, printable, show
+from featstore.cli.output import json_option, printable, show, strangers
 from featstore.text import counted
 
 
@@ -28,6 +28,7 @@ def verify(path: str, as_json: bool) -> int:
     lines = [printable(str(problem)) for problem in report.problems]
     state = counted(len(lines), "problem") if lines else "whole"
     lines.append(f"{path}: {counted(report.files, 'file')}, {report.bytes / 2**20:,.1f} MiB: {state}")
+    lines[-1] += strangers(report.strangers)
     if report.problems and os.path.isdir(path):
         lines.append(f"featstore repair {path} restores what can be restored")
     show(report.to_dict(), "\n".join(lines), as_json)

@@ -75,9 +75,7 @@ class Run:
             check_root(root, str(segment.source.get("kind")))
             for root, segment in zip(self.roots, self.plan.segments, strict=True)
         ]
-        self.todo = [
-            unit for unit in units if not shards.shard_path(self.store, unit.number).exists() and there[unit.segment]
-        ]
+        self.todo = [unit for unit in units if not shards.has_shard(self.store, unit.number) and there[unit.segment]]
         self.total = sum(map(len, self.todo))
 
     def root(self, segment: int) -> Path:
@@ -120,7 +118,7 @@ class Run:
                 taken = self.claims.take(unit.number)
                 if isinstance(taken, Owner):
                     held.append((unit, taken))
-                elif shards.shard_path(self.store, unit.number).exists():
+                elif shards.has_shard(self.store, unit.number):
                     self.claims.finish(unit.number)
                     self._advance(len(unit), 0, made=False)
                 else:
@@ -132,7 +130,7 @@ class Run:
                     self.open[unit.number] = writer
                     self._advance(writer.next_row, 0, made=False)
                     yield from self._cut(writer)
-            todo = [unit for unit, _ in held if not shards.shard_path(self.store, unit.number).exists()]
+            todo = [unit for unit, _ in held if not shards.has_shard(self.store, unit.number)]
             self._advance(sum(len(unit) for unit, _ in held if unit not in todo), 0, made=False)
             if todo:
                 # What we hold must not wait in the pipeline while we wait for others.

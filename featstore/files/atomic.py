@@ -8,6 +8,7 @@ import io
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import xxhash
 from featstore.errors import DamagedError, UsageError
 
 TEMPORARY_SUFFIX = ".tmp"
+LARGEST_JSON = 1 << 20
+"""Bytes of a JSON file at most: what write_json writes is far smaller."""
 _READ_BYTES = 4 << 20
 
 
@@ -29,17 +32,11 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def make_directory(directory: Path, below: Path | None = None) -> None:
-    """Create ``directory`` and its missing parents durably; one that exists is left as it is.
-
-    ``below``: create nothing but what lies below this folder: FileNotFoundError where it is gone. A store that was
-    deleted under a run does not rise again without its manifest.
-    """
+def make_directory(directory: Path) -> None:
+    """Create ``directory`` and its missing parents durably; one that exists is left as it is."""
     if directory.is_dir():
         return
-    if directory == below:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(directory))
-    make_directory(directory.parent, below)
+    make_directory(directory.parent)
     directory.mkdir(exist_ok=True)
     sync(directory.parent)
 
@@ -104,9 +101,49 @@ def write_json(path: Path, value: dict[str, Any], *, exclusive: bool = False) ->
     write_bytes(path, text.encode() + b"\n", exclusive=exclusive)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read what write_json wrote; raise DamagedError where a byte is not as it was written."""
-    return parse_json(path, Path(path).read_bytes())
+def open_regular(path: Path, *, follow: bool = True, writable: bool = False) -> io.FileIO:
+    """Open a regular file for reading, or for reading and writing, without ever waiting for it.
+
+    A pipe without a writer would block for ever and a device may have no end, so anything but a regular file is
+    refused. ``follow=False`` refuses a symbolic link too: whoever made the link chose what is opened.
+
+    Raises DamagedError for what is no regular file, IsADirectoryError, OSError.
+    """
+    flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    try:
+        handle = os.open(path, flags)
+    except OSError as error:
+        if error.errno == errno.ELOOP and not follow:
+            raise DamagedError(
+                f"{path}: is a symbolic link, where a file is needed; put the file itself here"
+            ) from None
+        if error.errno == errno.ENXIO:  # a socket, or a device without a driver
+            raise DamagedError(f"{path}: is no regular file") from None
+        raise
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        raise DamagedError(f"{path}: is no regular file")
+    return io.FileIO(handle, "r+b" if writable else "rb")
+
+
+def read_small(path: Path, limit: int, *, follow: bool = True) -> bytes:
+    """Return the content of a regular file; raise DamagedError where it has more than ``limit`` bytes, and OSError."""
+    with open_regular(path, follow=follow) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise DamagedError(f"{path}: has {size:,} bytes where {limit:,} are the most")
+        return file.read(limit + 1)
+
+
+def read_json(path: Path, *, follow: bool = True) -> dict[str, Any]:
+    """Read what write_json wrote; raise DamagedError where a byte is not as it was written.
+
+    ``follow``: as in open_regular.
+    """
+    return parse_json(path, read_small(path, LARGEST_JSON, follow=follow))
 
 
 def parse_json(path: Path, data: bytes | bytearray) -> dict[str, Any]:
@@ -127,7 +164,7 @@ def checksum_file(path: Path, start: int = 0, stop: int | None = None) -> str:
 
     Read, not mapped: faster on a cold disk, and an I/O error is an OSError, where a map would kill the process.
     """
-    with open(path, "rb", buffering=0) as file:
+    with open_regular(path) as file:
         return checksum_open(file, start, stop)
 
 

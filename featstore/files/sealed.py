@@ -32,7 +32,7 @@ import numpy as np
 import xxhash
 from numpy.typing import DTypeLike, NDArray
 
-from featstore.errors import DamagedError
+from featstore.errors import DamagedError, FeatstoreError
 from featstore.files import atomic, hdf5
 from featstore.files.hdf5_sink import Device
 
@@ -41,6 +41,7 @@ _ALIGNMENT = 64
 _SMALLEST_HEADER = 1024
 _LARGEST_HEADER = 1 << 20
 _LARGEST_WIDTH = 1 << 24
+_LARGEST_META = 128 << 20
 _LARGE = 16 << 20
 _PARALLEL = 1 << 20
 _CACHED = 256 << 10
@@ -77,6 +78,8 @@ def write(
     Raises DamagedError when what was read back is not what was given (a bad disk or memory), OSError.
     """
     text = atomic.canonical_json(dict(meta)).encode()
+    if len(text) > _LARGEST_META:
+        raise FeatstoreError(f"{path}: its description of {len(text):,} bytes is larger than {_LARGEST_META:,}")
     everything: dict[str, NDArray[Any] | Blocks] = {"meta": np.frombuffer(text, np.uint8), **arrays}
     with atomic.new_file(path, exclusive=exclusive) as temporary:
         header_bytes = _header_bytes(everything, summary or {})
@@ -188,21 +191,21 @@ def _write_header(path: Path, header_bytes: int, value: dict[str, Any]) -> None:
 
 def begins_like_one(path: Path) -> bool:
     """Return whether a file begins as sealed files do: False for what was never one. Raises OSError."""
-    with open(path, "rb", buffering=0) as file:
+    with atomic.open_regular(path) as file:
         return file.read(len(MAGIC)) == MAGIC.encode()
 
 
-def read_header(path: Path, kind: str | None = None) -> dict[str, Any]:
-    """Return the header's JSON plus ``header_bytes``, reading nothing else.
+def read_header(path: Path, kind: str | None = None, *, follow: bool = True) -> dict[str, Any]:
+    """Return the header's JSON plus ``header_bytes``, reading nothing else; ``follow`` as in files.open_regular.
 
     Raises DamagedError where the file is not a whole sealed file of ``kind``, OSError where it cannot be read.
     """
-    with open(path, "rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        return _parse_header(path, file.read(_SMALLEST_HEADER), file, size, kind)
+    with atomic.open_regular(path, follow=follow) as file:
+        return _parse_header(path, file, os.fstat(file.fileno()).st_size, kind)
 
 
-def _parse_header(path: Path, start: bytes, file: Any, size: int, kind: str | None) -> dict[str, Any]:
+def _parse_header(path: Path, file: Any, size: int, kind: str | None) -> dict[str, Any]:
+    start = file.read(_SMALLEST_HEADER)
     prefix = MAGIC.encode() + b" "
     length = start[len(prefix) + 33 : len(prefix) + 40]
     if not start.startswith(prefix) or not length.isdigit():
@@ -244,21 +247,41 @@ def is_header(block: bytes | bytearray, size: int) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class Mapped:
+    """A sealed file, open and mapped: readable after its name is gone. ``identity``: device and inode."""
+
+    map: mmap.mmap
+    identity: tuple[int, int]
+    header_bytes: int
+
+    @classmethod
+    def open(cls, path: Path, kind: str | None, *, follow: bool) -> tuple[Mapped, dict[str, Any]]:
+        """Open and map a file; return it and its header. ``follow``: as in files.open_regular."""
+        with atomic.open_regular(path, follow=follow) as file:
+            status = os.fstat(file.fileno())
+            header = _parse_header(path, file, status.st_size, kind)
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return cls(mapped, (status.st_dev, status.st_ino), header["header_bytes"]), header
+
+
 class SealedFile:
     """A sealed file, memory-mapped: one map whatever the number of arrays, no lock, no libhdf5.
 
     Attributes: ``path``, ``header``, ``summary`` (dict), ``names`` (the arrays).
     Opening checks the header and that every array lies inside the file; ``verify`` checks every byte.
-    Raises DamagedError, OSError.
+    ``follow=False`` refuses a symbolic link; ``mapped``: the file, where it is open. Raises DamagedError, OSError.
     """
 
-    def __init__(self, path: Path, kind: str | None = None) -> None:
-        self.path = Path(path)
-        with open(self.path, "rb", buffering=0) as file:
-            status = os.fstat(file.fileno())
-            self._identity = status.st_dev, status.st_ino
-            self.header = _parse_header(self.path, file.read(_SMALLEST_HEADER), file, status.st_size, kind)
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    def __init__(
+        self, path: Path, kind: str | None = None, *, follow: bool = True, mapped: Mapped | None = None
+    ) -> None:
+        self.path, self._follow = Path(path), follow
+        if mapped is None:
+            mapped, self.header = Mapped.open(self.path, kind, follow=follow)
+        else:
+            self.header = _parse_header(self.path, io.BytesIO(mapped.map[: mapped.header_bytes]), len(mapped.map), kind)
+        self._identity, self._map = mapped.identity, mapped.map
         self.summary: dict[str, Any] = self.header["summary"]
         self._arrays: dict[str, NDArray[Any]] = {}
         for name, entry in self.header["arrays"].items():
@@ -297,8 +320,9 @@ class SealedFile:
     @property
     def meta(self) -> dict[str, Any]:
         """The file's JSON description."""
+        text = self["meta"]
         try:
-            value = json.loads(self["meta"].tobytes())
+            value = json.loads(text.tobytes()) if text.nbytes <= _LARGEST_META else None
         except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
@@ -307,17 +331,12 @@ class SealedFile:
 
     def verify(self) -> list[str]:
         """Read every byte; return what is damaged ([] when nothing is), in words, arrays named. Raises OSError."""
-        damaged = self.damaged()
-        return [
-            f"{self.path}: {name} does not match its checksum"
-            if name
-            else f"{self.path}: the HDF5 structure around the arrays does not match its checksum"
-            for name in damaged
-        ]
+        what = (name or "the HDF5 structure around the arrays" for name in self.damaged())
+        return [f"{self.path}: {each} does not match its checksum" for each in what]
 
     def damaged(self) -> list[str]:
         """Read every byte; return the names of the damaged arrays, "" for what lies around them. Raises OSError."""
-        with open(self.path, "rb", buffering=0) as file:
+        with atomic.open_regular(self.path, follow=self._follow) as file:
             status = os.fstat(file.fileno())
             if (status.st_dev, status.st_ino) != self._identity:
                 raise DamagedError(f"{self.path}: was replaced since it was opened; open it again")

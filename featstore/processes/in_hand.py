@@ -1,7 +1,7 @@
 """What a working process has in hand, in memory that outlives it: so that its death can be explained.
 
-A file without a name, mapped by the worker and by its supervisor: a counter of progress, whether progress is owed,
-and a slot for each decoding thread with the row that it reads or decodes. Writing costs a memory write.
+A file without a name, mapped by the worker and by its supervisor: a counter of progress, whether progress is owed, a
+counter that a thread of the worker raises as long as the process runs at all, and a slot for each decoding thread with the row that it reads or decodes. Writing costs a memory write.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Final
 
 IDLE, READING, DECODING = 0, 1, 2
 _HEADER: Final = struct.Struct("<QQ")
+_ALIVE: Final = struct.Struct("<Q")
 _SLOT: Final = struct.Struct("<QQQ")
 _SLOTS_AT: Final = 64
 
@@ -81,7 +82,15 @@ class InHand:
             self._ticks += 1
             _HEADER.pack_into(self._map, 0, self._ticks, owed)
 
+    def live(self) -> None:
+        """Note that the process runs, whatever it does."""
+        _ALIVE.pack_into(self._map, _HEADER.size, self.alive() + 1)
+
     # The supervisor's side
+
+    def alive(self) -> int:
+        """Return how often the worker said that it runs: a worker that is stopped, or hangs as a whole, says nothing."""
+        return int(_ALIVE.unpack_from(self._map, _HEADER.size)[0])
 
     def held(self) -> list[Held | None]:
         """Return by slot what is held."""
@@ -90,4 +99,5 @@ class InHand:
 
     def progress(self) -> tuple[bool, bytes]:
         """Return whether progress is owed, and a value that changes with every progress."""
-        return bool(_HEADER.unpack_from(self._map, 0)[1]), self._map[:]
+        value = self._map[: _HEADER.size] + self._map[_SLOTS_AT:]
+        return bool(_HEADER.unpack_from(value, 0)[1]), value

@@ -10,7 +10,7 @@ from typing import Any
 from featstore.artifacts import origin_of_index, origins_of_head
 from featstore.errors import DamagedError, UsageError
 from featstore.files import sealed
-from featstore.store import FeatureStore
+from featstore.store import FeatureStore, folders
 
 
 def info(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -104,8 +104,10 @@ def describe_store(path: str | os.PathLike[str]) -> dict[str, Any]:
     makers = Counter(_maker(made) for made in provenance)
     drifts: dict[tuple[str, str, str], float] = {}
     for made in provenance:
-        if isinstance(drift := made.get("drift"), dict):
-            drifts[_maker(made)] = max(drifts.get(_maker(made), 0.0), float(drift["greatest_difference"]))
+        drift = made.get("drift")
+        greatest = drift.get("greatest_difference") if isinstance(drift, dict) else None
+        if isinstance(greatest, int | float):
+            drifts[_maker(made)] = max(drifts.get(_maker(made), 0.0), float(greatest))
     return {
         "kind": "store",
         "path": str(path),
@@ -122,7 +124,7 @@ def describe_store(path: str | os.PathLike[str]) -> dict[str, Any]:
         "units": len(store.units),
         "unit_rows": store.manifest.unit_rows,
         "retired": len(store.plan.retired),
-        "bytes": sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file()),
+        "bytes": folders.size(store.path),
         "sources": [dict(source) for source in store.plan.sources().values()],
         "label_version": store.tables.version,
         "columns": store.tables.columns,

@@ -13,8 +13,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
-import shutil
 import socket
 import threading
 import time
@@ -23,10 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from featstore import defaults
-from featstore.errors import FeatstoreError
+from featstore.errors import DamagedError, FeatstoreError
 from featstore.files import atomic
+from featstore.store import folders
 
 _RECORD_BYTES = 512
+_LARGEST_RECORD = 4096
+_JOINS = 10
 
 
 Work = int | str
@@ -36,7 +39,7 @@ COMPACTION = "compaction"
 
 def work_folder(store: Path, work: Work) -> Path:
     """Return the folder where a unit, or other work, is done."""
-    return store / "work" / (work if isinstance(work, str) else f"{work:016d}")
+    return store / folders.WORK / (work if isinstance(work, str) else f"{work:016d}")
 
 
 def _first_line(path: str) -> str:
@@ -126,7 +129,8 @@ class Claim:
 
     def journals(self) -> list[Path]:
         """Return the journals of this unit, the oldest first."""
-        return [path for number in range(self.number + 1) if (path := self.directory / f"journal.{number}").exists()]
+        found = _numbers(self.directory, folders.JOURNAL)
+        return [self.directory / f"journal.{number}" for number in found if number <= self.number]
 
     def beat(self, *, release: bool = False) -> None:
         """Show that the owner lives; after a release, do nothing."""
@@ -135,7 +139,10 @@ class Claim:
                 return
             self._counter, self._released = self._counter + 1, release
             # In place, on the same inode: an NFS client that opens the file then sees the change.
-            with contextlib.suppress(FileNotFoundError), open(self.path, "r+b") as file:
+            with (
+                contextlib.suppress(FileNotFoundError, DamagedError),
+                atomic.open_regular(self.path, follow=False, writable=True) as file,
+            ):
                 file.write(_encode({**self._record, "beat": self._counter, "released": release}))
 
     def release(self) -> None:
@@ -144,7 +151,11 @@ class Claim:
 
     def finish(self) -> None:
         """Remove the unit's work folder: its shard is there."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        _remove(self.directory.parent.parent, self.directory.name)
+
+    def stands(self) -> bool:
+        """Return whether the claim's file is still there."""
+        return os.path.lexists(self.path)
 
 
 def _encode(record: dict[str, Any]) -> bytes:
@@ -154,16 +165,28 @@ def _encode(record: dict[str, Any]) -> bytes:
 def _read(path: Path) -> dict[str, Any] | None:
     """Return a claim's record; None where it cannot be read just now (being rewritten, or gone)."""
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        value = json.loads(atomic.read_small(path, _LARGEST_RECORD, follow=False))
+    except (OSError, DamagedError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
+def _numbers(directory: Path, pattern: re.Pattern[str]) -> list[int]:
+    """Return, ascending, the numbers of a work folder's regular files whose names are of ``pattern``."""
+    found = folders.regular(directory.parent.parent, folders.WORK, directory.name, pattern=pattern)
+    return sorted(int(name.partition(".")[2]) for name in found)
+
+
 def _last_claim(directory: Path) -> Path | None:
     """Return the claim in force; raise FileNotFoundError where the folder is gone."""
-    numbers = [int(name[6:]) for name in os.listdir(directory) if name.startswith("claim.") and name[6:].isdigit()]
-    return directory / f"claim.{max(numbers)}" if numbers else None
+    numbers = _numbers(directory, folders.CLAIM)
+    return directory / f"claim.{numbers[-1]}" if numbers else None
+
+
+def _remove(store: Path, name: str) -> None:
+    """Remove a folder of work; what cannot be removed now is left to the next compaction."""
+    with contextlib.suppress(OSError, DamagedError):
+        folders.remove_folder(store, folders.WORK, name)
 
 
 class Claims:
@@ -198,8 +221,8 @@ class Claims:
         """Claim a unit, or return the owner who holds it. Raises OSError where the store cannot be written."""
         directory = work_folder(self.store, unit)
         while True:
-            atomic.make_directory(directory, self.store)
             try:
+                folders.make(self.store, folders.WORK, directory.name)
                 return self._take(unit, directory)
             except FileNotFoundError:
                 # The folder went away in between: its owner finished.
@@ -210,7 +233,10 @@ class Claims:
         last = _last_claim(directory)
         if last is not None and (owner := self.holder(unit)):
             return owner
-        claim = Claim(directory, 0 if last is None else int(last.suffix[1:]) + 1, {**self._me, "since": time.time()})
+        # Numbers go on after all that are there: a name may be taken by what is no regular file.
+        taken = folders.names(self.store, folders.WORK, directory.name, pattern=folders.CLAIM)
+        number = max((int(name[6:]) for name in taken), default=-1) + 1
+        claim = Claim(directory, number, {**self._me, "since": time.time()})
         try:
             atomic.write_bytes(claim.path, _encode({**claim._record, "beat": 0}), exclusive=True)
         except FileExistsError:
@@ -238,27 +264,42 @@ class Claims:
 
     def _names(self) -> list[str]:
         try:
-            return os.listdir(self.store / "work")
+            return folders.names(self.store, folders.WORK, pattern=folders.WORK_FOLDER)
         except FileNotFoundError:
             return []
 
     def join(self) -> None:
         """Announce that this process writes to the store; raise FeatstoreError where it is being compacted.
 
-        Announcing comes before looking, here and in exclusive(): of the two at least one sees the other.
+        Announcing comes before looking, here and in exclusive(): of the two at least one sees the other. A compaction
+        that was ending meanwhile may have swept our announcement away: then it is made again.
         """
-        session = f"session-{secrets.token_hex(8)}"
-        self.take(session)
-        if owner := self.holder(COMPACTION):
+        folders.check(self.store)
+        for _ in range(_JOINS):
+            session = f"session-{secrets.token_hex(8)}"
+            claim = self.take(session)
+            if owner := self.holder(COMPACTION):
+                self.finish(session)
+                raise FeatstoreError(f"{self.store}: is being compacted by {owner}; run again when that is done")
+            if isinstance(claim, Claim) and claim.stands():
+                break
             self.finish(session)
-            raise FeatstoreError(f"{self.store}: is being compacted by {owner}; run again when that is done")
+        else:
+            raise FeatstoreError(f"{self.store}: is compacted again and again; run again when that is done")
         self._session = session
         for name in self._names():
-            if name.startswith("session-") and name != session and self.holder(name) is None:
-                shutil.rmtree(work_folder(self.store, name), ignore_errors=True)
+            if name.startswith("session-") and name != session:
+                self._sweep(name)
+
+    def _sweep(self, name: str) -> None:
+        """Remove a session's folder where its owner is dead; one without a claim is just being announced."""
+        with contextlib.suppress(FileNotFoundError):
+            if _last_claim(work_folder(self.store, name)) is not None and self.holder(name) is None:
+                _remove(self.store, name)
 
     def exclusive(self) -> None:
         """Claim the whole store; raise FeatstoreError where another process writes to it."""
+        folders.check(self.store)
         taken = self.take(COMPACTION)
         others = {} if isinstance(taken, Owner) else self.others()
         if isinstance(taken, Owner) or others:

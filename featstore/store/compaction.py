@@ -7,23 +7,27 @@ files that nothing refers to, a kill after it files that nothing refers to any m
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
-import shutil
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore.errors import DamagedError
 from featstore.files import atomic
+from featstore.store import folders, shards, tables, written
 from featstore.store import plan as plans
-from featstore.store import shards, tables
 from featstore.store.claims import COMPACTION, Claims, work_folder
 from featstore.store.feature_store import FeatureStore
 from featstore.store.keys import KeyIndex, digests
+from featstore.store.live_rows import shard_names
+from featstore.store.manifest import Manifest
 from featstore.store.plan import Ids, NewSegment, Plan, Rows, Unit, source_name
 from featstore.store.shards import Failure, Finished, Shard
 
@@ -32,7 +36,7 @@ BLOCK_ROWS = 4096
 
 @dataclass(frozen=True)
 class CompactReport:
-    """What a compaction did, in rows, shards and bytes of shards."""
+    """What a compaction did, in rows, shards and bytes of shards; ``strangers``: files that are not featstore's, left alone."""
 
     purged: int
     shards_before: int
@@ -40,8 +44,9 @@ class CompactReport:
     shards_rewritten: int
     bytes_before: int
     bytes_after: int
+    strangers: list[str] = field(default_factory=list)
 
-    def to_dict(self) -> dict[str, int]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""
         return asdict(self)
 
@@ -58,27 +63,32 @@ class _Group:
 def compact_store(store: str | os.PathLike[str]) -> CompactReport:
     """Purge retired rows from shards, plan and tables, and merge neighbouring small shards.
 
-    Ids stay what they are. Raises FeatstoreError while another process writes to the store; a reader that opened
-    the store before has to open it again.
+    Ids stay what they are. Raises FeatstoreError while another process writes to the store, and DamagedError, before
+    anything is changed, where a shard belongs to no unit of the plan or a file is missing. A reader that opened the
+    store before goes on with what it opened.
     """
     path = Path(store)
     FeatureStore(path)
     with Claims(path) as claims:
         claims.exclusive()
-        return _Compaction(path).run()
+        return _Compaction(path, claims).run()
 
 
 class _Compaction:
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, claims: Claims) -> None:
+        self.path, self.claims = path, claims
         self.store = FeatureStore(path)
         self.plan = self.store.plan
         self.next = self.store.manifest.next_epoch()
         self.done = {unit.number for unit in self.store.units} - {unit.number for unit in self.store.pending_units()}
 
     def run(self) -> CompactReport:
-        self._clean()
+        self._refuse_outside()
         before = self._sizes()
+        if not self.plan.segments:
+            # Nothing was ever planned: a next epoch would be as empty.
+            return CompactReport(0, len(before), len(before), 0, sum(before), sum(before), folders.strangers(self.path))
+        self._clean()
         groups = self._groups()
         rewritten = self._write_epoch(groups)
         self._write_tables()
@@ -86,29 +96,53 @@ class _Compaction:
         self.next.write(self.path)
         self._clean()
         after = self._sizes()
-        return CompactReport(purged, len(before), len(after), rewritten, sum(before), sum(after))
+        strangers = folders.strangers(self.path)
+        return CompactReport(purged, len(before), len(after), rewritten, sum(before), sum(after), strangers)
+
+    def _refuse_outside(self) -> None:
+        """Refuse where a shard belongs to no unit: the plan has lost a part, and compacting would make that final."""
+        planned = {shards.shard_path(self.path, unit.number).name for unit in self.store.units}
+        strays = written.outside(self.path, self.store.manifest.epoch, shard_names(self.path), planned)
+        if strays:
+            raise DamagedError(
+                f"{shards.folder(self.path) / strays[0]}: belongs to no unit of the plan, of which a part is lost "
+                f"({len(strays):,} such shards); nothing was compacted: restore the plan from a copy, or let "
+                f"featstore repair {self.path} set them aside"
+            )
 
     def _sizes(self) -> list[int]:
-        directory = shards.folder(self.path)
-        return [entry.stat().st_size for entry in os.scandir(directory)] if directory.is_dir() else []
+        return [os.lstat(shards.folder(self.path) / name).st_size for name in shard_names(self.path)]
 
     def _clean(self) -> None:
-        """Remove what the epoch in force does not refer to."""
-        epoch = FeatureStore(self.path).manifest.epoch
-        for folder in ("plan", "tables"):
-            if (self.path / folder).is_dir():
-                for name in os.listdir(self.path / folder):
-                    if name != f"{epoch:06d}":
-                        shutil.rmtree(self.path / folder / name)
+        """Remove what the epoch in force does not refer to: marks first, and of each folder only names of our own."""
+        epoch = Manifest.read(self.path).epoch
         units = Plan(self.path, epoch).units()
-        directory = shards.folder(self.path)
-        if directory.is_dir():
-            for name in set(os.listdir(directory)) - {shards.shard_path(self.path, unit.number).name for unit in units}:
-                os.unlink(directory / name)
-            atomic.sync(directory)
+        kept = {shards.shard_path(self.path, unit.number).name for unit in units}
+        gone = shard_names(self.path) - kept
+        prefixes = (f"{folders.PLAN}-{epoch:06d}-", f"{folders.TABLES}-{epoch:06d}-")
+        known = {f"{folders.SHARDS}-{name.removesuffix('.h5')}" for name in kept}
+        marks = written.marks(self.path)
+        written.unmark(self.path, *(name for name in marks if not name.startswith(prefixes) and name not in known))
+        for folder in (folders.PLAN, folders.TABLES):
+            for name in self._listed(folder, folders.EPOCH):
+                if name != f"{epoch:06d}":
+                    folders.remove_folder(self.path, folder, name)
+        for name in [*gone, *self._listed(folders.SHARDS, folders.HALF_SHARD)]:
+            folders.remove_file(self.path, folders.SHARDS, name)
+        if shards.folder(self.path).is_dir():
+            atomic.sync(shards.folder(self.path))
         planned = {work_folder(self.path, unit.number).name for unit in units} | {COMPACTION}
-        for name in set(os.listdir(self.path / "work")) - planned:
-            shutil.rmtree(self.path / "work" / name, ignore_errors=True)
+        for name in self._listed(folders.WORK, folders.WORK_FOLDER):
+            # A live claim is that of a process which is about to find that the store is being compacted.
+            if name not in planned and self.claims.holder(name) is None:
+                with contextlib.suppress(OSError):
+                    folders.remove_folder(self.path, folders.WORK, name)
+
+    def _listed(self, folder: str, pattern: re.Pattern[str]) -> list[str]:
+        try:
+            return folders.names(self.path, folder, pattern=pattern)
+        except FileNotFoundError:
+            return []
 
     def _live(self, unit: Unit) -> int:
         ids = self.plan.segments[unit.segment].ids[unit.start : unit.stop]
@@ -142,7 +176,8 @@ class _Compaction:
 
     def _write_epoch(self, runs: list[list[_Group]]) -> int:
         next_unit, rewritten = self.next.epoch * plans.UNITS_OF_EPOCH, 0
-        atomic.make_directory(plans.folder(self.path, self.next.epoch))
+        marks = written.marks(self.path)
+        folders.make(self.path, folders.PLAN, f"{self.next.epoch:06d}")
         pieces = [piece for groups in runs for piece in _segments(groups)]
         for number, groups in enumerate(pieces or [[]]):
             rows, numbers = [], []
@@ -150,6 +185,10 @@ class _Compaction:
                 part = _merged([self._rows(unit) for unit in group.units])
                 if group.kept:
                     numbers.append(group.units[0].number)
+                    shard = shards.shard_path(self.path, numbers[-1])
+                    if self._mergeable(group) and written.mark_of(shard) not in marks:
+                        # An earlier version wrote it, without a mark.
+                        written.mark(self.path, shard)
                 else:
                     numbers.append(next_unit)
                     next_unit += 1
@@ -211,7 +250,7 @@ class _Compaction:
         made = [
             {**entry, "of_unit": unit.number, "of_store": self.store.store_id}
             for shard, unit in live
-            for entry in shard.file.meta.get("provenance", [])
+            for entry in shard.provenance
         ]
         shards.write_shard(
             shards.shard_path(self.path, number),
@@ -223,8 +262,7 @@ class _Compaction:
         )
 
     def _write_tables(self) -> None:
-        directory = tables.folder(self.path, self.next.epoch)
-        atomic.make_directory(directory)
+        directory = folders.make(self.path, folders.TABLES, f"{self.next.epoch:06d}")
         for version, table in enumerate(self.store.tables.versions):
             path = tables.table_path(self.path, self.next.epoch, version)
             known = np.zeros(len(table.keys), bool)
@@ -232,6 +270,7 @@ class _Compaction:
             known[index.places()] = self.plan.find(np.stack([index.hi, index.lo], axis=1)) >= 0
             if known.all():
                 os.link(table.file.path, path)
+                written.mark(self.path, path)
             else:
                 rows = np.flatnonzero(known)
                 columns = {name: table.column(name).take(rows) for name in table.columns}

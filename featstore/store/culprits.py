@@ -12,6 +12,7 @@ from pathlib import Path
 
 from featstore.errors import DamagedError
 from featstore.files import atomic
+from featstore.store import folders
 from featstore.store.claims import work_folder
 
 _PREFIX = "culprit."
@@ -27,9 +28,8 @@ def read_culprits(directory: Path) -> dict[int, tuple[str, str]]:
     """Return reason and message by row. A note that is damaged is passed over: the picture will tell again."""
     found = {}
     for name in os.listdir(directory):
-        number = name.removeprefix(_PREFIX)
-        if name.startswith(_PREFIX) and number.isdigit():
-            with contextlib.suppress(DamagedError, FileNotFoundError):
-                value = atomic.read_json(directory / name)
-                found[int(number)] = str(value.get("reason")), str(value.get("message"))
+        if number := folders.CULPRIT.fullmatch(name):
+            with contextlib.suppress(DamagedError, FileNotFoundError, IsADirectoryError):
+                value = atomic.read_json(directory / name, follow=False)
+                found[int(number[1])] = str(value.get("reason")), str(value.get("message"))
     return found

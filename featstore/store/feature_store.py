@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from featstore import defaults
 from featstore.errors import UsageError
-from featstore.store import tables
+from featstore.store import folders, tables
 from featstore.store.identity import Identity
 from featstore.store.keys import KeyIndex
 from featstore.store.live_rows import LiveRows
-from featstore.store.manifest import Manifest
+from featstore.store.manifest import Manifest, settled
 from featstore.store.plan import Ids, Plan, Unit
 from featstore.store.shards import Failure, Shard
 from featstore.store.tables import Tables
@@ -87,7 +87,8 @@ class FeatureStore:
     """A store of feature vectors, opened for reading with ``FeatureStore.open``.
 
     Rows are numbered 0 to len - 1 in the order of their ids, over the pictures that count and have a vector.
-    What another process adds later is seen by opening again; compaction ends the use of a store opened before it.
+    What another process adds or compacts later is seen by opening again: an open store stays what it was. Of a store
+    with more than ``defaults.HELD_SHARDS`` shards a compaction ends the reading, with a FeatstoreError.
 
     Attributes
     ----------
@@ -99,13 +100,15 @@ class FeatureStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.manifest = Manifest.read(self.path)
+        self.manifest, (self.plan, self.tables, self._live) = settled(self.path, self._read)
         self.spec: Identity = self.manifest.identity
         self.store_id = self.manifest.store_id
-        self.plan = Plan(self.path, self.manifest.epoch)
-        self.tables = Tables(self.path, self.manifest.epoch)
-        self._live = LiveRows(self.path, self.spec, self.plan)
         self._columns: dict[str, NDArray[np.object_]] = {}
+
+    def _read(self, manifest: Manifest) -> tuple[Plan, Tables, LiveRows]:
+        folders.check(self.path)
+        plan, tables = Plan(self.path, manifest.epoch), Tables(self.path, manifest.epoch)
+        return plan, tables, LiveRows(self.path, manifest.identity, plan)
 
     @classmethod
     def open(cls, path: str | Path) -> FeatureStore:
@@ -315,7 +318,7 @@ class FeatureStore:
 
     def provenance(self) -> dict[int, list[dict[str, Any]]]:
         """Return, by finished unit, how its vectors were made: engine, device, versions, host, time."""
-        return {unit.number: self.shard(unit).file.meta.get("provenance", []) for unit in self._live.finished}
+        return {unit.number: self.shard(unit).provenance for unit in self._live.finished}
 
     def content(self, ids: Ids) -> NDArray[np.uint8]:
         """Return (m, 32) uint8: SHA-256 of the bytes of each id's picture, zeros where they were never read."""

@@ -107,7 +107,7 @@ class JournalWriter:
 
 def read_journal(path: Path, dimension: int, dtype: np.dtype[Any]) -> list[Block]:
     """Return the whole blocks of a journal, up to the first torn record: arrays mapped, each with the file's provenance."""
-    with open(path, "rb") as file:
+    with atomic.open_regular(path, follow=False) as file:
         size = os.fstat(file.fileno()).st_size
         if size < _HEAD.size:
             return []

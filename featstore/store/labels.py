@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featstore.errors import UsageError
+from featstore.errors import FeatstoreError, UsageError
 from featstore.store import tables
 from featstore.store.claims import Claims
 from featstore.store.keys import KeyIndex, digests
@@ -57,6 +57,7 @@ def set_columns(
         )
     with Claims(path) as claims:
         claims.join()
+        # Read when we have joined: from here on no compaction begins.
         epoch = Manifest.read(path).epoch
         known = Plan(path, epoch).find(digest) >= 0
         rows, unknown = np.flatnonzero(known), np.flatnonzero(~known)
@@ -78,6 +79,8 @@ def set_columns(
                 break
             except FileExistsError:
                 continue
+        if Manifest.read(path).epoch != epoch:
+            raise FeatstoreError(f"{path}: was compacted while it was labelled; label it again")
     examples = [_shown(wanted[i]) for i in unknown[:5].tolist()]
     return LabelReport(version + 1, len(wanted), len(rows), len(unknown), examples, list(columns))
 

@@ -10,13 +10,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.errors import DamagedError
-from featstore.files import sealed
-from featstore.store import shards
+from featstore.store import folders, shards, written
 from featstore.store.identity import Identity
 from featstore.store.plan import Ids, Plan, Unit, member
 from featstore.store.shards import Failure, OpenShards, Shard
 
 Places = NDArray[np.int64] | slice
+
+
+def shard_names(store: Path) -> set[str]:
+    """Return the names of all shards, of the plan or not. Raises DamagedError where their folder is a link."""
+    try:
+        return set(folders.names(store, folders.SHARDS, pattern=folders.SHARD))
+    except FileNotFoundError:
+        return set()
+
+
+def missing_shard(path: Path) -> str:
+    """Return in words that the shard of a finished unit is gone, and what to do about it."""
+    return (
+        f"{path}: is missing, and its unit was finished; restore it from a copy, or let featstore repair "
+        f"{path.parent.parent} extract it again"
+    )
 
 
 class LiveRows:
@@ -35,18 +50,24 @@ class LiveRows:
         self.units = plan.units()
         self.finished: list[Unit] = []
         self.failures = 0
+        self._failed: set[int] = set()
         # By unit some of whose rows are retired, the offsets of the others.
         self._live: dict[int, NDArray[np.int64]] = {}
         counts = []
+        marks, names = written.marks(store), shard_names(store)
         for unit in self.units:
-            try:
-                header = sealed.read_header(shards.shard_path(store, unit.number), shards.KIND)
-            except FileNotFoundError:
+            path = shards.shard_path(store, unit.number)
+            if path.name not in names:
+                if written.mark_of(path) in marks:
+                    raise DamagedError(missing_shard(path))
                 continue
+            header = self.shards.hold(unit.number)
             self.finished.append(unit)
             vectors, failed = self._count(unit, header["summary"])
             counts.append(vectors)
             self.failures += failed
+            if failed:
+                self._failed.add(unit.number)
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._first_ids = np.array([unit.first_id for unit in self.finished], np.int64)
 
@@ -139,7 +160,7 @@ class LiveRows:
     def failed(self) -> Iterator[tuple[bytes, Failure]]:
         """Yield (key, Failure) of the pictures that count and have no vector because reading them failed."""
         for unit in self.finished:
-            if sealed.read_header(shards.shard_path(self.store, unit.number), shards.KIND)["summary"]["failures"]:
+            if unit.number in self._failed:
                 shard = self.shards[unit.number]
                 counts = ~self.plan.is_retired(shard.failed_ids)
                 for (key, failure), counted in zip(shard.failures(), counts.tolist(), strict=True):

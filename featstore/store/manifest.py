@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import datetime
 import secrets
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from featstore.errors import DamagedError, UsageError
+from featstore.errors import DamagedError, FeatstoreError, UsageError
 from featstore.files import atomic
+from featstore.store import folders
 from featstore.store.identity import Identity
 
-NAME = "featstore.json"
+NAME = folders.MANIFEST
+LARGEST_EPOCH = 999_999
+"""Folders and shards have six digits for the epoch."""
 FORMAT, VERSION = "featstore", 1
+LARGEST_UNIT = 1 << 32
+"""Rows of a unit at most."""
+_TRIES, _PAUSE_SECONDS = 20, 0.05
+_T = TypeVar("_T")
 KNOWN_FEATURES: frozenset[str] = frozenset()
 """Required features that this version reads; a store that names another one is refused."""
 
@@ -42,7 +51,9 @@ class Manifest:
         return cls(secrets.token_hex(16), identity, weights_name, 0, unit_rows, (), now)
 
     def next_epoch(self) -> Manifest:
-        """Return the manifest that puts the next epoch in force."""
+        """Return the manifest that puts the next epoch in force. Raises FeatstoreError after the last one."""
+        if self.epoch >= LARGEST_EPOCH:
+            raise FeatstoreError(f"a store can be compacted {LARGEST_EPOCH:,} times; extract into a new store")
         return replace(self, epoch=self.epoch + 1)
 
     def write(self, store: Path, *, exclusive: bool = False) -> None:
@@ -71,7 +82,7 @@ class Manifest:
         Raises UsageError where ``store`` is no store or a newer featstore is needed, DamagedError where it is damaged.
         """
         try:
-            value = atomic.read_json(store / NAME)
+            value = atomic.read_json(store / NAME, follow=False)
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(
                 f"{store}: no feature store is here ({NAME} is missing); featstore extract makes one"
@@ -98,8 +109,39 @@ class Manifest:
                 (),
                 str(value["created"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DamagedError(f"{store / NAME}: {error!r} is missing or of another type") from None
-        if identity.fingerprint != value.get("fingerprint") or manifest.unit_rows < 1 or manifest.epoch < 0:
+        if identity.fingerprint != value.get("fingerprint"):
             raise DamagedError(f"{store / NAME}: its identity does not match its fingerprint")
+        if not 0 <= manifest.epoch <= LARGEST_EPOCH or not 0 < manifest.unit_rows <= LARGEST_UNIT:
+            raise DamagedError(
+                f"{store / NAME}: its epoch {manifest.epoch} or its {manifest.unit_rows} rows of a unit cannot be"
+            )
         return manifest
+
+
+def settled(store: Path, read: Callable[[Manifest], _T]) -> tuple[Manifest, _T]:
+    """Return the manifest and what ``read`` makes of it, both of one epoch, beside a compaction too.
+
+    A compaction puts the next epoch in force before it removes anything. So the manifest is read last once more: where
+    it still says the same, nothing that ``read`` looked for was removed before; where it moved, whatever was found, or
+    was missing, is of two epochs, and is read again.
+
+    Raises what ``read`` raises where the epoch stayed, and FeatstoreError where it never does.
+    """
+    for attempt in range(_TRIES):
+        manifest = Manifest.read(store)
+        try:
+            found = read(manifest)
+        except FileNotFoundError:
+            # Repair sets files aside within an epoch: looked at twice.
+            if attempt and Manifest.read(store) == manifest:
+                raise
+        except FeatstoreError:
+            if Manifest.read(store) == manifest:
+                raise
+        else:
+            if Manifest.read(store) == manifest:
+                return manifest, found
+        time.sleep(_PAUSE_SECONDS * min(attempt, 4))
+    raise FeatstoreError(f"{store}: is compacted again and again; run again when that is done")

@@ -1,7 +1,13 @@
-"""The picture behind a key: found through the plan of the store, read and decoded like any other."""
+"""The picture behind a key: found through the plan of the store, read and decoded like any other.
+
+Whoever made a store chose where it says that its pictures are. So a file that the store alone names is shown only
+where its bytes have the SHA-256 that the store noted: a stranger's store shows no file whose content its maker did not
+have. Below a root that the user names, what is there is shown.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +51,7 @@ class Pictures:
         try:
             return open_picture(*self._place(key))
         except NoPicture as failure:
-            self._gone += failure.reason in ("missing", "unknown-key")
+            self._gone += failure.reason in ("missing", "unknown-key", "changed")
             raise
 
     def notes(self) -> list[str]:
@@ -57,27 +63,39 @@ class Pictures:
             f"{counted(self._gone, 'picture of this page is', 'pictures of this page are')} not {where}: --root says where they are now"
         ]
 
-    def _place(self, key: str) -> tuple[Path, bytes, int, int]:
+    def _place(self, key: str) -> tuple[Path, bytes, int, int, bytes | None]:
         name = key.encode("utf-8", "surrogateescape")
         if self.store is None:
             if self.root is None:
                 raise NoPicture("unknown-key", "the store is not there; say with root where the pictures are")
-            return self.root, name, -1, -1
+            return self.root, name, -1, -1, None
         plan = self.store.plan
         (number,) = plan.find_keys([name]).tolist()
         for segment in plan.segments:
             if len(segment.ids) and segment.ids[0] <= number <= segment.ids[-1]:
                 row = int(np.searchsorted(segment.ids, number))
                 rows = segment.rows(row, row + 1)
-                root = self.root if self.root is not None else Path(str(segment.source.get("root", "/")))
                 location = rows.keys[0] if rows.locations is None else rows.locations[0]
-                return root, location, int(rows.offsets[0]), int(rows.sizes[0])
+                place = location, int(rows.offsets[0]), int(rows.sizes[0])
+                if self.root is not None:
+                    return self.root, *place, None
+                content = self.store.content(np.array([number], np.int64))[0].tobytes()
+                return Path(str(segment.source.get("root", "/"))), *place, content
         raise NoPicture("unknown-key", f"{self.store.path}: no picture has this key any more")
 
 
-def open_picture(root: Path, location: bytes, offset: int = -1, size: int = -1) -> Image.Image:
-    """Return the picture that read_picture finds there as a PIL image (RGB, upright). Raises NoPicture."""
+def open_picture(
+    root: Path, location: bytes, offset: int = -1, size: int = -1, content: bytes | None = None
+) -> Image.Image:
+    """Return the picture that read_picture finds there as a PIL image (RGB, upright).
+
+    ``content``: the SHA-256 that its bytes must have. Raises NoPicture.
+    """
     try:
-        return load_rgb(read_picture(root, location, offset, size, limit=defaults.MAX_FILE_BYTES).data)
+        data = read_picture(root, location, offset, size, limit=defaults.MAX_FILE_BYTES).data
+        if content is not None and hashlib.sha256(data).digest() != content:
+            where = os.fsdecode(os.path.join(os.fsencode(root), location))
+            raise NoPicture("changed", f"{where}: its bytes are not those that the store knows")
+        return load_rgb(data)
     except (ReadFailure, DecodeFailure) as failure:
         raise NoPicture(failure.reason, failure.message) from None

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.errors import DamagedError
-from featstore.files import atomic, sealed
+from featstore.files import sealed
 from featstore.files.byte_columns import ByteColumn, column
+from featstore.store import folders, written
 from featstore.store.keys import KeyIndex, digests
 
 KIND = "plan"
@@ -29,6 +30,7 @@ CHANGED, RETRIED, REMOVED = 1, 2, 3
 SEGMENT_ROWS = 1 << 21
 """Rows of one segment at most (rounded to whole units): what planning holds in memory."""
 
+LARGEST_ID = 1 << 62
 UNITS_OF_EPOCH = 1 << 32
 """Units planned in epoch e have the numbers from e * 2**32 on: what a compaction that was killed left behind can
 never be taken for a unit that was planned in the meantime."""
@@ -71,7 +73,7 @@ class Segment:
     """One segment of the plan, memory-mapped."""
 
     def __init__(self, path: Path) -> None:
-        self.file = sealed.SealedFile(path, KIND)
+        self.file = sealed.SealedFile(path, KIND, follow=False)
         file = self.file
         self.ids: Ids = column(file, "id", "<u8").view(np.int64)
         self.keys = ByteColumn.read(file, "keys")
@@ -126,7 +128,7 @@ class Segment:
 
 def folder(store: Path, epoch: int) -> Path:
     """Return the folder of the plan's segments."""
-    return store / "plan" / f"{epoch:06d}"
+    return store / folders.PLAN / f"{epoch:06d}"
 
 
 def segment_path(store: Path, epoch: int, number: int) -> Path:
@@ -142,21 +144,29 @@ class Plan:
 
     def __init__(self, store: Path, epoch: int) -> None:
         self.store, self.epoch = store, epoch
-        directory = folder(store, epoch)
-        names = sorted(p.name for p in directory.glob("[0-9]*.h5")) if directory.is_dir() else []
-        if names != [f"{number:06d}.h5" for number in range(len(names))]:
-            raise DamagedError(f"{directory}: a segment of the plan is missing; restore the store from a copy")
-        self.segments = [Segment(directory / name) for name in names]
+        paths = written.numbered(store, folders.PLAN, epoch, "a segment of the plan")
+        self.segments = [Segment(path) for path in paths]
         last = self.segments[-1].meta if self.segments else {"next_id": 0, "next_unit": epoch * UNITS_OF_EPOCH}
         try:
             self.next_id, self.next_unit = int(last["next_id"]), int(last["next_unit"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise DamagedError(f"{self.segments[-1].file.path}: the plan's counters are missing") from None
         self.retired: Ids = _sorted([segment.retired for segment in self.segments])
         self._filled = [segment for segment in self.segments if len(segment.ids)]
         self._first_ids = np.array([segment.ids[0] for segment in self._filled], np.int64)
+        self._first_rows = np.cumsum([0, *(len(segment.ids) for segment in self._filled)])
+        self._check_numbers()
         if (np.diff(self._first_ids) <= 0).any():
-            raise DamagedError(f"{directory}: the segments of the plan are not in the order of their ids")
+            raise DamagedError(f"{folder(store, epoch)}: the segments of the plan are not in the order of their ids")
+
+    def _check_numbers(self) -> None:
+        """Raise DamagedError where ids or units have numbers that this plan cannot have given."""
+        fits = 0 <= self.next_id <= LARGEST_ID and self.epoch == self.next_unit // UNITS_OF_EPOCH
+        for segment in self._filled:
+            fits = fits and 0 <= int(segment.ids[0]) <= int(segment.ids[-1]) < self.next_id
+            fits = fits and int(segment.unit_numbers.max()) < self.next_unit
+        if not fits:
+            raise DamagedError(f"{folder(self.store, self.epoch)}: the plan's numbers of ids and units cannot be")
 
     @property
     def generation(self) -> tuple[int, int]:
@@ -197,6 +207,18 @@ class Plan:
             places = np.flatnonzero(owner == number)
             segment = self._filled[int(number)]
             yield segment, places, place(ids[places], segment.ids)
+
+    @property
+    def planned(self) -> int:
+        """The number of rows, whether they count or not."""
+        return int(self._first_rows[-1])
+
+    def places(self, ids: Ids) -> NDArray[np.int64]:
+        """Return (m,) int64: the place of each id among all rows of the plan; every id must be one of the plan's."""
+        among = np.zeros(len(ids), np.int64)
+        for segment, places, rows in self._by_segment(ids):
+            among[places] = self._first_rows[self._filled.index(segment)] + rows
+        return among
 
     def stat(self, ids: Ids) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Return (sizes, mtimes in ns, offsets) as last noted for each id."""
@@ -295,7 +317,8 @@ def cut(n: int, unit_rows: int) -> NDArray[np.uint64]:
 def write_segment(path: Path, new: NewSegment, digest: NDArray[np.uint64]) -> None:
     """Write a segment; FileExistsError where another process took its number."""
     rows = new.rows
-    atomic.make_directory(path.parent, path.parent.parent.parent)
+    store = path.parent.parent.parent
+    folders.make(store, folders.PLAN, path.parent.name)
     retired = np.argsort(new.retired, kind="stable")
     touched = np.argsort(new.touched[0], kind="stable")
     arrays: dict[str, NDArray[Any]] = {
@@ -325,3 +348,4 @@ def write_segment(path: Path, new: NewSegment, digest: NDArray[np.uint64]) -> No
     }
     summary = {"rows": len(rows), "units": len(new.unit_numbers), "retired": len(new.retired)}
     sealed.write(path, KIND, arrays, meta, summary, exclusive=True)
+    written.mark(store, path)

@@ -101,7 +101,8 @@ class Planner:
         self.buffer, self.change = _Buffer(), Change()
         self.retried = KeyIndex.build(np.empty((0, 2), np.uint64))
         first_new = self.plan.next_id
-        seen = np.zeros(first_new // 8 + 1, np.uint8)
+        # A bit for each row of the plan, not for each id: ids may be as large as a stranger's plan says.
+        seen = np.zeros(self.plan.planned // 8 + 1, np.uint8)
         if retry is not None:
             self._retry(retry(self.plan))
         for chunk in source.chunks():
@@ -118,14 +119,14 @@ class Planner:
         ids = self.plan.find(digest)
         old = np.flatnonzero((ids >= 0) & (ids < first_new))
         twice = np.flatnonzero(ids >= first_new)
+        places = self.plan.places(ids[old])
         if not twice.size and old.size:
-            known, counts = np.unique(ids[old], return_counts=True)
-            already = (seen[known >> 3] >> (known & 7).astype(np.uint8)) & 1
-            again = known[(counts > 1) | (already == 1)]
-            twice = np.flatnonzero(np.isin(ids, again))[-1:]
+            known, counts = np.unique(places, return_counts=True)
+            again = known[(counts > 1) | _bits(seen, known)]
+            twice = old[np.flatnonzero(np.isin(places, again))[-1:]]
         if twice.size:
             self._refuse_doubled(chunk.keys[int(twice[0])])
-        np.bitwise_or.at(seen, ids[old] >> 3, (1 << (ids[old] & 7)).astype(np.uint8))
+        np.bitwise_or.at(seen, places >> 3, (1 << (places & 7)).astype(np.uint8))
 
         stat = np.stack([chunk.sizes, chunk.mtimes, chunk.offsets])
         same = self._same(chunk, stat, ids, old)
@@ -219,7 +220,7 @@ class Planner:
             if source_name(segment.source) != ours or not len(segment.ids):
                 continue
             ids = segment.ids[segment.ids < first_new]
-            gone = ids[((seen[ids >> 3] >> (ids & 7).astype(np.uint8)) & 1) == 0]
+            gone = ids[~_bits(seen, self.plan.places(ids))]
             gone = gone[~self.plan.is_retired(gone)]
             self._retire(gone, plans.REMOVED)
             self.change.removed += len(gone)
@@ -286,6 +287,12 @@ class Planner:
             f"{self.source.get('location')}: the key {_shown(key)} is there more than once; "
             "each picture needs a key of its own (give a table an id column, or remove the doubled line)"
         )
+
+
+def _bits(seen: NDArray[np.uint8], places: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return whether the bit of each place is set."""
+    found: NDArray[np.bool_] = (seen[places >> 3] >> (places & 7).astype(np.uint8)) & 1 == 1
+    return found
 
 
 def _shown(key: bytes) -> str:

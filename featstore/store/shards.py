@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 import re
+import resource
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,8 +19,9 @@ from numpy.typing import NDArray
 
 from featstore import defaults
 from featstore.errors import DamagedError, FeatstoreError
-from featstore.files import atomic, sealed
+from featstore.files import sealed
 from featstore.files.byte_columns import ByteColumn, column
+from featstore.store import folders, written
 from featstore.store.identity import Identity
 from featstore.store.keys import KeyIndex, digests
 from featstore.store.plan import UNITS_OF_EPOCH, Ids
@@ -54,7 +58,7 @@ class Finished:
 
 def folder(store: Path) -> Path:
     """Return the folder of the shards."""
-    return store / "shards"
+    return store / folders.SHARDS
 
 
 def shard_path(store: Path, unit: int) -> Path:
@@ -63,9 +67,14 @@ def shard_path(store: Path, unit: int) -> Path:
     return folder(store) / f"{epoch:06d}-{number:08d}.h5"
 
 
+def has_shard(store: Path, unit: int) -> bool:
+    """Return whether something lies where a unit's shard belongs, be it a link."""
+    return os.path.lexists(shard_path(store, unit))
+
+
 def unit_of(name: str) -> int | None:
     """Return the unit whose shard, or temporary file of a shard, has this name; None where it is neither."""
-    found = re.match(r"\.?([0-9]{6})-([0-9]{8})\.h5(\.|$)", name)
+    found = re.match(r"\.?([0-9]{6})-([0-9]{8,10})\.h5(\.|$)", name)
     return None if found is None else int(found[1]) * UNITS_OF_EPOCH + int(found[2])
 
 
@@ -135,8 +144,19 @@ def write_shard(
         "fingerprint": identity.fingerprint,
     }
     meta = {"store_id": store_id, "unit": finished.unit, "identity": identity.to_dict(), "provenance": list(provenance)}
-    atomic.make_directory(path.parent, path.parent.parent)
+    store = path.parent.parent
+    folders.make(store, folders.SHARDS)
     sealed.write(path, KIND, arrays, meta, summary, exclusive=exclusive)
+    written.mark(store, path)
+
+
+def provenance_of(meta: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return how the vectors were made, an object for each maker, from a shard's ``meta``.
+
+    It is for people and refuses nothing: what is no list, or no object in it, is passed over.
+    """
+    made = meta.get("provenance")
+    return [entry for entry in made if isinstance(entry, dict)] if isinstance(made, list) else []
 
 
 class Shard:
@@ -145,8 +165,8 @@ class Shard:
     Attributes: ``features`` (n, d), ``ids`` (n,) int64 ascending, ``keys``, ``views``, ``sha256`` (n, 32).
     """
 
-    def __init__(self, path: Path, identity: Identity) -> None:
-        self.file = sealed.SealedFile(path, KIND)
+    def __init__(self, path: Path, identity: Identity, mapped: sealed.Mapped | None = None) -> None:
+        self.file = sealed.SealedFile(path, KIND, follow=False, mapped=mapped)
         if self.file.summary.get("fingerprint") != identity.fingerprint:
             raise DamagedError(
                 f"{path}: this shard belongs to a store of another identity; it was put here from elsewhere"
@@ -170,6 +190,11 @@ class Shard:
         if len(index.hi) != len(self.ids):
             raise DamagedError(f"{self.file.path}: the lookup of the shard does not fit its rows")
         return index.find(digests(keys, [view] * len(keys)))
+
+    @property
+    def provenance(self) -> list[dict[str, Any]]:
+        """How the vectors were made (see provenance_of)."""
+        return provenance_of(self.file.meta)
 
     @property
     def failed_ids(self) -> Ids:
@@ -207,17 +232,37 @@ class Shard:
 
 
 class OpenShards:
-    """Keeps at most ``limit`` shards mapped, the last used ones."""
+    """The shards of a store, of which at most ``limit``, the last used ones, are kept as arrays.
+
+    A shard that is held is mapped from the moment the store was opened, and stays readable when a compaction removes
+    it: each takes a file descriptor, so only the first of a large store are held.
+    """
 
     def __init__(self, store: Path, identity: Identity, limit: int = defaults.OPEN_SHARDS) -> None:
         self.store, self.identity, self.limit = store, identity, limit
         self._open: OrderedDict[int, Shard] = OrderedDict()
+        self._held: dict[int, sealed.Mapped] = {}
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._most = defaults.HELD_SHARDS if descriptors < 0 else min(defaults.HELD_SHARDS, descriptors // 4)
+
+    def hold(self, unit: int) -> dict[str, Any]:
+        """Return the header of a unit's shard, and hold the shard. Raises FileNotFoundError, DamagedError, OSError."""
+        path = shard_path(self.store, unit)
+        if len(self._held) < self._most:
+            try:
+                self._held[unit], header = sealed.Mapped.open(path, KIND, follow=False)
+                return header
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                    raise
+                self._most = 0
+        return sealed.read_header(path, KIND, follow=False)
 
     def __getitem__(self, unit: int) -> Shard:
         shard = self._open.pop(unit, None)
         if shard is None:
             try:
-                shard = Shard(shard_path(self.store, unit), self.identity)
+                shard = Shard(shard_path(self.store, unit), self.identity, self._held.get(unit))
             except FileNotFoundError:
                 raise FeatstoreError(f"{self.store}: was compacted since it was opened; open it again") from None
         self._open[unit] = shard

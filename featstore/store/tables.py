@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.errors import DamagedError
-from featstore.files import atomic, sealed
+from featstore.files import sealed
 from featstore.files.byte_columns import ByteColumn, column
+from featstore.store import folders, written
 from featstore.store.keys import KeyIndex, digests
 
 KIND = "table"
@@ -99,7 +100,7 @@ class Table:
     """One table file, memory-mapped."""
 
     def __init__(self, path: Path) -> None:
-        self.file = sealed.SealedFile(path, KIND)
+        self.file = sealed.SealedFile(path, KIND, follow=False)
         self.keys = ByteColumn.read(self.file, "keys")
         self.index = KeyIndex.read(self.file)
         self.meta = self.file.meta
@@ -155,7 +156,7 @@ def row_digests(columns: Mapping[str, Sequence[Value]], n: int) -> NDArray[np.ui
 
 def folder(store: Path, epoch: int) -> Path:
     """Return the folder of the tables."""
-    return store / "tables" / f"{epoch:06d}"
+    return store / folders.TABLES / f"{epoch:06d}"
 
 
 def table_path(store: Path, epoch: int, version: int) -> Path:
@@ -169,8 +170,13 @@ def write_table(
     columns: Mapping[str, Sequence[Value] | Column],
     origin: Origin,
     row_digest: NDArray[np.uint64] | None = None,
+    *,
+    exclusive: bool = True,
 ) -> None:
-    """Write a table; FileExistsError where another process took its version. Keys must differ."""
+    """Write a table; FileExistsError where another process took its version. Keys must differ.
+
+    Not ``exclusive``: take the place of one that was damaged.
+    """
     n = len(keys)
     if row_digest is None:
         row_digest = np.zeros(n, np.uint64)
@@ -193,22 +199,20 @@ def write_table(
         if column.valid is not None:
             arrays[f"{at}/valid"] = column.valid
         described.append({"name": name, "type": column.type})
-    atomic.make_directory(path.parent, path.parent.parent.parent)
+    store = path.parent.parent.parent
+    folders.make(store, folders.TABLES, path.parent.name)
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    sealed.write(
-        path, KIND, arrays, {"origin": origin, "columns": described, "created": created}, {"rows": n}, exclusive=True
-    )
+    meta = {"origin": origin, "columns": described, "created": created}
+    sealed.write(path, KIND, arrays, meta, {"rows": n}, exclusive=exclusive)
+    written.mark(store, path)
 
 
 class Tables:
     """The tables of one epoch as they stood when opened, lowest layer first."""
 
     def __init__(self, store: Path, epoch: int) -> None:
-        directory = folder(store, epoch)
-        names = sorted(p.name for p in directory.glob("[0-9]*.h5")) if directory.is_dir() else []
-        if names != [f"{number:06d}.h5" for number in range(len(names))]:
-            raise DamagedError(f"{directory}: a version of the tables is missing; restore the store from a copy")
-        self.versions = [Table(directory / name) for name in names]
+        paths = written.numbered(store, folders.TABLES, epoch, "a version of the tables")
+        self.versions = [Table(path) for path in paths]
 
     @property
     def version(self) -> int:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
-import shutil
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from numpy.typing import NDArray
 from featstore import defaults
 from featstore.errors import FeatstoreError, UsageError
 from featstore.files import atomic
+from featstore.store import folders, shards
 from featstore.store import manifest as manifests
-from featstore.store import shards
 from featstore.store.claims import Claim, Claims
 from featstore.store.culprits import read_culprits
 from featstore.store.identity import Identity
@@ -81,15 +80,22 @@ def sweep(store: Path, claims: Claims) -> None:
 
     That is the work folders of units that have their shard, and shards half-written by nobody who is alive.
     """
-    work, folder = store / "work", shards.folder(store)
-    for name in os.listdir(work) if work.is_dir() else []:
-        if name.isdigit() and shards.shard_path(store, int(name)).exists() and claims.holder(name) is None:
-            shutil.rmtree(work / name, ignore_errors=True)
+    for name in _listed(store, folders.WORK, folders.WORK_FOLDER):
+        if name.isdigit() and shards.has_shard(store, int(name)) and claims.holder(name) is None:
+            with contextlib.suppress(OSError):
+                folders.remove_folder(store, folders.WORK, name)
     # Listed before their owners are looked at: what is begun meanwhile is not on the list.
-    for leftover in list(folder.glob(f".*{atomic.TEMPORARY_SUFFIX}")) if folder.is_dir() else []:
-        unit = shards.unit_of(leftover.name)
+    for leftover in _listed(store, folders.SHARDS, folders.HALF_SHARD):
+        unit = shards.unit_of(leftover)
         if unit is not None and claims.holder(unit) is None:
-            leftover.unlink(missing_ok=True)
+            folders.remove_file(store, folders.SHARDS, leftover)
+
+
+def _listed(store: Path, folder: str, pattern: re.Pattern[str]) -> list[str]:
+    try:
+        return folders.names(store, folder, pattern=pattern)
+    except FileNotFoundError:
+        return []
 
 
 class UnitWriter:

@@ -133,6 +133,6 @@ def test_compaction_and_writers_keep_each_other_out(tmp_path):
 
 
 def test_a_dead_session_is_swept_away(claims, tmp_path):
-    forge(tmp_path, "session-dead", boot="another")
+    forge(tmp_path, "session-0123456789abcdef", boot="another")
     claims.join()
-    assert not work_folder(tmp_path, "session-dead").exists()
+    assert not work_folder(tmp_path, "session-0123456789abcdef").exists()

@@ -27,7 +27,7 @@ from featstore.stages.extract.notes import classes_of, notes_of
 from featstore.stages.extract.report import ExtractReport
 from featstore.store import FeatureStore
 from featstore.store.claims import Claims
-from featstore.store.manifest import Manifest
+from featstore.store.manifest import LARGEST_UNIT, Manifest
 from featstore.store.plan import Plan, source_name
 from featstore.store.planner import Change, Planner
 from featstore.store.writer import open_for_writing, sweep
@@ -80,6 +80,8 @@ def extract(
         raise UsageError(f"units: {units!r} is not i/n with 0 <= i < n")
     if batch < 1 or (workers is not None and workers < 1) or (unit_rows is not None and unit_rows < 1):
         raise UsageError("batch, workers and unit_rows have to be at least 1")
+    if unit_rows is not None and unit_rows > LARGEST_UNIT:
+        raise UsageError(f"unit_rows: {unit_rows:,} is more than {LARGEST_UNIT:,}")
     max_pixels = min(max_pixels, max(1, max_memory // defaults.BYTES_OF_PIXEL))
     path = Path(store)
     source = open_source(source) if isinstance(source, str | os.PathLike) else source

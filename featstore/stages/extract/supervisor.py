@@ -27,7 +27,7 @@ from typing import IO, Any, Final
 
 from featstore import defaults
 from featstore.embed.progress import Progress
-from featstore.errors import FeatstoreError
+from featstore.errors import FeatstoreError, UsageError
 from featstore.processes import sandbox
 from featstore.processes.in_hand import Held, InHand
 from featstore.stages.extract.report import ExtractReport
@@ -35,6 +35,10 @@ from featstore.stages.extract.suspects import judge
 
 _LOOK_SECONDS: Final = 0.2
 _FORGIVEN: Final = 2
+_SIGN_SECONDS: Final = 60.0
+"""Longer without a sign of life no worker is: one library may take so long to load."""
+_STOP_SECONDS: Final = 10.0
+"""The same once the worker was asked to stop."""
 
 
 def extract_supervised(
@@ -156,10 +160,14 @@ class _Total:
         return report
 
     def stopped(self, store: str, seconds: float) -> ExtractReport:
-        from featstore.store import FeatureStore
+        from featstore.store import Counts, FeatureStore
         from featstore.store.planner import Change
 
-        counts = FeatureStore(store).counts
+        try:
+            counts = FeatureStore(store).counts
+        except UsageError:
+            # Stopped before the store was made.
+            counts = Counts(0, 0, 0, 0)
         report = ExtractReport(store, Change(**(self.change or {})), *counts.__dict__.values())
         report.stopped, report.restarts, report.seconds = True, self.restarts, round(seconds, 3)
         report.new_vectors, report.new_failures = self.done - self.failed, self.failed
@@ -233,7 +241,7 @@ class _Attempt:
                         self._take(json.loads(line))
                     if not data:
                         break
-                elif stall.seen():
+                elif stall.seen() or stall.lifeless(_STOP_SECONDS if asked else max(_SIGN_SECONDS, self.stall_seconds)):
                     self.stalled = True
                     process.kill()
         if self.report is not None or self.error is not None:
@@ -259,6 +267,14 @@ class _Stall:
         self.in_hand, self.seconds = in_hand, seconds
         self._held: dict[int, tuple[Held | None, float]] = {}
         self._progress: tuple[bytes, float] = (b"", time.monotonic())
+        self._alive: tuple[int, float] = (0, time.monotonic())
+
+    def lifeless(self, seconds: float) -> bool:
+        """Return whether the worker gave no sign of life for so long; the clock starts with the process."""
+        now, alive = time.monotonic(), self.in_hand.alive()
+        if alive != self._alive[0]:
+            self._alive = alive, now
+        return now - self._alive[1] > seconds
 
     def seen(self) -> bool:
         now = time.monotonic()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import sys
 import threading
@@ -22,6 +23,8 @@ from featstore.processes.in_hand import InHand
 from featstore.processes.malloc import keep_memory
 from featstore.processes.sandbox import error_value, function_of
 
+_LIVE_SECONDS = 1.0
+
 
 def main() -> None:
     """Work as the supervisor says."""
@@ -31,10 +34,11 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     commands = os.fdopen(control, "rb", buffering=0)
     job = json.loads(_line(commands))
-    threading.Thread(target=_listen, args=(commands, stop), name="featstore-control", daemon=True).start()
+    in_hand = InHand(memory)
+    threading.Thread(target=_listen, args=(commands, stop, in_hand), name="featstore-control", daemon=True).start()
     answers = _Answers(reports)
     try:
-        answers.say(report=_work(job, InHand(memory), answers, stop))
+        answers.say(report=_work(job, in_hand, answers, stop))
     except OSError as error:
         answers.say(
             error={
@@ -69,9 +73,13 @@ def _line(commands: BinaryIO) -> bytes:
     return line
 
 
-def _listen(commands: BinaryIO, stop: threading.Event) -> None:
-    while commands.read(1):
-        stop.set()
+def _listen(commands: BinaryIO, stop: threading.Event, in_hand: InHand) -> None:
+    while True:
+        in_hand.live()
+        if select.select([commands], [], [], _LIVE_SECONDS)[0]:
+            if not commands.read(1):
+                break
+            stop.set()
     # The supervisor was killed: so is what it started, as if they were one process.
     os._exit(1)
 

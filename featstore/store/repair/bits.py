@@ -43,7 +43,10 @@ def mend_json(path: Path, aside: Callable[[Path], object]) -> bool:
             return False
         return True
 
-    mended = mend(path.read_bytes(), good)
+    try:
+        mended = mend(atomic.read_small(path, atomic.LARGEST_JSON, follow=False), good)
+    except DamagedError:
+        return False
     if mended is None:
         return False
     aside(path)

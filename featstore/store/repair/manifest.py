@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from featstore.errors import DamagedError
 from featstore.files import sealed
+from featstore.store import folders, shards
 from featstore.store import manifest as manifests
-from featstore.store import shards
 from featstore.store.identity import Identity
+from featstore.store.live_rows import shard_names
 from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan
 from featstore.store.writer import unit_rows_for
@@ -21,13 +21,13 @@ def rebuilt_manifest(store: Path) -> Manifest:
     """Return featstore.json's content as the shards and the plan repeat it; raise DamagedError where they do not."""
     refusal = f"{store / manifests.NAME}: is damaged and cannot be made anew"
     remedy = "restore it from a copy, or extract into a new store; the shards are untouched"
-    epochs = sorted(os.listdir(store / "plan")) if (store / "plan").is_dir() else []
-    if len(epochs) != 1 or not epochs[0].isdigit():
+    epochs = _epochs(store)
+    if len(epochs) != 1:
         raise DamagedError(f"{refusal}: the plan's folder does not tell which plan is in force; {remedy}")
     metas = []
-    for file in sorted(shards.folder(store).glob("[0-9]*.h5")):
+    for name in sorted(shard_names(store)):
         try:
-            found = sealed.SealedFile(file, shards.KIND)
+            found = sealed.SealedFile(shards.folder(store) / name, shards.KIND, follow=False)
             if not found.damaged():
                 metas.append(found.meta)
         except (DamagedError, OSError):
@@ -36,7 +36,7 @@ def rebuilt_manifest(store: Path) -> Manifest:
         raise DamagedError(f"{refusal}: no shard is whole that repeats what it says; {remedy}")
     identity = Identity.from_dict(metas[0]["identity"])
     plan = Plan(store, int(epochs[0]))
-    made = [entry for meta in metas for entry in meta.get("provenance", [])]
+    made = [entry for meta in metas for entry in shards.provenance_of(meta)]
     name = next((str(entry["weights_name"]) for entry in made if "weights_name" in entry), UNKNOWN_WEIGHTS)
     longest = max((len(unit) for unit in plan.units()), default=0)
     return Manifest(
@@ -48,3 +48,12 @@ def rebuilt_manifest(store: Path) -> Manifest:
         (),
         str(plan.segments[0].meta.get("created", "")) if plan.segments else "",
     )
+
+
+def _epochs(store: Path) -> list[str]:
+    """Return the epochs of which there is a plan."""
+    try:
+        found = folders.names(store, folders.PLAN, pattern=folders.EPOCH)
+        return [name for name in found if folders.names(store, folders.PLAN, name, pattern=folders.NUMBERED)]
+    except FileNotFoundError:
+        return []

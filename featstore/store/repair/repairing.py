@@ -31,16 +31,17 @@ from numpy.typing import NDArray
 from featstore.errors import DamagedError
 from featstore.files import atomic, sealed
 from featstore.files.byte_columns import ByteColumn
+from featstore.store import folders, shards, tables, written
 from featstore.store import manifest as manifests
 from featstore.store import plan as plans
-from featstore.store import shards, tables
 from featstore.store.claims import Claims
 from featstore.store.keys import KeyIndex, digests
+from featstore.store.live_rows import shard_names
 from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan
 from featstore.store.repair.bits import mend_json, mend_sealed
 from featstore.store.repair.manifest import UNKNOWN_WEIGHTS, rebuilt_manifest
-from featstore.store.repair.shards import DAMAGED, Remake, ShardRepair
+from featstore.store.repair.shards import Remake, ShardRepair
 from featstore.store.shards import Shard
 from featstore.store.tables import Table
 
@@ -78,7 +79,7 @@ def repair_store(
     """
     path = Path(store)
     repair = _Repair(path, remake)
-    if not (path / manifests.NAME).exists():
+    if not os.path.lexists(path / manifests.NAME):
         Manifest.read(path)
     with Claims(path) as claims:
         claims.exclusive()
@@ -96,31 +97,42 @@ class _Repair:
     def run(self) -> None:
         self.manifest = self._manifest()
         epoch = self.manifest.epoch
-        for file in sorted(plans.folder(self.path, epoch).glob("[0-9]*.h5")):
+        for file in self._numbered(plans.folder(self.path, epoch)):
             self._sealed(file, plans.KIND, self._segment)
         self.plan = Plan(self.path, epoch)
-        for file in sorted(tables.folder(self.path, epoch).glob("[0-9]*.h5")):
+        self._missing_tables()
+        for file in self._numbered(tables.folder(self.path, epoch)):
             self._sealed(file, tables.KIND, self._table)
         repair = ShardRepair(self.manifest, self.plan, self.remake, self.aside, self._restored)
-        for unit in self.plan.units():
+        marks, planned = written.marks(self.path), self.plan.units()
+        for unit in planned:
             file = shards.shard_path(self.path, unit.number)
-            if file.exists():
+            if shards.has_shard(self.path, unit.number):
                 self._sealed(file, shards.KIND, functools.partial(repair.restore, unit))
+            elif written.mark_of(file) in marks:
+                written.unmark(self.path, written.mark_of(file))
+                self._restored(file, "was missing; its unit is extracted again")
+                repair.pending.append(unit.number)
+        self._outside([shards.shard_path(self.path, unit.number).name for unit in planned])
         self.report.remade, self.report.failed, self.report.pending = repair.remade, repair.failed, repair.pending
 
     def aside(self, file: Path) -> Path:
         """Keep a damaged file, under a name of its own in the folder ``damaged``, before something takes its place."""
-        folder = self.path / DAMAGED
-        atomic.make_directory(folder)
+        folder = folders.make(self.path, folders.DAMAGED)
         name = str(file.relative_to(self.path)).replace(os.sep, "-")
         number = 0
         while True:
             kept = folder / f"{name}.{number}"
             try:
-                os.link(file, kept)
+                # The link itself, not what it leads to.
+                os.link(file, kept, follow_symlinks=False)
                 break
             except FileExistsError:
                 number += 1
+            except PermissionError:
+                # A folder in the place of a file has one name only.
+                os.rename(file, kept)
+                break
         atomic.sync(folder)
         self.report.aside.append(str(kept))
         return kept
@@ -135,7 +147,7 @@ class _Repair:
     ) -> None:
         """Look at a file; mend it or ``restore`` it where it is damaged."""
         try:
-            found: sealed.SealedFile | None = sealed.SealedFile(file, kind)
+            found: sealed.SealedFile | None = sealed.SealedFile(file, kind, follow=False)
             names = set(found.damaged()) if found is not None else set()
         except (DamagedError, OSError):
             found, names = None, set()
@@ -145,6 +157,39 @@ class _Repair:
             self._restored(file)
             return
         restore(file, found, names)
+
+    def _numbered(self, folder: Path) -> list[Path]:
+        try:
+            found = folders.names(self.path, folder.parent.name, folder.name, pattern=folders.NUMBERED)
+        except FileNotFoundError:
+            return []
+        return [folder / name for name in found]
+
+    def _missing_tables(self) -> None:
+        """Put an empty table where one is missing: without it nothing of the store can be read."""
+        folder = tables.folder(self.path, self.manifest.epoch)
+        there = {file.name for file in self._numbered(folder)}
+        marked = {f"{name[-6:]}.h5" for name in written.marks(self.path) if name.startswith(f"tables-{folder.name}-")}
+        last = max(there | marked, default="")
+        for file in (folder / f"{number:06d}.h5" for number in range(int(last[:6]) + 1 if last else 0)):
+            if file.name not in there:
+                tables.write_table(file, [], {}, "user")
+                self._restored(
+                    file,
+                    "was missing: what came by featstore label has to be given again, the rest comes back with the "
+                    "next extract",
+                )
+
+    def _outside(self, planned: list[str]) -> None:
+        """Set shards aside that belong to no unit of the plan."""
+        for name in written.outside(self.path, self.manifest.epoch, shard_names(self.path), planned):
+            file = shards.folder(self.path) / name
+            self.aside(file)
+            written.unmark(self.path, written.mark_of(file))
+            folders.remove_file(self.path, folders.SHARDS, name)
+            self.report.notes.append(
+                f"{file}: belongs to no unit of the plan, of which a part is lost; it was set aside"
+            )
 
     # featstore.json
 
@@ -244,8 +289,7 @@ class _Repair:
                     columns[name] = table.column(name)
         self.aside(file)
         # Rows without digests are not what the source says: the next extract reads their labels again.
-        with atomic.new_file(file) as temporary:
-            tables.write_table(temporary, keys, columns, "user" if user else "source")
+        tables.write_table(file, keys, columns, "user" if user else "source", exclusive=False)
         what = ", ".join(lost)
         if lost and user is not False:
             self._restored(
@@ -266,8 +310,9 @@ class _Repair:
 def _readable(file: Path) -> bool:
     """Return whether every byte of a file can be read at all: a bad sector cannot be mended."""
     try:
-        atomic.checksum_file(file)
-    except OSError:
+        with atomic.open_regular(file, follow=False) as opened:
+            atomic.checksum_open(opened)
+    except (DamagedError, OSError):
         return False
     return True
 

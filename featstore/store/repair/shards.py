@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +12,12 @@ from numpy.typing import NDArray
 
 from featstore.errors import DamagedError
 from featstore.files import atomic, sealed
-from featstore.store import shards
+from featstore.store import folders, shards, written
 from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan, Rows, Unit
 from featstore.store.shards import Failure, Finished, Shard
 
-DAMAGED = "damaged"
+DAMAGED = folders.DAMAGED
 """Reason of a picture whose vector was damaged and could not be made again; also the folder of the files set aside."""
 _BLOCK_ROWS = 4096
 
@@ -69,7 +68,7 @@ class ShardRepair:
         rows = self.plan.rows(unit)
         place = {int(number): at for at, number in enumerate(rows.ids.tolist())}
         bad = shard.damaged_rows() if "features" in names else np.empty(0, np.int64)
-        made = [] if "meta" in names else shard.file.meta.get("provenance", [])
+        made = [] if "meta" in names else shard.provenance
         wanted = np.array([place[int(number)] for number in shard.ids[bad]], np.int64)
         remade = self.remake(unit, rows, wanted, _batch(made)) if self.remake is not None and len(wanted) else {}
         vectors: dict[int, NDArray[Any]] = {}
@@ -128,7 +127,9 @@ class ShardRepair:
     def _whole(self, file: Path, unit: Unit) -> None:
         """Set a shard aside of which nothing can be proven: its unit is pending again."""
         self.aside(file)
-        os.unlink(file)
+        store = file.parent.parent
+        written.unmark(store, written.mark_of(file))
+        folders.remove_file(store, folders.SHARDS, file.name)
         atomic.sync(file.parent)
         self.pending.append(unit.number)
 

@@ -11,10 +11,11 @@ import numpy as np
 
 from featstore.errors import DamagedError, FeatstoreError
 from featstore.files import sealed
+from featstore.store import folders, shards, tables, written
 from featstore.store import manifest as manifests
 from featstore.store import plan as plans
-from featstore.store import shards, tables
-from featstore.store.manifest import Manifest
+from featstore.store.live_rows import missing_shard, shard_names
+from featstore.store.manifest import Manifest, settled
 from featstore.store.plan import Plan, Unit
 from featstore.store.shards import Shard
 from featstore.store.tables import Tables
@@ -50,15 +51,17 @@ class Problem:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What verification read and found."""
+    """What verification read and found; ``strangers``: what lies in a store and is not featstore's."""
 
     files: int
     bytes: int
     problems: list[Problem]
+    strangers: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""
-        return {"files": self.files, "bytes": self.bytes, "problems": [problem.to_dict() for problem in self.problems]}
+        problems = [problem.to_dict() for problem in self.problems]
+        return {"files": self.files, "bytes": self.bytes, "problems": problems, "strangers": self.strangers}
 
 
 def verify_store(store: str | os.PathLike[str]) -> VerifyReport:
@@ -69,25 +72,51 @@ def verify_store(store: str | os.PathLike[str]) -> VerifyReport:
     path = Path(store)
     check = _Check(path)
     try:
-        manifest = Manifest.read(path)
+        Manifest.read(path)
     except DamagedError as error:
         check.problems.append(Problem(str(path / manifests.NAME), str(error)))
         check.count(path / manifests.NAME)
         _each_file(check, path)
         return check.report()
+    try:
+        return settled(path, lambda manifest: _verified(path, manifest))[1]
+    except DamagedError as error:
+        check.problems.append(Problem(str(path), str(error)))
+        return check.report()
+
+
+def _verified(path: Path, manifest: Manifest) -> VerifyReport:
+    folders.check(path)
+    check = _Check(path)
     check.count(path / manifests.NAME)
+    marks, names = written.marks(path), shard_names(path)
     for folder, kind in (
         (plans.folder(path, manifest.epoch), plans.KIND),
         (tables.folder(path, manifest.epoch), tables.KIND),
     ):
-        for file in sorted(folder.glob("[0-9]*.h5")):
-            check.sealed(file, kind)
+        for name in _listed(path, folder):
+            check.sealed(folder / name, kind)
     units = check.structure(path, manifest)
     for unit in units:
         file = shards.shard_path(path, unit.number)
-        if file.exists():
+        if file.name in names or shards.has_shard(path, unit.number):
             check.shard(file, manifest, unit)
+        elif written.mark_of(file) in marks:
+            check.problems.append(Problem(str(file), missing_shard(file), unit.number, len(unit)))
+    if check.plan is not None:
+        planned = (shards.shard_path(path, unit.number).name for unit in units)
+        for name in written.outside(path, manifest.epoch, names, planned):
+            file = shards.folder(path) / name
+            check.sealed(file, shards.KIND)
+            check.problems.append(Problem(str(file), "belongs to no unit of the plan, of which a part is lost"))
     return check.report()
+
+
+def _listed(store: Path, folder: Path) -> list[str]:
+    try:
+        return folders.names(store, folder.parent.name, folder.name, pattern=folders.NUMBERED)
+    except FileNotFoundError:
+        return []
 
 
 class _Check:
@@ -98,17 +127,19 @@ class _Check:
         self.plan: Plan | None = None
 
     def report(self) -> VerifyReport:
-        return VerifyReport(self.files, self.bytes, self.problems)
+        return VerifyReport(self.files, self.bytes, self.problems, folders.strangers(self.path))
 
     def count(self, file: Path) -> None:
         self.files += 1
-        self.bytes += file.stat().st_size
+        self.bytes += os.lstat(file).st_size
 
     def sealed(self, file: Path, kind: str | None, unit: int | None = None) -> bool:
         """Check one sealed file; return whether it is whole."""
         self.count(file)
         try:
-            damage = sealed.SealedFile(file, kind).verify()
+            damage = sealed.SealedFile(file, kind, follow=False).verify()
+        except FileNotFoundError:
+            raise
         except (DamagedError, OSError, ValueError) as error:
             damage = [str(error)]
         self.problems += [Problem(str(file), what, unit) for what in damage]
@@ -177,6 +208,8 @@ class _Check:
 def _each_file(check: _Check, path: Path) -> None:
     """Check all sealed files one by one, where the store's structure cannot be read."""
     seen = {problem.file for problem in check.problems}
-    for file in sorted(path.glob("*/**/*.h5")):
-        if str(file) not in seen and not file.name.startswith("."):
-            check.sealed(file, None)
+    for folder, _, names, _ in os.fwalk(path):
+        for file in (Path(folder, name) for name in sorted(names)):
+            ours = folders.is_ours(file.name, folders.NUMBERED, folders.SHARD) and not file.name.startswith(".")
+            if ours and str(file) not in seen:
+                check.sealed(file, None)

@@ -1,0 +1,182 @@
+"""The folders of a store: which names in them are featstore's own, and how they are listed, made and removed.
+
+No link below a store is followed: whoever made the store may have put one in the place of a folder, and what lies
+behind it is not ours. Files that others left (.DS_Store, @eaDir) are no part of the store: they are named by verify
+and compact, and never touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from featstore.errors import DamagedError
+
+MANIFEST: Final = "featstore.json"
+PLAN: Final = "plan"
+TABLES: Final = "tables"
+SHARDS: Final = "shards"
+WORK: Final = "work"
+WRITTEN: Final = "written"
+DAMAGED: Final = "damaged"
+
+EPOCH: Final = re.compile(r"[0-9]{6}")
+NUMBERED: Final = re.compile(r"[0-9]{6}\.h5")
+SHARD: Final = re.compile(r"[0-9]{6}-[0-9]{8,10}\.h5")
+HALF_SHARD: Final = re.compile(r"\.[0-9]{6}-[0-9]{8,10}\.h5\.[0-9a-f]{12}\.tmp")
+"""A shard that is being written, or was when its writer died."""
+WORK_FOLDER: Final = re.compile(r"[0-9]{16,20}|session-[0-9a-f]{16}|compaction")
+CLAIM: Final = re.compile(r"claim\.([0-9]{1,9})")
+JOURNAL: Final = re.compile(r"journal\.([0-9]{1,9})")
+CULPRIT: Final = re.compile(r"culprit\.([0-9]{1,9})")
+MARK: Final = re.compile(r"(plan|tables)-[0-9]{6}-[0-9]{6}|shards-[0-9]{6}-[0-9]{8,10}")
+_TEMPORARY: Final = re.compile(r"\.(.+)\.[0-9a-f]{12}\.tmp")
+_INSIDE: Final = {
+    PLAN: (NUMBERED,),
+    TABLES: (NUMBERED,),
+    WORK: (CLAIM, JOURNAL, CULPRIT),
+}
+_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+def is_ours(name: str, *patterns: re.Pattern[str]) -> bool:
+    """Return whether a name is of one of our ``patterns``, or the temporary name of such a file."""
+    temporary = _TEMPORARY.fullmatch(name)
+    return any(pattern.fullmatch(temporary[1] if temporary else name) for pattern in patterns)
+
+
+@contextlib.contextmanager
+def opened(store: Path, *parts: str, make: bool = False) -> Iterator[int]:
+    """Yield a handle of the folder ``parts`` below ``store``, for calls that are relative to it.
+
+    Each part must be a real folder; with ``make``, missing ones are made, durably, but never the store itself.
+    Raises DamagedError for a link or a file in the place of a folder, FileNotFoundError, OSError.
+    """
+    handle = os.open(store, _FLAGS)
+    try:
+        for depth, part in enumerate(parts):
+            try:
+                if make:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(part, dir_fd=handle)
+                        os.fsync(handle)
+                below = os.open(part, _FLAGS | os.O_NOFOLLOW, dir_fd=handle)
+            except OSError as error:
+                path = Path(store, *parts[: depth + 1])
+                if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                    raise DamagedError(
+                        f"{path}: is a link or a file where a store has a folder; nothing behind it is touched: "
+                        "put the folder itself here"
+                    ) from None
+                error.filename = os.fspath(path)
+                raise
+            os.close(handle)
+            handle = below
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def make(store: Path, *parts: str) -> Path:
+    """Make the folder ``parts`` below ``store``, durably, where it is missing; return its path. Raises as ``opened``."""
+    with opened(store, *parts, make=True):
+        return Path(store, *parts)
+
+
+def check(store: Path) -> None:
+    """Raise DamagedError where a folder of the store is a link or a file."""
+    for name in (PLAN, TABLES, SHARDS, WORK, WRITTEN, DAMAGED):
+        with contextlib.suppress(FileNotFoundError), opened(store, name):
+            pass
+
+
+def names(store: Path, *parts: str, pattern: re.Pattern[str]) -> list[str]:
+    """Return the names of ``pattern`` in the folder ``parts``, sorted. Raises FileNotFoundError, DamagedError, OSError."""
+    with opened(store, *parts) as handle:
+        return sorted(name for name in os.listdir(handle) if pattern.fullmatch(name))
+
+
+def regular(store: Path, *parts: str, pattern: re.Pattern[str]) -> list[str]:
+    """Do what ``names`` does, for regular files only."""
+    with opened(store, *parts) as handle, os.scandir(handle) as entries:
+        return sorted(
+            entry.name for entry in entries if pattern.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
+        )
+
+
+def remove_file(store: Path, *parts: str) -> None:
+    """Remove the file (or the link, not what it leads to) ``parts``; nothing happens where there is none."""
+    with contextlib.suppress(FileNotFoundError), opened(store, *parts[:-1]) as handle:
+        os.unlink(parts[-1], dir_fd=handle)
+
+
+def remove_folder(store: Path, *parts: str) -> bool:
+    """Remove our own files from the folder ``parts``, and the folder where it is empty then; return whether it is gone.
+
+    ``parts``: an epoch of the plan or the tables, or a folder of work. What others put there stays.
+    """
+    with contextlib.suppress(FileNotFoundError), opened(store, *parts[:-1]) as parent:
+        if not stat.S_ISDIR(os.stat(parts[-1], dir_fd=parent, follow_symlinks=False).st_mode):
+            return False
+        with opened(store, *parts) as handle:
+            for name in os.listdir(handle):
+                if is_ours(name, *_INSIDE[parts[0]]):
+                    with contextlib.suppress(FileNotFoundError, IsADirectoryError, PermissionError):
+                        os.unlink(name, dir_fd=handle)
+        try:
+            os.rmdir(parts[-1], dir_fd=parent)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                raise
+            return error.errno == errno.ENOENT
+    return True
+
+
+def strangers(store: Path) -> list[str]:
+    """Return what lies in the store and is not featstore's, as sorted paths below it."""
+    found: list[str] = []
+    for name in _listed(store):
+        if name in (PLAN, TABLES, WORK):
+            pattern = WORK_FOLDER if name == WORK else EPOCH
+            for below in _listed(store, name):
+                if not pattern.fullmatch(below) or not _is_folder(store, name, below):
+                    found.append(f"{name}/{below}")
+                    continue
+                rest = (each for each in _listed(store, name, below) if not is_ours(each, *_INSIDE[name]))
+                found += [f"{name}/{below}/{each}" for each in rest]
+        elif name in (SHARDS, WRITTEN):
+            pattern = SHARD if name == SHARDS else MARK
+            found += [f"{name}/{each}" for each in _listed(store, name) if not is_ours(each, pattern)]
+        elif name != DAMAGED and not is_ours(name, re.compile(re.escape(MANIFEST))):
+            found.append(name)
+    return sorted(found)
+
+
+def _listed(store: Path, *parts: str) -> list[str]:
+    # A link in the place of a folder is reported by whoever opens the store.
+    with contextlib.suppress(FileNotFoundError, DamagedError), opened(store, *parts) as handle:
+        return os.listdir(handle)
+    return []
+
+
+def _is_folder(store: Path, *parts: str) -> bool:
+    with contextlib.suppress(FileNotFoundError), opened(store, *parts[:-1]) as handle:
+        return stat.S_ISDIR(os.stat(parts[-1], dir_fd=handle, follow_symlinks=False).st_mode)
+    return False
+
+
+def size(store: Path) -> int:
+    """Return the bytes of all regular files in the store, whoever wrote them; what vanishes meanwhile does not count."""
+    total = 0
+    for _, _, found, handle in os.fwalk(store):
+        for name in found:
+            with contextlib.suppress(FileNotFoundError):
+                status = os.stat(name, dir_fd=handle, follow_symlinks=False)
+                total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return total
