@@ -143,6 +143,15 @@ def fork(work: Callable[[], Any], calls: Calls | None = None, *, kill_after: flo
 
     Code 1 is a failure of featstore's or of the system, in one line; 99 a defect, with its traceback.
     """
+    child, reading = begin(work, calls)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(child, signal.SIGKILL)
+    return end(child, reading)
+
+
+def begin(work: Callable[[], Any], calls: Calls | None = None) -> tuple[int, int]:
+    """Start ``work`` in a fork; return what ``end`` wants of it."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -162,9 +171,11 @@ def fork(work: Callable[[], Any], calls: Calls | None = None, *, kill_after: flo
                 data = data[os.write(writing, data) :]
             os._exit(code)
     os.close(writing)
-    if kill_after is not None:
-        time.sleep(kill_after)
-        os.kill(child, signal.SIGKILL)
+    return child, reading
+
+
+def end(child: int, reading: int) -> tuple[int, Any]:
+    """Wait for a fork; return what ``fork`` returns."""
     with os.fdopen(reading, "rb") as file:
         data = file.read()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -5,9 +5,10 @@ import os
 import numpy as np
 import pytest
 
+from featstore import defaults
 from featstore.errors import DamagedError, FeatstoreError, UsageError
 from featstore.stages.compact import compact
-from featstore.store import FeatureStore, shards
+from featstore.store import FeatureStore, shards, written
 from tests.store.building import D, Pictures, build, plan, vector, work
 
 KEYS = [f"{'cat' if i % 2 else 'dog'}/{i:02d}".encode() for i in range(12)]
@@ -110,15 +111,18 @@ def test_a_shard_from_another_store_is_refused(store, source, tmp_path):
 
 def test_a_shard_under_another_number_is_refused(store, tmp_path):
     os.replace(shards.shard_path(tmp_path / "s", 0), shards.shard_path(tmp_path / "s", 1))
+    written.unmark(tmp_path / "s", "shards-000000-00000000")
     with pytest.raises(DamagedError, match="does not hold what the plan says of unit 1"):
         FeatureStore.open(tmp_path / "s")
 
 
-def test_a_store_that_was_compacted_has_to_be_opened_again(store, source, tmp_path):
+def test_a_compacted_store_with_more_shards_than_are_held_has_to_be_opened_again(store, source, tmp_path, monkeypatch):
     del source.content[b"cat/01"]
     source.content[b"cat/03"] = 99
     plan(tmp_path / "s", source)
     work(tmp_path / "s", source)
+    monkeypatch.setattr(defaults, "HELD_SHARDS", 1)
+    monkeypatch.setattr(defaults, "OPEN_SHARDS", 1)
     old = FeatureStore.open(tmp_path / "s")
     ids = old.ids.tolist()
     old._live.shards._open.clear()

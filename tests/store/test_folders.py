@@ -135,7 +135,8 @@ def test_links_among_what_compaction_removes_lose_themselves_only(store: Path, t
     (store / "shards" / "000001-00000000.h5").symlink_to(home / "thesis.txt")
     compact(store)
     assert tree(home) == before
-    assert not os.path.lexists(store / "shards" / "000001-00000000.h5")
+    assert not (store / "shards" / "000001-00000000.h5").is_symlink()
+    assert not (store / "work" / "session-0123456789abcdef").exists()
     assert verify_store(store).problems == []
 
 

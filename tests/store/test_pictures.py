@@ -65,3 +65,17 @@ def test_a_key_that_leaves_the_root_reads_nothing(tmp_path):
     with pytest.raises(NoPicture) as failure:
         Pictures(None, tmp_path / "ant/deeper")("../secret.png")
     assert failure.value.reason == "outside-root"
+
+
+def test_a_store_shows_no_file_but_the_pictures_that_its_vectors_were_made_of(tmp_path):
+    folder = write_coloured(tmp_path / "p", names("", 2))
+    store = FeatureStore.open(make_store(folder, tmp_path / "s"))
+    secret = write_coloured(tmp_path / "secret", ["ant/00.png"], seed=5)
+    (secret / "ant/00.png").replace(folder / "ant/00.png")
+    pictures = Pictures(store)
+    with pytest.raises(NoPicture, match="not those that the store knows") as failure:
+        pictures("ant/00.png")
+    assert failure.value.reason == "changed"
+    assert same(pictures("bee/00.png"), folder / "bee/00.png")
+    assert pictures.notes() == ["1 picture of this page is not where the store says: --root says where they are now"]
+    assert same(Pictures(store, folder)("ant/00.png"), folder / "ant/00.png")

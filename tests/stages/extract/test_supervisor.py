@@ -207,3 +207,46 @@ def test_culprits_are_read_back_and_damaged_notes_passed_over(tmp_path: Path) ->
     (folder / "culprit.6").write_text("{}")
     (folder / "claim.0").write_text("{}")
     assert read_culprits(folder) == {5: ("decoder-died", "it died")}
+
+
+def _stopped(_: str) -> list[str]:
+    """Return the command of a worker that is stopped before its first sign of life."""
+    return [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"]
+
+
+def test_a_worker_that_is_stopped_before_its_first_sign_of_life_is_stalled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featstore.processes.sandbox.interpreter", _stopped)
+    monkeypatch.setattr("featstore.stages.extract.supervisor._SIGN_SECONDS", 0.5)
+    started = time.monotonic()
+    with pytest.raises(FeatstoreError, match="made no progress"):
+        extract_supervised(tmp_path, tmp_path / "store", stall_seconds=0.5)
+    assert time.monotonic() - started < 30
+
+
+def test_a_stop_does_not_wait_for_a_worker_that_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("featstore.processes.sandbox.interpreter", _stopped)
+    monkeypatch.setattr("featstore.stages.extract.supervisor._STOP_SECONDS", 0.5)
+    stop = threading.Event()
+    threading.Timer(1, stop.set).start()
+    started = time.monotonic()
+    report = extract_supervised(tmp_path, tmp_path / "store", stop=stop)
+    assert time.monotonic() - started < 30
+    assert (report.stopped, report.images) == (True, 0)
+
+
+def test_signs_of_life_are_no_progress() -> None:
+    memory = InHand.create(1)
+    stall = _Stall(memory, 0.05)
+    memory.tick()
+    memory.live()
+    assert not stall.seen()
+    assert not stall.lifeless(0.05)
+    time.sleep(0.1)
+    memory.live()
+    assert stall.seen()
+    assert not stall.lifeless(0.05)
+    time.sleep(0.1)
+    assert stall.lifeless(0.05)
+    memory.close()

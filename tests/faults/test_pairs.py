@@ -1,0 +1,114 @@
+"""Two verbs that write, started at once, for every pair: both done as if one after the other, or one told who holds it."""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from featstore.stages.index import index
+from featstore.stages.repair import repair
+from featstore.stages.train import train
+from featstore.stages.verify import verify
+from tests.faults import workplace
+from tests.faults.workplace import begin, copy, end, fork, look, prepare
+
+INDEX, HEAD = "an.index", "a.head"
+
+
+def run_train(folder: Path) -> None:
+    """Train on the labels of the pictures' folders."""
+    train(folder / "store", out=folder / HEAD, C=1.0, folds=2)
+
+
+VERBS: dict[str, Callable[[Path], object]] = {
+    "extract": workplace.run_extract,
+    "label": workplace.run_label,
+    "compact": workplace.run_compact,
+    "repair": lambda folder: repair(folder / "store", set_aside=True),
+    "index --out": lambda folder: index(folder / "store", out=folder / INDEX),
+    "index --update": lambda folder: index(folder / "store", out=folder / INDEX, update=True),
+    "train --out": run_train,
+}
+CHANGES = ("extract", "label", "compact", "repair")
+"""The verbs that change the store."""
+LATER: set[tuple[str, str]] = {
+    ("index --out", "index --out"),
+    ("index --out", "index --update"),
+    ("index --update", "index --update"),
+}
+"""Pairs of writers of one index: to be taken out of this set when an index has a lock of its own."""
+PAIRS = [pair for pair in itertools.combinations_with_replacement(VERBS, 2) if pair not in LATER]
+TOLD = re.compile(r"(is being (compacted|written|built|updated)|is held) by process \d+ on \S+")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where every pair is tried: a store knows its pictures by their place."""
+    return tmp_path_factory.mktemp("pairs") / "folder"
+
+
+@pytest.fixture(scope="module")
+def begun(place: Path) -> Path:
+    """A store with labels, a head and an index of it, and pictures that were added, changed and removed since."""
+    place.mkdir()
+    prepare(place, "extract")
+    for verb in ("extract", "label", "index --out", "train --out"):
+        code, answer = fork(lambda verb=verb: VERBS[verb](place) and None)
+        assert code == 0, answer
+    prepare(place, "add")
+    return place.rename(place.with_name("master"))
+
+
+def of_store(folder: Path) -> dict[str, Any]:
+    """Return what a store holds, without what was made from it."""
+    return {name: value for name, value in look(folder).items() if name not in ("predictions", "neighbours")}
+
+
+REFERENCES: dict[tuple[str, ...], dict[str, Any]] = {}
+
+
+def reference(begun: Path, place: Path, verbs: tuple[str, ...]) -> dict[str, Any]:
+    """Return what the store holds after ``verbs``, one after the other."""
+    if verbs not in REFERENCES:
+        copy(begun, place)
+        for verb in verbs:
+            code, answer = fork(lambda verb=verb: VERBS[verb](place) and None)
+            assert code == 0, answer
+        REFERENCES[verbs] = of_store(place)
+        shutil.rmtree(place)
+    return REFERENCES[verbs]
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_a_pair_at_once_is_a_pair_in_turn_or_one_is_told_who_is_at_work(
+    begun: Path, place: Path, first: str, second: str
+) -> None:
+    copy(begun, place)
+    ready = mmap.mmap(-1, 2)
+
+    def at_once(number: int, verb: str) -> None:
+        ready[number] = 1
+        while not all(ready[:2]):
+            pass
+        VERBS[verb](place)
+
+    forks = [begin(lambda n=n, v=verb: at_once(n, v)) for n, verb in enumerate((first, second))]
+    outcomes = [end(*one) for one in forks]
+    told = [answer[0] for code, answer in outcomes if code]
+    assert all(code in (0, 1) for code, _ in outcomes), outcomes
+    assert len(told) < 2, told
+    assert all(TOLD.search(message) for message in told), told
+    finished = [
+        verb for verb, (code, _) in zip((first, second), outcomes, strict=True) if code == 0 and verb in CHANGES
+    ]
+    found, whole = of_store(place), [verify(place / name).problems for name in (HEAD, INDEX)]
+    shutil.rmtree(place)
+    assert whole == [[], []]
+    assert found in [reference(begun, place, order) for order in {tuple(finished), tuple(reversed(finished))}]

@@ -1,0 +1,11 @@
+"""Ten seconds of the ten minutes of tests/slow/readers.py."""
+
+from __future__ import annotations
+
+from tests.slow.readers import KINDS, run
+
+
+def test_every_answer_beside_writers_is_that_of_one_state() -> None:
+    found = run(10 / 60, 3)
+    assert not found["errors"]
+    assert all(found[kind] > 0 for kind in KINDS)
