@@ -24,7 +24,7 @@ from featstore.embed.pipeline import Batch, Done, Timings
 from featstore.embed.progress import Progress
 from featstore.engines import Engine
 from featstore.processes.in_hand import InHand
-from featstore.store import shards
+from featstore.store import shards, written
 from featstore.store.claims import Claims, Owner
 from featstore.store.journal import Block
 from featstore.store.manifest import Manifest
@@ -60,6 +60,7 @@ class Run:
         self.open: dict[int, UnitWriter] = {}
         self.todo: list[Unit] = []
         self.total = self.shared = 0
+        self.lost: list[Path] = []
         self._note = ""
         self._measure: Callable[[PlannedUnit], dict[str, Any] | None] | None = None
         self._drift: dict[str, Any] | None = None
@@ -70,13 +71,19 @@ class Run:
         return sum(writer.next_row for writer in self.open.values())
 
     def take(self, units: Sequence[Unit]) -> None:
-        """Put on the list those of ``units`` that have no shard and whose pictures' folder is there."""
+        """Put on the list those of ``units`` that have no shard and whose pictures' folder is there.
+
+        ``lost``: the shards among them that were written once.
+        """
         there = [
             check_root(root, str(segment.source.get("kind")))
             for root, segment in zip(self.roots, self.plan.segments, strict=True)
         ]
         self.todo = [unit for unit in units if not shards.has_shard(self.store, unit.number) and there[unit.segment]]
         self.total = sum(map(len, self.todo))
+        marks = written.marks(self.store)
+        lost = [shards.shard_path(self.store, unit.number) for unit in self.todo]
+        self.lost = [path for path in lost if written.mark_of(path) in marks]
 
     def root(self, segment: int) -> Path:
         """Return where the pictures of a segment lie."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def _begin_anew(store: Path, new: Manifest) -> Manifest:
 
 
 def _untouched(store: Path) -> bool:
-    return not any((store / name).exists() for name in ("plan", "shards", "tables"))
+    parts = (folders.PLAN, folders.SHARDS, folders.TABLES, folders.WRITTEN)
+    return not any(os.path.lexists(store / name) for name in parts)
 
 
 def sweep(store: Path, claims: Claims) -> None:

@@ -26,6 +26,11 @@ def notes_of(run: Run, source: Source, units: tuple[int, int]) -> list[str]:
             else f", for all are missing below {source.root}; --root says where they are"
         )
         notes.append(f"none of the {run.done:,} pictures of this run could be read{missing}")
+    if run.lost:
+        notes.append(
+            f"{counted(len(run.lost), 'shard was', 'shards were')} gone (the first: {run.lost[0]}), and the pictures of "
+            "these finished units were to be extracted again"
+        )
     ours = source_name(source.describe())
     pending = {source_name(run.plan.segments[unit.segment].source) for unit in run.todo}
     for name, other in run.plan.sources().items():
