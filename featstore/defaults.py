@@ -63,8 +63,8 @@ MEMORY_LIMIT: Final = 4 << 30
 OPEN_SHARDS: Final = 64
 """Shards that a reader keeps as arrays at once."""
 HELD_SHARDS: Final = 256
-"""Shards that an open store holds by a file descriptor each, so that a compaction does not end the reading; at most a
-quarter of the descriptors that the process may have. More shards are opened when they are needed."""
+"""Shards that an open store holds by a file descriptor each, so that a compaction does not end the reading; at most
+an eighth of the descriptors that the process may have. More shards are opened when they are needed."""
 
 # Heads, index, demo
 SEED: Final = 0

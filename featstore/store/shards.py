@@ -243,7 +243,7 @@ class OpenShards:
         self._open: OrderedDict[int, Shard] = OrderedDict()
         self._held: dict[int, sealed.Mapped] = {}
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._most = defaults.HELD_SHARDS if descriptors < 0 else min(defaults.HELD_SHARDS, descriptors // 4)
+        self._most = defaults.HELD_SHARDS if descriptors < 0 else min(defaults.HELD_SHARDS, descriptors // 8)
 
     def hold(self, unit: int) -> dict[str, Any]:
         """Return the header of a unit's shard, and hold the shard. Raises FileNotFoundError, DamagedError, OSError."""
