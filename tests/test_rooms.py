@@ -69,7 +69,9 @@ def test_functions_are_short_and_take_few_parameters():
 
 
 def test_modules_are_short():
-    long = {path: count for path in PACKAGE.rglob("*.py") if (count := len(path.read_text().splitlines())) > MODULE_LINES}
+    long = {
+        path: count for path in PACKAGE.rglob("*.py") if (count := len(path.read_text().splitlines())) > MODULE_LINES
+    }
     assert long == {}
 
 

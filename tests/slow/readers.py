@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from featstore.stages.compact import compact
 
 from featstore.indexes import FeatureIndex
+from featstore.stages.compact import compact
 from featstore.stages.duplicates import find_duplicates
 from featstore.stages.extract import extract
 from featstore.stages.index import index

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from featstore.stages.compact import compact
 
 from featstore.errors import FeatstoreError
+from featstore.stages.compact import compact
 from featstore.stages.info import info
 from featstore.store import FeatureStore, labels
 from featstore.store.claims import COMPACTION, Claims

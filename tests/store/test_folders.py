@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from featstore.stages.compact import compact
 
 from featstore.errors import DamagedError, FeatstoreError
 from featstore.files import atomic, sealed
+from featstore.stages.compact import compact
 from featstore.stages.info import info
 from featstore.store import FeatureStore, folders
 from featstore.store.claims import Claims

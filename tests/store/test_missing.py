@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from featstore.stages.compact import compact
 
 from featstore.errors import DamagedError
+from featstore.stages.compact import compact
 from featstore.store import FeatureStore, written
 from featstore.store.labels import set_columns
 from featstore.store.repair.repairing import repair_store
