@@ -196,10 +196,33 @@ def _text(report: Any) -> str:
     if report.restarts:
         lines.append(f"the working process died or stalled {report.restarts:,} times and was started again")
     if timings.get("forwarded"):
-        lines.append(
-            f"time: network {timings['forward']:.1f} s, copying {timings['copy']:.1f} s, waiting for pictures {timings['waiting']:.1f} s, for the disk {timings['blocked']:.1f} s; "
-            f"over the threads: reading {timings['read']:.1f} s, decoding {timings['decode']:.1f} s, writing {timings['write']:.1f} s"
-        )
+        lines += _account(timings)
         if report.advice:
             lines.append(report.advice)
     return "\n".join(lines)
+
+
+_STAGES = {
+    "startup": "start-up",
+    "planning": "planning",
+    "verifying": "verifying the engine",
+    "forward": "network",
+    "copy": "copying",
+    "waiting": "waiting for pictures",
+    "scheduling": "scheduling",
+    "blocked": "writing",
+    "others": "waiting for other processes",
+    "restarts": "starting again",
+    "closing": "closing",
+}
+
+
+def _account(timings: dict[str, float]) -> list[str]:
+    """Return where the time of a run went: its stages, which add up to it, and what threads did meanwhile."""
+    stages = {words: timings.get(name, 0.0) for name, words in _STAGES.items()}
+    shown = [f"{words} {seconds:.1f} s" for words, seconds in stages.items() if seconds >= 0.05]
+    threads = ", ".join(
+        f"{words} {timings[n]:.1f} s"
+        for n, words in (("read", "reading"), ("decode", "decoding"), ("write", "writing"))
+    )
+    return [f"time: {sum(stages.values()):.1f} s = {' + '.join(shown)}", f"meanwhile, over the threads: {threads}"]

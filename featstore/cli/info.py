@@ -40,6 +40,12 @@ def _store_text(found: dict[str, Any]) -> str:
         f"identity: {found['fingerprint'][:16]}; decoder {identity['decoder']}, precision {identity['precision']}, {_preprocessing_text(identity['preprocessing'])}",
         f"units: {found['units']:,} of {found['unit_rows']:,} rows; {found['bytes'] / 2**20:,.1f} MiB; {counted(found['retired'], 'retired row')} (featstore compact purges)",
     ]
+    if found["journaled"]:
+        lines.insert(
+            1,
+            f"of the pending, {counted(found['journaled'], 'picture is', 'pictures are')} extracted already, in "
+            f"unfinished units of up to {found['unit_rows']:,}",
+        )
     lines += [f"source: {source.get('kind')} {printable(str(source.get('location')))}" for source in found["sources"]]
     for name in ("labels", "splits"):
         counts = [f"{printable(value)} {count:,}" for value, count in found[name].items()]

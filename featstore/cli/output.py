@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -17,6 +18,7 @@ import click
 
 _LOG_SECONDS = 30.0
 _NAMED = 5
+_COLUMNS = 80
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 
 
@@ -61,13 +63,17 @@ def columns(rows: list[tuple[Any, ...]], header: tuple[str, ...]) -> str:
 
 
 class Bar:
-    """Progress on stderr with rate, ETA and failures: a bar on a terminal, elsewhere (a log) a line every 30 s."""
+    """Progress on stderr with rate, ETA and failures: a bar on a terminal, elsewhere (a log) a line every 30 s.
+
+    Nothing is shown before there is a rate, or a note. A total of 0 is one that is not known.
+    """
 
     def __init__(self, unit: str = "img") -> None:
         """``unit``: "img", or "B" for bytes, which are shown in larger units too."""
         self._bar: Any = None
         self._unit = unit
         self._first: int | None = None
+        self._visible = False
         self._terminal = sys.stderr.isatty()
         self._began = self._told = time.monotonic()
 
@@ -82,35 +88,58 @@ class Bar:
         if self._bar is None:
             from tqdm import tqdm
 
-            # What an earlier run had done counts in no rate.
+            # What an earlier run had done counts in no rate; the delay keeps the first line until there is a rate.
             self._bar = tqdm(
                 unit=self._unit,
                 unit_scale=self._unit == "B",
                 initial=self._first,
                 smoothing=0.05,
-                dynamic_ncols=True,
+                delay=1e-9,
                 file=sys.stderr,
+                **_width(),
             )
-        self._bar.total = progress.total
+        self._bar.total = progress.total or None
         self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update(progress.done - self._bar.n)
+        if progress.done > self._bar.n:
+            self._bar.update(progress.done - self._bar.n)
+            self._visible = True
+        elif progress.note:
+            self._bar.refresh()
+            self._visible = True
 
     def _tell(self, done: int, total: int, note: str) -> None:
         now = time.monotonic()
-        if now - self._told < _LOG_SECONDS:
+        if now - self._told < _LOG_SECONDS or not (done or note):
             return
         self._told = now
-        rate = (done - (self._first or 0)) / (now - self._began)
-        left = f", {(total - done) / rate / 60:.1f} min left" if rate > 0 else ""
-        what = f"{done:,} of {total:,} images, {rate:.1f}/s"
+        made = done - (self._first or 0)
+        rate = made / (now - self._began)
+        left = f", {(total - done) / rate / 60:.1f} min left" if rate > 0 and total else ""
         if self._unit == "B":
-            what = f"{done / 1e6:.1f} of {total / 1e6:.1f} MB, {rate / 1e6:.1f} MB/s"
+            what = f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" + (f", {rate / 1e6:.1f} MB/s" if made else "")
+        else:
+            of = f" of {total:,}" if total else ""
+            what = f"{done:,}{of} images" + (f", {rate:.1f}/s" if made else "")
         click.echo(f"{what}{left}{f', {note}' if note else ''}", err=True)
+
+    def clear(self) -> None:
+        """Take the bar off the terminal, so that lines can be printed; the next Progress shows it again."""
+        if self._visible:
+            self._bar.clear()
+            self._visible = False
 
     def close(self) -> None:
         """End the bar's line."""
         if self._bar is not None:
             self._bar.close()
+
+
+def _width() -> dict[str, Any]:
+    """Return tqdm's options for the width of the terminal; one of width 0, as in containers, does not know it."""
+    with contextlib.suppress(OSError, ValueError):
+        if os.get_terminal_size(sys.stderr.fileno()).columns:
+            return {"dynamic_ncols": True}
+    return {"ncols": shutil.get_terminal_size().columns, "nrows": shutil.get_terminal_size().lines}
 
 
 @contextlib.contextmanager

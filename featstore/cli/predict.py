@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
 
 from featstore import defaults
-from featstore.cli.output import json_option, printable
+from featstore.cli.output import Bar, json_option, printable
 from featstore.text import counted
 
 _SHOWN = 3
@@ -33,9 +33,16 @@ _SHOWN = 3
     "--batch", type=click.IntRange(1), default=defaults.BATCH, show_default=True, help="Pictures a forward pass."
 )
 @click.option("--csv", "as_csv", is_flag=True, help="CSV: key, label, probability, one column a class, reason.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
 @json_option
 def predict(
-    head: str, inputs: tuple[str, ...], weights: tuple[str, ...], as_json: bool, as_csv: bool, **options: Any
+    head: str,
+    inputs: tuple[str, ...],
+    weights: tuple[str, ...],
+    as_json: bool,
+    as_csv: bool,
+    quiet: bool,
+    **options: Any,
 ) -> int:
     """Classify INPUTS with HEAD: pictures, folders, tables, archives, or one store (which needs no pictures).
 
@@ -53,18 +60,30 @@ def predict(
 
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
-    found = run(head, list(inputs), weights=weights or None, **options)
-    if as_csv:
-        failed = _as_csv(found.classes, found)
-    elif as_json:
-        failed = _as_json(found.classes, found, found.notes)
-    else:
-        failed = _as_text(found.classes, found)
+    bar = Bar()
+    try:
+        found = run(head, list(inputs), weights=weights or None, progress=None if quiet else bar, **options)
+        made = _without_bar(found, bar)
+        if as_csv:
+            failed = _as_csv(found.classes, made)
+        elif as_json:
+            failed = _as_json(found.classes, made, found.notes)
+        else:
+            failed = _as_text(found.classes, made)
+    finally:
+        bar.close()
     for note in found.notes:
         click.echo(f"note: {printable(note)}", err=True)
     if failed:
         click.echo(f"featstore: {counted(failed, 'picture')} could not be read", err=True)
     return 1 if failed else 0
+
+
+def _without_bar(found: Iterable[Any], bar: Bar) -> Iterator[Any]:
+    """Yield what is ``found``, each when the terminal is free for its line."""
+    for one in found:
+        bar.clear()
+        yield one
 
 
 def _as_text(classes: list[str], found: Iterable[Any]) -> int:

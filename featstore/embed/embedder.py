@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
-from featstore.decode import DecodeFailure, Preprocessing, decoder_class, open_decoder
 from featstore.errors import UsageError
 from featstore.sources import open_source
 from featstore.sources.reading import ReadFailure, read_picture
@@ -77,6 +76,25 @@ def inputs_of(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Input]:
             yield Input(name, Path.cwd(), os.path.join(os.getcwdb(), os.fsencode(name)))
 
 
+def count_inputs(paths: Iterable[str | os.PathLike[str]]) -> int:
+    """Return how many pictures ``inputs_of`` yields, 0 where that cannot be told before; errors as of inputs_of."""
+    count = 0
+    for path in paths:
+        name = os.fspath(path)
+        if name == "-" or _is_pipe(name):
+            return 0
+        count += sum(map(len, open_source(name).chunks())) if _is_source(name) else 1
+    return count
+
+
+def _is_pipe(name: str) -> bool:
+    """Return whether ``name`` can be read only once."""
+    try:
+        return stat.S_ISFIFO(os.stat(name).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 def _are_few_files(paths: Sequence[str | os.PathLike[str]]) -> bool:
     return 0 < len(paths) <= FEW and not any(_is_source(os.fspath(path)) for path in paths)
 
@@ -94,20 +112,31 @@ class Embedder:
     """A backbone and an engine that make vectors of one identity; see ``open_embedder`` and ``make_embedder``."""
 
     def __init__(self, identity: Identity, engine: Any) -> None:
+        # Imports Pillow, which a search by key does not need.
+        from featstore.decode import Preprocessing, open_decoder
+
         self.identity = identity
         self.engine = engine
         self._preprocessing = Preprocessing.from_dict(identity.preprocessing)
         self._decode = open_decoder(identity.decoder)
 
     def blocks(
-        self, inputs: Iterable[Input], *, batch: int = defaults.BATCH, workers: int | None = None
+        self,
+        inputs: Iterable[Input],
+        *,
+        batch: int = defaults.BATCH,
+        workers: int | None = None,
+        told: Callable[[int, int], None] | None = None,
     ) -> Iterator[Embedded]:
-        """Yield vectors and failures of ``inputs``, in order, CHUNK at a time: memory does not grow with their number."""
+        """Yield vectors and failures of ``inputs``, in order, CHUNK at a time: memory does not grow with their number.
+
+        ``told`` is called after every batch, from another thread, with its pictures and how many of them failed.
+        """
         remaining = iter(inputs)
         while chunk := list(islice(remaining, CHUNK)):
-            yield self._embed(chunk, batch, workers or os.cpu_count() or 1)
+            yield self._embed(chunk, batch, workers or os.cpu_count() or 1, told)
 
-    def _embed(self, chunk: list[Input], batch: int, threads: int) -> Embedded:
+    def _embed(self, chunk: list[Input], batch: int, threads: int, told: Callable[[int, int], None] | None) -> Embedded:
         from featstore.embed import pipeline
 
         parts: list[NDArray[Any]] = []
@@ -116,6 +145,8 @@ class Embedder:
         def write(done: Done) -> None:
             parts.append(done.vectors)
             failures.update({row: (reason, message) for row, reason, message in done.failures})
+            if told is not None:
+                told(done.batch.stop - done.batch.start, len(done.failures))
 
         starts = range(0, len(chunk), batch)
         pipeline.run(
@@ -132,6 +163,7 @@ class Embedder:
         return Embedded(chunk, ok, np.concatenate(parts), failures)
 
     def _load(self, chunk: Sequence[Input], row: int) -> Loaded:
+        from featstore.decode import DecodeFailure
         from featstore.embed.pipeline import NO_DIGEST, Loaded
 
         one = chunk[row]
@@ -176,6 +208,7 @@ def make_embedder(
     Raises UsageError for what does not exist or does not go together, FeatstoreError, DamagedError (weights).
     """
     from featstore.backbones import load_backbone
+    from featstore.decode import decoder_class
     from featstore.embed.recipe import identity_of
     from featstore.engines import open_engine
 

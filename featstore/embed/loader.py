@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
@@ -43,10 +42,11 @@ class Target(Protocol):
 class Watch:
     """What a supervisor wants to know: the rows in hand, and at the beginning the run's particulars.
 
-    ``begin`` gets the roots, the change of the plan, and the count of failures by reason, which goes on growing.
+    ``began``: when it started the work, by time.monotonic, which all processes of a machine share. ``begin`` gets the roots, the change of the plan, and the count of failures by reason, which goes on growing.
     """
 
     in_hand: InHand
+    began: float
     begin: Callable[[list[Path], dict[str, int], dict[str, int]], None]
 
 
@@ -111,8 +111,3 @@ class Loader:
                 self.in_hand.free()
             taken = {name: time.perf_counter() - started}
             self.timings.add(load_processor=time.thread_time() - processor, **taken)
-
-
-def check_root(root: Path, kind: str) -> bool:
-    """Return whether the pictures' folder is there at all: an unmounted disk is not a folder of missing pictures."""
-    return kind == "list" or os.path.isdir(root)

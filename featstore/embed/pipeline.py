@@ -6,6 +6,7 @@ to it, so that each part can be timed alone and replaced in a test.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -56,33 +57,78 @@ class Done:
     failures: list[tuple[int, str, str]]
 
 
+CLOCK: Final = (
+    "restarts",
+    "startup",
+    "planning",
+    "verifying",
+    "forward",
+    "copy",
+    "waiting",
+    "scheduling",
+    "blocked",
+    "others",
+    "closing",
+)
+"""The stages of Timings that pass on the clock, one at a time: together they are the whole run."""
+
+
 @dataclass
 class Timings:
-    """Seconds spent, by stage: ``read``, ``decode`` and ``write`` are summed over threads, the others pass on the clock.
+    """Seconds spent, by stage.
 
-    ``waiting``: the network had nothing to do because pictures were not ready. ``copy``: pictures were laid side by
-    side and handed to the engine. ``forward``: its result was waited for. ``blocked``: the writer was waited for.
-    ``load_processor`` and ``processor``: seconds of the processors that reading and decoding, and the whole process,
-    took. ``forwarded``: pictures that went through the network.
+    On the clock, one at a time, so that they add up to the whole run (see CLOCK):
+    ``restarts``: working processes that died, and the search for the pictures they died of. ``startup``: processes
+    were started, libraries and the network loaded. ``planning``: the source was compared with the store, units were
+    claimed and their journals read. ``verifying``: the engine was compared with plain torch. ``forward``: the network's
+    result was waited for. ``copy``: pictures were laid side by side and handed to the engine. ``waiting``: the network
+    had nothing to do because pictures were not ready. ``scheduling``: pictures were handed to the threads that read
+    and decode. ``blocked``: the writer was waited for. ``others``: units that other processes hold were waited for.
+    ``closing``: threads were ended, files closed, the store counted.
+
+    Summed over threads: ``read``, ``decode``, ``write``. ``load_processor`` and ``processor``: seconds of the
+    processors that reading and decoding, and the whole process while pictures were extracted, took. ``forwarded``:
+    pictures that went through the network.
     """
 
+    restarts: float = 0.0
+    startup: float = 0.0
+    planning: float = 0.0
+    verifying: float = 0.0
+    forward: float = 0.0
+    copy: float = 0.0
+    waiting: float = 0.0
+    scheduling: float = 0.0
+    blocked: float = 0.0
+    others: float = 0.0
+    closing: float = 0.0
     read: float = 0.0
     decode: float = 0.0
-    waiting: float = 0.0
-    copy: float = 0.0
-    forward: float = 0.0
     write: float = 0.0
-    blocked: float = 0.0
     load_processor: float = 0.0
     processor: float = 0.0
     forwarded: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def add(self, **seconds: float) -> None:
-        """Add to some stages, from any thread."""
+        """Add to some stages, from any thread; to those of CLOCK from one thread only."""
         with self.lock:
             for name, value in seconds.items():
                 setattr(self, name, getattr(self, name) + value)
+
+    @property
+    def clock(self) -> float:
+        """The sum of the stages of CLOCK."""
+        return float(sum(getattr(self, name) for name in CLOCK))
+
+    @contextlib.contextmanager
+    def during(self, name: str) -> Iterator[None]:
+        """Add the time that passes to the stage ``name`` of CLOCK, less what is added to other stages of it meanwhile."""
+        start, before = time.perf_counter(), self.clock
+        try:
+            yield
+        finally:
+            self.add(**{name: time.perf_counter() - start - (self.clock - before)})
 
     def to_dict(self) -> dict[str, float]:
         """Return the figures as JSON, seconds rounded to milliseconds."""
@@ -133,33 +179,47 @@ def run(
 
     def finish() -> None:
         done = forwarding.popleft().finish(engine.dimension, dtype, timings)
-        start = time.perf_counter()
-        while len(writing) >= 2:
-            writing.popleft().result()
-        timings.add(blocked=time.perf_counter() - start)
+        written(2)
         writing.append(writer.submit(timed_write, done))
+
+    def written(unfinished: int) -> None:
+        """Wait until less than so many blocks are unwritten."""
+        with timings.during("blocked"):
+            while len(writing) >= unfinished:
+                writing.popleft().result()
 
     def drain() -> None:
         while window:
             step()
         while forwarding:
             finish()
-        while writing:
-            writing.popleft().result()
+        written(1)
 
+    def planned() -> Iterator[Batch | None]:
+        while True:
+            with timings.during("planning"):
+                batch = next(batches, end)
+            if batch is end:
+                return
+            yield batch
+
+    end = Batch(None, 0, 0, True)
     processor = time.process_time()
     try:
-        for batch in batches:
-            if batch is None:
-                drain()
-                continue
-            window.append((batch, [loaders.submit(load, batch.target, row) for row in range(batch.start, batch.stop)]))
-            if len(window) > ahead:
-                step()
-        drain()
+        with timings.during("scheduling"):
+            for batch in planned():
+                if batch is None:
+                    drain()
+                    continue
+                futures = [loaders.submit(load, batch.target, row) for row in range(batch.start, batch.stop)]
+                window.append((batch, futures))
+                if len(window) > ahead:
+                    step()
+            drain()
     finally:
-        loaders.shutdown(wait=True, cancel_futures=True)
-        writer.shutdown(wait=True, cancel_futures=True)
+        with timings.during("closing"):
+            loaders.shutdown(wait=True, cancel_futures=True)
+            writer.shutdown(wait=True, cancel_futures=True)
         timings.add(processor=time.process_time() - processor)
 
 

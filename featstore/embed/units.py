@@ -12,17 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from featstore import defaults
-from featstore.backbones import Backbone
-from featstore.decode import open_decoder
 from featstore.embed import pipeline
-from featstore.embed.loader import Loader, check_root
-from featstore.embed.parity_check import PlannedUnit, check_drift
 from featstore.embed.pipeline import Batch, Done, Timings
 from featstore.embed.progress import Progress
-from featstore.engines import Engine
 from featstore.processes.in_hand import InHand
 from featstore.store import shards, written
 from featstore.store.claims import Claims, Owner
@@ -30,6 +25,11 @@ from featstore.store.journal import Block
 from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan, Unit
 from featstore.store.writer import UnitWriter
+
+if TYPE_CHECKING:
+    from featstore.embed.loader import Decoder
+    from featstore.embed.parity_check import PlannedUnit
+    from featstore.stages.extract.request import Network
 
 _POLL_SECONDS: Final = 1.0
 
@@ -43,17 +43,15 @@ class Run:
         manifest: Manifest,
         plan: Plan,
         roots: list[Path],
-        engine: Engine,
-        batch: int,
-        progress: Callable[[Progress], None] | None,
-        stop: threading.Event,
         claims: Claims,
+        timings: Timings,
     ) -> None:
         self.claims = claims
-        self.store, self.manifest, self.engine, self.batch = store, manifest, engine, batch
-        self.progress, self.stop = progress, stop
+        self.store, self.manifest, self.batch = store, manifest, defaults.BATCH
+        self.progress: Callable[[Progress], None] | None = None
+        self.stop = threading.Event()
         self.plan, self.roots = plan, roots
-        self.timings, self.reasons = Timings(), Counter[str]()
+        self.timings, self.reasons = timings, Counter[str]()
         self.done = self.failed = 0
         self.stopped = False
         self.in_hand: InHand | None = None
@@ -64,6 +62,7 @@ class Run:
         self._note = ""
         self._measure: Callable[[PlannedUnit], dict[str, Any] | None] | None = None
         self._drift: dict[str, Any] | None = None
+        self._maker: dict[str, Any] = {}
 
     @property
     def kept(self) -> int:
@@ -76,7 +75,7 @@ class Run:
         ``lost``: the shards among them that were written once.
         """
         there = [
-            check_root(root, str(segment.source.get("kind")))
+            _is_there(root, str(segment.source.get("kind")))
             for root, segment in zip(self.roots, self.plan.segments, strict=True)
         ]
         self.todo = [unit for unit in units if not shards.has_shard(self.store, unit.number) and there[unit.segment]]
@@ -89,19 +88,38 @@ class Run:
         """Return where the pictures of a segment lie."""
         return self.roots[segment]
 
-    def go(self, loader: Loader, decoding: int, backbone: Backbone) -> None:
-        """Extract all units of our share, waiting for those that others hold; ``decoding`` threads decode."""
+    def go(
+        self, network: Network, decoding: int, *, max_pixels: int, max_bytes: int, decode: Decoder | None = None
+    ) -> None:
+        """Extract all units of our share, waiting for those that others hold; ``decoding`` threads decode.
+
+        ``decode``: in place of the decoder of the store's class.
+        """
         if not self.todo:
             return
-        long = self.total >= defaults.DRIFT_RUN
+        from featstore.decode import open_decoder
+        from featstore.embed.loader import Loader
+        from featstore.embed.parity_check import check_drift
+
+        loader = Loader(
+            network.backbone.preprocessing,
+            self.root,
+            self.timings,
+            max_pixels=max_pixels,
+            max_bytes=max_bytes,
+            decode=decode or open_decoder(self.manifest.identity.decoder),
+            in_hand=self.in_hand,
+        )
+        engine, long = network.engine, self.total >= defaults.DRIFT_RUN
+        self._maker = engine.provenance()
         decoders = ThreadPoolExecutor(decoding, "featstore-decode")
         load = partial(loader, decoders=decoders)
-        self._measure = partial(check_drift, load=load, engine=self.engine, backbone=backbone) if long else None
+        self._measure = partial(check_drift, load=load, engine=engine, backbone=network.backbone) if long else None
         try:
             pipeline.run(
                 self._batches(),
                 load,
-                self.engine,
+                engine,
                 self._write,
                 dtype=self.manifest.identity.numpy_dtype,
                 threads=defaults.READERS,
@@ -109,9 +127,10 @@ class Run:
                 timings=self.timings,
             )
         finally:
-            decoders.shutdown()
-            for writer in self.open.values():
-                writer.close()
+            with self.timings.during("closing"):
+                decoders.shutdown()
+                for writer in self.open.values():
+                    writer.close()
             self._tick(owed=False)
 
     def _batches(self) -> Iterator[Batch | None]:
@@ -131,8 +150,7 @@ class Run:
                 else:
                     self._note = ""
                     if self._measure is not None:
-                        self._drift = self._measure(PlannedUnit(self.plan, unit, taken.directory))
-                        self._measure = None
+                        self._verify(unit, taken.directory)
                     writer = UnitWriter(self.store, self.manifest, self.plan, unit, taken, self._provenance())
                     self.open[unit.number] = writer
                     self._advance(writer.next_row, 0, made=False)
@@ -144,7 +162,17 @@ class Run:
                 yield None
                 self._note = f"waiting for {len(todo):,} units held by {held[0][1]}"
                 self._tell()
-                self.stop.wait(_POLL_SECONDS)
+                with self.timings.during("others"):
+                    self.stop.wait(_POLL_SECONDS)
+
+    def _verify(self, unit: Unit, directory: Path) -> None:
+        """Measure, once, how far the engine is from plain torch on pictures of ``unit``, whose work is in ``directory``."""
+        from featstore.embed.parity_check import PlannedUnit
+
+        assert self._measure is not None
+        with self.timings.during("verifying"):
+            self._drift = self._measure(PlannedUnit(self.plan, unit, directory))
+        self._measure = None
 
     def _cut(self, writer: UnitWriter) -> Iterator[Batch]:
         n = len(writer.unit)
@@ -191,7 +219,7 @@ class Run:
 
     def _provenance(self) -> dict[str, Any]:
         return {
-            **self.engine.provenance(),
+            **self._maker,
             **({} if self._drift is None else {"drift": self._drift}),
             "batch": self.batch,
             "weights_name": self.manifest.weights_name,
@@ -201,8 +229,13 @@ class Run:
         }
 
 
+def _is_there(root: Path, kind: str) -> bool:
+    """Return whether the pictures' folder is there at all: an unmounted disk is not a folder of missing pictures."""
+    return kind == "list" or os.path.isdir(root)
+
+
 def extract_units(
-    store: Path, numbers: Sequence[int], roots: list[Path], backbone: Backbone, engine: Engine, claims: Claims
+    store: Path, numbers: Sequence[int], roots: list[Path], network: Network, claims: Claims
 ) -> tuple[int, int]:
     """Extract the pending units ``numbers``, nothing else, and return the new vectors and failures: what repair needs.
 
@@ -210,15 +243,7 @@ def extract_units(
     """
     manifest = Manifest.read(store)
     plan = Plan(store, manifest.epoch)
-    run = Run(store, manifest, plan, roots, engine, defaults.BATCH, None, threading.Event(), claims)
+    run = Run(store, manifest, plan, roots, claims, Timings())
     run.take([unit for unit in plan.units() if unit.number in numbers])
-    loader = Loader(
-        backbone.preprocessing,
-        run.root,
-        run.timings,
-        max_pixels=defaults.MAX_PIXELS,
-        max_bytes=defaults.MAX_FILE_BYTES,
-        decode=open_decoder(manifest.identity.decoder),
-    )
-    run.go(loader, os.cpu_count() or 1, backbone)
+    run.go(network, os.cpu_count() or 1, max_pixels=defaults.MAX_PIXELS, max_bytes=defaults.MAX_FILE_BYTES)
     return run.done - run.failed, run.failed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import operator
 import os
 from collections.abc import Iterator
@@ -19,11 +20,15 @@ _NOTHING_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
 class Found(NamedTuple):
-    """A name in a folder: ``path`` relative to the folder; ``hidden``: its last part begins with a dot."""
+    """A name in a folder: ``path`` relative to the folder; ``hidden``: its last part begins with a dot.
+
+    ``picture``: it is no hidden one, and ends as pictures do.
+    """
 
     path: bytes
     entry: os.DirEntry[bytes]
     hidden: bool
+    picture: bool
 
 
 class _Level(NamedTuple):
@@ -52,13 +57,14 @@ def walk(folder: Path, only: bytes | None = None) -> Iterator[Found]:
             stack.pop()
             if level.entry is not None and level.pictures_before == pictures and is_picture_name(level.entry.name):
                 pictures += 1
-                yield Found(level.prefix[:-1], level.entry, False)
+                yield Found(level.prefix[:-1], level.entry, False, True)
             continue
         path = level.prefix + entry.name
         hidden = entry.name.startswith(b".")
         if not _is_directory(entry):
-            pictures += not hidden and is_picture_name(entry.name)
-            yield Found(path, entry, hidden)
+            picture = not hidden and is_picture_name(entry.name)
+            pictures += picture
+            yield Found(path, entry, hidden, picture)
         elif not hidden:
             below = _enter(entry.path, path + b"/", entry, pictures, None)
             if any(below.identity == ancestor.identity for ancestor in stack):
@@ -94,7 +100,7 @@ def _cannot_list(path: bytes, error: OSError) -> FeatstoreError:
 
 def is_taken(found: Found, all_files: bool) -> bool:
     """Tell whether a name is an input: not hidden, and a picture's name unless ``all_files``."""
-    return not found.hidden and (all_files or is_picture_name(found.entry.name))
+    return found.picture or (all_files and not found.hidden)
 
 
 def holds_archives_only(folder: Path, all_files: bool) -> bool:
@@ -121,7 +127,7 @@ def detect_layout(folder: Path, all_files: bool) -> tuple[str, list[str]]:
         hidden = entry.name.startswith(b".")
         if _is_directory(entry):
             directories += [] if hidden else [entry.name]
-        elif picture is None and is_taken(Found(entry.name, entry, hidden), all_files):
+        elif picture is None and not hidden and (all_files or is_picture_name(entry.name)):
             picture = entry.name
     if picture is not None:
         below = next((name for name in directories if _holds_input(folder, name, all_files)), None)
@@ -221,8 +227,12 @@ def labels_of(path: bytes, layout: str | None) -> tuple[str | None, str | None]:
     if layout not in ("split/class", "class", "split"):
         return None, None
     parts = path.split(b"/", 2)
-    first = os.fsdecode(parts[0]) if len(parts) > 1 else None
+    first = _text(parts[0]) if len(parts) > 1 else None
     if layout == "class":
         return first, None
-    second = os.fsdecode(parts[1]) if layout == "split/class" and len(parts) > 2 else None
+    second = _text(parts[1]) if layout == "split/class" and len(parts) > 2 else None
     return second, first
+
+
+# Classes are few, and pictures many.
+_text = functools.lru_cache(1024)(os.fsdecode)

@@ -95,7 +95,8 @@ def describe_index(path: str | os.PathLike[str]) -> dict[str, Any]:
 def describe_store(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return identity, counts, labels, sizes and provenance of a store as JSON. Raises UsageError where there is none.
 
-    ``drift`` of what made vectors: the greatest difference from plain torch that its runs measured on some of the
+    ``journaled``: of the pending pictures, those that are extracted already and wait in journals for their unit to be
+    whole (FeatureStore.open(path, partial=True) reads them). ``drift`` of what made vectors: the greatest difference from plain torch that its runs measured on some of the
     pictures, in standard deviations of the features; None where none did.
     """
     store = FeatureStore.open(Path(path))
@@ -121,6 +122,7 @@ def describe_store(path: str | os.PathLike[str]) -> dict[str, Any]:
         "vectors": counts.vectors,
         "failures": counts.failures,
         "pending": counts.pending,
+        "journaled": store.journaled() if counts.pending else 0,
         "units": len(store.units),
         "unit_rows": store.manifest.unit_rows,
         "retired": len(store.plan.retired),

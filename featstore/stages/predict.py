@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from featstore import defaults
 from featstore.artifacts import open_head, origins_of_head
-from featstore.embed.embedder import Embedder, Input, inputs_of, open_embedder
+from featstore.embed.embedder import Embedder, Input, count_inputs, inputs_of, open_embedder
+from featstore.embed.progress import Progress
 from featstore.errors import UsageError
 from featstore.store import manifest as manifests
 from featstore.store.origin import STACKED, state_of_store
@@ -73,13 +74,15 @@ def predict(
     device: str = "auto",
     batch: int = defaults.BATCH,
     workers: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> Predictions:
     """Classify ``inputs``: picture files, folders, tables, archives, or a store (whose vectors are there already).
 
     Every picture is accounted for: one that cannot be read is a Prediction with a reason. Pictures go through the
     very backbone, weights and preprocessing that the head was trained on (``weights`` and ``backbone``: see
     open_embedder). A head that was trained on several stores takes one store of each backbone, in any order, or runs
-    all backbones; then ``weights`` and ``backbone`` are sequences in the order of its stores.
+    all backbones; then ``weights`` and ``backbone`` are sequences in the order of its stores. ``progress`` is called
+    after every batch of pictures, from another thread; a total of 0 is not known.
     Raises UsageError, IdentityError (features of another identity), DamagedError.
     """
     loaded = open_head(head) if isinstance(head, str | os.PathLike) else head
@@ -106,8 +109,10 @@ def predict(
         )
     ]
 
+    tally = None if progress is None else _Tally(progress, paths)
+
     def made() -> Iterator[Prediction]:
-        for inputs, failures, vectors in _embedded(embedders, paths, batch, workers):
+        for inputs, failures, vectors in _embedded(embedders, paths, batch, workers, tally):
             found = _classified(loaded, vectors)
             for at, one in enumerate(inputs):
                 if at in failures:
@@ -131,12 +136,34 @@ def _for_each(given: Any, count: int) -> list[Any]:
     return several
 
 
+class _Tally:
+    """Tells ``progress`` how many pictures of ``paths`` were sent through the network."""
+
+    def __init__(self, progress: Callable[[Progress], None], paths: Sequence[str | os.PathLike[str]]) -> None:
+        self._progress, self._total = progress, count_inputs(paths)
+        self._done = self._failed = 0
+        progress(Progress(0, self._total, 0))
+
+    def __call__(self, pictures: int, failures: int) -> None:
+        self._done, self._failed = self._done + pictures, self._failed + failures
+        self._progress(Progress(self._done, self._total, self._failed))
+
+
 def _embedded(
-    embedders: Sequence[Embedder], paths: Sequence[str | os.PathLike[str]], batch: int, workers: int | None
+    embedders: Sequence[Embedder],
+    paths: Sequence[str | os.PathLike[str]],
+    batch: int,
+    workers: int | None,
+    tally: _Tally | None,
 ) -> Iterator[tuple[list[Input], dict[int, tuple[str, str]], NDArray[Any]]]:
     """Yield inputs, their failures by place, and the vectors (m, d) of the others, of all backbones side by side."""
     streams = itertools.tee(inputs_of(paths), len(embedders))
-    blocks = (one.blocks(stream, batch=batch, workers=workers) for one, stream in zip(embedders, streams, strict=True))
+    # The last backbone tells: what it has done the others have, too.
+    tellers = [None] * (len(embedders) - 1) + [tally]
+    blocks = (
+        one.blocks(stream, batch=batch, workers=workers, told=told)
+        for one, stream, told in zip(embedders, streams, tellers, strict=True)
+    )
     for parts in zip(*blocks, strict=True):
         failures = {at: failure for part in reversed(parts) for at, failure in part.failures.items()}
         kept = [at for at in range(len(parts[0].inputs)) if at not in failures]

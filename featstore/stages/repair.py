@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from featstore.store.repair.shards import Remade, fail_unit
 
 if TYPE_CHECKING:
     from featstore.backbones import Backbone
+    from featstore.stages.extract.request import Network
 
 
 def repair(
@@ -68,12 +69,12 @@ class _Remaking:
     ) -> None:
         self.store, self.root = store, root
         self._asked = backbone, weights, engine, device
-        self._opened: Any = None
+        self._opened: tuple[Manifest, Network] | None = None
 
-    def _open(self) -> tuple[Manifest, Backbone, Any]:
+    def _open(self) -> tuple[Manifest, Network]:
         from featstore.backbones import load_backbone
-        from featstore.embed.recipe import identity_of
         from featstore.engines import open_engine, to_go_on
+        from featstore.stages.extract.request import Network, identity_of
 
         if self._opened is None:
             backbone, weights, engine, device = self._asked
@@ -88,10 +89,10 @@ class _Remaking:
             identity = manifest.identity
             engine, precision = to_go_on(identity.precision, engine)
             opened = open_engine(model, engine=engine, device=device, precision=precision)
-            identity.check(identity_of(model, opened, identity.dtype, identity.decoder), str(self.store))
-            self._opened = manifest, model, opened
-        found: tuple[Manifest, Backbone, Any] = self._opened
-        return found
+            network = Network(model, opened, identity_of(model, opened, identity.dtype, identity.decoder))
+            identity.check(network.identity, str(self.store))
+            self._opened = manifest, network
+        return self._opened
 
     def _roots(self, plan: Plan) -> list[Path]:
         return [self.root or Path(str(segment.source.get("root", "/"))) for segment in plan.segments]
@@ -103,11 +104,11 @@ class _Remaking:
         from featstore.embed.loader import Loader
         from featstore.embed.pipeline import Batch, Timings
 
-        manifest, model, engine = self._open()
+        manifest, network = self._open()
         roots = self._roots(Plan(self.store, manifest.epoch))
         timings = Timings()
         loader = Loader(
-            model.preprocessing,
+            network.backbone.preprocessing,
             roots.__getitem__,
             timings,
             max_pixels=defaults.MAX_PIXELS,
@@ -121,7 +122,7 @@ class _Remaking:
             stop = min(start + size, len(unit))
             loaded = [loader(target, row) for row in range(start, stop)]
             done = pipeline.forward(
-                Batch(target, start, stop, False), loaded, engine, manifest.identity.numpy_dtype, timings
+                Batch(target, start, stop, False), loaded, network.engine, manifest.identity.numpy_dtype, timings
             )
             failed = {row: (reason, message) for row, reason, message in done.failures}
             vectors = iter(done.vectors)
@@ -143,8 +144,8 @@ class _Remaking:
                 report.failed += fail_unit(self.store, manifest, plan, unit)
                 report.pending.remove(unit.number)
         if report.pending:
-            _, model, engine = self._open()
-            vectors, failures = extract_units(self.store, report.pending, roots, model, engine, claims)
+            _, network = self._open()
+            vectors, failures = extract_units(self.store, report.pending, roots, network, claims)
             report.remade += vectors
             report.failed += failures
             report.pending = []

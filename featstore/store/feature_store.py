@@ -98,8 +98,9 @@ class FeatureStore:
     keys: n texts (see Keys). ids: (n,) int64. labels, splits: (n,) objects, text or None.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, partial: bool = False) -> None:
         self.path = Path(path)
+        self._partial = partial
         self.manifest, (self.plan, self.tables, self._live) = settled(self.path, self._read)
         self.spec: Identity = self.manifest.identity
         self.store_id = self.manifest.store_id
@@ -108,12 +109,16 @@ class FeatureStore:
     def _read(self, manifest: Manifest) -> tuple[Plan, Tables, LiveRows]:
         folders.check(self.path)
         plan, tables = Plan(self.path, manifest.epoch), Tables(self.path, manifest.epoch)
-        return plan, tables, LiveRows(self.path, manifest.identity, plan)
+        return plan, tables, LiveRows(self.path, manifest.identity, plan, partial=self._partial)
 
     @classmethod
-    def open(cls, path: str | Path) -> FeatureStore:
-        """Open the store at ``path``. Raises UsageError where there is none, DamagedError where it is damaged."""
-        return cls(path)
+    def open(cls, path: str | Path, *, partial: bool = False) -> FeatureStore:
+        """Open the store at ``path``. Raises UsageError where there is none, DamagedError where it is damaged.
+
+        ``partial``: also the rows that an extraction, which may be running, has finished of units that are not whole
+        yet. These are copied into memory, some 512 MiB a unit at most, and are those of this moment.
+        """
+        return cls(path, partial=partial)
 
     def __len__(self) -> int:
         """Return the number of vectors."""
@@ -130,8 +135,8 @@ class FeatureStore:
 
     @property
     def generation(self) -> tuple[int, int, int]:
-        """(epoch, plan segments, finished units): another value, another set of rows."""
-        return (*self.plan.generation, len(self._live.finished))
+        """(epoch, plan segments, finished units): another value, another set of rows, unless opened ``partial``."""
+        return (*self.plan.generation, len(self._live.finished) - len(self._live.shards.unfinished))
 
     @property
     def counts(self) -> Counts:
@@ -146,7 +151,7 @@ class FeatureStore:
 
     def pending_units(self) -> list[Unit]:
         """Return the units that have no shard yet."""
-        done = {unit.number for unit in self._live.finished}
+        done = {unit.number for unit in self._live.finished} - self._live.shards.unfinished.keys()
         return [unit for unit in self.units if unit.number not in done]
 
     # Rows
@@ -318,12 +323,21 @@ class FeatureStore:
 
     def provenance(self) -> dict[int, list[dict[str, Any]]]:
         """Return, by finished unit, how its vectors were made: engine, device, versions, host, time."""
-        return {unit.number: self.shard(unit).provenance for unit in self._live.finished}
+        return {unit.number: self._live.shards[unit.number].provenance for unit in self._live.finished}
 
     def content(self, ids: Ids) -> NDArray[np.uint8]:
         """Return (m, 32) uint8: SHA-256 of the bytes of each id's picture, zeros where they were never read."""
         return self._live.content(ids)
 
+    def journaled(self) -> int:
+        """Return how many of the pictures of pending units are extracted already, and counted when their unit is whole."""
+        from featstore.store.unfinished import count_unfinished
+
+        return count_unfinished(self.path, self.plan, self.pending_units(), self.spec)
+
     def shard(self, unit: Unit) -> Shard:
         """Return the shard of a finished unit. Raises FeatstoreError where the store was compacted since it was opened."""
-        return self._live.shards[unit.number]
+        shard = self._live.shards[unit.number]
+        if not isinstance(shard, Shard):
+            raise UsageError(f"{self.path}: unit {unit.number} has no shard yet; run the same featstore extract again")
+        return shard

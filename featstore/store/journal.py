@@ -13,6 +13,7 @@ ends the file.
 
 from __future__ import annotations
 
+import itertools
 import json
 import mmap
 import os
@@ -172,3 +173,12 @@ def contiguous(blocks: Sequence[Block]) -> list[Block]:
         chain.append(found)
         reached = found.stop
     return chain
+
+
+def provenance_of(chain: Sequence[Block]) -> list[dict[str, Any]]:
+    """Return who made which rows: one entry for each run of blocks of one maker."""
+    made: list[dict[str, Any]] = []
+    for maker, blocks in itertools.groupby(chain, lambda block: block.provenance):
+        run = list(blocks)
+        made.append({**(maker or {}), "rows": [run[0].start, run[-1].stop]})
+    return made

@@ -13,7 +13,7 @@ from featstore.errors import DamagedError
 from featstore.store import folders, shards, written
 from featstore.store.identity import Identity
 from featstore.store.plan import Ids, Plan, Unit, member
-from featstore.store.shards import Failure, OpenShards, Shard
+from featstore.store.shards import Failure, OpenShards, Shard, Unfinished
 
 Places = NDArray[np.int64] | slice
 
@@ -37,13 +37,15 @@ def missing_shard(path: Path) -> str:
 class LiveRows:
     """The rows of the finished units that no segment of the plan has retired, numbered in the order of their ids.
 
+    ``partial``: also those of unfinished units, as far as their journals go now.
+
     Attributes
     ----------
-    units: all units of the plan. finished: those that have a shard. failures: how many pictures that count failed.
+    units: all units of the plan. finished: those that have a shard or, with ``partial``, journaled rows. failures: how many pictures that count failed.
     shards: the shards, opened as they are asked for.
     """
 
-    def __init__(self, store: Path, identity: Identity, plan: Plan) -> None:
+    def __init__(self, store: Path, identity: Identity, plan: Plan, *, partial: bool = False) -> None:
         self.store, self.plan = store, plan
         self.shards = OpenShards(store, identity)
         # The plan is read first: a shard of a unit that it does not know was planned since, and is left alone.
@@ -57,13 +59,17 @@ class LiveRows:
         marks, names = written.marks(store), shard_names(store)
         for unit in self.units:
             path = shards.shard_path(store, unit.number)
-            if path.name not in names:
-                if written.mark_of(path) in marks:
-                    raise DamagedError(missing_shard(path))
+            counted: tuple[int, int] | None
+            if path.name in names:
+                counted = self._count_finished(unit)
+            elif written.mark_of(path) in marks:
+                raise DamagedError(missing_shard(path))
+            else:
+                counted = self._count_unfinished(unit) if partial else None
+            if counted is None:
                 continue
-            header = self.shards.hold(unit.number)
             self.finished.append(unit)
-            vectors, failed = self._count(unit, header["summary"])
+            vectors, failed = counted
             counts.append(vectors)
             self.failures += failed
             if failed:
@@ -71,8 +77,24 @@ class LiveRows:
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._first_ids = np.array([unit.first_id for unit in self.finished], np.int64)
 
-    def _count(self, unit: Unit, summary: dict[str, Any]) -> tuple[int, int]:
-        """Return how many of a unit's vectors and failures count."""
+    def _count_unfinished(self, unit: Unit) -> tuple[int, int] | None:
+        """Do what _count_finished does for a unit without a shard; None where no row of it is extracted."""
+        from featstore.store.unfinished import read_unfinished
+
+        found = read_unfinished(self.store, self.plan, unit, self.shards.identity)
+        if found is None:
+            try:
+                # Its shard may have come, and its journals gone, since we looked for the shard.
+                return self._count_finished(unit)
+            except FileNotFoundError:
+                return None
+        self.shards.unfinished[unit.number] = found
+        self._live[unit.number] = np.flatnonzero(~self.plan.is_retired(found.ids))
+        return len(self._live[unit.number]), int((~self.plan.is_retired(found.failed_ids)).sum())
+
+    def _count_finished(self, unit: Unit) -> tuple[int, int]:
+        """Return how many of a unit's vectors and failures count. Raises FileNotFoundError where it has no shard."""
+        summary = self.shards.hold(unit.number)["summary"]
         try:
             vectors, failures = int(summary["vectors"]), int(summary["failures"])
         except (KeyError, TypeError, ValueError):
@@ -91,7 +113,7 @@ class LiveRows:
         """Return the number of vectors."""
         return int(self._starts[-1])
 
-    def parts(self, rows: NDArray[np.int64] | None) -> Iterator[tuple[Shard, Places, Places]]:
+    def parts(self, rows: NDArray[np.int64] | None) -> Iterator[tuple[Shard | Unfinished, Places, Places]]:
         """Yield (shard, places in ``rows``, offsets in the shard), shard by shard in the order of the store.
 
         ``rows`` None: all.

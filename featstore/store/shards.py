@@ -231,11 +231,37 @@ class Shard:
         return np.concatenate(bad) if bad else np.empty(0, np.int64)
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """The rows of a unit that has no shard yet, in memory, with the columns that readers want of a Shard.
+
+    ``failed``: the failures with their keys; ``failed_sha256`` (m, 32).
+    """
+
+    ids: Ids
+    keys: ByteColumn
+    sha256: NDArray[np.uint8]
+    features: NDArray[Any]
+    failed: list[tuple[bytes, Failure]]
+    failed_sha256: NDArray[np.uint8]
+    provenance: list[dict[str, Any]]
+
+    @property
+    def failed_ids(self) -> Ids:
+        """The ids of the failures (m,)."""
+        return np.array([failure.id for _, failure in self.failed], np.int64)
+
+    def failures(self) -> list[tuple[bytes, Failure]]:
+        """Return the failures with their keys."""
+        return self.failed
+
+
 class OpenShards:
     """The shards of a store, of which at most ``limit``, the last used ones, are kept as arrays.
 
     A shard that is held is mapped from the moment the store was opened, and stays readable when a compaction removes
     it: each takes a file descriptor, so only the first of a large store are held.
+    ``unfinished``: by unit, what stands in for a shard that is not there yet.
     """
 
     def __init__(self, store: Path, identity: Identity, limit: int = defaults.OPEN_SHARDS) -> None:
@@ -257,8 +283,11 @@ class OpenShards:
                     raise
                 self._most = 0
         return sealed.read_header(path, KIND, follow=False)
+        self.unfinished: dict[int, Unfinished] = {}
 
-    def __getitem__(self, unit: int) -> Shard:
+    def __getitem__(self, unit: int) -> Shard | Unfinished:
+        if unit in self.unfinished:
+            return self.unfinished[unit]
         shard = self._open.pop(unit, None)
         if shard is None:
             try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import re
 from pathlib import Path
@@ -20,7 +19,7 @@ from featstore.store import manifest as manifests
 from featstore.store.claims import Claim, Claims
 from featstore.store.culprits import read_culprits
 from featstore.store.identity import Identity
-from featstore.store.journal import Block, JournalWriter, contiguous, read_journal
+from featstore.store.journal import Block, JournalWriter, contiguous, provenance_of, read_journal
 from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan, Unit
 from featstore.store.shards import Failure, Finished
@@ -38,7 +37,8 @@ def unit_rows_for(identity: Identity) -> int:
 def open_for_writing(store: Path, identity: Identity, weights_name: str, unit_rows: int | None = None) -> Manifest:
     """Create the store, or open the one there, for features of ``identity``.
 
-    Raises IdentityError where the store has features of another identity, UsageError where the folder is something else.
+    A store without rows takes any identity. Raises IdentityError where the store has features of another identity,
+    UsageError where the folder is something else.
     """
     store = Path(store)
     if not (store / manifests.NAME).exists():
@@ -49,7 +49,7 @@ def open_for_writing(store: Path, identity: Identity, weights_name: str, unit_ro
         with contextlib.suppress(FileExistsError):
             Manifest.new(identity, weights_name, unit_rows or unit_rows_for(identity)).write(store, exclusive=True)
     found = Manifest.read(store)
-    if found.identity != identity and _untouched(store):
+    if (found.identity != identity or unit_rows not in (None, found.unit_rows)) and not has_rows(store):
         found = _begin_anew(store, Manifest.new(identity, weights_name, unit_rows or unit_rows_for(identity)))
     found.identity.check(identity, str(store))
     if unit_rows is not None and unit_rows != found.unit_rows:
@@ -60,21 +60,30 @@ def open_for_writing(store: Path, identity: Identity, weights_name: str, unit_ro
 
 
 def _begin_anew(store: Path, new: Manifest) -> Manifest:
-    """Give a store in which nothing was ever planned, as a mistaken command leaves it, the identity that is asked for now."""
+    """Give a store without rows, as a run that failed leaves it, the identity that is asked for now."""
     with Claims(store) as claims:
         try:
             claims.exclusive()
         except FeatstoreError:
             return Manifest.read(store)
         # Looked at again: who plans announces itself before, and reads the manifest after.
-        if _untouched(store):
+        if not has_rows(store):
             new.write(store)
         return Manifest.read(store)
 
 
-def _untouched(store: Path) -> bool:
-    parts = (folders.PLAN, folders.SHARDS, folders.TABLES, folders.WRITTEN)
-    return not any(os.path.lexists(store / name) for name in parts)
+def has_rows(store: Path) -> bool:
+    """Return whether a picture was ever planned or extracted in ``store``: until then it takes any identity.
+
+    What is no real folder is no store of ours to begin anew: DamagedError.
+    """
+    for parent, pattern in ((folders.PLAN, folders.EPOCH), (folders.SHARDS, folders.SHARD)):
+        names = _listed(store, parent, pattern=pattern)
+        if parent == folders.SHARDS and names:
+            return True
+        if any(_listed(store, parent, name, pattern=folders.NUMBERED) for name in names):
+            return True
+    return bool(_listed(store, folders.WRITTEN, pattern=folders.MARK))
 
 
 def sweep(store: Path, claims: Claims) -> None:
@@ -82,20 +91,20 @@ def sweep(store: Path, claims: Claims) -> None:
 
     That is the work folders of units that have their shard, and shards half-written by nobody who is alive.
     """
-    for name in _listed(store, folders.WORK, folders.WORK_FOLDER):
+    for name in _listed(store, folders.WORK, pattern=folders.WORK_FOLDER):
         if name.isdigit() and shards.has_shard(store, int(name)) and claims.holder(name) is None:
             with contextlib.suppress(OSError):
                 folders.remove_folder(store, folders.WORK, name)
     # Listed before their owners are looked at: what is begun meanwhile is not on the list.
-    for leftover in _listed(store, folders.SHARDS, folders.HALF_SHARD):
+    for leftover in _listed(store, folders.SHARDS, pattern=folders.HALF_SHARD):
         unit = shards.unit_of(leftover)
         if unit is not None and claims.holder(unit) is None:
             folders.remove_file(store, folders.SHARDS, leftover)
 
 
-def _listed(store: Path, folder: str, pattern: re.Pattern[str]) -> list[str]:
+def _listed(store: Path, *parts: str, pattern: re.Pattern[str]) -> list[str]:
     try:
-        return folders.names(store, folder, pattern=pattern)
+        return folders.names(store, *parts, pattern=pattern)
     except FileNotFoundError:
         return []
 
@@ -168,7 +177,7 @@ class UnitWriter:
                 self.manifest.store_id,
                 self._finished(chain),
                 (block.vectors for block in chain),
-                _provenance(chain),
+                provenance_of(chain),
             )
 
     def _finished(self, chain: list[Block]) -> Finished:
@@ -192,12 +201,3 @@ class UnitWriter:
 
 def _take(keys: Any, rows: NDArray[np.int64]) -> list[bytes]:
     return [keys[row] for row in rows.tolist()]
-
-
-def _provenance(chain: list[Block]) -> list[dict[str, Any]]:
-    """Return who made which rows: one entry for each run of blocks of one maker."""
-    made: list[dict[str, Any]] = []
-    for maker, blocks in itertools.groupby(chain, lambda block: block.provenance):
-        run = list(blocks)
-        made.append({**(maker or {}), "rows": [run[0].start, run[-1].stop]})
-    return made

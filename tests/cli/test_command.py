@@ -73,6 +73,58 @@ def test_a_second_run_does_nothing(place):
     assert (report["change"]["unchanged"], report["new_vectors"], report["timings"]["forwarded"]) == (5, 0, 0)
 
 
+WITHOUT = """
+import sys
+from featstore.cli import featstore
+from featstore.stages.extract.supervisor import _Attempt
+
+def refuse(attempt):
+    raise AssertionError("a process was started")
+
+_Attempt.run = refuse
+for command in {commands!r}:
+    featstore.main(command, standalone_mode=False)
+print("loaded:", [name for name in ("torch", "torchvision", "openvino", "PIL", "pandas") if name in sys.modules])
+"""
+
+
+def loaded_by(*commands, cwd):
+    """Run commands in one process that cannot start another; return which of the large libraries it then has."""
+    code = WITHOUT.format(commands=[list(map(str, command)) for command in commands])
+    result = subprocess.run([sys.executable, "-c", code], cwd=cwd, check=True, stdout=subprocess.PIPE, text=True)
+    return result.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("options", [(), SMALL, ("--units", "0/2"), ("--retry-failures", "--units", "1/2")])
+def test_nothing_new_starts_no_process_and_loads_no_network(place, options):
+    assert loaded_by(("extract", "pictures", "s", *options), cwd=place) == "loaded: []"
+
+
+def test_a_list_on_stdin_with_nothing_new_starts_no_process(place, tmp_path):
+    names = "\0".join(str(path) for path in (place / "pictures").rglob("*.[jp][pn]g") if "bad" not in path.name)
+    run("extract", "-", tmp_path / "s", *SMALL, stdin=names.encode())
+    code = WITHOUT.format(commands=[["extract", "-", str(tmp_path / "s")]])
+    result = subprocess.run([sys.executable, "-c", code], input=names.encode(), check=True, stdout=subprocess.PIPE)
+    assert b"0 added, 0 changed, 0 retried, 4 unchanged" in result.stdout
+    assert result.stdout.splitlines()[-1] == b"loaded: []"
+
+
+def test_what_needs_no_picture_loads_no_network(place, tmp_path):
+    subprocess.run(["cp", "-r", place / "s", tmp_path / "s"], check=True)
+    (tmp_path / "t.csv").write_text("key,label\ntrain/ant/1.jpg,queen\n")
+    commands = [
+        ("index", "s"),
+        ("info", "s"),
+        ("info", "s.faiss"),
+        ("search", "s.faiss", "--key", "train/ant/1.jpg"),
+        ("label", "s", "t.csv"),
+        ("failures", "s"),
+        ("verify", "s"),
+        ("index", "s", "--update"),
+    ]
+    assert loaded_by(*commands, cwd=tmp_path) == "loaded: []"
+
+
 @pytest.mark.slow
 def test_a_run_that_reads_nothing_fails_and_says_why(place, tmp_path):
     (tmp_path / "t.csv").write_text("path\ntrain/ant/1.jpg\n")

@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
+import re
+import struct
+import sys
+import termios
+import time
+
+import pytest
+from featstore.embed.progress import Progress
+
+from featstore.cli import output
+from featstore.cli.output import Bar
+
+
 import io
 import sys
 
@@ -45,3 +61,58 @@ def test_a_log_has_a_line_with_the_rate_of_this_run(monkeypatch: pytest.MonkeyPa
     now[0] = 180.0
     pictures(Progress(50, 100, failed=2))
     assert capsys.readouterr().err == "50 of 100 images, 0.5/s, 1.7 min left, 2 failed\n"
+
+
+SCRIPT = """
+import time
+from featstore.cli.output import Bar
+from featstore.embed.progress import Progress
+bar = Bar()
+for done in (0, 0, 20, 40):
+    bar(Progress(done, 100, 0))
+    time.sleep(0.2)
+bar.close()
+"""
+
+
+def on_terminal(width: int) -> str:
+    """Return what SCRIPT shows on a terminal of ``width`` columns; 0: one that does not know its size."""
+    child, handle = pty.fork()
+    if child == 0:
+        fcntl.ioctl(2, termios.TIOCSWINSZ, struct.pack("HHHH", 24 if width else 0, width, 0, 0))
+        os.execve(sys.executable, [sys.executable, "-c", SCRIPT], {**os.environ, "COLUMNS": "80"})
+    shown = b""
+    while True:
+        try:
+            data = os.read(handle, 4096)
+        except OSError:
+            break
+        if not data:
+            break
+        shown += data
+    os.close(handle)
+    assert os.waitpid(child, 0)[1] == 0, shown
+    return shown.decode()
+
+
+@pytest.mark.parametrize("width", [0, 60])
+def test_the_bar_is_visible_and_begins_with_a_rate(width):
+    lines = [line for line in on_terminal(width).split("\r") if line.strip()]
+    assert lines[0].startswith(" 20%")
+    assert all(re.search(r"[0-9.]+img/s", line) for line in lines)
+    assert " 40%" in lines[-1]
+    assert max(map(len, lines)) <= (width or 80)
+
+
+def test_a_log_gets_a_line_once_there_is_a_rate(capsys, monkeypatch):
+    monkeypatch.setattr(output, "_LOG_SECONDS", 0.0)
+    bar = Bar()
+    time.sleep(0.01)
+    bar(Progress(0, 100, 0))
+    assert capsys.readouterr().err == ""
+    bar(Progress(50, 100, 2))
+    assert re.fullmatch(r"50 of 100 images, [\d.]+/s, 0\.0 min left, 2 failed\n", capsys.readouterr().err)
+    bar(Progress(60, 0, 0))
+    assert re.fullmatch(r"60 images, [\d.]+/s\n", capsys.readouterr().err)
+    bar(Progress(0, 100, 0, "waiting for 3 units"))
+    assert capsys.readouterr().err == "0 of 100 images, waiting for 3 units\n"

@@ -64,14 +64,15 @@ class PacedEngine:
 
 def extraction(folder: str, *, rate: float | None, slow_reads: bool) -> dict[str, Any]:
     """Extract ``folder`` with the paced engine of ``rate``, or EfficientNet-Lite0 where it is None."""
+    from featstore import engines
     from featstore.backbones import load_backbone
     from featstore.embed import loader
     from featstore.embed.progress import Progress
-    from featstore.stages.extract import extract, stage
+    from featstore.stages.extract import extract
 
     model = load_backbone(BACKBONE)
     if rate is not None:
-        stage.open_engine = lambda *_, **__: PacedEngine(model.dimension, rate)
+        engines.open_engine = lambda *_, **__: PacedEngine(model.dimension, rate)
     if slow_reads:
         read = loader.read_picture
 

@@ -35,6 +35,16 @@ def test_pictures_that_cannot_be_read_are_told_in_their_place(chain, tmp_path):
     assert set(found[0].to_dict(["ant", "bee"])["probabilities"]) == {"ant", "bee"}
 
 
+def test_progress_counts_every_picture_of_every_input(chain, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"<html>")
+    told = []
+    paths = [chain.folder, tmp_path / "bad.jpg"]
+    made = list(predict(chain.trained.path, paths, backbone=tiny_backbone(), batch=7, progress=told.append))
+    assert told[0].done == 0
+    assert (told[-1].done, told[-1].total, told[-1].failed) == (len(made), len(made), 1)
+    assert len(told) == 1 + -(-len(made) // 7)
+
+
 def test_only_failures_is_no_error(chain, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"")
     (one,) = predict(chain.trained.path, tmp_path / "bad.jpg", backbone=tiny_backbone())

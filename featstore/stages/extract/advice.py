@@ -1,69 +1,133 @@
-"""What bounded a run, and the option that would help.
+"""What bounded a run, and the options that would have saved most of its time.
 
-What is advised was measured on photographs of 450 x 374 pixels and two cores, in seconds of the processors or, where
-waiting is what is saved, of the clock: ``--decode fast`` took 0.5 to 0.6 of exact decoding's; ``--engine openvino`` 0.5
-(EfficientNet-Lite0) to 0.8 (ResNet50) of plain torch's, 0.6 to 0.9 of torch-folded's; ``openvino-int8`` 0.3 to 0.5 of
-openvino's; two processes brought 1.8 times as many pictures as one where a read takes 200 ms.
+Measured on photographs of 450 x 374 pixels and two cores, in seconds of the processors or, where waiting is what is
+saved, of the clock: ``--decode fast`` took 0.5 to 0.6 of exact decoding's; ``--engine openvino`` 0.5 (EfficientNet-Lite0)
+to 0.8 (ResNet50) of plain torch's, 0.6 to 0.9 of torch-folded's; ``openvino-int8`` 0.3 to 0.5 of openvino's; two
+processes brought 1.8 times as many pictures as one where a read takes 200 ms. tests/slow/account.py compares what is
+advised with runs that follow it.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Final
 
-from featstore.decode import DECODER
 from featstore.embed.pipeline import Timings
 
 _WORTH_ADVICE: Final = 10.0
-"""Seconds of work below which starting up is what counts, and nothing is to be gained."""
-_WORTH: Final = 0.15
-"""Share of the processors' time from which reading and decoding are worth making cheaper."""
+"""Seconds below which a run is short enough."""
+_WORTH: Final = 0.05
+"""Share of the run from which a saving is worth an option."""
+_NAMED: Final = 2
+"""Options that are named at most."""
+_EXACT_DECODER: Final = "pillow"
 _FAST_SAVES: Final = 0.38
-"""What the fast decoder saves of the processors' time that reading and exact decoding take."""
+"""Of the processors' time that reading and exact decoding take."""
 _FAST: Final = "--decode fast (into a new store: its pixels differ by a level)"
+_INT8: Final = "--engine openvino-int8 (into a new store; for heads, not for search)"
+_ENGINES: Final = {
+    "torch": {"openvino": (0.2, 0.5), "torch-folded": (0.11, 0.17)},
+    "torch-folded": {"openvino": (0.1, 0.4)},
+    "compile": {"openvino": (0.1, 0.4)},
+    "openvino": {"openvino-int8": (0.5, 0.7)},
+}
+"""By engine, what others save of the processors' time that the network takes, at least and at most."""
+_OPENVINO_STARTUP: Final = 3.0
+"""Seconds that OpenVINO takes longer to start than torch: it is imported, and the graph converted and compiled."""
+_MORE_PROCESSES_SAVE: Final = 1 - 1 / 1.8
+
+
+@dataclass(frozen=True)
+class Saving:
+    """An option, or what else can be done, and the seconds of the clock that it saves, at least and at most."""
+
+    option: str
+    least: float
+    most: float
+
+    def __str__(self) -> str:
+        low, high = f"{max(0.0, self.least):.0f}", f"{self.most:.0f}"
+        return f"{self.option} some {high} s" if low == high else f"{self.option} some {low} to {high} s"
 
 
 def advice(timings: Timings, engine: Mapping[str, Any], decoder: str, workers: int) -> str:
-    """Return in one line what bounded the run and what would make it faster; "" where nothing was forwarded.
+    """Return in one line what bounded the run and what would save most of it; "" where it is short or forwarded nothing.
 
     ``engine``: its provenance; ``decoder``: the decoder's class; ``workers``: the threads that decoded.
     """
-    network = timings.copy + timings.forward
-    clock = timings.waiting + network + timings.blocked
-    if not timings.forwarded or clock < _WORTH_ADVICE:
+    if not timings.forwarded or timings.clock < _WORTH_ADVICE:
         return ""
-    if timings.blocked > max(network, timings.waiting):
-        share = f"{timings.blocked / clock:.0%} of the time"
-        return f"writing was the bottleneck ({share}): a faster disk for the store, or --dtype float16, would help"
-    if network >= timings.waiting:
-        share = f"{network / clock:.0%} of the time"
-        return f"the network was the bottleneck ({share}){_for_network(timings, engine, decoder)} would help"
-    share = f"the network waited {timings.waiting / clock:.0%} of the time"
-    if timings.read > timings.decode:
-        remedy = "a faster disk, or more processes with --units,"
-        return f"reading the pictures was the bottleneck ({share}): {remedy} would help"
+    parts = {
+        "the network": timings.forward + timings.copy,
+        "waiting for pictures to be read": timings.waiting if timings.read > timings.decode else 0.0,
+        "waiting for pictures to be decoded": timings.waiting if timings.read <= timings.decode else 0.0,
+        "writing": timings.blocked,
+        "start-up": timings.startup,
+        "comparing the source with the store": timings.planning,
+        "comparing the engine with plain torch": timings.verifying,
+        "waiting for other processes": timings.others,
+        "starting again after pictures that killed their decoder": timings.restarts,
+    }
+    largest = max(parts, key=parts.__getitem__)
+    told = f"{largest} took {parts[largest] / timings.clock:.0%} of the time"
+    found = [one for one in savings(timings, engine, decoder, workers) if one.most >= _WORTH * timings.clock]
+    if not found:
+        return told + _without_option(largest, engine)
+    return f"{told}; would have saved of its {timings.clock:.0f} s: {', '.join(map(str, found[:_NAMED]))}"
+
+
+def savings(timings: Timings, engine: Mapping[str, Any], decoder: str, workers: int) -> list[Saving]:
+    """Return what would have made the run faster, the largest saving first; the parameters are those of ``advice``."""
+    found = []
+    on_gpu = str(engine.get("device")).startswith("cuda")
+    loop = timings.forward + timings.copy + timings.waiting + timings.scheduling + timings.blocked
+    # Where the network and the decoders share the processors, what one of them saves serves the other.
+    busy = max(1.0, timings.processor / loop) if loop else 1.0
     cores = os.cpu_count() or 1
-    helps = [f"--workers {cores}"] if workers < cores else []
-    helps += [_FAST] if decoder == DECODER else []
-    remedy = " or ".join(helps) or "more processes on other hosts, with --units,"
-    return f"decoding the pictures was the bottleneck ({share}): {remedy} would help"
+    if not on_gpu:
+        network = max(0.0, timings.processor - timings.load_processor) / busy
+        found += _of_engines(str(engine.get("engine")), network)
+    if timings.read > timings.decode:
+        found.append(_exactly("a faster disk, or more processes with --units,", timings.waiting * _MORE_PROCESSES_SAVE))
+    elif workers < cores:
+        found.append(_exactly(f"--workers {cores}", timings.waiting * (1 - workers / cores)))
+    if decoder == _EXACT_DECODER:
+        loading = timings.waiting if on_gpu else timings.load_processor / busy
+        if not on_gpu or timings.read <= timings.decode:
+            found.append(_exactly(_FAST, loading * _FAST_SAVES))
+    found.append(_exactly("a faster disk for the store, or --dtype float16 (into a new one),", timings.blocked / 2))
+    return sorted(found, key=lambda one: one.least + one.most, reverse=True)
 
 
-def _for_network(timings: Timings, engine: Mapping[str, Any], decoder: str) -> str:
-    """Return how to go on after "the network was the bottleneck"."""
-    name = str(engine.get("engine"))
-    if str(engine.get("device")).startswith("cuda"):
+def _exactly(option: str, seconds: float) -> Saving:
+    return Saving(option, seconds, seconds)
+
+
+def _of_engines(name: str, network: float) -> list[Saving]:
+    """Return what other engines on the CPU save of ``network`` seconds."""
+    found = []
+    installed = find_spec("openvino") is not None
+    for other, (least, most) in _ENGINES.get(name, {}).items():
+        is_openvino = other.startswith("openvino")
+        if is_openvino and not installed:
+            continue
+        start = _OPENVINO_STARTUP if is_openvino and not name.startswith("openvino") else 0.0
+        option = _INT8 if other == "openvino-int8" else f"--engine {other}"
+        found.append(Saving(option, least * network - start, most * network - start))
+    # One engine excludes another.
+    return sorted(found, key=lambda one: one.least + one.most)[-1:]
+
+
+def _without_option(largest: str, engine: Mapping[str, Any]) -> str:
+    """Return the end of an advice for which no option is known to save much."""
+    if largest == "the network":
+        if not str(engine.get("device")).startswith("cuda"):
+            return "; a lighter --backbone, or a GPU, would help"
         exact = "--precision bf16 (into a new store), " if engine.get("precision") == "fp32" else ""
-        return f": {exact}a lighter --backbone, or more GPUs with --units,"
-    if name in ("torch", "torch-folded", "compile") and find_spec("openvino") is not None:
-        return ": --engine openvino"
-    if name == "torch":
-        return ": --engine torch-folded"
-    loading = timings.load_processor / timings.processor if timings.processor else 0.0
-    if loading >= _WORTH and decoder == DECODER:
-        saved = f"some {loading * _FAST_SAVES:.0%} of the processors' time"
-        return f", while reading and decoding took {loading:.0%} of the processors' time: {_FAST}, which saves {saved},"
-    exact = "" if name.endswith("int8") else "--engine openvino-int8 (into a new store; for heads, not for search), "
-    return f": {exact}a lighter --backbone, or a GPU,"
+        return f"; {exact}a lighter --backbone, or more GPUs with --units, would help"
+    if largest == "waiting for pictures to be decoded":
+        return "; more processes on other hosts, with --units, would help"
+    return ""

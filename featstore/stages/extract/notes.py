@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from featstore.embed.units import Run
 from featstore.sources import Source
 from featstore.store.plan import source_name
 from featstore.store.tables import LABEL, SPLIT, Tables
 from featstore.text import counted
+
+if TYPE_CHECKING:
+    from featstore.embed.units import Run
 
 
 def notes_of(run: Run, source: Source, units: tuple[int, int]) -> list[str]:

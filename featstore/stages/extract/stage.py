@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,21 +16,29 @@ from featstore import defaults
 from featstore.backbones import Backbone, backbone_name, known_weights, load_backbone
 from featstore.decode import DECODER, Decoder, decoder_class, open_decoder
 from featstore.embed.loader import Loader, Watch
+from featstore.embed.pipeline import Timings
 from featstore.embed.progress import Progress
 from featstore.embed.recipe import identity_of
 from featstore.embed.units import Run
 from featstore.engines import open_engine, to_go_on
 from featstore.errors import IdentityError, UsageError
+from featstore.errors import UsageError
 from featstore.sources import Source, open_source
 from featstore.stages.extract.advice import advice
 from featstore.stages.extract.notes import classes_of, notes_of
 from featstore.stages.extract.report import ExtractReport
 from featstore.store import FeatureStore
+from featstore.stages.extract.request import Network, Request
+from featstore.store import FeatureStore, Identity
 from featstore.store.claims import Claims
 from featstore.store.manifest import LARGEST_UNIT, Manifest
 from featstore.store.plan import Plan, source_name
 from featstore.store.planner import Change, Planner
-from featstore.store.writer import open_for_writing, sweep
+from featstore.store.writer import has_rows, open_for_writing, sweep
+
+if TYPE_CHECKING:
+    from featstore.backbones import Backbone
+    from featstore.embed.loader import Decoder, Watch
 
 
 def extract(
@@ -60,6 +68,9 @@ def extract(
 ) -> ExtractReport:
     """Extract what ``store`` does not have yet of ``source``, and account for every picture.
 
+    The network is loaded where there is something to extract, or where only it tells whether its features are the
+    store's.
+
     Can be killed at any moment and called again; several processes, on several hosts, may call it for one store at
     once. ``backbone``, ``weights`` and ``dtype``: by default the store's, for a new one defaults.BACKBONE with its default
     weights, and defaults.DTYPE. ``units=(i, n)``: do only the units whose number is i modulo n. ``workers``: threads that decode, by default
@@ -75,56 +86,137 @@ def extract(
     Raises UsageError for what was asked wrongly, IdentityError where the store has other features, FeatstoreError
     and OSError for what failed; what was extracted until then is kept.
     """
-    started = time.perf_counter()
+    timings = Timings()
+    timings.add(startup=0.0 if watch is None else time.monotonic() - watch.began)
+    started = time.perf_counter() - timings.startup
+    check_numbers(units, batch, workers, unit_rows)
+    path = Path(store)
+    request = Request(backbone, weights, engine, device, precision, decode, dtype)
+    with timings.during("startup"):
+        source = open_source(source) if isinstance(source, str | os.PathLike) else source
+        there = _manifest_there(path)
+        # The network takes seconds to load: where words tell that it is the store's, only pending pictures need it.
+        network = None if there is not None and request.agrees(there) else request.load(there, path)
+        identity, weights_name = _features(network, there)
+        open_for_writing(path, identity, weights_name, unit_rows)
+    # What has no other name is closing.
+    with timings.during("closing"):
+        with Claims(path) as claims:
+            with timings.during("planning"):
+                planning = {"retry_failures": retry_failures, "rehash": rehash, "max_bytes": max_bytes}
+                change, run = _plan(path, identity, source, claims, units, timings, **planning)
+                run.batch, run.progress, run.stop = batch, progress, stop or run.stop
+            if watch is not None:
+                watch.begin(run.roots, change.to_dict(), run.reasons)
+                run.in_hand = watch.in_hand
+            if run.todo:
+                with timings.during("startup"):
+                    network = network or request.load(there, path)
+                    run.manifest.identity.check(network.identity, str(path))
+                run.go(
+                    network,
+                    workers or os.cpu_count() or 1,
+                    max_pixels=min(max_pixels, max(1, max_memory // defaults.BYTES_OF_PIXEL)),
+                    max_bytes=max_bytes,
+                    decode=decoder,
+                )
+        report = _report(run, source, change, units)
+    if run.todo and network is not None:
+        made = network.engine.provenance(), network.identity.decoder
+        report.advice = advice(timings, *made, workers or os.cpu_count() or 1)
+    report.seconds, report.timings = round(time.perf_counter() - started, 3), timings.to_dict()
+    return report
+
+
+def check_numbers(units: Any, batch: int | None, workers: int | None, unit_rows: int | None) -> None:
+    """Raise UsageError unless ``units`` is a share (i, n), and batch, workers and unit_rows are at least 1 or None."""
     if not (isinstance(units, tuple) and len(units) == 2 and 0 <= units[0] < units[1]):
         raise UsageError(f"units: {units!r} is not i/n with 0 <= i < n")
-    if batch < 1 or (workers is not None and workers < 1) or (unit_rows is not None and unit_rows < 1):
+    if any(number is not None and number < 1 for number in (batch, workers, unit_rows)):
         raise UsageError("batch, workers and unit_rows have to be at least 1")
     if unit_rows is not None and unit_rows > LARGEST_UNIT:
         raise UsageError(f"unit_rows: {unit_rows:,} is more than {LARGEST_UNIT:,}")
-    max_pixels = min(max_pixels, max(1, max_memory // defaults.BYTES_OF_PIXEL))
-    path = Path(store)
-    source = open_source(source) if isinstance(source, str | os.PathLike) else source
-    found = _manifest_there(path)
-    there = None if found is None else found.identity
-    decoded_as = decoder_class(decode) if decode != "auto" else DECODER if there is None else there.decoder
-    decoder = decoder or open_decoder(decoded_as)
-    model = _model(backbone, weights, found, path) if backbone is None or isinstance(backbone, str) else backbone
-    if precision == "auto" and there is not None:
-        engine, precision = to_go_on(there.precision, engine)
-    opened = open_engine(model, engine=engine, device=device, precision=precision)
-    identity = identity_of(model, opened, dtype or (defaults.DTYPE if there is None else there.dtype), decoded_as)
-    open_for_writing(path, identity, model.weights, unit_rows)
-    with Claims(path) as claims:
-        claims.join()
-        sweep(path, claims)
-        # Read again: a compaction may have ended just before we joined.
-        manifest = Manifest.read(path)
-        manifest.identity.check(identity, str(path))
-        change = plan_source(path, manifest, source, retry_failures=retry_failures, rehash=rehash, max_bytes=max_bytes)
-        plan = Plan(path, manifest.epoch)
-        roots = _roots(plan, source)
-        run = Run(path, manifest, plan, roots, opened, batch, progress, stop or threading.Event(), claims)
-        run.take([unit for unit in plan.units() if unit.number % units[1] == units[0]])
-        run.shared = len(plan.units())
-        decoding = workers or os.cpu_count() or 1
-        loader = Loader(
-            model.preprocessing,
-            run.root,
-            run.timings,
-            max_pixels=max_pixels,
-            max_bytes=max_bytes,
-            decode=decoder,
-            in_hand=None if watch is None else watch.in_hand,
-        )
-        if watch is not None:
-            watch.begin(run.roots, change.to_dict(), run.reasons)
-            run.in_hand = watch.in_hand
-        run.go(loader, decoding, model)
-    opened_store = FeatureStore(path)
-    counts, (classes, splits) = opened_store.counts, classes_of(opened_store.tables)
+
+
+def extract_nothing(
+    source: Source,
+    store: Path,
+    request: Request,
+    *,
+    units: tuple[int, int],
+    unit_rows: int | None = None,
+    retry_failures: bool = False,
+    max_bytes: int = defaults.MAX_FILE_BYTES,
+) -> tuple[Change | None, ExtractReport | None]:
+    """Compare ``source`` with a store that has the features asked for, and return the change of its plan.
+
+    The second value is the report where no picture is left to extract, which takes neither a network nor a process;
+    (None, None) where only a network can tell whether these are the store's features. The parameters and errors are
+    those of ``extract``, which does the rest.
+    """
+    started, timings = time.perf_counter(), Timings()
+    there = _manifest_there(store)
+    if there is None or not request.agrees(there):
+        return None, None
+    with timings.during("planning"):
+        open_for_writing(store, there.identity, there.weights_name, unit_rows)
+        with Claims(store) as claims:
+            planning = {"retry_failures": retry_failures, "rehash": False, "max_bytes": max_bytes}
+            change, run = _plan(store, there.identity, source, claims, units, timings, **planning)
+    if run.todo:
+        return change, None
+    with timings.during("closing"):
+        report = _report(run, source, change, units)
+    report.seconds, report.timings = round(time.perf_counter() - started, 3), timings.to_dict()
+    return change, report
+
+
+def _plan(
+    store: Path,
+    identity: Identity,
+    source: Source,
+    claims: Claims,
+    units: tuple[int, int],
+    timings: Timings,
+    **planning: Any,
+) -> tuple[Change, Run]:
+    """Bring the plan up to date, and return what that changed and the run over the units of our share."""
+    claims.join()
+    sweep(store, claims)
+    # Read again: a compaction may have ended just before we joined.
+    manifest = Manifest.read(store)
+    manifest.identity.check(identity, str(store))
+    change = plan_source(store, manifest, source, **planning)
+    plan = Plan(store, manifest.epoch)
+    run = Run(store, manifest, plan, _roots(plan, source), claims, timings)
+    run.take([unit for unit in plan.units() if unit.number % units[1] == units[0]])
+    run.shared = len(plan.units())
+    return change, run
+
+
+def _manifest_there(store: Path) -> Manifest | None:
+    """Return what a store with rows says of itself: a run goes on as the store began, on whatever device."""
+    try:
+        return Manifest.read(store) if has_rows(store) else None
+    except UsageError:
+        return None
+
+
+def _features(network: Network | None, there: Manifest | None) -> tuple[Identity, str]:
+    """Return identity and weights' name of the features that are asked for: the network's, else the store's."""
+    if network is not None:
+        return network.identity, network.backbone.weights
+    if there is None:
+        raise ValueError("neither a network nor a store")
+    return there.identity, there.weights_name
+
+
+def _report(run: Run, source: Source, change: Change, units: tuple[int, int]) -> ExtractReport:
+    """Return what ``run`` did and what the store holds now; seconds, timings and advice are the caller's."""
+    opened = FeatureStore(run.store)
+    counts, (classes, splits) = opened.counts, classes_of(opened.tables)
     return ExtractReport(
-        str(path),
+        str(run.store),
         change,
         counts.images,
         counts.vectors,
@@ -134,37 +226,12 @@ def extract(
         run.failed,
         source.ignored,
         run.stopped,
-        round(time.perf_counter() - started, 3),
-        dict(run.reasons.most_common()),
-        run.timings.to_dict(),
-        advice(run.timings, opened.provenance(), decoded_as, decoding),
+        reasons=dict(run.reasons.most_common()),
         layout=source.layout,
         classes=classes,
         splits=splits,
         notes=notes_of(run, source, units),
     )
-
-
-def _manifest_there(store: Path) -> Manifest | None:
-    """Return what the store that is there says of itself: a run goes on as the store began, on whatever device."""
-    try:
-        return Manifest.read(store)
-    except UsageError:
-        return None
-
-
-def _model(backbone: str | None, weights: str | None, there: Manifest | None, store: Path) -> Backbone:
-    """Return the backbone that is asked for, or that of the store; nothing is loaded that the store would refuse."""
-    if there is None:
-        return load_backbone(backbone or defaults.BACKBONE, weights)
-    name = there.identity.backbone
-    if backbone is not None and backbone_name(backbone) != name:
-        raise IdentityError(
-            f"{store} has features of {name}, not {backbone}; leave --backbone out to go on with it, or name another store"
-        )
-    if weights is None and not known_weights(name, there.weights_name):
-        raise UsageError(f"{store}: was made with the weights {there.weights_name}; name their file with --weights")
-    return load_backbone(name, weights or there.weights_name)
 
 
 def plan_source(

@@ -4,7 +4,8 @@ The child (worker.py) notes the rows that it reads and decodes. When it is kille
 or makes no progress, its supervisor tries those rows one by one in processes with limits (guard.py). What fails
 there becomes a failure of the store, noted in the unit's work folder (featstore.store.culprits), and the work is
 started again, from the journal. A death that no picture explains is forgiven once, and as long as work gets done.
-The supervisor itself loads neither torch nor, before something dies, numpy.
+The supervisor itself never loads torch. It compares the source with the store, and starts the child only where a
+picture is to be extracted, or where only a network can tell whether its features are the store's.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import IO, Any, Final
 
 from featstore import defaults
@@ -69,7 +71,7 @@ def extract_supervised(
     Raises what ``extract`` raises, and FeatstoreError where the process died and no picture explains it, twice
     without any progress in between.
     """
-    started = time.perf_counter()
+    started = time.monotonic()
     for name in (decoder, backbone_from):
         if name is not None:
             sandbox.check_name(name)
@@ -89,22 +91,53 @@ def extract_supervised(
     total = _Total(progress)
     with _spooled(job["source"]) as spooled:
         job["spooled"] = None if spooled is None else spooled.fileno()
+        nothing = _nothing_pending(job, total)
+        if nothing is not None:
+            seconds = time.monotonic() - started
+            nothing.timings["startup"] = round(seconds - nothing.seconds, 3)
+            nothing.seconds = round(seconds, 3)
+            return nothing
+        total.planning = time.monotonic() - started
         forgiven = 0
         while True:
             threads = (workers or os.cpu_count() or 1) + defaults.READERS
+            job["began"] = time.monotonic() if total.restarts else started + total.planning
             attempt = _Attempt(job, spooled, threads, stall_seconds, stop, total)
             attempt.run()
             if attempt.error is not None:
                 raise _raised(attempt.error)
             if attempt.report is not None:
-                return total.report(attempt.report, time.perf_counter() - started)
+                return total.report(attempt.report, started, job["began"])
             if stop.is_set():
-                return total.stopped(job["store"], time.perf_counter() - started)
+                return total.stopped(job["store"], time.monotonic() - started)
             culprits = judge(attempt.held, attempt.roots, job, stall_seconds)
             total.restarts += 1
             forgiven = 0 if culprits or attempt.done else forgiven + 1
             if forgiven == _FORGIVEN:
                 raise FeatstoreError(_unexplained(attempt, store))
+
+
+def _nothing_pending(job: dict[str, Any], total: _Total) -> ExtractReport | None:
+    """Return the report of a run that has nothing to extract: it needs no process that could die.
+
+    Else what the plan's change was is kept in ``total``; the worker compares again, which finds nothing new.
+    """
+    options = job["options"]
+    if job["backbone_from"] is not None or options.get("rehash"):
+        return None
+    from featstore.stages.extract.request import Request
+    from featstore.stages.extract.stage import check_numbers, extract_nothing
+    from featstore.stages.extract.worker import source_of
+
+    check_numbers(tuple(options["units"]), *(options.get(name) for name in ("batch", "workers", "unit_rows")))
+    names = [each.name for each in fields(Request)]
+    request = Request(**{name: options[name] for name in names if name in options})
+    given = {name: options[name] for name in ("unit_rows", "retry_failures", "max_bytes") if name in options}
+    change, report = extract_nothing(
+        source_of(job), Path(job["store"]), request, units=tuple(options["units"]), **given
+    )
+    total.change = None if change is None else change.to_dict()
+    return report
 
 
 @contextlib.contextmanager
@@ -132,10 +165,11 @@ def _spooled(source: str) -> Iterator[IO[bytes] | None]:
 
 @dataclass
 class _Total:
-    """What all attempts together did."""
+    """What all attempts together did; ``planning``: seconds that comparing the source took before the first."""
 
     progress: Callable[[Progress], None] | None
     change: dict[str, int] | None = None
+    planning: float = 0.0
     done: int = 0
     failed: int = 0
     restarts: int = 0
@@ -151,8 +185,13 @@ class _Total:
         if self.progress is not None:
             self.progress(Progress(self.done + done, self.done + total, self.failed + failed, note))
 
-    def report(self, value: dict[str, Any], seconds: float) -> ExtractReport:
+    def report(self, value: dict[str, Any], started: float, began: float) -> ExtractReport:
+        """Return the last attempt's report for all of them; ``began``: when that attempt did."""
         report = ExtractReport.from_dict({**value, "change": self.change or value["change"]})
+        before, seconds = began - started, time.monotonic() - started
+        report.timings["planning"] = round(report.timings["planning"] + self.planning, 3)
+        report.timings["restarts"] = round(before - self.planning, 3)
+        report.timings["closing"] = round(report.timings["closing"] + seconds - before - report.seconds, 3)
         report.restarts, report.seconds = self.restarts, round(seconds, 3)
         report.new_vectors += self.done - self.failed
         report.new_failures += self.failed

@@ -15,7 +15,7 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from featstore.embed.progress import Progress
 from featstore.errors import FeatstoreError
@@ -24,6 +24,8 @@ from featstore.processes.malloc import keep_memory
 from featstore.processes.sandbox import error_value, function_of
 
 _LIVE_SECONDS = 1.0
+if TYPE_CHECKING:
+    from featstore.sources import Source
 
 
 def main() -> None:
@@ -101,22 +103,25 @@ class _Answers:
                 data = data[os.write(self._handle, data) :]
 
 
+def source_of(job: dict[str, Any]) -> Source:
+    """Open the source of a job, in any process that has its handles."""
+    from featstore.sources import open_source
+
+    if job["spooled"] is None:
+        return open_source(job["source"], **job["source_options"])
+    # A list that can be read once only was copied by the supervisor.
+    given = {**job["source_options"], "kind": "list", "root": job["source_options"].get("root") or os.getcwd()}
+    source = open_source(f"/dev/fd/{job['spooled']}", **given)
+    source.location = job["source"] if job["source"] == "-" else os.path.abspath(job["source"])
+    return source
+
+
 def _work(job: dict[str, Any], in_hand: InHand, answers: _Answers, stop: threading.Event) -> dict[str, Any]:
     if job["backbone_from"] is not None:
         job["options"]["backbone"] = function_of(job["backbone_from"])()
-    from featstore.sources import open_source
-
-    options = job["options"]
-    if job["spooled"] is None:
-        source = open_source(job["source"], **job["source_options"])
-    else:
-        # A list that can be read once only was copied by the supervisor.
-        given = {**job["source_options"], "kind": "list", "root": job["source_options"].get("root") or os.getcwd()}
-        source = open_source(f"/dev/fd/{job['spooled']}", **given)
-        source.location = job["source"] if job["source"] == "-" else os.path.abspath(job["source"])
+    options, source = job["options"], source_of(job)
     if str(options.get("engine")).startswith(("torch", "compile")):
         keep_memory()
-    # Only now, that mistakes of the request are told at once: this loads torch.
     from featstore.embed.loader import Watch
     from featstore.stages.extract.stage import extract
 
@@ -135,7 +140,7 @@ def _work(job: dict[str, Any], in_hand: InHand, answers: _Answers, stop: threadi
         progress=tell,
         stop=stop,
         decoder=None if job["decoder"] is None else function_of(job["decoder"]),
-        watch=Watch(in_hand, begin),
+        watch=Watch(in_hand, job["began"], begin),
         **{**options, "units": tuple(options["units"])},
     )
     return report.to_dict()

@@ -10,12 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
+from featstore import defaults
 from featstore.decode import decode
 from featstore.embed import loader
+from featstore.embed.pipeline import CLOCK
 from featstore.errors import IdentityError, UsageError
 from featstore.sources import open_source
 from featstore.stages.extract import extract
 from featstore.store import FeatureStore
+from featstore.store.claims import Claims
 from featstore.store.repair.verify import verify_store
 from tests.made import picture, tiny_backbone, write_pictures
 
@@ -324,14 +327,79 @@ def test_many_read_ahead_of_the_few_that_decode(folder, tmp_path, monkeypatch):
     assert most == 1
 
 
-def test_the_breakdown_accounts_for_the_clock_and_the_processors(folder, tmp_path):
+def test_the_stages_add_up_to_the_whole_run(folder, tmp_path):
     report = run(folder, tmp_path / "s")
     timings = report.timings
-    stages = {"read", "decode", "waiting", "copy", "forward", "write", "blocked", "load_processor", "processor"}
-    assert set(timings) == {*stages, "forwarded"}
-    assert sum(timings[name] for name in ("waiting", "copy", "forward", "blocked")) <= report.seconds
+    threads = {"read", "decode", "write", "load_processor", "processor", "forwarded"}
+    assert set(timings) == {*CLOCK, *threads}
+    assert sum(timings[name] for name in CLOCK) == pytest.approx(report.seconds, rel=0.03, abs=0.05)
+    assert min(timings[name] for name in ("startup", "planning", "forward", "closing")) > 0
     assert timings["load_processor"] <= timings["processor"] + 0.02
     assert report.advice == ""
+
+
+def test_the_comparison_with_plain_torch_and_the_wait_for_others_are_named(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(defaults, "DRIFT_RUN", 1)
+    stop = threading.Event()
+    stop.set()
+    run(folder, tmp_path / "s", stop=stop, unit_rows=100)
+    with Claims(tmp_path / "s") as claims:
+        claims.take(0)
+        threading.Timer(0.5, claims.release, [0]).start()
+        timings = run(folder, tmp_path / "s", engine="torch-folded", unit_rows=100).timings
+    assert timings["others"] >= 0.4
+    assert timings["verifying"] > 0
+
+
+def without_networks(monkeypatch):
+    def refuse(*arguments, **options):
+        raise AssertionError("a network was loaded")
+
+    monkeypatch.setattr("featstore.stages.extract.request.Request.load", refuse)
+
+
+@pytest.mark.parametrize("options", [{}, {"backbone": "SqueezeNet1_1", "weights": "random:3", "dtype": "float32", "decode": "exact", "precision": "fp32", "engine": "compile", "device": "cuda"}])  # fmt: skip
+def test_nothing_new_loads_no_network(folder, tmp_path, monkeypatch, options):
+    extract(folder, tmp_path / "s", backbone="squeezenet1_1", weights="random:3")
+    without_networks(monkeypatch)
+    report = extract(folder, tmp_path / "s", **options)
+    assert (report.change.unchanged, report.new_vectors, report.vectors) == (20, 0, 20)
+    os.unlink(folder / NAMES[0])
+    report = extract(folder, tmp_path / "s", **options)
+    assert (report.change.removed, report.vectors) == (1, 19)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"backbone": "resnet18"},
+        {"weights": "random:4"},
+        {"dtype": "float16"},
+        {"decode": "fast"},
+        {"precision": "bf16"},
+        {"engine": "openvino-int8"},
+        {"engine": "compiled"},
+        {"device": "gpu"},
+    ],
+)
+def test_what_the_store_does_not_have_is_refused_though_nothing_is_new(folder, tmp_path, options):
+    extract(folder, tmp_path / "s", backbone="squeezenet1_1", weights="random:3")
+    write_pictures(tmp_path / "other", ["ant/x.jpg"], seed=90)
+    with pytest.raises(UsageError):
+        extract(tmp_path / "other", tmp_path / "s", **options)
+    assert FeatureStore.open(tmp_path / "s").counts.images == 20
+
+
+@pytest.mark.parametrize("first", ["an empty folder", "a doubled key"])
+def test_a_store_that_a_failed_run_left_without_rows_takes_any_identity(folder, tmp_path, first):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "doubled.csv").write_text("path\n" + "pictures/ant/00.jpg\n" * 2)
+    with pytest.raises(UsageError):
+        extract(tmp_path / ("empty" if first == "an empty folder" else "doubled.csv"), tmp_path / "s", backbone="squeezenet1_1", weights="random:3", unit_rows=7)  # fmt: skip
+    report = extract(folder, tmp_path / "s", backbone="resnet18", weights="random:0", dtype="float16", unit_rows=9)
+    assert report.vectors == 20
+    store = FeatureStore.open(tmp_path / "s")
+    assert (store.spec.backbone, store.spec.dtype, store.manifest.unit_rows) == ("resnet18", "float16", 9)
 
 
 @pytest.mark.slow
@@ -353,6 +421,8 @@ def test_the_file_of_weights_has_to_be_named_again(folder, tmp_path):
     torch.save({name: value.clone() for name, value in module.state_dict().items()}, tmp_path / "mine.pth")
     options = {"backbone": "squeezenet1_1", "weights": str(tmp_path / "mine.pth")}
     extract(folder, tmp_path / "s", **options)
+    assert extract(folder, tmp_path / "s").new_vectors == 0
+    write_pictures(folder, ["ant/new.jpg"], seed=50)
     with pytest.raises(UsageError, match=r"s: was made with the weights mine\.pth; name their file with --weights"):
         extract(folder, tmp_path / "s")
-    assert extract(folder, tmp_path / "s", **options).new_vectors == 0
+    assert extract(folder, tmp_path / "s", **options).new_vectors == 1

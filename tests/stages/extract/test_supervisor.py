@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from featstore.decode import Preprocessing
+from featstore.embed.pipeline import CLOCK
 from featstore.embed.progress import Progress
 from featstore.errors import FeatstoreError, UsageError
 from featstore.processes.in_hand import DECODING, READING, Held, InHand
@@ -55,6 +56,9 @@ def test_culprits_become_failures_and_the_others_the_vectors_they_always_get(
     assert (report.new_vectors, report.new_failures, report.change.added) == (12, 2, 14)
     assert sum(report.reasons.values()) == 2
     assert report.restarts == 1
+    # The stages add up over all processes, those that died included.
+    assert sum(report.timings[name] for name in CLOCK) == pytest.approx(report.seconds, abs=0.02)
+    assert min(report.timings["restarts"], report.timings["startup"]) > 0
     assert told[-1].done == told[-1].total == 14
     assert list(store.keys) == list(plain.keys)
     assert store.features().tobytes() == plain.features().tobytes()

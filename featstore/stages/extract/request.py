@@ -1,0 +1,133 @@
+"""What is asked of the features of a store: compared with the store in words, or loaded as a network.
+
+Importing this module loads no torch: a run without pending pictures needs none.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from featstore import defaults
+from featstore.errors import IdentityError, UsageError
+from featstore.store.identity import Identity
+from featstore.store.manifest import Manifest
+
+if TYPE_CHECKING:
+    from featstore.backbones import Backbone
+    from featstore.engines import Engine
+
+EXACT_ENGINES: Final = ("torch", "torch-folded", "compile", "openvino")
+"""Engines of the precision class fp32, unless they are asked for another."""
+_BY_NAME: Final = re.compile(r"random:[0-9]+|[A-Z][A-Z0-9_]*")
+"""Names of weights that stand for the same weights everywhere: untrained by a seed, or published. Others are files."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A backbone, the engine that runs it, and the identity of the features that they make."""
+
+    backbone: Backbone
+    engine: Engine
+    identity: Identity
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which features are asked for; None and "auto" stand for those of the store. The names are those of ``extract``."""
+
+    backbone: str | Backbone | None = None
+    weights: str | None = None
+    engine: str = defaults.ENGINE
+    device: str = "auto"
+    precision: str = "auto"
+    decode: str = defaults.DECODE
+    dtype: str | None = None
+
+    def agrees(self, there: Manifest) -> bool:
+        """Return whether this asks for the features of the store ``there``, as far as words tell.
+
+        False where only the loaded network can tell, as of a checkpoint file, and where the two differ.
+        """
+        identity = there.identity
+        return (
+            self._names_backbone(there)
+            and self.dtype in (None, identity.dtype)
+            and (self.decode == "auto" or _decoder(self.decode) == identity.decoder)
+            and self.precision in ("auto", identity.precision)
+            and (self.engine == "auto" or (self.engine in EXACT_ENGINES and identity.precision == "fp32"))
+            and (self.device in ("auto", "cpu") or self.device.startswith("cuda"))
+        )
+
+    def _names_backbone(self, there: Manifest) -> bool:
+        identity, asked = there.identity, self.backbone
+        if asked is None or isinstance(asked, str):
+            same = self.weights == there.weights_name and _BY_NAME.fullmatch(self.weights) is not None
+            return (asked is None or asked.lower() == identity.backbone) and (self.weights is None or same)
+        ours = asked.name, asked.layer, asked.dimension, asked.weights_digest, asked.preprocessing.to_dict()
+        return ours == (
+            identity.backbone,
+            identity.layer,
+            identity.dimension,
+            identity.weights,
+            identity.preprocessing,
+        )
+
+    def load(self, there: Manifest | None, store: Path) -> Network:
+        """Load the network; ``there``: the manifest of ``store``, where it has rows.
+
+        Raises UsageError and IdentityError, the latter before anything is loaded where names tell; FeatstoreError,
+        DamagedError (weights).
+        """
+        from featstore.decode import DECODER
+        from featstore.engines import open_engine, to_go_on
+
+        known = None if there is None else there.identity
+        decoder = _decoder(self.decode) if self.decode != "auto" else DECODER if known is None else known.decoder
+        asked = self.backbone
+        backbone = self._load_backbone(asked, there, store) if asked is None or isinstance(asked, str) else asked
+        engine, precision = self.engine, self.precision
+        if precision == "auto" and known is not None:
+            engine, precision = to_go_on(known.precision, engine)
+        opened = open_engine(backbone, engine=engine, device=self.device, precision=precision)
+        dtype = self.dtype or (defaults.DTYPE if known is None else known.dtype)
+        return Network(backbone, opened, identity_of(backbone, opened, dtype, decoder))
+
+    def _load_backbone(self, name: str | None, there: Manifest | None, store: Path) -> Backbone:
+        from featstore.backbones import backbone_name, known_weights, load_backbone
+
+        if there is None:
+            return load_backbone(name or defaults.BACKBONE, self.weights)
+        its = there.identity.backbone
+        if name is not None and backbone_name(name) != its:
+            raise IdentityError(
+                f"{store} has features of {its}, not {name}; leave --backbone out to go on with it, or name another store"
+            )
+        if self.weights is None and not known_weights(its, there.weights_name):
+            raise UsageError(f"{store}: was made with the weights {there.weights_name}; name their file with --weights")
+        return load_backbone(its, self.weights or there.weights_name)
+
+
+def _decoder(choice: str) -> str:
+    # Imports Pillow.
+    from featstore.decode import decoder_class
+
+    return decoder_class(choice)
+
+
+def identity_of(backbone: Backbone, engine: Engine, dtype: str, decoder: str) -> Identity:
+    """Return the identity of the features that ``engine`` makes of ``backbone`` and pictures from ``decoder``, a class."""
+    if dtype not in ("float32", "float16"):
+        raise UsageError(f"dtype: {dtype!r} is not float32 or float16")
+    return Identity(
+        backbone.name,
+        backbone.layer,
+        backbone.dimension,
+        backbone.weights_digest,
+        backbone.preprocessing.to_dict(),
+        decoder,
+        engine.precision,
+        dtype,
+    )
