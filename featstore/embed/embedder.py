@@ -207,15 +207,11 @@ def make_embedder(
 
     Raises UsageError for what does not exist or does not go together, FeatstoreError, DamagedError (weights).
     """
-    from featstore.backbones import load_backbone
-    from featstore.decode import decoder_class
-    from featstore.embed.recipe import identity_of
-    from featstore.engines import open_engine
+    from featstore.embed.recipe import Request
 
-    decoder = decoder_class(decode)
-    loaded = load_backbone(backbone, weights) if isinstance(backbone, str) else backbone
-    opened = open_engine(loaded, engine=engine, device=device, precision=precision)
-    return Embedder(identity_of(loaded, opened, defaults.DTYPE, decoder), opened)
+    request = Request(backbone, weights, engine, device, precision, decode, defaults.DTYPE)
+    network = request.load(None, Path())
+    return Embedder(network.identity, network.engine)
 
 
 def open_embedder(
@@ -236,23 +232,28 @@ def open_embedder(
     backbone, weights, preprocessing, decoder or precision are not those of ``origin``; UsageError where the weights
     cannot be found.
     """
-    from featstore.backbones import load_backbone
-    from featstore.embed.recipe import identity_of
-    from featstore.engines import open_engine, to_go_on
+    from featstore.embed.recipe import reopen
 
     identity = origin.identity
-    try:
-        backbone = backbone or load_backbone(identity.backbone, weights or origin.weights_name)
-    except UsageError as error:
+
+    def explain(error: UsageError) -> str:
         if weights is not None:
-            raise
-        raise UsageError(
+            return str(error)
+        return (
             f"{what}: was made with {identity.backbone} and the weights {origin.weights_name}, which cannot be loaded "
             f"({error}); name their file with --weights"
-        ) from None
+        )
+
     if engine == "auto" and identity.precision == "fp32" and _are_few_files(inputs):
         engine = "torch"
-    engine, precision = to_go_on(identity.precision, engine)
-    opened = open_engine(backbone, engine=engine, device=device, precision=precision)
-    identity.check(identity_of(backbone, opened, identity.dtype, identity.decoder), what)
-    return Embedder(identity, opened)
+    network = reopen(
+        identity,
+        origin.weights_name,
+        what,
+        backbone=backbone,
+        weights=weights,
+        engine=engine,
+        device=device,
+        explain=explain,
+    )
+    return Embedder(identity, network.engine)

@@ -1,11 +1,155 @@
-"""The recipe of features: a backbone, the engine that runs it, and the identity that both give."""
+"""The recipe of features: a backbone, the engine that runs it, and the identity that both give.
+
+A Request is compared with a store by its words, or loaded as a Network; ``reopen`` loads that of an identity.
+
+Importing this module loads no torch: a run without pending pictures needs none.
+"""
 
 from __future__ import annotations
 
-from featstore.backbones import Backbone
-from featstore.engines import Engine
-from featstore.errors import UsageError
-from featstore.store import Identity
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from featstore import defaults
+from featstore.errors import IdentityError, UsageError
+from featstore.store.identity import Identity
+from featstore.store.manifest import Manifest
+
+if TYPE_CHECKING:
+    from featstore.backbones import Backbone
+    from featstore.engines import Engine
+
+EXACT_ENGINES: Final = ("torch", "torch-folded", "compile", "openvino")
+"""Engines of the precision class fp32, unless they are asked for another."""
+_BY_NAME: Final = re.compile(r"random:[0-9]+|[A-Z][A-Z0-9_]*")
+"""Names of weights that stand for the same weights everywhere: untrained by a seed, or published. Others are files."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A backbone, the engine that runs it, and the identity of the features that they make."""
+
+    backbone: Backbone
+    engine: Engine
+    identity: Identity
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which features are asked for; None and "auto" stand for those of the store. The names are those of ``extract``."""
+
+    backbone: str | Backbone | None = None
+    weights: str | None = None
+    engine: str = defaults.ENGINE
+    device: str = "auto"
+    precision: str = "auto"
+    decode: str = defaults.DECODE
+    dtype: str | None = None
+
+    def agrees(self, there: Manifest) -> bool:
+        """Return whether this asks for the features of the store ``there``, as far as words tell.
+
+        False where only the loaded network can tell, as of a checkpoint file, and where the two differ.
+        """
+        identity = there.identity
+        return (
+            self._names_backbone(there)
+            and self.dtype in (None, identity.dtype)
+            and (self.decode == "auto" or _decoder(self.decode) == identity.decoder)
+            and self.precision in ("auto", identity.precision)
+            and (self.engine == "auto" or (self.engine in EXACT_ENGINES and identity.precision == "fp32"))
+            and (self.device in ("auto", "cpu") or self.device.startswith("cuda"))
+        )
+
+    def _names_backbone(self, there: Manifest) -> bool:
+        identity, asked = there.identity, self.backbone
+        if asked is None or isinstance(asked, str):
+            same = self.weights == there.weights_name and _BY_NAME.fullmatch(self.weights) is not None
+            return (asked is None or asked.lower() == identity.backbone) and (self.weights is None or same)
+        ours = asked.name, asked.layer, asked.dimension, asked.weights_digest, asked.preprocessing.to_dict()
+        return ours == (
+            identity.backbone,
+            identity.layer,
+            identity.dimension,
+            identity.weights,
+            identity.preprocessing,
+        )
+
+    def load(self, there: Manifest | None, store: Path) -> Network:
+        """Load the network; ``there``: the manifest of ``store``, where it has rows.
+
+        Raises UsageError and IdentityError, the latter before anything is loaded where names tell; FeatstoreError,
+        DamagedError (weights).
+        """
+        from featstore.decode import DECODER
+        from featstore.engines import open_engine, to_go_on
+
+        known = None if there is None else there.identity
+        decoder = _decoder(self.decode) if self.decode != "auto" else DECODER if known is None else known.decoder
+        asked = self.backbone
+        backbone = self._load_backbone(asked, there, store) if asked is None or isinstance(asked, str) else asked
+        engine, precision = self.engine, self.precision
+        if precision == "auto" and known is not None:
+            engine, precision = to_go_on(known.precision, engine)
+        opened = open_engine(backbone, engine=engine, device=self.device, precision=precision)
+        dtype = self.dtype or (defaults.DTYPE if known is None else known.dtype)
+        return Network(backbone, opened, identity_of(backbone, opened, dtype, decoder))
+
+    def _load_backbone(self, name: str | None, there: Manifest | None, store: Path) -> Backbone:
+        from featstore.backbones import backbone_name, known_weights, load_backbone
+
+        if there is None:
+            return load_backbone(name or defaults.BACKBONE, self.weights)
+        its = there.identity.backbone
+        if name is not None and backbone_name(name) != its:
+            raise IdentityError(
+                f"{store} has features of {its}, not {name}; leave --backbone out to go on with it, or name another store"
+            )
+        if self.weights is None and not known_weights(its, there.weights_name):
+            raise UsageError(f"{store}: was made with the weights {there.weights_name}; name their file with --weights")
+        return load_backbone(its, self.weights or there.weights_name)
+
+
+def reopen(
+    identity: Identity,
+    weights_name: str,
+    what: str,
+    *,
+    backbone: Backbone | None = None,
+    weights: str | None = None,
+    engine: str = defaults.ENGINE,
+    device: str = "auto",
+    explain: Callable[[UsageError], str] = str,
+) -> Network:
+    """Load the backbone that made features of ``identity``, open an engine of its precision, and check the identity.
+
+    ``weights_name``: of the weights when the features were made; ``weights``: their file, where that name does not
+    lead to them; ``backbone``: one that is loaded already; ``what``: a path, for messages. Raises UsageError, with the
+    text of ``explain``, where backbone or weights cannot be had, IdentityError where they make other features.
+    """
+    from featstore.engines import open_engine, to_go_on
+
+    if backbone is None:
+        from featstore.backbones import load_backbone
+
+        try:
+            backbone = load_backbone(identity.backbone, weights or weights_name)
+        except UsageError as error:
+            raise UsageError(explain(error)) from None
+    engine, precision = to_go_on(identity.precision, engine)
+    opened = open_engine(backbone, engine=engine, device=device, precision=precision)
+    identity.check(identity_of(backbone, opened, identity.dtype, identity.decoder), what)
+    return Network(backbone, opened, identity)
+
+
+def _decoder(choice: str) -> str:
+    # Imports Pillow.
+    from featstore.decode import decoder_class
+
+    return decoder_class(choice)
 
 
 def identity_of(backbone: Backbone, engine: Engine, dtype: str, decoder: str) -> Identity:

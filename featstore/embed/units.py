@@ -29,7 +29,7 @@ from featstore.store.writer import UnitWriter
 if TYPE_CHECKING:
     from featstore.embed.loader import Decoder
     from featstore.embed.parity_check import PlannedUnit
-    from featstore.stages.extract.request import Network
+    from featstore.embed.recipe import Network
 
 _POLL_SECONDS: Final = 1.0
 

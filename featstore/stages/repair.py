@@ -19,7 +19,7 @@ from featstore.store.repair.shards import Remade, fail_unit
 
 if TYPE_CHECKING:
     from featstore.backbones import Backbone
-    from featstore.stages.extract.request import Network
+    from featstore.embed.recipe import Network
 
 
 def repair(
@@ -72,25 +72,27 @@ class _Remaking:
         self._opened: tuple[Manifest, Network] | None = None
 
     def _open(self) -> tuple[Manifest, Network]:
-        from featstore.backbones import load_backbone
-        from featstore.engines import open_engine, to_go_on
-        from featstore.stages.extract.request import Network, identity_of
+        from featstore.embed.recipe import reopen
+
+        def explain(error: UsageError) -> str:
+            return (
+                f"{self.store}: its backbone is needed to extract again what was damaged: {error}; "
+                "name them by --weights, or let damaged vectors become failures by --set-aside"
+            )
 
         if self._opened is None:
             backbone, weights, engine, device = self._asked
             manifest = Manifest.read(self.store)
-            try:
-                model = backbone or load_backbone(manifest.identity.backbone, weights or manifest.weights_name)
-            except UsageError as error:
-                raise UsageError(
-                    f"{self.store}: its backbone is needed to extract again what was damaged: {error}; "
-                    "name them by --weights, or let damaged vectors become failures by --set-aside"
-                ) from None
-            identity = manifest.identity
-            engine, precision = to_go_on(identity.precision, engine)
-            opened = open_engine(model, engine=engine, device=device, precision=precision)
-            network = Network(model, opened, identity_of(model, opened, identity.dtype, identity.decoder))
-            identity.check(network.identity, str(self.store))
+            network = reopen(
+                manifest.identity,
+                manifest.weights_name,
+                str(self.store),
+                backbone=backbone,
+                weights=weights,
+                engine=engine,
+                device=device,
+                explain=explain,
+            )
             self._opened = manifest, network
         return self._opened
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import pty
 import re
@@ -10,16 +11,6 @@ import struct
 import sys
 import termios
 import time
-
-import pytest
-from featstore.embed.progress import Progress
-
-from featstore.cli import output
-from featstore.cli.output import Bar
-
-
-import io
-import sys
 
 import pytest
 

@@ -61,9 +61,8 @@ with torch.inference_mode():
 
 def fill(folder: Path, store: Path, backbone: str, weights: str | None) -> None:
     """Make of ``folder`` the store that ``featstore extract`` makes, with random vectors in place of the network's."""
-    from featstore.embed.recipe import identity_of
-
     from featstore.backbones import load_backbone
+    from featstore.embed.recipe import identity_of
     from featstore.engines import open_engine
     from featstore.sources import open_source
     from featstore.store.claims import Claim, Claims

@@ -9,9 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featstore.embed.progress import Progress
     from featstore.stages.extract.report import ExtractReport
-    from featstore.stages.extract.request import identity_of
     from featstore.stages.extract.stage import extract
     from featstore.stages.extract.supervisor import extract_supervised
 

@@ -13,22 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
-from featstore.backbones import Backbone, backbone_name, known_weights, load_backbone
-from featstore.decode import DECODER, Decoder, decoder_class, open_decoder
-from featstore.embed.loader import Loader, Watch
+from featstore.backbones import Backbone
+from featstore.decode import Decoder
+from featstore.embed.loader import Watch
 from featstore.embed.pipeline import Timings
 from featstore.embed.progress import Progress
-from featstore.embed.recipe import identity_of
+from featstore.embed.recipe import Network, Request
 from featstore.embed.units import Run
-from featstore.engines import open_engine, to_go_on
-from featstore.errors import IdentityError, UsageError
 from featstore.errors import UsageError
 from featstore.sources import Source, open_source
 from featstore.stages.extract.advice import advice
 from featstore.stages.extract.notes import classes_of, notes_of
 from featstore.stages.extract.report import ExtractReport
-from featstore.store import FeatureStore
-from featstore.stages.extract.request import Network, Request
 from featstore.store import FeatureStore, Identity
 from featstore.store.claims import Claims
 from featstore.store.manifest import LARGEST_UNIT, Manifest

@@ -125,7 +125,7 @@ def _nothing_pending(job: dict[str, Any], total: _Total) -> ExtractReport | None
     options = job["options"]
     if job["backbone_from"] is not None or options.get("rehash"):
         return None
-    from featstore.stages.extract.request import Request
+    from featstore.embed.recipe import Request
     from featstore.stages.extract.stage import check_numbers, extract_nothing
     from featstore.stages.extract.worker import source_of
 

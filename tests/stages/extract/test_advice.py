@@ -8,11 +8,11 @@ import pytest
 
 from featstore.decode import decode
 from featstore.embed.pipeline import Timings
+from featstore.embed.recipe import EXACT_ENGINES
 from featstore.engines import ENGINES
 from featstore.stages.extract import advice as module
 from featstore.stages.extract import extract
 from featstore.stages.extract.advice import advice, savings
-from featstore.stages.extract.request import EXACT_ENGINES
 from tests.made import tiny_backbone, write_pictures
 
 TORCH, FOLDED, OPENVINO, INT8 = (

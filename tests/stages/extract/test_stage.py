@@ -355,7 +355,7 @@ def without_networks(monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("a network was loaded")
 
-    monkeypatch.setattr("featstore.stages.extract.request.Request.load", refuse)
+    monkeypatch.setattr("featstore.embed.recipe.Request.load", refuse)
 
 
 @pytest.mark.parametrize("options", [{}, {"backbone": "SqueezeNet1_1", "weights": "random:3", "dtype": "float32", "decode": "exact", "precision": "fp32", "engine": "compile", "device": "cuda"}])  # fmt: skip
