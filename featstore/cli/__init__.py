@@ -12,6 +12,7 @@ import click
 
 from featstore import __version__
 from featstore.errors import FeatstoreError, UsageError
+from featstore.names import did_you_mean
 
 SECTIONS: Final = {
     "The five to know first": {
@@ -56,6 +57,13 @@ _REMEDIES = {
 class _Verbs(click.Group):
     def list_commands(self, context: click.Context) -> list[str]:
         return list(VERBS)
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _VERBS and not args[0].startswith("-"):
+            context.fail(f"No such command {args[0]!r}{did_you_mean(args[0], _VERBS)}")
+        return super().resolve_command(context, args)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in VERBS:

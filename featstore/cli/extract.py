@@ -92,11 +92,15 @@ def _share(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]
 @click.option(
     "--layout",
     type=click.Choice(["split/class", "class", "split", "flat", "none"]),
-    help="What a folder's sub-folders mean, where the rules do not tell.",
+    help="What the folders in a folder or .tar mean, where the rules do not tell.",
 )
 @click.option("--path-column", help="Of a table: the column with the paths.")
-@click.option("--label-column", help="Of a table: the column with the labels.")
-@click.option("--split-column", help="Of a table: the column with the splits.")
+@click.option(
+    "--label-column", help="Of a table: the column with the labels (of a .tar: the name in .json); '' for none."
+)
+@click.option(
+    "--split-column", help="Of a table: the column with the splits (of a .tar: the name in .json); '' for none."
+)
 @click.option("--id-column", help="Of a table: the column with the keys (default: the paths).")
 @click.option("--all-files", is_flag=True, help="Of a folder: take files whose names are no picture's as well.")
 @click.option(
@@ -183,9 +187,8 @@ def _text(report: Any) -> str:
         f"{change.unchanged:,} unchanged; {change.removed:,} removed, {change.relabelled:,} relabelled, {counted(report.ignored, 'file')} ignored",
         f"this run: {counted(report.new_vectors, 'vector')}, {counted(report.new_failures, 'failure')} in {report.seconds:.1f} s",
     ]
-    if report.layout is not None:
-        splits = f", splits {', '.join(map(printable, report.splits))}" if report.splits else ", no splits"
-        lines.insert(2, f"layout {report.layout}: {counted(report.classes, 'class', 'classes')}{splits}")
+    if report.read_as:
+        lines.insert(2, f"read: {printable(report.read_as)}")
     lines += [f"note: {printable(note)}" for note in report.notes]
     if report.reasons:
         lines.append(

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from featstore.cli.output import json_option, printable, show
+from featstore.names import natural
 from featstore.text import counted
 
 _LISTED = 20
@@ -78,7 +79,7 @@ def _features_text(found: dict[str, Any]) -> str:
 def _head_text(found: dict[str, Any]) -> str:
     chosen = ", ".join(f"{name} = {value:g}" for name, value in found["chosen"].items())
     split = found["split"]
-    shown = ", ".join(map(printable, found["classes"][:_LISTED]))
+    shown = ", ".join(map(printable, sorted(found["classes"], key=natural)[:_LISTED]))
     more = f", ... ({len(found['classes']):,} in all)" if len(found["classes"]) > _LISTED else ""
     lines = [
         f"{found['path']}: {found['head']}, {chosen or 'as given'}, trained on {counted(found['rows'], 'picture')}",

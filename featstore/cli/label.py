@@ -12,13 +12,15 @@ from featstore.text import counted
 @click.argument("store", type=click.Path())
 @click.argument("table", type=click.Path())
 @click.option("--key-column", help="The column with the pictures' keys (default: id, key, path, file, ...).")
-@click.option("--label-column", help="The column with the labels (default: label, class, ...).")
-@click.option("--split-column", help="The column with the splits (default: split, subset, ...).")
+@click.option("--label-column", help="The column with the labels (default: label, class, ...); '' for none.")
+@click.option("--split-column", help="The column with the splits (default: split, subset, ...); '' for none.")
 @json_option
 def label(
     store: str, table: str, as_json: bool, key_column: str | None, label_column: str | None, split_column: str | None
-) -> None:
+) -> int:
     """Set labels, splits and metadata of the pictures of STORE from TABLE (CSV, TSV or Parquet); no vector is touched.
+
+    Keys of TABLE that STORE does not have are listed, and make the exit code 1; the others are labelled all the same.
 
     \b
     Examples:
@@ -28,7 +30,15 @@ def label(
     from featstore.stages.label import label as run
 
     report = run(store, table, key_column=key_column, label_column=label_column, split_column=split_column)
-    text = f"{store}: {report.matched:,} of {counted(report.rows, 'row')} matched; columns {', '.join(map(printable, report.columns))} (version {report.version})"
+    lines = [
+        f"{store}: {report.matched:,} of {counted(report.rows, 'row')} matched; columns {', '.join(map(printable, report.columns))} (version {report.version})",
+        f"read: {printable(report.read_as)}",
+        *(f"note: {printable(note)}" for note in report.notes),
+    ]
     if report.unknown:
-        text += f"\n{counted(report.unknown, 'key is', 'keys are')} not in the store: {', '.join(map(printable, report.examples))}{', ...' if report.unknown > len(report.examples) else ''}"
-    show(report.to_dict(), text, as_json)
+        more = ", ..." if report.unknown > len(report.examples) else ""
+        lines.append(
+            f"{counted(report.unknown, 'key is', 'keys are')} not in the store: {', '.join(map(printable, report.examples))}{more}"
+        )
+    show(report.to_dict(), "\n".join(lines), as_json)
+    return 1 if report.unknown else 0

@@ -12,6 +12,7 @@ import click
 
 from featstore import defaults
 from featstore.cli.output import Bar, json_option, printable
+from featstore.names import natural
 from featstore.text import counted
 
 _SHOWN = 3
@@ -103,13 +104,15 @@ def _as_text(classes: list[str], found: Iterable[Any]) -> int:
 def _as_csv(classes: list[str], found: Iterable[Any]) -> int:
     failed = 0
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["key", "label", "probability", *map(_text, classes), "reason"])
+    # Heads made by earlier versions have their classes in the order of their characters.
+    order = sorted(range(len(classes)), key=lambda code: natural(classes[code]))
+    writer.writerow(["key", "label", "probability", *(_text(classes[code]) for code in order), "reason"])
     for one in found:
         if one.probabilities is None:
             failed += 1
             writer.writerow([_text(one.key), "", "", *[""] * len(classes), one.reason])
         else:
-            values = [f"{value:.6g}" for value in one.probabilities.tolist()]
+            values = [f"{value:.6g}" for value in one.probabilities[order].tolist()]
             writer.writerow([_text(one.key), _text(one.label), f"{one.probability:.6g}", *values, ""])
     return failed
 

@@ -6,13 +6,14 @@ Only formats that Pillow decodes inside this process are tried: never those that
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import re
 import struct
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final, cast
 
 from PIL import (
@@ -31,7 +32,7 @@ from PIL import (
 )
 
 from featstore.decode.preprocessing import DecodeFailure
-from featstore.decode.signatures import describe
+from featstore.decode.signatures import describe, is_heif
 
 _PLUGINS: Final = (
     JpegImagePlugin, MpoImagePlugin, PngImagePlugin, GifImagePlugin, BmpImagePlugin, WebPImagePlugin, TiffImagePlugin,
@@ -77,6 +78,8 @@ def _open(data: bytes) -> Image.Image:
 
     This is what Image.open does, less its process-wide pixel limit (ours is an argument) and its warnings.
     """
+    if is_heif(data) and (heif := _heif()) is not None:
+        return heif(io.BytesIO(data), "")
     prefix, damage = data[:16], ""
     for name in _FORMATS:
         factory, accept = Image.OPEN[name]
@@ -93,6 +96,16 @@ def _open(data: bytes) -> Image.Image:
         raise DecodeFailure("corrupt", damage)
     reason, message = describe(data)
     raise DecodeFailure(reason, message)
+
+
+@functools.cache
+def _heif() -> Callable[[io.BytesIO, str], Image.Image] | None:
+    """Return what opens HEIF files; None where the extra is not installed. It is loaded at the first such file."""
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        return None
+    return cast("Callable[[io.BytesIO, str], Image.Image]", HeifImageFile)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -29,6 +29,11 @@ _OTHERS: Final = (
 _HEIF_BRANDS: Final = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 
 
+def is_heif(data: bytes) -> bool:
+    """Tell whether ``data`` begins as a HEIF file does, HEIC among them."""
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
+
+
 def describe(data: bytes) -> tuple[str, str]:
     """Return (reason, message) for ``data`` that no decoder recognises; see DecodeFailure for the reasons."""
     if not data:
@@ -39,8 +44,8 @@ def describe(data: bytes) -> tuple[str, str]:
         if data.startswith(signature):
             return "unsupported", f"a {name} file; convert it to JPEG or PNG"
     if data[4:8] == b"ftyp":
-        if data[8:12] in _HEIF_BRANDS:
-            return "unsupported", "a HEIF file; convert it to JPEG or PNG"
+        if is_heif(data):
+            return "unsupported", "a HEIF file (HEIC); install featstore[heif] to read it, or convert it to JPEG or PNG"
         return "not-a-picture", "an MP4 or other ISO media file"
     for signature, name in _OTHERS:
         if data.startswith(signature):

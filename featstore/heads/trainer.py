@@ -17,6 +17,7 @@ from featstore.heads.estimators.kernel import KernelSVMHead
 from featstore.heads.estimators.linear import LinearSVMHead, LogisticHead
 from featstore.heads.estimators.neighbours import KNNHead
 from featstore.heads.headfile import TrainedHead
+from featstore.names import did_you_mean, natural
 
 
 @dataclass(frozen=True)
@@ -67,29 +68,33 @@ def train_head(
 ) -> TrainedHead:
     """Train a head on ``X`` (n, d), an array or block source, and labels ``y`` (n,).
 
-    Labels become strings; the class order is ``sorted()`` of them and is kept with the head. ``groups`` (n,): rows of
+    Labels become strings; the classes are in natural order (1, 2, 10), which is kept with the head. ``groups`` (n,): rows of
     equal groups share a fold. ``folds``: a number of folds, or a fraction to hold out once. ``options`` go to the
     estimator. ``fingerprint`` and ``identity``: of the store; ``meta``: anything else to keep (split, label version).
     Raises UsageError: unknown kind, a missing label, one class, a class with one picture, NaN, shapes that differ, bad
     options.
     """
     if kind not in HEADS:
-        raise UsageError(f"there is no head {kind!r}; choose one of {', '.join(HEADS)}")
+        raise UsageError(f"there is no head {kind!r}; choose one of {', '.join(HEADS)}{did_you_mean(kind, HEADS)}")
     chosen = HEADS[kind]
     labels = texts(y)
     if len(labels) != X.shape[0]:
         raise DataError(f"{X.shape[0]:,} rows of features and {len(labels):,} labels; there must be one label a row")
     splits.require_two_of_each(labels, groups)
+    # An estimator sorts its classes as numpy does: as codes they keep the order in which people read them.
+    names = sorted(set(labels.tolist()), key=natural)
+    codes = {name: code for code, name in enumerate(names)}
     if chosen.regularised:
-        if isinstance(class_weight, Mapping):
-            class_weight = {str(label): weight for label, weight in class_weight.items()}
-        options = {"C": C, "class_weight": class_weight, **options}
+        options = {"C": C, "class_weight": _by_code(class_weight, names), **options}
     elif class_weight is not None or C != "auto":
         raise UsageError(f"{kind} has neither C nor class weights; leave these options out")
     estimator = chosen.estimator(cv=folds, random_state=seed, **options)
-    estimator.fit(X, labels, groups=groups)
+    coded = np.array([codes[label] for label in labels.tolist()], np.int64)
+    estimator.fit(X, coded, groups=groups)
     about = {
-        "parameters": _json(estimator.get_params()),
+        "parameters": _json(
+            {**estimator.get_params(), **({"class_weight": class_weight} if chosen.regularised else {})}
+        ),
         "chosen": {
             name.rstrip("_"): float(getattr(estimator, name))
             for name in ("C_", "gamma_", "n_neighbors_")
@@ -100,13 +105,26 @@ def train_head(
         "passes": estimator.effort_.passes if hasattr(estimator, "effort_") else None,
         "rows": len(labels),
         "class_counts": {
-            str(name): int(count) for name, count in zip(*np.unique(labels, return_counts=True), strict=True)
+            name: int(count) for name, count in zip(names, np.bincount(coded, minlength=len(names)), strict=True)
         },
         "versions": versions(),
         **(meta or {}),
     }
-    classes = [str(name) for name in estimator.classes_]
-    return TrainedHead(kind, classes, estimator.model_, fingerprint, dict(identity or {}), about)
+    return TrainedHead(kind, names, estimator.model_, fingerprint, dict(identity or {}), about)
+
+
+def _by_code(class_weight: Mapping[str, float] | str | None, names: list[str]) -> Mapping[int, float] | str | None:
+    """Return class weights by the class's place in ``names``. Raises DataError for a label that is none of them."""
+    if not isinstance(class_weight, Mapping):
+        return class_weight
+    weights = {}
+    for label, weight in class_weight.items():
+        if str(label) not in names:
+            raise DataError(
+                f"class_weight names {label!r}, which is none of the classes{did_you_mean(str(label), names)}"
+            )
+        weights[names.index(str(label))] = weight
+    return weights
 
 
 def texts(y: ArrayLike) -> NDArray[np.str_]:

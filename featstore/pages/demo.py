@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featstore.artifacts import index_path, open_index, origins_of_head
+from featstore.names import natural
 from featstore.pages import parts
 from featstore.pages.render import percent, seconds, write_page
 from featstore.pages.search import neighbours_shown
@@ -67,7 +68,7 @@ def write_demo_page(report: DemoReport) -> None:
 
 def _one_of_each(truth: Any, count: int) -> list[int]:
     """Return the places of up to ``count`` pictures, one of each class in turn."""
-    turns = [np.flatnonzero(truth == name).tolist() for name in sorted(set(truth.tolist()))]
+    turns = [np.flatnonzero(truth == name).tolist() for name in sorted(set(truth.tolist()), key=natural)]
     rounds = max(map(len, turns))
     return [places[turn] for turn in range(rounds) for places in turns if turn < len(places)][:count]
 

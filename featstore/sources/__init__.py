@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Final
 
 from featstore.errors import UsageError
+from featstore.names import did_you_mean
 from featstore.sources.base import Chunk, Source, is_picture_name, shown
 from featstore.sources.reading import Picture, ReadFailure, read_picture
 
 __all__ = ["KINDS", "Chunk", "Picture", "ReadFailure", "Source", "open_source", "read_picture"]
 
 KINDS: Final = ("folder", "table", "tar", "list")
+_PACKED: Final = {b"PK\x03\x04": "zip", b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!": "rar"}
 _TABLE_SUFFIXES: Final = (".csv", ".tsv", ".tab", ".parquet", ".pq")
 
 
@@ -34,18 +36,20 @@ def open_source(
 ) -> Source:
     """Open what ``source`` names, looking at it just enough to report what is wrong with the request.
 
-    ``kind`` is found where it is not given: a folder is "folder", or "tar" where it holds .tar archives and no
-    pictures; a file is "tar" or "table" by its ending (.tar; .csv, .tsv, .tab, .parquet, .pq), else "list", a
+    ``kind`` is found where it is not given: a folder is "folder", or "tar" or "table" where it holds .tar archives or
+    Parquet files with pictures inside, and no other pictures; a file is "tar" or "table" by its ending (.tar; .csv, .tsv, .tab, .parquet, .pq), else "list", a
     list of paths; "-" is a list on standard input. ``root`` (table, tar, list): where relative paths are
-    resolved; it relocates pictures that moved. ``layout`` and ``all_files``: see FolderSource (``all_files``
-    also for tar). The columns: see TableSource.
+    resolved; it relocates pictures that moved. ``layout`` and ``all_files``: see FolderSource and TarSource. The
+    columns: see TableSource; for tar, names in its .json.
 
     Raises UsageError where the source does not exist, is of no readable kind or does not take an option that
     was given; FeatstoreError where it cannot be read.
     """
     name = os.fspath(source)
     if kind is not None and kind not in KINDS:
-        raise UsageError(f"there is no kind of source {kind!r}; choose one of {', '.join(KINDS)}")
+        raise UsageError(
+            f"there is no kind of source {kind!r}; choose one of {', '.join(KINDS)}{did_you_mean(kind, KINDS)}"
+        )
     if kind is None:
         # What moved away altogether, and is said to be elsewhere, can only have been a folder.
         kind = "folder" if root is not None and not os.path.exists(name) and name != "-" else _detect(name, all_files)
@@ -59,7 +63,7 @@ def open_source(
     taken = {
         "folder": ("root", "layout", "all_files"),
         "table": ("root", *columns),
-        "tar": ("root", "all_files"),
+        "tar": ("root", "all_files", "layout", "label_column", "split_column"),
         "list": ("root",),
     }[kind]
     for option, value in options.items():
@@ -89,10 +93,24 @@ def _open(
     if kind == "tar":
         from featstore.sources.archive import TarSource
 
-        return TarSource(path, root=root, all_files=all_files)
+        names = {name: columns[name] for name in ("label_column", "split_column")}
+        return TarSource(path, root=root, all_files=all_files, layout=layout, **names)
+    if path.is_dir() or _is_parquet(path):
+        from featstore.sources.embedded import ParquetSource, picture_column
+
+        if path.is_dir() or picture_column(path, columns["path_column"]) is not None:
+            return ParquetSource(path, root=root, **columns)
     from featstore.sources.table import TableSource
 
     return TableSource(path, root=root, **columns)
+
+
+def _is_parquet(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return stat.S_ISREG(os.fstat(file.fileno()).st_mode) and file.read(4) == b"PAR1"
+    except OSError:
+        return False
 
 
 def _detect(name: str, all_files: bool) -> str:
@@ -103,9 +121,9 @@ def _detect(name: str, all_files: bool) -> str:
     except (OSError, ValueError) as error:
         raise UsageError(f"{shown(name)}: cannot be opened ({getattr(error, 'strerror', error)})") from None
     if stat.S_ISDIR(mode):
-        from featstore.sources.folder import holds_archives_only
+        from featstore.sources.folder import holds_instead
 
-        return "tar" if holds_archives_only(Path(name), all_files) else "folder"
+        return {"tar": "tar", "parquet": "table"}.get(holds_instead(Path(name), all_files) or "", "folder")
     suffix = os.path.splitext(name)[1].lower()
     if suffix == ".tar":
         return "tar"
@@ -122,12 +140,16 @@ def _detect(name: str, all_files: bool) -> str:
 
 
 def _require_text(name: str) -> None:
-    from featstore.sources.archive import decompressor
+    from featstore.sources.archive import compressed, decompressor
 
     try:
         with open(name, "rb") as file:
-            command = decompressor(file.read(8))
+            start = file.read(8)
     except OSError as error:
         raise UsageError(f"{shown(name)}: cannot be opened ({error.strerror})") from None
+    command = decompressor(start)
+    packed = next((kind for magic, kind in _PACKED.items() if start.startswith(magic)), None)
     if command is not None:
-        raise UsageError(f"{shown(name)}: is compressed; decompress it first ({command})")
+        raise UsageError(compressed(name, command))
+    if packed is not None:
+        raise UsageError(f"{shown(name)}: is a {packed} archive; unpack it and name the folder")

@@ -7,35 +7,39 @@ extracted. A picture is a position in its archive, where it is read later.
 from __future__ import annotations
 
 import io
-import json
 import os
 import stat
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from featstore.errors import FeatstoreError, UsageError
-from featstore.sources.base import ROWS, Chunk, Row, chunked, is_picture_name, label_text, shown, without_dot
+from featstore.sources.base import ROWS, Chunk, Row, chunked, is_picture_name, shown, without_dot
 from featstore.sources.folder import is_archive_name, others_ignored, walk
+from featstore.sources.layout import LAYOUTS, Layout, ordinal
 from featstore.sources.reading import BLOCK, member_header
+from featstore.sources.samples import (
+    SIDECARS,
+    Member,
+    Sidecars,
+    closest,
+    ending_of,
+    labels_of,
+    read_text,
+    sample_of,
+    second_of,
+)
+from featstore.sources.tally import Tally
+from featstore.text import counted
 
 METADATA: Final = ["txt", "json"]
-_SIDECARS: Final = (b"cls", b"json", b"txt")
-_SIDECAR_LIMIT: Final = 16 << 20
 _GROUP_LIMIT: Final = 10_000
+_SCATTERED_LIMIT: Final = 2_000_000
+"""Label files that are kept in memory, some 300 bytes each, where an archive has them apart from their pictures."""
 _HEADER_LIMIT: Final = 16 << 20
 _COMPRESSED: Final = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ\x00": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
-
-
-class Member(NamedTuple):
-    """A member: ``size`` is -1 where it is no plain file with a plain name; ``offset`` is where its data begin."""
-
-    name: bytes
-    size: int
-    mtime: int
-    offset: int
 
 
 class _Headers(io.FileIO):
@@ -45,6 +49,14 @@ class _Headers(io.FileIO):
         if size is None or not 0 <= size <= _HEADER_LIMIT:
             raise tarfile.ReadError(f"a header of {size} bytes")
         return super().read(size) or b""
+
+
+def compressed(path: str | bytes | os.PathLike[str], command: str) -> str:
+    """Return the message for a compressed archive, which ``command`` decompresses."""
+    return (
+        f"{shown(path)}: is compressed; decompress it first ({command}): pictures are read by their place in the archive, "
+        "and from a compressed one each picture would cost reading all before it"
+    )
 
 
 def decompressor(start: bytes) -> str | None:
@@ -94,12 +106,18 @@ def _require_end(handle: int, end: int) -> None:
 
 @dataclass
 class _Group:
-    """What shares a name up to the first dot of its last part: one sample of WebDataset."""
+    """Members that stand together and share a name up to the first dot of its last part: one sample of WebDataset.
+
+    ``sidecars``: with its labels and texts; ``used``: those of them that belong to a picture. A sample of very many
+    pictures comes in several groups, all but the first of them ``streamed`` and all but the last not ``whole``.
+    """
 
     name: bytes
     pictures: list[Member] = field(default_factory=list)
-    sidecars: dict[bytes, Member] = field(default_factory=dict)
+    sidecars: Sidecars = field(default_factory=dict)
+    used: set[Member] = field(default_factory=set)
     streamed: bool = False
+    whole: bool = True
 
 
 class TarSource:
@@ -109,9 +127,13 @@ class TarSource:
     member's name without a leading ``./``; locations are the archives, offsets the members' data. An archive
     outside ``root`` has its file name in the keys and its absolute path as location.
 
-    Labels follow WebDataset: members that stand together and share their path up to the first dot of the file
-    name are one sample. ``.cls`` (text or an integer) is its pictures' label; ``.json`` may give ``label`` or
-    ``class`` and ``split``; the texts of ``.json`` and ``.txt`` are the metadata ``json`` and ``txt``.
+    Labels follow WebDataset: members that share their path up to the first dot of the file name are one sample.
+    ``.cls`` (text or an integer) is its pictures' label; ``.json`` may give a label and a split under the names that
+    columns of tables have (``label_column`` and ``split_column``: under these); the texts of ``.json`` and ``.txt`` are
+    the metadata ``json`` and ``txt``. Where names have several dots, a picture takes the file that shares most of its
+    name: v1.0.cls, not v1.cls, for v1.0.jpg. Samples whose members do not stand together, as ``tar cf`` writes them,
+    are joined all the same, with all their labels' places in memory. ``layout``: what the members' folders mean, for
+    pictures without such a label or split; see FolderSource.
     Inputs are members with a picture's ending (``all_files``: all but those three). Links, devices, sparse
     files and members with absolute names or ``..`` are never followed: they are inputs of size -1, to be
     reported as failures. Hidden names are passed over.
@@ -121,15 +143,29 @@ class TarSource:
 
     kind: str = "tar"
 
-    def __init__(self, path: Path, *, root: Path | None = None, all_files: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        root: Path | None = None,
+        all_files: bool = False,
+        layout: str | None = None,
+        label_column: str | None = None,
+        split_column: str | None = None,
+    ) -> None:
+        if layout is not None and layout not in LAYOUTS:
+            raise UsageError(f"there is no layout {layout!r}; choose one of {', '.join(LAYOUTS)}")
         self._path = Path(os.path.abspath(path))
         self.location = str(self._path)
         default = self._path if self._path.is_dir() else self._path.parent
         self.root = Path(os.path.abspath(root)) if root is not None else default
         self.notes: list[str] = []
-        self.layout: str | None = None
-        self.ignored = 0
+        self.layout = layout
+        self._layout = Layout.of(layout or "none")
+        self._label_name, self._split_name = label_column, split_column
+        self.ignored, self.read_as, self.unfound = 0, "", ""
         self._all_files = all_files
+        self._folder, self._unused = b"", 0
         if not self._path.is_dir():
             self._open(os.fsencode(self._path)).close()
 
@@ -138,13 +174,24 @@ class TarSource:
         return {"kind": self.kind, "location": self.location, "root": str(self.root)}
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
-        """Yield all pictures; see Source.chunks. Raises UsageError where there is none."""
-        empty = True
-        for chunk in chunked(self._rows(), rows, METADATA):
-            empty = False
-            yield chunk
-        if empty:
+        """Yield all pictures; see Source.chunks. Raises UsageError where there is none, or a label that is none."""
+        tally = Tally()
+        yield from tally.watch(chunked(self._rows(), rows, METADATA))
+        if not tally.rows:
             raise UsageError(f"{shown(self.location)}: holds no pictures{others_ignored(self.ignored)}")
+        folders = f" or the {ordinal(self._layout.label)} folder" if self._layout.label is not None else ""
+        splits = f" or the {ordinal(self._layout.split)} folder" if self._layout.split is not None else ""
+        self.read_as = tally.line(
+            f".cls, .json{folders} (--label-column, --layout change it)", f".json{splits}", "columns json, txt"
+        )
+        self.notes = tally.notes("--layout" if self.layout else "--label-column")
+        if not tally.classes and self._folder and self.layout is None:
+            self.notes.append(
+                f"no picture has a label; they lie in folders such as {shown(self._folder)}, which --layout class (or "
+                "split/class) makes the classes"
+            )
+        if self._unused:
+            self.notes.append(f"{counted(self._unused, '.cls file belongs', '.cls files belong')} to no picture")
 
     def _archives(self) -> Iterator[bytes]:
         path = os.fsencode(self._path)
@@ -165,11 +212,11 @@ class TarSource:
         command = decompressor(os.pread(file.fileno(), 8, 0))
         if command is not None:
             file.close()
-            raise UsageError(f"{shown(path)}: is compressed; decompress it first ({command}), then name the .tar")
+            raise UsageError(compressed(path, command))
         return file
 
     def _rows(self) -> Iterator[Row]:
-        self.ignored = 0
+        self.ignored = self._unused = 0
         root = os.fsencode(self.root).rstrip(b"/") + b"/"
         for path in self._archives():
             inside = path.startswith(root)
@@ -177,77 +224,94 @@ class TarSource:
             prefix = (location if inside else os.path.basename(path)) + b"/"
             with self._open(path) as file:
                 try:
+                    everywhere = self._scattered(path, file)
+                    used: set[Member] = set()
                     for group in self._groups(path, file):
-                        yield from _rows_of(group, path, file, prefix, location)
+                        if everywhere is not None:
+                            group = replace(group, sidecars=everywhere, used=used)
+                        yield from self._rows_of(group, path, file, (prefix, location))
+                        if everywhere is None and group.whole:
+                            self._leave(group.sidecars, group.used)
+                    if everywhere is not None:
+                        self._leave(everywhere, used)
                 except (tarfile.TarError, OSError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
                     reason = shown(str(error).partition("\n")[0]) or type(error).__name__
                     message = f"{shown(path)}: is no whole tar archive ({reason}); replace it by an intact copy"
                     raise FeatstoreError(message) from None
 
-    def _groups(self, path: bytes, file: io.FileIO) -> Iterator[_Group]:
-        """Yield samples; one with very many pictures comes in parts, so that memory stays bounded."""
+    def _leave(self, sidecars: Sidecars, used: set[Member]) -> None:
+        """Count the ``sidecars`` that belong to no picture."""
+        left = [member for member in sidecars.values() if member not in used]
+        self.ignored += len(left)
+        self._unused += sum(ending_of(member.name)[1] == b"cls" for member in left)
+
+    def _groups(self, path: bytes, file: io.FileIO, count: bool = True) -> Iterator[_Group]:
+        """Yield samples; one with very many pictures comes in parts, so that memory stays bounded.
+
+        ``count``: count what is ignored.
+        """
+        file.seek(0)
         group = _Group(b"")
         for member in members(file):
-            name, extension = sample_of(member.name)
-            if name != group.name:
-                yield self._done(group)
-                group = _Group(name)
+            sample, _ = sample_of(member.name)
+            if sample != group.name:
+                yield group
+                group = _Group(sample)
+            stem, extension = ending_of(member.name)
             if any(part.startswith(b".") for part in member.name.split(b"/") if part != b".."):
-                self.ignored += is_picture_name(member.name)
-            elif extension in _SIDECARS:
-                if group.streamed:
-                    where = f"{shown(path)}: {shown(member.name)}"
-                    raise UsageError(f"{where} comes after {_GROUP_LIMIT:,} pictures of its sample; rename them")
-                if extension in group.sidecars:
-                    where = f"{shown(path)}: {shown(member.name)}"
-                    raise UsageError(f"{where} is the second .{shown(extension)} of its sample; make the archive anew")
-                group.sidecars[extension] = member
+                self.ignored += count and is_picture_name(member.name)
+            elif extension in SIDECARS:
+                if (stem, extension) in group.sidecars:
+                    raise UsageError(second_of(path, member))
+                group.sidecars[stem, extension] = member
             elif self._all_files or is_picture_name(member.name):
                 group.pictures.append(member)
                 if len(group.pictures) == _GROUP_LIMIT:
-                    yield group
-                    group.pictures = []
-                    group.streamed = True
+                    yield replace(group, whole=False)
+                    group = _Group(sample, sidecars=group.sidecars, used=group.used, streamed=True)
             else:
-                self.ignored += 1
-        yield self._done(group)
+                self.ignored += count
+        yield group
 
-    def _done(self, group: _Group) -> _Group:
-        if not group.pictures and not group.streamed:
-            self.ignored += len(group.sidecars)
-        return group
+    def _scattered(self, path: bytes, file: io.FileIO) -> Sidecars | None:
+        """Return all sidecars of an archive where a sample's members do not stand together, else None."""
+        bare = alone = late = False
+        known = 0
+        for group in self._groups(path, file, count=False):
+            bare |= bool(group.pictures) and not group.sidecars
+            alone |= bool(group.sidecars) and not group.pictures and not group.streamed
+            late |= group.streamed and len(group.sidecars) > known
+            known = len(group.sidecars)
+        if not (bare and alone) and not late:
+            return None
+        found: Sidecars = {}
+        for group in self._groups(path, file, count=False):
+            for place, member in group.sidecars.items():
+                if found.setdefault(place, member) != member:
+                    raise UsageError(second_of(path, member))
+            if len(found) > _SCATTERED_LIMIT:
+                raise UsageError(
+                    f"{shown(path)}: has more than {_SCATTERED_LIMIT:,} label files that do not stand beside their "
+                    "pictures; make the archive anew with tar --sort=name"
+                )
+        return found
 
-
-def sample_of(name: bytes) -> tuple[bytes, bytes]:
-    """Return the sample that a member belongs to and its extension in lower case (WebDataset's convention)."""
-    directory, slash, file = name.rpartition(b"/")
-    stem, _, extension = file.partition(b".")
-    return directory + slash + stem, extension.lower()
-
-
-def _rows_of(group: _Group, path: bytes, file: io.FileIO, prefix: bytes, location: bytes) -> Iterator[Row]:
-    if not group.pictures:
-        return
-    texts = {extension: _text(path, file, member) for extension, member in group.sidecars.items()}
-    value = _json(path, group.sidecars[b"json"], texts[b"json"]) if b"json" in texts else {}
-    label = label_text(texts.get(b"cls", "").strip()) or label_text(value.get("label", value.get("class")))
-    split = label_text(value.get("split"))
-    metadata = (texts.get(b"txt"), texts.get(b"json"))
-    for name, size, mtime, offset in group.pictures:
-        yield Row(prefix + name, size, mtime, offset, location, label, split, metadata)
-
-
-def _text(path: bytes, file: io.FileIO, member: Member) -> str:
-    if not 0 <= member.size <= _SIDECAR_LIMIT:
-        where = f"{shown(path)}: {shown(member.name)}"
-        raise UsageError(f"{where} is no plain file of at most {_SIDECAR_LIMIT:,} bytes; make the archive anew")
-    return os.fsdecode(os.pread(file.fileno(), member.size, member.offset))
-
-
-def _json(path: bytes, member: Member, text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        where = f"{shown(path)}: {shown(member.name)}"
-        raise UsageError(f"{where} is no JSON ({error}); mend it or leave it out") from None
-    return value if isinstance(value, dict) else {}
+    def _rows_of(self, group: _Group, path: bytes, file: io.FileIO, names: tuple[bytes, bytes]) -> Iterator[Row]:
+        """Yield the rows of ``group``; ``names``: what their keys begin with, and the archive's location."""
+        prefix, location = names
+        texts: dict[Member, str] = {}
+        for name, size, mtime, offset in group.pictures:
+            own: dict[bytes, tuple[Member, str]] = {}
+            for extension in SIDECARS:
+                member = closest(name, extension, group.sidecars)
+                if member is not None:
+                    texts[member] = texts[member] if member in texts else read_text(path, file, member)
+                    own[extension] = member, texts[member]
+                    group.used.add(member)
+            label, split = labels_of(path, own, self._label_name, self._split_name)
+            by_folder = self._layout.of_path(name)
+            self._folder = self._folder or name.rpartition(b"/")[0]
+            metadata = tuple(own[extension][1] if extension in own else None for extension in (b"txt", b"json"))
+            yield Row(
+                prefix + name, size, mtime, offset, location, label or by_folder[0], split or by_folder[1], metadata
+            )

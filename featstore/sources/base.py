@@ -7,16 +7,21 @@ and ``os.fsencode`` turns back into the same bytes.
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from featstore.names import composed
 
 Scalar = str | int | float | bool | None
 
@@ -28,6 +33,8 @@ PICTURE_EXTENSIONS: Final = frozenset(
 )
 """Names with these endings, in any case, are taken for pictures; whether they can be decoded shows later."""
 _LARGEST: Final = (1 << 63) - 1
+_WHOLE: Final = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0+")
+"""A whole number written as a float, as pandas writes a column of integers in which one is missing."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +73,13 @@ class Source(Protocol):
     layout: str | None
     """The rule by which a folder's paths give labels and splits; None for other kinds."""
     notes: list[str]
-    """What may surprise about how the source is read, in words."""
+    """What may surprise about how the source is read, with the option that changes it; complete after ``chunks``."""
     ignored: int
     """Files that the last complete run of ``chunks`` passed over because of their names."""
+    read_as: str
+    """After a complete run of ``chunks``: how many classes, splits and columns were found, and where, in one line."""
+    unfound: str
+    """Why files that the source names are not there, as far as their names tell; "" where they do not."""
 
     def describe(self) -> dict[str, Any]:
         """Return kind, location, root and the layout or columns used, as JSON."""
@@ -137,15 +148,38 @@ def without_dot(path: bytes) -> bytes:
     return path
 
 
+class NoLabel(ValueError):
+    """A value that can be no label or split: it has parts."""
+
+
 def label_text(value: Any) -> str | None:
-    """Return a label or split as text: "" and NaN are None, 3.0 is "3"; what is no scalar is None."""
+    """Return a label or split as text; "", NaN and None are None.
+
+    Blanks around it are dropped, 3.0 and "3.0" are "3", decimals are written without trailing zeros, dates and times
+    as ISO 8601, text in Unicode's composed form. Raises NoLabel for lists, structs and what else is no scalar.
+    """
     if isinstance(value, bytes):
         value = os.fsdecode(value)
+    if isinstance(value, str):
+        text = composed(value.strip())
+        whole = _WHOLE.fullmatch(text)
+        return (whole[1] if whole else text) or None
+    if value is None or value != value:
+        return None
     if isinstance(value, float):
-        if value != value:
-            return None
         return str(int(value)) if value.is_integer() else str(value)
-    return str(value) if isinstance(value, str | int) and value != "" else None
+    if isinstance(value, Decimal):
+        return f"{value.normalize():f}" if value.is_finite() else str(value)
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, datetime.timedelta):
+        return str(value)
+    kind = (
+        "a struct" if isinstance(value, dict) else "a list" if isinstance(value, list | tuple) else type(value).__name__
+    )
+    raise NoLabel(f"is {kind}, which can be no label: it must be one text, number or date")
 
 
 def shown(path: bytes | str | os.PathLike[str]) -> str:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import functools
 import operator
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from featstore.errors import FeatstoreError, UsageError
 from featstore.sources.base import ROWS, Chunk, Row, chunked, is_picture_name, shown, size_and_mtime
+from featstore.sources.layout import LAYOUTS, Layout, may_be_splits, ordinal, split_names, split_word
+from featstore.sources.tally import Tally
 from featstore.text import counted
 
-LAYOUTS: Final = ("split/class", "class", "split", "flat", "none")
-SPLIT_NAMES: Final = frozenset(b"train training val valid validation test testing dev eval holdout".split())
+_PACKED: Final = (b".tar.gz", b".tgz", b".tar.bz2", b".tar.xz", b".tar.zst", b".zip", b".7z", b".rar")
+_DEEPEST: Final = 8
+"""Folders within one another that are looked through for those of classes."""
 _NOTHING_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
@@ -39,17 +44,17 @@ class _Level(NamedTuple):
     pictures_before: int
 
 
-def walk(folder: Path, only: bytes | None = None) -> Iterator[Found]:
+def walk(folder: Path) -> Iterator[Found]:
     """Yield everything under ``folder`` that is no directory, each directory's entries in order of their bytes.
 
     Memory is bounded by the largest directory, not by the tree. Links are followed; a directory that is among
     its own ancestors (by device and inode) is not entered, so that loops end. Hidden directories are not
     entered. A directory with a picture's name in which no picture is found is yielded itself, for whoever
-    named it so expects it to be accounted for. ``only``: walk just this entry of ``folder``.
+    named it so expects it to be accounted for.
     Raises UsageError where a directory may not be listed, FeatstoreError where one cannot be.
     """
     pictures = 0
-    stack = [_enter(os.fsencode(folder), b"", None, 0, only)]
+    stack = [_enter(os.fsencode(folder), b"", None, 0)]
     while stack:
         level = stack[-1]
         entry = next(level.entries, None)
@@ -66,7 +71,7 @@ def walk(folder: Path, only: bytes | None = None) -> Iterator[Found]:
             pictures += picture
             yield Found(path, entry, hidden, picture)
         elif not hidden:
-            below = _enter(entry.path, path + b"/", entry, pictures, None)
+            below = _enter(entry.path, path + b"/", entry, pictures)
             if any(below.identity == ancestor.identity for ancestor in stack):
                 below = below._replace(entries=iter(()))
             stack.append(below)
@@ -82,11 +87,11 @@ def _is_directory(entry: os.DirEntry[bytes]) -> bool:
         raise _cannot_list(entry.path, error) from None
 
 
-def _enter(path: bytes, prefix: bytes, entry: os.DirEntry[bytes] | None, pictures: int, only: bytes | None) -> _Level:
+def _enter(path: bytes, prefix: bytes, entry: os.DirEntry[bytes] | None, pictures: int) -> _Level:
     try:
         status = os.stat(path)
         with os.scandir(path) as found:
-            entries = sorted((e for e in found if only is None or e.name == only), key=operator.attrgetter("name"))
+            entries = sorted(found, key=operator.attrgetter("name"))
     except OSError as error:
         raise _cannot_list(path, error) from None
     return _Level(prefix, (status.st_dev, status.st_ino), iter(entries), entry, pictures)
@@ -98,20 +103,29 @@ def _cannot_list(path: bytes, error: OSError) -> FeatstoreError:
     return FeatstoreError(f"{shown(path)}: cannot be listed ({error.strerror}); check the disk and run again")
 
 
+def _is_input(name: bytes, all_files: bool) -> bool:
+    return not name.startswith(b".") and (all_files or is_picture_name(name))
+
+
 def is_taken(found: Found, all_files: bool) -> bool:
     """Tell whether a name is an input: not hidden, and a picture's name unless ``all_files``."""
     return found.picture or (all_files and not found.hidden)
 
 
-def holds_archives_only(folder: Path, all_files: bool) -> bool:
-    """Tell whether ``folder`` holds .tar archives and no pictures (with ``all_files``: no other files)."""
-    archives = False
+def holds_instead(folder: Path, all_files: bool) -> str | None:
+    """Return "tar" or "parquet" where ``folder`` holds such files and no pictures, else None.
+
+    With ``all_files``: where it holds nothing else.
+    """
+    kinds = set()
     for found in walk(folder):
         if is_archive_name(found):
-            archives = True
+            kinds.add("tar")
+        elif not found.hidden and found.entry.name.lower().endswith((b".parquet", b".pq")):
+            kinds.add("parquet")
         elif is_taken(found, all_files):
-            return False
-    return archives
+            return None
+    return "tar" if "tar" in kinds else "parquet" if kinds else None
 
 
 def is_archive_name(found: Found) -> bool:
@@ -119,38 +133,92 @@ def is_archive_name(found: Found) -> bool:
     return not found.hidden and found.entry.name.lower().endswith(b".tar")
 
 
-def detect_layout(folder: Path, all_files: bool) -> tuple[str, list[str]]:
+def detect_layout(folder: Path, all_files: bool) -> tuple[Layout, list[str]]:
     """Return the layout of ``folder`` by the rules that FolderSource documents, and what may surprise about it."""
-    level = _enter(os.fsencode(folder), b"", None, 0, None)
-    directories, picture = [], None
-    for entry in level.entries:
+    level = _look(folder, b"", all_files)
+    if level.picture is not None:
+        return Layout.of("flat"), [] if not level.folders else [
+            f"{shown(level.picture)} lies directly in the folder, so folders such as {shown(level.folders[0])} are no "
+            "classes (--layout class makes them)"
+        ]
+    above: list[bytes] = []
+    below, path = level, list(above)
+    while len(below.folders) == 1 and below.picture is None and split_names(below.folders) is None:
+        if len(path) == _DEEPEST:
+            break
+        path.append(below.folders[0])
+        below = _look(folder, b"/".join(path), all_files)
+    if below.picture is None and (len(below.folders) > 1 or split_names(below.folders) is not None):
+        # One folder in another is no class where what it holds in the end are folders of pictures.
+        level, above = below, path
+    notes = []
+    if above:
+        notes.append(
+            f"all pictures lie in {shown(b'/'.join(above))}, so the folders in it are read "
+            "(--layout class takes the first folder of each path for its class)"
+        )
+    if not level.folders:
+        return Layout.of("flat"), []
+    if (splits := split_names(level.folders)) is not None:
+        layout = Layout.of("split/class")
+        if _repeated(folder, above, splits, all_files):
+            layout = replace(layout, label=2)
+            notes.append(
+                f"{shown(splits[0])} holds one folder, which holds the classes: they are the third part of each path "
+                "(--layout split/class takes the second)"
+            )
+        return layout.below(len(above)), notes
+    split = next((name for name in level.folders if split_word(os.fsdecode(name))), None)
+    if split is not None:
+        other = next(name for name in level.folders if not split_word(os.fsdecode(name)))
+        notes.append(
+            f"{shown(split)} is taken for a class, since {shown(other)} beside it is no split "
+            "(--layout split/class takes all of them for splits)"
+        )
+    return Layout.of("class").below(len(above)), notes
+
+
+class _Look(NamedTuple):
+    """A folder: its first ``picture``, None without one, and which ``folders`` in it hold pictures, at any depth.
+
+    Where no name is a split's, two folders are enough to know.
+    """
+
+    picture: bytes | None
+    folders: list[bytes]
+
+
+def _look(folder: Path, below: bytes, all_files: bool) -> _Look:
+    here = os.path.join(os.fsencode(folder), below)
+    folders, picture = [], None
+    for entry in _enter(here, b"", None, 0).entries:
         hidden = entry.name.startswith(b".")
         if _is_directory(entry):
-            directories += [] if hidden else [entry.name]
+            folders += [] if hidden else [entry.name]
         elif picture is None and not hidden and (all_files or is_picture_name(entry.name)):
             picture = entry.name
-    if picture is not None:
-        below = next((name for name in directories if _holds_input(folder, name, all_files)), None)
-        return "flat", [] if below is None else [
-            f"{shown(picture)} lies directly in the folder, so folders such as {shown(below)} are no classes "
-            "(--layout class makes them)"
-        ]
-    splits = [name for name in directories if name.lower() in SPLIT_NAMES]
-    others = [name for name in directories if name.lower() not in SPLIT_NAMES]
-    if not directories:
-        return "flat", []
-    other = next((name for name in others if _holds_input(folder, name, all_files)), None) if splits else None
-    if splits and other is None:
-        return "split/class", []
-    split = next((name for name in splits if _holds_input(folder, name, all_files)), None)
-    return "class", [] if split is None or other is None else [
-        f"{shown(split)} is taken for a class, since {shown(other)} beside it is no split "
-        "(--layout split/class takes all of them for splits)"
-    ]
+    enough = 1 if picture is not None else len(folders) if may_be_splits(folders) else 2
+    holding = (name for name in folders if _holds_input(os.path.join(here, name), all_files))
+    return _Look(picture, list(islice(holding, enough)))
 
 
-def _holds_input(folder: Path, name: bytes, all_files: bool) -> bool:
-    return any(is_taken(found, all_files) for found in walk(folder, only=name))
+def _holds_input(folder: bytes, all_files: bool) -> bool:
+    if is_picture_name(folder):
+        return True
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        # Without their order a single picture is enough, however large the folder is.
+        if any(not _is_directory(e) and _is_input(e.name, all_files) for e in entries):
+            return True
+    return any(is_taken(found, all_files) for found in walk(Path(os.fsdecode(folder))))
+
+
+def _repeated(folder: Path, above: list[bytes], splits: Sequence[bytes], all_files: bool) -> bool:
+    """Tell whether each split holds nothing but a folder that is called as the split is, as in seg_train/seg_train."""
+    for split in splits:
+        below = _look(folder, b"/".join([*above, split]), all_files)
+        if below.picture is not None or below.folders != [split]:
+            return False
+    return True
 
 
 class FolderSource:
@@ -164,10 +232,15 @@ class FolderSource:
     Layout, where ``layout`` is not given:
 
     * a picture lies directly in the folder: "flat" (no labels, no splits);
-    * every directory in the folder that holds a picture is named like a split (train, training, val, valid,
-      validation, test, testing, dev, eval, holdout; in any case), and there is one: "split/class", the first
-      part of a path is the split as spelled, the second the class if the path has three parts or more;
+    * every directory in the folder that holds a picture is named like a split (train, val, test and their like, also
+      as training_set, "test images" or seg_train beside seg_test; see split_word), and there is one: "split/class",
+      the first part of a path is the split as spelled, the second the class if the path has three parts or more; where
+      each split holds one folder of its own name alone, the third part is the class;
     * else: "class", the first part of the path is the class.
+
+    Where all pictures lie in one folder that is no split and holds two folders of them or more, or splits, the rules
+    are those of that folder, as where an archive was unpacked into one. A layout that is given counts from the first
+    part of a path. Labels and splits are in Unicode's composed form.
 
     ``layout`` may also be "split" (the first part is the split, no classes) or "none" (as "flat"). ``root``: where
     the folder is now; ``folder`` goes on to be its name. Raises UsageError for an unknown layout or a directory that may not be listed.
@@ -182,10 +255,14 @@ class FolderSource:
             raise UsageError(f"there is no layout {layout!r}; choose one of {', '.join(LAYOUTS)}")
         self.root = Path(os.path.abspath(folder if root is None else root))
         self.location = os.path.abspath(folder)
-        found, self.notes = (layout, []) if layout is not None else detect_layout(self.root, all_files)
-        self.layout: str | None = found
-        self.ignored = 0
+        self._layout, self._doubts = (
+            (Layout.of(layout), []) if layout is not None else detect_layout(self.root, all_files)
+        )
+        self.layout: str | None = self._layout.name
+        self.notes = list(self._doubts)
+        self.ignored, self.read_as, self.unfound = 0, "", ""
         self._all_files = all_files
+        self._deep, self._first_deep, self._packed = 0, b"", ""
 
     def describe(self) -> dict[str, Any]:
         """Return kind, location, root and layout as JSON."""
@@ -193,25 +270,48 @@ class FolderSource:
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
         """Yield all pictures; see Source.chunks. Raises UsageError where there is none."""
-        empty = True
-        for chunk in chunked(self._rows(), rows, []):
-            empty = False
-            yield chunk
-        if empty:
-            raise UsageError(f"{shown(self.root)}: holds no pictures{others_ignored(self.ignored)}")
+        tally = Tally()
+        yield from tally.watch(chunked(self._rows(), rows, []))
+        if not tally.rows:
+            raise UsageError(f"{shown(self.root)}: holds no pictures{self._packed or others_ignored(self.ignored)}")
+        label, split = self._layout.label, self._layout.split
+        self.read_as = tally.line(
+            f"the {ordinal(label)} folder of each path",
+            f"the {ordinal(split)}",
+            f"layout {self.layout} (--layout changes it)",
+        )
+        self.notes = [*self._doubts, *self._deeper(), *(tally.notes("--layout") if label is not None else [])]
+
+    def _deeper(self) -> list[str]:
+        """Return a note where pictures lie in folders below those of their classes."""
+        if not self._deep:
+            return []
+        return [
+            f"{counted(self._deep, 'picture lies', 'pictures lie')} in folders below the class's own, whose names are not "
+            f"read (the first: {shown(self._first_deep)}): name an inner folder as the source if they are the classes"
+        ]
 
     def _rows(self) -> Iterator[Row]:
-        self.ignored = 0
+        self.ignored = self._deep = 0
+        self._packed = ""
+        at = self._layout.label
         for found in walk(self.root):
             if not is_taken(found, self._all_files):
                 # Hidden files are meant to be overlooked, unless they may be pictures.
                 self.ignored += not found.hidden or is_picture_name(found.entry.name)
+                if not self._packed and not found.hidden and found.entry.name.lower().endswith(_PACKED):
+                    self._packed = (
+                        f", but packed ones such as {shown(found.path)}: unpack them, and name the folder or .tar"
+                    )
                 continue
             try:
                 size, mtime = size_and_mtime(found.entry.stat())
             except OSError:
                 size, mtime = -1, -1
-            label, split = labels_of(found.path, self.layout)
+            label, split = self._layout.of_path(found.path)
+            if at is not None and found.path.count(b"/") > at + 1:
+                self._first_deep = self._first_deep if self._deep else found.path
+                self._deep += 1
             yield Row(found.path, size, mtime, label=label, split=split)
 
 
@@ -220,19 +320,3 @@ def others_ignored(count: int) -> str:
     if not count:
         return ""
     return f"; {counted(count, 'file of another name was', 'files of other names were')} ignored (--all-files takes such files)"
-
-
-def labels_of(path: bytes, layout: str | None) -> tuple[str | None, str | None]:
-    """Return label and split of a relative ``path`` under ``layout``."""
-    if layout not in ("split/class", "class", "split"):
-        return None, None
-    parts = path.split(b"/", 2)
-    first = _text(parts[0]) if len(parts) > 1 else None
-    if layout == "class":
-        return first, None
-    second = _text(parts[1]) if layout == "split/class" and len(parts) > 2 else None
-    return second, first
-
-
-# Classes are few, and pictures many.
-_text = functools.lru_cache(1024)(os.fsdecode)

@@ -13,7 +13,8 @@ from typing import Any, BinaryIO, Final
 
 from featstore.errors import FeatstoreError, UsageError
 from featstore.sources.base import ROWS, Chunk, Row, chunked, shown, without_dot
-from featstore.sources.reading import stat_picture
+from featstore.sources.finding import Finder
+from featstore.sources.tally import Tally
 
 _SNIFFED: Final = 64 << 10
 _BLOCK: Final = 1 << 20
@@ -60,7 +61,7 @@ class ListSource:
     ``path`` None: standard input, which is copied to a temporary file first, as a FIFO is, so that it can be
     read again. Relative paths are resolved against ``root`` (default: the list's folder; for standard input
     and FIFOs the current directory) and may not leave it. The key is the path relative to ``root`` where the
-    path lies under it, else as written, without a leading ``./``.
+    path lies under it, else as written, without a leading ``./``. Files are found as Finder does.
     """
 
     kind: str = "list"
@@ -83,7 +84,7 @@ class ListSource:
         self.root = Path(os.path.abspath(root)) if root is not None else default
         self.notes: list[str] = []
         self.layout: str | None = None
-        self.ignored = 0
+        self.ignored, self.read_as, self.unfound = 0, "", ""
 
     def describe(self) -> dict[str, Any]:
         """Return kind, location and root as JSON."""
@@ -91,18 +92,18 @@ class ListSource:
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
         """Yield all entries; see Source.chunks. Raises UsageError for an entry that can be no path."""
-        empty = True
-        for chunk in chunked(self._rows(), rows, []):
-            empty = False
-            yield chunk
-        if empty:
+        tally, find = Tally(), Finder(os.fsencode(self.root))
+        yield from tally.watch(chunked(self._rows(find), rows, []))
+        if not tally.rows:
             raise UsageError(f"{self._name}: holds no pictures: the list names no path")
+        self.read_as = "no classes, no splits: a list has none (featstore label gives them)"
+        self.notes, self.unfound = find.notes(), find.unfound()
 
     @property
     def _name(self) -> str:
         return "standard input" if self.location == "-" else shown(self.location)
 
-    def _rows(self) -> Iterator[Row]:
+    def _rows(self, find: Finder) -> Iterator[Row]:
         root = os.fsencode(self.root)
         try:
             with open(self._file, "rb") as file:
@@ -110,7 +111,8 @@ class ListSource:
                     key = relative_to(root, path)
                     if not key:
                         raise UsageError(f"entry {number} names the root itself, not a picture")
-                    yield Row(key, *stat_picture(root, key))
+                    location, size, mtime = find(key)
+                    yield Row(key, size, mtime, location=None if location == key else location)
         except UsageError as error:
             raise UsageError(f"{self._name}: {error}") from None
         except OSError as error:

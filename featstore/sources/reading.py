@@ -86,15 +86,19 @@ def stat_picture(root: bytes, location: bytes) -> tuple[int, int]:
 
 
 def read_picture(root: Path, location: bytes, offset: int, size: int, *, limit: int) -> Picture:
-    """Read one picture: the file ``location`` (``offset`` -1) or ``size`` bytes from ``offset`` of an archive.
+    """Read one picture: the file ``location`` (``offset`` -1), ``size`` bytes from ``offset`` of an archive, or, where
+    ``location`` has a column behind a NUL byte, row ``offset`` of a Parquet file of ``size`` bytes (see embedded.py).
 
     For a file of its own ``size`` is not used: the result says how large it is now. More than ``limit`` bytes
     are not read. Raises ReadFailure with its reason; OSError where this process lacks handles or memory.
     """
+    location, inside, column = location.partition(b"\0") if offset >= 0 else (location, b"", b"")
     path = resolve(os.fsencode(root), location)
     try:
         # Opening a device or FIFO can have effects of its own, so look first; fstat then tells the truth.
         _require_file(path, os.stat(path))
+        if inside:
+            return _read_row(path, column, offset, size, limit)
         handle = os.open(path, _FLAGS)
         try:
             status = os.fstat(handle)
@@ -112,6 +116,15 @@ def read_picture(root: Path, location: bytes, offset: int, size: int, *, limit: 
     except ValueError:
         raise ReadFailure("missing", f"{shown(path)}: a path cannot hold a NUL byte") from None
     return picture
+
+
+def _read_row(path: bytes, column: bytes, row: int, size: int, limit: int) -> Picture:
+    from featstore.sources.embedded import read_row
+
+    status = os.stat(path)
+    if status.st_size != size:
+        raise ReadFailure("changed-while-read", f"{shown(path)}: was changed since it was listed")
+    return read_row(path, column, row, status, limit=limit)
 
 
 def _require_file(path: bytes, status: os.stat_result) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from featstore.errors import UsageError
-from featstore.sources.base import ROWS, Chunk, Row, chunked, label_text, shown, without_dot
-from featstore.sources.reading import stat_picture
+from featstore.names import did_you_mean, is_misspelling, looks
+from featstore.sources.base import ROWS, Chunk, NoLabel, Row, chunked, is_picture_name, label_text, shown, without_dot
+from featstore.sources.finding import Finder
 from featstore.sources.tabular import Table, open_table, scalar
+from featstore.sources.tally import Tally
 
 PATH_NAMES: Final = (
     "path",
@@ -26,7 +28,7 @@ PATH_NAMES: Final = (
     "img_path",
 )
 ID_NAMES: Final = ("id", "key", "image_id")
-LABEL_NAMES: Final = ("label", "class", "target", "category", "y")
+LABEL_NAMES: Final = ("label", "labels", "class", "class_name", "target", "category", "y")
 SPLIT_NAMES: Final = ("split", "subset", "set", "partition")
 
 
@@ -51,20 +53,84 @@ def find_columns(
     """Return which column is which: the one that is named, else the first that is called so in any case.
 
     The names, in order of preference, are PATH_NAMES, ID_NAMES, LABEL_NAMES and SPLIT_NAMES; a column that was
-    named for one purpose is not taken for another. Raises UsageError where a named column is not there.
+    named for one purpose is not taken for another, and "" means that there is none. Blanks around names do not count.
+    Raises UsageError where a named column is not there, or where none is called label (or split) and one is a
+    misspelling of that.
     """
-    named = (path_column, id_column, label_column, split_column)
-    for name in named:
-        if name is not None and name not in table.columns:
-            raise UsageError(f"{shown(table.path)}: has no column {shown(name)!r}; its columns are {_list(table)}")
-    free = {column.lower(): column for column in reversed(table.columns) if column not in named}
+    named = tuple(
+        None if name is None else name if name == "" else _named(table, name)
+        for name in (path_column, id_column, label_column, split_column)
+    )
+    free = {column.strip().lower(): column for column in reversed(table.columns) if column not in named}
     usual = (PATH_NAMES, ID_NAMES, LABEL_NAMES, SPLIT_NAMES)
-    return Columns(
+    found = Columns(
         *(
-            option or next((free[name] for name in names if name in free), None)
+            (option or None) if option is not None else next((free[name] for name in names if name in free), None)
             for option, names in zip(named, usual, strict=True)
         )
     )
+    for what, option, there in (("label", label_column, found.label), ("split", split_column, found.split)):
+        if option is None and there is None:
+            _refuse_misspelt(
+                table, what, [column for name, column in free.items() if column not in asdict(found).values()]
+            )
+    return found
+
+
+def doubts(
+    table: Table, columns: Columns, *, label_column: str | None = None, split_column: str | None = None
+) -> list[str]:
+    """Return what is doubtful about ``columns`` that were found by their names: others that may be meant."""
+    notes = []
+    for what, option, taken, names in (
+        ("label", label_column, columns.label, LABEL_NAMES[:-1]),
+        ("split", split_column, columns.split, SPLIT_NAMES),
+    ):
+        used = asdict(columns).values()
+        others = [column for column in table.columns if column.strip().lower() in names and column not in used]
+        if option is None and taken is not None and others:
+            notes.append(
+                f"{shown(taken)!r} is taken for the {what}, {shown(others[0])!r} is not (--{what}-column changes it)"
+            )
+    return notes
+
+
+def _named(table: Table, name: str) -> str:
+    """Return the column that a person called ``name``: itself, else the one that differs in blanks or case only."""
+    if name in table.columns:
+        return name
+    alike = [column for column in table.columns if looks(column) == looks(name)]
+    if len(alike) == 1:
+        return alike[0]
+    close = did_you_mean(name, table.columns)
+    raise UsageError(f"{shown(table.path)}: has no column {shown(name)!r}; its columns are {_list(table)}{close}")
+
+
+def _refuse_misspelt(table: Table, what: str, columns: Sequence[str]) -> None:
+    names = LABEL_NAMES if what == "label" else SPLIT_NAMES
+    for column in columns:
+        name = next((name for name in names if is_misspelling(column.strip().lower(), name)), None)
+        if name is not None:
+            raise UsageError(
+                f"{shown(table.path)}: has no column of {what}s, but one called {shown(column)!r}; did you mean {name!r}? "
+                f"--{what}-column {shown(column)} takes it, --{what}-column '' leaves it as metadata"
+            )
+
+
+def no_label(table: str | os.PathLike[str], place: str, what: str, error: NoLabel) -> str:
+    """Return the message for a value that can be no label."""
+    return (
+        f"{shown(table)}: {place} has a {what} that {error}; name another column with --{what}-column, or none with "
+        f"--{what}-column ''"
+    )
+
+
+def _quoted(name: str | None) -> str:
+    return repr(shown(name or ""))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(shown, names[:8])) + (f", ... ({len(names)} in all)" if len(names) > 8 else "")
 
 
 def _list(table: Table) -> str:
@@ -74,6 +140,7 @@ def _list(table: Table) -> str:
 class TableSource:
     """The pictures that a table names.
 
+    Files are found as Finder does: also where a path is written with backslashes or in another Unicode form.
     Columns are found as in find_columns. The key is the id where there is an id column, else the path as
     written without a leading ``./``. Relative paths are resolved against ``root`` (default: the table's
     folder) and may not leave it; absolute paths are used as they are, whatever ``root`` is. Empty labels and
@@ -98,7 +165,7 @@ class TableSource:
         self.root = Path(os.path.abspath(root)) if root is not None else self._path.parent
         self.notes: list[str] = []
         self.layout: str | None = None
-        self.ignored = 0
+        self.ignored, self.read_as, self.unfound = 0, "", ""
         self._table = open_table(self._path)
         self.columns = find_columns(
             self._table,
@@ -108,10 +175,8 @@ class TableSource:
             split_column=split_column,
         )
         if self.columns.path is None:
-            raise UsageError(
-                f"{shown(self.location)}: has no column of paths ({', '.join(PATH_NAMES)}); "
-                f"name it with --path-column: the columns are {_list(self._table)}"
-            )
+            raise UsageError(self._without_paths())
+        self._doubts = doubts(self._table, self.columns, label_column=label_column, split_column=split_column)
         used = set(asdict(self.columns).values())
         self._metadata = [name for name in self._table.columns if name not in used]
         binary = self._table.binary.intersection(self._metadata)
@@ -130,16 +195,38 @@ class TableSource:
         }
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
-        """Yield all rows; see Source.chunks. Raises UsageError, naming the line, where one has no path or id."""
-        empty = True
-        for chunk in chunked(self._rows(), rows, self._metadata):
-            empty = False
-            yield chunk
-        if empty:
+        """Yield all rows; see Source.chunks. Raises UsageError, naming the line, where one has no path or id, or a
+        label that is none."""
+        tally, find = Tally(), Finder(os.fsencode(self.root))
+        yield from tally.watch(chunked(self._rows(find), rows, self._metadata))
+        if not tally.rows:
             raise UsageError(f"{shown(self.location)}: holds no pictures: the table has a header and no rows")
+        label, split = self.columns.label, self.columns.split
+        self.read_as = tally.line(f"the column {_quoted(label)}", f"the column {_quoted(split)}", self._rest())
+        self.notes = [*self._doubts, *find.notes(), *tally.notes("--label-column")]
+        if label is not None and not tally.classes:
+            self.notes.append(
+                f"the column {_quoted(label)} is empty: no picture has a label (--label-column changes it)"
+            )
+        self.unfound = find.unfound()
 
-    def _rows(self) -> Iterator[Row]:
-        root = os.fsencode(self.root)
+    def _rest(self) -> str:
+        """Return in words what the keys and the other columns are."""
+        columns = f"columns {_some(self._metadata)}" if self._metadata else "no other columns"
+        return f"keys from the column {_quoted(self.columns.id or self.columns.path)}, {columns}"
+
+    def _without_paths(self) -> str:
+        if any(is_picture_name(os.fsencode(name.strip())) for name in self._table.columns):
+            return (
+                f"{shown(self.location)}: its first line names a picture, where it must name the columns; put a line "
+                "such as path,label above it"
+            )
+        return (
+            f"{shown(self.location)}: has no column of paths ({', '.join(PATH_NAMES)}); "
+            f"name it with --path-column: the columns are {_list(self._table)}"
+        )
+
+    def _rows(self, find: Finder) -> Iterator[Row]:
         index = self._table.columns.index
         path_at, id_at, label_at, split_at = (
             None if name is None else index(name) for name in asdict(self.columns).values()
@@ -150,16 +237,22 @@ class TableSource:
             if not path:
                 raise UsageError(f"{shown(self.location)}: {place} has no path; fill it in or drop the row")
             key = path if id_at is None else self._name(place, "id", values, id_at)
-            size, mtime = stat_picture(root, path)
+            location, size, mtime = find(path)
             yield Row(
                 key,
                 size,
                 mtime,
-                location=None if id_at is None else path,
-                label=None if label_at is None else label_text(values[label_at]),
-                split=None if split_at is None else label_text(values[split_at]),
+                location=None if location == key else location,
+                label=None if label_at is None else self._label(place, "label", values[label_at]),
+                split=None if split_at is None else self._label(place, "split", values[split_at]),
                 metadata=tuple(scalar(values[position]) for position in metadata_at),
             )
+
+    def _label(self, place: str, what: str, value: Any) -> str | None:
+        try:
+            return label_text(value)
+        except NoLabel as error:
+            raise UsageError(no_label(self.location, place, what, error)) from None
 
     def _name(self, place: str, what: str, values: Sequence[Any], position: int | None) -> bytes:
         value = None if position is None else values[position]

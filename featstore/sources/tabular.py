@@ -62,17 +62,22 @@ class CsvTable:
     """RFC 4180 text in UTF-8 (a byte order mark is skipped) with a header line; every value is text.
 
     Bytes that are no UTF-8 survive as surrogates, so that file names keep theirs. Blank lines are skipped. A
-    column without a name, as pandas writes its index, is called ``unnamed_<position>``.
+    column without a name, as pandas writes its index, is called ``unnamed_<position>``. Where every name but the
+    first follows a blank ("path, label"), the blanks after commas are no part of the values.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.binary: frozenset[str] = frozenset()
         self._delimiter = "\t" if path.suffix.lower() in _TAB_SUFFIXES else ","
+        self._spaced = False
         header = next(self._lines(), None)
         if header is None:
             raise UsageError(f"{shown(path)}: is empty; the first line must name the columns")
-        self.columns = [name or f"unnamed_{position}" for position, name in enumerate(header[1])]
+        self._spaced = len(header[1]) > 1 and all(name.startswith(" ") for name in header[1][1:])
+        if self._spaced:
+            header = next(self._lines())
+        self.columns = [name.strip() or f"unnamed_{position}" for position, name in enumerate(header[1])]
 
     def records(self) -> Iterator[tuple[str, Sequence[Any]]]:
         """Yield each line's values as text; see Table.records."""
@@ -86,7 +91,8 @@ class CsvTable:
 
     def _lines(self) -> Iterator[tuple[int, list[str]]]:
         with open(self.path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(self._checked(file), delimiter=self._delimiter, strict=True)
+            spaced = self._spaced and self._delimiter == ","
+            reader = csv.reader(self._checked(file), delimiter=self._delimiter, strict=True, skipinitialspace=spaced)
             while True:
                 try:
                     values = next(reader, None)

@@ -214,8 +214,7 @@ class Evenly:
             raise UsageError("limit has to be at least 1")
         self.source, self.limit = source, limit
         self.kind, self.location, self.root, self.layout = source.kind, source.location, source.root, source.layout
-        self.notes = source.notes
-        self.ignored = 0
+        self.notes, self.ignored, self.read_as, self.unfound = source.notes, 0, "", ""
 
     def describe(self) -> dict[str, Any]:
         """Return what the whole source says of itself."""
@@ -231,6 +230,7 @@ class Evenly:
             start += len(chunk)
             if chosen.any():
                 yield _take(chunk, np.flatnonzero(chosen))
+        self.notes, self.read_as, self.unfound = self.source.notes, self.source.read_as, self.source.unfound
 
 
 def _take(chunk: Chunk, rows: NDArray[np.int64]) -> Chunk:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
+from featstore.names import natural
 from featstore.store import FeatureStore
 from featstore.store.origin import state_of_store
 from featstore.store.splitting import groups_of_equal_bytes
@@ -172,7 +173,8 @@ def _leaks(near: Sequence[Leak], equal: Sequence[NDArray[np.int64]], splits: Seq
 
 def _counted(shared: Sequence[SharedPicture]) -> dict[str, int]:
     pictures = {copy.id: str(copy.split) for pair in shared for copy in (pair.one, pair.other)}
-    return dict(sorted(Counter(pictures.values()).items()))
+    counts = Counter(pictures.values())
+    return {name: counts[name] for name in sorted(counts, key=natural)}
 
 
 def _copies(store: FeatureStore, rows: NDArray[np.int64], score: NDArray[np.float32]) -> dict[int, Copy]:

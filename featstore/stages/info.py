@@ -10,6 +10,7 @@ from typing import Any
 from featstore.artifacts import origin_of_index, origins_of_head
 from featstore.errors import DamagedError, UsageError
 from featstore.files import sealed
+from featstore.names import natural
 from featstore.store import FeatureStore, folders
 
 
@@ -146,4 +147,4 @@ def _maker(made: dict[str, Any]) -> tuple[str, str, str]:
 
 def _counted(values: Any) -> dict[str, int]:
     counts = Counter(value for value in values if value is not None)
-    return dict(sorted(counts.items()))
+    return {name: counts[name] for name in sorted(counts, key=natural)}

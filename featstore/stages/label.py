@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from featstore.errors import UsageError
-from featstore.sources.base import label_text, without_dot
-from featstore.sources.table import find_columns
-from featstore.sources.tabular import CsvTable, open_table, scalar
+from featstore.sources.base import NoLabel, label_text, shown, without_dot
+from featstore.sources.table import doubts, find_columns, no_label
+from featstore.sources.tabular import CsvTable, Table, open_table, scalar
+from featstore.sources.tally import Tally
 from featstore.store import tables
-from featstore.store.labels import LabelReport, set_columns
+from featstore.store.labels import LabelReport, NoKeyKnown, known_keys, set_columns
+from featstore.text import counted
+
+_TRIED = 1000
+"""Rows of a table whose other columns are looked up where no key is known."""
 
 
 def label(
@@ -24,8 +31,9 @@ def label(
     """Set labels, splits and metadata of a store's pictures from a CSV, TSV or Parquet ``table``.
 
     The key column is the one named, else the first that is called id or key, else path, file, ... (see
-    featstore.sources.table); label and split columns likewise; every other column becomes metadata. Empty labels
-    and splits mean "none". Raises UsageError where there is no key column, a key is doubled or none is known.
+    featstore.sources.table); label and split columns likewise ("" means none); every other column becomes metadata.
+    Empty labels and splits mean "none". Keys are matched as set_columns does. Raises UsageError where there is no key
+    column, a key is doubled or none is known, a label is a list or a struct, or a column's name is a misspelling.
     """
     opened = open_table(Path(table))
     columns = find_columns(opened, id_column=key_column, label_column=label_column, split_column=split_column)
@@ -34,12 +42,11 @@ def label(
         raise UsageError(
             f"{table}: has no column of keys; name it with --key-column: the columns are {', '.join(opened.columns)}"
         )
+    named = {tables.LABEL: columns.label, tables.SPLIT: columns.split}
+    names = [name for name in opened.columns if name not in (key, columns.label, columns.split)]
     at = {name: position for position, name in enumerate(opened.columns)}
-    names = {name: name for name in opened.columns if name not in (key, columns.label, columns.split)}
     values: dict[str, list[tables.Value]] = {name: [] for name in names}
-    for name in (tables.LABEL, tables.SPLIT):
-        if getattr(columns, name) is not None:
-            values[name] = []
+    values |= {name: [] for name, column in named.items() if column is not None}
     keys: list[bytes] = []
     for place, record in opened.records():
         value = record[at[key]]
@@ -48,10 +55,42 @@ def label(
         keys.append(without_dot(value if isinstance(value, bytes) else os.fsencode(str(value))))
         for name in names:
             values[name].append(scalar(record[at[name]]))
-        for name in (tables.LABEL, tables.SPLIT):
-            column = getattr(columns, name)
+        for name, column in named.items():
             if column is not None:
-                values[name].append(label_text(record[at[column]]))
+                try:
+                    values[name].append(label_text(record[at[column]]))
+                except NoLabel as error:
+                    raise UsageError(no_label(table, place, name, error)) from None
     if not values:
         raise UsageError(f"{table}: has keys and nothing else; add a column such as label or split")
-    return set_columns(store, keys, values, from_text=isinstance(opened, CsvTable))
+    try:
+        report = set_columns(store, keys, values, from_text=isinstance(opened, CsvTable))
+    except NoKeyKnown as error:
+        raise UsageError(f"{error}{_other_column(store, opened, key)}") from None
+    tally = Tally()
+    none = [None] * len(keys)
+    tally.add(values.get(tables.LABEL, none), values.get(tables.SPLIT, none), len(keys))  # type: ignore[arg-type]
+    rest = f"keys from the column {shown(key)!r}, " + (
+        f"columns {', '.join(map(shown, names))}" if names else "no other columns"
+    )
+    read_as = tally.line(
+        f"the column {shown(columns.label or '')!r}", f"the column {shown(columns.split or '')!r}", rest
+    )
+    notes = [
+        *doubts(opened, columns, label_column=label_column, split_column=split_column),
+        *tally.notes("--label-column", whole=False),
+    ]
+    if columns.label is not None and None in values[tables.LABEL]:
+        empty = values[tables.LABEL].count(None)
+        notes.append(f"{counted(empty, 'row has', 'rows have')} an empty label: their pictures have none now")
+    return replace(report, read_as=read_as, notes=[*report.notes, *notes])
+
+
+def _other_column(store: str | os.PathLike[str], table: Table, key: str) -> str:
+    """Return the end of a message that no key is known: another column that has the store's keys, if one does."""
+    rows = [values for _, values in islice(table.records(), _TRIED)]
+    for at, name in enumerate(table.columns):
+        some = [os.fsencode(str(row[at])) for row in rows if isinstance(row[at], str | int | bytes)]
+        if name != key and some and known_keys(store, [without_dot(each) for each in some]):
+            return f"; those of the column {shown(name)!r} are: use --key-column {shown(name)}"
+    return ""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from featstore.embed.embedder import Embedder, Input, inputs_of
 from featstore.errors import UsageError
+from featstore.names import composed, did_you_mean, natural
 from featstore.store import FeatureStore
 from featstore.text import counted
 
@@ -142,11 +143,13 @@ class Queries:
         from featstore.indexes.blocks import prepared_blocks
 
         store = self._store()
-        rows = np.flatnonzero(store.labels == label)
+        rows = np.flatnonzero(store.labels == composed(label))
         if not len(rows):
-            there = sorted({str(value) for value in store.labels if value is not None})
+            there = sorted({str(value) for value in store.labels if value is not None}, key=natural)
             some = ", ".join(there[:10]) + (", ..." if len(there) > 10 else "")
-            raise UsageError(f"{store.path}: no picture has the label {label!r}; there are: {some or 'none'}")
+            raise UsageError(
+                f"{store.path}: no picture has the label {label!r}; there are: {some or 'none'}{did_you_mean(label, there)}"
+            )
         total = np.zeros(self._dimension)
         for _, block in prepared_blocks(store.stream(rows), self._metric):
             total += block.sum(axis=0, dtype=np.float64)

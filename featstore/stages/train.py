@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from featstore import defaults
 from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic, sealed
+from featstore.names import did_you_mean
 from featstore.store.origin import KEY, generation_number, state_of_store
 from featstore.store.splitting import Split, split_store
 from featstore.store.stacked import StackedStores
@@ -114,7 +115,7 @@ def train(
     from featstore.heads.trainer import HEADS
 
     if head not in HEADS:
-        raise UsageError(f"there is no head {head!r}; choose one of {', '.join(HEADS)}")
+        raise UsageError(f"there is no head {head!r}; choose one of {', '.join(HEADS)}{did_you_mean(head, HEADS)}")
     paths = _listed(store)
     stack = StackedStores.open(paths)
     stack.require_whole()

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from featstore import defaults
 from featstore.errors import UsageError
+from featstore.names import did_you_mean, natural
 from featstore.store import folders, tables
 from featstore.store.identity import Identity
+from featstore.store.key_matches import meant, other_forms
 from featstore.store.keys import KeyIndex
 from featstore.store.live_rows import LiveRows
 from featstore.store.manifest import Manifest, settled
@@ -198,13 +200,20 @@ class FeatureStore:
             yield from keys
 
     def rows(self, keys: Sequence[str | bytes], *, missing: str = "raise") -> NDArray[np.int64]:
-        """Return the row (m,) of each key; with ``missing="mark"``, -1 for keys without a vector, else UsageError."""
+        """Return the row (m,) of each key; with ``missing="mark"``, -1 for keys without a vector, else UsageError.
+
+        Before it raises, a key is looked for in other forms (see KeyMatches).
+        """
         encoded = [key if isinstance(key, bytes) else key.encode("utf-8", "surrogateescape") for key in keys]
         rows = self.rows_of_ids(self.plan.find_keys(encoded))
+        if missing == "raise" and (rows < 0).any():
+            encoded = other_forms(self.plan, encoded)
+            rows = self.rows_of_ids(self.plan.find_keys(encoded))
         if missing == "raise" and (rows < 0).any():
             first = encoded[int(np.flatnonzero(rows < 0)[0])]
             raise UsageError(
                 f"{self.path}: {int((rows < 0).sum()):,} of {len(rows):,} keys have no vector here (the first: {_text(first)!r})"
+                + meant(self.plan, first, self.keys)
             )
         return rows
 
@@ -259,7 +268,9 @@ class FeatureStore:
     def column(self, name: str) -> NDArray[np.object_]:
         """Return a column of the side tables, (n,) objects, None where missing. Raises UsageError where no table has it."""
         if name not in self.tables.columns:
-            raise UsageError(f"{self.path}: no column {name!r}; there are {', '.join(self.tables.columns)}")
+            raise UsageError(
+                f"{self.path}: no column {name!r}; there are {', '.join(self.tables.columns)}{did_you_mean(name, self.tables.columns)}"
+            )
         if name not in self._columns:
             values = np.full(len(self), None, object)
             for table in self.tables.layers:
@@ -292,9 +303,9 @@ class FeatureStore:
         """Return the rows of a split. Raises UsageError, naming the splits there are, where it has none."""
         rows = np.flatnonzero(self.splits == split)
         if not rows.size:
-            there = sorted({str(value) for value in self.splits if value is not None})
+            there = sorted({str(value) for value in self.splits if value is not None}, key=natural)
             raise UsageError(
-                f"{self.path}: no pictures of split {split!r}; the splits are: {', '.join(there) or 'none'}"
+                f"{self.path}: no pictures of split {split!r}; the splits are: {', '.join(there) or 'none'}{did_you_mean(split, there)}"
             )
         return rows
 

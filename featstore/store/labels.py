@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +12,22 @@ import numpy as np
 from featstore.errors import FeatstoreError, UsageError
 from featstore.store import tables
 from featstore.store.claims import Claims
+from featstore.store.key_matches import KeyMatches
 from featstore.store.keys import KeyIndex, digests
 from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan
 from featstore.store.tables import Column, Tables, Value
 
 
+class NoKeyKnown(UsageError):
+    """None of a table's keys is in the store."""
+
+
 @dataclass(frozen=True)
 class LabelReport:
     """What labelling did: ``version`` of the tables from now on, ``rows`` of the table, ``matched`` to pictures,
-    ``unknown`` keys (the first few in ``examples``)."""
+    ``unknown`` keys (the first few in ``examples``), ``read_as``: what was found in the table, in one line; ``notes``:
+    what a person should know, in words."""
 
     version: int
     rows: int
@@ -29,6 +35,8 @@ class LabelReport:
     unknown: int
     examples: list[str]
     columns: list[str]
+    read_as: str = ""
+    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, object]:
         """Return the report as JSON."""
@@ -44,8 +52,9 @@ def set_columns(
 ) -> LabelReport:
     """Give the pictures of ``keys`` the values of ``columns`` ("label", "split", or any metadata), above what they have.
 
-    ``from_text``: read numbers from text in metadata columns. Keys that the store does not have are counted, not
-    kept. Raises UsageError for a doubled key, or where no key is in the store.
+    ``from_text``: read numbers from text in metadata columns. A key that the store has in another Unicode form, with
+    slashes for backslashes, or relative to the root of one of its sources, is taken for that; others that it does not
+    have are counted, not kept. Raises UsageError for a doubled key, NoKeyKnown where no key is in the store.
     """
     path, wanted = Path(store), list(keys)
     Manifest.read(path)
@@ -59,11 +68,21 @@ def set_columns(
         claims.join()
         # Read when we have joined: from here on no compaction begins.
         epoch = Manifest.read(path).epoch
-        known = Plan(path, epoch).find(digest) >= 0
+        plan = Plan(path, epoch)
+        known = plan.find(digest) >= 0
+        matches = KeyMatches(plan, [wanted[at] for at in np.flatnonzero(~known).tolist()])
+        for at, match in zip(np.flatnonzero(~known).tolist(), matches.keys, strict=True):
+            if match is not None:
+                wanted[at], known[at] = match, True
         rows, unknown = np.flatnonzero(known), np.flatnonzero(~known)
+        twice = KeyIndex.build(digests([wanted[at] for at in rows.tolist()])).doubled() if matches.notes else None
+        if twice is not None:
+            key = _shown(wanted[int(rows[twice[0]])])
+            raise UsageError(f"the key {key} is in the table in two forms; keep one line for each key")
         if not rows.size:
             example = f" (the first: {_shown(wanted[0])})" if wanted else ""
-            raise UsageError(f"{path}: none of the {len(wanted):,} keys of the table is in the store{example}")
+            why = "".join(f"; {note}" for note in matches.causes)
+            raise NoKeyKnown(f"{path}: none of the {len(wanted):,} keys of the table is in the store{example}{why}")
         typed = {
             name: (Column.of_text if from_text and name not in (tables.LABEL, tables.SPLIT) else Column.of)(
                 values
@@ -82,7 +101,15 @@ def set_columns(
         if Manifest.read(path).epoch != epoch:
             raise FeatstoreError(f"{path}: was compacted while it was labelled; label it again")
     examples = [_shown(wanted[i]) for i in unknown[:5].tolist()]
-    return LabelReport(version + 1, len(wanted), len(rows), len(unknown), examples, list(columns))
+    return LabelReport(
+        version + 1, len(wanted), len(rows), len(unknown), examples, list(columns), "", matches.notes + matches.causes
+    )
+
+
+def known_keys(store: str | os.PathLike[str], keys: Iterable[bytes]) -> int:
+    """Return how many of ``keys`` the store has."""
+    path = Path(store)
+    return int((Plan(path, Manifest.read(path).epoch).find_keys(list(keys)) >= 0).sum())
 
 
 def _shown(key: bytes) -> str:

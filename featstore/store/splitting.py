@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,15 @@ from numpy.typing import NDArray
 
 from featstore import defaults
 from featstore.errors import UsageError
+from featstore.names import natural
+from featstore.sources.layout import split_words
 from featstore.store import FeatureStore
 from featstore.store.origin import require_vectors
 from featstore.text import counted
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "testing", "val", "valid", "validation", "eval", "dev", "holdout")
-"""Splits that are taken where none is named, the first that is there."""
+"""Splits that are taken where none is named, the first that is there; then those that split_words knows."""
 
 _FEW = 30
 """Fewer held-out pictures than this leave an interval of some 15 points and more on an accuracy of 0.9."""
@@ -112,13 +115,13 @@ def split_store(
             train = np.setdiff1d(np.flatnonzero(labelled), test)
         first = names[0] or f"all but {names[1]}"
         _require_classes(labels[train], first, store)
-        unknown = sorted(set(labels[test].tolist()) - set(labels[train].tolist()))
+        unknown = sorted(set(labels[test].tolist()) - set(labels[train].tolist()), key=natural)
         if unknown:
             raise UsageError(
                 f"{store.path}: the split {names[1]!r} has pictures of {_some(unknown)}, which the split {first!r} lacks: "
                 "a head cannot learn them; label some for training, or leave them out"
             )
-        missing = sorted(set(labels[train].tolist()) - set(labels[test].tolist()))
+        missing = sorted(set(labels[train].tolist()) - set(labels[test].tolist()), key=natural)
         shared = _shared(store, train, test)
         return Split(train, test, "given", (first, names[1]), unlabelled, shared, missing, {})
     pool = np.flatnonzero(labelled)
@@ -142,15 +145,19 @@ def groups_of_equal_bytes(sha256: NDArray[np.uint8]) -> Rows:
 
 def _names(store: FeatureStore, train: str | None, test: str | None) -> tuple[str | None, str | None]:
     """Return the names of the splits to use; None where there is none to use."""
-    there = {str(value) for value in store.splits.tolist() if value is not None}
+    there = sorted({str(value) for value in store.splits.tolist() if value is not None}, key=natural)
+    words = split_words(there)
     if train is None:
-        train = next((name for known in TRAIN_NAMES for name in sorted(there) if name.lower() == known), None)
+        exact = (name for known in TRAIN_NAMES for name in there if name.lower() == known)
+        train = next(chain(exact, (name for name in there if words[name] == "train")), None)
         if train == test:
             train = None
         if train is None and test is None:
             return None, None
     if test is None:
-        test = next((n for known in TEST_NAMES for n in sorted(there) if n.lower() == known and n != train), None)
+        exact = (name for known in TEST_NAMES for name in there if name.lower() == known)
+        other = (name for word in ("test", "val") for name in there if words[name] == word)
+        test = next((name for name in chain(exact, other) if name != train), None)
     return train, test
 
 
@@ -162,7 +169,7 @@ def _labelled(store: FeatureStore, rows: Rows, labelled: NDArray[np.bool_], name
 
 
 def _require_classes(labels: NDArray[np.object_], name: str, store: FeatureStore) -> None:
-    classes = sorted(set(labels.tolist()))
+    classes = sorted(set(labels.tolist()), key=natural)
     where = f"{store.path}: the split {name!r}" if name else f"{store.path}"
     if len(classes) < 2:
         raise UsageError(f"{where} has pictures of one class only ({_some(classes)}): a head needs at least two")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.errors import UsageError
+from featstore.names import did_you_mean
 from featstore.store import FeatureStore
 from featstore.where.parsing import parse
 from featstore.where.tree import AllOf, AnyOf, Condition, Not, Test, Value, kind_of, tests_of
@@ -51,8 +52,9 @@ def _column(store: FeatureStore, test: Test) -> Iterator[Value]:
         return iter(store.ids.tolist())
     if test.column not in metadata:
         names = ", ".join(["key", "id", *metadata])
+        close = did_you_mean(test.column, ["key", "id", *metadata])
         raise UsageError(
-            f"filter, character {test.at + 1}: there is no column {test.column!r} in {store.path}; there are {names}"
+            f"filter, character {test.at + 1}: there is no column {test.column!r} in {store.path}; there are {names}{close}"
         )
     return iter(store.column(metadata[test.column]))
 

@@ -40,7 +40,21 @@ def test_every_verb_has_help_with_examples(verb):
 
 
 def test_an_unknown_verb_is_the_users_mistake():
-    assert "No such command" in run("exctract", code=2).stderr
+    assert "No such command 'exctract'; did you mean 'extract'?" in run("exctract", code=2).stderr
+    assert "No such command 'zzz'\n" in run("zzz", code=2).stderr
+
+
+def test_extract_and_label_say_what_they_understood(place, tmp_path):
+    said = run("extract", place / "pictures", place / "s", *SMALL).stdout
+    line = (
+        "read: 2 classes from the second folder of each path, 2 splits (train, val) from the first, layout split/class"
+    )
+    assert line in said
+    subprocess.run(["cp", "-r", place / "s", tmp_path / "s"], check=True)
+    (tmp_path / "t.csv").write_text("path,label\ntrain/ant/1.jpg,queen\nnobody,x\n")
+    said = run("label", tmp_path / "s", tmp_path / "t.csv", code=1).stdout
+    assert "read: 2 classes from the column 'label', no splits, keys from the column 'path'" in said
+    assert "1 key is not in the store: 'nobody'" in said
 
 
 @pytest.mark.slow
@@ -169,7 +183,7 @@ def test_labels_and_compaction(place, tmp_path):
     subprocess.run(["cp", "-r", place / "s", tmp_path / "s"], check=True)
     shards = {path: path.stat().st_mtime_ns for path in (tmp_path / "s" / "shards").iterdir()}
     (tmp_path / "t.csv").write_text("key,label,weight\ntrain/ant/1.jpg,queen,2\nval/bee/4.jpg,,3\nnobody,x,1\n")
-    report = run_json("label", tmp_path / "s", tmp_path / "t.csv")
+    report = run_json("label", tmp_path / "s", tmp_path / "t.csv", code=1)
     assert (report["matched"], report["unknown"], report["columns"]) == (2, 1, ["weight", "label"])
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "s" / "shards").iterdir()} == shards
     store = FeatureStore.open(tmp_path / "s")

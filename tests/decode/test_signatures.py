@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import io
+import sys
+
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from featstore.decode import DecodeFailure, load_rgb, opening
 from featstore.decode.signatures import describe
 
 
@@ -37,3 +43,31 @@ def test_any_bytes_are_described_in_one_line(data: bytes) -> None:
     assert reason in ("not-a-picture", "unsupported")
     assert message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_heic_is_read_upright_as_jpeg_is(orientation: int):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    halves = np.zeros((40, 60, 3), np.uint8)
+    halves[:20] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    made, jpeg = io.BytesIO(), io.BytesIO()
+    pillow_heif.from_pillow(Image.fromarray(halves)).save(made, quality=95, exif=exif.tobytes())
+    Image.fromarray(halves).save(jpeg, "jpeg", quality=95, exif=exif.tobytes())
+    found, expected = (np.asarray(load_rgb(one.getvalue())).astype(int) for one in (made, jpeg))
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).mean() < 8
+    with pytest.raises(DecodeFailure) as caught:
+        load_rgb(made.getvalue()[:-50])
+    assert caught.value.reason == "truncated"
+
+
+def test_heic_names_the_extra_where_it_is_missing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    opening._heif.cache_clear()
+    try:
+        with pytest.raises(DecodeFailure, match=r"install featstore\[heif\]"):
+            load_rgb(b"\x00\x00\x00\x18ftypheic" + bytes(100))
+    finally:
+        opening._heif.cache_clear()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import tarfile
 import tempfile
 import tracemalloc
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from featstore.errors import FeatstoreError, UsageError
 from featstore.sources import ReadFailure, Source, open_source, read_picture
-from featstore.sources.archive import TarSource, sample_of
+from featstore.sources.archive import TarSource
+from featstore.sources.samples import sample_of
 
 from .helpers import error_of, keys, whole
 
@@ -247,8 +249,8 @@ def test_a_sample_without_an_end_is_streamed(tmp_path: Path):
     chunk = whole(open_source(tar(tmp_path / "a.tar", files)))
     assert len(chunk) == 10_005
     assert set(chunk.labels) == {"7"}
-    with pytest.raises(UsageError, match="comes after 10,000 pictures of its sample"):
-        keys(open_source(tar(tmp_path / "a.tar", [*files, ("img.txt", b"late")])))
+    late = whole(open_source(tar(tmp_path / "a.tar", [*files[1:], ("img.cls", b"8")])))
+    assert (len(late), set(late.labels)) == (10_005, {"8"})
 
 
 def test_memory_does_not_grow_with_the_archive(tmp_path: Path):
@@ -322,3 +324,72 @@ def test_a_damaged_archive_is_an_error_of_one_line_or_still_whole(data: st.DataO
             error = error_of(lambda: found.extend(keys(open_source(path))))
             assert len(found) <= 2
         assert error is None or str(error).isprintable()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_labels_are_found_wherever_they_stand(tmp_path: Path, seed: int):
+    files = [(f"{n:02}.jpg", b"x") for n in range(20)] + [(f"{n:02}.cls", str(n % 3).encode()) for n in range(20)]
+    random.Random(seed).shuffle(files)
+    source = TarSource(tar(tmp_path / "a.tar", files))
+    chunk = whole(source)
+    assert {key[6:8]: label for key, label in zip(chunk.keys, chunk.labels, strict=True)} == {
+        b"%02d" % n: str(n % 3) for n in range(20)
+    }
+    assert (source.ignored, source.read_as[:9]) == (0, "3 classes")
+
+
+def test_dots_in_names_do_not_part_labels_from_pictures(tmp_path: Path):
+    files = [
+        ("img_v1.0.jpg", b""), ("img_v1.0.cls", b"a"),
+        ("img_v1.1.jpg", b""), ("img_v1.1.cls", b"b"),
+        ("x.left.jpg", b""), ("x.cls", b"c"),
+        ("d.1/2.3.jpg", b""), ("d.1/2.3.json", b'{"label": "d"}'),
+    ]  # fmt: skip
+    for order in (files, files[1::2] + files[::2]):
+        chunk = whole(TarSource(tar(tmp_path / "a.tar", order)))
+        labels = dict(zip(chunk.keys, chunk.labels, strict=True))
+        assert labels == {
+            b"a.tar/img_v1.0.jpg": "a", b"a.tar/img_v1.1.jpg": "b", b"a.tar/x.left.jpg": "c", b"a.tar/d.1/2.3.jpg": "d",
+        }  # fmt: skip
+
+
+def test_folders_in_an_archive_are_classes_on_request(tmp_path: Path):
+    path = tar(tmp_path / "a.tar", [("ant/1.jpg", b""), ("bee/2.jpg", b"")])
+    source = TarSource(path)
+    assert whole(source).labels == [None, None]
+    assert any("folders such as ant, which --layout class" in note for note in source.notes)
+    assert whole(open_source(path, layout="class")).labels == ["ant", "bee"]
+    path = tar(tmp_path / "b.tar", [("train/ant/1.jpg", b""), ("train/bee/2.jpg", b""), ("train/bee/2.cls", b"wasp")])
+    chunk = whole(open_source(path, layout="split/class"))
+    assert (chunk.labels, chunk.splits) == (["ant", "wasp"], ["train", "train"])
+
+
+@pytest.mark.parametrize("value", ["[1, 0]", '{"name": "cat"}'])
+def test_lists_and_structs_in_json_are_no_labels(tmp_path: Path, value: str):
+    path = tar(tmp_path / "a.tar", [("a.jpg", b""), ("a.json", f'{{"label": {value}, "species": "cat"}}'.encode())])
+    with pytest.raises(UsageError, match=r"a.json has a label that is a (list|struct).*--label-column ''"):
+        whole(open_source(path))
+    assert whole(open_source(path, label_column="")).labels == [None]
+    assert whole(open_source(path, label_column="species")).labels == ["cat"]
+
+
+def test_json_labels_may_have_the_names_of_columns(tmp_path: Path):
+    path = tar(tmp_path / "a.tar", [("a.jpg", b""), ("a.json", b'{"Category": 3.0, "subset": "val", "y": 9}')])
+    chunk = whole(open_source(path))
+    assert (chunk.labels, chunk.splits) == (["3"], ["val"])
+
+
+def test_labels_without_a_picture_are_counted(tmp_path: Path):
+    source = TarSource(tar(tmp_path / "a.tar", [("a.jpg", b""), ("a.cls", b"x"), ("b.cls", b"y")]))
+    whole(source)
+    assert source.ignored == 1
+    assert any("1 .cls file belongs to no picture" in note for note in source.notes)
+
+
+@pytest.mark.parametrize(
+    ("start", "words"), [(b"PK\x03\x04", "is a zip archive; unpack it"), (b"Rar!\x1a", "is a rar archive")]
+)
+def test_packed_files_are_no_lists(tmp_path: Path, start: bytes, words: str):
+    (tmp_path / "a.zip").write_bytes(start + bytes(100))
+    with pytest.raises(UsageError, match=words):
+        open_source(tmp_path / "a.zip")

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import datetime
 import json
 import os
+from decimal import Decimal
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featstore.sources.base import Row, chunked, is_picture_name, label_text, shown, without_dot
+from featstore.sources.base import NoLabel, Row, chunked, is_picture_name, label_text, shown, without_dot
 
 
 def test_chunks_are_full_but_the_last():
@@ -64,7 +66,6 @@ def test_without_dot(path: bytes, expected: bytes):
         (float("inf"), "inf"),
         (True, "True"),
         (None, None),
-        (["a"], None),
         (b"a\xff", "a\udcff"),
     ],
 )
@@ -79,3 +80,33 @@ def test_names_are_shown_on_one_line_and_survive_json(name: bytes):
     assert text.isprintable()
     text.encode()
     assert os.fsencode(json.loads(json.dumps(os.fsdecode(name)))) == name
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (Decimal("1"), "1"),
+        (Decimal("1.50"), "1.5"),
+        (Decimal("100"), "100"),
+        (Decimal("NaN"), None),
+        (datetime.date(2024, 2, 29), "2024-02-29"),
+        (datetime.datetime(2024, 2, 29, 1, 2), "2024-02-29T01:02:00"),
+        (datetime.time(1, 2), "01:02:00"),
+        (datetime.timedelta(days=1), "1 day, 0:00:00"),
+        ("1.0", "1"),
+        ("1.00", "1"),
+        ("1.10", "1.10"),
+        ("01", "01"),
+        (" cat\t", "cat"),
+        ("\u00a0", None),
+        ("cafe\u0301", "caf\u00e9"),
+    ],
+)
+def test_labels_of_other_types_and_forms(value: object, expected: str | None):
+    assert label_text(value) == expected
+
+
+@pytest.mark.parametrize("value", [["a"], [], {"a": 1}, (1,), object()])
+def test_what_can_be_no_label_is_refused(value: object):
+    with pytest.raises(NoLabel, match="can be no label"):
+        label_text(value)

@@ -208,3 +208,82 @@ def test_every_file_of_a_tree_is_found_once_whatever_its_name(names: set[bytes])
             found = keys(FolderSource(Path(directory)))
             assert sorted(found) == sorted(made)
             assert found == sorted(made, key=lambda name: name.split(b"/"))
+
+
+@pytest.mark.parametrize(
+    ("names", "layout", "labels"),
+    [
+        (
+            ["training_set/cat/1.jpg", "test_set/dog/2.jpg"],
+            "split/class",
+            [("test_set", "dog"), ("training_set", "cat")],
+        ),
+        (["Train Images/cat/1.jpg", "val2017/dog/2.jpg"], "split/class", [("Train Images", "cat"), ("val2017", "dog")]),
+        (["trainset/cat/1.jpg", "testset/dog/2.jpg"], "split/class", [("testset", "dog"), ("trainset", "cat")]),
+        (
+            ["seg_train/seg_train/sea/1.jpg", "seg_test/seg_test/sea/2.jpg"],
+            "split/class",
+            [("seg_test", "sea"), ("seg_train", "sea")],
+        ),
+        (
+            ["hymenoptera_data/train/ant/1.jpg", "hymenoptera_data/val/bee/2.jpg"],
+            "split/class",
+            [("train", "ant"), ("val", "bee")],
+        ),
+        (["a/b/ant/1.jpg", "a/b/bee/2.jpg", "a/README.md"], "class", [(None, "ant"), (None, "bee")]),
+        (["ant/1.jpg", "ant/site/2.jpg"], "class", [(None, "ant"), (None, "ant")]),
+        (
+            ["testing grounds/1.jpg", "crash test dummy/2.jpg"],
+            "class",
+            [(None, "crash test dummy"), (None, "testing grounds")],
+        ),
+        (["train/1.jpg", "test match/2.jpg"], "class", [(None, "test match"), (None, "train")]),
+    ],
+)
+def test_splits_of_other_names_and_nested_folders(tmp_path: Path, names: list[str], layout: str, labels: list[object]):
+    assert columns(write(tmp_path, names)) == (layout, labels)
+
+
+def test_a_folder_that_is_passed_over_is_said_with_the_option_that_changes_it(tmp_path: Path):
+    source = FolderSource(write(tmp_path, ["x/ant/1.jpg", "x/bee/2.jpg"]))
+    whole(source)
+    assert any("all pictures lie in x" in note and "--layout class" in note for note in source.notes)
+    assert columns(tmp_path, "class") == ("class", [(None, "x"), (None, "x")])
+
+
+def test_what_was_found_is_told_in_a_line(tmp_path: Path):
+    source = FolderSource(write(tmp_path, ["train/ant/1.jpg", "train/bee/2.jpg", "val/ant/3.jpg", "val/4.jpg"]))
+    whole(source)
+    assert source.read_as == (
+        "2 classes from the second folder of each path (1 of 4 without a label), 2 splits (train, val) from the first, "
+        "layout split/class (--layout changes it)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["cat/1.jpg", "Cat/2.jpg"], "look alike"),
+        (["1/1.jpg", "01/2.jpg", "2/3.jpg"], "look alike"),
+        (["nan/1.jpg", "ant/2.jpg"], "'nan' is read as a class"),
+        (["ant/1.jpg", "bee/2.jpg", "@eaDir/3.jpg"], "'@eaDir' is a folder that a system made"),
+        (["ant/1.jpg", "bee/site 3/2.jpg"], "folders below the class's own"),
+        (["ant/1.jpg", "ant/2.jpg"], "one class only, 'ant'"),
+        ([f"{n}/1.jpg" for n in range(20)], "is this an identifier"),
+    ],
+)
+def test_doubtful_classes_are_noted(tmp_path: Path, names: list[str], words: str):
+    source = FolderSource(write(tmp_path, names))
+    whole(source)
+    assert any(words in note for note in source.notes), source.notes
+
+
+def test_classes_in_both_unicode_forms_are_one(tmp_path: Path):
+    source = FolderSource(write(tmp_path, ["train/caf\u00e9/1.jpg", "val/cafe\u0301/2.jpg", "val/ant/3.jpg"]))
+    assert set(whole(source).labels) == {"caf\u00e9", "ant"}
+
+
+def test_a_folder_of_packed_files_says_so(tmp_path: Path):
+    write(tmp_path, ["a.tar.gz", "readme.txt"])
+    with pytest.raises(UsageError, match=r"holds no pictures, but packed ones such as a.tar.gz: unpack them"):
+        list(FolderSource(tmp_path).chunks())

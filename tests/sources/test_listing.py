@@ -140,3 +140,21 @@ def test_empty_missing_and_senseless_lists(tmp_path: Path):
     path.unlink()
     with pytest.raises(FeatstoreError, match="No such file"):
         keys(source)
+
+
+@pytest.mark.parametrize("separator", [" ", "\t", ",", ";"])
+def test_a_list_with_labels_behind_its_paths_is_told(tmp_path: Path, separator: str):
+    write(tmp_path, ["a.jpg", "b c.jpg"])
+    (tmp_path / "l.txt").write_text(f"a.jpg{separator}cat\nb c.jpg{separator}dog\n")
+    source = ListSource(tmp_path / "l.txt")
+    assert whole(source).sizes.tolist() == [-1, -1]
+    assert "save the list as CSV, with the first line path,label (2 paths" in source.unfound
+
+
+def test_a_list_of_windows_finds_its_files(tmp_path: Path):
+    write(tmp_path, ["ants/\u00e9.jpg"])
+    (tmp_path / "l.txt").write_bytes("ants\\e\u0301.jpg\r\n".encode())
+    source = ListSource(tmp_path / "l.txt")
+    chunk = whole(source)
+    assert (chunk.sizes.tolist(), chunk.locations) == ([1], ["ants/\u00e9.jpg".encode()])
+    assert len(source.notes) == 1

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import os
 import tempfile
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +15,7 @@ from pyarrow import parquet
 
 from featstore.errors import UsageError
 from featstore.sources import read_picture
+from featstore.sources.base import label_text
 from featstore.sources.table import TableSource, find_columns
 from featstore.sources.tabular import open_table
 
@@ -176,3 +179,140 @@ def test_files_of_any_name_are_reached_through_a_csv(names: list[bytes]):
         assert keys(source) == made
         for text in made:
             assert read_picture(source.root, text, -1, -1, limit=10).data == b"%d" % names.index(text)
+
+
+def one_of(data: dict[str, object], folder: Path) -> TableSource:
+    parquet.write_table(pa.table({"path": ["a.jpg", "b.jpg"], **data}), folder / "t.parquet")
+    return TableSource(folder / "t.parquet")
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([Decimal("1"), Decimal("2.50")], ["1.00", "2.50"]),
+        ([datetime.date(2024, 1, 2), None], ["2024-01-02", None]),
+        ([datetime.datetime(2024, 1, 2, 3), None], ["2024-01-02T03:00:00", None]),
+        ([datetime.time(3), None], ["03:00:00", None]),
+        ([datetime.timedelta(hours=1), None], ["1:00:00", None]),
+        ([1.0, None], ["1", None]),
+        ([b"cat", b"dog"], ["cat", "dog"]),
+    ],
+)
+def test_parquet_labels_of_every_scalar_type_are_kept(tmp_path: Path, labels: list[object], expected: list[str | None]):
+    found = whole(one_of({"label": labels}, tmp_path)).labels
+    assert found == [None if text is None else label_text(Decimal(text)) if "." in text else text for text in expected]
+
+
+@pytest.mark.parametrize("labels", [[["cat"], ["dog"]], [{"name": "cat"}, {"name": "dog"}]])
+def test_lists_and_structs_are_no_labels(tmp_path: Path, labels: list[object]):
+    source = one_of({"label": labels}, tmp_path)
+    with pytest.raises(UsageError, match=r"row 1 has a label that is a (list|struct).*--label-column ''"):
+        whole(source)
+    assert whole(TableSource(tmp_path / "t.parquet", label_column="")).labels == [None, None]
+
+
+def test_blanks_after_commas_are_no_part_of_names_and_values(tmp_path: Path):
+    path = table(tmp_path / "t.csv", 'path, label, split, note\na.jpg, cat, train, "x, y"\nb.jpg, dog , val,\n')
+    source = TableSource(path)
+    chunk = whole(source)
+    assert (chunk.labels, chunk.splits) == (["cat", "dog"], ["train", "val"])
+    assert chunk.metadata == {"note": ["x, y", ""]}
+    assert source.read_as == (
+        "2 classes from the column 'label', 2 splits (train, val) from the column 'split', keys from the column 'path', "
+        "columns note"
+    )
+
+
+def test_a_blank_at_the_beginning_of_a_name_is_kept_where_the_header_has_none(tmp_path: Path):
+    write(tmp_path, [" a.jpg"])
+    chunk = whole(TableSource(table(tmp_path / "t.csv", "label,path\ncat, a.jpg\n")))
+    assert (chunk.keys, chunk.sizes.tolist()) == ([b" a.jpg"], [1])
+
+
+def test_whole_numbers_are_one_class_however_they_are_written(tmp_path: Path):
+    chunk = whole(TableSource(table(tmp_path / "t.csv", "path,label\na.jpg,1\nb.jpg,1.0\nc.jpg,\n")))
+    assert chunk.labels == ["1", "1", None]
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ("path,lable", "one called 'lable'; did you mean 'label'? --label-column lable takes it"),
+        ("path,label,slpit", "one called 'slpit'; did you mean 'split'?"),
+        ("path,Calss", "one called 'Calss'; did you mean 'class'?"),
+        ("ant/1.jpg,ant", "its first line names a picture, where it must name the columns"),
+    ],
+)
+def test_misspelt_and_missing_headers_are_refused(tmp_path: Path, header: str, words: str):
+    with pytest.raises(UsageError) as caught:
+        TableSource(table(tmp_path / "t.csv", f"{header}\na.jpg,x,y\n"))
+    assert words in str(caught.value)
+
+
+def test_a_named_column_that_is_misspelt_has_a_suggestion(tmp_path: Path):
+    path = table(tmp_path / "t.csv", "path,species,Note\na.jpg,x,y\n")
+    with pytest.raises(UsageError, match="did you mean 'species'"):
+        TableSource(path, label_column="specie")
+    assert TableSource(path, label_column="note").columns.label == "Note"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "path,label,class\na.jpg,x,y\nb.jpg,z,y\n",
+            "'label' is taken for the label, 'class' is not (--label-column changes it)",
+        ),
+        ("path,label\na.jpg,\nb.jpg,\n", "the column 'label' is empty"),
+        ("path,label\na.jpg,NA\nb.jpg,x\n", "'NA' is read as a class (1 picture)"),
+        ("path,label\na.jpg,cat\nb.jpg,Cat\n", "the classes 'Cat' (1) and 'cat' (1) look alike"),
+        ("path,label,split\na.jpg,x,train\nb.jpg,y,Train\n", "the splits 'Train' (1) and 'train' (1) look alike"),
+        ("path,label\n" + "".join(f"{n}.jpg,{n / 7}\n" for n in range(30)), "is this an identifier, or a measure"),
+    ],
+)
+def test_doubtful_tables_are_noted(tmp_path: Path, text: str, words: str):
+    source = TableSource(table(tmp_path / "t.csv", text))
+    whole(source)
+    assert any(words in note for note in source.notes), source.notes
+
+
+@pytest.mark.parametrize(
+    ("file", "written", "words"),
+    [
+        ("ants/x.jpg", "ants\\x.jpg", "written with backslashes"),
+        ("caf\u00e9.jpg", "cafe\u0301.jpg", "another Unicode form"),
+        ("cafe\u0301/\u00e9.jpg", "caf\u00e9/\u00e9.jpg", "another Unicode form"),
+        ("\u00e9/x.jpg", "e\u0301\\x.jpg", "another Unicode form"),
+        ("a b.jpg", "a%20b.jpg", "%-escapes"),
+        ("a.jpg", "a.jpg ", "blanks or quotes"),
+        ("a.jpg", "file://{root}/a.jpg", "a file: address"),
+    ],
+)
+def test_paths_in_other_forms_are_found(tmp_path: Path, file: str, written: str, words: str):
+    write(tmp_path, [file], b"123")
+    source = TableSource(table(tmp_path / "t.csv", f"path,label\n{written.format(root=tmp_path)},x\n"))
+    chunk = whole(source)
+    assert chunk.sizes.tolist() == [3]
+    assert read_picture(tmp_path, (chunk.locations or chunk.keys)[0], -1, -1, limit=100).data == b"123"
+    assert any(words in note for note in source.notes), source.notes
+    assert source.unfound == ""
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("https://host/a.jpg", "addresses such as https:// or s3:// are not opened"),
+        ("s3://bucket/a.jpg", "addresses such as https:// or s3:// are not opened"),
+        ("C:\\data\\a.jpg", "paths of a Windows drive"),
+        ("A.JPG", "differs in upper and lower case"),
+        ("a", "the file's name has an ending, .jpg"),
+        ("gone.jpg", ""),
+        ("..\\..\\etc\\passwd", ""),
+    ],
+)
+def test_the_cause_of_missing_files_is_named(tmp_path: Path, written: str, words: str):
+    write(tmp_path, ["a.jpg"])
+    source = TableSource(table(tmp_path / "t.csv", f"path,label\n{written},x\n"))
+    assert whole(source).sizes.tolist() == [-1]
+    assert words in source.unfound
+    assert bool(words) == bool(source.unfound)

@@ -14,6 +14,7 @@ from featstore import defaults
 from featstore.errors import DataError
 from featstore.heads.calibration import rescale
 from featstore.heads.evaluation.measures import CALIBRATION_BINS, NAMES, ClassTable, Measurer, class_table
+from featstore.names import natural
 from featstore.stats import wilson_interval
 
 _TITLES: Final = {
@@ -164,7 +165,7 @@ def codes_of(y: ArrayLike, classes: Sequence[Any]) -> NDArray[np.intp]:
     """
     known = {name: code for code, name in enumerate(classes)}
     labels = [label if label in known else str(label) for label in np.asarray(y).tolist()]
-    unknown = sorted({label for label in labels if label not in known})
+    unknown = sorted({label for label in labels if label not in known}, key=natural)
     if unknown:
         raise DataError(
             f"{len(unknown)} label(s) that the head does not know: {', '.join(unknown[:5])}; it knows "

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from featstore.embed.units import Run
+from featstore.names import natural
 from featstore.sources import Source
 from featstore.store.plan import source_name
 from featstore.store.tables import LABEL, SPLIT, Tables
@@ -23,12 +25,13 @@ def notes_of(run: Run, source: Source, units: tuple[int, int]) -> list[str]:
             f"{run.manifest.unit_rows:,} pictures counts when it is whole"
         )
     if run.done and run.failed == run.done:
-        missing = (
-            ""
-            if set(run.reasons) != {"missing"}
-            else f", for all are missing below {source.root}; --root says where they are"
-        )
+        missing = ""
+        if set(run.reasons) == {"missing"}:
+            why = f": {source.unfound}" if source.unfound else "; --root says where they are"
+            missing = f", for all are missing below {source.root}{why}"
         notes.append(f"none of the {run.done:,} pictures of this run could be read{missing}")
+    elif source.unfound:
+        notes.append(f"some pictures are not there: {source.unfound}")
     if run.lost:
         notes.append(
             f"{counted(len(run.lost), 'shard was', 'shards were')} gone (the first: {run.lost[0]}), and the pictures of "
@@ -59,4 +62,4 @@ def classes_of(tables: Tables) -> tuple[int, list[str]]:
     for table in tables.layers:
         for name in names.keys() & set(table.columns):
             names[name].update(table.column(name).categories)
-    return len(names[LABEL]), sorted(names[SPLIT])
+    return len(names[LABEL]), sorted(names[SPLIT], key=natural)

@@ -16,7 +16,7 @@ class ExtractReport:
     ``images`` = ``vectors`` + ``failures`` + ``pending`` tell the whole store after it; ``new_*`` this run.
     ``reasons``: this run's failures by reason. ``stopped``: it was asked to stop before its units were done.
     ``restarts``: how often the working process died or stalled and was started again. ``layout`` of the source, if it
-    is a folder; ``classes`` and ``splits`` that the store knows; ``notes``: what a person should know, in words.
+    is a folder; ``read_as``: what was found in the source, and where, in one line; ``classes`` and ``splits`` that the store knows; ``notes``: what a person should know, in words.
     """
 
     store: str
@@ -35,6 +35,7 @@ class ExtractReport:
     advice: str = ""
     restarts: int = 0
     layout: str | None = None
+    read_as: str = ""
     classes: int = 0
     splits: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

@@ -224,6 +224,7 @@ def _report(run: Run, source: Source, change: Change, units: tuple[int, int]) ->
         run.stopped,
         reasons=dict(run.reasons.most_common()),
         layout=source.layout,
+        read_as=source.read_as,
         classes=classes,
         splits=splits,
         notes=notes_of(run, source, units),

@@ -1,0 +1,328 @@
+"""Pictures inside Parquet files: a column of structs with bytes and path, as Hugging Face's datasets writes it, or of bytes.
+
+A picture's place is its file, a NUL byte and the column's name, and the number of its row. Rows are read in batches of
+a few, forwards through their row group: cheap in order, as extraction reads, and dear at random. Memory is some twice
+the largest page, which is up to 1,024 rows as pyarrow writes it, and 100 in files of Hugging Face.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from featstore.errors import FeatstoreError, UsageError
+from featstore.sources.base import ROWS, Chunk, NoLabel, Row, chunked, label_text, shown
+from featstore.sources.folder import walk
+from featstore.sources.layout import split_words
+from featstore.sources.reading import Picture, ReadFailure
+from featstore.sources.table import doubts, find_columns, no_label
+from featstore.sources.tabular import ParquetTable, scalar
+from featstore.sources.tally import Tally
+
+SUFFIXES: Final = (b".parquet", b".pq")
+_ROWS: Final = 8
+"""Rows that are decoded at once."""
+_KEPT: Final = 64
+"""Rows that are kept after they were read: more than there are threads that read, which do not come in order."""
+_KEPT_BYTES: Final = 256 << 20
+_READERS: Final = 8
+"""Files that are kept open."""
+_LONGEST_PATH: Final = 4096
+
+
+def picture_column(path: Path, named: str | None) -> str | None:
+    """Return the column of a Parquet file that holds pictures; None where there is none, or ``named`` is another.
+
+    A struct with a field of bytes does, and a column of bytes whose first value can be no path. Raises FeatstoreError
+    for a file that cannot be read.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    with _readable(path):
+        schema = parquet.read_schema(path)
+        for field in schema:
+            if named not in (None, "", field.name):
+                continue
+            if pa.types.is_struct(field.type) and _bytes_field(field.type):
+                return str(field.name)
+            if _is_bytes(field.type) and _first(path, field.name):
+                return str(field.name)
+    return None
+
+
+class ParquetSource:
+    """The pictures inside a Parquet file, or inside all under a folder in order of their paths' bytes.
+
+    ``path_column``: the column that holds them, by default the first that does. Keys are ``<file>/<row>``, the file
+    relative to ``root`` (default: its folder), rows from 0; with ``id_column`` that column's. Labels, splits and metadata
+    are as in a table; a label that is the number of a class (ClassLabel of Hugging Face) becomes its name; without a
+    column of splits a file's name gives it (train-00000-of-00002.parquet). Other columns of bytes are left out.
+    Sizes and times are those of the files. Raises UsageError where files differ in their columns.
+    """
+
+    kind: str = "parquet"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        root: Path | None = None,
+        path_column: str | None = None,
+        id_column: str | None = None,
+        label_column: str | None = None,
+        split_column: str | None = None,
+    ) -> None:
+        self._path = Path(os.path.abspath(path))
+        self.location = str(self._path)
+        self.root = Path(os.path.abspath(root)) if root is not None else self._folder
+        self.files = (
+            [self._path]
+            if not self._path.is_dir()
+            else [
+                self._path / os.fsdecode(found.path) for found in walk(self._path) if is_parquet_name(found.entry.name)
+            ]
+        )
+        self.notes: list[str] = []
+        self.layout: str | None = None
+        self.ignored, self.read_as, self.unfound = 0, "", ""
+        first = self.files[0]
+        column = picture_column(first, path_column)
+        if column is None:
+            raise UsageError(
+                f"{shown(first)}: has no column of pictures; name one with --path-column, or, where it is a table of paths, "
+                "name a single table"
+            )
+        self.column = column
+        table = ParquetTable(first)
+        self.columns = find_columns(
+            table, path_column=column, id_column=id_column, label_column=label_column, split_column=split_column
+        )
+        used = {column, self.columns.id, self.columns.label, self.columns.split}
+        others = [name for name in table.columns if name not in used]
+        self._metadata = [name for name in others if name not in table.binary]
+        self._doubts = doubts(table, self.columns, label_column=label_column, split_column=split_column)
+        if left := [name for name in others if name in table.binary]:
+            self._doubts.append(
+                f"{shown(column)!r} holds the pictures; {shown(left[0])!r}, which has bytes too, is left out "
+                "(--path-column changes it)"
+            )
+        names = [file.name.partition("-")[0] for file in self.files]
+        self._splits = split_words(names) if self.columns.split is None and split_column != "" else {}
+
+    @property
+    def _folder(self) -> Path:
+        return self._path if self._path.is_dir() else self._path.parent
+
+    def describe(self) -> dict[str, Any]:
+        """Return kind, location, root, the columns used and the metadata's names as JSON."""
+        columns = {"path": self.column, "id": self.columns.id, "label": self.columns.label, "split": self.columns.split}
+        return {
+            "kind": self.kind,
+            "location": self.location,
+            "root": str(self.root),
+            "columns": columns,
+            "metadata": self._metadata,
+        }
+
+    def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
+        """Yield all rows; see Source.chunks. Raises UsageError, naming file and row, for a label that is none."""
+        tally = Tally()
+        yield from tally.watch(chunked(self._rows(), rows, [*self._metadata, f"{self.column}.path"]))
+        if not tally.rows:
+            raise UsageError(f"{shown(self.location)}: holds no pictures: the table has no rows")
+        split = f"the column {self.columns.split!r}" if self.columns.split is not None else "file names"
+        files = f"pictures in the column {shown(self.column)!r} of {len(self.files):,} file(s)"
+        self.read_as = tally.line(f"the column {self.columns.label!r}", split, files)
+        self.notes = [*self._doubts, *tally.notes("--label-column")]
+
+    def _rows(self) -> Iterator[Row]:
+        root = os.fsencode(self.root).rstrip(b"/") + b"/"
+        for file in self.files:
+            path = os.fsencode(file)
+            location = path[len(root) :] if path.startswith(root) else path
+            prefix = location if path.startswith(root) else os.path.basename(path)
+            status = os.stat(file)
+            name = file.name.partition("-")[0]
+            by_name = name if self._splits.get(name) else None
+            place = location + b"\0" + self.column.encode()
+            for row, values in enumerate(self._values(file)):
+                label, split = self._label(file, row, "label", values), self._label(file, row, "split", values)
+                given = None if self.columns.id is None else values[self.columns.id]
+                if self.columns.id is not None and given in (None, ""):
+                    raise UsageError(f"{shown(file)}: row {row + 1} has no id; fill it in or drop the row")
+                key = prefix + b"/%d" % row if given is None else os.fsencode(str(given))
+                written = values[self.column] if isinstance(values[self.column], dict) else {}
+                metadata = (*(scalar(values[each]) for each in self._metadata), written.get("path"))
+                yield Row(key, status.st_size, status.st_mtime_ns, row, place, label, split or by_name, metadata)
+
+    def _label(self, file: Path, row: int, what: str, values: dict[str, Any]) -> str | None:
+        column = self.columns.label if what == "label" else self.columns.split
+        try:
+            return None if column is None else label_text(values[column])
+        except NoLabel as error:
+            raise UsageError(no_label(file, f"row {row + 1}", what, error)) from None
+
+    def _values(self, file: Path) -> Iterator[dict[str, Any]]:
+        """Yield each row's values but the pictures' bytes, by column."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        with _readable(file), parquet.ParquetFile(file) as opened:
+            schema = opened.schema_arrow
+            wanted = [
+                c for c in (self.columns.id, self.columns.label, self.columns.split, *self._metadata) if c is not None
+            ]
+            missing = [column for column in (self.column, *wanted) if column not in schema.names]
+            if missing:
+                raise UsageError(
+                    f"{shown(file)}: has no column {shown(missing[0])!r}, which {shown(self.files[0])} has"
+                )
+            kind = schema.field(self.column).type
+            path = f"{self.column}.path" if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0 else None
+            names = _class_names(schema)
+            if not wanted and path is None:
+                yield from ({self.column: None} for _ in range(opened.metadata.num_rows))
+                return
+            for batch in opened.iter_batches(columns=[*wanted, *([path] if path else [])]):
+                for values in batch.to_pylist():
+                    for column in (self.columns.label, self.columns.split):
+                        if column in names and isinstance(values[column], int):
+                            at = values[column]
+                            values[column] = names[column][at] if 0 <= at < len(names[column]) else None
+                    yield {self.column: None, **values}
+
+
+def is_parquet_name(name: bytes) -> bool:
+    """Tell whether a name is that of a Parquet file which is not hidden."""
+    return not name.startswith(b".") and name.lower().endswith(SUFFIXES)
+
+
+def _class_names(schema: Any) -> dict[str, list[str]]:
+    """Return the names of classes by column, as Hugging Face's datasets notes them in a file."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {
+            column: [str(name) for name in feature["names"]]
+            for column, feature in features.items()
+            if isinstance(feature, dict)
+            and feature.get("_type") == "ClassLabel"
+            and isinstance(feature.get("names"), list)
+        }
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
+
+
+def _is_bytes(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+
+def _bytes_field(kind: Any) -> bool:
+    return any(kind.field(at).name == "bytes" and _is_bytes(kind.field(at).type) for at in range(kind.num_fields))
+
+
+def _first(path: Path, column: str) -> bool:
+    """Tell whether the first value of a column of bytes can be no path, and so is a picture."""
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as opened:
+        for batch in opened.iter_batches(batch_size=_ROWS, columns=[column]):
+            for value in batch.column(0):
+                if value.is_valid:
+                    data = value.as_py()
+                    return len(data) > _LONGEST_PATH or b"\0" in data
+    return False
+
+
+class _Reader:
+    """Reads pictures out of one column of one file; forwards, and back by beginning the row group again."""
+
+    def __init__(self, path: bytes, column: str) -> None:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        self._file = parquet.ParquetFile(os.fsdecode(path), pre_buffer=False, buffer_size=1 << 20)
+        self._struct = pa.types.is_struct(self._file.schema_arrow.field(column).type)
+        self._column = f"{column}.bytes" if self._struct else column
+        self._starts = [0]
+        for group in range(self._file.metadata.num_row_groups):
+            self._starts.append(self._starts[-1] + self._file.metadata.row_group(group).num_rows)
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[int, bytes | None] = OrderedDict()
+        self._bytes = 0
+        self._group, self._next = -1, 0
+        self._batches: Iterator[Any] = iter(())
+
+    def read(self, row: int) -> bytes | None:
+        """Return the bytes in ``row``; None where it has none. Raises IndexError beyond the last."""
+        with self._lock:
+            if not 0 <= row < self._starts[-1]:
+                raise IndexError(row)
+            if row not in self._kept:
+                self._go_to(row)
+            return self._kept[row]
+
+    def _go_to(self, row: int) -> None:
+        group = next(at for at, end in enumerate(self._starts[1:]) if row < end)
+        if group != self._group or row < self._next:
+            self._group, self._next = group, self._starts[group]
+            self._batches = self._file.iter_batches(batch_size=_ROWS, row_groups=[group], columns=[self._column])
+        while self._next <= row:
+            values = next(self._batches).column(0).to_pylist()
+            for value in values:
+                data = value.get("bytes") if isinstance(value, dict) else value
+                self._kept[self._next] = data
+                self._bytes += len(data or b"")
+                self._next += 1
+            while len(self._kept) > _KEPT or (self._bytes > _KEPT_BYTES and len(self._kept) > _ROWS):
+                self._bytes -= len(self._kept.popitem(last=False)[1] or b"")
+
+
+_readers: OrderedDict[tuple[Any, ...], _Reader] = OrderedDict()
+_opening = threading.Lock()
+
+
+def read_row(path: bytes, column: bytes, row: int, status: os.stat_result, *, limit: int) -> Picture:
+    """Read the picture in ``row`` of a column of the Parquet file at ``path``, which has ``status``. Raises ReadFailure."""
+    import pyarrow
+
+    # A descriptor that a fork shares has one position for both.
+    name = (os.getpid(), path, column, status.st_size, status.st_mtime_ns)
+    try:
+        with _opening:
+            reader = _readers.pop(name, None) or _Reader(path, os.fsdecode(column))
+            _readers[name] = reader
+            while len(_readers) > _READERS:
+                _readers.popitem(last=False)
+        data = reader.read(row)
+    except (pyarrow.ArrowException, IndexError, KeyError, StopIteration) as error:
+        reason = shown(str(error).partition("\n")[0])
+        raise ReadFailure("io-error", f"{shown(path)}: row {row + 1:,} cannot be read ({reason})") from None
+    if data is None:
+        raise ReadFailure("missing", f"{shown(path)}: row {row + 1:,} holds no picture, at most its path")
+    if not data:
+        raise ReadFailure("empty", f"{shown(path)}: row {row + 1:,} has no bytes")
+    if len(data) > limit:
+        raise ReadFailure(
+            "too-large", f"{shown(path)}: row {row + 1:,} has {len(data):,} bytes, where at most {limit:,} are read"
+        )
+    return Picture(data, status.st_size, status.st_mtime_ns)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = shown(str(error).partition("\n")[0])
+        raise FeatstoreError(f"{shown(path)}: is no Parquet file that can be read ({reason})") from None

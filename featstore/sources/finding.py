@@ -1,0 +1,166 @@
+"""Find files that a table or list names in another form than the disk has, and say why others are not there."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from featstore.names import composed
+from featstore.sources.base import is_picture_name, shown, without_dot
+from featstore.sources.reading import ReadFailure, resolve, stat_picture
+from featstore.text import counted
+
+_ADDRESS: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]+://")
+_DRIVE: Final = re.compile(rb"[A-Za-z]:[\\/]|\\\\")
+_ESCAPE: Final = re.compile(rb"%[0-9A-Fa-f]{2}")
+_SEPARATOR: Final = re.compile(rb"[ \t,;|]+[^ \t,;|/]+$")
+_FOLDERS: Final = 64
+"""Folders whose names are held at once."""
+_WRITTEN: Final = {
+    "backslashes": "written with backslashes, as Windows does",
+    "blanks": "written with blanks or quotes around",
+    "address": "written as a file: address",
+    "escapes": "written with the %-escapes of an address",
+    "unicode": "written in another Unicode form (NFC or NFD) than the file's name",
+}
+
+
+def spellings(path: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield (what differs, path) for other ways to write ``path`` that name the same file.
+
+    Each way is tried on top of those before it: a path of Windows may have blanks around it, too.
+    """
+    bare = path.strip().strip(b"\"'").strip()
+    if bare != path:
+        yield "blanks", bare
+    if bare[:7].lower() == b"file://":
+        bare = unquote_to_bytes(re.sub(rb"^(localhost)?(?=/)", b"", bare[7:]))
+        yield "address", bare
+    if b"\\" in bare and not _DRIVE.match(bare):
+        bare = bare.replace(b"\\", b"/")
+        yield "backslashes", bare
+    if _ESCAPE.search(bare):
+        yield "escapes", unquote_to_bytes(bare)
+
+
+class Finder:
+    """Finds the pictures that a source names below ``root``, and counts what it had to do for it.
+
+    A path that is not there as written is looked for as ``spellings`` has it and in other Unicode forms. What is found
+    so is matched and counted; what is not stays an input of size -1, with the likely cause counted.
+    """
+
+    def __init__(self, root: bytes) -> None:
+        self._root = root
+        self._written: Counter[str] = Counter()
+        self._causes: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
+        self._names: dict[tuple[bytes, str], dict[str, bytes | None]] = {}
+
+    def __call__(self, path: bytes) -> tuple[bytes, int, int]:
+        """Return where the picture is, its size and mtime (ns), both -1 where there is none."""
+        size, mtime = stat_picture(self._root, path)
+        if mtime != -1:
+            return path, size, mtime
+        for how, other in ("", path), *spellings(path):
+            ways = [(how, without_dot(other))] if how else []
+            listed = self._listed(other, "unicode")
+            ways += [("unicode", listed)] if listed is not None else []
+            for name, candidate in ways:
+                size, mtime = stat_picture(self._root, candidate)
+                if mtime != -1:
+                    self._count(self._written, name, path)
+                    return candidate, size, mtime
+        if not self._there(path):
+            self._count(self._causes, self._cause(path), path)
+        return path, -1, -1
+
+    def notes(self) -> list[str]:
+        """Return in words what was matched in another form."""
+        return [
+            f"{counted(count, 'path is', 'paths are')} {_WRITTEN[how]}; found all the same (the first: {self._first[how]})"
+            for how, count in self._written.items()
+        ]
+
+    def unfound(self) -> str:
+        """Return in words why files are not there, where their names tell; "" where they do not."""
+        told = [
+            f"{cause} ({counted(count, 'path')}, the first: {self._first[cause]})"
+            for cause, count in self._causes.most_common()
+            if cause
+        ]
+        return "; ".join(told)
+
+    def _count(self, among: Counter[str], what: str, path: bytes) -> None:
+        among[what] += 1
+        self._first.setdefault(what, shown(path))
+
+    def _there(self, path: bytes) -> bool:
+        """Tell whether something is there, be it no file: then its name is not what is wrong."""
+        try:
+            return os.path.lexists(resolve(self._root, path))
+        except (ReadFailure, ValueError):
+            return True
+
+    def _cause(self, path: bytes) -> str:
+        if _ADDRESS.match(path):
+            return "addresses such as https:// or s3:// are not opened: download the pictures and name their files"
+        if _DRIVE.match(path):
+            return "paths of a Windows drive are not here: write them relative to a folder, and name it with --root"
+        label = _SEPARATOR.search(path)
+        if label and stat_picture(self._root, path[: label.start()])[1] != -1:
+            return "something follows the path, such as a label: save the list as CSV, with the first line path,label"
+        if self._listed(path, "case") is not None:
+            return "the file's name differs in upper and lower case: write the path as the file is called"
+        if not is_picture_name(path) and (ending := self._ending(path)):
+            return f"the file's name has an ending, {ending}: add it to the paths"
+        return ""
+
+    def _ending(self, path: bytes) -> str:
+        found = (self._listed(path + b"." + each, "case") for each in (b"jpg", b"png", b"jpeg"))
+        name = next((each for each in found if each is not None), None)
+        return "" if name is None else os.fsdecode(os.path.splitext(name)[1])
+
+    def _listed(self, path: bytes, how: str) -> bytes | None:
+        """Return the one path that differs from ``path`` only in Unicode form, or also in "case"; None without one."""
+        if how == "unicode" and path.isascii():
+            return None
+        try:
+            whole = resolve(self._root, path)
+        except ReadFailure:
+            return None
+        at, parts = b"/", whole.split(b"/")
+        if b"\0" in whole or b".." in parts:
+            return None
+        for part in filter(None, parts):
+            name: bytes | None = part
+            if not os.path.lexists(os.path.join(at, part)):
+                name = self._folder(at, how).get(_form(part, how))
+            if name is None:
+                return None
+            at = os.path.join(at, name)
+        return at if path.startswith(b"/") else os.path.relpath(at, self._root)
+
+    def _folder(self, folder: bytes, how: str) -> dict[str, bytes | None]:
+        """Return the names in a folder by their form; None where two share one."""
+        if (folder, how) not in self._names:
+            if len(self._names) >= _FOLDERS:
+                del self._names[next(iter(self._names))]
+            names: dict[str, bytes | None] = {}
+            try:
+                for name in os.listdir(folder):
+                    form = _form(name, how)
+                    names[form] = None if form in names else name
+            except OSError:
+                pass
+            self._names[folder, how] = names
+        return self._names[folder, how]
+
+
+def _form(name: bytes, how: str) -> str:
+    text = composed(os.fsdecode(name))
+    return text.casefold() if how == "case" else text

@@ -1,0 +1,106 @@
+"""How the folders of a path give labels and splits."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from featstore.names import composed
+
+LAYOUTS: Final = ("split/class", "class", "split", "flat", "none")
+_SPLIT_WORDS: Final = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation", "holdout"), "val"),
+    **dict.fromkeys(("test", "testing", "tst"), "test"),
+}
+_NO_MATTER: Final = frozenset(
+    ("set sets split data dataset images image imgs img pics pictures photos files folder subset part").split()  # noqa: SIM905
+)
+"""Words that the names of splits have besides, as in training_set or "test images"."""
+
+
+def split_word(name: str, common: frozenset[str] = frozenset()) -> str | None:
+    """Return "train", "val" or "test" where ``name`` is that of a split, else None.
+
+    Words such as set, data and images do not count, nor digits at a word's end (training_set, "Test images",
+    train2017), nor the words in ``common`` (seg in seg_train beside seg_test).
+    """
+    words = [word.rstrip("0123456789") or word for word in _words(name) if word not in common]
+    words = [shortened for word in words if (shortened := _without_set(word)) not in _NO_MATTER]
+    return _SPLIT_WORDS.get(words[0]) if len(words) == 1 else None
+
+
+def split_words(names: Sequence[str]) -> dict[str, str | None]:
+    """Return split_word of each of ``names``, less the words that all of them share."""
+    every = [frozenset(_words(name)) for name in names]
+    common: frozenset[str] = frozenset.intersection(*every) if len(every) > 1 else frozenset()
+    return {name: split_word(name, common) for name in names}
+
+
+def _words(name: str) -> list[str]:
+    return re.findall("[^-_. ]+", name.lower())
+
+
+def _without_set(word: str) -> str:
+    """Return "train" for "trainset"."""
+    short = word.removesuffix("set").removesuffix("data")
+    return short if short in _SPLIT_WORDS else word
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How paths give labels and splits: ``name``, one of LAYOUTS, and which parts of a path are ``split`` and ``label``
+    (from 0; None for neither). A path without a folder below such a part has none."""
+
+    name: str
+    split: int | None = None
+    label: int | None = None
+
+    @classmethod
+    def of(cls, name: str) -> Layout:
+        """Return the layout of that name that begins at a path's first part."""
+        places = {"split/class": (0, 1), "class": (None, 0), "split": (0, None)}
+        return cls(name, *places.get(name, (None, None)))
+
+    def of_path(self, path: bytes) -> tuple[str | None, str | None]:
+        """Return label and split of a relative ``path``."""
+        parts = path.split(b"/")[:-1]
+        label, split = (
+            _text(parts[at]) if at is not None and at < len(parts) else None
+            for at in (self.label, self.split)
+        )
+        return label, split
+
+    def below(self, folders: int) -> Layout:
+        """Return this layout, ``folders`` folders deeper."""
+        return replace(
+            self,
+            split=None if self.split is None else self.split + folders,
+            label=None if self.label is None else self.label + folders,
+        )
+
+
+def split_names(folders: Sequence[bytes]) -> Sequence[bytes] | None:
+    """Return ``folders`` where each is named like a split and there is one, else None."""
+    return folders if folders and all(split_words([os.fsdecode(name) for name in folders]).values()) else None
+
+
+def may_be_splits(folders: Iterable[bytes]) -> bool:
+    """Tell whether a split's word is in one of the names."""
+    words = (word for name in folders for word in _words(os.fsdecode(name)))
+    return any(_without_set(word.rstrip("0123456789")) in _SPLIT_WORDS for word in words)
+
+
+def ordinal(place: int | None) -> str:
+    """Return "first" for 0, and so on; "" for None."""
+    return "" if place is None else ("first", "second", "third")[place] if place < 3 else f"{place + 1}th"
+
+
+@functools.lru_cache(1024)
+def _text(name: bytes) -> str:
+    # Classes are few, and pictures many.
+    return composed(os.fsdecode(name))

@@ -1,0 +1,108 @@
+"""The samples of a WebDataset archive: which of its members hold the labels and texts of which pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from typing import Any, Final, NamedTuple
+
+from featstore.errors import UsageError
+from featstore.sources.base import NoLabel, label_text, shown
+from featstore.sources.table import LABEL_NAMES, SPLIT_NAMES, no_label
+
+SIDECARS: Final = (b"cls", b"json", b"txt")
+SIDECAR_LIMIT: Final = 16 << 20
+_LABEL_NAMES: Final = LABEL_NAMES[:-1]
+"""Names of labels in .json: all but y, which is a coordinate there more often."""
+
+
+class Member(NamedTuple):
+    """A member: ``size`` is -1 where it is no plain file with a plain name; ``offset`` is where its data begin."""
+
+    name: bytes
+    size: int
+    mtime: int
+    offset: int
+
+
+Sidecars = dict[tuple[bytes, bytes], Member]
+"""Members with labels and texts, by (name without its last ending, that ending in lower case)."""
+
+
+def second_of(path: bytes, member: Member) -> str:
+    """Return the message for a sample that has two members with one ending."""
+    extension = shown(ending_of(member.name)[1])
+    return f"{shown(path)}: {shown(member.name)} is the second .{extension} of its sample; make the archive anew"
+
+
+def ending_of(name: bytes) -> tuple[bytes, bytes]:
+    """Return a member's name without its last ending, and that ending in lower case."""
+    stem, _, extension = name.rpartition(b".")
+    return (stem, extension.lower()) if stem and b"/" not in extension else (name, b"")
+
+
+def closest(name: bytes, extension: bytes, sidecars: Sidecars) -> Member | None:
+    """Return the sidecar that shares most of a picture's name, from all but its last ending to the sample's name."""
+    if not sidecars:
+        return None
+    stem, _ = ending_of(name)
+    sample, _ = sample_of(name)
+    while len(stem) >= len(sample):
+        if (stem, extension) in sidecars:
+            return sidecars[stem, extension]
+        if stem == sample:
+            break
+        stem = stem.rpartition(b".")[0]
+    return None
+
+
+def sample_of(name: bytes) -> tuple[bytes, bytes]:
+    """Return the sample that a member belongs to and its extension in lower case (WebDataset's convention)."""
+    directory, slash, file = name.rpartition(b"/")
+    stem, _, extension = file.partition(b".")
+    return directory + slash + stem, extension.lower()
+
+
+def read_text(path: bytes, file: io.FileIO, member: Member) -> str:
+    """Return the text of a member of the archive ``file``. Raises UsageError where it is no small plain file."""
+    if not 0 <= member.size <= SIDECAR_LIMIT:
+        where = f"{shown(path)}: {shown(member.name)}"
+        raise UsageError(f"{where} is no plain file of at most {SIDECAR_LIMIT:,} bytes; make the archive anew")
+    return os.fsdecode(os.pread(file.fileno(), member.size, member.offset))
+
+
+def _json(path: bytes, member: Member, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        where = f"{shown(path)}: {shown(member.name)}"
+        raise UsageError(f"{where} is no JSON ({error}); mend it or leave it out") from None
+    return value if isinstance(value, dict) else {}
+
+
+def labels_of(
+    path: bytes, own: dict[bytes, tuple[Member, str]], label_name: str | None, split_name: str | None
+) -> tuple[str | None, str | None]:
+    """Return label and split that a picture's own sidecars give; in .json under these names, or the usual ones of tables.
+
+    Raises UsageError where a value can be no label.
+    """
+    wanted = (
+        _LABEL_NAMES if label_name is None else (label_name,),
+        SPLIT_NAMES if split_name is None else (split_name,),
+    )
+    label = label_text(own[b"cls"][1]) if b"cls" in own else None
+    if b"json" not in own:
+        return label, None
+    member, text = own[b"json"]
+    value = {str(name).lower(): value for name, value in _json(path, member, text).items()}
+    found: list[str | None] = [label, None]
+    for at, (what, names) in enumerate(zip(("label", "split"), wanted, strict=True)):
+        if found[at] is None:
+            given = next((value[name.lower()] for name in names if name.lower() in value), None)
+            try:
+                found[at] = label_text(given)
+            except NoLabel as error:
+                raise UsageError(no_label(os.fsdecode(path), shown(member.name), what, error)) from None
+    return found[0], found[1]

@@ -1,0 +1,112 @@
+"""What was understood of the labels and splits of a source: counted while its chunks pass, and told in words."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from featstore.names import looks, natural
+from featstore.sources.base import Chunk, shown
+from featstore.text import counted
+
+_MISSING_WORDS: Final = frozenset({"nan", "na", "n/a", "none", "null", "<na>", "nat", "missing", "unknown", "?", ""})
+"""Labels that often stand for "no label", in the form that looks() gives."""
+_NAMED: Final = 3
+_MANY_SPLITS: Final = 10
+_FEW_ROWS: Final = 20
+_TOOL_FOLDERS: Final = frozenset(
+    {"@eadir", " macosx", "macosx", "$recycle.bin", "system volume information", "lost+found"}
+)
+"""Folders that systems make among one's own, in the form that looks() gives."""
+
+
+class Tally:
+    """Counts the rows, labels and splits of a source."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._counts: dict[str, Counter[str | None]] = {"label": Counter(), "split": Counter()}
+
+    def watch(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+        """Yield ``chunks`` and count what is in them."""
+        for chunk in chunks:
+            self.add(chunk.labels, chunk.splits, len(chunk))
+            yield chunk
+
+    def add(self, labels: Iterable[str | None], splits: Iterable[str | None], rows: int) -> None:
+        """Count the labels and splits of ``rows`` more rows."""
+        self.rows += rows
+        self._counts["label"].update(labels)
+        self._counts["split"].update(splits)
+
+    @property
+    def classes(self) -> list[str]:
+        """The labels that there are, in natural order."""
+        return sorted((name for name in self._counts["label"] if name is not None), key=natural)
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that there are, in natural order."""
+        return sorted((name for name in self._counts["split"] if name is not None), key=natural)
+
+    def line(self, label_from: str, split_from: str, rest: str) -> str:
+        """Return in one line what was found, and where: "2 classes from X, 2 splits (train, val) from Y, rest"."""
+        bare = self._counts["label"][None]
+        without = f" ({bare:,} of {self.rows:,} without a label)" if self.classes and bare else ""
+        classes = f"{counted(len(self.classes), 'class', 'classes')} from {label_from}{without}"
+        splits = f"{counted(len(self.splits), 'split')} ({_some(self.splits, 5)}) from {split_from}"
+        parts = [classes if self.classes else "no classes", splits if self.splits else "no splits", rest]
+        return ", ".join(part for part in parts if part)
+
+    def notes(self, option: str, *, whole: bool = True) -> list[str]:
+        """Return what is suspicious about labels and splits, in words; ``option`` changes how labels are read.
+
+        ``whole``: the rows are all of a data set, so that a single class is suspicious, too.
+        """
+        notes = []
+        for what, plural in (("label", "classes"), ("split", "splits")):
+            counts = self._counts[what]
+            for names in _alike(name for name in counts if name is not None):
+                told = " and ".join(f"{_quoted(name)} ({counts[name]:,})" for name in names[:_NAMED])
+                notes.append(f"the {plural} {told} look alike and are kept apart: write them alike if they are one")
+        labels, classes = self._counts["label"], self.classes
+        for name in classes:
+            if looks(name) in _MISSING_WORDS:
+                notes.append(
+                    f"{_quoted(name)} is read as a class ({counted(labels[name], 'picture')}): leave the label empty "
+                    "where there is none"
+                )
+            if looks(name) in _TOOL_FOLDERS:
+                notes.append(f"the class {_quoted(name)} is a folder that a system made: move it away")
+        labelled = self.rows - labels[None]
+        if labelled >= _FEW_ROWS and len(classes) > labelled / 2:
+            notes.append(
+                f"{len(classes):,} classes for {labelled:,} labelled pictures: is this an identifier, or a measure? "
+                f"{option} changes it"
+            )
+        if whole and len(classes) == 1:
+            notes.append(f"there is one class only, {_quoted(classes[0])}: {option} changes what is taken for classes")
+        if len(self.splits) > _MANY_SPLITS:
+            notes.append(
+                f"{len(self.splits):,} splits: is this another property? {option.replace('label', 'split')} changes it"
+            )
+        return notes
+
+
+def _alike(names: Iterable[str]) -> list[list[str]]:
+    groups = defaultdict(list)
+    for name in names:
+        groups[looks(name)].append(name)
+    return [sorted(group, key=natural) for group in groups.values() if len(group) > 1]
+
+
+def _quoted(name: str) -> str:
+    """Return ``name`` in quotes, all that is not ASCII escaped where its form is the point."""
+    text = shown(name)
+    return ascii(text) if looks(text) != text.casefold() and not text.isascii() else repr(text)
+
+
+def _some(names: list[str], count: int) -> str:
+    text = ", ".join(shown(name) for name in names[:count])
+    return f"{text}, ..." if len(names) > count else text

@@ -1,0 +1,143 @@
+"""Keys of a store for those of a table that are written otherwise, and why others are not in it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Final
+
+import numpy as np
+
+from featstore.names import composed, did_you_mean
+from featstore.store.plan import Plan
+
+_SAME: Final = {
+    "form": "written in another Unicode form (NFC or NFD)",
+    "slashes": "written with backslashes, as Windows does",
+    "root": "written with the folder that the pictures were read from",
+    "blanks": "written with blanks around",
+}
+_SEARCHED: Final = 1_000_000
+"""Keys of a store among which one that ends in a misspelt key is looked for."""
+_NAMED: Final = 3
+_CAUSES: Final = {
+    "case": "differ from the store's in upper and lower case",
+    "name": "are names of files without their folders",
+    "stem": "are names of files without folders and endings",
+    "tail": "have other folders in front of the files' own",
+}
+
+
+class KeyMatches:
+    """The keys of ``plan`` that name the same pictures as ``wanted``, which it does not have as they are written.
+
+    ``keys``: by key of ``wanted``, or None; never two for one. ``notes``: what was matched, in words; ``causes``: what
+    seems to be wrong with the others. Memory grows with ``wanted``, not with the store.
+    """
+
+    def __init__(self, plan: Plan, wanted: Sequence[bytes]) -> None:
+        self.keys: list[bytes | None] = [None] * len(wanted)
+        self.notes: list[str] = []
+        self.causes: list[str] = []
+        if not wanted:
+            return
+        roots = [os.fsencode(str(source.get("root", ""))).rstrip(b"/") + b"/" for source in plan.sources().values()]
+        forms: dict[tuple[str, str], list[int]] = {}
+        for at, key in enumerate(wanted):
+            for how, form in _wanted_forms(key, roots):
+                forms.setdefault((how if how in _CAUSES else "same", form), []).append(at)
+        found: dict[int, dict[str, list[bytes]]] = {}
+        for key in _all_keys(plan):
+            for how, form in _key_forms(key):
+                for at in forms.get((how, form), ()):
+                    found.setdefault(at, {}).setdefault(how, []).append(key)
+        self._tell(wanted, found, roots)
+
+    def _tell(self, wanted: Sequence[bytes], found: dict[int, dict[str, list[bytes]]], roots: list[bytes]) -> None:
+        same: Counter[str] = Counter()
+        causes: Counter[str] = Counter()
+        first: dict[str, str] = {}
+        for at, ways in found.items():
+            keys = list(dict.fromkeys(ways.get("same", ())))
+            if len(keys) == 1:
+                self.keys[at] = keys[0]
+                ours = composed(os.fsdecode(keys[0]))
+                how = next(
+                    (how for how, form in _wanted_forms(wanted[at], roots) if how in _SAME and form == ours), "form"
+                )
+                same[how] += 1
+            else:
+                how = next((how for how in _CAUSES if ways.get(how)), "")
+                if not how:
+                    continue
+                causes[how] += 1
+                keys = ways[how]
+            first.setdefault(how, f"{_shown(wanted[at])} for {_shown(keys[0])}")
+        self.notes += [
+            f"{count:,} {'key is' if count == 1 else 'keys are'} {_SAME[how]}, and matched ({first[how]})"
+            for how, count in same.items()
+        ]
+        self.causes += [
+            f"{count:,} {'key' if count == 1 else 'keys'} of the table {_CAUSES[how]} ({first[how]}): write them as the store has them"
+            for how, count in causes.items()
+        ]
+
+
+def other_forms(plan: Plan, keys: Sequence[bytes]) -> list[bytes]:
+    """Return ``keys``, those that ``plan`` does not have in the form in which it has them, if it does."""
+    unknown = [at for at, number in enumerate(plan.find_keys(keys).tolist()) if number < 0]
+    found = list(keys)
+    for at, key in zip(unknown, KeyMatches(plan, [keys[at] for at in unknown]).keys, strict=True):
+        found[at] = keys[at] if key is None else key
+    return found
+
+
+def meant(plan: Plan, key: bytes, keys: Iterable[str]) -> str:
+    """Return the end of a message that ``key`` has no vector: the picture's state, or which of ``keys`` it may mean."""
+    if plan.find_keys([key])[0] >= 0:
+        return "; it could not be read or is pending (featstore failures and featstore info tell)"
+    text = os.fsdecode(key)
+    ends = list(islice((other for other in islice(keys, _SEARCHED) if other.endswith("/" + text)), _NAMED))
+    return did_you_mean(text, ends or keys)
+
+
+def _wanted_forms(key: bytes, roots: list[bytes]) -> Iterator[tuple[str, str]]:
+    """Yield (how it differs, form) for the ways in which a key of the store may have been written as ``key``."""
+    text = composed(os.fsdecode(key))
+    yield "form", text
+    if text.strip() != text:
+        yield "blanks", text.strip()
+    slashed = text.strip().replace("\\", "/").removeprefix("./")
+    if slashed != text.strip():
+        yield "slashes", slashed
+    for root in roots:
+        if slashed.startswith(inside := composed(os.fsdecode(root))):
+            yield "root", slashed[len(inside) :]
+    yield "case", slashed.casefold()
+    yield "name", slashed
+    yield "stem", slashed
+    if "/" in slashed:
+        yield "tail", slashed.rpartition("/")[2]
+
+
+def _key_forms(key: bytes) -> Iterator[tuple[str, str]]:
+    """Yield (how, form) for a key of the store, as _wanted_forms has them."""
+    text = composed(os.fsdecode(key))
+    name = text.rpartition("/")[2]
+    yield "same", text
+    yield "case", text.casefold()
+    yield "name", name
+    yield "stem", name.rpartition(".")[0]
+    yield "tail", name
+
+
+def _all_keys(plan: Plan) -> Iterator[bytes]:
+    for segment in plan.segments:
+        counts = np.flatnonzero(~plan.is_retired(segment.ids))
+        yield from segment.keys.take(counts)
+
+
+def _shown(key: bytes) -> str:
+    return repr(key.decode("utf-8", "backslashreplace"))

@@ -1,0 +1,133 @@
+"""featstore label: what is matched, what is told, what is refused."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from featstore.errors import UsageError
+from featstore.stages.label import label
+from featstore.store import FeatureStore
+from featstore.store.splitting import split_store
+from tests.chain import make_store, names, write_coloured
+from tests.made import write_pictures
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    files = ["ant/1.png", "ant/cafe\u0301.png", "bee/2.png", "bee/3.png"]
+    return make_store(write_pictures(tmp_path / "pictures", files), tmp_path / "s")
+
+
+def csv(tmp_path: Path, text: str) -> Path:
+    (tmp_path / "t.csv").write_text(text)
+    return tmp_path / "t.csv"
+
+
+def labels_of(store: Path) -> dict[str, object]:
+    opened = FeatureStore.open(store)
+    return dict(zip(opened.keys, opened.labels.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("key", "found", "words"),
+    [
+        ("ant/caf\u00e9.png", "ant/cafe\u0301.png", "another Unicode form"),
+        ("ant\\1.png", "ant/1.png", "backslashes"),
+        ("{root}/ant/1.png", "ant/1.png", "the folder that the pictures were read from"),
+        (" ant/1.png", "ant/1.png", "blanks around"),
+        (".\\ant\\1.png", "ant/1.png", "backslashes"),
+    ],
+)
+def test_keys_in_other_forms_are_matched_and_said(store: Path, tmp_path: Path, key: str, found: str, words: str):
+    report = label(store, csv(tmp_path, f"path,label\n{key.format(root=tmp_path / 'pictures')},queen\n"))
+    assert (report.matched, report.unknown) == (1, 0)
+    assert labels_of(store)[found] == "queen"
+    assert any(words in note for note in report.notes), report.notes
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("Ant/1.PNG", "differ from the store's in upper and lower case"),
+        ("1.png", "are names of files without their folders"),
+        ("1", "are names of files without folders and endings"),
+        ("data/images/1.png", "have other folders in front"),
+    ],
+)
+def test_the_cause_of_unknown_keys_is_named(store: Path, tmp_path: Path, key: str, words: str):
+    report = label(store, csv(tmp_path, f"path,label\nbee/2.png,queen\n{key},x\n"))
+    assert (report.matched, report.unknown) == (1, 1)
+    assert any(words in note and "'ant/1.png'" in note for note in report.notes), report.notes
+    with pytest.raises(UsageError, match=words):
+        label(store, csv(tmp_path, f"path,label\n{key},x\n"))
+
+
+def test_one_picture_in_two_forms_is_refused(store: Path, tmp_path: Path):
+    with pytest.raises(UsageError, match="in the table in two forms"):
+        label(store, csv(tmp_path, "path,label\nant/1.png,a\nant\\1.png,b\n"))
+
+
+def test_another_column_with_the_keys_is_suggested(store: Path, tmp_path: Path):
+    table = csv(tmp_path, "id,path,label\n7,ant/1.png,queen\n8,bee/2.png,drone\n")
+    with pytest.raises(
+        UsageError, match=r"none of the 2 keys.*; those of the column 'path' are: use --key-column path"
+    ):
+        label(store, table)
+    assert label(store, table, key_column="path").matched == 2
+
+
+def test_what_was_read_is_told(store: Path, tmp_path: Path):
+    report = label(store, csv(tmp_path, "path,label,note\nant/1.png,queen,x\nbee/2.png,,y\n"))
+    assert report.read_as == (
+        "1 class from the column 'label' (1 of 2 without a label), no splits, keys from the column 'path', columns note"
+    )
+    assert "1 row has an empty label: their pictures have none now" in report.notes
+
+
+def test_decimal_labels_are_kept_and_lists_refused(store: Path, tmp_path: Path):
+    keys = ["ant/1.png", "bee/2.png"]
+    parquet.write_table(pa.table({"path": keys, "label": [Decimal("1"), Decimal("2")]}), tmp_path / "t.parquet")
+    label(store, tmp_path / "t.parquet")
+    assert [labels_of(store)[key] for key in keys] == ["1", "2"]
+    label(store, csv(tmp_path, "path,label\nant/1.png,1.0\nbee/2.png,2.0\n"))
+    assert {labels_of(store)[key] for key in keys} == {"1", "2"}
+    parquet.write_table(pa.table({"path": keys, "label": [["a"], ["b"]]}), tmp_path / "t.parquet")
+    with pytest.raises(UsageError, match="row 1 has a label that is a list"):
+        label(store, tmp_path / "t.parquet")
+    assert {labels_of(store)[key] for key in keys} == {"1", "2"}
+
+
+def test_a_misspelt_column_is_refused(store: Path, tmp_path: Path):
+    with pytest.raises(UsageError, match="did you mean 'label'"):
+        label(store, csv(tmp_path, "path,lable\nant/1.png,queen\n"))
+    assert label(store, csv(tmp_path, "path,lable\nant/1.png,queen\n"), label_column="lable").matched == 1
+
+
+@pytest.mark.parametrize(("given", "meant"), [("1.png", "ant/1.png"), ("ant/1.pgn", "ant/1.png")])
+def test_an_unknown_key_has_a_suggestion(store: Path, given: str, meant: str):
+    with pytest.raises(UsageError, match=f"did you mean '{meant}'"):
+        FeatureStore.open(store).rows([given])
+
+
+def test_a_key_is_found_in_another_unicode_form(store: Path):
+    opened = FeatureStore.open(store)
+    assert opened.rows(["ant/caf\u00e9.png"]).tolist() == opened.rows(["ant/cafe\u0301.png"]).tolist()
+
+
+def test_columns_and_splits_have_suggestions(store: Path):
+    opened = FeatureStore.open(store)
+    with pytest.raises(UsageError, match="did you mean 'label'"):
+        opened.column("lable")
+
+
+def test_splits_of_other_names_are_trained_and_judged_by(tmp_path: Path):
+    folder = tmp_path / "pictures"
+    for split in ("training_set", "test_set"):
+        write_coloured(folder, names(split, 4), seed=len(split))
+    split = split_store(FeatureStore.open(make_store(folder, tmp_path / "s")))
+    assert (split.kind, split.names) == ("given", ("training_set", "test_set"))
