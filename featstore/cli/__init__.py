@@ -61,8 +61,8 @@ class _Verbs(click.Group):
     def resolve_command(
         self, context: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in _VERBS and not args[0].startswith("-"):
-            context.fail(f"No such command {args[0]!r}{did_you_mean(args[0], _VERBS)}")
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            context.fail(f"No such command {args[0]!r}{did_you_mean(args[0], VERBS)}")
         return super().resolve_command(context, args)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:

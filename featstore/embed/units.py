@@ -27,7 +27,7 @@ from featstore.store.plan import Plan, Unit
 from featstore.store.writer import UnitWriter
 
 if TYPE_CHECKING:
-    from featstore.embed.loader import Decoder
+    from featstore.decode import Decoder
     from featstore.embed.parity_check import PlannedUnit
     from featstore.embed.recipe import Network
 

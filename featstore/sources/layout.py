@@ -70,8 +70,7 @@ class Layout:
         """Return label and split of a relative ``path``."""
         parts = path.split(b"/")[:-1]
         label, split = (
-            _text(parts[at]) if at is not None and at < len(parts) else None
-            for at in (self.label, self.split)
+            _text(parts[at]) if at is not None and at < len(parts) else None for at in (self.label, self.split)
         )
         return label, split
 

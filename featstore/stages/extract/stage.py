@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from featstore import defaults
 from featstore.backbones import Backbone
-from featstore.decode import Decoder
 from featstore.embed.loader import Watch
 from featstore.embed.pipeline import Timings
 from featstore.embed.progress import Progress
@@ -34,7 +33,8 @@ from featstore.store.writer import has_rows, open_for_writing, sweep
 
 if TYPE_CHECKING:
     from featstore.backbones import Backbone
-    from featstore.embed.loader import Decoder, Watch
+    from featstore.decode import Decoder
+    from featstore.embed.loader import Watch
 
 
 def extract(
