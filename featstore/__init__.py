@@ -32,10 +32,11 @@ if TYPE_CHECKING:
     from featstore.stages.info import info
     from featstore.stages.label import label
     from featstore.stages.predict import predict
-    from featstore.stages.queries import Wanted
     from featstore.stages.repair import repair
     from featstore.stages.sample import write_sample
     from featstore.stages.search import search
+    from featstore.stages.queries import Query
+    from featstore.stages.search import QueryResult, search
     from featstore.stages.train import train
     from featstore.stages.verify import verify
     from featstore.store import FeatureStore
@@ -47,9 +48,10 @@ _HOMES = {
     "FeatureStore": "store",
     "IdentityError": "errors",
     "ImageEmbedder": "embed.transformer",
+    "Query": "stages.queries",
+    "QueryResult": "stages.search",
     "TrainedHead": "heads",
     "UsageError": "errors",
-    "Wanted": "stages.queries",
     "bench": "stages.bench",
     "bench_store": "stages.bench",
     "compact": "stages.compact",
@@ -77,9 +79,10 @@ __all__ = [
     "FeatureStore",
     "IdentityError",
     "ImageEmbedder",
+    "Query",
+    "QueryResult",
     "TrainedHead",
     "UsageError",
-    "Wanted",
     "bench",
     "bench_store",
     "compact",

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 from PIL import Image
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-_VOID = {"meta", "img", "br", "circle", "line", "rect", "polyline"}
+_VOID = {"meta", "img", "br", "wbr", "circle", "line", "rect", "polyline"}
 
 
 @dataclass
 class Page(HTMLParser):
-    """What is in a page: its text, the sizes of its pictures, everything that could load or run something."""
+    """What is in a page: its text, the sizes of its pictures, everything that could load or run something.
+
+    ``originals``: the files that its links lead to, which a browser opens on a click only.
+    """
 
     text: str = ""
     pictures: list[tuple[int, int]] = field(default_factory=list)
@@ -27,6 +32,7 @@ class Page(HTMLParser):
     active: list[str] = field(default_factory=list)
     open_tags: list[str] = field(default_factory=list)
     places: set[str] = field(default_factory=set)
+    originals: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -41,7 +47,9 @@ class Page(HTMLParser):
                 self.active.append(f"{tag} {name}={value}")
             if name == "id":
                 self.places.add(value)
-            if name in ("src", "href", "srcset", "data", "action", "poster"):
+            if tag == "a" and name == "href" and value.startswith("file:///"):
+                self.originals.append(os.fsdecode(unquote_to_bytes(value.removeprefix("file://"))))
+            elif name in ("src", "href", "srcset", "data", "action", "poster"):
                 self.addresses.append(value)
                 if tag == "img" and value.startswith("data:image/"):
                     image = Image.open(io.BytesIO(base64.b64decode(value.split(",", 1)[1], validate=True)))

@@ -6,6 +6,7 @@ import errno
 import importlib
 import os
 import sys
+from collections import Counter
 from typing import Any, Final, NoReturn
 
 import click
@@ -72,10 +73,31 @@ class _Verbs(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, context: click.Context, arguments: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(context, arguments)
+        if command is not None:
+            _require_once(click.Context(command, context, name), rest)
+        return name, command, rest
+
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         for title, verbs in SECTIONS.items():
             with formatter.section(title):
                 formatter.write_dl(list(verbs.items()))
+
+
+def _require_once(context: click.Context, arguments: list[str]) -> None:
+    """Raise UsageError where an option that takes one value is given twice: click would keep the last, silently."""
+    try:
+        _, _, given = context.command.make_parser(context).parse_args(list(arguments))
+    except click.UsageError:
+        # The verb itself will say it.
+        return
+    once = [one for one in given if isinstance(one, click.Option) and not (one.multiple or one.is_flag or one.count)]
+    for option, count in Counter(once).items():
+        if count > 1:
+            raise click.UsageError(f"{option.opts[0]} is given {count} times; give it once", context)
 
 
 def _version(context: click.Context, _: click.Parameter, value: bool) -> None:

@@ -64,6 +64,9 @@ def index(store: str, as_json: bool, update: bool, export: str | None, **options
     that was tried stays with the index: featstore info shows it. An update checks the contract again, and the exit
     code is 1 where it does not hold any more.
 
+    The file is a plain FAISS index, whose ids are the store's row ids (FeatureStore.rows_of_ids). An update deletes
+    removed pictures from an exact index; a graph or coded lists keep them, passed over, until they are built again.
+
     \b
     Examples:
       featstore index my.store
@@ -82,6 +85,7 @@ def index(store: str, as_json: bool, update: bool, export: str | None, **options
     what = f"{report.path}: {counted(info['rows'], 'vector')}, {info['factory']}, {info['metric']}"
     lines = [f"{what}; {report.added:,} added, {report.removed:,} removed" if update else what]
     lines += [recall_text(info["exact"], info["recall"])] if update else contract_lines(info)
+    lines += removed_lines(info, store)
     lines += [f"note: {printable(note)}" for note in report.notes]
     if export is not None:
         asking = export_store(store, export, metric=info["metric"], seed=options["seed"])
@@ -122,6 +126,16 @@ def recall_text(exact: bool, recall: dict[str, Any]) -> str:
         return f"recall@{recall['k']}: not measured (too few vectors)"
     interval = f"[{recall['low']:.4f}, {recall['high']:.4f}]"
     return f"recall@{recall['k']}: {recall['value']:.4f} {interval} on {recall['queries']:,} held-out queries"
+
+
+def removed_lines(info: dict[str, Any], store: str) -> list[str]:
+    """Return a line on the removed rows that the FAISS file still holds; none where there are none."""
+    if not info["removed"]:
+        return []
+    return [
+        f"removed: {counted(info['removed'], 'picture')} still in the FAISS file; featstore passes over them, "
+        f"faiss.read_index does not; built again, they are gone: {printable(f'featstore index {store}')}"
+    ]
 
 
 def contract_lines(info: dict[str, Any]) -> list[str]:

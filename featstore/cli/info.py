@@ -97,10 +97,11 @@ def _head_text(found: dict[str, Any]) -> str:
 
 
 def _index_text(found: dict[str, Any]) -> str:
-    from featstore.cli.index import contract_lines
+    from featstore.cli.index import contract_lines, removed_lines
 
     lines = [
-        f"{found['path']}: {counted(found['rows'], 'vector')}, {found['factory']}, {found['metric']}; {found['removed']:,} removed, {found['labelled']:,} labelled",
+        f"{found['path']}: {counted(found['rows'], 'vector')}, {found['factory']}, {found['metric']}; {found['labelled']:,} labelled",
+        *removed_lines(found, found["store"]),
         *contract_lines(found),
         *([found["standing"]] if found["holds"] is not None else []),
         _features_text(found),

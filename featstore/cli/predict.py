@@ -64,7 +64,7 @@ def predict(
     bar = Bar()
     try:
         found = run(head, list(inputs), weights=weights or None, progress=None if quiet else bar, **options)
-        made = _without_bar(found, bar)
+        made = _without_bar(found.stream(), bar)
         if as_csv:
             failed = _as_csv(found.classes, made)
         elif as_json:

@@ -91,11 +91,11 @@ def search(
       featstore search my.store.faiss cat.jpg --less basket.jpg --less-label dog
       featstore search my.store.faiss --vector queries.npy --json
     """
-    from featstore.stages.queries import Wanted
+    from featstore.stages.queries import Query
     from featstore.stages.search import search as run
 
-    like = Wanted(keys=keys, vectors=vectors, labels=labels)
-    less = Wanted(inputs=less_inputs, keys=less_keys, labels=less_labels)
+    like = Query(keys=keys, vectors=vectors, labels=labels)
+    less = Query(inputs=less_inputs, keys=less_keys, labels=less_labels)
     report = run(index, list(inputs), like=like, less=less, **options)
     notes = list(report.notes)
     if html is not None:

@@ -47,9 +47,10 @@ def _folds(_: click.Context, __: click.Parameter, value: str) -> int | float:
     type=click.Choice(["logreg", "linear-svm", "rbf-svm", "knn"]),
     default="logreg",
     show_default=True,
-    help="Logistic regression, a support vector machine, or nearest neighbours.",
+    help="Logistic regression, a support vector machine, or nearest neighbours; one a run.",
 )
 @click.option("--out", type=click.Path(), help="File of the head (default: STORE.HEAD.head beside the store).")
+@click.option("--force", is_flag=True, help="Replace a head that has other classes or is of another store.")
 @click.option("--train-split", help="Split to learn from (default: train, where the store has it).")
 @click.option("--test-split", help="Split to be judged by (default: test, else val, where the store has it).")
 @click.option(
@@ -91,6 +92,8 @@ def train(
     **options: Any,
 ) -> None:
     """Train a classifier on the labelled pictures of STORE, and say how good it is on pictures that it did not see.
+
+    A head of the same classes and store that is there already is replaced, and compared with the new one.
 
     \b
     Examples:

@@ -48,6 +48,11 @@ class TrainedHead:
         """The width of the features."""
         return self.model.dimension
 
+    def __repr__(self) -> str:
+        backbone = self.identity.get("backbone")
+        of = f" of {backbone}" if backbone else ""
+        return f"<TrainedHead {self.kind}: {len(self.classes):,} classes, features of {self.dimension:,} values{of}>"
+
     def decision_function(self, X: Features) -> NDArray[Any]:
         """Return decision values, (n,) for two classes (positive: the second) and (n, k) for more. Raises DataError."""
         decisions = models.decide(self.model, self._fitting(X))

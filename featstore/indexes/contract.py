@@ -236,7 +236,7 @@ def check_contract(
 
     The truth is found among ``vectors`` (n, d) with their ``ids`` (n,), those of the store, or, without them, among
     the vectors as the index holds them (codes of 8 bits flatter the index a little). Its contract is kept where
-    ``keeps(result, index.info()["contract"]["recall"])``; ``index.relabel(result)`` puts the new figure on the label.
+    ``keeps(result, index.info()["contract"]["recall"])``; ``index.set_recall(result)`` records the new figure.
     ``groups`` (q,): queries of one group (crops of one picture) count as one observation. UsageError as for search.
     """
     check_queries(queries, index.dimension, k := index.recall.k)

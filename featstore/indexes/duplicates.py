@@ -37,7 +37,8 @@ class NearDuplicates:
     """``groups``: rows that are linked by near copies, each group ascending, largest group first.
 
     ``nearest`` int64 (n,): each row's closest other row, -1 where none reaches the threshold; ``score`` float32 (n,):
-    their cosine, -inf for none. ``threshold``: the cosine from which two rows are copies. ``leaks``: each row with its
+    their cosine (the centred one, unless near_duplicates was told not to), -inf for none. ``threshold``: the cosine from
+    which two rows are copies. ``leaks``: each row with its
     closest row of another split, best first, where splits were given; a pair appears from both its sides.
     """
 

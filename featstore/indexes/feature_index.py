@@ -18,7 +18,7 @@ from featstore.indexes.blocks import Floats, Metric, PickedRows, block_rows, pre
 from featstore.indexes.exact import Best, check_queries
 from featstore.indexes.files import faiss_io, pair
 from featstore.indexes.recall import Recall, keeps
-from featstore.indexes.rows import IndexRows
+from featstore.indexes.rows import IndexRows, Places
 from featstore.indexes.staleness import Staleness
 
 
@@ -38,11 +38,7 @@ class FeatureIndex:
 
     def _keep(self, tables: IndexRows) -> None:
         self._tables = tables
-        ids = tables.ids
-        # Ids mostly ascend already, since stores hand them out so; then no second copy of them is needed.
-        self._order = None if bool((ids[1:] > ids[:-1]).all()) else np.argsort(ids, kind="stable")
-        ascending = ids if self._order is None else ids[self._order]
-        self._ascending = ascending
+        self._places = Places(tables.ids)
         self._live = None if not tables.removed.any() else ~tables.removed
 
     @classmethod
@@ -66,6 +62,10 @@ class FeatureIndex:
     def __len__(self) -> int:
         """Rows that can be found."""
         return len(self._tables.ids) if self._live is None else int(self._live.sum())
+
+    def __repr__(self) -> str:
+        where = "" if self._path is None else f" {str(self._path)!r}"
+        return f"<FeatureIndex{where}: {len(self):,} x {self.dimension}, {self._record.factory}, {self.metric}>"
 
     @property
     def dimension(self) -> int:
@@ -114,7 +114,7 @@ class FeatureIndex:
     @property
     def ids(self) -> NDArray[np.int64]:
         """The ids of the rows that can be found, ascending."""
-        return self._ascending if self._live is None else np.sort(self._tables.ids[self._live])
+        return self._places.ascending if self._live is None else np.sort(self._tables.ids[self._live])
 
     def search(
         self,
@@ -127,7 +127,8 @@ class FeatureIndex:
         """Return the neighbours of ``vectors`` (q, d), best first: scores (q, k) float32 and ids (q, k) int64.
 
         Scores are cosines or inner products, descending, or squared Euclidean distances ("l2"), ascending. Where
-        there are fewer than ``k`` the rest is id -1 with score -inf (l2: +inf). A zero query under cosine scores 0.
+        there are fewer than ``k`` the rest is id -1 with score -inf (l2: +inf); where only the graph or the lists yield
+        fewer, the query is compared with every row instead. A zero query under cosine scores 0.
         ``allowed_ids``: only these are found (others that the index lacks are ignored); where they are few they are
         compared one by one, so the result is exact up to the codes that the index keeps. ``threads``: as OpenMP's
         default where None. UsageError: another dimension, NaN or infinity, ``k`` below 1.
@@ -137,7 +138,7 @@ class FeatureIndex:
         allowed = self._live
         if allowed_ids is not None:
             allowed = np.zeros(len(self._tables.ids), np.bool_)
-            positions = self._positions(np.asarray(allowed_ids))
+            positions = self._places.positions(np.asarray(allowed_ids))
             allowed[positions[positions >= 0]] = True
             if self._live is not None:
                 allowed &= self._live
@@ -167,15 +168,17 @@ class FeatureIndex:
         rows = len(self._tables.ids)
         if not rows or not len(queries):
             return np.zeros((len(queries), k), np.float32), np.full((len(queries), k), -1, np.int64)
-        if allowed is None:
-            return self._index.search(queries, k, threads=threads)
-        count = int(allowed.sum())
-        if self.scans(count):
+        count = rows if allowed is None else int(allowed.sum())
+        if allowed is not None and self.scans(count):
             return self._scan(queries, k, np.flatnonzero(allowed), threads)
         scores, positions = self._index.search(queries, k, allowed=allowed, threads=threads)
+        # A graph does not reach every row from its entry, and lists hold what they hold. -1 stands at the end of a row.
+        if (positions.item(-1) if len(positions) == 1 else positions[:, -1].min()) >= 0:
+            return scores, positions
         short = (positions >= 0).sum(axis=1) < min(k, count)
         if short.any():
-            scores[short], positions[short] = self._scan(queries[short], k, np.flatnonzero(allowed), threads)
+            among = np.arange(rows) if allowed is None else np.flatnonzero(allowed)
+            scores[short], positions[short] = self._scan(queries[short], k, among, threads)
         return scores, positions
 
     def _scan(
@@ -189,18 +192,9 @@ class FeatureIndex:
             best.offer(self._index.reconstruct(part), part)
         return best.scores, best.rows
 
-    def _positions(self, ids: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Positions (m,) of ``ids`` (m,), -1 for those that the index lacks."""
-        wanted = ids.astype(np.int64)
-        places = np.searchsorted(self._ascending, wanted)
-        places[places == len(self._ascending)] = 0
-        known = np.zeros(len(wanted), np.bool_) if not len(self._ascending) else self._ascending[places] == wanted
-        positions = places if self._order is None else self._order[places] if len(self._order) else places
-        return np.where(known, positions, -1)
-
     def _known(self, ids: NDArray[np.integer] | Sequence[int]) -> NDArray[np.int64]:
         wanted = np.asarray(ids, np.int64).reshape(-1)
-        positions = self._positions(wanted)
+        positions = self._places.positions(wanted)
         if (unknown := wanted[(positions < 0) & (wanted != -1)]).size:
             raise UsageError(f"the index has no row {unknown[0]}")
         return positions
@@ -271,16 +265,12 @@ class FeatureIndex:
         new = IndexRows.of(ids, keys, labels, rows)
         if dimension != self.dimension:
             raise UsageError(f"vectors have {dimension} dimensions, the index {self.dimension}; use the same backbone")
-        known = self._positions(new.ids) >= 0
+        known = self._places.positions(new.ids) >= 0
         if known.any():
             raise UsageError(f"row {new.ids[known][0]} is in the index already; ids are never used again")
         for _ in prepared_blocks(vectors, self.metric):
             pass
-        if self._index.mapped and self._path is not None:
-            loaded, tables, _ = pair.load(self._path, mmap=False, check=False)
-            if not np.array_equal(tables.ids, self._tables.ids):
-                raise FeatstoreError(f"{self._path}: has been replaced since it was opened; open it again")
-            self._index = loaded
+        self._load_whole()
         self._half_added = True
         for start, block in prepared_blocks(vectors, self.metric):
             self._index.add(block, new.ids[start : start + len(block)], threads)
@@ -292,9 +282,9 @@ class FeatureIndex:
     def remove(self, ids: NDArray[np.integer] | Sequence[int], *, generation: int | None = None) -> int:
         """Pass over ``ids`` from now on; return how many could be found until now. Unknown ids are ignored.
 
-        The vectors stay in the FAISS file (a plain ``faiss.read_index`` still finds them) until the next build.
+        A plain ``faiss.read_index`` of the file still finds them, until ``purge`` or the next build.
         """
-        positions = self._positions(np.asarray(ids, np.int64).reshape(-1))
+        positions = self._places.positions(np.asarray(ids, np.int64).reshape(-1))
         removed = self._tables.removed.copy()
         removed[positions[positions >= 0]] = True
         count = int(removed.sum() - self._tables.removed.sum())
@@ -303,8 +293,30 @@ class FeatureIndex:
             self._record = dataclasses.replace(self._record, generation=generation)
         return count
 
-    def relabel(self, recall: Recall) -> None:
-        """Put a new measurement on the label; where there is a contract, say whether it still holds."""
+    def purge(self) -> int:
+        """Delete removed rows from the FAISS index itself, if it is exact (one pass); return how many were deleted.
+
+        Graphs and coded lists cannot delete rows: there 0 is returned, and only a new build is rid of them.
+        """
+        removed = self._tables.removed
+        if not self.exact or not removed.any():
+            return 0
+        self._load_whole()
+        self._index.delete(removed)
+        self._keep(self._tables.take(np.flatnonzero(~removed)))
+        self._record = dataclasses.replace(self._record, measured_rows=min(self._record.measured_rows, len(self)))
+        return int(removed.sum())
+
+    def _load_whole(self) -> None:
+        """Load a memory-mapped index, which cannot be changed, into memory."""
+        if self._index.mapped and self._path is not None:
+            loaded, tables, _ = pair.load(self._path, mmap=False, check=False)
+            if not np.array_equal(tables.ids, self._tables.ids):
+                raise FeatstoreError(f"{self._path}: has been replaced since it was opened; open it again")
+            self._index = loaded
+
+    def set_recall(self, recall: Recall) -> None:
+        """Record a new measurement of recall; where there is a contract, also whether it still holds."""
         contract = self._record.contract
         if contract is not None:
             contract = {**contract, "holds": keeps(recall, float(contract["recall"]))}
@@ -314,23 +326,17 @@ class FeatureIndex:
 
     def info(self) -> dict[str, Any]:
         """Return what is known of the index as JSON types."""
-        record = self._record
+        plain = ("metric", "factory", "measured_rows", "contract", "trials", "fingerprint", "generation")
         return {
             "path": None if self._path is None else str(self._path),
             "rows": len(self),
             "removed": int(self._tables.removed.sum()),
             "labelled": 0 if self._tables.labels is None else int((self._tables.labels >= 0).sum()),
             "dimension": self.dimension,
-            "metric": record.metric,
-            "factory": record.factory,
+            **{name: getattr(self._record, name) for name in plain},
             "exact": self.exact,
             "effort": self._index.effort,
-            "recall": record.recall.to_dict(),
-            "measured_rows": record.measured_rows,
-            "contract": record.contract,
-            "trials": record.trials,
-            "fingerprint": record.fingerprint,
+            "recall": self._record.recall.to_dict(),
             "identity": self.identity,
-            "generation": record.generation,
-            "versions": dict(record.versions),
+            "versions": dict(self._record.versions),
         }

@@ -76,6 +76,25 @@ class IndexRows:
         )
 
 
+class Places:
+    """Finds positions by ids. ``ascending`` int64 (n,): the ids in order."""
+
+    def __init__(self, ids: NDArray[np.int64]) -> None:
+        # Ids mostly ascend already, since stores hand them out so; then no second copy of them is needed.
+        self._order = None if bool((ids[1:] > ids[:-1]).all()) else np.argsort(ids, kind="stable")
+        self.ascending = ids if self._order is None else ids[self._order]
+
+    def positions(self, ids: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Return the position (m,) of each of ``ids`` (m,), -1 for those that are not there."""
+        wanted = ids.astype(np.int64)
+        if not len(self.ascending):
+            return np.full(len(wanted), -1, np.int64)
+        places = np.searchsorted(self.ascending, wanted)
+        places[places == len(self.ascending)] = 0
+        positions = places if self._order is None else self._order[places]
+        return np.where(self.ascending[places] == wanted, positions, -1)
+
+
 def _coded(labels: Sequence[str | None] | None) -> tuple[NDArray[np.int32] | None, tuple[str, ...]]:
     if labels is None:
         return None, ()

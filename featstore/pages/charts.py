@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.pages.drawing import Drawing
+from featstore.pages.drawing import CURVE_COLOURS, Drawing
 from featstore.pages.render import percent
 from featstore.sources.base import shown
 from featstore.text import counted
@@ -18,7 +18,7 @@ from featstore.text import counted
 _WIDTH, _HEIGHT = 460, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 74, 14, 14, 44
 _SHARES: Final = tuple((value, f"{value:g}") for value in (0.0, 0.25, 0.5, 0.75, 1.0))
-CURVES: Final = 12
+CURVES: Final = len(CURVE_COLOURS)
 """Classes up to which each has its own curve of precision and recall; beyond, their mean is drawn."""
 _POINTS: Final = 200
 
@@ -45,36 +45,61 @@ class _Axes:
 def selection_curve(table: Mapping[str, Any] | None, chosen: Mapping[str, float]) -> Drawing | None:
     """Draw cross-validated accuracy against C (or the number of neighbours), one standard deviation over folds as bars.
 
-    ``table``: a head's ``cross_validation``; where two parameters were tried, of each C the best is drawn. None
-    where there was nothing to choose from.
+    ``table``: a head's ``cross_validation``; where several values of gamma were tried, each has a curve of its own, and
+    bars are drawn for the chosen one. None where there was nothing to choose from.
     """
     name, label = ("C", "C") if table and "param_C" in table else ("n_neighbors", "neighbours")
     if not table or f"param_{name}" not in table or "mean_accuracy" not in table:
         return None
-    columns = (table[f"param_{name}"], table["mean_accuracy"], table["std_accuracy"])
-    best: dict[float, tuple[float, float]] = {}
-    for value, mean, deviation in zip(*columns, strict=True):
-        if value not in best or mean > best[value][0]:
-            best[value] = (mean, deviation)
-    if len(best) < 2:
+    trials = _trials(table, name)
+    points = [(math.log10(value), *found, value) for tried in trials.values() for value, found in tried.items()]
+    places = sorted({(x, value) for x, _, _, value in points})
+    if len(points) < 2:
         return None
-    points = [(math.log10(value), *best[value], value) for value in sorted(best)]
     low = min(mean - deviation for _, mean, deviation, _ in points)
     high = max(mean + deviation for _, mean, deviation, _ in points)
     margin = max(0.005, 0.08 * (high - low))
-    axes = _Axes(points[0][0], points[-1][0], max(0.0, low - margin), min(1.0, high + margin))
-    ticks = [(x, f"{value:g}") for x, _, _, value in points]
+    axes = _Axes(places[0][0], places[-1][0], max(0.0, low - margin), min(1.0, high + margin))
+    ticks = [(x, f"{value:g}") for x, value in places]
     drawing = _sheet(
         f"Accuracy in cross-validation against {label}", axes, ticks, label, "accuracy in cross-validation"
     )
-    drawing.path("line", [axes.at(x, mean) for x, mean, _, _ in points])
-    for x, mean, deviation, value in points:
-        top, bottom = min(axes.y1, mean + deviation), max(axes.y0, mean - deviation)
-        drawing.line("bar", axes.at(x, top), axes.at(x, bottom))
-        is_chosen = math.isclose(value, chosen.get(name, math.nan), rel_tol=1e-9)
-        title = f"{label} = {value:g}: {mean:.4f} ± {deviation:.4f}"
-        drawing.dot("dot chosen" if is_chosen else "dot", axes.at(x, mean), 5 if is_chosen else 3.5, title)
+    several = len(trials) > 1
+    names = []
+    for number, (gamma, tried) in enumerate(sorted(trials.items())):
+        line, dot = (f"curve-{number}", f"dot-{number}") if several else ("line", "dot")
+        is_gamma = not several or math.isclose(gamma, chosen.get("gamma", math.nan), rel_tol=1e-9)
+        names.append(f"gamma = {gamma:.4g}" + (" (chosen)" if is_gamma else ""))
+        drawing.path(line, [axes.at(math.log10(value), tried[value][0]) for value in sorted(tried)])
+        for value, (mean, deviation) in sorted(tried.items()):
+            x = math.log10(value)
+            if is_gamma:
+                top, bottom = min(axes.y1, mean + deviation), max(axes.y0, mean - deviation)
+                drawing.line("bar", axes.at(x, top), axes.at(x, bottom))
+            is_chosen = is_gamma and math.isclose(value, chosen.get(name, math.nan), rel_tol=1e-9)
+            title = f"{label} = {value:g}{f', gamma = {gamma:.4g}' if several else ''}: {mean:.4f} ± {deviation:.4f}"
+            drawing.dot(f"{dot} chosen" if is_chosen else dot, axes.at(x, mean), 5 if is_chosen else 3.5, title)
+    if several:
+        _legend(drawing, names)
     return drawing
+
+
+def _trials(table: Mapping[str, Any], name: str) -> dict[float, dict[float, tuple[float, float]]]:
+    """Return, by gamma (0 for a head without one) and value of ``name``, mean and deviation of the accuracy."""
+    values = table[f"param_{name}"]
+    gammas = table.get("param_gamma") or [0.0] * len(values)
+    found: dict[float, dict[float, tuple[float, float]]] = {}
+    for gamma, value, mean, deviation in zip(
+        gammas, values, table["mean_accuracy"], table["std_accuracy"], strict=True
+    ):
+        tried = found.setdefault(gamma, {})
+        if value not in tried or mean > tried[value][0]:
+            tried[value] = (mean, deviation)
+    # More curves than colours are not told apart: then of each value the best is drawn.
+    if len(found) > len(CURVE_COLOURS):
+        best = {value: max(tried[value] for tried in found.values() if value in tried) for value in values}
+        return {0.0: best}
+    return found
 
 
 def reliability_diagram(bins: Sequence[Mapping[str, Any]]) -> Drawing | None:
@@ -110,17 +135,34 @@ def precision_recall(codes: NDArray[np.intp], probabilities: NDArray[np.float64]
     drawing = _sheet(f"Precision against recall{of}", axes, _SHARES, f"recall{of}", f"precision{of}")
     grid = np.linspace(0, 1, _POINTS)
     total = np.zeros(_POINTS)
-    for code in there:
+    several = 1 < len(there) <= CURVES
+    for number, code in enumerate(there):
         precision, recall, _ = precision_recall_curve(codes == code, probabilities[:, code])
         total += np.interp(grid, recall[::-1], precision[::-1])
         if len(there) <= CURVES:
             chosen = np.unique(np.linspace(0, len(recall) - 1, _POINTS).astype(np.intp))
             points = [axes.at(x, y) for x, y in zip(recall[chosen].tolist(), precision[chosen].tolist(), strict=True)]
-            drawing.path("line" if len(there) == 1 else "line many", points, classes[code])
+            drawing.path(f"curve-{number}" if several else "line", points, classes[code])
+    if several:
+        _legend(drawing, [classes[code] for code in there])
     if len(there) > CURVES:
         mean = total / len(there)
         drawing.path("line", [axes.at(x, y) for x, y in zip(grid.tolist(), mean.tolist(), strict=True)])
     return drawing
+
+
+def _legend(drawing: Drawing, names: Sequence[str]) -> None:
+    """Write which curve is which below the drawing, which grows by as much."""
+    # As many columns as have room for the longest name, at about 6.5 units a character.
+    columns, fits = next(
+        (count, fits) for count, fits in ((5, 8), (3, 15), (2, 25)) if count == 2 or max(map(len, names)) <= fits
+    )
+    wide = (_WIDTH - _LEFT) / columns
+    for number, name in enumerate(names):
+        x, y = _LEFT + number % columns * wide, drawing.height + 8 + number // columns * 17
+        drawing.line(f"curve-{number}", (x, y), (x + 14, y))
+        drawing.write("legend", (x + 19, y + 4), _shortened(name, fits), "start")
+    drawing.height += 17 * math.ceil(len(names) / columns) + 2
 
 
 def confusion_drawing(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Drawing:

@@ -11,7 +11,7 @@ from featstore.names import natural
 from featstore.pages import parts
 from featstore.pages.render import percent, seconds, write_page
 from featstore.pages.search import neighbours_shown
-from featstore.pages.thumbnails import thumbnail
+from featstore.pages.thumbnails import thumbnail_of
 from featstore.store import FeatureStore
 from featstore.store.pictures import Pictures
 
@@ -60,6 +60,7 @@ def write_demo_page(report: DemoReport) -> None:
             "rows": first.report.rows,
             "confusion": parts.confusion_matrix(first.head.classes, told["confusion"]),
             "queries": _queries(opened, pictures, first),
+            "score": "cosine",
             "heads": [_head(one, HEADS[one.head.kind].title) for one in report.heads],
             "steps": [dict(step.__dict__) for step in report.steps],
         },
@@ -92,7 +93,7 @@ def _queries(store: FeatureStore, pictures: Pictures, trained: TrainReport) -> l
                 "label": store.labels[row],
                 "reason": "",
                 "message": "",
-                "thumb": thumbnail(lambda name=name: pictures(name)),  # type: ignore[misc]
+                "thumb": thumbnail_of(pictures, name),
                 "neighbours": neighbours_shown(near, pictures),
             }
         )

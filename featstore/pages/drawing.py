@@ -23,11 +23,16 @@ _PAPER: Final = (255, 255, 255)
 _SOFT: Final = (100, 106, 115)
 _INK: Final = (28, 30, 33)
 _COLOURS: Final[dict[str, Colour]] = {
-    "grid": (228, 229, 231), "ideal": (150, 155, 162), "line": (37, 99, 190), "line many": (120, 157, 214),
-    "bar": (146, 177, 222), "dot": (37, 99, 190), "dot chosen": (37, 99, 190), "bin": (37, 99, 190),
+    "grid": (228, 229, 231), "ideal": (150, 155, 162), "line": (37, 99, 190),
+    "bar": (146, 177, 222), "dot": (37, 99, 190), "bin": (37, 99, 190),
     "right": (37, 99, 190), "wrong": (207, 62, 50),
 }  # fmt: skip
 """Of a PNG: the page's own in light."""
+CURVE_COLOURS: Final[tuple[Colour, ...]] = (
+    (37, 99, 190), (224, 123, 0), (22, 140, 80), (207, 62, 50), (140, 92, 220), (142, 96, 62),
+    (222, 80, 150), (120, 126, 136), (150, 150, 20), (20, 150, 175), (90, 130, 240), (190, 150, 90),
+)  # fmt: skip
+"""Of curves side by side, "curve-0", "curve-1", ..., and their dots; seen on white and on black paper."""
 _SCALE: Final = 3
 """Pixels of a PNG for each unit of the drawing."""
 _FONT: Final = 11
@@ -118,8 +123,14 @@ def _svg(mark: _Mark) -> str:
     )
 
 
+def _colour(kind: str) -> Colour:
+    """Return the colour of a kind of mark, such as "line", "dot chosen", "curve-3" or "dot-3 chosen"."""
+    name, _, number = kind.removesuffix(" chosen").partition("-")
+    return CURVE_COLOURS[int(number)] if number else _COLOURS[name]
+
+
 def _draw(pen: Any, at: tuple[float, ...], mark: _Mark) -> None:
-    colour = _COLOURS[mark.kind]
+    colour = _colour(mark.kind)
     if mark.shape == "line":
         pen.line(at, fill=colour, width=_SCALE if mark.kind in ("grid", "ideal") else 2 * _SCALE)
     elif mark.shape == "path":
@@ -147,4 +158,4 @@ def _write(sheet: Image.Image, font: Any, at: tuple[float, ...], mark: _Mark) ->
     if mark.turned:
         mask = mask.transpose(Image.Transpose.ROTATE_90)
         corner = (round(at[0]) - base, round(at[1]) - (width - before))
-    sheet.paste(Image.new("RGB", mask.size, _INK if mark.kind == "count" else _SOFT), corner, mask)
+    sheet.paste(Image.new("RGB", mask.size, _INK if mark.kind in ("count", "legend") else _SOFT), corner, mask)

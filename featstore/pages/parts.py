@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from featstore import __version__
 from featstore.pages.charts import heat_map
 from featstore.pages.render import number, percent
-from featstore.pages.thumbnails import thumbnail
+from featstore.pages.thumbnails import thumbnail_of
 from featstore.store.pictures import Pictures
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def examples(
                 "label": trained.head.classes[code],
                 "probability": float(probabilities[code]),
                 "truth": store.labels[row],
-                "thumb": thumbnail(lambda key=key: pictures(key)),  # type: ignore[misc]
+                "thumb": thumbnail_of(pictures, key),
             }
         )
     return found
@@ -175,7 +175,9 @@ def parameters_tile(trained: TrainReport) -> tuple[str, str]:
 
 def chosen_text(chosen: dict[str, float]) -> str:
     """Return the chosen parameters as text, such as C = 0.1."""
-    return ", ".join(f"{'neighbours' if name == 'n_neighbors' else name} = {value:g}" for name, value in chosen.items())
+    return ", ".join(
+        f"{'neighbours' if name == 'n_neighbors' else name} = {value:.4g}" for name, value in chosen.items()
+    )
 
 
 def features_text(origins: Sequence[Origin]) -> str:

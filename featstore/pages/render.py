@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -12,7 +14,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from featstore.files import atomic
+from featstore.pages.drawing import CURVE_COLOURS
 from featstore.sources.base import shown
+
+_COLUMNS = 7
+"""Pictures side by side at most."""
+_UNBROKEN = 12
+"""Characters at the end of a file name that stay on one line."""
 
 
 def write_page(path: str | os.PathLike[str], template: str, values: Mapping[str, Any]) -> None:
@@ -33,13 +41,32 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, number=number, seconds=seconds)
+    environment.globals["curve_colours"] = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in CURVE_COLOURS]
+    environment.filters.update(percent=percent, number=number, seconds=seconds, breakable=breakable, balanced=balanced)
     return environment
 
 
 def _one_line(value: Any) -> Any:
     """Names of files may hold newlines and bytes that are no UTF-8; neither may reach a page as it is."""
     return shown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def breakable(name: str) -> Markup:
+    """Return a file name as markup that a line may break after a slash, hyphen or underscore, but not in its ending."""
+    text = shown(name)
+    # The ending begins with a word, where one begins within its length.
+    least, stop = max(0, len(text) - _UNBROKEN), max(text.rfind("."), text.rfind("/"))
+    start = next(
+        (one.end() for one in re.finditer(r"[/_. -]", text) if one.end() >= least and one.start() < stop), least
+    )
+    head = Markup("<wbr>").join(re.split(r"(?<=[/_-])", text[:start]))
+    return head + Markup('<span class="ending">{}</span>').format(text[start:])
+
+
+def balanced(count: int) -> int:
+    """Return the columns of a sheet of ``count`` pictures whose rows are about equally full: of 10 pictures 5, not 7."""
+    rows = math.ceil(count / _COLUMNS)
+    return _COLUMNS if rows < 2 else math.ceil(count / rows)
 
 
 def percent(value: float | None) -> str:

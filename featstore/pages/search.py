@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from featstore.pages import parts
 from featstore.pages.render import write_page
-from featstore.pages.thumbnails import Thumbnail, thumbnail
-from featstore.store.pictures import Pictures, open_picture
+from featstore.pages.thumbnails import Thumbnail, thumbnail, thumbnail_of
+from featstore.store.pictures import Pictures, address_of, open_picture
 from featstore.text import counted
 
 if TYPE_CHECKING:
-    from featstore.stages.search import Neighbour, Query, SearchReport
+    from featstore.stages.search import Neighbour, QueryResult, SearchReport
 
 QUERIES = 200
 """Queries that one page shows; a page of more would be too large to open."""
@@ -52,22 +52,24 @@ def write_search_page(
             "lead": f"Among {among} of {report.index}, by {_SCORES.get(report.metric, report.metric)}{measured}.",
             "notes": notes,
             "queries": queries,
+            "score": _SCORES.get(report.metric, report.metric),
         },
     )
     return pictures.notes()
 
 
-def _short(query: Query) -> str:
+def _short(query: QueryResult) -> str:
     """Return the name of a query; of one picture without its folders."""
     return query.name if query.source is None and query.key is None else os.path.basename(query.name)
 
 
-def _query(query: Query, pictures: Pictures) -> dict[str, Any]:
+def _query(query: QueryResult, pictures: Pictures) -> dict[str, Any]:
     one, key = query.source, query.key
     if one is not None:
-        thumb = thumbnail(lambda: open_picture(one.root, one.location, one.offset, one.size))
+        address = address_of(one.root, one.location, one.offset)
+        thumb = thumbnail(lambda: open_picture(one.root, one.location, one.offset, one.size), address)
     elif key is not None:
-        thumb = thumbnail(lambda: pictures(key))
+        thumb = thumbnail_of(pictures, key)
     else:
         thumb = Thumbnail(None, note="not a single picture")
     return {
@@ -87,7 +89,7 @@ def neighbours_shown(neighbours: Sequence[Neighbour], pictures: Pictures) -> lis
             "key": found.key,
             "label": found.label,
             "score": f"{found.score:.3f}",
-            "thumb": thumbnail(lambda key=found.key: pictures(key)),  # type: ignore[misc]
+            "thumb": thumbnail_of(pictures, found.key),
         }
         for found in neighbours
     ]

@@ -65,6 +65,7 @@ def write_training_page(
             "class_count": len(told["classes"]),
             "curve": drawn.get("selection"),
             "ties": kind.ties,
+            "gammas": len(set((trained.head.meta.get("cross_validation") or {}).get("param_gamma") or ())) > 1,
             "reliability": drawn.get("calibration"),
             "uncalibrated": drawn.get("calibration-before"),
             "precision_recall": drawn["precision-recall"],

@@ -68,6 +68,9 @@ class DemoReport:
     heads: list[TrainReport] = field(default_factory=list)
     seconds: float = 0.0
 
+    def __repr__(self) -> str:
+        return f"<DemoReport {self.page!r}: {self.images:,} images, {len(self.heads)} heads, {self.seconds:.1f} s>"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""
         heads = {
@@ -165,7 +168,8 @@ def _earlier_seconds(base: Path) -> dict[str, float]:
 
 def _trained(store: Path, kind: str) -> tuple[TrainReport, str, bool]:
     kept = _kept(store, kind)
-    trained = kept or train(store, head=kind)
+    # The folder is the demo's own, also where another --limit changes its classes.
+    trained = kept or train(store, head=kind, force=True)
     share, rows = trained.report.accuracy.value, trained.report.rows
     return trained, f"{share:.1%} of {rows:,} held-out pictures right", kept is not None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,19 +20,29 @@ from featstore.store.splitting import groups_of_equal_bytes
 from featstore.text import counted
 
 if TYPE_CHECKING:
-    from featstore.indexes.duplicates import Leak
+    from featstore.indexes.duplicates import Leak, NearDuplicates
+
+_AT_ONCE = 4096
+"""Pairs of vectors that are read at once."""
 
 
 @dataclass(frozen=True)
 class Copy:
-    """A picture of a group. ``sha256`` of its bytes, in hexadecimal; ``score``: the cosine with its closest copy."""
+    """A picture of a group. ``sha256`` of its bytes, in hexadecimal.
+
+    ``equal_bytes``: number, from 1, of the set of pictures in its group that have the very same bytes; None where no
+    other picture has them. ``cosine``: of its features and those of its closest copy, as a search shows it;
+    ``centred_cosine``: the same after subtracting the store's mean vector, which the threshold is compared with.
+    """
 
     key: str
     id: int
     label: str | None
     split: str | None
     sha256: str
-    score: float
+    equal_bytes: int | None
+    centred_cosine: float
+    cosine: float
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,24 @@ class Group:
 
     copies: list[Copy]
     equal: bool
+
+    @property
+    def equal_sets(self) -> int:
+        """Sets of pictures in it that have the same bytes."""
+        return max((copy.equal_bytes or 0 for copy in self.copies), default=0)
+
+    @property
+    def equal_copies(self) -> int:
+        """Pictures in it whose bytes another picture has too."""
+        return sum(copy.equal_bytes is not None for copy in self.copies)
+
+    @property
+    def kind(self) -> str:
+        """What its pictures are to one another, in words."""
+        if self.equal:
+            return "equal bytes"
+        equal = f", {self.equal_copies:,} of {len(self.copies):,} with equal bytes" if self.equal_copies else ""
+        return f"near-duplicates{equal}"
 
     @property
     def labels(self) -> set[str]:
@@ -54,28 +82,30 @@ class Group:
 
 @dataclass(frozen=True)
 class SharedPicture:
-    """A picture of one split and its closest copy in another. ``equal``: they have the same bytes."""
+    """A picture of one split and its closest copy in another. ``equal``: they have the same bytes. Cosines: see Copy."""
 
     one: Copy
     other: Copy
-    score: float
+    centred_cosine: float
+    cosine: float
     equal: bool
 
     def to_dict(self) -> dict[str, Any]:
         """Return the pair as JSON."""
         return {
             "equal": self.equal,
-            "score": self.score,
+            "centred_cosine": self.centred_cosine,
+            "cosine": self.cosine,
             "copies": [dict(self.one.__dict__), dict(self.other.__dict__)],
         }
 
 
 @dataclass(frozen=True)
 class DuplicateReport:
-    """``groups``: each picture is in one at most; those of equal bytes come first, the larger before the smaller.
+    """``groups``: each picture is in one at most; those of equal bytes alone come first, the larger before the smaller.
 
-    ``leaks``: pairs between splits, equal bytes first, then the closest. ``leaking``: pictures by split that have a copy in another split. ``threshold``: the centred cosine from which two
-    pictures are near-duplicates.
+    ``leaks``: pairs between splits, equal bytes first, then the closest. ``leaking``: pictures by split that have a
+    copy in another split. ``threshold``: the centred cosine from which two pictures are near-duplicates.
     """
 
     store: FeatureStore
@@ -90,6 +120,27 @@ class DuplicateReport:
         """Pictures beyond the first of each group."""
         return sum(len(group.copies) - 1 for group in self.groups)
 
+    @property
+    def equal_sets(self) -> int:
+        """Sets of pictures with the same bytes, in groups of their own or among near-duplicates."""
+        return sum(group.equal_sets for group in self.groups)
+
+    @property
+    def equal_copies(self) -> int:
+        """Pictures whose bytes another picture has too."""
+        return sum(group.equal_copies for group in self.groups)
+
+    @property
+    def near_groups(self) -> int:
+        """Groups in which not all pictures have the same bytes."""
+        return sum(not group.equal for group in self.groups)
+
+    def __repr__(self) -> str:
+        return (
+            f"<DuplicateReport {str(self.store.path)!r}: {counted(self.equal_sets, 'group')} of equal bytes, "
+            f"{counted(self.near_groups, 'group')} of near-duplicates, {counted(len(self.leaks), 'pair')} between splits>"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""
         return {
@@ -97,6 +148,9 @@ class DuplicateReport:
             "images": len(self.store),
             "threshold": self.threshold,
             "surplus": self.surplus,
+            "equal_sets": self.equal_sets,
+            "equal_copies": self.equal_copies,
+            "near_groups": self.near_groups,
             "groups": [group.to_dict() for group in self.groups],
             "leaks": [pair.to_dict() for pair in self.leaks],
             "leaking": self.leaking,
@@ -113,9 +167,10 @@ def find_duplicates(
     """Find pictures of equal bytes (SHA-256), near-duplicates, and what the splits of ``store`` share of both.
 
     Near-duplicates are pictures whose features, less their mean, have a cosine of ``threshold`` at least; chains of
-    them are one group. Vectors are compared block by block (featstore.index.near_duplicates): memory does not grow
-    with the store but for some numbers a picture and the groups found. ``progress(done, total)`` counts pictures.
-    Raises UsageError (no store, a threshold that is no cosine), DamagedError.
+    them are one group, and pictures of equal bytes always are in one. defaults.DUPLICATE_COSINE says which copies that
+    finds. Vectors are compared block by block (featstore.index.near_duplicates): memory does not grow with the store but
+    for some numbers a picture and the groups found. ``progress(done, total)`` counts pictures. Raises UsageError (no
+    store, a threshold that is no cosine), DamagedError.
     """
     from featstore.indexes import equal_groups, near_duplicates
 
@@ -123,22 +178,18 @@ def find_duplicates(
     content = groups_of_equal_bytes(opened.sha256)
     splits = opened.splits.tolist()
     near = near_duplicates(opened.stream(), threshold, splits=splits, progress=progress)
-    mixed = [rows for rows in near.groups if len(set(content[rows].tolist())) > 1]
-    among = set(np.concatenate([*mixed, np.zeros(0, np.int64)]).tolist())
     equal = equal_groups(content.tolist())
-    alone = sorted((rows for rows in equal if rows[0] not in among), key=len, reverse=True)
+    found = _joined([*near.groups, *equal])
+    found.sort(key=lambda rows: (len(set(content[rows].tolist())) > 1, -len(rows)))
     pairs = _leaks(near.leaks, equal, splits)
-    score = near.score.copy()
-    # Copies byte for byte are found even where the cosine says nothing, as when all pictures are one.
-    score[np.concatenate([*equal, np.zeros(0, np.int64)])] = 1.0
-    named = {row for rows in [*alone, *mixed] for row in rows.tolist()} | {row for pair in pairs for row in pair[:2]}
-    copies = _copies(opened, np.array(sorted(named), np.int64), score)
-    groups = [
-        Group([copies[row] for row in rows.tolist()], rows_equal)
-        for rows_equal, some in ((True, alone), (False, mixed))
-        for rows in some
-    ]
-    shared = [SharedPicture(copies[one], copies[other], cosine, bool(same)) for one, other, cosine, same in pairs]
+    copies = _Copies(opened, equal, near)
+    copies.read({row for rows in found for row in rows.tolist()} | {row for pair in pairs for row in pair[:2]})
+    groups = [Group(copies.of(rows.tolist()), len(set(content[rows].tolist())) == 1) for rows in found]
+    cosines = _cosines(opened, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
+    shared = []
+    for (row, partner, centred, same), cosine in zip(pairs, cosines, strict=True):
+        one, other = copies.of([row, partner])
+        shared.append(SharedPicture(one, other, centred, 1.0 if same else cosine, same))
     notes = state_of_store(opened)
     if differing := sum(len(group.labels) > 1 for group in groups):
         notes.append(f"in {counted(differing, 'group')} copies of one picture have different labels")
@@ -177,10 +228,65 @@ def _counted(shared: Sequence[SharedPicture]) -> dict[str, int]:
     return {name: counts[name] for name in sorted(counts, key=natural)}
 
 
-def _copies(store: FeatureStore, rows: NDArray[np.int64], score: NDArray[np.float32]) -> dict[int, Copy]:
-    labels, splits, ids, digests = store.labels, store.splits, store.ids, store.sha256
-    keys = (key.decode("utf-8", "surrogateescape") for key in store.key_bytes(rows))
-    return {
-        row: Copy(key, int(ids[row]), labels[row], splits[row], digests[row].tobytes().hex(), float(score[row]))
-        for row, key in zip(rows.tolist(), keys, strict=True)
-    }
+def _joined(groups: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+    """Return ``groups`` of rows, those that share a row made one; each ascending, sorted by their first rows."""
+    joined: list[list[int]] = []
+    place: dict[int, int] = {}
+    for rows in groups:
+        first, *others = sorted({place[row] for row in rows.tolist() if row in place}) or [len(joined)]
+        if first == len(joined):
+            joined.append([])
+        new = [row for row in rows.tolist() if row not in place]
+        for other in others:
+            new += joined[other]
+            joined[other] = []
+        joined[first] += new
+        place.update(dict.fromkeys(new, first))
+    return [np.array(sorted(rows), np.int64) for rows in sorted(map(sorted, joined)) if rows]
+
+
+class _Copies:
+    """The pictures of groups and pairs, by row."""
+
+    def __init__(self, store: FeatureStore, equal: Sequence[NDArray[np.int64]], near: NearDuplicates) -> None:
+        self._store, self._near = store, near
+        self._twin = {row: rows.tolist() for rows in equal for row in rows.tolist()}
+        self._known: dict[int, Copy] = {}
+
+    def read(self, wanted: set[int]) -> None:
+        """Read what is to be told of the ``wanted`` rows."""
+        rows = sorted(wanted)
+        store, score = self._store, self._near.score
+        labels, splits, ids, digests = store.labels, store.splits, store.ids, store.sha256
+        keys = (key.decode("utf-8", "surrogateescape") for key in store.key_bytes(np.array(rows, np.int64)))
+        nearest = [max(int(self._near.nearest[row]), 0) for row in rows]
+        for row, key, cosine in zip(rows, keys, _cosines(store, rows, nearest), strict=True):
+            # Equal bytes have equal features, also where rounding or a cosine of zero vectors says otherwise.
+            centred, cosine = (1.0, 1.0) if row in self._twin else (float(score[row]), cosine)
+            digest = digests[row].tobytes().hex()
+            self._known[row] = Copy(key, int(ids[row]), labels[row], splits[row], digest, None, centred, cosine)
+
+    def of(self, rows: Sequence[int]) -> list[Copy]:
+        """Return the pictures at ``rows``, with the numbers of their sets of equal bytes among these rows."""
+        numbers: dict[int, int] = {}
+        for row in rows:
+            if row in self._twin:
+                numbers.setdefault(self._twin[row][0], len(numbers) + 1)
+        return [
+            replace(self._known[row], equal_bytes=numbers[self._twin[row][0]] if row in self._twin else None)
+            for row in rows
+        ]
+
+
+def _cosines(store: FeatureStore, rows: Sequence[int], others: Sequence[int]) -> list[float]:
+    """Return the cosine of each of ``rows`` with its partner in ``others``, 0 where one of them is a zero vector."""
+    found: list[float] = []
+    for start in range(0, len(rows), _AT_ONCE):
+        one, other = (
+            store.features(rows=np.array(some[start : start + _AT_ONCE], np.int64)).astype(np.float64)
+            for some in (rows, others)
+        )
+        lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+        products = np.einsum("nd,nd->n", one, other)
+        found += np.divide(products, lengths, out=np.zeros(len(one)), where=lengths > 0).tolist()
+    return found

@@ -39,6 +39,9 @@ class IndexReport:
     standing: Standing
     notes: list[str]
 
+    def __repr__(self) -> str:
+        return f"<IndexReport {self.path!r}: {counted(self.info['rows'], 'vector')}, {self.info['factory']}, {self.added:,} added, {self.removed:,} removed>"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""
         told = {**self.info, "identity": without_origin(self.info["identity"])}
@@ -69,7 +72,8 @@ def index(
     that one, a graph tuned to ``recall`` ``at`` so many neighbours. Pictures of equal bytes are held out together.
     Ids in the index are the store's row ids, which are never used again.
 
-    An update adds what is new and passes over what is gone, without a rebuild. Where there is a contract and enough is
+    An update adds what is new and passes over what is gone, without a rebuild; from an exact index it deletes what is
+    gone (FeatureIndex.purge). Where there is a contract and enough is
     new, recall is measured again, on new pictures before they are added, and where it has sunk, with an effort raised as
     the rows have grown; ``standing`` of the report says whether the contract holds.
 
@@ -149,7 +153,8 @@ def _update(store: FeatureStore, path: Path, name: str, seed: int, notes: list[s
     rows = store.rows_of_ids(stale.missing)
     if len(rows):
         _grow(index, store, rows, generation, seed)
-    if not stale.fresh:
+    purged = index.purge()
+    if purged or not stale.fresh:
         index.save(path)
     return _report(index, path, name, len(rows), len(stale.gone), notes)
 
@@ -188,7 +193,7 @@ def _grow(index: FeatureIndex, store: FeatureStore, rows: NDArray[np.int64], gen
     if judge(recall, goal) is None:
         index.effort = effort
     else:
-        index.relabel(recall)
+        index.set_recall(recall)
 
 
 def export_store(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +16,15 @@ from featstore import defaults
 from featstore.artifacts import open_head, origins_of_head
 from featstore.embed.embedder import Embedder, Input, count_inputs, inputs_of, open_embedder
 from featstore.embed.progress import Progress
-from featstore.errors import UsageError
+from featstore.errors import FeatstoreError, UsageError
 from featstore.store import manifest as manifests
 from featstore.store.origin import STACKED, state_of_store
 from featstore.store.stacked import StackedStores, in_order_of
+from featstore.text import counted
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from featstore.backbones import Backbone
     from featstore.heads import TrainedHead
 
@@ -44,6 +48,10 @@ class Prediction:
         """The probability of ``label``."""
         return None if self.probabilities is None else float(self.probabilities.max())
 
+    def __repr__(self) -> str:
+        told = f"{self.label!r}, {self.probability:.4f}" if self.label is not None else self.reason
+        return f"<Prediction {self.key!r}: {told}>"
+
     def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
         """Return the prediction as JSON."""
         if self.label is None or self.probabilities is None:
@@ -52,16 +60,82 @@ class Prediction:
         return {"key": self.key, "label": self.label, "probability": self.probability, "probabilities": probabilities}
 
 
-@dataclass(frozen=True)
 class Predictions:
-    """The predictions, made as they are iterated over (once). ``classes``: the order of the probabilities."""
+    """The predictions of one call, made when they are first walked through, and kept for the next time.
 
-    classes: list[str]
-    made: Iterator[Prediction] = field(repr=False)
-    notes: list[str]
+    ``classes``: the order of the probabilities; ``notes``: what a reader has to know, in words.
+    """
+
+    def __init__(self, classes: list[str], make: Callable[[], Iterator[Prediction]], notes: list[str]) -> None:
+        self.classes, self.notes = classes, notes
+        self._make, self._kept = make, Kept(make)
 
     def __iter__(self) -> Iterator[Prediction]:
-        return self.made
+        return iter(self._kept)
+
+    def stream(self) -> Iterator[Prediction]:
+        """Make the predictions anew and keep none, so that memory does not grow with their number."""
+        return self._make()
+
+    def __repr__(self) -> str:
+        made = f"{self._kept.made:,} made" + ("" if self._kept.whole else " so far")
+        return f"<Predictions of {counted(len(self.classes), 'class', 'classes')}: {made}>"
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a table: key, label (categorical), probability, a column of probabilities a class, reason, message.
+
+        A class that is called like one of these columns gets an underscore after its name. Of pictures that could not
+        be read, label and probabilities are missing, and ``reason`` and ``message`` tell why.
+        """
+        import pandas as pd
+
+        found = list(self)
+        nothing = np.full(len(self.classes), np.nan)
+        rows = [nothing if one.probabilities is None else one.probabilities for one in found]
+        table = np.stack(rows) if rows else np.zeros((0, len(self.classes)))
+        own = ("key", "label", "probability", "reason", "message")
+        columns: dict[str, Any] = {
+            "key": pd.Series([one.key for one in found], dtype=object),
+            "label": pd.Categorical([one.label for one in found], categories=self.classes),
+            "probability": np.array([one.probability for one in found], np.float64),
+        }
+        columns |= {f"{name}_" if name in own else name: table[:, code] for code, name in enumerate(self.classes)}
+        columns["reason"] = pd.Series([one.reason for one in found], dtype=object)
+        columns["message"] = pd.Series([one.message for one in found], dtype=object)
+        return pd.DataFrame(columns)
+
+
+class Kept:
+    """What an iterator gives, kept as it is given, so that it can be walked through again."""
+
+    def __init__(self, make: Callable[[], Iterator[Prediction]]) -> None:
+        self._source, self._items = make(), list[Prediction]()
+        self._error: BaseException | None = None
+        self.whole = False
+
+    @property
+    def made(self) -> int:
+        """How many were given so far."""
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Prediction]:
+        for place in itertools.count():
+            if place == len(self._items):
+                if self._error is not None:
+                    # A second walk must not end early as if all were well.
+                    raise self._error
+                if self.whole:
+                    return
+                try:
+                    self._items.append(next(self._source))
+                except StopIteration:
+                    self.whole = True
+                    return
+                except BaseException as error:
+                    stopped = FeatstoreError("these predictions were interrupted; call predict again")
+                    self._error = error if isinstance(error, Exception) else stopped
+                    raise
+            yield self._items[place]
 
 
 def predict(
@@ -100,7 +174,7 @@ def predict(
         else:
             opened = StackedStores(in_order_of(origins_of_head(loaded, what), opened.stores, what))
         notes = [*state_of_store(opened.first), *opened.notes()]
-        return Predictions(loaded.classes, _of_stores(loaded, opened), notes)
+        return Predictions(loaded.classes, partial(_of_stores, loaded, opened), notes)
     origins = origins_of_head(loaded, what)
     embedders = [
         open_embedder(origin, what, weights=name, backbone=given, engine=engine, device=device, inputs=paths)
@@ -120,7 +194,7 @@ def predict(
                 else:
                     yield Prediction(one.name, *next(found))
 
-    return Predictions(loaded.classes, made(), [])
+    return Predictions(loaded.classes, made, [])
 
 
 def _for_each(given: Any, count: int) -> list[Any]:

@@ -43,7 +43,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Query:
     """What to look up, or to keep away from: picture files, folders, tables, archives (``inputs``); ``keys`` of the
     store; ``vectors``, as arrays (d,) or (q, d) or as .npy files of them; ``labels``, for the middle of each class."""
 
@@ -73,7 +73,7 @@ class Queries:
         self._metric, self._dimension = metric, dimension
         self._embedder, self._store, self._options = embedder, store, options
 
-    def each(self, wanted: Wanted) -> Iterator[Asked]:
+    def each(self, wanted: Query) -> Iterator[Asked]:
         """Yield all that is ``wanted``, in constant memory. UsageError: an unknown key or label, no such vectors."""
         if wanted.keys:
             yield from self._keys(wanted.keys)
@@ -84,7 +84,7 @@ class Queries:
         if wanted.inputs:
             yield from self._pictures(wanted.inputs)
 
-    def mixture(self, more: Wanted, less: Wanted, weight: float) -> Asked:
+    def mixture(self, more: Query, less: Query, weight: float) -> Asked:
         """Return one query that is like all that is in ``more`` and unlike what is in ``less``.
 
         m + weight (m - l), where m and l are the mean vectors of the two, each of length 1 before under cosine: away

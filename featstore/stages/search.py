@@ -16,8 +16,9 @@ from featstore import defaults
 from featstore.artifacts import open_index, origin_of_index, staleness
 from featstore.embed.embedder import CHUNK, Input, open_embedder
 from featstore.errors import UsageError
-from featstore.stages.queries import Asked, Queries, Wanted, batches
+from featstore.stages.queries import Asked, Queries, Query, batches
 from featstore.store import FeatureStore
+from featstore.text import counted
 
 if TYPE_CHECKING:
     from featstore.backbones import Backbone
@@ -35,7 +36,7 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
-class Query:
+class QueryResult:
     """What was looked up: its neighbours, best first, or why there are none.
 
     ``source`` or ``key``: the picture, where it was one.
@@ -47,6 +48,11 @@ class Query:
     message: str = ""
     source: Input | None = None
     key: str | None = None
+
+    def __repr__(self) -> str:
+        best = f", best: {self.neighbours[0].key!r}" if self.neighbours else ""
+        told = self.reason or f"{counted(len(self.neighbours), 'neighbour')}{best}"
+        return f"<QueryResult {self.name!r}: {told}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the query as JSON."""
@@ -66,11 +72,20 @@ class SearchReport:
     metric: str
     rows: int
     recall: dict[str, Any]
-    queries: list[Query]
+    queries: list[QueryResult]
     notes: list[str]
     store: FeatureStore | None
     where: str | None = None
     kept: int | None = None
+
+    def __repr__(self) -> str:
+        queries = counted(len(self.queries), "query", "queries")
+        return f"<SearchReport {self.index!r}: {queries} among {counted(self.rows, 'picture')}, {self.metric}>"
+
+    def _repr_html_(self) -> str:
+        from featstore.notebook import search_results
+
+        return search_results(self)
 
     @property
     def failures(self) -> int:
@@ -96,8 +111,8 @@ def search(
     index: str | os.PathLike[str],
     inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     *,
-    like: Wanted | None = None,
-    less: Wanted | None = None,
+    like: Query | None = None,
+    less: Query | None = None,
     less_weight: float = defaults.LESS_WEIGHT,
     combine: bool = False,
     where: str | None = None,
@@ -117,11 +132,11 @@ def search(
     they are compared one by one with the store's vectors.
 
     Pictures go through the very backbone, weights and preprocessing that the index was made of; without pictures
-    none is loaded. A query that cannot be read is a Query with a reason. Where the store is found, the notes say
+    none is loaded. A query that cannot be read is a QueryResult with a reason. Where the store is found, the notes say
     whether it has changed since; keys, classes and ``where`` need it. Raises UsageError, IdentityError, DamagedError.
     """
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
-    more = like or Wanted()
+    more = like or Query()
     more = dataclasses.replace(more, inputs=[*paths, *more.inputs])
     if not more:
         raise UsageError("there is nothing to look up; name pictures, a folder, or a key, vector or class")
@@ -151,7 +166,7 @@ def search(
         batch=batch,
         workers=workers,
     )
-    asked = iter([makes.mixture(more, less or Wanted(), less_weight)]) if combine or less else makes.each(more)
+    asked = iter([makes.mixture(more, less or Query(), less_weight)]) if combine or less else makes.each(more)
     queries = [query for part in batches(asked, CHUNK) for query in finder.look_up(part, k)]
     if store is None:
         notes = [f"the store {origin.store} is not there any more: whether the index is up to date is not known"]
@@ -185,7 +200,7 @@ class Finder:
             self._rows = np.flatnonzero(rows_where(store, where) & np.isin(store.ids, index.ids))
             self.kept = len(self._rows)
 
-    def look_up(self, asked: Sequence[Asked], k: int) -> list[Query]:
+    def look_up(self, asked: Sequence[Asked], k: int) -> list[QueryResult]:
         """Return the ``k`` neighbours of each of ``asked``, in one batch."""
         good = [one for one in asked if one.vector is not None]
         found: Iterator[list[Neighbour]] = iter(())
@@ -200,9 +215,9 @@ class Finder:
                     scores[place], ids[place] = scores[place][order], np.where(own, -1, ids[place])[order]
             found = iter(_neighbours(self._index, scores[:, :k], ids[:, :k]))
         return [
-            Query(one.name, [], one.reason, one.message, one.source, one.key)
+            QueryResult(one.name, [], one.reason, one.message, one.source, one.key)
             if one.vector is None
-            else Query(one.name, next(found), source=one.source, key=one.key)
+            else QueryResult(one.name, next(found), source=one.source, key=one.key)
             for one in asked
         ]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +17,50 @@ from featstore import defaults
 from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic, sealed
 from featstore.names import did_you_mean
-from featstore.store.origin import KEY, generation_number, state_of_store
-from featstore.store.splitting import Split, split_store
+from featstore.store.origin import KEY, STACKED, generation_number, state_of_store
+from featstore.store.splitting import Split, groups_of_equal_bytes, split_store
 from featstore.store.stacked import StackedStores
+from featstore.text import counted
 
 if TYPE_CHECKING:
     from featstore.heads import Report, TrainedHead
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """A store, or several of the same pictures."""
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """The head whose file a new one took: its kind, parameters, and ``accuracy`` (95 % interval ``low``, ``high``) on
+    its ``rows`` held-out pictures.
+
+    ``better`` and ``worse``: held-out pictures that only the new head has right, and only the old one; ``p_value`` of
+    McNemar's exact test that they differ by chance. None where the two were not judged by the same pictures.
+    """
+
+    kind: str
+    chosen: dict[str, float]
+    accuracy: float
+    low: float
+    high: float
+    rows: int
+    better: int | None = None
+    worse: int | None = None
+    p_value: float | None = None
+
+    def text(self) -> str:
+        """Return it in words."""
+        chosen = ", ".join(f"{name} = {value:g}" for name, value in self.chosen.items()) or "as given"
+        then = f"accuracy {self.accuracy:.4f} [{self.low:.4f}, {self.high:.4f}]"
+        told = f"replaced the head that was there: {self.kind}, {chosen}, {then} on "
+        if self.better is None or self.worse is None:
+            return (
+                told + f"{counted(self.rows, 'held-out picture')} of its own, so the two figures are not to be compared"
+            )
+        return (
+            f"{told}the same {counted(self.rows, 'held-out picture')}; {self.better:,} that it had wrong are right now, "
+            f"{self.worse:,} that it had right are wrong (McNemar p = {self.p_value:.2g})"
+        )
 
 
 @dataclass(frozen=True)
@@ -35,6 +71,7 @@ class TrainReport:
     (n, classes), in the order of ``head.classes``; ``notes``: what a reader of the figures has to know, in words;
     ``seconds`` by step. ``uncalibrated``: calibration error and log loss before temperature scaling, empty for a head
     without it. ``store``: whose rows, labels and pictures these are; ``stores``: all, where the head is on several.
+    ``replaced``: the head that was at ``path`` before, None where none was (or none that could be read).
     """
 
     store: str
@@ -47,6 +84,23 @@ class TrainReport:
     seconds: dict[str, float]
     uncalibrated: dict[str, float] = field(default_factory=dict)
     stores: list[str] = field(default_factory=list)
+    replaced: Replaced | None = None
+
+    def __repr__(self) -> str:
+        one = self.report.accuracy
+        return (
+            f"<TrainReport {self.head.kind} on {' + '.join(self.stores or [self.store])}: accuracy {one.value:.4f} "
+            f"[{one.low:.4f}, {one.high:.4f}] on {counted(self.report.rows, 'held-out picture')}>"
+        )
+
+    def _repr_html_(self) -> str:
+        from featstore.notebook import table
+
+        rows = [
+            (name.replace("_", " "), f"{one.value:.4f}", f"{one.low:.4f} to {one.high:.4f}")
+            for name, one in self.report.estimates.items()
+        ]
+        return table(repr(self), rows, ("figure", "value", "95 % interval"), self.notes)
 
     @property
     def chosen(self) -> dict[str, float]:
@@ -75,6 +129,7 @@ class TrainReport:
             "split": self.split.to_dict(),
             "held_out": self.report.to_dict(),
             "calibration": self.calibration,
+            "replaced": None if self.replaced is None else dict(self.replaced.__dict__),
             "notes": self.notes,
             "seconds": self.seconds,
         }
@@ -98,6 +153,7 @@ def train(
     class_weight: Mapping[str, float] | str | None = None,
     folds: int | float = defaults.FOLDS,
     seed: int = defaults.SEED,
+    force: bool = False,
     **options: Any,
 ) -> TrainReport:
     """Train a ``head`` ("logreg", "linear-svm", "rbf-svm" or "knn") on a store, save it, and judge it.
@@ -106,12 +162,13 @@ def train(
     pictures are those of the first, and every other store must have a vector of each.
     C is chosen by cross-validation of ``folds`` folds on the training rows alone; the figures are of the held-out
     rows (see split_store for which those are). Equal bytes share a fold. ``options`` go to the estimator (see
-    featstore.heads). The head goes to ``out``, by default head_path(store, head), and replaces a head that is there.
+    featstore.heads). The head goes to ``out``, by default head_path(store, head). A head that is there is replaced, and
+    ``replaced`` of the report compares the two; one of other classes or of another store only with ``force``.
 
     Raises UsageError: no labels, one class, a class missing from the training split, NaN, an ``out`` that is
     something else, pictures that one of several stores lacks; DamagedError, OSError.
     """
-    from featstore.heads import train_head
+    from featstore.heads import TrainedHead, save_head, train_head
     from featstore.heads.trainer import HEADS
 
     if head not in HEADS:
@@ -121,11 +178,11 @@ def train(
     stack.require_whole()
     opened = stack.first
     path = Path(out) if out is not None else head_path(store, head)
-    _require_replaceable(path)
+    earlier = _head_at(path)
     split = split_store(opened, train_split=train_split, test_split=test_split, held_out=held_out, seed=seed)
+    if isinstance(earlier, TrainedHead) and not force:
+        _require_alike(path, earlier, stack, opened.labels[split.train])
     started = time.perf_counter()
-    from featstore.store.splitting import groups_of_equal_bytes
-
     trained = train_head(
         rows_of(stack, split.train),
         opened.labels[split.train].astype(str),
@@ -137,23 +194,19 @@ def train(
         class_weight=class_weight,
         fingerprint=stack.fingerprint,
         identity=stack.identity,
-        meta={
-            KEY: stack.origin,
-            "split": split.to_dict(),
-            "label_version": opened.tables.version,
-            "generation": generation_number(opened),
-        },
+        meta=_made_from(stack, split),
         **options,
     )
     fitted = time.perf_counter()
     probabilities, report, uncalibrated = assess(stack, trained, split, seed=seed)
-    from featstore.heads import save_head
-
+    replaced, notes = _compared(earlier, stack, split, probabilities)
     seconds = {"train": round(fitted - started, 3), "evaluate": round(time.perf_counter() - fitted, 3)}
     save_head(path, trained, {"report": report.to_dict(), "seconds": seconds})
-    notes = [*state_of_store(opened), *stack.notes(), *split.notes()]
+    notes = [*state_of_store(opened), *stack.notes(), *split.notes(), *notes]
     names = [os.fspath(one) for one in paths]
-    return TrainReport(names[0], str(path), trained, report, split, probabilities, notes, seconds, uncalibrated, names)
+    return TrainReport(
+        names[0], str(path), trained, report, split, probabilities, notes, seconds, uncalibrated, names, replaced
+    )
 
 
 def assess(
@@ -186,13 +239,90 @@ def _listed(store: Paths) -> list[str | os.PathLike[str]]:
     return [store] if isinstance(store, str | os.PathLike) else list(store)
 
 
-def _require_replaceable(path: Path) -> None:
-    """Raise UsageError where something is at ``path`` that is no head."""
+def _made_from(stack: StackedStores, split: Split) -> dict[str, Any]:
+    """Return what a head's ``meta`` keeps of its data: equal, and two heads are judged by the same pictures."""
+    return {
+        KEY: stack.origin,
+        "split": split.to_dict(),
+        "label_version": stack.first.tables.version,
+        "generation": generation_number(stack.first),
+    }
+
+
+def _head_at(path: Path) -> TrainedHead | str | None:
+    """Return the head at ``path``, or why it cannot be read; None where nothing is there.
+
+    Raises UsageError where something is there that is no head.
+    """
+    from featstore.heads import load_head
+
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; name a file for the head, such as {path.with_name('my.head')}")
     atomic.require_place(path)
-    if path.exists():
-        try:
-            sealed.read_header(path, "head")
-        except DamagedError:
-            raise UsageError(f"{path}: is there and is no head; name another file for the head") from None
+    if not path.exists():
+        return None
+    try:
+        sealed.read_header(path, "head")
+    except DamagedError:
+        raise UsageError(f"{path}: is there and is no head; name another file for the head") from None
+    try:
+        return load_head(path)
+    except DamagedError as error:
+        return f"replaced a head that could not be read: {error}"
+
+
+def _require_alike(path: Path, earlier: TrainedHead, stack: StackedStores, labels: NDArray[np.object_]) -> None:
+    """Raise UsageError where the head at ``path`` has other classes than ``labels``, or is of another store."""
+    old, new = set(earlier.classes), set(labels.astype(str).tolist())
+    reasons = []
+    if old != new:
+        changes = [f"no {_some(old - new)}"] * bool(old - new) + [f"{_some(new - old)} more"] * bool(new - old)
+        reasons.append(f"its {len(old):,} classes, where there are {len(new):,} now ({', '.join(changes)})")
+    origin = earlier.meta.get(KEY)
+    if _store_ids(origin) != _store_ids(stack.origin):
+        known = origin.get("store", "several") if isinstance(origin, dict) else "unknown"
+        reasons.append(f"features of another store ({known})")
+    if reasons:
+        raise UsageError(
+            f"{path}: holds a head with {' and '.join(reasons)}; name another file with --out, or replace it with --force"
+        )
+
+
+def _store_ids(origin: Any) -> list[Any]:
+    """Return the ids of the stores that StackedStores.origin names."""
+    origins = origin.get(STACKED, [origin]) if isinstance(origin, dict) else []
+    return [one.get("store_id") for one in origins if isinstance(one, dict)]
+
+
+def _some(names: set[str]) -> str:
+    shown = ", ".join(sorted(names)[:5])
+    return shown + (f" and {len(names) - 5:,} others" if len(names) > 5 else "")
+
+
+def _compared(
+    earlier: TrainedHead | str | None, stack: StackedStores, split: Split, probabilities: NDArray[np.float64]
+) -> tuple[Replaced | None, list[str]]:
+    """Return how the head that is to be replaced compares with the ``probabilities`` (n, classes) of the new one."""
+    if earlier is None or isinstance(earlier, str):
+        return None, [earlier] if earlier else []
+    try:
+        figures = earlier.meta["report"]["estimates"]["accuracy"]
+        value, low, high = (float(figures[name]) for name in ("value", "low", "high"))
+        rows = int(earlier.meta["report"]["rows"])
+        old = Replaced(earlier.kind, dict(earlier.meta["chosen"]), value, low, high, rows)
+    except (KeyError, TypeError, ValueError):
+        return None, ["replaced a head that did not tell how good it was"]
+    # As JSON, for that is what the head's file holds.
+    now = json.loads(json.dumps(_made_from(stack, split)))
+    if any(earlier.meta.get(name) != value for name, value in now.items()):
+        return old, [old.text()]
+    from scipy.stats import binomtest
+
+    truth = stack.first.labels[split.test].astype(str)
+    codes = np.concatenate([codes for codes, _ in earlier.predict_blocks(stack.stream(split.test))])
+    was = np.array(earlier.classes)[codes] == truth
+    right = np.array(earlier.classes)[probabilities.argmax(axis=1)] == truth
+    better, worse = int((right & ~was).sum()), int((was & ~right).sum())
+    p_value = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    old = replace(old, better=better, worse=worse, p_value=p_value)
+    return old, [old.text()]

@@ -130,6 +130,20 @@ class FeatureStore:
         spec = self.spec
         return f"<FeatureStore {str(self.path)!r}: {len(self):,} x {spec.dimension} {spec.dtype}, {spec.backbone}>"
 
+    def _repr_html_(self) -> str:
+        from featstore.notebook import table
+
+        counts, spec = self.counts, self.spec
+        weights = f"weights {self.manifest.weights_name}"
+        rows = [
+            ("pictures", f"{counts.vectors:,} with a vector, {counts.failures:,} failures, {counts.pending:,} pending"),
+            ("features", f"{spec.dimension:,} x {spec.dtype} of {spec.backbone} ({spec.layer}), {weights}"),
+            ("columns", ", ".join(self.tables.columns)),
+            ("sources", ", ".join(str(source.get("location")) for source in self.plan.sources().values())),
+            ("identity", self.fingerprint[:16]),
+        ]
+        return table(f"FeatureStore {self.path}", rows)
+
     @property
     def fingerprint(self) -> str:
         """The identity's fingerprint."""

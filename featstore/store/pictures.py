@@ -12,12 +12,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote_from_bytes
 
 import numpy as np
 
 from featstore import defaults
 from featstore.decode import DecodeFailure, load_rgb
-from featstore.sources.reading import ReadFailure, read_picture
+from featstore.sources.reading import ReadFailure, read_picture, resolve
 from featstore.store import FeatureStore
 from featstore.text import counted
 
@@ -54,6 +55,13 @@ class Pictures:
             self._gone += failure.reason in ("missing", "unknown-key", "changed")
             raise
 
+    def address(self, key: str) -> str:
+        """Return the file: address of the picture of ``key``; "" where it is no file of its own (but in an archive)."""
+        try:
+            return address_of(*self._place(key)[:3])
+        except NoPicture:
+            return ""
+
     def notes(self) -> list[str]:
         """Return in words that pictures which were asked for so far are not where they were, and what to do about it."""
         if not self._gone:
@@ -82,6 +90,15 @@ class Pictures:
                 content = self.store.content(np.array([number], np.int64))[0].tobytes()
                 return Path(str(segment.source.get("root", "/"))), *place, content
         raise NoPicture("unknown-key", f"{self.store.path}: no picture has this key any more")
+
+
+def address_of(root: Path, location: bytes, offset: int = -1) -> str:
+    """Return the file: address of a picture file; "" for a member of an archive, and where there is no such file."""
+    try:
+        path = os.path.abspath(resolve(os.fsencode(root), location))
+    except ReadFailure:
+        return ""
+    return "file://" + quote_from_bytes(path) if offset < 0 and os.path.isfile(path) else ""
 
 
 def open_picture(

@@ -46,6 +46,9 @@ class Split:
     missing: list[str]
     settings: dict[str, Any]
 
+    def __repr__(self) -> str:
+        return f"<Split {self.kind}: {len(self.train):,} of {self.names[0]!r} to train on, {len(self.test):,} of {self.names[1]!r} held out>"
+
     def to_dict(self) -> dict[str, Any]:
         """Return what can be said of the split as JSON; with a store of the same generation it is reproducible."""
         return {

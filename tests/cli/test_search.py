@@ -94,7 +94,7 @@ def test_duplicates(place, tmp_path):
     asked = ("duplicates", place / "s", "--threshold", "0.999999")
     text = run(*asked, "--html", tmp_path / "page.html").stdout
     assert "1 group of equal bytes" in text
-    assert "group 1: equal bytes\n  1.0000  ant/00.png  (ant)\n  1.0000  bee/copy.png  (bee)\n" in text
+    assert "group 1: equal bytes\n  equal bytes     ant/00.png  (ant)\n  equal bytes     bee/copy.png  (bee)\n" in text
     assert "note: in 1 group copies of one picture have different labels\n" in text
     assert len(read(tmp_path / "page.html").pictures) == 2
     assert run_json(*asked)["surplus"] == 1
@@ -132,3 +132,19 @@ def test_mistakes_end_in_one_line(place, tmp_path, arguments, message):
     result = run(*[argument.format(s=place / "s") for argument in arguments], cwd=tmp_path, code=2)
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("search", "{s}.faiss", "--key", "bee/03.png", "--k", "2", "--k=3"),
+        ("duplicates", "{s}", "--threshold", "0.9", "--threshold", "0.8"),
+        ("index", "{s}", "--out", "a", "--out", "b"),
+        ("train", "{s}", "--head", "knn", "--head", "logreg"),
+        ("extract", "x", "y", "--backbone", "resnet18", "--backbone", "resnet50"),
+    ],
+)
+def test_an_option_of_one_value_is_refused_twice(place, tmp_path, arguments):
+    result = run(*[argument.format(s=place / "s") for argument in arguments], cwd=tmp_path, code=2)
+    assert "is given 2 times; give it once" in result.stderr
+    assert result.stdout == ""

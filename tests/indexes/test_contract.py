@@ -177,13 +177,13 @@ def test_growth_is_measured_against_the_store(vectors: np.ndarray) -> None:
     ids = np.r_[np.arange(1000, ROWS) * 2, np.arange(1000) * 2 + 1]
     assert check_contract(index, vectors[ROWS + 1000 :], vectors[kept], ids).high >= 0.9
     assert index.info()["measured_rows"] == ROWS
-    index.relabel(check_contract(index, vectors[ROWS + 1000 :], vectors[kept], ids))
+    index.set_recall(check_contract(index, vectors[ROWS + 1000 :], vectors[kept], ids))
     assert index.info()["measured_rows"] == ROWS + 1000
     assert index.info()["contract"]["holds"]
     assert index.recall.queries == 1000
     # Another truth than the index's own rows: what it cannot know is missed.
     assert check_contract(index, vectors[ROWS + 1000 :], vectors[:ROWS], np.arange(ROWS) * 2 + 10**9).value == 0
-    index.relabel(Recall(0.8, 0.79, 0.81, 10, 1000, "held-out"))
+    index.set_recall(Recall(0.8, 0.79, 0.81, 10, 1000, "held-out"))
     assert not index.info()["contract"]["holds"]
 
 

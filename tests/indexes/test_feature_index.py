@@ -250,3 +250,51 @@ def test_a_search_in_other_threads_leaves_the_callers_alone() -> None:
     with pytest.raises(UsageError):
         index.search(clusters(1, 8), 0, threads=before + 1)
     assert faiss.omp_get_max_threads() == before
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
+@pytest.mark.parametrize("single", [True, False])
+def test_a_graph_gives_as_many_as_are_asked_for(metric: Metric, single: bool) -> None:
+    # Far apart clusters: the graph's links do not lead from one to the others.
+    vectors = clusters(1200, 16, centres=6) + 40 * np.eye(16, dtype=np.float32)[np.arange(1200) % 6]
+    index = build_index(vectors, np.arange(1200) * 3, [b"k"] * 1200, metric=metric, kind="hnsw")
+    queries = vectors[:1] if single else vectors[:5]
+    prepared = np.ascontiguousarray(index.vectors_of(np.arange(5) * 3)[: len(queries)])
+    assert (index._index.search(prepared, 1000)[1] < 0).any(), "the graph reaches all: this test tests nothing"
+    scores, ids = index.search(queries, 1000)
+    assert all(len(set(row)) == 1000 for row in ids.tolist())
+    assert (ids >= 0).all()
+    np.testing.assert_allclose(
+        scores, best_scores(brute_force(vectors, queries, metric), 1000, metric), rtol=1e-3, atol=2e-3
+    )
+    assert ((index.search(queries, 1500)[1] >= 0).sum(axis=1) == 1200).all()
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_purging_an_exact_index_deletes_removed_rows_from_the_faiss_file(tmp_path: Path, mmap: bool) -> None:
+    vectors = clusters(60, 8)
+    build_index(vectors, np.arange(60)[::-1] * 5, [b"%d" % row for row in range(60)], kind="flat").save(tmp_path / "x")
+    index = FeatureIndex.open(tmp_path / "x", mmap=mmap)
+    gone = np.array([0, 35, 295])
+    assert index.remove(gone) == 3
+    assert (index.purge(), index.purge()) == (3, 0)
+    assert (index.info()["removed"], index.info()["rows"], index.info()["measured_rows"]) == (0, 57, 57)
+    index.save(tmp_path / "x")
+    plain = faiss.read_index(str(tmp_path / "x"))
+    assert plain.ntotal == 57
+    _, found = plain.search(vectors, 57)
+    assert not np.isin(found, gone).any()
+    back = FeatureIndex.open(tmp_path / "x")
+    for row in range(60):
+        if row * 5 not in gone:
+            expected = vectors[59 - row] / np.linalg.norm(vectors[59 - row])
+            np.testing.assert_allclose(back.vectors_of([row * 5])[0], expected, rtol=1e-5)
+            assert back.keys_of([row * 5]) == [b"%d" % (59 - row)]
+    back.add(clusters(2, 8, 3), np.array([1, 2]), ["a", "b"])
+    assert len(back) == 59
+
+
+def test_a_graph_keeps_removed_rows_and_says_so() -> None:
+    index = index_of(kind="hnsw")
+    index.remove([0, 3])
+    assert (index.purge(), index.info()["removed"]) == (0, 2)

@@ -17,8 +17,9 @@ from featstore.pages.charts import (
     reliability_diagram,
     selection_curve,
 )
+from featstore.pages.drawing import CURVE_COLOURS
 from featstore.pages.parts import CELLS, chosen_text, class_rows, confusion_matrix, footer
-from featstore.pages.render import number, percent, seconds, write_page
+from featstore.pages.render import balanced, breakable, number, percent, seconds, write_page
 from featstore.pages.thumbnails import SIDE, thumbnail
 from featstore.store.pictures import NoPicture
 from tests.page_reading import read
@@ -129,6 +130,63 @@ def test_the_selection_curve_marks_what_was_chosen():
     # One that was given is tried alone.
     alone = {"param_C": [0.1], "mean_accuracy": [0.8], "std_accuracy": [0.1]}
     assert selection_curve(alone, {"C": 0.1}) is None
+
+
+def test_each_gamma_has_a_curve_and_the_chosen_one_is_named():
+    table = {
+        "param_gamma": [0.5, 0.5, 2.0, 2.0],
+        "param_C": [0.1, 1.0, 0.1, 1.0],
+        "mean_accuracy": [0.5, 0.6, 0.8, 0.9],
+        "std_accuracy": [0.01] * 4,
+    }
+    drawing = selection_curve(table, {"C": 1.0, "gamma": 2.0})
+    svg = str(drawing.svg())
+    assert svg.count("<polyline") == 2
+    assert (svg.count('class="dot-0'), svg.count('class="dot-1"'), svg.count('class="dot-1 chosen"')) == (2, 1, 1)
+    assert svg.count('class="bar"') == 2
+    assert "gamma = 0.5</text>" in svg
+    assert "gamma = 2 (chosen)</text>" in svg
+    assert "C = 1, gamma = 2: 0.9000" in svg
+    assert drawing.image().height > 3 * 270
+    # One value of C, several of gamma: there was a choice.
+    one = {name: values[1::2] for name, values in table.items()}
+    assert str(selection_curve(one, {"C": 1.0, "gamma": 2.0}).svg()).count("<circle") == 2
+
+
+def test_curves_side_by_side_have_colours_of_their_own_and_names():
+    codes, names = np.arange(200) % CURVES, [f"class {place}" for place in range(CURVES)]
+    drawing = precision_recall(codes, np.random.default_rng(0).dirichlet(np.ones(CURVES), 200), names)
+    svg = str(drawing.svg())
+    for place, name in enumerate(names):
+        assert f'<polyline class="curve-{place}"' in svg
+        assert f">{name}</text>" in svg
+    assert len(set(CURVE_COLOURS)) == CURVES
+    pixels = {colour for _, colour in drawing.image().getcolors(1 << 20)}
+    assert set(CURVE_COLOURS) <= pixels
+
+
+@pytest.mark.parametrize(
+    ("name", "markup"),
+    [
+        ("train/cat/cat.128.jpg", 'train/<wbr>cat/<wbr><span class="ending">cat.128.jpg</span>'),
+        (
+            "a_long-name-of-a-picture.jpeg",
+            'a_<wbr>long-<wbr>name-<wbr>of-<wbr>a-<wbr><span class="ending">picture.jpeg</span>',
+        ),
+        ("<b>&/x\n.png", '&lt;b&gt;&amp;/<wbr><span class="ending">x\\n.png</span>'),
+        ("000000.another-format.png", '000000.another-<wbr><span class="ending">format.png</span>'),
+        ("ab", '<span class="ending">ab</span>'),
+        ("0123456789abcdef.png", '01234567<span class="ending">89abcdef.png</span>'),
+        ("", '<span class="ending"></span>'),
+    ],
+)
+def test_names_break_after_folders_and_not_in_their_ending(name, markup):
+    assert breakable(name) == markup
+
+
+@pytest.mark.parametrize(("count", "columns"), [(1, 7), (7, 7), (8, 4), (10, 5), (14, 7), (20, 7), (24, 6), (0, 7)])
+def test_the_rows_of_a_sheet_are_about_equally_full(count, columns):
+    assert balanced(count) == columns
 
 
 def test_the_reliability_diagram_leaves_out_empty_bins():

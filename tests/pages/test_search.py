@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import os
+import re
 
 from featstore.pages.search import write_search_page
-from featstore.stages.queries import Wanted
+from featstore.stages.queries import Query
 from featstore.stages.search import search
 from tests.made import tiny_backbone
 from tests.page_reading import read, require_shown
@@ -26,6 +27,16 @@ def test_queries_with_their_neighbours_are_shown_and_names_escaped(hostile, tmp_
     assert EVIL.replace("\n", "\\n") in page.text
     assert "\\xff\\xfe.png" in page.text.replace("\\udcff\\udcfe", "\\xff\\xfe")
     assert "could not be read" in page.text
+    # Every picture is a link to the file that it was made of.
+    assert len(page.originals) == len(page.pictures)
+    assert {os.path.realpath(path) for path in page.originals} <= {
+        os.path.realpath(path) for path in folder.rglob("*.png")
+    }
+    assert str(folder / "val/ant" / EVIL) in page.originals
+    assert "ant" in page.text
+    for found in report.queries[0].neighbours:
+        # The label and the score do not run together.
+        assert re.search(rf"{re.escape(found.label)}\s+cosine {found.score:.3f}", page.text)
     require_shown(tmp_path / "page.html")
 
 
@@ -41,8 +52,8 @@ def test_without_the_pictures_the_page_says_so(hostile, tmp_path):
 
 def test_a_mixture_is_called_by_its_whole_name(hostile, tmp_path):
     _, _, _, index = hostile
-    like = Wanted(keys=["train/ant/02.png", "train/ant/03.png"])
+    like = Query(keys=["train/ant/02.png", "train/ant/03.png"])
     write_search_page(search(index, like=like, combine=True, k=2), tmp_path / "page.html")
     assert "Nearest to train/ant/02.png + train/ant/03.png" in read(tmp_path / "page.html").text
-    write_search_page(search(index, like=Wanted(keys=["train/ant/02.png"]), k=2), tmp_path / "page.html")
+    write_search_page(search(index, like=Query(keys=["train/ant/02.png"]), k=2), tmp_path / "page.html")
     assert "Nearest to 02.png" in read(tmp_path / "page.html").text

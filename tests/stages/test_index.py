@@ -101,3 +101,23 @@ def test_a_store_is_exported_for_others_to_be_measured_on(chain, tmp_path):
     small = make_store(write_coloured(tmp_path / "p", names("", 2)), tmp_path / "s")
     with pytest.raises(UsageError, match="some ten are needed"):
         export_store(small, tmp_path / "y.hdf5")
+
+
+@pytest.mark.parametrize(("kind", "left"), [("flat", 0), ("hnsw", 1)])
+def test_an_update_deletes_removed_pictures_from_an_exact_index(tmp_path, kind, left):
+    import faiss
+
+    folder = write_coloured(tmp_path / "p", names("", 6))
+    store = make_store(folder, tmp_path / "s")
+    report = index(store, kind=kind)
+    gone = FeatureStore.open(store).ids[FeatureStore.open(store).rows(["bee/02.png"])][0]
+    (folder / "bee/02.png").unlink()
+    make_store(folder, store)
+    report = index(store, update=True)
+    assert (report.removed, report.info["rows"], report.info["removed"]) == (1, 11, left)
+    plain = faiss.read_index(report.path)
+    ids = faiss.vector_to_array(plain.id_map)
+    assert (gone in ids) == bool(left)
+    opened = FeatureStore.open(store)
+    assert (opened.rows_of_ids(ids) < 0).sum() == left
+    assert index(store, update=True).removed == 0

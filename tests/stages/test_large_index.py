@@ -11,7 +11,7 @@ from featstore.artifacts import open_index
 from featstore.errors import UsageError
 from featstore.indexes import check_contract
 from featstore.stages.index import index
-from featstore.stages.queries import Asked, Wanted
+from featstore.stages.queries import Asked, Query
 from featstore.stages.search import Finder, search
 from featstore.store import FeatureStore
 from featstore.where import rows_where
@@ -78,7 +78,7 @@ def test_drift_breaks_the_contract_and_is_said(copied, place):
     assert report.info["effort"]["efSearch"] > open_index(place / "s.faiss").info()["effort"]["efSearch"]
     assert open_index(report.path).info()["contract"]["holds"] is False
     assert index(copied, update=True).standing.holds is False
-    assert report.standing.text in search(report.path, like=Wanted(keys=["00001"])).notes
+    assert report.standing.text in search(report.path, like=Query(keys=["00001"])).notes
     with pytest.raises(UsageError, match="an update keeps .*; leave out recall"):
         index(copied, update=True, recall=0.9)
 

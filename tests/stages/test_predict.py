@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from featstore.artifacts import open_head
-from featstore.errors import IdentityError, UsageError
-from featstore.stages.predict import predict
+from featstore.errors import FeatstoreError, IdentityError, UsageError
+from featstore.stages.predict import Prediction, Predictions, predict
 from featstore.store import FeatureStore
 from tests.chain import make_store, write_coloured
 from tests.made import tiny_backbone
@@ -84,3 +84,50 @@ def test_what_cannot_be_asked_for(chain, tmp_path):
 def test_a_store_is_read_through_a_stream(chain, monkeypatch):
     monkeypatch.setattr(FeatureStore, "features", None)
     assert len(list(predict(chain.trained.path, os.fspath(chain.store)))) == 30
+
+
+def test_predictions_are_walked_twice_and_made_once(chain, monkeypatch):
+    found = predict(chain.trained.path, chain.store)
+    half = [one.key for one, _ in zip(found, range(7), strict=False)]
+    first = list(found)
+    monkeypatch.setattr(FeatureStore, "stream", None)
+    assert [one.key for one in found] == [one.key for one in first] == list(FeatureStore.open(chain.store).keys)
+    assert half == [one.key for one in first[:7]]
+    assert repr(found) == "<Predictions of 2 classes: 30 made>"
+
+
+def test_a_stream_of_predictions_is_made_anew_and_keeps_none(chain):
+    found = predict(chain.trained.path, chain.store)
+    assert len(list(found.stream())) == len(list(found.stream())) == 30
+    assert repr(found) == "<Predictions of 2 classes: 0 made so far>"
+    assert len(list(found)) == 30
+
+
+@pytest.mark.parametrize("error", [OSError("the disk"), KeyboardInterrupt()])
+def test_predictions_that_failed_do_not_end_early_the_second_time(error):
+    def make():
+        yield Prediction("a", None, None, "missing", "")
+        raise error
+
+    found = Predictions(["x", "y"], make, [])
+    with pytest.raises(type(error)):
+        list(found)
+    with pytest.raises((OSError, FeatstoreError)):
+        list(found)
+
+
+def test_predictions_become_a_table(chain, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"<html>")
+    good = chain.folder / "val/bee/00.png"
+    found = predict(chain.trained.path, [good, tmp_path / "bad.jpg"], backbone=tiny_backbone())
+    table = found.to_pandas()
+    assert list(table) == ["key", "label", "probability", "ant", "bee", "reason", "message"]
+    assert table["label"].tolist()[0] == "bee"
+    assert table["label"].isna().tolist() == [False, True]
+    assert list(table["label"].cat.categories) == ["ant", "bee"]
+    np.testing.assert_array_equal(table[["ant", "bee"]].to_numpy()[0], next(iter(found)).probabilities)
+    assert table["probability"].tolist()[0] == table["bee"][0]
+    assert table["reason"].tolist() == ["", "not-a-picture"]
+    assert table["key"].tolist() == [str(good), str(tmp_path / "bad.jpg")]
+    empty = Predictions(["key", "b"], lambda: iter(()), []).to_pandas()
+    assert (len(empty), list(empty)) == (0, ["key", "label", "probability", "key_", "b", "reason", "message"])

@@ -8,7 +8,7 @@ import pytest
 
 from featstore.errors import IdentityError, UsageError
 from featstore.stages.index import index
-from featstore.stages.queries import Wanted
+from featstore.stages.queries import Query
 from featstore.stages.search import search
 from featstore.store import FeatureStore
 from tests.chain import make_store, names, write_coloured
@@ -50,7 +50,7 @@ def test_a_store_that_has_grown_or_gone_is_said(tmp_path):
     # Index and store moved together: found again by the store's name.
     shutil.copytree(store, tmp_path / "moved/s")
     for end in ("", ".featstore"):
-        shutil.copy(index + end, tmp_path / f"moved/s.faiss{end}")
+        shutil.copy(indexed + end, tmp_path / f"moved/s.faiss{end}")
     shutil.rmtree(store)
     report = search(tmp_path / "moved/s.faiss", query, backbone=tiny_backbone())
     assert report.store is not None
@@ -87,14 +87,14 @@ def ranked(unit, vector, left_out=()):
 
 def test_by_key_the_picture_itself_is_no_answer(chain, unit):
     keys = ["val/ant/02.png", "train/bee/05.png", "val/ant/02.png"]
-    report = search(chain.index, like=Wanted(keys=keys), k=30)
+    report = search(chain.index, like=Query(keys=keys), k=30)
     assert [query.name for query in report.queries] == keys
     for query in report.queries:
         assert query.key == query.name
         assert len(query.neighbours) == 29
         assert query.neighbours[0].key == ranked(unit, unit[query.name], [query.name])[0]
     with pytest.raises(UsageError, match="1 of 2 keys have no vector here"):
-        search(chain.index, like=Wanted(keys=["val/ant/02.png", "x"]))
+        search(chain.index, like=Query(keys=["val/ant/02.png", "x"]))
 
 
 def test_by_vectors_in_files_and_arrays(chain, unit, tmp_path):
@@ -102,7 +102,7 @@ def test_by_vectors_in_files_and_arrays(chain, unit, tmp_path):
     np.save(tmp_path / "several.npy", several)
     np.save(tmp_path / "one.npy", several[1].astype(">f4"))
     given = [tmp_path / "several.npy", tmp_path / "one.npy", several[:1]]
-    report = search(chain.index, like=Wanted(vectors=given), k=1)
+    report = search(chain.index, like=Query(vectors=given), k=1)
     names = [f"{given[0]}[0]", f"{given[0]}[1]", f"{given[1]}", "vectors 2[0]"]
     assert [query.name for query in report.queries] == names
     found = [query.neighbours[0].key for query in report.queries]
@@ -128,30 +128,30 @@ def test_vectors_that_are_none(chain, tmp_path, array, message):
     else:
         np.save(path, array, allow_pickle=True)
     with pytest.raises(UsageError, match=message):
-        search(chain.index, like=Wanted(vectors=[path]))
+        search(chain.index, like=Query(vectors=[path]))
     with pytest.raises(UsageError, match="no such file"):
-        search(chain.index, like=Wanted(vectors=[tmp_path / "none.npy"]))
+        search(chain.index, like=Query(vectors=[tmp_path / "none.npy"]))
 
 
 def test_by_the_middle_of_a_class(chain, unit):
-    report = search(chain.index, like=Wanted(labels=["bee", "ant"]), k=30)
+    report = search(chain.index, like=Query(labels=["bee", "ant"]), k=30)
     for query, label in zip(report.queries, ("bee", "ant"), strict=True):
         middle = np.mean([one for key, one in unit.items() if f"/{label}/" in key], axis=0)
         assert [found.key for found in query.neighbours][:5] == ranked(unit, middle)[:5]
         assert label in query.name
     with pytest.raises(UsageError, match="no picture has the label 'cow'; there are: ant, bee"):
-        search(chain.index, like=Wanted(labels=["cow"]))
+        search(chain.index, like=Query(labels=["cow"]))
 
 
 def test_mixtures(chain, unit, tmp_path):
     picture, key, away = chain.folder / "val/ant/01.png", "train/ant/03.png", "train/bee/05.png"
     middle = (unit["val/ant/01.png"] + unit[key]) / 2
     options = {"backbone": tiny_backbone(), "k": 30}
-    (query,) = search(chain.index, picture, like=Wanted(keys=[key]), combine=True, **options).queries
+    (query,) = search(chain.index, picture, like=Query(keys=[key]), combine=True, **options).queries
     assert [found.key for found in query.neighbours][:8] == ranked(unit, middle, [key])[:8]
     assert query.neighbours[0].score < 1
-    less = Wanted(keys=[away], inputs=[chain.folder / "val/bee/00.png"])
-    (query,) = search(chain.index, picture, like=Wanted(keys=[key]), less=less, less_weight=2.0, **options).queries
+    less = Query(keys=[away], inputs=[chain.folder / "val/bee/00.png"])
+    (query,) = search(chain.index, picture, like=Query(keys=[key]), less=less, less_weight=2.0, **options).queries
     wanted = middle + 2 * (middle - (unit[away] + unit["val/bee/00.png"]) / 2)
     found = [found.key for found in query.neighbours]
     assert found[:8] == ranked(unit, wanted, [key, away])[:8]
@@ -164,7 +164,7 @@ def test_mixtures(chain, unit, tmp_path):
 
 
 def test_a_filter_leaves_what_it_says(chain):
-    like = Wanted(keys=["val/ant/02.png"])
+    like = Query(keys=["val/ant/02.png"])
     report = search(chain.index, like=like, where="split == 'val' and label != 'ant'", k=30)
     assert report.kept == 5
     assert {found.key for found in report.queries[0].neighbours} == {f"val/bee/{number:02d}.png" for number in range(5)}
@@ -179,9 +179,9 @@ def test_what_needs_the_store_says_so_where_it_is_gone(chain, tmp_path):
     store = shutil.copytree(chain.store, tmp_path / "s")
     indexed = index(store).path
     shutil.rmtree(store)
-    for options in ({"like": Wanted(keys=["a"])}, {"like": Wanted(labels=["a"])}, {"where": "id == 1"}):
+    for options in ({"like": Query(keys=["a"])}, {"like": Query(labels=["a"])}, {"where": "id == 1"}):
         with pytest.raises(UsageError, match="is not there any more: keys, classes and filters need it"):
-            search(indexed, **{"like": Wanted(vectors=[np.ones(8)]), **options})
-    assert len(search(indexed, like=Wanted(vectors=[np.ones(8)]), k=3).queries[0].neighbours) == 3
+            search(indexed, **{"like": Query(vectors=[np.ones(8)]), **options})
+    assert len(search(indexed, like=Query(vectors=[np.ones(8)]), k=3).queries[0].neighbours) == 3
     with pytest.raises(UsageError, match="weight"):
-        search(indexed, like=Wanted(vectors=[np.ones(8)]), less_weight=0)
+        search(indexed, like=Query(vectors=[np.ones(8)]), less_weight=0)

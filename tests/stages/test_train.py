@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,3 +133,61 @@ def test_a_damaged_head_is_told(chain, tmp_path):
     copy.write_bytes(data)
     with pytest.raises(DamagedError):
         predict(copy, chain.store)
+
+
+def test_a_head_that_is_replaced_is_compared_on_the_same_pictures(chain, tmp_path):
+    path = tmp_path / "a.head"
+    first = train(chain.store, C=1e-4, folds=3, out=path)
+    assert first.replaced is None
+    again = train(chain.store, head="knn", folds=3, out=path)
+    store = FeatureStore.open(chain.store)
+    truth = store.labels[again.split.test].astype(str)
+    was, right = (np.array(["ant", "bee"])[one.probabilities.argmax(axis=1)] == truth for one in (first, again))
+    assert (again.replaced.better, again.replaced.worse) == ((right & ~was).sum(), (was & ~right).sum())
+    assert again.replaced.accuracy == first.report.accuracy.value
+    assert 0 < again.replaced.p_value <= 1
+    assert any("replaced the head that was there: logreg, C = 0.0001, accuracy" in note for note in again.notes)
+    assert load_head(path).kind == "knn"
+    other = train(chain.store, folds=3, out=path, train_split="train", test_split="val")
+    assert other.replaced.kind == "knn"
+    told = json.loads(json.dumps(other.to_dict(), allow_nan=False))["replaced"]
+    assert told["rows"] == 10
+
+
+def test_a_head_judged_by_other_pictures_is_not_compared(tmp_path):
+    store = make_store(write_coloured(tmp_path / "p", names("", 10)), tmp_path / "s")
+    train(store, folds=2, seed=1)
+    replaced = train(store, folds=2, seed=2).replaced
+    assert (replaced.better, replaced.worse, replaced.p_value) == (None, None, None)
+    assert "of its own, so the two figures are not to be compared" in replaced.text()
+
+
+def test_a_head_of_other_classes_or_another_store_is_replaced_by_force_only(chain, tmp_path):
+    folder = write_coloured(tmp_path / "p", names("", 6))
+    store = make_store(folder, tmp_path / "s")
+    path = train(store, folds=2).path
+    before = (tmp_path / "s.logreg.head").read_bytes()
+    write_coloured(folder, names("", 6, ("cow",)), seed=7)
+    make_store(folder, store)
+    with pytest.raises(
+        UsageError, match=r"its 2 classes, where there are 3 now \(cow more\); name another file with --out"
+    ):
+        train(store, folds=2)
+    with pytest.raises(UsageError, match=r"features of another store \(.*/s\).*--force"):
+        train(chain.store, folds=2, out=path)
+    assert (tmp_path / "s.logreg.head").read_bytes() == before
+    trained = train(store, folds=2, force=True)
+    assert load_head(path).classes == ["ant", "bee", "cow"]
+    assert trained.replaced.better is None
+    assert train(store, folds=2, out=tmp_path / "other.head").replaced is None
+
+
+def test_a_damaged_head_is_replaced_and_told(chain, tmp_path):
+    path = tmp_path / "a.head"
+    data = bytearray(Path(chain.trained.path).read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+    trained = train(chain.store, folds=3, out=path)
+    assert trained.replaced is None
+    assert any("replaced a head that could not be read" in note for note in trained.notes)
+    assert load_head(path).classes == ["ant", "bee"]

@@ -65,6 +65,10 @@ class Report:
         """Accuracy with Wilson's interval."""
         return self.estimates["accuracy"]
 
+    def __repr__(self) -> str:
+        one = self.accuracy
+        return f"<Report: accuracy {one.value:.4f} [{one.low:.4f}, {one.high:.4f}] on {self.rows:,} rows, {len(self.classes):,} classes>"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON can hold it; figures that do not exist are None."""
         columns = (self.table.precision, self.table.recall, self.table.f1, self.table.support)

@@ -157,6 +157,13 @@ class VectorIndex:
         with _threads(threads):
             self._outer.add_with_ids(vectors, np.ascontiguousarray(ids, np.int64))
 
+    def delete(self, positions: NDArray[np.bool_]) -> None:
+        """Delete the rows marked in ``positions`` (n,); those behind them move up. Only for an ``exact`` index."""
+        if self.mapped or not self.exact:
+            raise FeatstoreError("rows can be deleted from an exact index in memory only")
+        # The outer index selects by id, not by position.
+        self._outer.remove_ids(faiss.IDSelectorBatch(self.ids[positions]))
+
     def reserve(self, rows: int) -> None:
         """Take the memory of the codes of ``rows`` at once: growing by doubling would need three times as much."""
         for part in self._parts():

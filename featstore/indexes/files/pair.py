@@ -7,6 +7,11 @@ Whatever moment it is killed at, exactly one of ``PATH.featstore`` and ``PATH.fe
 ``PATH``, and opening takes that one: the old index or the new, whole. Arrays of the side file, by position:
 ``ids`` int64 (n,), ``keys/blob`` uint8, ``keys/offsets`` int64 (n + 1,), ``removed`` bool (n,), and where there
 are labels ``labels`` int32 (n,), indexes into meta's ``classes``, -1 for none.
+
+The ids in the FAISS file are the store's row ids: ``store.rows_of_ids(ids)`` gives row numbers, ``store.keys`` their
+keys. Ids are never used again. Rows that ``removed`` marks are passed over by featstore but still answer whoever opens
+the FAISS file alone; rows_of_ids says -1 for them. An exact index has none after ``featstore index --update``, which
+deletes them; a graph or coded lists keep them until the next build.
 """
 
 from __future__ import annotations

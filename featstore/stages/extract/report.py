@@ -40,6 +40,12 @@ class ExtractReport:
     splits: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        return (
+            f"<ExtractReport {self.store!r}: {self.vectors:,} vectors ({self.new_vectors:,} new), {self.failures:,} failures, "
+            f"{self.pending:,} pending, {self.seconds:.1f} s>"
+        )
+
     @property
     def fruitless(self) -> bool:
         """Whether the run tried pictures and could read none."""
