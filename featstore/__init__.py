@@ -32,10 +32,9 @@ if TYPE_CHECKING:
     from featstore.stages.info import info
     from featstore.stages.label import label
     from featstore.stages.predict import predict
+    from featstore.stages.queries import Query
     from featstore.stages.repair import repair
     from featstore.stages.sample import write_sample
-    from featstore.stages.search import search
-    from featstore.stages.queries import Query
     from featstore.stages.search import QueryResult, search
     from featstore.stages.train import train
     from featstore.stages.verify import verify

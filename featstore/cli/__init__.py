@@ -59,13 +59,6 @@ class _Verbs(click.Group):
     def list_commands(self, context: click.Context) -> list[str]:
         return list(VERBS)
 
-    def resolve_command(
-        self, context: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in VERBS and not args[0].startswith("-"):
-            context.fail(f"No such command {args[0]!r}{did_you_mean(args[0], VERBS)}")
-        return super().resolve_command(context, args)
-
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in VERBS:
             return None
@@ -76,6 +69,8 @@ class _Verbs(click.Group):
     def resolve_command(
         self, context: click.Context, arguments: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if arguments and arguments[0] not in VERBS and not arguments[0].startswith("-"):
+            context.fail(f"No such command {arguments[0]!r}{did_you_mean(arguments[0], VERBS)}")
         name, command, rest = super().resolve_command(context, arguments)
         if command is not None:
             _require_once(click.Context(command, context, name), rest)

@@ -18,6 +18,7 @@ from featstore.files import atomic
 from featstore.store import FeatureStore
 from featstore.store.origin import KEY, generation_number, origin_of_store, require_vectors, state_of_store
 from featstore.store.splitting import groups_of_equal_bytes
+from featstore.text import counted
 
 if TYPE_CHECKING:
     from featstore.indexes import FeatureIndex
