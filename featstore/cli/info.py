@@ -55,11 +55,20 @@ def _store_text(found: dict[str, Any]) -> str:
         lines.append(f"{name}{whose}: " + (", ".join(counts[:_LISTED]) + more if counts else "none"))
     lines.append(f"columns: {', '.join(map(printable, found['columns']))} (version {found['label_version']})")
     lines += [
-        f"made by: {made['engine']} on {made['device']}, {made['version']} ({counted(made['units'], 'part')})"
+        f"made by: {made['engine']} on {printable(_hardware(made))}, {made['version']} ({counted(made['units'], 'part')})"
         + ("" if made["drift"] is None else f", within {made['drift']:.1g} standard deviations of plain torch")
         for made in found["made_by"]
     ]
+    if len(found["instruction_sets"]) > 1:
+        lines.append(
+            f"parts were made with several instruction sets ({printable(', '.join(found['instruction_sets']))}): they agree "
+            f"as far as the class {identity['precision']} promises, not bit for bit"
+        )
     return "\n".join(lines)
+
+
+def _hardware(made: dict[str, Any]) -> str:
+    return str(made["device"]) + (f" ({made['instruction_set']})" if made["instruction_set"] else "")
 
 
 def _preprocessing_text(value: dict[str, Any]) -> str:

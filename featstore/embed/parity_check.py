@@ -13,7 +13,7 @@ from featstore import defaults
 from featstore.backbones import Backbone
 from featstore.embed.loader import Target
 from featstore.embed.pipeline import Loaded
-from featstore.engines import EXACT, Engine, measure_drift, open_engine
+from featstore.engines import Engine, beyond_bound, measure_drift, open_engine
 from featstore.errors import FeatstoreError
 from featstore.store.culprits import read_culprits
 from featstore.store.plan import Plan, Unit
@@ -34,7 +34,8 @@ def check_drift(
     """Return the drift of ``engine`` from plain torch on some pictures of a unit, for the provenance of its vectors.
 
     None for plain torch itself, and where fewer than two of the pictures can be read. ``measured``: that of
-    featstore.engines.parity, on the same pixels. Raises FeatstoreError where an engine that claims to be exact is not.
+    featstore.engines.parity, on the same pixels. Raises FeatstoreError where it exceeds the bound of the
+    engine's precision class (see featstore/engines/README.md).
     """
     if engine.name == "torch":
         return None
@@ -47,10 +48,9 @@ def check_drift(
     device = str(getattr(engine, "device", "cpu"))
     reference = open_engine(backbone, engine="torch", device=device)
     measured = measure_drift(engine, reference, np.stack(pictures))
-    if engine.precision == "fp32" and measured["greatest_difference"] > EXACT:
-        raise FeatstoreError(
-            f"the engine {engine.name} is not exact on this machine: {measured['greatest_difference']:.2g} standard "
-            f"deviations from plain torch where {EXACT:g} are allowed; use --engine torch"
-        )
+    if far := beyond_bound(engine.precision, measured):
+        kept = "is not exact" if engine.precision == "fp32" else f"does not keep to its class {engine.precision}"
+        remedy = "use --engine torch" if engine.precision == "fp32" else "make a new store with --precision fp32"
+        raise FeatstoreError(f"the engine {engine.name} {kept} on this machine: {far}; {remedy}")
     names = ("pictures", "greatest_difference", "rms_difference", "cosine_mean", "cosine_min")
     return {name: measured[name] for name in names}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import shutil
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,16 @@ from featstore.engines.shared import as_tensor, check_features, in_blocks, versi
 from featstore.errors import UsageError
 
 
+def lacking() -> str:
+    """Return what torch.compile needs on this CPU and does not find, in words; "" where nothing."""
+    if not any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++")):
+        return "a C++ compiler (g++ or clang++); install one"
+    if platform.machine() in ("x86_64", "AMD64") and torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+        # inductor's C++ for such processors does not compile.
+        return "a processor with AVX2 (which ATEN_CPU_CAPABILITY may have switched off)"
+    return ""
+
+
 class CompiledEngine(Immediate):
     """The folded network compiled with its weights frozen; the first call compiles, for up to a minute.
 
@@ -25,12 +37,8 @@ class CompiledEngine(Immediate):
     name = "compile"
 
     def __init__(self, backbone: Backbone, precision: str = "fp32", block: int = 16) -> None:
-        import shutil
-
-        if not any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++")):
-            raise UsageError(
-                "the engine compile needs a C++ compiler (g++ or clang++); install one or use another engine"
-            )
+        if need := lacking():
+            raise UsageError(f"the engine compile needs {need} or use another engine")
         self.dimension = backbone.dimension
         self.precision = precision
         self.block = block

@@ -3,12 +3,18 @@
 Weights are quantised symmetrically for each output channel, activations for each tensor, as in Jacob et al. 2018
 (arXiv 1712.05877) and Nagel et al. 2021 (arXiv 2106.08295, section 3), after BatchNorm is folded. The ranges of the
 activations are measured on made-up pictures (leaves.py), which served EfficientNet-Lite0 as well as the user's own
-would (cosine 0.994 to fp32 either way): so the int8 network follows from the backbone alone, and ``int8`` is one
-precision class. The features are close to the fp32 ones, not equal: good for training heads, less so for search.
+would (cosine 0.994 to fp32 either way): so the int8 network follows from the backbone alone.
+
+Without VNNI instructions a processor adds the products of two neighbouring channels in 16 bits, which saturate: 255 * 127
+fits, twice that does not. So the steps of the weights are such that the two weights of a pair add up to at most 128, and
+every processor adds the same integers: the features are one precision class, int8-s16. Those of the class int8, whose
+weights used the whole range, came out otherwise on every kind of processor and do not go with them. They are close to
+the fp32 ones, not equal: good for training heads, less so for search.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any, Final
 
 import numpy as np
@@ -19,10 +25,30 @@ from featstore.engines.leaves import dead_leaves
 from featstore.engines.openvino import BLOCK, OpenVinoEngine, to_graph, with_normalisation
 from featstore.errors import UsageError
 
+PRECISION: Final = "int8-s16"
+"""The class of the features: 8-bit integers, of which two products fit into 16 bits."""
 PICTURES: Final = 48
 """Made-up pictures that the ranges are measured on."""
+_8_BIT_SUMS: Final = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm"})
+"""Linux' names of the instructions, on x86 and aarch64."""
+_WITHOUT_8_BIT_SUMS: Final = ("SSE41", "AVX", "AVX2", "AVX512_CORE")
 _WEIGHTED: Final = ("Convolution", "GroupConvolution", "MatMul")
 Ranges = dict[str, tuple[float, float]]
+
+
+def has_8_bit_sums() -> bool:
+    """Return whether the processor adds products of 8-bit integers in one instruction; without, int8 gains little.
+
+    False also where the system does not tell, and where oneDNN is kept from such instructions.
+    """
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in _WITHOUT_8_BIT_SUMS:
+        return False
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            lines = [line for line in file if line.startswith(("flags", "Features"))]
+    except OSError:
+        return False
+    return bool(lines) and not _8_BIT_SUMS.isdisjoint(lines[0].split())
 
 
 def measure_ranges(graph: Any, backbone: Backbone, pictures: NDArray[np.uint8]) -> Ranges:
@@ -57,7 +83,7 @@ class Int8Engine(OpenVinoEngine):
         pictures = np.stack([dead_leaves(seed, backbone.preprocessing.crop) for seed in range(PICTURES)])
         graph = _graph(backbone)
         _quantise(graph, measure_ranges(graph, backbone, pictures))
-        super().__init__(backbone, "int8", graph=graph)
+        super().__init__(backbone, PRECISION, graph=graph)
 
 
 def _graph(backbone: Backbone) -> Any:
@@ -110,8 +136,8 @@ def _quantise(graph: Any, ranges: Ranges) -> None:
         kind = node.get_type_name()
         if kind in _WEIGHTED and _is_constant(node.input_value(1)):
             weights = node.input_value(1)
-            greatest = _greatest_by_channel(node, weights.get_node().get_data())
-            quantised = ops.fake_quantize(weights, -greatest, greatest, -greatest, greatest, 255)
+            end = _range_by_channel(node, weights.get_node().get_data())
+            quantised = ops.fake_quantize(weights, -end, end, -end, end, 255)
             node.input(1).replace_source_output(quantised.output(0))
     for name, output in places.items():
         low, high = _quantisation_range(*ranges[name])
@@ -122,16 +148,29 @@ def _quantise(graph: Any, ranges: Ranges) -> None:
     graph.validate_nodes_and_infer_types()
 
 
-def _greatest_by_channel(node: Any, weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the greatest magnitude of each output channel, shaped to broadcast over the weights."""
+def _range_by_channel(node: Any, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the value that becomes 127 in each output channel, shaped to broadcast over the weights.
+
+    Of two weights whose products are added in 16 bits it is at least either, and their sum where the signs agree: rounded
+    to steps of 1/127 of it they add up to at most 128, and 128 * 255 fits.
+    """
     kind = node.get_type_name()
-    if kind == "Convolution":
-        axes: tuple[int, ...] = tuple(range(1, weights.ndim))
-    elif kind == "GroupConvolution":
-        axes = tuple(range(2, weights.ndim))
+    if kind == "GroupConvolution":  # (groups, out, in, height, width)
+        inputs, axes = 2, tuple(range(2, weights.ndim))
+    elif kind == "Convolution":
+        inputs, axes = 1, tuple(range(1, weights.ndim))
     else:
-        axes = (weights.ndim - 1,) if node.get_attributes()["transpose_b"] else (weights.ndim - 2,)
-    greatest: NDArray[np.float32] = np.abs(weights).max(axis=axes, keepdims=True).astype(np.float32)
+        inputs = weights.ndim - 1 if node.get_attributes()["transpose_b"] else weights.ndim - 2
+        axes = (inputs,)
+    channels = np.moveaxis(weights, inputs, -1)
+    largest = np.abs(channels)
+    if channels.shape[-1] % 2 == 0:
+        pairs = np.abs(channels[..., ::2] + channels[..., 1::2])
+        largest = np.maximum(largest, np.repeat(pairs, 2, axis=-1))
+    elif channels.shape[-1] > 1:
+        # Kernels differ in what they put beside the last channel.
+        largest = 2 * largest
+    greatest: NDArray[np.float32] = np.moveaxis(largest, -1, inputs).max(axis=axes, keepdims=True)
     return np.maximum(greatest, np.float32(1e-12))
 
 

@@ -12,15 +12,16 @@ from featstore.engines.base import Engine
 from featstore.engines.compiled import CompiledEngine
 from featstore.engines.cuda import CudaEngine, can_compile
 from featstore.engines.folded import FoldedEngine
+from featstore.engines.int8 import PRECISION as INT8
 from featstore.engines.int8 import Int8Engine
 from featstore.engines.openvino import OpenVinoEngine
 from featstore.engines.plain import PlainEngine
 from featstore.engines.shared import resolve_device
-from featstore.errors import UsageError
+from featstore.errors import IdentityError, UsageError
 
 ENGINES: Final = ("auto", "torch", "torch-folded", "compile", "openvino", "openvino-int8")
 _CPU_ONLY: Final = ("openvino", "openvino-int8")
-PRECISIONS: Final = ("auto", "fp32", "bf16", "fp16", "int8")
+PRECISIONS: Final = ("auto", "fp32", "bf16", "fp16", "int8", INT8)
 
 
 def open_engine(backbone: Backbone, *, engine: str = "auto", device: str = "auto", precision: str = "auto") -> Engine:
@@ -29,7 +30,8 @@ def open_engine(backbone: Backbone, *, engine: str = "auto", device: str = "auto
     ``engine``: "torch", the reference; "torch-folded", BatchNorm folded and channels last; "compile"; "openvino"
     (CPU); "openvino-int8" (CPU), whose features are a precision class of their own; "auto", the fastest of the right
     precision: openvino on a CPU where it is installed, torch-folded where not, compile on CUDA. ``device``: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:N". ``precision``:
-    "fp32", which is exact with every engine; "bf16"; "fp16" (CUDA); "auto": bf16 for "auto" and "compile" on CUDA,
+    "fp32", which is exact with every engine; "bf16"; "fp16" (CUDA); "int8" or "int8-s16", the one of openvino-int8;
+    "auto": bf16 for "auto" and "compile" on CUDA,
     fp32 otherwise. Raises UsageError for what does not exist or does not go together.
     """
     if engine not in ENGINES:
@@ -48,8 +50,14 @@ def to_go_on(precision: str, engine: str) -> tuple[str, str]:
     """Return the engine and the precision to ask open_engine for where ``precision`` is the class of features that are there.
 
     ``engine``: the one that was asked for. What does not go together is left for open_engine and the identity to refuse.
+    Raises IdentityError for "int8", which no engine makes any more.
     """
-    if precision == "int8" and engine == "auto":
+    if precision == "int8":
+        raise IdentityError(
+            "these features are of the precision class int8, whose sums came out otherwise on every kind of "
+            f"processor; --engine openvino-int8 now makes the class {INT8}: extract the pictures into a new store"
+        )
+    if precision == INT8 and engine == "auto":
         return "openvino-int8", precision
     return engine, precision if precision in ("fp32", "bf16", "fp16") and engine != "openvino-int8" else "auto"
 
@@ -58,10 +66,10 @@ def _on_cpu(backbone: Backbone, engine: str, precision: str) -> Engine:
     if engine == "auto":
         engine = "openvino" if openvino.available() else "torch-folded"
     if engine == "openvino-int8":
-        if precision not in ("auto", "int8"):
+        if precision not in ("auto", "int8", INT8):
             raise UsageError(f"the engine openvino-int8 computes in int8; for {precision} use --engine openvino")
         return Int8Engine(backbone)
-    if precision == "int8":
+    if precision in ("int8", INT8):
         raise UsageError("int8 has to be asked for by --engine openvino-int8")
     if precision == "auto":
         precision = "fp32"
@@ -83,7 +91,7 @@ def _on_cuda(backbone: Backbone, engine: str, device: torch.device, precision: s
         engine = "compile" if can_compile() else "torch-folded"
     if engine == "torch":
         return _plain(backbone, device, precision)
-    if precision == "int8":
+    if precision in ("int8", INT8):
         raise UsageError("int8 has to be asked for by --engine openvino-int8, on a CPU")
     if engine == "compile" and not can_compile():
         raise UsageError("the engine compile needs Triton on CUDA; install triton or use --engine torch-folded")

@@ -21,7 +21,8 @@ from featstore.errors import FeatstoreError, UsageError
 
 BLOCK: Final = 8
 """Pictures of one inference request; two streams of 8 filled two cores best on ResNet50."""
-_HINTS: Final = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+_WEIGHTED: Final = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
+_HINTS: Final = {"fp32": "f32", "bf16": "bf16", "int8-s16": "f32"}
 
 
 def available() -> bool:
@@ -110,12 +111,23 @@ class OpenVinoEngine:
         return check_features(self.submit(pictures).result(), len(pictures), self.dimension)
 
     def provenance(self) -> dict[str, Any]:
-        """Return engine, precision, streams, device, threads and library versions."""
+        """Return engine, precision, streams, device, threads, instruction set and library versions."""
         import openvino
 
         own = {"engine": self.name, "precision": self.precision, "streams": self._streams, "block": BLOCK}
         threads = int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
-        return {**own, **versions(torch.device("cpu")), "threads": threads, "openvino": openvino.__version__}
+        ours = {"threads": threads, "openvino": openvino.__version__, "instruction_set": self._instruction_set()}
+        return {**own, **versions(torch.device("cpu")), **ours}
+
+    def _instruction_set(self) -> str:
+        """Return the instruction sets of the kernels that OpenVINO chose for layers with weights, such as "avx2"."""
+        found = set()
+        for node in self._compiled.get_runtime_model().get_ops():
+            about = {name: node.get_rt_info()[name].astype(str) for name in ("layerType", "primitiveType")}
+            if about["layerType"] in _WEIGHTED:
+                # Such as brgconv_avx512_core_f32 or jit_avx2_I8: the kernel, what it is made for, the type.
+                found.add(about["primitiveType"].partition("_")[2].rpartition("_")[0])
+        return ", ".join(sorted(found - {""})) or "unknown"
 
 
 def _configuration(precision: str) -> dict[str, Any]:

@@ -6,6 +6,9 @@ Differences are therefore compared with the spread of the features over pictures
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +17,15 @@ from featstore.errors import UsageError
 
 EXACT: float = 1e-3
 """The greatest difference, in standard deviations, up to which an engine counts as exact."""
+
+BOUNDS: Final[Mapping[str, tuple[str, float]]] = {
+    "fp32": ("greatest_difference", EXACT),
+    "fp16": ("rms_difference", 0.1),
+    "bf16": ("rms_difference", 0.5),
+    "int8-s16": ("rms_difference", 0.5),
+}
+"""Of each precision class: the figure of ``drift`` from plain torch, and its greatest value. Two machines whose features
+keep to it are at most twice as far from each other. README.md beside this file says how the bounds were found."""
 
 
 def drift(features: NDArray[np.float32], reference: NDArray[np.float32]) -> dict[str, float]:
@@ -47,6 +59,15 @@ def drift(features: NDArray[np.float32], reference: NDArray[np.float32]) -> dict
         "centred_cosine_min": float(centred.min()),
         "neighbour_agreement": float((_nearest(ours) == _nearest(theirs)).mean()),
     }
+
+
+def beyond_bound(precision: str, measured: Mapping[str, float]) -> str:
+    """Return in words why features of the class ``precision`` whose drift is ``measured`` break its promise, else ""."""
+    name, bound = BOUNDS[precision]
+    if measured[name] <= bound:
+        return ""
+    typical = "typically " if name == "rms_difference" else ""
+    return f"{typical}{measured[name]:.2g} standard deviations from plain torch where {bound:g} are allowed"
 
 
 def measure_drift(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import os
 import platform
 from collections.abc import Iterator
 from typing import Any
@@ -84,11 +85,22 @@ def resolve_device(device: str) -> torch.device:
 
 
 def versions(device: torch.device) -> dict[str, Any]:
-    """Return device, threads and versions as JSON types, for the provenance of features."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    """Return device, instruction set, threads and versions as JSON types, for the provenance of features.
+
+    ``instruction_set``: of torch's own kernels, such as "avx2", with the limit that oneDNN was given, if any; on CUDA the
+    compute capability, such as "sm_90".
+    """
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        instructions = "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+    else:
+        name, instructions = _cpu_name(), torch.backends.cpu.get_cpu_capability().lower()
+        if limit := os.environ.get("ONEDNN_MAX_CPU_ISA"):
+            instructions += f", oneDNN at most {limit.lower()}"
     return {
         "device": str(device),
         "device_name": name,
+        "instruction_set": instructions,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "torchvision": importlib.metadata.version("torchvision"),

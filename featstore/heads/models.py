@@ -1,7 +1,11 @@
 """What a trained head computes, in numpy alone: from features to decision values to probabilities.
 
 Every model is arrays and a few numbers, so that it can be saved without pickle, and both the estimators and a
-loaded head run exactly this code: saved and loaded predictions are equal bit for bit.
+loaded head run exactly this code: on one machine, saved and loaded predictions are equal bit for bit.
+
+What a row gets does not depend on the rows beside it (see rowwise): a linear model multiplies each row by a call of its
+own; a kernel is computed in float64, and a row whose classes are as close as rounding is decided alone; neighbours are
+ranked by inner products of two rows in float64.
 """
 
 from __future__ import annotations
@@ -16,9 +20,13 @@ from numpy.typing import NDArray
 from featstore.blocks import Features
 from featstore.errors import DamagedError
 from featstore.heads.calibration import softmax
-from featstore.heads.solvers.blocks import BLOCK_ELEMENTS, Scaler, iterate
+from featstore.heads.rowwise import nearest, rbf_of_products, row_products, unit_rows
+from featstore.heads.solvers.blocks import Scaler, iterate
 
 _LARGEST_NUMBER: Final = 1e30
+_CLOSE: Final = 1e-9
+"""Share of the greatest possible decision value of a kernel model within which two classes count as equal: far more than
+the rounding of its float64 products, which is below 1e-11 of it for 10,000 standardised features."""
 
 
 class Model(Protocol):
@@ -78,9 +86,11 @@ class LinearModel:
     coef: NDArray[np.float64]
     intercept: NDArray[np.float64]
     scale: float = 1.0
+    _double: NDArray[np.float64] = field(init=False, repr=False, compare=False)
     _single: NDArray[np.float32] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_double", np.ascontiguousarray(self.coef.T))
         object.__setattr__(self, "_single", np.ascontiguousarray(self.coef.T, np.float32))
 
     @property
@@ -96,8 +106,8 @@ class LinearModel:
     def decide_block(self, block: NDArray[Any]) -> NDArray[Any]:
         """Return decision values (m, c), float64 for float64 features and float32 otherwise."""
         if block.dtype == np.float64:
-            return np.asarray(block @ self.coef.T + self.intercept)
-        return np.asarray(block @ self._single + self.intercept.astype(np.float32))
+            return row_products(block, self._double) + self.intercept
+        return row_products(block, self._single) + self.intercept.astype(np.float32)
 
     def probabilities(self, decisions: NDArray[Any]) -> NDArray[np.float64]:
         """Return probabilities (m, k)."""
@@ -127,6 +137,15 @@ class KernelModel:
     spread: NDArray[np.float64]
     gamma: float
     scale: float = 1.0
+    _landmarks: NDArray[np.float64] = field(init=False, repr=False, compare=False)
+    _weights: NDArray[np.float64] = field(init=False, repr=False, compare=False)
+    _close: float = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_landmarks", self.landmarks.astype(np.float64))
+        object.__setattr__(self, "_weights", np.ascontiguousarray(self.coef.T))
+        total = float(np.abs(self.coef).sum(axis=1).max() + np.abs(self.intercept).max())
+        object.__setattr__(self, "_close", _CLOSE * total)
 
     @property
     def dimension(self) -> int:
@@ -139,9 +158,18 @@ class KernelModel:
         return max(2, len(self.coef))
 
     def decide_block(self, block: NDArray[Any]) -> NDArray[np.float64]:
-        """Return decision values (m, c)."""
-        values = Scaler(self.mean, self.spread).apply(block).astype(np.float32, copy=False)
-        return np.asarray(rbf_kernel(values, self.landmarks, self.gamma) @ self.coef.T + self.intercept)
+        """Return decision values (m, c): those of a row differ by less than 1e-9 between batches, its class never."""
+        values = Scaler(self.mean, self.spread).apply(block).astype(np.float64, copy=False)
+        decisions = self._decide(values, values @ self._landmarks.T)
+        close = np.flatnonzero(_margins(decisions) <= self._close)
+        if len(close):
+            alone = values[close]
+            decisions[close] = self._decide(alone, row_products(alone, self._landmarks.T))
+        return decisions
+
+    def _decide(self, values: NDArray[np.float64], products: NDArray[np.float64]) -> NDArray[np.float64]:
+        kernel = rbf_of_products(products, values, self._landmarks, self.gamma)
+        return row_products(kernel, self._weights) + self.intercept
 
     def probabilities(self, decisions: NDArray[Any]) -> NDArray[np.float64]:
         """Return probabilities (m, k)."""
@@ -157,20 +185,12 @@ class KernelModel:
         return {"gamma": self.gamma, "scale": self.scale}
 
 
-def rbf_kernel(a: NDArray[Any], b: NDArray[Any], gamma: float) -> NDArray[np.float64]:
-    """Return exp(-gamma ||a_i - b_j||^2), (m, l) float64, for rows ``a`` (m, d) and ``b`` (l, d)."""
-    squares = squared_distances(a, b)
-    squares *= -gamma
-    return np.asarray(np.exp(squares, out=squares))
-
-
-def squared_distances(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
-    """Return ||a_i - b_j||^2, (m, l) float64, for rows ``a`` (m, d) and ``b`` (l, d)."""
-    squares = (a @ b.T).astype(np.float64)
-    squares *= -2
-    squares += np.einsum("ij,ij->i", a, a, dtype=np.float64)[:, None]
-    squares += np.einsum("ij,ij->i", b, b, dtype=np.float64)
-    return np.asarray(np.maximum(squares, 0, out=squares))
+def _margins(decisions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return by how much each row's class wins (m,): its distance from 0, or from the second greatest value."""
+    if decisions.shape[1] == 1:
+        return np.abs(decisions[:, 0])
+    first_two = np.partition(decisions, -2, axis=1)[:, -2:]
+    return np.asarray(first_two[:, 1] - first_two[:, 0])
 
 
 @dataclass(frozen=True)
@@ -220,44 +240,11 @@ class NeighboursModel:
         return {"neighbours": self.neighbours, "temperature": self.temperature, "class_count": self.class_count}
 
 
-def unit_rows(block: NDArray[Any], mean: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return rows (m, d) float32 less ``mean``, of unit length; a row equal to the mean stays zero."""
-    values = (block - mean.astype(block.dtype)).astype(np.float32)
-    norms = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
-    values /= np.where(norms > 0, norms, 1.0).astype(np.float32)[:, None]
-    return np.asarray(values)
-
-
-def nearest(
-    queries: NDArray[np.float32], vectors: NDArray[np.float32], count: int, excluded: NDArray[np.bool_] | None = None
-) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-    """Return (cosine (m, k), row (m, k)) of the ``count`` rows of ``vectors`` with the greatest inner product.
-
-    ``excluded``: (n,) rows that do not count. Rows come most similar first; of equal ones the lower number first.
-    """
-    count = min(count, len(vectors))
-    step = max(1, BLOCK_ELEMENTS // len(vectors))
-    found = np.empty((len(queries), count), np.float32)
-    index = np.empty((len(queries), count), np.intp)
-    for start in range(0, len(queries), step):
-        part = slice(start, start + step)
-        similarity = queries[part] @ vectors.T
-        if excluded is not None:
-            similarity[:, excluded] = -np.inf
-        chosen = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
-        chosen.sort(axis=1)
-        values = np.take_along_axis(similarity, chosen, axis=1)
-        order = np.argsort(-values, axis=1, kind="stable")
-        found[part] = np.take_along_axis(values, order, axis=1)
-        index[part] = np.take_along_axis(chosen, order, axis=1)
-    return found, index
-
-
 def vote(
-    similarity: NDArray[np.float32], codes: NDArray[np.int64], temperature: float, classes: int
+    similarity: NDArray[np.float64], codes: NDArray[np.int64], temperature: float, classes: int
 ) -> NDArray[np.float64]:
     """Return class shares (m, k) of neighbours with ``similarity`` (m, j) and class numbers ``codes`` (m, j)."""
-    relative = (similarity - similarity[:, :1]).astype(np.float64)
+    relative = similarity - similarity[:, :1]
     weights = np.exp(relative / temperature)
     shares = np.zeros((len(codes), classes))
     np.add.at(shares, (np.arange(len(codes))[:, None], codes), weights)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from featstore.artifacts import origin_of_index, origins_of_head
 from featstore.errors import DamagedError, UsageError
@@ -104,7 +104,7 @@ def describe_store(path: str | os.PathLike[str]) -> dict[str, Any]:
     counts = store.counts
     provenance = [made for unit in store.provenance().values() for made in unit]
     makers = Counter(_maker(made) for made in provenance)
-    drifts: dict[tuple[str, str, str], float] = {}
+    drifts: dict[tuple[str, ...], float] = {}
     for made in provenance:
         drift = made.get("drift")
         greatest = drift.get("greatest_difference") if isinstance(drift, dict) else None
@@ -134,15 +134,20 @@ def describe_store(path: str | os.PathLike[str]) -> dict[str, Any]:
         "labels": _counted(store.labels),
         "splits": _counted(store.splits),
         "made_by": [
-            {"engine": made[0], "device": made[1], "version": made[2], "units": count, "drift": drifts.get(made)}
+            {**dict(zip(_MAKER, made, strict=True)), "units": count, "drift": drifts.get(made)}
             for made, count in makers.most_common()
         ],
+        "instruction_sets": sorted({made[-1] for made in makers} - {""}),
     }
 
 
-def _maker(made: dict[str, Any]) -> tuple[str, str, str]:
-    """Return engine, device and version of an entry of provenance."""
-    return str(made.get("engine")), str(made.get("device_name", made.get("device"))), f"torch {made.get('torch')}"
+_MAKER: Final = ("engine", "device", "version", "instruction_set")
+
+
+def _maker(made: dict[str, Any]) -> tuple[str, ...]:
+    """Return engine, device, version and instruction set ("" in parts that do not tell) of an entry of provenance."""
+    device = str(made.get("device_name", made.get("device")))
+    return str(made.get("engine")), device, f"torch {made.get('torch')}", str(made.get("instruction_set", ""))
 
 
 def _counted(values: Any) -> dict[str, int]:

@@ -100,7 +100,10 @@ class _Remaking:
         return [self.root or Path(str(segment.source.get("root", "/"))) for segment in plan.segments]
 
     def rows(self, unit: Unit, rows: Rows, wanted: NDArray[np.int64], batch: int | None) -> dict[int, Remade]:
-        """Extract the ``wanted`` rows of a unit, in the batches that they were in, so that they get the same bits."""
+        """Extract the ``wanted`` rows of a unit, in the batches that they were in.
+
+        They get the same bits from the same engine, threads, instruction set and library versions.
+        """
         from featstore.decode import open_decoder
         from featstore.embed import pipeline
         from featstore.embed.loader import Loader

@@ -23,7 +23,8 @@ class Identity:
     weights: SHA-256 of the weights themselves, whatever file they came from.
     preprocessing: resize, crop, interpolation, antialias, mean, std (JSON).
     decoder: class of the picture decoder; decoders of one class agree bit for bit.
-    precision: class of the arithmetic: "fp32" for all exact engines, "bf16", "fp16", "int8".
+    precision: class of the arithmetic, whose features agree within a bound (see featstore/engines/README.md): "fp32" for
+        all exact engines, "bf16", "fp16", "int8-s16" ("int8" in older stores).
     dtype: of the stored numbers, "float32" or "float16".
     """
 

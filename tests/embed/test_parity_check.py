@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from featstore import defaults
-from featstore.engines import open_engine
+from featstore.engines import beyond_bound, open_engine
 from featstore.engines.openvino import OpenVinoEngine
+from featstore.engines.parity import BOUNDS
 from featstore.errors import FeatstoreError
 from featstore.stages.extract import extract
 from featstore.stages.info import describe_store
@@ -77,3 +78,20 @@ def test_an_engine_that_is_not_exact_here_makes_no_vector(folder, tmp_path, monk
     extract(folder, tmp_path / "s", backbone=tiny_backbone(), engine="torch")
     assert FeatureStore.open(tmp_path / "s").counts.vectors == 24
     assert open_engine(tiny_backbone(), engine="torch").precision == "fp32"
+
+
+@pytest.mark.parametrize("options", [{"engine": "openvino-int8"}, {"engine": "openvino", "precision": "bf16"}])
+def test_an_engine_beyond_the_bound_of_its_class_makes_no_vector(folder, tmp_path, monkeypatch, options):
+    other, submit = open_engine(tiny_backbone(seed=5), device="cpu", **options), OpenVinoEngine.submit
+    monkeypatch.setattr(OpenVinoEngine, "submit", lambda self, pictures: submit(other, pictures))
+    with pytest.raises(FeatstoreError, match="does not keep to its class .*: typically .* make a new store") as error:
+        extract(folder, tmp_path / "s", backbone=tiny_backbone(), **options)
+    assert "\n" not in str(error.value)
+    assert FeatureStore.open(tmp_path / "s").counts.vectors == 0
+
+
+@pytest.mark.parametrize("precision", BOUNDS)
+def test_each_class_has_a_bound(precision):
+    name, bound = BOUNDS[precision]
+    assert beyond_bound(precision, {name: bound}) == ""
+    assert f"where {bound:g} are allowed" in beyond_bound(precision, {name: 1.01 * bound})

@@ -106,6 +106,7 @@ def test_provenance_is_json(engine: Engine) -> None:
     assert (provenance["engine"], provenance["precision"]) == (engine.name, engine.precision)
     assert provenance["device"] == "cpu"
     assert provenance["threads"] >= 1
+    assert provenance["instruction_set"] not in ("", "unknown")
 
 
 @pytest.mark.slow

@@ -4,14 +4,17 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from featstore.backbones import Backbone, load_backbone
-from featstore.engines import Engine, open_engine
+from featstore.decode import Preprocessing
+from featstore.engines import Engine, int8, open_engine, to_go_on
 from featstore.engines.int8 import _quantisation_range
 from featstore.engines.leaves import dead_leaves
 from featstore.engines.parity import drift
-from featstore.errors import UsageError
+from featstore.errors import IdentityError, UsageError
 from tests.decode.pictures import photograph
 from tests.engines.tiny import tiny_backbone
 
@@ -41,8 +44,8 @@ def test_int8_is_close_to_fp32_and_a_class_of_its_own(
     assert result["rms_difference"] < 0.5
     assert drift(np.roll(features, 1, axis=0), exact)["rms_difference"] > 1
     assert result["greatest_difference"] > 1e-3
-    assert (engine.name, engine.precision, engine.dimension) == ("openvino-int8", "int8", 1280)
-    assert json.loads(json.dumps(engine.provenance()))["precision"] == "int8"
+    assert (engine.name, engine.precision, engine.dimension) == ("openvino-int8", "int8-s16", 1280)
+    assert json.loads(json.dumps(engine.provenance()))["precision"] == "int8-s16"
 
 
 @pytest.mark.slow
@@ -66,11 +69,53 @@ def test_int8_follows_from_the_backbone_alone() -> None:
     [
         ({"engine": "openvino-int8", "precision": "fp32"}, "openvino-int8 computes in int8"),
         ({"precision": "int8"}, "asked for"),
+        ({"precision": "int8-s16"}, "asked for"),
     ],
 )
 def test_int8_has_to_be_asked_for_by_its_engine(options: dict[str, str], words: str, backbone: Backbone) -> None:
     with pytest.raises(UsageError, match=words):
         open_engine(backbone, device="cpu", **options)
+
+
+class Ends(nn.Module):
+    """A convolution whose weights are all of the same magnitude; ``signs`` (2, 3): by output channel and colour."""
+
+    def __init__(self, signs: list[list[float]]) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, len(signs), 3, bias=False)
+        self.stem.weight.data[:] = torch.tensor(signs)[:, :, None, None]
+        self.next = nn.Conv2d(len(signs), len(signs), 3, bias=False)
+        self.next.weight.data.fill_(1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.next(torch.relu(self.stem(x))).mean((2, 3))
+
+
+@pytest.mark.parametrize("signs", [[[1.0] * 3] * 8, [[1.0, 1.0, -1.0]] * 16, [[-1.0] * 3, [1.0] * 3] * 4])
+def test_sums_of_extreme_weights_and_pixels_do_not_saturate(
+    signs: list[list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Pixels of 0 and 255 are 0 and 1: all activations are at an end of their range, where the 16-bit sums of processors
+    # without VNNI would be cut off; with weights of the whole range the brightest picture came out at half of what it is.
+    preprocessing = Preprocessing(32, 32, mean=(0.0,) * 3, std=(1.0,) * 3)
+    backbone = Backbone("ends", "output", len(signs), "random:0", "", preprocessing, Ends(signs).eval())
+    pictures = np.zeros((6, 32, 32, 3), np.uint8)
+    for number, colours in enumerate(([0, 1, 2], [0, 1], [0], [2], [1, 2])):
+        pictures[number][..., colours] = 255
+    # Ranges that hold these pictures: what is cut off is then none of the activations.
+    monkeypatch.setattr(int8, "dead_leaves", lambda seed, side: pictures[seed % len(pictures)])
+    features = open_engine(backbone, engine="openvino-int8", device="cpu")(pictures)
+    exact = open_engine(backbone, engine="torch", device="cpu")(pictures)
+    # Of the greatest: half a step of the 63 that a weight has, in two layers, and a step and a half of 255.
+    atol = float(np.abs(exact).max()) * (1 / 63 + 1.5 / 255)
+    np.testing.assert_allclose(features, exact, rtol=0, atol=atol)
+
+
+def test_the_older_class_is_refused_with_the_reason() -> None:
+    with pytest.raises(IdentityError, match="every kind of processor.*into a new store") as error:
+        to_go_on("int8", "auto")
+    assert "\n" not in str(error.value)
+    assert to_go_on("int8-s16", "auto") == ("openvino-int8", "int8-s16")
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 6.0), (-1.0, 3.0), (-4.0, 2.0), (0.0, 0.0), (1.0, 2.0)])

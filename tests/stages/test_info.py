@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from featstore.cli.info import _store_text
 from featstore.errors import UsageError
 from featstore.stages.info import info
+from featstore.store import FeatureStore
 
 
 def test_each_kind_is_told_by_what_it_is(chain):
@@ -28,3 +30,17 @@ def test_what_is_none_of_them(chain, tmp_path):
         info(tmp_path / "x.txt")
     with pytest.raises(UsageError, match="no feature store"):
         info(tmp_path)
+
+
+def test_parts_of_several_instruction_sets_are_told(chain, monkeypatch):
+    (made,) = info(chain.store)["made_by"]
+    assert info(chain.store)["instruction_sets"] == [made["instruction_set"]]
+    assert "several instruction sets" not in _store_text(info(chain.store))
+    assert f"({made['instruction_set']})" in _store_text(info(chain.store))
+    ours = FeatureStore.provenance(FeatureStore.open(chain.store))
+    both = {**ours, "other": [{**ours[next(iter(ours))][0], "instruction_set": "neon"}], "old": [{"engine": "torch"}]}
+    monkeypatch.setattr(FeatureStore, "provenance", lambda self: both)
+    found = info(chain.store)
+    assert found["instruction_sets"] == sorted([made["instruction_set"], "neon"])
+    assert "several instruction sets" in _store_text(found)
+    assert "not bit for bit" in _store_text(found)

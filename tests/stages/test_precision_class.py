@@ -1,4 +1,4 @@
-"""Stores of the precision classes bf16 and int8: whoever makes vectors to go with them later computes as they did."""
+"""Stores of the precision classes bf16 and int8-s16: whoever makes vectors to go with them later computes as they did."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.made import tiny_backbone
 
 pytestmark = pytest.mark.slow
 
-MADE = {"bf16": {"engine": "torch-folded", "precision": "bf16"}, "int8": {"engine": "openvino-int8"}}
-LATER = {"bf16": {"engine": "torch-folded"}, "int8": {}}
+MADE = {"bf16": {"engine": "torch-folded", "precision": "bf16"}, "int8-s16": {"engine": "openvino-int8"}}
+LATER = {"bf16": {"engine": "torch-folded"}, "int8-s16": {}}
 
 
 @pytest.fixture(scope="module")

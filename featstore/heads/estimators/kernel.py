@@ -20,7 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 from featstore import defaults
 from featstore.blocks import Features
 from featstore.errors import DataError
-from featstore.heads import calibration, models
+from featstore.heads import calibration, models, rowwise
 from featstore.heads.estimators.inputs import ClassWeight, candidates, seed_of, training_set
 from featstore.heads.estimators.linear import DecisionHead
 from featstore.heads.solvers import dual, grid
@@ -89,7 +89,7 @@ class KernelSVMHead(DecisionHead):
         if self.exact_:
             # In float64: rounding of float32 distances would leave a kernel that is not positive definite.
             exact = landmarks.astype(np.float64)
-            solver = _Exact(models.squared_distances(exact, exact), labels)
+            solver = _Exact(rowwise.squared_distances(exact, exact), labels)
         else:
             solver = _Nystroem(X, scaler, landmarks, labels, self._limits())
         trials = [solver.trial(gamma, Cs) for gamma in gammas]
@@ -186,13 +186,13 @@ class _Nystroem:
 
     def _rows(self, gamma: float) -> tuple[TrainingRows, Scaler, NDArray[np.float64]]:
         exact = self.landmarks.astype(np.float64)
-        kernel = models.rbf_kernel(exact, exact, gamma)
+        kernel = rowwise.rbf_kernel(exact, exact, gamma)
         kernel[np.diag_indices_from(kernel)] += _JITTER
         factor = scipy.linalg.cholesky(kernel, lower=True, overwrite_a=True, check_finite=False)
 
         def features(block: NDArray[Any]) -> NDArray[np.float32]:
             values = self.scaler.apply(block).astype(np.float32, copy=False)
-            mapped = models.rbf_kernel(values, self.landmarks, gamma)
+            mapped = rowwise.rbf_kernel(values, self.landmarks, gamma)
             solved = scipy.linalg.solve_triangular(factor, mapped.T, lower=True, overwrite_b=True, check_finite=False)
             return np.ascontiguousarray(solved.T, np.float32)
 

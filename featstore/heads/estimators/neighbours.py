@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from featstore import defaults
 from featstore.errors import DataError
-from featstore.heads import models
+from featstore.heads import models, rowwise
 from featstore.heads.estimators.inputs import assign_folds, check_training, seed_of
 from featstore.heads.estimators.linear import ModelHead
 from featstore.heads.solvers.blocks import block_rows, iterate, measure
@@ -62,7 +62,7 @@ class KNNHead(ModelHead):
         vectors = np.empty((rows, X.shape[1]), np.float32)
         start = 0
         for block in iterate(X):
-            vectors[start : start + len(block)] = models.unit_rows(block, centre.mean)
+            vectors[start : start + len(block)] = rowwise.unit_rows(block, centre.mean)
             start += len(block)
         codes = codes.astype(np.int64)
         numbers = self._numbers()
@@ -106,7 +106,7 @@ def _scores(
         step = block_rows(vectors.shape[1])
         for start in range(0, len(rows), step):
             queries = vectors[rows[start : start + step]]
-            similarity, index = models.nearest(queries, vectors, min(numbers[-1], int((~inside).sum())), inside)
+            similarity, index = rowwise.nearest(queries, vectors, min(numbers[-1], int((~inside).sum())), inside)
             for number in numbers:
                 votes = models.vote(similarity[:, :number], codes[index[:, :number]], temperature, classes)
                 shares[number] = np.concatenate([shares[number], votes])

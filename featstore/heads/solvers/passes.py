@@ -3,7 +3,8 @@
 BLAS is slow at products with few columns: threads cannot share them, and blocks larger than a core's cache are
 read twice from memory. So each worker thread takes whole segments, with BLAS kept to one thread, and goes through
 them in blocks that stay in its cache between the product that gives decisions and the one that gives gradients.
-Which worker takes which segment is fixed, so that the same number of workers gives the same bits.
+Which worker takes which segment is fixed, so that the same number of workers gives the same bits on
+one instruction set.
 """
 
 from __future__ import annotations

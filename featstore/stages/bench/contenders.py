@@ -28,9 +28,7 @@ _PRODUCTS: Final = 15
 
 def at_hand(device: str, backbone: str) -> dict[str, Any]:
     """Return the engines that run here on ``device``, its name, the number of cores, and the peers for ``backbone``."""
-    import shutil
-
-    from featstore.engines import openvino
+    from featstore.engines import compiled, openvino
     from featstore.engines.cuda import can_compile
     from featstore.engines.shared import resolve_device, versions
     from featstore.stages.bench import peers
@@ -40,7 +38,7 @@ def at_hand(device: str, backbone: str) -> dict[str, Any]:
     if where.type == "cuda":
         engines += ["compile"] if can_compile() else []
     else:
-        engines += ["compile"] if any(map(shutil.which, ("g++", "clang++", "c++"))) else []
+        engines += [] if compiled.lacking() else ["compile"]
         engines += ["openvino", "openvino-int8"] if openvino.available() else []
     return {
         "engines": engines,

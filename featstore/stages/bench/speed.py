@@ -17,6 +17,8 @@ from featstore.stages.bench.rounds import Contender, Measured, Tell, alternate, 
 _PLACE: Final = "featstore.stages.bench.contenders"
 TUTORIAL: Final = "tutorial loop"
 PRODUCTS: Final = "as matrix products, fp32"
+_WORTH_INT8: Final = 1.2
+"""Times the exact engine's rate from which int8 gains anything: less is lost again in decoding."""
 _PEERS: Final = {"img2vec": "img2vec-pytorch", "timm": "timm DataLoader loop"}
 _DECODERS: Final = {"exact": "pillow", "fast": "pillow-torch"}
 
@@ -182,4 +184,9 @@ def _notes(
     other = sorted({each.said["engine"] for each in measured if each.said.get("precision", "fp32") != "fp32"})
     if other:
         notes.append(f"not exact, features of their own: {', '.join(other)}")
+    forward = {each.name.removeprefix("forward, "): each for each in measured}
+    if {"openvino", "openvino-int8"} <= forward.keys():
+        gain = forward["openvino-int8"].share_of(forward["openvino"])
+        if gain < _WORTH_INT8:
+            notes.append(f"openvino-int8 gains nothing here: {gain:.2f} times the rate of openvino, which is exact")
     return notes

@@ -1,10 +1,11 @@
 """What bounded a run, and the options that would have saved most of its time.
 
-Measured on photographs of 450 x 374 pixels and two cores, in seconds of the processors or, where waiting is what is
-saved, of the clock: ``--decode fast`` took 0.5 to 0.6 of exact decoding's; ``--engine openvino`` 0.5 (EfficientNet-Lite0)
-to 0.8 (ResNet50) of plain torch's, 0.6 to 0.9 of torch-folded's; ``openvino-int8`` 0.3 to 0.5 of openvino's; two
-processes brought 1.8 times as many pictures as one where a read takes 200 ms. tests/slow/account.py compares what is
-advised with runs that follow it.
+What is advised was measured on photographs of 450 x 374 pixels and two cores, in seconds of the processors or, where
+waiting is what is saved, of the clock: ``--decode fast`` took 0.5 to 0.6 of exact decoding's; ``--engine openvino`` 0.5
+(EfficientNet-Lite0) to 0.8 (ResNet50) of plain torch's, 0.6 to 0.9 of torch-folded's; ``openvino-int8`` 0.3 to 0.5 of
+openvino's on a processor that adds 8-bit products in one instruction, and 0.7 without, of which decoding leaves too little;
+two processes brought 1.8 times as many pictures as one where a read takes 200 ms. tests/slow/account.py compares what
+is advised with runs that follow it.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ def _of_engines(name: str, network: float) -> list[Saving]:
     installed = find_spec("openvino") is not None
     for other, (least, most) in _ENGINES.get(name, {}).items():
         is_openvino = other.startswith("openvino")
-        if is_openvino and not installed:
+        if (is_openvino and not installed) or (other == "openvino-int8" and not _int8_gains()):
             continue
         start = _OPENVINO_STARTUP if is_openvino and not name.startswith("openvino") else 0.0
         option = _INT8 if other == "openvino-int8" else f"--engine {other}"
@@ -131,3 +132,10 @@ def _without_option(largest: str, engine: Mapping[str, Any]) -> str:
     if largest == "waiting for pictures to be decoded":
         return "; more processes on other hosts, with --units, would help"
     return ""
+
+
+def _int8_gains() -> bool:
+    """Return whether this processor sums 8-bit products in one instruction; without it int8 is hardly faster."""
+    from featstore.engines.int8 import has_8_bit_sums
+
+    return has_8_bit_sums()

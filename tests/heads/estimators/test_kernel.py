@@ -7,7 +7,7 @@ from sklearn.datasets import make_moons
 from sklearn.svm import SVC
 
 from featstore.heads import KernelSVMHead, LinearSVMHead
-from featstore.heads.models import rbf_kernel
+from featstore.heads.rowwise import rbf_kernel
 
 
 def test_exact_head_is_the_optimum_of_the_kernel_problem():

@@ -50,7 +50,8 @@ CORES = os.cpu_count() or 1
         ({"forward": 10, "blocked": 90, "forwarded": 5}, GPU, "pillow-torch", 2, "writing took 90% of the time; would have saved of its 100 s: a faster disk for the store, or --dtype float16 (into a new one), some 45 s"),
     ],
 )  # fmt: skip
-def test_the_bottleneck_and_the_largest_saving_are_named(timings, engine, decoder, workers, words):
+def test_the_bottleneck_and_the_largest_saving_are_named(timings, engine, decoder, workers, words, monkeypatch):
+    monkeypatch.setattr(module, "_int8_gains", lambda: True)
     assert words in advice(Timings(**timings), engine, decoder, workers)
 
 
@@ -64,6 +65,13 @@ def test_no_engine_is_advised_that_is_not_there(monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     assert "--engine torch-folded some 11 to 17 s" in advice(Timings(**NETWORK), TORCH, "pillow-torch", 2)
     assert "openvino" not in advice(Timings(**NETWORK), FOLDED, "pillow-torch", 2)
+
+
+def test_int8_is_not_advised_where_it_gains_nothing(monkeypatch):
+    monkeypatch.setattr(module, "_int8_gains", lambda: False)
+    said = advice(Timings(**NETWORK), OPENVINO, "pillow-torch", 2)
+    assert "a lighter --backbone, or a GPU, would help" in said
+    assert "int8" not in said
 
 
 def test_nothing_is_said_of_short_runs():

@@ -1,0 +1,210 @@
+"""Run the tests as on older processors, by the libraries' own switches, and say which switches took effect.
+
+    python -m tests.slow.instruction_sets [--quick] [--tolerances] [--only NAME] [TESTS...]
+
+For each instruction set that this processor has and that is older than its newest, and with ``--tolerances`` for the
+processor as it is too, TESTS run (by default all; ``--quick``: what depends most on the processor, within a minute on two
+cores) in processes with the switches of oneDNN (torch's and OpenVINO's), ATen, MKL, OpenBLAS (NumPy's, SciPy's and
+FAISS's), FAISS and NumPy set. ``--tolerances`` prints a Markdown table of every tolerance that the tests used: bound and
+worst share of it by instruction set. Ends with 1 where a test fails.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+ROOT = Path(__file__).parents[2]
+QUICK = (
+    "tests/heads/test_rowwise.py",
+    "tests/heads/test_subset_invariance.py",
+    "tests/engines/test_int8.py",
+    "tests/engines/test_plain.py",
+)
+
+
+@dataclass(frozen=True)
+class InstructionSet:
+    """``flag``: what /proc/cpuinfo calls the newest of its instructions; ``newer``: how NumPy names what it lacks."""
+
+    name: str
+    flag: str
+    onednn: str
+    aten: str
+    mkl: str
+    openblas: str
+    faiss: str
+    newer: str
+
+
+SETS = (
+    # OpenVINO refuses to run with oneDNN at SSE41, and uses its kernels of SSE4.2 where oneDNN is at AVX.
+    InstructionSet("avx", "avx", "AVX", "default", "AVX", "Sandybridge", "generic", "X86_V3|AVX2|FMA3|F16C|BMI"),
+    InstructionSet("avx2", "avx2", "AVX2", "avx2", "AVX2", "Haswell", "avx2", "X86_V4|AVX512"),
+    InstructionSet("avx512", "avx512bw", "AVX512_CORE", "avx512", "AVX512", "SkylakeX", "avx512", "AVX512_(ICL|SPR|VNNI)"),
+    InstructionSet("avx512-vnni", "avx512_vnni", "AVX512_CORE_VNNI", "avx512", "AVX512_E1", "SkylakeX", "avx512", "$^"),
+    InstructionSet("amx", "amx_int8", "AVX512_CORE_AMX", "avx512", "AVX512_E4", "SapphireRapids", "avx512_spr", "$^"),
+)  # fmt: skip
+
+
+def of_this_processor() -> list[InstructionSet]:
+    """Return the instruction sets that the processor has, oldest first; none where the system does not tell."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return []
+    flags = next((set(line.split()) for line in text.splitlines() if line.startswith("flags")), set())
+    return [each for each in SETS if each.flag in flags]
+
+
+def switches(chosen: InstructionSet | None) -> dict[str, str]:
+    """Return the environment of a process that computes as ``chosen`` does (None: as it is)."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    if chosen is None:
+        return environment
+    from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__  # type: ignore[attr-defined]
+
+    newer = [name for name in __cpu_dispatch__ if re.match(chosen.newer, name) and __cpu_features__.get(name)]
+    return {
+        **environment,
+        "ONEDNN_MAX_CPU_ISA": chosen.onednn,
+        "ATEN_CPU_CAPABILITY": chosen.aten,
+        "MKL_ENABLE_INSTRUCTIONS": chosen.mkl,
+        "OPENBLAS_CORETYPE": chosen.openblas,
+        "FAISS_OPT_LEVEL": chosen.faiss,
+        # What takes its place from faiss 1.14 on.
+        "FAISS_SIMD_LEVEL": "NONE" if chosen.faiss == "generic" else chosen.faiss.upper(),
+        **({"NPY_DISABLE_CPU_FEATURES": " ".join(newer)} if newer else {}),
+    }
+
+
+def in_effect() -> dict[str, str]:
+    """Return what each library says that it computes with, in this process."""
+    import faiss
+    import numpy as np
+    import scipy.linalg  # noqa: F401
+    import threadpoolctl
+    import torch
+    from numpy._core._multiarray_umath import __cpu_features__  # type: ignore[attr-defined]
+
+    from featstore.engines import open_engine
+    from tests.engines.tiny import tiny_backbone
+
+    np.ones((2, 2)) @ np.ones((2, 2))
+    # Their first calls print what oneDNN and MKL are, where they are asked to (see tell).
+    torch.nn.functional.conv2d(torch.ones(1, 8, 9, 9), torch.ones(8, 8, 3, 3))
+    torch.ones(64, 64) @ torch.ones(64, 64)
+    named = {
+        "numpy.libs": "OpenBLAS of NumPy",
+        "scipy.libs": "OpenBLAS of SciPy",
+        "faiss_cpu.libs": "OpenBLAS of FAISS",
+    }
+    found = {
+        name: str(library.get("architecture"))
+        for library in threadpoolctl.threadpool_info()
+        for part, name in named.items()
+        if part in library["filepath"]
+    }
+    loaded = [name for name in sys.modules if name.startswith("faiss.swigfaiss")]
+    return {
+        "ATen": torch.backends.cpu.get_cpu_capability(),
+        "FAISS": f"{faiss.get_compile_options().strip()} ({', '.join(sorted(loaded))})",
+        "NumPy": " ".join(name for name, there in __cpu_features__.items() if there and re.match("X86_V|AVX", name)),
+        **found,
+        **{
+            f"OpenVINO, {name}": str(
+                open_engine(tiny_backbone(), engine=name, device="cpu").provenance()["instruction_set"]
+            )
+            for name in ("openvino", "openvino-int8")
+        },
+    }
+
+
+def tell(chosen: InstructionSet | None) -> dict[str, str]:
+    """Return ``in_effect`` of a fresh process, with what oneDNN and MKL print of themselves."""
+    command = [
+        sys.executable,
+        "-c",
+        "import json; from tests.slow import instruction_sets as s; print(json.dumps(s.in_effect()))",
+    ]
+    environment = {**switches(chosen), "ONEDNN_VERBOSE": "1", "MKL_VERBOSE": "1"}
+    said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    found: dict[str, str] = json.loads(said.stdout.strip().splitlines()[-1])
+    for name, pattern in (
+        ("oneDNN of torch", r"info,cpu,isa:(.*)"),
+        ("MKL", r"MKL_VERBOSE .*architecture (.*?),? (?:Lnx|Win)"),
+    ):
+        match = re.search(pattern, said.stdout + said.stderr)
+        found[name] = match.group(1) if match else "does not tell"
+    return found
+
+
+def run(chosen: InstructionSet | None, tests: tuple[str, ...], shapes: int, record: Path | None) -> int:
+    """Run ``tests`` under ``chosen`` and return pytest's exit code; tolerances go to ``record``."""
+    command = [sys.executable, "-m", "pytest", *tests]
+    environment = {**switches(chosen), "FEATSTORE_SHAPES": str(shapes)}
+    if record is not None:
+        command += ["-p", "tests.slow.tolerances"]
+        environment["FEATSTORE_TOLERANCES"] = str(record)
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+
+
+def table(records: dict[str, Path]) -> str:
+    """Return a Markdown table of each tolerance: place, bound, the worst share of it by instruction set."""
+    worst: dict[str, dict[str, float]] = {}
+    bounds: dict[str, str] = {}
+    for name, path in records.items():
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            for place, (bound, share) in json.loads(line).items():
+                bounds[place] = bound
+                by_name = worst.setdefault(place, {})
+                by_name[name] = max(share, by_name.get(name, 0.0))
+    lines = [f"| tolerance | bound | {' | '.join(records)} |", "| --- | --- |" + " --- |" * len(records)]
+    for place in sorted(worst):
+        shares = [f"{worst[place][name]:.2g}" if name in worst[place] else "" for name in records]
+        lines.append(f"| {place} | {bounds[place]} | {' | '.join(shares)} |")
+    return "\n".join(lines)
+
+
+@click.command()
+@click.argument("tests", nargs=-1)
+@click.option("--quick", is_flag=True, help="Only the tests that depend most on the processor.")
+@click.option("--tolerances", is_flag=True, help="Run as it is too, and print how much of each tolerance was used.")
+@click.option("--only", help="One instruction set, by its name here.")
+def main(tests: tuple[str, ...], quick: bool, tolerances: bool, only: str | None) -> None:
+    """Run the tests under each older instruction set."""
+    has = of_this_processor()
+    older: list[InstructionSet | None] = [*has[:-1]]
+    if tolerances:
+        older.append(None)
+    if only is not None:
+        older = [each for each in has if each.name == only]
+    click.echo(f"this processor: {', '.join(each.name for each in has) or 'does not tell its instruction sets'}")
+    tests = tests or (QUICK if quick else ("tests",))
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="featstore-sets-") as place:
+        records: dict[str, Path] = {}
+        for chosen in older:
+            name = chosen.name if chosen else "as it is"
+            for library, state in tell(chosen).items():
+                click.echo(f"{name}: {library}: {state}")
+            records[name] = Path(place) / name
+            results[name] = run(chosen, tests, 20 if quick else 200, records[name] if tolerances else None)
+        if tolerances:
+            click.echo(table(records))
+    for name, code in results.items():
+        click.echo(f"{name}: {'passed' if code == 0 else f'FAILED ({code})'}")
+    sys.exit(any(results.values()))
+
+
+if __name__ == "__main__":
+    main()
