@@ -168,7 +168,7 @@ def find_duplicates(
 
     Near-duplicates are pictures whose features, less their mean, have a cosine of ``threshold`` at least; chains of
     them are one group, and pictures of equal bytes always are in one. defaults.DUPLICATE_COSINE says which copies that
-    finds. Vectors are compared block by block (featstore.index.near_duplicates): memory does not grow with the store but
+    finds. Vectors are compared block by block (featstore.indexes.near_duplicates): memory does not grow with the store but
     for some numbers a picture and the groups found. ``progress(done, total)`` counts pictures. Raises UsageError (no
     store, a threshold that is no cosine), DamagedError.
     """

@@ -69,7 +69,7 @@ def index(
 
     Where any of ``recall`` (0..1), ``at`` (neighbours), ``memory`` (bytes of the FAISS file) and ``latency`` (seconds a
     query) is given, they are a contract, and several kinds of index are tried for the fastest that keeps it: see
-    featstore.index.build_contract. Else, and where ``kind`` names "flat" or "hnsw", featstore.index.build_index builds
+    featstore.indexes.build_contract. Else, and where ``kind`` names "flat" or "hnsw", featstore.indexes.build_index builds
     that one, a graph tuned to ``recall`` ``at`` so many neighbours. Pictures of equal bytes are held out together.
     Ids in the index are the store's row ids, which are never used again.
 

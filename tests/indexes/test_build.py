@@ -101,5 +101,5 @@ def test_no_vectors() -> None:
 
 
 def test_importing_the_package_loads_no_faiss() -> None:
-    code = "import sys, featstore.index; sys.exit('faiss' in sys.modules or 'torch' in sys.modules)"
+    code = "import sys, featstore.indexes; sys.exit('faiss' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
