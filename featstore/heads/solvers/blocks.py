@@ -1,8 +1,8 @@
-"""Row blocks: the one way in which heads see features, whether they lie in memory, on disk, or come from a store.
+"""Row blocks: the common interface through which heads read features from memory, from disk or from a store.
 
-A *source* is a 2-d array (float16, float32, float64 or integer; a read-only memory map will do) or any object
-with ``shape`` and ``blocks() -> Iterator[NDArray]`` that can be iterated again and again and yields its rows in
-the same order each time. No function here holds more than one block of what it was given.
+A *source* is a 2-d array (float16, float32, float64 or integer; read-only memory maps are accepted) or any object with
+``shape`` and ``blocks() -> Iterator[NDArray]``. ``blocks`` can be called repeatedly and yields the rows in the same
+order each time. Every function here holds at most one block of the source in memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from featstore.errors import DataError
 from featstore.heads.solvers.halves import all_finite, is_half, widen
 
 BLOCK_ELEMENTS: Final = 4 << 20
-"""Values of one block (16 MiB in float32): large enough for BLAS, small enough to stay near the cache."""
+"""Block size in values (16 MiB in float32): large enough for BLAS, small enough for the CPU caches."""
 
 
 def is_blocks(X: object) -> TypeGuard[RowBlocks]:
@@ -34,14 +34,14 @@ def block_rows(dimension: int) -> int:
 
 
 def working_dtype(dtype: Any) -> np.dtype[Any]:
-    """Return the type in which features of ``dtype`` are computed: float64 as given, everything else in float32."""
+    """Return the floating type to compute in: float64 for float64 features, float32 for all others."""
     return np.dtype(np.float64) if np.dtype(dtype) == np.float64 else np.dtype(np.float32)
 
 
 def iterate(X: Features) -> Iterator[NDArray[Any]]:
-    """Yield the rows of an array or block source as float32 or float64 blocks of bounded size, checked to be finite.
+    """Yield the rows of an array or block source as finite float32 or float64 blocks of bounded size.
 
-    Raises DataError: not 2-d, not numeric, another dimension than announced, NaN or infinity.
+    Raises DataError: not 2-d, not numeric, a width that differs from ``shape``, NaN or infinity.
     """
     start = 0
     for piece in raw_blocks(X):
@@ -50,9 +50,9 @@ def iterate(X: Features) -> Iterator[NDArray[Any]]:
 
 
 def raw_blocks(X: Features, values: int = BLOCK_ELEMENTS) -> Iterator[NDArray[Any]]:
-    """Yield the rows of an array or block source as they are, in blocks of at most ``values`` numbers.
+    """Yield the unconverted rows of an array or block source, in blocks of at most ``values`` numbers.
 
-    Raises DataError: not 2-d, not numeric, another number of rows or dimension than announced.
+    Raises DataError: not 2-d, not numeric, rows or width that differ from ``shape``.
     """
     if not is_blocks(X):
         array = np.asarray(X)
@@ -86,7 +86,7 @@ def _checked(block: NDArray[Any], start: int) -> NDArray[Any]:
             return widen(block)
         raise _not_finite(block, start)
     values = np.ascontiguousarray(block, working_dtype(block.dtype))
-    # One sum finds any NaN or infinity; only where it is not finite does the exact test run.
+    # Any NaN or infinity makes the sum non-finite; the exact test runs only in that case.
     with np.errstate(over="ignore", invalid="ignore"):
         total = values.sum(dtype=np.float64)
     if not math.isfinite(total) and not np.isfinite(values).all():
@@ -106,7 +106,7 @@ def _not_finite(values: NDArray[Any], start: int) -> DataError:
 
 @dataclass(frozen=True)
 class Scaler:
-    """``(x - mean) / scale`` by column: (d,) float64 each, ``scale`` 1 for constant columns."""
+    """Column-wise standardisation ``(x - mean) / scale``: (d,) float64 each; ``scale`` is 1 for constant columns."""
 
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
@@ -120,12 +120,12 @@ class Scaler:
 
 
 def measure(X: Features, *, standardize: bool) -> tuple[Scaler, int, np.dtype[Any]]:
-    """Return (scaler, rows, working type) after one checking pass over all rows.
+    """Return (scaler, number of rows, working type) after one pass that also checks all rows.
 
-    With ``standardize`` false the scaler only subtracts the mean, which changes no optimum (the intercept is
-    not penalised) and makes float32 safe. Columns are scaled by their population deviation, as
+    With ``standardize`` false the scaler only subtracts the mean. This keeps float32 accurate and leaves the optimum
+    unchanged, because the intercept is not penalised. Columns are scaled by their population standard deviation, as
     scikit-learn's StandardScaler does; block moments are merged in float64 (Chan, Golub and LeVeque 1983).
-    Raises DataError as ``iterate`` does, and for no rows or no columns.
+    Raises DataError as ``iterate`` does, and if there are no rows or no columns.
     """
     count, dtype = 0, np.dtype(np.float32)
     mean: NDArray[np.float64] | None = None
@@ -148,7 +148,7 @@ def measure(X: Features, *, standardize: bool) -> tuple[Scaler, int, np.dtype[An
         shape = X.shape if is_blocks(X) else np.shape(X)
         raise DataError(f"nothing to train on: the features have the shape {tuple(shape)}, with 0 feature(s) or rows")
     deviation = np.sqrt(np.maximum(squares, 0.0) / count)
-    # A column is constant when its deviation is rounding error of its mean.
+    # A column counts as constant when its deviation is within the rounding error of its mean.
     constant = deviation <= 10 * np.finfo(dtype).eps * np.abs(mean)
     scale = np.where(constant | (deviation == 0), 1.0, deviation) if standardize else np.ones_like(deviation)
     return Scaler(mean, scale), count, dtype
@@ -156,7 +156,7 @@ def measure(X: Features, *, standardize: bool) -> tuple[Scaler, int, np.dtype[An
 
 @dataclass(frozen=True)
 class MappedBlocks:
-    """A block source made of another by a function of a block: (m, d) to (m, ``dimension``)."""
+    """A block source that applies a function to each block of another source: (m, d) to (m, ``dimension``)."""
 
     source: Features
     function: Callable[[NDArray[Any]], NDArray[Any]]
@@ -164,11 +164,11 @@ class MappedBlocks:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(rows, dimensions) after the function."""
+        """(rows, dimensions) of the mapped blocks."""
         return (row_count(self.source), self.dimension)
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """Yield the function of each block."""
+        """Yield each block after applying the function."""
         for block in iterate(self.source):
             yield self.function(block)
 

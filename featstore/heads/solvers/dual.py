@@ -1,13 +1,13 @@
-"""Squared-hinge support vector machines from a kernel matrix, by Newton's method: exact, for some 2,000 rows.
+"""Newton's method for squared-hinge support vector machines on a kernel matrix: exact, for up to about 2,000 rows.
 
 Chapelle, Training a Support Vector Machine in the Primal (Neural Computation 2007): on the rows inside the margin
 the objective is quadratic, so one linear system gives its minimum, and the method ends when the set of those rows
-stays as it is. It serves the RBF kernel and the linear one, where fewer rows than a first-order method's passes
-would pay for make the problem small but badly conditioned.
+no longer changes. It is used for the RBF kernel and, on few rows, for the linear kernel: there the problem is small but
+badly conditioned, so a first-order method would need many passes.
 
-The one-vs-rest columns of a problem have the same rows and regularisation, so they share one inverse: the rows
-outside the margin are taken out of it by a system of their own size. Each step then costs the factor of a matrix
-of the rows inside or outside the margin, whichever are fewer.
+The one-vs-rest columns of a problem have the same rows and regularisation, so they share one inverse; a linear system
+of the size of the rows outside the margin removes those rows from it. Each step then factorises one matrix whose size
+is the number of rows inside or outside the margin, whichever is smaller.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from featstore.heads.solvers.rows import Labels
 from featstore.heads.solvers.selection import Choice, choose
 
 FOLD_TOLERANCE: Final = 1e-4
-"""Fits that only choose parameters end at a step that gains less than this share of the objective; the gain of the
-step that is left out is smaller by orders of magnitude, and held-out scores are far noisier."""
+"""Relative tolerance of cross-validation fits: they stop after a step that improves the objective by less than this
+share. The next step would improve it by orders of magnitude less, and held-out scores are far noisier."""
 _STEPS: Final = 60
 _ROUNDING: Final = 1e-12
-"""Of the objective: what changes it by less is rounding."""
+"""Relative change of the objective below which a difference counts as rounding error."""
 _LEAST_STEP: Final = 1e-4
 
 Floats = NDArray[np.float64]
@@ -48,7 +48,7 @@ class DualSolution:
 
     ``objective``: 0.5 weights' kernel weights + C sum of weighted losses, over all columns; ``converged``: whether
     every column ended with its set of rows inside the margin unchanged, or with a gain under the tolerance;
-    ``steps``: Newton steps of the column that took most.
+    ``steps``: the largest number of Newton steps that a column took.
     """
 
     problem: Problem
@@ -65,14 +65,15 @@ def solve(
 ) -> list[DualSolution]:
     """Solve ``problems`` for ``kernel`` (n, n), symmetric and positive semi-definite; solutions in order.
 
-    Problems of one fold are best given with rising C: each starts where the one before ended, the first at ``start``
-    (zero when None). ``tol``: a column also ends at a step that gains less than this share of its objective.
+    List the problems of one fold by increasing C: each starts from the solution of the previous one, the first from
+    ``start`` (zero if None). ``tol``: a column also stops after a step that improves its objective by less than this
+    share.
     """
     weights = labels.weights_of(labels.codes, np.float64)
     weights = np.ones(len(labels.codes)) if weights is None else weights
     solutions: dict[int, DualSolution] = {}
-    # One thread: numpy and scipy bring a BLAS each, whose idle threads spin for longer than most of these operations
-    # take, so that two pools on the same cores hold each other up, by more than a factor of ten.
+    # Use one thread: numpy and scipy each have a BLAS of their own. Idle BLAS threads busy-wait for longer than most of
+    # these operations take, so two thread pools on the same cores slow each other down by more than a factor of ten.
     with threadpool_limits(1, user_api="blas"):
         for fold in dict.fromkeys(problem.fold for problem in problems):
             own = [(place, problem) for place, problem in enumerate(problems) if problem.fold == fold]
@@ -107,13 +108,13 @@ def _solve_fold(
 
 
 def _part(matrix: Floats, rows: NDArray[np.intp]) -> Floats:
-    """Return the square part (m, m) of ``matrix``; two takes are several times faster than one index by two arrays."""
+    """Return the submatrix (m, m) of ``matrix``; two takes are several times faster than indexing with two arrays."""
     return matrix.take(rows, axis=0).take(rows, axis=1)
 
 
 @dataclass(frozen=True)
 class _State:
-    """Columns of machines: weights (c, m), intercepts (c,), decisions (c, m)."""
+    """Current iterate of all columns: weights (c, m), intercepts (c,), decisions (c, m)."""
 
     weights: Floats
     intercept: Floats
@@ -123,7 +124,7 @@ class _State:
         return _State(self.weights[chosen], self.intercept[chosen], self.decisions[chosen])
 
     def toward(self, other: _State, share: Floats) -> _State:
-        """Return the points between these columns and ``other``, at ``share`` (c,) of the way; all is linear."""
+        """Return the linear interpolation between these columns and ``other`` at the fractions ``share`` (c,)."""
         b = share[:, None]
         return _State(
             (1 - b) * self.weights + b * other.weights,
@@ -177,7 +178,7 @@ class _Machines:
     def _search(
         self, chosen: NDArray[np.intp], state: _State, values: Floats, target: _State
     ) -> tuple[_State, Floats, Floats]:
-        """Return the points that the line search ends at, on the way to ``target``; objectives (q,), steps (q,)."""
+        """Run the line search towards ``target``; return the accepted points, objectives (q,) and steps (q,)."""
         step = np.ones(len(chosen))
         moved, found = target, self._values(chosen, target)
         while (worse := (found > values * (1 + _ROUNDING)) & (step > _LEAST_STEP)).any():
@@ -187,11 +188,11 @@ class _Machines:
         return moved, found, step
 
     def _targets(self, chosen: NDArray[np.intp], inside: Mask, intercept: Floats) -> _State:
-        """Return the minima of the quadratics that the objectives are while just those rows are ``inside`` (q, m).
+        """Return the minima of the objectives, taken as quadratics whose rows inside the margin are ``inside`` (q, m).
 
         With S = kernel + ridge on the rows inside, S w + b = signs there and w = 0 outside; as the intercept is free,
-        the weights sum to zero. So w = S^-1 signs - b S^-1 1, both of which are solved for at once. Without a row
-        inside w = 0 and any b will do: ``intercept`` (q,), where it is.
+        the weights sum to zero. So w = S^-1 signs - b S^-1 1, and both terms are solved for at once. If no row is
+        inside, w = 0 and every b is optimal: the current ``intercept`` (q,) is kept.
         """
         many = (2 * inside.sum(axis=1) > inside.shape[1]) & (len(self.signs) > 1)
         solved = np.zeros((len(chosen), 2, inside.shape[1]))
@@ -210,7 +211,8 @@ class _Machines:
         return _State(weights, intercept, weights @ self.kernel + intercept[:, None])
 
     def _solve_by_inverse(self, chosen: NDArray[np.intp], inside: Mask) -> Floats:
-        """Return the same solutions (q, 2, m) from those over all rows: forces on the rows outside hold them at zero."""
+        """Return the solutions (q, 2, m) by correcting those over all rows, so that rows outside the margin get weight
+        zero."""
         if self._whole is None:
             system = self.kernel.copy()
             system[np.diag_indices_from(system)] += self._ridge
@@ -229,24 +231,25 @@ class _Machines:
 
 
 def _solve_positive(system: Floats, right: Floats) -> Floats:
-    # The transpose of a symmetric matrix in C order is itself in the order that LAPACK overwrites in place.
+    # A symmetric matrix equals its transpose, and the transpose of a C-ordered array has the Fortran order that LAPACK
+    # can overwrite in place.
     factor = scipy.linalg.cho_factor(system.T, lower=True, overwrite_a=True, check_finite=False)
     return np.asarray(scipy.linalg.cho_solve(factor, right, check_finite=False))
 
 
 def _invert(system: Floats) -> Floats:
-    """Return the inverse of a positive definite matrix, which is overwritten."""
+    """Return the inverse of a positive definite matrix; the input is overwritten."""
     factor, lower = scipy.linalg.cho_factor(system.T, lower=True, overwrite_a=True, check_finite=False)
     inverse, info = scipy.linalg.lapack.dpotri(factor, lower=lower, overwrite_c=True)
     if info:
         raise np.linalg.LinAlgError("the kernel matrix is not positive definite")
-    # Only the lower triangle is written; the other one holds what was there.
+    # LAPACK writes the lower triangle only; the upper one still holds old values.
     rest = np.tril(inverse, -1)
     return np.asarray(np.tril(inverse) + rest.T)
 
 
 def score(labels: Labels, solutions: list[DualSolution]) -> FoldScores:
-    """Score each solution on the fold that it did not see."""
+    """Score each solution on its held-out fold."""
     cells = []
     for solution in solutions:
         out = labels.folds == solution.problem.fold
@@ -260,14 +263,14 @@ def score(labels: Labels, solutions: list[DualSolution]) -> FoldScores:
 
 
 def held_out_decisions(labels: Labels, solutions: list[DualSolution]) -> tuple[Floats, NDArray[Any]]:
-    """Return decision values (m, c) of all held-out rows by the fold's solution, and their class numbers (m,)."""
+    """Return decision values (m, c) of all held-out rows, each from its own fold's solution, and class numbers (m,)."""
     parts = [(s.decisions[out], labels.codes[out]) for s in solutions for out in [labels.folds == s.problem.fold]]
     return np.concatenate([p for p, _ in parts]), np.concatenate([c for _, c in parts])
 
 
 @dataclass(frozen=True)
 class DualFit:
-    """A finished search: index of the chosen C and table of results, the calibration's scale, the final solution."""
+    """Result of a search: the chosen C with the table of results, the calibration scale, the final solution."""
 
     choice: Choice
     scale: float
@@ -275,13 +278,13 @@ class DualFit:
 
 
 def grid_problems(labels: Labels, candidates: list[float]) -> tuple[list[Problem], int]:
-    """Return the problems of every C (outer, rising) and fold (inner), and the number of folds."""
+    """Return the problems of every C (outer loop, increasing) and fold (inner loop), and the number of folds."""
     present = np.unique(labels.folds[labels.folds >= 0])
     return [Problem(C, int(fold)) for C in candidates for fold in present], len(present)
 
 
 def finish(kernel: Floats, labels: Labels, solutions: list[DualSolution], C: float) -> tuple[float, DualSolution]:
-    """Return the calibration's scale from the folds' ``solutions`` for ``C``, and the exact solution on all rows."""
+    """Return the calibration scale from the folds' ``solutions`` for ``C``, and the exact solution on all rows."""
     scale = fit_scale(*held_out_decisions(labels, solutions), labels.classes)
     mean = np.mean([s.weights for s in solutions], axis=0), np.mean([s.intercept for s in solutions], axis=0)
     return scale, solve(kernel, labels, [Problem(C, None)], start=mean)[0]

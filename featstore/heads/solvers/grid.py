@@ -1,8 +1,8 @@
-"""The grid in one pass: all values of C and all folds of an L2-regularised linear classifier, solved together.
+"""Solve all values of C and all folds of an L2-regularised linear classifier together, in shared passes over the rows.
 
 Each problem is scikit-learn's: minimise ``0.5 ||W||^2 + C sum_i weight_i loss(W x_i + b, y_i)`` over W and b (b is
-not penalised), on the rows outside one fold. The problems take L-BFGS steps side by side, so that each pass over
-the rows serves all of them with two matrix-matrix products, and leave as they converge. The initial inverse
+not penalised), on the rows outside one fold. The problems take L-BFGS steps simultaneously: each pass over the rows
+serves all of them with two matrix-matrix products. Converged problems drop out. The initial inverse
 Hessian comes from the features' spectrum (see whitening), scaled for each problem by its C and rows.
 """
 
@@ -29,11 +29,11 @@ MAX_PASSES: Final = 1000
 
 @dataclass(frozen=True)
 class Solution:
-    """Weights (r, c) and intercept (c,) in the coordinates of the rows, with how good they are.
+    """Weights (r, c) and intercept (c,) in the coordinates of the rows, with convergence information.
 
-    ``objective`` is the value reached, ``gap`` the estimated distance to the optimum, ``converged`` whether it
-    came under the tolerance, ``evaluations`` how many passes the problem took part in. ``pairs``: the last steps
-    (c, r + 1) and changes of the gradient, which a similar problem may start with.
+    ``objective``: value reached; ``gap``: estimated distance to the optimum; ``converged``: whether the gap is under
+    the tolerance; ``evaluations``: number of passes used. ``pairs``: the last steps (c, r + 1) and gradient changes,
+    which can initialise L-BFGS for a similar problem.
     """
 
     problem: Problem
@@ -48,7 +48,7 @@ class Solution:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a problem starts: weights with the intercept at the end (c, r + 1), and pairs of its curvature."""
+    """Starting point of a problem: weights with the intercept last (c, r + 1), and L-BFGS curvature pairs."""
 
     point: NDArray[Any]
     pairs: list[Pair]
@@ -71,8 +71,9 @@ def solve(
 ) -> list[Solution]:
     """Solve ``problems`` together; return their solutions in order.
 
-    ``tol``: a problem is finished when its estimated gap is at most ``tol`` times its objective, or after ``max_passes``.
-    ``start``: for the smallest C of each fold; zeros when None. The other values of C start from those before.
+    ``tol``: a problem stops when its estimated gap is at most ``tol`` times its objective, or after ``max_passes``.
+    ``start``: starting point for the smallest C of each fold; zeros if None. Each larger C starts from the smaller
+    ones.
     """
     if start is None:
         start = Start(np.zeros((columns(rows.labels.classes), rows.dimension + 1)), [])
@@ -95,7 +96,7 @@ def solve(
 
 
 def _paths(problems: list[Problem], searches: list[_Search]) -> list[list[_Search]]:
-    """Return the searches of each fold by rising C."""
+    """Return the searches of each fold, sorted by C."""
     by_fold: dict[int | None, list[_Search]] = {}
     for problem, search in sorted(zip(problems, searches, strict=True), key=lambda pair: pair[0].C):
         by_fold.setdefault(problem.fold, []).append(search)
@@ -103,7 +104,7 @@ def _paths(problems: list[Problem], searches: list[_Search]) -> list[list[_Searc
 
 
 def _current(path: list[_Search], loss: Loss) -> _Search | None:
-    """Return the first search of a path that is not done, begun where those before lead; None at the path's end."""
+    """Return the first unfinished search of a path, started from the solutions before it; None if all are finished."""
     for number, search in enumerate(path):
         if not search.begun:
             search.begin(_continued(path[:number], search.problem.C, loss))
@@ -113,7 +114,7 @@ def _current(path: list[_Search], loss: Loss) -> _Search | None:
 
 
 def _continued(before: list[_Search], C: float, loss: Loss) -> Start:
-    """Return where the problem of ``C`` starts, from the solved ones of smaller C."""
+    """Return a start for the problem of ``C``, extrapolated from the solutions of smaller C."""
     last = before[-1]
     point = last.solver.best
     if loss.grows and len(before) > 1:
@@ -124,7 +125,7 @@ def _continued(before: list[_Search], C: float, loss: Loss) -> Start:
 
 
 def _carried(pairs: list[Pair], ratio: float) -> list[Pair]:
-    """Return ``pairs`` for a problem whose summed loss is ``ratio`` times as large, the penalty staying what it is."""
+    """Return ``pairs`` rescaled for a problem with ``ratio`` times the summed loss and the same penalty."""
     carried = []
     for step, change in pairs:
         scaled = change * change.dtype.type(ratio)
@@ -134,7 +135,7 @@ def _carried(pairs: list[Pair], ratio: float) -> list[Pair]:
 
 
 class _Search:
-    """One problem on its way: its L-BFGS iteration and the preconditioner of that."""
+    """One problem being solved: its L-BFGS iteration and preconditioner."""
 
     def __init__(self, rows: TrainingRows, problem: Problem, tol: float, max_passes: int) -> None:
         self.problem = problem
@@ -152,16 +153,16 @@ class _Search:
 
     @property
     def over(self) -> bool:
-        """Whether no more is to be asked for."""
+        """Whether no further evaluation is needed."""
         return self.solver.done or self.solver.evaluations >= self._max_passes
 
     def tell(self, value: float, gradient: NDArray[np.float64], curvature: float) -> None:
-        """Take what a pass has found at the point."""
+        """Record the evaluation of the current point."""
         self._whitener.scale = curvature
         self.solver.tell(value, gradient.astype(self._rows.dtype))
 
     def solution(self) -> Solution:
-        """Return the best point so far."""
+        """Return the best solution so far."""
         solver = self.solver
         best = solver.best.T.astype(np.float64)
         return Solution(
@@ -171,7 +172,7 @@ class _Search:
 
 @dataclass(frozen=True)
 class Effort:
-    """What solving cost: passes over the rows, and floating-point operations of their matrix products."""
+    """Cost of solving: passes over the rows, and floating-point operations in matrix products."""
 
     passes: int = 0
     operations: float = 0.0
@@ -181,7 +182,7 @@ class Effort:
 
 
 def effort(rows: TrainingRows, solutions: list[Solution]) -> Effort:
-    """Return what ``solutions``, solved together, cost: four operations a row, dimension and column an evaluation."""
+    """Return the cost of ``solutions`` solved together: four operations per row, dimension, column and evaluation."""
     folds = rows.labels.folds
     trained = {fold: int((folds != fold).sum()) for fold in np.unique(folds)}
     operations = 0.0
@@ -195,7 +196,8 @@ def effort(rows: TrainingRows, solutions: list[Solution]) -> Effort:
 
 
 class _Whitener:
-    """The inverse of ``I + scale * Gram`` for one problem; ``scale`` is C times the loss's curvature where it stands."""
+    """The inverse of ``I + scale * Gram`` for one problem; ``scale`` is C times the loss's curvature at the current
+    point."""
 
     def __init__(self, spectrum: Spectrum) -> None:
         self.scale = 1.0
@@ -219,7 +221,7 @@ class FoldScores:
 
 
 def score(rows: TrainingRows, solutions: list[Solution]) -> FoldScores:
-    """Score each solution on the fold that it did not see, in one pass over the rows."""
+    """Score each solution on its held-out fold, in one pass over the rows."""
     points = np.stack([np.vstack([s.weights, s.intercept]).T for s in solutions])
     classes = rows.labels.classes
     right = np.zeros((len(solutions), classes), np.int64)
@@ -245,9 +247,9 @@ def score(rows: TrainingRows, solutions: list[Solution]) -> FoldScores:
 
 
 def held_out_decisions(rows: TrainingRows, solutions: list[Solution]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Return decision values (m, c) of all rows by the solution that did not see them, and the row numbers (m,).
+    """Return decision values (m, c) of each row from the solution that held it out, and the row numbers (m,).
 
-    ``solutions``: one for each fold. Rows that are in every training part (fold -1) are left out.
+    ``solutions``: one per fold. Rows of fold -1, which are always trained on, are left out.
     """
     points = np.stack([np.vstack([s.weights, s.intercept]).T for s in solutions])
     by_fold = {s.problem.fold: Selection([i], points, rows.dtype) for i, s in enumerate(solutions)}

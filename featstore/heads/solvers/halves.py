@@ -1,8 +1,8 @@
-"""float16 to float32, exactly: in integer operations that numpy does in vectors, several times as fast as its conversion.
+"""Exact conversion from float16 to float32 by vectorised integer operations, several times as fast as numpy's own.
 
-A float16 is sign, 5 bits of exponent and 10 of fraction; a float32 sign, 8 and 23. With the bits in the places of
-float32 the number is there but for the bias of its exponent, 127 - 15: a factor of 2**112 (IEEE 754-2019, 3.6), by
-which subnormal numbers come right as well.
+A float16 has a sign, 5 exponent bits and 10 fraction bits; a float32 has a sign, 8 and 23. Moving the bits to the
+float32 positions leaves only the exponent bias wrong, by 127 - 15. Multiplying by 2**112 (IEEE 754-2019, 3.6) corrects
+it, for subnormal numbers too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _CHUNK: Final = 1 << 19
-"""Values of one chunk (2 MiB as float32): it stays in a core's cache through all its operations."""
+"""Chunk size in values (2 MiB as float32): a chunk stays in the core's cache during all operations."""
 _SIGN_AND_VALUE: Final = np.int32(0x8FFFFFFF - (1 << 32))
 _SCALE: Final = np.float32(2.0**112)
 _MAGNITUDE: Final = np.uint16(0x7FFF)
@@ -26,7 +26,7 @@ def is_half(array: NDArray[Any]) -> bool:
 
 
 def widen(halves: NDArray[np.float16], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-    """Return the finite float16 rows (m, d) as float32, in ``out`` where given.
+    """Return the finite float16 rows (m, d) as float32, in ``out`` if given.
 
     Infinity and NaN become large numbers: see ``all_finite``.
     """
@@ -35,7 +35,7 @@ def widen(halves: NDArray[np.float16], out: NDArray[np.float32] | None = None) -
     step = max(1, _CHUNK // max(1, halves.shape[1]))
     for start in range(0, len(halves), step):
         part = bits[start : start + step]
-        # The copy repeats the sign in all upper bits; of those one is wanted.
+        # The widening copy repeats the sign in all upper bits; keep one of them.
         np.copyto(part, source[start : start + step])
         np.left_shift(part, 13, out=part)
         np.bitwise_and(part, _SIGN_AND_VALUE, out=part)

@@ -1,8 +1,8 @@
-"""Limited-memory BFGS that is asked and told, so that many problems can share one pass over the data.
+"""Limited-memory BFGS with an ask-and-tell interface, so that many problems can share one pass over the data.
 
 Nocedal and Wright, Numerical Optimization (2nd ed.), algorithms 7.4 and 7.5, with a preconditioner as the initial
-inverse Hessian and a backtracking (Armijo) line search by quadratic interpolation. Vectors have the type of the
-start, numbers are float64.
+inverse Hessian and a backtracking (Armijo) line search by quadratic interpolation. Vectors have the dtype of the
+starting point, scalars are float64.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _UNDERESTIMATE: Final = 100
 class Lbfgs:
     """One smooth convex minimisation.
 
-    ``point`` is where the objective is wanted next; pass its value and gradient to ``tell``. ``best`` is the
-    accepted iterate, ``value`` its objective, ``gap`` the estimate of how far it lies above the optimum, half
-    of g'Hg with H the current inverse Hessian (the Newton decrement). ``done`` when both it and what the last step
-    gained are at most ``tol * |value|`` (H may know too little of the curvature for the gap to be believed alone,
-    unless it is a hundred times smaller), or when rounding (``noise``, relative to the value) allows no further descent. ``pairs``: (step, change of
-    gradient) of a similar problem, to begin with what is known of its curvature.
+    ``point``: the point to evaluate next; pass its objective and gradient to ``tell``. ``best``: the accepted iterate;
+    ``value``: its objective; ``gap``: its estimated distance above the optimum, half of g'Hg with H the current inverse
+    Hessian (the Newton decrement). ``done``: the gap and the improvement of the last step are both at most ``tol *
+    |value|``, or the gap alone is at most a hundredth of that (H may approximate the curvature too badly to trust the
+    gap alone), or rounding (``noise``, relative to the value) allows no further descent. ``pairs``: (step, gradient
+    change) of a similar problem, as initial curvature information.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class Lbfgs:
 
     @property
     def pairs(self) -> list[tuple[Array, Array]]:
-        """Steps and changes of the gradient that are remembered, the oldest first."""
+        """The stored steps and gradient changes, oldest first."""
         return [(step, change) for step, change, _ in self._pairs]
 
     def tell(self, value: float, gradient: Array) -> None:
-        """Take the objective and gradient at ``point``; set the next ``point`` or ``done``."""
+        """Record the objective and gradient at ``point``; set the next ``point`` or ``done``."""
         self.evaluations += 1
         gain = np.inf
         if self.evaluations > 1:
@@ -102,7 +102,7 @@ class Lbfgs:
 
     def _remember(self, step: Array, change: Array) -> None:
         curvature = float(np.vdot(step, change))
-        # Rounding can hide the curvature of a tiny step; such a pair would spoil positive definiteness.
+        # Rounding can hide the curvature of a tiny step; storing such a pair would break positive definiteness.
         if curvature > 1e-10 * float(np.linalg.norm(step)) * float(np.linalg.norm(change)):
             self._pairs.append((step, change, 1.0 / curvature))
 
@@ -126,7 +126,7 @@ class Lbfgs:
 
 
 def run(problem: Lbfgs, objective: Callable[[Array], tuple[float, Array]], limit: int) -> Any:
-    """Drive one problem alone for at most ``limit`` evaluations; return the best point."""
+    """Minimise a single problem with at most ``limit`` evaluations; return the best point."""
     while not problem.done and problem.evaluations < limit:
         problem.tell(*objective(problem.point))
     return problem.best

@@ -1,8 +1,8 @@
 """Losses of linear classifiers, for many problems at once: value and derivative from decision values.
 
-A block of decision values has shape (c, p, m): c columns a problem, p problems, m rows, where c is 1 for two
-classes and the number of classes k otherwise. So what is summed over classes, and what is done to each value, runs
-along rows that lie side by side in memory. ``codes`` (m,) are class numbers 0..k-1.
+A block of decision values has shape (c, p, m): c columns per problem, p problems, m rows. c is 1 for two classes and
+the number of classes k otherwise. Rows are the last axis, so that sums over classes and element-wise operations read
+contiguous memory. ``codes`` (m,) are class numbers 0..k-1.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Evaluated = tuple[NDArray[np.float64], NDArray[np.float64], Values]
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss by its name and its function.
+    """A named loss function.
 
     ``evaluate(values, codes, weights) -> (sums, curvature, derivative)``: sums (p,) float64 of the weighted loss over
-    rows; curvature (p,) likewise of its second derivative, averaged over the columns; derivative (c, p, m), which
-    may overwrite ``values``. ``grows``: whether the optimal weights keep growing with the logarithm of C where classes
-    are separable, so that they can be extrapolated.
+    rows; curvature (p,): the same sum of the second derivative, averaged over the columns; derivative (c, p, m), which
+    may overwrite ``values``. ``grows``: whether the optimal weights of separable classes keep growing with log C, so
+    that they can be extrapolated to a larger C.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Loss:
 
 
 def columns(classes: int) -> int:
-    """Return the decision columns of a linear classifier of ``classes`` classes."""
+    """Return the number of decision columns of a linear classifier for ``classes`` classes."""
     return 1 if classes == 2 else classes
 
 
@@ -98,7 +98,7 @@ def _squared_hinge(values: Values, codes: NDArray[np.intp], weights: Values | No
     slack = np.subtract(1, values, out=values)
     np.maximum(slack, 0, out=slack)
     weighted = slack if weights is None else slack * weights
-    # Single precision along the rows of a block, double precision across.
+    # Sum in single precision within a block, in double precision across blocks.
     loss = np.einsum("cpm,cpm->cp", slack, weighted).sum(axis=0, dtype=np.float64)
     if weights is None:
         inside = np.count_nonzero(slack, axis=(0, 2)).astype(np.float64)
@@ -116,7 +116,7 @@ SQUARED_HINGE = Loss("squared hinge", False, _squared_hinge)
 
 
 def predict_codes(decisions: NDArray[Any], axis: int = -1) -> NDArray[np.intp]:
-    """Return class numbers (...) from decision values (..., c), or another shape whose columns lie along ``axis``."""
+    """Return class numbers (...) from decision values (..., c); ``axis`` is the axis of the columns."""
     if decisions.shape[axis] == 1:
         return np.asarray(decisions.take(0, axis) > 0, np.intp)
     return np.asarray(decisions.argmax(axis))

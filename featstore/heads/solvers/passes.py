@@ -1,10 +1,9 @@
 """One pass over the rows for many problems: objectives, gradients and curvatures, on all cores.
 
 BLAS is slow at products with few columns: threads cannot share them, and blocks larger than a core's cache are
-read twice from memory. So each worker thread takes whole segments, with BLAS kept to one thread, and goes through
-them in blocks that stay in its cache between the product that gives decisions and the one that gives gradients.
-Which worker takes which segment is fixed, so that the same number of workers gives the same bits on
-one instruction set.
+read twice from memory. So BLAS is limited to one thread, and each worker thread processes whole segments in blocks that
+stay in its cache between the product for decisions and the product for gradients. The assignment of segments to workers
+is fixed, so the same number of workers gives bit-identical results on one instruction set.
 """
 
 from __future__ import annotations
@@ -23,22 +22,22 @@ from featstore.heads.solvers.losses import Loss
 from featstore.heads.solvers.rows import Segment, TrainingRows
 
 _BLOCK: Final = 1 << 20
-"""Values of one block (4 MiB in float32: 512 rows of 2048), which stays in the last cache between the two products."""
+"""Block size in values (4 MiB in float32: 512 rows of 2048); a block stays in cache for both products."""
 _SMALL_PRODUCT: Final = 1_000_000
-"""Multiplications up to which OpenBLAS multiplies matrices without packing them first, much faster when one is thin."""
+"""Number of multiplications up to which OpenBLAS skips packing the matrices, which is much faster for thin ones."""
 _PIECE_ROWS: Final = (32, 16, 8)
 _PIECE_DIMENSIONS: Final = 64
-"""Thin products are cut into pieces of so many rows, or dimensions, to be small enough for that. numpy goes through
-the pieces in one call: workers that call for each would mostly wait for the interpreter's lock."""
+"""Thin products are cut into pieces of this many rows or dimensions, to stay below that limit. One numpy call
+multiplies all pieces: with one call per piece the workers would mostly wait for the GIL."""
 _WORTH_THREADS: Final = 1 << 22
-"""Values (rows times dimensions) below which threads cost more than they bring."""
+"""Number of values (rows times dimensions) below which threads do not pay off."""
 _LEAST_CURVATURE: Final = 1e-3
-"""Of the summed loss, so that the step of the intercept stays finite when every row is far on its side."""
+"""Smallest curvature, relative to the summed loss: keeps the intercept step finite for well separated rows."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One cell of the grid: regularisation ``C``, and the fold that is held out (None: none)."""
+    """One cell of the grid: regularisation ``C`` and the held-out fold (None: no fold)."""
 
     C: float
     fold: int | None
@@ -46,7 +45,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """At some points: objectives (p,), gradients (p, c, r + 1), and C times the summed curvature of the loss (p,)."""
+    """Result of a pass: objectives (p,), gradients (p, c, r + 1), and C times the summed curvature of the loss (p,)."""
 
     values: NDArray[np.float64]
     gradients: NDArray[np.float64]
@@ -54,9 +53,9 @@ class Evaluation:
 
 
 class Selection:
-    """The problems that read the rows of one fold (numbers ``chosen``), their weights one below the other.
+    """The problems (numbers ``chosen``) that read the rows of one fold, with their weights stacked.
 
-    ``points``: (p, c, r + 1), weights of a column with its intercept at the end.
+    ``points``: (p, c, r + 1), weights of each column with the intercept last.
     """
 
     def __init__(self, chosen: list[int], points: NDArray[Any], dtype: np.dtype[Any]) -> None:
@@ -68,7 +67,7 @@ class Selection:
 
     @property
     def columns(self) -> int:
-        """Columns of all problems."""
+        """Number of columns of all problems together."""
         return len(self.weights)
 
     @property
@@ -105,30 +104,30 @@ class Selection:
         return out
 
     def block_rows(self) -> int:
-        """Return how many rows to take at once."""
+        """Return the number of rows per block."""
         rows: int = _BLOCK // max(self.weights.shape[1], self.columns)
         return max(64, rows // 2 if self._piece_rows else rows)
 
     @property
     def _piece_rows(self) -> int:
-        """Rows of a piece, 0 where the product is not thin."""
+        """Return the number of rows per piece, 0 if the product is not thin."""
         size = self.columns * self.weights.shape[1]
         return next((rows for rows in _PIECE_ROWS if self.columns > 1 and rows * size <= _SMALL_PRODUCT), 0)
 
 
 class Workers:
-    """Threads that keep their order: what is given to worker i runs there, one after another."""
+    """Worker threads with fixed assignment: jobs given to worker i run on thread i, one after another."""
 
     def __init__(self, executors: list[ThreadPoolExecutor]) -> None:
         self._executors = executors
 
     @property
     def count(self) -> int:
-        """How many accumulators are needed."""
+        """Number of accumulators needed."""
         return max(1, len(self._executors))
 
     def run(self, jobs: Iterator[tuple[int, Callable[[], None]]]) -> None:
-        """Run each job on its worker; few wait at any time, so that streamed rows do not pile up."""
+        """Run each job on its worker, with a bounded queue so that streamed rows do not fill the memory."""
         waiting: deque[Future[None]] = deque()
         for worker, job in jobs:
             if not self._executors:
@@ -143,9 +142,10 @@ class Workers:
 
 @contextmanager
 def few_threads(rows: int, dimension: int) -> Iterator[None]:
-    """Keep BLAS to one thread where data is small: its threads wait for each other by spinning.
+    """Limit BLAS to one thread for small data, because BLAS threads busy-wait for each other.
 
-    Between many short products that costs more than it brings, and on cores that others use as well ten times more.
+    Between many short products busy-waiting costs more than threads gain, and ten times more on cores shared with other
+    programs.
     """
     from threadpoolctl import threadpool_limits
 
@@ -155,7 +155,7 @@ def few_threads(rows: int, dimension: int) -> Iterator[None]:
 
 @contextmanager
 def workers_for(rows: TrainingRows) -> Iterator[Workers]:
-    """Yield workers for passes over ``rows``: one a BLAS thread, with BLAS kept to one; none for small data."""
+    """Yield one worker per BLAS thread, with BLAS limited to one thread meanwhile; no worker if ``rows`` are small."""
     from threadpoolctl import threadpool_info, threadpool_limits
 
     threads = max((info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"), default=1)
@@ -169,7 +169,7 @@ def workers_for(rows: TrainingRows) -> Iterator[Workers]:
 
 @dataclass
 class _Sums:
-    """What one worker has added up: losses and curvatures (p,), gradients (columns, r + 1) by fold."""
+    """Partial sums of one worker: losses and curvatures (p,), gradients (columns, r + 1) by fold."""
 
     losses: NDArray[np.float64]
     bends: NDArray[np.float64]

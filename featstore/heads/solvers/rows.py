@@ -1,4 +1,4 @@
-"""Training rows as the grid solver reads them: standardised segments, each of one fold, in memory or streamed."""
+"""Training rows for the grid solver: standardised segments, each of a single fold, in memory or streamed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from featstore.heads.solvers.standardising import RawRows, Standardiser
 from featstore.heads.solvers.whitening import Spectrum, spectrum_of
 
 _SAMPLE: Final = 4096
-"""Rows from which the preconditioner is made; it need not be exact, and the optimum does not depend on it."""
+"""Number of rows for estimating the preconditioner; an approximation suffices, as it does not change the optimum."""
 _COPIED_ELEMENTS: Final = 1 << 18
-"""Values that are standardised at once on their way into the copy: they stay in a core's cache."""
+"""Number of values standardised at once while copying; they stay in the core's cache."""
 _RANK_TOLERANCE: Final = 1e-12
 _RAW_ELEMENTS: Final = 16 << 20
-"""Values of one block of streamed rows: the folds' parts of it are to be large enough for BLAS."""
+"""Block size of streamed rows, in values: each fold's part of a block must be large enough for BLAS."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ class Segment:
     rows: NDArray[np.intp]
 
     def read(self, part: slice) -> NDArray[Any]:
-        """Return the values (p, r) of the rows of ``part``: valid until this thread reads others."""
+        """Return the values (p, r) of the rows of ``part``; the next read in this thread overwrites them."""
         return self.values[part]
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What is known of each row: class numbers (n,), folds (n,), and the weight of each class (k,) or None.
+    """Class numbers (n,) and folds (n,) of all rows, and the weight of each class (k,) or None.
 
-    A fold number f >= 0 says: held out by the problems of fold f. -1 says: always trained on, never scored.
+    A row with fold f >= 0 is held out by the problems of fold f. A row with fold -1 is always trained on, never scored.
     """
 
     codes: NDArray[np.intp]
@@ -57,18 +57,18 @@ class Labels:
         return int(self.codes.max()) + 1
 
     def weights_of(self, codes: NDArray[np.intp], dtype: Any) -> NDArray[Any] | None:
-        """Return the weights of rows of these classes, or None where all weigh 1."""
+        """Return the weight of each row from its class number, or None if all weights are 1."""
         return None if self.class_weights is None else self.class_weights[codes].astype(dtype)
 
     def class_mass(self, held_out: int | None) -> NDArray[np.float64]:
-        """Return the summed weight of each class (k,) over all rows that are not in fold ``held_out``."""
+        """Return the summed weight of each class (k,) over all rows outside fold ``held_out``."""
         codes = self.codes if held_out is None else self.codes[self.folds != held_out]
         counts = np.bincount(codes, minlength=self.classes).astype(np.float64)
         return counts if self.class_weights is None else counts * self.class_weights
 
 
 class TrainingRows(Protocol):
-    """What the grid solver needs: segments, their width, the spectrum, and the way back to raw features."""
+    """Interface for the grid solver: segments, their width, the spectrum, and the map back to raw features."""
 
     labels: Labels
     spectrum: Spectrum
@@ -80,15 +80,15 @@ class TrainingRows(Protocol):
         ...
 
     def to_features(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return weights (r, c) of the segments' coordinates as weights (d, c) of standardised features."""
+        """Map weights (r, c) in the segments' coordinates to weights (d, c) of standardised features."""
         ...
 
 
 class MemoryRows:
-    """A standardised copy in memory, sorted by fold; rotated to its row space where that has half the width or less.
+    """A standardised copy in memory, sorted by fold; rotated to its row space if that has at most half the width.
 
-    The rotation is exact: the optimal weights lie in the span of the rows (representer theorem), and the
-    penalty is invariant. It comes from the (n, n) Gram matrix, so that its coordinates are the eigenvectors.
+    The rotation is exact: the optimal weights lie in the span of the rows (representer theorem), and the penalty is
+    rotation-invariant. It is computed from the eigenvectors of the (n, n) Gram matrix, which become the coordinates.
     """
 
     def __init__(self, X: Features, labels: Labels, scaler: Scaler, dtype: np.dtype[Any]) -> None:
@@ -100,7 +100,7 @@ class MemoryRows:
         values = np.empty((rows, dimension), dtype)
         standardiser = Standardiser(scaler, dtype)
         start = 0
-        # That they are finite was checked when their scaler was measured.
+        # Finiteness was already checked by ``measure``.
         for block in raw_blocks(X, _COPIED_ELEMENTS):
             values[place[start : start + len(block)]] = standardiser.standardise(block, slice(None))
             start += len(block)
@@ -149,7 +149,7 @@ def _segment_bounds(folds: NDArray[np.intp], step: int) -> list[tuple[int, slice
 
 
 class StreamedSegment(Segment):
-    """A segment whose values are made where they are asked for, as a rule in a worker thread."""
+    """A segment whose values are computed lazily by the thread that reads them, usually a worker."""
 
     raw: RawRows
 
@@ -169,9 +169,9 @@ class StreamedSegment(Segment):
 
 
 class StreamedRows:
-    """Rows that stay where they are: read block by block at each pass, converted and standardised by its workers.
+    """Rows that are not copied: each pass reads them block by block, and its workers convert and standardise them.
 
-    That they are finite was checked when their scaler was measured.
+    Finiteness was already checked by ``measure``.
     """
 
     def __init__(self, X: Features, labels: Labels, scaler: Scaler, dtype: np.dtype[Any]) -> None:
@@ -182,7 +182,7 @@ class StreamedRows:
         self.spectrum = spectrum_of(scaler.apply(take_rows(X, chosen).astype(dtype, copy=False)))
 
     def segments(self) -> Iterator[Segment]:
-        """Yield the rows of each block by fold; whoever computes with a segment converts and standardises it."""
+        """Yield the rows of each block by fold; the reader of a segment converts and standardises it."""
         start = 0
         for block in raw_blocks(self._source, _RAW_ELEMENTS):
             rows = np.arange(start, start + len(block))
@@ -197,17 +197,17 @@ class StreamedRows:
                 yield StreamedSegment(int(fold), values, codes, weights, chosen)
 
     def to_features(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return ``weights``: the coordinates are the features."""
+        """Return ``weights`` unchanged, as the coordinates are the features."""
         return weights
 
 
 def prepare(
     X: Features, labels: Labels, *, standardize: bool, memory: int = defaults.HEAD_MEMORY
 ) -> tuple[TrainingRows, Scaler]:
-    """Return training rows (in memory where the copy fits into ``memory`` bytes) and their scaler.
+    """Return training rows (copied if the copy fits into ``memory`` bytes) and their scaler.
 
-    The scaler is that of all training rows, in the folds too; labels are not used for it.
-    Raises DataError as ``iterate`` does, and where rows and labels differ in number.
+    All folds share one scaler, measured on all training rows without their labels. Raises DataError as ``iterate``
+    does, and if the numbers of rows and labels differ.
     """
     scaler, rows, dtype = measure(X, standardize=standardize)
     if rows != len(labels.codes):

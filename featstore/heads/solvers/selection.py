@@ -1,4 +1,4 @@
-"""Choosing parameters by cross-validation, and the table of how it went."""
+"""Parameter selection by cross-validation, with its table of results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCORINGS = ("accuracy", "balanced_accuracy", "neg_log_loss")
 
 @dataclass(frozen=True)
 class Choice:
-    """The row of the grid that was chosen, and ``results`` in the manner of scikit-learn's ``cv_results_``."""
+    """The index of the chosen grid row, and ``results`` in the format of scikit-learn's ``cv_results_``."""
 
     index: int
     results: dict[str, Any]
@@ -31,9 +31,10 @@ def choose(
     *,
     ties_by_log_loss: bool = False,
 ) -> Choice:
-    """Choose the best mean score; of equal ones the least log loss where asked, else the first (the simplest).
+    """Choose the grid row with the best mean score; break ties by log loss if asked, else take the first (the
+    simplest).
 
-    ``parameters``: each (g,), the grid; ``scores``: of (g * folds) problems, fold running fastest.
+    ``parameters``: the grid, one array (g,) per parameter; ``scores``: of (g * folds) problems, fold varying fastest.
     """
     if scoring not in SCORINGS:
         raise DataError(f"scoring must be one of {', '.join(SCORINGS)}, not {scoring!r}")
@@ -50,7 +51,7 @@ def choose(
         if name == scoring:
             table |= {f"split{fold}_{name}": by_fold[:, fold] for fold in range(folds)}
     mean: NDArray[np.float64] = table[f"mean_{scoring}"]
-    # Means that differ only by rounding are equal.
+    # Means that differ only by rounding count as ties.
     equal = np.flatnonzero(mean >= mean.max() - 1e-12)
     best = int(equal[np.argmax(table["mean_neg_log_loss"][equal])]) if ties_by_log_loss else int(equal[0])
     return Choice(best, table | {"scoring": scoring, "folds": folds})

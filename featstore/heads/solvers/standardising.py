@@ -1,4 +1,4 @@
-"""Rows as they are stored, converted and standardised in the cache of the core that computes with them."""
+"""Convert and standardise stored rows in the cache of the core that uses them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from featstore.heads.solvers.blocks import Scaler
 from featstore.heads.solvers.halves import is_half, widen
 
 _TILE: Final = 8
-"""Rows for which mean and scale are repeated: numpy's loops over short rows cost as much as their arithmetic."""
+"""Rows over which mean and scale are tiled, because numpy's overhead per short row is as large as the arithmetic."""
 _PART_VALUES: Final = 1 << 19
-"""Values (2 MiB in float32) that are standardised at once where more are asked for."""
+"""Number of values (2 MiB in float32) standardised at once."""
 
 
 class Standardiser:
-    """Converts and standardises rows, to the bits of ``Scaler.apply``, in memory that each thread uses again and again.
+    """Converts and standardises rows in a buffer that each thread reuses; bit-identical to ``Scaler.apply``.
 
-    Fresh memory for each block would cost more, in page faults, than the arithmetic.
+    Allocating a new buffer for each block would cost more page-fault time than the arithmetic takes.
     """
 
     def __init__(self, scaler: Scaler, dtype: np.dtype[Any]) -> None:
@@ -31,13 +31,13 @@ class Standardiser:
         self._scratch = threading.local()
 
     def standardise(self, block: NDArray[Any], inside: NDArray[np.intp] | slice) -> NDArray[Any]:
-        """Return the rows ``inside`` of ``block`` (b, d): valid until this thread asks for others."""
+        """Return the standardised rows ``inside`` of ``block`` (b, d); this thread's next call overwrites them."""
         count = len(inside) if isinstance(inside, np.ndarray) else len(range(*inside.indices(len(block))))
         padded = -(-count // _TILE) * _TILE
         wide = self._memory("wide", padded, self.dtype)
         if isinstance(inside, np.ndarray):
             gathered = self._memory("gathered", padded, block.dtype)[:count]
-            # The mode spares numpy a copy; rows that are not there do not come up.
+            # mode="clip" spares numpy a buffered copy; out-of-range rows do not occur.
             rows = np.take(block, inside, axis=0, out=gathered, mode="clip")
         else:
             rows = block[inside]
@@ -61,7 +61,7 @@ class Standardiser:
 
 @dataclass(frozen=True)
 class RawRows:
-    """The rows of ``block`` (b, d) numbered ``inside`` (m,), or all of them (None), as they are stored."""
+    """The stored rows ``inside`` (m,) of ``block`` (b, d), or all of them (None)."""
 
     block: NDArray[Any]
     inside: NDArray[np.intp] | None
@@ -71,11 +71,11 @@ class RawRows:
         return len(self.block) if self.inside is None else len(self.inside)
 
     def read(self, part: slice) -> NDArray[Any]:
-        """Return the rows of ``part`` (p, d), standardised: valid until this thread reads others."""
+        """Return the standardised rows of ``part`` (p, d); this thread's next read overwrites them."""
         return self.standardiser.standardise(self.block, part if self.inside is None else self.inside[part])
 
     def all(self) -> NDArray[Any]:
-        """Return all rows (m, d), standardised, in memory of their own."""
+        """Return all rows (m, d), standardised, as a new array."""
         values = np.empty((len(self), self.standardiser.dimension), self.standardiser.dtype)
         step = max(1, _PART_VALUES // self.standardiser.dimension)
         for start in range(0, len(self), step):

@@ -1,8 +1,8 @@
 """A preconditioner from the features' spectrum: the Hessian of a linear classifier is nearly ``I + s Gram``.
 
-Leading eigenpairs of the Gram matrix come from a randomised block iteration (Halko, Martinsson and Tropp, SIAM
-Review 2011); the rest of the spectrum is replaced by its mean. So one factor serves every C and fold, and its
-application costs a thin matrix product.
+Leading eigenpairs of the Gram matrix come from a randomised block iteration (Halko, Martinsson and Tropp, SIAM Review
+2011); the remaining eigenvalues are replaced by their mean. One factorisation serves every C and fold, and applying it
+costs one thin matrix product.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ITERATIONS: Final = 2
 class Spectrum:
     """Mean outer product of the rows, as ``basis diag(values) basis' + tail (I - basis basis')``.
 
-    ``basis``: (d, r) orthonormal columns, or None where the coordinates themselves are the eigenvectors
+    ``basis``: (d, r) orthonormal columns, or None if the coordinate axes are the eigenvectors
     (r = d); ``values``: (r,); ``tail``: mean of the remaining eigenvalues.
     """
 
@@ -51,7 +51,7 @@ def spectrum_of(sample: NDArray[Any], seed: int = 0) -> Spectrum:
         return Spectrum(basis, np.maximum(values, 0.0), 0.0)
     random = np.random.default_rng(seed)
     block = random.standard_normal((dimension, _RANK + _OVERSAMPLING)).astype(gram.dtype)
-    # In one thread: factors of thin matrices are many short steps, between which BLAS threads wait by spinning.
+    # One thread: factorising thin matrices takes many short steps, between which BLAS threads busy-wait.
     with threadpool_limits(1, user_api="blas"):
         for _ in range(_ITERATIONS):
             block = np.linalg.qr(gram @ block)[0]
