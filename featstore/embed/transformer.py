@@ -21,16 +21,38 @@ if TYPE_CHECKING:
 
 
 class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Pictures (n) to features (n, d) float32, by a pretrained network: nothing is learned.
+    """Transform pictures (n) to features (n, d) float32 with a pretrained network; nothing is learned.
 
-    A picture is a path, a PIL image, or a uint8 array (h, w), (h, w, 3) or (h, w, 4); all are read by the same rules, so
-    that a file gives the features that ``featstore extract`` gives it.
-    ``make_pipeline(ImageEmbedder("efficientnet_lite0"), LogisticHead())`` classifies pictures. Where the same pictures
-    are used again and again, as in a grid search over a pipeline, a store is the better place for their features.
+    A picture is a path, a PIL image, or a uint8 array (h, w), (h, w, 3) or (h, w, 4). A picture file gives the same
+    features as in ``featstore extract``. To use the same pictures repeatedly, as in a grid search over a pipeline,
+    extract their features into a store first.
 
-    Parameters: ``backbone``: a name, see ``featstore backbones``, or a Backbone; ``weights``, ``engine``, ``device``,
-    ``precision``, ``decode``: as those of featstore.extract; ``batch``: pictures a forward pass; ``workers``: threads
-    that decode (None: one a core).
+    Parameters
+    ----------
+    backbone : str or Backbone
+        Name of the network, see ``featstore backbones``.
+    weights, engine, device, precision, decode : str
+        As in ``featstore.extract``.
+    batch : int
+        Pictures per forward pass.
+    workers : int or None
+        Number of decoding threads; None means one per core.
+
+    Attributes
+    ----------
+    _n_features_out : int
+        Dimension d of the features, for ``get_feature_names_out``. Set by ``fit``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from featstore import ImageEmbedder
+    >>> embedder = ImageEmbedder("efficientnet_lite0", weights="random:0", engine="torch")
+    >>> pictures = [np.zeros((32, 48), np.uint8), np.full((64, 64, 3), 255, np.uint8)]
+    >>> embedder.transform(pictures).shape
+    (2, 1280)
+
+    ``make_pipeline(ImageEmbedder("efficientnet_lite0"), LogisticHead())`` is a picture classifier.
     """
 
     def __init__(
@@ -55,9 +77,9 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self.workers = workers
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Load the network and check the form of ``X``; no picture is read, and nothing learned.
+        """Load the network and check the types in ``X``; no picture is read, and nothing is learned.
 
-        Raises UsageError: parameters that do not exist or go together, an ``X`` that is no list of pictures.
+        Raises UsageError: invalid or conflicting parameters, an ``X`` that is not a list of pictures.
         """
         for _ in _inputs(X, load=False):
             pass
@@ -78,7 +100,7 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return np.concatenate(blocks)
 
     def _embedder(self) -> Embedder:
-        """Return the network of the present parameters, loaded once."""
+        """Return the network for the current parameters; load it only when they change."""
         if self.batch < 1:
             raise UsageError(f"batch has to be at least 1, not {self.batch}")
         names = ("backbone", "weights", "engine", "device", "precision", "decode")
@@ -90,7 +112,7 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return opened[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the loaded network out of copies and pickles: it is loaded again where it is needed."""
+        """Exclude the loaded network from copies and pickles; it is loaded again on demand."""
         state: dict[str, Any] = super().__getstate__()
         return {name: value for name, value in state.items() if name != "_opened"}
 
@@ -106,7 +128,7 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
 
 def _inputs(X: Any, *, load: bool = True) -> Iterator[Input]:
-    """Yield the pictures of ``X``. Raises UsageError for what is none; images are decoded here where ``load``."""
+    """Yield the pictures of ``X``; decode PIL images if ``load``. Raises UsageError for anything that is not a picture."""
     if isinstance(X, str | bytes | os.PathLike | Image.Image) or not isinstance(X, Iterable):
         raise UsageError(f"pictures have to come in a list or an array, not as one {type(X).__name__}")
     if isinstance(X, np.ndarray) and X.dtype.kind in "OUS" and X.ndim == 2 and X.shape[1] == 1:
@@ -122,7 +144,7 @@ def _inputs(X: Any, *, load: bool = True) -> Iterator[Input]:
             raise UsageError(f"{name} is a {type(picture).__name__}; give a path, a PIL image or a uint8 array")
         if load:
             try:
-                # Here, in one thread: the same image may be in the list twice.
+                # Decode in this thread: the list may hold the same image twice.
                 picture.load()
             except (OSError, ValueError, SyntaxError) as error:
                 raise UsageError(f"{getattr(picture, 'filename', '') or name}: cannot be read: {error}") from None

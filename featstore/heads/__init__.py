@@ -1,8 +1,8 @@
-"""Heads: classifiers on stored features. They take arrays or block iterators and know nothing of paths or stores.
+"""Heads: classifiers on stored features. They take arrays or block sources and do not depend on paths or stores.
 
-Estimators (scikit-learn classifiers): LogisticHead, LinearSVMHead, KernelSVMHead, KNNHead. ``train_head`` makes a
-TrainedHead, which predicts with numpy alone; ``save_head`` and ``load_head`` keep it in a file without pickle.
-Everything is imported at its first use, so that importing this package costs nothing.
+Estimators (scikit-learn classifiers): LogisticHead, LinearSVMHead, KernelSVMHead, KNNHead. ``train_head`` returns a
+TrainedHead, which predicts with numpy alone; ``save_head`` and ``load_head`` store it in a file without pickle. Names
+are imported lazily, so that importing this package is fast.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""From decision values to probabilities: temperature scaling.
+"""Temperature scaling: convert decision values to calibrated probabilities.
 
 Guo, Pleiss, Sun and Weinberger, On Calibration of Modern Neural Networks (ICML 2017): one number multiplies all
-decision values before the sigmoid or softmax, so that the predicted class stays what it was. It must be fitted on
-decisions of rows that the classifier did not see.
+decision values before the sigmoid or softmax, so the predicted class does not change. The number must be fitted on
+decision values of held-out rows.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ def softmax(decisions: NDArray[Any], scale: float = 1.0) -> NDArray[np.float64]:
 
 
 def rescale(probabilities: NDArray[np.float64], factor: float) -> NDArray[np.float64]:
-    """Return the softmax of decisions times ``factor`` from ``probabilities`` (n, k), the softmax of the decisions."""
+    """Return probabilities (n, k) as if the decision values behind ``probabilities`` had been multiplied by ``factor``."""
     logs = factor * np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
     return softmax(logs)
 
 
 def fit_scale(decisions: NDArray[np.float64], codes: NDArray[np.intp], classes: int) -> float:
-    """Return the factor for decision values (n, c) of held-out rows that minimises their log loss.
+    """Return the factor that minimises the log loss of decision values (n, c) of held-out rows.
 
-    Targets are smoothed as Platt (1999) did, (n_k + 1) / (n_k + 2) for the true class, so that the factor stays
-    finite where the rows are separated without an error. The loss is convex in the factor.
+    Targets are smoothed as in Platt (1999), (n_k + 1) / (n_k + 2) for the true class, so that the factor stays finite
+    for perfectly separated rows. The loss is convex in the factor.
     """
     from scipy.optimize import minimize_scalar
 
@@ -56,7 +56,7 @@ def fit_scale(decisions: NDArray[np.float64], codes: NDArray[np.intp], classes: 
 
 
 def log_softmax(decisions: NDArray[Any], scale: float = 1.0) -> NDArray[np.float64]:
-    """Return the logarithm of ``softmax`` (n, k) without underflow."""
+    """Return the logarithm of ``softmax`` (n, k), computed without underflow."""
     z = decisions.astype(np.float64) * scale
     if z.shape[1] == 1:
         z = np.concatenate([np.zeros_like(z), z], axis=1)

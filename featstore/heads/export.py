@@ -1,6 +1,6 @@
-"""Heads for other programs: ONNX, and plain scikit-learn estimators.
+"""Export heads to ONNX and to plain scikit-learn estimators.
 
-Both need libraries that reading a head does not: ``onnx`` (an extra of featstore), scikit-learn and joblib.
+Export needs more libraries than loading a head: ``onnx`` (an extra of featstore), or scikit-learn and joblib.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from featstore.heads.models import KernelModel, LinearModel, NeighboursModel
 
 _OPSET: Final = 17
 _IR_VERSION: Final = 8
-"""Old enough for every ONNX runtime of the last years."""
+"""ONNX operator set: old enough for all ONNX runtimes of recent years."""
 
 
 def export_onnx(head: TrainedHead, path: Path) -> None:
     """Write ``head`` as an ONNX model: ``features`` (n, d) float32 to ``label`` (n,) text and ``probabilities`` (n, k).
 
-    Computed in float32. Raises UsageError where the ``onnx`` package is missing, OSError.
+    The model computes in float32. Raises UsageError if the ``onnx`` package is missing, OSError.
     """
     atomic.write_bytes(path, to_onnx(head))
 
 
 def to_onnx(head: TrainedHead) -> bytes:
-    """Return the ONNX model of ``head``, checked by ``onnx.checker``. Raises UsageError as export_onnx."""
+    """Return the ONNX model of ``head``, validated by ``onnx.checker``. Raises UsageError as export_onnx does."""
     try:
         import onnx
     except ImportError:
@@ -54,7 +54,7 @@ def to_onnx(head: TrainedHead) -> bytes:
 
 
 class _Graph:
-    """An ONNX graph in the making; each method adds nodes and returns the name of its output."""
+    """Builder of an ONNX graph; each method adds nodes and returns the name of its output."""
 
     def __init__(self, dimension: int, classes: list[str]) -> None:
         from onnx import helper
@@ -77,11 +77,11 @@ class _Graph:
         return name
 
     def gemm(self, values: str, coef: NDArray[Any], intercept: NDArray[Any]) -> str:
-        """``values @ coef.T + intercept``."""
+        """Add Add ``values @ coef.T + intercept``."""
         return self._add("Gemm", values, self._constant(coef), self._constant(intercept), transB=1)
 
     def softmax(self, decisions: str, scale: float) -> str:
-        """Probabilities (n, k) from decisions (n, c)."""
+        """Add probabilities (n, k) of decisions (n, c)."""
         scaled = self._add("Mul", decisions, self._constant(scale))
         if len(self._classes) > 2:
             return self._add("Softmax", scaled, axis=1)
@@ -90,7 +90,7 @@ class _Graph:
         return self._add("Concat", negative, positive, axis=1)
 
     def rbf(self, model: KernelModel) -> str:
-        """The kernel (n, m) of standardised features with the landmarks."""
+        """Add the kernel matrix (n, m) of standardised features and landmarks."""
         centred = self._add("Sub", "features", self._constant(model.mean))
         values = self._add("Mul", centred, self._constant(1.0 / model.spread))
         squares = self._add("ReduceSumSquare", values, axes=[1], keepdims=1)
@@ -101,7 +101,7 @@ class _Graph:
         return self._add("Exp", self._add("Mul", distance, self._constant(-model.gamma)))
 
     def vote(self, model: NeighboursModel) -> str:
-        """The classes' shares (n, k) of the nearest rows' votes."""
+        """Add each class's share (n, k) of the votes of the nearest rows."""
         centred = self._add("Sub", "features", self._constant(model.mean))
         length = self._add("ReduceL2", centred, axes=[1], keepdims=1)
         unit = self._add("Div", centred, self._add("Max", length, self._constant(1e-30)))
@@ -121,7 +121,7 @@ class _Graph:
         return self._add("Div", votes, total)
 
     def finish(self, decisions: str, probabilities: str) -> None:
-        """Name the outputs; the label is that of the greatest decision value, as in featstore."""
+        """Name the outputs; the label is that of the largest decision value, as in featstore."""
         if len(self._classes) == 2 and decisions != probabilities:
             decisions = self._add("Concat", self._add("Neg", decisions), decisions, axis=1)
         code = self._add("ArgMax", decisions, axis=1, keepdims=0)
@@ -153,9 +153,9 @@ class _Graph:
 
 
 def export_sklearn(head: TrainedHead, path: Path) -> None:
-    """Write ``head`` as a plain scikit-learn estimator with joblib: a pickle, for people who trust the file.
+    """Write ``head`` as a plain scikit-learn estimator with joblib, that is, as a pickle: load it only if you trust it.
 
-    featstore never reads such a file. Raises UsageError for nearest neighbours, OSError.
+    featstore never loads such a file. Raises UsageError for nearest neighbours, OSError.
     """
     import joblib
 
@@ -165,11 +165,11 @@ def export_sklearn(head: TrainedHead, path: Path) -> None:
 
 
 def to_sklearn(head: TrainedHead) -> Any:
-    """Return a scikit-learn estimator with the predictions and probabilities of ``head``, which needs no featstore.
+    """Return a scikit-learn estimator with the predictions and probabilities of ``head``, usable without featstore.
 
-    A linear head becomes a LogisticRegression whose coefficients hold the calibration (a support vector machine
-    too, since only that class turns decision values into probabilities); an RBF head a pipeline of StandardScaler,
-    Nystroem and LogisticRegression. Raises UsageError for nearest neighbours, whose weighted vote has no counterpart.
+    A linear head becomes a LogisticRegression whose coefficients include the calibration. A linear SVM becomes one too,
+    because scikit-learn's SVMs have no such probabilities. An RBF head becomes a pipeline of StandardScaler, Nystroem
+    and LogisticRegression. Raises UsageError for nearest neighbours: scikit-learn has no such weighted vote.
     """
     model = head.model
     if isinstance(model, LinearModel):
@@ -185,7 +185,7 @@ def to_sklearn(head: TrainedHead) -> Any:
     scaler.n_features_in_, scaler.n_samples_seen_ = model.dimension, len(model.landmarks)
     kernel = Nystroem(kernel="rbf", gamma=model.gamma, n_components=len(model.coef))
     kernel.components_ = model.landmarks.astype(np.float64)
-    # Nystroem multiplies the kernel by this matrix: with the coefficients in it, its output is the decision values.
+    # Nystroem multiplies the kernel by this matrix. Filled with the coefficients, it outputs the decision values.
     kernel.normalization_ = model.coef
     kernel.component_indices_ = np.arange(len(model.landmarks))
     kernel.n_features_in_ = model.dimension

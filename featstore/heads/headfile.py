@@ -1,8 +1,8 @@
-"""A trained head, and the file that keeps it: arrays and JSON in a sealed file, no pickle.
+"""TrainedHead and its file format: arrays and JSON in a sealed file, without pickle.
 
-The file (see featstore.files.sealed) has the kind ``head``. Its arrays are those of the model (models.py), its
-description: ``format`` (1), ``head`` (what was asked for, e.g. "logreg"), ``model`` (which of models.py), ``numbers``
-(its scalars), ``classes`` (strings in the order of the columns), ``fingerprint`` and ``identity`` of the features,
+The file (see featstore.files.sealed) has the kind ``head``. Its arrays are those of the model (models.py). Its JSON
+holds: ``format`` (1), ``head`` (the kind, e.g. "logreg"), ``model`` (the class in models.py), ``numbers`` (the model's
+scalars), ``classes`` (strings in column order), ``fingerprint`` and ``identity`` of the features,
 ``about`` (free JSON: parameters, cross-validation, seed, split, label version, report, library versions).
 """
 
@@ -30,10 +30,10 @@ _LARGEST_CLASSES: Final = 1_000_000
 
 @dataclass(frozen=True)
 class TrainedHead:
-    """A classifier on features of one identity, in numpy alone.
+    """A trained classifier that predicts with numpy alone.
 
     ``kind``: e.g. "logreg"; ``classes``: labels in the order of the probability columns; ``fingerprint`` and
-    ``identity``: of the features it was trained on; ``meta``: how it was made (JSON).
+    ``identity``: those of the features it was trained on; ``meta``: how it was trained (JSON).
     """
 
     kind: str
@@ -45,7 +45,7 @@ class TrainedHead:
 
     @property
     def dimension(self) -> int:
-        """The width of the features."""
+        """Width of the features."""
         return self.model.dimension
 
     def __repr__(self) -> str:
@@ -54,16 +54,16 @@ class TrainedHead:
         return f"<TrainedHead {self.kind}: {len(self.classes):,} classes, features of {self.dimension:,} values{of}>"
 
     def decision_function(self, X: Features) -> NDArray[Any]:
-        """Return decision values, (n,) for two classes (positive: the second) and (n, k) for more. Raises DataError."""
+        """Return decision values: (n,) for two classes (positive means the second), (n, k) for more. Raises DataError."""
         decisions = models.decide(self.model, self._fitting(X))
         return decisions[:, 0] if decisions.shape[1] == 1 else decisions
 
     def predict_proba(self, X: Features) -> NDArray[np.float64]:
-        """Return probabilities (n, k) in the order of ``classes``. Raises DataError: NaN, infinity, another width."""
+        """Return probabilities (n, k) in the order of ``classes``. Raises DataError: NaN, infinity, wrong width."""
         return self.model.probabilities(models.decide(self.model, self._fitting(X)))
 
     def predict(self, X: Features) -> NDArray[np.str_]:
-        """Return the labels (n,) of the largest decision value. Raises DataError as predict_proba."""
+        """Return the predicted labels (n,). Raises DataError as predict_proba does."""
         return np.array(self.classes)[predict_codes(models.decide(self.model, self._fitting(X)))]
 
     def predict_blocks(self, X: Features) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]:
@@ -72,7 +72,7 @@ class TrainedHead:
             yield predict_codes(decisions), self.model.probabilities(decisions)
 
     def check_identity(self, fingerprint: str, identity: Mapping[str, Any]) -> None:
-        """Raise IdentityError, naming the differences, where features of another identity are brought."""
+        """Raise IdentityError, listing the differences, if the features have another identity."""
         if fingerprint == self.fingerprint:
             return
         names = sorted(set(self.identity) | set(identity))
@@ -106,7 +106,7 @@ def _short(value: Any) -> str:
 
 
 def save_head(path: Path, head: TrainedHead, meta: Mapping[str, Any] | None = None) -> str:
-    """Write ``head`` to ``path``, whole or not at all; return its checksum. ``meta`` is added to the head's own."""
+    """Write ``head`` to ``path`` atomically; return the file's checksum. ``meta`` is added to the head's own."""
     head = replace(head, meta={**head.meta, **(meta or {})})
     description = {
         "format": FORMAT,
@@ -123,7 +123,7 @@ def save_head(path: Path, head: TrainedHead, meta: Mapping[str, Any] | None = No
 
 
 def load_head(path: Path) -> TrainedHead:
-    """Read a head; every byte is checked against its checksum, every array against the others.
+    """Read a head; check every byte against the checksum and that the arrays fit together.
 
     Nothing in the file is executed. Raises DamagedError: not a head, damaged, contradictory, or of a newer format.
     """

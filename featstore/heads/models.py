@@ -1,11 +1,11 @@
-"""What a trained head computes, in numpy alone: from features to decision values to probabilities.
+"""Models of trained heads, in numpy alone: features to decision values to probabilities.
 
-Every model is arrays and a few numbers, so that it can be saved without pickle, and both the estimators and a
-loaded head run exactly this code: on one machine, saved and loaded predictions are equal bit for bit.
+A model consists of arrays and a few scalars, so it can be saved without pickle. Estimators and loaded heads run the
+same code, so their predictions are bit-identical on one machine.
 
-What a row gets does not depend on the rows beside it (see rowwise): a linear model multiplies each row by a call of its
-own; a kernel is computed in float64, and a row whose classes are as close as rounding is decided alone; neighbours are
-ranked by inner products of two rows in float64.
+The result for a row does not depend on the other rows of the batch (see rowwise). A linear model multiplies each row in
+a call of its own. A kernel is computed in float64, and a row whose best classes differ by rounding alone is decided
+alone. Neighbours are ranked by float64 inner products of two rows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ the rounding of its float64 products, which is below 1e-11 of it for 10,000 stan
 
 
 class Model(Protocol):
-    """Features in, decision values and probabilities out."""
+    """Interface of all models: decision values and probabilities from features."""
 
     name: ClassVar[str]
 
@@ -53,11 +53,11 @@ class Model(Protocol):
         ...
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the arrays that make the model."""
+        """Return the arrays of the model."""
         ...
 
     def numbers(self) -> dict[str, Any]:
-        """Return the scalars that make the model (JSON)."""
+        """Return the scalars of the model (JSON)."""
         ...
 
 
@@ -79,7 +79,7 @@ def decide_blocks(model: Model, X: Features) -> Iterator[NDArray[Any]]:
 class LinearModel:
     """``x @ coef.T + intercept`` on raw features. ``coef``: (c, d) float64; ``intercept``: (c,) float64.
 
-    ``scale`` multiplies decision values before the sigmoid or softmax (1: as they are).
+    ``scale`` multiplies decision values before the sigmoid or softmax (1: no change).
     """
 
     name: ClassVar[str] = "linear"
@@ -195,10 +195,10 @@ def _margins(decisions: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class NeighboursModel:
-    """Votes of the ``neighbours`` nearest training rows by cosine, each with weight exp((cosine - 1) / temperature).
+    """Vote of the ``neighbours`` nearest training rows by cosine, each with weight exp((cosine - 1) / temperature).
 
-    The weighted vote of Wu et al. (2018), as used by DINO. ``vectors``: (n, d) float32 of unit length after
-    centring by ``mean`` (d,); ``codes``: (n,) class numbers; ``smoothing`` is added to every class's share.
+    The weighted vote is that of Wu et al. (2018), also used by DINO. ``vectors``: (n, d) float32, centred by ``mean``
+    (d,) and scaled to unit length; ``codes``: (n,) class numbers; ``smoothing`` is added to every class's share.
     """
 
     name: ClassVar[str] = "neighbours"
@@ -220,7 +220,7 @@ class NeighboursModel:
         return self.class_count
 
     def decide_block(self, block: NDArray[Any]) -> NDArray[np.float64]:
-        """Return votes: (m, k) shares, or (m, 1) share of class 1 minus one half for two classes."""
+        """Return the shares of the vote (m, k); for two classes the share of class 1 minus one half (m, 1)."""
         similarity, index = nearest(unit_rows(block, self.mean), self.vectors, self.neighbours)
         shares = vote(similarity, self.codes[index], self.temperature, self.classes)
         return shares[:, 1:] - 0.5 if self.classes == 2 else shares
@@ -254,9 +254,9 @@ def vote(
 def restore(
     name: str, arrays: Mapping[str, NDArray[Any]], numbers: Mapping[str, Any], classes: int, origin: str
 ) -> Model:
-    """Return the model that ``arrays()`` and ``numbers()`` describe, every shape and value checked.
+    """Return the model from its ``arrays()`` and ``numbers()``, after checking every shape and value.
 
-    Raises DamagedError, naming ``origin``, where they do not fit together: a stranger may have written them.
+    Raises DamagedError, naming ``origin``, if they do not fit together: the file may come from an untrusted source.
     """
     check = _Checker(arrays, numbers, origin)
     columns = 1 if classes == 2 else classes
@@ -310,7 +310,7 @@ class _Checker:
         array = self.arrays.get(name)
         if array is None or array.dtype != dtype:
             raise DamagedError(f"{self.origin}: its array {name} is missing or of the wrong type")
-        # A copy in memory of its own: the file may change or vanish while the head is in use.
+        # Copy into memory: the file may change or vanish while the head is in use.
         array = np.array(array, order="C")
         if not np.isfinite(array).all():
             raise DamagedError(f"{self.origin}: its array {name} holds NaN or infinity")

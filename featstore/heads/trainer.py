@@ -1,4 +1,4 @@
-"""From features and labels to a trained head: the one function behind ``featstore train``."""
+"""Train a head on features and labels: the function behind ``featstore train``."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from featstore.names import did_you_mean, natural
 
 @dataclass(frozen=True)
 class HeadKind:
-    """A head by its name on the command line: what it is, and how its estimator is made.
+    """A kind of head: its name on the command line, its description and its estimator.
 
-    ``ties``: which of several parameters with equal scores in cross-validation it takes.
+    ``ties``: a text that says how equal cross-validation scores are resolved.
     """
 
     name: str
@@ -48,7 +48,7 @@ HEADS: Final[dict[str, HeadKind]] = {
         HeadKind("knn", "nearest neighbours", KNNHead, "the fewest neighbours", regularised=False),
     )
 }
-"""Every head that train_head makes."""
+"""All heads that train_head can train."""
 
 
 def train_head(
@@ -68,11 +68,11 @@ def train_head(
 ) -> TrainedHead:
     """Train a head on ``X`` (n, d), an array or block source, and labels ``y`` (n,).
 
-    Labels become strings; the classes are in natural order (1, 2, 10), which is kept with the head. ``groups`` (n,): rows of
-    equal groups share a fold. ``folds``: a number of folds, or a fraction to hold out once. ``options`` go to the
-    estimator. ``fingerprint`` and ``identity``: of the store; ``meta``: anything else to keep (split, label version).
-    Raises UsageError: unknown kind, a missing label, one class, a class with one picture, NaN, shapes that differ, bad
-    options.
+    Labels are converted to strings; the classes are stored in natural order (1, 2, 10). ``groups`` (n,): rows of
+    the same group share a fold. ``folds``: a number of folds, or a fraction to hold out once. ``options`` are passed to
+    the estimator. ``fingerprint`` and ``identity``: those of the store; ``meta``: further JSON to store (split, label
+    version). Raises UsageError: unknown kind, a missing label, one class, a class with one picture, NaN, mismatched
+    shapes, invalid options.
     """
     if kind not in HEADS:
         raise UsageError(f"there is no head {kind!r}; choose one of {', '.join(HEADS)}{did_you_mean(kind, HEADS)}")
@@ -128,8 +128,8 @@ def _by_code(class_weight: Mapping[str, float] | str | None, names: list[str]) -
 
 
 def texts(y: ArrayLike) -> NDArray[np.str_]:
-    """Return labels (n,) as text. Raises DataError where one is missing (None or NaN)."""
-    # As objects: numpy makes the text "nan" of a NaN among texts.
+    """Return labels (n,) as strings. Raises DataError if one is missing (None or NaN)."""
+    # Use dtype object: in a mixed list numpy would convert NaN to the string "nan".
     labels = np.asarray(y, object).tolist()
     missing = sum(label is None or label != label for label in labels)
     if missing:
@@ -138,7 +138,7 @@ def texts(y: ArrayLike) -> NDArray[np.str_]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the libraries that the result depends on."""
+    """Return the versions of the libraries that affect the result."""
     found = {"featstore": __version__}
     for name in ("numpy", "scipy", "scikit-learn"):
         try:
@@ -149,7 +149,7 @@ def versions() -> dict[str, str]:
 
 
 def _json(value: Any) -> Any:
-    """Return ``value`` as JSON can hold it."""
+    """Return ``value`` as JSON types."""
     if isinstance(value, Mapping):
         return {str(key): _json(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):

@@ -1,6 +1,6 @@
 """Nearest neighbours over features: exact search, FAISS indexes with measured recall, near-duplicates.
 
-Nothing heavy is imported until a name is used, and only ``faiss_io`` imports FAISS.
+Names are imported lazily, and only ``faiss_io`` imports FAISS.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Files of ann-benchmarks (M. Aumueller, E. Bernhardsson & A. Faithfull, Information Systems 2020): read and written.
+"""Read and write files of ann-benchmarks (M. Aumueller, E. Bernhardsson & A. Faithfull, Information Systems 2020).
 
-A file is HDF5: ``train`` (n, d) and ``test`` (q, d) float32, and of each test row ``neighbors`` (q, k) int32, rows of
-train, and ``distances`` (q, k) float32; its attribute ``distance`` is "angular" (1 - cosine) or "euclidean". The format
-is not featstore's own, and files of others are parsed by libhdf5; links to other files are refused.
+A file is HDF5 with ``train`` (n, d) and ``test`` (q, d) float32. For each test row it has ``neighbors`` (q, k) int32,
+rows of train, and ``distances`` (q, k) float32. The attribute ``distance`` is "angular" (1 - cosine) or "euclidean".
+libhdf5 parses these files, as they are not featstore's own format; links to other files are refused.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MOST_BYTES = 4 << 30
 
 @dataclass(frozen=True)
 class TrainRows:
-    """``train`` of a file as a block source: read block by block, each time anew."""
+    """The dataset ``train`` of a file as a block source; each iteration reads it again, block by block."""
 
     path: Path
     shape: tuple[int, int]
@@ -46,8 +46,11 @@ class TrainRows:
 
 @dataclass(frozen=True)
 class AnnBenchmark:
-    """What a file holds: ``train`` (n, d), a block source; ``test`` (q, d); ``neighbors`` (q, k), rows of train, best
-    first; ``distances`` (q, k), as in the file."""
+    """Content of a file.
+
+    ``train`` (n, d): a block source; ``test`` (q, d); ``neighbors`` (q, k): rows of train, best first; ``distances``
+    (q, k).
+    """
 
     metric: Metric
     train: TrainRows
@@ -56,7 +59,7 @@ class AnnBenchmark:
     distances: Floats
 
     def recall(self, found: NDArray[np.int64], k: int) -> Recall:
-        """Return recall@``k`` of what was ``found`` (q, >= k; rows of train, -1 for none); ties are tolerated."""
+        """Return recall@``k`` of the rows ``found`` (q, >= k; rows of train, -1 for none), tolerating ties."""
         if not 1 <= k <= self.neighbors.shape[1]:
             raise UsageError(f"the file has {self.neighbors.shape[1]} neighbors a query: recall@{k} is not known")
         scores = 1 - self.distances if self.metric == "cosine" else self.distances**2
@@ -74,10 +77,11 @@ def write_ann_benchmark(
     withheld: NDArray[np.bool_] | None = None,
     threads: int | None = None,
 ) -> None:
-    """Write a file whose test rows are the rows ``queries`` (q,) of ``vectors`` (n, d), and train all the others.
+    """Write a file with the rows ``queries`` (q,) of ``vectors`` (n, d) as test and all other rows as train.
 
-    ``withheld`` (n,): rows that are in neither unless they ask (near copies of a query, say). ``k``: true neighbours
-    of each, found exactly. Train is written block by block. UsageError: an inner product, which the format lacks.
+    ``withheld`` (n,): rows to leave out of train, for example near copies of a query. ``k``: number of exact neighbours
+    of each query. Train is written block by block. Raises UsageError for the inner product, which the format does not
+    support.
     """
     if metric not in _DISTANCES:
         raise UsageError(f"files of ann-benchmarks have no metric {metric!r}; choose cosine or l2")
@@ -113,7 +117,7 @@ def _kept(vectors: Features, kept: NDArray[np.bool_]) -> Iterator[Floats]:
 
 
 def read_ann_benchmark(path: str | os.PathLike[str]) -> AnnBenchmark:
-    """Open a file of ann-benchmarks. UsageError where it is none, or of another metric than angular and euclidean."""
+    """Open a file of ann-benchmarks. Raises UsageError for other files and for metrics except angular and euclidean."""
     what = os.fspath(path)
     try:
         with hdf5.open_plain(Path(path)) as file:

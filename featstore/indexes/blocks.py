@@ -1,4 +1,4 @@
-"""Feature matrices as streams: arrays or block sources in, float32 blocks fit for a metric out."""
+"""Stream feature matrices: convert arrays or block sources to float32 blocks prepared for a metric."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from featstore.errors import UsageError
 
 Metric = Literal["cosine", "l2", "ip"]
 Floats: TypeAlias = NDArray[np.float32]
-# The squares of very large or small values leave float32: rows whose sums are not between these are looked at in float64.
+# Squares of very large or small values overflow or underflow float32: outside these bounds sums are redone in float64.
 _LEAST, _MOST = 1e-24, 1e30
-# Of the square of a length: what rounding leaves of 1 where float32 rows have been divided by their length.
+# Tolerance for a squared norm of 1, after normalising in float32.
 _UNIT = 1e-6
 
 
 @dataclass(frozen=True)
 class PickedRows:
-    """The rows at ``positions`` (m,), which ``read`` returns as (p, d) for any p of them, as a block source."""
+    """A block source of the rows at ``positions`` (m,); ``read`` returns the rows (p, d) at p positions."""
 
     read: Callable[[NDArray[np.int64]], Floats]
     positions: NDArray[np.int64]
@@ -43,14 +43,14 @@ class PickedRows:
 
 
 def check_metric(metric: str) -> Metric:
-    """Return ``metric``, or raise UsageError naming those there are."""
+    """Return ``metric``; raise UsageError, listing the known metrics, if it is unknown."""
     if metric not in get_args(Metric):
         raise UsageError(f"metric {metric!r} is not known; choose one of {', '.join(get_args(Metric))}")
     return cast(Metric, metric)
 
 
 def shape_of(vectors: Features) -> tuple[int, int]:
-    """Return (n, d); UsageError where ``vectors`` is no matrix."""
+    """Return (n, d); raise UsageError if ``vectors`` is not a matrix."""
     shape = tuple(int(size) for size in vectors.shape)
     if len(shape) != 2 or shape[1] == 0:
         raise UsageError(f"vectors need the shape (rows, dimensions), not {shape}")
@@ -58,12 +58,11 @@ def shape_of(vectors: Features) -> tuple[int, int]:
 
 
 def prepare(block: NDArray[Any], metric: Metric, first_row: int = 0) -> Floats:
-    """Return ``block`` (m, d) as contiguous float32, each row of length 1 where ``metric`` is cosine.
+    """Return ``block`` (m, d) as contiguous float32, with rows scaled to length 1 if ``metric`` is cosine.
 
-    A zero row has no direction: it stays zero, so that its cosine with everything is 0.
-    UsageError names the first row (counted from ``first_row``) that holds NaN or infinity.
-    The input is never changed; it is returned as it is where nothing has to be done: rows of length 1 within rounding
-    are not divided by it again.
+    A zero row stays zero, so its cosine with every vector is 0. Raises UsageError naming the first row (counted from
+    ``first_row``) that holds NaN or infinity. The input is never changed. It is returned itself if it needs no change;
+    rows whose length is 1 within rounding are not scaled again.
     """
     rows = np.ascontiguousarray(block, np.float32)
     if rows.ndim != 2:
@@ -91,13 +90,13 @@ def prepare(block: NDArray[Any], metric: Metric, first_row: int = 0) -> Floats:
 
 
 def prepare_queries(queries: NDArray[Any], metric: Metric) -> Floats:
-    """Return what ``prepare`` returns, of one query sooner: its length is summed in another order, by BLAS.
+    """Return what ``prepare`` returns, but faster for a single query: BLAS sums its length, in a different order.
 
-    NumPy's overhead in ``prepare`` is a third of the time that an index takes to answer one query.
+    NumPy's overhead in ``prepare`` would be a third of the time of a single-query search.
     """
     if len(queries) == 1:
         rows = np.ascontiguousarray(queries, np.float32)
-        # Where there is NaN or infinity it is in the sum as well. Unlike numpy.dot, numpy.vdot does not warn of it.
+        # NaN or infinity makes the sum non-finite. Unlike numpy.dot, numpy.vdot does not warn about it.
         square = float(np.vdot(rows, rows))
         if _LEAST < square < _MOST:
             as_it_is = metric != "cosine" or abs(square - 1) < _UNIT
@@ -106,14 +105,14 @@ def prepare_queries(queries: NDArray[Any], metric: Metric) -> Floats:
 
 
 def block_rows(dimension: int) -> int:
-    """Rows of a block of ``defaults.INDEX_BLOCK_BYTES`` as float32."""
+    """Return the number of float32 rows in a block of ``defaults.INDEX_BLOCK_BYTES``."""
     return max(1, defaults.INDEX_BLOCK_BYTES // (4 * dimension))
 
 
 def prepared_blocks(vectors: Features, metric: Metric) -> Iterator[tuple[int, Floats]]:
-    """Yield (first row, prepared block) over all rows, in order, in blocks of bounded size.
+    """Yield (first row number, prepared block) over all rows, in order, in blocks of bounded size.
 
-    UsageError where a source gives other rows than its shape announces, or NaN or infinity.
+    Raises UsageError if a source does not match its ``shape``, or holds NaN or infinity.
     """
     rows, dimension = shape_of(vectors)
     step = block_rows(dimension)
@@ -130,7 +129,7 @@ def prepared_blocks(vectors: Features, metric: Metric) -> Iterator[tuple[int, Fl
 
 
 def gather(vectors: Features, metric: Metric, rows: NDArray[np.int64]) -> Floats:
-    """Return the prepared rows (m, d) numbered ``rows`` (m,), in that order; a source is passed once."""
+    """Return the prepared rows (m, d) with the numbers ``rows`` (m,), in that order; a source is read once."""
     order = np.argsort(rows, kind="stable")
     ascending = rows[order]
     found = np.empty((len(rows), shape_of(vectors)[1]), np.float32)

@@ -1,4 +1,4 @@
-"""Building an index in one pass over the vectors, and measuring its recall on rows that it does not yet hold."""
+"""Build an index, and measure its recall on held-out rows."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ def build_index(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> FeatureIndex:
-    """Build an index of ``vectors`` (n, d) under the row ``ids`` (n,), 0 to 2**63 - 1, with ``keys`` (n).
+    """Build an index of ``vectors`` (n, d) with row ``ids`` (n,), 0 to 2**63 - 1, and ``keys`` (n).
 
     ``kind``: "flat" compares with every vector and is exact by construction; "hnsw" is a graph (Y. Malkov &
     D. Yashunin, TPAMI 2018) over float32 vectors; "auto" takes flat up to ``defaults.EXACT_SCAN_BYTES`` of
-    vectors. A graph is first built without a sample of rows; those are its queries: efSearch is raised until
-    recall@``k`` on one part of them reaches ``recall``, the other part gives the recall on the label, with its
-    interval; then they are added. ``groups`` (n,): rows of one group (crops of a picture) are held out together.
-    Features are read in blocks; memory is index + block. A source is passed about six times for a graph, once for flat.
-    ``progress(stage, done, total)`` is called after each block. UsageError: shapes, ids, NaN, an unknown kind.
+    vectors. A graph is first built without a sample of rows, which serve as queries. efSearch is increased until
+    recall@``k`` on one part of them reaches ``recall``; the other part measures the reported recall and its interval.
+    Then the sample is added. ``groups`` (n,): rows of one group (crops of a picture) are held out together. Features
+    are read in blocks; memory is index + block. A source is read about six times for a graph, once for flat.
+    ``progress(stage, done, total)`` is called after each block. Raises UsageError: shapes, ids, NaN, an unknown kind.
     """
     check_metric(metric)
     rows, dimension = shape_of(vectors)
@@ -94,7 +94,7 @@ def build_index(
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the libraries that make an index."""
+    """Return the versions of the libraries that affect an index."""
     return {"faiss": faiss_io.VERSION, "numpy": np.__version__}
 
 
@@ -107,7 +107,7 @@ def check_groups(groups: NDArray[np.integer], rows: int) -> NDArray[np.int64]:
 
 
 def held_out_truth(vectors: Features, held_out: HeldOut, k: int, metric: Metric, threads: int | None) -> Truth:
-    """Return the held-out queries with their true neighbours among the rows that are not withheld."""
+    """Return the held-out queries with their true neighbours among the other rows."""
     queries = gather(vectors, metric, held_out.queries)
     truth = find_truth(vectors, queries, k, metric=metric, allowed=~held_out.withheld, threads=threads)
     return dataclasses.replace(truth, clusters=held_out.clusters)
@@ -122,7 +122,7 @@ def fill(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> NDArray[np.int64]:
-    """Add the ``wanted`` (n,) rows, block by block; return their numbers (m,) in the order they went in."""
+    """Add the ``wanted`` (n,) rows, block by block; return their row numbers (m,) in the order of addition."""
     index.reserve(len(wanted))
     for start, block in prepared_blocks(vectors, metric):
         part = wanted[start : start + len(block)]
@@ -134,7 +134,7 @@ def fill(
 
 
 def _tuned(subject: Subject, truth: Truth, goal: float, cut: int) -> Recall:
-    """Raise efSearch until the queries before ``cut`` reach ``goal`` on average; return the recall on the others."""
+    """Increase efSearch until the queries before ``cut`` reach ``goal`` on average; return the recall on the others."""
     if not cut:
         return Recall(None, None, None, truth.k, 0, "not measured")
     tuning, check = truth.part(0, cut), truth.part(cut, len(truth.queries))
@@ -149,10 +149,11 @@ def _tuned(subject: Subject, truth: Truth, goal: float, cut: int) -> Recall:
 
 
 def grown(effort: Mapping[str, float], ratio: float) -> dict[str, float]:
-    """Raise ``effort`` as the rows grow by ``ratio`` (>= 1): measured without them, recall would sink.
+    """Return ``effort`` scaled by sqrt(``ratio``), to keep the recall when the rows grow by ``ratio`` (>= 1).
 
-    By the root of it: recall falls far slower than rows come. As many lists (nprobe) hold the same share of more rows;
-    what is lost is lost among the more that compete to be re-ranked (real and made-up vectors, 1.25 times as many).
+    The square root suffices because recall falls far slower than the number of rows grows. nprobe lists still hold the
+    same share of the rows; recall is lost only because more rows compete for re-ranking (measured at 1.25 times as many
+    rows, on real and synthetic vectors).
     """
     ratio = math.sqrt(ratio)
     raised = {"k_factor": lambda value: round(value * ratio, 2), "efSearch": lambda value: math.ceil(value * ratio)}

@@ -1,4 +1,4 @@
-"""The recall contract: the fastest index that has shown its recall on queries that it has never seen."""
+"""The recall contract: choose the fastest index whose recall is confirmed on fresh queries."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from featstore.indexes.tuning.ladder import Candidate, flat, ladder
 from featstore.indexes.tuning.trials import Contract, Ground, Trial, create, training_rows, try_all
 from featstore.indexes.tuning.truth import HeldOut, find_truth, hold_out
 
-# More than elsewhere: the narrower their interval, the less recall has to be kept in reserve.
+# More queries than elsewhere: with a narrower interval a smaller safety margin of recall suffices.
 _FRESH = 3000
 _FEWEST_QUERIES = 1000
 _LEAST_SAMPLE = 128 << 20
@@ -49,24 +49,25 @@ def build_contract(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> FeatureIndex:
-    """Return the index with the most queries a second (a batch, in one thread) among the ``candidates`` that keep ``contract``.
+    """Return the index with the most queries per second (batch, one thread) among ``candidates`` that keep ``contract``.
 
-    Of a tenth of the rows at most (of whole ``groups`` a fifth), held out, a quarter tunes each candidate's run-time
-    parameters, and gives those of the quickest kind an order from sure to quick. The others, never seen by tuning, are
-    asked in this order for as long as they show a 95 % interval with its lower end at ``contract.recall`` and at most 2
-    points wide; the last that does is taken, and theirs is the recall on the label. An order that is fixed beforehand
-    and left at the first failure needs no allowance for the many that are asked (fixed-sequence testing: W. Maurer et
-    al. 1995; for models' thresholds A. Angelopoulos et al., Learn then Test, 2021). Where the first fails, exact search
-    is taken, as it is for fewer than 10,000 rows (5,000 in groups of two or more). Held-out rows are added at the end,
-    and the run-time parameters raised a little. ``candidates``: by default those of ``ladder.ladder``.
+    At most a tenth of the rows (a fifth, if ``groups`` are held out whole) is held out as queries. A quarter of them
+    tunes each candidate's run-time parameters, and orders the settings of the fastest candidate from high recall to
+    high speed. The others are fresh queries that tuning never uses. They test these settings in this order, for as long
+    as the 95 % interval of recall has a lower end of at least ``contract.recall`` and is at most 2 points wide. The
+    last setting that passes is used, and its recall on the fresh queries is reported. Testing in a fixed order up to
+    the first failure needs no correction for multiple tests (fixed-sequence testing: W. Maurer et al. 1995; for
+    thresholds of models: A. Angelopoulos et al., Learn then Test, 2021). If the first setting fails, exact search is
+    used; so it is for fewer than 10,000 rows (5,000 in groups of two or more). Finally the held-out rows are added, and
+    the run-time parameters are increased slightly. ``candidates``: by default those of ``ladder.ladder``.
 
-    Candidates are tried on up to ``defaults.CONTRACT_SAMPLE_BYTES`` of vectors, and a quarter of ``contract.memory``,
-    which are held in memory; beyond that on a random sample of rows, and only the chosen kind is built, tuned and
-    measured on all. All that was tried, and
-    why it was not chosen, is in ``info()["trials"]``; the outcome in ``info()["contract"]``.
+    Candidates are tried in memory, on up to ``defaults.CONTRACT_SAMPLE_BYTES`` of vectors and at most a quarter of
+    ``contract.memory``. Larger data is sampled at random; only the chosen candidate is then built, tuned and measured
+    on all rows. ``info()["trials"]`` lists all trials with the reason for each rejection; ``info()["contract"]`` has
+    the outcome.
     ``vectors``, ``ids``, ``keys``, ``metric``, ``progress`` and the rest: as for build_index.
-    UsageError: as build_index, and where no candidate fits ``contract.memory`` or ``contract.latency``, or exact search
-    would be needed and does not.
+    Raises UsageError as build_index does, and if no candidate fits ``contract.memory`` or ``contract.latency``, or if
+    exact search is needed and does not fit.
     """
     contract = contract or Contract()
     contract.check()
@@ -78,7 +79,7 @@ def build_contract(
     job = _Job(vectors, tables.ids, metric, contract, seed, threads, progress)
     held_out = _held_out(rows, seed, None if groups is None else check_groups(groups, rows))
     kept = np.flatnonzero(~held_out.withheld)
-    # The sample and two indexes of it are in memory at a time: together they stay below what the index may take.
+    # The sample and two indexes of it are in memory together; their sum must stay below the index's memory limit.
     share = defaults.CONTRACT_SAMPLE_BYTES if contract.memory is None else max(_LEAST_SAMPLE, contract.memory // 4)
     most = max(1, min(defaults.CONTRACT_SAMPLE_BYTES, share) // (4 * dimension))
     tried = kept if len(kept) <= most else np.sort(np.random.default_rng(seed).choice(kept, most, replace=False))
@@ -144,12 +145,12 @@ def _held_out(rows: int, seed: int, groups: NDArray[np.int64] | None) -> HeldOut
 
 
 def _cut(held_out: HeldOut) -> int:
-    """The number of queries that tune; those after them are fresh."""
+    """Return the number of tuning queries; the queries after them are fresh."""
     return held_out.cuts(defaults.TUNING_QUERIES, _FRESH)[0]
 
 
 def _fresh(held_out: HeldOut) -> float:
-    """The fresh queries in multiples of those that tune."""
+    """Return the number of fresh queries per tuning query."""
     return (len(held_out.queries) - _cut(held_out)) / max(1, _cut(held_out))
 
 
@@ -159,7 +160,7 @@ def _try(
     """Try the candidates on the rows ``tried``."""
     base = gather(job.vectors, job.metric, tried)
     queries = gather(job.vectors, job.metric, held_out.queries[: _cut(held_out)])
-    # Prepared vectors have length 1 where that is wanted, so the cosine is the inner product now.
+    # Vectors prepared for cosine have length 1, so the cosine equals the inner product.
     prepared: Metric = "l2" if job.metric == "l2" else "ip"
     truth = find_truth(base, queries, job.contract.at, metric=prepared, threads=job.threads)
     named = np.where(truth.rows >= 0, tried[truth.rows], -1)
@@ -177,7 +178,7 @@ def _try(
 
 
 def _whole(job: _Job, candidate: Candidate, kept: NDArray[np.int64]) -> _Chosen:
-    """Build the kind of ``candidate`` over all ``kept`` rows, with lists that fit their number."""
+    """Build the ``candidate`` over all ``kept`` rows, with the number of lists adapted to them."""
     rows, dimension = shape_of(job.vectors)
     candidate = next((one for one in ladder(rows, dimension, job.metric) if one.name == candidate.name), candidate)
     index = create(candidate.factory, dimension, job.metric, job.seed)
@@ -193,7 +194,7 @@ def _filled(job: _Job, candidate: Candidate, index: Any, kept: NDArray[np.int64]
 
 
 def _verified(job: _Job, chosen: _Chosen, held_out: HeldOut) -> tuple[_Chosen, Recall, int]:
-    """Take the quickest effort that fresh queries confirm, or exact search; return its recall and how many were asked."""
+    """Set the fastest effort that fresh queries confirm, or exact search; return recall and number of efforts tested."""
     goal, subject = job.contract.recall, chosen.subject
     exact = Recall(1.0, 1.0, 1.0, job.contract.at, 0, "exact")
     if chosen.candidate.exact:
@@ -232,12 +233,12 @@ def check_contract(
     groups: NDArray[np.integer] | None = None,
     threads: int | None = None,
 ) -> Recall:
-    """Measure the recall of ``index`` anew, after growth say, on ``queries`` (q, d) that are not among its rows.
+    """Measure the recall of ``index`` again, for example after growth, on ``queries`` (q, d) that it does not hold.
 
-    The truth is found among ``vectors`` (n, d) with their ``ids`` (n,), those of the store, or, without them, among
-    the vectors as the index holds them (codes of 8 bits flatter the index a little). Its contract is kept where
-    ``keeps(result, index.info()["contract"]["recall"])``; ``index.set_recall(result)`` records the new figure.
-    ``groups`` (q,): queries of one group (crops of one picture) count as one observation. UsageError as for search.
+    The true neighbours come from the store's ``vectors`` (n, d) with ``ids`` (n,), or, without them, from the vectors
+    as stored in the index (for 8-bit codes this overestimates recall slightly). The contract is kept if ``keeps(result,
+    index.info()["contract"]["recall"])``; ``index.set_recall(result)`` stores the new figure in the index. ``groups``
+    (q,): queries of one group (crops of one picture) count as one observation. Raises UsageError as search does.
     """
     check_queries(queries, index.dimension, k := index.recall.k)
     if vectors is None:

@@ -1,6 +1,6 @@
-"""Exact search by blocks, and what follows from it: leave-one-out nearest-neighbour accuracy.
+"""Exact search by blocks, and leave-one-out nearest-neighbour accuracy.
 
-Memory is queries + one block + results, never n x n.
+Memory holds the queries, one block and the results, never n x n scores.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _QUERIES_AT_ONCE = 8192
 
 
 class Best:
-    """The best ``k`` of all rows offered so far, for q queries; equal scores keep the rows offered first.
+    """The best ``k`` of all rows offered so far, for q queries; among equal scores, rows offered earlier are kept.
 
     Attributes: ``scores`` float32 (q, k), ``rows`` int64 (q, k; -1 for none), best first. Scores are inner
     products (``inner_product``) or squared Euclidean distances.
@@ -34,7 +34,7 @@ class Best:
         self.rows = np.full((len(queries), k), -1, np.int64)
 
     def offer(self, block: Floats, rows: NDArray[np.int64]) -> None:
-        """Take ``block`` (m, d), whose rows are called ``rows`` (m,), into account."""
+        """Update the best with ``block`` (m, d), whose row numbers are ``rows`` (m,)."""
         if not len(block) or not len(self._queries):
             return
         scores, places = faiss_io.knn(
@@ -59,8 +59,8 @@ def exact_search(
     """Return the true neighbours of ``queries`` (q, d) in ``vectors`` (n, d): scores (q, k) and rows (q, k).
 
     Scores are cosines or inner products, descending, or for "l2" squared Euclidean distances, ascending.
-    Where fewer than ``k`` of the ``allowed`` (n,) rows exist the rest is -1, with -inf (l2: +inf).
-    UsageError: wrong shapes, NaN or infinity, ``k`` below 1.
+    If fewer than ``k`` rows are ``allowed`` (n,), the rest is -1 with score -inf (l2: +inf). Raises UsageError: wrong
+    shapes, NaN or infinity, ``k`` below 1.
     """
     check_metric(metric)
     check_queries(queries, shape_of(vectors)[1], k)
@@ -84,7 +84,7 @@ def check_queries(queries: NDArray[np.floating], dimension: int, k: int) -> None
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """How often a row's nearest other row has its label: ``accuracy`` in 0..1, 95 % interval, ``queries`` asked."""
+    """Leave-one-out nearest-neighbour ``accuracy``, 0..1, with its 95 % interval and the number of ``queries``."""
 
     accuracy: float
     low: float
@@ -101,10 +101,10 @@ def leave_one_out_accuracy(
     seed: int = defaults.SEED,
     threads: int | None = None,
 ) -> LeaveOneOut:
-    """Share of rows whose nearest neighbour among all other labelled rows carries the same label.
+    """Return the share of rows whose nearest neighbour among all other labelled rows has the same label.
 
-    ``labels`` (n,): None for rows that take no part. ``sample``: ask only so many rows, drawn by ``seed``, each
-    still compared with all others. The interval is Wilson's. UsageError where fewer than two rows have labels.
+    ``labels`` (n,): None excludes a row. ``sample``: number of query rows to draw with ``seed``; each is still compared
+    with all others. The interval is Wilson's. Raises UsageError if fewer than two rows have labels.
     """
     check_metric(metric)
     if len(labels) != shape_of(vectors)[0]:
@@ -124,7 +124,7 @@ def leave_one_out_accuracy(
         for start, block in prepared_blocks(vectors, metric):
             taken = np.flatnonzero(codes[start : start + len(block)] >= 0)
             best.offer(block if len(taken) == len(block) else block[taken], taken + start)
-        # Among exact copies a row need not find itself first; then its second is dropped instead, a copy as well.
+        # With exact copies the row itself may not rank first; dropping the second hit, another copy, is equivalent.
         nearest = np.where(best.rows[:, 0] == part, best.rows[:, 1], best.rows[:, 0])
         right += int((codes[nearest] == codes[part]).sum())
     low, high = wilson_interval(right / len(asked), len(asked))

@@ -1,4 +1,4 @@
-"""Whether an index keeps its recall contract, also after it has grown."""
+"""Check whether an index keeps its recall contract, also after rows were added."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from featstore.indexes.recall import Recall, is_narrow, keeps
 
 @dataclass(frozen=True)
 class Standing:
-    """``holds``: whether the contract is kept, None where the index has none; ``text``: that, in one line."""
+    """State of a contract. ``holds``: whether it is kept, None if the index has none; ``text``: the same in one line."""
 
     holds: bool | None
     text: str
 
 
 def standing(info: Mapping[str, Any], file_bytes: int | None = None) -> Standing:
-    """Return how an index of this FeatureIndex.info() stands to its contract.
+    """Return whether an index with this FeatureIndex.info() keeps its contract.
 
-    It holds as long as the last measurement says so, the rows that came since are at most
-    ``defaults.UNMEASURED_GROWTH`` of those there were then, and the file (of ``file_bytes``, where given) is not
-    larger than allowed. The latency is that of the build: it is not timed again.
+    The contract holds if the last measurement showed it, the rows added since are at most the share
+    ``defaults.UNMEASURED_GROWTH`` of the rows measured, and the file (of ``file_bytes``, if given) is not larger than
+    allowed. The latency is not measured again after the build.
     """
     contract, recall = info["contract"], info["recall"]
     if contract is None:
@@ -54,7 +54,7 @@ def standing(info: Mapping[str, Any], file_bytes: int | None = None) -> Standing
 
 
 def judge(recall: Recall, goal: float) -> bool | None:
-    """Return whether ``recall`` shows that ``goal`` is kept, or that it is not; None where the queries were too few."""
+    """Return whether ``recall`` reaches ``goal``; None if there were too few queries to decide."""
     if keeps(recall, goal):
         return True
     if recall.low is None or recall.high is None:
@@ -63,11 +63,11 @@ def judge(recall: Recall, goal: float) -> bool | None:
 
 
 def draw_queries(new: NDArray[np.bool_], groups: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Draw, of the ``new`` (n,) rows, those that ask whether the contract holds; ascending row numbers.
+    """Draw queries out of the ``new`` (n,) rows to check the contract; return sorted row numbers.
 
-    ``groups`` (n,): rows of one number are copies. Rows with a copy among the old ones would find it too easily and
-    do not ask; of the others groups are drawn whole, ``defaults.CHECK_QUERIES`` at most. None at all where they
-    are fewer than ``defaults.FEWEST_QUERIES``, from which nothing could be concluded.
+    ``groups`` (n,): rows with the same number are copies. Rows with a copy among the old rows are excluded as too easy.
+    Of the others, whole groups are drawn, at most ``defaults.CHECK_QUERIES`` rows. Returns no rows if there are fewer
+    than ``defaults.FEWEST_QUERIES``, too few for a conclusion.
     """
     fresh = np.flatnonzero(new & ~np.isin(groups, groups[~new]))
     names = np.unique(groups[fresh])

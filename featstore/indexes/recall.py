@@ -1,4 +1,4 @@
-"""Recall@k against exact search: ties tolerated, with an interval that knows that a query is one observation."""
+"""Recall@k against exact search, tolerating ties, with an interval that treats each query as one observation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Z95 = 1.959963984540054
 _STEP, _SURER, _QUICKER = 0.1, 32, 20
 _FAR_ABOVE = (0.2, 0.4, 0.6, 0.8)
 TOLERANCE = 1e-6
-"""Scores closer than this, relative to their scale, are ties: float32 sums in another order differ as much."""
+"""Relative tolerance for ties: float32 sums in a different order differ by as much."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Recall:
     """Recall@``k`` of an index, 0..1, with its 95 % interval.
 
     ``method``: "held-out" (queries that were not in the index when measured), "exact" (a full scan at full
-    precision: 1 by construction, no queries asked) or "not measured" (too few rows).
+    precision: 1 by construction, without queries) or "not measured" (too few rows).
     """
 
     value: float | None
@@ -42,7 +42,7 @@ class Recall:
 
     @classmethod
     def from_dict(cls, value: Any) -> Recall:
-        """Read what to_dict gave; DamagedError where it is something else."""
+        """Return the Recall that ``to_dict`` described; raise DamagedError if ``data`` is something else."""
         try:
             recall = cls(**value)
         except TypeError:
@@ -55,11 +55,11 @@ class Recall:
 
 
 def mean_interval(shares: NDArray[np.float64], parts: int) -> tuple[float, float]:
-    """Return a 95 % interval of the mean of ``shares`` (q,), each the share of ``parts`` that were right.
+    """Return a 95 % interval of the mean of ``shares`` (q,), each the correct share of ``parts`` neighbours.
 
     Wilson's interval on the effective number of trials, q p(1-p) / s^2 (the design effect, as in
-    E. Korn & B. Graubard, Survey Methodology 1998): between q, when the parts of a query fail together, and
-    q * parts, when they are independent. Unlike a bootstrap it does not collapse where every share is 1.
+    E. Korn & B. Graubard, Survey Methodology 1998). That number lies between q, if the parts of a query fail together,
+    and q * parts, if they are independent. Unlike a bootstrap interval, it has a positive width if every share is 1.
     """
     queries = len(shares)
     if queries == 0:
@@ -71,9 +71,9 @@ def mean_interval(shares: NDArray[np.float64], parts: int) -> tuple[float, float
 
 
 def reaches(recall: Recall, goal: float, fresh: float = 1.0) -> bool:
-    """Whether the lower 95 % bound of ``recall`` is at ``goal``.
+    """Return whether the lower 95 % bound of ``recall`` is at least ``goal``.
 
-    ``fresh``: whether that of so many times the queries is, should these show the same recall.
+    ``fresh``: compute the bound for this many times as many queries with the same recall.
     """
     if recall.value is None or recall.low is None:
         return False
@@ -81,12 +81,12 @@ def reaches(recall: Recall, goal: float, fresh: float = 1.0) -> bool:
 
 
 def aims(tuned: Recall, goal: float, fresh: float) -> list[float]:
-    """Return recalls to aim at, descending, of which one will show fresh queries the lower 95 % bound ``goal`` just so.
+    """Return target recalls for tuning, descending, around the one whose lower bound on fresh queries is ``goal``.
 
-    ``tuned``: a recall near the goal; ``fresh``: the fresh queries, in multiples of those that it was measured on. Around
-    what is expected to do the aims reach down by two standard deviations of the difference and up by more than three:
-    where the first fails nothing is left but exact search. A few lie far above: where queries differ much, only a high
-    recall has a narrow interval.
+    ``tuned``: a recall near the goal; ``fresh``: number of fresh queries per tuning query. The targets range from two
+    standard deviations of the difference below the expected one to more than three above it, because only exact search
+    remains if the first target fails. A few targets are much higher: for very diverse queries only a high recall has a
+    narrow interval.
     """
     if tuned.value is None or tuned.low is None:
         return []
@@ -98,19 +98,19 @@ def aims(tuned: Recall, goal: float, fresh: float) -> list[float]:
 
 
 def keeps(recall: Recall, goal: float) -> bool:
-    """Whether ``recall`` is exact, or its lower 95 % bound at ``goal`` with an interval at most 2 points wide."""
+    """Return whether ``recall`` is exact, or has a 95 % interval above ``goal`` that is at most 2 points wide."""
     if recall.method == "exact":
         return True
     return reaches(recall, goal) and is_narrow(recall)
 
 
 def is_narrow(recall: Recall) -> bool:
-    """Whether the 95 % interval of ``recall`` is at most 2 points wide, so that it says something."""
+    """Return whether the 95 % interval of ``recall`` is at most 2 points wide, that is, conclusive."""
     return recall.low is not None and recall.high is not None and recall.high - recall.low <= _WIDEST
 
 
 def scale_of(queries: Floats, kth: Floats, inner_product: bool) -> NDArray[np.float64]:
-    """Magnitude (q,) to which rounding of scores near ``kth`` (q,) is relative."""
+    """Return the magnitude (q,) for relative tolerances of scores near ``kth`` (q,)."""
     squares = np.einsum("ij,ij->i", queries, queries).astype(np.float64)
     kth = np.where(np.isfinite(kth), np.abs(kth), 0).astype(np.float64)
     scale: NDArray[np.float64] = np.maximum(squares, kth) if inner_product else squares + kth
@@ -126,12 +126,12 @@ def recall_at_k(
     inner_product: bool = True,
     scale: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """Return each query's recall@k (q,), 0..1, the share of its ``k`` places filled rightly.
+    """Return each query's recall@k (q,), 0..1: the share of its ``k`` true neighbours that were found.
 
-    ``exact_scores``, ``exact_rows`` (q, K >= k): the true neighbours, best first, -1 for none; whatever ties with
-    the k-th (within TOLERANCE x ``scale`` (q,), by default the k-th score's magnitude) fills a place as well as
-    another, so K should reach beyond ties. ``found`` (q, k): what the index gave. Where fewer than ``k``
-    neighbours exist, recall is of those. With no neighbour at all it is 1.
+    ``exact_scores``, ``exact_rows`` (q, K >= k): the true neighbours, best first, -1 for none. Any row that ties with
+    the k-th (within TOLERANCE x ``scale`` (q,), by default the k-th score's magnitude) counts as a true neighbour, so K
+    should include all ties. ``found`` (q, k): rows that the index returned. If fewer than ``k`` neighbours exist,
+    recall is relative to their number; without any neighbour it is 1.
     """
     valid = exact_rows >= 0
     goodness = np.where(valid, exact_scores if inner_product else -exact_scores, -np.inf).astype(np.float64)

@@ -1,4 +1,4 @@
-"""What an index knows of its rows, by their position in it: ids, keys, labels, and which are removed."""
+"""Row table of an index, by position: ids, keys, labels, and removed rows."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from featstore.files.byte_columns import ByteColumn
 
 @dataclass(frozen=True)
 class IndexRows:
-    """Row by row, in the order of the FAISS index.
+    """Columns in the row order of the FAISS index.
 
-    ``ids`` int64 (n,); ``keys``: n of them; ``removed`` bool (n,): rows that search passes over;
-    ``labels`` int32 (n,): indexes into ``classes``, -1 for none; None where no row has a label.
+    ``ids`` int64 (n,); ``keys``: n byte strings; ``removed`` bool (n,): rows that search skips; ``labels`` int32 (n,):
+    indices into ``classes``, -1 for none; None if no row has a label.
     """
 
     ids: NDArray[np.int64]
@@ -34,7 +34,7 @@ class IndexRows:
         labels: Sequence[str | None] | None,
         rows: int,
     ) -> IndexRows:
-        """Check that all is for ``rows`` rows and ids are distinct, 0 to 2**63 - 1; UsageError where not."""
+        """Check the columns: ``rows`` entries each, and distinct ids from 0 to 2**63 - 1. Raises UsageError."""
         given = np.asarray(ids)
         table = ByteColumn.of(keys)
         counts = {"ids": given.size, "keys": len(table), "labels": rows if labels is None else len(labels)}
@@ -52,7 +52,7 @@ class IndexRows:
         return cls(whole, table, np.zeros(rows, np.bool_), codes, classes)
 
     def take(self, positions: NDArray[np.int64]) -> IndexRows:
-        """Return the rows at ``positions``, in that order."""
+        """Return a table of the rows at ``positions``, in that order."""
         labels = None if self.labels is None else self.labels[positions]
         return IndexRows(
             self.ids[positions], self.keys.select(positions), self.removed[positions], labels, self.classes

@@ -1,4 +1,4 @@
-"""How an index and the store that it was built from have moved apart."""
+"""Staleness: the differences between an index and the store that it was built from."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from featstore.text import counted
 
 @dataclass(frozen=True)
 class Staleness:
-    """How an index differs from the store: ``missing`` ids are in the store only, ``gone`` in the index only.
+    """Differences between an index and its store: ``missing`` ids are in the store only, ``gone`` in the index only.
 
-    ``older``: the store's generation has moved on since the index was built or updated.
+    ``older``: whether the store has changed (newer generation) since the index was built or updated.
     """
 
     missing: NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""What the estimators share before anything is learned: checked features and labels, folds, weights, values of C."""
+"""Input checks that the estimators share: features and labels, folds, class weights, values of C."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ClassWeight = Mapping[Any, float] | str | None
 def check_training(estimator: Any, X: Any, y: Any) -> tuple[Features, NDArray[np.intp], NDArray[Any]]:
     """Return (features, class numbers (n,), classes (k,) sorted), and set ``n_features_in_``.
 
-    Arrays are checked as scikit-learn does, except that NaN and infinity are found in the first pass.
+    Arrays are checked as in scikit-learn, except that NaN and infinity are detected later, in the first pass.
     Raises DataError (a ValueError), TypeError for sparse or complex data.
     """
     if is_blocks(X):
@@ -45,9 +45,9 @@ def check_training(estimator: Any, X: Any, y: Any) -> tuple[Features, NDArray[np
 def training_set(
     estimator: Any, X: Any, y: Any, groups: ArrayLike | None, *, folded: bool = True
 ) -> tuple[Features, Labels]:
-    """Return what a regularised head learns from, by its parameters; set ``classes_`` and ``n_features_in_``.
+    """Return the training rows of a regularised head; set ``classes_`` and ``n_features_in_``.
 
-    Where not ``folded`` no row is held out. Raises DataError as check_training, class_weights and assign_folds.
+    If not ``folded``, no row is held out. Raises DataError as check_training, class_weights and assign_folds do.
     """
     X, codes, estimator.classes_ = check_training(estimator, X, y)
     weights = class_weights(estimator.class_weight, estimator.classes_, codes)
@@ -57,7 +57,7 @@ def training_set(
 
 
 def candidates(C: float | str, Cs: Sequence[float]) -> list[float]:
-    """Return the values of C to try, rising: ``Cs`` for "auto". Raises DataError: not positive, or not finite."""
+    """Return the values of C to try, increasing: ``Cs`` for "auto". Raises DataError: not positive or finite."""
     if isinstance(C, str) and C != "auto":
         raise DataError(f"C must be a positive number or 'auto', not {C!r}")
     values = sorted(float(c) for c in Cs) if isinstance(C, str) else [float(C)]
@@ -67,7 +67,7 @@ def candidates(C: float | str, Cs: Sequence[float]) -> list[float]:
 
 
 def check_features(estimator: Any, X: Any) -> Features:
-    """Return features for prediction, their width checked against ``n_features_in_``."""
+    """Return features for prediction after checking their width against ``n_features_in_``."""
     if is_blocks(X):
         if X.shape[1] != estimator.n_features_in_:
             raise DataError(
@@ -80,7 +80,7 @@ def check_features(estimator: Any, X: Any) -> Features:
 
 
 def assign_folds(codes: NDArray[np.intp], groups: ArrayLike | None, cv: int | float, seed: int) -> NDArray[np.intp]:
-    """Return folds (n,): ``cv`` of them for an integer, one held-out part for a fraction. See splits."""
+    """Return fold numbers (n,): ``cv`` folds for an integer, one held-out part for a fraction. See splits."""
     if groups is not None:
         check_consistent_length(codes, groups)
     if isinstance(cv, float) and cv < 1:
@@ -89,10 +89,11 @@ def assign_folds(codes: NDArray[np.intp], groups: ArrayLike | None, cv: int | fl
 
 
 def class_weights(weight: ClassWeight, classes: NDArray[Any], codes: NDArray[np.intp]) -> NDArray[np.float64] | None:
-    """Return the weight (k,) of each class, or None where all weigh 1.
+    """Return the weight (k,) of each class, or None if all weights are 1.
 
-    "balanced" is n / (k n_class) over all training rows, as in scikit-learn. Raises DataError for anything else
-    than that, a mapping from class to a finite weight >= 0, or None, and where fewer than two classes weigh anything.
+    "balanced" is n / (k n_class) over all training rows, as in scikit-learn. Raises DataError if ``class_weight`` is
+    not "balanced", None or a mapping from class to a finite weight >= 0, or if fewer than two classes have a positive
+    weight.
     """
     if weight is None:
         return None

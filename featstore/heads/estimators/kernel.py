@@ -1,8 +1,8 @@
 """The kernel support vector machine as a scikit-learn classifier: RBF, squared hinge, one-vs-rest.
 
-Up to some 2,000 rows Newton's method on the kernel matrix is exact (see dual). Beyond, Nystroem's approximation
-(Williams and Seeger, NIPS 2001) makes it a linear problem: with m landmarks and their kernel L L' (Cholesky), rows
-become K(x, landmarks) L'^-1, and the grid solver treats all C and folds of one gamma in shared passes.
+Up to about 2,000 rows Newton's method on the kernel matrix is exact (see dual). For more rows Nystroem's approximation
+(Williams and Seeger, NIPS 2001) makes the problem linear: with m landmarks and their kernel matrix L L' (Cholesky), row
+x becomes K(x, landmarks) L'^-1. The grid solver then solves all C and folds of one gamma in shared passes.
 """
 
 from __future__ import annotations
@@ -31,18 +31,66 @@ from featstore.heads.solvers.rows import Labels, TrainingRows, prepare
 from featstore.heads.solvers.selection import choose
 
 _JITTER: Final = 1e-6
-"""Added to the landmarks' diagonal, which is 1, so that its Cholesky factor exists where landmarks are equal."""
+"""Added to the diagonal of the landmarks' kernel matrix, so that it has a Cholesky factor even if landmarks are equal."""
 
 
 class KernelSVMHead(DecisionHead):
-    """RBF support vector machine with squared hinge loss: exact up to ``exact_rows`` rows, Nystroem beyond.
+    """Support vector machine with an RBF kernel, one-vs-rest with squared hinge loss.
 
-    Parameters: ``C`` and ``gamma``: positive numbers, or "auto" to choose among ``Cs`` and ``gammas`` (in units of
-    1 / mean squared distance of two standardised rows) by cross-validation; ``landmarks``: rows of the training set,
-    drawn with ``random_state``, that carry the approximation; the others are those of LogisticHead.
+    Up to ``exact_rows`` training rows the solution is exact; for more rows it is Nystroem's approximation.
 
-    Attributes: ``classes_``, ``C_``, ``gamma_``, ``cv_results_``, ``exact_`` (bool), ``model_``. Probabilities come
-    from temperature scaling of decisions on rows that the fold's classifier did not see.
+    Parameters
+    ----------
+    C : float or "auto"
+        Inverse regularisation strength. "auto" chooses among ``Cs`` by cross-validation.
+    gamma : float or "auto"
+        The kernel is ``exp(-gamma ||a - b||^2)`` on standardised features. "auto" chooses among ``gammas``.
+    Cs : sequence of float
+        Values of ``C`` that "auto" tries.
+    gammas : sequence of float
+        Values of ``gamma`` that "auto" tries, in units of 1 / (mean squared distance of two standardised rows).
+    exact_rows : int
+        Largest number of training rows that is solved exactly.
+    landmarks : int
+        Number of training rows, drawn with ``random_state``, that Nystroem's approximation uses.
+    cv : int or float
+        Number of stratified folds, or the fraction of rows to hold out once. The final fit uses all rows in both cases.
+    scoring : "accuracy", "balanced_accuracy" or "neg_log_loss"
+        Score that cross-validation maximises; ties go to the smallest ``C``, then to the smallest ``gamma``.
+    standardize : bool
+        Scale every column to unit standard deviation. All folds use the scaler of all training rows.
+    class_weight : None, "balanced" or mapping
+        Weight of each class, as in scikit-learn.
+    tol : float
+        Relative gap to the optimum at which the final Nystroem fit stops.
+    memory_limit : int
+        Bytes of the rows mapped by Nystroem's approximation, above which they are streamed instead of copied.
+    random_state : int, RandomState or None
+        Seed of the folds and landmarks.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (k,)
+        Class labels, sorted.
+    C_, gamma_ : float
+        The given or chosen parameters.
+    cv_results_ : dict
+        Scores of each ``C`` and ``gamma``, as in scikit-learn's ``GridSearchCV``.
+    exact_ : bool
+        Whether the solution is exact.
+    model_ : KernelModel
+        The fitted model in numpy alone. Its probabilities come from temperature scaling on held-out decision values.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from featstore.heads import KernelSVMHead
+    >>> X, y = load_iris(return_X_y=True)
+    >>> head = KernelSVMHead(C=1.0, gamma=0.1).fit(X, y)
+    >>> head.predict(X[:2])
+    array([0, 0])
+    >>> head.exact_
+    True
     """
 
     def __init__(
@@ -77,7 +125,7 @@ class KernelSVMHead(DecisionHead):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any, groups: ArrayLike | None = None) -> Self:
-        """Fit on ``X`` (n, d) and ``y`` (n,); equal ``groups`` share a fold. Raises DataError as LogisticHead."""
+        """Fit on ``X`` (n, d) and ``y`` (n,); rows of a group share a fold. Raises DataError as LogisticHead does."""
         Cs = candidates(self.C, self.Cs)
         X, labels = training_set(self, X, y, groups)
         scaler, rows, _ = measure(X, standardize=self.standardize)
@@ -87,7 +135,7 @@ class KernelSVMHead(DecisionHead):
         gammas = _gammas(self.gamma, self.gammas, landmarks)
         solver: _Exact | _Nystroem
         if self.exact_:
-            # In float64: rounding of float32 distances would leave a kernel that is not positive definite.
+            # Use float64: with float32 distances, rounding can make the kernel matrix indefinite.
             exact = landmarks.astype(np.float64)
             solver = _Exact(rowwise.squared_distances(exact, exact), labels)
         else:
@@ -124,7 +172,7 @@ class _Limits:
 
 @dataclass(frozen=True)
 class _Trial:
-    """The solutions of one gamma, for every C (outer) and fold (inner), and their held-out scores."""
+    """The solutions of one gamma for every C (outer loop) and fold (inner loop), with their held-out scores."""
 
     solutions: Sequence[Any]
     scores: grid.FoldScores
@@ -132,7 +180,7 @@ class _Trial:
 
 @dataclass(frozen=True)
 class _Final:
-    """Weights of the landmarks (m, c), intercepts (c,), the calibration's scale."""
+    """Weights of the landmarks (m, c), intercepts (c,), the calibration scale."""
 
     weights: NDArray[np.float64]
     intercept: NDArray[np.float64]
@@ -142,7 +190,7 @@ class _Final:
 
 @dataclass(frozen=True)
 class _Exact:
-    """All rows are landmarks, at ``squares`` (n, n) squared distances: Newton's method on the kernel matrix."""
+    """Exact solver (all rows are landmarks): Newton's method on the kernel of the squared distances ``squares`` (n, n)."""
 
     squares: NDArray[np.float64]
     labels: Labels
@@ -160,7 +208,7 @@ class _Exact:
 
 @dataclass(frozen=True)
 class _Nystroem:
-    """Fewer landmarks than rows: a linear problem in K(x, landmarks) L'^-1, by the shared passes of the grid solver."""
+    """Solver with fewer landmarks than rows: a linear problem in K(x, landmarks) L'^-1 for the grid solver."""
 
     X: Features
     scaler: Scaler
@@ -218,7 +266,7 @@ def _gammas(gamma: float | str, multiples: Sequence[float], landmarks: NDArray[A
     if isinstance(gamma, str):
         if gamma != "auto":
             raise DataError(f"gamma must be a positive number or 'auto', not {gamma!r}")
-        # Two independent rows are 2 * (sum of variances) apart, in the mean of squares.
+        # The mean squared distance of two independent rows is 2 * (sum of variances).
         distance = 2 * float(np.var(landmarks, axis=0, dtype=np.float64).sum())
         if distance == 0:
             raise DataError("all features are constant: nothing tells the classes apart")
@@ -229,7 +277,7 @@ def _gammas(gamma: float | str, multiples: Sequence[float], landmarks: NDArray[A
 
 
 def _pick(scores: list[grid.FoldScores], gammas: list[float], Cs: list[float], scoring: str) -> _Best:
-    """Choose over the whole grid: C outermost, so that of equal scores the smallest C, then the smallest gamma wins."""
+    """Choose over the whole grid; ties go to the smallest C, then to the smallest gamma."""
     cells = [(c, g) for c in range(len(Cs)) for g in range(len(gammas))]
     folds = len(scores[0].accuracy) // len(Cs)
 

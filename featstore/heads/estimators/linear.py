@@ -24,11 +24,11 @@ from featstore.heads.solvers.rows import Labels, TrainingRows, prepare
 from featstore.heads.solvers.selection import choose
 
 _FOLD_TOLERANCE: Final = 100
-"""Fits that only choose C end at a gap so many times that of the final fit: scores are far noisier than that."""
+"""Cross-validation fits stop at this many times the gap of the final fit: their scores are far noisier than that."""
 _DUAL_ROWS: Final = 2048
 _DUAL_RATIO: Final = 2
-"""A support vector machine of so many rows at most, and of no more than so many times the dimensions, is solved in its
-kernel matrix: exact, and faster there than passes over the rows, of which a loose regularisation needs hundreds."""
+"""Limits of the exact SVM solver: the number of rows, and the number of rows per dimension. On such small data it is
+faster than passes over the rows, because weak regularisation needs hundreds of passes."""
 
 
 class ModelHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -64,7 +64,7 @@ class DecisionHead(ModelHead):
 class _LinearHead(DecisionHead):
     _loss: ClassVar[Loss]
     calibrate: bool = True
-    """Whether decision values are scaled to probabilities by rows that a fold held out; a parameter of some heads."""
+    """Whether to fit temperature scaling on held-out decision values; a parameter of some heads."""
 
     C: float | str
     Cs: Sequence[float]
@@ -77,9 +77,9 @@ class _LinearHead(DecisionHead):
     random_state: Any
 
     def fit(self, X: Any, y: Any, groups: ArrayLike | None = None) -> Self:
-        """Fit on ``X`` (n, d), an array or block source, and ``y`` (n,); rows of equal ``groups`` (n,) share a fold.
+        """Fit on ``X`` (n, d), an array or block source, and ``y`` (n,); ``groups`` (n,) stay in one fold.
 
-        Raises DataError (a ValueError): one class only, NaN or infinity, numbers of rows that differ.
+        Raises DataError (a ValueError): one class only, NaN or infinity, different numbers of rows.
         """
         Cs = candidates(self.C, self.Cs)
         folded = len(Cs) > 1 or self.calibrate
@@ -125,7 +125,7 @@ class _LinearHead(DecisionHead):
             warnings.warn(f"C={self.C_:g} did not converge in {count} {what}", ConvergenceWarning, stacklevel=4)
 
     def _is_small(self, X: Features) -> bool:
-        """Return whether a kernel matrix of the rows is worth while, and its float64 copy of them fits the memory."""
+        """Return whether the exact solver is faster, and its float64 copy of the rows fits into memory."""
         rows, dimension = X.shape
         few = rows <= min(_DUAL_ROWS, _DUAL_RATIO * dimension)
         return bool(few and rows * dimension * 8 <= self.memory_limit)
@@ -141,7 +141,7 @@ class _LinearHead(DecisionHead):
         self._finish(values.T @ fit.final.weights, fit.final.intercept, scaler, fit.final.objective, fit.scale)
 
     def _cross_validate(self, rows: TrainingRows, Cs: list[float]) -> tuple[grid.Start, float]:
-        """Choose C_, fill cv_results_; return where to start the final fit and the calibration's scale."""
+        """Choose C_ and fill cv_results_; return the start of the final fit and the calibration scale."""
         folds = np.unique(rows.labels.folds[rows.labels.folds >= 0])
         problems = [Problem(C, int(fold)) for C in Cs for fold in folds]
         solutions = grid.solve(rows, self._loss, problems, tol=_FOLD_TOLERANCE * self.tol)
@@ -160,20 +160,65 @@ class _LinearHead(DecisionHead):
 
 
 class LogisticHead(_LinearHead):
-    """L2-regularised logistic regression, binary or multinomial, scikit-learn's objective on standardised features.
+    """L2-regularised logistic regression, binary or multinomial, on standardised features.
 
-    Parameters: ``C``: inverse strength, or "auto" to choose among ``Cs`` by cross-validation, of equal scores the one
-    with the smallest log loss (LinearSVMHead: the smallest C); ``cv``: number of
-    stratified folds, or a fraction to hold out once (DINOv2's protocol; in both cases the final fit is on all
-    rows); ``scoring``: "accuracy", "balanced_accuracy" or "neg_log_loss"; ``standardize``: scale columns to unit
-    deviation (the scaler of all training rows, in the folds too); ``class_weight``: None, "balanced" or a mapping;
-    ``calibrate``: temperature scaling on held-out decisions (then a given ``C`` is cross-validated as well);
-    ``tol``: relative gap of the final objective (the folds' fits end at 100 times that); ``memory_limit``: bytes
-    above which rows are streamed; ``random_state``: seed of the folds.
+    The objective is scikit-learn's ``LogisticRegression``: ``0.5 ||w||^2 + C * sum of the row losses``.
 
-    Attributes: ``classes_`` (k,), ``C_``, ``cv_results_``, ``coef_`` (c, d) and ``intercept_`` (c,) for raw features,
-    c = 1 for two classes and k otherwise; ``n_iter_`` passes (or Newton steps) of the final fit, ``objective_``,
-    ``model_``; ``effort_``: passes and operations of all, where there were passes.
+    Parameters
+    ----------
+    C : float or "auto"
+        Inverse regularisation strength. "auto" chooses among ``Cs`` by cross-validation, then by log loss among ties.
+    Cs : sequence of float
+        Values of ``C`` that "auto" tries.
+    cv : int or float
+        Number of stratified folds, or the fraction of rows to hold out once (DINOv2's protocol). The final fit uses all
+        rows in both cases.
+    scoring : "accuracy", "balanced_accuracy" or "neg_log_loss"
+        Score that cross-validation maximises.
+    standardize : bool
+        Scale every column to unit standard deviation. All folds use the scaler of all training rows.
+    class_weight : None, "balanced" or mapping
+        Weight of each class, as in scikit-learn.
+    calibrate : bool
+        Fit temperature scaling on held-out decision values. A fixed ``C`` is then cross-validated too.
+    tol : float
+        Relative gap to the optimum at which the final fit stops. The folds' fits stop at 100 times this gap.
+    memory_limit : int
+        Bytes of the float32 copy of the training rows, above which rows are streamed instead of copied.
+    random_state : int, RandomState or None
+        Seed of the folds.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (k,)
+        Class labels, sorted.
+    C_ : float
+        The given or chosen ``C``.
+    cv_results_ : dict
+        Scores of each ``C``, as in scikit-learn's ``GridSearchCV``. Present if cross-validation ran.
+    coef_ : ndarray of shape (c, d)
+        Weights for raw features; c is 1 for two classes and k otherwise.
+    intercept_ : ndarray of shape (c,)
+        Intercepts for raw features.
+    n_iter_ : int
+        Passes over the rows in the final fit.
+    objective_ : float
+        Objective of the final fit.
+    effort_ : Effort
+        Passes and floating-point operations of all fits together.
+    model_ : LinearModel
+        The fitted model in numpy alone.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from featstore.heads import LogisticHead
+    >>> X, y = load_iris(return_X_y=True)
+    >>> head = LogisticHead(C=1.0).fit(X, y)
+    >>> head.predict(X[:2])
+    array([0, 0])
+    >>> head.predict_proba(X[:2]).shape
+    (2, 3)
     """
 
     _loss = LOGISTIC
@@ -205,12 +250,63 @@ class LogisticHead(_LinearHead):
 
 
 class LinearSVMHead(_LinearHead):
-    """Linear SVM, one-vs-rest with squared hinge loss: LinearSVC(dual=False) but for the intercept, not penalised here.
+    """Linear support vector machine, one-vs-rest with squared hinge loss.
 
-    Parameters and attributes are those of LogisticHead. Probabilities come from temperature scaling of decision
-    values of rows that the fold's classifier did not see, so the folds are computed for a given ``C`` as well.
-    Up to 2,048 rows, and twice the dimensions, are solved exactly by Newton's method (see dual), more by the shared
-    passes of the grid solver.
+    The objective is that of scikit-learn's ``LinearSVC(dual=False)``, except that the intercept is not penalised.
+    Up to 2,048 rows, and at most twice as many rows as dimensions, it is solved exactly by Newton's method on the
+    kernel matrix; otherwise by L-BFGS in passes over the rows.
+
+    Parameters
+    ----------
+    C : float or "auto"
+        Inverse regularisation strength. "auto" chooses among ``Cs`` by cross-validation; ties go to the smallest ``C``.
+        A fixed ``C`` is cross-validated too, because temperature scaling needs held-out decision values.
+    Cs : sequence of float
+        Values of ``C`` that "auto" tries.
+    cv : int or float
+        Number of stratified folds, or the fraction of rows to hold out once. The final fit uses all rows in both cases.
+    scoring : "accuracy", "balanced_accuracy" or "neg_log_loss"
+        Score that cross-validation maximises.
+    standardize : bool
+        Scale every column to unit standard deviation. All folds use the scaler of all training rows.
+    class_weight : None, "balanced" or mapping
+        Weight of each class, as in scikit-learn.
+    tol : float
+        Relative gap to the optimum at which the final fit stops. The folds' fits stop at 100 times this gap.
+    memory_limit : int
+        Bytes of the float32 copy of the training rows, above which rows are streamed instead of copied.
+    random_state : int, RandomState or None
+        Seed of the folds.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (k,)
+        Class labels, sorted.
+    C_ : float
+        The given or chosen ``C``.
+    cv_results_ : dict
+        Scores of each ``C``, as in scikit-learn's ``GridSearchCV``.
+    coef_ : ndarray of shape (c, d)
+        Weights for raw features; c is 1 for two classes and k otherwise.
+    intercept_ : ndarray of shape (c,)
+        Intercepts for raw features.
+    n_iter_ : int
+        Passes over the rows, or Newton steps, in the final fit.
+    objective_ : float
+        Objective of the final fit.
+    model_ : LinearModel
+        The fitted model in numpy alone.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from featstore.heads import LinearSVMHead
+    >>> X, y = load_iris(return_X_y=True)
+    >>> head = LinearSVMHead(C=0.01).fit(X, y)
+    >>> head.predict(X[:2])
+    array([0, 0])
+    >>> head.decision_function(X[:2]).shape
+    (2, 3)
     """
 
     _loss = SQUARED_HINGE

@@ -1,4 +1,4 @@
-"""Nearest neighbours as a scikit-learn classifier: cosine, weighted votes."""
+"""Nearest neighbours as a scikit-learn classifier: cosine similarity, weighted vote."""
 
 from __future__ import annotations
 
@@ -19,13 +19,46 @@ from featstore.heads.solvers.selection import choose
 
 
 class KNNHead(ModelHead):
-    """Weighted vote of the nearest training rows by cosine after centring.
+    """Weighted vote of the nearest training rows by cosine similarity of centred features.
 
-    Parameters: ``n_neighbors``: a number, or "auto" to choose among ``candidates`` by cross-validation;
-    ``temperature``: of the votes (see models.NeighboursModel); ``cv``, ``scoring``, ``random_state``: see LogisticHead;
-    ``memory_limit``: bytes that the training vectors may take, since all of them are kept.
+    Parameters
+    ----------
+    n_neighbors : int or "auto"
+        Number of neighbours that vote. "auto" chooses among ``candidates`` by cross-validation.
+    candidates : sequence of int
+        Numbers of neighbours that "auto" tries.
+    temperature : float
+        A neighbour's vote has the weight ``exp((cosine - 1) / temperature)``, as in DINO.
+    cv : int or float
+        Number of stratified folds, or the fraction of rows to hold out once.
+    scoring : "accuracy", "balanced_accuracy" or "neg_log_loss"
+        Score that cross-validation maximises.
+    memory_limit : int
+        Bytes that the training vectors may take, as all of them are kept.
+    random_state : int, RandomState or None
+        Seed of the folds.
 
-    Attributes: ``classes_``, ``n_neighbors_``, ``cv_results_``, ``model_``.
+    Attributes
+    ----------
+    classes_ : ndarray of shape (k,)
+        Class labels, sorted.
+    n_neighbors_ : int
+        The given or chosen number of neighbours.
+    cv_results_ : dict
+        Scores of each number of neighbours, as in scikit-learn's ``GridSearchCV``. Present if cross-validation ran.
+    model_ : NeighboursModel
+        The fitted model in numpy alone.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from featstore.heads import KNNHead
+    >>> X, y = load_iris(return_X_y=True)
+    >>> head = KNNHead(n_neighbors=5).fit(X, y)
+    >>> head.predict(X[:2])
+    array([0, 0])
+    >>> head.predict_proba(X[:2]).shape
+    (2, 3)
     """
 
     def __init__(
@@ -48,7 +81,7 @@ class KNNHead(ModelHead):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any, groups: ArrayLike | None = None) -> Self:
-        """Fit on ``X`` (n, d) and ``y`` (n,); equal ``groups`` share a fold. Raises DataError as LogisticHead."""
+        """Fit on ``X`` (n, d) and ``y`` (n,); rows of a group share a fold. Raises DataError as LogisticHead does."""
         X, codes, self.classes_ = check_training(self, X, y)
         need = X.shape[0] * X.shape[1] * 4
         if need > self.memory_limit:
@@ -96,7 +129,7 @@ def _scores(
     temperature: float,
     classes: int,
 ) -> FoldScores:
-    """Score each number of neighbours (outer) on each fold (inner), one search a fold for all numbers."""
+    """Score each number of neighbours (outer loop) on each fold (inner loop), with one search per fold."""
     cells: list[tuple[int, float, float, float]] = []
     present = np.unique(folds[folds >= 0])
     for fold in present:

@@ -1,4 +1,4 @@
-"""Is one head really better than another? A paired bootstrap on the same rows."""
+"""Compare two heads on the same rows by a paired bootstrap."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ _REPLICATES: Final = 1000
 class Difference:
     """One measure of heads A and B on the same rows.
 
-    ``difference`` is B - A with its 95 % interval (``low``, ``high``); ``p_value`` is two-sided, for no difference.
+    ``difference`` is B - A with its 95 % interval (``low``, ``high``); ``p_value`` is two-sided, for the hypothesis of
+    no difference.
     """
 
     measure: str
@@ -33,7 +34,7 @@ class Difference:
     p_value: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON can hold them."""
+        """Return the fields as JSON types."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
@@ -50,10 +51,10 @@ def compare(
 ) -> list[Difference]:
     """Compare two sets of probabilities (n, k) for the same rows by a paired percentile bootstrap.
 
-    Each replicate draws the same rows for both (Efron and Tibshirani 1993); with ``groups`` (n,) whole groups are
-    drawn, since equal pictures are no independent evidence. The p-value is twice the smaller share of replicates
-    on either side of zero, at least 1 / replicates.
-    Raises DataError: shapes that do not fit, unknown measures or labels, no rows.
+    Each replicate draws the same rows for both heads (Efron and Tibshirani 1993). With ``groups`` (n,) it draws whole
+    groups, because copies of a picture are not independent observations. The p-value is twice the share of replicates
+    on the rarer side of zero, and at least 1 / replicates. Raises DataError: mismatched shapes, unknown measures or
+    labels, no rows.
     """
     unknown = [name for name in measures if name not in NAMES]
     if unknown:
@@ -80,7 +81,7 @@ def _probabilities(values: ArrayLike, rows: int, classes: int) -> NDArray[np.flo
 
 
 def _resamples(rows: int, groups: ArrayLike | None, replicates: int, seed: int) -> Any:
-    """Yield row weights (n,): how often each row was drawn."""
+    """Yield bootstrap resamples as row weights (n,): how often each row was drawn."""
     random = np.random.default_rng(seed)
     unit = np.arange(rows) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     count = int(unit.max()) + 1

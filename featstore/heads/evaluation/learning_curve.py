@@ -1,4 +1,4 @@
-"""How much would more data help? Held-out accuracy by the number of training rows."""
+"""Learning curve: held-out accuracy by the number of training rows, to estimate how much more data would help."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ _FRACTIONS: Final = (0.1, 0.2, 0.4, 0.7, 1.0)
 class CurvePoint:
     """Heads trained on ``rows`` rows: mean held-out accuracy over repeats with its 95 % interval, and their spread.
 
-    The interval is Wilson's of the mean accuracy: it is about the held-out rows. ``deviation`` is between repeats.
+    The interval is Wilson's interval of the mean accuracy: the uncertainty from the held-out rows. ``deviation`` is the
+    standard deviation between repeats.
     """
 
     rows: int
@@ -38,16 +39,16 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """The points, and the power law ``error = floor + scale * rows**-exponent`` through them where one fits.
+    """The points, and the fitted power law ``error = floor + scale * rows**-exponent`` if there is one.
 
-    ``error_at_double`` extrapolates to twice the rows, and is None where fewer than three points are there.
+    ``error_at_double`` is the error extrapolated to twice the rows, None with fewer than three points.
     """
 
     points: list[CurvePoint]
     error_at_double: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the curve as JSON can hold it."""
+        """Return the curve as JSON types."""
         return {
             "points": [{name: getattr(p, name) for name in p.__dataclass_fields__} for p in self.points],
             "error_at_double": self.error_at_double,
@@ -68,10 +69,10 @@ def learning_curve(
     seed: int = defaults.SEED,
     **options: Any,
 ) -> LearningCurve:
-    """Train on nested stratified parts of ``X`` (n, d), ``y`` (n,) and score each on ``test_X``, ``test_y``.
+    """Train on nested stratified subsets of ``X`` (n, d), ``y`` (n,) and score each on ``test_X``, ``test_y``.
 
-    Each fraction below 1 is drawn ``repeats`` times (groups whole); parts that lack two rows of every class are left
-    out. Raises DataError where nothing is left, and as train_head does.
+    Each fraction below 1 is drawn ``repeats`` times, never splitting a group. Subsets with fewer than two rows of a
+    class are skipped. Raises DataError if no subset is left, and as train_head does.
     """
     labels = texts(y)
     group_array = None if groups is None else np.asarray(groups)
@@ -99,7 +100,7 @@ def learning_curve(
 
 
 def _part(labels: NDArray[Any], groups: NDArray[Any] | None, fraction: float, seed: int) -> NDArray[np.intp] | None:
-    """Return increasing row numbers of a stratified part, or None where it would not hold two of every class."""
+    """Return increasing row numbers of a stratified subset, or None if a class would have fewer than two rows."""
     if fraction >= 1:
         return np.arange(len(labels))
     try:

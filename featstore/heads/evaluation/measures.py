@@ -1,4 +1,4 @@
-"""Measures of a classifier on weighted rows: one implementation for the value and for its bootstrap replicates."""
+"""Measures of a classifier on weighted rows; the same code computes the value and its bootstrap replicates."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ NAMES: Final = (
 
 @dataclass(frozen=True)
 class ClassTable:
-    """By class (k,): precision, recall, F1, support (weight of its rows), and the confusion matrix (k, k).
+    """Per class (k,): precision, recall, F1, support (summed weight of its rows); and the confusion matrix (k, k).
 
-    Rows of ``confusion`` are the true classes. Where a ratio has no rows it is NaN for recall and 0 otherwise.
+    Rows of ``confusion`` are the true classes. A ratio without rows is NaN for recall and 0 for the others.
     """
 
     precision: Floats
@@ -43,7 +43,7 @@ def class_table(codes: NDArray[np.intp], predicted: NDArray[np.intp], weights: F
 
 
 class Measurer:
-    """Computes all measures for any row weights; what does not depend on the weights is sorted out once.
+    """Computes all measures for any row weights; the parts that do not depend on the weights are computed once.
 
     ``codes``: (n,) true class numbers; ``probabilities``: (n, k), rows summing to 1.
     """
@@ -61,7 +61,7 @@ class Measurer:
         self._rankings = [_Ranking(probabilities[:, k], codes == k) for k in range(self.classes)]
 
     def measure(self, weights: Floats) -> dict[str, float]:
-        """Return the measures in NAMES. Classes without a row among the weighted ones leave the averages."""
+        """Return the measures in NAMES. Averages leave out classes whose rows all have weight 0."""
         total = float(weights.sum())
         table = class_table(self.codes, self.predicted, weights, self.classes)
         there = table.support > 0
@@ -92,7 +92,7 @@ class _Ranking:
         self._positive = positive[self._order].astype(np.float64)
 
     def areas(self, weights: Floats) -> tuple[float, float]:
-        """Return (area under the ROC curve, average precision); NaN for the first where all rows are of the class."""
+        """Return (area under the ROC curve, average precision); the area is NaN if all rows are of the class."""
         ranked = weights[self._order]
         above = np.cumsum(ranked)[self._ends]
         true = np.cumsum(ranked * self._positive)[self._ends]

@@ -1,4 +1,4 @@
-"""The honest report of a head on rows it did not see: each figure with a 95 % interval."""
+"""Evaluation of a head on held-out rows: each figure with a 95 % interval."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Rows whose top probability lies in (low, high]: how many, their mean confidence, and their accuracy."""
+    """A calibration bin: count, mean confidence and accuracy of the rows whose top probability lies in (low, high]."""
 
     low: float
     high: float
@@ -46,9 +46,9 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class Report:
-    """What ``evaluate`` found. ``estimates`` by the names in measures.NAMES; ``missing``: classes without a row here.
+    """Result of ``evaluate``. ``estimates``: by the names in measures.NAMES; ``missing``: classes without a row.
 
-    ``table`` holds per-class precision, recall, F1, support and the confusion matrix (rows: true classes).
+    ``table``: per-class precision, recall, F1, support and the confusion matrix (rows: true classes).
     """
 
     classes: list[str]
@@ -70,7 +70,7 @@ class Report:
         return f"<Report: accuracy {one.value:.4f} [{one.low:.4f}, {one.high:.4f}] on {self.rows:,} rows, {len(self.classes):,} classes>"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON can hold it; figures that do not exist are None."""
+        """Return the report as JSON types; undefined figures are None."""
         columns = (self.table.precision, self.table.recall, self.table.f1, self.table.support)
         return {
             "rows": self.rows,
@@ -132,13 +132,13 @@ def evaluate(
     replicates: int | None = None,
     seed: int = defaults.SEED,
 ) -> Report:
-    """Return the Report of ``probabilities`` (n, k) against ``y_true`` (n,), labels out of ``classes`` (k,).
+    """Return the Report on ``probabilities`` (n, k) for the true labels ``y_true`` (n,), out of ``classes`` (k,).
 
-    Accuracy has Wilson's score interval (Wilson 1927); the others the percentile bootstrap over rows (Efron and
-    Tibshirani 1993) of ``replicates`` (default: 1,000, fewer beyond 200,000 probabilities but at least 200).
-    Averages over classes are macro averages over those that have rows; calibration error is that of Guo et al.
-    (2017) with 15 bins of the top probability.
-    Raises DataError: no rows, shapes that do not fit, NaN, a label that is none of the classes.
+    Accuracy has Wilson's score interval (Wilson 1927). The other measures have a percentile bootstrap interval over
+    rows (Efron and Tibshirani 1993) with ``replicates`` resamples (default: 1,000; fewer, but at least 200, for more
+    than 200,000 probabilities). Averages over classes are macro averages over the classes that have rows. The
+    calibration error is defined as in Guo et al. (2017), with 15 bins of the top probability. Raises DataError: no
+    rows, mismatched shapes, NaN, a label outside the classes.
     """
     names = [str(name) for name in classes]
     values = np.asarray(probabilities, np.float64)
@@ -163,9 +163,9 @@ def evaluate(
 
 
 def codes_of(y: ArrayLike, classes: Sequence[Any]) -> NDArray[np.intp]:
-    """Return the class numbers (n,) of labels ``y``. Raises DataError for a label that is none of ``classes``.
+    """Return the class numbers (n,) of labels ``y``. Raises DataError for a label outside ``classes``.
 
-    A label that is no text is looked up as its text too: a TrainedHead's classes are text.
+    A label that is not a string is also looked up as ``str(label)``, because a TrainedHead's classes are strings.
     """
     known = {name: code for code, name in enumerate(classes)}
     labels = [label if label in known else str(label) for label in np.asarray(y).tolist()]
@@ -181,9 +181,10 @@ def codes_of(y: ArrayLike, classes: Sequence[Any]) -> NDArray[np.intp]:
 def before_calibration(
     y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[Any], scale: float
 ) -> dict[str, float]:
-    """Return calibration error and log loss as they were before temperature scaling made ``probabilities`` (n, k).
+    """Return the calibration error and log loss without temperature scaling, given the scaled ``probabilities`` (n, k).
 
-    ``scale``: the factor of the decision values. Raises DataError for a label that is none of ``classes``.
+    ``scale``: the factor by which the decision values were multiplied. Raises DataError for a label outside
+    ``classes``.
     """
     codes = codes_of(y_true, classes)
     measured = Measurer(codes, rescale(np.asarray(probabilities, np.float64), 1 / scale)).measure(np.ones(len(codes)))
@@ -196,7 +197,7 @@ def calibration_bins(y_true: ArrayLike, probabilities: ArrayLike, classes: Seque
 
 
 def worst_errors(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[Any], count: int) -> NDArray[np.intp]:
-    """Return up to ``count`` row numbers of wrong predictions, the most confident first."""
+    """Return up to ``count`` row numbers of wrong predictions, sorted by decreasing confidence."""
     values = np.asarray(probabilities, np.float64)
     predicted = values.argmax(axis=1)
     wrong = np.flatnonzero(predicted != codes_of(y_true, classes))

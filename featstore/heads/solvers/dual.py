@@ -211,8 +211,7 @@ class _Machines:
         return _State(weights, intercept, weights @ self.kernel + intercept[:, None])
 
     def _solve_by_inverse(self, chosen: NDArray[np.intp], inside: Mask) -> Floats:
-        """Return the solutions (q, 2, m) by correcting those over all rows, so that rows outside the margin get weight
-        zero."""
+        """Return the solutions (q, 2, m): those over all rows, corrected so that rows outside the margin get weight 0."""
         if self._whole is None:
             system = self.kernel.copy()
             system[np.diag_indices_from(system)] += self._ridge

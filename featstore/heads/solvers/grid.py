@@ -196,8 +196,7 @@ def effort(rows: TrainingRows, solutions: list[Solution]) -> Effort:
 
 
 class _Whitener:
-    """The inverse of ``I + scale * Gram`` for one problem; ``scale`` is C times the loss's curvature at the current
-    point."""
+    """The inverse of ``I + scale * Gram`` for one problem; ``scale`` is C times the current curvature of the loss."""
 
     def __init__(self, spectrum: Spectrum) -> None:
         self.scale = 1.0

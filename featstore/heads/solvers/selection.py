@@ -31,8 +31,7 @@ def choose(
     *,
     ties_by_log_loss: bool = False,
 ) -> Choice:
-    """Choose the grid row with the best mean score; break ties by log loss if asked, else take the first (the
-    simplest).
+    """Choose the best mean score; ties go to the smallest log loss if asked, else to the first grid row (the simplest).
 
     ``parameters``: the grid, one array (g,) per parameter; ``scores``: of (g * folds) problems, fold varying fastest.
     """

@@ -1,1 +1,1 @@
-"""Choosing an index: its candidates, their trial on a sample, the run-time parameters that reach a recall."""
+"""Index tuning: candidates, their trials on a sample, and the run-time parameters that reach a recall."""

@@ -1,4 +1,4 @@
-"""Finding the cheapest run-time parameters that reach a recall, and timing what they cost."""
+"""Find the cheapest run-time parameters that reach a recall, and measure their cost."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ _TIMED = 300
 
 @dataclass(frozen=True)
 class Subject:
-    """An index under trial: ``rows`` (n,) names the row at each position. ``threads`` as in search."""
+    """An index under trial: ``rows`` (n,) is the row number at each position. ``threads``: as in search."""
 
     index: faiss_io.VectorIndex
     rows: NDArray[np.int64]
     threads: int | None = None
 
     def recall(self, truth: Truth) -> Recall:
-        """Return the recall on the queries of ``truth`` at the present effort; 1 by construction for an exact index."""
+        """Return the recall on the queries of ``truth`` at the current effort; 1 by construction for an exact index."""
         if self.index.exact:
             return Recall(1.0, 1.0, 1.0, truth.k, 0, "exact")
         _, positions = self.index.search(truth.queries, truth.k, threads=self.threads)
         return truth.recall(np.where(positions >= 0, self.rows[positions], -1))
 
     def rates_beside(self, other: Subject, truth: Truth) -> tuple[float, float]:
-        """Return the queries a second of this index and of ``other``, batches of all queries timed in turns, one thread."""
+        """Return the queries per second of this index and of ``other``: alternating batches of all queries, one thread."""
         own, others = _in_turns([lambda: self.timed(truth), lambda: other.timed(truth)])
         return len(truth.queries) / own, len(truth.queries) / others
 
@@ -51,10 +51,10 @@ class Subject:
         return float(np.median([self.timed(truth, slice(place, place + 1)) for place in range(count)]))
 
     def timed(self, truth: Truth, part: slice = slice(None)) -> float:
-        """Return the seconds that one search of this ``part`` of the queries takes, in one thread.
+        """Return the seconds of one search for this ``part`` of the queries, in one thread.
 
-        That is the work that a query costs. In several threads, which share caches, memory and whatever else runs,
-        one and the same index differed by a third from one trial to the next.
+        One thread measures the work per query. Timings of the same index in several threads, which share caches and
+        memory with other programs, varied by a third between trials.
         """
         start = time.perf_counter()
         self.index.search(truth.queries[part], truth.k, threads=1)
@@ -62,9 +62,9 @@ class Subject:
 
 
 def tune(subject: Subject, candidate: Candidate, truth: Truth, goal: float, fresh: float = 1.0) -> float | None:
-    """Set the quickest effort that ``reaches`` the ``goal`` on ``fresh`` times as many queries, all going as on these.
+    """Set the fastest effort that reaches the ``goal``, assuming the same recall on ``fresh`` times as many queries.
 
-    Return its queries a second in one thread. Where none reaches it: None, and the greatest effort is left set.
+    Return its queries per second in one thread. If no effort reaches the goal, set the largest effort and return None.
     """
     pairs = _Efforts(subject, candidate, truth).least(lambda recall: reaches(recall, goal, fresh))
     if not pairs:
@@ -77,10 +77,10 @@ def tune(subject: Subject, candidate: Candidate, truth: Truth, goal: float, fres
 def descent(
     subject: Subject, candidate: Candidate, truth: Truth, goal: float, fresh: float
 ) -> Iterator[dict[str, float]]:
-    """Yield efforts from sure to quick, one of which is to be the quickest that ``fresh`` times as many queries confirm.
+    """Yield efforts from high to low recall, for a test on ``fresh`` times as many queries.
 
-    They are, for each of the ``aims`` that is reached, the quickest effort that does, none twice. Each is looked for when
-    it is asked for: many are not, and it takes long. What they are depends on ``truth`` alone.
+    Yields the fastest effort for each reachable recall in ``aims``, without duplicates. Each effort is searched lazily,
+    because the search is slow and many efforts are never requested. The result depends on ``truth`` alone.
     """
     efforts = _Efforts(subject, candidate, truth)
     near = efforts.least(lambda recall: reaches(recall, goal, fresh))
@@ -97,10 +97,10 @@ def descent(
 
 
 class _Cost:
-    """Seconds by effort: a constant, and so much a unit of each parameter, none less than nothing (least squares).
+    """Linear cost model: seconds by effort, with non-negative coefficients (least squares).
 
-    Lists are scanned, and vectors re-ranked, one after the other. What single measurements of neighbouring efforts make of
-    it would be luck. It is fitted to some of ``efforts``, timed in turns.
+    The model is linear because lists are scanned, and vectors re-ranked, one after the other. It is fitted to some of
+    ``efforts``, timed alternately. Single timings of similar efforts are too noisy to compare directly.
     """
 
     def __init__(self, subject: Subject, truth: Truth, efforts: Sequence[dict[str, float]]) -> None:
@@ -112,7 +112,7 @@ class _Cost:
 
         seconds = np.array(_in_turns([partial(timed, efforts[place]) for place in places]))
         rows = np.array([[1.0, *efforts[place].values()] for place in places])
-        # Relative to the seconds: what is quick is what has to be told apart.
+        # Fit relative errors, because the fast efforts are the ones to distinguish.
         self._weights: NDArray[np.float64] = nnls(rows / seconds[:, None], np.ones(len(rows)))[0]
 
     def __call__(self, effort: dict[str, float]) -> float:
@@ -124,7 +124,7 @@ def _at_least(aim: float, recall: Recall) -> bool:
 
 
 class _Efforts:
-    """What each effort gives, asked once: recall grows with the re-ranking depth and with the main parameter."""
+    """Cached recall of each effort; recall grows with the re-ranking depth and with the main parameter."""
 
     def __init__(self, subject: Subject, candidate: Candidate, truth: Truth) -> None:
         self._subject, self._candidate, self._truth = subject, candidate, truth
@@ -137,9 +137,10 @@ class _Efforts:
         return self._found[depth, step]
 
     def least(self, holds: Callable[[Recall], bool]) -> list[dict[str, float]]:
-        """Return pairs of a re-ranking depth and the smallest main parameter whose recall ``holds``, by falling parameter.
+        """Return pairs of re-ranking depth and smallest main parameter whose recall ``holds``, by decreasing parameter.
 
-        Those of the least depths. Where several in a row need as much as the one before, deeper ones are not tried.
+        Each parameter comes with its smallest depth. The search stops after several depths in a row without a smaller
+        parameter.
         """
         depths, top = self._candidate.depths or (None,), max(1, len(self._candidate.steps)) - 1
         first = _smallest(len(depths), lambda place: holds(self._recall(depths[place], top)))
@@ -148,7 +149,8 @@ class _Efforts:
         pairs: list[dict[str, float]] = []
         step, as_many = top + 1, 0
         for depth in depths[first:]:
-            # At the first depth the top is known to hold; deeper ones are of use only where they need less than the last.
+            # At the first depth the largest step holds. A larger depth is useful only with a smaller step than the last
+            # one.
             if step > top or holds(self._recall(depth, step - 1)):
                 step = self._smallest_step(holds, depth, step - 1)
                 pairs.append(self._candidate.effort(step, depth))
@@ -160,15 +162,15 @@ class _Efforts:
         return pairs
 
     def _smallest_step(self, holds: Callable[[Recall], bool], depth: float | None, known: int) -> int:
-        """Return the first step that ``holds`` at ``depth``; ``known`` does."""
+        """Return the first step that ``holds`` at ``depth``; ``known`` is a step that does."""
         found = _smallest(known, lambda place: holds(self._recall(depth, place)))
         return known if found is None else found
 
 
 def _in_turns(timed: Sequence[Callable[[], float]]) -> list[float]:
-    """Return the median seconds of each, asked in turns: other work, which comes and goes, then slows none alone.
+    """Return the median seconds of each call, run alternately so that other load on the machine affects all alike.
 
-    The best of several would be luck.
+    The median is used because the minimum depends on chance.
     """
     turns: list[list[float]] = []
     while len(turns) < _FEWEST_TURNS or sum(map(sum, turns)) < _TURNS_SECONDS:
@@ -177,6 +179,6 @@ def _in_turns(timed: Sequence[Callable[[], float]]) -> list[float]:
 
 
 def _smallest(count: int, holds: Callable[[int], bool]) -> int | None:
-    """The first of 0 .. count - 1 for which ``holds``, which never turns false again; None where there is none."""
+    """Bisect for the first of 0 .. count - 1 for which the monotone condition ``holds`` is true; None if there is none."""
     place = bisect_left(range(count), True, key=holds)
     return place if place < count else None

@@ -1,4 +1,4 @@
-"""Trying one kind of index on vectors in memory: build, tune to the contract, time, and say what came of it."""
+"""Try one index type on vectors in memory: build it, tune it to the contract, time it, and record the outcome."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _FOR_THE_INDEX = 0.9
 
 @dataclass(frozen=True)
 class Contract:
-    """What is asked of an index.
+    """Requirements on an index.
 
-    ``recall``: the least recall@``at``, 0..1, that the lower 95 % bound has to reach. ``memory``: the most bytes that
-    its FAISS file, and the building of it, may take; a tenth is kept for what building needs besides the index.
-    ``latency``: the most seconds that a single query may take (median).
+    ``recall``: recall@``at``, 0..1, that the lower 95 % bound has to reach. ``memory``: maximum bytes of the FAISS file
+    and of building it; a tenth is reserved for what building needs besides the index. ``latency``: maximum median
+    seconds of a single query.
     """
 
     recall: float = defaults.RECALL
@@ -38,11 +38,11 @@ class Contract:
     latency: float | None = None
 
     def allows(self, file_bytes: int) -> bool:
-        """Whether an index of ``file_bytes`` can be had, and built, within ``memory``."""
+        """Return whether an index of ``file_bytes`` can be built and kept within ``memory``."""
         return self.memory is None or file_bytes <= _FOR_THE_INDEX * self.memory
 
     def check(self) -> None:
-        """Raise UsageError where nothing could meet it."""
+        """Raise UsageError if no index could meet the contract."""
         if not 0 < self.recall <= 1:
             raise UsageError(f"the recall asked for is {self.recall}; it has to lie between 0 and 1")
         if self.at < 1:
@@ -54,7 +54,7 @@ class Contract:
 
 @dataclass
 class Trial:
-    """A row of the table of what was tried.
+    """A row of the table of trials.
 
     ``outcome``: "chosen", "slower" at equal recall, or why not. ``file_bytes``: estimated for the whole index.
     ``subject``: the index itself where it was timed; it is not part of the table.
@@ -89,9 +89,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Ground:
-    """What every candidate is tried on: ``base`` (m, d) prepared, with ``ids`` (m,) and ``rows`` (m,), and the queries.
+    """Data for all trials: prepared vectors ``base`` (m, d) with ``ids`` and ``rows`` (m,), and the tuning queries.
 
-    ``fresh``: those that will decide, in multiples of these: kinds are compared at the recall that is expected to do then.
+    ``fresh``: number of final test queries per tuning query. Candidates are compared at the recall expected to pass
+    then.
     """
 
     base: Floats
@@ -112,13 +113,13 @@ def create(factory: str, dimension: int, metric: Metric, seed: int) -> faiss_io.
 
 
 def training_rows(rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Draw from ``rows`` (m,) those on which codes and clusters are trained, ascending."""
+    """Draw the rows to train codes and clusters on, out of ``rows`` (m,); sorted."""
     count = min(len(rows), defaults.INDEX_TRAINING_ROWS)
     return np.sort(np.random.default_rng(seed).choice(rows, count, replace=False))
 
 
 def try_candidate(candidate: Candidate, ground: Ground, contract: Contract, total_rows: int) -> Trial:
-    """Build ``candidate`` on ``ground``, tune it to ``contract`` and time it; memory is judged for ``total_rows``."""
+    """Build ``candidate`` on ``ground``, tune it to ``contract`` and time it; check memory for ``total_rows``."""
     trial = Trial(candidate, len(ground.base), candidate.file_bytes(total_rows), "slower")
     if not contract.allows(trial.file_bytes):
         tenth = "" if trial.file_bytes > (contract.memory or 0) else ", a tenth of them for building it"
@@ -162,10 +163,10 @@ def try_all(
     total_rows: int,
     told: Callable[[Trial], None] | None = None,
 ) -> tuple[Trial, list[Trial]]:
-    """Try each; return the one with the most queries a second of those that reach the contract, and all of them.
+    """Try all candidates; return the fastest trial that meets the contract, and the list of all trials.
 
-    Each that does is timed side by side with the best so far.
-    At most two indexes are in memory at a time. UsageError, naming each reason, where none does.
+    Each candidate that meets the contract is timed alternately with the best so far. At most two indexes are in memory
+    at a time. Raises UsageError, with the reason for each candidate, if none meets the contract.
     """
     trials: list[Trial] = []
     best: Trial | None = None
@@ -194,7 +195,7 @@ def try_all(
 
 
 def _quicker(trial: Trial, best: Trial, truth: Truth) -> bool:
-    """Whether ``trial`` beats ``best`` side by side; both then have the rates of this comparison."""
+    """Return whether ``trial`` is faster than ``best`` in alternating runs; update both rates."""
     if trial.subject is None or best.subject is None or not len(truth.queries):
         return False
     own, others = trial.subject.rates_beside(best.subject, truth)

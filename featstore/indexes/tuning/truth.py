@@ -1,4 +1,4 @@
-"""Held-out queries and their true neighbours: what an index's recall is measured against."""
+"""Held-out queries with their true neighbours (ground truth), for measuring recall."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ASKING = 8
 class Truth:
     """Queries (q, d), prepared, with their true neighbours: ``scores`` and ``rows`` (q, K >= k), ties included.
 
-    ``clusters`` (q,): queries of one number are one observation; None where each stands alone.
+    ``clusters`` (q,): queries with the same number count as one observation; None if all queries are independent.
     """
 
     queries: Floats
@@ -42,7 +42,8 @@ class Truth:
             return Recall(None, None, None, self.k, 0, "not measured")
         parts = self.k
         if self.clusters is not None:
-            # The mean over pictures of each one's mean: its spread holds whatever the queries of a picture share.
+            # Average per picture first: queries of one picture are correlated, so only pictures are independent
+            # observations.
             _, place, sizes = np.unique(self.clusters, return_inverse=True, return_counts=True)
             shares, parts = np.bincount(place, shares) / sizes, self.k * int(sizes.max())
         low, high = mean_interval(shares, parts)
@@ -64,9 +65,9 @@ def find_truth(
     allowed: NDArray[np.bool_] | None = None,
     threads: int | None = None,
 ) -> Truth:
-    """Search ``queries`` (q, d) exactly among the ``allowed`` rows, deep enough to hold all ties with the k-th.
+    """Search ``queries`` (q, d) exactly among the ``allowed`` rows, including all ties with the k-th neighbour.
 
-    Groups of more than 1,024 equals are cut there; what an index gives from beyond the cut counts as a miss.
+    At most 1,024 tied rows are kept; a tied row beyond that counts as a miss.
     """
     depth = min(shape_of(vectors)[0], 2 * k + 16)
     scores, rows = exact_search(vectors, queries, depth, metric=metric, allowed=allowed, threads=threads)
@@ -92,8 +93,8 @@ def find_truth(
 class HeldOut:
     """Rows kept out of an index while it is measured.
 
-    ``queries`` int64 (q,): the rows that ask. ``clusters`` int64 (q,), ascending: queries of one number come of one
-    group and count as one observation. ``withheld`` bool (n,): the queries and all other rows of their groups.
+    ``queries`` int64 (q,): rows used as queries. ``clusters`` int64 (q,), sorted: queries with the same number belong
+    to one group and count as one observation. ``withheld`` bool (n,): the queries and all other rows of their groups.
     """
 
     queries: NDArray[np.int64]
@@ -101,21 +102,21 @@ class HeldOut:
     withheld: NDArray[np.bool_]
 
     def cuts(self, *weights: int) -> list[int]:
-        """Divide the queries in the ratio of ``weights``, clusters kept whole: the ends of the parts, the last q."""
+        """Divide the queries in the ratio of ``weights`` without splitting clusters; return the end of each part."""
         ends = [len(self.queries) * sum(weights[: place + 1]) // sum(weights) for place in range(len(weights))]
-        # Where the part would end inside a cluster it ends where that cluster begins.
+        # A boundary inside a cluster moves to the start of the cluster.
         return [
             int(np.searchsorted(self.clusters, self.clusters[end])) if end < len(self.queries) else end for end in ends
         ]
 
 
 def hold_out(rows: int, wanted: int, seed: int, groups: NDArray[np.int64] | None = None) -> HeldOut:
-    """Draw up to ``wanted`` queries of ``rows``, never withholding more than a tenth of the rows.
+    """Draw up to ``wanted`` queries of ``rows``, withholding at most a tenth of the rows.
 
-    ``groups`` (n,): rows of one group (crops of one picture, say) are near copies. A drawn group is withheld
-    whole, else recall would be measured on queries that the index holds in all but name; eight of it ask at most.
-    A group is one observation, however many of it ask, so where they have two rows or more on average up to a fifth
-    of the rows are withheld.
+    ``groups`` (n,): rows of one group are near copies, for example crops of one picture. All rows of a drawn group are
+    withheld, otherwise the index would hold near copies of the queries. At most eight rows of a group are queries. A
+    group counts as one observation, so if groups have two or more rows on average, up to a fifth of the rows is
+    withheld.
     """
     random = np.random.default_rng(seed)
     withheld = np.zeros(rows, np.bool_)
