@@ -1,6 +1,6 @@
 """Networks that turn pictures into feature vectors, cut at their penultimate layer.
 
-Importing this package loads torch; nothing else of featstore does so before a backbone is asked for.
+Importing this package loads torch; the rest of featstore loads it only when a backbone is needed.
 """
 
 from featstore.backbones.base import Backbone

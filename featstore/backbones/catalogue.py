@@ -1,4 +1,4 @@
-"""The backbones there are, listed without building any of them."""
+"""The list of backbones, without building any of them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Final
 
 from featstore.backbones import architectures, base, efficientnet_lite, weights_cache
 
-# Inputs of the classifier. Building all networks to count them takes seconds; a test compares a sample of this
-# table with built networks and its names with torchvision's, and a model that is not in it is built.
+# Feature dimensions: the number of inputs of each classifier. Building all networks to count them would take seconds. A
+# test compares a sample of this table with built networks, and its names with torchvision's. A model that is missing
+# here is built to find its dimension.
 _DIMENSIONS: Final[dict[str, int]] = {
     efficientnet_lite.NAME: efficientnet_lite.DIMENSION,
     "alexnet": 4096,
@@ -68,11 +69,11 @@ _DIMENSIONS: Final[dict[str, int]] = {
 
 @dataclass(frozen=True)
 class BackboneInfo:
-    """One line of the list of backbones.
+    """One entry of the list of backbones.
 
-    ``dimension`` of a feature vector; ``input_size``, side of the picture in pixels; ``parameters`` of the whole
-    model, classifier included, as its authors count them; ``weights``, the default ones, and ``all_weights``;
-    ``at_hand``: whether the default weights can be loaded without a network, and ``why`` (or why not).
+    ``dimension``: of a feature vector; ``input_size``: side of the picture in pixels; ``parameters``: number for the
+    whole model including the classifier, as its authors count; ``weights``: the default weights; ``all_weights``: all
+    of them; ``at_hand``: whether the default weights can be loaded offline; ``why``: the reason.
     """
 
     name: str
@@ -86,7 +87,7 @@ class BackboneInfo:
 
 
 def list_backbones() -> list[BackboneInfo]:
-    """Return every backbone, sorted by name. The digest of weights at hand is checked when they are loaded."""
+    """Return all backbones, sorted by name. Digests of local weights are checked only on loading."""
     return [_info(name) for name in architectures.names()]
 
 

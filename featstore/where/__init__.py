@@ -1,4 +1,4 @@
-"""A small language for choosing rows of a table: parsed into a tree of its own, never evaluated as code.
+"""Filter language to select rows of a table; conditions are parsed into a tree and never evaluated as code.
 
     label == 'cat' and (split != 'test' or year >= 2020) and not key glob '*.png'
 
@@ -11,13 +11,13 @@
                | column "is" ["not"] "missing"
     literal    = text | number | "true" | "false"
 
-Texts stand in single or double quotes, in which a backslash goes before a quote or a backslash that is meant as such.
-A column whose name is no word stands in back quotes. Words of the language may be written in capitals. In a glob
-``*`` stands for any text and ``?`` for one character.
+Texts are written in single or double quotes; inside, a backslash escapes a quote or a backslash. Column names that are
+not plain words are written in backquotes. Keywords are not case-sensitive. In a glob ``*`` matches any text and ``?``
+one character.
 
-Truth has three values, as in SQL: whatever is said of a missing value, but for "is missing", is unknown, and so is its
-negation; a row is chosen where the whole is true. Texts, numbers and truth values are never equal to one another, and
-an order between them is unknown. Texts compare by code points, numbers exactly.
+Logic is three-valued, as in SQL: a comparison with a missing value is unknown, except "is missing", and so is its
+negation. A row is selected if the whole condition is true. Texts, numbers and truth values are never equal to one
+another, and comparing their order gives unknown. Texts compare by code points, numbers exactly.
 """
 
 from featstore.where.parsing import parse

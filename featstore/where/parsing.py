@@ -1,4 +1,4 @@
-"""From the text of a condition to its tree; the grammar stands in featstore.where."""
+"""Parse the text of a condition into a tree; the grammar is in featstore.where."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from featstore.errors import UsageError
 from featstore.where.tree import ORDERS, AllOf, Among, AnyOf, Compare, Condition, Like, Literal, Missing, Not, Test
 
 _DEEPEST: Final = 100
-"""Parentheses and "not"s within one another."""
+"""Maximum nesting depth of parentheses and "not"."""
 _SHOWN: Final = 30
 _TOKEN: Final = re.compile(
     r"""\s*(?:
@@ -39,7 +39,7 @@ _WORDS: Final = {"and", "or", "not", "in", "is", "missing", "startswith", "glob"
 
 
 def parse(text: str) -> Condition:
-    """Return the condition that ``text`` says. UsageError, in one line with the place, where it says none."""
+    """Parse ``text`` into a condition. Raises UsageError, in one line with the position, on a syntax error."""
     return _Parser(text).whole()
 
 
@@ -79,11 +79,11 @@ class _Parser:
         self._fail(token.at, f"{what} is needed, not {'the end' if token.kind == 'end' else ascii(shown)}")
 
     def _step(self) -> None:
-        # One token ahead and no more, so that the first slip is the one that is told.
+        # Look only one token ahead, so that the first syntax error is the one reported.
         self._next = next(self._tokens, self._next)
 
     def _take(self, *texts: str) -> _Token | None:
-        """Step over the next token if it is one of ``texts`` (signs, or words of the language)."""
+        """Consume the next token if it is one of ``texts`` (operators or keywords); return it."""
         token = self._next
         if token.kind not in ("word", "sign") or token.text.lower() not in texts:
             return None
@@ -197,7 +197,7 @@ class _Parser:
     def _number(self, token: _Token) -> int | float:
         try:
             number = int(token.text) if re.fullmatch(r"[-+]?[0-9]+", token.text) else float(token.text)
-        except ValueError:  # Python reads no integers of thousands of digits
+        except ValueError:  # Python refuses to parse integers of thousands of digits
             number = math.inf
         if number in (math.inf, -math.inf):
             self._fail(token.at, "the number is too large")

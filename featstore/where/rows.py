@@ -1,4 +1,4 @@
-"""The rows of a store that a condition chooses: its key, id, label, split and metadata columns."""
+"""Select rows of a store by a condition on key, id, label, split and metadata columns."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from featstore.where.tree import AllOf, AnyOf, Condition, Not, Test, Value, kind
 
 _BLOCK_ROWS: Final = 65536
 _Truth = tuple[NDArray[np.bool_], NDArray[np.bool_]]
-"""Where it is so, and where it is not so, (m,) each; neither: unknown."""
+"""Masks (m,) of the rows where a condition is true, and where it is false; in neither: unknown."""
 
 
 def rows_where(store: FeatureStore, where: str) -> NDArray[np.bool_]:
-    """Return which rows (n,) of ``store`` the condition ``where`` chooses; its language: featstore.where.
+    """Return a mask (n,) of the rows of ``store`` that satisfy the condition ``where`` (see featstore.where).
 
-    Columns are those of ``store.table()``: key, id, label, split and the metadata; metadata of the name key or id is
-    called key_ or id_. Of the keys only a block is held at a time. UsageError: no condition, no such column, or a
-    literal of another kind than all that the column holds, such as a number where labels are texts.
+    Columns are those of ``store.table()``: key, id, label, split and the metadata. A metadata column named key or id is
+    renamed to key_ or id_. Keys are read block by block. Raises UsageError: a syntax error, an unknown column, or a
+    literal whose type occurs nowhere in its column, such as a number compared with text labels.
     """
     condition = parse(where)
     tests = list(tests_of(condition))
@@ -60,7 +60,7 @@ def _column(store: FeatureStore, test: Test) -> Iterator[Value]:
 
 
 def _check_kinds(test: Test, there: set[str]) -> None:
-    """A literal that nothing in the column can equal is a slip, not a condition that happens to choose nothing."""
+    """Raise UsageError for a literal whose type never occurs in its column: that is a mistake, not an empty selection."""
     for literal in test.literals:
         if there and kind_of(literal) not in there:
             written = repr(literal) if isinstance(literal, str) else str(literal).lower()
@@ -77,7 +77,7 @@ def _check_kinds(test: Test, there: set[str]) -> None:
 
 
 class _Coded:
-    """Values (m,) as codes (m,) into the distinct ones, so that each of those is judged once. ``kinds`` of values."""
+    """Values (m,) as codes (m,) of distinct values, so that each distinct value is tested once. ``kinds``: their types."""
 
     def __init__(self, values: list[Value]) -> None:
         known: dict[tuple[type, Value], int] = {}
@@ -88,7 +88,7 @@ class _Coded:
         self.kinds = {kind_of(value) for value in self.distinct if value is not None}
 
     def truth(self, holds: Callable[[Value], bool | None]) -> _Truth:
-        """Judge every value."""
+        """Evaluate the test for every value."""
         verdicts = [holds(value) for value in self.distinct]
         is_so = np.array([verdict is True for verdict in verdicts], np.bool_)
         is_not = np.array([verdict is False for verdict in verdicts], np.bool_)
@@ -96,7 +96,7 @@ class _Coded:
 
 
 def _truth(condition: Condition, block: dict[str, _Coded]) -> _Truth:
-    """Judge ``condition`` row by row, in the three-valued logic of S. Kleene that SQL has."""
+    """Evaluate ``condition`` for all rows in Kleene's three-valued logic, as in SQL."""
     truth = partial(_truth, block=block)
     match condition:
         case Not(part):

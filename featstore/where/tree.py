@@ -1,4 +1,4 @@
-"""Conditions on the values of a row, as a tree."""
+"""Syntax tree of conditions on the values of a row."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ ORDERS: Final[dict[str, Callable[[Any, Any], bool]]] = {
 
 
 def kind_of(value: Literal) -> str:
-    """Return what a value is: "text", "number" or "truth value"."""
+    """Return the type of a value: "text", "number" or "truth value"."""
     return "text" if isinstance(value, str) else "truth value" if isinstance(value, bool) else "number"
 
 
 @dataclass(frozen=True)
 class Compare:
-    """``column`` ``operation`` ``literal``; ``operation`` is ==, !=, <, <=, > or >=. ``at``: place in the text, from 0."""
+    """``column`` ``operation`` ``literal``; ``operation`` is ==, !=, <, <=, > or >=. ``at``: offset in the text."""
 
     column: str
     operation: str
@@ -50,7 +50,7 @@ class Compare:
 
 @dataclass(frozen=True)
 class Among:
-    """``column`` has one of ``literals``."""
+    """The value of ``column`` is one of ``literals``."""
 
     column: str
     literals: tuple[Literal, ...]
@@ -58,7 +58,7 @@ class Among:
 
     @cached_property
     def _known(self) -> frozenset[tuple[str, Literal]]:
-        # With its kind, since in Python 1 == 1.0 == True.
+        # Compare the type too, since in Python 1 == 1.0 == True.
         return frozenset((kind_of(literal), literal) for literal in self.literals)
 
     def holds(self, value: Value) -> bool | None:
@@ -68,7 +68,7 @@ class Among:
 
 @dataclass(frozen=True)
 class Like:
-    """``column`` is a text that starts with, or as a whole matches, ``pattern``; ``operation``: startswith or glob."""
+    """``column`` is a text that starts with ``pattern``, or matches it entirely; ``operation``: startswith or glob."""
 
     column: str
     operation: str
@@ -105,21 +105,21 @@ Test: TypeAlias = Compare | Among | Like | Missing
 
 @dataclass(frozen=True)
 class Not:
-    """``part`` is not so."""
+    """Negation of ``part``."""
 
     part: Condition
 
 
 @dataclass(frozen=True)
 class AllOf:
-    """All of ``parts``, two at least, are so."""
+    """Conjunction of at least two ``parts``."""
 
     parts: tuple[Condition, ...]
 
 
 @dataclass(frozen=True)
 class AnyOf:
-    """One of ``parts``, two at least, is so."""
+    """Disjunction of at least two ``parts``."""
 
     parts: tuple[Condition, ...]
 
@@ -128,7 +128,7 @@ Condition: TypeAlias = Compare | Among | Like | Missing | Not | AllOf | AnyOf
 
 
 def tests_of(condition: Condition) -> Iterator[Test]:
-    """Yield the comparisons in ``condition``, from left to right."""
+    """Yield the tests (leaves) in ``condition``, from left to right."""
     match condition:
         case Not(part):
             yield from tests_of(part)
@@ -140,9 +140,9 @@ def tests_of(condition: Condition) -> Iterator[Test]:
 
 
 def glob(text: str, pattern: str) -> bool:
-    """Return whether the whole of ``text`` is as ``pattern`` says: ``*`` any text, ``?`` one character.
+    """Return whether the whole ``text`` matches ``pattern``: ``*`` is any text, ``?`` one character.
 
-    In time len(text) x len(pattern) at most, where a regular expression may take exponential time.
+    Takes at most len(text) x len(pattern) steps; a regular expression may take exponential time.
     """
     at = place = 0
     star = resume = -1
@@ -154,7 +154,7 @@ def glob(text: str, pattern: str) -> bool:
             at += 1
             place += 1
         elif star >= 0:
-            # What the last star stands for gets one character longer.
+            # Backtrack: let the last star match one more character.
             resume += 1
             at, place = resume, star + 1
         else:
