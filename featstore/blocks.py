@@ -1,4 +1,4 @@
-"""The protocol of a feature matrix that need not fit into memory."""
+"""The protocol of feature matrices larger than memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class RowBlocks(Protocol):
-    """Features larger than memory: blocks of rows that can be read again and again."""
+    """Features larger than memory: blocks of rows that can be read repeatedly."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -24,4 +24,4 @@ class RowBlocks(Protocol):
 
 
 Features: TypeAlias = "NDArray[Any] | RowBlocks"
-"""An array (n, d), or blocks of one."""
+"""Features: an array (n, d), or its rows in blocks."""

@@ -1,26 +1,26 @@
-"""The errors that featstore raises on purpose: one line each, with the remedy in it."""
+"""The errors that featstore raises; each message is one line and includes the remedy."""
 
 from __future__ import annotations
 
 
 class FeatstoreError(Exception):
-    """Something failed: a full disk, a damaged file, a picture that cannot be had (exit code 1)."""
+    """An operation failed: full disk, damaged file, unavailable picture (exit code 1)."""
 
 
 class UsageError(FeatstoreError):
-    """What was asked for cannot be done as asked: the caller has to change the request (exit code 2)."""
+    """The request is invalid; the caller has to change it (exit code 2)."""
 
 
 class IdentityError(UsageError):
-    """Features of one identity were brought to a store, head or index of another."""
+    """Features do not have the identity that a store, head or index requires."""
 
 
 class DamagedError(FeatstoreError):
-    """A file of featstore's own is not what was written: truncated, changed or of another kind."""
+    """A file of featstore is damaged: truncated, changed or of the wrong kind."""
 
 
 class DataError(UsageError, ValueError):
-    """Features or labels from which nothing can be learned or predicted as they are.
+    """Features or labels are unusable for training or prediction.
 
-    It is a ValueError as well because scikit-learn promises its users a ValueError for unusable data.
+    This class is also a ValueError, because scikit-learn's API requires one for unusable data.
     """

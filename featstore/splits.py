@@ -1,7 +1,8 @@
-"""Splits that keep classes in proportion and groups together.
+"""Stratified splits that keep groups together.
 
-A group is a set of rows that must not be torn apart: pictures with equal bytes, or rows with the same value of a
-metadata column. Large groups are placed first, each where its classes are most wanted; rows of their own fill up.
+A group is a set of rows that must stay in one part: pictures with equal bytes, or rows with the same value of a
+metadata column. Large groups are placed first, each in the part that lacks its classes most; single rows are placed
+last.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from featstore.errors import DataError
 def held_out(
     y: ArrayLike, *, groups: ArrayLike | None = None, fraction: float, seed: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return (train_rows, test_rows), both increasing: stratified, groups whole, every class on both sides.
+    """Return (train_rows, test_rows), sorted: stratified, without splitting groups, with every class in both parts.
 
-    ``y``: (n,) labels; ``groups``: (n,) any values, equal ones stay together, None stands alone; ``fraction``: of the
-    rows, in (0, 1).
+    ``y``: (n,) labels; ``groups``: (n,) any values: rows with equal values stay together, None is a group of one row;
+    ``fraction``: share of test rows, in (0, 1).
     Raises DataError: one class only, a class with a single picture or group, no rows.
     """
     if not 0 < fraction < 1:
@@ -36,11 +37,11 @@ def held_out(
 
 
 def folds(y: ArrayLike, *, groups: ArrayLike | None = None, count: int, seed: int) -> NDArray[np.intp]:
-    """Return the fold (n,) of each row, 0 to ``count`` - 1, stratified, groups whole.
+    """Return the fold (n,) of each row, 0 to ``count`` - 1, stratified and without splitting groups.
 
-    Rows of a class that is in one fold only (a class with one picture or group) get -1: they stay in every
-    training part and are never scored, so that each training part knows all classes.
-    Raises DataError: fewer than two folds asked for, or nothing left that could be held out.
+    Rows of a class that is in only one fold (a class with one picture or group) get fold -1: they are in every training
+    part and never scored, so that each training part has all classes. Raises DataError: fewer than two folds requested,
+    or no rows left to hold out.
     """
     if count < 2:
         raise DataError(f"cross-validation needs at least 2 folds, not {count}")
@@ -52,9 +53,10 @@ def folds(y: ArrayLike, *, groups: ArrayLike | None = None, count: int, seed: in
 
 
 def one_fold(y: ArrayLike, *, groups: ArrayLike | None = None, fraction: float, seed: int) -> NDArray[np.intp]:
-    """Return folds (n,) with one held-out part of ``fraction`` (fold 0), the rest -1: DINOv2's protocol.
+    """Return folds (n,): 0 for one held-out part of ``fraction``, -1 for the rest, as in DINOv2's protocol.
 
-    DINOv2 (Oquab et al. 2023) chooses C on one held-out part and refits on all rows. Raises DataError as ``folds``.
+    DINOv2 (Oquab et al. 2023) chooses C on one held-out part and refits on all rows. Raises DataError as ``folds``
+    does.
     """
     if not 0 < fraction < 1:
         raise DataError(f"the held-out fraction must lie between 0 and 1, not {fraction}")
@@ -67,13 +69,13 @@ def one_fold(y: ArrayLike, *, groups: ArrayLike | None = None, fraction: float, 
 
 
 def require_two_of_each(y: ArrayLike, groups: ArrayLike | None = None) -> None:
-    """Raise DataError where there is one class only, or a class with one picture or group only."""
+    """Raise DataError if there is only one class, or a class with only one picture or group."""
     names, codes = _classes(y)
     _require_two_groups(names, codes, _group_codes(groups, len(codes)))
 
 
 def equal_bytes_groups(digests: Sequence[Any]) -> NDArray[np.intp]:
-    """Return a group number (n,) for each digest: equal digests, equal numbers; None stands alone."""
+    """Return a group number (n,) for each digest: equal digests get equal numbers, each None a number of its own."""
     numbers: dict[Any, int] = {}
     out = np.empty(len(digests), np.intp)
     for row, digest in enumerate(digests):
@@ -96,7 +98,7 @@ def _group_codes(groups: ArrayLike | None, rows: int) -> NDArray[np.intp]:
     if values.shape != (rows,):
         raise DataError(f"{rows:,} rows and {values.size:,} groups; there must be one group a row")
     if values.dtype == object:
-        # Values of several types, or None, cannot be sorted.
+        # Mixed types and None cannot be sorted.
         return equal_bytes_groups(values.tolist())
     return np.unique(values, return_inverse=True)[1].astype(np.intp)
 
@@ -130,7 +132,7 @@ def _require_both_sides(names: NDArray[Any], codes: NDArray[np.intp], side: NDAr
 def _deal(
     codes: NDArray[np.intp], groups: NDArray[np.intp], shares: NDArray[np.float64], seed: int
 ) -> NDArray[np.intp]:
-    """Return the part (n,) of each row; part p wants ``shares[p]`` of every class."""
+    """Return the part (n,) of each row, so that part p gets about the share ``shares[p]`` of every class."""
     random = np.random.default_rng(seed)
     sizes = np.bincount(groups)
     part = np.full(len(codes), -1, np.intp)
@@ -155,7 +157,7 @@ def _deal(
 
 
 def _quotas(wanted: NDArray[np.float64], rows: int, room: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Return how many of ``rows`` rows go to each part, in proportion to what is ``wanted``; ties go to most room."""
+    """Return how many of ``rows`` rows each part gets, in proportion to ``wanted``; ties go to the part with most room."""
     positive = np.maximum(wanted, 0)
     if not positive.sum():
         positive = np.ones_like(wanted)
@@ -168,7 +170,7 @@ def _quotas(wanted: NDArray[np.float64], rows: int, room: NDArray[np.float64]) -
 
 
 def _both_sides(codes: NDArray[np.intp], groups: NDArray[np.intp], side: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Move one row of its own across where a class has none on one side."""
+    """Move one ungrouped row to the other part if that part has no row of its class."""
     side = side.copy()
     alone = np.bincount(groups)[groups] == 1
     for code in np.unique(codes):
@@ -183,7 +185,7 @@ def _both_sides(codes: NDArray[np.intp], groups: NDArray[np.intp], side: NDArray
 def _keep_classes_trained(
     codes: NDArray[np.intp], groups: NDArray[np.intp], fold: NDArray[np.intp]
 ) -> NDArray[np.intp]:
-    """Give -1 to the groups of every class that would be missing from one training part."""
+    """Set fold -1 for all groups of a class that would be missing from one training part."""
     classes = int(codes.max()) + 1
     total = np.bincount(codes, minlength=classes)
     bound = np.zeros(classes, bool)

@@ -1,4 +1,4 @@
-"""Intervals of a share that was counted."""
+"""Confidence interval of a proportion."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ _Z95 = 1.959963984540054
 
 
 def wilson_interval(share: float, trials: float) -> tuple[float, float]:
-    """Return Wilson's 95 % score interval of a ``share`` (0..1) seen in ``trials`` (E. B. Wilson, JASA 1927).
+    """Return Wilson's 95 % score interval of a ``share`` (0..1) observed in ``trials`` (E. B. Wilson, JASA 1927).
 
-    At shares of 0 and 1 one end is exactly there; without trials it is (0, 1).
+    For a share of 0 the lower end is exactly 0, for a share of 1 the upper end is exactly 1. Without trials it is (0,
+    1).
     """
     if trials <= 0:
         return 0.0, 1.0

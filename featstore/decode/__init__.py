@@ -1,7 +1,7 @@
 """From the bytes of a picture file to the pixels that a network sees.
 
-Everything here is a pure function of the bytes and of the ``Preprocessing``: safe in threads and processes, and
-without a warning or a message on any stream. The reference decoder needs no torch; the fast one does.
+All decoders are pure functions of the bytes and the ``Preprocessing``. They are safe in threads and processes, and
+write no warning or message to any stream. The fast decoder needs torch, the reference decoder does not.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ __all__ = [
 ]
 
 DECODERS: Final = {DECODER: "featstore.decode.pillow:decode", "pillow-torch": "featstore.decode.fast:decode"}
-"""Decoder classes, part of the identity of features, and their functions: the reference, and one that is faster and
-within one level (bicubic: two)."""
+"""Decoder classes, which are part of the identity of features, with their functions. The first is the reference; the
+second is faster, and its pixels differ by at most one level (bicubic: two)."""
 _CLASSES: Final = {"exact": DECODER, "fast": "pillow-torch"}
 
 
@@ -42,14 +42,14 @@ class Decoder(Protocol):
 
 
 def open_decoder(name: str) -> Decoder:
-    """Return the decoder of the class ``name``, one of DECODERS; raise UsageError for another."""
+    """Return the decoder of the class ``name``; raise UsageError if it is not one of DECODERS."""
     if name not in DECODERS:
         raise UsageError(f"there is no decoder {name!r}; there are {', '.join(DECODERS)}")
     return function_of(DECODERS[name])
 
 
 def decoder_class(choice: str) -> str:
-    """Return the decoder class that ``choice``, "exact" or "fast", stands for; raise UsageError for another."""
+    """Return the decoder class for ``choice``, "exact" or "fast"; raise UsageError for another value."""
     if choice not in _CLASSES:
         raise UsageError(f"decode: {choice!r} is not {' or '.join(_CLASSES)}")
     return _CLASSES[choice]

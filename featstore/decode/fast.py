@@ -1,7 +1,8 @@
 """The fast decoder: Pillow reads the picture, torch resizes its bytes with vector instructions.
 
-Its pixels are at most one level from the reference decoder's with bilinear resizing, two with bicubic (the same
-pixels are read; the resizing rounds differently), so its features are close but not equal: the decoder class ``pillow-torch`` is part of their identity.
+Its pixels differ from the reference decoder's by at most one level with bilinear resizing and two with bicubic, because
+the resizing rounds differently. So its features are close but not equal, and its decoder class ``pillow-torch`` is part
+of their identity.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ _INTERPOLATIONS: Final = {"bilinear": InterpolationMode.BILINEAR, "bicubic": Int
 def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int = defaults.MAX_PIXELS) -> NDArray[np.uint8]:
     """Return the pixels of the picture file ``data`` as (crop, crop, 3) RGB uint8, C-contiguous.
 
-    Within one level (bicubic: two) of ``featstore.decode.decode``, which does the interpolations that torch has not and the
-    aspect ratios whose resized picture would be too large. Raises DecodeFailure.
+    Equal to ``featstore.decode.decode`` within one level (bicubic: two). The reference decoder does the interpolations
+    that torch lacks, and extreme aspect ratios, whose resized picture would be too large. Raises DecodeFailure.
     """
     with as_failure():
         image = pillow.load_rgb(data, max_pixels=max_pixels)
@@ -37,7 +38,7 @@ def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int = defau
         if interpolation is None or size[0] * size[1] > LARGEST_RESIZED:
             return pillow.resize_and_crop(image, preprocessing)
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        # resize_image leaves a picture that has the size already as it is, like the reference.
+        # resize_image does not change a picture that already has the size, like the reference.
         resized = functional.resize_image(pixels, [size[1], size[0]], interpolation, antialias=True)
         left, top = crop_origin(size, crop)
         cropped: NDArray[np.uint8] = resized[:, top : top + crop, left : left + crop].permute(1, 2, 0).numpy()

@@ -1,6 +1,6 @@
-"""Picture files opened by Pillow: recognised, measured and turned upright, before any pixel is decoded.
+"""Open picture files with Pillow: find the format, size and orientation before decoding any pixel.
 
-Only formats that Pillow decodes inside this process are tried: never those that start another program (EPS).
+Only formats that Pillow decodes inside this process are tried, never those that start another program (EPS).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _PLUGINS: Final = (
     JpegImagePlugin, MpoImagePlugin, PngImagePlugin, GifImagePlugin, BmpImagePlugin, WebPImagePlugin, TiffImagePlugin,
     PpmImagePlugin, Jpeg2KImagePlugin, AvifImagePlugin, TgaImagePlugin,
 )  # fmt: skip
-"""Importing them registers them; TGA, which has no signature, is asked last."""
+"""Pillow's format plugins; importing them registers them. TGA has no signature and is tried last."""
 _FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "DIB", "TGA")
 _ORIENTATION: Final = 0x0112
 _TRANSPOSE: Final = {
@@ -50,17 +50,17 @@ _TRANSPOSE: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation to the operation that makes the picture upright (CIPA DC-008, tag 0x0112)."""
+"""Map from EXIF orientation (CIPA DC-008, tag 0x0112) to the operation that makes the picture upright."""
 
-# Without a handler of its own Pillow's logger would write to stderr by logging's last resort.
+# Without a handler, Pillow's logger would write to stderr through logging's handler of last resort.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def open_picture(data: bytes, max_pixels: int) -> tuple[Image.Image, Image.Transpose | None]:
-    """Return the picture file ``data``, its pixels not yet decoded, and the operation that turns it upright.
+    """Return the picture file ``data`` as an undecoded image, and the operation that makes it upright.
 
-    To be called inside ``as_failure`` and ``pillow_silent``. Raises DecodeFailure for what is no picture or has more
-    than ``max_pixels`` pixels.
+    Call this inside ``as_failure`` and ``pillow_silent``. Raises DecodeFailure for data that is not a picture or has
+    more than ``max_pixels`` pixels.
     """
     image = _open(data)
     width, height = image.size
@@ -76,7 +76,7 @@ def open_picture(data: bytes, max_pixels: int) -> tuple[Image.Image, Image.Trans
 def _open(data: bytes) -> Image.Image:
     """Identify and open ``data`` lazily.
 
-    This is what Image.open does, less its process-wide pixel limit (ours is an argument) and its warnings.
+    Like Image.open, but without its process-wide pixel limit (here an argument) and its warnings.
     """
     if is_heif(data) and (heif := _heif()) is not None:
         return heif(io.BytesIO(data), "")
@@ -109,19 +109,19 @@ def _heif() -> Callable[[io.BytesIO, str], Image.Image] | None:
 
 
 def _orientation(image: Image.Image) -> int:
-    # Pillow turns TIFF pictures upright itself while it loads them.
+    # Pillow applies the orientation of TIFF pictures itself on loading.
     if image.format == "TIFF":
         return 1
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # a damaged EXIF block raises nearly anything, and says nothing about the pixels
+    except Exception:  # a damaged EXIF block raises many exception types, and the pixels may still be readable
         return 1
     return value if isinstance(value, int) else 1
 
 
 @contextlib.contextmanager
 def as_failure() -> Iterator[None]:
-    """Turn whatever Pillow raises into a DecodeFailure."""
+    """Convert every exception from Pillow to a DecodeFailure."""
     try:
         yield
     except DecodeFailure:
@@ -141,10 +141,10 @@ _FILTER: Final = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 @contextlib.contextmanager
 def pillow_silent() -> Iterator[None]:
-    """Silence Pillow's warnings while any thread is inside.
+    """Silence Pillow's warnings while any thread is in this context.
 
-    Pillow warns of damage that it reads past. warnings.catch_warnings cannot be used from several threads, and
-    under ``-W error`` a warning would turn a readable picture into a failure.
+    Pillow warns about damage that it tolerates. Under ``-W error`` such a warning would make a readable picture fail,
+    and warnings.catch_warnings is not thread-safe.
     """
     global _silenced
     filters = cast("list[Any]", warnings.filters)
@@ -158,6 +158,6 @@ def pillow_silent() -> Iterator[None]:
         with _silence:
             _silenced -= 1
             if _silenced == 0:
-                # Someone else's catch_warnings may have taken it away already.
+                # Another catch_warnings block may have removed the filter already.
                 with contextlib.suppress(ValueError):
                     cast("list[Any]", warnings.filters).remove(_FILTER)

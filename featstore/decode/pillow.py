@@ -1,14 +1,14 @@
-"""The reference decoder: Pillow, equal bit for bit to torchvision's transforms on a PIL image.
+"""The reference decoder: Pillow, bit-identical to torchvision's transforms on a PIL image.
 
-How pictures are read (part of the identity of the features, as decoder class ``pillow``):
+Rules for reading pictures (part of the identity of the features, as decoder class ``pillow``):
 
-* EXIF orientation is honoured; a damaged EXIF block counts as none. ICC profiles are not applied.
-* Gray and 1-bit pictures become R = G = B. CMYK and YCCK go to RGB by Pillow's formula without a profile.
-* 16-bit gray keeps its high byte, as Pillow does with 16-bit colour. 32-bit values are read on the first scale that
-  holds them all ([0, 255] or [0, 65535] for integers, [0, 1] or [0, 255] for floats), else stretched from the least
-  to the greatest. NaN and infinities count as the least finite value.
-* Palettes are looked up. Alpha, of any kind, is laid over white: what a viewer does not show does not count.
-* An animation gives its first frame, a file of several pages its first page.
+* EXIF orientation is applied; a damaged EXIF block is ignored. ICC profiles are not applied.
+* Gray and 1-bit pictures become R = G = B. CMYK and YCCK are converted to RGB by Pillow's formula without a profile.
+* 16-bit gray is reduced to its high byte, as Pillow does with 16-bit colour. 32-bit values are scaled from the first
+  range that contains them all ([0, 255] or [0, 65535] for integers, [0, 1] or [0, 255] for floats), otherwise from
+  their minimum and maximum. NaN and infinities are replaced by the smallest finite value.
+* Palette colours are looked up. Transparency of any kind is composited over white.
+* Only the first frame of an animation, or the first page of a file, is used.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _RESAMPLING: Final = {
 }
 _SCALES: Final = {"I": (255.0, 65535.0), "F": (1.0, 255.0)}
 _ROWS: Final = 64
-"""Rows of 32-bit values that are converted at a time: it takes double precision, eight bytes a pixel, several times."""
+"""Rows of 32-bit values to convert at once, to bound memory: conversion needs several float64 copies of its rows."""
 
 
 def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int = defaults.MAX_PIXELS) -> NDArray[np.uint8]:
@@ -45,7 +45,7 @@ def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int = defau
 
     Equal bit for bit to torchvision's ``Resize`` and ``CenterCrop`` of the PIL image that ``load_rgb`` returns
     (for an aspect ratio of 300 and more within one level, so that memory stays bounded).
-    Raises DecodeFailure; nothing else for any content of ``data``.
+    Raises DecodeFailure, and no other exception for any content of ``data``.
     """
     with as_failure():
         return resize_and_crop(load_rgb(data, max_pixels=max_pixels), preprocessing)
@@ -66,9 +66,9 @@ def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> NDArray
 
 
 def load_rgb(data: bytes, *, max_pixels: int = defaults.MAX_PIXELS) -> Image.Image:
-    """Return the picture file ``data`` as a PIL image of mode RGB, upright, read as this module's text says.
+    """Return the picture file ``data`` as an upright PIL image of mode RGB, by the rules in this module's docstring.
 
-    Raises DecodeFailure; a picture of more than ``max_pixels`` pixels is refused before they are decoded.
+    Raises DecodeFailure. A picture with more than ``max_pixels`` pixels is refused before decoding.
     """
     with as_failure(), pillow_silent():
         image, transpose = open_picture(data, max_pixels)
@@ -102,7 +102,7 @@ def _from_gray(gray: NDArray[np.uint8]) -> Image.Image:
 
 
 def _to_bytes(values: NDArray[Any], scales: tuple[float, ...]) -> NDArray[np.uint8]:
-    """Read (h, w) numbers of 32 bits as gray levels: on the first scale that holds them all, else stretched."""
+    """Convert 32-bit numbers (h, w) to gray levels, from the first range that contains them all, else from min and max."""
     finite = (block[np.isfinite(block)] for block in _row_blocks(values))
     ranges = [(float(block.min()), float(block.max())) for block in finite if block.size]
     if not ranges:

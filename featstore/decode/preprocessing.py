@@ -1,4 +1,4 @@
-"""What happens to a picture before the network sees it, as a value that travels with the features."""
+"""Preprocessing of a picture for the network, as a value that is stored with the features."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LARGEST_SIDE: Final = 8192
 
 
 class DecodeFailure(Exception):
-    """A picture that gives no pixels.
+    """A picture that cannot be decoded.
 
     ``reason`` is one of the stable words ``truncated``, ``not-a-picture``, ``too-many-pixels``,
     ``unsupported``, ``corrupt``, ``out-of-memory``; ``message`` says more in one line.

@@ -1,4 +1,4 @@
-"""What a file that is no readable picture is, from its first bytes, so that a person understands the failure."""
+"""Describe a file that is not a readable picture by its first bytes, for the failure message."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def is_heif(data: bytes) -> bool:
 
 
 def describe(data: bytes) -> tuple[str, str]:
-    """Return (reason, message) for ``data`` that no decoder recognises; see DecodeFailure for the reasons."""
+    """Return (reason, message) for unrecognised ``data``; see DecodeFailure for the reasons."""
     if not data:
         return "not-a-picture", "the file is empty"
     if not any(data):

@@ -1,4 +1,4 @@
-"""What an engine is, and how several batches are had in flight."""
+"""Engine and Pending: the interfaces for running networks, with several batches in flight."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from numpy.typing import NDArray
 
 
 class Pending(Protocol):
-    """Features that are being computed; a concurrent.futures.Future is one."""
+    """Features that are being computed; concurrent.futures.Future implements this interface."""
 
     def result(self) -> NDArray[np.float32]:
-        """Wait, and return the features (n, d); raise what computing them raised. May be called again."""
+        """Wait for the features (n, d) and return them; raise the computation's error if there was one. Repeatable."""
         ...
 
     def done(self) -> bool:
-        """Return whether the features, or the error, are there."""
+        """Return whether the computation has ended, with features or an error."""
         ...
 
 
 class Engine(Protocol):
     """A network ready to run: pictures in, features out. One thread at a time may call it.
 
-    ``name``; ``precision``, the class that is part of a store's identity ("fp32" for every exact engine);
-    ``dimension`` d of the features; ``in_flight``, the number of batches that should be submitted before the
-    first is waited for, so that the device has no gap (1: an engine that computes in ``submit`` itself).
+    ``name``; ``precision``: the class that is part of a store's identity ("fp32" for every exact engine);
+    ``dimension``: d of the features; ``in_flight``: how many batches to submit before waiting for the first, to keep
+    the device busy (1 for engines that compute in ``submit``).
     """
 
     name: str
@@ -36,25 +36,25 @@ class Engine(Protocol):
     in_flight: int
 
     def submit(self, pictures: NDArray[np.uint8]) -> Pending:
-        """Begin computing the features of the RGB pictures (n, h, w, 3).
+        """Start computing the features of the RGB pictures (n, h, w, 3).
 
-        ``pictures`` may be changed as soon as this returns. Batches finish in the order in which they were
-        submitted; waiting happens here when more than ``in_flight`` are under way.
+        ``pictures`` may be reused as soon as this returns. Batches finish in the order of submission. This call blocks
+        while more than ``in_flight`` batches are running.
         """
         ...
 
     def __call__(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the features (n, d) of the RGB pictures (n, h, w, 3); raise FeatstoreError where that fails."""
+        """Return the features (n, d) of the RGB pictures (n, h, w, 3); raise FeatstoreError on failure."""
         ...
 
     def provenance(self) -> dict[str, Any]:
-        """Return, as JSON types, what computed the features: engine, device, threads, library versions."""
+        """Return the provenance of the features as JSON types: engine, device, threads, library versions."""
         ...
 
 
 @dataclass(frozen=True)
 class Finished:
-    """Features that are there already."""
+    """Features that are already computed."""
 
     features: NDArray[np.float32]
 
@@ -68,7 +68,7 @@ class Finished:
 
 
 class Immediate(ABC):
-    """Mixin for engines that compute in the caller's thread: ``submit`` is the call itself."""
+    """Mixin for engines that compute in the caller's thread: ``submit`` calls the engine."""
 
     in_flight = 1
 

@@ -1,4 +1,4 @@
-"""torch.compile on the CPU: inductor generates and compiles C++ for one batch shape."""
+"""torch.compile on the CPU: inductor generates C++ code for one batch shape."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def lacking() -> str:
 
 
 class CompiledEngine(Immediate):
-    """The folded network compiled with its weights frozen; the first call compiles, for up to a minute.
+    """The folded network, compiled with frozen weights; the first call compiles for up to a minute.
 
-    Batches are cut into blocks of ``block`` pictures, the last padded, so that one shape is compiled and no
-    picture's bits depend on the number of its neighbours.
+    Batches are split into blocks of ``block`` pictures and the last one is padded. So only one shape is compiled, and a
+    picture's features do not depend on the batch size.
     """
 
     name = "compile"
@@ -47,7 +47,7 @@ class CompiledEngine(Immediate):
 
     def __call__(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the features (n, d) of the RGB pictures (n, h, w, 3)."""
-        # inductor freezes weights under no_grad, not under inference_mode.
+        # inductor freezes weights only under no_grad, not under inference_mode.
         with torch.no_grad():
             features = np.concatenate(
                 [self._compiled(as_tensor(block)).numpy()[:count] for block, count in in_blocks(pictures, self.block)]

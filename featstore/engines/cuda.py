@@ -1,4 +1,4 @@
-"""CUDA: the folded network in a CUDA graph, compiled where Triton is there, with copies that overlap it."""
+"""CUDA engine: the folded network in a CUDA graph, compiled if Triton is available, with overlapping copies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def can_compile() -> bool:
 
 @dataclass
 class _Slot:
-    """Page-locked memory for one block in flight, and whose result it holds."""
+    """Page-locked memory for one block in flight, and the pending block that uses it."""
 
     pixels: torch.Tensor
     features: torch.Tensor
@@ -35,7 +35,7 @@ class _Slot:
 
 @dataclass
 class _Block:
-    """The features of up to one block of pictures, on their way."""
+    """The pending features of up to one block of pictures."""
 
     slot: _Slot
     count: int
@@ -60,16 +60,16 @@ class _Batch:
         return np.concatenate([block.result() for block in self.blocks])
 
     def done(self) -> bool:
-        """Return whether the features are there."""
+        """Return whether the features are computed."""
         return all(block.done() for block in self.blocks)
 
 
 class CudaEngine:
-    """One graph replay a block of ``block`` pictures; pixels and features travel while others are computed.
+    """One graph replay per block of ``block`` pictures; pixels and features are copied while other blocks are computed.
 
-    ``precision`` fp32 keeps TF32 off and is exact; bf16 and fp16 are classes of their own. ``compiled``: the graph
-    holds inductor's kernels instead of cuDNN's and eager ones. Where the block does not fit into the device's
-    memory it is halved until it does.
+    ``precision``: fp32 disables TF32 and is exact; bf16 and fp16 are separate precision classes. ``compiled``: use
+    inductor's kernels instead of cuDNN's and eager ones. A block that does not fit into the device's memory is halved
+    until it fits.
     """
 
     in_flight = 2
@@ -96,7 +96,7 @@ class CudaEngine:
         self._next = 0
 
     def _capture(self, block: int) -> None:
-        """Record the graph for ``block`` pictures, or for half as many where memory does not suffice."""
+        """Record the graph for ``block`` pictures; halve ``block`` until it fits into memory."""
         while True:
             try:
                 self._record(block)
@@ -126,7 +126,7 @@ class CudaEngine:
             self._staged = torch.empty_like(self._input)
             self._compute.wait_stream(torch.cuda.current_stream(self.device))
             with torch.cuda.stream(self._compute):
-                for _ in range(3):  # compilation, cuDNN's choice of algorithms and the allocator settle
+                for _ in range(3):  # warm up: compilation, cuDNN's choice of algorithms, the allocator
                     self._forward(self._input)
             self._compute.synchronize()
             self._graph = torch.cuda.CUDAGraph()
@@ -136,7 +136,7 @@ class CudaEngine:
             self._taken.record(self._compute)
 
     def submit(self, pictures: NDArray[np.uint8]) -> _Batch:
-        """Begin computing the features of the RGB pictures (n, h, w, 3)."""
+        """Start computing the features of the RGB pictures (n, h, w, 3)."""
         check_pictures(pictures)
         batch = _Batch()
         for block, count in in_blocks(pictures, self.block):
@@ -147,7 +147,7 @@ class CudaEngine:
         slot = self._slots[self._next]
         self._next = (self._next + 1) % self._SLOTS
         if slot.owner is not None:
-            slot.owner.result()  # its memory is about to be written over
+            slot.owner.result()  # copy the pending result before its memory is overwritten
         np.copyto(slot.pixels.numpy(), block)
         with torch.cuda.device(self.device):
             with torch.cuda.stream(self._copy):

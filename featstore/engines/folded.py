@@ -1,4 +1,4 @@
-"""Networks made faster without changing what they compute, and the torch engine that runs them."""
+"""BatchNorm folding, which makes networks faster without changing their function, and the engine that uses it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from featstore.engines.memory import halving
 from featstore.engines.shared import as_tensor, check_features, exact_float32, versions
 
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Precision classes that torch computes in."""
+"""torch dtypes of the precision classes."""
 
 
 def fold(module: nn.Module) -> nn.Module:
@@ -33,13 +33,13 @@ def fold(module: nn.Module) -> nn.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             folded: nn.Module = fuse(module)
-    except Exception:  # tracing fails in as many ways as networks can be written
+    except Exception:  # tracing raises many exception types, depending on the network
         return copy.deepcopy(module)
     return folded.eval().requires_grad_(False)
 
 
 class Normalised(nn.Module):
-    """``module`` behind its normalisation: (n, h, w, 3) uint8 -> (n, d), channels last, in ``dtype`` inside."""
+    """Normalisation followed by ``module``: (n, h, w, 3) uint8 -> (n, d), channels last, computed in ``dtype``."""
 
     scale: Tensor
     shift: Tensor
@@ -53,7 +53,7 @@ class Normalised(nn.Module):
         self.register_buffer("shift", torch.from_numpy(-mean / std).float().view(1, 3, 1, 1))
 
     def forward(self, pictures: Tensor) -> Tensor:
-        # Interleaved pixels are channels_last as they lie; the normalisation stays in float32 whatever dtype is.
+        # Interleaved pixels already have the channels_last layout. Normalise in float32 for every dtype.
         inputs = torch.addcmul(self.shift, pictures.permute(0, 3, 1, 2).float(), self.scale).to(self.dtype)
         features: Tensor = self.module(inputs.contiguous(memory_format=torch.channels_last)).float()
         return features

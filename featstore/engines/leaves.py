@@ -1,8 +1,8 @@
-"""Dead leaves: made-up pictures whose edges, areas and sizes are distributed as in photographs.
+"""Dead leaves: synthetic pictures whose edges, areas and sizes are distributed as in photographs.
 
-Shapes that cover each other, their sizes by a power law (Lee, Mumford and Huang 2001, "Occlusion models for natural
-images"); networks respond to them much as to photographs (Baradad et al. 2021, arXiv 2106.05963), so that ranges
-of activations can be measured without any data set.
+The pictures consist of overlapping shapes with power-law sizes (Lee, Mumford and Huang 2001, "Occlusion models for
+natural images"). Networks respond to them much as to photographs (Baradad et al. 2021, arXiv 2106.05963), so they serve
+to measure activation ranges without a data set.
 """
 
 from __future__ import annotations

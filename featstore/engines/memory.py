@@ -1,4 +1,4 @@
-"""Batches that do not fit into memory are halved until they do."""
+"""Halve batches until they fit into memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from featstore.errors import FeatstoreError
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether ``error`` says that memory, of the device or the machine, did not suffice."""
+    """Return whether ``error`` reports that the device or the machine is out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()
@@ -22,16 +22,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 def halving(
     compute: Callable[[NDArray[np.uint8]], NDArray[np.float32]], pictures: NDArray[np.uint8]
 ) -> NDArray[np.float32]:
-    """Return ``compute(pictures)``; where memory does not suffice, that of its halves, and so on down to one.
+    """Return ``compute(pictures)``; if memory does not suffice, compute its halves, recursively down to one picture.
 
-    Raises FeatstoreError where one picture does not fit.
+    Raises FeatstoreError if a single picture does not fit.
     """
     try:
         return compute(pictures)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-    # Outside of the except clause, whose traceback would keep the tensors of the failed attempt alive.
+    # Retry outside the except clause: its traceback would keep the tensors of the failed attempt alive.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if len(pictures) == 1:

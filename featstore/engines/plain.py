@@ -1,4 +1,4 @@
-"""The reference engine: torch as it comes, in float32."""
+"""The reference engine: eager torch in float32."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from featstore.engines.shared import as_tensor, check_features, exact_float32, v
 
 
 class PlainEngine(Immediate):
-    """Eager torch on contiguous (n, 3, h, w) float32, normalised as torchvision's transforms do it.
+    """Eager torch on contiguous (n, 3, h, w) float32, normalised like torchvision's transforms.
 
-    Every other engine is measured against this one. On CUDA TF32 is off, so that it is float32 there too.
+    All other engines are compared with this one. On CUDA TF32 is disabled, so that it computes in float32 too.
     """
 
     name = "torch"
@@ -27,7 +27,7 @@ class PlainEngine(Immediate):
     def __init__(self, backbone: Backbone, device: torch.device) -> None:
         self.dimension = backbone.dimension
         self.device = device
-        # Only CUDA gets a copy: module.to() would move the caller's.
+        # Copy for CUDA, because module.to() would move the caller's module.
         self._module = backbone.module if device.type == "cpu" else copy.deepcopy(backbone.module).to(device)
         preprocessing = backbone.preprocessing
         self._mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
@@ -40,7 +40,7 @@ class PlainEngine(Immediate):
     def _compute(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode(), exact_float32(self.device):
             pixels = as_tensor(pictures).to(self.device).permute(0, 3, 1, 2).contiguous()
-            # The same operations in the same order as torchvision's ToTensor and Normalize: equal bit for bit.
+            # Same operations in the same order as torchvision's ToTensor and Normalize, so bit-identical.
             inputs = pixels.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
             features: NDArray[np.float32] = self._module(inputs).to("cpu", torch.float32).numpy()
         return check_features(features, len(pictures), self.dimension)

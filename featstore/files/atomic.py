@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: temporary name, sync, rename, sync of the directory."""
+"""Atomic, durable file writes: temporary name, sync, rename, sync of the directory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _READ_BYTES = 4 << 20
 
 
 def sync(path: Path) -> None:
-    """Make the content of a file durable, or the names in a directory (a rename is not, before this)."""
+    """Sync a file's content or a directory's entries to disk; a rename is durable only after syncing its directory."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -42,7 +42,7 @@ def make_directory(directory: Path) -> None:
 
 
 def require_place(path: Path) -> None:
-    """Raise UsageError where no file can be put at ``path``: asked before the work whose result it is to hold."""
+    """Raise UsageError if no file can be written to ``path``; for a check before long work."""
     folder = Path(path).absolute().parent
     if not folder.is_dir():
         raise UsageError(f"{path}: there is no folder {folder}; make it first, or name another place")
@@ -52,11 +52,10 @@ def require_place(path: Path) -> None:
 
 @contextlib.contextmanager
 def new_file(path: Path, *, exclusive: bool = False, durable: bool = True) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on a clean exit sync it (if ``durable``) and give it its name.
+    """Yield a temporary path beside ``path``; on a clean exit sync it (if ``durable``) and rename it to ``path``.
 
-    With ``exclusive``, a ``path`` that already exists is kept and FileExistsError raised: of several
-    writers exactly one succeeds, on NFS too (link(2) is atomic there, O_EXCL on rename is not).
-    On an error nothing is left behind.
+    With ``exclusive``, an existing ``path`` is kept and FileExistsError is raised. Of several writers exactly one
+    succeeds, also on NFS, because link(2) is atomic there. On an error the temporary file is removed.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
@@ -71,7 +70,7 @@ def new_file(path: Path, *, exclusive: bool = False, durable: bool = True) -> It
         if durable:
             sync(path.parent)
     except OSError as error:
-        # A write knows its handle only; a person wants to know which disk is full.
+        # An error of write() has no file name; add it, so that users see which disk is full.
         if error.filename in (None, os.fspath(temporary)) and not isinstance(error, FileExistsError):
             error.filename = os.fspath(path)
         raise
@@ -81,13 +80,13 @@ def new_file(path: Path, *, exclusive: bool = False, durable: bool = True) -> It
 
 
 def write_bytes(path: Path, data: bytes, *, exclusive: bool = False) -> None:
-    """Write ``data`` to ``path``, whole or not at all."""
+    """Write ``data`` to ``path`` atomically."""
     with new_file(path, exclusive=exclusive) as temporary, open(temporary, "xb") as file:
         file.write(data)
 
 
 def canonical_json(value: Any) -> str:
-    """Return the one JSON text of ``value``: sorted keys, no spaces, ASCII, no NaN."""
+    """Return the canonical JSON text of ``value``: sorted keys, no spaces, ASCII, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
@@ -147,7 +146,7 @@ def read_json(path: Path, *, follow: bool = True) -> dict[str, Any]:
 
 
 def parse_json(path: Path, data: bytes | bytearray) -> dict[str, Any]:
-    """Return what write_json wrote as ``data``; raise DamagedError, which names ``path``."""
+    """Parse ``data``, the content of a file of write_json; raise DamagedError, naming ``path``, if it has changed."""
     try:
         value: dict[str, Any] = json.loads(data)
         checksum = value.pop("checksum")
@@ -162,14 +161,15 @@ def parse_json(path: Path, data: bytes | bytearray) -> dict[str, Any]:
 def checksum_file(path: Path, start: int = 0, stop: int | None = None) -> str:
     """Return the XXH3-128 of ``path`` from byte ``start`` to ``stop`` (its end), in hexadecimal, in constant memory.
 
-    Read, not mapped: faster on a cold disk, and an I/O error is an OSError, where a map would kill the process.
+    Uses read() instead of a memory map: it is faster on a cold disk, and an I/O error raises OSError instead of killing
+    the process (SIGBUS).
     """
     with open_regular(path) as file:
         return checksum_open(file, start, stop)
 
 
 def checksum_open(file: io.FileIO, start: int = 0, stop: int | None = None) -> str:
-    """Do what checksum_file does with a file that is open."""
+    """Return what checksum_file returns, for an open file."""
     digest = xxhash.xxh3_128()
     view = memoryview(bytearray(_READ_BYTES))
     left = -1 if stop is None else stop - start

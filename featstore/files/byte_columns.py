@@ -1,4 +1,4 @@
-"""Byte strings of any content as a column: one blob with offsets, memory-mappable, never truncated."""
+"""Columns of arbitrary byte strings: one blob with offsets, memory-mappable, never truncated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def column(arrays: Mapping[str, NDArray[Any]] | Any, name: str, dtype: str, width: int | None = None) -> NDArray[Any]:
-    """Take the array ``name``, (n,) or (n, width), out of a file's arrays; raise DamagedError where it is of another kind."""
+    """Return the array ``name``, (n,) or (n, width), of a file's arrays; raise DamagedError for a wrong type or shape."""
     array: NDArray[Any] = arrays[name]
     if array.dtype.str != dtype or array.shape[1:] != (() if width is None else (width,)):
         shape = "x".join(map(str, array.shape))
@@ -37,7 +37,7 @@ class ByteColumn(Sequence[bytes]):
 
     @classmethod
     def of(cls, items: Iterable[bytes | str]) -> ByteColumn:
-        """Make a column of ``items``; text is encoded as file names are (os.fsencode)."""
+        """Make a column of ``items``; text is encoded like file names (os.fsencode)."""
         if isinstance(items, ByteColumn):
             return items
         encoded = [os.fsencode(item) for item in items]
@@ -47,7 +47,7 @@ class ByteColumn(Sequence[bytes]):
 
     @classmethod
     def read(cls, arrays: Mapping[str, NDArray[Any]] | Any, name: str) -> ByteColumn:
-        """Take the column ``name`` out of a file's arrays."""
+        """Return the column ``name`` of a file's arrays."""
         return cls(column(arrays, f"{name}/bytes", "|u1"), column(arrays, f"{name}/offsets", "<u8"))
 
     def arrays(self, name: str) -> Arrays:
@@ -80,7 +80,7 @@ class ByteColumn(Sequence[bytes]):
             if not starts:
                 continue
             if starts[1:] == stops[:-1]:
-                # Each item begins where the one before it ends: one copy for all.
+                # The items are adjacent in the blob: copy them all at once.
                 base, data = starts[0], self.blob[starts[0] : stops[-1]].tobytes()
                 yield from (data[a - base : b - base] for a, b in zip(starts, stops, strict=True))
             else:

@@ -1,7 +1,7 @@
 """HDF5, through h5py: the only module that imports it.
 
-Writing is for ``sealed``, which reads its files itself. ``open_plain`` reads HDF5 files of others, which libhdf5 parses;
-``write_plain`` writes what others read.
+Writer is for ``sealed``, which reads its own files without libhdf5. ``open_plain`` and ``write_plain`` read and write
+HDF5 files of other programs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from featstore.files.hdf5_sink import Device
 
 
 class Writer:
-    """A new HDF5 file of contiguous, uncompressed datasets, ``alignment`` bytes aligned, behind ``user_block`` bytes."""
+    """A new HDF5 file of contiguous, uncompressed datasets, aligned to ``alignment`` bytes, after ``user_block`` bytes."""
 
     def __init__(self, device: Device, *, user_block: int, alignment: int) -> None:
         import h5py
@@ -36,7 +36,7 @@ class Writer:
     def add(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], pieces: Iterable[NDArray[Any]]) -> int:
         """Write the dataset ``name`` (``/`` makes groups) from ``pieces`` along axis 0; return its absolute offset.
 
-        An empty dataset has no place in the file: 0. Raises ValueError where the pieces are not ``shape`` together.
+        The offset of an empty dataset is 0. Raises ValueError if the pieces do not add up to ``shape``.
         """
         h5 = self._h5
         plist = h5.h5p.create(h5.h5p.DATASET_CREATE)
@@ -75,7 +75,7 @@ def write_plain(
     attributes: Mapping[str, Any],
     matrices: Mapping[str, tuple[tuple[int, int], DTypeLike, Iterable[NDArray[Any]]]],
 ) -> None:
-    """Write a file with ``attributes`` and ``matrices``: by name shape, dtype and the pieces along axis 0. Raises OSError."""
+    """Write a file with ``attributes`` and ``matrices`` (name: shape, dtype, pieces along axis 0). Raises OSError."""
     import h5py
 
     with contextlib.closing(Device(path)) as device, h5py.File(device, "w") as file:
@@ -85,24 +85,24 @@ def write_plain(
 
 
 class Plain:
-    """A file of others, open for reading; see open_plain."""
+    """An HDF5 file of another program, open for reading; see open_plain."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
 
     def attribute(self, name: str) -> str:
-        """Return an attribute of the file as text; "None" where there is none."""
+        """Return an attribute of the file as text; "None" if there is none."""
         value = self._file.attrs.get(name)
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
     def matrix(self, name: str) -> Any:
-        """Return the matrix ``name``: sliced like an array, with ``shape`` and ``size``.
+        """Return the matrix ``name``, which has ``shape`` and ``size`` and is sliced like an array.
 
-        Raises ValueError where there is no matrix of numbers, or it lies in other files.
+        Raises ValueError if there is no such numeric matrix, or if its data is in another file.
         """
         import h5py
 
-        # Asked of the link first: following one to another file would open that.
+        # Check the link before following it: following an external link would open another file.
         link = self._file.get(name, getlink=True)
         part = self._file[name] if isinstance(link, h5py.HardLink) else None
         if not isinstance(part, h5py.Dataset) or part.ndim != 2 or part.dtype.kind not in "fiu":

@@ -1,7 +1,6 @@
-"""A file for libhdf5 that never fails: libhdf5 answers a failed write, as on a full disk, with a crash at some later time.
+"""File object that hides write errors from libhdf5, because libhdf5 crashes some time after a failed write.
 
-Writes that fail are remembered and pretended to have worked; who gave the file to libhdf5 asks for the error when
-libhdf5 is done with it.
+The first write error is stored, and raised when the owner of the file calls ``check`` or ``close`` afterwards.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ _SETTLED_AT_ONCE = 64 << 20
 
 
 class Device:
-    """A new file, as h5py's driver for Python's file objects wants one."""
+    """A new file with the interface of h5py's driver for Python file objects."""
 
     def __init__(self, path: os.PathLike[str]) -> None:
         self._path = os.fspath(path)
@@ -26,21 +25,21 @@ class Device:
         self._unsettled = 0
 
     def check(self) -> None:
-        """Raise the first OSError that libhdf5 was not told."""
+        """Raise the first OSError that was hidden from libhdf5."""
         if self._error is not None:
             self._error.filename = self._path
             raise self._error
 
     def settle(self) -> None:
-        """Begin, in a thread, to make durable what was written; close() waits for it and raises what the disk answered.
+        """Start syncing the written bytes in a thread; close() waits for it and raises its error.
 
-        To be asked of this handle and no other: the system tells an error of the disk once.
+        Sync through this handle only, because the system reports a disk error only once.
         """
         self._unsettled = 0
         self._syncing = self._pool.submit(self._sync)
 
     def close(self) -> None:
-        """Wait for the disk and close the file; raise the first OSError that libhdf5 was not told."""
+        """Wait for syncing and close the file; raise the first OSError that was hidden from libhdf5."""
         self._pool.shutdown()
         os.close(self._handle)
         if self._syncing is not None:
@@ -48,22 +47,22 @@ class Device:
         self.check()
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Set the place of the next read or write."""
+        """Set the position of the next read or write."""
         self._at = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._end}[whence] + offset
         return self._at
 
     def tell(self) -> int:
-        """Return the place of the next read or write."""
+        """Return the position of the next read or write."""
         return self._at
 
     def read(self, size: int = -1) -> bytes:
-        """Return ``size`` bytes, or all that follow; h5py tells a file by this method."""
+        """Return ``size`` bytes, or all remaining bytes; h5py recognises file objects by this method."""
         buffer = bytearray(max(0, self._end - self._at) if size < 0 else size)
         self.readinto(buffer)
         return bytes(buffer)
 
     def readinto(self, buffer: Any) -> int:
-        """Fill ``buffer``; what was never written is zeros."""
+        """Fill ``buffer``; bytes that were never written are zero."""
         view = memoryview(buffer).cast("B")
         got = 0
         try:
@@ -88,7 +87,7 @@ class Device:
         self._end = max(self._end, self._at)
         self._unsettled += len(view)
         if self._unsettled >= _SETTLED_AT_ONCE and (self._syncing is None or self._syncing.done()):
-            # The disk works while the next bytes are made, instead of after the last.
+            # Start syncing early, so that the disk writes while the next bytes are computed.
             self.settle()
         return len(view)
 
@@ -103,7 +102,7 @@ class Device:
         return self._end
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing, as writes are not buffered."""
 
     def _sync(self) -> None:
         try:

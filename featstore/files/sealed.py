@@ -1,4 +1,4 @@
-"""Sealed files: HDF5 that anyone can read, with a directory and checksums of our own in front.
+"""Sealed files: standard HDF5 files with featstore's own directory and checksums in front.
 
 Every array file of featstore (shards, plan, tables, heads, the side file of an index) has this form:
 
@@ -45,7 +45,7 @@ _LARGEST_META = 128 << 20
 _LARGE = 16 << 20
 _PARALLEL = 1 << 20
 _CACHED = 256 << 10
-# Exactly the types that featstore writes: anything else in a directory is refused before memory is taken.
+# The dtypes that featstore writes; any other dtype in a directory is refused before memory is allocated.
 _DTYPES = {
     name: np.dtype(name)
     for name in ("|u1", "|b1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8")
@@ -54,7 +54,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Blocks:
-    """An array that is written piece by piece: ``pieces`` concatenate to ``shape`` along axis 0."""
+    """An array to write piece by piece: ``pieces`` concatenate to ``shape`` along axis 0."""
 
     shape: tuple[int, ...]
     dtype: DTypeLike
@@ -70,12 +70,12 @@ def write(
     *,
     exclusive: bool = False,
 ) -> str:
-    """Write a sealed file, whole or not at all, read it back, and return its checksum.
+    """Write a sealed file atomically, verify it by reading it back, and return its checksum.
 
-    ``arrays``: numeric arrays of at least one axis, or Blocks for what should not be held in memory; names
-    may contain ``/`` (HDF5 groups). ``meta``: JSON, any size. ``summary``: small JSON kept in the header,
-    where it can be read without opening the rest. ``exclusive``: FileExistsError where ``path`` exists.
-    Raises DamagedError when what was read back is not what was given (a bad disk or memory), OSError.
+    ``arrays``: numeric arrays of at least one axis, or Blocks for arrays larger than memory; names may contain ``/``
+    (HDF5 groups). ``meta``: JSON of any size. ``summary``: small JSON in the header, readable without opening the rest.
+    ``exclusive``: raise FileExistsError if ``path`` exists. Raises DamagedError if the file read back differs from the
+    data given (faulty disk or memory), OSError.
     """
     text = atomic.canonical_json(dict(meta)).encode()
     if len(text) > _LARGEST_META:
@@ -86,7 +86,7 @@ def write(
         with contextlib.closing(Device(temporary)) as device:
             written = _write_hdf5(device, everything, header_bytes)
             device.check()
-            # The disk works while we read back: only the header is left for the last sync.
+            # Let the disk write while we read back; then the last sync only has to write the header.
             device.settle()
             directory, body = _read_back(temporary, written, header_bytes)
         _write_header(temporary, header_bytes, _header(kind, temporary, body, dict(summary or {}), directory))
@@ -94,7 +94,7 @@ def write(
 
 
 def _header_bytes(arrays: Mapping[str, NDArray[Any] | Blocks], summary: Mapping[str, Any]) -> int:
-    """Return a header size that surely suffices: HDF5 must be told it before the offsets are known."""
+    """Return an upper bound of the header size, because HDF5 needs it before the offsets are known."""
     need = 400 + len(atomic.canonical_json(dict(summary))) + sum(160 + 2 * len(name.encode()) for name in arrays)
     return max(_SMALLEST_HEADER, 1 << math.ceil(math.log2(need)))
 
@@ -122,7 +122,7 @@ def _write_hdf5(device: Device, arrays: Mapping[str, NDArray[Any] | Blocks], hea
             offset = file.add(name, blocks.shape, dtype, _summed(blocks.pieces, dtype, digest, pool))
             written[name] = _Written(dtype.str, tuple(blocks.shape), offset, digest.hexdigest())
             if math.prod(blocks.shape) * dtype.itemsize >= _LARGE:
-                # The disk takes it while the arrays that follow are made and written.
+                # Let the disk write this array while the next ones are computed and written.
                 device.settle()
     return written
 
@@ -130,7 +130,7 @@ def _write_hdf5(device: Device, arrays: Mapping[str, NDArray[Any] | Blocks], hea
 def _summed(
     pieces: Iterable[NDArray[Any]], dtype: np.dtype[Any], digest: Any, pool: Executor
 ) -> Iterator[NDArray[Any]]:
-    """Yield the pieces as they are to lie in the file; while one is written, ``pool`` adds it to ``digest``."""
+    """Yield the pieces as little-endian contiguous arrays; while one is written, ``pool`` adds it to ``digest``."""
     for piece in pieces:
         piece = np.ascontiguousarray(piece, dtype)
         if piece.nbytes < _PARALLEL:
@@ -143,7 +143,7 @@ def _summed(
 
 
 def _read_back(path: Path, written: Mapping[str, _Written], header_bytes: int) -> tuple[dict[str, Any], str]:
-    """Compare what lies in the file with what was given; return the directory and the body's checksum."""
+    """Compare the written file with the given data; return the directory and the body's checksum."""
     with (
         open(path, "rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
@@ -152,9 +152,9 @@ def _read_back(path: Path, written: Mapping[str, _Written], header_bytes: int) -
         body, at = xxhash.xxh3_128(), header_bytes
         for name, entry in sorted(written.items(), key=lambda item: item[1].offset):
             own, end = xxhash.xxh3_128(), entry.offset + math.prod(entry.shape) * _DTYPES[entry.dtype].itemsize
-            if end > entry.offset:  # else it has no place in the file
+            if end > entry.offset:  # an empty array has no offset in the file
                 body.update(view[at : entry.offset])
-                # One pass for both sums: the second finds the bytes in the processor's cache.
+                # Compute both checksums in one pass, so that the second finds the bytes in the CPU cache.
                 for at in range(entry.offset, end, _CACHED):
                     with view[at : min(at + _CACHED, end)] as piece:
                         own.update(piece)
@@ -198,7 +198,7 @@ def begins_like_one(path: Path) -> bool:
 def read_header(path: Path, kind: str | None = None, *, follow: bool = True) -> dict[str, Any]:
     """Return the header's JSON plus ``header_bytes``, reading nothing else; ``follow`` as in files.open_regular.
 
-    Raises DamagedError where the file is not a whole sealed file of ``kind``, OSError where it cannot be read.
+    Raises DamagedError if the file is not a complete sealed file of ``kind``, OSError if it cannot be read.
     """
     with atomic.open_regular(path, follow=follow) as file:
         return _parse_header(path, file, os.fstat(file.fileno()).st_size, kind)
@@ -234,10 +234,10 @@ def _parse_header(path: Path, file: Any, size: int, kind: str | None) -> dict[st
 
 
 def is_header(block: bytes | bytearray, size: int) -> bool:
-    """Return whether ``block`` is the whole header of a sealed file of ``size`` bytes."""
+    """Return whether ``block`` is the complete header of a sealed file of ``size`` bytes."""
     start = len(MAGIC) + 1
     text = block[start + 41 :].rstrip(b" \n")
-    # A cheap look first: this is asked for every bit of a header that is to be mended.
+    # Check cheaply first, because header repair calls this for every possible bit flip.
     if block[start : start + 32] != xxhash.xxh3_128_hexdigest(text).encode():
         return False
     try:
@@ -266,7 +266,7 @@ class Mapped:
 
 
 class SealedFile:
-    """A sealed file, memory-mapped: one map whatever the number of arrays, no lock, no libhdf5.
+    """An open sealed file: one memory map for all arrays, without locks and without libhdf5.
 
     Attributes: ``path``, ``header``, ``summary`` (dict), ``names`` (the arrays).
     Opening checks the header and that every array lies inside the file; ``verify`` checks every byte.
@@ -292,7 +292,7 @@ class SealedFile:
             dtype, shape, offset = _DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["offset"]
             count = math.prod(shape)
             fits = all(isinstance(n, int) and n >= 0 for n in (*shape, offset)) and 0 < len(shape) <= 2
-            # An empty array has no bytes to vouch for its other axis.
+            # The bytes of an empty array cannot confirm the length of its other axes.
             fits = fits and (count > 0 or max(shape) <= _LARGEST_WIDTH)
         except (KeyError, TypeError):
             fits = False

@@ -1,1 +1,1 @@
-"""Child processes and the memory of this one: sandbox, allocator, the record of the pictures in hand."""
+"""Child processes and memory: sandbox, allocator settings, the shared record of pictures in work."""

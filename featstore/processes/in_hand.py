@@ -1,4 +1,4 @@
-"""What a working process has in hand, in memory that outlives it: so that its death can be explained.
+"""Shared memory that records which picture each worker thread is processing, to explain a crash of the worker.
 
 A file without a name, mapped by the worker and by its supervisor: a counter of progress, whether progress is owed, a
 counter that a thread of the worker raises as long as the process runs at all, and a slot for each decoding thread with the row that it reads or decodes. Writing costs a memory write.
@@ -23,7 +23,7 @@ _SLOTS_AT: Final = 64
 
 @dataclass(frozen=True)
 class Held:
-    """A row that was being read (``stage`` READING) or decoded (DECODING)."""
+    """A row that is being read (``stage`` READING) or decoded (DECODING)."""
 
     unit: int
     row: int
@@ -31,7 +31,7 @@ class Held:
 
 
 class InHand:
-    """The rows that the threads of one process hold; the worker writes, its supervisor reads."""
+    """The rows in work by the threads of one process; the worker writes, its supervisor reads."""
 
     def __init__(self, handle: int) -> None:
         self.handle = handle
@@ -42,7 +42,7 @@ class InHand:
 
     @classmethod
     def create(cls, threads: int) -> InHand:
-        """Make an empty one for so many threads; ``handle`` is to be passed on."""
+        """Create an empty record for the given number of threads; pass its ``handle`` to the worker."""
         if hasattr(os, "memfd_create"):
             handle = os.memfd_create("featstore-in-hand")
         else:
@@ -52,14 +52,14 @@ class InHand:
         return cls(handle)
 
     def close(self) -> None:
-        """Free the memory."""
+        """Unmap the memory and close the file."""
         self._map.close()
         os.close(self.handle)
 
     # The worker's side
 
     def hold(self, unit: int, row: int, stage: int) -> None:
-        """Note what this thread is about to do."""
+        """Record the row and stage that this thread starts."""
         try:
             at: int = self._local.at
         except AttributeError:
@@ -67,17 +67,17 @@ class InHand:
         _SLOT.pack_into(self._map, at, unit, row, stage)
 
     def free(self) -> None:
-        """Note that this thread is done with its row."""
+        """Record that this thread has finished its row."""
         self.hold(0, 0, IDLE)
 
     def _place(self) -> int:
         with self._lock:
             slot, self._taken = self._taken, self._taken + 1
-        # More threads than slots share the last: what it says is then of the thread that wrote last.
+        # Surplus threads share the last slot: the last write wins.
         return _SLOTS_AT + min(slot, self._slots - 1) * _SLOT.size
 
     def tick(self, *, owed: bool = True) -> None:
-        """Note progress; ``owed``: more is to be expected soon, and its absence is a stall."""
+        """Record progress; ``owed``: more progress is expected soon, and its absence is a stall."""
         with self._lock:
             self._ticks += 1
             _HEADER.pack_into(self._map, 0, self._ticks, owed)
@@ -93,7 +93,7 @@ class InHand:
         return int(_ALIVE.unpack_from(self._map, _HEADER.size)[0])
 
     def held(self) -> list[Held | None]:
-        """Return by slot what is held."""
+        """Return the rows in work, by slot."""
         slots = (_SLOT.unpack_from(self._map, _SLOTS_AT + n * _SLOT.size) for n in range(self._slots))
         return [Held(unit, row, stage) if stage in (READING, DECODING) else None for unit, row, stage in slots]
 

@@ -1,8 +1,8 @@
-"""Run one of our functions in a child process with limits: for files that may kill, hang or exhaust their parser.
+"""Run a featstore function in a child process with limits, for files that may crash, hang or exhaust their parser.
 
-The child is a fresh interpreter (never a fork: this process may have threads and a GPU). It gets limits on address
-space, processor time and written files before the function runs, and is killed after ``seconds`` by the clock.
-What comes back is JSON; the child's own output goes nowhere.
+The child is a fresh interpreter, not a fork, because this process may have threads and a GPU. Before the function runs,
+the child's address space, CPU time and file writes are limited; it is killed after ``seconds`` of wall-clock time. The
+result is returned as JSON; other output of the child is discarded.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from featstore.errors import DamagedError, FeatstoreError
 _FUNCTION: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 _LARGEST_ANSWER: Final = 16 << 20
 _MARGIN_SECONDS: Final = 10.0
-"""For starting the interpreter and loading modules, which the limits must not count."""
+"""Extra seconds for starting the interpreter and loading modules, which the limits do not count."""
 
 Cause = Literal["died", "stalled", "memory"]
 
 
 class Died(DamagedError):
-    """The child did not come back: it ``died``, ``stalled``, or ran out of ``memory``; the message says how, in words."""
+    """The child returned no result: it ``died``, ``stalled``, or ran out of ``memory``; the message says how."""
 
     def __init__(self, cause: Cause, message: str) -> None:
         super().__init__(message)
@@ -46,7 +46,7 @@ def check_name(name: str) -> None:
 
 
 def function_of(name: str) -> Callable[..., Any]:
-    """Return the function called "package.module:function"; raise FeatstoreError where there is none."""
+    """Return the function named "package.module:function"; raise FeatstoreError if it does not exist."""
     check_name(name)
     module, _, attribute = name.partition(":")
     try:
@@ -62,7 +62,7 @@ def function_of(name: str) -> Callable[..., Any]:
 def interpreter(entry: str) -> list[str]:
     """Return the command of a fresh interpreter that calls ``entry`` ("module:function") with our module search path.
 
-    The path is ours to the letter: what lies in the current directory is not imported unless it is for us, too.
+    The child gets exactly our sys.path, so modules in the current directory are imported only if we would import them.
     """
     module, _, function = entry.partition(":")
     path = [item for item in sys.path if isinstance(item, str)]
@@ -70,10 +70,10 @@ def interpreter(entry: str) -> list[str]:
 
 
 def call(function: str, arguments: Mapping[str, Any], *, seconds: float, memory: int) -> Any:
-    """Return ``function(**arguments)`` ("package.module:function"; JSON in, JSON out) as a guarded child computes it.
+    """Return ``function(**arguments)`` ("package.module:function"; JSON in, JSON out), computed in a sandboxed child.
 
-    ``seconds``: of the clock and of the processor, ``memory``: bytes above what the loaded modules take.
-    Raises what the function raised, where that is an error of featstore's, and Died where it did not come back.
+    ``seconds``: limit of wall-clock and CPU time; ``memory``: limit in bytes above the memory of the loaded modules.
+    Raises the function's error if it is one of featstore's, and Died if the child returned no result.
     """
     request = {"function": function, "arguments": dict(arguments), "seconds": seconds, "memory": memory}
     process = subprocess.Popen(
@@ -90,7 +90,7 @@ def call(function: str, arguments: Mapping[str, Any], *, seconds: float, memory:
     finally:
         process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            # A process in an uninterruptible read of a dead file server is not waited for.
+            # Do not wait longer: the process may be in an uninterruptible read from a dead file server.
             process.wait(5)
         for stream in (process.stdin, process.stdout):
             if stream is not None:
@@ -115,7 +115,7 @@ def _answer(output: bytes, code: int | None, seconds: float) -> Any:
 
 
 def describe_exit(code: int | None) -> str:
-    """Return in words how a process ended, from its return code as subprocess gives it."""
+    """Describe how a process ended, from subprocess's return code."""
     if code is None:
         return "it could not be ended"
     if code >= 0:
@@ -129,7 +129,7 @@ def describe_exit(code: int | None) -> str:
 
 
 def error_of(value: Mapping[str, Any]) -> FeatstoreError:
-    """Return the error that ``error_value`` described; one of a class unknown here becomes a FeatstoreError."""
+    """Return the error that ``error_value`` described; an unknown class becomes FeatstoreError."""
     kind = getattr(errors, str(value.get("error")), FeatstoreError)
     message = str(value.get("message"))
     if isinstance(kind, type) and issubclass(kind, FeatstoreError):
@@ -138,7 +138,7 @@ def error_of(value: Mapping[str, Any]) -> FeatstoreError:
 
 
 def error_value(error: BaseException) -> dict[str, str]:
-    """Return an error as JSON: the name of its nearest class in featstore.errors, and its message."""
+    """Return an error as JSON: the name of its closest base class in featstore.errors, and its message."""
     names = [kind.__name__ for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind]
     if names:
         return {"error": names[0], "message": str(error)}
@@ -146,7 +146,7 @@ def error_value(error: BaseException) -> dict[str, str]:
 
 
 def serve() -> None:
-    """Answer one request on standard input: what the guarded child runs."""
+    """Answer one request on standard input; the entry point of the sandboxed child."""
     request = json.load(sys.stdin)
     answers = os.dup(1)
     with open(os.devnull, "r+b", buffering=0) as nothing:
@@ -163,12 +163,12 @@ def serve() -> None:
         value = error_value(error)
     with open(answers, "wb") as file:
         file.write(json.dumps(value).encode())
-    # Not through the interpreter's shutdown: a damaged heap may not survive it.
+    # Skip the interpreter's shutdown, which may crash on a damaged heap.
     os._exit(0)
 
 
 def limit(*, seconds: float, memory: int) -> None:
-    """Limit this process from here on: ``memory`` bytes above what it has, processor ``seconds``, no file, no core."""
+    """Limit this process: ``memory`` bytes above its current size, CPU ``seconds``, no written files, no core dumps."""
     limits = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_FSIZE: 0,
