@@ -1,4 +1,4 @@
-"""Every default of featstore, in one place; the command line and the library both read them here."""
+"""All defaults of featstore, for the command line and the library."""
 
 from __future__ import annotations
 
@@ -8,47 +8,47 @@ from typing import Final
 BACKBONE: Final = "resnet50"
 ENGINE: Final = "auto"
 MAX_PIXELS: Final = 178_956_970
-"""Pictures of more pixels are failures, not memory: Pillow's own bound for a decompression bomb."""
+"""Maximum pixels of a picture; larger pictures are failures. The value is Pillow's limit for decompression bombs."""
 
 MAX_FILE_BYTES: Final = 256 << 20
-"""Picture files of more bytes are failures, for the same reason."""
+"""Maximum bytes of a picture file; larger files are failures."""
 
 MAX_MEMORY: Final = 8 << 30
-"""Bytes that decoding one picture may take."""
+"""Memory limit for decoding one picture, bytes."""
 BYTES_OF_PIXEL: Final = 40
-"""Memory that decoding takes at most, by pixel of the picture: measured for 32-bit floats, the worst kind."""
+"""Maximum decoding memory per pixel, bytes; measured for 32-bit floats, the worst case."""
 
 # Extraction
 STALL_SECONDS: Final = 300.0
-"""A picture that takes longer to read and decode, and a run without any progress for so long, are stalled."""
+"""Stall timeout, seconds: for reading and decoding one picture, and for a run without any progress."""
 BATCH: Final = 32
 READERS: Final = 16
-"""Threads that read besides those that decode: at 20 ms a read, as over a network, they bring 800 pictures a second."""
+"""Number of reading threads, besides the decoding threads; at 20 ms per network read they read 800 pictures per second."""
 BATCHES_AHEAD: Final = 3
-"""Batches that are read and decoded while one is in the network."""
+"""Number of batches to read and decode ahead of the network."""
 DTYPE: Final = "float32"
 DECODE: Final = "auto"
-"""Of an extraction: as the store began; for a new one "exact"."""
+"""Decoder choice of an extraction: as in the existing store; "exact" for a new store."""
 UNIT_BYTES: Final = 512 << 20
-"""Vectors of one full unit (and so of one full shard)."""
+"""Number of vectors in a full unit, and so in a full shard."""
 DRIFT_PICTURES: Final = 16
 DRIFT_RUN: Final = 256
-"""A run of so many pictures measures, on DRIFT_PICTURES of them, how far its engine is from plain torch; in a shorter one
-the measurement would count for more than it tells."""
+"""Minimum pictures of a run that measures, on DRIFT_PICTURES of them, how far its engine's features are from plain
+torch's. In shorter runs the measurement would cost more than it is worth."""
 JOURNAL_SYNC_SECONDS: Final = 5.0
 HEARTBEAT_SECONDS: Final = 5.0
 CLAIM_LEASE_SECONDS: Final = 60.0
-"""A claim from another host whose heartbeat stands still for so long is taken over."""
+"""Heartbeat timeout, seconds: after it, a claim from another host is taken over."""
 
 # Downloads of data sets
 DOWNLOAD_TIMEOUT: Final = 30.0
-"""Seconds without a byte after which a connection counts as broken."""
+"""Download timeout, seconds: a connection without data for this long is broken."""
 DOWNLOAD_ATTEMPTS: Final = 3
-"""Connections in a row that brought nothing, after which a download ends."""
+"""Number of consecutive connections without data after which a download fails."""
 DOWNLOAD_PAUSE: Final = 0.5
-"""Seconds before the next connection; doubled by each one that brought nothing."""
+"""Seconds to wait before reconnecting; doubled after each connection without data."""
 UNPACKED_RATIO: Final = 10
-"""An archive of pictures may unpack to so many times its size: pictures are compressed already."""
+"""Maximum ratio of unpacked to packed size of a picture archive; pictures are already compressed."""
 UNPACKED_FILES: Final = 200_000
 
 # Benchmarks
@@ -59,7 +59,7 @@ BENCH_DIMENSION: Final = 2048
 
 # Store
 MEMORY_LIMIT: Final = 4 << 30
-"""FeatureStore.features() refuses to make a copy larger than this."""
+"""Maximum bytes of the copy that FeatureStore.features() returns."""
 OPEN_SHARDS: Final = 64
 """Shards that a reader keeps as arrays at once."""
 HELD_SHARDS: Final = 256
@@ -71,14 +71,14 @@ SEED: Final = 0
 HELD_OUT: Final = 0.2
 FOLDS: Final = 5
 HEAD_MEMORY: Final = 2 << 30
-"""Training rows whose float32 copy is larger than this are streamed instead."""
+"""Maximum bytes of a float32 copy of the training rows; more rows are streamed."""
 HEAD_CS: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""Values of C that C="auto" tries, for standardised features."""
+"""Values of C that C="auto" tries, on standardised features."""
 SVM_CS: Final = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""The same for the linear support vector machine, whose squared hinge loss is larger."""
+"""The same for the linear support vector machine; smaller, because its squared hinge loss is larger."""
 KERNEL_EXACT_ROWS: Final = 2048
-"""Kernel heads are exact up to so many training rows; beyond they are Nystroem approximations, as accurate with
-KERNEL_LANDMARKS landmarks and, of 4,000 rows, four times faster."""
+"""Maximum training rows of an exact kernel head. With more rows it is a Nystroem approximation with KERNEL_LANDMARKS
+landmarks, as accurate and, on 4,000 rows, four times faster."""
 KERNEL_LANDMARKS: Final = 2048
 KERNEL_CS: Final = (0.1, 1.0, 10.0, 100.0)
 KERNEL_GAMMAS: Final = (0.25, 1.0, 4.0)
@@ -86,37 +86,37 @@ KERNEL_GAMMAS: Final = (0.25, 1.0, 4.0)
 HEAD_NEIGHBOURS: Final = (1, 3, 5, 10, 20, 50)
 """Numbers of neighbours that n_neighbors="auto" tries."""
 VOTE_TEMPERATURE: Final = 0.07
-"""Of the neighbours' vote, in units of cosine, as DINO uses it."""
+"""Temperature of the neighbours' vote, in units of cosine, as in DINO."""
 NEIGHBOURS: Final = 10
 HEAD_CLASSES: Final = 10_000
-"""Classes of a head at most: beyond it, a label column is more likely to be an identifier."""
+"""Maximum number of classes of a head; a label column with more values is probably an identifier."""
 
 # Index
 INDEX_BLOCK_BYTES: Final = 32 << 20
-"""Vectors (as float32) that building and exact search hold at once besides the index."""
+"""Bytes of float32 vectors that building and exact search hold in memory besides the index."""
 EXACT_SCAN_BYTES: Final = 512 << 20
-"""Vectors up to this size are searched exactly: a scan at some 10 GB/s answers one query in about 50 ms, and a
-batch, by matrix products, hundreds a second; 65,536 rows of 2048 float32."""
+"""Maximum bytes of vectors for exact search: 65,536 rows of 2048 float32. A scan at about 10 GB/s answers one query in
+about 50 ms; in batches, matrix products answer hundreds of queries per second."""
 RECALL: Final = 0.95
-"""Recall@k that an approximate index is tuned to."""
+"""Recall@k to which an approximate index is tuned."""
 TUNING_QUERIES: Final = 1000
 CHECK_QUERIES: Final = 2000
-"""Held-out queries that tuning never sees: with 2,000 a recall of 0.95 has a 95 % interval under 2 points wide."""
+"""Number of held-out queries that tuning never sees; 2,000 give a recall of 0.95 a 95 % interval under 2 points wide."""
 FEWEST_QUERIES: Final = 100
-"""New pictures from which the recall of an index that has grown is measured again."""
+"""Minimum number of new pictures for measuring the recall of an index again after growth."""
 UNMEASURED_GROWTH: Final = 0.1
-"""Share of new rows up to which a measured recall stands where they were too few to measure it again."""
+"""Maximum share of new rows for which the old recall stays valid, if they are too few to measure it again."""
 EXPORTED_NEIGHBOURS: Final = 100
-"""True neighbours of each query in a file of ann-benchmarks, as theirs have."""
+"""Number of true neighbours per query in a file of ann-benchmarks; the same as in its published files."""
 LESS_WEIGHT: Final = 0.5
-"""How far "less like that" moves a query away, in distances between the two."""
+"""Step of "less like that": how far the query moves away, relative to the distance of the two pictures."""
 HNSW_LINKS: Final = 32
 HNSW_CONSTRUCTION: Final = 100
-"""HNSW's M and efConstruction."""
+"""HNSW construction parameters M and efConstruction."""
 CONTRACT_SAMPLE_BYTES: Final = 512 << 20
-"""Vectors (as float32) on which the kinds of index are tried; of more a sample of rows is."""
+"""Maximum bytes of float32 vectors for trying index types; larger data is sampled."""
 INDEX_TRAINING_ROWS: Final = 65536
-"""Rows on which clusters and codes are trained: k-means wants 39 to 256 points a centroid."""
+"""Number of rows to train clusters and codes on; k-means needs 39 to 256 points per centroid."""
 DUPLICATE_COSINE: Final = 0.8
 """Centred cosine from which two pictures are near-duplicates. With EfficientNet-Lite0, of 150 copies of each kind planted
 in hymenoptera (398 pictures) and in 2,000 cats and dogs, these shares are found, and in brackets at 0.75: another format

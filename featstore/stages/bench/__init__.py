@@ -1,6 +1,6 @@
-"""Benchmarks on the user's own machine and pictures: one fresh process a contender, alternating rounds, medians.
+"""Benchmarks on the user's own machine and pictures: alternating rounds, one fresh process per contender, medians.
 
-Nothing heavy is imported until a name is used; what is measured runs in processes of its own (contenders.py, storage.py).
+Names are imported lazily; the measured functions (contenders.py, storage.py) run in processes of their own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What ``featstore bench`` measures, each function alone in a process of its own: pictures a second, set-up not counted."""
+"""Measurements of ``featstore bench``, each function in its own process: pictures per second, without set-up time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from featstore.processes.malloc import keep_memory
 
 _WARM_PICTURES: Final = 8
 _PRODUCT: Final = 2048
-"""Rows and columns of the matrices that a CPU multiplies; a GPU's are four times as large."""
+"""Rows and columns of the matrices to multiply on a CPU; four times as many on a GPU."""
 _PRODUCTS: Final = 15
 
 
@@ -49,9 +49,9 @@ def at_hand(device: str, backbone: str) -> dict[str, Any]:
 
 
 def products(*, backbone: str, weights: str, device: str) -> dict[str, Any]:
-    """Measure the yardstick: the network's operations at the rate of the best float32 matrix product here.
+    """Measure an upper bound: the network's operations at the speed of the fastest float32 matrix product.
 
-    Of torch's and, on a CPU, numpy's. An engine that comes near it runs at the speed of the chip.
+    The product is torch's or, on a CPU, numpy's. An engine close to this bound uses the full speed of the processor.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -80,12 +80,12 @@ def products(*, backbone: str, weights: str, device: str) -> dict[str, Any]:
 def forward(
     folder: str, *, backbone: str, weights: str, engine: str, device: str, precision: str, batch: int
 ) -> dict[str, Any]:
-    """Measure the network alone: decoded pictures in memory go in, vectors come out."""
+    """Measure the network alone, on decoded pictures in memory."""
     _as_the_command(engine)
     model = load_backbone(backbone, weights)
     pictures = _decoded(_files(folder), model)
     opened = open_engine(model, engine=engine, device=device, precision=precision)
-    # A whole batch: engines that compile do it for the shapes that they meet.
+    # Use a whole batch, because compiling engines compile for each new shape.
     opened(pictures[:batch])
     pending: deque[Pending] = deque()
     started = time.perf_counter()
@@ -125,7 +125,7 @@ def end_to_end(
     workers: int,
     decode: str,
 ) -> dict[str, Any]:
-    """Measure an extraction into a temporary store, from the first picture read to the store on the disk."""
+    """Measure an extraction into a temporary store, from reading the first picture until the store is on disk."""
     from featstore.embed.progress import Progress
     from featstore.stages.extract import extract
 
@@ -148,7 +148,7 @@ def end_to_end(
             workers=workers,
             progress=tell,
         )
-        # The first word comes when the first unit is opened, before anything is read.
+        # The first progress message comes when the first unit is opened, before any picture is read.
         seconds = time.perf_counter() - begun[0]
     return {
         "rate": report.vectors / seconds,
@@ -160,7 +160,7 @@ def end_to_end(
 
 
 def tutorial(folder: str, *, backbone: str, weights: str, device: str) -> dict[str, Any]:
-    """Measure the loop of tutorials: Pillow, torchvision's transforms, one picture at a time through the eager model."""
+    """Measure the loop found in tutorials: Pillow, torchvision's transforms, one picture at a time, eager model."""
     import torch
     from PIL import Image
     from torchvision import transforms

@@ -1,4 +1,4 @@
-"""What is asked of heads beside today's practice, and whether a table of ``featstore.stages.bench.heads`` reaches it."""
+"""Required speed and accuracy of heads relative to scikit-learn, checked on a table of ``bench.heads``."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 EQUAL: Final = 1e-6
-"""Relative difference of objectives that counts as none: single precision ends there."""
+"""Relative difference of objectives that counts as equal: the limit of single precision."""
 _LEAST_RATIO: Final = {("logreg", "easy"): 10.0, ("logreg", "hard"): 20.0}
-"""How many times faster than the peer a head is to be on more than two classes."""
+"""Required speed-up of a head over the peer on more than two classes."""
 _LEAST_RATIO_OTHERS: Final = 5.0
 _ACCURACY_SLACK: Final = 0.001
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A bound: what it is about, whether at least (or at most) ``asked`` was ``reached``."""
+    """A bound: its subject, the ``asked`` value (a minimum or maximum) and the ``reached`` value."""
 
     what: str
     asked: float
@@ -28,7 +28,7 @@ class Verdict:
         return self.reached >= self.asked if self.at_least else self.reached <= self.asked
 
     def line(self) -> str:
-        """Return it as a line of text."""
+        """Return the verdict as a line of text."""
         bound = "at least" if self.at_least else "at most"
         return (
             f"{'holds' if self.holds else 'MISSED'}: {self.what}: asked {bound} {self.asked:.6g}, "
@@ -37,7 +37,7 @@ class Verdict:
 
 
 def fit_verdicts(table: list[dict[str, Any]]) -> list[Verdict]:
-    """Return the bounds on speed and accuracy of each head of one set whose peer is in ``table`` as well."""
+    """Return the bounds on speed and accuracy for each head of one set whose peer is also in ``table``."""
     by_name = {row["contender"]: row for row in table}
     found = []
     for kind in ("logreg", "svm"):
@@ -56,7 +56,7 @@ def fit_verdicts(table: list[dict[str, Any]]) -> list[Verdict]:
 
 
 def objective_verdicts(table: list[dict[str, Any]]) -> list[Verdict]:
-    """Return the bounds on the objective at each C of one set."""
+    """Return the bounds on the objective for each C of one set."""
     return [
         Verdict(
             f"{row['classes']} classes, {row['difficulty']}, C={row['C']:g}: objective",

@@ -1,7 +1,7 @@
-"""What others would run instead, each alone in a process of its own: img2vec-pytorch, and timm behind a DataLoader.
+"""Peer libraries, each in its own process: img2vec-pytorch, and timm with a DataLoader.
 
-Both are used as their documents show, except that their networks are untrained, so that nothing is downloaded; speed
-does not depend on it. They are measured where they are installed: pip install 'image-featstore[bench]'.
+Both are used as in their documentation, except that the networks are untrained: this avoids downloads and does not
+change the speed. They are measured if installed: pip install 'image-featstore[bench]'.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any, Final
 
 WARM_PICTURES: Final = 8
 _IMG2VEC: Final = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-"""Backbones that img2vec-pytorch has too, the ones whose layer it takes without pooling anything more."""
+"""Backbones that img2vec-pytorch also has, and whose layer it uses without additional pooling."""
 
 
 def at_hand(backbone: str) -> list[str]:
-    """Return the peers that are installed here and have ``backbone``: "img2vec", "timm"."""
+    """Return the installed peers that have ``backbone``: "img2vec", "timm"."""
     found = []
     if find_spec("img2vec_pytorch") is not None and backbone in _IMG2VEC:
         found.append("img2vec")
@@ -56,7 +56,7 @@ def img2vec(folder: str, *, backbone: str, device: str) -> dict[str, Any]:
 
 
 def timm_loop(folder: str, *, backbone: str, device: str, batch: int) -> dict[str, Any]:
-    """Measure timm's model with its own transform behind torch's DataLoader, one worker process a core."""
+    """Measure timm's model with its own transform and torch's DataLoader, one worker process per core."""
     import timm
     import torch
     from PIL import Image

@@ -1,4 +1,4 @@
-"""The pictures that a benchmark runs on: a sample of the user's, copied, so that every contender meets the same."""
+"""The pictures of a benchmark: a copied sample of the user's pictures, the same for all contenders."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _EMBEDDED: Final = ("china.jpg", "flower.jpg")
 def gather(source: str | os.PathLike[str] | None, count: int, folder: Path) -> tuple[int, int]:
     """Write ``count`` pictures of ``source`` into ``folder``; return how many are distinct, and how many were unreadable.
 
-    They are drawn at random, always the same; where there are fewer they are repeated. Without a source the two
-    photographs that scikit-learn carries are taken. Raises UsageError where no picture can be read.
+    They are drawn with a fixed seed; if there are fewer than ``count``, they are repeated. Without a source the two
+    sample photographs of scikit-learn are used. Raises UsageError if no picture can be read.
     """
-    # The ending is no format: decoders look at the bytes.
+    # The file extension does not matter, as decoders look at the bytes.
     places = [folder / f"{number:06d}.jpg" for number in range(count)]
     distinct = unreadable = 0
     for data in _embedded() if source is None else _drawn(source, count):
@@ -46,12 +46,12 @@ def _embedded() -> Iterator[bytes]:
     if spec is None or spec.origin is None:
         raise UsageError("scikit-learn, whose photographs are the default, is not installed; name pictures of your own")
     for name in _EMBEDDED:
-        # Not through its loader: importing it takes a second, and the bytes are all that is wanted.
+        # Read the files directly: importing scikit-learn's loader takes a second, and only the bytes are needed.
         yield Path(spec.origin).parent.joinpath("datasets", "images", name).read_bytes()
 
 
 def _drawn(source: str | os.PathLike[str], count: int) -> Iterator[bytes | None]:
-    """Yield the bytes of ``count`` pictures, or of all where there are fewer; None for one that cannot be read."""
+    """Yield the bytes of ``count`` pictures, or of all if there are fewer; None for an unreadable one."""
     for one in _sample(inputs_of([source]), count):
         try:
             data = read_picture(one.root, one.location, one.offset, one.size, limit=defaults.MAX_FILE_BYTES).data

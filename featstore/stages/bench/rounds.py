@@ -1,4 +1,4 @@
-"""Rounds: every contender once a round, each time in a fresh process, in an order that rotates."""
+"""Rounds: run every contender once per round, each in a fresh process, in rotating order."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from featstore.errors import FeatstoreError
 from featstore.processes import sandbox
 
 Tell = Callable[[int, str, float], None]
-"""Of progress: gets the round, from 1, the contender's name and its rate in that round."""
+"""Progress callback: called with the round (from 1), the contender's name and its rate in that round."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """What is measured: ``function`` ("package.module:function") of ``arguments`` (JSON) returns a dict with a "rate"."""
+    """A contender: ``function`` ("package.module:function") takes ``arguments`` (JSON) and returns {"rate": ...}."""
 
     name: str
     function: str
@@ -31,7 +31,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Measured:
-    """A contender's ``rates``, one a round, and what else it said of itself in the first."""
+    """A contender's ``rates``, one per round, and the other values it returned in the first round."""
 
     name: str
     rates: list[float]
@@ -43,19 +43,19 @@ class Measured:
         return statistics.median(self.rates)
 
     def share_of(self, other: Measured) -> float:
-        """Return the median over the rounds of this rate as a share of ``other``'s in the same round."""
+        """Return the median ratio of this contender's rate to ``other``'s rate in the same round."""
         return statistics.median(ours / theirs for ours, theirs in zip(self.rates, other.rates, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures as JSON: median, least and greatest rate, and all of them."""
+        """Return the figures as JSON types: median, smallest, largest and all rates."""
         spread = {"median": self.median, "least": min(self.rates), "greatest": max(self.rates)}
         return {"name": self.name, **spread, "rates": self.rates, **self.said}
 
 
 def alternate(contenders: Sequence[Contender], rounds: int, tell: Tell | None = None) -> list[Measured]:
-    """Measure all ``contenders`` in each of ``rounds`` rounds; each round begins with another one.
+    """Measure all ``contenders`` in each of ``rounds`` rounds; each round starts with a different contender.
 
-    Raises FeatstoreError where a contender fails.
+    Raises FeatstoreError if a contender fails.
     """
     rates: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     said: dict[str, dict[str, Any]] = {}
@@ -72,7 +72,7 @@ def alternate(contenders: Sequence[Contender], rounds: int, tell: Tell | None = 
 
 
 def apart(function: str, arguments: Mapping[str, Any], what: str) -> Any:
-    """Return ``function(**arguments)``, JSON in and out, from a fresh process; raise FeatstoreError, naming ``what``."""
+    """Return ``function(**arguments)``, JSON in and out, run in a fresh process; raise FeatstoreError naming ``what``."""
     request = json.dumps({"function": function, "arguments": dict(arguments)}).encode() + b"\n"
     command = sandbox.interpreter("featstore.stages.bench.rounds:serve")
     with (
@@ -81,7 +81,7 @@ def apart(function: str, arguments: Mapping[str, Any], what: str) -> Any:
     ):
         try:
             with contextlib.suppress(BrokenPipeError):
-                # Left open: at its end the process knows that we are gone.
+                # Keep stdin open: the process exits at its end, that is, also when we are killed.
                 os.write(_handle(process.stdin), request)
             answer = b"".join(iter(lambda: os.read(_handle(process.stdout), 65536), b""))
         except BaseException:
@@ -105,11 +105,11 @@ def _handle(stream: IO[bytes] | None) -> int:
 
 
 def serve() -> None:
-    """Answer one request, a line on standard input, whose end ends this process: what the fresh process runs."""
+    """Answer one request, a line on standard input; the entry point of the fresh process, which ends with its input."""
     request = json.loads(_line())
     threading.Thread(target=_end_with_the_caller, daemon=True).start()
     answers = os.dup(1)
-    # What libraries print is no answer.
+    # Keep the output of libraries apart from the answer.
     os.dup2(2, 1)
     try:
         value = {"value": sandbox.function_of(request["function"])(**request["arguments"])}

@@ -1,4 +1,4 @@
-"""The stage behind ``featstore bench``: how fast this machine makes features of the user's pictures, part by part."""
+"""The stage behind ``featstore bench``: speed of feature extraction on this machine, in total and by part."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _DECODERS: Final = {"exact": "pillow", "fast": "pillow-torch"}
 
 @dataclass(frozen=True)
 class SpeedReport:
-    """Rates in pictures a second, and what they are shares of.
+    """Rates in pictures per second, and ratios of rates.
 
-    ``shares``, of each end-to-end contender: ``of_forward``, of the bare forward of its own engine;
-    ``of_ceiling``, of what is left to it where decoding and network share the processors, 1 / (1/decode + 1/forward),
-    on a GPU the slower of the two; ``times_tutorial``, of every contender, its rate by that of the tutorial loop.
-    All are medians over the rounds of the ratio within a round.
+    ``shares``, for each end-to-end contender: ``of_forward``: relative to the bare forward pass of its engine;
+    ``of_ceiling``: relative to the upper bound if decoding and network share the processors, 1 / (1/decode +
+    1/forward), or on a GPU the slower of the two. ``times_tutorial``, for every contender: relative to the tutorial
+    loop. All are medians over the rounds of the ratio within a round.
     """
 
     pictures: int
@@ -45,7 +45,7 @@ class SpeedReport:
     notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON."""
+        """Return the report as JSON types."""
         return {**self.__dict__, "contenders": [contender.to_dict() for contender in self.contenders]}
 
 
@@ -63,11 +63,11 @@ def bench(
     rounds: int = defaults.BENCH_ROUNDS,
     tell: Tell | None = None,
 ) -> SpeedReport:
-    """Measure each engine's bare forward, bare decoding, extractions end to end, and the loop of tutorials.
+    """Measure each engine's bare forward pass, decoding alone, end-to-end extractions, and the tutorial loop.
 
-    ``pictures``: any source of pictures, of which ``count`` are drawn (None: two photographs that scikit-learn
-    carries); ``engines``: by default all at hand; ``weights``: untrained by default, which are as fast as trained ones.
-    ``tell`` gets every rate as it is measured. Raises UsageError, and FeatstoreError where a contender fails.
+    ``pictures``: any source of pictures, from which ``count`` are drawn (None: two sample photographs of scikit-learn);
+    ``engines``: by default all available ones; ``weights``: untrained by default, which does not change the speed.
+    ``tell`` is called with every measured rate. Raises UsageError, and FeatstoreError if a contender fails.
     """
     if min(count, batch, rounds, 1 if workers is None else workers) < 1:
         raise UsageError("count, batch, rounds and workers have to be at least 1")
@@ -143,7 +143,7 @@ def _without_folder(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def _for(engine: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Return ``options`` for ``engine``: two of them have one precision only."""
+    """Return ``options`` adapted to ``engine``: two engines have only one precision."""
     fixed = {"torch": "fp32", "openvino-int8": "int8"}
     return {**options, "engine": engine, "precision": fixed.get(engine, options["precision"])}
 

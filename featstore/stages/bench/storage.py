@@ -1,4 +1,4 @@
-"""What ``featstore bench --store`` measures, each function in a process of its own: MB of vectors a second."""
+"""Measurements of ``featstore bench --store``, each function in its own process: MB of vectors per second."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SCANS: Final = 3
 
 
 class _Made:
-    """A source of ``rows`` pictures that do not exist."""
+    """A source of ``rows`` placeholder pictures, whose content is never read."""
 
     kind, location, root = "folder", "/", Path("/")
     layout: str | None = "flat"
@@ -51,7 +51,7 @@ def _rows(megabytes: int, dimension: int, dtype: str) -> int:
 
 
 def _blocks(rows: int, dimension: int, dtype: str) -> list[NDArray[Any]]:
-    """Return ``rows`` vectors in blocks; they share one block's memory, for no disk compresses it."""
+    """Return ``rows`` vectors in blocks that share one block's memory; disks do not compress repetitions."""
     block = np.random.default_rng(0).standard_normal((min(rows, _BLOCK_ROWS), dimension), np.float32).astype(dtype)
     return [block[: min(_BLOCK_ROWS, rows - start)] for start in range(0, rows, _BLOCK_ROWS)]
 
@@ -70,7 +70,7 @@ def _plain(path: Path, blocks: list[NDArray[Any]]) -> None:
 
 
 def _planned(path: Path, rows: int, dimension: int, dtype: str) -> tuple[Manifest, Finished]:
-    """Make a store of one unit; return it and all that its shard is to hold but the vectors."""
+    """Create a store of one unit; return it with the contents of its shard, except the vectors."""
     manifest = open_for_writing(path, _identity(dimension, dtype), "made up", rows)
     Planner(path, manifest.epoch, manifest.unit_rows).update(_Made(rows))
     plan = Plan(path, manifest.epoch)
@@ -88,7 +88,7 @@ def _shard(path: Path, manifest: Manifest, finished: Finished, blocks: list[NDAr
 
 
 def prepare(directory: str, *, dtype: str, megabytes: int, dimension: int) -> int:
-    """Write the store and the plain file that are to be read; return how many rows are to be gathered."""
+    """Write the store and the plain file to read later; return the number of rows to gather."""
     rows, place = _rows(megabytes, dimension, dtype), Path(directory)
     blocks = _blocks(rows, dimension, dtype)
     _plain(place / f"{dtype}.bin", blocks)
@@ -98,7 +98,7 @@ def prepare(directory: str, *, dtype: str, megabytes: int, dimension: int) -> in
 
 
 def write(directory: str, *, dtype: str, megabytes: int, dimension: int, kind: str) -> dict[str, Any]:
-    """Measure one shard, or write() and fsync of its vectors."""
+    """Measure writing one shard, or write() and fsync of its vectors."""
     rows, place = _rows(megabytes, dimension, dtype), Path(directory)
     blocks = _blocks(rows, dimension, dtype)
     store = place / "written"
@@ -117,7 +117,7 @@ def write(directory: str, *, dtype: str, megabytes: int, dimension: int, kind: s
 
 
 def scan(directory: str, *, dtype: str, megabytes: int, dimension: int, kind: str) -> dict[str, Any]:
-    """Measure copying all vectors out of a memory map, or out of the store's blocks, from the page cache."""
+    """Measure copying all vectors from a memory map, or from the store's blocks, in the page cache."""
     rows, place = _rows(megabytes, dimension, dtype), Path(directory)
     buffer = np.empty((_BLOCK_ROWS, dimension), dtype)
     plain = np.memmap(place / f"{dtype}.bin", dtype, "r", shape=(rows, dimension)) if kind == "plain" else None
@@ -142,7 +142,7 @@ def scan(directory: str, *, dtype: str, megabytes: int, dimension: int, kind: st
 
 
 def gather(directory: str, *, dtype: str, megabytes: int, dimension: int, kind: str) -> dict[str, Any]:
-    """Measure fetching scattered rows, in random order, from a memory map, or from the store."""
+    """Measure reading rows in random order, from a memory map or from the store."""
     rows, place = _rows(megabytes, dimension, dtype), Path(directory)
     wanted = np.random.default_rng(1).choice(rows, min(rows, _GATHERED), replace=False)
     if kind == "plain":

@@ -1,4 +1,4 @@
-"""The stage behind ``featstore bench --store``: shards against the plain files that they could be."""
+"""The stage behind ``featstore bench --store``: speed of shards compared with plain files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ DTYPES: Final = ("float32", "float16")
 
 @dataclass(frozen=True)
 class StorageReport:
-    """Rates in MB (10^6 bytes) of vectors a second, and by dtype what the store's are of the plain file's.
+    """Rates in MB (10^6 bytes) of vectors per second, and by dtype the store's rates relative to plain files.
 
-    ``shares``, medians over the rounds of the ratio within a round: ``write``, of a shard, written, checked and synced,
-    by write() and fsync of the same vectors; ``scan``, of all vectors block by block, by the same blocks of a memory
-    map of the plain file; ``gather_us`` and ``plain_gather_us``: microseconds a row of ``gathered`` rows in random order.
+    ``shares`` are medians over the rounds of the ratio within a round. ``write``: writing, checking and syncing a
+    shard, relative to write() and fsync of the same vectors. ``scan``: reading all vectors block by block, relative to
+    a memory map of the plain file. ``gather_us`` and ``plain_gather_us``: microseconds per row for ``gathered`` rows in
+    random order.
     """
 
     directory: str
@@ -33,7 +34,7 @@ class StorageReport:
     shares: dict[str, dict[str, float]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON."""
+        """Return the report as JSON types."""
         return {**self.__dict__, "contenders": [contender.to_dict() for contender in self.contenders]}
 
 
@@ -47,8 +48,8 @@ def bench_store(
 ) -> StorageReport:
     """Measure writing, scanning and gathering ``megabytes`` MiB of vectors on the disk of ``directory``.
 
-    What is written goes into a temporary folder below it (None: that of the system) and is removed. Raises UsageError,
-    FeatstoreError where a contender fails, OSError.
+    Files are written to a temporary folder in ``directory`` (None: the system's) and removed afterwards. Raises
+    UsageError, FeatstoreError if a contender fails, OSError.
     """
     if min(megabytes, dimension, rounds) < 1:
         raise UsageError("megabytes, dimension and rounds have to be at least 1")
