@@ -36,7 +36,7 @@ def test_held_out_is_a_stratified_partition(case, fraction, seed):
 
 @settings(deadline=None, max_examples=60)
 @given(labelled(grouped=True), st.integers(0, 5))
-def test_held_out_never_tears_a_group_apart(case, seed):
+def test_held_out_never_splits_a_group(case, seed):
     y, groups = case
     groups_of = [len(set(groups[y == name])) for name in set(y)]
     if min(groups_of) < 2:
@@ -56,7 +56,7 @@ def test_held_out_never_tears_a_group_apart(case, seed):
 
 @settings(deadline=None, max_examples=60)
 @given(labelled(grouped=True), st.booleans(), st.integers(2, 5), st.integers(0, 5))
-def test_folds_keep_groups_whole_and_train_every_class(case, grouped, count, seed):
+def test_folds_never_split_groups_and_train_every_class(case, grouped, count, seed):
     y, groups = case
     groups = groups if grouped else None
     try:
@@ -114,7 +114,7 @@ def test_one_fold_holds_out_a_part_once():
         (["a", "a", "b", "b"], [1, 2, 1, 2], None),
     ],
 )
-def test_what_cannot_be_split_is_said_in_one_line(y, groups, message):
+def test_rejects_unsplittable_labels_in_one_line(y, groups, message):
     if message is None:
         train, test = splits.held_out(y, groups=groups, fraction=0.5, seed=0)
         assert len(train) == len(test) == 2
@@ -124,13 +124,13 @@ def test_what_cannot_be_split_is_said_in_one_line(y, groups, message):
     assert "\n" not in str(caught.value)
 
 
-def test_equal_digests_are_one_group_and_none_is_alone():
+def test_equal_digests_share_a_group_and_none_is_a_group_of_its_own():
     groups = splits.equal_bytes_groups([b"x", None, b"y", b"x", None])
     assert groups[0] == groups[3]
     assert len(set(groups)) == 4
 
 
-def test_groups_may_be_of_several_types_and_none_stands_alone():
+def test_groups_accept_mixed_types_and_none_is_a_group_of_its_own():
     y = np.array(["a", "b"] * 10)
     groups = np.array([None, "x", 3, 3, 3, "x"] + [None] * 14, object)
     train, test = splits.held_out(y, groups=groups, fraction=0.5, seed=0)

@@ -36,7 +36,7 @@ from featstore.errors import FeatstoreError
         ("vit_h_14", "heads.head", 1280),
     ],
 )
-def test_the_cut_leaves_what_the_classifier_received(name: str, classifier: str, dimension: int) -> None:
+def test_cut_network_returns_the_classifiers_input(name: str, classifier: str, dimension: int) -> None:
     architecture = architectures.find(name)
     network = architecture.empty(architecture.default)
     assert base.cut(network) == (classifier, dimension)
@@ -52,14 +52,14 @@ def test_a_network_without_a_classifier_is_refused() -> None:
         base.cut(nn.Sequential(nn.ReLU()))
 
 
-def test_the_digest_is_what_its_text_says() -> None:
+def test_digest_follows_its_documented_definition() -> None:
     module = nn.Linear(2, 1)
     weight, bias = module.weight.detach().numpy(), module.bias.detach().numpy()
     text = b"bias float32 1\n" + bias.astype("<f4").tobytes() + b"weight float32 1,2\n" + weight.astype("<f4").tobytes()
     assert base.digest(module) == hashlib.sha256(text).hexdigest()
 
 
-def test_the_digest_sees_a_change_of_one_bit_and_no_step_counter() -> None:
+def test_digest_changes_with_any_bit_but_not_with_step_counters() -> None:
     module = nn.BatchNorm2d(4)
     before = base.digest(module)
     module.num_batches_tracked += 5

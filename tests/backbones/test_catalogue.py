@@ -9,7 +9,7 @@ from featstore.backbones import architectures, base, list_backbones
 from featstore.backbones.catalogue import _DIMENSIONS
 
 
-def test_all_backbones_are_listed_and_the_table_is_torchvisions() -> None:
+def test_catalogue_lists_all_of_torchvisions_models() -> None:
     listed = {info.name: info for info in list_backbones()}
     assert set(listed) == {*models.list_models(module=models), "efficientnet_lite0"}
     assert set(_DIMENSIONS) >= set(listed)
@@ -28,12 +28,12 @@ def test_the_dimensions_are_those_of_built_networks(name: str) -> None:
     assert base.cut(architecture.empty(architecture.default))[1] == _DIMENSIONS[name]
 
 
-def test_a_model_that_is_not_in_the_table_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dimension_of_an_untabulated_model_comes_from_building_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(_DIMENSIONS, "resnet18")
     assert {info.name: info for info in list_backbones()}["resnet18"].dimension == 512
 
 
-def test_downloaded_weights_are_at_hand(own_cache: Path) -> None:
+def test_downloaded_weights_are_listed_as_local(own_cache: Path) -> None:
     own_cache.mkdir(parents=True)
     (own_cache / Path(models.ResNet18_Weights.DEFAULT.url).name).write_bytes(b"")
     assert {info.name: info.at_hand for info in list_backbones()}["resnet18"]

@@ -48,7 +48,7 @@ def digest() -> str:
         lambda state: {**state, "classifier.3.weight": torch.zeros(7, 1024), "classifier.3.bias": torch.zeros(7)},
     ],
 )
-def test_torch_checkpoints_of_every_wrapping_give_the_same_backbone(
+def test_every_checkpoint_wrapping_gives_the_same_backbone(
     wrap: Any, state: State, digest: str, tmp_path: Path
 ) -> None:
     torch.save(wrap(state), tmp_path / "mine.pth")
@@ -66,7 +66,7 @@ def test_safetensors_and_the_old_torch_format_give_the_same_digest(state: State,
 
 
 @pytest.mark.parametrize("name", ["mnasnet0_5", "regnet_x_400mf", "shufflenet_v2_x0_5"])
-def test_architectures_with_peculiar_loading(name: str, tmp_path: Path) -> None:
+def test_checkpoints_of_architectures_with_special_loading(name: str, tmp_path: Path) -> None:
     save_file(made(name).state_dict(), tmp_path / "mine.safetensors")
     backbone = load_backbone(name, str(tmp_path / "mine.safetensors"))
     assert backbone.weights_digest == load_backbone(name, "random:5").weights_digest
@@ -81,7 +81,7 @@ def test_half_precision_is_widened(state: State, tmp_path: Path) -> None:
     assert {value.dtype for value in module.parameters()} == {torch.float32}
 
 
-def test_old_names_of_densenet(tmp_path: Path) -> None:
+def test_old_densenet_tensor_names_are_read(tmp_path: Path) -> None:
     import re
 
     state = made("densenet121").state_dict()
@@ -110,7 +110,7 @@ def test_old_names_of_densenet(tmp_path: Path) -> None:
         (lambda s: {}, "no state dict"),
     ],
 )
-def test_what_does_not_fit_is_told_in_one_line(change: Any, words: str, state: State, tmp_path: Path) -> None:
+def test_rejects_mismatched_checkpoints_in_one_line(change: Any, words: str, state: State, tmp_path: Path) -> None:
     torch.save(change(state), tmp_path / "mine.pth")
     with pytest.raises(UsageError) as error:
         load_backbone("mobilenet_v3_small", str(tmp_path / "mine.pth"))
@@ -144,14 +144,14 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
     assert target.exists()  # the payload works where pickle is trusted
 
 
-def test_a_tensor_that_claims_more_than_the_file_has_is_refused(state: State, tmp_path: Path) -> None:
+def test_rejects_a_tensor_larger_than_its_file(state: State, tmp_path: Path) -> None:
     huge = torch.zeros(1, dtype=torch.float16).expand(1 << 40)
     torch.save({**state, "features.0.0.weight": huge}, tmp_path / "mine.pth")
     with pytest.raises(UsageError, match=r"features\.0\.0\.weight claims more bytes"):
         load_backbone("mobilenet_v3_small", str(tmp_path / "mine.pth"))
 
 
-def test_damaged_and_inflated_files_are_refused(state: State, tmp_path: Path) -> None:
+def test_rejects_damaged_and_compressed_checkpoints(state: State, tmp_path: Path) -> None:
     file = tmp_path / "mine.pth"
     torch.save(state, file)
     data = file.read_bytes()
@@ -176,6 +176,6 @@ def test_damaged_and_inflated_files_are_refused(state: State, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["absent.pth", "."])
-def test_what_is_no_file(name: str, tmp_path: Path) -> None:
+def test_rejects_missing_files_and_folders_as_weights(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such checkpoint"):
         read_state(tmp_path / name)

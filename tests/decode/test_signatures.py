@@ -31,7 +31,7 @@ from featstore.decode.signatures import describe
         (bytes(range(1, 200)), "not-a-picture", "01 02 03 04 05 06 07 08"),
     ],
 )
-def test_what_it_is_instead(data: bytes, reason: str, words: str) -> None:
+def test_describe_names_the_actual_file_type(data: bytes, reason: str, words: str) -> None:
     assert describe(data)[0] == reason
     assert words in describe(data)[1]
 

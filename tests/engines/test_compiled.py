@@ -16,7 +16,7 @@ from tests.engines.tiny import tiny_backbone
 pytestmark = pytest.mark.slow
 
 
-def test_the_compiled_network_is_exact_or_its_need_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_engine_is_exact_or_names_the_missing_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
     backbone = tiny_backbone()
     if not lacking():

@@ -12,13 +12,13 @@ from featstore.errors import UsageError
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0"])
-def test_without_a_device_the_remedy_is_told(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_cuda_error_names_the_remedy(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UsageError, match="--device cpu"):
         open_engine(load_backbone("resnet18", "random:0"), device=device)
 
 
-def test_a_device_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_a_nonexistent_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UsageError, match="2 CUDA devices"):
@@ -34,7 +34,7 @@ def test_a_device_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"precision": "int8"}, "asked for"),
     ],
 )
-def test_what_does_not_go_together_on_cuda(
+def test_rejects_conflicting_options_on_cuda(
     options: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -43,7 +43,7 @@ def test_what_does_not_go_together_on_cuda(
         open_engine(load_backbone("resnet18", "random:0"), device="cuda", **options)
 
 
-def test_tf32_is_off_inside_and_as_before_after() -> None:
+def test_tf32_is_disabled_inside_and_restored_after() -> None:
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = True
     try:

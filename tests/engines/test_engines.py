@@ -49,9 +49,7 @@ def engine(request: pytest.FixtureRequest, backbone: Backbone) -> Engine:
     return open_engine(backbone, engine=name, device="cpu", precision=precision)
 
 
-def test_the_features_are_those_of_the_reference(
-    engine: Engine, reference: Engine, pictures: NDArray[np.uint8]
-) -> None:
+def test_features_equal_the_reference_engine(engine: Engine, reference: Engine, pictures: NDArray[np.uint8]) -> None:
     drift = measure_drift(engine, reference, pictures)
     assert drift["greatest_difference"] <= (EXACT if engine.precision == "fp32" else 2.0), drift
     assert drift["cosine_min"] > 0.99
@@ -78,7 +76,7 @@ def test_the_same_batch_gives_the_same_bits(engine: Engine, pictures: NDArray[np
     np.testing.assert_array_equal(engine(pictures), engine(pictures))
 
 
-def test_another_thread_may_take_over(engine: Engine, pictures: NDArray[np.uint8]) -> None:
+def test_engine_can_move_to_another_thread(engine: Engine, pictures: NDArray[np.uint8]) -> None:
     results: list[NDArray[np.float32]] = []
     thread = threading.Thread(target=lambda: results.append(engine(pictures[:2])))
     thread.start()
@@ -116,7 +114,7 @@ def test_openvino_refuses_pictures_of_another_size(backbone: Backbone) -> None:
 
 
 @pytest.mark.slow
-def test_auto_on_a_cpu(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_chooses_an_exact_engine_on_the_cpu(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_engine(backbone, device="cpu").name == "openvino"
     monkeypatch.setattr(opening.openvino, "available", lambda: False)
     without = open_engine(backbone, device="cpu")
@@ -135,7 +133,9 @@ def test_auto_on_a_cpu(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> N
         ({"precision": "bf16", "engine": "torch", "device": "cpu"}, "reference"),
     ],
 )
-def test_what_does_not_exist_is_refused(options: dict[str, str], words: str, backbone: Backbone) -> None:
+def test_rejects_unknown_engines_devices_and_precisions(
+    options: dict[str, str], words: str, backbone: Backbone
+) -> None:
     with pytest.raises(UsageError, match=words) as error:
         open_engine(backbone, **options)
     assert "\n" not in str(error.value)

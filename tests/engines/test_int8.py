@@ -56,7 +56,7 @@ def test_every_convolution_computes_in_integers(engine: Engine) -> None:
 
 
 @pytest.mark.slow
-def test_int8_follows_from_the_backbone_alone() -> None:
+def test_int8_depends_only_on_the_backbone() -> None:
     pictures = np.stack([dead_leaves(seed, 32) for seed in range(100, 109)])
     first, second = (open_engine(tiny_backbone(), engine="openvino-int8", device="cpu")(pictures) for _ in range(2))
     np.testing.assert_array_equal(first, second)
@@ -72,7 +72,7 @@ def test_int8_follows_from_the_backbone_alone() -> None:
         ({"precision": "int8-s16"}, "asked for"),
     ],
 )
-def test_int8_has_to_be_asked_for_by_its_engine(options: dict[str, str], words: str, backbone: Backbone) -> None:
+def test_int8_is_used_only_on_request(options: dict[str, str], words: str, backbone: Backbone) -> None:
     with pytest.raises(UsageError, match=words):
         open_engine(backbone, device="cpu", **options)
 
@@ -119,7 +119,7 @@ def test_the_older_class_is_refused_with_the_reason() -> None:
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 6.0), (-1.0, 3.0), (-4.0, 2.0), (0.0, 0.0), (1.0, 2.0)])
-def test_ranges_hold_every_value_and_zero_exactly(low: float, high: float) -> None:
+def test_quantisation_ranges_cover_all_values_and_represent_zero_exactly(low: float, high: float) -> None:
     first, last = (float(value) for value in _quantisation_range(low, high))
     assert first <= min(low, 0) + 1e-6
     assert last >= high - 1e-6

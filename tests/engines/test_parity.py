@@ -19,14 +19,14 @@ def test_equal_features_have_no_drift() -> None:
     assert result["spread"] == pytest.approx(0.1, rel=0.1)
 
 
-def test_differences_are_in_units_of_the_spread() -> None:
+def test_drift_is_relative_to_the_spread_of_features() -> None:
     changed = features()
     changed[3, 4] += 0.05
     result = parity(changed, features())
     assert result["greatest_difference"] == pytest.approx(0.05 / result["spread"], rel=1e-3)
 
 
-def test_other_pictures_are_far_although_their_cosine_is_high() -> None:
+def test_different_pictures_have_large_drift_despite_high_cosine() -> None:
     result = parity(features(1), features(0))
     assert result["cosine_min"] > 0.99
     assert result["greatest_difference"] > 1000 * EXACT

@@ -20,7 +20,7 @@ def test_new_file_appears_whole(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_an_error_leaves_nothing_and_the_old_file(tmp_path):
+def test_failed_write_keeps_the_old_file_and_no_temporary_one(tmp_path):
     (tmp_path / "a").write_text("old")
     with pytest.raises(RuntimeError), atomic.new_file(tmp_path / "a") as temporary:
         temporary.write_text("new")
@@ -29,7 +29,7 @@ def test_an_error_leaves_nothing_and_the_old_file(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_a_place_where_no_file_can_be_put_is_said_before_the_work(tmp_path):
+def test_require_place_rejects_unwritable_paths_early(tmp_path):
     atomic.require_place(tmp_path / "a")
     with pytest.raises(UsageError, match="nowhere; make it first"):
         atomic.require_place(tmp_path / "nowhere" / "a")
@@ -38,13 +38,13 @@ def test_a_place_where_no_file_can_be_put_is_said_before_the_work(tmp_path):
         atomic.require_place(tmp_path / "file" / "a")
 
 
-def test_an_error_of_the_disk_names_the_file_and_not_its_temporary_name(tmp_path):
+def test_disk_errors_name_the_final_path(tmp_path):
     with pytest.raises(OSError, match="No such file") as raised:
         atomic.write_bytes(tmp_path / "nowhere" / "a", b"")
     assert raised.value.filename == str(tmp_path / "nowhere" / "a")
 
 
-def test_exclusive_keeps_the_first(tmp_path):
+def test_exclusive_keeps_the_existing_file(tmp_path):
     atomic.write_bytes(tmp_path / "a", b"first", exclusive=True)
     with pytest.raises(FileExistsError):
         atomic.write_bytes(tmp_path / "a", b"second", exclusive=True)
@@ -79,7 +79,7 @@ def test_every_flipped_bit_of_a_json_file_is_found(tmp_path):
             atomic.read_json(path)
 
 
-def test_checksum_of_a_file_from_a_place_on(tmp_path):
+def test_checksum_starts_at_the_given_offset(tmp_path):
     data = os.urandom(9_000_000)
     (tmp_path / "a").write_bytes(data)
     assert atomic.checksum_file(tmp_path / "a", 1000) == xxhash.xxh3_128_hexdigest(data[1000:])

@@ -11,7 +11,7 @@ from featstore.files.byte_columns import ByteColumn
 
 @given(st.lists(st.binary(max_size=6)), st.lists(st.binary(max_size=6)), st.data())
 @settings(deadline=None, max_examples=60)
-def test_any_bytes_come_back(first: list[bytes], second: list[bytes], data: st.DataObject) -> None:
+def test_byte_columns_round_trip_any_bytes(first: list[bytes], second: list[bytes], data: st.DataObject) -> None:
     table = ByteColumn.of(first).then(ByteColumn.of(second))
     everything = first + second
     table.check(len(everything), "here")
@@ -49,12 +49,12 @@ def test_taking_rows_in_any_order(items, data):
     assert list(ByteColumn.of(items).take(np.array(rows, int))) == [items[row] for row in rows]
 
 
-def test_rows_that_only_add_up_to_a_run_are_not_taken_for_one():
+def test_rows_with_the_span_of_a_run_are_not_read_as_a_run():
     column = ByteColumn.of([b"nine byte", b"", b"ab", b""])
     assert list(column.take(np.array([1, 0, 0, 3]))) == [b"", b"nine byte", b"nine byte", b""]
     assert list(ByteColumn.of([b"a", b"b", b"c"]).take(np.array([0, 0, 2]))) == [b"a", b"a", b"c"]
 
 
-def test_a_column_that_does_not_fit_is_refused():
+def test_check_rejects_inconsistent_columns():
     with pytest.raises(DamagedError):
         ByteColumn(np.zeros(3, np.uint8), np.array([0, 4], np.uint64))

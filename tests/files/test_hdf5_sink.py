@@ -30,7 +30,7 @@ def test_bytes_are_read_as_they_were_written(tmp_path):
     assert (tmp_path / "a").read_bytes() == b"\0\1\2\3\4\5\0\0x"
 
 
-def test_the_first_error_is_kept_and_told_when_asked(tmp_path, monkeypatch):
+def test_first_write_error_is_stored_and_raised_by_check(tmp_path, monkeypatch):
     one = Device(tmp_path / "a")
 
     def full(handle, data, offset):
@@ -45,7 +45,7 @@ def test_the_first_error_is_kept_and_told_when_asked(tmp_path, monkeypatch):
         assert caught.value.filename == os.fspath(tmp_path / "a")
 
 
-def test_syncing_begins_while_more_is_written_and_one_at_a_time(tmp_path, monkeypatch):
+def test_syncs_run_during_writing_one_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(hdf5_sink, "_SETTLED_AT_ONCE", 100)
     real, begun, go = os.fsync, [], threading.Event()
 
@@ -72,7 +72,7 @@ def test_syncing_begins_while_more_is_written_and_one_at_a_time(tmp_path, monkey
     assert begun[-1] == 601
 
 
-def test_what_the_disk_answers_to_an_early_sync_is_told_at_the_end(tmp_path, monkeypatch):
+def test_error_of_an_early_sync_is_raised_at_close(tmp_path, monkeypatch):
     monkeypatch.setattr(hdf5_sink, "_SETTLED_AT_ONCE", 100)
     fail_first_sync(monkeypatch)
     one = Device(tmp_path / "a")

@@ -29,7 +29,7 @@ def write(path, **given):
 
 
 @given(st.dictionaries(names, arrays, max_size=5), st.dictionaries(st.text(), st.integers(), max_size=3))
-def test_round_trip_by_us_and_by_h5py(tmp_path_factory, values, meta):
+def test_round_trip_with_featstore_and_h5py(tmp_path_factory, values, meta):
     path = tmp_path_factory.mktemp("sealed") / "a.h5"
     sealed.write(path, "shard", values, meta, {"n": 3})
     file = sealed.SealedFile(path, "shard")
@@ -52,13 +52,13 @@ def test_pieces_make_the_same_file_as_the_whole(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_pieces_that_do_not_add_up_leave_no_file(tmp_path):
+def test_mismatched_pieces_leave_no_file(tmp_path):
     with pytest.raises(ValueError, match="6 rows were given where 7"):
         write(tmp_path / "a", x=sealed.Blocks((7,), "u1", [np.zeros(6, "u1")]))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_flipped_bit_is_found_and_crashes_nothing(tmp_path):
+def test_every_flipped_bit_is_detected_without_a_crash(tmp_path):
     write(tmp_path / "a", x=np.arange(12, dtype="<f4").reshape(4, 3), k=np.frombuffer(b"key", "u1"))
     data = (tmp_path / "a").read_bytes()
     for bit in [*range(0, 8 * 1100, 13), *range(8 * 1100, 8 * len(data), 97)]:
@@ -91,7 +91,7 @@ def test_a_truncated_file_is_refused(tmp_path, keep):
         sealed.SealedFile(tmp_path / "a")
 
 
-def test_another_kind_is_refused(tmp_path):
+def test_rejects_sealed_files_of_another_kind(tmp_path):
     write(tmp_path / "a", x=np.zeros(3))
     with pytest.raises(DamagedError, match="holds a shard, where a head is needed"):
         sealed.SealedFile(tmp_path / "a", "head")
@@ -125,7 +125,7 @@ def forged(path, **changes):
         {"offset": True},
     ],
 )
-def test_a_forged_directory_takes_no_memory_and_reads_nothing_outside(tmp_path, changes):
+def test_forged_directory_neither_allocates_nor_reads_outside_the_file(tmp_path, changes):
     write(tmp_path / "a", x=np.zeros((40, 3), "<f4"))
     forged(tmp_path / "a", **changes)
     tracemalloc.start()
@@ -143,14 +143,14 @@ def test_reading_loads_no_h5py(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_exclusive_keeps_the_first(tmp_path):
+def test_exclusive_keeps_the_existing_file(tmp_path):
     sealed.write(tmp_path / "a", "k", {"x": np.zeros(3)}, {}, exclusive=True)
     with pytest.raises(FileExistsError):
         sealed.write(tmp_path / "a", "k", {"x": np.ones(3)}, {}, exclusive=True)
     assert sealed.SealedFile(tmp_path / "a")["x"].tolist() == [0, 0, 0]
 
 
-def test_an_error_that_the_disk_tells_once_while_more_is_written_is_raised(tmp_path, monkeypatch):
+def test_disk_error_reported_once_during_writing_is_raised(tmp_path, monkeypatch):
     fail_first_sync(monkeypatch)
     with pytest.raises(OSError, match="the disk"):
         write(tmp_path / "a.h5", large=np.zeros(sealed._LARGE, np.uint8), small=np.zeros(9))

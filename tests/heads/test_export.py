@@ -24,7 +24,7 @@ def trained(kind, classes):
 
 @every_kind
 @pytest.mark.parametrize("classes", [2, 4])
-def test_onnx_runtime_predicts_what_the_head_predicts(kind, classes, tmp_path):
+def test_onnx_predictions_equal_the_head(kind, classes, tmp_path):
     head, X = trained(kind, classes)
     export_onnx(head, tmp_path / "head.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "head.onnx", providers=["CPUExecutionProvider"])
@@ -40,7 +40,7 @@ PLAIN = ["logreg", "linear-svm", "rbf-svm"]
 
 @pytest.mark.parametrize("kind", PLAIN)
 @pytest.mark.parametrize("classes", [2, 4])
-def test_a_plain_scikit_learn_estimator_predicts_what_the_head_predicts(kind, classes):
+def test_sklearn_export_predictions_equal_the_head(kind, classes):
     head, X = trained(kind, classes)
     estimator = to_sklearn(head)
     np.testing.assert_array_equal(estimator.predict(X), head.predict(X))
@@ -62,19 +62,19 @@ def test_the_exported_files_need_no_featstore(tmp_path):
         np.testing.assert_array_equal(line.split("|"), head.predict(X))
 
 
-def test_neighbours_have_no_plain_counterpart():
+def test_sklearn_export_rejects_nearest_neighbours():
     head, _ = trained("knn", 2)
     with pytest.raises(UsageError, match="export it to ONNX"):
         to_sklearn(head)
 
 
-def test_without_onnx_the_remedy_is_said(monkeypatch):
+def test_missing_onnx_error_names_the_remedy(monkeypatch):
     head, _ = trained("logreg", 2)
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(UsageError, match=r"featstore\[onnx\]"):
         to_onnx(head)
 
 
-def test_the_model_passes_the_checker_in_full():
+def test_onnx_model_passes_the_full_checker():
     head, _ = trained("knn", 3)
     onnx.checker.check_model(onnx.load_from_string(to_onnx(head)), full_check=True)

@@ -52,7 +52,7 @@ def test_saved_and_loaded_predictions_are_equal_bit_for_bit(kind, classes, dtype
 
 
 @every_kind
-def test_blocks_are_predicted_as_they_come(kind):
+def test_predict_blocks_equals_predicting_the_whole_array(kind):
     head = trained(kind)
     X, _ = blobs(150, 8, 3, seed=9)
     pieces = list(head.predict_blocks(Streamed(X)))
@@ -74,7 +74,7 @@ def test_blocks_are_predicted_as_they_come(kind):
         (np.array([["x"] * 8]), "numbers"),
     ],
 )
-def test_unusable_features_are_refused_in_one_line(kind, features, message):
+def test_rejects_unusable_features_in_one_line(kind, features, message):
     for call in (trained(kind).predict, trained(kind).predict_proba, trained(kind).decision_function):
         with pytest.raises(DataError, match=message) as caught:
             call(features)
@@ -82,7 +82,7 @@ def test_unusable_features_are_refused_in_one_line(kind, features, message):
 
 
 @every_kind
-def test_features_of_another_identity_are_refused_with_the_differences(kind):
+def test_identity_mismatch_names_the_differences(kind):
     head = trained(kind)
     head.check_identity("f1", {"backbone": "anything, the fingerprint decides"})
     with pytest.raises(IdentityError, match=r"weights_digest abc .head. and xyz") as caught:
@@ -93,7 +93,7 @@ def test_features_of_another_identity_are_refused_with_the_differences(kind):
 
 
 @every_kind
-def test_every_byte_is_checked(kind, tmp_path):
+def test_load_detects_any_changed_byte(kind, tmp_path):
     path = tmp_path / "head.fsh"
     save_head(path, trained(kind))
     whole = path.read_bytes()
@@ -133,7 +133,7 @@ ARRAY_FORGERIES = {
 
 @every_kind
 @pytest.mark.parametrize("forgery", list(ARRAY_FORGERIES))
-def test_arrays_that_contradict_each_other_are_refused(kind, forgery, tmp_path):
+def test_load_rejects_inconsistent_arrays(kind, forgery, tmp_path):
     path = tmp_path / "head.fsh"
     names = list(trained(kind).model.arrays())
     for name in names:
@@ -146,7 +146,7 @@ def test_arrays_that_contradict_each_other_are_refused(kind, forgery, tmp_path):
 
 
 @every_kind
-def test_values_that_no_training_makes_are_refused(kind, tmp_path):
+def test_load_rejects_impossible_values(kind, tmp_path):
     path = tmp_path / "head.fsh"
     for name, array in trained(kind).model.arrays().items():
         arrays, meta = parts(kind, path)
@@ -183,7 +183,7 @@ def test_values_that_no_training_makes_are_refused(kind, tmp_path):
     ],
     ids=json.dumps,
 )
-def test_descriptions_that_make_no_sense_are_refused(change, tmp_path):
+def test_load_rejects_invalid_descriptions(change, tmp_path):
     path = tmp_path / "head.fsh"
     arrays, meta = parts("logreg", path)
     forge(path, arrays, {**meta, **change})
@@ -213,7 +213,7 @@ def test_any_json_in_the_description_loads_or_is_refused(key, value, tmp_path_fa
     assert head.predict_proba(np.zeros((1, 8), np.float32)).sum() == pytest.approx(1)
 
 
-def test_a_sealed_file_of_another_kind_is_refused(tmp_path):
+def test_load_rejects_sealed_files_of_another_kind(tmp_path):
     sealed.write(tmp_path / "x", "shard", {"a": np.zeros(3)}, {})
     with pytest.raises(DamagedError, match="shard, where a head is needed"):
         load_head(tmp_path / "x")
@@ -235,6 +235,6 @@ def test_plain_h5py_reads_the_arrays(tmp_path):
         assert json.loads(file["meta"][()].tobytes())["classes"] == head.classes
 
 
-def test_errors_of_heads_are_the_users(tmp_path):
+def test_head_errors_are_usage_errors(tmp_path):
     assert issubclass(DataError, UsageError)
     assert issubclass(DataError, ValueError)

@@ -6,14 +6,14 @@ import pytest
 from featstore.heads import models
 
 
-def test_votes_count_by_similarity():
+def test_votes_are_weighted_by_similarity():
     shares = models.vote(np.array([[0.9, 0.9, 0.2]], np.float32), np.array([[0, 1, 1]]), 0.07, 3)
     assert shares[0, 0] == pytest.approx(shares[0, 1], rel=1e-3)
     assert shares[0, 2] == 0
     assert shares.sum() == pytest.approx(1)
 
 
-def test_linear_model_is_the_same_for_any_precision_of_features():
+def test_linear_model_agrees_across_feature_dtypes():
     random = np.random.default_rng(0)
     model = models.LinearModel(random.standard_normal((3, 5)), random.standard_normal(3))
     features = random.standard_normal((10, 5)).astype(np.float16)

@@ -34,7 +34,7 @@ def test_class_order_is_natural():
     assert set(head.predict(X)) <= {"1", "10", "2"}
 
 
-def test_labels_and_weights_that_are_numbers_go_through_to_the_report():
+def test_numeric_labels_and_weights_reach_the_report():
     X, _ = blobs(90, 4, 3)
     y = np.arange(90) % 3
     head = train_head(X, y, C=1.0, class_weight={0: 1, 1: 2.0, 2: 0.5})
@@ -60,13 +60,13 @@ def test_blocks_and_arrays_train_the_same_head():
         (["a", "a", "b", "b", float("nan"), "b"], "1 row.s. have no label"),
     ],
 )
-def test_labels_that_teach_nothing_end_in_one_line(kind, labels, message):
+def test_train_rejects_unusable_labels_in_one_line(kind, labels, message):
     with pytest.raises(UsageError, match=message) as caught:
         train_head(np.eye(6, dtype=np.float32), labels, kind=kind)
     assert "\n" not in str(caught.value)
 
 
-def test_a_class_whose_pictures_are_all_equal_counts_as_one_picture():
+def test_class_of_identical_pictures_counts_as_one_picture():
     X, y = blobs(20, 4, 2)
     groups = np.where(y == "class 1", 0, np.arange(20) + 1)
     with pytest.raises(UsageError, match="class 1"):

@@ -13,7 +13,7 @@ from tests.indexes.made import Source, clusters
 
 @given(hnp.arrays(np.float64, (4, 3), elements=st.floats(-1e300, 1e300, width=64)))
 @settings(deadline=None, max_examples=60)
-def test_cosine_rows_have_length_one_or_stay_zero(rows: np.ndarray) -> None:
+def test_cosine_rows_are_normalised_and_zero_rows_kept(rows: np.ndarray) -> None:
     with np.errstate(over="ignore"):
         narrow = rows.astype(np.float32)
     if not np.isfinite(narrow).all():
@@ -27,7 +27,7 @@ def test_cosine_rows_have_length_one_or_stay_zero(rows: np.ndarray) -> None:
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_the_bad_row_is_named(metric: blocks.Metric, bad: float) -> None:
+def test_prepare_names_the_first_non_finite_row(metric: blocks.Metric, bad: float) -> None:
     rows = np.ones((5, 3), np.float32)
     rows[3, 1] = bad
     with pytest.raises(UsageError, match="row 13 holds"):
@@ -50,7 +50,7 @@ def test_a_float16_source_and_an_array_give_the_same_rows() -> None:
     np.testing.assert_array_equal(together, rows.astype(np.float32))
 
 
-def test_a_source_that_is_short_or_of_another_width_is_refused() -> None:
+def test_rejects_a_source_with_missing_rows_or_wrong_width() -> None:
     class Short(Source):
         @property
         def shape(self) -> tuple[int, ...]:
@@ -77,7 +77,7 @@ def test_picked_rows_are_read_in_blocks_and_can_be_read_again(monkeypatch: pytes
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 @pytest.mark.parametrize("scale", [0, 1e-30, 1e-13, 1e-12, 1, 1e15, 1e16, 1e30])
-def test_one_query_is_prepared_as_among_many(metric: blocks.Metric, scale: float) -> None:
+def test_single_query_is_prepared_like_a_batch(metric: blocks.Metric, scale: float) -> None:
     for rows in (clusters(6, 65) * scale, (clusters(6, 130).astype(np.float64) * scale)[:, ::2]):
         together = blocks.prepare(rows, metric)
         alone = np.concatenate([blocks.prepare_queries(rows[row : row + 1], metric) for row in range(len(rows))])
@@ -86,7 +86,7 @@ def test_one_query_is_prepared_as_among_many(metric: blocks.Metric, scale: float
         np.testing.assert_array_equal(blocks.prepare_queries(rows, metric), together)
 
 
-def test_rows_of_length_1_stay_as_they_are() -> None:
+def test_unit_length_rows_are_not_changed() -> None:
     rows = blocks.prepare(clusters(40, 65), "cosine")
     assert blocks.prepare(rows, "cosine") is rows
     assert np.shares_memory(blocks.prepare_queries(rows[3:4], "cosine"), rows)
@@ -95,7 +95,7 @@ def test_rows_of_length_1_stay_as_they_are() -> None:
     np.testing.assert_allclose(blocks.prepare(longer, "cosine"), rows, rtol=1e-6)
 
 
-def test_a_matrix_and_its_chunks_are_prepared_alike() -> None:
+def test_preparing_chunks_equals_preparing_the_matrix() -> None:
     rows = clusters(301, 65)
     for step in (1, 7, 300):
         chunks = [blocks.prepare(rows[first : first + step], "cosine") for first in range(0, len(rows), step)]
@@ -104,7 +104,7 @@ def test_a_matrix_and_its_chunks_are_prepared_alike() -> None:
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_one_query_that_is_not_finite_is_refused(metric: blocks.Metric, bad: float) -> None:
+def test_rejects_a_non_finite_query(metric: blocks.Metric, bad: float) -> None:
     for others in (0, 1, 1e38):
         query = np.full((1, 40), others, np.float32)
         query[0, 33] = bad

@@ -16,7 +16,7 @@ def keys(rows: int) -> list[bytes]:
     return [b"%d" % row for row in range(rows)]
 
 
-def test_a_flat_index_is_exact_and_reads_the_source_once() -> None:
+def test_flat_index_is_exact_and_reads_the_source_once() -> None:
     source = Source(clusters(90, 8))
     index = build_index(source, np.arange(90), keys(90))
     assert source.passes == 1
@@ -25,13 +25,13 @@ def test_a_flat_index_is_exact_and_reads_the_source_once() -> None:
     assert index.recall.value == 1
 
 
-def test_auto_turns_to_a_graph_where_a_scan_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_builds_a_graph_for_large_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(defaults, "EXACT_SCAN_BYTES", 90 * 8 * 4)
     assert build_index(clusters(90, 8), np.arange(90), keys(90)).exact
     assert not build_index(clusters(91, 8), np.arange(91), keys(91)).exact
 
 
-def test_the_recall_of_a_graph_is_measured_on_rows_it_did_not_hold() -> None:
+def test_graph_recall_is_measured_on_held_out_rows() -> None:
     vectors = clusters(3000, 24, centres=5)
     stages = []
     index = build_index(
@@ -73,7 +73,7 @@ def test_crops_of_one_picture_are_held_out_together() -> None:
     assert grouped.recall.high - grouped.recall.low > alone.recall.high - alone.recall.low
 
 
-def test_too_few_rows_to_measure() -> None:
+def test_recall_is_not_measured_with_too_few_rows() -> None:
     index = build_index(clusters(5, 8), np.arange(5), keys(5), kind="hnsw")
     assert index.recall.method == "not measured"
     assert index.recall.value is None
@@ -95,7 +95,7 @@ def test_wrong_requests_are_refused(options: dict[str, object], words: str) -> N
         build_index(clusters(50, 8), np.arange(50), keys(50), **options)
 
 
-def test_no_vectors() -> None:
+def test_build_rejects_an_empty_matrix() -> None:
     with pytest.raises(UsageError, match="extract some first"):
         build_index(np.zeros((0, 8), np.float32), np.zeros(0, np.int64), [])
 

@@ -34,9 +34,7 @@ def made(vectors: np.ndarray, asked: Contract, candidates: list[Candidate], **op
 
 @pytest.mark.slow
 @pytest.mark.parametrize("candidate", [GRAPH, LISTS])
-def test_the_contract_holds_on_queries_nobody_has_seen(
-    candidate: Candidate, vectors: np.ndarray, tmp_path: Path
-) -> None:
+def test_contract_holds_on_fresh_queries(candidate: Candidate, vectors: np.ndarray, tmp_path: Path) -> None:
     index = made(vectors[:ROWS], Contract(recall=0.9), [candidate])
     label = index.recall
     assert label.method == "held-out"
@@ -59,7 +57,7 @@ def test_the_contract_holds_on_queries_nobody_has_seen(
 
 
 @pytest.mark.slow
-def test_the_table_says_what_came_of_each(vectors: np.ndarray) -> None:
+def test_trials_table_states_every_outcome(vectors: np.ndarray) -> None:
     hopeless = Candidate("hopeless", "IVF64,PQ6x4fs,Refine(SQfp16)", 10, "nprobe", (1,), (1.0,))
     large = Candidate("large", "HNSW32", 4 * DIMENSION + 300, "efSearch", (10,))
     asked = Contract(recall=0.9, memory=ROWS * 300)
@@ -81,7 +79,7 @@ def test_the_table_says_what_came_of_each(vectors: np.ndarray) -> None:
     assert [stage for stage in seen if stage[0].startswith("tried")][-1] == ("tried hnsw", 4, 4)
 
 
-def test_nothing_fits() -> None:
+def test_error_names_the_reason_for_every_candidate_if_none_fits() -> None:
     with pytest.raises(UsageError, match=r"no kind of index fits: flat needs some 4,512 bytes where 9 are allowed"):
         made(clusters(4, DIMENSION), Contract(memory=9), [flat(DIMENSION)])
     with pytest.raises(UsageError, match="a query takes"):
@@ -96,7 +94,7 @@ def test_few_rows_are_searched_exactly() -> None:
 
 
 @pytest.mark.slow
-def test_kinds_are_tried_on_a_sample_and_the_chosen_one_built_on_all(
+def test_candidates_are_tried_on_a_sample_and_the_winner_built_on_all_rows(
     vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(defaults, "CONTRACT_SAMPLE_BYTES", 4 * DIMENSION * 4000)
@@ -109,7 +107,7 @@ def test_kinds_are_tried_on_a_sample_and_the_chosen_one_built_on_all(
 
 
 @pytest.mark.slow
-def test_what_fresh_queries_refute_gives_way_to_exact_search(
+def test_exact_search_replaces_an_index_that_fresh_queries_reject(
     vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(contract, "keeps", lambda recall, goal: recall.method == "exact")
@@ -125,9 +123,7 @@ def test_what_fresh_queries_refute_gives_way_to_exact_search(
     assert found[:, 0].tolist() == list(range(0, 200, 2))
 
 
-def test_the_last_effort_that_fresh_queries_confirm_is_taken(
-    vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_last_effort_confirmed_by_fresh_queries_is_used(vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Recall] = []
 
     def keeps(recall: Recall, goal: float) -> bool:
@@ -145,14 +141,14 @@ def test_the_last_effort_that_fresh_queries_confirm_is_taken(
     assert not index.exact
 
 
-def test_exact_search_in_their_place_has_to_fit_as_well(vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exact_search_as_replacement_must_fit_into_memory(vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contract, "keeps", lambda recall, goal: False)
     room = int(1.2 * LISTS.file_bytes(ROWS))
     with pytest.raises(UsageError, match="does not keep a recall of 0.5 on fresh queries, and exact search needs"):
         made(vectors[:ROWS], Contract(recall=0.5, memory=room), [LISTS])
 
 
-def test_smaller_forms_are_tried_only_where_they_are_needed(vectors: np.ndarray) -> None:
+def test_smaller_codes_are_tried_only_if_memory_requires(vectors: np.ndarray) -> None:
     smaller = dataclasses.replace(
         GRAPH, name="small", factory="HNSW16_SQ8", row_bytes=166, smaller_than="hnsw", steps=(10,)
     )

@@ -19,7 +19,7 @@ from tests.indexes.made import Source, best_scores, brute_force, clusters
     st.booleans(),
 )
 @settings(deadline=None, max_examples=60)
-def test_equals_brute_force(metric: Metric, rows: int, k: int, seed: int, filtered: bool) -> None:
+def test_exact_search_equals_brute_force(metric: Metric, rows: int, k: int, seed: int, filtered: bool) -> None:
     vectors, queries = clusters(rows, 5, seed), clusters(3, 5, seed + 1)
     vectors[rows // 2] = vectors[0]
     allowed = np.random.default_rng(seed).random(rows) < 0.5 if filtered else None
@@ -53,7 +53,7 @@ def test_copies_are_neighbours_of_each_other() -> None:
     assert exact.leave_one_out_accuracy(vectors, list(range(15))).accuracy == 0
 
 
-def test_a_sample_of_queries_and_chunks_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leave_one_out_samples_queries_and_works_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, labels = clusters(200, 6), [row % 2 for row in range(200)]
     whole = exact.leave_one_out_accuracy(vectors, labels)
     monkeypatch.setattr(exact, "_QUERIES_AT_ONCE", 33)

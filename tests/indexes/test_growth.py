@@ -18,7 +18,7 @@ def info(**changes: Any) -> dict[str, Any]:
     return {**told, "exact": False, **changes}
 
 
-def test_how_an_index_stands_to_its_contract() -> None:
+def test_standing_states_whether_the_contract_holds() -> None:
     assert standing(info()).holds
     assert standing(info(contract=None)).holds is None
     assert standing(info(contract={**info()["contract"], "holds": False})).holds is False
@@ -36,12 +36,12 @@ def test_how_an_index_stands_to_its_contract() -> None:
     ("low", "high", "verdict"),
     [(0.951, 0.97, True), (0.96, 1.0, None), (0.90, 0.98, None), (0.94, 0.95, False), (0.5, 0.9, False)],
 )
-def test_too_few_queries_neither_keep_nor_break_a_contract(low: float, high: float, verdict: bool | None) -> None:
+def test_too_few_queries_leave_the_contract_undecided(low: float, high: float, verdict: bool | None) -> None:
     assert judge(Recall((low + high) / 2, low, high, 10, 50, "held-out"), 0.95) is verdict
     assert judge(Recall(None, None, None, 10, 0, "not measured"), 0.95) is None
 
 
-def test_those_that_ask_are_new_and_have_no_copy_among_the_old(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_growth_queries_are_new_rows_without_old_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     new = np.arange(1000) >= 500
     groups = np.arange(1000)
     groups[500:600] = np.arange(100)  # copies of old ones

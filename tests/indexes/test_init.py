@@ -4,12 +4,12 @@ import featstore.index
 import pytest
 
 
-def test_every_name_leads_to_its_home() -> None:
+def test_every_public_name_is_importable() -> None:
     for name in featstore.index.__all__:
         assert getattr(featstore.index, name).__name__ == name
     assert sorted(featstore.index.__all__) == sorted(featstore.index._HOMES)
 
 
-def test_other_names_are_refused() -> None:
+def test_unknown_names_raise_attribute_error() -> None:
     with pytest.raises(AttributeError, match="nonsense"):
         _ = featstore.index.nonsense

@@ -15,20 +15,20 @@ def shares(scores: list[float], found: list[int], k: int, inner_product: bool = 
     )
 
 
-def test_recall_counts_what_was_found() -> None:
+def test_recall_is_the_share_of_neighbours_found() -> None:
     assert shares([0.9, 0.8, 0.7, 0.6], [0, 1], 2) == 1
     assert shares([0.9, 0.8, 0.7, 0.6], [1, 2], 2) == 0.5
     assert shares([0.9, 0.8, 0.7, 0.6], [3, -1], 2) == 0
     assert shares([0.1, 0.2, 0.3], [2, 0], 2, inner_product=False) == 0.5
 
 
-def test_a_tie_with_the_last_place_fills_it_but_not_a_better_one() -> None:
+def test_tie_with_the_last_neighbour_counts_only_for_the_last_place() -> None:
     assert shares([0.9, 0.5, 0.5, 0.5], [0, 3], 2) == 1
     assert shares([0.9, 0.5, 0.5, 0.5], [2, 3], 2) == 0.5
     assert shares([0.5, 0.5, 0.5, 0.5], [3, 2], 2) == 1
 
 
-def test_fewer_neighbours_than_k() -> None:
+def test_recall_with_fewer_neighbours_than_k() -> None:
     rows = np.array([[4, -1, -1], [-1, -1, -1]])
     scores = np.array([[0.5, -np.inf, -np.inf], [-np.inf] * 3], np.float32)
     np.testing.assert_array_equal(recall_at_k(scores, rows, np.array([[4, -1], [-1, -1]]), 2), [1, 1])
@@ -36,7 +36,7 @@ def test_fewer_neighbours_than_k() -> None:
 
 
 @pytest.mark.parametrize("together", [0.0, 1.0])
-def test_the_interval_covers_the_truth(together: float) -> None:
+def test_recall_interval_covers_the_true_recall(together: float) -> None:
     # Neighbours of a query fail independently (0) or as one (1): the interval has to hold in both cases.
     random = np.random.default_rng(5)
     covered, widths = 0, []
@@ -50,13 +50,13 @@ def test_the_interval_covers_the_truth(together: float) -> None:
     assert np.mean(widths) < (0.06 if together else 0.022)
 
 
-def test_all_right_is_not_certainty() -> None:
+def test_interval_has_positive_width_at_full_recall() -> None:
     low, high = mean_interval(np.ones(100), 10)
     assert high == 1
     assert 0.95 < low < 0.97
 
 
-def test_the_label_survives_json_and_damage_is_seen() -> None:
+def test_recall_round_trips_through_json_and_rejects_damage() -> None:
     label = Recall(0.95, 0.94, 0.96, 10, 2000, "held-out")
     assert Recall.from_dict(label.to_dict()) == label
     with pytest.raises(DamagedError):
@@ -65,7 +65,7 @@ def test_the_label_survives_json_and_damage_is_seen() -> None:
         Recall.from_dict(None)
 
 
-def test_an_interval_too_wide_does_not_keep_the_contract() -> None:
+def test_wide_interval_does_not_keep_the_contract() -> None:
     assert keeps(Recall(0.97, 0.96, 0.979, 10, 500, "held-out"), 0.95)
     assert not keeps(Recall(0.97, 0.955, 0.976, 10, 500, "held-out"), 0.95)
     assert not keeps(Recall(0.97, 0.949, 0.965, 10, 500, "held-out"), 0.95)
@@ -76,7 +76,7 @@ def of_share(share: float, count: int) -> Recall:
     return Recall(share, *wilson_interval(share, count), 1, count, "held-out")
 
 
-def test_of_the_aims_one_is_just_right() -> None:
+def test_aims_include_the_recall_that_just_passes() -> None:
     """Fresh queries confirm the surest aim and refute the quickest, whatever tuning's luck was."""
     random = np.random.default_rng(0)
     goal, tuning, fresh = 0.9, 400, 1200

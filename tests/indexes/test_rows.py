@@ -17,7 +17,7 @@ def test_rows_are_joined_with_their_labels() -> None:
     assert [both.classes[code] for code in both.labels] == ["dog", "dog", "cat"]
 
 
-def test_labels_of_one_side_only() -> None:
+def test_joining_rows_when_one_side_has_no_labels() -> None:
     bare, labelled = IndexRows.of(np.array([1]), [b"a"], None, 1), IndexRows.of(np.array([2]), [b"b"], ["cat"], 1)
     assert bare.then(labelled).labels.tolist() == [-1, 0]
     assert labelled.then(bare).labels.tolist() == [0, -1]
@@ -37,6 +37,8 @@ def test_labels_of_one_side_only() -> None:
         ([1, 2], [b"a", b"b"], ["x"], "1 labels"),
     ],
 )
-def test_what_does_not_fit_is_refused(ids: object, keys: list[bytes], labels: list[str] | None, words: str) -> None:
+def test_index_rows_reject_mismatched_columns(
+    ids: object, keys: list[bytes], labels: list[str] | None, words: str
+) -> None:
     with pytest.raises(UsageError, match=words):
         IndexRows.of(np.asarray(ids), keys, labels, 2)

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 
-def test_the_allocator_keeps_memory_in_a_process_of_its_own() -> None:
+def test_keep_memory_stops_malloc_returning_memory() -> None:
     code = (
         "from featstore.processes.malloc import keep_memory; import ctypes, resource\n"
         "kept = keep_memory()\n"

@@ -48,7 +48,7 @@ def call(name: str, seconds: float = 5.0, **arguments: object) -> object:
     return sandbox.call(f"{HERE}:{name}", arguments, seconds=seconds, memory=256 << 20)
 
 
-def test_answers_and_errors_come_back(capfd: pytest.CaptureFixture[str]) -> None:
+def test_sandbox_returns_results_and_errors(capfd: pytest.CaptureFixture[str]) -> None:
     assert call("echo", a=1, b=["\udcff", None]) == {"a": 1, "b": ["\udcff", None]}
     with pytest.raises(UsageError, match="ask otherwise"):
         call("refuse", kind="usage")
@@ -66,14 +66,14 @@ def test_answers_and_errors_come_back(capfd: pytest.CaptureFixture[str]) -> None
         ("memory", "memory", "memory"),
     ],
 )
-def test_deaths_are_told_apart(how: str, cause: str, words: str) -> None:
+def test_crash_timeout_and_memory_exhaustion_are_distinguished(how: str, cause: str, words: str) -> None:
     with pytest.raises(sandbox.Died, match=words) as caught:
         call("end", seconds=1.0, how=how)
     assert caught.value.cause == cause
     assert isinstance(caught.value, DamagedError)
 
 
-def test_the_child_can_write_nothing(tmp_path: Path) -> None:
+def test_sandboxed_child_cannot_write_files(tmp_path: Path) -> None:
     with pytest.raises(FeatstoreError, match="File too large"):
         call("write", path=str(tmp_path / "file"))
     assert (tmp_path / "file").read_bytes() == b""
@@ -82,7 +82,7 @@ def test_the_child_can_write_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["os:system", "no.such.module:f", "os:nothing", "os.path", "os:system()", "__import__('os'):x", ""]
 )
-def test_only_functions_of_modules_are_called(name: str) -> None:
+def test_sandbox_calls_only_module_functions(name: str) -> None:
     if name == "os:system":
         assert sandbox.function_of(name) is os.system
         return
@@ -90,7 +90,7 @@ def test_only_functions_of_modules_are_called(name: str) -> None:
         sandbox.function_of(name)
 
 
-def test_ends_are_said_in_words() -> None:
+def test_exit_codes_are_described() -> None:
     assert sandbox.describe_exit(-9) == "killed by the kernel for lack of memory, or someone, (SIGKILL)"
     assert sandbox.describe_exit(-6) == "killed by SIGABRT"
     assert sandbox.describe_exit(-200) == "killed by signal 200"

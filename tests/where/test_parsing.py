@@ -15,7 +15,7 @@ CAT, NEW = Compare("label", "==", "cat"), Compare("year", ">=", 2020)
 
 
 @given(CONDITIONS)
-def test_what_is_written_is_read(condition: Condition) -> None:
+def test_conditions_parse_to_their_tree(condition: Condition) -> None:
     assert parse(written(condition)) == condition
 
 
@@ -40,7 +40,7 @@ def test_what_is_written_is_read(condition: Condition) -> None:
         ("x != -.5", Compare("x", "!=", -0.5)),
     ],
 )
-def test_the_grammar(text: str, condition: Condition) -> None:
+def test_grammar_and_precedence(text: str, condition: Condition) -> None:
     assert parse(text) == condition
 
 
@@ -74,7 +74,7 @@ def test_the_grammar(text: str, condition: Condition) -> None:
         ("not " * 5000 + "x == 1", "more than 100 parentheses"),
     ],
 )
-def test_a_slip_is_told_with_its_place(text: str, message: str) -> None:
+def test_syntax_errors_name_their_position(text: str, message: str) -> None:
     with pytest.raises(UsageError, match="^filter, " + re.escape(message) if message[0] == "c" else message) as told:
         parse(text)
     assert "\n" not in str(told.value)
@@ -86,7 +86,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.text() | st.lists(PIECES, max_size=20).map("".join) | st.lists(PIECES, max_size=20).map(" ".join))
-def test_any_text_is_read_or_refused(text: str) -> None:
+def test_any_text_parses_or_raises_usage_error(text: str) -> None:
     slip = None
     try:
         condition = parse(text)
@@ -100,10 +100,10 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 
 @given(st.text("ab*?", max_size=6), st.text("ab*?\n", max_size=8))
-def test_globs_are_those_of_the_shell(pattern: str, text: str) -> None:
+def test_globs_match_like_fnmatch(pattern: str, text: str) -> None:
     expression = "".join({"*": "(?s:.*)", "?": "(?s:.)"}.get(one, one) for one in pattern)
     assert glob(text, pattern) == (re.fullmatch(expression, text) is not None)
 
 
-def test_a_glob_of_many_stars_takes_no_exponential_time() -> None:
+def test_glob_with_many_stars_is_not_exponential() -> None:
     assert not glob("a" * 2000, "*a" * 30 + "b")

@@ -30,9 +30,7 @@ class Table:
 
 
 @given(CONDITIONS, st.lists(st.tuples(*[VALUES] * len(COLUMNS)), max_size=12), st.integers(1, 5))
-def test_rows_are_chosen_as_the_definition_has_it(
-    condition: Condition, values: list[tuple[object, ...]], block: int
-) -> None:
+def test_selected_rows_equal_the_definition(condition: Condition, values: list[tuple[object, ...]], block: int) -> None:
     table = Table({name: [row[at] for row in values] for at, name in enumerate(COLUMNS)})
     wanted = [said(condition, dict(zip(COLUMNS, row, strict=True))) is True for row in values]
     with pytest.MonkeyPatch.context() as patch:
@@ -81,11 +79,11 @@ def store(tmp_path_factory: pytest.TempPathFactory):
         ("label == 'cow'", 0),
     ],
 )
-def test_columns_of_a_store(store, where: str, count: int) -> None:
+def test_conditions_on_every_column_of_a_store(store, where: str, count: int) -> None:
     assert rows_where(store, where).sum() == count
 
 
-def test_keys_and_ids_are_the_stores(store) -> None:
+def test_conditions_on_keys_and_ids(store) -> None:
     wanted = int(store.ids[7])
     assert np.flatnonzero(rows_where(store, f"id == {wanted}")).tolist() == [7]
     assert rows_where(store, "key > 'ant/03.png'").tolist() == [key > "ant/03.png" for key in store.keys]
@@ -101,12 +99,12 @@ def test_keys_and_ids_are_the_stores(store) -> None:
         ("key glob 'a' or id == '7'", "character 17: id holds numbers, and is compared with the text '7'"),
     ],
 )
-def test_slips_that_only_the_columns_show(store, where: str, message: str) -> None:
+def test_rejects_unknown_columns_and_literals_of_the_wrong_type(store, where: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         rows_where(store, where)
 
 
-def test_labels_that_were_set_later_count(store) -> None:
+def test_conditions_see_labels_set_later(store) -> None:
     set_columns(store.path, [b"\xff.png"], {"label": ["cow"], "note": ["007"]})
     again = type(store).open(store.path)
     assert rows_where(again, "label == 'cow' and note == '007'").sum() == 1

@@ -29,13 +29,13 @@ def applicable_checks():
 
 
 @pytest.mark.parametrize(("estimator", "check"), list(applicable_checks()))
-def test_scikit_learns_checks(estimator, check):
+def test_estimators_pass_scikit_learns_checks(estimator, check):
     check(estimator)
 
 
 @every_head
 @pytest.mark.parametrize("classes", [2, 3])
-def test_learns_and_is_calibrated(head, classes):
+def test_heads_learn_and_are_calibrated(head, classes):
     X, y = blobs(900, 10, classes, apart=0.9, seed=2)
     head = clone(head).fit(X[:600], y[:600])
     probabilities = head.predict_proba(X[600:])
@@ -46,7 +46,7 @@ def test_learns_and_is_calibrated(head, classes):
 
 
 @every_head
-def test_blocks_teach_what_the_array_teaches(head):
+def test_fitting_blocks_equals_fitting_the_array(head):
     X, y = blobs(400, 8, 3, seed=3)
     whole = clone(head).fit(X, y)
     streamed = clone(head).fit(Streamed(X), y)
@@ -54,7 +54,7 @@ def test_blocks_teach_what_the_array_teaches(head):
 
 
 @every_head
-def test_same_seed_same_bits(head):
+def test_same_seed_gives_bit_identical_heads(head):
     X, y = blobs(300, 8, 3, seed=4)
     first, second = clone(head).fit(X, y), clone(head).fit(X, y)
     np.testing.assert_array_equal(first.predict_proba(X), second.predict_proba(X))
@@ -71,7 +71,7 @@ def test_groups_share_a_fold(head):
     assert honest.max() < 0.65
 
 
-def test_without_groups_equal_rows_leak_into_held_out_folds():
+def test_copies_leak_into_held_out_folds_without_groups():
     random = np.random.default_rng(0)
     X = np.repeat(random.standard_normal((150, 6)), 2, axis=0).astype(np.float32)
     y = np.repeat(random.integers(0, 2, 150), 2)
@@ -80,7 +80,7 @@ def test_without_groups_equal_rows_leak_into_held_out_folds():
 
 
 @every_head
-def test_a_fraction_holds_out_once_and_refits_on_all(head):
+def test_cv_fraction_holds_out_once_and_refits_on_all_rows(head):
     X, y = blobs(300, 8, 2, seed=5)
     fitted = clone(head).set_params(cv=0.1).fit(X, y)
     assert fitted.cv_results_["folds"] == 1
@@ -105,7 +105,7 @@ def test_works_in_a_pipeline_and_with_text_labels(head):
     ],
     ids=["one class", "nan", "lengths", "constant"],
 )
-def test_unusable_data_ends_in_one_clear_line(head, spoil, message):
+def test_fit_rejects_unusable_data_in_one_line(head, spoil, message):
     X, y = spoil(*blobs(60, 8, 3))
     if message is None and not isinstance(head, KernelSVMHead):
         # Constant features carry nothing, but the prior is learned without an error.
@@ -126,7 +126,7 @@ def test_bad_C_is_refused(head, C):
         head(C=C).fit(X, y)
 
 
-def test_coefficients_are_those_of_raw_features():
+def test_coefficients_apply_to_raw_features():
     X, y = blobs(300, 8, 3, dtype=np.float64)
     head = LogisticHead(C=1.0).fit(X, y)
     np.testing.assert_allclose(X @ head.coef_.T + head.intercept_, head.decision_function(X))
@@ -155,7 +155,7 @@ def test_bad_class_weights_are_refused(head, weight):
 
 
 @pytest.mark.parametrize("head", [LogisticHead(), LinearSVMHead(), KernelSVMHead(Cs=(1.0, 10.0), gammas=(1.0,))])
-def test_a_class_of_weight_zero_teaches_nothing(head):
+def test_zero_class_weight_equals_leaving_the_class_out(head):
     X, y = blobs(240, 6, 3, apart=1.5, seed=7)
     weighted = clone(head).set_params(class_weight={"class 2": 0.0}).fit(X, y)
     assert set(weighted.predict(X)) == {"class 0", "class 1"}

@@ -10,7 +10,7 @@ from featstore.heads import KernelSVMHead, LinearSVMHead
 from featstore.heads.rowwise import rbf_kernel
 
 
-def test_exact_head_is_the_optimum_of_the_kernel_problem():
+def test_exact_head_reaches_the_optimum_of_the_kernel_problem():
     X, y = make_moons(60, noise=0.25, random_state=0)
     head = KernelSVMHead(C=2.0, gamma=0.7, tol=1e-9).fit(X, y)
     z = (X - X.mean(axis=0)) / X.std(axis=0)
@@ -31,7 +31,7 @@ def test_exact_head_is_the_optimum_of_the_kernel_problem():
     np.testing.assert_allclose(head.decision_function(X), expected, atol=2e-3)
 
 
-def test_it_separates_what_no_line_does_about_as_well_as_svc():
+def test_kernel_head_separates_nonlinear_data_as_well_as_svc():
     X, y = make_moons(900, noise=0.2, random_state=1)
     head = KernelSVMHead(cv=3).fit(X[:400], y[:400])
     peer = SVC(C=10).fit((X[:400] - X[:400].mean(0)) / X[:400].std(0), y[:400])

@@ -18,7 +18,7 @@ def made(rows, strength, seed):
     return codes, np.stack([1 - positive, positive], axis=1)
 
 
-def test_a_better_head_is_found_better_and_the_figures_are_the_reports():
+def test_compare_finds_the_better_head_with_the_report_figures():
     codes, weak = made(600, 0.5, 1)
     _, strong = made(600, 1.2, 2)
     accuracy, _, log_loss = compare(codes, weak, strong, [0, 1], replicates=300)
@@ -32,13 +32,13 @@ def test_a_better_head_is_found_better_and_the_figures_are_the_reports():
     assert json.dumps(accuracy.to_dict())
 
 
-def test_a_head_equals_itself():
+def test_comparing_a_head_with_itself_finds_no_difference():
     codes, values = made(200, 0.7, 3)
     for difference in compare(codes, values, values, [0, 1], replicates=50):
         assert (difference.difference, difference.low, difference.high, difference.p_value) == (0, 0, 0, 1)
 
 
-def test_pairing_sees_what_separate_intervals_do_not():
+def test_paired_bootstrap_detects_differences_that_separate_intervals_miss():
     codes, values = made(2000, 0.8, 4)
     better = values.copy()
     wrong = np.flatnonzero(values.argmax(axis=1) != codes)[:20]
@@ -49,7 +49,7 @@ def test_pairing_sees_what_separate_intervals_do_not():
     assert first.high > second.low
 
 
-def test_repeated_pictures_are_no_further_evidence():
+def test_copies_of_pictures_do_not_narrow_the_interval():
     codes, a = made(60, 0.6, 5)
     _, b = made(60, 0.9, 6)
     groups = np.repeat(np.arange(60), 20)
@@ -71,7 +71,7 @@ def test_repeated_pictures_are_no_further_evidence():
         ({"probabilities_a": np.full((20, 2), np.nan)}, "finite"),
     ],
 )
-def test_what_cannot_be_compared_is_said_in_one_line(change, message):
+def test_compare_rejects_bad_input_in_one_line(change, message):
     codes, values = made(20, 1, 1)
     call = {"y_true": codes, "probabilities_a": values, "probabilities_b": values, "classes": [0, 1]} | change
     with pytest.raises(DataError, match=message):

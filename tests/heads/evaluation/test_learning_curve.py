@@ -10,7 +10,7 @@ from featstore.heads.evaluation.learning_curve import learning_curve
 from tests.heads.made_up import Streamed, blobs
 
 
-def test_more_rows_help_and_the_curve_says_so():
+def test_learning_curve_rises_with_more_rows():
     X, y = blobs(1600, 30, 3, apart=0.35, seed=3)
     curve = learning_curve(X[:800], y[:800], X[800:], y[800:], C=0.1, folds=3)
     rows = [point.rows for point in curve.points]
@@ -24,7 +24,7 @@ def test_more_rows_help_and_the_curve_says_so():
     assert json.dumps(curve.to_dict(), allow_nan=False)
 
 
-def test_blocks_and_groups_work_and_small_parts_are_left_out():
+def test_learning_curve_takes_blocks_and_groups_and_skips_small_subsets():
     X, y = blobs(60, 5, 3)
     groups = np.arange(60) // 3
     curve = learning_curve(Streamed(X), y, X, y, C=1.0, groups=groups, fractions=(0.02, 0.5, 1.0), repeats=2)
@@ -33,7 +33,7 @@ def test_blocks_and_groups_work_and_small_parts_are_left_out():
     assert curve.error_at_double is None
 
 
-def test_too_few_rows_end_in_one_line():
+def test_learning_curve_rejects_too_few_rows_in_one_line():
     X, y = blobs(9, 5, 3)
     with pytest.raises(DataError, match="too few rows"):
         learning_curve(X, y, X, y, fractions=(0.1,))

@@ -26,7 +26,7 @@ def made(rows=400, classes=3, seed=0, ties=False):
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_measures_are_scikit_learns(classes, ties, weighted):
+def test_measures_equal_scikit_learn(classes, ties, weighted):
     codes, probabilities = made(classes=classes, ties=ties)
     weights = np.random.default_rng(1).integers(0, 4, len(codes)).astype(float) if weighted else np.ones(len(codes))
     found = Measurer(codes, probabilities).measure(weights)
@@ -50,7 +50,7 @@ def test_calibration_error_of_known_bins():
     assert Measurer(codes, probabilities).measure(np.ones(5))["calibration_error"] == pytest.approx(expected)
 
 
-def test_report_has_every_figure_between_its_bounds_and_is_json():
+def test_report_figures_lie_in_their_intervals_and_convert_to_json():
     codes, probabilities = made()
     classes = ["ant", "bee", "wasp"]
     report = evaluate(np.array(classes)[codes], probabilities, classes, replicates=100)
@@ -70,7 +70,7 @@ def test_report_has_every_figure_between_its_bounds_and_is_json():
     assert sum(b.rows for b in report.calibration) == len(codes)
 
 
-def test_a_class_missing_from_the_split_is_said_and_left_out_of_the_averages():
+def test_report_names_missing_classes_and_excludes_them_from_averages():
     codes, probabilities = made(classes=3)
     here = codes != 2
     report = evaluate(codes[here], probabilities[here], [0, 1, 2], replicates=50)
@@ -81,7 +81,7 @@ def test_a_class_missing_from_the_split_is_said_and_left_out_of_the_averages():
     assert json.dumps(report.to_dict(), allow_nan=False)
 
 
-def test_bootstrap_interval_covers_about_as_often_as_it_says():
+def test_bootstrap_interval_has_its_nominal_coverage():
     inside = 0
     large_codes, large = made(rows=50_000, classes=2, seed=9)
     truth = Measurer(large_codes, large).measure(np.ones(len(large_codes)))["roc_auc"]
@@ -101,7 +101,7 @@ def test_bootstrap_interval_covers_about_as_often_as_it_says():
         (["a"], np.array([[np.nan, 1.0]]), "finite"),
     ],
 )
-def test_what_cannot_be_evaluated_is_said_in_one_line(y, probabilities, message):
+def test_evaluate_rejects_bad_input_in_one_line(y, probabilities, message):
     with pytest.raises(DataError, match=message):
         evaluate(y, probabilities, ["a", "b"])
 
@@ -116,5 +116,5 @@ def test_worst_errors_are_wrong_and_sorted_by_confidence():
     assert confidence[rows[0]] == confidence[predicted != codes].max()
 
 
-def test_codes_follow_the_order_given():
+def test_class_codes_follow_the_given_class_order():
     np.testing.assert_array_equal(codes_of(["b", "a"], ["b", "a"]), [0, 1])

@@ -17,7 +17,7 @@ from tests.heads.made_up import Streamed, blobs
     hnp.arrays(np.float32, st.tuples(st.integers(2, 60), st.integers(1, 5)), elements=st.floats(-100, 100, width=32)),
     st.integers(1, 20),
 )
-def test_measure_is_the_standard_scaler_of_scikit_learn(array, step):
+def test_measure_equals_scikit_learns_standard_scaler(array, step):
     scaler, rows, dtype = blocks.measure(Streamed(array, step), standardize=True)
     expected = StandardScaler().fit(array.astype(np.float64))
     assert rows == len(array)
@@ -28,7 +28,7 @@ def test_measure_is_the_standard_scaler_of_scikit_learn(array, step):
     assert (scaler.scale > 0).all()
 
 
-def test_measure_survives_a_large_offset():
+def test_measure_is_accurate_for_large_offsets():
     random = np.random.default_rng(0)
     array = (random.standard_normal((5000, 3)) + 1000).astype(np.float32)
     scaler, _, _ = blocks.measure(array, standardize=True)
@@ -62,7 +62,7 @@ def test_iterate_names_the_first_bad_row(value):
         list(blocks.iterate(Streamed(array)))
 
 
-def test_iterate_refuses_a_source_that_lost_rows():
+def test_iterate_rejects_a_source_with_missing_rows():
     class Exhausted(Streamed):
         @property
         def shape(self) -> tuple[int, int]:
@@ -72,7 +72,7 @@ def test_iterate_refuses_a_source_that_lost_rows():
         list(blocks.iterate(Exhausted(np.zeros((10, 2)))))
 
 
-def test_large_finite_values_are_not_taken_for_infinity():
+def test_large_finite_values_are_accepted():
     array = np.full((4, 2), np.finfo(np.float64).max)
     assert len(next(blocks.iterate(array))) == 4
 

@@ -13,7 +13,7 @@ from tests.heads.made_up import blobs
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_newton_and_the_shared_passes_agree(classes, weighted):
+def test_newton_and_lbfgs_reach_the_same_optimum(classes, weighted):
     features, _ = blobs(240, 10, classes, dtype=np.float64)
     weights = np.array([2.0, 0.5, 1.0])[:classes] if weighted else None
     labels = Labels(np.arange(240) % classes, np.random.default_rng(0).integers(-1, 3, 240), weights)
@@ -35,7 +35,7 @@ def test_newton_and_the_shared_passes_agree(classes, weighted):
 
 
 @pytest.mark.parametrize("C", [0.01, 1.0, 100.0])
-def test_the_gradient_vanishes_also_for_separable_rows_and_large_C(C):
+def test_gradient_vanishes_for_separable_rows_and_large_C(C):
     features, _ = blobs(80, 200, 2, dtype=np.float64)
     codes = np.arange(80) % 2
     z = (features - features.mean(axis=0)) / features.std(axis=0)
@@ -49,7 +49,7 @@ def test_the_gradient_vanishes_also_for_separable_rows_and_large_C(C):
     assert solution.objective == pytest.approx(0.5 * (weights**2).sum() + C * (slack**2).sum())
 
 
-def test_the_linear_kernel_gives_linear_svc():
+def test_linear_kernel_equals_linear_svc():
     features, _ = blobs(150, 5, 3, dtype=np.float64)
     codes = np.arange(150) % 3
     z = (features - features.mean(axis=0)) / features.std(axis=0)
@@ -58,7 +58,7 @@ def test_the_linear_kernel_gives_linear_svc():
     np.testing.assert_allclose(z.T @ solution.weights, peer.coef_.T, atol=1e-4)
 
 
-def test_rows_of_weight_zero_and_of_the_held_out_fold_have_no_say():
+def test_zero_weight_and_held_out_rows_do_not_affect_the_solution():
     features, _ = blobs(100, 5, 2, dtype=np.float64)
     codes = np.arange(100) % 2
     folds = (np.arange(100) >= 70).astype(np.intp)
@@ -70,7 +70,7 @@ def test_rows_of_weight_zero_and_of_the_held_out_fold_have_no_say():
 
 
 @pytest.mark.parametrize("weights", [None, np.array([2.0, 0.5, 1.0, 3.0])])
-def test_columns_that_share_an_inverse_are_those_solved_alone(weights):
+def test_columns_sharing_an_inverse_equal_columns_solved_separately(weights):
     features, _ = blobs(200, 30, 4, apart=0.8, dtype=np.float64)
     codes, folds = np.arange(200) % 4, np.arange(200) // 4 % 5
     kernel = features @ features.T / 30
@@ -99,7 +99,7 @@ class _BinaryLabels(Labels):
         return self.row_weights
 
 
-def test_a_tolerance_ends_earlier_with_nearly_the_same_objective():
+def test_tolerance_saves_steps_and_keeps_the_objective():
     features, _ = blobs(300, 20, 3, apart=0.3, dtype=np.float64)
     labels = Labels(np.arange(300) % 3, np.zeros(300, np.intp), None)
     kernel = features @ features.T
@@ -113,7 +113,7 @@ def test_a_tolerance_ends_earlier_with_nearly_the_same_objective():
     assert again.objective == pytest.approx(exact.objective, rel=1e-12)
 
 
-def test_more_steps_than_allowed_are_told(monkeypatch):
+def test_exceeding_the_step_limit_is_reported(monkeypatch):
     monkeypatch.setattr(dual, "_STEPS", 1)
     features, _ = blobs(300, 20, 3, apart=0.3, dtype=np.float64)
     labels = Labels(np.arange(300) % 3, np.zeros(300, np.intp), None)

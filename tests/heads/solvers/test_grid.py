@@ -34,7 +34,7 @@ def sklearn_objective(z, codes, C, weights, intercept, classes):
 
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("shape", [(300, 12), (40, 100)], ids=["tall", "wide: rotated"])
-def test_all_of_the_grid_reaches_the_optimum_of_scikit_learn(classes, shape):
+def test_every_grid_problem_reaches_scikit_learns_optimum(classes, shape):
     training, z, codes, fold = made(*shape, classes)
     problems = [Problem(C, f) for C in (0.01, 1.0, 100.0) for f in (0, 1, 2, None)]
     solutions = grid.solve(training, LOGISTIC, problems, tol=1e-13)
@@ -71,7 +71,7 @@ def test_gradient_is_the_slope_of_the_objective_and_vanishes_at_the_solution(cla
     assert np.abs(at_best).max() < 1e-4 * np.abs(gradients).max()
 
 
-def test_linear_svm_is_linear_svc_with_its_intercept_hardly_penalised():
+def test_linear_svm_equals_linear_svc_with_a_barely_penalised_intercept():
     training, z, codes, _ = made(300, 10, 3)
     solution = grid.solve(training, SQUARED_HINGE, [Problem(0.1, None)], tol=1e-13)[0]
     peer = LinearSVC(C=0.1, dual=False, intercept_scaling=1e3, tol=1e-10, max_iter=100000).fit(z, codes)
@@ -79,7 +79,7 @@ def test_linear_svm_is_linear_svc_with_its_intercept_hardly_penalised():
     np.testing.assert_allclose(solution.intercept, peer.intercept_, atol=1e-4)
 
 
-def test_class_weights_are_scikit_learns():
+def test_class_weights_equal_scikit_learn():
     weights = {0: 3.0, 1: 0.25, 2: 1.0}
     training, z, codes, _ = made(300, 8, 3, weights=np.array(list(weights.values())))
     solution = grid.solve(training, LOGISTIC, [Problem(1.0, None)], tol=1e-13)[0]
@@ -88,7 +88,7 @@ def test_class_weights_are_scikit_learns():
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_streamed_rows_reach_the_optimum_of_rows_in_memory(dtype):
+def test_streamed_and_in_memory_rows_reach_the_same_optimum(dtype):
     features, _ = blobs(2000, 20, 3, dtype=dtype)
     codes = np.arange(2000) % 3
     labels = Labels(codes, np.random.default_rng(0).integers(-1, 3, 2000), None)
@@ -107,7 +107,7 @@ def test_streamed_rows_reach_the_optimum_of_rows_in_memory(dtype):
     np.testing.assert_allclose(held[0][np.argsort(held[1])], streamed_held[0][np.argsort(streamed_held[1])], atol=1e-2)
 
 
-def test_single_precision_reaches_the_optimum_of_double_to_a_millionth():
+def test_float32_optimum_is_within_a_millionth_of_float64():
     features, _ = blobs(1500, 30, 4)
     labels = Labels(np.arange(1500) % 4, np.zeros(1500, np.intp), None)
     single, _ = prepare(features, labels, standardize=True)
@@ -124,7 +124,7 @@ def test_single_precision_reaches_the_optimum_of_double_to_a_millionth():
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_scores_are_those_of_scikit_learn_on_held_out_rows(classes):
+def test_held_out_scores_equal_scikit_learn(classes):
     training, z, codes, fold = made(300, 6, classes)
     solutions = grid.solve(training, LOGISTIC, [Problem(1.0, f) for f in range(3)])
     scores = grid.score(training, solutions)
@@ -138,7 +138,7 @@ def test_scores_are_those_of_scikit_learn_on_held_out_rows(classes):
         assert scores.log_loss[f] == pytest.approx(log_loss(codes[out], peer.predict_proba(z[out])), rel=1e-3)
 
 
-def test_held_out_decisions_come_from_the_fold_that_did_not_see_the_row():
+def test_held_out_decisions_come_from_the_rows_own_fold():
     training, z, _, fold = made(90, 4, 2)
     solutions = grid.solve(training, LOGISTIC, [Problem(1.0, f) for f in range(3)], tol=1e-12)
     decisions, numbers = grid.held_out_decisions(training, solutions)
@@ -149,7 +149,7 @@ def test_held_out_decisions_come_from_the_fold_that_did_not_see_the_row():
 
 
 @pytest.mark.parametrize("loss", [LOGISTIC, SQUARED_HINGE], ids=lambda loss: loss.name)
-def test_curvature_carried_to_another_C_is_what_that_C_would_have_found(loss):
+def test_carried_curvature_pairs_equal_those_at_the_new_C(loss):
     training, _, _, _ = made(200, 6, 3)
     random = np.random.default_rng(0)
     first, second = random.standard_normal((2, 1, 3, 7))
@@ -165,7 +165,7 @@ def test_curvature_carried_to_another_C_is_what_that_C_would_have_found(loss):
 
 
 @pytest.mark.parametrize("loss", [LOGISTIC, SQUARED_HINGE], ids=lambda loss: loss.name)
-def test_a_path_over_C_takes_less_than_its_problems_alone_and_reaches_the_same(loss):
+def test_path_over_C_saves_passes_and_reaches_the_same_optima(loss):
     training, _, _, _ = made(600, 30, 2)
     problems = [Problem(C, f) for C in (10.0, 0.01, 0.1, 1.0) for f in (0, 1)]
     together = grid.solve(training, loss, problems, tol=1e-8)
@@ -180,7 +180,7 @@ def test_a_path_over_C_takes_less_than_its_problems_alone_and_reaches_the_same(l
     )
 
 
-def test_a_final_fit_started_from_its_folds_is_short_and_the_optimum():
+def test_final_fit_started_from_folds_is_short_and_optimal():
     training, _, _, _ = made(600, 30, 3)
     folds = grid.solve(training, LOGISTIC, [Problem(1.0, f) for f in range(3)], tol=1e-4)
     cold = grid.solve(training, LOGISTIC, [Problem(1.0, None)], tol=1e-9)[0]
@@ -189,7 +189,7 @@ def test_a_final_fit_started_from_its_folds_is_short_and_the_optimum():
     assert warm.evaluations < cold.evaluations
 
 
-def test_passes_end_at_their_limit_and_say_so():
+def test_solver_stops_at_max_passes_and_reports_it():
     training, _, _, _ = made(300, 12, 2)
     solutions = grid.solve(training, LOGISTIC, [Problem(C, None) for C in (0.1, 1.0)], tol=1e-12, max_passes=2)
     assert [s.evaluations for s in solutions] == [2, 2]

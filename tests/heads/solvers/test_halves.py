@@ -8,7 +8,7 @@ from featstore.heads.solvers.halves import all_finite, is_half, widen
 EVERY = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
 
 
-def test_every_finite_half_becomes_the_same_number():
+def test_widen_is_exact_for_every_finite_float16():
     finite = EVERY[np.isfinite(EVERY)].reshape(-1, 8)
     wide = widen(finite)
     assert wide.dtype == np.float32
@@ -16,7 +16,7 @@ def test_every_finite_half_becomes_the_same_number():
     np.testing.assert_array_equal(wide.view(np.uint32), finite.astype(np.float32).view(np.uint32))
 
 
-def test_rows_beyond_one_chunk_and_rows_in_strides(monkeypatch):
+def test_widen_handles_several_chunks_and_strided_rows(monkeypatch):
     monkeypatch.setattr("featstore.heads.solvers.halves._CHUNK", 64)
     halves = np.random.default_rng(0).standard_normal((101, 30)).astype(np.float16)
     np.testing.assert_array_equal(widen(halves), halves.astype(np.float32))
@@ -27,7 +27,7 @@ def test_rows_beyond_one_chunk_and_rows_in_strides(monkeypatch):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_found_in_any_chunk(monkeypatch, value):
+def test_all_finite_checks_every_chunk(monkeypatch, value):
     monkeypatch.setattr("featstore.heads.solvers.halves._CHUNK", 64)
     halves = np.full((50, 30), np.finfo(np.float16).max, np.float16)
     halves[1] = np.finfo(np.float16).min
@@ -37,7 +37,7 @@ def test_what_is_not_finite_is_found_in_any_chunk(monkeypatch, value):
     assert not all_finite(halves)
 
 
-def test_the_other_byte_order_is_no_half():
+def test_is_half_rejects_the_other_byte_order():
     assert is_half(EVERY)
     assert not is_half(EVERY.astype(EVERY.dtype.newbyteorder()))
     assert not is_half(EVERY.astype(np.float32))

@@ -6,7 +6,7 @@ import scipy.optimize
 from featstore.heads.solvers.lbfgs import Lbfgs, run
 
 
-def test_a_badly_scaled_quadratic_is_solved_and_its_gap_is_honest():
+def test_badly_scaled_quadratic_is_solved_with_a_correct_gap():
     random = np.random.default_rng(0)
     eigenvalues = np.logspace(0, 4, 30)
     basis = np.linalg.qr(random.standard_normal((30, 30)))[0]
@@ -24,7 +24,7 @@ def test_a_badly_scaled_quadratic_is_solved_and_its_gap_is_honest():
     assert objective(found)[0] - objective(best)[0] < 1e-6
 
 
-def test_the_preconditioner_that_is_the_hessian_needs_one_step():
+def test_exact_hessian_as_preconditioner_needs_one_step():
     diagonal = np.logspace(0, 6, 20)[:, None]
     problem = Lbfgs(np.zeros((20, 1)), lambda g: g / diagonal, tol=1e-12, noise=1e-15)
     run(problem, lambda x: (float(0.5 * np.vdot(x, diagonal * x) - x.sum()) + 10, diagonal * x - 1), 50)
@@ -38,7 +38,7 @@ def test_rosenbrock_reaches_its_minimum_through_backtracking():
     np.testing.assert_allclose(problem.best, 1, atol=1e-5)
 
 
-def test_overflow_shortens_the_step_instead_of_ending_in_nan():
+def test_overflow_shortens_the_step():
     def objective(x):
         with np.errstate(over="ignore", invalid="ignore"):
             return float(np.exp(x).sum() - 3 * x.sum()), np.exp(x) - 3
@@ -48,7 +48,7 @@ def test_overflow_shortens_the_step_instead_of_ending_in_nan():
     np.testing.assert_allclose(found, np.log(3), atol=1e-4)
 
 
-def test_what_is_known_of_the_curvature_shortens_the_way():
+def test_initial_curvature_pairs_save_evaluations():
     random = np.random.default_rng(0)
     diagonal = np.logspace(0, 3, 8)[:, None]
 

@@ -21,7 +21,7 @@ def gathered(rows):
 
 
 @pytest.mark.parametrize("memory", [0, 1 << 30])
-def test_segments_hold_every_row_once_standardised_and_of_one_fold(memory):
+def test_segments_cover_every_row_once_by_fold(memory):
     features, _ = blobs(500, 7, 3)
     labels = Labels(np.arange(500) % 3, np.random.default_rng(0).integers(-1, 4, 500), np.array([1.0, 2.0, 3.0]))
     rows, scaler = prepare(Streamed(features), labels, standardize=True, memory=memory)
@@ -34,7 +34,7 @@ def test_segments_hold_every_row_once_standardised_and_of_one_fold(memory):
         np.testing.assert_array_equal(segment.weights, segment.codes + 1.0)
 
 
-def test_wide_rows_are_rotated_to_their_row_space_without_loss():
+def test_rotation_to_the_row_space_is_exact():
     features, _ = blobs(30, 90, 3, dtype=np.float64)
     labels = Labels(np.arange(30) % 3, np.zeros(30, np.intp), None)
     rows, scaler = prepare(features, labels, standardize=True)
@@ -46,12 +46,12 @@ def test_wide_rows_are_rotated_to_their_row_space_without_loss():
     np.testing.assert_allclose(np.linalg.norm(full), np.linalg.norm(weights))
 
 
-def test_class_mass_counts_what_a_fold_trains_on():
+def test_class_mass_sums_training_weights_of_a_fold():
     labels = Labels(np.array([0, 0, 1, 1, 1]), np.array([0, 1, 0, 1, -1]), np.array([2.0, 1.0]))
     np.testing.assert_array_equal(labels.class_mass(0), [2, 2])
     np.testing.assert_array_equal(labels.class_mass(None), [4, 3])
 
 
-def test_rows_and_labels_must_agree():
+def test_prepare_rejects_different_numbers_of_rows_and_labels():
     with pytest.raises(DataError, match="5 rows of features and 4 labels"):
         prepare(np.zeros((5, 2)), Labels(np.zeros(4, np.intp), np.zeros(4, np.intp), None), standardize=True)

@@ -17,7 +17,7 @@ def test_up_to_256_dimensions_the_inverse_is_exact():
 
 
 @pytest.mark.parametrize("scale", [0.1, 100.0])
-def test_beyond_it_makes_the_hessian_nearly_the_identity(scale):
+def test_beyond_256_dimensions_the_preconditioned_hessian_is_nearly_identity(scale):
     random = np.random.default_rng(0)
     deviations = np.arange(1, 401) ** -0.7
     sample = (random.standard_normal((3000, 400)) * deviations).astype(np.float32)
@@ -28,6 +28,6 @@ def test_beyond_it_makes_the_hessian_nearly_the_identity(scale):
     assert after < before or before < 1.1
 
 
-def test_own_coordinates_need_no_basis():
+def test_whitening_works_without_a_basis():
     spectrum = Spectrum(None, np.array([1.0, 3.0]), 0.0)
     np.testing.assert_allclose(spectrum.solve(2.0, np.ones((1, 2)))[0], [1 / 3, 1 / 7])

@@ -14,7 +14,7 @@ from featstore.indexes.tuning.truth import Truth, find_truth
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_bisection_finds_the_first_that_holds(count: int) -> None:
+def test_bisection_finds_the_first_true_value(count: int) -> None:
     for first in range(count + 1):
         assert _smallest(count, lambda place, first=first: place >= first) == (first if first < count else None)
 
@@ -39,7 +39,7 @@ FINE = replace(LISTS, steps=tuple(range(1, 17)), depths=tuple(range(1, 65)))
 
 @pytest.mark.parametrize("candidate", [GRAPH, LISTS])
 @pytest.mark.parametrize("goal", [0.7, 0.95])
-def test_the_effort_reaches_the_goal_and_less_does_not(
+def test_tuned_effort_is_the_smallest_that_reaches_the_goal(
     candidate: Candidate, goal: float, ground: tuple[np.ndarray, Truth]
 ) -> None:
     subject = subject_of(candidate, ground[0])
@@ -54,7 +54,9 @@ def test_the_effort_reaches_the_goal_and_less_does_not(
         assert not reaches(subject.recall(ground[1]), goal)
 
 
-def test_the_quickest_pair_is_taken(ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tune_takes_the_fastest_parameter_pair(
+    ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch
+) -> None:
     subject = subject_of(FINE, ground[0])
     tried: list[dict[str, float]] = []
 
@@ -76,7 +78,7 @@ def test_the_quickest_pair_is_taken(ground: tuple[np.ndarray, Truth], monkeypatc
     assert rate == pytest.approx(len(ground[1].queries) / least)
 
 
-def test_what_cannot_reach_the_goal_is_left_at_its_greatest(ground: tuple[np.ndarray, Truth]) -> None:
+def test_unreachable_goal_leaves_the_largest_effort_set(ground: tuple[np.ndarray, Truth]) -> None:
     candidate = Candidate("coarse", "IVF16,PQ6x4fs,Refine(SQfp16)", 0, "nprobe", (1, 2), (1.0, 2.0))
     subject = subject_of(candidate, ground[0])
     assert tune(subject, candidate, ground[1], 0.99) is None
@@ -84,7 +86,7 @@ def test_what_cannot_reach_the_goal_is_left_at_its_greatest(ground: tuple[np.nda
 
 
 @pytest.mark.parametrize("candidate", [replace(GRAPH, steps=tuple(range(5, 300))), FINE])
-def test_a_descent_goes_from_sure_to_quick(candidate: Candidate, ground: tuple[np.ndarray, Truth]) -> None:
+def test_descent_goes_from_high_recall_to_high_speed(candidate: Candidate, ground: tuple[np.ndarray, Truth]) -> None:
     subject = subject_of(candidate, ground[0])
     goal, fresh = 0.8, 3.0
     found = list(descent(subject, candidate, ground[1], goal, fresh))
@@ -100,7 +102,7 @@ def test_a_descent_goes_from_sure_to_quick(candidate: Candidate, ground: tuple[n
     assert not reaches(recalls[-1], goal, fresh)
 
 
-def test_a_descent_does_not_depend_on_what_is_done_with_its_efforts(
+def test_descent_is_independent_of_the_effort_set_in_between(
     ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Subject, "timed", lambda self, truth: 1 + sum(self.index.effort.values()))
@@ -112,12 +114,12 @@ def test_a_descent_does_not_depend_on_what_is_done_with_its_efforts(
     assert found == list(descent(subject, FINE, ground[1], 0.8, 3.0))
 
 
-def test_of_what_cannot_reach_the_goal_there_is_no_descent(ground: tuple[np.ndarray, Truth]) -> None:
+def test_descent_is_empty_for_an_unreachable_goal(ground: tuple[np.ndarray, Truth]) -> None:
     coarse = replace(LISTS, steps=(1,), depths=(1.0,))
     assert list(descent(subject_of(coarse, ground[0]), coarse, ground[1], 0.9, 3.0)) == []
 
 
-def test_each_step_of_a_descent_is_the_quickest_that_reaches_it(
+def test_each_descent_step_is_the_fastest_for_its_recall(
     ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subject = subject_of(FINE, ground[0])
@@ -136,7 +138,7 @@ def test_times_are_positive(ground: tuple[np.ndarray, Truth]) -> None:
     assert 0 < subject.timed(ground[1]) < 10
 
 
-def test_two_are_timed_in_turns(ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_indexes_are_timed_alternately(ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch) -> None:
     quick, slow = subject_of(GRAPH, ground[0]), subject_of(GRAPH, ground[0])
     asked: list[Subject] = []
 

@@ -19,7 +19,7 @@ METRICS: tuple[Metric, ...] = ("cosine", "l2")
     [(metric, one) for metric in METRICS for one in ladder(ROWS, DIMENSION, metric)],
     ids=lambda one: getattr(one, "name", one),
 )
-def test_each_candidate_is_made_finds_and_has_the_size_it_says(
+def test_every_candidate_builds_searches_and_has_the_estimated_size(
     candidate: Candidate, metric: Metric, tmp_path: Path
 ) -> None:
     # A spectrum that falls, as that of features does: projections are for nothing else.
@@ -39,16 +39,16 @@ def test_each_candidate_is_made_finds_and_has_the_size_it_says(
     assert (tmp_path / "x").stat().st_size > 0.9 * ROWS * candidate.row_bytes
 
 
-def test_lists_grow_with_the_square_root() -> None:
+def test_list_count_grows_with_the_square_root_of_rows() -> None:
     assert [lists_for(rows) for rows in (1, 10_000, 60_000, 1_000_000)] == [4, 128, 256, 1024]
 
 
-def test_odd_dimensions_leave_out_what_does_not_divide() -> None:
+def test_ladder_skips_candidates_whose_codes_do_not_divide_the_dimension() -> None:
     names = [one.name for one in ladder(ROWS, 63, "cosine")]
     assert names == ["flat", "pca8-ivf-pq2-fp16", "pca8-ivf-pq2-8", "hnsw-fp16", "hnsw-8"]
 
 
-def test_codes_are_of_residuals_where_that_costs_nothing() -> None:
+def test_codes_use_residuals_for_inner_products_only() -> None:
     for metric, residual in (("cosine", True), ("ip", True), ("l2", False)):
         for one in ladder(ROWS, DIMENSION, metric):
             assert "x4fs" not in one.factory or ("x4fsr" in one.factory) == residual

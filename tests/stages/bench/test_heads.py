@@ -15,7 +15,7 @@ def small(classes, difficulty):
     return heads.Task(1500, 64, classes, difficulty, 3, 0)
 
 
-def test_made_up_sets_are_easy_or_hard_and_always_the_same():
+def test_synthetic_sets_are_reproducible_and_easy_or_hard():
     accuracy = {}
     for difficulty in heads.SETS:
         features, codes = small(10, difficulty).make()
@@ -52,7 +52,7 @@ def test_the_command_writes_a_table_and_json(tmp_path, capsys):
     assert row["rows"] == 600
 
 
-def test_a_peer_without_an_end_is_stopped_and_counts_as_slower_than_that():
+def test_endless_peer_is_stopped_and_counts_as_slower():
     endless = [sys.executable, "-c", "print('fitting', flush=True); import time; time.sleep(600)"]
     stopped = heads._run("sklearn-svm", endless, 0.2)
     assert stopped["stopped"]

@@ -12,7 +12,7 @@ from featstore.stages.bench.speed import _PEERS, _peers
 from tests.made import write_pictures
 
 
-def test_a_peer_is_at_hand_where_it_is_installed_and_has_the_backbone(monkeypatch):
+def test_only_installed_peers_with_the_backbone_are_listed(monkeypatch):
     there = {"img2vec": find_spec("img2vec_pytorch"), "timm": find_spec("timm")}
     assert peers.at_hand("resnet50") == [name for name, found in there.items() if found is not None]
     assert peers.at_hand("efficientnet_lite9") == []
@@ -21,7 +21,7 @@ def test_a_peer_is_at_hand_where_it_is_installed_and_has_the_backbone(monkeypatc
 
 
 @pytest.mark.slow
-def test_each_has_a_function_that_gives_vectors_of_all_pictures(tmp_path):
+def test_every_peer_returns_vectors_of_all_pictures(tmp_path):
     folder = write_pictures(tmp_path / "pictures", ["a.png", "b.jpg"])
     model = {"folder": str(folder), "backbone": "resnet18", "weights": "random:0"}
     contenders = _peers(list(_PEERS), model, {"device": "cpu", "batch": 2, "precision": "auto"})

@@ -15,7 +15,7 @@ FAKES = "tests.stages.bench.fakes"
 
 
 @pytest.mark.slow
-def test_every_contender_runs_once_a_round_in_a_process_of_its_own_and_the_order_rotates():
+def test_contenders_run_once_per_round_in_own_processes_in_rotating_order():
     told = []
     contenders = [Contender(name, f"{FAKES}:answer", {"rate": rate}) for name, rate in (("a", 2.0), ("b", 3.0))]
     found = alternate(contenders, 3, lambda *each: told.append(each))
@@ -24,14 +24,14 @@ def test_every_contender_runs_once_a_round_in_a_process_of_its_own_and_the_order
     assert len({os.getpid(), *(each.said["process"] for each in found)}) == 3
 
 
-def test_medians_and_shares_are_of_the_rounds():
+def test_medians_and_shares_are_taken_over_rounds():
     one, other = Measured("one", [1, 4, 9], {"engine": "x"}), Measured("other", [2, 4, 3], {})
     assert one.to_dict() == {"name": "one", "median": 4, "least": 1, "greatest": 9, "rates": [1, 4, 9], "engine": "x"}
     # 1/2, 4/4 and 9/3: the ratio of each round, not that of the medians.
     assert one.share_of(other) == 1
 
 
-def test_what_a_contender_fails_at_is_told_with_its_name():
+def test_failing_contender_is_named():
     with pytest.raises(UsageError, match="^the one: not like this$"):
         apart(f"{FAKES}:refuse", {}, "the one")
     with pytest.raises(FeatstoreError, match="^the one: it ended itself with code 3"):

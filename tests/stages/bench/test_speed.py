@@ -15,7 +15,7 @@ from featstore.stages.bench.speed import _shares
 from tests.made import write_pictures
 
 
-def test_a_sample_is_drawn_always_the_same_and_the_unreadable_are_counted(tmp_path):
+def test_sample_is_reproducible_and_unreadable_pictures_are_counted(tmp_path):
     pictures = write_pictures(tmp_path / "pictures", [f"{number}.png" for number in range(9)])
     (pictures / "bad.jpg").write_bytes(b"<html>")
     for name in ("a", "b", "all"):
@@ -38,14 +38,14 @@ def test_without_pictures_the_embedded_photographs_are_taken(tmp_path):
     assert {load_rgb(file.read_bytes()).size for file in tmp_path.iterdir()} == {(640, 427)}
 
 
-def test_nothing_readable_is_the_users_mistake(tmp_path):
+def test_no_readable_picture_is_a_usage_error(tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"<html>")
     (tmp_path / "out").mkdir()
     with pytest.raises(UsageError, match="none of its pictures can be read"):
         gather(tmp_path / "bad.jpg", 2, tmp_path / "out")
 
 
-def test_shares_are_of_the_same_rounds_ceilings():
+def test_shares_use_the_ceiling_of_the_same_round():
     rates = {
         "forward, torch": [10, 20, 30],
         "decoding, exact": [40, 20, 30],
@@ -107,7 +107,7 @@ def test_every_part_is_measured_and_accounted_for(in_this_process, tmp_path, mon
     assert not list(tmp_path.glob("featstore-*"))
 
 
-def test_what_cannot_be_measured_is_the_users_mistake(in_this_process):
+def test_unmeasurable_requests_are_usage_errors(in_this_process):
     with pytest.raises(UsageError, match="no engine 'abacus' here; there are torch, torch-folded"):
         bench(engines=["abacus"], device="cpu")
     with pytest.raises(UsageError, match="at least 1"):

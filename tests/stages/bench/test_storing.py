@@ -46,7 +46,7 @@ def test_the_command_shows_a_table_or_json(in_this_process, tmp_path):
     assert (report["directory"], report["megabytes"], len(report["contenders"])) == (str(tmp_path), 1, 12)
 
 
-def test_what_cannot_be_measured_is_the_users_mistake(tmp_path):
+def test_unmeasurable_requests_are_usage_errors(tmp_path):
     with pytest.raises(UsageError, match="nowhere: is no folder"):
         bench_store(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="at least 1"):
