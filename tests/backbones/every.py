@@ -1,8 +1,8 @@
-"""Every backbone with every published weights' options: built, cut, run on the meta device where that is possible.
+"""Build, cut and run every backbone with the options of all published weights, on the meta device where possible.
 
     python -m tests.backbones.every
 
-takes about a minute; ends with 1 where a dimension differs from the catalogue's or from the output's.
+takes about a minute; exits with 1 if a dimension differs from the catalogue or from the output.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from featstore.backbones import architectures, base
 from featstore.backbones.catalogue import _DIMENSIONS
 
 TOO_LARGE_FOR_THE_CPU = 300_000_000
-"""Parameters beyond which a network that cannot be on the meta device is not run."""
+"""Maximum parameters of a network to run on the CPU, if it cannot run on the meta device."""
 
 
 def main() -> int:

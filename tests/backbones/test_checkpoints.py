@@ -120,7 +120,7 @@ def test_rejects_mismatched_checkpoints_in_one_line(change: Any, words: str, sta
 
 
 class Payload:
-    """What a stranger would put into a pickle."""
+    """An object whose unpickling runs code, as an attacker would write it."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -141,7 +141,7 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
     assert not target.exists()
     pickle.loads((tmp_path / "bare.pth").read_bytes())
-    assert target.exists()  # the payload works where pickle is trusted
+    assert target.exists()  # the payload does run if pickle is trusted
 
 
 def test_rejects_a_tensor_larger_than_its_file(state: State, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_state_dict_has_the_reference_packages_names() -> None:
     assert set(efficientnet_lite.EfficientNetLite0().state_dict()) == set(state)
 
 
-def test_stated_parameters_and_dimension_are_correct() -> None:
+def test_stated_parameters_dimension_and_digest_are_correct() -> None:
     network = efficientnet_lite.EfficientNetLite0()
     assert sum(parameter.numel() for parameter in network.parameters()) == efficientnet_lite.PARAMETERS
     assert network._fc.in_features == efficientnet_lite.DIMENSION

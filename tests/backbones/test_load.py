@@ -98,7 +98,7 @@ def test_inception_with_trained_weights_transforms_its_input(tmp_path: Path) -> 
     trained = load_backbone("inception_v3", str(tmp_path / "mine.pth")).module
     assert trained.transform_input is True
     assert trained.AuxLogits is None
-    # What torchvision's constructor without weights does.
+    # As torchvision's constructor does without weights.
     assert load_backbone("inception_v3", "random:0").module.transform_input is False
 
 

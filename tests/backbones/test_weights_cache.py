@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine: what is right, damaged, missing, and what lies in the cache already."""
+"""Downloads from a local server: intact, damaged, missing and already cached files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad files: each gives pixels or a DecodeFailure that a person understands; nothing else comes out."""
+"""Bad files: each gives pixels or a DecodeFailure with a clear message, and no other exception."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WHOLE["interlaced-like GIF"] = encode(photograph(1, 60, 44).convert("P"), "GIF",
 
 
 def attempt(data: bytes) -> NDArray[np.uint8] | DecodeFailure:
-    """Return the pixels or the failure; anything else that comes out is an error of the test."""
+    """Return the pixels or the DecodeFailure; any other exception fails the test."""
     try:
         return decode(data, SMALL)
     except DecodeFailure as failure:
@@ -33,7 +33,7 @@ def attempt(data: bytes) -> NDArray[np.uint8] | DecodeFailure:
 
 
 def outcome(data: bytes) -> str:
-    """Return "pixels" or the reason of the failure, checked."""
+    """Check the outcome of decoding; return "pixels" or the reason of the failure."""
     result = attempt(data)
     if isinstance(result, DecodeFailure):
         assert result.reason in REASONS
@@ -50,7 +50,7 @@ def test_truncated_pictures_are_failures(kind: str, capfd: pytest.CaptureFixture
     whole = decode(data, SMALL)
     for length in range(0, len(data), max(1, len(data) // 200)):
         if outcome(data[:length]) == "pixels":
-            # Only an end that carries no pixels may be missing.
+            # Only trailing bytes without pixels may be missing.
             np.testing.assert_array_equal(attempt(data[:length]), whole, err_msg=f"cut at {length} of {len(data)}")
     assert capfd.readouterr() == ("", "")
 

@@ -56,7 +56,7 @@ def test_other_formats(kind: str) -> None:
     assert levels_apart(encode(image, "JPEG" if kind == "CMYK" else kind), Preprocessing(64, 56)) <= 1
 
 
-def test_unsupported_interpolations_use_the_reference_decoder() -> None:
+def test_unsupported_resizes_use_the_reference_decoder() -> None:
     thin = encode(photograph(2, 60, 40).resize((1, 5000)))
     assert levels_apart(thin, Preprocessing(64, 56)) == 0
     assert levels_apart(encode(photograph(2, 60, 40)), Preprocessing(64, 56, "lanczos")) == 0

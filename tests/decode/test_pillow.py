@@ -1,4 +1,4 @@
-"""The reference decoder on good pictures: equal to torchvision, and each documented reading."""
+"""The reference decoder on valid pictures: equal to torchvision, and following every documented rule."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ UPRIGHT = np.zeros((40, 60, 3), np.uint8)
 UPRIGHT[:20, :30] = (255, 0, 0)
 UPRIGHT[:20, 30:] = (0, 255, 0)
 UPRIGHT[20:, :30] = (0, 0, 255)
-# What a camera stores for each EXIF orientation of the same upright scene.
+# How a camera stores the same upright scene for each EXIF orientation.
 STORED = {
     1: UPRIGHT,
     2: UPRIGHT[:, ::-1],

@@ -1,10 +1,10 @@
-"""Checks and speeds of the CUDA engines, for a machine that has a device.
+"""Check the CUDA engines and measure their speed, on a machine with a CUDA device.
 
     python -m tests.engines.on_cuda [BACKBONE] [WEIGHTS]
 
-For each engine and precision: drift from the plain reference on the CPU, batches in flight against batches one by
-one, halving when a block does not fit, pictures a second with pixels on the host, and the bare graph alone. Ends with
-1 where an exact engine is not exact or a batch comes back changed.
+For each engine and precision: drift from the plain reference on the CPU; equality of batches in flight and batches one
+by one; halving of blocks that do not fit; pictures per second with pixels on the host, and of the graph alone. Exits
+with 1 if an exact engine is not exact or a batch differs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ KINDS = (
 
 
 def rate(engine: Engine, pictures: np.ndarray, seconds: float = 5.0) -> float:
-    """Return pictures a second with ``in_flight`` batches under way."""
+    """Return pictures per second with ``in_flight`` batches in flight."""
     engine(pictures)
     pending, done, start = [], 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
@@ -44,7 +44,7 @@ def rate(engine: Engine, pictures: np.ndarray, seconds: float = 5.0) -> float:
 
 
 def bare_rate(engine: CudaEngine, seconds: float = 5.0) -> float:
-    """Return pictures a second of the graph alone, pixels on the device already."""
+    """Return pictures per second of the graph alone, with the pixels already on the device."""
     count, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
         for _ in range(10):

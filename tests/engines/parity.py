@@ -1,9 +1,9 @@
-"""The plain path against torchvision's own: its model in eval mode, its transforms, one image at a time.
+"""Compare the plain engine with torchvision: its model in eval mode, its transforms, one image at a time.
 
     python -m tests.engines.parity FOLDER
 
-compares on the first 100 pictures of FOLDER, for several backbones, and ends with 1 unless every one agrees and
-every control (another normalisation, BGR, another resize) fails the same check.
+compares several backbones on the first 100 pictures of FOLDER. Exits with 1 unless all backbones agree and all controls
+(wrong normalisation, BGR, wrong resizing) fail the same check.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BACKBONES = {
 
 
 def before_last_layer(network: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return a function that gives what the last linear layer of an untouched network receives."""
+    """Return a function that computes the input of the last linear layer of an unmodified network."""
     received: list[torch.Tensor] = []
     last = [module for module in network.modules() if isinstance(module, torch.nn.Linear)][-1]
     last.register_forward_pre_hook(lambda _, inputs: received.append(inputs[0]))
@@ -93,7 +93,7 @@ def plain_path(backbone: Backbone, files: list[bytes], *, bgr: bool = False, bat
 
 
 def wrong_preprocessings(right: Preprocessing) -> dict[str, Preprocessing]:
-    """Return preprocessings that look harmless and are wrong."""
+    """Return plausible but wrong preprocessings, as controls."""
     imagenet = right.mean[0] == 0.485
     normalised = dataclasses.replace(right, mean=(0.5,) * 3, std=(0.5,) * 3) if imagenet else None
     return {
@@ -107,7 +107,7 @@ def wrong_preprocessings(right: Preprocessing) -> dict[str, Preprocessing]:
 
 
 def compare(name: str, weights: str | None, files: list[bytes], *, controls: bool = True) -> dict[str, float]:
-    """Return the greatest difference, in standard deviations, of the plain path and of each control."""
+    """Return the largest difference from the reference, in standard deviations, for the plain engine and each control."""
     backbone, reference = load_backbone(name, weights), reference_of(name)
     images = [ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB") for data in files]
     expected = np.stack([reference(image) for image in images])
@@ -121,7 +121,7 @@ def compare(name: str, weights: str | None, files: list[bytes], *, controls: boo
 
 
 def agrees(result: dict[str, float]) -> bool:
-    """Return whether the plain path passes and every control fails."""
+    """Return whether the plain engine passes and every control fails."""
     return result["plain"] <= EXACT and all(value > EXACT for name, value in result.items() if name != "plain")
 
 

@@ -1,4 +1,4 @@
-"""CUDA: what can be told without a device; ``python -m tests.engines.on_cuda`` checks the rest on one."""
+"""CUDA tests that need no device; ``python -m tests.engines.on_cuda`` checks the rest on a device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every engine has to do, and how far it may be from the reference."""
+"""Requirements on every engine, including its maximum distance from the reference."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS = [
     ("torch", "fp32"),
     ("torch-folded", "fp32"),
     ("openvino", "fp32"),
-    # Most processors compute bfloat16 in software: minutes instead of seconds.
+    # Most processors emulate bfloat16 in software, which takes minutes instead of seconds.
     pytest.param(("torch-folded", "bf16"), marks=pytest.mark.slow),
     pytest.param(("openvino", "bf16"), marks=pytest.mark.slow),
 ]
@@ -65,7 +65,7 @@ def test_submitted_batches_keep_their_order_and_sizes(engine: Engine, pictures: 
     for size in sizes:
         batch = pictures[:size].copy()
         pending.append(engine.submit(batch))
-        batch[:] = 0  # what was submitted belongs to the engine
+        batch[:] = 0  # the caller may overwrite submitted pictures
     for features, one, size in zip(expected, pending, sizes, strict=True):
         assert one.result().shape == (size, engine.dimension)
         assert one.result().dtype == np.float32
@@ -114,7 +114,7 @@ def test_openvino_refuses_pictures_of_another_size(backbone: Backbone) -> None:
 
 
 @pytest.mark.slow
-def test_auto_chooses_an_exact_engine_on_the_cpu(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_prefers_openvino_on_the_cpu(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_engine(backbone, device="cpu").name == "openvino"
     monkeypatch.setattr(opening.openvino, "available", lambda: False)
     without = open_engine(backbone, device="cpu")

@@ -72,7 +72,7 @@ def test_int8_depends_only_on_the_backbone() -> None:
         ({"precision": "int8-s16"}, "asked for"),
     ],
 )
-def test_int8_is_used_only_on_request(options: dict[str, str], words: str, backbone: Backbone) -> None:
+def test_int8_requires_its_own_engine(options: dict[str, str], words: str, backbone: Backbone) -> None:
     with pytest.raises(UsageError, match=words):
         open_engine(backbone, device="cpu", **options)
 

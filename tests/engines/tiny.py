@@ -1,4 +1,4 @@
-"""A backbone that is built and compiled in no time: two convolutions and a residual addition."""
+"""A tiny backbone that builds and compiles quickly: two convolutions and a residual addition."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Tiny(nn.Module):
 
 
 def tiny_backbone() -> Backbone:
-    """Return it with the same random weights every time, for pictures of 32 x 32; d = 8."""
+    """Return the tiny backbone with fixed random weights, for pictures of 32 x 32; d = 8."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         module = Tiny().eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""What libhdf5 writes through: nothing fails under it, what the disk answers is told when asked, and syncs begin early."""
+"""The file object for libhdf5: it hides write errors from libhdf5, raises them afterwards, and syncs early."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_rejects_sealed_files_of_another_kind(tmp_path):
 
 
 def forged(path, **changes):
-    """Give the file at ``path`` a header that says something else, with a checksum that fits: what a stranger can do."""
+    """Write a changed header with a matching checksum into the file at ``path``, as an attacker could."""
     header = sealed.read_header(path)
     size = header.pop("header_bytes")
     header["arrays"]["x"].update(changes)

@@ -8,6 +8,6 @@ from threadpoolctl import threadpool_limits
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """The made-up problems are small: more threads than free cores would only wait for each other."""
+    """Use one thread: the synthetic problems are small, and more threads than free cores would wait for each other."""
     with threadpool_limits(1):
         yield

@@ -1,4 +1,4 @@
-"""Made-up features for the tests: Gaussian classes, seeded."""
+"""Synthetic features for the tests: Gaussian classes with a fixed seed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def blobs(
     seed: int = 0,
     dtype: Any = np.float32,
 ) -> tuple[NDArray[Any], NDArray[np.str_]]:
-    """Return (features (rows, dimension), labels (rows,)), columns of very different scale and offset."""
+    """Return (features (rows, dimension), labels (rows,)); columns have very different scales and offsets."""
     random = np.random.default_rng(seed)
     codes = np.arange(rows) % classes
     centres = random.standard_normal((classes, dimension)) * apart

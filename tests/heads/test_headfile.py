@@ -109,7 +109,7 @@ def test_load_detects_any_changed_byte(kind, tmp_path):
 
 
 def forge(path, arrays, description):
-    """A stranger's head: whatever it claims, its checksums are right."""
+    """Write a manipulated head with valid checksums, as an attacker could."""
     sealed.write(path, headfile.KIND, arrays, description)
 
 

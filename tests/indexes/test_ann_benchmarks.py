@@ -68,7 +68,7 @@ def test_write_rejects_unsupported_requests(tmp_path: Path) -> None:
         ({"distance": "jaccard"}, "neither angular nor euclidean"),
     ],
 )
-def test_read_rejects_files_of_other_formats(tmp_path: Path, change: dict[str, object], message: str) -> None:
+def test_read_rejects_malformed_files(tmp_path: Path, change: dict[str, object], message: str) -> None:
     parts = {"train": np.zeros((20, 4)), "test": np.ones((2, 4)), "neighbors": np.zeros((2, 3), int)}
     parts = {**parts, "distances": np.zeros((2, 3)), "distance": "angular", **change}
     with h5py.File(tmp_path / "x", "w") as file:
@@ -80,7 +80,7 @@ def test_read_rejects_files_of_other_formats(tmp_path: Path, change: dict[str, o
         read_ann_benchmark(tmp_path / "x")
 
 
-def test_read_rejects_links_to_other_files(tmp_path: Path) -> None:
+def test_read_rejects_damaged_and_missing_files(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     with pytest.raises(UsageError, match="no file of ann-benchmarks"):
         read_ann_benchmark(tmp_path / "x")

@@ -62,7 +62,8 @@ def test_higher_recall_costs_more_effort() -> None:
 
 
 def test_crops_of_one_picture_are_held_out_together() -> None:
-    # Eleven near copies of each picture: two thirds of at most 60 pictures give the label, eight copies of each ask.
+    # Eleven near copies of each picture: at most 60 pictures are held out with eight queries each; two thirds are
+    # measured.
     pictures = clusters(300, 16, centres=300)
     vectors = np.repeat(pictures, 11, axis=0) + 1e-3 * clusters(3300, 16, seed=1)
     groups = np.repeat(np.arange(300), 11)

@@ -154,7 +154,7 @@ def test_smaller_codes_are_tried_only_if_memory_requires(vectors: np.ndarray) ->
     )
     for memory, outcomes in (
         (None, ["chosen", "not needed: hnsw fits in memory"]),
-        # The larger would fit, but then building it would not.
+        # The larger index itself would fit, but building it would not.
         (
             ROWS * 190,
             ["needs some 2,256,000 bytes where 2,280,000 are allowed, a tenth of them for building it", "chosen"],
@@ -177,7 +177,7 @@ def test_growth_is_measured_against_the_store(vectors: np.ndarray) -> None:
     assert index.info()["measured_rows"] == ROWS + 1000
     assert index.info()["contract"]["holds"]
     assert index.recall.queries == 1000
-    # Another truth than the index's own rows: what it cannot know is missed.
+    # The truth has rows that are not in the index; these count as misses.
     assert check_contract(index, vectors[ROWS + 1000 :], vectors[:ROWS], np.arange(ROWS) * 2 + 10**9).value == 0
     index.set_recall(Recall(0.8, 0.79, 0.81, 10, 1000, "held-out"))
     assert not index.info()["contract"]["holds"]

@@ -44,8 +44,8 @@ def test_too_few_queries_leave_the_contract_undecided(low: float, high: float, v
 def test_growth_queries_are_new_rows_without_old_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     new = np.arange(1000) >= 500
     groups = np.arange(1000)
-    groups[500:600] = np.arange(100)  # copies of old ones
-    groups[600:700:2] = groups[601:700:2]  # pairs among the new
+    groups[500:600] = np.arange(100)  # copies of old rows
+    groups[600:700:2] = groups[601:700:2]  # pairs of copies among the new rows
     assert draw_queries(new, groups, 0).tolist() == list(range(600, 1000))
     monkeypatch.setattr(defaults, "CHECK_QUERIES", 120)
     drawn = draw_queries(new, groups, 0)

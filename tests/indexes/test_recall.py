@@ -37,7 +37,7 @@ def test_recall_with_fewer_neighbours_than_k() -> None:
 
 @pytest.mark.parametrize("together", [0.0, 1.0])
 def test_recall_interval_covers_the_true_recall(together: float) -> None:
-    # Neighbours of a query fail independently (0) or as one (1): the interval has to hold in both cases.
+    # Neighbours of a query are missed independently (0) or together (1); the interval must be valid in both cases.
     random = np.random.default_rng(5)
     covered, widths = 0, []
     for _ in range(400):
@@ -77,7 +77,7 @@ def of_share(share: float, count: int) -> Recall:
 
 
 def test_aims_include_the_recall_that_just_passes() -> None:
-    """Fresh queries confirm the surest aim and refute the quickest, whatever tuning's luck was."""
+    """Fresh queries confirm the highest aim and reject the lowest one, for any sampling error of tuning."""
     random = np.random.default_rng(0)
     goal, tuning, fresh = 0.9, 400, 1200
     above, aimed = np.split(aims(of_share(0.92, tuning), goal, fresh / tuning), [4])

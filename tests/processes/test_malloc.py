@@ -18,6 +18,6 @@ def test_keep_memory_stops_malloc_returning_memory() -> None:
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     if platform.libc_ver()[0] == "glibc":
         assert answer[0] == "True"
-        assert int(answer[1]) < 2000  # ten times 8192 pages where memory goes back to the kernel
+        assert int(answer[1]) < 2000  # ten times 8192 pages if memory is returned to the kernel
     else:
         assert answer[0] == "False"

@@ -1,4 +1,4 @@
-"""A child with limits: answers and errors come back, deaths are told apart, and it can write nothing."""
+"""The sandboxed child: it returns results and errors, reports how it died, and cannot write files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conditions of every kind, how they are written, and what they say of a row by their definition."""
+"""Random conditions, their text, and their value for a row by the definition."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def written(condition: Condition) -> str:
 
 
 def said(condition: Condition, row: dict[str, Any]) -> bool | None:
-    """What ``condition`` says of ``row``, by the definition: True, False, or None for unknown."""
+    """Evaluate ``condition`` for ``row`` by the definition: True, False, or None for unknown."""
     match condition:
         case Not(part):
             return {True: False, False: True, None: None}[said(part, row)]
@@ -97,6 +97,6 @@ def said(condition: Condition, row: dict[str, Any]) -> bool | None:
             ]
             if kinds[0] is not kinds[1]:
                 return {"==": False, "!=": True}.get(operation)
-            # The one place where a condition of this kind may be evaluated as code is its test.
+            # Only this test may evaluate a condition as Python code.
             return eval("value " + operation + " other", {"value": value, "other": other})
     raise AssertionError(condition)

@@ -100,7 +100,7 @@ def test_any_text_parses_or_raises_usage_error(text: str) -> None:
 
 
 @given(st.text("ab*?", max_size=6), st.text("ab*?\n", max_size=8))
-def test_globs_match_like_fnmatch(pattern: str, text: str) -> None:
+def test_globs_match_like_regular_expressions(pattern: str, text: str) -> None:
     expression = "".join({"*": "(?s:.*)", "?": "(?s:.)"}.get(one, one) for one in pattern)
     assert glob(text, pattern) == (re.fullmatch(expression, text) is not None)
 

@@ -14,7 +14,7 @@ from tests.where.made import COLUMNS, CONDITIONS, VALUES, said, written
 
 
 class Table:
-    """What rows_where asks of a store, over columns of any values."""
+    """The part of a store's interface that rows_where uses, over columns of any values."""
 
     def __init__(self, columns: dict[str, list[object]]) -> None:
         self.path, self.keys, self._columns = "table", columns["key"], columns

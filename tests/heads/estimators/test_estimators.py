@@ -1,4 +1,4 @@
-"""One contract suite for every head: scikit-learn's own checks, and what featstore promises on top."""
+"""Contract tests for every head: scikit-learn's own checks and featstore's additional guarantees."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ every_head = pytest.mark.parametrize("head", HEADS, ids=lambda head: type(head).
 
 
 def applicable_checks():
-    """Yield scikit-learn's checks of each head, but the one for array API input, which heads do not claim to take."""
+    """Yield scikit-learn's checks of each head, except the one for array API input, which heads do not support."""
     for head in [*HEADS, LogisticHead(C=1.0), KernelSVMHead(C=1.0, gamma=0.1, exact_rows=10, landmarks=20)]:
         for estimator, check in estimator_checks_generator(head):
             name = check.func.__name__ if isinstance(check, functools.partial) else check.__name__
@@ -62,7 +62,7 @@ def test_same_seed_gives_bit_identical_heads(head):
 
 @every_head
 def test_groups_share_a_fold(head):
-    # Every row twice under two labels in proportion 1:0, so that only torn groups would leak.
+    # Every row appears twice with the same random label, so that only split groups would leak.
     random = np.random.default_rng(0)
     X = np.repeat(random.standard_normal((150, 6)), 2, axis=0).astype(np.float32)
     y = np.repeat(random.integers(0, 2, 150), 2)
@@ -108,7 +108,7 @@ def test_works_in_a_pipeline_and_with_text_labels(head):
 def test_fit_rejects_unusable_data_in_one_line(head, spoil, message):
     X, y = spoil(*blobs(60, 8, 3))
     if message is None and not isinstance(head, KernelSVMHead):
-        # Constant features carry nothing, but the prior is learned without an error.
+        # Constant features carry no information, but fitting succeeds and learns the class prior.
         assert np.isfinite(clone(head).fit(X, y).predict_proba(X)).all()
         return
     with pytest.raises(DataError, match=message or "all features are constant") as caught:
@@ -155,7 +155,7 @@ def test_bad_class_weights_are_refused(head, weight):
 
 
 @pytest.mark.parametrize("head", [LogisticHead(), LinearSVMHead(), KernelSVMHead(Cs=(1.0, 10.0), gammas=(1.0,))])
-def test_zero_class_weight_equals_leaving_the_class_out(head):
+def test_class_of_zero_weight_is_never_predicted(head):
     X, y = blobs(240, 6, 3, apart=1.5, seed=7)
     weighted = clone(head).set_params(class_weight={"class 2": 0.0}).fit(X, y)
     assert set(weighted.predict(X)) == {"class 0", "class 1"}

@@ -18,7 +18,7 @@ def test_exact_head_reaches_the_optimum_of_the_kernel_problem():
     sign = np.where(y == 1, 1.0, -1.0)
 
     def objective(parameters):
-        """0.5 a'Ka + C sum max(0, 1 - y f)^2, in the dual weights a and the intercept."""
+        """Return 0.5 a'Ka + C sum max(0, 1 - y f)^2, for dual weights a and the intercept."""
         a, b = parameters[:-1], parameters[-1]
         f = kernel @ a + b
         slack = np.maximum(0, 1 - sign * f)

@@ -76,7 +76,7 @@ def test_columns_sharing_an_inverse_equal_columns_solved_separately(weights):
     kernel = features @ features.T / 30
     problems = [Problem(C, fold) for C in (0.001, 0.1, 10.0) for fold in (1, None)]
     together = dual.solve(kernel, Labels(codes, folds, weights), problems)
-    # Most rows are inside the margin at the smallest C and few at the largest: both ways to solve are taken.
+    # Most rows are inside the margin for the smallest C, few for the largest: this covers both ways to solve.
     inside = [(np.eye(4)[codes] * 2 - 1) * solution.decisions < 1 for solution in together]
     assert inside[0].mean() > 0.9
     assert inside[-1].mean() < 0.5
@@ -89,7 +89,7 @@ def test_columns_sharing_an_inverse_equal_columns_solved_separately(weights):
 
 
 class _BinaryLabels(Labels):
-    """One class against the rest, each row with the weight that its class has among all."""
+    """Labels of one class against the rest; each row keeps the weight of its original class."""
 
     def __init__(self, codes, folds, class_weights, row_weights):
         super().__init__(codes, folds, class_weights)

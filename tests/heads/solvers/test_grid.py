@@ -23,7 +23,7 @@ def made(rows, dimension, classes, *, folds=3, weights=None, dtype=np.float64, m
 
 
 def sklearn_objective(z, codes, C, weights, intercept, classes):
-    """0.5 ||W||^2 + C * sum of log losses, written down independently."""
+    """Return 0.5 ||W||^2 + C * sum of log losses, as an independent implementation."""
     decisions = z @ weights + intercept
     if classes == 2:
         losses = np.logaddexp(0, decisions[:, 0]) - codes * decisions[:, 0]

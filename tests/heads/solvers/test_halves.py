@@ -12,7 +12,7 @@ def test_widen_is_exact_for_every_finite_float16():
     finite = EVERY[np.isfinite(EVERY)].reshape(-1, 8)
     wide = widen(finite)
     assert wide.dtype == np.float32
-    # By their bits: -0 stays -0.
+    # Compare bits, so that -0 must stay -0.
     np.testing.assert_array_equal(wide.view(np.uint32), finite.astype(np.float32).view(np.uint32))
 
 

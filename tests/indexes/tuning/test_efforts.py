@@ -66,7 +66,8 @@ def test_tune_takes_the_fastest_parameter_pair(
 
     monkeypatch.setattr(Subject, "timed", timed)
     rate = tune(subject, FINE, ground[1], 0.7)
-    # Those that are timed need less of the one and more of the other than the one before; they take turns.
+    # Each timed pair has a smaller first and a larger second parameter than the previous one; they are timed
+    # alternately.
     pairs = [tuple(effort.values()) for effort in tried]
     front = pairs[: pairs.index(pairs[0], 1)]
     assert 1 < len(front) <= 8
@@ -144,7 +145,7 @@ def test_two_indexes_are_timed_alternately(ground: tuple[np.ndarray, Truth], mon
 
     def timed(subject: Subject, truth: Truth) -> float:
         asked.append(subject)
-        # The machine gets slower by and by; whoever is timed first must not seem the quicker for it.
+        # Simulate a machine that gets slower: the index that is timed first must not seem faster.
         return (1.0 if subject is quick else 2.0) * (1 + len(asked) / 10)
 
     monkeypatch.setattr(Subject, "timed", timed)

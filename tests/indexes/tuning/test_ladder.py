@@ -22,7 +22,7 @@ METRICS: tuple[Metric, ...] = ("cosine", "l2")
 def test_every_candidate_builds_searches_and_has_the_estimated_size(
     candidate: Candidate, metric: Metric, tmp_path: Path
 ) -> None:
-    # A spectrum that falls, as that of features does: projections are for nothing else.
+    # A decaying spectrum, like that of features; projections are useless without it.
     vectors = clusters(ROWS, DIMENSION) / np.sqrt(np.arange(1, DIMENSION + 1, dtype=np.float32))
     if metric == "cosine":
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -34,7 +34,7 @@ def test_every_candidate_builds_searches_and_has_the_estimated_size(
     _, found = index.search(vectors[:50], 1)
     assert (found[:, 0] == np.arange(50)).mean() > 0.7
     index.write(tmp_path / "x")
-    # An upper bound, and no more than what does not grow with the rows above the size.
+    # An upper bound that exceeds the real size by at most the part that does not grow with the rows.
     assert (tmp_path / "x").stat().st_size <= candidate.file_bytes(ROWS)
     assert (tmp_path / "x").stat().st_size > 0.9 * ROWS * candidate.row_bytes
 

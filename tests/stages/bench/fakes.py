@@ -1,4 +1,4 @@
-"""What the rounds are tried on, in processes of their own."""
+"""Contender functions for the tests of rounds; they run in separate processes."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from featstore.errors import UsageError
 
 
 def answer(*, rate: float) -> dict[str, object]:
-    """Return a rate, and the process that computed it; a library's chatter does not disturb."""
+    """Return a rate and the process id, after printing to stdout as libraries may do."""
     print("chatter")
     return {"rate": rate, "process": os.getpid()}
 
 
 def refuse() -> None:
-    """Find fault with the request."""
+    """Raise an error about the request."""
     raise UsageError("not like this")
 
 
 def vanish() -> None:
-    """End without an answer."""
+    """Exit without an answer."""
     os._exit(3)
 
 
 def linger(*, path: str) -> None:
-    """Lock a file, say so in it, and stay for longer than any test may take."""
+    """Lock a file, write a mark into it, and sleep longer than any test."""
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write("locked")

@@ -1,4 +1,4 @@
-"""The peers themselves are an extra that CI does not install; what is measured of them is tested where they are."""
+"""Tests of the peers. CI does not install these libraries; the measurements are tested only where they are installed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_every_peer_returns_vectors_of_all_pictures(tmp_path):
     at_hand = {_PEERS[name] for name in peers.at_hand("resnet18")}
     for contender in contenders:
         if contender.name in at_hand:
-            # As the command does: timm's loader forks, which a process with threads should not.
+            # Use a fresh process, as the command does: timm's loader forks, which is unsafe in a process with threads.
             found = apart(contender.function, contender.arguments, contender.name)
             assert found["rate"] > 0
             assert found["dimension"] == 512

@@ -27,7 +27,7 @@ def test_contenders_run_once_per_round_in_own_processes_in_rotating_order():
 def test_medians_and_shares_are_taken_over_rounds():
     one, other = Measured("one", [1, 4, 9], {"engine": "x"}), Measured("other", [2, 4, 3], {})
     assert one.to_dict() == {"name": "one", "median": 4, "least": 1, "greatest": 9, "rates": [1, 4, 9], "engine": "x"}
-    # 1/2, 4/4 and 9/3: the ratio of each round, not that of the medians.
+    # The median of the ratios 1/2, 4/4 and 9/3 per round, not the ratio of the medians.
     assert one.share_of(other) == 1
 
 
@@ -48,5 +48,5 @@ def test_a_contender_ends_with_the_process_that_measures(tmp_path):
     process.kill()
     process.wait()
     with open(lock) as file:
-        # Had to be waited for for an hour, if the contender went on.
+        # The lock would be held for an hour if the contender went on.
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -26,7 +26,7 @@ def test_sample_is_reproducible_and_unreadable_pictures_are_counted(tmp_path):
     drawn = [[file.read_bytes() for file in sorted((tmp_path / name).iterdir())] for name in "ab"]
     assert drawn[0] == drawn[1]
     assert len(drawn[0]) == 4
-    # More than there are: each of the nine, and then again from the first.
+    # More than the nine that exist: all nine, then again from the first.
     assert gather(pictures, 12, tmp_path / "all") == (9, 1)
     every = [file.read_bytes() for file in sorted((tmp_path / "all").iterdir())]
     assert len(set(every)) == 9
@@ -55,7 +55,7 @@ def test_shares_use_the_ceiling_of_the_same_round():
     measured = {name: Measured(name, [float(rate) for rate in found], {}) for name, found in rates.items()}
     shares = _shares(measured, on_cpu=True)
     assert shares["forward, torch"] == {"times_tutorial": 5}
-    # Together they leave 8, 10 and 15; on a GPU the slower one bounds: 10, 20, 30.
+    # Sharing processors the ceilings are 8, 10 and 15; on a GPU the slower part is the ceiling: 10, 20, 30.
     expected = {"times_tutorial": 2, "of_forward": 0.5, "of_ceiling": 1}
     assert shares["end to end, torch, exact"] == pytest.approx(expected)
     assert _shares(measured, on_cpu=False)["end to end, torch, exact"]["of_ceiling"] == pytest.approx(0.5)
@@ -64,7 +64,7 @@ def test_shares_use_the_ceiling_of_the_same_round():
 @pytest.mark.slow
 def test_every_part_is_measured_and_accounted_for(in_this_process, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    # Those of the user's machine may be installed here or not; they have a test of their own.
+    # Peer libraries may or may not be installed here; they have a test of their own.
     monkeypatch.setattr(peers, "at_hand", lambda backbone: [])
     result = CliRunner().invoke(
         featstore,

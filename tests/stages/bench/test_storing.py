@@ -23,7 +23,7 @@ def test_shards_are_measured_against_plain_files(in_this_process, tmp_path):
     by_name = {each["name"]: each for each in report["contenders"]}
     assert all(len(each["rates"]) == 2 and min(each["rates"]) > 0 for each in by_name.values())
     for dtype, rows in (("float32", 4096), ("float16", 8192)):
-        # A plain file holds the vectors and nothing else, a shard besides keys and checksums.
+        # A plain file holds only the vectors; a shard also holds keys and checksums.
         assert by_name[f"write {dtype}, plain"]["bytes"] == 1 << 20
         assert by_name[f"write {dtype}, store"]["bytes"] > 1 << 20
         for kind in ("plain", "store"):
