@@ -62,7 +62,7 @@ class Model(Protocol):
 
 
 def decide(model: Model, X: Features) -> NDArray[Any]:
-    """Return decision values (n, c) of all rows of an array or block source. Raises DataError as ``iterate``."""
+    """Return decision values (n, c) of all rows of an array or block source. Raises DataError as ``iterate`` does."""
     parts = list(decide_blocks(model, X))
     if not parts:
         return np.zeros((0, 1 if model.classes == 2 else model.classes), np.float32)
@@ -70,7 +70,7 @@ def decide(model: Model, X: Features) -> NDArray[Any]:
 
 
 def decide_blocks(model: Model, X: Features) -> Iterator[NDArray[Any]]:
-    """Yield decision values (m, c), block by block. Raises DataError as ``iterate``."""
+    """Yield decision values (m, c), block by block. Raises DataError as ``iterate`` does."""
     for block in iterate(X):
         yield model.decide_block(block)
 

@@ -66,14 +66,14 @@ def test_a_download_is_checked_and_kept(server: str) -> None:
 @pytest.mark.parametrize(
     ("path", "digest"), [("net-00000000.pth", "00000000"), (f"short-{DIGEST[:8]}.pth", DIGEST[:8])]
 )
-def test_a_wrong_download_leaves_nothing(server: str, path: str, digest: str) -> None:
+def test_download_with_a_wrong_digest_leaves_no_file(server: str, path: str, digest: str) -> None:
     with pytest.raises(DamagedError, match="cut short or is not the published file") as error:
         fetch("net", entry(f"{server}/{path}", digest))
     assert "\n" not in str(error.value)
     assert left_in_cache() == []
 
 
-def test_a_refused_connection_names_the_alternatives(server: str) -> None:
+def test_refused_connection_error_names_the_alternatives(server: str) -> None:
     port = server.rpartition(":")[2]
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as closed:
         free = closed.server_port

@@ -132,7 +132,7 @@ def test_compressed_text_bomb_uses_little_memory() -> None:
     assert outcome(data) in ("pixels", "corrupt")
 
 
-def test_a_palette_picture_whose_palette_is_missing() -> None:
+def test_missing_palette_gives_pixels_or_a_failure() -> None:
     image = Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4)).convert("P")
     data = encode(image)
     start = data.index(b"PLTE") - 4

@@ -70,7 +70,7 @@ def test_the_crop_of_an_extreme_aspect_ratio_is_within_one_level(monkeypatch: py
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 20_000), (20_000, 1), (1, 1)])
-def test_thin_pictures_have_pixels(width: int, height: int) -> None:
+def test_very_thin_pictures_are_decoded(width: int, height: int) -> None:
     data = encode(Image.new("RGB", (width, height), (10, 200, 30)))
     assert (decode(data, Preprocessing(232, 224)) == (10, 200, 30)).all()
 
@@ -105,7 +105,7 @@ def test_exif_orientation_is_honoured(orientation: int, kind: str) -> None:
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
-def test_an_orientation_that_does_not_exist_counts_as_none(orientation: int) -> None:
+def test_invalid_exif_orientation_is_ignored(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     np.testing.assert_array_equal(pixels(load_rgb(encode(Image.fromarray(UPRIGHT), exif=exif))), UPRIGHT)
@@ -161,7 +161,7 @@ def test_32_bit_integer_tiff(values: list[int], expected: list[int]) -> None:
     assert gray_of(encode(Image.fromarray(np.array([values], np.int32)), "TIFF")).tolist() == [expected]
 
 
-def test_alpha_is_laid_over_white() -> None:
+def test_alpha_is_composited_over_white() -> None:
     rgba = np.array([[[9, 9, 9, 255], [9, 9, 9, 0], [0, 100, 200, 128]]], np.uint8)
     result = pixels(load_rgb(encode(Image.fromarray(rgba))))[0].astype(int)
     assert result[0].tolist() == [9, 9, 9]
@@ -214,7 +214,7 @@ def test_ycck_jpeg() -> None:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_the_first_frame_or_page_counts(kind: str) -> None:
+def test_only_the_first_frame_or_page_is_used(kind: str) -> None:
     frames = [Image.new("RGB", (20, 10), colour) for colour in ((250, 0, 0), (0, 250, 0), (0, 0, 250))]
     options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
     data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)

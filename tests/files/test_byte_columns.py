@@ -22,7 +22,7 @@ def test_byte_columns_round_trip_any_bytes(first: list[bytes], second: list[byte
     assert [taken[row] for row in range(len(taken))] == [everything[row] for row in rows]
 
 
-def test_text_is_encoded_as_file_names_are() -> None:
+def test_text_is_encoded_like_file_names() -> None:
     assert ByteColumn.of(["ä\udcff\n"])[0] == "ä".encode() + b"\xff\n"
 
 
@@ -36,7 +36,7 @@ keys = st.lists(st.binary(max_size=9), max_size=30)
 
 
 @given(keys)
-def test_a_column_gives_back_any_bytes(items):
+def test_stored_column_returns_any_bytes(items):
     column = ByteColumn.of(items)
     assert list(column) == items
     assert [column[i] for i in range(len(items))] == items

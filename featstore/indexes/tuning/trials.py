@@ -57,7 +57,7 @@ class Trial:
     """A row of the table of trials.
 
     ``outcome``: "chosen", "slower" at equal recall, or why not. ``file_bytes``: estimated for the whole index.
-    ``subject``: the index itself where it was timed; it is not part of the table.
+    ``subject``: the index itself, if it was timed; not part of the table.
     """
 
     candidate: Candidate

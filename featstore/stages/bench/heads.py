@@ -243,7 +243,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument(
-        "--patience", type=float, help="stop a peer that takes so many times our seconds: the ratio is more than that"
+        "--patience", type=float, help="stop a peer after this many times our seconds; the ratio is then a lower bound"
     )
     parser.add_argument("--objectives", action="store_true", help="objective and seconds at each C, instead")
     parser.add_argument("--json", help="write the results to this file as well")

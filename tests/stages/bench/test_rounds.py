@@ -39,7 +39,7 @@ def test_failing_contender_is_named():
 
 
 @pytest.mark.slow
-def test_a_contender_ends_with_the_process_that_measures(tmp_path):
+def test_contender_exits_when_its_parent_is_killed(tmp_path):
     lock = tmp_path / "lock"
     code = f"from featstore.stages.bench.rounds import apart; apart('{FAKES}:linger', {{'path': {str(lock)!r}}}, 'x')"
     process = subprocess.Popen([sys.executable, "-c", code])
