@@ -40,8 +40,8 @@ def folds(y: ArrayLike, *, groups: ArrayLike | None = None, count: int, seed: in
     """Return the fold (n,) of each row, 0 to ``count`` - 1, stratified and without splitting groups.
 
     Rows of a class that is in only one fold (a class with one picture or group) get fold -1: they are in every training
-    part and never scored, so that each training part has all classes. Raises DataError: fewer than two folds requested,
-    or no rows left to hold out.
+    part and never scored, so that each training part has all classes.
+    Raises DataError: fewer than two folds requested, or no rows left to hold out.
     """
     if count < 2:
         raise DataError(f"cross-validation needs at least 2 folds, not {count}")
@@ -55,8 +55,8 @@ def folds(y: ArrayLike, *, groups: ArrayLike | None = None, count: int, seed: in
 def one_fold(y: ArrayLike, *, groups: ArrayLike | None = None, fraction: float, seed: int) -> NDArray[np.intp]:
     """Return folds (n,): 0 for one held-out part of ``fraction``, -1 for the rest, as in DINOv2's protocol.
 
-    DINOv2 (Oquab et al. 2023) chooses C on one held-out part and refits on all rows. Raises DataError as ``folds``
-    does.
+    DINOv2 (Oquab et al. 2023) chooses C on one held-out part and refits on all rows.
+    Raises DataError as ``folds`` does.
     """
     if not 0 < fraction < 1:
         raise DataError(f"the held-out fraction must lie between 0 and 1, not {fraction}")

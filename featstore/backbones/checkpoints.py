@@ -97,8 +97,8 @@ def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def fill(network: nn.Module, state: dict[str, Tensor], origin: str, name: str, classifier: str) -> None:
     """Put ``state`` into the cut ``network`` in float32, in place.
 
-    Entries of the ``classifier`` and of auxiliary heads are ignored. Raises UsageError naming the first entries that
-    are missing, unexpected, or of the wrong shape.
+    Entries of the ``classifier`` and of auxiliary heads are ignored.
+    Raises UsageError naming the first entries that are missing, unexpected, or of the wrong shape.
     """
     dropped = (f"{classifier}.", "AuxLogits.", "aux1.", "aux2.")
     kept: OrderedDict[str, Tensor] = OrderedDict()

@@ -1,4 +1,4 @@
-"""From the bytes of a picture file to the pixels that a network sees.
+"""Decode picture files to the pixels that a network sees.
 
 All decoders are pure functions of the bytes and the ``Preprocessing``. They are safe in threads and processes, and
 write no warning or message to any stream. The fast decoder needs torch, the reference decoder does not.

@@ -59,8 +59,8 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 def open_picture(data: bytes, max_pixels: int) -> tuple[Image.Image, Image.Transpose | None]:
     """Return the picture file ``data`` as an undecoded image, and the operation that makes it upright.
 
-    Call this inside ``as_failure`` and ``pillow_silent``. Raises DecodeFailure for data that is not a picture or has
-    more than ``max_pixels`` pixels.
+    Call this inside ``as_failure`` and ``pillow_silent``.
+    Raises DecodeFailure for data that is not a picture or has more than ``max_pixels`` pixels.
     """
     image = _open(data)
     width, height = image.size

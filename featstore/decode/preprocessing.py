@@ -34,7 +34,8 @@ class Preprocessing:
     """Resize so that the shorter side has ``resize`` pixels, cut the central ``crop`` x ``crop``, normalise.
 
     ``mean`` and ``std`` are per channel (R, G, B) in units of full brightness: x = (pixel / 255 - mean) / std.
-    The geometry is torchvision's Resize and CenterCrop. Raises UsageError for values that make no sense.
+    The geometry is torchvision's Resize and CenterCrop.
+    Raises UsageError for values that make no sense.
     """
 
     resize: int

@@ -74,8 +74,8 @@ def write(
 
     ``arrays``: numeric arrays of at least one axis, or Blocks for arrays larger than memory; names may contain ``/``
     (HDF5 groups). ``meta``: JSON of any size. ``summary``: small JSON in the header, readable without opening the rest.
-    ``exclusive``: raise FileExistsError if ``path`` exists. Raises DamagedError if the file read back differs from the
-    data given (faulty disk or memory), OSError.
+    ``exclusive``: raise FileExistsError if ``path`` exists.
+    Raises DamagedError if the file read back differs from the data given (faulty disk or memory), OSError.
     """
     text = atomic.canonical_json(dict(meta)).encode()
     if len(text) > _LARGEST_META:

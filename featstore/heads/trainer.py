@@ -71,8 +71,9 @@ def train_head(
     Labels are converted to strings; the classes are stored in natural order (1, 2, 10). ``groups`` (n,): rows of
     the same group share a fold. ``folds``: a number of folds, or a fraction to hold out once. ``options`` are passed to
     the estimator. ``fingerprint`` and ``identity``: those of the store; ``meta``: further JSON to store (split, label
-    version). Raises UsageError: unknown kind, a missing label, one class, a class with one picture, NaN, mismatched
-    shapes, invalid options.
+    version).
+    Raises UsageError: unknown kind, a missing label, one class, a class with one picture, NaN, mismatched shapes,
+    invalid options.
     """
     if kind not in HEADS:
         raise UsageError(f"there is no head {kind!r}; choose one of {', '.join(HEADS)}{did_you_mean(kind, HEADS)}")

@@ -80,8 +80,8 @@ def write_ann_benchmark(
     """Write a file with the rows ``queries`` (q,) of ``vectors`` (n, d) as test and all other rows as train.
 
     ``withheld`` (n,): rows to leave out of train, for example near copies of a query. ``k``: number of exact neighbours
-    of each query. Train is written block by block. Raises UsageError for the inner product, which the format does not
-    support.
+    of each query. Train is written block by block.
+    Raises UsageError for the inner product, which the format does not support.
     """
     if metric not in _DISTANCES:
         raise UsageError(f"files of ann-benchmarks have no metric {metric!r}; choose cosine or l2")

@@ -60,9 +60,9 @@ def shape_of(vectors: Features) -> tuple[int, int]:
 def prepare(block: NDArray[Any], metric: Metric, first_row: int = 0) -> Floats:
     """Return ``block`` (m, d) as contiguous float32, with rows scaled to length 1 if ``metric`` is cosine.
 
-    A zero row stays zero, so its cosine with every vector is 0. Raises UsageError naming the first row (counted from
-    ``first_row``) that holds NaN or infinity. The input is never changed. It is returned itself if it needs no change;
-    rows whose length is 1 within rounding are not scaled again.
+    A zero row stays zero, so its cosine with every vector is 0.
+    Raises UsageError naming the first row (counted from ``first_row``) that holds NaN or infinity. The input is never
+    changed. It is returned itself if it needs no change; rows whose length is 1 within rounding are not scaled again.
     """
     rows = np.ascontiguousarray(block, np.float32)
     if rows.ndim != 2:

@@ -59,8 +59,8 @@ def exact_search(
     """Return the true neighbours of ``queries`` (q, d) in ``vectors`` (n, d): scores (q, k) and rows (q, k).
 
     Scores are cosines or inner products, descending, or for "l2" squared Euclidean distances, ascending.
-    If fewer than ``k`` rows are ``allowed`` (n,), the rest is -1 with score -inf (l2: +inf). Raises UsageError: wrong
-    shapes, NaN or infinity, ``k`` below 1.
+    If fewer than ``k`` rows are ``allowed`` (n,), the rest is -1 with score -inf (l2: +inf).
+    Raises UsageError: wrong shapes, NaN or infinity, ``k`` below 1.
     """
     check_metric(metric)
     check_queries(queries, shape_of(vectors)[1], k)

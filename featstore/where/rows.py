@@ -25,8 +25,9 @@ def rows_where(store: FeatureStore, where: str) -> NDArray[np.bool_]:
     """Return a mask (n,) of the rows of ``store`` that satisfy the condition ``where`` (see featstore.where).
 
     Columns are those of ``store.table()``: key, id, label, split and the metadata. A metadata column named key or id is
-    renamed to key_ or id_. Keys are read block by block. Raises UsageError: a syntax error, an unknown column, or a
-    literal whose type occurs nowhere in its column, such as a number compared with text labels.
+    renamed to key_ or id_. Keys are read block by block.
+    Raises UsageError: a syntax error, an unknown column, or a literal whose type occurs nowhere in its column, such as
+    a number compared with text labels.
     """
     condition = parse(where)
     tests = list(tests_of(condition))

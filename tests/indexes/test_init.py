@@ -1,15 +1,16 @@
 from __future__ import annotations
 
-import featstore.index
 import pytest
+
+import featstore.indexes
 
 
 def test_every_public_name_is_importable() -> None:
-    for name in featstore.index.__all__:
-        assert getattr(featstore.index, name).__name__ == name
-    assert sorted(featstore.index.__all__) == sorted(featstore.index._HOMES)
+    for name in featstore.indexes.__all__:
+        assert getattr(featstore.indexes, name).__name__ == name
+    assert sorted(featstore.indexes.__all__) == sorted(featstore.indexes._HOMES)
 
 
 def test_unknown_names_raise_attribute_error() -> None:
     with pytest.raises(AttributeError, match="nonsense"):
-        _ = featstore.index.nonsense
+        _ = featstore.indexes.nonsense

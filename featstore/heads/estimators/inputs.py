@@ -91,9 +91,9 @@ def assign_folds(codes: NDArray[np.intp], groups: ArrayLike | None, cv: int | fl
 def class_weights(weight: ClassWeight, classes: NDArray[Any], codes: NDArray[np.intp]) -> NDArray[np.float64] | None:
     """Return the weight (k,) of each class, or None if all weights are 1.
 
-    "balanced" is n / (k n_class) over all training rows, as in scikit-learn. Raises DataError if ``class_weight`` is
-    not "balanced", None or a mapping from class to a finite weight >= 0, or if fewer than two classes have a positive
-    weight.
+    "balanced" is n / (k n_class) over all training rows, as in scikit-learn.
+    Raises DataError if ``class_weight`` is not "balanced", None or a mapping from class to a finite weight >= 0, or if
+    fewer than two classes have a positive weight.
     """
     if weight is None:
         return None

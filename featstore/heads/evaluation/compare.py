@@ -53,8 +53,8 @@ def compare(
 
     Each replicate draws the same rows for both heads (Efron and Tibshirani 1993). With ``groups`` (n,) it draws whole
     groups, because copies of a picture are not independent observations. The p-value is twice the share of replicates
-    on the rarer side of zero, and at least 1 / replicates. Raises DataError: mismatched shapes, unknown measures or
-    labels, no rows.
+    on the rarer side of zero, and at least 1 / replicates.
+    Raises DataError: mismatched shapes, unknown measures or labels, no rows.
     """
     unknown = [name for name in measures if name not in NAMES]
     if unknown:

@@ -137,8 +137,8 @@ def evaluate(
     Accuracy has Wilson's score interval (Wilson 1927). The other measures have a percentile bootstrap interval over
     rows (Efron and Tibshirani 1993) with ``replicates`` resamples (default: 1,000; fewer, but at least 200, for more
     than 200,000 probabilities). Averages over classes are macro averages over the classes that have rows. The
-    calibration error is defined as in Guo et al. (2017), with 15 bins of the top probability. Raises DataError: no
-    rows, mismatched shapes, NaN, a label outside the classes.
+    calibration error is defined as in Guo et al. (2017), with 15 bins of the top probability.
+    Raises DataError: no rows, mismatched shapes, NaN, a label outside the classes.
     """
     names = [str(name) for name in classes]
     values = np.asarray(probabilities, np.float64)
@@ -183,8 +183,8 @@ def before_calibration(
 ) -> dict[str, float]:
     """Return the calibration error and log loss without temperature scaling, given the scaled ``probabilities`` (n, k).
 
-    ``scale``: the factor by which the decision values were multiplied. Raises DataError for a label outside
-    ``classes``.
+    ``scale``: the factor by which the decision values were multiplied.
+    Raises DataError for a label outside ``classes``.
     """
     codes = codes_of(y_true, classes)
     measured = Measurer(codes, rescale(np.asarray(probabilities, np.float64), 1 / scale)).measure(np.ones(len(codes)))

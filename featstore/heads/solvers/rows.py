@@ -206,8 +206,8 @@ def prepare(
 ) -> tuple[TrainingRows, Scaler]:
     """Return training rows (copied if the copy fits into ``memory`` bytes) and their scaler.
 
-    All folds share one scaler, measured on all training rows without their labels. Raises DataError as ``iterate``
-    does, and if the numbers of rows and labels differ.
+    All folds share one scaler, measured on all training rows without their labels.
+    Raises DataError as ``iterate`` does, and if the numbers of rows and labels differ.
     """
     scaler, rows, dtype = measure(X, standardize=standardize)
     if rows != len(labels.codes):

@@ -79,16 +79,12 @@ def ladder(rows: int, dimension: int, metric: Metric) -> Iterator[Candidate]:
 
     * flat: exact search, the reference.
     * pca-ivf-pq: the first principal components, an eighth or a quarter of the dimensions, rotated at random so that
-    all
-      sub-vectors have the same variance (H. Jegou et al., TPAMI 2012); inverted lists of 4-bit product codes, scanned
-      in
-      registers (F. Andre et al., VLDB 2015), with one or two components per sub-vector; the best are re-ranked by fp16
-      or
-      8-bit codes of the original vectors.
+      all sub-vectors have the same variance (H. Jegou et al., TPAMI 2012); inverted lists of 4-bit product codes,
+      scanned in registers (F. Andre et al., VLDB 2015), with one or two components per sub-vector; the best are
+      re-ranked by fp16 or 8-bit codes of the original vectors.
     * ivf-pq: the same without the projection, one bit per dimension, for features whose spectrum does not decay.
     * hnsw: a graph (Y. Malkov & D. Yashunin, TPAMI 2018) over fp16 or 8-bit codes. Float32 vectors are not offered:
-    they
-      double the bytes read per step and find the same neighbours.
+      they double the bytes read per step and find the same neighbours.
 
     Measured on 61,776 x 1280 real features at recall@10 of 0.95 in one thread: an eighth of the dimensions with two
     components per sub-vector gave 1.17 times the queries per second of a quarter. One component per sub-vector was as
