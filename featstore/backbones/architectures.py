@@ -99,7 +99,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Architecture:
-    """Return the architecture ``name`` (case does not matter); raise UsageError for one that does not exist."""
+    """Return the architecture ``name``, ignoring case; raise UsageError if it does not exist."""
     lower = name.lower()
     if lower == efficientnet_lite.NAME:
         return _lite()

@@ -39,7 +39,7 @@ class Compare:
         return (self.literal,)
 
     def holds(self, value: Value) -> bool | None:
-        """Return whether it is so of ``value``; None where that is not known."""
+        """Return the truth of the test for ``value``; None if unknown."""
         if value is None:
             return None
         alike = kind_of(value) == kind_of(self.literal)
@@ -62,7 +62,7 @@ class Among:
         return frozenset((kind_of(literal), literal) for literal in self.literals)
 
     def holds(self, value: Value) -> bool | None:
-        """Return whether it is so of ``value``; None where that is not known."""
+        """Return the truth of the test for ``value``; None if unknown."""
         return None if value is None else (kind_of(value), value) in self._known
 
 
@@ -81,7 +81,7 @@ class Like:
         return (self.pattern,)
 
     def holds(self, value: Value) -> bool | None:
-        """Return whether it is so of ``value``; None where that is not known."""
+        """Return the truth of the test for ``value``; None if unknown."""
         if not isinstance(value, str):
             return None
         return value.startswith(self.pattern) if self.operation == "startswith" else glob(value, self.pattern)
@@ -96,7 +96,7 @@ class Missing:
     literals: tuple[Literal, ...] = field(default=(), init=False, compare=False)
 
     def holds(self, value: Value) -> bool | None:
-        """Return whether it is so of ``value``."""
+        """Return the truth of the test for ``value``."""
         return value is None
 
 

@@ -83,7 +83,7 @@ class Measurer:
 
 
 class _Ranking:
-    """Rows sorted by the score of one class, equal scores together."""
+    """Rows sorted by the score of one class, with ties grouped."""
 
     def __init__(self, scores: Floats, positive: NDArray[np.bool_]) -> None:
         self._order = np.argsort(-scores, kind="stable")

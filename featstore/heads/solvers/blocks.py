@@ -179,7 +179,7 @@ def row_count(X: Features) -> int:
 
 
 def take_rows(X: Features, rows: NDArray[np.intp]) -> NDArray[Any]:
-    """Return the (len(rows), d) array of ``rows`` (increasing), read in one pass where ``X`` is a block source."""
+    """Return the (len(rows), d) array of ``rows`` (increasing); a block source is read in one pass."""
     if not is_blocks(X):
         return np.ascontiguousarray(np.asarray(X)[rows])
     parts: list[NDArray[Any]] = []
