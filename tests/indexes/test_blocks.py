@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from featstore.blocks import RowBlocks
 from featstore.errors import UsageError
 from featstore.indexes import blocks
 from tests.indexes.made import Source, clusters
@@ -68,7 +69,7 @@ def test_picked_rows_are_read_in_blocks_and_can_be_read_again(monkeypatch: pytes
     monkeypatch.setattr(blocks, "block_rows", lambda dimension: 4)
     rows, places = clusters(50), np.array([49, 3, 3, 0, 17])
     picked = blocks.PickedRows(rows.__getitem__, places, rows.shape[1])
-    assert isinstance(picked, blocks.RowBlocks)
+    assert isinstance(picked, RowBlocks)
     assert picked.shape == (5, rows.shape[1])
     for _ in range(2):
         assert [len(block) for block in picked.blocks()] == [4, 1]
