@@ -235,12 +235,12 @@ def check_contract(
 ) -> Recall:
     """Measure the recall of ``index`` again, for example after growth, on ``queries`` (q, d) that it does not hold.
 
-        The true neighbours come from the store's ``vectors`` (n, d) with ``ids`` (n,), or, without them, from the vectors
-            as stored in the index (for 8-bit codes this overestimates recall slightly). The contract is kept if
-        ``keeps(result, index.info()["contract"]["recall"])``; ``index.set_recall(result)`` stores the new figure in the index.
-        ``groups`` (q,): queries of one group (crops of one picture) count as one observation.
-        Raises UsageError as search does.
-        """
+    The true neighbours come from the store's ``vectors`` (n, d) with ``ids`` (n,), or, without them, from the vectors
+        as stored in the index (for 8-bit codes this overestimates recall slightly). The contract is kept if
+    ``keeps(result, index.info()["contract"]["recall"])``; ``index.set_recall(result)`` stores the new figure in the index.
+    ``groups`` (q,): queries of one group (crops of one picture) count as one observation.
+    Raises UsageError as search does.
+    """
     check_queries(queries, index.dimension, k := index.recall.k)
     if vectors is None:
         vectors, ids = index.stored()
