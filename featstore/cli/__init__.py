@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import sys
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from featstore import __version__
+from featstore.cli.output import printable, say, tell_warnings
 from featstore.errors import FeatstoreError, UsageError
 from featstore.names import did_you_mean
 
@@ -97,7 +99,7 @@ def _require_once(context: click.Context, arguments: list[str]) -> None:
 
 def _version(context: click.Context, _: click.Parameter, value: bool) -> None:
     if value and not context.resilient_parsing:
-        click.echo(f"featstore {__version__}")
+        say(f"featstore {__version__}")
         context.exit()
 
 
@@ -128,13 +130,13 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def run(command: click.Command, arguments: list[str] | None = None, *, name: str | None = None) -> NoReturn:
     """Run any command with ``arguments`` and exit with its code: what the user has to know is one line, no traceback."""
+    tell_warnings()
     try:
         code = command.main(arguments, prog_name=name, standalone_mode=False)
-    except click.UsageError as error:
-        error.show()
-        code = 2
     except click.ClickException as error:
-        error.show()
+        told = io.StringIO()
+        error.show(told)
+        say(told.getvalue(), err=True, end="")
         code = error.exit_code
     except UsageError as error:
         code = _complain(error, 2)
@@ -154,6 +156,5 @@ def run(command: click.Command, arguments: list[str] | None = None, *, name: str
 
 
 def _complain(message: Any, code: int) -> int:
-    text = " ".join(str(message).split("\n"))
-    click.echo(f"featstore: {text.encode('utf-8', 'backslashreplace').decode()}", err=True)
+    say(f"featstore: {printable(' '.join(str(message).split(chr(10))))}", err=True)
     return code

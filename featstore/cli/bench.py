@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore import defaults
-from featstore.cli.output import columns, json_option, show
+from featstore.cli.output import columns, json_option, say, show
 from featstore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _swept_on_sigterm() -> Iterator[None]:
 
 def _tell(rounds: int, unit: str) -> Any:
     def tell(number: int, name: str, rate: float) -> None:
-        click.echo(f"round {number} of {rounds}: {name}: {rate:,.1f} {unit} a second", err=True)
+        say(f"round {number} of {rounds}: {name}: {rate:,.1f} {unit} a second", err=True)
 
     return tell
 

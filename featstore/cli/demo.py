@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from featstore import defaults
-from featstore.cli.output import Bar, json_option, printable, show
+from featstore.cli.output import Bar, json_option, printable, say, show
 
 
 @click.command()
@@ -36,7 +36,7 @@ def demo(folder: str, limit: int | None, engine: str, open_page: bool, as_json: 
     def told(step: Step) -> None:
         bar.close()
         if not as_json:
-            click.echo(
+            say(
                 f"{step.seconds:6.1f} s  {printable(step.command)}\n          {printable(step.result)}{' (kept)' if step.kept else ''}"
             )
 

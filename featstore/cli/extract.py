@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore import defaults
-from featstore.cli.output import Bar, json_option, printable, show, stop_on_signals
+from featstore.cli.output import Bar, json_option, printable, say, show, stop_on_signals
 from featstore.cli.quantities import to_bytes_of_at_least
 from featstore.text import counted
 
@@ -160,7 +160,7 @@ def extract(source: str, store: str, as_json: bool, quiet: bool, in_process: boo
             bar.close()
     show(report.to_dict(), _text(report), as_json)
     if report.stopped:
-        click.echo("featstore: stopped; run the same command to go on", err=True)
+        say("featstore: stopped; run the same command to go on", err=True)
         return code()
     return 1 if report.fruitless else 0
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import sys
 from collections import Counter
 
 import click
 
-from featstore.cli.output import columns, json_option, printable, show
+from featstore.cli.output import CsvRows, columns, json_option, printable, show
 from featstore.text import counted
 
 _LISTED = 20
@@ -16,7 +14,12 @@ _LISTED = 20
 
 @click.command()
 @click.argument("store", type=click.Path())
-@click.option("--csv", "as_csv", is_flag=True, help="All failures as CSV: key, reason, message.")
+@click.option(
+    "--csv",
+    "as_csv",
+    is_flag=True,
+    help="All failures as CSV: key, reason, message; a text that a spreadsheet takes for a formula gets an apostrophe.",
+)
 @json_option
 def failures(store: str, as_json: bool, as_csv: bool) -> None:
     """List the pictures of STORE that have no vector because they could not be read, grouped by reason.
@@ -31,12 +34,10 @@ def failures(store: str, as_json: bool, as_csv: bool) -> None:
 
     found = list_failures(store)
     if as_csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(("key", "reason", "message"))
+        rows = CsvRows()
+        rows.write("key", "reason", "message")
         for key, failure in found:
-            writer.writerow(
-                [text.encode("utf-8", "backslashreplace").decode() for text in (key, failure.reason, failure.message)]
-            )
+            rows.write(key, failure.reason, failure.message)
         return
     reasons = Counter(failure.reason for _, failure in found)
     value = {
@@ -50,9 +51,7 @@ def failures(store: str, as_json: bool, as_csv: bool) -> None:
     lines = [f"{store}: {counted(len(found), 'failure')}"]
     if found:
         lines.append(columns([(count, reason) for reason, count in reasons.most_common()], ("images", "reason")))
-        lines += [
-            f"{printable(key)}: {failure.reason}: {printable(failure.message)}" for key, failure in found[:_LISTED]
-        ]
+        lines += [printable(f"{key}: {failure.reason}: {failure.message}") for key, failure in found[:_LISTED]]
         if len(found) > _LISTED:
             lines.append(f"... and {len(found) - _LISTED:,} more (--csv or --json lists all)")
     show(value, "\n".join(lines), as_json)

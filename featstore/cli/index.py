@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from featstore import defaults
-from featstore.cli.output import columns, json_option, printable, show
+from featstore.cli.output import all_printable, columns, json_option, printable, say, show
 from featstore.cli.quantities import to_bytes, to_seconds
 from featstore.text import counted
 
@@ -81,7 +81,7 @@ def index(store: str, as_json: bool, update: bool, export: str | None, **options
     if export is not None and options["metric"] == "ip":
         raise click.UsageError("--export: files of ann-benchmarks have no inner product; choose another --metric")
     report = run(store, update=update, progress=_tell, **options)
-    info = report.info
+    info = all_printable(report.info)
     what = f"{report.path}: {counted(info['rows'], 'vector')}, {info['factory']}, {info['metric']}"
     lines = [f"{what}; {report.added:,} added, {report.removed:,} removed" if update else what]
     lines += [recall_text(info["exact"], info["recall"])] if update else contract_lines(info)
@@ -100,7 +100,7 @@ def index(store: str, as_json: bool, update: bool, export: str | None, **options
 
 def _tell(stage: str, done: int, total: int) -> None:
     if stage.startswith("tried"):
-        click.echo(f"{stage} ({done} of {total})", err=True)
+        say(f"{stage} ({done} of {total})", err=True)
 
 
 def _again(store: str, out: str | None, info: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from featstore.cli.output import json_option, printable, show
+from featstore.cli.output import all_printable, json_option, printable, show
 from featstore.names import natural
 from featstore.text import counted
 
@@ -30,7 +30,7 @@ def info(path: str, as_json: bool) -> None:
 
     found = run(path)
     text = {"store": _store_text, "head": _head_text, "index": _index_text}[found["kind"]]
-    show(found, text(found), as_json)
+    show(found, "" if as_json else text(all_printable(found)), as_json)
 
 
 def _store_text(found: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 import shutil
@@ -10,29 +11,44 @@ import signal
 import sys
 import threading
 import time
+import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
-from typing import Any
+from types import FrameType, TracebackType
+from typing import Any, TextIO
 
 import click
 
 _LOG_SECONDS = 30.0
 _NAMED = 5
 _COLUMNS = 80
+# What spreadsheets take for the beginning of a formula, in full width too.
+_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+
+
+def say(text: str, *, err: bool = False, end: str = "\n") -> None:
+    """Print lines: the one place by which text leaves, so that no name of a stranger's reaches the terminal raw.
+
+    Control and format characters (escape sequences, bidirectional overrides) and bytes that are no UTF-8 are escaped.
+    """
+    click.echo("\n".join(map(printable, text.split("\n"))) + end, err=err, nl=False)
 
 
 def show(value: Any, text: str, as_json: bool) -> None:
     """Print ``value`` as JSON or ``text``."""
-    if as_json:
-        click.echo(json.dumps(value, indent=2, default=str))
-    else:
-        # A name may hold bytes that are no UTF-8 (surrogates here): escaped, not a crash.
-        click.echo(text.encode("utf-8", "backslashreplace").decode())
+    say(json_text(value, indent=2) if as_json else text)
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """Return ``value`` as JSON in ASCII that holds no control character."""
+    return json.dumps(value, indent=indent, default=str).replace("\x7f", "\\u007f")
 
 
 def printable(text: str) -> str:
     """Return ``text`` as one line: control characters and bytes that are no UTF-8 escaped."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
@@ -44,10 +60,58 @@ def strangers(names: Sequence[str]) -> str:
     return f"\nnot featstore's, left alone: {', '.join(map(printable, names[:_NAMED]))}{more}"
 
 
+def all_printable(value: Any) -> Any:
+    """Return JSON with each text in it, names too, as one printable line: for the text of a verb."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {all_printable(name): all_printable(inner) for name, inner in value.items()}
+    return [all_printable(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+class CsvRows:
+    """CSV on standard output. A text is one printable line, and no spreadsheet takes it for a formula.
+
+    A text that begins with = + - or @ gets an apostrophe in front (OWASP's advice against CSV injection); whoever needs
+    the names to the letter takes JSON.
+    """
+
+    def __init__(self) -> None:
+        self._writer = csv.writer(sys.stdout, lineterminator="\n")
+
+    def write(self, *cells: str | float) -> None:
+        """Write one row; numbers to six digits."""
+        self._writer.writerow([csv_cell(one) if isinstance(one, str) else f"{one:.6g}" for one in cells])
+
+
+def csv_cell(text: str) -> str:
+    """Return a text as CsvRows writes it."""
+    return f"'{printable(text)}" if text.startswith(_FORMULA) else printable(text)
+
+
+def tell_warnings() -> None:
+    """Let warnings and tracebacks leave by ``say`` too, from here on."""
+
+    def warn(
+        message: Warning | str,
+        kind: type[Warning],
+        file: str,
+        number: int,
+        _: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        say(warnings.formatwarning(message, kind, file, number, line), err=True, end="")
+
+    def raised(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        say("".join(traceback.format_exception(kind, error, trace)), err=True, end="")
+
+    warnings.showwarning, sys.excepthook = warn, raised  # type: ignore[assignment]
+
+
 def columns(rows: list[tuple[Any, ...]], header: tuple[str, ...]) -> str:
     """Return rows as aligned columns, numbers to the right."""
     cells = [
-        tuple(f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell) for cell in row)
+        tuple(f"{c:,}" if isinstance(c, int) and not isinstance(c, bool) else printable(str(c)) for c in row)
         for row in rows
     ]
     widths = [max(len(row[at]) for row in [header, *cells]) for at in range(len(header))]
@@ -99,7 +163,7 @@ class Bar:
                 **_width(),
             )
         self._bar.total = progress.total or None
-        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.set_postfix_str(printable(note), refresh=False)
         if progress.done > self._bar.n:
             self._bar.update(progress.done - self._bar.n)
             self._visible = True
@@ -120,7 +184,7 @@ class Bar:
         else:
             of = f" of {total:,}" if total else ""
             what = f"{done:,}{of} images" + (f", {rate:.1f}/s" if made else "")
-        click.echo(f"{what}{left}{f', {note}' if note else ''}", err=True)
+        say(f"{what}{left}{f', {note}' if note else ''}", err=True)
 
     def clear(self) -> None:
         """Take the bar off the terminal, so that lines can be printed; the next Progress shows it again."""
@@ -144,14 +208,17 @@ def _width() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[tuple[threading.Event, Callable[[], int]]]:
-    """Yield an event that SIGINT and SIGTERM set, and a function for the exit code that belongs to the signal; a second Ctrl-C ends at once."""
+    """Yield an event that SIGINT and SIGTERM set, and a function for the exit code that belongs to the signal.
+
+    A second signal ends the process at once, whatever it does: it is left to the kernel.
+    """
     stop, received = threading.Event(), [0]
 
     def handle(number: int, _: FrameType | None) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
         received[0] = number
         stop.set()
+        for one in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(one, signal.SIG_DFL)
         told = b"\nstopping after the pictures at hand; once more ends at once\n" if number == signal.SIGINT else b""
         # Not through the file object: it may be in use by what the signal interrupted.
         with contextlib.suppress(OSError):

@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -13,6 +14,7 @@ import click
 from featstore import defaults
 from featstore.cli.output import Bar, json_option, printable
 from featstore.names import natural
+from featstore.cli.output import CsvRows, json_option, json_text, printable, say
 from featstore.text import counted
 
 _SHOWN = 3
@@ -33,7 +35,12 @@ _SHOWN = 3
 @click.option(
     "--batch", type=click.IntRange(1), default=defaults.BATCH, show_default=True, help="Pictures a forward pass."
 )
-@click.option("--csv", "as_csv", is_flag=True, help="CSV: key, label, probability, one column a class, reason.")
+@click.option(
+    "--csv",
+    "as_csv",
+    is_flag=True,
+    help="CSV: key, label, probability, one column a class, reason; a text that a spreadsheet takes for a formula gets an apostrophe.",
+)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @json_option
 def predict(
@@ -74,9 +81,9 @@ def predict(
     finally:
         bar.close()
     for note in found.notes:
-        click.echo(f"note: {printable(note)}", err=True)
+        say(f"note: {printable(note)}", err=True)
     if failed:
-        click.echo(f"featstore: {counted(failed, 'picture')} could not be read", err=True)
+        say(f"featstore: {counted(failed, 'picture')} could not be read", err=True)
     return 1 if failed else 0
 
 
@@ -97,37 +104,32 @@ def _as_text(classes: list[str], found: Iterable[Any]) -> int:
             order = (-one.probabilities).argsort(kind="stable")[:_SHOWN].tolist()
             others = ", ".join(f"{classes[code]} {one.probabilities[code]:.3f}" for code in order)
             line = f"{one.key}: {one.label} ({others})"
-        click.echo(printable(line))
+        say(printable(line))
     return failed
 
 
 def _as_csv(classes: list[str], found: Iterable[Any]) -> int:
     failed = 0
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    rows = CsvRows()
     # Heads made by earlier versions have their classes in the order of their characters.
     order = sorted(range(len(classes)), key=lambda code: natural(classes[code]))
-    writer.writerow(["key", "label", "probability", *(_text(classes[code]) for code in order), "reason"])
+    rows.write("key", "label", "probability", *(classes[code] for code in order), "reason")
     for one in found:
         if one.probabilities is None:
             failed += 1
-            writer.writerow([_text(one.key), "", "", *[""] * len(classes), one.reason])
+            rows.write(one.key, "", "", *[""] * len(classes), one.reason)
         else:
-            values = [f"{value:.6g}" for value in one.probabilities[order].tolist()]
-            writer.writerow([_text(one.key), _text(one.label), f"{one.probability:.6g}", *values, ""])
+            rows.write(one.key, one.label, one.probability, *one.probabilities[order].tolist(), "")
     return failed
 
 
 def _as_json(classes: list[str], found: Iterable[Any], notes: list[str]) -> int:
     """Print one object, its pictures as they come: memory does not grow with their number."""
     failed, count = 0, 0
-    click.echo(f'{{\n  "classes": {json.dumps(classes)},\n  "notes": {json.dumps(notes)},\n  "images": [', nl=False)
+    say(f'{{\n  "classes": {json_text(classes)},\n  "notes": {json_text(notes)},\n  "images": [', end="")
     for one in found:
         failed += one.label is None
-        click.echo(("," if count else "") + "\n    " + json.dumps(one.to_dict(classes)), nl=False)
+        say(("," if count else "") + "\n    " + json_text(one.to_dict(classes)), end="")
         count += 1
-    click.echo(f'\n  ],\n  "count": {count},\n  "failures": {failed}\n}}')
+    say(f'\n  ],\n  "count": {count},\n  "failures": {failed}\n}}')
     return failed
-
-
-def _text(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from featstore import defaults
-from featstore.cli.output import json_option, printable, show
+from featstore.cli.output import json_option, printable, say, show
 from featstore.text import counted
 
 
@@ -119,5 +119,5 @@ def search(
         lines.append(f"page: {html}")
     show({**report.to_dict(), "page": html}, "\n".join(lines), as_json)
     if report.failures:
-        click.echo(f"featstore: {counted(report.failures, 'picture')} could not be read", err=True)
+        say(f"featstore: {counted(report.failures, 'picture')} could not be read", err=True)
     return 1 if report.failures else 0

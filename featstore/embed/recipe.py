@@ -133,9 +133,12 @@ def reopen(
     from featstore.engines import open_engine, to_go_on
 
     if backbone is None:
-        from featstore.backbones import load_backbone
+        from featstore.backbones import known_weights, load_backbone
 
         try:
+            if weights is None and not known_weights(identity.backbone, weights_name):
+                # What a store, head or index says of itself opens no file.
+                raise UsageError("they are no published ones")
             backbone = load_backbone(identity.backbone, weights or weights_name)
         except UsageError as error:
             raise UsageError(explain(error)) from None

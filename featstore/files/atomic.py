@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import io
 import json
 import os
 import secrets
+import socket
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,12 @@ TEMPORARY_SUFFIX = ".tmp"
 LARGEST_JSON = 1 << 20
 """Bytes of a JSON file at most: what write_json writes is far smaller."""
 _READ_BYTES = 4 << 20
+_NAMED_BYTES = 100
+"""Of the file's own name in that of its temporary file, which has to fit where the name itself does."""
+_LOCK_MARK = b"featstore lock of "
+_LOCK_TRIES = 20
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
+_held: dict[str, int] = {}
 
 
 def sync(path: Path) -> None:
@@ -41,13 +50,19 @@ def make_directory(directory: Path) -> None:
     sync(directory.parent)
 
 
-def require_place(path: Path) -> None:
-    """Raise UsageError if no file can be written to ``path``; for a check before long work."""
+def require_place(path: Path, beside: str = "") -> None:
+    """Raise UsageError if no file can be written to ``path``; for a check before long work.
+
+    ``beside``: the longest suffix of the files that will be written beside it under its name.
+    """
     folder = Path(path).absolute().parent
     if not folder.is_dir():
         raise UsageError(f"{path}: there is no folder {folder}; make it first, or name another place")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UsageError(f"{path}: the folder {folder} may not be written; get access to it, or name another place")
+    taken, most = len(os.fsencode(Path(path).name)), os.pathconf(folder, "PC_NAME_MAX") - len(os.fsencode(beside))
+    if taken > most:
+        raise UsageError(f"{path}: its name has {taken:,} bytes, where {most:,} fit; choose a shorter one")
 
 
 @contextlib.contextmanager
@@ -58,7 +73,8 @@ def new_file(path: Path, *, exclusive: bool = False, durable: bool = True) -> It
     succeeds, also on NFS, because link(2) is atomic there. On an error the temporary file is removed.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
+    name = os.fsdecode(os.fsencode(path.name)[:_NAMED_BYTES])
+    temporary = path.with_name(f".{name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
     try:
         yield temporary
         if durable:
@@ -77,6 +93,77 @@ def new_file(path: Path, *, exclusive: bool = False, durable: bool = True) -> It
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+@contextlib.contextmanager
+def only_writer(path: Path, what: str) -> Iterator[None]:
+    """Be the only one who writes ``path``, a ``what``, meanwhile. Raises UsageError, naming the other, where one does.
+
+    The lock is an flock(2) of ``.NAME.lock`` beside it, so that it ends with its process. What somebody else has put
+    under that name is neither followed nor changed. The thread that has the lock may take it again. Where a file system
+    has no locks there is none, and of two writers the last one wins.
+    """
+    path = Path(path)
+    lock = Path(os.path.realpath(path.absolute().parent)) / f".{path.name}.lock"
+    name, me = os.fspath(lock), threading.get_ident()
+    if _held.get(name) == me:
+        yield
+        return
+    handle = _take_lock(lock, path, what)
+    _held[name] = me
+    try:
+        yield
+    finally:
+        del _held[name]
+        with contextlib.suppress(OSError):
+            os.unlink(lock)
+        os.close(handle)
+
+
+def _take_lock(lock: Path, path: Path, what: str) -> int:
+    foreign = UsageError(f"{lock}: is in the way and no lock of featstore's; remove it, or name another file")
+    for _ in range(_LOCK_TRIES):
+        try:
+            handle, new = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), True
+        except FileExistsError:
+            try:
+                handle, new = os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), False
+            except FileNotFoundError:
+                continue
+            except OSError:
+                raise foreign from None
+        kept = False
+        try:
+            status = os.fstat(handle)
+            holder = os.pread(handle, 300, 0) if stat.S_ISREG(status.st_mode) else b"?"
+            if not new and holder and not holder.startswith(_LOCK_MARK):
+                raise foreign
+            if not _locked(handle):
+                who = os.fsdecode(holder.removeprefix(_LOCK_MARK)) or "another process"
+                raise UsageError(f"{path}: {who} is writing this {what}; wait until it is done, or name another file")
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(status, os.lstat(lock)):
+                    if new:
+                        os.write(handle, _LOCK_MARK + f"process {os.getpid()} on {socket.gethostname()}".encode())
+                        kept = True
+                        return handle
+                    # Its process was killed.
+                    os.unlink(lock)
+        finally:
+            if not kept:
+                os.close(handle)
+    raise UsageError(f"{path}: others keep writing this {what}; wait until they are done, or name another file")
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
 
 
 def write_bytes(path: Path, data: bytes, *, exclusive: bool = False) -> None:

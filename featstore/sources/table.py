@@ -14,6 +14,9 @@ from featstore.sources.base import ROWS, Chunk, NoLabel, Row, chunked, is_pictur
 from featstore.sources.finding import Finder
 from featstore.sources.tabular import Table, open_table, scalar
 from featstore.sources.tally import Tally
+from featstore.sources.base import ROWS, Chunk, Row, chunked, label_text, shown, without_dot
+from featstore.sources.reading import stat_picture
+from featstore.sources.tabular import Table, names_of_columns, open_table, scalar
 
 PATH_NAMES: Final = (
     "path",
@@ -103,7 +106,7 @@ def _named(table: Table, name: str) -> str:
     if len(alike) == 1:
         return alike[0]
     close = did_you_mean(name, table.columns)
-    raise UsageError(f"{shown(table.path)}: has no column {shown(name)!r}; its columns are {_list(table)}{close}")
+    raise UsageError(f"{shown(table.path)}: has no column {shown(name)!r}; its columns are {names_of_columns(table)}{close}")
 
 
 def _refuse_misspelt(table: Table, what: str, columns: Sequence[str]) -> None:
@@ -131,10 +134,6 @@ def _quoted(name: str | None) -> str:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(map(shown, names[:8])) + (f", ... ({len(names)} in all)" if len(names) > 8 else "")
-
-
-def _list(table: Table) -> str:
-    return ", ".join(shown(column) for column in table.columns)
 
 
 class TableSource:
@@ -223,15 +222,15 @@ class TableSource:
             )
         return (
             f"{shown(self.location)}: has no column of paths ({', '.join(PATH_NAMES)}); "
-            f"name it with --path-column: the columns are {_list(self._table)}"
+            f"name it with --path-column: the columns are {names_of_columns(self._table)}"
         )
 
     def _rows(self, find: Finder) -> Iterator[Row]:
-        index = self._table.columns.index
+        places = {name: position for position, name in enumerate(self._table.columns)}
         path_at, id_at, label_at, split_at = (
-            None if name is None else index(name) for name in asdict(self.columns).values()
+            None if name is None else places[name] for name in asdict(self.columns).values()
         )
-        metadata_at = [index(name) for name in self._metadata]
+        metadata_at = [places[name] for name in self._metadata]
         for place, values in self._table.records():
             path = without_dot(self._name(place, "path", values, path_at))
             if not path:

@@ -6,15 +6,29 @@ import csv
 import json
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol, TextIO
 
 from featstore.errors import FeatstoreError, UsageError
+from featstore.processes import sandbox
 from featstore.sources.base import Scalar, shown
 
 _LINE_LIMIT: Final = 16 << 20
+_FIELD_LIMIT: Final = csv.field_size_limit()
+"""Bytes of a line and of one field of CSV; a row and a text of Parquet have the same bounds."""
 _PARQUET_ROWS: Final = 8192
+_SLICE_BYTES: Final = 32 << 20
+"""Rows of Parquet are turned into Python's values by so many bytes at a time."""
+_PARQUET_MEMORY: Final = 1 << 30
+_PARQUET_SECONDS: Final = 60.0
+_PARQUET_BYTES_A_SECOND: Final = 20e6
+_EXPANSION: Final = 1000
+_EXPANDED_BYTES: Final = 256 << 20
+"""A Parquet file may unpack to so many bytes, and to so many times its own."""
+_ROW_BYTES: Final = 64
+_LISTED: Final = 20
 _TAB_SUFFIXES: Final = (".tsv", ".tab")
 
 
@@ -52,7 +66,7 @@ def open_table(path: Path) -> Table:
         raise UsageError(f"{shown(path)}: cannot be read ({error.strerror})") from None
     except OSError as error:
         raise FeatstoreError(f"{shown(path)}: cannot be read ({error.strerror or error})") from None
-    doubled = sorted({name for name in table.columns if table.columns.count(name) > 1})
+    doubled = sorted(name for name, count in Counter(table.columns).items() if count > 1)
     if doubled:
         raise UsageError(f"{shown(path)}: has more than one column {shown(doubled[0])!r}; rename one of them")
     return table
@@ -115,14 +129,35 @@ class CsvTable:
             yield line
 
 
+def names_of_columns(table: Table) -> str:
+    """Return the names of a table's columns for a message, the first of very many."""
+    more = len(table.columns) - _LISTED
+    names = ", ".join(shown(name) for name in table.columns[:_LISTED])
+    return f"{names}, ... ({more:,} more)" if more > 0 else names
+
+
 class ParquetTable:
     """A Parquet file. Integers, floats, booleans and text stay what they are; dates and times become ISO 8601
-    text, anything else JSON text (see scalar)."""
+    text, anything else JSON text (see scalar).
+
+    A few bytes of Parquet can unpack to any number, so a file is first read in a child process with limits on memory
+    and time, and a text, a row and the whole are bounded as they are in CSV.
+    """
 
     def __init__(self, path: Path) -> None:
         from pyarrow import parquet
 
         self.path = path
+        size = os.stat(path).st_size
+        seconds = _PARQUET_SECONDS + size / _PARQUET_BYTES_A_SECOND
+        arguments = {"path": os.fspath(path)}
+        try:
+            sandbox.call("featstore.sources.tabular:probe", arguments, seconds=seconds, memory=_PARQUET_MEMORY)
+        except sandbox.Died as death:
+            raise FeatstoreError(
+                f"{shown(path)}: reading it ends a process ({death}): it is damaged or made to do harm, or its row groups are "
+                "too large; write it anew with smaller ones"
+            ) from None
         with self._errors(), parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
         self.columns = [str(name) for name in schema.names]
@@ -130,17 +165,96 @@ class ParquetTable:
 
     def records(self) -> Iterator[tuple[str, Sequence[Any]]]:
         """Yield each row's values; see Table.records."""
-        from pyarrow import parquet
-
         number = 0
-        with self._errors(), parquet.ParquetFile(self.path) as file:
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
-                for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+        with self._errors():
+            for part in parquet_parts(self.path):
+                for values in zip(*map(_values, part.columns), strict=True):
                     number += 1
                     yield f"row {number}", values
 
     def _errors(self) -> _Errors:
         return _Errors(self.path)
+
+
+def probe(path: str) -> None:
+    """Read a Parquet file to its end: what the child does."""
+    import pyarrow
+
+    # The others reserve more address space than there may be.
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())
+    with _Errors(Path(path)):
+        for _ in parquet_parts(Path(path)):
+            pass
+
+
+def parquet_parts(path: Path) -> Iterator[Any]:
+    """Yield a Parquet file as record batches of bounded size, texts as dictionaries. Raises UsageError, pyarrow's errors."""
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as file:
+        texts = [field.name for field in file.schema_arrow if _is_text(field.type)]
+    most = _EXPANDED_BYTES + _EXPANSION * os.stat(path).st_size
+    rows = 0
+    with parquet.ParquetFile(path, read_dictionary=texts) as file:
+        for batch in file.iter_batches(batch_size=_PARQUET_ROWS, use_threads=False):
+            most -= _size(batch, path)
+            if most < 0:
+                raise UsageError(
+                    f"{shown(path)}: unpacks to more than {_EXPANSION:,} times its size; it is damaged or made to do harm"
+                )
+            todo = [batch]
+            while todo:
+                part = todo.pop()
+                size, half = _size(part, path), part.num_rows // 2
+                if part.num_rows == 1 and size > _LINE_LIMIT:
+                    raise UsageError(
+                        f"{shown(path)}: row {rows + 1} has {size:,} bytes, where {_LINE_LIMIT:,} fit; is this a table?"
+                    )
+                if part.num_rows > 1 and size > _SLICE_BYTES:
+                    todo += [part.slice(half), part.slice(0, half)]
+                    continue
+                rows += part.num_rows
+                yield part
+
+
+def _size(batch: Any, path: Path) -> int:
+    """Return the bytes of a record batch as they would be without dictionaries. Raises UsageError where a text is too long."""
+    import numpy as np
+    import pyarrow.compute as compute
+    from pyarrow import types
+
+    size: int = _ROW_BYTES * batch.num_rows
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if not types.is_dictionary(column.type):
+            size += int(column.nbytes)
+            continue
+        lengths = compute.fill_null(compute.binary_length(column.dictionary), 0).to_numpy(zero_copy_only=False)
+        if len(lengths) and int(lengths.max()) > _FIELD_LIMIT:
+            raise UsageError(
+                f"{shown(path)}: the column {shown(name)!r} has a text of {int(lengths.max()):,} bytes, where "
+                f"{_FIELD_LIMIT:,} fit; drop it from the table"
+            )
+        indices = column.indices.drop_null().to_numpy(zero_copy_only=False)
+        size += int(lengths[indices].sum(dtype=np.int64)) if len(lengths) else 0
+    return size
+
+
+def _values(column: Any) -> list[Any]:
+    """Return a column's values; equal texts are one object."""
+    from pyarrow import types
+
+    if not types.is_dictionary(column.type):
+        return list(column.to_pylist())
+    words = column.dictionary.to_pylist()
+    return [None if place is None else words[place] for place in column.indices.to_pylist()]
+
+
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(
+        types.is_string(kind) or types.is_binary(kind) or types.is_large_string(kind) or types.is_large_binary(kind)
+    )
 
 
 class _Errors:
@@ -155,6 +269,11 @@ class _Errors:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         import pyarrow
 
+        if isinstance(error, MemoryError):
+            raise UsageError(
+                f"{shown(self._path)}: takes more than {_PARQUET_MEMORY >> 30} GiB of memory to read; it is damaged or made to "
+                "do harm, or its row groups are too large; write it anew with smaller ones"
+            ) from None
         if isinstance(error, pyarrow.ArrowException | OSError | UnicodeDecodeError):
             reason = shown(str(error).partition("\n")[0])
             raise FeatstoreError(f"{shown(self._path)}: is no Parquet file that can be read ({reason})") from None

@@ -79,10 +79,13 @@ def index(
     the rows have grown; ``standing`` of the report says whether the contract holds.
 
     Raises UsageError (an empty store, an ``out`` that is no index, an update of another store's index, a contract that
-    nothing keeps), IdentityError, DamagedError.
+    nothing keeps, another process that is writing this index), IdentityError, DamagedError.
     """
+    from featstore.indexes.files.pair import NEXT_SUFFIX
+
     opened = FeatureStore.open(Path(store))
     path = Path(out) if out is not None else index_path(store)
+    atomic.require_place(path, NEXT_SUFFIX)
     notes = state_of_store(opened)
     require_vectors(opened)
     asked = {"recall": recall, "at": at, "memory": memory, "latency": latency}
@@ -93,12 +96,13 @@ def index(
             raise UsageError(
                 f"an update keeps what the index was made with; leave out {', '.join(settled)}, or build it anew"
             )
-        return _update(opened, path, str(store), seed, notes)
+        with atomic.only_writer(path, "index"):
+            return _update(opened, path, str(store), seed, notes)
     if path.exists() and not is_index(path):
         raise UsageError(f"{path}: is there and is no index; name another file for the index")
-    atomic.require_place(path)
-    index = _build(opened, metric or "cosine", kind or "auto", asked, seed, progress)
-    index.save(path)
+    with atomic.only_writer(path, "index"):
+        index = _build(opened, metric or "cosine", kind or "auto", asked, seed, progress)
+        index.save(path)
     return _report(index, path, str(store), len(opened), 0, notes)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from featstore.errors import UsageError
 from featstore.sources.base import NoLabel, label_text, shown, without_dot
 from featstore.sources.table import doubts, find_columns, no_label
-from featstore.sources.tabular import CsvTable, Table, open_table, scalar
+from featstore.sources.tabular import CsvTable, Table, names_of_columns, open_table, scalar
 from featstore.sources.tally import Tally
 from featstore.store import tables
 from featstore.store.labels import LabelReport, NoKeyKnown, known_keys, set_columns
@@ -40,7 +40,7 @@ def label(
     key = columns.id or columns.path
     if key is None:
         raise UsageError(
-            f"{table}: has no column of keys; name it with --key-column: the columns are {', '.join(opened.columns)}"
+            f"{table}: has no column of keys; name it with --key-column: the columns are {names_of_columns(opened)}"
         )
     named = {tables.LABEL: columns.label, tables.SPLIT: columns.split}
     names = [name for name in opened.columns if name not in (key, columns.label, columns.split)]

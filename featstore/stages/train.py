@@ -256,9 +256,9 @@ def _head_at(path: Path) -> TrainedHead | str | None:
     """
     from featstore.heads import load_head
 
+    atomic.require_place(path)
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; name a file for the head, such as {path.with_name('my.head')}")
-    atomic.require_place(path)
     if not path.exists():
         return None
     try:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -48,3 +50,13 @@ def test_a_few_picture_files_are_spared_the_making_of_a_fast_engine(chain, count
     assert embedder.engine.name == name
     # As exact: features of the same identity.
     assert embedder.identity == origin.identity
+
+
+def test_a_checkpoint_that_an_origin_names_is_not_opened(chain, tmp_path, monkeypatch):
+    (tmp_path / "theirs.pth").write_bytes(b"x")
+    monkeypatch.setattr("featstore.backbones.checkpoints.read_state", lambda _: pytest.fail("opened"))
+    origin = origin_of_store(FeatureStore.open(chain.store))
+    known = dataclasses.replace(origin.identity, backbone="efficientnet_lite0")
+    origin = dataclasses.replace(origin, identity=known, weights_name=str(tmp_path / "theirs.pth"))
+    with pytest.raises(UsageError, match="name their file with --weights"):
+        open_embedder(origin, "head", device="cpu")

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from pathlib import Path
 
 import pytest
 import xxhash
@@ -83,3 +85,58 @@ def test_checksum_starts_at_the_given_offset(tmp_path):
     data = os.urandom(9_000_000)
     (tmp_path / "a").write_bytes(data)
     assert atomic.checksum_file(tmp_path / "a", 1000) == xxhash.xxh3_128_hexdigest(data[1000:])
+
+
+def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    with atomic.only_writer(path, "index"), atomic.only_writer(path, "index"):
+        told: list[str] = []
+
+        def second() -> None:
+            try:
+                with atomic.only_writer(path, "index"):
+                    told.append("both")
+            except UsageError as error:
+                told.append(str(error))
+
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+        assert f"process {os.getpid()} on" in told[0]
+    assert os.listdir(tmp_path) == []
+    with atomic.only_writer(path, "index"):
+        pass
+
+
+def test_the_lock_of_a_killed_writer_is_taken_over(tmp_path: Path) -> None:
+    path, lock = tmp_path / "x", tmp_path / ".x.lock"
+    for left in (b"", b"featstore lock of process 1 on gone"):
+        lock.write_bytes(left)
+        with atomic.only_writer(path, "index"):
+            assert str(os.getpid()).encode() in lock.read_bytes()
+        assert not lock.exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "fifo", "folder"])
+def test_what_lies_where_the_lock_goes_is_left_alone(tmp_path: Path, kind: str) -> None:
+    path, lock, own = tmp_path / "x", tmp_path / ".x.lock", tmp_path / "own"
+    own.write_bytes(b"mine")
+    {
+        "file": lambda: lock.write_bytes(b"mine"),
+        "link": lambda: lock.symlink_to(own),
+        "fifo": lambda: os.mkfifo(lock),
+        "folder": lock.mkdir,
+    }[kind]()
+    with pytest.raises(UsageError, match="is in the way"), atomic.only_writer(path, "index"):
+        pass
+    assert own.read_bytes() == b"mine"
+    assert os.path.lexists(lock)
+
+
+def test_a_name_as_long_as_may_be_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("\u00e9" * 127)
+    atomic.require_place(path)
+    atomic.write_bytes(path, b"x")
+    assert path.read_bytes() == b"x"
+    with pytest.raises(UsageError, match="has 256 bytes, where 255 fit"):
+        atomic.require_place(tmp_path / ("x" * 256))

@@ -3,10 +3,14 @@ from __future__ import annotations
 import csv
 import datetime
 import io
+import subprocess
+import sys
 import tempfile
+import time
 from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -14,6 +18,8 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from featstore.errors import FeatstoreError, UsageError
+from featstore.sources import tabular
+from featstore.sources.table import TableSource
 from featstore.sources.tabular import open_table, scalar
 
 from .helpers import error_of
@@ -146,3 +152,64 @@ def test_any_bytes_are_a_table_or_an_error_of_one_line(content: bytes):
             assert all(len(values) == width for values in records(path))
         else:
             assert str(error).isprintable()
+
+
+def bomb(path: Path, kind: str) -> Path:
+    """Write a Parquet file of some KB that unpacks to GB."""
+    indices = pa.array(np.zeros(200_000, np.int32))
+    columns: dict[str, pa.Array] = {"path": pa.array([f"{row}.png" for row in range(4000)])}
+    if kind == "long text":
+        columns["note"] = pa.DictionaryArray.from_arrays(indices[:4000], pa.array(["x" * (20 << 20)]))
+    elif kind == "many texts":
+        columns = {"path": pa.DictionaryArray.from_arrays(indices, pa.array(["x" * (100 << 10)]))}
+    elif kind == "long list":
+        count = 200_000_000
+        zeros = pa.ListArray.from_arrays(pa.array([0, count], pa.int32()), pa.array(np.zeros(count, np.int8)))
+        columns = {"path": pa.array(["a.png"]), "list": zeros}
+    else:
+        inner = pa.DictionaryArray.from_arrays(indices[:1500], pa.array(["x" * (1 << 20)]))
+        lists = pa.ListArray.from_arrays(pa.array(np.arange(1501, dtype=np.int32)), inner)
+        columns = {"path": columns["path"][:1500], "list": lists}
+    parquet.write_table(pa.table(columns), path, compression="zstd", store_schema=False)
+    assert path.stat().st_size < 1 << 20
+    return path
+
+
+@pytest.mark.parametrize("kind", ["long text", "many texts", "long list", "texts in lists"])
+def test_a_parquet_file_that_unpacks_to_gigabytes_is_refused_in_little_memory(tmp_path: Path, kind: str) -> None:
+    path = bomb(tmp_path / "t.parquet", kind)
+    code = (
+        "import re, sys; from pathlib import Path; from featstore.errors import UsageError\n"
+        "from featstore.sources.tabular import open_table\n"
+        "try:\n for _ in open_table(Path(sys.argv[1])).records(): pass\n"
+        "except UsageError as error: print(error)\n"
+        "print(re.search(r'VmHWM:\\s*(\\d+)', Path('/proc/self/status').read_text())[1])\n"
+    )
+    told, peak = subprocess.check_output([sys.executable, "-c", code, path], text=True).splitlines()
+    assert "made to do harm" in told or "drop it from the table" in told or "is this a table" in told
+    # In KiB; the child has its own limit.
+    assert int(peak) < 512 << 10
+
+
+def test_parquet_is_read_part_by_part_and_comes_back_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tabular, "_SLICE_BYTES", 1000)
+    names = [None if row % 7 == 0 else f"name {row % 5}" for row in range(500)]
+    table = pa.table(
+        {"path": [f"{row}" for row in range(500)], "name": names, "list": [[row, None] for row in range(500)]}
+    )
+    parquet.write_table(table, tmp_path / "t.parquet")
+    found = list(open_table(tmp_path / "t.parquet").records())
+    assert [place for place, _ in found] == [f"row {row + 1}" for row in range(500)]
+    assert [list(values) for _, values in found] == [list(row.values()) for row in table.to_pylist()]
+
+
+def test_no_step_is_quadratic_in_the_number_of_columns(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    names = ["path", *(f"c{number}" for number in range(100_000))]
+    path.write_text(",".join(names) + "\n" + ",".join("x" for _ in names) + "\n")
+    started = time.process_time()
+    (chunk,) = TableSource(path).chunks()
+    assert len(chunk.metadata) == 100_000
+    assert time.process_time() - started < 5
+    with pytest.raises(UsageError, match=r"its columns are path, c0, .*, \.\.\. \(99,981 more\)"):
+        TableSource(path, label_column="none")

@@ -1,28 +1,169 @@
-"""What surrounds a FAISS file and needs no FAISS: its first bytes, a name that FAISS can open, FAISS's messages in plain words."""
+"""What surrounds a FAISS file and needs no FAISS: its structure, a name that FAISS can open, FAISS's messages in plain words.
+
+FAISS follows whatever a file says: inverted lists that lie in another file, which it opens for writing and grows, are
+only one of the types that it reads. So the structure of a file is walked before FAISS sees it, from the first byte to
+the last, and every index, transform and inverted lists in it must be of a type that featstore writes, at a place where
+featstore writes it. Nothing is read but the few numbers around the arrays. The layout is that of FAISS 1.8 to 1.15
+(faiss/impl/index_write.cpp and faiss/invlists/BlockInvertedLists.cpp).
+"""
 
 from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Collection
 from pathlib import Path
-from typing import Final
+from typing import IO, Any, Final
 
 from featstore.errors import DamagedError
 
-_INNER: Final = {b"IxFI", b"IxF2", b"IHNf", b"IHNs", b"IxPT", b"IxRF"}
-"""What featstore writes, by the four letters that begin the inner index in the file."""
-_HEADER: Final = struct.Struct("<4siqqqBi")
+_FLAT: Final = frozenset({b"IxFI", b"IxF2"})
+_CODES: Final = frozenset({b"IxSQ"})
+_LISTS: Final = frozenset({b"IwPf"})
+_GRAPHS: Final = {b"IHNf": _FLAT, b"IHNs": _CODES}
+"""Graphs, and the storage of each."""
+_INNER: Final = _FLAT | _GRAPHS.keys() | {b"IxRF"}
+"""What featstore puts below the ids, by the four letters that begin an index in the file."""
+_COARSE: Final = _LISTS | _GRAPHS.keys() | {b"IxPT"}
+"""What comes before re-ranking."""
+_METRICS: Final = (0, 1)
+_MOST_TRANSFORMS: Final = 4
 
 
-def check_header(path: Path, rows: int, dimension: int) -> None:
-    """Refuse, before FAISS takes memory, a file of another type or shape: DamagedError."""
-    with open(path, "rb") as file:
-        start = file.read(2 * _HEADER.size)
-    if len(start) < 2 * _HEADER.size:
-        raise DamagedError(f"{path}: too short for an index")
-    outer, inner = _HEADER.unpack_from(start), _HEADER.unpack_from(start, _HEADER.size)
-    if outer[0] != b"IxMp" or inner[0] not in _INNER or any(part[1:3] != (dimension, rows) for part in (outer, inner)):
-        raise DamagedError(f"{path}: is not the index of {rows:,} x {dimension} that its side file describes")
+def check_structure(path: Path, rows: int, dimension: int) -> None:
+    """Refuse a file of ``rows`` x ``dimension`` that FAISS must not see: DamagedError.
+
+    Another shape, an index, transform or inverted lists of a type that featstore does not write there, an array that
+    is longer than the rest of the file, bytes after the end.
+    """
+    try:
+        with open(path, "rb") as file:
+            walk = _Walk(file, os.fstat(file.fileno()).st_size)
+            if walk.outer() != (rows, dimension):
+                raise _Foreign(f"is not the index of {rows:,} x {dimension} that its side file describes")
+    except _Foreign as foreign:
+        raise DamagedError(f"{path}: {foreign}; build the index again") from None
+
+
+class _Foreign(Exception):
+    """What is wrong with a structure."""
+
+
+class _Walk:
+    """A pass over the structure of a FAISS file; each method reads one part of it, in FAISS's order."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self._file, self._left = file, size
+
+    def outer(self) -> tuple[int, int]:
+        """Read the ids around the index and the index; return rows and dimension that all its parts have."""
+        self._kind({b"IxMp"}, "the ids")
+        rows, dimension = self._header()
+        self._index(_INNER, "the index", rows, dimension)
+        self._array(8)
+        if self._left:
+            raise _Foreign("has bytes after the end of its index")
+        return rows, dimension
+
+    def _take(self, form: str) -> tuple[Any, ...]:
+        size = struct.calcsize(f"<{form}")
+        data = self._file.read(size)
+        if len(data) < size:
+            raise _Foreign("ends in the middle of its index")
+        self._left -= size
+        return struct.unpack(f"<{form}", data)
+
+    def _array(self, width: int) -> int:
+        """Pass over an array of elements of ``width`` bytes, which its length precedes; return the length."""
+        (count,) = self._take("Q")
+        if count * width > self._left:
+            raise _Foreign("has an array that is longer than the file")
+        self._file.seek(count * width, os.SEEK_CUR)
+        self._left -= count * width
+        return int(count)
+
+    def _kind(self, allowed: Collection[bytes], what: str) -> bytes:
+        (kind,) = self._take("4s")
+        if kind not in allowed:
+            raise _Foreign(f"has as {what} a {kind!r}, which featstore does not write there")
+        return bytes(kind)
+
+    def _header(self) -> tuple[int, int]:
+        dimension, rows, _, _, trained, metric = self._take("iqqqBi")
+        if rows and trained != 1:
+            raise _Foreign("has rows in an index that says that it is not trained")
+        if metric not in _METRICS:
+            raise _Foreign(f"measures by the metric {metric}, which featstore does not use")
+        return rows, dimension
+
+    def _index(self, allowed: Collection[bytes], what: str, rows: int, dimension: int) -> None:
+        """Read an index, which must have ``rows`` and ``dimension``."""
+        kind = self._kind(allowed, what)
+        found = self._header()
+        if found != (rows, dimension):
+            raise _Foreign(
+                f"has as {what} one of {found[0]:,} x {found[1]:,}, where {rows:,} x {dimension:,} are needed"
+            )
+        if kind in _FLAT:
+            self._array(4)
+        elif kind in _CODES:
+            # The kind of code, how its range was found, dimension, bytes a code; then the ranges, then the codes.
+            self._take("iifQQ")
+            self._array(4)
+            self._array(1)
+        elif kind in _GRAPHS:
+            for width in (8, 4, 4, 8, 4):
+                self._array(width)
+            self._take("iiiii")
+            self._index(_GRAPHS[kind], "the storage of its graph", rows, dimension)
+        elif kind in _LISTS:
+            self._lists(dimension)
+        elif kind == b"IxPT":
+            self._projected(rows, dimension)
+        else:
+            self._index(_COARSE, "what it re-ranks", rows, dimension)
+            self._index(_CODES | _FLAT, "the codes it re-ranks on", rows, dimension)
+            self._take("f")
+
+    def _projected(self, rows: int, dimension: int) -> None:
+        (count,) = self._take("i")
+        if not 0 < count <= _MOST_TRANSFORMS:
+            raise _Foreign(f"has {count:,} projections")
+        for _ in range(count):
+            self._kind({b"Pcam"}, "a projection")
+            # How the components are weighted, turned and divided; then mean, eigenvalues and components.
+            self._take("ff?i")
+            for _ in range(3):
+                self._array(4)
+            # Whether there is a shift, the matrix, the shift.
+            self._take("?")
+            self._array(4)
+            self._array(4)
+            inner, outer, trained = self._take("iiB")
+            if trained != 1:
+                raise _Foreign("has a projection that says that it is not trained")
+            if inner != dimension:
+                raise _Foreign(f"has a projection of {inner} dimensions, where {dimension} are needed")
+            dimension = outer
+        self._index(_LISTS, "what lies behind its projections", rows, dimension)
+
+    def _lists(self, dimension: int) -> None:
+        """Read inverted lists of 4-bit product codes, all of an IndexIVFPQFastScan that follows its header."""
+        lists, _ = self._take("QQ")
+        self._index(_FLAT, "the centres of its lists", lists, dimension)
+        (kept,) = self._take("b")
+        if kept or self._array(8):
+            raise _Foreign("has a map of its lists, which featstore does not write")
+        # Residual or not, bytes a code, size of a block, parts, how they are scanned; then the codebook.
+        self._take("?QiQiQ")
+        self._take("QQQ")
+        self._array(4)
+        self._kind({b"ilbl"}, "its inverted lists")
+        if self._take("QQQQ")[0] != lists:
+            raise _Foreign("does not have as many inverted lists as centres")
+        for _ in range(lists):
+            self._array(8)
+            self._array(1)
 
 
 def name_for_faiss(path: Path, handle: int) -> str:

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from featstore.errors import DamagedError, FeatstoreError, UsageError
 from featstore.indexes.blocks import Floats
-from featstore.indexes.files.faiss_file import check_header, name_for_faiss, reason_of
-from featstore.indexes.files.structure import chain_fault, graph_fault, lists_fault
+from featstore.indexes.files.faiss_file import check_structure, name_for_faiss, reason_of
+from featstore.indexes.files.structure import chain_fault, effort_fault, graph_fault, lists_fault, part_fault
 
 faiss: Any = _faiss  # its stubs lack what its Python wrappers add
 VERSION: str = faiss.__version__
@@ -261,10 +261,11 @@ class VectorIndex:
     @classmethod
     def read(cls, path: Path, rows: int, dimension: int, *, mmap: bool) -> VectorIndex:
         """Open a FAISS file that must hold ``rows`` x ``dimension``; DamagedError where it does not."""
-        check_header(path, rows, dimension)
+        check_structure(path, rows, dimension)
         try:
             with open(path, "rb") as file:
-                outer = faiss.read_index(name_for_faiss(path, file.fileno()), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
+                flags = faiss.IO_FLAG_MMAP_IFC if mmap else faiss.IO_FLAG_READ_ONLY
+                outer = faiss.read_index(name_for_faiss(path, file.fileno()), flags)
         except (RuntimeError, MemoryError) as error:
             raise DamagedError(f"{path}: FAISS cannot read it ({reason_of(error)})") from None
         if (
@@ -284,12 +285,14 @@ class VectorIndex:
         Links, lists and sizes are checked, of every part; it takes a pass over the links, not over the vectors.
         """
         rows = len(self)
+        if (fault := effort_fault(self.effort, rows)) is not None:
+            return fault
         for part in self._parts():
             if int(part.ntotal) != rows:
                 return "its parts do not have the same number of rows"
-            if isinstance(part, faiss.IndexFlatCodes) and part.codes.size() != rows * int(part.code_size):
-                return "its codes do not have the index's rows"
-            fault = None
+            lists: Any = faiss.downcast_InvertedLists(part.invlists) if isinstance(part, faiss.IndexIVF) else None
+            if (fault := part_fault(part, rows, lists)) is not None:
+                return fault
             if isinstance(part, faiss.IndexHNSW):
                 graph = part.hnsw
                 fault = graph_fault(
@@ -302,9 +305,10 @@ class VectorIndex:
                     int(graph.max_level),
                 )
             elif isinstance(part, faiss.IndexIVF):
-                lists = part.invlists
                 if int(lists.nlist) != int(part.nlist) or int(part.quantizer.ntotal) != int(part.nlist):
                     return "its lists and their centres are not of one number"
+                if (fault := part_fault(faiss.downcast_index(part.quantizer), int(part.nlist))) is not None:
+                    return fault
                 fault = lists_fault(rows, (_positions(lists, place) for place in range(int(part.nlist))))
             elif isinstance(part, faiss.IndexPreTransform):
                 fault = chain_fault(int(part.d), int(part.index.d), list(_transforms(part.chain)))

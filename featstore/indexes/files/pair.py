@@ -36,7 +36,7 @@ from featstore.indexes.rows import IndexRows
 KIND = "index"
 FORMAT = 1
 SIDE_SUFFIX = ".featstore"
-_NEXT_SUFFIX = ".featstore.next"
+NEXT_SUFFIX = ".featstore.next"
 _TRIES = 5
 _NUMBER = int | float | None
 _CONTRACT: dict[str, Any] = {"recall": int | float, "at": int, "memory": int | None, "latency": _NUMBER}
@@ -70,18 +70,23 @@ def side_path(path: Path) -> Path:
 
 
 def save(path: Path, index: faiss_io.VectorIndex, tables: IndexRows, record: Record) -> None:
-    """Write the pair; a reader, or a kill at any moment, finds the old index or the new one."""
+    """Write the pair; a reader, or a kill at any moment, finds the old index or the new one.
+
+    Raises UsageError where another process is writing it.
+    """
     path = Path(path)
     if path.is_dir():
         raise UsageError(f"{path}: is a directory; name a file for the index, such as {path / 'index.faiss'}")
     atomic.make_directory(path.parent)
-    following = path.with_name(path.name + _NEXT_SUFFIX)
-    with atomic.new_file(path) as temporary:
-        index.write(temporary)
-        _write_side(following, temporary, index, tables, record)
-    os.replace(following, side_path(path))
-    atomic.sync(path.parent)
-    vetting.trust(path)
+    atomic.require_place(path, NEXT_SUFFIX)
+    following = path.with_name(path.name + NEXT_SUFFIX)
+    with atomic.only_writer(path, "index"):
+        with atomic.new_file(path) as temporary:
+            index.write(temporary)
+            _write_side(following, temporary, index, tables, record)
+        os.replace(following, side_path(path))
+        atomic.sync(path.parent)
+        vetting.trust(path)
 
 
 def _write_side(side: Path, faiss_file: Path, index: faiss_io.VectorIndex, tables: IndexRows, record: Record) -> None:
@@ -151,7 +156,7 @@ def _stat(path: Path) -> os.stat_result:
 
 def _matching_side(path: Path, size: int, check: bool) -> sealed.SealedFile | None:
     """The side file that describes ``path`` as it is; None where neither does."""
-    following = path.with_name(path.name + _NEXT_SUFFIX)
+    following = path.with_name(path.name + NEXT_SUFFIX)
     if not side_path(path).exists() and not following.exists():
         raise UsageError(f"{path}: its side file {side_path(path).name} is missing; copy both or build again")
     checksum = atomic.checksum_file(path) if check or following.exists() else None

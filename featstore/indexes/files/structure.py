@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+_MOST_EFFORT = 1 << 16
+"""Far above every step of the ladder: a search takes memory and time in proportion."""
+_BLOCK = 32
+"""Rows of a block of 4-bit codes, as FAISS lays them out."""
+_WRITTEN = {"IndexFlat", "IndexFlatIP", "IndexFlatL2", "IndexScalarQuantizer", "IndexHNSWFlat", "IndexHNSWSQ"}
+_WRITTEN |= {"IndexPreTransform", "IndexIVFPQFastScan", "IndexRefine", "IndexRefineFlat"}
+"""All that featstore writes. faiss_file lets no other type through; here FAISS's own answer is looked at."""
+
+
+def effort_fault(effort: Mapping[str, float], rows: int) -> str | None:
+    """Return what is wrong with the run-time parameters of an index of ``rows``, None where nothing is."""
+    most = max(rows, _MOST_EFFORT)
+    if all(math.isfinite(value) and 1 <= value <= most for value in effort.values()):
+        return None
+    return "the effort of its search is out of all bounds"
 
 
 def graph_fault(
@@ -67,3 +85,41 @@ def lists_fault(rows: int, lists: Iterable[NDArray[np.int64]]) -> str | None:
         seen[positions] = True
         count += len(positions)
     return None if count == rows and bool(seen.all()) else "its lists do not hold each row once"
+
+
+def part_fault(part: Any, rows: int, lists: Any = None) -> str | None:
+    """Return what is wrong with the type of a FAISS index or the sizes of its codes, None where nothing is.
+
+    FAISS computes addresses from these sizes. ``part``, and the inverted ``lists`` that it has, are downcast.
+    """
+    kind, dimension, damaged = type(part).__name__, int(part.d), "the sizes of its codes are damaged"
+    if kind not in _WRITTEN:
+        return f"has a part of the type {kind}, which featstore does not write"
+    if lists is not None:
+        return None if _lists_fit(part, lists, dimension) else damaged
+    if not hasattr(part, "codes"):
+        return None
+    width = 4 * dimension
+    if hasattr(part, "sq"):
+        code = part.sq
+        if code.qtype not in (code.QT_8bit, code.QT_fp16):
+            return "its codes are of a kind that featstore does not write"
+        width, ranges = (dimension, 2 * dimension) if code.qtype == code.QT_8bit else (2 * dimension, 0)
+        # The range of an index that was given no rows was never learnt.
+        if (int(code.d), int(code.code_size)) != (dimension, width) or (rows and code.trained.size() != ranges):
+            return damaged
+    return None if int(part.code_size) == width and part.codes.size() == rows * width else damaged
+
+
+def _lists_fit(part: Any, lists: Any, dimension: int) -> bool:
+    quantizer, parts = part.pq, int(part.pq.M)
+    even = parts + parts % 2
+    return (
+        type(lists).__name__ == "BlockInvertedLists"
+        and (int(quantizer.d), int(quantizer.nbits), int(part.quantizer.d)) == (dimension, 4, dimension)
+        and parts > 0
+        and dimension % parts == 0
+        and quantizer.centroids.size() == dimension << 4
+        and (int(part.M2), int(part.bbs), int(part.qbs2)) == (even, _BLOCK, 0)
+        and (int(lists.n_per_block), int(lists.block_size)) == (_BLOCK, _BLOCK * even // 2)
+    )

@@ -42,9 +42,11 @@ def trust(path: Path) -> None:
 
 
 def probe(path: str, rows: int, dimension: int, mmap: bool) -> None:
-    """Open a FAISS file: what the child does."""
+    """Open a FAISS file: what the child does. It can open no other."""
     from featstore.indexes.files.faiss_io import VectorIndex
 
+    # Two descriptors: to look at the structure and, while one is held, for FAISS to read by.
+    sandbox.limit_files(2)
     VectorIndex.read(Path(path), rows, dimension, mmap=mmap)
 
 

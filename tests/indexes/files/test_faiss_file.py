@@ -3,30 +3,138 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+import faiss
+import numpy as np
 import pytest
 
 from featstore.errors import DamagedError
-from featstore.indexes.files.faiss_file import check_header, name_for_faiss, reason_of
+from featstore.indexes import FeatureIndex
+from featstore.indexes.files import pair
+from featstore.indexes.files.faiss_file import check_structure, name_for_faiss, reason_of
+from featstore.indexes.files.structure import effort_fault
+from featstore.indexes.tuning.trials import create
+from featstore.processes import sandbox
+from tests.faults import faiss_kinds
+from tests.indexes.files.test_pair import saved
+from tests.indexes.made import clusters
+
+WRITTEN = ["Flat", "HNSW4", "HNSW4_SQ8", "IVF4,PQ4x4fs,Refine(SQfp16)", "PCAR8,IVF4,PQ4x4fsr,Refine(SQ8)"]
+FOREIGN = [
+    "LSH",
+    "SQ8",
+    "PQ4x4np",
+    "PQ4x4fs",
+    "IVF4,Flat",
+    "IVF4,PQ4x4np",
+    "IVF4_HNSW4,Flat",
+    "HNSW4_PQ4x4",
+    "L2norm,Flat",
+    "IDMap2,Flat",
+    *faiss_kinds.MADE_BY_HAND,
+]
 
 
-def header(outer: bytes, inner: bytes, dimension: int, rows: int) -> bytes:
-    return b"".join(struct.pack("<4siqqqBi", name, dimension, rows, 0, 0, 1, 0) for name in (outer, inner))
-
-
-def test_a_header_is_that_of_what_featstore_writes_in_the_shape_it_has(tmp_path: Path) -> None:
+@pytest.mark.parametrize("factory", WRITTEN)
+@pytest.mark.parametrize("rows", [0, 90])
+def test_accepts_every_kind_that_is_written(tmp_path: Path, factory: str, rows: int) -> None:
+    index, vectors = create(factory, 16, "ip", seed=0), clusters(90)
+    index.train(vectors)
+    index.add(vectors[:rows], np.arange(rows))
     path = tmp_path / "x"
-    path.write_bytes(header(b"IxMp", b"IHNs", 16, 20) + b"more")
-    check_header(path, 20, 16)
-    for rows, dimension in ((21, 16), (20, 17)):
-        with pytest.raises(DamagedError, match=f"is not the index of {rows} x {dimension}"):
-            check_header(path, rows, dimension)
-    for outer, inner in ((b"IxM2", b"IHNs"), (b"IxMp", b"IxSQ")):
-        path.write_bytes(header(outer, inner, 16, 20))
+    index.write(path)
+    check_structure(path, rows, 16)
+    for shape in ((rows + 1, 16), (rows, 17)):
         with pytest.raises(DamagedError, match="is not the index of"):
-            check_header(path, 20, 16)
-    path.write_bytes(header(b"IxMp", b"IHNs", 16, 20)[:-1])
-    with pytest.raises(DamagedError, match="too short"):
-        check_header(path, 20, 16)
+            check_structure(path, *shape)
+    whole = path.read_bytes()
+    for size in (0, 3, 40, 80, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(DamagedError):
+            check_structure(path, rows, 16)
+    path.write_bytes(whole + b"\0")
+    with pytest.raises(DamagedError, match="after the end"):
+        check_structure(path, rows, 16)
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_refuses_foreign_kinds_at_every_place(tmp_path: Path, kind: str) -> None:
+    path, aside = tmp_path / "x", tmp_path / "aside"
+    for place in faiss_kinds.PLACES:
+        data, rows = faiss_kinds.file(kind, place, aside)
+        path.write_bytes(data)
+        if (kind, place) in {("SQ8", "to re-rank on")}:
+            continue
+        with pytest.raises(DamagedError, match="featstore does not write there") as caught:
+            check_structure(path, rows, faiss_kinds.DIMENSION)
+        assert str(caught.value).isprintable()
+
+
+def test_lists_in_another_file_are_never_opened(tmp_path: Path) -> None:
+    """A pair with right checksums whose lists lie in a file of the user's: it was opened for writing and grown."""
+    path, victim = tmp_path / "x", tmp_path / "victim"
+    saved(path, rows=faiss_kinds.ROWS)
+    tables, record = pair.load(path, mmap=True, check=True)[1:]
+    data, rows = faiss_kinds.file("lists on disk", "below the ids", victim)
+    before = victim.read_bytes()
+    times = victim.stat().st_mtime_ns, victim.stat().st_atime_ns
+    path.write_bytes(data)
+    faiss_kinds.seal(path, tables, record)
+    for mmap in (True, False):
+        with pytest.raises(DamagedError, match="featstore does not write there"):
+            FeatureIndex.open(path, mmap=mmap)
+    assert pair.verify(path)
+    assert victim.read_bytes() == before
+    assert (victim.stat().st_mtime_ns, victim.stat().st_atime_ns) == times
+    assert rows == faiss_kinds.ROWS
+
+
+def read_in_child(path: str, files: int) -> int:
+    """Read a FAISS file without a look at its structure, with so many files open besides."""
+    sandbox.limit_files(files)
+    return int(faiss.read_index(path).ntotal)
+
+
+def test_the_child_can_open_only_its_input(tmp_path: Path) -> None:
+    path, victim = tmp_path / "x", tmp_path / "victim"
+    data, rows = faiss_kinds.file("lists on disk", "below the ids", victim)
+    path.write_bytes(data)
+    entry, limits = "tests.indexes.files.test_faiss_file:read_in_child", {"seconds": 60, "memory": 1 << 30}
+    assert sandbox.call(entry, {"path": str(path), "files": 2}, **limits) == rows
+    with pytest.raises(Exception, match="could not open"):
+        sandbox.call(entry, {"path": str(path), "files": 1}, **limits)
+
+
+def test_an_array_longer_than_the_file_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    saved(path, rows=60)
+    data = bytearray(path.read_bytes())
+    at = data.index(struct.pack("<Q", 60 * 8))
+    data[at : at + 8] = struct.pack("<Q", 1 << 40)
+    path.write_bytes(data)
+    with pytest.raises(DamagedError, match="longer than the file"):
+        check_structure(path, 60, 8)
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_rows_of_an_untrained_index_are_damage(tmp_path: Path, part: int) -> None:
+    path = tmp_path / "x"
+    saved(path, rows=60)
+    data = bytearray(path.read_bytes())
+    # The four letters, dimension and rows, two numbers that are not used, then whether it is trained, and the metric.
+    at = part * 37 + 32
+    assert data[at] == 1
+    data[at] = 0
+    path.write_bytes(data)
+    with pytest.raises(DamagedError, match="not trained"):
+        check_structure(path, 60, 8)
+
+
+@pytest.mark.parametrize(
+    "effort", [{"efSearch": 0}, {"nprobe": 1 << 40}, {"k_factor": float("nan")}, {"k_factor": 1e12}, {"nprobe": -1}]
+)
+def test_effort_beyond_all_bounds_is_damage(effort: dict[str, float]) -> None:
+    assert effort_fault(effort, 1000)
+    assert effort_fault({"efSearch": 1024, "nprobe": 1, "k_factor": 64.0}, 10) is None
 
 
 def test_a_name_that_is_no_text_is_that_of_the_open_file() -> None:

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -96,7 +100,7 @@ def test_killed_anywhere_while_saving_the_old_or_the_new_index_opens(tmp_path: P
         pass
 
     seen = set()
-    for count in range(20):
+    for count in range(40):
         path = tmp_path / str(count) / "x"
         if not first:
             saved(path, seed=1)
@@ -190,3 +194,40 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     sealed_again(tmp_path / "x", {}, {"format": 2})
     with pytest.raises(UsageError, match="upgrade"):
         FeatureIndex.open(tmp_path / "x")
+
+
+def write_many(path: str, seed: int, rounds: int) -> dict[str, int]:
+    """Save an index again and again; return how often, and how often another was writing. For a process of its own."""
+    index = build_index(clusters(60, 8, seed), np.arange(60) * 7, [f"{seed}/{row}" for row in range(60)], kind="flat")
+    told = {"saved": 0, "refused": 0}
+    while told["saved"] < rounds:
+        try:
+            index.save(path)
+            told["saved"] += 1
+        except UsageError as error:
+            told["refused"] += "is writing this index; wait until it is done" in str(error)
+            time.sleep(0.005)
+    return told
+
+
+def test_of_two_writers_each_saves_or_is_told_who_writes(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    saved(path)
+    code = "import sys, json; from tests.indexes.files.test_pair import write_many; print(json.dumps(write_many(sys.argv[1], int(sys.argv[2]), 30)))"
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code, str(path), str(seed)], stdout=subprocess.PIPE, text=True)
+        for seed in (1, 2)
+    ]
+    told = [json.loads(writer.communicate()[0]) for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert [one["saved"] for one in told] == [30, 30]
+    assert pair.verify(path) == []
+    assert sorted(os.listdir(tmp_path)) == ["x", "x.featstore"]
+
+
+def test_the_name_of_an_index_leaves_room_for_its_side_file(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 240)
+    saved(path)
+    assert pair.verify(path) == []
+    with pytest.raises(UsageError, match=r"has 241 bytes, where 240 fit; choose a shorter one"):
+        saved(tmp_path / ("x" * 241))

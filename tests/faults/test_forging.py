@@ -1,0 +1,36 @@
+"""Stores, heads and indexes that are consistent and false: no verb does harm, whatever they say."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.faults.forging import attack, prepare
+from tests.faults.sandbox import Ground, watched
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
+    return prepare(tmp_path_factory.mktemp("forged") / "master")
+
+
+# Of tests.slow.forged, which draws a thousand; the first of each kind that it drew.
+@pytest.mark.parametrize("number", range(6))
+def test_no_verb_does_harm_over_a_forgery(ground: Ground, tmp_path: Path, number: int) -> None:
+    for what, how, verb, wrong in attack(ground, number, 1, tmp_path):
+        assert not wrong, (what, how, verb)
+
+
+def test_the_watch_sees_what_is_written_outside(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (home / "deep").mkdir(parents=True)
+    (home / "deep" / "letter").write_bytes(b"mine")
+    with watched(home) as events:
+        (home / "deep" / "letter").read_bytes()
+        assert not events()
+        os.close(os.open(home / "deep" / "letter", os.O_RDWR))
+        assert any("letter" in event for event in events())
+        (home / "new").touch()
+        assert any("new" in event for event in events())
