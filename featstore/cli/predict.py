@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import sys
 from collections.abc import Iterable, Iterator
-from collections.abc import Iterable
 from typing import Any
 
 import click
 
 from featstore import defaults
-from featstore.cli.output import Bar, json_option, printable
+from featstore.cli.output import Bar, CsvRows, json_option, json_text, printable, say
 from featstore.names import natural
-from featstore.cli.output import CsvRows, json_option, json_text, printable, say
 from featstore.text import counted
 
 _SHOWN = 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from featstore.cli.output import Bar, json_option, show
+from featstore.cli.output import Bar, json_option, say, show
 from featstore.datasets import registry
 from featstore.stages.sample import sample_names, write_sample
 
@@ -40,7 +40,7 @@ def sample(name: str, folder: str, as_json: bool) -> None:
 
     if name in registry() and not as_json:
         found = registry()[name]
-        click.echo(f"{name}: {found.title}; licence: {found.licence}; from {found.home}", err=True)
+        say(f"{name}: {found.title}; licence: {found.licence}; from {found.home}", err=True)
     try:
         count = write_sample(name, folder, progress=None if as_json else progress)
     finally:

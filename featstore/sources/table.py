@@ -12,11 +12,8 @@ from featstore.errors import UsageError
 from featstore.names import did_you_mean, is_misspelling, looks
 from featstore.sources.base import ROWS, Chunk, NoLabel, Row, chunked, is_picture_name, label_text, shown, without_dot
 from featstore.sources.finding import Finder
-from featstore.sources.tabular import Table, open_table, scalar
-from featstore.sources.tally import Tally
-from featstore.sources.base import ROWS, Chunk, Row, chunked, label_text, shown, without_dot
-from featstore.sources.reading import stat_picture
 from featstore.sources.tabular import Table, names_of_columns, open_table, scalar
+from featstore.sources.tally import Tally
 
 PATH_NAMES: Final = (
     "path",
@@ -106,7 +103,9 @@ def _named(table: Table, name: str) -> str:
     if len(alike) == 1:
         return alike[0]
     close = did_you_mean(name, table.columns)
-    raise UsageError(f"{shown(table.path)}: has no column {shown(name)!r}; its columns are {names_of_columns(table)}{close}")
+    raise UsageError(
+        f"{shown(table.path)}: has no column {shown(name)!r}; its columns are {names_of_columns(table)}{close}"
+    )
 
 
 def _refuse_misspelt(table: Table, what: str, columns: Sequence[str]) -> None:

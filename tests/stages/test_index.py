@@ -9,7 +9,7 @@ import pytest
 from featstore.artifacts import index_path, is_index, open_index, staleness
 from featstore.errors import IdentityError, UsageError
 from featstore.indexes import read_ann_benchmark
-from featstore.stages import index
+from featstore.stages import index as stage
 from featstore.stages.index import export_store, index
 from featstore.store import FeatureStore
 from tests.chain import make_store, names, write_coloured
@@ -123,8 +123,10 @@ def test_an_update_deletes_removed_pictures_from_an_exact_index(tmp_path, kind, 
     opened = FeatureStore.open(store)
     assert (opened.rows_of_ids(ids) < 0).sum() == left
     assert index(store, update=True).removed == 0
+
+
 def test_a_second_build_of_one_index_is_refused_before_its_work(chain, tmp_path, monkeypatch):
-    real, told = index._build, []
+    real, told = stage._build, []
 
     def build(*arguments):
         thread = threading.Thread(target=second)
@@ -138,12 +140,12 @@ def test_a_second_build_of_one_index_is_refused_before_its_work(chain, tmp_path,
                 index(chain.store, out=tmp_path / "x", update=update)
             told.append(str(caught.value))
 
-    monkeypatch.setattr(index, "_build", build)
+    monkeypatch.setattr(stage, "_build", build)
     index(chain.store, out=tmp_path / "x")
     assert len(told) == 2
 
 
 def test_a_name_that_is_too_long_fails_before_the_work(chain, tmp_path, monkeypatch):
-    monkeypatch.setattr(index, "_build", lambda *_: pytest.fail("worked"))
+    monkeypatch.setattr(stage, "_build", lambda *_: pytest.fail("worked"))
     with pytest.raises(UsageError, match="its name has 250 bytes, where 240 fit"):
         index(chain.store, out=tmp_path / ("x" * 250))

@@ -191,6 +191,8 @@ def test_a_damaged_head_is_replaced_and_told(chain, tmp_path):
     assert trained.replaced is None
     assert any("replaced a head that could not be read" in note for note in trained.notes)
     assert load_head(path).classes == ["ant", "bee"]
+
+
 def test_a_name_that_is_too_long_fails_before_the_work(chain, tmp_path, monkeypatch):
     monkeypatch.setattr("featstore.stages.train.split_store", lambda *_, **__: pytest.fail("worked"))
     with pytest.raises(UsageError, match="its name has 256 bytes, where 255 fit"):
