@@ -1,6 +1,69 @@
 from __future__ import annotations
 
-from featstore.text import counted
+import pytest
+
+from featstore.text import close_to, composed, counted, did_you_mean, is_misspelling, looks, natural
+
+
+@pytest.mark.parametrize(
+    "ordered",
+    [
+        ["1", "2", "10"],
+        ["-10", "-1", "0", "2.5", "10"],
+        ["class 2", "class 10", "class 10b"],
+        ["v1.9", "v1.10"],
+        ["01", "1", "2"],
+        ["9", "10", "ant"],
+        ["ant", "bee", "cow"],
+        ["img" + "9" * 5000, "img1" + "0" * 5000],
+        ["1e2", "1e3", "200000"],
+        ["n01440764", "n01443537", "n02102040"],
+    ],
+)
+def test_natural_order(ordered: list[str]):
+    assert sorted(set(ordered), key=natural) == ordered
+
+
+def test_the_decomposed_form_becomes_the_composed_one():
+    assert composed("cafe\u0301") == "caf\u00e9"
+    assert composed("\udcff\u00e9") == "\udcff\u00e9"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("cat", "Cat"),
+        ("golden retriever", "golden_retriever"),
+        ("1", "01"),
+        ("1", "1.00"),
+        ("caf\u00e9", "cafe\u0301"),
+        ("cat", "cat\u200b"),
+        ("cat", "\uff43\uff41\uff54"),
+        ("a  b", "a\u00a0b"),
+    ],
+)
+def test_names_that_look_alike(one: str, other: str):
+    assert looks(one) == looks(other)
+
+
+@pytest.mark.parametrize(("one", "other"), [("1", "2"), ("cat", "cats"), ("v1", "v2"), ("1.5", "15")])
+def test_names_that_do_not_look_alike(one: str, other: str):
+    assert looks(one) != looks(other)
+
+
+def test_what_a_name_may_have_meant():
+    keys = ["train/cat/cat.1.jpg", "train/cat/cat.10.jpg", "train/dog/dog.1.jpg"]
+    assert close_to("cat.1.jpg", keys)[0] == "train/cat/cat.1.jpg"
+    assert did_you_mean("exctract", ["extract", "train"]) == "; did you mean 'extract'?"
+    assert did_you_mean("zzz", ["extract", "train"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [("lable", True), ("labl", True), ("labell", True), ("glass", False), ("label", False), ("abel", False)],
+)
+def test_misspellings(word: str, expected: bool):
+    assert any(is_misspelling(word, name) for name in ("label", "class")) is expected
 
 
 def test_counted_uses_singular_and_plural():

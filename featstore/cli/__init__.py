@@ -13,9 +13,9 @@ from typing import Any, Final, NoReturn
 import click
 
 from featstore import __version__
-from featstore.cli.output import printable, say, tell_warnings
+from featstore.cli.output import say, tell_warnings
 from featstore.errors import FeatstoreError, UsageError
-from featstore.names import did_you_mean
+from featstore.text import did_you_mean, printable
 
 SECTIONS: Final = {
     "The five to know first": {

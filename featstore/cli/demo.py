@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from featstore import defaults
-from featstore.cli.output import Bar, json_option, printable, say, show
+from featstore.cli.output import Bar, json_option, say, show
+from featstore.text import printable
 
 
 @click.command()

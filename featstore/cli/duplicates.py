@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from featstore import defaults
-from featstore.cli.output import Bar, json_option, printable, show
-from featstore.text import counted
+from featstore.cli.output import Bar, json_option, show
+from featstore.text import counted, printable
 
 _LISTED = 20
 

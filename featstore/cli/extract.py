@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore import defaults
-from featstore.cli.output import Bar, json_option, printable, say, show, stop_on_signals
+from featstore.cli.output import Bar, json_option, say, show, stop_on_signals
 from featstore.cli.quantities import to_bytes_of_at_least
-from featstore.text import counted
+from featstore.text import counted, printable
 
 if TYPE_CHECKING:
     from featstore.stages.extract import ExtractReport

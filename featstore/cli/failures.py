@@ -6,8 +6,8 @@ from collections import Counter
 
 import click
 
-from featstore.cli.output import CsvRows, columns, json_option, printable, show
-from featstore.text import counted
+from featstore.cli.output import CsvRows, columns, json_option, show
+from featstore.text import counted, printable
 
 _LISTED = 20
 

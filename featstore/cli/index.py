@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from featstore import defaults
-from featstore.cli.output import all_printable, columns, json_option, printable, say, show
+from featstore.cli.output import all_printable, columns, json_option, say, show
 from featstore.cli.quantities import to_bytes, to_seconds
-from featstore.text import counted
+from featstore.text import counted, printable
 
 
 @click.command()

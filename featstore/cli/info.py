@@ -6,9 +6,8 @@ from typing import Any
 
 import click
 
-from featstore.cli.output import all_printable, json_option, printable, show
-from featstore.names import natural
-from featstore.text import counted
+from featstore.cli.output import all_printable, json_option, show
+from featstore.text import counted, natural, printable
 
 _LISTED = 20
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from featstore.cli.output import json_option, printable, show
-from featstore.text import counted
+from featstore.cli.output import json_option, show
+from featstore.text import counted, printable
 
 
 @click.command()

@@ -19,6 +19,8 @@ from typing import Any, TextIO
 
 import click
 
+from featstore.text import printable
+
 _LOG_SECONDS = 30.0
 _NAMED = 5
 _COLUMNS = 80
@@ -43,13 +45,6 @@ def show(value: Any, text: str, as_json: bool) -> None:
 def json_text(value: Any, *, indent: int | None = None) -> str:
     """Return ``value`` as JSON in ASCII that holds no control character."""
     return json.dumps(value, indent=indent, default=str).replace("\x7f", "\\u007f")
-
-
-def printable(text: str) -> str:
-    """Return ``text`` as one line: control characters and bytes that are no UTF-8 escaped."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def strangers(names: Sequence[str]) -> str:

@@ -8,9 +8,8 @@ from typing import Any
 import click
 
 from featstore import defaults
-from featstore.cli.output import Bar, CsvRows, json_option, json_text, printable, say
-from featstore.names import natural
-from featstore.text import counted
+from featstore.cli.output import Bar, CsvRows, json_option, json_text, say
+from featstore.text import counted, natural, printable
 
 _SHOWN = 3
 """Classes whose probabilities a line of text names."""

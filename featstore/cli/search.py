@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from featstore import defaults
-from featstore.cli.output import json_option, printable, say, show
-from featstore.text import counted
+from featstore.cli.output import json_option, say, show
+from featstore.text import counted, printable
 
 
 @click.command()

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from featstore import defaults
-from featstore.cli.output import json_option, printable, show
-from featstore.text import counted
+from featstore.cli.output import json_option, show
+from featstore.text import counted, printable
 
 
 def _c(_: click.Context, __: click.Parameter, value: str) -> float | str:

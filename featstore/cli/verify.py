@@ -6,8 +6,8 @@ import os
 
 import click
 
-from featstore.cli.output import json_option, printable, show, strangers
-from featstore.text import counted
+from featstore.cli.output import json_option, show, strangers
+from featstore.text import counted, printable
 
 
 @click.command()

@@ -17,7 +17,7 @@ from featstore import __version__, defaults
 from featstore.datasets.registry import Archive
 from featstore.errors import DamagedError, FeatstoreError
 from featstore.files import atomic
-from featstore.sources.base import shown
+from featstore.text import shown
 
 _READ_BYTES: Final = 1 << 20
 _PARTIAL_CONTENT: Final = 206

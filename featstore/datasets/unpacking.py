@@ -16,7 +16,7 @@ from typing import IO, Final
 
 from featstore import defaults
 from featstore.errors import DamagedError
-from featstore.sources.base import shown
+from featstore.text import shown
 
 _COPY_BYTES: Final = 1 << 20
 _TAR_PADDING: Final = 1 << 20

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from featstore import defaults
 from featstore.errors import UsageError
 from featstore.sources import open_source
-from featstore.sources.reading import ReadFailure, read_picture
+from featstore.sources.base import ReadFailure
+from featstore.sources.reading import read_picture
 from featstore.store.origin import Origin
 
 if TYPE_CHECKING:

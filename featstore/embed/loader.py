@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from featstore.decode import DecodeFailure, Decoder, Preprocessing
 from featstore.embed.pipeline import NO_DIGEST, Loaded, Timings
 from featstore.processes.in_hand import DECODING, READING, InHand
-from featstore.sources.reading import ReadFailure, read_picture
+from featstore.sources.base import ReadFailure
+from featstore.sources.reading import read_picture
 from featstore.store.plan import Rows, Unit
 from featstore.store.writer import SUPERSEDED
 

@@ -17,7 +17,7 @@ from featstore.heads.estimators.kernel import KernelSVMHead
 from featstore.heads.estimators.linear import LinearSVMHead, LogisticHead
 from featstore.heads.estimators.neighbours import KNNHead
 from featstore.heads.headfile import TrainedHead
-from featstore.names import did_you_mean, natural
+from featstore.text import did_you_mean, natural
 
 
 @dataclass(frozen=True)

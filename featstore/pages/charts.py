@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from featstore.pages.drawing import CURVE_COLOURS, Drawing
 from featstore.pages.render import percent
-from featstore.sources.base import shown
-from featstore.text import counted
+from featstore.text import counted, shown
 
 _WIDTH, _HEIGHT = 460, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 74, 14, 14, 44
@@ -207,7 +206,7 @@ def heat_pixels(confusion: Sequence[Sequence[int]], side: int = 800) -> Any:
 
 def heat_map(confusion: Sequence[Sequence[int]], side: int = 800) -> str:
     """Return ``heat_pixels`` as a data: URI."""
-    from featstore.pages.thumbnails import data_uri
+    from featstore.store.thumbnails import data_uri
 
     return data_uri(heat_pixels(confusion, side))
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featstore.artifacts import index_path, open_index, origins_of_head
-from featstore.names import natural
 from featstore.pages import parts
 from featstore.pages.render import percent, seconds, write_page
 from featstore.pages.search import neighbours_shown
-from featstore.pages.thumbnails import thumbnail_of
 from featstore.store import FeatureStore
 from featstore.store.pictures import Pictures
+from featstore.store.thumbnails import thumbnail_of
+from featstore.text import natural
 
 if TYPE_CHECKING:
     from featstore.stages.demo import DemoReport

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from markupsafe import Markup, escape
 
-from featstore.sources.base import shown
+from featstore.text import shown
 
 if TYPE_CHECKING:
     from PIL import Image

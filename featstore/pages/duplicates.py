@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from featstore import defaults
 from featstore.pages import parts
 from featstore.pages.render import write_page
-from featstore.pages.thumbnails import thumbnail_of
 from featstore.store.pictures import Pictures
+from featstore.store.thumbnails import thumbnail_of
 from featstore.text import counted
 
 if TYPE_CHECKING:

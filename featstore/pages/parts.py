@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from featstore import __version__
 from featstore.pages.charts import heat_map
 from featstore.pages.render import number, percent
-from featstore.pages.thumbnails import thumbnail_of
 from featstore.store.pictures import Pictures
+from featstore.store.thumbnails import thumbnail_of
 
 if TYPE_CHECKING:
     from featstore.stages.train import TrainReport

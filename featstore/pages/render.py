@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from featstore.files import atomic
 from featstore.pages.drawing import CURVE_COLOURS
-from featstore.sources.base import shown
+from featstore.text import shown
 
 _COLUMNS = 7
 """Pictures side by side at most."""

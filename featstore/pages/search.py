@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from featstore.pages import parts
 from featstore.pages.render import write_page
-from featstore.pages.thumbnails import Thumbnail, thumbnail, thumbnail_of
 from featstore.store.pictures import Pictures, address_of, open_picture
+from featstore.store.thumbnails import Thumbnail, thumbnail, thumbnail_of
 from featstore.text import counted
 
 if TYPE_CHECKING:

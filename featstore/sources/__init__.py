@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from featstore.errors import UsageError
-from featstore.names import did_you_mean
-from featstore.sources.base import Chunk, Source, is_picture_name, shown
-from featstore.sources.reading import Picture, ReadFailure, read_picture
+from featstore.sources.base import Chunk, Picture, ReadFailure, Source, is_picture_name
+from featstore.sources.reading import read_picture
+from featstore.text import did_you_mean, shown
 
 __all__ = ["KINDS", "Chunk", "Picture", "ReadFailure", "Source", "open_source", "read_picture"]
 

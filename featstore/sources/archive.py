@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from featstore.errors import FeatstoreError, UsageError
-from featstore.sources.base import ROWS, Chunk, Row, chunked, is_picture_name, shown, without_dot
+from featstore.sources.base import ROWS, Chunk, Row, chunked, is_picture_name, without_dot
 from featstore.sources.folder import is_archive_name, others_ignored, walk
 from featstore.sources.layout import LAYOUTS, Layout, ordinal
 from featstore.sources.reading import BLOCK, member_header
@@ -32,7 +32,7 @@ from featstore.sources.samples import (
     second_of,
 )
 from featstore.sources.tally import Tally
-from featstore.text import counted
+from featstore.text import counted, shown
 
 METADATA: Final = ["txt", "json"]
 _GROUP_LIMIT: Final = 10_000

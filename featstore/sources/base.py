@@ -21,7 +21,8 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.names import composed
+from featstore.errors import FeatstoreError
+from featstore.text import composed
 
 Scalar = str | int | float | bool | None
 
@@ -182,9 +183,25 @@ def label_text(value: Any) -> str | None:
     raise NoLabel(f"is {kind}, which can be no label: it must be one text, number or date")
 
 
-def shown(path: bytes | str | os.PathLike[str]) -> str:
-    """Return ``path`` for a message: one line whatever the name, control characters and odd bytes escaped."""
-    text = os.fsdecode(path)
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
+@dataclass(frozen=True)
+class Picture:
+    """The bytes of a picture file or archive member, with the size and mtime (ns) that a Chunk gives for it."""
+
+    data: bytes
+    size: int
+    mtime_ns: int
+
+
+class ReadFailure(FeatstoreError):
+    """A picture's bytes cannot be had. ``reason``: a stable slug; ``message``: one line for a person.
+
+    Reasons: missing, permission, not-a-file, empty, too-large, outside-root, changed-while-read, io-error.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(reason, message)
+        self.reason = reason
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from featstore.names import composed
-from featstore.sources.base import is_picture_name, shown, without_dot
-from featstore.sources.reading import ReadFailure, resolve, stat_picture
-from featstore.text import counted
+from featstore.sources.base import ReadFailure, is_picture_name, without_dot
+from featstore.sources.reading import resolve, stat_picture
+from featstore.text import composed, counted, shown
 
 _ADDRESS: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]+://")
 _DRIVE: Final = re.compile(rb"[A-Za-z]:[\\/]|\\\\")

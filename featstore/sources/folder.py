@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from featstore.errors import FeatstoreError, UsageError
-from featstore.sources.base import ROWS, Chunk, Row, chunked, is_picture_name, shown, size_and_mtime
+from featstore.sources.base import ROWS, Chunk, Row, chunked, is_picture_name, size_and_mtime
 from featstore.sources.layout import LAYOUTS, Layout, may_be_splits, ordinal, split_names, split_word
 from featstore.sources.tally import Tally
-from featstore.text import counted
+from featstore.text import counted, shown
 
 _PACKED: Final = (b".tar.gz", b".tgz", b".tar.bz2", b".tar.xz", b".tar.zst", b".zip", b".7z", b".rar")
 _DEEPEST: Final = 8

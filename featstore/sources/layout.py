@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from featstore.names import composed
+from featstore.text import composed
 
 LAYOUTS: Final = ("split/class", "class", "split", "flat", "none")
 _SPLIT_WORDS: Final = {

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from featstore.errors import FeatstoreError, UsageError
-from featstore.sources.base import ROWS, Chunk, Row, chunked, shown, without_dot
+from featstore.sources.base import ROWS, Chunk, Row, chunked, without_dot
 from featstore.sources.finding import Finder
 from featstore.sources.tally import Tally
+from featstore.text import shown
 
 _SNIFFED: Final = 64 << 10
 _BLOCK: Final = 1 << 20

@@ -11,12 +11,11 @@ import errno
 import os
 import stat
 import tarfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from featstore.errors import FeatstoreError
-from featstore.sources.base import shown, size_and_mtime
+from featstore.sources.base import Picture, ReadFailure, size_and_mtime
+from featstore.text import shown
 
 BLOCK: Final = tarfile.BLOCKSIZE
 _FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -33,30 +32,6 @@ _REASONS: Final = {
     errno.ENODEV: "not-a-file",
 }
 _LARGEST_SECONDS: Final = ((1 << 63) - 1) // 1_000_000_000
-
-
-class ReadFailure(FeatstoreError):
-    """A picture's bytes cannot be had. ``reason``: a stable slug; ``message``: one line for a person.
-
-    Reasons: missing, permission, not-a-file, empty, too-large, outside-root, changed-while-read, io-error.
-    """
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(reason, message)
-        self.reason = reason
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
-
-
-@dataclass(frozen=True)
-class Picture:
-    """The bytes of a picture file or archive member, with the size and mtime (ns) that a Chunk gives for it."""
-
-    data: bytes
-    size: int
-    mtime_ns: int
 
 
 def resolve(root: bytes, location: bytes) -> bytes:
@@ -87,7 +62,7 @@ def stat_picture(root: bytes, location: bytes) -> tuple[int, int]:
 
 def read_picture(root: Path, location: bytes, offset: int, size: int, *, limit: int) -> Picture:
     """Read one picture: the file ``location`` (``offset`` -1), ``size`` bytes from ``offset`` of an archive, or, where
-    ``location`` has a column behind a NUL byte, row ``offset`` of a Parquet file of ``size`` bytes (see embedded.py).
+    ``location`` has a column behind a NUL byte, row ``offset`` of a Parquet file of ``size`` bytes (see parquet_rows.py).
 
     For a file of its own ``size`` is not used: the result says how large it is now. More than ``limit`` bytes
     are not read. Raises ReadFailure with its reason; OSError where this process lacks handles or memory.
@@ -119,7 +94,7 @@ def read_picture(root: Path, location: bytes, offset: int, size: int, *, limit: 
 
 
 def _read_row(path: bytes, column: bytes, row: int, size: int, limit: int) -> Picture:
-    from featstore.sources.embedded import read_row
+    from featstore.sources.parquet_rows import read_row
 
     status = os.stat(path)
     if status.st_size != size:

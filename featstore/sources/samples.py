@@ -8,8 +8,9 @@ import os
 from typing import Any, Final, NamedTuple
 
 from featstore.errors import UsageError
-from featstore.sources.base import NoLabel, label_text, shown
+from featstore.sources.base import NoLabel, label_text
 from featstore.sources.table import LABEL_NAMES, SPLIT_NAMES, no_label
+from featstore.text import shown
 
 SIDECARS: Final = (b"cls", b"json", b"txt")
 SIDECAR_LIMIT: Final = 16 << 20

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from featstore.errors import UsageError
-from featstore.names import did_you_mean, is_misspelling, looks
-from featstore.sources.base import ROWS, Chunk, NoLabel, Row, chunked, is_picture_name, label_text, shown, without_dot
+from featstore.sources.base import ROWS, Chunk, NoLabel, Row, chunked, is_picture_name, label_text, without_dot
 from featstore.sources.finding import Finder
 from featstore.sources.tabular import Table, names_of_columns, open_table, scalar
 from featstore.sources.tally import Tally
+from featstore.text import did_you_mean, is_misspelling, looks, shown
 
 PATH_NAMES: Final = (
     "path",

@@ -13,7 +13,8 @@ from typing import Any, Final, Protocol, TextIO
 
 from featstore.errors import FeatstoreError, UsageError
 from featstore.processes import sandbox
-from featstore.sources.base import Scalar, shown
+from featstore.sources.base import Scalar
+from featstore.text import shown
 
 _LINE_LIMIT: Final = 16 << 20
 _FIELD_LIMIT: Final = csv.field_size_limit()

@@ -6,9 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from featstore.names import looks, natural
-from featstore.sources.base import Chunk, shown
-from featstore.text import counted
+from featstore.sources.base import Chunk
+from featstore.text import counted, looks, natural, shown
 
 _MISSING_WORDS: Final = frozenset({"nan", "na", "n/a", "none", "null", "<na>", "nat", "missing", "unknown", "?", ""})
 """Labels that often stand for "no label", in the form that looks() gives."""

@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
-from featstore.names import natural
 from featstore.store import FeatureStore
 from featstore.store.origin import state_of_store
 from featstore.store.splitting import groups_of_equal_bytes
-from featstore.text import counted
+from featstore.text import counted, natural
 
 if TYPE_CHECKING:
     from featstore.indexes.duplicates import Leak, NearDuplicates

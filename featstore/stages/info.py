@@ -10,8 +10,8 @@ from typing import Any, Final
 from featstore.artifacts import origin_of_index, origins_of_head
 from featstore.errors import DamagedError, UsageError
 from featstore.files import sealed
-from featstore.names import natural
 from featstore.store import FeatureStore, folders
+from featstore.text import natural
 
 
 def info(path: str | os.PathLike[str]) -> dict[str, Any]:

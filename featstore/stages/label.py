@@ -8,13 +8,13 @@ from itertools import islice
 from pathlib import Path
 
 from featstore.errors import UsageError
-from featstore.sources.base import NoLabel, label_text, shown, without_dot
+from featstore.sources.base import NoLabel, label_text, without_dot
 from featstore.sources.table import doubts, find_columns, no_label
 from featstore.sources.tabular import CsvTable, Table, names_of_columns, open_table, scalar
 from featstore.sources.tally import Tally
 from featstore.store import tables
 from featstore.store.labels import LabelReport, NoKeyKnown, known_keys, set_columns
-from featstore.text import counted
+from featstore.text import counted, shown
 
 _TRIED = 1000
 """Rows of a table whose other columns are looked up where no key is known."""

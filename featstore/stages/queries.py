@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from featstore.embed.embedder import Embedder, Input, inputs_of
 from featstore.errors import UsageError
-from featstore.names import composed, did_you_mean, natural
 from featstore.store import FeatureStore
-from featstore.text import counted
+from featstore.text import composed, counted, did_you_mean, natural
 
 if TYPE_CHECKING:
     from featstore.indexes.blocks import Metric

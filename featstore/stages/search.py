@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from featstore.indexes import FeatureIndex
 
 
+_SHOWN_QUERIES, _SHOWN_NEIGHBOURS = 10, 20
+"""Queries, and neighbours of each, that a notebook shows."""
+
+
 @dataclass(frozen=True)
 class Neighbour:
     """A picture of the index: ``score`` is its cosine or inner product, or its squared distance under "l2"."""
@@ -83,9 +87,22 @@ class SearchReport:
         return f"<SearchReport {self.index!r}: {queries} among {counted(self.rows, 'picture')}, {self.metric}>"
 
     def _repr_html_(self) -> str:
-        from featstore.notebook import search_results
+        from featstore.notebook import figure, gallery
+        from featstore.store.pictures import Pictures
+        from featstore.store.thumbnails import thumbnail_of
 
-        return search_results(self)
+        pictures, rows = Pictures(self.store), []
+        for query in self.queries[:_SHOWN_QUERIES]:
+            figures = []
+            for found in query.neighbours[:_SHOWN_NEIGHBOURS]:
+                thumb = thumbnail_of(pictures, found.key)
+                caption = f"{self.metric} {found.score:.3f} {found.key}"
+                figures.append(figure(thumb.uri, caption, found.label, tiny=thumb.tiny, missing=thumb.note))
+            why = f": {query.message or query.reason}" if query.reason else ""
+            rows.append((f"{query.name}{why}", figures))
+        more = len(self.queries) - _SHOWN_QUERIES
+        notes = [f"{more:,} more queries are not shown"] if more > 0 else []
+        return gallery(repr(self), rows, [*notes, *self.notes])
 
     @property
     def failures(self) -> int:

@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from featstore import defaults
 from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic, sealed
-from featstore.names import did_you_mean
 from featstore.store.origin import KEY, STACKED, generation_number, state_of_store
 from featstore.store.splitting import Split, groups_of_equal_bytes, split_store
 from featstore.store.stacked import StackedStores
-from featstore.text import counted
+from featstore.text import counted, did_you_mean
 
 if TYPE_CHECKING:
     from featstore.heads import Report, TrainedHead

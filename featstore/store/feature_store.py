@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from featstore import defaults
 from featstore.errors import UsageError
-from featstore.names import did_you_mean, natural
 from featstore.store import folders, tables
 from featstore.store.identity import Identity
 from featstore.store.key_matches import meant, other_forms
@@ -22,6 +21,7 @@ from featstore.store.manifest import Manifest, settled
 from featstore.store.plan import Ids, Plan, Unit
 from featstore.store.shards import Failure, Shard
 from featstore.store.tables import Tables
+from featstore.text import did_you_mean, natural
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,8 +10,8 @@ from typing import Final
 
 import numpy as np
 
-from featstore.names import composed, did_you_mean
 from featstore.store.plan import Plan
+from featstore.text import composed, did_you_mean
 
 _SAME: Final = {
     "form": "written in another Unicode form (NFC or NFD)",

@@ -17,6 +17,7 @@ from featstore.store.keys import KeyIndex, digests
 from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan
 from featstore.store.tables import Column, Tables, Value
+from featstore.text import quoted
 
 
 class NoKeyKnown(UsageError):
@@ -62,7 +63,7 @@ def set_columns(
     doubled = KeyIndex.build(digest).doubled()
     if doubled is not None:
         raise UsageError(
-            f"the key {_shown(wanted[doubled[0]])} is in the table more than once; keep one line for each key"
+            f"the key {quoted(wanted[doubled[0]])} is in the table more than once; keep one line for each key"
         )
     with Claims(path) as claims:
         claims.join()
@@ -77,10 +78,10 @@ def set_columns(
         rows, unknown = np.flatnonzero(known), np.flatnonzero(~known)
         twice = KeyIndex.build(digests([wanted[at] for at in rows.tolist()])).doubled() if matches.notes else None
         if twice is not None:
-            key = _shown(wanted[int(rows[twice[0]])])
+            key = quoted(wanted[int(rows[twice[0]])])
             raise UsageError(f"the key {key} is in the table in two forms; keep one line for each key")
         if not rows.size:
-            example = f" (the first: {_shown(wanted[0])})" if wanted else ""
+            example = f" (the first: {quoted(wanted[0])})" if wanted else ""
             why = "".join(f"; {note}" for note in matches.causes)
             raise NoKeyKnown(f"{path}: none of the {len(wanted):,} keys of the table is in the store{example}{why}")
         typed = {
@@ -100,7 +101,7 @@ def set_columns(
                 continue
         if Manifest.read(path).epoch != epoch:
             raise FeatstoreError(f"{path}: was compacted while it was labelled; label it again")
-    examples = [_shown(wanted[i]) for i in unknown[:5].tolist()]
+    examples = [quoted(wanted[i]) for i in unknown[:5].tolist()]
     return LabelReport(
         version + 1, len(wanted), len(rows), len(unknown), examples, list(columns), "", matches.notes + matches.causes
     )
@@ -110,7 +111,3 @@ def known_keys(store: str | os.PathLike[str], keys: Iterable[bytes]) -> int:
     """Return how many of ``keys`` the store has."""
     path = Path(store)
     return int((Plan(path, Manifest.read(path).epoch).find_keys(list(keys)) >= 0).sum())
-
-
-def _shown(key: bytes) -> str:
-    return repr(key.decode("utf-8", "backslashreplace"))

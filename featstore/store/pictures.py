@@ -18,7 +18,8 @@ import numpy as np
 
 from featstore import defaults
 from featstore.decode import DecodeFailure, load_rgb
-from featstore.sources.reading import ReadFailure, read_picture, resolve
+from featstore.sources.base import ReadFailure
+from featstore.sources.reading import read_picture, resolve
 from featstore.store import FeatureStore
 from featstore.text import counted
 

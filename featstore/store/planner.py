@@ -15,7 +15,7 @@ from featstore.store import plan as plans
 from featstore.store import tables
 from featstore.store.keys import KeyIndex, digests
 from featstore.store.plan import Ids, NewSegment, Plan, Rows, cut, source_name
-from featstore.text import counted
+from featstore.text import counted, quoted
 
 MISSING = -1
 _ATTEMPTS = 100
@@ -168,7 +168,7 @@ class Planner:
         names = self.plan.source_names(ids[changed])
         foreign = changed[names != ours]
         if foreign.size:
-            key, other = _shown(chunk.keys[int(foreign[0])]), str(names[names != ours][0])
+            key, other = quoted(chunk.keys[int(foreign[0])]), str(names[names != ours][0])
             raise UsageError(
                 f"{counted(len(foreign), f'key of {ours} is', f'keys of {ours} are')} in the store already, from {other}, with other content (the first: {key}); "
                 f"extract them into a store of their own, or name {other.partition(':')[2]} as the source and say with --root where its pictures are now"
@@ -284,7 +284,7 @@ class Planner:
 
     def _refuse_doubled(self, key: bytes) -> None:
         raise UsageError(
-            f"{self.source.get('location')}: the key {_shown(key)} is there more than once; "
+            f"{self.source.get('location')}: the key {quoted(key)} is there more than once; "
             "each picture needs a key of its own (give a table an id column, or remove the doubled line)"
         )
 
@@ -293,7 +293,3 @@ def _bits(seen: NDArray[np.uint8], places: NDArray[np.int64]) -> NDArray[np.bool
     """Return whether the bit of each place is set."""
     found: NDArray[np.bool_] = (seen[places >> 3] >> (places & 7).astype(np.uint8)) & 1 == 1
     return found
-
-
-def _shown(key: bytes) -> str:
-    return repr(key.decode("utf-8", "backslashreplace"))

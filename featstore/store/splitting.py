@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from featstore import defaults
 from featstore.errors import UsageError
-from featstore.names import natural
 from featstore.sources.layout import split_words
 from featstore.store import FeatureStore
 from featstore.store.origin import require_vectors
-from featstore.text import counted
+from featstore.text import counted, natural
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "testing", "val", "valid", "validation", "eval", "dev", "holdout")

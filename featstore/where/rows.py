@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.errors import UsageError
-from featstore.names import did_you_mean
 from featstore.store import FeatureStore
+from featstore.text import did_you_mean
 from featstore.where.parsing import parse
 from featstore.where.tree import AllOf, AnyOf, Condition, Not, Test, Value, kind_of, tests_of
 

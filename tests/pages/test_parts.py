@@ -20,8 +20,8 @@ from featstore.pages.charts import (
 from featstore.pages.drawing import CURVE_COLOURS
 from featstore.pages.parts import CELLS, chosen_text, class_rows, confusion_matrix, footer
 from featstore.pages.render import balanced, breakable, number, percent, seconds, write_page
-from featstore.pages.thumbnails import SIDE, thumbnail
 from featstore.store.pictures import NoPicture
+from featstore.store.thumbnails import SIDE, thumbnail
 from tests.page_reading import read
 
 

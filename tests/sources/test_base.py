@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featstore.sources.base import NoLabel, Row, chunked, is_picture_name, label_text, shown, without_dot
+from featstore.sources.base import NoLabel, Row, chunked, is_picture_name, label_text, without_dot
+from featstore.text import shown
 
 
 def test_chunks_are_full_but_the_last():

@@ -31,7 +31,7 @@ def test_what_people_print_is_short(chain):
     head = featstore.load_head(chain.trained.path)
     things = [head, chain.trained, chain.trained.report, chain.trained.split, predictions, next(iter(predictions))]
     things += [found, found.queries[0], index, featstore.FeatureStore.open(chain.store)]
-    things += [featstore.find_duplicates(chain.store), featstore.index_store(chain.store, out=chain.place / "n.faiss")]
+    things += [featstore.find_duplicates(chain.store), featstore.index(chain.store, out=chain.place / "n.faiss")]
     for thing in things:
         written = repr(thing)
         assert written.startswith("<")

@@ -14,8 +14,8 @@ from featstore import defaults
 from featstore.errors import DataError
 from featstore.heads.calibration import rescale
 from featstore.heads.evaluation.measures import CALIBRATION_BINS, NAMES, ClassTable, Measurer, class_table
-from featstore.names import natural
 from featstore.stats import wilson_interval
+from featstore.text import natural
 
 _TITLES: Final = {
     "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "log_loss": "log loss",

@@ -14,7 +14,8 @@ from featstore import defaults
 from featstore.decode import DecodeFailure, Preprocessing, decode
 from featstore.embed.embedder import Input, inputs_of
 from featstore.errors import UsageError
-from featstore.sources.reading import ReadFailure, read_picture
+from featstore.sources.base import ReadFailure
+from featstore.sources.reading import read_picture
 
 _EMBEDDED: Final = ("china.jpg", "flower.jpg")
 

@@ -30,6 +30,7 @@ class _Made:
     kind, location, root = "folder", "/", Path("/")
     layout: str | None = "flat"
     ignored = 0
+    read_as = unfound = ""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows

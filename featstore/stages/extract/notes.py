@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featstore.embed.units import Run
-from featstore.names import natural
 from featstore.sources import Source
 from featstore.store.plan import source_name
 from featstore.store.tables import LABEL, SPLIT, Tables
-from featstore.text import counted
+from featstore.text import counted, natural
 
 if TYPE_CHECKING:
     from featstore.embed.units import Run

@@ -255,7 +255,8 @@ def _hashes(source: Source, chunk: Any, rows: NDArray[np.int64], max_bytes: int)
     """Return (n, 32) uint8: SHA-256 of the pictures as they are now, zeros where they cannot be read."""
     import hashlib
 
-    from featstore.sources.reading import ReadFailure, read_picture
+    from featstore.sources.base import ReadFailure
+    from featstore.sources.reading import read_picture
 
     sums = np.zeros((len(rows), 32), np.uint8)
     for at, row in enumerate(rows.tolist()):

@@ -8,7 +8,8 @@ from typing import Any
 
 from featstore.decode import DecodeFailure, Preprocessing
 from featstore.processes.sandbox import function_of
-from featstore.sources.reading import ReadFailure, read_picture
+from featstore.sources.base import ReadFailure
+from featstore.sources.reading import read_picture
 
 OUT_OF_MEMORY = "out-of-memory"
 

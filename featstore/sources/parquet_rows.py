@@ -1,0 +1,95 @@
+"""Read single pictures out of a column of a Parquet file, from several threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any, Final
+
+from featstore.sources.base import Picture, ReadFailure
+from featstore.text import shown
+
+_ROWS: Final = 8
+"""Rows that are decoded at once."""
+_KEPT: Final = 64
+"""Rows that are kept after they were read: more than there are threads that read, which do not come in order."""
+_KEPT_BYTES: Final = 256 << 20
+_READERS: Final = 8
+"""Files that are kept open."""
+
+
+class _Reader:
+    """Reads pictures out of one column of one file; forwards, and back by beginning the row group again."""
+
+    def __init__(self, path: bytes, column: str) -> None:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        self._file = parquet.ParquetFile(os.fsdecode(path), pre_buffer=False, buffer_size=1 << 20)
+        self._struct = pa.types.is_struct(self._file.schema_arrow.field(column).type)
+        self._column = f"{column}.bytes" if self._struct else column
+        self._starts = [0]
+        for group in range(self._file.metadata.num_row_groups):
+            self._starts.append(self._starts[-1] + self._file.metadata.row_group(group).num_rows)
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[int, bytes | None] = OrderedDict()
+        self._bytes = 0
+        self._group, self._next = -1, 0
+        self._batches: Iterator[Any] = iter(())
+
+    def read(self, row: int) -> bytes | None:
+        """Return the bytes in ``row``; None where it has none. Raises IndexError beyond the last."""
+        with self._lock:
+            if not 0 <= row < self._starts[-1]:
+                raise IndexError(row)
+            if row not in self._kept:
+                self._go_to(row)
+            return self._kept[row]
+
+    def _go_to(self, row: int) -> None:
+        group = next(at for at, end in enumerate(self._starts[1:]) if row < end)
+        if group != self._group or row < self._next:
+            self._group, self._next = group, self._starts[group]
+            self._batches = self._file.iter_batches(batch_size=_ROWS, row_groups=[group], columns=[self._column])
+        while self._next <= row:
+            values = next(self._batches).column(0).to_pylist()
+            for value in values:
+                data = value.get("bytes") if isinstance(value, dict) else value
+                self._kept[self._next] = data
+                self._bytes += len(data or b"")
+                self._next += 1
+            while len(self._kept) > _KEPT or (self._bytes > _KEPT_BYTES and len(self._kept) > _ROWS):
+                self._bytes -= len(self._kept.popitem(last=False)[1] or b"")
+
+
+_readers: OrderedDict[tuple[Any, ...], _Reader] = OrderedDict()
+_opening = threading.Lock()
+
+
+def read_row(path: bytes, column: bytes, row: int, status: os.stat_result, *, limit: int) -> Picture:
+    """Read the picture in ``row`` of a column of the Parquet file at ``path``, which has ``status``. Raises ReadFailure."""
+    import pyarrow
+
+    # A descriptor that a fork shares has one position for both.
+    name = (os.getpid(), path, column, status.st_size, status.st_mtime_ns)
+    try:
+        with _opening:
+            reader = _readers.pop(name, None) or _Reader(path, os.fsdecode(column))
+            _readers[name] = reader
+            while len(_readers) > _READERS:
+                _readers.popitem(last=False)
+        data = reader.read(row)
+    except (pyarrow.ArrowException, IndexError, KeyError, StopIteration) as error:
+        reason = shown(str(error).partition("\n")[0])
+        raise ReadFailure("io-error", f"{shown(path)}: row {row + 1:,} cannot be read ({reason})") from None
+    if data is None:
+        raise ReadFailure("missing", f"{shown(path)}: row {row + 1:,} holds no picture, at most its path")
+    if not data:
+        raise ReadFailure("empty", f"{shown(path)}: row {row + 1:,} has no bytes")
+    if len(data) > limit:
+        raise ReadFailure(
+            "too-large", f"{shown(path)}: row {row + 1:,} has {len(data):,} bytes, where at most {limit:,} are read"
+        )
+    return Picture(data, status.st_size, status.st_mtime_ns)
