@@ -24,9 +24,9 @@ def test_the_workflow_calls_what_a_change_must_pass() -> None:
 
 
 def test_commit_hooks_are_the_checks_of_ci() -> None:
-    checks = re.findall(r"^\.venv/bin/(ruff \w+|mypy)", text(".ci/run"), re.MULTILINE)
-    hooks = re.findall(r"entry: \.venv/bin/(ruff \w+|mypy)", text(".pre-commit-config.yaml"))
-    assert hooks == checks == ["ruff check", "ruff format", "mypy"]
+    checks = re.findall(r"^\.venv/bin/(ruff \w+|mypy|lint-imports)", text(".ci/run"), re.MULTILINE)
+    hooks = re.findall(r"entry: \.venv/bin/(ruff \w+|mypy|lint-imports)", text(".pre-commit-config.yaml"))
+    assert hooks == checks == ["ruff check", "ruff format", "mypy", "lint-imports"]
 
 
 def test_every_slow_command_and_pipeline_is_documented() -> None:

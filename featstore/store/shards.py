@@ -267,6 +267,7 @@ class OpenShards:
     def __init__(self, store: Path, identity: Identity, limit: int = defaults.OPEN_SHARDS) -> None:
         self.store, self.identity, self.limit = store, identity, limit
         self._open: OrderedDict[int, Shard] = OrderedDict()
+        self.unfinished: dict[int, Unfinished] = {}
         self._held: dict[int, sealed.Mapped] = {}
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most = defaults.HELD_SHARDS if descriptors < 0 else min(defaults.HELD_SHARDS, descriptors // 8)
@@ -283,7 +284,6 @@ class OpenShards:
                     raise
                 self._most = 0
         return sealed.read_header(path, KIND, follow=False)
-        self.unfinished: dict[int, Unfinished] = {}
 
     def __getitem__(self, unit: int) -> Shard | Unfinished:
         if unit in self.unfinished:
