@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from featstore.engines import EXACT, parity
+from featstore.engines import EXACT, drift
 from featstore.errors import UsageError
 
 
@@ -12,7 +12,7 @@ def features(seed: int = 0) -> np.ndarray:
 
 
 def test_equal_features_have_no_drift() -> None:
-    result = parity(features(), features())
+    result = drift(features(), features())
     assert result["greatest_difference"] == 0
     assert result["neighbour_agreement"] == 1
     assert result["cosine_min"] == pytest.approx(1)
@@ -22,12 +22,12 @@ def test_equal_features_have_no_drift() -> None:
 def test_drift_is_relative_to_the_spread_of_features() -> None:
     changed = features()
     changed[3, 4] += 0.05
-    result = parity(changed, features())
+    result = drift(changed, features())
     assert result["greatest_difference"] == pytest.approx(0.05 / result["spread"], rel=1e-3)
 
 
 def test_different_pictures_have_large_drift_despite_high_cosine() -> None:
-    result = parity(features(1), features(0))
+    result = drift(features(1), features(0))
     assert result["cosine_min"] > 0.99
     assert result["greatest_difference"] > 1000 * EXACT
     assert result["centred_cosine_min"] < 0.5
@@ -36,10 +36,10 @@ def test_different_pictures_have_large_drift_despite_high_cosine() -> None:
 
 def test_constant_features_do_not_divide_by_zero() -> None:
     constant = np.ones((3, 4), np.float32)
-    assert parity(constant, constant)["greatest_difference"] == 0
+    assert drift(constant, constant)["greatest_difference"] == 0
 
 
 @pytest.mark.parametrize("shape", [(1, 4), (4,), (3, 5)])
 def test_shapes_that_do_not_match_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(UsageError, match="same two or more"):
-        parity(np.zeros(shape, np.float32), np.zeros((3, 4) if shape == (3, 5) else shape, np.float32))
+        drift(np.zeros(shape, np.float32), np.zeros((3, 4) if shape == (3, 5) else shape, np.float32))

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from featstore.backbones import load_backbone
 from featstore.decode import decode
-from featstore.engines import EXACT, Engine, open_engine, parity
+from featstore.engines import EXACT, Engine, drift, open_engine
 from featstore.processes.malloc import keep_memory
 from featstore.stages.extract import extract
 from featstore.stages.train import train
@@ -47,13 +47,13 @@ def engines(backbone: str, weights: str | None, pictures: list[bytes]) -> dict[s
     model = load_backbone(backbone, weights)
     pixels = np.stack([decode(data, model.preprocessing) for data in pictures])
     plain = in_batches(open_engine(model, engine="torch", device="cpu"), pixels)
-    found = {name: parity(in_batches(open_engine(model, engine=name, device="cpu"), pixels), plain) for name in ENGINES}
+    found = {name: drift(in_batches(open_engine(model, engine=name, device="cpu"), pixels), plain) for name in ENGINES}
     few = pixels[:64]
     wrong = replace(model, preprocessing=replace(model.preprocessing, mean=(0.4,) * 3, std=(0.3,) * 3))
     other = open_engine(wrong, engine="openvino", device="cpu")
-    found["control: normalisation"] = parity(in_batches(other, few), plain[:64])
+    found["control: normalisation"] = drift(in_batches(other, few), plain[:64])
     right = open_engine(model, engine="openvino", device="cpu")
-    found["control: BGR"] = parity(in_batches(right, np.ascontiguousarray(few[..., ::-1])), plain[:64])
+    found["control: BGR"] = drift(in_batches(right, np.ascontiguousarray(few[..., ::-1])), plain[:64])
     return found
 
 
@@ -84,7 +84,7 @@ def main(pictures: Path, store_dir: Path, count: int) -> None:
     }
     reference = stores["reference"].features()[chosen]
     for name in ("fast", "int8"):
-        result[name] = parity(stores[name].features(rows=stores[name].rows(keys)), reference)
+        result[name] = drift(stores[name].features(rows=stores[name].rows(keys)), reference)
     trained = {name: train(stores[name].path, out=store_dir / f"{name}.head") for name in ("reference", "int8")}
     result["head"] = {name: asdict(one.report.accuracy) for name, one in trained.items()}
     result["head"]["difference"] = trained["int8"].report.accuracy.value - trained["reference"].report.accuracy.value
