@@ -60,7 +60,7 @@ def main(pictures: Path, count: int) -> None:
     model = load_backbone(BACKBONE)
     found = list(inputs_of([pictures]))
     chosen = [found[at] for at in np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)]
-    data = (read_picture(one.root, one.location, limit=1 << 28).data for one in chosen)
+    data = (read_picture(one.root, one.location, one.offset, one.size, limit=1 << 28).data for one in chosen)
     pixels = np.stack([decode(each, model.preprocessing) for each in data])
     fp32, fp32_rate = features(open_engine(model, engine="openvino", device="cpu"), pixels)
     int8, int8_rate = features(open_engine(model, engine="openvino-int8", device="cpu"), pixels)
