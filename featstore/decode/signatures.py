@@ -45,7 +45,10 @@ def describe(data: bytes) -> tuple[str, str]:
             return "unsupported", f"a {name} file; convert it to JPEG or PNG"
     if data[4:8] == b"ftyp":
         if is_heif(data):
-            return "unsupported", "a HEIF file (HEIC); install featstore[heif] to read it, or convert it to JPEG or PNG"
+            return (
+                "unsupported",
+                "a HEIF file (HEIC); install image-featstore[heif] to read it, or convert it to JPEG or PNG",
+            )
         return "not-a-picture", "an MP4 or other ISO media file"
     for signature, name in _OTHERS:
         if data.startswith(signature):

@@ -109,7 +109,7 @@ def loaded_by(*commands, cwd):
     return result.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize("options", [(), SMALL, ("--units", "0/2"), ("--retry-failures", "--units", "1/2")])
+@pytest.mark.parametrize("options", [(), SMALL, ("--units", "0/2"), ("--units", "1/2")])
 def test_nothing_new_starts_no_process_and_loads_no_network(place, options):
     assert loaded_by(("extract", "pictures", "s", *options), cwd=place) == "loaded: []"
 

@@ -50,10 +50,9 @@ def prepare(folder: Path) -> Ground:
     shutil.move(folder / "pictures", ground.home / "pictures")
     ground.out.mkdir()
     # What every fork needs is loaded once.
-    for name in ("inspection", "verification", "duplication", "predicting", "repair", "searching", "labelling"):
-        importlib.import_module(f"featstore.{name}")
-    for module, _ in cli._VERBS.values():
-        importlib.import_module(f"featstore.cli.{module}")
+    for verb in cli.VERBS:
+        importlib.import_module(f"featstore.stages.{verb}")
+        importlib.import_module(f"featstore.cli.{verb}")
     importlib.import_module("featstore.store.compaction")
     return ground
 

@@ -139,7 +139,7 @@ def test_forged_directory_neither_allocates_nor_reads_outside_the_file(tmp_path,
 
 def test_reading_loads_no_h5py(tmp_path):
     write(tmp_path / "a", x=np.zeros((4, 3), "<f4"))
-    code = f"import sys; from featstore import sealed; sealed.SealedFile({str(tmp_path / 'a')!r})['x'].sum(); assert 'h5py' not in sys.modules"
+    code = f"import sys; from featstore.files import sealed; sealed.SealedFile({str(tmp_path / 'a')!r})['x'].sum(); assert 'h5py' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -16,6 +16,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 from featstore.heads import KernelSVMHead, KNNHead, LinearSVMHead, LogisticHead, models
+from featstore.heads.solvers.losses import predict_codes
 from tests.heads.made_up import blobs
 
 SHAPES = int(os.environ.get("FEATSTORE_SHAPES", "20"))
@@ -73,10 +74,10 @@ def test_a_tie_falls_the_same_way_in_every_batch(place):
     )
     for dtype in BOUNDS:
         queries = random.standard_normal((64, 30)).astype(dtype)
-        whole = models.predicted_codes(models.decide(tied, queries))
+        whole = predict_codes(models.decide(tied, queries))
         for start in range(0, 64, place + 1):
             part = queries[start : start + place + 1]
-            np.testing.assert_array_equal(models.predicted_codes(models.decide(tied, part)), whole[start:][: len(part)])
+            np.testing.assert_array_equal(predict_codes(models.decide(tied, part)), whole[start:][: len(part)])
 
 
 def test_equally_near_rows_of_two_classes_vote_the_same_in_every_batch():

@@ -13,8 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
-from featstore.backbones import Backbone
-from featstore.embed.loader import Watch
 from featstore.embed.pipeline import Timings
 from featstore.embed.progress import Progress
 from featstore.embed.recipe import Network, Request
