@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.slow.readers import KINDS, run
 
 
+@pytest.mark.slow
 def test_every_answer_beside_writers_is_that_of_one_state() -> None:
     found = run(10 / 60, 3)
     assert not found["errors"]

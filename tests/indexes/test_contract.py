@@ -148,6 +148,7 @@ def test_exact_search_as_replacement_must_fit_into_memory(vectors: np.ndarray, m
         made(vectors[:ROWS], Contract(recall=0.5, memory=room), [LISTS])
 
 
+@pytest.mark.slow
 def test_smaller_codes_are_tried_only_if_memory_requires(vectors: np.ndarray) -> None:
     smaller = dataclasses.replace(
         GRAPH, name="small", factory="HNSW16_SQ8", row_bytes=166, smaller_than="hnsw", steps=(10,)

@@ -244,6 +244,7 @@ def test_json_without_a_picture_is_not_read(tmp_path: Path):
     assert source.ignored == 1
 
 
+@pytest.mark.slow
 def test_a_sample_without_an_end_is_streamed(tmp_path: Path):
     files = [("img.cls", b"7"), *((f"img.{i}.jpg", b"") for i in range(10_005))]
     chunk = whole(open_source(tar(tmp_path / "a.tar", files)))

@@ -177,6 +177,7 @@ def test_a_directory_that_may_not_be_listed_stops_the_run(tmp_path: Path):
         (tmp_path / "b").chmod(0o755)
 
 
+@pytest.mark.slow
 def test_a_very_deep_tree(tmp_path: Path):
     directory = str(tmp_path)
     for _ in range(1100):

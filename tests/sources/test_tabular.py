@@ -175,6 +175,7 @@ def bomb(path: Path, kind: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["long text", "many texts", "long list", "texts in lists"])
 def test_a_parquet_file_that_unpacks_to_gigabytes_is_refused_in_little_memory(tmp_path: Path, kind: str) -> None:
     path = bomb(tmp_path / "t.parquet", kind)

@@ -91,6 +91,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", READERS)
 def test_a_compaction_between_any_two_steps_of_a_reader_changes_no_answer(
     master: Path, tmp_path: Path, reader: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -41,6 +42,7 @@ def run_program(store: Path) -> dict[str, object]:
     return names
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(steps)
 def test_plain_h5py_reads_what_the_library_reads_after_any_history(tmp_path_factory, history):

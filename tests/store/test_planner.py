@@ -63,6 +63,7 @@ def test_doubled_keys_are_refused_wherever_they_are(small_segments, tmp_path, ro
         plan(tmp_path / "t", Doubled(content, chunk_rows=rows))
 
 
+@pytest.mark.slow
 def test_planners_at_once_agree(small_segments, tmp_path):
     source = Pictures({f"{i:03d}".encode(): i for i in range(120)})
     plan(tmp_path / "s", Pictures({b"000": 0}))

@@ -117,6 +117,7 @@ class Model:
         return store
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(steps)
 def test_any_history_ends_in_what_the_source_holds(tmp_path_factory, history):
