@@ -1,4 +1,5 @@
-"""The store: a directory of shards, a plan of what to extract, and side tables; see the README for its format."""
+"""The feature store: a directory of shards, the plan of what to extract, and side tables. README.md specifies the
+format."""
 
 from featstore.store.feature_store import Counts, FeatureBlocks, FeatureStore
 from featstore.store.identity import Identity

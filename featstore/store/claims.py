@@ -1,11 +1,14 @@
-"""Claims: who works on which unit, on one host or many, over NFS, with owners that die.
+"""Claims: locks on units of work that survive crashes, on one host or on many over NFS.
 
-work/<unit>/claim.<n>: JSON of the owner (host, boot id, process, start time) and a heartbeat counter that the owner
-rewrites every few seconds. The claim with the highest n is in force. It is taken over by creating claim.<n + 1>
-exclusively (by link(2), which is atomic on NFS), so that of several takers one wins and nothing is ever unlinked
-under its owner. An owner is dead when its process is gone from this host (pid and start time, or another boot), or,
-on another host, when its counter stood still for the lease, measured by the watcher's own monotonic clock: no
-clocks are compared. Work done twice is harmless: journals are per claim, and a shard is created exclusively.
+A claim is a file work/<unit>/claim.<n> with JSON: its owner (host, boot id, process, start time) and a heartbeat
+counter that the owner rewrites every few seconds. The claim with the highest n is valid. Another process takes the unit
+over by creating claim.<n + 1> exclusively, with link(2), which is atomic on NFS. So exactly one process wins, and no
+file is removed while its owner uses it.
+
+An owner on this host is dead if its process has ended (by pid and start time, or by another boot id). An owner on
+another host is dead if its counter did not change during the lease, by the watcher's monotonic clock: clocks of
+different hosts are never compared. Work done twice is harmless: each claim has its own journal, and a shard is created
+exclusively.
 """
 
 from __future__ import annotations
@@ -33,12 +36,12 @@ _JOINS = 10
 
 
 Work = int | str
-"""What is claimed: a unit's number, or the name of other work."""
+"""What a claim is for: a unit's number, or the name of other work."""
 COMPACTION = "compaction"
 
 
 def work_folder(store: Path, work: Work) -> Path:
-    """Return the folder where a unit, or other work, is done."""
+    """Return the work folder of a unit or of other work."""
     return store / folders.WORK / (work if isinstance(work, str) else f"{work:016d}")
 
 
@@ -50,9 +53,9 @@ def _first_line(path: str) -> str:
 
 
 def _start_time(pid: int) -> str | None:
-    """Return when a process started, in the kernel's ticks; "" where that cannot be told, None where there is no such process."""
+    """Return a process's start time in kernel ticks; "" if it cannot be read, None if there is no such process."""
     try:
-        # The command's name may hold spaces and brackets: fields count from the last bracket.
+        # The command name may contain spaces and brackets, so count fields from the last bracket.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         pass
@@ -83,7 +86,7 @@ def _identity() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a claim, as its file tells."""
+    """The owner of a claim, as read from the claim's file."""
 
     record: dict[str, Any]
     me: dict[str, Any] = field(default_factory=_identity)
@@ -93,11 +96,11 @@ class Owner:
 
     @property
     def released(self) -> bool:
-        """Whether the owner gave the claim back."""
+        """Whether the owner released the claim."""
         return bool(self.record.get("released"))
 
     def dead(self) -> bool | None:
-        """Return whether the owner is dead; None where that cannot be told from here."""
+        """Return whether the owner is dead; None if that cannot be known from this host."""
         if self.record.get("host") != self.me["host"]:
             return None
         if self.record.get("boot") != self.me["boot"]:
@@ -110,7 +113,7 @@ class Owner:
 
 
 class Claim:
-    """A unit held by this process; ``beat`` keeps it, ``release`` gives it back, ``finish`` ends the work."""
+    """A unit held by this process. ``beat`` keeps it, ``release`` gives it up, ``finish`` ends the work."""
 
     def __init__(self, directory: Path, number: int, record: dict[str, Any]) -> None:
         self.directory, self.number = directory, number
@@ -119,26 +122,26 @@ class Claim:
 
     @property
     def path(self) -> Path:
-        """The claim's file."""
+        """Path of the claim's file."""
         return self.directory / f"claim.{self.number}"
 
     @property
     def journal(self) -> Path:
-        """The journal that belongs to this claim."""
+        """Path of the journal of this claim."""
         return self.directory / f"journal.{self.number}"
 
     def journals(self) -> list[Path]:
-        """Return the journals of this unit, the oldest first."""
+        """Return the journals of this unit, oldest first."""
         found = _numbers(self.directory, folders.JOURNAL)
         return [self.directory / f"journal.{number}" for number in found if number <= self.number]
 
     def beat(self, *, release: bool = False) -> None:
-        """Show that the owner lives; after a release, do nothing."""
+        """Write the next heartbeat; does nothing after a release."""
         with self._lock:
             if self._released:
                 return
             self._counter, self._released = self._counter + 1, release
-            # In place, on the same inode: an NFS client that opens the file then sees the change.
+            # Write in place, to the same inode, so that an NFS client that opens the file sees the change.
             with (
                 contextlib.suppress(FileNotFoundError, DamagedError),
                 atomic.open_regular(self.path, follow=False, writable=True) as file,
@@ -146,15 +149,15 @@ class Claim:
                 file.write(_encode({**self._record, "beat": self._counter, "released": release}))
 
     def release(self) -> None:
-        """Give the unit back unfinished: whoever comes next goes on at once."""
+        """Release the unit unfinished; another process can take it at once."""
         self.beat(release=True)
 
     def finish(self) -> None:
-        """Remove the unit's work folder: its shard is there."""
+        """Remove the unit's work folder, after its shard was written."""
         _remove(self.directory.parent.parent, self.directory.name)
 
     def stands(self) -> bool:
-        """Return whether the claim's file is still there."""
+        """Return whether the claim's file still exists."""
         return os.path.lexists(self.path)
 
 
@@ -163,7 +166,7 @@ def _encode(record: dict[str, Any]) -> bytes:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """Return a claim's record; None where it cannot be read just now (being rewritten, or gone)."""
+    """Return a claim's record; None if it cannot be read now (being rewritten, or removed)."""
     try:
         value = json.loads(atomic.read_small(path, _LARGEST_RECORD, follow=False))
     except (OSError, DamagedError, ValueError, RecursionError):
@@ -172,25 +175,25 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _numbers(directory: Path, pattern: re.Pattern[str]) -> list[int]:
-    """Return, ascending, the numbers of a work folder's regular files whose names are of ``pattern``."""
+    """Return the sorted numbers of the regular files in a work folder whose names match ``pattern``."""
     found = folders.regular(directory.parent.parent, folders.WORK, directory.name, pattern=pattern)
     return sorted(int(name.partition(".")[2]) for name in found)
 
 
 def _last_claim(directory: Path) -> Path | None:
-    """Return the claim in force; raise FileNotFoundError where the folder is gone."""
+    """Return the claim in force, None if there is none; raise FileNotFoundError if the folder does not exist."""
     numbers = _numbers(directory, folders.CLAIM)
     return directory / f"claim.{numbers[-1]}" if numbers else None
 
 
 def _remove(store: Path, name: str) -> None:
-    """Remove a folder of work; what cannot be removed now is left to the next compaction."""
+    """Remove a work folder; the next compaction removes what could not be removed now."""
     with contextlib.suppress(OSError, DamagedError):
         folders.remove_folder(store, folders.WORK, name)
 
 
 class Claims:
-    """Takes claims on the units of a store and keeps them alive from a thread."""
+    """Take claims on the units of a store and keep them alive from a heartbeat thread."""
 
     def __init__(
         self,
@@ -213,19 +216,20 @@ class Claims:
             with self._lock:
                 held = list(self._held.values())
             for claim in held:
-                # A heartbeat that cannot be written (a full disk) is a missed one; the work itself will tell.
+                # A failed heartbeat write (full disk) only counts as missed; the work itself reports the error.
                 with contextlib.suppress(OSError):
                     claim.beat()
 
     def take(self, unit: Work) -> Claim | Owner:
-        """Claim a unit, or return the owner who holds it. Raises OSError where the store cannot be written."""
+        """Claim a unit and return the claim, or return the owner that holds it. Raises OSError if the store is not
+        writable."""
         directory = work_folder(self.store, unit)
         while True:
             try:
                 folders.make(self.store, folders.WORK, directory.name)
                 return self._take(unit, directory)
             except FileNotFoundError:
-                # The folder went away in between: its owner finished.
+                # The owner finished and removed the folder meanwhile.
                 if not self.store.is_dir():
                     raise
 
@@ -233,7 +237,7 @@ class Claims:
         last = _last_claim(directory)
         if last is not None and (owner := self.holder(unit)):
             return owner
-        # Numbers go on after all that are there: a name may be taken by what is no regular file.
+        # Number after all existing names: a name may belong to something that is not a regular file.
         taken = folders.names(self.store, folders.WORK, directory.name, pattern=folders.CLAIM)
         number = max((int(name[6:]) for name in taken), default=-1) + 1
         claim = Claim(directory, number, {**self._me, "since": time.time()})
@@ -246,7 +250,7 @@ class Claims:
         return claim
 
     def holder(self, work: Work) -> Owner | None:
-        """Return the owner of some work, unless nobody holds it or the owner is known to be dead."""
+        """Return the owner of ``work``; None if nobody holds it or the owner is known to be dead."""
         try:
             last = _last_claim(work_folder(self.store, work))
         except FileNotFoundError:
@@ -257,7 +261,7 @@ class Claims:
         return None if owner.released or self._gone(last, owner) else owner
 
     def others(self) -> dict[str, Owner]:
-        """Return, by name, the work that other processes hold."""
+        """Return the owners of the work that other processes hold, by name of the work."""
         mine = {work_folder(self.store, work).name for work in self._held}
         held = {name: self.holder(name) for name in self._names() if name not in mine}
         return {name: owner for name, owner in held.items() if owner is not None}
@@ -269,10 +273,11 @@ class Claims:
             return []
 
     def join(self) -> None:
-        """Announce that this process writes to the store; raise FeatstoreError where it is being compacted.
+        """Announce that this process writes to the store; raise FeatstoreError if the store is being compacted.
 
-        Announcing comes before looking, here and in exclusive(): of the two at least one sees the other. A compaction
-        that was ending meanwhile may have swept our announcement away: then it is made again.
+        Here and in exclusive(), each process announces itself first and looks for others second, so at least one of two
+        processes sees the other. A compaction that was just ending may have removed the announcement; then announce
+        again.
         """
         folders.check(self.store)
         for _ in range(_JOINS):
@@ -292,13 +297,13 @@ class Claims:
                 self._sweep(name)
 
     def _sweep(self, name: str) -> None:
-        """Remove a session's folder where its owner is dead; one without a claim is just being announced."""
+        """Remove a session's folder if its owner is dead. One without a claim stays: it is just being announced."""
         with contextlib.suppress(FileNotFoundError):
             if _last_claim(work_folder(self.store, name)) is not None and self.holder(name) is None:
                 _remove(self.store, name)
 
     def exclusive(self) -> None:
-        """Claim the whole store; raise FeatstoreError where another process writes to it."""
+        """Claim the whole store; raise FeatstoreError if another process writes to it."""
         folders.check(self.store)
         taken = self.take(COMPACTION)
         others = {} if isinstance(taken, Owner) else self.others()
@@ -320,12 +325,12 @@ class Claims:
         return now - since >= self.lease
 
     def release(self, unit: Work) -> None:
-        """Give a unit back unfinished."""
+        """Release a unit unfinished."""
         if claim := self._drop(unit):
             claim.release()
 
     def finish(self, unit: Work) -> None:
-        """End the work on a unit whose shard is written."""
+        """End the work on a unit after its shard was written."""
         if claim := self._drop(unit):
             claim.finish()
 
@@ -334,7 +339,7 @@ class Claims:
             return self._held.pop(unit, None)
 
     def close(self) -> None:
-        """Give back what is held and stop the heartbeat."""
+        """Release all claims and stop the heartbeat thread."""
         if self._session is not None:
             self.finish(self._session)
         self._stop.set()

@@ -1,8 +1,8 @@
-"""Compaction: purge what was retired, merge small shards, and put the result in force at one stroke.
+"""Compaction: purge retired rows, merge small shards, and switch to the result atomically.
 
-The next epoch's plan and tables are written beside those in force, and the shards that change under numbers of the
-next epoch; replacing featstore.json makes them valid, and only then is the old removed. A kill before that leaves
-files that nothing refers to, a kill after it files that nothing refers to any more: the next compaction removes both.
+The next epoch's plan and tables are written beside the current ones, and changed shards get numbers of the next epoch.
+Replacing featstore.json switches to them; only then are the old files removed. If the process is killed, files without
+any reference remain, of the new epoch or the old one; the next compaction removes them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BLOCK_ROWS = 4096
 
 @dataclass(frozen=True)
 class CompactReport:
-    """What a compaction did, in rows, shards and bytes of shards; ``strangers``: files that are not featstore's, left alone."""
+    """What a compaction did, in rows, shards and bytes of shards; ``strangers``: foreign files, left untouched."""
 
     purged: int
     shards_before: int
@@ -53,7 +53,7 @@ class CompactReport:
 
 @dataclass(frozen=True)
 class _Group:
-    """Units that become one: rewritten unless it is a single unit that keeps all its rows."""
+    """Units to merge into one. A single unit that keeps all its rows is not rewritten."""
 
     units: list[Unit]
     rows: int
@@ -63,9 +63,9 @@ class _Group:
 def compact_store(store: str | os.PathLike[str]) -> CompactReport:
     """Purge retired rows from shards, plan and tables, and merge neighbouring small shards.
 
-    Ids stay what they are. Raises FeatstoreError while another process writes to the store, and DamagedError, before
-    anything is changed, where a shard belongs to no unit of the plan or a file is missing. A reader that opened the
-    store before goes on with what it opened.
+    Ids do not change. Readers that opened the store earlier keep what they opened. Raises FeatstoreError while another
+    process writes to the store. Raises DamagedError, before any change, if a shard belongs to no unit of the plan or a
+    file is missing.
     """
     path = Path(store)
     FeatureStore(path)
@@ -86,7 +86,7 @@ class _Compaction:
         self._refuse_outside()
         before = self._sizes()
         if not self.plan.segments:
-            # Nothing was ever planned: a next epoch would be as empty.
+            # Nothing was ever planned: a next epoch would be empty too.
             return CompactReport(0, len(before), len(before), 0, sum(before), sum(before), folders.strangers(self.path))
         self._clean()
         groups = self._groups()
@@ -100,7 +100,8 @@ class _Compaction:
         return CompactReport(purged, len(before), len(after), rewritten, sum(before), sum(after), strangers)
 
     def _refuse_outside(self) -> None:
-        """Refuse where a shard belongs to no unit: the plan has lost a part, and compacting would make that final."""
+        """Raise if a shard belongs to no unit: a part of the plan is lost, and compacting would make the loss
+        permanent."""
         planned = {shards.shard_path(self.path, unit.number).name for unit in self.store.units}
         strays = written.outside(self.path, self.store.manifest.epoch, shard_names(self.path), planned)
         if strays:
@@ -114,7 +115,7 @@ class _Compaction:
         return [os.lstat(shards.folder(self.path) / name).st_size for name in shard_names(self.path)]
 
     def _clean(self) -> None:
-        """Remove what the epoch in force does not refer to: marks first, and of each folder only names of our own."""
+        """Remove files that the current epoch does not refer to: marks first, and only names that featstore uses."""
         epoch = Manifest.read(self.path).epoch
         units = Plan(self.path, epoch).units()
         kept = {shards.shard_path(self.path, unit.number).name for unit in units}
@@ -133,7 +134,7 @@ class _Compaction:
             atomic.sync(shards.folder(self.path))
         planned = {work_folder(self.path, unit.number).name for unit in units} | {COMPACTION}
         for name in self._listed(folders.WORK, folders.WORK_FOLDER):
-            # A live claim is that of a process which is about to find that the store is being compacted.
+            # A live claim belongs to a process that will see the compaction and stop.
             if name not in planned and self.claims.holder(name) is None:
                 with contextlib.suppress(OSError):
                     folders.remove_folder(self.path, folders.WORK, name)
@@ -149,7 +150,7 @@ class _Compaction:
         return int((~self.plan.is_retired(ids)).sum())
 
     def _groups(self) -> list[list[_Group]]:
-        """Return the groups of units, source by source in the order of the ids."""
+        """Return the groups of units, source by source, in the order of the ids."""
         limit = self.store.manifest.unit_rows
         result: list[list[_Group]] = []
         units = [(unit, self._live(unit)) for unit in self.store.units]
@@ -165,7 +166,7 @@ class _Compaction:
                     groups[-1] = _Group([*groups[-1].units, unit], groups[-1].rows + live, False)
                 else:
                     groups.append(_Group([unit], live, False))
-            # A small unit without neighbours to merge with stays as it is.
+            # A small unit without neighbours to merge with is not rewritten.
             groups = [_Group(g.units, g.rows, len(g.units) == 1 and g.rows == len(g.units[0])) for g in groups]
             if groups:
                 result.append(groups)
@@ -187,7 +188,7 @@ class _Compaction:
                     numbers.append(group.units[0].number)
                     shard = shards.shard_path(self.path, numbers[-1])
                     if self._mergeable(group) and written.mark_of(shard) not in marks:
-                        # An earlier version wrote it, without a mark.
+                        # Shards of earlier versions have no mark yet.
                         written.mark(self.path, shard)
                 else:
                     numbers.append(next_unit)
@@ -280,7 +281,7 @@ class _Compaction:
 
 
 def _segments(groups: Sequence[_Group]) -> Iterator[list[_Group]]:
-    """Cut a run of groups into segments of at most SEGMENT_ROWS rows."""
+    """Split groups into segments of at most SEGMENT_ROWS rows."""
     part: list[_Group] = []
     for group in groups:
         if part and sum(g.rows for g in part) + group.rows > plans.SEGMENT_ROWS:

@@ -1,7 +1,8 @@
-"""Culprits: rows of an unfinished unit whose pictures killed, stalled or exhausted the process that decoded them.
+"""Culprits: rows of an unfinished unit whose pictures crashed, stalled or exhausted the decoding process.
 
-work/<unit>/culprit.<row>: JSON with a checksum, ``reason`` and ``message``, written by the supervisor. Whoever works on the unit makes
-them failures without trying again; they go with the unit's work folder, when its shard says the same.
+work/<unit>/culprit.<row> is JSON with a checksum, ``reason`` and ``message``, written by the supervisor. The worker of
+the unit records such rows as failures without decoding them again. The files are removed with the unit's work folder,
+after its shard was written.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ _PREFIX = "culprit."
 
 
 def write_culprit(store: Path, unit: int, row: int, reason: str, message: str) -> None:
-    """Note a culprit durably; nothing happens where the unit was finished meanwhile. Raises OSError."""
+    """Record a culprit durably; does nothing if the unit was finished meanwhile. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         atomic.write_json(work_folder(store, unit) / f"{_PREFIX}{row}", {"reason": reason, "message": message})
 
 
 def read_culprits(directory: Path) -> dict[int, tuple[str, str]]:
-    """Return reason and message by row. A note that is damaged is passed over: the picture will tell again."""
+    """Return (reason, message) by row. Damaged records are ignored: the picture would fail again."""
     found = {}
     for name in os.listdir(directory):
         if number := folders.CULPRIT.fullmatch(name):

@@ -1,8 +1,7 @@
-"""The folders of a store: which names in them are featstore's own, and how they are listed, made and removed.
+"""The folders of a store: list, make and remove the names in them that featstore uses.
 
-No link below a store is followed: whoever made the store may have put one in the place of a folder, and what lies
-behind it is not ours. Files that others left (.DS_Store, @eaDir) are no part of the store: they are named by verify
-and compact, and never touched.
+No link below a store is followed: the store's maker may have replaced a folder by a link to somewhere else. Foreign
+files (.DS_Store, @eaDir) are not part of the store: verify and compact name them, and nothing changes them.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ EPOCH: Final = re.compile(r"[0-9]{6}")
 NUMBERED: Final = re.compile(r"[0-9]{6}\.h5")
 SHARD: Final = re.compile(r"[0-9]{6}-[0-9]{8,10}\.h5")
 HALF_SHARD: Final = re.compile(r"\.[0-9]{6}-[0-9]{8,10}\.h5\.[0-9a-f]{12}\.tmp")
-"""A shard that is being written, or was when its writer died."""
+"""Temporary name of a shard that is being written, or whose writer died."""
 WORK_FOLDER: Final = re.compile(r"[0-9]{16,20}|session-[0-9a-f]{16}|compaction")
 CLAIM: Final = re.compile(r"claim\.([0-9]{1,9})")
 JOURNAL: Final = re.compile(r"journal\.([0-9]{1,9})")
@@ -46,17 +45,17 @@ _FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def is_ours(name: str, *patterns: re.Pattern[str]) -> bool:
-    """Return whether a name is of one of our ``patterns``, or the temporary name of such a file."""
+    """Return whether a name matches one of ``patterns``, or is the temporary name of such a file."""
     temporary = _TEMPORARY.fullmatch(name)
     return any(pattern.fullmatch(temporary[1] if temporary else name) for pattern in patterns)
 
 
 @contextlib.contextmanager
 def opened(store: Path, *parts: str, make: bool = False) -> Iterator[int]:
-    """Yield a handle of the folder ``parts`` below ``store``, for calls that are relative to it.
+    """Yield a directory handle of the folder ``parts`` below ``store``, for calls relative to it.
 
-    Each part must be a real folder; with ``make``, missing ones are made, durably, but never the store itself.
-    Raises DamagedError for a link or a file in the place of a folder, FileNotFoundError, OSError.
+    Each part must be a real folder. With ``make``, missing parts are made durably, but never the store itself. Raises
+    DamagedError if a part is a link or a file; also FileNotFoundError and OSError.
     """
     handle = os.open(store, _FLAGS)
     try:
@@ -84,26 +83,29 @@ def opened(store: Path, *parts: str, make: bool = False) -> Iterator[int]:
 
 
 def make(store: Path, *parts: str) -> Path:
-    """Make the folder ``parts`` below ``store``, durably, where it is missing; return its path. Raises as ``opened``."""
+    """Make the folder ``parts`` below ``store`` durably if it is missing; return its path. Raises like ``opened``."""
     with opened(store, *parts, make=True):
         return Path(store, *parts)
 
 
 def check(store: Path) -> None:
-    """Raise DamagedError where a folder of the store is a link or a file."""
+    """Raise DamagedError if a folder of the store is a link or a file."""
     for name in (PLAN, TABLES, SHARDS, WORK, WRITTEN, DAMAGED):
         with contextlib.suppress(FileNotFoundError), opened(store, name):
             pass
 
 
 def names(store: Path, *parts: str, pattern: re.Pattern[str]) -> list[str]:
-    """Return the names of ``pattern`` in the folder ``parts``, sorted. Raises FileNotFoundError, DamagedError, OSError."""
+    """Return the sorted names that match ``pattern`` in the folder ``parts``.
+
+    Raises FileNotFoundError, DamagedError, OSError.
+    """
     with opened(store, *parts) as handle:
         return sorted(name for name in os.listdir(handle) if pattern.fullmatch(name))
 
 
 def regular(store: Path, *parts: str, pattern: re.Pattern[str]) -> list[str]:
-    """Do what ``names`` does, for regular files only."""
+    """Return the names of regular files only; otherwise like ``names``."""
     with opened(store, *parts) as handle, os.scandir(handle) as entries:
         return sorted(
             entry.name for entry in entries if pattern.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
@@ -111,15 +113,16 @@ def regular(store: Path, *parts: str, pattern: re.Pattern[str]) -> list[str]:
 
 
 def remove_file(store: Path, *parts: str) -> None:
-    """Remove the file (or the link, not what it leads to) ``parts``; nothing happens where there is none."""
+    """Remove the file ``parts``, or the link itself but not its target; does nothing if it does not exist."""
     with contextlib.suppress(FileNotFoundError), opened(store, *parts[:-1]) as handle:
         os.unlink(parts[-1], dir_fd=handle)
 
 
 def remove_folder(store: Path, *parts: str) -> bool:
-    """Remove our own files from the folder ``parts``, and the folder where it is empty then; return whether it is gone.
+    """Remove featstore's files from the folder ``parts``, and the folder if it is empty then; return whether it is
+    gone.
 
-    ``parts``: an epoch of the plan or the tables, or a folder of work. What others put there stays.
+    ``parts``: an epoch of the plan or the tables, or a work folder. Foreign files stay.
     """
     with contextlib.suppress(FileNotFoundError), opened(store, *parts[:-1]) as parent:
         if not stat.S_ISDIR(os.stat(parts[-1], dir_fd=parent, follow_symlinks=False).st_mode):
@@ -139,7 +142,7 @@ def remove_folder(store: Path, *parts: str) -> bool:
 
 
 def strangers(store: Path) -> list[str]:
-    """Return what lies in the store and is not featstore's, as sorted paths below it."""
+    """Return the sorted paths of foreign files, relative to the store."""
     found: list[str] = []
     for name in _listed(store):
         if name in (PLAN, TABLES, WORK):
@@ -159,7 +162,7 @@ def strangers(store: Path) -> list[str]:
 
 
 def _listed(store: Path, *parts: str) -> list[str]:
-    # A link in the place of a folder is reported by whoever opens the store.
+    # Opening the store reports a link in the place of a folder.
     with contextlib.suppress(FileNotFoundError, DamagedError), opened(store, *parts) as handle:
         return os.listdir(handle)
     return []
@@ -172,7 +175,7 @@ def _is_folder(store: Path, *parts: str) -> bool:
 
 
 def size(store: Path) -> int:
-    """Return the bytes of all regular files in the store, whoever wrote them; what vanishes meanwhile does not count."""
+    """Return the total bytes of all regular files in the store, also foreign ones; files that vanish meanwhile count 0."""
     total = 0
     for _, _, found, handle in os.fwalk(store):
         for name in found:

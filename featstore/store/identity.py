@@ -1,4 +1,4 @@
-"""What makes two feature vectors comparable: the identity of a store and its fingerprint."""
+"""The identity of a store and its fingerprint: feature vectors of equal identity are comparable."""
 
 from __future__ import annotations
 
@@ -14,18 +14,25 @@ from featstore.files import atomic
 
 @dataclass(frozen=True)
 class Identity:
-    """Everything that decides what a stored number means; provenance (versions, engine, device) is not here.
+    """Everything that determines a feature's value. Provenance (versions, engine, device) is not part of it.
 
     Attributes
     ----------
-    backbone, layer: the model's name and the place where it was cut, such as "resnet50", "input of fc".
-    dimension: length of a vector.
-    weights: SHA-256 of the weights themselves, whatever file they came from.
-    preprocessing: resize, crop, interpolation, antialias, mean, std (JSON).
-    decoder: class of the picture decoder; decoders of one class agree bit for bit.
-    precision: class of the arithmetic, whose features agree within a bound (see featstore/engines/README.md): "fp32" for
-        all exact engines, "bf16", "fp16", "int8-s16" ("int8" in older stores).
-    dtype: of the stored numbers, "float32" or "float16".
+    backbone, layer : str
+        Name of the model, and the layer whose input or output is used, such as "resnet50", "input of fc".
+    dimension : int
+        Length of a vector.
+    weights : str
+        SHA-256 of the weights' values, independent of the file format.
+    preprocessing : dict
+        Resize, crop, interpolation, antialias, mean, std (JSON).
+    decoder : str
+        Class of the picture decoder; decoders of one class are bit-identical.
+    precision : str
+        Class of the arithmetic; features of one class agree within a bound (see featstore/engines/README.md): "fp32"
+        for all exact engines, "bf16", "fp16", "int8-s16" ("int8" in older stores).
+    dtype : str
+        Type of the stored numbers, "float32" or "float16".
     """
 
     backbone: str
@@ -45,12 +52,12 @@ class Identity:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the identity's canonical JSON, 64 hexadecimal digits."""
+        """SHA-256 of the identity's canonical JSON, as 64 hexadecimal digits."""
         return hashlib.sha256(atomic.canonical_json(self.to_dict()).encode()).hexdigest()
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
-        """The stored numbers' dtype, little-endian."""
+        """NumPy dtype of the stored numbers, little-endian."""
         return np.dtype(self.dtype).newbyteorder("<")
 
     def to_dict(self) -> dict[str, Any]:
@@ -59,7 +66,8 @@ class Identity:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Identity:
-        """Rebuild what to_dict returned; raises DamagedError where fields are missing, unknown or of another type."""
+        """Rebuild an identity from ``to_dict``'s result; raise DamagedError for missing, unknown or wrongly typed
+        fields."""
         kinds = {"dimension": int, "preprocessing": dict}
         names = {field.name for field in fields(cls)}
         if set(value) != names or any(not isinstance(value[name], kinds.get(name, str)) for name in names):
@@ -67,10 +75,10 @@ class Identity:
         return cls(**value)
 
     def check(self, other: Identity, what: str) -> None:
-        """Raise IdentityError, naming each difference, unless ``other``, which was asked of ``what``, is the same identity."""
+        """Raise IdentityError, listing each difference, unless ``other``, the identity of ``what``, is equal."""
         differences = _differences("", self.to_dict(), other.to_dict())
         if self.backbone != other.backbone:
-            # Another network: all else that differs follows from that.
+            # For another network, list only that: all other differences follow from it.
             differences = differences[:1]
         if differences:
             raise IdentityError(

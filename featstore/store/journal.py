@@ -1,14 +1,13 @@
-"""The journal of an unfinished unit: blocks of finished rows, appended and synced, each with its checksum.
+"""The journal of an unfinished unit: finished rows in checksummed blocks, appended and synced.
 
-work/<unit>/journal.<n>: every owner of the unit appends to a file of its own and reads all of them, so that an
-owner believed dead who wakes up cannot tear what its successor writes. A record is
+Each owner of the unit appends to its own file work/<unit>/journal.<n> and reads all of them, so an owner that was
+believed dead cannot damage its successor's blocks. A record is
 
     magic "FSJ1" | JSON length u32 | payload length u64 | XXH3-64 of JSON and payload u64 | JSON | payload
 
-with JSON {"start", "stop": rows of the unit, "failures": [[row, reason, message], ...]} and the payload
-vectors (n, d) of the rows that did not fail, then SHA-256 (stop - start, 32). The first record of a file has no
-rows and says in "provenance" who makes the others. A torn record at the end, as a kill or a full disk leaves it,
-ends the file.
+The JSON is {"start", "stop": rows of the unit, "failures": [[row, reason, message], ...]}. The payload is the vectors
+(n, d) of the rows that did not fail, then SHA-256 (stop - start, 32). The first record of a file has no rows; its
+"provenance" says how the following rows were made. A torn record, left by a kill or a full disk, ends the file.
 """
 
 from __future__ import annotations
@@ -41,7 +40,10 @@ RowFailure = tuple[int, str, str]
 
 @dataclass(frozen=True)
 class Block:
-    """The finished rows ``start`` to ``stop`` of a unit: ``vectors`` (n, d) of those that did not fail, ``sha256`` (stop - start, 32)."""
+    """Finished rows ``start`` to ``stop`` of a unit.
+
+    ``vectors`` (n, d) of the rows that did not fail, ``sha256`` (stop - start, 32) of all pictures.
+    """
 
     start: int
     stop: int
@@ -51,14 +53,14 @@ class Block:
     provenance: dict[str, Any] | None = None
 
     def ok(self) -> NDArray[np.int64]:
-        """Return the rows (in the unit) that have a vector."""
+        """Return the rows of the unit that have a vector."""
         rows = np.ones(self.stop - self.start, bool)
         rows[[row - self.start for row, _, _ in self.failures]] = False
         return self.start + np.flatnonzero(rows)
 
 
 class JournalWriter:
-    """Appends blocks to a new journal file and syncs it every few seconds."""
+    """Append blocks to a new journal file and sync it every few seconds."""
 
     def __init__(self, path: Path, sync_seconds: float = defaults.JOURNAL_SYNC_SECONDS) -> None:
         self.path, self.sync_seconds = path, sync_seconds
@@ -66,7 +68,7 @@ class JournalWriter:
         self._synced = time.monotonic()
 
     def append(self, block: Block) -> None:
-        """Append a block; it survives a kill at once, a power cut after the next sync."""
+        """Append a block. It survives a kill at once, and a power failure after the next sync."""
         value = {
             "start": block.start,
             "stop": block.stop,
@@ -92,12 +94,12 @@ class JournalWriter:
             self.sync()
 
     def sync(self) -> None:
-        """Make what was appended durable."""
+        """Make the appended blocks durable."""
         os.fsync(self._file.fileno())
         self._synced = time.monotonic()
 
     def close(self) -> None:
-        """Sync and close; a second time nothing happens."""
+        """Sync and close; may be called again."""
         if self._file.closed:
             return
         try:
@@ -107,7 +109,10 @@ class JournalWriter:
 
 
 def read_journal(path: Path, dimension: int, dtype: np.dtype[Any]) -> list[Block]:
-    """Return the whole blocks of a journal, up to the first torn record: arrays mapped, each with the file's provenance."""
+    """Return the complete blocks of a journal, up to the first torn record, each with the file's provenance.
+
+    The arrays are memory-mapped.
+    """
     with atomic.open_regular(path, follow=False) as file:
         size = os.fstat(file.fileno()).st_size
         if size < _HEAD.size:
@@ -152,7 +157,7 @@ def _block(
             f"{path}: a journal of other features; remove the folder {path.parent} to extract this unit anew"
         )
     at = start + json_bytes
-    # Records are not aligned: views of bytes, copied only where numpy needs them aligned.
+    # Records are unaligned: take views of bytes, and copy only where numpy needs aligned data.
     vectors = (
         np.frombuffer(mapped, np.uint8, vectors_bytes, at).view(dtype).reshape(n, dimension)
         if n
@@ -163,7 +168,7 @@ def _block(
 
 
 def contiguous(blocks: Sequence[Block]) -> list[Block]:
-    """Return the blocks that cover the rows from 0 on without gap or overlap: what a new owner continues."""
+    """Return the blocks that cover the rows from 0 without gap or overlap; a new owner continues after them."""
     chain: list[Block] = []
     by_start: dict[int, Block] = {}
     for block in blocks:
@@ -176,7 +181,7 @@ def contiguous(blocks: Sequence[Block]) -> list[Block]:
 
 
 def provenance_of(chain: Sequence[Block]) -> list[dict[str, Any]]:
-    """Return who made which rows: one entry for each run of blocks of one maker."""
+    """Return the provenance of the rows: one entry per run of blocks with the same provenance."""
     made: list[dict[str, Any]] = []
     for maker, blocks in itertools.groupby(chain, lambda block: block.provenance):
         run = list(blocks)

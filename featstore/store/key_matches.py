@@ -1,4 +1,4 @@
-"""Keys of a store for those of a table that are written otherwise, and why others are not in it."""
+"""Match a table's keys to a store's keys that are written differently, and explain why others do not match."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SAME: Final = {
     "blanks": "written with blanks around",
 }
 _SEARCHED: Final = 1_000_000
-"""Keys of a store among which one that ends in a misspelt key is looked for."""
+"""Largest number of a store's keys to search for one that ends like a misspelt key."""
 _NAMED: Final = 3
 _CAUSES: Final = {
     "case": "differ from the store's in upper and lower case",
@@ -31,10 +31,11 @@ _CAUSES: Final = {
 
 
 class KeyMatches:
-    """The keys of ``plan`` that name the same pictures as ``wanted``, which it does not have as they are written.
+    """Keys of ``plan`` for the same pictures as the keys ``wanted``, which the plan has only in another spelling.
 
-    ``keys``: by key of ``wanted``, or None; never two for one. ``notes``: what was matched, in words; ``causes``: what
-    seems to be wrong with the others. Memory grows with ``wanted``, not with the store.
+    ``keys``: the plan's key or None for each key of ``wanted``, each at most once. ``notes``: what was matched, for
+    people. ``causes``: the likely reasons why the others do not match. Memory grows with ``wanted``, not with the
+    store.
     """
 
     def __init__(self, plan: Plan, wanted: Sequence[bytes]) -> None:
@@ -86,7 +87,7 @@ class KeyMatches:
 
 
 def other_forms(plan: Plan, keys: Sequence[bytes]) -> list[bytes]:
-    """Return ``keys``, those that ``plan`` does not have in the form in which it has them, if it does."""
+    """Return ``keys`` with each replaced by the plan's spelling of it, if the plan has it only in another spelling."""
     unknown = [at for at, number in enumerate(plan.find_keys(keys).tolist()) if number < 0]
     found = list(keys)
     for at, key in zip(unknown, KeyMatches(plan, [keys[at] for at in unknown]).keys, strict=True):
@@ -95,7 +96,7 @@ def other_forms(plan: Plan, keys: Sequence[bytes]) -> list[bytes]:
 
 
 def meant(plan: Plan, key: bytes, keys: Iterable[str]) -> str:
-    """Return the end of a message that ``key`` has no vector: the picture's state, or which of ``keys`` it may mean."""
+    """Return the end of the message that ``key`` has no vector: the picture's state, or the similar key of ``keys``."""
     if plan.find_keys([key])[0] >= 0:
         return "; it could not be read or is pending (featstore failures and featstore info tell)"
     text = os.fsdecode(key)
@@ -104,7 +105,7 @@ def meant(plan: Plan, key: bytes, keys: Iterable[str]) -> str:
 
 
 def _wanted_forms(key: bytes, roots: list[bytes]) -> Iterator[tuple[str, str]]:
-    """Yield (how it differs, form) for the ways in which a key of the store may have been written as ``key``."""
+    """Yield (difference, form): the ways in which the store may spell the wanted ``key``."""
     text = composed(os.fsdecode(key))
     yield "form", text
     if text.strip() != text:
@@ -123,7 +124,7 @@ def _wanted_forms(key: bytes, roots: list[bytes]) -> Iterator[tuple[str, str]]:
 
 
 def _key_forms(key: bytes) -> Iterator[tuple[str, str]]:
-    """Yield (how, form) for a key of the store, as _wanted_forms has them."""
+    """Yield (difference, form) for a key of the store, in the same forms as _wanted_forms."""
     text = composed(os.fsdecode(key))
     name = text.rpartition("/")[2]
     yield "same", text

@@ -1,4 +1,4 @@
-"""Look up keys of any bytes by their 128-bit digest."""
+"""Lookup of byte-string keys by 128-bit digest."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from featstore.files.byte_columns import Arrays, column
 
 
 def digests(keys: Iterable[bytes], views: Iterable[int] | None = None) -> NDArray[np.uint64]:
-    """Return (n, 2) uint64: BLAKE2b-128 of each key, salted with its view (0 leaves the salt zero).
+    """Return the digests (n, 2) uint64: BLAKE2b-128 of each key, salted with its view (0 leaves the salt zero).
 
-    Digests are compared in place of keys: with 128 bits of a cryptographic hash, two keys of one digest are
-    not to be expected at any size, nor to be made on purpose.
+    Digests are compared instead of keys: a collision of a 128-bit cryptographic hash is not expected at any size, and
+    cannot be constructed in practice.
     """
     begun: dict[int, Any] = {}
     made: list[bytes] = []
@@ -26,7 +26,7 @@ def digests(keys: Iterable[bytes], views: Iterable[int] | None = None) -> NDArra
         start = begun.get(view)
         if start is None:
             start = begun[view] = hashlib.blake2b(digest_size=16, salt=int(view).to_bytes(16, "little"))
-        # A copy costs half of a new one with its parameters.
+        # Copying a hash object costs half of making a new one with its parameters.
         digest = start.copy()
         digest.update(key)
         made.append(digest.digest())
@@ -35,10 +35,10 @@ def digests(keys: Iterable[bytes], views: Iterable[int] | None = None) -> NDArra
 
 
 class KeyIndex:
-    """A lookup of digests: sorted ``hi`` (n,) uint64, its ``lo`` (n,) uint64 and ``row`` (n,) uint32."""
+    """Lookup of digests: sorted ``hi`` (n,) uint64, with their ``lo`` (n,) uint64 and ``row`` (n,) uint32."""
 
     DTYPES: Final = {"lookup/hi": np.uint64, "lookup/lo": np.uint64, "lookup/row": np.uint32}
-    """The arrays that store a lookup, (n,) each."""
+    """Names of the arrays that store a lookup, (n,) each."""
 
     def __init__(self, hi: NDArray[np.uint64], lo: NDArray[np.uint64], row: NDArray[np.uint32]) -> None:
         if not len(hi) == len(lo) == len(row):
@@ -47,13 +47,13 @@ class KeyIndex:
 
     @classmethod
     def build(cls, digest: NDArray[np.uint64]) -> KeyIndex:
-        """Index ``digest`` (n, 2)."""
+        """Build the lookup of ``digest`` (n, 2)."""
         order = np.lexsort((digest[:, 1], digest[:, 0]))
         return cls(digest[order, 0], digest[order, 1], order.astype(np.uint32))
 
     @classmethod
     def read(cls, arrays: Any) -> KeyIndex:
-        """Take the lookup out of a file's arrays."""
+        """Read the lookup from a file's arrays."""
         return cls(
             column(arrays, "lookup/hi", "<u8"), column(arrays, "lookup/lo", "<u8"), column(arrays, "lookup/row", "<u4")
         )
@@ -63,12 +63,12 @@ class KeyIndex:
         return {"lookup/hi": self.hi, "lookup/lo": self.lo, "lookup/row": self.row}
 
     def doubled(self) -> tuple[int, int] | None:
-        """Return two rows of one digest, or None."""
+        """Return two rows with equal digests, or None."""
         same = np.flatnonzero((self.hi[1:] == self.hi[:-1]) & (self.lo[1:] == self.lo[:-1]))
         return (int(self.row[same[0]]), int(self.row[same[0] + 1])) if same.size else None
 
     def places(self) -> NDArray[np.uint32]:
-        """Return the rows in the order of the digests; raise DamagedError where one lies beyond the others."""
+        """Return the rows in the order of the digests; raise DamagedError if a row is out of range."""
         if len(self.row) and int(self.row.max()) >= len(self.row):
             raise DamagedError("a key lookup leads beyond its rows")
         return self.row
@@ -81,13 +81,13 @@ class KeyIndex:
         return value
 
     def find(self, digest: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Return (m,) int64: for each of the digests (m, 2) its row, or -1."""
+        """Return the row of each of the digests (m, 2), or -1, as (m,) int64."""
         found = np.full(len(digest), -1, np.int64)
         if not len(self.hi) or not len(digest):
             return found
         place = np.searchsorted(self.hi, digest[:, 0])
         active = np.flatnonzero(place < len(self.hi))
-        # Runs of one hi are almost always of length 1; the loop ends with the longest.
+        # Runs of equal ``hi`` nearly always have length 1; the loop ends with the longest run.
         while (active := active[self.hi[place[active]] == digest[active, 0]]).size:
             hit = self.lo[place[active]] == digest[active, 1]
             found[active[hit]] = self.row[place[active[hit]]]

@@ -1,4 +1,4 @@
-"""Labels, splits and metadata from a table, as a new version of the side tables: no shard is touched."""
+"""Add labels, splits and metadata from a table as a new version of the side tables, without rewriting shards."""
 
 from __future__ import annotations
 
@@ -21,14 +21,17 @@ from featstore.text import quoted
 
 
 class NoKeyKnown(UsageError):
-    """None of a table's keys is in the store."""
+    """No key of the table is in the store."""
 
 
 @dataclass(frozen=True)
 class LabelReport:
-    """What labelling did: ``version`` of the tables from now on, ``rows`` of the table, ``matched`` to pictures,
-    ``unknown`` keys (the first few in ``examples``), ``read_as``: what was found in the table, in one line; ``notes``:
-    what a person should know, in words."""
+    """Result of labelling.
+
+    ``version``: of the tables from now on. ``rows``: of the table. ``matched``: keys found in the store. ``unknown``:
+    keys not found, the first few in ``examples``. ``read_as``: what was read from the table, in one line. ``notes``:
+    warnings for the user.
+    """
 
     version: int
     rows: int
@@ -51,11 +54,12 @@ def set_columns(
     *,
     from_text: bool = False,
 ) -> LabelReport:
-    """Give the pictures of ``keys`` the values of ``columns`` ("label", "split", or any metadata), above what they have.
+    """Set the values of ``columns`` ("label", "split", or any metadata) for the pictures of ``keys``.
 
-    ``from_text``: read numbers from text in metadata columns. A key that the store has in another Unicode form, with
-    slashes for backslashes, or relative to the root of one of its sources, is taken for that; others that it does not
-    have are counted, not kept. Raises UsageError for a doubled key, NoKeyKnown where no key is in the store.
+    The new values override older ones. ``from_text``: read numbers from text in metadata columns. A key also matches in
+    another Unicode form, with slashes for backslashes, or relative to the root of one of the store's sources. Other
+    unknown keys are counted and not stored. Raises UsageError for a duplicate key, NoKeyKnown if no key is in the
+    store.
     """
     path, wanted = Path(store), list(keys)
     Manifest.read(path)
@@ -67,7 +71,7 @@ def set_columns(
         )
     with Claims(path) as claims:
         claims.join()
-        # Read when we have joined: from here on no compaction begins.
+        # Read after joining: from here on no compaction can start.
         epoch = Manifest.read(path).epoch
         plan = Plan(path, epoch)
         known = plan.find(digest) >= 0
@@ -108,6 +112,6 @@ def set_columns(
 
 
 def known_keys(store: str | os.PathLike[str], keys: Iterable[bytes]) -> int:
-    """Return how many of ``keys`` the store has."""
+    """Return how many of ``keys`` are in the store."""
     path = Path(store)
     return int((Plan(path, Manifest.read(path).epoch).find_keys(list(keys)) >= 0).sum())

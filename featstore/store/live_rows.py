@@ -1,4 +1,4 @@
-"""Which rows of a store count and have a vector, and in which shard each lies."""
+"""Live rows: the rows of a store that are not retired and have a vector, and their places in the shards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Places = NDArray[np.int64] | slice
 
 
 def shard_names(store: Path) -> set[str]:
-    """Return the names of all shards, of the plan or not. Raises DamagedError where their folder is a link."""
+    """Return the names of all shards, also those that the plan lacks. Raises DamagedError if their folder is a link."""
     try:
         return set(folders.names(store, folders.SHARDS, pattern=folders.SHARD))
     except FileNotFoundError:
@@ -27,7 +27,7 @@ def shard_names(store: Path) -> set[str]:
 
 
 def missing_shard(path: Path) -> str:
-    """Return in words that the shard of a finished unit is gone, and what to do about it."""
+    """Return the message that the shard of a finished unit is missing, with the remedy."""
     return (
         f"{path}: is missing, and its unit was finished; restore it from a copy, or let featstore repair "
         f"{path.parent.parent} extract it again"
@@ -35,25 +35,31 @@ def missing_shard(path: Path) -> str:
 
 
 class LiveRows:
-    """The rows of the finished units that no segment of the plan has retired, numbered in the order of their ids.
+    """Rows of the finished units that are not retired, numbered in the order of their ids.
 
-    ``partial``: also those of unfinished units, as far as their journals go now.
+    ``partial``: include the rows of unfinished units that are in their journals now.
 
     Attributes
     ----------
-    units: all units of the plan. finished: those that have a shard or, with ``partial``, journaled rows. failures: how many pictures that count failed.
-    shards: the shards, opened as they are asked for.
+    units : list of Unit
+        All units of the plan.
+    finished : list of Unit
+        Units that have a shard or, with ``partial``, journaled rows.
+    failures : int
+        Number of failed pictures that are not retired.
+    shards : OpenShards
+        The shards, opened on demand.
     """
 
     def __init__(self, store: Path, identity: Identity, plan: Plan, *, partial: bool = False) -> None:
         self.store, self.plan = store, plan
         self.shards = OpenShards(store, identity)
-        # The plan is read first: a shard of a unit that it does not know was planned since, and is left alone.
+        # Read the plan first: a shard of a unit that it lacks was planned later, and is ignored.
         self.units = plan.units()
         self.finished: list[Unit] = []
         self.failures = 0
         self._failed: set[int] = set()
-        # By unit some of whose rows are retired, the offsets of the others.
+        # Offsets of the live rows, for units in which some rows are retired.
         self._live: dict[int, NDArray[np.int64]] = {}
         counts = []
         marks, names = written.marks(store), shard_names(store)
@@ -78,13 +84,13 @@ class LiveRows:
         self._first_ids = np.array([unit.first_id for unit in self.finished], np.int64)
 
     def _count_unfinished(self, unit: Unit) -> tuple[int, int] | None:
-        """Do what _count_finished does for a unit without a shard; None where no row of it is extracted."""
+        """Count like _count_finished for a unit without a shard; None if none of its rows is extracted."""
         from featstore.store.unfinished import read_unfinished
 
         found = read_unfinished(self.store, self.plan, unit, self.shards.identity)
         if found is None:
             try:
-                # Its shard may have come, and its journals gone, since we looked for the shard.
+                # The shard may have been written, and the journals removed, since the check for the shard.
                 return self._count_finished(unit)
             except FileNotFoundError:
                 return None
@@ -93,7 +99,7 @@ class LiveRows:
         return len(self._live[unit.number]), int((~self.plan.is_retired(found.failed_ids)).sum())
 
     def _count_finished(self, unit: Unit) -> tuple[int, int]:
-        """Return how many of a unit's vectors and failures count. Raises FileNotFoundError where it has no shard."""
+        """Return the numbers of live vectors and failures of a unit. Raises FileNotFoundError if it has no shard."""
         summary = self.shards.hold(unit.number)["summary"]
         try:
             vectors, failures = int(summary["vectors"]), int(summary["failures"])
@@ -116,7 +122,7 @@ class LiveRows:
     def parts(self, rows: NDArray[np.int64] | None) -> Iterator[tuple[Shard | Unfinished, Places, Places]]:
         """Yield (shard, places in ``rows``, offsets in the shard), shard by shard in the order of the store.
 
-        ``rows`` None: all.
+        ``rows`` None means all.
         """
         if rows is None:
             for index, unit in enumerate(self.finished):
@@ -136,21 +142,21 @@ class LiveRows:
     def gather(
         self, attribute: str, rows: NDArray[np.int64] | None, shape: tuple[int, ...], dtype: Any
     ) -> NDArray[Any]:
-        """Return a column of the shards, (m, *shape), for ``rows`` (None: all)."""
+        """Return a column of the shards, (m, *shape), for ``rows`` (None: all rows)."""
         result = np.empty((len(self) if rows is None else len(rows), *shape), dtype)
         for shard, places, offsets in self.parts(rows):
             column = getattr(shard, attribute)
             if isinstance(offsets, slice) or not (isinstance(places, slice) or len(places) == len(result)):
                 result[places] = column[offsets]
             else:
-                # Straight into its place: indexing would copy the rows twice.
+                # Write directly to the destination: indexing would copy the rows twice.
                 np.take(
                     column, offsets, axis=0, out=result[places] if isinstance(places, slice) else result, mode="clip"
                 )
         return result
 
     def of_ids(self, ids: Ids) -> NDArray[np.int64]:
-        """Return the row of each id, or -1 where it has no vector that counts."""
+        """Return the row of each id, or -1 if it has no live vector."""
         rows = np.full(len(ids), -1, np.int64)
         for index, places in self._owners(ids):
             unit = self.finished[index]
@@ -162,7 +168,7 @@ class LiveRows:
         return rows
 
     def content(self, ids: Ids) -> NDArray[np.uint8]:
-        """Return (m, 32) uint8: SHA-256 of the bytes of each id's picture, zeros where they were never read."""
+        """Return the SHA-256 of the bytes of each id's picture, (m, 32) uint8; zeros if the bytes were never read."""
         known = np.zeros((len(ids), 32), np.uint8)
         for index, places in self._owners(ids):
             shard = self.shards[self.finished[index].number]
@@ -172,7 +178,8 @@ class LiveRows:
         return known
 
     def _owners(self, ids: Ids) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """Yield (place in ``finished``, places in ``ids``) for the units that the ids, of whatever state, lie in."""
+        """Yield (place in ``finished``, places in ``ids``) for the units that contain the ids, also retired or failed
+        ones."""
         if not self.finished:
             return
         owner = np.searchsorted(self._first_ids, ids, side="right") - 1
@@ -180,7 +187,7 @@ class LiveRows:
             yield index, np.flatnonzero((owner == index) & (ids >= 0))
 
     def failed(self) -> Iterator[tuple[bytes, Failure]]:
-        """Yield (key, Failure) of the pictures that count and have no vector because reading them failed."""
+        """Yield (key, Failure) of the live pictures that could not be read."""
         for unit in self.finished:
             if unit.number in self._failed:
                 shard = self.shards[unit.number]

@@ -1,4 +1,4 @@
-"""The store's one mutable file, featstore.json: format, identity, and which epoch of plan and tables is valid."""
+"""The store's only mutable file, featstore.json: format, identity, and the epoch of plan and tables in force."""
 
 from __future__ import annotations
 
@@ -17,23 +17,36 @@ from featstore.store.identity import Identity
 
 NAME = folders.MANIFEST
 LARGEST_EPOCH = 999_999
-"""Folders and shards have six digits for the epoch."""
+"""Largest epoch: names of folders and shards have six digits for it."""
 FORMAT, VERSION = "featstore", 1
 LARGEST_UNIT = 1 << 32
-"""Rows of a unit at most."""
+"""Largest number of rows in a unit."""
 _TRIES, _PAUSE_SECONDS = 20, 0.05
 _T = TypeVar("_T")
 KNOWN_FEATURES: frozenset[str] = frozenset()
-"""Required features that this version reads; a store that names another one is refused."""
+"""Required features that this version can read; a store that names another one is refused."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What featstore.json says.
+    """Content of featstore.json.
 
-    Attributes: ``store_id`` (random, never changes), ``identity``, ``weights_name`` (for people: the identity
-    has the digest), ``epoch`` (folder of plan/ and tables/ in force; compaction moves to the next one),
-    ``unit_rows`` (rows of a full unit), ``requires`` (features a reader must know), ``created`` (UTC).
+    Attributes
+    ----------
+    store_id : str
+        Random, never changes.
+    identity : Identity
+        Identity of the features.
+    weights_name : str
+        Name of the weights, for people; the identity has their digest.
+    epoch : int
+        Folder of plan/ and tables/ in force; each compaction increments it.
+    unit_rows : int
+        Rows of a full unit.
+    requires : sequence of str
+        Features that a reader must know.
+    created : str
+        Time of creation (UTC).
     """
 
     store_id: str
@@ -51,13 +64,13 @@ class Manifest:
         return cls(secrets.token_hex(16), identity, weights_name, 0, unit_rows, (), now)
 
     def next_epoch(self) -> Manifest:
-        """Return the manifest that puts the next epoch in force. Raises FeatstoreError after the last one."""
+        """Return the manifest of the next epoch. Raises FeatstoreError after the last one."""
         if self.epoch >= LARGEST_EPOCH:
             raise FeatstoreError(f"a store can be compacted {LARGEST_EPOCH:,} times; extract into a new store")
         return replace(self, epoch=self.epoch + 1)
 
     def write(self, store: Path, *, exclusive: bool = False) -> None:
-        """Put the manifest in force; with ``exclusive``, FileExistsError where the store has one."""
+        """Write featstore.json; with ``exclusive``, raise FileExistsError if the store has one."""
         atomic.write_json(store / NAME, self.to_dict(), exclusive=exclusive)
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,7 +92,8 @@ class Manifest:
     def read(cls, store: Path) -> Manifest:
         """Read a store's manifest.
 
-        Raises UsageError where ``store`` is no store or a newer featstore is needed, DamagedError where it is damaged.
+        Raises UsageError if ``store`` is not a store or needs a newer featstore, DamagedError if the manifest is
+        damaged.
         """
         try:
             value = atomic.read_json(store / NAME, follow=False)
@@ -121,20 +135,20 @@ class Manifest:
 
 
 def settled(store: Path, read: Callable[[Manifest], _T]) -> tuple[Manifest, _T]:
-    """Return the manifest and what ``read`` makes of it, both of one epoch, beside a compaction too.
+    """Return the manifest and the result of ``read``, both of the same epoch, also during a compaction.
 
-    A compaction puts the next epoch in force before it removes anything. So the manifest is read last once more: where
-    it still says the same, nothing that ``read`` looked for was removed before; where it moved, whatever was found, or
-    was missing, is of two epochs, and is read again.
+    A compaction switches to the next epoch before it removes anything. So the manifest is read again after ``read``: if
+    it is unchanged, no file that ``read`` used was removed before. If the epoch changed, the result may mix two epochs,
+    and both are read again.
 
-    Raises what ``read`` raises where the epoch stayed, and FeatstoreError where it never does.
+    Raises the errors of ``read`` if the epoch stayed the same, and FeatstoreError if the epoch keeps changing.
     """
     for attempt in range(_TRIES):
         manifest = Manifest.read(store)
         try:
             found = read(manifest)
         except FileNotFoundError:
-            # Repair sets files aside within an epoch: looked at twice.
+            # Repair moves files aside within an epoch, so try a second time before raising.
             if attempt and Manifest.read(store) == manifest:
                 raise
         except FeatstoreError:

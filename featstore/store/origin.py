@@ -1,4 +1,4 @@
-"""Where the features behind a head or an index came from: their identity, and the store that they were read from."""
+"""The origin of a head's or an index's features: their identity, and the store they were read from."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ if TYPE_CHECKING:
     pass
 
 KEY = "origin"
-"""Its place in a head's ``meta`` and, beside the identity's own fields, in an index's ``identity``."""
+"""Key of the origin in a head's ``meta``, and in an index's ``identity`` beside the identity's own fields."""
 STACKED = "stacked"
-"""In a head on several stores, the place of their identities in its ``identity`` and of their origins in KEY's."""
+"""Key of the list of identities, and of the list of origins, in a head that was trained on several stores."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """``identity`` of the features; ``weights_name``, for people and for loading them again; the ``store``'s absolute
-    path when it was read, and its ``store_id``, which never changes."""
+    """Origin of features.
+
+    ``identity``: of the features. ``weights_name``: for messages, and for loading the weights again. ``store``:
+    absolute path of the store when it was read. ``store_id``: of the store, never changes.
+    """
 
     identity: Identity
     weights_name: str
@@ -33,19 +36,19 @@ class Origin:
     store_id: str
 
     def to_dict(self) -> dict[str, str]:
-        """Return all but the identity, as JSON."""
+        """Return all fields except the identity, as JSON."""
         return {"weights_name": self.weights_name, "store": self.store, "store_id": self.store_id}
 
     @classmethod
     def of(cls, identity: Mapping[str, Any], origin: Any, what: str) -> Origin:
-        """Rebuild an origin from an identity and what to_dict returned. Raises DamagedError, naming ``what``."""
+        """Rebuild an origin from an identity and ``to_dict``'s result. Raises DamagedError, naming ``what``."""
         names = ("weights_name", "store", "store_id")
         if not isinstance(origin, dict) or not all(isinstance(origin.get(name), str) for name in names):
             raise DamagedError(f"{what}: does not say which store it came from; make it again with featstore")
         return cls(Identity.from_dict(dict(identity)), *(origin[name] for name in names))
 
     def find_store(self, beside: Path | None = None) -> FeatureStore | None:
-        """Return the store, opened: at its path, else under its name in ``beside``; None where it is in neither."""
+        """Open the store at its path, otherwise by its name in the folder ``beside``; return None if it is in neither."""
         places = [Path(self.store)] + ([beside / Path(self.store).name] if beside is not None else [])
         for place in places:
             try:
@@ -57,7 +60,7 @@ class Origin:
 
 
 def origin_of_store(store: FeatureStore) -> Origin:
-    """Return the origin of what is made from ``store`` now."""
+    """Return the origin of results computed from ``store`` now."""
     return Origin(store.spec, store.manifest.weights_name, os.path.abspath(store.path), store.store_id)
 
 
@@ -68,7 +71,7 @@ def generation_number(store: FeatureStore) -> int:
 
 
 def require_vectors(store: FeatureStore) -> None:
-    """Raise UsageError, with what to do about it, where ``store`` has no vectors."""
+    """Raise UsageError with the remedy if ``store`` has no vectors."""
     counts = store.counts
     if len(store):
         return
@@ -82,8 +85,7 @@ def require_vectors(store: FeatureStore) -> None:
 
 
 def state_of_store(store: FeatureStore) -> list[str]:
-    """Return, in words, what a reader of figures from ``store`` has to know: untrained weights, pictures that are
-    pending or failed."""
+    """Return warnings about figures from ``store``: untrained weights, pending or failed pictures."""
     counts, notes = store.counts, []
     if store.manifest.weights_name.startswith("random:"):
         notes.append(

@@ -1,8 +1,8 @@
-"""The picture behind a key: found through the plan of the store, read and decoded like any other.
+"""Find the picture of a key through the plan of the store, read it and decode it.
 
-Whoever made a store chose where it says that its pictures are. So a file that the store alone names is shown only
-where its bytes have the SHA-256 that the store noted: a stranger's store shows no file whose content its maker did not
-have. Below a root that the user names, what is there is shown.
+A store from a stranger may name any file as a picture. So a file that only the store names is shown only if its bytes
+have the SHA-256 in the store: a store cannot reveal a file whose content its maker did not have. Below a root that the
+user names, every file may be shown.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Picture = Callable[[str], "Image.Image"]
-"""From a key to the picture; raises NoPicture."""
+"""Function from a key to its picture; raises NoPicture."""
 
 
 class NoPicture(Exception):
-    """There is no picture behind a key; ``reason`` as in featstore failures, or "unknown-key"."""
+    """The picture of a key is not available; ``reason`` as in ``featstore failures``, or "unknown-key"."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(f"{reason}: {message}")
@@ -39,9 +39,9 @@ class NoPicture(Exception):
 
 
 class Pictures:
-    """The pictures of a store, or, without one, the files below ``root``.
+    """The pictures of a store or, without a store, the files below ``root``.
 
-    ``root``: where the pictures are now, if not where they were when the store was made.
+    ``root``: where the pictures are now, if they moved since extraction.
     """
 
     def __init__(self, store: FeatureStore | None, root: str | os.PathLike[str] | None = None) -> None:
@@ -57,14 +57,14 @@ class Pictures:
             raise
 
     def address(self, key: str) -> str:
-        """Return the file: address of the picture of ``key``; "" where it is no file of its own (but in an archive)."""
+        """Return the file: address of the picture of ``key``; "" if it is not a separate file (in an archive)."""
         try:
             return address_of(*self._place(key)[:3])
         except NoPicture:
             return ""
 
     def notes(self) -> list[str]:
-        """Return in words that pictures which were asked for so far are not where they were, and what to do about it."""
+        """Return the warning that requested pictures were not found at their paths, with the remedy."""
         if not self._gone:
             return []
         where = "where the store says" if self.root is None else f"below {self.root}"
@@ -94,7 +94,7 @@ class Pictures:
 
 
 def address_of(root: Path, location: bytes, offset: int = -1) -> str:
-    """Return the file: address of a picture file; "" for a member of an archive, and where there is no such file."""
+    """Return the file: address of a picture file; "" for a member of an archive, or if there is no such file."""
     try:
         path = os.path.abspath(resolve(os.fsencode(root), location))
     except ReadFailure:
@@ -105,9 +105,9 @@ def address_of(root: Path, location: bytes, offset: int = -1) -> str:
 def open_picture(
     root: Path, location: bytes, offset: int = -1, size: int = -1, content: bytes | None = None
 ) -> Image.Image:
-    """Return the picture that read_picture finds there as a PIL image (RGB, upright).
+    """Read a picture file or an archive member, and return it as a PIL image (RGB, upright).
 
-    ``content``: the SHA-256 that its bytes must have. Raises NoPicture.
+    ``content``: the SHA-256 that its bytes must have; None accepts any. Raises NoPicture.
     """
     try:
         data = read_picture(root, location, offset, size, limit=defaults.MAX_FILE_BYTES).data

@@ -1,10 +1,10 @@
-"""The plan: an append-only list of the pictures to extract, cut into units.
+"""The plan: an append-only list of the pictures to extract, divided into units.
 
-plan/<epoch>/<segment>.h5, sealed files of kind "plan". A segment adds rows (each with a 64-bit id that is
-never used again and the identity (key, view)), cuts them into units, retires ids of earlier segments
-(changed, retried or removed pictures), and notes new sizes and times of pictures whose bytes stayed the same.
-The rows that count are those that no segment retires. Several processes may append at once: the segment's
-number is taken by exclusive creation, and the loser plans again on top of what the winner wrote.
+plan/<epoch>/<segment>.h5 are sealed files of kind "plan". A segment adds rows, each with the identity (key, view) and a
+64-bit id that is never reused. It divides its rows into units. It retires ids of earlier segments (changed, retried or
+removed pictures), and records new sizes and times of pictures whose bytes are unchanged. A row is live unless a segment
+retires it. Several processes may append at once: exclusive creation decides who gets the segment's number, and the
+loser plans again on top of the winner's segment.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from featstore.store.keys import KeyIndex, digests
 
 KIND = "plan"
 CHANGED, RETRIED, REMOVED = 1, 2, 3
-"""Why an id was retired."""
+"""Reasons for retiring an id."""
 SEGMENT_ROWS = 1 << 21
-"""Rows of one segment at most (rounded to whole units): what planning holds in memory."""
+"""Largest number of rows in a segment (rounded to whole units); bounds the memory of planning."""
 
 LARGEST_ID = 1 << 62
 UNITS_OF_EPOCH = 1 << 32
-"""Units planned in epoch e have the numbers from e * 2**32 on: what a compaction that was killed left behind can
-never be taken for a unit that was planned in the meantime."""
+"""Units planned in epoch e have numbers from e * 2**32, so that leftovers of a killed compaction never have the number
+of a unit planned later."""
 
 Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit of work: the rows ``start`` to ``stop`` of ``segment``; its shard has its number."""
+    """A unit of work: the rows ``start`` to ``stop`` of ``segment``. Its shard has the same number."""
 
     number: int
     segment: int
@@ -55,7 +55,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a plan, as columns; ``locations`` where they differ from the keys, else None."""
+    """Rows of a plan as columns; ``locations`` is None if the keys are the locations."""
 
     ids: Ids
     keys: Sequence[bytes]
@@ -108,12 +108,12 @@ class Segment:
 
     @property
     def source(self) -> dict[str, Any]:
-        """Where the rows came from (what Source.describe returned); {} where the segment only retires."""
+        """Source of the rows, as Source.describe returned it; {} if the segment only retires ids."""
         value = self.meta.get("source")
         return value if isinstance(value, dict) else {}
 
     def rows(self, start: int, stop: int) -> Rows:
-        """Return the rows start to stop."""
+        """Return the rows ``start`` to ``stop``."""
         where = np.arange(start, stop)
         return Rows(
             self.ids[start:stop],
@@ -137,7 +137,7 @@ def segment_path(store: Path, epoch: int, number: int) -> Path:
 
 
 class Plan:
-    """The segments of one epoch as they stood when the plan was opened.
+    """The segments of one epoch at the time of opening.
 
     Attributes: ``segments``, ``next_id``, ``next_unit``, ``retired`` (sorted ids).
     """
@@ -160,7 +160,7 @@ class Plan:
             raise DamagedError(f"{folder(store, epoch)}: the segments of the plan are not in the order of their ids")
 
     def _check_numbers(self) -> None:
-        """Raise DamagedError where ids or units have numbers that this plan cannot have given."""
+        """Raise DamagedError if an id or a unit has a number that this plan cannot have assigned."""
         fits = 0 <= self.next_id <= LARGEST_ID and self.epoch == self.next_unit // UNITS_OF_EPOCH
         for segment in self._filled:
             fits = fits and 0 <= int(segment.ids[0]) <= int(segment.ids[-1]) < self.next_id
@@ -170,19 +170,19 @@ class Plan:
 
     @property
     def generation(self) -> tuple[int, int]:
-        """Grows with every change of the plan: (epoch, number of segments)."""
+        """Generation of the plan, (epoch, number of segments); grows with every change."""
         return self.epoch, len(self.segments)
 
     def __len__(self) -> int:
-        """Return the number of rows that count."""
+        """Return the number of live rows."""
         return sum(len(segment.ids) for segment in self.segments) - len(self.retired)
 
     def is_retired(self, ids: Ids) -> NDArray[np.bool_]:
-        """Return whether each id was retired."""
+        """Return whether each id is retired."""
         return member(ids, self.retired)
 
     def find(self, digest: NDArray[np.uint64]) -> Ids:
-        """Return the id of each digest (m, 2) that counts, or -1."""
+        """Return the live id of each digest (m, 2), or -1."""
         found = np.full(len(digest), -1, np.int64)
         active = np.arange(len(digest))
         for segment in reversed(self._filled):
@@ -197,11 +197,11 @@ class Plan:
         return found
 
     def find_keys(self, keys: Sequence[bytes], view: int = 0) -> Ids:
-        """Return the id of each key, or -1."""
+        """Return the live id of each key, or -1."""
         return self.find(digests(keys, [view] * len(keys) if view else None))
 
     def _by_segment(self, ids: Ids) -> Iterator[tuple[Segment, NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield (segment, places in ``ids``, rows in the segment); every id must be one of the plan's."""
+        """Yield (segment, places in ``ids``, rows in the segment); every id must be in the plan."""
         owner = np.searchsorted(self._first_ids, ids, side="right") - 1
         for number in np.unique(owner):
             places = np.flatnonzero(owner == number)
@@ -210,18 +210,18 @@ class Plan:
 
     @property
     def planned(self) -> int:
-        """The number of rows, whether they count or not."""
+        """The number of all rows, live and retired."""
         return int(self._first_rows[-1])
 
     def places(self, ids: Ids) -> NDArray[np.int64]:
-        """Return (m,) int64: the place of each id among all rows of the plan; every id must be one of the plan's."""
+        """Return the place of each id among all rows of the plan, (m,) int64; every id must be in the plan."""
         among = np.zeros(len(ids), np.int64)
         for segment, places, rows in self._by_segment(ids):
             among[places] = self._first_rows[self._filled.index(segment)] + rows
         return among
 
     def stat(self, ids: Ids) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Return (sizes, mtimes in ns, offsets) as last noted for each id."""
+        """Return (sizes, mtimes in ns, offsets) of each id, as last recorded."""
         sizes, mtimes, offsets = (np.full(len(ids), -1, np.int64) for _ in range(3))
         for segment, places, rows in self._by_segment(ids):
             sizes[places], mtimes[places] = segment.sizes[rows], segment.mtimes[rows]
@@ -243,7 +243,7 @@ class Plan:
         return keys
 
     def sources(self) -> dict[str, dict[str, Any]]:
-        """Return the sources by their name, each as described last."""
+        """Return the last description of each source, by name."""
         return {source_name(segment.source): segment.source for segment in self.segments if segment.source}
 
     def source_names(self, ids: Ids) -> NDArray[np.object_]:
@@ -271,12 +271,12 @@ class Plan:
 
 
 def source_name(source: dict[str, Any]) -> str:
-    """Return what tells sources apart: kind and place."""
+    """Return the name that identifies a source: kind and location."""
     return f"{source.get('kind', '?')}:{source.get('location', '?')}"
 
 
 def member(ids: Ids, among: Ids) -> NDArray[np.bool_]:
-    """Return whether each id is in the sorted ``among``."""
+    """Return whether each id is in the sorted array ``among``."""
     if not len(among):
         return np.zeros(len(ids), bool)
     found: NDArray[np.bool_] = among[place(ids, among)] == ids
@@ -284,19 +284,19 @@ def member(ids: Ids, among: Ids) -> NDArray[np.bool_]:
 
 
 def place(ids: Ids, among: Ids) -> NDArray[np.int64]:
-    """Return where each id is in the sorted ``among``, which has one at least; within it also where that is not so."""
+    """Return the place of each id in the sorted, non-empty array ``among``; a valid index also for ids not in it."""
     return np.minimum(np.searchsorted(among, ids), len(among) - 1)
 
 
 def _sorted(parts: Sequence[Ids]) -> Ids:
     every = np.sort(np.concatenate(parts)) if parts else np.empty(0, np.int64)
-    # Not np.unique, which imports all of numpy.ma for it.
+    # np.unique would import all of numpy.ma.
     return every[np.append(every[:-1] != every[1:], True)] if len(every) else every
 
 
 @dataclass
 class NewSegment:
-    """What a segment is to hold; ``starts`` cut its rows into units numbered from the plan's next."""
+    """Content of a new segment; ``starts`` divide its rows into units, numbered from the plan's next."""
 
     rows: Rows
     unit_numbers: NDArray[np.uint64]
@@ -310,12 +310,12 @@ class NewSegment:
 
 
 def cut(n: int, unit_rows: int) -> NDArray[np.uint64]:
-    """Return the starts of the units of n rows, and n: full units, the last one shorter."""
+    """Return the first row of each unit for n rows, followed by n: full units, the last one shorter."""
     return np.append(np.arange(0, n, unit_rows), n).astype(np.uint64) if n else np.zeros(1, np.uint64)
 
 
 def write_segment(path: Path, new: NewSegment, digest: NDArray[np.uint64]) -> None:
-    """Write a segment; FileExistsError where another process took its number."""
+    """Write a segment; raise FileExistsError if another process took its number."""
     rows = new.rows
     store = path.parent.parent.parent
     folders.make(store, folders.PLAN, path.parent.name)

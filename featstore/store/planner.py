@@ -1,4 +1,4 @@
-"""Compare a source with the plan: append what is new or changed, retire what vanished, keep the rest."""
+"""Compare a source with the plan: append new and changed pictures, retire vanished ones, keep the rest."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Change:
 
 @dataclass
 class _Buffer:
-    """Rows that wait for their segment, and side values that wait for their table."""
+    """Buffered rows for the next segment and side values for the next table."""
 
     keys: list[bytes] = field(default_factory=list)
     locations: list[bytes] = field(default_factory=list)
@@ -56,16 +56,16 @@ class _Buffer:
 
 
 Hasher = Callable[[Chunk, NDArray[np.int64]], NDArray[np.uint8]]
-"""Of a chunk and rows in it: (n, 32) uint8, the SHA-256 of each picture's bytes, zeros where it cannot be read."""
+"""Function (chunk, rows of it) to the SHA-256 of each picture's bytes, (n, 32) uint8; zeros if unreadable."""
 Known = Callable[[Ids], NDArray[np.uint8]]
-"""Of ids: (n, 32) uint8, the SHA-256 that the store has of each, zeros where it has none."""
+"""Function of ids to the SHA-256 that the store has for each, (n, 32) uint8; zeros if it has none."""
 
 
 class Planner:
-    """Brings a store's plan up to date with one source.
+    """Update a store's plan from one source.
 
-    ``hasher`` and ``known`` together make content, not size and time, decide what changed (``--rehash``).
-    ``retry``: ids that failed and are to be tried again.
+    With ``hasher`` and ``known``, a picture is changed if its content changed, not its size or time (``--rehash``).
+    ``retry``: failed ids to try again.
     """
 
     def __init__(
@@ -82,15 +82,15 @@ class Planner:
         self.segment_rows = max(1, plans.SEGMENT_ROWS // unit_rows) * unit_rows
 
     def update(self, source: Source, retry: Callable[[Plan], Ids] | None = None) -> Change:
-        """Scan ``source`` and append to the plan what it asks for.
+        """Scan ``source`` and append its new and changed pictures to the plan.
 
-        Raises UsageError for doubled keys and for keys that belong to another source with other content.
+        Raises UsageError for duplicate keys, and for keys that belong to another source with other content.
         """
         for _ in range(_ATTEMPTS):
             try:
                 return self._scan(source, retry)
             except FileExistsError:
-                # Another process appended first: what it wrote is part of what we compare with now.
+                # Another process appended first: compare again, including its segment.
                 continue
         raise UsageError(f"{self.store}: other processes keep changing the plan; run again when they are done")
 
@@ -101,7 +101,7 @@ class Planner:
         self.buffer, self.change = _Buffer(), Change()
         self.retried = KeyIndex.build(np.empty((0, 2), np.uint64))
         first_new = self.plan.next_id
-        # A bit for each row of the plan, not for each id: ids may be as large as a stranger's plan says.
+        # One bit per row of the plan, not per id: a stranger's plan may use very large ids.
         seen = np.zeros(self.plan.planned // 8 + 1, np.uint8)
         if retry is not None:
             self._retry(retry(self.plan))
@@ -149,14 +149,14 @@ class Planner:
         )
 
     def _same(self, chunk: Chunk, stat: NDArray[np.int64], ids: Ids, old: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return for each of the known rows ``old`` whether its picture is unchanged."""
+        """Return whether the picture of each of the known rows ``old`` is unchanged."""
         same: NDArray[np.bool_] = (stat[:, old] == np.stack(self.plan.stat(ids[old]))).all(axis=0)
         if self.hasher is not None and self.known is not None and old.size:
             ours = self.known(ids[old])
             hashed = np.flatnonzero(ours.any(axis=1))
             theirs = self.hasher(chunk, old[hashed])
             equal = (ours[hashed] == theirs).all(axis=1)
-            # Equal bytes under a new time: noted, so that the next run without --rehash sees it as unchanged.
+            # Record the new time of equal bytes, so that the next run without --rehash sees the picture as unchanged.
             moved = old[hashed[equal & ~same[hashed]]]
             if moved.size and not (stat[2, moved] >= 0).any():
                 self.buffer.touched.append(np.stack([ids[moved], stat[0, moved], stat[1, moved]]))
@@ -204,12 +204,13 @@ class Planner:
         self.buffer.digest.append(digest)
 
     def _retry(self, ids: Ids) -> None:
-        """Append the failed ``ids`` once more, as the plan has them: a scan that finds them changed retires these again."""
+        """Append the failed ``ids`` again, as they are in the plan; if the scan finds them changed, it retires them
+        again."""
         if not len(ids):
             return
         names = self.plan.source_names(ids)
         ids = ids[names == source_name(self.source)]
-        # The rows come back as new ones when the scan meets them: to it, they must not be in the plan any more.
+        # Retire the rows first, so that the scan sees them as new.
         self._retire(ids, plans.RETRIED)
         self.plan.retired = np.union1d(self.plan.retired, ids)
         self.retried = KeyIndex.build(digests(self.plan.key_of(ids)))
@@ -226,7 +227,8 @@ class Planner:
             self.change.removed += len(gone)
 
     def _flush(self, n: int) -> None:
-        """Write the side table, then the segment with the first n waiting rows; a kill between the two is healed by the next scan."""
+        """Write the side table, then the segment with the first n buffered rows; the next scan repairs a kill between
+        them."""
         buffer, plan = self.buffer, self.plan
         if buffer.side_keys:
             self._write_table()
@@ -268,7 +270,7 @@ class Planner:
         for name, values in buffer.side.items():
             typed = self.from_text and name not in (tables.LABEL, tables.SPLIT)
             columns[name] = tables.Column.of_text(values) if typed else tables.Column.of(values)
-        # A key listed twice is refused when its segment is written; the table must not fail before.
+        # Writing the segment refuses duplicate keys with a message; the table, written before, must not fail on them.
         order = np.unique(digests(buffer.side_keys), axis=0, return_index=True)[1]
         if len(order) != len(buffer.side_keys):
             self._refuse_doubled_rows(buffer.side_keys, digests(buffer.side_keys))

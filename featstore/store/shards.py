@@ -1,4 +1,4 @@
-"""Shards: one immutable sealed HDF5 file for each finished unit, holding its vectors and its failures."""
+"""Shards: one immutable sealed HDF5 file per finished unit, with its vectors and failures."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class Finished:
-    """All that a unit's shard holds but the vectors; row i of every column belongs to vector i.
+    """Content of a unit's shard except the vectors; row i of each column belongs to vector i.
 
     ``ids`` (n,), ``views`` (n,), ``keys`` n, ``sha256`` (n, 32) uint8 of the pictures' bytes, ``failures`` with
-    ``failed_keys`` and ``failed_sha256`` (zeros where the bytes could not be read).
+    ``failed_keys`` and ``failed_sha256`` (zeros if the bytes could not be read).
     """
 
     unit: int
@@ -62,24 +62,24 @@ def folder(store: Path) -> Path:
 
 
 def shard_path(store: Path, unit: int) -> Path:
-    """Return the file of a unit's shard: the epoch that planned it, and its number in that epoch."""
+    """Return the path of a unit's shard, named by the epoch that planned the unit and its number in that epoch."""
     epoch, number = divmod(unit, UNITS_OF_EPOCH)
     return folder(store) / f"{epoch:06d}-{number:08d}.h5"
 
 
 def has_shard(store: Path, unit: int) -> bool:
-    """Return whether something lies where a unit's shard belongs, be it a link."""
+    """Return whether the path of a unit's shard exists, even as a link."""
     return os.path.lexists(shard_path(store, unit))
 
 
 def unit_of(name: str) -> int | None:
-    """Return the unit whose shard, or temporary file of a shard, has this name; None where it is neither."""
+    """Return the unit of a shard or of a shard's temporary file by its name; None for other names."""
     found = re.match(r"\.?([0-9]{6})-([0-9]{8,10})\.h5(\.|$)", name)
     return None if found is None else int(found[1]) * UNITS_OF_EPOCH + int(found[2])
 
 
 def row_checksums(vectors: NDArray[Any]) -> NDArray[np.uint64]:
-    """Return (n,) uint64: the XXH3-64 of each row's bytes, which tells the damaged vectors of a shard from the whole ones."""
+    """Return the XXH3-64 of each row's bytes, (n,) uint64; they identify the damaged vectors of a shard."""
     return np.fromiter(map(xxhash.xxh3_64_intdigest, np.ascontiguousarray(vectors)), np.uint64, len(vectors))
 
 
@@ -93,9 +93,9 @@ def write_shard(
     *,
     exclusive: bool = True,
 ) -> None:
-    """Write a unit's shard from its vectors ``blocks`` ((b, d) each); FileExistsError where it is there already.
+    """Write a unit's shard from its vectors, ``blocks`` of (b, d) each.
 
-    Not ``exclusive``: take the place of one that was damaged.
+    Raises FileExistsError if the shard exists, unless ``exclusive`` is False, which replaces a damaged shard.
     """
     n = len(finished.ids)
     checksums: list[NDArray[np.uint64]] = []
@@ -114,7 +114,7 @@ def write_shard(
         return KeyIndex.build(digests(finished.keys, finished.views.tolist())).arrays()
 
     def part(name: str) -> Iterable[NDArray[Any]]:
-        # Made when it is its turn, while the disk takes the vectors.
+        # Built lazily, during the write, while the disk takes the vectors.
         yield lookup()[name]
 
     failures = finished.failures
@@ -151,16 +151,16 @@ def write_shard(
 
 
 def provenance_of(meta: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return how the vectors were made, an object for each maker, from a shard's ``meta``.
+    """Return the provenance of the vectors from a shard's ``meta``: one object per run that made some of them.
 
-    It is for people and refuses nothing: what is no list, or no object in it, is passed over.
+    Provenance is information for people. Malformed values are ignored, not refused.
     """
     made = meta.get("provenance")
     return [entry for entry in made if isinstance(entry, dict)] if isinstance(made, list) else []
 
 
 class Shard:
-    """A shard, memory-mapped.
+    """A memory-mapped shard.
 
     Attributes: ``features`` (n, d), ``ids`` (n,) int64 ascending, ``keys``, ``views``, ``sha256`` (n, 32).
     """
@@ -185,7 +185,7 @@ class Shard:
             raise DamagedError(f"{path}: the columns of the shard do not fit each other")
 
     def find(self, keys: Sequence[bytes], view: int = 0) -> NDArray[np.int64]:
-        """Return the row (m,) of each key among this shard's vectors, or -1: what a shard answers without its store."""
+        """Return the row (m,) of each key among this shard's vectors, or -1, by the shard's own lookup."""
         index = KeyIndex.read(self.file)
         if len(index.hi) != len(self.ids):
             raise DamagedError(f"{self.file.path}: the lookup of the shard does not fit its rows")
@@ -193,17 +193,17 @@ class Shard:
 
     @property
     def provenance(self) -> list[dict[str, Any]]:
-        """How the vectors were made (see provenance_of)."""
+        """Provenance of the vectors, see provenance_of."""
         return provenance_of(self.file.meta)
 
     @property
     def failed_ids(self) -> Ids:
-        """The ids of the failures (m,)."""
+        """Ids of the failures (m,)."""
         return column(self.file, "failures/id", "<u8").view(np.int64)
 
     @property
     def failed_sha256(self) -> NDArray[np.uint8]:
-        """(m, 32) uint8: SHA-256 of the failed pictures' bytes, zeros where they were never read."""
+        """SHA-256 of the failed pictures' bytes, (m, 32) uint8; zeros if they were never read."""
         sums = self.file["failures/sha256"]
         if (sums.shape, sums.dtype) != ((len(self.failed_ids), 32), np.dtype(np.uint8)):
             raise DamagedError(f"{self.file.path}: the columns of its failures do not fit each other")
@@ -233,7 +233,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """The rows of a unit that has no shard yet, in memory, with the columns that readers want of a Shard.
+    """The journaled rows of a unit that has no shard yet, in memory, with the columns of a Shard that readers use.
 
     ``failed``: the failures with their keys; ``failed_sha256`` (m, 32).
     """
@@ -248,7 +248,7 @@ class Unfinished:
 
     @property
     def failed_ids(self) -> Ids:
-        """The ids of the failures (m,)."""
+        """Ids of the failures (m,)."""
         return np.array([failure.id for _, failure in self.failed], np.int64)
 
     def failures(self) -> list[tuple[bytes, Failure]]:
@@ -257,11 +257,11 @@ class Unfinished:
 
 
 class OpenShards:
-    """The shards of a store, of which at most ``limit``, the last used ones, are kept as arrays.
+    """The shards of a store; the ``limit`` most recently used ones stay open as arrays.
 
-    A shard that is held is mapped from the moment the store was opened, and stays readable when a compaction removes
-    it: each takes a file descriptor, so only the first of a large store are held.
-    ``unfinished``: by unit, what stands in for a shard that is not there yet.
+    A held shard is mapped when the store is opened and stays readable after a compaction removes it. Each needs a file
+    descriptor, so only the first shards of a large store are held. ``unfinished``: replacements, by unit, for shards
+    that do not exist yet.
     """
 
     def __init__(self, store: Path, identity: Identity, limit: int = defaults.OPEN_SHARDS) -> None:
@@ -273,7 +273,7 @@ class OpenShards:
         self._most = defaults.HELD_SHARDS if descriptors < 0 else min(defaults.HELD_SHARDS, descriptors // 8)
 
     def hold(self, unit: int) -> dict[str, Any]:
-        """Return the header of a unit's shard, and hold the shard. Raises FileNotFoundError, DamagedError, OSError."""
+        """Hold a unit's shard open and return its header. Raises FileNotFoundError, DamagedError, OSError."""
         path = shard_path(self.store, unit)
         if len(self._held) < self._most:
             try:

@@ -1,4 +1,4 @@
-"""Which labelled pictures of a store a head learns from, and which ones it is judged by."""
+"""Choose the labelled pictures of a store to train a head on, and those to evaluate it on."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ from featstore.text import counted, natural
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "testing", "val", "valid", "validation", "eval", "dev", "holdout")
-"""Splits that are taken where none is named, the first that is there; then those that split_words knows."""
+"""Default names of the evaluation split; the first that exists is used, then names that split_words recognises."""
 
 _FEW = 30
-"""Fewer held-out pictures than this leave an interval of some 15 points and more on an accuracy of 0.9."""
+"""Smallest number of held-out pictures without a warning: fewer give a confidence interval of about 15 points or more
+at an accuracy of 0.9."""
 
 Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of a store to train on and to hold out, both increasing, all of them labelled.
+    """Rows of a store to train on and rows held out for evaluation, both increasing and all labelled.
 
-    ``kind``: "given" (two splits of the store) or "made" (stratified, equal bytes on one side); ``names`` of the two
-    sides; ``unlabelled``: pictures without a label, which take no part; ``shared``: held-out pictures whose very
-    bytes are in the training split as well; ``missing``: classes that the held-out side lacks.
+    ``kind``: "given" (two splits of the store) or "made" (stratified, pictures of equal bytes on one side). ``names``:
+    of the two sides. ``unlabelled``: number of pictures without a label, which are not used. ``shared``: number of
+    held-out pictures whose bytes are also in the training split. ``missing``: classes without a held-out picture.
     """
 
     train: Rows
@@ -49,7 +50,7 @@ class Split:
         return f"<Split {self.kind}: {len(self.train):,} of {self.names[0]!r} to train on, {len(self.test):,} of {self.names[1]!r} held out>"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what can be said of the split as JSON; with a store of the same generation it is reproducible."""
+        """Return the split as JSON; with a store of the same generation it is reproducible."""
         return {
             "kind": self.kind,
             "train": self.names[0],
@@ -63,7 +64,7 @@ class Split:
         }
 
     def notes(self) -> list[str]:
-        """Return, in words, what a reader of the figures has to know."""
+        """Return warnings for readers of the figures."""
         notes = []
         if self.unlabelled:
             notes.append(f"left out: {counted(self.unlabelled, 'picture')} without a label")
@@ -89,11 +90,11 @@ def split_store(
     held_out: float = defaults.HELD_OUT,
     seed: int = defaults.SEED,
 ) -> Split:
-    """Choose the rows to train on and to hold out.
+    """Choose the rows to train on and the rows to hold out.
 
-    Where splits are named, those; else a split called train and one called test (or val) where the store has both;
-    else a stratified part ``held_out`` of what there is to train on, pictures of equal bytes on one side. Raises
-    UsageError: no labels, one class only, a class that is held out but not trained on, no such split.
+    Uses the named splits, if any. Otherwise uses a split called train and one called test (or val), if the store has
+    both. Otherwise holds out a stratified part ``held_out``, with pictures of equal bytes on one side. Raises
+    UsageError if there are no labels, only one class, a held-out class without a training picture, or no such split.
     """
     require_vectors(store)
     labels = store.labels
@@ -141,12 +142,12 @@ def split_store(
 
 
 def groups_of_equal_bytes(sha256: NDArray[np.uint8]) -> Rows:
-    """Return a group number (n,) for each digest (n, 32): equal bytes, equal numbers."""
+    """Return a group number (n,) for each digest (n, 32): equal bytes get equal numbers."""
     return np.unique(np.ascontiguousarray(sha256).view("S32").reshape(-1), return_inverse=True)[1].astype(np.int64)
 
 
 def _names(store: FeatureStore, train: str | None, test: str | None) -> tuple[str | None, str | None]:
-    """Return the names of the splits to use; None where there is none to use."""
+    """Return the names of the splits to use; None if there are none."""
     there = sorted({str(value) for value in store.splits.tolist() if value is not None}, key=natural)
     words = split_words(there)
     if train is None:
@@ -183,7 +184,7 @@ def _require_classes(labels: NDArray[np.object_], name: str, store: FeatureStore
 
 
 def _shared(store: FeatureStore, train: Rows, test: Rows) -> int:
-    """Return how many pictures of ``test`` have the bytes of one of ``train``."""
+    """Return the number of pictures in ``test`` with the same bytes as one in ``train``."""
     groups = groups_of_equal_bytes(store.sha256[np.r_[train, test]])
     return int(np.isin(groups[len(train) :], groups[: len(train)]).sum())
 

@@ -1,4 +1,4 @@
-"""Several stores as one: the features of the same pictures by different backbones, side by side (an ensemble)."""
+"""Several stores as one: features of the same pictures by different backbones, concatenated (an ensemble)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ from featstore.store.origin import STACKED, Origin, origin_of_store
 from featstore.text import counted
 
 _KEYS = 65536
-"""Keys that are looked up at once."""
+"""Number of keys to look up at once."""
 _BLOCK_ROWS = 8192
 
 
 class StackedBlocks:
-    """Rows of several stores, side by side, as a re-iterable stream of (b, d) arrays. ``shape`` (n, d), ``dtype``."""
+    """Rows of several stores, concatenated along the features, as a re-iterable stream of (b, d) arrays.
+
+    ``shape`` (n, d), ``dtype``.
+    """
 
     def __init__(self, stores: Sequence[FeatureStore], rows: Sequence[NDArray[np.int64]]) -> None:
         self._stores, self._rows = stores, rows
@@ -41,10 +44,10 @@ class StackedBlocks:
 
 
 class StackedStores:
-    """One store, or several whose features are put side by side; rows, labels and splits are those of the ``first``.
+    """One store, or several with concatenated features; rows, labels and splits are those of the ``first``.
 
-    ``whole`` (n,) bool: the rows of the first store that every other store has a vector of.
-    Raises UsageError where a picture has other bytes in one store than in another.
+    ``whole`` (n,) bool: the rows of the first store that have a vector in every other store. Raises UsageError if the
+    bytes of a picture differ between stores.
     """
 
     def __init__(self, stores: Sequence[FeatureStore]) -> None:
@@ -55,7 +58,7 @@ class StackedStores:
 
     @classmethod
     def open(cls, paths: Iterable[str | os.PathLike[str]]) -> StackedStores:
-        """Open the stores at ``paths``. Raises UsageError, also where one is named twice; DamagedError."""
+        """Open the stores at ``paths``. Raises UsageError, also if one is named twice, and DamagedError."""
         stores = [FeatureStore.open(Path(path)) for path in paths]
         if not stores:
             raise UsageError("there is no store to read; name one")
@@ -69,30 +72,30 @@ class StackedStores:
 
     @property
     def dimension(self) -> int:
-        """The width of the features, side by side."""
+        """Dimension of the concatenated features."""
         return sum(store.spec.dimension for store in self.stores)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The identity of one store, or those of all under one name."""
+        """Identity of the single store, or the identities of all under STACKED."""
         identities = [store.spec.to_dict() for store in self.stores]
         return identities[0] if len(identities) == 1 else {STACKED: identities}
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint of one store, or the SHA-256 of the canonical JSON of all their identities."""
+        """Fingerprint of the single store, or the SHA-256 of the canonical JSON of all identities."""
         if len(self.stores) == 1:
             return self.first.fingerprint
         return hashlib.sha256(atomic.canonical_json(self.identity).encode()).hexdigest()
 
     @property
     def origin(self) -> dict[str, Any]:
-        """Where the features come from, as a head's ``meta`` keeps it."""
+        """Origin of the features, as stored in a head's ``meta``."""
         origins = [origin_of_store(store).to_dict() for store in self.stores]
         return origins[0] if len(origins) == 1 else {STACKED: origins}
 
     def require_whole(self) -> None:
-        """Raise UsageError, counting them, where pictures of the first store have no vector in another."""
+        """Raise UsageError with their number if pictures of the first store have no vector in another."""
         for store, rows in zip(self.stores, self._rows, strict=True):
             lacking = np.flatnonzero(rows < 0)
             if len(lacking):
@@ -102,7 +105,7 @@ class StackedStores:
                 )
 
     def notes(self) -> list[str]:
-        """Return in words what a reader of the figures has to know of pictures that are in one store only."""
+        """Return warnings about pictures that are in one store only, for readers of the figures."""
         beyond = (
             (store, len(store) - int((rows >= 0).sum())) for store, rows in zip(self.stores, self._rows, strict=True)
         )
@@ -113,21 +116,22 @@ class StackedStores:
         ]
 
     def stream(self, rows: NDArray[np.int64]) -> Any:
-        """Return ``rows`` of the first store (whole ones) as a re-iterable stream, constant in memory."""
+        """Return ``rows`` of the first store, all of them whole, as a re-iterable stream with constant memory."""
         if len(self.stores) == 1:
             return self.first.stream(rows)
         return StackedBlocks(self.stores, [known[rows] for known in self._rows])
 
     def features(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Return ``rows`` of the first store (whole ones) as an (m, d) array."""
+        """Return ``rows`` of the first store, all of them whole, as an (m, d) array."""
         parts = [store.features(rows=known[rows]) for store, known in zip(self.stores, self._rows, strict=True)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
 def in_order_of(origins: Sequence[Origin], stores: Sequence[FeatureStore], what: str) -> list[FeatureStore]:
-    """Return ``stores`` in the order of the ``origins`` of a head (``what``, for messages), matched by fingerprint.
+    """Return ``stores`` in the order of a head's ``origins``, matched by fingerprint; ``what`` names the head in
+    messages.
 
-    Raises UsageError where their number differs, IdentityError where a store has features of none of the origins.
+    Raises UsageError if their number differs, IdentityError if a store's features have none of the origins.
     """
     if len(origins) == 1 == len(stores):
         return list(stores)
@@ -152,7 +156,8 @@ def in_order_of(origins: Sequence[Origin], stores: Sequence[FeatureStore], what:
 
 
 def _rows_of_same(first: FeatureStore, other: FeatureStore) -> NDArray[np.int64]:
-    """Return, for each row of ``first``, the row of ``other`` with the same key, or -1. Raises UsageError: other bytes."""
+    """Return for each row of ``first`` the row of ``other`` with the same key, or -1. Raises UsageError if bytes
+    differ."""
     keys, parts = first.key_bytes(None), []
     while chunk := list(islice(keys, _KEYS)):
         parts.append(other.rows(chunk, missing="mark"))

@@ -1,8 +1,8 @@
-"""Labels, splits and metadata: side tables by key, outside the shards, each version a file of its own.
+"""Labels, splits and metadata: side tables by key, separate from the shards, one file per version.
 
-tables/<epoch>/<version>.h5, sealed files of kind "table". A table gives columns for some keys. Tables whose
-``origin`` is "source" were read with the pictures; "user" tables came by ``featstore label`` and go above
-them; within an origin the newer table wins, key by key and column by column.
+tables/<epoch>/<version>.h5 are sealed files of kind "table". A table has columns for some keys. Tables of ``origin``
+"source" were read with the pictures; tables of origin "user" came by ``featstore label`` and override them. Within an
+origin, newer tables override older ones, for each key and column.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?|[nN]a[
 
 @dataclass(frozen=True)
 class Column:
-    """n values of one type: "text" as codes into categories (-1 missing), "int" with ``valid``, "float" (NaN missing), "bool" (-1 missing)."""
+    """n values of one type.
+
+    "text": codes into categories (-1 missing); "int": with ``valid``; "float": NaN missing; "bool": -1 missing.
+    """
 
     type: str
     values: NDArray[Any]
@@ -46,7 +49,7 @@ class Column:
 
     @classmethod
     def of(cls, values: Sequence[Value]) -> Column:
-        """Make a column of Python values; those of mixed types become text."""
+        """Make a column of Python values; mixed types become text."""
         kinds = {type(value) for value in values if value is not None}
         if kinds == {bool}:
             return cls("bool", np.array([-1 if value is None else int(value) for value in values], np.int8))
@@ -63,9 +66,9 @@ class Column:
 
     @classmethod
     def of_text(cls, values: Sequence[Value]) -> Column:
-        """Make a column of values read from text: numbers where each is written as one ("007" is not).
+        """Make a column of values read from text: numbers if every value is written as one ("007" is not).
 
-        Empty texts are missing values then, as pandas.read_csv has it.
+        Empty texts are missing values in columns of numbers, as in pandas.read_csv.
         """
         texts = [value for value in values if value is not None and value != ""]
         if texts and all(isinstance(text, str) for text in texts):
@@ -75,7 +78,7 @@ class Column:
         return cls.of(values)
 
     def objects(self) -> NDArray[np.object_]:
-        """Return the values as Python objects, None where missing."""
+        """Return the values as Python objects, None for missing ones."""
         values = np.empty(len(self), object)
         if self.type == "text":
             names = np.array([*self.categories, None], object)
@@ -117,7 +120,7 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """The names of the columns."""
+        """Names of the columns."""
         return [str(column["name"]) for column in self._columns]
 
     def column(self, name: str) -> Column:
@@ -144,17 +147,18 @@ class Table:
 
 
 def row_digests(columns: Mapping[str, Sequence[Value]], n: int) -> NDArray[np.uint64]:
-    """Return (n,) uint64: a hash of each row's values, to notice what changed at the source."""
+    """Return a hash of each row's values, (n,) uint64, to detect changes in the source."""
     names = sorted(columns)
     digest = bytearray()
-    # Labels and splits are few, and pictures many. Rows of texts alone: True, 1 and 1.0 are equal, and hashed apart.
+    # Few distinct labels and splits, many pictures: hash each distinct row once. Only for rows of texts, because True,
+    # 1 and 1.0 are equal but must hash differently.
     known: dict[tuple[Value, ...], bytes] = {}
     texts = all(set(map(type, column)) <= {str, type(None)} for column in columns.values())
     for row in zip(*(columns[name] for name in names), strict=True) if names else ((),) * n:
         if texts and row in known:
             digest += known[row]
             continue
-        # ascii(): metadata may hold NaN, and text with surrogates, which neither JSON nor UTF-8 has words for.
+        # ascii(), because metadata may contain NaN and lone surrogates, which JSON and UTF-8 cannot represent.
         text = ascii([(name, value) for name, value in zip(names, row, strict=True) if value is not None])
         made = hashlib.blake2b(text.encode(), digest_size=8).digest()
         digest += made
@@ -169,7 +173,7 @@ def folder(store: Path, epoch: int) -> Path:
 
 
 def table_path(store: Path, epoch: int, version: int) -> Path:
-    """Return the file of one version."""
+    """Return the path of one version."""
     return folder(store, epoch) / f"{version:06d}.h5"
 
 
@@ -182,9 +186,9 @@ def write_table(
     *,
     exclusive: bool = True,
 ) -> None:
-    """Write a table; FileExistsError where another process took its version. Keys must differ.
+    """Write a table; raise FileExistsError if another process took its version. Keys must differ.
 
-    Not ``exclusive``: take the place of one that was damaged.
+    ``exclusive`` False replaces a damaged table.
     """
     n = len(keys)
     if row_digest is None:
@@ -217,7 +221,7 @@ def write_table(
 
 
 class Tables:
-    """The tables of one epoch as they stood when opened, lowest layer first."""
+    """The tables of one epoch at the time of opening, lowest layer first."""
 
     def __init__(self, store: Path, epoch: int) -> None:
         paths = written.numbered(store, folders.TABLES, epoch, "a version of the tables")
@@ -235,14 +239,14 @@ class Tables:
 
     @property
     def columns(self) -> list[str]:
-        """The names of all columns, label and split first."""
+        """Names of all columns, label and split first."""
         names = dict.fromkeys([LABEL, SPLIT])
         for table in self.versions:
             names.update(dict.fromkeys(table.columns))
         return list(names)
 
     def source_rows(self, digest: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
-        """Return for each key digest whether a source table has it, and the newest such table's row digest."""
+        """Return for each key digest whether a source table has it, and the row digest in the newest such table."""
         known, value = np.zeros(len(digest), bool), np.zeros(len(digest), np.uint64)
         for table in reversed([t for t in self.versions if t.origin == "source"]):
             missing = np.flatnonzero(~known)

@@ -1,4 +1,4 @@
-"""Small pictures that are part of the page itself (data: URIs)."""
+"""Thumbnails for HTML pages, embedded as data: URIs."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from featstore.store.pictures import Pictures
 
 SIDE = 224
-"""Pixels of a thumbnail's longer side: sharp at the 112 to 160 CSS pixels that pages give it."""
+"""Longer side of a thumbnail in pixels: sharp at the 112 to 160 CSS pixels that the pages use."""
 _TINY = 64
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """``uri``: the picture, None where there is none (then ``note`` says why); ``tiny``: to be enlarged by whole pixels.
+    """A thumbnail.
 
-    ``address`` of the original picture, "" where it has none.
+    ``uri``: the picture, or None, with the reason in ``note``. ``tiny``: to be enlarged by whole pixels. ``address``:
+    of the original picture, "" if it has none.
     """
 
     uri: str | None
@@ -39,7 +40,7 @@ def thumbnail_of(pictures: Pictures, key: str) -> Thumbnail:
 
 
 def thumbnail(picture: Callable[[], Image.Image], address: str = "") -> Thumbnail:
-    """Return what ``picture`` returns as a thumbnail; a picture that cannot be had is a note, not an error."""
+    """Return the result of ``picture`` as a thumbnail; a missing picture gives a note instead of an error."""
     try:
         image = picture()
     except NoPicture as failure:
@@ -51,7 +52,7 @@ def thumbnail(picture: Callable[[], Image.Image], address: str = "") -> Thumbnai
 
 
 def data_uri(image: Image.Image, kind: str = "png") -> str:
-    """Return ``image`` as a data: URI, "png" or "jpeg"."""
+    """Return ``image`` as a data: URI in the format "png" or "jpeg"."""
     buffer = io.BytesIO()
     options = {"quality": 84} if kind == "jpeg" else {"optimize": True}
     image.save(buffer, format=kind, **options)

@@ -1,7 +1,7 @@
-"""Units that are not finished, as readers see them: the rows that their journals hold. Nothing is written.
+"""Read the rows of unfinished units from their journals, without writing anything.
 
-Safe beside a running writer: a journal only grows, a record that is not whole yet ends it, and what is read is copied,
-for the work folder goes when the unit's shard is there.
+This is safe beside a running writer. A journal only grows, and reading stops at an incomplete record. The rows are
+copied, because the work folder is removed once the unit's shard is written.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from featstore.store.shards import Failure, Unfinished
 
 
 def read_unfinished(store: Path, plan: Plan, unit: Unit, identity: Identity) -> Unfinished | None:
-    """Return what the journals of a unit hold, None where that is nothing. Raises DamagedError: of another format."""
+    """Return the journaled rows of a unit, or None without any. Raises DamagedError for a journal of another format."""
     chain = _chain(store, unit, identity)
     if not chain:
         return None
@@ -43,7 +43,7 @@ def read_unfinished(store: Path, plan: Plan, unit: Unit, identity: Identity) -> 
 
 
 def count_unfinished(store: Path, plan: Plan, units: Iterable[Unit], identity: Identity) -> int:
-    """Return how many pictures that count the journals of ``units`` hold; damaged journals hold none."""
+    """Return the number of live pictures in the journals of ``units``; damaged journals count as empty."""
     count = 0
     for unit in units:
         with contextlib.suppress(DamagedError):
@@ -56,7 +56,7 @@ def count_unfinished(store: Path, plan: Plan, units: Iterable[Unit], identity: I
 def _chain(store: Path, unit: Unit, identity: Identity) -> list[Block]:
     blocks: list[Block] = []
     folder = work_folder(store, unit.number)
-    # Listed anew by each reader: the folder may go, and journals come, at any time.
+    # List again for each reader: the folder may be removed, and journals added, at any time.
     with contextlib.suppress(FileNotFoundError):
         for name in sorted(folders.regular(store, folders.WORK, folder.name, pattern=folders.JOURNAL), key=_by_number):
             with contextlib.suppress(FileNotFoundError):

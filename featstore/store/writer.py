@@ -1,4 +1,4 @@
-"""Writing a store: opening it for an identity, and finishing one claimed unit at a time."""
+"""Write a store: open it for an identity, and finish claimed units one at a time."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from featstore.store.plan import Plan, Unit
 from featstore.store.shards import Failure, Finished
 
 SUPERSEDED = "superseded"
-"""Reason of a row that was retired before it was extracted: it does not count, and nothing is read for it."""
+"""Reason of a row that was retired before extraction: it is not live, and its picture is not read."""
 
 
 def unit_rows_for(identity: Identity) -> int:
-    """Return the rows of a full unit: a power of two whose vectors take defaults.UNIT_BYTES at most."""
+    """Return the rows of a full unit: a power of two whose vectors take at most defaults.UNIT_BYTES."""
     rows = defaults.UNIT_BYTES // (identity.dimension * identity.numpy_dtype.itemsize)
     return 1 << max(0, rows.bit_length() - 1)
 
 
 def open_for_writing(store: Path, identity: Identity, weights_name: str, unit_rows: int | None = None) -> Manifest:
-    """Create the store, or open the one there, for features of ``identity``.
+    """Create the store, or open the existing one, for features of ``identity``.
 
-    A store without rows takes any identity. Raises IdentityError where the store has features of another identity,
-    UsageError where the folder is something else.
+    A store without rows accepts any identity. Raises IdentityError if the store has features of another identity,
+    UsageError if the folder is not a store.
     """
     store = Path(store)
     if not (store / manifests.NAME).exists():
         if store.exists() and (not store.is_dir() or any(not name.name.startswith(".") for name in store.iterdir())):
             raise UsageError(f"{store}: exists and is no feature store; name a new folder, or an empty one")
         atomic.make_directory(store)
-        # Where another process creates it just now, its manifest is the one that we read below.
+        # If another process is creating the store now, its manifest is read below.
         with contextlib.suppress(FileExistsError):
             Manifest.new(identity, weights_name, unit_rows or unit_rows_for(identity)).write(store, exclusive=True)
     found = Manifest.read(store)
@@ -59,22 +59,22 @@ def open_for_writing(store: Path, identity: Identity, weights_name: str, unit_ro
 
 
 def _begin_anew(store: Path, new: Manifest) -> Manifest:
-    """Give a store without rows, as a run that failed leaves it, the identity that is asked for now."""
+    """Give the requested identity to a store without rows, left by a failed run."""
     with Claims(store) as claims:
         try:
             claims.exclusive()
         except FeatstoreError:
             return Manifest.read(store)
-        # Looked at again: who plans announces itself before, and reads the manifest after.
+        # Check again: a planning process announces itself first and reads the manifest second.
         if not has_rows(store):
             new.write(store)
         return Manifest.read(store)
 
 
 def has_rows(store: Path) -> bool:
-    """Return whether a picture was ever planned or extracted in ``store``: until then it takes any identity.
+    """Return whether a picture was ever planned or extracted in ``store``; until then any identity is accepted.
 
-    What is no real folder is no store of ours to begin anew: DamagedError.
+    Raises DamagedError if a part of the store is not a real folder.
     """
     for parent, pattern in ((folders.PLAN, folders.EPOCH), (folders.SHARDS, folders.SHARD)):
         names = _listed(store, parent, pattern=pattern)
@@ -86,15 +86,15 @@ def has_rows(store: Path) -> bool:
 
 
 def sweep(store: Path, claims: Claims) -> None:
-    """Remove what killed processes left in a store that is finished or can be of no use: up to a unit's space each.
+    """Remove leftovers of killed processes that are no longer needed; each may be as large as a unit.
 
-    That is the work folders of units that have their shard, and shards half-written by nobody who is alive.
+    These are the work folders of units that have a shard, and temporary files of shards without a living writer.
     """
     for name in _listed(store, folders.WORK, pattern=folders.WORK_FOLDER):
         if name.isdigit() and shards.has_shard(store, int(name)) and claims.holder(name) is None:
             with contextlib.suppress(OSError):
                 folders.remove_folder(store, folders.WORK, name)
-    # Listed before their owners are looked at: what is begun meanwhile is not on the list.
+    # List the files before checking their owners, so that files begun meanwhile are not in the list.
     for leftover in _listed(store, folders.SHARDS, pattern=folders.HALF_SHARD):
         unit = shards.unit_of(leftover)
         if unit is not None and claims.holder(unit) is None:
@@ -109,11 +109,11 @@ def _listed(store: Path, *parts: str, pattern: re.Pattern[str]) -> list[str]:
 
 
 class UnitWriter:
-    """Writes one unit under a claim: blocks into the journal, then the shard.
+    """Write one unit under a claim: blocks to the journal, then the shard.
 
-    Attributes: ``unit``, ``rows`` (the plan's rows), ``next_row`` (first row that no journal holds yet),
-    ``superseded`` (bool per row: retired meanwhile, nothing to be read), ``culprits`` (reason and message by row: they
-    killed a decoder before, and are not tried again).
+    Attributes: ``unit``; ``rows`` (of the plan); ``next_row`` (first row that is in no journal yet); ``superseded``
+    (bool per row: retired meanwhile, do not read); ``culprits`` (reason and message by row: crashed a decoder before,
+    do not decode again).
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class UnitWriter:
         )
 
     def append(self, block: Block) -> None:
-        """Put a block of finished rows into the journal; blocks come in order, without gaps."""
+        """Append a block of finished rows to the journal; blocks must be in order, without gaps."""
         self._journal.append(
             Block(
                 block.start,
@@ -159,16 +159,16 @@ class UnitWriter:
         self._journal.close()
 
     def commit(self) -> None:
-        """Write the shard from the journals. The unit is finished when this returns, by us or by another owner."""
+        """Write the shard from the journals. The unit is finished on return, by this process or another owner."""
         self.close()
         identity = self.manifest.identity
         ours = read_journal(self.claim.journal, identity.dimension, identity.numpy_dtype)
-        # Not read anew: an owner believed dead may have woken up and appended what overlaps with ours.
+        # Do not read the journals again: an owner that was believed dead may have appended overlapping blocks.
         chain = self._earlier + ours
         reached = chain[-1].stop if chain else 0
         if reached != len(self.unit):
             raise RuntimeError(f"unit {self.unit.number}: committed at row {reached} of {len(self.unit)}")
-        # Where an owner believed dead came first, its shard stays: it holds the same pictures.
+        # If such an owner wrote the shard first, keep it: it has the same pictures.
         with contextlib.suppress(FileExistsError):
             shards.write_shard(
                 shards.shard_path(self.store, self.unit.number),

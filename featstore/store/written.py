@@ -1,9 +1,9 @@
-"""Marks of what was written: a file that is missing is told from one that never was.
+"""Marks of completed files: they distinguish a lost file from one that was never written.
 
-``written/<folder>-<epoch>-<number>``, an empty file, says that the plan segment, table or shard of that name was
-complete once. It is made after the file and removed before it, so a mark without its file means a lost file: also the
-last segment, the last table, or the shard of a finished unit, which no gap in the numbers shows. Stores of earlier
-versions have no marks, and are read as they were.
+``written/<folder>-<epoch>-<number>`` is an empty file. It says that the plan segment, table or shard of that name was
+complete once. A mark is made after its file and removed before it, so a mark without its file means a lost file. This
+also detects the loss of the last segment, the last table, or the shard of a finished unit, which leaves no gap in the
+numbers. Stores of earlier versions have no marks and are read as before.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from featstore.store import folders
 
 
 def mark_of(file: Path) -> str:
-    """Return the name of a file's mark: plan/000000/000004.h5 has plan-000000-000004."""
+    """Return the name of a file's mark, such as plan-000000-000004 for plan/000000/000004.h5."""
     stem = file.name.removesuffix(".h5")
     return f"{folders.SHARDS}-{stem}" if file.parent.name == folders.SHARDS else _mark(file.parent, stem)
 
@@ -28,7 +28,7 @@ def _mark(epoch: Path, stem: str) -> str:
 
 
 def mark(store: Path, file: Path) -> None:
-    """Note durably that ``file`` was written."""
+    """Record durably that ``file`` was written."""
     with folders.opened(store, folders.WRITTEN, make=True) as handle:
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         os.close(os.open(mark_of(file), flags, 0o666, dir_fd=handle))
@@ -36,7 +36,7 @@ def mark(store: Path, file: Path) -> None:
 
 
 def unmark(store: Path, *marks: str) -> None:
-    """Remove marks, before the files that they speak of."""
+    """Remove marks; call this before removing their files."""
     with contextlib.suppress(FileNotFoundError), folders.opened(store, folders.WRITTEN) as handle:
         for name in marks:
             with contextlib.suppress(FileNotFoundError):
@@ -45,7 +45,7 @@ def unmark(store: Path, *marks: str) -> None:
 
 
 def marks(store: Path) -> frozenset[str]:
-    """Return all marks. Read them before the files: what is written in between is then no missing file."""
+    """Return all marks. Read them before the files, so that a file written meanwhile does not look lost."""
     try:
         return frozenset(folders.names(store, folders.WRITTEN, pattern=folders.MARK))
     except FileNotFoundError:
@@ -53,11 +53,11 @@ def marks(store: Path) -> frozenset[str]:
 
 
 def outside(store: Path, epoch: int, names: Iterable[str], planned: Iterable[str]) -> list[str]:
-    """Return the shards of ``names`` that ``planned``, those of the plan's units, lacks and no compaction left behind.
+    """Return the shards of ``names`` that are not in ``planned``, except leftovers of a compaction.
 
-    List ``names`` before the plan is read: what is planned meanwhile is then not among them. What a compaction that
-    was killed leaves belongs to the epoch that it was about to put in force, or, where the plan in force has its
-    marks and so is known to be whole, to an earlier one. Any other shard says that a part of the plan is lost.
+    List ``names`` before reading the plan, so that they contain no shard planned meanwhile. Leftovers of a killed
+    compaction belong to the epoch it was about to switch to or, if the marks show that the current plan is complete, to
+    an earlier epoch. Any other unplanned shard means that a part of the plan is lost.
     """
     whole = any(name.startswith(f"{folders.PLAN}-{epoch:06d}-") for name in marks(store))
     strays = sorted(set(names) - set(planned))
@@ -65,10 +65,10 @@ def outside(store: Path, epoch: int, names: Iterable[str], planned: Iterable[str
 
 
 def numbered(store: Path, folder: str, epoch: int, what: str) -> list[Path]:
-    """Return the files of one epoch of the plan or the tables, in order; [] where none was written yet.
+    """Return the files of one epoch of the plan or the tables, in order; [] if none was written yet.
 
-    Raises DamagedError, which calls a missing one ``what``: a gap, a mark without its file, or an epoch that must have
-    the folder (a compaction writes it) and has not.
+    Raises DamagedError, calling the missing file ``what``: for a gap in the numbers, a mark without its file, or an epoch
+    without its folder although a compaction wrote it.
     """
     known = [name for name in marks(store) if name.startswith(f"{folder}-{epoch:06d}-")]
     path = store / folder / f"{epoch:06d}"

@@ -1,7 +1,7 @@
-"""Undo single flipped bits: the commonest silent damage, and one that a checksum of 128 bits lets us undo for certain.
+"""Repair single flipped bits, the commonest silent damage.
 
-Every bit is flipped in turn until the checksum matches: affordable for headers, manifests and small arrays, and
-exact, for no other content of one bit's difference has the same checksum.
+Each bit is flipped in turn until the 128-bit checksum matches. This is affordable for headers, manifests and small
+arrays, and certain: no other content within one bit has the same checksum.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from featstore.errors import DamagedError
 from featstore.files import atomic, sealed
 
 _LARGEST = 64 << 10
-"""Bytes of which every bit is tried: some seconds."""
+"""Largest array to search for the flipped bit, in bytes; takes some seconds."""
 
 
 def mend(data: bytes, good: Callable[[bytes | bytearray], bool]) -> bytes | None:
-    """Return ``data`` with the one bit flipped that makes it ``good``, or None."""
+    """Return ``data`` with one bit flipped so that ``good`` is true, or None if there is no such bit."""
     if len(data) > _LARGEST:
         return None
     trial = bytearray(data)
@@ -34,7 +34,8 @@ def mend(data: bytes, good: Callable[[bytes | bytearray], bool]) -> bytes | None
 
 
 def mend_json(path: Path, aside: Callable[[Path], object]) -> bool:
-    """Mend a file of files.write_json; return whether it is whole now. ``aside`` as in mend_sealed. Raises OSError."""
+    """Repair a file of files.write_json; return whether it is intact now. ``aside`` as in mend_sealed. Raises
+    OSError."""
 
     def good(data: bytes | bytearray) -> bool:
         try:
@@ -55,11 +56,11 @@ def mend_json(path: Path, aside: Callable[[Path], object]) -> bool:
 
 
 class _Hopeless(Exception):
-    """More than a bit is damaged."""
+    """The damage is larger than one bit."""
 
 
 def mend_sealed(path: Path, kind: str, aside: Callable[[Path], object]) -> bool:
-    """Mend a sealed file, header and small arrays; return whether it is whole now. Raises OSError.
+    """Repair the header and small arrays of a sealed file; return whether the file is intact now. Raises OSError.
 
     ``aside`` is called with the path before its file is replaced.
     """

@@ -1,4 +1,4 @@
-"""featstore.json made anew from what repeats it: the shards' descriptions, and the plan's folder."""
+"""Rebuild featstore.json from its copies in the shards' descriptions and the plan's folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNKNOWN_WEIGHTS = "unknown (featstore.json was restored)"
 
 
 def rebuilt_manifest(store: Path) -> Manifest:
-    """Return featstore.json's content as the shards and the plan repeat it; raise DamagedError where they do not."""
+    """Return the content of featstore.json, from the shards and the plan; raise DamagedError if they do not have it."""
     refusal = f"{store / manifests.NAME}: is damaged and cannot be made anew"
     remedy = "restore it from a copy, or extract into a new store; the shards are untouched"
     epochs = _epochs(store)
@@ -51,7 +51,7 @@ def rebuilt_manifest(store: Path) -> Manifest:
 
 
 def _epochs(store: Path) -> list[str]:
-    """Return the epochs of which there is a plan."""
+    """Return the epochs that have a plan."""
     try:
         found = folders.names(store, folders.PLAN, pattern=folders.EPOCH)
         return [name for name in found if folders.names(store, folders.PLAN, name, pattern=folders.NUMBERED)]

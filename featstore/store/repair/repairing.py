@@ -1,19 +1,19 @@
-"""Repair: what verification found damaged, restored where it can be, and set aside where it cannot. Nothing is deleted.
+"""Repair: restore damaged files where possible, and move the others aside. Nothing is deleted.
 
-In this order, and each step only for what is damaged:
+The steps, in this order and each only for damaged files:
 
-* A single flipped bit is undone (mending.py): the file is then what it was.
-* featstore.json is made anew from the shards and the plan, which repeat what it says.
-* A plan segment's lookup, sizes, times and keys are made anew from its other columns and the shards. Sizes and times
-  come back as unknown: the next ``extract --rehash`` notes them, a plain one extracts these pictures again.
-* A side table keeps its whole columns; what is lost of labels that came with the pictures comes back with the next
-  ``extract``, what came by ``label`` has to be given again.
-* A shard whose vectors are damaged keeps the others; ``remake`` is asked for the damaged ones. Where the pictures are
-  not there or not the same any more, they become failures of the reason "damaged". A shard that is damaged
-  elsewhere goes aside as a whole, and its unit is pending again.
+* A single flipped bit is restored (bits.py): the file is then as it was.
+* featstore.json is rebuilt from the shards and the plan, which repeat its content.
+* A plan segment's lookup, sizes, times and keys are rebuilt from its other columns and the shards. Sizes and times
+  become unknown: the next ``extract --rehash`` records them, ``extract`` without it extracts these pictures again.
+* A side table keeps its intact columns. The next ``extract`` restores lost labels that came with the pictures; labels
+  that came by ``label`` have to be given again.
+* A shard with damaged vectors keeps the intact ones; ``remake`` computes the damaged ones again. If the pictures are
+  missing or changed, they become failures with the reason "damaged". A shard with other damage is moved aside as a
+  whole, and its unit is pending again.
 
-What cannot be restored, the columns of the plan that say which picture has which id, is said in one line, and
-nothing is changed. Every damaged file that is replaced stays in the folder ``damaged``.
+The columns of the plan that map ids to pictures cannot be restored; one line says so, and nothing is changed. Every
+replaced file is kept in the folder ``damaged``.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ from featstore.store.tables import Table
 
 @dataclass
 class RepairReport:
-    """What a repair did.
+    """Result of a repair.
 
-    ``restored``: files, as they were; ``remade``: vectors; ``failed``: pictures that became failures of the reason
-    "damaged"; ``pending``: units that are to be extracted anew; ``aside``: where the damaged files are now;
-    ``notes``: what a person should know.
+    ``restored``: files restored to their original content. ``remade``: number of vectors computed again. ``failed``:
+    pictures that became failures with the reason "damaged". ``pending``: units to extract again. ``aside``: where the
+    damaged files are now. ``notes``: warnings for the user.
     """
 
     store: str
@@ -71,11 +71,11 @@ class RepairReport:
 def repair_store(
     store: str | os.PathLike[str], remake: Remake | None, then: Callable[[Claims, RepairReport], None] | None = None
 ) -> RepairReport:
-    """Restore what is damaged in a store.
+    """Restore the damaged files of a store.
 
-    ``remake`` None: damaged vectors become failures. ``then`` is called at the end, while the store is still ours
-    alone. Raises UsageError where there is no store, FeatstoreError while another process writes to it, and
-    DamagedError for what cannot be restored: that file is then as it was.
+    ``remake`` None: damaged vectors become failures. ``then`` is called at the end, while this process still has
+    exclusive access. Raises UsageError if there is no store, FeatstoreError while another process writes to it, and
+    DamagedError for a file that cannot be restored, which is then unchanged.
     """
     path = Path(store)
     repair = _Repair(path, remake)
@@ -117,20 +117,20 @@ class _Repair:
         self.report.remade, self.report.failed, self.report.pending = repair.remade, repair.failed, repair.pending
 
     def aside(self, file: Path) -> Path:
-        """Keep a damaged file, under a name of its own in the folder ``damaged``, before something takes its place."""
+        """Keep a damaged file under a unique name in the folder ``damaged``, before it is replaced."""
         folder = folders.make(self.path, folders.DAMAGED)
         name = str(file.relative_to(self.path)).replace(os.sep, "-")
         number = 0
         while True:
             kept = folder / f"{name}.{number}"
             try:
-                # The link itself, not what it leads to.
+                # Keeps the link itself, not its target.
                 os.link(file, kept, follow_symlinks=False)
                 break
             except FileExistsError:
                 number += 1
             except PermissionError:
-                # A folder in the place of a file has one name only.
+                # A folder cannot have a second hard link, so move it.
                 os.rename(file, kept)
                 break
         atomic.sync(folder)
@@ -145,7 +145,7 @@ class _Repair:
     def _sealed(
         self, file: Path, kind: str, restore: Callable[[Path, sealed.SealedFile | None, set[str]], None]
     ) -> None:
-        """Look at a file; mend it or ``restore`` it where it is damaged."""
+        """Check a file; if it is damaged, repair single bits or call ``restore``."""
         try:
             found: sealed.SealedFile | None = sealed.SealedFile(file, kind, follow=False)
             names = set(found.damaged()) if found is not None else set()
@@ -166,7 +166,7 @@ class _Repair:
         return [folder / name for name in found]
 
     def _missing_tables(self) -> None:
-        """Put an empty table where one is missing: without it nothing of the store can be read."""
+        """Write an empty table in the place of a missing one, without which the store cannot be read."""
         folder = tables.folder(self.path, self.manifest.epoch)
         there = {file.name for file in self._numbered(folder)}
         marked = {f"{name[-6:]}.h5" for name in written.marks(self.path) if name.startswith(f"tables-{folder.name}-")}
@@ -181,7 +181,7 @@ class _Repair:
                 )
 
     def _outside(self, planned: list[str]) -> None:
-        """Set shards aside that belong to no unit of the plan."""
+        """Move shards aside that belong to no unit of the plan."""
         for name in written.outside(self.path, self.manifest.epoch, shard_names(self.path), planned):
             file = shards.folder(self.path) / name
             self.aside(file)
@@ -257,7 +257,7 @@ class _Repair:
         )
 
     def _keys_from_shards(self, file: Path, found: sealed.SealedFile) -> list[bytes]:
-        """Return the keys of a segment's rows, as the shards of its units repeat them."""
+        """Return the keys of a segment's rows from the shards of its units."""
         known: dict[int, bytes] = {}
         for number in found["units/number"].tolist():
             path = shards.shard_path(self.path, number)
@@ -288,7 +288,7 @@ class _Repair:
                 else:
                     columns[name] = table.column(name)
         self.aside(file)
-        # Rows without digests are not what the source says: the next extract reads their labels again.
+        # Rows without digests differ from the source, so the next extract reads their labels again.
         tables.write_table(file, keys, columns, "user" if user else "source", exclusive=False)
         what = ", ".join(lost)
         if lost and user is not False:
@@ -308,7 +308,7 @@ class _Repair:
 
 
 def _readable(file: Path) -> bool:
-    """Return whether every byte of a file can be read at all: a bad sector cannot be mended."""
+    """Return whether every byte of a file is readable: a bad sector cannot be repaired."""
     try:
         with atomic.open_regular(file, follow=False) as opened:
             atomic.checksum_open(opened)

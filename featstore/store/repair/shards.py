@@ -1,4 +1,4 @@
-"""Restoring a damaged shard: whole vectors stay, damaged ones are made again or become failures."""
+"""Restore a damaged shard: keep intact vectors, and compute damaged ones again or record them as failures."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ from featstore.store.plan import Plan, Rows, Unit
 from featstore.store.shards import Failure, Finished, Shard
 
 DAMAGED = folders.DAMAGED
-"""Reason of a picture whose vector was damaged and could not be made again; also the folder of the files set aside."""
+"""Reason of pictures whose damaged vector could not be computed again; also the name of the folder of damaged files."""
 _BLOCK_ROWS = 4096
 
 
 @dataclass(frozen=True)
 class Remade:
-    """A row that was extracted again: ``vector`` (d,) or None with ``reason`` and ``message``; ``sha256`` of its picture."""
+    """A row that was extracted again.
+
+    ``vector`` (d,), or None with ``reason`` and ``message``; ``sha256`` of the picture's bytes.
+    """
 
     vector: NDArray[Any] | None
     sha256: bytes
@@ -33,15 +36,15 @@ class Remade:
 
 
 Remake = Callable[[Unit, Rows, NDArray[np.int64], int | None], dict[int, Remade]]
-"""Of a unit, its rows, the wanted ones among them and the batch size they were made with: what became of each."""
+"""Function (unit, its rows, the wanted ones among them, their batch size) to the result for each wanted row."""
 
 
 @dataclass
 class ShardRepair:
-    """Restores shards of one store.
+    """Restore shards of one store.
 
-    ``remake`` None: damaged vectors become failures. ``aside`` keeps a damaged file before another takes its place.
-    ``remade``, ``failed``, ``pending``: what was done, counted in vectors, pictures, and units to extract anew.
+    ``remake`` None: damaged vectors become failures. ``aside`` keeps a damaged file before it is replaced. Counters:
+    ``remade`` vectors, ``failed`` pictures, ``pending`` units to extract again.
     """
 
     manifest: Manifest
@@ -54,7 +57,8 @@ class ShardRepair:
     pending: list[int] = field(default_factory=list)
 
     def restore(self, unit: Unit, file: Path, found: sealed.SealedFile | None, names: set[str]) -> None:
-        """Restore the shard ``file`` of ``unit``, whose datasets ``names`` are damaged; ``found`` None: even its header."""
+        """Restore the shard ``file`` of ``unit`` with damaged datasets ``names``; ``found`` None: its header is damaged
+        too."""
         derived = {"", "features", "row_xxh3", "keys/bytes", "keys/offsets", "view", "meta"}
         derived |= {"lookup/hi", "lookup/lo", "lookup/row"}
         if found is None or names - derived:
@@ -125,7 +129,7 @@ class ShardRepair:
         self.restored(file)
 
     def _whole(self, file: Path, unit: Unit) -> None:
-        """Set a shard aside of which nothing can be proven: its unit is pending again."""
+        """Move a shard aside if nothing in it can be verified: its unit is pending again."""
         self.aside(file)
         store = file.parent.parent
         written.unmark(store, written.mark_of(file))
@@ -135,7 +139,7 @@ class ShardRepair:
 
 
 def fail_unit(store: Path, manifest: Manifest, plan: Plan, unit: Unit) -> int:
-    """Make all rows of a pending unit failures of the reason "damaged"; return how many."""
+    """Record all rows of a pending unit as failures with the reason "damaged"; return their number."""
     rows = plan.rows(unit)
     none = np.empty(0, np.int64)
     message = "its shard was damaged, and its picture could not be read again"
@@ -154,7 +158,7 @@ def fail_unit(store: Path, manifest: Manifest, plan: Plan, unit: Unit) -> int:
 
 
 def _batch(made: list[dict[str, Any]]) -> int | None:
-    """Return the batch size of a shard whose rows are where its maker had them: not one that was compacted."""
+    """Return the batch size of a shard, or None if a compaction may have moved its rows between batches."""
     sizes = {entry.get("batch") for entry in made if "of_unit" not in entry and "repaired" not in entry}
     size = sizes.pop() if len(sizes) == 1 else None
     return size if isinstance(size, int) and size > 0 else None

@@ -1,4 +1,4 @@
-"""Verification: every byte of a store against its checksums, and its files against each other."""
+"""Verify a store: every byte against its checksums, and its files against each other."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from featstore.store.tables import Tables
 from featstore.text import counted
 
 NAMED_KEYS = 20
-"""Damaged pictures of one shard that are named one by one."""
+"""Largest number of damaged pictures to name individually per shard."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something damaged: the ``file``, ``what`` in words, the ``unit`` and the ``keys`` it touches (the first few), where known."""
+    """A damaged ``file``: ``what`` is wrong, the ``unit`` and the first ``keys`` affected, if known."""
 
     file: str
     what: str
@@ -51,7 +51,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What verification read and found; ``strangers``: what lies in a store and is not featstore's."""
+    """What verification read and found; ``strangers``: foreign files in the store."""
 
     files: int
     bytes: int
@@ -65,9 +65,9 @@ class VerifyReport:
 
 
 def verify_store(store: str | os.PathLike[str]) -> VerifyReport:
-    """Read every file of a store and return what is damaged; raises UsageError where there is no store.
+    """Read every file of a store and return what is damaged; raise UsageError if there is no store.
 
-    Reads through memory maps, file by file: memory stays bounded, and the speed is that of the disk or of XXH3.
+    Reads file by file through memory maps: memory is bounded, and the speed is that of the disk or of XXH3.
     """
     path = Path(store)
     check = _Check(path)
@@ -134,7 +134,7 @@ class _Check:
         self.bytes += os.lstat(file).st_size
 
     def sealed(self, file: Path, kind: str | None, unit: int | None = None) -> bool:
-        """Check one sealed file; return whether it is whole."""
+        """Check one sealed file; return whether it is intact."""
         self.count(file)
         try:
             damage = sealed.SealedFile(file, kind, follow=False).verify()
@@ -146,7 +146,7 @@ class _Check:
         return not damage
 
     def structure(self, path: Path, manifest: Manifest) -> list[Unit]:
-        """Open plan and tables, which checks how their files fit each other; return the units."""
+        """Open plan and tables, which checks that their files fit together; return the units."""
         units: list[Unit] = []
         try:
             self.plan = Plan(path, manifest.epoch)
@@ -167,12 +167,12 @@ class _Check:
         return units
 
     def shard(self, file: Path, manifest: Manifest, unit: Unit) -> None:
-        """Check a shard's bytes, and that it accounts for the rows of its unit."""
+        """Check a shard's bytes, and that it contains all rows of its unit."""
         whole = self.sealed(file, shards.KIND, unit.number)
         try:
             shard = Shard(file, manifest.identity)
             shard.failures()
-            # The first shards had no lookup of their own.
+            # The first version wrote shards without a lookup.
             if "lookup/hi" in shard.file:
                 shard.find([])
             failed = shard.failed_ids
@@ -193,7 +193,7 @@ class _Check:
             )
 
     def _name_pictures(self, shard: Shard, unit: Unit) -> None:
-        """Say in the last problems which pictures are touched, where only vectors are damaged."""
+        """Name the affected pictures in the last problems, if only vectors are damaged."""
         for at, problem in enumerate(self.problems):
             if problem.unit != unit.number or problem.images:
                 continue
@@ -206,7 +206,7 @@ class _Check:
 
 
 def _each_file(check: _Check, path: Path) -> None:
-    """Check all sealed files one by one, where the store's structure cannot be read."""
+    """Check all sealed files one by one, if the store's structure cannot be read."""
     seen = {problem.file for problem in check.problems}
     for folder, _, names, _ in os.fwalk(path):
         for file in (Path(folder, name) for name in sorted(names)):
