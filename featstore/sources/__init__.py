@@ -1,6 +1,6 @@
 """Sources of pictures: folders, tables, WebDataset archives and lists of paths.
 
-``open_source`` tells them apart; every one yields the same Chunks in an order that depends on names only.
+``open_source`` finds the kind of a source. All kinds yield the same Chunks, in an order that depends on names only.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ def open_source(
     id_column: str | None = None,
     all_files: bool = False,
 ) -> Source:
-    """Open what ``source`` names, looking at it just enough to report what is wrong with the request.
+    """Open ``source``, and check it just enough to report errors in the request.
 
-    ``kind`` is found where it is not given: a folder is "folder", or "tar" or "table" where it holds .tar archives or
-    Parquet files with pictures inside, and no other pictures; a file is "tar" or "table" by its ending (.tar; .csv, .tsv, .tab, .parquet, .pq), else "list", a
-    list of paths; "-" is a list on standard input. ``root`` (table, tar, list): where relative paths are
-    resolved; it relocates pictures that moved. ``layout`` and ``all_files``: see FolderSource and TarSource. The
-    columns: see TableSource; for tar, names in its .json.
+    ``kind``: found automatically if None. A folder is "folder", or "tar" or "table" if it has .tar archives or Parquet
+    files with embedded pictures, and no other pictures. A file is "tar" or "table" by its extension (.tar; .csv, .tsv,
+    .tab, .parquet, .pq), otherwise "list", a list of paths. "-" is a list on standard input. ``root`` (folder, table,
+    tar, list): base of relative paths, for pictures that moved. ``layout`` and ``all_files``: see FolderSource and
+    TarSource. The columns: see TableSource; for tar they are names in its .json files.
 
-    Raises UsageError where the source does not exist, is of no readable kind or does not take an option that
-    was given; FeatstoreError where it cannot be read.
+    Raises UsageError if the source does not exist, has no known kind, or does not take a given option; FeatstoreError
+    if it cannot be read.
     """
     name = os.fspath(source)
     if kind is not None and kind not in KINDS:
@@ -51,7 +51,7 @@ def open_source(
             f"there is no kind of source {kind!r}; choose one of {', '.join(KINDS)}{did_you_mean(kind, KINDS)}"
         )
     if kind is None:
-        # What moved away altogether, and is said to be elsewhere, can only have been a folder.
+        # A source that is missing at its path but has a root must be a folder that moved.
         kind = "folder" if root is not None and not os.path.exists(name) and name != "-" else _detect(name, all_files)
     columns = {
         "path_column": path_column,

@@ -1,7 +1,7 @@
-"""Pictures inside uncompressed tar archives, with the labels that WebDataset keeps beside them.
+"""Pictures in uncompressed tar archives, with labels in WebDataset's convention.
 
-The headers are read by the standard library's tarfile, one at a time and in constant memory; nothing is ever
-extracted. A picture is a position in its archive, where it is read later.
+The standard library's tarfile reads the headers one at a time in constant memory; nothing is extracted to disk. A
+picture is a byte offset in its archive, and is read there later.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from featstore.text import counted, shown
 METADATA: Final = ["txt", "json"]
 _GROUP_LIMIT: Final = 10_000
 _SCATTERED_LIMIT: Final = 2_000_000
-"""Label files that are kept in memory, some 300 bytes each, where an archive has them apart from their pictures."""
+"""Largest number of label files to hold in memory (about 300 bytes each), if they are not next to their pictures."""
 _HEADER_LIMIT: Final = 16 << 20
 _COMPRESSED: Final = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ\x00": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 
 
 class _Headers(io.FileIO):
-    """An archive from which tarfile reads headers only: a header that claims to be huge takes no memory."""
+    """An archive file for tarfile that reads only headers, so that a header with a huge size takes no memory."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or not 0 <= size <= _HEADER_LIMIT:
@@ -60,20 +60,20 @@ def compressed(path: str | bytes | os.PathLike[str], command: str) -> str:
 
 
 def decompressor(start: bytes) -> str | None:
-    """Return the command that decompresses a file which begins with ``start``; None where it is not compressed."""
+    """Return the command that decompresses a file that starts with ``start``; None if it is not compressed."""
     return next((command for magic, command in _COMPRESSED.items() if start.startswith(magic)), None)
 
 
 def members(file: io.FileIO) -> Iterator[Member]:
-    """Yield all members of an archive but its directories, in its order, in constant memory.
+    """Yield all members of an archive except directories, in archive order, in constant memory.
 
-    Raises tarfile.ReadError unless every header is sound, every member lies wholly inside the file, and the
-    end-of-archive marker is followed by nothing else.
+    Raises tarfile.ReadError unless all headers are valid, all members are inside the file, and nothing follows the
+    end-of-archive marker.
     """
     with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
         at = -1
         while (info := archive.next()) is not None:
-            # tarfile keeps every member and follows negative sizes backwards: both without an end.
+            # tarfile keeps every member (unbounded memory), and a negative size makes it loop forever.
             archive.members = []  # type: ignore[attr-defined]
             if info.offset <= at or info.size < 0 or archive.offset < info.offset_data:
                 raise tarfile.ReadError(f"a member of impossible size at byte {info.offset:,}")
@@ -93,7 +93,8 @@ def _member(file: io.FileIO, info: tarfile.TarInfo) -> Member:
 
 
 def _require_end(handle: int, end: int) -> None:
-    # tarfile takes a damaged header, or none, for the end; what was cut off or joined on would be lost unnoticed.
+    # tarfile treats a damaged or missing header as the end; check the end, so that no truncated or appended part is
+    # lost silently.
     at = end
     while block := os.pread(handle, 1 << 20, at):
         if block.count(0) != len(block):
@@ -106,10 +107,11 @@ def _require_end(handle: int, end: int) -> None:
 
 @dataclass
 class _Group:
-    """Members that stand together and share a name up to the first dot of its last part: one sample of WebDataset.
+    """Adjacent members of one WebDataset sample: their paths are equal up to the first dot of the file name.
 
-    ``sidecars``: with its labels and texts; ``used``: those of them that belong to a picture. A sample of very many
-    pictures comes in several groups, all but the first of them ``streamed`` and all but the last not ``whole``.
+    ``sidecars``: members with labels and texts. ``used``: the sidecars that belong to a picture. A sample with very
+    many pictures is divided into several groups: all except the first are ``streamed``, all except the last are not
+    ``whole``.
     """
 
     name: bytes
@@ -121,24 +123,26 @@ class _Group:
 
 
 class TarSource:
-    """The pictures in a tar archive, or in all .tar archives under a folder in order of their paths' bytes.
+    """The pictures in a tar archive, or in all .tar archives below a folder, sorted by the bytes of their paths.
 
-    Keys are ``<archive>/<member>``: the archive's path relative to ``root`` (default: its folder) and the
-    member's name without a leading ``./``; locations are the archives, offsets the members' data. An archive
-    outside ``root`` has its file name in the keys and its absolute path as location.
+    Keys are ``<archive>/<member>``: the archive's path relative to ``root`` (default: its folder), and the member's
+    name without a leading ``./``. Locations are the archives, offsets the members' data. An archive outside ``root``
+    has its file name in the keys and its absolute path as location.
 
-    Labels follow WebDataset: members that share their path up to the first dot of the file name are one sample.
-    ``.cls`` (text or an integer) is its pictures' label; ``.json`` may give a label and a split under the names that
-    columns of tables have (``label_column`` and ``split_column``: under these); the texts of ``.json`` and ``.txt`` are
-    the metadata ``json`` and ``txt``. Where names have several dots, a picture takes the file that shares most of its
-    name: v1.0.cls, not v1.cls, for v1.0.jpg. Samples whose members do not stand together, as ``tar cf`` writes them,
-    are joined all the same, with all their labels' places in memory. ``layout``: what the members' folders mean, for
+    Labels follow WebDataset: members with equal paths up to the first dot of the file name are one sample. ``.cls``
+    (text or an integer) is the label of its pictures. ``.json`` may have a label and a split, under ``label_column``
+    and ``split_column``, or by default under the usual names of table columns. The texts of ``.json`` and ``.txt`` are
+    the metadata ``json`` and ``txt``. If names have several dots, a picture takes the file with the longest common
+    name: for v1.0.jpg, v1.0.cls and not v1.cls. Samples whose members are not adjacent, as ``tar cf`` may write them,
+    are joined too; this holds the places of all labels in memory. ``layout``: meaning of the members' folders, for
     pictures without such a label or split; see FolderSource.
-    Inputs are members with a picture's ending (``all_files``: all but those three). Links, devices, sparse
-    files and members with absolute names or ``..`` are never followed: they are inputs of size -1, to be
-    reported as failures. Hidden names are passed over.
-    Raises UsageError for a compressed archive, FeatstoreError (from ``chunks``) for one that is damaged, cut
-    short or joined from several, before its last pictures could be lost unnoticed.
+
+    Inputs are members with the extension of a picture (``all_files``: all except those three). Links, devices, sparse
+    files and members with absolute names or ``..`` are never followed; they are inputs of size -1, reported as
+    failures. Hidden names are skipped.
+
+    Raises UsageError for a compressed archive. ``chunks`` raises FeatstoreError for a damaged, truncated or
+    concatenated archive, so that its last pictures are not lost silently.
     """
 
     kind: str = "tar"
@@ -174,7 +178,7 @@ class TarSource:
         return {"kind": self.kind, "location": self.location, "root": str(self.root)}
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
-        """Yield all pictures; see Source.chunks. Raises UsageError where there is none, or a label that is none."""
+        """Yield all pictures; see Source.chunks. Raises UsageError if there is none, or for an invalid label."""
         tally = Tally()
         yield from tally.watch(chunked(self._rows(), rows, METADATA))
         if not tally.rows:
@@ -240,15 +244,15 @@ class TarSource:
                     raise FeatstoreError(message) from None
 
     def _leave(self, sidecars: Sidecars, used: set[Member]) -> None:
-        """Count the ``sidecars`` that belong to no picture."""
+        """Count the ``sidecars`` that belong to no picture as ignored."""
         left = [member for member in sidecars.values() if member not in used]
         self.ignored += len(left)
         self._unused += sum(ending_of(member.name)[1] == b"cls" for member in left)
 
     def _groups(self, path: bytes, file: io.FileIO, count: bool = True) -> Iterator[_Group]:
-        """Yield samples; one with very many pictures comes in parts, so that memory stays bounded.
+        """Yield samples; a sample with very many pictures is divided, to bound memory.
 
-        ``count``: count what is ignored.
+        ``count``: count ignored members.
         """
         file.seek(0)
         group = _Group(b"")
@@ -274,7 +278,7 @@ class TarSource:
         yield group
 
     def _scattered(self, path: bytes, file: io.FileIO) -> Sidecars | None:
-        """Return all sidecars of an archive where a sample's members do not stand together, else None."""
+        """Return all sidecars of an archive if the members of some sample are not adjacent, otherwise None."""
         bare = alone = late = False
         known = 0
         for group in self._groups(path, file, count=False):
@@ -297,7 +301,7 @@ class TarSource:
         return found
 
     def _rows_of(self, group: _Group, path: bytes, file: io.FileIO, names: tuple[bytes, bytes]) -> Iterator[Row]:
-        """Yield the rows of ``group``; ``names``: what their keys begin with, and the archive's location."""
+        """Yield the rows of ``group``; ``names``: prefix of the keys, and the archive's location."""
         prefix, location = names
         texts: dict[Member, str] = {}
         for name, size, mtime, offset in group.pictures:

@@ -1,8 +1,8 @@
-"""What every source of pictures yields: chunks of columns, in one deterministic order.
+"""The interface of all sources of pictures: chunks of columns, in one deterministic order.
 
-Names are bytes, as the operating system has them. Where text is needed (JSON, labels, messages) they are
-``os.fsdecode``d: bytes that are no UTF-8 become lone surrogates (PEP 383), which JSON writes as ASCII escapes
-and ``os.fsencode`` turns back into the same bytes.
+Names are bytes, as in the operating system. For text (JSON, labels, messages) they are decoded with ``os.fsdecode``:
+invalid UTF-8 becomes lone surrogates (PEP 383), which JSON writes as ASCII escapes and ``os.fsencode`` converts back to
+the same bytes.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from featstore.text import composed
 Scalar = str | int | float | bool | None
 
 ROWS: Final = 16384
-"""Inputs of one chunk."""
+"""Number of inputs in a chunk."""
 PICTURE_EXTENSIONS: Final = frozenset(
     b"jpg jpeg jpe jfif jif png apng gif bmp dib webp tif tiff ppm pgm pbm pnm pfm pcx tga "
     b"jp2 j2k jpf jpx jxl avif avifs heic heif hif qoi".split()
 )
-"""Names with these endings, in any case, are taken for pictures; whether they can be decoded shows later."""
+"""Extensions of picture files, in any case; decoding shows later whether a file is a picture."""
 _LARGEST: Final = (1 << 63) - 1
 _WHOLE: Final = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0+")
-"""A whole number written as a float, as pandas writes a column of integers in which one is missing."""
+"""A whole number written as a float, as pandas writes integer columns with missing values."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Columns of up to ``rows`` inputs, in source order; each has length ``len(chunk)``.
+    """Columns of up to ``rows`` inputs in source order, each of length ``len(chunk)``.
 
-    ``keys``: stable keys, any bytes, never empty. ``sizes``, ``mtimes``, ``offsets``: int64 of shape (n,).
-    ``sizes`` is in bytes, ``mtimes`` in ns since the epoch (in a tar: the member header's), both -1 where the
-    input is missing or not a regular file. ``offsets``: -1 for a file of its own, else the byte offset of the
-    member's data in its archive. ``locations``: paths relative to the source's root, or absolute; None: the
-    keys are the locations. ``metadata``: all other columns, the same names in every chunk of a source.
+    ``keys``: stable keys, any bytes, never empty. ``sizes``, ``mtimes``, ``offsets``: int64 (n,). ``sizes`` in bytes
+    and ``mtimes`` in ns since the epoch (in a tar: from the member's header); both are -1 if the input is missing or
+    not a regular file. ``offsets``: byte offset of the member's data in its archive, -1 for a separate file.
+    ``locations``: paths relative to the source's root, or absolute; None if the keys are the locations. ``metadata``:
+    all other columns, with the same names in every chunk of a source.
     """
 
     keys: list[bytes]
@@ -63,40 +63,41 @@ class Chunk:
 
 
 class Source(Protocol):
-    """Where pictures come from: a folder, a table, tar archives or a list of paths."""
+    """A source of pictures: a folder, a table, tar archives or a list of paths."""
 
     kind: str
     """"folder", "table", "tar" or "list"."""
     location: str
-    """Absolute path of what was named ("-" for stdin), ``os.fsdecode``d."""
+    """Absolute path of the source ("-" for stdin), decoded with ``os.fsdecode``."""
     root: Path
-    """Where relative locations are resolved."""
+    """Base of relative locations."""
     layout: str | None
-    """The rule by which a folder's paths give labels and splits; None for other kinds."""
+    """Rule that gives labels and splits from a folder's paths; None for other kinds."""
     notes: list[str]
-    """What may surprise about how the source is read, with the option that changes it; complete after ``chunks``."""
+    """Notes on surprising ways of reading the source, with the option that changes each; complete after ``chunks``."""
     ignored: int
-    """Files that the last complete run of ``chunks`` passed over because of their names."""
+    """Number of files that the last complete run of ``chunks`` skipped because of their names."""
     read_as: str
-    """After a complete run of ``chunks``: how many classes, splits and columns were found, and where, in one line."""
+    """Summary in one line after a complete run of ``chunks``: classes, splits and columns, and where they were
+    found."""
     unfound: str
-    """Why files that the source names are not there, as far as their names tell; "" where they do not."""
+    """Likely reasons why named files are missing, judged by their names; "" if unknown."""
 
     def describe(self) -> dict[str, Any]:
         """Return kind, location, root and the layout or columns used, as JSON."""
         ...
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
-        """Yield all inputs in chunks of ``rows`` (the last may be shorter); can be called again.
+        """Yield all inputs in chunks of ``rows`` (the last may be shorter); may be called again.
 
-        Raises UsageError where there is no input at all or the source is not well formed, FeatstoreError
-        where part of it cannot be read.
+        Raises UsageError if there is no input or the source is malformed, FeatstoreError if a part of it cannot be
+        read.
         """
         ...
 
 
 class Row(NamedTuple):
-    """One input, before it becomes part of a Chunk; ``location`` None: the key is the location."""
+    """One input of a Chunk; ``location`` None means that the key is the location."""
 
     key: bytes
     size: int
@@ -109,7 +110,7 @@ class Row(NamedTuple):
 
 
 def chunked(inputs: Iterable[Row], rows: int, names: list[str]) -> Iterator[Chunk]:
-    """Turn ``inputs`` into full chunks of ``rows``; ``names`` are those of each row's metadata."""
+    """Collect ``inputs`` into chunks of ``rows``; ``names``: of the metadata in each row."""
     if rows < 1:
         raise ValueError(f"rows must be at least 1, not {rows}")
     iterator = iter(inputs)
@@ -130,34 +131,34 @@ def chunked(inputs: Iterable[Row], rows: int, names: list[str]) -> Iterator[Chun
 
 
 def size_and_mtime(status: os.stat_result) -> tuple[int, int]:
-    """Return size (bytes) and mtime (ns) of a regular file, (-1, -1) of anything else."""
+    """Return size (bytes) and mtime (ns) of a regular file, (-1, -1) for anything else."""
     if not stat.S_ISREG(status.st_mode):
         return -1, -1
     return status.st_size, min(status.st_mtime_ns, _LARGEST)
 
 
 def is_picture_name(name: bytes) -> bool:
-    """Tell whether the ending of ``name`` is one of PICTURE_EXTENSIONS."""
+    """Return whether the extension of ``name`` is in PICTURE_EXTENSIONS."""
     stem, dot, extension = name.rpartition(b".")
     return bool(dot and stem) and extension.lower() in PICTURE_EXTENSIONS
 
 
 def without_dot(path: bytes) -> bytes:
-    """Return ``path`` without a leading ``./``: the only normalisation that keys undergo."""
+    """Return ``path`` without a leading ``./``, the only normalisation of keys."""
     while path.startswith(b"./"):
         path = path[2:].lstrip(b"/")
     return path
 
 
 class NoLabel(ValueError):
-    """A value that can be no label or split: it has parts."""
+    """A value is not a scalar and so cannot be a label or split."""
 
 
 def label_text(value: Any) -> str | None:
-    """Return a label or split as text; "", NaN and None are None.
+    """Return a label or split as text; None for "", NaN and None.
 
-    Blanks around it are dropped, 3.0 and "3.0" are "3", decimals are written without trailing zeros, dates and times
-    as ISO 8601, text in Unicode's composed form. Raises NoLabel for lists, structs and what else is no scalar.
+    Surrounding blanks are removed. 3.0 and "3.0" become "3", decimals lose trailing zeros, dates and times become ISO
+    8601, text is normalised to NFC. Raises NoLabel for lists, structs and other non-scalars.
     """
     if isinstance(value, bytes):
         value = os.fsdecode(value)
@@ -185,7 +186,7 @@ def label_text(value: Any) -> str | None:
 
 @dataclass(frozen=True)
 class Picture:
-    """The bytes of a picture file or archive member, with the size and mtime (ns) that a Chunk gives for it."""
+    """The bytes of a picture file or archive member, with its size and mtime (ns) as in a Chunk."""
 
     data: bytes
     size: int
@@ -193,7 +194,7 @@ class Picture:
 
 
 class ReadFailure(FeatstoreError):
-    """A picture's bytes cannot be had. ``reason``: a stable slug; ``message``: one line for a person.
+    """A picture's bytes cannot be read. ``reason``: a stable slug; ``message``: one line for people.
 
     Reasons: missing, permission, not-a-file, empty, too-large, outside-root, changed-while-read, io-error.
     """

@@ -1,8 +1,8 @@
-"""Pictures inside Parquet files: a column of structs with bytes and path, as Hugging Face's datasets writes it, or of bytes.
+"""Pictures embedded in Parquet files, in a column of structs with bytes and path (Hugging Face datasets) or of bytes.
 
-A picture's place is its file, a NUL byte and the column's name, and the number of its row. Rows are read in batches of
-a few, forwards through their row group: cheap in order, as extraction reads, and dear at random. Memory is some twice
-the largest page, which is up to 1,024 rows as pyarrow writes it, and 100 in files of Hugging Face.
+The location of a picture is its file, a NUL byte and the column's name; the offset is its row. Rows are read in small
+batches, forwards through a row group: sequential access, as in extraction, is cheap, random access is slow. Memory is
+about twice the largest page; pyarrow writes pages of up to 1,024 rows, Hugging Face's files have 100.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from featstore.text import shown
 
 SUFFIXES: Final = (b".parquet", b".pq")
 _ROWS: Final = 8
-"""Rows that are decoded at once."""
+"""Rows to decode at once."""
 _LONGEST_PATH: Final = 4096
 
 
 def picture_column(path: Path, named: str | None) -> str | None:
-    """Return the column of a Parquet file that holds pictures; None where there is none, or ``named`` is another.
+    """Return the column of a Parquet file that has embedded pictures; None if there is none, or if it is not ``named``.
 
-    A struct with a field of bytes does, and a column of bytes whose first value can be no path. Raises FeatstoreError
-    for a file that cannot be read.
+    Such a column has structs with a field of bytes, or bytes whose first value cannot be a path. Raises FeatstoreError
+    for an unreadable file.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -51,13 +51,14 @@ def picture_column(path: Path, named: str | None) -> str | None:
 
 
 class ParquetSource:
-    """The pictures inside a Parquet file, or inside all under a folder in order of their paths' bytes.
+    """The pictures embedded in a Parquet file, or in all Parquet files below a folder, sorted by the bytes of their
+    paths.
 
-    ``path_column``: the column that holds them, by default the first that does. Keys are ``<file>/<row>``, the file
-    relative to ``root`` (default: its folder), rows from 0; with ``id_column`` that column's. Labels, splits and metadata
-    are as in a table; a label that is the number of a class (ClassLabel of Hugging Face) becomes its name; without a
-    column of splits a file's name gives it (train-00000-of-00002.parquet). Other columns of bytes are left out.
-    Sizes and times are those of the files. Raises UsageError where files differ in their columns.
+    ``path_column``: the column of pictures, by default the first one found. Keys are ``<file>/<row>``, with the file
+    relative to ``root`` (default: its folder) and rows from 0, or the values of ``id_column``. Labels, splits and
+    metadata are as in a table, with two additions: a class number (Hugging Face's ClassLabel) becomes the class's name,
+    and without a split column the file name gives the split (train-00000-of-00002.parquet). Other columns of bytes are
+    left out. Sizes and times are those of the files. Raises UsageError if the columns differ between files.
     """
 
     kind: str = "parquet"
@@ -125,7 +126,7 @@ class ParquetSource:
         }
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
-        """Yield all rows; see Source.chunks. Raises UsageError, naming file and row, for a label that is none."""
+        """Yield all rows; see Source.chunks. Raises UsageError, naming file and row, for an invalid label."""
         tally = Tally()
         yield from tally.watch(chunked(self._rows(), rows, [*self._metadata, f"{self.column}.path"]))
         if not tally.rows:
@@ -163,7 +164,7 @@ class ParquetSource:
             raise UsageError(no_label(file, f"row {row + 1}", what, error)) from None
 
     def _values(self, file: Path) -> Iterator[dict[str, Any]]:
-        """Yield each row's values but the pictures' bytes, by column."""
+        """Yield each row's values by column, without the pictures' bytes."""
         import pyarrow as pa
         from pyarrow import parquet
 
@@ -193,12 +194,12 @@ class ParquetSource:
 
 
 def is_parquet_name(name: bytes) -> bool:
-    """Tell whether a name is that of a Parquet file which is not hidden."""
+    """Return whether a name is that of a Parquet file and not hidden."""
     return not name.startswith(b".") and name.lower().endswith(SUFFIXES)
 
 
 def _class_names(schema: Any) -> dict[str, list[str]]:
-    """Return the names of classes by column, as Hugging Face's datasets notes them in a file."""
+    """Return the class names of each column, from the metadata that Hugging Face's datasets writes."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {
@@ -223,7 +224,7 @@ def _bytes_field(kind: Any) -> bool:
 
 
 def _first(path: Path, column: str) -> bool:
-    """Tell whether the first value of a column of bytes can be no path, and so is a picture."""
+    """Return whether the first value of a column of bytes cannot be a path, and so is a picture."""
     from pyarrow import parquet
 
     with parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as opened:

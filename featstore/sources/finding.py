@@ -1,4 +1,4 @@
-"""Find files that a table or list names in another form than the disk has, and say why others are not there."""
+"""Find files whose names in a table or list are spelled differently on disk, and explain why others are missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DRIVE: Final = re.compile(rb"[A-Za-z]:[\\/]|\\\\")
 _ESCAPE: Final = re.compile(rb"%[0-9A-Fa-f]{2}")
 _SEPARATOR: Final = re.compile(rb"[ \t,;|]+[^ \t,;|/]+$")
 _FOLDERS: Final = 64
-"""Folders whose names are held at once."""
+"""Number of folder listings to cache."""
 _WRITTEN: Final = {
     "backslashes": "written with backslashes, as Windows does",
     "blanks": "written with blanks or quotes around",
@@ -29,9 +29,9 @@ _WRITTEN: Final = {
 
 
 def spellings(path: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield (what differs, path) for other ways to write ``path`` that name the same file.
+    """Yield (difference, path) for other spellings of ``path``.
 
-    Each way is tried on top of those before it: a path of Windows may have blanks around it, too.
+    Each change is added to those before it: a Windows path may also have surrounding blanks.
     """
     bare = path.strip().strip(b"\"'").strip()
     if bare != path:
@@ -47,10 +47,10 @@ def spellings(path: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 class Finder:
-    """Finds the pictures that a source names below ``root``, and counts what it had to do for it.
+    """Find the pictures that a source names below ``root``, and count the differences in spelling.
 
-    A path that is not there as written is looked for as ``spellings`` has it and in other Unicode forms. What is found
-    so is matched and counted; what is not stays an input of size -1, with the likely cause counted.
+    If a path does not exist as written, the other ``spellings`` and Unicode forms are tried. Matches are counted. Files
+    not found remain inputs of size -1, and their likely cause is counted.
     """
 
     def __init__(self, root: bytes) -> None:
@@ -61,7 +61,7 @@ class Finder:
         self._names: dict[tuple[bytes, str], dict[str, bytes | None]] = {}
 
     def __call__(self, path: bytes) -> tuple[bytes, int, int]:
-        """Return where the picture is, its size and mtime (ns), both -1 where there is none."""
+        """Return the picture's path, size and mtime (ns); size and mtime are -1 if it is not found."""
         size, mtime = stat_picture(self._root, path)
         if mtime != -1:
             return path, size, mtime
@@ -79,14 +79,14 @@ class Finder:
         return path, -1, -1
 
     def notes(self) -> list[str]:
-        """Return in words what was matched in another form."""
+        """Return notes on the paths that matched in another spelling."""
         return [
             f"{counted(count, 'path is', 'paths are')} {_WRITTEN[how]}; found all the same (the first: {self._first[how]})"
             for how, count in self._written.items()
         ]
 
     def unfound(self) -> str:
-        """Return in words why files are not there, where their names tell; "" where they do not."""
+        """Return the likely reasons why files are missing, judged by their names; "" if unknown."""
         told = [
             f"{cause} ({counted(count, 'path')}, the first: {self._first[cause]})"
             for cause, count in self._causes.most_common()
@@ -99,7 +99,7 @@ class Finder:
         self._first.setdefault(what, shown(path))
 
     def _there(self, path: bytes) -> bool:
-        """Tell whether something is there, be it no file: then its name is not what is wrong."""
+        """Return whether the path exists, even as something other than a file: then its spelling is right."""
         try:
             return os.path.lexists(resolve(self._root, path))
         except (ReadFailure, ValueError):
@@ -125,7 +125,8 @@ class Finder:
         return "" if name is None else os.fsdecode(os.path.splitext(name)[1])
 
     def _listed(self, path: bytes, how: str) -> bytes | None:
-        """Return the one path that differs from ``path`` only in Unicode form, or also in "case"; None without one."""
+        """Return the only path that differs from ``path`` just in Unicode form or, for "case", in case; None without
+        one."""
         if how == "unicode" and path.isascii():
             return None
         try:
@@ -145,7 +146,7 @@ class Finder:
         return at if path.startswith(b"/") else os.path.relpath(at, self._root)
 
     def _folder(self, folder: bytes, how: str) -> dict[str, bytes | None]:
-        """Return the names in a folder by their form; None where two share one."""
+        """Return the names in a folder by normalised form; None for a form that several names share."""
         if (folder, how) not in self._names:
             if len(self._names) >= _FOLDERS:
                 del self._names[next(iter(self._names))]

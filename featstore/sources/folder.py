@@ -1,4 +1,4 @@
-"""A folder of pictures, walked in an order that no file system decides."""
+"""A folder of pictures, walked in sorted order, independent of the file system."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from featstore.text import counted, shown
 
 _PACKED: Final = (b".tar.gz", b".tgz", b".tar.bz2", b".tar.xz", b".tar.zst", b".zip", b".7z", b".rar")
 _DEEPEST: Final = 8
-"""Folders within one another that are looked through for those of classes."""
+"""Largest depth at which to look for the folders of classes."""
 _NOTHING_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
 class Found(NamedTuple):
-    """A name in a folder: ``path`` relative to the folder; ``hidden``: its last part begins with a dot.
+    """A name in a folder. ``path``: relative to the folder. ``hidden``: its last part begins with a dot.
 
-    ``picture``: it is no hidden one, and ends as pictures do.
+    ``picture``: it is not hidden and has the extension of a picture.
     """
 
     path: bytes
@@ -45,13 +45,12 @@ class _Level(NamedTuple):
 
 
 def walk(folder: Path) -> Iterator[Found]:
-    """Yield everything under ``folder`` that is no directory, each directory's entries in order of their bytes.
+    """Yield everything below ``folder`` except directories; the entries of each directory are sorted by bytes.
 
-    Memory is bounded by the largest directory, not by the tree. Links are followed; a directory that is among
-    its own ancestors (by device and inode) is not entered, so that loops end. Hidden directories are not
-    entered. A directory with a picture's name in which no picture is found is yielded itself, for whoever
-    named it so expects it to be accounted for.
-    Raises UsageError where a directory may not be listed, FeatstoreError where one cannot be.
+    Memory is bounded by the largest directory, not by the tree. Links are followed. A directory that is among its own
+    ancestors (by device and inode) is not entered, so loops end. Hidden directories are not entered. A directory with a
+    picture's name that contains no picture is yielded itself, so that it is reported as a failure. Raises UsageError if
+    a directory's listing is not permitted, FeatstoreError if it fails otherwise.
     """
     pictures = 0
     stack = [_enter(os.fsencode(folder), b"", None, 0)]
@@ -81,7 +80,7 @@ def _is_directory(entry: os.DirEntry[bytes]) -> bool:
     try:
         return entry.is_dir()
     except OSError as error:
-        # A name that may hide a directory of pictures must not be passed over; a picture fails when it is read.
+        # The name may be a directory of pictures, which must not be skipped; a picture fails later, when read.
         if error.errno in _NOTHING_THERE or is_picture_name(entry.name):
             return False
         raise _cannot_list(entry.path, error) from None
@@ -108,14 +107,14 @@ def _is_input(name: bytes, all_files: bool) -> bool:
 
 
 def is_taken(found: Found, all_files: bool) -> bool:
-    """Tell whether a name is an input: not hidden, and a picture's name unless ``all_files``."""
+    """Return whether a name is an input: not hidden, and with a picture's extension unless ``all_files``."""
     return found.picture or (all_files and not found.hidden)
 
 
 def holds_instead(folder: Path, all_files: bool) -> str | None:
-    """Return "tar" or "parquet" where ``folder`` holds such files and no pictures, else None.
+    """Return "tar" or "parquet" if ``folder`` has such files and no pictures, otherwise None.
 
-    With ``all_files``: where it holds nothing else.
+    With ``all_files``, only if it has nothing else.
     """
     kinds = set()
     for found in walk(folder):
@@ -129,12 +128,12 @@ def holds_instead(folder: Path, all_files: bool) -> str | None:
 
 
 def is_archive_name(found: Found) -> bool:
-    """Tell whether a name is that of a tar archive which is not hidden."""
+    """Return whether a name is that of a tar archive and not hidden."""
     return not found.hidden and found.entry.name.lower().endswith(b".tar")
 
 
 def detect_layout(folder: Path, all_files: bool) -> tuple[Layout, list[str]]:
-    """Return the layout of ``folder`` by the rules that FolderSource documents, and what may surprise about it."""
+    """Return the layout of ``folder`` by the rules of FolderSource, and notes on what may surprise."""
     level = _look(folder, b"", all_files)
     if level.picture is not None:
         return Layout.of("flat"), [] if not level.folders else [
@@ -149,7 +148,7 @@ def detect_layout(folder: Path, all_files: bool) -> tuple[Layout, list[str]]:
         path.append(below.folders[0])
         below = _look(folder, b"/".join(path), all_files)
     if below.picture is None and (len(below.folders) > 1 or split_names(below.folders) is not None):
-        # One folder in another is no class where what it holds in the end are folders of pictures.
+        # A single folder in a folder is not a class if it leads to folders of pictures.
         level, above = below, path
     notes = []
     if above:
@@ -179,9 +178,9 @@ def detect_layout(folder: Path, all_files: bool) -> tuple[Layout, list[str]]:
 
 
 class _Look(NamedTuple):
-    """A folder: its first ``picture``, None without one, and which ``folders`` in it hold pictures, at any depth.
+    """A folder: its first ``picture`` or None, and the ``folders`` in it that contain pictures at any depth.
 
-    Where no name is a split's, two folders are enough to know.
+    If no name looks like a split, only the first two folders are listed.
     """
 
     picture: bytes | None
@@ -206,14 +205,14 @@ def _holds_input(folder: bytes, all_files: bool) -> bool:
     if is_picture_name(folder):
         return True
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        # Without their order a single picture is enough, however large the folder is.
+        # Checking without sorting stops at the first picture, however large the folder is.
         if any(not _is_directory(e) and _is_input(e.name, all_files) for e in entries):
             return True
     return any(is_taken(found, all_files) for found in walk(Path(os.fsdecode(folder))))
 
 
 def _repeated(folder: Path, above: list[bytes], splits: Sequence[bytes], all_files: bool) -> bool:
-    """Tell whether each split holds nothing but a folder that is called as the split is, as in seg_train/seg_train."""
+    """Return whether each split contains only a folder of its own name, as in seg_train/seg_train."""
     for split in splits:
         below = _look(folder, b"/".join([*above, split]), all_files)
         if below.picture is not None or below.folders != [split]:
@@ -222,28 +221,28 @@ def _repeated(folder: Path, above: list[bytes], splits: Sequence[bytes], all_fil
 
 
 class FolderSource:
-    """The pictures under a folder; keys are their paths relative to it.
+    """The pictures below a folder; keys are their paths relative to it.
 
-    Inputs are all files whose ending is a picture's (``all_files``: all files); names that begin with a dot
-    are passed over, with what lies below them. Broken links, FIFOs and devices with a picture's name are
-    inputs too (of size -1), to be reported as failures. Other files are counted in ``ignored``, and so are
-    hidden files with a picture's name.
+    Inputs are all files with the extension of a picture (``all_files``: all files). Hidden files and directories are
+    skipped. Broken links, FIFOs and devices with a picture's name are inputs of size -1, reported as failures. Other
+    files are counted in ``ignored``, and so are hidden files with a picture's name.
 
-    Layout, where ``layout`` is not given:
+    Default layout, if ``layout`` is not given:
 
-    * a picture lies directly in the folder: "flat" (no labels, no splits);
-    * every directory in the folder that holds a picture is named like a split (train, val, test and their like, also
-      as training_set, "test images" or seg_train beside seg_test; see split_word), and there is one: "split/class",
-      the first part of a path is the split as spelled, the second the class if the path has three parts or more; where
-      each split holds one folder of its own name alone, the third part is the class;
-    * else: "class", the first part of the path is the class.
+    * "flat" (no labels, no splits), if a picture is directly in the folder;
+    * "split/class", if there is a directory with pictures and all such directories are named like splits (train, val, test
+      and similar, also training_set, "test images" or seg_train beside seg_test; see split_word). The first part of a path
+      is the split as spelled; the second is the class if the path has three parts or more. If each split contains only one
+      folder of the same name, the third part is the class;
+    * otherwise "class": the first part of the path is the class.
 
-    Where all pictures lie in one folder that is no split and holds two folders of them or more, or splits, the rules
-    are those of that folder, as where an archive was unpacked into one. A layout that is given counts from the first
-    part of a path. Labels and splits are in Unicode's composed form.
+    If all pictures are in one folder that is not a split and has two or more folders of pictures, or splits, the rules
+    apply to that folder, as after unpacking an archive. A given layout always starts at the first part of a path.
+    Labels and splits are normalised to NFC.
 
-    ``layout`` may also be "split" (the first part is the split, no classes) or "none" (as "flat"). ``root``: where
-    the folder is now; ``folder`` goes on to be its name. Raises UsageError for an unknown layout or a directory that may not be listed.
+    ``layout`` may also be "split" (the first part is the split, no classes) or "none" (as "flat"). ``root``: where the
+    folder is now; ``folder`` remains its name. Raises UsageError for an unknown layout, or a directory whose listing is
+    not permitted.
     """
 
     kind: str = "folder"
@@ -269,7 +268,7 @@ class FolderSource:
         return {"kind": self.kind, "location": self.location, "root": str(self.root), "layout": self.layout}
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
-        """Yield all pictures; see Source.chunks. Raises UsageError where there is none."""
+        """Yield all pictures; see Source.chunks. Raises UsageError if there is none."""
         tally = Tally()
         yield from tally.watch(chunked(self._rows(), rows, []))
         if not tally.rows:
@@ -283,7 +282,7 @@ class FolderSource:
         self.notes = [*self._doubts, *self._deeper(), *(tally.notes("--layout") if label is not None else [])]
 
     def _deeper(self) -> list[str]:
-        """Return a note where pictures lie in folders below those of their classes."""
+        """Return a note if pictures are in folders below those of their classes."""
         if not self._deep:
             return []
         return [
@@ -297,7 +296,7 @@ class FolderSource:
         at = self._layout.label
         for found in walk(self.root):
             if not is_taken(found, self._all_files):
-                # Hidden files are meant to be overlooked, unless they may be pictures.
+                # Hidden files are skipped on purpose; count only those that may be pictures.
                 self.ignored += not found.hidden or is_picture_name(found.entry.name)
                 if not self._packed and not found.hidden and found.entry.name.lower().endswith(_PACKED):
                     self._packed = (
@@ -316,7 +315,7 @@ class FolderSource:
 
 
 def others_ignored(count: int) -> str:
-    """Return the end of a message about an empty source: how much there was of other names."""
+    """Return the end of the message about an empty source: the number of files with other names."""
     if not count:
         return ""
     return f"; {counted(count, 'file of another name was', 'files of other names were')} ignored (--all-files takes such files)"

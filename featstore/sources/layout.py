@@ -1,4 +1,4 @@
-"""How the folders of a path give labels and splits."""
+"""Labels and splits from the folders of a path."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _SPLIT_WORDS: Final = {
 _NO_MATTER: Final = frozenset(
     ("set sets split data dataset images image imgs img pics pictures photos files folder subset part").split()  # noqa: SIM905
 )
-"""Words that the names of splits have besides, as in training_set or "test images"."""
+"""Other words that may be in the name of a split, as in training_set or "test images"."""
 
 
 def split_word(name: str, common: frozenset[str] = frozenset()) -> str | None:
-    """Return "train", "val" or "test" where ``name`` is that of a split, else None.
+    """Return "train", "val" or "test" if ``name`` is the name of a split, otherwise None.
 
-    Words such as set, data and images do not count, nor digits at a word's end (training_set, "Test images",
-    train2017), nor the words in ``common`` (seg in seg_train beside seg_test).
+    Ignored are words such as set, data and images, digits at the end of a word (training_set, "Test images",
+    train2017), and the words in ``common`` (seg in seg_train beside seg_test).
     """
     words = [word.rstrip("0123456789") or word for word in _words(name) if word not in common]
     words = [shortened for word in words if (shortened := _without_set(word)) not in _NO_MATTER]
@@ -35,7 +35,7 @@ def split_word(name: str, common: frozenset[str] = frozenset()) -> str | None:
 
 
 def split_words(names: Sequence[str]) -> dict[str, str | None]:
-    """Return split_word of each of ``names``, less the words that all of them share."""
+    """Return the split_word of each of ``names``, ignoring words that all names share."""
     every = [frozenset(_words(name)) for name in names]
     common: frozenset[str] = frozenset.intersection(*every) if len(every) > 1 else frozenset()
     return {name: split_word(name, common) for name in names}
@@ -46,15 +46,18 @@ def _words(name: str) -> list[str]:
 
 
 def _without_set(word: str) -> str:
-    """Return "train" for "trainset"."""
+    """Return the word without the ending "set": "train" for "trainset"."""
     short = word.removesuffix("set").removesuffix("data")
     return short if short in _SPLIT_WORDS else word
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How paths give labels and splits: ``name``, one of LAYOUTS, and which parts of a path are ``split`` and ``label``
-    (from 0; None for neither). A path without a folder below such a part has none."""
+    """Rule for labels and splits from paths.
+
+    ``name``: one of LAYOUTS. ``split``, ``label``: number of the path's part, from 0, or None. A path that has no
+    folder below such a part has no split or label.
+    """
 
     name: str
     split: int | None = None
@@ -62,7 +65,7 @@ class Layout:
 
     @classmethod
     def of(cls, name: str) -> Layout:
-        """Return the layout of that name that begins at a path's first part."""
+        """Return the layout called ``name``, starting at a path's first part."""
         places = {"split/class": (0, 1), "class": (None, 0), "split": (0, None)}
         return cls(name, *places.get(name, (None, None)))
 
@@ -75,7 +78,7 @@ class Layout:
         return label, split
 
     def below(self, folders: int) -> Layout:
-        """Return this layout, ``folders`` folders deeper."""
+        """Return this layout shifted down by ``folders`` folders."""
         return replace(
             self,
             split=None if self.split is None else self.split + folders,
@@ -84,12 +87,12 @@ class Layout:
 
 
 def split_names(folders: Sequence[bytes]) -> Sequence[bytes] | None:
-    """Return ``folders`` where each is named like a split and there is one, else None."""
+    """Return ``folders`` if it is not empty and all are named like splits, otherwise None."""
     return folders if folders and all(split_words([os.fsdecode(name) for name in folders]).values()) else None
 
 
 def may_be_splits(folders: Iterable[bytes]) -> bool:
-    """Tell whether a split's word is in one of the names."""
+    """Return whether one of the names contains a word for a split."""
     words = (word for name in folders for word in _words(os.fsdecode(name)))
     return any(_without_set(word.rstrip("0123456789")) in _SPLIT_WORDS for word in words)
 
@@ -101,5 +104,5 @@ def ordinal(place: int | None) -> str:
 
 @functools.lru_cache(1024)
 def _text(name: bytes) -> str:
-    # Classes are few, and pictures many.
+    # Cached: there are few classes and many pictures.
     return composed(os.fsdecode(name))

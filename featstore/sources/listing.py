@@ -24,11 +24,11 @@ _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
 def entries(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Yield (number, path) for each entry of a list, from the file's beginning, in constant memory.
+    """Yield (number, path) for each entry of a list, from the start of the file, in constant memory.
 
-    Entries end with NUL where a NUL occurs in the first 64 KiB (as ``find -print0`` writes), else with a
-    newline, before which a carriage return is dropped; a UTF-8 byte order mark is skipped. Blank lines and
-    empty entries are skipped but counted. Raises UsageError for an entry that can be no path.
+    Entries end with NUL if the first 64 KiB contain a NUL (``find -print0``), otherwise with LF or CRLF. A UTF-8 byte
+    order mark is skipped. Blank lines and empty entries are skipped but counted. Raises UsageError for an entry that
+    cannot be a path.
     """
     file.seek(0)
     separator = b"\0" if b"\0" in file.read(_SNIFFED) else b"\n"
@@ -57,12 +57,12 @@ def _split(file: BinaryIO, separator: bytes) -> Iterator[bytes]:
 
 
 class ListSource:
-    """The files that a list names, one path an entry, whatever their names (see entries).
+    """The files in a list, one path per entry, with any names (see entries).
 
-    ``path`` None: standard input, which is copied to a temporary file first, as a FIFO is, so that it can be
-    read again. Relative paths are resolved against ``root`` (default: the list's folder; for standard input
-    and FIFOs the current directory) and may not leave it. The key is the path relative to ``root`` where the
-    path lies under it, else as written, without a leading ``./``. Files are found as Finder does.
+    ``path`` None means standard input; like a FIFO, it is first copied to a temporary file, so that it can be read
+    again. Relative paths are resolved against ``root`` (default: the list's folder; the current directory for standard
+    input and FIFOs) and may not leave it. The key is the path relative to ``root`` if the path is below it, otherwise
+    the path as written, without a leading ``./``. Files are found with Finder.
     """
 
     kind: str = "list"
@@ -92,7 +92,7 @@ class ListSource:
         return {"kind": self.kind, "location": self.location, "root": str(self.root)}
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
-        """Yield all entries; see Source.chunks. Raises UsageError for an entry that can be no path."""
+        """Yield all entries; see Source.chunks. Raises UsageError for an entry that cannot be a path."""
         tally, find = Tally(), Finder(os.fsencode(self.root))
         yield from tally.watch(chunked(self._rows(find), rows, []))
         if not tally.rows:
@@ -120,7 +120,7 @@ class ListSource:
             raise FeatstoreError(f"{self._name}: cannot be read ({error.strerror})") from None
 
     def _spool(self, file: BinaryIO) -> None:
-        # The name is removed when this source is.
+        # The temporary file is deleted with this source.
         self._spooled = tempfile.NamedTemporaryFile(prefix="featstore-list-")  # noqa: SIM115
         self._file = self._spooled.name
         shutil.copyfileobj(file, self._spooled)
@@ -128,7 +128,7 @@ class ListSource:
 
 
 def relative_to(root: bytes, path: bytes) -> bytes:
-    """Return ``path`` relative to ``root`` where it lies under it by name, else as written without ``./``."""
+    """Return ``path`` relative to ``root`` if its name is below ``root``, otherwise as written without ``./``."""
     prefix = root.rstrip(b"/") + b"/"
     if path.startswith(prefix) and b".." not in path.split(b"/"):
         return path[len(prefix) :].lstrip(b"/")

@@ -1,4 +1,4 @@
-"""Read single pictures out of a column of a Parquet file, from several threads."""
+"""Read single pictures from a column of a Parquet file, from several threads."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from featstore.sources.base import Picture, ReadFailure
 from featstore.text import shown
 
 _ROWS: Final = 8
-"""Rows that are decoded at once."""
+"""Rows to decode at once."""
 _KEPT: Final = 64
-"""Rows that are kept after they were read: more than there are threads that read, which do not come in order."""
+"""Rows to keep after reading; more than the number of reading threads, which ask slightly out of order."""
 _KEPT_BYTES: Final = 256 << 20
 _READERS: Final = 8
-"""Files that are kept open."""
+"""Files to keep open."""
 
 
 class _Reader:
-    """Reads pictures out of one column of one file; forwards, and back by beginning the row group again."""
+    """Read pictures from one column of one file, forwards; going back starts the row group again."""
 
     def __init__(self, path: bytes, column: str) -> None:
         import pyarrow as pa
@@ -40,7 +40,7 @@ class _Reader:
         self._batches: Iterator[Any] = iter(())
 
     def read(self, row: int) -> bytes | None:
-        """Return the bytes in ``row``; None where it has none. Raises IndexError beyond the last."""
+        """Return the bytes in ``row``, None for a null value. Raises IndexError after the last row."""
         with self._lock:
             if not 0 <= row < self._starts[-1]:
                 raise IndexError(row)
@@ -69,10 +69,10 @@ _opening = threading.Lock()
 
 
 def read_row(path: bytes, column: bytes, row: int, status: os.stat_result, *, limit: int) -> Picture:
-    """Read the picture in ``row`` of a column of the Parquet file at ``path``, which has ``status``. Raises ReadFailure."""
+    """Read the picture in ``row`` of a column of the Parquet file ``path`` with ``status``. Raises ReadFailure."""
     import pyarrow
 
-    # A descriptor that a fork shares has one position for both.
+    # The process id is part of the key, because processes share a descriptor's position after a fork.
     name = (os.getpid(), path, column, status.st_size, status.st_mtime_ns)
     try:
         with _opening:

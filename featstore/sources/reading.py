@@ -1,8 +1,8 @@
-"""Read the bytes of one picture, or say in one line why they cannot be had.
+"""Read the bytes of one picture, or explain in one line why they cannot be read.
 
-The one place that opens pictures: it never blocks on a FIFO, never opens a device, and tells a file that
-changes under it. What is wrong with one picture is a ReadFailure; what is wrong with this process (no more
-file handles, no memory) stays an OSError, so that no picture is blamed for it.
+Only this module opens pictures. It never blocks on a FIFO, never opens a device, and detects files that change while
+being read. An error of one picture is a ReadFailure. An error of this process (no file handles, no memory) stays an
+OSError, so that it does not count as the picture's failure.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _LARGEST_SECONDS: Final = ((1 << 63) - 1) // 1_000_000_000
 
 
 def resolve(root: bytes, location: bytes) -> bytes:
-    """Return the path that ``location`` names: absolute ones as they are, relative ones under ``root``.
+    """Return the path of ``location``: absolute paths unchanged, relative ones below ``root``.
 
-    ``..`` is resolved by name, not through links. Raises ReadFailure("outside-root") where a relative
-    location leaves ``root``: a table or list of a stranger reads no file that its user did not point at.
+    ``..`` is resolved by name, not through links. Raises ReadFailure("outside-root") if a relative location leaves
+    ``root``, so that a stranger's table or list cannot name other files of its user.
     """
     if location.startswith(b"/"):
         return location
@@ -53,7 +53,7 @@ def resolve(root: bytes, location: bytes) -> bytes:
 
 
 def stat_picture(root: bytes, location: bytes) -> tuple[int, int]:
-    """Return size and mtime (ns) of a file that was named, (-1, -1) where read_picture would fail."""
+    """Return size and mtime (ns) of a named file, (-1, -1) if read_picture would fail."""
     try:
         return size_and_mtime(os.stat(resolve(root, location)))
     except (OSError, ValueError, ReadFailure):
@@ -61,16 +61,18 @@ def stat_picture(root: bytes, location: bytes) -> tuple[int, int]:
 
 
 def read_picture(root: Path, location: bytes, offset: int, size: int, *, limit: int) -> Picture:
-    """Read one picture: the file ``location`` (``offset`` -1), ``size`` bytes from ``offset`` of an archive, or, where
-    ``location`` has a column behind a NUL byte, row ``offset`` of a Parquet file of ``size`` bytes (see parquet_rows.py).
+    """Read one picture.
 
-    For a file of its own ``size`` is not used: the result says how large it is now. More than ``limit`` bytes
-    are not read. Raises ReadFailure with its reason; OSError where this process lacks handles or memory.
+    A file: ``offset`` is -1, and ``location`` its path. An archive member: ``size`` bytes at ``offset`` of
+    ``location``. A row of a Parquet file: ``location`` has a column after a NUL byte, ``offset`` is the row and
+    ``size`` the file's size (see parquet_rows.py). For a separate file ``size`` is not used, and the result has its
+    current size. More than ``limit`` bytes are not read. Raises ReadFailure with a reason, or OSError if this process
+    lacks handles or memory.
     """
     location, inside, column = location.partition(b"\0") if offset >= 0 else (location, b"", b"")
     path = resolve(os.fsencode(root), location)
     try:
-        # Opening a device or FIFO can have effects of its own, so look first; fstat then tells the truth.
+        # Check before opening, because opening a device or FIFO can have side effects; check again by fstat after it.
         _require_file(path, os.stat(path))
         if inside:
             return _read_row(path, column, offset, size, limit)
@@ -118,7 +120,7 @@ def _require_size(path: bytes, size: int, limit: int) -> None:
 def _read_file(handle: int, path: bytes, limit: int) -> Picture:
     size, mtime = size_and_mtime(os.fstat(handle))
     _require_size(path, size, limit)
-    # One byte more than there should be, to see a file that grows.
+    # Read one byte more than expected, to detect a growing file.
     data = _read(handle, size + 1, 0)
     if len(data) != size:
         raise ReadFailure("changed-while-read", f"{shown(path)}: {len(data):,} bytes came where {size:,} were expected")
@@ -130,7 +132,7 @@ def _read_member(handle: int, path: bytes, offset: int, size: int, limit: int) -
         what = "a link, device or sparse file, or its name is absolute or has .."
         raise ReadFailure("not-a-file", f"{shown(path)}: the member is no plain file with a plain name ({what})")
     _require_size(path, size, limit)
-    # A member's header lies right before its data: it tells whether the archive is still the one that was listed.
+    # A member's header is directly before its data and shows whether the archive is unchanged since it was listed.
     data = _read(handle, BLOCK + size, max(offset - BLOCK, 0))
     header = member_header(data[:BLOCK])
     if header is None or header[0] != size or len(data) != BLOCK + size:
@@ -140,7 +142,7 @@ def _read_member(handle: int, path: bytes, offset: int, size: int, limit: int) -
 
 
 def member_header(block: bytes) -> tuple[int, int] | None:
-    """Return size and mtime (ns) from the 512-byte tar header before a member's data; None where it is none."""
+    """Return size and mtime (ns) from the 512-byte tar header before a member's data; None if it is not a header."""
     try:
         header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except (tarfile.TarError, ValueError):

@@ -1,4 +1,4 @@
-"""The samples of a WebDataset archive: which of its members hold the labels and texts of which pictures."""
+"""Samples of a WebDataset archive: map pictures to the members with their labels and texts."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from featstore.text import shown
 SIDECARS: Final = (b"cls", b"json", b"txt")
 SIDECAR_LIMIT: Final = 16 << 20
 _LABEL_NAMES: Final = LABEL_NAMES[:-1]
-"""Names of labels in .json: all but y, which is a coordinate there more often."""
+"""Names of labels in .json: all of the usual ones except y, which is more often a coordinate there."""
 
 
 class Member(NamedTuple):
-    """A member: ``size`` is -1 where it is no plain file with a plain name; ``offset`` is where its data begin."""
+    """A member of an archive.
+
+    ``size``: -1 unless it is a regular file with a relative name without "..". ``offset``: start of its data.
+    """
 
     name: bytes
     size: int
@@ -28,23 +31,23 @@ class Member(NamedTuple):
 
 
 Sidecars = dict[tuple[bytes, bytes], Member]
-"""Members with labels and texts, by (name without its last ending, that ending in lower case)."""
+"""Members with labels and texts, by (name without its last extension, that extension in lower case)."""
 
 
 def second_of(path: bytes, member: Member) -> str:
-    """Return the message for a sample that has two members with one ending."""
+    """Return the message for a sample with two members of the same extension."""
     extension = shown(ending_of(member.name)[1])
     return f"{shown(path)}: {shown(member.name)} is the second .{extension} of its sample; make the archive anew"
 
 
 def ending_of(name: bytes) -> tuple[bytes, bytes]:
-    """Return a member's name without its last ending, and that ending in lower case."""
+    """Return a member's name without its last extension, and that extension in lower case."""
     stem, _, extension = name.rpartition(b".")
     return (stem, extension.lower()) if stem and b"/" not in extension else (name, b"")
 
 
 def closest(name: bytes, extension: bytes, sidecars: Sidecars) -> Member | None:
-    """Return the sidecar that shares most of a picture's name, from all but its last ending to the sample's name."""
+    """Return the sidecar with the longest name in common, from the full name without extension to the sample's name."""
     if not sidecars:
         return None
     stem, _ = ending_of(name)
@@ -59,14 +62,14 @@ def closest(name: bytes, extension: bytes, sidecars: Sidecars) -> Member | None:
 
 
 def sample_of(name: bytes) -> tuple[bytes, bytes]:
-    """Return the sample that a member belongs to and its extension in lower case (WebDataset's convention)."""
+    """Return a member's sample and its extension in lower case (WebDataset's convention)."""
     directory, slash, file = name.rpartition(b"/")
     stem, _, extension = file.partition(b".")
     return directory + slash + stem, extension.lower()
 
 
 def read_text(path: bytes, file: io.FileIO, member: Member) -> str:
-    """Return the text of a member of the archive ``file``. Raises UsageError where it is no small plain file."""
+    """Return the text of a member of the archive ``file``. Raises UsageError unless it is a small regular file."""
     if not 0 <= member.size <= SIDECAR_LIMIT:
         where = f"{shown(path)}: {shown(member.name)}"
         raise UsageError(f"{where} is no plain file of at most {SIDECAR_LIMIT:,} bytes; make the archive anew")
@@ -85,9 +88,10 @@ def _json(path: bytes, member: Member, text: str) -> dict[str, Any]:
 def labels_of(
     path: bytes, own: dict[bytes, tuple[Member, str]], label_name: str | None, split_name: str | None
 ) -> tuple[str | None, str | None]:
-    """Return label and split that a picture's own sidecars give; in .json under these names, or the usual ones of tables.
+    """Return label and split from a picture's own sidecars; in .json by the given names, or by the usual ones of
+    tables.
 
-    Raises UsageError where a value can be no label.
+    Raises UsageError if a value cannot be a label.
     """
     wanted = (
         _LABEL_NAMES if label_name is None else (label_name,),

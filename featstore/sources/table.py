@@ -1,4 +1,4 @@
-"""A CSV, TSV or Parquet table that names pictures, with their labels, splits and metadata."""
+"""A CSV, TSV or Parquet table of pictures, with labels, splits and metadata."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SPLIT_NAMES: Final = ("split", "subset", "set", "partition")
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of the columns that have a meaning of their own; None where a table has none."""
+    """Names of the path, id, label and split columns; None if the table has no such column."""
 
     path: str | None
     id: str | None
@@ -50,12 +50,12 @@ def find_columns(
     label_column: str | None = None,
     split_column: str | None = None,
 ) -> Columns:
-    """Return which column is which: the one that is named, else the first that is called so in any case.
+    """Return the columns for path, id, label and split: the given ones, or by default the first with a usual name.
 
-    The names, in order of preference, are PATH_NAMES, ID_NAMES, LABEL_NAMES and SPLIT_NAMES; a column that was
-    named for one purpose is not taken for another, and "" means that there is none. Blanks around names do not count.
-    Raises UsageError where a named column is not there, or where none is called label (or split) and one is a
-    misspelling of that.
+    The usual names, in order of preference and in any case, are PATH_NAMES, ID_NAMES, LABEL_NAMES and SPLIT_NAMES. A
+    column that was given for one purpose is not used for another. "" means no such column. Blanks around names are
+    ignored. Raises UsageError if a given column does not exist, or if no column is called label (or split) and one
+    looks like a misspelling of it.
     """
     named = tuple(
         None if name is None else name if name == "" else _named(table, name)
@@ -80,7 +80,7 @@ def find_columns(
 def doubts(
     table: Table, columns: Columns, *, label_column: str | None = None, split_column: str | None = None
 ) -> list[str]:
-    """Return what is doubtful about ``columns`` that were found by their names: others that may be meant."""
+    """Return notes on ``columns`` that were found by name, if other columns may be meant."""
     notes = []
     for what, option, taken, names in (
         ("label", label_column, columns.label, LABEL_NAMES[:-1]),
@@ -96,7 +96,8 @@ def doubts(
 
 
 def _named(table: Table, name: str) -> str:
-    """Return the column that a person called ``name``: itself, else the one that differs in blanks or case only."""
+    """Return the column for the user's ``name``: the same name, otherwise the one that differs only in blanks or
+    case."""
     if name in table.columns:
         return name
     alike = [column for column in table.columns if looks(column) == looks(name)]
@@ -120,7 +121,7 @@ def _refuse_misspelt(table: Table, what: str, columns: Sequence[str]) -> None:
 
 
 def no_label(table: str | os.PathLike[str], place: str, what: str, error: NoLabel) -> str:
-    """Return the message for a value that can be no label."""
+    """Return the message for a value that cannot be a label."""
     return (
         f"{shown(table)}: {place} has a {what} that {error}; name another column with --{what}-column, or none with "
         f"--{what}-column ''"
@@ -136,14 +137,13 @@ def _some(names: Sequence[str]) -> str:
 
 
 class TableSource:
-    """The pictures that a table names.
+    """The pictures in a table.
 
-    Files are found as Finder does: also where a path is written with backslashes or in another Unicode form.
-    Columns are found as in find_columns. The key is the id where there is an id column, else the path as
-    written without a leading ``./``. Relative paths are resolved against ``root`` (default: the table's
-    folder) and may not leave it; absolute paths are used as they are, whatever ``root`` is. Empty labels and
-    splits are None; all other columns are metadata (text from CSV; from Parquet see tabular.scalar).
-    Raises UsageError where there is no path column, or a metadata column holds binary data.
+    Files are found with Finder, also if a path has backslashes or another Unicode form. Columns are found with
+    find_columns. The key is the id if there is an id column, otherwise the path as written without a leading ``./``.
+    Relative paths are resolved against ``root`` (default: the table's folder) and may not leave it; absolute paths are
+    used unchanged. Empty labels and splits are None. All other columns are metadata (text from CSV; from Parquet see
+    tabular.scalar). Raises UsageError if there is no path column, or if a metadata column contains binary data.
     """
 
     kind: str = "table"
@@ -193,8 +193,10 @@ class TableSource:
         }
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
-        """Yield all rows; see Source.chunks. Raises UsageError, naming the line, where one has no path or id, or a
-        label that is none."""
+        """Yield all rows; see Source.chunks.
+
+        Raises UsageError, naming the line, for a row without a path or id, or with an invalid label.
+        """
         tally, find = Tally(), Finder(os.fsencode(self.root))
         yield from tally.watch(chunked(self._rows(find), rows, self._metadata))
         if not tally.rows:
@@ -209,7 +211,7 @@ class TableSource:
         self.unfound = find.unfound()
 
     def _rest(self) -> str:
-        """Return in words what the keys and the other columns are."""
+        """Return a description of the key column and the other columns."""
         columns = f"columns {_some(self._metadata)}" if self._metadata else "no other columns"
         return f"keys from the column {_quoted(self.columns.id or self.columns.path)}, {columns}"
 

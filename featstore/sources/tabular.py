@@ -1,4 +1,4 @@
-"""Read CSV, TSV and Parquet as a stream of records, whatever the columns mean."""
+"""Read CSV, TSV and Parquet as a stream of records, without interpreting the columns."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from featstore.text import shown
 
 _LINE_LIMIT: Final = 16 << 20
 _FIELD_LIMIT: Final = csv.field_size_limit()
-"""Bytes of a line and of one field of CSV; a row and a text of Parquet have the same bounds."""
+"""Largest line and field of CSV in bytes; also the limit for a row and a text of Parquet."""
 _PARQUET_ROWS: Final = 8192
 _SLICE_BYTES: Final = 32 << 20
-"""Rows of Parquet are turned into Python's values by so many bytes at a time."""
+"""Bytes of Parquet rows to convert to Python values at once."""
 _PARQUET_MEMORY: Final = 1 << 30
 _PARQUET_SECONDS: Final = 60.0
 _PARQUET_BYTES_A_SECOND: Final = 20e6
 _EXPANSION: Final = 1000
 _EXPANDED_BYTES: Final = 256 << 20
-"""A Parquet file may unpack to so many bytes, and to so many times its own."""
+"""Largest unpacked size of a Parquet file, in bytes and as a multiple of its file size."""
 _ROW_BYTES: Final = 64
 _LISTED: Final = 20
 _TAB_SUFFIXES: Final = (".tsv", ".tab")
 
 
 class Table(Protocol):
-    """A table on disk: ``columns`` and a stream of records that can be read again and again.
+    """A table on disk: ``columns`` and a stream of records that can be read repeatedly.
 
-    ``binary``: the columns that hold bytes, which metadata cannot.
+    ``binary``: columns of bytes, which cannot be metadata.
     """
 
     path: Path
@@ -44,17 +44,17 @@ class Table(Protocol):
     binary: frozenset[str]
 
     def records(self) -> Iterator[tuple[str, Sequence[Any]]]:
-        """Yield (place, values): "line 7" or "row 7" for messages, and a value for each column.
+        """Yield (place, values): "line 7" or "row 7" for messages, and one value per column.
 
-        Raises UsageError where a record is not well formed, naming its place.
+        Raises UsageError, naming the place, for a malformed record.
         """
         ...
 
 
 def open_table(path: Path) -> Table:
-    """Open a table: Parquet by its first bytes, else text with tabs (.tsv, .tab) or commas between fields.
+    """Open a table: Parquet by its first bytes, otherwise text with fields separated by tabs (.tsv, .tab) or commas.
 
-    Raises UsageError where it has no header, doubled column names or is no table.
+    Raises UsageError if it has no header or duplicate column names, or is not a table.
     """
     path = Path(path)
     try:
@@ -74,11 +74,11 @@ def open_table(path: Path) -> Table:
 
 
 class CsvTable:
-    """RFC 4180 text in UTF-8 (a byte order mark is skipped) with a header line; every value is text.
+    """RFC 4180 text in UTF-8 with a header line; every value is text, and a byte order mark is skipped.
 
-    Bytes that are no UTF-8 survive as surrogates, so that file names keep theirs. Blank lines are skipped. A
-    column without a name, as pandas writes its index, is called ``unnamed_<position>``. Where every name but the
-    first follows a blank ("path, label"), the blanks after commas are no part of the values.
+    Invalid UTF-8 becomes surrogates, so that file names keep their bytes. Blank lines are skipped. A column without a
+    name, as pandas writes its index, is called ``unnamed_<position>``. If every column name except the first begins
+    with a blank ("path, label"), blanks after commas are removed from the values.
     """
 
     def __init__(self, path: Path) -> None:
@@ -131,18 +131,18 @@ class CsvTable:
 
 
 def names_of_columns(table: Table) -> str:
-    """Return the names of a table's columns for a message, the first of very many."""
+    """Return the names of a table's columns for a message; only the first ones of very many."""
     more = len(table.columns) - _LISTED
     names = ", ".join(shown(name) for name in table.columns[:_LISTED])
     return f"{names}, ... ({more:,} more)" if more > 0 else names
 
 
 class ParquetTable:
-    """A Parquet file. Integers, floats, booleans and text stay what they are; dates and times become ISO 8601
-    text, anything else JSON text (see scalar).
+    """A Parquet file.
 
-    A few bytes of Parquet can unpack to any number, so a file is first read in a child process with limits on memory
-    and time, and a text, a row and the whole are bounded as they are in CSV.
+    Integers, floats, booleans and text keep their types; dates and times become ISO 8601 text, other values JSON text
+    (see scalar). A small Parquet file can unpack to any size. So the file is first read in a child process with limits
+    on memory and time, and the sizes of a text, a row and the whole are limited as for CSV.
     """
 
     def __init__(self, path: Path) -> None:
@@ -178,10 +178,10 @@ class ParquetTable:
 
 
 def probe(path: str) -> None:
-    """Read a Parquet file to its end: what the child does."""
+    """Read a Parquet file to its end; runs in the child process."""
     import pyarrow
 
-    # The others reserve more address space than there may be.
+    # The other memory pools reserve more address space than the limit.
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())
     with _Errors(Path(path)):
         for _ in parquet_parts(Path(path)):
@@ -189,7 +189,10 @@ def probe(path: str) -> None:
 
 
 def parquet_parts(path: Path) -> Iterator[Any]:
-    """Yield a Parquet file as record batches of bounded size, texts as dictionaries. Raises UsageError, pyarrow's errors."""
+    """Yield a Parquet file as record batches of bounded size, with dictionary-encoded texts.
+
+    Raises UsageError and pyarrow's errors.
+    """
     from pyarrow import parquet
 
     with parquet.ParquetFile(path) as file:
@@ -219,7 +222,8 @@ def parquet_parts(path: Path) -> Iterator[Any]:
 
 
 def _size(batch: Any, path: Path) -> int:
-    """Return the bytes of a record batch as they would be without dictionaries. Raises UsageError where a text is too long."""
+    """Return the size of a record batch without dictionary encoding, in bytes. Raises UsageError for a too long
+    text."""
     import numpy as np
     import pyarrow.compute as compute
     from pyarrow import types
@@ -241,7 +245,7 @@ def _size(batch: Any, path: Path) -> int:
 
 
 def _values(column: Any) -> list[Any]:
-    """Return a column's values; equal texts are one object."""
+    """Return a column's values; equal texts share one object."""
     from pyarrow import types
 
     if not types.is_dictionary(column.type):
@@ -259,7 +263,7 @@ def _is_text(kind: Any) -> bool:
 
 
 class _Errors:
-    """Turn what pyarrow raises on a damaged or foreign file into one line."""
+    """Convert pyarrow's errors on a damaged or foreign file to a one-line message."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -291,7 +295,7 @@ def _holds_binary(kind: Any) -> bool:
 
 
 def scalar(value: Any) -> Scalar:
-    """Return a table's value as metadata: scalars as they are, dates and times as ISO 8601, else JSON text."""
+    """Return a table's value as metadata: scalars unchanged, dates and times as ISO 8601, other values as JSON text."""
     if value is None or isinstance(value, str | int | float | bool):
         return value
     if hasattr(value, "isoformat"):

@@ -1,4 +1,4 @@
-"""What was understood of the labels and splits of a source: counted while its chunks pass, and told in words."""
+"""Count the labels and splits of a source while its chunks pass, and describe them."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from featstore.sources.base import Chunk
 from featstore.text import counted, looks, natural, shown
 
 _MISSING_WORDS: Final = frozenset({"nan", "na", "n/a", "none", "null", "<na>", "nat", "missing", "unknown", "?", ""})
-"""Labels that often stand for "no label", in the form that looks() gives."""
+"""Labels that often mean "no label", in the form of looks()."""
 _NAMED: Final = 3
 _MANY_SPLITS: Final = 10
 _FEW_ROWS: Final = 20
 _TOOL_FOLDERS: Final = frozenset(
     {"@eadir", " macosx", "macosx", "$recycle.bin", "system volume information", "lost+found"}
 )
-"""Folders that systems make among one's own, in the form that looks() gives."""
+"""Folders that systems create among the user's, in the form of looks()."""
 
 
 class Tally:
-    """Counts the rows, labels and splits of a source."""
+    """Count the rows, labels and splits of a source."""
 
     def __init__(self) -> None:
         self.rows = 0
         self._counts: dict[str, Counter[str | None]] = {"label": Counter(), "split": Counter()}
 
     def watch(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-        """Yield ``chunks`` and count what is in them."""
+        """Yield ``chunks``, and count their rows, labels and splits."""
         for chunk in chunks:
             self.add(chunk.labels, chunk.splits, len(chunk))
             yield chunk
@@ -41,16 +41,16 @@ class Tally:
 
     @property
     def classes(self) -> list[str]:
-        """The labels that there are, in natural order."""
+        """Labels in natural order."""
         return sorted((name for name in self._counts["label"] if name is not None), key=natural)
 
     @property
     def splits(self) -> list[str]:
-        """The splits that there are, in natural order."""
+        """Splits in natural order."""
         return sorted((name for name in self._counts["split"] if name is not None), key=natural)
 
     def line(self, label_from: str, split_from: str, rest: str) -> str:
-        """Return in one line what was found, and where: "2 classes from X, 2 splits (train, val) from Y, rest"."""
+        """Return a summary in one line: "2 classes from X, 2 splits (train, val) from Y, rest"."""
         bare = self._counts["label"][None]
         without = f" ({bare:,} of {self.rows:,} without a label)" if self.classes and bare else ""
         classes = f"{counted(len(self.classes), 'class', 'classes')} from {label_from}{without}"
@@ -59,9 +59,9 @@ class Tally:
         return ", ".join(part for part in parts if part)
 
     def notes(self, option: str, *, whole: bool = True) -> list[str]:
-        """Return what is suspicious about labels and splits, in words; ``option`` changes how labels are read.
+        """Return warnings about suspicious labels and splits; ``option``: the option that changes how labels are read.
 
-        ``whole``: the rows are all of a data set, so that a single class is suspicious, too.
+        ``whole``: the rows are a whole data set, so a single class is suspicious too.
         """
         notes = []
         for what, plural in (("label", "classes"), ("split", "splits")):
@@ -101,7 +101,7 @@ def _alike(names: Iterable[str]) -> list[list[str]]:
 
 
 def _quoted(name: str) -> str:
-    """Return ``name`` in quotes, all that is not ASCII escaped where its form is the point."""
+    """Return ``name`` in quotes; escape non-ASCII characters if their Unicode form matters."""
     text = shown(name)
     return ascii(text) if looks(text) != text.casefold() and not text.isascii() else repr(text)
 
