@@ -1,4 +1,4 @@
-"""Pictures, by their paths or in memory -> vectors of one identity, such as that of a head or index."""
+"""Embed pictures, from paths or memory, as vectors of a given identity, such as that of a head or index."""
 
 from __future__ import annotations
 
@@ -29,15 +29,18 @@ if TYPE_CHECKING:
     from featstore.store import Identity
 
 CHUNK = 1024
-"""Pictures whose vectors are held at once."""
+"""Number of pictures whose vectors are held at once."""
 FEW = 16
-"""Pictures up to which plain torch has made the vectors before a faster engine is ready."""
+"""Largest number of pictures for which plain torch is done before a faster engine is ready."""
 _SOURCE_SUFFIXES = (".csv", ".tsv", ".tab", ".parquet", ".pq", ".tar")
 
 
 @dataclass(frozen=True)
 class Input:
-    """One picture: ``name`` for people and results, and where its bytes are (see read_picture), or its ``image``."""
+    """One picture.
+
+    ``name``: for people and results. Its bytes are in a file (see read_picture), or it is the ``image``.
+    """
 
     name: str
     root: Path
@@ -49,7 +52,10 @@ class Input:
 
 @dataclass(frozen=True)
 class Embedded:
-    """Up to CHUNK inputs: ``vectors`` (m, d) of those at ``ok`` (m,), and (reason, message) of the others by place."""
+    """Result for up to CHUNK inputs.
+
+    ``vectors`` (m, d) of the inputs at ``ok`` (m,); (reason, message) of the others by place.
+    """
 
     inputs: list[Input]
     ok: NDArray[np.int64]
@@ -58,10 +64,9 @@ class Embedded:
 
 
 def inputs_of(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Input]:
-    """Yield the pictures that ``paths`` name: picture files, folders, tables (.csv, .parquet), archives (.tar).
+    """Yield the pictures of ``paths``: picture files, folders, tables (.csv, .parquet), archives (.tar).
 
-    A file that is missing is yielded too, and fails when it is read. Raises UsageError for a folder or table
-    without pictures.
+    A missing file is yielded too, and fails when it is read. Raises UsageError for a folder or table without pictures.
     """
     for path in paths:
         name = os.fspath(path)
@@ -73,12 +78,12 @@ def inputs_of(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Input]:
                 for key, location, offset, size in zip(*columns, strict=True):
                     yield Input(key.decode("utf-8", "surrogateescape"), source.root, location, offset, size)
         else:
-            # Absolute: who names a picture here may name any, and ".." leaves no root.
+            # Use an absolute path: the user may name any file here, and ".." must not leave the root.
             yield Input(name, Path.cwd(), os.path.join(os.getcwdb(), os.fsencode(name)))
 
 
 def count_inputs(paths: Iterable[str | os.PathLike[str]]) -> int:
-    """Return how many pictures ``inputs_of`` yields, 0 where that cannot be told before; errors as of inputs_of."""
+    """Return the number of pictures that ``inputs_of`` yields, 0 if unknown in advance; raises like inputs_of."""
     count = 0
     for path in paths:
         name = os.fspath(path)
@@ -101,7 +106,7 @@ def _are_few_files(paths: Sequence[str | os.PathLike[str]]) -> bool:
 
 
 def _is_source(name: str) -> bool:
-    """Return whether ``name`` leads to pictures, rather than to one."""
+    """Return whether ``name`` is a source of pictures instead of one picture."""
     try:
         is_folder = stat.S_ISDIR(os.stat(name).st_mode)
     except (OSError, ValueError):
@@ -129,9 +134,9 @@ class Embedder:
         workers: int | None = None,
         told: Callable[[int, int], None] | None = None,
     ) -> Iterator[Embedded]:
-        """Yield vectors and failures of ``inputs``, in order, CHUNK at a time: memory does not grow with their number.
+        """Yield vectors and failures of ``inputs``, in order, CHUNK at a time, with constant memory.
 
-        ``told`` is called after every batch, from another thread, with its pictures and how many of them failed.
+        ``told`` is called after every batch, from another thread, with the numbers of its pictures and of its failures.
         """
         remaining = iter(inputs)
         while chunk := list(islice(remaining, CHUNK)):
@@ -178,7 +183,7 @@ class Embedder:
 
 
 def _as_file(image: Image.Image) -> bytes:
-    """Return a picture in memory as a file without loss, so that it is read by the rules for files."""
+    """Encode a picture in memory losslessly as a file, so that the rules for files apply to it."""
     from PIL import ImageOps
 
     from featstore.decode.opening import as_failure
@@ -186,7 +191,7 @@ def _as_file(image: Image.Image) -> bytes:
     file = BytesIO()
     with as_failure():
         upright = ImageOps.exif_transpose(image)
-        # TIFF holds all kinds of pixels but these, and of transparency only a channel.
+        # TIFF cannot store these modes, and stores transparency only as a channel.
         if upright.mode in ("P", "PA", "La", "RGBa", "HSV") or (
             upright.mode in "1LRGB" and "transparency" in upright.info
         ):
@@ -204,9 +209,9 @@ def make_embedder(
     precision: str = "auto",
     decode: str = "exact",
 ) -> Embedder:
-    """Return an embedder of an identity of its own, float32; the parameters are those of featstore.extract.
+    """Make an embedder with a new identity, float32; the parameters are those of featstore.extract.
 
-    Raises UsageError for what does not exist or does not go together, FeatstoreError, DamagedError (weights).
+    Raises UsageError for unknown or conflicting values, FeatstoreError, DamagedError (weights).
     """
     from featstore.embed.recipe import Request
 
@@ -225,13 +230,12 @@ def open_embedder(
     device: str = "auto",
     inputs: Sequence[str | os.PathLike[str]] = (),
 ) -> Embedder:
-    """Load the backbone that ``what`` (a path, for messages) was made with, and check that it is the same one.
+    """Load the backbone that made the features of ``what`` (a path, for messages), and check its identity.
 
-    ``weights``: the checkpoint file, where the features came from one of the user's own; ``backbone``: one that is
-    loaded already. ``inputs``: what is to be embedded; for a few picture files the engine "auto" is plain torch, which
-    is as exact and spares them the seconds that a faster one takes to be made. Raises IdentityError where
-    backbone, weights, preprocessing, decoder or precision are not those of ``origin``; UsageError where the weights
-    cannot be found.
+    ``weights``: the checkpoint file, if the features came from the user's own. ``backbone``: already loaded.
+    ``inputs``: what will be embedded; for a few picture files the engine "auto" is plain torch, which is as exact and
+    saves the seconds that preparing a faster engine takes. Raises IdentityError if backbone, weights, preprocessing,
+    decoder or precision differ from those of ``origin``; UsageError if the weights are not found.
     """
     from featstore.embed.recipe import reopen
 

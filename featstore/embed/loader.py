@@ -1,4 +1,4 @@
-"""From a row of the plan to a picture's pixels, or to the reason why there are none."""
+"""Load a row of the plan: read and decode its picture, or return the reason of the failure."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from featstore.store.plan import Rows, Unit
 from featstore.store.writer import SUPERSEDED
 
 Root = Callable[[int], Path]
-"""Of a plan segment's number: the folder in which its relative locations lie."""
+"""Function from a plan segment's number to the root of its relative locations."""
 
 
 class Target(Protocol):
-    """What a Loader needs of a unit: UnitWriter has it."""
+    """The interface of a unit that a Loader needs; UnitWriter implements it."""
 
     @property
     def unit(self) -> Unit: ...
@@ -41,9 +41,10 @@ class Target(Protocol):
 
 @dataclass(frozen=True)
 class Watch:
-    """What a supervisor wants to know: the rows in hand, and at the beginning the run's particulars.
+    """What a supervisor is told: the rows being decoded and, at the start, the facts of the run.
 
-    ``began``: when it started the work, by time.monotonic, which all processes of a machine share. ``begin`` gets the roots, the change of the plan, and the count of failures by reason, which goes on growing.
+    ``began``: start of the work by time.monotonic, which all processes of a machine share. ``begin`` gets the roots,
+    the change of the plan, and the counts of failures by reason, a mapping that is updated during the run.
     """
 
     in_hand: InHand
@@ -52,7 +53,7 @@ class Watch:
 
 
 class Loader:
-    """Reads and decodes rows; safe to call from several threads."""
+    """Read and decode rows; safe to call from several threads."""
 
     def __init__(
         self,
@@ -70,9 +71,9 @@ class Loader:
         self.decode, self.in_hand = decode, in_hand
 
     def __call__(self, target: Target, row: int, decoders: Executor | None = None) -> Loaded:
-        """Load a row of a unit; decode it in ``decoders``, else in this thread.
+        """Load a row of a unit; decode it in ``decoders``, or in this thread if None.
 
-        Raises OSError where this process lacks handles or memory, which is no picture's fault.
+        Raises OSError if this process lacks handles or memory, which is not the picture's failure.
         """
         rows = target.rows
         if target.superseded[row]:
@@ -101,7 +102,7 @@ class Loader:
 
     @contextlib.contextmanager
     def _stage(self, name: str, stage: int, unit: int, row: int) -> Iterator[None]:
-        """Note what this thread is doing, and then how long it took."""
+        """Record what this thread is doing, and afterwards how long it took."""
         started, processor = time.perf_counter(), time.thread_time()
         if self.in_hand is not None:
             self.in_hand.hold(unit, row, stage)

@@ -1,4 +1,4 @@
-"""Before a long run: how far its engine is from plain torch on the user's own pictures."""
+"""Check the engine against plain torch on some of the user's pictures, before a long run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from featstore.store.plan import Plan, Unit
 
 
 class PlannedUnit:
-    """The rows of a unit as a Loader wants them; ``directory``: the work folder of its claim."""
+    """The rows of a unit for a Loader; ``directory``: the work folder of its claim."""
 
     def __init__(self, plan: Plan, unit: Unit, directory: Path) -> None:
         self.unit, self.rows = unit, plan.rows(unit)
@@ -33,9 +33,9 @@ def check_drift(
 ) -> dict[str, Any] | None:
     """Return the drift of ``engine`` from plain torch on some pictures of a unit, for the provenance of its vectors.
 
-    None for plain torch itself, and where fewer than two of the pictures can be read. ``measured``: that of
-    featstore.engines.parity, on the same pixels. Raises FeatstoreError where it exceeds the bound of the
-    engine's precision class (see featstore/engines/README.md).
+    Returns None for plain torch itself, and if fewer than two of the pictures are readable. ``measured`` is that of
+    featstore.engines.parity, on the same pixels. Raises FeatstoreError if the drift exceeds the bound of the engine's
+    precision class (see featstore/engines/README.md).
     """
     if engine.name == "torch":
         return None

@@ -1,7 +1,7 @@
-"""Keep the network busy: pictures are read and decoded ahead in threads, vectors written behind, in order.
+"""The extraction pipeline: threads read and decode ahead, the network runs, and one thread writes vectors in order.
 
-Knows nothing of stores and files: how a row becomes a picture, what the engine is and where blocks go are given
-to it, so that each part can be timed alone and replaced in a test.
+The pipeline does not know stores and files. The loading function, the engine and the writing function are parameters,
+so each part can be timed or replaced separately.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ if TYPE_CHECKING:
     from featstore.engines.base import Engine, Pending
 
 NOT_FINITE = "not-finite"
-"""Reason of a picture whose vector has NaN or infinity in it."""
+"""Reason of a picture whose vector contains NaN or infinity."""
 NO_DIGEST = bytes(32)
 _LOOK_SECONDS: Final = 0.02
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What became of one row: ``pixels`` (h, w, 3) uint8, or None with ``reason`` and ``message``; ``sha256`` of the bytes read."""
+    """The result of loading one row.
+
+    ``pixels``: (h, w, 3) uint8, or None with ``reason`` and ``message``. ``sha256``: of the bytes read.
+    """
 
     pixels: NDArray[np.uint8] | None
     sha256: bytes = NO_DIGEST
@@ -39,7 +42,8 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Batch:
-    """The rows ``start`` to ``stop`` of one unit, whose ``target`` takes the result; a batch never crosses units."""
+    """The rows ``start`` to ``stop`` of one unit, and the ``target`` of the result; a batch has rows of one unit
+    only."""
 
     target: Any
     start: int
@@ -49,7 +53,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Done:
-    """A batch's result: ``vectors`` (n, d) of the rows that did not fail, ``sha256`` (stop - start, 32), failures (row, reason, message)."""
+    """The result of a batch.
+
+    ``vectors`` (n, d) of the rows that did not fail, ``sha256`` (stop - start, 32), ``failures`` (row, reason,
+    message).
+    """
 
     batch: Batch
     vectors: NDArray[Any]
@@ -70,25 +78,30 @@ CLOCK: Final = (
     "others",
     "closing",
 )
-"""The stages of Timings that pass on the clock, one at a time: together they are the whole run."""
+"""Stages of Timings that never overlap; their sum is the duration of the run."""
 
 
 @dataclass
 class Timings:
-    """Seconds spent, by stage.
+    """Seconds per stage.
 
-    On the clock, one at a time, so that they add up to the whole run (see CLOCK):
-    ``restarts``: working processes that died, and the search for the pictures they died of. ``startup``: processes
-    were started, libraries and the network loaded. ``planning``: the source was compared with the store, units were
-    claimed and their journals read. ``verifying``: the engine was compared with plain torch. ``forward``: the network's
-    result was waited for. ``copy``: pictures were laid side by side and handed to the engine. ``waiting``: the network
-    had nothing to do because pictures were not ready. ``scheduling``: pictures were handed to the threads that read
-    and decode. ``blocked``: the writer was waited for. ``others``: units that other processes hold were waited for.
-    ``closing``: threads were ended, files closed, the store counted.
+    Stages that never overlap, so that their sum is the duration of the run (see CLOCK):
 
-    Summed over threads: ``read``, ``decode``, ``write``. ``load_processor`` and ``processor``: seconds of the
-    processors that reading and decoding, and the whole process while pictures were extracted, took. ``forwarded``:
-    pictures that went through the network.
+    * ``restarts``: handling of worker processes that died, with the search for the pictures that killed them
+    * ``startup``: starting processes, loading libraries and the network
+    * ``planning``: comparing the source with the store, claiming units, reading their journals
+    * ``verifying``: comparing the engine with plain torch
+    * ``forward``: waiting for the network's result
+    * ``copy``: assembling batches and submitting them to the engine
+    * ``waiting``: the network was idle because no pictures were ready
+    * ``scheduling``: handing pictures to the reading and decoding threads
+    * ``blocked``: waiting for the writer
+    * ``others``: waiting for units that other processes hold
+    * ``closing``: ending threads, closing files, counting the store
+
+    Sums over threads: ``read``, ``decode``, ``write``. CPU seconds: ``load_processor`` (reading and decoding) and
+    ``processor`` (the whole process during extraction). ``forwarded``: number of pictures that went through the
+    network.
     """
 
     restarts: float = 0.0
@@ -111,19 +124,19 @@ class Timings:
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def add(self, **seconds: float) -> None:
-        """Add to some stages, from any thread; to those of CLOCK from one thread only."""
+        """Add seconds to stages, from any thread; to the stages of CLOCK from one thread only."""
         with self.lock:
             for name, value in seconds.items():
                 setattr(self, name, getattr(self, name) + value)
 
     @property
     def clock(self) -> float:
-        """The sum of the stages of CLOCK."""
+        """Sum of the stages in CLOCK."""
         return float(sum(getattr(self, name) for name in CLOCK))
 
     @contextlib.contextmanager
     def during(self, name: str) -> Iterator[None]:
-        """Add the time that passes to the stage ``name`` of CLOCK, less what is added to other stages of it meanwhile."""
+        """Add the elapsed time to the stage ``name`` of CLOCK, minus what other stages of CLOCK got meanwhile."""
         start, before = time.perf_counter(), self.clock
         try:
             yield
@@ -147,10 +160,12 @@ def run(
     ahead: int,
     timings: Timings,
 ) -> None:
-    """Drive all ``batches``: ``load(target, row)`` in threads, ``engine`` here, ``write`` in one thread, in order.
+    """Process all ``batches``: ``load(target, row)`` in threads, ``engine`` in this one, ``write`` in one more, in
+    order.
 
-    At most ``ahead`` batches are held decoded, ``engine.in_flight`` in the network and 2 unwritten. None among the batches asks that all before it be
-    written now. What ``load`` may fail at it returns; what it raises, and errors of engine and write, end the run.
+    At most ``ahead`` batches are decoded and waiting, ``engine.in_flight`` in the network, and 2 not yet written. None
+    among the batches means: write all previous batches now. ``load`` returns failures of pictures; exceptions from
+    ``load``, ``engine`` or ``write`` end the run.
     """
     window: deque[tuple[Batch, list[Future[Loaded]]]] = deque()
     forwarding: deque[Forwarding] = deque()
@@ -173,7 +188,7 @@ def run(
         while not future.done():
             start, idle = time.perf_counter(), all(each.done() for each in forwarding)
             wait([future], _LOOK_SECONDS)
-            # While batches are in the network it has something to do.
+            # While batches are in flight, the network is not idle.
             timings.add(**{"waiting" if idle else "forward": time.perf_counter() - start})
         return future.result()
 
@@ -183,7 +198,7 @@ def run(
         writing.append(writer.submit(timed_write, done))
 
     def written(unfinished: int) -> None:
-        """Wait until less than so many blocks are unwritten."""
+        """Wait until fewer than ``unfinished`` blocks are unwritten."""
         with timings.during("blocked"):
             while len(writing) >= unfinished:
                 writing.popleft().result()
@@ -225,7 +240,7 @@ def run(
 
 @dataclass(frozen=True)
 class Forwarding:
-    """A batch in the network: ``pending`` features of all its rows, None where no row has a picture."""
+    """A batch in the network; ``pending``: the features of all its rows, None if no row has a picture."""
 
     batch: Batch
     sha256: NDArray[np.uint8]
@@ -234,7 +249,7 @@ class Forwarding:
     pending: Pending | None
 
     def done(self) -> bool:
-        """Return whether the features are there."""
+        """Return whether the features are ready."""
         return self.pending is None or self.pending.done()
 
     def finish(self, dimension: int, dtype: np.dtype[Any], timings: Timings) -> Done:
@@ -254,13 +269,14 @@ class Forwarding:
 
 
 def begin(batch: Batch, loaded: list[Loaded], engine: Engine, timings: Timings) -> Forwarding:
-    """Send one batch into the network: ``loaded`` has a result for each of its rows."""
+    """Submit one batch to the network; ``loaded`` has a result for each of its rows."""
     sha256 = np.frombuffer(b"".join(row.sha256 for row in loaded), np.uint8).reshape(-1, 32)
     failures = [(batch.start + at, row.reason, row.message) for at, row in enumerate(loaded) if row.pixels is None]
     shown = [(at, row.pixels) for at, row in enumerate(loaded) if row.pixels is not None]
     if not shown:
         return Forwarding(batch, sha256, [], failures, None)
-    # A failed picture leaves its place black: the batch's shape, and so the bits of the others, do not depend on it.
+    # A failed picture is black, so that the batch's shape, and thus the bits of the other features, do not depend on
+    # it.
     start = time.perf_counter()
     pictures = np.zeros((len(loaded), *shown[0][1].shape), np.uint8)
     for at, pixels in shown:
@@ -272,5 +288,5 @@ def begin(batch: Batch, loaded: list[Loaded], engine: Engine, timings: Timings) 
 
 
 def forward(batch: Batch, loaded: list[Loaded], engine: Engine, dtype: np.dtype[Any], timings: Timings) -> Done:
-    """Send one batch through the network and wait for its result."""
+    """Run one batch through the network and return its result."""
     return begin(batch, loaded, engine, timings).finish(engine.dimension, dtype, timings)

@@ -1,4 +1,4 @@
-"""How far a run is, as progress bars and supervisors are told; imports nothing heavy."""
+"""Progress of a run, for progress bars and supervisors; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: ``done`` of ``total`` pictures, ``failed`` of them failures; ``note`` says what it waits for."""
+    """Progress: ``done`` of ``total`` pictures, ``failed`` of them failures; ``note`` says what the run is waiting
+    for."""
 
     done: int
     total: int

@@ -1,8 +1,7 @@
-"""The recipe of features: a backbone, the engine that runs it, and the identity that both give.
+"""The recipe of features: a backbone, the engine that runs it, and the resulting identity.
 
-A Request is compared with a store by its words, or loaded as a Network; ``reopen`` loads that of an identity.
-
-Importing this module loads no torch: a run without pending pictures needs none.
+A Request is compared with a store by names alone, or loaded as a Network; ``reopen`` loads the Network of an identity.
+Importing this module does not load torch, which a run without pending pictures does not need.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ if TYPE_CHECKING:
     from featstore.engines import Engine
 
 EXACT_ENGINES: Final = ("torch", "torch-folded", "compile", "openvino")
-"""Engines of the precision class fp32, unless they are asked for another."""
+"""Engines of the precision class fp32, unless another precision is requested."""
 _BY_NAME: Final = re.compile(r"random:[0-9]+|[A-Z][A-Z0-9_]*")
-"""Names of weights that stand for the same weights everywhere: untrained by a seed, or published. Others are files."""
+"""Names of weights that mean the same weights everywhere: random by seed, or published. Other values are files."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """A backbone, the engine that runs it, and the identity of the features that they make."""
+    """A backbone, the engine that runs it, and the identity of the resulting features."""
 
     backbone: Backbone
     engine: Engine
@@ -39,7 +38,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Request:
-    """Which features are asked for; None and "auto" stand for those of the store. The names are those of ``extract``."""
+    """The requested features; None and "auto" mean those of the store. Names are as in ``extract``."""
 
     backbone: str | Backbone | None = None
     weights: str | None = None
@@ -50,9 +49,9 @@ class Request:
     dtype: str | None = None
 
     def agrees(self, there: Manifest) -> bool:
-        """Return whether this asks for the features of the store ``there``, as far as words tell.
+        """Return whether this request surely means the features of the store ``there``, judged by names.
 
-        False where only the loaded network can tell, as of a checkpoint file, and where the two differ.
+        False if they differ, or if only loading the network could decide it, as for a checkpoint file.
         """
         identity = there.identity
         return (
@@ -79,10 +78,9 @@ class Request:
         )
 
     def load(self, there: Manifest | None, store: Path) -> Network:
-        """Load the network; ``there``: the manifest of ``store``, where it has rows.
+        """Load the network; ``there``: the manifest of ``store`` if it has rows.
 
-        Raises UsageError and IdentityError, the latter before anything is loaded where names tell; FeatstoreError,
-        DamagedError (weights).
+        Raises UsageError; IdentityError, before loading if names suffice; FeatstoreError; DamagedError (weights).
         """
         from featstore.decode import DECODER
         from featstore.engines import open_engine, to_go_on
@@ -124,11 +122,12 @@ def reopen(
     device: str = "auto",
     explain: Callable[[UsageError], str] = str,
 ) -> Network:
-    """Load the backbone that made features of ``identity``, open an engine of its precision, and check the identity.
+    """Load the network that made features of ``identity``, with an engine of the same precision, and check the
+    identity.
 
-    ``weights_name``: of the weights when the features were made; ``weights``: their file, where that name does not
-    lead to them; ``backbone``: one that is loaded already; ``what``: a path, for messages. Raises UsageError, with the
-    text of ``explain``, where backbone or weights cannot be had, IdentityError where they make other features.
+    ``weights_name``: name of the weights when the features were made. ``weights``: their file, if that name does not
+    lead to them. ``backbone``: already loaded. ``what``: a path, for messages. Raises UsageError, with the text of
+    ``explain``, if backbone or weights are not available; IdentityError if they give other features.
     """
     from featstore.engines import open_engine, to_go_on
 
@@ -137,7 +136,7 @@ def reopen(
 
         try:
             if weights is None and not known_weights(identity.backbone, weights_name):
-                # What a store, head or index says of itself opens no file.
+                # A name from a store, head or index must not open a file.
                 raise UsageError("they are no published ones")
             backbone = load_backbone(identity.backbone, weights or weights_name)
         except UsageError as error:
@@ -149,14 +148,14 @@ def reopen(
 
 
 def _decoder(choice: str) -> str:
-    # Imports Pillow.
+    # Imported here because it imports Pillow.
     from featstore.decode import decoder_class
 
     return decoder_class(choice)
 
 
 def identity_of(backbone: Backbone, engine: Engine, dtype: str, decoder: str) -> Identity:
-    """Return the identity of the features that ``engine`` makes of ``backbone`` and pictures from ``decoder``, a class."""
+    """Return the identity of features from ``backbone``, run by ``engine``, on pictures of the class ``decoder``."""
     if dtype not in ("float32", "float16"):
         raise UsageError(f"dtype: {dtype!r} is not float32 or float16")
     return Identity(

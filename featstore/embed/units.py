@@ -1,4 +1,4 @@
-"""The run over the units of a plan: claim, cut into batches, extract, commit; its state is what progress and report tell."""
+"""Run over the units of a plan: claim, divide into batches, extract, commit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _POLL_SECONDS: Final = 1.0
 
 
 class Run:
-    """One run over the pending units; its state is what progress and the report tell."""
+    """One run over the pending units; progress and report are read from its state."""
 
     def __init__(
         self,
@@ -66,13 +66,13 @@ class Run:
 
     @property
     def kept(self) -> int:
-        """Pictures of unfinished units that our journals hold."""
+        """Number of pictures in this process's journals of unfinished units."""
         return sum(writer.next_row for writer in self.open.values())
 
     def take(self, units: Sequence[Unit]) -> None:
-        """Put on the list those of ``units`` that have no shard and whose pictures' folder is there.
+        """Set the units to do: those of ``units`` without a shard, if the folder of their pictures exists.
 
-        ``lost``: the shards among them that were written once.
+        ``lost`` becomes the list of their shards that were written once.
         """
         there = [
             _is_there(root, str(segment.source.get("kind")))
@@ -85,15 +85,16 @@ class Run:
         self.lost = [path for path in lost if written.mark_of(path) in marks]
 
     def root(self, segment: int) -> Path:
-        """Return where the pictures of a segment lie."""
+        """Return the root of a segment's pictures."""
         return self.roots[segment]
 
     def go(
         self, network: Network, decoding: int, *, max_pixels: int, max_bytes: int, decode: Decoder | None = None
     ) -> None:
-        """Extract all units of our share, waiting for those that others hold; ``decoding`` threads decode.
+        """Extract all units of this run's share, and wait for units that others hold; ``decoding``: number of decoding
+        threads.
 
-        ``decode``: in place of the decoder of the store's class.
+        ``decode``: replaces the decoder of the store's class.
         """
         if not self.todo:
             return
@@ -158,7 +159,7 @@ class Run:
             todo = [unit for unit, _ in held if not shards.has_shard(self.store, unit.number)]
             self._advance(sum(len(unit) for unit, _ in held if unit not in todo), 0, made=False)
             if todo:
-                # What we hold must not wait in the pipeline while we wait for others.
+                # Flush the pipeline: held units must not stay unwritten while this process waits for others.
                 yield None
                 self._note = f"waiting for {len(todo):,} units held by {held[0][1]}"
                 self._tell()
@@ -166,7 +167,8 @@ class Run:
                     self.stop.wait(_POLL_SECONDS)
 
     def _verify(self, unit: Unit, directory: Path) -> None:
-        """Measure, once, how far the engine is from plain torch on pictures of ``unit``, whose work is in ``directory``."""
+        """Measure once the drift of the engine from plain torch, on pictures of ``unit``, whose work folder is
+        ``directory``."""
         from featstore.embed.parity_check import PlannedUnit
 
         assert self._measure is not None
@@ -192,7 +194,7 @@ class Run:
         if done.batch.stop > done.batch.start:
             writer.append(Block(done.batch.start, done.batch.stop, done.vectors, done.sha256, done.failures))
         if done.batch.last:
-            # Writing and syncing a large shard may take its time.
+            # Writing and syncing a large shard may be slow, so the stall limit does not apply.
             self._tick(owed=False)
             writer.commit()
             self.open.pop(writer.unit.number)
@@ -230,16 +232,16 @@ class Run:
 
 
 def _is_there(root: Path, kind: str) -> bool:
-    """Return whether the pictures' folder is there at all: an unmounted disk is not a folder of missing pictures."""
+    """Return whether the pictures' folder exists at all: an unmounted disk is not a folder of missing pictures."""
     return kind == "list" or os.path.isdir(root)
 
 
 def extract_units(
     store: Path, numbers: Sequence[int], roots: list[Path], network: Network, claims: Claims
 ) -> tuple[int, int]:
-    """Extract the pending units ``numbers``, nothing else, and return the new vectors and failures: what repair needs.
+    """Extract only the pending units ``numbers``, for repair; return the numbers of new vectors and failures.
 
-    ``roots``: by segment of the plan, where its pictures are.
+    ``roots``: folder of the pictures, by segment of the plan.
     """
     manifest = Manifest.read(store)
     plan = Plan(store, manifest.epoch)

@@ -77,7 +77,7 @@ class _Graph:
         return name
 
     def gemm(self, values: str, coef: NDArray[Any], intercept: NDArray[Any]) -> str:
-        """Add Add ``values @ coef.T + intercept``."""
+        """Add ``values @ coef.T + intercept``."""
         return self._add("Gemm", values, self._constant(coef), self._constant(intercept), transB=1)
 
     def softmax(self, decisions: str, scale: float) -> str:
