@@ -1,4 +1,4 @@
-"""What is at a path, a head or an index, and open it: file names, origins, and how old it is."""
+"""Open the head or index at a path: file names, origins, staleness."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def open_head(path: str | os.PathLike[str]) -> TrainedHead:
-    """Return the head at ``path``. Raises UsageError where there is none, DamagedError where it is not whole."""
+    """Return the head at ``path``. Raises UsageError if there is none, DamagedError if it is damaged."""
     from featstore.heads import load_head
 
     try:
@@ -36,9 +36,9 @@ def open_head(path: str | os.PathLike[str]) -> TrainedHead:
 
 
 def origins_of_head(head: TrainedHead, what: str) -> list[Origin]:
-    """Return where a head's features came from: one store, or several whose features lay side by side.
+    """Return the origins of a head's features: one store, or several with concatenated features.
 
-    Raises DamagedError, naming ``what``, where the head does not tell.
+    Raises DamagedError, naming ``what``, if the head has no origin.
     """
     origins = head.meta.get(KEY)
     if STACKED not in head.identity:
@@ -51,18 +51,18 @@ def origins_of_head(head: TrainedHead, what: str) -> list[Origin]:
 
 
 def index_path(store: str | os.PathLike[str]) -> Path:
-    """Return the file that the index of ``store`` goes to where none is named: beside the store, under its name."""
+    """Return the default path of the index of ``store``: beside the store, under its name."""
     path = Path(os.path.abspath(store))
     return path.with_name(f"{path.name}.faiss")
 
 
 def is_index(path: str | os.PathLike[str]) -> bool:
-    """Return whether ``path`` is an index that featstore.index wrote, as far as the names of its files tell."""
+    """Return whether ``path`` is an index that featstore.index wrote, judged by the names of its files."""
     return os.path.isfile(path) and any(os.path.isfile(f"{os.fspath(path)}.featstore{end}") for end in ("", ".next"))
 
 
 def open_index(path: str | os.PathLike[str]) -> FeatureIndex:
-    """Open an index, every byte checked. Raises UsageError where there is none, DamagedError."""
+    """Open an index after checking every byte. Raises UsageError if there is none, DamagedError."""
     from featstore.indexes import FeatureIndex
 
     if os.path.isdir(path):
@@ -71,19 +71,19 @@ def open_index(path: str | os.PathLike[str]) -> FeatureIndex:
 
 
 def origin_of_index(index: FeatureIndex, what: str) -> Origin:
-    """Return an index's origin. Raises DamagedError, naming ``what``, where the index carries none."""
+    """Return an index's origin. Raises DamagedError, naming ``what``, if the index has none."""
     identity = index.identity
     origin = identity.pop(KEY, None)
     return Origin.of(identity, origin, what)
 
 
 def without_origin(identity: dict[str, Any]) -> dict[str, Any]:
-    """Return the identity alone of what an index keeps under that name."""
+    """Return an index's ``identity`` without the origin."""
     return {name: value for name, value in identity.items() if name != KEY}
 
 
 def staleness(index: FeatureIndex, store: FeatureStore) -> str:
-    """Return in words how ``store`` has changed since ``index`` was made, "" where it has not."""
+    """Return a description of how ``store`` changed since ``index`` was made, "" if it did not."""
     stale = index.staleness(generation_number(store), np.asarray(store.ids))
     if stale.fresh:
         return ""

@@ -1,4 +1,4 @@
-"""HTML for notebooks: what _repr_html_ methods share. All text is escaped."""
+"""Shared HTML parts of the _repr_html_ methods, for notebooks. All text is escaped."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def table(title: str, rows: Iterable[Sequence[Any]], header: Sequence[str] = (),
 
 
 def gallery(title: str, rows: Iterable[tuple[str, Iterable[str]]], notes: Iterable[str] = ()) -> str:
-    """Return titled rows of figures: each a heading and what ``figure`` returned, with ``notes`` below."""
+    """Return a titled gallery: ``rows`` of a heading and HTML from ``figure``, with ``notes`` below."""
     lines = [f"<p><b>{text(title)}</b></p>"]
     lines += [f"<p>{text(heading)}</p><div>{''.join(figures)}</div>" for heading, figures in rows]
     return "\n".join([*lines, *(f"<p>note: {text(note)}</p>" for note in notes)])

@@ -1,4 +1,4 @@
-"""Texts for people: counts, printable names, natural order, and what a misspelt name may mean."""
+"""Texts for people: counts, printable names, natural order, and suggestions for misspelt names."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from typing import Final
 
 _NUMBER: Final = re.compile(r"[-+]?[0-9]{1,300}(\.[0-9]{1,300})?([eE][-+]?[0-9]{1,3})?")
 _COMPARED: Final = 20_000
-"""Names that a misspelt one is compared with at most: each comparison takes some 10 microseconds."""
+"""Largest number of names to compare with a misspelt one; each comparison takes some 10 microseconds."""
 _CLOSE: Final = 0.6
 """Similarity from which a name is suggested, the default of difflib."""
 
 
 def natural(name: object) -> tuple[float, tuple[str | tuple[int, str], ...], str]:
-    """Return the sort key of natural order: numbers by value, before other names; digits within names by value."""
+    """Return the sort key of natural order: numbers first, by value; then names, with digits in them by value."""
     text = str(name)
     if _NUMBER.fullmatch(text):
         return float(text), (), text
     parts = re.split("([0-9]+)", text)
-    # Every other part is a run of digits. Compared by length and text: int() refuses very long ones.
+    # Odd parts are runs of digits. Compare them by length and text, because int() refuses very long ones.
     keys = [(len(part.lstrip("0")), part.lstrip("0")) if at % 2 else part for at, part in enumerate(parts)]
     return float("inf"), tuple(keys), text
 
 
 def composed(text: str) -> str:
-    """Return ``text`` in Unicode's composed form (NFC), which the decomposed form looks exactly like."""
+    """Return ``text`` normalised to NFC (composed Unicode form); NFC and NFD look the same."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def looks(text: str) -> str:
-    """Return a form that names share where people would take one for the other.
+    """Return a form that is equal for names which people would confuse.
 
-    Upper and lower case, Unicode forms, blanks, hyphens and underscores, invisible characters, and 01 against 1.
+    It ignores case, Unicode form, blanks, hyphens, underscores, invisible characters, and leading zeros (01 and 1).
     """
     plain = unicodedata.normalize("NFKC", text).casefold()
     plain = "".join(" " if each in "-_" else each for each in plain if unicodedata.category(each) != "Cf")
@@ -47,9 +47,9 @@ def looks(text: str) -> str:
 
 
 def close_to(word: str, names: Iterable[str], count: int = 3) -> list[str]:
-    """Return up to ``count`` of ``names`` that ``word`` may have meant, the closest first.
+    """Return up to ``count`` of ``names`` that are similar to ``word``, the most similar first.
 
-    Names that end in it after a slash come first, as a file's name without its folders does.
+    Names that end in a slash and ``word`` come first: files that were named without their folders.
     """
     some = list(dict.fromkeys(islice(names, _COMPARED)))
     folded: dict[str, str] = {}
@@ -62,15 +62,16 @@ def close_to(word: str, names: Iterable[str], count: int = 3) -> list[str]:
 
 
 def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """Return "; did you mean 'x' or 'y'?" to end a message with, or "" where nothing is close to ``word``."""
+    """Return "; did you mean 'x' or 'y'?" for the end of a message, or "" if no name is similar to ``word``."""
     found = close_to(word, names)
     return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 
 def is_misspelling(word: str, name: str) -> bool:
-    """Tell whether ``word`` is ``name`` with two neighbouring letters swapped, or one left out or added.
+    """Return whether ``word`` is ``name`` with two adjacent letters swapped, or with one letter missing or added.
 
-    The first letter has to be right, and ``name`` to have five letters at least: shorter ones are too close to others.
+    The first letter must be right and ``name`` must have at least five letters: shorter names are too similar to
+    others.
     """
     if len(name) < 5 or word == name or word[:1] != name[:1] or abs(len(word) - len(name)) > 1:
         return False
@@ -90,7 +91,7 @@ def counted(count: int, one: str, many: str = "") -> str:
 
 
 def printable(text: str) -> str:
-    """Return ``text`` as one line: control characters and bytes that are no UTF-8 are escaped."""
+    """Return ``text`` as one line: control characters and invalid UTF-8 are escaped."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

@@ -1,4 +1,4 @@
-"""Known data sets: where they are published, how they are downloaded, and how their archives are unpacked."""
+"""Known data sets: their registry, download, and unpacking."""
 
 from featstore.datasets.fetching import FetchProgress, fetch
 from featstore.datasets.registry import Archive, Dataset, registry

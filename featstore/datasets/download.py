@@ -1,4 +1,4 @@
-"""Downloads that resume: HTTP ranges, retries, and a SHA-256 that the finished file must have."""
+"""Resumable downloads with HTTP ranges, retries, and a SHA-256 check of the finished file."""
 
 from __future__ import annotations
 
@@ -27,14 +27,13 @@ _BROKEN: Final = (http.client.HTTPException, urllib.error.URLError, TimeoutError
 
 
 def download(archive: Archive, file: Path, progress: Callable[[int], None]) -> None:
-    """Download ``archive`` to ``file``, which appears complete and with the right SHA-256, or not at all.
+    """Download ``archive`` to ``file``; the file appears only when it is complete and has the right SHA-256.
 
-    What has arrived is kept beside it as ``<name>.part``; a later call goes on from there where the server supports
-    ranges, and from the start where it does not. A connection that breaks is opened again, at most
-    defaults.DOWNLOAD_ATTEMPTS times in a row without a new byte. A ``file`` that is already there is only checked.
-    ``progress`` is told the number of bytes that have arrived.
+    Received bytes are kept beside it as ``<name>.part``. A later call continues there if the server supports ranges,
+    otherwise from the start. A broken connection is reopened, at most defaults.DOWNLOAD_ATTEMPTS times in a row without
+    a new byte. An existing ``file`` is only checked. ``progress`` is called with the number of bytes received.
 
-    Raises DamagedError where the server has another file, FeatstoreError where it cannot be reached.
+    Raises DamagedError if the server has another file, FeatstoreError if it cannot be reached.
     """
     if file.exists():
         if _sha256(file) == archive.sha256:
@@ -47,7 +46,7 @@ def download(archive: Archive, file: Path, progress: Callable[[int], None]) -> N
     resumed = _receive(archive, part, progress)
     found = _sha256(part)
     if found != archive.sha256 and resumed:
-        # The beginning may be of another version of the file: start once more from nothing.
+        # The start may be from another version of the file: download again from the beginning.
         part.unlink()
         _receive(archive, part, progress)
         found = _sha256(part)
@@ -63,7 +62,7 @@ def download(archive: Archive, file: Path, progress: Callable[[int], None]) -> N
 
 
 def _receive(archive: Archive, part: Path, progress: Callable[[int], None]) -> bool:
-    """Fill ``part`` up to the archive's size; return whether it began with bytes of an earlier call."""
+    """Fill ``part`` up to the archive's size; return whether it started with bytes of an earlier call."""
     resumed = part.exists() and 0 < part.stat().st_size <= archive.size
     if not resumed:
         part.write_bytes(b"")
@@ -80,7 +79,7 @@ def _receive(archive: Archive, part: Path, progress: Callable[[int], None]) -> b
             if error.code < _SERVER_ERRORS and error.code != _TOO_MANY_REQUESTS:
                 raise _unreachable(archive, part, reason) from None
         except _BROKEN as error:
-            # It may quote what the server sent.
+            # The text may quote what the server sent, so make it printable.
             reason = shown(str(getattr(error, "reason", None) or error) or type(error).__name__)
         have = part.stat().st_size
         attempts = 0 if have > before else attempts + 1
@@ -92,7 +91,7 @@ def _receive(archive: Archive, part: Path, progress: Callable[[int], None]) -> b
 
 
 def _append(archive: Archive, part: Path, have: int, progress: Callable[[int], None]) -> None:
-    """Open one connection and append to ``part``, which has ``have`` bytes, what it brings."""
+    """Open one connection and append its data to ``part``, which has ``have`` bytes."""
     headers = {"User-Agent": f"featstore/{__version__}"} | ({"Range": f"bytes={have}-"} if have else {})
     request = urllib.request.Request(archive.url, headers=headers)
     with urllib.request.urlopen(request, timeout=defaults.DOWNLOAD_TIMEOUT) as answer:
@@ -105,7 +104,7 @@ def _append(archive: Archive, part: Path, have: int, progress: Callable[[int], N
         if start not in (0, have):
             raise http.client.HTTPException(f"an answer from byte {start:,} on instead of {have:,}")
         with open(part, "r+b") as stream:
-            # A server without ranges sends the file from its start.
+            # A server without ranges sends the whole file.
             stream.truncate(start)
             stream.seek(start)
             left = archive.size - start
@@ -116,7 +115,8 @@ def _append(archive: Archive, part: Path, have: int, progress: Callable[[int], N
 
 
 def _extent(answer: http.client.HTTPResponse, have: int) -> tuple[int, int | None]:
-    """Return (offset of the answer's first byte, size of the whole file or None where the server does not say)."""
+    """Return the offset of the answer's first byte, and the size of the whole file (None if the server does not
+    say)."""
     if answer.status == _PARTIAL_CONTENT:
         match = re.fullmatch(
             r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", answer.headers.get("Content-Range", "").strip()

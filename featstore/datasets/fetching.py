@@ -1,4 +1,4 @@
-"""From a name of the registry to a folder of pictures."""
+"""Fetch a data set of the registry: download its archives and unpack them to a folder of pictures."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic
 
 RECORD: Final = ".featstore-sample.json"
-"""File in a finished folder that says what it holds; sources pass over hidden files."""
+"""File that records the content of a finished folder; hidden, so that sources skip it."""
 
 FetchProgress = Callable[[int, int, str], None]
-"""Is told the bytes that have arrived, the bytes of all archives, and what is being done."""
+"""Function of the bytes received, the bytes of all archives, and the current step."""
 
 
 def fetch(dataset: Dataset, folder: str | os.PathLike[str], *, progress: FetchProgress | None = None) -> None:
     """Download and unpack ``dataset`` into ``folder``.
 
-    ``folder`` appears complete or not at all: until then archives and unpacked files lie beside it in
-    ``<folder>.featstore-partial``, and a later call goes on with them. A folder that an earlier call finished is left
-    as it is.
+    ``folder`` appears only when it is complete. Until then archives and unpacked files are beside it in
+    ``<folder>.featstore-partial``, where a later call continues. A finished folder is not changed.
 
-    Raises UsageError where ``folder`` holds something else or another process is at it, DamagedError where an archive
-    is not the published one or cannot be unpacked safely, FeatstoreError where it cannot be downloaded.
+    Raises UsageError if ``folder`` has other content or another process is fetching it, DamagedError if an archive is
+    not the published one or cannot be unpacked safely, FeatstoreError if it cannot be downloaded.
     """
     root = Path(os.path.abspath(folder))
     report = progress or (lambda done, total, note: None)
@@ -52,16 +51,16 @@ def fetch(dataset: Dataset, folder: str | os.PathLike[str], *, progress: FetchPr
         _unpack(dataset, work, root)
         for archive in dataset.archives:
             (work / archive.name).unlink()
-        # Somebody else's files in it stay.
+        # The folder stays if it has foreign files.
         with contextlib.suppress(OSError):
             work.rmdir()
 
 
 def _unpack(dataset: Dataset, work: Path, root: Path) -> None:
-    """Unpack the archives in ``work`` and give the result the name ``root``."""
+    """Unpack the archives in ``work`` and rename the result to ``root``."""
     unpacked = work / "unpacked"
     if unpacked.exists():
-        # Of a call that was interrupted: which of its files are whole is not known.
+        # Left by an interrupted call; its files may be incomplete.
         shutil.rmtree(unpacked)
     unpacked.mkdir()
     for archive in dataset.archives:
@@ -81,7 +80,7 @@ def _unpack(dataset: Dataset, work: Path, root: Path) -> None:
 
 
 def _finished(dataset: Dataset, root: Path) -> bool:
-    """Return whether ``root`` is ``dataset``; False: missing or empty. Raises UsageError where it holds something else."""
+    """Return whether ``root`` is ``dataset``; False if missing or empty. Raises UsageError for other content."""
     if not os.path.lexists(root):
         return False
     if not root.is_dir() or root.is_symlink():
@@ -106,12 +105,12 @@ def _finished(dataset: Dataset, root: Path) -> bool:
 
 @contextlib.contextmanager
 def _alone(work: Path) -> Iterator[None]:
-    """Hold the folder ``work`` alone; raise UsageError where another process has it."""
+    """Lock the folder ``work``; raise UsageError if another process holds the lock."""
     handle = os.open(work, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between opening and locking it, the process that had it may have finished and removed it.
+            # Between opening and locking, the previous holder may have finished and removed the folder.
             held = os.path.exists(work) and os.path.samestat(os.stat(work), os.fstat(handle))
         except BlockingIOError:
             held = False

@@ -1,4 +1,4 @@
-"""The data sets that can be downloaded by name, as registry.toml lists them."""
+"""The data sets that can be downloaded by name, read from registry.toml."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True)
 class Archive:
-    """A published archive: its address, its size in bytes, its SHA-256, and what is unpacked to where.
+    """A published archive: address, size in bytes, SHA-256, and what to unpack where.
 
-    ``digest_from``: who published size and digest. ``inside``: the folder of the archive that is unpacked; ``to``: the
-    folder of the data set that its files go to ("" is the data set's own).
+    ``digest_from``: who published size and digest. ``inside``: the folder in the archive to unpack. ``to``: the folder
+    of the data set for its files ("" is the data set's own).
     """
 
     url: str
@@ -28,13 +28,13 @@ class Archive:
 
     @property
     def name(self) -> str:
-        """The file name that the address ends with."""
+        """File name at the end of the address."""
         return urlsplit(self.url).path.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set: its ``name``, what it is, its folders once unpacked, its licence, its home page and its archives."""
+    """A data set: ``name``, description, folders after unpacking, licence, home page and archives."""
 
     name: str
     title: str
@@ -45,7 +45,7 @@ class Dataset:
 
     @property
     def size(self) -> int:
-        """Bytes of all archives."""
+        """Size of all archives in bytes."""
         return sum(archive.size for archive in self.archives)
 
 

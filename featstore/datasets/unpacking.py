@@ -1,4 +1,4 @@
-"""Unpack archives of strangers: only plain files, only below one folder, only as much as was announced."""
+"""Unpack untrusted archives safely: only regular files, only below one folder, only up to a size limit."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ _READ_ERRORS: Final = (
 def unpack(archive: Path, inside: str, target: Path) -> int:
     """Unpack the files below the folder ``inside`` of a .zip, .tgz or .tar.gz into ``target``; return their number.
 
-    ``target`` is a folder of ours; its missing parents are made, and no file in it is replaced. Other members of the
-    archive are passed over. Modes, owners and times are not taken.
+    ``target`` is a folder of the caller; missing parents are made, and existing files are never replaced. Other members
+    of the archive are skipped. Modes, owners and times are not restored.
 
-    Raises DamagedError where a name leads out of the archive or is there twice, where a member is a link, a device or
-    encrypted, where the content is more than defaults.UNPACKED_RATIO times the archive's size or more than
-    defaults.UNPACKED_FILES files, and where the archive cannot be read or has nothing below ``inside``. What was
-    unpacked until then is left to the caller.
+    Raises DamagedError if a name leads out of the archive or occurs twice, if a member is a link, a device or
+    encrypted, if the content has more than defaults.UNPACKED_RATIO times the archive's size or more than
+    defaults.UNPACKED_FILES files, or if the archive is unreadable or has nothing below ``inside``. Files unpacked
+    before the error are not removed.
     """
     members = _zip_members if archive.suffix == ".zip" else _tar_members
     budget = _Budget(archive, defaults.UNPACKED_RATIO * archive.stat().st_size)
@@ -66,13 +66,13 @@ def unpack(archive: Path, inside: str, target: Path) -> int:
 
 
 class _Budget:
-    """What an archive may still unpack to: bytes and files."""
+    """Remaining budget for unpacking an archive, in bytes and files."""
 
     def __init__(self, archive: Path, size: int) -> None:
         self.archive, self.left, self.files = archive, size, defaults.UNPACKED_FILES
 
     def take(self, size: int) -> None:
-        """Count ``size`` bytes; raise DamagedError where they are too many."""
+        """Count ``size`` bytes; raise DamagedError if the budget is exceeded."""
         self.left -= size
         if self.left < 0:
             raise DamagedError(
@@ -80,14 +80,14 @@ class _Budget:
             )
 
     def take_file(self) -> None:
-        """Count a member; raise DamagedError where they are too many."""
+        """Count a member; raise DamagedError if the budget is exceeded."""
         self.files -= 1
         if self.files < 0:
             raise DamagedError(f"{self.archive}: has more than {defaults.UNPACKED_FILES:,} files; it is not unpacked")
 
 
 def _place(archive: Path, name: str) -> PurePosixPath:
-    """Return the path ``name``; raise DamagedError unless it stays below the folder it is unpacked to."""
+    """Return ``name`` as a path; raise DamagedError unless it stays below the target folder."""
     parts = name.removesuffix("/").split("/")
     if parts[0] == ".":
         parts = parts[1:]
@@ -117,7 +117,7 @@ def _zip_members(archive: Path, budget: _Budget) -> Iterator[tuple[str, IO[bytes
 
 
 class _Counted(io.RawIOBase):
-    """A stream whose bytes are counted against a budget: what is skipped has to be decompressed too."""
+    """A stream that counts its bytes against a budget, because skipped members have to be decompressed too."""
 
     def __init__(self, stream: gzip.GzipFile, budget: _Budget) -> None:
         self._stream, self._budget = stream, budget
@@ -129,8 +129,8 @@ class _Counted(io.RawIOBase):
 
 
 def _tar_members(archive: Path, budget: _Budget) -> Iterator[tuple[str, IO[bytes]]]:
-    """Yield (name, content) of the files of a gzip-compressed tar archive, read once from its start to its end."""
-    # The stream holds headers and padding besides the files, which are counted once more when they are written.
+    """Yield (name, content) of the files of a gzip-compressed tar archive, read once from start to end."""
+    # The stream contains headers and padding as well, and files are counted again when they are written.
     stream_budget = _Budget(archive, 2 * budget.left + _TAR_PADDING)
     with gzip.open(archive) as plain:
         stream = _Counted(plain, stream_budget)
@@ -143,7 +143,7 @@ def _tar_members(archive: Path, budget: _Budget) -> Iterator[tuple[str, IO[bytes
             if content is None:
                 raise _refuse(archive, entry.name, "a link or a device")
             yield entry.name, content
-        # tarfile stops at its end marker, or at a header that is damaged; gzip's checksum is at the end of the file.
+        # tarfile stops at its end marker or a damaged header; read on to gzip's checksum at the end of the file.
         while stream.read(_COPY_BYTES):
             pass
 

@@ -1,1 +1,1 @@
-"""The verbs: each function here is one command of featstore, in the module of the same name."""
+"""The stages: each verb of the command is a function here, in the module of the same name."""

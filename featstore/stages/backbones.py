@@ -1,4 +1,4 @@
-"""featstore.list_backbones: the backbones there are, and whether their weights are at hand."""
+"""featstore.list_backbones: the available backbones, and whether their weights are on this machine."""
 
 from __future__ import annotations
 

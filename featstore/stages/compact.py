@@ -8,8 +8,8 @@ from featstore.store.compaction import CompactReport, compact_store
 
 
 def compact(store: str | os.PathLike[str]) -> CompactReport:
-    """Purge removed and replaced pictures from ``store``, and merge its small shards; ids and keys stay.
+    """Purge removed and replaced pictures from ``store``, and merge its small shards; ids and keys do not change.
 
-    Raises UsageError where there is no store, FeatstoreError while another process writes to it.
+    Raises UsageError if there is no store, FeatstoreError while another process writes to it.
     """
     return compact_store(store)

@@ -1,4 +1,4 @@
-"""The whole chain on embedded real data: pictures, store, heads, index, and a page that shows what came of it."""
+"""The demo: the whole chain on included real data, from pictures to store, heads, index and page."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 SAMPLE, BACKBONE = "digits", "efficientnet_lite0"
 HEADS = ("logreg", "linear-svm", "rbf-svm", "knn")
 TIMES = "demo.json"
-"""What the steps took when they were made: a later run, which keeps them, tells it on its page."""
+"""File with the duration of each step when it was made, for the page of later runs that keep the results."""
 EXTRACT_BATCH = 8
-"""Small batches keep every engine busy on a few cores, and the pictures' pixels in the cache."""
+"""Small batches keep every engine busy on a few cores, and fit into the cache."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step of the demo: the command that does the same, what came of it, and its seconds.
+    """A step of the demo: the equivalent command, its result, and its duration in seconds.
 
-    ``made_in``: the seconds that it took when it was made, by an earlier run where ``kept``.
+    ``made_in``: the seconds when the result was made; by an earlier run if ``kept``.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Step:
 
 @dataclass
 class DemoReport:
-    """What the demo made: files, steps, and the reports of its heads, the first of which the page shows."""
+    """Result of the demo: files, steps, and the reports of its heads; the page shows the first report."""
 
     folder: str
     store: str
@@ -94,13 +94,13 @@ def demo(
     told: Callable[[Step], None] | None = None,
     write_page: Callable[[DemoReport], object] | None = None,
 ) -> DemoReport:
-    """Run the whole chain in ``folder`` without a network.
+    """Run the whole chain in ``folder`` without a network connection.
 
-    1,797 handwritten digits (see featstore.stages.sample), features of EfficientNet-Lite0 with its ImageNet weights,
-    four heads, an index. What a run finds done it does not do again. ``limit``: take so many of the digits only,
-    evenly. ``progress``: as extract's; ``told``: called after each step;
-    ``write_page``: called with the report at the end, such as featstore.pages.demo.write_demo_page, which writes demo.html. Raises UsageError where the folder holds
-    something else, FeatstoreError, OSError.
+    Uses 1,797 handwritten digits (see featstore.stages.sample), features of EfficientNet-Lite0 with its ImageNet
+    weights, four heads and an index. Finished results of an earlier run are kept. ``limit``: use only this many digits,
+    evenly chosen. ``progress``: as in extract. ``told``: called after each step. ``write_page``: called with the report
+    at the end, such as featstore.pages.demo.write_demo_page, which writes demo.html. Raises UsageError if the folder
+    has other content, FeatstoreError, OSError.
     """
     from featstore.sources import open_source
     from featstore.stages.extract import extract
@@ -158,7 +158,7 @@ def demo(
 
 
 def _earlier_seconds(base: Path) -> dict[str, float]:
-    """Return what the steps of earlier runs took, by name."""
+    """Return the durations of the steps of earlier runs, by name."""
     try:
         seconds = atomic.read_json(base / TIMES)["seconds"]
         return {str(name): float(value) for name, value in seconds.items()}
@@ -168,14 +168,14 @@ def _earlier_seconds(base: Path) -> dict[str, float]:
 
 def _trained(store: Path, kind: str) -> tuple[TrainReport, str, bool]:
     kept = _kept(store, kind)
-    # The folder is the demo's own, also where another --limit changes its classes.
+    # Overwriting is safe: the folder belongs to the demo, even if another --limit changes the classes.
     trained = kept or train(store, head=kind, force=True)
     share, rows = trained.report.accuracy.value, trained.report.rows
     return trained, f"{share:.1%} of {rows:,} held-out pictures right", kept is not None
 
 
 def _kept(store: Path, kind: str) -> TrainReport | None:
-    """Return what a run before this one trained, where store and labels are still the same."""
+    """Return the report of an earlier run's head, if store and labels are unchanged; otherwise None."""
     from featstore.heads import load_head
 
     path = head_path(store, kind)
@@ -211,7 +211,7 @@ def _indexed(store: Path) -> tuple[None, str, bool]:
 
 
 class Evenly:
-    """A source that yields about ``limit`` of another's pictures, evenly over its order."""
+    """A source with about ``limit`` of another source's pictures, evenly spaced in its order."""
 
     def __init__(self, source: Source, limit: int) -> None:
         if limit < 1:
@@ -221,7 +221,7 @@ class Evenly:
         self.notes, self.ignored, self.read_as, self.unfound = source.notes, 0, "", ""
 
     def describe(self) -> dict[str, Any]:
-        """Return what the whole source says of itself."""
+        """Return the description of the whole source."""
         return self.source.describe()
 
     def chunks(self, rows: int = 65536) -> Iterator[Chunk]:

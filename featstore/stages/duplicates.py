@@ -1,4 +1,4 @@
-"""The stage that finds, in a store, pictures that are there more than once, and those that two splits share."""
+"""Find duplicate pictures in a store, and pictures that two splits share."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from featstore.indexes.duplicates import Leak, NearDuplicates
 
 _AT_ONCE = 4096
-"""Pairs of vectors that are read at once."""
+"""Pairs of vectors to read at once."""
 
 
 @dataclass(frozen=True)
 class Copy:
-    """A picture of a group. ``sha256`` of its bytes, in hexadecimal.
+    """A picture of a group. ``sha256``: of its bytes, hexadecimal.
 
-    ``equal_bytes``: number, from 1, of the set of pictures in its group that have the very same bytes; None where no
-    other picture has them. ``cosine``: of its features and those of its closest copy, as a search shows it;
-    ``centred_cosine``: the same after subtracting the store's mean vector, which the threshold is compared with.
+    ``equal_bytes``: number, from 1, of the set of identical files in the group; None if no other picture has the same
+    bytes. ``cosine``: between its features and those of its closest copy, as in a search. ``centred_cosine``: the same
+    after subtracting the store's mean vector; the threshold applies to it.
     """
 
     key: str
@@ -46,24 +46,24 @@ class Copy:
 
 @dataclass(frozen=True)
 class Group:
-    """Pictures that are copies of one another, in the order of the store. ``equal``: all have the same bytes."""
+    """Pictures that are copies of each other, in store order. ``equal``: all have the same bytes."""
 
     copies: list[Copy]
     equal: bool
 
     @property
     def equal_sets(self) -> int:
-        """Sets of pictures in it that have the same bytes."""
+        """Number of sets of pictures with equal bytes in the group."""
         return max((copy.equal_bytes or 0 for copy in self.copies), default=0)
 
     @property
     def equal_copies(self) -> int:
-        """Pictures in it whose bytes another picture has too."""
+        """Number of pictures in the group whose bytes another picture has too."""
         return sum(copy.equal_bytes is not None for copy in self.copies)
 
     @property
     def kind(self) -> str:
-        """What its pictures are to one another, in words."""
+        """Description of the group: how its pictures are related."""
         if self.equal:
             return "equal bytes"
         equal = f", {self.equal_copies:,} of {len(self.copies):,} with equal bytes" if self.equal_copies else ""
@@ -71,7 +71,7 @@ class Group:
 
     @property
     def labels(self) -> set[str]:
-        """The labels in it; more than one is a contradiction."""
+        """Labels in the group; more than one is a contradiction."""
         return {copy.label for copy in self.copies if copy.label is not None}
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class Group:
 
 @dataclass(frozen=True)
 class SharedPicture:
-    """A picture of one split and its closest copy in another. ``equal``: they have the same bytes. Cosines: see Copy."""
+    """A picture of one split and its closest copy in another. ``equal``: same bytes. Cosines: see Copy."""
 
     one: Copy
     other: Copy
@@ -101,10 +101,11 @@ class SharedPicture:
 
 @dataclass(frozen=True)
 class DuplicateReport:
-    """``groups``: each picture is in one at most; those of equal bytes alone come first, the larger before the smaller.
+    """Result of find_duplicates.
 
-    ``leaks``: pairs between splits, equal bytes first, then the closest. ``leaking``: pictures by split that have a
-    copy in another split. ``threshold``: the centred cosine from which two pictures are near-duplicates.
+    ``groups``: each picture is in at most one. Groups of equal bytes only come first, larger ones before smaller ones.
+    ``leaks``: pairs between splits, equal bytes first, then by cosine. ``leaking``: number of pictures by split that
+    have a copy in another split. ``threshold``: centred cosine from which two pictures are near-duplicates.
     """
 
     store: FeatureStore
@@ -116,22 +117,22 @@ class DuplicateReport:
 
     @property
     def surplus(self) -> int:
-        """Pictures beyond the first of each group."""
+        """Number of pictures beyond the first of each group."""
         return sum(len(group.copies) - 1 for group in self.groups)
 
     @property
     def equal_sets(self) -> int:
-        """Sets of pictures with the same bytes, in groups of their own or among near-duplicates."""
+        """Number of sets of pictures with equal bytes, in groups of their own or among near-duplicates."""
         return sum(group.equal_sets for group in self.groups)
 
     @property
     def equal_copies(self) -> int:
-        """Pictures whose bytes another picture has too."""
+        """Number of pictures whose bytes another picture has too."""
         return sum(group.equal_copies for group in self.groups)
 
     @property
     def near_groups(self) -> int:
-        """Groups in which not all pictures have the same bytes."""
+        """Number of groups in which not all pictures have the same bytes."""
         return sum(not group.equal for group in self.groups)
 
     def __repr__(self) -> str:
@@ -163,13 +164,13 @@ def find_duplicates(
     threshold: float = defaults.DUPLICATE_COSINE,
     progress: Callable[[int, int], None] | None = None,
 ) -> DuplicateReport:
-    """Find pictures of equal bytes (SHA-256), near-duplicates, and what the splits of ``store`` share of both.
+    """Find pictures of equal bytes (SHA-256), near-duplicates, and those of both that splits of ``store`` share.
 
-    Near-duplicates are pictures whose features, less their mean, have a cosine of ``threshold`` at least; chains of
-    them are one group, and pictures of equal bytes always are in one. defaults.DUPLICATE_COSINE says which copies that
-    finds. Vectors are compared block by block (featstore.indexes.near_duplicates): memory does not grow with the store but
-    for some numbers a picture and the groups found. ``progress(done, total)`` counts pictures. Raises UsageError (no
-    store, a threshold that is no cosine), DamagedError.
+    Near-duplicates are pictures whose mean-centred features have a cosine of at least ``threshold``. Links are
+    transitive: a chain of copies is one group. Pictures of equal bytes are always in one group.
+    defaults.DUPLICATE_COSINE says which copies this finds. Vectors are compared block by block
+    (featstore.indexes.near_duplicates); memory grows only by a few numbers per picture and the groups found.
+    ``progress(done, total)`` counts pictures. Raises UsageError (no store, an invalid threshold), DamagedError.
     """
     from featstore.indexes import equal_groups, near_duplicates
 
@@ -199,7 +200,8 @@ _Pair = tuple[int, int, float, bool]
 
 
 def _leaks(near: Sequence[Leak], equal: Sequence[NDArray[np.int64]], splits: Sequence[str | None]) -> list[_Pair]:
-    """Return (row, other row, cosine, equal bytes) of the pairs between splits, each once, the closest first."""
+    """Return (row, other row, cosine, equal bytes) of the pairs between splits, each once, in order of falling
+    cosine."""
     from featstore.indexes import across_splits
 
     pairs: dict[tuple[int, int], tuple[float, bool]] = {}
@@ -228,7 +230,7 @@ def _counted(shared: Sequence[SharedPicture]) -> dict[str, int]:
 
 
 def _joined(groups: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
-    """Return ``groups`` of rows, those that share a row made one; each ascending, sorted by their first rows."""
+    """Merge ``groups`` of rows that share a row; return them ascending, sorted by their first rows."""
     joined: list[list[int]] = []
     place: dict[int, int] = {}
     for rows in groups:
@@ -253,20 +255,20 @@ class _Copies:
         self._known: dict[int, Copy] = {}
 
     def read(self, wanted: set[int]) -> None:
-        """Read what is to be told of the ``wanted`` rows."""
+        """Read the fields of Copy for the ``wanted`` rows."""
         rows = sorted(wanted)
         store, score = self._store, self._near.score
         labels, splits, ids, digests = store.labels, store.splits, store.ids, store.sha256
         keys = (key.decode("utf-8", "surrogateescape") for key in store.key_bytes(np.array(rows, np.int64)))
         nearest = [max(int(self._near.nearest[row]), 0) for row in rows]
         for row, key, cosine in zip(rows, keys, _cosines(store, rows, nearest), strict=True):
-            # Equal bytes have equal features, also where rounding or a cosine of zero vectors says otherwise.
+            # Equal bytes have equal features; rounding and zero vectors would give other cosines.
             centred, cosine = (1.0, 1.0) if row in self._twin else (float(score[row]), cosine)
             digest = digests[row].tobytes().hex()
             self._known[row] = Copy(key, int(ids[row]), labels[row], splits[row], digest, None, centred, cosine)
 
     def of(self, rows: Sequence[int]) -> list[Copy]:
-        """Return the pictures at ``rows``, with the numbers of their sets of equal bytes among these rows."""
+        """Return the pictures at ``rows``, numbering their sets of equal bytes within these rows."""
         numbers: dict[int, int] = {}
         for row in rows:
             if row in self._twin:
@@ -278,7 +280,7 @@ class _Copies:
 
 
 def _cosines(store: FeatureStore, rows: Sequence[int], others: Sequence[int]) -> list[float]:
-    """Return the cosine of each of ``rows`` with its partner in ``others``, 0 where one of them is a zero vector."""
+    """Return the cosine of each of ``rows`` with its partner in ``others``, 0 if one of the two is a zero vector."""
     found: list[float] = []
     for start in range(0, len(rows), _AT_ONCE):
         one, other = (

@@ -1,4 +1,4 @@
-"""featstore.list_failures: the pictures of a store that could not be read, and why."""
+"""featstore.list_failures: the unreadable pictures of a store, with reasons."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from featstore.store import Failure, FeatureStore
 
 
 def list_failures(store: str | os.PathLike[str]) -> list[tuple[str, Failure]]:
-    """Return (key, Failure) of every picture that counts and has no vector because reading it failed.
+    """Return (key, Failure) of each live picture that has no vector because it could not be read.
 
-    Raises UsageError where there is no store, DamagedError.
+    Raises UsageError if there is no store, DamagedError.
     """
     return FeatureStore.open(os.fspath(store)).failures()

@@ -1,4 +1,4 @@
-"""The stage from a store to an index file, and the one that brings it up to date."""
+"""Build the index of a store, and update it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class IndexReport:
-    """What was built or brought up to date: ``added`` and ``removed`` rows, and all that FeatureIndex.info() tells.
+    """Result of building or updating an index: ``added`` and ``removed`` rows, and the values of FeatureIndex.info().
 
-    ``standing``: whether the index keeps its contract, if it has one.
+    ``standing``: whether the index still meets its contract, if it has one.
     """
 
     store: str
@@ -65,21 +65,22 @@ def index(
     update: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> IndexReport:
-    """Build the FAISS index of a store at ``out`` (by default index_path(store)), or with ``update`` bring it up to date.
+    """Build the FAISS index of a store at ``out`` (default: index_path(store)), or update it with ``update``.
 
-    Where any of ``recall`` (0..1), ``at`` (neighbours), ``memory`` (bytes of the FAISS file) and ``latency`` (seconds a
-    query) is given, they are a contract, and several kinds of index are tried for the fastest that keeps it: see
-    featstore.indexes.build_contract. Else, and where ``kind`` names "flat" or "hnsw", featstore.indexes.build_index builds
-    that one, a graph tuned to ``recall`` ``at`` so many neighbours. Pictures of equal bytes are held out together.
-    Ids in the index are the store's row ids, which are never used again.
+    If any of ``recall`` (0..1), ``at`` (neighbours), ``memory`` (bytes of the FAISS file) and ``latency`` (seconds per
+    query) is given, they are a contract: several kinds of index are tried, and the fastest that meets it is built, see
+    featstore.indexes.build_contract. Without a contract, or if ``kind`` is "flat" or "hnsw",
+    featstore.indexes.build_index builds that kind; a graph is tuned to ``recall`` ``at`` so many neighbours. Pictures
+    of equal bytes are held out together for measuring. Ids in the index are the store's row ids, which are never
+    reused.
 
-    An update adds what is new and passes over what is gone, without a rebuild; from an exact index it deletes what is
-    gone (FeatureIndex.purge). Where there is a contract and enough is
-    new, recall is measured again, on new pictures before they are added, and where it has sunk, with an effort raised as
-    the rows have grown; ``standing`` of the report says whether the contract holds.
+    An update adds new rows and marks removed ones without a rebuild; an exact index deletes removed rows
+    (FeatureIndex.purge). If there is a contract and enough new rows, recall is measured again on new pictures before
+    they are added. If it dropped, it is measured once more with an effort scaled by the growth of the index.
+    ``standing`` in the report says whether the contract is met.
 
-    Raises UsageError (an empty store, an ``out`` that is no index, an update of another store's index, a contract that
-    nothing keeps, another process that is writing this index), IdentityError, DamagedError.
+    Raises UsageError (empty store, ``out`` is not an index, update of another store's index, contract that no index
+    meets, another process is writing this index), IdentityError, DamagedError.
     """
     from featstore.indexes.files.pair import NEXT_SUFFIX
 
@@ -165,7 +166,7 @@ def _update(store: FeatureStore, path: Path, name: str, seed: int, notes: list[s
 
 
 def _grow(index: FeatureIndex, store: FeatureStore, rows: NDArray[np.int64], generation: int, seed: int) -> None:
-    """Add ``rows`` (m,); where there is a contract, measure recall on some of them before they go in."""
+    """Add ``rows`` (m,); if there is a contract, measure recall on some of them before adding them."""
     from featstore.indexes import check_contract
     from featstore.indexes.build import grown
     from featstore.indexes.growth import draw_queries, judge
@@ -191,7 +192,7 @@ def _grow(index: FeatureIndex, store: FeatureStore, rows: NDArray[np.int64], gen
     effort = index.effort
     recall = check_contract(index, queries, vectors, store.ids[others], groups=groups[asking])
     if judge(recall, goal) is not True:
-        # As the rows grew so does the effort, once: raised at every update it would never cease to grow.
+        # Scale the effort with the number of rows, at most once: otherwise each update could raise it further.
         index.effort = grown(effort, max(1.0, (len(index) + len(asking)) / max(1, info["measured_rows"])))
         recall = check_contract(index, queries, vectors, store.ids[others], groups=groups[asking])
     add(asking)
@@ -209,10 +210,11 @@ def export_store(
     k: int = defaults.EXPORTED_NEIGHBOURS,
     seed: int = defaults.SEED,
 ) -> int:
-    """Write a store's vectors as a file of ann-benchmarks at ``path``, so that others can be measured on them too.
+    """Write a store's vectors as an ann-benchmarks file at ``path``, for measuring other indexes.
 
-    Up to ``defaults.CHECK_QUERIES`` pictures, a tenth at most, are its test rows; those of equal bytes are left out of
-    the others. Returns how many ask. Raises UsageError (too few pictures, no such metric), DamagedError, OSError.
+    Up to ``defaults.CHECK_QUERIES`` pictures, at most a tenth, become test rows; pictures with the same bytes are left
+    out of the train rows. Returns the number of test rows. Raises UsageError (too few pictures, unknown metric),
+    DamagedError, OSError.
     """
     from featstore.indexes import write_ann_benchmark
     from featstore.indexes.tuning.truth import hold_out

@@ -1,4 +1,4 @@
-"""What a store, head or index is, in figures: the stage behind ``featstore info``."""
+"""Describe a store, head or index in figures."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from featstore.text import natural
 
 
 def info(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what the store, head or index at ``path`` is as JSON; ``kind`` tells which of them.
+    """Return the description of the store, head or index at ``path`` as JSON; ``kind`` says which it is.
 
-    Raises UsageError where ``path`` is none of them, DamagedError.
+    Raises UsageError if ``path`` is none of them, DamagedError.
     """
     from featstore.artifacts import is_index
 
@@ -69,7 +69,7 @@ def describe_head(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def describe_index(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return size, measured recall and origin of an index as JSON, and how its store has changed since.
+    """Return size, measured recall and origin of an index as JSON, and how its store changed since.
 
     Raises UsageError, DamagedError.
     """
@@ -94,11 +94,11 @@ def describe_index(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def describe_store(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return identity, counts, labels, sizes and provenance of a store as JSON. Raises UsageError where there is none.
+    """Return identity, counts, labels, sizes and provenance of a store as JSON. Raises UsageError if there is no store.
 
-    ``journaled``: of the pending pictures, those that are extracted already and wait in journals for their unit to be
-    whole (FeatureStore.open(path, partial=True) reads them). ``drift`` of what made vectors: the greatest difference from plain torch that its runs measured on some of the
-    pictures, in standard deviations of the features; None where none did.
+    ``journaled``: number of pending pictures that are extracted already and in journals of unfinished units
+    (FeatureStore.open(path, partial=True) reads them). ``drift``, per provenance: the largest difference from plain
+    torch that its runs measured on some pictures, in standard deviations of the features; None if not measured.
     """
     store = FeatureStore.open(Path(path))
     counts = store.counts
@@ -145,7 +145,7 @@ _MAKER: Final = ("engine", "device", "version", "instruction_set")
 
 
 def _maker(made: dict[str, Any]) -> tuple[str, ...]:
-    """Return engine, device, version and instruction set ("" in parts that do not tell) of an entry of provenance."""
+    """Return (engine, device, version, instruction set) of a provenance entry, "" for unknown parts."""
     device = str(made.get("device_name", made.get("device")))
     return str(made.get("engine")), device, f"torch {made.get('torch')}", str(made.get("instruction_set", ""))
 

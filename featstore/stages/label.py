@@ -1,4 +1,4 @@
-"""The stage that labels a store from a table file."""
+"""Label a store from a table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from featstore.store.labels import LabelReport, NoKeyKnown, known_keys, set_colu
 from featstore.text import counted, shown
 
 _TRIED = 1000
-"""Rows of a table whose other columns are looked up where no key is known."""
+"""Rows of the table to look up by its other columns, if no key is known."""
 
 
 def label(
@@ -30,10 +30,10 @@ def label(
 ) -> LabelReport:
     """Set labels, splits and metadata of a store's pictures from a CSV, TSV or Parquet ``table``.
 
-    The key column is the one named, else the first that is called id or key, else path, file, ... (see
-    featstore.sources.table); label and split columns likewise ("" means none); every other column becomes metadata.
-    Empty labels and splits mean "none". Keys are matched as set_columns does. Raises UsageError where there is no key
-    column, a key is doubled or none is known, a label is a list or a struct, or a column's name is a misspelling.
+    The key column is the given one, by default the first with a usual name: id or key, otherwise path, file, ... (see
+    featstore.sources.table). The same goes for label and split columns ("" means none). All other columns become
+    metadata. Empty labels and splits mean "none". Keys are matched as in set_columns. Raises UsageError if there is no
+    key column, a key is duplicate or none is known, a label is a list or a struct, or a column's name looks misspelt.
     """
     opened = open_table(Path(table))
     columns = find_columns(opened, id_column=key_column, label_column=label_column, split_column=split_column)
@@ -87,7 +87,7 @@ def label(
 
 
 def _other_column(store: str | os.PathLike[str], table: Table, key: str) -> str:
-    """Return the end of a message that no key is known: another column that has the store's keys, if one does."""
+    """Return the end of the message that no key is known: the column that has the store's keys, or ""."""
     rows = [values for _, values in islice(table.records(), _TRIED)]
     for at, name in enumerate(table.columns):
         some = [os.fsencode(str(row[at])) for row in rows if isinstance(row[at], str | int | bytes)]

@@ -1,4 +1,4 @@
-"""The stage from a head and pictures to classes with probabilities."""
+"""Predict classes with probabilities from a head and pictures."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a head says of one picture, or why it says nothing.
+    """The prediction for one picture, or the reason why there is none.
 
-    ``label``: the class, None for a picture that could not be read (then ``reason`` and ``message`` tell why);
-    ``probabilities`` (classes,) float64 in the order of the head's classes.
+    ``label``: the class; None for an unreadable picture, explained by ``reason`` and ``message``. ``probabilities``
+    (classes,): float64 in the order of the head's classes.
     """
 
     key: str
@@ -45,7 +45,7 @@ class Prediction:
 
     @property
     def probability(self) -> float | None:
-        """The probability of ``label``."""
+        """Probability of ``label``."""
         return None if self.probabilities is None else float(self.probabilities.max())
 
     def __repr__(self) -> str:
@@ -61,9 +61,9 @@ class Prediction:
 
 
 class Predictions:
-    """The predictions of one call, made when they are first walked through, and kept for the next time.
+    """The predictions of one call, computed on the first iteration and kept for later ones.
 
-    ``classes``: the order of the probabilities; ``notes``: what a reader has to know, in words.
+    ``classes``: order of the probabilities. ``notes``: warnings for the user.
     """
 
     def __init__(self, classes: list[str], make: Callable[[], Iterator[Prediction]], notes: list[str]) -> None:
@@ -74,7 +74,7 @@ class Predictions:
         return iter(self._kept)
 
     def stream(self) -> Iterator[Prediction]:
-        """Make the predictions anew and keep none, so that memory does not grow with their number."""
+        """Compute the predictions again without keeping them, in constant memory."""
         return self._make()
 
     def __repr__(self) -> str:
@@ -82,10 +82,11 @@ class Predictions:
         return f"<Predictions of {counted(len(self.classes), 'class', 'classes')}: {made}>"
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return a table: key, label (categorical), probability, a column of probabilities a class, reason, message.
+        """Return a DataFrame: key, label (categorical), probability, one column of probabilities per class, reason,
+        message.
 
-        A class that is called like one of these columns gets an underscore after its name. Of pictures that could not
-        be read, label and probabilities are missing, and ``reason`` and ``message`` tell why.
+        If a class has the name of one of these columns, its column gets a trailing underscore. For unreadable pictures
+        label and probabilities are missing, and ``reason`` and ``message`` explain.
         """
         import pandas as pd
 
@@ -106,7 +107,7 @@ class Predictions:
 
 
 class Kept:
-    """What an iterator gives, kept as it is given, so that it can be walked through again."""
+    """Cache the items of an iterator during the first iteration, so that they can be iterated again."""
 
     def __init__(self, make: Callable[[], Iterator[Prediction]]) -> None:
         self._source, self._items = make(), list[Prediction]()
@@ -115,14 +116,14 @@ class Kept:
 
     @property
     def made(self) -> int:
-        """How many were given so far."""
+        """Number of items so far."""
         return len(self._items)
 
     def __iter__(self) -> Iterator[Prediction]:
         for place in itertools.count():
             if place == len(self._items):
                 if self._error is not None:
-                    # A second walk must not end early as if all were well.
+                    # A later iteration must raise the error too, instead of ending early.
                     raise self._error
                 if self.whole:
                     return
@@ -150,14 +151,14 @@ def predict(
     workers: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Predictions:
-    """Classify ``inputs``: picture files, folders, tables, archives, or a store (whose vectors are there already).
+    """Classify ``inputs``: picture files, folders, tables, archives, or a store, which has the vectors already.
 
-    Every picture is accounted for: one that cannot be read is a Prediction with a reason. Pictures go through the
-    very backbone, weights and preprocessing that the head was trained on (``weights`` and ``backbone``: see
-    open_embedder). A head that was trained on several stores takes one store of each backbone, in any order, or runs
-    all backbones; then ``weights`` and ``backbone`` are sequences in the order of its stores. ``progress`` is called
-    after every batch of pictures, from another thread; a total of 0 is not known.
-    Raises UsageError, IdentityError (features of another identity), DamagedError.
+    Every picture gets a Prediction; that of an unreadable picture has a reason. Pictures go through the backbone,
+    weights and preprocessing that the head was trained on (``weights`` and ``backbone``: see open_embedder). For a head
+    that was trained on several stores, give one store per backbone in any order, or pictures, which go through all
+    backbones; then ``weights`` and ``backbone`` are sequences in the order of the head's stores. ``progress`` is called
+    after every batch of pictures, from another thread; a total of 0 means unknown. Raises UsageError, IdentityError
+    (features of another identity), DamagedError.
     """
     loaded = open_head(head) if isinstance(head, str | os.PathLike) else head
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
@@ -198,7 +199,7 @@ def predict(
 
 
 def _for_each(given: Any, count: int) -> list[Any]:
-    """Return what is given for each of ``count`` backbones. Raises UsageError where it is given for fewer or more."""
+    """Return ``given`` as a list of one value for each of ``count`` backbones. Raises UsageError for another number."""
     if given is None:
         return [None] * count
     several = list(given) if isinstance(given, list | tuple) else [given]
@@ -211,7 +212,7 @@ def _for_each(given: Any, count: int) -> list[Any]:
 
 
 class _Tally:
-    """Tells ``progress`` how many pictures of ``paths`` were sent through the network."""
+    """Report to ``progress`` how many pictures of ``paths`` went through the network."""
 
     def __init__(self, progress: Callable[[Progress], None], paths: Sequence[str | os.PathLike[str]]) -> None:
         self._progress, self._total = progress, count_inputs(paths)
@@ -230,9 +231,9 @@ def _embedded(
     workers: int | None,
     tally: _Tally | None,
 ) -> Iterator[tuple[list[Input], dict[int, tuple[str, str]], NDArray[Any]]]:
-    """Yield inputs, their failures by place, and the vectors (m, d) of the others, of all backbones side by side."""
+    """Yield inputs, their failures by place, and the vectors (m, d) of the others, concatenated over all backbones."""
     streams = itertools.tee(inputs_of(paths), len(embedders))
-    # The last backbone tells: what it has done the others have, too.
+    # Only the last backbone reports progress: all others are done with its pictures.
     tellers = [None] * (len(embedders) - 1) + [tally]
     blocks = (
         one.blocks(stream, batch=batch, workers=workers, told=told)
@@ -262,7 +263,7 @@ def _of_stores(head: TrainedHead, stores: StackedStores) -> Iterator[Prediction]
 
 
 def _classified(head: TrainedHead, vectors: Any) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    """Yield (class, probabilities (classes,)) of each row, block by block."""
+    """Yield (class, probabilities (classes,)) for each row, block by block."""
     if vectors.shape[0]:
         for codes, probabilities in head.predict_blocks(vectors):
             for code, row in zip(codes.tolist(), probabilities, strict=True):

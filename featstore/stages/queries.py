@@ -1,4 +1,4 @@
-"""What can be looked up in an index, as vectors: pictures, keys of the store, vector files, classes, and mixtures."""
+"""Make query vectors for an index from pictures, keys of the store, vector files, classes, and combinations of them."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 Paths = Sequence[str | os.PathLike[str]]
 _NAMED = 4
-"""Parts that the name of a mixture lists."""
+"""Largest number of parts to list in the name of a combined query."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One query. ``vector`` (d,), None where it could not be made, with ``reason`` and ``message``.
+    """One query. ``vector`` (d,); None if it could not be made, with ``reason`` and ``message``.
 
-    ``name`` for people; ``source`` or ``key``: the picture, where it is one; ``own``: ids in the index that are the
-    query itself, and no answer.
+    ``name``: for people. ``source`` or ``key``: the picture, if the query is one. ``own``: ids of the query itself in
+    the index, which are excluded from the result.
     """
 
     name: str
@@ -43,8 +43,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Query:
-    """What to look up, or to keep away from: picture files, folders, tables, archives (``inputs``); ``keys`` of the
-    store; ``vectors``, as arrays (d,) or (q, d) or as .npy files of them; ``labels``, for the middle of each class."""
+    """What to search for, or to avoid.
+
+    ``inputs``: picture files, folders, tables, archives. ``keys``: of the store. ``vectors``: arrays (d,) or (q, d), or
+    .npy files of them. ``labels``: each stands for the mean of its class.
+    """
 
     inputs: Paths = ()
     keys: Sequence[str] = ()
@@ -56,9 +59,9 @@ class Query:
 
 
 class Queries:
-    """Makes queries for vectors of one kind. ``embedder`` and ``store`` are called when first needed.
+    """Make query vectors of one kind. ``embedder`` and ``store`` are called on first use.
 
-    ``metric`` and ``dimension``: the index's.
+    ``metric`` and ``dimension``: of the index.
     """
 
     def __init__(
@@ -73,7 +76,8 @@ class Queries:
         self._embedder, self._store, self._options = embedder, store, options
 
     def each(self, wanted: Query) -> Iterator[Asked]:
-        """Yield all that is ``wanted``, in constant memory. UsageError: an unknown key or label, no such vectors."""
+        """Yield all ``wanted`` queries, in constant memory. Raises UsageError: unknown key or label, unusable
+        vectors."""
         if wanted.keys:
             yield from self._keys(wanted.keys)
         for number, vectors in enumerate(wanted.vectors):
@@ -84,11 +88,12 @@ class Queries:
             yield from self._pictures(wanted.inputs)
 
     def mixture(self, more: Query, less: Query, weight: float) -> Asked:
-        """Return one query that is like all that is in ``more`` and unlike what is in ``less``.
+        """Return one query that is similar to everything in ``more`` and dissimilar to everything in ``less``.
 
-        m + weight (m - l), where m and l are the mean vectors of the two, each of length 1 before under cosine: away
-        from l, as J. Rocchio's relevance feedback goes (in: G. Salton, The SMART Retrieval System, 1971). What is in
-        it by key is no answer. Where a picture cannot be read there is no vector.
+        The vector is m + weight (m - l), with m and l the mean vectors of ``more`` and ``less`` (vectors scaled to
+        length 1 first under cosine). This is Rocchio's relevance feedback (J. Rocchio in: G. Salton, The SMART
+        Retrieval System, 1971). Pictures given by key are excluded from the result. If a picture is unreadable, the
+        query has no vector.
         """
         sums: list[NDArray[np.float64]] = []
         names: list[str] = []
@@ -166,7 +171,7 @@ class Queries:
 
 
 def read_vectors(path: str | os.PathLike[str]) -> NDArray[Any]:
-    """Return the array in a .npy file, memory-mapped; nothing in it is ever executed. UsageError where there is none."""
+    """Return the array in a .npy file, memory-mapped, without unpickling. Raises UsageError if there is none."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:

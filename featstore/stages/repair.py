@@ -1,4 +1,4 @@
-"""The stage behind ``featstore repair``: restore a store, extracting again what was damaged where the pictures are there."""
+"""Repair a store, and extract damaged vectors again if their pictures are available."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def repair(
     device: str = "auto",
     set_aside: bool = False,
 ) -> RepairReport:
-    """Restore what is damaged in a store; see featstore.store.repair.repairing for what can be.
+    """Restore the damaged files of a store; see featstore.store.repair.repairing for what can be restored.
 
-    Damaged vectors are extracted again, and only those, where the picture is there with the bytes it had; others
-    become failures of the reason "damaged". ``root``: where the pictures are now, if not where the plan says.
-    ``weights``: of the backbone, where the name in the store does not lead to them; ``backbone``: in their place.
-    ``set_aside``: extract nothing, let damaged vectors become failures.
+    Only damaged vectors are extracted again, if the picture exists with the same bytes; otherwise the picture becomes a
+    failure with the reason "damaged". ``root``: where the pictures are now, if they moved. ``weights``: file of the
+    backbone's weights, if the name in the store does not lead to them. ``backbone``: used instead of loading one.
+    ``set_aside``: extract nothing; damaged vectors become failures.
 
-    Raises UsageError where there is no store or its backbone cannot be had, FeatstoreError while another process
-    writes, DamagedError for what cannot be restored.
+    Raises UsageError if there is no store or its backbone is not available, FeatstoreError while another process writes
+    to it, DamagedError for what cannot be restored.
     """
     path = Path(store)
     if root is not None and not os.path.isdir(root):
@@ -62,7 +62,7 @@ def repair(
 
 
 class _Remaking:
-    """Extracts rows of a store again; the backbone is loaded when the first are asked for."""
+    """Extract rows of a store again; the backbone is loaded on first use."""
 
     def __init__(
         self, store: Path, root: Path | None, backbone: Backbone | None, weights: str | None, engine: str, device: str
@@ -100,9 +100,9 @@ class _Remaking:
         return [self.root or Path(str(segment.source.get("root", "/"))) for segment in plan.segments]
 
     def rows(self, unit: Unit, rows: Rows, wanted: NDArray[np.int64], batch: int | None) -> dict[int, Remade]:
-        """Extract the ``wanted`` rows of a unit, in the batches that they were in.
+        """Extract the ``wanted`` rows of a unit, in their original batches.
 
-        They get the same bits from the same engine, threads, instruction set and library versions.
+        With the same engine, threads, instruction set and library versions the result is bit-identical.
         """
         from featstore.decode import open_decoder
         from featstore.embed import pipeline
@@ -138,7 +138,7 @@ class _Remaking:
         return found
 
     def units(self, claims: Claims, report: RepairReport) -> None:
-        """Extract whole units again; those whose folder is gone become failures."""
+        """Extract whole units again; units whose folder of pictures is missing become failures."""
         from featstore.embed.units import extract_units
 
         manifest = Manifest.read(self.store)
@@ -157,7 +157,7 @@ class _Remaking:
 
 
 class _Target:
-    """Rows of a unit as a Loader wants them: all of them count, whatever became of them since."""
+    """The rows of a unit for a Loader; all of them are read, also rows that were retired since."""
 
     def __init__(self, unit: Unit, rows: Rows) -> None:
         self.unit, self.rows = unit, rows

@@ -1,4 +1,4 @@
-"""Real data sets to try things on: digits, which need no network, and those of the registry, which are downloaded."""
+"""Sample data sets: digits, which need no network connection, and those of the registry, which are downloaded."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ OFFLINE = ("digits",)
 
 
 def sample_names() -> tuple[str, ...]:
-    """Return the names that write_sample takes."""
+    """Return the names for write_sample."""
     return (*OFFLINE, *registry())
 
 
 def write_sample(name: str, folder: str | os.PathLike[str], *, progress: FetchProgress | None = None) -> int:
     """Write the sample ``name`` as picture files below ``folder`` and return their number.
 
-    Every name of featstore.datasets.registry() is downloaded (see featstore.datasets.fetch, which is told
-    ``progress``); other samples open no connection.
-    "digits": the 1,797 handwritten digits (8 x 8, gray) of scikit-learn's load_digits, that is the test set of
-    E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998;
-    as <digit>/<number>.png.
+    "digits" needs no connection: 1,797 handwritten digits (8 x 8, gray) of scikit-learn's load_digits, as
+    <digit>/<number>.png. They are the test set of E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits,
+    UCI Machine Learning Repository, 1998. All names in featstore.datasets.registry() are downloaded; ``progress`` is
+    passed to featstore.datasets.fetch.
 
-    Raises UsageError for an unknown name, or where ``folder`` has other files in it; see featstore.datasets.fetch too.
+    Raises UsageError for an unknown name, or if ``folder`` has other files; see also featstore.datasets.fetch.
     """
     if name in OFFLINE:
         return _write_digits(folder)
@@ -53,6 +52,6 @@ def _write_digits(folder: str | os.PathLike[str]) -> int:
         if not path.exists():
             atomic.make_directory(path.parent)
             with atomic.new_file(path, durable=False) as temporary:
-                # 17 levels, 0 to 16, onto 0 to 255.
+                # Scale the 17 gray levels, 0 to 16, to 0 to 255.
                 Image.fromarray(np.round(pixels * (255 / 16)).astype(np.uint8)).save(temporary, format="png")
     return len(digits.target)

@@ -1,4 +1,4 @@
-"""The stage from a store to a trained head and an honest report on it."""
+"""Train a head on a store and evaluate it on held-out pictures."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from featstore.heads import Report, TrainedHead
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-"""A store, or several of the same pictures."""
+"""One store, or several of the same pictures."""
 
 
 @dataclass(frozen=True)
 class Replaced:
-    """The head whose file a new one took: its kind, parameters, and ``accuracy`` (95 % interval ``low``, ``high``) on
-    its ``rows`` held-out pictures.
+    """The head that a new one replaced.
 
-    ``better`` and ``worse``: held-out pictures that only the new head has right, and only the old one; ``p_value`` of
-    McNemar's exact test that they differ by chance. None where the two were not judged by the same pictures.
+    Its kind, its parameters, and its ``accuracy`` (95 % interval ``low``, ``high``) on its ``rows`` held-out pictures.
+    ``better`` and ``worse``: numbers of held-out pictures that only the new head, or only the old head, classifies
+    correctly. ``p_value``: of McNemar's exact test. These three are None if the held-out pictures of the two differ.
     """
 
     kind: str
@@ -48,7 +48,7 @@ class Replaced:
     p_value: float | None = None
 
     def text(self) -> str:
-        """Return it in words."""
+        """Return the comparison as text."""
         chosen = ", ".join(f"{name} = {value:g}" for name, value in self.chosen.items()) or "as given"
         then = f"accuracy {self.accuracy:.4f} [{self.low:.4f}, {self.high:.4f}]"
         told = f"replaced the head that was there: {self.kind}, {chosen}, {then} on "
@@ -64,13 +64,13 @@ class Replaced:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """A trained head and how good it is.
+    """A trained head with its evaluation.
 
-    ``path`` of the head's file; ``report``: on the held-out rows ``split.test``, whose ``probabilities`` are
-    (n, classes), in the order of ``head.classes``; ``notes``: what a reader of the figures has to know, in words;
-    ``seconds`` by step. ``uncalibrated``: calibration error and log loss before temperature scaling, empty for a head
-    without it. ``store``: whose rows, labels and pictures these are; ``stores``: all, where the head is on several.
-    ``replaced``: the head that was at ``path`` before, None where none was (or none that could be read).
+    ``path``: the head's file. ``report``: on the held-out rows ``split.test``, with ``probabilities`` (n, classes) in
+    the order of ``head.classes``. ``notes``: warnings for readers of the figures. ``seconds``: by step.
+    ``uncalibrated``: calibration error and log loss before temperature scaling, empty for a head without it. ``store``:
+    the store of rows, labels and pictures. ``stores``: all stores of a head on several. ``replaced``: the head that was
+    at ``path`` before, None if there was none or it was unreadable.
     """
 
     store: str
@@ -103,13 +103,13 @@ class TrainReport:
 
     @property
     def chosen(self) -> dict[str, float]:
-        """The parameters that cross-validation chose, or that were given."""
+        """Parameters that cross-validation chose, or that were given."""
         chosen = self.head.meta.get("chosen")
         return dict(chosen) if isinstance(chosen, dict) else {}
 
     @property
     def calibration(self) -> dict[str, Any] | None:
-        """What temperature scaling did to the held-out figures, ``before`` and ``after``, and its factor ``scale``."""
+        """Effect of temperature scaling on the held-out figures, ``before`` and ``after``, and its factor ``scale``."""
         if not self.uncalibrated:
             return None
         after = {name: self.report.estimates[name].value for name in self.uncalibrated}
@@ -135,7 +135,7 @@ class TrainReport:
 
 
 def head_path(store: Paths, kind: str) -> Path:
-    """Return the file that a head of ``store`` goes to where none is named: beside the (first) store, under its name."""
+    """Return the default path of a head of ``store``: beside the (first) store, under its name."""
     paths = [Path(os.path.abspath(path)) for path in _listed(store)]
     return paths[0].with_name(f"{'+'.join(path.name for path in paths)}.{kind}.head")
 
@@ -155,17 +155,17 @@ def train(
     force: bool = False,
     **options: Any,
 ) -> TrainReport:
-    """Train a ``head`` ("logreg", "linear-svm", "rbf-svm" or "knn") on a store, save it, and judge it.
+    """Train a ``head`` ("logreg", "linear-svm", "rbf-svm" or "knn") on a store, save it, and evaluate it.
 
-    Of several stores the features of the same keys are put side by side (an ensemble of backbones); labels, splits and
-    pictures are those of the first, and every other store must have a vector of each.
-    C is chosen by cross-validation of ``folds`` folds on the training rows alone; the figures are of the held-out
-    rows (see split_store for which those are). Equal bytes share a fold. ``options`` go to the estimator (see
-    featstore.heads). The head goes to ``out``, by default head_path(store, head). A head that is there is replaced, and
-    ``replaced`` of the report compares the two; one of other classes or of another store only with ``force``.
+    With several stores, the features of equal keys are concatenated (an ensemble of backbones). Labels, splits and
+    pictures are those of the first; all other stores must have a vector for each key. C is chosen by cross-validation
+    with ``folds`` folds on the training rows only. The figures are computed on the held-out rows, see split_store. Rows
+    of equal bytes share a fold. ``options`` are passed to the estimator (see featstore.heads). The head is saved to
+    ``out``, by default head_path(store, head). It replaces an existing head, and ``replaced`` in the report compares
+    the two; ``force`` is needed if the existing head has other classes or another store.
 
-    Raises UsageError: no labels, one class, a class missing from the training split, NaN, an ``out`` that is
-    something else, pictures that one of several stores lacks; DamagedError, OSError.
+    Raises UsageError: no labels, one class, a class missing from the training split, NaN, ``out`` is something else,
+    pictures that are not in every store; DamagedError, OSError.
     """
     from featstore.heads import TrainedHead, save_head, train_head
     from featstore.heads.trainer import HEADS
@@ -211,7 +211,8 @@ def train(
 def assess(
     stack: StackedStores, head: TrainedHead, split: Split, *, seed: int = defaults.SEED
 ) -> tuple[NDArray[np.float64], Report, dict[str, float]]:
-    """Return, of ``head`` on the held-out rows of ``split``: probabilities (n, classes), Report, and ``uncalibrated``."""
+    """Return for ``head`` on the held-out rows of ``split``: probabilities (n, classes), Report, and
+    ``uncalibrated``."""
     from featstore.heads.evaluation.report import before_calibration, evaluate
 
     head.check_identity(stack.fingerprint, stack.identity)
@@ -223,12 +224,12 @@ def assess(
 
 
 def scale_of(head: TrainedHead) -> float | None:
-    """Return the factor that temperature scaling gave the decision values of ``head``; None for a head without it."""
+    """Return the factor by which temperature scaling multiplies the decision values; None for a head without it."""
     return getattr(head.model, "scale", None)
 
 
 def rows_of(stack: StackedStores, rows: NDArray[np.int64]) -> Any:
-    """Return ``rows`` as an (n, d) array where that is a small part of the memory for heads, else as a stream."""
+    """Return ``rows`` as an (n, d) array if that is a small part of the memory for heads, otherwise as a stream."""
     if len(rows) * stack.dimension * 4 <= defaults.HEAD_MEMORY // 4:
         return stack.features(rows)
     return stack.stream(rows)
@@ -239,7 +240,7 @@ def _listed(store: Paths) -> list[str | os.PathLike[str]]:
 
 
 def _made_from(stack: StackedStores, split: Split) -> dict[str, Any]:
-    """Return what a head's ``meta`` keeps of its data: equal, and two heads are judged by the same pictures."""
+    """Return the data record in a head's ``meta``; if two are equal, the heads have the same held-out pictures."""
     return {
         KEY: stack.origin,
         "split": split.to_dict(),
@@ -249,9 +250,9 @@ def _made_from(stack: StackedStores, split: Split) -> dict[str, Any]:
 
 
 def _head_at(path: Path) -> TrainedHead | str | None:
-    """Return the head at ``path``, or why it cannot be read; None where nothing is there.
+    """Return the head at ``path``, or the reason why it is unreadable; None if there is no file.
 
-    Raises UsageError where something is there that is no head.
+    Raises UsageError if the file is not a head.
     """
     from featstore.heads import load_head
 
@@ -271,7 +272,7 @@ def _head_at(path: Path) -> TrainedHead | str | None:
 
 
 def _require_alike(path: Path, earlier: TrainedHead, stack: StackedStores, labels: NDArray[np.object_]) -> None:
-    """Raise UsageError where the head at ``path`` has other classes than ``labels``, or is of another store."""
+    """Raise UsageError if the head at ``path`` has other classes than ``labels``, or another store."""
     old, new = set(earlier.classes), set(labels.astype(str).tolist())
     reasons = []
     if old != new:
@@ -288,7 +289,7 @@ def _require_alike(path: Path, earlier: TrainedHead, stack: StackedStores, label
 
 
 def _store_ids(origin: Any) -> list[Any]:
-    """Return the ids of the stores that StackedStores.origin names."""
+    """Return the ids of the stores in StackedStores.origin."""
     origins = origin.get(STACKED, [origin]) if isinstance(origin, dict) else []
     return [one.get("store_id") for one in origins if isinstance(one, dict)]
 
@@ -301,7 +302,7 @@ def _some(names: set[str]) -> str:
 def _compared(
     earlier: TrainedHead | str | None, stack: StackedStores, split: Split, probabilities: NDArray[np.float64]
 ) -> tuple[Replaced | None, list[str]]:
-    """Return how the head that is to be replaced compares with the ``probabilities`` (n, classes) of the new one."""
+    """Return how the head to be replaced compares with the ``probabilities`` (n, classes) of the new one."""
     if earlier is None or isinstance(earlier, str):
         return None, [earlier] if earlier else []
     try:
@@ -311,7 +312,7 @@ def _compared(
         old = Replaced(earlier.kind, dict(earlier.meta["chosen"]), value, low, high, rows)
     except (KeyError, TypeError, ValueError):
         return None, ["replaced a head that did not tell how good it was"]
-    # As JSON, for that is what the head's file holds.
+    # Convert to JSON and back, for comparison with the record in the head's file.
     now = json.loads(json.dumps(_made_from(stack, split)))
     if any(earlier.meta.get(name) != value for name, value in now.items()):
         return old, [old.text()]

@@ -1,4 +1,4 @@
-"""The stage behind ``featstore verify``: every byte of a store, a head or an index against its checksums."""
+"""Verify every byte of a store, a head or an index against its checksums."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _INDEX_SUFFIX = ".featstore"
 
 
 def verify(path: str | os.PathLike[str]) -> VerifyReport:
-    """Read every byte of what is at ``path``: a store, a head, or an index (by the name of either of its two files).
+    """Read every byte of the store, head, or index (by the name of either of its two files) at ``path``.
 
-    Raises UsageError where there is nothing of the kind.
+    Raises UsageError if there is none of them.
     """
     path = Path(path)
     if path.is_dir():
@@ -23,7 +23,7 @@ def verify(path: str | os.PathLike[str]) -> VerifyReport:
     if not path.exists():
         raise UsageError(f"{path}: there is no such store, head or index")
     main = path.with_name(path.name.removesuffix(_INDEX_SUFFIX)) if path.name.endswith(_INDEX_SUFFIX) else path
-    # A save that was killed may have left the side file under its next name.
+    # After a killed save, the side file may still have its temporary name.
     parts = [main, *(main.with_name(main.name + _INDEX_SUFFIX + suffix) for suffix in ("", ".next"))]
     there = [part for part in parts if part.exists()]
     if len(there) > 1 or path != main:
