@@ -1,8 +1,8 @@
-"""Products of rows that do not depend on what else is in the batch, kernels, and the search for the nearest rows.
+"""Batch-invariant arithmetic: row products, kernels and nearest rows that do not depend on the rest of the batch.
 
-A matrix product rounds a row by the batch's shape and by the row's place in it: OpenBLAS' float32 kernel for AVX2 gives
-equal rows of one batch different bits. Equal bits whatever the batch come from a call for each row; where that would be
-slow, from a fast product whose rounding is bounded and whose close cases are computed again, row by row.
+The rounding of a matrix product depends on the batch's shape and on the row's place in it: OpenBLAS' float32 kernel for
+AVX2 gives equal rows of one batch different bits. Separate calls per row give equal bits for any batch. If that would
+be slow, a fast product with bounded rounding is computed first, and close cases again row by row.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 from featstore.heads.solvers.blocks import BLOCK_ELEMENTS, block_rows
 
 _SPARE: Final = 8
-"""Neighbours that a search takes beyond those it was asked for: what rounding may have put into the wrong order."""
+"""Neighbours that a search takes in addition to the requested ones, because rounding may have changed their order."""
 
 
 def row_products(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
-    """Return ``a @ b`` (m, c), each row of ``a`` (m, d) multiplied by a call of its own.
+    """Return ``a @ b`` (m, c) with a separate product for each row of ``a`` (m, d).
 
-    The bits of a row are the same whatever rows are beside it. As fast as one product while ``b`` fits the cache.
+    The bits of a row do not depend on the other rows. As fast as one product while ``b`` fits into the cache.
     """
     return np.asarray(np.matmul(a[:, None, :], b)[:, 0])
 
 
 def row_dots(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the inner products (...,) float64 of the last axes of ``a`` and ``b``, each by a call of its own."""
+    """Return the inner products (...,) float64 of the last axes of ``a`` and ``b``, each computed separately."""
     left, right = (np.asarray(each, np.float64) for each in (a, b))
     return np.asarray(np.matmul(left[..., None, :], right[..., :, None])[..., 0, 0])
 
@@ -58,7 +58,7 @@ def _squared_distances(products: NDArray[Any], a: NDArray[Any], b: NDArray[Any])
 
 
 def unit_rows(block: NDArray[Any], mean: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return rows (m, d) float32 less ``mean``, of unit length; a row equal to the mean stays zero."""
+    """Return rows (m, d) float32 minus ``mean``, scaled to unit length; a row equal to the mean stays zero."""
     values = (block - mean.astype(block.dtype)).astype(np.float32)
     norms = np.sqrt(row_dots(values, values))
     values /= np.where(norms > 0, norms, 1.0).astype(np.float32)[:, None]
@@ -68,10 +68,12 @@ def unit_rows(block: NDArray[Any], mean: NDArray[np.float64]) -> NDArray[np.floa
 def nearest(
     queries: NDArray[np.float32], vectors: NDArray[np.float32], count: int, excluded: NDArray[np.bool_] | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Return (cosine (m, k) float64, row (m, k)) of the ``count`` rows of ``vectors`` with the greatest inner product.
+    """Return cosines (m, k) float64 and rows (m, k) of the k = ``count`` rows of ``vectors`` most similar to each
+    query.
 
-    ``queries``, ``vectors``: of unit length or zero. ``excluded``: (n,) rows that do not count; at least ``count`` must.
-    Rows come most similar first; among equal ones the lower number first. A query's answer does not depend on the others.
+    ``queries``, ``vectors``: of unit length or zero. ``excluded``: (n,) rows to ignore; at least ``count`` must remain.
+    The result is sorted by falling cosine, then by row number. The result of a query does not depend on the other
+    queries.
     """
     count = min(count, len(vectors))
     step = max(1, BLOCK_ELEMENTS // len(vectors))
@@ -85,7 +87,7 @@ def nearest(
             similarity[:, excluded] = -np.inf
         chosen = np.argpartition(-similarity, taken - 1, axis=1)[:, :taken]
         rough = -np.sort(-np.take_along_axis(similarity, chosen, axis=1), axis=1)
-        # Where a row that was not taken may be among the nearest, all that may be are ranked.
+        # If a row outside the preselection may be among the nearest, rank all candidates within the rounding error.
         sure = (taken == len(vectors)) | (rough[:, -1] < rough[:, count - 1] - doubt)
         for number in range(len(similarity)):
             row = start + number
@@ -104,14 +106,15 @@ def nearest(
 
 
 def _cosines(query: NDArray[np.float32], vectors: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Return the inner products (k,) of ``query`` with ``rows`` (k,) of ``vectors``, in pieces of bounded memory."""
+    """Return the inner products (k,) of ``query`` with ``rows`` (k,) of ``vectors``, in blocks of bounded memory."""
     step = block_rows(len(query))
     return np.concatenate([row_dots(vectors[rows[at : at + step]], query) for at in range(0, len(rows), step)])
 
 
 def _doubt(dimension: int) -> float:
-    """Return by how much two float32 inner products of unit rows may be in the wrong order, whatever was added first.
+    """Return the largest difference of two inner products of unit rows that float32 rounding can reverse.
 
-    Each is within d roundings of the exact one (Higham 2002, section 3.1: Cauchy's inequality bounds the sum by 1).
+    The bound holds for every order of summation: each product has at most d roundings (Higham 2002, section 3.1; by
+    Cauchy's inequality the sum of absolute products is at most 1).
     """
     return 2 * (dimension + 2) * float(np.finfo(np.float32).eps)
