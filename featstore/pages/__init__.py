@@ -1,1 +1,1 @@
-"""Reports: pages of one file each, which need no network and run no script, and whose every name is escaped."""
+"""Report pages: single HTML files without network access or scripts, in which all names are escaped."""

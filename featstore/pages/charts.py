@@ -1,4 +1,4 @@
-"""The charts of a trained head: choice of C, calibration, precision and recall, confusion."""
+"""Charts of a trained head: choice of C, calibration, precision and recall, confusion."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _WIDTH, _HEIGHT = 460, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 74, 14, 14, 44
 _SHARES: Final = tuple((value, f"{value:g}") for value in (0.0, 0.25, 0.5, 0.75, 1.0))
 CURVES: Final = len(CURVE_COLOURS)
-"""Classes up to which each has its own curve of precision and recall; beyond, their mean is drawn."""
+"""Largest number of classes with separate precision-recall curves; for more, their mean is drawn."""
 _POINTS: Final = 200
 
 
 @dataclass(frozen=True)
 class _Axes:
-    """Maps values of x in [x0, x1] and y in [y0, y1] to the picture."""
+    """Map values of x in [x0, x1] and y in [y0, y1] to drawing coordinates."""
 
     x0: float
     x1: float
@@ -42,10 +42,10 @@ class _Axes:
 
 
 def selection_curve(table: Mapping[str, Any] | None, chosen: Mapping[str, float]) -> Drawing | None:
-    """Draw cross-validated accuracy against C (or the number of neighbours), one standard deviation over folds as bars.
+    """Draw cross-validated accuracy against C (or the number of neighbours), with error bars of one standard deviation.
 
-    ``table``: a head's ``cross_validation``; where several values of gamma were tried, each has a curve of its own, and
-    bars are drawn for the chosen one. None where there was nothing to choose from.
+    ``table``: a head's ``cross_validation``. If several values of gamma were tried, each has a curve, and error bars
+    are drawn for the chosen one. Returns None if there was nothing to choose.
     """
     name, label = ("C", "C") if table and "param_C" in table else ("n_neighbors", "neighbours")
     if not table or f"param_{name}" not in table or "mean_accuracy" not in table:
@@ -84,7 +84,7 @@ def selection_curve(table: Mapping[str, Any] | None, chosen: Mapping[str, float]
 
 
 def _trials(table: Mapping[str, Any], name: str) -> dict[float, dict[float, tuple[float, float]]]:
-    """Return, by gamma (0 for a head without one) and value of ``name``, mean and deviation of the accuracy."""
+    """Return mean and deviation of the accuracy by gamma (0 for a head without one) and value of ``name``."""
     values = table[f"param_{name}"]
     gammas = table.get("param_gamma") or [0.0] * len(values)
     found: dict[float, dict[float, tuple[float, float]]] = {}
@@ -94,7 +94,7 @@ def _trials(table: Mapping[str, Any], name: str) -> dict[float, dict[float, tupl
         tried = found.setdefault(gamma, {})
         if value not in tried or mean > tried[value][0]:
             tried[value] = (mean, deviation)
-    # More curves than colours are not told apart: then of each value the best is drawn.
+    # More curves than colours could not be distinguished: draw only the best accuracy for each value.
     if len(found) > len(CURVE_COLOURS):
         best = {value: max(tried[value] for tried in found.values() if value in tried) for value in values}
         return {0.0: best}
@@ -113,7 +113,7 @@ def reliability_diagram(bins: Sequence[Mapping[str, Any]]) -> Drawing | None:
     for b in filled:
         left, right, top = axes.x(b["low"]) + 1, axes.x(b["high"]) - 1, axes.y(b["accuracy"])
         text = f"{b['low']:.2f} to {b['high']:.2f}: {counted(b['rows'], 'picture')}, {percent(b['accuracy'])} right"
-        # Bins with few pictures say little: they are fainter.
+        # Bins with few pictures are unreliable, so they are drawn fainter.
         strength = 0.25 + 0.6 * math.sqrt(b["rows"] / most)
         drawing.box("bin", (left, top), (right - left, max(axes.y(0) - top, 1)), text, strength)
     drawing.line("ideal", axes.at(0, 0), axes.at(1, 1))
@@ -121,10 +121,10 @@ def reliability_diagram(bins: Sequence[Mapping[str, Any]]) -> Drawing | None:
 
 
 def precision_recall(codes: NDArray[np.intp], probabilities: NDArray[np.float64], classes: Sequence[str]) -> Drawing:
-    """Draw precision against recall as the threshold falls: of each class against the rest, or the classes' mean.
+    """Draw precision against recall for falling thresholds: one class against the rest, or the mean over the classes.
 
-    ``codes``: (n,) true class numbers; ``probabilities``: (n, k). Of two classes the second is drawn; of more than
-    CURVES the mean of their precisions at each recall, over the classes that have rows.
+    ``codes``: (n,) true class numbers; ``probabilities``: (n, k). Of two classes only the second is drawn. For more
+    than CURVES classes, the mean precision at each recall over the classes that have rows is drawn.
     """
     from sklearn.metrics import precision_recall_curve
 
@@ -151,8 +151,8 @@ def precision_recall(codes: NDArray[np.intp], probabilities: NDArray[np.float64]
 
 
 def _legend(drawing: Drawing, names: Sequence[str]) -> None:
-    """Write which curve is which below the drawing, which grows by as much."""
-    # As many columns as have room for the longest name, at about 6.5 units a character.
+    """Add a legend of the curves below the drawing, which grows in height."""
+    # As many columns as fit the longest name, at about 6.5 units per character.
     columns, fits = next(
         (count, fits) for count, fits in ((5, 8), (3, 15), (2, 25)) if count == 2 or max(map(len, names)) <= fits
     )
@@ -165,7 +165,7 @@ def _legend(drawing: Drawing, names: Sequence[str]) -> None:
 
 
 def confusion_drawing(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Drawing:
-    """Draw the confusion matrix (k, k; rows: true classes) of few classes with its counts, by row in shares."""
+    """Draw the confusion matrix (k, k; rows: true classes) of few classes: counts, shaded by the share of the row."""
     cell, margin, longest = 46, 120, 16
     side = margin + cell * len(classes)
     drawing = Drawing(side + 10, side + 10, "Confusion matrix: rows are true classes, columns predicted ones")
@@ -177,7 +177,7 @@ def confusion_drawing(classes: Sequence[str], counts: Sequence[Sequence[int]]) -
         drawing.write("tick", (middle + 4, margin - 8), names[row], "start", turned=True)
         for column, count in enumerate(line):
             corner = (margin + cell * column + 1, margin + cell * row + 1)
-            # Few confusions are to be seen as well, so the scale is a root.
+            # Square-root scale, so that few confusions are visible too.
             strength = 0.85 * math.sqrt(count / total)
             drawing.box("right" if row == column else "wrong", corner, (cell - 2, cell - 2), "", strength)
             if count:
@@ -186,12 +186,12 @@ def confusion_drawing(classes: Sequence[str], counts: Sequence[Sequence[int]]) -
 
 
 def heat_pixels(confusion: Sequence[Sequence[int]], side: int = 800) -> Any:
-    """Return the confusion matrix (k, k), by row in shares, as a PIL image (RGBA) for many classes."""
+    """Return the confusion matrix (k, k) of many classes, as shares of rows, as a PIL image (RGBA)."""
     from PIL import Image
 
     counts = np.asarray(confusion, np.float64)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    # Few confusions are to be seen as well, so the scale is a root.
+    # Square-root scale, so that few confusions are visible too.
     alpha = np.round(255 * np.sqrt(shares)).astype(np.uint8)
     pixels = np.empty((*alpha.shape, 4), np.uint8)
     pixels[..., :3] = (214, 72, 60)
@@ -212,13 +212,13 @@ def heat_map(confusion: Sequence[Sequence[int]], side: int = 800) -> str:
 
 
 def _shortened(name: str, longest: int) -> str:
-    """Return ``name`` as it is shown, cut where it is longer than ``longest``."""
+    """Return ``name`` as printable text, shortened to ``longest`` characters."""
     name = shown(name)
     return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
 def _sheet(title: str, axes: _Axes, x_ticks: Sequence[tuple[float, str]], x_label: str, y_label: str) -> Drawing:
-    """Return a drawing with the axes on it; y is in shares."""
+    """Return a drawing with axes; y is in shares."""
     drawing = Drawing(_WIDTH, _HEIGHT, title)
     for value in _ticks(axes.y0, axes.y1):
         drawing.line("grid", (_LEFT, axes.y(value)), (_WIDTH - _RIGHT, axes.y(value)))

@@ -1,4 +1,4 @@
-"""The page that the demo ends with."""
+"""The demo's page."""
 
 from __future__ import annotations
 
@@ -68,19 +68,19 @@ def write_demo_page(report: DemoReport) -> None:
 
 
 def _one_of_each(truth: Any, count: int) -> list[int]:
-    """Return the places of up to ``count`` pictures, one of each class in turn."""
+    """Return the places of up to ``count`` pictures, taking one of each class in turn."""
     turns = [np.flatnonzero(truth == name).tolist() for name in sorted(set(truth.tolist()), key=natural)]
     rounds = max(map(len, turns))
     return [places[turn] for turn in range(rounds) for places in turns if turn < len(places)][:count]
 
 
 def _queries(store: FeatureStore, pictures: Pictures, trained: TrainReport) -> list[dict[str, Any]]:
-    """Return held-out pictures of several classes with their neighbours among the training pictures."""
+    """Return held-out pictures of several classes with their nearest training pictures."""
     from featstore.stages.search import neighbours
 
     truth = store.labels[trained.split.test].astype(str)
     places = _one_of_each(truth, len(set(truth.tolist())))
-    # Every other class, so that few queries show different digits.
+    # Take every other class, so that a few queries show different digits.
     rows = trained.split.test[np.asarray(places[:: max(1, len(places) // QUERIES)][:QUERIES])]
     index = open_index(index_path(store.path))
     found = neighbours(index, store.features(rows=rows), NEIGHBOURS, allowed_ids=store.ids[trained.split.train])

@@ -1,6 +1,6 @@
-"""A drawing of lines, bars, dots and texts, as inline SVG for a page and as a PNG file for everything else.
+"""A drawing of lines, bars, dots and texts, rendered as inline SVG for pages and as PNG for files.
 
-Marks have kinds ("line", "bar", "bin"), not colours: in a page its style sheet gives them theirs, light or dark.
+Marks have kinds ("line", "bar", "bin") instead of colours: the page's style sheet sets the colours, light or dark.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _COLOURS: Final[dict[str, Colour]] = {
     "bar": (146, 177, 222), "dot": (37, 99, 190), "bin": (37, 99, 190),
     "right": (37, 99, 190), "wrong": (207, 62, 50),
 }  # fmt: skip
-"""Of a PNG: the page's own in light."""
+"""Colours of a PNG: those of the page in light mode."""
 CURVE_COLOURS: Final[tuple[Colour, ...]] = (
     (37, 99, 190), (224, 123, 0), (22, 140, 80), (207, 62, 50), (140, 92, 220), (142, 96, 62),
     (222, 80, 150), (120, 126, 136), (150, 150, 20), (20, 150, 175), (90, 130, 240), (190, 150, 90),
 )  # fmt: skip
-"""Of curves side by side, "curve-0", "curve-1", ..., and their dots; seen on white and on black paper."""
+"""Colours of the curves "curve-0", "curve-1", ... and their dots, visible on white and on black."""
 _SCALE: Final = 3
-"""Pixels of a PNG for each unit of the drawing."""
+"""Pixels of a PNG per unit of the drawing."""
 _FONT: Final = 11
 
 
@@ -52,7 +52,7 @@ class _Mark:
 
 @dataclass
 class Drawing:
-    """Marks on a sheet of ``width`` x ``height`` units, y downwards; ``title`` says what it shows."""
+    """Marks on a sheet of ``width`` x ``height`` units, y downwards; ``title`` is the description."""
 
     width: float
     height: float
@@ -60,23 +60,23 @@ class Drawing:
     _marks: list[_Mark] = field(default_factory=list)
 
     def line(self, kind: str, start: Point, end: Point) -> None:
-        """A straight line."""
+        """Add a straight line."""
         self._marks.append(_Mark("line", kind, (*start, *end)))
 
     def path(self, kind: str, points: Sequence[Point], title: str = "") -> None:
-        """A line through ``points``."""
+        """Add a line through ``points``."""
         self._marks.append(_Mark("path", kind, tuple(value for point in points for value in point), title=title))
 
     def box(self, kind: str, corner: Point, size: Point, title: str = "", strength: float = 1.0) -> None:
-        """A filled rectangle from its upper left ``corner``; ``strength``: how opaque."""
+        """Add a filled rectangle with its upper left ``corner``; ``strength``: opacity."""
         self._marks.append(_Mark("box", kind, (*corner, *size), title=title, strength=strength))
 
     def dot(self, kind: str, centre: Point, radius: float, title: str = "") -> None:
-        """A circle; filled where its kind says chosen."""
+        """Add a circle; it is filled if its kind contains "chosen"."""
         self._marks.append(_Mark("dot", kind, (*centre, radius), title=title))
 
     def write(self, kind: str, at: Point, text: str, anchor: str = "middle", *, turned: bool = False) -> None:
-        """A text on its baseline, "start", "middle" or "end" at ``at``; ``turned``: upwards."""
+        """Add a text on its baseline, anchored "start", "middle" or "end" at ``at``; ``turned``: upwards."""
         self._marks.append(_Mark("text", kind, at, text, anchor=anchor, turned=turned))
 
     def svg(self) -> Markup:
@@ -88,7 +88,7 @@ class Drawing:
         )
 
     def image(self) -> Image.Image:
-        """Return the drawing as a picture, white behind it."""
+        """Return the drawing as a picture on white."""
         from PIL import Image, ImageDraw, ImageFont
 
         sheet = Image.new("RGB", (round(self.width * _SCALE), round(self.height * _SCALE)), _PAPER)
@@ -145,7 +145,7 @@ def _draw(pen: Any, at: tuple[float, ...], mark: _Mark) -> None:
 
 
 def _write(sheet: Image.Image, font: Any, at: tuple[float, ...], mark: _Mark) -> None:
-    """Write a text; Pillow turns pictures, not texts, so every text is a picture of its own first."""
+    """Draw a text. Pillow can rotate pictures but not texts, so each text is first drawn as a picture."""
     from PIL import Image, ImageDraw
 
     text = shown(mark.text)

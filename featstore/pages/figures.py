@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def charts_of(trained: TrainReport) -> dict[str, Drawing]:
-    """Return what can be drawn of ``trained``: selection, calibration, calibration-before, precision-recall."""
+    """Return the charts available for ``trained``: selection, calibration, calibration-before, precision-recall."""
     from featstore.heads.calibration import rescale
     from featstore.heads.evaluation.report import calibration_bins, codes_of
     from featstore.stages.train import scale_of
@@ -44,8 +44,8 @@ def charts_of(trained: TrainReport) -> dict[str, Drawing]:
 def write_figures(trained: TrainReport, page: str | os.PathLike[str]) -> list[Path]:
     """Write the charts of ``trained`` and its confusion matrix as PNG files, and its report as JSON, beside ``page``.
 
-    Return their paths: PAGE.selection.png, PAGE.confusion.png, ..., PAGE.json with the page's name without its
-    ending. Raises OSError.
+    Returns their paths: PAGE.selection.png, PAGE.confusion.png, ..., PAGE.json, with PAGE the page's name without its
+    extension. Raises OSError.
     """
     confusion = trained.report.table.confusion.astype(np.int64).tolist()
     images: dict[str, Any] = {name: one.image() for name, one in charts_of(trained).items()}

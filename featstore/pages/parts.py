@@ -1,4 +1,4 @@
-"""What several pages show: examples with their thumbnails, confusion matrices, figures, how something was made."""
+"""Parts that several pages share: examples with thumbnails, confusion matrices, figures, provenance."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from featstore.store.origin import Origin
 
 CELLS = 24
-"""Classes up to which a confusion matrix is a table; beyond, it is a picture."""
+"""Largest number of classes for a confusion matrix as a table; larger ones are pictures."""
 PAIRS = 8
 CELLS_SHOWN, PICTURES_OF_CELL = 40, 6
-"""Cells of a confusion matrix whose pictures a page shows, and how many of each: the page is one file."""
+"""Largest number of confusion matrix cells with pictures, and of pictures per cell; bounds the page's size."""
 CLASSES_SHOWN = 200
 DEEP = 0.8
-"""Shade of a cell from which white is read better on it than black."""
+"""Shade of a cell from which white text is more legible than black."""
 _TITLES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -41,7 +41,7 @@ _SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "calibration_error")
 
 
 def footer() -> dict[str, str]:
-    """Return what the foot of every page says."""
+    """Return the values of every page's footer."""
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return {"version": __version__, "made": made}
 
@@ -49,7 +49,7 @@ def footer() -> dict[str, str]:
 def examples(
     store: FeatureStore, pictures: Pictures, trained: TrainReport, places: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Return the held-out pictures at ``places`` (numbers into ``trained.split.test``) with what the head says of them."""
+    """Return the held-out pictures at ``places`` (indices into ``trained.split.test``) with their predictions."""
     rows = trained.split.test[np.asarray(places, np.int64)]
     keys = [key.decode("utf-8", "surrogateescape") for key in store.key_bytes(rows)]
     found = []
@@ -71,10 +71,10 @@ def examples(
 def cells(
     store: FeatureStore, pictures: Pictures, trained: TrainReport, codes: NDArray[np.intp]
 ) -> dict[tuple[int, int], dict[str, Any]]:
-    """Return, by (true, predicted) class numbers, the pictures of the cells that a page shows.
+    """Return the pictures for the cells of the confusion matrix, by (true, predicted) class numbers.
 
-    ``codes``: (n,) true class numbers of the held-out pictures. Wrong cells come first, the fullest of them first, with
-    their most confident errors; of right cells the least confident pictures are shown.
+    ``codes``: (n,) true class numbers of the held-out pictures. Wrong cells come first, the fullest first, with their
+    most confident errors. Correct cells show their least confident pictures.
     """
     predicted = trained.probabilities.argmax(axis=1)
     confidence = trained.probabilities.max(axis=1)
@@ -102,7 +102,7 @@ def confusion_matrix(
     counts: Sequence[Sequence[int]],
     shown: Mapping[tuple[int, int], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Return the confusion matrix (k, k; rows: true classes) as the template takes it; ``shown``: see ``cells``."""
+    """Return the template's values for a confusion matrix (k, k; rows: true classes); ``shown``: see ``cells``."""
     shown = shown or {}
     matrix = np.asarray(counts, np.int64)
     wrong = matrix.copy()
@@ -129,7 +129,7 @@ def confusion_matrix(
         line = []
         for other, count in enumerate(matrix[code].tolist()):
             share = float(shares[code, other])
-            # Few confusions are to be seen as well, so wrong cells start from a visible shade.
+            # Wrong cells start from a visible shade, so that few confusions are visible too.
             shade = 0.12 + 0.78 * share if code == other else 0.16 + 0.84 * share
             kinds = ["right" if code == other else "wrong"] if count else ["zero"]
             verb = "known as" if code == other else "taken for"
@@ -149,7 +149,7 @@ def confusion_matrix(
 
 
 def class_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of the per-class table: all, or the worst by F1 where there are very many."""
+    """Return the rows of the per-class table: all, or those with the worst F1 of very many."""
     rows: list[dict[str, Any]] = report["classes"]
     if len(rows) <= CLASSES_SHOWN:
         return rows
@@ -157,7 +157,7 @@ def class_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def figures(report: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return (name, value, interval) of every figure of a report."""
+    """Return (name, value, interval) of each figure in a report."""
     shown = []
     for name, estimate in report["estimates"].items():
         written = percent if name in _SHARES else number
@@ -167,7 +167,7 @@ def figures(report: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def parameters_tile(trained: TrainReport) -> tuple[str, str]:
-    """Return the parameters of a head, and whether they were chosen: one that was given is tried alone, or not at all."""
+    """Return the parameters of a head, and whether they were chosen; a given value was tried alone, or not at all."""
     table = trained.head.meta.get("cross_validation") or {}
     chosen = len(table.get("mean_accuracy", ())) > 1
     return chosen_text(trained.chosen), "chosen on the training pictures alone" if chosen else "as given"
@@ -181,7 +181,7 @@ def chosen_text(chosen: dict[str, float]) -> str:
 
 
 def features_text(origins: Sequence[Origin]) -> str:
-    """Return in words what the features are, of every store that they came from."""
+    """Return a description of the features, with each store that they came from."""
     return " + ".join(
         f"{origin.identity.dimension}-d {origin.identity.dtype} of {origin.identity.backbone} "
         f"({origin.identity.layer}), weights {origin.weights_name}"

@@ -1,4 +1,4 @@
-"""Rendering: one template environment in which everything is escaped unless it is markup made here."""
+"""Render pages: one template environment that escapes everything except markup made here."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from featstore.pages.drawing import CURVE_COLOURS
 from featstore.text import shown
 
 _COLUMNS = 7
-"""Pictures side by side at most."""
+"""Largest number of pictures side by side."""
 _UNBROKEN = 12
-"""Characters at the end of a file name that stay on one line."""
+"""Number of characters at the end of a file name that are never broken across lines."""
 
 
 def write_page(path: str | os.PathLike[str], template: str, values: Mapping[str, Any]) -> None:
-    """Render ``template`` with ``values`` to the file ``path``, whole or not at all. Raises OSError."""
+    """Render ``template`` with ``values`` to the file ``path``, atomically. Raises OSError."""
     text = _environment().get_template(template).render(values)
     target = Path(path)
     atomic.make_directory(Path(os.path.abspath(target.parent)))
@@ -47,14 +47,16 @@ def _environment() -> Environment:
 
 
 def _one_line(value: Any) -> Any:
-    """Names of files may hold newlines and bytes that are no UTF-8; neither may reach a page as it is."""
+    """Return texts as one printable line: file names may contain newlines and invalid UTF-8. Other values are
+    unchanged."""
     return shown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def breakable(name: str) -> Markup:
-    """Return a file name as markup that a line may break after a slash, hyphen or underscore, but not in its ending."""
+    """Return a file name as markup with line breaks allowed after slashes, hyphens and underscores, except in its
+    ending."""
     text = shown(name)
-    # The ending begins with a word, where one begins within its length.
+    # Start the unbreakable ending at a word, if one starts within its length.
     least, stop = max(0, len(text) - _UNBROKEN), max(text.rfind("."), text.rfind("/"))
     start = next(
         (one.end() for one in re.finditer(r"[/_. -]", text) if one.end() >= least and one.start() < stop), least
@@ -64,13 +66,13 @@ def breakable(name: str) -> Markup:
 
 
 def balanced(count: int) -> int:
-    """Return the columns of a sheet of ``count`` pictures whose rows are about equally full: of 10 pictures 5, not 7."""
+    """Return the number of columns that fills the rows evenly for ``count`` pictures: 5 for 10 pictures, not 7."""
     rows = math.ceil(count / _COLUMNS)
     return _COLUMNS if rows < 2 else math.ceil(count / rows)
 
 
 def percent(value: float | None) -> str:
-    """Return a share as text, such as 98.7 %; with more digits where one would make nearly all of it all, or nothing."""
+    """Return a share as text, such as 98.7 %, with more digits if rounding would give 0 % or 100 %."""
     if value is None or value != value:
         return "–"  # noqa: RUF001
     digits = next((count for count in range(1, 5) if 0 < round(100 * value, count) < 100), 1)
@@ -78,7 +80,7 @@ def percent(value: float | None) -> str:
 
 
 def number(value: float | int | None) -> str:
-    """Return a number as text: integers with separators, others with four significant digits."""
+    """Return a number as text: integers with thousands separators, others with four significant digits."""
     if value is None or value != value:
         return "–"  # noqa: RUF001
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

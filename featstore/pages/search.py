@@ -1,4 +1,4 @@
-"""The contact sheet of a search."""
+"""The page of a search: a contact sheet of queries and neighbours."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from featstore.stages.search import Neighbour, QueryResult, SearchReport
 
 QUERIES = 200
-"""Queries that one page shows; a page of more would be too large to open."""
+"""Largest number of queries on a page; more would make it too large to open."""
 _SCORES = {"cosine": "cosine", "l2": "squared distance", "ip": "inner product"}
 
 
 def write_search_page(
     report: SearchReport, path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None
 ) -> list[str]:
-    """Write the pictures of ``report`` as a page at ``path``: each query with its neighbours. Return Pictures.notes().
+    """Write each query of ``report`` with its neighbours as a page to ``path``, and return Pictures.notes().
 
-    ``root``: where the index's pictures are now, if they moved, or the store is gone. Raises OSError.
+    ``root``: where the index's pictures are now, if they moved or the store is missing. Raises OSError.
     """
     pictures = Pictures(report.store, root)
     shown = report.queries[:QUERIES]
@@ -59,7 +59,7 @@ def write_search_page(
 
 
 def _short(query: QueryResult) -> str:
-    """Return the name of a query; of one picture without its folders."""
+    """Return the name of a query; for a picture, without its folders."""
     return query.name if query.source is None and query.key is None else os.path.basename(query.name)
 
 
@@ -83,7 +83,7 @@ def _query(query: QueryResult, pictures: Pictures) -> dict[str, Any]:
 
 
 def neighbours_shown(neighbours: Sequence[Neighbour], pictures: Pictures) -> list[dict[str, Any]]:
-    """Return neighbours as the template takes them."""
+    """Return the template's values for neighbours."""
     return [
         {
             "key": found.key,

@@ -23,9 +23,9 @@ ERRORS = 24
 def write_training_page(
     trained: TrainReport, path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None
 ) -> list[str]:
-    """Write the report of ``trained`` as a page at ``path``. ``root``: where the pictures are now, if they moved.
+    """Write the report of ``trained`` as a page to ``path``, and return Pictures.notes().
 
-    Return Pictures.notes(). A picture that is not there any more is said so in its place. Raises OSError.
+    ``root``: where the pictures are now, if they moved. A missing picture is replaced by a note. Raises OSError.
     """
     from featstore.heads.evaluation.report import codes_of, worst_errors
     from featstore.heads.trainer import HEADS
