@@ -1,15 +1,15 @@
-"""8-bit integers: a network quantised after training, without any data set.
+"""The int8 engine: a network quantised after training, without a data set.
 
-Weights are quantised symmetrically for each output channel, activations for each tensor, as in Jacob et al. 2018
-(arXiv 1712.05877) and Nagel et al. 2021 (arXiv 2106.08295, section 3), after BatchNorm is folded. The ranges of the
-activations are measured on made-up pictures (leaves.py), which served EfficientNet-Lite0 as well as the user's own
-would (cosine 0.994 to fp32 either way): so the int8 network follows from the backbone alone.
+Weights are quantised symmetrically per output channel, activations per tensor, as in Jacob et al. 2018 (arXiv
+1712.05877) and Nagel et al. 2021 (arXiv 2106.08295, section 3), after folding BatchNorm. The ranges of the activations
+are measured on synthetic pictures (leaves.py). For EfficientNet-Lite0 these worked as well as the user's own pictures
+would (cosine 0.994 to fp32 either way). So the int8 network depends on the backbone only.
 
-Without VNNI instructions a processor adds the products of two neighbouring channels in 16 bits, which saturate: 255 * 127
-fits, twice that does not. So the steps of the weights are such that the two weights of a pair add up to at most 128, and
-every processor adds the same integers: the features are one precision class, int8-s16. Those of the class int8, whose
-weights used the whole range, came out otherwise on every kind of processor and do not go with them. They are close to
-the fp32 ones, not equal: good for training heads, less so for search.
+Processors without VNNI instructions add the products of two neighbouring channels in 16 bits, with saturation: 255 *
+127 fits, twice that does not. So the weights are scaled such that the two quantised weights of a pair add up to at most
+128, and every processor computes the same integer sums. The features are one precision class, int8-s16. Features of the
+older class int8, whose weights used the whole range, differed between kinds of processors and are incompatible.
+int8-s16 features are close to those of fp32 but not equal: good for training heads, less so for search.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ from featstore.engines.openvino import BLOCK, OpenVinoEngine, to_graph, with_nor
 from featstore.errors import UsageError
 
 PRECISION: Final = "int8-s16"
-"""The class of the features: 8-bit integers, of which two products fit into 16 bits."""
+"""Precision class of the features: 8-bit integers such that the sum of two products fits into 16 bits."""
 PICTURES: Final = 48
-"""Made-up pictures that the ranges are measured on."""
+"""Number of synthetic pictures for measuring the ranges."""
 _8_BIT_SUMS: Final = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm"})
-"""Linux' names of the instructions, on x86 and aarch64."""
+"""Linux's names of the instructions, on x86 and aarch64."""
 _WITHOUT_8_BIT_SUMS: Final = ("SSE41", "AVX", "AVX2", "AVX512_CORE")
 _WEIGHTED: Final = ("Convolution", "GroupConvolution", "MatMul")
 Ranges = dict[str, tuple[float, float]]
 
 
 def has_8_bit_sums() -> bool:
-    """Return whether the processor adds products of 8-bit integers in one instruction; without, int8 gains little.
+    """Return whether the processor sums products of 8-bit integers in one instruction; without it, int8 is hardly
+    faster.
 
-    False also where the system does not tell, and where oneDNN is kept from such instructions.
+    False also if the system does not tell, or if oneDNN is configured not to use such instructions.
     """
     if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in _WITHOUT_8_BIT_SUMS:
         return False
@@ -52,9 +53,10 @@ def has_8_bit_sums() -> bool:
 
 
 def measure_ranges(graph: Any, backbone: Backbone, pictures: NDArray[np.uint8]) -> Ranges:
-    """Return the least and greatest value of each activation of ``graph`` that is quantised, over ``pictures``.
+    """Return the minimum and maximum of each quantised activation of ``graph`` over ``pictures``.
 
-    ``graph``: the backbone's, as ``to_graph`` gives it; it stays as it is. ``pictures``: (n, crop, crop, 3) uint8, n a multiple of BLOCK. The names say the place in the graph.
+    ``graph``: the backbone's, as from ``to_graph``; not changed. ``pictures``: (n, crop, crop, 3) uint8, n a multiple
+    of BLOCK. The names of the activations give their place in the graph.
     """
     import openvino as ov
     from openvino import opset13 as ops
@@ -75,7 +77,7 @@ def measure_ranges(graph: Any, backbone: Backbone, pictures: NDArray[np.uint8]) 
 
 
 class Int8Engine(OpenVinoEngine):
-    """OpenVINO with weights and activations of 8 bits. It has to be asked for by name."""
+    """OpenVINO with 8-bit weights and activations. Only used if requested by name."""
 
     name = "openvino-int8"
 
@@ -101,9 +103,9 @@ def _is_constant(output: Any) -> bool:
 
 
 def _places(graph: Any) -> dict[str, Any]:
-    """Return the activations to quantise, named "<number>:<kind of the consumer>" in the order of the graph.
+    """Return the activations to quantise, named "<number>:<kind of the consumer>", in the order of the graph.
 
-    They are the inputs of layers with weights, and both inputs of additions that join two branches.
+    These are the inputs of layers with weights, and both inputs of additions that join two branches.
     """
     places: dict[tuple[str, int], tuple[str, Any]] = {}
     for node in graph.get_ordered_ops():
@@ -122,13 +124,13 @@ def _places(graph: Any) -> dict[str, Any]:
 
 
 def _joins(node: Any) -> bool:
-    """Return whether an addition joins two branches of the network, rather than adding a computed bias."""
+    """Return whether an addition joins two branches of the network; otherwise it adds a computed bias."""
     shapes = [tuple(node.input_value(i).get_partial_shape().to_shape()) for i in (0, 1)]
     return shapes[0] == shapes[1] and len(shapes[0]) == 4
 
 
 def _quantise(graph: Any, ranges: Ranges) -> None:
-    """Put FakeQuantize operations into ``graph``, from which OpenVINO makes integer arithmetic."""
+    """Insert FakeQuantize operations into ``graph``; OpenVINO turns them into integer arithmetic."""
     from openvino import opset13 as ops
 
     places = _places(graph)
@@ -149,13 +151,13 @@ def _quantise(graph: Any, ranges: Ranges) -> None:
 
 
 def _range_by_channel(node: Any, weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the value that becomes 127 in each output channel, shaped to broadcast over the weights.
+    """Return the weight that maps to 127 in each output channel, shaped to broadcast over the weights.
 
-    Of two weights whose products are added in 16 bits it is at least either, and their sum where the signs agree: rounded
-    to steps of 1/127 of it they add up to at most 128, and 128 * 255 fits.
+    Consider two weights whose products are added in 16 bits. The returned value is at least the absolute value of each
+    and of their sum. So, rounded to steps of 1/127 of it, they add up to at most 128, and 128 * 255 fits.
     """
     kind = node.get_type_name()
-    if kind == "GroupConvolution":  # (groups, out, in, height, width)
+    if kind == "GroupConvolution":  # Axes (groups, out, in, height, width).
         inputs, axes = 2, tuple(range(2, weights.ndim))
     elif kind == "Convolution":
         inputs, axes = 1, tuple(range(1, weights.ndim))
@@ -168,14 +170,14 @@ def _range_by_channel(node: Any, weights: NDArray[np.float32]) -> NDArray[np.flo
         pairs = np.abs(channels[..., ::2] + channels[..., 1::2])
         largest = np.maximum(largest, np.repeat(pairs, 2, axis=-1))
     elif channels.shape[-1] > 1:
-        # Kernels differ in what they put beside the last channel.
+        # Kernels differ in what they pair with the last channel.
         largest = 2 * largest
     greatest: NDArray[np.float32] = np.moveaxis(largest, -1, inputs).max(axis=axes, keepdims=True)
     return np.maximum(greatest, np.float32(1e-12))
 
 
 def _quantisation_range(low: float, high: float) -> tuple[np.float32, np.float32]:
-    """Return the range that 256 levels cover: unsigned where nothing is negative, else symmetric, zero being exact."""
+    """Return the range of 256 levels: unsigned if nothing is negative, otherwise symmetric with an exact zero."""
     if low >= 0:
         return np.float32(0), np.float32(max(high, 1e-6))
     greatest = max(-low * 127 / 128, high, 1e-6)

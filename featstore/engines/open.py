@@ -1,4 +1,4 @@
-"""open_engine: from a backbone to something that runs."""
+"""open_engine: make the engine for a backbone."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ PRECISIONS: Final = ("auto", "fp32", "bf16", "fp16", "int8", INT8)
 def open_engine(backbone: Backbone, *, engine: str = "auto", device: str = "auto", precision: str = "auto") -> Engine:
     """Return an engine for ``backbone``.
 
-    ``engine``: "torch", the reference; "torch-folded", BatchNorm folded and channels last; "compile"; "openvino"
-    (CPU); "openvino-int8" (CPU), whose features are a precision class of their own; "auto", the fastest of the right
-    precision: openvino on a CPU where it is installed, torch-folded where not, compile on CUDA. ``device``: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:N". ``precision``:
-    "fp32", which is exact with every engine; "bf16"; "fp16" (CUDA); "int8" or "int8-s16", the one of openvino-int8;
-    "auto": bf16 for "auto" and "compile" on CUDA,
-    fp32 otherwise. Raises UsageError for what does not exist or does not go together.
+    ``engine``: "torch", the reference; "torch-folded", BatchNorm folded and channels last; "compile"; "openvino" (CPU);
+    "openvino-int8" (CPU), with a precision class of its own; "auto": on a CPU openvino if installed, on CUDA compile if
+    Triton is installed, otherwise torch-folded. ``device``: "auto" (CUDA if available), "cpu", "cuda", "cuda:N".
+    ``precision``: "fp32", exact with every engine; "bf16"; "fp16" (CUDA); "int8" or "int8-s16", that of openvino-int8;
+    "auto": on CUDA bf16, or fp16 if the GPU lacks it, except for "torch"; otherwise fp32. Raises UsageError for unknown
+    or conflicting values.
     """
     if engine not in ENGINES:
         raise UsageError(f"there is no engine {engine!r}; there are {', '.join(ENGINES)}")
@@ -47,10 +47,10 @@ def open_engine(backbone: Backbone, *, engine: str = "auto", device: str = "auto
 
 
 def to_go_on(precision: str, engine: str) -> tuple[str, str]:
-    """Return the engine and the precision to ask open_engine for where ``precision`` is the class of features that are there.
+    """Return the engine and precision for open_engine that extend existing features of the class ``precision``.
 
-    ``engine``: the one that was asked for. What does not go together is left for open_engine and the identity to refuse.
-    Raises IdentityError for "int8", which no engine makes any more.
+    ``engine``: the requested one. Conflicts are left to open_engine and the identity check. Raises IdentityError for
+    "int8", which no engine supports any more.
     """
     if precision == "int8":
         raise IdentityError(

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: several asynchronous streams over a graph that takes the pixels as they are."""
+"""OpenVINO on the CPU: several asynchronous streams over a graph that takes uint8 pixels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from featstore.engines.shared import check_features, check_pictures, in_blocks, 
 from featstore.errors import FeatstoreError, UsageError
 
 BLOCK: Final = 8
-"""Pictures of one inference request; two streams of 8 filled two cores best on ResNet50."""
+"""Pictures per inference request; two streams of 8 used two cores best with ResNet50."""
 _WEIGHTED: Final = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 _HINTS: Final = {"fp32": "f32", "bf16": "bf16", "int8-s16": "f32"}
 
@@ -45,7 +45,7 @@ def to_graph(module: nn.Module, side: int) -> Any:
     example = torch.zeros(BLOCK, 3, side, side)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        # Left to itself the decoder traces, checks and freezes with many more forward passes.
+        # By default the decoder traces, checks and freezes the module, with many more forward passes.
         traced = torch.jit.trace(fold(module), example, check_trace=False)  # type: ignore[no-untyped-call]
         decoder = TorchScriptPythonDecoder(traced, example_input=(example,))
         frontend = FrontEndManager().load_by_framework("pytorch")
@@ -55,7 +55,7 @@ def to_graph(module: nn.Module, side: int) -> Any:
 
 
 def with_normalisation(graph: Any, preprocessing: Preprocessing) -> Any:
-    """Return ``graph`` changed to take (BLOCK, side, side, 3) uint8: conversion and normalisation inside."""
+    """Return ``graph`` changed to take (BLOCK, side, side, 3) uint8, with conversion and normalisation inside."""
     import openvino as ov
     from openvino.preprocess import PrePostProcessor
 
@@ -70,16 +70,17 @@ def with_normalisation(graph: Any, preprocessing: Preprocessing) -> Any:
 
 
 class OpenVinoEngine:
-    """A graph compiled for this CPU, run in blocks of BLOCK pictures on as many streams as keep it busy.
+    """A graph compiled for this CPU, run in blocks of BLOCK pictures on as many streams as keep the CPU busy.
 
-    ``precision`` fp32 is exact; bf16 is faster where the CPU has it, and a class of its own.
+    ``precision`` fp32 is exact; bf16 is a separate precision class, faster if the CPU supports it.
     """
 
     name = "openvino"
     in_flight = 2
 
     def __init__(self, backbone: Backbone, precision: str = "fp32", *, graph: Any = None) -> None:
-        """``graph``: a model for ``to_graph(backbone.module)`` changed in its precision, as int8 does."""
+        """Compile the backbone; ``graph``: a graph from ``to_graph(backbone.module)`` with changed precision, as in
+        int8."""
         if graph is None:
             graph = to_graph(backbone.module, backbone.preprocessing.crop)
         import openvino as ov
@@ -90,19 +91,19 @@ class OpenVinoEngine:
         normalised = with_normalisation(graph, backbone.preprocessing)
         self._compiled = ov.Core().compile_model(normalised, "CPU", _configuration(precision))
         streams = int(self._compiled.get_property("NUM_STREAMS"))
-        # Twice the streams: each finds its next block waiting.
+        # Twice as many requests as streams, so that each stream finds its next block waiting.
         self._queue = ov.AsyncInferQueue(self._compiled, 2 * streams)
         self._queue.set_callback(_finish)
         self._streams = streams
 
     def submit(self, pictures: NDArray[np.uint8]) -> Future[NDArray[np.float32]]:
-        """Begin computing the features of the RGB pictures (n, h, w, 3)."""
+        """Start computing the features of the RGB pictures (n, h, w, 3)."""
         check_pictures(pictures)
         if pictures.shape[1:3] != (self._side, self._side):
             raise UsageError(f"this engine was built for pictures of {self._side} x {self._side} pixels")
         batch = _Batch(len(pictures), self.dimension)
         for number, (block, count) in enumerate(in_blocks(pictures, BLOCK)):
-            # Copies the block into the request; waits while no request is idle.
+            # Copies the block into the request; waits until a request is idle.
             self._queue.start_async({0: block}, (batch, number * BLOCK, count))
         return batch.future
 
@@ -125,15 +126,15 @@ class OpenVinoEngine:
         for node in self._compiled.get_runtime_model().get_ops():
             about = {name: node.get_rt_info()[name].astype(str) for name in ("layerType", "primitiveType")}
             if about["layerType"] in _WEIGHTED:
-                # Such as brgconv_avx512_core_f32 or jit_avx2_I8: the kernel, what it is made for, the type.
+                # Such as brgconv_avx512_core_f32 or jit_avx2_I8: kernel, instruction set, type.
                 found.add(about["primitiveType"].partition("_")[2].rpartition("_")[0])
         return ", ".join(sorted(found - {""})) or "unknown"
 
 
 def _configuration(precision: str) -> dict[str, Any]:
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # Pinned threads of two processes that share the work would share a core. Without the hint for the precision a
-    # CPU with bfloat16 would use it unasked.
+    # Without pinning, because pinned threads of two processes that share the work would share a core. With the
+    # precision hint, because a CPU with bfloat16 would otherwise use it by default.
     configuration: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": _HINTS[precision],
         "INFERENCE_NUM_THREADS": threads,
@@ -146,7 +147,7 @@ def _configuration(precision: str) -> dict[str, Any]:
 
 
 class _Batch:
-    """The features of one submitted batch, filled block by block from OpenVINO's threads."""
+    """The features of one submitted batch, filled block by block by OpenVINO's threads."""
 
     def __init__(self, count: int, dimension: int) -> None:
         self.features = np.empty((count, dimension), np.float32)
@@ -155,7 +156,7 @@ class _Batch:
         self._lock = threading.Lock()
 
     def fill(self, start: int, count: int, features: NDArray[np.float32]) -> None:
-        """Take the first ``count`` rows of ``features`` as rows ``start`` and on."""
+        """Store the first ``count`` rows of ``features`` from row ``start``."""
         self.features[start : start + count] = features[:count]
         with self._lock:
             self._missing -= count
@@ -165,7 +166,7 @@ class _Batch:
 
 
 def _finish(request: Any, place: tuple[_Batch, int, int]) -> None:
-    """Take over a finished request; nothing may be raised here, in a thread of OpenVINO's."""
+    """Collect a finished request; runs in a thread of OpenVINO, so it must not raise."""
     batch, start, count = place
     try:
         batch.fill(start, count, request.get_output_tensor(0).data)

@@ -1,7 +1,7 @@
-"""How far the features of one engine are from those of another on the same pictures.
+"""Drift: the difference between the features of two engines for the same pictures.
 
-Plain cosine alone proves nothing: features share a large mean, so that even different pictures can have 0.997.
-Differences are therefore compared with the spread of the features over pictures.
+Plain cosine is not conclusive: features share a large mean, so even different pictures can have 0.997. So differences
+are measured in units of the features' spread over pictures.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from featstore.engines.base import Engine
 from featstore.errors import UsageError
 
 EXACT: float = 1e-3
-"""The greatest difference, in standard deviations, up to which an engine counts as exact."""
+"""Largest difference of an exact engine, in standard deviations."""
 
 BOUNDS: Final[Mapping[str, tuple[str, float]]] = {
     "fp32": ("greatest_difference", EXACT),
@@ -24,18 +24,19 @@ BOUNDS: Final[Mapping[str, tuple[str, float]]] = {
     "bf16": ("rms_difference", 0.5),
     "int8-s16": ("rms_difference", 0.5),
 }
-"""Of each precision class: the figure of ``drift`` from plain torch, and its greatest value. Two machines whose features
-keep to it are at most twice as far from each other. README.md beside this file says how the bounds were found."""
+"""For each precision class, a figure of ``drift`` from plain torch and its largest accepted value. Two machines within
+the bound differ at most by twice the bound. The README.md in this folder says how the bounds were found."""
 
 
 def drift(features: NDArray[np.float32], reference: NDArray[np.float32]) -> dict[str, float]:
     """Compare ``features`` (n, d) with ``reference`` (n, d) of the same n >= 2 pictures.
 
-    * ``spread``: the standard deviation over pictures, root mean square over the dimensions;
-    * ``greatest_difference`` and ``rms_difference``: of any, and of a typical, entry, in units of ``spread``;
-    * ``cosine_mean`` and ``cosine_min`` of each picture's two vectors; ``centred_cosine_min``, the same after the
-      reference's mean is taken off;
-    * ``neighbour_agreement``: the share of pictures whose nearest other picture, by cosine, is the same.
+    * ``spread``: standard deviation over pictures, root mean square over the dimensions;
+    * ``greatest_difference`` and ``rms_difference``: maximum and root mean square over all entries, in units of
+      ``spread``;
+    * ``cosine_mean`` and ``cosine_min``: of the two vectors of each picture; ``centred_cosine_min``: the same after
+      subtracting the reference's mean;
+    * ``neighbour_agreement``: share of pictures with the same nearest other picture, by cosine.
 
     Raises UsageError for shapes that do not match.
     """
@@ -62,7 +63,7 @@ def drift(features: NDArray[np.float32], reference: NDArray[np.float32]) -> dict
 
 
 def beyond_bound(precision: str, measured: Mapping[str, float]) -> str:
-    """Return in words why features of the class ``precision`` whose drift is ``measured`` break its promise, else ""."""
+    """Return how ``measured`` drift exceeds the bound of the class ``precision``, "" if it does not."""
     name, bound = BOUNDS[precision]
     if measured[name] <= bound:
         return ""
@@ -73,7 +74,7 @@ def beyond_bound(precision: str, measured: Mapping[str, float]) -> str:
 def measure_drift(
     engine: Engine, reference: Engine, pictures: NDArray[np.uint8], *, batch: int = 8
 ) -> dict[str, float]:
-    """Return ``drift`` of ``engine`` from ``reference`` on the same pixels, (n, h, w, 3) uint8 with n >= 2."""
+    """Return the ``drift`` of ``engine`` from ``reference`` on the same pixels, (n, h, w, 3) uint8 with n >= 2."""
     starts = range(0, len(pictures), batch)
     ours = np.concatenate([engine(pictures[start : start + batch]) for start in starts])
     theirs = np.concatenate([reference(pictures[start : start + batch]) for start in starts])

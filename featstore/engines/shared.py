@@ -1,4 +1,4 @@
-"""What all engines check and report."""
+"""Input checks and provenance shared by all engines."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def check_pictures(pictures: NDArray[np.uint8]) -> None:
 
 
 def as_tensor(pictures: NDArray[np.uint8]) -> torch.Tensor:
-    """Return ``pictures`` (n, h, w, 3) as a tensor on the CPU that shares their memory where torch allows it."""
+    """Return ``pictures`` (n, h, w, 3) as a CPU tensor that shares their memory if torch allows it."""
     check_pictures(pictures)
-    # torch warns of arrays that cannot be written.
+    # torch warns about read-only arrays, so copy them.
     return torch.from_numpy(pictures if pictures.flags.writeable else pictures.copy())
 
 
 def in_blocks(pictures: NDArray[np.uint8], size: int) -> Iterator[tuple[NDArray[np.uint8], int]]:
-    """Cut ``pictures`` (n, h, w, 3) into blocks of exactly ``size``, the last filled up with black pictures.
+    """Divide ``pictures`` (n, h, w, 3) into blocks of exactly ``size``; the last one is padded with black pictures.
 
-    Yields (block, how many of it are pictures).
+    Yields (block, number of real pictures in it).
     """
     check_pictures(pictures)
     for start in range(0, len(pictures), size):
@@ -45,7 +45,7 @@ def in_blocks(pictures: NDArray[np.uint8], size: int) -> Iterator[tuple[NDArray[
 
 @contextlib.contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
-    """Keep CUDA from rounding float32 to TF32 inside, and cuDNN to algorithms that give the same bits again."""
+    """Disable TF32 for float32 on CUDA, and make cuDNN use deterministic algorithms."""
     if device.type != "cuda":
         yield
         return
@@ -66,7 +66,7 @@ def check_features(features: NDArray[np.float32], count: int, dimension: int) ->
 
 
 def resolve_device(device: str) -> torch.device:
-    """Return the device for "auto" (CUDA where there is any, else CPU), "cpu", "cuda" or "cuda:N"; raise UsageError."""
+    """Return the device for "auto" (CUDA if available, otherwise CPU), "cpu", "cuda" or "cuda:N"; raise UsageError."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -87,7 +87,7 @@ def resolve_device(device: str) -> torch.device:
 def versions(device: torch.device) -> dict[str, Any]:
     """Return device, instruction set, threads and versions as JSON types, for the provenance of features.
 
-    ``instruction_set``: of torch's own kernels, such as "avx2", with the limit that oneDNN was given, if any; on CUDA the
+    ``instruction_set``: of torch's own kernels, such as "avx2", with oneDNN's configured limit, if any; on CUDA the
     compute capability, such as "sm_90".
     """
     if device.type == "cuda":
