@@ -1,7 +1,7 @@
-"""Duplicates: equal content by digest, near copies by the cosine of features, and leaks between splits.
+"""Duplicates: equal content by digest, near-duplicates by cosine of the features, and leaks between splits.
 
-Pictures are compared block by block; memory is two blocks and some numbers a row, never n x n. Exact
-comparison of n rows costs n^2 d multiplications; beyond some 200,000 rows give an index, whose neighbours are used.
+Pictures are compared block by block: memory is two blocks and a few numbers per row, never n x n. The exact comparison
+of n rows costs n^2 d multiplications. Above some 200,000 rows, pass an index and only its neighbours are compared.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _EDGES_AT_ONCE = 1 << 20
 
 @dataclass(frozen=True)
 class Leak:
-    """Row ``row`` of one split has a near copy, ``other``, in another; ``score`` is their cosine."""
+    """Row ``row`` of one split has a near-duplicate ``other`` in another split; ``score``: their cosine."""
 
     row: int
     other: int
@@ -34,12 +34,12 @@ class Leak:
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """``groups``: rows that are linked by near copies, each group ascending, largest group first.
+    """Result of near_duplicates.
 
-    ``nearest`` int64 (n,): each row's closest other row, -1 where none reaches the threshold; ``score`` float32 (n,):
-    their cosine (the centred one, unless near_duplicates was told not to), -inf for none. ``threshold``: the cosine from
-    which two rows are copies. ``leaks``: each row with its
-    closest row of another split, best first, where splits were given; a pair appears from both its sides.
+    ``groups``: rows linked by near-duplicates, each ascending, largest group first. ``nearest`` int64 (n,): closest
+    other row of each row, -1 if none reaches the threshold. ``score`` float32 (n,): their cosine (centred by default),
+    -inf if none. ``threshold``: cosine from which two rows are copies. ``leaks``: if splits were given, each row with
+    its closest row of another split, best first; a pair appears once from each side.
     """
 
     groups: list[NDArray[np.int64]]
@@ -50,7 +50,7 @@ class NearDuplicates:
 
 
 def equal_groups(digests: Sequence[Hashable]) -> list[NDArray[np.int64]]:
-    """Return the rows of equal ``digests`` (n), two at least, each group ascending, in order of first appearance.
+    """Return groups of two or more rows with equal ``digests`` (n), each ascending, in order of first appearance.
 
     A digest of None or of no bytes is unknown and equals nothing.
     """
@@ -62,12 +62,12 @@ def equal_groups(digests: Sequence[Hashable]) -> list[NDArray[np.int64]]:
 
 
 def across_splits(groups: Sequence[NDArray[np.int64]], splits: Sequence[Hashable]) -> list[NDArray[np.int64]]:
-    """Return the ``groups`` whose rows lie in more than one of the ``splits`` (n; None takes no part)."""
+    """Return the ``groups`` with rows in more than one of the ``splits`` (n); rows of split None are ignored."""
     return [group for group in groups if len({splits[row] for row in group} - {None}) > 1]
 
 
 class Centred:
-    """A source minus its mean row, so that what all pictures share does not count as likeness."""
+    """Block source minus its mean row, so that the part common to all pictures does not count as similarity."""
 
     def __init__(self, vectors: Features) -> None:
         self._vectors = vectors
@@ -92,13 +92,14 @@ def near_duplicates(
     index: FeatureIndex | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> NearDuplicates:
-    """Link the rows of ``vectors`` (n, d) whose cosine is at least ``threshold`` and return the groups so linked.
+    """Link the rows of ``vectors`` (n, d) whose cosine is at least ``threshold``, and return the groups.
 
-    ``splits`` (n): look for leaks between them as well; None takes no part. ``centre``: measure the cosine after
-    subtracting the mean row; without it features of some backbones (untrained ones above all) are nearly parallel
-    whatever the picture. ``index``: compare only with the ten neighbours that it finds, by position in ``vectors`` =
-    rank among ``index.ids``; its cosine is not centred and its recall is the index's. Links are transitive: a chain of
-    near copies is one group. ``progress(done, total)`` counts rows. UsageError: NaN, threshold.
+    ``splits`` (n): also look for leaks between them; rows of split None are ignored. ``centre``: subtract the mean row
+    before computing the cosine; without it, features of some backbones (especially untrained ones) are nearly parallel
+    for all pictures. ``index``: compare each row only with the ten neighbours that the index finds, by position in
+    ``vectors`` = rank among ``index.ids``; the cosine is then not centred, and recall is that of the index. Links are
+    transitive: a chain of near-duplicates is one group. ``progress(done, total)`` counts rows. Raises UsageError: NaN,
+    invalid threshold.
     """
     rows, _ = shape_of(vectors)
     _check_threshold(threshold)
@@ -128,7 +129,7 @@ def near_duplicates(
 def leaks(
     vectors: Features, splits: Sequence[Hashable], threshold: float = defaults.DUPLICATE_COSINE, *, centre: bool = True
 ) -> list[Leak]:
-    """Return the leaks between ``splits`` (n) that near_duplicates finds, and nothing else."""
+    """Return only the leaks between ``splits`` (n) that near_duplicates finds."""
     return near_duplicates(vectors, threshold, splits=splits, centre=centre).leaks
 
 
@@ -143,8 +144,8 @@ _Pairs = tuple[NDArray[np.int64], NDArray[np.int64], Floats]
 def _pairs(
     vectors: NDArray[np.floating] | RowBlocks, threshold: float, progress: Callable[[int, int], None] | None
 ) -> Iterator[_Pairs]:
-    """Yield (left, right, cosine) of all pairs left < right that reach ``threshold``, piece by piece."""
-    # Rounding must not part exact copies at a threshold of 1.
+    """Yield (left, right, cosine) of all pairs left < right that reach ``threshold``, block by block."""
+    # Tolerance, so that rounding does not separate exact copies at a threshold of 1.
     least = np.float32(threshold - 1e-6)
     rows = shape_of(vectors)[0]
     for outer_start, outer in _large_blocks(vectors):
@@ -158,7 +159,7 @@ def _pairs(
                     left, right = np.nonzero(cosines >= least)
                     score = np.minimum(cosines[left, right], np.float32(1))
                     left, right = left + outer_start + top, right + start + first
-                    # Within the outer rows every pair is seen from both sides: one is enough.
+                    # Within the diagonal block every pair occurs twice: keep one.
                     once = left < right
                     yield left[once], right[once], score[once]
             if progress is not None:
@@ -194,7 +195,7 @@ def _pairs_by_index(vectors: Features, threshold: float, index: FeatureIndex) ->
 
 
 class _Nearest:
-    """Each row's best partner of all that were offered; of equals the lowest row."""
+    """The closest partner of each row; of equally close ones, the lowest row."""
 
     def __init__(self, rows: int) -> None:
         self.rows = np.full(rows, -1, np.int64)
@@ -210,7 +211,7 @@ class _Nearest:
 
 
 class _Links:
-    """Connected rows, by edges that arrive piece by piece; memory is a number a row and the latest edges."""
+    """Connected components by edges that arrive in blocks; memory is one number per row and the latest edges."""
 
     def __init__(self, rows: int) -> None:
         self._label = np.arange(rows)

@@ -1,4 +1,4 @@
-"""A nearest-neighbour index that knows what it was built on: ids, keys, labels, identity, measured recall."""
+"""A nearest-neighbour index with its provenance: ids, keys, labels, identity and measured recall."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from featstore.indexes.staleness import Staleness
 
 
 class FeatureIndex:
-    """Features under 64-bit row ids, searched by FAISS; made by build_index, build_contract or open.
+    """Features under 64-bit row ids, searched with FAISS; made by build_index, build_contract or open.
 
-    Not changed by searching; searching from several threads at once is safe, ``add`` and ``remove`` are not.
+    Searching does not change the index and is thread-safe; ``add`` and ``remove`` are not.
     """
 
     def __init__(
@@ -43,24 +43,24 @@ class FeatureIndex:
 
     @classmethod
     def open(cls, path: str | Path, mmap: bool = True, *, check: bool = True) -> FeatureIndex:
-        """Open the index that ``save`` wrote at ``path``.
+        """Open the index that ``save`` wrote to ``path``.
 
-        ``mmap``: map the vectors instead of loading them (to ``add``, the index is loaded when needed).
-        ``check``: compare every byte with its checksum first, at the speed of the disk; needed for files from
-        others, since a damaged graph would crash the search. UsageError where there is no index, DamagedError.
+        ``mmap``: map the vectors instead of loading them (``add`` loads the index if needed). ``check``: compare every
+        byte with its checksum first, at disk speed; necessary for files from others, because a damaged graph would
+        crash the search. Raises UsageError if there is no index, DamagedError.
         """
         path = Path(path)
         return cls(*pair.load(path, mmap=mmap, check=check), path)
 
     def save(self, path: str | Path) -> None:
-        """Write ``path`` (plain FAISS) and ``path``.featstore; an index that is there is replaced as a whole."""
+        """Write ``path`` (plain FAISS) and ``path``.featstore; an existing index is replaced atomically."""
         if self._half_added:
             raise FeatstoreError("an addition to this index failed in the middle; open it again")
         pair.save(Path(path), self._index, self._tables, self._record)
         self._path = Path(path)
 
     def __len__(self) -> int:
-        """Rows that can be found."""
+        """Number of searchable rows."""
         return len(self._tables.ids) if self._live is None else int(self._live.sum())
 
     def __repr__(self) -> str:
@@ -69,32 +69,32 @@ class FeatureIndex:
 
     @property
     def dimension(self) -> int:
-        """d."""
+        """Dimension d of the vectors."""
         return self._dimension
 
     @property
     def metric(self) -> Metric:
-        """ "cosine", "l2" or "ip"."""
+        """Metric: "cosine", "l2" or "ip"."""
         return self._record.metric
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint of the store's identity."""
+        """Fingerprint of the store's identity."""
         return self._record.fingerprint
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The store's identity."""
+        """Identity of the store."""
         return dict(self._record.identity)
 
     @property
     def generation(self) -> int:
-        """The store's generation when the index was built or updated."""
+        """Generation of the store when the index was built or updated."""
         return self._record.generation
 
     @property
     def recall(self) -> Recall:
-        """The recall on the label."""
+        """Measured recall."""
         return self._record.recall
 
     @property
@@ -104,7 +104,8 @@ class FeatureIndex:
 
     @property
     def effort(self) -> dict[str, float]:
-        """The run-time parameters that trade speed for recall (efSearch, nprobe, k_factor), as far as it has them."""
+        """Run-time parameters that trade speed for recall (efSearch, nprobe, k_factor), as far as the index has
+        them."""
         return self._index.effort
 
     @effort.setter
@@ -113,7 +114,7 @@ class FeatureIndex:
 
     @property
     def ids(self) -> NDArray[np.int64]:
-        """The ids of the rows that can be found, ascending."""
+        """Ids of the searchable rows, ascending."""
         return self._places.ascending if self._live is None else np.sort(self._tables.ids[self._live])
 
     def search(
@@ -126,12 +127,12 @@ class FeatureIndex:
     ) -> tuple[Floats, NDArray[np.int64]]:
         """Return the neighbours of ``vectors`` (q, d), best first: scores (q, k) float32 and ids (q, k) int64.
 
-        Scores are cosines or inner products, descending, or squared Euclidean distances ("l2"), ascending. Where
-        there are fewer than ``k`` the rest is id -1 with score -inf (l2: +inf); where only the graph or the lists yield
-        fewer, the query is compared with every row instead. A zero query under cosine scores 0.
-        ``allowed_ids``: only these are found (others that the index lacks are ignored); where they are few they are
-        compared one by one, so the result is exact up to the codes that the index keeps. ``threads``: as OpenMP's
-        default where None. UsageError: another dimension, NaN or infinity, ``k`` below 1.
+        Scores are cosines or inner products, descending, or squared Euclidean distances ("l2"), ascending. With fewer
+        than ``k`` rows, the rest has id -1 and score -inf (l2: +inf). If only the graph or the lists yield fewer, the
+        query is compared with every row instead. A zero query under cosine has scores 0. ``allowed_ids``: restrict the
+        result to these; unknown ids are ignored. A small number of allowed rows is compared one by one, which is exact
+        up to the quantisation of the index. ``threads``: None means OpenMP's default. Raises UsageError: wrong
+        dimension, NaN or infinity, ``k`` below 1.
         """
         check_queries(vectors, self.dimension, k)
         queries = prepare_queries(vectors, self.metric)
@@ -143,7 +144,8 @@ class FeatureIndex:
             if self._live is not None:
                 allowed &= self._live
         scores, positions = self._search(queries, k, allowed, threads)
-        # One query: the best comes first, -1 last; a pass over a few numbers takes NumPy longer than to look at them.
+        # Fast path for one query: the best is first and -1 last, and NumPy's reductions are slower than comparing
+        # these.
         single = len(scores) == 1
         if self.metric == "cosine" and not (single and -1 <= scores.item(-1) <= scores.item(0) <= 1):
             np.minimum(np.maximum(scores, -1, out=scores), 1, out=scores)
@@ -156,7 +158,8 @@ class FeatureIndex:
         return scores, ids
 
     def scans(self, allowed: int) -> bool:
-        """Return whether so few ``allowed`` rows are compared one by one, rather than filtered in a graph or in lists."""
+        """Return whether ``allowed`` rows are few enough to compare one by one instead of filtering in a graph or
+        lists."""
         few = allowed * 4 * self.dimension <= defaults.EXACT_SCAN_BYTES // 4
         return few or allowed * 10 <= len(self._tables.ids)
 
@@ -172,7 +175,8 @@ class FeatureIndex:
         if allowed is not None and self.scans(count):
             return self._scan(queries, k, np.flatnonzero(allowed), threads)
         scores, positions = self._index.search(queries, k, allowed=allowed, threads=threads)
-        # A graph does not reach every row from its entry, and lists hold what they hold. -1 stands at the end of a row.
+        # A graph may not reach every row, and the probed lists may have too few. Missing results are -1 at the end of a
+        # row.
         if (positions.item(-1) if len(positions) == 1 else positions[:, -1].min()) >= 0:
             return scores, positions
         short = (positions >= 0).sum(axis=1) < min(k, count)
@@ -184,7 +188,7 @@ class FeatureIndex:
     def _scan(
         self, queries: Floats, k: int, positions: NDArray[np.int64], threads: int | None
     ) -> tuple[Floats, NDArray[np.int64]]:
-        """Compare with each of ``positions``, as the index holds them."""
+        """Compare the queries with each of ``positions``, on the vectors as stored."""
         best = Best(queries, k, self._index.inner_product, threads)
         step = block_rows(self.dimension)
         for first in range(0, len(positions), step):
@@ -200,11 +204,12 @@ class FeatureIndex:
         return positions
 
     def keys_of(self, ids: NDArray[np.integer] | Sequence[int]) -> list[bytes]:
-        """Return the keys of ``ids`` (any shape, flattened); b"" for -1. UsageError for an id that was never here."""
+        """Return the keys of ``ids`` (any shape, flattened); b"" for -1. Raises UsageError for an id that was never
+        added."""
         return [self._tables.keys[position] if position >= 0 else b"" for position in self._known(ids)]
 
     def labels_of(self, ids: NDArray[np.integer] | Sequence[int]) -> list[str | None]:
-        """Return the labels of ``ids`` as at build time, None where there is none."""
+        """Return the labels of ``ids`` at build time, None for rows without one."""
         codes, classes = self._tables.labels, self._tables.classes
         return [
             classes[codes[position]] if codes is not None and position >= 0 and codes[position] >= 0 else None
@@ -212,14 +217,14 @@ class FeatureIndex:
         ]
 
     def vectors_of(self, ids: NDArray[np.integer] | Sequence[int]) -> Floats:
-        """Return the vectors (m, d) of ``ids`` (m,), as the index holds them (decoded; normalised for cosine)."""
+        """Return the vectors (m, d) of ``ids`` (m,) as stored (decoded; normalised for cosine)."""
         positions = self._known(ids)
         if (positions < 0).any():
             raise UsageError("-1 names no row")
         return self._index.reconstruct(positions)
 
     def check_identity(self, fingerprint: str, identity: Mapping[str, Any]) -> None:
-        """Raise IdentityError, naming the differences, unless the index was built on features of this identity."""
+        """Raise IdentityError, listing the differences, unless the index was built on features of this identity."""
         if fingerprint == self.fingerprint:
             return
         own = self._record.identity
@@ -232,7 +237,7 @@ class FeatureIndex:
         raise IdentityError(f"the index was built on other features ({told}); build it again from this store")
 
     def staleness(self, store_generation: int, live_ids: NDArray[np.integer]) -> Staleness:
-        """Compare with the ``live_ids`` (m,) of the store at ``store_generation``."""
+        """Compare the index with the ``live_ids`` (m,) of the store at ``store_generation``."""
         live = np.asarray(live_ids).astype(np.int64)
         return Staleness(
             missing=np.setdiff1d(live, self.ids),
@@ -241,7 +246,7 @@ class FeatureIndex:
         )
 
     def stored(self) -> tuple[PickedRows, NDArray[np.int64]]:
-        """Return the vectors as the index holds them, as a block source, and their ids; removed rows left out."""
+        """Return the stored vectors as a block source, and their ids, without removed rows."""
         positions = np.flatnonzero(~self._tables.removed)
         return PickedRows(self._index.reconstruct, positions, self._index.dimension), self._tables.ids[positions]
 
@@ -257,9 +262,9 @@ class FeatureIndex:
     ) -> None:
         """Append rows without rebuilding: ``vectors`` (m, d), distinct new ``ids`` (m,), ``keys`` (m).
 
-        The codes stay trained on the old rows: where the data has drifted, measure again (contract.check_contract).
-        ``vectors`` is passed twice, first to check it, so that nothing is changed where it is not fit.
-        ``generation``: the store's, now. UsageError: an id that is or was in the index, wrong shapes, NaN.
+        Codes stay trained on the old rows: if the data drifted, measure recall again (contract.check_contract).
+        ``vectors`` is iterated twice; the first pass checks it, so that invalid vectors change nothing. ``generation``:
+        current one of the store. Raises UsageError: an id that is or was in the index, wrong shapes, NaN.
         """
         rows, dimension = shape_of(vectors)
         new = IndexRows.of(ids, keys, labels, rows)
@@ -280,7 +285,7 @@ class FeatureIndex:
             self._record = dataclasses.replace(self._record, generation=generation)
 
     def remove(self, ids: NDArray[np.integer] | Sequence[int], *, generation: int | None = None) -> int:
-        """Pass over ``ids`` from now on; return how many could be found until now. Unknown ids are ignored.
+        """Exclude ``ids`` from searches; return how many were searchable before. Unknown ids are ignored.
 
         A plain ``faiss.read_index`` of the file still finds them, until ``purge`` or the next build.
         """
@@ -296,7 +301,7 @@ class FeatureIndex:
     def purge(self) -> int:
         """Delete removed rows from the FAISS index itself, if it is exact (one pass); return how many were deleted.
 
-        Graphs and coded lists cannot delete rows: there 0 is returned, and only a new build is rid of them.
+        Graphs and coded lists cannot delete rows: 0 is returned, and only a rebuild deletes them.
         """
         removed = self._tables.removed
         if not self.exact or not removed.any():
@@ -308,7 +313,7 @@ class FeatureIndex:
         return int(removed.sum())
 
     def _load_whole(self) -> None:
-        """Load a memory-mapped index, which cannot be changed, into memory."""
+        """Load a memory-mapped index, which is read-only, into memory."""
         if self._index.mapped and self._path is not None:
             loaded, tables, _ = pair.load(self._path, mmap=False, check=False)
             if not np.array_equal(tables.ids, self._tables.ids):
@@ -316,7 +321,7 @@ class FeatureIndex:
             self._index = loaded
 
     def set_recall(self, recall: Recall) -> None:
-        """Record a new measurement of recall; where there is a contract, also whether it still holds."""
+        """Record a new measurement of recall and, if there is a contract, whether it is met."""
         contract = self._record.contract
         if contract is not None:
             contract = {**contract, "holds": keeps(recall, float(contract["recall"]))}
@@ -325,7 +330,7 @@ class FeatureIndex:
         )
 
     def info(self) -> dict[str, Any]:
-        """Return what is known of the index as JSON types."""
+        """Return the properties of the index as JSON types."""
         plain = ("metric", "factory", "measured_rows", "contract", "trials", "fingerprint", "generation")
         return {
             "path": None if self._path is None else str(self._path),

@@ -1,10 +1,10 @@
-"""What surrounds a FAISS file and needs no FAISS: its structure, a name that FAISS can open, FAISS's messages in plain words.
+"""Checks and helpers for FAISS files that do not use FAISS: structure, file name, error messages.
 
-FAISS follows whatever a file says: inverted lists that lie in another file, which it opens for writing and grows, are
-only one of the types that it reads. So the structure of a file is walked before FAISS sees it, from the first byte to
-the last, and every index, transform and inverted lists in it must be of a type that featstore writes, at a place where
-featstore writes it. Nothing is read but the few numbers around the arrays. The layout is that of FAISS 1.8 to 1.15
-(faiss/impl/index_write.cpp and faiss/invlists/BlockInvertedLists.cpp).
+FAISS trusts a file. For example, it opens other files that inverted lists name, and may write to them. So this module
+walks the structure of a file from the first byte to the last before FAISS reads it. Every index, transform and inverted
+list must have a type that featstore writes, at a place where featstore writes it. Only the few numbers around the
+arrays are read. The layout is that of FAISS 1.8 to 1.15 (faiss/impl/index_write.cpp and
+faiss/invlists/BlockInvertedLists.cpp).
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ _FLAT: Final = frozenset({b"IxFI", b"IxF2"})
 _CODES: Final = frozenset({b"IxSQ"})
 _LISTS: Final = frozenset({b"IwPf"})
 _GRAPHS: Final = {b"IHNf": _FLAT, b"IHNs": _CODES}
-"""Graphs, and the storage of each."""
+"""Graph types, and the allowed storage types of each."""
 _INNER: Final = _FLAT | _GRAPHS.keys() | {b"IxRF"}
-"""What featstore puts below the ids, by the four letters that begin an index in the file."""
+"""Types that featstore writes inside the id map, by the four-letter code of an index in the file."""
 _COARSE: Final = _LISTS | _GRAPHS.keys() | {b"IxPT"}
-"""What comes before re-ranking."""
+"""Types that featstore writes inside a re-ranking index."""
 _METRICS: Final = (0, 1)
 _MOST_TRANSFORMS: Final = 4
 
 
 def check_structure(path: Path, rows: int, dimension: int) -> None:
-    """Refuse a file of ``rows`` x ``dimension`` that FAISS must not see: DamagedError.
+    """Raise DamagedError unless FAISS may read this file of ``rows`` x ``dimension``.
 
-    Another shape, an index, transform or inverted lists of a type that featstore does not write there, an array that
-    is longer than the rest of the file, bytes after the end.
+    Refused are another shape, an index, transform or inverted lists of a type that featstore does not write there, an
+    array that is longer than the rest of the file, and bytes after the end.
     """
     try:
         with open(path, "rb") as file:
@@ -46,17 +46,17 @@ def check_structure(path: Path, rows: int, dimension: int) -> None:
 
 
 class _Foreign(Exception):
-    """What is wrong with a structure."""
+    """The structure is invalid; the message says how."""
 
 
 class _Walk:
-    """A pass over the structure of a FAISS file; each method reads one part of it, in FAISS's order."""
+    """A pass over the structure of a FAISS file; each method reads one part, in FAISS's order."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self._file, self._left = file, size
 
     def outer(self) -> tuple[int, int]:
-        """Read the ids around the index and the index; return rows and dimension that all its parts have."""
+        """Read the id map and the index inside; return rows and dimension, which must be equal in all parts."""
         self._kind({b"IxMp"}, "the ids")
         rows, dimension = self._header()
         self._index(_INNER, "the index", rows, dimension)
@@ -74,7 +74,7 @@ class _Walk:
         return struct.unpack(f"<{form}", data)
 
     def _array(self, width: int) -> int:
-        """Pass over an array of elements of ``width`` bytes, which its length precedes; return the length."""
+        """Skip an array of elements of ``width`` bytes, which is preceded by its length; return the length."""
         (count,) = self._take("Q")
         if count * width > self._left:
             raise _Foreign("has an array that is longer than the file")
@@ -107,7 +107,8 @@ class _Walk:
         if kind in _FLAT:
             self._array(4)
         elif kind in _CODES:
-            # The kind of code, how its range was found, dimension, bytes a code; then the ranges, then the codes.
+            # Quantiser type, range statistic and its argument, dimension, bytes per code; then the ranges and the
+            # codes.
             self._take("iifQQ")
             self._array(4)
             self._array(1)
@@ -131,11 +132,11 @@ class _Walk:
             raise _Foreign(f"has {count:,} projections")
         for _ in range(count):
             self._kind({b"Pcam"}, "a projection")
-            # How the components are weighted, turned and divided; then mean, eigenvalues and components.
+            # PCA: eigenvalue power, epsilon, rotation, bins; then mean, eigenvalues and components.
             self._take("ff?i")
             for _ in range(3):
                 self._array(4)
-            # Whether there is a shift, the matrix, the shift.
+            # Whether there is a bias; then the matrix and the bias.
             self._take("?")
             self._array(4)
             self._array(4)
@@ -148,13 +149,13 @@ class _Walk:
         self._index(_LISTS, "what lies behind its projections", rows, dimension)
 
     def _lists(self, dimension: int) -> None:
-        """Read inverted lists of 4-bit product codes, all of an IndexIVFPQFastScan that follows its header."""
+        """Read inverted lists of 4-bit product codes: all of an IndexIVFPQFastScan after its header."""
         lists, _ = self._take("QQ")
         self._index(_FLAT, "the centres of its lists", lists, dimension)
         (kept,) = self._take("b")
         if kept or self._array(8):
             raise _Foreign("has a map of its lists, which featstore does not write")
-        # Residual or not, bytes a code, size of a block, parts, how they are scanned; then the codebook.
+        # By residual, bytes per code, block size, sub-quantisers, implementation; then the codebook.
         self._take("?QiQiQ")
         self._take("QQQ")
         self._array(4)
@@ -167,12 +168,12 @@ class _Walk:
 
 
 def name_for_faiss(path: Path, handle: int) -> str:
-    """Return a name for FAISS, whose Python side takes only text: by the open file where ``path`` is none."""
+    """Return a file name for FAISS, which takes only text: ``path`` if printable, otherwise the open file's."""
     name = os.fspath(path)
     return name if name.isprintable() else f"/dev/fd/{handle}"
 
 
 def reason_of(error: BaseException) -> str:
-    """Return FAISS's message without the C++ around it, on one line."""
+    """Return FAISS's message on one line, without the C++ location around it."""
     text = " ".join(str(error).split())
     return text.rpartition("Error: ")[2][:200] or type(error).__name__

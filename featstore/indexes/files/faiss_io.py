@@ -1,9 +1,9 @@
-"""The one module that imports FAISS: indexes by row position, their files, and exact search.
+"""FAISS indexes by row position, their files, and exact search. Only this module imports faiss.
 
-An index here is always an ``IndexIDMap`` around the index proper: its file gives 64-bit row ids to anyone
-who opens it with ``faiss.read_index``, while featstore addresses the inner index by position, which makes
-filters bitmaps. Threads are set for a call and restored. After a fork FAISS's OpenMP threads are gone and
-a parallel region in the child would hang (faiss issue 5206), so a forked child searches in one thread.
+An index here is always an ``IndexIDMap`` around the actual index. Its file gives 64-bit row ids to anyone who opens it
+with ``faiss.read_index``, while featstore addresses the inner index by position, so that filters are bitmaps. The
+number of threads is set for a call and restored. In a forked child FAISS's OpenMP threads are missing and a parallel
+region would hang (faiss issue 5206), so a forked child searches with one thread.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from featstore.indexes.blocks import Floats
 from featstore.indexes.files.faiss_file import check_structure, name_for_faiss, reason_of
 from featstore.indexes.files.structure import chain_fault, effort_fault, graph_fault, lists_fault, part_fault
 
-faiss: Any = _faiss  # its stubs lack what its Python wrappers add
+faiss: Any = _faiss  # the stubs lack the Python wrappers' methods
 VERSION: str = faiss.__version__
-# How lists of 4-bit codes are scanned: query by query. Of a batch FAISS by default scans list by list, with which a
-# search took 1.0 to 1.4 times as long; the results are the same.
+# Scan lists of 4-bit codes query by query. FAISS's default for a batch, list by list, took 1.0 to 1.4 times as long;
+# the results are equal.
 _QUERY_BY_QUERY = 11
-# Queries that a thread is given at once, at most: FAISS makes the tables of all of them first, and with 2,970 queries of 160
-# parts at once it took 1.13 times as long as with half of them. Few at once take longer as well.
+# Largest number of queries per thread and call. FAISS makes the tables of all of them first: 2,970 queries of 160 parts
+# at once took 1.13 times as long as half of them. Small numbers are slower too.
 _AT_ONCE = 1536
 _forked = False
 
@@ -52,7 +52,7 @@ def _threads(count: int | None) -> contextlib.AbstractContextManager[None]:
 
 
 class _Threads(contextlib.AbstractContextManager[None]):
-    """Sets OpenMP's threads and restores them; contextlib.contextmanager would take a microsecond longer."""
+    """Set OpenMP's threads and restore them; contextlib.contextmanager would take a microsecond longer."""
 
     def __init__(self, wanted: int, before: int) -> None:
         self._wanted, self._before = wanted, before
@@ -65,7 +65,8 @@ class _Threads(contextlib.AbstractContextManager[None]):
 
 
 def knn(queries: Floats, base: Floats, k: int, inner_product: bool, threads: int | None = None) -> tuple[Floats, Any]:
-    """Exact neighbours of ``queries`` (q, d) in ``base`` (n, d): distances (q, k), positions (q, k), -1 for none.
+    """Return exact neighbours of ``queries`` (q, d) in ``base`` (n, d): distances (q, k) and positions (q, k), -1 for
+    none.
 
     Distances are inner products, descending, or squared Euclidean distances, ascending.
     """
@@ -76,10 +77,7 @@ def knn(queries: Floats, base: Floats, k: int, inner_product: bool, threads: int
 
 
 class VectorIndex:
-    """A FAISS index of n vectors of d dimensions, addressed by position 0 to n - 1.
-
-    Attributes: ``mapped`` (its arrays lie in a memory map; nothing can be added).
-    """
+    """A FAISS index of n vectors of d dimensions, addressed by position; ``mapped``: memory-mapped and read-only."""
 
     def __init__(self, outer: Any, mapped: bool = False) -> None:
         self._outer = outer
@@ -92,7 +90,7 @@ class VectorIndex:
 
     @classmethod
     def create(cls, factory: str, dimension: int, inner_product: bool, *, seed: int, construction: int) -> VectorIndex:
-        """Return an empty index by its FAISS factory string; ``construction`` is HNSW's efConstruction."""
+        """Return an empty index for a FAISS factory string; ``construction``: HNSW's efConstruction."""
         metric = faiss.METRIC_INNER_PRODUCT if inner_product else faiss.METRIC_L2
         try:
             index = cls(faiss.IndexIDMap(faiss.index_factory(dimension, factory, metric)))
@@ -107,7 +105,7 @@ class VectorIndex:
         return index
 
     def _parts(self) -> list[Any]:
-        """The inner index and all that it wraps, downcast."""
+        """The inner index and all nested indexes, downcast."""
         parts, todo = [], [self._inner]
         while todo:
             part = faiss.downcast_index(todo.pop())
@@ -122,12 +120,12 @@ class VectorIndex:
 
     @property
     def dimension(self) -> int:
-        """d."""
+        """Dimension d of the vectors."""
         return self._dimension
 
     @property
     def inner_product(self) -> bool:
-        """Whether distances are inner products (else squared Euclidean)."""
+        """Whether distances are inner products; otherwise they are squared Euclidean."""
         return bool(self._outer.metric_type == faiss.METRIC_INNER_PRODUCT)
 
     @property
@@ -137,11 +135,11 @@ class VectorIndex:
 
     @property
     def ids(self) -> NDArray[np.int64]:
-        """The ids by position (n,), a copy."""
+        """A copy of the ids by position (n,)."""
         return np.asarray(faiss.vector_to_array(self._outer.id_map), np.int64)
 
     def train(self, vectors: Floats, threads: int | None = None) -> None:
-        """Train codes and clusters on ``vectors`` (m, d), where the index has any."""
+        """Train codes and clusters on ``vectors`` (m, d), if the index has any."""
         if self._outer.is_trained:
             return
         with _threads(threads):
@@ -158,14 +156,14 @@ class VectorIndex:
             self._outer.add_with_ids(vectors, np.ascontiguousarray(ids, np.int64))
 
     def delete(self, positions: NDArray[np.bool_]) -> None:
-        """Delete the rows marked in ``positions`` (n,); those behind them move up. Only for an ``exact`` index."""
+        """Delete the rows marked in ``positions`` (n,); later rows move up. Only for an ``exact`` index."""
         if self.mapped or not self.exact:
             raise FeatstoreError("rows can be deleted from an exact index in memory only")
         # The outer index selects by id, not by position.
         self._outer.remove_ids(faiss.IDSelectorBatch(self.ids[positions]))
 
     def reserve(self, rows: int) -> None:
-        """Take the memory of the codes of ``rows`` at once: growing by doubling would need three times as much."""
+        """Allocate the codes of ``rows`` at once: growing by doubling would need three times the memory."""
         for part in self._parts():
             if isinstance(part, faiss.IndexFlatCodes) and not self.mapped and int(part.ntotal) < rows:
                 held = part.codes.size()
@@ -174,7 +172,7 @@ class VectorIndex:
 
     @property
     def effort(self) -> dict[str, float]:
-        """The run-time parameters that trade speed for recall; they are written to the file too."""
+        """Run-time parameters that trade speed for recall; they are saved in the file too."""
         found: dict[str, float] = {}
         for part in self._parts():
             if isinstance(part, faiss.IndexRefine):
@@ -203,19 +201,19 @@ class VectorIndex:
         allowed: NDArray[np.bool_] | None = None,
         threads: int | None = None,
     ) -> tuple[Floats, NDArray[np.int64]]:
-        """Return distances (q, k) and positions (q, k; -1 for none) among the ``allowed`` (n,) positions."""
+        """Return distances (q, k) and positions (q, k; -1 for none) among the ``allowed`` positions (n,)."""
         parameters = None
         if allowed is not None:
             bitmap = np.packbits(allowed, bitorder="little")
-            # A graph or list search looks at allowed and other rows alike: it has to look at more of them.
+            # Graph and list searches visit allowed and other rows alike, so they have to visit more.
             widen = len(allowed) / max(1, int(allowed.sum()))
             parameters = self._filtered(self._inner, faiss.IDSelectorBitmap(bitmap), widen)
-        # FAISS reads the queries by their address: as float32, rows of d numbers one after another.
+        # FAISS reads the queries by address: contiguous float32 rows of d numbers.
         rows = np.ascontiguousarray(queries, np.float32)
         if rows.shape[1:] != (self._dimension,) or k < 1:
             raise UsageError(f"{k} neighbours of {rows.shape} in an index of {self._dimension} dimensions")
         distances, positions = np.empty((len(rows), k), np.float32), np.empty((len(rows), k), np.int64)
-        # One query is one thread's work: to wake others for it takes time.
+        # One query runs in one thread; starting others would only take time.
         with _threads(1 if len(rows) == 1 else threads):
             if len(rows) <= _AT_ONCE:
                 self._search(rows, distances, positions, k, parameters)
@@ -228,7 +226,7 @@ class VectorIndex:
         return distances, positions
 
     def _search(self, rows: Floats, distances: Floats, positions: NDArray[np.int64], k: int, parameters: Any) -> None:
-        # What ``search`` of FAISS's Python layer calls after its checks, which take a twentieth of a single query.
+        # The call inside FAISS's Python ``search``, without its checks, which take a twentieth of a single query.
         near, places = faiss.swig_ptr(distances), faiss.swig_ptr(positions)
         self._inner.search_c(len(rows), faiss.swig_ptr(rows), k, near, places, parameters)
 
@@ -246,7 +244,7 @@ class VectorIndex:
         return faiss.SearchParameters(sel=selector)
 
     def reconstruct(self, positions: NDArray[np.int64]) -> Floats:
-        """Return the vectors (m, d) at ``positions`` (m,) as the index holds them (decoded, where coded)."""
+        """Return the stored vectors (m, d) at ``positions`` (m,), decoded if the index has codes."""
         vectors: Floats = self._inner.reconstruct_batch(np.ascontiguousarray(positions, np.int64))
         return vectors
 
@@ -260,7 +258,7 @@ class VectorIndex:
 
     @classmethod
     def read(cls, path: Path, rows: int, dimension: int, *, mmap: bool) -> VectorIndex:
-        """Open a FAISS file that must hold ``rows`` x ``dimension``; DamagedError where it does not."""
+        """Open a FAISS file of ``rows`` x ``dimension``; raise DamagedError for another shape or a damaged file."""
         check_structure(path, rows, dimension)
         try:
             with open(path, "rb") as file:
@@ -280,9 +278,9 @@ class VectorIndex:
         return index
 
     def fault(self) -> str | None:
-        """Return what in this index would lead FAISS out of its memory, None where nothing was found.
+        """Return what in this index would make FAISS read outside its memory, None if nothing.
 
-        Links, lists and sizes are checked, of every part; it takes a pass over the links, not over the vectors.
+        Checks links, lists and sizes of every part, in one pass over the links; the vectors are not read.
         """
         rows = len(self)
         if (fault := effort_fault(self.effort, rows)) is not None:
@@ -318,7 +316,7 @@ class VectorIndex:
 
 
 def _view(vector: Any, dtype: type) -> NDArray[Any]:
-    """The elements of a C++ vector, not copied."""
+    """Return the elements of a C++ vector without copying."""
     if not vector.size():
         return np.zeros(0, dtype)
     return np.asarray(faiss.rev_swig_ptr(vector.data(), vector.size()), dtype)
@@ -330,9 +328,9 @@ def _positions(lists: Any, place: int) -> NDArray[np.int64]:
 
 
 def _train_uncentred(part: Any, vectors: Floats) -> None:
-    """Train the projections of ``part`` on ``vectors`` (m, d), without the shift to their mean.
+    """Train the projections of ``part`` on ``vectors`` (m, d), without subtracting their mean.
 
-    Inner products of shifted vectors are not those of the vectors, less a constant: they would be ranked otherwise.
+    Subtracting the mean would change inner products by more than a constant, and thus the ranking.
     """
     for place in range(part.chain.size()):
         transform = faiss.downcast_VectorTransform(part.chain.at(place))
@@ -343,7 +341,8 @@ def _train_uncentred(part: Any, vectors: Floats) -> None:
 
 
 def _transforms(chain: Any) -> Iterator[tuple[int, int, int, int | None]]:
-    """Of each linear transform: dimensions in and out, numbers in its matrix and in its bias; no other kind is written."""
+    """Yield (dimensions in, dimensions out, matrix size, bias size) of each linear transform, the only kind that
+    featstore writes."""
     for place in range(chain.size()):
         one = faiss.downcast_VectorTransform(chain.at(place))
         linear = isinstance(one, faiss.LinearTransform)

@@ -1,17 +1,18 @@
 """An index on disk: ``PATH``, a plain FAISS file, and ``PATH.featstore``, its side file.
 
-The side file (sealed, kind "index") holds what FAISS cannot: keys, labels, the store's fingerprint and
-identity, the recall that was measured, and the size and XXH3-128 of the FAISS file, so that the two cannot
-drift apart. Saving writes ``PATH.featstore.next``, then renames the FAISS file into place, then the side file.
-Whatever moment it is killed at, exactly one of ``PATH.featstore`` and ``PATH.featstore.next`` matches
-``PATH``, and opening takes that one: the old index or the new, whole. Arrays of the side file, by position:
-``ids`` int64 (n,), ``keys/blob`` uint8, ``keys/offsets`` int64 (n + 1,), ``removed`` bool (n,), and where there
-are labels ``labels`` int32 (n,), indexes into meta's ``classes``, -1 for none.
+The side file (sealed, kind "index") has what FAISS cannot store: keys, labels, the store's fingerprint and identity,
+the measured recall, and the size and XXH3-128 of the FAISS file, which bind the two together. Arrays of the side file,
+by position: ``ids`` int64 (n,), ``keys/blob`` uint8, ``keys/offsets`` int64 (n + 1,), ``removed`` bool (n,), and if
+there are labels ``labels`` int32 (n,), indices into meta's ``classes``, -1 for none.
 
-The ids in the FAISS file are the store's row ids: ``store.rows_of_ids(ids)`` gives row numbers, ``store.keys`` their
-keys. Ids are never used again. Rows that ``removed`` marks are passed over by featstore but still answer whoever opens
-the FAISS file alone; rows_of_ids says -1 for them. An exact index has none after ``featstore index --update``, which
-deletes them; a graph or coded lists keep them until the next build.
+Saving writes ``PATH.featstore.next``, then renames the FAISS file into place, then the side file. After a kill at any
+moment exactly one of ``PATH.featstore`` and ``PATH.featstore.next`` matches ``PATH``. Opening uses that one, and so
+finds either the old index or the new one.
+
+The ids in the FAISS file are the store's row ids, which are never reused: ``store.rows_of_ids(ids)`` gives row numbers,
+``store.keys`` their keys. featstore skips rows marked in ``removed``, but a plain reader of the FAISS file still finds
+them; rows_of_ids returns -1 for them. ``featstore index --update`` deletes them from an exact index; a graph or coded
+lists keep them until the next build.
 """
 
 from __future__ import annotations
@@ -47,9 +48,10 @@ _TRIAL |= {"build_seconds": _NUMBER, "queries_per_second": _NUMBER, "latency_sec
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of an index as a whole.
+    """Properties of a whole index.
 
-    ``measured_rows``: rows it had when ``recall`` was measured; ``trials``: all that was tried for the ``contract``.
+    ``measured_rows``: number of rows when ``recall`` was measured; ``trials``: all kinds that were tried for the
+    ``contract``.
     """
 
     metric: Metric
@@ -65,14 +67,14 @@ class Record:
 
 
 def side_path(path: Path) -> Path:
-    """Return the name of the side file of the index ``path``."""
+    """Return the path of the side file of the index ``path``."""
     return Path(path).with_name(Path(path).name + SIDE_SUFFIX)
 
 
 def save(path: Path, index: faiss_io.VectorIndex, tables: IndexRows, record: Record) -> None:
-    """Write the pair; a reader, or a kill at any moment, finds the old index or the new one.
+    """Write the pair; readers, also after a kill at any moment, find either the old index or the new one.
 
-    Raises UsageError where another process is writing it.
+    Raises UsageError if another process is writing it.
     """
     path = Path(path)
     if path.is_dir():
@@ -124,8 +126,8 @@ def _write_side(side: Path, faiss_file: Path, index: faiss_io.VectorIndex, table
 def load(path: Path, *, mmap: bool, check: bool) -> tuple[faiss_io.VectorIndex, IndexRows, Record]:
     """Open the pair.
 
-    ``check``: read every byte against its checksum first (else only sizes and shapes are compared).
-    DamagedError where the two do not belong together or are not what was written; UsageError where there is none.
+    ``check``: read every byte and compare checksums first; otherwise only sizes and shapes are compared. Raises
+    DamagedError if the two files do not match or are damaged, UsageError if there is no index.
     """
     path = Path(path)
     for attempt in range(_TRIES):
@@ -142,7 +144,7 @@ def load(path: Path, *, mmap: bool, check: bool) -> tuple[faiss_io.VectorIndex, 
                     raise DamagedError(f"{path}: its ids or metric are not its side file's; build the index again")
                 return index, tables, record
         elif attempt and before.st_mtime_ns == _stat(path).st_mtime_ns:
-            # Not a writer between its two renames: looked at twice, it stood still.
+            # Unchanged at the second look, so there is no writer between its two renames.
             break
     raise DamagedError(f"{path}: is not the file that {side_path(path).name} describes; build the index again")
 
@@ -155,7 +157,7 @@ def _stat(path: Path) -> os.stat_result:
 
 
 def _matching_side(path: Path, size: int, check: bool) -> sealed.SealedFile | None:
-    """The side file that describes ``path`` as it is; None where neither does."""
+    """Return the side file that matches ``path`` as it is now; None if neither does."""
     following = path.with_name(path.name + NEXT_SUFFIX)
     if not side_path(path).exists() and not following.exists():
         raise UsageError(f"{path}: its side file {side_path(path).name} is missing; copy both or build again")
@@ -231,12 +233,12 @@ def _read_record(side: sealed.SealedFile, meta: Mapping[str, Any]) -> Record:
 
 
 def _has(value: Any, fields: Mapping[str, Any]) -> bool:
-    """Whether ``value`` is a mapping with ``fields`` of these types."""
+    """Return whether ``value`` is a mapping with ``fields`` of these types."""
     return isinstance(value, dict) and all(isinstance(value.get(name, ...), kind) for name, kind in fields.items())
 
 
 def verify(path: Path) -> list[str]:
-    """Read every byte of the pair; return what is damaged, in words ([] when nothing is)."""
+    """Read every byte of the pair; return a description of each damage ([] if there is none)."""
     try:
         load(path, mmap=True, check=True)
     except (DamagedError, UsageError) as error:

@@ -1,4 +1,4 @@
-"""Checks that the arrays of an index from a stranger point only into each other: FAISS follows them unchecked."""
+"""Check that the arrays of an untrusted index refer only to each other, because FAISS follows them unchecked."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MOST_EFFORT = 1 << 16
-"""Far above every step of the ladder: a search takes memory and time in proportion."""
+"""Largest accepted effort, far above every step of the ladder: memory and time of a search are proportional to it."""
 _BLOCK = 32
-"""Rows of a block of 4-bit codes, as FAISS lays them out."""
+"""Rows in a block of 4-bit codes in FAISS's layout."""
 _WRITTEN = {"IndexFlat", "IndexFlatIP", "IndexFlatL2", "IndexScalarQuantizer", "IndexHNSWFlat", "IndexHNSWSQ"}
 _WRITTEN |= {"IndexPreTransform", "IndexIVFPQFastScan", "IndexRefine", "IndexRefineFlat"}
-"""All that featstore writes. faiss_file lets no other type through; here FAISS's own answer is looked at."""
+"""All types that featstore writes. faiss_file has checked the file already; this checks the types that FAISS
+reports."""
 
 
 def effort_fault(effort: Mapping[str, float], rows: int) -> str | None:
-    """Return what is wrong with the run-time parameters of an index of ``rows``, None where nothing is."""
+    """Return what is wrong with the run-time parameters of an index of ``rows``, None if nothing."""
     most = max(rows, _MOST_EFFORT)
     if all(math.isfinite(value) and 1 <= value <= most for value in effort.values()):
         return None
@@ -35,10 +36,10 @@ def graph_fault(
     entry: int,
     top: int,
 ) -> str | None:
-    """Return what is wrong with an HNSW graph of ``rows`` nodes, None where nothing is.
+    """Return what is wrong with an HNSW graph of ``rows`` nodes, None if nothing.
 
-    Node i is on ``levels[i]`` levels; its links are ``neighbours[offsets[i]:offsets[i + 1]]``, those of level l at
-    ``widths[l]`` to ``widths[l + 1]`` of them, -1 for none; search begins at ``entry`` on level ``top``.
+    Node i is on ``levels[i]`` levels. Its links are ``neighbours[offsets[i]:offsets[i + 1]]``; those of level l are at
+    ``widths[l]`` to ``widths[l + 1]`` in it, -1 for none. Search starts at ``entry`` on level ``top``.
     """
     if levels.shape != (rows,) or offsets.shape != (rows + 1,) or not len(widths):
         return "the graph does not have the index's rows"
@@ -64,9 +65,9 @@ def graph_fault(
 
 
 def chain_fault(entering: int, leaving: int, transforms: Iterable[tuple[int, int, int, int | None]]) -> str | None:
-    """Return what is wrong with linear ``transforms`` from ``entering`` to ``leaving`` dimensions, None where nothing is.
+    """Return what is wrong with linear ``transforms`` from ``entering`` to ``leaving`` dimensions, None if nothing.
 
-    Each is (dimensions in, dimensions out, numbers of its matrix, numbers of its bias or None where it has none).
+    Each is (dimensions in, dimensions out, size of its matrix, size of its bias or None without one).
     """
     for inner, outer, matrix, bias in transforms:
         if inner != entering or inner < 1 or outer < 1 or matrix != inner * outer or bias not in (None, outer):
@@ -76,7 +77,7 @@ def chain_fault(entering: int, leaving: int, transforms: Iterable[tuple[int, int
 
 
 def lists_fault(rows: int, lists: Iterable[NDArray[np.int64]]) -> str | None:
-    """Return what is wrong with inverted ``lists`` of positions, each of 0 .. ``rows`` - 1 once; None where nothing is."""
+    """Return what is wrong with inverted ``lists`` of positions, None if each of 0 .. ``rows`` - 1 occurs once."""
     seen = np.zeros(rows, np.bool_)
     count = 0
     for positions in lists:
@@ -88,9 +89,9 @@ def lists_fault(rows: int, lists: Iterable[NDArray[np.int64]]) -> str | None:
 
 
 def part_fault(part: Any, rows: int, lists: Any = None) -> str | None:
-    """Return what is wrong with the type of a FAISS index or the sizes of its codes, None where nothing is.
+    """Return what is wrong with the type of a FAISS index or the sizes of its codes, None if nothing.
 
-    FAISS computes addresses from these sizes. ``part``, and the inverted ``lists`` that it has, are downcast.
+    FAISS computes addresses from these sizes. ``part`` and its inverted ``lists`` are downcast.
     """
     kind, dimension, damaged = type(part).__name__, int(part.d), "the sizes of its codes are damaged"
     if kind not in _WRITTEN:
@@ -105,7 +106,7 @@ def part_fault(part: Any, rows: int, lists: Any = None) -> str | None:
         if code.qtype not in (code.QT_8bit, code.QT_fp16):
             return "its codes are of a kind that featstore does not write"
         width, ranges = (dimension, 2 * dimension) if code.qtype == code.QT_8bit else (2 * dimension, 0)
-        # The range of an index that was given no rows was never learnt.
+        # An index without rows has no trained range.
         if (int(code.d), int(code.code_size)) != (dimension, width) or (rows and code.trained.size() != ranges):
             return damaged
     return None if int(part.code_size) == width and part.codes.size() == rows * width else damaged

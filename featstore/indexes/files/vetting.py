@@ -1,7 +1,7 @@
-"""A FAISS file of a stranger is first opened in a child process with limits: FAISS trusts what it reads.
+"""Open an untrusted FAISS file in a child process with limits first, because FAISS trusts what it reads.
 
-What was opened once without harm, or written here, is remembered by where it lies and what the file system says of
-it, as empty files in the user's cache; a file that was changed or came from elsewhere is looked at again.
+Files that passed once, or were written here, are remembered as empty files in the user's cache, by path and file
+status. A file that changed or came from elsewhere is checked again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ _MEMORY = 2 << 30
 
 
 def vet(path: Path, rows: int, dimension: int, *, mmap: bool) -> None:
-    """Open the FAISS file of ``rows`` x ``dimension`` in a child; raise DamagedError where that fails or kills it."""
+    """Open the FAISS file of ``rows`` x ``dimension`` in a child process; raise DamagedError if that fails or kills
+    it."""
     mark = _mark(path)
     if mark.exists():
         return
@@ -42,10 +43,10 @@ def trust(path: Path) -> None:
 
 
 def probe(path: str, rows: int, dimension: int, mmap: bool) -> None:
-    """Open a FAISS file: what the child does. It can open no other."""
+    """Open a FAISS file; runs in the child process, which can open no other file."""
     from featstore.indexes.files.faiss_io import VectorIndex
 
-    # Two descriptors: to look at the structure and, while one is held, for FAISS to read by.
+    # Two descriptors: one to check the structure, and then, while it is held, one for FAISS to read.
     sandbox.limit_files(2)
     VectorIndex.read(Path(path), rows, dimension, mmap=mmap)
 
@@ -65,7 +66,7 @@ def _mark(path: Path) -> Path:
 
 
 def _note(mark: Path) -> None:
-    # A cache that cannot be written costs time at the next opening, nothing else.
+    # An unwritable cache only costs time at the next opening.
     with contextlib.suppress(OSError):
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
