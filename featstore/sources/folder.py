@@ -230,10 +230,10 @@ class FolderSource:
     Default layout, if ``layout`` is not given:
 
     * "flat" (no labels, no splits), if a picture is directly in the folder;
-    * "split/class", if there is a directory with pictures and all such directories are named like splits (train, val, test
-      and similar, also training_set, "test images" or seg_train beside seg_test; see split_word). The first part of a path
-      is the split as spelled; the second is the class if the path has three parts or more. If each split contains only one
-      folder of the same name, the third part is the class;
+    * "split/class", if there is a directory with pictures and all such directories are named like splits (train, val,
+      test and similar, also training_set, "test images" or seg_train beside seg_test; see split_word). The first part
+      of a path is the split as spelled; the second is the class if the path has three parts or more. If each split
+      contains only one folder of the same name, the third part is the class;
     * otherwise "class": the first part of the path is the class.
 
     If all pictures are in one folder that is not a split and has two or more folders of pictures, or splits, the rules

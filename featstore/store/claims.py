@@ -1,15 +1,11 @@
 """Claims: locks on units of work that survive crashes, on one host or on many over NFS.
 
 A claim is a file work/<unit>/claim.<n> with JSON: its owner (host, boot id, process, start time) and a heartbeat
-counter that the owner rewrites every few seconds. The claim with the highest n is valid. Another process takes the unit
-over by creating claim.<n + 1> exclusively, with link(2), which is atomic on NFS. So exactly one process wins, and no
-file is removed while its owner uses it.
-
-An owner on this host is dead if its process has ended (by pid and start time, or by another boot id). An owner on
-another host is dead if its counter did not change during the lease, by the watcher's monotonic clock: clocks of
-different hosts are never compared. Work done twice is harmless: each claim has its own journal, and a shard is created
-exclusively.
-"""
+counter that the owner rewrites every few seconds. The highest n is valid. Another process takes the unit over by
+creating claim.<n + 1> exclusively, with link(2), which is atomic on NFS. So exactly one process wins, and no file is
+removed while its owner uses it. An owner on this host is dead if its process has ended (pid and start time, or another
+boot id); one on another host, if its counter did not change during the lease, by the watcher's monotonic clock: clocks
+of hosts are never compared. Work done twice is harmless: journals are per claim, shards are created exclusively."""
 
 from __future__ import annotations
 

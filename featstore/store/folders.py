@@ -175,7 +175,7 @@ def _is_folder(store: Path, *parts: str) -> bool:
 
 
 def size(store: Path) -> int:
-    """Return the total bytes of all regular files in the store, also foreign ones; files that vanish meanwhile count 0."""
+    """Return the total bytes of all regular files in the store, also foreign ones; files that vanish count 0."""
     total = 0
     for _, _, found, handle in os.fwalk(store):
         for name in found:

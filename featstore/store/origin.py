@@ -48,7 +48,7 @@ class Origin:
         return cls(Identity.from_dict(dict(identity)), *(origin[name] for name in names))
 
     def find_store(self, beside: Path | None = None) -> FeatureStore | None:
-        """Open the store at its path, otherwise by its name in the folder ``beside``; return None if it is in neither."""
+        """Open the store at its path, otherwise by its name in the folder ``beside``; return None if not found."""
         places = [Path(self.store)] + ([beside / Path(self.store).name] if beside is not None else [])
         for place in places:
             try:

@@ -32,8 +32,7 @@ SEGMENT_ROWS = 1 << 21
 
 LARGEST_ID = 1 << 62
 UNITS_OF_EPOCH = 1 << 32
-"""Units planned in epoch e have numbers from e * 2**32, so that leftovers of a killed compaction never have the number
-of a unit planned later."""
+"""Units planned in epoch e are numbered from e * 2**32, so leftovers of a killed compaction share no number with them."""
 
 Ids = NDArray[np.int64]
 
