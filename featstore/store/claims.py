@@ -4,8 +4,8 @@ A claim is a file work/<unit>/claim.<n> with JSON: its owner (host, boot id, pro
 counter that the owner rewrites every few seconds. The highest n is valid. Another process takes the unit over by
 creating claim.<n + 1> exclusively, with link(2), which is atomic on NFS. So exactly one process wins, and no file is
 removed while its owner uses it. An owner on this host is dead if its process has ended (pid and start time, or another
-boot id); one on another host, if its counter did not change during the lease, by the watcher's monotonic clock: clocks
-of hosts are never compared. Work done twice is harmless: journals are per claim, shards are created exclusively."""
+boot id); one on another host, if its counter did not change during the lease, by the watcher's monotonic clock. Work
+done twice is harmless: journals are per claim, and shards are created exclusively."""
 
 from __future__ import annotations
 
@@ -272,8 +272,7 @@ class Claims:
         """Announce that this process writes to the store; raise FeatstoreError if the store is being compacted.
 
         Here and in exclusive(), each process announces itself first and looks for others second, so at least one of two
-        processes sees the other. A compaction that was just ending may have removed the announcement; then announce
-        again.
+        sees the other. A compaction that was just ending may have removed the announcement; then announce again.
         """
         folders.check(self.store)
         for _ in range(_JOINS):

@@ -32,7 +32,7 @@ SEGMENT_ROWS = 1 << 21
 
 LARGEST_ID = 1 << 62
 UNITS_OF_EPOCH = 1 << 32
-"""Units planned in epoch e are numbered from e * 2**32, so leftovers of a killed compaction share no number with them."""
+"""Units of epoch e are numbered from e * 2**32, so leftovers of a killed compaction share no number with later units."""
 
 Ids = NDArray[np.int64]
 

@@ -13,7 +13,7 @@ from featstore.store.origin import origin_of_store
 from tests.made import tiny_backbone
 
 
-def test_vectors_are_those_of_the_store_whatever_the_chunks(chain, monkeypatch):
+def test_vectors_equal_the_store_for_any_chunk_size(chain, monkeypatch):
     monkeypatch.setattr(embedding, "CHUNK", 7)
     store = FeatureStore.open(chain.store)
     embedder = open_embedder(origin_of_store(store), "x", backbone=tiny_backbone())
@@ -43,7 +43,7 @@ def test_inputs_are_files_folders_and_tables(chain, tmp_path):
     ("count", "folder", "asked", "name"),
     [(1, False, "auto", "torch"), (16, False, "auto", "torch"), (17, False, "auto", "openvino"), (1, True, "auto", "openvino"), (1, False, "openvino", "openvino")],
 )  # fmt: skip
-def test_a_few_picture_files_are_spared_the_making_of_a_fast_engine(chain, count, folder, asked, name):
+def test_few_picture_files_use_plain_torch(chain, count, folder, asked, name):
     pictures = [chain.folder] if folder else sorted(chain.folder.rglob("*.png"))[:1] * count
     origin = origin_of_store(FeatureStore.open(chain.store))
     embedder = open_embedder(origin, "head", backbone=tiny_backbone(), engine=asked, device="cpu", inputs=pictures)
@@ -52,7 +52,7 @@ def test_a_few_picture_files_are_spared_the_making_of_a_fast_engine(chain, count
     assert embedder.identity == origin.identity
 
 
-def test_a_checkpoint_that_an_origin_names_is_not_opened(chain, tmp_path, monkeypatch):
+def test_checkpoint_named_by_an_origin_is_not_opened(chain, tmp_path, monkeypatch):
     (tmp_path / "theirs.pth").write_bytes(b"x")
     monkeypatch.setattr("featstore.backbones.checkpoints.read_state", lambda _: pytest.fail("opened"))
     origin = origin_of_store(FeatureStore.open(chain.store))

@@ -26,7 +26,7 @@ def drifts(store):
     return [made.get("drift") for unit in FeatureStore.open(store).provenance().values() for made in unit]
 
 
-def test_a_long_run_records_how_far_its_engine_is_from_plain_torch(folder, tmp_path):
+def test_long_run_records_the_drift_of_its_engine(folder, tmp_path):
     extract(folder, tmp_path / "s", backbone=tiny_backbone(), engine="openvino", unit_rows=7)
     recorded = drifts(tmp_path / "s")
     assert len(recorded) == 4
@@ -39,7 +39,7 @@ def test_a_long_run_records_how_far_its_engine_is_from_plain_torch(folder, tmp_p
     assert made["drift"] == recorded[0]["greatest_difference"]
 
 
-def test_the_measured_figure_is_that_of_the_vectors(folder, tmp_path):
+def test_recorded_drift_matches_the_vectors(folder, tmp_path):
     backbone = tiny_backbone()
     extract(folder, tmp_path / "s", backbone=backbone, engine="torch-folded", precision="bf16")
     extract(folder, tmp_path / "plain", backbone=backbone, engine="torch")
@@ -53,7 +53,7 @@ def test_the_measured_figure_is_that_of_the_vectors(folder, tmp_path):
     assert drifts(tmp_path / "plain") == [None]
 
 
-def test_short_runs_and_unreadable_pictures_have_no_figure(folder, tmp_path, monkeypatch):
+def test_short_runs_and_unreadable_pictures_record_no_drift(folder, tmp_path, monkeypatch):
     for name in NAMES[1:]:
         (folder / name).write_bytes(b"no picture")
     report = extract(folder, tmp_path / "s", backbone=tiny_backbone(), engine="openvino")
@@ -64,7 +64,7 @@ def test_short_runs_and_unreadable_pictures_have_no_figure(folder, tmp_path, mon
     assert drifts(tmp_path / "short") == [None]
 
 
-def test_an_engine_that_is_not_exact_here_makes_no_vector(folder, tmp_path, monkeypatch):
+def test_inexact_engine_makes_no_vector(folder, tmp_path, monkeypatch):
     whole = OpenVinoEngine.__init__
 
     def other_weights(self, backbone, precision="fp32", **options):
@@ -81,7 +81,7 @@ def test_an_engine_that_is_not_exact_here_makes_no_vector(folder, tmp_path, monk
 
 
 @pytest.mark.parametrize("options", [{"engine": "openvino-int8"}, {"engine": "openvino", "precision": "bf16"}])
-def test_an_engine_beyond_the_bound_of_its_class_makes_no_vector(folder, tmp_path, monkeypatch, options):
+def test_engine_beyond_the_bound_of_its_class_makes_no_vector(folder, tmp_path, monkeypatch, options):
     other, submit = open_engine(tiny_backbone(seed=5), device="cpu", **options), OpenVinoEngine.submit
     monkeypatch.setattr(OpenVinoEngine, "submit", lambda self, pictures: submit(other, pictures))
     with pytest.raises(FeatstoreError, match="does not keep to its class .*: typically .* make a new store") as error:
@@ -91,7 +91,7 @@ def test_an_engine_beyond_the_bound_of_its_class_makes_no_vector(folder, tmp_pat
 
 
 @pytest.mark.parametrize("precision", BOUNDS)
-def test_each_class_has_a_bound(precision):
+def test_each_precision_class_has_a_bound(precision):
     name, bound = BOUNDS[precision]
     assert beyond_bound(precision, {name: bound}) == ""
     assert f"where {bound:g} are allowed" in beyond_bound(precision, {name: 1.01 * bound})

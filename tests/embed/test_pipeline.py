@@ -44,7 +44,7 @@ def drive(batches, *, load=load, engine=None, write=None, **options):
     return done, timings
 
 
-def test_batches_come_out_in_order_with_their_failures():
+def test_batches_are_written_in_order_with_their_failures():
     batches = [Batch({2, 5}, start, start + 3, start == 9) for start in range(0, 12, 3)]
     done, timings = drive(batches)
     assert [each.batch for each in done] == batches
@@ -54,20 +54,20 @@ def test_batches_come_out_in_order_with_their_failures():
     assert timings.forwarded == 10
 
 
-def test_a_failed_picture_does_not_change_the_shape_of_its_batch():
+def test_failed_picture_keeps_the_shape_of_its_batch():
     engine = Means()
     drive([Batch({1}, 0, 4, True)], engine=engine)
     assert engine.shapes == [(4, 2, 2, 3)]
 
 
-def test_nothing_is_forwarded_where_all_failed_or_nothing_is_left():
+def test_network_is_not_run_without_pictures():
     engine = Means()
     done, _ = drive([Batch({0, 1}, 0, 2, False), Batch(set(), 2, 2, True)], engine=engine)
     assert engine.shapes == []
     assert [each.vectors.shape for each in done] == [(0, 3), (0, 3)]
 
 
-def test_a_vector_that_is_not_finite_is_a_failure():
+def test_non_finite_vector_is_a_failure():
     class Bad(Means):
         def __call__(self, pictures):
             vectors = super().__call__(pictures)
@@ -80,7 +80,7 @@ def test_a_vector_that_is_not_finite_is_a_failure():
     assert done[0].vectors.tolist() == [[0, 0, 0]]
 
 
-def test_not_more_is_held_than_asked_for():
+def test_number_of_held_pictures_is_bounded():
     held = most = 0
     lock = threading.Lock()
 
@@ -102,7 +102,7 @@ def test_not_more_is_held_than_asked_for():
     assert most <= 28
 
 
-def test_batches_overlap_in_an_engine_that_works_in_the_background():
+def test_batches_overlap_in_an_asynchronous_engine():
     class Background(Means):
         in_flight = 3
 
@@ -134,7 +134,7 @@ def test_batches_overlap_in_an_engine_that_works_in_the_background():
     assert [row for each in done for row in each.vectors[:, 0].tolist()] == [row for row in range(20) if row != 7]
 
 
-def test_none_asks_that_everything_be_written_first():
+def test_none_flushes_the_pipeline():
     written = []
 
     def batches():
@@ -148,7 +148,7 @@ def test_none_asks_that_everything_be_written_first():
 
 
 @pytest.mark.parametrize("where", ["load", "engine", "write"])
-def test_an_error_of_a_part_ends_the_run(where):
+def test_error_in_any_stage_ends_the_run(where):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
@@ -160,7 +160,7 @@ def test_an_error_of_a_part_ends_the_run(where):
 
 
 @pytest.mark.parametrize(("finished", "counted"), [(True, "waiting"), (False, "forward")])
-def test_waiting_for_pictures_is_the_networks_gap_only_where_it_has_nothing_to_do(finished, counted):
+def test_waiting_counts_only_while_the_network_is_idle(finished, counted):
     class Behind(Means):
         """An engine that is, or is not, done with its batches when the next pictures are waited for."""
 

@@ -28,14 +28,14 @@ def paths_of(chain):
     return [chain.folder / key for key in store.keys], store
 
 
-def test_a_pipeline_classifies_pictures(chain, embedder):
+def test_scikit_learn_pipeline_classifies_pictures(chain, embedder):
     paths, store = paths_of(chain)
     pipeline = make_pipeline(embedder, LogisticHead(C=1.0, cv=3)).fit(paths, store.labels)
     assert (pipeline.predict(paths) == store.labels).mean() >= 0.9
     assert list(pipeline[:-1].get_feature_names_out()) == [f"imageembedder{i}" for i in range(8)]
 
 
-def test_features_are_those_of_the_store_whatever_a_picture_comes_as(chain, embedder):
+def test_features_equal_the_store_for_any_kind_of_picture(chain, embedder):
     paths, store = paths_of(chain)
     expected = store.features()
     found = embedder.transform(paths)
@@ -76,14 +76,14 @@ SPECIAL = {
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
-def test_an_image_in_memory_is_read_as_its_file_is(embedder, tmp_path, kind):
+def test_image_in_memory_equals_its_file(embedder, tmp_path, kind):
     image = SPECIAL[kind]()
     file = tmp_path / ("a.tif" if kind in ("cmyk", "float") else "a.png")
     image.save(file, **({"exif": image.getexif()} if kind == "turned" else {}))
     np.testing.assert_array_equal(embedder.transform([image, image]), embedder.transform([file, Image.open(file)]))
 
 
-def test_a_picture_that_cannot_be_read_is_named_in_one_line(embedder, tmp_path):
+def test_unreadable_picture_is_named_in_one_line(embedder, tmp_path):
     good = write_pictures(tmp_path, ["a.png", "b.png"])
     (tmp_path / "b.png").write_bytes((good / "b.png").read_bytes()[:300])
     for bad in (tmp_path / "b.png", tmp_path / "none.png"):
@@ -106,14 +106,14 @@ def test_a_picture_that_cannot_be_read_is_named_in_one_line(embedder, tmp_path):
         ([np.zeros((0, 4), np.uint8)], "of uint8"),
     ],
 )
-def test_what_is_no_picture_is_refused_by_fit_and_transform(embedder, pictures, message):
+def test_fit_and_transform_reject_non_pictures(embedder, pictures, message):
     for method in (embedder.fit, embedder.transform):
         with pytest.raises(UsageError, match=message):
             method(pictures)
 
 
 @pytest.mark.slow
-def test_parameters_are_checked_when_it_is_used_and_copies_load_for_themselves(embedder):
+def test_parameters_are_checked_on_use_and_copies_load_their_own_network(embedder):
     for wrong in ({"backbone": "none"}, {"engine": "none"}, {"decode": "none"}, {"batch": 0}):
         with pytest.raises(UsageError):
             clone(embedder).set_params(**wrong).fit([picture(0)])
@@ -125,7 +125,7 @@ def test_parameters_are_checked_when_it_is_used_and_copies_load_for_themselves(e
     assert changed.transform([]).shape == (0, 5)
 
 
-def test_it_is_found_in_featstore_without_loading_it():
+def test_lazily_exported_from_featstore():
     assert featstore.ImageEmbedder is ImageEmbedder
     code = "import sys, featstore; print('ImageEmbedder' in dir(featstore), 'sklearn' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -18,12 +18,12 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
 
 # Of tests.slow.forged, which draws a thousand; the first of each kind that it drew.
 @pytest.mark.parametrize("number", range(6))
-def test_no_verb_does_harm_over_a_forgery(ground: Ground, tmp_path: Path, number: int) -> None:
+def test_no_verb_does_harm_on_a_forgery(ground: Ground, tmp_path: Path, number: int) -> None:
     for what, how, verb, wrong in attack(ground, number, 1, tmp_path):
         assert not wrong, (what, how, verb)
 
 
-def test_the_watch_sees_what_is_written_outside(tmp_path: Path) -> None:
+def test_watch_detects_writes_outside(tmp_path: Path) -> None:
     home = tmp_path / "home"
     (home / "deep").mkdir(parents=True)
     (home / "deep" / "letter").write_bytes(b"mine")

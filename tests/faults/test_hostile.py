@@ -75,12 +75,12 @@ def refused(read: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def test_payloads_work_where_they_are_loaded(mark: Path) -> None:
+def test_payloads_execute_in_unsafe_readers(mark: Path) -> None:
     pickle.loads(payloads(mark)["pickle"])
     assert mark.is_dir()
 
 
-def test_no_reader_executes_a_payload(master: Path, tmp_path: Path, mark: Path) -> None:
+def test_readers_never_execute_a_payload(master: Path, tmp_path: Path, mark: Path) -> None:
     folder = tmp_path / "all"
     shutil.copytree(master, folder)
     store = folder / "store"
@@ -129,7 +129,7 @@ def hdf5_with(path: Path, kind: str, secret: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["external link", "external storage", "virtual dataset"])
 @pytest.mark.parametrize("with_header", [False, True])
-def test_hdf5_that_leads_elsewhere_is_not_followed(master: Path, tmp_path: Path, kind: str, with_header: bool) -> None:
+def test_hdf5_external_data_is_not_followed(master: Path, tmp_path: Path, kind: str, with_header: bool) -> None:
     store = tmp_path / "store"
     shutil.copytree(master / "store", store)
     shard = next((store / "shards").glob("*.h5"))
@@ -149,7 +149,7 @@ def test_hdf5_that_leads_elsewhere_is_not_followed(master: Path, tmp_path: Path,
     assert verify(store).problems
 
 
-def test_an_archive_gives_nothing_but_its_plain_members(tmp_path: Path) -> None:
+def test_archive_yields_only_its_regular_members(tmp_path: Path) -> None:
     secret = tmp_path / "secret.png"
     picture(9).save(secret)
     outside, archive = tmp_path / "outside.png", tmp_path / "a.tar"
@@ -179,7 +179,7 @@ def test_an_archive_gives_nothing_but_its_plain_members(tmp_path: Path) -> None:
     assert {failure.reason for _, failure in store.failures()} <= {"not-a-file"}
 
 
-def test_a_table_and_a_list_lead_out_of_no_folder(tmp_path: Path) -> None:
+def test_tables_and_lists_cannot_name_files_outside_the_root(tmp_path: Path) -> None:
     picture(9).save(tmp_path / "secret.png")
     inside = write_pictures(tmp_path / "inside", ["a.png"])
     os.mkfifo(inside / "fifo.png")
@@ -200,7 +200,7 @@ def test_a_table_and_a_list_lead_out_of_no_folder(tmp_path: Path) -> None:
         }
 
 
-def test_keys_of_a_store_lead_out_of_no_folder(tmp_path: Path) -> None:
+def test_store_keys_cannot_name_files_outside_the_root(tmp_path: Path) -> None:
     picture(9).save(tmp_path / "secret.png")
     inside = write_pictures(tmp_path / "inside", ["a.png"])
     model, store = tiny_backbone(), tmp_path / "store"
@@ -222,7 +222,7 @@ def test_keys_of_a_store_lead_out_of_no_folder(tmp_path: Path) -> None:
     assert len(Plan(store, 0)) == 3
 
 
-def test_a_faiss_file_of_a_stranger_is_opened_by_a_child_first(
+def test_untrusted_faiss_file_is_opened_in_a_child_first(
     master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", os.fspath(tmp_path / "cache"))
@@ -242,7 +242,7 @@ def test_a_faiss_file_of_a_stranger_is_opened_by_a_child_first(
     refused(lambda: vet(file, rows, 8, mmap=False))
 
 
-def test_json_with_a_checksum_is_not_trusted_for_its_size(tmp_path: Path) -> None:
+def test_checksummed_json_does_not_bypass_the_size_limit(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     value: Any = []
     for _ in range(2000):

@@ -13,7 +13,7 @@ from tests.faults.workplace import BATCH
 pytestmark = pytest.mark.slow
 
 
-def test_no_kill_loses_doubles_or_changes_anything() -> None:
+def test_killed_verbs_lose_duplicate_and_change_nothing() -> None:
     # In a process of its own: forks of this one, in which torch has worked, would not be whole.
     result = subprocess.run(
         [sys.executable, "-m", "tests.faults.killing", "20", "--seed", "7"],

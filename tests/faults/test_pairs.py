@@ -94,9 +94,7 @@ def reference(begun: Path, place: Path, verbs: tuple[str, ...]) -> dict[str, Any
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
-def test_a_pair_at_once_is_a_pair_in_turn_or_one_is_told_who_is_at_work(
-    begun: Path, place: Path, first: str, second: str
-) -> None:
+def test_concurrent_verbs_are_serialised_or_one_is_refused(begun: Path, place: Path, first: str, second: str) -> None:
     copy(begun, place)
     ready = mmap.mmap(-1, 2)
 

@@ -50,7 +50,7 @@ FIELDS = [
     changes=st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=3),
     gone=st.sets(st.sampled_from(FIELDS), max_size=2),
 )
-def test_a_manifest_of_any_content(master: Path, changes: dict[str, Any], gone: set[str]) -> None:
+def test_manifest_with_any_content_is_read_or_refused(master: Path, changes: dict[str, Any], gone: set[str]) -> None:
     value = json.loads((master / "store" / "featstore.json").read_text())
     del value["checksum"]
     with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +62,7 @@ def test_a_manifest_of_any_content(master: Path, changes: dict[str, Any], gone: 
 
 
 @given(st.binary(max_size=200))
-def test_a_manifest_a_header_and_a_journal_of_any_bytes(data: bytes) -> None:
+def test_files_of_any_bytes_are_read_or_refused(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "featstore.json"
         for content in (data, sealed.MAGIC.encode() + b" " + data, b"FSJ1" + data):
@@ -76,7 +76,7 @@ def test_a_manifest_a_header_and_a_journal_of_any_bytes(data: bytes) -> None:
 
 
 @given(JSON, st.dictionaries(st.sampled_from([*Identity.__dataclass_fields__]), JSON))
-def test_an_identity_of_any_content(value: Any, fields: dict[str, Any]) -> None:
+def test_identity_with_any_content_is_read_or_refused(value: Any, fields: dict[str, Any]) -> None:
     for identity in (
         value,
         fields,
@@ -92,7 +92,7 @@ def test_an_identity_of_any_content(value: Any, fields: dict[str, Any]) -> None:
         st.sampled_from(["kind", "bytes", "xxh3", "summary", "arrays"]), JSON, min_size=1, max_size=2
     )
 )
-def test_a_header_of_any_content(master: Path, changes: dict[str, Any]) -> None:
+def test_header_with_any_content_is_read_or_refused(master: Path, changes: dict[str, Any]) -> None:
     data = (master / "a.head").read_bytes()
     header = sealed.read_header(master / "a.head")
     size = header.pop("header_bytes")

@@ -47,7 +47,7 @@ def shard(store: Path, number: int = 0) -> Path:
     return sorted((store / "shards").glob("*.h5"))[number]
 
 
-def test_a_whole_store_is_left_alone(store: Path) -> None:
+def test_intact_store_is_unchanged(store: Path) -> None:
     before = {file: file.read_bytes() for file in store.rglob("*.h5")}
     report = repair(store)
     assert not report.restored
@@ -55,7 +55,7 @@ def test_a_whole_store_is_left_alone(store: Path) -> None:
     assert {file: file.read_bytes() for file in store.rglob("*.h5")} == before
 
 
-def test_single_flipped_bits_are_undone_to_the_last_byte(store: Path) -> None:
+def test_single_flipped_bits_are_restored_exactly(store: Path) -> None:
     draw = random.Random(3)
     for file in [store / "featstore.json", *sorted(store.rglob("*.h5"))]:
         before = file.read_bytes()
@@ -72,7 +72,7 @@ def test_single_flipped_bits_are_undone_to_the_last_byte(store: Path) -> None:
     assert not verify(store).problems
 
 
-def test_damaged_vectors_come_back_with_the_same_bits(store: Path, master: Path) -> None:
+def test_damaged_vectors_are_restored_bit_identically(store: Path, master: Path) -> None:
     before = contents(store)
     overwrite(shard(store), "features", 33)
     overwrite(shard(store, 1), "features", 2 * 32)
@@ -85,7 +85,7 @@ def test_damaged_vectors_come_back_with_the_same_bits(store: Path, master: Path)
     assert not verify(store).problems
 
 
-def test_pictures_that_are_gone_or_changed_become_failures_and_can_be_had_again(master: Path, tmp_path: Path) -> None:
+def test_missing_or_changed_pictures_become_failures_that_can_be_retried(master: Path, tmp_path: Path) -> None:
     folder = tmp_path / "all"
     shutil.copytree(master / "pictures", folder / "pictures")
     extract(folder / "pictures", folder / "store", backbone=tiny_backbone(), batch=4, unit_rows=6)
@@ -110,7 +110,7 @@ def test_pictures_that_are_gone_or_changed_become_failures_and_can_be_had_again(
 
 
 @pytest.mark.parametrize("damage", ["header", "sha256", "truncated"])
-def test_a_shard_beyond_proof_is_extracted_again(store: Path, damage: str) -> None:
+def test_unverifiable_shard_is_extracted_again(store: Path, damage: str) -> None:
     before, file = contents(store), shard(store)
     if damage == "header":
         file.write_bytes(b"\xff" * 64 + file.read_bytes()[64:])
@@ -125,7 +125,7 @@ def test_a_shard_beyond_proof_is_extracted_again(store: Path, damage: str) -> No
     assert not verify(store).problems
 
 
-def test_a_shard_without_pictures_is_set_aside_as_failures(store: Path, tmp_path: Path) -> None:
+def test_damaged_shard_without_pictures_becomes_failures(store: Path, tmp_path: Path) -> None:
     shard(store).write_bytes(b"gone")
     report = repair(store, set_aside=True)
     assert report.failed == 6
@@ -136,7 +136,7 @@ def test_a_shard_without_pictures_is_set_aside_as_failures(store: Path, tmp_path
 
 
 @pytest.mark.parametrize("array", ["keys/bytes", "view", "row_xxh3", "meta"])
-def test_what_plan_and_vectors_repeat_needs_no_pictures(store: Path, array: str) -> None:
+def test_data_repeated_in_plan_and_shards_is_restored_without_pictures(store: Path, array: str) -> None:
     before = contents(store)
     overwrite(shard(store), array)
     report = repair(store, set_aside=True)
@@ -146,7 +146,7 @@ def test_what_plan_and_vectors_repeat_needs_no_pictures(store: Path, array: str)
     assert not verify(store).problems
 
 
-def test_the_manifest_is_made_anew_from_the_shards(store: Path) -> None:
+def test_manifest_is_rebuilt_from_the_shards(store: Path) -> None:
     before = contents(store)
     old = FeatureStore.open(store).manifest
     (store / "featstore.json").write_text("{}")
@@ -160,7 +160,7 @@ def test_the_manifest_is_made_anew_from_the_shards(store: Path) -> None:
     assert contents(store) == before
 
 
-def test_the_plan_is_made_anew_as_far_as_shards_repeat_it(store: Path, master: Path) -> None:
+def test_plan_is_rebuilt_as_far_as_the_shards_repeat_it(store: Path, master: Path) -> None:
     before = contents(store)
     plan = next((store / "plan").rglob("*.h5"))
     for array in ("lookup/hi", "keys/bytes", "size", "lookup/row"):
@@ -179,7 +179,7 @@ def copy_with(store: Path, plan: Path, array: str) -> Path:
     return store
 
 
-def test_a_plan_beyond_repair_is_said_and_left_as_it_is(store: Path) -> None:
+def test_unrepairable_plan_is_reported_and_unchanged(store: Path) -> None:
     plan = next((store / "plan").rglob("*.h5"))
     plan.write_bytes(plan.read_bytes()[:-200])
     before = {file: file.read_bytes() for file in store.rglob("*") if file.is_file()}
@@ -190,7 +190,7 @@ def test_a_plan_beyond_repair_is_said_and_left_as_it_is(store: Path) -> None:
     } == before
 
 
-def test_tables_keep_their_whole_columns(store: Path, master: Path) -> None:
+def test_tables_keep_their_intact_columns(store: Path, master: Path) -> None:
     before = contents(store)
     source, user = sorted((store / "tables").rglob("*.h5"))
     overwrite(user, "columns/0/values")
@@ -208,7 +208,7 @@ def test_tables_keep_their_whole_columns(store: Path, master: Path) -> None:
     assert not verify(store).problems
 
 
-def test_another_backbone_is_refused_and_a_writer_waited_for(store: Path) -> None:
+def test_rejects_another_backbone_and_a_concurrent_writer(store: Path) -> None:
     from featstore.store.claims import Claims
 
     overwrite(shard(store), "features")

@@ -27,7 +27,7 @@ def named(cases: list[dict[str, object]], word: str) -> list[dict[str, object]]:
     return found
 
 
-def test_every_case_leaves_a_whole_store_that_goes_on_to_the_same_end(cases: list[dict[str, object]]) -> None:
+def test_every_case_leaves_an_intact_store_that_completes_equally(cases: list[dict[str, object]]) -> None:
     for case in cases:
         assert case["verify"] == [], case
         assert case["equal"], case
@@ -38,16 +38,16 @@ def test_every_case_leaves_a_whole_store_that_goes_on_to_the_same_end(cases: lis
 @pytest.mark.parametrize(
     ("word", "line"), [("left", "No space left"), ("deleted", "No such file"), ("read-only", "Permission denied")]
 )
-def test_failures_are_said_in_one_line(cases: list[dict[str, object]], word: str, line: str) -> None:
+def test_failures_are_reported_in_one_line(cases: list[dict[str, object]], word: str, line: str) -> None:
     for case in named([{**case, "case": str(case["case"]).replace("no space after", "left")} for case in cases], word):
         assert case["code"] == 1, case
         assert line in str(case["line"]), case
 
 
-def test_clocks_and_single_reads_end_no_run(cases: list[dict[str, object]]) -> None:
+def test_clock_changes_and_single_read_errors_do_not_end_a_run(cases: list[dict[str, object]]) -> None:
     assert named(cases, "clock")[0]["line"] == 24
     assert named(cases, "one read")[0]["line"] == [{"io-error": 1, "not-a-picture": 1}, {"not-a-picture": 1}, 1]
 
 
-def test_two_at_once_make_the_store_of_one(cases: list[dict[str, object]]) -> None:
+def test_two_concurrent_runs_make_the_same_store_as_one(cases: list[dict[str, object]]) -> None:
     assert [case["code"] for case in named(cases, "at once")] == [0, 0]

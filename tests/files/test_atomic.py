@@ -87,7 +87,7 @@ def test_checksum_starts_at_the_given_offset(tmp_path):
     assert atomic.checksum_file(tmp_path / "a", 1000) == xxhash.xxh3_128_hexdigest(data[1000:])
 
 
-def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
+def test_second_writer_is_told_the_owner_of_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "x"
     with atomic.only_writer(path, "index"), atomic.only_writer(path, "index"):
         told: list[str] = []
@@ -108,7 +108,7 @@ def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
         pass
 
 
-def test_the_lock_of_a_killed_writer_is_taken_over(tmp_path: Path) -> None:
+def test_lock_of_a_killed_writer_is_taken_over(tmp_path: Path) -> None:
     path, lock = tmp_path / "x", tmp_path / ".x.lock"
     for left in (b"", b"featstore lock of process 1 on gone"):
         lock.write_bytes(left)
@@ -118,7 +118,7 @@ def test_the_lock_of_a_killed_writer_is_taken_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "fifo", "folder"])
-def test_what_lies_where_the_lock_goes_is_left_alone(tmp_path: Path, kind: str) -> None:
+def test_foreign_file_at_the_locks_path_is_kept(tmp_path: Path, kind: str) -> None:
     path, lock, own = tmp_path / "x", tmp_path / ".x.lock", tmp_path / "own"
     own.write_bytes(b"mine")
     {
@@ -133,7 +133,7 @@ def test_what_lies_where_the_lock_goes_is_left_alone(tmp_path: Path, kind: str) 
     assert os.path.lexists(lock)
 
 
-def test_a_name_as_long_as_may_be_can_be_written(tmp_path: Path) -> None:
+def test_writes_a_name_of_the_maximum_length(tmp_path: Path) -> None:
     path = tmp_path / ("\u00e9" * 127)
     atomic.require_place(path)
     atomic.write_bytes(path, b"x")

@@ -25,7 +25,7 @@ from featstore.store.thumbnails import SIDE, thumbnail
 from tests.page_reading import read
 
 
-def test_a_confusion_matrix_of_few_classes_is_a_table():
+def test_confusion_matrix_of_few_classes_is_a_table():
     told = confusion_matrix(["a", "b", "c"], [[5, 1, 0], [0, 0, 0], [3, 0, 7]])
     cells = [[cell["count"] for cell in row["cells"]] for row in told["rows"]]
     assert cells == [[5, 1, 0], [0, 0, 0], [3, 0, 7]]
@@ -34,7 +34,7 @@ def test_a_confusion_matrix_of_few_classes_is_a_table():
     assert told["heat"] is None
 
 
-def test_a_confusion_matrix_of_many_classes_is_a_picture():
+def test_confusion_matrix_of_many_classes_is_a_picture():
     k = CELLS + 1
     told = confusion_matrix([f"c{n}" for n in range(k)], np.eye(k, dtype=int).tolist())
     assert told["rows"] == []
@@ -42,7 +42,7 @@ def test_a_confusion_matrix_of_many_classes_is_a_picture():
     assert heat_map(np.eye(2000, dtype=int).tolist()).startswith("data:image/png")
 
 
-def test_the_title_of_a_cell_says_what_was_taken_for_what():
+def test_cell_title_names_true_and_predicted_class():
     told = confusion_matrix(["a", "b"], [[999, 1], [0, 4]])
     titles = [cell["title"] for row in told["rows"] for cell in row["cells"]]
     assert titles == [
@@ -74,7 +74,7 @@ def contrast(one, other):
     return (high + 0.05) / (low + 0.05)
 
 
-def test_the_count_in_every_cell_can_be_read_on_its_shade():
+def test_cell_counts_have_enough_contrast():
     text = (Path(pages.__file__).parent / "templates" / "base.html").read_text()
     paper, ink = colours(text, "paper"), colours(text, "ink")
     for share in range(101):
@@ -87,7 +87,7 @@ def test_the_count_in_every_cell_can_be_read_on_its_shade():
                 assert contrast(written, behind) > 3 or cell["count"] == 0
 
 
-def test_a_page_of_a_large_matrix_says_which_cells_have_pictures(tmp_path):
+def test_large_matrix_page_says_which_cells_have_pictures(tmp_path):
     k = CELLS + 1
     shown = {
         (2, 3): {"id": "cell-2-3", "truth": "c2", "label": "c3", "right": False, "count": 1, "examples": []},
@@ -114,13 +114,13 @@ def test_a_page_of_a_large_matrix_says_which_cells_have_pictures(tmp_path):
     assert f"Of the {k + 1} cells that are not empty 2 have theirs here" in page.text
 
 
-def test_of_very_many_classes_the_worst_are_listed():
+def test_lists_the_worst_of_very_many_classes():
     rows = [{"class": str(n), "f1": n / 1000} for n in range(500)]
     assert [row["class"] for row in class_rows({"classes": rows[::-1]})][:2] == ["0", "1"]
     assert len(class_rows({"classes": rows})) == 200
 
 
-def test_the_selection_curve_marks_what_was_chosen():
+def test_selection_curve_marks_the_chosen_value():
     table = {"param_C": [0.1, 1.0, 1.0], "mean_accuracy": [0.8, 0.7, 0.9], "std_accuracy": [0.1, 0.1, 0.01]}
     svg = str(selection_curve(table, {"C": 1.0}).svg())
     assert svg.count("dot chosen") == 1
@@ -132,7 +132,7 @@ def test_the_selection_curve_marks_what_was_chosen():
     assert selection_curve(alone, {"C": 0.1}) is None
 
 
-def test_each_gamma_has_a_curve_and_the_chosen_one_is_named():
+def test_each_gamma_has_a_curve_and_the_chosen_one_is_labelled():
     table = {
         "param_gamma": [0.5, 0.5, 2.0, 2.0],
         "param_C": [0.1, 1.0, 0.1, 1.0],
@@ -153,7 +153,7 @@ def test_each_gamma_has_a_curve_and_the_chosen_one_is_named():
     assert str(selection_curve(one, {"C": 1.0, "gamma": 2.0}).svg()).count("<circle") == 2
 
 
-def test_curves_side_by_side_have_colours_of_their_own_and_names():
+def test_curves_have_distinct_colours_and_names():
     codes, names = np.arange(200) % CURVES, [f"class {place}" for place in range(CURVES)]
     drawing = precision_recall(codes, np.random.default_rng(0).dirichlet(np.ones(CURVES), 200), names)
     svg = str(drawing.svg())
@@ -180,16 +180,16 @@ def test_curves_side_by_side_have_colours_of_their_own_and_names():
         ("", '<span class="ending"></span>'),
     ],
 )
-def test_names_break_after_folders_and_not_in_their_ending(name, markup):
+def test_names_break_after_folders_but_not_in_the_extension(name, markup):
     assert breakable(name) == markup
 
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 7), (7, 7), (8, 4), (10, 5), (14, 7), (20, 7), (24, 6), (0, 7)])
-def test_the_rows_of_a_sheet_are_about_equally_full(count, columns):
+def test_balanced_fills_rows_evenly(count, columns):
     assert balanced(count) == columns
 
 
-def test_the_reliability_diagram_leaves_out_empty_bins():
+def test_reliability_diagram_omits_empty_bins():
     bins = [
         {"low": 0.0, "high": 0.5, "rows": 0, "confidence": None, "accuracy": None},
         {"low": 0.5, "high": 1.0, "rows": 9, "confidence": 0.8, "accuracy": 0.7},
@@ -198,7 +198,7 @@ def test_the_reliability_diagram_leaves_out_empty_bins():
     assert reliability_diagram(bins[:1]) is None
 
 
-def test_names_of_any_bytes_are_one_line_in_a_drawing():
+def test_drawing_shows_names_of_any_bytes_on_one_line():
     name = os.fsdecode(b"two\nlines \xff<b>")
     for drawing in (
         confusion_drawing(["a", name], [[3, 1], [0, 2]]),
@@ -211,7 +211,7 @@ def test_names_of_any_bytes_are_one_line_in_a_drawing():
         assert "<b>" not in svg
 
 
-def test_precision_and_recall_have_a_line_for_each_class_and_of_many_their_mean():
+def test_precision_recall_has_a_curve_per_class_or_the_mean_of_many():
     random = np.random.default_rng(0)
     for classes, lines in ((2, 1), (5, 5), (CURVES + 1, 1)):
         codes = np.arange(200) % classes
@@ -226,7 +226,7 @@ def test_precision_and_recall_have_a_line_for_each_class_and_of_many_their_mean(
     assert "none" not in perfect
 
 
-def test_of_a_large_matrix_the_cells_with_errors_can_be_clicked():
+def test_error_cells_of_a_large_matrix_are_clickable():
     k = CELLS + 1
     counts = np.eye(k, dtype=int)
     shown = {(2, 3): {"id": "cell-2-3", "truth": "c2", "label": "c3", "right": False, "count": 1, "examples": []}}
@@ -234,7 +234,7 @@ def test_of_a_large_matrix_the_cells_with_errors_can_be_clicked():
     assert [(spot["x"], spot["y"], spot["id"]) for spot in told["spots"]] == [(3, 2, "cell-2-3")]
 
 
-def test_thumbnails_are_small_and_what_is_missing_is_said():
+def test_thumbnails_are_small_and_missing_pictures_have_a_note():
     large = thumbnail(lambda: Image.new("RGB", (4000, 100)))
     assert large.uri is not None
     assert large.uri.startswith("data:image/jpeg")
@@ -261,11 +261,11 @@ def test_thumbnails_are_small_and_what_is_missing_is_said():
         (1e-9, "0.0 %"),
     ],
 )
-def test_percent(value, text):
+def test_percent_adds_digits_near_0_and_100(value, text):
     assert percent(value) == text
 
 
-def test_numbers_and_durations():
+def test_formats_numbers_and_durations():
     assert number(1234567) == "1,234,567"
     assert number(0.123456) == "0.1235"
     assert seconds(1.26) == "1.3 s"

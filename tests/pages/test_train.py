@@ -13,7 +13,7 @@ from tests.chain import make_store, names, write_coloured
 from tests.page_reading import read, require_shown
 
 
-def test_the_page_shows_the_worst_errors_and_the_figures(tmp_path):
+def test_page_shows_the_worst_errors_and_the_figures(tmp_path):
     folder = write_coloured(tmp_path / "p", [*names("train", 8), *names("val", 4)])
     # Two pictures under the wrong name: they have to come up as errors.
     (folder / "val/ant/00.png").rename(folder / "val/bee/x.png")
@@ -59,7 +59,7 @@ def test_the_page_shows_the_worst_errors_and_the_figures(tmp_path):
     assert json.loads(written[-1].read_text()) == json.loads(json.dumps(trained.to_dict()))
 
 
-def test_a_parameter_that_was_given_is_not_called_chosen(hostile, tmp_path):
+def test_given_parameter_is_not_called_chosen(hostile, tmp_path):
     _, store, _, _ = hostile
     trained = train(store, head="rbf-svm", C=1.0, gamma=0.5, folds=3, out=tmp_path / "x.head")
     write_training_page(trained, tmp_path / "page.html")
@@ -70,7 +70,7 @@ def test_a_parameter_that_was_given_is_not_called_chosen(hostile, tmp_path):
     assert "Support vector machine with RBF kernel" in text
 
 
-def test_pictures_that_are_gone_are_said_so_in_their_place(tmp_path):
+def test_missing_pictures_are_replaced_by_a_note(tmp_path):
     folder = write_coloured(tmp_path / "p", [*names("train", 8), *names("val", 4)])
     (folder / "val/ant/00.png").rename(folder / "val/bee/x.png")
     trained = train(make_store(folder, tmp_path / "s"), folds=3)

@@ -39,7 +39,7 @@ def contents(source: Source) -> list[tuple[bytes, bytes]]:
     return read
 
 
-def test_webdataset_samples(tmp_path: Path):
+def test_reads_webdataset_samples(tmp_path: Path):
     files = [
         ("./000.cls", b"3\n"),
         ("./000.jpg", b"picture"),
@@ -76,13 +76,13 @@ def test_webdataset_samples(tmp_path: Path):
     assert [data for _, data in contents(source)] == [b"picture", b"left", b"right", b"bare", b"last"]
 
 
-def test_all_files_takes_all_but_labels(tmp_path: Path):
+def test_all_files_includes_everything_except_label_files(tmp_path: Path):
     source = TarSource(tar(tmp_path / "a.tar", [("a.bin", b"x"), ("a.cls", b"1"), ("b.jpg", b"y")]), all_files=True)
     assert keys(source) == [b"a.tar/a.bin", b"a.tar/b.jpg"]
     assert whole(source).labels == ["1", None]
 
 
-def test_a_folder_of_archives_in_order(tmp_path: Path):
+def test_archives_in_a_folder_are_read_in_sorted_order(tmp_path: Path):
     for name in ("b/1.tar", "a.tar", "b/0.tar"):
         tar(tmp_path / name, [("x.jpg", name.encode())])
     (tmp_path / "a_stats.json").write_text("{}")
@@ -99,7 +99,7 @@ def test_a_folder_of_archives_in_order(tmp_path: Path):
     assert open_source(tmp_path).kind == "folder"
 
 
-def test_root(tmp_path: Path):
+def test_root_determines_keys_and_locations(tmp_path: Path):
     path = tar(tmp_path / "data" / "a.tar", [("x.jpg", b"1")])
     assert contents(open_source(path, root=tmp_path)) == [(b"data/a.tar/x.jpg", b"1")]
     (tmp_path / "other").mkdir()
@@ -108,7 +108,7 @@ def test_root(tmp_path: Path):
     assert contents(elsewhere) == [(b"a.tar/x.jpg", b"1")]
 
 
-def test_what_is_no_plain_member_is_an_input_that_fails(tmp_path: Path):
+def test_irregular_members_become_failing_inputs(tmp_path: Path):
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as archive:
         for name, kind, link in (
@@ -142,7 +142,7 @@ def damaged(path: Path) -> str:
     return str(caught.value)
 
 
-def test_an_archive_cut_anywhere_is_told(tmp_path: Path):
+def test_archive_truncated_anywhere_is_rejected(tmp_path: Path):
     path = tar(tmp_path / "a.tar", [(f"{i}.jpg", b"x" * 700) for i in range(3)])
     content = path.read_bytes()
     end = 3 * (512 + 1024)
@@ -153,7 +153,7 @@ def test_an_archive_cut_anywhere_is_told(tmp_path: Path):
     assert len(keys(open_source(path))) == 3
 
 
-def test_damaged_joined_and_foreign_archives_are_told(tmp_path: Path):
+def test_rejects_damaged_concatenated_and_foreign_archives(tmp_path: Path):
     path = tar(tmp_path / "a.tar", [(f"{i}.jpg", b"x" * 700) for i in range(3)])
     content = path.read_bytes()
     flipped = bytearray(content)
@@ -169,7 +169,7 @@ def test_damaged_joined_and_foreign_archives_are_told(tmp_path: Path):
 
 
 @pytest.mark.parametrize("size", [b"-1024", b"-512", b"99999999999999", b"1e3", b"x"])
-def test_sizes_that_lie_end_in_a_line(tmp_path: Path, size: bytes):
+def test_false_sizes_in_headers_give_a_one_line_error(tmp_path: Path, size: bytes):
     record = b"size=" + size + b"\n"
     record = b"%d %s" % (len(record) + 3, record)
     path = tmp_path / "a.tar"
@@ -187,7 +187,7 @@ def test_sizes_that_lie_end_in_a_line(tmp_path: Path, size: bytes):
         assert "is no whole tar archive" in str(error)
 
 
-def test_a_header_that_claims_to_be_huge_takes_no_memory(tmp_path: Path):
+def test_huge_header_size_takes_no_memory(tmp_path: Path):
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as archive:
         info = tarfile.TarInfo("x")
@@ -207,7 +207,7 @@ def test_a_header_that_claims_to_be_huge_takes_no_memory(tmp_path: Path):
         tracemalloc.stop()
 
 
-def test_compressed_archives_are_refused(tmp_path: Path):
+def test_rejects_compressed_archives(tmp_path: Path):
     with tarfile.open(tmp_path / "a.tar", "w:gz") as archive:
         archive.addfile(tarfile.TarInfo("a.jpg"))
     with pytest.raises(UsageError, match="is compressed; decompress it first"):
@@ -217,7 +217,7 @@ def test_compressed_archives_are_refused(tmp_path: Path):
         open_source(tmp_path / "a.tar.gz")
 
 
-def test_an_archive_that_is_a_fifo_does_not_block(tmp_path: Path):
+def test_fifo_as_archive_does_not_block(tmp_path: Path):
     os.mkfifo(tmp_path / "a.tar")
     with pytest.raises(UsageError, match="is no file"):
         open_source(tmp_path / "a.tar")
@@ -233,19 +233,19 @@ def test_an_archive_that_is_a_fifo_does_not_block(tmp_path: Path):
         ([], "holds no pictures"),
     ],
 )
-def test_labels_that_cannot_be_read_and_empty_archives(tmp_path: Path, files: list[tuple[str, bytes]], message: str):
+def test_rejects_unreadable_labels_and_empty_archives(tmp_path: Path, files: list[tuple[str, bytes]], message: str):
     with pytest.raises(UsageError, match=message):
         keys(open_source(tar(tmp_path / "a.tar", files)))
 
 
-def test_json_without_a_picture_is_not_read(tmp_path: Path):
+def test_json_without_a_picture_is_not_parsed(tmp_path: Path):
     source = open_source(tar(tmp_path / "a.tar", [("annotations.json", b"no json"), ("a.jpg", b"x")]))
     assert keys(source) == [b"a.tar/a.jpg"]
     assert source.ignored == 1
 
 
 @pytest.mark.slow
-def test_a_sample_without_an_end_is_streamed(tmp_path: Path):
+def test_very_large_sample_is_streamed(tmp_path: Path):
     files = [("img.cls", b"7"), *((f"img.{i}.jpg", b"") for i in range(10_005))]
     chunk = whole(open_source(tar(tmp_path / "a.tar", files)))
     assert len(chunk) == 10_005
@@ -289,7 +289,7 @@ part = st.binary(min_size=1, max_size=8).map(lambda name: b"_" + name.translate(
     st.floats(0, 2e9),
     st.booleans(),
 )
-def test_members_of_any_name_come_back(members: list[tuple[list[bytes], int]], form: int, mtime: float, long: bool):
+def test_members_with_any_name_round_trip(members: list[tuple[list[bytes], int]], form: int, mtime: float, long: bool):
     files = [
         (os.fsdecode(b"/".join([b"x" * 150 * long + part for part in parts]) + b".jpg"), bytes([65 + index]) * size)
         for index, (parts, size) in enumerate(members)
@@ -312,7 +312,7 @@ def test_members_of_any_name_come_back(members: list[tuple[list[bytes], int]], f
 
 @settings(deadline=None, max_examples=150)
 @given(st.data())
-def test_a_damaged_archive_is_an_error_of_one_line_or_still_whole(data: st.DataObject):
+def test_damaged_archive_is_read_completely_or_gives_a_one_line_error(data: st.DataObject):
     with tempfile.TemporaryDirectory() as directory:
         path = tar(Path(directory, "a.tar"), [("ä" * 60 + ".jpg", b"x"), ("b.jpg", b"y"), ("b.cls", b"1")])
         content = bytearray(path.read_bytes()[: 9 * 512])
@@ -328,7 +328,7 @@ def test_a_damaged_archive_is_an_error_of_one_line_or_still_whole(data: st.DataO
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_labels_are_found_wherever_they_stand(tmp_path: Path, seed: int):
+def test_labels_are_found_anywhere_in_the_archive(tmp_path: Path, seed: int):
     files = [(f"{n:02}.jpg", b"x") for n in range(20)] + [(f"{n:02}.cls", str(n % 3).encode()) for n in range(20)]
     random.Random(seed).shuffle(files)
     source = TarSource(tar(tmp_path / "a.tar", files))
@@ -339,7 +339,7 @@ def test_labels_are_found_wherever_they_stand(tmp_path: Path, seed: int):
     assert (source.ignored, source.read_as[:9]) == (0, "3 classes")
 
 
-def test_dots_in_names_do_not_part_labels_from_pictures(tmp_path: Path):
+def test_dots_in_names_do_not_separate_labels_from_pictures(tmp_path: Path):
     files = [
         ("img_v1.0.jpg", b""), ("img_v1.0.cls", b"a"),
         ("img_v1.1.jpg", b""), ("img_v1.1.cls", b"b"),
@@ -354,7 +354,7 @@ def test_dots_in_names_do_not_part_labels_from_pictures(tmp_path: Path):
         }  # fmt: skip
 
 
-def test_folders_in_an_archive_are_classes_on_request(tmp_path: Path):
+def test_layout_option_makes_archive_folders_classes(tmp_path: Path):
     path = tar(tmp_path / "a.tar", [("ant/1.jpg", b""), ("bee/2.jpg", b"")])
     source = TarSource(path)
     assert whole(source).labels == [None, None]
@@ -366,7 +366,7 @@ def test_folders_in_an_archive_are_classes_on_request(tmp_path: Path):
 
 
 @pytest.mark.parametrize("value", ["[1, 0]", '{"name": "cat"}'])
-def test_lists_and_structs_in_json_are_no_labels(tmp_path: Path, value: str):
+def test_rejects_lists_and_objects_as_json_labels(tmp_path: Path, value: str):
     path = tar(tmp_path / "a.tar", [("a.jpg", b""), ("a.json", f'{{"label": {value}, "species": "cat"}}'.encode())])
     with pytest.raises(UsageError, match=r"a.json has a label that is a (list|struct).*--label-column ''"):
         whole(open_source(path))
@@ -374,7 +374,7 @@ def test_lists_and_structs_in_json_are_no_labels(tmp_path: Path, value: str):
     assert whole(open_source(path, label_column="species")).labels == ["cat"]
 
 
-def test_json_labels_may_have_the_names_of_columns(tmp_path: Path):
+def test_json_labels_may_use_the_usual_column_names(tmp_path: Path):
     path = tar(tmp_path / "a.tar", [("a.jpg", b""), ("a.json", b'{"Category": 3.0, "subset": "val", "y": 9}')])
     chunk = whole(open_source(path))
     assert (chunk.labels, chunk.splits) == (["3"], ["val"])
@@ -390,7 +390,7 @@ def test_labels_without_a_picture_are_counted(tmp_path: Path):
 @pytest.mark.parametrize(
     ("start", "words"), [(b"PK\x03\x04", "is a zip archive; unpack it"), (b"Rar!\x1a", "is a rar archive")]
 )
-def test_packed_files_are_no_lists(tmp_path: Path, start: bytes, words: str):
+def test_compressed_files_are_not_read_as_lists(tmp_path: Path, start: bytes, words: str):
     (tmp_path / "a.zip").write_bytes(start + bytes(100))
     with pytest.raises(UsageError, match=words):
         open_source(tmp_path / "a.zip")

@@ -14,7 +14,7 @@ from featstore.sources.base import NoLabel, Row, chunked, is_picture_name, label
 from featstore.text import shown
 
 
-def test_chunks_are_full_but_the_last():
+def test_all_chunks_except_the_last_are_full():
     rows = [Row(b"%d" % i, i, i * 10, label=str(i), metadata=(i, None)) for i in range(7)]
     chunks = list(chunked(iter(rows), 3, ["a", "b"]))
     assert [len(chunk) for chunk in chunks] == [3, 3, 1]
@@ -27,23 +27,23 @@ def test_chunks_are_full_but_the_last():
     assert list(chunked([], 3, [])) == []
 
 
-def test_locations_are_complete_where_one_differs_from_its_key():
+def test_locations_are_stored_if_any_differs_from_its_key():
     (chunk,) = chunked([Row(b"a", 1, 1), Row(b"b", 1, 1, location=b"c")], 5, [])
     assert chunk.locations == [b"a", b"c"]
 
 
-def test_no_rows_a_chunk_is_refused():
+def test_rejects_zero_rows_per_chunk():
     with pytest.raises(ValueError, match="at least 1"):
         list(chunked([], 0, []))
 
 
 @pytest.mark.parametrize("name", [b"a.jpg", b"A.JPEG", b"a.b.PnG", b"\xff.webp", b"a\nb.tif"])
-def test_picture_names(name: bytes):
+def test_recognises_picture_extensions(name: bytes):
     assert is_picture_name(name)
 
 
 @pytest.mark.parametrize("name", [b"", b"jpg", b".jpg", b"a.txt", b"a.jpg~", b"a.jpg.part"])
-def test_other_names(name: bytes):
+def test_rejects_other_extensions(name: bytes):
     assert not is_picture_name(name)
 
 
@@ -51,7 +51,7 @@ def test_other_names(name: bytes):
     ("path", "expected"),
     [(b"./a", b"a"), (b"././/a", b"a"), (b"a/./b", b"a/./b"), (b"../a", b"../a"), (b".a", b".a"), (b"./", b"")],
 )
-def test_without_dot(path: bytes, expected: bytes):
+def test_without_dot_removes_leading_dot_slash(path: bytes, expected: bytes):
     assert without_dot(path) == expected
 
 
@@ -70,13 +70,13 @@ def test_without_dot(path: bytes, expected: bytes):
         (b"a\xff", "a\udcff"),
     ],
 )
-def test_label_text(value: object, expected: str | None):
+def test_label_text_normalises_scalars(value: object, expected: str | None):
     assert label_text(value) == expected
 
 
 @settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=20))
-def test_names_are_shown_on_one_line_and_survive_json(name: bytes):
+def test_names_are_printable_and_round_trip_json(name: bytes):
     text = shown(name)
     assert text.isprintable()
     text.encode()
@@ -103,11 +103,11 @@ def test_names_are_shown_on_one_line_and_survive_json(name: bytes):
         ("cafe\u0301", "caf\u00e9"),
     ],
 )
-def test_labels_of_other_types_and_forms(value: object, expected: str | None):
+def test_label_text_of_dates_decimals_and_unicode_forms(value: object, expected: str | None):
     assert label_text(value) == expected
 
 
 @pytest.mark.parametrize("value", [["a"], [], {"a": 1}, (1,), object()])
-def test_what_can_be_no_label_is_refused(value: object):
+def test_label_text_rejects_non_scalars(value: object):
     with pytest.raises(NoLabel, match="can be no label"):
         label_text(value)

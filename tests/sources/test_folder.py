@@ -17,7 +17,7 @@ from featstore.sources.folder import FolderSource
 from .helpers import keys, whole, write
 
 
-def test_order_is_that_of_bytes_and_not_of_creation(tmp_path: Path):
+def test_files_are_sorted_by_bytes(tmp_path: Path):
     names = ["b.jpg", "a/z.jpg", "a/10.jpg", "a/9.jpg", "a.jpg", "B.JPG", "ä.jpg", "a/b/c.png"]
     expected = [b"B.JPG", b"a/10.jpg", b"a/9.jpg", b"a/b/c.png", b"a/z.jpg", b"a.jpg", b"b.jpg", "ä.jpg".encode()]
     for seed in range(3):
@@ -26,7 +26,7 @@ def test_order_is_that_of_bytes_and_not_of_creation(tmp_path: Path):
         assert keys(FolderSource(root)) == expected
 
 
-def test_sizes_mtimes_and_repetition(tmp_path: Path):
+def test_sizes_and_mtimes_are_equal_in_a_second_pass(tmp_path: Path):
     write(tmp_path, ["a.jpg", "b.jpg"], b"12345")
     os.utime(tmp_path / "b.jpg", ns=(5, 1_700_000_000_123_456_789))
     source = FolderSource(tmp_path)
@@ -67,7 +67,7 @@ def test_links_are_followed_and_loops_end(tmp_path: Path):
     assert source.ignored == 1
 
 
-def test_what_only_has_the_name_of_a_picture_is_an_input(tmp_path: Path):
+def test_irregular_files_with_picture_names_are_inputs(tmp_path: Path):
     write(tmp_path, ["a.jpg", "full.jpg/b.jpg", "odd.jpg/notes.txt"])
     (tmp_path / "broken.jpg").symlink_to("nowhere")
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
@@ -94,7 +94,7 @@ def columns(root: Path, layout: str | None = None) -> tuple[str | None, list[tup
     return source.layout, list(zip(chunk.splits, chunk.labels, strict=True))
 
 
-def test_layout_split_class(tmp_path: Path):
+def test_detects_layout_split_class(tmp_path: Path):
     write(tmp_path, ["Train/cat/1.jpg", "Train/cat/deep/2.jpg", "val/3.jpg", "docs/readme.txt", "README.md"])
     expected = [("Train", "cat"), ("Train", "cat"), ("val", None)]
     assert columns(tmp_path) == ("split/class", expected)
@@ -102,13 +102,13 @@ def test_layout_split_class(tmp_path: Path):
     assert columns(tmp_path, "class") == ("class", [(None, "Train"), (None, "Train"), (None, "val")])
 
 
-def test_layout_class(tmp_path: Path):
+def test_detects_layout_class(tmp_path: Path):
     write(tmp_path, ["train/1.jpg", "bus/2.jpg"])
     assert columns(tmp_path) == ("class", [(None, "bus"), (None, "train")])
     assert columns(tmp_path, "none") == ("none", [(None, None)] * 2)
 
 
-def test_layout_flat(tmp_path: Path):
+def test_detects_layout_flat(tmp_path: Path):
     write(tmp_path, ["1.jpg", "train/cat/2.jpg"])
     assert columns(tmp_path) == ("flat", [(None, None)] * 2)
     assert columns(tmp_path, "split/class") == ("split/class", [(None, None), ("train", "cat")])
@@ -138,7 +138,7 @@ def test_classes_may_be_any_bytes(tmp_path: Path):
         (["train/notes.txt", "ant/1.jpg"], "class", None),
     ],
 )
-def test_what_may_surprise_about_a_layout_is_said(tmp_path: Path, names: list[str], layout: str, words: str | None):
+def test_notes_explain_surprising_layouts(tmp_path: Path, names: list[str], layout: str, words: str | None):
     source = FolderSource(write(tmp_path, names))
     assert source.layout == layout
     assert len(source.notes) == (words is not None)
@@ -146,18 +146,18 @@ def test_what_may_surprise_about_a_layout_is_said(tmp_path: Path, names: list[st
     assert FolderSource(tmp_path, layout="class").notes == []
 
 
-def test_an_unknown_layout_is_refused(tmp_path: Path):
+def test_rejects_unknown_layout(tmp_path: Path):
     with pytest.raises(UsageError, match="split/class, class"):
         FolderSource(tmp_path, layout="tree")
 
 
-def test_an_empty_folder_says_what_was_ignored(tmp_path: Path):
+def test_error_for_an_empty_folder_counts_ignored_files(tmp_path: Path):
     write(tmp_path, ["a.txt", "b/c.json"])
     with pytest.raises(UsageError, match=r"holds no pictures; 2 files of other names"):
         list(FolderSource(tmp_path).chunks())
 
 
-def test_a_directory_that_may_not_be_listed_stops_the_run(tmp_path: Path):
+def test_unlistable_directory_is_an_error(tmp_path: Path):
     write(tmp_path, ["a/1.jpg", "b/2.jpg"])
     source = FolderSource(tmp_path)
     (tmp_path / "b").chmod(0)
@@ -178,7 +178,7 @@ def test_a_directory_that_may_not_be_listed_stops_the_run(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_very_deep_tree(tmp_path: Path):
+def test_walks_a_very_deep_tree(tmp_path: Path):
     directory = str(tmp_path)
     for _ in range(1100):
         directory += "/d"
@@ -196,7 +196,7 @@ part = st.binary(min_size=1, max_size=6).filter(lambda name: not set(name) & {0,
 @settings(deadline=None, max_examples=50)
 @given(st.sets(st.tuples(st.lists(part, max_size=2), part.map(lambda name: name + b".jpg")).map(
     lambda pair: b"/".join([*(name + b"_" for name in pair[0]), pair[1]])), min_size=1, max_size=8))  # fmt: skip
-def test_every_file_of_a_tree_is_found_once_whatever_its_name(names: set[bytes]):
+def test_every_file_is_found_once_whatever_its_name(names: set[bytes]):
     with tempfile.TemporaryDirectory() as directory:
         made = set()
         for name in names:
@@ -241,18 +241,18 @@ def test_every_file_of_a_tree_is_found_once_whatever_its_name(names: set[bytes])
         (["train/1.jpg", "test match/2.jpg"], "class", [(None, "test match"), (None, "train")]),
     ],
 )
-def test_splits_of_other_names_and_nested_folders(tmp_path: Path, names: list[str], layout: str, labels: list[object]):
+def test_recognises_other_split_names_and_nested_folders(tmp_path: Path, names: list[str], layout: str, labels: list[object]):
     assert columns(write(tmp_path, names)) == (layout, labels)
 
 
-def test_a_folder_that_is_passed_over_is_said_with_the_option_that_changes_it(tmp_path: Path):
+def test_note_on_a_skipped_folder_names_the_option(tmp_path: Path):
     source = FolderSource(write(tmp_path, ["x/ant/1.jpg", "x/bee/2.jpg"]))
     whole(source)
     assert any("all pictures lie in x" in note and "--layout class" in note for note in source.notes)
     assert columns(tmp_path, "class") == ("class", [(None, "x"), (None, "x")])
 
 
-def test_what_was_found_is_told_in_a_line(tmp_path: Path):
+def test_read_as_summarises_labels_and_splits(tmp_path: Path):
     source = FolderSource(write(tmp_path, ["train/ant/1.jpg", "train/bee/2.jpg", "val/ant/3.jpg", "val/4.jpg"]))
     whole(source)
     assert source.read_as == (
@@ -279,12 +279,12 @@ def test_doubtful_classes_are_noted(tmp_path: Path, names: list[str], words: str
     assert any(words in note for note in source.notes), source.notes
 
 
-def test_classes_in_both_unicode_forms_are_one(tmp_path: Path):
+def test_unicode_forms_of_a_class_are_merged(tmp_path: Path):
     source = FolderSource(write(tmp_path, ["train/caf\u00e9/1.jpg", "val/cafe\u0301/2.jpg", "val/ant/3.jpg"]))
     assert set(whole(source).labels) == {"caf\u00e9", "ant"}
 
 
-def test_a_folder_of_packed_files_says_so(tmp_path: Path):
+def test_error_for_a_folder_of_compressed_files_says_so(tmp_path: Path):
     write(tmp_path, ["a.tar.gz", "readme.txt"])
     with pytest.raises(UsageError, match=r"holds no pictures, but packed ones such as a.tar.gz: unpack them"):
         list(FolderSource(tmp_path).chunks())

@@ -21,7 +21,7 @@ def listed(content: bytes) -> list[tuple[int, bytes]]:
     return list(entries(io.BytesIO(content)))
 
 
-def test_lines():
+def test_lists_are_split_by_lines():
     content = b"\xef\xbb\xbfa.jpg\r\n\n  \r\n b c.jpg\n\xff.jpg\nlast"
     assert listed(content) == [(1, b"a.jpg"), (4, b" b c.jpg"), (5, b"\xff.jpg"), (6, b"last")]
     assert listed(b"") == listed(b"\n\n") == []
@@ -31,7 +31,7 @@ def test_nul_separated_entries_keep_newlines():
     assert listed(b"a\nb.jpg\0\0 \0c\r\0d") == [(1, b"a\nb.jpg"), (3, b" "), (4, b"c\r"), (5, b"d")]
 
 
-def test_what_is_no_list_is_refused():
+def test_rejects_files_that_are_not_lists():
     with pytest.raises(UsageError, match="line 10001 holds a NUL byte"):
         listed(b"abcdefg\n" * 10_000 + b"a\0b\n")
     with pytest.raises(UsageError, match="longer than 65,536 bytes"):
@@ -40,7 +40,7 @@ def test_what_is_no_list_is_refused():
 
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.binary(min_size=1, max_size=12).filter(lambda text: b"\0" not in text)), st.booleans())
-def test_find_print0_comes_back(names: list[bytes], ended: bool):
+def test_reads_find_print0_output(names: list[bytes], ended: bool):
     content = b"\0".join(names) + b"\0" * (ended or len(names) == 1)
     assert [name for _, name in listed(content)] == names
 
@@ -51,7 +51,7 @@ def test_find_print0_comes_back(names: list[bytes], ended: bool):
     st.sampled_from([b"\n", b"\r\n", b"\n\n"]),
     st.integers(0, 2_200_000),
 )
-def test_lines_come_back_across_block_borders(names: list[bytes], end: bytes, filling: int):
+def test_lines_are_intact_across_block_borders(names: list[bytes], end: bytes, filling: int):
     lines = [b"/filling" for _ in range(filling // 9)] + names
     assert [name for _, name in listed(end.join(lines))] == lines
 
@@ -73,7 +73,7 @@ def test_keys_are_relative_to_the_root(path: bytes, expected: bytes):
     assert relative_to(b"/", b"/a.jpg") == b"a.jpg"
 
 
-def test_a_list_in_a_file(tmp_path: Path):
+def test_reads_a_list_in_a_file(tmp_path: Path):
     root = write(tmp_path, ["a.jpg", "b.png", "any name"], b"1234")
     outside = os.fsencode(Path(__file__))
     list_file = tmp_path / "list.txt"
@@ -96,7 +96,7 @@ def test_root_relocates(tmp_path: Path):
     assert whole(ListSource(tmp_path / "list", root=tmp_path / "moved")).sizes.tolist() == [1]
 
 
-def test_standard_input_can_be_read_again(tmp_path: Path):
+def test_standard_input_can_be_iterated_twice(tmp_path: Path):
     write(tmp_path, ["a.jpg", "b\nc.jpg"])
     program = (
         "from featstore.sources import open_source\n"
@@ -116,7 +116,7 @@ def test_standard_input_can_be_read_again(tmp_path: Path):
     assert done.stdout.decode().strip() == f"{[once, once]} {described}"
 
 
-def test_a_fifo_is_read_as_standard_input_is(tmp_path: Path):
+def test_fifo_can_be_iterated_twice(tmp_path: Path):
     os.mkfifo(tmp_path / "fifo")
     writer = threading.Thread(target=(tmp_path / "fifo").write_bytes, args=(b"a.jpg\n",))
     writer.start()
@@ -126,7 +126,7 @@ def test_a_fifo_is_read_as_standard_input_is(tmp_path: Path):
     assert source.root == Path.cwd()
 
 
-def test_empty_missing_and_senseless_lists(tmp_path: Path):
+def test_rejects_empty_missing_and_invalid_lists(tmp_path: Path):
     path = tmp_path / "list"
     path.write_bytes(b"\n \n")
     with pytest.raises(UsageError, match="holds no pictures"):
@@ -143,7 +143,7 @@ def test_empty_missing_and_senseless_lists(tmp_path: Path):
 
 
 @pytest.mark.parametrize("separator", [" ", "\t", ",", ";"])
-def test_a_list_with_labels_behind_its_paths_is_told(tmp_path: Path, separator: str):
+def test_rejects_a_list_with_labels_after_the_paths(tmp_path: Path, separator: str):
     write(tmp_path, ["a.jpg", "b c.jpg"])
     (tmp_path / "l.txt").write_text(f"a.jpg{separator}cat\nb c.jpg{separator}dog\n")
     source = ListSource(tmp_path / "l.txt")
@@ -151,7 +151,7 @@ def test_a_list_with_labels_behind_its_paths_is_told(tmp_path: Path, separator: 
     assert "save the list as CSV, with the first line path,label (2 paths" in source.unfound
 
 
-def test_a_list_of_windows_finds_its_files(tmp_path: Path):
+def test_windows_list_finds_its_files(tmp_path: Path):
     write(tmp_path, ["ants/\u00e9.jpg"])
     (tmp_path / "l.txt").write_bytes("ants\\e\u0301.jpg\r\n".encode())
     source = ListSource(tmp_path / "l.txt")

@@ -14,7 +14,7 @@ from featstore.sources import open_source
 from .helpers import keys, write
 
 
-def test_kinds_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_detects_the_kind_of_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write(tmp_path, ["pictures/a.jpg"])
     for name in ("t.csv", "t.TSV", "noext"):
         (tmp_path / name).write_text("path\n")
@@ -46,7 +46,7 @@ def test_kinds_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         ("socket", {}, "neither a folder nor a file"),
     ],
 )
-def test_requests_that_make_no_sense(
+def test_rejects_conflicting_requests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, Any], message: str
 ):
     import socket
@@ -61,7 +61,7 @@ def test_requests_that_make_no_sense(
     assert str(caught.value).isprintable()
 
 
-def test_names_of_any_bytes(tmp_path: Path):
+def test_sources_may_have_any_name(tmp_path: Path):
     folder = os.fsencode(tmp_path) + b"/\xff\n"
     write(tmp_path, [b"\xff\n/a.jpg"])
     source = open_source(os.fsdecode(folder))
@@ -72,7 +72,7 @@ def test_names_of_any_bytes(tmp_path: Path):
         keys(source)
 
 
-def test_opening_a_folder_loads_nothing_heavy(tmp_path: Path):
+def test_opening_a_folder_imports_nothing_heavy(tmp_path: Path):
     write(tmp_path, ["a.jpg"])
     program = (
         f"import sys\nfrom featstore.sources import open_source\nopen_source({str(tmp_path)!r})\n"
@@ -83,7 +83,7 @@ def test_opening_a_folder_loads_nothing_heavy(tmp_path: Path):
     assert done.stdout.strip() == "[]"
 
 
-def test_a_folder_that_moved_keeps_its_name(tmp_path):
+def test_moved_folder_keeps_its_name(tmp_path):
     now = tmp_path / "now"
     (now / "a").mkdir(parents=True)
     (now / "a" / "1.png").write_bytes(b"x")

@@ -26,7 +26,7 @@ def reason(root: Path, location: bytes, offset: int = -1, size: int = -1, limit:
     return caught.value.reason
 
 
-def test_a_file_is_read_whole(tmp_path: Path):
+def test_reads_a_whole_file(tmp_path: Path):
     data = os.urandom(300_000)
     (tmp_path / "a.jpg").write_bytes(data)
     os.utime(tmp_path / "a.jpg", ns=(1, 1_234_567_891_234_567_891))
@@ -36,7 +36,7 @@ def test_a_file_is_read_whole(tmp_path: Path):
         assert (picture.size, picture.mtime_ns) == (len(data), 1_234_567_891_234_567_891)
 
 
-def test_what_is_no_readable_file_has_its_reason(tmp_path: Path):
+def test_unreadable_files_have_a_reason(tmp_path: Path):
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "large.jpg").write_bytes(b"x" * 11)
     (tmp_path / "directory.jpg").mkdir()
@@ -69,14 +69,14 @@ def as_nobody() -> Iterator[None]:
         os.seteuid(0)
 
 
-def test_permission_denied(tmp_path: Path):
+def test_permission_error_has_its_reason(tmp_path: Path):
     (tmp_path / "a.jpg").write_bytes(b"x")
     (tmp_path / "a.jpg").chmod(0)
     with as_nobody():
         assert reason(tmp_path, b"a.jpg") == "permission"
 
 
-def test_a_file_that_changes_while_it_is_read(tmp_path: Path):
+def test_detects_a_file_that_changes_while_being_read(tmp_path: Path):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"x" * 1000)
     stop = threading.Event()
@@ -105,13 +105,13 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path):
     assert reasons <= {"changed-while-read", "empty"}
 
 
-def test_an_io_error_has_its_reason():
+def test_io_error_has_its_reason():
     # A regular file from which the kernel answers EIO: the first page of a process's memory is never mapped.
     assert reason(Path("/proc/self"), b"mem", 512, 10) == "io-error"
 
 
 @pytest.mark.parametrize("location", [b"..", b"../a.jpg", b"a/../../b.jpg", b"./../b.jpg"])
-def test_relative_paths_that_leave_the_root_are_not_opened(tmp_path: Path, location: bytes):
+def test_relative_paths_outside_the_root_are_not_opened(tmp_path: Path, location: bytes):
     root = tmp_path / "root"
     root.mkdir()
     for name in ("a.jpg", "b.jpg"):
@@ -142,7 +142,7 @@ def test_no_relative_path_resolves_outside_the_root(location: bytes):
             resolve(b"/the/root", location)
 
 
-def test_a_failure_crosses_processes():
+def test_read_failure_can_be_pickled():
     failure = pickle.loads(pickle.dumps(ReadFailure("missing", "a: gone")))
     assert (failure.reason, failure.message, str(failure)) == ("missing", "a: gone", "a: gone")
 
@@ -156,7 +156,7 @@ def archive_of(tmp_path: Path) -> Path:
     return tmp_path / "x.tar"
 
 
-def test_members_are_read_with_the_size_and_mtime_of_their_chunk(tmp_path: Path):
+def test_members_have_the_size_and_mtime_of_their_chunk(tmp_path: Path):
     path = archive_of(tmp_path)
     (chunk,) = open_source(path).chunks()
     for index, name in enumerate((b"a.jpg", b"b.jpg")):
@@ -166,7 +166,7 @@ def test_members_are_read_with_the_size_and_mtime_of_their_chunk(tmp_path: Path)
         assert picture.mtime_ns == chunk.mtimes[index]
 
 
-def test_an_archive_that_was_changed_gives_no_bytes_of_another_picture(tmp_path: Path):
+def test_changed_archive_never_returns_another_pictures_bytes(tmp_path: Path):
     path = archive_of(tmp_path)
     (chunk,) = open_source(path).chunks()
     offset, size = int(chunk.offsets[1]), int(chunk.sizes[1])

@@ -27,7 +27,7 @@ def table(path: Path, text: str) -> Path:
     return path
 
 
-def test_columns_by_name(tmp_path: Path):
+def test_finds_columns_by_usual_names(tmp_path: Path):
     write(tmp_path, ["a.jpg", "sub/b.jpg"], b"123")
     path = table(
         tmp_path / "t.csv", "Path,Label,split,note,n\n./a.jpg,cat,train,x,1\nsub/b.jpg,,,y,2\ngone.jpg,dog,val,,\n"
@@ -51,13 +51,13 @@ def test_columns_by_name(tmp_path: Path):
     }
 
 
-def test_an_id_is_the_key_and_the_path_the_location(tmp_path: Path):
+def test_id_column_gives_keys_and_path_column_locations(tmp_path: Path):
     chunk = whole(TableSource(table(tmp_path / "t.csv", "id,file\n7,./a.jpg\nseven,/b.jpg\n")))
     assert chunk.keys == [b"7", b"seven"]
     assert chunk.locations == [b"a.jpg", b"/b.jpg"]
 
 
-def test_columns_by_option(tmp_path: Path):
+def test_finds_columns_by_option(tmp_path: Path):
     path = table(tmp_path / "t.csv", "id,path,where,kind,fold,y\n1,p,a.jpg,cat,0,z\n")
     source = TableSource(path, path_column="where", id_column="path", label_column="kind", split_column="fold")
     chunk = whole(source)
@@ -67,18 +67,18 @@ def test_columns_by_option(tmp_path: Path):
         TableSource(path, label_column="nope")
 
 
-def test_a_column_named_for_one_purpose_is_not_taken_for_another(tmp_path: Path):
+def test_column_is_not_used_for_two_purposes(tmp_path: Path):
     path = table(tmp_path / "t.csv", "id,label\na.jpg,b\n")
     columns = find_columns(open_table(path), path_column="id")
     assert (columns.path, columns.id, columns.label, columns.split) == ("id", None, "label", None)
 
 
-def test_the_first_of_the_usual_names_wins(tmp_path: Path):
+def test_first_usual_name_wins(tmp_path: Path):
     columns = find_columns(open_table(table(tmp_path / "t.csv", "image,filename,key,ID,class,Label\n")))
     assert (columns.path, columns.id, columns.label) == ("filename", "ID", "Label")
 
 
-def test_a_missing_path_column_lists_the_columns(tmp_path: Path):
+def test_error_for_a_missing_path_column_lists_the_columns(tmp_path: Path):
     with pytest.raises(UsageError, match="--path-column: the columns are id, url, label"):
         TableSource(table(tmp_path / "t.csv", "id,url,label\n"))
 
@@ -92,7 +92,7 @@ def test_a_missing_path_column_lists_the_columns(tmp_path: Path):
         ("id,path\n,a.jpg\n", "line 2 has no id"),
     ],
 )
-def test_empty_tables_paths_and_ids(tmp_path: Path, text: str, message: str):
+def test_rejects_empty_tables_paths_and_ids(tmp_path: Path, text: str, message: str):
     with pytest.raises(UsageError, match=message):
         keys(TableSource(table(tmp_path / "t.csv", text)))
 
@@ -110,7 +110,7 @@ def test_root_relocates_relative_paths_only(tmp_path: Path):
     assert whole(TableSource(path)).sizes.tolist() == [-1, 1, -1]
 
 
-def test_parquet(tmp_path: Path):
+def test_reads_a_parquet_table(tmp_path: Path):
     data = {
         "image_id": [3, 1],
         "path": ["b.jpg", "a.jpg"],
@@ -142,7 +142,7 @@ def test_parquet_paths_may_be_bytes(tmp_path: Path):
         ({"image": [{"bytes": b"x", "path": "a"}]}, "row 1 has a path of type dict"),
     ],
 )
-def test_parquet_columns_that_cannot_be_used(tmp_path: Path, data: dict[str, list[object]], message: str):
+def test_rejects_unusable_parquet_columns(tmp_path: Path, data: dict[str, list[object]], message: str):
     parquet.write_table(pa.table(data), tmp_path / "t.parquet")
     with pytest.raises(UsageError, match=message):
         keys(TableSource(tmp_path / "t.parquet"))
@@ -160,7 +160,7 @@ name = st.binary(min_size=1, max_size=8).filter(lambda text: b"\0" not in text a
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(name.map(lambda text: b"x" + text), min_size=1, max_size=4, unique=True))
-def test_files_of_any_name_are_reached_through_a_csv(names: list[bytes]):
+def test_csv_reaches_files_of_any_name(names: list[bytes]):
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         made = []
@@ -198,20 +198,20 @@ def one_of(data: dict[str, object], folder: Path) -> TableSource:
         ([b"cat", b"dog"], ["cat", "dog"]),
     ],
 )
-def test_parquet_labels_of_every_scalar_type_are_kept(tmp_path: Path, labels: list[object], expected: list[str | None]):
+def test_keeps_parquet_labels_of_every_scalar_type(tmp_path: Path, labels: list[object], expected: list[str | None]):
     found = whole(one_of({"label": labels}, tmp_path)).labels
     assert found == [None if text is None else label_text(Decimal(text)) if "." in text else text for text in expected]
 
 
 @pytest.mark.parametrize("labels", [[["cat"], ["dog"]], [{"name": "cat"}, {"name": "dog"}]])
-def test_lists_and_structs_are_no_labels(tmp_path: Path, labels: list[object]):
+def test_rejects_lists_and_structs_as_labels(tmp_path: Path, labels: list[object]):
     source = one_of({"label": labels}, tmp_path)
     with pytest.raises(UsageError, match=r"row 1 has a label that is a (list|struct).*--label-column ''"):
         whole(source)
     assert whole(TableSource(tmp_path / "t.parquet", label_column="")).labels == [None, None]
 
 
-def test_blanks_after_commas_are_no_part_of_names_and_values(tmp_path: Path):
+def test_blanks_after_commas_are_removed(tmp_path: Path):
     path = table(tmp_path / "t.csv", 'path, label, split, note\na.jpg, cat, train, "x, y"\nb.jpg, dog , val,\n')
     source = TableSource(path)
     chunk = whole(source)
@@ -223,13 +223,13 @@ def test_blanks_after_commas_are_no_part_of_names_and_values(tmp_path: Path):
     )
 
 
-def test_a_blank_at_the_beginning_of_a_name_is_kept_where_the_header_has_none(tmp_path: Path):
+def test_leading_blanks_of_values_are_kept_if_the_header_has_none(tmp_path: Path):
     write(tmp_path, [" a.jpg"])
     chunk = whole(TableSource(table(tmp_path / "t.csv", "label,path\ncat, a.jpg\n")))
     assert (chunk.keys, chunk.sizes.tolist()) == ([b" a.jpg"], [1])
 
 
-def test_whole_numbers_are_one_class_however_they_are_written(tmp_path: Path):
+def test_spellings_of_a_whole_number_are_one_class(tmp_path: Path):
     chunk = whole(TableSource(table(tmp_path / "t.csv", "path,label\na.jpg,1\nb.jpg,1.0\nc.jpg,\n")))
     assert chunk.labels == ["1", "1", None]
 
@@ -243,13 +243,13 @@ def test_whole_numbers_are_one_class_however_they_are_written(tmp_path: Path):
         ("ant/1.jpg,ant", "its first line names a picture, where it must name the columns"),
     ],
 )
-def test_misspelt_and_missing_headers_are_refused(tmp_path: Path, header: str, words: str):
+def test_rejects_misspelt_and_missing_headers(tmp_path: Path, header: str, words: str):
     with pytest.raises(UsageError) as caught:
         TableSource(table(tmp_path / "t.csv", f"{header}\na.jpg,x,y\n"))
     assert words in str(caught.value)
 
 
-def test_a_named_column_that_is_misspelt_has_a_suggestion(tmp_path: Path):
+def test_misspelt_column_option_gets_a_suggestion(tmp_path: Path):
     path = table(tmp_path / "t.csv", "path,species,Note\na.jpg,x,y\n")
     with pytest.raises(UsageError, match="did you mean 'species'"):
         TableSource(path, label_column="specie")
@@ -270,7 +270,7 @@ def test_a_named_column_that_is_misspelt_has_a_suggestion(tmp_path: Path):
         ("path,label\n" + "".join(f"{n}.jpg,{n / 7}\n" for n in range(30)), "is this an identifier, or a measure"),
     ],
 )
-def test_doubtful_tables_are_noted(tmp_path: Path, text: str, words: str):
+def test_notes_on_doubtful_tables(tmp_path: Path, text: str, words: str):
     source = TableSource(table(tmp_path / "t.csv", text))
     whole(source)
     assert any(words in note for note in source.notes), source.notes
@@ -288,7 +288,7 @@ def test_doubtful_tables_are_noted(tmp_path: Path, text: str, words: str):
         ("a.jpg", "file://{root}/a.jpg", "a file: address"),
     ],
 )
-def test_paths_in_other_forms_are_found(tmp_path: Path, file: str, written: str, words: str):
+def test_finds_paths_in_other_spellings(tmp_path: Path, file: str, written: str, words: str):
     write(tmp_path, [file], b"123")
     source = TableSource(table(tmp_path / "t.csv", f"path,label\n{written.format(root=tmp_path)},x\n"))
     chunk = whole(source)
@@ -310,7 +310,7 @@ def test_paths_in_other_forms_are_found(tmp_path: Path, file: str, written: str,
         ("..\\..\\etc\\passwd", ""),
     ],
 )
-def test_the_cause_of_missing_files_is_named(tmp_path: Path, written: str, words: str):
+def test_names_the_cause_of_missing_files(tmp_path: Path, written: str, words: str):
     write(tmp_path, ["a.jpg"])
     source = TableSource(table(tmp_path / "t.csv", f"path,label\n{written},x\n"))
     assert whole(source).sizes.tolist() == [-1]

@@ -34,7 +34,7 @@ def records(path: Path) -> list[list[object]]:
     return [list(values) for _, values in open_table(path).records()]
 
 
-def test_csv_and_tsv(tmp_path: Path):
+def test_reads_csv_and_tsv(tmp_path: Path):
     path = table(tmp_path / "t.csv", b'\xef\xbb\xbfpath,"a,b",\r\nx.jpg,"1\n""2""",\r\n\r\n y ,,3\r\n')
     opened = open_table(path)
     assert opened.columns == ["path", "a,b", "unnamed_2"]
@@ -59,7 +59,7 @@ def test_csv_and_tsv(tmp_path: Path):
     ],
     ids=["empty", "blank", "short", "long", "nul", "utf-16", "open", "quote", "field", "line", "doubled"],
 )
-def test_a_csv_that_is_not_well_formed_is_refused_by_line(tmp_path: Path, content: bytes, message: str):
+def test_malformed_csv_error_names_the_line(tmp_path: Path, content: bytes, message: str):
     with pytest.raises(UsageError, match=message) as caught:
         records(table(tmp_path / "t.csv", content))
     assert "\n" not in str(caught.value)
@@ -93,18 +93,18 @@ def test_parquet_keeps_its_types(tmp_path: Path):
     assert opened.binary == frozenset()
 
 
-def test_nanoseconds_are_kept(tmp_path: Path):
+def test_keeps_nanoseconds(tmp_path: Path):
     parquet.write_table(pa.table({"t": pa.array([1_700_000_000_123_456_789], pa.timestamp("ns"))}), tmp_path / "t.pq")
     assert [scalar(row[0]) for row in records(tmp_path / "t.pq")] == ["2023-11-14T22:13:20.123456789"]
 
 
-def test_binary_columns_are_told(tmp_path: Path):
+def test_binary_columns_are_listed(tmp_path: Path):
     columns = {"a": [b"x"], "b": [[b"x"]], "c": [{"d": b"x"}], "e": ["x"], "f": pa.array([b"x"]).dictionary_encode()}
     parquet.write_table(pa.table(columns), tmp_path / "t.pq")
     assert open_table(tmp_path / "t.pq").binary == {"a", "b", "c", "f"}
 
 
-def test_a_damaged_parquet_file_is_one_line(tmp_path: Path):
+def test_damaged_parquet_file_gives_a_one_line_error(tmp_path: Path):
     path = tmp_path / "t.parquet"
     parquet.write_table(pa.table({"path": [str(i) for i in range(5000)]}), path)
     whole = path.read_bytes()
@@ -114,7 +114,7 @@ def test_a_damaged_parquet_file_is_one_line(tmp_path: Path):
         assert "\n" not in str(caught.value)
 
 
-def test_missing_and_special_files(tmp_path: Path):
+def test_rejects_missing_and_special_files(tmp_path: Path):
     with pytest.raises(FeatstoreError, match="No such file"):
         open_table(tmp_path / "none.csv")
     with pytest.raises(UsageError, match="is no file"):
@@ -132,7 +132,7 @@ field = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
     st.sampled_from([(".csv", ","), (".tsv", "\t")]),
     st.sampled_from(["\r\n", "\n"]),
 )
-def test_what_csv_writes_comes_back(rows: list[tuple[str, ...]], form: tuple[str, str], end: str):
+def test_csv_round_trip(rows: list[tuple[str, ...]], form: tuple[str, str], end: str):
     text = io.StringIO(newline="")
     writer = csv.writer(text, delimiter=form[1], lineterminator=end, quoting=csv.QUOTE_ALL)
     writer.writerows([("a", "b", "c"), *rows])
@@ -143,7 +143,7 @@ def test_what_csv_writes_comes_back(rows: list[tuple[str, ...]], form: tuple[str
 
 @settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=60))
-def test_any_bytes_are_a_table_or_an_error_of_one_line(content: bytes):
+def test_any_bytes_give_a_table_or_a_one_line_error(content: bytes):
     with tempfile.TemporaryDirectory() as directory:
         path = table(Path(directory, "t.csv"), content)
         error = error_of(lambda: records(path))
@@ -177,7 +177,7 @@ def bomb(path: Path, kind: str) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["long text", "many texts", "long list", "texts in lists"])
-def test_a_parquet_file_that_unpacks_to_gigabytes_is_refused_in_little_memory(tmp_path: Path, kind: str) -> None:
+def test_rejects_parquet_bombs_with_little_memory(tmp_path: Path, kind: str) -> None:
     path = bomb(tmp_path / "t.parquet", kind)
     code = (
         "import re, sys; from pathlib import Path; from featstore.errors import UsageError\n"
@@ -192,7 +192,7 @@ def test_a_parquet_file_that_unpacks_to_gigabytes_is_refused_in_little_memory(tm
     assert int(peak) < 512 << 10
 
 
-def test_parquet_is_read_part_by_part_and_comes_back_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_round_trips_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tabular, "_SLICE_BYTES", 1000)
     names = [None if row % 7 == 0 else f"name {row % 5}" for row in range(500)]
     table = pa.table(
@@ -204,7 +204,7 @@ def test_parquet_is_read_part_by_part_and_comes_back_whole(tmp_path: Path, monke
     assert [list(values) for _, values in found] == [list(row.values()) for row in table.to_pylist()]
 
 
-def test_no_step_is_quadratic_in_the_number_of_columns(tmp_path: Path) -> None:
+def test_time_is_linear_in_the_number_of_columns(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     names = ["path", *(f"c{number}" for number in range(100_000))]
     path.write_text(",".join(names) + "\n" + ",".join("x" for _ in names) + "\n")

@@ -93,9 +93,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reader", READERS)
-def test_a_compaction_between_any_two_steps_of_a_reader_changes_no_answer(
-    master: Path, tmp_path: Path, reader: str
-) -> None:
+def test_compaction_between_any_steps_of_a_reader_keeps_its_answers(master: Path, tmp_path: Path, reader: str) -> None:
     read = READERS[reader]
     expected = read(shutil.copytree(master, tmp_path / "first"))
     step = 0
@@ -113,7 +111,7 @@ def test_a_compaction_between_any_two_steps_of_a_reader_changes_no_answer(
     assert step > 30
 
 
-def test_a_store_that_is_open_stays_what_it_was(master: Path, tmp_path: Path) -> None:
+def test_open_store_is_unchanged_by_compaction(master: Path, tmp_path: Path) -> None:
     path = shutil.copytree(master, tmp_path / "s")
     expected = everything(FeatureStore.open(path))
     store = FeatureStore.open(path)
@@ -123,7 +121,7 @@ def test_a_store_that_is_open_stays_what_it_was(master: Path, tmp_path: Path) ->
     assert everything(store) == expected
 
 
-def test_a_reader_whose_epochs_never_settle_says_so(
+def test_reader_fails_if_the_epoch_keeps_changing(
     master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = shutil.copytree(master, tmp_path / "s")
@@ -135,7 +133,7 @@ def test_a_reader_whose_epochs_never_settle_says_so(
         FeatureStore.open(path)
 
 
-def test_a_label_that_joins_while_one_compaction_ends_and_another_begins_is_not_lost(
+def test_label_started_between_two_compactions_is_kept(
     master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = shutil.copytree(master, tmp_path / "s")

@@ -28,7 +28,7 @@ def forge(store, unit, **record):
     (directory / "claim.0").write_bytes(module._encode({**me, "beat": 1, **record}))
 
 
-def test_a_claim_is_taken_once(claims, tmp_path):
+def test_second_claim_returns_the_owner(claims, tmp_path):
     assert isinstance(claims.take(3), Claim)
     with Claims(tmp_path) as other:
         owner = other.take(3)
@@ -37,7 +37,7 @@ def test_a_claim_is_taken_once(claims, tmp_path):
         assert isinstance(other.take(4), Claim)
 
 
-def test_of_many_at_once_one_wins(tmp_path):
+def test_one_of_many_concurrent_claims_wins(tmp_path):
     results = []
     with Claims(tmp_path) as made:
         barrier = threading.Barrier(8)
@@ -54,7 +54,7 @@ def test_of_many_at_once_one_wins(tmp_path):
     assert sum(isinstance(result, Claim) for result in results) == 1
 
 
-def test_a_released_claim_goes_on_at_once_and_keeps_the_journals(claims, tmp_path):
+def test_released_claim_is_taken_at_once_with_its_journals(claims, tmp_path):
     first = claims.take(0)
     first.journal.write_bytes(b"x")
     claims.release(0)
@@ -64,7 +64,7 @@ def test_a_released_claim_goes_on_at_once_and_keeps_the_journals(claims, tmp_pat
     assert json.loads(first.path.read_bytes())["released"]
 
 
-def test_a_dead_process_of_this_host_holds_nothing(claims, tmp_path):
+def test_claim_of_a_dead_local_process_is_taken_over(claims, tmp_path):
     code = f"""
 import os
 from pathlib import Path
@@ -77,12 +77,12 @@ os._exit(9)
 
 
 @pytest.mark.parametrize("change", [{"boot": "another"}, {"started": "1"}, {"pid": 999999999}])
-def test_another_boot_or_a_reused_pid_is_dead(claims, tmp_path, change):
+def test_other_boot_id_or_reused_pid_counts_as_dead(claims, tmp_path, change):
     forge(tmp_path, 0, **change)
     assert claims.take(0).number == 1
 
 
-def test_another_host_is_believed_as_long_as_its_heart_beats(tmp_path):
+def test_claim_of_another_host_holds_while_its_heartbeat_advances(tmp_path):
     with Claims(tmp_path, lease_seconds=0.3) as made:
         for beat in range(4):
             forge(tmp_path, 0, host="elsewhere", beat=beat)
@@ -92,7 +92,7 @@ def test_another_host_is_believed_as_long_as_its_heart_beats(tmp_path):
         assert made.take(0).number == 1
 
 
-def test_a_clock_that_goes_backwards_changes_nothing(tmp_path, monkeypatch):
+def test_backwards_wall_clock_does_not_expire_claims(tmp_path, monkeypatch):
     with Claims(tmp_path, lease_seconds=0.2) as made:
         forge(tmp_path, 0, host="elsewhere", since=time.time() + 1e6)
         assert isinstance(made.take(0), Owner)
@@ -101,7 +101,7 @@ def test_a_clock_that_goes_backwards_changes_nothing(tmp_path, monkeypatch):
         assert isinstance(made.take(0), Claim)
 
 
-def test_the_heart_beats(tmp_path):
+def test_heartbeat_is_written(tmp_path):
     with Claims(tmp_path, heartbeat_seconds=0.05) as made:
         claim = made.take(0)
         time.sleep(0.4)
@@ -110,14 +110,14 @@ def test_the_heart_beats(tmp_path):
         assert len(claim.path.read_bytes()) == 512
 
 
-def test_finishing_removes_the_folder(claims, tmp_path):
+def test_finish_removes_the_work_folder(claims, tmp_path):
     claims.take(0)
     claims.finish(0)
     assert not work_folder(tmp_path, 0).exists()
     assert claims.take(0).number == 0
 
 
-def test_compaction_and_writers_keep_each_other_out(tmp_path):
+def test_compaction_and_writers_exclude_each_other(tmp_path):
     with Claims(tmp_path) as writer:
         writer.join()
         with Claims(tmp_path) as compaction, pytest.raises(FeatstoreError, match="is being written by process"):
@@ -132,7 +132,7 @@ def test_compaction_and_writers_keep_each_other_out(tmp_path):
     assert os.listdir(tmp_path / "work") == [work_folder(tmp_path, 1).name]
 
 
-def test_a_dead_session_is_swept_away(claims, tmp_path):
+def test_join_removes_dead_sessions(claims, tmp_path):
     forge(tmp_path, "session-0123456789abcdef", boot="another")
     claims.join()
     assert not work_folder(tmp_path, "session-0123456789abcdef").exists()

@@ -29,7 +29,7 @@ def store(source, tmp_path):
     return build(tmp_path / "s", source)
 
 
-def test_splits_select_rows(store):
+def test_split_selects_rows(store):
     test = store.features("test")
     assert test.shape == (4, D)
     keys = [store.keys[row] for row in store.split_rows("test")]
@@ -38,7 +38,7 @@ def test_splits_select_rows(store):
         store.features("val")
 
 
-def test_one_shard_is_mapped_and_copies_are_bounded(store, source, tmp_path):
+def test_single_shard_is_mapped_and_copies_are_bounded(store, source, tmp_path):
     one = build(tmp_path / "one", source, unit_rows=100)
     features = one.features()
     assert not features.flags.owndata
@@ -49,7 +49,7 @@ def test_one_shard_is_mapped_and_copies_are_bounded(store, source, tmp_path):
     assert store.features(memory_limit=12 * D * 4).flags.owndata
 
 
-def test_keys_behave_as_a_sequence(store):
+def test_keys_are_a_sequence(store):
     assert len(store.keys) == 12
     assert store.keys[0] == next(iter(store.keys)) == store.keys[:1][0] == "cat/01"
     assert store.keys[-1] == "dog/10"
@@ -66,12 +66,12 @@ def test_rows_of_keys(store):
 
 
 @pytest.mark.parametrize("rows", [[12], [-1], [0, 99]])
-def test_rows_outside_are_refused(store, rows):
+def test_rejects_rows_out_of_range(store, rows):
     with pytest.raises(UsageError, match="rows 0 to 11 are there"):
         store.features(rows=rows)
 
 
-def test_the_stream_can_be_read_twice(store):
+def test_stream_can_be_iterated_twice(store):
     stream = store.stream([5, 1, 9], block_rows=2)
     assert stream.shape == (3, D)
     first = [block.copy() for block in stream.blocks()]
@@ -79,7 +79,7 @@ def test_the_stream_can_be_read_twice(store):
     np.testing.assert_array_equal(np.concatenate(first), np.concatenate(list(stream)))
 
 
-def test_open_files_are_bounded(store, source, tmp_path):
+def test_number_of_open_files_is_bounded(store, source, tmp_path):
     many = build(tmp_path / "many", source, unit_rows=1)
     many._live.shards.limit = 3
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
@@ -89,7 +89,7 @@ def test_open_files_are_bounded(store, source, tmp_path):
         assert len(os.listdir("/proc/self/fd")) <= before + 3
 
 
-def test_reading_goes_on_while_a_run_extends_the_store(store, source, tmp_path):
+def test_reading_continues_while_a_run_extends_the_store(store, source, tmp_path):
     source.content[b"new/1"] = 50
     plan(tmp_path / "s", source)
     during = FeatureStore.open(tmp_path / "s")
@@ -100,7 +100,7 @@ def test_reading_goes_on_while_a_run_extends_the_store(store, source, tmp_path):
     np.testing.assert_array_equal(store.features(), during.features())
 
 
-def test_a_shard_from_another_store_is_refused(store, source, tmp_path):
+def test_rejects_shard_of_another_store(store, source, tmp_path):
     from tests.store.building import identity
 
     build(tmp_path / "other", source, identity=identity(weights="1" * 64))
@@ -109,14 +109,14 @@ def test_a_shard_from_another_store_is_refused(store, source, tmp_path):
         FeatureStore.open(tmp_path / "s").features()
 
 
-def test_a_shard_under_another_number_is_refused(store, tmp_path):
+def test_rejects_shard_under_another_number(store, tmp_path):
     os.replace(shards.shard_path(tmp_path / "s", 0), shards.shard_path(tmp_path / "s", 1))
     written.unmark(tmp_path / "s", "shards-000000-00000000")
     with pytest.raises(DamagedError, match="does not hold what the plan says of unit 1"):
         FeatureStore.open(tmp_path / "s")
 
 
-def test_a_compacted_store_with_more_shards_than_are_held_has_to_be_opened_again(store, source, tmp_path, monkeypatch):
+def test_large_store_must_be_reopened_after_compaction(store, source, tmp_path, monkeypatch):
     del source.content[b"cat/01"]
     source.content[b"cat/03"] = 99
     plan(tmp_path / "s", source)
@@ -135,13 +135,13 @@ def test_a_compacted_store_with_more_shards_than_are_held_has_to_be_opened_again
     assert b"cat/01" not in b"".join(path.read_bytes() for path in (tmp_path / "s").rglob("*") if path.is_file())
 
 
-def test_the_table_has_a_row_for_each_vector(store):
+def test_table_has_one_row_per_vector(store):
     frame = store.table()
     assert list(frame.columns) == ["key", "id", "label", "split"]
     assert frame["label"].value_counts().to_dict() == {"cat": 6, "dog": 6}
 
 
-def test_the_table_holds_names_and_texts_of_any_bytes(tmp_path):
+def test_table_keeps_names_and_texts_of_any_bytes(tmp_path):
     source = Pictures({b"odd-\xff": 1, b"plain": 2}, metadata={"note": {b"odd-\xff": "\udcfe"}, "size": {b"plain": 7}})
     frame = build(tmp_path / "s", source).table()
     assert frame["key"].tolist() == ["odd-\udcff", "plain"]

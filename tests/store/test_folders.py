@@ -96,7 +96,7 @@ def _work(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["work", "shards", "plan", "tables", "written", "damaged"])
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_link_in_the_place_of_a_folder_is_refused_and_not_followed(
+def test_link_in_place_of_a_folder_is_refused_and_not_followed(
     store: Path, tmp_path: Path, verb: str, name: str
 ) -> None:
     home, before = outside(tmp_path)
@@ -113,9 +113,7 @@ def test_a_link_in_the_place_of_a_folder_is_refused_and_not_followed(
 
 @pytest.mark.parametrize("name", ["plan/000000", "tables/000000", "work/0000000000000000"])
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_link_in_the_place_of_a_folder_further_down_is_not_followed(
-    store: Path, tmp_path: Path, verb: str, name: str
-) -> None:
+def test_link_in_place_of_a_nested_folder_is_not_followed(store: Path, tmp_path: Path, verb: str, name: str) -> None:
     home, before = outside(tmp_path)
     if (store / name).is_dir():
         shutil.move(store / name, tmp_path / "moved")
@@ -125,7 +123,7 @@ def test_a_link_in_the_place_of_a_folder_further_down_is_not_followed(
     assert tree(home) == before
 
 
-def test_links_among_what_compaction_removes_lose_themselves_only(store: Path, tmp_path: Path) -> None:
+def test_compaction_removes_links_but_not_their_targets(store: Path, tmp_path: Path) -> None:
     home, before = outside(tmp_path)
     (store / "plan" / "000007").symlink_to(home)
     (store / "tables" / "000007").symlink_to(home)
@@ -140,7 +138,7 @@ def test_links_among_what_compaction_removes_lose_themselves_only(store: Path, t
 
 
 @pytest.mark.parametrize("name", ["featstore.json", "plan/000000/000000.h5", "tables/000000/000000.h5"])
-def test_a_link_in_the_place_of_a_file_is_refused(store: Path, tmp_path: Path, name: str) -> None:
+def test_link_in_place_of_a_file_is_refused(store: Path, tmp_path: Path, name: str) -> None:
     shutil.move(store / name, tmp_path / "elsewhere")
     (store / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(DamagedError, match="is a symbolic link"):
@@ -148,7 +146,7 @@ def test_a_link_in_the_place_of_a_file_is_refused(store: Path, tmp_path: Path, n
     assert verify_store(store).problems
 
 
-def test_repair_keeps_a_linked_shard_as_a_link_and_leaves_its_target(store: Path, tmp_path: Path) -> None:
+def test_repair_moves_a_linked_shard_and_not_its_target(store: Path, tmp_path: Path) -> None:
     target = tmp_path / "elsewhere.h5"
     shard = store / "shards" / "000000-00000001.h5"
     shutil.move(shard, target)
@@ -170,7 +168,7 @@ def test_repair_keeps_a_linked_shard_as_a_link_and_leaves_its_target(store: Path
         "featstore.json",
     ],
 )
-def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(store: Path, name: str) -> None:
+def test_pipe_in_place_of_a_file_is_refused_without_blocking(store: Path, name: str) -> None:
     (store / name).unlink()
     os.mkfifo(store / name)
     with pytest.raises(DamagedError, match="is no regular file"):
@@ -179,7 +177,7 @@ def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(store: Path, name: str
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
-def test_claims_journals_and_culprits_that_are_no_files_are_stepped_around(
+def test_ignores_claims_journals_and_culprits_that_are_not_regular_files(
     store: Path, tmp_path: Path, kind: str
 ) -> None:
     plan(store, Pictures({**SOURCE.content, b"99": 1}))
@@ -200,7 +198,7 @@ def test_claims_journals_and_culprits_that_are_no_files_are_stepped_around(
     assert secret.read_bytes() == b"{}"
 
 
-def test_a_claim_with_an_absurd_number_takes_no_time(store: Path) -> None:
+def test_huge_claim_number_takes_no_time(store: Path) -> None:
     folder = store / "work" / "session-0123456789abcdef"
     folder.mkdir()
     (folder / "claim.999999999").write_bytes(b"{}")
@@ -211,7 +209,7 @@ def test_a_claim_with_an_absurd_number_takes_no_time(store: Path) -> None:
         assert claim.journals() == []
 
 
-def test_a_manifest_that_leads_to_a_device_without_an_end_is_refused(store: Path) -> None:
+def test_manifest_linked_to_an_endless_device_is_refused(store: Path) -> None:
     (store / "featstore.json").unlink()
     (store / "featstore.json").symlink_to("/dev/zero")
     with pytest.raises(DamagedError, match="symbolic link"):
@@ -223,7 +221,7 @@ def test_a_manifest_that_leads_to_a_device_without_an_end_is_refused(store: Path
         FeatureStore.open(store)
 
 
-def test_strangers_files_are_named_and_left_alone(store: Path) -> None:
+def test_foreign_files_are_named_and_kept(store: Path) -> None:
     names = [".DS_Store", "plan/.DS_Store", "plan/000000/.DS_Store", "shards/.DS_Store", "work/.DS_Store"]
     names += ["shards/@eaDir/x.h5", "plan/@eaDir/x", "tables/@eaDir/x", "work/@eaDir/x", "tables/000000/Thumbs.db"]
     for name in names:
@@ -243,7 +241,7 @@ def test_strangers_files_are_named_and_left_alone(store: Path) -> None:
     assert [path.name for path in (store / "plan").iterdir() if path.name.isdigit()].count("000001") == 1
 
 
-def test_absurd_numbers_are_damage_in_one_line(store: Path) -> None:
+def test_impossible_numbers_are_reported_as_damage_in_one_line(store: Path) -> None:
     manifest = atomic.read_json(store / "featstore.json")
     for change in ({"epoch": 10**18}, {"epoch": -1}, {"unit_rows": 10**18}, {"unit_rows": 0}):
         atomic.write_json(store / "featstore.json", {**manifest, **change})
@@ -265,21 +263,21 @@ def reseal(path: Path, change: Callable[[dict[str, object]], None]) -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("next_id", 10**30), ("next_id", 1), ("next_unit", 1 << 60)])
-def test_a_plan_with_absurd_counters_is_damage(store: Path, name: str, value: int) -> None:
+def test_impossible_plan_counters_are_reported_as_damage(store: Path, name: str, value: int) -> None:
     reseal(store / "plan" / "000000" / "000001.h5", lambda meta: meta.update({name: value}))
     for verb in ("open", "compact", "extract"):
         with pytest.raises(DamagedError, match="numbers of ids and units"):
             VERBS[verb](store)
 
 
-def test_a_plan_with_huge_ids_takes_no_memory_for_those_between(store: Path) -> None:
+def test_huge_ids_in_a_plan_take_no_extra_memory(store: Path) -> None:
     reseal(store / "plan" / "000000" / "000001.h5", lambda meta: meta.update({"next_id": 1 << 61}))
     VERBS["extract"](store)
     assert FeatureStore.open(store).ids.max() >= 1 << 61
 
 
 @pytest.mark.parametrize("value", ["a text", 7, None, {"engine": "x"}, [1, "x", None, {"drift": {}}]])
-def test_provenance_of_any_shape_stops_neither_info_nor_compaction(store: Path, value: object) -> None:
+def test_malformed_provenance_breaks_neither_info_nor_compaction(store: Path, value: object) -> None:
     for shard in (store / "shards").glob("*.h5"):
         reseal(shard, lambda meta: meta.update({"provenance": value}))
     assert json.dumps(info(store))
@@ -287,7 +285,7 @@ def test_provenance_of_any_shape_stops_neither_info_nor_compaction(store: Path, 
     assert json.dumps(info(store))
 
 
-def test_folders_of_live_and_of_unknown_owners_are_kept(store: Path) -> None:
+def test_sweep_keeps_folders_of_live_and_unknown_owners(store: Path) -> None:
     started = time.monotonic()
     with Claims(store) as claims:
         claims.join()

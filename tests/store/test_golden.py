@@ -128,15 +128,15 @@ def check(path: Path) -> None:
     assert [(key, failure.id, failure.reason) for key, failure in store.failures()] == [("bee/3.jpg", 2, "corrupt")]
 
 
-def test_the_golden_store_is_read():
+def test_reads_the_golden_store():
     check(GOLDEN)
 
 
-def test_a_store_whose_shards_have_no_lookup_is_read():
+def test_reads_a_store_whose_shards_have_no_lookup():
     check(GOLDEN.with_name("without_lookup"))
 
 
-def test_the_golden_store_is_what_we_write(tmp_path):
+def test_writes_the_same_layout_as_the_golden_store(tmp_path):
     make(tmp_path / "s")
     check(tmp_path / "s")
     assert layout(tmp_path / "s") == layout(GOLDEN) == FILES
@@ -150,7 +150,7 @@ def test_the_golden_store_is_what_we_write(tmp_path):
     assert golden["fingerprint"] == ours["fingerprint"]
 
 
-def test_plain_h5py_and_json_read_the_vectors():
+def test_plain_h5py_and_json_read_the_golden_vectors():
     """The README's description, followed without featstore."""
     manifest = json.loads((GOLDEN / "featstore.json").read_text())
     retired = set()

@@ -9,19 +9,19 @@ from featstore.store import Identity
 from tests.store.building import identity
 
 
-def test_differences_are_named_down_to_the_value():
+def test_identity_error_names_each_differing_value():
     ours = identity()
     with pytest.raises(IdentityError, match=r"s has features of another identity: preprocessing\.crop 8, not 9; dtype"):
         ours.check(identity(preprocessing={"resize": 8, "crop": 9}, dtype="float16"), "s")
 
 
-def test_of_another_network_only_its_name_is_said():
+def test_identity_error_names_only_another_backbone():
     with pytest.raises(IdentityError, match="identity: backbone made-up, not other; features of different"):
         identity().check(identity(backbone="other", dimension=9, weights="1" * 64), "s")
 
 
 @given(st.dictionaries(st.sampled_from([*identity().to_dict(), "more"]), st.none() | st.integers() | st.text()))
-def test_any_json_is_an_identity_or_refused(changes):
+def test_any_json_is_an_identity_or_damaged(changes):
     value = {**identity().to_dict(), **changes}
     try:
         made = Identity.from_dict(value)

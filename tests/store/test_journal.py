@@ -47,7 +47,7 @@ def test_round_trip(tmp_path):
 
 
 @given(st.integers(0))
-def test_cut_anywhere_the_whole_blocks_before_it_are_read(tmp_path_factory, cut):
+def test_truncated_journal_keeps_the_complete_blocks(tmp_path_factory, cut):
     path = tmp_path_factory.mktemp("journal") / "j"
     write(path, BLOCKS)
     data = path.read_bytes()
@@ -58,7 +58,7 @@ def test_cut_anywhere_the_whole_blocks_before_it_are_read(tmp_path_factory, cut)
 
 
 @given(st.integers(0))
-def test_a_flipped_bit_ends_the_journal_before_it(tmp_path_factory, bit):
+def test_flipped_bit_ends_the_journal_before_its_block(tmp_path_factory, bit):
     path = tmp_path_factory.mktemp("journal") / "j"
     write(path, BLOCKS)
     data = bytearray(path.read_bytes())
@@ -70,13 +70,13 @@ def test_a_flipped_bit_ends_the_journal_before_it(tmp_path_factory, bit):
     assert all(map(same, found, BLOCKS))
 
 
-def test_a_journal_of_other_features_is_refused(tmp_path):
+def test_rejects_journal_of_other_features(tmp_path):
     write(tmp_path / "j", BLOCKS)
     with pytest.raises(DamagedError, match="other features"):
         read_journal(tmp_path / "j", D + 1, F4)
 
 
-def test_what_overlaps_is_not_continued_twice():
+def test_overlapping_blocks_are_used_once():
     a, b, c, late = block(0, 4), block(4, 8), block(8, 12), block(6, 9)
     assert [x.start for x in contiguous([a, late, b, c, block(4, 6)])] == [0, 4, 8]
     assert contiguous([b]) == []

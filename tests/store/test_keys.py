@@ -12,7 +12,7 @@ keys = st.lists(st.binary(max_size=9), max_size=30)
 
 
 @given(st.lists(st.binary(max_size=4), unique=True, max_size=40), st.lists(st.binary(max_size=4), max_size=20))
-def test_the_index_finds_what_is_there_and_nothing_else(items, asked):
+def test_key_index_finds_exactly_the_indexed_keys(items, asked):
     index = KeyIndex.build(digests(items))
     expected = [items.index(key) if key in items else -1 for key in asked]
     assert index.find(digests(asked)).tolist() == expected
@@ -20,7 +20,7 @@ def test_the_index_finds_what_is_there_and_nothing_else(items, asked):
     assert index.doubled() is None
 
 
-def test_equal_first_halves_are_told_apart():
+def test_digests_with_equal_first_halves_are_distinguished():
     digest = np.array([[7, 3], [7, 1], [7, 2], [9, 0]], np.uint64)
     index = KeyIndex.build(digest)
     assert index.find(digest).tolist() == [0, 1, 2, 3]
@@ -28,7 +28,7 @@ def test_equal_first_halves_are_told_apart():
 
 
 @given(st.lists(st.binary(max_size=3), min_size=1, max_size=20), st.integers(0))
-def test_doubled_keys_are_noticed(items, which):
+def test_duplicate_keys_are_detected(items, which):
     doubled = [*items, items[which % len(items)]]
     found = KeyIndex.build(digests(doubled)).doubled()
     assert found is not None

@@ -23,7 +23,7 @@ def test_round_trip(tmp_path):
     assert Manifest.read(tmp_path / "s") == made == open_for_writing(tmp_path / "s", identity(), "w")
 
 
-def test_no_store_is_said_in_one_line(tmp_path):
+def test_missing_store_is_reported_in_one_line(tmp_path):
     (tmp_path / "file").write_text("x")
     for place in (tmp_path, tmp_path / "none", tmp_path / "file"):
         with pytest.raises(UsageError, match="no feature store is here"):
@@ -37,7 +37,7 @@ def test_no_store_is_said_in_one_line(tmp_path):
         ({"version": 2}, r"needs a newer featstore \(format version 2\)"),
     ],
 )
-def test_required_features_that_are_not_known_are_refused(tmp_path, changes, words):
+def test_rejects_unknown_required_features(tmp_path, changes, words):
     open_for_writing(tmp_path / "s", identity(), "w")
     change(tmp_path / "s", **changes)
     with pytest.raises(UsageError, match=words):
@@ -59,21 +59,21 @@ def test_required_features_that_are_not_known_are_refused(tmp_path, changes, wor
         {"store_id": None, "fingerprint": None},
     ],
 )
-def test_a_manifest_that_makes_no_sense_is_damaged(tmp_path, changes):
+def test_inconsistent_manifest_is_damaged(tmp_path, changes):
     open_for_writing(tmp_path / "s", identity(), "w")
     change(tmp_path / "s", **changes)
     with pytest.raises(DamagedError):
         Manifest.read(tmp_path / "s")
 
 
-def test_the_manifest_is_json_that_anyone_reads(tmp_path):
+def test_manifest_is_plain_json(tmp_path):
     open_for_writing(tmp_path / "s", identity(), "w")
     value = json.loads((tmp_path / "s" / NAME).read_text())
     assert value["fingerprint"] == identity().fingerprint
     assert value["identity"]["dimension"] == 4
 
 
-def test_the_fingerprint_depends_on_every_part():
+def test_fingerprint_depends_on_every_field():
     parts = {
         "backbone": "b",
         "layer": "l",
@@ -88,13 +88,13 @@ def test_the_fingerprint_depends_on_every_part():
     assert len({*fingerprints, identity().fingerprint}) == len(parts) + 1
 
 
-def test_another_identity_is_refused_with_its_differences(tmp_path):
+def test_rejects_another_identity_and_names_the_differences(tmp_path):
     plan(tmp_path / "s", Pictures({b"a": 1}))
     with pytest.raises(IdentityError, match=r"precision fp32, not bf16; dtype float32, not float16"):
         open_for_writing(tmp_path / "s", identity(dtype="float16", precision="bf16"), "w")
 
 
-def test_a_store_in_which_nothing_was_planned_takes_another_identity(tmp_path):
+def test_store_without_a_plan_accepts_another_identity(tmp_path):
     first = open_for_writing(tmp_path / "s", identity(), "w")
     again = open_for_writing(tmp_path / "s", identity(dtype="float16"), "w2")
     assert (again.identity.dtype, again.weights_name) == ("float16", "w2")
@@ -106,7 +106,7 @@ def test_a_store_in_which_nothing_was_planned_takes_another_identity(tmp_path):
             open_for_writing(tmp_path / "s", identity(), "w")
 
 
-def test_a_full_unit_has_half_a_gibibyte_of_vectors():
+def test_full_unit_has_half_a_gibibyte_of_vectors():
     assert unit_rows_for(identity(dimension=2048)) == 65536
     assert unit_rows_for(identity(dimension=2048, dtype="float16")) == 131072
     assert unit_rows_for(identity(dimension=1280)) == 65536

@@ -41,7 +41,7 @@ def problems(store: Path) -> str:
         ("tables/000000", "a version of the tables is missing"),
     ],
 )
-def test_a_last_segment_or_table_that_is_gone_is_missed(store: Path, name: str, what: str) -> None:
+def test_missing_last_segment_or_table_is_detected(store: Path, name: str, what: str) -> None:
     gone = store / name
     if gone.is_dir():
         shutil.rmtree(gone)
@@ -57,7 +57,7 @@ def test_a_last_segment_or_table_that_is_gone_is_missed(store: Path, name: str, 
     assert sorted(file.name for file in (store / "shards").iterdir()) == shards
 
 
-def test_a_missing_folder_of_a_compacted_store_is_no_empty_one(store: Path) -> None:
+def test_missing_folder_of_a_compacted_store_is_damage(store: Path) -> None:
     compact(store)
     shutil.rmtree(store / "written")
     shutil.move(store / "plan" / "000001", store / "elsewhere")
@@ -67,7 +67,7 @@ def test_a_missing_folder_of_a_compacted_store_is_no_empty_one(store: Path) -> N
     assert len(FeatureStore.open(store)) == 11
 
 
-def test_a_manifest_of_an_earlier_epoch_deletes_nothing(store: Path) -> None:
+def test_manifest_of_an_earlier_epoch_deletes_nothing(store: Path) -> None:
     earlier = (store / "featstore.json").read_bytes()
     compact(store)
     shards = sorted(file.name for file in (store / "shards").iterdir())
@@ -78,7 +78,7 @@ def test_a_manifest_of_an_earlier_epoch_deletes_nothing(store: Path) -> None:
     assert sorted(file.name for file in (store / "shards").iterdir()) == shards
 
 
-def test_the_missing_shard_of_a_finished_unit_is_damage_and_comes_back_by_repair(store: Path) -> None:
+def test_missing_shard_of_a_finished_unit_is_damage_and_repair_restores_it(store: Path) -> None:
     before = FeatureStore.open(store).features().tobytes()
     gone = store / "shards" / "000000-00000001.h5"
     gone.unlink()
@@ -97,7 +97,7 @@ def test_the_missing_shard_of_a_finished_unit_is_damage_and_comes_back_by_repair
     assert FeatureStore.open(store).features().tobytes() == before
 
 
-def test_a_unit_that_was_never_finished_is_pending(store: Path) -> None:
+def test_unfinished_unit_is_pending(store: Path) -> None:
     plan(store, Pictures({**LESS.content, b"99": 9}))
     opened = FeatureStore.open(store)
     assert opened.counts.pending == 1
@@ -106,7 +106,7 @@ def test_a_unit_that_was_never_finished_is_pending(store: Path) -> None:
     assert FeatureStore.open(store).counts.pending == 1
 
 
-def test_shards_outside_the_plan_are_reported_and_never_compacted_over(store: Path) -> None:
+def test_shards_outside_the_plan_are_reported_and_stop_compaction(store: Path) -> None:
     """As of a store of an earlier version, which has no marks."""
     more = Pictures({**LESS.content, b"98": 8, b"99": 9})
     plan(store, more)
@@ -126,7 +126,7 @@ def test_shards_outside_the_plan_are_reported_and_never_compacted_over(store: Pa
     compact(store)
 
 
-def test_what_a_killed_compaction_left_is_no_damage(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leftovers_of_a_killed_compaction_are_not_damage(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -160,7 +160,7 @@ def test_what_a_killed_compaction_left_is_no_damage(store: Path, monkeypatch: py
     assert marks == files
 
 
-def test_a_missing_table_is_replaced_by_an_empty_one(store: Path) -> None:
+def test_repair_replaces_a_missing_table_by_an_empty_one(store: Path) -> None:
     (store / "tables" / "000000" / "000001.h5").unlink()
     report = repair_store(store, None)
     assert len(report.restored) == 1
@@ -169,7 +169,7 @@ def test_a_missing_table_is_replaced_by_an_empty_one(store: Path) -> None:
     assert set(FeatureStore.open(store).labels.tolist()) == {None}
 
 
-def test_a_store_without_marks_is_read_and_gets_them_by_compaction(store: Path) -> None:
+def test_store_without_marks_is_readable_and_compaction_adds_them(store: Path) -> None:
     shutil.rmtree(store / "written")
     assert len(FeatureStore.open(store)) == 11
     assert problems(store) == ""

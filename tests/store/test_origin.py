@@ -20,7 +20,7 @@ def folder(tmp_path):
     return tmp_path / "s"
 
 
-def test_an_origin_survives_its_json_and_finds_its_store(folder, tmp_path):
+def test_origin_round_trips_json_and_finds_its_store(folder, tmp_path):
     origin = origin_of_store(FeatureStore.open(folder))
     again = Origin.of(origin.identity.to_dict(), origin.to_dict(), "a head")
     assert again == origin
@@ -31,7 +31,7 @@ def test_an_origin_survives_its_json_and_finds_its_store(folder, tmp_path):
     assert again.find_store(beside=tmp_path / "elsewhere").store_id == origin.store_id
 
 
-def test_another_store_in_its_place_is_not_taken_for_it(folder):
+def test_another_store_at_the_path_is_not_the_origin(folder):
     origin = origin_of_store(FeatureStore.open(folder))
     shutil.rmtree(folder)
     plan(folder, Pictures({b"a": 1}))
@@ -39,12 +39,12 @@ def test_another_store_in_its_place_is_not_taken_for_it(folder):
 
 
 @pytest.mark.parametrize("value", [None, {}, {"weights_name": "w", "store": 3, "store_id": "i"}])
-def test_what_is_no_origin_is_told(value):
+def test_rejects_invalid_origin(value):
     with pytest.raises(DamagedError, match="a head: does not say which store"):
         Origin.of(identity().to_dict(), value, "a head")
 
 
-def test_failures_pending_pictures_and_untrained_weights_are_said(folder):
+def test_state_notes_failures_pending_pictures_and_untrained_weights(folder):
     (failed,) = state_of_store(FeatureStore.open(folder))
     assert failed.startswith("1 picture could not be read")
 
@@ -55,7 +55,7 @@ def test_failures_pending_pictures_and_untrained_weights_are_said(folder):
     assert "1 of 4 pictures are pending" in pending
 
 
-def test_a_store_without_vectors_says_what_to_do(tmp_path):
+def test_error_for_a_store_without_vectors_names_the_remedy(tmp_path):
     source = Pictures({b"a": -1, b"b": -2})
     plan(tmp_path / "s", source)
     with pytest.raises(UsageError, match="2 of 2 pictures are pending; run the same"):

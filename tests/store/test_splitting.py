@@ -36,7 +36,7 @@ def test_named_splits_are_found(chain):
     )
 
 
-def test_splits_can_be_chosen(chain):
+def test_splits_can_be_named(chain):
     store = FeatureStore.open(chain.store)
     split = split_store(store, train_split="val", test_split="train")
     assert (len(split.train), len(split.test)) == (10, 20)
@@ -48,7 +48,7 @@ def test_splits_can_be_chosen(chain):
         split_store(store, train_split="train", test_split="train")
 
 
-def test_a_made_split_is_stratified_and_keeps_equal_bytes_on_one_side(unsplit):
+def test_made_split_is_stratified_and_keeps_equal_bytes_together(unsplit):
     for seed in range(10):
         split = split_store(unsplit, held_out=0.25, seed=seed)
         train, test = keys_of(unsplit, split.train), keys_of(unsplit, split.test)
@@ -59,14 +59,14 @@ def test_a_made_split_is_stratified_and_keeps_equal_bytes_on_one_side(unsplit):
         assert 5 <= len(test) <= 9
 
 
-def test_a_made_split_is_the_same_each_time(unsplit):
+def test_made_split_is_reproducible(unsplit):
     one, other = split_store(unsplit, seed=3), split_store(unsplit, seed=3)
     assert one.test.tolist() == other.test.tolist()
     assert one.test.tolist() != split_store(unsplit, seed=4).test.tolist()
     assert one.to_dict()["seed"] == 3
 
 
-def test_equal_bytes_in_both_of_two_given_splits_are_counted(tmp_path):
+def test_counts_equal_bytes_shared_by_two_given_splits(tmp_path):
     folder = write_coloured(tmp_path / "p", names("train", 4) + names("val", 3))
     shutil.copy(folder / "train/ant/01.png", folder / "val/ant/x.png")
     split = split_store(FeatureStore.open(make_store(folder, tmp_path / "s")))

@@ -35,7 +35,7 @@ def pair(tmp_path_factory):
     return folder, first, second, train([first, second], folds=3, C=0.1)
 
 
-def test_features_of_the_same_keys_lie_side_by_side(pair):
+def test_stacked_features_of_equal_keys_are_concatenated(pair):
     _, first, second, trained = pair
     one, other = FeatureStore.open(first), FeatureStore.open(second)
     assert list(one.keys) != list(other.keys)
@@ -53,7 +53,7 @@ def test_features_of_the_same_keys_lie_side_by_side(pair):
     assert trained.report.rows == 8
 
 
-def test_a_head_on_two_stores_predicts_from_both_and_from_pictures_by_both_backbones(pair):
+def test_head_on_two_stores_predicts_from_stores_and_from_pictures(pair):
     folder, first, second, trained = pair
     assert trained.path.endswith("a+b.logreg.head")
     by_store = {one.key: one for one in predict(trained.path, [second, first])}
@@ -70,7 +70,7 @@ def test_a_head_on_two_stores_predicts_from_both_and_from_pictures_by_both_backb
         np.testing.assert_allclose(one.probabilities, by_store[f"val/{one.key}"].probabilities, atol=1e-3)
 
 
-def test_the_head_says_which_stores_it_came_from(pair, tmp_path):
+def test_head_records_its_stores(pair, tmp_path):
     _, first, second, trained = pair
     told = info(trained.path)
     prints = [FeatureStore.open(store).fingerprint for store in (first, second)]
@@ -88,7 +88,7 @@ def test_the_head_says_which_stores_it_came_from(pair, tmp_path):
     assert "5-d float16 of other" in text
 
 
-def test_what_cannot_be_asked_of_a_head_on_two_stores(pair, tmp_path):
+def test_rejects_invalid_uses_of_a_head_on_two_stores(pair, tmp_path):
     folder, first, second, trained = pair
     with pytest.raises(UsageError, match=r"2 stores \(tiny and other\), and 1 is named"):
         predict(trained.path, first)
@@ -107,7 +107,7 @@ def test_what_cannot_be_asked_of_a_head_on_two_stores(pair, tmp_path):
         predict(head, [first, second])
 
 
-def test_pictures_that_one_store_lacks_are_counted(pair, tmp_path):
+def test_pictures_missing_from_one_store_are_counted(pair, tmp_path):
     folder, first, _, trained = pair
     fewer = tmp_path / "p"
     shutil.copytree(folder, fewer)
@@ -122,7 +122,7 @@ def test_pictures_that_one_store_lacks_are_counted(pair, tmp_path):
     assert {key for key, reason in reasons.items() if reason == "missing"} == {"train/ant/03.png", "val/bee/01.png"}
 
 
-def test_other_pictures_under_the_same_keys_are_refused(pair, tmp_path):
+def test_rejects_stores_with_different_pictures_under_equal_keys(pair, tmp_path):
     other = write_coloured(tmp_path / "p", names("train", 8) + names("val", 4), seed=5)
     store = make_store(other, tmp_path / "s", backbone=BACKBONES[1])
     with pytest.raises(UsageError, match="24 of the 24 pictures that it shares with .* have other bytes"):

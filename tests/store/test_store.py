@@ -121,7 +121,7 @@ class Model:
 @pytest.mark.slow
 @settings(max_examples=40)
 @given(steps)
-def test_any_history_ends_in_what_the_source_holds(tmp_path_factory, history):
+def test_store_equals_the_source_after_any_history(tmp_path_factory, history):
     model = Model(tmp_path_factory.mktemp("store") / "s")
     ids: dict[bytes, int] = {}
     highest = -1

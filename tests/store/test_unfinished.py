@@ -51,7 +51,7 @@ def counts(store):
     return store.counts.vectors, store.counts.failures, store.counts.pending
 
 
-def test_a_partial_store_has_the_rows_of_the_journals(running):
+def test_partial_store_includes_journaled_rows(running):
     running.write(3)
     store = FeatureStore.open(running.path, partial=True)
     assert counts(store) == (7, 1, 2)
@@ -71,14 +71,14 @@ def test_a_partial_store_has_the_rows_of_the_journals(running):
         store.shard(running.unit)
 
 
-def test_a_store_that_is_not_partial_has_finished_units_only(running):
+def test_default_store_has_finished_units_only(running):
     running.write(3)
     store = FeatureStore.open(running.path)
     assert counts(store) == (5, 0, 5)
     assert store.generation == FeatureStore.open(running.path, partial=True).generation
 
 
-def test_info_counts_what_is_extracted_already(running):
+def test_info_counts_journaled_pictures(running):
     assert describe_store(running.path)["journaled"] == 0
     running.write(3)
     found = describe_store(running.path)
@@ -88,7 +88,7 @@ def test_info_counts_what_is_extracted_already(running):
     assert (found["vectors"], found["failures"], found["pending"], found["journaled"]) == (9, 1, 0, 0)
 
 
-def test_a_partial_store_outlasts_the_journals_that_it_was_read_from(running):
+def test_partial_store_stays_readable_without_its_journals(running):
     running.write(3)
     store = FeatureStore.open(running.path, partial=True)
     before = store.features().copy()
@@ -97,7 +97,7 @@ def test_a_partial_store_outlasts_the_journals_that_it_was_read_from(running):
     assert counts(FeatureStore.open(running.path, partial=True)) == (9, 1, 0)
 
 
-def test_a_record_that_is_being_written_is_left_out(running):
+def test_incomplete_journal_record_is_ignored(running):
     running.write(2)
     running.write(4)
     (journal,) = work_folder(running.path, running.unit.number).glob("journal.*")
@@ -108,7 +108,7 @@ def test_a_record_that_is_being_written_is_left_out(running):
     journal.write_bytes(data)
 
 
-def test_pictures_removed_meanwhile_do_not_count(running):
+def test_partial_store_ignores_pictures_retired_meanwhile(running):
     running.write(3)
     del running.source.content[KEYS[UNIT_ROWS]]
     plan(running.path, running.source)
@@ -116,7 +116,7 @@ def test_pictures_removed_meanwhile_do_not_count(running):
     assert describe_store(running.path)["journaled"] == 2
 
 
-def test_a_unit_that_is_finished_while_it_is_looked_for_is_found(running, monkeypatch):
+def test_finds_a_unit_that_is_finished_while_opening(running, monkeypatch):
     from featstore.store import unfinished
 
     running.write(3)
