@@ -48,7 +48,7 @@ def test_few_picture_files_use_plain_torch(chain, count, folder, asked, name):
     origin = origin_of_store(FeatureStore.open(chain.store))
     embedder = open_embedder(origin, "head", backbone=tiny_backbone(), engine=asked, device="cpu", inputs=pictures)
     assert embedder.engine.name == name
-    # As exact: features of the same identity.
+    # Plain torch is as exact: the features have the same identity.
     assert embedder.identity == origin.identity
 
 

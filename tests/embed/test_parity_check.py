@@ -30,7 +30,7 @@ def test_long_run_records_the_drift_of_its_engine(folder, tmp_path):
     extract(folder, tmp_path / "s", backbone=tiny_backbone(), engine="openvino", unit_rows=7)
     recorded = drifts(tmp_path / "s")
     assert len(recorded) == 4
-    # Once a run, on the first unit, which has 7 pictures.
+    # Measured once per run, on the first unit, which has 7 pictures.
     assert all(one == recorded[0] for one in recorded)
     assert recorded[0]["pictures"] == 7
     assert 0 < recorded[0]["greatest_difference"] < 1e-3

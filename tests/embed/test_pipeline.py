@@ -14,7 +14,7 @@ F4 = np.dtype("<f4")
 
 
 class Means:
-    """An engine: the mean of each colour."""
+    """An engine that returns the mean of each colour."""
 
     dimension = 3
     in_flight = 1
@@ -98,7 +98,8 @@ def test_number_of_held_pictures_is_bounded():
             held -= done.batch.stop - done.batch.start
 
     drive([Batch(set(), start % 200, start % 200 + 4, False) for start in range(0, 400, 4)], load=counting, write=write)
-    # Two decoded ahead, one being loaded, one in the network, two unwritten, one being written: seven batches of four.
+    # Two batches decoded ahead, one loading, one in the network, two unwritten, one being written: seven of four
+    # pictures.
     assert most <= 28
 
 
@@ -162,7 +163,7 @@ def test_error_in_any_stage_ends_the_run(where):
 @pytest.mark.parametrize(("finished", "counted"), [(True, "waiting"), (False, "forward")])
 def test_waiting_counts_only_while_the_network_is_idle(finished, counted):
     class Behind(Means):
-        """An engine that is, or is not, done with its batches when the next pictures are waited for."""
+        """An engine with a fixed answer to whether its batches are done while the next pictures are awaited."""
 
         in_flight = 2
 
@@ -170,7 +171,7 @@ def test_waiting_counts_only_while_the_network_is_idle(finished, counted):
             return SimpleNamespace(result=Finished(self(pictures)).result, done=lambda: finished)
 
     class Recorded(Timings):
-        """Remembers where the seconds of a wait went after the first batch was sent."""
+        """Records the stage of each wait after the first batch was submitted."""
 
         sent, names = False, ()
 

@@ -1,4 +1,4 @@
-"""A small store with everything: two units, failures, labels, a compaction behind it, a head and an index."""
+"""A small complete store: two units, failures, labels, a past compaction, a head and an index."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def small_store(folder: Path) -> Path:
 
 
 def copy_of(master: Path, to: Path) -> Path:
-    """Return a copy of the small store, its pictures left where they are."""
+    """Return a copy of the small store that uses the same pictures."""
     shutil.copytree(master, to)
     return to
 

@@ -1,4 +1,4 @@
-"""One small store, head and index for all tests of faults; who changes them makes a copy."""
+"""One small store, head and index for all fault tests; tests that change them make a copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder of bad, odd and hostile picture files, each with what is to become of it; extracts it when run as a command.
+"""A folder of damaged, unusual and hostile picture files with their expected outcomes; as a command, extract it.
 
 python -m tests.faults.corpus FOLDER STORE
 """
@@ -33,7 +33,7 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def png(width: int, height: int, *, bits: int = 1, data: bytes | None = None) -> bytes:
-    """Return a gray PNG that says it is so large; ``data``: its raw rows, by default zeros for all of them."""
+    """Return a gray PNG with this size in its header; ``data``: its raw rows, by default zeros for all of them."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -44,7 +44,7 @@ def png(width: int, height: int, *, bits: int = 1, data: bytes | None = None) ->
 
 
 def make(folder: Path) -> dict[str, set[str]]:
-    """Write the corpus; return by key what may become of it: "vector" or reasons."""
+    """Write the corpus; return the accepted outcomes by key: "vector" or reasons of failure."""
     whole = picture(1, (48, 40))
     expected: dict[str, set[str]] = {}
 
@@ -110,7 +110,7 @@ def make(folder: Path) -> dict[str, set[str]]:
 
 
 def main(folder: str, store: str) -> None:
-    """Extract with the tiny backbone; print outcomes, seconds, and the peak memory above what was there before."""
+    """Extract with the tiny backbone; print outcomes, seconds, and the growth of the peak memory."""
     from featstore.stages.extract import extract
     from featstore.store import FeatureStore
     from tests.made import tiny_backbone

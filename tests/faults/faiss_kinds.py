@@ -1,4 +1,4 @@
-"""FAISS indexes of every kind that the installed FAISS writes, nested at every place: what a stranger's file may hold."""
+"""FAISS indexes of every kind that the installed FAISS can write, nested at every place: contents of hostile files."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ FACTORIES = (
     *("PCAR8,IVF4,PQ4x4fsr,Refine(SQ8)", "IDMap,Flat", "IDMap2,Flat", "MinMax,SQ8", "MinMaxFP16,SQ8"),
 )
 MADE_BY_HAND = ("NNDescent", "no lists", "lists on disk")
-"""Kinds that the factory does not make."""
+"""Kinds that the factory cannot make."""
 
 
 def vectors(rows: int = ROWS) -> np.ndarray:
-    """Return vectors (rows, d), the same ones always."""
+    """Return vectors (rows, d), the same in every call."""
     return np.random.default_rng(0).standard_normal((rows, DIMENSION)).astype(np.float32)
 
 
 @cache
 def blob(kind: str, aside: str) -> bytes:
-    """Return the file of one kind; lists on disk lie in the file ``aside``."""
+    """Return the file of one kind; on-disk lists are in the file ``aside``."""
     faiss.omp_set_num_threads(1)
     return bytes(faiss.serialize_index(_made(kind, aside)))
 
@@ -71,7 +71,7 @@ def _made(kind: str, aside: str) -> Any:
 
 
 def _flat(rows: int, plus: float = 1) -> Any:
-    """What stands in an index where a kind is put afterwards."""
+    """Return a placeholder index, to be replaced by a kind."""
     index = faiss.IndexFlatL2(DIMENSION)
     index.add(vectors(rows) + plus)
     return index
@@ -111,12 +111,13 @@ PLACES: dict[str, Callable[[int, Any], Any]] = {
     "the storage of a graph": _graph,
     "the centres of lists": _centres,
 }
-"""Where a kind is put into an index, by name; each takes rows and what stands there, and returns the index around it."""
+"""Places for a kind in an index, by name; each function takes rows and a placeholder, and returns the index around
+it."""
 
 
 @cache
 def _around(place: str, rows: int) -> tuple[bytes, bytes]:
-    """Return what comes before and after a kind of ``rows`` at ``place`` in a file."""
+    """Return the bytes before and after a kind of ``rows`` at ``place`` in a file."""
     stand_in = _flat(rows)
     inner = PLACES[place](rows, stand_in)
     outer = faiss.IndexIDMap(faiss.IndexFlatL2(DIMENSION))
@@ -130,7 +131,8 @@ def _around(place: str, rows: int) -> tuple[bytes, bytes]:
 
 
 def file(kind: str, place: str, aside: Path) -> tuple[bytes, int]:
-    """Return the FAISS file of ``kind`` at ``place``, and its rows; lists on disk lie in the file ``aside``."""
+    """Return the FAISS file of ``kind`` at ``place``, and its number of rows; on-disk lists are in the file
+    ``aside``."""
     inner = blob(kind, str(aside))
     rows = 0 if kind.startswith("MinMax") else ROWS
     first, last = _around(place, rows)
@@ -138,5 +140,5 @@ def file(kind: str, place: str, aside: Path) -> tuple[bytes, int]:
 
 
 def seal(path: Path, tables: IndexRows, record: pair.Record, dimension: int = DIMENSION) -> None:
-    """Write the side file that makes a pair of the FAISS file at ``path``, as a stranger would: all checksums are right."""
+    """Write the side file for the FAISS file at ``path``, as an attacker would: all checksums are right."""
     pair._write_side(pair.side_path(path), path, SimpleNamespace(dimension=dimension), tables, record)

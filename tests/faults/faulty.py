@@ -1,4 +1,4 @@
-"""System calls that fail or kill on purpose, in a process of the tests' own."""
+"""System calls that fail or kill on purpose, in a test process."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 Act = Callable[[str, int], None]
-"""What to do at a call: its name, and for a write the bytes of the buffer."""
+"""Action before a call: gets the call's name and, for a write, the bytes of the buffer."""
 CALLS = ("fsync", "replace", "link", "unlink", "mkdir", "rmdir", "rename", "ftruncate")
 
 
 class Calls:
-    """Counts the calls that change files; before each, ``act`` may kill, raise, or do anything else."""
+    """Count the calls that change files; before each, ``act`` may kill, raise, or do anything else."""
 
     def __init__(self, act: Act) -> None:
         self.act, self.count, self.written = act, 0, 0
@@ -26,7 +26,7 @@ class Calls:
         self.act(name, size)
 
     def install(self) -> None:
-        """Put ourselves between Python and the system, for the rest of this process."""
+        """Patch Python's system calls for the rest of this process."""
         for name in CALLS:
             setattr(os, name, self._between(name, getattr(os, name)))
         real, calls = builtins.open, self
@@ -59,7 +59,7 @@ class Calls:
 
 
 def kill_at(number: int) -> Calls:
-    """Die by SIGKILL before the ``number``-th call."""
+    """Kill this process with SIGKILL before the ``number``-th call."""
 
     def act(name: str, size: int) -> None:
         if calls.count == number:
@@ -70,7 +70,7 @@ def kill_at(number: int) -> Calls:
 
 
 def full_after(size: int) -> Calls:
-    """No space left on the device once ``size`` bytes are written."""
+    """Simulate a full disk after ``size`` bytes are written."""
 
     def act(name: str, wanted: int) -> None:
         if name in ("write", "open", "mkdir", "link") and calls.written + wanted > size:
@@ -81,7 +81,7 @@ def full_after(size: int) -> Calls:
 
 
 def at(number: int, what: Callable[[], object]) -> Calls:
-    """Do something before the ``number``-th call."""
+    """Call ``what`` before the ``number``-th call."""
 
     def act(name: str, size: int) -> None:
         if calls.count == number:

@@ -1,4 +1,4 @@
-"""Flip single bits over all files of a store, a head and an index, and look whether verification sees it."""
+"""Flip single bits in all files of a store, a head and an index, and check that verification detects each."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from featstore.store import FeatureStore
 
 
 def whole_of(folder: Path, file: Path) -> Path:
-    """Return what a file is part of: the store, the head or the index."""
+    """Return the store, head or index that a file belongs to."""
     return folder / "store" if (folder / "store") in file.parents else file
 
 
 def flips(folder: Path, count: int, seed: int) -> Iterator[tuple[Path, int, int, list[str]]]:
-    """Yield (file, byte, bit, what verify said) for ``count`` flips, each undone again.
+    """Yield (file, byte, bit, verify's findings) for ``count`` flips, each undone afterwards.
 
-    Files are taken in turn, bytes and bits at random. Readers are tried too: they may refuse, or not notice, but
-    nothing else may come out of them.
+    Files are taken in turn, bytes and bits at random. Readers are tried too: they may refuse the file or not notice,
+    but must not fail in any other way.
     """
     draw = random.Random(seed)
     files = sorted(
         file
         for file in folder.rglob("*")
         if file.is_file()
-        and file.stat().st_size  # the marks in written/ have no bits
+        and file.stat().st_size  # marks in written/ are empty
         and "pictures" not in file.relative_to(folder).parts
         and "work" not in file.relative_to(folder).parts
     )

@@ -1,6 +1,7 @@
-"""A stranger who writes right checksums: seeded stores, heads and indexes that are consistent and false, and every verb over them.
+"""An attacker who writes right checksums: seeded, consistent but false stores, heads and indexes, with every verb on
+them.
 
-Each verb runs in a fork of this process, over a copy, beside a folder of the user's that inotify watches.
+Each verb runs in a fork of this process, on a copy, beside a user's folder that inotify watches.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ FACTORIES = (*faiss_kinds.FACTORIES, *faiss_kinds.MADE_BY_HAND)
 
 
 def prepare(folder: Path) -> Ground:
-    """Make the user's folder and a whole store, head and index."""
+    """Make the user's folder and an intact store, head and index."""
     ground = Ground(folder)
     (ground.home / "documents").mkdir(parents=True)
     for name in ("letter.txt", "documents/work.h5", "documents/epoch-0001.json", "labels.csv"):
@@ -49,7 +50,7 @@ def prepare(folder: Path) -> Ground:
     index(ground.theirs / "store", out=ground.theirs / "an.index")
     shutil.move(folder / "pictures", ground.home / "pictures")
     ground.out.mkdir()
-    # What every fork needs is loaded once.
+    # Import once what every fork needs.
     for verb in cli.VERBS:
         importlib.import_module(f"featstore.stages.{verb}")
         importlib.import_module(f"featstore.cli.{verb}")
@@ -58,13 +59,13 @@ def prepare(folder: Path) -> Ground:
 
 
 class Forger:
-    """Draws forgeries; ``seed`` settles all of them."""
+    """Draw forgeries, reproducible by ``seed``."""
 
     def __init__(self, ground: Ground, seed: int) -> None:
         self.ground, self.draw = ground, random.Random(seed)
 
     def forge(self, to: Ground) -> tuple[str, str]:
-        """Forge something in the copy ``to``; return what it is a part of ("store", "head", "index"), and how."""
+        """Forge something in the copy ``to``; return what it belongs to ("store", "head", "index"), and the change."""
         what = self.draw.choice(("store", "store", "head", "index", "index"))
         how = {"store": self._store, "head": self._head, "index": self.forge_index}[what](to)
         return what, how
@@ -120,7 +121,7 @@ class Forger:
             name, place = self.draw.choice(FACTORIES), self.draw.choice(list(faiss_kinds.PLACES))
             path.write_bytes(faiss_kinds.file(name, place, to.home / "lists")[0])
             (to.home / "lists").write_bytes(b"mine " * 20_000)
-            # Rows and dimension of the side file are those of the FAISS file.
+            # Rows and dimension in the side file must equal those in the FAISS file.
             count = 0 if name.startswith("MinMax") else faiss_kinds.ROWS
             tables = IndexRows.of(np.arange(count), [b"k%d" % row for row in range(count)], None, count)
             faiss_kinds.seal(path, tables, record, faiss_kinds.DIMENSION)
@@ -146,7 +147,7 @@ class Forger:
         return f"{factory}, numbers"
 
     def _seal(self, path: Path) -> str:
-        """Write a sealed file anew with one of its arrays, its description or its summary changed."""
+        """Rewrite a sealed file with one of its arrays, its description or its summary changed."""
         file = sealed.SealedFile(path)
         arrays = {name: file[name].copy() for name in file.names if name != "meta"}
         kind, meta, summary, told = file.header["kind"], file.meta, file.summary, "meta"
@@ -186,7 +187,7 @@ class Forger:
         return array
 
     def _json(self, value: Any, depth: int = 0) -> Any:
-        """Return JSON with one value in it changed."""
+        """Return JSON with one value changed."""
         if isinstance(value, dict) and value and (depth == 0 or self.draw.random() < 0.8):
             name = self.draw.choice(sorted(value))
             if depth and self.draw.random() < 0.1:
@@ -234,12 +235,12 @@ VERBS: dict[str, list[list[str]]] = {
 
 
 def attack(master: Ground, number: int, seed: int, scratch: Path) -> Iterator[tuple[str, str, list[str], list[str]]]:
-    """Make one forgery and run every verb over it; yield (what it is, how it was forged, verb, what was wrong)."""
+    """Make one forgery and run every verb on it; yield (what it belongs to, the change, verb, violations)."""
     folder = scratch / "attack"
     ground, what, how, verbs, changed = Ground(folder), "", "", list[list[str]](), True
     while True:
         if changed:
-            # Verbs mend and rewrite: the next one gets the same forgery fresh.
+            # Verbs may repair and rewrite, so each verb gets a fresh copy of the forgery.
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(master.folder, folder, symlinks=True)
             what, how = Forger(ground, seed * 1_000_003 + number).forge(ground)

@@ -1,4 +1,4 @@
-"""Kill verbs at random points, continue, and compare with an uninterrupted run; prints JSON, or a table.
+"""Kill verbs at random points, continue, and compare with an uninterrupted run; print JSON, or a table.
 
 python -m tests.faults.killing 200 --table
 """
@@ -21,7 +21,8 @@ from tests.faults.workplace import BATCH, COUNTED, FIRST, VERBS, do, forwarded, 
 
 
 def masters(folder: Path) -> dict[str, dict[str, Any]]:
-    """Make, verb by verb, the state before it, its result without interruption, how many calls and seconds it takes."""
+    """Return for each verb the state before it, its result without interruption, and its numbers of calls and
+    seconds."""
     found: dict[str, dict[str, Any]] = {}
     work = folder / "work"
     work.mkdir()
@@ -46,7 +47,7 @@ def masters(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def trial(work: Path, verb: str, master: dict[str, Any], draw: random.Random) -> dict[str, Any]:
-    """Kill a verb once or twice, look, let it end, and say what differs from the uninterrupted run."""
+    """Kill a verb once or twice, inspect, let it finish, and return the differences from the uninterrupted run."""
     shutil.rmtree(work)
     shutil.copytree(master["before"], work)
     began, kills, problems = forwarded(), 0, []
@@ -82,7 +83,7 @@ def trial(work: Path, verb: str, master: dict[str, Any], draw: random.Random) ->
 def run(count: int, seed: int, verbs: list[str] | None = None) -> list[dict[str, Any]]:
     """Return the trials of at least ``count`` kills."""
     draw, results = random.Random(seed), []
-    # One place for all: a source is known by where it is.
+    # All in one place, because a source is identified by its path.
     with tempfile.TemporaryDirectory(prefix="featstore-kills-") as name:
         folder = Path(name)
         made = masters(folder)
@@ -94,7 +95,7 @@ def run(count: int, seed: int, verbs: list[str] | None = None) -> list[dict[str,
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Return the results by verb."""
+    """Return the results by verb as a table."""
     lines = [
         f"{'verb':10}{'runs':>6}{'kills':>7}{'lost':>6}{'doubled':>9}{'different':>11}{'problems':>10}{'most redone':>13}"
     ]

@@ -1,4 +1,4 @@
-"""Faults that are planted into a worker by name: decoders that die, and the tiny backbone."""
+"""Faults planted in a worker by name: decoders that die, and the tiny backbone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from featstore.decode import decode as real
 
 
 def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int):
-    """Decode as ever, except for files that begin with the name of what is to happen."""
+    """Decode normally, except files whose content starts with the name of a fault."""
     if data.startswith(b"DIE"):
         os.kill(os.getpid(), signal.SIGSEGV)
         time.sleep(5)
@@ -31,13 +31,14 @@ def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int):
 
 
 def slow(data: bytes, preprocessing: Preprocessing, *, max_pixels: int):
-    """Decode as ever, and take 50 ms for it."""
+    """Decode normally, but take 50 ms."""
     time.sleep(0.05)
     return real(data, preprocessing, max_pixels=max_pixels)
 
 
 def eat() -> None:
-    """Ask for more memory than a guarded process gets; where it is to be had, do what the kernel then does."""
+    """Request more memory than a sandboxed process may have; if it is granted, exit as the kernel's OOM killer
+    would."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.malloc.restype = ctypes.c_void_p
     if libc.malloc(ctypes.c_size_t(64 << 30)) is None:
@@ -46,13 +47,13 @@ def eat() -> None:
 
 
 def backbone():
-    """Return the tiny backbone of the tests."""
+    """Return the tests' tiny backbone."""
     from tests.made import tiny_backbone
 
     return tiny_backbone()
 
 
 def die_always() -> object:
-    """Die while the backbone is loaded."""
+    """Die while loading the backbone."""
     os.kill(os.getpid(), signal.SIGKILL)
     return None

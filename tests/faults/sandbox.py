@@ -1,4 +1,4 @@
-"""Where verbs are run over what a stranger made: in a fork, with limits, beside a folder of the user's that is watched."""
+"""Run verbs on an attacker's files: in a fork, with limits, beside a user's folder that is watched."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.made import tiny_backbone
 
 SECONDS, MEMORY = 60, 2 << 30
 _WATCHED = 0x2 | 0x4 | 0x8 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x800
-"""inotify: modified, changed in its attributes, closed after it was open for writing, moved, created, deleted."""
+"""inotify: modified, attributes changed, closed after writing, moved, created, deleted."""
 
 
 @dataclass(frozen=True)
 class Ground:
-    """The folders of one attack: ``home`` of the user, ``theirs`` of the stranger, ``out`` for what verbs write."""
+    """The folders of one attack: the user's ``home``, the attacker's ``theirs``, ``out`` for the verbs' output."""
 
     folder: Path
 
@@ -47,7 +47,8 @@ class Ground:
 
 @contextlib.contextmanager
 def watched(folder: Path) -> Iterator[Callable[[], list[str]]]:
-    """Watch all below ``folder``; yield what tells what happened there: names of files opened for writing, made, gone."""
+    """Watch everything below ``folder``; yield a function that returns the names of files opened for writing, made or
+    removed."""
     libc = ctypes.CDLL(None, use_errno=True)
     handle = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
     names: dict[int, Path] = {}
@@ -75,7 +76,7 @@ def watched(folder: Path) -> Iterator[Callable[[], list[str]]]:
 
 
 def run_verb(ground: Ground, arguments: list[str], cache: Path) -> list[str]:
-    """Run one verb in a fork; return what was wrong with how it ended, in words."""
+    """Run one verb in a fork; return a description of each violation."""
     told, started = ground.folder / "told", time.monotonic()
     child = os.fork()
     if child == 0:
@@ -131,5 +132,5 @@ def _call(arguments: list[str], ground: Ground) -> int:
 
 
 def limit_this_process() -> None:
-    """Have no core files of verbs that die."""
+    """Disable core dumps of verbs that die."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,4 +1,4 @@
-"""A folder full of bad files, from end to end: each is a vector or a failure with a reason, and nothing leaks."""
+"""End to end with a folder of bad files: each becomes a vector or a failure with a reason, and nothing leaks."""
 
 from __future__ import annotations
 
@@ -45,6 +45,6 @@ def test_every_corpus_file_is_a_vector_or_a_failure(tmp_path: Path) -> None:
     assert {key: outcome for key, outcome in found["outcomes"].items() if outcome not in expected[key]} == {}
     assert found["images"] == len(expected)
     assert all(message and "\n" not in message for message in found["messages"])
-    # Two threads, each within its bound.
+    # Two threads, each within its limit.
     assert found["peak"] <= 2 * MAX_MEMORY
     assert found["seconds"] < 60

@@ -1,4 +1,4 @@
-"""Every flipped bit is seen, and none brings a reader down."""
+"""Every flipped bit is detected, and none crashes a reader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stores, heads and indexes that are consistent and false: no verb does harm, whatever they say."""
+"""Consistent but false stores, heads and indexes do no harm in any verb."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
     return prepare(tmp_path_factory.mktemp("forged") / "master")
 
 
-# Of tests.slow.forged, which draws a thousand; the first of each kind that it drew.
+# The first of the thousand forgeries that tests.slow.forged draws.
 @pytest.mark.parametrize("number", range(6))
 def test_no_verb_does_harm_on_a_forgery(ground: Ground, tmp_path: Path, number: int) -> None:
     for what, how, verb, wrong in attack(ground, number, 1, tmp_path):

@@ -1,4 +1,4 @@
-"""What a stranger may send: each is refused in one line, and what its payload would write is not there."""
+"""Hostile files: each is refused in one line, and its payload is not executed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.store import building
 
 
 class Payload:
-    """Unpickled, it writes a file."""
+    """Writes a file when unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -47,12 +47,12 @@ class Payload:
 
 @pytest.fixture
 def mark(tmp_path: Path) -> Path:
-    """The folder that payloads make."""
+    """Return the folder that a payload makes when executed."""
     return tmp_path / "was-executed"
 
 
 def payloads(mark: Path) -> dict[str, bytes]:
-    """Return files that execute something when the usual readers load them, by their kind."""
+    """Return files that execute something in unsafe readers, by kind."""
     made = {"pickle": pickle.dumps(Payload(mark)), "pickle in a list": pickle.dumps([1, {"state_dict": Payload(mark)}])}
     for name, save in (
         ("joblib", lambda stream: joblib.dump({"model": Payload(mark)}, stream)),
@@ -68,7 +68,7 @@ def payloads(mark: Path) -> dict[str, bytes]:
 
 
 def refused(read: Callable[[], object]) -> str:
-    """Return the one line in which something is refused."""
+    """Return the one-line message of a refusal."""
     with pytest.raises(FeatstoreError) as caught:
         read()
     assert "\n" not in str(caught.value)
@@ -115,7 +115,7 @@ def test_readers_never_execute_a_payload(master: Path, tmp_path: Path, mark: Pat
 
 
 def hdf5_with(path: Path, kind: str, secret: Path) -> None:
-    """Write an HDF5 file whose vectors lie in another file."""
+    """Write an HDF5 file whose vectors are in another file."""
     with h5py.File(path, "w", userblock_size=1024) as file:
         if kind == "external link":
             file["features"] = h5py.ExternalLink(secret, "/secret")
@@ -140,7 +140,7 @@ def test_hdf5_external_data_is_not_followed(master: Path, tmp_path: Path, kind: 
     shard.unlink()
     hdf5_with(shard, kind, secret)
     if with_header:
-        # A stranger writes the checksums, too: of arrays that are not in this file.
+        # An attacker also writes the checksums, here of arrays that are not in this file.
         size = header.pop("header_bytes")
         data = shard.read_bytes()[1024:]
         header |= {"bytes": size + len(data), "xxh3": ""}
@@ -235,7 +235,7 @@ def test_untrusted_faiss_file_is_opened_in_a_child_first(
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", os.fspath(tmp_path / "cache"))
     data = bytearray(file.read_bytes())
-    # The length of the vectors' array, which FAISS takes memory for.
+    # Enlarge the length of the vectors' array, which FAISS allocates.
     at = data.index((rows * 8).to_bytes(8, "little"))
     data[at : at + 8] = (1 << 46).to_bytes(8, "little")
     file.write_bytes(data)

@@ -1,4 +1,4 @@
-"""Killed at any point, a verb that is run again gives what an uninterrupted one gives."""
+"""A verb that was killed at any point and run again gives the result of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_killed_verbs_lose_duplicate_and_change_nothing() -> None:
-    # In a process of its own: forks of this one, in which torch has worked, would not be whole.
+    # In a separate process: forks of this one, which has used torch's threads, would not work.
     result = subprocess.run(
         [sys.executable, "-m", "tests.faults.killing", "20", "--seed", "7"],
         stdout=subprocess.PIPE,

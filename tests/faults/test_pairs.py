@@ -1,4 +1,5 @@
-"""Two verbs that write, started at once, for every pair: both done as if one after the other, or one told who holds it."""
+"""Two writing verbs at once, for every pair: the result is as in sequence, or one is refused with the name of the
+owner."""
 
 from __future__ import annotations
 
@@ -25,12 +26,12 @@ INDEX, HEAD = "an.index", "a.head"
 
 
 def run_label(folder: Path) -> None:
-    """Give some pictures a number; their labels stay those of their folders."""
+    """Set a number for some pictures; their labels remain those of their folders."""
     set_columns(folder / "store", [os.fsencode(name) for name in FIRST[:6]], {"n": list(range(6))})
 
 
 def run_train(folder: Path) -> None:
-    """Train on the labels of the pictures' folders."""
+    """Train on the labels from the pictures' folders."""
     train(folder / "store", out=folder / HEAD, C=1.0, folds=2)
 
 
@@ -44,26 +45,26 @@ VERBS: dict[str, Callable[[Path], object]] = {
     "train --out": run_train,
 }
 CHANGES = ("extract", "label", "compact", "repair")
-"""The verbs that change the store."""
+"""Verbs that change the store."""
 LATER: set[tuple[str, str]] = {
     ("index --out", "index --out"),
     ("index --out", "index --update"),
     ("index --update", "index --update"),
 }
-"""Pairs of writers of one index: to be taken out of this set where an index has a lock of its own."""
+"""Pairs of writers of one index; remove them from this set once an index has a lock."""
 PAIRS = [pair for pair in itertools.combinations_with_replacement(VERBS, 2) if pair not in LATER]
 TOLD = re.compile(r"is being (compacted|written) by process \d+ on \S+|process \d+ on \S+ is writing this")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where every pair is tried: a store knows its pictures by their place."""
+    """Return the one place for all pairs: a store identifies its pictures by their path."""
     return tmp_path_factory.mktemp("pairs") / "folder"
 
 
 @pytest.fixture(scope="module")
 def begun(place: Path) -> Path:
-    """A store with labels, a head and an index of it, and pictures that were added, changed and removed since."""
+    """Return a store with labels, head and index; pictures were added, changed and removed since."""
     place.mkdir()
     prepare(place, "extract")
     for verb in ("extract", "label", "index --out", "train --out"):
@@ -74,7 +75,7 @@ def begun(place: Path) -> Path:
 
 
 def of_store(folder: Path) -> dict[str, Any]:
-    """Return what a store holds, without what was made from it."""
+    """Return the store's content, without heads and indexes."""
     return {name: value for name, value in look(folder).items() if name not in ("predictions", "neighbours")}
 
 
@@ -82,7 +83,7 @@ REFERENCES: dict[tuple[str, ...], dict[str, Any]] = {}
 
 
 def reference(begun: Path, place: Path, verbs: tuple[str, ...]) -> dict[str, Any]:
-    """Return what the store holds after ``verbs``, one after the other."""
+    """Return the store's content after running ``verbs`` in sequence."""
     if verbs not in REFERENCES:
         copy(begun, place)
         for verb in verbs:

@@ -1,4 +1,4 @@
-"""Files that a stranger made, checksums and all: readers refuse them or read them, and nothing else."""
+"""Files from an attacker, with right checksums: readers either read or refuse them."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_header_with_any_content_is_read_or_refused(master: Path, changes: dict[
 
 
 def forge(path: Path, draw: random.Random) -> None:
-    """Rewrite a sealed file with something changed, and checksums that fit."""
+    """Change something in a sealed file and update its checksums."""
     found = sealed.SealedFile(path)
     arrays: dict[str, Any] = {name: found[name].copy() for name in found.names if name != "meta"}
     meta, summary = found.meta, dict(found.summary)

@@ -1,4 +1,4 @@
-"""Ten seconds of the ten minutes of tests/slow/readers.py."""
+"""Ten seconds of the ten-minute test tests/slow/readers.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Repair: what is damaged comes back, or is set aside; nothing is lost without a word."""
+"""Repair: damaged data is restored or set aside, and every loss is reported."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def contents(path: Path) -> dict[str, object]:
 
 
 def overwrite(file: Path, array: str, at: int = 0, data: bytes = b"\x5a\xa5\x5a") -> None:
-    """Damage some bytes of an array of a sealed file: more than a bit."""
+    """Overwrite some bytes of an array of a sealed file: damage of more than one bit."""
     offset = sealed.read_header(file)["arrays"][array]["offset"] + at
     with open(file, "r+b") as handle:
         handle.seek(offset)
@@ -154,7 +154,7 @@ def test_manifest_is_rebuilt_from_the_shards(store: Path) -> None:
         FeatureStore.open(store)
     repair(store)
     new = FeatureStore.open(store).manifest
-    # The time of the first plan, which can be a moment later than that of the lost manifest.
+    # The rebuilt manifest has the time of the first plan, which may be a moment later.
     assert new.created[:10] == old.created[:10] or new.created > old.created
     assert dataclasses.replace(new, created=old.created) == old
     assert contents(store) == before
@@ -216,7 +216,7 @@ def test_rejects_another_backbone_and_a_concurrent_writer(store: Path) -> None:
         repair(store, backbone=tiny_backbone(seed=1))
     with Claims(store) as claims:
         claims.join()
-        # This process is alive: to another instance it is another writer.
+        # This process is alive, so another instance sees another writer.
         with pytest.raises(FeatstoreError, match="is being written by"):
             repair(store)
     assert len(verify(store).problems) == 1

@@ -1,4 +1,5 @@
-"""Full disks, closed and vanished directories, clocks and reads: one line, a whole store, and a way to go on."""
+"""Full disks, unwritable and vanished directories, clock changes and read errors: a one-line error, and an intact store
+that can continue."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def cases() -> list[dict[str, object]]:
-    """All cases, run in a process of its own whose forks are whole."""
+    """Return the results of all cases, run in a separate process in which forks work."""
     result = subprocess.run(
         [sys.executable, "-m", "tests.faults.trouble", "3"], stdout=subprocess.PIPE, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""verify and repair as commands: exit codes, one line each, and the head and the index too."""
+"""The commands verify and repair: exit codes, one line per finding, also for heads and indexes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Disks, directories, clocks and reads that misbehave under a running verb; prints JSON: one entry a case.
+"""Disk, directory, clock and read faults during a verb; print JSON with one entry per case.
 
 python -m tests.faults.trouble 8
 """
@@ -27,7 +27,7 @@ COMPARED = ("counts", "keys", "ids", "vectors", "sha256", "failures", "problems"
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[bool]:
-    """Mount a tmpfs of ``size`` bytes at ``folder``; yield False where that is not allowed."""
+    """Mount a tmpfs of ``size`` bytes at ``folder``; yield False if mounting is not permitted."""
     folder.mkdir(parents=True)
     done = (
         os.geteuid() == 0
@@ -43,7 +43,7 @@ def small_disk(folder: Path, size: int) -> Iterator[bool]:
 
 
 def make(folder: Path) -> dict[str, Any]:
-    """Make the pictures, extract them without trouble, and return what that gives."""
+    """Make the pictures, extract them without faults, and return the result."""
     prepare(folder, "extract")
     calls = Calls(lambda name, size: None)
 
@@ -64,7 +64,7 @@ def make(folder: Path) -> dict[str, Any]:
 def judged(
     folder: Path, name: str, code: int, answer: Any, plain: dict[str, Any], go_on: bool = True
 ) -> dict[str, Any]:
-    """Say how a case ended, and how it went on without the trouble."""
+    """Return how a case ended, and how the run continued without the fault."""
     line = answer[0] if isinstance(answer, list) else None
     case = {"case": name, "code": code, "line": line, "verify": [], "equal": None}
     if (folder / "store" / "featstore.json").exists():
@@ -79,7 +79,8 @@ def judged(
 
 
 def full_disks(folder: Path, plain: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
-    """Run out of space at ``count`` different points: on a real small disk where we may mount one, else by our own writes."""
+    """Fill the disk at ``count`` different points: a small mounted disk if permitted, otherwise simulated in the write
+    calls."""
     for number in range(count):
         share = 0.95 * (number + 0.5) / count
         with small_disk(folder / "store", 4 << 20) as mounted:
@@ -101,10 +102,10 @@ def full_disks(folder: Path, plain: dict[str, Any], count: int) -> Iterator[dict
 
 
 def others(folder: Path, plain: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Directories, clocks and reads."""
+    """Run the cases of directories, clocks and reads."""
 
     def removed() -> None:
-        # At one stroke, as far as paths go; what is open stays open.
+        # A rename is atomic for paths; open files stay open.
         os.replace(folder / "store", folder / "removed")
         shutil.rmtree(folder / "removed", ignore_errors=True)
 
@@ -162,7 +163,7 @@ def others(folder: Path, plain: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def two_at_once(folder: Path, plain: dict[str, Any], shares: list[tuple[int, int]]) -> dict[str, Any]:
-    """Start one extraction a share at the same moment."""
+    """Start one extraction per share at the same moment."""
     children = []
     for share in shares:
         child = os.fork()
@@ -184,7 +185,7 @@ def two_at_once(folder: Path, plain: dict[str, Any], shares: list[tuple[int, int
 
 
 def run(full: int) -> list[dict[str, Any]]:
-    """Run all cases, ``full`` full disks among them."""
+    """Run all cases, including ``full`` full disks."""
     with tempfile.TemporaryDirectory(prefix="featstore-trouble-") as name:
         folder = Path(name)
         plain = make(folder)

@@ -1,7 +1,7 @@
-"""What the crash tests do to a store, verb by verb, and how two results are compared.
+"""The verbs of the crash tests, and the comparison of two results.
 
-Verbs run in forks of this process, which has everything imported and has run no operation of torch, so that a fork
-is whole; a killed fork is a killed process. Results are read in forks too.
+Verbs run in forks of this process, which has imported everything and not run torch, so that forks work; a killed fork
+is a killed process. Results are read in forks too.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ FIRST = [f"{kind}/{number:02d}.png" for kind in ("cat", "dog") for number in ran
 ADDED = [f"dog/{number:02d}.png" for number in range(20, 30)]
 BATCH, UNIT_ROWS, D = 4, 10, 8
 COUNTED = "torch"
-"""The engine whose pictures are counted: in others the hook that counts is no part of what runs."""
+"""Engine whose pictures can be counted; other engines do not run the counting hook."""
 engine = COUNTED
 _forwarded = mmap.mmap(-1, 8)
 
 
 def forwarded() -> int:
-    """Return how many pictures went through the network since the start, in all processes."""
+    """Return the number of pictures that went through the network since the start, in all processes."""
     return int(struct.unpack("<q", _forwarded[:8])[0])
 
 
 def backbone() -> Any:
-    """The tiny backbone, whose forward passes are counted."""
+    """Return the tiny backbone with a hook that counts forward passes."""
     torch.set_num_threads(1)
     model = tiny_backbone()
 
@@ -96,7 +96,7 @@ VERBS: dict[str, Callable[[Path], object]] = {
 
 
 def prepare(folder: Path, verb: str) -> None:
-    """Change the pictures as they are before a verb."""
+    """Change the pictures into the state before a verb."""
     pictures = folder / "pictures"
     if verb == "extract":
         write_pictures(pictures, FIRST)
@@ -114,7 +114,7 @@ def prepare(folder: Path, verb: str) -> None:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """Return all that counts in a workplace, as JSON; made in a fork."""
+    """Return the content of a workplace as JSON, read in a fork."""
     found: dict[str, Any] = {}
     store = FeatureStore.open(folder / "store")
     found["counts"] = store.counts.__dict__
@@ -139,9 +139,9 @@ def contents(folder: Path) -> dict[str, Any]:
 
 
 def fork(work: Callable[[], Any], calls: Calls | None = None, *, kill_after: float | None = None) -> tuple[int, Any]:
-    """Do ``work`` in a fork; return its exit code (minus the signal that killed it) and what it returned or said.
+    """Run ``work`` in a fork; return its exit code (negative: the signal that killed it) and its result or message.
 
-    Code 1 is a failure of featstore's or of the system, in one line; 99 a defect, with its traceback.
+    Code 1 is an error of featstore or the system, in one line; 99 is a defect, with its traceback.
     """
     child, reading = begin(work, calls)
     if kill_after is not None:
@@ -151,7 +151,7 @@ def fork(work: Callable[[], Any], calls: Calls | None = None, *, kill_after: flo
 
 
 def begin(work: Callable[[], Any], calls: Calls | None = None) -> tuple[int, int]:
-    """Start ``work`` in a fork; return what ``end`` wants of it."""
+    """Start ``work`` in a fork; return the arguments for ``end``."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -175,7 +175,7 @@ def begin(work: Callable[[], Any], calls: Calls | None = None) -> tuple[int, int
 
 
 def end(child: int, reading: int) -> tuple[int, Any]:
-    """Wait for a fork; return what ``fork`` returns."""
+    """Wait for a fork; return the same as ``fork``."""
     with os.fdopen(reading, "rb") as file:
         data = file.read()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -203,6 +203,6 @@ def look(folder: Path) -> dict[str, Any]:
 
 
 def copy(master: Path, to: Path) -> Path:
-    """Return a copy of a workplace; a store does not mind where it lies, but pictures keep their place."""
+    """Return a copy of a workplace; the store may move, but the pictures keep their path."""
     shutil.copytree(master, to, symlinks=True)
     return to

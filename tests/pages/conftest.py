@@ -9,12 +9,13 @@ from featstore.stages.train import train
 from tests.chain import make_store, names, write_coloured
 
 EVIL = "<img src=x onerror=alert(1)>\"'&\n{{ 7*7 }}.png"
-"""A file name that would run a script, close an attribute or be taken for a template."""
+"""A file name that tries to run a script, close an attribute, and be expanded as a template."""
 
 
 @pytest.fixture(scope="session")
 def hostile(tmp_path_factory):
-    """A folder, store, trained head and index in which keys and a class are named to break out of a page."""
+    """Return a folder, store, trained head and index whose keys and a class have names that try to break out of a
+    page."""
     place = tmp_path_factory.mktemp("hostile")
     folder = write_coloured(place / "p", [*names("train", 8), *names("val", 4)])
     for split in ("train", "val"):
@@ -22,6 +23,6 @@ def hostile(tmp_path_factory):
         (folder / split / "ant/00.png").rename(folder / split / "ant" / EVIL)
         os.rename(folder / split / "ant/01.png", os.fsencode(folder / split / "ant") + b"/\xff\xfe.png")
     store = make_store(folder, place / "s")
-    # Red pictures among the blue ones in val: there are errors to show.
+    # Red pictures among the blue ones in val give errors to show.
     trained = train(store, folds=3)
     return folder, store, trained, index(store).path

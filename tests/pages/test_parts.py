@@ -54,7 +54,7 @@ def test_cell_title_names_true_and_predicted_class():
 
 
 def colours(text, name):
-    """The values of a colour of the style sheet, (r, g, b) each: in light, and in dark."""
+    """Return the (r, g, b) values of a colour in the style sheet, for light and for dark mode."""
     found = re.findall(rf"--{name}: (#[0-9a-f]+|[0-9 ]+);", text)
     assert len(found) == 2
     return [
@@ -64,7 +64,7 @@ def colours(text, name):
 
 
 def contrast(one, other):
-    """The contrast ratio of two colours, 1 to 21 (WCAG 2.2)."""
+    """Return the contrast ratio of two colours, 1 to 21 (WCAG 2.2)."""
 
     def luminance(colour):
         linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (c / 255 for c in colour)]
@@ -127,7 +127,7 @@ def test_selection_curve_marks_the_chosen_value():
     assert "C = 1: 0.9000" in svg
     assert selection_curve(None, {}) is None
     assert selection_curve({"scoring": "accuracy"}, {}) is None
-    # One that was given is tried alone.
+    # A given value is tried alone.
     alone = {"param_C": [0.1], "mean_accuracy": [0.8], "std_accuracy": [0.1]}
     assert selection_curve(alone, {"C": 0.1}) is None
 
@@ -148,7 +148,7 @@ def test_each_gamma_has_a_curve_and_the_chosen_one_is_labelled():
     assert "gamma = 2 (chosen)</text>" in svg
     assert "C = 1, gamma = 2: 0.9000" in svg
     assert drawing.image().height > 3 * 270
-    # One value of C, several of gamma: there was a choice.
+    # One value of C but several of gamma were tried, so there was a choice.
     one = {name: values[1::2] for name, values in table.items()}
     assert str(selection_curve(one, {"C": 1.0, "gamma": 2.0}).svg()).count("<circle") == 2
 
@@ -218,9 +218,9 @@ def test_precision_recall_has_a_curve_per_class_or_the_mean_of_many():
         probabilities = random.dirichlet(np.ones(classes), 200)
         svg = str(precision_recall(codes, probabilities, [f"c{n}" for n in range(classes)]).svg())
         assert svg.count("<polyline") == lines
-        # Of two classes the curve is that of the second: which one is written at the axes.
+        # Of two classes only the second has a curve; its name is at the axes.
         assert svg.count(" of c1</text>") == (2 if classes == 2 else 0)
-    # A class without rows has no curve; a perfect ranking stays at the top.
+    # A class without rows has no curve; a perfect ranking has precision 1 throughout.
     perfect = str(precision_recall(np.array([0, 1, 0, 1]), np.eye(3)[[0, 1, 0, 1]], ["a", "b", "none"]).svg())
     assert perfect.count("<polyline") == 2
     assert "none" not in perfect

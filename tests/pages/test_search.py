@@ -27,7 +27,7 @@ def test_shows_queries_with_neighbours_and_escapes_names(hostile, tmp_path):
     assert EVIL.replace("\n", "\\n") in page.text
     assert "\\xff\\xfe.png" in page.text.replace("\\udcff\\udcfe", "\\xff\\xfe")
     assert "could not be read" in page.text
-    # Every picture is a link to the file that it was made of.
+    # Every picture links to its original file.
     assert len(page.originals) == len(page.pictures)
     assert {os.path.realpath(path) for path in page.originals} <= {
         os.path.realpath(path) for path in folder.rglob("*.png")
@@ -35,7 +35,7 @@ def test_shows_queries_with_neighbours_and_escapes_names(hostile, tmp_path):
     assert str(folder / "val/ant" / EVIL) in page.originals
     assert "ant" in page.text
     for found in report.queries[0].neighbours:
-        # The label and the score do not run together.
+        # There is space between label and score.
         assert re.search(rf"{re.escape(found.label)}\s+cosine {found.score:.3f}", page.text)
     require_shown(tmp_path / "page.html")
 

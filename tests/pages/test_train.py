@@ -15,7 +15,7 @@ from tests.page_reading import read, require_shown
 
 def test_page_shows_the_worst_errors_and_the_figures(tmp_path):
     folder = write_coloured(tmp_path / "p", [*names("train", 8), *names("val", 4)])
-    # Two pictures under the wrong name: they have to come up as errors.
+    # Two pictures with the wrong label must be listed as errors.
     (folder / "val/ant/00.png").rename(folder / "val/bee/x.png")
     (folder / "val/bee/01.png").rename(folder / "val/ant/y.png")
     trained = train(make_store(folder, tmp_path / "s"), folds=3)
@@ -25,7 +25,7 @@ def test_page_shows_the_worst_errors_and_the_figures(tmp_path):
     assert "val/ant/y.png" in page.text
     wrong = round((1 - trained.report.accuracy.value) * trained.report.rows)
     assert wrong >= 2
-    # Every error once among the worst and once in its cell; of the right ones up to six a cell.
+    # Every error appears once among the worst and once in its cell; correct cells show up to six pictures.
     right = np.diag(trained.report.table.confusion)
     assert len(page.pictures) == 2 * wrong + np.minimum(right, PICTURES_OF_CELL).sum()
     assert {"#cell-0-1", "#cell-1-0"} <= set(page.addresses)

@@ -169,7 +169,7 @@ def test_rejects_damaged_concatenated_and_foreign_archives(tmp_path: Path):
 
 
 @pytest.mark.parametrize("size", [b"-1024", b"-512", b"99999999999999", b"1e3", b"x"])
-def test_false_sizes_in_headers_give_a_one_line_error(tmp_path: Path, size: bytes):
+def test_malformed_sizes_in_headers_give_a_one_line_error(tmp_path: Path, size: bytes):
     record = b"size=" + size + b"\n"
     record = b"%d %s" % (len(record) + 3, record)
     path = tmp_path / "a.tar"
@@ -180,7 +180,7 @@ def test_false_sizes_in_headers_give_a_one_line_error(tmp_path: Path, size: byte
             archive.addfile(info, io.BytesIO(data))
     error = error_of(lambda: whole(open_source(path)))
     if error is None:
-        # tarfile takes a size that is no number for 0.
+        # tarfile reads a malformed size as 0.
         assert size in (b"1e3", b"x")
         assert whole(open_source(path)).sizes.tolist() == [0, 0]
     else:

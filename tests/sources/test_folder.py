@@ -26,7 +26,7 @@ def test_files_are_sorted_by_bytes(tmp_path: Path):
         assert keys(FolderSource(root)) == expected
 
 
-def test_sizes_and_mtimes_are_equal_in_a_second_pass(tmp_path: Path):
+def test_reports_sizes_mtimes_and_offsets(tmp_path: Path):
     write(tmp_path, ["a.jpg", "b.jpg"], b"12345")
     os.utime(tmp_path / "b.jpg", ns=(5, 1_700_000_000_123_456_789))
     source = FolderSource(tmp_path)
@@ -163,7 +163,7 @@ def test_unlistable_directory_is_an_error(tmp_path: Path):
     (tmp_path / "b").chmod(0)
     root = os.geteuid() == 0
     if root:
-        # Root may list anything: be somebody else, who may at least come here.
+        # Root may list any directory, so switch to another user, after giving that user access to the folder.
         for directory in (tmp_path, *tmp_path.parents):
             if directory.name.startswith(("test_", "popen-", "pytest-")):
                 directory.chmod(0o755)
@@ -185,7 +185,7 @@ def test_walks_a_very_deep_tree(tmp_path: Path):
         os.mkdir(directory)
     Path(directory, "x.jpg").write_bytes(b"x")
     assert keys(open_source(tmp_path)) == [b"d/" * 1100 + b"x.jpg"]
-    # Removed here: shutil.rmtree, which clears the temporary folders, recurses.
+    # Delete the files here, because shutil.rmtree, which removes the temporary folders, is recursive.
     os.unlink(directory + "/x.jpg")
     os.removedirs(directory)
 
@@ -203,7 +203,7 @@ def test_every_file_is_found_once_whatever_its_name(names: set[bytes]):
             try:
                 write(Path(directory), [name])
             except OSError:
-                continue  # This file system refuses such a name.
+                continue  # This file system rejects such a name.
             made.add(name)
         if made:
             found = keys(FolderSource(Path(directory)))

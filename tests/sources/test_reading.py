@@ -106,7 +106,7 @@ def test_detects_a_file_that_changes_while_being_read(tmp_path: Path):
 
 
 def test_io_error_has_its_reason():
-    # A regular file from which the kernel answers EIO: the first page of a process's memory is never mapped.
+    # A regular file for which the kernel returns EIO: the first page of a process's memory is never mapped.
     assert reason(Path("/proc/self"), b"mem", 512, 10) == "io-error"
 
 

@@ -105,7 +105,7 @@ def test_root_relocates_relative_paths_only(tmp_path: Path):
     chunk = whole(source)
     assert source.root == tmp_path / "moved"
     assert chunk.keys == [b"a.jpg", os.fsencode(tmp_path) + b"/b.jpg", b"../b.jpg"]
-    # A relative path that leaves the root is an input that will fail, not a file that is looked at.
+    # A relative path that leaves the root becomes a failing input, and its file is not looked at.
     assert chunk.sizes.tolist() == [1, 1, -1]
     assert whole(TableSource(path)).sizes.tolist() == [-1, 1, -1]
 
@@ -168,7 +168,7 @@ def test_csv_reaches_files_of_any_name(names: list[bytes]):
             try:
                 write(root / "pictures", [file], b"%d" % index)
             except OSError:
-                continue  # This file system refuses such a name.
+                continue  # This file system rejects such a name.
             made.append(file)
         if not made:
             return

@@ -155,7 +155,7 @@ def test_any_bytes_give_a_table_or_a_one_line_error(content: bytes):
 
 
 def bomb(path: Path, kind: str) -> Path:
-    """Write a Parquet file of some KB that unpacks to GB."""
+    """Write a Parquet file of a few KB that unpacks to GB."""
     indices = pa.array(np.zeros(200_000, np.int32))
     columns: dict[str, pa.Array] = {"path": pa.array([f"{row}.png" for row in range(4000)])}
     if kind == "long text":
@@ -188,7 +188,7 @@ def test_rejects_parquet_bombs_with_little_memory(tmp_path: Path, kind: str) -> 
     )
     told, peak = subprocess.check_output([sys.executable, "-c", code, path], text=True).splitlines()
     assert "made to do harm" in told or "drop it from the table" in told or "is this a table" in told
-    # In KiB; the child has its own limit.
+    # In KiB; the child process has its own limit.
     assert int(peak) < 512 << 10
 
 

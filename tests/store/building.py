@@ -1,4 +1,4 @@
-"""Stores written by the real writer from made-up pictures: vectors are a function of key and content."""
+"""Stores written by the real writer from synthetic pictures; vectors are a function of key and content."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def identity(**changes) -> Identity:
 
 @dataclass
 class Pictures:
-    """A source whose pictures are numbers: ``content`` by key; a negative number cannot be decoded."""
+    """A source whose pictures are numbers: ``content`` by key; negative numbers cannot be decoded."""
 
     content: dict[bytes, int]
     labels: dict[bytes, str] = field(default_factory=dict)
@@ -86,7 +86,7 @@ def plan(path: Path, source: Pictures, *, retry: bool = False, **options) -> Cha
 
 
 def work(path: Path, source: Pictures, *, units: int | None = None, batch: int = 2) -> int:
-    """Extract pending units, at most ``units``; return the number of vectors and failures made."""
+    """Extract pending units, at most ``units``; return the numbers of vectors and failures."""
     manifest = Manifest.read(path)
     current = Plan(path, manifest.epoch)
     made = 0
@@ -122,7 +122,7 @@ def block_of(writer: UnitWriter, source: Pictures, start: int, stop: int) -> Blo
 
 
 def build(path: Path, source: Pictures, **options) -> FeatureStore:
-    """Plan and extract everything."""
+    """Plan and extract everything; return the open store."""
     plan(path, source, **options)
     work(path, source)
     return FeatureStore.open(path)

@@ -1,4 +1,4 @@
-"""Readers and writers beside a compaction: every answer is that of one state, and nothing is written into a dead epoch."""
+"""Readers and writers during a compaction: each sees one consistent state, and nothing is written to an old epoch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EVENTS = {"open", "os.listdir", "os.scandir"}
 
 
 class Interruption:
-    """Calls ``action`` at the ``step``-th time that the thread which armed it opens or lists something."""
+    """Call ``action`` when the arming thread opens or lists something for the ``step``-th time."""
 
     def __init__(self) -> None:
         self.thread: int | None = None
@@ -57,7 +57,7 @@ def disarmed() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def master(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that a compaction changes everywhere: rows to purge, shards to merge, failures, two tables."""
+    """A store in which a compaction changes everything: rows to purge, shards to merge, failures, two tables."""
     path = tmp_path_factory.mktemp("master") / "s"
     content = {key: number if number != 4 else -1 for number, key in enumerate(KEYS)}
     build(path, Pictures(content, {key: "abc"[number % 3] for number, key in enumerate(KEYS)}))
@@ -98,7 +98,7 @@ def test_compaction_between_any_steps_of_a_reader_keeps_its_answers(master: Path
     expected = read(shutil.copytree(master, tmp_path / "first"))
     step = 0
     while True:
-        # Each of the first steps; later ones, which open one file after the other, in longer strides.
+        # Try all of the first steps; later ones, which open one file after another, in longer strides.
         step += 1 + step // 12
         path = shutil.copytree(master, tmp_path / f"{step}")
         INTERRUPTION.arm(step, lambda path=path: compact(path))

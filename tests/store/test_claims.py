@@ -21,7 +21,7 @@ def claims(tmp_path):
 
 
 def forge(store, unit, **record):
-    """Leave a claim as some other process would."""
+    """Write a claim as another process would."""
     directory = work_folder(store, unit)
     directory.mkdir(parents=True, exist_ok=True)
     me = module._identity()

@@ -1,4 +1,4 @@
-"""A stranger's store: nothing behind a link is touched, nothing but our own files is deleted, nothing waits for ever."""
+"""An untrusted store: no link is followed, no foreign file is deleted, and nothing blocks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SOURCE = Pictures({f"{number:02d}".encode(): number for number in range(12)})
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Three units, one picture removed, one unit pending with a journal."""
+    """Return a store of three units, with one picture removed and one unit pending with a journal."""
     path = tmp_path / "s"
     build(path, SOURCE)
     plan(path, Pictures({key: value for key, value in SOURCE.content.items() if key != b"03"}))
@@ -41,7 +41,7 @@ def store(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def alarm() -> Iterator[None]:
-    """End a test that waits for a pipe or reads a device without an end."""
+    """End a test that blocks on a pipe or reads an endless device."""
 
     def ring(*_: object) -> None:
         raise TimeoutError("waited for ever")
@@ -54,7 +54,7 @@ def alarm() -> Iterator[None]:
 
 
 def outside(tmp_path: Path) -> tuple[Path, dict[str, bytes]]:
-    """Make a user's folder with files whose names are those of a store's, and return what is in it."""
+    """Make a user's folder with file names as in a store, and return its content."""
     home = tmp_path / "home"
     for name in (
         "thesis.txt",
@@ -72,7 +72,7 @@ def outside(tmp_path: Path) -> tuple[Path, dict[str, bytes]]:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Return every file below a folder, and the folders, by name."""
+    """Return the content of all files and folders below a folder, by name."""
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
 
 
@@ -254,7 +254,7 @@ def test_impossible_numbers_are_reported_as_damage_in_one_line(store: Path) -> N
 
 
 def reseal(path: Path, change: Callable[[dict[str, object]], None]) -> None:
-    """Change a sealed file's meta, with all checksums as they have to be."""
+    """Change a sealed file's meta and update all checksums."""
     found = sealed.SealedFile(path)
     arrays = {name: found[name].copy() for name in found.names if name != "meta"}
     meta, kind = found.meta, found.header["kind"]

@@ -1,4 +1,4 @@
-"""The plain-h5py program of the format's README, run on stores of random histories."""
+"""Run the plain-h5py program of the format's README on stores of random histories."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ steps = st.lists(
 
 
 def run_program(store: Path) -> dict[str, object]:
-    """Run the README's program on ``store``; it compares itself with the library at its end."""
+    """Run the README's program on ``store``; at its end it compares itself with the library."""
     text = PROGRAM.replace('Path("digits.store")', f"Path({str(store)!r})")
     assert text != PROGRAM
     names: dict[str, object] = {}
@@ -47,7 +47,7 @@ def run_program(store: Path) -> dict[str, object]:
 @given(steps)
 def test_plain_h5py_program_equals_the_library_after_any_history(tmp_path_factory, history):
     path = tmp_path_factory.mktemp("history") / "s"
-    # Keys of the second source differ: one key is one picture in a store.
+    # The second source has other keys: within a store a key means one picture.
     sources = [
         Pictures({b"first": 1}, {b"first": "z"}),
         Pictures({b"second/first": 1}, {b"second/first": "z"}, location="/other"),

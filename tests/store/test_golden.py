@@ -1,4 +1,4 @@
-"""The format, pinned: a store written by version 1 lies in tests/golden and has to be readable for ever."""
+"""The format is pinned: the store in tests/golden, written by version 1, must stay readable."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ FILES = {
 
 
 def make(path: Path) -> None:
-    """Write the golden store; run by hand once, when version 1 was settled."""
+    """Write the golden store; run once by hand, when version 1 was final."""
     build(path, SOURCE)
     changed = Pictures({**SOURCE.content, b"bee/5.jpg": 55}, SOURCE.labels, SOURCE.splits, SOURCE.metadata)
     plan(path, changed)
@@ -99,7 +99,7 @@ def make(path: Path) -> None:
 
 
 def layout(path: Path) -> dict[str, dict[str, tuple[str, int]]]:
-    """Return the datasets of every HDF5 file below ``path``, as h5py sees them."""
+    """Return the datasets of every HDF5 file below ``path``, as h5py reports them."""
     found = {}
     for file in sorted(path.rglob("*.h5")):
         with h5py.File(file) as opened:
@@ -151,7 +151,7 @@ def test_writes_the_same_layout_as_the_golden_store(tmp_path):
 
 
 def test_plain_h5py_and_json_read_the_golden_vectors():
-    """The README's description, followed without featstore."""
+    """Follow the README's description without featstore."""
     manifest = json.loads((GOLDEN / "featstore.json").read_text())
     retired = set()
     for segment in sorted(GOLDEN.glob(f"plan/{manifest['epoch']:06d}/*.h5")):

@@ -13,7 +13,7 @@ from tests.store.building import Pictures, identity, plan
 
 
 def change(path, **changes):
-    """Rewrite the manifest with a checksum that fits: another version of featstore, or a stranger, could."""
+    """Rewrite the manifest with a matching checksum, as another version or an attacker could."""
     value = atomic.read_json(path / NAME)
     atomic.write_json(path / NAME, {**value, **changes})
 

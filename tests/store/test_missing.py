@@ -1,4 +1,4 @@
-"""Files that are gone: the last ones are missed like any other, and nothing is built on what is incomplete."""
+"""Missing files: every loss is detected, also of the last file, and nothing is written on top of an incomplete plan."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ LESS = Pictures({key: value for key, value in SOURCE.content.items() if key != b
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Three finished units, a last segment that only retires, a last table that came by label."""
+    """Return a store of three finished units, whose last segment only retires ids, and whose last table came by
+    label."""
     build(tmp_path / "s", SOURCE)
     plan(tmp_path / "s", LESS)
     set_columns(tmp_path / "s", [b"05"], {"label": ["five"]})
@@ -107,7 +108,7 @@ def test_unfinished_unit_is_pending(store: Path) -> None:
 
 
 def test_shards_outside_the_plan_are_reported_and_stop_compaction(store: Path) -> None:
-    """As of a store of an earlier version, which has no marks."""
+    """The store has no marks, like one of an earlier version."""
     more = Pictures({**LESS.content, b"98": 8, b"99": 9})
     plan(store, more)
     work(store, more)

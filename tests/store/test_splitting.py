@@ -17,7 +17,7 @@ def keys_of(store, rows):
 
 @pytest.fixture(scope="module")
 def unsplit(tmp_path_factory):
-    """A store without splits, in which four pictures have equal bytes."""
+    """Return a store without splits, in which four pictures have equal bytes."""
     place = tmp_path_factory.mktemp("unsplit")
     folder = write_coloured(place / "p", names("", 12))
     for number in range(3):
@@ -25,7 +25,7 @@ def unsplit(tmp_path_factory):
     return FeatureStore.open(make_store(folder, place / "s"))
 
 
-def test_named_splits_are_found(chain):
+def test_detects_splits_by_name(chain):
     split = split_store(FeatureStore.open(chain.store))
     assert (split.kind, split.names) == ("given", ("train", "val"))
     assert (len(split.train), len(split.test), split.shared, split.notes()) == (

@@ -23,7 +23,8 @@ BACKBONES = [tiny_backbone(), tiny_backbone(1, dimension=5, name="other")]
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """A folder, two stores of it by different backbones, the second listed in another order, and a head on both."""
+    """Return a folder, two stores of it by different backbones (the second lists it in another order), and a head on
+    both."""
     place = tmp_path_factory.mktemp("stacked")
     folder = write_coloured(place / "p", names("train", 8) + names("val", 4))
     first = make_store(folder, place / "a")
@@ -116,7 +117,7 @@ def test_pictures_missing_from_one_store_are_counted(pair, tmp_path):
     short = make_store(fewer, tmp_path / "short", backbone=BACKBONES[1], dtype="float16")
     with pytest.raises(UsageError, match=r"short: lacks 2 of the 24 pictures of .*the first: 'train/ant/03.png'"):
         train([first, short])
-    # The other way round nothing is missing: the first store says which pictures there are.
+    # In the other order nothing is missing: the first store defines the pictures.
     assert any("2 pictures that" in note for note in train([short, first], folds=2, C=0.1).notes)
     reasons = {one.key: one.reason for one in predict(trained.path, [first, short])}
     assert {key for key, reason in reasons.items() if reason == "missing"} == {"train/ant/03.png", "val/bee/01.png"}

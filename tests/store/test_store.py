@@ -1,4 +1,4 @@
-"""The store as a whole against a dictionary: any sequence of changes, kills, labels and compactions."""
+"""The whole store against a dictionary: random sequences of changes, kills, labels and compactions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ steps = st.lists(
 
 
 class Model:
-    """What the store should hold."""
+    """The expected content of the store."""
 
     def __init__(self, path):
         self.path, self.source = path, Pictures({b"first": 1})
@@ -79,7 +79,7 @@ class Model:
             self.labels = {key: label for key, label in self.labels.items() if key in self.source.content}
 
     def die(self, rows):
-        """Journal a few rows of the first pending unit, and leave it."""
+        """Journal some rows of the first pending unit, and stop as if killed."""
         manifest = Manifest.read(self.path)
         current = Plan(self.path, manifest.epoch)
         pending = FeatureStore(self.path).pending_units()
@@ -129,7 +129,7 @@ def test_store_equals_the_source_after_any_history(tmp_path_factory, history):
         model.run(name, value)
         store = model.check()
         new = dict(zip(store.key_bytes(None), store.ids.tolist(), strict=True))
-        # An id never comes back for another picture.
+        # An id is never reused for another picture.
         assert all(value > highest or value in ids.values() for value in new.values())
         ids.update(new)
         highest = max([highest, *new.values()])

@@ -16,7 +16,7 @@ KEYS = [f"{number:02d}".encode() for number in range(2 * UNIT_ROWS)]
 
 
 class Running:
-    """An extraction in its second unit: ``writer`` has it, and writes block by block."""
+    """An extraction that is writing its second unit, block by block, through ``writer``."""
 
     def __init__(self, path):
         self.path = path
