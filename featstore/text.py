@@ -33,7 +33,7 @@ def composed(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
-def looks(text: str) -> str:
+def lookalike_key(text: str) -> str:
     """Return a form that is equal for names which people would confuse.
 
     It ignores case, Unicode form, blanks, hyphens, underscores, invisible characters, and leading zeros (01 and 1).
@@ -54,8 +54,8 @@ def close_to(word: str, names: Iterable[str], count: int = 3) -> list[str]:
     some = list(dict.fromkeys(islice(names, _COMPARED)))
     folded: dict[str, str] = {}
     for name in some:
-        folded.setdefault(looks(name), name)
-    wanted = looks(word)
+        folded.setdefault(lookalike_key(name), name)
+    wanted = lookalike_key(word)
     ends = [name for name in some if name.endswith("/" + word)][:count]
     near = [folded[each] for each in get_close_matches(wanted, folded, count, _CLOSE)]
     return list(dict.fromkeys([*ends, *near]))[:count]

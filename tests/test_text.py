@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from featstore.text import close_to, composed, counted, did_you_mean, is_misspelling, looks, natural
+from featstore.text import close_to, composed, counted, did_you_mean, is_misspelling, lookalike_key, natural
 
 
 @pytest.mark.parametrize(
@@ -43,12 +43,12 @@ def test_the_decomposed_form_becomes_the_composed_one():
     ],
 )
 def test_names_that_look_alike(one: str, other: str):
-    assert looks(one) == looks(other)
+    assert lookalike_key(one) == lookalike_key(other)
 
 
 @pytest.mark.parametrize(("one", "other"), [("1", "2"), ("cat", "cats"), ("v1", "v2"), ("1.5", "15")])
 def test_names_that_do_not_look_alike(one: str, other: str):
-    assert looks(one) != looks(other)
+    assert lookalike_key(one) != lookalike_key(other)
 
 
 def test_what_a_name_may_have_meant():

@@ -1,4 +1,4 @@
-"""The command ``featstore``: one module a verb, loaded only when its verb is called."""
+"""The command ``featstore``: one module per verb, imported only when the verb is called."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SECTIONS: Final = {
         "bench": "Measure the speed of this machine on your pictures, and of its disk.",
     },
 }
-"""The verbs by section of the help, each with its line, so that --help loads no other module. Verb V is in cli/V.py."""
+"""The verbs by section of the help, each with its summary, so that --help imports no verb. Verb V is in cli/V.py."""
 VERBS: Final = tuple(verb for section in SECTIONS.values() for verb in section)
 
 
@@ -54,7 +54,7 @@ _REMEDIES = {
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "get write access to it, or name another place"),
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "make the folder first, or name another place"),
 }
-"""What to do about an error of the operating system that nothing else explains."""
+"""Remedies for errors of the operating system that nothing else explains."""
 
 
 class _Verbs(click.Group):
@@ -85,11 +85,11 @@ class _Verbs(click.Group):
 
 
 def _require_once(context: click.Context, arguments: list[str]) -> None:
-    """Raise UsageError where an option that takes one value is given twice: click would keep the last, silently."""
+    """Raise UsageError if an option with one value is given twice; click would silently keep the last."""
     try:
         _, _, given = context.command.make_parser(context).parse_args(list(arguments))
     except click.UsageError:
-        # The verb itself will say it.
+        # The verb reports the error itself.
         return
     once = [one for one in given if isinstance(one, click.Option) and not (one.multiple or one.is_flag or one.count)]
     for option, count in Counter(once).items():
@@ -129,14 +129,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def run(command: click.Command, arguments: list[str] | None = None, *, name: str | None = None) -> NoReturn:
-    """Run any command with ``arguments`` and exit with its code: what the user has to know is one line, no traceback."""
+    """Run any command with ``arguments`` and exit with its code; errors are printed in one line, without a
+    traceback."""
     tell_warnings()
     try:
         code = command.main(arguments, prog_name=name, standalone_mode=False)
     except click.ClickException as error:
-        told = io.StringIO()
-        error.show(told)
-        say(told.getvalue(), err=True, end="")
+        text = io.StringIO()
+        error.show(text)
+        say(text.getvalue(), err=True, end="")
         code = error.exit_code
     except UsageError as error:
         code = _complain(error, 2)
@@ -145,7 +146,7 @@ def run(command: click.Command, arguments: list[str] | None = None, *, name: str
     except (click.Abort, KeyboardInterrupt):
         code = _complain("stopped", 130)
     except BrokenPipeError:
-        # Whoever read our output has seen enough; nothing may be written when the interpreter shuts down.
+        # The reader of the output closed it; avoid another write error when the interpreter shuts down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except OSError as error:

@@ -88,7 +88,7 @@ def bench(pictures: str | None, store: str | None, megabytes: int, rounds: int, 
 
 @contextlib.contextmanager
 def _swept_on_sigterm() -> Iterator[None]:
-    """Make SIGTERM leave by way of the clean-ups: the temporary folder may hold much."""
+    """Let SIGTERM run the cleanups, because the temporary folder may be large."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         yield

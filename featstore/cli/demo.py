@@ -34,7 +34,7 @@ def demo(folder: str, limit: int | None, engine: str, open_page: bool, as_json: 
 
     bar = Bar()
 
-    def told(step: Step) -> None:
+    def on_step(step: Step) -> None:
         bar.close()
         if not as_json:
             say(
@@ -45,7 +45,7 @@ def demo(folder: str, limit: int | None, engine: str, open_page: bool, as_json: 
         if not as_json:
             bar(value)
 
-    report = run(folder, limit=limit, engine=engine, progress=progress, told=told, write_page=write_demo_page)
+    report = run(folder, limit=limit, engine=engine, progress=progress, on_step=on_step, write_page=write_demo_page)
     address = Path(report.page).resolve().as_uri()
     show({**report.to_dict(), "address": address}, f"{report.seconds:6.1f} s  in all\nopen {address}", as_json)
     if open_page:

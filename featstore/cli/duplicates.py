@@ -98,7 +98,7 @@ def _lines(report: Any, html: str | None) -> list[str]:
 
 
 _EQUAL = "equal bytes   "
-"""As wide as _figures."""
+"""Padded to the width of _figures."""
 
 
 def _figures(one: Any) -> str:

@@ -221,7 +221,7 @@ _STAGES = {
 
 
 def _account(timings: dict[str, float]) -> list[str]:
-    """Return where the time of a run went: its stages, which add up to it, and what threads did meanwhile."""
+    """Return how a run spent its time: stages, which add up to the duration, and what the threads did meanwhile."""
     stages = {words: timings.get(name, 0.0) for name, words in _STAGES.items()}
     shown = [f"{words} {seconds:.1f} s" for words, seconds in stages.items() if seconds >= 0.05]
     threads = ", ".join(

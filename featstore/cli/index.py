@@ -104,7 +104,7 @@ def _tell(stage: str, done: int, total: int) -> None:
 
 
 def _again(store: str, out: str | None, info: dict[str, Any]) -> str:
-    """Return the command that builds the index anew, to the same contract."""
+    """Return the command that builds the index again with the same contract."""
     contract = info["contract"]
     words = ["featstore", "index", store, "--recall", f"{contract['recall']:g}", "--at", str(contract["at"])]
     if contract["memory"] is not None:
@@ -119,7 +119,7 @@ def _again(store: str, out: str | None, info: dict[str, Any]) -> str:
 
 
 def recall_text(exact: bool, recall: dict[str, Any]) -> str:
-    """Return the recall of an index in words."""
+    """Return the recall of an index as text."""
     if exact:
         return "recall: 1, since every vector is compared"
     if recall["value"] is None:
@@ -129,7 +129,7 @@ def recall_text(exact: bool, recall: dict[str, Any]) -> str:
 
 
 def removed_lines(info: dict[str, Any], store: str) -> list[str]:
-    """Return a line on the removed rows that the FAISS file still holds; none where there are none."""
+    """Return a line about removed rows that the FAISS file still contains; no line if there are none."""
     if not info["removed"]:
         return []
     return [
@@ -139,7 +139,7 @@ def removed_lines(info: dict[str, Any], store: str) -> list[str]:
 
 
 def contract_lines(info: dict[str, Any]) -> list[str]:
-    """Return, as lines, the recall of an index and, where it has a contract, what was tried for it."""
+    """Return lines about the recall of an index and, if it has a contract, about what was tried for it."""
     lines = [recall_text(info["exact"], info["recall"])]
     contract = info["contract"]
     if contract is None:
@@ -154,7 +154,7 @@ def contract_lines(info: dict[str, Any]) -> list[str]:
 
 
 def trials_table(trials: list[dict[str, Any]], at: int) -> str:
-    """Return what was tried as a table; one that was not built has no figures."""
+    """Return the trials as a table; trials that were not built have no figures."""
     rows: list[tuple[Any, ...]] = []
     for trial in trials:
         recall = trial["recall"] or {"value": None}

@@ -71,7 +71,7 @@ def _hardware(made: dict[str, Any]) -> str:
 
 
 def _preprocessing_text(value: dict[str, Any]) -> str:
-    # Other versions of featstore may describe it in other words.
+    # Other versions of featstore may use other names.
     known = [f"{name} {value[name]}" for name in ("resize", "crop", "interpolation") if name in value]
     return ", ".join(known) or str(value)
 

@@ -1,4 +1,4 @@
-"""What all verbs share: JSON or text on stdout, a progress bar on stderr, a clean stop on signals."""
+"""Shared output of all verbs: JSON or text on stdout, a progress bar on stderr, clean termination by signals."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from featstore.text import printable
 _LOG_SECONDS = 30.0
 _NAMED = 5
 _COLUMNS = 80
-# What spreadsheets take for the beginning of a formula, in full width too.
+# Characters at which spreadsheets start a formula, also in full width.
 _FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 
 
 def say(text: str, *, err: bool = False, end: str = "\n") -> None:
-    """Print lines: the one place by which text leaves, so that no name of a stranger's reaches the terminal raw.
+    """Print text. All output goes through this function, so that no untrusted name reaches the terminal unescaped.
 
-    Control and format characters (escape sequences, bidirectional overrides) and bytes that are no UTF-8 are escaped.
+    Control and format characters (escape sequences, bidirectional overrides) and invalid UTF-8 are escaped.
     """
     click.echo("\n".join(map(printable, text.split("\n"))) + end, err=err, nl=False)
 
@@ -43,12 +43,12 @@ def show(value: Any, text: str, as_json: bool) -> None:
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
-    """Return ``value`` as JSON in ASCII that holds no control character."""
+    """Return ``value`` as ASCII JSON without control characters."""
     return json.dumps(value, indent=indent, default=str).replace("\x7f", "\\u007f")
 
 
 def strangers(names: Sequence[str]) -> str:
-    """Return a line on the files in a store that are not featstore's and were left alone; "" where there are none."""
+    """Return a line about foreign files in a store, which were left untouched; "" if there are none."""
     if not names:
         return ""
     more = ", ..." if len(names) > _NAMED else ""
@@ -56,7 +56,7 @@ def strangers(names: Sequence[str]) -> str:
 
 
 def all_printable(value: Any) -> Any:
-    """Return JSON with each text in it, names too, as one printable line: for the text of a verb."""
+    """Return JSON in which each text, also of keys, is one printable line, for text output."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, dict):
@@ -65,17 +65,17 @@ def all_printable(value: Any) -> Any:
 
 
 class CsvRows:
-    """CSV on standard output. A text is one printable line, and no spreadsheet takes it for a formula.
+    """Write CSV to standard output; each text is one printable line that no spreadsheet reads as a formula.
 
-    A text that begins with = + - or @ gets an apostrophe in front (OWASP's advice against CSV injection); whoever needs
-    the names to the letter takes JSON.
+    Texts that begin with = + - or @ get a leading apostrophe (OWASP's advice against CSV injection). For exact names
+    use JSON.
     """
 
     def __init__(self) -> None:
         self._writer = csv.writer(sys.stdout, lineterminator="\n")
 
     def write(self, *cells: str | float) -> None:
-        """Write one row; numbers to six digits."""
+        """Write one row; numbers have six digits."""
         self._writer.writerow([csv_cell(one) if isinstance(one, str) else f"{one:.6g}" for one in cells])
 
 
@@ -85,7 +85,7 @@ def csv_cell(text: str) -> str:
 
 
 def tell_warnings() -> None:
-    """Let warnings and tracebacks leave by ``say`` too, from here on."""
+    """Print warnings and tracebacks with ``say`` too, from now on."""
 
     def warn(
         message: Warning | str,
@@ -104,7 +104,7 @@ def tell_warnings() -> None:
 
 
 def columns(rows: list[tuple[Any, ...]], header: tuple[str, ...]) -> str:
-    """Return rows as aligned columns, numbers to the right."""
+    """Return rows as aligned columns; numbers are right-aligned."""
     cells = [
         tuple(f"{c:,}" if isinstance(c, int) and not isinstance(c, bool) else printable(str(c)) for c in row)
         for row in rows
@@ -122,13 +122,13 @@ def columns(rows: list[tuple[Any, ...]], header: tuple[str, ...]) -> str:
 
 
 class Bar:
-    """Progress on stderr with rate, ETA and failures: a bar on a terminal, elsewhere (a log) a line every 30 s.
+    """Progress on stderr with rate, ETA and failures: a bar on a terminal, otherwise (a log) a line every 30 s.
 
-    Nothing is shown before there is a rate, or a note. A total of 0 is one that is not known.
+    Nothing is shown before there is a rate or a note. A total of 0 means unknown.
     """
 
     def __init__(self, unit: str = "img") -> None:
-        """``unit``: "img", or "B" for bytes, which are shown in larger units too."""
+        """``unit``: "img", or "B" for bytes, which are shown with prefixes."""
         self._bar: Any = None
         self._unit = unit
         self._first: int | None = None
@@ -147,7 +147,8 @@ class Bar:
         if self._bar is None:
             from tqdm import tqdm
 
-            # What an earlier run had done counts in no rate; the delay keeps the first line until there is a rate.
+            # Pictures of an earlier run do not count for the rate; the delay holds the first line back until there is a
+            # rate.
             self._bar = tqdm(
                 unit=self._unit,
                 unit_scale=self._unit == "B",
@@ -182,19 +183,19 @@ class Bar:
         say(f"{what}{left}{f', {note}' if note else ''}", err=True)
 
     def clear(self) -> None:
-        """Take the bar off the terminal, so that lines can be printed; the next Progress shows it again."""
+        """Remove the bar from the terminal, so that lines can be printed; the next Progress shows it again."""
         if self._visible:
             self._bar.clear()
             self._visible = False
 
     def close(self) -> None:
-        """End the bar's line."""
+        """End the line of the bar."""
         if self._bar is not None:
             self._bar.close()
 
 
 def _width() -> dict[str, Any]:
-    """Return tqdm's options for the width of the terminal; one of width 0, as in containers, does not know it."""
+    """Return tqdm's options for the terminal's width; a width of 0, as in containers, means unknown."""
     with contextlib.suppress(OSError, ValueError):
         if os.get_terminal_size(sys.stderr.fileno()).columns:
             return {"dynamic_ncols": True}
@@ -203,9 +204,9 @@ def _width() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[tuple[threading.Event, Callable[[], int]]]:
-    """Yield an event that SIGINT and SIGTERM set, and a function for the exit code that belongs to the signal.
+    """Yield an event that SIGINT and SIGTERM set, and a function that returns the exit code for the signal.
 
-    A second signal ends the process at once, whatever it does: it is left to the kernel.
+    A second signal ends the process at once, by the kernel's default action.
     """
     stop, received = threading.Event(), [0]
 
@@ -214,10 +215,10 @@ def stop_on_signals() -> Iterator[tuple[threading.Event, Callable[[], int]]]:
         stop.set()
         for one in (signal.SIGINT, signal.SIGTERM):
             signal.signal(one, signal.SIG_DFL)
-        told = b"\nstopping after the pictures at hand; once more ends at once\n" if number == signal.SIGINT else b""
-        # Not through the file object: it may be in use by what the signal interrupted.
+        message = b"\nstopping after the pictures at hand; once more ends at once\n" if number == signal.SIGINT else b""
+        # Write to the descriptor: the signal may have interrupted the file object.
         with contextlib.suppress(OSError):
-            os.write(2, told)
+            os.write(2, message)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -12,7 +12,7 @@ from featstore.cli.output import Bar, CsvRows, json_option, json_text, say
 from featstore.text import counted, natural, printable
 
 _SHOWN = 3
-"""Classes whose probabilities a line of text names."""
+"""Number of classes with probabilities in a line of text."""
 
 
 @click.command()
@@ -82,7 +82,7 @@ def predict(
 
 
 def _without_bar(found: Iterable[Any], bar: Bar) -> Iterator[Any]:
-    """Yield what is ``found``, each when the terminal is free for its line."""
+    """Yield the items of ``found``, each when the bar is cleared from the terminal."""
     for one in found:
         bar.clear()
         yield one
@@ -105,7 +105,7 @@ def _as_text(classes: list[str], found: Iterable[Any]) -> int:
 def _as_csv(classes: list[str], found: Iterable[Any]) -> int:
     failed = 0
     rows = CsvRows()
-    # Heads made by earlier versions have their classes in the order of their characters.
+    # Heads of earlier versions have their classes in character order.
     order = sorted(range(len(classes)), key=lambda code: natural(classes[code]))
     rows.write("key", "label", "probability", *(classes[code] for code in order), "reason")
     for one in found:
@@ -118,7 +118,7 @@ def _as_csv(classes: list[str], found: Iterable[Any]) -> int:
 
 
 def _as_json(classes: list[str], found: Iterable[Any], notes: list[str]) -> int:
-    """Print one object, its pictures as they come: memory does not grow with their number."""
+    """Print one JSON object with its pictures as they come, in constant memory."""
     failed, count = 0, 0
     say(f'{{\n  "classes": {json_text(classes)},\n  "notes": {json_text(notes)},\n  "images": [', end="")
     for one in found:

@@ -1,4 +1,4 @@
-"""Sizes and times as people write them, 4G or 5ms: callbacks of options."""
+"""Sizes and times with units, such as 4G or 5ms: callbacks of options."""
 
 from __future__ import annotations
 

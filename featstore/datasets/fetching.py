@@ -38,7 +38,7 @@ def fetch(dataset: Dataset, folder: str | os.PathLike[str], *, progress: FetchPr
         return
     work = root.with_name(root.name + ".featstore-partial")
     atomic.make_directory(work)
-    with _alone(work):
+    with _locked(work):
         before = 0
         for archive in dataset.archives:
             download(
@@ -104,7 +104,7 @@ def _finished(dataset: Dataset, root: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _alone(work: Path) -> Iterator[None]:
+def _locked(work: Path) -> Iterator[None]:
     """Lock the folder ``work``; raise UsageError if another process holds the lock."""
     handle = os.open(work, os.O_RDONLY)
     try:

@@ -132,17 +132,19 @@ class Embedder:
         *,
         batch: int = defaults.BATCH,
         workers: int | None = None,
-        told: Callable[[int, int], None] | None = None,
+        on_batch: Callable[[int, int], None] | None = None,
     ) -> Iterator[Embedded]:
         """Yield vectors and failures of ``inputs``, in order, CHUNK at a time, with constant memory.
 
-        ``told`` is called after every batch, from another thread, with the numbers of its pictures and of its failures.
+        ``on_batch`` is called after every batch, from another thread, with the numbers of its pictures and of its failures.
         """
         remaining = iter(inputs)
         while chunk := list(islice(remaining, CHUNK)):
-            yield self._embed(chunk, batch, workers or os.cpu_count() or 1, told)
+            yield self._embed(chunk, batch, workers or os.cpu_count() or 1, on_batch)
 
-    def _embed(self, chunk: list[Input], batch: int, threads: int, told: Callable[[int, int], None] | None) -> Embedded:
+    def _embed(
+        self, chunk: list[Input], batch: int, threads: int, on_batch: Callable[[int, int], None] | None
+    ) -> Embedded:
         from featstore.embed import pipeline
 
         parts: list[NDArray[Any]] = []
@@ -151,8 +153,8 @@ class Embedder:
         def write(done: Done) -> None:
             parts.append(done.vectors)
             failures.update({row: (reason, message) for row, reason, message in done.failures})
-            if told is not None:
-                told(done.batch.stop - done.batch.start, len(done.failures))
+            if on_batch is not None:
+                on_batch(done.batch.stop - done.batch.start, len(done.failures))
 
         starts = range(0, len(chunk), batch)
         pipeline.run(

@@ -13,7 +13,7 @@ from featstore import defaults
 from featstore.backbones import Backbone
 from featstore.embed.loader import Target
 from featstore.embed.pipeline import Loaded
-from featstore.engines import Engine, beyond_bound, measure_drift, open_engine
+from featstore.engines import Engine, describe_excess, measure_drift, open_engine
 from featstore.errors import FeatstoreError
 from featstore.store.culprits import read_culprits
 from featstore.store.plan import Plan, Unit
@@ -48,7 +48,7 @@ def check_drift(
     device = str(getattr(engine, "device", "cpu"))
     reference = open_engine(backbone, engine="torch", device=device)
     measured = measure_drift(engine, reference, np.stack(pictures))
-    if far := beyond_bound(engine.precision, measured):
+    if far := describe_excess(engine.precision, measured):
         kept = "is not exact" if engine.precision == "fp32" else f"does not keep to its class {engine.precision}"
         remedy = "use --engine torch" if engine.precision == "fp32" else "make a new store with --precision fp32"
         raise FeatstoreError(f"the engine {engine.name} {kept} on this machine: {far}; {remedy}")

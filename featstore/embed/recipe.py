@@ -48,14 +48,14 @@ class Request:
     decode: str = defaults.DECODE
     dtype: str | None = None
 
-    def agrees(self, there: Manifest) -> bool:
-        """Return whether this request surely means the features of the store ``there``, judged by names.
+    def agrees(self, existing: Manifest) -> bool:
+        """Return whether this request surely means the features of the store ``existing``, judged by names.
 
         False if they differ, or if only loading the network could decide it, as for a checkpoint file.
         """
-        identity = there.identity
+        identity = existing.identity
         return (
-            self._names_backbone(there)
+            self._names_backbone(existing)
             and self.dtype in (None, identity.dtype)
             and (self.decode == "auto" or _decoder(self.decode) == identity.decoder)
             and self.precision in ("auto", identity.precision)
@@ -63,10 +63,10 @@ class Request:
             and (self.device in ("auto", "cpu") or self.device.startswith("cuda"))
         )
 
-    def _names_backbone(self, there: Manifest) -> bool:
-        identity, asked = there.identity, self.backbone
+    def _names_backbone(self, existing: Manifest) -> bool:
+        identity, asked = existing.identity, self.backbone
         if asked is None or isinstance(asked, str):
-            same = self.weights == there.weights_name and _BY_NAME.fullmatch(self.weights) is not None
+            same = self.weights == existing.weights_name and _BY_NAME.fullmatch(self.weights) is not None
             return (asked is None or asked.lower() == identity.backbone) and (self.weights is None or same)
         ours = asked.name, asked.layer, asked.dimension, asked.weights_digest, asked.preprocessing.to_dict()
         return ours == (
@@ -77,38 +77,40 @@ class Request:
             identity.preprocessing,
         )
 
-    def load(self, there: Manifest | None, store: Path) -> Network:
-        """Load the network; ``there``: the manifest of ``store`` if it has rows.
+    def load(self, existing: Manifest | None, store: Path) -> Network:
+        """Load the network; ``existing``: the manifest of ``store`` if it has rows.
 
         Raises UsageError; IdentityError, before loading if names suffice; FeatstoreError; DamagedError (weights).
         """
         from featstore.decode import DECODER
-        from featstore.engines import open_engine, to_go_on
+        from featstore.engines import engine_for_class, open_engine
 
-        known = None if there is None else there.identity
+        known = None if existing is None else existing.identity
         decoder = _decoder(self.decode) if self.decode != "auto" else DECODER if known is None else known.decoder
         asked = self.backbone
-        backbone = self._load_backbone(asked, there, store) if asked is None or isinstance(asked, str) else asked
+        backbone = self._load_backbone(asked, existing, store) if asked is None or isinstance(asked, str) else asked
         engine, precision = self.engine, self.precision
         if precision == "auto" and known is not None:
-            engine, precision = to_go_on(known.precision, engine)
+            engine, precision = engine_for_class(known.precision, engine)
         opened = open_engine(backbone, engine=engine, device=self.device, precision=precision)
         dtype = self.dtype or (defaults.DTYPE if known is None else known.dtype)
         return Network(backbone, opened, identity_of(backbone, opened, dtype, decoder))
 
-    def _load_backbone(self, name: str | None, there: Manifest | None, store: Path) -> Backbone:
+    def _load_backbone(self, name: str | None, existing: Manifest | None, store: Path) -> Backbone:
         from featstore.backbones import backbone_name, known_weights, load_backbone
 
-        if there is None:
+        if existing is None:
             return load_backbone(name or defaults.BACKBONE, self.weights)
-        its = there.identity.backbone
+        its = existing.identity.backbone
         if name is not None and backbone_name(name) != its:
             raise IdentityError(
                 f"{store} has features of {its}, not {name}; leave --backbone out to go on with it, or name another store"
             )
-        if self.weights is None and not known_weights(its, there.weights_name):
-            raise UsageError(f"{store}: was made with the weights {there.weights_name}; name their file with --weights")
-        return load_backbone(its, self.weights or there.weights_name)
+        if self.weights is None and not known_weights(its, existing.weights_name):
+            raise UsageError(
+                f"{store}: was made with the weights {existing.weights_name}; name their file with --weights"
+            )
+        return load_backbone(its, self.weights or existing.weights_name)
 
 
 def reopen(
@@ -129,7 +131,7 @@ def reopen(
     lead to them. ``backbone``: already loaded. ``what``: a path, for messages. Raises UsageError, with the text of
     ``explain``, if backbone or weights are not available; IdentityError if they give other features.
     """
-    from featstore.engines import open_engine, to_go_on
+    from featstore.engines import engine_for_class, open_engine
 
     if backbone is None:
         from featstore.backbones import known_weights, load_backbone
@@ -141,7 +143,7 @@ def reopen(
             backbone = load_backbone(identity.backbone, weights or weights_name)
         except UsageError as error:
             raise UsageError(explain(error)) from None
-    engine, precision = to_go_on(identity.precision, engine)
+    engine, precision = engine_for_class(identity.precision, engine)
     opened = open_engine(backbone, engine=engine, device=device, precision=precision)
     identity.check(identity_of(backbone, opened, identity.dtype, identity.decoder), what)
     return Network(backbone, opened, identity)

@@ -162,7 +162,7 @@ class Run:
                 # Flush the pipeline: held units must not stay unwritten while this process waits for others.
                 yield None
                 self._note = f"waiting for {len(todo):,} units held by {held[0][1]}"
-                self._tell()
+                self._report_progress()
                 with self.timings.during("others"):
                     self.stop.wait(_POLL_SECONDS)
 
@@ -208,13 +208,13 @@ class Run:
             self.failed += failed
         else:
             self.total -= rows
-        self._tell()
+        self._report_progress()
 
     def _tick(self, *, owed: bool = True) -> None:
         if self.in_hand is not None:
             self.in_hand.tick(owed=owed)
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
         self._tick()
         if self.progress is not None:
             self.progress(Progress(self.done, self.total, self.failed, self._note))

@@ -1,8 +1,8 @@
 """Engines: a batch of uint8 pictures in, feature vectors out."""
 
 from featstore.engines.base import Engine, Pending
-from featstore.engines.open import ENGINES, PRECISIONS, open_engine, to_go_on
-from featstore.engines.parity import EXACT, beyond_bound, drift, measure_drift
+from featstore.engines.open import ENGINES, PRECISIONS, engine_for_class, open_engine
+from featstore.engines.parity import EXACT, describe_excess, drift, measure_drift
 
 __all__ = [
     "ENGINES",
@@ -10,9 +10,9 @@ __all__ = [
     "PRECISIONS",
     "Engine",
     "Pending",
-    "beyond_bound",
+    "describe_excess",
     "drift",
     "measure_drift",
     "open_engine",
-    "to_go_on",
+    "engine_for_class",
 ]

@@ -46,7 +46,7 @@ def open_engine(backbone: Backbone, *, engine: str = "auto", device: str = "auto
     )
 
 
-def to_go_on(precision: str, engine: str) -> tuple[str, str]:
+def engine_for_class(precision: str, engine: str) -> tuple[str, str]:
     """Return the engine and precision for open_engine that extend existing features of the class ``precision``.
 
     ``engine``: the requested one. Conflicts are left to open_engine and the identity check. Raises IdentityError for

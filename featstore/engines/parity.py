@@ -62,7 +62,7 @@ def drift(features: NDArray[np.float32], reference: NDArray[np.float32]) -> dict
     }
 
 
-def beyond_bound(precision: str, measured: Mapping[str, float]) -> str:
+def describe_excess(precision: str, measured: Mapping[str, float]) -> str:
     """Return how ``measured`` drift exceeds the bound of the class ``precision``, "" if it does not."""
     name, bound = BOUNDS[precision]
     if measured[name] <= bound:

@@ -80,7 +80,7 @@ def nearest(
     found = np.empty((len(queries), count), np.float64)
     index = np.empty((len(queries), count), np.intp)
     taken = min(count + _SPARE, len(vectors))
-    doubt = _doubt(vectors.shape[1])
+    doubt = _rounding_bound(vectors.shape[1])
     for start in range(0, len(queries), step):
         similarity = queries[start : start + step] @ vectors.T
         if excluded is not None:
@@ -111,7 +111,7 @@ def _cosines(query: NDArray[np.float32], vectors: NDArray[np.float32], rows: NDA
     return np.concatenate([row_dots(vectors[rows[at : at + step]], query) for at in range(0, len(rows), step)])
 
 
-def _doubt(dimension: int) -> float:
+def _rounding_bound(dimension: int) -> float:
     """Return the largest difference of two inner products of unit rows that float32 rounding can reverse.
 
     The bound holds for every order of summation: each product has at most d roundings (Higham 2002, section 3.1; by

@@ -169,12 +169,12 @@ def _try(
     steps = list(ladder(len(tried), base.shape[1], job.metric)) if candidates is None else list(candidates)
     done: list[Trial] = []
 
-    def told(trial: Trial) -> None:
+    def on_trial(trial: Trial) -> None:
         done.append(trial)
         if job.progress is not None:
             job.progress(f"tried {trial.candidate.name}", len(done), len(steps))
 
-    return try_all(steps, ground, job.contract, len(job.ids), told)
+    return try_all(steps, ground, job.contract, len(job.ids), on_trial)
 
 
 def _whole(job: _Job, candidate: Candidate, kept: NDArray[np.int64]) -> _Chosen:

@@ -233,8 +233,8 @@ class FeatureIndex:
             for name in sorted({*own, *identity})
             if own.get(name) != identity.get(name)
         ]
-        told = "; ".join(differences) or f"fingerprint {self.fingerprint}, not {fingerprint}"
-        raise IdentityError(f"the index was built on other features ({told}); build it again from this store")
+        detail = "; ".join(differences) or f"fingerprint {self.fingerprint}, not {fingerprint}"
+        raise IdentityError(f"the index was built on other features ({detail}); build it again from this store")
 
     def staleness(self, store_generation: int, live_ids: NDArray[np.integer]) -> Staleness:
         """Compare the index with the ``live_ids`` (m,) of the store at ``store_generation``."""

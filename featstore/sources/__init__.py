@@ -121,9 +121,9 @@ def _detect(name: str, all_files: bool) -> str:
     except (OSError, ValueError) as error:
         raise UsageError(f"{shown(name)}: cannot be opened ({getattr(error, 'strerror', error)})") from None
     if stat.S_ISDIR(mode):
-        from featstore.sources.folder import holds_instead
+        from featstore.sources.folder import detect_kind_inside
 
-        return {"tar": "tar", "parquet": "table"}.get(holds_instead(Path(name), all_files) or "", "folder")
+        return {"tar": "tar", "parquet": "table"}.get(detect_kind_inside(Path(name), all_files) or "", "folder")
     suffix = os.path.splitext(name)[1].lower()
     if suffix == ".tar":
         return "tar"

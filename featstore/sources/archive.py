@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from featstore.errors import FeatstoreError, UsageError
 from featstore.sources.base import ROWS, Chunk, Row, chunked, is_picture_name, without_dot
-from featstore.sources.folder import is_archive_name, others_ignored, walk
+from featstore.sources.folder import ignored_files_message, is_archive_name, walk
 from featstore.sources.layout import LAYOUTS, Layout, ordinal
 from featstore.sources.reading import BLOCK, member_header
 from featstore.sources.samples import (
@@ -25,11 +25,11 @@ from featstore.sources.samples import (
     Member,
     Sidecars,
     closest,
+    duplicate_member_message,
     ending_of,
     labels_of,
     read_text,
     sample_of,
-    second_of,
 )
 from featstore.sources.tally import Tally
 from featstore.text import counted, shown
@@ -182,7 +182,7 @@ class TarSource:
         tally = Tally()
         yield from tally.watch(chunked(self._rows(), rows, METADATA))
         if not tally.rows:
-            raise UsageError(f"{shown(self.location)}: holds no pictures{others_ignored(self.ignored)}")
+            raise UsageError(f"{shown(self.location)}: holds no pictures{ignored_files_message(self.ignored)}")
         folders = f" or the {ordinal(self._layout.label)} folder" if self._layout.label is not None else ""
         splits = f" or the {ordinal(self._layout.split)} folder" if self._layout.split is not None else ""
         self.read_as = tally.line(
@@ -266,7 +266,7 @@ class TarSource:
                 self.ignored += count and is_picture_name(member.name)
             elif extension in SIDECARS:
                 if (stem, extension) in group.sidecars:
-                    raise UsageError(second_of(path, member))
+                    raise UsageError(duplicate_member_message(path, member))
                 group.sidecars[stem, extension] = member
             elif self._all_files or is_picture_name(member.name):
                 group.pictures.append(member)
@@ -292,7 +292,7 @@ class TarSource:
         for group in self._groups(path, file, count=False):
             for place, member in group.sidecars.items():
                 if found.setdefault(place, member) != member:
-                    raise UsageError(second_of(path, member))
+                    raise UsageError(duplicate_member_message(path, member))
             if len(found) > _SCATTERED_LIMIT:
                 raise UsageError(
                     f"{shown(path)}: has more than {_SCATTERED_LIMIT:,} label files that do not stand beside their "

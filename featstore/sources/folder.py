@@ -106,12 +106,12 @@ def _is_input(name: bytes, all_files: bool) -> bool:
     return not name.startswith(b".") and (all_files or is_picture_name(name))
 
 
-def is_taken(found: Found, all_files: bool) -> bool:
+def is_input(found: Found, all_files: bool) -> bool:
     """Return whether a name is an input: not hidden, and with a picture's extension unless ``all_files``."""
     return found.picture or (all_files and not found.hidden)
 
 
-def holds_instead(folder: Path, all_files: bool) -> str | None:
+def detect_kind_inside(folder: Path, all_files: bool) -> str | None:
     """Return "tar" or "parquet" if ``folder`` has such files and no pictures, otherwise None.
 
     With ``all_files``, only if it has nothing else.
@@ -122,7 +122,7 @@ def holds_instead(folder: Path, all_files: bool) -> str | None:
             kinds.add("tar")
         elif not found.hidden and found.entry.name.lower().endswith((b".parquet", b".pq")):
             kinds.add("parquet")
-        elif is_taken(found, all_files):
+        elif is_input(found, all_files):
             return None
     return "tar" if "tar" in kinds else "parquet" if kinds else None
 
@@ -208,7 +208,7 @@ def _holds_input(folder: bytes, all_files: bool) -> bool:
         # Checking without sorting stops at the first picture, however large the folder is.
         if any(not _is_directory(e) and _is_input(e.name, all_files) for e in entries):
             return True
-    return any(is_taken(found, all_files) for found in walk(Path(os.fsdecode(folder))))
+    return any(is_input(found, all_files) for found in walk(Path(os.fsdecode(folder))))
 
 
 def _repeated(folder: Path, above: list[bytes], splits: Sequence[bytes], all_files: bool) -> bool:
@@ -272,7 +272,9 @@ class FolderSource:
         tally = Tally()
         yield from tally.watch(chunked(self._rows(), rows, []))
         if not tally.rows:
-            raise UsageError(f"{shown(self.root)}: holds no pictures{self._packed or others_ignored(self.ignored)}")
+            raise UsageError(
+                f"{shown(self.root)}: holds no pictures{self._packed or ignored_files_message(self.ignored)}"
+            )
         label, split = self._layout.label, self._layout.split
         self.read_as = tally.line(
             f"the {ordinal(label)} folder of each path",
@@ -295,7 +297,7 @@ class FolderSource:
         self._packed = ""
         at = self._layout.label
         for found in walk(self.root):
-            if not is_taken(found, self._all_files):
+            if not is_input(found, self._all_files):
                 # Hidden files are skipped on purpose; count only those that may be pictures.
                 self.ignored += not found.hidden or is_picture_name(found.entry.name)
                 if not self._packed and not found.hidden and found.entry.name.lower().endswith(_PACKED):
@@ -314,7 +316,7 @@ class FolderSource:
             yield Row(found.path, size, mtime, label=label, split=split)
 
 
-def others_ignored(count: int) -> str:
+def ignored_files_message(count: int) -> str:
     """Return the end of the message about an empty source: the number of files with other names."""
     if not count:
         return ""

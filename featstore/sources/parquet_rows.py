@@ -45,10 +45,10 @@ class _Reader:
             if not 0 <= row < self._starts[-1]:
                 raise IndexError(row)
             if row not in self._kept:
-                self._go_to(row)
+                self._seek(row)
             return self._kept[row]
 
-    def _go_to(self, row: int) -> None:
+    def _seek(self, row: int) -> None:
         group = next(at for at, end in enumerate(self._starts[1:]) if row < end)
         if group != self._group or row < self._next:
             self._group, self._next = group, self._starts[group]

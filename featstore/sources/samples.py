@@ -34,7 +34,7 @@ Sidecars = dict[tuple[bytes, bytes], Member]
 """Members with labels and texts, by (name without its last extension, that extension in lower case)."""
 
 
-def second_of(path: bytes, member: Member) -> str:
+def duplicate_member_message(path: bytes, member: Member) -> str:
     """Return the message for a sample with two members of the same extension."""
     extension = shown(ending_of(member.name)[1])
     return f"{shown(path)}: {shown(member.name)} is the second .{extension} of its sample; make the archive anew"

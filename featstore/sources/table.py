@@ -13,7 +13,7 @@ from featstore.sources.base import ROWS, Chunk, NoLabel, Row, chunked, is_pictur
 from featstore.sources.finding import Finder
 from featstore.sources.tabular import Table, names_of_columns, open_table, scalar
 from featstore.sources.tally import Tally
-from featstore.text import did_you_mean, is_misspelling, looks, shown
+from featstore.text import did_you_mean, is_misspelling, lookalike_key, shown
 
 PATH_NAMES: Final = (
     "path",
@@ -100,7 +100,7 @@ def _named(table: Table, name: str) -> str:
     case."""
     if name in table.columns:
         return name
-    alike = [column for column in table.columns if looks(column) == looks(name)]
+    alike = [column for column in table.columns if lookalike_key(column) == lookalike_key(name)]
     if len(alike) == 1:
         return alike[0]
     close = did_you_mean(name, table.columns)

@@ -7,17 +7,17 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from featstore.sources.base import Chunk
-from featstore.text import counted, looks, natural, shown
+from featstore.text import counted, lookalike_key, natural, shown
 
 _MISSING_WORDS: Final = frozenset({"nan", "na", "n/a", "none", "null", "<na>", "nat", "missing", "unknown", "?", ""})
-"""Labels that often mean "no label", in the form of looks()."""
+"""Labels that often mean "no label", in the form of lookalike_key()."""
 _NAMED: Final = 3
 _MANY_SPLITS: Final = 10
 _FEW_ROWS: Final = 20
 _TOOL_FOLDERS: Final = frozenset(
     {"@eadir", " macosx", "macosx", "$recycle.bin", "system volume information", "lost+found"}
 )
-"""Folders that systems create among the user's, in the form of looks()."""
+"""Folders that systems create among the user's, in the form of lookalike_key()."""
 
 
 class Tally:
@@ -71,12 +71,12 @@ class Tally:
                 notes.append(f"the {plural} {told} look alike and are kept apart: write them alike if they are one")
         labels, classes = self._counts["label"], self.classes
         for name in classes:
-            if looks(name) in _MISSING_WORDS:
+            if lookalike_key(name) in _MISSING_WORDS:
                 notes.append(
                     f"{_quoted(name)} is read as a class ({counted(labels[name], 'picture')}): leave the label empty "
                     "where there is none"
                 )
-            if looks(name) in _TOOL_FOLDERS:
+            if lookalike_key(name) in _TOOL_FOLDERS:
                 notes.append(f"the class {_quoted(name)} is a folder that a system made: move it away")
         labelled = self.rows - labels[None]
         if labelled >= _FEW_ROWS and len(classes) > labelled / 2:
@@ -96,14 +96,14 @@ class Tally:
 def _alike(names: Iterable[str]) -> list[list[str]]:
     groups = defaultdict(list)
     for name in names:
-        groups[looks(name)].append(name)
+        groups[lookalike_key(name)].append(name)
     return [sorted(group, key=natural) for group in groups.values() if len(group) > 1]
 
 
 def _quoted(name: str) -> str:
     """Return ``name`` in quotes; escape non-ASCII characters if their Unicode form matters."""
     text = shown(name)
-    return ascii(text) if looks(text) != text.casefold() and not text.isascii() else repr(text)
+    return ascii(text) if lookalike_key(text) != text.casefold() and not text.isascii() else repr(text)
 
 
 def _some(names: list[str], count: int) -> str:

@@ -81,8 +81,8 @@ class DemoReport:
             }
             for one in self.heads
         }
-        told = {name: getattr(self, name) for name in ("folder", "page", "images", "vectors", "failures", "seconds")}
-        return {**told, "heads": heads, "steps": [dict(step.__dict__) for step in self.steps]}
+        values = {name: getattr(self, name) for name in ("folder", "page", "images", "vectors", "failures", "seconds")}
+        return {**values, "heads": heads, "steps": [dict(step.__dict__) for step in self.steps]}
 
 
 def demo(
@@ -91,16 +91,16 @@ def demo(
     limit: int | None = None,
     engine: str = defaults.ENGINE,
     progress: Callable[[Progress], None] | None = None,
-    told: Callable[[Step], None] | None = None,
+    on_step: Callable[[Step], None] | None = None,
     write_page: Callable[[DemoReport], object] | None = None,
 ) -> DemoReport:
     """Run the whole chain in ``folder`` without a network connection.
 
     Uses 1,797 handwritten digits (see featstore.stages.sample), features of EfficientNet-Lite0 with its ImageNet
     weights, four heads and an index. Finished results of an earlier run are kept. ``limit``: use only this many digits,
-    evenly chosen. ``progress``: as in extract. ``told``: called after each step. ``write_page``: called with the report
-    at the end, such as featstore.pages.demo.write_demo_page, which writes demo.html. Raises UsageError if the folder
-    has other content, FeatstoreError, OSError.
+    evenly chosen. ``progress``: as in extract. ``on_step``: called after each step. ``write_page``: called with the
+    report at the end, such as featstore.pages.demo.write_demo_page, which writes demo.html. Raises UsageError if the
+    folder has other content, FeatstoreError, OSError.
     """
     from featstore.sources import open_source
     from featstore.stages.extract import extract
@@ -120,8 +120,8 @@ def demo(
         seconds = round(time.perf_counter() - before, 3)
         done = Step(name, command, result, seconds, kept, earlier.get(name, seconds) if kept else seconds)
         report.steps.append(done)
-        if told is not None:
-            told(done)
+        if on_step is not None:
+            on_step(done)
         return value
 
     def sample() -> tuple[int, str, bool]:

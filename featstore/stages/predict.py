@@ -19,7 +19,7 @@ from featstore.embed.progress import Progress
 from featstore.errors import FeatstoreError, UsageError
 from featstore.store import manifest as manifests
 from featstore.store.origin import STACKED, state_of_store
-from featstore.store.stacked import StackedStores, in_order_of
+from featstore.store.stacked import StackedStores, match_origins
 from featstore.text import counted
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ class Prediction:
         return None if self.probabilities is None else float(self.probabilities.max())
 
     def __repr__(self) -> str:
-        told = f"{self.label!r}, {self.probability:.4f}" if self.label is not None else self.reason
-        return f"<Prediction {self.key!r}: {told}>"
+        result = f"{self.label!r}, {self.probability:.4f}" if self.label is not None else self.reason
+        return f"<Prediction {self.key!r}: {result}>"
 
     def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
         """Return the prediction as JSON."""
@@ -173,7 +173,7 @@ def predict(
         if len(stores) == 1 and STACKED not in loaded.identity:
             loaded.check_identity(opened.fingerprint, opened.identity)
         else:
-            opened = StackedStores(in_order_of(origins_of_head(loaded, what), opened.stores, what))
+            opened = StackedStores(match_origins(origins_of_head(loaded, what), opened.stores, what))
         notes = [*state_of_store(opened.first), *opened.notes()]
         return Predictions(loaded.classes, partial(_of_stores, loaded, opened), notes)
     origins = origins_of_head(loaded, what)
@@ -234,10 +234,10 @@ def _embedded(
     """Yield inputs, their failures by place, and the vectors (m, d) of the others, concatenated over all backbones."""
     streams = itertools.tee(inputs_of(paths), len(embedders))
     # Only the last backbone reports progress: all others are done with its pictures.
-    tellers = [None] * (len(embedders) - 1) + [tally]
+    callbacks = [None] * (len(embedders) - 1) + [tally]
     blocks = (
-        one.blocks(stream, batch=batch, workers=workers, told=told)
-        for one, stream, told in zip(embedders, streams, tellers, strict=True)
+        one.blocks(stream, batch=batch, workers=workers, on_batch=callback)
+        for one, stream, callback in zip(embedders, streams, callbacks, strict=True)
     )
     for parts in zip(*blocks, strict=True):
         failures = {at: failure for part in reversed(parts) for at, failure in part.failures.items()}

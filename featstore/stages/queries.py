@@ -83,7 +83,7 @@ class Queries:
         for number, vectors in enumerate(wanted.vectors):
             yield from self._vectors(vectors, number)
         for label in wanted.labels:
-            yield self._middle(label)
+            yield self._class_mean(label)
         if wanted.inputs:
             yield from self._pictures(wanted.inputs)
 
@@ -143,7 +143,7 @@ class Queries:
                 raise UsageError(f"{name}: row {place} holds NaN or infinity; leave it out")
             yield Asked(name if array.ndim == 1 else f"{name}[{place}]", np.asarray(vector))
 
-    def _middle(self, label: str) -> Asked:
+    def _class_mean(self, label: str) -> Asked:
         from featstore.indexes.blocks import prepared_blocks
 
         store = self._store()

@@ -193,7 +193,7 @@ def train(
         class_weight=class_weight,
         fingerprint=stack.fingerprint,
         identity=stack.identity,
-        meta=_made_from(stack, split),
+        meta=_data_record(stack, split),
         **options,
     )
     fitted = time.perf_counter()
@@ -239,7 +239,7 @@ def _listed(store: Paths) -> list[str | os.PathLike[str]]:
     return [store] if isinstance(store, str | os.PathLike) else list(store)
 
 
-def _made_from(stack: StackedStores, split: Split) -> dict[str, Any]:
+def _data_record(stack: StackedStores, split: Split) -> dict[str, Any]:
     """Return the data record in a head's ``meta``; if two are equal, the heads have the same held-out pictures."""
     return {
         KEY: stack.origin,
@@ -313,7 +313,7 @@ def _compared(
     except (KeyError, TypeError, ValueError):
         return None, ["replaced a head that did not tell how good it was"]
     # Convert to JSON and back, for comparison with the record in the head's file.
-    now = json.loads(json.dumps(_made_from(stack, split)))
+    now = json.loads(json.dumps(_data_record(stack, split)))
     if any(earlier.meta.get(name) != value for name, value in now.items()):
         return old, [old.text()]
     from scipy.stats import binomtest

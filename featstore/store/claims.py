@@ -152,7 +152,7 @@ class Claim:
         """Remove the unit's work folder, after its shard was written."""
         _remove(self.directory.parent.parent, self.directory.name)
 
-    def stands(self) -> bool:
+    def exists(self) -> bool:
         """Return whether the claim's file still exists."""
         return os.path.lexists(self.path)
 
@@ -281,7 +281,7 @@ class Claims:
             if owner := self.holder(COMPACTION):
                 self.finish(session)
                 raise FeatstoreError(f"{self.store}: is being compacted by {owner}; run again when that is done")
-            if isinstance(claim, Claim) and claim.stands():
+            if isinstance(claim, Claim) and claim.exists():
                 break
             self.finish(session)
         else:

@@ -103,7 +103,7 @@ class _Compaction:
         """Raise if a shard belongs to no unit: a part of the plan is lost, and compacting would make the loss
         permanent."""
         planned = {shards.shard_path(self.path, unit.number).name for unit in self.store.units}
-        strays = written.outside(self.path, self.store.manifest.epoch, shard_names(self.path), planned)
+        strays = written.unplanned_shards(self.path, self.store.manifest.epoch, shard_names(self.path), planned)
         if strays:
             raise DamagedError(
                 f"{shards.folder(self.path) / strays[0]}: belongs to no unit of the plan, of which a part is lost "

@@ -54,9 +54,9 @@ class KeyMatches:
             for how, form in _key_forms(key):
                 for at in forms.get((how, form), ()):
                     found.setdefault(at, {}).setdefault(how, []).append(key)
-        self._tell(wanted, found, roots)
+        self._describe(wanted, found, roots)
 
-    def _tell(self, wanted: Sequence[bytes], found: dict[int, dict[str, list[bytes]]], roots: list[bytes]) -> None:
+    def _describe(self, wanted: Sequence[bytes], found: dict[int, dict[str, list[bytes]]], roots: list[bytes]) -> None:
         same: Counter[str] = Counter()
         causes: Counter[str] = Counter()
         first: dict[str, str] = {}

@@ -127,7 +127,7 @@ class StackedStores:
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
-def in_order_of(origins: Sequence[Origin], stores: Sequence[FeatureStore], what: str) -> list[FeatureStore]:
+def match_origins(origins: Sequence[Origin], stores: Sequence[FeatureStore], what: str) -> list[FeatureStore]:
     """Return ``stores`` in the order of a head's ``origins``, matched by fingerprint; ``what`` names the head in
     messages.
 

@@ -49,7 +49,7 @@ def open_for_writing(store: Path, identity: Identity, weights_name: str, unit_ro
             Manifest.new(identity, weights_name, unit_rows or unit_rows_for(identity)).write(store, exclusive=True)
     found = Manifest.read(store)
     if (found.identity != identity or unit_rows not in (None, found.unit_rows)) and not has_rows(store):
-        found = _begin_anew(store, Manifest.new(identity, weights_name, unit_rows or unit_rows_for(identity)))
+        found = _reset_identity(store, Manifest.new(identity, weights_name, unit_rows or unit_rows_for(identity)))
     found.identity.check(identity, str(store))
     if unit_rows is not None and unit_rows != found.unit_rows:
         raise UsageError(
@@ -58,7 +58,7 @@ def open_for_writing(store: Path, identity: Identity, weights_name: str, unit_ro
     return found
 
 
-def _begin_anew(store: Path, new: Manifest) -> Manifest:
+def _reset_identity(store: Path, new: Manifest) -> Manifest:
     """Give the requested identity to a store without rows, left by a failed run."""
     with Claims(store) as claims:
         try:

@@ -52,7 +52,7 @@ def marks(store: Path) -> frozenset[str]:
         return frozenset()
 
 
-def outside(store: Path, epoch: int, names: Iterable[str], planned: Iterable[str]) -> list[str]:
+def unplanned_shards(store: Path, epoch: int, names: Iterable[str], planned: Iterable[str]) -> list[str]:
     """Return the shards of ``names`` that are not in ``planned``, except leftovers of a compaction.
 
     List ``names`` before reading the plan, so that they contain no shard planned meanwhile. Leftovers of a killed

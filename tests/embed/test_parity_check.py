@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from featstore import defaults
-from featstore.engines import beyond_bound, open_engine
+from featstore.engines import describe_excess, open_engine
 from featstore.engines.openvino import OpenVinoEngine
 from featstore.engines.parity import BOUNDS
 from featstore.errors import FeatstoreError
@@ -93,5 +93,5 @@ def test_engine_beyond_the_bound_of_its_class_makes_no_vector(folder, tmp_path, 
 @pytest.mark.parametrize("precision", BOUNDS)
 def test_each_precision_class_has_a_bound(precision):
     name, bound = BOUNDS[precision]
-    assert beyond_bound(precision, {name: bound}) == ""
-    assert f"where {bound:g} are allowed" in beyond_bound(precision, {name: 1.01 * bound})
+    assert describe_excess(precision, {name: bound}) == ""
+    assert f"where {bound:g} are allowed" in describe_excess(precision, {name: 1.01 * bound})

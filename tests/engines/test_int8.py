@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from featstore.backbones import Backbone, load_backbone
 from featstore.decode import Preprocessing
-from featstore.engines import Engine, int8, open_engine, to_go_on
+from featstore.engines import Engine, engine_for_class, int8, open_engine
 from featstore.engines.int8 import _quantisation_range
 from featstore.engines.leaves import dead_leaves
 from featstore.engines.parity import drift
@@ -113,9 +113,9 @@ def test_sums_of_extreme_weights_and_pixels_do_not_saturate(
 
 def test_the_older_class_is_refused_with_the_reason() -> None:
     with pytest.raises(IdentityError, match="every kind of processor.*into a new store") as error:
-        to_go_on("int8", "auto")
+        engine_for_class("int8", "auto")
     assert "\n" not in str(error.value)
-    assert to_go_on("int8-s16", "auto") == ("openvino-int8", "int8-s16")
+    assert engine_for_class("int8-s16", "auto") == ("openvino-int8", "int8-s16")
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 6.0), (-1.0, 3.0), (-4.0, 2.0), (0.0, 0.0), (1.0, 2.0)])

@@ -161,7 +161,7 @@ def try_all(
     ground: Ground,
     contract: Contract,
     total_rows: int,
-    told: Callable[[Trial], None] | None = None,
+    on_trial: Callable[[Trial], None] | None = None,
 ) -> tuple[Trial, list[Trial]]:
     """Try all candidates; return the fastest trial that meets the contract, and the list of all trials.
 
@@ -186,8 +186,8 @@ def try_all(
             best = trial
         else:
             trial.subject = None
-        if told is not None:
-            told(trial)
+        if on_trial is not None:
+            on_trial(trial)
     if best is None:
         raise UsageError("no kind of index fits: " + "; ".join(f"{one.candidate.name} {one.outcome}" for one in trials))
     best.outcome = "chosen"

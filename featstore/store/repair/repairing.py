@@ -182,7 +182,7 @@ class _Repair:
 
     def _outside(self, planned: list[str]) -> None:
         """Move shards aside that belong to no unit of the plan."""
-        for name in written.outside(self.path, self.manifest.epoch, shard_names(self.path), planned):
+        for name in written.unplanned_shards(self.path, self.manifest.epoch, shard_names(self.path), planned):
             file = shards.folder(self.path) / name
             self.aside(file)
             written.unmark(self.path, written.mark_of(file))

@@ -105,7 +105,7 @@ def _verified(path: Path, manifest: Manifest) -> VerifyReport:
             check.problems.append(Problem(str(file), missing_shard(file), unit.number, len(unit)))
     if check.plan is not None:
         planned = (shards.shard_path(path, unit.number).name for unit in units)
-        for name in written.outside(path, manifest.epoch, names, planned):
+        for name in written.unplanned_shards(path, manifest.epoch, names, planned):
             file = shards.folder(path) / name
             check.sealed(file, shards.KIND)
             check.problems.append(Problem(str(file), "belongs to no unit of the plan, of which a part is lost"))
