@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.command()
 @json_option
 def backbones(as_json: bool) -> None:
-    """List the backbones: dimension, input size, parameters, and whether weights are at hand.
+    """List the backbones: dimension, input size, parameters, and whether weights are available here.
 
     \b
     Examples:

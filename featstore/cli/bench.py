@@ -26,9 +26,9 @@ _TEMPORARY = ""
     "--backbone", default=defaults.BACKBONE, show_default=True, help="A backbone's name (see featstore backbones)."
 )
 @click.option(
-    "--weights", default="random:0", show_default=True, help="As of extract; untrained ones are as fast as others."
+    "--weights", default="random:0", show_default=True, help="As in extract; untrained weights are as fast as others."
 )
-@click.option("--engine", "engines", multiple=True, help="An engine to measure (again for more; default: all at hand).")
+@click.option("--engine", "engines", multiple=True, help="Engine to measure; repeat for more (default: all available).")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True)
 @click.option(
@@ -36,12 +36,12 @@ _TEMPORARY = ""
     type=click.IntRange(1),
     default=defaults.BENCH_PICTURES,
     show_default=True,
-    help="Pictures that are drawn, and repeated where there are fewer.",
+    help="Number of pictures to sample, with repetition if there are fewer.",
 )
 @click.option(
-    "--batch", type=click.IntRange(1), default=defaults.BATCH, show_default=True, help="Pictures a forward pass."
+    "--batch", type=click.IntRange(1), default=defaults.BATCH, show_default=True, help="Pictures per forward pass."
 )
-@click.option("--workers", type=click.IntRange(1), help="Threads that decode (default: one a core).")
+@click.option("--workers", type=click.IntRange(1), help="Decoding threads (default: one per core).")
 @click.option("--rounds", type=click.IntRange(1), default=defaults.BENCH_ROUNDS, show_default=True)
 @click.option(
     "--store",
@@ -55,15 +55,15 @@ _TEMPORARY = ""
     type=click.IntRange(1),
     default=defaults.BENCH_MEGABYTES,
     show_default=True,
-    help="With --store: MiB of vectors that are written and read.",
+    help="With --store: MiB of vectors to write and read.",
 )
 @json_option
 def bench(pictures: str | None, store: str | None, megabytes: int, rounds: int, as_json: bool, **options: Any) -> None:
     """Measure this machine on PICTURES: each engine, decoding, whole extractions, and the loop of tutorials.
 
-    PICTURES is what extract takes; without it two photographs that scikit-learn carries are repeated. Every contender
-    runs in a fresh process, once a round, and the order rotates; shown are medians, and the least and greatest. With
-    five rounds this takes some 10 minutes for resnet50 on a CPU; --engine, --count and --rounds make it shorter.
+    PICTURES is a source as in extract; by default two photographs included in scikit-learn are repeated. Each
+    contender runs in a fresh process, once per round, in rotating order; the output has medians, minima and maxima.
+    Five rounds take about 10 minutes for resnet50 on a CPU; use --engine, --count and --rounds to shorten it.
 
     \b
     Examples:

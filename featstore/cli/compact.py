@@ -12,7 +12,7 @@ from featstore.text import counted
 @click.argument("store", type=click.Path())
 @json_option
 def compact(store: str, as_json: bool) -> None:
-    """Purge removed and replaced pictures from STORE, and merge its small shards. Ids and keys stay as they are.
+    """Purge removed and replaced pictures from STORE, and merge its small shards. Ids and keys do not change.
 
     \b
     Examples:

@@ -14,14 +14,14 @@ from featstore.text import printable
 
 @click.command()
 @click.argument("folder", type=click.Path(), default="featstore-demo")
-@click.option("--limit", type=click.IntRange(1), help="Take so many of the 1,797 digits only.")
-@click.option("--engine", default=defaults.ENGINE, show_default=True, help="What runs the network.")
+@click.option("--limit", type=click.IntRange(1), help="Use only this many of the 1,797 digits.")
+@click.option("--engine", default=defaults.ENGINE, show_default=True, help="Engine that runs the network.")
 @click.option("--open", "open_page", is_flag=True, help="Open the page in the browser at the end.")
 @json_option
 def demo(folder: str, limit: int | None, engine: str, open_page: bool, as_json: bool) -> None:
     """Run the whole chain on 1,797 handwritten digits, without a network, in FOLDER (default: featstore-demo).
 
-    Pictures, features, four heads, an index, and a page that shows what came of it. A second run keeps what is done.
+    Makes pictures, features, four heads, an index, and a page with the results. A second run keeps finished results.
 
     \b
     Examples:

@@ -28,10 +28,10 @@ _LISTED = 20
 def duplicates(store: str, threshold: float, html: str | None, root: str | None, as_json: bool) -> None:
     """List the pictures that STORE has more than once: equal bytes, and near-duplicates by their features.
 
-    Pictures that two splits share (leaks, which flatter figures on held-out pictures) are listed by themselves. The
-    time grows with the square of the number of pictures.
+    Pictures that two splits share (leaks, which make held-out figures too good) are listed separately. The time grows
+    with the square of the number of pictures.
 
-    How many copies the threshold finds was measured with efficientnet_lite0 on two sets of photographs, of 398 and 2,000:
+    Share of copies found, measured with efficientnet_lite0 on two sets of 398 and 2,000 photographs:
 
     \b
       kind of copy               found at 0.8      at 0.75
@@ -45,8 +45,8 @@ def duplicates(store: str, threshold: float, html: str | None, root: str | None,
       half size and quality 50      6 to 62 %   15 to 73 %
       groups that are no copies        0 to 2      0 to 11
 
-    So 0.75 suits a few thousand photographs that a person looks through. Pictures of one narrow kind (scans, digits)
-    are all alike and need more than 0.95.
+    So 0.75 suits a few thousand photographs that a person checks. Pictures of one narrow kind (scans, digits) are all
+    similar and need more than 0.95.
 
     \b
     Examples:

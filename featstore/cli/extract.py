@@ -41,13 +41,13 @@ def _share(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16"]),
-    help=f"Of the stored numbers; float16 halves the store; default: the store's, for a new one {defaults.DTYPE}.",
+    help=f"Type of the stored numbers; float16 halves the store; default: the store's, for a new one {defaults.DTYPE}.",
 )
 @click.option(
     "--engine",
     default=defaults.ENGINE,
     show_default=True,
-    help="What runs the network: auto, torch, torch-folded, compile, openvino, openvino-int8.",
+    help="Engine that runs the network: auto, torch, torch-folded, compile, openvino, openvino-int8.",
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option(
@@ -55,7 +55,7 @@ def _share(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]
     type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
     default="auto",
     show_default=True,
-    help="Of the arithmetic; auto: the store's, for a new one fp32 on a CPU and bf16 on CUDA.",
+    help="Precision of the arithmetic; auto: the store's, for a new one fp32 on a CPU and bf16 on CUDA.",
 )
 @click.option(
     "--decode",
@@ -66,49 +66,49 @@ def _share(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]
     "auto: the store's, for a new one exact.",
 )
 @click.option(
-    "--batch", type=click.IntRange(1), default=defaults.BATCH, show_default=True, help="Pictures a forward pass."
+    "--batch", type=click.IntRange(1), default=defaults.BATCH, show_default=True, help="Pictures per forward pass."
 )
-@click.option("--workers", type=click.IntRange(1), help="Threads that read and decode (default: one a core).")
+@click.option("--workers", type=click.IntRange(1), help="Reading and decoding threads (default: one per core).")
 @click.option(
     "--units",
     default="0/1",
     callback=_share,
     metavar="I/N",
-    help="Do only every N-th unit from I on: run N processes, here or on other hosts.",
+    help="Extract only every N-th unit, starting at unit I, to share the work between N processes, here or on other hosts.",
 )
 @click.option(
     "--unit-rows",
     type=click.IntRange(1),
     help=f"Pictures of a full shard, settled when the store is made (default: some {defaults.UNIT_BYTES >> 20} MiB of vectors).",
 )
-@click.option("--retry-failures", is_flag=True, help="Try the pictures that failed before again.")
-@click.option("--rehash", is_flag=True, help="Let content tell what changed, not size and time; reads every picture.")
+@click.option("--retry-failures", is_flag=True, help="Retry pictures that failed before.")
+@click.option("--rehash", is_flag=True, help="Detect changes by content instead of size and time; reads every picture.")
 @click.option(
     "--kind",
     type=click.Choice(["folder", "table", "tar", "list"]),
-    help="What SOURCE is, where its name does not tell.",
+    help="Kind of SOURCE (default: found from its name and content).",
 )
-@click.option("--root", type=click.Path(), help="Where the pictures are now, if not where SOURCE says.")
+@click.option(
+    "--root",
+    type=click.Path(),
+    help="Folder that relative paths start from (default: that of SOURCE); for pictures that moved.",
+)
 @click.option(
     "--layout",
     type=click.Choice(["split/class", "class", "split", "flat", "none"]),
-    help="What the folders in a folder or .tar mean, where the rules do not tell.",
+    help="Meaning of the folders in a folder or .tar (default: found by rules).",
 )
-@click.option("--path-column", help="Of a table: the column with the paths.")
-@click.option(
-    "--label-column", help="Of a table: the column with the labels (of a .tar: the name in .json); '' for none."
-)
-@click.option(
-    "--split-column", help="Of a table: the column with the splits (of a .tar: the name in .json); '' for none."
-)
-@click.option("--id-column", help="Of a table: the column with the keys (default: the paths).")
-@click.option("--all-files", is_flag=True, help="Of a folder: take files whose names are no picture's as well.")
+@click.option("--path-column", help="Table column with the paths.")
+@click.option("--label-column", help="Table column with the labels (in a .tar: name in .json); '' for none.")
+@click.option("--split-column", help="Table column with the splits (in a .tar: name in .json); '' for none.")
+@click.option("--id-column", help="Table column with the keys (default: the paths).")
+@click.option("--all-files", is_flag=True, help="Include files whose extension is not a picture's.")
 @click.option(
     "--max-pixels",
     type=click.IntRange(1),
     default=defaults.MAX_PIXELS,
     show_default=True,
-    help="A picture of more pixels is a failure.",
+    help="Largest picture in pixels; larger ones become failures.",
 )
 @click.option(
     "--max-memory",
@@ -116,14 +116,14 @@ def _share(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]
     default=f"{defaults.MAX_MEMORY >> 30}G",
     show_default=True,
     metavar="SIZE",
-    help="Memory that decoding one picture may take; one that would take more is a failure.",
+    help="Memory limit for decoding one picture; pictures that need more become failures.",
 )
 @click.option(
     "--stall-seconds",
     type=click.FloatRange(1),
     default=defaults.STALL_SECONDS,
     show_default=True,
-    help="A picture that is not read and decoded after so long is a failure.",
+    help="Time limit for reading and decoding a picture; slower ones become failures.",
 )
 @click.option(
     "--in-process",
@@ -133,11 +133,11 @@ def _share(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @json_option
 def extract(source: str, store: str, as_json: bool, quiet: bool, in_process: bool, **options: Any) -> int:
-    """Extract features of the pictures of SOURCE into STORE, a folder that is made where it is missing.
+    """Extract features of the pictures of SOURCE into STORE, a folder that is made if it is missing.
 
     SOURCE is a folder (split/class/file, class/file or flat), a CSV or Parquet table with a path column, a WebDataset
-    .tar, or a file with one path a line (- for stdin). What STORE has already is not extracted again; what vanished
-    from SOURCE is marked. The run can be interrupted or killed at any time: the same command goes on.
+    .tar, or a file with one path a line (- for stdin). Pictures that are in STORE already are not extracted again;
+    pictures missing from SOURCE are retired. The run may be interrupted or killed: the same command continues it.
 
     \b
     Examples:

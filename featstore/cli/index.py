@@ -18,22 +18,20 @@ from featstore.text import counted, printable
 @click.option(
     "--recall",
     type=click.FloatRange(0, 1, min_open=True),
-    help=f"Contract: the least recall, shown on pictures that the index does not hold (default {defaults.RECALL}).",
+    help=f"Contract: minimum recall, measured on pictures that are not in the index (default {defaults.RECALL}).",
 )
 @click.option(
     "--at",
     type=click.IntRange(1),
-    help=f"Contract: neighbours that recall is measured at (default {defaults.NEIGHBOURS}).",
+    help=f"Contract: number of neighbours for the recall (default {defaults.NEIGHBOURS}).",
 )
 @click.option(
     "--memory",
     callback=to_bytes,
     metavar="SIZE",
-    help="Contract: the most memory that building may take; the file, which a search maps, gets nine tenths: 4G, 500M.",
+    help="Contract: memory limit for building, such as 4G or 500M; the file, which a search maps, may take nine tenths of it.",
 )
-@click.option(
-    "--latency", callback=to_seconds, metavar="TIME", help="Contract: the longest that a query may take, such as 5ms."
-)
+@click.option("--latency", callback=to_seconds, metavar="TIME", help="Contract: time limit per query, such as 5ms.")
 @click.option(
     "--metric",
     type=click.Choice(["cosine", "l2", "ip"]),
@@ -46,26 +44,23 @@ from featstore.text import counted, printable
     f"{defaults.EXACT_SCAN_BYTES >> 20} MiB of vectors.",
 )
 @click.option("--seed", type=int, default=defaults.SEED, show_default=True)
-@click.option(
-    "--update", is_flag=True, help="Add what is new in the store and leave out what is gone, without a rebuild."
-)
+@click.option("--update", is_flag=True, help="Add new pictures and exclude removed ones, without a rebuild.")
 @click.option(
     "--export",
     type=click.Path(dir_okay=False),
     metavar="FILE.hdf5",
-    help="Also write vectors, held-out queries and their true neighbours as a file of ann-benchmarks.",
+    help="Also write vectors, held-out queries and their true neighbours as an ann-benchmarks file.",
 )
 @json_option
 def index(store: str, as_json: bool, update: bool, export: str | None, **options: Any) -> int:
-    """Build the index for nearest neighbours over STORE, and measure its recall on pictures that it did not hold.
+    """Build an index for nearest-neighbour search over STORE, and measure its recall on held-out pictures.
 
-    With a contract (--recall, --at, --memory, --latency: one is enough) several kinds of index are tried, and the fastest
-    is taken that has shown its recall on fresh pictures: the lower end of the 95 % interval is at the contract. All
-    that was tried stays with the index: featstore info shows it. An update checks the contract again, and the exit
-    code is 1 where it does not hold any more.
+    With a contract (--recall, --at, --memory, --latency: one is enough) several kinds of index are tried. The fastest
+    one is used whose recall on fresh pictures meets the contract at the lower end of the 95 % interval. featstore info
+    shows everything that was tried. An update checks the contract again; the exit code is 1 if it is no longer met.
 
     The file is a plain FAISS index, whose ids are the store's row ids (FeatureStore.rows_of_ids). An update deletes
-    removed pictures from an exact index; a graph or coded lists keep them, passed over, until they are built again.
+    removed pictures from an exact index; a graph or coded lists keep and skip them until they are built again.
 
     \b
     Examples:

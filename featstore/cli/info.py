@@ -16,7 +16,7 @@ _LISTED = 20
 @click.argument("path", type=click.Path())
 @json_option
 def info(path: str, as_json: bool) -> None:
-    """Say what the store, head or index at PATH holds: identity of its features, counts, figures, how it was made.
+    """Describe the store, head or index at PATH: identity of its features, counts, figures, provenance.
 
     \b
     Examples:

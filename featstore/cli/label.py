@@ -20,7 +20,7 @@ def label(
 ) -> int:
     """Set labels, splits and metadata of the pictures of STORE from TABLE (CSV, TSV or Parquet); no vector is touched.
 
-    Keys of TABLE that STORE does not have are listed, and make the exit code 1; the others are labelled all the same.
+    Keys of TABLE that are not in STORE are listed, and the exit code is then 1; the other pictures are labelled.
 
     \b
     Examples:

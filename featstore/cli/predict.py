@@ -22,18 +22,18 @@ _SHOWN = 3
     "--weights",
     multiple=True,
     type=click.Path(),
-    help="The checkpoint that the features were made with, if it was a file of yours; one for each store of the head.",
+    help="Checkpoint file of the features, if they were made with your own weights; one for each store of the head.",
 )
-@click.option("--engine", default=defaults.ENGINE, show_default=True, help="What runs the network.")
+@click.option("--engine", default=defaults.ENGINE, show_default=True, help="Engine that runs the network.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option(
-    "--batch", type=click.IntRange(1), default=defaults.BATCH, show_default=True, help="Pictures a forward pass."
+    "--batch", type=click.IntRange(1), default=defaults.BATCH, show_default=True, help="Pictures per forward pass."
 )
 @click.option(
     "--csv",
     "as_csv",
     is_flag=True,
-    help="CSV: key, label, probability, one column a class, reason; a text that a spreadsheet takes for a formula gets an apostrophe.",
+    help="CSV: key, label, probability, one column per class, reason; a text that a spreadsheet takes for a formula gets an apostrophe.",
 )
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @json_option
@@ -48,9 +48,9 @@ def predict(
 ) -> int:
     """Classify INPUTS with HEAD: pictures, folders, tables, archives, or one store (which needs no pictures).
 
-    A head on several stores takes as many, one of each backbone; for pictures it runs all of them.
+    A head on several stores needs one store per backbone, or pictures, which go through all backbones.
 
-    A picture that cannot be read is listed with the reason, and makes the exit code 1.
+    An unreadable picture is listed with the reason; the exit code is then 1.
 
     \b
     Examples:

@@ -13,18 +13,18 @@ from featstore.text import counted, printable
 
 @click.command()
 @click.argument("store", type=click.Path())
-@click.option("--root", type=click.Path(), help="Where the pictures are now, if not where they were.")
-@click.option("--weights", help="The backbone's weights, where the name in the store does not lead to them.")
-@click.option("--engine", default=defaults.ENGINE, show_default=True, help="What runs the network.")
+@click.option("--root", type=click.Path(), help="Where the pictures are now, if they moved.")
+@click.option("--weights", help="Checkpoint file of the backbone, if the name in the store does not lead to it.")
+@click.option("--engine", default=defaults.ENGINE, show_default=True, help="Engine that runs the network.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option("--set-aside", is_flag=True, help="Extract nothing: pictures with damaged vectors become failures.")
 @json_option
 def repair(store: str, as_json: bool, **options: Any) -> None:
-    """Restore what verify finds damaged in STORE. Damaged files are kept in its folder "damaged", never deleted.
+    """Restore the damage in STORE that verify finds. Damaged files are moved to its folder "damaged", never deleted.
 
-    Single flipped bits are undone. Damaged vectors are extracted again where their pictures are there with the same
-    bytes, else the pictures become failures, which extract --retry-failures tries again. What cannot be restored is
-    said, and left as it is.
+    Single flipped bits are corrected. Damaged vectors are extracted again if their pictures exist with the same bytes;
+    otherwise the pictures become failures, which extract --retry-failures tries again. What cannot be restored is
+    reported and left unchanged.
 
     \b
     Examples:

@@ -23,7 +23,7 @@ def sample(name: str, folder: str, as_json: bool) -> None:
       rock-paper-scissors  2,892 rendered hands, split train and test    download of 230 MB
       flowers              3,670 photographs of five kinds of flowers    download of 229 MB
 
-    A download is checked against its published SHA-256 and goes on where it was when the same command is run again.
+    A download is checked against its published SHA-256; if it is interrupted, the same command continues it.
 
     \b
     Examples:

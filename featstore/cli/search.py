@@ -14,46 +14,46 @@ from featstore.text import counted, printable
 @click.command()
 @click.argument("index", type=click.Path())
 @click.argument("inputs", nargs=-1, type=click.Path())
-@click.option("--key", "keys", multiple=True, metavar="KEY", help="Look up a picture of the store by its key.")
+@click.option("--key", "keys", multiple=True, metavar="KEY", help="Search for a picture of the store, by its key.")
 @click.option(
     "--vector",
     "vectors",
     multiple=True,
     metavar="FILE.npy",
-    help="Look up vectors, (d,) or (q, d), of the same backbone.",
+    help="Search for vectors, (d,) or (q, d), of the same backbone.",
 )
+@click.option("--like-label", "labels", multiple=True, metavar="LABEL", help="Search for the mean vector of a class.")
+@click.option("--combine", is_flag=True, help="Search once, for the mean of all queries.")
 @click.option(
-    "--like-label", "labels", multiple=True, metavar="LABEL", help="Look up the middle (mean vector) of a class."
+    "--less", "less_inputs", multiple=True, metavar="PICTURE", help="Combine the queries, and avoid this picture."
 )
-@click.option("--combine", is_flag=True, help="One query, the mean of all that is looked up, not one for each.")
+@click.option("--less-key", "less_keys", multiple=True, metavar="KEY", help="Like --less, for a picture of the store.")
 @click.option(
-    "--less", "less_inputs", multiple=True, metavar="PICTURE", help="Combine, and keep away from this picture."
-)
-@click.option("--less-key", "less_keys", multiple=True, metavar="KEY", help="The same, for a picture of the store.")
-@click.option(
-    "--less-label", "less_labels", multiple=True, metavar="LABEL", help="The same, for the middle of a class."
+    "--less-label", "less_labels", multiple=True, metavar="LABEL", help="Like --less, for the mean vector of a class."
 )
 @click.option(
     "--less-weight",
     type=click.FloatRange(0, min_open=True),
     default=defaults.LESS_WEIGHT,
     show_default=True,
-    help="How far to keep away: the query moves by so many times its distance from what is less wanted.",
+    help="Strength of --less: the query moves by this multiple of its distance from the mean of what to avoid.",
 )
 @click.option(
     "--where",
     metavar="CONDITION",
-    help="Find only pictures of which the condition is true: label == 'cat' and year >= 2020.",
+    help="Return only pictures that meet a condition: label == 'cat' and year >= 2020.",
 )
-@click.option("--k", type=click.IntRange(1), default=defaults.NEIGHBOURS, show_default=True, help="Neighbours a query.")
+@click.option(
+    "--k", type=click.IntRange(1), default=defaults.NEIGHBOURS, show_default=True, help="Neighbours per query."
+)
 @click.option(
     "--html", type=click.Path(dir_okay=False), metavar="PAGE.html", help="Write a page that shows the pictures."
 )
 @click.option("--root", type=click.Path(), help="Where the pictures of the index are now, for the page, if they moved.")
 @click.option(
-    "--weights", type=click.Path(), help="The checkpoint that the features were made with, if it was a file of yours."
+    "--weights", type=click.Path(), help="Checkpoint file of the features, if they were made with your own weights."
 )
-@click.option("--engine", default=defaults.ENGINE, show_default=True, help="What runs the network.")
+@click.option("--engine", default=defaults.ENGINE, show_default=True, help="Engine that runs the network.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
 @json_option
 def search(
@@ -70,16 +70,15 @@ def search(
     as_json: bool,
     **options: Any,
 ) -> int:
-    """Print the pictures of INDEX that are most like INPUTS: picture files, folders, tables or archives.
+    """Print the pictures of INDEX that are most similar to INPUTS: picture files, folders, tables or archives.
 
-    What can be looked up besides: pictures of the store by --key, vectors by --vector, classes by --like-label.
-    A picture that is looked up by its key is not among its own neighbours. A picture that cannot be read is listed with
-    the reason, and makes the exit code 1.
+    Other queries: pictures of the store by --key, vectors by --vector, classes by --like-label. A query by key is not
+    listed among its own neighbours. An unreadable picture is listed with the reason; the exit code is then 1.
 
     A condition compares columns (key, id, label, split, metadata) with texts in quotes, numbers, true or false, by
     == != < <= > >=, in ('a', 'b'), startswith 'a', glob '*.png' (* any text, ? one character), and "is missing",
-    joined by and, or, not and parentheses. A column whose name is no word stands in back quotes. Whatever else is said
-    of a missing value is neither true nor false.
+    joined by and, or, not and parentheses. A column whose name is not a word is put in back quotes. Any other
+    comparison with a missing value is neither true nor false.
 
     \b
     Examples:

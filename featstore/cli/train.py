@@ -40,25 +40,25 @@ def _folds(_: click.Context, __: click.Parameter, value: str) -> int | float:
     "more",
     multiple=True,
     type=click.Path(),
-    help="A store; of several the features of the same pictures are put side by side, with labels and splits of the first.",
+    help="A store; repeat to concatenate the features of several, with labels and splits of the first.",
 )
 @click.option(
     "--head",
     type=click.Choice(["logreg", "linear-svm", "rbf-svm", "knn"]),
     default="logreg",
     show_default=True,
-    help="Logistic regression, a support vector machine, or nearest neighbours; one a run.",
+    help="Logistic regression, a support vector machine, or nearest neighbours.",
 )
 @click.option("--out", type=click.Path(), help="File of the head (default: STORE.HEAD.head beside the store).")
 @click.option("--force", is_flag=True, help="Replace a head that has other classes or is of another store.")
-@click.option("--train-split", help="Split to learn from (default: train, where the store has it).")
-@click.option("--test-split", help="Split to be judged by (default: test, else val, where the store has it).")
+@click.option("--train-split", help="Split to train on (default: train, if the store has it).")
+@click.option("--test-split", help="Split to evaluate on (default: test or val, if the store has it).")
 @click.option(
     "--held-out",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=defaults.HELD_OUT,
     show_default=True,
-    help="Share to hold out where there are no such splits: stratified, pictures of equal bytes on one side.",
+    help="Share to hold out if there are no such splits: stratified, pictures of equal bytes on one side.",
 )
 @click.option(
     "--C",
@@ -68,17 +68,17 @@ def _folds(_: click.Context, __: click.Parameter, value: str) -> int | float:
     show_default=True,
     help="Inverse strength of the regularisation; auto: chosen by cross-validation on the training pictures.",
 )
-@click.option("--balanced", is_flag=True, help="Let every class weigh the same, however many pictures it has.")
+@click.option("--balanced", is_flag=True, help="Give every class the same weight, whatever its number of pictures.")
 @click.option(
     "--folds",
     default=str(defaults.FOLDS),
     callback=_folds,
     show_default=True,
-    help="Of the cross-validation; a share such as 0.1 holds that much out once instead.",
+    help="Folds of the cross-validation; a share such as 0.1 holds out that share once instead.",
 )
 @click.option("--seed", type=int, default=defaults.SEED, show_default=True)
 @click.option("--report", type=click.Path(dir_okay=False), metavar="PAGE.html", help="Write a page with the figures.")
-@click.option("--beside", is_flag=True, help="Write the page's figures as PNG files and as JSON beside it, too.")
+@click.option("--beside", is_flag=True, help="Also write the page's figures as PNG files and JSON beside it.")
 @click.option("--root", type=click.Path(), help="Where the pictures are now, for the page, if they moved.")
 @json_option
 def train(
@@ -91,9 +91,9 @@ def train(
     balanced: bool,
     **options: Any,
 ) -> None:
-    """Train a classifier on the labelled pictures of STORE, and say how good it is on pictures that it did not see.
+    """Train a classifier on the labelled pictures of STORE, and evaluate it on held-out pictures.
 
-    A head of the same classes and store that is there already is replaced, and compared with the new one.
+    An existing head of the same classes and store is replaced, and compared with the new one.
 
     \b
     Examples:

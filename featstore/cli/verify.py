@@ -14,7 +14,7 @@ from featstore.text import counted, printable
 @click.argument("path", type=click.Path())
 @json_option
 def verify(path: str, as_json: bool) -> int:
-    """Check every byte of the store, head or index at PATH against its checksums; exit code 1 where anything is damaged.
+    """Check every byte of the store, head or index at PATH against its checksums; exit code 1 if anything is damaged.
 
     \b
     Examples:
