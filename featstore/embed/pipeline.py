@@ -160,8 +160,7 @@ def run(
     ahead: int,
     timings: Timings,
 ) -> None:
-    """Process all ``batches``: ``load(target, row)`` in threads, ``engine`` in this one, ``write`` in one more, in
-    order.
+    """Process ``batches`` in order: ``load(target, row)`` in threads, ``engine`` here, ``write`` in one more thread.
 
     At most ``ahead`` batches are decoded and waiting, ``engine.in_flight`` in the network, and 2 not yet written. None
     among the batches means: write all previous batches now. ``load`` returns failures of pictures; exceptions from
@@ -210,19 +209,10 @@ def run(
             finish()
         written(1)
 
-    def planned() -> Iterator[Batch | None]:
-        while True:
-            with timings.during("planning"):
-                batch = next(batches, end)
-            if batch is end:
-                return
-            yield batch
-
-    end = Batch(None, 0, 0, True)
     processor = time.process_time()
     try:
         with timings.during("scheduling"):
-            for batch in planned():
+            for batch in _planned(batches, timings):
                 if batch is None:
                     drain()
                     continue
@@ -236,6 +226,16 @@ def run(
             loaders.shutdown(wait=True, cancel_futures=True)
             writer.shutdown(wait=True, cancel_futures=True)
         timings.add(processor=time.process_time() - processor)
+
+
+def _planned(batches: Iterator[Batch | None], timings: Timings) -> Iterator[Batch | None]:
+    end = Batch(None, 0, 0, True)
+    while True:
+        with timings.during("planning"):
+            batch = next(batches, end)
+        if batch is end:
+            return
+        yield batch
 
 
 @dataclass(frozen=True)
