@@ -140,11 +140,11 @@ def run(command: click.Command, arguments: list[str] | None = None, *, name: str
         say(text.getvalue(), err=True, end="")
         code = error.exit_code
     except UsageError as error:
-        code = _complain(error, 2)
+        code = _print_error(error, 2)
     except FeatstoreError as error:
-        code = _complain(error, 1)
+        code = _print_error(error, 1)
     except (click.Abort, KeyboardInterrupt):
-        code = _complain("stopped", 130)
+        code = _print_error("stopped", 130)
     except BrokenPipeError:
         # The reader of the output closed it; avoid another write error when the interpreter shuts down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -152,10 +152,10 @@ def run(command: click.Command, arguments: list[str] | None = None, *, name: str
     except OSError as error:
         where = f"{error.filename}: " if error.filename is not None else ""
         remedy = _REMEDIES.get(error.errno or 0, "run the same command again; what was finished is kept")
-        code = _complain(f"{where}{error.strerror or error}; {remedy}", 1)
+        code = _print_error(f"{where}{error.strerror or error}; {remedy}", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _complain(message: Any, code: int) -> int:
+def _print_error(message: Any, code: int) -> int:
     say(f"featstore: {printable(' '.join(str(message).split(chr(10))))}", err=True)
     return code

@@ -77,7 +77,7 @@ def bench(pictures: str | None, store: str | None, megabytes: int, rounds: int, 
 
     if store is not None and pictures is not None:
         raise UsageError("--store measures the store alone; leave PICTURES out")
-    with _swept_on_sigterm():
+    with _clean_up_on_sigterm():
         if store is not None:
             stored = bench_store(store or None, megabytes=megabytes, rounds=rounds, tell=_tell(rounds, "MB"))
             show(stored.to_dict(), _of_store(stored), as_json)
@@ -87,7 +87,7 @@ def bench(pictures: str | None, store: str | None, megabytes: int, rounds: int, 
 
 
 @contextlib.contextmanager
-def _swept_on_sigterm() -> Iterator[None]:
+def _clean_up_on_sigterm() -> Iterator[None]:
     """Let SIGTERM run the cleanups, because the temporary folder may be large."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:

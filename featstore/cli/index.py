@@ -88,7 +88,7 @@ def index(store: str, as_json: bool, update: bool, export: str | None, **options
     if report.standing.holds is not None:
         lines.append(report.standing.text)
     if report.standing.holds is False:
-        lines[-1] += f"; build it again: {_again(store, options['out'], info)}"
+        lines[-1] += f"; build it again: {_rebuild_command(store, options['out'], info)}"
     show({**report.to_dict(), "export": export}, "\n".join(lines), as_json)
     return 1 if report.standing.holds is False else 0
 
@@ -98,7 +98,7 @@ def _tell(stage: str, done: int, total: int) -> None:
         say(f"{stage} ({done} of {total})", err=True)
 
 
-def _again(store: str, out: str | None, info: dict[str, Any]) -> str:
+def _rebuild_command(store: str, out: str | None, info: dict[str, Any]) -> str:
     """Return the command that builds the index again with the same contract."""
     contract = info["contract"]
     words = ["featstore", "index", store, "--recall", f"{contract['recall']:g}", "--at", str(contract["at"])]

@@ -140,16 +140,16 @@ def _detect(name: str, all_files: bool) -> str:
 
 
 def _require_text(name: str) -> None:
-    from featstore.sources.archive import compressed, decompressor
+    from featstore.sources.archive import compressed_message, decompress_command
 
     try:
         with open(name, "rb") as file:
             start = file.read(8)
     except OSError as error:
         raise UsageError(f"{shown(name)}: cannot be opened ({error.strerror})") from None
-    command = decompressor(start)
+    command = decompress_command(start)
     packed = next((kind for magic, kind in _PACKED.items() if start.startswith(magic)), None)
     if command is not None:
-        raise UsageError(compressed(name, command))
+        raise UsageError(compressed_message(name, command))
     if packed is not None:
         raise UsageError(f"{shown(name)}: is a {packed} archive; unpack it and name the folder")

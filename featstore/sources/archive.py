@@ -51,7 +51,7 @@ class _Headers(io.FileIO):
         return super().read(size) or b""
 
 
-def compressed(path: str | bytes | os.PathLike[str], command: str) -> str:
+def compressed_message(path: str | bytes | os.PathLike[str], command: str) -> str:
     """Return the message for a compressed archive, which ``command`` decompresses."""
     return (
         f"{shown(path)}: is compressed; decompress it first ({command}): pictures are read by their place in the archive, "
@@ -59,7 +59,7 @@ def compressed(path: str | bytes | os.PathLike[str], command: str) -> str:
     )
 
 
-def decompressor(start: bytes) -> str | None:
+def decompress_command(start: bytes) -> str | None:
     """Return the command that decompresses a file that starts with ``start``; None if it is not compressed."""
     return next((command for magic, command in _COMPRESSED.items() if start.startswith(magic)), None)
 
@@ -213,10 +213,10 @@ class TarSource:
             file = _Headers(path)
         except OSError as error:
             raise FeatstoreError(f"{shown(path)}: cannot be read ({error.strerror})") from None
-        command = decompressor(os.pread(file.fileno(), 8, 0))
+        command = decompress_command(os.pread(file.fileno(), 8, 0))
         if command is not None:
             file.close()
-            raise UsageError(compressed(path, command))
+            raise UsageError(compressed_message(path, command))
         return file
 
     def _rows(self) -> Iterator[Row]:
@@ -228,22 +228,22 @@ class TarSource:
             prefix = (location if inside else os.path.basename(path)) + b"/"
             with self._open(path) as file:
                 try:
-                    everywhere = self._scattered(path, file)
+                    everywhere = self._scattered_sidecars(path, file)
                     used: set[Member] = set()
                     for group in self._groups(path, file):
                         if everywhere is not None:
                             group = replace(group, sidecars=everywhere, used=used)
                         yield from self._rows_of(group, path, file, (prefix, location))
                         if everywhere is None and group.whole:
-                            self._leave(group.sidecars, group.used)
+                            self._count_unused(group.sidecars, group.used)
                     if everywhere is not None:
-                        self._leave(everywhere, used)
+                        self._count_unused(everywhere, used)
                 except (tarfile.TarError, OSError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
                     reason = shown(str(error).partition("\n")[0]) or type(error).__name__
                     message = f"{shown(path)}: is no whole tar archive ({reason}); replace it by an intact copy"
                     raise FeatstoreError(message) from None
 
-    def _leave(self, sidecars: Sidecars, used: set[Member]) -> None:
+    def _count_unused(self, sidecars: Sidecars, used: set[Member]) -> None:
         """Count the ``sidecars`` that belong to no picture as ignored."""
         left = [member for member in sidecars.values() if member not in used]
         self.ignored += len(left)
@@ -277,7 +277,7 @@ class TarSource:
                 self.ignored += count
         yield group
 
-    def _scattered(self, path: bytes, file: io.FileIO) -> Sidecars | None:
+    def _scattered_sidecars(self, path: bytes, file: io.FileIO) -> Sidecars | None:
         """Return all sidecars of an archive if the members of some sample are not adjacent, otherwise None."""
         bare = alone = late = False
         known = 0

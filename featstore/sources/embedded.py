@@ -18,7 +18,7 @@ from featstore.errors import FeatstoreError, UsageError
 from featstore.sources.base import ROWS, Chunk, NoLabel, Row, chunked, label_text
 from featstore.sources.folder import walk
 from featstore.sources.layout import split_words
-from featstore.sources.table import doubts, find_columns, no_label
+from featstore.sources.table import doubts, find_columns, no_label_message
 from featstore.sources.tabular import ParquetTable, scalar
 from featstore.sources.tally import Tally
 from featstore.text import shown
@@ -161,7 +161,7 @@ class ParquetSource:
         try:
             return None if column is None else label_text(values[column])
         except NoLabel as error:
-            raise UsageError(no_label(file, f"row {row + 1}", what, error)) from None
+            raise UsageError(no_label_message(file, f"row {row + 1}", what, error)) from None
 
     def _values(self, file: Path) -> Iterator[dict[str, Any]]:
         """Yield each row's values by column, without the pictures' bytes."""

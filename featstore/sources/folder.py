@@ -177,7 +177,7 @@ def detect_layout(folder: Path, all_files: bool) -> tuple[Layout, list[str]]:
     return Layout.of("class").below(len(above)), notes
 
 
-class _Look(NamedTuple):
+class _Listing(NamedTuple):
     """A folder: its first ``picture`` or None, and the ``folders`` in it that contain pictures at any depth.
 
     If no name looks like a split, only the first two folders are listed.
@@ -187,7 +187,7 @@ class _Look(NamedTuple):
     folders: list[bytes]
 
 
-def _look(folder: Path, below: bytes, all_files: bool) -> _Look:
+def _look(folder: Path, below: bytes, all_files: bool) -> _Listing:
     here = os.path.join(os.fsencode(folder), below)
     folders, picture = [], None
     for entry in _enter(here, b"", None, 0).entries:
@@ -198,7 +198,7 @@ def _look(folder: Path, below: bytes, all_files: bool) -> _Look:
             picture = entry.name
     enough = 1 if picture is not None else len(folders) if may_be_splits(folders) else 2
     holding = (name for name in folders if _holds_input(os.path.join(here, name), all_files))
-    return _Look(picture, list(islice(holding, enough)))
+    return _Listing(picture, list(islice(holding, enough)))
 
 
 def _holds_input(folder: bytes, all_files: bool) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from featstore.errors import UsageError
 from featstore.sources.base import NoLabel, label_text
-from featstore.sources.table import LABEL_NAMES, SPLIT_NAMES, no_label
+from featstore.sources.table import LABEL_NAMES, SPLIT_NAMES, no_label_message
 from featstore.text import shown
 
 SIDECARS: Final = (b"cls", b"json", b"txt")
@@ -109,5 +109,5 @@ def labels_of(
             try:
                 found[at] = label_text(given)
             except NoLabel as error:
-                raise UsageError(no_label(os.fsdecode(path), shown(member.name), what, error)) from None
+                raise UsageError(no_label_message(os.fsdecode(path), shown(member.name), what, error)) from None
     return found[0], found[1]

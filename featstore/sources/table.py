@@ -120,7 +120,7 @@ def _refuse_misspelt(table: Table, what: str, columns: Sequence[str]) -> None:
             )
 
 
-def no_label(table: str | os.PathLike[str], place: str, what: str, error: NoLabel) -> str:
+def no_label_message(table: str | os.PathLike[str], place: str, what: str, error: NoLabel) -> str:
     """Return the message for a value that cannot be a label."""
     return (
         f"{shown(table)}: {place} has a {what} that {error}; name another column with --{what}-column, or none with "
@@ -252,7 +252,7 @@ class TableSource:
         try:
             return label_text(value)
         except NoLabel as error:
-            raise UsageError(no_label(self.location, place, what, error)) from None
+            raise UsageError(no_label_message(self.location, place, what, error)) from None
 
     def _name(self, place: str, what: str, values: Sequence[Any], position: int | None) -> bytes:
         value = None if position is None else values[position]

@@ -132,7 +132,7 @@ def demo(
     def extraction() -> tuple[ExtractReport, str, bool]:
         source = open_source(pictures)
         made = extract(
-            source if limit is None else Evenly(source, limit),
+            source if limit is None else EvenSubset(source, limit),
             store,
             backbone=BACKBONE,
             engine=engine,
@@ -210,7 +210,7 @@ def _indexed(store: Path) -> tuple[None, str, bool]:
     return None, f"{made.info['rows']:,} vectors, {'exact' if made.info['exact'] else 'approximate'}", False
 
 
-class Evenly:
+class EvenSubset:
     """A source with about ``limit`` of another source's pictures, evenly spaced in its order."""
 
     def __init__(self, source: Source, limit: int) -> None:

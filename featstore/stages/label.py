@@ -9,7 +9,7 @@ from pathlib import Path
 
 from featstore.errors import UsageError
 from featstore.sources.base import NoLabel, label_text, without_dot
-from featstore.sources.table import doubts, find_columns, no_label
+from featstore.sources.table import doubts, find_columns, no_label_message
 from featstore.sources.tabular import CsvTable, Table, names_of_columns, open_table, scalar
 from featstore.sources.tally import Tally
 from featstore.store import tables
@@ -60,7 +60,7 @@ def label(
                 try:
                     values[name].append(label_text(record[at[column]]))
                 except NoLabel as error:
-                    raise UsageError(no_label(table, place, name, error)) from None
+                    raise UsageError(no_label_message(table, place, name, error)) from None
     if not values:
         raise UsageError(f"{table}: has keys and nothing else; add a column such as label or split")
     try:

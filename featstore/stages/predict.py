@@ -68,7 +68,7 @@ class Predictions:
 
     def __init__(self, classes: list[str], make: Callable[[], Iterator[Prediction]], notes: list[str]) -> None:
         self.classes, self.notes = classes, notes
-        self._make, self._kept = make, Kept(make)
+        self._make, self._kept = make, CachedIterator(make)
 
     def __iter__(self) -> Iterator[Prediction]:
         return iter(self._kept)
@@ -106,7 +106,7 @@ class Predictions:
         return pd.DataFrame(columns)
 
 
-class Kept:
+class CachedIterator:
     """Cache the items of an iterator during the first iteration, so that they can be iterated again."""
 
     def __init__(self, make: Callable[[], Iterator[Prediction]]) -> None:

@@ -45,7 +45,7 @@ def repair(
     path = Path(store)
     if root is not None and not os.path.isdir(root):
         raise UsageError(f"{os.fspath(root)}: the root is no folder")
-    remaking = _Remaking(path, None if root is None else Path(root), backbone, weights, engine, device)
+    remaking = _Reextraction(path, None if root is None else Path(root), backbone, weights, engine, device)
 
     def extract_pending(claims: Claims, report: RepairReport) -> None:
         if set_aside:
@@ -61,7 +61,7 @@ def repair(
     return repair_store(path, None if set_aside else remaking.rows, extract_pending)
 
 
-class _Remaking:
+class _Reextraction:
     """Extract rows of a store again; the backbone is loaded on first use."""
 
     def __init__(

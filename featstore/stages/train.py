@@ -180,7 +180,7 @@ def train(
     earlier = _head_at(path)
     split = split_store(opened, train_split=train_split, test_split=test_split, held_out=held_out, seed=seed)
     if isinstance(earlier, TrainedHead) and not force:
-        _require_alike(path, earlier, stack, opened.labels[split.train])
+        _require_same_data(path, earlier, stack, opened.labels[split.train])
     started = time.perf_counter()
     trained = train_head(
         rows_of(stack, split.train),
@@ -271,7 +271,7 @@ def _head_at(path: Path) -> TrainedHead | str | None:
         return f"replaced a head that could not be read: {error}"
 
 
-def _require_alike(path: Path, earlier: TrainedHead, stack: StackedStores, labels: NDArray[np.object_]) -> None:
+def _require_same_data(path: Path, earlier: TrainedHead, stack: StackedStores, labels: NDArray[np.object_]) -> None:
     """Raise UsageError if the head at ``path`` has other classes than ``labels``, or another store."""
     old, new = set(earlier.classes), set(labels.astype(str).tolist())
     reasons = []

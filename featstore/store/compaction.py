@@ -128,7 +128,7 @@ class _Compaction:
             for name in self._listed(folder, folders.EPOCH):
                 if name != f"{epoch:06d}":
                     folders.remove_folder(self.path, folder, name)
-        for name in [*gone, *self._listed(folders.SHARDS, folders.HALF_SHARD)]:
+        for name in [*gone, *self._listed(folders.SHARDS, folders.TEMPORARY_SHARD)]:
             folders.remove_file(self.path, folders.SHARDS, name)
         if shards.folder(self.path).is_dir():
             atomic.sync(shards.folder(self.path))

@@ -95,7 +95,7 @@ def sweep(store: Path, claims: Claims) -> None:
             with contextlib.suppress(OSError):
                 folders.remove_folder(store, folders.WORK, name)
     # List the files before checking their owners, so that files begun meanwhile are not in the list.
-    for leftover in _listed(store, folders.SHARDS, pattern=folders.HALF_SHARD):
+    for leftover in _listed(store, folders.SHARDS, pattern=folders.TEMPORARY_SHARD):
         unit = shards.unit_of(leftover)
         if unit is not None and claims.holder(unit) is None:
             folders.remove_file(store, folders.SHARDS, leftover)

@@ -5,7 +5,7 @@ import pytest
 from featstore.errors import UsageError
 from featstore.pages.demo import write_demo_page
 from featstore.sources import open_source
-from featstore.stages.demo import Evenly, demo
+from featstore.stages.demo import EvenSubset, demo
 from featstore.stages.sample import write_sample
 from tests.page_reading import read, require_shown
 
@@ -74,7 +74,7 @@ def test_a_folder_that_cannot_be_used_is_refused(tmp_path):
 @pytest.mark.parametrize("limit", [1, 7, 100, 1797, 5000])
 def test_evenly_takes_as_many_as_asked_for(tmp_path, limit):
     write_sample("digits", tmp_path / "digits")
-    chunks = list(Evenly(open_source(tmp_path / "digits"), limit).chunks(500))
+    chunks = list(EvenSubset(open_source(tmp_path / "digits"), limit).chunks(500))
     assert sum(map(len, chunks)) == min(limit, 1797)
     labels = {label for chunk in chunks for label in chunk.labels}
     assert len(labels) == min(limit, 10) or limit == 7

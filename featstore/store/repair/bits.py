@@ -19,7 +19,7 @@ _LARGEST = 64 << 10
 """Largest array to search for the flipped bit, in bytes; takes some seconds."""
 
 
-def mend(data: bytes, good: Callable[[bytes | bytearray], bool]) -> bytes | None:
+def correct_bit(data: bytes, good: Callable[[bytes | bytearray], bool]) -> bytes | None:
     """Return ``data`` with one bit flipped so that ``good`` is true, or None if there is no such bit."""
     if len(data) > _LARGEST:
         return None
@@ -33,9 +33,11 @@ def mend(data: bytes, good: Callable[[bytes | bytearray], bool]) -> bytes | None
     return None
 
 
-def mend_json(path: Path, aside: Callable[[Path], object]) -> bool:
-    """Repair a file of files.write_json; return whether it is intact now. ``aside`` as in mend_sealed. Raises
-    OSError."""
+def correct_json(path: Path, aside: Callable[[Path], object]) -> bool:
+    """Repair a file of files.write_json; return whether it is intact now. Raises OSError.
+
+    ``aside``: as in correct_sealed.
+    """
 
     def good(data: bytes | bytearray) -> bool:
         try:
@@ -45,21 +47,21 @@ def mend_json(path: Path, aside: Callable[[Path], object]) -> bool:
         return True
 
     try:
-        mended = mend(atomic.read_small(path, atomic.LARGEST_JSON, follow=False), good)
+        fixed = correct_bit(atomic.read_small(path, atomic.LARGEST_JSON, follow=False), good)
     except DamagedError:
         return False
-    if mended is None:
+    if fixed is None:
         return False
     aside(path)
-    atomic.write_bytes(path, mended)
+    atomic.write_bytes(path, fixed)
     return True
 
 
-class _Hopeless(Exception):
+class _Unrepairable(Exception):
     """The damage is larger than one bit."""
 
 
-def mend_sealed(path: Path, kind: str, aside: Callable[[Path], object]) -> bool:
+def correct_sealed(path: Path, kind: str, aside: Callable[[Path], object]) -> bool:
     """Repair the header and small arrays of a sealed file; return whether the file is intact now. Raises OSError.
 
     ``aside`` is called with the path before its file is replaced.
@@ -67,15 +69,15 @@ def mend_sealed(path: Path, kind: str, aside: Callable[[Path], object]) -> bool:
     try:
         with atomic.new_file(path) as temporary:
             shutil.copyfile(path, temporary)
-            if not _mend_header(temporary, kind) or not _mend_arrays(temporary):
-                raise _Hopeless
+            if not _correct_header(temporary, kind) or not _correct_arrays(temporary):
+                raise _Unrepairable
             aside(path)
-    except _Hopeless:
+    except _Unrepairable:
         return False
     return True
 
 
-def _mend_header(path: Path, kind: str) -> bool:
+def _correct_header(path: Path, kind: str) -> bool:
     try:
         sealed.read_header(path, kind)
         return True
@@ -86,15 +88,17 @@ def _mend_header(path: Path, kind: str) -> bool:
         for header_bytes in (1 << k for k in range(10, 17)):
             file.seek(0)
             block = file.read(header_bytes)
-            mended = mend(block, lambda data: sealed.is_header(data, size)) if len(block) == header_bytes else None
-            if mended is not None:
+            fixed = (
+                correct_bit(block, lambda data: sealed.is_header(data, size)) if len(block) == header_bytes else None
+            )
+            if fixed is not None:
                 file.seek(0)
-                file.write(mended)
+                file.write(fixed)
                 return True
     return False
 
 
-def _mend_arrays(path: Path) -> bool:
+def _correct_arrays(path: Path) -> bool:
     found = sealed.SealedFile(path)
     names = found.damaged()
     if "" in names:
@@ -104,9 +108,9 @@ def _mend_arrays(path: Path) -> bool:
             entry = found.header["arrays"][name]
             checksum = entry["xxh3"]
             file.seek(entry["offset"])
-            mended = mend(file.read(found[name].nbytes), lambda data: xxhash.xxh3_128_hexdigest(data) == checksum)  # noqa: B023
-            if mended is None:
+            fixed = correct_bit(file.read(found[name].nbytes), lambda data: xxhash.xxh3_128_hexdigest(data) == checksum)  # noqa: B023
+            if fixed is None:
                 return False
             file.seek(entry["offset"])
-            file.write(mended)
+            file.write(fixed)
     return not sealed.SealedFile(path).damaged()

@@ -39,7 +39,7 @@ from featstore.store.keys import KeyIndex, digests
 from featstore.store.live_rows import shard_names
 from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan
-from featstore.store.repair.bits import mend_json, mend_sealed
+from featstore.store.repair.bits import correct_json, correct_sealed
 from featstore.store.repair.manifest import UNKNOWN_WEIGHTS, rebuilt_manifest
 from featstore.store.repair.shards import Remake, ShardRepair
 from featstore.store.shards import Shard
@@ -153,7 +153,7 @@ class _Repair:
             found, names = None, set()
         if found is not None and not names:
             return
-        if _readable(file) and mend_sealed(file, kind, self.aside):
+        if _readable(file) and correct_sealed(file, kind, self.aside):
             self._restored(file)
             return
         restore(file, found, names)
@@ -198,7 +198,7 @@ class _Repair:
         try:
             return Manifest.read(self.path)
         except DamagedError:
-            if mend_json(file, self.aside):
+            if correct_json(file, self.aside):
                 self._restored(file)
                 return Manifest.read(self.path)
         rebuilt = rebuilt_manifest(self.path)
