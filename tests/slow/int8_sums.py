@@ -27,7 +27,7 @@ from featstore.decode import decode
 from featstore.embed.embedder import inputs_of
 from featstore.engines import drift, open_engine, openvino
 from featstore.engines.int8 import PRECISION, has_8_bit_sums
-from featstore.engines.parity import beyond_bound
+from featstore.engines.parity import describe_excess
 from featstore.sources.reading import read_picture
 
 BACKBONE, AGREEMENT, BATCH = "efficientnet_lite0", 0.8, 32
@@ -74,7 +74,7 @@ def main(pictures: Path, count: int) -> None:
     }
     checks = {
         "arithmetics agree": result["int8 against exact sums"]["neighbour_agreement"] >= AGREEMENT,  # type: ignore[index]
-        "within the class": not beyond_bound(PRECISION, drift(int8, fp32)),
+        "within the class": not describe_excess(PRECISION, drift(int8, fp32)),
     }
     print(json.dumps({**result, "reached": checks}, indent=2))
     sys.exit(not all(checks.values()))
