@@ -1,4 +1,4 @@
-"""The stage from an index, and pictures or other queries, to their nearest neighbours."""
+"""Search an index for the nearest neighbours of pictures or other queries."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 _SHOWN_QUERIES, _SHOWN_NEIGHBOURS = 10, 20
-"""Queries, and neighbours of each, that a notebook shows."""
+"""Largest numbers of queries, and of neighbours per query, that a notebook shows."""
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A picture of the index: ``score`` is its cosine or inner product, or its squared distance under "l2"."""
+    """A picture of the index. ``score``: cosine or inner product, or squared distance under "l2"."""
 
     key: str
     id: int
@@ -41,9 +41,9 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class QueryResult:
-    """What was looked up: its neighbours, best first, or why there are none.
+    """A query's neighbours, best first, or the reason why there are none.
 
-    ``source`` or ``key``: the picture, where it was one.
+    ``source`` or ``key``: the picture, if the query was one.
     """
 
     name: str
@@ -67,9 +67,9 @@ class QueryResult:
 
 @dataclass(frozen=True)
 class SearchReport:
-    """The neighbours of each query. ``notes``: what a reader has to know, such as a store that has grown since.
+    """The neighbours of each query. ``notes``: warnings for the user, such as that the store has grown since.
 
-    ``store``: the one that the index was made of, where it was found. ``kept``: rows that the filter ``where`` leaves.
+    ``store``: the store of the index, if it was found. ``kept``: number of rows that meet the condition ``where``.
     """
 
     index: str
@@ -106,7 +106,7 @@ class SearchReport:
 
     @property
     def failures(self) -> int:
-        """How many queries could not be read."""
+        """Number of queries that could not be made."""
         return sum(bool(query.reason) for query in self.queries)
 
     def to_dict(self) -> dict[str, Any]:
@@ -143,14 +143,15 @@ def search(
 ) -> SearchReport:
     """Return the ``k`` nearest pictures of ``index`` to each of ``inputs``: picture files, folders, tables, archives.
 
-    ``like``: more to look up, by key, vector or class. ``combine``: one query of all together; with ``less``, one that
-    also keeps away from those by ``less_weight`` (see Queries.mixture). A picture that is looked up by its key is not
-    among its own neighbours. ``where``: only rows that it chooses (featstore.where) are found; where these are few
-    they are compared one by one with the store's vectors.
+    ``like``: more queries by key, vector or class. ``combine``: one query from all of them; with ``less``, it also
+    avoids those, with strength ``less_weight`` (see Queries.mixture). A query by key is excluded from its own
+    neighbours. ``where``: a condition that the results must meet (featstore.where); if few rows meet it, they are
+    compared one by one, with the store's vectors.
 
-    Pictures go through the very backbone, weights and preprocessing that the index was made of; without pictures
-    none is loaded. A query that cannot be read is a QueryResult with a reason. Where the store is found, the notes say
-    whether it has changed since; keys, classes and ``where`` need it. Raises UsageError, IdentityError, DamagedError.
+    Pictures go through the backbone, weights and preprocessing that the index was made with; without pictures no
+    network is loaded. An unreadable query gives a QueryResult with a reason. If the store is found, the notes say
+    whether it changed since; keys, classes and ``where`` need the store. Raises UsageError, IdentityError,
+    DamagedError.
     """
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
     more = like or Query()
@@ -201,9 +202,9 @@ def search(
 
 
 class Finder:
-    """An index, and the rows of its ``store`` among which ``where`` has it look (None: all).
+    """An index, and the rows of its ``store`` to search, chosen by ``where`` (None: all).
 
-    ``kept``: how many these are. UsageError for what is no condition on the store's columns.
+    ``kept``: number of these rows. Raises UsageError for an invalid condition.
     """
 
     def __init__(self, index: FeatureIndex, store: FeatureStore | None = None, where: str | None = None) -> None:
@@ -213,16 +214,16 @@ class Finder:
         if store is not None and where is not None:
             from featstore.where import rows_where
 
-            # What the index lacks is not found, however it is searched.
+            # Rows that the index lacks are never found, with any method of search.
             self._rows = np.flatnonzero(rows_where(store, where) & np.isin(store.ids, index.ids))
             self.kept = len(self._rows)
 
     def look_up(self, asked: Sequence[Asked], k: int) -> list[QueryResult]:
-        """Return the ``k`` neighbours of each of ``asked``, in one batch."""
+        """Return the ``k`` neighbours of each of ``asked``, searched in one batch."""
         good = [one for one in asked if one.vector is not None]
         found: Iterator[list[Neighbour]] = iter(())
         if good:
-            # Whatever is to be left out takes at most its own number of places.
+            # Fetch k plus the number of excluded ids.
             depth = k + max(len(one.own) for one in good)
             scores, ids = self._search(np.stack([np.asarray(one.vector) for one in good]), depth)
             for place, one in enumerate(good):
@@ -251,7 +252,7 @@ class Finder:
 
 
 def neighbours(index: FeatureIndex, vectors: Any, k: int, **options: Any) -> list[list[Neighbour]]:
-    """Return the neighbours of ``vectors`` (q, d), best first; ``options`` as FeatureIndex.search takes them."""
+    """Return the neighbours of ``vectors`` (q, d), best first; ``options`` are passed to FeatureIndex.search."""
     return _neighbours(index, *index.search(vectors, k, **options))
 
 
