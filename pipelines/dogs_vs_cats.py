@@ -38,7 +38,7 @@ def main(pictures: str, store: str, backbone: str | None, weights: str | None, p
     write_training_page(trained, page)
 
     accuracy = trained.report.accuracy
-    names = featstore.FeatureStore.open(store).manifest.weights_name
+    names = featstore.FeatureStore.open(store).weights_name
     click.echo(f"features: {backbone}, weights {names}")
     click.echo(f"pictures: {extracted.vectors:,} vectors, {extracted.failures:,} could not be read")
     click.echo(

@@ -50,7 +50,10 @@ def write_demo_page(report: DemoReport) -> None:
                     percent(accuracy.value),
                     f"of {first.report.rows:,} held-out pictures right; 95 % interval {percent(accuracy.low)} to {percent(accuracy.high)}",
                 ),
-                (f"{report.vectors:,}", f"vectors of {opened.spec.dimension:,} numbers, {report.failures:,} failures"),
+                (
+                    f"{report.vectors:,}",
+                    f"vectors of {opened.identity.dimension:,} numbers, {report.failures:,} failures",
+                ),
                 (seconds(extracted.made_in), "to extract them, once"),
                 (seconds(sum(step.made_in for step in report.steps)), "for the whole chain"),
             ],

@@ -71,7 +71,7 @@ def write_training_page(
             "precision_recall": drawn["precision-recall"],
             "figures": parts.figures(told),
             "made_of": [
-                ("store", f"{' + '.join(trained.stores or [trained.store])}, label version {store.tables.version}"),
+                ("store", f"{' + '.join(trained.stores or [trained.store])}, label version {store._tables.version}"),
                 ("features", parts.features_text(origins_of_head(trained.head, trained.path))),
                 ("fingerprint", trained.head.fingerprint),
                 ("learnt from", f"{split.names[0]}: {counted(len(split.train), 'picture')}"),

@@ -184,7 +184,7 @@ def _kept(store: Path, kind: str) -> TrainReport | None:
     except (OSError, DamagedError):
         return None
     opened = FeatureStore.open(store)
-    now = (opened.store_id, generation_number(opened), opened.tables.version)
+    now = (opened.store_id, generation_number(opened), opened._tables.version)
     origin = head.meta.get(KEY) or {}
     if (origin.get("store_id"), head.meta.get("generation"), head.meta.get("label_version")) != now:
         return None

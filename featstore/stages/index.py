@@ -129,7 +129,7 @@ def _build(
         "labels": store.labels.tolist(),
         "groups": groups_of_equal_bytes(store.sha256),
         "fingerprint": store.fingerprint,
-        "identity": {**store.spec.to_dict(), KEY: origin_of_store(store).to_dict()},
+        "identity": {**store.identity.to_dict(), KEY: origin_of_store(store).to_dict()},
         "generation": generation_number(store),
         "seed": seed,
         "progress": progress,
@@ -147,7 +147,7 @@ def _update(store: FeatureStore, path: Path, name: str, seed: int, notes: list[s
 
     index = FeatureIndex.open(path, mmap=False)
     origin = origin_of_index(index, str(path))
-    origin.identity.check(store.spec, str(path))
+    origin.identity.check(store.identity, str(path))
     if origin.store_id != store.store_id:
         raise UsageError(
             f"{path}: is the index of another store ({origin.store}), and ids of one store mean nothing in another; "

@@ -123,7 +123,7 @@ class Queries:
 
     def _keys(self, keys: Sequence[str]) -> Iterator[Asked]:
         store = self._store()
-        rows = store.rows(keys)
+        rows = store.index_of(keys)
         own = store.ids[rows].tolist()
         vectors = (vector for block in store.blocks(rows) for vector in block)
         for key, number, vector in zip(keys, own, vectors, strict=True):

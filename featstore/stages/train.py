@@ -244,7 +244,7 @@ def _data_record(stack: StackedStores, split: Split) -> dict[str, Any]:
     return {
         KEY: stack.origin,
         "split": split.to_dict(),
-        "label_version": stack.first.tables.version,
+        "label_version": stack.first._tables.version,
         "generation": generation_number(stack.first),
     }
 

@@ -78,8 +78,8 @@ class _Compaction:
     def __init__(self, path: Path, claims: Claims) -> None:
         self.path, self.claims = path, claims
         self.store = FeatureStore(path)
-        self.plan = self.store.plan
-        self.next = self.store.manifest.next_epoch()
+        self.plan = self.store._plan
+        self.next = self.store._manifest.next_epoch()
         self.done = {unit.number for unit in self.store.units} - {unit.number for unit in self.store.pending_units()}
 
     def run(self) -> CompactReport:
@@ -103,7 +103,7 @@ class _Compaction:
         """Raise if a shard belongs to no unit: a part of the plan is lost, and compacting would make the loss
         permanent."""
         planned = {shards.shard_path(self.path, unit.number).name for unit in self.store.units}
-        strays = written.unplanned_shards(self.path, self.store.manifest.epoch, shard_names(self.path), planned)
+        strays = written.unplanned_shards(self.path, self.store._manifest.epoch, shard_names(self.path), planned)
         if strays:
             raise DamagedError(
                 f"{shards.folder(self.path) / strays[0]}: belongs to no unit of the plan, of which a part is lost "
@@ -151,7 +151,7 @@ class _Compaction:
 
     def _groups(self) -> list[list[_Group]]:
         """Return the groups of units, source by source, in the order of the ids."""
-        limit = self.store.manifest.unit_rows
+        limit = self.store._manifest.unit_rows
         result: list[list[_Group]] = []
         units = [(unit, self._live(unit)) for unit in self.store.units]
         for _, run in itertools.groupby(units, lambda item: source_name(self.plan.segments[item[0].segment].source)):
@@ -230,7 +230,7 @@ class _Compaction:
         plans.write_segment(path, new, digests(every.keys, every.views.tolist()))
 
     def _write_shard(self, number: int, group: _Group, rows: Rows) -> None:
-        live = [(self.store.shard(unit), unit) for unit in group.units]
+        live = [(self.store._shard(unit), unit) for unit in group.units]
         kept = [(shard, np.flatnonzero(~self.plan.is_retired(shard.ids))) for shard, _ in live]
         failures = [
             (key, failure, shard.failed_sha256[at])
@@ -255,7 +255,7 @@ class _Compaction:
         ]
         shards.write_shard(
             shards.shard_path(self.path, number),
-            self.store.spec,
+            self.store.identity,
             self.store.store_id,
             finished,
             _blocks(kept),
@@ -264,7 +264,7 @@ class _Compaction:
 
     def _write_tables(self) -> None:
         directory = folders.make(self.path, folders.TABLES, f"{self.next.epoch:06d}")
-        for version, table in enumerate(self.store.tables.versions):
+        for version, table in enumerate(self.store._tables.versions):
             path = tables.table_path(self.path, self.next.epoch, version)
             known = np.zeros(len(table.keys), bool)
             index: KeyIndex = table.index

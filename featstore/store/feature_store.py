@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,11 @@ from featstore.store.key_matches import meant, other_forms
 from featstore.store.keys import KeyIndex
 from featstore.store.live_rows import LiveRows
 from featstore.store.manifest import Manifest, settled
+from featstore.store.places import place_of
 from featstore.store.plan import Ids, Plan, Unit
 from featstore.store.shards import Failure, Shard
 from featstore.store.tables import Tables
+from featstore.store.views import FeatureBlocks, Keys, frame_of, text_of
 from featstore.text import did_you_mean, natural
 
 if TYPE_CHECKING:
@@ -39,52 +41,6 @@ class Counts:
     pending: int
 
 
-class Keys(Sequence[str]):
-    """The keys of a store's vectors, read as they are asked for; bytes that are no UTF-8 come as surrogates (os.fsencode undoes it)."""
-
-    def __init__(self, store: FeatureStore) -> None:
-        self._store = store
-
-    def __len__(self) -> int:
-        return len(self._store)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [_text(key) for key in self._store.key_bytes(np.arange(len(self))[index])]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        return _text(next(iter(self._store.key_bytes(np.array([index % len(self)])))))
-
-    def __iter__(self) -> Iterator[str]:
-        return map(_text, self._store.key_bytes(None))
-
-
-def _text(key: bytes) -> str:
-    return key.decode("utf-8", "surrogateescape")
-
-
-class FeatureBlocks:
-    """Rows of a store as a re-iterable stream of (b, d) arrays, for whatever should not hold them all.
-
-    Attributes: ``shape`` (n, d), ``dtype``.
-    """
-
-    def __init__(self, store: FeatureStore, rows: NDArray[np.int64] | None, block_rows: int) -> None:
-        self._store, self._rows, self._block_rows = store, rows, block_rows
-        self.shape = (len(store) if rows is None else len(rows), store.spec.dimension)
-        self.dtype = store.spec.numpy_dtype
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def blocks(self) -> Iterator[NDArray[Any]]:
-        """Yield the rows in order, as (b, d) arrays."""
-        return self._store.blocks(self._rows, block_rows=self._block_rows)
-
-    def __iter__(self) -> Iterator[NDArray[Any]]:
-        return self.blocks()
-
-
 class FeatureStore:
     """A store of feature vectors, opened for reading with ``FeatureStore.open``.
 
@@ -95,7 +51,7 @@ class FeatureStore:
     Attributes
     ----------
     path: the folder.
-    spec: the Identity of the features.
+    identity: the Identity of the features.
     store_id: random name of the store, never changes.
     keys: n texts (see Keys). ids: (n,) int64. labels, splits: (n,) objects, text or None.
     """
@@ -103,9 +59,9 @@ class FeatureStore:
     def __init__(self, path: str | Path, *, partial: bool = False) -> None:
         self.path = Path(path)
         self._partial = partial
-        self.manifest, (self.plan, self.tables, self._live) = settled(self.path, self._read)
-        self.spec: Identity = self.manifest.identity
-        self.store_id = self.manifest.store_id
+        self._manifest, (self._plan, self._tables, self._live) = settled(self.path, self._read)
+        self.identity: Identity = self._manifest.identity
+        self.store_id = self._manifest.store_id
         self._columns: dict[str, NDArray[np.object_]] = {}
 
     def _read(self, manifest: Manifest) -> tuple[Plan, Tables, LiveRows]:
@@ -126,20 +82,43 @@ class FeatureStore:
         """Return the number of vectors."""
         return len(self._live)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files of vectors and keys; arrays that were returned stay valid. ``with`` does this at its end."""
+        self._live.shards.close()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, d): the number of vectors, and of numbers in each."""
+        return len(self), self.dimension
+
+    @property
+    def dimension(self) -> int:
+        """d: the number of numbers in a vector."""
+        return self.identity.dimension
+
     def __repr__(self) -> str:
-        spec = self.spec
-        return f"<FeatureStore {str(self.path)!r}: {len(self):,} x {spec.dimension} {spec.dtype}, {spec.backbone}>"
+        identity = self.identity
+        return f"<FeatureStore {str(self.path)!r}: {len(self):,} x {identity.dimension} {identity.dtype}, {identity.backbone}>"
 
     def _repr_html_(self) -> str:
         from featstore.notebook import table
 
-        counts, spec = self.counts, self.spec
-        weights = f"weights {self.manifest.weights_name}"
+        counts, identity = self.counts, self.identity
+        weights = f"weights {self._manifest.weights_name}"
         rows = [
             ("pictures", f"{counts.vectors:,} with a vector, {counts.failures:,} failures, {counts.pending:,} pending"),
-            ("features", f"{spec.dimension:,} x {spec.dtype} of {spec.backbone} ({spec.layer}), {weights}"),
-            ("columns", ", ".join(self.tables.columns)),
-            ("sources", ", ".join(str(source.get("location")) for source in self.plan.sources().values())),
+            (
+                "features",
+                f"{identity.dimension:,} x {identity.dtype} of {identity.backbone} ({identity.layer}), {weights}",
+            ),
+            ("columns", ", ".join(self._tables.columns)),
+            ("sources", ", ".join(str(source.get("location")) for source in self._plan.sources().values())),
             ("identity", self.fingerprint[:16]),
         ]
         return table(f"FeatureStore {self.path}", rows)
@@ -147,17 +126,27 @@ class FeatureStore:
     @property
     def fingerprint(self) -> str:
         """The identity's fingerprint."""
-        return self.spec.fingerprint
+        return self.identity.fingerprint
+
+    @property
+    def weights_name(self) -> str:
+        """The name of the weights when the features were made: a published one, a file, or "random:SEED"."""
+        return self._manifest.weights_name
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns that ``column`` has, label and split among them."""
+        return self._tables.columns
 
     @property
     def generation(self) -> tuple[int, int, int]:
         """(epoch, plan segments, finished units): another value, another set of rows, unless opened ``partial``."""
-        return (*self.plan.generation, len(self._live.finished) - len(self._live.shards.unfinished))
+        return (*self._plan.generation, len(self._live.finished) - len(self._live.shards.unfinished))
 
     @property
     def counts(self) -> Counts:
         """How many pictures there are, with a vector, failed and pending."""
-        images, failures = len(self.plan), self._live.failures
+        images, failures = len(self._plan), self._live.failures
         return Counts(images, len(self), failures, images - len(self) - failures)
 
     @property
@@ -165,7 +154,7 @@ class FeatureStore:
         """All units of the plan, finished or not."""
         return self._live.units
 
-    def pending_units(self) -> list[Unit]:
+    def _pending_units(self) -> list[Unit]:
         """Return the units that have no shard yet."""
         done = {unit.number for unit in self._live.finished} - self._live.shards.unfinished.keys()
         return [unit for unit in self.units if unit.number not in done]
@@ -198,36 +187,25 @@ class FeatureStore:
         """The keys, in the order of the rows."""
         return Keys(self)
 
-    def key_bytes(self, rows: NDArray[np.int64] | None) -> Iterator[bytes]:
+    def _key_bytes(self, rows: NDArray[np.int64] | None) -> Iterator[bytes]:
         """Yield the keys of ``rows`` (None: all) as bytes."""
-        if rows is None:
-            for shard, _, offsets in self._live.parts(None):
-                yield from shard.keys.take(np.arange(len(shard.ids))[offsets])
-            return
-        for start in range(0, len(rows), BLOCK_ROWS):
-            part = np.asarray(rows[start : start + BLOCK_ROWS], np.int64)
-            keys = [b""] * len(part)
-            for shard, places, offsets in self._live.parts(part):
-                where, at = np.arange(len(part))[places], np.arange(len(shard.ids))[offsets]
-                for place, key in zip(where.tolist(), shard.keys.take(at), strict=True):
-                    keys[place] = key
-            yield from keys
+        return self._live.keys(rows)
 
-    def rows(self, keys: Sequence[str | bytes], *, missing: str = "raise") -> NDArray[np.int64]:
+    def index_of(self, keys: Sequence[str | bytes], *, missing: str = "raise") -> NDArray[np.int64]:
         """Return the row (m,) of each key; with ``missing="mark"``, -1 for keys without a vector, else UsageError.
 
         Before it raises, a key is looked for in other forms (see KeyMatches).
         """
         encoded = [key if isinstance(key, bytes) else key.encode("utf-8", "surrogateescape") for key in keys]
-        rows = self.rows_of_ids(self.plan.find_keys(encoded))
+        rows = self.rows_of_ids(self._plan.find_keys(encoded))
         if missing == "raise" and (rows < 0).any():
-            encoded = other_forms(self.plan, encoded)
-            rows = self.rows_of_ids(self.plan.find_keys(encoded))
+            encoded = other_forms(self._plan, encoded)
+            rows = self.rows_of_ids(self._plan.find_keys(encoded))
         if missing == "raise" and (rows < 0).any():
             first = encoded[int(np.flatnonzero(rows < 0)[0])]
             raise UsageError(
-                f"{self.path}: {int((rows < 0).sum()):,} of {len(rows):,} keys have no vector here (the first: {_text(first)!r})"
-                + meant(self.plan, first, self.keys)
+                f"{self.path}: {int((rows < 0).sum()):,} of {len(rows):,} keys have no vector here (the first: {text_of(first)!r})"
+                + meant(self._plan, first, self.keys)
             )
         return rows
 
@@ -250,13 +228,13 @@ class FeatureStore:
         if len(parts) == 1 and isinstance(parts[0][2], slice):
             return parts[0][0].features
         n = len(self) if wanted is None else len(wanted)
-        need = n * self.spec.dimension * self.spec.numpy_dtype.itemsize
+        need = n * self.dimension * self.identity.numpy_dtype.itemsize
         if need > memory_limit:
             raise UsageError(
                 f"{self.path}: {n:,} vectors need {need / 2**30:.1f} GiB of memory, more than the limit of {memory_limit / 2**30:.1f} GiB; "
                 "stream them with store.blocks(), or raise memory_limit"
             )
-        return self._live.gather("features", wanted, (self.spec.dimension,), self.spec.numpy_dtype)
+        return self._live.gather("features", wanted, (self.dimension,), self.identity.numpy_dtype)
 
     def blocks(self, rows: Any = None, *, block_rows: int = BLOCK_ROWS) -> Iterator[NDArray[Any]]:
         """Yield the vectors of ``rows`` (None: all, in order) as arrays of at most (block_rows, d): memory does not grow with the store."""
@@ -270,24 +248,38 @@ class FeatureStore:
         wanted = self._checked(rows)
         for start in range(0, len(wanted), block_rows):
             yield self._live.gather(
-                "features", wanted[start : start + block_rows], (self.spec.dimension,), self.spec.numpy_dtype
+                "features", wanted[start : start + block_rows], (self.dimension,), self.identity.numpy_dtype
             )
 
     def stream(self, rows: Any = None, *, block_rows: int = BLOCK_ROWS) -> FeatureBlocks:
         """Return ``rows`` as a re-iterable stream with a shape (see FeatureBlocks)."""
         return FeatureBlocks(self, None if rows is None else self._checked(rows), block_rows)
 
+    def path_of(self, key: str | bytes, *, root: str | Path | None = None) -> Path:
+        """Return where the picture of ``key`` is: its file, or the archive or table that holds it.
+
+        ``root``: where the pictures are now, if not where they were when the store was made. Whether the file is still
+        there is not looked at. Raises UsageError for a key that the store does not know.
+        """
+        name = key if isinstance(key, bytes) else key.encode("utf-8", "surrogateescape")
+        place = place_of(self._plan, name)
+        if place is None:
+            raise UsageError(
+                f"{self.path}: no picture has the key {text_of(name)!r}{meant(self._plan, name, self.keys)}"
+            )
+        return place.path(root)
+
     # Labels, splits, metadata
 
     def column(self, name: str) -> NDArray[np.object_]:
         """Return a column of the side tables, (n,) objects, None where missing. Raises UsageError where no table has it."""
-        if name not in self.tables.columns:
+        if name not in self._tables.columns:
             raise UsageError(
-                f"{self.path}: no column {name!r}; there are {', '.join(self.tables.columns)}{did_you_mean(name, self.tables.columns)}"
+                f"{self.path}: no column {name!r}; there are {', '.join(self._tables.columns)}{did_you_mean(name, self._tables.columns)}"
             )
         if name not in self._columns:
             values = np.full(len(self), None, object)
-            for table in self.tables.layers:
+            for table in self._tables.layers:
                 if name in table.columns:
                     rows = self.rows_of_digests(table.index)
                     known = np.flatnonzero(rows >= 0)
@@ -295,11 +287,11 @@ class FeatureStore:
             self._columns[name] = values
         return self._columns[name]
 
-    def rows_of_digests(self, index: KeyIndex) -> NDArray[np.int64]:
+    def _rows_of_digests(self, index: KeyIndex) -> NDArray[np.int64]:
         """Return the row of each key of an index, in the index's own order of rows, or -1."""
         rows = np.full(len(index.hi), -1, np.int64)
         # Looked up in the order of the digests: neighbours share pages of the plan's lookup.
-        found = self.plan.find(np.stack([index.hi, index.lo], axis=1))
+        found = self._plan.find(np.stack([index.hi, index.lo], axis=1))
         rows[index.places()] = self.rows_of_ids(found)
         return rows
 
@@ -323,24 +315,19 @@ class FeatureStore:
             )
         return rows
 
-    def table(self) -> pd.DataFrame:
-        """Return a pandas table of all rows: key, id, label, split and every metadata column."""
-        import pandas as pd
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a DataFrame of all rows: key, id, label, split and every metadata column.
 
-        # Text stays as objects: pandas' own type for it refuses the surrogates of names that are no UTF-8.
-        frame = pd.DataFrame({"key": pd.Series(list(self.keys), dtype=object), "id": self.ids})
-        for name in self.tables.columns:
-            column = self.column(name)
-            values = pd.Series(column, dtype=object)
-            text = name in (tables.LABEL, tables.SPLIT) or any(isinstance(value, str) for value in column)
-            frame[name if name not in ("key", "id") else f"{name}_"] = values if text else values.infer_objects()
-        return frame
+        Labels and splits are categories, other texts strings, numbers and truths int64, float64 and bool, or pandas'
+        nullable Int64 and boolean where some are missing. A metadata column named key or id is renamed to key_ or id_.
+        """
+        return frame_of(self)
 
     # Failures
 
     def failures(self) -> list[tuple[str, Failure]]:
         """Return the pictures that count and have no vector because reading them failed: (key, Failure)."""
-        return [(_text(key), failure) for key, failure in self._live.failed()]
+        return [(text_of(key), failure) for key, failure in self._live.failed()]
 
     def failed_ids(self) -> Ids:
         """Return the ids of the failures that count."""
@@ -350,7 +337,7 @@ class FeatureStore:
         """Return, by finished unit, how its vectors were made: engine, device, versions, host, time."""
         return {unit.number: self._live.shards[unit.number].provenance for unit in self._live.finished}
 
-    def content(self, ids: Ids) -> NDArray[np.uint8]:
+    def _content(self, ids: Ids) -> NDArray[np.uint8]:
         """Return (m, 32) uint8: SHA-256 of the bytes of each id's picture, zeros where they were never read."""
         return self._live.content(ids)
 
@@ -358,9 +345,9 @@ class FeatureStore:
         """Return how many of the pictures of pending units are extracted already, and counted when their unit is whole."""
         from featstore.store.unfinished import count_unfinished
 
-        return count_unfinished(self.path, self.plan, self.pending_units(), self.spec)
+        return count_unfinished(self.path, self._plan, self.pending_units(), self.identity)
 
-    def shard(self, unit: Unit) -> Shard:
+    def _shard(self, unit: Unit) -> Shard:
         """Return the shard of a finished unit. Raises FeatstoreError where the store was compacted since it was opened."""
         shard = self._live.shards[unit.number]
         if not isinstance(shard, Shard):

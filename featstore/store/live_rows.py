@@ -16,6 +16,8 @@ from featstore.store.plan import Ids, Plan, Unit, member
 from featstore.store.shards import Failure, OpenShards, Shard, Unfinished
 
 Places = NDArray[np.int64] | slice
+_KEYS = 8192
+"""Keys that are read at once."""
 
 
 def shard_names(store: Path) -> set[str]:
@@ -118,6 +120,21 @@ class LiveRows:
     def __len__(self) -> int:
         """Return the number of vectors."""
         return int(self._starts[-1])
+
+    def keys(self, rows: NDArray[np.int64] | None) -> Iterator[bytes]:
+        """Yield the keys of ``rows`` (None: all) as bytes."""
+        if rows is None:
+            for shard, _, offsets in self.parts(None):
+                yield from shard.keys.take(np.arange(len(shard.ids))[offsets])
+            return
+        for start in range(0, len(rows), _KEYS):
+            part = np.asarray(rows[start : start + _KEYS], np.int64)
+            keys = [b""] * len(part)
+            for shard, places, offsets in self.parts(part):
+                where, at = np.arange(len(part))[places], np.arange(len(shard.ids))[offsets]
+                for place, key in zip(where.tolist(), shard.keys.take(at), strict=True):
+                    keys[place] = key
+            yield from keys
 
     def parts(self, rows: NDArray[np.int64] | None) -> Iterator[tuple[Shard | Unfinished, Places, Places]]:
         """Yield (shard, places in ``rows``, offsets in the shard), shard by shard in the order of the store.

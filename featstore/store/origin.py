@@ -61,7 +61,7 @@ class Origin:
 
 def origin_of_store(store: FeatureStore) -> Origin:
     """Return the origin of results computed from ``store`` now."""
-    return Origin(store.spec, store.manifest.weights_name, os.path.abspath(store.path), store.store_id)
+    return Origin(store.identity, store.weights_name, os.path.abspath(store.path), store.store_id)
 
 
 def generation_number(store: FeatureStore) -> int:
@@ -87,9 +87,9 @@ def require_vectors(store: FeatureStore) -> None:
 def state_of_store(store: FeatureStore) -> list[str]:
     """Return warnings about figures from ``store``: untrained weights, pending or failed pictures."""
     counts, notes = store.counts, []
-    if store.manifest.weights_name.startswith("random:"):
+    if store.weights_name.startswith("random:"):
         notes.append(
-            f"the weights {store.manifest.weights_name} are untrained: figures from these features say nothing of what "
+            f"the weights {store.weights_name} are untrained: figures from these features say nothing of what "
             "transfer learning can do"
         )
     if counts.pending:

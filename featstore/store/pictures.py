@@ -21,6 +21,7 @@ from featstore.decode import DecodeFailure, load_rgb
 from featstore.sources.base import ReadFailure
 from featstore.sources.reading import read_picture, resolve
 from featstore.store import FeatureStore
+from featstore.store.places import place_of
 from featstore.text import counted
 
 if TYPE_CHECKING:
@@ -78,18 +79,12 @@ class Pictures:
             if self.root is None:
                 raise NoPicture("unknown-key", "the store is not there; say with root where the pictures are")
             return self.root, name, -1, -1, None
-        plan = self.store.plan
-        (number,) = plan.find_keys([name]).tolist()
-        for segment in plan.segments:
-            if len(segment.ids) and segment.ids[0] <= number <= segment.ids[-1]:
-                row = int(np.searchsorted(segment.ids, number))
-                rows = segment.rows(row, row + 1)
-                location = rows.keys[0] if rows.locations is None else rows.locations[0]
-                place = location, int(rows.offsets[0]), int(rows.sizes[0])
-                if self.root is not None:
-                    return self.root, *place, None
-                content = self.store.content(np.array([number], np.int64))[0].tobytes()
-                return Path(str(segment.source.get("root", "/"))), *place, content
+        place = place_of(self.store._plan, name)
+        if place is not None:
+            found = place.location, place.offset, place.size
+            if self.root is not None:
+                return self.root, *found, None
+            return place.root, *found, self.store._content(np.array([place.id], np.int64))[0].tobytes()
         raise NoPicture("unknown-key", f"{self.store.path}: no picture has this key any more")
 
 

@@ -18,7 +18,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from featstore import defaults
-from featstore.errors import DamagedError, FeatstoreError
+from featstore.errors import DamagedError, FeatstoreError, UsageError
 from featstore.files import sealed
 from featstore.files.byte_columns import ByteColumn, column
 from featstore.store import folders, written
@@ -266,8 +266,9 @@ class OpenShards:
 
     def __init__(self, store: Path, identity: Identity, limit: int = defaults.OPEN_SHARDS) -> None:
         self.store, self.identity, self.limit = store, identity, limit
-        self._open: OrderedDict[int, Shard] = OrderedDict()
         self.unfinished: dict[int, Unfinished] = {}
+        self._closed = False
+        self._open: OrderedDict[int, Shard] = OrderedDict()
         self._held: dict[int, sealed.Mapped] = {}
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most = defaults.HELD_SHARDS if descriptors < 0 else min(defaults.HELD_SHARDS, descriptors // 8)
@@ -285,7 +286,15 @@ class OpenShards:
                 self._most = 0
         return sealed.read_header(path, KIND, follow=False)
 
+    def close(self) -> None:
+        """Let go of all shards; those that are asked for from now on are refused."""
+        self._closed = True
+        self._open.clear()
+        self._held.clear()
+
     def __getitem__(self, unit: int) -> Shard | Unfinished:
+        if self._closed:
+            raise UsageError(f"{self.store}: was closed; open it again")
         if unit in self.unfinished:
             return self.unfinished[unit]
         shard = self._open.pop(unit, None)

@@ -100,7 +100,7 @@ def split_store(
     labels = store.labels
     labelled = np.array([label is not None for label in labels.tolist()], bool)
     if not labelled.any():
-        flat = any(source.get("layout") in ("flat", "none") for source in store.plan.sources().values())
+        flat = any(source.get("layout") in ("flat", "none") for source in store._plan.sources().values())
         again = ", or extract again with --layout class, which makes its sub-folders the classes" if flat else ""
         raise UsageError(
             f"{store.path}: none of its {len(store):,} pictures has a label; "

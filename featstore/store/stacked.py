@@ -31,8 +31,8 @@ class StackedBlocks:
 
     def __init__(self, stores: Sequence[FeatureStore], rows: Sequence[NDArray[np.int64]]) -> None:
         self._stores, self._rows = stores, rows
-        self.shape = (len(rows[0]), sum(store.spec.dimension for store in stores))
-        self.dtype = np.result_type(*(store.spec.numpy_dtype for store in stores))
+        self.shape = (len(rows[0]), sum(store.dimension for store in stores))
+        self.dtype = np.result_type(*(store.identity.numpy_dtype for store in stores))
 
     def blocks(self) -> Iterator[NDArray[Any]]:
         """Yield the rows in order."""
@@ -73,12 +73,12 @@ class StackedStores:
     @property
     def dimension(self) -> int:
         """Dimension of the concatenated features."""
-        return sum(store.spec.dimension for store in self.stores)
+        return sum(store.dimension for store in self.stores)
 
     @property
     def identity(self) -> dict[str, Any]:
         """Identity of the single store, or the identities of all under STACKED."""
-        identities = [store.spec.to_dict() for store in self.stores]
+        identities = [store.identity.to_dict() for store in self.stores]
         return identities[0] if len(identities) == 1 else {STACKED: identities}
 
     @property
@@ -160,7 +160,7 @@ def _rows_of_same(first: FeatureStore, other: FeatureStore) -> NDArray[np.int64]
     differ."""
     keys, parts = first.key_bytes(None), []
     while chunk := list(islice(keys, _KEYS)):
-        parts.append(other.rows(chunk, missing="mark"))
+        parts.append(other.index_of(chunk, missing="mark"))
     rows = np.concatenate(parts) if parts else np.empty(0, np.int64)
     there = np.flatnonzero(rows >= 0)
     differ = there[(first.sha256[there] != other.sha256[rows[there]]).any(axis=1)]

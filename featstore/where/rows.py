@@ -24,7 +24,7 @@ _Truth = tuple[NDArray[np.bool_], NDArray[np.bool_]]
 def rows_where(store: FeatureStore, where: str) -> NDArray[np.bool_]:
     """Return a mask (n,) of the rows of ``store`` that satisfy the condition ``where`` (see featstore.where).
 
-    Columns are those of ``store.table()``: key, id, label, split and the metadata. A metadata column named key or id is
+    Columns are those of ``store.to_pandas()``: key, id, label, split and the metadata. A metadata column named key or id is
     renamed to key_ or id_. Keys are read block by block.
     Raises UsageError: a syntax error, an unknown column, or a literal whose type occurs nowhere in its column, such as
     a number compared with text labels.
@@ -46,7 +46,7 @@ def rows_where(store: FeatureStore, where: str) -> NDArray[np.bool_]:
 
 
 def _column(store: FeatureStore, test: Test) -> Iterator[Value]:
-    metadata = {name if name not in ("key", "id") else f"{name}_": name for name in store.tables.columns}
+    metadata = {name if name not in ("key", "id") else f"{name}_": name for name in store.columns}
     if test.column == "key":
         return iter(store.keys)
     if test.column == "id":

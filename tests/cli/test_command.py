@@ -201,7 +201,7 @@ def test_a_list_of_odd_names_on_stdin(tmp_path):
     names = b"\0".join([b"new\nline.png", b"\xff.jpg", b"none.jpg"])
     report = run_json("extract", "-", "s", *SMALL, cwd=tmp_path, stdin=names)
     assert (report["vectors"], report["failures"]) == (2, 1)
-    assert sorted(FeatureStore.open(tmp_path / "s").key_bytes(None)) == [b"new\nline.png", b"\xff.jpg"]
+    assert sorted(FeatureStore.open(tmp_path / "s")._key_bytes(None)) == [b"new\nline.png", b"\xff.jpg"]
 
 
 @pytest.mark.slow

@@ -60,8 +60,8 @@ def _read(folder: Path) -> None:
             block.sum()
         list(store.keys)
         store.failures()
-        store.table()
-        store.rows([b"cat/00.png"], missing="mark")
+        store.to_pandas()
+        store.index_of([b"cat/00.png"], missing="mark")
     for path, reader in ((folder / "a.head", load_head), (folder / "an.index", FeatureIndex.open)):
         with contextlib.suppress(FeatstoreError):
             reader(path)

@@ -207,7 +207,10 @@ def test_store_keys_cannot_name_files_outside_the_root(tmp_path: Path) -> None:
     extract(inside, store, backbone=model)
     theirs = building.Pictures({b"../secret.png": 1, b"b/../../secret.png": 2}, location=os.fspath(inside))
     building.plan(
-        store, theirs, identity=FeatureStore.open(store).spec, unit_rows=FeatureStore.open(store).manifest.unit_rows
+        store,
+        theirs,
+        identity=FeatureStore.open(store).identity,
+        unit_rows=FeatureStore.open(store)._manifest.unit_rows,
     )
     extract(write_pictures(tmp_path / "others", ["c.png"]), store, backbone=model)
     opened = FeatureStore.open(store)
@@ -215,7 +218,7 @@ def test_store_keys_cannot_name_files_outside_the_root(tmp_path: Path) -> None:
         "../secret.png": "outside-root",
         "b/../../secret.png": "outside-root",
     }
-    unit = next(unit for unit in opened.units if b"../secret.png" in opened.plan.rows(unit).keys)
+    unit = next(unit for unit in opened.units if b"../secret.png" in opened._plan.rows(unit).keys)
     shards.shard_path(store, unit.number).write_bytes(b"x")
     repair(store, backbone=model, root=inside)
     assert {failure.reason for _, failure in FeatureStore.open(store).failures()} == {"outside-root"}

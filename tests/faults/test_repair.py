@@ -31,7 +31,7 @@ def contents(path: Path) -> dict[str, object]:
         "vectors": store.features().tobytes(),
         "failures": store.failures(),
         "labels": list(store.labels),
-        "quality": list(store.column("quality")) if "quality" in store.tables.columns else None,
+        "quality": list(store.column("quality")) if "quality" in store.columns else None,
     }
 
 
@@ -148,12 +148,12 @@ def test_data_repeated_in_plan_and_shards_is_restored_without_pictures(store: Pa
 
 def test_manifest_is_rebuilt_from_the_shards(store: Path) -> None:
     before = contents(store)
-    old = FeatureStore.open(store).manifest
+    old = FeatureStore.open(store)._manifest
     (store / "featstore.json").write_text("{}")
     with pytest.raises(DamagedError):
         FeatureStore.open(store)
     repair(store)
-    new = FeatureStore.open(store).manifest
+    new = FeatureStore.open(store)._manifest
     # The rebuilt manifest has the time of the first plan, which may be a moment later.
     assert new.created[:10] == old.created[:10] or new.created > old.created
     assert dataclasses.replace(new, created=old.created) == old

@@ -123,7 +123,7 @@ def contents(folder: Path) -> dict[str, Any]:
     found["vectors"] = store.features().tobytes().hex() if len(store) else ""
     found["sha256"] = store.sha256.tobytes().hex()
     found["failures"] = [[key, failure.id, failure.reason] for key, failure in store.failures()]
-    found["columns"] = {name: [str(value) for value in store.column(name)] for name in store.tables.columns}
+    found["columns"] = {name: [str(value) for value in store.column(name)] for name in store.columns}
     found["doubled"] = len(store) - len(set(store.keys))
     found["problems"] = [str(problem) for problem in verify(folder / "store").problems]
     if (folder / "a.head").exists():

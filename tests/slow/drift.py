@@ -84,7 +84,7 @@ def main(pictures: Path, store_dir: Path, count: int) -> None:
     }
     reference = stores["reference"].features()[chosen]
     for name in ("fast", "int8"):
-        result[name] = drift(stores[name].features(rows=stores[name].rows(keys)), reference)
+        result[name] = drift(stores[name].features(rows=stores[name].index_of(keys)), reference)
     trained = {name: train(stores[name].path, out=store_dir / f"{name}.head") for name in ("reference", "int8")}
     result["head"] = {name: asdict(one.report.accuracy) for name, one in trained.items()}
     result["head"]["difference"] = trained["int8"].report.accuracy.value - trained["reference"].report.accuracy.value

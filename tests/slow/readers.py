@@ -140,7 +140,7 @@ class Reader:
 
     def everything(self) -> None:
         store = FeatureStore.open(self.folder / "store")
-        marks = store.column("mark").tolist() if "mark" in store.tables.columns else []
+        marks = store.column("mark").tolist() if "mark" in store.columns else []
         self.check(store.counts.images, list(store.keys), store.features(), marks)
         if not set(store.labels) <= set(CLASSES):
             raise AssertionError(f"labels {set(store.labels)}")

@@ -60,7 +60,7 @@ def test_copies_are_grouped_and_leaks_singled_out(store):
     assert all("test/a/equal3.png" in keys and equal for keys, equal in shared[:2])
     assert shared[2] == ({"test/b/copy2.png", "train/a/copy1.png"}, False)
     assert 0.9 < report.leaks[2].centred_cosine < 1
-    one, other = (report.store.features(rows=report.store.rows([key]))[0] for key in sorted(shared[2][0]))
+    one, other = (report.store.features(rows=report.store.index_of([key]))[0] for key in sorted(shared[2][0]))
     assert report.leaks[2].cosine == pytest.approx(one @ other / np.linalg.norm(one) / np.linalg.norm(other), abs=1e-6)
     assert report.leaking == {"test": 2, "train": 3}
     assert report.notes == ["in 1 group copies of one picture have different labels"]

@@ -21,7 +21,7 @@ def keys_by_plain_faiss(path, store, key, k=1):
     import faiss
 
     index = faiss.read_index(os.fspath(path))
-    vector = np.array(store.features(rows=store.rows([key])), np.float32)
+    vector = np.array(store.features(rows=store.index_of([key])), np.float32)
     faiss.normalize_L2(vector)
     _, ids = index.search(vector, k)
     rows = store.rows_of_ids(ids[0])
@@ -57,7 +57,7 @@ def test_the_report_tells_recall_and_identity(chain):
     report = index(chain.store, out=chain.place / "again.faiss", kind="hnsw").to_dict()
     assert report["rows"] == 30
     assert report["recall"]["k"] == 10
-    assert report["identity"] == FeatureStore.open(chain.store).spec.to_dict()
+    assert report["identity"] == FeatureStore.open(chain.store).identity.to_dict()
     assert chain.index == index_path(chain.store)
 
 
@@ -112,7 +112,7 @@ def test_an_update_deletes_removed_pictures_from_an_exact_index(tmp_path, kind, 
     folder = write_coloured(tmp_path / "p", names("", 6))
     store = make_store(folder, tmp_path / "s")
     report = index(store, kind=kind)
-    gone = FeatureStore.open(store).ids[FeatureStore.open(store).rows(["bee/02.png"])][0]
+    gone = FeatureStore.open(store).ids[FeatureStore.open(store).index_of(["bee/02.png"])][0]
     (folder / "bee/02.png").unlink()
     make_store(folder, store)
     report = index(store, update=True)

@@ -111,12 +111,12 @@ def test_a_misspelt_column_is_refused(store: Path, tmp_path: Path):
 @pytest.mark.parametrize(("given", "meant"), [("1.png", "ant/1.png"), ("ant/1.pgn", "ant/1.png")])
 def test_an_unknown_key_has_a_suggestion(store: Path, given: str, meant: str):
     with pytest.raises(UsageError, match=f"did you mean '{meant}'"):
-        FeatureStore.open(store).rows([given])
+        FeatureStore.open(store).index_of([given])
 
 
 def test_a_key_is_found_in_another_unicode_form(store: Path):
     opened = FeatureStore.open(store)
-    assert opened.rows(["ant/caf\u00e9.png"]).tolist() == opened.rows(["ant/cafe\u0301.png"]).tolist()
+    assert opened.index_of(["ant/caf\u00e9.png"]).tolist() == opened.index_of(["ant/cafe\u0301.png"]).tolist()
 
 
 def test_columns_and_splits_have_suggestions(store: Path):

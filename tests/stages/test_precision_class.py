@@ -39,7 +39,7 @@ def place(tmp_path_factory):
 @pytest.mark.parametrize("precision", MADE)
 def test_features_are_a_class_of_their_own(place, precision):
     ours, exact = FeatureStore.open(place / precision), FeatureStore.open(place / "fp32")
-    assert (ours.spec.precision, exact.spec.precision) == (precision, "fp32")
+    assert (ours.identity.precision, exact.identity.precision) == (precision, "fp32")
     assert np.abs(ours.features() - exact.features()).max() > 1e-3 * exact.features().std(axis=0).mean()
     with pytest.raises(IdentityError, match=f"precision {precision}, not fp32"):
         make_store(place / "pictures", place / precision, engine="torch", precision="fp32")

@@ -100,7 +100,7 @@ def test_pictures_without_label_and_pending_ones_are_counted_and_left_out(tmp_pa
 
 def test_a_store_without_labels_is_refused(tmp_path):
     store = make_store(write_coloured(tmp_path / "p", names("", 3)), tmp_path / "s")
-    keys = list(FeatureStore.open(store).key_bytes(None))
+    keys = list(FeatureStore.open(store)._key_bytes(None))
     set_columns(store, keys, {tables.LABEL: [None] * len(keys)})
     with pytest.raises(UsageError, match="featstore label"):
         train(store)

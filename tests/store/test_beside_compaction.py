@@ -80,7 +80,7 @@ def everything(store: FeatureStore) -> dict[str, object]:
         "labels": store.labels.tolist(),
         "failures": [(key, failure.reason) for key, failure in store.failures()],
         "pending": [unit.number for unit in store.pending_units()],
-        "rows": store.rows(["05", "13"]).tolist(),
+        "rows": store.index_of(["05", "13"]).tolist(),
     }
 
 
@@ -172,7 +172,7 @@ def test_label_started_between_two_compactions_is_kept(
     labeller.join(60)
     assert "is being written by process" in outcome[0]
     store = FeatureStore.open(path)
-    assert store.labels[store.rows(["05"])[0]] == "mine"
+    assert store.labels[store.index_of(["05"])[0]] == "mine"
     compact(path)
     store = FeatureStore.open(path)
-    assert store.labels[store.rows(["05"])[0]] == "mine"
+    assert store.labels[store.index_of(["05"])[0]] == "mine"

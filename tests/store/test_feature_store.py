@@ -1,17 +1,27 @@
 from __future__ import annotations
 
 import os
+import tarfile
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from featstore import defaults
 from featstore.errors import DamagedError, FeatstoreError, UsageError
 from featstore.stages.compact import compact
+from featstore.stages.extract import extract
 from featstore.store import FeatureStore, shards, written
+from tests.made import tiny_backbone, write_pictures
 from tests.store.building import D, Pictures, build, plan, vector, work
 
 KEYS = [f"{'cat' if i % 2 else 'dog'}/{i:02d}".encode() for i in range(12)]
+
+
+def extracted(source, path):
+    extract(source, path, backbone=tiny_backbone(), engine="torch")
+    return FeatureStore.open(path)
 
 
 @pytest.fixture
@@ -59,10 +69,10 @@ def test_keys_are_a_sequence(store):
 
 
 def test_rows_of_keys(store):
-    assert store.rows(["dog/10", "cat/01", b"cat/03"]).tolist() == [11, 0, 1]
-    assert store.rows(["nobody", "cat/01"], missing="mark").tolist() == [-1, 0]
+    assert store.index_of(["dog/10", "cat/01", b"cat/03"]).tolist() == [11, 0, 1]
+    assert store.index_of(["nobody", "cat/01"], missing="mark").tolist() == [-1, 0]
     with pytest.raises(UsageError, match="1 of 2 keys have no vector here.*'nobody'"):
-        store.rows(["nobody", "cat/01"])
+        store.index_of(["nobody", "cat/01"])
 
 
 @pytest.mark.parametrize("rows", [[12], [-1], [0, 99]])
@@ -135,15 +145,101 @@ def test_large_store_must_be_reopened_after_compaction(store, source, tmp_path, 
     assert b"cat/01" not in b"".join(path.read_bytes() for path in (tmp_path / "s").rglob("*") if path.is_file())
 
 
-def test_table_has_one_row_per_vector(store):
-    frame = store.table()
+def test_an_array_or_a_mask_chooses_keys_and_labels(store):
+    mask = store.labels == "dog"
+    assert store.keys[mask] == [key for key in store.keys if key.startswith("dog")]
+    assert store.labels[mask].tolist() == ["dog"] * 6
+    assert store.keys[np.array([3, 1, -1])] == [store.keys[3], store.keys[1], store.keys[11]]
+    assert store.keys[[3, 1]] == store.keys[3:0:-2]
+    assert store.keys[[]] == []
+    assert store.keys[np.int64(3)] == store.keys[3]
+    assert store.index_of(store.keys[mask]).tolist() == np.flatnonzero(mask).tolist()
+    with pytest.raises(IndexError):
+        store.keys[mask[:5]]
+    with pytest.raises(IndexError):
+        store.keys[np.array([12])]
+
+
+def test_a_store_has_a_shape_and_is_closed_by_with(source, tmp_path):
+    build(tmp_path / "s", source)
+    with FeatureStore.open(tmp_path / "s") as store:
+        features = store.features()
+        assert store.shape == features.shape == (12, D)
+        assert store.dimension == store.identity.dimension == D
+        before = features.copy()
+    with pytest.raises(UsageError, match="was closed; open it again"):
+        store.features()
+    np.testing.assert_array_equal(features, before)
+
+
+def test_the_path_of_a_key_is_where_its_picture_is_now(tmp_path):
+    write_pictures(tmp_path / "pictures", ["a/1.png", "b/2.png"])
+    store = extracted(tmp_path / "pictures", tmp_path / "s")
+    assert store.path_of("a/1.png") == tmp_path / "pictures/a/1.png"
+    assert store.path_of(b"b/2.png").is_file()
+    assert store.path_of("b/2.png", root="/elsewhere") == Path("/elsewhere/b/2.png")
+    with pytest.raises(UsageError, match="no picture has the key 'a/2.png'"):
+        store.path_of("a/2.png")
+
+
+def test_the_path_of_a_picture_in_an_archive_is_the_archive(tmp_path):
+    write_pictures(tmp_path / "pictures", ["1.png", "2.png"])
+    with tarfile.open(tmp_path / "p.tar", "w") as archive:
+        for name in ("1.png", "2.png"):
+            archive.add(tmp_path / "pictures" / name, name)
+    store = extracted(tmp_path / "p.tar", tmp_path / "s")
+    assert {store.path_of(key) for key in store.keys} == {tmp_path / "p.tar"}
+
+
+def test_a_data_frame_has_a_row_for_each_vector(store):
+    frame = store.to_pandas()
     assert list(frame.columns) == ["key", "id", "label", "split"]
     assert frame["label"].value_counts().to_dict() == {"cat": 6, "dog": 6}
+    assert frame["label"].cat.categories.tolist() == ["cat", "dog"]
 
 
-def test_table_keeps_names_and_texts_of_any_bytes(tmp_path):
-    source = Pictures({b"odd-\xff": 1, b"plain": 2}, metadata={"note": {b"odd-\xff": "\udcfe"}, "size": {b"plain": 7}})
-    frame = build(tmp_path / "s", source).table()
+def test_columns_of_a_data_frame_have_the_types_of_their_values(tmp_path):
+    keys = [b"a", b"b", b"c"]
+    columns = {
+        "whole": [1, 2, 2**53 + 1],
+        "gaps": [2**53 + 1, None, 3],
+        "wide": [0.5, None, 2.0],
+        "is": [True, False, True],
+        "maybe": [None, False, True],
+        "note": ["x", None, "\udcfe"],
+        "mixed": ["x", 2, 3.5],
+    }
+    metadata = {
+        name: {key: value for key, value in zip(keys, values, strict=True) if value is not None}
+        for name, values in columns.items()
+    }
+    source = Pictures(dict.fromkeys(keys, 1), {b"a": "2", b"b": "10", b"c": "2"}, metadata=metadata)
+    frame = build(tmp_path / "s", source).to_pandas()
+    types = {name: str(frame[name].dtype) for name in frame.columns}
+    assert types == {
+        "key": "string",
+        "id": "int64",
+        "whole": "int64",
+        "gaps": "Int64",
+        "wide": "float64",
+        "is": "bool",
+        "maybe": "boolean",
+        "note": "string",
+        "mixed": "object",
+        "label": "category",
+        "split": "category",
+    }
+    assert frame["label"].cat.categories.tolist() == ["2", "10"]
+    assert frame["split"].isna().all()
+    for name, values in columns.items():
+        assert [None if value is pd.NA or value != value else value for value in frame[name].tolist()] == values
+
+
+def test_a_data_frame_holds_names_of_any_bytes(tmp_path):
+    source = Pictures({b"odd-\xff": 1, b"plain": 2}, {b"plain": "l\udcff"}, metadata={"note": {b"odd-\xff": "\udcfe"}})
+    store = build(tmp_path / "s", source)
+    frame = store.to_pandas()
     assert frame["key"].tolist() == ["odd-\udcff", "plain"]
-    assert frame["note"].tolist() == ["\udcfe", None]
-    assert frame["size"].dtype == float
+    assert frame["note"].tolist() == ["\udcfe", pd.NA]
+    assert frame["label"].tolist()[1] == "l\udcff"
+    assert store.index_of(frame["key"].tolist()).tolist() == [0, 1]

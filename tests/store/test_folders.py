@@ -181,7 +181,7 @@ def test_ignores_claims_journals_and_culprits_that_are_not_regular_files(
     store: Path, tmp_path: Path, kind: str
 ) -> None:
     plan(store, Pictures({**SOURCE.content, b"99": 1}))
-    (unit,) = FeatureStore.open(store).pending_units()
+    (unit,) = FeatureStore.open(store)._pending_units()
     folder = store / "work" / f"{unit.number:016d}"
     folder.mkdir()
     secret = tmp_path / "secret"

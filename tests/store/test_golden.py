@@ -116,7 +116,7 @@ def layout(path: Path) -> dict[str, dict[str, tuple[str, int]]]:
 def check(path: Path) -> None:
     store = FeatureStore.open(path)
     assert verify_store(path).problems == []
-    assert store.spec == identity()
+    assert store.identity == identity()
     content = {**SOURCE.content, b"bee/5.jpg": 55}
     keys = list(store.key_bytes(None))
     assert keys == [b"ant/1.jpg", b"ant/2 \xff\n.jpg", b"bee/4.jpg", b"bee/6.jpg", b"bee/5.jpg"]

@@ -111,7 +111,7 @@ def test_changed_labels_of_the_source_are_updated(tmp_path):
     assert plan(tmp_path / "s", source).relabelled == 0
     store = FeatureStore.open(tmp_path / "s")
     assert (store.labels.tolist(), store.column("m").tolist()) == (["x", "z"], ["6", "text"])
-    assert store.tables.version == 2
+    assert store._tables.version == 2
 
 
 def test_ids_are_never_reused(tmp_path):

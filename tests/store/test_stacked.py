@@ -42,7 +42,7 @@ def test_stacked_features_of_equal_keys_are_concatenated(pair):
     assert list(one.keys) != list(other.keys)
     rows = np.array([0, 5, 23, 1])
     expected = np.concatenate(
-        [one.features(rows=rows), other.features(rows=other.rows([one.keys[row] for row in rows]))], axis=1
+        [one.features(rows=rows), other.features(rows=other.index_of([one.keys[row] for row in rows]))], axis=1
     )
     stack = StackedStores.open([first, second])
     np.testing.assert_array_equal(stack.features(rows), expected)

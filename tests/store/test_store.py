@@ -73,7 +73,7 @@ class Model:
                 set_columns(self.path, list(value), {"label": list(value.values())})
                 self.labels.update(known)
         elif name == "compact":
-            before = len(FeatureStore(self.path).plan.segments)
+            before = len(FeatureStore(self.path)._plan.segments)
             compact(self.path)
             assert before >= 0
             self.labels = {key: label for key, label in self.labels.items() if key in self.source.content}
@@ -82,7 +82,7 @@ class Model:
         """Journal some rows of the first pending unit, and stop as if killed."""
         manifest = Manifest.read(self.path)
         current = Plan(self.path, manifest.epoch)
-        pending = FeatureStore(self.path).pending_units()
+        pending = FeatureStore(self.path)._pending_units()
         if pending:
             with Claims(self.path) as claims:
                 writer = UnitWriter(self.path, manifest, current, pending[0], claims.take(pending[0].number), {})
@@ -107,7 +107,7 @@ class Model:
             np.testing.assert_array_equal(features[row], vector(key, self.source.content[key]))
             assert store.sha256[row].tobytes() == sha256(key, self.source.content[key])
         assert all(self.source.content[key] < 0 for key in failed)
-        assert store.rows(keys).tolist() == list(range(len(keys)))
+        assert store.index_of(keys).tolist() == list(range(len(keys)))
         assert (np.diff(store.ids) > 0).all()
         assert [store.labels[row] for row in range(len(keys))] == [self.labels.get(key) for key in keys]
         if len(keys):
@@ -140,5 +140,5 @@ def test_store_equals_the_source_after_any_history(tmp_path_factory, history):
     compact(model.path)
     again = model.check()
     assert again.ids.tolist() == store.ids.tolist()
-    assert len(again.plan.retired) == 0
+    assert len(again._plan.retired) == 0
     assert verify_store(model.path).problems == []

@@ -62,13 +62,13 @@ def test_partial_store_includes_journaled_rows(running):
     np.testing.assert_array_equal(np.concatenate(list(store.blocks(block_rows=2))), expected)
     np.testing.assert_array_equal(store.features(rows=[6, 0, 5]), expected[[6, 0, 5]])
     assert store.labels.tolist() == ["x"] * 7
-    assert store.rows([made[-1]]).tolist() == [6]
+    assert store.index_of([made[-1]]).tolist() == [6]
     assert [(key, failure.reason) for key, failure in store.failures()] == [(KEYS[UNIT_ROWS + 1].decode(), "corrupt")]
-    assert store.content(store.ids).tobytes() == store.sha256.tobytes()
+    assert store._content(store.ids).tobytes() == store.sha256.tobytes()
     assert store.provenance()[running.unit.number] == [{"engine": "e", "rows": [0, 3]}]
     assert [unit.number for unit in store.pending_units()] == [running.unit.number]
     with pytest.raises(UsageError, match="has no shard yet"):
-        store.shard(running.unit)
+        store._shard(running.unit)
 
 
 def test_default_store_has_finished_units_only(running):

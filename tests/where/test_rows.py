@@ -19,7 +19,6 @@ class Table:
     def __init__(self, columns: dict[str, list[object]]) -> None:
         self.path, self.keys, self._columns = "table", columns["key"], columns
         self.ids = np.arange(len(self.keys))
-        self.tables = self
         self.columns = [name for name in columns if name != "key"]
 
     def __len__(self) -> int:

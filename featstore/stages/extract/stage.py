@@ -208,7 +208,7 @@ def _features(network: Network | None, there: Manifest | None) -> tuple[Identity
 def _report(run: Run, source: Source, change: Change, units: tuple[int, int]) -> ExtractReport:
     """Return what ``run`` did and what the store holds now; seconds, timings and advice are the caller's."""
     opened = FeatureStore(run.store)
-    counts, (classes, splits) = opened.counts, classes_of(opened.tables)
+    counts, (classes, splits) = opened.counts, classes_of(opened._tables)
     return ExtractReport(
         str(run.store),
         change,
@@ -243,7 +243,7 @@ def plan_source(
         manifest.epoch,
         manifest.unit_rows,
         hasher=hashes if rehash else None,
-        known=reader.content if reader is not None and rehash else None,
+        known=reader._content if reader is not None and rehash else None,
     )
     failed = reader.failed_ids() if reader is not None and retry_failures else np.empty(0, np.int64)
     return planner.update(source, (lambda plan: failed[~plan.is_retired(failed)]) if len(failed) else None)

@@ -48,10 +48,10 @@ def expected(folder, store, decoder):
 
 def test_the_class_is_part_of_the_identity_and_decides_the_vectors(place):
     exact, fast = FeatureStore.open(place / "exact"), FeatureStore.open(place / "fast")
-    assert (exact.spec.decoder, fast.spec.decoder) == ("pillow", "pillow-torch")
+    assert (exact.identity.decoder, fast.identity.decoder) == ("pillow", "pillow-torch")
     assert exact.fingerprint != fast.fingerprint
     for store in (exact, fast):
-        np.testing.assert_array_equal(store.features(), expected(place / "pictures", store, store.spec.decoder))
+        np.testing.assert_array_equal(store.features(), expected(place / "pictures", store, store.identity.decoder))
     assert exact.features().tobytes() != fast.features().tobytes()
     np.testing.assert_allclose(exact.features(), fast.features(), atol=0.02)
 
@@ -77,10 +77,10 @@ def test_a_later_run_goes_on_with_the_stores_own(place, tmp_path, made):
     report = extract(tmp_path / "pictures", tmp_path / "s", backbone=tiny_backbone(), engine="torch")
     store = FeatureStore.open(tmp_path / "s")
     assert report.new_vectors == 2
-    new = store.rows(["bee/x.png", "bee/y.png"])
-    wanted = expected(tmp_path / "pictures", store, store.spec.decoder)
+    new = store.index_of(["bee/x.png", "bee/y.png"])
+    wanted = expected(tmp_path / "pictures", store, store.identity.decoder)
     np.testing.assert_allclose(store.features()[new], wanted[new], rtol=1e-5, atol=1e-6)
-    assert store.spec.decoder == FeatureStore.open(place / made).spec.decoder
+    assert store.identity.decoder == FeatureStore.open(place / made).identity.decoder
 
 
 def test_repair_makes_the_same_bits_again(place, tmp_path):

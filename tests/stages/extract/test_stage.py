@@ -120,7 +120,7 @@ def test_a_table_keeps_its_columns_and_names_missing_files(folder, tmp_path):
     report = run(open_source(table, label_column="species"), tmp_path / "s")
     assert (report.vectors, report.failures) == (2, 1)
     store = FeatureStore.open(tmp_path / "s")
-    frame = store.table()
+    frame = store.to_pandas()
     assert frame["key"].tolist() == ["A", "C"]
     assert frame["label"].tolist() == ["ant", "bee"]
     assert frame["note"].tolist() == ["x", "y"]
@@ -297,7 +297,7 @@ def test_auto_goes_on_in_the_precision_of_the_store(folder, tmp_path):
     run(folder, tmp_path / "s", precision="bf16", engine="torch-folded")
     write_pictures(folder, ["ant/new.jpg"], seed=50)
     report = run(folder, tmp_path / "s", engine="torch-folded")
-    assert (report.new_vectors, FeatureStore.open(tmp_path / "s").spec.precision) == (1, "bf16")
+    assert (report.new_vectors, FeatureStore.open(tmp_path / "s").identity.precision) == (1, "bf16")
     with pytest.raises(IdentityError, match="precision bf16, not fp32"):
         run(folder, tmp_path / "s", precision="fp32")
 
@@ -399,7 +399,7 @@ def test_a_store_that_a_failed_run_left_without_rows_takes_any_identity(folder, 
     report = extract(folder, tmp_path / "s", backbone="resnet18", weights="random:0", dtype="float16", unit_rows=9)
     assert report.vectors == 20
     store = FeatureStore.open(tmp_path / "s")
-    assert (store.spec.backbone, store.spec.dtype, store.manifest.unit_rows) == ("resnet18", "float16", 9)
+    assert (store.identity.backbone, store.identity.dtype, store._manifest.unit_rows) == ("resnet18", "float16", 9)
 
 
 @pytest.mark.slow

@@ -1,0 +1,45 @@
+"""Where the picture of a key is, as the plan of a store says."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from featstore.errors import UsageError
+from featstore.sources.base import ReadFailure
+from featstore.sources.reading import resolve
+from featstore.store.plan import Plan
+
+
+class Place(NamedTuple):
+    """A picture: file ``location`` below ``root``, or a member of it, as read_picture takes them."""
+
+    id: int
+    root: Path
+    location: bytes
+    offset: int
+    size: int
+
+    def path(self, root: str | os.PathLike[str] | None = None) -> Path:
+        """Return the file. ``root``: the one to use instead. Raises UsageError where the location leaves the root."""
+        location = self.location.partition(b"\0")[0] if self.offset >= 0 else self.location
+        try:
+            return Path(os.path.abspath(os.fsdecode(resolve(os.fsencode(root or self.root), location))))
+        except ReadFailure as failure:
+            raise UsageError(failure.message) from None
+
+
+def place_of(plan: Plan, key: bytes) -> Place | None:
+    """Return where the picture of ``key`` is, None where the plan has no such picture."""
+    (number,) = plan.find_keys([key]).tolist()
+    for segment in plan.segments:
+        if len(segment.ids) and segment.ids[0] <= number <= segment.ids[-1]:
+            row = int(np.searchsorted(segment.ids, number))
+            rows = segment.rows(row, row + 1)
+            location = rows.keys[0] if rows.locations is None else rows.locations[0]
+            root = Path(str(segment.source.get("root", "/")))
+            return Place(number, root, location, int(rows.offsets[0]), int(rows.sizes[0]))
+    return None

@@ -1,0 +1,129 @@
+"""Views of an open store: its keys, its vectors as a stream, and all its rows as a pandas DataFrame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.store import tables
+from featstore.text import natural
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from featstore.store.feature_store import FeatureStore
+
+_INTEGERS = 1 << 63
+
+
+class Keys(Sequence[str]):
+    """The keys of a store's vectors, read as they are asked for.
+
+    An int gives one key; a slice, an array of rows or a mask (n,) of bools gives a list, as NumPy would choose them.
+    Bytes that are no UTF-8 come as surrogates (os.fsencode restores them). Raises IndexError.
+    """
+
+    def __init__(self, store: FeatureStore) -> None:
+        self._store = store
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def __repr__(self) -> str:
+        return f"<Keys of {str(self._store.path)!r}: {len(self):,}>"
+
+    @overload
+    def __getitem__(self, index: int | np.integer[Any]) -> str: ...
+    @overload
+    def __getitem__(self, index: slice | Sequence[int] | NDArray[np.integer[Any]] | NDArray[np.bool_]) -> list[str]: ...
+
+    def __getitem__(self, index: Any) -> str | list[str]:
+        rows = np.arange(len(self))[
+            index if isinstance(index, slice | np.ndarray) or np.ndim(index) == 0 else _rows(index)
+        ]
+        found = [text_of(key) for key in self._store._key_bytes(np.atleast_1d(rows).reshape(-1))]
+        return found if np.ndim(rows) else found[0]
+
+    def __iter__(self) -> Iterator[str]:
+        return map(text_of, self._store._key_bytes(None))
+
+
+def _rows(index: Sequence[int]) -> NDArray[Any]:
+    return np.asarray(index) if len(index) else np.empty(0, np.int64)
+
+
+def text_of(key: bytes) -> str:
+    """Return a key as text; bytes that are no UTF-8 become surrogates."""
+    return key.decode("utf-8", "surrogateescape")
+
+
+class FeatureBlocks:
+    """Rows of a store as a re-iterable stream of (b, d) arrays, for whatever should not hold them all.
+
+    Attributes: ``shape`` (n, d), ``dtype``.
+    """
+
+    def __init__(self, store: FeatureStore, rows: NDArray[np.int64] | None, block_rows: int) -> None:
+        self._store, self._rows, self._block_rows = store, rows, block_rows
+        self.shape = (len(store) if rows is None else len(rows), store.dimension)
+        self.dtype = store.identity.numpy_dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """Yield the rows in order, as (b, d) arrays."""
+        return self._store.blocks(self._rows, block_rows=self._block_rows)
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        return self.blocks()
+
+
+def frame_of(store: FeatureStore) -> pd.DataFrame:
+    """Return the rows of ``store`` as a DataFrame (see FeatureStore.to_pandas)."""
+    import pandas as pd
+
+    frame = pd.DataFrame({"key": _typed(list(store.keys)), "id": store.ids})
+    for name in store.columns:
+        values = store.column(name).tolist()
+        column = _categories(values) if name in (tables.LABEL, tables.SPLIT) else _typed(values)
+        frame[name if name not in ("key", "id") else f"{name}_"] = column
+    return frame
+
+
+def _categories(values: list[Any]) -> pd.Series[Any]:
+    import pandas as pd
+
+    distinct = sorted({value for value in values if value is not None}, key=natural)
+    codes = {value: code for code, value in enumerate(distinct)}
+    numbers = [codes.get(value, -1) for value in values]
+    return pd.Series(pd.Categorical.from_codes(numbers, categories=pd.Index(_texts(distinct))))
+
+
+def _typed(values: list[Any]) -> pd.Series[Any]:
+    """Return values, None where missing, as a column of the narrowest type that holds them all exactly."""
+    import pandas as pd
+
+    there = [value for value in values if value is not None]
+    kinds = {type(value) for value in there}
+    missing = len(there) < len(values)
+    if kinds == {str}:
+        return pd.Series(_texts(values))
+    if kinds == {bool}:
+        return pd.Series(values, dtype="boolean" if missing else "bool")
+    if kinds == {int} and all(-_INTEGERS <= value < _INTEGERS for value in there):
+        return pd.Series(values, dtype="Int64" if missing else "int64")
+    if kinds == {float}:
+        return pd.Series(values, dtype="float64")
+    # Several types in one column, or none: converting would change values.
+    return pd.Series(values, dtype=object)
+
+
+def _texts(values: list[Any]) -> Any:
+    import pandas as pd
+
+    # The storage of Arrow refuses the surrogates of names that are no UTF-8.
+    return pd.array(values, dtype=pd.StringDtype("python"))
