@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from featstore.stages.extract import extract
-from tests.made import tiny_backbone
+from tests.made import extract, tiny_backbone
 
 COLOURS = {"ant": (190, 70, 60), "bee": (60, 90, 190), "cow": (70, 180, 80)}
 

@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from torch import nn
 from featstore.backbones import Backbone
 from featstore.backbones.base import digest
 from featstore.decode import Preprocessing
+from featstore.stages.extract import ExtractOptions, ExtractReport, extract_in_process
 
 
 def picture(seed: int, size: tuple[int, int] = (24, 20)) -> Image.Image:
@@ -55,6 +57,12 @@ def tiny_backbone(seed: int = 0, dimension: int = 8, name: str = "tiny") -> Back
         )
     module.eval().requires_grad_(False)
     return Backbone(name, "input of head", dimension, f"random:{seed}", digest(module), Preprocessing(18, 16), module)
+
+
+def extract(source: Any, store: str | os.PathLike[str], **options: Any) -> ExtractReport:
+    """Extract in this process, as a loaded backbone, an opened source or a decoder of the test's own needs it."""
+    others = {name: options.pop(name) for name in ("progress", "stop", "decoder", "watch") if name in options}
+    return extract_in_process(source, store, ExtractOptions(**options), **others)
 
 
 def fail_first_sync(monkeypatch: pytest.MonkeyPatch) -> None:

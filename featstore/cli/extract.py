@@ -12,7 +12,7 @@ from featstore.cli.quantities import to_bytes_of_at_least
 from featstore.text import counted, printable
 
 if TYPE_CHECKING:
-    from featstore.stages.extract import ExtractReport
+    pass
 
 
 def _share(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]:
@@ -147,15 +147,13 @@ def extract(source: str, store: str, as_json: bool, quiet: bool, in_process: boo
       find pictures -name '*.jpg' -print0 | featstore extract - my.store
       featstore extract pictures/ my.store --units 0/2 & featstore extract pictures/ my.store --units 1/2
     """
-    names = ("kind", "root", "layout", "path_column", "label_column", "split_column", "id_column", "all_files")
-    where = {name: options.pop(name) for name in names}
+    from featstore.stages.extract import extract as run
+
     bar = Bar()
     with stop_on_signals() as (stop, code):
         try:
-            options |= {"progress": None if quiet or as_json else bar, "stop": stop}
-            report = (
-                _in_process(source, where, store, options) if in_process else _supervised(source, where, store, options)
-            )
+            progress = None if quiet or as_json else bar
+            report = run(source, store, supervised=not in_process, progress=progress, stop=stop, **options)
         finally:
             bar.close()
     show(report.to_dict(), _text(report), as_json)
@@ -163,20 +161,6 @@ def extract(source: str, store: str, as_json: bool, quiet: bool, in_process: boo
         say("featstore: stopped; run the same command to go on", err=True)
         return code()
     return 1 if report.fruitless else 0
-
-
-def _supervised(source: str, where: dict[str, Any], store: str, options: dict[str, Any]) -> ExtractReport:
-    from featstore.stages.extract import extract_supervised
-
-    return extract_supervised(source, store, source_options=where, **options)
-
-
-def _in_process(source: str, where: dict[str, Any], store: str, options: dict[str, Any]) -> ExtractReport:
-    from featstore.sources import open_source
-    from featstore.stages.extract import extract as run
-
-    del options["stall_seconds"]
-    return run(open_source(source, **where), store, **options)
 
 
 def _text(report: Any) -> str:

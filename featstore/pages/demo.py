@@ -88,7 +88,7 @@ def _queries(store: FeatureStore, pictures: Pictures, trained: TrainReport) -> l
     index = open_index(index_path(store.path))
     found = neighbours(index, store.features(rows=rows), NEIGHBOURS, allowed_ids=store.ids[trained.split.train])
     queries = []
-    for row, key, near in zip(rows.tolist(), store.key_bytes(rows), found, strict=True):
+    for row, key, near in zip(rows.tolist(), store._key_bytes(rows), found, strict=True):
         name = key.decode("utf-8", "surrogateescape")
         queries.append(
             {

@@ -51,7 +51,7 @@ def examples(
 ) -> list[dict[str, Any]]:
     """Return the held-out pictures at ``places`` (indices into ``trained.split.test``) with their predictions."""
     rows = trained.split.test[np.asarray(places, np.int64)]
-    keys = [key.decode("utf-8", "surrogateescape") for key in store.key_bytes(rows)]
+    keys = [key.decode("utf-8", "surrogateescape") for key in store._key_bytes(rows)]
     found = []
     for place, row, key in zip(places, rows.tolist(), keys, strict=True):
         probabilities = trained.probabilities[place]

@@ -136,6 +136,7 @@ def demo(
             store,
             backbone=BACKBONE,
             engine=engine,
+            supervised=False,
             batch=EXTRACT_BATCH,
             progress=progress,
         )

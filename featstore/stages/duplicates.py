@@ -259,7 +259,7 @@ class _Copies:
         rows = sorted(wanted)
         store, score = self._store, self._near.score
         labels, splits, ids, digests = store.labels, store.splits, store.ids, store.sha256
-        keys = (key.decode("utf-8", "surrogateescape") for key in store.key_bytes(np.array(rows, np.int64)))
+        keys = (key.decode("utf-8", "surrogateescape") for key in store._key_bytes(np.array(rows, np.int64)))
         nearest = [max(int(self._near.nearest[row]), 0) for row in rows]
         for row, key, cosine in zip(rows, keys, _cosines(store, rows, nearest), strict=True):
             # Equal bytes have equal features; rounding and zero vectors would give other cosines.

@@ -135,11 +135,11 @@ def _build(
         "progress": progress,
     }
     if asked and kind == "auto":
-        return build_contract(store.stream(), store.ids, store.key_bytes(None), Contract(**asked), **about)
+        return build_contract(store.stream(), store.ids, store._key_bytes(None), Contract(**asked), **about)
     if asked.keys() & {"memory", "latency"}:
         raise UsageError(f"memory and latency choose the kind of index; leave out the kind {kind!r}")
     about |= {"k": asked.get("at", defaults.NEIGHBOURS), "recall": asked.get("recall", defaults.RECALL)}
-    return build_index(store.stream(), store.ids, store.key_bytes(None), kind=kind, **about)  # type: ignore[arg-type]
+    return build_index(store.stream(), store.ids, store._key_bytes(None), kind=kind, **about)  # type: ignore[arg-type]
 
 
 def _update(store: FeatureStore, path: Path, name: str, seed: int, notes: list[str]) -> IndexReport:
@@ -174,7 +174,7 @@ def _grow(index: FeatureIndex, store: FeatureStore, rows: NDArray[np.int64], gen
     def add(part: NDArray[np.int64]) -> None:
         if len(part):
             labels = store.labels[part].tolist()
-            keys = store.key_bytes(part)
+            keys = store._key_bytes(part)
             index.add(store.stream(part), store.ids[part], keys, labels=labels, generation=generation)
 
     info = index.info()

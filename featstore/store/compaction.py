@@ -80,7 +80,7 @@ class _Compaction:
         self.store = FeatureStore(path)
         self.plan = self.store._plan
         self.next = self.store._manifest.next_epoch()
-        self.done = {unit.number for unit in self.store.units} - {unit.number for unit in self.store.pending_units()}
+        self.done = {unit.number for unit in self.store.units} - {unit.number for unit in self.store._pending_units()}
 
     def run(self) -> CompactReport:
         self._refuse_outside()

@@ -281,7 +281,7 @@ class FeatureStore:
             values = np.full(len(self), None, object)
             for table in self._tables.layers:
                 if name in table.columns:
-                    rows = self.rows_of_digests(table.index)
+                    rows = self._rows_of_digests(table.index)
                     known = np.flatnonzero(rows >= 0)
                     values[rows[known]] = table.column(name).take(known).objects()
             self._columns[name] = values
@@ -345,7 +345,7 @@ class FeatureStore:
         """Return how many of the pictures of pending units are extracted already, and counted when their unit is whole."""
         from featstore.store.unfinished import count_unfinished
 
-        return count_unfinished(self.path, self._plan, self.pending_units(), self.identity)
+        return count_unfinished(self.path, self._plan, self._pending_units(), self.identity)
 
     def _shard(self, unit: Unit) -> Shard:
         """Return the shard of a finished unit. Raises FeatstoreError where the store was compacted since it was opened."""

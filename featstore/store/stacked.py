@@ -158,7 +158,7 @@ def match_origins(origins: Sequence[Origin], stores: Sequence[FeatureStore], wha
 def _rows_of_same(first: FeatureStore, other: FeatureStore) -> NDArray[np.int64]:
     """Return for each row of ``first`` the row of ``other`` with the same key, or -1. Raises UsageError if bytes
     differ."""
-    keys, parts = first.key_bytes(None), []
+    keys, parts = first._key_bytes(None), []
     while chunk := list(islice(keys, _KEYS)):
         parts.append(other.index_of(chunk, missing="mark"))
     rows = np.concatenate(parts) if parts else np.empty(0, np.int64)

@@ -20,10 +20,9 @@ from featstore import cli
 from featstore.cli.output import csv_cell, json_text, say
 from featstore.files import sealed
 from featstore.sources import open_source
-from featstore.stages.extract import extract
 from featstore.stages.index import index
 from featstore.stages.train import train
-from tests.made import tiny_backbone, write_pictures
+from tests.made import extract, tiny_backbone, write_pictures
 
 ATTACK = "\x1b]52;c;Y3VybA==\x07\x1b[2J\x9b31m\u202e\r\nfeatstore: whole"
 

@@ -5,11 +5,11 @@ import io
 
 import pytest
 
-from featstore.stages.extract import extract
 from featstore.stages.predict import predict
 from featstore.store import FeatureStore
 from tests.chain import names, write_coloured
 from tests.cli.running import run, run_json
+from tests.made import extract
 from tests.page_reading import read
 
 pytestmark = pytest.mark.slow

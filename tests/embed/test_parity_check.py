@@ -8,10 +8,9 @@ from featstore.engines import describe_excess, open_engine
 from featstore.engines.openvino import OpenVinoEngine
 from featstore.engines.parity import BOUNDS
 from featstore.errors import FeatstoreError
-from featstore.stages.extract import extract
 from featstore.stages.info import describe_store
 from featstore.store import FeatureStore
-from tests.made import tiny_backbone, write_pictures
+from tests.made import extract, tiny_backbone, write_pictures
 
 NAMES = [f"{number:02d}.png" for number in range(24)]
 

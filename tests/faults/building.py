@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from featstore.stages.extract import extract
 from featstore.store.labels import set_columns
-from tests.made import tiny_backbone, write_pictures
+from tests.made import extract, tiny_backbone, write_pictures
 
 NAMES = [f"{kind}/{number:02d}.png" for kind in ("cat", "dog") for number in range(8)]
 

@@ -110,10 +110,9 @@ def make(folder: Path) -> dict[str, set[str]]:
 
 
 def main(folder: str, store: str) -> None:
-    """Extract with the tiny backbone; print outcomes, seconds, and the growth of the peak memory."""
-    from featstore.stages.extract import extract
+    """Extract with the tiny backbone; print outcomes, seconds, and the peak memory above what was there before."""
     from featstore.store import FeatureStore
-    from tests.made import tiny_backbone
+    from tests.made import extract, tiny_backbone
 
     backbone = tiny_backbone()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -18,8 +18,7 @@ from pathlib import Path
 
 from featstore import cli
 from featstore.errors import FeatstoreError
-from featstore.stages.extract import extract
-from tests.made import tiny_backbone
+from tests.made import extract, tiny_backbone
 
 SECONDS, MEMORY = 60, 2 << 30
 _WATCHED = 0x2 | 0x4 | 0x8 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x800

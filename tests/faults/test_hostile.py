@@ -26,12 +26,11 @@ from featstore.heads import load_head
 from featstore.indexes import FeatureIndex
 from featstore.indexes.files.vetting import vet
 from featstore.processes import sandbox
-from featstore.stages.extract import extract
 from featstore.stages.repair import repair
 from featstore.stages.verify import verify
 from featstore.store import FeatureStore, shards
 from featstore.store.plan import Plan
-from tests.made import picture, tiny_backbone, write_pictures
+from tests.made import extract, picture, tiny_backbone, write_pictures
 from tests.store import building
 
 

@@ -149,7 +149,7 @@ def use(folder: Path) -> None:
     for read in (
         lambda: list(store.keys),
         store.failures,
-        store.table,
+        store.to_pandas,
         lambda: store.index_of([b"cat/00.png", b"dog/07.png"], missing="mark"),
         lambda: [block.sum() for block in store.blocks()],
         lambda: store.features(rows=[0, len(store) - 1]),
@@ -157,7 +157,7 @@ def use(folder: Path) -> None:
         lambda: store._plan.key_of(store.ids),
         lambda: [store._plan.rows(unit) for unit in store.units],
         lambda: store._content(store.ids),
-        store.pending_units,
+        store._pending_units,
         lambda: store.sha256,
     ):
         with contextlib.suppress(FeatstoreError):

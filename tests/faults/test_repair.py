@@ -11,12 +11,11 @@ import pytest
 
 from featstore.errors import DamagedError, FeatstoreError, IdentityError
 from featstore.files import sealed
-from featstore.stages.extract import extract
 from featstore.stages.repair import repair
 from featstore.stages.verify import verify
 from featstore.store import FeatureStore
 from tests.faults.building import copy_of
-from tests.made import tiny_backbone
+from tests.made import extract, tiny_backbone
 
 
 @pytest.fixture

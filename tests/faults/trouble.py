@@ -153,8 +153,7 @@ def others(folder: Path, plain: dict[str, Any]) -> Iterator[dict[str, Any]]:
             os.setgroups([])
             os.setgid(NOBODY)
             os.setuid(NOBODY)
-        from featstore.stages.extract import extract
-        from tests.made import tiny_backbone
+        from tests.made import extract, tiny_backbone
 
         return extract(folder / "pictures", folder / "closed" / "store", backbone=tiny_backbone()).vectors
 

@@ -25,12 +25,11 @@ from featstore.errors import FeatstoreError
 from featstore.heads import load_head, save_head, train_head
 from featstore.indexes import FeatureIndex, build_index
 from featstore.stages.compact import compact
-from featstore.stages.extract import extract
 from featstore.stages.verify import verify
 from featstore.store import FeatureStore
 from featstore.store.labels import set_columns
 from tests.faults.faulty import Calls
-from tests.made import tiny_backbone, write_pictures
+from tests.made import extract, tiny_backbone, write_pictures
 
 FIRST = [f"{kind}/{number:02d}.png" for kind in ("cat", "dog") for number in range(12)]
 ADDED = [f"dog/{number:02d}.png" for number in range(20, 30)]

@@ -27,9 +27,9 @@ from featstore.backbones import load_backbone
 from featstore.decode import decode
 from featstore.engines import EXACT, Engine, drift, open_engine
 from featstore.processes.malloc import keep_memory
-from featstore.stages.extract import extract
 from featstore.stages.train import train
 from featstore.store import FeatureStore
+from tests.made import extract
 
 BACKBONE = "efficientnet_lite0"
 ENGINES = ("torch-folded", "compile", "openvino")

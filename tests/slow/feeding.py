@@ -68,7 +68,7 @@ def extraction(folder: str, *, rate: float | None, slow_reads: bool) -> dict[str
     from featstore.backbones import load_backbone
     from featstore.embed import loader
     from featstore.embed.progress import Progress
-    from featstore.stages.extract import extract
+    from tests.made import extract
 
     model = load_backbone(BACKBONE)
     if rate is not None:

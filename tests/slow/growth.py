@@ -29,7 +29,7 @@ from tests.slow.watching import anonymous_peak
 def extraction(folder: str) -> dict[str, Any]:
     """Extract ``folder`` into a temporary store; return seconds, of the processors too, and the peak of memory."""
     from featstore.embed.progress import Progress
-    from featstore.stages.extract import extract
+    from tests.made import extract
 
     begun = list[tuple[float, float]]()
 

@@ -92,7 +92,7 @@ def main(rows: int, store: Path | None) -> None:
         one = opened.keys[rows // 2]
         timed("look up one key, first time", lambda: opened.index_of([one]))
         timed("look up one key again", lambda: opened.index_of([one]))
-        keys = timed("read 100,000 keys at random", lambda: list(opened.key_bytes(some)))
+        keys = timed("read 100,000 keys at random", lambda: list(opened._key_bytes(some)))
         found = timed("look up 100,000 keys", lambda: opened.index_of(keys))
         assert (found == some).all()
         timed("list all keys (streamed)", lambda: sum(1 for _ in opened.keys))

@@ -21,8 +21,7 @@ from tests.slow.watching import anonymous_peak
 
 
 def child(folder: str, store: str) -> None:
-    from featstore.stages.extract import extract
-    from tests.made import tiny_backbone
+    from tests.made import extract, tiny_backbone
 
     backbone = tiny_backbone()
     with anonymous_peak(every=0.01) as memory:

@@ -23,8 +23,8 @@ from PIL import Image, ImageEnhance, ImageOps
 from featstore import defaults
 from featstore.indexes import near_duplicates
 from featstore.sources.base import is_picture_name
-from featstore.stages.extract import extract
 from featstore.store import FeatureStore
+from tests.made import extract
 
 
 def _half(image: Image.Image) -> Image.Image:

@@ -26,7 +26,6 @@ import numpy as np
 from featstore.indexes import FeatureIndex
 from featstore.stages.compact import compact
 from featstore.stages.duplicates import find_duplicates
-from featstore.stages.extract import extract
 from featstore.stages.index import index
 from featstore.stages.info import info
 from featstore.stages.train import train
@@ -34,7 +33,7 @@ from featstore.stages.verify import verify
 from featstore.store import FeatureStore
 from featstore.store.labels import set_columns
 from tests.faults.workplace import begin, end, fork
-from tests.made import picture, tiny_backbone
+from tests.made import extract, picture, tiny_backbone
 
 CLASSES, EACH, VERSIONS, UNIT_ROWS = ("cat", "dog"), 14, 3, 6
 KEYS = [f"{kind}/{number:02d}.png" for kind in CLASSES for number in range(EACH)]

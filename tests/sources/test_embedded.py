@@ -14,9 +14,8 @@ from pyarrow import parquet
 from featstore.errors import FeatstoreError, UsageError
 from featstore.sources import ReadFailure, open_source, read_picture
 from featstore.sources.embedded import ParquetSource
-from featstore.stages.extract import extract
 from featstore.store import FeatureStore
-from tests.made import picture, tiny_backbone
+from tests.made import extract, picture, tiny_backbone
 
 from .helpers import whole
 

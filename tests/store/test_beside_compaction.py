@@ -79,7 +79,7 @@ def everything(store: FeatureStore) -> dict[str, object]:
         "some": store.features(rows=[3, 1]).tobytes(),
         "labels": store.labels.tolist(),
         "failures": [(key, failure.reason) for key, failure in store.failures()],
-        "pending": [unit.number for unit in store.pending_units()],
+        "pending": [unit.number for unit in store._pending_units()],
         "rows": store.index_of(["05", "13"]).tolist(),
     }
 

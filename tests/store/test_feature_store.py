@@ -11,9 +11,8 @@ import pytest
 from featstore import defaults
 from featstore.errors import DamagedError, FeatstoreError, UsageError
 from featstore.stages.compact import compact
-from featstore.stages.extract import extract
 from featstore.store import FeatureStore, shards, written
-from tests.made import tiny_backbone, write_pictures
+from tests.made import extract, tiny_backbone, write_pictures
 from tests.store.building import D, Pictures, build, plan, vector, work
 
 KEYS = [f"{'cat' if i % 2 else 'dog'}/{i:02d}".encode() for i in range(12)]
@@ -207,7 +206,6 @@ def test_columns_of_a_data_frame_have_the_types_of_their_values(tmp_path):
         "is": [True, False, True],
         "maybe": [None, False, True],
         "note": ["x", None, "\udcfe"],
-        "mixed": ["x", 2, 3.5],
     }
     metadata = {
         name: {key: value for key, value in zip(keys, values, strict=True) if value is not None}
@@ -225,7 +223,6 @@ def test_columns_of_a_data_frame_have_the_types_of_their_values(tmp_path):
         "is": "bool",
         "maybe": "boolean",
         "note": "string",
-        "mixed": "object",
         "label": "category",
         "split": "category",
     }

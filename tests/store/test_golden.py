@@ -118,7 +118,7 @@ def check(path: Path) -> None:
     assert verify_store(path).problems == []
     assert store.identity == identity()
     content = {**SOURCE.content, b"bee/5.jpg": 55}
-    keys = list(store.key_bytes(None))
+    keys = list(store._key_bytes(None))
     assert keys == [b"ant/1.jpg", b"ant/2 \xff\n.jpg", b"bee/4.jpg", b"bee/6.jpg", b"bee/5.jpg"]
     np.testing.assert_array_equal(store.features(), [vector(key, content[key]) for key in keys])
     assert store.ids.tolist() == [0, 1, 3, 5, 6]
@@ -165,6 +165,6 @@ def test_plain_h5py_and_json_read_the_golden_vectors():
                 if number not in retired:
                     vectors[blob[offsets[row] : offsets[row + 1]]] = file["features"][row]
     store = FeatureStore.open(GOLDEN)
-    assert list(vectors) == list(store.key_bytes(None))
+    assert list(vectors) == list(store._key_bytes(None))
     np.testing.assert_array_equal(np.stack(list(vectors.values())), store.features())
     assert manifest["identity"]["dimension"] == D

@@ -12,7 +12,7 @@ from tests.chain import make_store, names, write_coloured
 
 
 def keys_of(store, rows):
-    return [key.decode() for key in store.key_bytes(rows)]
+    return [key.decode() for key in store._key_bytes(rows)]
 
 
 @pytest.fixture(scope="module")

@@ -128,7 +128,7 @@ def test_store_equals_the_source_after_any_history(tmp_path_factory, history):
     for name, value in history:
         model.run(name, value)
         store = model.check()
-        new = dict(zip(store.key_bytes(None), store.ids.tolist(), strict=True))
+        new = dict(zip(store._key_bytes(None), store.ids.tolist(), strict=True))
         # An id is never reused for another picture.
         assert all(value > highest or value in ids.values() for value in new.values())
         ids.update(new)

@@ -66,7 +66,7 @@ def test_partial_store_includes_journaled_rows(running):
     assert [(key, failure.reason) for key, failure in store.failures()] == [(KEYS[UNIT_ROWS + 1].decode(), "corrupt")]
     assert store._content(store.ids).tobytes() == store.sha256.tobytes()
     assert store.provenance()[running.unit.number] == [{"engine": "e", "rows": [0, 3]}]
-    assert [unit.number for unit in store.pending_units()] == [running.unit.number]
+    assert [unit.number for unit in store._pending_units()] == [running.unit.number]
     with pytest.raises(UsageError, match="has no shard yet"):
         store._shard(running.unit)
 

@@ -146,6 +146,7 @@ def end_to_end(
             decode=decode,
             batch=batch,
             workers=workers,
+            supervised=False,
             progress=tell,
         )
         # The first progress message comes when the first unit is opened, before any picture is read.

@@ -23,9 +23,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from featstore import defaults
 from featstore.embed.progress import Progress
@@ -34,6 +34,9 @@ from featstore.processes import sandbox
 from featstore.processes.in_hand import Held, InHand
 from featstore.stages.extract.report import ExtractReport
 from featstore.stages.extract.suspects import judge
+
+if TYPE_CHECKING:
+    from featstore.stages.extract.options import ExtractOptions
 
 _LOOK_SECONDS: Final = 0.2
 _FORGIVEN: Final = 2
@@ -46,23 +49,15 @@ _STOP_SECONDS: Final = 10.0
 def extract_supervised(
     source: str | os.PathLike[str],
     store: str | os.PathLike[str],
+    options: ExtractOptions | None = None,
     *,
-    source_options: Mapping[str, Any] | None = None,
-    stall_seconds: float = defaults.STALL_SECONDS,
-    max_pixels: int = defaults.MAX_PIXELS,
-    max_bytes: int = defaults.MAX_FILE_BYTES,
-    max_memory: int = defaults.MAX_MEMORY,
-    workers: int | None = None,
-    units: tuple[int, int] = (0, 1),
     progress: Callable[[Progress], None] | None = None,
     stop: threading.Event | None = None,
     decoder: str | None = None,
     backbone_from: str | None = None,
-    **options: Any,
 ) -> ExtractReport:
     """Do what ``extract`` does in a supervised process, so that no picture can end the run.
 
-    ``source`` and ``source_options``: for featstore.sources.open_source; ``options``: of ``extract``, as JSON types.
     A picture that kills its decoder becomes a failure "decoder-died", one that takes more than ``stall_seconds``
     "decoder-stalled" (or "read-stalled"), one that takes more than ``max_memory`` bytes "out-of-memory".
     ``decoder`` and ``backbone_from`` name functions ("package.module:function") that are used in the worker in place of
@@ -71,27 +66,25 @@ def extract_supervised(
     Raises what ``extract`` raises, and FeatstoreError where the process died and no picture explains it, twice
     without any progress in between.
     """
+    from featstore.stages.extract.options import ExtractOptions
+
     started = time.monotonic()
+    options = options or ExtractOptions()
     for name in (decoder, backbone_from):
         if name is not None:
             sandbox.check_name(name)
-    limits = {"max_pixels": max_pixels, "max_bytes": max_bytes, "max_memory": max_memory}
     job: dict[str, Any] = {
         "source": os.fspath(source),
-        "source_options": {
-            name: os.fspath(value) if isinstance(value, os.PathLike) else value
-            for name, value in (source_options or {}).items()
-        },
         "store": os.fspath(store),
         "decoder": decoder,
         "backbone_from": backbone_from,
-        "options": {**options, **limits, "workers": workers, "units": list(units)},
+        "options": options.to_dict(),
     }
     stop = stop or threading.Event()
     total = _Total(progress)
     with _spooled(job["source"]) as spooled:
         job["spooled"] = None if spooled is None else spooled.fileno()
-        nothing = _nothing_pending(job, total)
+        nothing = _nothing_pending(job, options, total)
         if nothing is not None:
             seconds = time.monotonic() - started
             nothing.timings["startup"] = round(seconds - nothing.seconds, 3)
@@ -100,9 +93,9 @@ def extract_supervised(
         total.planning = time.monotonic() - started
         forgiven = 0
         while True:
-            threads = (workers or os.cpu_count() or 1) + defaults.READERS
+            threads = options.threads + defaults.READERS
             job["began"] = time.monotonic() if total.restarts else started + total.planning
-            attempt = _Attempt(job, spooled, threads, stall_seconds, stop, total)
+            attempt = _Attempt(job, spooled, threads, options.stall_seconds, stop, total)
             attempt.run()
             if attempt.error is not None:
                 raise _raised(attempt.error)
@@ -110,32 +103,24 @@ def extract_supervised(
                 return total.report(attempt.report, started, job["began"])
             if stop.is_set():
                 return total.stopped(job["store"], time.monotonic() - started)
-            culprits = judge(attempt.held, attempt.roots, job, stall_seconds)
+            culprits = judge(attempt.held, attempt.roots, job, options.stall_seconds)
             total.restarts += 1
             forgiven = 0 if culprits or attempt.done else forgiven + 1
             if forgiven == _FORGIVEN:
                 raise FeatstoreError(_unexplained(attempt, store))
 
 
-def _nothing_pending(job: dict[str, Any], total: _Total) -> ExtractReport | None:
+def _nothing_pending(job: dict[str, Any], options: ExtractOptions, total: _Total) -> ExtractReport | None:
     """Return the report of a run that has nothing to extract: it needs no process that could die.
 
     Else what the plan's change was is kept in ``total``; the worker compares again, which finds nothing new.
     """
-    options = job["options"]
-    if job["backbone_from"] is not None or options.get("rehash"):
+    if job["backbone_from"] is not None or options.rehash:
         return None
-    from featstore.embed.recipe import Request
-    from featstore.stages.extract.stage import check_numbers, extract_nothing
+    from featstore.stages.extract.stage import extract_nothing
     from featstore.stages.extract.worker import source_of
 
-    check_numbers(tuple(options["units"]), *(options.get(name) for name in ("batch", "workers", "unit_rows")))
-    names = [each.name for each in fields(Request)]
-    request = Request(**{name: options[name] for name in names if name in options})
-    given = {name: options[name] for name in ("unit_rows", "retry_failures", "max_bytes") if name in options}
-    change, report = extract_nothing(
-        source_of(job), Path(job["store"]), request, units=tuple(options["units"]), **given
-    )
+    change, report = extract_nothing(source_of(job, options), Path(job["store"]), options)
     total.change = None if change is None else change.to_dict()
     return report
 

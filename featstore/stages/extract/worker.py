@@ -7,6 +7,7 @@ lines of JSON; and the memory of in_hand.py.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import select
@@ -26,6 +27,7 @@ from featstore.processes.sandbox import error_value, function_of
 _LIVE_SECONDS = 1.0
 if TYPE_CHECKING:
     from featstore.sources import Source
+    from featstore.stages.extract.options import ExtractOptions
 
 
 def main() -> None:
@@ -103,27 +105,29 @@ class _Answers:
                 data = data[os.write(self._handle, data) :]
 
 
-def source_of(job: dict[str, Any]) -> Source:
+def source_of(job: dict[str, Any], options: ExtractOptions) -> Source:
     """Open the source of a job, in any process that has its handles."""
-    from featstore.sources import open_source
-
     if job["spooled"] is None:
-        return open_source(job["source"], **job["source_options"])
+        return options.open(job["source"])
     # A list that can be read once only was copied by the supervisor.
-    given = {**job["source_options"], "kind": "list", "root": job["source_options"].get("root") or os.getcwd()}
-    source = open_source(f"/dev/fd/{job['spooled']}", **given)
+    source = dataclasses.replace(options, kind="list", root=options.root or os.getcwd()).open(
+        f"/dev/fd/{job['spooled']}"
+    )
     source.location = job["source"] if job["source"] == "-" else os.path.abspath(job["source"])
     return source
 
 
 def _work(job: dict[str, Any], in_hand: InHand, answers: _Answers, stop: threading.Event) -> dict[str, Any]:
+    from featstore.stages.extract.options import ExtractOptions
+
+    options = ExtractOptions.from_dict(job["options"])
+    source = source_of(job, options)
     if job["backbone_from"] is not None:
-        job["options"]["backbone"] = function_of(job["backbone_from"])()
-    options, source = job["options"], source_of(job)
-    if str(options.get("engine")).startswith(("torch", "compile")):
+        options = dataclasses.replace(options, backbone=function_of(job["backbone_from"])())
+    if options.engine.startswith(("torch", "compile")):
         keep_memory()
     from featstore.embed.loader import Watch
-    from featstore.stages.extract.stage import extract
+    from featstore.stages.extract.stage import extract_in_process
 
     reasons: list[dict[str, int]] = [{}]
 
@@ -134,13 +138,13 @@ def _work(job: dict[str, Any], in_hand: InHand, answers: _Answers, stop: threadi
     def tell(progress: Progress) -> None:
         answers.say(progress=[progress.done, progress.total, progress.failed, progress.note], reasons=dict(reasons[0]))
 
-    report = extract(
+    report = extract_in_process(
         source,
         job["store"],
+        options,
         progress=tell,
         stop=stop,
         decoder=None if job["decoder"] is None else function_of(job["decoder"]),
         watch=Watch(in_hand, job["began"], begin),
-        **{**options, "units": tuple(options["units"])},
     )
     return report.to_dict()

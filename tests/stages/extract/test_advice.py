@@ -11,9 +11,8 @@ from featstore.embed.pipeline import Timings
 from featstore.embed.recipe import EXACT_ENGINES
 from featstore.engines import ENGINES
 from featstore.stages.extract import advice as module
-from featstore.stages.extract import extract
 from featstore.stages.extract.advice import advice, savings
-from tests.made import tiny_backbone, write_pictures
+from tests.made import extract, tiny_backbone, write_pictures
 
 TORCH, FOLDED, OPENVINO, INT8 = (
     {"engine": name, "device": "cpu", "precision": precision}

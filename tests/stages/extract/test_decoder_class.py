@@ -13,7 +13,7 @@ from featstore.engines import open_engine
 from featstore.errors import IdentityError, UsageError
 from featstore.files import sealed
 from featstore.processes.in_hand import DECODING, Held
-from featstore.stages.extract import extract, suspects
+from featstore.stages.extract import suspects
 from featstore.stages.extract.suspects import verdict_on
 from featstore.stages.index import index
 from featstore.stages.predict import predict
@@ -23,7 +23,7 @@ from featstore.stages.train import train
 from featstore.store import FeatureStore
 from featstore.store.repair.verify import verify_store
 from tests.chain import make_store, names, write_coloured
-from tests.made import tiny_backbone, write_pictures
+from tests.made import extract, tiny_backbone, write_pictures
 
 SIZE = (45, 38)
 

@@ -6,8 +6,7 @@ import pytest
 
 from featstore.decode import decode
 from featstore.sources import open_source
-from featstore.stages.extract import extract
-from tests.made import tiny_backbone, write_pictures
+from tests.made import extract, tiny_backbone, write_pictures
 
 
 @pytest.fixture

@@ -16,11 +16,10 @@ from featstore.embed import loader
 from featstore.embed.pipeline import CLOCK
 from featstore.errors import IdentityError, UsageError
 from featstore.sources import open_source
-from featstore.stages.extract import extract
 from featstore.store import FeatureStore
 from featstore.store.claims import Claims
 from featstore.store.repair.verify import verify_store
-from tests.made import picture, tiny_backbone, write_pictures
+from tests.made import extract, picture, tiny_backbone, write_pictures
 
 NAMES = [
     f"{label}/{number:02d}.{ending}" for label in ("ant", "bee") for number, ending in enumerate(["jpg", "png"] * 5)

@@ -17,12 +17,12 @@ from featstore.embed.pipeline import CLOCK
 from featstore.embed.progress import Progress
 from featstore.errors import FeatstoreError, UsageError
 from featstore.processes.in_hand import DECODING, READING, Held, InHand
-from featstore.stages.extract import extract, extract_supervised
+from featstore.stages.extract import ExtractOptions, extract_supervised
 from featstore.stages.extract.supervisor import _Stall
 from featstore.stages.extract.suspects import verdict_on
 from featstore.store import FeatureStore
 from featstore.store.culprits import read_culprits, write_culprit
-from tests.made import tiny_backbone, write_pictures
+from tests.made import extract, tiny_backbone, write_pictures
 
 BACKBONE, DECODER = "tests.faults.planted:backbone", "tests.faults.planted:decode"
 
@@ -39,10 +39,7 @@ def test_culprits_become_failures_and_the_others_the_vectors_they_always_get(
     report = extract_supervised(
         pictures,
         tmp_path / "store",
-        batch=4,
-        unit_rows=6,
-        workers=4,
-        max_memory=1 << 30,
+        ExtractOptions(batch=4, unit_rows=6, workers=4, max_memory=1 << 30),
         progress=told.append,
         backbone_from=BACKBONE,
         decoder=DECODER,
@@ -110,10 +107,14 @@ def test_a_stop_reaches_the_worker_and_the_run_goes_on_later(tmp_path: Path) -> 
         if progress.done >= 4:
             stop.set()
 
-    options = {"batch": 2, "unit_rows": 10, "backbone_from": BACKBONE}
-    decoder = "tests.faults.planted:slow"
     report = extract_supervised(
-        pictures, tmp_path / "store", progress=after_some, stop=stop, decoder=decoder, **options
+        pictures,
+        tmp_path / "store",
+        ExtractOptions(batch=2, unit_rows=10),
+        progress=after_some,
+        stop=stop,
+        decoder="tests.faults.planted:slow",
+        backbone_from=BACKBONE,
     )
     assert report.stopped
     assert 4 <= report.vectors + report.pending <= 40
@@ -130,7 +131,9 @@ def test_the_worker_dies_with_its_supervisor(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom featstore.stages.extract import extract_supervised\n"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
-        f"extract_supervised({str(pictures)!r}, {str(tmp_path / 'store')!r}, batch=2, workers=1, unit_rows=40, "
+        "from featstore.stages.extract.options import ExtractOptions\n"
+        f"extract_supervised({str(pictures)!r}, {str(tmp_path / 'store')!r}, "
+        "ExtractOptions(batch=2, workers=1, unit_rows=40), "
         f"backbone_from={BACKBONE!r}, decoder='tests.faults.planted:slow', progress=lambda p: print(p.done, flush=True))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -225,7 +228,7 @@ def test_a_worker_that_is_stopped_before_its_first_sign_of_life_is_stalled(
     monkeypatch.setattr("featstore.stages.extract.supervisor._SIGN_SECONDS", 0.5)
     started = time.monotonic()
     with pytest.raises(FeatstoreError, match="made no progress"):
-        extract_supervised(tmp_path, tmp_path / "store", stall_seconds=0.5)
+        extract_supervised(tmp_path, tmp_path / "store", ExtractOptions(stall_seconds=0.5))
     assert time.monotonic() - started < 30
 
 

@@ -1,0 +1,145 @@
+"""The options of an extraction: one value that the library, the command and the working process share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Final, TypedDict
+
+from featstore import defaults
+from featstore.embed.recipe import Request
+from featstore.errors import UsageError
+from featstore.sources import Source, open_source
+from featstore.store.manifest import LARGEST_UNIT
+
+if TYPE_CHECKING:
+    from featstore.backbones import Backbone
+
+_OF_SOURCE: Final = (
+    "kind", "root", "layout", "path_column", "label_column", "split_column", "id_column", "all_files",
+)  # fmt: skip
+_AT_LEAST_ONE: Final = (
+    "batch", "workers", "unit_rows", "max_pixels", "max_bytes", "max_memory",
+)  # fmt: skip
+
+
+class ExtractKeywords(TypedDict, total=False):
+    """The keywords of ``extract``: the fields of ExtractOptions, each of which may be left out."""
+
+    backbone: str | Backbone | None
+    weights: str | None
+    engine: str
+    device: str
+    precision: str
+    decode: str
+    dtype: str | None
+    batch: int
+    workers: int | None
+    units: tuple[int, int]
+    unit_rows: int | None
+    retry_failures: bool
+    rehash: bool
+    max_pixels: int
+    max_bytes: int
+    max_memory: int
+    stall_seconds: float
+    kind: str | None
+    root: str | os.PathLike[str] | None
+    layout: str | None
+    path_column: str | None
+    label_column: str | None
+    split_column: str | None
+    id_column: str | None
+    all_files: bool
+
+
+@dataclass(frozen=True)
+class ExtractOptions:
+    """How to extract. Raises UsageError for a number that is out of range.
+
+    Attributes
+    ----------
+    backbone, weights, dtype: by default the store's, for a new one defaults.BACKBONE with its default weights, and
+        defaults.DTYPE.
+    engine, device: what runs the network, and where.
+    precision: of the arithmetic, see open_engine. decode: "exact", equal to torchvision's transforms bit for bit, or
+        "fast", within one level of them (bicubic: two). "auto": the store's, where there is one.
+    batch: pictures in a forward pass. workers: threads that decode, by default one a core; defaults.READERS more read
+        ahead.
+    units: (i, n): do only the units whose number is i modulo n. unit_rows: pictures of a full shard, settled when the
+        store is made.
+    retry_failures: try earlier failures again. rehash: let content, not size and time, tell what changed.
+    max_pixels, max_bytes: a picture of more is a failure. max_memory: bytes that decoding one picture may take.
+    stall_seconds: a picture that takes longer is a failure, where the extraction is supervised.
+    kind, root, layout, path_column, label_column, split_column, id_column, all_files: how to read the source, see
+        featstore.sources.open_source.
+    """
+
+    backbone: str | Backbone | None = None
+    weights: str | None = None
+    engine: str = defaults.ENGINE
+    device: str = "auto"
+    precision: str = "auto"
+    decode: str = defaults.DECODE
+    dtype: str | None = None
+    batch: int = defaults.BATCH
+    workers: int | None = None
+    units: tuple[int, int] = (0, 1)
+    unit_rows: int | None = None
+    retry_failures: bool = False
+    rehash: bool = False
+    max_pixels: int = defaults.MAX_PIXELS
+    max_bytes: int = defaults.MAX_FILE_BYTES
+    max_memory: int = defaults.MAX_MEMORY
+    stall_seconds: float = defaults.STALL_SECONDS
+    kind: str | None = None
+    root: str | os.PathLike[str] | None = None
+    layout: str | None = None
+    path_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    id_column: str | None = None
+    all_files: bool = False
+
+    def __post_init__(self) -> None:
+        units = self.units
+        if not (isinstance(units, tuple) and len(units) == 2 and 0 <= units[0] < units[1]):
+            raise UsageError(f"units: {units!r} is not i/n with 0 <= i < n")
+        small = [name for name in _AT_LEAST_ONE if (value := getattr(self, name)) is not None and not value >= 1]
+        if small:
+            raise UsageError(f"{small[0]}: {getattr(self, small[0])!r} is less than 1")
+        if not self.stall_seconds > 0:
+            raise UsageError(f"stall_seconds: {self.stall_seconds!r} is not more than 0")
+        if self.unit_rows is not None and self.unit_rows > LARGEST_UNIT:
+            raise UsageError(f"unit_rows: {self.unit_rows:,} is more than {LARGEST_UNIT:,}")
+
+    @property
+    def request(self) -> Request:
+        """The features that are asked for."""
+        return Request(**{each.name: getattr(self, each.name) for each in fields(Request)})
+
+    @property
+    def threads(self) -> int:
+        """How many threads decode."""
+        return self.workers or os.cpu_count() or 1
+
+    def open(self, source: str | os.PathLike[str] | Source) -> Source:
+        """Open ``source`` as the options say; one that is open stays as it is. Raises what open_source raises."""
+        if not isinstance(source, str | os.PathLike):
+            return source
+        return open_source(source, **{name: getattr(self, name) for name in _OF_SOURCE})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options as JSON. Raises UsageError where the backbone is one that is loaded already."""
+        if self.backbone is not None and not isinstance(self.backbone, str):
+            raise UsageError(
+                "a loaded backbone cannot be passed to the supervised process; name it, or pass supervised=False"
+            )
+        value = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**value, "units": list(self.units), "root": None if self.root is None else os.fspath(self.root)}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> ExtractOptions:
+        """Rebuild what to_dict returned."""
+        return cls(**{**value, "units": tuple(value["units"])})
