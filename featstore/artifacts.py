@@ -72,7 +72,7 @@ def open_index(path: str | os.PathLike[str]) -> FeatureIndex:
 
 def origin_of_index(index: FeatureIndex, what: str) -> Origin:
     """Return an index's origin. Raises DamagedError, naming ``what``, if the index has none."""
-    identity = index.identity
+    identity = index.info()["identity"]
     origin = identity.pop(KEY, None)
     return Origin.of(identity, origin, what)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -220,6 +220,40 @@ def make_embedder(
     request = Request(backbone, weights, engine, device, precision, decode, defaults.DTYPE)
     network = request.load(None, Path())
     return Embedder(network.identity, network.engine)
+
+
+class EmbedKeywords(TypedDict, total=False):
+    """The fields of EmbedOptions as keywords, each of which may be left out."""
+
+    weights: str | None
+    backbone: Backbone | None
+    engine: str
+    device: str
+    batch: int
+    workers: int | None
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """How pictures become features again.
+
+    Attributes
+    ----------
+    weights, backbone, engine, device: see open_embedder. batch: pictures in a forward pass. workers: threads that
+        decode, by default one a core.
+    """
+
+    weights: str | None = None
+    backbone: Backbone | None = None
+    engine: str = defaults.ENGINE
+    device: str = "auto"
+    batch: int = defaults.BATCH
+    workers: int | None = None
+
+    def open(self, origin: Origin, what: str, inputs: Sequence[str | os.PathLike[str]]) -> Embedder:
+        """Load the backbone that ``what`` was made with. Raises as open_embedder does."""
+        how = {name: getattr(self, name) for name in ("weights", "backbone", "engine", "device")}
+        return open_embedder(origin, what, inputs=inputs, **how)
 
 
 def open_embedder(

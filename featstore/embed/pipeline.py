@@ -229,6 +229,7 @@ def run(
 
 
 def _planned(batches: Iterator[Batch | None], timings: Timings) -> Iterator[Batch | None]:
+    """Yield the batches, and add the time that they take to the planning."""
     end = Batch(None, 0, 0, True)
     while True:
         with timings.during("planning"):

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from featstore.indexes.feature_index import FeatureIndex
     from featstore.indexes.files.pair import verify
     from featstore.indexes.recall import Recall, recall_at_k
+    from featstore.indexes.rows import About
     from featstore.indexes.staleness import Staleness
     from featstore.indexes.tuning.trials import Contract
 
 _HOMES = {
+    "About": "rows",
     "AnnBenchmark": "ann_benchmarks",
     "across_splits": "duplicates",
     "Contract": "tuning.trials",
@@ -42,6 +44,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "About",
     "AnnBenchmark",
     "Contract",
     "FeatureIndex",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from featstore.indexes.blocks import Metric, check_metric, gather, prepared_bloc
 from featstore.indexes.feature_index import FeatureIndex
 from featstore.indexes.files import faiss_io, pair
 from featstore.indexes.recall import Recall
-from featstore.indexes.rows import IndexRows
+from featstore.indexes.rows import About, IndexRows
 from featstore.indexes.tuning.efforts import Subject
 from featstore.indexes.tuning.ladder import GRAPH_EFFORTS
 from featstore.indexes.tuning.trials import create
@@ -38,11 +38,8 @@ def build_index(
     kind: Kind = "auto",
     k: int = defaults.NEIGHBOURS,
     recall: float = defaults.RECALL,
-    labels: Sequence[str | None] | None = None,
+    about: About | None = None,
     groups: NDArray[np.integer] | None = None,
-    fingerprint: str = "",
-    identity: Mapping[str, Any] | None = None,
-    generation: int = 0,
     seed: int = defaults.SEED,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -53,13 +50,14 @@ def build_index(
     D. Yashunin, TPAMI 2018) over float32 vectors; "auto" takes flat up to ``defaults.EXACT_SCAN_BYTES`` of
     vectors. A graph is first built without a sample of rows, which serve as queries. efSearch is increased until
     recall@``k`` on one part of them reaches ``recall``; the other part measures the reported recall and its interval.
-    Then the sample is added. ``groups`` (n,): rows of one group (crops of a picture) are held out together. Features
+    Then the sample is added. ``about``: labels and origin, to be kept with the index. ``groups`` (n,): rows of one group (crops of a picture) are held out together. Features
     are read in blocks; memory is index + block. A source is read about six times for a graph, once for flat.
     ``progress(stage, done, total)`` is called after each block. Raises UsageError: shapes, ids, NaN, an unknown kind.
     """
+    about = about or About()
     check_metric(metric)
     rows, dimension = shape_of(vectors)
-    tables = IndexRows.of(ids, keys, labels, rows)
+    tables = IndexRows.of(ids, keys, about.labels, rows)
     if not rows:
         raise UsageError("there are no vectors to index; extract some first")
     if kind not in ("auto", "flat", "hnsw"):
@@ -83,9 +81,7 @@ def build_index(
     record = pair.Record(
         metric=metric,
         factory=factory,
-        fingerprint=fingerprint,
-        identity=dict(identity or {}),
-        generation=generation,
+        **about.to_record(),
         recall=measured,
         measured_rows=rows,
         versions=versions(),

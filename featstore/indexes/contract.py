@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from featstore.indexes.exact import check_queries
 from featstore.indexes.feature_index import FeatureIndex
 from featstore.indexes.files import pair
 from featstore.indexes.recall import Recall, keeps
-from featstore.indexes.rows import IndexRows
+from featstore.indexes.rows import About, IndexRows
 from featstore.indexes.tuning.efforts import Subject, descent
 from featstore.indexes.tuning.ladder import Candidate, flat, ladder
 from featstore.indexes.tuning.trials import Contract, Ground, Trial, create, training_rows, try_all
@@ -40,11 +40,8 @@ def build_contract(
     *,
     metric: Metric = "cosine",
     candidates: Sequence[Candidate] | None = None,
-    labels: Sequence[str | None] | None = None,
+    about: About | None = None,
     groups: NDArray[np.integer] | None = None,
-    fingerprint: str = "",
-    identity: Mapping[str, Any] | None = None,
-    generation: int = 0,
     seed: int = defaults.SEED,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -69,11 +66,11 @@ def build_contract(
     Raises UsageError as build_index does, and if no candidate fits ``contract.memory`` or ``contract.latency``, or if
     exact search is needed and does not fit.
     """
-    contract = contract or Contract()
+    contract, about = contract or Contract(), about or About()
     contract.check()
     check_metric(metric)
     rows, dimension = shape_of(vectors)
-    tables = IndexRows.of(ids, keys, labels, rows)
+    tables = IndexRows.of(ids, keys, about.labels, rows)
     if not rows:
         raise UsageError("there are no vectors to index; extract some first")
     job = _Job(vectors, tables.ids, metric, contract, seed, threads, progress)
@@ -98,21 +95,19 @@ def build_contract(
     if held_out.withheld.any():
         index.effort = grown(index.effort, rows / len(kept))
         order = np.r_[order, fill(index, vectors, tables.ids, metric, held_out.withheld, threads, progress)]
+    outcome = {
+        "holds": keeps(measured, contract.recall),
+        "efforts_asked": asked,
+        "rows_tried": len(tried),
+        "sampled": len(tried) < len(kept),
+    }
     record = pair.Record(
         metric=metric,
         factory=chosen.candidate.factory,
-        fingerprint=fingerprint,
-        identity=dict(identity or {}),
-        generation=generation,
+        **about.to_record(),
         recall=measured,
         measured_rows=rows,
-        contract={
-            **dataclasses.asdict(contract),
-            "holds": keeps(measured, contract.recall),
-            "efforts_asked": asked,
-            "rows_tried": len(tried),
-            "sampled": len(tried) < len(kept),
-        },
+        contract={**dataclasses.asdict(contract), **outcome},
         trials=[trial.to_dict() for trial in trials],
         versions=versions(),
     )
@@ -243,7 +238,7 @@ def check_contract(
     """
     check_queries(queries, index.dimension, k := index.recall.k)
     if vectors is None:
-        vectors, ids = index.stored()
+        vectors, ids = index._stored()
     elif ids is None:
         raise UsageError("vectors need their ids")
     names = np.asarray(ids).astype(np.int64)

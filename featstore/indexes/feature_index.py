@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from featstore import defaults
 from featstore.blocks import Features
-from featstore.errors import FeatstoreError, IdentityError, UsageError
+from featstore.errors import FeatstoreError, UsageError
 from featstore.files.byte_columns import ByteColumn
 from featstore.indexes.blocks import Floats, Metric, PickedRows, block_rows, prepare_queries, prepared_blocks, shape_of
 from featstore.indexes.exact import Best, check_queries
@@ -20,6 +20,8 @@ from featstore.indexes.files import faiss_io, pair
 from featstore.indexes.recall import Recall, keeps
 from featstore.indexes.rows import IndexRows, Places
 from featstore.indexes.staleness import Staleness
+from featstore.store.identity import Identity
+from featstore.store.origin import KEY
 
 
 class FeatureIndex:
@@ -157,9 +159,14 @@ class FeatureIndex:
         scores[~found] = np.inf if self.metric == "l2" else -np.inf
         return scores, ids
 
-    def scans(self, allowed: int) -> bool:
+<<<<<<< HEAD
+    def _scans(self, allowed: int) -> bool:
         """Return whether ``allowed`` rows are few enough to compare one by one instead of filtering in a graph or
         lists."""
+=======
+    def _scans(self, allowed: int) -> bool:
+        """Return whether so few ``allowed`` rows are compared one by one, rather than filtered in a graph or in lists."""
+>>>>>>> 31a1996 (Bound every public function to 12 parameters and 80 lines)
         few = allowed * 4 * self.dimension <= defaults.EXACT_SCAN_BYTES // 4
         return few or allowed * 10 <= len(self._tables.ids)
 
@@ -172,7 +179,7 @@ class FeatureIndex:
         if not rows or not len(queries):
             return np.zeros((len(queries), k), np.float32), np.full((len(queries), k), -1, np.int64)
         count = rows if allowed is None else int(allowed.sum())
-        if allowed is not None and self.scans(count):
+        if allowed is not None and self._scans(count):
             return self._scan(queries, k, np.flatnonzero(allowed), threads)
         scores, positions = self._index.search(queries, k, allowed=allowed, threads=threads)
         # A graph may not reach every row, and the probed lists may have too few. Missing results are -1 at the end of a
@@ -223,6 +230,7 @@ class FeatureIndex:
             raise UsageError("-1 names no row")
         return self._index.reconstruct(positions)
 
+<<<<<<< HEAD
     def check_identity(self, fingerprint: str, identity: Mapping[str, Any]) -> None:
         """Raise IdentityError, listing the differences, unless the index was built on features of this identity."""
         if fingerprint == self.fingerprint:
@@ -236,6 +244,8 @@ class FeatureIndex:
         detail = "; ".join(differences) or f"fingerprint {self.fingerprint}, not {fingerprint}"
         raise IdentityError(f"the index was built on other features ({detail}); build it again from this store")
 
+=======
+>>>>>>> 31a1996 (Bound every public function to 12 parameters and 80 lines)
     def staleness(self, store_generation: int, live_ids: NDArray[np.integer]) -> Staleness:
         """Compare the index with the ``live_ids`` (m,) of the store at ``store_generation``."""
         live = np.asarray(live_ids).astype(np.int64)
@@ -245,8 +255,13 @@ class FeatureIndex:
             older=self.generation < store_generation,
         )
 
+<<<<<<< HEAD
     def stored(self) -> tuple[PickedRows, NDArray[np.int64]]:
         """Return the stored vectors as a block source, and their ids, without removed rows."""
+=======
+    def _stored(self) -> tuple[PickedRows, NDArray[np.int64]]:
+        """Return the vectors as the index holds them, as a block source, and their ids; removed rows left out."""
+>>>>>>> 31a1996 (Bound every public function to 12 parameters and 80 lines)
         positions = np.flatnonzero(~self._tables.removed)
         return PickedRows(self._index.reconstruct, positions, self._index.dimension), self._tables.ids[positions]
 
@@ -342,6 +357,6 @@ class FeatureIndex:
             "exact": self.exact,
             "effort": self._index.effort,
             "recall": self._record.recall.to_dict(),
-            "identity": self.identity,
+            "identity": dict(self._record.identity),
             "versions": dict(self._record.versions),
         }

@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featstore.errors import UsageError
 from featstore.files.byte_columns import ByteColumn
+from featstore.store.identity import Identity
+from featstore.store.origin import KEY
+
+
+@dataclass(frozen=True)
+class About:
+    """What an index keeps of the store behind its rows.
+
+    ``labels``: n texts or None, one a row. ``identity`` of the features. ``origin``: where they are, as JSON.
+    ``generation``: the store's, when it was read.
+    """
+
+    labels: Sequence[str | None] | None = None
+    identity: Identity | None = None
+    origin: Mapping[str, Any] | None = None
+    generation: int = 0
+
+    def to_record(self) -> dict[str, Any]:
+        """Return what the index's record keeps, as JSON; the labels are kept with the rows."""
+        identity = {} if self.identity is None else self.identity.to_dict()
+        return {
+            "fingerprint": "" if self.identity is None else self.identity.fingerprint,
+            "identity": identity if self.origin is None else {**identity, KEY: dict(self.origin)},
+            "generation": self.generation,
+        }
 
 
 @dataclass(frozen=True)

@@ -204,7 +204,7 @@ def _indexed(store: Path) -> tuple[None, str, bool]:
     if is_index(path):
         opened = FeatureStore.open(store)
         index = open_index(path)
-        origin = index.identity.get(KEY) or {}
+        origin = index.info()["identity"].get(KEY) or {}
         if origin.get("store_id") == opened.store_id and index.staleness(generation_number(opened), opened.ids).fresh:
             return None, f"{len(index):,} vectors", True
     made = build_index(store)

@@ -16,7 +16,7 @@ from featstore.artifacts import index_path, is_index, origin_of_index, without_o
 from featstore.errors import UsageError
 from featstore.files import atomic
 from featstore.store import FeatureStore
-from featstore.store.origin import KEY, generation_number, origin_of_store, require_vectors, state_of_store
+from featstore.store.origin import generation_number, origin_of_store, require_vectors, state_of_store
 from featstore.store.splitting import groups_of_equal_bytes
 from featstore.text import counted
 
@@ -122,15 +122,14 @@ def _build(
     seed: int,
     progress: Callable[[str, int, int], None] | None,
 ) -> FeatureIndex:
-    from featstore.indexes import Contract, build_contract, build_index
+    from featstore.indexes import About, Contract, build_contract, build_index
 
     about: dict[str, Any] = {
         "metric": metric,
-        "labels": store.labels.tolist(),
+        "about": About(
+            store.labels.tolist(), store.identity, origin_of_store(store).to_dict(), generation_number(store)
+        ),
         "groups": groups_of_equal_bytes(store.sha256),
-        "fingerprint": store.fingerprint,
-        "identity": {**store.identity.to_dict(), KEY: origin_of_store(store).to_dict()},
-        "generation": generation_number(store),
         "seed": seed,
         "progress": progress,
     }

@@ -7,21 +7,20 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
 from featstore.artifacts import open_index, origin_of_index, staleness
-from featstore.embed.embedder import CHUNK, Input, open_embedder
+from featstore.embed.embedder import CHUNK, EmbedKeywords, EmbedOptions, Input
 from featstore.errors import UsageError
 from featstore.stages.queries import Asked, Queries, Query, batches
 from featstore.store import FeatureStore
 from featstore.text import counted
 
 if TYPE_CHECKING:
-    from featstore.backbones import Backbone
     from featstore.indexes import FeatureIndex
 
 
@@ -134,12 +133,7 @@ def search(
     combine: bool = False,
     where: str | None = None,
     k: int = defaults.NEIGHBOURS,
-    weights: str | None = None,
-    backbone: Backbone | None = None,
-    engine: str = defaults.ENGINE,
-    device: str = "auto",
-    batch: int = defaults.BATCH,
-    workers: int | None = None,
+    **embedding: Unpack[EmbedKeywords],
 ) -> SearchReport:
     """Return the ``k`` nearest pictures of ``index`` to each of ``inputs``: picture files, folders, tables, archives.
 
@@ -149,7 +143,7 @@ def search(
     compared one by one, with the store's vectors.
 
     Pictures go through the backbone, weights and preprocessing that the index was made with; without pictures no
-    network is loaded. An unreadable query gives a QueryResult with a reason. If the store is found, the notes say
+    network is loaded; ``embedding``: the fields of EmbedOptions. An unreadable query gives a QueryResult with a reason. If the store is found, the notes say
     whether it changed since; keys, classes and ``where`` need the store. Raises UsageError, IdentityError,
     DamagedError.
     """
@@ -162,7 +156,7 @@ def search(
         raise UsageError("k has to be at least 1")
     if not 0 < less_weight < float("inf"):
         raise UsageError(f"the weight is {less_weight}; it has to be more than 0")
-    what = os.fspath(index)
+    how, what = EmbedOptions(**embedding), os.fspath(index)
     opened = open_index(index)
     origin = origin_of_index(opened, what)
     store = origin.find_store(Path(os.path.abspath(index)).parent)
@@ -177,12 +171,10 @@ def search(
     makes = Queries(
         opened.metric,
         opened.dimension,
-        lambda: open_embedder(
-            origin, what, weights=weights, backbone=backbone, engine=engine, device=device, inputs=pictures
-        ),
+        lambda: how.open(origin, what, pictures),
         the_store,
-        batch=batch,
-        workers=workers,
+        batch=how.batch,
+        workers=how.workers,
     )
     asked = iter([makes.mixture(more, less or Query(), less_weight)]) if combine or less else makes.each(more)
     queries = [query for part in batches(asked, CHUNK) for query in finder.look_up(part, k)]
@@ -243,7 +235,7 @@ class Finder:
         if self._rows is None or self._store is None:
             return self._index.search(vectors, k)
         ids = self._store.ids[self._rows]
-        if not len(ids) or not self._index.scans(len(ids)):
+        if not len(ids) or not self._index._scans(len(ids)):
             return self._index.search(vectors, k, allowed_ids=ids)
         from featstore.indexes import exact_search
 

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featstore import defaults
-from featstore.errors import IdentityError, UsageError
-from featstore.indexes import FeatureIndex, build_index
+from featstore.errors import UsageError
+from featstore.indexes import About, FeatureIndex, build_index
 from featstore.indexes.blocks import Metric
 from tests.indexes.made import Source, best_scores, brute_force, clusters
+from tests.store.building import identity
 
 METRICS = st.sampled_from(["cosine", "l2", "ip"])
 KINDS = st.sampled_from(["flat", "hnsw"])
@@ -98,10 +99,7 @@ def test_what_is_saved_opens_equal(metric: Metric, kind: str, seed: int, mmap: b
         [b"\xff%d" % row for row in range(100)],
         metric=metric,
         kind=kind,
-        labels=labels,
-        fingerprint="abc",
-        identity={"backbone": "x"},
-        generation=4,
+        about=About(labels, identity(), {"store": "x"}, 4),
     )
     with tempfile.TemporaryDirectory() as folder:
         index.save(Path(folder) / "x")
@@ -110,6 +108,7 @@ def test_what_is_saved_opens_equal(metric: Metric, kind: str, seed: int, mmap: b
         np.testing.assert_array_equal(one, other)
     assert {**back.info(), "path": None} == {**index.info(), "path": None}
     assert json.loads(json.dumps(back.info())) == back.info()
+    assert (back.identity, back.fingerprint, back.generation) == (identity(), identity().fingerprint, 4)
     assert back.labels_of(np.arange(100) * 5) == labels
     assert back.keys_of([10]) == [b"\xff2"]
     np.testing.assert_allclose(back.vectors_of([10]), index.vectors_of([10]))
@@ -165,17 +164,13 @@ def test_a_refused_addition_changes_nothing() -> None:
     assert index.labels_of([1, 2, 4, 3, -1]) == ["x", None, "y", None, None]
 
 
-def test_another_identity_is_refused_and_the_differences_named() -> None:
-    index = index_of(fingerprint="one", identity={"backbone": "resnet50", "dtype": "float32"})
-    index.check_identity("one", {})
-    with pytest.raises(IdentityError, match=r"backbone 'resnet50', not 'vgg16'; crop None, not 224\)"):
-        index.check_identity("two", {"backbone": "vgg16", "dtype": "float32", "crop": 224})
-    with pytest.raises(IdentityError, match="fingerprint one, not two"):
-        index.check_identity("two", index.identity)
+def test_an_index_without_an_identity_says_so() -> None:
+    index = index_of()
+    assert (index.identity, index.fingerprint, index.info()["identity"]) == (None, "", {})
 
 
 def test_staleness_names_both_sides() -> None:
-    index = index_of(4, generation=2)
+    index = index_of(4, about=About(generation=2))
     fresh = index.staleness(2, np.array([0, 3, 6, 9], np.uint64))
     assert fresh.fresh
     assert not fresh.older

@@ -22,7 +22,7 @@ from unittest import mock
 import numpy as np
 
 from featstore.errors import FeatstoreError
-from featstore.indexes import FeatureIndex, build_index
+from featstore.indexes import About, FeatureIndex, build_index
 from tests.faults.forging import Forger
 from tests.faults.sandbox import Ground, limit_this_process
 
@@ -71,7 +71,7 @@ def main(count: int, seed: int) -> int:
             folder.mkdir(parents=True)
         vectors = np.random.default_rng(0).standard_normal((ROWS, DIMENSION)).astype(np.float32)
         keys = [f"cat/{row:02d}.png" for row in range(ROWS)]
-        build_index(vectors, np.arange(ROWS), keys, labels=["cat", "dog"] * (ROWS // 2)).save(
+        build_index(vectors, np.arange(ROWS), keys, about=About(["cat", "dog"] * (ROWS // 2))).save(
             master.theirs / "an.index"
         )
         for number in range(seed, seed + count):

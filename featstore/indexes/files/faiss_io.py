@@ -28,8 +28,7 @@ VERSION: str = faiss.__version__
 # Scan lists of 4-bit codes query by query. FAISS's default for a batch, list by list, took 1.0 to 1.4 times as long;
 # the results are equal.
 _QUERY_BY_QUERY = 11
-# Largest number of queries per thread and call. FAISS makes the tables of all of them first: 2,970 queries of 160 parts
-# at once took 1.13 times as long as half of them. Small numbers are slower too.
+# Queries a thread is given at once, at most. FAISS first makes the tables of all: 2,970 at once took 1.13 times as long.
 _AT_ONCE = 1536
 _forked = False
 

@@ -15,7 +15,7 @@ import pytest
 
 from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic, sealed
-from featstore.indexes import FeatureIndex, build_index
+from featstore.indexes import About, FeatureIndex, build_index
 from featstore.indexes.files import pair
 from tests.indexes.made import clusters
 
@@ -26,7 +26,7 @@ def saved(path: Path, seed: int = 0, rows: int = 60, kind: str = "flat") -> Feat
         np.arange(rows) * 7,
         [f"{seed}/{row}" for row in range(rows)],
         kind=kind,
-        labels=["a"] * rows,
+        about=About(["a"] * rows),
     )
     index.save(path)
     return index
