@@ -1,9 +1,9 @@
 """The feature store: a directory of shards, the plan of what to extract, and side tables. README.md specifies the
 format."""
 
-from featstore.store.feature_store import Counts, FeatureStore
+from featstore.store.feature_store import FeatureStore
 from featstore.store.identity import Identity
 from featstore.store.shards import Failure
-from featstore.store.views import FeatureBlocks
+from featstore.store.views import Counts, FeatureBlocks
 
 __all__ = ["Counts", "Failure", "FeatureBlocks", "FeatureStore", "Identity"]

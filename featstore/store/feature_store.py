@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,23 +21,13 @@ from featstore.store.places import place_of
 from featstore.store.plan import Ids, Plan, Unit
 from featstore.store.shards import Failure, Shard
 from featstore.store.tables import Tables
-from featstore.store.views import FeatureBlocks, Keys, frame_of, text_of
+from featstore.store.views import Counts, FeatureBlocks, Keys, frame_of, text_of
 from featstore.text import did_you_mean, natural
 
 if TYPE_CHECKING:
     import pandas as pd
 
 BLOCK_ROWS = 8192
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Pictures that count: ``images`` = ``vectors`` + ``failures`` + ``pending``."""
-
-    images: int
-    vectors: int
-    failures: int
-    pending: int
 
 
 class FeatureStore:

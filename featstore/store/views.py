@@ -1,8 +1,9 @@
-"""Views of an open store: its keys, its vectors as a stream, and all its rows as a pandas DataFrame."""
+"""Views of an open store: its counts, its keys, its vectors as a stream, all its rows as a pandas DataFrame."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -17,6 +18,16 @@ if TYPE_CHECKING:
     from featstore.store.feature_store import FeatureStore
 
 _INTEGERS = 1 << 63
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Pictures that count: ``images`` = ``vectors`` + ``failures`` + ``pending``."""
+
+    images: int
+    vectors: int
+    failures: int
+    pending: int
 
 
 class Keys(Sequence[str]):
