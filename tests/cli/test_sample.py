@@ -13,7 +13,7 @@ from featstore.cli import sample as command
 from featstore.datasets import registry
 from featstore.errors import DamagedError
 from featstore.stages import sample as stage
-from tests.cli.running import run
+from tests.cli.running import run, run_json
 from tests.datasets.archives import made_zip
 from tests.datasets.serving import Server, serve
 
@@ -60,3 +60,13 @@ def test_help_names_every_sample_and_its_size() -> None:
 
 def test_an_unknown_sample_lists_what_there_is(tmp_path: Path) -> None:
     assert "'hymenoptera'" in run("sample", "nonsense", tmp_path / "x", code=2).stderr
+
+
+def test_the_sample_is_written_once(tmp_path: Path) -> None:
+    assert run_json("sample", "digits", tmp_path / "d")["images"] == 1797
+    before = (tmp_path / "d/0/0000.png").stat().st_mtime_ns
+    run("sample", "digits", tmp_path / "d")
+    assert (tmp_path / "d/0/0000.png").stat().st_mtime_ns == before
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e" / "mine.txt").write_text("x")
+    assert "holds other files" in run("sample", "digits", tmp_path / "e", code=2).stderr

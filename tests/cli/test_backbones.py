@@ -1,0 +1,12 @@
+"""featstore backbones."""
+
+from __future__ import annotations
+
+from tests.cli.running import run, run_json
+
+
+def test_backbones_lists_what_there_is():
+    found = {entry["name"]: entry for entry in run_json("backbones")}
+    assert found["resnet50"]["dimension"] == 2048
+    assert found["efficientnet_lite0"]["at_hand"] is True
+    assert "resnet50" in run("backbones").stdout

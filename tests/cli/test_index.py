@@ -1,0 +1,42 @@
+"""featstore index."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from tests.chain import names, write_coloured
+from tests.cli.running import UNTRAINED, run
+
+pytestmark = pytest.mark.slow
+
+
+def test_growth_and_a_contract(indexed, tmp_path):
+    """One store, one index as it comes and one to a contract that 11 pictures keep and 15 do not."""
+    place = shutil.copytree(indexed, tmp_path / "place")
+    assert "recall: 1" in run("index", place / "s").stdout
+    asked = ("--recall", "0.9", "--at", "3", "--memory", "30K", "--latency", "1s", "--out", place / "c.faiss")
+    built = run("index", place / "s", *asked)
+    assert (
+        "contract: recall@3 of at least 0.9, a file of at most 30,720 bytes, a query in at most 1000 ms" in built.stdout
+    )
+    assert "too few rows to measure its recall" in built.stdout
+    assert "tried flat (1 of " in built.stderr
+    table = next(line for line in built.stdout.splitlines() if line.startswith("flat "))
+    assert table.endswith("chosen")
+    shown = run("info", place / "c.faiss").stdout
+    assert table in shown
+    assert "the contract (recall@3 of at least 0.9) holds: every vector is compared" in shown
+
+    write_coloured(place / "pictures", names("", 7)[5:7] + names("", 9)[16:], seed=4)
+    run("extract", place / "pictures", place / "s", *UNTRAINED)
+    assert "4 pictures are not in the index" in run("search", place / "s.faiss", "--key", "bee/03.png").stdout
+    assert "4 pictures are not in the index" in run("info", place / "s.faiss").stdout
+    updated = run("index", place / "s", "--update")
+    assert "4 added, 0 removed" in updated.stdout
+    assert "recall: 1" in updated.stdout
+    broken = run("index", place / "s", "--update", "--out", place / "c.faiss", code=1).stdout.splitlines()
+    assert "4 added, 0 removed" in broken[0]
+    remedy = f"featstore index {place}/s --recall 0.9 --at 3 --memory 30720 --latency 1s --out {place}/c.faiss"
+    assert broken[-1].endswith(f"bytes where 30,720 are allowed; build it again: {remedy}")

@@ -1,0 +1,44 @@
+"""featstore predict."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+from tests.cli.running import run
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def head(indexed, tmp_path_factory):
+    path = tmp_path_factory.mktemp("predict") / "a.head"
+    run("train", indexed / "s", "--head", "centroid", "--out", path)
+    return path
+
+
+def test_a_store_and_its_pictures_get_the_same_classes(indexed, head):
+    of_store = {
+        row["key"]: row["label"]
+        for row in csv.DictReader(io.StringIO(run("predict", head, indexed / "s", "--csv").stdout))
+    }
+    of_folder = {
+        row["key"]: row["label"]
+        for row in csv.DictReader(io.StringIO(run("predict", head, indexed / "pictures", "--csv").stdout))
+    }
+    assert len(of_store) == 11
+    assert list(of_folder.values()) == list(of_store.values())
+    assert set(of_store.values()) == {"ant", "bee"}
+
+
+def test_a_picture_that_cannot_be_read_is_listed_and_the_exit_code_is_1(indexed, head, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"")
+    text = run("predict", head, indexed / "pictures/ant/00.png", tmp_path / "bad.jpg", code=1).stdout
+    assert "empty" in text
+    assert "ant/00.png" in text
+
+
+def test_what_is_no_head_is_the_users_mistake(indexed):
+    assert "is a folder, not a head" in run("predict", indexed / "s", indexed / "s", code=2).stderr

@@ -1,0 +1,47 @@
+"""featstore.repair on a small store; what it restores of each kind of damage is in tests/faults/test_repair.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from featstore.errors import UsageError
+from featstore.stages.repair import repair
+from featstore.stages.verify import verify
+from featstore.store import FeatureStore
+from tests.chain import make_store, names, write_coloured
+from tests.made import tiny_backbone
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """A store in one of whose vectors 16 bytes are zero."""
+    folder = write_coloured(tmp_path / "pictures", names("", 3))
+    store = make_store(folder, tmp_path / "s", engine="torch")
+    (shard,) = (store / "shards").iterdir()
+    data = bytearray(shard.read_bytes())
+    with FeatureStore.open(store) as opened:
+        at = data.find(opened.features()[2].tobytes())
+    data[at : at + 16] = bytes(16)
+    shard.write_bytes(data)
+    assert verify(store).problems
+    return store
+
+
+def test_a_damaged_vector_is_extracted_again(damaged):
+    report = repair(damaged, backbone=tiny_backbone(), engine="torch")
+    assert (report.remade, report.failed, len(report.aside)) == (1, 0, 1)
+    assert verify(damaged).problems == []
+    assert FeatureStore.open(damaged).counts.vectors == 6
+
+
+def test_set_aside_extracts_nothing(damaged):
+    report = repair(damaged, set_aside=True)
+    assert (report.remade, report.failed) == (0, 1)
+    store = FeatureStore.open(damaged)
+    assert [(key, failure.reason) for key, failure in store.failures()] == [("ant/02.png", "damaged")]
+    assert verify(damaged).problems == []
+
+
+def test_a_root_that_is_no_folder_is_refused(damaged, tmp_path):
+    with pytest.raises(UsageError, match="the root is no folder"):
+        repair(damaged, root=tmp_path / "nowhere")

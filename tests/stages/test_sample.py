@@ -1,0 +1,28 @@
+"""featstore.write_sample: the digits, which need no network; downloads are in tests/cli/test_sample.py."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from featstore.errors import UsageError
+from featstore.stages.sample import sample_names, write_sample
+
+
+def test_the_digits_are_written_as_they_are_in_scikit_learn(tmp_path):
+    digits = load_digits()
+    assert write_sample("digits", tmp_path / "d") == len(digits.target) == len(list((tmp_path / "d").rglob("*.png")))
+    for number in (0, 900, 1796):
+        with Image.open(tmp_path / "d" / str(digits.target[number]) / f"{number:04d}.png") as image:
+            np.testing.assert_array_equal(np.round(np.asarray(image) * (16 / 255)), digits.images[number])
+
+
+def test_unknown_samples_and_foreign_files_are_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"no sample 'digit'.*digits"):
+        write_sample("digit", tmp_path / "d")
+    assert "digits" in sample_names()
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(UsageError, match="holds other files"):
+        write_sample("digits", tmp_path)
