@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-
 from featstore.store import FeatureStore
 from tests.cli.running import SMALL, run, run_json
+from tests.made import write_pictures
 
 
-def test_removed_pictures_are_purged_and_the_others_keep_ids_and_vectors(place, tmp_path):
-    store = shutil.copytree(place / "s", tmp_path / "s")
-    pictures = shutil.copytree(place / "pictures", tmp_path / "pictures")
-    (pictures / "train/ant/1.jpg").unlink()
-    report = run_json("extract", pictures, store, *SMALL, "--root", pictures)
-    assert report["change"]["removed"] == 1
+def test_removed_pictures_are_purged_and_the_others_keep_ids_and_vectors(tmp_path):
+    pictures, store = write_pictures(tmp_path / "pictures", ["ant/1.png", "ant/2.png", "bee/3.png"]), tmp_path / "s"
+    run("extract", pictures, store, *SMALL)
+    (pictures / "ant/1.png").unlink()
+    assert run_json("extract", pictures, store, *SMALL)["change"]["removed"] == 1
     with FeatureStore.open(store) as before:
         ids, features = before.ids.tolist(), before.features().copy()
     assert run("compact", store).stdout.startswith(f"{store}: 1 row purged; 1 shard (")
