@@ -159,14 +159,9 @@ class FeatureIndex:
         scores[~found] = np.inf if self.metric == "l2" else -np.inf
         return scores, ids
 
-<<<<<<< HEAD
     def _scans(self, allowed: int) -> bool:
         """Return whether ``allowed`` rows are few enough to compare one by one instead of filtering in a graph or
         lists."""
-=======
-    def _scans(self, allowed: int) -> bool:
-        """Return whether so few ``allowed`` rows are compared one by one, rather than filtered in a graph or in lists."""
->>>>>>> 31a1996 (Bound every public function to 12 parameters and 80 lines)
         few = allowed * 4 * self.dimension <= defaults.EXACT_SCAN_BYTES // 4
         return few or allowed * 10 <= len(self._tables.ids)
 
@@ -230,22 +225,6 @@ class FeatureIndex:
             raise UsageError("-1 names no row")
         return self._index.reconstruct(positions)
 
-<<<<<<< HEAD
-    def check_identity(self, fingerprint: str, identity: Mapping[str, Any]) -> None:
-        """Raise IdentityError, listing the differences, unless the index was built on features of this identity."""
-        if fingerprint == self.fingerprint:
-            return
-        own = self._record.identity
-        differences = [
-            f"{name} {own.get(name)!r}, not {identity.get(name)!r}"
-            for name in sorted({*own, *identity})
-            if own.get(name) != identity.get(name)
-        ]
-        detail = "; ".join(differences) or f"fingerprint {self.fingerprint}, not {fingerprint}"
-        raise IdentityError(f"the index was built on other features ({detail}); build it again from this store")
-
-=======
->>>>>>> 31a1996 (Bound every public function to 12 parameters and 80 lines)
     def staleness(self, store_generation: int, live_ids: NDArray[np.integer]) -> Staleness:
         """Compare the index with the ``live_ids`` (m,) of the store at ``store_generation``."""
         live = np.asarray(live_ids).astype(np.int64)
@@ -255,13 +234,8 @@ class FeatureIndex:
             older=self.generation < store_generation,
         )
 
-<<<<<<< HEAD
-    def stored(self) -> tuple[PickedRows, NDArray[np.int64]]:
-        """Return the stored vectors as a block source, and their ids, without removed rows."""
-=======
     def _stored(self) -> tuple[PickedRows, NDArray[np.int64]]:
         """Return the vectors as the index holds them, as a block source, and their ids; removed rows left out."""
->>>>>>> 31a1996 (Bound every public function to 12 parameters and 80 lines)
         positions = np.flatnonzero(~self._tables.removed)
         return PickedRows(self._index.reconstruct, positions, self._index.dimension), self._tables.ids[positions]
 

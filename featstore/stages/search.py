@@ -143,9 +143,9 @@ def search(
     compared one by one, with the store's vectors.
 
     Pictures go through the backbone, weights and preprocessing that the index was made with; without pictures no
-    network is loaded; ``embedding``: the fields of EmbedOptions. An unreadable query gives a QueryResult with a reason. If the store is found, the notes say
-    whether it changed since; keys, classes and ``where`` need the store. Raises UsageError, IdentityError,
-    DamagedError.
+    network is loaded. ``embedding``: the fields of EmbedOptions. An unreadable query gives a QueryResult with a reason.
+    If the store is found, the notes say whether it changed since; keys, classes and ``where`` need the store.
+    Raises UsageError, IdentityError, DamagedError.
     """
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
     more = like or Query()

@@ -52,18 +52,14 @@ class Keys(Sequence[str]):
     def __getitem__(self, index: slice | Sequence[int] | NDArray[np.integer[Any]] | NDArray[np.bool_]) -> list[str]: ...
 
     def __getitem__(self, index: Any) -> str | list[str]:
-        rows = np.arange(len(self))[
-            index if isinstance(index, slice | np.ndarray) or np.ndim(index) == 0 else _rows(index)
-        ]
-        found = [text_of(key) for key in self._store._key_bytes(np.atleast_1d(rows).reshape(-1))]
-        return found if np.ndim(rows) else found[0]
+        if isinstance(index, int | np.integer):
+            if not -len(self) <= index < len(self):
+                raise IndexError(index)
+            return text_of(next(iter(self._store._key_bytes(np.array([index % len(self)])))))
+        return [text_of(key) for key in self._store._key_bytes(np.arange(len(self))[index])]
 
     def __iter__(self) -> Iterator[str]:
         return map(text_of, self._store._key_bytes(None))
-
-
-def _rows(index: Sequence[int]) -> NDArray[Any]:
-    return np.asarray(index) if len(index) else np.empty(0, np.int64)
 
 
 def text_of(key: bytes) -> str:
