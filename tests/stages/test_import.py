@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -42,6 +43,7 @@ def test_a_store_is_read_without_the_libraries_of_others():
 
 
 def test_every_name_leads_somewhere():
-    for name in featstore.__all__:
+    for name in set(featstore.__all__) - {"__version__"}:
         assert getattr(featstore, name).__name__ == name
+    assert re.fullmatch(r"\d+\.\d+\.\d+", featstore.__version__)
     assert set(featstore.__all__) <= set(dir(featstore))
