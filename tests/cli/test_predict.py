@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def head(indexed, tmp_path_factory):
     path = tmp_path_factory.mktemp("predict") / "a.head"
-    run("train", indexed / "s", "--head", "centroid", "--out", path)
+    run("train", indexed / "s", "--head", "knn", "--out", path)
     return path
 
 

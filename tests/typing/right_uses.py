@@ -36,7 +36,7 @@ def read(path: str) -> list[str]:
 
 
 def learn(folder: str) -> dict[str, str]:
-    trained = featstore.train("s", head="svm", folds=3, class_weight="balanced")
+    trained = featstore.train("s", head="linear-svm", folds=3, class_weight="balanced")
     head: featstore.TrainedHead = featstore.load_head(Path(trained.path))
     embedder = featstore.ImageEmbedder("efficientnet_lite0")
     labels: NDArray[np.str_] = head.predict(embedder.transform([f"{folder}/a.jpg"]))
