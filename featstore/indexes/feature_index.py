@@ -20,8 +20,6 @@ from featstore.indexes.files import faiss_io, pair
 from featstore.indexes.recall import Recall, keeps
 from featstore.indexes.rows import IndexRows, Places
 from featstore.indexes.staleness import Staleness
-from featstore.store.identity import Identity
-from featstore.store.origin import KEY
 
 
 class FeatureIndex:

@@ -241,7 +241,9 @@ def test_every_file_is_found_once_whatever_its_name(names: set[bytes]):
         (["train/1.jpg", "test match/2.jpg"], "class", [(None, "test match"), (None, "train")]),
     ],
 )
-def test_recognises_other_split_names_and_nested_folders(tmp_path: Path, names: list[str], layout: str, labels: list[object]):
+def test_recognises_other_split_names_and_nested_folders(
+    tmp_path: Path, names: list[str], layout: str, labels: list[object]
+):
     assert columns(write(tmp_path, names)) == (layout, labels)
 
 
