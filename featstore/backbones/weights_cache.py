@@ -69,6 +69,12 @@ def _download(backbone: str, entry: WeightsEntry, url: str, file: Path) -> None:
         f"put {file.name} from {url} into {file.parent}, or name a file of weights by --weights PATH; "
         f"--backbone {efficientnet_lite.NAME} works offline, --weights random:SEED gives untrained weights for trials"
     )
+    if not file.is_absolute():
+        # Without a home directory "~" stays "~", a relative path.
+        raise FeatstoreError(
+            f"the weights {entry.name} of {backbone} are not on this machine, and there is no home directory to keep "
+            "them in; set TORCH_HOME to a folder for them"
+        )
     sha = hashlib.sha256()
     try:
         atomic.make_directory(file.parent)

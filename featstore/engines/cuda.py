@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib.util import find_spec
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,12 @@ from featstore.errors import FeatstoreError
 
 def can_compile() -> bool:
     """Return whether torch.compile can generate code for CUDA here."""
-    return find_spec("triton") is not None
+    try:
+        import_module("triton")
+    except Exception:
+        # Missing, or installed and broken: then another engine is used.
+        return False
+    return True
 
 
 @dataclass

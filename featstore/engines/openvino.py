@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import warnings
 from concurrent.futures import Future
+from importlib.util import find_spec
 from typing import Any, Final
 
 import numpy as np
@@ -25,11 +27,44 @@ _WEIGHTED: Final = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 _HINTS: Final = {"fp32": "f32", "bf16": "bf16", "int8-s16": "f32"}
 
 
-def available() -> bool:
-    """Return whether the package openvino is installed."""
-    from importlib.util import find_spec
+def import_openvino() -> Any:
+    """Import OpenVINO without its telemetry and return it. Raises ImportError if it is missing or its import fails.
 
-    return find_spec("openvino") is not None
+    Its package openvino_telemetry looks up an analytics host, writes into ~/intel, adds a handler to the root logger
+    and fails for a user without a home directory. If that package is missing, OpenVINO uses a stub in its place.
+    """
+    name = "openvino_telemetry"
+    hidden = "openvino" not in sys.modules and name not in sys.modules
+    if hidden:
+        # None in sys.modules makes the import of that name fail.
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        import openvino
+        import openvino.frontend.pytorch.ts_decoder
+        import openvino.passes
+        import openvino.preprocess
+
+        return openvino
+    except ImportError:
+        raise
+    except Exception as error:
+        raise ImportError(f"{type(error).__name__}: {error}") from error
+    finally:
+        if hidden:
+            sys.modules.pop(name, None)
+
+
+def available() -> bool:
+    """Return whether OpenVINO can be imported; warn if it is installed and cannot."""
+    try:
+        import_openvino()
+    except ImportError as error:
+        if find_spec("openvino") is not None:
+            warnings.warn(
+                f"OpenVINO is installed and cannot be imported ({error}): a slower engine is used", stacklevel=2
+            )
+        return False
+    return True
 
 
 def to_graph(module: nn.Module, side: int) -> Any:
@@ -38,10 +73,14 @@ def to_graph(module: nn.Module, side: int) -> Any:
     The frontend is called directly: openvino.convert_model would report the conversion to OpenVINO's makers.
     """
     try:
-        from openvino.frontend import FrontEndManager
-        from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+        import_openvino()
     except ImportError as error:
-        raise UsageError(f"the engine openvino is not installed ({error}); run: pip install openvino") from None
+        raise UsageError(
+            f"the engine openvino cannot be imported ({error}); run: pip install openvino, or use --engine torch-folded"
+        ) from None
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
     example = torch.zeros(BLOCK, 3, side, side)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")

@@ -65,6 +65,13 @@ def require_place(path: Path, beside: str = "") -> None:
         raise UsageError(f"{path}: its name has {taken:,} bytes, where {most:,} fit; choose a shorter one")
 
 
+def cache_directory() -> Path | None:
+    """Return featstore's folder in the user's cache, which may not exist yet; None without a home directory."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    # Without a home directory "~" stays "~", a relative path.
+    return Path(cache) / "featstore" if os.path.isabs(cache) else None
+
+
 @contextlib.contextmanager
 def new_file(path: Path, *, exclusive: bool = False, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on a clean exit sync it (if ``durable``) and rename it to ``path``.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from featstore.backbones import load_backbone, weights_cache
 from featstore.backbones.architectures import WeightsEntry
 from featstore.backbones.weights_cache import cache_directory, fetch
 from featstore.decode import Preprocessing
@@ -114,3 +115,11 @@ def test_unwritable_cache_is_reported(server: str, own_cache: Path) -> None:
     own_cache.parent.write_bytes(b"a file where the directory should be")
     with pytest.raises(FeatstoreError, match="TORCH_HOME"):
         fetch("net", entry(f"{server}/net-{DIGEST[:8]}.pth"))
+
+
+def test_without_a_home_directory_no_weights_are_kept(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(weights_cache.torch.hub, "get_dir", lambda: "~/.cache/torch/hub")
+    with pytest.raises(FeatstoreError, match="no home directory .* set TORCH_HOME"):
+        load_backbone("mobilenet_v3_small")
+    assert list(tmp_path.iterdir()) == []

@@ -140,3 +140,12 @@ def test_writes_a_name_of_the_maximum_length(tmp_path: Path) -> None:
     assert path.read_bytes() == b"x"
     with pytest.raises(UsageError, match="has 256 bytes, where 255 fit"):
         atomic.require_place(tmp_path / ("x" * 256))
+
+
+def test_there_is_no_cache_without_a_home(monkeypatch, tmp_path):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert atomic.cache_directory() == tmp_path / ".cache/featstore"
+    # What expanduser gives for a user without HOME and without an entry in the user database.
+    monkeypatch.setattr(atomic.os.path, "expanduser", lambda path: path)
+    assert atomic.cache_directory() is None

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from featstore.errors import DamagedError
+from featstore.files import atomic
 from featstore.processes import sandbox
 
 _BYTES_A_SECOND = 20e6
@@ -23,7 +24,7 @@ def vet(path: Path, rows: int, dimension: int, *, mmap: bool) -> None:
     """Open the FAISS file of ``rows`` x ``dimension`` in a child process; raise DamagedError if that fails or kills
     it."""
     mark = _mark(path)
-    if mark.exists():
+    if mark is not None and mark.exists():
         return
     size = os.stat(path).st_size
     arguments = {"path": os.fspath(path), "rows": rows, "dimension": dimension, "mmap": mmap}
@@ -51,7 +52,11 @@ def probe(path: str, rows: int, dimension: int, mmap: bool) -> None:
     VectorIndex.read(Path(path), rows, dimension, mmap=mmap)
 
 
-def _mark(path: Path) -> Path:
+def _mark(path: Path) -> Path | None:
+    """Return the file that marks the current state of ``path`` as vetted; None without a cache directory."""
+    cache = atomic.cache_directory()
+    if cache is None:
+        return None
     status = os.stat(path)
     facts = (
         os.path.realpath(path),
@@ -61,11 +66,12 @@ def _mark(path: Path) -> Path:
         status.st_mtime_ns,
         status.st_ctime_ns,
     )
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(cache) / "featstore" / "vetted" / hashlib.sha256(repr(facts).encode()).hexdigest()
+    return cache / "vetted" / hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
-def _note(mark: Path) -> None:
+def _note(mark: Path | None) -> None:
+    if mark is None:
+        return
     # An unwritable cache only costs time at the next opening.
     with contextlib.suppress(OSError):
         mark.parent.mkdir(parents=True, exist_ok=True)

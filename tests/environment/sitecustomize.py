@@ -1,0 +1,59 @@
+"""Note every connection and every place that is written to, in this process and those that it starts.
+
+Python imports a module of this name at its start where the folder is on PYTHONPATH. Only what goes through Python is
+seen; tests/slow/system_calls.py sees the rest.
+"""
+
+import os
+import sys
+
+_CONNECTIONS = {
+    "socket.connect",
+    "socket.getaddrinfo",
+    "socket.gethostbyname",
+    "socket.gethostbyaddr",
+    "socket.sendto",
+    "socket.sendmsg",
+    "urllib.Request",
+}
+_CHANGES = {
+    "os.mkdir": (0,),
+    "os.rename": (0, 1),
+    "os.link": (1,),
+    "os.symlink": (1,),
+    "os.remove": (0,),
+    "os.rmdir": (0,),
+    "os.chmod": (0,),
+    "os.truncate": (0,),
+    "os.utime": (0,),
+}
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+def _watch(log: int) -> None:
+    def note(kind: str, what: object) -> None:
+        if isinstance(what, int):
+            return
+        path = os.fsdecode(what) if isinstance(what, str | bytes | os.PathLike) else repr(what)
+        if kind == "write" and not os.path.isabs(path):
+            # Relative to an open folder or to the working directory, which cannot be told apart here: test_watch.py
+            # looks into the working directory afterwards.
+            return
+        os.write(log, f"{kind}\t{path!r}\n".encode("utf-8", "backslashreplace"))
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if event in _CONNECTIONS:
+            note("connect", f"{event} {arguments[1:]!r}")
+        elif event in _CHANGES:
+            for at in _CHANGES[event]:
+                note("write", arguments[at])
+        elif event == "open":
+            path, mode, flags = arguments
+            if (isinstance(flags, int) and flags & _WRITING) or (isinstance(mode, str) and set(mode) & set("wax+")):
+                note("write", path)
+
+    sys.addaudithook(hook)
+
+
+if "FEATSTORE_WATCH" in os.environ:
+    _watch(os.open(os.environ["FEATSTORE_WATCH"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666))

@@ -1,0 +1,105 @@
+"""Use every verb of the command and the Python surface once, in one process: run by test_watch.py in odd environments.
+
+``python surface.py PLACE all|few``: PLACE is an empty folder that may be written; "few": only what loads a network or
+keeps a cache. Prints one line for each step.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+BACKBONE = "efficientnet_lite0"
+
+
+FEW = ("extract", "train", "predict", "index", "search")
+
+
+def verbs(place: Path, every: bool) -> None:
+    """Run the verbs on small data below ``place``."""
+    from featstore.cli import VERBS
+
+    pictures, store = place / "pictures", place / "a.store"
+    picture = str(pictures / "train/ant/00.png")
+    table = place / "labels.csv"
+    write_set(pictures)
+    table.write_text("path,label,note\ntrain/ant/00.png,ant,first\n")
+    calls = [
+        ("sample", "digits", place / "digits"),
+        ("backbones",),
+        ("extract", pictures, store, "--backbone", BACKBONE),
+        ("extract", pictures, store, "--in-process"),
+        ("label", store, table),
+        ("info", store),
+        ("failures", store),
+        ("train", store, "--report", place / "training.html"),
+        ("predict", f"{store}.logreg.head", picture, pictures),
+        ("index", store),
+        ("search", f"{store}.faiss", picture, "--html", place / "search.html"),
+        ("search", f"{store}.faiss", "--key", "train/ant/00.png"),
+        ("duplicates", store, "--html", place / "duplicates.html"),
+        ("verify", store),
+        ("repair", store),
+        ("compact", store),
+        ("bench", pictures, "--backbone", BACKBONE, "--rounds", "1", "--count", "4", "--engine", "openvino"),
+        ("demo", place / "demo", "--limit", "40"),
+    ]
+    assert {call[0] for call in calls} == set(VERBS), set(VERBS) ^ {call[0] for call in calls}
+    for call in calls if every else [call for call in calls if call[0] in FEW]:
+        run([os.fspath(part) for part in call])
+
+
+def run(arguments: list[str]) -> None:
+    """Run the command in this process."""
+    from featstore.cli import main
+
+    print("verb", *arguments, file=sys.stderr, flush=True)
+    try:
+        main(arguments)
+    except SystemExit as end:
+        print("rc", end.code, *arguments, flush=True)
+
+
+def surface(place: Path) -> None:
+    """Use what Python users use: embedder, pipeline, heads, store, index."""
+    import numpy as np
+    from sklearn.pipeline import make_pipeline
+
+    import featstore
+    from featstore.heads import KernelSVMHead, KNNHead, LinearSVMHead, LogisticHead
+    from featstore.indexes import FeatureIndex
+
+    paths = sorted(map(os.fspath, (place / "pictures").rglob("*.png")))
+    classes = [Path(path).parent.name for path in paths]
+    pipeline = make_pipeline(featstore.ImageEmbedder(BACKBONE), LogisticHead())
+    print("accuracy", pipeline.fit(paths, classes).score(paths, classes))
+    store = featstore.FeatureStore.open(place / "a.store")
+    features = np.asarray(store.features())
+    for head in (LogisticHead(), LinearSVMHead(), KernelSVMHead(), KNNHead()):
+        print(type(head).__name__, head.fit(features, store.labels).score(features, store.labels))
+    index = FeatureIndex.open(place / "a.store.faiss")
+    print("neighbours", len(index.search(features[:1], 3)[1][0]))
+    for engine in ("torch", "torch-folded", "openvino", "openvino-int8"):
+        made = featstore.ImageEmbedder(BACKBONE, engine=engine).fit_transform(paths[:2])
+        print(engine, made.shape)
+
+
+def write_set(folder: Path) -> None:
+    """Write a noisy picture of each of 12 names a class."""
+    sys.path.insert(0, os.fspath(Path(__file__).resolve().parents[2]))
+    from tests.chain import names, write_coloured
+
+    write_coloured(folder, [*names("train", 8), *names("val", 4)])
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    state = (list(logging.getLogger().handlers), logging.getLogger().level, list(warnings.filters))
+    verbs(folder, sys.argv[2] == "all")
+    if sys.argv[2] == "all":
+        surface(folder)
+    after = (list(logging.getLogger().handlers), logging.getLogger().level, list(warnings.filters))
+    print("root logger", "untouched" if after[:2] == state[:2] else after[:2])

@@ -1,0 +1,107 @@
+"""Nothing that featstore does opens a connection or writes outside what was named: watched over all verbs and Python."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def folder():
+    """A folder that every user may enter: access(2) heeds no capability, so tmp_path, below one of mode 700, will not do."""
+    with tempfile.TemporaryDirectory(prefix="watched-") as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+HERE = Path(__file__).resolve().parent
+FOREIGN = 54321
+"""A user id without an entry in the user database."""
+
+
+def watched(place: Path, *arguments: str, home: Path | None = None, foreign: bool = False) -> list[str]:
+    """Run surface.py in an environment with nothing but PATH and HOME; return its output, and require that it kept
+    to PLACE, the folder of temporary files and, where there is a home, featstore's cache in it."""
+    place.mkdir()
+    elsewhere = place.parent / "elsewhere"
+    elsewhere.mkdir()
+    log = place.parent / "log"
+    log.touch()
+    for path in (place, elsewhere, log):
+        path.chmod(0o777)
+    command = [sys.executable, os.fspath(HERE / "surface.py"), os.fspath(place), *arguments]
+    if foreign:
+        if os.geteuid() != 0 or shutil.which("setpriv") is None:
+            pytest.skip("only root can become another user, by setpriv")
+        # It may read what the interpreter needs, wherever that lies, and write only what any user may.
+        read = ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
+        command = ["setpriv", f"--reuid={FOREIGN}", f"--regid={FOREIGN}", "--clear-groups", *read, *command]
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.pathsep.join([os.fspath(HERE), os.fspath(HERE.parents[1])]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+        "FEATSTORE_WATCH": os.fspath(log),
+    }
+    if home is not None:
+        environment["HOME"] = os.fspath(home)
+    done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    noted = [line.split("\t") for line in log.read_text().splitlines()]
+    assert [what for kind, what in noted if kind == "connect"] == []
+    # torch's compiler keeps its code where it always does.
+    allowed = [
+        place,
+        Path(tempfile.gettempdir()) / "torchinductor_",
+        Path(tempfile.gettempdir()) / "featstore-",
+        Path("/dev"),
+        Path("/proc/self"),
+    ]
+    if home is not None:
+        allowed.append(home / ".cache/featstore")
+    written = {what.strip("'") for kind, what in noted if kind == "write"}
+    strange = sorted(path for path in written if not path.startswith(tuple(map(os.fspath, allowed))))
+    # A home that cannot be written is asked for the folder of the cache first.
+    parents = {os.fspath(parent) for path in allowed for parent in path.parents}
+    assert [path for path in strange if path not in parents and not _is_unnamed(path)] == []
+    assert list(elsewhere.iterdir()) == []
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.startswith("rc ") and not line.startswith("rc 0")] == []
+    assert "root logger untouched" in lines
+    return lines
+
+
+def _is_unnamed(path: str) -> bool:
+    """Return whether ``path`` is that of a temporary file of Python's, which has no name any more."""
+    return os.path.dirname(path) == tempfile.gettempdir()
+
+
+@pytest.mark.timeout(1200)
+def test_all_verbs_as_a_user_unknown_to_the_system_and_without_a_home(folder):
+    lines = watched(folder / "place", "all", foreign=True)
+    assert sum(line.startswith("rc 0") for line in lines) >= 16
+    assert sum("(2, 1280)" in line for line in lines) == 4
+
+
+@pytest.mark.timeout(600)
+def test_a_home_that_cannot_be_written_stays_as_it_is(folder):
+    home = folder / "home"
+    home.mkdir(mode=0o555)
+    watched(folder / "place", "few", home=home, foreign=True)
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.timeout(600)
+def test_a_home_that_is_not_there_is_not_made_but_for_the_cache(folder):
+    home = folder / "home"
+    watched(folder / "place", "few", home=home)
+    assert {os.fspath(path.relative_to(home)) for path in home.rglob("*") if path.is_file()} == {
+        os.fspath(path.relative_to(home)) for path in (home / ".cache/featstore").rglob("*") if path.is_file()
+    }
