@@ -28,6 +28,16 @@ def natural(name: object) -> tuple[float, tuple[str | tuple[int, str], ...], str
     return float("inf"), tuple(keys), text
 
 
+def to_text(name: bytes) -> str:
+    """Return the text of a name, read as UTF-8 with surrogates: the same in every locale, unlike os.fsdecode."""
+    return name.decode("utf-8", "surrogateescape")
+
+
+def to_bytes(text: str) -> bytes:
+    """Return the bytes of a name, in UTF-8: the inverse of ``to_text``."""
+    return text.encode("utf-8", "surrogateescape")
+
+
 def composed(text: str) -> str:
     """Return ``text`` normalised to NFC (composed Unicode form); NFC and NFD look the same."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import importlib
 import io
@@ -15,6 +16,7 @@ import click
 from featstore import __version__
 from featstore.cli.output import say, tell_warnings
 from featstore.errors import FeatstoreError, UsageError
+from featstore.processes import sandbox
 from featstore.text import did_you_mean, printable
 
 SECTIONS: Final = {
@@ -125,7 +127,22 @@ def featstore() -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command with ``arguments`` (default: the process's own) and exit."""
+    sandbox.fill_standard_streams()
+    if arguments is None and codecs.lookup(sys.getfilesystemencoding()).name != "utf-8":
+        # Names in stores and tables are UTF-8. Under another locale Python would encode them otherwise, or not at all.
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    _open_streams()
     run(featstore, arguments, name="featstore")
+
+
+def _open_streams() -> None:
+    """Make sys.stdin, sys.stdout and sys.stderr of closed ones, and let output escape what it cannot encode."""
+    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def run(command: click.Command, arguments: list[str] | None = None, *, name: str | None = None) -> NoReturn:
@@ -133,6 +150,7 @@ def run(command: click.Command, arguments: list[str] | None = None, *, name: str
     traceback."""
     tell_warnings()
     try:
+        sandbox.require_working_directory()
         code = command.main(arguments, prog_name=name, standalone_mode=False)
     except click.ClickException as error:
         text = io.StringIO()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore import defaults
-from featstore.cli.output import Bar, json_option, say, show, stop_on_signals
+from featstore.cli.output import Bar, apart, json_option, say, show, stop_on_signals
 from featstore.cli.quantities import to_bytes_of_at_least
 from featstore.text import counted, printable
 
@@ -149,8 +149,8 @@ def extract(source: str, store: str, as_json: bool, quiet: bool, in_process: boo
     """
     from featstore.stages.extract import extract as run
 
-    bar = Bar()
-    with stop_on_signals() as (stop, code):
+    with stop_on_signals() as (stop, code), apart() as stream:
+        bar = Bar(stream=stream)
         try:
             progress = None if quiet or as_json else bar
             report = run(source, store, supervised=not in_process, progress=progress, stop=stop, **options)

@@ -9,10 +9,12 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType, TracebackType
 from typing import Any, TextIO
@@ -29,12 +31,13 @@ _FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 
 
-def say(text: str, *, err: bool = False, end: str = "\n") -> None:
+def say(text: str, *, err: bool = False, end: str = "\n", stream: TextIO | None = None) -> None:
     """Print text. All output goes through this function, so that no untrusted name reaches the terminal unescaped.
 
     Control and format characters (escape sequences, bidirectional overrides) and invalid UTF-8 are escaped.
+    ``stream``: where to print, in place of standard output or error.
     """
-    click.echo("\n".join(map(printable, text.split("\n"))) + end, err=err, nl=False)
+    click.echo("\n".join(map(printable, text.split("\n"))) + end, stream, err=err, nl=False)
 
 
 def show(value: Any, text: str, as_json: bool) -> None:
@@ -121,19 +124,60 @@ def columns(rows: list[tuple[Any, ...]], header: tuple[str, ...]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+_own_stderr = 2
+"""The descriptor of standard error for our own text; apart() points it at another one while it collects."""
+_SHOWN_BYTES = 64 << 10
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[TextIO]:
+    """Yield standard error for our own text; collect what libraries write to it meanwhile and print that at the end.
+
+    libtiff, JPEG libraries and others write about damaged pictures, from this process and its children, in the middle
+    of a progress bar. Their lines are printed escaped, equal ones once with their number, at most 64 KiB of them.
+    """
+    global _own_stderr
+    sys.stderr.flush()
+    with tempfile.TemporaryFile(prefix="featstore-stderr-") as said:
+        own = os.dup(2)
+        os.dup2(said.fileno(), 2)
+        _own_stderr = own
+        try:
+            with open(own, "w", encoding=sys.stderr.encoding, errors="backslashreplace", closefd=False) as stream:
+                yield stream
+        finally:
+            sys.stderr.flush()
+            os.dup2(own, 2)
+            _own_stderr = 2
+            os.close(own)
+            said.seek(0)
+            for line in _told(said.read(_SHOWN_BYTES)):
+                say(line, err=True)
+
+
+def _told(said: bytes) -> list[str]:
+    """Return the lines of ``said``, equal ones once with their number; a traceback stays whole."""
+    lines = [line.rstrip("\r") for line in said.decode("utf-8", "backslashreplace").split("\n") if line]
+    counts = Counter(lines)
+    # The lines of a traceback are indented.
+    kept = [line for at, line in enumerate(lines) if line.startswith(" ") or line not in lines[:at]]
+    return [line if counts[line] == 1 or line.startswith(" ") else f"{line} ({counts[line]:,} times)" for line in kept]
+
+
 class Bar:
     """Progress on stderr with rate, ETA and failures: a bar on a terminal, otherwise (a log) a line every 30 s.
 
     Nothing is shown before there is a rate or a note. A total of 0 means unknown.
     """
 
-    def __init__(self, unit: str = "img") -> None:
-        """``unit``: "img", or "B" for bytes, which are shown with prefixes."""
+    def __init__(self, unit: str = "img", stream: TextIO | None = None) -> None:
+        """``unit``: "img", or "B" for bytes, which are shown with prefixes; ``stream``: see ``apart``."""
         self._bar: Any = None
         self._unit = unit
         self._first: int | None = None
         self._visible = False
-        self._terminal = sys.stderr.isatty()
+        self._stream = stream or sys.stderr
+        self._terminal = self._stream.isatty()
         self._began = self._told = time.monotonic()
 
     def __call__(self, progress: Any) -> None:
@@ -155,8 +199,8 @@ class Bar:
                 initial=self._first,
                 smoothing=0.05,
                 delay=1e-9,
-                file=sys.stderr,
-                **_width(),
+                file=self._stream,
+                **_width(self._stream),
             )
         self._bar.total = progress.total or None
         self._bar.set_postfix_str(printable(note), refresh=False)
@@ -180,7 +224,7 @@ class Bar:
         else:
             of = f" of {total:,}" if total else ""
             what = f"{done:,}{of} images" + (f", {rate:.1f}/s" if made else "")
-        say(f"{what}{left}{f', {note}' if note else ''}", err=True)
+        say(f"{what}{left}{f', {note}' if note else ''}", stream=self._stream)
 
     def clear(self) -> None:
         """Remove the bar from the terminal, so that lines can be printed; the next Progress shows it again."""
@@ -194,10 +238,10 @@ class Bar:
             self._bar.close()
 
 
-def _width() -> dict[str, Any]:
+def _width(stream: TextIO) -> dict[str, Any]:
     """Return tqdm's options for the terminal's width; a width of 0, as in containers, means unknown."""
     with contextlib.suppress(OSError, ValueError):
-        if os.get_terminal_size(sys.stderr.fileno()).columns:
+        if os.get_terminal_size(stream.fileno()).columns:
             return {"dynamic_ncols": True}
     return {"ncols": shutil.get_terminal_size().columns, "nrows": shutil.get_terminal_size().lines}
 
@@ -218,7 +262,7 @@ def stop_on_signals() -> Iterator[tuple[threading.Event, Callable[[], int]]]:
         message = b"\nstopping after the pictures at hand; once more ends at once\n" if number == signal.SIGINT else b""
         # Write to the descriptor: the signal may have interrupted the file object.
         with contextlib.suppress(OSError):
-            os.write(2, message)
+            os.write(_own_stderr, message)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from featstore import defaults
-from featstore.cli.output import Bar, CsvRows, json_option, json_text, say
+from featstore.cli.output import Bar, CsvRows, apart, json_option, json_text, say
 from featstore.text import counted, natural, printable
 
 _SHOWN = 3
@@ -62,18 +62,19 @@ def predict(
 
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
-    bar = Bar()
-    try:
-        found = run(head, list(inputs), weights=weights or None, progress=None if quiet else bar, **options)
-        made = _without_bar(found.stream(), bar)
-        if as_csv:
-            failed = _as_csv(found.classes, made)
-        elif as_json:
-            failed = _as_json(found.classes, made, found.notes)
-        else:
-            failed = _as_text(found.classes, made)
-    finally:
-        bar.close()
+    with apart() as stream:
+        bar = Bar(stream=stream)
+        try:
+            found = run(head, list(inputs), weights=weights or None, progress=None if quiet else bar, **options)
+            made = _without_bar(found.stream(), bar)
+            if as_csv:
+                failed = _as_csv(found.classes, made)
+            elif as_json:
+                failed = _as_json(found.classes, made, found.notes)
+            else:
+                failed = _as_text(found.classes, made)
+        finally:
+            bar.close()
     for note in found.notes:
         say(f"note: {printable(note)}", err=True)
     if failed:

@@ -32,7 +32,7 @@ from PIL import (
 )
 
 from featstore.decode.preprocessing import DecodeFailure
-from featstore.decode.signatures import describe, is_heif
+from featstore.files.signatures import describe, is_heif
 
 _PLUGINS: Final = (
     JpegImagePlugin, MpoImagePlugin, PngImagePlugin, GifImagePlugin, BmpImagePlugin, WebPImagePlugin, TiffImagePlugin,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from featstore import defaults
 from featstore.errors import UsageError
+from featstore.files.signatures import SIGNATURE_BYTES, is_picture
 from featstore.sources import open_source
 from featstore.sources.base import ReadFailure
 from featstore.sources.reading import read_picture
@@ -39,7 +41,8 @@ _SOURCE_SUFFIXES = (".csv", ".tsv", ".tab", ".parquet", ".pq", ".tar")
 class Input:
     """One picture.
 
-    ``name``: for people and results. Its bytes are in a file (see read_picture), or it is the ``image``.
+    ``name``: for people and results. Its bytes are in a file (see read_picture), in memory, or it is the ``image``.
+    ``failure``: reason and message of a picture that is known to be unreadable.
     """
 
     name: str
@@ -48,6 +51,8 @@ class Input:
     offset: int = -1
     size: int = -1
     image: Image.Image | None = None
+    data: bytes | None = None
+    failure: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,14 @@ class Embedded:
 def inputs_of(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Input]:
     """Yield the pictures of ``paths``: picture files, folders, tables (.csv, .parquet), archives (.tar).
 
-    A missing file is yielded too, and fails when it is read. Raises UsageError for a folder or table without pictures.
+    "-" is standard input, which holds one picture or a list of paths. A missing file is yielded too, and fails when it
+    is read. Raises UsageError for a folder or table without pictures.
     """
     for path in paths:
         name = os.fspath(path)
-        if _is_source(name):
+        if name == "-" and (data := _picture_on_stdin()) is not None:
+            yield Input("standard input", Path(), b"", data=data)
+        elif _is_source(name):
             source = open_source(name)
             for chunk in source.chunks():
                 locations = chunk.keys if chunk.locations is None else chunk.locations
@@ -99,6 +107,13 @@ def _is_pipe(name: str) -> bool:
         return stat.S_ISFIFO(os.stat(name).st_mode)
     except (OSError, ValueError):
         return False
+
+
+def _picture_on_stdin() -> bytes | None:
+    """Return the picture on standard input, None if it begins like none; at most one byte more than the size limit."""
+    # Peek: a list of paths is read from the same buffer later.
+    start = sys.stdin.buffer.peek(SIGNATURE_BYTES) if isinstance(sys.stdin.buffer, BufferedReader) else b""
+    return sys.stdin.buffer.read(defaults.MAX_FILE_BYTES + 1) if is_picture(start) else None
 
 
 def _are_few_files(paths: Sequence[str | os.PathLike[str]]) -> bool:
@@ -146,7 +161,9 @@ class Embedder:
         self, chunk: list[Input], batch: int, threads: int, on_batch: Callable[[int, int], None] | None
     ) -> Embedded:
         from featstore.embed import pipeline
+        from featstore.engines.shared import claim_process
 
+        claim_process()
         parts: list[NDArray[Any]] = []
         failures: dict[int, tuple[str, str]] = {}
 
@@ -175,10 +192,16 @@ class Embedder:
         from featstore.embed.pipeline import NO_DIGEST, Loaded
 
         one = chunk[row]
+        if one.failure is not None:
+            return Loaded(None, NO_DIGEST, *one.failure)
         try:
             if one.image is not None:
                 return Loaded(self._decode(_as_file(one.image), self._preprocessing))
-            data = read_picture(one.root, one.location, one.offset, one.size, limit=defaults.MAX_FILE_BYTES).data
+            data = one.data
+            if data is None:
+                data = read_picture(one.root, one.location, one.offset, one.size, limit=defaults.MAX_FILE_BYTES).data
+            elif len(data) > defaults.MAX_FILE_BYTES:
+                raise ReadFailure("too-large", f"{one.name}: more than {defaults.MAX_FILE_BYTES:,} bytes")
             return Loaded(self._decode(data, self._preprocessing))
         except (ReadFailure, DecodeFailure) as failure:
             return Loaded(None, NO_DIGEST, failure.reason, failure.message)

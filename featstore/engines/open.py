@@ -16,7 +16,7 @@ from featstore.engines.int8 import PRECISION as INT8
 from featstore.engines.int8 import Int8Engine
 from featstore.engines.openvino import OpenVinoEngine
 from featstore.engines.plain import PlainEngine
-from featstore.engines.shared import resolve_device
+from featstore.engines.shared import claim_process, resolve_device
 from featstore.errors import IdentityError, UsageError
 
 ENGINES: Final = ("auto", "torch", "torch-folded", "compile", "openvino", "openvino-int8")
@@ -28,7 +28,7 @@ def open_engine(backbone: Backbone, *, engine: str = "auto", device: str = "auto
     """Return an engine for ``backbone``.
 
     ``engine``: "torch", the reference; "torch-folded", BatchNorm folded and channels last; "compile"; "openvino" (CPU);
-    "openvino-int8" (CPU), with a precision class of its own; "auto": on a CPU openvino if installed, on CUDA compile if
+    "openvino-int8" (CPU), with a precision class of its own; "auto": on a CPU openvino if it can be imported, on CUDA compile if
     Triton is installed, otherwise torch-folded. ``device``: "auto" (CUDA if available), "cpu", "cuda", "cuda:N".
     ``precision``: "fp32", exact with every engine; "bf16"; "fp16" (CUDA); "int8" or "int8-s16", that of openvino-int8;
     "auto": on CUDA bf16, or fp16 if the GPU lacks it, except for "torch"; otherwise fp32. Raises UsageError for unknown
@@ -38,6 +38,7 @@ def open_engine(backbone: Backbone, *, engine: str = "auto", device: str = "auto
         raise UsageError(f"there is no engine {engine!r}; there are {', '.join(ENGINES)}")
     if precision not in PRECISIONS:
         raise UsageError(f"there is no precision {precision!r}; there are {', '.join(PRECISIONS)}")
+    claim_process()
     where = resolve_device(device)
     if engine in _CPU_ONLY and where.type == "cuda" and device == "auto":
         where = torch.device("cpu")

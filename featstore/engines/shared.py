@@ -15,6 +15,23 @@ from numpy.typing import NDArray
 
 from featstore.errors import FeatstoreError, UsageError
 
+_used_in: int | None = None
+"""PID of the process that first used an engine: this process, or one that it was forked from."""
+
+
+def claim_process() -> None:
+    """Record that this process uses an engine. Raises UsageError in a process forked after the first use.
+
+    The threads of OpenMP, TBB and OpenVINO do not exist in a forked process, which would wait for them for ever.
+    """
+    global _used_in
+    _used_in = _used_in or os.getpid()
+    if _used_in != os.getpid():
+        raise UsageError(
+            "this process was forked from one that had used a network, whose threads are missing here; start workers "
+            "by spawn (multiprocessing.get_context('spawn'), joblib's default), or use networks in the workers only"
+        )
+
 
 def check_pictures(pictures: NDArray[np.uint8]) -> None:
     """Raise UsageError unless ``pictures`` is (n, h, w, 3) uint8 with n at least 1."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.errors import DamagedError
+from featstore.text import to_bytes
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -37,10 +37,10 @@ class ByteColumn(Sequence[bytes]):
 
     @classmethod
     def of(cls, items: Iterable[bytes | str]) -> ByteColumn:
-        """Make a column of ``items``; text is encoded like file names (os.fsencode)."""
+        """Make a column of ``items``; text is encoded in UTF-8, as in stores."""
         if isinstance(items, ByteColumn):
             return items
-        encoded = [os.fsencode(item) for item in items]
+        encoded = [item if isinstance(item, bytes) else to_bytes(item) for item in items]
         offsets = np.zeros(len(encoded) + 1, np.uint64)
         np.cumsum(np.fromiter(map(len, encoded), np.uint64, len(encoded)), out=offsets[1:])
         return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets)

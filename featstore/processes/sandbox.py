@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal
 
 from featstore import errors
-from featstore.errors import DamagedError, FeatstoreError
+from featstore.errors import DamagedError, FeatstoreError, UsageError
 
 _FUNCTION: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 _LARGEST_ANSWER: Final = 16 << 20
@@ -59,6 +59,31 @@ def function_of(name: str) -> Callable[..., Any]:
     return function
 
 
+def fill_standard_streams() -> None:
+    """Open /dev/null for each closed one of standard input, output and error.
+
+    Otherwise the next opened file gets its number: a child's standard input would replace a pipe or shared memory, and
+    what a library prints would be written into a store.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # os.open returns the lowest free number, which is the closed one. Children inherit it like the others.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
+def require_working_directory() -> None:
+    """Raise UsageError if the working directory does not exist: MKL, inside torch, would end the process silently."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UsageError(
+            f"the working directory cannot be used ({error.strerror}): it was deleted or moved away; "
+            "change into one that exists (cd) and run again"
+        ) from None
+
+
 def interpreter(entry: str) -> list[str]:
     """Return the command of a fresh interpreter that calls ``entry`` ("module:function") with our module search path.
 
@@ -66,7 +91,10 @@ def interpreter(entry: str) -> list[str]:
     """
     module, _, function = entry.partition(":")
     path = [item for item in sys.path if isinstance(item, str)]
-    return [sys.executable, "-c", f"import sys; sys.path[:] = {path!r}; from {module} import {function}; {function}()"]
+    # The child decodes names as this process does, whatever PYTHONUTF8 says.
+    utf8 = ["-X", "utf8"] if sys.flags.utf8_mode else []
+    code = f"import sys; sys.path[:] = {path!r}; from {module} import {function}; {function}()"
+    return [sys.executable, *utf8, "-c", code]
 
 
 def call(function: str, arguments: Mapping[str, Any], *, seconds: float, memory: int) -> Any:

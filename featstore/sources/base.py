@@ -1,8 +1,8 @@
 """The interface of all sources of pictures: chunks of columns, in one deterministic order.
 
-Names are bytes, as in the operating system. For text (JSON, labels, messages) they are decoded with ``os.fsdecode``:
-invalid UTF-8 becomes lone surrogates (PEP 383), which JSON writes as ASCII escapes and ``os.fsencode`` converts back to
-the same bytes.
+Names are bytes, as in the operating system. For text (JSON, labels, messages) they are read as UTF-8, whatever the locale:
+invalid UTF-8 becomes lone surrogates (PEP 383), which JSON writes as ASCII escapes and ``to_bytes`` converts back to the
+same bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.errors import FeatstoreError
-from featstore.text import composed
+from featstore.text import composed, to_text
 
 Scalar = str | int | float | bool | None
 
@@ -161,7 +161,7 @@ def label_text(value: Any) -> str | None:
     8601, text is normalised to NFC. Raises NoLabel for lists, structs and other non-scalars.
     """
     if isinstance(value, bytes):
-        value = os.fsdecode(value)
+        value = to_text(value)
     if isinstance(value, str):
         text = composed(value.strip())
         whole = _WHOLE.fullmatch(text)

@@ -21,7 +21,7 @@ from featstore.sources.layout import split_words
 from featstore.sources.table import doubts, find_columns, no_label_message
 from featstore.sources.tabular import ParquetTable, scalar
 from featstore.sources.tally import Tally
-from featstore.text import shown
+from featstore.text import shown, to_bytes
 
 SUFFIXES: Final = (b".parquet", b".pq")
 _ROWS: Final = 8
@@ -151,7 +151,7 @@ class ParquetSource:
                 given = None if self.columns.id is None else values[self.columns.id]
                 if self.columns.id is not None and given in (None, ""):
                     raise UsageError(f"{shown(file)}: row {row + 1} has no id; fill it in or drop the row")
-                key = prefix + b"/%d" % row if given is None else os.fsencode(str(given))
+                key = prefix + b"/%d" % row if given is None else to_bytes(str(given))
                 written = values[self.column] if isinstance(values[self.column], dict) else {}
                 metadata = (*(scalar(values[each]) for each in self._metadata), written.get("path"))
                 yield Row(key, status.st_size, status.st_mtime_ns, row, place, label, split or by_name, metadata)

@@ -11,7 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 from featstore.sources.base import ReadFailure, is_picture_name, without_dot
 from featstore.sources.reading import resolve, stat_picture
-from featstore.text import composed, counted, shown
+from featstore.text import composed, counted, shown, to_text
 
 _ADDRESS: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]+://")
 _DRIVE: Final = re.compile(rb"[A-Za-z]:[\\/]|\\\\")
@@ -122,7 +122,7 @@ class Finder:
     def _ending(self, path: bytes) -> str:
         found = (self._listed(path + b"." + each, "case") for each in (b"jpg", b"png", b"jpeg"))
         name = next((each for each in found if each is not None), None)
-        return "" if name is None else os.fsdecode(os.path.splitext(name)[1])
+        return "" if name is None else to_text(os.path.splitext(name)[1])
 
     def _listed(self, path: bytes, how: str) -> bytes | None:
         """Return the only path that differs from ``path`` just in Unicode form or, for "case", in case; None without
@@ -162,5 +162,5 @@ class Finder:
 
 
 def _form(name: bytes, how: str) -> str:
-    text = composed(os.fsdecode(name))
+    text = composed(to_text(name))
     return text.casefold() if how == "case" else text

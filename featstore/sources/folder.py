@@ -16,7 +16,7 @@ from featstore.errors import FeatstoreError, UsageError
 from featstore.sources.base import ROWS, Chunk, Row, chunked, is_picture_name, size_and_mtime
 from featstore.sources.layout import LAYOUTS, Layout, may_be_splits, ordinal, split_names, split_word
 from featstore.sources.tally import Tally
-from featstore.text import counted, shown
+from featstore.text import counted, shown, to_text
 
 _PACKED: Final = (b".tar.gz", b".tgz", b".tar.bz2", b".tar.xz", b".tar.zst", b".zip", b".7z", b".rar")
 _DEEPEST: Final = 8
@@ -167,9 +167,9 @@ def detect_layout(folder: Path, all_files: bool) -> tuple[Layout, list[str]]:
                 "(--layout split/class takes the second)"
             )
         return layout.below(len(above)), notes
-    split = next((name for name in level.folders if split_word(os.fsdecode(name))), None)
+    split = next((name for name in level.folders if split_word(to_text(name))), None)
     if split is not None:
-        other = next(name for name in level.folders if not split_word(os.fsdecode(name)))
+        other = next(name for name in level.folders if not split_word(to_text(name)))
         notes.append(
             f"{shown(split)} is taken for a class, since {shown(other)} beside it is no split "
             "(--layout split/class takes all of them for splits)"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from featstore.text import composed
+from featstore.text import composed, to_text
 
 LAYOUTS: Final = ("split/class", "class", "split", "flat", "none")
 _SPLIT_WORDS: Final = {
@@ -88,12 +87,12 @@ class Layout:
 
 def split_names(folders: Sequence[bytes]) -> Sequence[bytes] | None:
     """Return ``folders`` if it is not empty and all are named like splits, otherwise None."""
-    return folders if folders and all(split_words([os.fsdecode(name) for name in folders]).values()) else None
+    return folders if folders and all(split_words([to_text(name) for name in folders]).values()) else None
 
 
 def may_be_splits(folders: Iterable[bytes]) -> bool:
     """Return whether one of the names contains a word for a split."""
-    words = (word for name in folders for word in _words(os.fsdecode(name)))
+    words = (word for name in folders for word in _words(to_text(name)))
     return any(_without_set(word.rstrip("0123456789")) in _SPLIT_WORDS for word in words)
 
 
@@ -105,4 +104,4 @@ def ordinal(place: int | None) -> str:
 @functools.lru_cache(1024)
 def _text(name: bytes) -> str:
     # Cached: there are few classes and many pictures.
-    return composed(os.fsdecode(name))
+    return composed(to_text(name))

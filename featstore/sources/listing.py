@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from featstore.errors import FeatstoreError, UsageError
+from featstore.files.signatures import SIGNATURE_BYTES, other_than_text
 from featstore.sources.base import ROWS, Chunk, Row, chunked, without_dot
 from featstore.sources.finding import Finder
 from featstore.sources.tally import Tally
@@ -80,8 +81,14 @@ class ListSource:
             else:
                 with open(path, "rb") as file:
                     self._spool(file)
+            with open(self._file, "rb") as file:
+                what = other_than_text(file.read(SIGNATURE_BYTES))
         except OSError as error:
             raise FeatstoreError(f"{self._name}: cannot be read ({error.strerror})") from None
+        if what:
+            raise UsageError(
+                f"{self._name}: holds {what}, not a list of paths; save it to a file and name that, or list its path"
+            )
         self.root = Path(os.path.abspath(root)) if root is not None else default
         self.notes: list[str] = []
         self.layout: str | None = None

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from featstore.sources.base import Picture, ReadFailure
-from featstore.text import shown
+from featstore.text import shown, to_text
 
 _ROWS: Final = 8
 """Rows to decode at once."""
@@ -76,7 +76,7 @@ def read_row(path: bytes, column: bytes, row: int, status: os.stat_result, *, li
     name = (os.getpid(), path, column, status.st_size, status.st_mtime_ns)
     try:
         with _opening:
-            reader = _readers.pop(name, None) or _Reader(path, os.fsdecode(column))
+            reader = _readers.pop(name, None) or _Reader(path, to_text(column))
             _readers[name] = reader
             while len(_readers) > _READERS:
                 _readers.popitem(last=False)

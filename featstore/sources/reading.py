@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from featstore.sources.base import Picture, ReadFailure, size_and_mtime
-from featstore.text import shown
+from featstore.text import shown, to_bytes
 
 BLOCK: Final = tarfile.BLOCKSIZE
 _FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -70,7 +70,7 @@ def read_picture(root: Path, location: bytes, offset: int, size: int, *, limit: 
     lacks handles or memory.
     """
     location, inside, column = location.partition(b"\0") if offset >= 0 else (location, b"", b"")
-    path = resolve(os.fsencode(root), location)
+    path = resolve(encoded(root), location)
     try:
         # Check before opening, because opening a device or FIFO can have side effects; check again by fstat after it.
         _require_file(path, os.stat(path))
@@ -102,6 +102,15 @@ def _read_row(path: bytes, column: bytes, row: int, size: int, limit: int) -> Pi
     if status.st_size != size:
         raise ReadFailure("changed-while-read", f"{shown(path)}: was changed since it was listed")
     return read_row(path, column, row, status, limit=limit)
+
+
+def encoded(root: Path) -> bytes:
+    """Return ``root`` as bytes, whether it comes from the user or from a store."""
+    try:
+        return os.fsencode(root)
+    except UnicodeEncodeError:
+        # The text comes from a store; the locale lacks some of its characters.
+        return to_bytes(os.fspath(root))
 
 
 def _require_file(path: bytes, status: os.stat_result) -> None:

@@ -11,6 +11,8 @@ from featstore.errors import UsageError
 from featstore.sources.base import NoLabel, label_text
 from featstore.sources.table import LABEL_NAMES, SPLIT_NAMES, no_label_message
 from featstore.text import shown
+from featstore.sources.table import LABEL_NAMES, SPLIT_NAMES, no_label
+from featstore.text import shown, to_text
 
 SIDECARS: Final = (b"cls", b"json", b"txt")
 SIDECAR_LIMIT: Final = 16 << 20
@@ -73,7 +75,7 @@ def read_text(path: bytes, file: io.FileIO, member: Member) -> str:
     if not 0 <= member.size <= SIDECAR_LIMIT:
         where = f"{shown(path)}: {shown(member.name)}"
         raise UsageError(f"{where} is no plain file of at most {SIDECAR_LIMIT:,} bytes; make the archive anew")
-    return os.fsdecode(os.pread(file.fileno(), member.size, member.offset))
+    return to_text(os.pread(file.fileno(), member.size, member.offset))
 
 
 def _json(path: bytes, member: Member, text: str) -> dict[str, Any]:
@@ -109,5 +111,5 @@ def labels_of(
             try:
                 found[at] = label_text(given)
             except NoLabel as error:
-                raise UsageError(no_label_message(os.fsdecode(path), shown(member.name), what, error)) from None
+                raise UsageError(no_label_message(to_text(path), shown(member.name), what, error)) from None
     return found[0], found[1]

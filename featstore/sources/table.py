@@ -13,7 +13,7 @@ from featstore.sources.base import ROWS, Chunk, NoLabel, Row, chunked, is_pictur
 from featstore.sources.finding import Finder
 from featstore.sources.tabular import Table, names_of_columns, open_table, scalar
 from featstore.sources.tally import Tally
-from featstore.text import did_you_mean, is_misspelling, lookalike_key, shown
+from featstore.text import did_you_mean, is_misspelling, lookalike_key, shown, to_bytes
 
 PATH_NAMES: Final = (
     "path",
@@ -216,7 +216,7 @@ class TableSource:
         return f"keys from the column {_quoted(self.columns.id or self.columns.path)}, {columns}"
 
     def _without_paths(self) -> str:
-        if any(is_picture_name(os.fsencode(name.strip())) for name in self._table.columns):
+        if any(is_picture_name(to_bytes(name.strip())) for name in self._table.columns):
             return (
                 f"{shown(self.location)}: its first line names a picture, where it must name the columns; put a line "
                 "such as path,label above it"
@@ -263,4 +263,4 @@ class TableSource:
             raise UsageError(f"{shown(self.location)}: {place} has a {what} of type {kind}; it must be text")
         if not value:
             raise UsageError(f"{shown(self.location)}: {place} has no {what}; fill it in or drop the row")
-        return os.fsencode(value)
+        return to_bytes(value) if isinstance(value, str) else value

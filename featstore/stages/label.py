@@ -14,7 +14,7 @@ from featstore.sources.tabular import CsvTable, Table, names_of_columns, open_ta
 from featstore.sources.tally import Tally
 from featstore.store import tables
 from featstore.store.labels import LabelReport, NoKeyKnown, known_keys, set_columns
-from featstore.text import counted, shown
+from featstore.text import counted, shown, to_bytes
 
 _TRIED = 1000
 """Rows of the table to look up by its other columns, if no key is known."""
@@ -52,7 +52,7 @@ def label(
         value = record[at[key]]
         if value is None or value == "":
             raise UsageError(f"{table}: {place} has no key; fill it in or drop the row")
-        keys.append(without_dot(value if isinstance(value, bytes) else os.fsencode(str(value))))
+        keys.append(without_dot(value if isinstance(value, bytes) else to_bytes(str(value))))
         for name in names:
             values[name].append(scalar(record[at[name]]))
         for name, column in named.items():
@@ -90,7 +90,11 @@ def _other_column(store: str | os.PathLike[str], table: Table, key: str) -> str:
     """Return the end of the message that no key is known: the column that has the store's keys, or ""."""
     rows = [values for _, values in islice(table.records(), _TRIED)]
     for at, name in enumerate(table.columns):
-        some = [os.fsencode(str(row[at])) for row in rows if isinstance(row[at], str | int | bytes)]
+        some = [
+            row[at] if isinstance(row[at], bytes) else to_bytes(str(row[at]))
+            for row in rows
+            if isinstance(row[at], str | int | bytes)
+        ]
         if name != key and some and known_keys(store, [without_dot(each) for each in some]):
             return f"; those of the column {shown(name)!r} are: use --key-column {shown(name)}"
     return ""

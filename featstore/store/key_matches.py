@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -11,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from featstore.store.plan import Plan
-from featstore.text import composed, did_you_mean
+from featstore.text import composed, did_you_mean, to_bytes, to_text
 
 _SAME: Final = {
     "form": "written in another Unicode form (NFC or NFD)",
@@ -44,7 +43,7 @@ class KeyMatches:
         self.causes: list[str] = []
         if not wanted:
             return
-        roots = [os.fsencode(str(source.get("root", ""))).rstrip(b"/") + b"/" for source in plan.sources().values()]
+        roots = [to_bytes(str(source.get("root", ""))).rstrip(b"/") + b"/" for source in plan.sources().values()]
         forms: dict[tuple[str, str], list[int]] = {}
         for at, key in enumerate(wanted):
             for how, form in _wanted_forms(key, roots):
@@ -64,7 +63,7 @@ class KeyMatches:
             keys = list(dict.fromkeys(ways.get("same", ())))
             if len(keys) == 1:
                 self.keys[at] = keys[0]
-                ours = composed(os.fsdecode(keys[0]))
+                ours = composed(to_text(keys[0]))
                 how = next(
                     (how for how, form in _wanted_forms(wanted[at], roots) if how in _SAME and form == ours), "form"
                 )
@@ -99,14 +98,14 @@ def meant(plan: Plan, key: bytes, keys: Iterable[str]) -> str:
     """Return the end of the message that ``key`` has no vector: the picture's state, or the similar key of ``keys``."""
     if plan.find_keys([key])[0] >= 0:
         return "; it could not be read or is pending (featstore failures and featstore info tell)"
-    text = os.fsdecode(key)
+    text = to_text(key)
     ends = list(islice((other for other in islice(keys, _SEARCHED) if other.endswith("/" + text)), _NAMED))
     return did_you_mean(text, ends or keys)
 
 
 def _wanted_forms(key: bytes, roots: list[bytes]) -> Iterator[tuple[str, str]]:
     """Yield (difference, form): the ways in which the store may spell the wanted ``key``."""
-    text = composed(os.fsdecode(key))
+    text = composed(to_text(key))
     yield "form", text
     if text.strip() != text:
         yield "blanks", text.strip()
@@ -114,7 +113,7 @@ def _wanted_forms(key: bytes, roots: list[bytes]) -> Iterator[tuple[str, str]]:
     if slashed != text.strip():
         yield "slashes", slashed
     for root in roots:
-        if slashed.startswith(inside := composed(os.fsdecode(root))):
+        if slashed.startswith(inside := composed(to_text(root))):
             yield "root", slashed[len(inside) :]
     yield "case", slashed.casefold()
     yield "name", slashed
@@ -125,7 +124,7 @@ def _wanted_forms(key: bytes, roots: list[bytes]) -> Iterator[tuple[str, str]]:
 
 def _key_forms(key: bytes) -> Iterator[tuple[str, str]]:
     """Yield (difference, form) for a key of the store, in the same forms as _wanted_forms."""
-    text = composed(os.fsdecode(key))
+    text = composed(to_text(key))
     name = text.rpartition("/")[2]
     yield "same", text
     yield "case", text.casefold()

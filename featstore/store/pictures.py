@@ -19,10 +19,10 @@ import numpy as np
 from featstore import defaults
 from featstore.decode import DecodeFailure, load_rgb
 from featstore.sources.base import ReadFailure
-from featstore.sources.reading import read_picture, resolve
+from featstore.sources.reading import encoded, read_picture, resolve
 from featstore.store import FeatureStore
 from featstore.store.places import place_of
-from featstore.text import counted
+from featstore.text import counted, to_text
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -91,7 +91,7 @@ class Pictures:
 def address_of(root: Path, location: bytes, offset: int = -1) -> str:
     """Return the file: address of a picture file; "" for a member of an archive, or if there is no such file."""
     try:
-        path = os.path.abspath(resolve(os.fsencode(root), location))
+        path = os.path.abspath(resolve(encoded(root), location))
     except ReadFailure:
         return ""
     return "file://" + quote_from_bytes(path) if offset < 0 and os.path.isfile(path) else ""
@@ -107,7 +107,7 @@ def open_picture(
     try:
         data = read_picture(root, location, offset, size, limit=defaults.MAX_FILE_BYTES).data
         if content is not None and hashlib.sha256(data).digest() != content:
-            where = os.fsdecode(os.path.join(os.fsencode(root), location))
+            where = to_text(os.path.join(encoded(root), location))
             raise NoPicture("changed", f"{where}: its bytes are not those that the store knows")
         return load_rgb(data)
     except (ReadFailure, DecodeFailure) as failure:

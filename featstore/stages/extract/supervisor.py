@@ -69,6 +69,8 @@ def extract_supervised(
     from featstore.stages.extract.options import ExtractOptions
 
     started = time.monotonic()
+    sandbox.fill_standard_streams()
+    sandbox.require_working_directory()
     options = options or ExtractOptions()
     for name in (decoder, backbone_from):
         if name is not None:
@@ -234,8 +236,8 @@ class _Attempt:
             finally:
                 os.close(control)
                 os.close(answers)
-            with contextlib.suppress(BrokenPipeError):
-                _write_all(commands, json.dumps(self.job).encode() + b"\n")
+            with contextlib.suppress(BrokenPipeError), open(commands, "wb", closefd=False) as pipe:
+                pipe.write(json.dumps(self.job).encode() + b"\n")
             self._follow(process, reports, commands, in_hand)
             self.held = [held for held in in_hand.held() if held is not None]
         finally:
@@ -330,9 +332,3 @@ def _raised(value: dict[str, Any]) -> Exception:
     if value["error"] == "OSError":
         return OSError(value["errno"], value["message"], value["filename"])
     return sandbox.error_of(value)
-
-
-def _write_all(handle: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(handle, view) :]

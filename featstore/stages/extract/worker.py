@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from featstore.embed.progress import Progress
-from featstore.errors import FeatstoreError
+from featstore.errors import FeatstoreError, UsageError
 from featstore.processes.in_hand import InHand
 from featstore.processes.malloc import keep_memory
-from featstore.processes.sandbox import error_value, function_of
+from featstore.processes.sandbox import error_value, fill_standard_streams, function_of
 
 _LIVE_SECONDS = 1.0
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Work as the supervisor says."""
+    fill_standard_streams()
     control, reports, memory = (int(argument) for argument in sys.argv[1:4])
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -110,9 +111,12 @@ def source_of(job: dict[str, Any], options: ExtractOptions) -> Source:
     if job["spooled"] is None:
         return options.open(job["source"])
     # A list that can be read once only was copied by the supervisor.
-    source = dataclasses.replace(options, kind="list", root=options.root or os.getcwd()).open(
-        f"/dev/fd/{job['spooled']}"
-    )
+    copied = f"/dev/fd/{job['spooled']}"
+    try:
+        source = dataclasses.replace(options, kind="list", root=options.root or os.getcwd()).open(copied)
+    except UsageError as error:
+        named = "standard input" if job["source"] == "-" else job["source"]
+        raise UsageError(str(error).replace(copied, named)) from None
     source.location = job["source"] if job["source"] == "-" else os.path.abspath(job["source"])
     return source
 

@@ -1,7 +1,8 @@
-"""Describe a file that is not a readable picture by its first bytes, for the failure message."""
+"""Tell pictures, archives and other files apart by their first bytes."""
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 _UNSUPPORTED: Final = (
@@ -26,7 +27,32 @@ _OTHERS: Final = (
     (b"RIFF", "a RIFF file (audio or video)"),
     (b"\x1aE\xdf\xa3", "a Matroska or WebM video"),
 )
+_PICTURES: Final = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF.{4}WEBP|II\*\0|MM\0\*|II\+\0|MM\0\+|BM.{4}\0{4}|P[1-6]\s+[0-9#]"
+    rb"|\0\0\0\x0cjP  |\xff\x4f\xff\x51|.{4}ftyp(?:avif|avis|hei|hev|mif1|msf1)",
+    re.DOTALL,
+)
+SIGNATURE_BYTES: Final = 512
+"""Bytes that is_picture and other_than_text need."""
 _HEIF_BRANDS: Final = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+
+
+def is_picture(start: bytes) -> bool:
+    """Return whether a file that begins with ``start`` is a picture, of any format."""
+    return bool(_PICTURES.match(start)) or any(
+        start.startswith(signature) for signature, name in _UNSUPPORTED if name != "icon"
+    )
+
+
+def other_than_text(start: bytes) -> str:
+    """Return the kind of a file that begins with ``start``, if it is a picture, an archive or a known binary file; else ""."""
+    if is_picture(start):
+        return "a picture"
+    if start[257:262] == b"ustar":
+        return "a tar archive"
+    if start.startswith((b"PAR1", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ")):
+        return "a Parquet file" if start.startswith(b"PAR1") else "a compressed file"
+    return next((name.partition(";")[0] for signature, name in _OTHERS if start.startswith(signature)), "")
 
 
 def is_heif(data: bytes) -> bool:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from featstore.decode import DecodeFailure, load_rgb, opening
-from featstore.decode.signatures import describe
+from featstore.files.signatures import describe
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,167 @@
+"""The command in environments that shells, daemons and containers give: closed streams, no directory, other locales."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from featstore.store import FeatureStore
+from tests.chain import names, write_coloured
+
+ROOT = Path(__file__).resolve().parents[2]
+NETWORK = ("--backbone", "efficientnet_lite0", "--engine", "torch")
+
+
+def sh(script: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a line of shell in which ``$F`` is the command; a traceback is never right."""
+    given = {**os.environ, "PYTHONPATH": os.fspath(ROOT), "F": f"{sys.executable} -m featstore", **environment}
+    done = subprocess.run(["sh", "-c", script], cwd=cwd, env=given, capture_output=True, check=False)
+    assert b"Traceback" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Pictures, a store and a head."""
+    place = tmp_path_factory.mktemp("streams")
+    write_coloured(place / "pictures", [*names("train", 4), *names("val", 2)])
+    done = sh(f"$F extract pictures a.store {' '.join(NETWORK)} && $F train a.store --out a.head", place)
+    assert done.returncode == 0, done.stderr
+    return place
+
+
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_do_not_take_the_places_of_files(place, tmp_path, closed):
+    done = sh(f"$F extract {place}/pictures s {' '.join(NETWORK)} {closed}", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(FeatureStore.open(tmp_path / "s")) == 12
+    assert sh("$F verify s", tmp_path).returncode == 0
+
+
+def test_a_list_from_a_closed_standard_input_is_an_empty_list(tmp_path):
+    done = sh(f"$F extract - s {' '.join(NETWORK)} <&-", tmp_path)
+    assert (done.returncode, b"names no path" in done.stderr) == (2, True)
+
+
+def test_a_deleted_working_directory_is_told(place, tmp_path):
+    (tmp_path / "gone").mkdir()
+    done = sh(f"cd gone && rmdir ../gone && $F predict {place}/a.head {place}/pictures", tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count(b"\n") == 1
+    assert b"was deleted" in done.stderr
+
+
+def test_a_deleted_working_directory_is_told_to_python(place, tmp_path):
+    code = (
+        "import os, tempfile, featstore; d = tempfile.mkdtemp(); os.chdir(d); os.rmdir(d)\n"
+        "from featstore.stages.extract import extract_supervised\n"
+        "for call in (lambda: featstore.ImageEmbedder('efficientnet_lite0', engine='torch').fit([]),\n"
+        f"    lambda: extract_supervised({os.fspath(place / 'pictures')!r}, {os.fspath(tmp_path / 's')!r})):\n"
+        "    try: call()\n"
+        "    except featstore.UsageError as error: print('was deleted' in str(error))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+    assert done.stdout.split() == [b"True", b"True"]
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX"])
+def test_names_beyond_ascii_under_a_locale_without_them(place, tmp_path, locale):
+    ascii_only = {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    write_coloured(tmp_path / "p", ["ant/é.png", "bee/ü.png"])
+    (tmp_path / "t.csv").write_text("path,label\nant/é.png,fourmi à pied\nbee/ü.png,Käfer\n", encoding="utf-8")
+    done = sh(f"$F extract p s {' '.join(NETWORK)} && $F label s t.csv && $F info s", tmp_path, **ascii_only)
+    assert done.returncode == 0, done.stderr
+    store = FeatureStore.open(tmp_path / "s")
+    assert set(store.keys) == {"ant/é.png", "bee/ü.png"}
+    assert set(store.labels) == {"fourmi à pied", "Käfer"}
+    done = sh(f"$F predict {place}/a.head p", tmp_path, **ascii_only)
+    assert "ant/é.png" in done.stdout.decode()
+
+
+def test_the_library_reads_the_same_names_under_every_locale(tmp_path):
+    write_coloured(tmp_path / "p", ["ant/é.png"])
+    (tmp_path / "p" / "ant").rename(tmp_path / "p" / "fourmi à pied")
+    (tmp_path / "t.csv").write_text("path,label\np/fourmi à pied/é.png,Käfer\n", encoding="utf-8")
+    code = (
+        "from featstore.sources import open_source\n"
+        "for name in ('p', 't.csv'):\n"
+        "    (chunk,) = open_source(name).chunks()\n"
+        "    print(ascii(chunk.labels), ascii(chunk.keys), chunk.sizes[0] > 0)\n"
+    )
+    found = set()
+    for locale in ("C", "C.UTF-8"):
+        environment = {**os.environ, "LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        environment["PYTHONPATH"] = os.fspath(ROOT)
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        found.add(done.stdout)
+    assert len(found) == 1
+    assert found.pop().count(b"True") == 2
+
+
+def test_what_cannot_be_encoded_is_escaped(place, tmp_path):
+    write_coloured(tmp_path, ["ant/é.png"])
+    done = sh(f"$F predict {place}/a.head ant/é.png --csv", tmp_path, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert rb"ant/\xe9.png,ant" in done.stdout
+
+
+def test_a_picture_on_standard_input_is_classified(place):
+    done = sh("cat pictures/train/ant/00.png | $F predict a.head -", place)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b"standard input: ant")
+    listed = sh("ls pictures/train/ant/*.png | $F predict a.head -", place)
+    assert listed.stdout.count(b"\n") == 4
+
+
+def test_binary_data_where_a_list_is_due_is_named(place):
+    for made, what in (("cat pictures/train/ant/00.png", "a picture"), ("tar cf - pictures", "a tar archive")):
+        done = sh(f"{made} | $F extract - s {' '.join(NETWORK)}", place)
+        assert done.returncode == 2
+        assert f"standard input: holds {what}, not a list of paths" in done.stderr.decode()
+        assert not (place / "s").exists()
+
+
+def test_what_libraries_say_comes_after_the_bar_escaped_and_once(place, tmp_path):
+    pixels = (np.random.default_rng(0).random((40, 40, 3)) * 255).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "whole.tif", compression="tiff_lzw")
+    data = bytearray((tmp_path / "whole.tif").read_bytes())
+    data[200:260] = b"\xff" * 60
+    (tmp_path / "p").mkdir()
+    for number in range(3):
+        (tmp_path / "p" / f"{number}.tif").write_bytes(data)
+    for command in (f"$F extract p s {' '.join(NETWORK)}", f"$F predict {place}/a.head p"):
+        done = sh(command, tmp_path)
+        said = [line for line in done.stderr.decode().splitlines() if "not yet in table" in line]
+        assert len(said) == 1, done.stderr
+        assert said[0].endswith("(3 times)")
+
+
+def test_a_process_forked_after_the_first_use_is_told_to_spawn(place):
+    code = (
+        "import multiprocessing, os, sys, featstore\n"
+        "E = featstore.ImageEmbedder('efficientnet_lite0', engine='torch')\n"
+        "paths = ['pictures/train/ant/00.png']\n"
+        "E.transform(paths)\n"
+        "if (child := os.fork()) == 0:\n"
+        "    for embedder in (E, featstore.ImageEmbedder('efficientnet_lite0', engine='torch')):\n"
+        "        try: embedder.transform(paths)\n"
+        "        except featstore.UsageError as error: print('spawn' in str(error), flush=True)\n"
+        "    os._exit(0)\n"
+        "os.waitpid(child, 0)\n"
+        "print(E.transform(paths).shape)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": os.fspath(ROOT)},
+        capture_output=True,
+        timeout=200,
+    )
+    assert done.stdout.decode().splitlines() == ["True", "True", "(1, 1280)"], done.stderr
