@@ -38,11 +38,12 @@ if TYPE_CHECKING:
     from featstore.stages.search import QueryResult, search
     from featstore.stages.train import train
     from featstore.stages.verify import verify
-    from featstore.store import FeatureStore
+    from featstore.store import FeatureArray, FeatureStore
 
 _HOMES = {
     "DamagedError": "errors",
     "FeatstoreError": "errors",
+    "FeatureArray": "store",
     "FeatureIndex": "indexes",
     "FeatureStore": "store",
     "IdentityError": "errors",
@@ -74,6 +75,7 @@ _HOMES = {
 __all__ = [
     "DamagedError",
     "FeatstoreError",
+    "FeatureArray",
     "FeatureIndex",
     "FeatureStore",
     "IdentityError",

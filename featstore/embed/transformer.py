@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,11 +14,15 @@ from PIL import Image
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from featstore import defaults
+from featstore.columns import column, is_missing
 from featstore.embed.embedder import Embedder, Input, make_embedder
 from featstore.errors import UsageError
+from featstore.store.features import FeatureArray
 
 if TYPE_CHECKING:
     from featstore.backbones import Backbone
+
+UNREADABLE = ("raise", "nan", "drop")
 
 
 class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -26,6 +31,9 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     A picture is a path, a PIL image, or a uint8 array (h, w), (h, w, 3) or (h, w, 4). A picture file gives the same
     features as in ``featstore extract``. To use the same pictures repeatedly, as in a grid search over a pipeline,
     extract their features into a store first.
+
+    Pictures come in a list, an array, a Series, or a table with one column, so a ColumnTransformer can pass a column of
+    paths. The features are a FeatureArray, whose identity heads and indexes check.
 
     Parameters
     ----------
@@ -37,11 +45,16 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         Pictures per forward pass.
     workers : int or None
         Number of decoding threads; None means one per core.
+    unreadable : {"raise", "nan", "drop"}
+        What ``transform`` does with a picture that cannot be read: raise UsageError, or warn and return a row of NaN, or
+        no row.
 
     Attributes
     ----------
     _n_features_out : int
         Dimension d of the features, for ``get_feature_names_out``. Set by ``fit``.
+    failures_ : list of tuple
+        (position, name, reason, message) of each picture that the last ``transform`` could not read.
 
     Examples
     --------
@@ -66,6 +79,7 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         decode: str = "exact",
         batch: int = defaults.BATCH,
         workers: int | None = None,
+        unreadable: str = "raise",
     ) -> None:
         self.backbone = backbone
         self.weights = weights
@@ -75,6 +89,7 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self.decode = decode
         self.batch = batch
         self.workers = workers
+        self.unreadable = unreadable
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Load the network and check the types in ``X``; no picture is read, and nothing is learned.
@@ -86,18 +101,38 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self._n_features_out = self._embedder().identity.dimension
         return self
 
-    def transform(self, X: Any) -> NDArray[np.float32]:
+    def transform(self, X: Any) -> FeatureArray:
         """Return the features (n, d) of the pictures ``X`` (n); needs no fit.
 
-        Raises UsageError, naming the first picture that cannot be read.
+        If ``unreadable`` is "raise", raises UsageError that names the first picture that cannot be read.
         """
+        if self.unreadable not in UNREADABLE:
+            raise UsageError(f"unreadable is one of {', '.join(UNREADABLE)}, not {self.unreadable!r}")
         embedder = self._embedder()
         blocks = [np.empty((0, embedder.identity.dimension), np.float32)]
+        failures: list[tuple[int, str, str, str]] = []
+        count = 0
         for part in embedder.blocks(_inputs(X), batch=self.batch, workers=self.workers):
             for row, (reason, message) in sorted(part.failures.items()):
-                raise UsageError(f"{part.inputs[row].name}: {reason}: {message}; leave this picture out or mend it")
-            blocks.append(part.vectors)
-        return np.concatenate(blocks)
+                name = part.inputs[row].name
+                if self.unreadable == "raise":
+                    raise UsageError(f"{name}: {reason}: {message}; leave this picture out or mend it")
+                failures.append((count + row, name, reason, message))
+            count += len(part.inputs)
+            vectors = part.vectors
+            if self.unreadable == "nan" and part.failures:
+                vectors = np.full((len(part.inputs), embedder.identity.dimension), np.nan, np.float32)
+                vectors[part.ok] = part.vectors
+            blocks.append(vectors)
+        self.failures_ = failures
+        if failures:
+            what = "a row of NaN" if self.unreadable == "nan" else "no row"
+            warnings.warn(
+                f"{len(failures):,} of {count:,} pictures could not be read and have {what} (see failures_); the first: "
+                f"{': '.join(failures[0][1:])}",
+                stacklevel=2,
+            )
+        return FeatureArray(np.concatenate(blocks), embedder.identity)
 
     def _embedder(self) -> Embedder:
         """Return the network for the current parameters; load it only when they change."""
@@ -129,12 +164,17 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
 def _inputs(X: Any, *, load: bool = True) -> Iterator[Input]:
     """Yield the pictures of ``X``; decode PIL images if ``load``. Raises UsageError for anything that is not a picture."""
-    if isinstance(X, str | bytes | os.PathLike | Image.Image) or not isinstance(X, Iterable):
-        raise UsageError(f"pictures have to come in a list or an array, not as one {type(X).__name__}")
-    if isinstance(X, np.ndarray) and X.dtype.kind in "OUS" and X.ndim == 2 and X.shape[1] == 1:
-        X = X[:, 0]
-    for number, picture in enumerate(X):
+    if isinstance(X, Image.Image):
+        raise UsageError("pictures have to come in a list or an array, not as one Image")
+    if isinstance(X, Iterator):
+        raise UsageError(f"pictures come as a {type(X).__name__}, which can be read only once; make a list of it")
+    if isinstance(X, np.ndarray) and X.dtype == np.uint8 and X.ndim == 3 and X.shape[2] in (3, 4):
+        raise UsageError(f"an array of shape {X.shape} is one picture; put it into a list")
+    for number, picture in enumerate(column(X, "pictures")):
         name = f"picture {number}"
+        if is_missing(picture):
+            yield Input(name, Path(), b"", failure=("missing", "no picture is named here"))
+            continue
         if isinstance(picture, str | bytes | os.PathLike):
             yield Input(os.fsdecode(picture), Path.cwd(), os.fsencode(picture))
             continue
@@ -147,7 +187,9 @@ def _inputs(X: Any, *, load: bool = True) -> Iterator[Input]:
                 # Decode in this thread: the list may hold the same image twice.
                 picture.load()
             except (OSError, ValueError, SyntaxError) as error:
-                raise UsageError(f"{getattr(picture, 'filename', '') or name}: cannot be read: {error}") from None
+                name = getattr(picture, "filename", "") or name
+                yield Input(os.fsdecode(name), Path(), b"", failure=("corrupt", f"cannot be read: {error}"))
+                continue
         yield Input(name, Path(), b"", image=picture)
 
 

@@ -7,6 +7,8 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,7 @@ from featstore.indexes.tuning.efforts import Subject
 from featstore.indexes.tuning.ladder import GRAPH_EFFORTS
 from featstore.indexes.tuning.trials import create
 from featstore.indexes.tuning.truth import HeldOut, Truth, find_truth, hold_out
+from featstore.store.features import identity_of
 
 Kind = Literal["auto", "flat", "hnsw"]
 Progress = Callable[[str, int, int], None]
@@ -50,7 +53,9 @@ def build_index(
     D. Yashunin, TPAMI 2018) over float32 vectors; "auto" takes flat up to ``defaults.EXACT_SCAN_BYTES`` of
     vectors. A graph is first built without a sample of rows, which serve as queries. efSearch is increased until
     recall@``k`` on one part of them reaches ``recall``; the other part measures the reported recall and its interval.
-    Then the sample is added. ``about``: labels and origin, to be kept with the index. ``groups`` (n,): rows of one group (crops of a picture) are held out together. Features
+    Then the sample is added. ``about``: labels and origin, to be kept with the index. ``groups`` (n,): rows of one group
+    (crops of a picture) are held out together. ``fingerprint`` and ``identity``: those of the features, by default those
+    that ``vectors`` carry. Features
     are read in blocks; memory is index + block. A source is read about six times for a graph, once for flat.
     ``progress(stage, done, total)`` is called after each block. Raises UsageError: shapes, ids, NaN, an unknown kind.
     """
@@ -78,6 +83,9 @@ def build_index(
         measured = _tuned(Subject(index, order, threads), truth, recall, held_out.cuts(1, 2)[0])
         index.effort = grown(index.effort, rows / max(1, len(order)))
         order = np.r_[order, fill(index, vectors, tables.ids, metric, held_out.withheld, threads, progress)]
+    carried = identity_of(vectors) if identity is None else None
+    if carried is not None:
+        fingerprint, identity = cast("Any", vectors).identity.fingerprint, carried
     record = pair.Record(
         metric=metric,
         factory=factory,

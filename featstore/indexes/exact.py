@@ -17,6 +17,7 @@ from featstore.errors import UsageError
 from featstore.indexes.blocks import Floats, Metric, check_metric, gather, prepare, prepared_blocks, shape_of
 from featstore.indexes.files import faiss_io
 from featstore.stats import wilson_interval
+from featstore.store.features import identity_of, require_same
 
 _QUERIES_AT_ONCE = 8192
 
@@ -60,9 +61,10 @@ def exact_search(
 
     Scores are cosines or inner products, descending, or for "l2" squared Euclidean distances, ascending.
     If fewer than ``k`` rows are ``allowed`` (n,), the rest is -1 with score -inf (l2: +inf).
-    Raises UsageError: wrong shapes, NaN or infinity, ``k`` below 1.
+    Raises UsageError: wrong shapes, NaN or infinity, ``k`` below 1; IdentityError: features of two identities.
     """
     check_metric(metric)
+    require_same(identity_of(vectors), queries, "the searched features")
     check_queries(queries, shape_of(vectors)[1], k)
     best = Best(prepare(queries, metric), k, metric != "l2", threads)
     for start, block in prepared_blocks(vectors, metric):

@@ -20,6 +20,7 @@ from featstore.indexes.files import faiss_io, pair
 from featstore.indexes.recall import Recall, keeps
 from featstore.indexes.rows import IndexRows, Places
 from featstore.indexes.staleness import Staleness
+from featstore.store.features import FeatureArray, require_same
 
 
 class FeatureIndex:
@@ -134,6 +135,8 @@ class FeatureIndex:
         up to the quantisation of the index. ``threads``: None means OpenMP's default. Raises UsageError: wrong
         dimension, NaN or infinity, ``k`` below 1.
         """
+        if isinstance(vectors, FeatureArray):
+            require_same(self._record.identity, vectors, "the index", self.fingerprint)
         check_queries(vectors, self.dimension, k)
         queries = prepare_queries(vectors, self.metric)
         allowed = self._live
@@ -253,6 +256,7 @@ class FeatureIndex:
         ``vectors`` is iterated twice; the first pass checks it, so that invalid vectors change nothing. ``generation``:
         current one of the store. Raises UsageError: an id that is or was in the index, wrong shapes, NaN.
         """
+        require_same(self._record.identity, vectors, "the index", self.fingerprint)
         rows, dimension = shape_of(vectors)
         new = IndexRows.of(ids, keys, labels, rows)
         if dimension != self.dimension:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from featstore import defaults
 from featstore.artifacts import open_head, origins_of_head
+from featstore.columns import column
 from featstore.embed.embedder import Embedder, Input, count_inputs, inputs_of, open_embedder
 from featstore.embed.progress import Progress
 from featstore.errors import FeatstoreError, UsageError
@@ -161,7 +162,7 @@ def predict(
     (features of another identity), DamagedError.
     """
     loaded = open_head(head) if isinstance(head, str | os.PathLike) else head
-    paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
+    paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(column(inputs, "pictures"))
     if not paths:
         raise UsageError("there is nothing to classify; name pictures, a folder or a store")
     what = os.fspath(head) if isinstance(head, str | os.PathLike) else "the head"

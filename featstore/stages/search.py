@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from featstore import defaults
 from featstore.artifacts import open_index, origin_of_index, staleness
+from featstore.columns import column
 from featstore.embed.embedder import CHUNK, EmbedKeywords, EmbedOptions, Input
 from featstore.errors import UsageError
 from featstore.stages.queries import Asked, Queries, Query, batches
 from featstore.store import FeatureStore
+from featstore.store.features import require_same
 from featstore.text import counted
 
 if TYPE_CHECKING:
@@ -147,7 +149,7 @@ def search(
     If the store is found, the notes say whether it changed since; keys, classes and ``where`` need the store.
     Raises UsageError, IdentityError, DamagedError.
     """
-    paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
+    paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(column(inputs, "pictures"))
     more = like or Query()
     more = dataclasses.replace(more, inputs=[*paths, *more.inputs])
     if not more:
@@ -158,6 +160,8 @@ def search(
         raise UsageError(f"the weight is {less_weight}; it has to be more than 0")
     how, what = EmbedOptions(**embedding), os.fspath(index)
     opened = open_index(index)
+    for vectors in (*more.vectors, *(less.vectors if less else [])):
+        require_same(opened.identity, vectors, "the index", opened.fingerprint)
     origin = origin_of_index(opened, what)
     store = origin.find_store(Path(os.path.abspath(index)).parent)
 

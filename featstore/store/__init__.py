@@ -2,8 +2,9 @@
 format."""
 
 from featstore.store.feature_store import FeatureStore
+from featstore.store.features import FeatureArray, FeatureBlocks
 from featstore.store.identity import Identity
 from featstore.store.shards import Failure
-from featstore.store.views import Counts, FeatureBlocks
+from featstore.store.views import Counts
 
-__all__ = ["Counts", "Failure", "FeatureBlocks", "FeatureStore", "Identity"]
+__all__ = ["Counts", "Failure", "FeatureArray", "FeatureBlocks", "FeatureStore", "Identity"]

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
+from featstore.columns import column
 from featstore.errors import UsageError
 from featstore.store import folders, tables
+from featstore.store.features import FeatureArray, FeatureBlocks
 from featstore.store.identity import Identity
 from featstore.store.key_matches import meant, other_forms
 from featstore.store.keys import KeyIndex
@@ -21,8 +23,8 @@ from featstore.store.places import place_of
 from featstore.store.plan import Ids, Plan, Unit
 from featstore.store.shards import Failure, Shard
 from featstore.store.tables import Tables
-from featstore.store.views import Counts, FeatureBlocks, Keys, frame_of, text_of
-from featstore.text import did_you_mean, natural
+from featstore.store.views import Counts, Keys, frame_of
+from featstore.text import did_you_mean, natural, to_bytes, to_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -185,7 +187,7 @@ class FeatureStore:
 
         Before it raises, a key is looked for in other forms (see KeyMatches).
         """
-        encoded = [key if isinstance(key, bytes) else key.encode("utf-8", "surrogateescape") for key in keys]
+        encoded = [key if isinstance(key, bytes) else to_bytes(key) for key in column(keys, "keys")]
         rows = self.rows_of_ids(self._plan.find_keys(encoded))
         if missing == "raise" and (rows < 0).any():
             encoded = other_forms(self._plan, encoded)
@@ -193,7 +195,7 @@ class FeatureStore:
         if missing == "raise" and (rows < 0).any():
             first = encoded[int(np.flatnonzero(rows < 0)[0])]
             raise UsageError(
-                f"{self.path}: {int((rows < 0).sum()):,} of {len(rows):,} keys have no vector here (the first: {text_of(first)!r})"
+                f"{self.path}: {int((rows < 0).sum()):,} of {len(rows):,} keys have no vector here (the first: {to_text(first)!r})"
                 + meant(self._plan, first, self.keys)
             )
         return rows
@@ -206,8 +208,8 @@ class FeatureStore:
 
     def features(
         self, split: str | None = None, *, rows: Any = None, memory_limit: int = defaults.MEMORY_LIMIT
-    ) -> NDArray[Any]:
-        """Return vectors as an (n, d) array: all, of one split, or of ``rows``.
+    ) -> FeatureArray:
+        """Return vectors as an (n, d) array that carries the store's identity: all, of one split, or of ``rows``.
 
         The array is a read-only memory map where the store is a single shard and all of it is asked for, and a copy
         elsewhere. Raises UsageError where a copy would need more than ``memory_limit`` bytes, or there is no such split.
@@ -215,7 +217,7 @@ class FeatureStore:
         wanted = self.split_rows(split) if split is not None else None if rows is None else self._checked(rows)
         parts = list(self._live.parts(None)) if wanted is None and len(self._live.finished) == 1 else []
         if len(parts) == 1 and isinstance(parts[0][2], slice):
-            return parts[0][0].features
+            return FeatureArray(parts[0][0].features, self.identity)
         n = len(self) if wanted is None else len(wanted)
         need = n * self.dimension * self.identity.numpy_dtype.itemsize
         if need > memory_limit:
@@ -223,10 +225,15 @@ class FeatureStore:
                 f"{self.path}: {n:,} vectors need {need / 2**30:.1f} GiB of memory, more than the limit of {memory_limit / 2**30:.1f} GiB; "
                 "stream them with store.blocks(), or raise memory_limit"
             )
-        return self._live.gather("features", wanted, (self.dimension,), self.identity.numpy_dtype)
+        vectors = self._live.gather("features", wanted, (self.dimension,), self.identity.numpy_dtype)
+        return FeatureArray(vectors, self.identity)
 
-    def blocks(self, rows: Any = None, *, block_rows: int = BLOCK_ROWS) -> Iterator[NDArray[Any]]:
+    def blocks(self, rows: Any = None, *, block_rows: int = BLOCK_ROWS) -> Iterator[FeatureArray]:
         """Yield the vectors of ``rows`` (None: all, in order) as arrays of at most (block_rows, d): memory does not grow with the store."""
+        for block in self._blocks(rows, block_rows):
+            yield FeatureArray(block, self.identity)
+
+    def _blocks(self, rows: Any, block_rows: int) -> Iterator[NDArray[Any]]:
         if rows is None:
             for shard, _, offsets in self._live.parts(None):
                 n = len(shard.ids) if isinstance(offsets, slice) else len(offsets)
@@ -254,7 +261,7 @@ class FeatureStore:
         place = place_of(self._plan, name)
         if place is None:
             raise UsageError(
-                f"{self.path}: no picture has the key {text_of(name)!r}{meant(self._plan, name, self.keys)}"
+                f"{self.path}: no picture has the key {to_text(name)!r}{meant(self._plan, name, self.keys)}"
             )
         return place.path(root)
 
@@ -316,7 +323,7 @@ class FeatureStore:
 
     def failures(self) -> list[tuple[str, Failure]]:
         """Return the pictures that count and have no vector because reading them failed: (key, Failure)."""
-        return [(text_of(key), failure) for key, failure in self._live.failed()]
+        return [(to_text(key), failure) for key, failure in self._live.failed()]
 
     def failed_ids(self) -> Ids:
         """Return the ids of the failures that count."""

@@ -1,4 +1,4 @@
-"""Views of an open store: its counts, its keys, its vectors as a stream, all its rows as a pandas DataFrame."""
+"""Views of an open store: its counts, its keys, all its rows as a pandas DataFrame."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.store import tables
-from featstore.text import natural
+from featstore.text import natural, to_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,38 +55,11 @@ class Keys(Sequence[str]):
         if isinstance(index, int | np.integer):
             if not -len(self) <= index < len(self):
                 raise IndexError(index)
-            return text_of(next(iter(self._store._key_bytes(np.array([index % len(self)])))))
-        return [text_of(key) for key in self._store._key_bytes(np.arange(len(self))[index])]
+            return to_text(next(iter(self._store._key_bytes(np.array([index % len(self)])))))
+        return [to_text(key) for key in self._store._key_bytes(np.arange(len(self))[index])]
 
     def __iter__(self) -> Iterator[str]:
-        return map(text_of, self._store._key_bytes(None))
-
-
-def text_of(key: bytes) -> str:
-    """Return a key as text; bytes that are no UTF-8 become surrogates."""
-    return key.decode("utf-8", "surrogateescape")
-
-
-class FeatureBlocks:
-    """Rows of a store as a re-iterable stream of (b, d) arrays, for whatever should not hold them all.
-
-    Attributes: ``shape`` (n, d), ``dtype``.
-    """
-
-    def __init__(self, store: FeatureStore, rows: NDArray[np.int64] | None, block_rows: int) -> None:
-        self._store, self._rows, self._block_rows = store, rows, block_rows
-        self.shape = (len(store) if rows is None else len(rows), store.dimension)
-        self.dtype = store.identity.numpy_dtype
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def blocks(self) -> Iterator[NDArray[Any]]:
-        """Yield the rows in order, as (b, d) arrays."""
-        return self._store.blocks(self._rows, block_rows=self._block_rows)
-
-    def __iter__(self) -> Iterator[NDArray[Any]]:
-        return self.blocks()
+        return map(to_text, self._store._key_bytes(None))
 
 
 def frame_of(store: FeatureStore) -> pd.DataFrame:

@@ -5,10 +5,14 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 from PIL import Image
 from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import featstore
 from featstore import ImageEmbedder
@@ -90,7 +94,7 @@ def test_unreadable_picture_is_named_in_one_line(embedder, tmp_path):
         with pytest.raises(UsageError, match=bad.name) as caught:
             embedder.transform([tmp_path / "a.png", bad])
         assert "\n" not in str(caught.value)
-    with Image.open(tmp_path / "b.png") as broken, pytest.raises(UsageError, match=r"b\.png: cannot be read"):
+    with Image.open(tmp_path / "b.png") as broken, pytest.raises(UsageError, match=r"b\.png: corrupt: cannot be read"):
         embedder.transform([broken])
 
 
@@ -130,3 +134,88 @@ def test_lazily_exported_from_featstore():
     code = "import sys, featstore; print('ImageEmbedder' in dir(featstore), 'sklearn' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["True", "False"]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda paths: pd.DataFrame({"path": paths}, index=range(5, 5 + len(paths))),
+        lambda paths: pd.Series(paths, index=range(5, 5 + len(paths))),
+        lambda paths: pa.array(paths),
+    ],
+    ids=["frame", "series", "arrow"],
+)
+def test_columns_and_frames_of_paths_give_the_features_of_a_list(chain, embedder, form):
+    paths = [str(path) for path in paths_of(chain)[0]]
+    np.testing.assert_array_equal(embedder.fit_transform(form(paths)), embedder.transform(paths))
+
+
+@pytest.mark.parametrize("chosen", ["path", ["path"], 0, [0]])
+def test_a_column_transformer_takes_paths_and_numbers(chain, embedder, chosen):
+    paths, store = paths_of(chain)
+    frame = pd.DataFrame({"path": list(map(str, paths)), "width": np.arange(len(paths), dtype=float)})
+    columns = ColumnTransformer([("pictures", clone(embedder), chosen), ("numbers", StandardScaler(), ["width"])])
+    pipeline = make_pipeline(columns, LogisticHead(C=1.0, cv=3)).fit(frame, store.labels)
+    assert pipeline[:-1].transform(frame).shape == (len(paths), 9)
+    assert (pipeline.predict(frame) == store.labels).mean() >= 0.9
+
+
+def test_pandas_output_keeps_the_index(chain, embedder):
+    paths = [str(path) for path in paths_of(chain)[0]]
+    frame = pd.DataFrame({"path": paths}, index=range(5, 5 + len(paths)))
+    found = clone(embedder).set_output(transform="pandas").fit_transform(frame)
+    assert list(found.index) == list(frame.index)
+    np.testing.assert_array_equal(found.to_numpy(), embedder.transform(paths))
+
+
+@pytest.fixture
+def with_bad_ones(tmp_path):
+    """Two readable pictures at places 0 and 3 of five."""
+    write_pictures(tmp_path, ["a.png", "b.png", "c.png"])
+    (tmp_path / "b.png").write_bytes(b"<html>")
+    with Image.open(tmp_path / "c.png") as image:
+        whole = image.copy()
+    return [tmp_path / "a.png", tmp_path / "b.png", None, whole, str(tmp_path / "none.png")]
+
+
+def test_bad_pictures_can_be_marked(embedder, with_bad_ones):
+    marking = clone(embedder).set_params(unreadable="nan")
+    with pytest.warns(UserWarning, match=r"3 of 5 pictures could not be read .*b\.png: not-a-picture"):
+        found = marking.transform(with_bad_ones)
+    assert np.isnan(found).all(axis=1).tolist() == [False, True, True, False, True]
+    np.testing.assert_array_equal(found[[0, 3]], embedder.transform([with_bad_ones[0], with_bad_ones[3]]))
+    assert [(place, reason) for place, _, reason, _ in marking.failures_] == [
+        (1, "not-a-picture"),
+        (2, "missing"),
+        (4, "missing"),
+    ]
+    assert marking.transform(with_bad_ones[:1]).shape == (1, 8)
+    assert marking.failures_ == []
+
+
+def test_bad_pictures_can_be_dropped(embedder, with_bad_ones):
+    dropping = clone(embedder).set_params(unreadable="drop")
+    with pytest.warns(UserWarning, match="no row"):
+        found = dropping.transform(with_bad_ones)
+    np.testing.assert_array_equal(found, embedder.transform([with_bad_ones[0], with_bad_ones[3]]))
+    assert [failure[0] for failure in dropping.failures_] == [1, 2, 4]
+
+
+def test_bad_pictures_raise_by_default(embedder, with_bad_ones):
+    with pytest.raises(UsageError, match=r"picture 1: missing: no picture is named here"):
+        embedder.transform([with_bad_ones[0], None])
+    with pytest.raises(UsageError, match="raise, nan, drop"):
+        clone(embedder).set_params(unreadable="ignore").transform(with_bad_ones)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (iter(["a.png"]), "only once"),
+        (np.zeros((20, 24, 3), np.uint8), "is one picture; put it into a list"),
+        ({"a.png": 1}, "in an order"),
+    ],
+)
+def test_what_would_be_read_as_something_else_is_refused(embedder, given, words):
+    with pytest.raises(UsageError, match=words):
+        embedder.fit_transform(given)

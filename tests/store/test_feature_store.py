@@ -55,7 +55,7 @@ def test_single_shard_is_mapped_and_copies_are_bounded(store, source, tmp_path):
     assert one.features(memory_limit=0) is not None
     with pytest.raises(UsageError, match=r"12 vectors need .* more than the limit"):
         store.features(memory_limit=12 * D * 4 - 1)
-    assert store.features(memory_limit=12 * D * 4).flags.owndata
+    assert store.features(memory_limit=12 * D * 4).base.flags.owndata
 
 
 def test_keys_are_a_sequence(store):

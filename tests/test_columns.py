@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import importlib.metadata
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+import featstore
+from featstore.columns import column, is_missing
+from featstore.errors import UsageError
+from featstore.store import FeatureStore
+from tests.chain import make_store, names, write_coloured
+
+VALUES = ["b.png", "a.png"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        VALUES,
+        tuple(VALUES),
+        np.array(VALUES),
+        np.array(VALUES, object)[:, None],
+        np.array(VALUES, np.dtypes.StringDType())[:, None],
+        pd.Series(VALUES, index=[7, 3]),
+        pd.Series(VALUES, dtype="category"),
+        pd.Series(VALUES, dtype="string"),
+        pd.Index(VALUES),
+        pd.DataFrame({"path": VALUES}, index=[7, 3]),
+        pd.DataFrame({0: pd.Series(VALUES, dtype="string")}),
+        pa.array(VALUES),
+        pa.chunked_array([VALUES]),
+        pa.table({"path": VALUES}),
+    ],
+    ids=lambda given: type(given).__name__,
+)
+def test_every_form_gives_the_values_in_order(given):
+    assert [str(value) for value in column(given, "pictures")] == VALUES
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("a.png", "not as one str"),
+        (b"a.png", "not as one bytes"),
+        (3, "not as one int"),
+        ({"a.png", "b.png"}, "in an order"),
+        ({"path": VALUES}, "in an order"),
+        (pd.DataFrame({"path": VALUES, "label": VALUES}), "this table has 2"),
+        (pa.table({"path": VALUES, "label": VALUES}), "this table has 2"),
+    ],
+)
+def test_what_is_no_column_is_told(given, words):
+    with pytest.raises(UsageError, match=words):
+        column(given, "pictures")
+
+
+def test_what_stands_for_none_is_seen():
+    assert all(map(is_missing, (None, float("nan"), np.float64("nan"), pd.NA, pd.NaT)))
+    assert not any(map(is_missing, ("", "nan", 0, np.zeros(2), "a.png")))
+
+
+def test_stores_take_columns_of_keys_and_masks_of_rows(tmp_path):
+    make_store(write_coloured(tmp_path / "p", names("train", 2)), tmp_path / "s")
+    store = FeatureStore.open(tmp_path / "s")
+    keys = list(store.keys)
+    for form in (pd.DataFrame({"key": keys}), pd.Series(keys, index=[9, 8, 7, 6]), np.array(keys)):
+        assert store.rows(form).tolist() == [0, 1, 2, 3]
+    with pytest.raises(UsageError, match="not as one str"):
+        store.rows(keys[0])
+    mask = store.labels == "bee"
+    assert store.keys[mask] == [key for key in keys if "bee" in key]
+    assert store.keys[[3, 0]] == [keys[3], keys[0]]
+
+
+def test_the_version_is_that_of_the_package():
+    assert featstore.__version__ == importlib.metadata.version("featstore")
