@@ -20,8 +20,9 @@ from featstore.blocks import Features
 from featstore.errors import DamagedError, DataError, IdentityError
 from featstore.files import sealed
 from featstore.heads import models
-from featstore.heads.solvers.blocks import is_blocks
+from featstore.heads.solvers.blocks import dense_blocks, is_blocks
 from featstore.heads.solvers.losses import predict_codes
+from featstore.store.features import require_same
 
 KIND: Final = "head"
 FORMAT: Final = 1
@@ -88,6 +89,8 @@ class TrainedHead:
         )
 
     def _fitting(self, X: Features) -> Features:
+        require_same(self.identity, X, "the head", self.fingerprint)
+        X = dense_blocks(X)
         if not is_blocks(X):
             X = np.asarray(X)
             if X.ndim != 2:

@@ -17,6 +17,7 @@ from featstore.heads.estimators.kernel import KernelSVMHead
 from featstore.heads.estimators.linear import LinearSVMHead, LogisticHead
 from featstore.heads.estimators.neighbours import KNNHead
 from featstore.heads.headfile import TrainedHead
+from featstore.store.features import identity_of
 from featstore.text import did_you_mean, natural
 
 
@@ -70,8 +71,8 @@ def train_head(
 
     Labels are converted to strings; the classes are stored in natural order (1, 2, 10). ``groups`` (n,): rows of
     the same group share a fold. ``folds``: a number of folds, or a fraction to hold out once. ``options`` are passed to
-    the estimator. ``fingerprint`` and ``identity``: those of the store; ``meta``: further JSON to store (split, label
-    version).
+    the estimator. ``fingerprint`` and ``identity``: those of the store, by default those that ``X`` carries; ``meta``:
+    further JSON to store (split, label version).
     Raises UsageError: unknown kind, a missing label, one class, a class with one picture, NaN, mismatched shapes,
     invalid options.
     """
@@ -111,6 +112,9 @@ def train_head(
         "versions": versions(),
         **(meta or {}),
     }
+    carried = getattr(X, "identity", None) if identity is None and identity_of(X) is not None else None
+    if carried is not None:
+        fingerprint, identity = carried.fingerprint, carried.to_dict()
     return TrainedHead(kind, names, estimator.model_, fingerprint, dict(identity or {}), about)
 
 

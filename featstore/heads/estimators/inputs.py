@@ -13,8 +13,9 @@ from sklearn.utils.validation import check_consistent_length, column_or_1d, vali
 from featstore import splits
 from featstore.blocks import Features
 from featstore.errors import DataError
-from featstore.heads.solvers.blocks import is_blocks
+from featstore.heads.solvers.blocks import dense_blocks, is_blocks
 from featstore.heads.solvers.rows import Labels
+from featstore.store.features import identity_of, require_same
 
 ClassWeight = Mapping[Any, float] | str | None
 
@@ -22,9 +23,11 @@ ClassWeight = Mapping[Any, float] | str | None
 def check_training(estimator: Any, X: Any, y: Any) -> tuple[Features, NDArray[np.intp], NDArray[Any]]:
     """Return (features, class numbers (n,), classes (k,) sorted), and set ``n_features_in_``.
 
-    Arrays are checked as in scikit-learn, except that NaN and infinity are detected later, in the first pass.
-    Raises DataError (a ValueError), TypeError for sparse or complex data.
+    Arrays and sparse matrices are checked as in scikit-learn, except that NaN and infinity are detected later, in the
+    first pass. Sets ``feature_identity_``, the identity that ``X`` carries, None if it carries none.
+    Raises DataError (a ValueError), TypeError for complex data.
     """
+    estimator.feature_identity_ = identity_of(X)
     if is_blocks(X):
         if y is None:
             raise DataError("labels are needed: the target y is None")
@@ -33,8 +36,8 @@ def check_training(estimator: Any, X: Any, y: Any) -> tuple[Features, NDArray[np
         if len(y) != X.shape[0]:
             raise DataError(f"{X.shape[0]:,} rows of features and {len(y):,} labels; there must be one label a row")
     else:
-        X, y = validate_data(estimator, X, y, dtype="numeric", ensure_all_finite=False)
-        y = column_or_1d(y, warn=True)
+        X, y = validate_data(estimator, X, y, dtype="numeric", accept_sparse="csr", ensure_all_finite=False)
+        X, y = dense_blocks(X), column_or_1d(y, warn=True)
     check_classification_targets(y)
     classes, codes = np.unique(y, return_inverse=True)
     if len(classes) < 2:
@@ -43,17 +46,49 @@ def check_training(estimator: Any, X: Any, y: Any) -> tuple[Features, NDArray[np
 
 
 def training_set(
-    estimator: Any, X: Any, y: Any, groups: ArrayLike | None, *, folded: bool = True
+    estimator: Any,
+    X: Any,
+    y: Any,
+    groups: ArrayLike | None,
+    sample_weight: ArrayLike | None = None,
+    *,
+    folded: bool = True,
 ) -> tuple[Features, Labels]:
     """Return the training rows of a regularised head; set ``classes_`` and ``n_features_in_``.
 
-    If not ``folded``, no row is held out. Raises DataError as check_training, class_weights and assign_folds do.
+    If not ``folded``, no row is held out; a row of weight 0 is never held out.
+    Raises DataError as check_training, class_weights, row_weights and assign_folds do.
     """
     X, codes, estimator.classes_ = check_training(estimator, X, y)
-    weights = class_weights(estimator.class_weight, estimator.classes_, codes)
+    by_row = row_weights(sample_weight, codes)
+    by_class = class_weights(estimator.class_weight, estimator.classes_, codes)
     if not folded:
-        return X, Labels(codes, np.full_like(codes, -1), weights)
-    return X, Labels(codes, assign_folds(codes, groups, estimator.cv, seed_of(estimator.random_state)), weights)
+        return X, Labels(codes, np.full_like(codes, -1), by_class, by_row)
+    folds = assign_folds(codes, groups, estimator.cv, seed_of(estimator.random_state))
+    if by_row is not None:
+        folds = np.where(by_row > 0, folds, -1)
+    return X, Labels(codes, folds, by_class, by_row)
+
+
+def row_weights(sample_weight: ArrayLike | None, codes: NDArray[np.intp]) -> NDArray[np.float64] | None:
+    """Return the weight (n,) of each row, or None if all weights are 1; a scalar is the weight of every row.
+
+    Raises DataError for weights that are negative, not finite or not one per row, and if fewer than two classes have
+    rows of positive weight.
+    """
+    if sample_weight is None:
+        return None
+    weights = np.asarray(sample_weight, np.float64)
+    if weights.ndim > 1:
+        raise DataError(f"Sample weights must be 1D array or scalar, not of shape {weights.shape}")
+    weights = np.full(len(codes), weights) if weights.ndim == 0 else weights
+    if weights.shape != codes.shape:
+        raise DataError(f"sample_weight has the shape {weights.shape}, where {codes.shape} is needed: one weight a row")
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise DataError("sample_weight holds weights that are negative or not finite; a weight is at least 0")
+    if len(np.unique(codes[weights > 0])) < 2:
+        raise DataError("sample_weight: all weights but those of one class are zero; a classifier needs two classes")
+    return weights
 
 
 def candidates(C: float | str, Cs: Sequence[float]) -> list[float]:
@@ -67,7 +102,11 @@ def candidates(C: float | str, Cs: Sequence[float]) -> list[float]:
 
 
 def check_features(estimator: Any, X: Any) -> Features:
-    """Return features for prediction after checking their width against ``n_features_in_``."""
+    """Return features for prediction after checking their width and identity against those of the training features.
+
+    Raises DataError for another width, IdentityError for another identity.
+    """
+    require_same(getattr(estimator, "feature_identity_", None), X, "the head")
     if is_blocks(X):
         if X.shape[1] != estimator.n_features_in_:
             raise DataError(
@@ -75,8 +114,9 @@ def check_features(estimator: Any, X: Any) -> Features:
                 "use the backbone that it was trained with"
             )
         return X
-    checked: NDArray[Any] = validate_data(estimator, X, reset=False, dtype="numeric", ensure_all_finite=False)
-    return checked
+    checked = validate_data(estimator, X, reset=False, dtype="numeric", accept_sparse="csr", ensure_all_finite=False)
+    features: Features = dense_blocks(checked)
+    return features
 
 
 def assign_folds(codes: NDArray[np.intp], groups: ArrayLike | None, cv: int | float, seed: int) -> NDArray[np.intp]:

@@ -72,6 +72,8 @@ class KernelSVMHead(DecisionHead):
     ----------
     classes_ : ndarray of shape (k,)
         Class labels, sorted.
+    feature_identity_ : dict or None
+        Identity that the training features carried (see ``featstore.FeatureArray``); prediction refuses another one.
     C_, gamma_ : float
         The given or chosen parameters.
     cv_results_ : dict
@@ -124,10 +126,10 @@ class KernelSVMHead(DecisionHead):
         self.memory_limit = memory_limit
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any, groups: ArrayLike | None = None) -> Self:
-        """Fit on ``X`` (n, d) and ``y`` (n,); rows of a group share a fold. Raises DataError as LogisticHead does."""
+    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None, *, groups: ArrayLike | None = None) -> Self:
+        """Fit on ``X`` (n, d) and ``y`` (n,); ``sample_weight``, ``groups`` and errors as in LogisticHead."""
         Cs = candidates(self.C, self.Cs)
-        X, labels = training_set(self, X, y, groups)
+        X, labels = training_set(self, X, y, groups, sample_weight)
         scaler, rows, _ = measure(X, standardize=self.standardize)
         self.exact_ = rows <= self.exact_rows
         chosen = _landmark_rows(rows, rows if self.exact_ else min(self.landmarks, rows), self.random_state)

@@ -37,6 +37,11 @@ class ModelHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     model_: models.Model
     classes_: NDArray[Any]
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return probabilities (n, k), columns in the order of ``classes_``."""
         decisions = self._decide(X)
@@ -76,14 +81,16 @@ class _LinearHead(DecisionHead):
     memory_limit: int
     random_state: Any
 
-    def fit(self, X: Any, y: Any, groups: ArrayLike | None = None) -> Self:
-        """Fit on ``X`` (n, d), an array or block source, and ``y`` (n,); ``groups`` (n,) stay in one fold.
+    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None, *, groups: ArrayLike | None = None) -> Self:
+        """Fit on ``X`` (n, d), an array, sparse matrix or block source, and ``y`` (n,); ``groups`` (n,) stay in one fold.
 
-        Raises DataError (a ValueError): one class only, NaN or infinity, different numbers of rows.
+        ``sample_weight`` (n,): factor of each row's loss, as in LogisticRegression. The scaler and the scores that choose
+        C are unweighted; the scores leave out rows of weight 0.
+        Raises DataError (a ValueError): one class only, NaN or infinity, different numbers of rows, invalid weights.
         """
         Cs = candidates(self.C, self.Cs)
         folded = len(Cs) > 1 or self.calibrate
-        X, labels = training_set(self, X, y, groups, folded=folded)
+        X, labels = training_set(self, X, y, groups, sample_weight, folded=folded)
         with few_threads(*X.shape):
             if self._loss is SQUARED_HINGE and self._is_small(X):
                 self._fit_dual(X, labels, Cs)
@@ -192,6 +199,8 @@ class LogisticHead(_LinearHead):
     ----------
     classes_ : ndarray of shape (k,)
         Class labels, sorted.
+    feature_identity_ : dict or None
+        Identity that the training features carried (see ``featstore.FeatureArray``); prediction refuses another one.
     C_ : float
         The given or chosen ``C``.
     cv_results_ : dict
@@ -282,6 +291,8 @@ class LinearSVMHead(_LinearHead):
     ----------
     classes_ : ndarray of shape (k,)
         Class labels, sorted.
+    feature_identity_ : dict or None
+        Identity that the training features carried (see ``featstore.FeatureArray``); prediction refuses another one.
     C_ : float
         The given or chosen ``C``.
     cv_results_ : dict

@@ -42,6 +42,8 @@ class KNNHead(ModelHead):
     ----------
     classes_ : ndarray of shape (k,)
         Class labels, sorted.
+    feature_identity_ : dict or None
+        Identity that the training features carried (see ``featstore.FeatureArray``); prediction refuses another one.
     n_neighbors_ : int
         The given or chosen number of neighbours.
     cv_results_ : dict
@@ -80,7 +82,7 @@ class KNNHead(ModelHead):
         self.memory_limit = memory_limit
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any, groups: ArrayLike | None = None) -> Self:
+    def fit(self, X: Any, y: Any, *, groups: ArrayLike | None = None) -> Self:
         """Fit on ``X`` (n, d) and ``y`` (n,); rows of a group share a fold. Raises DataError as LogisticHead does."""
         X, codes, self.classes_ = check_training(self, X, y)
         need = X.shape[0] * X.shape[1] * 4

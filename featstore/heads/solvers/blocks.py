@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import NDArray
 
 from featstore.blocks import Features, RowBlocks
@@ -26,6 +27,30 @@ BLOCK_ELEMENTS: Final = 4 << 20
 def is_blocks(X: object) -> TypeGuard[RowBlocks]:
     """Return whether ``X`` is a block source rather than something array-like."""
     return hasattr(X, "blocks") and hasattr(X, "shape")
+
+
+@dataclass(frozen=True)
+class SparseRows:
+    """Rows of a SciPy sparse matrix as a block source; only one block at a time is dense."""
+
+    matrix: Any
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, dimensions)."""
+        rows, dimension = self.matrix.shape
+        return int(rows), int(dimension)
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """Yield the rows in order."""
+        step = block_rows(self.shape[1])
+        for start in range(0, self.shape[0], step):
+            yield self.matrix[start : start + step].toarray()
+
+
+def dense_blocks(X: Any) -> Any:
+    """Return ``X``, or a block source if ``X`` is a sparse matrix."""
+    return SparseRows(scipy.sparse.csr_array(X)) if scipy.sparse.issparse(X) else X
 
 
 def block_rows(dimension: int) -> int:

@@ -69,7 +69,7 @@ def solve(
     ``start`` (zero if None). ``tol``: a column also stops after a step that improves its objective by less than this
     share.
     """
-    weights = labels.weights_of(labels.codes, np.float64)
+    weights = labels.weights_of(slice(None), np.float64)
     weights = np.ones(len(labels.codes)) if weights is None else weights
     solutions: dict[int, DualSolution] = {}
     # Use one thread: numpy and scipy each have a BLAS of their own. Idle BLAS threads busy-wait for longer than most of

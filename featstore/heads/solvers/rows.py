@@ -42,7 +42,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Labels:
-    """Class numbers (n,) and folds (n,) of all rows, and the weight of each class (k,) or None.
+    """Class numbers (n,) and folds (n,) of all rows; the weight of each class (k,) and of each row (n,), None if all 1.
 
     A row with fold f >= 0 is held out by the problems of fold f. A row with fold -1 is always trained on, never scored.
     """
@@ -50,21 +50,21 @@ class Labels:
     codes: NDArray[np.intp]
     folds: NDArray[np.intp]
     class_weights: NDArray[np.float64] | None
+    row_weights: NDArray[np.float64] | None = None
 
     @property
     def classes(self) -> int:
         """The number of classes."""
         return int(self.codes.max()) + 1
 
-    def weights_of(self, codes: NDArray[np.intp], dtype: Any) -> NDArray[Any] | None:
-        """Return the weight of each row from its class number, or None if all weights are 1."""
-        return None if self.class_weights is None else self.class_weights[codes].astype(dtype)
-
-    def class_mass(self, held_out: int | None) -> NDArray[np.float64]:
-        """Return the summed weight of each class (k,) over all rows outside fold ``held_out``."""
-        codes = self.codes if held_out is None else self.codes[self.folds != held_out]
-        counts = np.bincount(codes, minlength=self.classes).astype(np.float64)
-        return counts if self.class_weights is None else counts * self.class_weights
+    def weights_of(self, rows: NDArray[np.intp] | slice, dtype: Any) -> NDArray[Any] | None:
+        """Return the weights of ``rows``, class weight times row weight, or None if all weights are 1."""
+        by_class = None if self.class_weights is None else self.class_weights[self.codes[rows]]
+        by_row = None if self.row_weights is None else self.row_weights[rows]
+        if by_class is None or by_row is None:
+            either = by_row if by_class is None else by_class
+            return None if either is None else either.astype(dtype)
+        return np.asarray(by_class * by_row, dtype)
 
 
 class TrainingRows(Protocol):
@@ -114,7 +114,7 @@ class MemoryRows:
         self._values = values
         self.dimension = values.shape[1]
         self._codes = labels.codes[self._order]
-        self._weights = labels.weights_of(self._codes, dtype)
+        self._weights = labels.weights_of(self._order, dtype)
         self._bounds = _segment_bounds(labels.folds[self._order], max(64, block_rows(self.dimension) // 2))
 
     def segments(self) -> Iterator[Segment]:
@@ -192,7 +192,7 @@ class StreamedRows:
                 inside = np.flatnonzero(folds == fold)
                 chosen = rows if len(inside) == len(rows) else rows[inside]
                 codes = self.labels.codes[chosen]
-                weights = self.labels.weights_of(codes, self.dtype)
+                weights = self.labels.weights_of(chosen, self.dtype)
                 values = RawRows(block, None if len(inside) == len(rows) else inside, self._standardiser)
                 yield StreamedSegment(int(fold), values, codes, weights, chosen)
 

@@ -82,21 +82,10 @@ def test_columns_sharing_an_inverse_equal_columns_solved_separately(weights):
     assert inside[-1].mean() < 0.5
     for column in range(4):
         row_weights = None if weights is None else weights[codes]
-        own = _BinaryLabels((codes == column).astype(np.intp), folds, None, row_weights)
+        own = Labels((codes == column).astype(np.intp), folds, None, row_weights)
         for one, shared in zip(dual.solve(kernel, own, problems), together, strict=True):
             assert one.converged
             np.testing.assert_allclose(shared.decisions[:, column], one.decisions[:, 0], atol=1e-9)
-
-
-class _BinaryLabels(Labels):
-    """Labels of one class against the rest; each row keeps the weight of its original class."""
-
-    def __init__(self, codes, folds, class_weights, row_weights):
-        super().__init__(codes, folds, class_weights)
-        object.__setattr__(self, "row_weights", row_weights)
-
-    def weights_of(self, codes, dtype):
-        return self.row_weights
 
 
 def test_tolerance_saves_steps_and_keeps_the_objective():

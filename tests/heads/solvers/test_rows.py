@@ -46,12 +46,6 @@ def test_rotation_to_the_row_space_is_exact():
     np.testing.assert_allclose(np.linalg.norm(full), np.linalg.norm(weights))
 
 
-def test_class_mass_sums_training_weights_of_a_fold():
-    labels = Labels(np.array([0, 0, 1, 1, 1]), np.array([0, 1, 0, 1, -1]), np.array([2.0, 1.0]))
-    np.testing.assert_array_equal(labels.class_mass(0), [2, 2])
-    np.testing.assert_array_equal(labels.class_mass(None), [4, 3])
-
-
 def test_prepare_rejects_different_numbers_of_rows_and_labels():
     with pytest.raises(DataError, match="5 rows of features and 4 labels"):
         prepare(np.zeros((5, 2)), Labels(np.zeros(4, np.intp), np.zeros(4, np.intp), None), standardize=True)
