@@ -6,8 +6,7 @@ import dataclasses
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -54,12 +53,13 @@ def build_index(
     vectors. A graph is first built without a sample of rows, which serve as queries. efSearch is increased until
     recall@``k`` on one part of them reaches ``recall``; the other part measures the reported recall and its interval.
     Then the sample is added. ``about``: labels and origin, to be kept with the index. ``groups`` (n,): rows of one group
-    (crops of a picture) are held out together. ``fingerprint`` and ``identity``: those of the features, by default those
-    that ``vectors`` carry. Features
-    are read in blocks; memory is index + block. A source is read about six times for a graph, once for flat.
+    (crops of a picture) are held out together. The identity in ``about`` is by default the one that ``vectors`` carry.
+    Features are read in blocks; memory is index + block. A source is read about six times for a graph, once for flat.
     ``progress(stage, done, total)`` is called after each block. Raises UsageError: shapes, ids, NaN, an unknown kind.
     """
     about = about or About()
+    if about.identity is None and identity_of(vectors) is not None:
+        about = replace(about, identity=cast("Any", vectors).identity)
     check_metric(metric)
     rows, dimension = shape_of(vectors)
     tables = IndexRows.of(ids, keys, about.labels, rows)
@@ -83,9 +83,6 @@ def build_index(
         measured = _tuned(Subject(index, order, threads), truth, recall, held_out.cuts(1, 2)[0])
         index.effort = grown(index.effort, rows / max(1, len(order)))
         order = np.r_[order, fill(index, vectors, tables.ids, metric, held_out.withheld, threads, progress)]
-    carried = identity_of(vectors) if identity is None else None
-    if carried is not None:
-        fingerprint, identity = cast("Any", vectors).identity.fingerprint, carried
     record = pair.Record(
         metric=metric,
         factory=factory,

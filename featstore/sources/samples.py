@@ -10,8 +10,6 @@ from typing import Any, Final, NamedTuple
 from featstore.errors import UsageError
 from featstore.sources.base import NoLabel, label_text
 from featstore.sources.table import LABEL_NAMES, SPLIT_NAMES, no_label_message
-from featstore.text import shown
-from featstore.sources.table import LABEL_NAMES, SPLIT_NAMES, no_label
 from featstore.text import shown, to_text
 
 SIDECARS: Final = (b"cls", b"json", b"txt")
