@@ -46,13 +46,7 @@ VERBS: dict[str, Callable[[Path], object]] = {
 }
 CHANGES = ("extract", "label", "compact", "repair")
 """Verbs that change the store."""
-LATER: set[tuple[str, str]] = {
-    ("index --out", "index --out"),
-    ("index --out", "index --update"),
-    ("index --update", "index --update"),
-}
-"""Pairs of writers of one index; remove them from this set once an index has a lock."""
-PAIRS = [pair for pair in itertools.combinations_with_replacement(VERBS, 2) if pair not in LATER]
+PAIRS = list(itertools.combinations_with_replacement(VERBS, 2))
 TOLD = re.compile(r"is being (compacted|written) by process \d+ on \S+|process \d+ on \S+ is writing this")
 
 
