@@ -146,7 +146,7 @@ def test_an_unsafe_archive_leaves_no_folder(server: Server, tmp_path: Path) -> N
     assert not list(tmp_path.rglob("evil.jpg"))
 
 
-def test_two_at_once_do_not_meet(server: Server, tmp_path: Path) -> None:
+def test_fetch_refuses_a_folder_in_use_by_another_process(server: Server, tmp_path: Path) -> None:
     work = tmp_path / "pets.featstore-partial"
     work.mkdir()
     handle = os.open(work, os.O_RDONLY)

@@ -61,7 +61,7 @@ def test_the_report_tells_recall_and_identity(chain):
     assert chain.index == index_path(chain.store)
 
 
-def test_what_cannot_be_asked_for(chain, tmp_path):
+def test_rejects_invalid_arguments(chain, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match="is no index"):
         index(chain.store, out=tmp_path / "mine.txt")

@@ -75,7 +75,7 @@ def test_nan_features_are_refused(chain, monkeypatch, kind):
         train(chain.store, head=kind, folds=3)
 
 
-def test_a_class_that_is_not_held_out_is_said(tmp_path):
+def test_notes_report_a_class_without_held_out_pictures(tmp_path):
     folder = write_coloured(tmp_path / "p", names("train", 6, ("ant", "bee", "cow")) + names("val", 3))
     trained = train(make_store(folder, tmp_path / "s"), folds=3)
     assert trained.report.missing == ["cow"]

@@ -145,7 +145,7 @@ def test_one_thread_builds_the_same_graph_twice(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
-def test_search_goes_on_in_a_forked_child() -> None:
+def test_search_works_in_a_forked_child() -> None:
     code = """
         import os, signal
         import numpy as np

@@ -30,7 +30,7 @@ SIZE = (45, 38)
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder of pictures, and of it a store made with each decoder, which no test changes."""
+    """Make a folder of pictures and one store of it per decoder; no test changes them."""
     place = tmp_path_factory.mktemp("decoders")
     write_coloured(place / "pictures", names("", 8), size=SIZE)
     for decode in ("exact", "fast"):

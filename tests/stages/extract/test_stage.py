@@ -247,7 +247,7 @@ def test_another_version_of_torch_is_accepted_and_recorded(folder, tmp_path, mon
     assert made[0] != "99.0"
 
 
-def test_float16_is_stored_as_asked(folder, tmp_path):
+def test_float16_is_stored_if_requested(folder, tmp_path):
     run(folder, tmp_path / "s", dtype="float16")
     run(folder, tmp_path / "f4")
     half, full = FeatureStore.open(tmp_path / "s"), FeatureStore.open(tmp_path / "f4")
