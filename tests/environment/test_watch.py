@@ -99,7 +99,7 @@ def test_a_home_that_cannot_be_written_stays_as_it_is(folder):
 
 
 @pytest.mark.timeout(600)
-def test_a_home_that_is_not_there_is_not_made_but_for_the_cache(folder):
+def test_missing_home_is_created_only_for_the_cache(folder):
     home = folder / "home"
     watched(folder / "place", "few", home=home)
     assert {os.fspath(path.relative_to(home)) for path in home.rglob("*") if path.is_file()} == {

@@ -90,7 +90,7 @@ def test_ids_lead_to_the_right_keys_after_gaps_removals_and_additions(
 
 @given(METRICS, KINDS, st.integers(0, 10**6), st.booleans())
 @settings(deadline=None, max_examples=15)
-def test_what_is_saved_opens_equal(metric: Metric, kind: str, seed: int, mmap: bool) -> None:
+def test_saved_index_opens_equal(metric: Metric, kind: str, seed: int, mmap: bool) -> None:
     vectors = clusters(100, 6, seed)
     labels = [None if row % 3 else f"class {row % 4}" for row in range(100)]
     index = build_index(

@@ -62,7 +62,7 @@ with torch.inference_mode():
 
 
 def fill(folder: Path, store: Path, backbone: str, weights: str | None) -> None:
-    """Make of ``folder`` the store that ``featstore extract`` makes, with random vectors in place of the network's."""
+    """Make the store that ``featstore extract`` makes of ``folder``, but with random vectors."""
     from featstore.backbones import load_backbone
     from featstore.embed.recipe import identity_of
     from featstore.engines import open_engine
@@ -92,7 +92,7 @@ def fill(folder: Path, store: Path, backbone: str, weights: str | None) -> None:
 
 
 def cost(command: Sequence[str | os.PathLike[str]], rounds: int) -> tuple[float, float]:
-    """Return seconds of the processors and of the clock that ``command`` takes, medians after a first, cold run."""
+    """Return processor and wall-clock seconds of ``command``: medians, without the first, cold run."""
     found: list[tuple[float, float]] = []
     for _ in range(rounds + 1):
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
@@ -109,7 +109,7 @@ def featstore(*arguments: str | os.PathLike[str]) -> list[str]:
 
 
 class Costs:
-    """What was measured, and what was asked of it."""
+    """Measured seconds with their bounds."""
 
     def __init__(self, rounds: int) -> None:
         self.rounds = rounds
@@ -130,7 +130,7 @@ class Costs:
 
 
 def measure_store(costs: Costs, place: Path, count: int, backbone: str) -> Path:
-    """Measure what looks at a store of ``count`` pictures; return the store."""
+    """Measure commands that read a store of ``count`` pictures; return the store."""
     folder, store = place / str(count), place / f"{count}.store"
     write_pictures(folder, count)
     fill(folder, store, backbone, None)

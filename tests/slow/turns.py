@@ -1,7 +1,7 @@
-"""The contenders of tests.slow.peers, each in a fresh process, which waits for its turn and then measures for a moment.
+"""Run the contenders of tests.slow.peers in turns: each in a fresh process that waits for its turn, then measures briefly.
 
-The speed of a machine that is shared varies by half within seconds: two threads, say, have two cores or share one. A turn
-of all contenders takes some seconds, and there are many: each then has some in which the machine was quick.
+The speed of a shared machine changes by half within seconds: for example, two threads get two cores, or share one. One
+turn of all contenders takes some seconds and there are many turns, so each contender has some on the fast machine.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _FEWEST = 3
 _PAUSE = 0.02
 
 Rates = dict[str, list[float]]
-"""Queries a second of each run, "batch" and "single"."""
+"""Queries per second of each run, "batch" and "single"."""
 
 
 class Turns:
-    """Processes with the contenders ``names`` of the set at ``place``, loaded, each with ``threads`` threads."""
+    """One process per contender in ``names``, with its index from ``place`` loaded and ``threads`` threads."""
 
     def __init__(self, place: Path, metric: str, names: list[str], threads: int) -> None:
         self._processes: dict[str, subprocess.Popen[str]] = {}

@@ -79,7 +79,7 @@ def test_rejects_invalid_arguments(chain, tmp_path):
         index(other, out=chain.index, update=True)
 
 
-def test_what_makes_no_contract(chain, tmp_path):
+def test_contract_options_are_checked(chain, tmp_path):
     with pytest.raises(UsageError, match="memory and latency choose the kind of index"):
         index(chain.store, out=tmp_path / "x", kind="flat", memory=1 << 30)
     with pytest.raises(UsageError, match="no kind of index fits: flat needs some"):

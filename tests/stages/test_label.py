@@ -81,7 +81,7 @@ def test_another_column_with_the_keys_is_suggested(store: Path, tmp_path: Path):
     assert label(store, table, key_column="path").matched == 2
 
 
-def test_what_was_read_is_told(store: Path, tmp_path: Path):
+def test_report_describes_the_columns_read(store: Path, tmp_path: Path):
     report = label(store, csv(tmp_path, "path,label,note\nant/1.png,queen,x\nbee/2.png,,y\n"))
     assert report.read_as == (
         "1 class from the column 'label' (1 of 2 without a label), no splits, keys from the column 'path', columns note"

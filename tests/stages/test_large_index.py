@@ -51,7 +51,7 @@ def grown(store, more, gone=0):
     return index(store, update=True)
 
 
-def test_an_index_that_has_grown_is_measured_on_what_is_new(copied, place):
+def test_grown_index_is_measured_on_its_new_rows(copied, place):
     before = open_index(place / "s.faiss").info()
     report = grown(copied, pictures(2000, "n"), gone=500)
     assert (report.added, report.removed) == (2000, 500)

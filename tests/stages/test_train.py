@@ -125,7 +125,7 @@ def test_training_twice_gives_the_same_head(chain, tmp_path):
     assert first.chosen == second.chosen
 
 
-def test_a_damaged_head_is_told(chain, tmp_path):
+def test_predict_rejects_a_damaged_head(chain, tmp_path):
     copy = tmp_path / "a.head"
     shutil.copy(chain.trained.path, copy)
     data = bytearray(copy.read_bytes())
@@ -182,7 +182,7 @@ def test_a_head_of_other_classes_or_another_store_is_replaced_by_force_only(chai
     assert train(store, folds=2, out=tmp_path / "other.head").replaced is None
 
 
-def test_a_damaged_head_is_replaced_and_told(chain, tmp_path):
+def test_train_replaces_a_damaged_head_and_reports_it(chain, tmp_path):
     path = tmp_path / "a.head"
     data = bytearray(Path(chain.trained.path).read_bytes())
     data[-100] ^= 1

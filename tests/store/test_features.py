@@ -83,7 +83,7 @@ def test_rows_keep_the_identity(features, stores, way):
 
 
 @pytest.mark.parametrize("way", OTHERS)
-def test_what_may_change_columns_has_no_identity(features, way):
+def test_operations_that_may_change_columns_drop_the_identity(features, way):
     assert identity_of(OTHERS[way](features)) is None
 
 

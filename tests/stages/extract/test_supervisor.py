@@ -99,7 +99,7 @@ def test_errors_come_through_as_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_stop_reaches_the_worker_and_the_run_goes_on_later(tmp_path: Path) -> None:
+def test_stop_reaches_the_worker_and_the_next_run_resumes(tmp_path: Path) -> None:
     pictures = write_pictures(tmp_path / "pictures", [f"{number:02d}.png" for number in range(40)])
     stop = threading.Event()
 
