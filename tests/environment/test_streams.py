@@ -143,7 +143,7 @@ def test_library_warnings_are_printed_once_escaped_after_the_progress_bar(place,
         assert said[0].endswith("(3 times)")
 
 
-def test_a_process_forked_after_the_first_use_is_told_to_spawn(place):
+def test_transform_in_a_forked_child_advises_spawn(place):
     code = (
         "import multiprocessing, os, sys, featstore\n"
         "E = featstore.ImageEmbedder('efficientnet_lite0', engine='torch')\n"

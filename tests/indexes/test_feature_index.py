@@ -164,7 +164,7 @@ def test_a_refused_addition_changes_nothing() -> None:
     assert index.labels_of([1, 2, 4, 3, -1]) == ["x", None, "y", None, None]
 
 
-def test_an_index_without_an_identity_says_so() -> None:
+def test_index_without_identity_reports_none() -> None:
     index = index_of()
     assert (index.identity, index.fingerprint, index.info()["identity"]) == (None, "", {})
 
@@ -289,7 +289,7 @@ def test_purging_an_exact_index_deletes_removed_rows_from_the_faiss_file(tmp_pat
     assert len(back) == 59
 
 
-def test_a_graph_keeps_removed_rows_and_says_so() -> None:
+def test_purge_keeps_removed_rows_of_a_graph_and_info_counts_them() -> None:
     index = index_of(kind="hnsw")
     index.remove([0, 3])
     assert (index.purge(), index.info()["removed"]) == (0, 2)

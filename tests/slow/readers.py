@@ -93,7 +93,7 @@ class Writer:
         )
 
     def step(self) -> None:
-        """Do one verb."""
+        """Run one verb."""
         verb = self.draw.choice(("extract", "extract", "label", "compact", "compact", "index"))
         if verb == "extract":
             for key in self.draw.sample(KEYS, 3):

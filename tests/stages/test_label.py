@@ -125,7 +125,7 @@ def test_columns_and_splits_have_suggestions(store: Path):
         opened.column("lable")
 
 
-def test_splits_of_other_names_are_trained_and_judged_by(tmp_path: Path):
+def test_other_names_of_the_two_splits_are_recognised(tmp_path: Path):
     folder = tmp_path / "pictures"
     for split in ("training_set", "test_set"):
         write_coloured(folder, names(split, 4), seed=len(split))

@@ -1,4 +1,4 @@
-"""The suspects of a death: the pictures that a worker had in hand, each tried alone in a process with limits."""
+"""Find the picture that killed a worker: try each picture that it had in hand alone, in a process with limits."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def test_int8_is_not_advised_where_it_gains_nothing(monkeypatch):
     assert "int8" not in said
 
 
-def test_nothing_is_said_of_short_runs():
+def test_short_runs_get_no_advice():
     assert advice(Timings(), TORCH, "pillow", 2) == ""
     assert advice(Timings(forward=9, forwarded=5), TORCH, "pillow", 2) == ""
 

@@ -402,7 +402,7 @@ def test_a_store_that_a_failed_run_left_without_rows_takes_any_identity(folder, 
 
 
 @pytest.mark.slow
-def test_a_store_goes_on_with_its_own_backbone_and_refuses_another_before_it_is_loaded(folder, tmp_path):
+def test_store_uses_its_own_backbone_and_refuses_another_before_loading_it(folder, tmp_path):
     extract(folder, tmp_path / "s", backbone="squeezenet1_1", weights="random:3", dtype="float16")
     write_pictures(folder, ["ant/new.jpg"], seed=50)
     report = extract(folder, tmp_path / "s")
@@ -413,7 +413,7 @@ def test_a_store_goes_on_with_its_own_backbone_and_refuses_another_before_it_is_
 
 
 @pytest.mark.slow
-def test_the_file_of_weights_has_to_be_named_again(folder, tmp_path):
+def test_new_pictures_require_the_weights_file_again(folder, tmp_path):
     from featstore.backbones import load_backbone
 
     module = load_backbone("squeezenet1_1", "random:0").module
