@@ -52,12 +52,12 @@ def test_every_form_gives_the_values_in_order(given):
         (pa.table({"path": VALUES, "label": VALUES}), "this table has 2"),
     ],
 )
-def test_what_is_no_column_is_told(given, words):
+def test_rejects_values_that_are_no_column(given, words):
     with pytest.raises(UsageError, match=words):
         column(given, "pictures")
 
 
-def test_what_stands_for_none_is_seen():
+def test_is_missing_recognises_none_nan_and_pandas_values():
     assert all(map(is_missing, (None, float("nan"), np.float64("nan"), pd.NA, pd.NaT)))
     assert not any(map(is_missing, ("", "nan", 0, np.zeros(2), "a.png")))
 

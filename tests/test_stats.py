@@ -15,7 +15,7 @@ def test_wilson_interval_equals_published_values(successes: int, trials: int, lo
 
 
 @pytest.mark.parametrize("trials", [1, 7, 50, 2000, 36480.0])
-def test_interval_ends_are_exact_at_shares_of_zero_and_one(trials: float) -> None:
+def test_interval_ends_are_exact_for_proportions_zero_and_one(trials: float) -> None:
     assert wilson_interval(0.0, trials)[0] == 0
     assert wilson_interval(1.0, trials)[1] == 1
     assert wilson_interval(0.5, 0) == (0, 1)

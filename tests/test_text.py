@@ -51,7 +51,7 @@ def test_names_that_do_not_look_alike(one: str, other: str):
     assert lookalike_key(one) != lookalike_key(other)
 
 
-def test_what_a_name_may_have_meant():
+def test_suggests_similar_names():
     keys = ["train/cat/cat.1.jpg", "train/cat/cat.10.jpg", "train/dog/dog.1.jpg"]
     assert close_to("cat.1.jpg", keys)[0] == "train/cat/cat.1.jpg"
     assert did_you_mean("exctract", ["extract", "train"]) == "; did you mean 'extract'?"

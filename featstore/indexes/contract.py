@@ -62,8 +62,8 @@ def build_contract(
     ``contract.memory``. Larger data is sampled at random; only the chosen candidate is then built, tuned and measured
     on all rows. ``info()["trials"]`` lists all trials with the reason for each rejection; ``info()["contract"]`` has
     the outcome.
-    The other parameters are those of build_index. Raises UsageError as build_index does, and if no candidate fits ``contract.memory`` or ``contract.latency``, or if
-    exact search is needed and does not fit.
+    The other parameters are those of build_index. Raises UsageError as build_index does, and if no candidate fits
+    ``contract.memory`` or ``contract.latency``, or if exact search is needed and does not fit.
     """
     contract, about = contract or Contract(), about or About()
     contract.check()

@@ -147,8 +147,8 @@ class FeatureIndex:
             if self._live is not None:
                 allowed &= self._live
         scores, positions = self._search(queries, k, allowed, threads)
-        # Fast path for one query: the best is first and -1 last, and NumPy's reductions are slower than comparing
-        # these.
+        # Fast path for one query: scores are sorted, best first, and missing positions (-1) come last. Comparing the
+        # first and last values is enough, and faster than NumPy's reductions.
         single = len(scores) == 1
         if self.metric == "cosine" and not (single and -1 <= scores.item(-1) <= scores.item(0) <= 1):
             np.minimum(np.maximum(scores, -1, out=scores), 1, out=scores)

@@ -88,10 +88,10 @@ def _json(path: bytes, member: Member, text: str) -> dict[str, Any]:
 def labels_of(
     path: bytes, own: dict[bytes, tuple[Member, str]], label_name: str | None, split_name: str | None
 ) -> tuple[str | None, str | None]:
-    """Return label and split from a picture's own sidecars; in .json by the given names, or by the usual ones of
-    tables.
+    """Return label and split from a picture's own sidecar files, .cls (label only) and .json.
 
-    Raises UsageError if a value cannot be a label.
+    In .json they are the fields ``label_name`` and ``split_name``, or, for None, the field names usual in tables. A
+    label in .cls takes precedence. Raises UsageError if a value cannot be a label.
     """
     wanted = (
         _LABEL_NAMES if label_name is None else (label_name,),

@@ -17,7 +17,7 @@ _FEW_ROWS: Final = 20
 _TOOL_FOLDERS: Final = frozenset(
     {"@eadir", " macosx", "macosx", "$recycle.bin", "system volume information", "lost+found"}
 )
-"""Folders that systems create among the user's, in the form of lookalike_key()."""
+"""Names of folders that operating systems create inside the user's, in the form of lookalike_key()."""
 
 
 class Tally:

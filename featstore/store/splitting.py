@@ -64,7 +64,7 @@ class Split:
         }
 
     def notes(self) -> list[str]:
-        """Return warnings for readers of the figures."""
+        """Return warnings about the split that limit what the measured accuracy means."""
         notes = []
         if self.unlabelled:
             notes.append(f"left out: {counted(self.unlabelled, 'picture')} without a label")

@@ -67,8 +67,8 @@ def unplanned_shards(store: Path, epoch: int, names: Iterable[str], planned: Ite
 def numbered(store: Path, folder: str, epoch: int, what: str) -> list[Path]:
     """Return the files of one epoch of the plan or the tables, in order; [] if none was written yet.
 
-    Raises DamagedError, calling the missing file ``what``: for a gap in the numbers, a mark without its file, or an
-    epoch without its folder although a compaction wrote it.
+    Raises DamagedError for a gap in the numbers, a mark without its file, or a missing folder of an epoch that a
+    compaction wrote. ``what``: name of such a file in the message.
     """
     known = [name for name in marks(store) if name.startswith(f"{folder}-{epoch:06d}-")]
     path = store / folder / f"{epoch:06d}"

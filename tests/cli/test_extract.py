@@ -50,7 +50,7 @@ def test_a_list_on_stdin_with_nothing_new_starts_no_process(place, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_reads_nothing_fails_and_says_why(place, tmp_path):
+def test_a_run_that_reads_no_picture_fails_with_the_reason(place, tmp_path):
     (tmp_path / "t.csv").write_text("path\ntrain/ant/1.jpg\n")
     result = run("extract", "t.csv", "s", *SMALL, cwd=tmp_path, code=1)
     assert "1 image = 0 vectors + 1 failure" in result.stdout
@@ -72,7 +72,7 @@ def test_a_list_of_odd_names_on_stdin(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_cleanly_and_the_same_command_goes_on(tmp_path, number, code):
+def test_a_signal_stops_cleanly_and_the_same_command_resumes(tmp_path, number, code):
     write_pictures(tmp_path / "pictures", [f"{i:03d}.png" for i in range(40)])
     command = [
         sys.executable,

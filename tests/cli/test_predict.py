@@ -40,5 +40,5 @@ def test_a_picture_that_cannot_be_read_is_listed_and_the_exit_code_is_1(indexed,
     assert "ant/00.png" in text
 
 
-def test_what_is_no_head_is_the_users_mistake(indexed):
+def test_a_folder_instead_of_a_head_is_a_usage_error(indexed):
     assert "is a folder, not a head" in run("predict", indexed / "s", indexed / "s", code=2).stderr

@@ -1,4 +1,4 @@
-"""No text of a stranger's reaches a terminal, a spreadsheet or a log as more than text."""
+"""Untrusted text cannot act as a control sequence or a formula in a terminal, a spreadsheet or a log."""
 
 from __future__ import annotations
 

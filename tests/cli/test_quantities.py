@@ -19,7 +19,7 @@ def test_times(text, seconds):
 
 
 @pytest.mark.parametrize("text", ["", "0", "4X", "-1G", "1e3", "five"])
-def test_what_is_no_size_and_no_time(text):
+def test_rejects_text_that_is_no_size_or_duration(text):
     for convert in (to_bytes, to_seconds):
         with pytest.raises(click.BadParameter, match="write one such as"):
             convert(None, None, text)

@@ -25,5 +25,5 @@ def test_a_flipped_bit_is_undone_and_the_damaged_file_kept(place, tmp_path):
     assert ": whole" in run("verify", store).stdout
 
 
-def test_what_is_no_store_is_not_repaired(tmp_path):
+def test_repair_rejects_paths_without_a_store(tmp_path):
     assert "no feature store" in run("repair", tmp_path / "nowhere", code=2).stderr

@@ -55,7 +55,7 @@ def test_a_page_whose_pictures_are_gone_says_so(indexed, tmp_path):
         (("duplicates", "nowhere"), "no feature store"),
     ],
 )
-def test_mistakes_end_in_one_line(indexed, tmp_path, arguments, message):
+def test_usage_errors_are_reported_in_one_line(indexed, tmp_path, arguments, message):
     result = run(*[argument.format(s=indexed / "s") for argument in arguments], cwd=tmp_path, code=2)
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1

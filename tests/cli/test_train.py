@@ -91,7 +91,7 @@ def test_a_head_on_two_stores(place, tmp_path):
         (("predict", "{s}", "a.jpg", "--json", "--csv"), "exclude each other"),
     ],
 )
-def test_mistakes_end_in_one_line(place, tmp_path, arguments, message):
+def test_usage_errors_are_reported_in_one_line(place, tmp_path, arguments, message):
     arguments = [argument.format(s=place / "s") for argument in arguments]
     result = run(*arguments, cwd=tmp_path, code=2)
     assert message in result.stderr

@@ -54,7 +54,7 @@ def test_a_finished_folder_is_left_as_it_is(server: Server, tmp_path: Path) -> N
     assert (tmp_path / "pets").stat().st_ino == before
 
 
-def test_a_finished_folder_that_was_changed_is_told(server: Server, tmp_path: Path) -> None:
+def test_rejects_a_finished_folder_that_was_changed(server: Server, tmp_path: Path) -> None:
     dataset = split_dataset(server)
     fetch(dataset, tmp_path / "pets")
     (tmp_path / "pets/train/cat/1.jpg").write_bytes(b"")
@@ -146,7 +146,7 @@ def test_an_unsafe_archive_leaves_no_folder(server: Server, tmp_path: Path) -> N
     assert not list(tmp_path.rglob("evil.jpg"))
 
 
-def test_two_at_once_do_not_meet(server: Server, tmp_path: Path) -> None:
+def test_fetch_refuses_a_folder_in_use_by_another_process(server: Server, tmp_path: Path) -> None:
     work = tmp_path / "pets.featstore-partial"
     work.mkdir()
     handle = os.open(work, os.O_RDONLY)

@@ -42,7 +42,7 @@ FOUND = {
 }
 
 
-def test_the_registry_has_what_the_issue_of_a_download_needs() -> None:
+def test_registry_entries_are_complete() -> None:
     assert set(registry()) == set(FOUND)
     for name, dataset in registry().items():
         assert dataset.name == name

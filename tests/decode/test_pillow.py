@@ -148,7 +148,7 @@ def test_big_endian_16_bit_gray() -> None:
         ([0.0, np.inf, 1e30], [0, 0, 255]),
     ],
 )
-def test_float_tiff(values: list[float], expected: list[int]) -> None:
+def test_float_tiff_becomes_8_bit_gray(values: list[float], expected: list[int]) -> None:
     data = encode(Image.fromarray(np.array([values], np.float32)), "TIFF")
     assert gray_of(data).tolist() == [expected]
 
@@ -157,7 +157,7 @@ def test_float_tiff(values: list[float], expected: list[int]) -> None:
     ("values", "expected"),
     [([0, 7, 255], [0, 7, 255]), ([0, 256, 65535], [0, 1, 255]), ([-100, 0, 2_000_000], [0, 0, 255])],
 )
-def test_32_bit_integer_tiff(values: list[int], expected: list[int]) -> None:
+def test_32_bit_integer_tiff_becomes_8_bit_gray(values: list[int], expected: list[int]) -> None:
     assert gray_of(encode(Image.fromarray(np.array([values], np.int32)), "TIFF")).tolist() == [expected]
 
 

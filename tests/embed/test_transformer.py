@@ -216,6 +216,6 @@ def test_bad_pictures_raise_by_default(embedder, with_bad_ones):
         ({"a.png": 1}, "in an order"),
     ],
 )
-def test_what_would_be_read_as_something_else_is_refused(embedder, given, words):
+def test_rejects_iterators_single_pictures_and_mappings(embedder, given, words):
     with pytest.raises(UsageError, match=words):
         embedder.fit_transform(given)

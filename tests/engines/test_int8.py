@@ -35,7 +35,7 @@ def pictures() -> NDArray[np.uint8]:
 
 
 @pytest.mark.slow
-def test_int8_is_close_to_fp32_and_a_class_of_its_own(
+def test_int8_is_close_to_fp32_but_has_its_own_precision_class(
     engine: Engine, backbone: Backbone, pictures: NDArray[np.uint8]
 ) -> None:
     features, exact = engine(pictures), open_engine(backbone, engine="openvino", device="cpu")(pictures)

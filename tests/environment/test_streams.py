@@ -49,7 +49,7 @@ def test_a_list_from_a_closed_standard_input_is_an_empty_list(tmp_path):
     assert (done.returncode, b"names no path" in done.stderr) == (2, True)
 
 
-def test_a_deleted_working_directory_is_told(place, tmp_path):
+def test_deleted_working_directory_is_reported_in_one_line(place, tmp_path):
     (tmp_path / "gone").mkdir()
     done = sh(f"cd gone && rmdir ../gone && $F predict {place}/a.head {place}/pictures", tmp_path)
     assert done.returncode == 2
@@ -57,7 +57,7 @@ def test_a_deleted_working_directory_is_told(place, tmp_path):
     assert b"was deleted" in done.stderr
 
 
-def test_a_deleted_working_directory_is_told_to_python(place, tmp_path):
+def test_python_functions_report_a_deleted_working_directory(place, tmp_path):
     code = (
         "import os, tempfile, featstore; d = tempfile.mkdtemp(); os.chdir(d); os.rmdir(d)\n"
         "from featstore.stages.extract import extract_supervised\n"
@@ -105,7 +105,7 @@ def test_the_library_reads_the_same_names_under_every_locale(tmp_path):
     assert found.pop().count(b"True") == 2
 
 
-def test_what_cannot_be_encoded_is_escaped(place, tmp_path):
+def test_output_escapes_unencodable_characters(place, tmp_path):
     write_coloured(tmp_path, ["ant/é.png"])
     done = sh(f"$F predict {place}/a.head ant/é.png --csv", tmp_path, PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
@@ -128,7 +128,7 @@ def test_binary_data_where_a_list_is_due_is_named(place):
         assert not (place / "s").exists()
 
 
-def test_what_libraries_say_comes_after_the_bar_escaped_and_once(place, tmp_path):
+def test_library_warnings_are_printed_once_escaped_after_the_progress_bar(place, tmp_path):
     pixels = (np.random.default_rng(0).random((40, 40, 3)) * 255).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "whole.tif", compression="tiff_lzw")
     data = bytearray((tmp_path / "whole.tif").read_bytes())
@@ -143,7 +143,7 @@ def test_what_libraries_say_comes_after_the_bar_escaped_and_once(place, tmp_path
         assert said[0].endswith("(3 times)")
 
 
-def test_a_process_forked_after_the_first_use_is_told_to_spawn(place):
+def test_transform_in_a_forked_child_advises_spawn(place):
     code = (
         "import multiprocessing, os, sys, featstore\n"
         "E = featstore.ImageEmbedder('efficientnet_lite0', engine='torch')\n"

@@ -14,7 +14,7 @@ import pytest
 
 @pytest.fixture
 def folder():
-    """A folder that every user may enter: access(2) heeds no capability, so tmp_path, below one of mode 700, will not do."""
+    """Yield a folder that every user may enter. tmp_path is below a folder of mode 700, and access(2) ignores capabilities."""
     with tempfile.TemporaryDirectory(prefix="watched-") as name:
         os.chmod(name, 0o755)
         yield Path(name)
@@ -56,7 +56,7 @@ def watched(place: Path, *arguments: str, home: Path | None = None, foreign: boo
     assert "Traceback" not in done.stderr, done.stderr
     noted = [line.split("\t") for line in log.read_text().splitlines()]
     assert [what for kind, what in noted if kind == "connect"] == []
-    # torch's compiler keeps its code where it always does.
+    # torch's compiler always caches its code in the folder of temporary files.
     allowed = [
         place,
         Path(tempfile.gettempdir()) / "torchinductor_",
@@ -68,7 +68,7 @@ def watched(place: Path, *arguments: str, home: Path | None = None, foreign: boo
         allowed.append(home / ".cache/featstore")
     written = {what.strip("'") for kind, what in noted if kind == "write"}
     strange = sorted(path for path in written if not path.startswith(tuple(map(os.fspath, allowed))))
-    # A home that cannot be written is asked for the folder of the cache first.
+    # If the home is read-only, featstore first tries to create the cache folder there.
     parents = {os.fspath(parent) for path in allowed for parent in path.parents}
     assert [path for path in strange if path not in parents and not _is_unnamed(path)] == []
     assert list(elsewhere.iterdir()) == []
@@ -79,7 +79,7 @@ def watched(place: Path, *arguments: str, home: Path | None = None, foreign: boo
 
 
 def _is_unnamed(path: str) -> bool:
-    """Return whether ``path`` is that of a temporary file of Python's, which has no name any more."""
+    """Return whether ``path`` is a temporary file of Python's, deleted by now: directly in the folder of temporary files."""
     return os.path.dirname(path) == tempfile.gettempdir()
 
 
@@ -99,7 +99,7 @@ def test_a_home_that_cannot_be_written_stays_as_it_is(folder):
 
 
 @pytest.mark.timeout(600)
-def test_a_home_that_is_not_there_is_not_made_but_for_the_cache(folder):
+def test_missing_home_is_created_only_for_the_cache(folder):
     home = folder / "home"
     watched(folder / "place", "few", home=home)
     assert {os.fspath(path.relative_to(home)) for path in home.rglob("*") if path.is_file()} == {

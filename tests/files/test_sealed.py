@@ -72,7 +72,7 @@ def test_every_flipped_bit_is_detected_without_a_crash(tmp_path):
         assert found, bit
 
 
-def test_damage_names_the_array(tmp_path):
+def test_verify_names_the_damaged_array(tmp_path):
     write(tmp_path / "a", x=np.zeros((4, 3), "<f4"), y=np.zeros(5, "u1"))
     offset = sealed.read_header(tmp_path / "a")["arrays"]["x"]["offset"]
     data = bytearray((tmp_path / "a").read_bytes())

@@ -41,7 +41,7 @@ def test_a_trained_head_has_its_classes_in_natural_order(data, kind: str, tmp_pa
     assert confusion_matrix(back.classes, report.to_dict()["confusion"])["classes"] == NAMES
 
 
-def test_an_estimator_has_them_as_numpy_sorts_them(data):
+def test_estimator_sorts_classes_as_numpy_does(data):
     X, y = data
     assert LogisticHead(C=1.0).fit(X, y).classes_.tolist() == sorted(NAMES)
 

@@ -57,7 +57,7 @@ def test_exact_copies_are_found_at_a_threshold_of_one() -> None:
     assert found.score.max() <= 1
 
 
-def test_an_index_finds_them_too() -> None:
+def test_near_duplicates_are_found_through_an_index() -> None:
     vectors = clusters(200, 32, centres=200)
     vectors[150:] = vectors[:50] + 1e-3
     index = build_index(vectors, np.arange(200) * 9 + 4, [b"k"] * 200, kind="hnsw")
@@ -67,7 +67,7 @@ def test_an_index_finds_them_too() -> None:
         near_duplicates(vectors[:9], 0.99, index=index)
 
 
-def test_what_all_rows_share_is_no_likeness() -> None:
+def test_centring_removes_what_all_rows_share() -> None:
     vectors = clusters(50, 16, centres=50) + 100
     assert len(near_duplicates(vectors, 0.95, centre=False).groups[0]) == 50
     assert near_duplicates(vectors, 0.95).groups == []

@@ -90,7 +90,7 @@ def test_ids_lead_to_the_right_keys_after_gaps_removals_and_additions(
 
 @given(METRICS, KINDS, st.integers(0, 10**6), st.booleans())
 @settings(deadline=None, max_examples=15)
-def test_what_is_saved_opens_equal(metric: Metric, kind: str, seed: int, mmap: bool) -> None:
+def test_saved_index_opens_equal(metric: Metric, kind: str, seed: int, mmap: bool) -> None:
     vectors = clusters(100, 6, seed)
     labels = [None if row % 3 else f"class {row % 4}" for row in range(100)]
     index = build_index(
@@ -164,7 +164,7 @@ def test_a_refused_addition_changes_nothing() -> None:
     assert index.labels_of([1, 2, 4, 3, -1]) == ["x", None, "y", None, None]
 
 
-def test_an_index_without_an_identity_says_so() -> None:
+def test_index_without_identity_reports_none() -> None:
     index = index_of()
     assert (index.identity, index.fingerprint, index.info()["identity"]) == (None, "", {})
 
@@ -220,7 +220,7 @@ def test_a_filtered_graph_finds_what_brute_force_finds(
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 @pytest.mark.parametrize("k", [1, 9, 12])
-def test_one_query_finds_what_it_finds_among_many(metric: Metric, k: int) -> None:
+def test_single_query_equals_its_row_in_a_batch(metric: Metric, k: int) -> None:
     index = index_of(9, metric=metric)
     queries = clusters(9, 8)
     queries[4] = 0
@@ -237,7 +237,7 @@ def test_one_query_finds_what_it_finds_among_many(metric: Metric, k: int) -> Non
         index.search(np.full((1, 8), np.nan, np.float32), k)
 
 
-def test_a_search_in_other_threads_leaves_the_callers_alone() -> None:
+def test_search_restores_the_callers_thread_count() -> None:
     index, before = index_of(9), faiss.omp_get_max_threads()
     for threads in (None, before, before + 1):
         index.search(clusters(1, 8), 1, threads=threads)
@@ -249,7 +249,7 @@ def test_a_search_in_other_threads_leaves_the_callers_alone() -> None:
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 @pytest.mark.parametrize("single", [True, False])
-def test_a_graph_gives_as_many_as_are_asked_for(metric: Metric, single: bool) -> None:
+def test_graph_returns_k_neighbours_across_unlinked_clusters(metric: Metric, single: bool) -> None:
     # Far apart clusters: the graph's links do not lead from one to the others.
     vectors = clusters(1200, 16, centres=6) + 40 * np.eye(16, dtype=np.float32)[np.arange(1200) % 6]
     index = build_index(vectors, np.arange(1200) * 3, [b"k"] * 1200, metric=metric, kind="hnsw")
@@ -289,7 +289,7 @@ def test_purging_an_exact_index_deletes_removed_rows_from_the_faiss_file(tmp_pat
     assert len(back) == 59
 
 
-def test_a_graph_keeps_removed_rows_and_says_so() -> None:
+def test_purge_keeps_removed_rows_of_a_graph_and_info_counts_them() -> None:
     index = index_of(kind="hnsw")
     index.remove([0, 3])
     assert (index.purge(), index.info()["removed"]) == (0, 2)

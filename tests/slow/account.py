@@ -1,11 +1,11 @@
-"""Does the account of an extraction add up, and does its advice hold?
+"""Check that the times reported by an extraction add up, and that its advice saves the promised time.
 
     python -m tests.slow.account PICTURES [--count 600] [--rounds 3] [--backbone efficientnet_lite0]
 
-Extracts ``count`` pictures by the command, with plain torch, and again with the option that the run advised first.
-Asked: in every run of 10 s and more the named times are within 3 % of what a clock beside the command shows; and the
-advised run takes less time than the first by at least half of the least saving that was promised (medians of the
-rounds). Ends with 1 where that is missed.
+Extracts ``count`` pictures by the command with plain torch, and again with the option that the first run advised first.
+Required: in every run of at least 10 s the sum of the named times is within 3 % of the measured time of the command; and
+the advised run is faster than the first by at least half of the smallest saving promised (medians of the rounds). The
+exit code is 1 if one of these is missed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The indexes that tests.slow.peers compares, under one face; those of others as their documentation sets them up."""
+"""The indexes that tests.slow.peers compares, with one interface; peers are set up as their documentation says."""
 
 from __future__ import annotations
 

@@ -1,14 +1,16 @@
-"""What a command costs that has little or nothing to do, in seconds of the processors.
+"""Measure the processor seconds of commands that have little or nothing to do.
 
     python -m tests.slow.costs [--pictures 2000 --pictures 100000] [--rounds 3]
 
-Asked, of the median of the rounds: ``extract`` over pictures that are all in the store, 0.5 s and 15 us a picture at
-most; ``info`` of a store, head and index, and ``search --key``, under 0.6 s; ``predict`` of one picture, 1.2 times what
-a script takes that imports torch and torchvision, loads the same network and sends the picture through it, with
-EfficientNet-Lite0 and with a ResNet50 from a checkpoint. Ends with 1 where that is missed.
+The exit code is 1 if the median over the rounds exceeds one of these bounds:
 
-The pictures are small, and their vectors random: what is measured does not look at them. Processor time counts the
-children too, and neighbours on the machine change it little.
+* ``extract`` over pictures that are all in the store: 0.5 s plus 15 us per picture;
+* ``info`` of a store, head and index, and ``search --key``: 0.6 s;
+* ``predict`` of one picture: 1.2 times the cost of a script that imports torch and torchvision, loads the same network
+  and runs it on the picture. Measured with EfficientNet-Lite0 and with a ResNet50 from a checkpoint.
+
+The pictures are small and their vectors random, because the measured commands do not depend on them. Processor time
+includes the child processes, and other work on the machine changes it little.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from tests.made import picture
 from tests.slow.memory import write_pictures
 
 NOTHING_NEW = 0.5, 15e-6
-"""Seconds of an ``extract`` with nothing to do, and of each picture."""
+"""Largest seconds of an ``extract`` with nothing to do: fixed, and per picture."""
 LOOK = 0.6
 PREDICT = 1.2
 
@@ -60,7 +62,7 @@ with torch.inference_mode():
 
 
 def fill(folder: Path, store: Path, backbone: str, weights: str | None) -> None:
-    """Make of ``folder`` the store that ``featstore extract`` makes, with random vectors in place of the network's."""
+    """Make the store that ``featstore extract`` makes of ``folder``, but with random vectors."""
     from featstore.backbones import load_backbone
     from featstore.embed.recipe import identity_of
     from featstore.engines import open_engine
@@ -90,7 +92,7 @@ def fill(folder: Path, store: Path, backbone: str, weights: str | None) -> None:
 
 
 def cost(command: Sequence[str | os.PathLike[str]], rounds: int) -> tuple[float, float]:
-    """Return seconds of the processors and of the clock that ``command`` takes, medians after a first, cold run."""
+    """Return processor and wall-clock seconds of ``command``: medians, without the first, cold run."""
     found: list[tuple[float, float]] = []
     for _ in range(rounds + 1):
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
@@ -107,7 +109,7 @@ def featstore(*arguments: str | os.PathLike[str]) -> list[str]:
 
 
 class Costs:
-    """What was measured, and what was asked of it."""
+    """Measured seconds with their bounds."""
 
     def __init__(self, rounds: int) -> None:
         self.rounds = rounds
@@ -128,7 +130,7 @@ class Costs:
 
 
 def measure_store(costs: Costs, place: Path, count: int, backbone: str) -> Path:
-    """Measure what looks at a store of ``count`` pictures; return the store."""
+    """Measure commands that read a store of ``count`` pictures; return the store."""
     folder, store = place / str(count), place / f"{count}.store"
     write_pictures(folder, count)
     fill(folder, store, backbone, None)
@@ -140,7 +142,7 @@ def measure_store(costs: Costs, place: Path, count: int, backbone: str) -> Path:
 
 
 def measure_readers(costs: Costs, store: Path) -> None:
-    """Measure what reads a store, its index and its head without a picture."""
+    """Measure commands that read a store, its index and its head, but no picture."""
     from featstore import index_store, train
     from featstore.store import FeatureStore
 

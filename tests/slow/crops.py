@@ -1,10 +1,12 @@
-"""Feature vectors of random crops of pictures: ``python -m tests.slow.crops FOLDER... OUT.npz``.
+"""Write feature vectors of random crops of pictures: ``python -m tests.slow.crops FOLDER... OUT.npz``.
 
-Each picture below the FOLDERs (one of equal bytes) is decoded once, and of it so many crops are taken, of 12 to 80 % of
-its area and of aspect 3/4 to 4/3 (the ranges of C. Szegedy et al., CVPR 2015, from a larger least area on), with the
-seed and the picture's number as the seed of the draw. OUT holds, a row for each crop, ``features`` float16 (n, d): the
-backbone's, by the default engine, at its own input size; ``gray`` uint8 (n, 784): the crop as 28 x 28 gray pixels; and
-``pictures`` int32 (n,): the number of its picture. tests.slow.peers and tests.slow.contract_holds measure on it.
+Each picture below the FOLDERs is decoded once; of pictures with equal bytes only the first by name is used. A crop has
+12 to 80 % of the picture's area and an aspect ratio from 3/4 to 4/3, like the crops of C. Szegedy et al. (CVPR 2015),
+but over a narrower range of areas. --each crops are drawn per picture; --seed and the picture's number are the seed.
+
+OUT has one row per crop: ``features`` float16 (n, d), computed by the backbone with the default engine at its own input
+size; ``gray`` uint8 (n, 784), the crop as 28 x 28 gray pixels; and ``pictures`` int32 (n,), the number of the crop's
+picture. tests.slow.peers and tests.slow.contract_holds read this file.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ _BATCH = 64
 
 
 def distinct(folders: Sequence[str]) -> list[Path]:
-    """Return the pictures below ``folders`` in the order of their names, those of equal bytes once."""
+    """Return the pictures below ``folders``, sorted by name; of those with equal bytes only the first."""
     paths = sorted(path for folder in folders for path in Path(folder).rglob("*") if is_picture_name(bytes(path)))
     return list({hashlib.sha256(path.read_bytes()).digest(): path for path in reversed(paths)}.values())[::-1]
 

@@ -1,4 +1,4 @@
-"""A full disk at 20 different points, and other trouble: exit code, line, verify, and the end after going on.
+"""Fill the disk at 20 different points, and cause other trouble: check exit code, message, verify and the resumed result.
 
 python -m tests.slow.disk_full [POINTS]
 """

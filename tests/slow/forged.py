@@ -1,9 +1,9 @@
-"""Forged stores, heads and indexes with right checksums, and every verb over each: does any harm come of it?
+"""Run every verb on forged stores, heads and indexes with valid checksums, and look for harm.
 
 python -m tests.slow.forged [--count 1000] [--seed 1] [--only store|head|index]
 
 Nothing outside the named store or index may be made, opened for writing, changed or deleted; no verb may hang for 60 s,
-take 2 GiB or end in a traceback. Prints what does, and how many forgeries of each kind were tried.
+take 2 GiB or end in a traceback. Prints the violations, and the number of forgeries of each kind.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Forged indexes with right checksums, opened, searched and added to by the library itself, without the child that looks first.
+"""Use forged indexes with valid checksums directly in the library, without the sandboxed child that checks them first.
 
 python -m tests.slow.forged_indexes [--count 1000] [--seed 0]
 
-Each either is refused as damaged or answers; nothing may kill the process, raise anything else or take 60 s. Much
-faster than tests.slow.forged, which runs the verbs.
+Each index is opened, searched and added to. It must be refused as damaged or give an answer; nothing may kill the
+process, raise another exception or take 60 s. Much faster than tests.slow.forged, which runs the verbs.
 """
 
 from __future__ import annotations

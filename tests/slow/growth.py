@@ -1,11 +1,12 @@
-"""Cost a picture and peak memory of EfficientNet-Lite0's extraction, for two numbers of pictures.
+"""Compare cost per picture and peak memory of EfficientNet-Lite0's extraction for two numbers of pictures.
 
     python -m tests.slow.growth PICTURES [--small 2000] [--large 50000] [--rounds 3]
 
 The pictures are repeated by hard links. The small extraction runs ``rounds`` times before the large one and as often
-after it, each in a fresh process and into a new store, and the median is taken, for a machine may have changed its speed
-meanwhile. The cost counts from the first picture to the store on the disk. Asked: costs within 5 % of each other, by the
-clock, and 1.1 times the peak of anonymous memory at most. Ends with 1 where that is missed.
+after it, because the machine's speed may change meanwhile; the median is taken. Each runs in a fresh process and into a
+new store. The time is measured from the first picture until the store is on disk. Required: wall-clock costs per picture
+within 5 % of each other; the large extraction's peak of anonymous memory at most 1.1 times that of the small one. The
+exit code is 1 if one is missed.
 """
 
 from __future__ import annotations

@@ -1,21 +1,21 @@
-"""A logistic head from more rows than memory would hold: time, cost a row, anonymous memory, and the optimum.
+"""Train a logistic head on more rows than fit into memory: time, cost per row, anonymous memory and the optimum.
 
     python -m tests.slow.million_rows --store-dir DIR [--rows 1000000] [--json]
 
-Writes two made-up stores of float16 features into DIR, of ``--rows`` and of a tenth of that (4.6 GB in all by default),
-and trains a head on each through ``featstore.stages.train.train``, as the verb does, every training in a fresh process:
+Writes two stores of synthetic float16 features into DIR: a large one with ``--rows`` rows and a small one with a tenth of
+that (4.6 GB in all by default). Heads are trained through ``featstore.stages.train.train``, each in a fresh process:
 
-* streamed: no row is kept in memory; of both sizes, with the same regularisation a row (C times rows);
-* streamed and in memory (as the verb does where the rows fit), both of the small one and to a tighter tolerance than the
-  verb's, at which two ways to one optimum can be told from two optima.
+* on both stores, streamed: no row is kept in memory. The regularisation per row is the same (C times rows is constant);
+* on the small store, streamed and in memory, with a tighter tolerance than the command's. Then a difference between the
+  two objectives means different optima, not an early stop.
 
-Asked for are: at most 15 minutes and 2 GiB of anonymous memory for the large store, a cost a row at most 10 % above
-that of the small one, and, on the small one, the objective of the optimum in memory (to 1e-7) with the labels of all
-but one row in 10,000. The exit code is 1 where one of them is missed. The stores are removed at the end unless --keep
-is given. On two cores it takes five to six minutes, half of them to write the stores.
+Required are: for the large store at most 15 minutes, 2 GiB of anonymous memory, and a cost per row at most 10 % above
+that of the small store; for the small store the same objective as in memory (to 1e-7) and the same labels except for one
+row in 10,000. The exit code is 1 if one of these is missed. The stores are removed at the end unless --keep is given. On
+two cores it takes five to six minutes, half of them to write the stores.
 
-The features are rectified latent Gaussians with a decaying spectrum, as the penultimate layer of a ResNet has them,
-written by the real planner and shard writer.
+The features are rectified latent Gaussians with a decaying spectrum, like those of the penultimate layer of a ResNet.
+They are written by the real planner and shard writer.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ BLOCK = 4096
 LATENT = 512
 MOST_SECONDS, MOST_BYTES, MOST_GROWTH, MOST_GAP = 900.0, 2 << 30, 1.10, 1e-7
 MOST_LABELS = 1e-4
-"""Share of labels that may differ: rows that lie on the boundary between two classes but for rounding."""
+"""Share of labels that may differ: for rows on the boundary between two classes, rounding decides."""
 
 
 class Made:
-    """A source of ``rows`` made-up pictures to train on, and HELD_OUT others."""
+    """A source of ``rows`` synthetic pictures to train on and HELD_OUT pictures to test on."""
 
     kind = "folder"
 
@@ -91,7 +91,7 @@ def codes_of_rows(rows: int, classes: int, seed: int) -> NDArray[np.intp]:
 
 
 class Maker:
-    """Makes the features of any rows, block by block, by a seed for each block."""
+    """Generate the features of any rows, block by block, with one seed per block."""
 
     def __init__(self, dimension: int, classes: int, seed: int) -> None:
         random = np.random.default_rng((seed, 0))
@@ -114,7 +114,7 @@ class Maker:
 
 
 def write(path: Path, rows: int, dimension: int, classes: int, seed: int) -> None:
-    """Write a store of ``rows`` rows to train on and HELD_OUT others."""
+    """Write a store of ``rows`` rows to train on and HELD_OUT rows to test on."""
     identity = Identity("made-up", "input of fc", dimension, "0" * 64, {"crop": 224}, "pillow", "fp32", "float16")
     unit_rows = unit_rows_for(identity)
     manifest = open_for_writing(path, identity, "made up", unit_rows)
@@ -135,7 +135,7 @@ def write(path: Path, rows: int, dimension: int, classes: int, seed: int) -> Non
 
 
 def child(store: str, out: str, C: float, how: str) -> dict[str, Any]:
-    """Train on ``store``, in a way of WAYS, and return what it cost; the head goes to ``out``."""
+    """Train on ``store`` with the options ``WAYS[how]``, write the head to ``out``, and return the costs."""
     with anonymous_peak() as memory:
         started = time.perf_counter()
         trained = train(store, head="logreg", C=C, out=out, **WAYS[how])
@@ -193,7 +193,7 @@ def compare(store: Path, heads: tuple[Path, Path], C: float) -> dict[str, Any]:
 
 
 def verdicts(found: dict[str, Any], share: float) -> list[tuple[str, bool]]:
-    """Return each bound in words, with what was reached, and whether it holds; ``share``: of labels that may differ."""
+    """Return (text with value and bound, whether the bound holds) for each bound; ``share``: of labels that may differ."""
     small, large, same = found["small"], found["large"], found["optimum"]
     growth = large["microseconds_a_row"] / small["microseconds_a_row"]
     gib = large["anonymous_bytes"] / 2**30

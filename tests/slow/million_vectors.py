@@ -1,16 +1,17 @@
-"""An index of 1,000,000 x 2048 within a limit of memory, beside one of 100,000: ``python -m tests.slow.million_vectors``.
+"""Build an index of 1,000,000 x 2048 within a memory limit: ``python -m tests.slow.million_vectors``.
 
-The vectors are made up, with a spectrum like that of real features: 512 latent components whose variances fall as
-j^-1.1 (those of EfficientNet-Lite0's features of 64,746 crops of photographs fall as j^-0.95; with 0.95 the made-up
-neighbours were farther apart than those of the crops, with 1.2 nearer), 60 % of the variance between
-10,000 clusters, spread over all dimensions by a random matrix, shifted and rectified. They are written block by block, as
-float16, into a file that is memory-mapped; the smaller index holds its first rows.
+It is compared with an index of the first 100,000 rows. The vectors are synthetic, with a spectrum like that of real
+features: 512 latent components whose variances fall as j^-1.1. (For EfficientNet-Lite0's features of 64,746 crops of
+photographs they fall as j^-0.95. But with 0.95 the synthetic neighbours were farther apart than those of the crops, and
+with 1.2 nearer.) 60 % of the variance is between 10,000 clusters. A random matrix spreads the components over all
+dimensions; the result is shifted and rectified. The vectors are written block by block, as float16, into a file that is
+memory-mapped.
 
-Each index is built by build_contract in a fresh process, whose anonymous memory is sampled every 20 ms. Asked: the peak
-below --memory, which is also the contract's limit for the file; recall on 2,000 fresh queries, against exact search, not
-below the contract, nor below the label's lower bound; build seconds a row at most 1.5 times, and the median time of a
-single query at most 4 times, those of the smaller index (inverted lists grow with the square root of the rows, 3.2
-times). The exit code is 1 where that is missed. It takes some ten minutes on two cores.
+Each index is built by build_contract in a fresh process, whose anonymous memory is sampled every 20 ms. Required: the
+peak is below --memory, which is also the contract's limit for the file; recall on 2,000 fresh queries, measured against
+exact search, is not below the contract, nor below the label's lower bound; build time per row is at most 1.5 times that
+of the smaller index, and the median time of a single query at most 4 times (inverted lists grow with the square root of
+the rows, 3.2 times). The exit code is 1 if one of these is missed. It takes about ten minutes on two cores.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ BOUNDS = {"seconds a row": 1.5, "single query": 4.0}
 
 
 def blocks(rows: int, dimension: int, seed: int, stream: int) -> Iterator[NDArray[np.float16]]:
-    """Yield ``rows`` vectors in blocks; every ``stream`` (0: the rows, 1: the queries) follows the same law."""
+    """Yield ``rows`` vectors in blocks; every ``stream`` (0: the rows, 1: the queries) has the same distribution."""
     law = np.random.default_rng(seed)
     scales = (np.arange(1, LATENT + 1) ** (-EXPONENT / 2)).astype(np.float32)
     spread = law.standard_normal((LATENT, dimension), np.float32) * scales[:, None]

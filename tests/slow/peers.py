@@ -1,23 +1,25 @@
-"""Queries a second at equal recall, featstore beside its peers: ``python -m tests.slow.peers CROPS.npz``.
+"""Compare queries per second at equal recall with other libraries: ``python -m tests.slow.peers CROPS.npz``.
 
-CROPS.npz is what tests.slow.crops writes. All crops of some pictures, drawn by the seed, are the queries; those of the
-others are indexed. ``--set real``: the backbone's features under cosine (peers get them normalised and search by inner
-product); ``--set gray``: the crops' gray pixels, Euclidean.
+CROPS.npz is written by tests.slow.crops. All crops of some pictures, drawn with the seed, are the queries; the crops of
+the other pictures are indexed. ``--set real``: the backbone's features with cosine similarity (peers get normalised
+vectors and search by inner product); ``--set gray``: the crops' gray pixels with Euclidean distance.
 
-* featstore: built by build_contract for recall@10 0.95 and 0.99, its effort tuned on its own held-out rows alone.
-* hnswlib, usearch and faiss HNSW32: graphs of M 32, on either set, by efConstruction 200; usearch keeps float16
-  or, in a second turn, bfloat16 (whichever the processor is faster with), the others float32. For each recall the least
-  efSearch (by bisection, of all whole numbers) with which they reach it on the queries themselves.
-* exact: faiss Flat, for orientation, in the first round alone.
+* featstore: built by build_contract for recall@10 of 0.95 and 0.99; its effort is tuned only on its own held-out rows.
+* hnswlib, usearch and faiss HNSW32: graphs with M 32 and efConstruction 200, on both sets. usearch stores float16 and, in
+  a second variant, bfloat16 (which is faster depends on the processor); the others store float32. For each recall they
+  get the smallest efSearch (by bisection over all integers) that reaches it on the queries themselves.
+* exact: faiss Flat, for orientation, only in the first round.
 
-Each is built in a process of its own with all threads. Then, so many rounds and numbers of threads, each is loaded by a
-fresh process, and they take turns (tests.slow.turns): one call for a batch of all queries, one call a query. Each
-contender's rate is that of its best run, as in ann-benchmarks (M. Aumüller et al., Information Systems 2020): what else
-runs on the host of a shared machine only slows, by half at times, and not all alike; the medians are told too. Asked of
-the best peer's rate: at 0.95 at least 2 times in batch and 1.5 for single queries; at 0.99 at least 1; on the gray set
-20,000 a second at 0.95 in two threads.
-A bound against peers of which none reaches the recall counts as reached. The exit code is 1 where a bound is missed, or
-where featstore's recall on the queries is below its contract. It takes some fifteen minutes on two cores.
+Each index is built in its own process with all threads. Then, for each round and number of threads, a fresh process
+loads each index, and the processes take turns (tests.slow.turns): one call for a batch of all queries, and one call per
+query. A contender's rate is that of its best run, as in ann-benchmarks (M. Aumüller et al., Information Systems 2020):
+other work on a shared host can only slow a run down, at times by half, and not all contenders equally. The medians are
+reported too.
+
+Required, relative to the best peer's rate: at recall 0.95 at least 2 times in batch and 1.5 times for single queries; at
+0.99 at least 1; on the gray set 20,000 queries per second at 0.95 with two threads. A bound counts as reached if no peer
+reaches the recall. The exit code is 1 if a bound is missed, or if featstore's recall on the queries is below its
+contract. It takes about fifteen minutes on two cores.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Recall of near-duplicates by kind of copy, and wrong groups: ``python -m tests.slow.planted_duplicates FOLDER...``.
+"""Measure recall of near-duplicates by kind of copy, and wrong groups: ``python -m tests.slow.planted_duplicates FOLDER...``.
 
-Each FOLDER is a set of its own: all its pictures, and of a sample of them one copy of each kind in KINDS, go into a new
-store. Prints one JSON object: of every set, for the default threshold and some others, the share of the copies of each
-kind that are in a group with their original, where only copies of that kind are there (copies of several kinds would
-link one another); and how many groups there are among the pictures without any copy, and of how many pictures.
+Each FOLDER is measured separately. All its pictures go into a new store, and one copy of each kind in KINDS of a sample
+of them. Prints one JSON object with, for each FOLDER, for the default threshold and some others: the share of the copies
+of each kind that are in a group with their original, measured with only that kind present (copies of several kinds would
+link one another); and the number of groups, and of pictures in them, among the pictures without any copy.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Readers of every kind in a loop beside one that extracts, labels, removes, compacts and updates an index.
+"""Run all kinds of readers in loops beside a process that extracts, labels, removes, compacts and updates an index.
 
 python -m tests.slow.readers [--minutes 10] [--seed 0]
 
-Each answer has to be that of one state of the store: the pictures of one listing, each with the vector of one version
-of its file, and one labelling. The table says how many answers there were of each reader, over how many epochs.
+Each answer must match exactly one state of the store: the pictures of one listing, each with the vector of one version
+of its file, and one set of labels. The table shows the number of answers by kind of reader, and the number of epochs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tests.made import extract, picture, tiny_backbone
 CLASSES, EACH, VERSIONS, UNIT_ROWS = ("cat", "dog"), 14, 3, 6
 KEYS = [f"{kind}/{number:02d}.png" for kind in CLASSES for number in range(EACH)]
 State = dict[str, int]
-"""The version of each picture that is there."""
+"""Version of each existing picture, by key."""
 
 
 def write(folder: Path, key: str, version: int) -> None:
@@ -51,7 +51,7 @@ def write(folder: Path, key: str, version: int) -> None:
 
 
 def vectors(folder: Path) -> dict[bytes, tuple[str, int]]:
-    """Return by the bytes of its vector which picture in which version it is of."""
+    """Return a mapping from the bytes of a vector to the key and version of its picture."""
     found = {}
     for version in range(VERSIONS):
         for key in KEYS:
@@ -93,7 +93,7 @@ class Writer:
         )
 
     def step(self) -> None:
-        """Do one verb."""
+        """Run one verb."""
         verb = self.draw.choice(("extract", "extract", "label", "compact", "compact", "index"))
         if verb == "extract":
             for key in self.draw.sample(KEYS, 3):
@@ -196,18 +196,18 @@ KINDS: dict[str, Callable[[Reader], None]] = {
 
 
 def read(folder: Path, known: dict[bytes, tuple[str, int]], kind: str, until: float) -> dict[str, int]:
-    """Read until the time is over; return how often."""
+    """Read until the time ``until``; return the number of reads."""
     reader, done = Reader(folder, known), 0
     while time.monotonic() < until:
         KINDS[kind](reader)
         done += 1
-        # The writer is one process and they are many: it gets its turns.
+        # Pause, so that the many readers leave processor time for the single writer.
         time.sleep(random.random() / 2)
     return {kind: done}
 
 
 def change(folder: Path, seed: int, until: float) -> dict[str, int]:
-    """Write until the time is over; return how often, and how many epochs there were."""
+    """Write until the time ``until``; return the number of steps and of compactions."""
     writer, steps = Writer(folder, seed), Counter[str]()
     writer.state = json.loads((folder / "states").read_text().splitlines()[-1])["state"]
     while time.monotonic() < until:
@@ -223,7 +223,7 @@ def prepare(folder: Path, seed: int) -> None:
 
 
 def run(minutes: float, seed: int) -> dict[str, Any]:
-    """Run all at once; return by kind how many answers there were, and the first error of each that failed."""
+    """Run readers and writer concurrently; return the number of answers by kind, and the first error of each that failed."""
     with tempfile.TemporaryDirectory(prefix="featstore-readers-") as name:
         folder = Path(name)
         code, answer = fork(lambda: [[k.hex(), *v] for k, v in vectors(folder / "versions").items()])

@@ -1,8 +1,8 @@
 """Watch the system calls of every verb and of the Python surface: no connection, nothing written elsewhere.
 
-``python -m tests.slow.system_calls [all|few]``: needs strace. What tests/environment/test_watch.py sees is what goes
-through Python; this sees what libraries do themselves. Prints what was written and is not the place, and ends with 1
-where something connected or wrote elsewhere.
+``python -m tests.slow.system_calls [all|few]``: needs strace. tests/environment/test_watch.py sees only what goes through
+Python; this check also sees what libraries do themselves. Prints the paths written outside the working folder; the exit
+code is 1 if anything connected or wrote elsewhere.
 """
 
 from __future__ import annotations

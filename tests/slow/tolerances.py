@@ -1,8 +1,8 @@
 """A pytest plugin that records how much of each tolerance a test run used: ``-p tests.slow.tolerances``.
 
-Of every call of numpy.testing.assert_allclose, torch.testing.assert_close and pytest.approx with numbers, named by file
-and line, the bound and the worst share of it that was seen are written to the file that FEATSTORE_TOLERANCES names, one
-JSON object a process and line. instruction_sets.py makes a table of them.
+It watches every call of numpy.testing.assert_allclose, torch.testing.assert_close and pytest.approx with numbers. For each
+call, named by file and line, it records the bound and the largest share of the bound that was used. Each process appends
+one JSON object per line of code to the file that FEATSTORE_TOLERANCES names. instruction_sets.py makes a table of them.
 """
 
 from __future__ import annotations

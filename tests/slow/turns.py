@@ -1,7 +1,7 @@
-"""The contenders of tests.slow.peers, each in a fresh process, which waits for its turn and then measures for a moment.
+"""Run the contenders of tests.slow.peers in turns: each in a fresh process that waits for its turn, then measures briefly.
 
-The speed of a machine that is shared varies by half within seconds: two threads, say, have two cores or share one. A turn
-of all contenders takes some seconds, and there are many: each then has some in which the machine was quick.
+The speed of a shared machine changes by half within seconds: for example, two threads get two cores, or share one. One
+turn of all contenders takes some seconds and there are many turns, so each contender has some on the fast machine.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _FEWEST = 3
 _PAUSE = 0.02
 
 Rates = dict[str, list[float]]
-"""Queries a second of each run, "batch" and "single"."""
+"""Queries per second of each run, "batch" and "single"."""
 
 
 class Turns:
-    """Processes with the contenders ``names`` of the set at ``place``, loaded, each with ``threads`` threads."""
+    """One process per contender in ``names``, with its index from ``place`` loaded and ``threads`` threads."""
 
     def __init__(self, place: Path, metric: str, names: list[str], threads: int) -> None:
         self._processes: dict[str, subprocess.Popen[str]] = {}
@@ -76,10 +76,11 @@ class Turns:
 
 
 def measure(contender: Contender, queries: NDArray[np.float32], threads: int, number: int) -> Rates:
-    """Time runs for a while: first of all queries in one call, then of every _PARTS-th with a call each, each run others.
+    """Return the rates of repeated runs: first with all queries in one call, then with one call per query.
 
-    So each run has queries of all pictures, and fewer of one follow each other: these find its neighbours in the caches.
-    The first of either is left out: until then the caches are another's, and a processor that was idle may be slow.
+    A run with single calls takes every _PARTS-th query, and the next run other queries. So each run has queries of all
+    pictures, but few queries of one picture in a row, which would find its neighbours in the processor's caches. The first
+    run of each kind is discarded: the caches still hold another process's data, and an idle processor may be slow.
     """
     batch = [_rate(contender, [queries], threads) for _ in _while(_BATCHES)]
     single = [_rate(contender, queries[(number + run) % _PARTS :: _PARTS, None], threads) for run in _while(_SINGLES)]
@@ -87,7 +88,7 @@ def measure(contender: Contender, queries: NDArray[np.float32], threads: int, nu
 
 
 def _while(seconds: float) -> Iterator[int]:
-    """Count for so long, and to _FEWEST at least."""
+    """Count runs until ``seconds`` are over, but at least _FEWEST."""
     start = time.perf_counter()
     for run in itertools.count():
         if run >= _FEWEST and time.perf_counter() - start > seconds:
@@ -103,7 +104,7 @@ def _rate(contender: Contender, parts: Sequence[NDArray[np.float32]] | NDArray[n
 
 
 def main(task: dict[str, Any]) -> None:
-    """Load, say so, and answer each line of stdin."""
+    """Load the index, print "ready", and answer each line of stdin."""
     place, threads = Path(task["place"]), task["threads"]
     queries = np.load(place / "queries.npy")
     contender = contenders(task["metric"])[task["name"]]()

@@ -1,4 +1,4 @@
-"""The most anonymous memory that this process has while a part of it runs."""
+"""Measure the peak of this process's anonymous memory while a block runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def anonymous_bytes() -> int:
-    """Return this process's anonymous memory, as the kernel has it."""
+    """Return this process's anonymous memory in bytes, as the kernel reports it."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) << 10
@@ -24,13 +24,13 @@ class Watched:
     peak: int = 0
 
     def sample(self) -> None:
-        """Look once more."""
+        """Take a sample now."""
         self.peak = max(self.peak, anonymous_bytes())
 
 
 @contextlib.contextmanager
 def anonymous_peak(every: float = 0.02) -> Iterator[Watched]:
-    """Yield what a thread samples of anonymous memory, each ``every`` seconds and at the beginning and the end."""
+    """Sample anonymous memory at the start, every ``every`` seconds in a thread, and at the end; yield the record."""
     watched, stop = Watched(), threading.Event()
 
     def watch() -> None:

@@ -65,7 +65,7 @@ def test_malformed_csv_error_names_the_line(tmp_path: Path, content: bytes, mess
     assert "\n" not in str(caught.value)
 
 
-def test_parquet_keeps_its_types(tmp_path: Path):
+def test_parquet_values_become_json_scalars(tmp_path: Path):
     when = datetime.datetime(2024, 5, 6, 7, 8, 9, 123456)
     data = pa.table(
         {
@@ -93,7 +93,7 @@ def test_parquet_keeps_its_types(tmp_path: Path):
     assert opened.binary == frozenset()
 
 
-def test_keeps_nanoseconds(tmp_path: Path):
+def test_parquet_timestamps_keep_nanoseconds(tmp_path: Path):
     parquet.write_table(pa.table({"t": pa.array([1_700_000_000_123_456_789], pa.timestamp("ns"))}), tmp_path / "t.pq")
     assert [scalar(row[0]) for row in records(tmp_path / "t.pq")] == ["2023-11-14T22:13:20.123456789"]
 

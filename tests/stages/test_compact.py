@@ -27,6 +27,6 @@ def test_compaction_purges_removed_pictures_and_keeps_ids_keys_and_vectors(tmp_p
     assert compact(store).shards_rewritten == 0
 
 
-def test_what_is_no_store_is_not_compacted(tmp_path):
+def test_compact_rejects_paths_without_a_store(tmp_path):
     with pytest.raises(UsageError, match="no feature store"):
         compact(tmp_path)

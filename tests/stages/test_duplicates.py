@@ -81,7 +81,7 @@ def test_a_higher_threshold_leaves_equal_bytes(store):
         find_duplicates(store.path, threshold=0)
 
 
-def test_equal_bytes_are_found_where_the_features_say_nothing(tmp_path):
+def test_equal_bytes_are_found_although_all_features_are_equal(tmp_path):
     source = Pictures({b"a": 1, b"b": 1, b"c": 1})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(building, "vector", lambda key, content: np.ones(building.D, np.float32))

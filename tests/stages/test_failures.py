@@ -9,7 +9,7 @@ from featstore.stages.failures import list_failures
 from tests.chain import make_store, names, write_coloured
 
 
-def test_failures_are_listed_until_they_are_mended(tmp_path):
+def test_failures_are_listed_until_the_pictures_are_replaced(tmp_path):
     folder = write_coloured(tmp_path / "pictures", names("", 2))
     (folder / "ant/bad.png").write_bytes(b"<html>")
     (folder / "ant/none.png").write_bytes(b"")

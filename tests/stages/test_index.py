@@ -61,7 +61,7 @@ def test_the_report_tells_recall_and_identity(chain):
     assert chain.index == index_path(chain.store)
 
 
-def test_what_cannot_be_asked_for(chain, tmp_path):
+def test_rejects_invalid_arguments(chain, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match="is no index"):
         index(chain.store, out=tmp_path / "mine.txt")
@@ -79,7 +79,7 @@ def test_what_cannot_be_asked_for(chain, tmp_path):
         index(other, out=chain.index, update=True)
 
 
-def test_what_makes_no_contract(chain, tmp_path):
+def test_contract_options_are_checked(chain, tmp_path):
     with pytest.raises(UsageError, match="memory and latency choose the kind of index"):
         index(chain.store, out=tmp_path / "x", kind="flat", memory=1 << 30)
     with pytest.raises(UsageError, match="no kind of index fits: flat needs some"):

@@ -10,7 +10,7 @@ from featstore.stages.info import info
 from featstore.store import FeatureStore
 
 
-def test_each_kind_is_told_by_what_it_is(chain):
+def test_kind_is_detected_from_the_content(chain):
     store, head, index = (info(path) for path in (chain.store, chain.trained.path, chain.index))
     assert [found["kind"] for found in (store, head, index)] == ["store", "head", "index"]
     assert store["identity"] == head["identity"] == index["identity"]
@@ -22,7 +22,7 @@ def test_each_kind_is_told_by_what_it_is(chain):
         json.dumps(found, allow_nan=False)
 
 
-def test_what_is_none_of_them(chain, tmp_path):
+def test_rejects_paths_of_no_known_kind(chain, tmp_path):
     with pytest.raises(UsageError, match="does not exist"):
         info(tmp_path / "none")
     (tmp_path / "x.txt").write_text("x")
@@ -32,7 +32,7 @@ def test_what_is_none_of_them(chain, tmp_path):
         info(tmp_path)
 
 
-def test_parts_of_several_instruction_sets_are_told(chain, monkeypatch):
+def test_vectors_of_several_instruction_sets_are_reported(chain, monkeypatch):
     (made,) = info(chain.store)["made_by"]
     assert info(chain.store)["instruction_sets"] == [made["instruction_set"]]
     assert "several instruction sets" not in _store_text(info(chain.store))

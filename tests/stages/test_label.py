@@ -43,7 +43,7 @@ def labels_of(store: Path) -> dict[str, object]:
         (".\\ant\\1.png", "ant/1.png", "backslashes"),
     ],
 )
-def test_keys_in_other_forms_are_matched_and_said(store: Path, tmp_path: Path, key: str, found: str, words: str):
+def test_keys_in_other_forms_are_matched_and_reported(store: Path, tmp_path: Path, key: str, found: str, words: str):
     report = label(store, csv(tmp_path, f"path,label\n{key.format(root=tmp_path / 'pictures')},queen\n"))
     assert (report.matched, report.unknown) == (1, 0)
     assert labels_of(store)[found] == "queen"
@@ -81,7 +81,7 @@ def test_another_column_with_the_keys_is_suggested(store: Path, tmp_path: Path):
     assert label(store, table, key_column="path").matched == 2
 
 
-def test_what_was_read_is_told(store: Path, tmp_path: Path):
+def test_report_describes_the_columns_read(store: Path, tmp_path: Path):
     report = label(store, csv(tmp_path, "path,label,note\nant/1.png,queen,x\nbee/2.png,,y\n"))
     assert report.read_as == (
         "1 class from the column 'label' (1 of 2 without a label), no splits, keys from the column 'path', columns note"
@@ -125,7 +125,7 @@ def test_columns_and_splits_have_suggestions(store: Path):
         opened.column("lable")
 
 
-def test_splits_of_other_names_are_trained_and_judged_by(tmp_path: Path):
+def test_other_names_of_the_two_splits_are_recognised(tmp_path: Path):
     folder = tmp_path / "pictures"
     for split in ("training_set", "test_set"):
         write_coloured(folder, names(split, 4), seed=len(split))

@@ -51,7 +51,7 @@ def grown(store, more, gone=0):
     return index(store, update=True)
 
 
-def test_an_index_that_has_grown_is_measured_on_what_is_new(copied, place):
+def test_grown_index_is_measured_on_its_new_rows(copied, place):
     before = open_index(place / "s.faiss").info()
     report = grown(copied, pictures(2000, "n"), gone=500)
     assert (report.added, report.removed) == (2000, 500)
@@ -70,7 +70,7 @@ def test_an_index_that_has_grown_is_measured_on_what_is_new(copied, place):
     assert (again.added, again.removed, again.standing) == (0, 0, report.standing)
 
 
-def test_drift_breaks_the_contract_and_is_said(copied, place):
+def test_drift_breaks_the_contract_and_is_reported(copied, place):
     report = grown(copied, pictures(300, "z"))
     assert report.standing.holds is False
     assert "does not hold any more: 0." in report.standing.text

@@ -1,4 +1,4 @@
-"""Stores of the precision classes bf16 and int8-s16: whoever makes vectors to go with them later computes as they did."""
+"""Stores of the precision classes bf16 and int8-s16: vectors made later for them are computed in the same class."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def place(tmp_path_factory):
 
 
 @pytest.mark.parametrize("precision", MADE)
-def test_features_are_a_class_of_their_own(place, precision):
+def test_lower_precision_differs_from_fp32_and_is_not_mixed_with_it(place, precision):
     ours, exact = FeatureStore.open(place / precision), FeatureStore.open(place / "fp32")
     assert (ours.identity.precision, exact.identity.precision) == (precision, "fp32")
     assert np.abs(ours.features() - exact.features()).max() > 1e-3 * exact.features().std(axis=0).mean()

@@ -13,7 +13,7 @@ from tests.chain import make_store, write_coloured
 from tests.made import tiny_backbone
 
 
-def test_a_folder_gets_what_its_store_gets(chain):
+def test_predictions_for_a_folder_equal_those_for_its_store(chain):
     by_store = {one.key: one for one in predict(chain.trained.path, chain.store)}
     by_folder = list(predict(chain.trained.path, chain.folder, backbone=tiny_backbone(), batch=7))
     assert [one.key for one in by_folder] == sorted(by_store)
@@ -23,7 +23,7 @@ def test_a_folder_gets_what_its_store_gets(chain):
         assert one.probability == max(one.probabilities)
 
 
-def test_pictures_that_cannot_be_read_are_told_in_their_place(chain, tmp_path):
+def test_unreadable_pictures_are_reported_in_their_place(chain, tmp_path):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"<html>")
     good = chain.folder / "val/bee/00.png"
@@ -67,7 +67,7 @@ def test_other_weights_are_refused(chain):
         predict(chain.trained.path, chain.folder, backbone=tiny_backbone(5))
 
 
-def test_what_cannot_be_asked_for(chain, tmp_path):
+def test_rejects_invalid_arguments(chain, tmp_path):
     with pytest.raises(UsageError, match="there is no such head"):
         open_head(tmp_path / "none.head")
     with pytest.raises(UsageError, match="is a folder"):

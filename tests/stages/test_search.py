@@ -38,7 +38,7 @@ def test_more_neighbours_than_there_are_and_pictures_that_cannot_be_read(chain, 
     assert len(report.queries[1].neighbours) == 30
 
 
-def test_a_store_that_has_grown_or_gone_is_said(tmp_path):
+def test_notes_report_a_store_that_has_grown_or_is_missing(tmp_path):
     folder = write_coloured(tmp_path / "p", names("", 3))
     store = make_store(folder, tmp_path / "s")
     indexed = index(store).path
@@ -60,7 +60,7 @@ def test_a_store_that_has_grown_or_gone_is_said(tmp_path):
     assert "not there any more" in report.notes[0]
 
 
-def test_what_cannot_be_asked_for(chain, tmp_path):
+def test_rejects_invalid_arguments(chain, tmp_path):
     with pytest.raises(IdentityError, match="weights"):
         search(chain.index, chain.folder, backbone=tiny_backbone(3))
     with pytest.raises(UsageError, match="no such index"):
@@ -163,7 +163,7 @@ def test_mixtures(chain, unit, tmp_path):
     assert (report.failures, report.queries[0].reason, len(report.queries)) == (1, "not-a-picture", 1)
 
 
-def test_a_filter_leaves_what_it_says(chain):
+def test_filter_keeps_only_matching_rows(chain):
     like = Query(keys=["val/ant/02.png"])
     report = search(chain.index, like=like, where="split == 'val' and label != 'ant'", k=30)
     assert report.kept == 5
@@ -175,7 +175,7 @@ def test_a_filter_leaves_what_it_says(chain):
         search(chain.index, like=like, where="label = 'ant'")
 
 
-def test_what_needs_the_store_says_so_where_it_is_gone(chain, tmp_path):
+def test_keys_classes_and_filters_require_the_store(chain, tmp_path):
     store = shutil.copytree(chain.store, tmp_path / "s")
     indexed = index(store).path
     shutil.rmtree(store)

@@ -75,7 +75,7 @@ def test_nan_features_are_refused(chain, monkeypatch, kind):
         train(chain.store, head=kind, folds=3)
 
 
-def test_a_class_that_is_not_held_out_is_said(tmp_path):
+def test_notes_report_a_class_without_held_out_pictures(tmp_path):
     folder = write_coloured(tmp_path / "p", names("train", 6, ("ant", "bee", "cow")) + names("val", 3))
     trained = train(make_store(folder, tmp_path / "s"), folds=3)
     assert trained.report.missing == ["cow"]
@@ -125,7 +125,7 @@ def test_training_twice_gives_the_same_head(chain, tmp_path):
     assert first.chosen == second.chosen
 
 
-def test_a_damaged_head_is_told(chain, tmp_path):
+def test_predict_rejects_a_damaged_head(chain, tmp_path):
     copy = tmp_path / "a.head"
     shutil.copy(chain.trained.path, copy)
     data = bytearray(copy.read_bytes())
@@ -182,7 +182,7 @@ def test_a_head_of_other_classes_or_another_store_is_replaced_by_force_only(chai
     assert train(store, folds=2, out=tmp_path / "other.head").replaced is None
 
 
-def test_a_damaged_head_is_replaced_and_told(chain, tmp_path):
+def test_train_replaces_a_damaged_head_and_reports_it(chain, tmp_path):
     path = tmp_path / "a.head"
     data = bytearray(Path(chain.trained.path).read_bytes())
     data[-100] ^= 1

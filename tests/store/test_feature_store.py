@@ -67,7 +67,7 @@ def test_keys_are_a_sequence(store):
         store.keys[12]
 
 
-def test_rows_of_keys(store):
+def test_index_of_returns_the_rows_of_keys(store):
     assert store.index_of(["dog/10", "cat/01", b"cat/03"]).tolist() == [11, 0, 1]
     assert store.index_of(["nobody", "cat/01"], missing="mark").tolist() == [-1, 0]
     with pytest.raises(UsageError, match="1 of 2 keys have no vector here.*'nobody'"):

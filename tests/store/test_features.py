@@ -83,7 +83,7 @@ def test_rows_keep_the_identity(features, stores, way):
 
 
 @pytest.mark.parametrize("way", OTHERS)
-def test_what_may_change_columns_has_no_identity(features, way):
+def test_operations_that_may_change_columns_drop_the_identity(features, way):
     assert identity_of(OTHERS[way](features)) is None
 
 
@@ -113,7 +113,7 @@ def test_a_store_of_float16_stays_a_read_only_memory_map(stores):
     assert not halves.flags.writeable
     assert not halves.flags.owndata
     np.testing.assert_array_equal(halves, pickle.loads(pickle.dumps(halves)))
-    # Of the same identity but for the type of the stored numbers: one head takes both.
+    # The identities differ only in the stored dtype: one head takes both.
     head = train_head(stores[0].features(), stores[0].labels, C=1.0)
     assert (head.predict(halves) == stores[0].labels).mean() > 0.8
 

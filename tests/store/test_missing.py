@@ -108,7 +108,7 @@ def test_unfinished_unit_is_pending(store: Path) -> None:
 
 
 def test_shards_outside_the_plan_are_reported_and_stop_compaction(store: Path) -> None:
-    """The store has no marks, like one of an earlier version."""
+    """Remove the marks of written files first: stores of earlier versions have none."""
     more = Pictures({**LESS.content, b"98": 8, b"99": 9})
     plan(store, more)
     work(store, more)

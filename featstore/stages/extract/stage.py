@@ -60,11 +60,11 @@ def extract_in_process(
     with timings.during("startup"):
         source = options.open(source)
         there = _manifest_there(path)
-        # The network takes seconds to load: where words tell that it is the store's, only pending pictures need it.
+        # The network takes seconds to load. If the options match the store by name, load it only for pending pictures.
         network = None if there is not None and request.agrees(there) else request.load(there, path)
         identity, weights_name = _features(network, there)
         open_for_writing(path, identity, weights_name, options.unit_rows)
-    # What has no other name is closing.
+    # Time that no other name covers counts as closing.
     with timings.during("closing"):
         with Claims(path) as claims:
             with timings.during("planning"):

@@ -1,4 +1,4 @@
-"""The suspects of a death: the pictures that a worker had in hand, each tried alone in a process with limits."""
+"""Find the picture that killed a worker: try each picture that it had in hand alone, in a process with limits."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from featstore.processes import sandbox
 from featstore.processes.in_hand import Held
 
 DIED, STALLED, OUT_OF_MEMORY, READ_STALLED = "decoder-died", "decoder-stalled", "out-of-memory", "read-stalled"
-"""Reasons of the failures that supervision makes."""
+"""Reasons of the failures that the supervisor records."""
 _TRIAL: Final = "featstore.stages.extract.trial:try_picture"
 _TRIAL_WITH_TORCH: Final = "featstore.stages.extract.trial_with_torch:try_picture"
 _READ_SECONDS: Final = 30.0
 
 
 def judge(suspects: Sequence[Held], roots: Sequence[str], job: Mapping[str, Any], seconds: float) -> int:
-    """Try what a dead process had in hand, one by one, note the culprits, and return how many there are.
+    """Try the pictures that a dead process had in hand one by one; record the culprits and return their number.
 
     ``roots``: by segment of the plan; ``job``: as the worker had it; ``seconds``: what one picture may take.
     """
@@ -66,7 +66,7 @@ def judge(suspects: Sequence[Held], roots: Sequence[str], job: Mapping[str, Any]
 
 
 def verdict_on(picture: dict[str, Any], seconds: float, memory: int) -> tuple[str, str] | None:
-    """Return reason and message where the picture alone kills, stalls or exhausts a process, else None."""
+    """Return reason and message if the picture alone kills, stalls or exhausts a process, otherwise None."""
     from featstore.decode import DECODERS
 
     try:
@@ -84,5 +84,5 @@ def verdict_on(picture: dict[str, Any], seconds: float, memory: int) -> tuple[st
         return STALLED, f"decoding it did not end after {seconds:g} s"
     if reason == OUT_OF_MEMORY:
         return OUT_OF_MEMORY, f"decoding it takes more than {memory:,} bytes of memory, or than there are"
-    # Any other failure is an ordinary one, which the worker will meet itself.
+    # Any other failure is an ordinary one: the worker will get the same error and record it.
     return None

@@ -1,4 +1,4 @@
-"""The trial of trial.py for the decoder that needs torch, which is loaded before the limits of the child begin to count."""
+"""The same as trial.py, for the decoder that needs torch: torch is imported before the limits of the child begin to count."""
 
 from __future__ import annotations
 

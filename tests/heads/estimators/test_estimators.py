@@ -237,7 +237,7 @@ def test_a_weight_of_two_counts_as_two_rows(head, classes):
     assert np.abs(weighted.decision_function(X) - repeated.decision_function(X)).max() < gap / 3
 
 
-def test_weights_are_those_of_logistic_regression():
+def test_weighted_fit_equals_scikit_learns_logistic_regression():
     X, y = blobs(200, 5, 3, seed=9)
     weights = np.random.default_rng(1).uniform(0, 3, len(y))
     own = LogisticHead(C=0.5, calibrate=False, standardize=False, tol=1e-10).fit(X, y, weights)
@@ -245,7 +245,7 @@ def test_weights_are_those_of_logistic_regression():
     np.testing.assert_allclose(own.predict_proba(X), theirs.predict_proba(X), atol=1e-4)
 
 
-def test_weights_in_blocks_are_those_in_memory():
+def test_streamed_training_uses_weights_as_in_memory():
     X, y = blobs(300, 5, 3, seed=10)
     weights = np.random.default_rng(2).uniform(0, 3, len(y))
     head = LogisticHead(C=0.5, tol=1e-9)
@@ -265,7 +265,7 @@ def test_weights_in_blocks_are_those_in_memory():
         ("first", "those of one class are zero"),
     ],
 )
-def test_bad_weights_are_told(head, weights, words):
+def test_rejects_bad_sample_weights(head, weights, words):
     X, y = blobs(40, 4, 2, seed=11)
     weights = (y == y[0]).astype(float) if isinstance(weights, str) else weights
     with pytest.raises(DataError, match=words):
@@ -274,7 +274,7 @@ def test_bad_weights_are_told(head, weights, words):
 
 @every_head
 @pytest.mark.parametrize("form", [scipy.sparse.csr_array, scipy.sparse.csc_matrix, scipy.sparse.coo_array])
-def test_sparse_features_teach_what_dense_ones_teach(head, form):
+def test_sparse_and_dense_features_give_the_same_head(head, form):
     X, y = blobs(200, 12, 3, seed=12)
     X = np.where(X > 0, X, 0)
     dense, sparse = clone(head).fit(X, y), clone(head).fit(form(X), y)

@@ -116,7 +116,7 @@ def test_an_array_longer_than_the_file_is_refused_before_memory_is_taken(tmp_pat
 
 
 @pytest.mark.parametrize("part", [0, 1])
-def test_rows_of_an_untrained_index_are_damage(tmp_path: Path, part: int) -> None:
+def test_rejects_an_untrained_index_with_rows(tmp_path: Path, part: int) -> None:
     path = tmp_path / "x"
     saved(path, rows=60)
     data = bytearray(path.read_bytes())
@@ -132,18 +132,18 @@ def test_rows_of_an_untrained_index_are_damage(tmp_path: Path, part: int) -> Non
 @pytest.mark.parametrize(
     "effort", [{"efSearch": 0}, {"nprobe": 1 << 40}, {"k_factor": float("nan")}, {"k_factor": 1e12}, {"nprobe": -1}]
 )
-def test_effort_beyond_all_bounds_is_damage(effort: dict[str, float]) -> None:
+def test_effort_fault_reports_values_out_of_range(effort: dict[str, float]) -> None:
     assert effort_fault(effort, 1000)
     assert effort_fault({"efSearch": 1024, "nprobe": 1, "k_factor": 64.0}, 10) is None
 
 
-def test_a_name_that_is_no_text_is_that_of_the_open_file() -> None:
+def test_unsafe_file_name_is_replaced_by_its_descriptor_path() -> None:
     assert name_for_faiss(Path("a/b.faiss"), 7) == "a/b.faiss"
     assert name_for_faiss(Path("a/b\udcff.faiss"), 7) == "/dev/fd/7"
     assert name_for_faiss(Path("a/b\n.faiss"), 7) == "/dev/fd/7"
 
 
-def test_of_a_message_from_faiss_the_reason_is_kept_on_one_line() -> None:
+def test_faiss_error_is_reduced_to_its_reason_on_one_line() -> None:
     thrown = RuntimeError("Error in void faiss::read() at /x/y.cpp:3: Error: 'size' failed:\n  too large")
     assert reason_of(thrown) == "'size' failed: too large"
     assert reason_of(RuntimeError("")) == "RuntimeError"

@@ -107,14 +107,14 @@ def test_another_shape_or_type_is_refused_before_it_is_read(tmp_path: Path) -> N
         assert "\n" not in str(caught.value)
 
 
-def test_what_faiss_cannot_make_or_write_is_one_line(tmp_path: Path) -> None:
+def test_faiss_failures_become_featstore_errors(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot make 'Nonsense9'"):
         faiss_io.VectorIndex.create("Nonsense9", 16, True, seed=0, construction=40)
     with pytest.raises(FeatstoreError, match="could not write"):
         made("Flat", clusters(20)).write(tmp_path / "missing" / "x")
 
 
-def test_the_callers_threads_are_left_alone() -> None:
+def test_thread_count_of_the_caller_is_restored() -> None:
     before = faiss.omp_get_max_threads()
     faiss_io.knn(clusters(2), clusters(9), 1, True, threads=before + 3)
     assert faiss.omp_get_max_threads() == before
@@ -145,7 +145,7 @@ def test_one_thread_builds_the_same_graph_twice(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
-def test_search_goes_on_in_a_forked_child() -> None:
+def test_search_works_in_a_forked_child() -> None:
     code = """
         import os, signal
         import numpy as np

@@ -82,7 +82,7 @@ def test_halves_of_two_indexes_do_not_open(tmp_path: Path) -> None:
         FeatureIndex.open(tmp_path / "b")
 
 
-def test_what_is_missing_is_said(tmp_path: Path) -> None:
+def test_missing_index_files_are_reported(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such index"):
         FeatureIndex.open(tmp_path / "x")
     saved(tmp_path / "x")
@@ -178,7 +178,7 @@ def sealed_again(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, obje
         ({}, {"measured_rows": None}),
     ],
 )
-def test_a_stranger_who_writes_right_checksums_is_refused(
+def test_rejects_invalid_content_with_valid_checksums(
     tmp_path: Path, arrays: dict[str, np.ndarray], meta: dict[str, object]
 ) -> None:
     path = tmp_path / "x"
@@ -210,7 +210,7 @@ def write_many(path: str, seed: int, rounds: int) -> dict[str, int]:
     return told
 
 
-def test_of_two_writers_each_saves_or_is_told_who_writes(tmp_path: Path) -> None:
+def test_two_writers_each_save_or_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x"
     saved(path)
     code = "import sys, json; from tests.indexes.files.test_pair import write_many; print(json.dumps(write_many(sys.argv[1], int(sys.argv[2]), 30)))"

@@ -49,7 +49,7 @@ def graph() -> dict[str, object]:
         ({"top": 2}, "entry"),
     ],
 )
-def test_what_leads_out_of_a_graph_is_found(change: dict[str, object], words: str | None) -> None:
+def test_graph_fault_reports_invalid_structure(change: dict[str, object], words: str | None) -> None:
     fault = graph_fault(**{**graph(), **change})
     assert fault is None if words is None else words in fault
 
@@ -65,13 +65,13 @@ def test_what_leads_out_of_a_graph_is_found(change: dict[str, object], words: st
         ([[0, 2], [1, 1]], "once"),
     ],
 )
-def test_what_leads_out_of_lists_is_found(lists: list[list[int]], words: str | None) -> None:
+def test_lists_fault_reports_invalid_rows(lists: list[list[int]], words: str | None) -> None:
     fault = lists_fault(3, [np.array(one, np.int64) for one in lists])
     assert fault is None if words is None else words in fault
 
 
 def sealed_to(path: Path) -> None:
-    """Do as a stranger does: give the side file the checksum of the FAISS file that is there."""
+    """Forge a valid checksum: write that of the present FAISS file into the side file."""
     side = sealed.SealedFile(pair.side_path(path))
     arrays = {name: side[name].copy() for name in side.names if name != "meta"}
     size = {"faiss_bytes": path.stat().st_size, "faiss_xxh3": atomic.checksum_file(path)}

@@ -7,7 +7,7 @@ from featstore.stages.bench.speed import _notes
 
 
 @pytest.mark.parametrize(("rate", "gains"), [(10.4, False), (11.9, False), (25.0, True)])
-def test_int8_that_gains_nothing_here_is_told(rate, gains):
+def test_note_reports_int8_without_a_speed_gain(rate, gains):
     measured = [
         Measured("forward, openvino", [10.0, 10.0, 10.0], {"engine": "openvino", "precision": "fp32"}),
         Measured("forward, openvino-int8", [rate] * 3, {"engine": "openvino-int8", "precision": "int8-s16"}),

@@ -55,7 +55,7 @@ def test_the_bottleneck_and_the_largest_saving_are_named(timings, engine, decode
 
 
 @pytest.mark.parametrize(("loading", "first"), [(20, "--engine openvino"), (180, "--decode fast")])
-def test_what_saves_most_comes_first(loading, first):
+def test_advice_starts_with_the_largest_saving(loading, first):
     timings = Timings(**{**NETWORK, "load_processor": loading})
     assert savings(timings, TORCH, "pillow", CORES)[0].option.startswith(first)
 
@@ -73,16 +73,16 @@ def test_int8_is_not_advised_where_it_gains_nothing(monkeypatch):
     assert "int8" not in said
 
 
-def test_nothing_is_said_of_short_runs():
+def test_short_runs_get_no_advice():
     assert advice(Timings(), TORCH, "pillow", 2) == ""
     assert advice(Timings(forward=9, forwarded=5), TORCH, "pillow", 2) == ""
 
 
-def test_the_engines_of_the_request_are_those_there_are():
+def test_exact_engines_auto_and_int8_are_all_engines():
     assert {*EXACT_ENGINES, "auto", "openvino-int8"} == set(ENGINES)
 
 
-def test_a_run_that_follows_the_advice_saves_what_was_said(tmp_path, monkeypatch):
+def test_following_the_advice_saves_the_promised_time(tmp_path, monkeypatch):
     folder = write_pictures(tmp_path / "pictures", [f"{number:02d}.png" for number in range(40)])
     monkeypatch.setattr(module, "_WORTH_ADVICE", 0.0)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)

@@ -30,7 +30,7 @@ SIZE = (45, 38)
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder of pictures, and of it a store made with each decoder, which no test changes."""
+    """Make a folder of pictures and one store of it per decoder; no test changes them."""
     place = tmp_path_factory.mktemp("decoders")
     write_coloured(place / "pictures", names("", 8), size=SIZE)
     for decode in ("exact", "fast"):
@@ -70,7 +70,7 @@ def test_a_class_that_does_not_exist_is_the_users_mistake(place, tmp_path):
 
 
 @pytest.mark.parametrize("made", ["exact", "fast"])
-def test_a_later_run_goes_on_with_the_stores_own(place, tmp_path, made):
+def test_later_run_uses_the_stores_decoder(place, tmp_path, made):
     shutil.copytree(place / "pictures", tmp_path / "pictures")
     make_store(tmp_path / "pictures", tmp_path / "s", decode=made, engine="torch")
     write_coloured(tmp_path / "pictures", ["bee/x.png", "bee/y.png"], seed=9, size=SIZE)

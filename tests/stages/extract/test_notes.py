@@ -20,7 +20,7 @@ def run(source, store, **options):
     return extract(source, store, **{"backbone": tiny_backbone(), "engine": "torch", "batch": 2, **options})
 
 
-def test_the_layout_and_what_it_gave_are_reported(folder, tmp_path):
+def test_layout_classes_and_splits_are_reported(folder, tmp_path):
     report = run(folder, tmp_path / "s")
     assert (report.layout, report.classes, report.splits, report.notes) == ("class", 2, [], [])
     write_pictures(folder, ["top.png"])
@@ -29,7 +29,7 @@ def test_the_layout_and_what_it_gave_are_reported(folder, tmp_path):
     assert "top.png lies directly in the folder" in report.notes[0]
 
 
-def test_a_run_in_which_nothing_could_be_read_says_why(folder, tmp_path):
+def test_notes_explain_why_no_picture_could_be_read(folder, tmp_path):
     (tmp_path / "t.csv").write_text("path,label\nant/1.png,ant\nbee/2.png,bee\n")
     report = run(tmp_path / "t.csv", tmp_path / "s")
     assert report.fruitless
@@ -40,7 +40,7 @@ def test_a_run_in_which_nothing_could_be_read_says_why(folder, tmp_path):
     assert (report.fruitless, report.vectors, report.notes) == (False, 2, [])
 
 
-def test_what_is_kept_of_unfinished_units_is_said(folder, tmp_path):
+def test_notes_report_vectors_kept_from_unfinished_units(folder, tmp_path):
     stop = threading.Event()
     late = {path.read_bytes() for path in (folder / "bee").iterdir()}
 
@@ -59,7 +59,7 @@ def test_what_is_kept_of_unfinished_units_is_said(folder, tmp_path):
     assert run(folder, tmp_path / "s", batch=1).notes == []
 
 
-def test_a_source_that_is_gone_is_said(folder, tmp_path):
+def test_notes_report_a_missing_source(folder, tmp_path):
     run(folder, tmp_path / "s")
     folder.rename(tmp_path / "moved")
     (note,) = run(tmp_path / "moved", tmp_path / "s").notes
@@ -67,7 +67,7 @@ def test_a_source_that_is_gone_is_said(folder, tmp_path):
     assert run(open_source(folder, root=tmp_path / "moved"), tmp_path / "s").notes == []
 
 
-def test_what_is_read_for_another_source_is_said(folder, tmp_path):
+def test_notes_report_pictures_of_another_source(folder, tmp_path):
     stopped = threading.Event()
     stopped.set()
     run(folder, tmp_path / "s", stop=stopped)
@@ -79,7 +79,7 @@ def test_what_is_read_for_another_source_is_said(folder, tmp_path):
     )
 
 
-def test_too_few_units_to_share_are_said(folder, tmp_path):
+def test_notes_report_too_few_units_to_share(folder, tmp_path):
     (note,) = run(folder, tmp_path / "s", units=(1, 3)).notes
     assert note.startswith("the store has 1 unit to share among 3 processes")
     assert run(folder, tmp_path / "t", units=(1, 3), unit_rows=2).notes == []

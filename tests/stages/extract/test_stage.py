@@ -72,7 +72,7 @@ def test_a_second_run_forwards_nothing(folder, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "s").rglob("*.h5")} == before
 
 
-def test_only_what_is_new_or_changed_is_extracted_and_what_vanished_is_marked(folder, tmp_path):
+def test_extracts_only_new_or_changed_pictures_and_marks_removed_ones(folder, tmp_path):
     run(folder, tmp_path / "s")
     write_pictures(folder, ["ant/x.jpg", "bee/y.png"], seed=90)
     picture(77).save(folder / "ant/00.jpg")
@@ -247,7 +247,7 @@ def test_another_version_of_torch_is_accepted_and_recorded(folder, tmp_path, mon
     assert made[0] != "99.0"
 
 
-def test_float16_is_stored_as_asked(folder, tmp_path):
+def test_float16_is_stored_if_requested(folder, tmp_path):
     run(folder, tmp_path / "s", dtype="float16")
     run(folder, tmp_path / "f4")
     half, full = FeatureStore.open(tmp_path / "s"), FeatureStore.open(tmp_path / "f4")
@@ -292,7 +292,7 @@ def test_picture_bounds_are_failures(folder, tmp_path):
     assert report.reasons == {"too-large": 21}
 
 
-def test_auto_goes_on_in_the_precision_of_the_store(folder, tmp_path):
+def test_default_precision_is_that_of_the_store(folder, tmp_path):
     run(folder, tmp_path / "s", precision="bf16", engine="torch-folded")
     write_pictures(folder, ["ant/new.jpg"], seed=50)
     report = run(folder, tmp_path / "s", engine="torch-folded")
@@ -381,7 +381,7 @@ def test_nothing_new_loads_no_network(folder, tmp_path, monkeypatch, options):
         {"device": "gpu"},
     ],
 )
-def test_what_the_store_does_not_have_is_refused_though_nothing_is_new(folder, tmp_path, options):
+def test_rejects_options_that_differ_from_the_store(folder, tmp_path, options):
     extract(folder, tmp_path / "s", backbone="squeezenet1_1", weights="random:3")
     write_pictures(tmp_path / "other", ["ant/x.jpg"], seed=90)
     with pytest.raises(UsageError):
@@ -402,7 +402,7 @@ def test_a_store_that_a_failed_run_left_without_rows_takes_any_identity(folder, 
 
 
 @pytest.mark.slow
-def test_a_store_goes_on_with_its_own_backbone_and_refuses_another_before_it_is_loaded(folder, tmp_path):
+def test_store_uses_its_own_backbone_and_refuses_another_before_loading_it(folder, tmp_path):
     extract(folder, tmp_path / "s", backbone="squeezenet1_1", weights="random:3", dtype="float16")
     write_pictures(folder, ["ant/new.jpg"], seed=50)
     report = extract(folder, tmp_path / "s")
@@ -413,7 +413,7 @@ def test_a_store_goes_on_with_its_own_backbone_and_refuses_another_before_it_is_
 
 
 @pytest.mark.slow
-def test_the_file_of_weights_has_to_be_named_again(folder, tmp_path):
+def test_new_pictures_require_the_weights_file_again(folder, tmp_path):
     from featstore.backbones import load_backbone
 
     module = load_backbone("squeezenet1_1", "random:0").module

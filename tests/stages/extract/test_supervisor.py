@@ -28,7 +28,7 @@ BACKBONE, DECODER = "tests.faults.planted:backbone", "tests.faults.planted:decod
 
 
 @pytest.mark.slow
-def test_culprits_become_failures_and_the_others_the_vectors_they_always_get(
+def test_culprits_become_failures_and_other_pictures_keep_their_usual_vectors(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pictures = write_pictures(tmp_path / "pictures", [f"{number:02d}.png" for number in range(12)])
@@ -99,7 +99,7 @@ def test_errors_come_through_as_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_stop_reaches_the_worker_and_the_run_goes_on_later(tmp_path: Path) -> None:
+def test_stop_reaches_the_worker_and_the_next_run_resumes(tmp_path: Path) -> None:
     pictures = write_pictures(tmp_path / "pictures", [f"{number:02d}.png" for number in range(40)])
     stop = threading.Event()
 
@@ -205,7 +205,7 @@ def test_a_stall_is_a_picture_held_too_long_or_progress_that_is_owed() -> None:
     memory.close()
 
 
-def test_culprits_are_read_back_and_damaged_notes_passed_over(tmp_path: Path) -> None:
+def test_read_culprits_skips_damaged_records(tmp_path: Path) -> None:
     write_culprit(tmp_path, 3, 5, "decoder-died", "lost")
     folder = tmp_path / "work" / f"{3:016d}"
     assert not folder.exists()
