@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,12 +83,17 @@ def without_origin(identity: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in identity.items() if name != KEY}
 
 
-def staleness(index: FeatureIndex, store: FeatureStore) -> str:
-    """Return a description of how ``store`` changed since ``index`` was made, "" if it did not."""
+def staleness(index: FeatureIndex, store: FeatureStore, path: str | os.PathLike[str] | None = None) -> str:
+    """Return a description of how ``store`` changed since ``index`` was made, "" if it did not.
+
+    ``path``: of the index, for the command that updates it.
+    """
     stale = index.staleness(generation_number(store), np.asarray(store.ids))
     if stale.fresh:
         return ""
+    there = path is None or os.path.abspath(path) == os.fspath(index_path(store.path))
+    command = ["featstore", "index", str(store.path), *([] if there else ["--out", os.fspath(path or "")]), "--update"]
     return (
         f"the store has changed since the index was made: {counted(len(stale.missing), 'picture is', 'pictures are')} not in the index, "
-        f"{counted(len(stale.gone), 'of the index is', 'of the index are')} gone; bring it up to date with: featstore index {store.path} --update"
+        f"{counted(len(stale.gone), 'of the index is', 'of the index are')} gone; bring it up to date with: {shlex.join(command)}"
     )

@@ -67,9 +67,9 @@ def test_stores_take_columns_of_keys_and_masks_of_rows(tmp_path):
     store = FeatureStore.open(tmp_path / "s")
     keys = list(store.keys)
     for form in (pd.DataFrame({"key": keys}), pd.Series(keys, index=[9, 8, 7, 6]), np.array(keys)):
-        assert store.rows(form).tolist() == [0, 1, 2, 3]
+        assert store.index_of(form).tolist() == [0, 1, 2, 3]
     with pytest.raises(UsageError, match="not as one str"):
-        store.rows(keys[0])
+        store.index_of(keys[0])
     mask = store.labels == "bee"
     assert store.keys[mask] == [key for key in keys if "bee" in key]
     assert store.keys[[3, 0]] == [keys[3], keys[0]]

@@ -21,6 +21,8 @@ from featstore.indexes.recall import Recall, keeps
 from featstore.indexes.rows import IndexRows, Places
 from featstore.indexes.staleness import Staleness
 from featstore.store.features import FeatureArray, require_same
+from featstore.store.identity import Identity
+from featstore.store.origin import KEY
 
 
 class FeatureIndex:
@@ -84,9 +86,10 @@ class FeatureIndex:
         return self._record.fingerprint
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """Identity of the store."""
-        return dict(self._record.identity)
+    def identity(self) -> Identity | None:
+        """Identity of the features, None if the index was built without one. Raises DamagedError."""
+        known = {name: value for name, value in self._record.identity.items() if name != KEY}
+        return Identity.from_dict(known) if known else None
 
     @property
     def generation(self) -> int:

@@ -89,7 +89,7 @@ def describe_index(path: str | os.PathLike[str]) -> dict[str, Any]:
         "identity": origin.identity.to_dict(),
         **origin.to_dict(),
         "store_found": store is not None,
-        "stale": staleness(index, store) if store is not None else "",
+        "stale": staleness(index, store, path) if store is not None else "",
     }
 
 

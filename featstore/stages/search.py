@@ -161,7 +161,9 @@ def search(
     how, what = EmbedOptions(**embedding), os.fspath(index)
     opened = open_index(index)
     for vectors in (*more.vectors, *(less.vectors if less else [])):
-        require_same(opened.identity, vectors, "the index", opened.fingerprint)
+        require_same(
+            None if opened.identity is None else opened.identity.to_dict(), vectors, "the index", opened.fingerprint
+        )
     origin = origin_of_index(opened, what)
     store = origin.find_store(Path(os.path.abspath(index)).parent)
 
@@ -185,7 +187,7 @@ def search(
     if store is None:
         notes = [f"the store {origin.store} is not there any more: whether the index is up to date is not known"]
     else:
-        notes = [note for note in [staleness(opened, store)] if note]
+        notes = [note for note in [staleness(opened, store, index)] if note]
     from featstore.indexes.growth import standing
 
     info = opened.info()

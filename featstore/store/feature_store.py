@@ -28,7 +28,6 @@ from featstore.text import did_you_mean, natural, to_bytes, to_text
 
 if TYPE_CHECKING:
     import pandas as pd
-
 BLOCK_ROWS = 8192
 
 

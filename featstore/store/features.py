@@ -42,7 +42,7 @@ class FeatureArray(np.ndarray[Any, np.dtype[Any]]):
 
     def __new__(cls, array: Any, identity: Identity | FeatureStore) -> Self:
         """Raises UsageError if ``array`` does not have the dimension of ``identity``."""
-        spec: Any = getattr(identity, "spec", identity)
+        spec: Any = getattr(identity, "identity", identity)
         values = np.asarray(array)
         if values.ndim not in (1, 2) or values.shape[-1] != spec.dimension:
             raise UsageError(f"an array of shape {values.shape} holds no features of {spec.dimension} values a row")

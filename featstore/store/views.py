@@ -61,6 +61,15 @@ class Keys(Sequence[str]):
     def __iter__(self) -> Iterator[str]:
         return map(to_text, self._store._key_bytes(None))
 
+    # As NumPy compares: store.keys == "a.jpg" is a mask of rows.
+    def __eq__(self, other: object) -> Any:
+        return np.asarray(list(self), dtype=object) == other
+
+    def __ne__(self, other: object) -> Any:
+        return np.asarray(list(self), dtype=object) != other
+
+    __hash__ = None  # type: ignore[assignment]
+
 
 def frame_of(store: FeatureStore) -> pd.DataFrame:
     """Return the rows of ``store`` as a DataFrame (see FeatureStore.to_pandas)."""

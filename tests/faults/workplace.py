@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from featstore.engines import shared
 from featstore.errors import FeatstoreError
 from featstore.heads import load_head, save_head, train_head
 from featstore.indexes import FeatureIndex, build_index
@@ -157,6 +158,8 @@ def begin(work: Callable[[], Any], calls: Calls | None = None) -> tuple[int, int
         code, value = 0, None
         try:
             os.close(reading)
+            # The tests before this one may have used a network here; what is forked uses threads of its own.
+            shared._used_in = None
             if calls is not None:
                 calls.install()
             value = work()

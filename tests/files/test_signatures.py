@@ -67,7 +67,7 @@ def test_heic_names_the_extra_where_it_is_missing(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     opening._heif.cache_clear()
     try:
-        with pytest.raises(DecodeFailure, match=r"install featstore\[heif\]"):
+        with pytest.raises(DecodeFailure, match=r"install image-featstore\[heif\]"):
             load_rgb(b"\x00\x00\x00\x18ftypheic" + bytes(100))
     finally:
         opening._heif.cache_clear()

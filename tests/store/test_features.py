@@ -79,7 +79,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("way", ROWS)
 def test_rows_keep_the_identity(features, stores, way):
-    assert identity_of(ROWS[way](features)) == stores[0].spec.to_dict()
+    assert identity_of(ROWS[way](features)) == stores[0].identity.to_dict()
 
 
 @pytest.mark.parametrize("way", OTHERS)
@@ -136,9 +136,9 @@ def test_pandas_takes_the_array(features):
 def test_arrays_of_the_embedder_and_of_stores_know_their_network(stores, features):
     embedder = ImageEmbedder(tiny_backbone(), engine="torch")
     paths = [stores[0].path.parent / "p" / key for key in stores[0].keys]
-    assert identity_of(embedder.transform(paths)) == stores[0].spec.to_dict()
-    assert all(identity_of(block) == stores[0].spec.to_dict() for block in stores[0].blocks())
-    assert identity_of(stores[0].stream()) == stores[0].spec.to_dict()
+    assert identity_of(embedder.transform(paths)) == stores[0].identity.to_dict()
+    assert all(identity_of(block) == stores[0].identity.to_dict() for block in stores[0].blocks())
+    assert identity_of(stores[0].stream()) == stores[0].identity.to_dict()
 
 
 def test_heads_refuse_features_of_another_network_of_the_same_width(stores, features, tmp_path):
@@ -186,7 +186,7 @@ def test_model_selection_in_processes_takes_the_array(features, stores):
     y = stores[0].labels
     assert len(cross_val_score(LogisticHead(C=1.0, calibrate=False), features, y, cv=2, n_jobs=2)) == 2
     search = GridSearchCV(LogisticHead(cv=2), {"C": [0.1, 1.0]}, cv=2).fit(features, y)
-    assert search.best_estimator_.feature_identity_ == stores[0].spec.to_dict()
+    assert search.best_estimator_.feature_identity_ == stores[0].identity.to_dict()
 
 
 def test_identity_of_another_width_cannot_be_stated(stores):
