@@ -31,7 +31,9 @@ class ByteColumn(Sequence[bytes]):
     """
 
     def __init__(self, blob: NDArray[np.uint8], offsets: NDArray[np.uint64] | NDArray[np.int64]) -> None:
-        if len(offsets) < 1 or int(offsets[-1]) != len(blob) or int(offsets[0]) != 0:
+        if blob.ndim != 1 or offsets.ndim != 1 or len(offsets) < 1:
+            raise DamagedError("a column of byte strings is not made of two one-dimensional arrays")
+        if int(offsets[-1]) != len(blob) or int(offsets[0]) != 0:
             raise DamagedError("a column of byte strings does not fit its offsets")
         self.blob, self.offsets = blob, offsets.view(np.uint64)
 

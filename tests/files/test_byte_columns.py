@@ -22,6 +22,12 @@ def test_byte_columns_round_trip_any_bytes(first: list[bytes], second: list[byte
     assert [taken[row] for row in range(len(taken))] == [everything[row] for row in rows]
 
 
+def test_arrays_of_other_shapes_are_refused() -> None:
+    for blob, offsets in ((np.zeros((2, 2)), np.zeros(1)), (np.zeros(2), np.zeros((2, 2))), (np.zeros(2), np.array(2))):
+        with pytest.raises(DamagedError):
+            ByteColumn(blob.astype(np.uint8), offsets.astype(np.int64))
+
+
 def test_text_is_encoded_like_file_names() -> None:
     assert ByteColumn.of(["ä\udcff\n"])[0] == "ä".encode() + b"\xff\n"
 

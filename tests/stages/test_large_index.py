@@ -60,11 +60,11 @@ def test_grown_index_is_measured_on_its_new_rows(copied, place):
     assert report.info["recall"]["queries"] == 2000
     assert report.info["measured_rows"] == ROWS + 2000
     assert report.info["effort"] == before["effort"]
-    index, opened = open_index(report.path), FeatureStore.open(copied)
-    assert index.ids.tolist() == opened.ids.tolist()
+    larger, opened = open_index(report.path), FeatureStore.open(copied)
+    assert larger.ids.tolist() == opened.ids.tolist()
     # The label is true of queries that nobody has seen.
     fresh = np.array([vector(b"%d" % number, -number % 977) for number in range(2000)])
-    recall = check_contract(index, fresh, opened.features(), opened.ids)
+    recall = check_contract(larger, fresh, opened.features(), opened.ids)
     assert recall.high >= report.info["recall"]["low"]
     again = index(copied, update=True)
     assert (again.added, again.removed, again.standing) == (0, 0, report.standing)
