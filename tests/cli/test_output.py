@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import struct
+import subprocess
 import sys
 import termios
 import time
@@ -68,10 +69,11 @@ bar.close()
 
 def on_terminal(width: int) -> str:
     """Return what SCRIPT shows on a terminal of ``width`` columns; 0: one that does not know its size."""
-    child, handle = pty.fork()
-    if child == 0:
-        fcntl.ioctl(2, termios.TIOCSWINSZ, struct.pack("HHHH", 24 if width else 0, width, 0, 0))
-        os.execve(sys.executable, [sys.executable, "-c", SCRIPT], {**os.environ, "COLUMNS": "80"})
+    handle, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24 if width else 0, width, 0, 0))
+    command, environment = [sys.executable, "-c", SCRIPT], {**os.environ, "COLUMNS": "80"}
+    child = subprocess.Popen(command, env=environment, stdin=terminal, stdout=terminal, stderr=terminal)
+    os.close(terminal)
     shown = b""
     while True:
         try:
@@ -82,7 +84,7 @@ def on_terminal(width: int) -> str:
             break
         shown += data
     os.close(handle)
-    assert os.waitpid(child, 0)[1] == 0, shown
+    assert child.wait() == 0, shown
     return shown.decode()
 
 

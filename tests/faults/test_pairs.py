@@ -88,20 +88,30 @@ def reference(begun: Path, place: Path, verbs: tuple[str, ...]) -> dict[str, Any
     return REFERENCES[verbs]
 
 
-@pytest.mark.parametrize(("first", "second"), PAIRS)
-def test_concurrent_verbs_are_serialised_or_one_is_refused(begun: Path, place: Path, first: str, second: str) -> None:
-    copy(begun, place)
-    ready = mmap.mmap(-1, 2)
+def run_at_once(place: Path, *verbs: str) -> list[tuple[int, Any]]:
+    """Run ``verbs`` in processes that begin together; return (exit code, answer) of each."""
+    ready = mmap.mmap(-1, len(verbs))
 
     def at_once(number: int, verb: str) -> None:
         ready[number] = 1
-        while not all(ready[:2]):
+        while not all(ready[: len(verbs)]):
             pass
         VERBS[verb](place)
 
-    forks = [begin(lambda n=n, v=verb: at_once(n, v)) for n, verb in enumerate((first, second))]
-    outcomes = [end(*one) for one in forks]
-    told = [answer[0] for code, answer in outcomes if code]
+    forks = [begin(lambda n=n, v=verb: at_once(n, v)) for n, verb in enumerate(verbs)]
+    return [end(*one) for one in forks]
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_concurrent_verbs_are_serialised_or_one_is_refused(begun: Path, place: Path, first: str, second: str) -> None:
+    for _ in range(3):
+        shutil.rmtree(place, ignore_errors=True)
+        copy(begun, place)
+        outcomes = run_at_once(place, first, second)
+        told = [answer[0] for code, answer in outcomes if code]
+        # Both may announce themselves at once, and each is then told to run again.
+        if len(told) < 2:
+            break
     assert all(code in (0, 1) for code, _ in outcomes), outcomes
     assert len(told) < 2, told
     assert all(TOLD.search(message) for message in told), told
