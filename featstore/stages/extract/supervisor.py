@@ -1,7 +1,7 @@
 """Extraction that survives its decoders: the work is done in a child process, and its deaths are explained.
 
 The child (worker.py) notes the rows that it reads and decodes. When it is killed by a signal, exits without a word,
-or makes no progress, its supervisor tries those rows one by one in processes with limits (guard.py). What fails
+or makes no progress, its supervisor tries those rows one by one in processes with limits (processes/sandbox.py). What fails
 there becomes a failure of the store, noted in the unit's work folder (featstore.store.culprits), and the work is
 started again, from the journal. A death that no picture explains is forgiven once, and as long as work gets done.
 The supervisor itself never loads torch. It compares the source with the store, and starts the child only where a

@@ -1,6 +1,6 @@
 """The working process of a supervised extraction: it does what ``extract`` does, and says what it has in hand.
 
-Its supervisor (supervising.py) starts it with three handles: ``control``, on which one line of JSON describes the
+Its supervisor (supervisor.py) starts it with three handles: ``control``, on which one line of JSON describes the
 work, a later line asks it to stop, and the end means that the supervisor is gone; ``reports``, on which it answers in
 lines of JSON; and the memory of in_hand.py.
 """
