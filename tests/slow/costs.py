@@ -143,10 +143,11 @@ def measure_store(costs: Costs, place: Path, count: int, backbone: str) -> Path:
 
 def measure_readers(costs: Costs, store: Path) -> None:
     """Measure commands that read a store, its index and its head, but no picture."""
-    from featstore import index_store, train
+    from featstore import index as build_index
+    from featstore import train
     from featstore.store import FeatureStore
 
-    index, head = Path(index_store(store).path), Path(train(store).path)
+    index, head = Path(build_index(store).path), Path(train(store).path)
     costs.measure("info of an index", featstore("info", index), LOOK)
     costs.measure("info of a head", featstore("info", head), LOOK)
     costs.measure("search --key", featstore("search", index, "--key", FeatureStore.open(store).keys[0]), LOOK)
