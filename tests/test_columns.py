@@ -76,4 +76,4 @@ def test_stores_take_columns_of_keys_and_masks_of_rows(tmp_path):
 
 
 def test_the_version_is_that_of_the_package():
-    assert featstore.__version__ == importlib.metadata.version("featstore")
+    assert featstore.__version__ == importlib.metadata.version("image-featstore")

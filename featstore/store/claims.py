@@ -230,12 +230,12 @@ class Claims:
                     raise
 
     def _take(self, unit: Work, directory: Path) -> Claim | Owner:
-        last = _last_claim(directory)
-        if last is not None and (owner := self.holder(unit)):
-            return owner
+        # List the names before looking for an owner: a claim made in between is then seen, or has the name chosen here.
         # Number after all existing names: a name may belong to something that is not a regular file.
         taken = folders.names(self.store, folders.WORK, directory.name, pattern=folders.CLAIM)
         number = max((int(name[6:]) for name in taken), default=-1) + 1
+        if owner := self.holder(unit):
+            return owner
         claim = Claim(directory, number, {**self._me, "since": time.time()})
         try:
             atomic.write_bytes(claim.path, _encode({**claim._record, "beat": 0}), exclusive=True)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -38,20 +39,37 @@ def test_second_claim_returns_the_owner(claims, tmp_path):
 
 
 def test_one_of_many_concurrent_claims_wins(tmp_path):
-    results = []
-    with Claims(tmp_path) as made:
-        barrier = threading.Barrier(8)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with Claims(tmp_path) as made:
+            for unit in range(20):
+                barrier = threading.Barrier(8)
 
-        def take():
-            barrier.wait()
-            results.append(made.take(0))
+                def take(unit=unit, barrier=barrier):
+                    barrier.wait()
+                    return made.take(unit)
 
-        threads = [threading.Thread(target=take) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert sum(isinstance(result, Claim) for result in results) == 1
+                with ThreadPoolExecutor(8) as pool:
+                    results = [future.result() for future in [pool.submit(take) for _ in range(8)]]
+                assert sum(isinstance(result, Claim) for result in results) == 1
+    finally:
+        sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize(("where", "step"), [(module.folders, "names"), (Claims, "holder")])
+def test_a_claim_made_while_another_process_looks_is_respected(tmp_path, monkeypatch, where, step):
+    original = getattr(where, step)
+    with Claims(tmp_path) as late, Claims(tmp_path) as early:
+
+        def look_then_claim(*arguments, **options):
+            monkeypatch.setattr(where, step, original)
+            found = original(*arguments, **options)
+            early.take(0)
+            return found
+
+        monkeypatch.setattr(where, step, look_then_claim)
+        assert isinstance(late.take(0), Owner)
 
 
 def test_released_claim_is_taken_at_once_with_its_journals(claims, tmp_path):

@@ -134,19 +134,34 @@ def load(path: Path, *, mmap: bool, check: bool) -> tuple[faiss_io.VectorIndex, 
         before = _stat(path)
         side = _matching_side(path, before.st_size, check)
         if side is not None:
-            _check_summary(side)
-            tables, record = _read_tables(side, side.meta), _read_record(side, side.meta)
-            vetting.vet(path, side.summary["rows"], side.summary["dimension"], mmap=mmap)
-            index = faiss_io.VectorIndex.read(path, side.summary["rows"], side.summary["dimension"], mmap=mmap)
-            after = _stat(path)
-            if (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns):
-                if index.inner_product == (record.metric == "l2") or not np.array_equal(index.ids, tables.ids):
-                    raise DamagedError(f"{path}: its ids or metric are not its side file's; build the index again")
-                return index, tables, record
-        elif attempt and before.st_mtime_ns == _stat(path).st_mtime_ns:
+            try:
+                opened = _read_pair(path, side, mmap)
+            except DamagedError:
+                # A writer that replaced the FAISS file after the side file was read is no damage: look again.
+                if _unchanged(path, before):
+                    raise
+                continue
+            if _unchanged(path, before):
+                return opened
+        elif attempt and _unchanged(path, before):
             # Unchanged at the second look, so there is no writer between its two renames.
             break
     raise DamagedError(f"{path}: is not the file that {side_path(path).name} describes; build the index again")
+
+
+def _read_pair(path: Path, side: sealed.SealedFile, mmap: bool) -> tuple[faiss_io.VectorIndex, IndexRows, Record]:
+    _check_summary(side)
+    tables, record = _read_tables(side, side.meta), _read_record(side, side.meta)
+    vetting.vet(path, side.summary["rows"], side.summary["dimension"], mmap=mmap)
+    index = faiss_io.VectorIndex.read(path, side.summary["rows"], side.summary["dimension"], mmap=mmap)
+    if index.inner_product == (record.metric == "l2") or not np.array_equal(index.ids, tables.ids):
+        raise DamagedError(f"{path}: its ids or metric are not its side file's; build the index again")
+    return index, tables, record
+
+
+def _unchanged(path: Path, before: os.stat_result) -> bool:
+    after = _stat(path)
+    return (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
 
 
 def _stat(path: Path) -> os.stat_result:

@@ -149,6 +149,24 @@ def test_an_open_index_outlives_its_replacement(tmp_path: Path) -> None:
     assert old.keys_of([7]) == [b"1/1"]
 
 
+@pytest.mark.parametrize("step", ["vetting.vet", "faiss_io.VectorIndex.read"])
+def test_a_reader_looks_again_when_the_index_is_replaced_while_it_reads(tmp_path: Path, step: str) -> None:
+    path = tmp_path / "x"
+    saved(path, seed=1)
+    where = pair.vetting if step == "vetting.vet" else pair.faiss_io.VectorIndex
+    original = getattr(where, name := step.rpartition(".")[2])
+
+    def replace_then_read(*arguments: object, **options: object) -> object:
+        if not replaced:
+            replaced.append(saved(path, seed=2, rows=70))
+        return original(*arguments, **options)
+
+    replaced: list[FeatureIndex] = []
+    with mock.patch.object(where, name, replace_then_read):
+        assert len(FeatureIndex.open(path)) == 70
+    assert len(replaced) == 1
+
+
 def sealed_again(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, object]) -> None:
     side = sealed.SealedFile(pair.side_path(path))
     kept = {name: side[name].copy() for name in side.names if name != "meta"}
