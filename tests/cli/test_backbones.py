@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.cli.running import run, run_json
 
 
+@pytest.mark.slow
 def test_backbones_lists_what_there_is():
     found = {entry["name"]: entry for entry in run_json("backbones")}
     assert found["resnet50"]["dimension"] == 2048

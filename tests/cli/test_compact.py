@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from featstore.store import FeatureStore
 from tests.cli.running import SMALL, run, run_json
 from tests.made import write_pictures
 
 
+@pytest.mark.slow
 def test_removed_pictures_are_purged_and_the_others_keep_ids_and_vectors(tmp_path):
     pictures, store = write_pictures(tmp_path / "pictures", ["ant/1.png", "ant/2.png", "bee/3.png"]), tmp_path / "s"
     run("extract", pictures, store, *SMALL)

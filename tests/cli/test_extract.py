@@ -40,6 +40,7 @@ def test_nothing_new_starts_no_process_and_loads_no_network(place, options):
     assert loaded_by(("extract", "pictures", "s", *options), cwd=place) == "loaded: []"
 
 
+@pytest.mark.slow
 def test_a_list_on_stdin_with_nothing_new_starts_no_process(place, tmp_path):
     names = "\0".join(str(path) for path in (place / "pictures").rglob("*.[jp][pn]g") if "bad" not in path.name)
     run("extract", "-", tmp_path / "s", *SMALL, stdin=names.encode())

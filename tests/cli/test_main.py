@@ -51,6 +51,7 @@ def test_the_users_mistakes_are_one_line(place, arguments, words):
     assert error.startswith("Usage: ") or error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_what_needs_no_picture_loads_no_network(place, tmp_path):
     subprocess.run(["cp", "-r", place / "s", tmp_path / "s"], check=True)
     (tmp_path / "t.csv").write_text("key,label\ntrain/ant/1.jpg,queen\n")

@@ -62,6 +62,7 @@ def test_an_unknown_sample_lists_what_there_is(tmp_path: Path) -> None:
     assert "'hymenoptera'" in run("sample", "nonsense", tmp_path / "x", code=2).stderr
 
 
+@pytest.mark.slow
 def test_the_sample_is_written_once(tmp_path: Path) -> None:
     assert run_json("sample", "digits", tmp_path / "d")["images"] == 1797
     before = (tmp_path / "d/0/0000.png").stat().st_mtime_ns

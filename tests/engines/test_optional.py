@@ -47,6 +47,7 @@ def test_a_triton_that_cannot_be_imported_is_not_used(monkeypatch):
     assert not can_compile()
 
 
+@pytest.mark.slow
 def test_openvino_is_imported_without_its_telemetry_which_stays_importable():
     code = (
         "import logging, sys\n"

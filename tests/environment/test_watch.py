@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+"""Each test starts processes that import the network."""
+
 
 @pytest.fixture
 def folder():

@@ -47,6 +47,7 @@ def test_sklearn_export_predictions_equal_the_head(kind, classes):
     np.testing.assert_allclose(estimator.predict_proba(X), head.predict_proba(X), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_exported_files_need_no_featstore(tmp_path):
     heads = [trained(kind, 4)[0] for kind in PLAIN]
     X = trained("logreg", 4)[1]

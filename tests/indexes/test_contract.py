@@ -123,6 +123,7 @@ def test_exact_search_replaces_an_index_that_fresh_queries_reject(
     assert found[:, 0].tolist() == list(range(0, 200, 2))
 
 
+@pytest.mark.slow
 def test_last_effort_confirmed_by_fresh_queries_is_used(vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Recall] = []
 
@@ -141,6 +142,7 @@ def test_last_effort_confirmed_by_fresh_queries_is_used(vectors: np.ndarray, mon
     assert not index.exact
 
 
+@pytest.mark.slow
 def test_exact_search_as_replacement_must_fit_into_memory(vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contract, "keeps", lambda recall, goal: False)
     room = int(1.2 * LISTS.file_bytes(ROWS))
@@ -165,6 +167,7 @@ def test_smaller_codes_are_tried_only_if_memory_requires(vectors: np.ndarray) ->
         assert [trial["outcome"] for trial in index.info()["trials"]] == outcomes
 
 
+@pytest.mark.slow
 def test_growth_is_measured_against_the_store(vectors: np.ndarray) -> None:
     index = made(vectors[:ROWS], Contract(recall=0.9), [GRAPH])
     gone = np.arange(0, 2000, 2)

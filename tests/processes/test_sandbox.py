@@ -66,6 +66,7 @@ def test_sandbox_returns_results_and_errors(capfd: pytest.CaptureFixture[str]) -
         ("memory", "memory", "memory"),
     ],
 )
+@pytest.mark.slow
 def test_crash_timeout_and_memory_exhaustion_are_distinguished(how: str, cause: str, words: str) -> None:
     with pytest.raises(sandbox.Died, match=words) as caught:
         call("end", seconds=1.0, how=how)

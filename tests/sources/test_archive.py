@@ -254,6 +254,7 @@ def test_very_large_sample_is_streamed(tmp_path: Path):
     assert (len(late), set(late.labels)) == (10_005, {"8"})
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_archive(tmp_path: Path):
     peaks = []
     for count in (1000, 4000):

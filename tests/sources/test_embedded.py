@@ -96,6 +96,7 @@ def test_rows_can_be_read_in_any_order_by_many_threads(tmp_path: Path):
     assert all(found[n] == DATA[n::8] for n in range(8))
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_pages_not_row_groups(tmp_path: Path):
     size = 1 << 20
     random = np.random.default_rng(0)
@@ -148,6 +149,7 @@ def test_changed_file_never_returns_another_pictures_bytes(tmp_path: Path):
     assert caught.value.reason == "changed-while-read"
 
 
+@pytest.mark.slow
 def test_unreadable_files_give_a_one_line_error(tmp_path: Path):
     with pytest.raises(UsageError, match="row 1 has a label that is a list"):
         whole(open_source(table(tmp_path / "l/t.parquet", structs(DATA[:1]), label=[["ant"]])))

@@ -51,6 +51,7 @@ def test_reads_find_print0_output(names: list[bytes], ended: bool):
     st.sampled_from([b"\n", b"\r\n", b"\n\n"]),
     st.integers(0, 2_200_000),
 )
+@pytest.mark.slow
 def test_lines_are_intact_across_block_borders(names: list[bytes], end: bytes, filling: int):
     lines = [b"/filling" for _ in range(filling // 9)] + names
     assert [name for _, name in listed(end.join(lines))] == lines

@@ -204,6 +204,7 @@ def test_parquet_round_trips_in_parts(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [list(values) for _, values in found] == [list(row.values()) for row in table.to_pylist()]
 
 
+@pytest.mark.slow
 def test_time_is_linear_in_the_number_of_columns(tmp_path: Path) -> None:
     def seconds(columns: int) -> float:
         path = tmp_path / f"{columns}.csv"

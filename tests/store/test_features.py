@@ -182,6 +182,7 @@ def test_pipelines_that_change_columns_take_any_features(stores, features):
     assert pipeline[-1].feature_identity_ is None
 
 
+@pytest.mark.slow
 def test_model_selection_in_processes_takes_the_array(features, stores):
     y = stores[0].labels
     assert len(cross_val_score(LogisticHead(C=1.0, calibrate=False), features, y, cv=2, n_jobs=2)) == 2

@@ -86,6 +86,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.text() | st.lists(PIECES, max_size=20).map("".join) | st.lists(PIECES, max_size=20).map(" ".join))
+@pytest.mark.slow
 def test_any_text_parses_or_raises_usage_error(text: str) -> None:
     slip = None
     try:

@@ -228,6 +228,7 @@ def write_many(path: str, seed: int, rounds: int) -> dict[str, int]:
     return told
 
 
+@pytest.mark.slow
 def test_two_writers_each_save_or_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x"
     saved(path)

@@ -87,6 +87,7 @@ def test_unreachable_goal_leaves_the_largest_effort_set(ground: tuple[np.ndarray
 
 
 @pytest.mark.parametrize("candidate", [replace(GRAPH, steps=tuple(range(5, 300))), FINE])
+@pytest.mark.slow
 def test_descent_goes_from_high_recall_to_high_speed(candidate: Candidate, ground: tuple[np.ndarray, Truth]) -> None:
     subject = subject_of(candidate, ground[0])
     goal, fresh = 0.8, 3.0
@@ -103,6 +104,7 @@ def test_descent_goes_from_high_recall_to_high_speed(candidate: Candidate, groun
     assert not reaches(recalls[-1], goal, fresh)
 
 
+@pytest.mark.slow
 def test_descent_is_independent_of_the_effort_set_in_between(
     ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +122,7 @@ def test_descent_is_empty_for_an_unreachable_goal(ground: tuple[np.ndarray, Trut
     assert list(descent(subject_of(coarse, ground[0]), coarse, ground[1], 0.9, 3.0)) == []
 
 
+@pytest.mark.slow
 def test_each_descent_step_is_the_fastest_for_its_recall(
     ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch
 ) -> None:

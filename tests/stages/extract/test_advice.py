@@ -82,6 +82,7 @@ def test_exact_engines_auto_and_int8_are_all_engines():
     assert {*EXACT_ENGINES, "auto", "openvino-int8"} == set(ENGINES)
 
 
+@pytest.mark.slow
 def test_following_the_advice_saves_the_promised_time(tmp_path, monkeypatch):
     folder = write_pictures(tmp_path / "pictures", [f"{number:02d}.png" for number in range(40)])
     monkeypatch.setattr(module, "_WORTH_ADVICE", 0.0)

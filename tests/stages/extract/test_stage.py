@@ -381,6 +381,7 @@ def test_nothing_new_loads_no_network(folder, tmp_path, monkeypatch, options):
         {"device": "gpu"},
     ],
 )
+@pytest.mark.slow
 def test_rejects_options_that_differ_from_the_store(folder, tmp_path, options):
     extract(folder, tmp_path / "s", backbone="squeezenet1_1", weights="random:3")
     write_pictures(tmp_path / "other", ["ant/x.jpg"], seed=90)
@@ -390,6 +391,7 @@ def test_rejects_options_that_differ_from_the_store(folder, tmp_path, options):
 
 
 @pytest.mark.parametrize("first", ["an empty folder", "a doubled key"])
+@pytest.mark.slow
 def test_a_store_that_a_failed_run_left_without_rows_takes_any_identity(folder, tmp_path, first):
     (tmp_path / "empty").mkdir()
     (tmp_path / "doubled.csv").write_text("path\n" + "pictures/ant/00.jpg\n" * 2)
