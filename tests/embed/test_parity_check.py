@@ -10,6 +10,7 @@ from featstore.engines.parity import BOUNDS
 from featstore.errors import FeatstoreError
 from featstore.stages.info import describe_store
 from featstore.store import FeatureStore
+from tests.engines.tiny import needs_openvino_in_bf16
 from tests.made import extract, tiny_backbone, write_pictures
 
 NAMES = [f"{number:02d}.png" for number in range(24)]
@@ -79,7 +80,13 @@ def test_inexact_engine_makes_no_vector(folder, tmp_path, monkeypatch):
     assert open_engine(tiny_backbone(), engine="torch").precision == "fp32"
 
 
-@pytest.mark.parametrize("options", [{"engine": "openvino-int8"}, {"engine": "openvino", "precision": "bf16"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"engine": "openvino-int8"},
+        pytest.param({"engine": "openvino", "precision": "bf16"}, marks=needs_openvino_in_bf16),
+    ],
+)
 def test_engine_beyond_the_bound_of_its_class_makes_no_vector(folder, tmp_path, monkeypatch, options):
     other, submit = open_engine(tiny_backbone(seed=5), device="cpu", **options), OpenVinoEngine.submit
     monkeypatch.setattr(OpenVinoEngine, "submit", lambda self, pictures: submit(other, pictures))

@@ -17,6 +17,7 @@ from featstore.engines.parity import EXACT, measure_drift
 from featstore.engines.parity import drift as drift_of
 from featstore.errors import UsageError
 from tests.decode.pictures import photograph
+from tests.engines.tiny import needs_openvino_in_bf16
 
 KINDS = [
     ("torch", "fp32"),
@@ -24,7 +25,7 @@ KINDS = [
     ("openvino", "fp32"),
     # Most processors emulate bfloat16 in software, which takes minutes instead of seconds.
     pytest.param(("torch-folded", "bf16"), marks=pytest.mark.slow),
-    pytest.param(("openvino", "bf16"), marks=pytest.mark.slow),
+    pytest.param(("openvino", "bf16"), marks=[pytest.mark.slow, needs_openvino_in_bf16]),
 ]
 
 
@@ -147,3 +148,11 @@ def test_an_engine_leaves_the_backbone_as_it_was(backbone: Backbone) -> None:
     after = backbone.module.state_dict()
     assert set(after) == set(before)
     assert all(value.dtype == before[name].dtype and torch.equal(value, before[name]) for name, value in after.items())
+
+
+def test_bf16_of_openvino_is_refused_where_it_would_end_the_process(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "avx")
+    with pytest.raises(UsageError, match="no bf16 where ONEDNN_MAX_CPU_ISA is AVX; unset it, or use --precision fp32"):
+        open_engine(backbone, engine="openvino", device="cpu", precision="bf16")

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
+import pytest
 import torch
 from torch import Tensor, nn
 
 from featstore.backbones import Backbone
 from featstore.decode import Preprocessing
+
+needs_openvino_in_bf16 = pytest.mark.skipif(
+    os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ("SSE41", "AVX"),
+    reason="OpenVINO has no bf16 under this limit of the instruction set",
+)
 
 
 class Tiny(nn.Module):

@@ -48,7 +48,7 @@ class InstructionSet:
 
 SETS = (
     # OpenVINO refuses to run with oneDNN at SSE41, and uses its kernels of SSE4.2 where oneDNN is at AVX.
-    InstructionSet("avx", "avx", "AVX", "default", "AVX", "Sandybridge", "generic", "X86_V3|AVX2|FMA3|F16C|BMI"),
+    InstructionSet("avx", "avx", "AVX", "default", "AVX", "Sandybridge", "generic", "X86_V3|X86_V4|AVX2|AVX512|FMA3|F16C|BMI"),
     InstructionSet("avx2", "avx2", "AVX2", "avx2", "AVX2", "Haswell", "avx2", "X86_V4|AVX512"),
     InstructionSet("avx512", "avx512bw", "AVX512_CORE", "avx512", "AVX512", "SkylakeX", "avx512", "AVX512_(ICL|SPR|VNNI)"),
     InstructionSet("avx512-vnni", "avx512_vnni", "AVX512_CORE_VNNI", "avx512", "AVX512_E1", "SkylakeX", "avx512", "$^"),
