@@ -29,7 +29,8 @@ from featstore.text import counted, printable
     "--memory",
     callback=to_bytes,
     metavar="SIZE",
-    help="Contract: memory limit for building, such as 4G or 500M; the file, which a search maps, may take nine tenths of it.",
+    help="Contract: memory limit for building and searching, such as 4G or 500M. A tenth of it is kept free for building, "
+    "so the new index file has at most nine tenths.",
 )
 @click.option("--latency", callback=to_seconds, metavar="TIME", help="Contract: time limit per query, such as 5ms.")
 @click.option(
@@ -56,8 +57,9 @@ def index(store: str, as_json: bool, update: bool, export: str | None, **options
     """Build an index for nearest-neighbour search over STORE, and measure its recall on held-out pictures.
 
     With a contract (--recall, --at, --memory, --latency: one is enough) several kinds of index are tried. The fastest
-    one is used whose recall on fresh pictures meets the contract at the lower end of the 95 % interval. featstore info
-    shows everything that was tried. An update checks the contract again; the exit code is 1 if it is no longer met.
+    one is used whose recall on fresh pictures meets the contract at the lower end of the 95 % interval. The latency is
+    the median of single queries in one thread, measured on the finished index. featstore info shows everything that was
+    tried. An update checks the contract again; the exit code is 1 if it is not met.
 
     The file is a plain FAISS index, whose ids are the store's row ids (FeatureStore.rows_of_ids). An update deletes
     removed pictures from an exact index; a graph or coded lists keep and skip them until they are built again.
@@ -141,7 +143,7 @@ def contract_lines(info: dict[str, Any]) -> list[str]:
         return lines
     limits = [f"recall@{contract['at']} of at least {contract['recall']:g}"]
     if contract["memory"] is not None:
-        limits.append(f"a file of at most {contract['memory']:,} bytes")
+        limits.append(f"at most {contract['memory']:,} bytes of memory")
     if contract["latency"] is not None:
         limits.append(f"a query in at most {1000 * contract['latency']:g} ms")
     sample = f"; tried on a sample of {contract['rows_tried']:,} vectors" if contract["sampled"] else ""

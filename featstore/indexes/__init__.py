@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from featstore.indexes.ann_benchmarks import AnnBenchmark, read_ann_benchmark, write_ann_benchmark
     from featstore.indexes.build import build_index
-    from featstore.indexes.contract import build_contract, check_contract
+    from featstore.indexes.contract import build_contract, check_contract, check_latency
     from featstore.indexes.duplicates import across_splits, equal_groups, leaks, near_duplicates
     from featstore.indexes.exact import exact_search, leave_one_out_accuracy
     from featstore.indexes.feature_index import FeatureIndex
@@ -32,6 +32,7 @@ _HOMES = {
     "build_contract": "contract",
     "build_index": "build",
     "check_contract": "contract",
+    "check_latency": "contract",
     "equal_groups": "duplicates",
     "exact_search": "exact",
     "leaks": "duplicates",
@@ -54,6 +55,7 @@ __all__ = [
     "build_contract",
     "build_index",
     "check_contract",
+    "check_latency",
     "equal_groups",
     "exact_search",
     "leaks",

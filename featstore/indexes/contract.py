@@ -21,15 +21,15 @@ from featstore.indexes.feature_index import FeatureIndex
 from featstore.indexes.files import pair
 from featstore.indexes.recall import Recall, keeps
 from featstore.indexes.rows import About, IndexRows
-from featstore.indexes.tuning.efforts import Subject, descent
+from featstore.indexes.tuning.efforts import Subject, descent, median_seconds
 from featstore.indexes.tuning.ladder import Candidate, flat, ladder
-from featstore.indexes.tuning.trials import Contract, Ground, Trial, create, training_rows, try_all
+from featstore.indexes.tuning.trials import FEWEST_QUERIES, Contract, Ground, Trial, create, training_rows, try_all
 from featstore.indexes.tuning.truth import HeldOut, find_truth, hold_out
 
 # More queries than elsewhere: with a narrower interval a smaller safety margin of recall suffices.
 _FRESH = 3000
-_FEWEST_QUERIES = 1000
 _LEAST_SAMPLE = 128 << 20
+_TIMED_QUERIES = 100
 
 
 def build_contract(
@@ -61,7 +61,7 @@ def build_contract(
     Candidates are tried in memory, on up to ``defaults.CONTRACT_SAMPLE_BYTES`` of vectors and at most a quarter of
     ``contract.memory``. Larger data is sampled at random; only the chosen candidate is then built, tuned and measured
     on all rows. ``info()["trials"]`` lists all trials with the reason for each rejection; ``info()["contract"]`` has
-    the outcome.
+    the outcome; if a latency was asked for, it is measured again on the finished index (``latency_seconds``).
     The other parameters are those of build_index. Raises UsageError as build_index does, and if no candidate fits
     ``contract.memory`` or ``contract.latency``, or if exact search is needed and does not fit.
     """
@@ -111,7 +111,10 @@ def build_contract(
         versions=versions(),
     )
     ordered = bool((order == np.arange(rows)).all())
-    return FeatureIndex(index, tables if ordered else tables.take(order), record)
+    made = FeatureIndex(index, tables if ordered else tables.take(order), record)
+    if contract.latency is not None:
+        check_latency(made, vectors)
+    return made
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ class _Chosen:
 
 def _held_out(rows: int, seed: int, groups: NDArray[np.int64] | None) -> HeldOut:
     held_out = hold_out(rows, defaults.TUNING_QUERIES + _FRESH, seed, groups)
-    if len(held_out.queries) >= _FEWEST_QUERIES:
+    if len(held_out.queries) >= FEWEST_QUERIES:
         return held_out
     return HeldOut(held_out.queries[:0], held_out.clusters[:0], np.zeros(rows, np.bool_))
 
@@ -216,6 +219,19 @@ def _verified(job: _Job, chosen: _Chosen, held_out: HeldOut) -> tuple[_Chosen, R
         )
     index = create(last.factory, shape_of(job.vectors)[1], job.metric, job.seed)
     return _filled(job, last, index, np.flatnonzero(~held_out.withheld)), exact, asked
+
+
+def check_latency(index: FeatureIndex, vectors: Features) -> float:
+    """Measure the median seconds of a single query in one thread, and record them in the contract of ``index``.
+
+    The queries are the first 100 of ``vectors`` (n, d): whether the index holds them does not matter for the time.
+    """
+    queries = gather(vectors, index.metric, np.arange(min(_TIMED_QUERIES, shape_of(vectors)[0])))
+    k = index.recall.k
+    seconds = round(median_seconds(queries, lambda query: index.search(query, k, threads=1)), 7)
+    contract = {**(index._record.contract or {}), "latency_seconds": seconds}
+    index._record = dataclasses.replace(index._record, contract=contract)
+    return seconds
 
 
 def check_contract(

@@ -26,18 +26,29 @@ def standing(info: Mapping[str, Any], file_bytes: int | None = None) -> Standing
 
     The contract holds if the last measurement showed it, the rows added since are at most the share
     ``defaults.UNMEASURED_GROWTH`` of the rows measured, and the file (of ``file_bytes``, if given) is not larger than
-    allowed. The latency is not measured again after the build.
+    allowed. A latency, if asked for, has to have been measured on the finished index, at the build or an update.
     """
     contract, recall = info["contract"], info["recall"]
     if contract is None:
         return Standing(None, "the index has no contract")
     what = f"recall@{contract['at']} of at least {contract['recall']:g}"
+    latency, measured = contract["latency"], contract.get("latency_seconds")
+    if latency is not None:
+        what += f", a query in at most {1000 * latency:.4g} ms"
     since = info["rows"] + info["removed"] - info["measured_rows"]
     if contract["memory"] is not None and file_bytes is not None and file_bytes > contract["memory"]:
         allowed = contract["memory"]
         return Standing(False, f"the contract is broken: {file_bytes:,} bytes where {allowed:,} are allowed")
+    if latency is not None and measured is None:
+        return Standing(
+            False, f"the contract ({what}) is not known to hold: its latency was not measured; an update measures it"
+        )
+    if latency is not None and measured > latency:
+        took, allowed = 1000 * measured, 1000 * latency
+        return Standing(False, f"the contract is broken: a query takes {took:.3g} ms where {allowed:.4g} are allowed")
+    timed = "" if latency is None else f"; a query took {1000 * measured:.3g} ms"
     if info["exact"]:
-        return Standing(True, f"the contract ({what}) holds: every vector is compared")
+        return Standing(True, f"the contract ({what}) holds: every vector is compared{timed}")
     if recall["value"] is None:
         return Standing(False, f"the contract ({what}) is not known to hold: recall was not measured")
     figure = f"{recall['value']:.4f} [{recall['low']:.4f}, {recall['high']:.4f}] on {recall['queries']:,} pictures"
@@ -50,7 +61,7 @@ def standing(info: Mapping[str, Any], file_bytes: int | None = None) -> Standing
             "were measured, never enough at once to measure again",
         )
     before = f", before the last {since:,} came" if since else ""
-    return Standing(True, f"the contract ({what}) holds: {figure}{before}")
+    return Standing(True, f"the contract ({what}) holds: {figure}{before}{timed}")
 
 
 def judge(recall: Recall, goal: float) -> bool | None:

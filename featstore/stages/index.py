@@ -76,7 +76,8 @@ def index(
 
     An update adds new rows and marks removed ones without a rebuild; an exact index deletes removed rows
     (FeatureIndex.purge). If there is a contract and enough new rows, recall is measured again on new pictures before
-    they are added. If it dropped, it is measured once more with an effort scaled by the growth of the index.
+    they are added. If it dropped, it is measured once more with an effort scaled by the growth of the index. A latency
+    in the contract is measured at the build and at each update.
     ``standing`` in the report says whether the contract is met.
 
     Raises UsageError (empty store, ``out`` is not an index, update of another store's index, contract that no index
@@ -142,7 +143,7 @@ def _build(
 
 
 def _update(store: FeatureStore, path: Path, name: str, seed: int, notes: list[str]) -> IndexReport:
-    from featstore.indexes import FeatureIndex
+    from featstore.indexes import FeatureIndex, check_latency
 
     index = FeatureIndex.open(path, mmap=False)
     origin = origin_of_index(index, str(path))
@@ -159,7 +160,12 @@ def _update(store: FeatureStore, path: Path, name: str, seed: int, notes: list[s
     if len(rows):
         _grow(index, store, rows, generation, seed)
     purged = index.purge()
-    if purged or not stale.fresh:
+    changed = bool(purged) or not stale.fresh
+    contract = index.info()["contract"] or {}
+    if contract.get("latency") is not None and (changed or contract.get("latency_seconds") is None):
+        check_latency(index, store.stream())
+        changed = True
+    if changed:
         index.save(path)
     return _report(index, path, name, len(rows), len(stale.gone), notes)
 

@@ -10,6 +10,7 @@ import pytest
 from featstore import defaults
 from featstore.errors import UsageError
 from featstore.indexes import Contract, FeatureIndex, build_contract, check_contract, contract, verify
+from featstore.indexes.growth import standing
 from featstore.indexes.recall import Recall
 from featstore.indexes.tuning.ladder import Candidate, flat
 from tests.indexes.made import Source, clusters
@@ -86,11 +87,25 @@ def test_error_names_the_reason_for_every_candidate_if_none_fits() -> None:
         made(clusters(ROWS, DIMENSION), Contract(latency=1e-9), [flat(DIMENSION)])
 
 
+def test_latency_of_exact_search_over_few_rows_is_measured(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="flat a query takes .* ms where 1e-06 are allowed"):
+        made(clusters(300, DIMENSION), Contract(latency=1e-9), [flat(DIMENSION)])
+    index = made(clusters(300, DIMENSION), Contract(latency=10.0), [flat(DIMENSION)])
+    assert index.info()["trials"][0]["latency_seconds"] > 0
+    index.save(tmp_path / "x")
+    told = FeatureIndex.open(tmp_path / "x").info()
+    assert 0 < told["contract"]["latency_seconds"] < 10
+    assert "holds: every vector is compared; a query took" in standing(told).text
+
+
 def test_few_rows_are_searched_exactly() -> None:
     index = made(clusters(500, DIMENSION), Contract(recall=0.999), [flat(DIMENSION), GRAPH])
     assert index.exact
     assert index.recall == Recall(1.0, 1.0, 1.0, 10, 0, "exact")
-    assert [trial["outcome"] for trial in index.info()["trials"]] == ["chosen", "too few rows to measure its recall"]
+    assert [trial["outcome"] for trial in index.info()["trials"]] == [
+        "chosen",
+        "not tried: of 500 vectors fewer than 1,000 can be held out to confirm its recall; exact search is fast for so few",
+    ]
 
 
 @pytest.mark.slow

@@ -32,6 +32,19 @@ def test_standing_states_whether_the_contract_holds() -> None:
     assert "not known to hold: 101 pictures came since 1,000 were measured" in unknown.text
 
 
+def test_contract_with_a_latency_holds_only_if_it_was_measured() -> None:
+    asked = {**info()["contract"], "latency": 0.005}
+    unmeasured = standing(info(contract=asked, exact=True))
+    assert unmeasured.holds is False
+    assert unmeasured.text.endswith("its latency was not measured; an update measures it")
+    slow = standing(info(contract={**asked, "latency_seconds": 0.006}))
+    assert (slow.holds, slow.text) == (False, "the contract is broken: a query takes 6 ms where 5 are allowed")
+    quick = standing(info(contract={**asked, "latency_seconds": 0.001}))
+    assert quick.holds
+    assert quick.text.startswith("the contract (recall@10 of at least 0.95, a query in at most 5 ms) holds: 0.9700")
+    assert quick.text.endswith("; a query took 1 ms")
+
+
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
     [(0.951, 0.97, True), (0.96, 1.0, None), (0.90, 0.98, None), (0.94, 0.95, False), (0.5, 0.9, False)],

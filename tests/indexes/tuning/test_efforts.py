@@ -138,7 +138,7 @@ def test_each_descent_step_is_the_fastest_for_its_recall(
 
 def test_times_are_positive(ground: tuple[np.ndarray, Truth]) -> None:
     subject = subject_of(GRAPH, ground[0])
-    assert 0 < subject.latency(ground[1]) < 1
+    assert 0 < subject.latency(ground[1].queries, 5) < 1
     assert 0 < subject.timed(ground[1]) < 10
 
 
