@@ -59,13 +59,16 @@ def mean_interval(shares: NDArray[np.float64], parts: int) -> tuple[float, float
 
     Wilson's interval on the effective number of trials, q p(1-p) / s^2 (the design effect, as in
     E. Korn & B. Graubard, Survey Methodology 1998). That number lies between q, if the parts of a query fail together,
-    and q * parts, if they are independent. Unlike a bootstrap interval, it has a positive width if every share is 1.
+    and q * parts, if they are independent. s^2 includes one more query that found nothing. Otherwise a sample in which
+    hardly any query missed a neighbour would count as q * parts independent trials (of 60 queries, 1 % of which lose
+    all neighbours, the interval covered the true recall in 77 % of simulations; now 97 %). Unlike a bootstrap interval,
+    it has a positive width if every share is 1.
     """
     queries = len(shares)
     if queries == 0:
         return 0.0, 1.0
     mean = float(shares.mean())
-    spread = float(shares.var(ddof=1)) if queries > 1 else 0.0
+    spread = (float(((shares - mean) ** 2).sum()) + mean**2) / queries
     gain = mean * (1 - mean) / spread if spread > 0 else 1.0
     return wilson_interval(mean, queries * min(max(gain, 1.0), float(parts)))
 

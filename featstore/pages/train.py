@@ -78,7 +78,10 @@ def write_training_page(
                 ("judged by", f"{split.names[1]}: {counted(len(split.test), 'picture')}"),
                 ("seed", str(trained.head.meta.get("seed"))),
                 *_calibration(trained),
-                ("intervals", f"accuracy: Wilson; others: bootstrap, {trained.report.replicates:,} replicates"),
+                (
+                    "intervals",
+                    f"accuracy: Wilson; others: Bayesian bootstrap with one row that was not seen, {trained.report.replicates:,} replicates",
+                ),
                 (
                     "time",
                     f"{seconds(trained.seconds['train'])} to train, {seconds(trained.seconds['evaluate'])} to judge",

@@ -50,6 +50,19 @@ def test_recall_interval_covers_the_true_recall(together: float) -> None:
     assert np.mean(widths) < (0.06 if together else 0.022)
 
 
+def test_recall_interval_of_few_queries_allows_for_queries_that_lose_every_neighbour() -> None:
+    random = np.random.default_rng(6)
+    covered = 0
+    for _ in range(400):
+        found = (random.random((60, 10)) < 0.998).mean(axis=1)
+        found[random.random(60) < 0.01] = 0
+        low, high = mean_interval(found, 10)
+        covered += low <= 0.99 * 0.998 <= high
+    assert covered >= 0.94 * 400
+    one_miss = np.r_[np.ones(99), 0.9]
+    assert mean_interval(one_miss, 10)[0] == pytest.approx(wilson_interval(0.999, 100)[0], abs=1e-3)
+
+
 def test_interval_has_positive_width_at_full_recall() -> None:
     low, high = mean_interval(np.ones(100), 10)
     assert high == 1

@@ -1,8 +1,8 @@
-"""Compare two heads on the same rows by a paired bootstrap."""
+"""Compare two heads on the same rows by a paired Bayesian bootstrap."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from featstore import defaults
 from featstore.errors import DataError
-from featstore.heads.evaluation.measures import NAMES, Measurer
+from featstore.heads.evaluation.measures import NAMES, Measurer, draws, unseen_rows
 from featstore.heads.evaluation.report import codes_of
 
 _REPLICATES: Final = 1000
@@ -49,11 +49,13 @@ def compare(
     replicates: int = _REPLICATES,
     seed: int = defaults.SEED,
 ) -> list[Difference]:
-    """Compare two sets of probabilities (n, k) for the same rows by a paired percentile bootstrap.
+    """Compare two sets of probabilities (n, k) for the same rows by a paired Bayesian bootstrap.
 
-    Each replicate draws the same rows for both heads (Efron and Tibshirani 1993). With ``groups`` (n,) it draws whole
-    groups, because copies of a picture are not independent observations. The p-value is twice the share of replicates
-    on the rarer side of zero, and at least 1 / replicates.
+    Each replicate weights the rows alike for both heads (Rubin 1981). With ``groups`` (n,) the rows of a group share
+    their weight, because copies of a picture are not independent observations. One row that was not seen is added, on
+    which only one of the heads is right, so that equal heads have an interval too (see measures.draws); log loss is
+    measured without it. The p-value is twice the share of replicates on the rarer side of zero, and at least
+    1 / replicates.
     Raises DataError: mismatched shapes, unknown measures or labels, no rows.
     """
     unknown = [name for name in measures if name not in NAMES]
@@ -61,14 +63,16 @@ def compare(
         raise DataError(f"unknown measure {unknown[0]!r}; choose from {', '.join(NAMES)}")
     codes = codes_of(y_true, classes)
     a, b = (_probabilities(values, len(codes), len(classes)) for values in (probabilities_a, probabilities_b))
-    measurers = Measurer(codes, a), Measurer(codes, b)
+    more, (wrong, right) = unseen_rows(codes, a)
+    codes = np.r_[codes, more]
+    measurers = Measurer(codes, np.r_[a, [right, wrong]]), Measurer(codes, np.r_[b, [wrong, right]])
     drawn = np.array([
-        [_gap(measurers, weights, name) for name in measures]
-        for weights in _resamples(len(codes), groups, replicates, seed)
+        [_gaps(measurers, weights, measures) for weights in pair]
+        for pair in _draws(len(a), groups, replicates, seed)
     ])  # fmt: skip
-    ones = np.ones(len(codes))
-    first, second = (measurer.measure(ones) for measurer in measurers)
-    return [_difference(name, first[name], second[name], drawn[:, i]) for i, name in enumerate(measures)]
+    seen = np.r_[np.ones(len(a)), 0.0, 0.0]
+    first, second = (measurer.measure(seen) for measurer in measurers)
+    return [_difference(name, first[name], second[name], drawn[:, :, i]) for i, name in enumerate(measures)]
 
 
 def _probabilities(values: ArrayLike, rows: int, classes: int) -> NDArray[np.float64]:
@@ -80,25 +84,30 @@ def _probabilities(values: ArrayLike, rows: int, classes: int) -> NDArray[np.flo
     return array
 
 
-def _resamples(rows: int, groups: ArrayLike | None, replicates: int, seed: int) -> Any:
-    """Yield bootstrap resamples as row weights (n,): how often each row was drawn."""
-    random = np.random.default_rng(seed)
+def _draws(
+    rows: int, groups: ArrayLike | None, replicates: int, seed: int
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Yield the pairs of measures.draws; the weight of a group is that of each of its rows."""
     unit = np.arange(rows) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     count = int(unit.max()) + 1
-    for _ in range(replicates):
-        yield np.bincount(random.integers(0, count, count), minlength=count).astype(np.float64)[unit]
+    places = np.r_[unit, count, count + 1]
+    for first, second in draws(count, replicates, seed):
+        yield first[places], second[places]
 
 
-def _gap(measurers: tuple[Measurer, Measurer], weights: NDArray[np.float64], name: str) -> float:
-    a, b = measurers
-    return b.measure(weights)[name] - a.measure(weights)[name]
+def _gaps(measurers: tuple[Measurer, Measurer], weights: NDArray[np.float64], measures: Sequence[str]) -> list[float]:
+    """Return B - A of each measure; log loss without the two unseen rows."""
+    a, b = (measurer.measure(weights) for measurer in measurers)
+    seen = weights[:-2]
+    gap = float(seen @ (measurers[1].losses - measurers[0].losses)[:-2] / seen.sum())
+    return [gap if name == "log_loss" else b[name] - a[name] for name in measures]
 
 
 def _difference(name: str, a: float, b: float, drawn: NDArray[np.float64]) -> Difference:
-    there = drawn[~np.isnan(drawn)]
-    if not len(there):
+    """Return the Difference, given that of each replicate (replicates, 2): with either head right on the unseen row."""
+    if np.isnan(drawn).any():
         raise DataError(f"{name} does not exist on these rows; compare another measure")
-    low, high = np.quantile(there, [0.025, 0.975])
-    tail = min(float((there <= 0).mean()), float((there >= 0).mean()))
-    p_value = min(1.0, max(2 * tail, 1 / len(there)))
-    return Difference(name, a, b, b - a, float(low), float(high), p_value)
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    tail = min((drawn <= 0).mean(axis=0).max(), (drawn >= 0).mean(axis=0).max())
+    p_value = min(1.0, max(2 * float(tail), 1 / len(drawn)))
+    return Difference(name, a, b, b - a, float(low.min()), float(high.max()), p_value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -53,7 +54,7 @@ class Measurer:
         self.predicted: NDArray[np.intp] = probabilities.argmax(axis=1)
         rows = np.arange(len(codes))
         own = np.clip(probabilities[rows, codes], np.finfo(np.float64).eps, 1.0)
-        self._surprise = -np.log(own)
+        self.losses: Floats = -np.log(own)
         self.confidence: Floats = probabilities[rows, self.predicted]
         bins = np.ceil(self.confidence * CALIBRATION_BINS).astype(np.intp) - 1
         self.bins: NDArray[np.intp] = np.clip(bins, 0, CALIBRATION_BINS - 1)
@@ -71,7 +72,7 @@ class Measurer:
             "accuracy": float(weights @ self.hits) / total,
             "balanced_accuracy": float(table.recall[there].mean()),
             "macro_f1": float(table.f1[there].mean()),
-            "log_loss": float(weights @ self._surprise) / total,
+            "log_loss": float(weights @ self.losses) / total,
             "calibration_error": self._calibration_error(weights, total),
             "roc_auc": float(areas[:, 0].mean()),
             "average_precision": float(areas[:, 1].mean()),
@@ -80,6 +81,32 @@ class Measurer:
     def _calibration_error(self, weights: Floats, total: float) -> float:
         gaps = np.bincount(self.bins, weights * (self.hits - self.confidence), CALIBRATION_BINS)
         return float(np.abs(gaps).sum()) / total
+
+
+def unseen_rows(codes: NDArray[np.intp], probabilities: Floats) -> tuple[NDArray[np.intp], Floats]:
+    """Return two rows to append for intervals: codes (2,) and probabilities (2, k), wrong with certainty, and right.
+
+    Both belong to the smallest class that has rows, where one row changes averages over classes most. The wrong one is
+    given to the smallest other class.
+    """
+    sizes = np.bincount(codes, minlength=probabilities.shape[1])
+    by_size = np.lexsort((sizes, sizes == 0))
+    own, other = by_size[0], by_size[min(1, len(by_size) - 1)]
+    return np.array([own, own], np.intp), np.eye(len(sizes))[[other, own]]
+
+
+def draws(rows: int, replicates: int, seed: int) -> Iterator[tuple[Floats, Floats]]:
+    """Yield pairs of random weights (rows + 2,), for rows that ``unseen_rows`` follow: one pair a replicate.
+
+    Bayesian bootstrap (D. Rubin, Annals of Statistics 1981): weights are exponential, that is Dirichlet(1, ..., 1)
+    after division by their sum. The first weights of a pair include the wrong row, the second the right one. An
+    interval from the lowest to the highest 2.5 % of both is that of N. Gaffke (2005) for the mean of a bounded
+    variable, and for a share exactly that of Clopper and Pearson. So it has a width even if every row is right.
+    """
+    random = np.random.default_rng(seed)
+    for _ in range(replicates):
+        weights = random.standard_exponential(rows + 2)
+        yield weights * np.r_[np.ones(rows + 1), 0.0], weights * np.r_[np.ones(rows), 0.0, 1.0]
 
 
 class _Ranking:

@@ -13,7 +13,15 @@ from numpy.typing import ArrayLike, NDArray
 from featstore import defaults
 from featstore.errors import DataError
 from featstore.heads.calibration import rescale
-from featstore.heads.evaluation.measures import CALIBRATION_BINS, NAMES, ClassTable, Measurer, class_table
+from featstore.heads.evaluation.measures import (
+    CALIBRATION_BINS,
+    NAMES,
+    ClassTable,
+    Measurer,
+    class_table,
+    draws,
+    unseen_rows,
+)
 from featstore.stats import wilson_interval
 from featstore.text import natural
 
@@ -97,7 +105,8 @@ class Report:
             "intervals": {
                 "level": 0.95,
                 "accuracy": "Wilson score interval",
-                "others": "percentile bootstrap over rows",
+                "others": "Bayesian bootstrap over rows and one row that was not seen, wrong or right",
+                "log_loss": "Bayesian bootstrap over rows",
                 "replicates": self.replicates,
                 "seed": self.seed,
             },
@@ -134,10 +143,12 @@ def evaluate(
 ) -> Report:
     """Return the Report on ``probabilities`` (n, k) for the true labels ``y_true`` (n,), out of ``classes`` (k,).
 
-    Accuracy has Wilson's score interval (Wilson 1927). The other measures have a percentile bootstrap interval over
-    rows (Efron and Tibshirani 1993) with ``replicates`` resamples (default: 1,000; fewer, but at least 200, for more
-    than 200,000 probabilities). Averages over classes are macro averages over the classes that have rows. The
-    calibration error is defined as in Guo et al. (2017), with 15 bins of the top probability.
+    Accuracy has Wilson's score interval (Wilson 1927). The other measures have a Bayesian bootstrap interval over rows
+    (Rubin 1981) with ``replicates`` resamples (default: 1,000; fewer, but at least 200, for more than 100,000
+    probabilities). One row that was not seen is added, wrong with certainty or right, so that the interval has a width
+    even if every row is right (see measures.draws). Log loss has no upper limit, so its interval holds only for rows
+    like those that were seen. Averages over classes are macro averages over the classes that have rows. The calibration
+    error is defined as in Guo et al. (2017), with 15 bins of the top probability.
     Raises DataError: no rows, mismatched shapes, NaN, a label outside the classes.
     """
     names = [str(name) for name in classes]
@@ -153,9 +164,8 @@ def evaluate(
     ones = np.ones(len(codes))
     point = measurer.measure(ones)
     table = class_table(codes, measurer.predicted, ones, len(names))
-    count = replicates if replicates is not None else int(np.clip(2e8 / max(1, values.size), 200, 1000))
-    spread = _bootstrap(measurer, count, seed)
-    estimates = {name: Estimate(point[name], *spread[name]) for name in NAMES}
+    count = replicates if replicates is not None else int(np.clip(1e8 / max(1, values.size), 200, 1000))
+    estimates = _bootstrap(codes, values, point, count, seed)
     low, high = wilson_interval(float(measurer.hits.mean()), len(codes))
     estimates["accuracy"] = Estimate(point["accuracy"], low, high)
     missing = [name for name, support in zip(names, table.support, strict=True) if not support]
@@ -205,20 +215,29 @@ def worst_errors(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[
     return np.asarray(wrong[np.argsort(-confidence, kind="stable")][:count], np.intp)
 
 
-def _bootstrap(measurer: Measurer, count: int, seed: int) -> dict[str, tuple[float, float]]:
-    random = np.random.default_rng(seed)
-    rows = len(measurer.codes)
-    drawn: dict[str, list[float]] = {name: [] for name in NAMES}
-    for _ in range(count):
-        weights = np.bincount(random.integers(0, rows, rows), minlength=rows).astype(np.float64)
-        for name, value in measurer.measure(weights).items():
-            drawn[name].append(value)
-    intervals = {}
-    for name, values in drawn.items():
-        there = np.array([value for value in values if not math.isnan(value)])
-        low, high = np.quantile(there, [0.025, 0.975]) if len(there) else (math.nan, math.nan)
-        intervals[name] = (float(low), float(high))
-    return intervals
+def _bootstrap(
+    codes: NDArray[np.intp], probabilities: NDArray[np.float64], point: dict[str, float], count: int, seed: int
+) -> dict[str, Estimate]:
+    """Return each measure with its 95 % interval, which contains the value itself."""
+    rows = len(codes)
+    more, their = unseen_rows(codes, probabilities)
+    measurer = Measurer(np.r_[codes, more], np.r_[probabilities, their])
+    drawn: list[list[list[float]]] = []
+    for pair in draws(rows, count, seed):
+        seen = pair[0][:rows]
+        log_loss = float(seen @ measurer.losses[:rows] / seen.sum())
+        measured = [{**measurer.measure(weights), "log_loss": log_loss} for weights in pair]
+        drawn.append([[one[name] for name in NAMES] for one in measured])
+    replicates = np.array(drawn)  # (count, 2, measures)
+    estimates = {}
+    for place, name in enumerate(NAMES):
+        value = point[name]
+        if math.isnan(value):
+            estimates[name] = Estimate(value, math.nan, math.nan)
+            continue
+        low, high = np.nanquantile(replicates[:, :, place], [0.025, 0.975], axis=0)
+        estimates[name] = Estimate(value, min(value, *low.tolist()), max(value, *high.tolist()))
+    return estimates
 
 
 def _calibration(measurer: Measurer) -> list[CalibrationBin]:

@@ -34,8 +34,14 @@ def test_compare_finds_the_better_head_with_the_report_figures():
 
 def test_comparing_a_head_with_itself_finds_no_difference():
     codes, values = made(200, 0.7, 3)
-    for difference in compare(codes, values, values, [0, 1], replicates=50):
-        assert (difference.difference, difference.low, difference.high, difference.p_value) == (0, 0, 0, 1)
+    accuracy, balanced, log_loss = compare(codes, values, values, [0, 1], replicates=1000)
+    for one in (accuracy, balanced, log_loss):
+        assert (one.difference, one.p_value) == (0, 1)
+    # Clopper and Pearson's limit for a kind of row that 200 rows did not show.
+    limit = 1 - 0.025 ** (1 / 200)
+    assert (accuracy.low, accuracy.high) == pytest.approx((-limit, limit), rel=0.15)
+    assert balanced.low < 0 < balanced.high
+    assert (log_loss.low, log_loss.high) == (0, 0)
 
 
 def test_paired_bootstrap_detects_differences_that_separate_intervals_miss():

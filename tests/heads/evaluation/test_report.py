@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy.stats import beta
 from sklearn import metrics
 
 from featstore.errors import DataError
@@ -90,6 +91,39 @@ def test_bootstrap_interval_has_its_nominal_coverage():
         estimate = evaluate(codes, probabilities, [0, 1], replicates=120).estimates["roc_auc"]
         inside += estimate.low <= truth <= estimate.high
     assert 33 <= inside <= 40
+
+
+@pytest.mark.parametrize(("right", "rows"), [(40, 40), (37, 40), (0, 40)])
+def test_interval_of_a_share_is_that_of_clopper_and_pearson(right, rows):
+    """With one class of two present, balanced accuracy is the share of right rows."""
+    probabilities = np.eye(2)[np.r_[np.zeros(right, int), np.ones(rows - right, int)]]
+    found = evaluate([0] * rows, probabilities, [0, 1], replicates=1000).estimates["balanced_accuracy"]
+    low = beta.ppf(0.025, right, rows - right + 1) if right else 0
+    high = beta.ppf(0.975, right + 1, rows - right) if right < rows else 1
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.012)
+
+
+def test_every_bounded_figure_has_an_interval_where_no_row_is_wrong():
+    codes = np.repeat([0, 1], 20)
+    estimates = evaluate(codes, np.eye(2)[codes], [0, 1]).estimates
+    for name in ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "average_precision"):
+        assert estimates[name].value == estimates[name].high == 1
+        assert 0.8 < estimates[name].low < 0.93, name
+    assert estimates["calibration_error"].value == 0
+    assert 0.05 < estimates["calibration_error"].high < 0.15
+
+
+@pytest.mark.parametrize(("sizes", "recall"), [((20, 20), 0.97), ((30, 6), 0.9), ((5,) * 8, 0.95)])
+def test_interval_of_an_average_over_classes_covers_it(sizes, recall):
+    random = np.random.default_rng(3)
+    codes = np.repeat(np.arange(len(sizes)), sizes)
+    covered = 0
+    for seed in range(40):
+        predicted = np.where(random.random(len(codes)) < recall, codes, (codes + 1) % len(sizes))
+        probabilities = np.eye(len(sizes))[predicted]
+        one = evaluate(codes, probabilities, range(len(sizes)), replicates=60, seed=seed).estimates["balanced_accuracy"]
+        covered += one.low <= recall <= one.high
+    assert covered >= 36
 
 
 @pytest.mark.parametrize(
