@@ -114,9 +114,10 @@ def _require_two_groups(names: NDArray[Any], codes: NDArray[np.intp], groups: ND
     pairs = np.unique(np.stack([codes, groups], axis=1), axis=0)[:, 0]
     single = np.flatnonzero(np.bincount(pairs, minlength=len(names)) < 2)
     if len(single):
+        have = "1 class has" if len(single) == 1 else f"{len(single):,} classes have"
         raise DataError(
-            f"{len(single)} class(es) have one picture (or one group of equal pictures) only: {_named(names[single])}; "
-            "give each at least two, or leave these classes out"
+            f"{have} only one picture, or only copies of one: {_named(names[single])}; "
+            "give each class at least two different pictures, or leave its rows out"
         )
 
 

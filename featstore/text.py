@@ -77,6 +77,14 @@ def did_you_mean(word: str, names: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 
+def check_keywords(function: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise TypeError, as Python does, for the first of the ``given`` keyword arguments that is not ``known``."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{did_you_mean(name, known)}")
+
+
 def is_misspelling(word: str, name: str) -> bool:
     """Return whether ``word`` is ``name`` with two adjacent letters swapped, or with one letter missing or added.
 

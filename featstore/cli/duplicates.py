@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from featstore import defaults
-from featstore.cli.output import Bar, json_option, show
+from featstore.cli.output import Bar, apart, json_option, show
 from featstore.text import counted, printable
 
 _LISTED = 20
@@ -67,7 +67,8 @@ def duplicates(store: str, threshold: float, html: str | None, root: str | None,
     if html is not None:
         from featstore.pages.duplicates import write_duplicates_page
 
-        report.notes.extend(write_duplicates_page(report, html, root=root))
+        with apart():
+            report.notes.extend(write_duplicates_page(report, html, root=root))
     show({**report.to_dict(), "page": html}, "\n".join(_lines(report, html)), as_json)
 
 

@@ -79,7 +79,7 @@ def _share(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]
 @click.option(
     "--unit-rows",
     type=click.IntRange(1),
-    help=f"Pictures of a full shard, settled when the store is made (default: some {defaults.UNIT_BYTES >> 20} MiB of vectors).",
+    help=f"Pictures of a full shard, settled when the store is made (default: a power of two, at most {defaults.UNIT_BYTES >> 20} MiB of vectors).",
 )
 @click.option("--retry-failures", is_flag=True, help="Retry pictures that failed before.")
 @click.option("--rehash", is_flag=True, help="Detect changes by content instead of size and time; reads every picture.")

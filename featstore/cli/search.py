@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from featstore import defaults
-from featstore.cli.output import json_option, say, show
+from featstore.cli.output import apart, json_option, say, show
 from featstore.text import counted, printable
 
 
@@ -95,12 +95,13 @@ def search(
 
     like = Query(keys=keys, vectors=vectors, labels=labels)
     less = Query(inputs=less_inputs, keys=less_keys, labels=less_labels)
-    report = run(index, list(inputs), like=like, less=less, **options)
-    notes = list(report.notes)
-    if html is not None:
-        from featstore.pages.search import write_search_page
+    with apart():
+        report = run(index, list(inputs), like=like, less=less, **options)
+        notes = list(report.notes)
+        if html is not None:
+            from featstore.pages.search import write_search_page
 
-        notes += write_search_page(report, html, root=root)
+            notes += write_search_page(report, html, root=root)
     lines = []
     if report.where is not None:
         lines.append(f"{report.kept:,} of {report.rows:,} pictures where {printable(report.where)}")

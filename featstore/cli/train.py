@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from featstore import defaults
-from featstore.cli.output import json_option, show
+from featstore.cli.output import apart, json_option, show
 from featstore.text import counted, printable
 
 
@@ -117,7 +117,8 @@ def train(
     if report is not None:
         from featstore.pages.train import write_training_page
 
-        notes += write_training_page(trained, report, root=root)
+        with apart():
+            notes += write_training_page(trained, report, root=root)
         if beside:
             from featstore.pages.figures import write_figures
 

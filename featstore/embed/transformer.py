@@ -51,8 +51,6 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     Attributes
     ----------
-    _n_features_out : int
-        Dimension d of the features, for ``get_feature_names_out``. Set by ``fit``.
     failures_ : list of tuple
         (position, name, reason, message) of each picture that the last ``transform`` could not read.
 
@@ -98,8 +96,13 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """
         for _ in _inputs(X, load=False):
             pass
-        self._n_features_out = self._embedder().identity.dimension
+        self._embedder()
         return self
+
+    @property
+    def _n_features_out(self) -> int:
+        """Dimension d of the features, for ``get_feature_names_out``; as ``transform``, it needs no fit."""
+        return self._embedder().identity.dimension
 
     def transform(self, X: Any) -> FeatureArray:
         """Return the features (n, d) of the pictures ``X`` (n); needs no fit.

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import warnings
+import weakref
 from concurrent.futures import Future
 from importlib.util import find_spec
 from typing import Any, Final
@@ -133,6 +134,9 @@ class OpenVinoEngine:
         # Twice as many requests as streams, so that each stream finds its next block waiting.
         self._queue = ov.AsyncInferQueue(self._compiled, 2 * streams)
         self._queue.set_callback(_finish)
+        # A thread of OpenVINO is still in Python code for a moment after it set a result. If the interpreter ended then,
+        # the process would abort ("terminate called without an active exception").
+        weakref.finalize(self, self._queue.wait_all)
         self._streams = streams
 
     def submit(self, pictures: NDArray[np.uint8]) -> Future[NDArray[np.float32]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,7 +19,7 @@ from featstore.heads.estimators.linear import LinearSVMHead, LogisticHead
 from featstore.heads.estimators.neighbours import KNNHead
 from featstore.heads.headfile import TrainedHead
 from featstore.store.features import identity_of
-from featstore.text import did_you_mean, natural
+from featstore.text import check_keywords, did_you_mean, natural
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ def train_head(
         options = {"C": C, "class_weight": _by_code(class_weight, names), **options}
     elif class_weight is not None or C != "auto":
         raise UsageError(f"{kind} has neither C nor class weights; leave these options out")
+    settable = set(inspect.signature(chosen.estimator).parameters) - {"cv", "random_state"}
+    check_keywords("train", options, settable)
     estimator = chosen.estimator(cv=folds, random_state=seed, **options)
     coded = np.array([codes[label] for label in labels.tolist()], np.int64)
     estimator.fit(X, coded, groups=groups)

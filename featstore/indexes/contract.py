@@ -61,7 +61,7 @@ def build_contract(
     Candidates are tried in memory, on up to ``defaults.CONTRACT_SAMPLE_BYTES`` of vectors and at most a quarter of
     ``contract.memory``. Larger data is sampled at random; only the chosen candidate is then built, tuned and measured
     on all rows. ``info()["trials"]`` lists all trials with the reason for each rejection; ``info()["contract"]`` has
-    the outcome; if a latency was asked for, it is measured again on the finished index (``latency_seconds``).
+    the outcome, with the latency of the finished index if one was asked for.
     The other parameters are those of build_index. Raises UsageError as build_index does, and if no candidate fits
     ``contract.memory`` or ``contract.latency``, or if exact search is needed and does not fit.
     """
@@ -86,9 +86,8 @@ def build_contract(
         best.subject = None
         chosen = _whole(job, best.candidate, kept)
     chosen, measured, asked = _verified(job, chosen, held_out)
-    if chosen.candidate.exact and not best.candidate.exact:
+    if (last := chosen.candidate).exact and not best.candidate.exact:
         best.outcome = "did not hold on fresh queries"
-        last = chosen.candidate
         trials.append(Trial(last, rows, last.file_bytes(rows), "chosen: exact, since the quickest did not hold"))
     index, order = chosen.subject.index, chosen.subject.rows
     if held_out.withheld.any():
@@ -110,11 +109,9 @@ def build_contract(
         trials=[trial.to_dict() for trial in trials],
         versions=versions(),
     )
-    ordered = bool((order == np.arange(rows)).all())
-    made = FeatureIndex(index, tables if ordered else tables.take(order), record)
-    if contract.latency is not None:
-        check_latency(made, vectors)
-    return made
+    tables = tables if (order == np.arange(rows)).all() else tables.take(order)
+    made = FeatureIndex(index, tables, record)
+    return made if contract.latency is None else check_latency(made, vectors)
 
 
 @dataclass(frozen=True)
@@ -221,8 +218,8 @@ def _verified(job: _Job, chosen: _Chosen, held_out: HeldOut) -> tuple[_Chosen, R
     return _filled(job, last, index, np.flatnonzero(~held_out.withheld)), exact, asked
 
 
-def check_latency(index: FeatureIndex, vectors: Features) -> float:
-    """Measure the median seconds of a single query in one thread, and record them in the contract of ``index``.
+def check_latency(index: FeatureIndex, vectors: Features) -> FeatureIndex:
+    """Measure the median seconds of a single query in one thread; return ``index`` with them in its contract.
 
     The queries are the first 100 of ``vectors`` (n, d): whether the index holds them does not matter for the time.
     """
@@ -231,7 +228,7 @@ def check_latency(index: FeatureIndex, vectors: Features) -> float:
     seconds = round(median_seconds(queries, lambda query: index.search(query, k, threads=1)), 7)
     contract = {**(index._record.contract or {}), "latency_seconds": seconds}
     index._record = dataclasses.replace(index._record, contract=contract)
-    return seconds
+    return index
 
 
 def check_contract(

@@ -92,7 +92,19 @@ class CsvTable:
         self._spaced = len(header[1]) > 1 and all(name.startswith(" ") for name in header[1][1:])
         if self._spaced:
             header = next(self._lines())
+        self._require_separator(header[1])
         self.columns = [name.strip() or f"unnamed_{position}" for position, name in enumerate(header[1])]
+
+    def _require_separator(self, header: list[str]) -> None:
+        """Raise UsageError if the header is one field that holds another separator, as spreadsheets write ";"."""
+        other = next((each for each in ";\t,|" if each in header[0]), None) if len(header) == 1 else None
+        if other is None:
+            return
+        names = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
+        raise UsageError(
+            f"{shown(self.path)}: its columns are separated by {names[other]}, where {names[self._delimiter]} are expected; "
+            "save it as .csv with commas, or as .tsv with tabs"
+        )
 
     def records(self) -> Iterator[tuple[str, Sequence[Any]]]:
         """Yield each line's values as text; see Table.records."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from featstore.indexes.duplicates import Leak, NearDuplicates
 
 _AT_ONCE = 4096
+_NAMED = 10
 """Pairs of vectors to read at once."""
 
 
@@ -191,8 +192,11 @@ def find_duplicates(
         one, other = copies.of([row, partner])
         shared.append(SharedPicture(one, other, centred, 1.0 if same else cosine, same))
     notes = state_of_store(opened)
-    if differing := sum(len(group.labels) > 1 for group in groups):
-        notes.append(f"in {counted(differing, 'group')} copies of one picture have different labels")
+    if differing := [number for number, group in enumerate(groups, 1) if len(group.labels) > 1]:
+        named = ", ".join(map(str, differing[:_NAMED])) + (", ..." if len(differing) > _NAMED else "")
+        notes.append(
+            f"copies of one picture have different labels in {counted(len(differing), 'group')}: group {named}"
+        )
     return DuplicateReport(opened, threshold, groups, shared, _counted(shared), notes)
 
 

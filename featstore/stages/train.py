@@ -201,7 +201,7 @@ def train(
     replaced, notes = _compared(earlier, stack, split, probabilities)
     seconds = {"train": round(fitted - started, 3), "evaluate": round(time.perf_counter() - fitted, 3)}
     save_head(path, trained, {"report": report.to_dict(), "seconds": seconds})
-    notes = [*state_of_store(opened), *stack.notes(), *split.notes(), *notes]
+    notes = [*state_of_store(opened), *stack.notes(), *split.notes(), *at_the_end(trained), *notes]
     names = [os.fspath(one) for one in paths]
     return TrainReport(
         names[0], str(path), trained, report, split, probabilities, notes, seconds, uncalibrated, names, replaced
@@ -221,6 +221,24 @@ def assess(
     truth, scale = stack.first.labels[split.test].astype(str), scale_of(head)
     before = before_calibration(truth, probabilities, head.classes, scale) if scale is not None else {}
     return probabilities, evaluate(truth, probabilities, head.classes, seed=seed), before
+
+
+def at_the_end(head: TrainedHead) -> list[str]:
+    """Return a note for each parameter whose chosen value is the smallest or largest that was tried."""
+    table, chosen = head.meta.get("cross_validation"), head.meta.get("chosen")
+    notes = []
+    for name, value in (chosen if isinstance(chosen, dict) else {}).items():
+        tried = sorted(set(table.get(f"param_{name}") or [])) if isinstance(table, dict) else []
+        # One neighbour is the fewest there can be.
+        if len(tried) < 2 or value not in (tried[0], tried[-1]) or (name == "n_neighbors" and value == 1):
+            continue
+        which = "smallest" if value == tried[0] else "largest"
+        remedy = f"; try --C {value * (0.1 if value == tried[0] else 10):g}" if name == "C" else ""
+        notes.append(
+            f"{name} = {value:g} is the {which} of the values that were tried ({tried[0]:g} to {tried[-1]:g}): "
+            f"one beyond it may be better{remedy}"
+        )
+    return notes
 
 
 def scale_of(head: TrainedHead) -> float | None:

@@ -15,7 +15,7 @@ from featstore.errors import UsageError
 from featstore.store import folders, tables
 from featstore.store.features import FeatureArray, FeatureBlocks
 from featstore.store.identity import Identity
-from featstore.store.key_matches import meant, other_forms
+from featstore.store.key_matches import meant, other_forms, without_vector
 from featstore.store.keys import KeyIndex
 from featstore.store.live_rows import LiveRows
 from featstore.store.manifest import Manifest, settled
@@ -64,7 +64,7 @@ class FeatureStore:
         """Open the store at ``path``. Raises UsageError where there is none, DamagedError where it is damaged.
 
         ``partial``: also the rows that an extraction, which may be running, has finished of units that are not whole
-        yet. These are copied into memory, some 512 MiB a unit at most, and are those of this moment.
+        yet. These are copied into memory, at most 512 MiB a unit, and are those of this moment.
         """
         return cls(path, partial=partial)
 
@@ -157,9 +157,8 @@ class FeatureStore:
             value = np.flatnonzero(value)
         value = value.astype(np.int64).reshape(-1)
         if value.size and (value.min() < 0 or value.max() >= len(self)):
-            raise UsageError(
-                f"{self.path}: rows 0 to {len(self) - 1:,} are there, not {int(value.min()):,} to {int(value.max()):,}"
-            )
+            asked = f"{int(value.min()):,} to {int(value.max()):,}"
+            raise UsageError(f"{self.path}: rows 0 to {len(self) - 1:,} are there, not {asked}")
         return value
 
     @property
@@ -192,11 +191,7 @@ class FeatureStore:
             encoded = other_forms(self._plan, encoded)
             rows = self.rows_of_ids(self._plan.find_keys(encoded))
         if missing == "raise" and (rows < 0).any():
-            first = encoded[int(np.flatnonzero(rows < 0)[0])]
-            raise UsageError(
-                f"{self.path}: {int((rows < 0).sum()):,} of {len(rows):,} keys have no vector here (the first: {to_text(first)!r})"
-                + meant(self._plan, first, self.keys)
-            )
+            raise UsageError(f"{self.path}: {without_vector(self._plan, encoded, rows, self.keys)}")
         return rows
 
     def rows_of_ids(self, ids: Ids) -> NDArray[np.int64]:
@@ -292,8 +287,13 @@ class FeatureStore:
 
     @property
     def labels(self) -> NDArray[np.object_]:
-        """(n,) objects: the label of each row, or None."""
+        """(n,) objects: the label of each row, or None. NumPy cannot sort None: ``classes`` has the unique labels."""
         return self.column(tables.LABEL)
+
+    @property
+    def classes(self) -> list[str]:
+        """The labels that there are, each once, in natural order (1, 2, 10)."""
+        return sorted({str(label) for label in self.labels if label is not None}, key=natural)
 
     @property
     def splits(self) -> NDArray[np.object_]:

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featstore.store.plan import Plan
 from featstore.text import composed, did_you_mean, to_bytes, to_text
@@ -101,6 +102,17 @@ def meant(plan: Plan, key: bytes, keys: Iterable[str]) -> str:
     text = to_text(key)
     ends = list(islice((other for other in islice(keys, _SEARCHED) if other.endswith("/" + text)), _NAMED))
     return did_you_mean(text, ends or keys)
+
+
+def without_vector(plan: Plan, wanted: Sequence[bytes], rows: NDArray[np.int64], keys: Iterable[str]) -> str:
+    """Return the message that some of the ``wanted`` keys have no row in ``rows`` (m,), where -1 marks them."""
+    absent = np.flatnonzero(rows < 0)
+    first = wanted[int(absent[0])]
+    text = f"the key {to_text(first)!r} has no vector here"
+    if len(wanted) > 1:
+        have = "has" if len(absent) == 1 else "have"
+        text = f"{len(absent):,} of {len(wanted):,} keys {have} no vector here (the first: {to_text(first)!r})"
+    return text + meant(plan, first, keys)
 
 
 def _wanted_forms(key: bytes, roots: list[bytes]) -> Iterator[tuple[str, str]]:

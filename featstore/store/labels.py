@@ -85,9 +85,16 @@ def set_columns(
             key = quoted(wanted[int(rows[twice[0]])])
             raise UsageError(f"the key {key} is in the table in two forms; keep one line for each key")
         if not rows.size:
-            example = f" (the first: {quoted(wanted[0])})" if wanted else ""
             why = "".join(f"; {note}" for note in matches.causes)
-            raise NoKeyKnown(f"{path}: none of the {len(wanted):,} keys of the table is in the store{example}{why}")
+            if len(wanted) > 1:
+                none = f"none of the {len(wanted):,} keys of the table is in the store (the first: {quoted(wanted[0])})"
+            else:
+                none = (
+                    f"the only key of the table, {quoted(wanted[0])}, is not in the store"
+                    if wanted
+                    else "the table has no rows"
+                )
+            raise NoKeyKnown(f"{path}: {none}{why}")
         typed = {
             name: (Column.of_text if from_text and name not in (tables.LABEL, tables.SPLIT) else Column.of)(
                 values

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
-from featstore.errors import UsageError
+from featstore.errors import DataError, UsageError
 from featstore.sources.layout import split_words
 from featstore.store import FeatureStore
 from featstore.store.origin import require_vectors
@@ -122,7 +122,7 @@ def split_store(
         if unknown:
             raise UsageError(
                 f"{store.path}: the split {names[1]!r} has pictures of {_some(unknown)}, which the split {first!r} lacks: "
-                "a head cannot learn them; label some for training, or leave them out"
+                f"a head cannot learn them; label some for training, or leave them out ({_leaving_out(store)})"
             )
         missing = sorted(set(labels[train].tolist()) - set(labels[test].tolist()), key=natural)
         shared = _shared(store, train, test)
@@ -133,12 +133,20 @@ def split_store(
     _require_classes(labels[pool], names[0] or "", store)
     from featstore.splits import held_out as stratified
 
-    train_at, test_at = stratified(
-        labels[pool].astype(str), groups=groups_of_equal_bytes(store.sha256[pool]), fraction=held_out, seed=seed
-    )
+    try:
+        train_at, test_at = stratified(
+            labels[pool].astype(str), groups=groups_of_equal_bytes(store.sha256[pool]), fraction=held_out, seed=seed
+        )
+    except DataError as error:
+        raise UsageError(f"{store.path}: {error} ({_leaving_out(store)})") from None
     sides = (f"{1 - held_out:.0%} of {names[0] or 'all'}", f"{held_out:.0%} of {names[0] or 'all'}, held out")
     settings = {"held_out": held_out, "seed": seed}
     return Split(pool[train_at], pool[test_at], "made", sides, unlabelled, 0, [], settings)
+
+
+def _leaving_out(store: FeatureStore) -> str:
+    """Return how pictures are left out of training."""
+    return f"pictures with an empty label in TABLE are left out: featstore label {store.path} TABLE"
 
 
 def groups_of_equal_bytes(sha256: NDArray[np.uint8]) -> Rows:

@@ -15,6 +15,6 @@ def test_duplicates(indexed, tmp_path):
     text = run(*asked, "--html", tmp_path / "page.html").stdout
     assert "1 group of equal bytes" in text
     assert "group 1: equal bytes\n  equal bytes     ant/00.png  (ant)\n  equal bytes     bee/copy.png  (bee)\n" in text
-    assert "note: in 1 group copies of one picture have different labels\n" in text
+    assert "note: copies of one picture have different labels in 1 group: group 1\n" in text
     assert len(read(tmp_path / "page.html").pictures) == 2
     assert run_json(*asked)["surplus"] == 1

@@ -129,6 +129,11 @@ def test_parameters_are_checked_on_use_and_copies_load_their_own_network(embedde
     assert changed.transform([]).shape == (0, 5)
 
 
+def test_names_of_features_need_no_fit():
+    names = ImageEmbedder(tiny_backbone(), engine="torch").get_feature_names_out()
+    assert (len(names), names[0]) == (8, "imageembedder0")
+
+
 def test_lazily_exported_from_featstore():
     assert featstore.ImageEmbedder is ImageEmbedder
     code = "import sys, featstore; print('ImageEmbedder' in dir(featstore), 'sklearn' in sys.modules)"

@@ -139,7 +139,9 @@ def test_library_warnings_are_printed_once_escaped_after_the_progress_bar(place,
     (tmp_path / "p").mkdir()
     for number in range(3):
         (tmp_path / "p" / f"{number}.tif").write_bytes(data)
-    for command in (f"$F extract p s {' '.join(NETWORK)}", f"$F predict {place}/a.head p"):
+    assert sh("$F index a.store --out a.faiss", place).returncode == 0
+    search = f"$F search {place}/a.faiss p/0.tif p/1.tif p/2.tif"
+    for command in (f"$F extract p s {' '.join(NETWORK)}", f"$F predict {place}/a.head p", search):
         done = sh(command, tmp_path)
         said = [line for line in done.stderr.decode().splitlines() if "not yet in table" in line]
         assert len(said) == 1, done.stderr

@@ -56,8 +56,10 @@ def test_reads_csv_and_tsv(tmp_path: Path):
         (b'path,label\na,"' + b"x" * 200_000, r"line 2 is no well-formed CSV"),
         (b"path,label\n" + b"x" * (17 << 20), r"line 2 is longer than"),
         (b"path,label,path\na,b,c\n", r"more than one column 'path'"),
+        (b"path;label\na;b\n", r"its columns are separated by semicolons, where commas are expected"),
+        (b"path\tlabel\na\tb\n", r"separated by tabs, .*; save it as .csv with commas, or as .tsv with tabs"),
     ],
-    ids=["empty", "blank", "short", "long", "nul", "utf-16", "open", "quote", "field", "line", "doubled"],
+    ids=["empty", "blank", "short", "long", "nul", "utf-16", "open", "quote", "field", "line", "doubled", ";", "tab"],
 )
 def test_malformed_csv_error_names_the_line(tmp_path: Path, content: bytes, message: str):
     with pytest.raises(UsageError, match=message) as caught:

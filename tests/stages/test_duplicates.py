@@ -63,7 +63,7 @@ def test_copies_are_grouped_and_leaks_singled_out(store):
     one, other = (report.store.features(rows=report.store.index_of([key]))[0] for key in sorted(shared[2][0]))
     assert report.leaks[2].cosine == pytest.approx(one @ other / np.linalg.norm(one) / np.linalg.norm(other), abs=1e-6)
     assert report.leaking == {"test": 2, "train": 3}
-    assert report.notes == ["in 1 group copies of one picture have different labels"]
+    assert report.notes == ["copies of one picture have different labels in 1 group: group 2"]
     told = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert told["groups"][0]["copies"][0]["centred_cosine"] == told["groups"][0]["copies"][0]["cosine"] == 1
     assert (told["equal_sets"], told["equal_copies"], told["near_groups"]) == (1, 3, 2)

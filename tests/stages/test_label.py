@@ -81,6 +81,14 @@ def test_another_column_with_the_keys_is_suggested(store: Path, tmp_path: Path):
     assert label(store, table, key_column="path").matched == 2
 
 
+def test_an_unknown_key_alone_is_named(store: Path, tmp_path: Path):
+    (tmp_path / "t.csv").write_text("key,label\nzzz,ant\n")
+    with pytest.raises(UsageError, match="the only key of the table, 'zzz', is not in the store"):
+        label(store, tmp_path / "t.csv")
+    with pytest.raises(UsageError, match="the key 'zzz' has no vector here"):
+        FeatureStore.open(store).index_of(["zzz"])
+
+
 def test_report_describes_the_columns_read(store: Path, tmp_path: Path):
     report = label(store, csv(tmp_path, "path,label,note\nant/1.png,queen,x\nbee/2.png,,y\n"))
     assert report.read_as == (

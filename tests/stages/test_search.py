@@ -93,7 +93,7 @@ def test_by_key_the_picture_itself_is_no_answer(chain, unit):
         assert query.key == query.name
         assert len(query.neighbours) == 29
         assert query.neighbours[0].key == ranked(unit, unit[query.name], [query.name])[0]
-    with pytest.raises(UsageError, match="1 of 2 keys have no vector here"):
+    with pytest.raises(UsageError, match="1 of 2 keys has no vector here"):
         search(chain.index, like=Query(keys=["val/ant/02.png", "x"]))
 
 

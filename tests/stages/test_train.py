@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 from featstore.errors import DamagedError, IdentityError, UsageError
 from featstore.heads import load_head
 from featstore.heads.trainer import HEADS
+from featstore.stages.extract import extract
+from featstore.stages.label import label
 from featstore.stages.predict import predict
-from featstore.stages.train import head_path, train
+from featstore.stages.train import at_the_end, head_path, train
 from featstore.store import FeatureStore, tables
 from featstore.store.labels import set_columns
 from tests.chain import make_store, names, write_coloured
@@ -80,6 +83,36 @@ def test_notes_report_a_class_without_held_out_pictures(tmp_path):
     trained = train(make_store(folder, tmp_path / "s"), folds=3)
     assert trained.report.missing == ["cow"]
     assert any("no pictures of cow" in note for note in trained.notes)
+
+
+def test_a_class_with_one_picture_is_refused_with_the_way_to_leave_it_out(tmp_path):
+    folder = write_coloured(tmp_path / "p", [*names("", 6), "cow/0.png"])
+    store = make_store(folder, tmp_path / "s")
+    with pytest.raises(UsageError, match=r"1 class has only one picture, .*: cow; .*: featstore label .*/s TABLE\)"):
+        train(store)
+    (tmp_path / "t.csv").write_text("key,label\ncow/0.png,\n")
+    label(store, tmp_path / "t.csv")
+    assert train(store, folds=2).head.classes == ["ant", "bee"]
+
+
+def test_a_parameter_at_the_end_of_its_grid_is_noted(chain, tmp_path):
+    trained = train(chain.store, folds=3, out=tmp_path / "a.head", Cs=(1e-4, 1e-3))
+    C = trained.chosen["C"]
+    which, beyond = ("smallest", "1e-05") if C == 1e-4 else ("largest", "0.01")
+    note = f"C = {C:g} is the {which} of the values that were tried (0.0001 to 0.001): one beyond it may be better"
+    assert f"{note}; try --C {beyond}" in trained.notes
+    assert not at_the_end(train(chain.store, folds=3, out=tmp_path / "b.head", C=0.1).head)
+    middle = {"chosen": {"C": 2.0}, "cross_validation": {"param_C": [1.0, 2.0, 3.0]}}
+    assert not at_the_end(replace(trained.head, meta=middle))
+
+
+def test_a_misspelt_option_has_a_suggestion(chain, tmp_path):
+    with pytest.raises(
+        TypeError, match=r"train\(\) got an unexpected keyword argument 'scorring'.*did you mean 'scoring'"
+    ):
+        train(chain.store, out=tmp_path / "a.head", scorring="accuracy")
+    with pytest.raises(TypeError, match=r"extract\(\) got an .* 'bacth'; did you mean 'batch'"):
+        extract(chain.folder, tmp_path / "s", bacth=3)
 
 
 def test_pictures_without_label_and_pending_ones_are_counted_and_left_out(tmp_path):

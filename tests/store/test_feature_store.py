@@ -12,6 +12,7 @@ from featstore import defaults
 from featstore.errors import DamagedError, FeatstoreError, UsageError
 from featstore.stages.compact import compact
 from featstore.store import FeatureStore, shards, written
+from featstore.store.labels import set_columns
 from tests.made import extract, tiny_backbone, write_pictures
 from tests.store.building import D, Pictures, build, plan, vector, work
 
@@ -67,10 +68,17 @@ def test_keys_are_a_sequence(store):
         store.keys[12]
 
 
+def test_classes_are_the_labels_without_none_in_natural_order(store):
+    numbers = [None if row % 5 == 0 else str(row) for row in range(12)]
+    set_columns(store.path, list(store._key_bytes(None)), {"label": numbers})
+    classes = FeatureStore.open(store.path).classes
+    assert classes == ["1", "2", "3", "4", "6", "7", "8", "9", "11"]
+
+
 def test_index_of_returns_the_rows_of_keys(store):
     assert store.index_of(["dog/10", "cat/01", b"cat/03"]).tolist() == [11, 0, 1]
     assert store.index_of(["nobody", "cat/01"], missing="mark").tolist() == [-1, 0]
-    with pytest.raises(UsageError, match="1 of 2 keys have no vector here.*'nobody'"):
+    with pytest.raises(UsageError, match="1 of 2 keys has no vector here.*'nobody'"):
         store.index_of(["nobody", "cat/01"])
 
 

@@ -28,6 +28,7 @@ def check_training(estimator: Any, X: Any, y: Any) -> tuple[Features, NDArray[np
     Raises DataError (a ValueError), TypeError for complex data.
     """
     estimator.feature_identity_ = identity_of(X)
+    _refuse_missing(y)
     if is_blocks(X):
         if y is None:
             raise DataError("labels are needed: the target y is None")
@@ -43,6 +44,20 @@ def check_training(estimator: Any, X: Any, y: Any) -> tuple[Features, NDArray[np
     if len(classes) < 2:
         raise DataError(f"only one class ({classes[0]}): a classifier needs at least two")
     return X, codes.astype(np.intp), classes
+
+
+def _refuse_missing(y: Any) -> None:
+    """Raise DataError if labels are None; scikit-learn would only say that their type is unknown."""
+    labels = np.asarray(y) if y is not None else np.zeros(0)
+    if labels.dtype != object:
+        return
+    missing = sum(label is None for label in labels.reshape(-1).tolist())
+    if missing == labels.size and missing:
+        raise DataError(f"none of the {missing:,} rows has a label: y is None everywhere")
+    if missing:
+        raise DataError(
+            f"{missing:,} of {labels.size:,} labels are None; leave these rows out: X[y != None], y[y != None]"
+        )
 
 
 def training_set(

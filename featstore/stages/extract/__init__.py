@@ -51,9 +51,13 @@ def extract(
     Raises UsageError for what was asked wrongly, IdentityError where the store has other features, FeatstoreError
     and OSError for what failed; what was extracted until then is kept.
     """
+    from dataclasses import fields
+
     from featstore.errors import UsageError
     from featstore.stages.extract.options import ExtractOptions
+    from featstore.text import check_keywords
 
+    check_keywords("extract", options, (field.name for field in fields(ExtractOptions)))
     asked = ExtractOptions(**options)
     if not supervised:
         from featstore.stages.extract.stage import extract_in_process

@@ -111,9 +111,11 @@ def test_works_in_a_pipeline_and_with_text_labels(head):
         (lambda X, y: (X, np.full_like(y, y[0])), "only one class"),
         (lambda X, y: (np.where(np.arange(X.size).reshape(X.shape) == 20, np.nan, X), y), "NaN or infinity"),
         (lambda X, y: (Streamed(X), y[:-1]), "one label a row"),
+        (lambda X, y: (X, np.full(len(y), None)), "none of the 60 rows has a label"),
+        (lambda X, y: (X, np.where(np.arange(len(y)) < 3, None, y)), r"3 of 60 labels are None; leave these rows out"),
         (lambda X, y: (np.zeros_like(X), y), None),
     ],
-    ids=["one class", "nan", "lengths", "constant"],
+    ids=["one class", "nan", "lengths", "no label", "some labels", "constant"],
 )
 def test_fit_rejects_unusable_data_in_one_line(head, spoil, message):
     X, y = spoil(*blobs(60, 8, 3))
