@@ -15,7 +15,7 @@ class RowBlocks(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(n, d)."""
+        """Shape (n, d) of the whole feature matrix."""
         ...
 
     def blocks(self) -> Iterator[NDArray[Any]]:

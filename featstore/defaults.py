@@ -75,7 +75,7 @@ HEAD_MEMORY: Final = 2 << 30
 HEAD_CS: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Values of C that C="auto" tries, on standardised features."""
 SVM_CS: Final = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""The same for the linear support vector machine; smaller, because its squared hinge loss is larger."""
+"""Values of C to try for the linear support vector machine; smaller, because its squared hinge loss is larger."""
 KERNEL_EXACT_ROWS: Final = 2048
 """Maximum training rows of an exact kernel head. With more rows it is a Nystroem approximation with KERNEL_LANDMARKS
 landmarks, as accurate and, on 4,000 rows, four times faster."""

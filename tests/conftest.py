@@ -7,8 +7,8 @@ import tempfile
 
 from hypothesis import HealthCheck, settings
 
-# Before torch is loaded, and for every process that tests start: the suite runs in as many processes as there are
-# cores, and OpenMP's threads spin while they wait for a core that another process has.
+# Set before torch is loaded, and inherited by every process that tests start. The suite runs one process per core;
+# more OpenMP threads would spin while they wait for a core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile(

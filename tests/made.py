@@ -1,4 +1,4 @@
-"""What many tests make: small pictures on disk, and a backbone that is real and tiny."""
+"""Helpers of many tests: write small pictures, and build a real but tiny backbone."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def test_every_slow_command_and_pipeline_is_documented() -> None:
     assert set(re.findall(r"\]\((\w+\.py)\)", text("pipelines/README.md"))) == pipelines
 
 
-def test_links_between_documents_lead_somewhere() -> None:
+def test_links_between_documents_point_to_existing_files() -> None:
     for name in ("data/README.md", "pipelines/README.md", "tests/README.md", ".github/CONTRIBUTING.md"):
         for target in re.findall(r"\]\((?!https?://)([^)#]+)", text(name)):
             assert (ROOT / name).parent.joinpath(target).exists(), (name, target)

@@ -54,7 +54,7 @@ def test_the_first_two_commands_install_run_and_test():
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("readme", "number"), RUN, ids=lambda value: str(value).removeprefix(f"{TOP}{os.sep}"))
 def test_every_other_block_runs_after_those_before_it(place, readme, number):
-    """The rooms' READMEs go on with what the first README made."""
+    """The folders' READMEs use the files that the first README made."""
     kind, text = blocks_of(readme)[number]
     command = ["bash", "-euo", "pipefail", "-c", text] if kind == "sh" else [sys.executable, "-W", "error", "-c", text]
     result = subprocess.run(command, cwd=place, env=environment(), capture_output=True, text=True, check=False)
@@ -82,7 +82,7 @@ def test_paragraphs_have_at_most_60_words(readme):
 
 
 @pytest.mark.parametrize("readme", [README, *ROOMS], ids=lambda path: str(path.relative_to(TOP)))
-def test_links_and_pictures_lead_somewhere(readme):
+def test_links_and_pictures_point_to_existing_files(readme):
     for target in re.findall(r"\]\(([^)#\s]+)", readme.read_text()):
         if "://" not in target:
             assert (readme.parent / target).exists(), target

@@ -20,7 +20,7 @@ from featstore.text import close_to, composed, counted, did_you_mean, is_misspel
         ["n01440764", "n01443537", "n02102040"],
     ],
 )
-def test_natural_order(ordered: list[str]):
+def test_natural_order_sorts_numbers_by_value(ordered: list[str]):
     assert sorted(set(ordered), key=natural) == ordered
 
 
@@ -42,7 +42,7 @@ def test_the_decomposed_form_becomes_the_composed_one():
         ("a  b", "a\u00a0b"),
     ],
 )
-def test_names_that_look_alike(one: str, other: str):
+def test_names_that_look_alike_have_one_key(one: str, other: str):
     assert lookalike_key(one) == lookalike_key(other)
 
 
@@ -62,7 +62,7 @@ def test_suggests_similar_names():
     ("word", "expected"),
     [("lable", True), ("labl", True), ("labell", True), ("glass", False), ("label", False), ("abel", False)],
 )
-def test_misspellings(word: str, expected: bool):
+def test_swapped_missing_and_added_letters_are_misspellings(word: str, expected: bool):
     assert any(is_misspelling(word, name) for name in ("label", "class")) is expected
 
 

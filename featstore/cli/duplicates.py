@@ -99,7 +99,7 @@ def _lines(report: Any, html: str | None) -> list[str]:
 
 
 _EQUAL = "equal bytes   "
-"""Padded to the width of _figures."""
+"""Padded with blanks to the width of the text of _figures."""
 
 
 def _figures(one: Any) -> str:

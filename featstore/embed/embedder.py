@@ -258,7 +258,7 @@ class EmbedKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class EmbedOptions:
-    """How pictures become features again.
+    """Options for embedding pictures as the features of a store or head were made.
 
     Attributes
     ----------

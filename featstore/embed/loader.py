@@ -41,7 +41,7 @@ class Target(Protocol):
 
 @dataclass(frozen=True)
 class Watch:
-    """What a supervisor is told: the rows being decoded and, at the start, the facts of the run.
+    """Messages to a supervisor: the rows being decoded and, at the start, the facts of the run.
 
     ``began``: start of the work by time.monotonic, which all processes of a machine share. ``begin`` gets the roots,
     the change of the plan, and the counts of failures by reason, a mapping that is updated during the run.

@@ -70,9 +70,9 @@ class Run:
         return sum(writer.next_row for writer in self.open.values())
 
     def take(self, units: Sequence[Unit]) -> None:
-        """Set the units to do: those of ``units`` without a shard, if the folder of their pictures exists.
+        """Set ``todo`` to those of ``units`` that have no shard and whose pictures' folder exists.
 
-        ``lost`` becomes the list of their shards that were written once.
+        Set ``lost`` to the shards that were written earlier and are missing now.
         """
         there = [
             _is_there(root, str(segment.source.get("kind")))

@@ -63,7 +63,7 @@ class Finished:
         return self.features
 
     def done(self) -> bool:
-        """Return True."""
+        """Return True: the features are already computed."""
         return True
 
 

@@ -170,7 +170,7 @@ def _range_by_channel(node: Any, weights: NDArray[np.float32]) -> NDArray[np.flo
         pairs = np.abs(channels[..., ::2] + channels[..., 1::2])
         largest = np.maximum(largest, np.repeat(pairs, 2, axis=-1))
     elif channels.shape[-1] > 1:
-        # Kernels differ in what they pair with the last channel.
+        # With an odd number of channels, kernels differ in the partner of the last one.
         largest = 2 * largest
     greatest: NDArray[np.float32] = np.moveaxis(largest, -1, inputs).max(axis=axes, keepdims=True)
     return np.maximum(greatest, np.float32(1e-12))

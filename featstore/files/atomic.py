@@ -25,7 +25,7 @@ LARGEST_JSON = 1 << 20
 """Bytes of a JSON file at most: what write_json writes is far smaller."""
 _READ_BYTES = 4 << 20
 _NAMED_BYTES = 100
-"""Of the file's own name in that of its temporary file, which has to fit where the name itself does."""
+"""Bytes of a file's name that its temporary name repeats; the temporary name must not be too long either."""
 _LOCK_MARK = b"featstore lock of "
 _LOCK_TRIES = 20
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
@@ -232,7 +232,7 @@ def read_small(path: Path, limit: int, *, follow: bool = True) -> bytes:
 
 
 def read_json(path: Path, *, follow: bool = True) -> dict[str, Any]:
-    """Read what write_json wrote; raise DamagedError where a byte is not as it was written.
+    """Read a file of write_json; raise DamagedError if a byte has changed.
 
     ``follow``: as in open_regular.
     """

@@ -190,7 +190,7 @@ def _write_header(path: Path, header_bytes: int, value: dict[str, Any]) -> None:
 
 
 def begins_like_one(path: Path) -> bool:
-    """Return whether a file begins as sealed files do: False for what was never one. Raises OSError."""
+    """Return whether a file starts with the signature of sealed files. Raises OSError."""
     with atomic.open_regular(path) as file:
         return file.read(len(MAGIC)) == MAGIC.encode()
 
@@ -330,7 +330,7 @@ class SealedFile:
         return value
 
     def verify(self) -> list[str]:
-        """Read every byte; return what is damaged ([] when nothing is), in words, arrays named. Raises OSError."""
+        """Read every byte; return a text for each damage, naming the array ([] if there is none). Raises OSError."""
         what = (name or "the HDF5 structure around the arrays" for name in self.damaged())
         return [f"{self.path}: {each} does not match its checksum" for each in what]
 

@@ -32,7 +32,7 @@ class PickedRows:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(m, d)."""
+        """Shape (m, d) of the rows."""
         return len(self.positions), self.dimension
 
     def blocks(self) -> Iterator[Floats]:

@@ -17,7 +17,7 @@ from featstore.store.origin import KEY
 
 @dataclass(frozen=True)
 class About:
-    """What an index keeps of the store behind its rows.
+    """What an index records about the store of its rows.
 
     ``labels``: n texts or None, one a row. ``identity`` of the features. ``origin``: where they are, as JSON.
     ``generation``: the store's, when it was read.
@@ -29,7 +29,7 @@ class About:
     generation: int = 0
 
     def to_record(self) -> dict[str, Any]:
-        """Return what the index's record keeps, as JSON; the labels are kept with the rows."""
+        """Return these values as JSON for the index's record, without the labels, which are stored with the rows."""
         identity = {} if self.identity is None else self.identity.to_dict()
         return {
             "fingerprint": "" if self.identity is None else self.identity.fingerprint,

@@ -83,17 +83,17 @@ class InHand:
             _HEADER.pack_into(self._map, 0, self._ticks, owed)
 
     def live(self) -> None:
-        """Note that the process runs, whatever it does."""
+        """Count a sign of life of this process."""
         _ALIVE.pack_into(self._map, _HEADER.size, self.alive() + 1)
 
     # The supervisor's side
 
     def alive(self) -> int:
-        """Return how often the worker said that it runs: a worker that is stopped, or hangs as a whole, says nothing."""
+        """Return the worker's count of signs of life; it stands still if the worker is stopped or hangs."""
         return int(_ALIVE.unpack_from(self._map, _HEADER.size)[0])
 
     def held(self) -> list[Held | None]:
-        """Return the rows in work, by slot."""
+        """Return the rows being read or decoded, one entry per slot."""
         slots = (_SLOT.unpack_from(self._map, _SLOTS_AT + n * _SLOT.size) for n in range(self._slots))
         return [Held(unit, row, stage) if stage in (READING, DECODING) else None for unit, row, stage in slots]
 

@@ -41,12 +41,12 @@ class Tally:
 
     @property
     def classes(self) -> list[str]:
-        """Labels in natural order."""
+        """The labels that were found, in natural order."""
         return sorted((name for name in self._counts["label"] if name is not None), key=natural)
 
     @property
     def splits(self) -> list[str]:
-        """Splits in natural order."""
+        """The splits that were found, in natural order."""
         return sorted((name for name in self._counts["split"] if name is not None), key=natural)
 
     def line(self, label_from: str, split_from: str, rest: str) -> str:

@@ -32,7 +32,7 @@ _JOINS = 10
 
 
 Work = int | str
-"""What a claim is for: a unit's number, or the name of other work."""
+"""The work that a claim reserves: the number of a unit, or the name of other work."""
 COMPACTION = "compaction"
 
 

@@ -36,7 +36,7 @@ BLOCK_ROWS = 4096
 
 @dataclass(frozen=True)
 class CompactReport:
-    """What a compaction did, in rows, shards and bytes of shards; ``strangers``: foreign files, left untouched."""
+    """Result of a compaction, in rows, shards and bytes of shards; ``strangers``: foreign files, left untouched."""
 
     purged: int
     shards_before: int

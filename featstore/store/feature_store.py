@@ -84,12 +84,12 @@ class FeatureStore:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(n, d): the number of vectors, and of numbers in each."""
+        """Shape (n, d): number of vectors, and their dimension."""
         return len(self), self.dimension
 
     @property
     def dimension(self) -> int:
-        """d: the number of numbers in a vector."""
+        """Dimension d of the vectors."""
         return self.identity.dimension
 
     def __repr__(self) -> str:

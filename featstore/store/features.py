@@ -97,7 +97,7 @@ class FeatureArray(np.ndarray[Any, np.dtype[Any]]):
         return self._same(result) if axis == 0 and self.ndim == 2 and np.ndim(indices) == 1 else result
 
     def copy(self, order: Any = "C") -> Self:
-        """Return a copy."""
+        """Return a copy of the array with its identity."""
         copied: Self = self._same(super().copy(order))
         return copied
 

@@ -35,7 +35,7 @@ _HEAD = struct.Struct("<4sIQQ")
 _MAGIC = b"FSJ1"
 
 RowFailure = tuple[int, str, str]
-"""(row in the unit, reason, message)."""
+"""A failed picture: row in the unit, reason, message."""
 
 
 @dataclass(frozen=True)

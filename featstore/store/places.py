@@ -1,4 +1,4 @@
-"""Where the picture of a key is, as the plan of a store says."""
+"""Find the picture of a key by the store's plan."""
 
 from __future__ import annotations
 

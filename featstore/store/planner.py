@@ -23,7 +23,7 @@ _ATTEMPTS = 100
 
 @dataclass
 class Change:
-    """What an update of the plan did, in pictures; ``listed`` = added + changed + retried + unchanged."""
+    """Result of an update of the plan, in pictures; ``listed`` = added + changed + retried + unchanged."""
 
     listed: int = 0
     added: int = 0

@@ -124,7 +124,7 @@ class Table:
         return [str(column["name"]) for column in self._columns]
 
     def column(self, name: str) -> Column:
-        """Return a column."""
+        """Return the column called ``name``."""
         place = self.columns.index(name)
         kind, at = self._columns[place].get("type"), f"columns/{place}"
         types = {"text": "<i4", "int": "<i8", "float": "<f8", "bool": "|i1"}
@@ -173,7 +173,7 @@ def folder(store: Path, epoch: int) -> Path:
 
 
 def table_path(store: Path, epoch: int, version: int) -> Path:
-    """Return the path of one version."""
+    """Return the path of table file number ``version``."""
     return folder(store, epoch) / f"{version:06d}.h5"
 
 
@@ -229,12 +229,12 @@ class Tables:
 
     @property
     def version(self) -> int:
-        """The number of versions so far."""
+        """Number of table files so far."""
         return len(self.versions)
 
     @property
     def layers(self) -> list[Table]:
-        """The tables, lowest first."""
+        """The tables by increasing precedence: those of sources, then those of the user."""
         return [t for t in self.versions if t.origin != "user"] + [t for t in self.versions if t.origin == "user"]
 
     @property

@@ -28,7 +28,7 @@ def test_the_dimensions_are_those_of_built_networks(name: str) -> None:
     assert base.cut(architecture.empty(architecture.default))[1] == _DIMENSIONS[name]
 
 
-def test_dimension_of_an_untabulated_model_comes_from_building_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_untabulated_model_is_built_to_get_its_dimension(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(_DIMENSIONS, "resnet18")
     assert {info.name: info for info in list_backbones()}["resnet18"].dimension == 512
 

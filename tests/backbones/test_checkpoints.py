@@ -66,7 +66,7 @@ def test_safetensors_and_the_old_torch_format_give_the_same_digest(state: State,
 
 
 @pytest.mark.parametrize("name", ["mnasnet0_5", "regnet_x_400mf", "shufflenet_v2_x0_5"])
-def test_checkpoints_of_architectures_with_special_loading(name: str, tmp_path: Path) -> None:
+def test_loads_checkpoints_of_architectures_with_special_rules(name: str, tmp_path: Path) -> None:
     save_file(made(name).state_dict(), tmp_path / "mine.safetensors")
     backbone = load_backbone(name, str(tmp_path / "mine.safetensors"))
     assert backbone.weights_digest == load_backbone(name, "random:5").weights_digest

@@ -12,8 +12,8 @@ from tests.cli.running import UNTRAINED, run
 pytestmark = pytest.mark.slow
 
 
-def test_growth_and_a_contract(indexed, tmp_path):
-    """One store, one index as it comes and one to a contract that 11 pictures keep and 15 do not."""
+def test_update_reports_when_growth_breaks_the_contract(indexed, tmp_path):
+    """One store with two indexes: by default, and by a contract that holds for 11 pictures but not for 15."""
     place = shutil.copytree(indexed, tmp_path / "place")
     assert "recall: 1" in run("index", place / "s").stdout
     asked = ("--recall", "0.9", "--at", "3", "--memory", "30K", "--latency", "1s", "--out", place / "c.faiss")

@@ -1,4 +1,4 @@
-"""What all verbs have in common: help, mistakes, what they load."""
+"""All verbs: help, wrong use, and which libraries they import."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from tests.page_reading import read
 pytestmark = pytest.mark.slow
 
 
-def test_index_and_search(indexed, tmp_path):
+def test_search_returns_the_query_picture_first(indexed, tmp_path):
     query = indexed / "pictures/bee/03.png"
     found = run_json("search", indexed / "s.faiss", query, "--k", "3", "--html", tmp_path / "page.html")
     assert found["queries"][0]["neighbours"][0]["key"] == "bee/03.png"
@@ -22,7 +22,7 @@ def test_index_and_search(indexed, tmp_path):
     assert "1.0000  bee/03.png  (bee)" in result.stdout
 
 
-def test_queries_by_key_and_class_and_filters(indexed, tmp_path):
+def test_search_combines_keys_classes_and_filters(indexed, tmp_path):
     asked = ("--key", "bee/03.png", "--like-label", "ant", "--where", "label == 'ant' and key glob '*/0[0-2].png'")
     assert "0 of 11 pictures where label == 'ant'" in run("search", indexed / "s.faiss", *asked).stdout
     asked = ("--key", "bee/03.png", "--less-key", "bee/04.png", "--less-label", "ant", "--where", "key glob '*/00.png'")

@@ -26,7 +26,7 @@ def place(tmp_path_factory):
     return place
 
 
-def test_the_chain_of_verbs(place, tmp_path):
+def test_train_prints_figures_and_writes_head_and_page(place, tmp_path):
     shown = run("train", place / "s", "--folds", "2", "--report", tmp_path / "page.html").stdout
     assert str(place / "s.logreg.head") in shown
     for text in ("C = ", "accuracy", "macro F1", "confusion matrix", "page: ", "learnt from train (12 pictures)"):
@@ -38,7 +38,7 @@ def test_the_chain_of_verbs(place, tmp_path):
     assert run_json("info", tmp_path / "b.head")["kind"] == "head"
     assert "linear-svm" in run("info", tmp_path / "b.head").stdout
 
-    # Pictures give what the store gives, by the backbone that the head names.
+    # Predicting pictures gives the same as predicting the store; the head names the backbone.
     one = place / "pictures/val/ant/01.png"
     by_picture = run_json("predict", tmp_path / "b.head", one)["images"][0]
     by_store = {found["key"]: found for found in run_json("predict", tmp_path / "b.head", place / "s")["images"]}
@@ -57,7 +57,7 @@ def test_the_chain_of_verbs(place, tmp_path):
     assert lines[0].startswith("train/ant/00.png: ")
 
 
-def test_a_head_on_two_stores(place, tmp_path):
+def test_train_on_two_stores_writes_a_page_and_figures(place, tmp_path):
     extract(place / "pictures", place / "t", backbone="squeezenet1_1", weights="random:1")
     options = ("--C", "0.1", "--folds", "2", "--out", tmp_path / "a.head", "--report", tmp_path / "a.html", "--beside")
     trained = run_json("train", "--store", place / "s", "--store", place / "t", *options)

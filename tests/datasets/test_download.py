@@ -61,7 +61,7 @@ def test_a_later_call_resumes_what_an_earlier_one_kept(server: Server, tmp_path:
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
 
 
-def test_a_server_without_ranges_sends_all_again(server: Server, tmp_path: Path) -> None:
+def test_server_without_ranges_restarts_the_download(server: Server, tmp_path: Path) -> None:
     server.ranges, server.cut_after = False, [100_000]
     download(server.archive("a.zip", CONTENT), tmp_path / "a.zip", lambda have: None)
     assert (tmp_path / "a.zip").read_bytes() == CONTENT

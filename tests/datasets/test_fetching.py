@@ -28,7 +28,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_all_archives_end_in_one_folder_and_nothing_beside_it(server: Server, tmp_path: Path) -> None:
+def test_all_archives_are_unpacked_into_one_folder(server: Server, tmp_path: Path) -> None:
     told: list[tuple[int, int, str]] = []
     dataset = split_dataset(server)
     fetch(dataset, tmp_path / "new" / "pets", progress=lambda *what: told.append(what))

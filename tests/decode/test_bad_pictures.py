@@ -88,7 +88,7 @@ def test_any_bytes_end_in_pixels_or_a_failure(data: bytes) -> None:
         (WHOLE["PNG"][:29] + b"CRC?" + WHOLE["PNG"][33:], "corrupt"),
     ],
 )
-def test_failure_reasons(data: bytes, reason: str) -> None:
+def test_each_kind_of_damage_has_its_reason(data: bytes, reason: str) -> None:
     assert outcome(data) == reason
 
 

@@ -33,7 +33,7 @@ def levels_apart(data: bytes, preprocessing: Preprocessing) -> int:
     interpolation=st.sampled_from(["bilinear", "bicubic", "lanczos"]),
     options=st.sampled_from([{}, {"progressive": True}, {"subsampling": 0}, {"quality": 40}]),
 )
-def test_at_most_one_level_from_the_reference_and_two_with_bicubic(
+def test_differs_from_the_reference_by_at_most_one_level_or_two_with_bicubic(
     seed: int, width: int, height: int, crop: int, more: int, interpolation: str, options: dict[str, int]
 ) -> None:
     data = encode(photograph(seed, width, height), "JPEG", **options)
@@ -43,7 +43,7 @@ def test_at_most_one_level_from_the_reference_and_two_with_bicubic(
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_orientation_and_gray(orientation: int, mode: str) -> None:
+def test_orientation_and_gray_pictures_equal_the_reference(orientation: int, mode: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(photograph(1, 90, 61).convert(mode), "JPEG", exif=exif)
@@ -51,7 +51,7 @@ def test_orientation_and_gray(orientation: int, mode: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP", "CMYK"])
-def test_other_formats(kind: str) -> None:
+def test_other_formats_equal_the_reference(kind: str) -> None:
     image = photograph(2, 60, 40).convert("CMYK" if kind == "CMYK" else "RGB")
     assert levels_apart(encode(image, "JPEG" if kind == "CMYK" else kind), Preprocessing(64, 56)) <= 1
 

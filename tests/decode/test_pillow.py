@@ -117,7 +117,7 @@ def gray_of(data: bytes) -> NDArray[np.uint8]:
     return result[:, :, 0]
 
 
-def test_gray_and_one_bit() -> None:
+def test_gray_and_one_bit_pictures_become_rgb() -> None:
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
     np.testing.assert_array_equal(gray_of(encode(Image.fromarray(levels))), levels)
     bits = Image.fromarray(levels).point(lambda v: 255 * (v > 100)).convert("1")
@@ -130,7 +130,7 @@ def test_16_bit_gray_keeps_its_high_byte(kind: str) -> None:
     np.testing.assert_array_equal(gray_of(encode(Image.fromarray(levels), kind)), levels >> 8)
 
 
-def test_big_endian_16_bit_gray() -> None:
+def test_big_endian_16_bit_gray_becomes_8_bit() -> None:
     levels = np.linspace(0, 65535, 64).astype(">u2").reshape(8, 8)
     data = b"P5 8 8 65535\n" + levels.tobytes()
     assert np.abs(gray_of(data).astype(int) - (levels >> 8)).max() <= 1
@@ -176,33 +176,33 @@ def test_opaque_alpha_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("transparency", [1, b"\xff\x00\xff"])
-def test_palette_with_transparency(transparency: Any) -> None:
+def test_transparent_palette_is_put_on_the_background(transparency: Any) -> None:
     image = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "L").convert("P")
     image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
     data = encode(image, transparency=transparency)
     assert pixels(load_rgb(data)).tolist() == [[[255, 0, 0], [255, 255, 255], [0, 0, 255]]]
 
 
-def test_a_transparent_colour_of_an_rgb_or_gray_png() -> None:
+def test_transparent_colour_of_a_png_is_put_on_the_background() -> None:
     rgb = Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8))
     assert pixels(load_rgb(encode(rgb, transparency=(1, 2, 3)))).tolist() == [[[255, 255, 255], [4, 5, 6]]]
     gray = Image.fromarray(np.array([[7, 8]], np.uint8))
     assert gray_of(encode(gray, transparency=7)).tolist() == [[255, 8]]
 
 
-def test_gray_with_alpha() -> None:
+def test_gray_with_alpha_is_put_on_the_background() -> None:
     image = Image.merge("LA", [Image.new("L", (2, 1), 50), Image.fromarray(np.array([[255, 0]], np.uint8))])
     assert gray_of(encode(image)).tolist() == [[50, 255]]
 
 
-def test_cmyk_jpeg_and_tiff() -> None:
+def test_cmyk_jpeg_and_tiff_become_rgb() -> None:
     image = photograph(4, 64, 48).convert("CMYK")
     np.testing.assert_array_equal(pixels(load_rgb(encode(image, "TIFF"))), pixels(image.convert("RGB")))
     decoded = pixels(load_rgb(encode(image, "JPEG", quality=95))).astype(int)
     assert np.abs(decoded - pixels(image.convert("RGB"))).mean() < 6
 
 
-def test_ycck_jpeg() -> None:
+def test_ycck_jpeg_becomes_rgb() -> None:
     data = encode(Image.new("CMYK", (16, 16), (155, 127, 127, 0)), "JPEG", quality=100)
     marker = data.index(b"Adobe")
     # The last byte of Adobe's marker names the colour transform: 2 is YCCK.
@@ -223,7 +223,7 @@ def test_only_the_first_frame_or_page_is_used(kind: str) -> None:
     assert (pixels(load_rgb(data)) == (250, 0, 0)).all()
 
 
-def test_progressive_jpeg() -> None:
+def test_progressive_jpeg_is_decoded() -> None:
     image = photograph(5, 200, 100)
     plain, progressive = encode(image, "JPEG"), encode(image, "JPEG", progressive=True)
     assert progressive != plain
@@ -231,7 +231,7 @@ def test_progressive_jpeg() -> None:
 
 
 @pytest.mark.parametrize("kind", ["BMP", "PPM", "TGA", "JPEG2000", "AVIF", "DIB"])
-def test_other_formats(kind: str) -> None:
+def test_other_formats_are_decoded(kind: str) -> None:
     image = photograph(6, 64, 48)
     result = pixels(load_rgb(encode(image, kind))).astype(int)
     assert np.abs(result - pixels(image)).mean() < (12 if kind == "AVIF" else 1)

@@ -95,14 +95,14 @@ class Ends(nn.Module):
 def test_sums_of_extreme_weights_and_pixels_do_not_saturate(
     signs: list[list[float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Pixels of 0 and 255 are 0 and 1: all activations are at an end of their range, where the 16-bit sums of processors
-    # without VNNI would be cut off; with weights of the whole range the brightest picture came out at half of what it is.
+    # Pixels of 0 and 255 become 0 and 1, so every activation is at an end of its range. With weights of the whole int8
+    # range the 16-bit sums of processors without VNNI saturated there: the brightest picture got half of its value.
     preprocessing = Preprocessing(32, 32, mean=(0.0,) * 3, std=(1.0,) * 3)
     backbone = Backbone("ends", "output", len(signs), "random:0", "", preprocessing, Ends(signs).eval())
     pictures = np.zeros((6, 32, 32, 3), np.uint8)
     for number, colours in enumerate(([0, 1, 2], [0, 1], [0], [2], [1, 2])):
         pictures[number][..., colours] = 255
-    # Ranges that hold these pictures: what is cut off is then none of the activations.
+    # Calibrate on these pictures, so that no activation is clipped.
     monkeypatch.setattr(int8, "dead_leaves", lambda seed, side: pictures[seed % len(pictures)])
     features = open_engine(backbone, engine="openvino-int8", device="cpu")(pictures)
     exact = open_engine(backbone, engine="torch", device="cpu")(pictures)

@@ -33,7 +33,7 @@ def test_inputs_equal_torchvisions_bit_for_bit() -> None:
     assert torch.equal(seen[0][0], models.ResNet18_Weights.DEFAULT.transforms()(image))
 
 
-def test_batches_and_read_only_pictures() -> None:
+def test_features_do_not_depend_on_batches_or_read_only_input() -> None:
     engine = open_engine(load_backbone("resnet18", "random:0"), engine="torch", device="cpu")
     pictures = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
     pictures.flags.writeable = False

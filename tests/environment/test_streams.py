@@ -74,7 +74,7 @@ def test_python_functions_report_a_deleted_working_directory(place, tmp_path):
 
 
 @pytest.mark.parametrize("locale", ["C", "POSIX"])
-def test_names_beyond_ascii_under_a_locale_without_them(place, tmp_path, locale):
+def test_non_ascii_names_work_under_an_ascii_locale(place, tmp_path, locale):
     ascii_only = {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     write_coloured(tmp_path / "p", ["ant/é.png", "bee/ü.png"])
     (tmp_path / "t.csv").write_text("path,label\nant/é.png,fourmi à pied\nbee/ü.png,Käfer\n", encoding="utf-8")

@@ -42,7 +42,7 @@ def watched(place: Path, *arguments: str, home: Path | None = None, foreign: boo
     if foreign:
         if os.geteuid() != 0 or shutil.which("setpriv") is None:
             pytest.skip("only root can become another user, by setpriv")
-        # It may read what the interpreter needs, wherever that lies, and write only what any user may.
+        # The user may read every file, since the interpreter can be anywhere, but write only what any user may write.
         read = ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
         command = ["setpriv", f"--reuid={FOREIGN}", f"--regid={FOREIGN}", "--clear-groups", *read, *command]
     environment = {
@@ -87,7 +87,7 @@ def _is_unnamed(path: str) -> bool:
 
 
 @pytest.mark.timeout(1200)
-def test_all_verbs_as_a_user_unknown_to_the_system_and_without_a_home(folder):
+def test_all_verbs_work_for_a_user_without_passwd_entry_and_home(folder):
     lines = watched(folder / "place", "all", foreign=True)
     assert sum(line.startswith("rc 0") for line in lines) >= 16
     assert sum("(2, 1280)" in line for line in lines) == 4

@@ -81,7 +81,7 @@ def full_after(size: int) -> Calls:
 
 
 def at(number: int, what: Callable[[], object]) -> Calls:
-    """Call ``what`` before the ``number``-th call."""
+    """Run ``what`` just before the ``number``-th patched system call."""
 
     def act(name: str, size: int) -> None:
         if calls.count == number:

@@ -158,7 +158,7 @@ def begin(work: Callable[[], Any], calls: Calls | None = None) -> tuple[int, int
         code, value = 0, None
         try:
             os.close(reading)
-            # The tests before this one may have used a network here; what is forked uses threads of its own.
+            # Earlier tests may have used a network in this process, and a forked process cannot use its threads.
             shared._used_in = None
             if calls is not None:
                 calls.install()

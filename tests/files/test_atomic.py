@@ -62,7 +62,7 @@ json_values = st.recursive(
 
 
 @given(st.dictionaries(st.text().filter(lambda name: name != "checksum"), json_values, max_size=4))
-def test_json_round_trip(tmp_path_factory, value):
+def test_json_is_read_as_it_was_written(tmp_path_factory, value):
     path = tmp_path_factory.mktemp("json") / "a.json"
     atomic.write_json(path, value)
     assert atomic.read_json(path) == value

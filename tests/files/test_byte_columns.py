@@ -50,7 +50,7 @@ def test_stored_column_returns_any_bytes(items):
 
 
 @given(keys.filter(len), st.data())
-def test_taking_rows_in_any_order(items, data):
+def test_rows_are_taken_in_any_order(items, data):
     rows = data.draw(st.lists(st.integers(0, len(items) - 1), max_size=20))
     assert list(ByteColumn.of(items).take(np.array(rows, int))) == [items[row] for row in rows]
 

@@ -29,7 +29,7 @@ def write(path, **given):
 
 
 @given(st.dictionaries(names, arrays, max_size=5), st.dictionaries(st.text(), st.integers(), max_size=3))
-def test_round_trip_with_featstore_and_h5py(tmp_path_factory, values, meta):
+def test_featstore_and_h5py_read_the_same_arrays(tmp_path_factory, values, meta):
     path = tmp_path_factory.mktemp("sealed") / "a.h5"
     sealed.write(path, "shard", values, meta, {"n": 3})
     file = sealed.SealedFile(path, "shard")

@@ -1,6 +1,6 @@
-"""What a head says of a row must not depend on the rows beside it, on any instruction set.
+"""The prediction for a row must not depend on the other rows of the batch, on any instruction set.
 
-The bounds are scikit-learn's own for float64 features (check_methods_subset_invariance) and what float32 leaves of it.
+Bounds: for float64 features those of scikit-learn (check_methods_subset_invariance), for float32 its rounding error.
 """
 
 from __future__ import annotations

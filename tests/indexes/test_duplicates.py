@@ -78,7 +78,7 @@ def test_equal_digests() -> None:
     assert [group.tolist() for group in equal_groups(digests)] == [[0, 2, 9], [1, 8]]
 
 
-def test_groups_that_cross_splits() -> None:
+def test_across_splits_returns_groups_in_several_splits() -> None:
     groups = [np.array([0, 1]), np.array([2, 3]), np.array([4, 5])]
     assert [group.tolist() for group in across_splits(groups, ["train", "test", "a", "a", "a", None])] == [[0, 1]]
 

@@ -114,7 +114,7 @@ def test_saved_index_opens_equal(metric: Metric, kind: str, seed: int, mmap: boo
     np.testing.assert_allclose(back.vectors_of([10]), index.vectors_of([10]))
 
 
-def test_fewer_rows_than_k_and_no_queries() -> None:
+def test_search_with_too_few_rows_is_padded_and_without_queries_is_empty() -> None:
     index = index_of(3)
     scores, ids = index.search(clusters(2, 8), 5)
     assert (ids[:, 3:] == -1).all()

@@ -28,7 +28,7 @@ def test_tie_with_the_last_neighbour_counts_only_for_the_last_place() -> None:
     assert shares([0.5, 0.5, 0.5, 0.5], [3, 2], 2) == 1
 
 
-def test_recall_with_fewer_neighbours_than_k() -> None:
+def test_recall_is_relative_to_the_neighbours_that_exist() -> None:
     rows = np.array([[4, -1, -1], [-1, -1, -1]])
     scores = np.array([[0.5, -np.inf, -np.inf], [-np.inf] * 3], np.float32)
     np.testing.assert_array_equal(recall_at_k(scores, rows, np.array([[4, -1], [-1, -1]]), 2), [1, 1])

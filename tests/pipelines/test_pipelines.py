@@ -28,7 +28,7 @@ def recipe(name: str, *arguments: object) -> str:
     return result.output
 
 
-def test_dogs_vs_cats(tmp_path):
+def test_dogs_vs_cats_pipeline_runs(tmp_path):
     write_coloured(tmp_path / "p", names("", 8))
     shown = recipe("dogs_vs_cats", "p")
     assert "squeezenet1_1, weights random:0" in shown
@@ -37,14 +37,14 @@ def test_dogs_vs_cats(tmp_path):
     read(tmp_path / "dogs-vs-cats.html")
 
 
-def test_hymenoptera(tmp_path):
+def test_hymenoptera_pipeline_runs(tmp_path):
     write_coloured(tmp_path / "p", names("train", 6) + names("val", 3))
     shown = recipe("hymenoptera", "p")
     assert [line.split()[0] for line in shown.splitlines()] == ["logreg", "linear-svm", "rbf-svm", "knn", "best"]
     read(tmp_path / "hymenoptera.html")
 
 
-def test_similar_images(tmp_path):
+def test_similar_images_pipeline_runs(tmp_path):
     write_coloured(tmp_path / "p", names("", 4))
     shown = recipe("similar_images", "p", "p/ant/02.png", "--k", 3)
     assert "p/ant/02.png: ant/02.png (1.000)" in shown

@@ -15,7 +15,7 @@ from tests.faults.flips import flips
 
 
 def main(count: int, seed: int) -> int:
-    """Print the finds by file; return the number of misses."""
+    """Print the detected flips by file; return the number of missed ones."""
     with tempfile.TemporaryDirectory(prefix="featstore-flips-") as name:
         folder = Path(name)
         store = small_store(folder)

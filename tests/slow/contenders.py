@@ -17,7 +17,7 @@ K = 10
 
 
 class Contender(Protocol):
-    """An index of vectors (n, d), searched for K neighbours. ``effort``: what is raised for more recall, None: nothing."""
+    """An index of vectors (n, d), searched for K neighbours. ``effort``: run-time parameter to increase for more recall, or None."""
 
     effort: int | None
 
@@ -140,7 +140,7 @@ class FaissIndex:
 
 
 class Featstore:
-    """featstore's choice for a contract of ``goal``: its effort is the one that it tuned on its own held-out rows."""
+    """The index that featstore chooses for the recall ``goal``, with the effort tuned on its own held-out rows."""
 
     effort: int | None = None
 

@@ -1,4 +1,4 @@
-"""What faster ways of making features change, on real pictures and real weights.
+"""Measure how much faster engines and decoders change features, on real pictures with real weights.
 
     python -m tests.slow.drift PICTURES --store-dir DIR [--count 500]
 
@@ -43,7 +43,7 @@ BATCH = 32
 
 
 def engines(backbone: str, weights: str | None, pictures: list[bytes]) -> dict[str, dict[str, float]]:
-    """Return the drift of each exact engine from plain torch on the same pixels, and that of the controls."""
+    """Return the drift of each exact engine, and of the controls, from plain torch on the same pixels."""
     model = load_backbone(backbone, weights)
     pixels = np.stack([decode(data, model.preprocessing) for data in pictures])
     plain = in_batches(open_engine(model, engine="torch", device="cpu"), pixels)
@@ -67,7 +67,7 @@ def in_batches(engine: Engine, pixels: NDArray[np.uint8]) -> NDArray[np.float32]
 @click.option("--store-dir", type=click.Path(path_type=Path), required=True)
 @click.option("--count", default=500, show_default=True)
 def main(pictures: Path, store_dir: Path, count: int) -> None:
-    """Measure, print one JSON object, and end with 1 where more changes than allowed."""
+    """Measure, print one JSON object, and exit with 1 if a change is larger than allowed."""
     keep_memory()
     stores = {}
     for name, options in STORES.items():

@@ -1,4 +1,4 @@
-"""ONNX and scikit-learn exports give the labels of the head on every row of a store.
+"""Compare the labels of ONNX and scikit-learn exports with those of the head, on every row of a store.
 
     python -m tests.slow.exports STORE [--json]
 
@@ -37,7 +37,7 @@ np.save(sys.argv[3], estimator.predict(np.asarray(X, np.float32)).astype(str))
 
 
 def measure(store: Path, kind: str, place: Path) -> dict[str, Any]:
-    """Return of how many rows the exports of a head of ``kind`` on ``store`` give another label."""
+    """Return for each export of a head of ``kind`` the number of rows of ``store`` with another label."""
     X = FeatureStore.open(store).features().astype(np.float32)
     head = load_head(Path(train(store, head=kind, out=place / f"{kind}.head").path))
     expected = head.predict(X)

@@ -95,7 +95,7 @@ def extraction(folder: str, *, rate: float | None, slow_reads: bool) -> dict[str
 
 
 def verdicts(measured: dict[str, Measured], rate: float) -> list[dict[str, Any]]:
-    """Return what was asked and what was reached, each a median over the rounds of a ratio within a round."""
+    """Return bounds and measured values; each value is the median over rounds of a ratio within one round."""
 
     def median(ratio: Any) -> float:
         return statistics.median(ratio(number) for number in range(len(measured["decoding"].rates)))

@@ -19,7 +19,7 @@ from tests.faults.sandbox import limit_this_process
 
 
 def main(count: int, seed: int, only: str | None) -> int:
-    """Print the finds; return their number."""
+    """Print the violations that were found; return their number."""
     limit_this_process()
     tried, runs, found = Counter[str](), 0, 0
     with tempfile.TemporaryDirectory(prefix="featstore-forged-") as name:

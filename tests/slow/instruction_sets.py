@@ -1,4 +1,4 @@
-"""Run the tests as on older processors, by the libraries' own switches, and say which switches took effect.
+"""Run the tests with the kernels of older processors, and print which library switches took effect.
 
     python -m tests.slow.instruction_sets [--quick] [--tolerances] [--only NAME] [TESTS...]
 
@@ -34,7 +34,7 @@ QUICK = (
 
 @dataclass(frozen=True)
 class InstructionSet:
-    """``flag``: what /proc/cpuinfo calls the newest of its instructions; ``newer``: how NumPy names what it lacks."""
+    """An instruction set. ``flag``: its name in /proc/cpuinfo; ``newer``: NumPy's names of newer ones, to switch off."""
 
     name: str
     flag: str
@@ -57,7 +57,7 @@ SETS = (
 
 
 def of_this_processor() -> list[InstructionSet]:
-    """Return the instruction sets that the processor has, oldest first; none where the system does not tell."""
+    """Return the processor's instruction sets, oldest first; empty if the system does not list them."""
     try:
         text = Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:
@@ -67,7 +67,7 @@ def of_this_processor() -> list[InstructionSet]:
 
 
 def switches(chosen: InstructionSet | None) -> dict[str, str]:
-    """Return the environment of a process that computes as ``chosen`` does (None: as it is)."""
+    """Return environment variables that limit a process to ``chosen`` (None: no limit)."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     if chosen is None:
         return environment
@@ -81,14 +81,14 @@ def switches(chosen: InstructionSet | None) -> dict[str, str]:
         "MKL_ENABLE_INSTRUCTIONS": chosen.mkl,
         "OPENBLAS_CORETYPE": chosen.openblas,
         "FAISS_OPT_LEVEL": chosen.faiss,
-        # What takes its place from faiss 1.14 on.
+        # The name of this variable from faiss 1.14 on.
         "FAISS_SIMD_LEVEL": "NONE" if chosen.faiss == "generic" else chosen.faiss.upper(),
         **({"NPY_DISABLE_CPU_FEATURES": " ".join(newer)} if newer else {}),
     }
 
 
 def in_effect() -> dict[str, str]:
-    """Return what each library says that it computes with, in this process."""
+    """Return the instruction set that each library reports in this process."""
     import faiss
     import numpy as np
     import scipy.linalg  # noqa: F401
@@ -127,10 +127,10 @@ def in_effect() -> dict[str, str]:
 
 
 def tell(chosen: InstructionSet | None) -> dict[str, str]:
-    """Return ``in_effect`` of a fresh process, and what oneDNN and MKL print of themselves under torch."""
+    """Return ``in_effect`` of a new process, and the instruction sets that oneDNN and MKL print in verbose mode."""
     code = "import json; from tests.slow import instruction_sets as s; print(json.dumps(s.in_effect()))"
     found: dict[str, str] = json.loads(_output(code, switches(chosen)).strip().splitlines()[-1])
-    # In a process of its own: OpenVINO fails where its oneDNN is asked to be verbose.
+    # In a separate process, because OpenVINO fails if its oneDNN runs in verbose mode.
     code = (
         "import torch; torch.nn.functional.conv2d(torch.ones(1, 8, 9, 9), torch.ones(8, 8, 3, 3)); "
         "torch.ones(64, 64) @ torch.ones(64, 64)"
@@ -161,7 +161,7 @@ def run(chosen: InstructionSet | None, tests: tuple[str, ...], shapes: int, reco
 
 
 def table(records: dict[str, Path]) -> str:
-    """Return a Markdown table of each tolerance: place, bound, the worst share of it by instruction set."""
+    """Return a Markdown table of the tolerances: place, bound, and its largest used share per instruction set."""
     worst: dict[str, dict[str, float]] = {}
     bounds: dict[str, str] = {}
     for name, path in records.items():

@@ -38,7 +38,7 @@ TOLD = ("neighbour_agreement", "cosine_min", "rms_difference", "greatest_differe
 
 
 def features(engine: Any, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]:
-    """Return the features (n, d) and the pictures a second, start-up not counted."""
+    """Return the features (n, d) and the pictures per second, without start-up."""
     engine(pixels[:BATCH])
     started = time.perf_counter()
     found = np.concatenate([engine(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)])
@@ -77,7 +77,7 @@ def without_vnni(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]
 @click.argument("pictures", type=click.Path(exists=True, path_type=Path))
 @click.option("--count", default=128, show_default=True)
 def main(pictures: Path, count: int) -> None:
-    """Measure, print one JSON object, and end with 1 where a bound is missed."""
+    """Measure, print one JSON object, and exit with 1 if a bound is missed."""
     model = load_backbone(BACKBONE)
     found = list(inputs_of([pictures]))
     chosen = [found[at] for at in np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)]

@@ -66,7 +66,7 @@ def write(path: Path, rows: int, dimension: int, seed: int) -> None:
 
 
 def build(path: Path, rows: int, seed: int, memory: int, recall: float) -> dict[str, Any]:
-    """Build an index of the first ``rows`` in this process; return what it took and what it gives."""
+    """Build an index of the first ``rows`` in this process; return its cost (time, memory) and its recall and speed."""
     from featstore.indexes import Contract, build_contract, check_contract
 
     vectors = np.load(path, mmap_mode="r")[:rows]
@@ -108,7 +108,7 @@ def build(path: Path, rows: int, seed: int, memory: int, recall: float) -> dict[
 
 
 def verdicts(small: dict[str, Any], large: dict[str, Any], memory: int, recall: float) -> dict[str, dict[str, Any]]:
-    """Return what was asked of the two, what was found, and whether that is enough."""
+    """Return for both sizes each bound, the measured value, and whether the bound is kept."""
     found: dict[str, dict[str, Any]] = {}
     for one in (small, large):
         rows, fresh = f"{one['rows']:,} rows", one["fresh"]

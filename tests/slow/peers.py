@@ -66,7 +66,7 @@ def split(crops: Path, which: str, held_out: int, seed: int, place: Path) -> tup
 
 
 class Asked:
-    """The queries and how to judge what is found for them."""
+    """The queries, and their true neighbours to measure recall with."""
 
     def __init__(self, place: Path, which: str) -> None:
         from featstore.indexes.tuning.truth import Truth
@@ -96,7 +96,7 @@ def least(contender: Contender, asked: Asked, goal: float, threads: int) -> int 
 
 
 def build(name: str, which: str, place: Path) -> dict[str, Any]:
-    """Build and save one contender; return what it took and, for each goal, its effort and its recall."""
+    """Build and save one contender; return its build cost and, for each goal, effort and recall."""
     asked, threads = Asked(place, which), len(os.sched_getaffinity(0))
     contender = contenders(metric_of(which))[name]()
     base, groups = np.load(place / "base.npy"), np.load(place / "groups.npy")
@@ -126,7 +126,7 @@ def metric_of(which: str) -> str:
 
 
 def in_a_process(name: str, which: str, place: Path) -> dict[str, Any]:
-    """Build in a fresh process, with all threads, and return what it tells."""
+    """Call ``build`` in a new process with all threads and return its result."""
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     task = json.dumps([name, which, str(place)])
     command = [sys.executable, "-m", "tests.slow.peers", "--task", task]
@@ -136,7 +136,7 @@ def in_a_process(name: str, which: str, place: Path) -> dict[str, Any]:
 
 
 Found = dict[str, dict[str, list[Rates]]]
-"""Of each contender and goal the rates of each turn."""
+"""For each contender and goal: the rates of each turn."""
 
 
 def contest(place: Path, which: str, built: dict[str, Any], threads: int, turns: int, found: Found) -> None:
@@ -161,7 +161,7 @@ def best(turns: list[Rates], way: str) -> float:
 
 
 def check_kept(kept: Any, made_of: dict[str, Any], place: Path) -> None:
-    """Raise UsageError, naming the differences, unless what is kept at ``place`` was made of the same."""
+    """Raise UsageError, naming the differences, if the saved indexes at ``place`` were made from other inputs."""
     of = kept.get("made_of", {}) if isinstance(kept, dict) else {}
     differences = [f"{name} {of.get(name)}, not {value}" for name, value in made_of.items() if of.get(name) != value]
     if differences:
@@ -169,7 +169,7 @@ def check_kept(kept: Any, made_of: dict[str, Any], place: Path) -> None:
 
 
 def verdicts(found_in: dict[str, Found], built: dict[str, Any], which: str) -> dict[str, dict[str, Any]]:
-    """Return what was asked, what was found (value None: nothing), whether that is enough (None: not judged), and why."""
+    """Return for each bound: asked, measured value or None, reached (None: not judged), and the reason."""
     found: dict[str, dict[str, Any]] = {}
 
     def judge(name: str, value: float, least: float) -> None:

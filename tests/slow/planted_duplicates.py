@@ -51,7 +51,7 @@ KINDS: dict[str, tuple[str, Callable[[Image.Image], Image.Image], dict[str, Any]
     "gray": ("png", lambda image: image.convert("L"), {}),
     "mirrored": ("png", ImageOps.mirror, {}),
 }
-"""Kinds of copies: the ending of the file, what is done to the picture, and how it is saved."""
+"""Kinds of copies: file extension, change of the picture, options of Image.save."""
 
 
 def copies(path: Path) -> Iterator[tuple[str, Image.Image, dict[str, Any]]]:

@@ -38,7 +38,7 @@ from tests.made import extract, picture, tiny_backbone
 CLASSES, EACH, VERSIONS, UNIT_ROWS = ("cat", "dog"), 14, 3, 6
 KEYS = [f"{kind}/{number:02d}.png" for kind in CLASSES for number in range(EACH)]
 State = dict[str, int]
-"""Version of each existing picture, by key."""
+"""A state of the store: the version of each existing picture, by key."""
 
 
 def write(folder: Path, key: str, version: int) -> None:
@@ -127,7 +127,7 @@ class Reader:
         }
 
     def check(self, images: int, keys: list[str], rows: Any, marks: list[str | None] | None = None) -> None:
-        """Raise AssertionError unless one state has all this."""
+        """Raise AssertionError unless some state of the store had exactly what a reader found."""
         found = dict(self.known[np.asarray(row).tobytes()] for row in rows)
         if list(found) != keys:
             raise AssertionError(f"the vectors are of {list(found)}, the keys {keys}")

@@ -21,7 +21,7 @@ _worst: dict[str, tuple[str, float]] = {}
 
 
 def _record(bound: str, actual: Any, expected: Any, rtol: float, atol: float) -> None:
-    """Remember the greatest difference in units of what is allowed: 0 where equal, above 1 where a test fails."""
+    """Record the largest difference divided by the tolerance: 0 if equal, above 1 if the test fails."""
     try:
         left, right = (np.asarray(each, np.float64) for each in (actual, expected))
         allowed = atol + rtol * np.abs(right)
@@ -46,7 +46,7 @@ def _place() -> str:
 
 
 class _Approximately:
-    """What pytest.approx returned, watched."""
+    """Wraps the result of pytest.approx and records each comparison."""
 
     __array_ufunc__ = None
     __array_priority__ = 100
@@ -70,7 +70,7 @@ class _Approximately:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Watch the three functions before any test is imported."""
+    """Replace the three comparison functions by recording ones, before any test imports them."""
     import torch
 
     allclose, close, approx = np.testing.assert_allclose, torch.testing.assert_close, pytest.approx
@@ -94,7 +94,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionfinish() -> None:
-    """Add what this process saw to the file."""
+    """Append the differences that this process recorded to the file."""
     if _worst and (name := os.environ.get("FEATSTORE_TOLERANCES")):
         with open(name, "a", encoding="utf-8") as file:
             file.write(json.dumps(_worst) + "\n")

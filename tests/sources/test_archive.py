@@ -276,7 +276,7 @@ def test_memory_does_not_grow_with_the_archive(tmp_path: Path):
         (b"a/none", (b"a/none", b"")),
     ],
 )
-def test_sample_of(name: bytes, expected: tuple[bytes, bytes]):
+def test_sample_of_splits_a_name_at_the_first_dot(name: bytes, expected: tuple[bytes, bytes]):
     assert sample_of(name) == expected
 
 

@@ -103,7 +103,7 @@ def test_names_are_printable_and_round_trip_json(name: bytes):
         ("cafe\u0301", "caf\u00e9"),
     ],
 )
-def test_label_text_of_dates_decimals_and_unicode_forms(value: object, expected: str | None):
+def test_label_text_writes_dates_decimals_and_unicode_in_one_form(value: object, expected: str | None):
     assert label_text(value) == expected
 
 

@@ -254,7 +254,7 @@ def test_note_on_a_skipped_folder_names_the_option(tmp_path: Path):
     assert columns(tmp_path, "class") == ("class", [(None, "x"), (None, "x")])
 
 
-def test_read_as_summarises_labels_and_splits(tmp_path: Path):
+def test_summary_counts_labels_and_splits(tmp_path: Path):
     source = FolderSource(write(tmp_path, ["train/ant/1.jpg", "train/bee/2.jpg", "val/ant/3.jpg", "val/4.jpg"]))
     whole(source)
     assert source.read_as == (

@@ -90,7 +90,7 @@ def test_reads_a_list_in_a_file(tmp_path: Path):
     assert source.describe() == {"kind": "list", "location": str(list_file), "root": str(root)}
 
 
-def test_root_relocates(tmp_path: Path):
+def test_root_option_replaces_the_folder_of_relative_paths(tmp_path: Path):
     write(tmp_path / "moved", ["a.jpg"])
     (tmp_path / "list").write_text("a.jpg\n")
     assert whole(ListSource(tmp_path / "list")).sizes.tolist() == [-1]

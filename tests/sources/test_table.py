@@ -270,7 +270,7 @@ def test_misspelt_column_option_gets_a_suggestion(tmp_path: Path):
         ("path,label\n" + "".join(f"{n}.jpg,{n / 7}\n" for n in range(30)), "is this an identifier, or a measure"),
     ],
 )
-def test_notes_on_doubtful_tables(tmp_path: Path, text: str, words: str):
+def test_doubtful_columns_are_noted(tmp_path: Path, text: str, words: str):
     source = TableSource(table(tmp_path / "t.csv", text))
     whole(source)
     assert any(words in note for note in source.notes), source.notes

@@ -17,7 +17,7 @@ CLOSE = {b"test/b/copy2.png": b"train/a/copy1.png", b"train/c/far.png": b"train/
 
 
 def vector(key: bytes, content: int) -> np.ndarray:
-    """As building.vector, but a slightly changed one of another key for those in CLOSE."""
+    """Return the vector of ``key``; keys in CLOSE get a vector close to that of another key."""
     alike = np.random.default_rng((content, *CLOSE.get(key, key))).normal(size=32)
     return (alike + 0.05 * np.random.default_rng((*key,)).normal(size=32)).astype(np.float32)
 
@@ -132,7 +132,7 @@ def test_equal_bytes_among_near_duplicates_are_counted_and_marked_everywhere(mix
     write_duplicates_page(mixed, tmp_path / "page.html")
     text = read(tmp_path / "page.html").text
     assert "2 of 3 with equal bytes" in text
-    # What the default threshold misses is said, as it was measured.
+    # The help states the measured share of copies that the default threshold misses.
     assert "only 6 to 62 % of those at half size and quality 50" in text
     assert text.count("equal bytes") - text.count("groups of equal bytes") - text.count("with equal bytes") == 2 + 2 + 1
     assert f"centred cosine {copy.centred_cosine:.3f}, cosine {copy.cosine:.3f}" in text

@@ -33,7 +33,7 @@ def test_importing_featstore_loads_nothing_heavy():
     assert modules_after("import featstore\ndir(featstore)") == set()
 
 
-def test_a_store_is_read_without_the_libraries_of_others():
+def test_reading_a_store_imports_neither_torch_nor_faiss():
     loaded = modules_after("import featstore\nfeatstore.FeatureStore")
     assert loaded.isdisjoint({"torch", "torchvision", "faiss", "sklearn", "pandas", "jinja2"})
     loaded = modules_after(
@@ -42,7 +42,7 @@ def test_a_store_is_read_without_the_libraries_of_others():
     assert loaded.isdisjoint({"torch", "torchvision", "faiss", "sklearn", "pandas", "jinja2"})
 
 
-def test_every_name_leads_somewhere():
+def test_every_exported_name_can_be_imported():
     for name in set(featstore.__all__) - {"__version__"}:
         assert getattr(featstore, name).__name__ == name
     assert re.fullmatch(r"\d+\.\d+\.\d+", featstore.__version__)

@@ -27,7 +27,7 @@ LATER = {"bf16": {"engine": "torch-folded"}, "int8-s16": {}}
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Pictures, and a store of them in each class."""
+    """Pictures, and a store of them for each precision class."""
     place = tmp_path_factory.mktemp("classes")
     write_coloured(place / "pictures", names("", 8), size=(60, 50))
     for precision, options in MADE.items():

@@ -76,7 +76,7 @@ def test_rejects_invalid_arguments(chain, tmp_path):
         predict(chain.trained.path, [])
     with pytest.raises(UsageError, match="one store"):
         predict(chain.trained.path, [chain.store, chain.folder])
-    # The tiny backbone has no name that load_backbone knows: the message says what to do.
+    # load_backbone does not know the tiny backbone: the message names the remedy.
     with pytest.raises(UsageError, match="--weights"):
         predict(chain.trained.path, chain.folder)
 

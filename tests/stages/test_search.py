@@ -28,7 +28,7 @@ def test_a_picture_finds_itself_and_its_class(chain):
     json.dumps(report.to_dict(), allow_nan=False)
 
 
-def test_more_neighbours_than_there_are_and_pictures_that_cannot_be_read(chain, tmp_path):
+def test_k_above_the_rows_returns_all_and_bad_pictures_are_failures(chain, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"<html>")
     report = search(
         chain.index, [tmp_path / "bad.jpg", chain.folder / "val/ant/00.png"], k=99, backbone=tiny_backbone()
@@ -97,7 +97,7 @@ def test_by_key_the_picture_itself_is_no_answer(chain, unit):
         search(chain.index, like=Query(keys=["val/ant/02.png", "x"]))
 
 
-def test_by_vectors_in_files_and_arrays(chain, unit, tmp_path):
+def test_vectors_in_files_and_arrays_are_queries(chain, unit, tmp_path):
     several = np.array([unit["val/ant/02.png"], unit["train/bee/05.png"]], np.float64) * 3
     np.save(tmp_path / "several.npy", several)
     np.save(tmp_path / "one.npy", several[1].astype(">f4"))
@@ -133,7 +133,7 @@ def test_vectors_that_are_none(chain, tmp_path, array, message):
         search(chain.index, like=Query(vectors=[tmp_path / "none.npy"]))
 
 
-def test_by_the_middle_of_a_class(chain, unit):
+def test_mean_vector_of_a_class_is_a_query(chain, unit):
     report = search(chain.index, like=Query(labels=["bee", "ant"]), k=30)
     for query, label in zip(report.queries, ("bee", "ant"), strict=True):
         middle = np.mean([one for key, one in unit.items() if f"/{label}/" in key], axis=0)
@@ -143,7 +143,7 @@ def test_by_the_middle_of_a_class(chain, unit):
         search(chain.index, like=Query(labels=["cow"]))
 
 
-def test_mixtures(chain, unit, tmp_path):
+def test_mixture_of_queries_is_their_weighted_mean(chain, unit, tmp_path):
     picture, key, away = chain.folder / "val/ant/01.png", "train/ant/03.png", "train/bee/05.png"
     middle = (unit["val/ant/01.png"] + unit[key]) / 2
     options = {"backbone": tiny_backbone(), "k": 30}

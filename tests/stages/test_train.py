@@ -67,7 +67,7 @@ def test_a_class_that_only_the_held_out_split_has_is_refused(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", sorted(HEADS))
 def test_nan_features_are_refused(chain, monkeypatch, kind):
-    # Extraction makes a failure of such a vector, so a store has none: they are planted as the store is read.
+    # Extraction rejects NaN, so no store has any: put NaN into the vectors while the store is read.
     def with_nan(self, *_, **__):
         vectors = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
         vectors[3, 2] = np.nan

@@ -37,7 +37,7 @@ def same(a: Block, b: Block) -> bool:
 BLOCKS = [block(0, 4, (1,)), block(4, 8), block(8, 9, (8,)), block(9, 12)]
 
 
-def test_round_trip(tmp_path):
+def test_blocks_are_read_as_they_were_written(tmp_path):
     write(tmp_path / "j", BLOCKS)
     found = read_journal(tmp_path / "j", D, F4)
     assert len(found) == 4

@@ -18,7 +18,7 @@ def change(path, **changes):
     atomic.write_json(path / NAME, {**value, **changes})
 
 
-def test_round_trip(tmp_path):
+def test_manifest_is_read_as_it_was_written(tmp_path):
     made = open_for_writing(tmp_path / "s", identity(), "w", 7)
     assert Manifest.read(tmp_path / "s") == made == open_for_writing(tmp_path / "s", identity(), "w")
 

@@ -40,7 +40,7 @@ def test_conditions_parse_to_their_tree(condition: Condition) -> None:
         ("x != -.5", Compare("x", "!=", -0.5)),
     ],
 )
-def test_grammar_and_precedence(text: str, condition: Condition) -> None:
+def test_parse_gives_the_tree_by_precedence(text: str, condition: Condition) -> None:
     assert parse(text) == condition
 
 

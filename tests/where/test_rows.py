@@ -78,11 +78,11 @@ def store(tmp_path_factory: pytest.TempPathFactory):
         ("label == 'cow'", 0),
     ],
 )
-def test_conditions_on_every_column_of_a_store(store, where: str, count: int) -> None:
+def test_conditions_select_rows_by_every_column(store, where: str, count: int) -> None:
     assert rows_where(store, where).sum() == count
 
 
-def test_conditions_on_keys_and_ids(store) -> None:
+def test_conditions_select_rows_by_keys_and_ids(store) -> None:
     wanted = int(store.ids[7])
     assert np.flatnonzero(rows_where(store, f"id == {wanted}")).tolist() == [7]
     assert rows_where(store, "key > 'ant/03.png'").tolist() == [key > "ant/03.png" for key in store.keys]

@@ -1,1 +1,1 @@
-"""How good a head is: figures with intervals, calibration, comparison, learning curve."""
+"""Evaluation of heads: figures with intervals, calibration, comparison, learning curve."""

@@ -37,7 +37,7 @@ class SparseRows:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(rows, dimensions)."""
+        """Shape (rows, dimensions) of the features."""
         rows, dimension = self.matrix.shape
         return int(rows), int(dimension)
 
@@ -189,7 +189,7 @@ class MappedBlocks:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(rows, dimensions) of the mapped blocks."""
+        """Shape (rows, dimensions) of all mapped blocks together."""
         return (row_count(self.source), self.dimension)
 
     def blocks(self) -> Iterator[NDArray[Any]]:

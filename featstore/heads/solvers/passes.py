@@ -72,7 +72,7 @@ class Selection:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(columns of all problems, dimensions + 1)."""
+        """Shape of the weights: (columns of all problems, dimensions + 1)."""
         return self.columns, self.weights.shape[1] + 1
 
     def decide(self, values: NDArray[Any]) -> NDArray[Any]:

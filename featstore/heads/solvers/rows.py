@@ -160,11 +160,11 @@ class StreamedSegment(Segment):
 
     @property
     def values(self) -> NDArray[Any]:
-        """All rows (m, d)."""
+        """All rows of the segment, (m, d)."""
         return self.raw.all()
 
     def read(self, part: slice) -> NDArray[Any]:
-        """Return the rows of ``part``."""
+        """Return the rows of the segment in the slice ``part``."""
         return self.raw.read(part)
 
 

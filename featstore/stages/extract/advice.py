@@ -1,4 +1,4 @@
-"""What bounded a run, and the options that would have saved most of its time.
+"""Advice after a run: what took most of its time, and which options would have saved most.
 
 What is advised was measured on photographs of 450 x 374 pixels and two cores, in seconds of the processors or, where
 waiting is what is saved, of the clock: ``--decode fast`` took 0.5 to 0.6 of exact decoding's; ``--engine openvino`` 0.5
@@ -19,14 +19,14 @@ from typing import Any, Final
 from featstore.embed.pipeline import Timings
 
 _WORTH_ADVICE: Final = 10.0
-"""Seconds below which a run is short enough."""
+"""Seconds from which a run gets advice."""
 _WORTH: Final = 0.05
-"""Share of the run from which a saving is worth an option."""
+"""Smallest share of the run that a saving must have to be named."""
 _NAMED: Final = 2
-"""Options that are named at most."""
+"""Largest number of options to name."""
 _EXACT_DECODER: Final = "pillow"
 _FAST_SAVES: Final = 0.38
-"""Of the processors' time that reading and exact decoding take."""
+"""Share of the processor time of reading and exact decoding that the fast decoder saves."""
 _FAST: Final = "--decode fast (into a new store: its pixels differ by a level)"
 _INT8: Final = "--engine openvino-int8 (into a new store; for heads, not for search)"
 _ENGINES: Final = {
@@ -35,7 +35,7 @@ _ENGINES: Final = {
     "compile": {"openvino": (0.1, 0.4)},
     "openvino": {"openvino-int8": (0.5, 0.7)},
 }
-"""By engine, what others save of the processors' time that the network takes, at least and at most."""
+"""For each engine: the share of the network's processor time that other engines save, at least and at most."""
 _OPENVINO_STARTUP: Final = 3.0
 """Seconds that OpenVINO takes longer to start than torch: it is imported, and the graph converted and compiled."""
 _MORE_PROCESSES_SAVE: Final = 1 - 1 / 1.8
@@ -43,7 +43,7 @@ _MORE_PROCESSES_SAVE: Final = 1 - 1 / 1.8
 
 @dataclass(frozen=True)
 class Saving:
-    """An option, or what else can be done, and the seconds of the clock that it saves, at least and at most."""
+    """An option, or another remedy, and the wall-clock seconds that it saves, at least and at most."""
 
     option: str
     least: float
@@ -55,7 +55,7 @@ class Saving:
 
 
 def advice(timings: Timings, engine: Mapping[str, Any], decoder: str, workers: int) -> str:
-    """Return in one line what bounded the run and what would save most of it; "" where it is short or forwarded nothing.
+    """Return one line on what took most of the run and what would save most; "" for a short run or one without pictures.
 
     ``engine``: its provenance; ``decoder``: the decoder's class; ``workers``: the threads that decoded.
     """
@@ -81,11 +81,11 @@ def advice(timings: Timings, engine: Mapping[str, Any], decoder: str, workers: i
 
 
 def savings(timings: Timings, engine: Mapping[str, Any], decoder: str, workers: int) -> list[Saving]:
-    """Return what would have made the run faster, the largest saving first; the parameters are those of ``advice``."""
+    """Return the possible savings, largest first; parameters as in ``advice``."""
     found = []
     on_gpu = str(engine.get("device")).startswith("cuda")
     loop = timings.forward + timings.copy + timings.waiting + timings.scheduling + timings.blocked
-    # Where the network and the decoders share the processors, what one of them saves serves the other.
+    # Network and decoders share the processors: if one needs less time, the other gets it.
     busy = max(1.0, timings.processor / loop) if loop else 1.0
     cores = os.cpu_count() or 1
     if not on_gpu:
@@ -108,7 +108,7 @@ def _exactly(option: str, seconds: float) -> Saving:
 
 
 def _of_engines(name: str, network: float) -> list[Saving]:
-    """Return what other engines on the CPU save of ``network`` seconds."""
+    """Return the savings of other CPU engines, for a network that took ``network`` seconds."""
     found = []
     installed = find_spec("openvino") is not None
     for other, (least, most) in _ENGINES.get(name, {}).items():
@@ -118,12 +118,12 @@ def _of_engines(name: str, network: float) -> list[Saving]:
         start = _OPENVINO_STARTUP if is_openvino and not name.startswith("openvino") else 0.0
         option = _INT8 if other == "openvino-int8" else f"--engine {other}"
         found.append(Saving(option, least * network - start, most * network - start))
-    # One engine excludes another.
+    # Only one engine can be chosen: keep the best.
     return sorted(found, key=lambda one: one.least + one.most)[-1:]
 
 
 def _without_option(largest: str, engine: Mapping[str, Any]) -> str:
-    """Return the end of an advice for which no option is known to save much."""
+    """Return the end of the advice if no option is known to save much."""
     if largest == "the network":
         if not str(engine.get("device")).startswith("cuda"):
             return "; a lighter --backbone, or a GPU, would help"

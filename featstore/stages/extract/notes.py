@@ -1,4 +1,4 @@
-"""What a person should know after a run, beyond its counts."""
+"""Notes for the user after a run: surprising readings of the source, and why work was left."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def notes_of(run: Run, source: Source, units: tuple[int, int]) -> list[str]:
-    """Return in words what may surprise about ``source``, and what to do where the run could not do its work."""
+    """Return notes on surprising readings of ``source``, and on work that was left, with the remedy."""
     notes = list(source.notes)
     if run.kept:
         notes.append(

@@ -116,22 +116,22 @@ class ExtractOptions:
 
     @property
     def request(self) -> Request:
-        """The features that are asked for."""
+        """The requested features, for open_recipe."""
         return Request(**{each.name: getattr(self, each.name) for each in fields(Request)})
 
     @property
     def threads(self) -> int:
-        """How many threads decode."""
+        """Number of decoding threads."""
         return self.workers or os.cpu_count() or 1
 
     def open(self, source: str | os.PathLike[str] | Source) -> Source:
-        """Open ``source`` as the options say; one that is open stays as it is. Raises what open_source raises."""
+        """Open ``source`` with these options; return an open source unchanged. Raises as open_source does."""
         if not isinstance(source, str | os.PathLike):
             return source
         return open_source(source, **{name: getattr(self, name) for name in _OF_SOURCE})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the options as JSON. Raises UsageError where the backbone is one that is loaded already."""
+        """Return the options as JSON. Raises UsageError if the backbone is an object, not a name."""
         if self.backbone is not None and not isinstance(self.backbone, str):
             raise UsageError(
                 "a loaded backbone cannot be passed to the supervised process; name it, or pass supervised=False"
@@ -141,5 +141,5 @@ class ExtractOptions:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> ExtractOptions:
-        """Rebuild what to_dict returned."""
+        """Return the options that ``to_dict`` described."""
         return cls(**{**value, "units": tuple(value["units"])})

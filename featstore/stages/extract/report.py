@@ -1,4 +1,4 @@
-"""What an extraction says while it runs and when it is done; needs neither torch nor numpy."""
+"""Report and progress of an extraction; imports neither torch nor numpy."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ExtractReport:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> ExtractReport:
-        """Return what to_dict gave."""
+        """Return the report that ``to_dict`` described."""
         from featstore.store.planner import Change
 
         return cls(**{**value, "change": Change(**value["change"])})

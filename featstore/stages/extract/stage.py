@@ -47,8 +47,8 @@ def extract_in_process(
 ) -> ExtractReport:
     """Do what ``extract`` does in this process, without supervision.
 
-    The network is loaded where there is something to extract, or where only it tells whether its features are the
-    store's. ``decoder``, which replaces the decoder of the class that ``options.decode`` names, and ``watch`` are for
+    The network is loaded only if pictures are pending, or if the options alone do not tell whether its features are
+    those of the store. ``decoder``, which replaces the decoder of the class that ``options.decode`` names, and ``watch`` are for
     the supervised extraction (supervisor.py). Raises as ``extract`` does.
     """
     options = options or ExtractOptions()
@@ -123,7 +123,7 @@ def _plan(
     options: ExtractOptions,
     timings: Timings,
 ) -> tuple[Change, Run]:
-    """Bring the plan up to date, and return what that changed and the run over the units of our share."""
+    """Update the plan; return its change, and the run over the units of this process's share."""
     claims.join()
     sweep(store, claims)
     # Read again: a compaction may have ended just before we joined.
@@ -146,7 +146,7 @@ def _plan(
 
 
 def _manifest_there(store: Path) -> Manifest | None:
-    """Return what a store with rows says of itself: a run goes on as the store began, on whatever device."""
+    """Return the manifest of a store that has rows, None for any other; a run continues with the identity in it."""
     try:
         return Manifest.read(store) if has_rows(store) else None
     except UsageError:
@@ -154,7 +154,7 @@ def _manifest_there(store: Path) -> Manifest | None:
 
 
 def _features(network: Network | None, there: Manifest | None) -> tuple[Identity, str]:
-    """Return identity and weights' name of the features that are asked for: the network's, else the store's."""
+    """Return identity and weights' name of the requested features: those of the network, or of the store without one."""
     if network is not None:
         return network.identity, network.backbone.weights
     if there is None:
@@ -163,7 +163,7 @@ def _features(network: Network | None, there: Manifest | None) -> tuple[Identity
 
 
 def _report(run: Run, source: Source, change: Change, units: tuple[int, int]) -> ExtractReport:
-    """Return what ``run`` did and what the store holds now; seconds, timings and advice are the caller's."""
+    """Return the report of ``run`` and of the store after it; the caller adds seconds, timings and advice."""
     opened = FeatureStore(run.store)
     counts, (classes, splits) = opened.counts, classes_of(opened._tables)
     return ExtractReport(
@@ -207,7 +207,7 @@ def plan_source(
 
 
 def _hashes(source: Source, chunk: Any, rows: NDArray[np.int64], max_bytes: int) -> NDArray[np.uint8]:
-    """Return (n, 32) uint8: SHA-256 of the pictures as they are now, zeros where they cannot be read."""
+    """Return the current SHA-256 of each picture, (n, 32) uint8; zeros for pictures that cannot be read."""
     import hashlib
 
     from featstore.sources.base import ReadFailure
@@ -227,7 +227,7 @@ def _hashes(source: Source, chunk: Any, rows: NDArray[np.int64], max_bytes: int)
 
 
 def _roots(plan: Plan, source: Source) -> list[Path]:
-    """Return by segment of the plan where its pictures are: ours may have moved, others are where they were."""
+    """Return the root of the pictures of each segment of the plan; only this source may have moved since."""
     ours = source_name(source.describe())
     return [
         source.root if source_name(segment.source) == ours else Path(str(segment.source.get("root", "/")))

@@ -1,9 +1,9 @@
-"""Extraction that survives its decoders: the work is done in a child process, and its deaths are explained.
+"""Supervised extraction: a child process does the work, and the supervisor finds the picture that killed it.
 
-The child (worker.py) notes the rows that it reads and decodes. When it is killed by a signal, exits without a word,
+The child (worker.py) notes the rows that it reads and decodes. When it is killed by a signal, exits without a message,
 or makes no progress, its supervisor tries those rows one by one in processes with limits (processes/sandbox.py). What fails
 there becomes a failure of the store, noted in the unit's work folder (featstore.store.culprits), and the work is
-started again, from the journal. A death that no picture explains is forgiven once, and as long as work gets done.
+started again, from the journal. If no picture explains why the worker died, it is restarted once, and again after each restart that made progress.
 The supervisor itself never loads torch. It compares the source with the store, and starts the child only where a
 picture is to be extracted, or where only a network can tell whether its features are the store's.
 """
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 _LOOK_SECONDS: Final = 0.2
 _FORGIVEN: Final = 2
 _SIGN_SECONDS: Final = 60.0
-"""Longer without a sign of life no worker is: one library may take so long to load."""
+"""Seconds without a sign of life after which the worker counts as stalled; loading one library may take long."""
 _STOP_SECONDS: Final = 10.0
-"""The same once the worker was asked to stop."""
+"""Seconds that the worker has to stop after it was asked to."""
 
 
 def extract_supervised(
@@ -113,9 +113,9 @@ def extract_supervised(
 
 
 def _nothing_pending(job: dict[str, Any], options: ExtractOptions, total: _Total) -> ExtractReport | None:
-    """Return the report of a run that has nothing to extract: it needs no process that could die.
+    """Return the report of a run with nothing to extract, which needs no worker; None if there are pending pictures.
 
-    Else what the plan's change was is kept in ``total``; the worker compares again, which finds nothing new.
+    In that case ``total`` keeps the change of the plan, because the worker compares again and finds no change.
     """
     if job["backbone_from"] is not None or options.rehash:
         return None
@@ -129,7 +129,7 @@ def _nothing_pending(job: dict[str, Any], options: ExtractOptions, total: _Total
 
 @contextlib.contextmanager
 def _spooled(source: str) -> Iterator[IO[bytes] | None]:
-    """Copy a list that can be read only once into a file without a name: every attempt reads it anew."""
+    """Copy a list that can be read only once into an unnamed file, which each attempt reads from the start."""
     once = source == "-"
     with contextlib.suppress(OSError, ValueError):
         mode = os.stat(source).st_mode
@@ -152,7 +152,7 @@ def _spooled(source: str) -> Iterator[IO[bytes] | None]:
 
 @dataclass
 class _Total:
-    """What all attempts together did; ``planning``: seconds that comparing the source took before the first."""
+    """Sum over all attempts; ``planning``: seconds for comparing the source with the store before the first attempt."""
 
     progress: Callable[[Progress], None] | None
     change: dict[str, int] | None = None
@@ -163,7 +163,7 @@ class _Total:
     reasons: Counter[str] = field(default_factory=Counter)
 
     def add(self, done: int, failed: int, reasons: Mapping[str, int]) -> None:
-        """Add what an attempt did that left no report."""
+        """Add the counts of an attempt that ended without a report."""
         self.done += done
         self.failed += failed
         self.reasons.update(reasons)
@@ -173,7 +173,7 @@ class _Total:
             self.progress(Progress(self.done + done, self.done + total, self.failed + failed, note))
 
     def report(self, value: dict[str, Any], started: float, began: float) -> ExtractReport:
-        """Return the last attempt's report for all of them; ``began``: when that attempt did."""
+        """Return the report of the last attempt with the counts of all; ``began``: start of the last attempt."""
         report = ExtractReport.from_dict({**value, "change": self.change or value["change"]})
         before, seconds = began - started, time.monotonic() - started
         report.timings["planning"] = round(report.timings["planning"] + self.planning, 3)
@@ -203,7 +203,7 @@ class _Total:
 
 @dataclass
 class _Attempt:
-    """One life of the working process."""
+    """One worker process, from its start to its end."""
 
     job: dict[str, Any]
     spooled: IO[bytes] | None
@@ -222,7 +222,7 @@ class _Attempt:
     code: int | None = None
 
     def run(self) -> None:
-        """Start the process and follow it to its end."""
+        """Start the worker and read its messages until it ends."""
         in_hand = InHand.create(self.threads)
         control, commands = os.pipe()
         reports, answers = os.pipe()
@@ -231,7 +231,7 @@ class _Attempt:
         process = None
         try:
             try:
-                # A group of its own: Ctrl-C reaches us alone, and we ask the worker to stop.
+                # The worker gets its own process group, so that Ctrl-C reaches only this process, which asks the worker to stop.
                 process = subprocess.Popen(command, pass_fds=passed, stdin=subprocess.DEVNULL, process_group=0)
             finally:
                 os.close(control)
@@ -287,7 +287,7 @@ class _Attempt:
 
 
 class _Stall:
-    """Sees that a picture takes too long, or that nothing happens where something should."""
+    """Detects a picture that takes too long, and a worker without progress."""
 
     def __init__(self, in_hand: InHand, seconds: float) -> None:
         self.in_hand, self.seconds = in_hand, seconds
@@ -296,7 +296,7 @@ class _Stall:
         self._alive: tuple[int, float] = (0, time.monotonic())
 
     def lifeless(self, seconds: float) -> bool:
-        """Return whether the worker gave no sign of life for so long; the clock starts with the process."""
+        """Return whether the worker gave no sign of life for _SIGN_SECONDS, counted from its start."""
         now, alive = time.monotonic(), self.in_hand.alive()
         if alive != self._alive[0]:
             self._alive = alive, now

@@ -1,4 +1,4 @@
-"""Find the picture that killed a worker: try each picture that it had in hand alone, in a process with limits."""
+"""Find the picture that killed a worker: try each picture it was working on alone, in a process with limits."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _READ_SECONDS: Final = 30.0
 
 
 def judge(suspects: Sequence[Held], roots: Sequence[str], job: Mapping[str, Any], seconds: float) -> int:
-    """Try the pictures that a dead process had in hand one by one; record the culprits and return their number.
+    """Try the pictures that a dead worker was reading or decoding, one by one; record and count those that kill a process.
 
-    ``roots``: by segment of the plan; ``job``: as the worker had it; ``seconds``: what one picture may take.
+    ``roots``: of each segment of the plan; ``job``: the description that the worker got; ``seconds``: limit per picture.
     """
     from featstore.decode import DECODERS
     from featstore.store import shards

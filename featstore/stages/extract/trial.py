@@ -1,4 +1,4 @@
-"""Try one picture in a process of its own: what the guarded child of a supervisor runs. Without torch."""
+"""Try one picture in a separate process with limits, started by the supervisor; imports no torch."""
 
 from __future__ import annotations
 

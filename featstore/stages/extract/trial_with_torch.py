@@ -1,4 +1,4 @@
-"""The same as trial.py, for the decoder that needs torch: torch is imported before the limits of the child begin to count."""
+"""As trial.py, for the decoder that needs torch: torch is imported here, before the limits of the process are set."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The working process of a supervised extraction: it does what ``extract`` does, and says what it has in hand.
+"""The worker process of a supervised extraction: runs ``extract`` and reports the pictures it is reading and decoding.
 
-Its supervisor (supervisor.py) starts it with three handles: ``control``, on which one line of JSON describes the
-work, a later line asks it to stop, and the end means that the supervisor is gone; ``reports``, on which it answers in
-lines of JSON; and the memory of in_hand.py.
+Its supervisor (supervisor.py) passes three descriptors. ``control``: the first line, JSON, describes the work; a second
+line asks the worker to stop; end of file means that the supervisor is gone. ``reports``: the worker answers in lines of
+JSON. The third is the shared memory of in_hand.py.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Work as the supervisor says."""
+    """Do the work that the supervisor describes on ``control``."""
     fill_standard_streams()
     control, reports, memory = (int(argument) for argument in sys.argv[1:4])
     stop = threading.Event()
@@ -63,7 +63,7 @@ def main() -> None:
     except Exception as error:
         value = error_value(error)
         if not isinstance(error, FeatstoreError):
-            # A defect, not a failure: whoever reports it needs to know where.
+            # A defect of featstore: print the traceback for the bug report.
             traceback.print_exc()
         answers.say(error=value)
 
@@ -85,7 +85,7 @@ def _listen(commands: BinaryIO, stop: threading.Event, in_hand: InHand) -> None:
             if not commands.read(1):
                 break
             stop.set()
-    # The supervisor was killed: so is what it started, as if they were one process.
+    # The supervisor was killed, so end this process too.
     os._exit(1)
 
 
@@ -94,7 +94,7 @@ def _name(filename: Any) -> str | None:
 
 
 class _Answers:
-    """Lines of JSON to the supervisor, from any thread."""
+    """Sends lines of JSON to the supervisor; safe to use from any thread."""
 
     def __init__(self, handle: int) -> None:
         self._handle, self._lock = handle, threading.Lock()
@@ -107,10 +107,10 @@ class _Answers:
 
 
 def source_of(job: dict[str, Any], options: ExtractOptions) -> Source:
-    """Open the source of a job, in any process that has its handles."""
+    """Open the source of a job; this process needs the descriptors that the job names."""
     if job["spooled"] is None:
         return options.open(job["source"])
-    # A list that can be read once only was copied by the supervisor.
+    # The supervisor copied a list that can be read only once.
     copied = f"/dev/fd/{job['spooled']}"
     try:
         source = dataclasses.replace(options, kind="list", root=options.root or os.getcwd()).open(copied)

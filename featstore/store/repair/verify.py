@@ -51,7 +51,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What verification read and found; ``strangers``: foreign files in the store."""
+    """Result of a verification; ``strangers``: foreign files in the store."""
 
     files: int
     bytes: int

@@ -44,7 +44,7 @@ def test_measures_equal_scikit_learn(classes, ties, weighted):
     assert found["average_precision"] == pytest.approx(np.mean(areas))
 
 
-def test_calibration_error_of_known_bins():
+def test_calibration_error_is_the_weighted_gap_of_the_bins():
     codes = np.array([0, 0, 0, 1, 1])
     probabilities = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]])
     expected = 4 / 5 * abs(0.75 - 0.9) + 1 / 5 * abs(1 - 0.6)

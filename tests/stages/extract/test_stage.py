@@ -154,7 +154,7 @@ def test_a_second_source_adds_and_never_overwrites(folder, tmp_path):
         run(clash, tmp_path / "s")
 
 
-def test_rehash_trusts_content_alone(folder, tmp_path):
+def test_rehash_ignores_size_and_mtime(folder, tmp_path):
     run(folder, tmp_path / "s")
     for name in NAMES:
         os.utime(folder / name, ns=(1, 1))
