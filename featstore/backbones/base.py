@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -84,6 +85,7 @@ def digest(module: nn.Module) -> str:
 def non_finite(module: nn.Module) -> str | None:
     """Return the name of the first tensor that holds NaN or infinity, None if there is none."""
     for name, tensor in effective_state(module).items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        # By NumPy: torch starts its threads for each of some hundred small tensors, 0.8 s instead of 2 ms.
+        if tensor.is_floating_point() and not np.isfinite(tensor.detach().cpu().numpy()).all():
             return name
     return None

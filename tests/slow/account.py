@@ -69,6 +69,8 @@ def main(pictures: str, count: int, rounds: int, backbone: str) -> None:
             bad = clock >= LONG and off > WITHIN
             missed |= bad
             click.echo(f"{what} {given}: {clock:.1f} s, named {named:.1f} s ({off:.1%} off){' MISSED' if bad else ''}")
+            before = {stage: round(report["timings"][stage], 1) for stage in ("startup", "verifying", "forward")}
+            click.echo(f"  seconds: {before}")
             if report["advice"]:
                 click.echo(f"  {report['advice']}")
             if saving is None:
