@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore import defaults
+from featstore.cli.network import PRECISIONS, batch_option, device_option
 from featstore.cli.output import columns, json_option, say, show
 from featstore.errors import UsageError
 
@@ -29,8 +30,8 @@ _TEMPORARY = ""
     "--weights", default="random:0", show_default=True, help="As in extract; untrained weights are as fast as others."
 )
 @click.option("--engine", "engines", multiple=True, help="Engine to measure; repeat for more (default: all available).")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True)
+@device_option
+@click.option("--precision", type=PRECISIONS, default="auto", show_default=True)
 @click.option(
     "--count",
     type=click.IntRange(1),
@@ -38,9 +39,7 @@ _TEMPORARY = ""
     show_default=True,
     help="Number of pictures to sample, with repetition if there are fewer.",
 )
-@click.option(
-    "--batch", type=click.IntRange(1), default=defaults.BATCH, show_default=True, help="Pictures per forward pass."
-)
+@batch_option
 @click.option("--workers", type=click.IntRange(1), help="Decoding threads (default: one per core).")
 @click.option("--rounds", type=click.IntRange(1), default=defaults.BENCH_ROUNDS, show_default=True)
 @click.option(

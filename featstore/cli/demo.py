@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from featstore import defaults
+from featstore.cli.network import engine_option
 from featstore.cli.output import Bar, json_option, say, show
 from featstore.text import printable
 
@@ -15,7 +15,7 @@ from featstore.text import printable
 @click.command()
 @click.argument("folder", type=click.Path(), default="featstore-demo")
 @click.option("--limit", type=click.IntRange(1), help="Use only this many of the 1,797 digits.")
-@click.option("--engine", default=defaults.ENGINE, show_default=True, help="Engine that runs the network.")
+@engine_option
 @click.option("--open", "open_page", is_flag=True, help="Open the page in the browser at the end.")
 @json_option
 def demo(folder: str, limit: int | None, engine: str, open_page: bool, as_json: bool) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from featstore import defaults
+from featstore.cli.network import PRECISIONS, batch_option, device_option
 from featstore.cli.output import Bar, apart, json_option, say, show, stop_on_signals
 from featstore.cli.quantities import to_bytes_of_at_least
 from featstore.text import counted, printable
-
-if TYPE_CHECKING:
-    pass
 
 
 def _share(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]:
@@ -49,10 +47,10 @@ def _share(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]
     show_default=True,
     help="Engine that runs the network: auto, torch, torch-folded, compile, openvino, openvino-int8.",
 )
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@device_option
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    type=PRECISIONS,
     default="auto",
     show_default=True,
     help="Precision of the arithmetic; auto: the store's, for a new one fp32 on a CPU and bf16 on CUDA.",
@@ -65,9 +63,7 @@ def _share(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]
     help="exact: the pixels of torchvision's transforms; fast: at most one level off (bicubic: two), other features; "
     "auto: the store's, for a new one exact.",
 )
-@click.option(
-    "--batch", type=click.IntRange(1), default=defaults.BATCH, show_default=True, help="Pictures per forward pass."
-)
+@batch_option
 @click.option("--workers", type=click.IntRange(1), help="Reading and decoding threads (default: one per core).")
 @click.option(
     "--units",

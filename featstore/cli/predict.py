@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from featstore import defaults
+from featstore.cli.network import batch_option, device_option, engine_option
 from featstore.cli.output import Bar, CsvRows, apart, json_option, json_text, say
 from featstore.text import counted, natural, printable
 
@@ -24,11 +24,9 @@ _SHOWN = 3
     type=click.Path(),
     help="Checkpoint file of the features, if they were made with your own weights; one for each store of the head.",
 )
-@click.option("--engine", default=defaults.ENGINE, show_default=True, help="Engine that runs the network.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
-@click.option(
-    "--batch", type=click.IntRange(1), default=defaults.BATCH, show_default=True, help="Pictures per forward pass."
-)
+@engine_option
+@device_option
+@batch_option
 @click.option(
     "--csv",
     "as_csv",

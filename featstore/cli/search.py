@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from featstore import defaults
+from featstore.cli.network import device_option, engine_option
 from featstore.cli.output import apart, json_option, say, show
 from featstore.text import counted, printable
 
@@ -53,8 +54,8 @@ from featstore.text import counted, printable
 @click.option(
     "--weights", type=click.Path(), help="Checkpoint file of the features, if they were made with your own weights."
 )
-@click.option("--engine", default=defaults.ENGINE, show_default=True, help="Engine that runs the network.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@engine_option
+@device_option
 @json_option
 def search(
     index: str,

@@ -18,7 +18,7 @@ from featstore.errors import FeatstoreError, UsageError
 from featstore.sources.base import ROWS, Chunk, NoLabel, Row, chunked, label_text
 from featstore.sources.folder import walk
 from featstore.sources.layout import split_words
-from featstore.sources.table import doubts, find_columns, no_label_message
+from featstore.sources.table import no_label_message, settle_columns
 from featstore.sources.tabular import ParquetTable, scalar
 from featstore.sources.tally import Tally
 from featstore.text import shown, to_bytes
@@ -95,13 +95,10 @@ class ParquetSource:
             )
         self.column = column
         table = ParquetTable(first)
-        self.columns = find_columns(
+        self.columns, others, self._doubts = settle_columns(
             table, path_column=column, id_column=id_column, label_column=label_column, split_column=split_column
         )
-        used = {column, self.columns.id, self.columns.label, self.columns.split}
-        others = [name for name in table.columns if name not in used]
         self._metadata = [name for name in others if name not in table.binary]
-        self._doubts = doubts(table, self.columns, label_column=label_column, split_column=split_column)
         if left := [name for name in others if name in table.binary]:
             self._doubts.append(
                 f"{shown(column)!r} holds the pictures; {shown(left[0])!r}, which has bytes too, is left out "

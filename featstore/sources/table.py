@@ -77,6 +77,23 @@ def find_columns(
     return found
 
 
+def settle_columns(
+    table: Table,
+    *,
+    path_column: str | None,
+    id_column: str | None,
+    label_column: str | None,
+    split_column: str | None,
+) -> tuple[Columns, list[str], list[str]]:
+    """Return what ``find_columns`` returns, the names of the other columns, and notes on columns that may be meant."""
+    columns = find_columns(
+        table, path_column=path_column, id_column=id_column, label_column=label_column, split_column=split_column
+    )
+    used = set(asdict(columns).values())
+    others = [name for name in table.columns if name not in used]
+    return columns, others, doubts(table, columns, label_column=label_column, split_column=split_column)
+
+
 def doubts(
     table: Table, columns: Columns, *, label_column: str | None = None, split_column: str | None = None
 ) -> list[str]:
@@ -165,7 +182,7 @@ class TableSource:
         self.layout: str | None = None
         self.ignored, self.read_as, self.unfound = 0, "", ""
         self._table = open_table(self._path)
-        self.columns = find_columns(
+        self.columns, self._metadata, self._doubts = settle_columns(
             self._table,
             path_column=path_column,
             id_column=id_column,
@@ -174,9 +191,6 @@ class TableSource:
         )
         if self.columns.path is None:
             raise UsageError(self._without_paths())
-        self._doubts = doubts(self._table, self.columns, label_column=label_column, split_column=split_column)
-        used = set(asdict(self.columns).values())
-        self._metadata = [name for name in self._table.columns if name not in used]
         binary = self._table.binary.intersection(self._metadata)
         if binary:
             name = shown(min(binary))
