@@ -52,7 +52,7 @@ def test_every_form_gives_the_values_in_order(given):
         (pa.table({"path": VALUES, "label": VALUES}), "this table has 2"),
     ],
 )
-def test_rejects_values_that_are_no_column(given, words):
+def test_rejects_values_without_a_single_column(given, words):
     with pytest.raises(UsageError, match=words):
         column(given, "pictures")
 

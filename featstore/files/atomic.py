@@ -25,7 +25,7 @@ LARGEST_JSON = 1 << 20
 """Bytes of a JSON file at most: what write_json writes is far smaller."""
 _READ_BYTES = 4 << 20
 _NAMED_BYTES = 100
-"""Bytes of a file's name that its temporary name repeats; the temporary name must not be too long either."""
+"""Number of bytes of a file's name to repeat in its temporary name, which the system limits in length."""
 _LOCK_MARK = b"featstore lock of "
 _LOCK_TRIES = 20
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}

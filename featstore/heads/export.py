@@ -77,11 +77,11 @@ class _Graph:
         return name
 
     def gemm(self, values: str, coef: NDArray[Any], intercept: NDArray[Any]) -> str:
-        """Add ``values @ coef.T + intercept``."""
+        """Add the nodes that compute ``values @ coef.T + intercept``."""
         return self._add("Gemm", values, self._constant(coef), self._constant(intercept), transB=1)
 
     def softmax(self, decisions: str, scale: float) -> str:
-        """Add probabilities (n, k) of decisions (n, c)."""
+        """Add the nodes that turn decision values (n, c) into probabilities (n, k)."""
         scaled = self._add("Mul", decisions, self._constant(scale))
         if len(self._classes) > 2:
             return self._add("Softmax", scaled, axis=1)

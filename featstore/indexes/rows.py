@@ -19,7 +19,7 @@ from featstore.store.origin import KEY
 class About:
     """What an index records about the store of its rows.
 
-    ``labels``: n texts or None, one a row. ``identity`` of the features. ``origin``: where they are, as JSON.
+    ``labels``: n texts or None, one a row. ``identity`` of the features. ``origin``: the store and its state, as JSON.
     ``generation``: the store's, when it was read.
     """
 

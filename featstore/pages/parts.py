@@ -167,7 +167,7 @@ def figures(report: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def parameters_tile(trained: TrainReport) -> tuple[str, str]:
-    """Return the parameters of a head, and whether they were chosen; a given value was tried alone, or not at all."""
+    """Return the parameters of a head, and whether cross-validation chose them (False for values that were given)."""
     table = trained.head.meta.get("cross_validation") or {}
     chosen = len(table.get("mean_accuracy", ())) > 1
     return chosen_text(trained.chosen), "chosen on the training pictures alone" if chosen else "as given"

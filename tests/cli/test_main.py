@@ -44,7 +44,7 @@ def test_an_unknown_verb_is_the_users_mistake():
         (("label", "s", "nowhere.csv"), "nowhere.csv"),
     ],
 )
-def test_the_users_mistakes_are_one_line(place, arguments, words):
+def test_wrong_use_gives_a_one_line_error(place, arguments, words):
     error = run(*arguments, cwd=place, code=2).stderr
     assert words in error
     assert error.startswith(("featstore: ", "Usage: "))

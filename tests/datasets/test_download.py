@@ -120,7 +120,7 @@ def test_a_server_error_is_tried_again_and_a_missing_file_is_not(server: Server,
     assert len(server.requests) == 1
 
 
-def test_a_refused_connection_is_one_line_with_the_reason(server: Server, tmp_path: Path) -> None:
+def test_refused_connection_gives_a_one_line_error_with_the_reason(server: Server, tmp_path: Path) -> None:
     archive = server.archive("a.zip", CONTENT)
     closed = dataclasses.replace(archive, url="http://127.0.0.1:9/a.zip")
     with pytest.raises(FeatstoreError, match="refused") as error:

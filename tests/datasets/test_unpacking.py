@@ -131,7 +131,7 @@ def test_an_archive_without_the_folder_is_refused(tmp_path: Path, ending: str) -
 
 
 @both
-def test_damaged_archives_are_one_line(tmp_path: Path, ending: str) -> None:
+def test_damaged_archives_give_a_one_line_error(tmp_path: Path, ending: str) -> None:
     content = MAKERS[ending]({f"in/{n}.jpg": PICTURE for n in range(3)})
     random = np.random.default_rng(0)
     refused = 0

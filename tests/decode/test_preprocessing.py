@@ -58,6 +58,6 @@ def test_a_missing_field_is_named() -> None:
         Preprocessing.from_dict(value)
 
 
-def test_a_failure_is_one_line() -> None:
+def test_failure_is_described_in_one_line() -> None:
     failure = DecodeFailure("corrupt", "two\nlines")
     assert (failure.reason, failure.message, str(failure)) == ("corrupt", "two lines", "corrupt: two lines")

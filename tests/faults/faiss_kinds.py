@@ -1,4 +1,4 @@
-"""FAISS indexes of every kind that the installed FAISS can write, nested at every place: contents of hostile files."""
+"""FAISS indexes of every kind that the installed FAISS can write, nested wherever FAISS allows it, to build hostile files."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def test_no_verb_does_harm_on_a_forgery(ground: Ground, tmp_path: Path, number: 
         assert not wrong, (what, how, verb)
 
 
-def test_watch_detects_writes_outside(tmp_path: Path) -> None:
+def test_watch_detects_writes_outside_the_store(tmp_path: Path) -> None:
     home = tmp_path / "home"
     (home / "deep").mkdir(parents=True)
     (home / "deep" / "letter").write_bytes(b"mine")

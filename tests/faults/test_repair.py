@@ -159,7 +159,7 @@ def test_manifest_is_rebuilt_from_the_shards(store: Path) -> None:
     assert contents(store) == before
 
 
-def test_plan_is_rebuilt_as_far_as_the_shards_repeat_it(store: Path, master: Path) -> None:
+def test_plan_is_rebuilt_from_the_rows_that_shards_repeat(store: Path, master: Path) -> None:
     before = contents(store)
     plan = next((store / "plan").rglob("*.h5"))
     for array in ("lookup/hi", "keys/bytes", "size", "lookup/row"):

@@ -36,7 +36,7 @@ def test_groups_and_nearest_equal_the_definition(rows: int, seed: int, threshold
 
 
 @pytest.mark.parametrize("edges", [1, 1 << 20])
-def test_blocks_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch, edges: int) -> None:
+def test_result_does_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch, edges: int) -> None:
     vectors = clusters(150, 6)
     whole = near_duplicates(vectors, 0.8)
     monkeypatch.setattr(duplicates, "_OUTER_ROWS", 20)

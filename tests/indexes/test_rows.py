@@ -17,7 +17,7 @@ def test_rows_are_joined_with_their_labels() -> None:
     assert [both.classes[code] for code in both.labels] == ["dog", "dog", "cat"]
 
 
-def test_joining_rows_when_one_side_has_no_labels() -> None:
+def test_joined_rows_keep_labels_if_one_side_has_none() -> None:
     bare, labelled = IndexRows.of(np.array([1]), [b"a"], None, 1), IndexRows.of(np.array([2]), [b"b"], ["cat"], 1)
     assert bare.then(labelled).labels.tolist() == [-1, 0]
     assert labelled.then(bare).labels.tolist() == [0, -1]

@@ -146,7 +146,7 @@ def contest(place: Path, which: str, built: dict[str, Any], threads: int, turns:
         for number in range(turns):
             for name in names if number % 2 == 0 else reversed(names):
                 if name == "exact" and number:
-                    continue  # for orientation: it is slow, and nothing is asked beside it
+                    continue  # Exact search is slow and has no bound: shown for comparison only.
                 of_effort: dict[int | None, Rates] = {}
                 for goal, about in built[name]["at"].items():
                     effort = about["effort"]

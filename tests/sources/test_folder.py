@@ -286,7 +286,7 @@ def test_unicode_forms_of_a_class_are_merged(tmp_path: Path):
     assert set(whole(source).labels) == {"caf\u00e9", "ant"}
 
 
-def test_error_for_a_folder_of_compressed_files_says_so(tmp_path: Path):
+def test_error_names_compressed_files_in_a_folder(tmp_path: Path):
     write(tmp_path, ["a.tar.gz", "readme.txt"])
     with pytest.raises(UsageError, match=r"holds no pictures, but packed ones such as a.tar.gz: unpack them"):
         list(FolderSource(tmp_path).chunks())

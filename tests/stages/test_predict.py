@@ -45,7 +45,7 @@ def test_progress_counts_every_picture_of_every_input(chain, tmp_path):
     assert len(told) == 1 + -(-len(made) // 7)
 
 
-def test_only_failures_is_no_error(chain, tmp_path):
+def test_pictures_that_all_fail_raise_no_error(chain, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"")
     (one,) = predict(chain.trained.path, tmp_path / "bad.jpg", backbone=tiny_backbone())
     assert (one.label, one.reason) == (None, "empty")
@@ -96,7 +96,7 @@ def test_predictions_are_walked_twice_and_made_once(chain, monkeypatch):
     assert repr(found) == "<Predictions of 2 classes: 30 made>"
 
 
-def test_a_stream_of_predictions_is_made_anew_and_keeps_none(chain):
+def test_stream_of_predictions_can_be_iterated_twice_in_constant_memory(chain):
     found = predict(chain.trained.path, chain.store)
     assert len(list(found.stream())) == len(list(found.stream())) == 30
     assert repr(found) == "<Predictions of 2 classes: 0 made so far>"

@@ -85,7 +85,7 @@ def ranked(unit, vector, left_out=()):
     return sorted(scores, key=lambda key: -scores[key])
 
 
-def test_by_key_the_picture_itself_is_no_answer(chain, unit):
+def test_query_by_key_excludes_the_picture_itself(chain, unit):
     keys = ["val/ant/02.png", "train/bee/05.png", "val/ant/02.png"]
     report = search(chain.index, like=Query(keys=keys), k=30)
     assert [query.name for query in report.queries] == keys

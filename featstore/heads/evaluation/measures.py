@@ -96,7 +96,7 @@ def unseen_rows(codes: NDArray[np.intp], probabilities: Floats) -> tuple[NDArray
 
 
 def draws(rows: int, replicates: int, seed: int) -> Iterator[tuple[Floats, Floats]]:
-    """Yield pairs of random weights (rows + 2,), for rows that ``unseen_rows`` follow: one pair a replicate.
+    """Yield pairs of random weights (rows + 2,), one pair per replicate; the last two weights are for ``unseen_rows``.
 
     Bayesian bootstrap (D. Rubin, Annals of Statistics 1981): weights are exponential, that is Dirichlet(1, ..., 1)
     after division by their sum. The first weights of a pair include the wrong row, the second the right one. An

@@ -84,7 +84,7 @@ def test_files_come_back_with_their_effort(factory: str, mmap: bool, tmp_path: P
         assert len(back) == 1000
 
 
-def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+def test_files_whose_names_are_not_utf8_are_written_and_read(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"na\xffme\n")
     made("Flat", clusters(20)).write(path)
     assert len(faiss_io.VectorIndex.read(path, 20, 16, mmap=True)) == 20

@@ -39,7 +39,7 @@ def place(tmp_path_factory):
 
 
 def expected(folder, store, decoder):
-    """Return the vectors that the class ``decoder`` leads to."""
+    """Extract with the decoder class ``decoder`` and return the vectors."""
     backbone = tiny_backbone()
     engine, decode = open_engine(backbone, engine="torch"), open_decoder(decoder)
     pixels = [decode((folder / key).read_bytes(), backbone.preprocessing) for key in store.keys]

@@ -263,7 +263,7 @@ def test_a_folder_that_is_something_else_is_left_alone(folder, tmp_path):
     assert os.listdir(tmp_path / "home") == ["thesis.txt"]
 
 
-def test_doubled_keys_and_empty_sources_are_one_line_and_plan_nothing(folder, tmp_path):
+def test_doubled_keys_and_empty_sources_are_refused_and_plan_nothing(folder, tmp_path):
     table = tmp_path / "t.csv"
     table.write_text("path\n" + "pictures/ant/00.jpg\n" * 2)
     with pytest.raises(UsageError, match="the key 'pictures/ant/00.jpg' is there more than once"):
