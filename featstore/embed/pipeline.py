@@ -229,7 +229,7 @@ def run(
 
 
 def _planned(batches: Iterator[Batch | None], timings: Timings) -> Iterator[Batch | None]:
-    """Yield the batches, and add the time that they take to the planning."""
+    """Yield the batches; count the seconds spent on each as planning."""
     end = Batch(None, 0, 0, True)
     while True:
         with timings.during("planning"):

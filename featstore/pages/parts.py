@@ -167,7 +167,7 @@ def figures(report: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def parameters_tile(trained: TrainReport) -> tuple[str, str]:
-    """Return the parameters of a head, and whether cross-validation chose them (False for values that were given)."""
+    """Return the parameters of a head, and a text that says whether cross-validation chose them or they were given."""
     table = trained.head.meta.get("cross_validation") or {}
     chosen = len(table.get("mean_accuracy", ())) > 1
     return chosen_text(trained.chosen), "chosen on the training pictures alone" if chosen else "as given"

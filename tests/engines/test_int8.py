@@ -106,7 +106,8 @@ def test_sums_of_extreme_weights_and_pixels_do_not_saturate(
     monkeypatch.setattr(int8, "dead_leaves", lambda seed, side: pictures[seed % len(pictures)])
     features = open_engine(backbone, engine="openvino-int8", device="cpu")(pictures)
     exact = open_engine(backbone, engine="torch", device="cpu")(pictures)
-    # Of the greatest: half a step of the 63 that a weight has, in two layers, and a step and a half of 255.
+    # Tolerance, as a share of the largest value: half a step of 63 for the weights of each of two layers, and one and a
+    # half steps of 255 for the activations.
     atol = float(np.abs(exact).max()) * (1 / 63 + 1.5 / 255)
     np.testing.assert_allclose(features, exact, rtol=0, atol=atol)
 

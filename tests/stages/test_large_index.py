@@ -105,7 +105,7 @@ CONDITIONS = st.one_of(
 @example(["number == 4711"], True, 10, 0)
 @example(["label == 'rare'"], True, 10, 1)
 def test_a_filtered_search_is_brute_force_under_the_filter(place, conditions, both, k, seed):
-    """Also where the filter keeps one row of 12,000, and though the index holds codes of 8 bits."""
+    """A filtered search is exact even if one row of 12,000 is left, and although the index holds 8-bit codes."""
     where = (" and " if both else " or ").join(f"({one})" for one in conditions)
     index, store = open_index(place / "s.faiss"), FeatureStore.open(place / "s")
     queries = np.array([vector(b"asked", 100 * seed + number) for number in range(3)])
