@@ -17,7 +17,7 @@ settings.register_profile(
     max_examples=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-# The same examples every time, so that the suite says the same of the same code; "explore" looks for new ones.
+# Fixed examples, so that the result depends on the code alone; the profile "explore" draws new examples.
 settings.register_profile("repeatable", settings.get_profile("explore"), derandomize=True, database=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 

@@ -136,7 +136,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _open_streams() -> None:
-    """Make sys.stdin, sys.stdout and sys.stderr of closed ones, and let output escape what it cannot encode."""
+    """Replace closed standard streams in ``sys``, and escape characters that an output stream cannot encode."""
     sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
