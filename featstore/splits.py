@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featstore.errors import DataError
+from featstore.text import natural
 
 
 def held_out(
@@ -104,7 +105,7 @@ def _group_codes(groups: ArrayLike | None, rows: int) -> NDArray[np.intp]:
 
 
 def _named(names: NDArray[Any]) -> str:
-    shown = ", ".join(str(name) for name in names[:5])
+    shown = ", ".join(str(name) for name in sorted(names.tolist(), key=natural)[:5])
     return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 

@@ -19,7 +19,7 @@ from featstore.files import atomic, sealed
 from featstore.store.origin import KEY, STACKED, generation_number, state_of_store
 from featstore.store.splitting import Split, groups_of_equal_bytes, split_store
 from featstore.store.stacked import StackedStores
-from featstore.text import counted, did_you_mean
+from featstore.text import counted, did_you_mean, natural
 
 if TYPE_CHECKING:
     from featstore.heads import Report, TrainedHead
@@ -313,7 +313,7 @@ def _store_ids(origin: Any) -> list[Any]:
 
 
 def _some(names: set[str]) -> str:
-    shown = ", ".join(sorted(names)[:5])
+    shown = ", ".join(sorted(names, key=natural)[:5])
     return shown + (f" and {len(names) - 5:,} others" if len(names) > 5 else "")
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from featstore import splits
 from featstore.errors import DataError
 from featstore.heads import LogisticHead, TrainedHead, evaluate, load_head, save_head, train_head
 from featstore.pages.parts import confusion_matrix
+from featstore.stages.train import _some
 
 NAMES = [str(n) for n in range(1, 13)]
 
@@ -39,6 +41,12 @@ def test_a_trained_head_has_its_classes_in_natural_order(data, kind: str, tmp_pa
     ] == NAMES
     assert [row["class"] for row in report.to_dict()["classes"]] == NAMES
     assert confusion_matrix(back.classes, report.to_dict()["confusion"])["classes"] == NAMES
+
+
+def test_messages_name_classes_in_natural_order():
+    with pytest.raises(DataError, match="3 classes have only one picture, or only copies of one: 2, 9, 10;"):
+        splits.held_out(["2", "10", "9", "1", "1", "1"], fraction=0.5, seed=0)
+    assert _some({"10", "2", "9", "1"}) == "1, 2, 9, 10"
 
 
 def test_estimator_sorts_classes_as_numpy_does(data):
