@@ -41,7 +41,7 @@ NEXT_SUFFIX = ".featstore.next"
 _TRIES = 5
 _NUMBER = int | float | None
 _CONTRACT: dict[str, Any] = {"recall": int | float, "at": int, "memory": int | None, "latency": _NUMBER}
-_CONTRACT |= {"holds": bool, "rows_tried": int, "sampled": bool, "latency_seconds": _NUMBER}
+_CONTRACT |= {"holds": bool, "rows_tried": int, "sampled": bool}
 _TRIAL: dict[str, Any] = {"name": str, "outcome": str, "bytes": int, "effort": dict | None, "recall": dict | None}
 _TRIAL |= {"build_seconds": _NUMBER, "queries_per_second": _NUMBER, "latency_seconds": _NUMBER}
 
@@ -232,8 +232,9 @@ def _read_record(side: sealed.SealedFile, meta: Mapping[str, Any]) -> Record:
     if not all(isinstance(meta.get(name), kind) for name, kind in types.items()):
         raise DamagedError(f"{side.path}: its description is damaged")
     contract, trials = meta.get("contract"), meta["trials"]
-    # Indexes of older versions have no measured latency.
-    if contract is not None and not _has({"latency_seconds": None, **contract}, _CONTRACT):
+    if contract is not None and not (
+        _has(contract, _CONTRACT) and isinstance(contract.get("latency_seconds"), _NUMBER)
+    ):
         raise DamagedError(f"{side.path}: its contract is damaged")
     if not all(_has(trial, _TRIAL) for trial in trials):
         raise DamagedError(f"{side.path}: its table of what was tried is damaged")

@@ -20,6 +20,9 @@ from featstore.indexes.files import pair
 from tests.indexes.made import clusters
 
 
+CONTRACT = {"recall": 0.9, "at": 5, "memory": None, "latency": 1.0, "holds": True, "rows_tried": 3, "sampled": False}
+
+
 def saved(path: Path, seed: int = 0, rows: int = 60, kind: str = "flat") -> FeatureIndex:
     index = build_index(
         clusters(rows, 8, seed),
@@ -191,6 +194,7 @@ def sealed_again(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, obje
         ({}, {"contract": []}),
         ({}, {"contract": {"recall": "0.9"}}),
         ({}, {"contract": {"recall": 0.9}}),
+        ({}, {"contract": {**CONTRACT, "latency_seconds": "fast"}}),
         ({}, {"trials": [{"name": "flat"}]}),
         ({}, {"recall": {"value": "1", "low": 1, "high": 1, "k": 10, "queries": 0, "method": "exact"}}),
         ({}, {"measured_rows": None}),
