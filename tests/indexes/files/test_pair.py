@@ -19,7 +19,6 @@ from featstore.indexes import About, FeatureIndex, build_index
 from featstore.indexes.files import pair
 from tests.indexes.made import clusters
 
-
 CONTRACT = {"recall": 0.9, "at": 5, "memory": None, "latency": 1.0, "holds": True, "rows_tried": 3, "sampled": False}
 
 
