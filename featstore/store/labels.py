@@ -98,7 +98,11 @@ def set_columns(
             version = Tables(path, epoch).version
             try:
                 tables.write_table(
-                    tables.table_path(path, epoch, version), [wanted[i] for i in rows.tolist()], typed, "user"
+                    tables.table_path(path, epoch, version),
+                    [wanted[i] for i in rows.tolist()],
+                    typed,
+                    "user",
+                    about={"generation": Plan(path, epoch).generation},
                 )
                 break
             except FileExistsError:

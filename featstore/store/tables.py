@@ -7,6 +7,7 @@ origin, newer tables override older ones, for each key and column.
 
 from __future__ import annotations
 
+import copy
 import datetime
 import hashlib
 import re
@@ -28,6 +29,7 @@ KIND = "table"
 LABEL, SPLIT = "label", "split"
 Value = str | int | float | bool | None
 Origin = Literal["source", "user"]
+ABOUT = ("created", "generation", "reverts")
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?|[nN]a[nN]")
 
@@ -119,6 +121,18 @@ class Table:
             raise DamagedError(f"{path}: the table's description does not fit it")
 
     @property
+    def about(self) -> dict[str, Any]:
+        """What copies of the table keep: ``created`` (UTC), ``generation`` ([epoch, segments] of the plan when it was
+        written), ``reverts`` (the version that it undoes)."""
+        return {name: self.meta[name] for name in ABOUT if name in self.meta}
+
+    @property
+    def reverts(self) -> int | None:
+        """The version, from 1, that this table undoes; None for a table of values."""
+        value = self.meta.get("reverts")
+        return value if isinstance(value, int) else None
+
+    @property
     def columns(self) -> list[str]:
         """Names of the columns."""
         return [str(column["name"]) for column in self._columns]
@@ -184,11 +198,12 @@ def write_table(
     origin: Origin,
     row_digest: NDArray[np.uint64] | None = None,
     *,
+    about: Mapping[str, Any] | None = None,
     exclusive: bool = True,
 ) -> None:
     """Write a table; raise FileExistsError if another process took its version. Keys must differ.
 
-    ``exclusive`` False replaces a damaged table.
+    ``about``: what else the table says of itself (see Table.about). ``exclusive`` False replaces a damaged table.
     """
     n = len(keys)
     if row_digest is None:
@@ -215,7 +230,7 @@ def write_table(
     store = path.parent.parent.parent
     folders.make(store, folders.TABLES, path.parent.name)
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    meta = {"origin": origin, "columns": described, "created": created}
+    meta = {"created": created, **(about or {}), "origin": origin, "columns": described}
     sealed.write(path, KIND, arrays, meta, {"rows": n}, exclusive=exclusive)
     written.mark(store, path)
 
@@ -233,15 +248,30 @@ class Tables:
         return len(self.versions)
 
     @property
+    def in_force(self) -> list[Table]:
+        """The tables that no later one undid, oldest first."""
+        undone = {table.reverts for table in self.versions}
+        return [
+            table for version, table in enumerate(self.versions, 1) if table.reverts is None and version not in undone
+        ]
+
+    @property
     def layers(self) -> list[Table]:
-        """The tables, lowest first."""
-        return [t for t in self.versions if t.origin != "user"] + [t for t in self.versions if t.origin == "user"]
+        """The tables in force, lowest first."""
+        tables = self.in_force
+        return [t for t in tables if t.origin != "user"] + [t for t in tables if t.origin == "user"]
+
+    def until(self, version: int) -> Tables:
+        """Return the tables as they were after ``version`` versions."""
+        earlier = copy.copy(self)
+        earlier.versions = self.versions[:version]
+        return earlier
 
     @property
     def columns(self) -> list[str]:
         """Names of all columns, label and split first."""
         names = dict.fromkeys([LABEL, SPLIT])
-        for table in self.versions:
+        for table in self.in_force:
             names.update(dict.fromkeys(table.columns))
         return list(names)
 

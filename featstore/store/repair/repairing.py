@@ -279,9 +279,10 @@ class _Repair:
         usable = found is not None and not names & {"meta", "keys/bytes", "keys/offsets"}
         keys: list[bytes] = []
         columns: dict[str, tables.Column] = {}
+        about: dict[str, Any] = {}
         if usable and found is not None:
             table = Table(file)
-            user, keys, lost = table.origin == "user", list(table.keys), []
+            user, keys, lost, about = table.origin == "user", list(table.keys), [], table.about
             for place, name in enumerate(table.columns):
                 if any(damaged.startswith(f"columns/{place}/") for damaged in names):
                     lost.append(name)
@@ -289,7 +290,7 @@ class _Repair:
                     columns[name] = table.column(name)
         self.aside(file)
         # Rows without digests differ from the source, so the next extract reads their labels again.
-        tables.write_table(file, keys, columns, "user" if user else "source", exclusive=False)
+        tables.write_table(file, keys, columns, "user" if user else "source", about=about, exclusive=False)
         what = ", ".join(lost)
         if lost and user is not False:
             self._restored(
