@@ -246,7 +246,7 @@ class _Timeline:
 
     def _compacted(self) -> str:
         begin = self.former[0].epoch if self.former else self.plan.epoch
-        return "; an older featstore compacted this store before, and kept no history" if begin else ""
+        return "; the history before that is lost, or an older featstore compacted and kept none" if begin else ""
 
     def _shown(self, state: State) -> str:
         return f"({state.epoch}, {state.segments})"

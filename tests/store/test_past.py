@@ -19,6 +19,7 @@ from featstore.store.label_history import label_history, undo_label
 from featstore.store.labels import set_columns
 from featstore.store.manifest import Manifest
 from featstore.store.past import record_of
+from featstore.store.repair.repairing import repair_store
 from featstore.store.repair.verify import verify_store
 from tests.store.building import Pictures, build, plan, work
 
@@ -167,11 +168,26 @@ def test_a_lost_history_is_damage(store: Path):
     assert "the store's past" in str(verify_store(store).problems[0])
 
 
+def test_repair_sets_a_damaged_history_aside_and_keeps_what_is_required(store: Path):
+    undo_label(store)
+    compact(store)
+    file = store / "history" / "000000.h5"
+    file.write_bytes(file.read_bytes()[:700])
+    (store / "featstore.json").write_bytes(b"{}")
+    report = repair_store(store, None)
+    assert any("the store's past before that compaction is not known" in note for note in report.notes)
+    assert verify_store(store).problems == []
+    assert Manifest.read(store).requires == ("history", "undo")
+    assert FeatureStore.open(store).labels.tolist()[0] == "z"
+    with pytest.raises(UsageError, match="the history before that is lost"):
+        FeatureStore.open(store, at=(0, 1))
+
+
 def test_a_compaction_without_history_is_told(store: Path):
     compact(store)
     (store / "history" / "000000.h5").unlink()
     (store / "written" / "history-000000").unlink()
-    with pytest.raises(UsageError, match="an older featstore compacted this store"):
+    with pytest.raises(UsageError, match="an older featstore compacted and kept none"):
         FeatureStore.open(store, at=(0, 1))
 
 

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from featstore.errors import DamagedError
 from featstore.files import atomic, sealed
 from featstore.files.byte_columns import ByteColumn
-from featstore.store import folders, shards, tables, written
+from featstore.store import folders, history, shards, tables, written
 from featstore.store import manifest as manifests
 from featstore.store import plan as plans
 from featstore.store.claims import Claims
@@ -103,6 +103,8 @@ class _Repair:
         self._missing_tables()
         for file in self._numbered(tables.folder(self.path, epoch)):
             self._sealed(file, tables.KIND, self._table)
+        for file in history.history_files(self.path):
+            self._sealed(file, history.KIND, self._history)
         repair = ShardRepair(self.manifest, self.plan, self.remake, self.aside, self._restored)
         marks, planned = written.marks(self.path), self.plan.units()
         for unit in planned:
@@ -298,6 +300,12 @@ class _Repair:
             )
         else:
             self._restored(file, f"lost {what}; extract again to read it from the source" if lost else "")
+
+    def _history(self, file: Path, _: sealed.SealedFile | None, __: set[str]) -> None:
+        self.aside(file)
+        written.unmark(self.path, written.mark_of(file))
+        folders.remove_file(self.path, folders.HISTORY, file.name)
+        self.report.notes.append(f"{file}: was set aside; the store's past before that compaction is not known any more")
 
     def _rewrite(
         self, file: Path, kind: str, arrays: dict[str, NDArray[Any]], found: sealed.SealedFile, note: str
