@@ -305,7 +305,9 @@ class _Repair:
         self.aside(file)
         written.unmark(self.path, written.mark_of(file))
         folders.remove_file(self.path, folders.HISTORY, file.name)
-        self.report.notes.append(f"{file}: was set aside; the store's past before that compaction is not known any more")
+        self.report.notes.append(
+            f"{file}: was set aside; the store's past before that compaction is not known any more"
+        )
 
     def _rewrite(
         self, file: Path, kind: str, arrays: dict[str, NDArray[Any]], found: sealed.SealedFile, note: str
