@@ -85,7 +85,7 @@ def _share(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]
 @click.option("--rehash", is_flag=True, help="Detect changes by content instead of size and time; reads every picture.")
 @click.option(
     "--kind",
-    type=click.Choice(["folder", "table", "tar", "list"]),
+    type=click.Choice(["folder", "table", "tar", "list", "store"]),
     help="Kind of SOURCE (default: found from its name and content).",
 )
 @click.option(
@@ -103,6 +103,11 @@ def _share(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]
 @click.option("--split-column", help="Table column with the splits (in a .tar: name in .json); '' for none.")
 @click.option("--id-column", help="Table column with the keys (default: the paths).")
 @click.option("--all-files", is_flag=True, help="Include files whose extension is not a picture's.")
+@click.option(
+    "--follow",
+    is_flag=True,
+    help="Have the labels of SOURCE, which is a store, now and later, instead of copies of them.",
+)
 @click.option(
     "--max-pixels",
     type=click.IntRange(1),
@@ -136,7 +141,8 @@ def extract(source: str, store: str, as_json: bool, quiet: bool, in_process: boo
     """Extract features of the pictures of SOURCE into STORE, a folder that is made if it is missing.
 
     SOURCE is a folder (split/class/file, class/file or flat), a CSV or Parquet table with a path column, a WebDataset
-    .tar, or a file with one path a line (- for stdin). Pictures that are in STORE already are not extracted again;
+    .tar, a file with one path a line (- for stdin), or another store: its pictures, labels, splits, metadata and label
+    history are taken over for another backbone. Pictures that are in STORE already are not extracted again;
     pictures missing from SOURCE are retired. The run may be interrupted or killed: the same command continues it.
 
     \b
@@ -145,6 +151,7 @@ def extract(source: str, store: str, as_json: bool, quiet: bool, in_process: boo
       featstore extract pictures/ my.store --backbone efficientnet_lite0
       featstore extract table.csv my.store --root /mnt/pictures --label-column species
       find pictures -name '*.jpg' -print0 | featstore extract - my.store
+      featstore extract my.store other.store --backbone resnet18
       featstore extract pictures/ my.store --units 0/2 & featstore extract pictures/ my.store --units 1/2
     """
     from featstore.stages.extract import extract as run

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.errors import DamagedError
+from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic
 from featstore.store import folders, history, shards, tables, written
 from featstore.store import plan as plans
@@ -93,7 +93,7 @@ class _Compaction:
         groups = self._groups()
         rewritten = self._write_epoch(groups)
         self._write_tables()
-        history.write_history(self.path, self.plan, self.store._tables.version, self._had_vector)
+        history.write_history(self.path, self.plan, _versions(self.store._tables), self._had_vector)
         purged = len(self.plan.retired)
         self.next.write(self.path)
         self._clean()
@@ -273,7 +273,7 @@ class _Compaction:
 
     def _write_tables(self) -> None:
         directory = folders.make(self.path, folders.TABLES, f"{self.next.epoch:06d}")
-        for version, table in enumerate(self.store._tables.versions):
+        for version, table in enumerate(self.store._tables.own):
             path = tables.table_path(self.path, self.next.epoch, version)
             known = np.zeros(len(table.keys), bool)
             index: KeyIndex = table.index
@@ -288,6 +288,14 @@ class _Compaction:
                 keys = list(table.keys.take(rows))
                 tables.write_table(path, keys, columns, origin, table.row_digest[rows], about=table.about)
         atomic.sync(directory)
+
+
+def _versions(found: tables.Tables) -> int:
+    """Return the number of label versions, 0 if they are those of a store that is not there."""
+    try:
+        return found.version
+    except UsageError:
+        return 0
 
 
 def _segments(groups: Sequence[_Group]) -> Iterator[list[_Group]]:

@@ -107,6 +107,8 @@ def undo_label(store: str | os.PathLike[str]) -> Version:
         manifest = Manifest.read(path)
         while True:
             found = Tables(path, manifest.epoch)
+            if found.follows is not None:
+                raise UsageError(f"{path}: has the labels of {found.follows['store']}: undo there instead")
             mine = [table for table in found.in_force if table.origin == "user"]
             if not mine:
                 raise UsageError(f"{path}: no labelling is left to undo (featstore label {path} --history lists all)")

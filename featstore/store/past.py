@@ -195,10 +195,10 @@ class _Timeline:
             return self._moment(self.states[-1], version)
         following = self.tables.versions[version]
         generation = following.about.get("generation")
-        if isinstance(generation, list) and len(generation) == 2:
-            if generation[1] == 0:
-                raise UsageError(f"{self.store}: had no pictures yet at label version {version}")
-            state = next((s for s in self.states if [s.epoch, s.segments] == generation), None)
+        if self.tables.follows is None and isinstance(generation, list) and len(generation) == 2:
+            # Labels may be older than the pictures: a store that was made from another one has its label history.
+            first = self.states[0] if generation[1] == 0 else None
+            state = next((s for s in self.states if [s.epoch, s.segments] == generation), first)
         else:
             state = self._last(_created(following))
         if state is None:

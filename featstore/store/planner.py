@@ -13,6 +13,7 @@ from featstore.errors import UsageError
 from featstore.sources.base import Chunk, Source
 from featstore.store import plan as plans
 from featstore.store import tables
+from featstore.store.as_source import KIND
 from featstore.store.ids import Ids
 from featstore.store.keys import KeyIndex, digests
 from featstore.store.plan import NewSegment, Plan, Rows, cut, source_name
@@ -98,6 +99,11 @@ class Planner:
     def _scan(self, source: Source, retry: Callable[[Plan], Ids] | None) -> Change:
         self.plan, self.tables = Plan(self.store, self.epoch), tables.Tables(self.store, self.epoch)
         self.source = source.describe()
+        if self.tables.follows is not None and self.source.get("store_id") != self.tables.store_id:
+            raise UsageError(
+                f"{self.store}: has the labels of {self.tables.follows['store']}, so its pictures come from there too: "
+                f"extract these pictures into that store, and then: featstore extract {self.tables.follows['store']} {self.store}"
+            )
         self.from_text = source.kind in ("table", "tar")
         self.buffer, self.change = _Buffer(), Change()
         self.retried = KeyIndex.build(np.empty((0, 2), np.uint64))
@@ -132,7 +138,9 @@ class Planner:
         stat = np.stack([chunk.sizes, chunk.mtimes, chunk.offsets])
         same = self._same(chunk, stat, ids, old)
         self._check_owner(chunk, ids, old[~same])
-        self._side(chunk, digest)
+        if self.source.get("kind") != KIND:
+            # A store's tables are taken over or followed as a whole (as_source.py).
+            self._side(chunk, digest)
         changed = old[~same]
         self._retire(ids[changed], plans.CHANGED)
         self.change.changed += len(changed)

@@ -7,9 +7,11 @@ origin, newer tables override older ones, for each key and column.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import datetime
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,17 +21,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.errors import DamagedError
+from featstore.errors import DamagedError, UsageError
 from featstore.files import sealed
 from featstore.files.byte_columns import ByteColumn, column
 from featstore.store import folders, written
 from featstore.store.keys import KeyIndex, digests
+from featstore.store.manifest import Manifest, settled
 
 KIND = "table"
 LABEL, SPLIT = "label", "split"
 Value = str | int | float | bool | None
 Origin = Literal["source", "user"]
-ABOUT = ("created", "generation", "reverts")
+ABOUT = ("created", "generation", "reverts", "of", "follows")
+FOLLOW = "follow"
+"""What a store that follows the tables of another one requires of its reader."""
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?|[nN]a[nN]")
 
@@ -122,8 +127,12 @@ class Table:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What copies of the table keep: ``created`` (UTC), ``generation`` ([epoch, segments] of the plan when it was
-        written), ``reverts`` (the version that it undoes)."""
+        """What copies of the table keep.
+
+        ``created`` (UTC); ``generation`` ([epoch, segments] of the plan when it was written); ``reverts`` (the version
+        that it undoes); ``of`` (store and version that it was copied from); ``follows`` (the store whose tables
+        replace those of this one).
+        """
         return {name: self.meta[name] for name in ABOUT if name in self.meta}
 
     @property
@@ -236,11 +245,47 @@ def write_table(
 
 
 class Tables:
-    """The tables of one epoch at the time of opening, lowest layer first."""
+    """The tables of one epoch at the time of opening, lowest layer first.
 
-    def __init__(self, store: Path, epoch: int) -> None:
+    Attributes
+    ----------
+    own : list of Table
+        The tables in the store itself.
+    follows : dict or None
+        The store whose tables are in force instead: ``store`` (path), ``relative`` (path from here), ``store_id``.
+    store_id : str or None
+        Id of that store.
+    """
+
+    def __init__(self, store: Path, epoch: int, *, follow: bool = True) -> None:
         paths = written.numbered(store, folders.TABLES, epoch, "a version of the tables")
-        self.versions = [Table(path) for path in paths]
+        self.own = [Table(path) for path in paths]
+        reference = self.own[0].meta.get("follows") if self.own else None
+        self.follows: dict[str, Any] | None = reference if isinstance(reference, dict) else None
+        self.store_id = None if self.follows is None else str(self.follows.get("store_id"))
+        self._lost = ""
+        self._versions = self.own if self.follows is None or not follow else self._followed(store, self.follows)
+
+    def _followed(self, store: Path, reference: dict[str, Any]) -> list[Table]:
+        """Return the tables of the store that this one follows, at its recorded path or at the same place from here."""
+        places = [Path(str(reference.get("store"))), Path(os.path.abspath(store), str(reference.get("relative")))]
+        for place in places:
+            with contextlib.suppress(UsageError, OSError):
+                # Nobody can name a store by its id who does not know it: an untrusted store shows no other's labels.
+                if Manifest.read(place).store_id == self.store_id:
+                    return settled(place, lambda manifest, at=place: Tables(at, manifest.epoch, follow=False))[1].own
+        self._lost = (
+            f"{store}: has the labels of {places[0]}, which is not there any more; if it moved: featstore extract "
+            f"ITS_PLACE {store} --follow"
+        )
+        return []
+
+    @property
+    def versions(self) -> list[Table]:
+        """The tables in force, the oldest first. Raises UsageError if the store that has them is not there."""
+        if self._lost:
+            raise UsageError(self._lost)
+        return self._versions
 
     @property
     def version(self) -> int:
@@ -264,7 +309,7 @@ class Tables:
     def until(self, version: int) -> Tables:
         """Return the tables as they were after ``version`` versions."""
         earlier = copy.copy(self)
-        earlier.versions = self.versions[:version]
+        earlier._versions = self.versions[:version]
         return earlier
 
     @property

@@ -24,6 +24,7 @@ from featstore.stages.extract.notes import classes_of, notes_of
 from featstore.stages.extract.options import ExtractOptions
 from featstore.stages.extract.report import ExtractReport
 from featstore.store import FeatureStore, Identity
+from featstore.store.as_source import StoreSource, follow_tables, take_tables
 from featstore.store.claims import Claims
 from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan, source_name
@@ -129,6 +130,8 @@ def _plan(
     # Read again: a compaction may have ended just before we joined.
     manifest = Manifest.read(store)
     manifest.identity.check(identity, str(store))
+    if isinstance(source, StoreSource):
+        _take_labels(store, manifest, source, options.follow)
     change = plan_source(
         store,
         manifest,
@@ -143,6 +146,16 @@ def _plan(
     run.take([unit for unit in plan.units() if unit.number % count == index])
     run.shared = len(plan.units())
     return change, run
+
+
+def _take_labels(store: Path, manifest: Manifest, source: StoreSource, follow: bool) -> None:
+    """Take over the labels, splits and metadata of a source that is a store, or follow them."""
+    if manifest.store_id == source.store_id:
+        raise UsageError(f"{store}: is the source itself; name another store for the new features")
+    if follow:
+        follow_tables(store, manifest, source)
+    else:
+        take_tables(store, manifest, source)
 
 
 def _manifest_there(store: Path) -> Manifest | None:

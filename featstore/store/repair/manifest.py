@@ -13,7 +13,7 @@ from featstore.store.label_history import UNDO
 from featstore.store.live_rows import shard_names
 from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan
-from featstore.store.tables import Tables
+from featstore.store.tables import FOLLOW, Tables
 from featstore.store.writer import unit_rows_for
 
 UNKNOWN_WEIGHTS = "unknown (featstore.json was restored)"
@@ -55,10 +55,11 @@ def rebuilt_manifest(store: Path) -> Manifest:
 def _requires(store: Path, epoch: int) -> tuple[str, ...]:
     """Return what the files of the store show that a reader must know."""
     try:
-        undone = any(table.reverts is not None for table in Tables(store, epoch).versions)
+        found = Tables(store, epoch)
+        undone, follows = any(table.reverts is not None for table in found.own), found.follows is not None
     except DamagedError:
-        undone = False
-    return tuple([history.FEATURE] * bool(history.history_files(store)) + [UNDO] * undone)
+        undone = follows = False
+    return tuple([FOLLOW] * follows + [history.FEATURE] * bool(history.history_files(store)) + [UNDO] * undone)
 
 
 def _epochs(store: Path) -> list[str]:

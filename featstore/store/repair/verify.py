@@ -159,7 +159,7 @@ class _Check:
                     raise DamagedError(f"{segment.file.path}: its ids are not in their order")
                 segment.index.places()
             former_epochs(path, manifest.epoch)
-            for table in Tables(path, manifest.epoch).versions:
+            for table in Tables(path, manifest.epoch).own:
                 table.index.places()
                 for name in table.columns:
                     table.column(name)
