@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -34,6 +35,7 @@ from featstore.store.writer import has_rows, open_for_writing, sweep
 if TYPE_CHECKING:
     from featstore.decode import Decoder
     from featstore.embed.loader import Watch
+    from featstore.embed.sharing import SharedDecoding
 
 
 def extract_in_process(
@@ -45,12 +47,14 @@ def extract_in_process(
     stop: threading.Event | None = None,
     decoder: Decoder | None = None,
     watch: Watch | None = None,
+    share: tuple[SharedDecoding, int] | None = None,
 ) -> ExtractReport:
     """Do what ``extract`` does in this process, without supervision.
 
     The network is loaded where there is something to extract, or where only it tells whether its features are the
     store's. ``decoder``, which replaces the decoder of the class that ``options.decode`` names, and ``watch`` are for
-    the supervised extraction (supervisor.py). Raises as ``extract`` does.
+    the supervised extraction (supervisor.py). ``share``: what this run shares with others in this process, and its
+    number among them (together.py). Raises as ``extract`` does.
     """
     options = options or ExtractOptions()
     timings = Timings()
@@ -58,7 +62,8 @@ def extract_in_process(
     started = time.perf_counter() - timings.startup
     path = Path(store)
     request = options.request
-    with timings.during("startup"):
+    loading = contextlib.nullcontext() if share is None else share[0].loading
+    with timings.during("startup"), loading:
         source = options.open(source)
         there = _manifest_there(path)
         # The network takes seconds to load. If the options match the store by name, load it only for pending pictures.
@@ -76,8 +81,11 @@ def extract_in_process(
                 run.in_hand = watch.in_hand
             if run.todo:
                 with timings.during("startup"):
-                    network = network or request.load(there, path)
+                    with loading:
+                        network = network or request.load(there, path)
                     run.manifest.identity.check(network.identity, str(path))
+                    if share is not None and decoder is None:
+                        decoder = share[0].join(share[1], network.identity.decoder, network.backbone.preprocessing)
                 run.go(
                     network,
                     options.threads,
