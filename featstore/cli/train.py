@@ -87,9 +87,7 @@ def _folds(_: click.Context, __: click.Parameter, value: str) -> int | float:
     help="Train HEAD again on the rows, labels and settings that it recorded, and compare the weights bit for bit.",
 )
 @json_option
-@click.pass_context
 def train(
-    context: click.Context,
     store: str | None,
     more: tuple[str, ...],
     as_json: bool,
@@ -119,7 +117,7 @@ def train(
 
     stores = [*([store] if store is not None else []), *more]
     if again is not None:
-        return _again(context, again, stores, options["out"], as_json)
+        return _again(click.get_current_context(), again, stores, options["out"], as_json)
     if not stores:
         raise click.UsageError("name a store to learn from: featstore train STORE")
     if beside and report is None:

@@ -12,6 +12,7 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -109,6 +110,10 @@ class SharedDecoding:
                 future.set_exception(error)
         return _fitted(image, own, results)
 
+    def _moved(self, run: int, full: int, taken: int) -> bool:
+        """Return whether a run has room for a result again, or has taken one."""
+        return self._count[run] < full or self._taken[run] != taken
+
     def _promise(self, run: int, key: bytes) -> dict[int, Future[Pixels]]:
         """Return a future for each other run that is to get this picture; called with the lock held."""
         promised = {}
@@ -116,13 +121,7 @@ class SharedDecoding:
             crop = self._fit[other][1].crop
             full = max(1, self.limit // (3 * crop * crop))
             if self._count[other] >= full:
-                taken = self._taken[other]
-                self._changed.wait_for(
-                    lambda other=other, full=full, taken=taken: (
-                        self._count[other] < full or self._taken[other] != taken
-                    ),
-                    _PATIENCE_SECONDS,
-                )
+                self._changed.wait_for(partial(self._moved, other, full, self._taken[other]), _PATIENCE_SECONDS)
             if other not in self._fit:
                 continue
             if self._count[other] >= full:

@@ -40,7 +40,7 @@ class StoreSource:
     """
 
     kind = KIND
-    layout = None
+    layout: str | None = None
     ignored = 0
     unfound = ""
 
@@ -169,14 +169,14 @@ def take_tables(store: Path, manifest: Manifest, source: StoreSource) -> int:
 
 def _copied(mine: Tables, owner: str) -> list[int]:
     """Return by version of the store ``owner``, from 1, the version that is a copy of it."""
-    found = {}
+    found: dict[int, int] = {}
     for version, table in enumerate(mine.versions, 1):
         of = table.meta.get("of")
-        if isinstance(of, dict) and of.get("store_id") == owner:
-            found[of.get("version")] = version
-    numbers = []
-    while (version := found.get(len(numbers) + 1)) is not None:
-        numbers.append(version)
+        if isinstance(of, dict) and of.get("store_id") == owner and isinstance(of.get("version"), int):
+            found[of["version"]] = version
+    numbers: list[int] = []
+    while len(numbers) + 1 in found:
+        numbers.append(found[len(numbers) + 1])
     return numbers
 
 

@@ -119,12 +119,12 @@ class StackedStores:
     def digest(self, rows: NDArray[np.int64]) -> str:
         """Return an XXH3-128 of ids, labels and vectors of ``rows`` of the first store, all of them whole."""
         digest = xxhash.xxh3_128()
-        digest.update(np.ascontiguousarray(self.first.ids[rows], "<i8"))
+        digest.update(np.ascontiguousarray(self.first.ids[rows], "<i8").data)
         for label in self.first.labels[rows].tolist():
             digest.update(b"" if label is None else str(label).encode("utf-8", "surrogateescape"))
             digest.update(b"\0")
         for block in self.stream(rows).blocks():
-            digest.update(np.ascontiguousarray(block))
+            digest.update(np.ascontiguousarray(block).data)
         return digest.hexdigest()
 
     def stream(self, rows: NDArray[np.int64]) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import datetime
+import functools
 import hashlib
 import os
 import re
@@ -273,7 +274,7 @@ class Tables:
             with contextlib.suppress(UsageError, OSError):
                 # Nobody can name a store by its id who does not know it: an untrusted store shows no other's labels.
                 if Manifest.read(place).store_id == self.store_id:
-                    return settled(place, lambda manifest, at=place: Tables(at, manifest.epoch, follow=False))[1].own
+                    return settled(place, functools.partial(_own_tables, place))[1].own
         self._lost = (
             f"{store}: has the labels of {places[0]}, which is not there any more; if it moved: featstore extract "
             f"ITS_PLACE {store} --follow"
@@ -329,3 +330,7 @@ class Tables:
             hit = rows >= 0
             known[missing[hit]], value[missing[hit]] = True, table.row_digest[rows[hit]]
         return known, value
+
+
+def _own_tables(store: Path, manifest: Manifest) -> Tables:
+    return Tables(store, manifest.epoch, follow=False)

@@ -82,7 +82,7 @@ def main(pictures: Path | None, count: int, rounds: int, batch: int) -> None:
         ratios, saved = [], []
         for number in range(rounds):
             with ThreadPoolExecutor(threads) as pool:
-                decode, small = seconds(lambda: list(pool.map(decoded, files)))  # noqa: B023
+                decode, small = seconds(lambda: list(pool.map(decoded, files)))
             forward()
             passes, _ = seconds(forward)
             stores = [Path(place) / f"{number}-{at}.store" for at in range(2)]

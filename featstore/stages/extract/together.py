@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,11 +139,10 @@ def extract_together(
         with lock:
             now[number] = value
             if progress is not None:
-                sums = (sum(getattr(each, name) for each in now.values()) for name in ("done", "total", "failed"))
-                progress(Progress(*sums, value.note))
+                done, total, failed = (
+                    sum(getattr(each, n) for each in now.values()) for n in ("done", "total", "failed")
+                )
+                progress(Progress(done, total, failed, value.note))
 
-    jobs = [
-        Job(source, Path(store), each, lambda value, number=number: tell(number, value))
-        for number, (store, each) in enumerate(runs)
-    ]
+    jobs = [Job(source, Path(store), each, partial(tell, number)) for number, (store, each) in enumerate(runs)]
     return extract_jobs(jobs, stop=stop)
