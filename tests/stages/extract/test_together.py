@@ -149,7 +149,8 @@ def test_a_picture_that_kills_its_decoder_is_a_failure_of_every_store(folder: Pa
         decoder="tests.faults.planted:decode",
     )
     for report in reports:
-        assert (report.vectors, report.new_vectors, report.new_failures, report.change.added) == (23, 23, 2, 25)
+        # What a process did just before it died may not have been told to its supervisor: new_* can be smaller.
+        assert (report.vectors, report.failures, report.pending, report.change.added) == (23, 2, 0, 25)
         reasons = {key: failure.reason for key, failure in FeatureStore.open(report.store).failures()}
         assert reasons["a/06.png"] == "decoder-died"
     assert reports[0].restarts >= 1
