@@ -27,7 +27,7 @@ from featstore.backbones import load_backbone
 from featstore.decode import DECODER, load_rgb, open_fitting
 from featstore.engines import open_engine
 from featstore.stages.extract import ExtractOptions, extract_in_process
-from featstore.stages.extract.together import Job, extract_jobs
+from featstore.stages.extract.jobs import Job, extract_jobs
 from featstore.store import FeatureStore
 
 BOUND = 1.1

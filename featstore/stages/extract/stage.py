@@ -54,7 +54,7 @@ def extract_in_process(
     The network is loaded where there is something to extract, or where only it tells whether its features are the
     store's. ``decoder``, which replaces the decoder of the class that ``options.decode`` names, and ``watch`` are for
     the supervised extraction (supervisor.py). ``share``: what this run shares with others in this process, and its
-    number among them (together.py). Raises as ``extract`` does.
+    number among them (jobs.py). Raises as ``extract`` does.
     """
     options = options or ExtractOptions()
     timings = Timings()

@@ -123,8 +123,8 @@ def source_of(job: dict[str, Any], options: ExtractOptions) -> Source:
 
 def _work(job: dict[str, Any], in_hand: InHand, answers: _Answers, stop: threading.Event) -> list[dict[str, Any]]:
     from featstore.embed.loader import Watch
+    from featstore.stages.extract.jobs import Job, extract_jobs
     from featstore.stages.extract.options import ExtractOptions
-    from featstore.stages.extract.together import Job, extract_jobs
 
     jobs = []
     for number, run in enumerate(job["runs"]):

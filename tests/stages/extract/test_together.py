@@ -11,8 +11,8 @@ from featstore.embed import sharing
 from featstore.errors import FeatstoreError, UsageError
 from featstore.processes.in_hand import DECODING, Held, InHand
 from featstore.stages.extract import ExtractOptions, extract_together
+from featstore.stages.extract.jobs import Job, extract_jobs
 from featstore.stages.extract.supervisor import supervise
-from featstore.stages.extract.together import Job, extract_jobs
 from featstore.store import FeatureStore
 from tests.made import extract, tiny_backbone, write_pictures
 
