@@ -26,6 +26,8 @@ READERS: Final = 16
 """Number of reading threads, besides the decoding threads; at 20 ms per network read they read 800 pictures per second."""
 BATCHES_AHEAD: Final = 3
 """Number of batches to read and decode ahead of the network."""
+SHARED_BYTES: Final = 256 << 20
+"""Bytes of decoded pictures to keep for a run that shares its decoding with others."""
 DTYPE: Final = "float32"
 DECODE: Final = "auto"
 """Decoder choice of an extraction: as in the existing store; "exact" for a new store."""

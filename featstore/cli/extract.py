@@ -25,14 +25,18 @@ def _share(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]
 
 @click.command()
 @click.argument("source")
-@click.argument("store", type=click.Path())
+@click.argument("stores", metavar="STORE...", nargs=-1, required=True, type=click.Path())
 @click.option(
     "--backbone",
+    "backbones",
+    multiple=True,
     help="A torchvision classification model, or efficientnet_lite0 (see featstore backbones); default: the store's, for "
     f"a new one {defaults.BACKBONE}.",
 )
 @click.option(
     "--weights",
+    "weights_names",
+    multiple=True,
     help="A torchvision weights name, a .pth or .safetensors file, or random:SEED; default: the store's, for a new one the "
     "model's DEFAULT.",
 )
@@ -81,7 +85,7 @@ def _share(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]
 @click.option("--rehash", is_flag=True, help="Detect changes by content instead of size and time; reads every picture.")
 @click.option(
     "--kind",
-    type=click.Choice(["folder", "table", "tar", "list"]),
+    type=click.Choice(["folder", "table", "tar", "list", "store"]),
     help="Kind of SOURCE (default: found from its name and content).",
 )
 @click.option(
@@ -99,6 +103,11 @@ def _share(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]
 @click.option("--split-column", help="Table column with the splits (in a .tar: name in .json); '' for none.")
 @click.option("--id-column", help="Table column with the keys (default: the paths).")
 @click.option("--all-files", is_flag=True, help="Include files whose extension is not a picture's.")
+@click.option(
+    "--follow",
+    is_flag=True,
+    help="Have the labels of SOURCE, which is a store, now and later, instead of copies of them.",
+)
 @click.option(
     "--max-pixels",
     type=click.IntRange(1),
@@ -128,12 +137,24 @@ def _share(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]
 )
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @json_option
-def extract(source: str, store: str, as_json: bool, quiet: bool, in_process: bool, **options: Any) -> int:
+def extract(
+    source: str,
+    stores: tuple[str, ...],
+    backbones: tuple[str, ...],
+    weights_names: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+    in_process: bool,
+    **options: Any,
+) -> int:
     """Extract features of the pictures of SOURCE into STORE, a folder that is made if it is missing.
 
     SOURCE is a folder (split/class/file, class/file or flat), a CSV or Parquet table with a path column, a WebDataset
-    .tar, or a file with one path a line (- for stdin). Pictures that are in STORE already are not extracted again;
+    .tar, a file with one path a line (- for stdin), or another store: its pictures, labels, splits, metadata and label
+    history are taken over for another backbone. Pictures that are in STORE already are not extracted again;
     pictures missing from SOURCE are retired. The run may be interrupted or killed: the same command continues it.
+
+    Several STOREs, with one --backbone each in their order, decode each picture once; each store equals its own run.
 
     \b
     Examples:
@@ -141,22 +162,26 @@ def extract(source: str, store: str, as_json: bool, quiet: bool, in_process: boo
       featstore extract pictures/ my.store --backbone efficientnet_lite0
       featstore extract table.csv my.store --root /mnt/pictures --label-column species
       find pictures -name '*.jpg' -print0 | featstore extract - my.store
+      featstore extract my.store other.store --backbone resnet18
+      featstore extract pictures/ a.store b.store --backbone resnet50 --backbone efficientnet_lite0
       featstore extract pictures/ my.store --units 0/2 & featstore extract pictures/ my.store --units 1/2
     """
-    from featstore.stages.extract import extract as run
+    from featstore.stages.extract import extract_together as run
 
     with stop_on_signals() as (stop, code), apart() as stream:
         bar = Bar(stream=stream)
         try:
             progress = None if quiet or as_json else bar
-            report = run(source, store, supervised=not in_process, progress=progress, stop=stop, **options)
+            given = {**options, "backbones": backbones, "weights": weights_names, "supervised": not in_process}
+            reports = run(source, stores, progress=progress, stop=stop, **given)
         finally:
             bar.close()
-    show(report.to_dict(), _text(report), as_json)
-    if report.stopped:
+    told = [report.to_dict() for report in reports]
+    show(told[0] if len(told) == 1 else {"stores": told}, "\n".join(map(_text, reports)), as_json)
+    if any(report.stopped for report in reports):
         say("featstore: stopped; run the same command to go on", err=True)
         return code()
-    return 1 if report.fruitless else 0
+    return 1 if any(report.fruitless for report in reports) else 0
 
 
 def _text(report: Any) -> str:

@@ -80,6 +80,12 @@ def _folds(_: click.Context, __: click.Parameter, value: str) -> int | float:
 @click.option("--report", type=click.Path(dir_okay=False), metavar="PAGE.html", help="Write a page with the figures.")
 @click.option("--beside", is_flag=True, help="Also write the page's figures as PNG files and JSON beside it.")
 @click.option("--root", type=click.Path(), help="Where the pictures are now, for the page, if they moved.")
+@click.option(
+    "--again",
+    type=click.Path(dir_okay=False),
+    metavar="HEAD",
+    help="Train HEAD again on the rows, labels and settings that it recorded, and compare the weights bit for bit.",
+)
 @json_option
 def train(
     store: str | None,
@@ -89,11 +95,15 @@ def train(
     beside: bool,
     root: str | None,
     balanced: bool,
+    again: str | None,
     **options: Any,
-) -> None:
+) -> int:
     """Train a classifier on the labelled pictures of STORE, and evaluate it on held-out pictures.
 
     An existing head of the same classes and store is replaced, and compared with the new one.
+
+    --again trains an earlier head once more, on its store as it was then: rows, labels and splits. What was purged
+    since is named. Nothing is written without --out. The exit code is 1 if a weight differs.
 
     \b
     Examples:
@@ -101,10 +111,13 @@ def train(
       featstore train my.store --head rbf-svm --report page.html
       featstore train my.store --train-split train --test-split val --C 0.01 --out my.head
       featstore train --store resnet50.store --store efficientnet.store --report page.html --beside
+      featstore train --again my.head
     """
     from featstore.stages.train import train as run
 
     stores = [*([store] if store is not None else []), *more]
+    if again is not None:
+        return _again(click.get_current_context(), again, stores, options["out"], as_json)
     if not stores:
         raise click.UsageError("name a store to learn from: featstore train STORE")
     if beside and report is None:
@@ -139,3 +152,27 @@ def train(
         lines.append(f"page: {report}")
         lines += [f"figure: {printable(path)}" for path in figures]
     show({**trained.to_dict(), "page": report, "figures": figures}, "\n".join(lines), as_json)
+    return 0
+
+
+def _again(context: click.Context, head: str, stores: list[str], out: str | None, as_json: bool) -> int:
+    """Do ``--again``: return the exit code."""
+    from featstore.stages.train import train_again
+
+    own = ("again", "store", "more", "out", "as_json")
+    given = [name for name in context.params if name not in own and _was_given(context, name)]
+    if given:
+        raise click.UsageError(f"--again trains with the settings of {head}: leave out --{given[0].replace('_', '-')}")
+    report = train_again(head, stores, out=out)
+    verdict = "equal bit for bit" if report.equal else "NOT equal: " + "; ".join(report.differences)
+    lines = [
+        f"{head}: trained again on {counted(report.rows, 'picture')} of {' + '.join(report.stores)} as then: {verdict}",
+        *(f"note: {printable(note)}" for note in report.notes),
+        *([f"saved: {printable(report.path)}"] if report.path is not None else []),
+    ]
+    show(report.to_dict(), "\n".join(lines), as_json)
+    return 0 if report.equal else 1
+
+
+def _was_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE

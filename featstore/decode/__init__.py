@@ -6,7 +6,8 @@ write no warning or message to any stream. The fast decoder needs torch, the ref
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from featstore.decode.pillow import DECODER, decode, load_rgb
 from featstore.decode.preprocessing import INTERPOLATIONS, DecodeFailure, Preprocessing
 from featstore.errors import UsageError
 from featstore.processes.sandbox import function_of
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = [
     "DECODER",
@@ -27,6 +31,7 @@ __all__ = [
     "decoder_class",
     "load_rgb",
     "open_decoder",
+    "open_fitting",
 ]
 
 DECODERS: Final = {DECODER: "featstore.decode.pillow:decode", "pillow-torch": "featstore.decode.fast:decode"}
@@ -46,6 +51,14 @@ def open_decoder(name: str) -> Decoder:
     if name not in DECODERS:
         raise UsageError(f"there is no decoder {name!r}; there are {', '.join(DECODERS)}")
     return function_of(DECODERS[name])
+
+
+def open_fitting(name: str) -> Callable[[Image.Image, Preprocessing], NDArray[np.uint8]]:
+    """Return the second half of the decoder of the class ``name``, from an RGB image to pixels; ``load_rgb`` is the
+    first."""
+    if name not in DECODERS:
+        raise UsageError(f"there is no decoder {name!r}; there are {', '.join(DECODERS)}")
+    return function_of(DECODERS[name].replace(":decode", ":resize_and_crop"))
 
 
 def decoder_class(choice: str) -> str:

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
@@ -32,14 +33,18 @@ def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int = defau
     that torch lacks, and extreme aspect ratios, whose resized picture would be too large. Raises DecodeFailure.
     """
     with as_failure():
-        image = pillow.load_rgb(data, max_pixels=max_pixels)
-        size, crop = resized_size(*image.size, preprocessing), preprocessing.crop
-        interpolation = _INTERPOLATIONS.get(preprocessing.interpolation)
-        if interpolation is None or size[0] * size[1] > LARGEST_RESIZED:
-            return pillow.resize_and_crop(image, preprocessing)
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        # resize_image does not change a picture that already has the size, like the reference.
-        resized = functional.resize_image(pixels, [size[1], size[0]], interpolation, antialias=True)
-        left, top = crop_origin(size, crop)
-        cropped: NDArray[np.uint8] = resized[:, top : top + crop, left : left + crop].permute(1, 2, 0).numpy()
-        return np.ascontiguousarray(cropped)
+        return resize_and_crop(pillow.load_rgb(data, max_pixels=max_pixels), preprocessing)
+
+
+def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Return the central crop of the resized RGB ``image`` as (crop, crop, 3) uint8."""
+    size, crop = resized_size(*image.size, preprocessing), preprocessing.crop
+    interpolation = _INTERPOLATIONS.get(preprocessing.interpolation)
+    if interpolation is None or size[0] * size[1] > LARGEST_RESIZED:
+        return pillow.resize_and_crop(image, preprocessing)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    # resize_image does not change a picture that already has the size, like the reference.
+    resized = functional.resize_image(pixels, [size[1], size[0]], interpolation, antialias=True)
+    left, top = crop_origin(size, crop)
+    cropped: NDArray[np.uint8] = resized[:, top : top + crop, left : left + crop].permute(1, 2, 0).numpy()
+    return np.ascontiguousarray(cropped)

@@ -292,6 +292,10 @@ class FeatureIndex:
             self._record = dataclasses.replace(self._record, generation=generation)
         return count
 
+    def set_origin(self, origin: Mapping[str, Any]) -> None:
+        """Record ``origin``, the state of the store that the rows have now (JSON)."""
+        self._record = dataclasses.replace(self._record, identity={**self._record.identity, KEY: dict(origin)})
+
     def purge(self) -> int:
         """Delete removed rows from the FAISS index itself, if it is exact (one pass); return how many were deleted.
 

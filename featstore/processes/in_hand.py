@@ -21,13 +21,18 @@ _SLOT: Final = struct.Struct("<QQQ")
 _SLOTS_AT: Final = 64
 
 
+_RUN_BITS: Final = 8
+"""A slot's stage has the number of the run above so many bits."""
+
+
 @dataclass(frozen=True)
 class Held:
-    """A row that is being read (``stage`` READING) or decoded (DECODING)."""
+    """A row that is being read (``stage`` READING) or decoded (DECODING), by the ``run`` of this number."""
 
     unit: int
     row: int
     stage: int
+    run: int = 0
 
 
 class InHand:
@@ -57,6 +62,10 @@ class InHand:
         os.close(self.handle)
 
     # The worker's side
+
+    def of_run(self, run: int) -> InHand:
+        """Return the same memory for one of several runs of the worker."""
+        return self if run == 0 else _OfRun(self, run)
 
     def hold(self, unit: int, row: int, stage: int) -> None:
         """Record the row and stage that this thread starts."""
@@ -95,9 +104,23 @@ class InHand:
     def held(self) -> list[Held | None]:
         """Return the rows being read or decoded, one entry per slot."""
         slots = (_SLOT.unpack_from(self._map, _SLOTS_AT + n * _SLOT.size) for n in range(self._slots))
-        return [Held(unit, row, stage) if stage in (READING, DECODING) else None for unit, row, stage in slots]
+        stages = ((unit, row, stage & (1 << _RUN_BITS) - 1, stage >> _RUN_BITS) for unit, row, stage in slots)
+        return [Held(*held) if held[2] in (READING, DECODING) else None for held in stages]
 
     def progress(self) -> tuple[bool, bytes]:
         """Return whether progress is owed, and a value that changes with every progress."""
         value = self._map[: _HEADER.size] + self._map[_SLOTS_AT:]
         return bool(_HEADER.unpack_from(value, 0)[1]), value
+
+
+class _OfRun(InHand):
+    """The memory of ``whole`` for the run of this number."""
+
+    def __init__(self, whole: InHand, run: int) -> None:
+        self.whole, self.run = whole, run
+
+    def hold(self, unit: int, row: int, stage: int) -> None:
+        self.whole.hold(unit, row, stage | self.run << _RUN_BITS if stage else stage)
+
+    def tick(self, *, owed: bool = True) -> None:
+        self.whole.tick(owed=owed)

@@ -17,6 +17,8 @@ from featstore.errors import UsageError
 from featstore.files import atomic
 from featstore.store import FeatureStore
 from featstore.store.origin import generation_number, origin_of_store, require_vectors, state_of_store
+from featstore.store.past import KEY as PAST
+from featstore.store.past import record_of
 from featstore.store.splitting import groups_of_equal_bytes
 from featstore.text import counted
 
@@ -127,9 +129,7 @@ def _build(
 
     about: dict[str, Any] = {
         "metric": metric,
-        "about": About(
-            store.labels.tolist(), store.identity, origin_of_store(store).to_dict(), generation_number(store)
-        ),
+        "about": About(store.labels.tolist(), store.identity, _origin(store), generation_number(store)),
         "groups": groups_of_equal_bytes(store.sha256),
         "seed": seed,
         "progress": progress,
@@ -140,6 +140,11 @@ def _build(
         raise UsageError(f"memory and latency choose the kind of index; leave out the kind {kind!r}")
     about |= {"k": asked.get("at", defaults.NEIGHBOURS), "recall": asked.get("recall", defaults.RECALL)}
     return build_index(store.stream(), store.ids, store._key_bytes(None), kind=kind, **about)  # type: ignore[arg-type]
+
+
+def _origin(store: FeatureStore) -> dict[str, Any]:
+    """Return the origin that the index records, with the state of the store (see FeatureStore.open, ``at``)."""
+    return {**origin_of_store(store).to_dict(), PAST: [record_of(store)]}
 
 
 def _update(store: FeatureStore, path: Path, name: str, seed: int, notes: list[str]) -> IndexReport:
@@ -166,6 +171,7 @@ def _update(store: FeatureStore, path: Path, name: str, seed: int, notes: list[s
         check_latency(index, store.stream())
         changed = True
     if changed:
+        index.set_origin(_origin(store))
         index.save(path)
     return _report(index, path, name, len(rows), len(stale.gone), notes)
 

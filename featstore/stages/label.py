@@ -13,8 +13,11 @@ from featstore.sources.table import doubts, find_columns, no_label_message
 from featstore.sources.tabular import CsvTable, Table, names_of_columns, open_table, scalar
 from featstore.sources.tally import Tally
 from featstore.store import tables
+from featstore.store.label_history import Version, label_history, undo_label
 from featstore.store.labels import LabelReport, NoKeyKnown, known_keys, set_columns
 from featstore.text import counted, shown, to_bytes
+
+__all__ = ["LabelReport", "Version", "label", "label_history", "undo_label"]
 
 _TRIED = 1000
 """Rows of the table to look up by its other columns, if no key is known."""

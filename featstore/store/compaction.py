@@ -19,16 +19,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.errors import DamagedError
+from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic
-from featstore.store import folders, shards, tables, written
+from featstore.store import folders, history, shards, tables, written
 from featstore.store import plan as plans
 from featstore.store.claims import COMPACTION, Claims, work_folder
 from featstore.store.feature_store import FeatureStore
+from featstore.store.ids import Ids
 from featstore.store.keys import KeyIndex, digests
 from featstore.store.live_rows import shard_names
 from featstore.store.manifest import Manifest
-from featstore.store.plan import Ids, NewSegment, Plan, Rows, Unit, source_name
+from featstore.store.plan import NewSegment, Plan, Rows, Unit, source_name
 from featstore.store.shards import Failure, Finished, Shard
 
 BLOCK_ROWS = 4096
@@ -79,7 +80,7 @@ class _Compaction:
         self.path, self.claims = path, claims
         self.store = FeatureStore(path)
         self.plan = self.store._plan
-        self.next = self.store._manifest.next_epoch()
+        self.next = self.store._manifest.next_epoch().requiring(history.FEATURE)
         self.done = {unit.number for unit in self.store.units} - {unit.number for unit in self.store._pending_units()}
 
     def run(self) -> CompactReport:
@@ -92,6 +93,7 @@ class _Compaction:
         groups = self._groups()
         rewritten = self._write_epoch(groups)
         self._write_tables()
+        history.write_history(self.path, self.plan, _versions(self.store._tables), self._had_vector)
         purged = len(self.plan.retired)
         self.next.write(self.path)
         self._clean()
@@ -122,6 +124,8 @@ class _Compaction:
         gone = shard_names(self.path) - kept
         prefixes = (f"{folders.PLAN}-{epoch:06d}-", f"{folders.TABLES}-{epoch:06d}-")
         known = {f"{folders.SHARDS}-{name.removesuffix('.h5')}" for name in kept}
+        history.remove_unfinished(self.path, epoch)
+        known |= {written.mark_of(path) for path in history.history_files(self.path)}
         marks = written.marks(self.path)
         written.unmark(self.path, *(name for name in marks if not name.startswith(prefixes) and name not in known))
         for folder in (folders.PLAN, folders.TABLES):
@@ -144,6 +148,10 @@ class _Compaction:
             return folders.names(self.path, folder, pattern=pattern)
         except FileNotFoundError:
             return []
+
+    def _had_vector(self, ids: Ids) -> NDArray[np.bool_]:
+        of = (unit for unit in self.store.units if unit.number in self.done and self._live(unit) < len(unit))
+        return history.vectors_of((self.store._shard(unit) for unit in of), ids)
 
     def _live(self, unit: Unit) -> int:
         ids = self.plan.segments[unit.segment].ids[unit.start : unit.stop]
@@ -225,6 +233,7 @@ class _Compaction:
             source,
             self.plan.next_id,
             next_unit,
+            {"compacted": True},
         )
         path = plans.segment_path(self.path, self.next.epoch, number)
         plans.write_segment(path, new, digests(every.keys, every.views.tolist()))
@@ -264,7 +273,7 @@ class _Compaction:
 
     def _write_tables(self) -> None:
         directory = folders.make(self.path, folders.TABLES, f"{self.next.epoch:06d}")
-        for version, table in enumerate(self.store._tables.versions):
+        for version, table in enumerate(self.store._tables.own):
             path = tables.table_path(self.path, self.next.epoch, version)
             known = np.zeros(len(table.keys), bool)
             index: KeyIndex = table.index
@@ -276,8 +285,17 @@ class _Compaction:
                 rows = np.flatnonzero(known)
                 columns = {name: table.column(name).take(rows) for name in table.columns}
                 origin: Any = table.origin
-                tables.write_table(path, list(table.keys.take(rows)), columns, origin, table.row_digest[rows])
+                keys = list(table.keys.take(rows))
+                tables.write_table(path, keys, columns, origin, table.row_digest[rows], about=table.about)
         atomic.sync(directory)
+
+
+def _versions(found: tables.Tables) -> int:
+    """Return the number of label versions, 0 if they are those of a store that is not there."""
+    try:
+        return found.version
+    except UsageError:
+        return 0
 
 
 def _segments(groups: Sequence[_Group]) -> Iterator[list[_Group]]:

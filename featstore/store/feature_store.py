@@ -15,15 +15,17 @@ from featstore.errors import UsageError
 from featstore.store import folders, tables
 from featstore.store.features import FeatureArray, FeatureBlocks
 from featstore.store.identity import Identity
+from featstore.store.ids import Ids
 from featstore.store.key_matches import meant, other_forms, without_vector
 from featstore.store.keys import KeyIndex
 from featstore.store.live_rows import LiveRows
 from featstore.store.manifest import Manifest, settled
+from featstore.store.past import At, Missing, open_past
 from featstore.store.places import place_of
-from featstore.store.plan import Ids, Plan, Unit
+from featstore.store.plan import Plan, Unit
 from featstore.store.shards import Failure, Shard
 from featstore.store.tables import Tables
-from featstore.store.views import Counts, Keys, frame_of
+from featstore.store.views import Counts, Keys, frame_of, html_of
 from featstore.text import did_you_mean, natural, to_bytes, to_text
 
 if TYPE_CHECKING:
@@ -44,11 +46,12 @@ class FeatureStore:
     identity: the Identity of the features.
     store_id: random name of the store, never changes.
     keys: n texts (see Keys). ids: (n,) int64. labels, splits: (n,) objects, text or None.
+    missing: the pictures of a past state that were purged since (see ``open``).
     """
 
-    def __init__(self, path: str | Path, *, partial: bool = False) -> None:
+    def __init__(self, path: str | Path, *, partial: bool = False, at: At | None = None) -> None:
         self.path = Path(path)
-        self._partial = partial
+        self._partial, self._at, self.missing = partial, at, Missing()
         self._manifest, (self._plan, self._tables, self._live) = settled(self.path, self._read)
         self.identity: Identity = self._manifest.identity
         self.store_id = self._manifest.store_id
@@ -57,19 +60,33 @@ class FeatureStore:
     def _read(self, manifest: Manifest) -> tuple[Plan, Tables, LiveRows]:
         folders.check(self.path)
         plan, tables = Plan(self.path, manifest.epoch), Tables(self.path, manifest.epoch)
+        if self._at is not None:
+            plan, tables, self.missing = open_past(self.path, manifest, plan, tables, self._at)
         return plan, tables, LiveRows(self.path, manifest.identity, plan, partial=self._partial)
 
     @classmethod
-    def open(cls, path: str | Path, *, partial: bool = False) -> FeatureStore:
-        """Open the store at ``path``. Raises UsageError where there is none, DamagedError where it is damaged.
+    def open(
+        cls, path: str | Path, *, partial: bool = False, at: At | None = None, missing: str = "raise"
+    ) -> FeatureStore:
+        """Open the store at ``path``, as it is now or as it was.
 
         ``partial``: also the rows that an extraction, which may be running, has finished of units that are not whole
         yet. These are copied into memory, at most 512 MiB a unit, and are those of this moment.
+
+        ``at``: show rows, labels and splits of a past state: the file of a head or an index that was made from this
+        store (exactly what it saw), a generation (as ``generation`` gives it), an int (label version; 0 before the
+        first), or a date (a datetime, or an ISO text; local time without an offset; a day without a time means its
+        end). A generation or a label version means its last moment; pictures planned by then and extracted later are
+        included. A compaction keeps the past but purges vectors of retired rows: ``missing`` "raise" refuses a state
+        that lacks some, "skip" shows the others, and the attribute ``missing`` says what is gone.
+
+        Raises UsageError where there is no store or no such state, DamagedError where it is damaged.
         """
-        return cls(path, partial=partial)
+        store = cls(path, partial=partial, at=at)
+        store.missing.check(store.path, missing)
+        return store
 
     def __len__(self) -> int:
-        """Return the number of vectors."""
         return len(self._live)
 
     def __enter__(self) -> Self:
@@ -79,7 +96,7 @@ class FeatureStore:
         self.close()
 
     def close(self) -> None:
-        """Close the files of vectors and keys; arrays that were returned stay valid. ``with`` does this at its end."""
+        """Close the files; arrays that were returned stay valid. ``with`` does this at its end."""
         self._live.shards.close()
 
     @property
@@ -93,25 +110,11 @@ class FeatureStore:
         return self.identity.dimension
 
     def __repr__(self) -> str:
-        identity = self.identity
-        return f"<FeatureStore {str(self.path)!r}: {len(self):,} x {identity.dimension} {identity.dtype}, {identity.backbone}>"
+        made = f"{self.dimension} {self.identity.dtype}, {self.identity.backbone}"
+        return f"<FeatureStore {str(self.path)!r}: {len(self):,} x {made}>"
 
     def _repr_html_(self) -> str:
-        from featstore.notebook import table
-
-        counts, identity = self.counts, self.identity
-        weights = f"weights {self._manifest.weights_name}"
-        rows = [
-            ("pictures", f"{counts.vectors:,} with a vector, {counts.failures:,} failures, {counts.pending:,} pending"),
-            (
-                "features",
-                f"{identity.dimension:,} x {identity.dtype} of {identity.backbone} ({identity.layer}), {weights}",
-            ),
-            ("columns", ", ".join(self._tables.columns)),
-            ("sources", ", ".join(str(source.get("location")) for source in self._plan.sources().values())),
-            ("identity", self.fingerprint[:16]),
-        ]
-        return table(f"FeatureStore {self.path}", rows)
+        return html_of(self)
 
     @property
     def fingerprint(self) -> str:
@@ -224,22 +227,9 @@ class FeatureStore:
 
     def blocks(self, rows: Any = None, *, block_rows: int = BLOCK_ROWS) -> Iterator[FeatureArray]:
         """Yield the vectors of ``rows`` (None: all, in order) as arrays of at most (block_rows, d): memory does not grow with the store."""
-        for block in self._blocks(rows, block_rows):
+        wanted = None if rows is None else self._checked(rows)
+        for block in self._live.blocks(wanted, block_rows, self.dimension, self.identity.numpy_dtype):
             yield FeatureArray(block, self.identity)
-
-    def _blocks(self, rows: Any, block_rows: int) -> Iterator[NDArray[Any]]:
-        if rows is None:
-            for shard, _, offsets in self._live.parts(None):
-                n = len(shard.ids) if isinstance(offsets, slice) else len(offsets)
-                for start in range(0, n, block_rows):
-                    part = slice(start, min(start + block_rows, n))
-                    yield shard.features[part] if isinstance(offsets, slice) else shard.features[offsets[part]]
-            return
-        wanted = self._checked(rows)
-        for start in range(0, len(wanted), block_rows):
-            yield self._live.gather(
-                "features", wanted[start : start + block_rows], (self.dimension,), self.identity.numpy_dtype
-            )
 
     def stream(self, rows: Any = None, *, block_rows: int = BLOCK_ROWS) -> FeatureBlocks:
         """Return ``rows`` as a re-iterable stream with a shape (see FeatureBlocks)."""
@@ -254,9 +244,8 @@ class FeatureStore:
         name = key if isinstance(key, bytes) else key.encode("utf-8", "surrogateescape")
         place = place_of(self._plan, name)
         if place is None:
-            raise UsageError(
-                f"{self.path}: no picture has the key {to_text(name)!r}{meant(self._plan, name, self.keys)}"
-            )
+            told = meant(self._plan, name, self.keys)
+            raise UsageError(f"{self.path}: no picture has the key {to_text(name)!r}{told}")
         return place.path(root)
 
     # Labels, splits, metadata
@@ -321,7 +310,7 @@ class FeatureStore:
     # Failures
 
     def failures(self) -> list[tuple[str, Failure]]:
-        """Return the pictures that count and have no vector because reading them failed: (key, Failure)."""
+        """Return (key, Failure) of the pictures that count and could not be read."""
         return [(to_text(key), failure) for key, failure in self._live.failed()]
 
     def failed_ids(self) -> Ids:
@@ -329,7 +318,7 @@ class FeatureStore:
         return np.array([failure.id for _, failure in self._live.failed()], np.int64)
 
     def provenance(self) -> dict[int, list[dict[str, Any]]]:
-        """Return, by finished unit, how its vectors were made: engine, device, versions, host, time."""
+        """Return how each finished unit's vectors were made: engine, device, versions, host, time."""
         return {unit.number: self._live.shards[unit.number].provenance for unit in self._live.finished}
 
     def _content(self, ids: Ids) -> NDArray[np.uint8]:

@@ -24,6 +24,7 @@ SHARDS: Final = "shards"
 WORK: Final = "work"
 WRITTEN: Final = "written"
 DAMAGED: Final = "damaged"
+HISTORY: Final = "history"
 
 EPOCH: Final = re.compile(r"[0-9]{6}")
 NUMBERED: Final = re.compile(r"[0-9]{6}\.h5")
@@ -34,13 +35,14 @@ WORK_FOLDER: Final = re.compile(r"[0-9]{16,20}|session-[0-9a-f]{16}|compaction")
 CLAIM: Final = re.compile(r"claim\.([0-9]{1,9})")
 JOURNAL: Final = re.compile(r"journal\.([0-9]{1,9})")
 CULPRIT: Final = re.compile(r"culprit\.([0-9]{1,9})")
-MARK: Final = re.compile(r"(plan|tables)-[0-9]{6}-[0-9]{6}|shards-[0-9]{6}-[0-9]{8,10}")
+MARK: Final = re.compile(r"(plan|tables)-[0-9]{6}-[0-9]{6}|shards-[0-9]{6}-[0-9]{8,10}|history-[0-9]{6}")
 _TEMPORARY: Final = re.compile(r"\.(.+)\.[0-9a-f]{12}\.tmp")
 _INSIDE: Final = {
     PLAN: (NUMBERED,),
     TABLES: (NUMBERED,),
     WORK: (CLAIM, JOURNAL, CULPRIT),
 }
+_FLAT: Final = {SHARDS: SHARD, WRITTEN: MARK, HISTORY: NUMBERED}
 _FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -90,7 +92,7 @@ def make(store: Path, *parts: str) -> Path:
 
 def check(store: Path) -> None:
     """Raise DamagedError if a folder of the store is a link or a file."""
-    for name in (PLAN, TABLES, SHARDS, WORK, WRITTEN, DAMAGED):
+    for name in (PLAN, TABLES, SHARDS, WORK, WRITTEN, DAMAGED, HISTORY):
         with contextlib.suppress(FileNotFoundError), opened(store, name):
             pass
 
@@ -153,8 +155,8 @@ def strangers(store: Path) -> list[str]:
                     continue
                 rest = (each for each in _listed(store, name, below) if not is_ours(each, *_INSIDE[name]))
                 found += [f"{name}/{below}/{each}" for each in rest]
-        elif name in (SHARDS, WRITTEN):
-            pattern = SHARD if name == SHARDS else MARK
+        elif name in _FLAT:
+            pattern = _FLAT[name]
             found += [f"{name}/{each}" for each in _listed(store, name) if not is_ours(each, pattern)]
         elif name != DAMAGED and not is_ours(name, re.compile(re.escape(MANIFEST))):
             found.append(name)

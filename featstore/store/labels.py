@@ -11,6 +11,7 @@ import numpy as np
 
 from featstore.errors import FeatstoreError, UsageError
 from featstore.store import tables
+from featstore.store.as_source import require_own_tables
 from featstore.store.claims import Claims
 from featstore.store.key_matches import KeyMatches
 from featstore.store.keys import KeyIndex, digests
@@ -101,11 +102,16 @@ def set_columns(
             ).take(rows)
             for name, values in columns.items()
         }
+        require_own_tables(path, Tables(path, epoch))
         while True:
             version = Tables(path, epoch).version
             try:
                 tables.write_table(
-                    tables.table_path(path, epoch, version), [wanted[i] for i in rows.tolist()], typed, "user"
+                    tables.table_path(path, epoch, version),
+                    [wanted[i] for i in rows.tolist()],
+                    typed,
+                    "user",
+                    about={"generation": Plan(path, epoch).generation},
                 )
                 break
             except FileExistsError:

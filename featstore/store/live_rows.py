@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from featstore.errors import DamagedError
 from featstore.store import folders, shards, written
 from featstore.store.identity import Identity
-from featstore.store.plan import Ids, Plan, Unit, member
+from featstore.store.ids import Ids, member
+from featstore.store.plan import Plan, Unit
 from featstore.store.shards import Failure, OpenShards, Shard, Unfinished
 
 Places = NDArray[np.int64] | slice
@@ -171,6 +172,20 @@ class LiveRows:
                     column, offsets, axis=0, out=result[places] if isinstance(places, slice) else result, mode="clip"
                 )
         return result
+
+    def blocks(
+        self, rows: NDArray[np.int64] | None, block_rows: int, dimension: int, dtype: Any
+    ) -> Iterator[NDArray[Any]]:
+        """Yield the vectors of ``rows`` (None: all rows) as arrays of at most (block_rows, dimension)."""
+        if rows is None:
+            for shard, _, offsets in self.parts(None):
+                n = len(shard.ids) if isinstance(offsets, slice) else len(offsets)
+                for start in range(0, n, block_rows):
+                    part = slice(start, min(start + block_rows, n))
+                    yield shard.features[part] if isinstance(offsets, slice) else shard.features[offsets[part]]
+            return
+        for start in range(0, len(rows), block_rows):
+            yield self.gather("features", rows[start : start + block_rows], (dimension,), dtype)
 
     def of_ids(self, ids: Ids) -> NDArray[np.int64]:
         """Return the row of each id, or -1 if it has no live vector."""

@@ -23,7 +23,7 @@ LARGEST_UNIT = 1 << 32
 """Largest number of rows in a unit."""
 _TRIES, _PAUSE_SECONDS = 20, 0.05
 _T = TypeVar("_T")
-KNOWN_FEATURES: frozenset[str] = frozenset()
+KNOWN_FEATURES: frozenset[str] = frozenset({"follow", "history", "undo"})
 """Required features that this version can read; a store that names another one is refused."""
 
 
@@ -68,6 +68,10 @@ class Manifest:
         if self.epoch >= LARGEST_EPOCH:
             raise FeatstoreError(f"a store can be compacted {LARGEST_EPOCH:,} times; extract into a new store")
         return replace(self, epoch=self.epoch + 1)
+
+    def requiring(self, *features: str) -> Manifest:
+        """Return this manifest, with ``features`` among what a reader must know."""
+        return replace(self, requires=tuple(sorted({*self.requires, *features})))
 
     def write(self, store: Path, *, exclusive: bool = False) -> None:
         """Write featstore.json; with ``exclusive``, raise FileExistsError if the store has one."""
@@ -120,7 +124,7 @@ class Manifest:
                 str(value["weights_name"]),
                 int(value["epoch"]),
                 int(value["unit_rows"]),
-                (),
+                tuple(map(str, requires)),
                 str(value["created"]),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from featstore.errors import DamagedError
 from featstore.files import sealed
 from featstore.files.byte_columns import ByteColumn, column
 from featstore.store import folders, written
+from featstore.store.ids import Ids, ascending, member, place
 from featstore.store.keys import KeyIndex, digests
 
 KIND = "plan"
@@ -33,8 +34,6 @@ SEGMENT_ROWS = 1 << 21
 LARGEST_ID = 1 << 62
 UNITS_OF_EPOCH = 1 << 32
 """Units of epoch e are numbered from e * 2**32, so leftovers of a killed compaction share no number with later units."""
-
-Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -150,13 +149,16 @@ class Plan:
             self.next_id, self.next_unit = int(last["next_id"]), int(last["next_unit"])
         except (KeyError, TypeError, ValueError, OverflowError):
             raise DamagedError(f"{self.segments[-1].file.path}: the plan's counters are missing") from None
-        self.retired: Ids = _sorted([segment.retired for segment in self.segments])
-        self._filled = [segment for segment in self.segments if len(segment.ids)]
-        self._first_ids = np.array([segment.ids[0] for segment in self._filled], np.int64)
-        self._first_rows = np.cumsum([0, *(len(segment.ids) for segment in self._filled)])
+        self._arrange()
         self._check_numbers()
         if (np.diff(self._first_ids) <= 0).any():
             raise DamagedError(f"{folder(store, epoch)}: the segments of the plan are not in the order of their ids")
+
+    def _arrange(self) -> None:
+        self.retired: Ids = ascending([segment.retired for segment in self.segments])
+        self._filled = [segment for segment in self.segments if len(segment.ids)]
+        self._first_ids = np.array([segment.ids[0] for segment in self._filled], np.int64)
+        self._first_rows = np.cumsum([0, *(len(segment.ids) for segment in self._filled)])
 
     def _check_numbers(self) -> None:
         """Raise DamagedError if an id or a unit has a number that this plan cannot have assigned."""
@@ -237,8 +239,8 @@ class Plan:
         """Return the key of each id."""
         keys = [b""] * len(ids)
         for segment, places, rows in self._by_segment(ids):
-            for place, key in zip(places.tolist(), segment.keys.take(rows), strict=True):
-                keys[place] = key
+            for at, key in zip(places.tolist(), segment.keys.take(rows), strict=True):
+                keys[at] = key
         return keys
 
     def sources(self) -> dict[str, dict[str, Any]]:
@@ -274,28 +276,12 @@ def source_name(source: dict[str, Any]) -> str:
     return f"{source.get('kind', '?')}:{source.get('location', '?')}"
 
 
-def member(ids: Ids, among: Ids) -> NDArray[np.bool_]:
-    """Return whether each id is in the sorted array ``among``."""
-    if not len(among):
-        return np.zeros(len(ids), bool)
-    found: NDArray[np.bool_] = among[place(ids, among)] == ids
-    return found
-
-
-def place(ids: Ids, among: Ids) -> NDArray[np.int64]:
-    """Return the place of each id in the sorted, non-empty array ``among``; a valid index also for ids not in it."""
-    return np.minimum(np.searchsorted(among, ids), len(among) - 1)
-
-
-def _sorted(parts: Sequence[Ids]) -> Ids:
-    every = np.sort(np.concatenate(parts)) if parts else np.empty(0, np.int64)
-    # np.unique would import all of numpy.ma.
-    return every[np.append(every[:-1] != every[1:], True)] if len(every) else every
-
-
 @dataclass
 class NewSegment:
-    """Content of a new segment; ``starts`` divide its rows into units, numbered from the plan's next."""
+    """Content of a new segment; ``starts`` divide its rows into units, numbered from the plan's next.
+
+    ``about``: ``versions`` (label versions when its scan began) or ``compacted`` (true if a compaction wrote it).
+    """
 
     rows: Rows
     unit_numbers: NDArray[np.uint64]
@@ -306,6 +292,7 @@ class NewSegment:
     source: dict[str, Any]
     next_id: int
     next_unit: int
+    about: dict[str, Any] = field(default_factory=dict)
 
 
 def cut(n: int, unit_rows: int) -> NDArray[np.uint64]:
@@ -339,12 +326,8 @@ def write_segment(path: Path, new: NewSegment, digest: NDArray[np.uint64]) -> No
         arrays["offset"] = rows.offsets
     if rows.locations is not None:
         arrays.update(ByteColumn.of(rows.locations).arrays("location"))
-    meta = {
-        "source": new.source,
-        "next_id": new.next_id,
-        "next_unit": new.next_unit,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    own = {"source": new.source, "next_id": new.next_id, "next_unit": new.next_unit, "created": created}
     summary = {"rows": len(rows), "units": len(new.unit_numbers), "retired": len(new.retired)}
-    sealed.write(path, KIND, arrays, meta, summary, exclusive=True)
+    sealed.write(path, KIND, arrays, {**new.about, **own}, summary, exclusive=True)
     written.mark(store, path)

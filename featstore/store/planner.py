@@ -13,8 +13,10 @@ from featstore.errors import UsageError
 from featstore.sources.base import Chunk, Source
 from featstore.store import plan as plans
 from featstore.store import tables
+from featstore.store.as_source import KIND
+from featstore.store.ids import Ids
 from featstore.store.keys import KeyIndex, digests
-from featstore.store.plan import Ids, NewSegment, Plan, Rows, cut, source_name
+from featstore.store.plan import NewSegment, Plan, Rows, cut, source_name
 from featstore.text import counted, quoted
 
 MISSING = -1
@@ -97,6 +99,11 @@ class Planner:
     def _scan(self, source: Source, retry: Callable[[Plan], Ids] | None) -> Change:
         self.plan, self.tables = Plan(self.store, self.epoch), tables.Tables(self.store, self.epoch)
         self.source = source.describe()
+        if self.tables.follows is not None and self.source.get("store_id") != self.tables.store_id:
+            raise UsageError(
+                f"{self.store}: has the labels of {self.tables.follows['store']}, so its pictures come from there too: "
+                f"extract these pictures into that store, and then: featstore extract {self.tables.follows['store']} {self.store}"
+            )
         self.from_text = source.kind in ("table", "tar")
         self.buffer, self.change = _Buffer(), Change()
         self.retried = KeyIndex.build(np.empty((0, 2), np.uint64))
@@ -131,7 +138,9 @@ class Planner:
         stat = np.stack([chunk.sizes, chunk.mtimes, chunk.offsets])
         same = self._same(chunk, stat, ids, old)
         self._check_owner(chunk, ids, old[~same])
-        self._side(chunk, digest)
+        if self.source.get("kind") != KIND:
+            # A store's tables are taken over or followed as a whole (as_source.py).
+            self._side(chunk, digest)
         changed = old[~same]
         self._retire(ids[changed], plans.CHANGED)
         self.change.changed += len(changed)
@@ -229,7 +238,7 @@ class Planner:
     def _flush(self, n: int) -> None:
         """Write the side table, then the segment with the first n buffered rows; the next scan repairs a kill between
         them."""
-        buffer, plan = self.buffer, self.plan
+        buffer, plan, versions = self.buffer, self.plan, self.tables.version
         if buffer.side_keys:
             self._write_table()
         stats = np.concatenate(buffer.stats, axis=1) if buffer.stats else np.empty((3, 0), np.int64)
@@ -259,6 +268,7 @@ class Planner:
             self.source,
             plan.next_id + n,
             plan.next_unit + len(starts) - 1,
+            {"versions": versions},
         )
         plans.write_segment(plans.segment_path(self.store, self.epoch, len(plan.segments)), new, digest[:n])
         self.buffer = _Buffer(buffer.keys[n:], buffer.locations[n:], buffer.relocated, [stats[:, n:]], [digest[n:]])
@@ -275,7 +285,8 @@ class Planner:
         if len(order) != len(buffer.side_keys):
             self._refuse_doubled_rows(buffer.side_keys, digests(buffer.side_keys))
         path = tables.table_path(self.store, self.epoch, self.tables.version)
-        tables.write_table(path, buffer.side_keys, columns, "source", np.concatenate(buffer.side_digest))
+        about = {"generation": self.plan.generation}
+        tables.write_table(path, buffer.side_keys, columns, "source", np.concatenate(buffer.side_digest), about=about)
         self.tables = tables.Tables(self.store, self.epoch)
         buffer.side_keys, buffer.side, buffer.side_digest = [], {}, []
 

@@ -23,8 +23,9 @@ from featstore.files import sealed
 from featstore.files.byte_columns import ByteColumn, column
 from featstore.store import folders, written
 from featstore.store.identity import Identity
+from featstore.store.ids import Ids
 from featstore.store.keys import KeyIndex, digests
-from featstore.store.plan import UNITS_OF_EPOCH, Ids
+from featstore.store.plan import UNITS_OF_EPOCH
 
 KIND = "shard"
 

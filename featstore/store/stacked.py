@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from featstore.errors import IdentityError, UsageError
@@ -114,6 +115,17 @@ class StackedStores:
             for store, more in beyond
             if more
         ]
+
+    def digest(self, rows: NDArray[np.int64]) -> str:
+        """Return an XXH3-128 of ids, labels and vectors of ``rows`` of the first store, all of them whole."""
+        digest = xxhash.xxh3_128()
+        digest.update(np.ascontiguousarray(self.first.ids[rows], "<i8").data)
+        for label in self.first.labels[rows].tolist():
+            digest.update(b"" if label is None else str(label).encode("utf-8", "surrogateescape"))
+            digest.update(b"\0")
+        for block in self.stream(rows).blocks():
+            digest.update(np.ascontiguousarray(block).data)
+        return digest.hexdigest()
 
     def stream(self, rows: NDArray[np.int64]) -> Any:
         """Return ``rows`` of the first store, all of them whole, as a re-iterable stream with constant memory."""

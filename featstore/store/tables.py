@@ -7,8 +7,12 @@ origin, newer tables override older ones, for each key and column.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import datetime
+import functools
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,16 +22,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.errors import DamagedError
+from featstore.errors import DamagedError, UsageError
 from featstore.files import sealed
 from featstore.files.byte_columns import ByteColumn, column
 from featstore.store import folders, written
 from featstore.store.keys import KeyIndex, digests
+from featstore.store.manifest import Manifest, settled
 
 KIND = "table"
 LABEL, SPLIT = "label", "split"
 Value = str | int | float | bool | None
 Origin = Literal["source", "user"]
+ABOUT = ("created", "generation", "reverts", "of", "follows")
+FOLLOW = "follow"
+"""What a store that follows the tables of another one requires of its reader."""
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?|[nN]a[nN]")
 
@@ -119,6 +127,22 @@ class Table:
             raise DamagedError(f"{path}: the table's description does not fit it")
 
     @property
+    def about(self) -> dict[str, Any]:
+        """What copies of the table keep.
+
+        ``created`` (UTC); ``generation`` ([epoch, segments] of the plan when it was written); ``reverts`` (the version
+        that it undoes); ``of`` (store and version that it was copied from); ``follows`` (the store whose tables
+        replace those of this one).
+        """
+        return {name: self.meta[name] for name in ABOUT if name in self.meta}
+
+    @property
+    def reverts(self) -> int | None:
+        """The version, from 1, that this table undoes; None for a table of values."""
+        value = self.meta.get("reverts")
+        return value if isinstance(value, int) else None
+
+    @property
     def columns(self) -> list[str]:
         """Names of the columns."""
         return [str(column["name"]) for column in self._columns]
@@ -184,11 +208,12 @@ def write_table(
     origin: Origin,
     row_digest: NDArray[np.uint64] | None = None,
     *,
+    about: Mapping[str, Any] | None = None,
     exclusive: bool = True,
 ) -> None:
     """Write a table; raise FileExistsError if another process took its version. Keys must differ.
 
-    ``exclusive`` False replaces a damaged table.
+    ``about``: what else the table says of itself (see Table.about). ``exclusive`` False replaces a damaged table.
     """
     n = len(keys)
     if row_digest is None:
@@ -215,17 +240,53 @@ def write_table(
     store = path.parent.parent.parent
     folders.make(store, folders.TABLES, path.parent.name)
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    meta = {"origin": origin, "columns": described, "created": created}
+    meta = {"created": created, **(about or {}), "origin": origin, "columns": described}
     sealed.write(path, KIND, arrays, meta, {"rows": n}, exclusive=exclusive)
     written.mark(store, path)
 
 
 class Tables:
-    """The tables of one epoch at the time of opening, lowest layer first."""
+    """The tables of one epoch at the time of opening, lowest layer first.
 
-    def __init__(self, store: Path, epoch: int) -> None:
+    Attributes
+    ----------
+    own : list of Table
+        The tables in the store itself.
+    follows : dict or None
+        The store whose tables are in force instead: ``store`` (path), ``relative`` (path from here), ``store_id``.
+    store_id : str or None
+        Id of that store.
+    """
+
+    def __init__(self, store: Path, epoch: int, *, follow: bool = True) -> None:
         paths = written.numbered(store, folders.TABLES, epoch, "a version of the tables")
-        self.versions = [Table(path) for path in paths]
+        self.own = [Table(path) for path in paths]
+        reference = self.own[0].meta.get("follows") if self.own else None
+        self.follows: dict[str, Any] | None = reference if isinstance(reference, dict) else None
+        self.store_id = None if self.follows is None else str(self.follows.get("store_id"))
+        self._lost = ""
+        self._versions = self.own if self.follows is None or not follow else self._followed(store, self.follows)
+
+    def _followed(self, store: Path, reference: dict[str, Any]) -> list[Table]:
+        """Return the tables of the store that this one follows, at its recorded path or at the same place from here."""
+        places = [Path(str(reference.get("store"))), Path(os.path.abspath(store), str(reference.get("relative")))]
+        for place in places:
+            with contextlib.suppress(UsageError, OSError):
+                # Nobody can name a store by its id who does not know it: an untrusted store shows no other's labels.
+                if Manifest.read(place).store_id == self.store_id:
+                    return settled(place, functools.partial(_own_tables, place))[1].own
+        self._lost = (
+            f"{store}: has the labels of {places[0]}, which is not there any more; if it moved: featstore extract "
+            f"ITS_PLACE {store} --follow"
+        )
+        return []
+
+    @property
+    def versions(self) -> list[Table]:
+        """The tables in force, the oldest first. Raises UsageError if the store that has them is not there."""
+        if self._lost:
+            raise UsageError(self._lost)
+        return self._versions
 
     @property
     def version(self) -> int:
@@ -233,15 +294,30 @@ class Tables:
         return len(self.versions)
 
     @property
+    def in_force(self) -> list[Table]:
+        """The tables that no later one undid, oldest first."""
+        undone = {table.reverts for table in self.versions}
+        return [
+            table for version, table in enumerate(self.versions, 1) if table.reverts is None and version not in undone
+        ]
+
+    @property
     def layers(self) -> list[Table]:
-        """The tables by increasing precedence: those of sources, then those of the user."""
-        return [t for t in self.versions if t.origin != "user"] + [t for t in self.versions if t.origin == "user"]
+        """The tables in force by increasing precedence: those of sources, then those of the user."""
+        tables = self.in_force
+        return [t for t in tables if t.origin != "user"] + [t for t in tables if t.origin == "user"]
+
+    def until(self, version: int) -> Tables:
+        """Return the tables as they were after ``version`` versions."""
+        earlier = copy.copy(self)
+        earlier._versions = self.versions[:version]
+        return earlier
 
     @property
     def columns(self) -> list[str]:
         """Names of all columns, label and split first."""
         names = dict.fromkeys([LABEL, SPLIT])
-        for table in self.versions:
+        for table in self.in_force:
             names.update(dict.fromkeys(table.columns))
         return list(names)
 
@@ -254,3 +330,7 @@ class Tables:
             hit = rows >= 0
             known[missing[hit]], value[missing[hit]] = True, table.row_digest[rows[hit]]
         return known, value
+
+
+def _own_tables(store: Path, manifest: Manifest) -> Tables:
+    return Tables(store, manifest.epoch, follow=False)

@@ -83,6 +83,25 @@ def frame_of(store: FeatureStore) -> pd.DataFrame:
     return frame
 
 
+def html_of(store: FeatureStore) -> str:
+    """Return a table about ``store`` for notebooks."""
+    from featstore.notebook import table
+
+    counts, identity = store.counts, store.identity
+    rows = [
+        ("pictures", f"{counts.vectors:,} with a vector, {counts.failures:,} failures, {counts.pending:,} pending"),
+        (
+            "features",
+            f"{identity.dimension:,} x {identity.dtype} of {identity.backbone} ({identity.layer}), "
+            f"weights {store.weights_name}",
+        ),
+        ("columns", ", ".join(store.columns)),
+        ("sources", ", ".join(str(source.get("location")) for source in store._plan.sources().values())),
+        ("identity", store.fingerprint[:16]),
+    ]
+    return table(f"FeatureStore {store.path}", rows)
+
+
 def _categories(values: list[Any]) -> pd.Series[Any]:
     import pandas as pd
 

@@ -20,7 +20,8 @@ from featstore.store import folders
 def mark_of(file: Path) -> str:
     """Return the name of a file's mark, such as plan-000000-000004 for plan/000000/000004.h5."""
     stem = file.name.removesuffix(".h5")
-    return f"{folders.SHARDS}-{stem}" if file.parent.name == folders.SHARDS else _mark(file.parent, stem)
+    flat = file.parent.name in (folders.SHARDS, folders.HISTORY)
+    return f"{file.parent.name}-{stem}" if flat else _mark(file.parent, stem)
 
 
 def _mark(epoch: Path, stem: str) -> str:

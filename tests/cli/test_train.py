@@ -105,3 +105,11 @@ def test_the_store_is_not_touched(place):
     run("predict", place / "c.head", place / "s")
     assert {path: path.stat().st_mtime_ns for path in (place / "s").rglob("*")} == before
     assert len(FeatureStore.open(place / "s")) == 18
+
+
+def test_a_head_is_trained_again(place, tmp_path):
+    run("train", place / "s", "--folds", "2", "--out", tmp_path / "a.head")
+    assert "equal bit for bit" in run("train", "--again", tmp_path / "a.head").stdout
+    report = run_json("train", place / "s", "--again", tmp_path / "a.head", "--out", tmp_path / "b.head")
+    assert (report["equal"], report["rows"], report["path"]) == (True, 12, str(tmp_path / "b.head"))
+    assert "leave out --head" in run("train", "--again", tmp_path / "a.head", "--head", "knn", code=2).stderr

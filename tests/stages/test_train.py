@@ -227,7 +227,7 @@ def test_train_replaces_a_damaged_head_and_reports_it(chain, tmp_path):
 
 
 def test_a_name_that_is_too_long_fails_before_the_work(chain, tmp_path, monkeypatch):
-    monkeypatch.setattr("featstore.stages.train.split_store", lambda *_, **__: pytest.fail("worked"))
+    monkeypatch.setattr("featstore.stages.train.stage.split_store", lambda *_, **__: pytest.fail("worked"))
     with pytest.raises(UsageError, match="its name has 256 bytes, where 255 fit"):
         train(chain.store, out=tmp_path / ("x" * 256))
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import featstore.store
 from featstore.stages.compact import compact
 from featstore.store import FeatureStore
+from featstore.store.label_history import label_history, undo_label
 from featstore.store.labels import set_columns
 from tests.store.building import Pictures, plan, vector, work
 
@@ -27,6 +28,7 @@ steps = st.lists(
         st.tuples(st.just("work"), source, st.integers(1, 3)),
         st.tuples(st.just("retry"), source, st.none()),
         st.tuples(st.just("label"), source, st.dictionaries(keys, st.sampled_from(["x", "y", None]), min_size=1)),
+        st.tuples(st.just("undo"), source, st.none()),
         st.tuples(st.just("compact"), source, st.none()),
     ),
     max_size=10,
@@ -70,6 +72,8 @@ def test_plain_h5py_program_equals_the_library_after_any_history(tmp_path_factor
             plan(path, each, retry=True)
         elif name == "label" and any(prefix + key in each.content for key in value):
             set_columns(path, [prefix + key for key in value], {"label": list(value.values())})
+        elif name == "undo" and any(each.origin == "user" and not each.undone_by for each in label_history(path)):
+            undo_label(path)
         elif name == "compact":
             compact(path)
     work(path, both(sources))

@@ -156,7 +156,9 @@ def test_leftovers_of_a_killed_compaction_are_not_damage(store: Path, monkeypatc
     assert problems(store) == ""
     marks = written.marks(store)
     files = {
-        written.mark_of(file) for folder in ("plan", "tables", "shards") for file in (store / folder).rglob("*.h5")
+        written.mark_of(file)
+        for folder in ("plan", "tables", "shards", "history")
+        for file in (store / folder).rglob("*.h5")
     }
     assert marks == files
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from featstore.stages.extract.report import ExtractReport
     from featstore.stages.extract.stage import extract_in_process
     from featstore.stages.extract.supervisor import extract_supervised
+    from featstore.stages.extract.together import extract_together
 
 _HOMES = {
     "ExtractKeywords": "options",
@@ -26,9 +27,18 @@ _HOMES = {
     "ExtractReport": "report",
     "extract_in_process": "stage",
     "extract_supervised": "supervisor",
+    "extract_together": "together",
 }
 
-__all__ = ["ExtractKeywords", "ExtractOptions", "ExtractReport", "extract", "extract_in_process", "extract_supervised"]
+__all__ = [
+    "ExtractKeywords",
+    "ExtractOptions",
+    "ExtractReport",
+    "extract",
+    "extract_in_process",
+    "extract_supervised",
+    "extract_together",
+]
 
 
 def extract(

@@ -11,6 +11,7 @@ from featstore import defaults
 from featstore.embed.recipe import Request
 from featstore.errors import UsageError
 from featstore.sources import Source, open_source
+from featstore.store.as_source import KIND, StoreSource, is_store
 from featstore.store.manifest import LARGEST_UNIT
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class ExtractKeywords(TypedDict, total=False):
     split_column: str | None
     id_column: str | None
     all_files: bool
+    follow: bool
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class ExtractOptions:
     max_pixels, max_bytes: a picture of more is a failure. max_memory: bytes that decoding one picture may take.
     stall_seconds: a picture that takes longer is a failure, where the extraction is supervised.
     kind, root, layout, path_column, label_column, split_column, id_column, all_files: how to read the source, see
-        featstore.sources.open_source.
+        featstore.sources.open_source; kind "store": another store, with its labels, splits and metadata.
+    follow: have the labels, splits and metadata of a source that is a store, now and later, instead of copies.
     """
 
     backbone: str | Backbone | None = None
@@ -101,6 +104,7 @@ class ExtractOptions:
     split_column: str | None = None
     id_column: str | None = None
     all_files: bool = False
+    follow: bool = False
 
     def __post_init__(self) -> None:
         units = self.units
@@ -128,6 +132,13 @@ class ExtractOptions:
         """Open ``source`` with these options; return an open source unchanged. Raises as open_source does."""
         if not isinstance(source, str | os.PathLike):
             return source
+        if self.kind == KIND or (self.kind is None and is_store(source)):
+            given = next((name for name in _OF_SOURCE[2:] if getattr(self, name) not in (None, False)), None)
+            if given is not None:
+                raise UsageError(f"{source}: a store as a source takes no {given}; leave it out")
+            return StoreSource(source, root=self.root)
+        if self.follow:
+            raise UsageError(f"{source}: only a store can be followed; leave out --follow")
         return open_source(source, **{name: getattr(self, name) for name in _OF_SOURCE})
 
     def to_dict(self) -> dict[str, Any]:

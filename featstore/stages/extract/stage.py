@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -24,6 +25,7 @@ from featstore.stages.extract.notes import classes_of, notes_of
 from featstore.stages.extract.options import ExtractOptions
 from featstore.stages.extract.report import ExtractReport
 from featstore.store import FeatureStore, Identity
+from featstore.store.as_source import StoreSource, follow_tables, take_tables
 from featstore.store.claims import Claims
 from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan, source_name
@@ -33,6 +35,7 @@ from featstore.store.writer import has_rows, open_for_writing, sweep
 if TYPE_CHECKING:
     from featstore.decode import Decoder
     from featstore.embed.loader import Watch
+    from featstore.embed.sharing import SharedDecoding
 
 
 def extract_in_process(
@@ -44,12 +47,14 @@ def extract_in_process(
     stop: threading.Event | None = None,
     decoder: Decoder | None = None,
     watch: Watch | None = None,
+    share: tuple[SharedDecoding, int] | None = None,
 ) -> ExtractReport:
     """Do what ``extract`` does in this process, without supervision.
 
     The network is loaded only if pictures are pending, or if the options alone do not tell whether its features are
     those of the store. ``decoder``, which replaces the decoder of the class that ``options.decode`` names, and ``watch`` are for
-    the supervised extraction (supervisor.py). Raises as ``extract`` does.
+    the supervised extraction (supervisor.py). ``share``: what this run shares with others in this process, and its
+    number among them (jobs.py). Raises as ``extract`` does.
     """
     options = options or ExtractOptions()
     timings = Timings()
@@ -57,7 +62,8 @@ def extract_in_process(
     started = time.perf_counter() - timings.startup
     path = Path(store)
     request = options.request
-    with timings.during("startup"):
+    loading = contextlib.nullcontext() if share is None else share[0].loading
+    with timings.during("startup"), loading:
         source = options.open(source)
         there = _manifest_there(path)
         # The network takes seconds to load. If the options match the store by name, load it only for pending pictures.
@@ -75,8 +81,11 @@ def extract_in_process(
                 run.in_hand = watch.in_hand
             if run.todo:
                 with timings.during("startup"):
-                    network = network or request.load(there, path)
+                    with loading:
+                        network = network or request.load(there, path)
                     run.manifest.identity.check(network.identity, str(path))
+                    if share is not None and decoder is None:
+                        decoder = share[0].join(share[1], network.identity.decoder, network.backbone.preprocessing)
                 run.go(
                     network,
                     options.threads,
@@ -129,6 +138,8 @@ def _plan(
     # Read again: a compaction may have ended just before we joined.
     manifest = Manifest.read(store)
     manifest.identity.check(identity, str(store))
+    if isinstance(source, StoreSource):
+        _take_labels(store, manifest, source, options.follow)
     change = plan_source(
         store,
         manifest,
@@ -143,6 +154,16 @@ def _plan(
     run.take([unit for unit in plan.units() if unit.number % count == index])
     run.shared = len(plan.units())
     return change, run
+
+
+def _take_labels(store: Path, manifest: Manifest, source: StoreSource, follow: bool) -> None:
+    """Take over the labels, splits and metadata of a source that is a store, or follow them."""
+    if manifest.store_id == source.store_id:
+        raise UsageError(f"{store}: is the source itself; name another store for the new features")
+    if follow:
+        follow_tables(store, manifest, source)
+    else:
+        take_tables(store, manifest, source)
 
 
 def _manifest_there(store: Path) -> Manifest | None:

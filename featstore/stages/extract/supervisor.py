@@ -21,19 +21,20 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from featstore import defaults
 from featstore.embed.progress import Progress
-from featstore.errors import FeatstoreError, UsageError
+from featstore.errors import FeatstoreError
 from featstore.processes import sandbox
 from featstore.processes.in_hand import Held, InHand
 from featstore.stages.extract.report import ExtractReport
 from featstore.stages.extract.suspects import judge
+from featstore.stages.extract.totals import Totals
 
 if TYPE_CHECKING:
     from featstore.stages.extract.options import ExtractOptions
@@ -68,63 +69,91 @@ def extract_supervised(
     """
     from featstore.stages.extract.options import ExtractOptions
 
+    runs = [(store, options or ExtractOptions())]
+    return supervise(source, runs, progress=progress, stop=stop, decoder=decoder, backbone_from=backbone_from)[0]
+
+
+def supervise(
+    source: str | os.PathLike[str],
+    runs: Sequence[tuple[str | os.PathLike[str], ExtractOptions]],
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    stop: threading.Event | None = None,
+    decoder: str | None = None,
+    backbone_from: str | None = None,
+) -> list[ExtractReport]:
+    """Do what ``extract_supervised`` does for several ``runs`` (store, options), which decode each picture once."""
     started = time.monotonic()
     sandbox.fill_standard_streams()
     sandbox.require_working_directory()
-    options = options or ExtractOptions()
+    options = runs[0][1]
     for name in (decoder, backbone_from):
         if name is not None:
             sandbox.check_name(name)
     job: dict[str, Any] = {
         "source": os.fspath(source),
-        "store": os.fspath(store),
         "decoder": decoder,
         "backbone_from": backbone_from,
-        "options": options.to_dict(),
+        "runs": [{"store": os.fspath(store), "options": options.to_dict()} for store, options in runs],
     }
     stop = stop or threading.Event()
-    total = _Total(progress)
+    total = Totals(progress, [os.fspath(store) for store, _ in runs])
     with _spooled(job["source"]) as spooled:
         job["spooled"] = None if spooled is None else spooled.fileno()
-        nothing = _nothing_pending(job, options, total)
+        nothing = _nothing_pending(job, [options for _, options in runs], total)
         if nothing is not None:
             seconds = time.monotonic() - started
-            nothing.timings["startup"] = round(seconds - nothing.seconds, 3)
-            nothing.seconds = round(seconds, 3)
+            for report in nothing:
+                report.timings["startup"] = round(seconds - report.seconds, 3)
+                report.seconds = round(seconds, 3)
             return nothing
         total.planning = time.monotonic() - started
         forgiven = 0
         while True:
-            threads = options.threads + defaults.READERS
+            threads = sum(each.threads + defaults.READERS for _, each in runs)
             job["began"] = time.monotonic() if total.restarts else started + total.planning
             attempt = _Attempt(job, spooled, threads, options.stall_seconds, stop, total)
             attempt.run()
             if attempt.error is not None:
                 raise _raised(attempt.error)
-            if attempt.report is not None:
-                return total.report(attempt.report, started, job["began"])
+            if attempt.reports is not None:
+                return total.reports(attempt.reports, started, job["began"])
             if stop.is_set():
-                return total.stopped(job["store"], time.monotonic() - started)
-            culprits = judge(attempt.held, attempt.roots, job, options.stall_seconds)
+                return total.stopped(time.monotonic() - started)
+            culprits = _judged(attempt, job, options.stall_seconds)
             total.restarts += 1
             forgiven = 0 if culprits or attempt.done else forgiven + 1
             if forgiven == _FORGIVEN:
-                raise FeatstoreError(_unexplained(attempt, store))
+                raise FeatstoreError(_unexplained(attempt, runs[0][0]))
 
 
-def _nothing_pending(job: dict[str, Any], options: ExtractOptions, total: _Total) -> ExtractReport | None:
-    """Return the report of a run with nothing to extract, which needs no worker; None if there are pending pictures.
+def _judged(attempt: _Attempt, job: dict[str, Any], seconds: float) -> int:
+    """Return the number of pictures that the process died of, which are recorded in their stores."""
+    return sum(
+        judge([held for held in attempt.held if held.run == number], attempt.roots[number], {**job, **run}, seconds)
+        for number, run in enumerate(job["runs"])
+    )
 
-    In that case ``total`` keeps the change of the plan, because the worker compares again and finds no change.
+
+def _nothing_pending(
+    job: dict[str, Any], options: Sequence[ExtractOptions], total: Totals
+) -> list[ExtractReport] | None:
+    """Return the reports of runs with nothing to extract, which need no worker; None if there are pending pictures.
+
+    In that case ``total`` keeps the changes of the plans, because the worker compares again and finds no change.
     """
-    if job["backbone_from"] is not None or options.rehash:
+    if job["backbone_from"] is not None or any(each.rehash for each in options):
         return None
     from featstore.stages.extract.stage import extract_nothing
     from featstore.stages.extract.worker import source_of
 
-    change, report = extract_nothing(source_of(job, options), Path(job["store"]), options)
-    total.change = None if change is None else change.to_dict()
-    return report
+    reports = []
+    for number, (run, each) in enumerate(zip(job["runs"], options, strict=True)):
+        change, report = extract_nothing(source_of(job, each), Path(run["store"]), each)
+        total.changes[number] = None if change is None else change.to_dict()
+        if report is not None:
+            reports.append(report)
+    return reports if len(reports) == len(options) else None
 
 
 @contextlib.contextmanager
@@ -151,57 +180,6 @@ def _spooled(source: str) -> Iterator[IO[bytes] | None]:
 
 
 @dataclass
-class _Total:
-    """Sum over all attempts; ``planning``: seconds for comparing the source with the store before the first attempt."""
-
-    progress: Callable[[Progress], None] | None
-    change: dict[str, int] | None = None
-    planning: float = 0.0
-    done: int = 0
-    failed: int = 0
-    restarts: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-
-    def add(self, done: int, failed: int, reasons: Mapping[str, int]) -> None:
-        """Add the counts of an attempt that ended without a report."""
-        self.done += done
-        self.failed += failed
-        self.reasons.update(reasons)
-
-    def tell(self, done: int, total: int, failed: int, note: str) -> None:
-        if self.progress is not None:
-            self.progress(Progress(self.done + done, self.done + total, self.failed + failed, note))
-
-    def report(self, value: dict[str, Any], started: float, began: float) -> ExtractReport:
-        """Return the report of the last attempt with the counts of all; ``began``: start of the last attempt."""
-        report = ExtractReport.from_dict({**value, "change": self.change or value["change"]})
-        before, seconds = began - started, time.monotonic() - started
-        report.timings["planning"] = round(report.timings["planning"] + self.planning, 3)
-        report.timings["restarts"] = round(before - self.planning, 3)
-        report.timings["closing"] = round(report.timings["closing"] + seconds - before - report.seconds, 3)
-        report.restarts, report.seconds = self.restarts, round(seconds, 3)
-        report.new_vectors += self.done - self.failed
-        report.new_failures += self.failed
-        report.reasons = dict((self.reasons + Counter(report.reasons)).most_common())
-        return report
-
-    def stopped(self, store: str, seconds: float) -> ExtractReport:
-        from featstore.store import Counts, FeatureStore
-        from featstore.store.planner import Change
-
-        try:
-            counts = FeatureStore(store).counts
-        except UsageError:
-            # Stopped before the store was made.
-            counts = Counts(0, 0, 0, 0)
-        report = ExtractReport(store, Change(**(self.change or {})), *counts.__dict__.values())
-        report.stopped, report.restarts, report.seconds = True, self.restarts, round(seconds, 3)
-        report.new_vectors, report.new_failures = self.done - self.failed, self.failed
-        report.reasons = dict(self.reasons.most_common())
-        return report
-
-
-@dataclass
 class _Attempt:
     """One worker process, from its start to its end."""
 
@@ -210,16 +188,19 @@ class _Attempt:
     threads: int
     stall_seconds: float
     stop: threading.Event
-    total: _Total
-    report: dict[str, Any] | None = None
+    total: Totals
+    reports: list[dict[str, Any]] | None = None
     error: dict[str, Any] | None = None
-    roots: list[str] = field(default_factory=list)
-    done: int = 0
-    failed: int = 0
-    reasons: dict[str, int] = field(default_factory=dict)
+    roots: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
+    did: dict[int, tuple[int, int, dict[str, int]]] = field(default_factory=dict)
     held: list[Held] = field(default_factory=list)
     stalled: bool = False
     code: int | None = None
+
+    @property
+    def done(self) -> int:
+        """Number of pictures that were extracted or failed."""
+        return sum(done for done, _, _ in self.did.values())
 
     def run(self) -> None:
         """Start the worker and read its messages until it ends."""
@@ -247,8 +228,8 @@ class _Attempt:
             os.close(reports)
             os.close(commands)
             in_hand.close()
-            if self.report is None:
-                self.total.add(self.done, self.failed, self.reasons)
+            if self.reports is None:
+                self.total.add(self.did)
 
     def _follow(self, process: subprocess.Popen[bytes], reports: int, commands: int, in_hand: InHand) -> None:
         asked, stall = False, _Stall(in_hand, self.stall_seconds)
@@ -270,20 +251,21 @@ class _Attempt:
                 elif stall.seen() or stall.lifeless(_STOP_SECONDS if asked else max(_SIGN_SECONDS, self.stall_seconds)):
                     self.stalled = True
                     process.kill()
-        if self.report is not None or self.error is not None:
+        if self.reports is not None or self.error is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(60)
 
     def _take(self, message: dict[str, Any]) -> None:
+        number = message.get("run", 0)
         if "begin" in message:
-            self.roots = message["begin"]["roots"]
-            self.total.change = self.total.change or message["begin"]["change"]
+            self.roots[number] = message["begin"]["roots"]
+            self.total.changes[number] = self.total.changes[number] or message["begin"]["change"]
         elif "progress" in message:
             done, total, failed, note = message["progress"]
-            self.done, self.failed, self.reasons = done, failed, message["reasons"]
-            self.total.tell(done, total, failed, note)
+            self.did[number] = done, failed, message["reasons"]
+            self.total.tell(number, Progress(done, total, failed, note))
         else:
-            self.report, self.error = message.get("report"), message.get("error")
+            self.reports, self.error = message.get("reports"), message.get("error")
 
 
 class _Stall:

@@ -43,7 +43,7 @@ def main() -> None:
     threading.Thread(target=_listen, args=(commands, stop, in_hand), name="featstore-control", daemon=True).start()
     answers = _Answers(reports)
     try:
-        answers.say(report=_work(job, in_hand, answers, stop))
+        answers.say(reports=_work(job, in_hand, answers, stop))
     except OSError as error:
         answers.say(
             error={
@@ -121,34 +121,39 @@ def source_of(job: dict[str, Any], options: ExtractOptions) -> Source:
     return source
 
 
-def _work(job: dict[str, Any], in_hand: InHand, answers: _Answers, stop: threading.Event) -> dict[str, Any]:
+def _work(job: dict[str, Any], in_hand: InHand, answers: _Answers, stop: threading.Event) -> list[dict[str, Any]]:
+    from featstore.embed.loader import Watch
+    from featstore.stages.extract.jobs import Job, extract_jobs
     from featstore.stages.extract.options import ExtractOptions
 
-    options = ExtractOptions.from_dict(job["options"])
-    source = source_of(job, options)
-    if job["backbone_from"] is not None:
-        options = dataclasses.replace(options, backbone=function_of(job["backbone_from"])())
-    if options.engine.startswith(("torch", "compile")):
-        keep_memory()
-    from featstore.embed.loader import Watch
-    from featstore.stages.extract.stage import extract_in_process
+    jobs = []
+    for number, run in enumerate(job["runs"]):
+        options = ExtractOptions.from_dict(run["options"])
+        source = source_of(job, options)
+        if job["backbone_from"] is not None:
+            options = dataclasses.replace(options, backbone=function_of(job["backbone_from"])())
+        if options.engine.startswith(("torch", "compile")):
+            keep_memory()
+        tell = _Teller(answers, number)
+        watch = Watch(in_hand.of_run(number), job["began"], tell.begin)
+        jobs.append(Job(source, run["store"], options, tell.progress, watch))
+    decoder = None if job["decoder"] is None else function_of(job["decoder"])
+    return [report.to_dict() for report in extract_jobs(jobs, stop=stop, decoder=decoder)]
 
-    reasons: list[dict[str, int]] = [{}]
 
-    def begin(roots: list[Path], change: dict[str, int], failures: dict[str, int]) -> None:
-        reasons[0] = failures
-        answers.say(begin={"roots": [str(root) for root in roots], "change": change})
+class _Teller:
+    """What one run says to the supervisor."""
 
-    def tell(progress: Progress) -> None:
-        answers.say(progress=[progress.done, progress.total, progress.failed, progress.note], reasons=dict(reasons[0]))
+    def __init__(self, answers: _Answers, number: int) -> None:
+        self._answers, self._number = answers, number
+        self._reasons: dict[str, int] = {}
 
-    report = extract_in_process(
-        source,
-        job["store"],
-        options,
-        progress=tell,
-        stop=stop,
-        decoder=None if job["decoder"] is None else function_of(job["decoder"]),
-        watch=Watch(in_hand, job["began"], begin),
-    )
-    return report.to_dict()
+    def begin(self, roots: list[Path], change: dict[str, int], failures: dict[str, int]) -> None:
+        """Say where the pictures are and how the plan changed; ``failures`` is updated during the run."""
+        self._reasons = failures
+        self._answers.say(run=self._number, begin={"roots": [str(root) for root in roots], "change": change})
+
+    def progress(self, progress: Progress) -> None:
+        """Say how far the run is."""
+        told = [progress.done, progress.total, progress.failed, progress.note]
+        self._answers.say(run=self._number, progress=told, reasons=dict(self._reasons))

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from featstore.errors import DamagedError
 from featstore.files import sealed
-from featstore.store import folders, shards
+from featstore.store import folders, history, shards
 from featstore.store import manifest as manifests
 from featstore.store.identity import Identity
+from featstore.store.label_history import UNDO
 from featstore.store.live_rows import shard_names
 from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan
+from featstore.store.tables import FOLLOW, Tables
 from featstore.store.writer import unit_rows_for
 
 UNKNOWN_WEIGHTS = "unknown (featstore.json was restored)"
@@ -45,9 +47,19 @@ def rebuilt_manifest(store: Path) -> Manifest:
         name,
         int(epochs[0]),
         longest if len(plan.units()) > 1 else max(longest, unit_rows_for(identity)),
-        (),
+        _requires(store, int(epochs[0])),
         str(plan.segments[0].meta.get("created", "")) if plan.segments else "",
     )
+
+
+def _requires(store: Path, epoch: int) -> tuple[str, ...]:
+    """Return what the files of the store show that a reader must know."""
+    try:
+        found = Tables(store, epoch)
+        undone, follows = any(table.reverts is not None for table in found.own), found.follows is not None
+    except DamagedError:
+        undone = follows = False
+    return tuple([FOLLOW] * follows + [history.FEATURE] * bool(history.history_files(store)) + [UNDO] * undone)
 
 
 def _epochs(store: Path) -> list[str]:

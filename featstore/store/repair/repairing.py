@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from featstore.errors import DamagedError
 from featstore.files import atomic, sealed
 from featstore.files.byte_columns import ByteColumn
-from featstore.store import folders, shards, tables, written
+from featstore.store import folders, history, shards, tables, written
 from featstore.store import manifest as manifests
 from featstore.store import plan as plans
 from featstore.store.claims import Claims
@@ -103,6 +103,8 @@ class _Repair:
         self._missing_tables()
         for file in self._numbered(tables.folder(self.path, epoch)):
             self._sealed(file, tables.KIND, self._table)
+        for file in history.history_files(self.path):
+            self._sealed(file, history.KIND, self._history)
         repair = ShardRepair(self.manifest, self.plan, self.remake, self.aside, self._restored)
         marks, planned = written.marks(self.path), self.plan.units()
         for unit in planned:
@@ -279,9 +281,10 @@ class _Repair:
         usable = found is not None and not names & {"meta", "keys/bytes", "keys/offsets"}
         keys: list[bytes] = []
         columns: dict[str, tables.Column] = {}
+        about: dict[str, Any] = {}
         if usable and found is not None:
             table = Table(file)
-            user, keys, lost = table.origin == "user", list(table.keys), []
+            user, keys, lost, about = table.origin == "user", list(table.keys), [], table.about
             for place, name in enumerate(table.columns):
                 if any(damaged.startswith(f"columns/{place}/") for damaged in names):
                     lost.append(name)
@@ -289,7 +292,7 @@ class _Repair:
                     columns[name] = table.column(name)
         self.aside(file)
         # Rows without digests differ from the source, so the next extract reads their labels again.
-        tables.write_table(file, keys, columns, "user" if user else "source", exclusive=False)
+        tables.write_table(file, keys, columns, "user" if user else "source", about=about, exclusive=False)
         what = ", ".join(lost)
         if lost and user is not False:
             self._restored(
@@ -297,6 +300,14 @@ class _Repair:
             )
         else:
             self._restored(file, f"lost {what}; extract again to read it from the source" if lost else "")
+
+    def _history(self, file: Path, _: sealed.SealedFile | None, __: set[str]) -> None:
+        self.aside(file)
+        written.unmark(self.path, written.mark_of(file))
+        folders.remove_file(self.path, folders.HISTORY, file.name)
+        self.report.notes.append(
+            f"{file}: was set aside; the store's past before that compaction is not known any more"
+        )
 
     def _rewrite(
         self, file: Path, kind: str, arrays: dict[str, NDArray[Any]], found: sealed.SealedFile, note: str

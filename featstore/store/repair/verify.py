@@ -14,6 +14,7 @@ from featstore.files import sealed
 from featstore.store import folders, shards, tables, written
 from featstore.store import manifest as manifests
 from featstore.store import plan as plans
+from featstore.store.history import KIND, former_epochs, history_files
 from featstore.store.live_rows import missing_shard, shard_names
 from featstore.store.manifest import Manifest, settled
 from featstore.store.plan import Plan, Unit
@@ -96,6 +97,8 @@ def _verified(path: Path, manifest: Manifest) -> VerifyReport:
     ):
         for name in _listed(path, folder):
             check.sealed(folder / name, kind)
+    for file in history_files(path):
+        check.sealed(file, KIND)
     units = check.structure(path, manifest)
     for unit in units:
         file = shards.shard_path(path, unit.number)
@@ -155,7 +158,8 @@ class _Check:
                 if (np.diff(segment.ids) <= 0).any():
                     raise DamagedError(f"{segment.file.path}: its ids are not in their order")
                 segment.index.places()
-            for table in Tables(path, manifest.epoch).versions:
+            former_epochs(path, manifest.epoch)
+            for table in Tables(path, manifest.epoch).own:
                 table.index.places()
                 for name in table.columns:
                     table.column(name)

@@ -28,7 +28,9 @@ def test_the_command_has_the_defaults_of_the_library():
     context = command.make_context("extract", ["pictures", "s"])
     given = {name: value for name, value in context.params.items() if name in defaults}
     assert given == {name: defaults[name] for name in given}
-    assert defaults.keys() - given.keys() == {"max_bytes"}
+    # Backbone and weights are lists, one for each store.
+    assert defaults.keys() - given.keys() == {"max_bytes", "backbone", "weights"}
+    assert (context.params["backbones"], context.params["weights_names"]) == ((), ())
 
 
 @pytest.mark.parametrize(
@@ -62,7 +64,7 @@ def test_extraction_is_supervised_unless_asked_otherwise(tmp_path, monkeypatch):
     started = []
 
     def note(attempt):
-        started.append(attempt.job["options"]["backbone"])
+        started.append(attempt.job["runs"][0]["options"]["backbone"])
         attempt.error = {"error": "UsageError", "message": "enough"}
 
     monkeypatch.setattr(_Attempt, "run", note)

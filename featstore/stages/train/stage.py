@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,122 +16,47 @@ from numpy.typing import NDArray
 from featstore import defaults
 from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic, sealed
+from featstore.stages.train.report import Replaced, TrainReport, scale_of
 from featstore.store.origin import KEY, STACKED, generation_number, state_of_store
+from featstore.store.past import KEY as PAST
+from featstore.store.past import record_of
 from featstore.store.splitting import Split, groups_of_equal_bytes, split_store
 from featstore.store.stacked import StackedStores
-from featstore.text import counted, did_you_mean, natural
+from featstore.text import did_you_mean, natural
 
 if TYPE_CHECKING:
     from featstore.heads import Report, TrainedHead
+    from featstore.store import FeatureStore
 
+DATA, REQUEST = "data", "request"
+"""Keys in a head's ``meta``: digests of its rows, and what ``train`` was asked for (see Request)."""
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """One store, or several of the same pictures."""
 
 
 @dataclass(frozen=True)
-class Replaced:
-    """The head that a new one replaced.
+class Request:
+    """What was asked of ``train``: the options that determine the head. All are JSON."""
 
-    Its kind, its parameters, and its ``accuracy`` (95 % interval ``low``, ``high``) on its ``rows`` held-out pictures.
-    ``better`` and ``worse``: numbers of held-out pictures that only the new head, or only the old head, classifies
-    correctly. ``p_value``: of McNemar's exact test. These three are None if the held-out pictures of the two differ.
-    """
+    head: str
+    train_split: str | None
+    test_split: str | None
+    held_out: float
+    C: float | str
+    class_weight: Mapping[str, float] | str | None
+    folds: int | float
+    seed: int
+    options: dict[str, Any]
 
-    kind: str
-    chosen: dict[str, float]
-    accuracy: float
-    low: float
-    high: float
-    rows: int
-    better: int | None = None
-    worse: int | None = None
-    p_value: float | None = None
-
-    def text(self) -> str:
-        """Return the comparison as text."""
-        chosen = ", ".join(f"{name} = {value:g}" for name, value in self.chosen.items()) or "as given"
-        then = f"accuracy {self.accuracy:.4f} [{self.low:.4f}, {self.high:.4f}]"
-        told = f"replaced the head that was there: {self.kind}, {chosen}, {then} on "
-        if self.better is None or self.worse is None:
-            return (
-                told + f"{counted(self.rows, 'held-out picture')} of its own, so the two figures are not to be compared"
-            )
-        return (
-            f"{told}the same {counted(self.rows, 'held-out picture')}; {self.better:,} that it had wrong are right now, "
-            f"{self.worse:,} that it had right are wrong (McNemar p = {self.p_value:.2g})"
+    def split(self, store: FeatureStore) -> Split:
+        """Return the rows to train on and those to hold out."""
+        return split_store(
+            store,
+            train_split=self.train_split,
+            test_split=self.test_split,
+            held_out=self.held_out,
+            seed=self.seed,
         )
-
-
-@dataclass(frozen=True)
-class TrainReport:
-    """A trained head with its evaluation.
-
-    ``path``: the head's file. ``report``: on the held-out rows ``split.test``, with ``probabilities`` (n, classes) in
-    the order of ``head.classes``. ``notes``: warnings for readers of the figures. ``seconds``: by step.
-    ``uncalibrated``: calibration error and log loss before temperature scaling, empty for a head without it. ``store``:
-    the store of rows, labels and pictures. ``stores``: all stores of a head on several. ``replaced``: the head that was
-    at ``path`` before, None if there was none or it was unreadable.
-    """
-
-    store: str
-    path: str
-    head: TrainedHead
-    report: Report
-    split: Split
-    probabilities: NDArray[np.float64] = field(repr=False)
-    notes: list[str]
-    seconds: dict[str, float]
-    uncalibrated: dict[str, float] = field(default_factory=dict)
-    stores: list[str] = field(default_factory=list)
-    replaced: Replaced | None = None
-
-    def __repr__(self) -> str:
-        one = self.report.accuracy
-        return (
-            f"<TrainReport {self.head.kind} on {' + '.join(self.stores or [self.store])}: accuracy {one.value:.4f} "
-            f"[{one.low:.4f}, {one.high:.4f}] on {counted(self.report.rows, 'held-out picture')}>"
-        )
-
-    def _repr_html_(self) -> str:
-        from featstore.notebook import table
-
-        rows = [
-            (name.replace("_", " "), f"{one.value:.4f}", f"{one.low:.4f} to {one.high:.4f}")
-            for name, one in self.report.estimates.items()
-        ]
-        return table(repr(self), rows, ("figure", "value", "95 % interval"), self.notes)
-
-    @property
-    def chosen(self) -> dict[str, float]:
-        """Parameters that cross-validation chose, or that were given."""
-        chosen = self.head.meta.get("chosen")
-        return dict(chosen) if isinstance(chosen, dict) else {}
-
-    @property
-    def calibration(self) -> dict[str, Any] | None:
-        """Effect of temperature scaling on the held-out figures, ``before`` and ``after``, and its factor ``scale``."""
-        if not self.uncalibrated:
-            return None
-        after = {name: self.report.estimates[name].value for name in self.uncalibrated}
-        return {"scale": scale_of(self.head), "before": self.uncalibrated, "after": after}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON."""
-        return {
-            "store": self.store,
-            "stores": self.stores or [self.store],
-            "head": self.path,
-            "kind": self.head.kind,
-            "classes": self.head.classes,
-            "chosen": self.chosen,
-            "cross_validation": self.head.meta.get("cross_validation"),
-            "split": self.split.to_dict(),
-            "held_out": self.report.to_dict(),
-            "calibration": self.calibration,
-            "replaced": None if self.replaced is None else dict(self.replaced.__dict__),
-            "notes": self.notes,
-            "seconds": self.seconds,
-        }
 
 
 def head_path(store: Paths, kind: str) -> Path:
@@ -167,7 +92,7 @@ def train(
     Raises UsageError: no labels, one class, a class missing from the training split, NaN, ``out`` is something else,
     pictures that are not in every store; DamagedError, OSError.
     """
-    from featstore.heads import TrainedHead, save_head, train_head
+    from featstore.heads import TrainedHead, save_head
     from featstore.heads.trainer import HEADS
 
     if head not in HEADS:
@@ -178,27 +103,15 @@ def train(
     opened = stack.first
     path = Path(out) if out is not None else head_path(store, head)
     earlier = _head_at(path)
-    split = split_store(opened, train_split=train_split, test_split=test_split, held_out=held_out, seed=seed)
+    request = Request(head, train_split, test_split, held_out, C, class_weight, folds, seed, options)
+    split = request.split(opened)
     if isinstance(earlier, TrainedHead) and not force:
         _require_same_data(path, earlier, stack, opened.labels[split.train])
     started = time.perf_counter()
-    trained = train_head(
-        rows_of(stack, split.train),
-        opened.labels[split.train].astype(str),
-        kind=head,
-        groups=groups_of_equal_bytes(opened.sha256[split.train]),
-        seed=seed,
-        folds=folds,
-        C=C,
-        class_weight=class_weight,
-        fingerprint=stack.fingerprint,
-        identity=stack.identity,
-        meta=_data_record(stack, split),
-        **options,
-    )
+    trained = fit(stack, split, request)
     fitted = time.perf_counter()
     probabilities, report, uncalibrated = assess(stack, trained, split, seed=seed)
-    replaced, notes = _compared(earlier, stack, split, probabilities)
+    replaced, notes = _compared(earlier, trained, stack, split, probabilities)
     seconds = {"train": round(fitted - started, 3), "evaluate": round(time.perf_counter() - fitted, 3)}
     save_head(path, trained, {"report": report.to_dict(), "seconds": seconds})
     notes = [*state_of_store(opened), *stack.notes(), *split.notes(), *at_the_end(trained), *notes]
@@ -206,6 +119,37 @@ def train(
     return TrainReport(
         names[0], str(path), trained, report, split, probabilities, notes, seconds, uncalibrated, names, replaced
     )
+
+
+def fit(stack: StackedStores, split: Split, request: Request) -> TrainedHead:
+    """Train the head of ``request`` on the rows ``split.train``; its ``meta`` says how to train it again."""
+    from featstore.heads import train_head
+
+    opened = stack.first
+    return train_head(
+        rows_of(stack, split.train),
+        opened.labels[split.train].astype(str),
+        kind=request.head,
+        groups=groups_of_equal_bytes(opened.sha256[split.train]),
+        seed=request.seed,
+        folds=request.folds,
+        C=request.C,
+        class_weight=request.class_weight,
+        fingerprint=stack.fingerprint,
+        identity=stack.identity,
+        meta={
+            **_data_record(stack, split),
+            PAST: [record_of(store) for store in stack.stores],
+            DATA: digests_of(stack, split),
+            REQUEST: asdict(request),
+        },
+        **request.options,
+    )
+
+
+def digests_of(stack: StackedStores, split: Split) -> dict[str, str]:
+    """Return the digests of the rows to train on and of the held-out rows."""
+    return {"train": stack.digest(split.train), "test": stack.digest(split.test)}
 
 
 def assess(
@@ -241,11 +185,6 @@ def at_the_end(head: TrainedHead) -> list[str]:
     return notes
 
 
-def scale_of(head: TrainedHead) -> float | None:
-    """Return the factor by which temperature scaling multiplies the decision values; None for a head without it."""
-    return getattr(head.model, "scale", None)
-
-
 def rows_of(stack: StackedStores, rows: NDArray[np.int64]) -> Any:
     """Return ``rows`` as an (n, d) array if it fits into a quarter of ``defaults.HEAD_MEMORY``, otherwise as a stream."""
     if len(rows) * stack.dimension * 4 <= defaults.HEAD_MEMORY // 4:
@@ -258,7 +197,7 @@ def _listed(store: Paths) -> list[str | os.PathLike[str]]:
 
 
 def _data_record(stack: StackedStores, split: Split) -> dict[str, Any]:
-    """Return the data record in a head's ``meta``; if two are equal, the heads have the same held-out pictures."""
+    """Return the data record in a head's ``meta``: where rows, labels and splits came from."""
     return {
         KEY: stack.origin,
         "split": split.to_dict(),
@@ -317,10 +256,24 @@ def _some(names: set[str]) -> str:
     return shown + (f" and {len(names) - 5:,} others" if len(names) > 5 else "")
 
 
+def _same_held_out(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Return whether two heads have the same held-out pictures, with the same labels and vectors."""
+    was, found = earlier.get(DATA), now[DATA]
+    if isinstance(was, dict):
+        return bool(was.get("test") == found["test"])
+    # Heads of earlier versions have no digests. Convert to JSON and back, for comparison with the head's file.
+    names = (KEY, "split", "label_version", "generation")
+    return all(earlier.get(name) == json.loads(json.dumps(now[name])) for name in names)
+
+
 def _compared(
-    earlier: TrainedHead | str | None, stack: StackedStores, split: Split, probabilities: NDArray[np.float64]
+    earlier: TrainedHead | str | None,
+    trained: TrainedHead,
+    stack: StackedStores,
+    split: Split,
+    probabilities: NDArray[np.float64],
 ) -> tuple[Replaced | None, list[str]]:
-    """Return how the head to be replaced compares with the ``probabilities`` (n, classes) of the new one."""
+    """Return how the head to be replaced compares with ``trained`` and its ``probabilities`` (n, classes)."""
     if earlier is None or isinstance(earlier, str):
         return None, [earlier] if earlier else []
     try:
@@ -330,9 +283,7 @@ def _compared(
         old = Replaced(earlier.kind, dict(earlier.meta["chosen"]), value, low, high, rows)
     except (KeyError, TypeError, ValueError):
         return None, ["replaced a head that did not tell how good it was"]
-    # Convert to JSON and back, for comparison with the record in the head's file.
-    now = json.loads(json.dumps(_data_record(stack, split)))
-    if any(earlier.meta.get(name) != value for name, value in now.items()):
+    if not _same_held_out(earlier.meta, trained.meta):
         return old, [old.text()]
     from scipy.stats import binomtest
 

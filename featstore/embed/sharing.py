@@ -1,0 +1,145 @@
+"""Decode each picture once for several runs at the same time, each with a backbone of its own.
+
+The run that needs a picture first decodes it, fits it to the preprocessing of every run, and keeps the small results for
+the others. The runs go through the same pictures in the same order, so little is kept. A run whose kept results reach
+``limit`` is waited for; if it takes none for a while (it waits for another process, or had these pictures before), its
+results are dropped, and it decodes for itself. So no run can block another one, and features are those of separate runs.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from featstore import defaults
+from featstore.decode import Preprocessing, load_rgb, open_fitting
+from featstore.decode.opening import as_failure
+
+if TYPE_CHECKING:
+    from featstore.decode import Decoder
+
+Pixels = NDArray[np.uint8]
+_PATIENCE_SECONDS: Final = 2.0
+
+
+class SharedDecoding:
+    """What ``runs`` runs of one process share; each calls ``join`` before its first picture and ``leave`` at its end.
+
+    ``loading``: lock around loading a network, which uses global state of torch. ``decoded``: pictures that were
+    decoded; ``limit``: bytes that are kept for one run.
+    """
+
+    def __init__(self, runs: int, limit: int = defaults.SHARED_BYTES) -> None:
+        self.loading = threading.Lock()
+        self.decoded, self.limit = 0, limit
+        self._changed = threading.Condition()
+        self._expected = set(range(runs))
+        self._fit: dict[int, tuple[Callable[[Any, Preprocessing], Pixels], Preprocessing]] = {}
+        self._kept: dict[int, dict[bytes, deque[Future[Pixels]]]] = {run: defaultdict(deque) for run in range(runs)}
+        self._count, self._taken = [0] * runs, [0] * runs
+
+    def join(self, run: int, decoder: str, preprocessing: Preprocessing) -> Decoder:
+        """Return the decoder for the run of this number, once every run has joined or left.
+
+        ``decoder``: name of the decoder class of its features.
+        """
+        with self._changed:
+            self._fit[run] = open_fitting(decoder), preprocessing
+            self._expected.discard(run)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._expected)
+
+        def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int = defaults.MAX_PIXELS) -> Pixels:
+            return self._decode(run, data, max_pixels)
+
+        return decode
+
+    def leave(self, run: int) -> None:
+        """Say that this run needs no more pictures."""
+        with self._changed:
+            self._expected.discard(run)
+            self._fit.pop(run, None)
+            self._drop(run)
+
+    def _drop(self, run: int) -> None:
+        self._kept[run].clear()
+        self._count[run] = 0
+        self._changed.notify_all()
+
+    def _decode(self, run: int, data: bytes, max_pixels: int) -> Pixels:
+        key = xxhash.xxh3_128_digest(data)
+        with self._changed:
+            waiting = self._kept[run].get(key)
+            if waiting:
+                made = waiting.popleft()
+                if not waiting:
+                    del self._kept[run][key]
+                self._count[run] -= 1
+                self._taken[run] += 1
+                self._changed.notify_all()
+            else:
+                made = None
+                others = self._promise(run, key)
+        if made is not None:
+            return made.result()
+        try:
+            with as_failure():
+                image = load_rgb(data, max_pixels=max_pixels)
+        except BaseException as error:
+            for future in others.values():
+                future.set_exception(error)
+            raise
+        with self._changed:
+            self.decoded += 1
+            own, fits = self._fit[run], {other: self._fit.get(other) for other in others}
+        results: dict[tuple[Any, str], Pixels] = {}
+        for other, future in others.items():
+            fit = fits[other]
+            try:
+                # A run that left since needs no result.
+                future.set_result(_fitted(image, fit or own, results))
+            except BaseException as error:
+                future.set_exception(error)
+        return _fitted(image, own, results)
+
+    def _moved(self, run: int, full: int, taken: int) -> bool:
+        """Return whether a run has room for a result again, or has taken one."""
+        return self._count[run] < full or self._taken[run] != taken
+
+    def _promise(self, run: int, key: bytes) -> dict[int, Future[Pixels]]:
+        """Return a future for each other run that is to get this picture; called with the lock held."""
+        promised = {}
+        for other in [each for each in self._fit if each != run]:
+            crop = self._fit[other][1].crop
+            full = max(1, self.limit // (3 * crop * crop))
+            if self._count[other] >= full:
+                self._changed.wait_for(partial(self._moved, other, full, self._taken[other]), _PATIENCE_SECONDS)
+            if other not in self._fit:
+                continue
+            if self._count[other] >= full:
+                self._drop(other)
+            future: Future[Pixels] = Future()
+            self._kept[other][key].append(future)
+            self._count[other] += 1
+            promised[other] = future
+        return promised
+
+
+def _fitted(
+    image: Any, fit: tuple[Callable[[Any, Preprocessing], Pixels], Preprocessing], known: dict[tuple[Any, str], Pixels]
+) -> Pixels:
+    """Return the picture as a network sees it; equal preprocessings share one result."""
+    function, preprocessing = fit
+    name = (function, repr(preprocessing))
+    if name not in known:
+        with as_failure():
+            known[name] = function(image, preprocessing)
+    return known[name]

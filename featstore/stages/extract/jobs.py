@@ -1,0 +1,82 @@
+"""Several extractions in one process, each into a store of its own, that decode each picture once.
+
+Every store has a run of its own in a thread: its plan, claims, batches and shards are those of a separate extraction, and
+so are its features, bit for bit. The runs share the decoding only (featstore/embed/sharing.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from featstore.embed.progress import Progress
+from featstore.stages.extract.options import ExtractOptions
+from featstore.stages.extract.report import ExtractReport
+from featstore.stages.extract.stage import extract_in_process
+
+if TYPE_CHECKING:
+    from featstore.decode import Decoder
+    from featstore.embed.loader import Watch
+    from featstore.sources import Source
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: the arguments of ``extract_in_process``."""
+
+    source: str | os.PathLike[str] | Source
+    store: str | os.PathLike[str]
+    options: ExtractOptions
+    progress: Callable[[Progress], None] | None = None
+    watch: Watch | None = None
+
+
+def extract_jobs(
+    jobs: Sequence[Job], *, stop: threading.Event | None = None, decoder: Decoder | None = None
+) -> list[ExtractReport]:
+    """Do all ``jobs`` at once in this process, and return their reports in order.
+
+    If one fails, the others stop after the batches at hand and keep their journals, and the error is raised.
+    """
+    stop = stop or threading.Event()
+    if len(jobs) == 1:
+        job = jobs[0]
+        return [
+            extract_in_process(
+                job.source, job.store, job.options, progress=job.progress, stop=stop, decoder=decoder, watch=job.watch
+            )
+        ]
+    from featstore.embed.sharing import SharedDecoding
+
+    shared = SharedDecoding(len(jobs))
+
+    def run(number: int) -> ExtractReport:
+        job = jobs[number]
+        try:
+            return extract_in_process(
+                job.source,
+                job.store,
+                job.options,
+                progress=job.progress,
+                stop=stop,
+                decoder=decoder,
+                watch=job.watch,
+                share=(shared, number),
+            )
+        except BaseException:
+            stop.set()
+            raise
+        finally:
+            shared.leave(number)
+
+    with ThreadPoolExecutor(len(jobs), "featstore-run") as pool:
+        running = [pool.submit(run, number) for number in range(len(jobs))]
+        with contextlib.suppress(BaseException):
+            for each in running:
+                each.result()
+    return [each.result() for each in running]

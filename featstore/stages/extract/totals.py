@@ -1,0 +1,85 @@
+"""What all attempts of a supervised extraction did together, for each of its runs."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from featstore.embed.progress import Progress
+from featstore.errors import UsageError
+from featstore.stages.extract.report import ExtractReport
+
+
+class Totals:
+    """Sums over attempts, by the number of the run; ``stores``: of the runs.
+
+    ``changes``: of each plan, by the first attempt that said it. ``planning``: seconds that comparing the source took
+    before the first attempt. ``restarts``: of the process.
+    """
+
+    def __init__(self, progress: Callable[[Progress], None] | None, stores: Sequence[str]) -> None:
+        self.progress, self.stores = progress, stores
+        self.changes: list[dict[str, int] | None] = [None] * len(stores)
+        self.planning, self.restarts = 0.0, 0
+        self._done, self._failed = [0] * len(stores), [0] * len(stores)
+        self._reasons: list[Counter[str]] = [Counter() for _ in stores]
+        self._now: dict[int, Progress] = {}
+
+    def add(self, did: Mapping[int, tuple[int, int, Mapping[str, int]]]) -> None:
+        """Add what an attempt did that left no report: (pictures, failures, reasons) by run."""
+        for number, (done, failed, reasons) in did.items():
+            self._done[number] += done
+            self._failed[number] += failed
+            self._reasons[number].update(reasons)
+        self._now = {}
+
+    def tell(self, number: int, now: Progress) -> None:
+        """Report the progress of all runs together."""
+        self._now[number] = now
+        if self.progress is not None:
+            done, failed, now_all = sum(self._done), sum(self._failed), self._now.values()
+            self.progress(
+                Progress(
+                    done + sum(each.done for each in now_all),
+                    done + sum(each.total for each in now_all),
+                    failed + sum(each.failed for each in now_all),
+                    now.note,
+                )
+            )
+
+    def reports(self, values: Sequence[dict[str, Any]], started: float, began: float) -> list[ExtractReport]:
+        """Return the last attempt's reports for all attempts; ``began``: when the last one did."""
+        reports, before, seconds = [], began - started, time.monotonic() - started
+        for number, value in enumerate(values):
+            report = ExtractReport.from_dict({**value, "change": self.changes[number] or value["change"]})
+            report.timings["planning"] = round(report.timings["planning"] + self.planning, 3)
+            report.timings["restarts"] = round(before - self.planning, 3)
+            report.timings["closing"] = round(report.timings["closing"] + seconds - before - report.seconds, 3)
+            report.restarts, report.seconds = self.restarts, round(seconds, 3)
+            report.new_vectors += self._done[number] - self._failed[number]
+            report.new_failures += self._failed[number]
+            report.reasons = dict((self._reasons[number] + Counter(report.reasons)).most_common())
+            reports.append(report)
+        return reports
+
+    def stopped(self, seconds: float) -> list[ExtractReport]:
+        """Return the reports of runs that were stopped, and whose process left none."""
+        from featstore.store import Counts, FeatureStore
+        from featstore.store.planner import Change
+
+        reports = []
+        for number, store in enumerate(self.stores):
+            try:
+                counts = FeatureStore(store).counts
+            except UsageError:
+                # Stopped before the store was made.
+                counts = Counts(0, 0, 0, 0)
+            report = ExtractReport(store, Change(**(self.changes[number] or {})), *counts.__dict__.values())
+            report.stopped, report.restarts, report.seconds = True, self.restarts, round(seconds, 3)
+            report.new_vectors = self._done[number] - self._failed[number]
+            report.new_failures = self._failed[number]
+            report.reasons = dict(self._reasons[number].most_common())
+            reports.append(report)
+        return reports

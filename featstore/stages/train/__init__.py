@@ -1,0 +1,18 @@
+"""Train a head on a store, or train one again from what it recorded."""
+
+from featstore.stages.train.again import AgainReport, train_again
+from featstore.stages.train.report import Replaced, TrainReport, scale_of
+from featstore.stages.train.stage import Paths, assess, at_the_end, head_path, train
+
+__all__ = [
+    "AgainReport",
+    "Paths",
+    "Replaced",
+    "TrainReport",
+    "assess",
+    "at_the_end",
+    "head_path",
+    "scale_of",
+    "train",
+    "train_again",
+]

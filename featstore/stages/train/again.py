@@ -1,0 +1,168 @@
+"""Train a head again on the rows, labels and settings that it recorded, and compare the weights bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featstore.artifacts import open_head, origins_of_head
+from featstore.errors import DamagedError, UsageError
+from featstore.files import atomic
+from featstore.stages.train.stage import DATA, REQUEST, Request, assess, digests_of, fit
+from featstore.store import FeatureStore
+from featstore.store.past import Missing
+from featstore.store.stacked import StackedStores, match_origins
+from featstore.text import counted
+
+if TYPE_CHECKING:
+    from featstore.heads import TrainedHead
+
+
+@dataclass(frozen=True)
+class AgainReport:
+    """A head that was trained again from its record.
+
+    ``head``: the file of the old one. ``trained``: the new one, saved to ``path`` (None: not saved). ``differences``:
+    of the weights and classes; empty if they are equal bit for bit. ``rows``: that it learnt from. ``notes``: warnings.
+    """
+
+    head: str
+    stores: list[str]
+    trained: TrainedHead
+    path: str | None
+    rows: int
+    differences: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def equal(self) -> bool:
+        """Whether the new weights equal the old ones bit for bit."""
+        return not self.differences
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON."""
+        return {
+            "head": self.head,
+            "stores": self.stores,
+            "path": self.path,
+            "rows": self.rows,
+            "equal": self.equal,
+            "differences": self.differences,
+            "notes": self.notes,
+        }
+
+
+def train_again(
+    head: str | os.PathLike[str],
+    stores: Sequence[str | os.PathLike[str]] = (),
+    *,
+    out: str | os.PathLike[str] | None = None,
+) -> AgainReport:
+    """Train the head at the path ``head`` again, on its stores as they were, with the options that it was trained with.
+
+    ``stores``: where its stores are now, if neither at their recorded paths nor beside the head. ``out``: where to save
+    the new head; by default it is only compared. The weights are equal bit for bit on the same machine with the same
+    libraries; other libraries are noted.
+
+    Raises UsageError: the head has no record (an older featstore trained it), a store is not found, or the rows that
+    it was trained on are gone or have changed, which names them; DamagedError.
+    """
+    from featstore.heads import save_head
+
+    path = Path(head)
+    old = open_head(path)
+    request, recorded = _request_of(old, path)
+    if out is not None:
+        atomic.require_place(Path(out))
+    stack = StackedStores([_as_then(place, old, path) for place in _places(old, path, stores)])
+    gone = [store.missing for store in stack.stores if store.missing.count]
+    try:
+        stack.require_whole()
+        split = request.split(stack.first)
+        same = digests_of(stack, split) == recorded
+    except UsageError as error:
+        raise UsageError(_cannot(path, gone, str(error))) from None
+    if not same:
+        raise UsageError(_cannot(path, gone, "its rows, labels or vectors are not those that it was trained on"))
+    trained = fit(stack, split, request)
+    if out is not None:
+        report = assess(stack, trained, split, seed=request.seed)[1]
+        save_head(Path(out), trained, {"report": report.to_dict()})
+    notes = [f"{missing}; the head did not use them" for missing in gone]
+    was, now = old.meta.get("versions"), trained.meta["versions"]
+    if isinstance(was, dict) and was != now:
+        names = [name for name in dict.fromkeys([*was, *now]) if was.get(name) != now.get(name)]
+        notes.append(
+            "other libraries, so weights may differ in their last digits: "
+            + ", ".join(f"{name} {was.get(name, 'none')} then, {now.get(name, 'none')} now" for name in names)
+        )
+    places = [str(store.path) for store in stack.stores]
+    written = None if out is None else os.fspath(out)
+    return AgainReport(str(path), places, trained, written, len(split.train), _differences(old, trained), notes)
+
+
+def _request_of(head: TrainedHead, path: Path) -> tuple[Request, dict[str, Any]]:
+    request, data = head.meta.get(REQUEST), head.meta.get(DATA)
+    if request is None or data is None:
+        raise UsageError(f"{path}: does not record how it was trained (an older featstore made it); train a new head")
+    try:
+        return Request(**request), dict(data)
+    except (TypeError, ValueError):
+        raise DamagedError(f"{path}: its record of how it was trained is damaged") from None
+
+
+def _places(head: TrainedHead, path: Path, stores: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Return where the head's stores are, in its order."""
+    origins = origins_of_head(head, str(path))
+    if stores:
+        return [
+            Path(store.path)
+            for store in match_origins(origins, [FeatureStore.open(Path(s)) for s in stores], str(path))
+        ]
+    places = []
+    for origin in origins:
+        found = origin.find_store(path.parent)
+        if found is None:
+            raise UsageError(
+                f"{path}: its store {origin.store} is not there; say where it is: featstore train --again {path} STORE"
+            )
+        places.append(Path(found.path))
+    return places
+
+
+def _as_then(place: Path, head: TrainedHead, path: Path) -> FeatureStore:
+    try:
+        return FeatureStore.open(place, at=head.meta, missing="skip")
+    except UsageError as error:
+        raise UsageError(f"{path}: cannot be trained again: {error}") from None
+
+
+def _cannot(path: Path, gone: Sequence[Missing], reason: str) -> str:
+    missing = "; ".join(map(str, gone))
+    return f"{path}: cannot be trained again: {missing or reason}" + (
+        "; they were removed or changed, and then purged by featstore compact" if missing else ""
+    )
+
+
+def _differences(old: TrainedHead, new: TrainedHead) -> list[str]:
+    """Return what differs between two heads' classes, scalars and arrays, by bits."""
+    found = [] if old.classes == new.classes else [f"classes: {len(old.classes):,} then, {len(new.classes):,} now"]
+    then, after = (json.dumps(head.model.numbers(), sort_keys=True) for head in (old, new))
+    if then != after:
+        found.append(f"numbers: {then} then, {after} now")
+    was, now = old.model.arrays(), new.model.arrays()
+    for name in dict.fromkeys([*was, *now]):
+        first, second = (np.asarray(arrays.get(name, np.empty(0))) for arrays in (was, now))
+        if (first.shape, first.dtype.newbyteorder("<")) != (second.shape, second.dtype.newbyteorder("<")):
+            found.append(f"{name}: {first.shape} {first.dtype} then, {second.shape} {second.dtype} now")
+        elif np.ascontiguousarray(first).tobytes() != np.ascontiguousarray(second).tobytes():
+            unequal = int((first != second).sum())
+            largest = float(np.abs(first.astype(np.float64) - second.astype(np.float64)).max())
+            found.append(f"{name}: {unequal:,} of {counted(first.size, 'value')} differ, at most by {largest:.2g}")
+    return found

@@ -1,0 +1,126 @@
+"""Results of training: the report, and how a head compares with the one that it replaced."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.store.splitting import Split
+from featstore.text import counted
+
+if TYPE_CHECKING:
+    from featstore.heads import Report, TrainedHead
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """The head that a new one replaced.
+
+    Its kind, its parameters, and its ``accuracy`` (95 % interval ``low``, ``high``) on its ``rows`` held-out pictures.
+    ``better`` and ``worse``: numbers of held-out pictures that only the new head, or only the old head, classifies
+    correctly. ``p_value``: of McNemar's exact test. These three are None if the held-out pictures of the two differ.
+    """
+
+    kind: str
+    chosen: dict[str, float]
+    accuracy: float
+    low: float
+    high: float
+    rows: int
+    better: int | None = None
+    worse: int | None = None
+    p_value: float | None = None
+
+    def text(self) -> str:
+        """Return the comparison as text."""
+        chosen = ", ".join(f"{name} = {value:g}" for name, value in self.chosen.items()) or "as given"
+        then = f"accuracy {self.accuracy:.4f} [{self.low:.4f}, {self.high:.4f}]"
+        told = f"replaced the head that was there: {self.kind}, {chosen}, {then} on "
+        if self.better is None or self.worse is None:
+            return (
+                told + f"{counted(self.rows, 'held-out picture')} of its own, so the two figures are not to be compared"
+            )
+        return (
+            f"{told}the same {counted(self.rows, 'held-out picture')}; {self.better:,} that it had wrong are right now, "
+            f"{self.worse:,} that it had right are wrong (McNemar p = {self.p_value:.2g})"
+        )
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """A trained head with its evaluation.
+
+    ``path``: the head's file. ``report``: on the held-out rows ``split.test``, with ``probabilities`` (n, classes) in
+    the order of ``head.classes``. ``notes``: warnings for readers of the figures. ``seconds``: by step.
+    ``uncalibrated``: calibration error and log loss before temperature scaling, empty for a head without it. ``store``:
+    the store of rows, labels and pictures. ``stores``: all stores of a head on several. ``replaced``: the head that was
+    at ``path`` before, None if there was none or it was unreadable.
+    """
+
+    store: str
+    path: str
+    head: TrainedHead
+    report: Report
+    split: Split
+    probabilities: NDArray[np.float64] = field(repr=False)
+    notes: list[str]
+    seconds: dict[str, float]
+    uncalibrated: dict[str, float] = field(default_factory=dict)
+    stores: list[str] = field(default_factory=list)
+    replaced: Replaced | None = None
+
+    def __repr__(self) -> str:
+        one = self.report.accuracy
+        return (
+            f"<TrainReport {self.head.kind} on {' + '.join(self.stores or [self.store])}: accuracy {one.value:.4f} "
+            f"[{one.low:.4f}, {one.high:.4f}] on {counted(self.report.rows, 'held-out picture')}>"
+        )
+
+    def _repr_html_(self) -> str:
+        from featstore.notebook import table
+
+        rows = [
+            (name.replace("_", " "), f"{one.value:.4f}", f"{one.low:.4f} to {one.high:.4f}")
+            for name, one in self.report.estimates.items()
+        ]
+        return table(repr(self), rows, ("figure", "value", "95 % interval"), self.notes)
+
+    @property
+    def chosen(self) -> dict[str, float]:
+        """Parameters that cross-validation chose, or that were given."""
+        chosen = self.head.meta.get("chosen")
+        return dict(chosen) if isinstance(chosen, dict) else {}
+
+    @property
+    def calibration(self) -> dict[str, Any] | None:
+        """Effect of temperature scaling on the held-out figures, ``before`` and ``after``, and its factor ``scale``."""
+        if not self.uncalibrated:
+            return None
+        after = {name: self.report.estimates[name].value for name in self.uncalibrated}
+        return {"scale": scale_of(self.head), "before": self.uncalibrated, "after": after}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON."""
+        return {
+            "store": self.store,
+            "stores": self.stores or [self.store],
+            "head": self.path,
+            "kind": self.head.kind,
+            "classes": self.head.classes,
+            "chosen": self.chosen,
+            "cross_validation": self.head.meta.get("cross_validation"),
+            "split": self.split.to_dict(),
+            "held_out": self.report.to_dict(),
+            "calibration": self.calibration,
+            "replaced": None if self.replaced is None else dict(self.replaced.__dict__),
+            "notes": self.notes,
+            "seconds": self.seconds,
+        }
+
+
+def scale_of(head: TrainedHead) -> float | None:
+    """Return the factor by which temperature scaling multiplies the decision values; None for a head without it."""
+    return getattr(head.model, "scale", None)

@@ -1,0 +1,227 @@
+"""A store as a source of pictures: the same pictures for another backbone, with their labels, splits and metadata.
+
+The new store takes over keys and the history of labels, splits and metadata (``take_tables``), or follows the tables of
+the old one (``follow_tables``). The pictures are read from where the old store's sources have them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.errors import UsageError
+from featstore.sources.base import ROWS, Chunk, ReadFailure
+from featstore.sources.reading import encoded, resolve, stat_picture
+from featstore.store import tables
+from featstore.store.label_history import UNDO
+from featstore.store.manifest import NAME, Manifest, settled
+from featstore.store.plan import Plan, Rows, Segment
+from featstore.store.tables import FOLLOW, Table, Tables
+from featstore.text import counted, quoted
+
+KIND = "store"
+
+
+def is_store(path: str | os.PathLike[str]) -> bool:
+    """Return whether ``path`` is the folder of a store."""
+    return os.path.isfile(os.path.join(os.fspath(path), NAME))
+
+
+class StoreSource:
+    """The pictures of a store, as a Source (see featstore.sources.base).
+
+    ``root``: where the pictures are now, if the store's only source moved. Raises UsageError if there is no store, or
+    it has several sources and a ``root`` is given.
+    """
+
+    kind = KIND
+    layout: str | None = None
+    ignored = 0
+    unfound = ""
+
+    def __init__(self, path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None) -> None:
+        self.path = Path(os.path.abspath(path))
+        self.location = os.fsdecode(self.path)
+        self.store_id = Manifest.read(self.path).store_id
+        self.plan = settled(self.path, lambda manifest: Plan(self.path, manifest.epoch))[1]
+        self._roots = sorted({str(each.get("root", "/")) for each in self.plan.sources().values()})
+        if root is not None and len(self._roots) > 1:
+            raise UsageError(
+                f"{path}: has pictures of {len(self._roots)} sources, and one root cannot replace them; extract each "
+                "source with its own --root into that store first"
+            )
+        if root is not None and not os.path.isdir(root):
+            raise UsageError(f"{root}: the root is no folder")
+        self.root = Path(root or (self._roots[0] if len(self._roots) == 1 else "/"))
+        self.notes: list[str] = []
+        self.read_as = ""
+
+    def describe(self) -> dict[str, Any]:
+        """Return kind, location, root and the store's id, as JSON."""
+        return {"kind": KIND, "location": self.location, "root": os.fsdecode(self.root), "store_id": self.store_id}
+
+    def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
+        """Yield the pictures that count, whether they have a vector or not. Raises UsageError if there are none."""
+        self.notes, total = [], 0
+        missing, changed = _Examples(), _Examples()
+        for segment in self.plan.segments:
+            for start in range(0, len(segment.ids), rows):
+                stop = min(start + rows, len(segment.ids))
+                live = np.flatnonzero(~self.plan.is_retired(segment.ids[start:stop]))
+                if len(live):
+                    total += len(live)
+                    yield self._chunk(segment, segment.rows(start, stop), live, missing, changed)
+        if not total:
+            raise UsageError(f"{self.path}: has no pictures; extract some into it first")
+        self.read_as = f"{counted(total, 'picture')} of the store {self.location}"
+        if missing.count:
+            self.notes.append(
+                f"{counted(missing.count, 'picture is', 'pictures are')} not where {self.path} read "
+                f"{'it' if missing.count == 1 else 'them'}{missing}; --root says where pictures are now"
+            )
+        if changed.count:
+            self.notes.append(
+                f"{counted(changed.count, 'picture has', 'pictures have')} changed since {self.path} read "
+                f"{'it' if changed.count == 1 else 'them'}{changed}: extract the pictures into both for equal rows"
+            )
+
+    def _chunk(
+        self, segment: Segment, rows: Rows, live: NDArray[np.int64], missing: _Examples, changed: _Examples
+    ) -> Chunk:
+        keys = [rows.keys[at] for at in live.tolist()]
+        own = rows.keys if rows.locations is None else rows.locations
+        locations = [own[at] for at in live.tolist()]
+        sizes, mtimes, offsets = (values.copy() for values in self.plan.stat(rows.ids[live]))
+        if len(self._roots) > 1:
+            locations = [_absolute(str(segment.source.get("root", "/")), location) for location in locations]
+        root = encoded(self.root)
+        for at in np.flatnonzero(offsets < 0).tolist():
+            size, mtime = stat_picture(root, locations[at])
+            if size < 0 and sizes[at] >= 0:
+                missing.add(keys[at])
+            elif sizes[at] >= 0 and (size, mtime) != (sizes[at], mtimes[at]):
+                changed.add(keys[at])
+            sizes[at], mtimes[at] = size, mtime
+        none: list[str | None] = [None] * len(keys)
+        return Chunk(keys, sizes, mtimes, offsets, locations if locations != keys else None, none, list(none), {})
+
+
+class _Examples:
+    """A number of pictures, and the first of their keys."""
+
+    def __init__(self) -> None:
+        self.count, self._keys = 0, []  # type: int, list[str]
+
+    def add(self, key: bytes) -> None:
+        self.count += 1
+        if len(self._keys) < 3:
+            self._keys.append(quoted(key))
+
+    def __str__(self) -> str:
+        return f" ({', '.join(self._keys)}{', ...' if self.count > len(self._keys) else ''})"
+
+
+def _absolute(root: str, location: bytes) -> bytes:
+    path, zero, column = location.partition(b"\0")
+    try:
+        return os.path.join(b"/", resolve(encoded(Path(root)), path)) + zero + column
+    except ReadFailure:
+        return location
+
+
+def take_tables(store: Path, manifest: Manifest, source: StoreSource) -> int:
+    """Add the versions of labels, splits and metadata that ``store`` lacks of the source; return their number.
+
+    Each version keeps its date and origin, and names the version that it is a copy of. So the next run adds only newer
+    ones. Values of pictures that no longer count are left out, as in a compaction.
+    """
+    theirs = settled(source.path, lambda other: Tables(source.path, other.epoch))[1]
+    owner, taken = theirs.store_id or source.store_id, 0
+    while True:
+        mine = Tables(store, manifest.epoch)
+        if mine.follows is not None:
+            return taken
+        known = _copied(mine, owner)
+        if len(known) >= theirs.version:
+            return taken
+        table = theirs.versions[len(known)]
+        about: dict[str, Any] = {
+            **table.about,
+            "generation": Plan(store, manifest.epoch).generation,
+            "of": {"store_id": owner, "version": len(known) + 1},
+        }
+        if table.reverts is not None:
+            about["reverts"] = known[table.reverts - 1]
+            if UNDO not in Manifest.read(store).requires:
+                Manifest.read(store).requiring(UNDO).write(store)
+        try:
+            _write_copy(tables.table_path(store, manifest.epoch, mine.version), table, source.plan, about)
+            taken += 1
+        except FileExistsError:
+            # Another process takes them too.
+            continue
+
+
+def _copied(mine: Tables, owner: str) -> list[int]:
+    """Return by version of the store ``owner``, from 1, the version that is a copy of it."""
+    found: dict[int, int] = {}
+    for version, table in enumerate(mine.versions, 1):
+        of = table.meta.get("of")
+        if isinstance(of, dict) and of.get("store_id") == owner and isinstance(of.get("version"), int):
+            found[of["version"]] = version
+    numbers: list[int] = []
+    while len(numbers) + 1 in found:
+        numbers.append(found[len(numbers) + 1])
+    return numbers
+
+
+def _write_copy(path: Path, table: Table, plan: Plan, about: dict[str, Any]) -> None:
+    live = np.zeros(len(table.keys), bool)
+    live[table.index.places()] = plan.find(np.stack([table.index.hi, table.index.lo], axis=1)) >= 0
+    rows = np.flatnonzero(live)
+    columns = {name: table.column(name).take(rows) for name in table.columns}
+    origin: Any = table.origin
+    tables.write_table(path, list(table.keys.take(rows)), columns, origin, table.row_digest[rows], about=about)
+
+
+def follow_tables(store: Path, manifest: Manifest, source: StoreSource) -> None:
+    """Let ``store`` have no labels, splits and metadata of its own, but always those of the source.
+
+    The reference is the only table of ``store``. Raises UsageError if the store has tables of its own, or follows
+    another store.
+    """
+    theirs = settled(source.path, lambda other: Tables(source.path, other.epoch))[1]
+    if theirs.follows is not None:
+        raise UsageError(
+            f"{source.path}: follows {theirs.follows['store']} itself; name that store, or leave out --follow"
+        )
+    own = Tables(store, manifest.epoch)
+    if own.own and (own.follows is None or own.follows.get("store_id") != source.store_id):
+        what = "labels of its own" if own.follows is None else f"the labels of {own.follows['store']}"
+        raise UsageError(f"{store}: has {what}, and cannot follow {source.path}; extract into a new store")
+    reference = {
+        "store": source.location,
+        "relative": os.path.relpath(source.path, os.path.abspath(store)),
+        "store_id": source.store_id,
+    }
+    if own.follows == reference:
+        return
+    if FOLLOW not in Manifest.read(store).requires:
+        Manifest.read(store).requiring(FOLLOW).write(store)
+    path = tables.table_path(store, manifest.epoch, 0)
+    try:
+        tables.write_table(path, [], {}, "source", about={"follows": reference}, exclusive=not own.own)
+    except FileExistsError:
+        # Another process began the store at the same time.
+        follow_tables(store, manifest, source)
+
+
+def require_own_tables(store: Path, found: Tables) -> None:
+    """Raise UsageError if the store follows another one, whose labels are to be changed instead."""
+    if found.follows is not None:
+        raise UsageError(f"{store}: has the labels of {found.follows['store']}: label that store instead")

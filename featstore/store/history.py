@@ -1,0 +1,213 @@
+"""The history that compactions keep: when each row of a former epoch began and ended, and the keys of purged rows.
+
+history/<epoch>.h5 is a sealed file of kind "history", written by the compaction that ended the epoch. It is small: two
+numbers for each plan segment of the epoch, and id, reason, key and segment of retirement for each purged row. Ids never
+change and grow with time, so the live rows of a former generation are the ids below its ``next_id``, less those that
+were retired until then. Of these, the ids that were retired later and purged have no vector any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.errors import DamagedError
+from featstore.files import sealed
+from featstore.files.byte_columns import ByteColumn, column
+from featstore.store import folders, written
+from featstore.store.ids import Ids, member
+from featstore.store.plan import Plan, Segment
+
+KIND = "history"
+FEATURE = "history"
+"""What a compacted store requires of its reader (see Manifest.requires): an older featstore would lose the history."""
+HadVector = Callable[[Ids], NDArray[np.bool_]]
+"""Function of ids to whether each has a vector."""
+
+
+@dataclass(frozen=True)
+class State:
+    """The plan after ``segments`` segments of ``epoch``.
+
+    ``next_id``: ids below it existed. ``created``: time of the last segment. ``versions``: label versions before that
+    segment was written, -1 if an older featstore wrote it.
+    """
+
+    epoch: int
+    segments: int
+    next_id: int
+    created: datetime.datetime
+    versions: int
+
+
+class Former:
+    """A former epoch, as its file in ``history`` says.
+
+    Attributes
+    ----------
+    epoch : int
+        Its number.
+    states : list of State
+        All states of its plan.
+    versions : int
+        Number of label versions when it ended.
+    ended : datetime
+        Time of the compaction that ended it.
+    retired, segment, had_vector : arrays (n,)
+        Ids that were purged (ascending), the number of the segment that retired each, and whether it had a vector.
+    keys : sequence of bytes
+        Keys of the purged rows; empty for an erased one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.file = sealed.SealedFile(path, KIND, follow=False)
+        self.retired: Ids = column(self.file, "retired/id", "<u8").view(np.int64)
+        self.segment = column(self.file, "retired/segment", "<u4")
+        self.had_vector = column(self.file, "retired/vector", "|b1")
+        self.why = column(self.file, "retired/why", "|u1")
+        self.keys = ByteColumn.read(self.file, "keys")
+        meta = self.file.meta
+        try:
+            self.epoch, self.versions = int(meta["epoch"]), int(meta["versions"])
+            self.ended = time_of(meta["ended"])
+            self.states = [
+                State(self.epoch, int(segments), int(next_id), time_of(created), int(versions))
+                for segments, next_id, created, versions in meta["states"]
+            ]
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise DamagedError(f"{path}: the description of the former epoch does not fit it") from None
+        columns: list[Any] = [self.segment, self.had_vector, self.why, self.keys]
+        if path.name != f"{self.epoch:06d}.h5" or any(len(values) != len(self.retired) for values in columns):
+            raise DamagedError(f"{path}: the description of the former epoch does not fit it")
+
+    def gone_since(self, segments: int, next_id: int) -> NDArray[np.int64]:
+        """Return the places of the purged rows that the state after ``segments`` segments had, with a vector."""
+        return np.flatnonzero((self.segment >= segments) & (self.retired < next_id) & self.had_vector)
+
+
+def states_of(plan: Plan) -> list[State]:
+    """Return the states of a plan's epoch, the oldest first."""
+    base = sum(bool(segment.meta.get("compacted")) for segment in plan.segments)
+    return [
+        _state(plan.epoch, number, plan.segments[number - 1]) for number in range(max(1, base), len(plan.segments) + 1)
+    ]
+
+
+def _state(epoch: int, segments: int, last: Segment) -> State:
+    versions = last.meta.get("versions", -1)
+    try:
+        return State(epoch, segments, int(last.meta["next_id"]), time_of(last.meta["created"]), int(versions))
+    except (KeyError, TypeError, ValueError):
+        raise DamagedError(f"{last.file.path}: the segment does not say when it was written") from None
+
+
+def time_of(text: str) -> datetime.datetime:
+    """Return the time of an ISO text as featstore writes it. Raises TypeError, ValueError."""
+    moment = datetime.datetime.fromisoformat(text)
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=datetime.UTC)
+
+
+def write_history(store: Path, plan: Plan, versions: int, had_vector: HadVector) -> None:
+    """Write the file of the epoch that a compaction of ``plan`` ends; ``versions``: number of label versions."""
+    path = folders.make(store, folders.HISTORY) / f"{plan.epoch:06d}.h5"
+    retired, segment, why = _retirements(plan)
+    arrays: dict[str, NDArray[Any]] = {
+        "retired/id": retired.astype(np.uint64),
+        "retired/segment": segment,
+        "retired/why": why,
+        "retired/vector": had_vector(retired),
+        **ByteColumn.of(plan.key_of(retired)).arrays("keys"),
+    }
+    states = [(s.segments, s.next_id, s.created.isoformat(), s.versions) for s in states_of(plan)]
+    ended = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    meta = {"epoch": plan.epoch, "versions": versions, "ended": ended, "states": states}
+    # Replaces the file of a compaction that was killed before it switched to its epoch.
+    sealed.write(path, KIND, arrays, meta, {"purged": len(retired)})
+    written.mark(store, path)
+
+
+def _retirements(plan: Plan) -> tuple[Ids, NDArray[np.uint32], NDArray[np.uint8]]:
+    """Return for each retired id (ascending) the number of the first segment that retired it, and why."""
+    retired = plan.retired
+    segment, why = np.zeros(len(retired), np.uint32), np.zeros(len(retired), np.uint8)
+    for number in range(len(plan.segments) - 1, -1, -1):
+        places = np.searchsorted(retired, plan.segments[number].retired)
+        segment[places], why[places] = number, plan.segments[number].why
+    return retired, segment, why
+
+
+def former_epochs(store: Path, epoch: int) -> list[Former]:
+    """Return the former epochs whose history is known, the oldest first: none before a compaction by an older featstore.
+
+    Raises DamagedError for a lost or damaged file.
+    """
+    numbers = {int(name[:6]) for name in _names(store)}
+    lost = sorted(
+        int(mark[-6:]) for mark in written.marks(store) if mark.startswith("history-") and int(mark[-6:]) not in numbers
+    )
+    if lost:
+        path = store / folders.HISTORY / f"{lost[0]:06d}.h5"
+        raise DamagedError(f"{path}: is missing, and with it the store's past; restore it from a copy")
+    known = []
+    for number in range(epoch - 1, -1, -1):
+        if number not in numbers:
+            break
+        known.append(Former(store / folders.HISTORY / f"{number:06d}.h5"))
+    return known[::-1]
+
+
+def forget_keys(store: Path, erased: Callable[[Sequence[bytes]], NDArray[np.bool_]]) -> int:
+    """Rewrite the history without the keys for which ``erased`` is true; return their number.
+
+    Ids, reasons and dates stay, so that the past is known to lack these rows. Each file is replaced atomically.
+    """
+    forgotten = 0
+    for name in _names(store):
+        former = Former(store / folders.HISTORY / name)
+        keys = list(former.keys)
+        gone = np.asarray(erased(keys), bool) & np.array([key != b"" for key in keys], bool)
+        if gone.any():
+            left = [b"" if drop else key for key, drop in zip(keys, gone.tolist(), strict=True)]
+            arrays = {
+                one: former.file[one] for one in former.file.names if one != "meta" and not one.startswith("keys/")
+            }
+            arrays.update(ByteColumn.of(left).arrays("keys"))
+            sealed.write(former.file.path, KIND, arrays, former.file.meta, former.file.summary)
+            forgotten += int(gone.sum())
+    return forgotten
+
+
+def remove_unfinished(store: Path, epoch: int) -> None:
+    """Remove files of ``epoch`` or later: their compaction was killed before it ended that epoch."""
+    for name in _names(store):
+        if int(name[:6]) >= epoch:
+            written.unmark(store, f"history-{name[:6]}")
+            folders.remove_file(store, folders.HISTORY, name)
+
+
+def history_files(store: Path) -> list[Path]:
+    """Return all files of the history."""
+    return [store / folders.HISTORY / name for name in _names(store)]
+
+
+def _names(store: Path) -> list[str]:
+    with contextlib.suppress(FileNotFoundError):
+        return folders.names(store, folders.HISTORY, pattern=folders.NUMBERED)
+    return []
+
+
+def vectors_of(shards: Iterator[Any], ids: Ids) -> NDArray[np.bool_]:
+    """Return for each of ``ids`` (ascending) whether one of the ``shards`` has its vector."""
+    had = np.zeros(len(ids), bool)
+    for shard in shards:
+        if len(shard.ids):
+            low, high = np.searchsorted(ids, [shard.ids[0], shard.ids[-1] + 1])
+            had[low:high] |= member(ids[low:high], shard.ids)
+    return had

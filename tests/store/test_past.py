@@ -1,0 +1,215 @@
+"""The past: earlier states are shown as they were, or what is missing of them is named."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featstore.errors import DamagedError, UsageError
+from featstore.stages.compact import compact
+from featstore.store import FeatureStore, history
+from featstore.store.label_history import label_history, undo_label
+from featstore.store.labels import set_columns
+from featstore.store.manifest import Manifest
+from featstore.store.past import record_of
+from featstore.store.repair.repairing import repair_store
+from featstore.store.repair.verify import verify_store
+from tests.store.building import Pictures, build, plan, work
+
+KEYS = [f"{letter}/{number}".encode() for letter in "ab" for number in range(4)]
+keys = st.sampled_from(KEYS)
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("set"), st.dictionaries(keys, st.integers(-1, 9), min_size=1, max_size=5)),
+        st.tuples(st.just("remove"), st.sets(keys, min_size=1, max_size=3)),
+        st.tuples(st.just("work"), st.integers(1, 2)),
+        st.tuples(st.just("label"), st.dictionaries(keys, st.sampled_from(["x", "y", None]), min_size=1, max_size=4)),
+        st.tuples(st.just("undo"), st.none()),
+        st.tuples(st.just("compact"), st.none()),
+    ),
+    min_size=4,
+    max_size=20,
+)
+EXAMPLES = int(os.environ.get("FEATSTORE_PAST_EXAMPLES", "25"))
+
+
+@dataclass
+class Seen:
+    """What a store showed at one time."""
+
+    record: dict[str, object]
+    generation: tuple[int, int, int]
+    ids: list[int]
+    rows: dict[str, tuple[bytes, object, object]]
+
+    @classmethod
+    def of(cls, store: FeatureStore) -> Seen:
+        values = zip(store.features(), store.labels.tolist(), store.splits.tolist(), strict=True)
+        rows = {
+            key: (vector.tobytes(), label, split)
+            for key, (vector, label, split) in zip(store.keys, values, strict=True)
+        }
+        return cls(record_of(store), store.generation, store.ids.tolist(), rows)
+
+    def check(self, path: Path) -> None:
+        """Reopen this state and compare; missing rows must be those that are no longer in the store."""
+        found = FeatureStore.open(path, at=self.record, missing="skip")
+        there = set(found.ids.tolist())
+        assert there <= set(self.ids)
+        assert found.missing.count == len(set(self.ids) - there)
+        shown = Seen.of(found)
+        assert shown.rows == {key: row for key, row in self.rows.items() if key in shown.rows}
+        assert shown.ids == [number for number in self.ids if number in there]
+        assert found.generation[:2] == self.generation[:2]
+        if found.missing.count:
+            with pytest.raises(UsageError, match=f"{found.missing.count} pictures? of then"):
+                FeatureStore.open(path, at=self.record)
+            assert set(found.missing.keys) <= set(map(repr, self.rows))
+
+
+@pytest.mark.slow
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(steps)
+def test_every_earlier_state_is_shown_as_it_was(tmp_path_factory, history):
+    path = tmp_path_factory.mktemp("past") / "s"
+    source = Pictures({b"first": 1}, {b"first": "z"}, {b"first": "train"})
+    build(path, source)
+    seen = [Seen.of(FeatureStore.open(path))]
+    for name, value in history:
+        if name == "set":
+            source.content.update(value)
+            source.labels.update({key: f"of {content}" for key, content in value.items() if content % 2})
+            source.splits.update({key: ("train", "test")[content % 2] for key, content in value.items()})
+            plan(path, source)
+        elif name == "remove":
+            for key in value:
+                source.content.pop(key, None)
+            plan(path, source)
+        elif name == "work":
+            work(path, source, units=value)
+        elif name == "label" and any(key in source.content for key in value):
+            set_columns(path, list(value), {"label": list(value.values())})
+        elif name == "undo" and any(each.origin == "user" and not each.undone_by for each in label_history(path)):
+            undo_label(path)
+        elif name == "compact":
+            compact(path)
+        seen.append(Seen.of(FeatureStore.open(path)))
+    for each in seen:
+        each.check(path)
+    assert verify_store(path).problems == []
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Return a store of three states: eight pictures; a/0 labelled; a/3 removed and b/9 new."""
+    source = Pictures(dict(zip(KEYS, range(8), strict=True)), dict.fromkeys(KEYS, "z"))
+    build(tmp_path / "s", source)
+    set_columns(tmp_path / "s", [b"a/0"], {"label": ["x"]})
+    del source.content[b"a/3"]
+    source.content[b"b/9"] = 9
+    build(tmp_path / "s", source)
+    return tmp_path / "s"
+
+
+def test_a_generation_and_a_label_version_mean_their_last_moment(store: Path):
+    before = FeatureStore.open(store, at=(0, 1))
+    assert list(before.keys) == [key.decode() for key in KEYS]
+    assert before.labels.tolist() == ["x", *["z"] * 7]
+    assert FeatureStore.open(store, at=1).labels.tolist() == ["z"] * 8
+    now = FeatureStore.open(store)
+    for at in (now.generation, now._tables.version, datetime.datetime.now(datetime.UTC)):
+        assert list(FeatureStore.open(store, at=at).keys) == list(now.keys)
+
+
+def test_a_date_shows_what_was_there(store: Path):
+    began = history.states_of(FeatureStore.open(store)._plan)[0].created.astimezone()
+    assert len(FeatureStore.open(store, at=began.date())) == 8
+    assert len(FeatureStore.open(store, at=began.isoformat())) == 8
+    with pytest.raises(UsageError, match="nothing is known of 2001-02-03"):
+        FeatureStore.open(store, at="2001-02-03")
+    with pytest.raises(UsageError, match="no head and no index"):
+        FeatureStore.open(store, at="yesterday")
+
+
+@pytest.mark.parametrize(
+    ("at", "words"),
+    [((5, 1), r"known are \(0, 1\) to \(0, 2\)"), (9, "there are 0 to 3"), ((1,), "two or three numbers")],
+)
+def test_unknown_states_are_refused_with_those_there_are(store: Path, at, words: str):
+    with pytest.raises(UsageError, match=words):
+        FeatureStore.open(store, at=at)
+
+
+def test_purged_pictures_are_named_until_their_keys_are_forgotten(store: Path):
+    compact(store)
+    with pytest.raises(UsageError, match=r"1 picture of then is gone \(the first: 'a/3'\)"):
+        FeatureStore.open(store, at=(0, 1))
+    assert history.forget_keys(store, lambda keys: np.array([key == b"a/3" for key in keys])) == 1
+    assert verify_store(store).problems == []
+    with pytest.raises(UsageError, match="1 picture of then is gone, 1 of them without a trace"):
+        FeatureStore.open(store, at=(0, 1))
+    assert not any(b"a/3" in file.read_bytes() for file in store.rglob("*.h5"))
+
+
+def test_a_lost_history_is_damage(store: Path):
+    compact(store)
+    assert Manifest.read(store).requires == ("history",)
+    (store / "history" / "000000.h5").unlink()
+    assert len(FeatureStore.open(store)) == 8
+    with pytest.raises(DamagedError, match="is missing, and with it the store's past"):
+        FeatureStore.open(store, at=(0, 1))
+    assert "the store's past" in str(verify_store(store).problems[0])
+
+
+def test_repair_sets_a_damaged_history_aside_and_keeps_what_is_required(store: Path):
+    undo_label(store)
+    compact(store)
+    file = store / "history" / "000000.h5"
+    file.write_bytes(file.read_bytes()[:700])
+    (store / "featstore.json").write_bytes(b"{}")
+    report = repair_store(store, None)
+    assert any("the store's past before that compaction is not known" in note for note in report.notes)
+    assert verify_store(store).problems == []
+    assert Manifest.read(store).requires == ("history", "undo")
+    assert FeatureStore.open(store).labels.tolist()[0] == "z"
+    with pytest.raises(UsageError, match="the history before that is lost"):
+        FeatureStore.open(store, at=(0, 1))
+
+
+def test_a_compaction_without_history_is_told(store: Path):
+    compact(store)
+    (store / "history" / "000000.h5").unlink()
+    (store / "written" / "history-000000").unlink()
+    with pytest.raises(UsageError, match="an older featstore compacted and kept none"):
+        FeatureStore.open(store, at=(0, 1))
+
+
+def test_undo_goes_back_labelling_by_labelling(store: Path):
+    set_columns(store, [b"a/1", b"a/2"], {"label": ["y", "z"], "note": [1, 2]})
+    latest = undo_label(store)
+    assert (latest.version, latest.reverts, latest.changed, latest.columns) == (5, 4, 2, ["label", "note"])
+    opened = FeatureStore.open(store)
+    assert (opened.labels.tolist()[:3], opened.columns) == (["x", "z", "z"], ["label", "split"])
+    assert undo_label(store).reverts == 2
+    assert FeatureStore.open(store).labels.tolist()[0] == "z"
+    with pytest.raises(UsageError, match="no labelling is left to undo"):
+        undo_label(store)
+    compact(store)
+    assert Manifest.read(store).requires == ("history", "undo")
+    told = [(each.origin, each.rows, each.changed, each.undone_by) for each in label_history(store)]
+    assert told == [
+        ("source", 7, 7, None),
+        ("user", 1, 1, 6),
+        ("source", 1, 0, None),
+        ("user", 2, 2, 5),
+        ("undo", 2, 2, None),
+        ("undo", 1, 1, None),
+    ]
+    assert FeatureStore.open(store, at=4).labels.tolist()[:3] == ["x", "y", "z"]
