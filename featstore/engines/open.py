@@ -21,8 +21,8 @@ from featstore.engines.shared import claim_process, resolve_device
 from featstore.errors import IdentityError, UsageError
 
 ENGINES: Final = ("auto", "torch", "torch-folded", "compile", "openvino", "openvino-int8")
-_CRASHES_IN_BF16 = ("SSE41", "AVX")
-"""Limits of oneDNN at which OpenVINO 2026 ends the process while it compiles a network in bf16."""
+_WITHOUT_BF16: Final = ("SSE41", "AVX", "AVX2")
+"""Limits of oneDNN at which OpenVINO 2026 cannot compile a network in bf16, or ends the process while it does."""
 _CPU_ONLY: Final = ("openvino", "openvino-int8")
 PRECISIONS: Final = ("auto", "fp32", "bf16", "fp16", "int8", INT8)
 
@@ -85,7 +85,7 @@ def _on_cpu(backbone: Backbone, engine: str, precision: str) -> Engine:
         return FoldedEngine(backbone, torch.device("cpu"), precision)
     if engine == "compile":
         return CompiledEngine(backbone, precision)
-    if precision == "bf16" and (limit := os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()) in _CRASHES_IN_BF16:
+    if precision == "bf16" and (limit := os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()) in _WITHOUT_BF16:
         raise UsageError(f"OpenVINO has no bf16 where ONEDNN_MAX_CPU_ISA is {limit}; unset it, or use --precision fp32")
     return OpenVinoEngine(backbone, precision)
 

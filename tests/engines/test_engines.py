@@ -150,9 +150,12 @@ def test_an_engine_leaves_the_backbone_as_it_was(backbone: Backbone) -> None:
     assert all(value.dtype == before[name].dtype and torch.equal(value, before[name]) for name, value in after.items())
 
 
+@pytest.mark.parametrize("limit", ["avx", "AVX2"])
 def test_bf16_of_openvino_is_refused_where_it_would_end_the_process(
-    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "avx")
-    with pytest.raises(UsageError, match="no bf16 where ONEDNN_MAX_CPU_ISA is AVX; unset it, or use --precision fp32"):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    with pytest.raises(
+        UsageError, match=f"no bf16 where ONEDNN_MAX_CPU_ISA is {limit.upper()}; unset it, or use --precision fp32"
+    ):
         open_engine(backbone, engine="openvino", device="cpu", precision="bf16")

@@ -12,7 +12,7 @@ from featstore.backbones import Backbone
 from featstore.decode import Preprocessing
 
 needs_openvino_in_bf16 = pytest.mark.skipif(
-    os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ("SSE41", "AVX"),
+    os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ("SSE41", "AVX", "AVX2"),
     reason="OpenVINO has no bf16 under this limit of the instruction set",
 )
 

@@ -150,10 +150,12 @@ def _output(code: str, environment: dict[str, str]) -> str:
     return subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
-def run(chosen: InstructionSet | None, tests: tuple[str, ...], shapes: int, record: Path | None) -> int:
+def run(chosen: InstructionSet | None, tests: tuple[str, ...], shapes: int, cache: Path, record: Path | None) -> int:
     """Run ``tests`` under ``chosen`` and return pytest's exit code; tolerances go to ``record``."""
     command = [sys.executable, "-m", "pytest", *tests]
     environment = {**switches(chosen), "FEATSTORE_SHAPES": str(shapes)}
+    # torch does not tell compiled code of one set from that of another in its cache.
+    environment["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     if record is not None:
         command += ["-p", "tests.slow.tolerances"]
         environment["FEATSTORE_TOLERANCES"] = str(record)
@@ -200,7 +202,9 @@ def main(tests: tuple[str, ...], quick: bool, tolerances: bool, only: str | None
             for library, state in tell(chosen).items():
                 click.echo(f"{name}: {library}: {state}")
             records[name] = Path(place) / name
-            results[name] = run(chosen, tests, 20 if quick else 200, records[name] if tolerances else None)
+            results[name] = run(
+                chosen, tests, 20 if quick else 200, Path(place) / f"{name} code", records[name] if tolerances else None
+            )
         if tolerances:
             click.echo(table(records))
     for name, code in results.items():

@@ -99,7 +99,8 @@ def test_descent_goes_from_high_recall_to_high_speed(candidate: Candidate, groun
         subject.index.effort = effort
         recalls.append(subject.recall(ground[1]))
     values = [recall.value for recall in recalls]
-    assert values == sorted(values, reverse=True)
+    # Settings are chosen by their time, so two of nearly equal recall may change places.
+    assert all(later <= earlier + 0.01 for earlier, later in pairwise(values))
     assert reaches(recalls[0], goal)
     assert not reaches(recalls[-1], goal, fresh)
 
