@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,15 +23,13 @@ from featstore.store.places import place_of
 from featstore.store.plan import Ids, Plan, Unit
 from featstore.store.shards import Failure, Shard
 from featstore.store.tables import Tables
-from featstore.store.views import Counts, Keys, frame_of
+from featstore.store.views import Converted, Counts, Keys
 from featstore.text import did_you_mean, natural, to_bytes, to_text
 
-if TYPE_CHECKING:
-    import pandas as pd
 BLOCK_ROWS = 8192
 
 
-class FeatureStore:
+class FeatureStore(Converted):
     """A store of feature vectors, opened for reading with ``FeatureStore.open``.
 
     Rows are numbered 0 to len - 1 in the order of their ids, over the pictures that count and have a vector.
@@ -95,23 +93,6 @@ class FeatureStore:
     def __repr__(self) -> str:
         identity = self.identity
         return f"<FeatureStore {str(self.path)!r}: {len(self):,} x {identity.dimension} {identity.dtype}, {identity.backbone}>"
-
-    def _repr_html_(self) -> str:
-        from featstore.notebook import table
-
-        counts, identity = self.counts, self.identity
-        weights = f"weights {self._manifest.weights_name}"
-        rows = [
-            ("pictures", f"{counts.vectors:,} with a vector, {counts.failures:,} failures, {counts.pending:,} pending"),
-            (
-                "features",
-                f"{identity.dimension:,} x {identity.dtype} of {identity.backbone} ({identity.layer}), {weights}",
-            ),
-            ("columns", ", ".join(self._tables.columns)),
-            ("sources", ", ".join(str(source.get("location")) for source in self._plan.sources().values())),
-            ("identity", self.fingerprint[:16]),
-        ]
-        return table(f"FeatureStore {self.path}", rows)
 
     @property
     def fingerprint(self) -> str:
@@ -309,14 +290,6 @@ class FeatureStore:
                 f"{self.path}: no pictures of split {split!r}; the splits are: {', '.join(there) or 'none'}{did_you_mean(split, there)}"
             )
         return rows
-
-    def to_pandas(self) -> pd.DataFrame:
-        """Return a DataFrame of all rows: key, id, label, split and every metadata column.
-
-        Labels and splits are categories, other texts strings, numbers and truths int64, float64 and bool, or pandas'
-        nullable Int64 and boolean where some are missing. A metadata column named key or id is renamed to key_ or id_.
-        """
-        return frame_of(self)
 
     # Failures
 

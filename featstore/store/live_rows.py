@@ -148,10 +148,8 @@ class LiveRows:
                     offsets = self._live.get(unit.number, slice(0, stop - start))
                     yield self.shards[unit.number], slice(start, stop), offsets
             return
-        owner = np.searchsorted(self._starts, rows, side="right") - 1
-        for index in np.unique(owner):
-            places = np.flatnonzero(owner == index)
-            unit = self.finished[int(index)]
+        for index, places in _by_owner(np.searchsorted(self._starts, rows, side="right") - 1):
+            unit = self.finished[index]
             offsets = rows[places] - self._starts[index]
             live = self._live.get(unit.number)
             yield self.shards[unit.number], places, offsets if live is None else live[offsets]
@@ -212,3 +210,15 @@ class LiveRows:
                 for (key, failure), counted in zip(shard.failures(), counts.tolist(), strict=True):
                     if counted:
                         yield key, failure
+
+
+def _by_owner(owner: NDArray[np.int64]) -> Iterator[tuple[int, Places]]:
+    """Yield each owner and its places in ``owner``: slices, which need no second copy, where the owners ascend."""
+    cuts = np.flatnonzero(owner[1:] != owner[:-1]) + 1
+    if (owner[1:] >= owner[:-1]).all():
+        for start, stop in zip([0, *cuts.tolist()], [*cuts.tolist(), len(owner)], strict=True):
+            if stop > start:
+                yield int(owner[start]), slice(start, stop)
+        return
+    for index in np.unique(owner).tolist():
+        yield index, np.flatnonzero(owner == index)
