@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from featstore.stages.compact import compact
     from featstore.stages.demo import demo
     from featstore.stages.duplicates import find_duplicates
+    from featstore.stages.export import export
     from featstore.stages.extract import extract
     from featstore.stages.failures import list_failures
     from featstore.stages.index import index
@@ -56,6 +57,7 @@ _HOMES = {
     "bench_store": "stages.bench",
     "compact": "stages.compact",
     "demo": "stages.demo",
+    "export": "stages.export",
     "extract": "stages.extract",
     "find_duplicates": "stages.duplicates",
     "index": "stages.index",
@@ -89,6 +91,7 @@ __all__ = [
     "bench_store",
     "compact",
     "demo",
+    "export",
     "extract",
     "find_duplicates",
     "index",

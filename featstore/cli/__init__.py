@@ -35,6 +35,9 @@ SECTIONS: Final = {
         "repair": "Restore what verify finds damaged in a store.",
         "compact": "Purge removed pictures and merge small shards.",
     },
+    "Formats": {
+        "export": "Write a store as Parquet, npy or CSV, or a head as ONNX or for scikit-learn.",
+    },
     "Search": {
         "duplicates": "List pictures that a store has more than once, or in two splits.",
     },

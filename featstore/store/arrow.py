@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from featstore.errors import UsageError
 from featstore.files.byte_columns import ByteColumn
 from featstore.store import tables
-from featstore.text import to_bytes
+from featstore.text import printable, to_bytes
 
 if TYPE_CHECKING:
     from featstore.store.feature_store import FeatureStore
@@ -42,11 +42,7 @@ def table_of(store: FeatureStore, memory_limit: int) -> Any:
     """
     import pyarrow as pa
 
-    parts = []
-    for shard, _, offsets in store._live.parts(None):
-        # Arrow trusts offsets: those of a forged store could point anywhere.
-        shard.keys.check(len(shard.ids), f"{store.path}: a shard")
-        parts += [(shard, piece) for piece in _pieces(offsets, len(shard.ids))]
+    parts = _parts(store)
     copied = sum(len(piece) for _, piece in parts if not isinstance(piece, slice))
     need = copied * store.dimension * store.identity.numpy_dtype.itemsize
     if need > memory_limit:
@@ -54,33 +50,63 @@ def table_of(store: FeatureStore, memory_limit: int) -> Any:
             f"{store.path}: {copied:,} vectors lie between removed ones, and copying them needs {need / 2**30:.1f} GiB, more "
             f"than the limit of {memory_limit / 2**30:.1f} GiB; run featstore compact {store.path}, or raise memory_limit"
         )
+    vectors = [vector_array(shard.features[piece]) for shard, piece in parts]
+    rows = _rows(store, parts)
+    return rows.append_column(VECTOR, pa.chunked_array(vectors, vector_type(store)))
+
+
+def rows_of(store: FeatureStore) -> Any:
+    """Return all columns of table_of except the vectors."""
+    return _rows(store, _parts(store))
+
+
+def _parts(store: FeatureStore) -> list[tuple[Any, slice | NDArray[np.int64]]]:
+    parts: list[tuple[Any, slice | NDArray[np.int64]]] = []
+    for shard, _, offsets in store._live.parts(None):
+        # Arrow trusts offsets: those of a forged store could point anywhere.
+        shard.keys.check(len(shard.ids), f"{store.path}: a shard")
+        parts += [(shard, piece) for piece in _pieces(offsets, len(shard.ids))]
+    return parts
+
+
+def _rows(store: FeatureStore, parts: list[tuple[Any, slice | NDArray[np.int64]]]) -> Any:
+    import pyarrow as pa
+
     keys = _texts([_key_chunk(shard.keys, piece) for shard, piece in parts])
     columns = {KEY: pa.chunked_array(keys, None if keys else pa.large_string())}
     columns[ID] = pa.chunked_array([pa.array(shard.ids[piece]) for shard, piece in parts], pa.int64())
     columns.update(side_columns(store))
     digests = [_fixed(shard.sha256[piece]) for shard, piece in parts]
     columns[SHA256] = pa.chunked_array(digests, pa.binary(32))
-    vectors = [vector_array(shard.features[piece]) for shard, piece in parts]
-    columns[VECTOR] = pa.chunked_array(vectors, vector_type(store))
     return pa.table(columns).replace_schema_metadata({METADATA: json.dumps(description(store)).encode()})
 
 
 def side_columns(store: FeatureStore) -> dict[str, Any]:
     """Return label, split and metadata as Arrow arrays of all rows, by the name of the column in a table."""
     return {
-        column_name(name): _values(store.column(name), is_category=name in (tables.LABEL, tables.SPLIT))
-        for name in store.columns
+        name: _values(store.column(own), is_category=own in (tables.LABEL, tables.SPLIT))
+        for own, name in column_names(store.columns).items()
     }
 
 
-def column_name(name: str) -> str:
-    """Return the name that the store's column ``name`` has in a table."""
-    return f"{name}_" if name in OWN and name not in (tables.LABEL, tables.SPLIT) else name
+def column_names(columns: list[str]) -> dict[str, str]:
+    """Return the name that each of a store's columns has in a table: printable, distinct, and none of the table's own."""
+    found = {tables.LABEL: tables.LABEL, tables.SPLIT: tables.SPLIT}
+    for own in columns:
+        name = printable(own)
+        while own not in found and (name in OWN or name in found.values()):
+            name += "_"
+        found.setdefault(own, name)
+    return found
 
 
-def description(store: FeatureStore) -> dict[str, Any]:
-    """Return what the metadata of a table says of ``store``: identity, weights, store and provenance, as JSON."""
-    entries = [entry for unit in store.provenance().values() for entry in unit]
+def description(store: FeatureStore, unit: int | None = None) -> dict[str, Any]:
+    """Return what the metadata of a table says of ``store``: identity, weights, store and provenance, as JSON.
+
+    ``unit``: only the provenance of this one.
+    """
+    units = store.provenance() if unit is None else {unit: store._live.shards[unit].provenance}
+    entries = [entry for made in units.values() for entry in made]
     runs = [{name: value for name, value in entry.items() if name != "rows"} for entry in entries]
     made = {json.dumps(run, sort_keys=True): run for run in runs}
     return {

@@ -142,17 +142,21 @@ class LiveRows:
         ``rows`` None means all.
         """
         if rows is None:
-            for index, unit in enumerate(self.finished):
-                start, stop = int(self._starts[index]), int(self._starts[index + 1])
-                if stop > start:
-                    offsets = self._live.get(unit.number, slice(0, stop - start))
-                    yield self.shards[unit.number], slice(start, stop), offsets
+            for unit, start, stop in self.ranges():
+                yield self.shards[unit.number], slice(start, stop), self._live.get(unit.number, slice(0, stop - start))
             return
         for index, places in _by_owner(np.searchsorted(self._starts, rows, side="right") - 1):
             unit = self.finished[index]
             offsets = rows[places] - self._starts[index]
             live = self._live.get(unit.number)
             yield self.shards[unit.number], places, offsets if live is None else live[offsets]
+
+    def ranges(self) -> Iterator[tuple[Unit, int, int]]:
+        """Yield (unit, first row, end) for each unit with rows, in the order of the store."""
+        for index, unit in enumerate(self.finished):
+            start, stop = int(self._starts[index]), int(self._starts[index + 1])
+            if stop > start:
+                yield unit, start, stop
 
     def gather(
         self, attribute: str, rows: NDArray[np.int64] | None, shape: tuple[int, ...], dtype: Any

@@ -35,6 +35,7 @@ def verbs(place: Path, every: bool) -> None:
         ("label", store, table),
         ("info", store),
         ("failures", store),
+        ("export", store, "--to", "npy"),
         ("train", store, "--report", place / "training.html"),
         ("predict", f"{store}.logreg.head", picture, pictures),
         ("index", store),
