@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from featstore.stages.export import export
     from featstore.stages.extract import extract
     from featstore.stages.failures import list_failures
+    from featstore.stages.import_ import import_vectors
     from featstore.stages.index import index
     from featstore.stages.info import info
     from featstore.stages.label import label
@@ -60,6 +61,7 @@ _HOMES = {
     "export": "stages.export",
     "extract": "stages.extract",
     "find_duplicates": "stages.duplicates",
+    "import_vectors": "stages.import_",
     "index": "stages.index",
     "info": "stages.info",
     "label": "stages.label",
@@ -94,6 +96,7 @@ __all__ = [
     "export",
     "extract",
     "find_duplicates",
+    "import_vectors",
     "index",
     "info",
     "label",
