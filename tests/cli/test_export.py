@@ -21,9 +21,20 @@ def test_a_store_is_exported_and_a_second_run_finds_it_done(place, tmp_path):
 
 @pytest.mark.slow
 def test_mistakes_are_one_line(place, tmp_path):
-    assert "choose one of parquet, npy, csv" in run("export", place / "s", "--to", "onnx", code=2).stderr
+    assert "choose one of parquet, npy, csv" in run("export", place / "s", "--onnx", code=2).stderr
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/x").write_text("mine")
     error = run("export", place / "s", "--out", tmp_path / "mine", code=2).stderr
     assert "name a new folder" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_head_is_exported_with_its_network(indexed, tmp_path):
+    run("train", indexed / "s", "--out", tmp_path / "h", "--C", "1")
+    told = run("export", tmp_path / "h", "--onnx").stdout
+    assert told.startswith(f"{tmp_path / 'h'}.onnx: logreg, 2 classes (")
+    assert "takes: pixels (height, width, 3) uint8" in told
+    assert run_json("export", tmp_path / "h", "--sklearn")["out"] == f"{tmp_path / 'h'}.joblib"
+    alone = run_json("export", tmp_path / "h", "--onnx", "--features-only", "--out", tmp_path / "f.onnx")
+    assert alone["inputs"].startswith("features (n, 512) float32")
