@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from featstore.stages.compact import compact
     from featstore.stages.demo import demo
     from featstore.stages.duplicates import find_duplicates
+    from featstore.stages.export import export
     from featstore.stages.extract import extract
     from featstore.stages.failures import list_failures
+    from featstore.stages.import_ import import_vectors
     from featstore.stages.index import index
     from featstore.stages.info import info
     from featstore.stages.label import label
@@ -56,8 +58,10 @@ _HOMES = {
     "bench_store": "stages.bench",
     "compact": "stages.compact",
     "demo": "stages.demo",
+    "export": "stages.export",
     "extract": "stages.extract",
     "find_duplicates": "stages.duplicates",
+    "import_vectors": "stages.import_",
     "index": "stages.index",
     "info": "stages.info",
     "label": "stages.label",
@@ -89,8 +93,10 @@ __all__ = [
     "bench_store",
     "compact",
     "demo",
+    "export",
     "extract",
     "find_duplicates",
+    "import_vectors",
     "index",
     "info",
     "label",

@@ -1,11 +1,11 @@
-"""Open the head or index at a path: file names, origins, staleness."""
+"""What is at a path: a store, head or index; open it; file names, origins, staleness."""
 
 from __future__ import annotations
 
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -18,6 +18,21 @@ from featstore.text import counted
 if TYPE_CHECKING:
     from featstore.heads import TrainedHead
     from featstore.indexes import FeatureIndex
+
+
+def kind_of(path: str | os.PathLike[str]) -> Literal["store", "head", "index"]:
+    """Return what is at ``path``: every folder is taken for a store. Raises UsageError if it is none of the three."""
+    if os.path.isdir(path):
+        return "store"
+    if is_index(path):
+        return "index"
+    try:
+        sealed.read_header(Path(path), "head")
+    except FileNotFoundError:
+        raise UsageError(f"{os.fspath(path)}: does not exist") from None
+    except DamagedError as error:
+        raise UsageError(f"{os.fspath(path)}: is no store, head or index that can be read ({error})") from None
+    return "head"
 
 
 def open_head(path: str | os.PathLike[str]) -> TrainedHead:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import featstore
-from featstore.cli import VERBS
+from featstore.cli import VERBS, module_of
 
 TOP = Path(__file__).parents[1]
 PACKAGE = TOP / "featstore"
@@ -17,9 +17,10 @@ FUNCTIONS = {
     "backbones": "list_backbones",
     "duplicates": "find_duplicates",
     "failures": "list_failures",
+    "import": "import_vectors",
     "sample": "write_sample",
 }
-"""Verbs whose name is a noun: the library's function says what it does."""
+"""Verbs whose name is a noun, or a word of Python: the library's function says what it does."""
 PAGES = {"demo", "duplicates", "search", "train"}
 """Verbs that write a page."""
 ROOMS = 26
@@ -28,11 +29,11 @@ LINES, PARAMETERS, MODULE_LINES, USUAL_LINES = 80, 12, 350, 32
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_is_found_by_its_name(verb):
-    stage = importlib.import_module(f"featstore.stages.{verb}")
+    stage = importlib.import_module(f"featstore.stages.{module_of(verb)}")
     name = FUNCTIONS.get(verb, verb)
     assert callable(getattr(stage, name))
     assert getattr(featstore, name) is getattr(stage, name)
-    assert (PACKAGE / "cli" / f"{verb}.py").is_file()
+    assert (PACKAGE / "cli" / f"{module_of(verb)}.py").is_file()
     assert (PACKAGE / "pages" / f"{verb}.py").is_file() == (verb in PAGES)
     for tests in (TOP / "tests/stages", TOP / "tests/cli"):
         assert (tests / f"test_{verb}.py").is_file() or any((tests / verb).glob("test_*.py")), tests / verb

@@ -6,6 +6,7 @@ import codecs
 import errno
 import importlib
 import io
+import keyword
 import os
 import sys
 from collections import Counter
@@ -35,6 +36,10 @@ SECTIONS: Final = {
         "repair": "Restore what verify finds damaged in a store.",
         "compact": "Purge removed pictures and merge small shards.",
     },
+    "Formats": {
+        "import": "Make a store of vectors from other programs: npy, npz, Parquet, HDF5, FAISS.",
+        "export": "Write a store as Parquet, npy or CSV, or a head as ONNX or for scikit-learn.",
+    },
     "Search": {
         "duplicates": "List pictures that a store has more than once, or in two splits.",
     },
@@ -47,6 +52,11 @@ SECTIONS: Final = {
 }
 """The verbs by section of the help, each with its summary, so that --help imports no verb. Verb V is in cli/V.py."""
 VERBS: Final = tuple(verb for section in SECTIONS.values() for verb in section)
+
+
+def module_of(verb: str) -> str:
+    """Return the name of a verb's modules: the verb's own, with an underscore where it is a word of Python (import)."""
+    return f"{verb}_" if keyword.iskeyword(verb) else verb
 
 
 _REMEDIES = {
@@ -66,7 +76,8 @@ class _Verbs(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in VERBS:
             return None
-        command = getattr(importlib.import_module(f"featstore.cli.{name}"), name)
+        module = importlib.import_module(f"featstore.cli.{module_of(name)}")
+        command = getattr(module, module_of(name))
         assert isinstance(command, click.Command)
         return command
 

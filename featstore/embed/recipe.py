@@ -54,6 +54,7 @@ class Request:
         False if they differ, or if only loading the network could decide it, as for a checkpoint file.
         """
         identity = existing.identity
+        identity.require_pictures("the store")
         return (
             self._names_backbone(existing)
             and self.dtype in (None, identity.dtype)
@@ -86,6 +87,8 @@ class Request:
         from featstore.engines import engine_for_class, open_engine
 
         known = None if existing is None else existing.identity
+        if known is not None:
+            known.require_pictures(str(store))
         decoder = _decoder(self.decode) if self.decode != "auto" else DECODER if known is None else known.decoder
         asked = self.backbone
         backbone = self._load_backbone(asked, existing, store) if asked is None or isinstance(asked, str) else asked
@@ -133,6 +136,7 @@ def reopen(
     """
     from featstore.engines import engine_for_class, open_engine
 
+    identity.require_pictures(what)
     if backbone is None:
         from featstore.backbones import known_weights, load_backbone
 

@@ -233,7 +233,7 @@ class Run:
 
 def _is_there(root: Path, kind: str) -> bool:
     """Return whether the pictures' folder exists at all: an unmounted disk is not a folder of missing pictures."""
-    return kind == "list" or os.path.isdir(root)
+    return kind == "list" or (kind != "import" and os.path.isdir(root))
 
 
 def extract_units(

@@ -111,6 +111,29 @@ class Plain:
             raise ValueError(f"its {name!r} lies in other files; copy it into one")
         return part
 
+    def datasets(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Return shape and kind of type (NumPy's letter) of each dataset by its path; links are not followed."""
+        import h5py
+
+        found: dict[str, tuple[tuple[int, ...], str]] = {}
+
+        def visit(name: str, part: Any) -> None:
+            if isinstance(part, h5py.Dataset):
+                found[name] = tuple(part.shape or ()), part.dtype.kind
+
+        self._file.visititems(visit)
+        return found
+
+    def array(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Return the rows ``start`` to ``stop`` of a dataset that ``datasets`` named; texts come as bytes.
+
+        Raises ValueError if its data is in another file.
+        """
+        part = self._file[name]
+        if part.external or part.is_virtual:
+            raise ValueError(f"its {name!r} lies in other files; copy it into one")
+        return np.asarray(part[start:stop])
+
 
 @contextlib.contextmanager
 def open_plain(path: Path) -> Iterator[Plain]:

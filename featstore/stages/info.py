@@ -7,9 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
-from featstore.artifacts import origin_of_index, origins_of_head
-from featstore.errors import DamagedError, UsageError
-from featstore.files import sealed
+from featstore.artifacts import kind_of, origin_of_index, origins_of_head
+from featstore.errors import DamagedError
 from featstore.store import FeatureStore, folders
 from featstore.text import natural
 
@@ -19,19 +18,8 @@ def info(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises UsageError if ``path`` is none of them, DamagedError.
     """
-    from featstore.artifacts import is_index
-
-    if os.path.isdir(path):
-        return describe_store(path)
-    if is_index(path):
-        return describe_index(path)
-    try:
-        sealed.read_header(Path(path), "head")
-    except FileNotFoundError:
-        raise UsageError(f"{os.fspath(path)}: does not exist") from None
-    except DamagedError as error:
-        raise UsageError(f"{os.fspath(path)}: is no store, head or index that can be read ({error})") from None
-    return describe_head(path)
+    describe = {"store": describe_store, "head": describe_head, "index": describe_index}
+    return describe[kind_of(path)](path)
 
 
 def describe_head(path: str | os.PathLike[str]) -> dict[str, Any]:

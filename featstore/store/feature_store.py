@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,15 +25,13 @@ from featstore.store.places import place_of
 from featstore.store.plan import Plan, Unit
 from featstore.store.shards import Failure, Shard
 from featstore.store.tables import Tables
-from featstore.store.views import Counts, Keys, frame_of, html_of
+from featstore.store.views import Converted, Counts, Keys
 from featstore.text import did_you_mean, natural, to_bytes, to_text
 
-if TYPE_CHECKING:
-    import pandas as pd
 BLOCK_ROWS = 8192
 
 
-class FeatureStore:
+class FeatureStore(Converted):
     """A store of feature vectors, opened for reading with ``FeatureStore.open``.
 
     Rows are numbered 0 to len - 1 in the order of their ids, over the pictures that count and have a vector.
@@ -112,9 +110,6 @@ class FeatureStore:
     def __repr__(self) -> str:
         made = f"{self.dimension} {self.identity.dtype}, {self.identity.backbone}"
         return f"<FeatureStore {str(self.path)!r}: {len(self):,} x {made}>"
-
-    def _repr_html_(self) -> str:
-        return html_of(self)
 
     @property
     def fingerprint(self) -> str:
@@ -298,14 +293,6 @@ class FeatureStore:
                 f"{self.path}: no pictures of split {split!r}; the splits are: {', '.join(there) or 'none'}{did_you_mean(split, there)}"
             )
         return rows
-
-    def to_pandas(self) -> pd.DataFrame:
-        """Return a DataFrame of all rows: key, id, label, split and every metadata column.
-
-        Labels and splits are categories, other texts strings, numbers and truths int64, float64 and bool, or pandas'
-        nullable Int64 and boolean where some are missing. A metadata column named key or id is renamed to key_ or id_.
-        """
-        return frame_of(self)
 
     # Failures
 

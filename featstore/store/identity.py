@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from featstore.errors import DamagedError, IdentityError
+from featstore.errors import DamagedError, IdentityError, UsageError
 from featstore.files import atomic
+from featstore.text import printable
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,27 @@ class Identity:
     decoder: str
     precision: str
     dtype: str
+
+    UNKNOWN: ClassVar[str] = "unknown"
+    """Value of what is not known of imported features."""
+
+    @classmethod
+    def imported(cls, name: str, dimension: int, dtype: str) -> Identity:
+        """Return the identity of features that were made outside featstore, by what the user calls ``name``."""
+        return cls(name, "imported", dimension, cls.UNKNOWN, {}, cls.UNKNOWN, cls.UNKNOWN, dtype)
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether the features were made outside featstore, which cannot make more of them."""
+        return self.layer == "imported" and not self.preprocessing
+
+    def require_pictures(self, what: str) -> None:
+        """Raise UsageError, naming ``what``, if no picture can be made into such features."""
+        if self.is_imported:
+            raise UsageError(
+                f"{what}: its features were imported as {printable(self.backbone)!r}, and featstore cannot make such features of "
+                "pictures; use keys or vectors as queries, stores for predictions, and featstore import for more rows"
+            )
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "float16"):

@@ -143,19 +143,21 @@ class LiveRows:
         ``rows`` None means all.
         """
         if rows is None:
-            for index, unit in enumerate(self.finished):
-                start, stop = int(self._starts[index]), int(self._starts[index + 1])
-                if stop > start:
-                    offsets = self._live.get(unit.number, slice(0, stop - start))
-                    yield self.shards[unit.number], slice(start, stop), offsets
+            for unit, start, stop in self.ranges():
+                yield self.shards[unit.number], slice(start, stop), self._live.get(unit.number, slice(0, stop - start))
             return
-        owner = np.searchsorted(self._starts, rows, side="right") - 1
-        for index in np.unique(owner):
-            places = np.flatnonzero(owner == index)
-            unit = self.finished[int(index)]
+        for index, places in _by_owner(np.searchsorted(self._starts, rows, side="right") - 1):
+            unit = self.finished[index]
             offsets = rows[places] - self._starts[index]
             live = self._live.get(unit.number)
             yield self.shards[unit.number], places, offsets if live is None else live[offsets]
+
+    def ranges(self) -> Iterator[tuple[Unit, int, int]]:
+        """Yield (unit, first row, end) for each unit with rows, in the order of the store."""
+        for index, unit in enumerate(self.finished):
+            start, stop = int(self._starts[index]), int(self._starts[index + 1])
+            if stop > start:
+                yield unit, start, stop
 
     def gather(
         self, attribute: str, rows: NDArray[np.int64] | None, shape: tuple[int, ...], dtype: Any
@@ -227,3 +229,15 @@ class LiveRows:
                 for (key, failure), counted in zip(shard.failures(), counts.tolist(), strict=True):
                     if counted:
                         yield key, failure
+
+
+def _by_owner(owner: NDArray[np.int64]) -> Iterator[tuple[int, Places]]:
+    """Yield each owner and its places in ``owner``: slices, which need no second copy, where the owners ascend."""
+    cuts = np.flatnonzero(owner[1:] != owner[:-1]) + 1
+    if (owner[1:] >= owner[:-1]).all():
+        for start, stop in zip([0, *cuts.tolist()], [*cuts.tolist(), len(owner)], strict=True):
+            if stop > start:
+                yield int(owner[start]), slice(start, stop)
+        return
+    for index in np.unique(owner).tolist():
+        yield index, np.flatnonzero(owner == index)

@@ -54,7 +54,7 @@ class Pictures:
         try:
             return open_picture(*self._place(key))
         except NoPicture as failure:
-            self._gone += failure.reason in ("missing", "unknown-key", "changed")
+            self._gone += failure.reason in ("missing", "unknown-key", "changed", "imported")
             raise
 
     def address(self, key: str) -> str:
@@ -104,6 +104,10 @@ def open_picture(
 
     ``content``: the SHA-256 that its bytes must have; None accepts any. Raises NoPicture.
     """
+    if content is not None and not any(content):
+        raise NoPicture(
+            "imported", "its features were imported without the picture; --root says where the pictures are"
+        )
     try:
         data = read_picture(root, location, offset, size, limit=defaults.MAX_FILE_BYTES).data
         if content is not None and hashlib.sha256(data).digest() != content:

@@ -12,6 +12,7 @@ from featstore.errors import UsageError
 from featstore.sources.base import ReadFailure
 from featstore.sources.reading import resolve
 from featstore.store.plan import Plan
+from featstore.text import quoted
 
 
 class Place(NamedTuple):
@@ -25,6 +26,8 @@ class Place(NamedTuple):
 
     def path(self, root: str | os.PathLike[str] | None = None) -> Path:
         """Return the file. ``root``: the one to use instead. Raises UsageError where the location leaves the root."""
+        if root is None and os.fspath(self.root) == os.devnull:
+            raise UsageError(f"{quoted(self.location)}: was imported without its picture; name its folder with root")
         location = self.location.partition(b"\0")[0] if self.offset >= 0 else self.location
         try:
             return Path(os.path.abspath(os.fsdecode(resolve(os.fsencode(root or self.root), location))))

@@ -150,8 +150,13 @@ def _leaving_out(store: FeatureStore) -> str:
 
 
 def groups_of_equal_bytes(sha256: NDArray[np.uint8]) -> Rows:
-    """Return a group number (n,) for each digest (n, 32): equal bytes get equal numbers."""
-    return np.unique(np.ascontiguousarray(sha256).view("S32").reshape(-1), return_inverse=True)[1].astype(np.int64)
+    """Return a group number (n,) for each digest (n, 32): equal bytes get equal numbers; zeros, which say that the bytes
+    are unknown, get a group each."""
+    digests = np.ascontiguousarray(sha256).view("S32").reshape(-1)
+    groups = np.unique(digests, return_inverse=True)[1].astype(np.int64)
+    unknown = np.flatnonzero(~sha256.any(axis=1))
+    groups[unknown] = len(groups) + np.arange(len(unknown))
+    return groups
 
 
 def _names(store: FeatureStore, train: str | None, test: str | None) -> tuple[str | None, str | None]:

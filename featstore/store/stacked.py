@@ -175,7 +175,9 @@ def _rows_of_same(first: FeatureStore, other: FeatureStore) -> NDArray[np.int64]
         parts.append(other.index_of(chunk, missing="mark"))
     rows = np.concatenate(parts) if parts else np.empty(0, np.int64)
     there = np.flatnonzero(rows >= 0)
-    differ = there[(first.sha256[there] != other.sha256[rows[there]]).any(axis=1)]
+    ours, theirs = first.sha256[there], other.sha256[rows[there]]
+    # Zeros: the bytes of imported rows are unknown.
+    differ = there[(ours != theirs).any(axis=1) & ours.any(axis=1) & theirs.any(axis=1)]
     if len(differ):
         raise UsageError(
             f"{other.path}: {len(differ):,} of the {len(there):,} pictures that it shares with {first.path} have other bytes "

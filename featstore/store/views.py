@@ -1,14 +1,15 @@
-"""Views of an open store: its counts, its keys, all its rows as a pandas DataFrame."""
+"""Views of an open store: its counts, its keys, its rows for pandas, Arrow and PyTorch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore import defaults
 from featstore.store import tables
 from featstore.text import natural, to_text
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from featstore.store.feature_store import FeatureStore
+    from featstore.store.torch_rows import FeatureDataset
 
 _INTEGERS = 1 << 63
 
@@ -71,6 +73,57 @@ class Keys(Sequence[str]):
     __hash__ = None  # type: ignore[assignment]
 
 
+class Converted:
+    """The part of FeatureStore that hands its rows to other libraries, each imported when it is asked for."""
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a DataFrame of all rows: key, id, label, split and every metadata column.
+
+        Labels and splits are categories, other texts strings, numbers and truths int64, float64 and bool, or pandas'
+        nullable Int64 and boolean where some are missing. A metadata column named key or id is renamed to key_ or id_.
+        """
+        return frame_of(cast("FeatureStore", self))
+
+    def to_arrow(self, *, memory_limit: int = defaults.MEMORY_LIMIT) -> Any:
+        """Return a pyarrow.Table of all rows, for DuckDB, Polars, pandas and others (see featstore.store.arrow).
+
+        Vectors (``vector``, a fixed-size list), keys and ids are views of the memory-mapped shards, and stay valid when
+        the store is closed. Only vectors that lie between removed ones are copied; raises UsageError if these need more
+        than ``memory_limit`` bytes.
+        """
+        from featstore.store.arrow import table_of
+
+        return table_of(cast("FeatureStore", self), memory_limit)
+
+    def as_torch(self, split: str | None = None, *, dtype: str | None = None) -> FeatureDataset:
+        """Return the rows of ``split`` (None: all) as a PyTorch dataset of (vector, label code); see FeatureDataset.
+
+        ``dtype``: of the vectors, by default as stored. Raises UsageError where there is no such split.
+        """
+        from featstore.store.torch_rows import FeatureDataset
+
+        store = cast("FeatureStore", self)
+        return FeatureDataset(store, np.arange(len(store)) if split is None else store.split_rows(split), dtype)
+
+    def _repr_html_(self) -> str:
+        from featstore.notebook import table
+
+        store = cast("FeatureStore", self)
+        counts, identity = store.counts, store.identity
+        weights = f"weights {store.weights_name}"
+        rows = [
+            ("pictures", f"{counts.vectors:,} with a vector, {counts.failures:,} failures, {counts.pending:,} pending"),
+            (
+                "features",
+                f"{identity.dimension:,} x {identity.dtype} of {identity.backbone} ({identity.layer}), {weights}",
+            ),
+            ("columns", ", ".join(store.columns)),
+            ("sources", ", ".join(str(source.get("location")) for source in store._plan.sources().values())),
+            ("identity", store.fingerprint[:16]),
+        ]
+        return table(f"FeatureStore {store.path}", rows)
+
+
 def frame_of(store: FeatureStore) -> pd.DataFrame:
     """Return the rows of ``store`` as a DataFrame (see FeatureStore.to_pandas)."""
     import pandas as pd
@@ -81,25 +134,6 @@ def frame_of(store: FeatureStore) -> pd.DataFrame:
         column = _categories(values) if name in (tables.LABEL, tables.SPLIT) else _typed(values)
         frame[name if name not in ("key", "id") else f"{name}_"] = column
     return frame
-
-
-def html_of(store: FeatureStore) -> str:
-    """Return a table about ``store`` for notebooks."""
-    from featstore.notebook import table
-
-    counts, identity = store.counts, store.identity
-    rows = [
-        ("pictures", f"{counts.vectors:,} with a vector, {counts.failures:,} failures, {counts.pending:,} pending"),
-        (
-            "features",
-            f"{identity.dimension:,} x {identity.dtype} of {identity.backbone} ({identity.layer}), "
-            f"weights {store.weights_name}",
-        ),
-        ("columns", ", ".join(store.columns)),
-        ("sources", ", ".join(str(source.get("location")) for source in store._plan.sources().values())),
-        ("identity", store.fingerprint[:16]),
-    ]
-    return table(f"FeatureStore {store.path}", rows)
 
 
 def _categories(values: list[Any]) -> pd.Series[Any]:

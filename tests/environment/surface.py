@@ -35,6 +35,8 @@ def verbs(place: Path, every: bool) -> None:
         ("label", store, table),
         ("info", store),
         ("failures", store),
+        ("export", store, "--to", "npy"),
+        ("import", f"{store}.npy", place / "imported.store"),
         ("train", store, "--report", place / "training.html"),
         ("predict", f"{store}.logreg.head", picture, pictures),
         ("index", store),

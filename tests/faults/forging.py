@@ -52,8 +52,8 @@ def prepare(folder: Path) -> Ground:
     ground.out.mkdir()
     # Import once what every fork needs.
     for verb in cli.VERBS:
-        importlib.import_module(f"featstore.stages.{verb}")
-        importlib.import_module(f"featstore.cli.{verb}")
+        importlib.import_module(f"featstore.stages.{cli.module_of(verb)}")
+        importlib.import_module(f"featstore.cli.{cli.module_of(verb)}")
     importlib.import_module("featstore.store.compaction")
     return ground
 

@@ -1,0 +1,69 @@
+"""Export a store to files of other programs, or a head to ONNX and scikit-learn."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from featstore.artifacts import kind_of
+from featstore.embed.progress import Progress
+from featstore.errors import UsageError
+from featstore.store import FeatureStore
+from featstore.store.exporting import FORMATS, StoreExport, export_store
+from featstore.text import did_you_mean
+
+if TYPE_CHECKING:
+    from featstore.backbones import Backbone
+    from featstore.stages.export.head import HeadExport
+
+
+def export(
+    path: str | os.PathLike[str],
+    *,
+    to: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    features_only: bool = False,
+    weights: str | None = None,
+    backbone: Backbone | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> StoreExport | HeadExport:
+    """Write the store or head at ``path`` in the format ``to``.
+
+    A store becomes a folder of "parquet" (default), "npy" or "csv" (see featstore.store.exporting). An export that was
+    killed goes on where it was.
+
+    A head becomes a file: "onnx" (default) is one model of preprocessing, network and head, from the pixels of a decoded
+    picture to ``label`` and ``probabilities``; with ``features_only`` the head alone. It is run on made-up pictures before
+    it gets its name. "sklearn" is an estimator that joblib loads. ``weights``, ``backbone``: of the network, if the
+    head's weights are no published ones.
+
+    ``out``: by default beside ``path``, under its name and the format's. Raises UsageError if there is nothing to export,
+    no such format, or something else at ``out``; FeatstoreError if the model gives other probabilities; OSError.
+    """
+    kind = kind_of(path)
+    if kind == "index":
+        raise UsageError(
+            f"{os.fspath(path)}: is an index, which is a plain FAISS file already: faiss.read_index reads it"
+        )
+    from featstore.stages.export import head
+
+    formats = FORMATS if kind == "store" else head.FORMATS
+    to = to or formats[0]
+    if to not in formats:
+        raise UsageError(
+            f"{os.fspath(path)}: a {kind} has no format {to!r}; choose one of {', '.join(formats)}{did_you_mean(to, formats)}"
+        )
+    if kind == "head":
+        return head.export_head(path, to, out, features_only=features_only, weights=weights, backbone=backbone)
+    if features_only or weights is not None:
+        raise UsageError(f"{os.fspath(path)}: is a store; features-only and weights are for heads: leave them out")
+    place = Path(f"{os.path.abspath(path)}.{to}") if out is None else Path(out)
+
+    def on_rows(done: int, total: int) -> None:
+        if progress is not None:
+            progress(Progress(done, total, 0))
+
+    with FeatureStore.open(Path(path)) as store:
+        return export_store(store, place, to, on_rows)

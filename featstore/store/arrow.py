@@ -1,0 +1,203 @@
+"""A store as an Arrow table: vectors, ids, keys and checksums without a copy, labels, splits and metadata beside them.
+
+The columns are ``key``, ``id``, ``label``, ``split``, every metadata column, ``sha256`` of the picture's bytes (zeros:
+unknown) and ``vector``, a fixed-size list. Vectors, ids, keys and checksums are views of the memory-mapped shards, a
+chunk a shard. The metadata of the schema has the key ``featstore``: JSON with the identity, its fingerprint, the name
+of the weights, the store's id, and how the vectors were made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.errors import UsageError
+from featstore.files.byte_columns import ByteColumn
+from featstore.store import tables
+from featstore.text import printable, to_bytes
+
+if TYPE_CHECKING:
+    from featstore.store.feature_store import FeatureStore
+    from featstore.store.live_rows import Places
+
+KEY, ID, SHA256, VECTOR = "key", "id", "sha256", "vector"
+OWN: Final = (KEY, ID, tables.LABEL, tables.SPLIT, SHA256, VECTOR)
+"""Columns of every table; a metadata column of such a name gets an underscore appended."""
+METADATA: Final = b"featstore"
+"""Key of the identity in the metadata of a schema."""
+_RUN_ROWS: Final = 64
+"""Mean length of runs of rows without a retired one from which each run is a chunk of its own, and nothing is copied."""
+_WHOLE: Final = 1 << 53
+"""Whole numbers up to this one are exact in float64."""
+
+
+def table_of(store: FeatureStore, memory_limit: int) -> Any:
+    """Return the rows of ``store`` as a pyarrow.Table (see this module).
+
+    Rows of a shard with many retired rows are copied; UsageError if these copies need more than ``memory_limit`` bytes.
+    """
+    import pyarrow as pa
+
+    parts = _parts(store)
+    copied = sum(len(piece) for _, piece in parts if not isinstance(piece, slice))
+    need = copied * store.dimension * store.identity.numpy_dtype.itemsize
+    if need > memory_limit:
+        raise UsageError(
+            f"{store.path}: {copied:,} vectors lie between removed ones, and copying them needs {need / 2**30:.1f} GiB, more "
+            f"than the limit of {memory_limit / 2**30:.1f} GiB; run featstore compact {store.path}, or raise memory_limit"
+        )
+    vectors = [vector_array(shard.features[piece]) for shard, piece in parts]
+    rows = _rows(store, parts)
+    return rows.append_column(VECTOR, pa.chunked_array(vectors, vector_type(store)))
+
+
+def rows_of(store: FeatureStore) -> Any:
+    """Return all columns of table_of except the vectors."""
+    return _rows(store, _parts(store))
+
+
+def _parts(store: FeatureStore) -> list[tuple[Any, slice | NDArray[np.int64]]]:
+    parts: list[tuple[Any, slice | NDArray[np.int64]]] = []
+    for shard, _, offsets in store._live.parts(None):
+        # Arrow trusts offsets: those of a forged store could point anywhere.
+        shard.keys.check(len(shard.ids), f"{store.path}: a shard")
+        parts += [(shard, piece) for piece in _pieces(offsets, len(shard.ids))]
+    return parts
+
+
+def _rows(store: FeatureStore, parts: list[tuple[Any, slice | NDArray[np.int64]]]) -> Any:
+    import pyarrow as pa
+
+    keys = _texts([_key_chunk(shard.keys, piece) for shard, piece in parts])
+    columns = {KEY: pa.chunked_array(keys, None if keys else pa.large_string())}
+    columns[ID] = pa.chunked_array([pa.array(shard.ids[piece]) for shard, piece in parts], pa.int64())
+    columns.update(side_columns(store))
+    digests = [_fixed(shard.sha256[piece]) for shard, piece in parts]
+    columns[SHA256] = pa.chunked_array(digests, pa.binary(32))
+    return pa.table(columns).replace_schema_metadata({METADATA: json.dumps(description(store)).encode()})
+
+
+def side_columns(store: FeatureStore) -> dict[str, Any]:
+    """Return label, split and metadata as Arrow arrays of all rows, by the name of the column in a table."""
+    return {
+        name: _values(store.column(own), is_category=own in (tables.LABEL, tables.SPLIT))
+        for own, name in column_names(store.columns).items()
+    }
+
+
+def column_names(columns: list[str]) -> dict[str, str]:
+    """Return the name that each of a store's columns has in a table: printable, distinct, and none of the table's own."""
+    found = {tables.LABEL: tables.LABEL, tables.SPLIT: tables.SPLIT}
+    for own in columns:
+        name = printable(own)
+        while own not in found and (name in OWN or name in found.values()):
+            name += "_"
+        found.setdefault(own, name)
+    return found
+
+
+def description(store: FeatureStore, unit: int | None = None) -> dict[str, Any]:
+    """Return what the metadata of a table says of ``store``: identity, weights, store and provenance, as JSON.
+
+    ``unit``: only the provenance of this one.
+    """
+    units = store.provenance() if unit is None else {unit: store._live.shards[unit].provenance}
+    entries = [entry for made in units.values() for entry in made]
+    runs = [{name: value for name, value in entry.items() if name != "rows"} for entry in entries]
+    made = {json.dumps(run, sort_keys=True): run for run in runs}
+    return {
+        "identity": store.identity.to_dict(),
+        "fingerprint": store.fingerprint,
+        "weights_name": store.weights_name,
+        "store_id": store.store_id,
+        "made_by": [made[text] for text in sorted(made)],
+    }
+
+
+def vector_type(store: FeatureStore) -> Any:
+    """Return the Arrow type of a vector: a fixed-size list of halffloat or float."""
+    import pyarrow as pa
+
+    inner = pa.float16() if store.identity.dtype == "float16" else pa.float32()
+    return pa.list_(pa.field("element", inner, nullable=False), store.dimension)
+
+
+def vector_array(vectors: NDArray[Any]) -> Any:
+    """Return vectors (n, d), C-contiguous, as a FixedSizeListArray that shares their memory."""
+    import pyarrow as pa
+
+    values = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    kind = pa.list_(pa.field("element", values.type, nullable=False), vectors.shape[1])
+    return pa.FixedSizeListArray.from_arrays(values, type=kind)
+
+
+def _pieces(offsets: Places, rows: int) -> Iterator[slice | NDArray[np.int64]]:
+    """Yield the ``offsets`` of a shard of ``rows`` as slices, or as one array where removed rows leave only short runs."""
+    if isinstance(offsets, slice):
+        yield slice(*offsets.indices(rows))
+        return
+    cuts = np.flatnonzero(np.diff(offsets) != 1) + 1
+    if len(offsets) < _RUN_ROWS * (len(cuts) + 1):
+        yield offsets
+        return
+    for run in np.split(offsets, cuts):
+        yield slice(int(run[0]), int(run[-1]) + 1)
+
+
+def _key_chunk(keys: ByteColumn, piece: slice | NDArray[np.int64]) -> Any:
+    """Return keys as a LargeBinaryArray, without a copy of a slice."""
+    import pyarrow as pa
+
+    if not isinstance(piece, slice):
+        keys, piece = keys.select(piece), slice(0, len(piece))
+    start, stop = piece.start, piece.stop
+    buffers = [None, pa.py_buffer(keys.offsets), pa.py_buffer(keys.blob)]
+    return pa.Array.from_buffers(pa.large_binary(), stop - start, buffers, offset=start)
+
+
+def _texts(chunks: list[Any]) -> list[Any]:
+    """Return chunks of bytes as text, without a copy; as they are where one is no UTF-8, which Arrow's text must be."""
+    import pyarrow as pa
+
+    texts = [
+        pa.Array.from_buffers(pa.large_string(), len(chunk), chunk.buffers(), offset=chunk.offset) for chunk in chunks
+    ]
+    try:
+        for text in texts:
+            text.validate(full=True)
+    except pa.ArrowInvalid:
+        return chunks
+    return texts
+
+
+def _fixed(rows: NDArray[np.uint8]) -> Any:
+    import pyarrow as pa
+
+    return pa.Array.from_buffers(pa.binary(32), len(rows), [None, pa.py_buffer(np.ascontiguousarray(rows))])
+
+
+def _values(values: NDArray[np.object_], *, is_category: bool) -> Any:
+    """Return a column as text, int64, float64 or bool; values of several types become text.
+
+    Texts with bytes that are no UTF-8 become binary. Categories are dictionary-encoded.
+    """
+    import pyarrow as pa
+
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {bool}:
+        return pa.array(values, pa.bool_())
+    if kinds == {int} and all(value is None or -(1 << 63) <= value < 1 << 63 for value in values):
+        return pa.array(values, pa.int64())
+    if float in kinds and kinds <= {int, float} and all(value is None or abs(value) <= _WHOLE for value in values):
+        return pa.array([None if value is None else float(value) for value in values], pa.float64())
+    if not kinds <= {str}:
+        values = np.array([None if value is None else str(value) for value in values], object)
+    try:
+        made = pa.array(values, pa.string())
+    except (UnicodeEncodeError, pa.ArrowInvalid):
+        made = pa.array([None if value is None else to_bytes(value) for value in values], pa.binary())
+    return made.dictionary_encode() if is_category else made

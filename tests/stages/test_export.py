@@ -1,0 +1,138 @@
+"""featstore.export: what is written where, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import joblib
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+import featstore
+from featstore.errors import FeatstoreError, UsageError
+from featstore.heads import load_head
+from featstore.heads.export import to_onnx
+from featstore.stages.export import export
+from featstore.stages.index import index
+from featstore.stages.predict import predict
+from featstore.stages.train import train
+from tests.chain import make_store, names, write_coloured
+from tests.made import tiny_backbone
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    place = tmp_path_factory.mktemp("export")
+    return make_store(write_coloured(place / "pictures", names("train", 6)), place / "s", unit_rows=5)
+
+
+def test_a_store_becomes_parquet_beside_it(store):
+    seen = []
+    made = export(store, progress=seen.append)
+    assert made.out == f"{store}.parquet"
+    assert ([one.done for one in seen], seen[0].total) == ([5, 10, 12], 12)
+    opened = featstore.FeatureStore.open(store)
+    table = parquet.read_table(made.out)
+    assert table["label"].to_pylist() == opened.labels.tolist()
+    assert np.stack(table["vector"].to_numpy()).tobytes() == opened.features().tobytes()
+
+
+def test_npy_goes_where_it_is_asked_for(store, tmp_path):
+    made = export(store, to="npy", out=tmp_path / "v")
+    assert (made.files, made.rows, made.dimension) == (["vectors.npy", "rows.parquet"], 12, 8)
+    assert np.load(tmp_path / "v/vectors.npy").shape == (12, 8)
+
+
+def test_what_cannot_be_exported_is_refused_in_one_line(store, tmp_path):
+    with pytest.raises(UsageError, match="choose one of parquet, npy, csv; did you mean 'parquet'"):
+        export(store, to="parqet")
+    with pytest.raises(UsageError, match="does not exist"):
+        export(tmp_path / "nothing")
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(UsageError, match="is no store, head or index"):
+        export(tmp_path / "note.txt")
+    built = index(store, out=tmp_path / "i.faiss")
+    with pytest.raises(UsageError, match="plain FAISS file already"):
+        export(built.path)
+
+
+@pytest.fixture(scope="module", params=["float32", "float16"])
+def head(request, tmp_path_factory):
+    """A head on the tiny backbone, whose path is returned with its pictures."""
+    place = tmp_path_factory.mktemp("head")
+    pictures = write_coloured(place / "pictures", names("train", 8), size=(40, 31))
+    store = make_store(pictures, place / "s", dtype=request.param)
+    return train(store, out=place / "h", C=1.0).path, pictures
+
+
+def test_a_head_becomes_one_model_from_decoded_pixels(head, tmp_path):
+    path, pictures = head
+    made = export(path, to="onnx", out=tmp_path / "m.onnx", backbone=tiny_backbone())
+    assert made.greatest_difference < 1e-4
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    assert [(one.name, one.shape, one.type) for one in session.get_inputs()] == [
+        ("pixels", ["height", "width", 3], "tensor(uint8)")
+    ]
+    assert json.loads(session.get_modelmeta().custom_metadata_map["identity"])["backbone"] == "tiny"
+    files = sorted(pictures.rglob("*.png"))
+    expected = list(predict(path, files, backbone=tiny_backbone(), engine="torch"))
+    for file, one in zip(files, expected, strict=True):
+        pixels = np.array(Image.open(file).convert("RGB"))
+        label, probabilities = session.run(["label", "probabilities"], {"pixels": pixels})
+        assert label[0] == one.label
+        np.testing.assert_allclose(probabilities[0], one.probabilities, atol=1e-4)
+
+
+def test_a_head_alone_takes_features(head, tmp_path):
+    path, _ = head
+    made = export(path, to="onnx", out=tmp_path / "m.onnx", features_only=True)
+    assert made.inputs == "features (n, 8) float32, of tiny"
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    X = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
+    np.testing.assert_allclose(
+        session.run(["probabilities"], {"features": X})[0], load_head(path).predict_proba(X), atol=1e-5
+    )
+
+
+def test_a_head_becomes_an_estimator_of_scikit_learn(head, tmp_path):
+    path, _ = head
+    made = export(path, to="sklearn", out=tmp_path / "m.joblib")
+    assert "pickle" in made.notes[0]
+    X = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
+    estimator = joblib.load(tmp_path / "m.joblib")
+    np.testing.assert_allclose(estimator.predict_proba(X), load_head(path).predict_proba(X), atol=1e-6)
+
+
+def test_a_model_that_gives_other_probabilities_is_not_kept(head, tmp_path, monkeypatch):
+    path, _ = head
+    monkeypatch.setattr("featstore.stages.export.head.to_onnx", lambda head: to_onnx(swapped(head)))
+    with pytest.raises(FeatstoreError, match="it was not kept"):
+        export(path, to="onnx", out=tmp_path / "m.onnx", backbone=tiny_backbone())
+    assert list(tmp_path.iterdir()) == []
+
+
+def swapped(head):
+    model = head.model
+    return dataclasses.replace(head, model=dataclasses.replace(model, coef=-model.coef))
+
+
+def test_a_head_whose_network_is_not_there_is_refused_with_the_remedy(head, tmp_path):
+    path, _ = head
+    with pytest.raises(UsageError, match="--features-only"):
+        export(path, to="onnx", out=tmp_path / "m.onnx")
+    with pytest.raises(UsageError, match="a head has no format 'parquet'; choose one of onnx, sklearn"):
+        export(path, to="parquet")
+
+
+def test_a_head_on_imported_features_is_exported_alone(tmp_path):
+    np.save(tmp_path / "v.npy", np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32))
+    np.save(tmp_path / "y.npy", np.array(["a", "b"] * 10))
+    featstore.import_vectors(tmp_path / "v.npy", tmp_path / "s", identity="net", labels=tmp_path / "y.npy")
+    path = train(tmp_path / "s", out=tmp_path / "h", C=1.0).path
+    with pytest.raises(UsageError, match="imported as 'net', whose network featstore does not have"):
+        export(path, to="onnx")
+    assert export(path, to="onnx", features_only=True).out == f"{path}.onnx"
