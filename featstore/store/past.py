@@ -201,6 +201,9 @@ class _Timeline:
             state = next((s for s in self.states if [s.epoch, s.segments] == generation), first)
         else:
             state = self._last(_created(following))
+            if state is None and self.tables.follows is not None:
+                # The labels that this store follows are older than its pictures.
+                state = self.states[0]
         if state is None:
             raise UsageError(f"{self.store}: the rows at label version {version} are not known" + self._compacted())
         return self._moment(state, version)

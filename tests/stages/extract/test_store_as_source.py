@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,8 @@ def new_store(old: Path, **options: object) -> Path:
 
 @pytest.mark.parametrize("follow", [False, True])
 def test_labels_splits_and_metadata_are_those_of_the_old_store(old: Path, follow: bool):
+    # Times are in seconds: let the labels be older than the new store.
+    time.sleep(1.1)
     new = new_store(old, follow=follow)
     assert columns(new) == columns(old)
     assert (len(FeatureStore.open(new)), FeatureStore.open(new).dimension) == (18, 6)
