@@ -164,13 +164,8 @@ class ParquetTable:
         size = os.stat(path).st_size
         seconds = _PARQUET_SECONDS + size / _PARQUET_BYTES_A_SECOND
         arguments = {"path": os.fspath(path)}
-        try:
+        with self._errors():
             sandbox.call("featstore.sources.tabular:probe", arguments, seconds=seconds, memory=_PARQUET_MEMORY)
-        except sandbox.Died as death:
-            raise FeatstoreError(
-                f"{shown(path)}: reading it ends a process ({death}): it is damaged or made to do harm, or its row groups are "
-                "too large; write it anew with smaller ones"
-            ) from None
         with self._errors(), parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
         self.columns = [str(name) for name in schema.names]
@@ -185,8 +180,8 @@ class ParquetTable:
                     number += 1
                     yield f"row {number}", values
 
-    def _errors(self) -> _Errors:
-        return _Errors(self.path)
+    def _errors(self) -> ParquetErrors:
+        return ParquetErrors(self.path)
 
 
 def probe(path: str) -> None:
@@ -195,7 +190,7 @@ def probe(path: str) -> None:
 
     # The other memory pools reserve more address space than the limit.
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())
-    with _Errors(Path(path)):
+    with ParquetErrors(Path(path)):
         for _ in parquet_parts(Path(path)):
             pass
 
@@ -274,11 +269,14 @@ def _is_text(kind: Any) -> bool:
     )
 
 
-class _Errors:
-    """Convert pyarrow's errors on a damaged or foreign file to a one-line message."""
+class ParquetErrors:
+    """Convert errors of pyarrow, and of a sandboxed reader, on a damaged or foreign file to a one-line message.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    ``memory``: bytes that reading may take.
+    """
+
+    def __init__(self, path: Path, memory: int = _PARQUET_MEMORY) -> None:
+        self._path, self._memory = path, memory
 
     def __enter__(self) -> None:
         return None
@@ -286,9 +284,14 @@ class _Errors:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         import pyarrow
 
+        if isinstance(error, sandbox.Died):
+            raise FeatstoreError(
+                f"{shown(self._path)}: reading it ends a process ({error}): it is damaged or made to do harm, or its row groups "
+                "are too large; write it anew with smaller ones"
+            ) from None
         if isinstance(error, MemoryError):
             raise UsageError(
-                f"{shown(self._path)}: takes more than {_PARQUET_MEMORY >> 30} GiB of memory to read; it is damaged or made to "
+                f"{shown(self._path)}: takes more than {self._memory >> 30} GiB of memory to read; it is damaged or made to "
                 "do harm, or its row groups are too large; write it anew with smaller ones"
             ) from None
         if isinstance(error, pyarrow.ArrowException | OSError | UnicodeDecodeError):

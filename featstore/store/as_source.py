@@ -21,7 +21,7 @@ from featstore.store import tables
 from featstore.store.label_history import UNDO
 from featstore.store.manifest import NAME, Manifest, settled
 from featstore.store.plan import Plan, Rows, Segment
-from featstore.store.tables import FOLLOW, Table, Tables
+from featstore.store.tables import FOLLOW, Tables
 from featstore.text import counted, quoted
 
 KIND = "store"
@@ -160,7 +160,8 @@ def take_tables(store: Path, manifest: Manifest, source: StoreSource) -> int:
             if UNDO not in Manifest.read(store).requires:
                 Manifest.read(store).requiring(UNDO).write(store)
         try:
-            _write_copy(tables.table_path(store, manifest.epoch, mine.version), table, source.plan, about)
+            path, rows = tables.table_path(store, manifest.epoch, mine.version), source.plan.holds(table.index)
+            tables.copy_rows(path, table, np.flatnonzero(rows), about)
             taken += 1
         except FileExistsError:
             # Another process takes them too.
@@ -178,15 +179,6 @@ def _copied(mine: Tables, owner: str) -> list[int]:
     while len(numbers) + 1 in found:
         numbers.append(found[len(numbers) + 1])
     return numbers
-
-
-def _write_copy(path: Path, table: Table, plan: Plan, about: dict[str, Any]) -> None:
-    live = np.zeros(len(table.keys), bool)
-    live[table.index.places()] = plan.find(np.stack([table.index.hi, table.index.lo], axis=1)) >= 0
-    rows = np.flatnonzero(live)
-    columns = {name: table.column(name).take(rows) for name in table.columns}
-    origin: Any = table.origin
-    tables.write_table(path, list(table.keys.take(rows)), columns, origin, table.row_digest[rows], about=about)
 
 
 def follow_tables(store: Path, manifest: Manifest, source: StoreSource) -> None:

@@ -26,7 +26,7 @@ from featstore.store import plan as plans
 from featstore.store.claims import COMPACTION, Claims, work_folder
 from featstore.store.feature_store import FeatureStore
 from featstore.store.ids import Ids
-from featstore.store.keys import KeyIndex, digests
+from featstore.store.keys import digests
 from featstore.store.live_rows import shard_names
 from featstore.store.manifest import Manifest
 from featstore.store.plan import NewSegment, Plan, Rows, Unit, source_name
@@ -275,18 +275,12 @@ class _Compaction:
         directory = folders.make(self.path, folders.TABLES, f"{self.next.epoch:06d}")
         for version, table in enumerate(self.store._tables.own):
             path = tables.table_path(self.path, self.next.epoch, version)
-            known = np.zeros(len(table.keys), bool)
-            index: KeyIndex = table.index
-            known[index.places()] = self.plan.find(np.stack([index.hi, index.lo], axis=1)) >= 0
+            known = self.plan.holds(table.index)
             if known.all():
                 os.link(table.file.path, path)
                 written.mark(self.path, path)
             else:
-                rows = np.flatnonzero(known)
-                columns = {name: table.column(name).take(rows) for name in table.columns}
-                origin: Any = table.origin
-                keys = list(table.keys.take(rows))
-                tables.write_table(path, keys, columns, origin, table.row_digest[rows], about=table.about)
+                tables.copy_rows(path, table, np.flatnonzero(known), table.about)
         atomic.sync(directory)
 
 

@@ -197,6 +197,12 @@ class Plan:
                 break
         return found
 
+    def holds(self, index: KeyIndex) -> NDArray[np.bool_]:
+        """Return for each row of a table with this lookup whether its key belongs to a live row of the plan."""
+        held = np.zeros(len(index.row), bool)
+        held[index.places()] = self.find(np.stack([index.hi, index.lo], axis=1)) >= 0
+        return held
+
     def find_keys(self, keys: Sequence[bytes], view: int = 0) -> Ids:
         """Return the live id of each key, or -1."""
         return self.find(digests(keys, [view] * len(keys) if view else None))

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from featstore.backbones import Backbone
 from featstore.decode import Preprocessing
+from featstore.engines.open import _WITHOUT_BF16
 
 needs_openvino_in_bf16 = pytest.mark.skipif(
-    os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ("SSE41", "AVX", "AVX2"),
+    os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in _WITHOUT_BF16,
     reason="OpenVINO has no bf16 under this limit of the instruction set",
 )
 

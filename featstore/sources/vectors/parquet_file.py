@@ -10,9 +10,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.errors import FeatstoreError, UsageError
+from featstore.errors import UsageError
 from featstore.processes import sandbox
-from featstore.sources.tabular import scalar
+from featstore.sources.tabular import ParquetErrors, scalar
 from featstore.sources.vectors.base import choose, require_vectors, rows_of_block
 from featstore.text import printable, shown
 
@@ -30,12 +30,12 @@ class ParquetFile:
 
         self.path = path
         size = os.stat(path).st_size
-        with _errors(path):
+        with ParquetErrors(path, _memory(path)):
             sandbox.call(
                 "featstore.sources.vectors.parquet_file:probe",
                 {"path": os.fspath(path), "array": array},
                 seconds=_SECONDS + size / _BYTES_A_SECOND,
-                memory=_MEMORY + min(2 * size, _LARGEST_GROUP),
+                memory=_memory(path),
             )
             with parquet.ParquetFile(path) as file:
                 self._schema, rows = file.schema_arrow, file.metadata.num_rows
@@ -46,7 +46,7 @@ class ParquetFile:
 
     def blocks(self) -> Iterator[NDArray[Any]]:
         """See VectorFile."""
-        with _errors(self.path):
+        with ParquetErrors(self.path, _memory(self.path)):
             yield from _batches(self.path, self._name, rows_of_block(self.shape[1], self.dtype))
 
     def columns(self) -> dict[str, Sequence[Any]]:
@@ -54,7 +54,7 @@ class ParquetFile:
         from pyarrow import parquet, types
 
         names = [field.name for field in self._schema if field.name != self._name and not types.is_nested(field.type)]
-        with _errors(self.path), parquet.ParquetFile(self.path) as file:
+        with ParquetErrors(self.path, _memory(self.path)), parquet.ParquetFile(self.path) as file:
             table = file.read(columns=names)
         return {
             name: [value if isinstance(value, bytes) else scalar(value) for value in table[name].to_pylist()]
@@ -73,13 +73,16 @@ def probe(path: str, array: str | None) -> None:
 
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())
     place = Path(path)
-    try:
+    with ParquetErrors(place, _memory(place)):
         with parquet.ParquetFile(place) as file:
             name = _vectors_of(place, file.schema_arrow, array)
         for _ in _batches(place, name, 4096):
             pass
-    except (pyarrow.ArrowException, OSError) as error:
-        raise FeatstoreError(f"{shown(path)}: is no Parquet file that can be read ({_first_line(error)})") from None
+
+
+def _memory(path: Path) -> int:
+    """Return the bytes that reading the file may take: at least one row group of it is unpacked at once."""
+    return _MEMORY + min(2 * os.stat(path).st_size, _LARGEST_GROUP)
 
 
 def _vectors_of(path: Path, schema: Any, array: str | None) -> str:
@@ -119,30 +122,3 @@ def _batches(path: Path, name: str, rows: int) -> Iterator[NDArray[Any]]:
                 )
             yield values.to_numpy(zero_copy_only=False).reshape(count, width or 0)
             at += count
-
-
-def _first_line(error: BaseException) -> str:
-    return printable(str(error).partition("\n")[0])[:200]
-
-
-class _errors:
-    """Turn pyarrow's errors into one line."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        import pyarrow
-
-        if isinstance(error, sandbox.Died):
-            raise FeatstoreError(
-                f"{shown(self._path)}: reading it ends a process ({error}): it is damaged or made to do harm, or its row groups "
-                "are too large; write it anew with smaller ones"
-            ) from None
-        if isinstance(error, pyarrow.ArrowException | OSError):
-            raise FeatstoreError(
-                f"{shown(self._path)}: is no Parquet file that can be read ({_first_line(error)})"
-            ) from None

@@ -13,6 +13,7 @@ from featstore.embed.progress import Progress
 from featstore.errors import UsageError
 from featstore.stages.extract.options import ExtractOptions
 from featstore.stages.extract.report import ExtractReport
+from featstore.stages.extract.totals import Totals
 
 
 def runs_of(
@@ -64,17 +65,11 @@ def extract_together(
         return supervise(source, runs, progress=progress, stop=stop)
     from featstore.stages.extract.jobs import Job, extract_jobs
 
-    now: dict[int, Progress] = {}
-    lock = threading.Lock()
+    totals, lock = Totals(progress, [os.fspath(store) for store, _ in runs]), threading.Lock()
 
     def tell(number: int, value: Progress) -> None:
         with lock:
-            now[number] = value
-            if progress is not None:
-                done, total, failed = (
-                    sum(getattr(each, n) for each in now.values()) for n in ("done", "total", "failed")
-                )
-                progress(Progress(done, total, failed, value.note))
+            totals.tell(number, value)
 
     jobs = [Job(source, Path(store), each, partial(tell, number)) for number, (store, each) in enumerate(runs)]
     return extract_jobs(jobs, stop=stop)
