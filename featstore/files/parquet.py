@@ -2,7 +2,7 @@
 
 pyarrow writes the small columns. The vectors, a list of d numbers a row, are written here: in Parquet's PLAIN encoding a
 page of them is their bytes as they are in memory, after repetition and definition levels that are the same for every
-page. pyarrow makes a level for every number, which takes it to a seventh of the speed of the disk for float16.
+page. pyarrow makes a level for every number: for 400 MB of float16 it took 1.6 to 2.3 s on two cores, these pages 0.2 s.
 
 The file's own description (Thrift, compact protocol) is written by this module too. Source: the Apache Parquet format
 2.10 (parquet.thrift, README.md, LogicalTypes.md, Encodings.md).
