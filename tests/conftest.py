@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Set before torch is loaded, and inherited by every process that tests start. The suite runs one process per core;
@@ -24,3 +26,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 # What the tests leave in the user's cache goes with them.
 _CACHE = tempfile.TemporaryDirectory(prefix="featstore-tests-")
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Print a failure at once, so that a run which is cut off later has named it."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        print(f"\nFAILED {report.nodeid}\n{report.longreprtext}", file=sys.stderr, flush=True)
