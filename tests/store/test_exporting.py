@@ -19,6 +19,7 @@ from tests.store.test_arrow import source
 
 KILLED = """
 import os, signal, sys
+from pathlib import Path
 
 from featstore.store import FeatureStore
 from featstore.store.exporting import export_store
@@ -31,7 +32,7 @@ def kill(done: int, _: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-export_store(FeatureStore.open(store), out, form, kill)
+export_store(FeatureStore.open(store), Path(out), form, kill)
 """
 
 
