@@ -218,8 +218,11 @@ def _until(network: nn.Module, layer: str) -> nn.Module:
         graph = tracer.trace(network)
         (output,) = tracer.outputs
         next(node for node in graph.nodes if node.op == "output").args = (output.node,)
-        graph.eliminate_dead_code()
-        return fx.GraphModule(network, graph).eval()
+        part = fx.GraphModule(network, graph).eval()
+        part.graph.eliminate_dead_code()
+        part.recompile()
+        part.delete_all_unused_submodules()
+        return part
     except Exception:  # tracing raises many exception types, depending on the network
         return _Observed(network, layer)
 
