@@ -20,7 +20,7 @@ from featstore.stages.queries import Query
 from featstore.stages.search import search
 from featstore.stages.train import train
 from featstore.store import FeatureStore
-from tests.cli.running import run, run_json
+from tests.cli.running import run_json
 from tests.made import extract, tiny_backbone, write_pictures
 
 NAMES = [f"{label}/{number}.png" for label in ("ant", "bee") for number in range(6)]
@@ -84,38 +84,43 @@ def test_heads_and_indexes_refuse_features_of_another_geometry(tmp_path):
     # Its own pictures are padded again, without an option.
     found = predict(tmp_path / "head", [folder / NAMES[0]], backbone=tiny_backbone())
     expected = head.predict_proba(stores["pad"].features()[:1])
-    assert [row.probability for row in found.predictions] == pytest.approx([expected.max()], abs=1e-5)
+    assert [row.probability for row in found] == pytest.approx([expected.max()], abs=1e-5)
+
+
+def scene(brightness: int, with_object: bool) -> Image.Image:
+    """Return a wide picture, plain or with an object in its rim, which the central square does not reach."""
+    pixels = np.full((96, 288, 3), brightness, np.uint8)
+    if with_object:
+        checks = np.indices((56, 56)).sum(0) // 7 % 2
+        pixels[20:76, 4:60] = np.where(checks[..., None], (250, 30, 30), (20, 30, 240))
+    return Image.fromarray(pixels)
 
 
 @pytest.mark.slow
 def test_an_object_in_the_rim_is_found_under_pad_and_not_under_crop(tmp_path):
     folder = tmp_path / "p"
     folder.mkdir()
-    random = np.random.default_rng(0)
     for number in range(8):
-        scene = np.full((96, 288, 3), 90 + 10 * number, np.uint8)
-        scene += random.integers(0, 12, scene.shape, np.uint8)
-        if number == 5:
-            # The object: in the rim, which the central crop of 96 x 96 does not reach.
-            scene[20:76, 4:60] = np.where(np.indices((56, 56)).sum(0)[..., None] // 7 % 2, (250, 30, 30), (20, 30, 240))
-        Image.fromarray(scene).save(folder / f"{number}.png")
-    query = np.full((96, 288, 3), 130, np.uint8)
-    query[20:76, 4:60] = np.where(np.indices((56, 56)).sum(0)[..., None] // 7 % 2, (250, 30, 30), (20, 30, 240))
-    Image.fromarray(query).save(tmp_path / "query.png")
-    firsts = {}
+        scene(90 + 10 * number, number == 7).save(folder / f"{number}.png")
+    scene(130, True).save(tmp_path / "query.png")
+    indexes = {}
     for fit in ("pad", "crop"):
-        store = tmp_path / fit
-        supervised(folder, store, backbone="efficientnet_lite0", size=128, fit=fit, engine="torch", supervised=False)
-        made = index(store)
-        # The command, in a fresh process, is told neither network, size nor fit.
-        found = run_json("search", made.path, tmp_path / "query.png", "-k", "3", "--engine", "torch")
-        firsts[fit] = [each["key"] for each in found["queries"][0]["neighbours"]]
-    assert firsts["pad"][0] == "5.png"
-    assert firsts["crop"][0] != "5.png"
-    mixed = run("extract", folder, tmp_path / "crop", "--fit", "pad", "--size", "128", code=2)
-    assert "fit crop, not pad" in mixed.stderr
-    with pytest.raises(IdentityError):
-        search(tmp_path / "pad.faiss", Query(vectors=[FeatureStore.open(tmp_path / "crop").features()[:1]]), k=1)
+        asked = {"backbone": "efficientnet_lite0", "size": 128, "fit": fit, "engine": "torch"}
+        supervised(folder, tmp_path / fit, supervised=False, **asked)
+        indexes[fit] = index(tmp_path / fit).path
+    # The command, in a fresh process, is told neither network, size nor fit.
+    found = run_json("search", indexes["pad"], tmp_path / "query.png", "--k", "3")
+    assert found["queries"][0]["neighbours"][0]["key"] == "7.png"
+    report = search(indexes["crop"], tmp_path / "query.png", k=8)
+    keys = [each.key for each in report.queries[0].neighbours]
+    # The picture as bright as the query in its centre is the first, the darkest and the brightest are the last.
+    assert keys[0] == "4.png"
+    assert keys.index("7.png") > 3
+    with pytest.raises(IdentityError, match="fit crop, not pad"):
+        supervised(folder, tmp_path / "crop", fit="pad")
+    query = Query(vectors=[FeatureStore.open(tmp_path / "crop").features()[:1]])
+    with pytest.raises(IdentityError, match="preprocessing"):
+        search(indexes["pad"], query=query)
 
 
 def test_the_transformer_takes_the_geometry(tmp_path):
