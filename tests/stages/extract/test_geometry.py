@@ -120,7 +120,7 @@ def test_an_object_in_the_rim_is_found_under_pad_and_not_under_crop(tmp_path):
         supervised(folder, tmp_path / "crop", fit="pad")
     query = Query(vectors=[FeatureStore.open(tmp_path / "crop").features()[:1]])
     with pytest.raises(IdentityError, match="preprocessing"):
-        search(indexes["pad"], query=query)
+        search(indexes["pad"], like=query)
 
 
 def test_the_transformer_takes_the_geometry(tmp_path):
