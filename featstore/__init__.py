@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from featstore.errors import DamagedError, FeatstoreError, IdentityError, UsageError
     from featstore.heads import TrainedHead, load_head
     from featstore.indexes import FeatureIndex
-    from featstore.stages.backbones import list_backbones
+    from featstore.stages.backbones import list_backbones, list_layers
     from featstore.stages.bench import bench, bench_store
     from featstore.stages.compact import compact
     from featstore.stages.demo import demo
@@ -67,6 +67,7 @@ _HOMES = {
     "label": "stages.label",
     "list_backbones": "stages.backbones",
     "list_failures": "stages.failures",
+    "list_layers": "stages.backbones",
     "load_head": "heads",
     "predict": "stages.predict",
     "repair": "stages.repair",
@@ -102,6 +103,7 @@ __all__ = [
     "label",
     "list_backbones",
     "list_failures",
+    "list_layers",
     "load_head",
     "predict",
     "repair",

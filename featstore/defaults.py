@@ -7,6 +7,14 @@ from typing import Final
 # Backbones and pictures
 BACKBONE: Final = "resnet50"
 ENGINE: Final = "auto"
+LARGEST_SIDE: Final = 8192
+"""Largest side of the square that a network sees, pixels."""
+FITS: Final = ("crop", "squash", "pad")
+"""How a picture becomes a square, see Preprocessing."""
+POOLS: Final = ("avg", "max", "cls", "cls+mean", "none")
+"""How the output of a layer becomes a vector, see featstore.backbones.layers.take."""
+OUTPUT_OF: Final = "output of "
+"""Beginning of an identity's ``layer`` where the output of a layer is used."""
 MAX_PIXELS: Final = 178_956_970
 """Maximum pixels of a picture; larger pictures are failures. The value is Pillow's limit for decompression bombs."""
 

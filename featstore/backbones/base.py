@@ -19,7 +19,8 @@ class Backbone:
 
     Attributes: ``name``; ``layer``, in words ("input of fc"); ``dimension`` d; ``weights`` as asked for
     ("IMAGENET1K_V2", "random:0", a file's name); ``weights_digest``, see ``digest``; ``preprocessing``;
-    ``module``, in eval mode on the CPU in float32: (n, 3, crop, crop) normalised -> (n, d).
+    ``module``, in eval mode on the CPU in float32: (n, 3, crop, crop) normalised -> (n, d); ``pool`` and ``shape``, as
+    in Identity, where the features are the output of another layer (see layers.py).
     """
 
     name: str
@@ -29,6 +30,8 @@ class Backbone:
     weights_digest: str
     preprocessing: Preprocessing
     module: nn.Module = field(repr=False)
+    pool: str = ""
+    shape: tuple[int, ...] = ()
 
 
 def classifier_of(network: nn.Module) -> str:

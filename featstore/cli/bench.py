@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore import defaults
-from featstore.cli.network import PRECISIONS, batch_option, device_option
+from featstore.cli.network import PRECISIONS, batch_option, device_option, geometry_options
 from featstore.cli.output import columns, json_option, say, show
 from featstore.errors import UsageError
 
@@ -32,6 +32,7 @@ _TEMPORARY = ""
 @click.option("--engine", "engines", multiple=True, help="Engine to measure; repeat for more (default: all available).")
 @device_option
 @click.option("--precision", type=PRECISIONS, default="auto", show_default=True)
+@geometry_options
 @click.option(
     "--count",
     type=click.IntRange(1),
@@ -69,6 +70,7 @@ def bench(pictures: str | None, store: str | None, megabytes: int, rounds: int, 
       featstore bench
       featstore bench pictures/ --backbone efficientnet_lite0
       featstore bench pictures/ --engine openvino --rounds 3 --json
+      featstore bench pictures/ --size 384 --fit pad --layer layer3
       featstore bench --store /mnt/features
     """
     from featstore.stages.bench import bench as run

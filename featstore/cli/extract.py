@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from featstore import defaults
-from featstore.cli.network import PRECISIONS, batch_option, device_option
+from featstore.cli.network import PRECISIONS, batch_option, device_option, geometry_options
 from featstore.cli.output import Bar, apart, json_option, say, show, stop_on_signals
 from featstore.cli.quantities import to_bytes_of_at_least
 from featstore.text import counted, printable
@@ -67,6 +67,7 @@ def _share(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]
     help="exact: the pixels of torchvision's transforms; fast: at most one level off (bicubic: two), other features; "
     "auto: the store's, for a new one exact.",
 )
+@geometry_options
 @batch_option
 @click.option("--workers", type=click.IntRange(1), help="Reading and decoding threads (default: one per core).")
 @click.option(
@@ -160,6 +161,8 @@ def extract(
     Examples:
       featstore extract pictures/ my.store
       featstore extract pictures/ my.store --backbone efficientnet_lite0
+      featstore extract pictures/ whole.store --fit pad --size 384
+      featstore extract pictures/ maps.store --layer layer3 --pool none --dtype float16
       featstore extract table.csv my.store --root /mnt/pictures --label-column species
       find pictures -name '*.jpg' -print0 | featstore extract - my.store
       featstore extract my.store other.store --backbone resnet18

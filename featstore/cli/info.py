@@ -36,7 +36,7 @@ def _store_text(found: dict[str, Any]) -> str:
     identity = found["identity"]
     lines = [
         f"{found['path']}: {counted(found['images'], 'image')} = {counted(found['vectors'], 'vector')} + {counted(found['failures'], 'failure')} + {found['pending']:,} pending",
-        f"features: {identity['dimension']}-d {identity['dtype']} of {identity['backbone']} ({identity['layer']}), weights {found['weights_name']}",
+        f"features: {identity['dimension']}-d {identity['dtype']} of {identity['backbone']} ({_layer_text(identity)}), weights {found['weights_name']}",
         f"identity: {found['fingerprint'][:16]}; decoder {identity['decoder']}, precision {identity['precision']}, {_preprocessing_text(identity['preprocessing'])}",
         f"units: {found['units']:,} of {found['unit_rows']:,} rows; {found['bytes'] / 2**20:,.1f} MiB; {counted(found['retired'], 'retired row')} (featstore compact purges)",
     ]
@@ -73,13 +73,20 @@ def _hardware(made: dict[str, Any]) -> str:
 def _preprocessing_text(value: dict[str, Any]) -> str:
     # Other versions of featstore may use other names.
     known = [f"{name} {value[name]}" for name in ("resize", "crop", "interpolation") if name in value]
+    known += [f"fit {value['fit']}"] if "fit" in value else []
     return ", ".join(known) or str(value)
+
+
+def _layer_text(identity: dict[str, Any]) -> str:
+    """Return the layer, how it is pooled, and the shape of maps."""
+    shape = f" {' x '.join(map(str, identity['shape']))}" if "shape" in identity else ""
+    return str(identity["layer"]) + (f", pool {identity['pool']}{shape}" if "pool" in identity else "")
 
 
 def _features_text(found: dict[str, Any]) -> str:
     identity = found["identity"]
     return (
-        f"features: {identity['dimension']}-d {identity['dtype']} of {identity['backbone']} ({identity['layer']}), "
+        f"features: {identity['dimension']}-d {identity['dtype']} of {identity['backbone']} ({_layer_text(identity)}), "
         f"weights {found['weights_name']}; identity {found['fingerprint'][:16]}"
     )
 

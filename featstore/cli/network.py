@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 import click
 
@@ -17,3 +18,32 @@ device_option = click.option("--device", default="auto", show_default=True, help
 batch_option = click.option(
     "--batch", type=click.IntRange(1), default=defaults.BATCH, show_default=True, help="Pictures per forward pass."
 )
+_GEOMETRY: Final = (
+    click.option(
+        "--size",
+        type=int,
+        metavar="N",
+        help="Side in pixels of the square that the network sees (default: that of the weights).",
+    ),
+    click.option(
+        "--fit",
+        type=click.Choice(defaults.FITS),
+        help="How a picture becomes a square: crop its centre (default), squash it, or pad it with a margin.",
+    ),
+    click.option(
+        "--layer", help="Take the output of this layer (see featstore backbones NAME; default: the last but one)."
+    ),
+    click.option(
+        "--pool",
+        type=click.Choice(defaults.POOLS),
+        help="How the layer's output becomes a vector: mean (default) or maximum over places or tokens, class token, class "
+        "token and mean, or none: the whole map.",
+    ),
+)
+
+
+def geometry_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of what the network sees and gives: ``size``, ``fit``, ``layer``, ``pool``."""
+    for option in reversed(_GEOMETRY):
+        command = option(command)
+    return command

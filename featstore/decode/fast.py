@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional
 
 from featstore import defaults
 from featstore.decode import pillow
-from featstore.decode.geometry import LARGEST_RESIZED, crop_origin, resized_size
+from featstore.decode.geometry import LARGEST_RESIZED, on_square, resized_size
 from featstore.decode.opening import as_failure
 from featstore.decode.preprocessing import Preprocessing
 
@@ -37,14 +37,12 @@ def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int = defau
 
 
 def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Return the central crop of the resized RGB ``image`` as (crop, crop, 3) uint8."""
-    size, crop = resized_size(*image.size, preprocessing), preprocessing.crop
+    """Return the RGB ``image``, resized, and cropped or padded, as (crop, crop, 3) uint8."""
+    size = resized_size(*image.size, preprocessing)
     interpolation = _INTERPOLATIONS.get(preprocessing.interpolation)
     if interpolation is None or size[0] * size[1] > LARGEST_RESIZED:
         return pillow.resize_and_crop(image, preprocessing)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     # resize_image does not change a picture that already has the size, like the reference.
     resized = functional.resize_image(pixels, [size[1], size[0]], interpolation, antialias=True)
-    left, top = crop_origin(size, crop)
-    cropped: NDArray[np.uint8] = resized[:, top : top + crop, left : left + crop].permute(1, 2, 0).numpy()
-    return np.ascontiguousarray(cropped)
+    return on_square(resized.permute(1, 2, 0).numpy(), preprocessing)

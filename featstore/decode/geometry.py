@@ -1,8 +1,11 @@
-"""Geometry of torchvision's Resize and CenterCrop: sizes and offsets."""
+"""Geometry of torchvision's Resize, CenterCrop and Pad: sizes and offsets."""
 
 from __future__ import annotations
 
 from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from featstore.decode.preprocessing import Preprocessing
 
@@ -11,7 +14,13 @@ LARGEST_RESIZED: Final = 1 << 24
 
 
 def resized_size(width: int, height: int, preprocessing: Preprocessing) -> tuple[int, int]:
-    """Return (width, height) after resizing the shorter side, like torchvision's _compute_resized_output_size."""
+    """Return (width, height) after resizing by the preprocessing's fit, like torchvision's _compute_resized_output_size."""
+    if preprocessing.fit == "squash":
+        return preprocessing.crop, preprocessing.crop
+    if preprocessing.fit == "pad":
+        side = preprocessing.crop
+        shorter = max(1, int(side * min(width, height) / max(width, height)))
+        return (shorter, side) if width <= height else (side, shorter)
     longer = int(preprocessing.resize * max(width, height) / min(width, height))
     return (preprocessing.resize, longer) if width <= height else (longer, preprocessing.resize)
 
@@ -19,3 +28,17 @@ def resized_size(width: int, height: int, preprocessing: Preprocessing) -> tuple
 def crop_origin(size: tuple[int, int], crop: int) -> tuple[int, int]:
     """Return (left, top) of the central crop of a picture of ``size``, like torchvision's center_crop."""
     return round((size[0] - crop) / 2.0), round((size[1] - crop) / 2.0)
+
+
+def on_square(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Return resized ``pixels`` (h, w, 3) as (crop, crop, 3): the centre of what is larger, filled up if smaller."""
+    crop = preprocessing.crop
+    height, width = pixels.shape[:2]
+    if preprocessing.fit != "pad":
+        left, top = crop_origin((width, height), crop)
+        return np.ascontiguousarray(pixels[top : top + crop, left : left + crop])
+    square = np.empty((crop, crop, 3), np.uint8)
+    square[:] = preprocessing.fill
+    left, top = (crop - width) // 2, (crop - height) // 2
+    square[top : top + height, left : left + width] = pixels
+    return square

@@ -28,10 +28,15 @@ def to_onnx(preprocessing: Preprocessing) -> Any:
     """Return a model: ``pixels`` (height, width, 3) uint8, RGB, to ``input`` (1, 3, crop, crop) float32, normalised.
 
     The result is that of featstore.decode.decode on the same decoded picture, except for aspect ratios above 300. Raises
-    UsageError for interpolations other than INTERPOLATIONS.
+    UsageError for interpolations other than INTERPOLATIONS, and fits other than "crop".
     """
     from onnx import TensorProto, helper
 
+    if preprocessing.fit != "crop":
+        # Pillow chooses the order of its two passes by the scales of both sides, which differ here.
+        raise UsageError(
+            f"pictures with the fit {preprocessing.fit} have no ONNX form here; export the head alone with --features-only"
+        )
     if preprocessing.interpolation not in _SUPPORT:
         raise UsageError(
             f"resizing by {preprocessing.interpolation} has no ONNX form here, only {', '.join(INTERPOLATIONS)}; "

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featstore import defaults
-from featstore.decode.geometry import LARGEST_RESIZED, crop_origin, resized_size
+from featstore.decode.geometry import LARGEST_RESIZED, crop_origin, on_square, resized_size
 from featstore.decode.opening import as_failure, open_picture, pillow_silent
 from featstore.decode.preprocessing import DecodeFailure, Preprocessing
 
@@ -43,7 +43,7 @@ _ROWS: Final = 64
 def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int = defaults.MAX_PIXELS) -> NDArray[np.uint8]:
     """Return the pixels of the picture file ``data`` as (crop, crop, 3) RGB uint8, C-contiguous.
 
-    Equal bit for bit to torchvision's ``Resize`` and ``CenterCrop`` of the PIL image that ``load_rgb`` returns
+    Equal bit for bit to torchvision's ``Resize`` and ``CenterCrop`` (or ``Pad``) of the PIL image that ``load_rgb`` returns
     (for an aspect ratio of 300 and more within one level, so that memory stays bounded).
     Raises DecodeFailure, and no other exception for any content of ``data``.
     """
@@ -52,17 +52,17 @@ def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int = defau
 
 
 def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Return the central crop of the resized RGB ``image`` as (crop, crop, 3) uint8."""
+    """Return the RGB ``image``, resized, and cropped or padded, as (crop, crop, 3) uint8."""
     crop, size = preprocessing.crop, resized_size(*image.size, preprocessing)
-    left, top = crop_origin(size, crop)
     resampling = _RESAMPLING[preprocessing.interpolation]
-    if size[0] * size[1] > LARGEST_RESIZED:
+    if preprocessing.fit == "crop" and size[0] * size[1] > LARGEST_RESIZED:
+        left, top = crop_origin(size, crop)
         x, y = image.width / size[0], image.height / size[1]
         box = (left * x, top * y, min((left + crop) * x, image.width), min((top + crop) * y, image.height))
         return np.array(image.resize((crop, crop), resampling, box))
     if size != image.size:
         image = image.resize(size, resampling)
-    return np.array(image.crop((left, top, left + crop, top + crop)))
+    return on_square(np.array(image), preprocessing)
 
 
 def load_rgb(data: bytes, *, max_pixels: int = defaults.MAX_PIXELS) -> Image.Image:

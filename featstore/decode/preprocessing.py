@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
+from featstore.defaults import FITS, LARGEST_SIDE
 from featstore.errors import UsageError
 
 INTERPOLATIONS: Final = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
-_LARGEST_SIDE: Final = 8192
 
 
 class DecodeFailure(Exception):
@@ -31,10 +31,12 @@ class DecodeFailure(Exception):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize so that the shorter side has ``resize`` pixels, cut the central ``crop`` x ``crop``, normalise.
+    """Make a picture ``crop`` x ``crop`` pixels, and normalise it.
 
+    ``fit``: "crop", resize so that the shorter side has ``resize`` pixels, and cut out the centre (torchvision's Resize
+    and CenterCrop); "squash", resize both sides, whatever the aspect ratio; "pad", resize the longer side, and fill the
+    rest of the square with ``fill``, half on each side. Only "crop" uses ``resize``; for the others it equals ``crop``.
     ``mean`` and ``std`` are per channel (R, G, B) in units of full brightness: x = (pixel / 255 - mean) / std.
-    The geometry is torchvision's Resize and CenterCrop.
     Raises UsageError for values that make no sense.
     """
 
@@ -44,13 +46,18 @@ class Preprocessing:
     antialias: bool = True
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    fit: str = "crop"
 
     def __post_init__(self) -> None:
         for value in (self.resize, self.crop):
-            if type(value) is not int or not 1 <= value <= _LARGEST_SIDE:
-                raise UsageError(f"preprocessing: {value!r} is no size in pixels (1 to {_LARGEST_SIDE})")
+            if type(value) is not int or not 1 <= value <= LARGEST_SIDE:
+                raise UsageError(f"preprocessing: {value!r} is no size in pixels (1 to {LARGEST_SIDE})")
         if self.crop > self.resize:
             raise UsageError(f"preprocessing: a crop of {self.crop} does not fit a resize to {self.resize}")
+        if self.fit not in FITS:
+            raise UsageError(f"preprocessing: no fit {self.fit!r}; there are {', '.join(FITS)}")
+        if self.fit != "crop" and self.resize != self.crop:
+            raise UsageError(f"preprocessing: the fit {self.fit} needs resize and crop to be equal")
         if self.interpolation not in INTERPOLATIONS:
             raise UsageError(
                 f"preprocessing: no interpolation {self.interpolation!r}; there are {', '.join(INTERPOLATIONS)}"
@@ -65,16 +72,32 @@ class Preprocessing:
             ):
                 raise UsageError(f"preprocessing: {name} {values} is not usable")
 
+    @property
+    def fill(self) -> tuple[int, int, int]:
+        """Colour (R, G, B) around a padded picture: the mean of the normalisation, so that the network sees zeros."""
+        r, g, b = (min(255, max(0, round(255 * value))) for value in self.mean)
+        return r, g, b
+
+    def with_geometry(self, size: int | None, fit: str | None) -> Preprocessing:
+        """Return this preprocessing for pictures of ``size`` x ``size`` pixels with another ``fit``; None: as here.
+
+        With the fit "crop", the square takes the same share of the shorter side as here.
+        """
+        size, fit = self.crop if size is None else size, fit or self.fit
+        resize = max(size, round(self.resize * size / self.crop)) if fit == "crop" else size
+        return replace(self, resize=resize, crop=size, fit=fit)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the value as JSON types."""
-        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        """Return the value as JSON types; without ``fit`` if that is "crop", as before there were others."""
+        value = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        return {name: each for name, each in value.items() if (name, each) != ("fit", "crop")}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Preprocessing:
         """Return what ``to_dict`` gave; raise UsageError for a field that is missing, unknown or malformed."""
         fields = set(cls.__dataclass_fields__)
-        if set(value) != fields:
-            odd = ", ".join(sorted(set(value) ^ fields))
+        if set(value) | {"fit"} != fields:
+            odd = ", ".join(sorted((set(value) | {"fit"}) ^ fields))
             raise UsageError(f"preprocessing: fields missing or unknown: {odd}")
         lists = {name: value[name] for name in ("mean", "std")}
         if not all(isinstance(v, list | tuple) for v in lists.values()):

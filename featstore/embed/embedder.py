@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from io import BufferedReader, BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
+from featstore.embed.geometry import GeometryKeywords
 from featstore.errors import UsageError
 from featstore.files.signatures import SIGNATURE_BYTES, is_picture
 from featstore.sources import open_source
@@ -233,6 +234,7 @@ def make_embedder(
     device: str = "auto",
     precision: str = "auto",
     decode: str = "exact",
+    **geometry: Unpack[GeometryKeywords],
 ) -> Embedder:
     """Make an embedder with a new identity, float32; the parameters are those of featstore.extract.
 
@@ -240,7 +242,7 @@ def make_embedder(
     """
     from featstore.embed.recipe import Request
 
-    request = Request(backbone, weights, engine, device, precision, decode, defaults.DTYPE)
+    request = Request(backbone, weights, engine, device, precision, decode, defaults.DTYPE, **geometry)
     network = request.load(None, Path())
     return Embedder(network.identity, network.engine)
 

@@ -10,9 +10,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from featstore import defaults
+from featstore.embed.geometry import Geometry
 from featstore.errors import IdentityError, UsageError
 from featstore.store.identity import Identity
 from featstore.store.manifest import Manifest
@@ -47,6 +48,15 @@ class Request:
     precision: str = "auto"
     decode: str = defaults.DECODE
     dtype: str | None = None
+    size: int | None = None
+    fit: str | None = None
+    layer: str | None = None
+    pool: str | None = None
+
+    @property
+    def geometry(self) -> Geometry:
+        """The geometry that is asked for."""
+        return Geometry(self.size, self.fit, self.layer, self.pool)
 
     def agrees(self, existing: Manifest) -> bool:
         """Return whether this request surely means the features of the store ``existing``, judged by names.
@@ -57,6 +67,7 @@ class Request:
         identity.require_pictures("the store")
         return (
             self._names_backbone(existing)
+            and not self.geometry.differences(identity)
             and self.dtype in (None, identity.dtype)
             and (self.decode == "auto" or _decoder(self.decode) == identity.decoder)
             and self.precision in ("auto", identity.precision)
@@ -69,14 +80,9 @@ class Request:
         if asked is None or isinstance(asked, str):
             same = self.weights == existing.weights_name and _BY_NAME.fullmatch(self.weights) is not None
             return (asked is None or asked.lower() == identity.backbone) and (self.weights is None or same)
-        ours = asked.name, asked.layer, asked.dimension, asked.weights_digest, asked.preprocessing.to_dict()
-        return ours == (
-            identity.backbone,
-            identity.layer,
-            identity.dimension,
-            identity.weights,
-            identity.preprocessing,
-        )
+        if self.geometry != Geometry():
+            return False
+        return all(getattr(identity, name) == value for name, value in _of_backbone(asked).items())
 
     def load(self, existing: Manifest | None, store: Path) -> Network:
         """Load the network; ``existing``: the manifest of ``store`` if it has rows.
@@ -89,9 +95,16 @@ class Request:
         known = None if existing is None else existing.identity
         if known is not None:
             known.require_pictures(str(store))
+            self.geometry.require(known, str(store))
         decoder = _decoder(self.decode) if self.decode != "auto" else DECODER if known is None else known.decoder
         asked = self.backbone
-        backbone = self._load_backbone(asked, existing, store) if asked is None or isinstance(asked, str) else asked
+        geometry = self.geometry
+        if asked is None or isinstance(asked, str):
+            backbone = self._load_backbone(asked, existing, store)
+            geometry = geometry if known is None else Geometry.of(known)
+        else:
+            backbone = asked
+        backbone = geometry.apply(backbone)
         engine, precision = self.engine, self.precision
         if precision == "auto" and known is not None:
             engine, precision = engine_for_class(known.precision, engine)
@@ -147,6 +160,7 @@ def reopen(
             backbone = load_backbone(identity.backbone, weights or weights_name)
         except UsageError as error:
             raise UsageError(explain(error)) from None
+    backbone = Geometry.of(identity).apply(backbone)
     engine, precision = engine_for_class(identity.precision, engine)
     opened = open_engine(backbone, engine=engine, device=device, precision=precision)
     identity.check(identity_of(backbone, opened, identity.dtype, identity.decoder), what)
@@ -164,13 +178,17 @@ def identity_of(backbone: Backbone, engine: Engine, dtype: str, decoder: str) ->
     """Return the identity of features from ``backbone``, run by ``engine``, on pictures of the class ``decoder``."""
     if dtype not in ("float32", "float16"):
         raise UsageError(f"dtype: {dtype!r} is not float32 or float16")
-    return Identity(
-        backbone.name,
-        backbone.layer,
-        backbone.dimension,
-        backbone.weights_digest,
-        backbone.preprocessing.to_dict(),
-        decoder,
-        engine.precision,
-        dtype,
-    )
+    return Identity(**_of_backbone(backbone), decoder=decoder, precision=engine.precision, dtype=dtype)
+
+
+def _of_backbone(backbone: Backbone) -> dict[str, Any]:
+    """Return the fields of an identity that ``backbone`` determines."""
+    return {
+        "backbone": backbone.name,
+        "layer": backbone.layer,
+        "dimension": backbone.dimension,
+        "weights": backbone.weights_digest,
+        "preprocessing": backbone.preprocessing.to_dict(),
+        "pool": backbone.pool,
+        "shape": backbone.shape,
+    }

@@ -41,6 +41,10 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         Name of the network, see ``featstore backbones``.
     weights, engine, device, precision, decode : str
         As in ``featstore.extract``.
+    size, layer, pool : int, str or None
+        As in ``featstore.extract``; None means as the weights' authors do.
+    picture_fit : {"crop", "squash", "pad"} or None
+        ``fit`` of ``featstore.extract``; here that is the name of a method.
     batch : int
         Pictures per forward pass.
     workers : int or None
@@ -75,6 +79,10 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         device: str = "auto",
         precision: str = "auto",
         decode: str = "exact",
+        size: int | None = None,
+        picture_fit: str | None = None,
+        layer: str | None = None,
+        pool: str | None = None,
         batch: int = defaults.BATCH,
         workers: int | None = None,
         unreadable: str = "raise",
@@ -85,6 +93,10 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self.device = device
         self.precision = precision
         self.decode = decode
+        self.size = size
+        self.picture_fit = picture_fit
+        self.layer = layer
+        self.pool = pool
         self.batch = batch
         self.workers = workers
         self.unreadable = unreadable
@@ -141,8 +153,8 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """Return the network for the current parameters; load it only when they change."""
         if self.batch < 1:
             raise UsageError(f"batch has to be at least 1, not {self.batch}")
-        names = ("backbone", "weights", "engine", "device", "precision", "decode")
-        asked = {name: getattr(self, name) for name in names}
+        names = ("backbone", "weights", "engine", "device", "precision", "decode", "size", "layer", "pool")
+        asked = {**{name: getattr(self, name) for name in names}, "fit": self.picture_fit}
         opened: tuple[dict[str, Any], Embedder] | None = getattr(self, "_opened", None)
         if opened is None or opened[0] != asked:
             opened = asked, make_embedder(**asked)

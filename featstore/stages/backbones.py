@@ -1,7 +1,8 @@
-"""featstore.list_backbones: the available backbones, and whether their weights are on this machine."""
+"""featstore.list_backbones and list_layers: the available backbones, whether their weights are here, and their layers."""
 
 from __future__ import annotations
 
 from featstore.backbones import BackboneInfo, list_backbones
+from featstore.backbones.layers import Layer, list_layers
 
-__all__ = ["BackboneInfo", "list_backbones"]
+__all__ = ["BackboneInfo", "Layer", "list_backbones", "list_layers"]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featstore.errors import IdentityError, UsageError
+from featstore.store.identity import OPTIONAL, Identity
 from featstore.text import printable
 
 if TYPE_CHECKING:
-    from featstore.store import FeatureStore, Identity
+    from featstore.store import FeatureStore
 
 _BELOW = (np.concatenate, np.vstack)
 
@@ -146,8 +148,6 @@ def _plain(value: Any) -> Any:
 
 
 def _rebuilt(array: NDArray[Any], identity: dict[str, Any] | None) -> FeatureArray:
-    from featstore.store import Identity
-
     features = array.view(FeatureArray)
     features.identity = None if identity is None else Identity.from_dict(identity)
     return features
@@ -189,13 +189,14 @@ def require_same(own: Mapping[str, Any] | None, X: Any, what: str, fingerprint: 
     ``dtype`` is not compared: float16 features are rounded ones.
     """
     other = identity_of(X)
-    if other is None or not own or not set(other) <= set(own) or X.identity.fingerprint == fingerprint:
+    names = [field.name for field in fields(Identity)]
+    if other is None or not own or not set(names) - OPTIONAL <= set(own) or X.identity.fingerprint == fingerprint:
         return
-    different = [name for name in other if name != "dtype" and own[name] != other[name]]
+    different = [name for name in names if name != "dtype" and own.get(name) != other.get(name)]
     if different:
         # Another backbone differs in all other fields too.
         shown = different[:1] if different[0] == "backbone" else different
-        told = "; ".join(f"{name} {_short(own[name])} ({what}) and {_short(other[name])}" for name in shown)
+        told = "; ".join(f"{name} {_short(own.get(name))} ({what}) and {_short(other.get(name))}" for name in shown)
         raise IdentityError(
             f"these features have another identity than those that {what} was made of: {told}; make them with the "
             "same backbone, weights and options (numpy.asarray(features) is not checked)"
@@ -203,5 +204,5 @@ def require_same(own: Mapping[str, Any] | None, X: Any, what: str, fingerprint: 
 
 
 def _short(value: Any) -> str:
-    text = printable(str(value))
+    text = "the default" if value is None else printable(str(value))
     return text if len(text) <= 40 else text[:37] + "..."

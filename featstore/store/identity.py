@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
+from featstore.defaults import OUTPUT_OF
 from featstore.errors import DamagedError, IdentityError, UsageError
 from featstore.files import atomic
 from featstore.text import printable
+
+OPTIONAL: Final = frozenset({"pool", "shape"})
+"""Fields that the JSON of an identity has only where they are not empty."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,11 @@ class Identity:
         for all exact engines, "bf16", "fp16", "int8-s16" ("int8" in older stores).
     dtype : str
         Type of the stored numbers, "float32" or "float16".
+    pool : str
+        How the output of a layer became a vector, "avg", "max", "cls", "cls+mean" or "none"; "" if it is one.
+    shape : tuple of int
+        With the pool "none": shape of the layer's output, (channels, height, width) or (tokens, channels); a vector is
+        the output in C order. Otherwise ().
     """
 
     backbone: str
@@ -44,6 +54,8 @@ class Identity:
     decoder: str
     precision: str
     dtype: str
+    pool: str = ""
+    shape: tuple[int, ...] = ()
 
     UNKNOWN: ClassVar[str] = "unknown"
     """Value of what is not known of imported features."""
@@ -71,6 +83,8 @@ class Identity:
             raise DamagedError(f"the features' type is {self.dtype!r}, where float32 or float16 is known")
         if not isinstance(self.dimension, int) or not 0 < self.dimension <= 1 << 20:
             raise DamagedError(f"the features' dimension is {self.dimension!r}, where 1 to {1 << 20:,} is known")
+        if (self.pool == "none") != bool(self.shape) or (self.shape and math.prod(self.shape) != self.dimension):
+            raise DamagedError(f"the features' shape {self.shape!r} does not fit their pool and dimension")
 
     @property
     def fingerprint(self) -> str:
@@ -83,18 +97,28 @@ class Identity:
         return np.dtype(self.dtype).newbyteorder("<")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the identity as JSON."""
-        return asdict(self)
+        """Return the identity as JSON; without ``pool`` and ``shape`` if they are empty, as before there were any."""
+        value = {**asdict(self), "shape": list(self.shape)}
+        return {name: each for name, each in value.items() if each or name not in OPTIONAL}
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """Names of what a reader of such features must know, see "Migration policy" in the README.md."""
+        fits = ["fit"] * ("fit" in self.preprocessing)
+        return (*fits, *(["layer"] * (bool(self.pool) or self.layer.startswith(OUTPUT_OF))))
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Identity:
         """Rebuild an identity from ``to_dict``'s result; raise DamagedError for missing, unknown or wrongly typed
         fields."""
-        kinds = {"dimension": int, "preprocessing": dict}
+        kinds = {"dimension": int, "preprocessing": dict, "shape": list}
         names = {field.name for field in fields(cls)}
-        if set(value) != names or any(not isinstance(value[name], kinds.get(name, str)) for name in names):
+        if set(value) | OPTIONAL != names or any(not isinstance(value[name], kinds.get(name, str)) for name in value):
             raise DamagedError("the identity in this file is not one that this version of featstore knows")
-        return cls(**value)
+        shape = tuple(value.get("shape", ()))
+        if not all(type(number) is int and number > 0 for number in shape):
+            raise DamagedError(f"the features' shape is {list(shape)!r}, where positive whole numbers are known")
+        return cls(**{**value, "shape": shape})
 
     def check(self, other: Identity, what: str) -> None:
         """Raise IdentityError, listing each difference, unless ``other``, the identity of ``what``, is equal."""
@@ -121,6 +145,8 @@ def _differences(prefix: str, ours: dict[str, Any], theirs: dict[str, Any]) -> l
 
 
 def _shown(value: Any) -> str:
+    if value is None:
+        return "the default"
     if isinstance(value, str):
         return value[:12] if len(value) == 64 else value
     return atomic.canonical_json(value)

@@ -23,7 +23,7 @@ LARGEST_UNIT = 1 << 32
 """Largest number of rows in a unit."""
 _TRIES, _PAUSE_SECONDS = 20, 0.05
 _T = TypeVar("_T")
-KNOWN_FEATURES: frozenset[str] = frozenset({"follow", "history", "undo"})
+KNOWN_FEATURES: frozenset[str] = frozenset({"fit", "follow", "history", "layer", "undo"})
 """Required features that this version can read; a store that names another one is refused."""
 
 
@@ -61,7 +61,7 @@ class Manifest:
     def new(cls, identity: Identity, weights_name: str, unit_rows: int) -> Manifest:
         """Make the manifest of a new store."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        return cls(secrets.token_hex(16), identity, weights_name, 0, unit_rows, (), now)
+        return cls(secrets.token_hex(16), identity, weights_name, 0, unit_rows, identity.requires, now)
 
     def next_epoch(self) -> Manifest:
         """Return the manifest of the next epoch. Raises FeatstoreError after the last one."""

@@ -13,3 +13,10 @@ def test_backbones_lists_what_there_is():
     assert found["resnet50"]["dimension"] == 2048
     assert found["efficientnet_lite0"]["at_hand"] is True
     assert "resnet50" in run("backbones").stdout
+
+
+@pytest.mark.slow
+def test_backbones_lists_the_layers_of_one():
+    found = {entry["name"]: entry for entry in run_json("backbones", "resnet18")}
+    assert found["layer3"] == {"name": "layer3", "kind": "Sequential", "shape": [256, 14, 14], "channels_last": False}
+    assert "did you mean resnet18" in run("backbones", "resnet81", code=2).stderr

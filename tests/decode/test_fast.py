@@ -41,6 +41,14 @@ def test_differs_from_the_reference_by_at_most_one_level_or_two_with_bicubic(
     assert levels_apart(data, Preprocessing(crop + more, crop, interpolation)) <= allowed
 
 
+@pytest.mark.parametrize("fit", ["squash", "pad"])
+@pytest.mark.parametrize(("interpolation", "allowed"), [("bilinear", 1), ("bicubic", 2), ("lanczos", 0)])
+def test_other_fits_differ_from_the_reference_as_little(fit: str, interpolation: str, allowed: int) -> None:
+    how = Preprocessing(61, 61, interpolation, fit=fit)
+    for size in [(90, 61), (61, 90), (200, 33), (1, 300), (30, 20)]:
+        assert levels_apart(encode(photograph(1, *size)), how) <= allowed
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_orientation_and_gray_pictures_equal_the_reference(orientation: int, mode: str) -> None:

@@ -39,6 +39,7 @@ def test_values_are_normalised_in_the_order_of_the_engines():
     assert made[0].transpose(1, 2, 0).tobytes() == np.ascontiguousarray(expected).tobytes()
 
 
-def test_a_filter_without_such_a_form_is_refused():
+@pytest.mark.parametrize("how", [Preprocessing(16, 16, "nearest"), Preprocessing(16, 16, fit="pad")])
+def test_a_filter_or_fit_without_such_a_form_is_refused(how):
     with pytest.raises(UsageError, match="--features-only"):
-        to_onnx(Preprocessing(16, 16, "nearest"))
+        to_onnx(how)

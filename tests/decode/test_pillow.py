@@ -12,17 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize, v2
 
 from featstore.decode import DecodeFailure, Preprocessing, decode, load_rgb
 from featstore.decode import pillow as module
 from tests.decode.pictures import encode, photograph
 
 SMALL = Preprocessing(36, 32)
+FITS = st.sampled_from(["squash", "pad"])
 
 
 def pixels(image: Image.Image) -> NDArray[np.uint8]:
@@ -32,6 +33,45 @@ def pixels(image: Image.Image) -> NDArray[np.uint8]:
 def torchvision_pixels(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     interpolation = InterpolationMode(preprocessing.interpolation)
     return np.asarray(Compose([Resize(preprocessing.resize, interpolation), CenterCrop(preprocessing.crop)])(image))
+
+
+def torchvision_fit(image: Image.Image, how: Preprocessing) -> NDArray[np.uint8]:
+    interpolation, side = InterpolationMode(how.interpolation), how.crop
+    if how.fit == "squash":
+        return np.asarray(v2.Resize((side, side), interpolation)(image))
+    image = v2.Resize(None, interpolation, max_size=side)(image)
+    left, top = (side - image.width) // 2, (side - image.height) // 2
+    margins = [left, top, side - image.width - left, side - image.height - top]
+    return np.asarray(v2.Pad(margins, fill=how.fill)(image))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 99),
+    st.integers(1, 300),
+    st.integers(1, 300),
+    st.integers(1, 160),
+    st.sampled_from(["bilinear", "bicubic"]),
+    FITS,
+)
+def test_squash_and_pad_equal_torchvision_bit_for_bit(seed, width, height, side, interpolation, fit):
+    # torchvision refuses a shorter side of less than one pixel.
+    assume(fit == "squash" or side * min(width, height) >= max(width, height))
+    image = photograph(seed, width, height)
+    how = Preprocessing(side, side, interpolation, fit=fit)
+    found = decode(encode(image), how)
+    assert found.flags.c_contiguous
+    np.testing.assert_array_equal(found, torchvision_fit(image, how))
+
+
+@pytest.mark.parametrize("size", [(3000, 2), (2, 3000), (1, 1)])
+def test_pad_keeps_a_pixel_of_extreme_pictures(size):
+    how = Preprocessing(32, 32, mean=(0.0, 0.5, 1.0), fit="pad")
+    found = decode(encode(Image.new("RGB", size, (9, 9, 9))), how)
+    inside = (found == 9).all(2)
+    assert how.fill == (0, 128, 255)
+    assert inside.any()
+    assert (found[~inside] == how.fill).all()
 
 
 @settings(deadline=None, max_examples=60)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featstore.decode import INTERPOLATIONS, DecodeFailure, Preprocessing
+from featstore.defaults import FITS
 from featstore.errors import UsageError
 
 unit = st.floats(0, 1)
@@ -18,7 +19,7 @@ values = st.builds(
     st.sampled_from(INTERPOLATIONS),
     st.tuples(unit, unit, unit),
     st.tuples(*[st.floats(1e-3, 1)] * 3),
-)
+) | st.builds(lambda side, fit: Preprocessing(side, side, fit=fit), st.integers(1, 600), st.sampled_from(FITS))
 
 
 @settings(deadline=None, max_examples=50)
@@ -43,12 +44,23 @@ def test_json_restores_the_preprocessing(preprocessing: Preprocessing) -> None:
         ({"mean": "abc"}, "three"),
         ({"mean": ["a", "b", "c"]}, "mean"),
         ({"extra": 1}, "extra"),
+        ({"fit": "stretch"}, "crop, squash, pad"),
+        ({"fit": "pad"}, "equal"),
     ],
 )
 def test_rejects_invalid_preprocessing_in_one_line(change: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words) as error:
         Preprocessing.from_dict({**Preprocessing(256, 224).to_dict(), **change})
     assert "\n" not in str(error.value)
+
+
+def test_another_size_keeps_the_share_of_the_crop() -> None:
+    how = Preprocessing(232, 224, "bicubic")
+    assert how.with_geometry(None, None) == how.with_geometry(224, "crop") == how
+    assert how.with_geometry(384, None) == Preprocessing(398, 384, "bicubic")
+    assert how.with_geometry(320, "pad") == Preprocessing(320, 320, "bicubic", fit="pad")
+    assert how.with_geometry(None, "squash").to_dict() == {**how.to_dict(), "resize": 224, "fit": "squash"}
+    assert "fit" not in how.to_dict()
 
 
 def test_a_missing_field_is_named() -> None:

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from featstore.backbones import Backbone, load_backbone
 from featstore.decode import decode as reference_decode
 from featstore.decode import open_decoder
+from featstore.embed.geometry import Geometry, GeometryKeywords
 from featstore.engines import open_engine
 from featstore.engines.base import Pending
 from featstore.processes.malloc import keep_memory
 
+Asked = GeometryKeywords | None
 _WARM_PICTURES: Final = 8
 _PRODUCT: Final = 2048
 """Rows and columns of the matrices to multiply on a CPU; four times as many on a GPU."""
@@ -48,7 +50,7 @@ def at_hand(device: str, backbone: str) -> dict[str, Any]:
     }
 
 
-def products(*, backbone: str, weights: str, device: str) -> dict[str, Any]:
+def products(*, backbone: str, weights: str, device: str, geometry: Asked = None) -> dict[str, Any]:
     """Measure an upper bound: the network's operations at the speed of the fastest float32 matrix product.
 
     The product is torch's or, on a CPU, numpy's. An engine close to this bound uses the full speed of the processor.
@@ -59,7 +61,7 @@ def products(*, backbone: str, weights: str, device: str) -> dict[str, Any]:
     from featstore.engines.shared import exact_float32, resolve_device
 
     where = resolve_device(device)
-    model = load_backbone(backbone, weights)
+    model = _load(backbone, weights, geometry)
     side = model.preprocessing.crop
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.module(torch.zeros(1, 3, side, side))
@@ -78,11 +80,19 @@ def products(*, backbone: str, weights: str, device: str) -> dict[str, Any]:
 
 
 def forward(
-    folder: str, *, backbone: str, weights: str, engine: str, device: str, precision: str, batch: int
+    folder: str,
+    *,
+    backbone: str,
+    weights: str,
+    engine: str,
+    device: str,
+    precision: str,
+    batch: int,
+    geometry: Asked = None,
 ) -> dict[str, Any]:
     """Measure the network alone, on decoded pictures in memory."""
     _as_the_command(engine)
-    model = load_backbone(backbone, weights)
+    model = _load(backbone, weights, geometry)
     pictures = _decoded(_files(folder), model)
     opened = open_engine(model, engine=engine, device=device, precision=precision)
     # Use a whole batch, because compiling engines compile for each new shape.
@@ -99,9 +109,11 @@ def forward(
     return {"rate": len(pictures) / seconds, "engine": opened.name, "precision": opened.precision}
 
 
-def decode(folder: str, *, backbone: str, weights: str, decoder: str, workers: int) -> dict[str, Any]:
+def decode(
+    folder: str, *, backbone: str, weights: str, decoder: str, workers: int, geometry: Asked = None
+) -> dict[str, Any]:
     """Measure decoding alone, from files in memory, in ``workers`` threads."""
-    preprocessing = load_backbone(backbone, weights).preprocessing
+    preprocessing = _load(backbone, weights, geometry).preprocessing
     run = open_decoder(decoder)
     data = [file.read_bytes() for file in _files(folder)]
     with ThreadPoolExecutor(workers) as pool:
@@ -124,6 +136,7 @@ def end_to_end(
     batch: int,
     workers: int,
     decode: str,
+    geometry: Asked = None,
 ) -> dict[str, Any]:
     """Measure an extraction into a temporary store, from reading the first picture until the store is on disk."""
     from featstore.embed.progress import Progress
@@ -139,7 +152,7 @@ def end_to_end(
         report = extract(
             folder,
             Path(place) / "store",
-            backbone=load_backbone(backbone, weights),
+            backbone=_load(backbone, weights, geometry),
             engine=engine,
             device=device,
             precision=precision,
@@ -160,21 +173,26 @@ def end_to_end(
     }
 
 
-def tutorial(folder: str, *, backbone: str, weights: str, device: str) -> dict[str, Any]:
+def tutorial(folder: str, *, backbone: str, weights: str, device: str, geometry: Asked = None) -> dict[str, Any]:
     """Measure the loop found in tutorials: Pillow, torchvision's transforms, one picture at a time, eager model."""
     import torch
-    from PIL import Image
+    from PIL import Image, ImageOps
     from torchvision import transforms
 
     from featstore.engines.shared import resolve_device
 
     where = resolve_device(device)
-    model = load_backbone(backbone, weights)
+    model = _load(backbone, weights, geometry)
     network, steps = model.module.to(where), model.preprocessing
+    side, interpolation = (steps.crop, steps.crop), transforms.InterpolationMode(steps.interpolation)
+    fits: dict[str, list[Any]] = {
+        "crop": [transforms.Resize(steps.resize, interpolation), transforms.CenterCrop(steps.crop)],
+        "squash": [transforms.Resize(side, interpolation)],
+        "pad": [transforms.Lambda(lambda image: ImageOps.pad(image, side, color=steps.fill))],
+    }
     transform = transforms.Compose(
         [
-            transforms.Resize(steps.resize, transforms.InterpolationMode(steps.interpolation)),
-            transforms.CenterCrop(steps.crop),
+            *fits[steps.fit],
             transforms.ToTensor(),
             transforms.Normalize(steps.mean, steps.std),
         ]
@@ -191,6 +209,10 @@ def tutorial(folder: str, *, backbone: str, weights: str, device: str) -> dict[s
     started = time.perf_counter()
     found = [features(file) for file in files]
     return {"rate": len(found) / (time.perf_counter() - started)}
+
+
+def _load(backbone: str, weights: str, geometry: Asked) -> Backbone:
+    return Geometry(**(geometry or {})).apply(load_backbone(backbone, weights))
 
 
 def _as_the_command(engine: str) -> None:

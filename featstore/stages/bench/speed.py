@@ -6,11 +6,12 @@ import os
 import statistics
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from featstore import defaults
+from featstore.embed.geometry import Geometry, GeometryKeywords
 from featstore.errors import UsageError
 from featstore.stages.bench.rounds import Contender, Measured, Tell, alternate, apart
 
@@ -62,25 +63,29 @@ def bench(
     workers: int | None = None,
     rounds: int = defaults.BENCH_ROUNDS,
     tell: Tell | None = None,
+    **geometry: Unpack[GeometryKeywords],
 ) -> SpeedReport:
     """Measure each engine's bare forward pass, decoding alone, end-to-end extractions, and the tutorial loop.
 
     ``pictures``: any source of pictures, from which ``count`` are drawn (None: two sample photographs of scikit-learn);
-    ``engines``: by default all available ones; ``weights``: untrained by default, which does not change the speed.
+    ``engines``: by default all available ones; ``weights``: untrained by default, which does not change the speed;
+    ``geometry``: ``size``, ``fit``, ``layer`` and ``pool`` as in ``extract``, with which other libraries are not measured.
     ``tell`` is called with every measured rate. Raises UsageError, and FeatstoreError if a contender fails.
     """
     if min(count, batch, rounds, 1 if workers is None else workers) < 1:
         raise UsageError("count, batch, rounds and workers have to be at least 1")
+    asked = Geometry(**geometry)
     machine = apart(f"{_PLACE}:at_hand", {"device": device, "backbone": backbone}, "what is at hand")
     there, peers = machine.pop("engines"), machine.pop("peers")
     if missing := [engine for engine in engines if engine not in there]:
         raise UsageError(f"there is no engine {missing[0]!r} here; there are {', '.join(there)}")
     with tempfile.TemporaryDirectory(prefix="featstore-bench-") as place:
         distinct, unreadable = _gather(pictures, count, Path(place))
-        model = {"folder": place, "backbone": backbone, "weights": weights}
+        model = {"folder": place, "backbone": backbone, "weights": weights, "geometry": asdict(asked)}
         options = {"device": device, "precision": precision, "batch": batch}
         contenders = _contenders(model, options, workers or machine["cores"], list(engines) or there)
-        contenders += _peers(peers, model, options)
+        left_out = peers if asked != Geometry() else []
+        contenders += _peers([name for name in peers if name not in left_out], model, options)
         measured = alternate(contenders, rounds, tell)
     by_name = {each.name: each for each in measured}
     return SpeedReport(
@@ -93,7 +98,8 @@ def bench(
         machine,
         measured,
         _shares(by_name, on_cpu=str(machine["device"]) == "cpu"),
-        _notes(pictures, weights, distinct, count, measured, peers),
+        _notes(pictures, weights, distinct, count, measured, peers)
+        + [f"not measured with this size, fit or layer: {_PEERS[name]}" for name in left_out],
     )
 
 

@@ -35,6 +35,10 @@ class ExtractKeywords(TypedDict, total=False):
     precision: str
     decode: str
     dtype: str | None
+    size: int | None
+    fit: str | None
+    layer: str | None
+    pool: str | None
     batch: int
     workers: int | None
     units: tuple[int, int]
@@ -67,6 +71,10 @@ class ExtractOptions:
     engine, device: what runs the network, and where.
     precision: of the arithmetic, see open_engine. decode: "exact", equal to torchvision's transforms bit for bit, or
         "fast", within one level of them (bicubic: two). "auto": the store's, where there is one.
+    size: side in pixels of the square that the network sees. fit: "crop", the centre; "squash", all of it, whatever its
+        aspect ratio; "pad", all of it with a margin, see Preprocessing. layer: module whose output is used; pool: "avg",
+        "max", "cls", "cls+mean" or "none", how its output becomes a vector, see featstore.backbones.layers.take. By
+        default the store's, for a new one those of the weights' authors.
     batch: pictures in a forward pass. workers: threads that decode, by default one a core; defaults.READERS more read
         ahead.
     units: (i, n): do only the units whose number is i modulo n. unit_rows: pictures of a full shard, settled when the
@@ -86,6 +94,10 @@ class ExtractOptions:
     precision: str = "auto"
     decode: str = defaults.DECODE
     dtype: str | None = None
+    size: int | None = None
+    fit: str | None = None
+    layer: str | None = None
+    pool: str | None = None
     batch: int = defaults.BATCH
     workers: int | None = None
     units: tuple[int, int] = (0, 1)
@@ -117,6 +129,7 @@ class ExtractOptions:
             raise UsageError(f"stall_seconds: {self.stall_seconds!r} is not more than 0")
         if self.unit_rows is not None and self.unit_rows > LARGEST_UNIT:
             raise UsageError(f"unit_rows: {self.unit_rows:,} is more than {LARGEST_UNIT:,}")
+        _ = self.request.geometry  # raises UsageError
 
     @property
     def request(self) -> Request:

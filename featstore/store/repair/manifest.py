@@ -47,7 +47,7 @@ def rebuilt_manifest(store: Path) -> Manifest:
         name,
         int(epochs[0]),
         longest if len(plan.units()) > 1 else max(longest, unit_rows_for(identity)),
-        _requires(store, int(epochs[0])),
+        (*identity.requires, *_requires(store, int(epochs[0]))),
         str(plan.segments[0].meta.get("created", "")) if plan.segments else "",
     )
 

@@ -1,0 +1,262 @@
+"""Take the output of a layer inside a network as features, and pool it to a vector; run networks at other sizes."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+import torch
+from torch import Tensor, fx, nn
+
+from featstore.backbones import architectures, base
+from featstore.backbones.base import Backbone
+from featstore.defaults import OUTPUT_OF
+from featstore.errors import UsageError
+from featstore.text import did_you_mean
+
+LARGEST: Final = 1 << 20
+"""Largest dimension of features."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer whose output can be features.
+
+    ``name``: of the module in the network; ``kind``: its class; ``shape``: of its output for one picture: (d,) a vector,
+    (tokens, channels), or (channels, height, width) a map; ``channels_last``: whether the network has the map as (height,
+    width, channels).
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    channels_last: bool = False
+
+
+def list_layers(name: str) -> list[Layer]:
+    """Return the layers of the backbone ``name`` in the order of computation, at the size of its default weights.
+
+    Nothing is downloaded. Raises UsageError if there is no such backbone.
+    """
+    architecture = architectures.find(name)
+    network = architecture.empty(architecture.default)
+    classifier, _ = base.cut(network)
+    found = layers_of(network, architecture.default.preprocessing.crop, architecture.name)
+    return [layer for layer in found.values() if layer.name not in ("", classifier)]
+
+
+def layers_of(network: nn.Module, side: int, what: str) -> dict[str, Layer]:
+    """Return the layers of ``network`` by name for pictures of ``side`` x ``side`` pixels; "" is the network itself.
+
+    Modules that run never or more than once, or that return something else than a vector, a map or tokens of each
+    picture, are left out. Raises UsageError, naming ``what``, if the network does not take pictures of this size.
+    """
+    try:
+        outputs = _outputs(_without_values(network), side, "meta")
+    except Exception:  # a network with tensors that are no parameters or buffers cannot run without values
+        try:
+            outputs = _outputs(network, side, "cpu")
+        except Exception as error:
+            reason = " ".join(str(error).split())[:120] or type(error).__name__
+            raise UsageError(f"{what} does not take pictures of {side} x {side} pixels ({reason})") from None
+    modules = dict(network.named_modules())
+    found = {}
+    for name, calls in outputs.items():
+        if len(calls) == 1 and (layer := _layer(name, type(modules[name]).__name__, calls[0])) is not None:
+            found[name] = layer
+    return found
+
+
+def _without_values(network: nn.Module) -> nn.Module:
+    """Return a copy of ``network`` on the meta device, where only shapes are computed."""
+    tensors = [*network.parameters(), *network.buffers()]
+    return copy.deepcopy(network, {id(tensor): _on_meta(tensor) for tensor in tensors})
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    empty = tensor.detach().to("meta")
+    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
+
+
+def _outputs(network: nn.Module, side: int, device: str) -> dict[str, list[Any]]:
+    """Return the shape of each output of each module for a batch of two, None for outputs that are no tensor."""
+    seen: dict[str, list[Any]] = defaultdict(list)
+
+    def note(name: str, _: nn.Module, __: Any, output: Any) -> None:
+        seen[name].append(tuple(output.shape) if isinstance(output, Tensor) else None)
+
+    handles = [module.register_forward_hook(partial(note, name)) for name, module in network.named_modules()]
+    try:
+        with torch.inference_mode():
+            network(torch.zeros(1, 1, 1, 1, device=device).expand(2, 3, side, side))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _layer(name: str, kind: str, shape: tuple[int, ...] | None) -> Layer | None:
+    if shape is None or len(shape) not in (2, 3, 4) or shape[0] != 2 or 0 in shape:
+        return None
+    if len(shape) < 4 or shape[2] == shape[3]:
+        return Layer(name, kind, shape[1:])
+    # The picture is square, so the two equal axes of a map are its height and width.
+    return Layer(name, kind, (shape[3], shape[1], shape[2]), True) if shape[1] == shape[2] else None
+
+
+def resized(backbone: Backbone, size: int | None, fit: str | None) -> Backbone:
+    """Return ``backbone`` for pictures of another ``size`` and ``fit``, see Preprocessing.with_geometry.
+
+    Raises UsageError if the network does not take pictures of this size.
+    """
+    preprocessing = backbone.preprocessing.with_geometry(size, fit)
+    if preprocessing.crop == backbone.preprocessing.crop:
+        return replace(backbone, preprocessing=preprocessing)
+    if backbone.shape:
+        raise UsageError(f"{backbone.name}: the maps of {backbone.layer} have one size; set the size before the layer")
+    made = layers_of(backbone.module, preprocessing.crop, backbone.name).get("")
+    if made is None or len(made.shape) != 1:
+        raise UsageError(
+            f"{backbone.name} gives no vector for pictures of {preprocessing.crop} x {preprocessing.crop} pixels"
+        )
+    return replace(backbone, preprocessing=preprocessing, dimension=made.shape[0])
+
+
+def take(backbone: Backbone, layer: str, pool: str | None = None) -> Backbone:
+    """Return ``backbone`` with the output of ``layer``, pooled, as features; the layers behind it do not run.
+
+    ``pool``: "avg" (default) and "max" over the places of a map or the tokens that stand for places; "cls", the class
+    token; "cls+mean", the class token followed by the mean of the others; "none", the output itself in C order, a map as
+    (channels, height, width). A layer that gives a vector takes none. Raises UsageError for an unknown layer, or a pool
+    that does not fit its output.
+    """
+    if backbone.layer == OUTPUT_OF + layer and pool in (None, backbone.pool):
+        return backbone
+    found = layers_of(backbone.module, backbone.preprocessing.crop, backbone.name)
+    there = found.get(layer) if layer else None
+    if backbone.layer == f"input of {layer}":
+        raise UsageError(
+            f"layer: {layer} of {backbone.name} is its classifier; without a layer, features are its input"
+        )
+    if there is None:
+        raise UsageError(_unknown(backbone, layer, list(found)))
+    pool = pool or ("avg" if len(there.shape) > 1 else "")
+    prefix = _prefix(backbone.module, there.shape)
+    _check_pool(layer, there.shape, pool, prefix)
+    module = _Pooled(_until(backbone.module, layer), pool, there, prefix)
+    channels = there.shape[-1] if len(there.shape) < 3 else there.shape[0]
+    dimension = {"none": math.prod(there.shape), "cls+mean": 2 * channels}.get(pool, channels)
+    if dimension > LARGEST:
+        raise UsageError(
+            f"layer: {layer} gives {dimension:,} numbers a picture, and {LARGEST:,} is the most; pool them, or take a "
+            "smaller size or a later layer"
+        )
+    shape = there.shape if pool == "none" else ()
+    return replace(backbone, layer=OUTPUT_OF + layer, dimension=dimension, module=module, pool=pool, shape=shape)
+
+
+def _unknown(backbone: Backbone, layer: str, names: list[str]) -> str:
+    if any(name == layer for name, _ in backbone.module.named_modules() if name):
+        return f"layer: {layer} of {backbone.name} does not give one vector, map or row of tokens a picture; take one that 'featstore backbones {backbone.name}' lists"
+    hint = did_you_mean(layer, names) or f"; 'featstore backbones {backbone.name}' lists them"
+    return f"layer: {backbone.name} has no layer {layer!r}{hint}"
+
+
+def _check_pool(layer: str, shape: tuple[int, ...], pool: str, prefix: int) -> None:
+    if len(shape) == 1 and pool:
+        raise UsageError(
+            f"pool: the layer {layer} gives a vector of {shape[0]:,} numbers, which takes no pool; leave it out"
+        )
+    if pool.startswith("cls") and (len(shape) == 3 or not prefix):
+        kind = "a map" if len(shape) == 3 else "tokens"
+        raise UsageError(
+            f"pool: the layer {layer} gives {kind} {shape} without a class token; use avg, max or none instead of {pool}"
+        )
+
+
+def _prefix(network: nn.Module, shape: tuple[int, ...]) -> int:
+    """Return how many tokens of an output of ``shape`` stand before those of the places: the class token and registers."""
+    known = getattr(network, "num_prefix_tokens", None)
+    count = known if isinstance(known, int) else int(isinstance(getattr(network, "class_token", None), Tensor))
+    # The other tokens stand for the places of a square; before the class token is added, all of them do.
+    others = shape[0] - count
+    return count if len(shape) == 2 and others > 0 and math.isqrt(others) ** 2 == others else 0
+
+
+class _Pooled(nn.Module):
+    """The output of ``module``, pooled: (n, 3, h, w) -> (n, d)."""
+
+    def __init__(self, module: nn.Module, pool: str, layer: Layer, prefix: int) -> None:
+        super().__init__()
+        self.module, self.pool, self.prefix = module, pool, prefix
+        self.is_map, self.channels_last = len(layer.shape) == 3, layer.channels_last
+        self.eval()
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        output: Tensor = self.module(pictures)
+        if self.channels_last:
+            output = output.permute(0, 3, 1, 2)
+        if self.pool in ("", "none"):
+            return output.flatten(1)
+        # (n, places, channels)
+        places = output.flatten(2).transpose(1, 2) if self.is_map else output[:, self.prefix :]
+        if self.pool == "max":
+            return places.amax(1)
+        if self.pool == "avg":
+            return places.mean(1)
+        return output[:, 0] if self.pool == "cls" else torch.cat([output[:, 0], places.mean(1)], 1)
+
+
+def _until(network: nn.Module, layer: str) -> nn.Module:
+    """Return the part of ``network`` that computes the output of ``layer``; it shares the parameters."""
+    tracer = _Tracer(network.get_submodule(layer))
+    try:
+        graph = tracer.trace(network)
+        (output,) = tracer.outputs
+        next(node for node in graph.nodes if node.op == "output").args = (output.node,)
+        part = fx.GraphModule(network, graph).eval()
+        part.graph.eliminate_dead_code()
+        part.recompile()
+        part.delete_all_unused_submodules()
+        return part
+    except Exception:  # tracing raises many exception types, depending on the network
+        return _Observed(network, layer)
+
+
+class _Tracer(fx.Tracer):
+    """Trace a network, and note what ``layer`` returns."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.outputs = layer, list[Any]()
+
+    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Trace a call, as fx.Tracer does."""
+        output = super().call_module(m, forward, args, kwargs)
+        if m is self.layer:
+            self.outputs.append(output)
+        return output
+
+
+class _Observed(nn.Module):
+    """The output of a layer in a network that torch.fx cannot trace; all of the network runs."""
+
+    def __init__(self, network: nn.Module, layer: str) -> None:
+        super().__init__()
+        self.network, self.layer = network, layer
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        found: list[Tensor] = []
+        # A copy, because later layers may change the output in place.
+        noted = self.network.get_submodule(self.layer).register_forward_hook(
+            lambda _, __, output: found.append(output.clone())
+        )
+        try:
+            self.network(pictures)
+        finally:
+            noted.remove()
+        return found[0]

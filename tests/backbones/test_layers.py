@@ -1,0 +1,191 @@
+"""Layers inside a network as features: which there are, how they are pooled, and that no later layer runs."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from featstore.backbones import Backbone, architectures, base, list_backbones, load_backbone
+from featstore.backbones.layers import _until, layers_of, list_layers, resized, take
+from featstore.decode import Preprocessing
+from featstore.errors import UsageError
+from tests.made import tiny_backbone
+
+PICTURES = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32))
+
+
+class Tokens(nn.Module):
+    """A network as vision transformers are: a map of patches, tokens with a class token first, a vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 6, 4, 4)
+        self.class_token = nn.Parameter(torch.full((1, 1, 6), 0.5))
+        self.mixed = nn.Linear(6, 6)
+        self.turned = nn.Identity()
+        self.pair = Pair()
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = self.patches(x)
+        grid = self.turned(grid.permute(0, 2, 3, 1))
+        tokens = torch.cat([self.class_token.expand(len(grid), -1, -1), grid.flatten(1, 2)], 1)
+        return self.pair(self.mixed(tokens))[0][:, 0]
+
+
+class Pair(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
+class Untraceable(nn.Module):
+    """torch.fx cannot trace a condition on values; the second layer changes the output of the first in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.second(self.first(x))
+        return y.mean((2, 3)) if x.sum() > 1e9 else y.amax((2, 3))
+
+
+def backbone_of(module: nn.Module, dimension: int = 6) -> Backbone:
+    module.eval().requires_grad_(False)
+    return Backbone("made-up", "input of head", dimension, "random:0", "", Preprocessing(18, 16), module)
+
+
+def test_lists_the_layers_of_a_backbone_without_weights() -> None:
+    found = {layer.name: layer for layer in list_layers("resnet50")}
+    assert found["layer3"].shape == (1024, 14, 14)
+    assert found["avgpool"].shape == (2048, 1, 1)
+    assert found["layer3.0"].kind == "Bottleneck"
+    assert next(iter(found)) == "conv1"
+    # The classifier, and modules that run three times a picture.
+    assert not {"fc", "layer3.0.relu", ""} & set(found)
+    tokens = {layer.name: layer.shape for layer in list_layers("vit_b_32")}
+    assert (tokens["conv_proj"], tokens["encoder.ln"]) == ((768, 7, 7), (50, 768))
+    swin = {layer.name: layer for layer in list_layers("swin_t")}
+    assert (swin["features.3"].shape, swin["features.3"].channels_last) == ((192, 28, 28), True)
+
+
+@pytest.mark.slow
+def test_every_backbone_has_layers() -> None:
+    for info in list_backbones():
+        if info.parameters < 100_000_000:
+            assert any(len(layer.shape) == 3 for layer in list_layers(info.name)), info.name
+
+
+def test_maps_and_tokens_are_pooled() -> None:
+    module = Tokens()
+    backbone = backbone_of(module)
+    grid, tokens = module.patches(PICTURES), None
+    hook = module.mixed.register_forward_hook(lambda _, __, output: expected.append(output))
+    expected: list[Tensor] = []
+    module(PICTURES)
+    hook.remove()
+    tokens = expected[0]
+    cases = {
+        ("patches", None): (grid.mean((2, 3)), "avg", ()),
+        ("patches", "max"): (grid.amax((2, 3)), "max", ()),
+        ("patches", "none"): (grid.flatten(1), "none", (6, 4, 4)),
+        # (height, width, channels) in the network, (channels, height, width) in the features.
+        ("turned", "none"): (grid.flatten(1), "none", (6, 4, 4)),
+        ("mixed", "avg"): (tokens[:, 1:].mean(1), "avg", ()),
+        ("mixed", "max"): (tokens[:, 1:].amax(1), "max", ()),
+        ("mixed", "cls"): (tokens[:, 0], "cls", ()),
+        ("mixed", "cls+mean"): (torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], 1), "cls+mean", ()),
+        ("mixed", "none"): (tokens.flatten(1), "none", (17, 6)),
+    }
+    for (layer, pool), (features, kind, shape) in cases.items():
+        taken = take(backbone, layer, pool)
+        assert (taken.layer, taken.pool, taken.shape) == (f"output of {layer}", kind, shape)
+        made = taken.module(PICTURES)
+        assert made.shape == (2, taken.dimension)
+        torch.testing.assert_close(made, features, rtol=0, atol=1e-6)
+        assert taken.weights_digest == backbone.weights_digest
+        assert take(taken, layer, pool) is taken
+
+
+def test_later_layers_do_not_run_and_the_network_is_left_as_it_was() -> None:
+    backbone = tiny_backbone()
+    before = copy.deepcopy(backbone.module.state_dict())
+    taken = take(backbone, "1", "max")
+    assert sum(isinstance(module, nn.Conv2d) for module in taken.module.modules()) == 1
+    assert backbone.module.state_dict().keys() == before.keys()
+    assert backbone.module(PICTURES).shape == (2, 8)
+
+
+def test_a_network_that_cannot_be_traced_gives_its_layers_too() -> None:
+    network = Untraceable()
+    backbone = backbone_of(network, 4)
+    taken = take(backbone, "first", "none")
+    torch.testing.assert_close(taken.module(PICTURES), network.first(PICTURES).flatten(1), rtol=0, atol=0)
+
+
+def test_a_layer_of_a_transformer_equals_its_features() -> None:
+    with torch.inference_mode():
+        backbone = load_backbone("vit_b_32", "random:0")
+        pictures = torch.zeros(1, 3, 224, 224)
+        whole = backbone.module(pictures)
+        assert torch.equal(take(backbone, "encoder.ln", "cls").module(pictures), whole)
+
+
+@pytest.mark.parametrize(
+    ("layer", "pool", "words"),
+    [
+        ("mixd", None, "no layer 'mixd'; did you mean 'mixed'"),
+        ("nothing-like-it", None, "featstore backbones made-up"),
+        ("", None, "no layer ''"),
+        ("head", None, "is its classifier"),
+        ("pair", None, "does not give one vector"),
+        ("patches", "cls", r"map \(6, 4, 4\) without a class token"),
+        ("patches", "cls+mean", "avg, max or none"),
+    ],
+)
+def test_refuses_layers_and_pools_that_do_not_fit(layer: str, pool: str | None, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as error:
+        take(backbone_of(Tokens()), layer, pool)
+    assert "\n" not in str(error.value)
+
+
+def test_a_vector_takes_no_pool_and_a_map_is_not_too_large() -> None:
+    backbone = tiny_backbone()
+    assert take(backbone, "4").dimension == 8
+    with pytest.raises(UsageError, match="takes no pool"):
+        take(backbone, "4", "none")
+    with pytest.raises(UsageError, match="1,048,576 is the most"):
+        take(resized(backbone, 900, None), "0", "none")
+
+
+def test_another_size_is_checked_before_it_is_used() -> None:
+    backbone = tiny_backbone()
+    larger = resized(backbone, 32, None)
+    assert (larger.preprocessing.crop, larger.preprocessing.resize, larger.dimension) == (32, 36, 8)
+    with pytest.raises(UsageError, match="does not take pictures of 2 x 2 pixels"):
+        resized(backbone, 2, None)
+    with pytest.raises(UsageError, match="vit_b_32 does not take pictures of 256 x 256 pixels"):
+        resized(load_backbone("vit_b_32", "random:0"), 256, None)
+    with pytest.raises(UsageError, match="size before the layer"):
+        resized(take(backbone, "0", "none"), 32, None)
+
+
+def test_a_traced_part_equals_the_layer_in_its_network() -> None:
+    for name in ("shufflenet_v2_x0_5", "mnasnet0_5"):
+        architecture = architectures.find(name)
+        network = architecture.initialised(0)
+        base.cut(network)
+        pictures = torch.zeros(2, 3, 64, 64)
+        names = [each for each in layers_of(network, 64, name) if each]
+        for layer in names[:: len(names) // 6]:
+            seen: list[Tensor] = []
+            hook = network.get_submodule(layer).register_forward_hook(
+                lambda _, __, out, to=seen: to.append(out.clone())
+            )
+            with torch.inference_mode():
+                network(pictures)
+                hook.remove()
+                assert torch.equal(_until(network, layer)(pictures), seen[0]), (name, layer)
