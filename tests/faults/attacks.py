@@ -100,7 +100,6 @@ VERBS: dict[str, dict[str, str]] = {
     "demo": {
         "demo demo --limit 40 --engine torch": "demo",
         "sample digits demo/digits": "demo",
-        f"extract demo/digits ../out/digits {NETWORK.format(0)}": "",
     },
 }
 """Verbs by what is forged, each with the name in ``theirs`` that it may change. Missing is ``backbones``, which reads
@@ -192,7 +191,7 @@ def _copy(master: Ground, to: Ground, what: str) -> None:
     to.theirs.mkdir()
     read = {word.partition("/")[0] for verb in VERBS[what] for word in verb.split()}
     for path in master.theirs.iterdir():
-        if path.name in read or (path.stem in read and path.suffix == pair.SUFFIX):
+        if path.name in read or (path.stem in read and path.suffix == pair.SIDE_SUFFIX):
             (shutil.copytree if path.is_dir() else shutil.copy2)(path, to.theirs / path.name)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -78,8 +79,11 @@ def main(options: argparse.Namespace) -> int:
             print(f"... {number + 1} forgeries, {runs.total()} runs, {found} finds", flush=True)
     for verb, took in seconds.most_common():
         print(f"{took / runs[verb]:7.2f} s {runs[verb]:>5} times  {verb}")
-    minutes = (time.perf_counter() - started) / 60
-    print(f"{dict(forged)} forged, {runs.total()} verbs run in {minutes:.1f} min, {found} did harm")
+    minutes, used = (time.perf_counter() - started) / 60, resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(
+        f"{dict(forged)} forged, {runs.total()} verbs run in {minutes:.1f} min "
+        f"({(used.ru_utime + used.ru_stime) / 60:.1f} min of processor time), {found} did harm"
+    )
     return found
 
 
