@@ -35,11 +35,11 @@ KINDS = {"store": 10, "head": 4, "index": 8, "export": 2, "vectors": 3, "demo": 
 
 
 @functools.cache
-def _index_file(factory: str, rows: int, dimension: int) -> bytes:
-    """Return the FAISS file of a small index with the ids 0 to ``rows``."""
+def _index_file(factory: str, ids: tuple[int, ...], dimension: int) -> bytes:
+    """Return the FAISS file of a small index of ``ids``."""
     index, random_ = create(factory, dimension, "ip", seed=0), np.random.default_rng(0)
     index.train(random_.standard_normal((64, dimension)).astype(np.float32), threads=1)
-    index.add(random_.standard_normal((rows, dimension)).astype(np.float32), np.arange(rows), threads=1)
+    index.add(random_.standard_normal((len(ids), dimension)).astype(np.float32), np.array(ids), threads=1)
     with tempfile.TemporaryDirectory() as folder:
         index.write(Path(folder, "an.index"))
         return Path(folder, "an.index").read_bytes()
@@ -111,7 +111,7 @@ class Forger:
             return f"side: {self._seal(pair.side_path(path))}"
         side = sealed.SealedFile(pair.side_path(path))
         tables, record = pair._read_tables(side, side.meta), pair._read_record(side, side.meta)
-        rows, dimension = len(tables.ids), side.summary["dimension"]
+        dimension = side.summary["dimension"]
         if kind == "foreign":
             name, place = self.draw.choice(FACTORIES), self.draw.choice(list(faiss_kinds.PLACES))
             path.write_bytes(faiss_kinds.file(name, place, to.home / "lists")[0])
@@ -122,7 +122,7 @@ class Forger:
             faiss_kinds.seal(path, tables, record, faiss_kinds.DIMENSION)
             return f"{name} {place}"
         factory = self.draw.choice(("Flat", *WRITTEN))
-        data = self._numbers(_index_file(factory, rows, dimension))
+        data = self._numbers(_index_file(factory, tuple(tables.ids.tolist()), dimension))
         path.write_bytes(data)
         faiss_kinds.seal(path, tables, record, dimension)
         return f"{factory}, numbers"
