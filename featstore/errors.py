@@ -24,3 +24,7 @@ class DataError(UsageError, ValueError):
 
     This class is also a ValueError, because scikit-learn's API requires one for unusable data.
     """
+
+
+class Notice(UserWarning):
+    """A line for people about what is going on, such as a wait; not about their code."""

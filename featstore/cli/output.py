@@ -21,6 +21,7 @@ from typing import Any, TextIO
 
 import click
 
+from featstore.errors import Notice
 from featstore.text import printable
 
 _LOG_SECONDS = 30.0
@@ -98,7 +99,8 @@ def tell_warnings() -> None:
         _: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        say(warnings.formatwarning(message, kind, file, number, line), err=True, end="")
+        text = f"note: {message}\n" if kind is Notice else warnings.formatwarning(message, kind, file, number, line)
+        say(text, err=True, end="")
 
     def raised(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         say("".join(traceback.format_exception(kind, error, trace)), err=True, end="")

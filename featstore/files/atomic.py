@@ -12,6 +12,7 @@ import secrets
 import socket
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ _READ_BYTES = 4 << 20
 _NAMED_BYTES = 100
 """Number of bytes of a file's name to repeat in its temporary name, which the system limits in length."""
 _LOCK_MARK = b"featstore lock of "
-_LOCK_TRIES = 20
+_LOCK_TRIES = 100
+_LOCK_SECONDS, _LOCK_PAUSE = 1.0, 0.02
+"""How long to wait for a lock's maker to write its name, and between two looks."""
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 _held: dict[str, int] = {}
 
@@ -87,7 +90,7 @@ def new_file(path: Path, *, exclusive: bool = False, durable: bool = True) -> It
         if durable:
             sync(temporary)
         if exclusive:
-            os.link(temporary, path)
+            _link(temporary, path)
         else:
             os.replace(temporary, path)
         if durable:
@@ -100,6 +103,19 @@ def new_file(path: Path, *, exclusive: bool = False, durable: bool = True) -> It
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Link a new file to ``path``; raise FileExistsError if another file is there.
+
+    Over NFS the server's answer may be lost and the second try find the link of the first: a file with two names was
+    linked (open(2), O_EXCL).
+    """
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        if os.stat(temporary).st_nlink != 2:
+            raise
 
 
 @contextlib.contextmanager
@@ -128,38 +144,69 @@ def only_writer(path: Path, what: str) -> Iterator[None]:
 
 
 def _take_lock(lock: Path, path: Path, what: str) -> int:
-    foreign = UsageError(f"{lock}: is in the way and no lock of featstore's; remove it, or name another file")
+    until = time.monotonic() + _LOCK_SECONDS
     for _ in range(_LOCK_TRIES):
         try:
-            handle, new = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), True
+            handle = _new_lock(lock)
+            if handle is not None:
+                return handle
         except FileExistsError:
-            try:
-                handle, new = os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), False
-            except FileNotFoundError:
-                continue
-            except OSError:
-                raise foreign from None
-        kept = False
-        try:
-            status = os.fstat(handle)
-            holder = os.pread(handle, 300, 0) if stat.S_ISREG(status.st_mode) else b"?"
-            if not new and holder and not holder.startswith(_LOCK_MARK):
-                raise foreign
-            if not _locked(handle):
-                who = os.fsdecode(holder.removeprefix(_LOCK_MARK)) or "another process"
-                raise UsageError(f"{path}: {who} is writing this {what}; wait until it is done, or name another file")
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(status, os.lstat(lock)):
-                    if new:
-                        os.write(handle, _LOCK_MARK + f"process {os.getpid()} on {socket.gethostname()}".encode())
-                        kept = True
-                        return handle
-                    # Its process was killed.
-                    os.unlink(lock)
-        finally:
-            if not kept:
-                os.close(handle)
+            if who := _lock_holder(lock, until):
+                raise UsageError(
+                    f"{path}: {who} is writing this {what}; wait until it is done, or name another file"
+                ) from None
     raise UsageError(f"{path}: others keep writing this {what}; wait until they are done, or name another file")
+
+
+def _new_lock(lock: Path) -> int | None:
+    """Make the lock and write our name in it; return its handle, None if another process took it meanwhile.
+
+    Raises FileExistsError.
+    """
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, handle)
+        if not (_locked(handle) and _is_at(handle, lock)):
+            return None
+        os.write(handle, _LOCK_MARK + f"process {os.getpid()} on {socket.gethostname()}".encode())
+        stack.pop_all()
+        return handle
+
+
+def _lock_holder(lock: Path, until: float) -> str:
+    """Return who holds the lock; "" if nobody does (the lock of a dead process is removed), or it cannot be known yet.
+
+    A lock is empty between the making of it and the writing of its maker's name. It is left alone until then, or until
+    ``until``, when the maker must be dead. Raises UsageError for what is no lock.
+    """
+    foreign = UsageError(f"{lock}: is in the way and no lock of featstore's; remove it, or name another file")
+    try:
+        handle = os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return ""
+    except OSError:
+        raise foreign from None
+    try:
+        holder = os.pread(handle, 300, 0) if stat.S_ISREG(os.fstat(handle).st_mode) else b"?"
+        if holder and not holder.startswith(_LOCK_MARK):
+            raise foreign
+        if not holder and time.monotonic() < until:
+            time.sleep(_LOCK_PAUSE)
+        elif not _locked(handle):
+            return os.fsdecode(holder.removeprefix(_LOCK_MARK)) or "another process"
+        elif _is_at(handle, lock):
+            os.unlink(lock)
+        return ""
+    finally:
+        os.close(handle)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Return whether the open file is still the one at ``path``."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.lstat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _locked(handle: int) -> bool:

@@ -4,8 +4,9 @@ A claim is a file work/<unit>/claim.<n> with JSON: its owner (host, boot id, pro
 counter that the owner rewrites every few seconds. The highest n is valid. Another process takes the unit over by
 creating claim.<n + 1> exclusively, with link(2), which is atomic on NFS. So exactly one process wins, and no file is
 removed while its owner uses it. An owner on this host is dead if its process has ended (pid and start time, or another
-boot id); one on another host, if its counter did not change during the lease, by the watcher's monotonic clock. Work
-done twice is harmless: journals are per claim, and shards are created exclusively."""
+boot id); one on another host, if its counter did not change during the lease, by the watcher's monotonic clock. Who
+needs the store alone waits so long for such an owner. Work done twice is harmless: journals are per claim, and shards
+are created exclusively."""
 
 from __future__ import annotations
 
@@ -14,22 +15,27 @@ import json
 import os
 import re
 import secrets
-import socket
 import threading
 import time
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from featstore import defaults
-from featstore.errors import DamagedError, FeatstoreError
+from featstore.errors import DamagedError, FeatstoreError, Notice
 from featstore.files import atomic
 from featstore.store import folders
+from featstore.store.owners import Owner, this_process
 
 _RECORD_BYTES = 512
 _LARGEST_RECORD = 4096
 _JOINS = 10
-
+_TORN_TRIES, _TORN_PAUSE = 3, 0.001
+_LOOK_SECONDS = 0.2
+_SETTLE_SECONDS = 5.0
+"""How long a writer waits for a compaction that has announced itself to look for others."""
 
 Work = int | str
 """The work that a claim reserves: the number of a unit, or the name of other work."""
@@ -39,73 +45,6 @@ COMPACTION = "compaction"
 def work_folder(store: Path, work: Work) -> Path:
     """Return the work folder of a unit or of other work."""
     return store / folders.WORK / (work if isinstance(work, str) else f"{work:016d}")
-
-
-def _first_line(path: str) -> str:
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return ""
-
-
-def _start_time(pid: int) -> str | None:
-    """Return a process's start time in kernel ticks; "" if it cannot be read, None if there is no such process."""
-    try:
-        # The command name may contain spaces and brackets, so count fields from the last bracket.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        pass
-    if os.path.isdir("/proc/self"):
-        return None
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except OSError:
-        pass
-    return ""
-
-
-def _identity() -> dict[str, Any]:
-    try:
-        namespace = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        namespace = ""
-    return {
-        "host": socket.gethostname(),
-        "boot": _first_line("/proc/sys/kernel/random/boot_id"),
-        "namespace": namespace,
-        "pid": os.getpid(),
-        "started": _start_time(os.getpid()) or "",
-    }
-
-
-@dataclass(frozen=True)
-class Owner:
-    """The owner of a claim, as read from the claim's file."""
-
-    record: dict[str, Any]
-    me: dict[str, Any] = field(default_factory=_identity)
-
-    def __str__(self) -> str:
-        return f"process {self.record.get('pid')} on {self.record.get('host')}"
-
-    @property
-    def released(self) -> bool:
-        """Whether the owner released the claim."""
-        return bool(self.record.get("released"))
-
-    def dead(self) -> bool | None:
-        """Return whether the owner is dead; None if that cannot be known from this host."""
-        if self.record.get("host") != self.me["host"]:
-            return None
-        if self.record.get("boot") != self.me["boot"]:
-            return True
-        if self.record.get("namespace") != self.me["namespace"]:
-            return None
-        pid = self.record.get("pid")
-        started = _start_time(pid) if isinstance(pid, int) else None
-        return started is None or (started != "" and started != self.record.get("started"))
 
 
 class Claim:
@@ -144,6 +83,11 @@ class Claim:
             ):
                 file.write(_encode({**self._record, "beat": self._counter, "released": release}))
 
+    def settle(self) -> None:
+        """Say in the claim that its owner has looked for others and found none."""
+        self._record = {**self._record, "settled": True}
+        self.beat()
+
     def release(self) -> None:
         """Release the unit unfinished; another process can take it at once."""
         self.beat(release=True)
@@ -162,12 +106,19 @@ def _encode(record: dict[str, Any]) -> bytes:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """Return a claim's record; None if it cannot be read now (being rewritten, or removed)."""
-    try:
-        value = json.loads(atomic.read_small(path, _LARGEST_RECORD, follow=False))
-    except (OSError, DamagedError, ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+    """Return a claim's record; {} if it is not readable, None if there is none any more."""
+    for _ in range(_TORN_TRIES):
+        try:
+            value = json.loads(atomic.read_small(path, _LARGEST_RECORD, follow=False))
+            return value if isinstance(value, dict) else {}
+        except FileNotFoundError:
+            return None
+        except (OSError, DamagedError):
+            return {}
+        except (ValueError, RecursionError):
+            # A heartbeat may be half written.
+            time.sleep(_TORN_PAUSE)
+    return {}
 
 
 def _numbers(directory: Path, pattern: re.Pattern[str]) -> list[int]:
@@ -198,9 +149,9 @@ class Claims:
         heartbeat_seconds: float = defaults.HEARTBEAT_SECONDS,
     ) -> None:
         self.store, self.lease = store, lease_seconds
-        self._me = _identity()
+        self._me = this_process()
         self._held: dict[Work, Claim] = {}
-        self._watched: dict[Path, tuple[Any, float]] = {}
+        self._watched: dict[Path, tuple[Any, float, bool]] = {}
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._heartbeat = heartbeat_seconds
         self._session: Work | None = None
@@ -224,6 +175,9 @@ class Claims:
             try:
                 folders.make(self.store, folders.WORK, directory.name)
                 return self._take(unit, directory)
+            except FileExistsError:
+                # Another process made this claim meanwhile; look again who holds the unit.
+                continue
             except FileNotFoundError:
                 # The owner finished and removed the folder meanwhile.
                 if not self.store.is_dir():
@@ -237,24 +191,26 @@ class Claims:
         if owner := self.holder(unit):
             return owner
         claim = Claim(directory, number, {**self._me, "since": time.time()})
-        try:
-            atomic.write_bytes(claim.path, _encode({**claim._record, "beat": 0}), exclusive=True)
-        except FileExistsError:
-            return Owner(_read(claim.path) or {}, self._me)
+        atomic.write_bytes(claim.path, _encode({**claim._record, "beat": 0}), exclusive=True)
         with self._lock:
             self._held[unit] = claim
         return claim
 
     def holder(self, work: Work) -> Owner | None:
         """Return the owner of ``work``; None if nobody holds it or the owner is known to be dead."""
-        try:
-            last = _last_claim(work_folder(self.store, work))
-        except FileNotFoundError:
-            return None
-        if last is None:
-            return None
-        owner = Owner(_read(last) or {}, self._me)
-        return None if owner.released or self._gone(last, owner) else owner
+        record = None
+        while record is None:
+            try:
+                last = _last_claim(work_folder(self.store, work))
+            except FileNotFoundError:
+                return None
+            if last is None:
+                return None
+            # The owner may finish, or another process take over, between the two steps.
+            record = _read(last)
+        owner = Owner(record, self._me, last)
+        alive = self._alive(last, owner)
+        return None if owner.released or alive is False else replace(owner, alive=alive)
 
     def others(self) -> dict[str, Owner]:
         """Return the owners of the work that other processes hold, by name of the work."""
@@ -272,13 +228,15 @@ class Claims:
         """Announce that this process writes to the store; raise FeatstoreError if the store is being compacted.
 
         Here and in exclusive(), each process announces itself first and looks for others second, so at least one of two
-        sees the other. A compaction that was just ending may have removed the announcement; then announce again.
+        sees the other. A compaction that sees a writer gives way; a writer waits until the compaction has looked. So
+        exactly one of the two is refused. A compaction that was just ending may have removed the announcement; then
+        announce again.
         """
         folders.check(self.store)
         for _ in range(_JOINS):
             session = f"session-{secrets.token_hex(8)}"
             claim = self.take(session)
-            if owner := self.holder(COMPACTION):
+            if owner := self._await(lambda: [self.holder(COMPACTION)], settled=True):
                 self.finish(session)
                 raise FeatstoreError(f"{self.store}: is being compacted by {owner}; run again when that is done")
             if isinstance(claim, Claim) and claim.exists():
@@ -291,6 +249,32 @@ class Claims:
             if name.startswith("session-") and name != session:
                 self._sweep(name)
 
+    def _await(self, look: Callable[[], Sequence[Owner | None]], *, settled: bool = False) -> Owner | None:
+        """Return one of the owners that ``look`` finds and that must be respected; None if there are none.
+
+        An owner of whom it is not known whether it lives, as on another host, has the lease to show a heartbeat.
+        ``settled``: an owner that has not looked for others yet has some seconds to do so, or to give way.
+        """
+        started, told = time.monotonic(), False
+        while True:
+            owners = [owner for owner in look() if owner is not None]
+            if not owners:
+                return None
+            waited = time.monotonic() - started
+            for owner in owners:
+                looks = settled and not owner.record.get("settled") and waited < _SETTLE_SECONDS
+                if owner.alive and not looks:
+                    return owner
+            if not told and waited > self._heartbeat:
+                told = True
+                warnings.warn(
+                    f"{self.store}: has a claim of {owners[0]}, which may be dead; waiting {self.lease:.0f} s for a sign "
+                    f"of it (if it is surely dead, delete {owners[0].path} to go on at once)",
+                    Notice,
+                    stacklevel=2,
+                )
+            time.sleep(_LOOK_SECONDS)
+
     def _sweep(self, name: str) -> None:
         """Remove a session's folder if its owner is dead. One without a claim stays: it is just being announced."""
         with contextlib.suppress(FileNotFoundError):
@@ -300,24 +284,28 @@ class Claims:
     def exclusive(self) -> None:
         """Claim the whole store; raise FeatstoreError if another process writes to it."""
         folders.check(self.store)
-        taken = self.take(COMPACTION)
-        others = {} if isinstance(taken, Owner) else self.others()
-        if isinstance(taken, Owner) or others:
+        owner = self._await(lambda: [self._other(COMPACTION)]) or self._await(lambda: list(self.others().values()))
+        if owner is not None:
             self.finish(COMPACTION)
-            owner = taken if isinstance(taken, Owner) else next(iter(others.values()))
             raise FeatstoreError(f"{self.store}: is being written by {owner}; run again when that is done")
+        self._held[COMPACTION].settle()
         self._session = COMPACTION
 
-    def _gone(self, path: Path, owner: Owner) -> bool:
+    def _other(self, work: Work) -> Owner | None:
+        """Claim ``work``; return its owner if that is another process."""
+        taken = self.take(work)
+        return taken if isinstance(taken, Owner) else None
+
+    def _alive(self, path: Path, owner: Owner) -> bool | None:
+        """Return whether an owner lives, by its process or by its heartbeat; None if that is not known yet."""
         dead = owner.dead() if owner.record else None
         if dead is not None:
-            return dead
+            return not dead
         beat, now = owner.record.get("beat"), time.monotonic()
-        seen, since = self._watched.setdefault(path, (beat, now))
+        seen, since, beats = self._watched.setdefault(path, (beat, now, False))
         if seen != beat:
-            self._watched[path] = (beat, now)
-            return False
-        return now - since >= self.lease
+            seen, since, beats = self._watched[path] = beat, now, True
+        return False if now - since >= self.lease else beats or None
 
     def release(self, unit: Work) -> None:
         """Release a unit unfinished."""

@@ -91,6 +91,7 @@ class _Compaction:
             return CompactReport(0, len(before), len(before), 0, sum(before), sum(before), folders.strangers(self.path))
         self._clean()
         groups = self._groups()
+        self._refuse_damaged(groups)
         rewritten = self._write_epoch(groups)
         self._write_tables()
         history.write_history(self.path, self.plan, _versions(self.store._tables), self._had_vector)
@@ -112,6 +113,17 @@ class _Compaction:
                 f"({len(strays):,} such shards); nothing was compacted: restore the plan from a copy, or let "
                 f"featstore repair {self.path} set them aside"
             )
+
+    def _refuse_damaged(self, runs: list[list[_Group]]) -> None:
+        """Raise if a file to copy from is damaged: the copy would get a checksum that hides the damage."""
+        copied = [group for groups in runs for group in groups if not group.kept and self._mergeable(group)]
+        files = [segment.file for segment in self.plan.segments] + [table.file for table in self.store._tables.own]
+        files += [self.store._shard(unit).file for group in copied for unit in group.units]
+        for file in files:
+            if damages := file.verify():
+                raise DamagedError(
+                    f"{damages[0]}; nothing was compacted: run featstore repair {self.path}, then compact again"
+                )
 
     def _sizes(self) -> list[int]:
         return [os.lstat(shards.folder(self.path) / name).st_size for name in shard_names(self.path)]

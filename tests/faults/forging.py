@@ -1,61 +1,48 @@
-"""An attacker who writes right checksums: seeded, consistent but false stores, heads and indexes, with every verb on
-them.
-
-Each verb runs in a fork of this process, on a copy, beside a user's folder that inotify watches.
-"""
+"""An attacker who writes right checksums: seeded, consistent but false stores, heads, indexes and files of others."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
+import functools
+import json
 import os
 import random
 import shutil
 import struct
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from featstore import cli
 from featstore.errors import FeatstoreError
 from featstore.files import atomic, sealed
 from featstore.indexes.files import pair
 from featstore.indexes.rows import IndexRows
 from featstore.indexes.tuning.trials import create
-from featstore.stages.index import index
-from featstore.stages.train import train
 from tests.faults import faiss_kinds
-from tests.faults.building import small_store
-from tests.faults.sandbox import Ground, run_verb, watched
+from tests.faults.sandbox import Ground
 
 ATTACK = "\x1b]52;c;Y3VybA==\x07\x1b[2J\u202e\r\nfeatstore: whole"
 WRITTEN = ("HNSW4", "HNSW4_SQ8", "IVF4,PQ4x4fs,Refine(SQfp16)", "PCAR8,IVF4,PQ4x4fsr,Refine(SQ8)")
 NUMBERS = (0, 1, -1, 2, 255, 1 << 15, (1 << 31) - 1, -(1 << 31), 1 << 40, (1 << 63) - 1, -(1 << 63))
 FACTORIES = (*faiss_kinds.FACTORIES, *faiss_kinds.MADE_BY_HAND)
+KINDS = {"store": 10, "head": 4, "index": 8, "export": 2, "vectors": 3, "demo": 1}
+"""What can be forged, with the weights of the draw."""
 
 
-def prepare(folder: Path) -> Ground:
-    """Make the user's folder and an intact store, head and index."""
-    ground = Ground(folder)
-    (ground.home / "documents").mkdir(parents=True)
-    for name in ("letter.txt", "documents/work.h5", "documents/epoch-0001.json", "labels.csv"):
-        (ground.home / name).write_bytes(b"mine " * 2000)
-    (ground.home / "labels.csv").write_text("path,label\ncat/00.png,lion\ndog/01.png,wolf\n")
-    store = small_store(folder)
-    ground.theirs.mkdir()
-    store.rename(ground.theirs / "store")
-    train(ground.theirs / "store", out=ground.theirs / "a.head", C=1.0, folds=2)
-    index(ground.theirs / "store", out=ground.theirs / "an.index")
-    shutil.move(folder / "pictures", ground.home / "pictures")
-    ground.out.mkdir()
-    # Import once what every fork needs.
-    for verb in cli.VERBS:
-        importlib.import_module(f"featstore.stages.{cli.module_of(verb)}")
-        importlib.import_module(f"featstore.cli.{cli.module_of(verb)}")
-    importlib.import_module("featstore.store.compaction")
-    return ground
+@functools.cache
+def _index_file(factory: str, ids: tuple[int, ...], dimension: int) -> bytes:
+    """Return the FAISS file of a small index of ``ids``."""
+    index, random_ = create(factory, dimension, "ip", seed=0), np.random.default_rng(0)
+    index.train(random_.standard_normal((64, dimension)).astype(np.float32), threads=1)
+    index.add(random_.standard_normal((len(ids), dimension)).astype(np.float32), np.array(ids), threads=1)
+    with tempfile.TemporaryDirectory() as folder:
+        index.write(Path(folder, "an.index"))
+        return Path(folder, "an.index").read_bytes()
 
 
 class Forger:
@@ -64,26 +51,35 @@ class Forger:
     def __init__(self, ground: Ground, seed: int) -> None:
         self.ground, self.draw = ground, random.Random(seed)
 
-    def forge(self, to: Ground) -> tuple[str, str]:
-        """Forge something in the copy ``to``; return what it belongs to ("store", "head", "index"), and the change."""
-        what = self.draw.choice(("store", "store", "head", "index", "index"))
-        how = {"store": self._store, "head": self._head, "index": self.forge_index}[what](to)
-        return what, how
+    def kind(self, kinds: Sequence[str]) -> str:
+        """Draw one of ``kinds``, names in KINDS."""
+        return self.draw.choices(kinds, [KINDS[kind] for kind in kinds])[0]
 
-    def _store(self, to: Ground) -> str:
-        store = to.theirs / "store"
+    def forge(self, what: str) -> str:
+        """Forge one of KINDS in the folder; return the change."""
+        change: str = getattr(self, f"forge_{what}")(self.ground)
+        return change
+
+    def forge_store(self, to: Ground) -> str:
+        return self._folder(to.theirs / "store", to)
+
+    def forge_demo(self, to: Ground) -> str:
+        return self._folder(to.theirs / "demo", to)
+
+    def _folder(self, store: Path, to: Ground) -> str:
         found = sorted(path for path in store.rglob("*"))
         path = self.draw.choice(found)
         name = str(path.relative_to(store))
         kind = self.draw.choice(("link", "odd type", "stranger", "seal", "seal", "seal", "manifest"))
         if kind == "manifest":
-            manifest = store / "featstore.json"
+            manifest = self.draw.choice([one for one in found if one.suffix == ".json"])
+            name = str(manifest.relative_to(store))
             atomic.write_json(manifest, self._json(atomic.read_json(manifest)))
         elif kind == "stranger":
             names = (".DS_Store", "@eaDir", f"x{ATTACK.replace('/', '')}", ".x.tmp", "000000.h5")
             (path if path.is_dir() else path.parent).joinpath(self.draw.choice(names)).write_bytes(b"x")
         elif kind == "seal":
-            path = self.draw.choice([one for one in found if one.suffix == ".h5"])
+            path = self.draw.choice([one for one in found if one.is_file() and sealed.begins_like_one(one)])
             return f"{kind} {path.relative_to(store)}: {self._seal(path)}"
         else:
             self._replace(path, kind, to.home)
@@ -105,7 +101,7 @@ class Forger:
         else:
             path.mkdir()
 
-    def _head(self, to: Ground) -> str:
+    def forge_head(self, to: Ground) -> str:
         return self._seal(to.theirs / "a.head")
 
     def forge_index(self, to: Ground) -> str:
@@ -115,8 +111,7 @@ class Forger:
             return f"side: {self._seal(pair.side_path(path))}"
         side = sealed.SealedFile(pair.side_path(path))
         tables, record = pair._read_tables(side, side.meta), pair._read_record(side, side.meta)
-        del side
-        rows, dimension = len(tables.ids), 8
+        dimension = side.summary["dimension"]
         if kind == "foreign":
             name, place = self.draw.choice(FACTORIES), self.draw.choice(list(faiss_kinds.PLACES))
             path.write_bytes(faiss_kinds.file(name, place, to.home / "lists")[0])
@@ -127,11 +122,14 @@ class Forger:
             faiss_kinds.seal(path, tables, record, faiss_kinds.DIMENSION)
             return f"{name} {place}"
         factory = self.draw.choice(("Flat", *WRITTEN))
-        index, random_ = create(factory, dimension, "ip", seed=0), np.random.default_rng(0)
-        index.train(random_.standard_normal((64, dimension)).astype(np.float32), threads=1)
-        index.add(random_.standard_normal((rows, dimension)).astype(np.float32), tables.ids, threads=1)
-        index.write(path)
-        data = bytearray(path.read_bytes())
+        data = self._numbers(_index_file(factory, tuple(tables.ids.tolist()), dimension))
+        path.write_bytes(data)
+        faiss_kinds.seal(path, tables, record, dimension)
+        return f"{factory}, numbers"
+
+    def _numbers(self, file: bytes) -> bytes:
+        """Return a file with some numbers in it replaced, most of them near its start."""
+        data = bytearray(file)
         for _ in range(self.draw.choice((1, 1, 2, 5))):
             form = self.draw.choice("bifq")
             at = self.draw.randrange(len(data) - 8)
@@ -142,9 +140,91 @@ class Forger:
                 size = 8 * struct.calcsize(f"<{form}")
                 value = (value + (1 << (size - 1))) % (1 << size) - (1 << (size - 1))
             struct.pack_into(f"<{form}", data, at, value)
-        path.write_bytes(data)
-        faiss_kinds.seal(path, tables, record, dimension)
-        return f"{factory}, numbers"
+        return bytes(data)
+
+    def forge_export(self, to: Ground) -> str:
+        folder = to.theirs / self.draw.choice(("an.export", "a.parquet"))
+        return self._foreign(self.draw.choice(sorted(folder.iterdir())), to)
+
+    def forge_vectors(self, to: Ground) -> str:
+        return self._foreign(self.draw.choice(sorted((to.theirs / "vectors").iterdir())), to)
+
+    def _foreign(self, path: Path, to: Ground) -> str:
+        """Change a file that is no sealed one."""
+        kind, data = (
+            self.draw.choice(("numbers", "numbers", "inside", "inside", "inside", "cut", "replaced")),
+            path.read_bytes(),
+        )
+        if kind == "replaced":
+            self._replace(path, self.draw.choice(("link", "odd type")), to.home)
+        elif kind == "cut":
+            path.write_bytes(data[: self.draw.randrange(len(data))])
+        elif kind == "numbers" or path.suffix in (".npz", ".h5"):
+            path.write_bytes(self._numbers(data))
+        elif path.suffix == ".parquet":
+            self._parquet(path)
+        elif path.suffix == ".json":
+            path.write_text(json.dumps(self._json(json.loads(data))))
+        elif path.suffix == ".npy":
+            path.write_bytes(self._npy(data, to.home))
+        elif path.suffix == ".faiss":
+            path.write_bytes(
+                faiss_kinds.file(
+                    self.draw.choice(FACTORIES), self.draw.choice(list(faiss_kinds.PLACES)), to.home / "lists"
+                )[0]
+            )
+        else:
+            lines = data.split(b"\n")
+            lines[self.draw.randrange(len(lines))] = self.draw.choice(
+                (b"", b"../../x", b"/etc/passwd", b"\xff", ATTACK.encode(), lines[0])
+            )
+            path.write_bytes(b"\n".join(lines))
+        return f"{kind} {path.name}"
+
+    def _npy(self, data: bytes, home: Path) -> bytes:
+        """Return an array of NumPy with another header, or a pickle that writes to a file."""
+        end = 10 + struct.unpack_from("<H", data, 8)[0]
+        kind, shape = (
+            self.draw.choice(("<f4", "|O", "<f8", "<M8[s]", "|V16", "[('a', '<f4')]", "<c8")),
+            self.draw.choice(
+                ("(1 << 60, 8)", "(-1, 8)", "()", "(16,)", "(16, 512)", f"({1 << 40}, 512)", "(True, 512)", "(0, 0)")
+            ),
+        )
+        quoted = kind if kind.startswith("[") else repr(kind)
+        header = (
+            f"{{'descr': {quoted}, 'fortran_order': {self.draw.choice((True, False))}, 'shape': {shape}, }}".encode()
+        )
+        pickle = b"cbuiltins\nopen\n(V%s\nVw\ntR." % os.fsencode(home / "letter.txt")
+        body = pickle if kind == "|O" else data[end:]
+        return data[:8] + struct.pack("<H", len(header) + 1) + header + b"\n" + body
+
+    def _parquet(self, path: Path) -> None:
+        """Write a table with other metadata, other values or other columns."""
+        table = pq.read_table(path)
+        name = self.draw.choice(table.column_names)
+        at, column = table.column_names.index(name), table[name]
+        texts = pa.array([self.draw.choice(("", ATTACK, "../../x", "x" * 5000, "=1+1")) for _ in range(len(column))])
+        big = pa.array(["x" * (20 << 20)]).dictionary_encode().take(pa.array([0] * 400))
+        change = self.draw.randrange(7)
+        if change == 0:
+            about = {
+                key: json.dumps(self._json({"x": value.decode()})).encode()
+                for key, value in (table.schema.metadata or {b"featstore": b"1"}).items()
+            }
+            table = table.replace_schema_metadata(about)
+        elif change == 1:
+            table = table.set_column(at, name, pa.nulls(len(column), column.type))
+        elif change == 2:
+            table = table.set_column(at, name, texts)
+        elif change == 3:
+            table = table.drop_columns([name])
+        elif change == 4:
+            table = table.append_column(ATTACK, texts)
+        elif change == 5:
+            table = pa.table({**{other: pa.nulls(400, table[other].type) for other in table.column_names}, name: big})
+        else:
+            table = pa.concat_tables([table, table.slice(0, 3)])
+        pq.write_table(table, path, row_group_size=self.draw.choice((1, 5, 1000)))
 
     def _seal(self, path: Path) -> str:
         """Rewrite a sealed file with one of its arrays, its description or its summary changed."""
@@ -199,57 +279,3 @@ class Forger:
         odd: list[Any] = [None, True, *NUMBERS, 1 << 70, 1e308, 0.5, "", ATTACK, "../../home/letter.txt", [], {}, ["x"]]
         odd += [os.fspath(self.ground.home), {"x": []}, "x" * 5000, "=1+1", [[0]], {"": None}, f"{value}x", "\udcff"]
         return self.draw.choice(odd)
-
-
-READERS = ("info", "verify", "failures", "duplicates", "predict", "search")
-"""Verbs that change nothing."""
-VERBS: dict[str, list[list[str]]] = {
-    "store": [
-        ["info", "store"],
-        ["verify", "store"],
-        ["failures", "store", "--csv"],
-        ["duplicates", "store"],
-        ["predict", "a.head", "store"],
-        ["train", "store", "--out", "../out/h", "--C", "1"],
-        ["index", "store", "--out", "../out/i"],
-        ["index", "store", "--update", "--out", "an.index"],
-        ["label", "store", "../home/labels.csv"],
-        ["repair", "store", "--set-aside"],
-        ["compact", "store"],
-        ["EXTRACT", "store"],
-    ],
-    "head": [
-        ["info", "a.head"],
-        ["verify", "a.head"],
-        ["predict", "a.head", "store"],
-        ["predict", "a.head", "store", "--csv"],
-    ],
-    "index": [
-        ["info", "an.index"],
-        ["verify", "an.index"],
-        ["search", "an.index", "--key", "cat/01.png"],
-        ["search", "an.index", "--like-label", "cat", "--k", "5"],
-        ["index", "store", "--update", "--out", "an.index"],
-    ],
-}
-
-
-def attack(master: Ground, number: int, seed: int, scratch: Path) -> Iterator[tuple[str, str, list[str], list[str]]]:
-    """Make one forgery and run every verb on it; yield (what it belongs to, the change, verb, violations)."""
-    folder = scratch / "attack"
-    ground, what, how, verbs, changed = Ground(folder), "", "", list[list[str]](), True
-    while True:
-        if changed:
-            # Verbs may repair and rewrite, so each verb gets a fresh copy of the forgery.
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(master.folder, folder, symlinks=True)
-            what, how = Forger(ground, seed * 1_000_003 + number).forge(ground)
-            verbs = verbs or list(VERBS[what])
-        verb = verbs.pop(0)
-        with watched(ground.home) as events:
-            wrong = run_verb(ground, verb, scratch / "cache")
-            wrong += [f"outside: {event}" for event in events()[:3]]
-        yield what, how, verb, wrong
-        changed = verb[0] not in READERS
-        if not verbs:
-            return

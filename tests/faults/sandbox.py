@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import resource
 import select
 import signal
 import struct
+import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from featstore import cli
-from featstore.errors import FeatstoreError
-from tests.made import extract, tiny_backbone
+from featstore.processes import sandbox
 
 SECONDS, MEMORY = 60, 2 << 30
 _WATCHED = 0x2 | 0x4 | 0x8 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x800
@@ -45,26 +49,26 @@ class Ground:
 
 
 @contextlib.contextmanager
-def watched(folder: Path) -> Iterator[Callable[[], list[str]]]:
-    """Watch everything below ``folder``; yield a function that returns the names of files opened for writing, made or
-    removed."""
+def watched(*folders: Path) -> Iterator[Callable[[], list[Path]]]:
+    """Watch everything below ``folders``; yield a function that returns the files opened for writing, made or removed."""
     libc = ctypes.CDLL(None, use_errno=True)
     handle = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
     names: dict[int, Path] = {}
-    for one in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
+    inside = (path for folder in folders for path in folder.rglob("*") if path.is_dir() and not path.is_symlink())
+    for one in [*folders, *inside]:
         number = libc.inotify_add_watch(handle, os.fsencode(one), _WATCHED)
         if handle < 0 or number < 0:
             raise OSError(ctypes.get_errno(), "inotify")
         names[number] = one
 
-    def events() -> list[str]:
+    def events() -> list[Path]:
         found = []
         while select.select([handle], [], [], 0)[0]:
             data, at = os.read(handle, 1 << 16), 0
             while at < len(data):
-                number, mask, _, length = struct.unpack_from("iIII", data, at)
+                number, _, _, length = struct.unpack_from("iIII", data, at)
                 name = data[at + 16 : at + 16 + length].rstrip(b"\0")
-                found.append(f"{names.get(number)}/{os.fsdecode(name)} ({mask:#x})")
+                found.append(names[number] / os.fsdecode(name) if number in names else Path("too many events"))
                 at += 16 + length
         return found
 
@@ -72,6 +76,16 @@ def watched(folder: Path) -> Iterator[Callable[[], list[str]]]:
         yield events
     finally:
         os.close(handle)
+
+
+def states(folder: Path) -> dict[Path, tuple[int, ...]]:
+    """Return size, time of change, mode and inode of every file: also of one that was changed by another of its names,
+    which inotify does not report."""
+    found = {}
+    for path in folder.rglob("*"):
+        status = path.lstat()
+        found[path] = (status.st_size, status.st_mtime_ns, status.st_mode, status.st_ino)
+    return found
 
 
 def run_verb(ground: Ground, arguments: list[str], cache: Path) -> list[str]:
@@ -85,9 +99,12 @@ def run_verb(ground: Ground, arguments: list[str], cache: Path) -> list[str]:
             for stream in (1, 2):
                 os.dup2(handle, stream)
             sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+            os.setsid()
             os.chdir(ground.theirs)
             os.environ |= {"HOME": os.fspath(ground.home), "XDG_CACHE_HOME": os.fspath(cache)}
-            code = _call(arguments, ground)
+            torch.set_num_threads(1)
+            sandbox.call = call_in_fork
+            cli.main(arguments)
         except SystemExit as error:
             code = int(error.code or 0)
         except BaseException:
@@ -99,11 +116,12 @@ def run_verb(ground: Ground, arguments: list[str], cache: Path) -> list[str]:
     wrong = []
     while (ended := os.wait4(child, os.WNOHANG))[0] == 0:
         if time.monotonic() - started > SECONDS:
-            os.kill(child, signal.SIGKILL)
+            # setsid made it the leader of a group, with the processes that it started.
+            os.killpg(child, signal.SIGKILL)
             ended = os.wait4(child, 0)
             wrong.append(f"no end after {SECONDS} s")
             break
-        time.sleep(0.005)
+        time.sleep(0.002)
     code, peak = os.waitstatus_to_exitcode(ended[1]), ended[2].ru_maxrss << 10
     text = told.read_text(errors="backslashreplace")
     if code not in (0, 1, 2) and not wrong:
@@ -111,25 +129,67 @@ def run_verb(ground: Ground, arguments: list[str], cache: Path) -> list[str]:
     if peak > MEMORY:
         wrong.append(f"took {peak >> 20} MiB")
     if "Traceback" in text or code == 99:
-        wrong.append(text.strip().splitlines()[-1][:200])
+        wrong.append(text.strip().splitlines()[-1][:200] if text.strip() else "no text")
+    if code == 0 and "featstore: " in text:
+        wrong.append(f"success, and the error {text[text.index('featstore: ') :][:200]}")
     if raw := {c for c in text if c != "\n" and not c.isprintable()}:
         wrong.append(f"printed {raw}")
     return wrong
 
 
-def _call(arguments: list[str], ground: Ground) -> int:
-    if arguments[0] != "EXTRACT":
-        cli.main(arguments)
-    try:
-        extract(ground.home / "pictures", "store", backbone=tiny_backbone(), batch=4, workers=1)
-    except (FeatstoreError, OSError) as error:
-        from featstore.cli.output import say
-
-        say(str(error).replace("\n", " "))
-        return 1
-    return 0
+def call_in_fork(function: str, arguments: Mapping[str, Any], *, seconds: float, memory: int) -> Any:
+    """Do what sandbox.call does, in a fork instead of a fresh interpreter, which takes a second to start."""
+    request = {"function": function, "arguments": dict(arguments), "seconds": seconds, "memory": memory}
+    asking, answering = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(asking[0], 0)
+        os.dup2(answering[1], 1)
+        os.closerange(3, 256)
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+        try:
+            sandbox.serve()
+        finally:
+            os._exit(1)
+    os.close(asking[0])
+    os.close(answering[1])
+    with open(asking[1], "w") as file:
+        json.dump(request, file)
+    with open(answering[0], "rb") as file:
+        ready, _, _ = select.select([file], [], [], seconds)
+        if not ready:
+            os.kill(child, signal.SIGKILL)
+        output = file.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if not ready:
+        raise sandbox.Died("stalled", f"no end after {seconds:g} s")
+    return sandbox._answer(output, code, seconds)
 
 
 def limit_this_process() -> None:
     """Disable core dumps of verbs that die."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def run_in_fork(work: Callable[[], None]) -> list[str]:
+    """Run ``work`` in a fork, so that torch and OpenMP have started no thread here; return the modules it imported."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            with open(writing, "w") as file:
+                file.write("\n".join(sys.modules))
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with open(reading) as file:
+        modules = file.read().split("\n")
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code:
+        raise subprocess.CalledProcessError(code, "prepare")
+    return modules

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import threading
@@ -108,7 +109,42 @@ def test_second_writer_is_told_the_owner_of_the_lock(tmp_path: Path) -> None:
         pass
 
 
-def test_lock_of_a_killed_writer_is_taken_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("locked", [False, True])
+def test_lock_without_a_name_yet_is_waited_for(tmp_path: Path, locked: bool) -> None:
+    path, lock = tmp_path / "x", tmp_path / ".x.lock"
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT)
+    if locked:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+
+    def name_it() -> None:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        os.write(handle, b"featstore lock of process 7 on elsewhere")
+
+    timer = threading.Timer(0.2, name_it)
+    timer.start()
+    with pytest.raises(UsageError, match="process 7 on elsewhere is writing this"), atomic.only_writer(path, "index"):
+        pass
+    timer.join()
+    assert os.path.samestat(os.fstat(handle), os.stat(lock))
+    os.close(handle)
+
+
+def test_link_whose_answer_was_lost_counts_as_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = os.link
+
+    def twice(*arguments: Path) -> None:
+        link(*arguments)
+        link(*arguments)
+
+    monkeypatch.setattr(os, "link", twice)
+    atomic.write_bytes(tmp_path / "claim", b"mine", exclusive=True)
+    with pytest.raises(FileExistsError):
+        atomic.write_bytes(tmp_path / "claim", b"other", exclusive=True)
+    assert (tmp_path / "claim").read_bytes() == b"mine"
+
+
+def test_lock_of_a_killed_writer_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atomic, "_LOCK_SECONDS", 0.1)
     path, lock = tmp_path / "x", tmp_path / ".x.lock"
     for left in (b"", b"featstore lock of process 1 on gone"):
         lock.write_bytes(left)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from featstore.errors import UsageError
+from featstore.errors import DamagedError, UsageError
+from featstore.files import sealed
 from featstore.stages.compact import compact
+from featstore.stages.verify import verify
 from featstore.store import FeatureStore
 from tests.chain import make_store, names, write_coloured
 
@@ -30,3 +32,26 @@ def test_compaction_purges_removed_pictures_and_keeps_ids_keys_and_vectors(tmp_p
 def test_compact_rejects_paths_without_a_store(tmp_path):
     with pytest.raises(UsageError, match="no feature store"):
         compact(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folder", "array"),
+    [("shards", "features"), ("shards", "sha256"), ("plan", "size"), ("tables", "columns/0/values")],
+)
+def test_compaction_does_not_seal_damage_anew(tmp_path, folder, array):
+    pictures = write_coloured(tmp_path / "pictures", names("", 4))
+    store = make_store(pictures, tmp_path / "s", unit_rows=3)
+    (pictures / "ant/00.png").unlink()
+    make_store(pictures, store)
+    file = min((store / folder).rglob("*.h5"))
+    offset = sealed.read_header(file)["arrays"][array]["offset"]
+    with open(file, "r+b") as handle:
+        handle.seek(offset + 1)
+        byte = handle.read(1)[0]
+        handle.seek(offset + 1)
+        handle.write(bytes([byte ^ 4]))
+    before = sorted(path for path in store.rglob("*") if path.is_file())
+    with pytest.raises(DamagedError, match=rf"{array} does not match.*nothing was compacted: run featstore repair"):
+        compact(store)
+    assert sorted(path for path in store.rglob("*") if path.is_file()) == before
+    assert verify(store).problems

@@ -10,9 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from featstore.errors import FeatstoreError
+from featstore.errors import FeatstoreError, Notice
 from featstore.store import claims as module
-from featstore.store.claims import Claim, Claims, Owner, work_folder
+from featstore.store.claims import COMPACTION, Claim, Claims, work_folder
+from featstore.store.owners import Owner, this_process
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def forge(store, unit, **record):
     """Write a claim as another process would."""
     directory = work_folder(store, unit)
     directory.mkdir(parents=True, exist_ok=True)
-    me = module._identity()
+    me = this_process()
     (directory / "claim.0").write_bytes(module._encode({**me, "beat": 1, **record}))
 
 
@@ -34,7 +35,7 @@ def test_second_claim_returns_the_owner(claims, tmp_path):
     with Claims(tmp_path) as other:
         owner = other.take(3)
         assert isinstance(owner, Owner)
-        assert str(owner) == f"process {os.getpid()} on {module._identity()['host']}"
+        assert str(owner) == f"process {os.getpid()} on {this_process()['host']}"
         assert isinstance(other.take(4), Claim)
 
 
@@ -154,3 +155,112 @@ def test_join_removes_dead_sessions(claims, tmp_path):
     forge(tmp_path, "session-0123456789abcdef", boot="another")
     claims.join()
     assert not work_folder(tmp_path, "session-0123456789abcdef").exists()
+
+
+def test_owner_is_never_read_from_a_claim_that_is_gone(tmp_path, monkeypatch):
+    with Claims(tmp_path) as late, Claims(tmp_path) as early:
+        early.take(0)
+        last_claim = module._last_claim
+
+        def finished_meanwhile(directory):
+            found = last_claim(directory)
+            early.finish(0)
+            return found
+
+        monkeypatch.setattr(module, "_last_claim", finished_meanwhile)
+        assert late.holder(0) is None
+
+
+def test_claim_made_and_ended_while_another_process_makes_the_same_is_free(tmp_path, monkeypatch):
+    write = module.atomic.write_bytes
+    with Claims(tmp_path) as late, Claims(tmp_path) as early:
+
+        def another_first(path, data, *, exclusive):
+            monkeypatch.setattr(module.atomic, "write_bytes", write)
+            early.take(0)
+            early.finish(0)
+            raise FileExistsError(path)
+
+        monkeypatch.setattr(module.atomic, "write_bytes", another_first)
+        assert isinstance(late.take(0), Claim)
+
+
+def test_half_written_heartbeat_is_read_again(claims, tmp_path, monkeypatch):
+    claim, read = claims.take(0), module.atomic.read_small
+    torn = [claim.path.read_bytes()[:40]]
+    monkeypatch.setattr(module.atomic, "read_small", lambda *a, **k: torn.pop() if torn else read(*a, **k))
+    assert claims.holder(0).record["pid"] == os.getpid()
+
+
+def test_claim_that_cannot_be_read_is_named(claims, tmp_path):
+    path = work_folder(tmp_path, COMPACTION) / "claim.0"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"[]")
+    assert str(path) in str(claims.holder(COMPACTION))
+
+
+@pytest.mark.parametrize("verb", ["join", "exclusive"])
+@pytest.mark.parametrize("work", ["compaction", "session-0123456789abcdef"])
+def test_claim_of_a_crashed_host_ends_after_the_lease(tmp_path, verb, work):
+    forge(tmp_path, work, host="elsewhere")
+    (work_folder(tmp_path, "compaction")).mkdir(exist_ok=True)
+    (work_folder(tmp_path, "compaction") / "claim.1").write_bytes(b"torn") if work == "compaction" else None
+    with Claims(tmp_path, lease_seconds=0.3) as made:
+        getattr(made, verb)()
+        assert made._session is not None
+
+
+def test_compaction_is_refused_by_a_live_writer_on_another_host(tmp_path):
+    with Claims(tmp_path, lease_seconds=60) as made:
+        beats = iter(range(1000))
+        timer = threading.Event()
+
+        def beat():
+            while not timer.wait(0.1):
+                forge(tmp_path, "session-0123456789abcdef", host="elsewhere", beat=next(beats))
+
+        forge(tmp_path, "session-0123456789abcdef", host="elsewhere", beat=-1)
+        thread = threading.Thread(target=beat)
+        thread.start()
+        try:
+            with pytest.raises(FeatstoreError, match="is being written by process .* on elsewhere"):
+                made.exclusive()
+        finally:
+            timer.set()
+            thread.join()
+
+
+def test_long_wait_for_another_host_is_told_with_the_remedy(tmp_path):
+    forge(tmp_path, "session-0123456789abcdef", host="elsewhere")
+    with (
+        Claims(tmp_path, lease_seconds=1.0, heartbeat_seconds=0.2) as made,
+        pytest.warns(Notice, match="on elsewhere, which may be dead; waiting 1 s .* delete .*claim.0"),
+    ):
+        made.exclusive()
+
+
+def test_of_writer_and_compaction_that_announce_themselves_at_once_one_is_refused(tmp_path, monkeypatch):
+    with Claims(tmp_path) as writer, Claims(tmp_path) as compaction:
+        take, refused = Claims.take, []
+
+        def both(self, work):
+            claim = take(self, work)
+            if self is compaction and work == COMPACTION:
+                monkeypatch.setattr(Claims, "take", take)
+                thread.start()
+                while not list(tmp_path.glob("work/session-*/claim.*")):
+                    pass
+            return claim
+
+        def join():
+            try:
+                writer.join()
+            except FeatstoreError as error:
+                refused.append(error)
+
+        thread = threading.Thread(target=join)
+        monkeypatch.setattr(Claims, "take", both)
+        with pytest.raises(FeatstoreError, match="is being written by process"):
+            compaction.exclusive()
+        thread.join()
+        assert refused == []

@@ -1,0 +1,230 @@
+"""Every verb on forged stores, heads, indexes and files of other programs.
+
+Each verb runs in a fork of this process, on a copy, beside a user's folder that inotify watches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import shlex
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import faiss
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from featstore import cli
+from featstore.indexes.files import pair
+from featstore.store import FeatureStore
+from tests.faults.building import NAMES
+from tests.faults.forging import Forger
+from tests.faults.sandbox import Ground, run_in_fork, run_verb, states, watched
+from tests.made import write_pictures
+
+NETWORK = "--backbone squeezenet1_1 --weights random:{} --engine torch --in-process --quiet"
+PICTURE, FOLDER = "../home/pictures/cat/01.png", "../home/pictures"
+VERBS: dict[str, dict[str, str]] = {
+    "store": {
+        "info store": "",
+        "verify store": "",
+        "failures store --csv": "",
+        "label store --history": "",
+        "duplicates store --html ../out/d.html": "",
+        "predict a.head store": "",
+        "train store --out ../out/h --C 1 --report ../out/t.html": "",
+        "train --again a.head": "",
+        "index store --out ../out/i": "",
+        "search an.index --key cat/01.png --html ../out/s.html": "",
+        "export store --out ../out/e": "",
+        "export store --to npy --out ../out/n": "",
+        "export store --to csv --out ../out/c": "",
+        f"extract store ../out/new {NETWORK.format(1)}": "",
+        f"extract store ../out/following --follow {NETWORK.format(1)}": "",
+        "label ../out/following --history": "",
+        f"extract ../out/new ../out/third {NETWORK.format(2)}": "",
+        "index store --update --out an.index": "an.index",
+        "label store ../home/labels.csv": "store",
+        "label store --undo": "store",
+        "repair store --engine torch": "store",
+        "repair store --set-aside": "store",
+        "compact store": "store",
+        f"extract {FOLDER} store {NETWORK.format(0)}": "store",
+    },
+    "head": {
+        "info a.head": "",
+        "verify a.head": "",
+        "predict a.head store": "",
+        "predict a.head store --csv": "",
+        f"predict a.head {PICTURE} {FOLDER} --engine torch --quiet": "",
+        "train --again a.head": "",
+        "export a.head --sklearn --out ../out/x.joblib": "",
+        "export a.head --onnx --features-only --out ../out/f.onnx": "",
+        "export a.head --onnx --out ../out/n.onnx": "",
+        "train store --out a.head --C 1": "a.head",
+    },
+    "index": {
+        "info an.index": "",
+        "verify an.index": "",
+        "search an.index --key cat/01.png --html ../out/s.html": "",
+        "search an.index --like-label cat --k 5": "",
+        "search an.index --key cat/01.png --where \"label == 'cat' and not key glob 'd*'\"": "",
+        f"search an.index {PICTURE} --engine torch": "",
+        "import an.index ../out/imported --identity x --keys ../home/keys.txt": "",
+        "index store --update --out an.index": "an.index",
+        "index store --out an.index": "an.index",
+    },
+    "export": {
+        "import an.export ../out/back": "",
+        "import an.export/vectors.npy ../out/again --identity x --keys an.export/rows.parquet": "",
+        "info ../out/back": "",
+        "export store --to npy --out an.export": "an.export",
+        "import a.parquet ../out/parquet": "",
+        "export store --out a.parquet": "a.parquet",
+    },
+    "vectors": {
+        f"import vectors/{name} ../out/{name} --identity x --keys vectors/keys.txt": ""
+        for name in ("v.npy", "v.npz", "v.h5", "v.faiss")
+    }
+    | {
+        "import vectors/v.parquet ../out/v.parquet --identity x": "",
+        "info ../out/v.parquet": "",
+        "label store vectors/table.parquet": "store",
+    },
+    "demo": {
+        "demo demo --limit 40 --engine torch": "demo",
+        "sample digits demo/digits": "demo",
+    },
+}
+"""Verbs by what is forged, each with the name in ``theirs`` that it may change. Missing is ``backbones``, which reads
+no file of others, and ``bench``, which reads pictures as ``extract`` does, in minutes."""
+
+
+def prepare(folder: Path, kinds: Sequence[str] = tuple(VERBS)) -> Ground:
+    """Make the user's folder, and an intact store, head, index and files of other programs, for attacks at ``folder``.
+
+    Stores record absolute paths: all is made at ``folder``, and then moved aside. Only forks run torch, whose threads a
+    fork of this process could not use; here their modules are imported, so that each verb starts at once.
+    """
+    ground, master = Ground(folder), Ground(folder.with_name(f"{folder.name}-master"))
+    run_in_fork(lambda: _make(ground, "demo" in kinds))
+    shutil.copytree(ground.folder, master.folder)
+    modules = run_in_fork(lambda: _try(ground, kinds))
+    shutil.rmtree(ground.folder)
+    for name in modules:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+    return master
+
+
+def _run(ground: Ground, verb: str) -> None:
+    """Run a verb on intact files, in this process; raise AssertionError if it fails."""
+    try:
+        cli.main(shlex.split(verb))
+    except SystemExit as error:
+        # 1: a picture in the folder cannot be read
+        if error.code not in (None, 0, 1):
+            raise AssertionError(f"{verb} on intact files: exit code {error.code}") from None
+
+
+def _try(ground: Ground, kinds: Sequence[str]) -> None:
+    os.chdir(ground.theirs)
+    torch.set_num_threads(1)
+    for kind in kinds:
+        for verb in VERBS[kind]:
+            _run(ground, verb)
+
+
+def _make(ground: Ground, with_demo: bool) -> None:
+    (ground.home / "documents").mkdir(parents=True)
+    for name in ("letter.txt", "documents/work.h5", "documents/epoch-0001.json"):
+        (ground.home / name).write_bytes(b"mine " * 2000)
+    (ground.home / "labels.csv").write_text("path,label\ncat/00.png,dog\ndog/01.png,cat\n")
+    (write_pictures(ground.home / "pictures", NAMES) / "cat/bad.jpg").write_bytes(b"no picture")
+    ground.out.mkdir()
+    ground.theirs.mkdir()
+    os.chdir(ground.theirs)
+    torch.set_num_threads(1)
+    for verb in (
+        f"extract {FOLDER} store --unit-rows 6 {NETWORK.format(0)}",
+        "label store ../home/labels.csv",
+        "train store --out a.head --C 1 --folds 2",
+        "index store --out an.index",
+        "export store --out a.parquet",
+        "export store --to npy --out an.export",
+        *(["demo demo --limit 40 --engine torch"] if with_demo else []),
+    ):
+        _run(ground, verb)
+    with FeatureStore.open("store") as store:
+        vectors, keys = store.features(), [str(key) for key in store.keys]
+    (ground.home / "keys.txt").write_text("\n".join(keys))
+    _write_vectors(ground.theirs / "vectors", vectors, keys)
+
+
+def _write_vectors(folder: Path, vectors: np.ndarray, keys: list[str]) -> None:
+    """Write vectors as other programs do."""
+    folder.mkdir()
+    (folder / "keys.txt").write_text("\n".join(keys))
+    np.save(folder / "v.npy", vectors)
+    np.savez(folder / "v.npz", vectors=vectors)
+    with h5py.File(folder / "v.h5", "w") as file:
+        file["vectors"] = vectors
+    flat = faiss.IndexFlatIP(vectors.shape[1])
+    flat.add(vectors)
+    faiss.write_index(flat, os.fspath(folder / "v.faiss"))
+    lists = pa.array(list(vectors), pa.list_(pa.float32()))
+    pq.write_table(pa.table({"key": keys, "vector": lists}), folder / "v.parquet")
+    pq.write_table(pa.table({"key": keys, "label": [key[:3] for key in keys]}), folder / "table.parquet")
+
+
+def _copy(master: Ground, to: Ground, what: str) -> None:
+    """Copy the files that the verbs on ``what`` read."""
+    shutil.rmtree(to.folder, ignore_errors=True)
+    shutil.copytree(master.home, to.home)
+    to.out.mkdir()
+    to.theirs.mkdir()
+    read = {word.partition("/")[0] for verb in VERBS[what] for word in verb.split()}
+    for path in master.theirs.iterdir():
+        if path.name in read or (path.stem in read and path.suffix == pair.SIDE_SUFFIX):
+            (shutil.copytree if path.is_dir() else shutil.copy2)(path, to.theirs / path.name)
+
+
+def attack(
+    master: Ground, folder: Path, number: int, seed: int, kinds: Sequence[str] = tuple(VERBS)
+) -> Iterator[tuple[str, str, str, list[str]]]:
+    """Make one forgery and run every verb on it; yield (what it belongs to, the change, verb, violations).
+
+    ``folder``: the one that ``prepare`` got. A verb that wrote gets the next one a fresh copy of the forgery.
+    """
+    ground, how, verbs, changed = Ground(folder), "", dict[str, str](), True
+    what = Forger(ground, seed * 1_000_003 + number).kind(kinds)
+    while changed or verbs:
+        if changed:
+            _copy(master, ground, what)
+            forger = Forger(ground, seed * 1_000_003 + number)
+            how = forger.forge(forger.kind(kinds))
+            verbs = verbs or dict(VERBS[what])
+            home = states(ground.home)
+        verb, changes = next(iter(verbs.items()))
+        del verbs[verb]
+        with watched(ground.home, ground.theirs) as events:
+            wrong = run_verb(ground, shlex.split(verb), folder.with_name(f"{folder.name}-cache"))
+            touched = sorted({path.relative_to(folder) for path in events()})
+        outside = [path for path in touched if path.parts[0] == "home" or not _is_named(path.parts[1], changes)]
+        if not outside and states(ground.home) != home:
+            outside = [path.relative_to(folder) for path, _ in states(ground.home).items() ^ home.items()]
+        wrong += [f"outside: {path}" for path in outside[:3]]
+        yield what, how, verb, wrong
+        changed = bool(touched) and bool(verbs)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_named(name: str, changes: str) -> bool:
+    """Return whether a name is that of the file that a verb may change, or a temporary or side file of it."""
+    return bool(changes) and name.removeprefix(".").startswith(changes)
