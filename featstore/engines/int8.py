@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from featstore.backbones import Backbone
 from featstore.engines.leaves import dead_leaves
-from featstore.engines.openvino import BLOCK, OpenVinoEngine, to_graph, with_normalisation
+from featstore.engines.openvino import BLOCK, OpenVinoEngine, core, to_graph, with_normalisation
 from featstore.errors import UsageError
 
 PRECISION: Final = "int8-s16"
@@ -68,7 +68,7 @@ def measure_ranges(graph: Any, backbone: Backbone, pictures: NDArray[np.uint8]) 
         axes = np.arange(len(output.get_partial_shape()))
         extremes += [ops.reduce_min(output, axes, False), ops.reduce_max(output, axes, False)]
     watched = with_normalisation(ov.Model(extremes, graph.get_parameters(), "ranges"), backbone.preprocessing)
-    compiled = ov.Core().compile_model(watched, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(watched, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     blocks = pictures.reshape(-1, BLOCK, *pictures.shape[1:])
     values = np.array([list(compiled({0: block}).values()) for block in blocks], np.float64).reshape(len(blocks), -1, 2)
     if not np.isfinite(values).all():

@@ -8,6 +8,7 @@ import threading
 import warnings
 import weakref
 from concurrent.futures import Future
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, Final
 
@@ -66,6 +67,19 @@ def available() -> bool:
             )
         return False
     return True
+
+
+@cache
+def core() -> Any:
+    """Return the OpenVINO core of this process, which is never destroyed.
+
+    On processors with AMX the core gives the thread that first compiles a network a stack for signal handlers. When the
+    core is destroyed in another thread, that stack is unmapped while it is in use, and the next signal, such as Ctrl-C
+    or the end of a child process, ends this process without a word.
+    """
+    import openvino as ov
+
+    return ov.Core()
 
 
 def to_graph(module: nn.Module, side: int) -> Any:
@@ -129,7 +143,7 @@ class OpenVinoEngine:
         self.precision = precision
         self._side = backbone.preprocessing.crop
         normalised = with_normalisation(graph, backbone.preprocessing)
-        self._compiled = ov.Core().compile_model(normalised, "CPU", _configuration(precision))
+        self._compiled = core().compile_model(normalised, "CPU", _configuration(precision))
         streams = int(self._compiled.get_property("NUM_STREAMS"))
         # Twice as many requests as streams, so that each stream finds its next block waiting.
         self._queue = ov.AsyncInferQueue(self._compiled, 2 * streams)

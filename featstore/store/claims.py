@@ -198,16 +198,16 @@ class Claims:
 
     def holder(self, work: Work) -> Owner | None:
         """Return the owner of ``work``; None if nobody holds it or the owner is known to be dead."""
-        record = None
-        while record is None:
+        while True:
             try:
                 last = _last_claim(work_folder(self.store, work))
             except FileNotFoundError:
                 return None
             if last is None:
                 return None
-            # The owner may finish, or another process take over, between the two steps.
-            record = _read(last)
+            # The owner may finish, or another process take over, between the two steps; then look again.
+            if (record := _read(last)) is not None:
+                break
         owner = Owner(record, self._me, last)
         alive = self._alive(last, owner)
         return None if owner.released or alive is False else replace(owner, alive=alive)

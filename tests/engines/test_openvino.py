@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("openvino")
+
+SIGNALS = """
+import gc, signal, subprocess, threading
+
+from featstore.engines.openvino import OpenVinoEngine
+from tests.made import tiny_backbone
+
+signal.signal(signal.SIGCHLD, lambda *_: None)
+engines = [OpenVinoEngine(tiny_backbone())]
+thread = threading.Thread(target=lambda: (engines.clear(), gc.collect()))
+thread.start()
+thread.join()
+for _ in range(20):
+    subprocess.run(["true"], check=True)
+"""
+
+
+@pytest.mark.slow
+def test_signals_are_handled_after_an_engine_ended_in_another_thread():
+    # With faulthandler, Python handles signals on a stack of its own, and OpenVINO replaces it on processors with AMX.
+    ended = subprocess.run([sys.executable, "-X", "faulthandler", "-W", "ignore", "-c", SIGNALS], check=False)
+    assert ended.returncode == 0
