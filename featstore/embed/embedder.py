@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from featstore.store import Identity
 
 CHUNK = 1024
-"""Number of pictures whose vectors are held at once."""
+"""Number of pictures whose vectors are held at once; less if they take more than CHUNK_BYTES."""
+CHUNK_BYTES = 256 << 20
 FEW = 16
 """Largest number of pictures for which plain torch is done before a faster engine is ready."""
 _SOURCE_SUFFIXES = (".csv", ".tsv", ".tab", ".parquet", ".pq", ".tar")
@@ -155,7 +156,8 @@ class Embedder:
         ``on_batch`` is called after every batch, from another thread, with the numbers of its pictures and of its failures.
         """
         remaining = iter(inputs)
-        while chunk := list(islice(remaining, CHUNK)):
+        size = min(CHUNK, max(batch, CHUNK_BYTES // (4 * self.identity.dimension)))
+        while chunk := list(islice(remaining, size)):
             yield self._embed(chunk, batch, workers or os.cpu_count() or 1, on_batch)
 
     def _embed(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -25,6 +25,10 @@ def can_compile() -> bool:
         # Missing, or installed and broken: then another engine is used.
         return False
     return True
+
+
+_SLOT_BYTES: Final = 256 << 20
+"""Largest features of a block, bytes; maps of an early layer are large, and a block of 256 of them would be gigabytes."""
 
 
 @dataclass
@@ -97,7 +101,7 @@ class CudaEngine:
         network = Normalised(fold(backbone.module), backbone.preprocessing, DTYPES[precision]).to(device).eval()
         self._forward: Any = torch.compile(network, dynamic=False) if compiled else network
         self._compute, self._copy = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
-        self._capture(block)
+        self._capture(min(block, max(1, _SLOT_BYTES // (4 * self.dimension))))
         self._next = 0
 
     def _capture(self, block: int) -> None:

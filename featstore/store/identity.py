@@ -31,7 +31,7 @@ class Identity:
     weights : str
         SHA-256 of the weights' values, independent of the file format.
     preprocessing : dict
-        Resize, crop, interpolation, antialias, mean, std (JSON).
+        Resize, crop, interpolation, antialias, mean, std, and fit unless it is "crop" (JSON).
     decoder : str
         Class of the picture decoder; decoders of one class are bit-identical.
     precision : str
@@ -113,7 +113,11 @@ class Identity:
         fields."""
         kinds = {"dimension": int, "preprocessing": dict, "shape": list}
         names = {field.name for field in fields(cls)}
-        if set(value) | OPTIONAL != names or any(not isinstance(value[name], kinds.get(name, str)) for name in value):
+        if (
+            set(value) | OPTIONAL != names
+            or any(not isinstance(value[name], kinds.get(name, str)) for name in value)
+            or not all(value[name] for name in OPTIONAL & set(value))
+        ):
             raise DamagedError("the identity in this file is not one that this version of featstore knows")
         shape = tuple(value.get("shape", ()))
         if not all(type(number) is int and number > 0 for number in shape):

@@ -20,7 +20,20 @@ def test_identity_error_names_only_another_backbone():
         identity().check(identity(backbone="other", dimension=9, weights="1" * 64), "s")
 
 
-@given(st.dictionaries(st.sampled_from([*identity().to_dict(), "more"]), st.none() | st.integers() | st.text()))
+def test_a_map_has_the_shape_of_its_dimension():
+    made = identity(pool="none", shape=(1, 2, 2))
+    assert Identity.from_dict(made.to_dict()) == made
+    for changes in ({"shape": [1, 2, 3]}, {"shape": [2, True, 2]}, {"shape": []}, {"pool": "avg"}, {"shape": [-2, -2]}):
+        with pytest.raises(DamagedError):
+            Identity.from_dict({**made.to_dict(), **changes})
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([*identity().to_dict(), "pool", "shape", "more"]),
+        st.none() | st.integers() | st.text() | st.lists(st.integers(0, 4), max_size=3),
+    )
+)
 def test_any_json_is_an_identity_or_damaged(changes):
     value = {**identity().to_dict(), **changes}
     try:
