@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from featstore.embed.embedder import Embedder, Input, inputs_of
 from featstore.errors import UsageError
+from featstore.sources.vectors.numpy_files import read_array
 from featstore.store import FeatureStore
 from featstore.text import composed, counted, did_you_mean, natural
 
@@ -130,7 +131,7 @@ class Queries:
             yield Asked(key, vector, key=key, own=(number,))
 
     def _vectors(self, given: str | os.PathLike[str] | NDArray[Any], number: int) -> Iterator[Asked]:
-        array = given if isinstance(given, np.ndarray) else read_vectors(given)
+        array = given if isinstance(given, np.ndarray) else read_array(given)
         name = f"vectors {number}" if isinstance(given, np.ndarray) else os.fspath(given)
         rows = array if array.ndim != 1 else array[None]
         if rows.ndim != 2 or rows.shape[1] != self._dimension or array.dtype.kind not in "fiu":
@@ -168,20 +169,6 @@ class Queries:
                     yield Asked(one.name, None, one, reason=reason, message=message)
                 else:
                     yield Asked(one.name, next(vectors), one)
-
-
-def read_vectors(path: str | os.PathLike[str]) -> NDArray[Any]:
-    """Return the array in a .npy file, memory-mapped, without unpickling. Raises UsageError if there is none."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise UsageError(f"{os.fspath(path)}: there is no such file of vectors") from None
-    except (ValueError, OSError, EOFError):
-        raise UsageError(f"{os.fspath(path)}: is no .npy file of numbers; write one with numpy.save") from None
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise UsageError(f"{os.fspath(path)}: is an archive of arrays; write one array with numpy.save")
-    return array
 
 
 def batches(asked: Iterable[Asked], size: int) -> Iterator[list[Asked]]:

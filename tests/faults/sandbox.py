@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import resource
 import select
 import signal
@@ -130,8 +131,8 @@ def run_verb(ground: Ground, arguments: list[str], cache: Path) -> list[str]:
         wrong.append(f"took {peak >> 20} MiB")
     if "Traceback" in text or code == 99:
         wrong.append(text.strip().splitlines()[-1][:200] if text.strip() else "no text")
-    if code == 0 and "featstore: " in text:
-        wrong.append(f"success, and the error {text[text.index('featstore: ') :][:200]}")
+    if code == 0 and (told_error := re.search(r"^featstore: .*", text, re.MULTILINE)):
+        wrong.append(f"success, and the error {told_error[0][:200]}")
     if raw := {c for c in text if c != "\n" and not c.isprintable()}:
         wrong.append(f"printed {raw}")
     return wrong

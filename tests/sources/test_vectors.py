@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zipfile
 
 import faiss
 import h5py
@@ -13,6 +14,7 @@ from pyarrow import parquet
 
 from featstore.errors import FeatstoreError, UsageError
 from featstore.sources.vectors import open_vectors
+from featstore.sources.vectors.numpy_files import read_array
 from featstore.sources.vectors.rows import read_rows
 
 N, D = 7, 5
@@ -189,6 +191,25 @@ def test_other_files_are_refused_in_one_line(tmp_path, content, message):
     with pytest.raises(FeatstoreError, match=message) as caught:
         open_vectors([tmp_path / "v"])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    ["(6, 5", "(6,\n  5)\n )", "('6, 5)", "(06, 5)", "(-6, 5)", "(6, -5)", f"({1 << 62}, 5)", "(6, 5))"],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_headers_of_numpy_that_are_no_literals_are_refused(tmp_path, shape, packed):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + VECTORS.tobytes()
+    if packed:
+        with zipfile.ZipFile(tmp_path / "v", "w") as archive:
+            archive.writestr("v.npy", content)
+    else:
+        (tmp_path / "v").write_bytes(content)
+        with pytest.raises(UsageError):
+            read_array(tmp_path / "v")
+    with pytest.raises(UsageError):
+        list(open_vectors([tmp_path / "v"]).blocks())
 
 
 @pytest.mark.slow

@@ -117,8 +117,8 @@ def test_vectors_in_files_and_arrays_are_queries(chain, unit, tmp_path):
         (np.float32(1), "of the shape"),
         (np.zeros(8, complex), "holds complex128"),
         (np.full((2, 8), np.nan), "row 0 holds NaN"),
-        (np.array([{}] * 8, object), "no .npy file of numbers"),
-        (None, "no .npy file of numbers"),
+        (np.array([{}] * 8, object), "no array that can be read"),
+        (None, "no array that can be read"),
     ],
 )
 def test_vectors_that_are_none(chain, tmp_path, array, message):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -17,6 +20,9 @@ from featstore.errors import UsageError
 from featstore.sources.vectors.base import choose, require_vectors, rows_of_block
 from featstore.text import printable, shown
 
+_NPY_ERRORS: Final = (ValueError, EOFError, OSError, OverflowError, SyntaxError, tokenize.TokenError)
+"""What NumPy raises for a file that is no array: its header is parsed as Python's literals."""
+_ARCHIVE: Final = b"PK\x03\x04"
 _TEXT_BYTES: Final = 1 << 30
 """Bytes of an array of texts at most: its width is that of the longest text."""
 
@@ -40,15 +46,23 @@ class NpyFile:
         return {}
 
 
-def read_array(path: Path) -> NDArray[Any]:
+def read_array(path: str | os.PathLike[str]) -> NDArray[Any]:
     """Return the array of a .npy file, memory-mapped. Raises UsageError."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise UsageError(f"{shown(path)}: is no array that can be read ({_reason(error)})") from None
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise UsageError(f"{shown(path)}: is an archive of arrays, where one array is needed")
+        with open(path, "rb") as file:
+            if file.read(len(_ARCHIVE)) == _ARCHIVE:
+                raise UsageError(f"{shown(path)}: is an archive of arrays; write one array with numpy.save")
+            file.seek(0)
+            shape, _, dtype = _header(file)
+            if math.prod(shape) * dtype.itemsize > os.fstat(file.fileno()).st_size:
+                raise ValueError("it ends before its last number")
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise UsageError(f"{shown(path)}: there is no such file of vectors") from None
+    except _NPY_ERRORS as error:
+        raise UsageError(
+            f"{shown(path)}: is no array that can be read ({_reason(error)}); write one with numpy.save"
+        ) from None
     return array
 
 
@@ -105,7 +119,7 @@ class NpzFile:
         try:
             with zipfile.ZipFile(self.path) as archive:
                 yield archive
-        except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError, NotImplementedError, OSError) as error:
+        except (*_NPY_ERRORS, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError) as error:
             raise UsageError(f"{shown(self.path)}: is no archive that can be read ({_reason(error)})") from None
 
 
@@ -113,6 +127,8 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = npy.read_magic(file)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read(file)
+    if any(size < 0 for size in shape):
+        raise ValueError(f"its shape is {shape}")
     return tuple(shape), bool(fortran), dtype
 
 
