@@ -12,7 +12,7 @@ import click
 
 from featstore import defaults
 from featstore.cli.output import apart, json_option, show
-from featstore.text import counted, printable
+from featstore.text import counted, did_you_mean, printable
 
 
 def _c(_: click.Context, __: click.Parameter, value: str) -> float | str:
@@ -193,11 +193,17 @@ def train(
 
 
 def _with_settings(run: Callable[..., Any], options: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """Return ``options`` with the parameters of --set; raise UsageError for those that have an option of their own."""
+    """Return ``options`` with the parameters of --set. Raises UsageError: the head has no such parameter."""
+    if not settings:
+        return options
+    from featstore.heads.trainer import HEADS, settable
+
+    head = options["head"]
     own = set(inspect.signature(run).parameters) - {"C", "class_weight", "options"}
     for name in settings:
-        if name in own:
-            raise click.UsageError(f"--set {name}: is no parameter of the head; see --help for the options of train")
+        known = settable(head) if head in HEADS else {name} - own
+        if name not in known:
+            raise click.UsageError(f"--set {name}: is no parameter of the head{did_you_mean(name, known)}; see --help")
     return {**options, **settings}
 
 

@@ -70,6 +70,11 @@ def head_kind(name: str) -> HeadKind:
     )
 
 
+def settable(kind: str) -> set[str]:
+    """Return the names of the parameters of a head in HEADS that its user may set."""
+    return set(inspect.signature(HEADS[kind].estimator).parameters) - {"cv", "random_state"}
+
+
 def train_head(
     X: Features,
     y: ArrayLike,
@@ -112,8 +117,7 @@ def train_head(
     elif class_weight is not None or C != "auto":
         raise UsageError(f"{kind} has neither C nor class weights; leave these options out")
     if kind in HEADS:
-        settable = set(inspect.signature(chosen.estimator).parameters) - {"cv", "random_state"}
-        check_keywords("train", options, settable)
+        check_keywords("train", options, settable(kind))
     estimator = chosen.estimator(cv=folds, random_state=seed, **options)
     coded = np.array([codes[label] for label in labels.tolist()], np.int64)
     estimator.fit(X, coded, groups=groups)

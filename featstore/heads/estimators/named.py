@@ -18,6 +18,7 @@ from featstore.heads.estimators.inputs import assign_folds, seed_of
 from featstore.heads.solvers.blocks import iterate
 from featstore.heads.solvers.grid import FoldScores
 from featstore.heads.solvers.losses import predict_codes
+from featstore.heads.solvers.passes import few_threads
 from featstore.heads.solvers.selection import choose, score
 from featstore.heads.wrapped import OUTPUTS, EstimatorModel, decisions_of
 from featstore.text import did_you_mean, printable
@@ -128,7 +129,8 @@ class NamedHead:
 
     def _fitted(self, rows: NDArray[np.float32], codes: NDArray[np.intp]) -> Any:
         made = self._fresh()
-        self._try("fitting it", made.fit, rows, codes)
+        with few_threads(*rows.shape, user_api=None):
+            self._try("fitting it", made.fit, rows, codes)
         if not np.array_equal(np.asarray(getattr(made, "classes_", ())), np.arange(int(codes.max()) + 1)):
             raise UsageError(f"{self._spec}: has no classes_ with the classes after fit; use another class")
         return made
