@@ -92,7 +92,7 @@ def test_onnx_model_passes_the_full_checker():
 def test_a_class_is_exported_as_its_classifier(kind, names, tmp_path):
     pytest.importorskip("skops")
     X, y = blobs(90, 4, 3, seed=1)
-    options = {} if names else {"max_iter": 500, "solver": "lbfgs"}
+    options = {} if names else {"hidden_layer_sizes": [4], "max_iter": 3000, "solver": "lbfgs", "alpha": 10.0}
     head = train_head(X, y, kind=kind, folds=2, **options)
     notes = export_sklearn(head, tmp_path / "a.joblib")
     estimator = joblib.load(tmp_path / "a.joblib")

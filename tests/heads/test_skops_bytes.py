@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import sys
@@ -147,16 +148,10 @@ def test_files_larger_than_they_look_are_refused(heads):
         unpack(changed(data, lambda state: None, zipfile.ZIP_DEFLATED), [], "a.head")
 
     def refer_often(state):
-        arrays = [node for node in state["content"]["content"].values() if isinstance(node.get("file"), str)]
-        state["content"]["content"]["more"] = {
-            "__class__": "list",
-            "__module__": "builtins",
-            "__loader__": "ListNode",
-            "content": arrays * 1000,
-        }
+        state["content"] = state["content"] * 1000
 
     with pytest.raises(DamagedError, match="larger than the file"):
-        unpack(changed(data, refer_often), [], "a.head")
+        unpack(changed(pack([np.zeros(10_000)]), refer_often), [], "a.head")
 
 
 def test_a_classifier_of_other_classes_or_features_is_refused(heads, tmp_path):
@@ -181,10 +176,9 @@ def test_changed_bytes_are_refused_or_unpacked_without_another_error(heads, data
         payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
+        # Any other error fails the test; a changed number in an array is not noticed here, but by the head's checksum.
+        with contextlib.suppress(FeatstoreError):
             unpack(bytes(payload), [], "a.head")
-        except FeatstoreError as error:
-            assert "\n" not in str(error)
     for end in (0, 10, len(payload) // 2):
         with pytest.raises(DamagedError):
             unpack(bytes(payload[:end]), [], "a.head")

@@ -129,7 +129,7 @@ class NamedHead:
 
     def _fitted(self, rows: NDArray[np.float32], codes: NDArray[np.intp]) -> Any:
         made = self._fresh()
-        with few_threads(*rows.shape, user_api=None):
+        with few_threads(len(rows), rows.shape[1], user_api=None):
             self._try("fitting it", made.fit, rows, codes)
         if not np.array_equal(np.asarray(getattr(made, "classes_", ())), np.arange(int(codes.max()) + 1)):
             raise UsageError(f"{self._spec}: has no classes_ with the classes after fit; use another class")
