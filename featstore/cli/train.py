@@ -196,10 +196,10 @@ def _with_settings(run: Callable[..., Any], options: dict[str, Any], settings: d
     """Return ``options`` with the parameters of --set. Raises UsageError: the head has no such parameter."""
     if not settings:
         return options
-    from featstore.heads.trainer import HEADS, settable
+    from featstore.heads.trainer import HEADS, settable, train_head
 
     head = options["head"]
-    own = set(inspect.signature(run).parameters) - {"C", "class_weight", "options"}
+    own = {*inspect.signature(run).parameters, *inspect.signature(train_head).parameters} - {"C", "class_weight"}
     for name in settings:
         known = settable(head) if head in HEADS else {name} - own
         if name not in known:

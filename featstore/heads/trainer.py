@@ -118,7 +118,8 @@ def train_head(
         raise UsageError(f"{kind} has neither C nor class weights; leave these options out")
     if kind in HEADS:
         check_keywords("train", options, settable(kind))
-    estimator = chosen.estimator(cv=folds, random_state=seed, **options)
+    given = options if kind in HEADS else {"parameters": options}
+    estimator = chosen.estimator(cv=folds, random_state=seed, **given)
     coded = np.array([codes[label] for label in labels.tolist()], np.int64)
     estimator.fit(X, coded, groups=groups)
     about = {

@@ -139,6 +139,7 @@ def test_train_a_class_with_parameters_and_use_it(place, tmp_path):
     [
         (("--set", "standardise=False"), "did you mean 'standardize'"),
         (("--head", "sklearn.svm:SVC", "--set", "out=3"), "is no parameter of the head"),
+        (("--head", "sklearn.svm:SVC", "--set", "meta=3"), "is no parameter of the head"),
         (("--set", "tol"), "is not NAME=VALUE"),
         (("--set", "tol={1}"), "a value is a number, text"),
         (("--set", "tol=1", "--set", "tol=2"), "tol is given twice"),

@@ -3,8 +3,8 @@
     python -m tests.slow.foreign PICTURES
 
 PICTURES is a folder with a folder of pictures for each class. Five layouts are written, by the code of the program itself
-where it is installed (img2vec-pytorch, clip-retrieval, hloc with pycolmap and opencv-python; FAISS and numpy always are),
-else as that code writes it. img2vec and hloc compute vectors of their own, with untrained networks; the others get those
+where it is installed (img2vec-pytorch, clip-retrieval with fsspec, hloc with pycolmap and opencv-python; FAISS and numpy
+always are), else as that code writes it. img2vec and hloc compute vectors of their own, with untrained networks; the others get those
 of a store that featstore extracted.
 
 Each is imported. Required are equal vectors for every key, the same nearest pictures as among all cosines, and the labels
@@ -117,10 +117,9 @@ def clip_retrieval(native: Native, place: Path) -> Written:
     if is_installed("clip_retrieval", "fsspec"):
         # Of the package only this module: the others need a CLIP, a server and more.
         found = importlib.util.find_spec("clip_retrieval")
-        assert found is not None and found.origin is not None
-        file = Path(found.origin).with_name("clip_inference") / "writer.py"
+        file = Path(str(found and found.origin)).with_name("clip_inference") / "writer.py"
         spec = importlib.util.spec_from_file_location("clip_retrieval_writer", file)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         writer = module.NumpyWriter(0, str(place), False, True, True, 1)

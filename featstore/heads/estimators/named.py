@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Self
 
 import numpy as np
@@ -32,9 +32,9 @@ _TRIED: Final = 1000
 class NamedHead:
     """A classifier of the class ``spec``, package.module:Class, with temperature scaling on held-out decision values.
 
-    ``parameters``: of the class; its defaults apply otherwise, except that ``random_state`` is the seed. ``cv``: folds,
-    or a share to hold out once, as in LogisticHead. The class must be a scikit-learn classifier that keeps its training
-    rows in memory; ``memory_limit``: bytes that these may take.
+    ``parameters``: of the class; its defaults apply otherwise, except that its ``random_state`` is the seed. ``cv``: folds,
+    or a share to hold out once, as in LogisticHead. The class must be a scikit-learn classifier. All training rows are in
+    memory; the parameter ``memory_limit`` is the number of bytes that they may take, by default HEAD_MEMORY.
 
     The class is imported here: ``spec`` must come from the user, never from a file.
     Raises UsageError: no such module or class, no classifier, no such parameter.
@@ -46,11 +46,11 @@ class NamedHead:
         *,
         cv: int | float = defaults.FOLDS,
         random_state: Any = defaults.SEED,
-        memory_limit: int = defaults.HEAD_MEMORY,
-        **parameters: Any,
+        parameters: Mapping[str, Any] | None = None,
     ) -> None:
-        self._spec, self._class, self._parameters = spec, _import(spec), parameters
-        self._cv, self._seed, self._memory_limit = cv, seed_of(random_state), memory_limit
+        self._spec, self._class, self._parameters = spec, _import(spec), dict(parameters or {})
+        self._cv, self._seed = cv, seed_of(random_state)
+        self._memory_limit = self._parameters.pop("memory_limit", defaults.HEAD_MEMORY)
         self._fresh()
 
     def get_params(self) -> dict[str, Any]:

@@ -54,6 +54,14 @@ def test_parameters_class_weights_and_seed_reach_the_class():
     assert (head.predict(X) == "class 1").mean() > 0.5
 
 
+def test_parameters_of_the_class_may_have_names_of_featstore():
+    X, y = blobs(60, 6, 3, seed=1)
+    head = train_head(X, y, kind="sklearn.linear_model:RidgeClassifierCV", folds=2, cv=3, alphas=[1.0, 10.0])
+    assert (head.meta["parameters"]["cv"], head.meta["cross_validation"]["folds"]) == (3, 2)
+    head = train_head(X, y, kind="sklearn.tree:DecisionTreeClassifier", folds=2, random_state=5)
+    assert head.meta["parameters"]["random_state"] == 5
+
+
 def test_columns_that_are_no_classes_are_not_taken_for_them():
     # One against one: three columns for three classes, each of a pair.
     X, y = blobs(90, 6, 3, apart=3, seed=1)
