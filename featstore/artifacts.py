@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,8 +36,12 @@ def kind_of(path: str | os.PathLike[str]) -> Literal["store", "head", "index"]:
     return "head"
 
 
-def open_head(path: str | os.PathLike[str]) -> TrainedHead:
-    """Return the head at ``path``. Raises UsageError if there is none, DamagedError if it is damaged."""
+def open_head(path: str | os.PathLike[str], trust: Sequence[str] | None = None) -> TrainedHead:
+    """Return the head at ``path``. Raises UsageError if there is none, DamagedError if it is damaged.
+
+    ``trust``: types that may be built for a classifier of another package (see TrainedHead.trusting); None if the head
+    is only described, for which nothing is built.
+    """
     from featstore.heads import load_head
 
     try:
@@ -44,11 +49,12 @@ def open_head(path: str | os.PathLike[str]) -> TrainedHead:
             raise UsageError(
                 f"{os.fspath(path)}: is no head, or its first bytes are damaged; the head comes first: featstore predict HEAD PICTURES"
             )
-        return load_head(Path(path))
+        head = load_head(Path(path))
     except FileNotFoundError:
         raise UsageError(f"{os.fspath(path)}: there is no such head; make one with featstore train") from None
     except IsADirectoryError:
         raise UsageError(f"{os.fspath(path)}: is a folder, not a head; make one with featstore train") from None
+    return head if trust is None else head.trusting(trust)
 
 
 def origins_of_head(head: TrainedHead, what: str) -> list[Origin]:

@@ -104,6 +104,10 @@ def _head_text(found: dict[str, Any]) -> str:
         f"(label version {found['label_version']}), seed {found['seed']}",
         f"split: learnt from {printable(split['train'])} ({split['train_rows']:,}), judged by {printable(split['test'])} ({split['test_rows']:,})",
     ]
+    if found["trust"]:
+        lines.append(
+            f"to use it, trust the types that it is made of: {' '.join(f'--trust {name}' for name in found['trust'])}"
+        )
     for name, estimate in found["held_out"].items():
         if estimate["value"] is not None:
             interval = f"[{estimate['low']:.4f}, {estimate['high']:.4f}]"

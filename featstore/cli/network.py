@@ -15,6 +15,12 @@ engine_option = click.option(
     "--engine", default=defaults.ENGINE, show_default=True, help="Engine that runs the network."
 )
 device_option = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+trust_option = click.option(
+    "--trust",
+    multiple=True,
+    metavar="TYPE",
+    help="A type that HEAD is made of, if it is a head of a scikit-learn class and you trust who made it; repeat for several.",
+)
 batch_option = click.option(
     "--batch", type=click.IntRange(1), default=defaults.BATCH, show_default=True, help="Pictures per forward pass."
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from featstore.cli.network import batch_option, device_option, engine_option
+from featstore.cli.network import batch_option, device_option, engine_option, trust_option
 from featstore.cli.output import Bar, CsvRows, apart, json_option, json_text, say
 from featstore.text import counted, natural, printable
 
@@ -27,6 +27,7 @@ _SHOWN = 3
 @engine_option
 @device_option
 @batch_option
+@trust_option
 @click.option(
     "--csv",
     "as_csv",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import json
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from featstore import defaults
 from featstore.cli.output import apart, json_option, show
-from featstore.text import counted, printable
+from featstore.text import counted, did_you_mean, printable
 
 
 def _c(_: click.Context, __: click.Parameter, value: str) -> float | str:
@@ -33,6 +37,27 @@ def _folds(_: click.Context, __: click.Parameter, value: str) -> int | float:
     raise click.BadParameter(f"{value!r} is neither a number of folds (2 or more) nor a share such as 0.1")
 
 
+def _settings(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+    """Return the parameters of --set by name: Python's constants and lists, or else text."""
+    found: dict[str, Any] = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE")
+        if name in found:
+            raise click.BadParameter(f"{name} is given twice")
+        try:
+            found[name] = ast.literal_eval(value)
+            json.dumps(found[name], allow_nan=False)
+        except TypeError:
+            raise click.BadParameter(
+                f"{text!r}: a value is a number, text, True, False, None, a list or a dict"
+            ) from None
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            found[name] = value
+    return found
+
+
 @click.command()
 @click.argument("store", type=click.Path(), required=False)
 @click.option(
@@ -44,10 +69,18 @@ def _folds(_: click.Context, __: click.Parameter, value: str) -> int | float:
 )
 @click.option(
     "--head",
-    type=click.Choice(["logreg", "linear-svm", "rbf-svm", "knn"]),
+    metavar="logreg|linear-svm|rbf-svm|knn|PACKAGE.MODULE:CLASS",
     default="logreg",
     show_default=True,
-    help="Logistic regression, a support vector machine, or nearest neighbours.",
+    help="Logistic regression, a support vector machine, nearest neighbours, or any scikit-learn classifier, whose code is imported.",
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_settings,
+    help="A parameter of the head, such as n_estimators=500; repeat for several.",
 )
 @click.option("--out", type=click.Path(), help="File of the head (default: STORE.HEAD.head beside the store).")
 @click.option("--force", is_flag=True, help="Replace a head that has other classes or is of another store.")
@@ -96,6 +129,7 @@ def train(
     root: str | None,
     balanced: bool,
     again: str | None,
+    settings: dict[str, Any],
     **options: Any,
 ) -> int:
     """Train a classifier on the labelled pictures of STORE, and evaluate it on held-out pictures.
@@ -111,20 +145,23 @@ def train(
       featstore train my.store --head rbf-svm --report page.html
       featstore train my.store --train-split train --test-split val --C 0.01 --out my.head
       featstore train --store resnet50.store --store efficientnet.store --report page.html --beside
+      featstore train my.store --head sklearn.discriminant_analysis:LinearDiscriminantAnalysis
+      featstore train my.store --head sklearn.ensemble:RandomForestClassifier --set n_estimators=500 --set max_features=sqrt
       featstore train --again my.head
     """
     from featstore.stages.train import train as run
 
     stores = [*([store] if store is not None else []), *more]
     if again is not None:
-        return _again(click.get_current_context(), again, stores, options["out"], as_json)
+        return _again(click.get_current_context(), again, stores, options, as_json)
     if not stores:
         raise click.UsageError("name a store to learn from: featstore train STORE")
     if beside and report is None:
         raise click.UsageError("--beside writes figures beside the page of --report; name one")
     if beside and report is not None and report.lower().endswith(".json"):
         raise click.UsageError(f"--beside writes its figures to {report}; give the page of --report another ending")
-    trained = run(stores, class_weight="balanced" if balanced else None, **options)
+    options["class_weight"] = "balanced" if balanced else None
+    trained = run(stores, **_with_settings(run, options, settings))
     notes = list(trained.notes)
     figures: list[str] = []
     if report is not None:
@@ -155,15 +192,33 @@ def train(
     return 0
 
 
-def _again(context: click.Context, head: str, stores: list[str], out: str | None, as_json: bool) -> int:
+def _with_settings(run: Callable[..., Any], options: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Return ``options`` with the parameters of --set. Raises UsageError: the head has no such parameter."""
+    if not settings:
+        return options
+    from featstore.heads.trainer import HEADS, settable, train_head
+
+    head = options["head"]
+    own = {*inspect.signature(run).parameters, *inspect.signature(train_head).parameters} - {"C", "class_weight"}
+    for name in settings:
+        known = settable(head) if head in HEADS else {name} - own
+        if name not in known:
+            raise click.UsageError(f"--set {name}: is no parameter of the head{did_you_mean(name, known)}; see --help")
+    return {**options, **settings}
+
+
+def _again(context: click.Context, head: str, stores: list[str], options: dict[str, Any], as_json: bool) -> int:
     """Do ``--again``: return the exit code."""
     from featstore.stages.train import train_again
 
-    own = ("again", "store", "more", "out", "as_json")
-    given = [name for name in context.params if name not in own and _was_given(context, name)]
+    own = ("again", "store", "more", "out", "head", "as_json")
+    given = [
+        one.opts[0] for one in context.command.params if one.name not in own and _was_given(context, one.name or "")
+    ]
     if given:
-        raise click.UsageError(f"--again trains with the settings of {head}: leave out --{given[0].replace('_', '-')}")
-    report = train_again(head, stores, out=out)
+        raise click.UsageError(f"--again trains with the settings of {head}: leave out {given[0]}")
+    kind = options["head"] if _was_given(context, "head") else None
+    report = train_again(head, stores, kind=kind, out=options["out"])
     verdict = "equal bit for bit" if report.equal else "NOT equal: " + "; ".join(report.differences)
     lines = [
         f"{head}: trained again on {counted(report.rows, 'picture')} of {' + '.join(report.stores)} as then: {verdict}",

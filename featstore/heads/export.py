@@ -5,6 +5,7 @@ Export needs more libraries than loading a head: ``onnx`` (an extra of featstore
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,8 @@ from featstore.errors import UsageError
 from featstore.files import atomic
 from featstore.heads.headfile import TrainedHead
 from featstore.heads.models import KernelModel, LinearModel, NeighboursModel
+from featstore.heads.wrapped import EstimatorModel
+from featstore.text import printable
 
 _OPSET: Final = 17
 _IR_VERSION: Final = 8
@@ -47,7 +50,9 @@ def to_onnx(head: TrainedHead) -> bytes:
         shares = graph.vote(model)
         graph.finish(shares, shares)
     else:
-        raise UsageError(f"a head of the model {head.model.name!r} has no ONNX form")
+        raise UsageError(
+            f"a head of {printable(head.kind)} has no ONNX form here; export it with --sklearn, for skl2onnx"
+        )
     made = graph.build({"featstore head": head.kind, "fingerprint": head.fingerprint})
     onnx.checker.check_model(made)
     return bytes(made.SerializeToString())
@@ -152,16 +157,42 @@ class _Graph:
         return model
 
 
-def export_sklearn(head: TrainedHead, path: Path) -> None:
+def export_sklearn(head: TrainedHead, path: Path) -> list[str]:
     """Write ``head`` as a plain scikit-learn estimator with joblib, that is, as a pickle: load it only if you trust it.
 
-    featstore never loads such a file. Raises UsageError for nearest neighbours, OSError.
+    Returns notes for the user: how the estimator differs from the head. featstore never loads such a file. Raises UsageError for nearest neighbours, OSError.
     """
     import joblib
 
     estimator = to_sklearn(head)
     with atomic.new_file(path) as temporary:
         joblib.dump(estimator, temporary)
+    return _differences(head, estimator)
+
+
+def _differences(head: TrainedHead, estimator: Any) -> list[str]:
+    if not isinstance(head.model, EstimatorModel):
+        return []
+    notes = ["probabilities are the class's own, without the temperature scaling of featstore"]
+    if not _predicts_names(estimator, head):
+        numbered = ", ".join(f"{number} = {printable(name)}" for number, name in enumerate(head.classes[:20]))
+        notes.append(f"it predicts the number of the class: {numbered}{', ...' if len(head.classes) > 20 else ''}")
+    return notes
+
+
+def _predicts_names(estimator: Any, head: TrainedHead) -> bool:
+    X = np.random.default_rng(0).standard_normal((64, head.dimension)).astype(np.float32)
+    return set(np.asarray(estimator.predict(X)).tolist()) <= set(head.classes)
+
+
+def _named(head: TrainedHead, model: EstimatorModel) -> Any:
+    """Return a copy of the classifier that predicts labels instead of numbers, if its class lets it."""
+    plain, named = copy.deepcopy(model.estimator), copy.deepcopy(model.estimator)
+    try:
+        named.classes_ = np.array(head.classes)
+        return named if _predicts_names(named, head) else plain
+    except Exception:
+        return plain
 
 
 def to_sklearn(head: TrainedHead) -> Any:
@@ -169,11 +200,14 @@ def to_sklearn(head: TrainedHead) -> Any:
 
     A linear head becomes a LogisticRegression whose coefficients include the calibration. A linear SVM becomes one too,
     because scikit-learn's SVMs have no such probabilities. An RBF head becomes a pipeline of StandardScaler, Nystroem
-    and LogisticRegression. Raises UsageError for nearest neighbours: scikit-learn has no such weighted vote.
+    and LogisticRegression. A head of another package's class becomes its classifier, without the calibration; if the
+    class does not let its labels be replaced, it predicts the numbers of the classes. Raises UsageError for nearest neighbours: scikit-learn has no such weighted vote.
     """
     model = head.model
     if isinstance(model, LinearModel):
         return _logistic(head.classes, model.coef * model.scale, model.intercept * model.scale)
+    if isinstance(model, EstimatorModel):
+        return _named(head, model)
     if not isinstance(model, KernelModel):
         raise UsageError(f"a {head.kind} head has no plain scikit-learn counterpart; export it to ONNX instead")
     from sklearn.kernel_approximation import Nystroem

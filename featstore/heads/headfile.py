@@ -4,11 +4,13 @@ The file (see featstore.files.sealed) has the kind ``head``. Its arrays are thos
 holds: ``format`` (1), ``head`` (the kind, e.g. "logreg"), ``model`` (the class in models.py), ``numbers`` (the model's
 scalars), ``classes`` (strings in column order), ``fingerprint`` and ``identity`` of the features,
 ``about`` (free JSON: parameters, cross-validation, seed, split, label version, report, library versions).
+
+A head of another package's class has the array ``skops``, a file of that package (see skops_bytes).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +24,7 @@ from featstore.files import sealed
 from featstore.heads import models
 from featstore.heads.solvers.blocks import dense_blocks, is_blocks
 from featstore.heads.solvers.losses import predict_codes
+from featstore.heads.wrapped import EstimatorModel
 from featstore.store.features import require_same
 
 KIND: Final = "head"
@@ -31,9 +34,9 @@ _LARGEST_CLASSES: Final = 1_000_000
 
 @dataclass(frozen=True)
 class TrainedHead:
-    """A trained classifier that predicts with numpy alone.
+    """A trained classifier that predicts with numpy alone, or with the package of the class that the user named.
 
-    ``kind``: e.g. "logreg"; ``classes``: labels in the order of the probability columns; ``fingerprint`` and
+    ``kind``: e.g. "logreg", or package.module:Class; ``classes``: labels in the order of the probability columns; ``fingerprint`` and
     ``identity``: those of the features it was trained on; ``meta``: how it was trained (JSON).
     """
 
@@ -71,6 +74,17 @@ class TrainedHead:
         """Yield (class numbers (m,), probabilities (m, k)) block by block, in constant memory. Raises DataError."""
         for decisions in models.decide_blocks(self.model, self._fitting(X)):
             yield predict_codes(decisions), self.model.probabilities(decisions)
+
+    def trusting(self, types: Sequence[str]) -> TrainedHead:
+        """Return the head with its classifier unpacked, if it is one of another package; ``types`` may be built for it.
+
+        Raises UsageError, with their list, if it needs further types, or if skops is not installed; DamagedError.
+        """
+        if not isinstance(self.model, EstimatorModel):
+            return self
+        model = replace(self.model, trust=tuple(types))
+        model.estimator  # noqa: B018 - unpacks it
+        return replace(self, model=model)
 
     def check_identity(self, fingerprint: str, identity: Mapping[str, Any]) -> None:
         """Raise IdentityError, listing the differences, if the features have another identity."""
@@ -125,10 +139,12 @@ def save_head(path: Path, head: TrainedHead, meta: Mapping[str, Any] | None = No
     return sealed.write(path, KIND, head.model.arrays(), description, summary)
 
 
-def load_head(path: Path) -> TrainedHead:
+def load_head(path: Path, trust: Sequence[str] = ()) -> TrainedHead:
     """Read a head; check every byte against the checksum and that the arrays fit together.
 
-    Nothing in the file is executed. Raises DamagedError: not a head, damaged, contradictory, or of a newer format.
+    Nothing in the file is executed. A classifier of another package is unpacked when the head first predicts, and only
+    if all its types are trusted by skops or named in ``trust`` (see TrainedHead.trusting): UsageError lists the others.
+    Raises DamagedError: not a head, damaged, contradictory, or of a newer format.
     """
     file = sealed.SealedFile(path, KIND)
     damages = file.verify()
@@ -149,6 +165,8 @@ def load_head(path: Path) -> TrainedHead:
     numbers, identity, about = (_mapping(meta, key, origin) for key in ("numbers", "identity", "about"))
     arrays = {array: file[array] for array in file.names if array != "meta"}
     model = models.restore(name, arrays, numbers, len(classes), origin)
+    if isinstance(model, EstimatorModel):
+        model = replace(model, trust=tuple(trust))
     return TrainedHead(kind, classes, model, fingerprint, identity, about)
 
 

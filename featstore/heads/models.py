@@ -22,6 +22,7 @@ from featstore.errors import DamagedError
 from featstore.heads.calibration import softmax
 from featstore.heads.rowwise import nearest, rbf_of_products, row_products, unit_rows
 from featstore.heads.solvers.blocks import Scaler, iterate
+from featstore.heads.wrapped import EstimatorModel
 
 _LARGEST_NUMBER: Final = 1e30
 _CLOSE: Final = 1e-9
@@ -282,6 +283,9 @@ def restore(
             raise DamagedError(f"{origin}: its class numbers do not fit its classes")
         mean = check.vector("mean", np.float64, vectors.shape[1])
         return NeighboursModel(vectors, codes, mean, int(count), check.number("temperature"), classes)
+    if name == EstimatorModel.name:
+        payload = check.vector("skops", np.uint8, len(arrays.get("skops", ())))
+        return EstimatorModel.restore(payload, numbers, check.number("scale"), classes, origin)
     raise DamagedError(f"{origin}: holds a head of the unknown model {name!r}; a newer featstore may read it")
 
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +17,7 @@ from featstore.blocks import Features
 from featstore.errors import DataError, UsageError
 from featstore.heads.estimators.kernel import KernelSVMHead
 from featstore.heads.estimators.linear import LinearSVMHead, LogisticHead
+from featstore.heads.estimators.named import NamedHead, is_named
 from featstore.heads.estimators.neighbours import KNNHead
 from featstore.heads.headfile import TrainedHead
 from featstore.store.features import identity_of
@@ -50,7 +52,27 @@ HEADS: Final[dict[str, HeadKind]] = {
         HeadKind("knn", "nearest neighbours", KNNHead, "the fewest neighbours", regularised=False),
     )
 }
-"""All heads that train_head can train."""
+"""The heads of featstore. train_head also trains classes of other packages, see head_kind."""
+
+
+def head_kind(name: str) -> HeadKind:
+    """Return the kind of the name, or that of a class package.module:Class, which this does not import.
+
+    Raises UsageError for any other name.
+    """
+    if name in HEADS:
+        return HEADS[name]
+    if is_named(name):
+        return HeadKind(name, name.rpartition(":")[2], partial(NamedHead, name), "", regularised=False)
+    raise UsageError(
+        f"there is no head {name!r}; choose one of {', '.join(HEADS)}{did_you_mean(name, HEADS)}, or name a scikit-learn "
+        "classifier as package.module:Class"
+    )
+
+
+def settable(kind: str) -> set[str]:
+    """Return the names of the parameters of a head in HEADS that its user may set."""
+    return set(inspect.signature(HEADS[kind].estimator).parameters) - {"cv", "random_state"}
 
 
 def train_head(
@@ -70,6 +92,7 @@ def train_head(
 ) -> TrainedHead:
     """Train a head on ``X`` (n, d), an array or block source, and labels ``y`` (n,).
 
+    ``kind``: one of HEADS, or a scikit-learn classifier as package.module:Class, which is imported (see NamedHead).
     Labels are converted to strings; the classes are stored in natural order (1, 2, 10). ``groups`` (n,): rows of
     the same group share a fold. ``folds``: a number of folds, or a fraction to hold out once. ``options`` are passed to
     the estimator. ``fingerprint`` and ``identity``: those of the store, by default those that ``X`` carries; ``meta``:
@@ -77,9 +100,7 @@ def train_head(
     Raises UsageError: unknown kind, a missing label, one class, a class with one picture, NaN, mismatched shapes,
     invalid options.
     """
-    if kind not in HEADS:
-        raise UsageError(f"there is no head {kind!r}; choose one of {', '.join(HEADS)}{did_you_mean(kind, HEADS)}")
-    chosen = HEADS[kind]
+    chosen = head_kind(kind)
     labels = texts(y)
     if len(labels) != X.shape[0]:
         raise DataError(f"{X.shape[0]:,} rows of features and {len(labels):,} labels; there must be one label a row")
@@ -87,18 +108,23 @@ def train_head(
     # An estimator sorts its classes as numpy does: as codes they keep the order in which people read them.
     names = sorted(set(labels.tolist()), key=natural)
     codes = {name: code for code, name in enumerate(names)}
+    weights = _by_code(class_weight, names)
     if chosen.regularised:
-        options = {"C": C, "class_weight": _by_code(class_weight, names), **options}
+        options = {"C": C, "class_weight": weights, **options}
+    elif kind not in HEADS:
+        own = {"C": None if C == "auto" else C, "class_weight": weights}
+        options = {**{name: value for name, value in own.items() if value is not None}, **options}
     elif class_weight is not None or C != "auto":
         raise UsageError(f"{kind} has neither C nor class weights; leave these options out")
-    settable = set(inspect.signature(chosen.estimator).parameters) - {"cv", "random_state"}
-    check_keywords("train", options, settable)
-    estimator = chosen.estimator(cv=folds, random_state=seed, **options)
+    if kind in HEADS:
+        check_keywords("train", options, settable(kind))
+    given = options if kind in HEADS else {"parameters": options}
+    estimator = chosen.estimator(cv=folds, random_state=seed, **given)
     coded = np.array([codes[label] for label in labels.tolist()], np.int64)
     estimator.fit(X, coded, groups=groups)
     about = {
         "parameters": _json(
-            {**estimator.get_params(), **({"class_weight": class_weight} if chosen.regularised else {})}
+            {**(found := estimator.get_params()), **({"class_weight": class_weight} if "class_weight" in found else {})}
         ),
         "chosen": {
             name.rstrip("_"): float(getattr(estimator, name))

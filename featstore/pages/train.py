@@ -28,7 +28,7 @@ def write_training_page(
     ``root``: where the pictures are now, if they moved. A missing picture is replaced by a note. Raises OSError.
     """
     from featstore.heads.evaluation.report import codes_of, worst_errors
-    from featstore.heads.trainer import HEADS
+    from featstore.heads.trainer import head_kind
 
     store = FeatureStore.open(Path(trained.store))
     pictures = Pictures(store, root)
@@ -39,13 +39,13 @@ def write_training_page(
     shown = parts.cells(store, pictures, trained, codes_of(truth, trained.head.classes))
     drawn = {name: one.svg() for name, one in charts_of(trained).items()}
     accuracy, macro = trained.report.accuracy, trained.report.estimates["macro_f1"]
-    split, kind = trained.split, HEADS[trained.head.kind]
+    split, kind = trained.split, head_kind(trained.head.kind)
     write_page(
         path,
         "training.html",
         {
             **parts.footer(),
-            "title": f"{trained.head.kind} on {store.path.name}",
+            "title": f"{trained.head.kind.rpartition(':')[2]} on {store.path.name}",
             "heading": f"{kind.title[:1].upper()}{kind.title[1:]} on {store.path.name}",
             "lead": f"{len(trained.head.classes):,} classes, {parts.features_text(origins_of_head(trained.head, trained.path))}",
             "tiles": [

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from featstore.artifacts import kind_of, origin_of_index, origins_of_head
-from featstore.errors import DamagedError
+from featstore.errors import DamagedError, UsageError
 from featstore.store import FeatureStore, folders
 from featstore.text import natural
+
+if TYPE_CHECKING:
+    from featstore.heads import TrainedHead
 
 
 def info(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -51,9 +54,22 @@ def describe_head(path: str | os.PathLike[str]) -> dict[str, Any]:
             "identity": head.identity,
             "features": features,
             **told,
+            "trust": _to_trust(head),
         }
     except (KeyError, TypeError) as error:
         raise DamagedError(f"{os.fspath(path)}: its description lacks {error}") from None
+
+
+def _to_trust(head: TrainedHead) -> list[str] | None:
+    """Return the types that a user of ``head`` has to trust; None if it is unknown because skops is not installed."""
+    from featstore.heads.wrapped import EstimatorModel
+
+    if not isinstance(head.model, EstimatorModel):
+        return []
+    try:
+        return head.model.untrusted()
+    except UsageError:
+        return None
 
 
 def describe_index(path: str | os.PathLike[str]) -> dict[str, Any]:

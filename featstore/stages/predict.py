@@ -150,6 +150,7 @@ def predict(
     device: str = "auto",
     batch: int = defaults.BATCH,
     workers: int | None = None,
+    trust: Sequence[str] = (),
     progress: Callable[[Progress], None] | None = None,
 ) -> Predictions:
     """Classify ``inputs``: picture files, folders, tables, archives, or a store, which has the vectors already.
@@ -157,11 +158,11 @@ def predict(
     Every picture gets a Prediction; that of an unreadable picture has a reason. Pictures go through the backbone,
     weights and preprocessing that the head was trained on (``weights`` and ``backbone``: see open_embedder). For a head
     that was trained on several stores, give one store per backbone in any order, or pictures, which go through all
-    backbones; then ``weights`` and ``backbone`` are sequences in the order of the head's stores. ``progress`` is called
-    after every batch of pictures, from another thread; a total of 0 means unknown. Raises UsageError, IdentityError
+    backbones; then ``weights`` and ``backbone`` are sequences in the order of the head's stores. ``trust``: types that may
+    be built for a head of another package's class, see featstore.load_head. ``progress`` is called after every batch of pictures, from another thread; a total of 0 means unknown. Raises UsageError, IdentityError
     (features of another identity), DamagedError.
     """
-    loaded = open_head(head) if isinstance(head, str | os.PathLike) else head
+    loaded = open_head(head, trust) if isinstance(head, str | os.PathLike) else head
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(column(inputs, "pictures"))
     if not paths:
         raise UsageError("there is nothing to classify; name pictures, a folder or a store")

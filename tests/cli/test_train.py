@@ -3,8 +3,11 @@ from __future__ import annotations
 import csv
 import io
 
+import click
 import pytest
 
+from featstore.cli.train import train
+from featstore.heads import load_head
 from featstore.stages.predict import predict
 from featstore.store import FeatureStore
 from tests.chain import names, write_coloured
@@ -112,4 +115,37 @@ def test_a_head_is_trained_again(place, tmp_path):
     assert "equal bit for bit" in run("train", "--again", tmp_path / "a.head").stdout
     report = run_json("train", place / "s", "--again", tmp_path / "a.head", "--out", tmp_path / "b.head")
     assert (report["equal"], report["rows"], report["path"]) == (True, 12, str(tmp_path / "b.head"))
-    assert "leave out --head" in run("train", "--again", tmp_path / "a.head", "--head", "knn", code=2).stderr
+    assert (
+        "is a head of logreg, not of knn"
+        in run("train", "--again", tmp_path / "a.head", "--head", "knn", code=2).stderr
+    )
+
+
+def test_train_a_class_with_parameters_and_use_it(place, tmp_path):
+    pytest.importorskip("skops")
+    kind, head = "sklearn.ensemble:RandomForestClassifier", tmp_path / "a.head"
+    given = ("--head", kind, "--set", "n_estimators=3", "--set", "max_features=sqrt", "--folds", "2", "--out", head)
+    made = run_json("train", place / "s", *given)
+    assert (made["kind"], made["chosen"]) == (kind, {})
+    parameters = load_head(head).meta["parameters"]
+    assert (parameters["n_estimators"], parameters["max_features"]) == (3, "sqrt")
+    found = run("predict", head, place / "s", "--trust", "sklearn.tree._tree.Tree").stdout
+    assert len(found.splitlines()) == 18
+    assert "equal bit for bit" in run("train", "--again", head, "--head", kind).stdout
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (("--set", "standardise=False"), "did you mean 'standardize'"),
+        (("--head", "sklearn.svm:SVC", "--set", "out=3"), "is no parameter of the head"),
+        (("--head", "sklearn.svm:SVC", "--set", "meta=3"), "is no parameter of the head"),
+        (("--set", "tol"), "is not NAME=VALUE"),
+        (("--set", "tol={1}"), "a value is a number, text"),
+        (("--set", "tol=1", "--set", "tol=2"), "tol is given twice"),
+        (("--again", "a.head", "--set", "tol=1"), "leave out --set"),
+    ],
+)
+def test_wrong_parameters_are_refused(wrong, message):
+    with pytest.raises(click.UsageError, match=message):
+        train.main(["s", *wrong], standalone_mode=False)

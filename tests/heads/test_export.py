@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import joblib
 import numpy as np
 import onnx
 import onnxruntime
@@ -79,3 +80,25 @@ def test_missing_onnx_error_names_the_remedy(monkeypatch):
 def test_onnx_model_passes_the_full_checker():
     head, _ = trained("knn", 3)
     onnx.checker.check_model(onnx.load_from_string(to_onnx(head)), full_check=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("sklearn.discriminant_analysis:LinearDiscriminantAnalysis", True),
+        ("sklearn.neural_network:MLPClassifier", False),
+    ],
+)
+def test_a_class_is_exported_as_its_classifier(kind, names, tmp_path):
+    pytest.importorskip("skops")
+    X, y = blobs(90, 4, 3, seed=1)
+    options = {} if names else {"hidden_layer_sizes": [4], "max_iter": 3000, "solver": "lbfgs", "alpha": 10.0}
+    head = train_head(X, y, kind=kind, folds=2, **options)
+    notes = export_sklearn(head, tmp_path / "a.joblib")
+    estimator = joblib.load(tmp_path / "a.joblib")
+    labels = head.predict(X).tolist()
+    expected = labels if names else [head.classes.index(label) for label in labels]
+    assert estimator.predict(X).tolist() == expected
+    assert ("it predicts the number of the class: 0 = class 0, 1 = class 1, 2 = class 2" in notes) == (not names)
+    with pytest.raises(UsageError, match="export it with --sklearn"):
+        to_onnx(head)

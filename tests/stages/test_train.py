@@ -12,9 +12,11 @@ from featstore.errors import DamagedError, IdentityError, UsageError
 from featstore.heads import load_head
 from featstore.heads.trainer import HEADS
 from featstore.stages.extract import extract
+from featstore.stages.info import info
 from featstore.stages.label import label
 from featstore.stages.predict import predict
-from featstore.stages.train import at_the_end, head_path, train
+from featstore.stages.train import at_the_end, head_path, train, train_again
+from featstore.stages.verify import verify
 from featstore.store import FeatureStore, tables
 from featstore.store.labels import set_columns
 from tests.chain import make_store, names, write_coloured
@@ -234,3 +236,53 @@ def test_a_name_that_is_too_long_fails_before_the_work(chain, tmp_path, monkeypa
 
 def test_a_name_of_250_bytes_is_a_name(chain, tmp_path):
     assert train(chain.store, folds=3, C=1.0, out=tmp_path / ("x" * 250)).path
+
+
+LDA = "sklearn.discriminant_analysis:LinearDiscriminantAnalysis"
+TREE = "sklearn.tree:DecisionTreeClassifier"
+
+
+@pytest.fixture(scope="module")
+def named(chain, tmp_path_factory):
+    """Heads of classes of scikit-learn on the store that no test changes, by class."""
+    pytest.importorskip("skops")
+    place = tmp_path_factory.mktemp("named")
+    return {kind: train(chain.store, head=kind, folds=3, out=place / f"{kind[-4:]}.head") for kind in (LDA, TREE)}
+
+
+def test_a_class_goes_through_evaluation_calibration_prediction_and_training_again(chain, named):
+    trained = named[LDA]
+    assert trained.report.accuracy.value >= 0.9
+    assert trained.calibration["scale"] > 0
+    assert not any("--trust" in note for note in trained.notes)
+    assert trained.head.fingerprint == FeatureStore.open(chain.store).fingerprint
+    found = {one.key: one.label for one in predict(trained.path, chain.store)}
+    assert sum(key.split("/")[1] == label for key, label in found.items()) >= 28
+    with pytest.raises(UsageError, match=f"imported only where you name it.*--head {LDA}"):
+        train_again(trained.path)
+    assert train_again(trained.path, kind=LDA).equal
+    with pytest.raises(UsageError, match="not of"):
+        train_again(trained.path, kind=TREE)
+
+
+def test_a_head_with_types_to_trust_says_so_and_is_refused_without(chain, named):
+    trained = named[TREE]
+    assert trained.notes[-1].endswith("whoever uses it adds --trust sklearn.tree._tree.Tree")
+    with pytest.raises(UsageError, match="--trust sklearn.tree._tree.Tree"):
+        predict(trained.path, chain.store)
+    assert len(list(predict(trained.path, chain.store, trust=["sklearn.tree._tree.Tree"]))) == 30
+    # Neither describes nor checks by building anything.
+    assert info(trained.path)["trust"] == ["sklearn.tree._tree.Tree"]
+    assert not verify(trained.path).problems
+
+
+def test_a_head_of_a_class_is_compared_with_the_one_that_it_replaces(chain, named, tmp_path):
+    shutil.copy(named[TREE].path, tmp_path / "a.head")
+    assert train(chain.store, head=TREE, folds=3, out=tmp_path / "a.head").replaced.better == 0
+    replaced = train(chain.store, folds=3, out=tmp_path / "a.head")
+    assert replaced.replaced.better is None
+    assert any("not compared picture by picture" in note for note in replaced.notes)
+
+
+def test_the_default_path_of_a_class_has_its_name(tmp_path):
+    assert head_path(tmp_path / "s", LDA) == tmp_path / "s.LinearDiscriminantAnalysis.head"

@@ -15,7 +15,7 @@ from featstore.heads.estimators.inputs import assign_folds, check_training, seed
 from featstore.heads.estimators.linear import ModelHead
 from featstore.heads.solvers.blocks import block_rows, iterate, measure
 from featstore.heads.solvers.grid import FoldScores
-from featstore.heads.solvers.selection import choose
+from featstore.heads.solvers.selection import choose, score
 
 
 class KNNHead(ModelHead):
@@ -145,13 +145,6 @@ def _scores(
             for number in numbers:
                 votes = models.vote(similarity[:, :number], codes[index[:, :number]], temperature, classes)
                 shares[number] = np.concatenate([shares[number], votes])
-        cells += [_cell(shares[number], codes[rows]) for number in numbers]
+        cells += [score(shares[number], codes[rows]) for number in numbers]
     table = np.array(cells).reshape(len(present), len(numbers), 4).transpose(1, 0, 2).reshape(-1, 4)
     return FoldScores(table[:, 0].astype(np.int64), table[:, 1], table[:, 2], table[:, 3])
-
-
-def _cell(shares: NDArray[np.float64], codes: NDArray[np.int64]) -> tuple[int, float, float, float]:
-    hits = shares.argmax(axis=1) == codes
-    recalls = [float(hits[codes == code].mean()) for code in np.unique(codes)]
-    own = np.maximum(shares[np.arange(len(codes)), codes], np.finfo(np.float64).eps)
-    return len(codes), float(hits.mean()), float(np.mean(recalls)), -float(np.log(own).mean())

@@ -141,15 +141,17 @@ class Workers:
 
 
 @contextmanager
-def few_threads(rows: int, dimension: int) -> Iterator[None]:
+def few_threads(rows: int, dimension: int, user_api: str | None = "blas") -> Iterator[None]:
     """Limit BLAS to one thread for small data, because BLAS threads busy-wait for each other.
+
+    ``user_api`` None: OpenMP's threads too.
 
     Between many short products busy-waiting costs more than threads gain, and ten times more on cores shared with other
     programs.
     """
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1, user_api="blas") if rows * dimension < _WORTH_THREADS else nullcontext():
+    with threadpool_limits(1, user_api=user_api) if rows * dimension < _WORTH_THREADS else nullcontext():
         yield
 
 

@@ -23,6 +23,14 @@ class Choice:
     results: dict[str, Any]
 
 
+def score(probabilities: NDArray[np.float64], codes: NDArray[np.integer[Any]]) -> tuple[int, float, float, float]:
+    """Return rows, accuracy, balanced accuracy and log loss of ``probabilities`` (n, k) of rows of the classes ``codes``."""
+    hits = probabilities.argmax(axis=1) == codes
+    recalls = [float(hits[codes == code].mean()) for code in np.unique(codes)]
+    own = np.maximum(probabilities[np.arange(len(codes)), codes], np.finfo(np.float64).eps)
+    return len(codes), float(hits.mean()), float(np.mean(recalls)), -float(np.log(own).mean())
+
+
 def choose(
     parameters: Mapping[str, Sequence[float]],
     scores: FoldScores,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featstore.artifacts import kind_of
+from featstore.artifacts import kind_of, open_head
 from featstore.embed.progress import Progress
 from featstore.errors import UsageError
 from featstore.store import FeatureStore
@@ -27,6 +27,7 @@ def export(
     features_only: bool = False,
     weights: str | None = None,
     backbone: Backbone | None = None,
+    trust: Sequence[str] = (),
     progress: Callable[[Progress], None] | None = None,
 ) -> StoreExport | HeadExport:
     """Write the store or head at ``path`` in the format ``to``.
@@ -37,7 +38,7 @@ def export(
     A head becomes a file: "onnx" (default) is one model of preprocessing, network and head, from the pixels of a decoded
     picture to ``label`` and ``probabilities``; with ``features_only`` the head alone. It is run on made-up pictures before
     it gets its name. "sklearn" is an estimator that joblib loads. ``weights``, ``backbone``: of the network, if the
-    head's weights are no published ones.
+    head's weights are no published ones. ``trust``: types that may be built for a head of another package's class.
 
     ``out``: by default beside ``path``, under its name and the format's. Raises UsageError if there is nothing to export,
     no such format, or something else at ``out``; FeatstoreError if the model gives other probabilities; OSError.
@@ -56,7 +57,8 @@ def export(
             f"{os.fspath(path)}: a {kind} has no format {to!r}; choose one of {', '.join(formats)}{did_you_mean(to, formats)}"
         )
     if kind == "head":
-        return head.export_head(path, to, out, features_only=features_only, weights=weights, backbone=backbone)
+        opened = open_head(path, trust)
+        return head.export_head(opened, path, to, out, features_only=features_only, weights=weights, backbone=backbone)
     if features_only or weights is not None:
         raise UsageError(f"{os.fspath(path)}: is a store; features-only and weights are for heads: leave them out")
     place = Path(f"{os.path.abspath(path)}.{to}") if out is None else Path(out)

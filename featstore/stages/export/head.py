@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from featstore.artifacts import open_head, origins_of_head
+from featstore.artifacts import origins_of_head
 from featstore.errors import FeatstoreError, UsageError
 from featstore.files import atomic
 from featstore.heads.export import export_sklearn, to_onnx
@@ -56,6 +56,7 @@ class HeadExport:
 
 
 def export_head(
+    head: TrainedHead,
     path: str | os.PathLike[str],
     to: str,
     out: str | os.PathLike[str] | None,
@@ -64,17 +65,18 @@ def export_head(
     weights: str | None,
     backbone: Backbone | None,
 ) -> HeadExport:
-    """Write the head at ``path`` as ``to``; see featstore.export."""
-    head = open_head(path)
+    """Write ``head``, which was read from ``path``, as ``to``; see featstore.export."""
     place = Path(out) if out is not None else Path(f"{os.fspath(path)}{_ENDINGS[to]}")
     atomic.require_place(place)
     if to == "sklearn":
-        export_sklearn(head, place)
+        notes = export_sklearn(head, place)
         note = "a joblib file is a pickle: whoever loads it runs it; give it only with the version of scikit-learn that wrote it"
-        return _result(head, place, to, _features(head), None, [note, f"written by scikit-learn {_sklearn_version()}"])
+        return _result(
+            head, place, to, _features(head), None, [*notes, note, f"written by scikit-learn {_sklearn_version()}"]
+        )
     if features_only:
         model = to_onnx(head)
-        notes: list[str] = []
+        notes = []
         with atomic.new_file(place) as temporary:
             temporary.write_bytes(model)
             close = _check_features(head, temporary, notes)

@@ -18,7 +18,7 @@ from featstore.stages.train.stage import DATA, REQUEST, Request, assess, digests
 from featstore.store import FeatureStore
 from featstore.store.past import Missing
 from featstore.store.stacked import StackedStores, match_origins
-from featstore.text import counted
+from featstore.text import counted, printable
 
 if TYPE_CHECKING:
     from featstore.heads import TrainedHead
@@ -62,11 +62,13 @@ def train_again(
     head: str | os.PathLike[str],
     stores: Sequence[str | os.PathLike[str]] = (),
     *,
+    kind: str | None = None,
     out: str | os.PathLike[str] | None = None,
 ) -> AgainReport:
     """Train the head at the path ``head`` again, on its stores as they were, with the options that it was trained with.
 
-    ``stores``: where its stores are now, if neither at their recorded paths nor beside the head. ``out``: where to save
+    ``stores``: where its stores are now, if neither at their recorded paths nor beside the head. ``kind``: needed for a
+    head of another package's class, whose code is imported only where you name it: package.module:Class. ``out``: where to save
     the new head; by default it is only compared. The weights are equal bit for bit on the same machine with the same
     libraries; other libraries are noted.
 
@@ -78,6 +80,7 @@ def train_again(
     path = Path(head)
     old = open_head(path)
     request, recorded = _request_of(old, path)
+    _require_named(request.head, kind, path)
     if out is not None:
         atomic.require_place(Path(out))
     stack = StackedStores([_as_then(place, old, path) for place in _places(old, path, stores)])
@@ -115,6 +118,19 @@ def _request_of(head: TrainedHead, path: Path) -> tuple[Request, dict[str, Any]]
         return Request(**request), dict(data)
     except (TypeError, ValueError):
         raise DamagedError(f"{path}: its record of how it was trained is damaged") from None
+
+
+def _require_named(recorded: str, kind: str | None, path: Path) -> None:
+    """Raise UsageError unless the user named the class that a head records."""
+    from featstore.heads import HEADS
+
+    if kind is not None and kind != recorded:
+        raise UsageError(f"{path}: is a head of {printable(recorded)}, not of {kind}")
+    if kind is None and recorded not in HEADS:
+        raise UsageError(
+            f"{path}: is a head of the class {printable(recorded)}, which is imported only where you name it: if you know this "
+            f"class, add --head {printable(recorded)}"
+        )
 
 
 def _places(head: TrainedHead, path: Path, stores: Sequence[str | os.PathLike[str]]) -> list[Path]:

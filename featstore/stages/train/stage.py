@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
-from featstore.errors import DamagedError, UsageError
+from featstore.errors import DamagedError, FeatstoreError, UsageError
 from featstore.files import atomic, sealed
 from featstore.stages.train.report import Replaced, TrainReport, scale_of
 from featstore.store.origin import KEY, STACKED, generation_number, state_of_store
@@ -22,7 +22,7 @@ from featstore.store.past import KEY as PAST
 from featstore.store.past import record_of
 from featstore.store.splitting import Split, groups_of_equal_bytes, split_store
 from featstore.store.stacked import StackedStores
-from featstore.text import did_you_mean, natural
+from featstore.text import natural, printable
 
 if TYPE_CHECKING:
     from featstore.heads import Report, TrainedHead
@@ -60,9 +60,12 @@ class Request:
 
 
 def head_path(store: Paths, kind: str) -> Path:
-    """Return the default path of a head of ``store``: beside the (first) store, under its name."""
+    """Return the default path of a head of ``store``: beside the (first) store, under its name.
+
+    ``kind``: package.module:Class gives the name of the class.
+    """
     paths = [Path(os.path.abspath(path)) for path in _listed(store)]
-    return paths[0].with_name(f"{'+'.join(path.name for path in paths)}.{kind}.head")
+    return paths[0].with_name(f"{'+'.join(path.name for path in paths)}.{kind.rpartition(':')[2]}.head")
 
 
 def train(
@@ -80,8 +83,10 @@ def train(
     force: bool = False,
     **options: Any,
 ) -> TrainReport:
-    """Train a ``head`` ("logreg", "linear-svm", "rbf-svm" or "knn") on a store, save it, and evaluate it.
+    """Train a ``head`` on a store, save it, and evaluate it.
 
+    ``head``: "logreg", "linear-svm", "rbf-svm", "knn", or any scikit-learn classifier as package.module:Class, which is
+    imported; ``options`` are then parameters of the class, C and class_weight too, if it has them.
     With several stores, the features of equal keys are concatenated (an ensemble of backbones). Labels, splits and
     pictures are those of the first; all other stores must have a vector for each key. C is chosen by cross-validation
     with ``folds`` folds on the training rows only. The figures are computed on the held-out rows, see split_store. Rows
@@ -93,10 +98,9 @@ def train(
     pictures that are not in every store; DamagedError, OSError.
     """
     from featstore.heads import TrainedHead, save_head
-    from featstore.heads.trainer import HEADS
+    from featstore.heads.trainer import head_kind
 
-    if head not in HEADS:
-        raise UsageError(f"there is no head {head!r}; choose one of {', '.join(HEADS)}{did_you_mean(head, HEADS)}")
+    head_kind(head)
     paths = _listed(store)
     stack = StackedStores.open(paths)
     stack.require_whole()
@@ -114,7 +118,7 @@ def train(
     replaced, notes = _compared(earlier, trained, stack, split, probabilities)
     seconds = {"train": round(fitted - started, 3), "evaluate": round(time.perf_counter() - fitted, 3)}
     save_head(path, trained, {"report": report.to_dict(), "seconds": seconds})
-    notes = [*state_of_store(opened), *stack.notes(), *split.notes(), *at_the_end(trained), *notes]
+    notes = [*state_of_store(opened), *stack.notes(), *split.notes(), *at_the_end(trained), *notes, *_to_trust(trained)]
     names = [os.fspath(one) for one in paths]
     return TrainReport(
         names[0], str(path), trained, report, split, probabilities, notes, seconds, uncalibrated, names, replaced
@@ -165,6 +169,13 @@ def assess(
     truth, scale = stack.first.labels[split.test].astype(str), scale_of(head)
     before = before_calibration(truth, probabilities, head.classes, scale) if scale is not None else {}
     return probabilities, evaluate(truth, probabilities, head.classes, seed=seed), before
+
+
+def _to_trust(head: TrainedHead) -> list[str]:
+    """Return a note of the types that whoever opens ``head`` has to trust."""
+    types = getattr(head.model, "trust", ())
+    options = " ".join(f"--trust {printable(name)}" for name in types)
+    return [f"skops does not trust some types of this head by itself: whoever uses it adds {options}"] * bool(types)
 
 
 def at_the_end(head: TrainedHead) -> list[str]:
@@ -288,7 +299,12 @@ def _compared(
     from scipy.stats import binomtest
 
     truth = stack.first.labels[split.test].astype(str)
-    codes = np.concatenate([codes for codes, _ in earlier.predict_blocks(stack.stream(split.test))])
+    try:
+        # The user named the class of the new head, so its types are trusted.
+        ready = earlier.trusting(getattr(trained.model, "trust", ()))
+        codes = np.concatenate([codes for codes, _ in ready.predict_blocks(stack.stream(split.test))])
+    except FeatstoreError as error:
+        return old, [old.text(), f"the two were not compared picture by picture: {error}"]
     was = np.array(earlier.classes)[codes] == truth
     right = np.array(earlier.classes)[probabilities.argmax(axis=1)] == truth
     better, worse = int((right & ~was).sum()), int((was & ~right).sum())
