@@ -14,10 +14,8 @@ import json
 import os
 import re
 import secrets
-import socket
 import threading
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,8 @@ from featstore import defaults
 from featstore.errors import DamagedError, FeatstoreError
 from featstore.files import atomic
 from featstore.store import folders
+from featstore.store.manifest import require_no_purge
+from featstore.store.owners import Owner, this_process
 
 _RECORD_BYTES = 512
 _LARGEST_RECORD = 4096
@@ -39,73 +39,6 @@ COMPACTION = "compaction"
 def work_folder(store: Path, work: Work) -> Path:
     """Return the work folder of a unit or of other work."""
     return store / folders.WORK / (work if isinstance(work, str) else f"{work:016d}")
-
-
-def _first_line(path: str) -> str:
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return ""
-
-
-def _start_time(pid: int) -> str | None:
-    """Return a process's start time in kernel ticks; "" if it cannot be read, None if there is no such process."""
-    try:
-        # The command name may contain spaces and brackets, so count fields from the last bracket.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        pass
-    if os.path.isdir("/proc/self"):
-        return None
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except OSError:
-        pass
-    return ""
-
-
-def _identity() -> dict[str, Any]:
-    try:
-        namespace = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        namespace = ""
-    return {
-        "host": socket.gethostname(),
-        "boot": _first_line("/proc/sys/kernel/random/boot_id"),
-        "namespace": namespace,
-        "pid": os.getpid(),
-        "started": _start_time(os.getpid()) or "",
-    }
-
-
-@dataclass(frozen=True)
-class Owner:
-    """The owner of a claim, as read from the claim's file."""
-
-    record: dict[str, Any]
-    me: dict[str, Any] = field(default_factory=_identity)
-
-    def __str__(self) -> str:
-        return f"process {self.record.get('pid')} on {self.record.get('host')}"
-
-    @property
-    def released(self) -> bool:
-        """Whether the owner released the claim."""
-        return bool(self.record.get("released"))
-
-    def dead(self) -> bool | None:
-        """Return whether the owner is dead; None if that cannot be known from this host."""
-        if self.record.get("host") != self.me["host"]:
-            return None
-        if self.record.get("boot") != self.me["boot"]:
-            return True
-        if self.record.get("namespace") != self.me["namespace"]:
-            return None
-        pid = self.record.get("pid")
-        started = _start_time(pid) if isinstance(pid, int) else None
-        return started is None or (started != "" and started != self.record.get("started"))
 
 
 class Claim:
@@ -198,7 +131,7 @@ class Claims:
         heartbeat_seconds: float = defaults.HEARTBEAT_SECONDS,
     ) -> None:
         self.store, self.lease = store, lease_seconds
-        self._me = _identity()
+        self._me = this_process()
         self._held: dict[Work, Claim] = {}
         self._watched: dict[Path, tuple[Any, float]] = {}
         self._lock, self._stop = threading.Lock(), threading.Event()
@@ -287,6 +220,7 @@ class Claims:
         else:
             raise FeatstoreError(f"{self.store}: is compacted again and again; run again when that is done")
         self._session = session
+        require_no_purge(self.store)
         for name in self._names():
             if name.startswith("session-") and name != session:
                 self._sweep(name)

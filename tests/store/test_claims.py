@@ -13,6 +13,7 @@ import pytest
 from featstore.errors import FeatstoreError
 from featstore.store import claims as module
 from featstore.store.claims import Claim, Claims, Owner, work_folder
+from featstore.store.owners import this_process
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def forge(store, unit, **record):
     """Write a claim as another process would."""
     directory = work_folder(store, unit)
     directory.mkdir(parents=True, exist_ok=True)
-    me = module._identity()
+    me = this_process()
     (directory / "claim.0").write_bytes(module._encode({**me, "beat": 1, **record}))
 
 
@@ -34,7 +35,7 @@ def test_second_claim_returns_the_owner(claims, tmp_path):
     with Claims(tmp_path) as other:
         owner = other.take(3)
         assert isinstance(owner, Owner)
-        assert str(owner) == f"process {os.getpid()} on {module._identity()['host']}"
+        assert str(owner) == f"process {os.getpid()} on {this_process()['host']}"
         assert isinstance(other.take(4), Claim)
 
 

@@ -1,0 +1,77 @@
+"""The owner of a claim: a process, and whether it is still alive."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+def _first_line(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _start_time(pid: int) -> str | None:
+    """Return a process's start time in kernel ticks; "" if it cannot be read, None if there is no such process."""
+    try:
+        # The command name may contain spaces and brackets, so count fields from the last bracket.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        pass
+    if os.path.isdir("/proc/self"):
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except OSError:
+        pass
+    return ""
+
+
+def this_process() -> dict[str, Any]:
+    """Return what tells this process from all others, here and on other hosts (JSON)."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = ""
+    return {
+        "host": socket.gethostname(),
+        "boot": _first_line("/proc/sys/kernel/random/boot_id"),
+        "namespace": namespace,
+        "pid": os.getpid(),
+        "started": _start_time(os.getpid()) or "",
+    }
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The owner of a claim, as read from the claim's file."""
+
+    record: dict[str, Any]
+    me: dict[str, Any] = field(default_factory=this_process)
+
+    def __str__(self) -> str:
+        return f"process {self.record.get('pid')} on {self.record.get('host')}"
+
+    @property
+    def released(self) -> bool:
+        """Whether the owner released the claim."""
+        return bool(self.record.get("released"))
+
+    def dead(self) -> bool | None:
+        """Return whether the owner is dead; None if that cannot be known from this host."""
+        if self.record.get("host") != self.me["host"]:
+            return None
+        if self.record.get("boot") != self.me["boot"]:
+            return True
+        if self.record.get("namespace") != self.me["namespace"]:
+            return None
+        pid = self.record.get("pid")
+        started = _start_time(pid) if isinstance(pid, int) else None
+        return started is None or (started != "" and started != self.record.get("started"))
