@@ -86,6 +86,12 @@ def _folds(_: click.Context, __: click.Parameter, value: str) -> int | float:
     metavar="HEAD",
     help="Train HEAD again on the rows, labels and settings that it recorded, and compare the weights bit for bit.",
 )
+@click.option(
+    "--update",
+    type=click.Path(dir_okay=False),
+    metavar="HEAD",
+    help="Train HEAD with its recorded settings on its stores as they are now, and replace it.",
+)
 @json_option
 def train(
     store: str | None,
@@ -96,6 +102,7 @@ def train(
     root: str | None,
     balanced: bool,
     again: str | None,
+    update: str | None,
     **options: Any,
 ) -> int:
     """Train a classifier on the labelled pictures of STORE, and evaluate it on held-out pictures.
@@ -112,19 +119,27 @@ def train(
       featstore train my.store --train-split train --test-split val --C 0.01 --out my.head
       featstore train --store resnet50.store --store efficientnet.store --report page.html --beside
       featstore train --again my.head
+      featstore train --update my.head
     """
+    from featstore.stages.train import retrain
     from featstore.stages.train import train as run
 
     stores = [*([store] if store is not None else []), *more]
     if again is not None:
-        return _again(click.get_current_context(), again, stores, options["out"], as_json)
-    if not stores:
+        _require_only(click.get_current_context(), "again", "out")
+        return _again(again, stores, options["out"], as_json)
+    if update is not None:
+        _require_only(click.get_current_context(), "update", "report", "beside", "root")
+    elif not stores:
         raise click.UsageError("name a store to learn from: featstore train STORE")
     if beside and report is None:
         raise click.UsageError("--beside writes figures beside the page of --report; name one")
     if beside and report is not None and report.lower().endswith(".json"):
         raise click.UsageError(f"--beside writes its figures to {report}; give the page of --report another ending")
-    trained = run(stores, class_weight="balanced" if balanced else None, **options)
+    if update is not None:
+        trained = retrain(update, stores)
+    else:
+        trained = run(stores, class_weight="balanced" if balanced else None, **options)
     notes = list(trained.notes)
     figures: list[str] = []
     if report is not None:
@@ -155,14 +170,19 @@ def train(
     return 0
 
 
-def _again(context: click.Context, head: str, stores: list[str], out: str | None, as_json: bool) -> int:
+def _require_only(context: click.Context, option: str, *more: str) -> None:
+    """Raise UsageError if ``option`` of a head is given with options that the head's own settings replace."""
+    own = (option, "store", "more", "as_json", *more)
+    given = [name for name in context.params if name not in own and _was_given(context, name)]
+    if given:
+        head, other = context.params[option], given[0].replace("_", "-")
+        raise click.UsageError(f"--{option} trains with the settings of {head}: leave out --{other}")
+
+
+def _again(head: str, stores: list[str], out: str | None, as_json: bool) -> int:
     """Do ``--again``: return the exit code."""
     from featstore.stages.train import train_again
 
-    own = ("again", "store", "more", "out", "as_json")
-    given = [name for name in context.params if name not in own and _was_given(context, name)]
-    if given:
-        raise click.UsageError(f"--again trains with the settings of {head}: leave out --{given[0].replace('_', '-')}")
     report = train_again(head, stores, out=out)
     verdict = "equal bit for bit" if report.equal else "NOT equal: " + "; ".join(report.differences)
     lines = [

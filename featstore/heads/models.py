@@ -33,6 +33,8 @@ class Model(Protocol):
     """Interface of all models: decision values and probabilities from features."""
 
     name: ClassVar[str]
+    keeps_rows: ClassVar[bool]
+    """Whether the model consists of training rows, so that it changes if one of them has to be erased."""
 
     @property
     def dimension(self) -> int:
@@ -83,6 +85,7 @@ class LinearModel:
     """
 
     name: ClassVar[str] = "linear"
+    keeps_rows: ClassVar[bool] = False
     coef: NDArray[np.float64]
     intercept: NDArray[np.float64]
     scale: float = 1.0
@@ -130,6 +133,7 @@ class KernelModel:
     """
 
     name: ClassVar[str] = "rbf"
+    keeps_rows: ClassVar[bool] = True
     landmarks: NDArray[np.float32]
     coef: NDArray[np.float64]
     intercept: NDArray[np.float64]
@@ -202,6 +206,7 @@ class NeighboursModel:
     """
 
     name: ClassVar[str] = "neighbours"
+    keeps_rows: ClassVar[bool] = True
     vectors: NDArray[np.float32]
     codes: NDArray[np.int64]
     mean: NDArray[np.float64]
