@@ -20,9 +20,10 @@ from featstore.embed.pipeline import Batch, Done, Timings
 from featstore.embed.progress import Progress
 from featstore.processes.in_hand import InHand
 from featstore.store import shards, written
-from featstore.store.claims import Claims, Owner
+from featstore.store.claims import Claims
 from featstore.store.journal import Block
 from featstore.store.manifest import Manifest
+from featstore.store.owners import Owner
 from featstore.store.plan import Plan, Unit
 from featstore.store.writer import UnitWriter
 

@@ -17,10 +17,11 @@ from featstore.errors import FeatstoreError, UsageError
 from featstore.sources.vectors import Vectors
 from featstore.sources.vectors.rows import ImportedRows
 from featstore.store import shards
-from featstore.store.claims import Claims, Owner
+from featstore.store.claims import Claims
 from featstore.store.identity import Identity
 from featstore.store.keys import KeyIndex, digests
 from featstore.store.manifest import Manifest
+from featstore.store.owners import Owner
 from featstore.store.plan import Plan, Unit, source_name
 from featstore.store.planner import Change, Planner
 from featstore.store.shards import Failure, Finished
