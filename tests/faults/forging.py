@@ -216,6 +216,8 @@ VERBS: dict[str, list[list[str]]] = {
         ["label", "store", "../home/labels.csv"],
         ["repair", "store", "--set-aside"],
         ["compact", "store"],
+        ["remove", "store", "cat/02.png"],
+        ["remove", "store", "--purge"],
         ["EXTRACT", "store"],
     ],
     "head": [
