@@ -31,6 +31,8 @@ class EstimatorModel:
     """
 
     name: ClassVar[str] = "estimator"
+    keeps_rows: ClassVar[bool] = True
+    """Unknown, since any class may keep the rows that it learned from; so they are assumed to be there."""
     payload: NDArray[np.uint8]
     output: str
     dimension: int

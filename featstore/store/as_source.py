@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,15 @@ from featstore.errors import UsageError
 from featstore.sources.base import ROWS, Chunk, ReadFailure
 from featstore.sources.reading import encoded, resolve, stat_picture
 from featstore.store import tables
+from featstore.store.denylist import Denylist
 from featstore.store.label_history import UNDO
 from featstore.store.manifest import NAME, Manifest, settled
 from featstore.store.plan import Plan, Rows, Segment
 from featstore.store.tables import FOLLOW, Tables
 from featstore.text import counted, quoted
+
+if TYPE_CHECKING:
+    from featstore.store.feature_store import FeatureStore
 
 KIND = "store"
 
@@ -138,10 +142,11 @@ def take_tables(store: Path, manifest: Manifest, source: StoreSource) -> int:
     """Add the versions of labels, splits and metadata that ``store`` lacks of the source; return their number.
 
     Each version keeps its date and origin, and names the version that it is a copy of. So the next run adds only newer
-    ones. Values of pictures that no longer count are left out, as in a compaction.
+    ones. Values of pictures that no longer count there, or were removed here, are left out, as in a compaction.
     """
     theirs = settled(source.path, lambda other: Tables(source.path, other.epoch))[1]
     owner, taken = theirs.store_id or source.store_id, 0
+    denylist = Denylist.of(Plan(store, manifest.epoch))
     while True:
         mine = Tables(store, manifest.epoch)
         if mine.follows is not None:
@@ -161,11 +166,48 @@ def take_tables(store: Path, manifest: Manifest, source: StoreSource) -> int:
                 Manifest.read(store).requiring(UNDO).write(store)
         try:
             path, rows = tables.table_path(store, manifest.epoch, mine.version), source.plan.holds(table.index)
+            if len(denylist):
+                rows &= ~denylist.denies_keys(list(table.keys))
             tables.copy_rows(path, table, np.flatnonzero(rows), about)
             taken += 1
         except FileExistsError:
             # Another process takes them too.
             continue
+
+
+def behind(store: FeatureStore, source: FeatureStore) -> str:
+    """Return what ``source`` has that ``store``, which was made of it, has not taken over; "" if nothing.
+
+    Pictures that were removed from ``store`` are not missed. Pictures are compared by the sizes and times in the two
+    plans, without looking at files.
+    """
+    denylist, theirs, mine = Denylist.of(store._plan), source._plan, store._plan
+    new = changed = 0
+    seen = [np.empty(0, np.int64)]
+    for segment in theirs.segments:
+        live = np.flatnonzero(~theirs.is_retired(segment.ids))
+        ids = mine.find(segment.index.digest()[live])
+        absent = live[ids < 0]
+        new += len(absent) - int(denylist.denies_keys(list(segment.keys.take(absent))).sum())
+        there = np.flatnonzero(ids >= 0)
+        seen.append(ids[there])
+        new_times, old_times = theirs.stat(segment.ids[live[there]])[1], mine.stat(ids[there])[1]
+        changed += int(((new_times > old_times) & (old_times >= 0)).sum())
+    gone = 0
+    for segment in mine.segments:
+        if segment.source.get("kind") == KIND and segment.source.get("store_id") == source.store_id:
+            ours = segment.ids[~mine.is_retired(segment.ids)]
+            gone += len(np.setdiff1d(ours, np.concatenate(seen)))
+    labels = 0
+    if store._tables.follows is None:
+        labels = source._tables.version - len(_copied(store._tables, source._tables.store_id or source.store_id))
+    counts = (
+        (new, "new picture"),
+        (gone, "removed picture"),
+        (changed, "changed picture"),
+        (labels, "newer label version"),
+    )
+    return ", ".join(counted(count, what) for count, what in counts if count > 0)
 
 
 def _copied(mine: Tables, owner: str) -> list[int]:

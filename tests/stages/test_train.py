@@ -263,6 +263,9 @@ def test_a_class_goes_through_evaluation_calibration_prediction_and_training_aga
     assert train_again(trained.path, kind=LDA).equal
     with pytest.raises(UsageError, match="not of"):
         train_again(trained.path, kind=TREE)
+    with pytest.raises(UsageError, match="imported only where you name it"):
+        retrain(trained.path)
+    assert retrain(trained.path, kind=LDA).path == trained.path
 
 
 def test_a_head_with_types_to_trust_says_so_and_is_refused_without(chain, named):

@@ -14,7 +14,8 @@ import numpy as np
 from featstore.artifacts import open_head, origins_of_head
 from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic
-from featstore.stages.train.stage import DATA, REQUEST, Request, assess, digests_of, fit
+from featstore.stages.train.report import TrainReport
+from featstore.stages.train.stage import DATA, REQUEST, Request, assess, digests_of, fit, train
 from featstore.store import FeatureStore
 from featstore.store.past import Missing
 from featstore.store.stacked import StackedStores, match_origins
@@ -79,8 +80,7 @@ def train_again(
 
     path = Path(head)
     old = open_head(path)
-    request, recorded = _request_of(old, path)
-    _require_named(request.head, kind, path)
+    request, recorded = _request_of(old, path, kind)
     if out is not None:
         atomic.require_place(Path(out))
     stack = StackedStores([_as_then(place, old, path) for place in _places(old, path, stores)])
@@ -110,14 +110,31 @@ def train_again(
     return AgainReport(str(path), places, trained, written, len(split.train), _differences(old, trained), notes)
 
 
-def _request_of(head: TrainedHead, path: Path) -> tuple[Request, dict[str, Any]]:
+def retrain(
+    head: str | os.PathLike[str], stores: Sequence[str | os.PathLike[str]] = (), *, kind: str | None = None
+) -> TrainReport:
+    """Train the head at the path ``head`` with its recorded options on its stores as they are now, and replace it.
+
+    ``stores``, ``kind``: as in train_again. Raises UsageError as train_again and train do; DamagedError, OSError.
+    """
+    path = Path(head)
+    old = open_head(path)
+    asked = dict(_request_of(old, path, kind)[0].__dict__)
+    options = asked.pop("options")
+    return train(_places(old, path, stores), out=path, force=True, **asked, **options)
+
+
+def _request_of(head: TrainedHead, path: Path, kind: str | None) -> tuple[Request, dict[str, Any]]:
+    """Return what was asked and the digests of what the head was trained on; ``kind``: the class that the user named."""
     request, data = head.meta.get(REQUEST), head.meta.get(DATA)
     if request is None or data is None:
         raise UsageError(f"{path}: does not record how it was trained (an older featstore made it); train a new head")
     try:
-        return Request(**request), dict(data)
+        asked, digests = Request(**request), dict(data)
     except (TypeError, ValueError):
         raise DamagedError(f"{path}: its record of how it was trained is damaged") from None
+    _require_named(asked.head, kind, path)
+    return asked, digests
 
 
 def _require_named(recorded: str, kind: str | None, path: Path) -> None:
