@@ -255,9 +255,9 @@ def test_a_save_beside_another_writer_is_refused_and_changes_nothing(tmp_path: P
         build_index(clusters(60, 8, 1), np.arange(60), list(map(str, range(60))), kind="flat"),
         path.read_bytes(),
     )
-    with atomic.only_writer(path, "index"), ThreadPoolExecutor(1) as other:
-        with pytest.raises(UsageError, match=r"process \d+ on .* is writing this index"):
-            other.submit(index.save, path).result()
+    refused = pytest.raises(UsageError, match=r"process \d+ on .* is writing this index")
+    with atomic.only_writer(path, "index"), ThreadPoolExecutor(1) as other, refused:
+        other.submit(index.save, path).result()
     assert path.read_bytes() == before
     assert pair.verify(path) == []
 
