@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 
@@ -245,6 +246,20 @@ def test_two_writers_each_save_or_are_refused(tmp_path: Path) -> None:
     assert [one["saved"] for one in told] == [30, 30]
     assert pair.verify(path) == []
     assert sorted(os.listdir(tmp_path)) == ["x", "x.featstore"]
+
+
+def test_a_save_beside_another_writer_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    saved(path)
+    index, before = (
+        build_index(clusters(60, 8, 1), np.arange(60), list(map(str, range(60))), kind="flat"),
+        path.read_bytes(),
+    )
+    refused = pytest.raises(UsageError, match=r"process \d+ on .* is writing this index")
+    with atomic.only_writer(path, "index"), ThreadPoolExecutor(1) as other, refused:
+        other.submit(index.save, path).result()
+    assert path.read_bytes() == before
+    assert pair.verify(path) == []
 
 
 def test_the_name_of_an_index_leaves_room_for_its_side_file(tmp_path: Path) -> None:
