@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from featstore.pages.figures import write_figures
@@ -87,3 +88,14 @@ def test_names_are_escaped(hostile, tmp_path):
     write_training_page(trained, tmp_path / "page.html")
     page = read(tmp_path / "page.html")
     assert "<script>alert(2)<" in page.text
+
+
+def test_page_of_a_class_of_another_package_has_its_name(hostile, tmp_path):
+    pytest.importorskip("skops")
+    kind = "sklearn.discriminant_analysis:LinearDiscriminantAnalysis"
+    trained = train(hostile[1], head=kind, folds=3, out=tmp_path / "a.head")
+    write_training_page(trained, tmp_path / "page.html")
+    page = read(tmp_path / "page.html")
+    for text in ("LinearDiscriminantAnalysis on s", "as given", "Probabilities before temperature scaling"):
+        assert text in page.text
+    assert "How the parameter was chosen" not in page.text

@@ -18,6 +18,7 @@ The exit code is 1 if one of these is missed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -173,16 +174,18 @@ def plain_write(path: Path, count: int, block: memoryview) -> float:
 
 
 def killed(store: Path, place: Path) -> dict[str, Any]:
-    """Kill an export at KILLS points, resume each, and compare the files with those of an export without a kill."""
+    """Kill an export at KILLS points, resume each, and compare the files with those of an export without a kill.
+
+    A point is a share of the bytes of the whole export, parts that are being written included.
+    """
     whole = fresh("parquet", store, place / "whole")
     differing, stopped = [], 0
     for point in range(KILLS):
         out = place / f"killed-{point}"
-        process = subprocess.Popen([sys.executable, "-m", __spec__.name, "--child", _task("parquet", store, out)])
-        deadline = time.monotonic() + 600
-        while not out.is_dir() and process.poll() is None and time.monotonic() < deadline:
+        command = [sys.executable, "-m", __spec__.name, "--child", _task("parquet", store, out)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        while process.poll() is None and _bytes(out) < whole["bytes"] * (point + 0.5) / KILLS:
             time.sleep(0.001)
-        time.sleep(whole["seconds"] * (point + 0.5) / KILLS)
         process.send_signal(signal.SIGKILL)
         stopped += process.wait() == -signal.SIGKILL
         fresh("parquet", store, out)
@@ -191,6 +194,16 @@ def killed(store: Path, place: Path) -> dict[str, Any]:
         shutil.rmtree(out)
     shutil.rmtree(place / "whole")
     return {"killed": stopped, "differing": differing}
+
+
+def _bytes(folder: Path) -> int:
+    """Return the bytes of all files in ``folder``, whose names may change meanwhile; 0 if it is not there yet."""
+    total = 0
+    with contextlib.suppress(FileNotFoundError):
+        for path in os.listdir(folder):
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(folder / path).st_size
+    return total
 
 
 def _files(folder: Path) -> dict[str, bytes]:
