@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from featstore.stages.label import label
     from featstore.stages.predict import predict
     from featstore.stages.queries import Query
+    from featstore.stages.remove import remove
     from featstore.stages.repair import repair
     from featstore.stages.sample import write_sample
     from featstore.stages.search import QueryResult, search
@@ -70,6 +71,7 @@ _HOMES = {
     "list_layers": "stages.backbones",
     "load_head": "heads",
     "predict": "stages.predict",
+    "remove": "stages.remove",
     "repair": "stages.repair",
     "search": "stages.search",
     "train": "stages.train",
@@ -106,6 +108,7 @@ __all__ = [
     "list_layers",
     "load_head",
     "predict",
+    "remove",
     "repair",
     "search",
     "train",

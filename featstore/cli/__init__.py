@@ -31,6 +31,7 @@ SECTIONS: Final = {
     "Store": {
         "info": "Say what a store, head or index holds.",
         "label": "Set labels, splits and metadata from a table.",
+        "remove": "Remove pictures from a store, so that extract does not bring them back.",
         "failures": "List the pictures that could not be read, and why.",
         "verify": "Check every byte of a store, head or index against its checksums.",
         "repair": "Restore what verify finds damaged in a store.",

@@ -192,7 +192,8 @@ def _text(report: Any) -> str:
     lines = [
         f"{report.store}: {counted(report.images, 'image')} = {counted(report.vectors, 'vector')} + {counted(report.failures, 'failure')} + {report.pending:,} pending",
         f"source: {change.listed:,} listed: {change.added:,} added, {change.changed:,} changed, {change.retried:,} retried, "
-        f"{change.unchanged:,} unchanged; {change.removed:,} removed, {change.relabelled:,} relabelled, {counted(report.ignored, 'file')} ignored",
+        f"{change.unchanged:,} unchanged; {change.removed:,} removed, {change.relabelled:,} relabelled, {counted(report.ignored, 'file')} ignored"
+        + (f", {change.denied:,} left out (removed by featstore remove)" if change.denied else ""),
         f"this run: {counted(report.new_vectors, 'vector')}, {counted(report.new_failures, 'failure')} in {report.seconds:.1f} s",
     ]
     if report.read_as:

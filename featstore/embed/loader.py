@@ -19,6 +19,7 @@ from featstore.embed.pipeline import NO_DIGEST, Loaded, Timings
 from featstore.processes.in_hand import DECODING, READING, InHand
 from featstore.sources.base import ReadFailure
 from featstore.sources.reading import read_picture
+from featstore.store.denylist import DENIED_MESSAGE, DENIED_PICTURE, ContentTest
 from featstore.store.plan import Rows, Unit
 from featstore.store.writer import SUPERSEDED
 
@@ -37,6 +38,8 @@ class Target(Protocol):
     def superseded(self) -> NDArray[np.bool_]: ...
     @property
     def culprits(self) -> dict[int, tuple[str, str]]: ...
+    @property
+    def denied(self) -> ContentTest: ...
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ class Loader:
                     root, location, int(rows.offsets[row]), int(rows.sizes[row]), limit=self.max_bytes
                 )
                 digest = hashlib.sha256(picture.data).digest()
+            if target.denied(digest):
+                return Loaded(None, digest, DENIED_PICTURE, DENIED_MESSAGE)
             if decoders is None:
                 return Loaded(self._decoded(picture.data, unit, row), digest)
             return Loaded(decoders.submit(self._decoded, picture.data, unit, row).result(), digest)

@@ -16,6 +16,7 @@ from featstore.embed.pipeline import Loaded
 from featstore.engines import Engine, describe_excess, measure_drift, open_engine
 from featstore.errors import FeatstoreError
 from featstore.store.culprits import read_culprits
+from featstore.store.denylist import Denylist
 from featstore.store.plan import Plan, Unit
 
 
@@ -26,6 +27,7 @@ class PlannedUnit:
         self.unit, self.rows = unit, plan.rows(unit)
         self.superseded = plan.is_retired(self.rows.ids)
         self.culprits = read_culprits(directory)
+        self.denied = Denylist.of(plan).content_test()
 
 
 def check_drift(

@@ -61,6 +61,20 @@ class Chunk:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def take(self, rows: NDArray[np.int64]) -> Chunk:
+        """Return a chunk of the inputs ``rows`` (m,)."""
+        some = rows.tolist()
+        return Chunk(
+            [self.keys[row] for row in some],
+            self.sizes[rows],
+            self.mtimes[rows],
+            self.offsets[rows],
+            None if self.locations is None else [self.locations[row] for row in some],
+            [self.labels[row] for row in some],
+            [self.splits[row] for row in some],
+            {name: [values[row] for row in some] for name, values in self.metadata.items()},
+        )
+
 
 class Source(Protocol):
     """A source of pictures: a folder, a table, tar archives or a list of paths."""

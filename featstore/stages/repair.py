@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from featstore import defaults
 from featstore.errors import UsageError
 from featstore.store.claims import Claims
+from featstore.store.denylist import ContentTest
 from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan, Rows, Unit
 from featstore.store.repair.repairing import RepairReport, repair_store
@@ -163,3 +164,4 @@ class _Target:
         self.unit, self.rows = unit, rows
         self.superseded = np.zeros(len(unit), bool)
         self.culprits: dict[int, tuple[str, str]] = {}
+        self.denied = ContentTest()

@@ -18,6 +18,7 @@ from featstore.errors import UsageError
 from featstore.sources.base import ROWS, Chunk, ReadFailure
 from featstore.sources.reading import encoded, resolve, stat_picture
 from featstore.store import tables
+from featstore.store.denylist import Denylist
 from featstore.store.label_history import UNDO
 from featstore.store.manifest import NAME, Manifest, settled
 from featstore.store.plan import Plan, Rows, Segment
@@ -138,10 +139,11 @@ def take_tables(store: Path, manifest: Manifest, source: StoreSource) -> int:
     """Add the versions of labels, splits and metadata that ``store`` lacks of the source; return their number.
 
     Each version keeps its date and origin, and names the version that it is a copy of. So the next run adds only newer
-    ones. Values of pictures that no longer count are left out, as in a compaction.
+    ones. Values of pictures that no longer count there, or were removed here, are left out, as in a compaction.
     """
     theirs = settled(source.path, lambda other: Tables(source.path, other.epoch))[1]
     owner, taken = theirs.store_id or source.store_id, 0
+    denylist = Denylist.of(Plan(store, manifest.epoch))
     while True:
         mine = Tables(store, manifest.epoch)
         if mine.follows is not None:
@@ -161,6 +163,8 @@ def take_tables(store: Path, manifest: Manifest, source: StoreSource) -> int:
                 Manifest.read(store).requiring(UNDO).write(store)
         try:
             path, rows = tables.table_path(store, manifest.epoch, mine.version), source.plan.holds(table.index)
+            if len(denylist):
+                rows &= ~denylist.denies_keys(list(table.keys))
             tables.copy_rows(path, table, np.flatnonzero(rows), about)
             taken += 1
         except FileExistsError:

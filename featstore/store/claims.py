@@ -27,6 +27,7 @@ from featstore import defaults
 from featstore.errors import DamagedError, FeatstoreError, Notice
 from featstore.files import atomic
 from featstore.store import folders
+from featstore.store.manifest import require_no_purge
 from featstore.store.owners import Owner, this_process
 
 _RECORD_BYTES = 512
@@ -245,6 +246,7 @@ class Claims:
         else:
             raise FeatstoreError(f"{self.store}: is compacted again and again; run again when that is done")
         self._session = session
+        require_no_purge(self.store)
         for name in self._names():
             if name.startswith("session-") and name != session:
                 self._sweep(name)

@@ -24,11 +24,12 @@ from featstore.files import atomic
 from featstore.store import folders, history, shards, tables, written
 from featstore.store import plan as plans
 from featstore.store.claims import COMPACTION, Claims, work_folder
+from featstore.store.denylist import Denylist
 from featstore.store.feature_store import FeatureStore
 from featstore.store.ids import Ids
 from featstore.store.keys import digests
 from featstore.store.live_rows import shard_names
-from featstore.store.manifest import Manifest
+from featstore.store.manifest import Manifest, require_no_purge
 from featstore.store.plan import NewSegment, Plan, Rows, Unit, source_name
 from featstore.store.shards import Failure, Finished, Shard
 
@@ -72,18 +73,26 @@ def compact_store(store: str | os.PathLike[str]) -> CompactReport:
     FeatureStore(path)
     with Claims(path) as claims:
         claims.exclusive()
-        return _Compaction(path, claims).run()
+        require_no_purge(path)
+        return Compaction(path, claims).run()
 
 
-class _Compaction:
-    def __init__(self, path: Path, claims: Claims) -> None:
-        self.path, self.claims = path, claims
+class Compaction:
+    """A compaction of the store at ``path``, which ``claims`` holds exclusively.
+
+    ``purge``: also erase the keys of all pictures on the denylist, from tables and history.
+    """
+
+    def __init__(self, path: Path, claims: Claims, *, purge: bool = False) -> None:
+        self.path, self.claims, self.purge = path, claims, purge
         self.store = FeatureStore(path)
         self.plan = self.store._plan
+        self.denylist = Denylist.of(self.plan)
         self.next = self.store._manifest.next_epoch().requiring(history.FEATURE)
         self.done = {unit.number for unit in self.store.units} - {unit.number for unit in self.store._pending_units()}
 
     def run(self) -> CompactReport:
+        """Write the next epoch, switch to it, and remove the files of the former one. Raises as compact_store."""
         self._refuse_outside()
         before = self._sizes()
         if not self.plan.segments:
@@ -94,7 +103,10 @@ class _Compaction:
         self._refuse_damaged(groups)
         rewritten = self._write_epoch(groups)
         self._write_tables()
-        history.write_history(self.path, self.plan, _versions(self.store._tables), self._had_vector)
+        erased = self.denylist.erased(all_denied=self.purge).denies_keys
+        versions = label_versions(self.store._tables)
+        history.write_history(self.path, self.plan, versions, self._had_vector, erased)
+        history.forget_keys(self.path, erased)
         purged = len(self.plan.retired)
         self.next.write(self.path)
         self._clean()
@@ -245,10 +257,14 @@ class _Compaction:
             source,
             self.plan.next_id,
             next_unit,
-            {"compacted": True},
+            {"compacted": True, **({} if number else self._denied().about())},
+            {} if number else self._denied().arrays(),
         )
         path = plans.segment_path(self.path, self.next.epoch, number)
         plans.write_segment(path, new, digests(every.keys, every.views.tolist()))
+
+    def _denied(self) -> Denylist:
+        return self.denylist.erased(all_denied=True) if self.purge else self.denylist
 
     def _write_shard(self, number: int, group: _Group, rows: Rows) -> None:
         live = [(self.store._shard(unit), unit) for unit in group.units]
@@ -288,7 +304,8 @@ class _Compaction:
         for version, table in enumerate(self.store._tables.own):
             path = tables.table_path(self.path, self.next.epoch, version)
             known = self.plan.holds(table.index)
-            if known.all():
+            # An earlier copy of a table may have texts that no row has any more.
+            if known.all() and not self.purge:
                 os.link(table.file.path, path)
                 written.mark(self.path, path)
             else:
@@ -296,7 +313,7 @@ class _Compaction:
         atomic.sync(directory)
 
 
-def _versions(found: tables.Tables) -> int:
+def label_versions(found: tables.Tables) -> int:
     """Return the number of label versions, 0 if they are those of a store that is not there."""
     try:
         return found.version

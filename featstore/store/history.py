@@ -30,6 +30,8 @@ FEATURE = "history"
 """What a compacted store requires of its reader (see Manifest.requires): an older featstore would lose the history."""
 HadVector = Callable[[Ids], NDArray[np.bool_]]
 """Function of ids to whether each has a vector."""
+Erased = Callable[[Sequence[bytes]], NDArray[np.bool_]]
+"""Function of keys to whether each is to be forgotten."""
 
 
 @dataclass(frozen=True)
@@ -114,16 +116,21 @@ def time_of(text: str) -> datetime.datetime:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=datetime.UTC)
 
 
-def write_history(store: Path, plan: Plan, versions: int, had_vector: HadVector) -> None:
-    """Write the file of the epoch that a compaction of ``plan`` ends; ``versions``: number of label versions."""
+def write_history(store: Path, plan: Plan, versions: int, had_vector: HadVector, erased: Erased) -> None:
+    """Write the file of the epoch that a compaction of ``plan`` ends; ``versions``: number of label versions.
+
+    Keys for which ``erased`` is true are left out.
+    """
     path = folders.make(store, folders.HISTORY) / f"{plan.epoch:06d}.h5"
     retired, segment, why = _retirements(plan)
+    keys = plan.key_of(retired)
+    left = [b"" if drop else key for key, drop in zip(keys, erased(keys).tolist(), strict=True)]
     arrays: dict[str, NDArray[Any]] = {
         "retired/id": retired.astype(np.uint64),
         "retired/segment": segment,
         "retired/why": why,
         "retired/vector": had_vector(retired),
-        **ByteColumn.of(plan.key_of(retired)).arrays("keys"),
+        **ByteColumn.of(left).arrays("keys"),
     }
     states = [(s.segments, s.next_id, s.created.isoformat(), s.versions) for s in states_of(plan)]
     ended = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -163,7 +170,7 @@ def former_epochs(store: Path, epoch: int) -> list[Former]:
     return known[::-1]
 
 
-def forget_keys(store: Path, erased: Callable[[Sequence[bytes]], NDArray[np.bool_]]) -> int:
+def forget_keys(store: Path, erased: Erased) -> int:
     """Rewrite the history without the keys for which ``erased`` is true; return their number.
 
     Ids, reasons and dates stay, so that the past is known to lack these rows. Each file is replaced atomically.
@@ -189,6 +196,9 @@ def remove_unfinished(store: Path, epoch: int) -> None:
     for name in _names(store):
         if int(name[:6]) >= epoch:
             written.unmark(store, f"history-{name[:6]}")
+            folders.remove_file(store, folders.HISTORY, name)
+    with contextlib.suppress(FileNotFoundError):
+        for name in folders.names(store, folders.HISTORY, pattern=folders.TEMPORARY_NUMBERED):
             folders.remove_file(store, folders.HISTORY, name)
 
 

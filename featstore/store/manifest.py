@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import secrets
 import time
@@ -23,7 +24,7 @@ LARGEST_UNIT = 1 << 32
 """Largest number of rows in a unit."""
 _TRIES, _PAUSE_SECONDS = 20, 0.05
 _T = TypeVar("_T")
-KNOWN_FEATURES: frozenset[str] = frozenset({"fit", "follow", "history", "layer", "undo"})
+KNOWN_FEATURES: frozenset[str] = frozenset({"denylist", "fit", "follow", "history", "layer", "undo"})
 """Required features that this version can read; a store that names another one is refused."""
 
 
@@ -47,6 +48,8 @@ class Manifest:
         Features that a reader must know.
     created : str
         Time of creation (UTC).
+    purging : bool
+        Whether a purge was begun and is not finished; it goes on before anything else is written.
     """
 
     store_id: str
@@ -56,6 +59,7 @@ class Manifest:
     unit_rows: int
     requires: tuple[str, ...]
     created: str
+    purging: bool = False
 
     @classmethod
     def new(cls, identity: Identity, weights_name: str, unit_rows: int) -> Manifest:
@@ -85,6 +89,7 @@ class Manifest:
             "requires": list(self.requires),
             "store_id": self.store_id,
             "created": self.created,
+            **({"purging": True} if self.purging else {}),
             "epoch": self.epoch,
             "unit_rows": self.unit_rows,
             "weights_name": self.weights_name,
@@ -126,6 +131,7 @@ class Manifest:
                 int(value["unit_rows"]),
                 tuple(map(str, requires)),
                 str(value["created"]),
+                bool(value.get("purging", False)),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DamagedError(f"{store / NAME}: {error!r} is missing or of another type") from None
@@ -136,6 +142,21 @@ class Manifest:
                 f"{store / NAME}: its epoch {manifest.epoch} or its {manifest.unit_rows} rows of a unit cannot be"
             )
         return manifest
+
+
+def require(store: Path, feature: str) -> None:
+    """Add ``feature`` to what the store requires of its reader, before something that needs it is written."""
+    while feature not in (found := Manifest.read(store)).requires:
+        found.requiring(feature).write(store)
+
+
+def require_no_purge(store: Path) -> None:
+    """Raise FeatstoreError if a purge of the store was killed."""
+    with contextlib.suppress(UsageError):
+        if Manifest.read(store).purging:
+            raise FeatstoreError(
+                f"{store}: a purge of removed pictures was begun and not finished; finish it with: featstore remove {store} --purge"
+            )
 
 
 def settled(store: Path, read: Callable[[Manifest], _T]) -> tuple[Manifest, _T]:

@@ -26,8 +26,8 @@ from featstore.store.ids import Ids, ascending, member, place
 from featstore.store.keys import KeyIndex, digests
 
 KIND = "plan"
-CHANGED, RETRIED, REMOVED = 1, 2, 3
-"""Reasons for retiring an id."""
+CHANGED, RETRIED, REMOVED, DENIED = 1, 2, 3, 4
+"""Reasons for retiring an id; a denied one was removed by ``featstore remove`` (see denylist.py)."""
 SEGMENT_ROWS = 1 << 21
 """Largest number of rows in a segment (rounded to whole units); bounds the memory of planning."""
 
@@ -287,6 +287,7 @@ class NewSegment:
     """Content of a new segment; ``starts`` divide its rows into units, numbered from the plan's next.
 
     ``about``: ``versions`` (label versions when its scan began) or ``compacted`` (true if a compaction wrote it).
+    ``denied``: arrays of the denylist.
     """
 
     rows: Rows
@@ -299,6 +300,7 @@ class NewSegment:
     next_id: int
     next_unit: int
     about: dict[str, Any] = field(default_factory=dict)
+    denied: dict[str, NDArray[Any]] = field(default_factory=dict)
 
 
 def cut(n: int, unit_rows: int) -> NDArray[np.uint64]:
@@ -327,6 +329,7 @@ def write_segment(path: Path, new: NewSegment, digest: NDArray[np.uint64]) -> No
         "touched/id": new.touched[0][touched].astype(np.uint64),
         "touched/size": new.touched[1][touched],
         "touched/mtime": new.touched[2][touched],
+        **new.denied,
     }
     if (rows.offsets >= 0).any():
         arrays["offset"] = rows.offsets

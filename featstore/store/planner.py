@@ -14,6 +14,7 @@ from featstore.sources.base import Chunk, Source
 from featstore.store import plan as plans
 from featstore.store import tables
 from featstore.store.as_source import KIND
+from featstore.store.denylist import Denylist
 from featstore.store.ids import Ids
 from featstore.store.keys import KeyIndex, digests
 from featstore.store.plan import NewSegment, Plan, Rows, cut, source_name
@@ -25,7 +26,10 @@ _ATTEMPTS = 100
 
 @dataclass
 class Change:
-    """Result of an update of the plan, in pictures; ``listed`` = added + changed + retried + unchanged."""
+    """Result of an update of the plan, in pictures; ``listed`` = added + changed + retried + unchanged + denied.
+
+    ``denied``: were removed by ``featstore remove``, and stay out.
+    """
 
     listed: int = 0
     added: int = 0
@@ -34,6 +38,7 @@ class Change:
     removed: int = 0
     retried: int = 0
     relabelled: int = 0
+    denied: int = 0
 
     def to_dict(self) -> dict[str, int]:
         """Return the counts as JSON."""
@@ -104,6 +109,7 @@ class Planner:
                 f"{self.store}: has the labels of {self.tables.follows['store']}, so its pictures come from there too: "
                 f"extract these pictures into that store, and then: featstore extract {self.tables.follows['store']} {self.store}"
             )
+        self.denylist = Denylist.of(self.plan)
         self.from_text = source.kind in ("table", "tar")
         self.buffer, self.change = _Buffer(), Change()
         self.retried = KeyIndex.build(np.empty((0, 2), np.uint64))
@@ -122,6 +128,10 @@ class Planner:
 
     def _chunk(self, chunk: Chunk, seen: NDArray[np.uint8], first_new: int) -> None:
         self.change.listed += len(chunk.keys)
+        if len(self.denylist):
+            denied = self.denylist.denies_keys(chunk.keys)
+            self.change.denied += int(denied.sum())
+            chunk = chunk.take(np.flatnonzero(~denied)) if denied.any() else chunk
         digest = digests(chunk.keys)
         ids = self.plan.find(digest)
         old = np.flatnonzero((ids >= 0) & (ids < first_new))

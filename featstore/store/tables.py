@@ -247,7 +247,9 @@ def write_table(
 
 def copy_rows(path: Path, table: Table, rows: NDArray[np.int64], about: Mapping[str, Any]) -> None:
     """Write the ``rows`` of ``table`` as a table of its own; otherwise as write_table."""
-    columns = {name: table.column(name).take(rows) for name in table.columns}
+    taken = {name: table.column(name).take(rows) for name in table.columns}
+    # Made anew, a column of texts has no text that no row has.
+    columns = {n: Column.of(part.objects().tolist()) if part.type == "text" else part for n, part in taken.items()}
     origin: Any = table.origin
     write_table(path, list(table.keys.take(rows)), columns, origin, table.row_digest[rows], about=about)
 

@@ -17,6 +17,7 @@ from featstore.store import folders, shards
 from featstore.store import manifest as manifests
 from featstore.store.claims import Claim, Claims
 from featstore.store.culprits import read_culprits
+from featstore.store.denylist import Denylist
 from featstore.store.identity import Identity
 from featstore.store.journal import Block, JournalWriter, contiguous, provenance_of, read_journal
 from featstore.store.manifest import Manifest
@@ -113,7 +114,7 @@ class UnitWriter:
 
     Attributes: ``unit``; ``rows`` (of the plan); ``next_row`` (first row that is in no journal yet); ``superseded``
     (bool per row: retired meanwhile, do not read); ``culprits`` (reason and message by row: crashed a decoder before,
-    do not decode again).
+    do not decode again); ``denied`` (whether a picture of this SHA-256 was removed from the store).
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class UnitWriter:
         self.rows = plan.rows(unit)
         self.superseded = plan.is_retired(self.rows.ids)
         self.culprits = read_culprits(claim.directory)
+        self.denied = Denylist.of(plan).content_test()
         identity = manifest.identity
         earlier = [
             block for path in claim.journals() for block in read_journal(path, identity.dimension, identity.numpy_dtype)

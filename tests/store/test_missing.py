@@ -132,12 +132,12 @@ def test_leftovers_of_a_killed_compaction_are_not_damage(store: Path, monkeypatc
         raise KeyboardInterrupt
 
     expected = FeatureStore.open(store).features().tobytes()
-    for place in ("featstore.store.manifest.Manifest.write", "featstore.store.compaction._Compaction._clean"):
+    for place in ("featstore.store.manifest.Manifest.write", "featstore.store.compaction.Compaction._clean"):
         with monkeypatch.context() as patch:
             if place.endswith("_clean"):
-                from featstore.store.compaction import _Compaction
+                from featstore.store.compaction import Compaction
 
-                clean, calls = _Compaction._clean, []
+                clean, calls = Compaction._clean, []
 
                 def second(compaction: object, clean=clean, calls=calls) -> None:
                     calls.append(1)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from featstore.errors import DamagedError
 from featstore.files import sealed
-from featstore.store import folders, history, shards
+from featstore.store import denylist, folders, history, shards
 from featstore.store import manifest as manifests
 from featstore.store.identity import Identity
 from featstore.store.label_history import UNDO
@@ -54,12 +54,19 @@ def rebuilt_manifest(store: Path) -> Manifest:
 
 def _requires(store: Path, epoch: int) -> tuple[str, ...]:
     """Return what the files of the store show that a reader must know."""
+    denied = bool(len(denylist.Denylist.of(Plan(store, epoch))))
     try:
         found = Tables(store, epoch)
         undone, follows = any(table.reverts is not None for table in found.own), found.follows is not None
     except DamagedError:
         undone = follows = False
-    return tuple([FOLLOW] * follows + [history.FEATURE] * bool(history.history_files(store)) + [UNDO] * undone)
+    there = {
+        denylist.FEATURE: denied,
+        FOLLOW: follows,
+        history.FEATURE: bool(history.history_files(store)),
+        UNDO: undone,
+    }
+    return tuple(name for name, needed in there.items() if needed)
 
 
 def _epochs(store: Path) -> list[str]:

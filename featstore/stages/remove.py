@@ -1,0 +1,80 @@
+"""Remove pictures from a store, and erase every trace of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.errors import UsageError
+from featstore.sources.base import without_dot
+from featstore.sources.listing import entries
+from featstore.store import FeatureStore
+from featstore.store.claims import Claims
+from featstore.store.manifest import Manifest
+from featstore.store.removal import Removal, remove_rows, restore_rows
+from featstore.text import to_bytes
+
+__all__ = ["Removal", "keys_in", "remove", "restore"]
+
+
+def remove(
+    store: str | os.PathLike[str],
+    keys: Iterable[str | bytes] = (),
+    *,
+    where: str | None = None,
+    dry_run: bool = False,
+) -> Removal:
+    """Remove pictures from a store: those of ``keys``, and those with a vector that meet ``where`` (featstore.where).
+
+    Their rows are in no result from now on: features, labels, splits, failures. Stores that are open do not change. The
+    store's denylist keeps digests of the keys and of the pictures' bytes, so ``extract`` does not bring them back (see
+    ``restore``). ``dry_run``: only tell what would be removed.
+
+    Raises UsageError, before any change, for a key that is not in the store and was not removed earlier; FeatstoreError
+    while the store is compacted.
+    """
+    path = Path(store)
+    Manifest.read(path)
+    select = None if where is None else partial(_rows, where=where)
+    with Claims(path) as claims:
+        claims.join()
+        return remove_rows(path, _encoded(keys), select, dry_run=dry_run)
+
+
+def restore(store: str | os.PathLike[str], keys: Iterable[str | bytes]) -> int:
+    """Let the next ``extract`` bring back the removed pictures of ``keys``; return their number.
+
+    Raises UsageError for a key that was not removed.
+    """
+    path = Path(store)
+    Manifest.read(path)
+    with Claims(path) as claims:
+        claims.join()
+        return restore_rows(path, _encoded(keys))
+
+
+def keys_in(path: str | os.PathLike[str]) -> list[bytes]:
+    """Return the keys in a file, one a line (or each ended by NUL, as ``find -print0`` writes). Raises UsageError."""
+    try:
+        with open(path, "rb") as file:
+            found = [without_dot(entry) for _, entry in entries(file)]
+    except (FileNotFoundError, IsADirectoryError):
+        raise UsageError(f"{os.fspath(path)}: there is no such file of keys") from None
+    if not found:
+        raise UsageError(f"{os.fspath(path)}: names no key")
+    return found
+
+
+def _encoded(keys: Iterable[str | bytes]) -> list[bytes]:
+    return [key if isinstance(key, bytes) else to_bytes(key) for key in keys]
+
+
+def _rows(store: FeatureStore, where: str) -> NDArray[np.int64]:
+    from featstore.where import rows_where
+
+    return np.flatnonzero(rows_where(store, where))

@@ -1,0 +1,162 @@
+"""The denylist: digests of the pictures that ``featstore remove`` took out, so that no run brings them back.
+
+It is part of the plan. One segment retires the rows and names their digests, so both happen at once or not at all; a
+later segment may lift digests again. Keys and contents are hashed with a random salt of the store, so the lists of two
+stores cannot be compared, and neither with a list of known digests. Whoever has the store can still test a guess: of a
+key, which may be easy to guess, or of a picture, which must be at hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.errors import DamagedError
+from featstore.files.byte_columns import Arrays, column
+from featstore.store.keys import KeyIndex
+from featstore.store.plan import Plan
+
+FEATURE = "denylist"
+"""What a store with a denylist requires of its reader: an older featstore would bring the pictures back."""
+DENIED_PICTURE = "removed"
+"""Reason of a picture whose bytes are those of a removed one."""
+DENIED_MESSAGE = (
+    "a picture with these bytes was removed from the store; featstore remove STORE KEY --restore lifts that"
+)
+Digests = NDArray[np.uint64]
+"""128-bit digests (n, 2); zeros: none."""
+_SALT_BYTES = 16
+
+
+def _hashed(values: Iterable[bytes], salt: bytes, what: bytes) -> Digests:
+    begun = hashlib.blake2b(digest_size=16, key=salt, person=what)
+    made = []
+    for value in values:
+        digest = begun.copy()
+        digest.update(value)
+        made.append(digest.digest())
+    return np.frombuffer(b"".join(made), "<u8").reshape(-1, 2)
+
+
+def _found(digests: Digests, among: Digests) -> NDArray[np.bool_]:
+    return KeyIndex.build(among).find(digests) >= 0
+
+
+@dataclass(frozen=True)
+class Denylist:
+    """The digests in force.
+
+    ``key`` and ``content`` (n, 2): of the same picture; content is zeros if its bytes were never read, or if it was
+    lifted. ``purged`` (n,): whether everything else of the picture was erased from the store's files.
+    """
+
+    salt: bytes
+    key: Digests
+    content: Digests
+    purged: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, plan: Plan) -> Denylist:
+        """Return the denylist of a plan. Raises DamagedError."""
+        found = cls(b"", np.empty((0, 2), np.uint64), np.empty((0, 2), np.uint64), np.empty(0, bool))
+        for segment in plan.segments:
+            file = segment.file
+            if "denied/key" in file:
+                part = cls(
+                    _salt(segment.meta, found.salt, str(file.path)),
+                    column(file, "denied/key", "<u8", 2),
+                    column(file, "denied/content", "<u8", 2),
+                    column(file, "denied/purged", "|b1"),
+                )
+                if not len(part.key) == len(part.content) == len(part.purged):
+                    raise DamagedError(f"{file.path}: the columns of its denylist differ in length")
+                found = found.with_entries(part)
+            if "allowed/key" in file:
+                found = found.without(column(file, "allowed/key", "<u8", 2), column(file, "allowed/content", "<u8", 2))
+        return found
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    def with_entries(self, other: Denylist) -> Denylist:
+        """Return this list with the entries of ``other``, which has the same salt."""
+        return Denylist(
+            other.salt,
+            np.concatenate([self.key, other.key]),
+            np.concatenate([self.content, other.content]),
+            np.concatenate([self.purged, other.purged]),
+        )
+
+    def without(self, key: Digests, content: Digests) -> Denylist:
+        """Return this list without the entries of ``key`` (m, 2) and without the digests ``content`` (m, 2)."""
+        kept = np.flatnonzero(~_found(self.key, key))
+        left = self.content[kept].copy()
+        left[_found(left, content)] = 0
+        return Denylist(self.salt, self.key[kept], left, self.purged[kept])
+
+    def entries(self, keys: Sequence[bytes], sha256: NDArray[np.uint8]) -> Denylist:
+        """Return a list of new entries for ``keys`` (m) whose pictures' bytes have ``sha256`` (m, 32), zeros: unknown."""
+        salt = self.salt or secrets.token_bytes(_SALT_BYTES)
+        content = _hashed((row.tobytes() for row in sha256), salt, b"content").copy()
+        content[~sha256.any(axis=1)] = 0
+        return Denylist(salt, _hashed(keys, salt, b"key"), content, np.zeros(len(keys), bool))
+
+    def denies_keys(self, keys: Sequence[bytes]) -> NDArray[np.bool_]:
+        """Return whether each key (m) is on the list."""
+        if not len(self):
+            return np.zeros(len(keys), bool)
+        return _found(_hashed(keys, self.salt, b"key"), self.key)
+
+    def erased(self, *, all_denied: bool = False) -> Denylist:
+        """Return the entries whose pictures were purged; ``all_denied``: all, as purged ones."""
+        rows = np.flatnonzero(self.purged | all_denied)
+        return Denylist(self.salt, self.key[rows], self.content[rows], np.ones(len(rows), bool))
+
+    def matching(self, keys: Sequence[bytes]) -> tuple[NDArray[np.bool_], Digests, Digests]:
+        """Return whether each key (m) is on the list, and the digests of the keys and contents of their entries."""
+        asked = _hashed(keys, self.salt, b"key")
+        rows = np.flatnonzero(_found(self.key, asked))
+        return _found(asked, self.key), self.key[rows], self.content[rows]
+
+    def content_test(self) -> ContentTest:
+        """Return the test of a picture's bytes."""
+        known = {digest.tobytes() for digest in self.content if digest.any()}
+        return ContentTest(self.salt, frozenset(known))
+
+    def arrays(self) -> Arrays:
+        """Return the arrays that a segment stores; none for an empty list."""
+        if not len(self):
+            return {}
+        return {"denied/key": self.key, "denied/content": self.content, "denied/purged": self.purged}
+
+    def about(self) -> dict[str, Any]:
+        """Return what a segment with these arrays says in its ``meta``."""
+        return {"salt": self.salt.hex()} if len(self) else {}
+
+
+@dataclass(frozen=True)
+class ContentTest:
+    """Whether the bytes of a picture are those of a removed one, by their SHA-256; safe in several threads."""
+
+    salt: bytes = b""
+    known: frozenset[bytes] = frozenset()
+
+    def __call__(self, sha256: bytes) -> bool:
+        """Return whether the picture with these bytes was removed."""
+        return bool(self.known) and _hashed([sha256], self.salt, b"content").tobytes() in self.known
+
+
+def _salt(meta: dict[str, Any], known: bytes, path: str) -> bytes:
+    try:
+        salt = bytes.fromhex(meta["salt"])
+    except (KeyError, TypeError, ValueError):
+        salt = b""
+    if len(salt) != _SALT_BYTES or known not in (b"", salt):
+        raise DamagedError(f"{path}: the salt of its denylist is missing or not that of the store")
+    return salt

@@ -1,0 +1,193 @@
+"""Remove pictures from a store: retire their rows and put them on the denylist, in one segment of the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.errors import UsageError
+from featstore.store import plan as plans
+from featstore.store.compaction import label_versions
+from featstore.store.denylist import FEATURE, Denylist
+from featstore.store.feature_store import FeatureStore
+from featstore.store.ids import Ids
+from featstore.store.key_matches import meant, other_forms
+from featstore.store.keys import digests
+from featstore.store.manifest import require
+from featstore.store.plan import NewSegment, Plan, Rows
+from featstore.store.tables import Tables
+from featstore.text import counted, quoted
+
+_ATTEMPTS: Final = 100
+_NAMED: Final = 5
+Select = Callable[[FeatureStore], NDArray[np.int64]]
+"""Function of an open store to the rows to remove."""
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Result of a removal.
+
+    ``removed``: pictures, of which ``vectors`` had a vector; the first ``keys`` in quotes. ``before``: named ones that
+    were removed earlier. ``copies``: number of other pictures that stay and have the same bytes as a removed one, the
+    first few in ``copied``. ``denied``: length of the denylist now. ``dry_run``: nothing was changed.
+    """
+
+    store: str
+    removed: int
+    vectors: int
+    before: int
+    copies: int
+    denied: int
+    keys: list[str] = field(default_factory=list)
+    copied: list[str] = field(default_factory=list)
+    dry_run: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What to remove: ``ids`` ascending; ``before``: number of named pictures that are on the denylist already."""
+
+    ids: Ids
+    before: int
+
+
+def chosen(store: FeatureStore, keys: Sequence[bytes], rows: NDArray[np.int64]) -> Chosen:
+    """Return the pictures named by ``keys`` and the ``rows`` (m,) of the store.
+
+    Keys are matched as in KeyMatches. Raises UsageError for a key that is neither in the store nor on its denylist.
+    """
+    plan, wanted = store._plan, list(dict.fromkeys(keys))
+    ids = plan.find_keys(wanted)
+    if (ids < 0).any():
+        wanted = other_forms(plan, wanted)
+        ids = plan.find_keys(wanted)
+    absent = [wanted[at] for at in np.flatnonzero(ids < 0).tolist()]
+    unknown = [
+        key for key, denied in zip(absent, Denylist.of(plan).denies_keys(absent).tolist(), strict=True) if not denied
+    ]
+    if unknown:
+        what = f"the key {quoted(unknown[0])} is not in the store"
+        if len(wanted) > 1:
+            verb = "is" if len(unknown) == 1 else "are"
+            what = f"{len(unknown):,} of {len(wanted):,} keys {verb} not in the store (the first: {quoted(unknown[0])})"
+        raise UsageError(f"{store.path}: {what}; nothing was removed{meant(plan, unknown[0], store.keys)}")
+    return Chosen(np.unique(np.concatenate([ids[ids >= 0], store.ids[rows]])), len(absent))
+
+
+def remove_rows(store: Path, keys: Sequence[bytes], select: Select | None = None, *, dry_run: bool = False) -> Removal:
+    """Remove the pictures of ``keys`` and of the rows that ``select`` chooses; the caller has announced itself.
+
+    Open readers are not changed. Raises as ``chosen``, and UsageError if other processes keep changing the plan.
+    """
+    for _ in range(_ATTEMPTS):
+        opened = FeatureStore(store)
+        plan, denylist = opened._plan, Denylist.of(opened._plan)
+        rows = np.empty(0, np.int64) if select is None else select(opened)
+        what = chosen(opened, keys, rows)
+        report = _report(opened, what, len(denylist), dry_run)
+        if dry_run or not len(what.ids):
+            return report
+        new = denylist.entries(plan.key_of(what.ids), opened._content(what.ids))
+        why = np.full(len(what.ids), plans.DENIED, np.uint8)
+        try:
+            _append(store, plan, opened._tables, what.ids, why, new.about(), new.arrays())
+            return report
+        except FileExistsError:
+            # Another process appended first: look again.
+            continue
+    raise _too_busy(store)
+
+
+def restore_rows(store: Path, keys: Sequence[bytes]) -> int:
+    """Take ``keys`` from the denylist, and the bytes of their pictures; return their number.
+
+    The next run of featstore extract brings them back. Raises UsageError for a key that is not on the list.
+    """
+    wanted = list(dict.fromkeys(keys))
+    for _ in range(_ATTEMPTS):
+        opened = FeatureStore(store)
+        denied, key, content = Denylist.of(opened._plan).matching(wanted)
+        if not denied.all():
+            first = wanted[int(np.flatnonzero(~denied)[0])]
+            raise UsageError(
+                f"{store}: {counted(int((~denied).sum()), 'key was', 'keys were')} not removed from it (the first: "
+                f"{quoted(first)}); nothing was restored"
+            )
+        none = np.empty(0, np.int64)
+        arrays = {"allowed/key": key, "allowed/content": content}
+        try:
+            _append(store, opened._plan, opened._tables, none, np.empty(0, np.uint8), {}, arrays)
+            return len(wanted)
+        except FileExistsError:
+            continue
+    raise _too_busy(store)
+
+
+def _append(
+    store: Path,
+    plan: Plan,
+    tables: Tables,
+    retired: Ids,
+    why: NDArray[np.uint8],
+    about: dict[str, Any],
+    arrays: dict[str, NDArray[Any]],
+) -> None:
+    """Append a segment without rows to the plan. Raises FileExistsError if another process took its number."""
+    require(store, FEATURE)
+    none = np.empty(0, np.int64)
+    new = NewSegment(
+        Rows(none, [], np.empty(0, np.uint32), none, none, none, None),
+        np.empty(0, np.uint64),
+        np.zeros(1, np.uint64),
+        retired,
+        why,
+        (none, none, none),
+        {},
+        plan.next_id,
+        plan.next_unit,
+        {"versions": label_versions(tables), **about},
+        arrays,
+    )
+    plans.write_segment(plans.segment_path(store, plan.epoch, len(plan.segments)), new, digests([]))
+
+
+def _report(store: FeatureStore, what: Chosen, denied: int, dry_run: bool) -> Removal:
+    plan, ids = store._plan, what.ids
+    copies = _copies(store, ids)
+    return Removal(
+        str(store.path),
+        len(ids),
+        int((store.rows_of_ids(ids) >= 0).sum()),
+        what.before,
+        len(copies),
+        denied + len(ids),
+        [quoted(key) for key in plan.key_of(ids[:_NAMED])],
+        [quoted(key) for key in plan.key_of(copies[:_NAMED])],
+        dry_run,
+    )
+
+
+def _copies(store: FeatureStore, ids: Ids) -> Ids:
+    """Return the ids of the other rows whose pictures have the same bytes as one of ``ids``."""
+    sums = store._content(ids)
+    known = np.unique(sums[sums.any(axis=1)].view("V32"))
+    found = [np.empty(0, np.int64)]
+    for shard, _, offsets in store._live.parts(None) if len(known) else ():
+        every = shard.ids[offsets]
+        same = np.isin(np.ascontiguousarray(shard.sha256[offsets]).view("V32").reshape(-1), known)
+        found.append(every[same])
+    return np.setdiff1d(np.concatenate(found), ids)
+
+
+def _too_busy(store: Path) -> UsageError:
+    return UsageError(f"{store}: other processes keep changing the plan; run again when they are done")
