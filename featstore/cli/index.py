@@ -45,7 +45,9 @@ from featstore.text import counted, printable
     f"{defaults.EXACT_SCAN_BYTES >> 20} MiB of vectors.",
 )
 @click.option("--seed", type=int, default=defaults.SEED, show_default=True)
-@click.option("--update", is_flag=True, help="Add new pictures and exclude removed ones, without a rebuild.")
+@click.option(
+    "--update", is_flag=True, help="Add new pictures, exclude removed ones and take over labels, without a rebuild."
+)
 @click.option(
     "--export",
     type=click.Path(dir_okay=False),
@@ -80,7 +82,11 @@ def index(store: str, as_json: bool, update: bool, export: str | None, **options
     report = run(store, update=update, progress=_tell, **options)
     info = all_printable(report.info)
     what = f"{report.path}: {counted(info['rows'], 'vector')}, {info['factory']}, {info['metric']}"
-    lines = [f"{what}; {report.added:,} added, {report.removed:,} removed" if update else what]
+    lines = [
+        f"{what}; {report.added:,} added, {report.removed:,} removed, {report.relabelled:,} relabelled"
+        if update
+        else what
+    ]
     lines += [recall_text(info["exact"], info["recall"])] if update else contract_lines(info)
     lines += removed_lines(info, store)
     lines += [f"note: {printable(note)}" for note in report.notes]

@@ -10,6 +10,7 @@ from featstore.cli.output import json_option, show
 from featstore.text import counted, printable
 
 if TYPE_CHECKING:
+    from featstore.stages.remove import PurgeReport
     from featstore.store.removal import Removal
 
 
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 @click.option("--from", "listed", type=click.Path(), metavar="FILE", help="Also the keys in FILE, one a line.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @click.option("--restore", is_flag=True, help="Let the next featstore extract bring these removed pictures back.")
+@click.option(
+    "--purge", is_flag=True, help="Also erase these and all removed pictures from the files, indexes and heads."
+)
+@click.option(
+    "--also", multiple=True, type=click.Path(), metavar="PATH", help="With --purge: a head or index elsewhere."
+)
 @json_option
 def remove(
     store: str,
@@ -30,11 +37,17 @@ def remove(
     listed: str | None,
     dry_run: bool,
     restore: bool,
+    purge: bool,
+    also: tuple[str, ...],
     as_json: bool,
-) -> None:
+) -> int:
     """Remove the pictures KEYS from STORE: no result has them from now on, and extract does not bring them back.
 
     Unknown keys are refused, and then nothing is removed.
+
+    --purge erases vectors, keys and labels of all removed pictures from the files of STORE, and from the indexes and
+    heads of it in the same folder and those of --also. What may still have them is named, and the exit code is then 1.
+    A killed purge goes on with the same command.
 
     \b
     Examples:
@@ -42,23 +55,50 @@ def remove(
       featstore remove my.store --where "label == 'unusable'" --dry-run
       featstore remove my.store --from unwanted.txt
       featstore remove my.store cat/0001.jpg --restore
+      featstore remove my.store cat/0001.jpg --purge --also elsewhere/my.faiss
+      featstore remove my.store --purge                   those removed earlier
     """
     from featstore.stages.remove import keys_in
+    from featstore.stages.remove import purge as run_purge
     from featstore.stages.remove import remove as run
     from featstore.stages.remove import restore as run_restore
 
     named: list[str | bytes] = [*keys, *(keys_in(listed) if listed is not None else [])]
-    if not named and where is None:
+    if not named and where is None and not purge:
         raise click.UsageError("name pictures: by KEYS, --from or --where")
+    if also and not purge:
+        raise click.UsageError("--also names what --purge writes anew: add --purge, or leave it out")
+    if purge and dry_run:
+        raise click.UsageError("--dry-run tells what would be removed: leave out --purge")
     if restore:
-        if where is not None or dry_run:
-            raise click.UsageError("--restore takes KEYS or --from: removed pictures meet no --where")
+        if where is not None or dry_run or purge:
+            raise click.UsageError("--restore takes KEYS or --from, and no --where, --dry-run or --purge")
         count = run_restore(store, named)
         text = f"{store}: {counted(count, 'picture')} may come back; the next featstore extract brings them"
         show({"store": store, "restored": count}, text, as_json)
-        return
+        return 0
+    if purge:
+        done = run_purge(store, named, where=where, also=also)
+        show(done.to_dict(), "\n".join(_purge_lines(store, done)), as_json)
+        return 1 if done.left else 0
     report = run(store, named, where=where, dry_run=dry_run)
     show(report.to_dict(), "\n".join(_lines(store, report)), as_json)
+    return 0
+
+
+def _purge_lines(store: str, report: PurgeReport) -> list[str]:
+    lines = _lines(store, report.removal)[: 1 + bool(report.removal.before) + bool(report.removal.copies)]
+    lines.append(
+        f"{store}: {counted(report.purged, 'row')} erased from its files; its denylist has digests of "
+        f"{counted(report.denied, 'picture')}, so that extract does not bring them back"
+    )
+    lines += [f"written anew: {printable(path)}" for path in report.rewritten]
+    lines += [
+        f"note: {printable(path)} has the same pictures, and keeps them: featstore remove {printable(path)} KEYS --purge"
+        for path in report.copies
+    ]
+    lines += [f"still there: {printable(path)}: {printable(why)}" for path, why in report.left]
+    return lines
 
 
 def _lines(store: str, report: Removal) -> list[str]:

@@ -119,6 +119,12 @@ def _settings(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
     metavar="HEAD",
     help="Train HEAD again on the rows, labels and settings that it recorded, and compare the weights bit for bit.",
 )
+@click.option(
+    "--update",
+    type=click.Path(dir_okay=False),
+    metavar="HEAD",
+    help="Train HEAD with its recorded settings on its stores as they are now, and replace it.",
+)
 @json_option
 def train(
     store: str | None,
@@ -130,6 +136,7 @@ def train(
     balanced: bool,
     again: str | None,
     settings: dict[str, Any],
+    update: str | None,
     **options: Any,
 ) -> int:
     """Train a classifier on the labelled pictures of STORE, and evaluate it on held-out pictures.
@@ -148,20 +155,28 @@ def train(
       featstore train my.store --head sklearn.discriminant_analysis:LinearDiscriminantAnalysis
       featstore train my.store --head sklearn.ensemble:RandomForestClassifier --set n_estimators=500 --set max_features=sqrt
       featstore train --again my.head
+      featstore train --update my.head
     """
+    from featstore.stages.train import retrain
     from featstore.stages.train import train as run
 
     stores = [*([store] if store is not None else []), *more]
     if again is not None:
-        return _again(click.get_current_context(), again, stores, options, as_json)
-    if not stores:
+        _require_only(click.get_current_context(), "again", "out", "head")
+        return _again(again, stores, options["out"], _kind(options), as_json)
+    if update is not None:
+        _require_only(click.get_current_context(), "update", "head", "report", "beside", "root")
+    elif not stores:
         raise click.UsageError("name a store to learn from: featstore train STORE")
     if beside and report is None:
         raise click.UsageError("--beside writes figures beside the page of --report; name one")
     if beside and report is not None and report.lower().endswith(".json"):
         raise click.UsageError(f"--beside writes its figures to {report}; give the page of --report another ending")
-    options["class_weight"] = "balanced" if balanced else None
-    trained = run(stores, **_with_settings(run, options, settings))
+    if update is not None:
+        trained = retrain(update, stores, kind=_kind(options))
+    else:
+        options["class_weight"] = "balanced" if balanced else None
+        trained = run(stores, **_with_settings(run, options, settings))
     notes = list(trained.notes)
     figures: list[str] = []
     if report is not None:
@@ -207,18 +222,28 @@ def _with_settings(run: Callable[..., Any], options: dict[str, Any], settings: d
     return {**options, **settings}
 
 
-def _again(context: click.Context, head: str, stores: list[str], options: dict[str, Any], as_json: bool) -> int:
-    """Do ``--again``: return the exit code."""
-    from featstore.stages.train import train_again
-
-    own = ("again", "store", "more", "out", "head", "as_json")
+def _require_only(context: click.Context, option: str, *more: str) -> None:
+    """Raise UsageError if ``option`` of a head is given with options that the head's own settings replace."""
+    own = (option, "store", "more", "as_json", *more)
     given = [
         one.opts[0] for one in context.command.params if one.name not in own and _was_given(context, one.name or "")
     ]
     if given:
-        raise click.UsageError(f"--again trains with the settings of {head}: leave out {given[0]}")
-    kind = options["head"] if _was_given(context, "head") else None
-    report = train_again(head, stores, kind=kind, out=options["out"])
+        raise click.UsageError(
+            f"--{option} trains with the settings of {context.params[option]}: leave out {given[0]}"
+        )
+
+
+def _kind(options: dict[str, Any]) -> str | None:
+    """Return the value of --head, None if it was not given."""
+    return options["head"] if _was_given(click.get_current_context(), "head") else None
+
+
+def _again(head: str, stores: list[str], out: str | None, kind: str | None, as_json: bool) -> int:
+    """Do ``--again``: return the exit code."""
+    from featstore.stages.train import train_again
+
+    report = train_again(head, stores, kind=kind, out=out)
     verdict = "equal bit for bit" if report.equal else "NOT equal: " + "; ".join(report.differences)
     lines = [
         f"{head}: trained again on {counted(report.rows, 'picture')} of {' + '.join(report.stores)} as then: {verdict}",

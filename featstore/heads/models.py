@@ -34,6 +34,8 @@ class Model(Protocol):
     """Interface of all models: decision values and probabilities from features."""
 
     name: ClassVar[str]
+    keeps_rows: ClassVar[bool]
+    """Whether the model consists of training rows, so that it changes if one of them has to be erased."""
 
     @property
     def dimension(self) -> int:
@@ -84,6 +86,7 @@ class LinearModel:
     """
 
     name: ClassVar[str] = "linear"
+    keeps_rows: ClassVar[bool] = False
     coef: NDArray[np.float64]
     intercept: NDArray[np.float64]
     scale: float = 1.0
@@ -131,6 +134,7 @@ class KernelModel:
     """
 
     name: ClassVar[str] = "rbf"
+    keeps_rows: ClassVar[bool] = True
     landmarks: NDArray[np.float32]
     coef: NDArray[np.float64]
     intercept: NDArray[np.float64]
@@ -203,6 +207,7 @@ class NeighboursModel:
     """
 
     name: ClassVar[str] = "neighbours"
+    keeps_rows: ClassVar[bool] = True
     vectors: NDArray[np.float32]
     codes: NDArray[np.int64]
     mean: NDArray[np.float64]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from featstore.indexes.exact import Best, check_queries
 from featstore.indexes.files import faiss_io, pair
 from featstore.indexes.recall import Recall, keeps
 from featstore.indexes.rows import IndexRows, Places
-from featstore.indexes.staleness import Staleness
+from featstore.indexes.staleness import Staleness, compare
 from featstore.store.features import FeatureArray, require_same
 from featstore.store.identity import Identity
 from featstore.store.origin import KEY
@@ -216,11 +216,7 @@ class FeatureIndex:
 
     def labels_of(self, ids: NDArray[np.integer] | Sequence[int]) -> list[str | None]:
         """Return the labels of ``ids`` at build time, None for rows without one."""
-        codes, classes = self._tables.labels, self._tables.classes
-        return [
-            classes[codes[position]] if codes is not None and position >= 0 and codes[position] >= 0 else None
-            for position in self._known(ids)
-        ]
+        return self._tables.labels_at(self._known(ids))
 
     def vectors_of(self, ids: NDArray[np.integer] | Sequence[int]) -> Floats:
         """Return the vectors (m, d) of ``ids`` (m,) as stored (decoded; normalised for cosine)."""
@@ -229,14 +225,12 @@ class FeatureIndex:
             raise UsageError("-1 names no row")
         return self._index.reconstruct(positions)
 
-    def staleness(self, store_generation: int, live_ids: NDArray[np.integer]) -> Staleness:
-        """Compare the index with the ``live_ids`` (m,) of the store at ``store_generation``."""
-        live = np.asarray(live_ids).astype(np.int64)
-        return Staleness(
-            missing=np.setdiff1d(live, self.ids),
-            gone=np.setdiff1d(self.ids, live),
-            older=self.generation < store_generation,
-        )
+    def staleness(
+        self, generation: int, live_ids: NDArray[np.integer], labels: Sequence[str | None] | None = None
+    ) -> Staleness:
+        """Compare the index with the ``live_ids`` (m,) of the store at ``generation``, and with their ``labels`` (m)."""
+        known = None if labels is None else self._tables.labels_at(self._places.positions(live_ids))
+        return compare(self.ids, live_ids, known, labels, older=self.generation < generation)
 
     def _stored(self) -> tuple[PickedRows, NDArray[np.int64]]:
         """Return the vectors as the index holds them, as a block source, and their ids; removed rows left out."""
@@ -291,6 +285,14 @@ class FeatureIndex:
         if generation is not None:
             self._record = dataclasses.replace(self._record, generation=generation)
         return count
+
+    def ids_of_keys(self, chosen: Callable[[Sequence[bytes]], NDArray[np.bool_]]) -> NDArray[np.int64]:
+        """Return the ids of the rows, also of those that searches skip, whose keys are ``chosen``."""
+        return self._tables.ids[chosen(self._tables.keys)]
+
+    def relabel(self, ids: NDArray[np.integer], labels: Sequence[str | None]) -> None:
+        """Give each of ``ids`` (m,) its label; unknown ids are ignored."""
+        self._keep(self._tables.relabelled(self._places.positions(np.asarray(ids)), labels))
 
     def set_origin(self, origin: Mapping[str, Any]) -> None:
         """Record ``origin``, the state of the store that the rows have now (JSON)."""

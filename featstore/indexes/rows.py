@@ -79,10 +79,31 @@ class IndexRows:
 
     def take(self, positions: NDArray[np.int64]) -> IndexRows:
         """Return a table of the rows at ``positions``, in that order."""
-        labels = None if self.labels is None else self.labels[positions]
-        return IndexRows(
-            self.ids[positions], self.keys.select(positions), self.removed[positions], labels, self.classes
-        )
+        ids, keys, removed = self.ids[positions], self.keys.select(positions), self.removed[positions]
+        if self.labels is None:
+            return IndexRows(ids, keys, removed)
+        # A label that no row has any more is not kept.
+        labels, classes = self.labels[positions], list(self.classes)
+        used = np.unique(labels[labels >= 0])
+        codes = np.full(len(classes) + 1, -1, np.int32)
+        codes[used] = np.arange(len(used))
+        return IndexRows(ids, keys, removed, codes[labels], tuple(classes[code] for code in used.tolist()))
+
+    def labels_at(self, positions: NDArray[np.int64]) -> list[str | None]:
+        """Return the labels (m) at ``positions`` (m,); None for rows without a label, and for position -1."""
+        if self.labels is None or not len(self.labels):
+            return [None] * len(positions)
+        names: list[str | None] = [*self.classes, None]
+        return [names[code] for code in np.where(positions >= 0, self.labels[positions], -1).tolist()]
+
+    def relabelled(self, positions: NDArray[np.int64], labels: Sequence[str | None]) -> IndexRows:
+        """Return this table with ``labels`` (m) for the rows at ``positions`` (m,); -1 is ignored."""
+        every = self.labels_at(np.arange(len(self.ids)))
+        for position, label in zip(positions.tolist(), labels, strict=True):
+            if position >= 0:
+                every[position] = label
+        codes, classes = _coded(every)
+        return IndexRows(self.ids, self.keys, self.removed, codes if classes else None, classes)
 
     def then(self, other: IndexRows) -> IndexRows:
         """Return these rows followed by those of ``other``."""

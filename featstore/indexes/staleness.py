@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,19 +15,49 @@ from featstore.text import counted
 class Staleness:
     """Differences between an index and its store: ``missing`` ids are in the store only, ``gone`` in the index only.
 
-    ``older``: whether the store has changed (newer generation) since the index was built or updated.
+    ``relabelled`` ids have another label in the store. ``older``: whether the store has changed (newer generation)
+    since the index was built or updated.
     """
 
     missing: NDArray[np.int64]
     gone: NDArray[np.int64]
     older: bool
+    relabelled: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def fresh(self) -> bool:
-        """Whether index and store hold the same rows."""
-        return not len(self.missing) and not len(self.gone)
+        """Whether index and store hold the same rows with the same labels."""
+        return not len(self.missing) and not len(self.gone) and not len(self.relabelled)
 
     def __str__(self) -> str:
         if self.fresh:
             return "up to date"
-        return f"the store has {counted(len(self.missing), 'row')} that the index lacks and lacks {len(self.gone):,} of its rows"
+        parts = []
+        if len(self.missing) or len(self.gone):
+            parts.append(
+                f"the store has {counted(len(self.missing), 'row')} that the index lacks and lacks {len(self.gone):,} of its rows"
+            )
+        if len(self.relabelled):
+            parts.append(f"{counted(len(self.relabelled), 'row has', 'rows have')} another label in the store")
+        return "; ".join(parts)
+
+
+def compare(
+    own: NDArray[np.int64],
+    live_ids: NDArray[np.integer],
+    known: Sequence[str | None] | None,
+    labels: Sequence[str | None] | None,
+    *,
+    older: bool,
+) -> Staleness:
+    """Compare an index of the searchable rows ``own`` (n,) with the rows ``live_ids`` (m,) of its store.
+
+    ``known``, ``labels``: labels of the live rows in the index and in the store, m each; None: not compared.
+    """
+    live = np.asarray(live_ids).astype(np.int64)
+    missing = np.setdiff1d(live, own)
+    changed = np.empty(0, np.int64)
+    if known is not None and labels is not None:
+        differs = np.array([a != b for a, b in zip(known, labels, strict=True)], bool)
+        changed = np.setdiff1d(live[differs], missing)
+    return Staleness(missing, np.setdiff1d(own, live), older, changed)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
-from featstore.artifacts import index_path, is_index, origin_of_index, without_origin
+from featstore.artifacts import index_path, is_index, newer_labels, origin_of_index, without_origin
 from featstore.errors import UsageError
 from featstore.files import atomic
 from featstore.store import FeatureStore
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class IndexReport:
-    """Result of building or updating an index: ``added`` and ``removed`` rows, and the values of FeatureIndex.info().
+    """Result of building or updating an index: ``added``, ``removed`` and ``relabelled`` rows, and FeatureIndex.info().
 
     ``standing``: whether the index still meets its contract, if it has one.
     """
@@ -41,6 +41,7 @@ class IndexReport:
     info: dict[str, Any]
     standing: Standing
     notes: list[str]
+    relabelled: int = 0
 
     def __repr__(self) -> str:
         return f"<IndexReport {self.path!r}: {counted(self.info['rows'], 'vector')}, {self.info['factory']}, {self.added:,} added, {self.removed:,} removed>"
@@ -48,7 +49,7 @@ class IndexReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""
         told = {**self.info, "identity": without_origin(self.info["identity"])}
-        counts = {"added": self.added, "removed_now": self.removed}
+        counts = {"added": self.added, "removed_now": self.removed, "relabelled": self.relabelled}
         standing = {"holds": self.standing.holds, "standing": self.standing.text}
         return {**told, "store": self.store, "index": self.path, **counts, **standing, "notes": self.notes}
 
@@ -76,7 +77,7 @@ def index(
     of equal bytes are held out together for measuring. Ids in the index are the store's row ids, which are never
     reused.
 
-    An update adds new rows and marks removed ones without a rebuild; an exact index deletes removed rows
+    An update adds new rows, takes over changed labels, and marks removed rows without a rebuild; an exact index deletes removed rows
     (FeatureIndex.purge). If there is a contract and enough new rows, recall is measured again on new pictures before
     they are added. If it dropped, it is measured once more with an effort scaled by the growth of the index. A latency
     in the contract is measured at the build and at each update.
@@ -110,11 +111,13 @@ def index(
     return _report(index, path, str(store), len(opened), 0, notes)
 
 
-def _report(index: FeatureIndex, path: Path, store: str, added: int, removed: int, notes: list[str]) -> IndexReport:
+def _report(
+    index: FeatureIndex, path: Path, store: str, added: int, removed: int, notes: list[str], relabelled: int = 0
+) -> IndexReport:
     from featstore.indexes.growth import standing
 
     info = index.info()
-    return IndexReport(store, str(path), added, removed, info, standing(info, path.stat().st_size), notes)
+    return IndexReport(store, str(path), added, removed, info, standing(info, path.stat().st_size), notes, relabelled)
 
 
 def _build(
@@ -159,13 +162,17 @@ def _update(store: FeatureStore, path: Path, name: str, seed: int, notes: list[s
             f"build a new one with: featstore index {store.path}"
         )
     generation = generation_number(store)
-    stale = index.staleness(generation, store.ids)
+    labels = newer_labels(index, store)
+    stale = index.staleness(generation, store.ids, labels)
     index.remove(stale.gone, generation=generation)
+    if len(stale.relabelled):
+        index.relabel(store.ids, labels or [])
     rows = store.rows_of_ids(stale.missing)
     if len(rows):
         _grow(index, store, rows, generation, seed)
     purged = index.purge()
-    changed = bool(purged) or not stale.fresh
+    # Of a newer version of the labels, the index keeps the number even if no label of its rows changed.
+    changed = bool(purged) or not stale.fresh or labels is not None
     contract = index.info()["contract"] or {}
     if contract.get("latency") is not None and (changed or contract.get("latency_seconds") is None):
         check_latency(index, store.stream())
@@ -173,7 +180,7 @@ def _update(store: FeatureStore, path: Path, name: str, seed: int, notes: list[s
     if changed:
         index.set_origin(_origin(store))
         index.save(path)
-    return _report(index, path, name, len(rows), len(stale.gone), notes)
+    return _report(index, path, name, len(rows), len(stale.gone), notes, len(stale.relabelled))
 
 
 def _grow(index: FeatureIndex, store: FeatureStore, rows: NDArray[np.int64], generation: int, seed: int) -> None:

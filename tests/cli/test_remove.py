@@ -41,7 +41,7 @@ def test_removes_by_key_file_and_condition(store: Path, tmp_path: Path):
     ("arguments", "words"),
     [
         ((), "name pictures"),
-        (("--restore", "--where", "label == 'a'"), "removed pictures meet no --where"),
+        (("--restore", "--where", "label == 'a'"), "and no --where"),
     ],
 )
 def test_refuses_requests_that_name_nothing(store: Path, arguments: tuple[str, ...], words: str):

@@ -1,6 +1,6 @@
 """Train a head on a store, or train one again from what it recorded."""
 
-from featstore.stages.train.again import AgainReport, train_again
+from featstore.stages.train.again import AgainReport, retrain, train_again
 from featstore.stages.train.report import Replaced, TrainReport, scale_of
 from featstore.stages.train.stage import Paths, assess, at_the_end, head_path, train
 
@@ -12,6 +12,7 @@ __all__ = [
     "assess",
     "at_the_end",
     "head_path",
+    "retrain",
     "scale_of",
     "train",
     "train_again",

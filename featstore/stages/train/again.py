@@ -14,7 +14,8 @@ import numpy as np
 from featstore.artifacts import open_head, origins_of_head
 from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic
-from featstore.stages.train.stage import DATA, REQUEST, Request, assess, digests_of, fit
+from featstore.stages.train.report import TrainReport
+from featstore.stages.train.stage import DATA, REQUEST, Request, assess, digests_of, fit, train
 from featstore.store import FeatureStore
 from featstore.store.past import Missing
 from featstore.store.stacked import StackedStores, match_origins
@@ -108,6 +109,22 @@ def train_again(
     places = [str(store.path) for store in stack.stores]
     written = None if out is None else os.fspath(out)
     return AgainReport(str(path), places, trained, written, len(split.train), _differences(old, trained), notes)
+
+
+def retrain(
+    head: str | os.PathLike[str], stores: Sequence[str | os.PathLike[str]] = (), *, kind: str | None = None
+) -> TrainReport:
+    """Train the head at the path ``head`` with its recorded options on its stores as they are now, and replace it.
+
+    ``stores``, ``kind``: as in train_again. Raises UsageError as train_again and train do; DamagedError, OSError.
+    """
+    path = Path(head)
+    old = open_head(path)
+    request = _request_of(old, path)[0]
+    _require_named(request.head, kind, path)
+    asked = dict(request.__dict__)
+    options = asked.pop("options")
+    return train(_places(old, path, stores), out=path, force=True, **asked, **options)
 
 
 def _request_of(head: TrainedHead, path: Path) -> tuple[Request, dict[str, Any]]:

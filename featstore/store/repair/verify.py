@@ -14,6 +14,7 @@ from featstore.files import sealed
 from featstore.store import folders, shards, tables, written
 from featstore.store import manifest as manifests
 from featstore.store import plan as plans
+from featstore.store.erasure import traces
 from featstore.store.history import KIND, former_epochs, history_files
 from featstore.store.live_rows import missing_shard, shard_names
 from featstore.store.manifest import Manifest, settled
@@ -100,6 +101,10 @@ def _verified(path: Path, manifest: Manifest) -> VerifyReport:
     for file in history_files(path):
         check.sealed(file, KIND)
     units = check.structure(path, manifest)
+    if manifest.purging:
+        check.problems.append(
+            Problem(str(path), f"a purge was begun and not finished: featstore remove {path} --purge")
+        )
     for unit in units:
         file = shards.shard_path(path, unit.number)
         if file.name in names or shards.has_shard(path, unit.number):
@@ -107,6 +112,11 @@ def _verified(path: Path, manifest: Manifest) -> VerifyReport:
         elif written.mark_of(file) in marks:
             check.problems.append(Problem(str(file), missing_shard(file), unit.number, len(unit)))
     if check.plan is not None:
+        if not check.problems:
+            check.problems += [
+                Problem(str(file), f"has {counted(count, 'key')} of pictures that were purged from the store")
+                for file, count in traces(path, manifest, check.plan)
+            ]
         planned = (shards.shard_path(path, unit.number).name for unit in units)
         for name in written.unplanned_shards(path, manifest.epoch, names, planned):
             file = shards.folder(path) / name

@@ -14,11 +14,12 @@ from featstore.errors import DamagedError, UsageError
 from featstore.files import sealed
 from featstore.store import FeatureStore
 from featstore.store.origin import KEY, STACKED, Origin, generation_number
+from featstore.store.past import KEY as PAST
 from featstore.text import counted
 
 if TYPE_CHECKING:
     from featstore.heads import TrainedHead
-    from featstore.indexes import FeatureIndex
+    from featstore.indexes import FeatureIndex, Staleness
 
 
 def kind_of(path: str | os.PathLike[str]) -> Literal["store", "head", "index"]:
@@ -109,12 +110,42 @@ def staleness(index: FeatureIndex, store: FeatureStore, path: str | os.PathLike[
 
     ``path``: of the index, for the command that updates it.
     """
-    stale = index.staleness(generation_number(store), np.asarray(store.ids))
+    stale = compare_index(index, store)
     if stale.fresh:
         return ""
-    there = path is None or os.path.abspath(path) == os.fspath(index_path(store.path))
-    command = ["featstore", "index", str(store.path), *([] if there else ["--out", os.fspath(path or "")]), "--update"]
+    changes = []
+    if len(stale.missing) or len(stale.gone):
+        changes.append(
+            f"{counted(len(stale.missing), 'picture is', 'pictures are')} not in the index, "
+            f"{counted(len(stale.gone), 'of the index is', 'of the index are')} gone"
+        )
+    if len(stale.relabelled):
+        changes.append(f"{counted(len(stale.relabelled), 'picture has', 'pictures have')} another label")
     return (
-        f"the store has changed since the index was made: {counted(len(stale.missing), 'picture is', 'pictures are')} not in the index, "
-        f"{counted(len(stale.gone), 'of the index is', 'of the index are')} gone; bring it up to date with: {shlex.join(command)}"
+        f"the store has changed since the index was made: {', '.join(changes)}; bring it up to date with: "
+        f"{shlex.join(update_command(store.path, path))}"
     )
+
+
+def compare_index(index: FeatureIndex, store: FeatureStore) -> Staleness:
+    """Compare an index with its store: rows and, if there are newer versions of the labels, labels."""
+    return index.staleness(generation_number(store), np.asarray(store.ids), newer_labels(index, store))
+
+
+def newer_labels(index: FeatureIndex, store: FeatureStore) -> list[str | None] | None:
+    """Return the labels of the store's rows (n), or None if the index has those of the same version already."""
+    origin = index.info()["identity"].get(KEY)
+    records = origin.get(PAST) if isinstance(origin, dict) else None
+    try:
+        if isinstance(records, list) and records and records[0].get("label_version") == store._tables.version:
+            return None
+        return list(store.labels.tolist())
+    except UsageError:
+        # The store follows the labels of one that is not there.
+        return None
+
+
+def update_command(store: str | os.PathLike[str], index: str | os.PathLike[str] | None = None) -> list[str]:
+    """Return the words of the command that brings an index up to date; ``index`` None: the default one of ``store``."""
+    there = index is None or os.path.abspath(index) == os.fspath(index_path(store))
+    return ["featstore", "index", os.fspath(store), *([] if there else ["--out", os.fspath(index or "")]), "--update"]

@@ -1,4 +1,4 @@
-"""Remove pictures from a store, and erase every trace of them."""
+"""Remove pictures from a store, and let them come back."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from featstore.sources.listing import entries
 from featstore.store import FeatureStore
 from featstore.store.claims import Claims
 from featstore.store.manifest import Manifest
-from featstore.store.removal import Removal, remove_rows, restore_rows
+from featstore.store.removal import Removal, Select, remove_rows, restore_rows
 from featstore.text import to_bytes
-
-__all__ = ["Removal", "keys_in", "remove", "restore"]
 
 
 def remove(
@@ -40,10 +38,9 @@ def remove(
     """
     path = Path(store)
     Manifest.read(path)
-    select = None if where is None else partial(_rows, where=where)
     with Claims(path) as claims:
         claims.join()
-        return remove_rows(path, _encoded(keys), select, dry_run=dry_run)
+        return remove_rows(path, encoded(keys), rows_of(where), dry_run=dry_run)
 
 
 def restore(store: str | os.PathLike[str], keys: Iterable[str | bytes]) -> int:
@@ -55,7 +52,7 @@ def restore(store: str | os.PathLike[str], keys: Iterable[str | bytes]) -> int:
     Manifest.read(path)
     with Claims(path) as claims:
         claims.join()
-        return restore_rows(path, _encoded(keys))
+        return restore_rows(path, encoded(keys))
 
 
 def keys_in(path: str | os.PathLike[str]) -> list[bytes]:
@@ -70,8 +67,14 @@ def keys_in(path: str | os.PathLike[str]) -> list[bytes]:
     return found
 
 
-def _encoded(keys: Iterable[str | bytes]) -> list[bytes]:
+def encoded(keys: Iterable[str | bytes]) -> list[bytes]:
+    """Return keys as bytes."""
     return [key if isinstance(key, bytes) else to_bytes(key) for key in keys]
+
+
+def rows_of(where: str | None) -> Select | None:
+    """Return the function that chooses the rows that meet ``where``; None without a condition."""
+    return None if where is None else partial(_rows, where=where)
 
 
 def _rows(store: FeatureStore, where: str) -> NDArray[np.int64]:

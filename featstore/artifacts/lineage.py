@@ -1,0 +1,184 @@
+"""Lineage: the stores, heads, indexes and pages in a folder, and which store each was made of.
+
+Only headers and descriptions are read, no vectors. Links are not followed.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from featstore.errors import DamagedError, FeatstoreError, UsageError
+from featstore.files import atomic, sealed
+from featstore.store import as_source, folders
+from featstore.store.manifest import settled
+from featstore.store.origin import KEY, STACKED
+from featstore.store.past import KEY as PAST
+from featstore.store.plan import Plan
+from featstore.store.tables import Tables
+
+Kind = Literal["store", "head", "index", "page"]
+_SIDE: Final = re.compile(r"(.+)\.featstore(\.next)?")
+_PAGE_BYTES: Final = 65536
+"""Bytes at the begin of a page in which its description stands."""
+_DESCRIPTION: Final = re.compile(r'<meta name="featstore" content="([^"]*)">')
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A store that something was made of: its id, and its path at that time. ``record``: its state (past.record_of)."""
+
+    store_id: str
+    path: str
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A store, head, index or page at ``path``.
+
+    ``store_id``: of a store. ``parents``: the stores that it was made of. ``about``: the description of a head or page.
+    """
+
+    kind: Kind
+    path: Path
+    parents: tuple[Parent, ...]
+    store_id: str = ""
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The ``artifacts`` of a folder, and what could not be read, each as one line."""
+
+    artifacts: list[Artifact]
+    unread: list[str]
+
+
+def find_artifacts(folder: Path, *, deep: bool = True) -> Found:
+    """Return what featstore made in ``folder`` and, if ``deep``, in the folders below it, sorted by path."""
+    found = Found([], [])
+    for path in sorted(_walk(folder, deep, found.unread)):
+        add_artifact(found, path)
+    return found
+
+
+def add_artifact(found: Found, path: Path) -> bool:
+    """Add the artifact at ``path``, if there is one; return whether there is something of featstore's."""
+    try:
+        artifact = read_artifact(path)
+    except (FeatstoreError, OSError, ValueError) as error:
+        text = str(error)
+        found.unread.append(text if text.startswith(str(path)) else f"{path}: {text}")
+        return True
+    if artifact is not None and all(artifact.path != other.path for other in found.artifacts):
+        found.artifacts.append(artifact)
+    return artifact is not None
+
+
+def _walk(folder: Path, deep: bool, unread: list[str]) -> Iterator[Path]:
+    """Yield the stores, and the files outside stores."""
+    try:
+        with os.scandir(folder) as entries:
+            listed = list(entries)
+    except OSError as error:
+        unread.append(f"{folder}: {error.strerror}")
+        return
+    for entry in listed:
+        path = Path(entry.path)
+        if entry.is_file(follow_symlinks=False):
+            yield path
+        elif entry.is_dir(follow_symlinks=False):
+            if os.path.lexists(path / folders.MANIFEST):
+                yield path
+            elif deep:
+                yield from _walk(path, deep, unread)
+
+
+def read_artifact(path: Path) -> Artifact | None:
+    """Return the artifact at ``path``, or None for other files. Raises DamagedError, UsageError, OSError."""
+    if path.is_dir():
+        return _store(path) if (path / folders.MANIFEST).exists() else None
+    if path.name.startswith("."):
+        # Also temporary files of a writer.
+        return None
+    if side := _SIDE.fullmatch(path.name):
+        return _index(path.with_name(side[1]), path) if sealed.begins_like_one(path) else None
+    for end in (".featstore", ".featstore.next"):
+        if os.path.lexists(f"{path}{end}"):
+            return _index(path, Path(f"{path}{end}"))
+    if path.suffix.lower() in (".html", ".htm"):
+        return _page(path)
+    if sealed.begins_like_one(path) and sealed.read_header(path, None, follow=False).get("kind") == "head":
+        return _head(path)
+    return None
+
+
+def _store(path: Path) -> Artifact:
+    manifest, (plan, tables) = settled(
+        path, lambda found: (Plan(path, found.epoch), Tables(path, found.epoch, follow=False))
+    )
+    parents = {
+        (str(source.get("store_id")), str(source.get("location")))
+        for source in plan.sources().values()
+        if source.get("kind") == as_source.KIND
+    }
+    if tables.follows is not None:
+        parents.add((str(tables.follows.get("store_id")), str(tables.follows.get("store"))))
+    return Artifact("store", path, tuple(Parent(*parent) for parent in sorted(parents)), manifest.store_id)
+
+
+def _head(path: Path) -> Artifact:
+    about = sealed.SealedFile(path, "head", follow=False).meta.get("about")
+    if not isinstance(about, dict):
+        raise DamagedError(f"{path}: its description lacks where it came from")
+    return Artifact("head", path, _parents(about.get(KEY), about.get(PAST)), about=about)
+
+
+def _index(path: Path, side: Path) -> Artifact:
+    identity = sealed.SealedFile(side, "index", follow=False).meta.get("identity")
+    origin = identity.get(KEY) if isinstance(identity, dict) else None
+    return Artifact("index", path, _parents(origin, origin.get(PAST) if isinstance(origin, dict) else None))
+
+
+def _page(path: Path) -> Artifact | None:
+    with atomic.open_regular(path, follow=False) as file:
+        start = file.read(_PAGE_BYTES).decode("utf-8", "replace")
+    found = _DESCRIPTION.search(start)
+    if found is None:
+        return None
+    try:
+        about = json.loads(html.unescape(found[1]))
+        stores = [(str(each["store_id"]), str(each["store"]), dict(each["record"])) for each in about["stores"]]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise DamagedError(f"{path}: the description in the page is damaged") from None
+    return Artifact("page", path, tuple(Parent(*store) for store in stores), about=about)
+
+
+def _parents(origin: Any, past: Any) -> tuple[Parent, ...]:
+    """Return the parents in the origin of a head or an index, with the states that it recorded."""
+    origins = origin.get(STACKED, [origin]) if isinstance(origin, dict) else []
+    records = (
+        {each.get("store_id"): each for each in past or [] if isinstance(each, dict)} if isinstance(past, list) else {}
+    )
+    return tuple(
+        Parent(str(one["store_id"]), str(one["store"]), records.get(one["store_id"], {}))
+        for one in origins
+        if isinstance(one, dict) and "store_id" in one and "store" in one
+    )
+
+
+def require_artifact(path: Path) -> Artifact:
+    """Return the artifact at ``path``. Raises UsageError if there is none; DamagedError, OSError."""
+    if not os.path.lexists(path):
+        raise UsageError(f"{path}: does not exist")
+    artifact = read_artifact(path)
+    if artifact is None:
+        raise UsageError(f"{path}: is no head, index or page that featstore made")
+    return artifact

@@ -1,0 +1,6 @@
+"""Remove pictures from a store, and erase every trace of them."""
+
+from featstore.stages.remove.purging import PurgeReport, purge
+from featstore.stages.remove.stage import Removal, keys_in, remove, restore
+
+__all__ = ["PurgeReport", "Removal", "keys_in", "purge", "remove", "restore"]

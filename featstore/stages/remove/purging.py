@@ -1,0 +1,94 @@
+"""Erase removed pictures from a store, and from the indexes and heads that keep their rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from featstore.artifacts.lineage import find_artifacts, require_artifact
+from featstore.errors import FeatstoreError
+from featstore.stages.remove.outside import held_by, rewrite
+from featstore.stages.remove.stage import encoded, rows_of
+from featstore.store import FeatureStore
+from featstore.store.claims import Claims
+from featstore.store.compaction import CompactReport
+from featstore.store.denylist import Denylist
+from featstore.store.erasure import erase, require_purgeable
+from featstore.store.manifest import Manifest
+from featstore.store.removal import Removal, remove_rows
+
+
+@dataclass(frozen=True)
+class PurgeReport:
+    """Result of a purge.
+
+    ``removal``: of the pictures named. ``purged``: rows erased from the store, also those of earlier removals and
+    replaced ones. ``rewritten``: indexes and heads without the pictures now. ``left``: (path, reason) of what may still
+    have them. ``copies``: stores that this one was made of, or that were made of it.
+    """
+
+    store: str
+    removal: Removal
+    purged: int
+    denied: int
+    compaction: dict[str, Any]
+    rewritten: list[str] = field(default_factory=list)
+    left: list[tuple[str, str]] = field(default_factory=list)
+    copies: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON."""
+        return {**self.__dict__, "removal": self.removal.to_dict()}
+
+
+def purge(
+    store: str | os.PathLike[str],
+    keys: Iterable[str | bytes] = (),
+    *,
+    where: str | None = None,
+    also: Iterable[str | os.PathLike[str]] = (),
+) -> PurgeReport:
+    """Remove pictures as ``remove`` does, and erase them and all earlier removed ones from the store's files.
+
+    Indexes and heads that keep their rows are written anew without them: those of ``also``, and those of this store in
+    the same folder. Pages are only named, and so are other stores with the same pictures. Nobody else may write to the
+    store meanwhile; open readers keep their files. A killed purge goes on when it is called again.
+
+    Raises UsageError as ``remove`` does, and if there is nothing to purge; FeatstoreError while another process writes
+    to the store, naming it.
+    """
+    path = Path(store)
+    store_id = Manifest.read(path).store_id
+    require_purgeable(path)
+    named = [require_artifact(Path(each)) for each in also]
+    around = find_artifacts(Path(os.path.abspath(path)).parent, deep=False).artifacts
+    ours = [each for each in around if any(parent.store_id == store_id for parent in each.parents)]
+    every = {each.path.absolute(): each for each in [*ours, *named]}
+    rewritten: list[str] = []
+    left: list[tuple[str, str]] = []
+
+    def outside(opened: FeatureStore, denylist: Denylist) -> None:
+        for artifact in every.values():
+            try:
+                if artifact.kind != "store" and rewrite(artifact, opened, denylist):
+                    rewritten.append(str(artifact.path))
+            except (FeatstoreError, OSError) as error:
+                left.append((str(artifact.path), str(error)))
+
+    with Claims(path) as claims:
+        claims.exclusive()
+        removal = remove_rows(path, encoded(keys), rows_of(where))
+        report: CompactReport = erase(path, claims, outside)
+    left += [(str(each.path), held) for each in every.values() if (held := held_by(each))]
+    copies = [str(each.path) for each in every.values() if each.kind == "store"]
+    copies += [parent.path for parent in _parents(path) if parent.path not in copies]
+    denied = len(Denylist.of(FeatureStore(path)._plan))
+    return PurgeReport(str(path), removal, report.purged, denied, report.to_dict(), rewritten, left, copies)
+
+
+def _parents(store: Path) -> list[Any]:
+    """Return the stores that this one was made of, which have its pictures too."""
+    return list(require_artifact(store).parents)
