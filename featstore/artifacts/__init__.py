@@ -129,12 +129,12 @@ def staleness(index: FeatureIndex, store: FeatureStore, path: str | os.PathLike[
 
 def compare_index(index: FeatureIndex, store: FeatureStore) -> Staleness:
     """Compare an index with its store: rows and, if there are newer versions of the labels, labels."""
-    return index.staleness(generation_number(store), np.asarray(store.ids), newer_labels(index, store))
+    labels = newer_labels(index.info()["identity"].get(KEY), store)
+    return index.staleness(generation_number(store), np.asarray(store.ids), labels)
 
 
-def newer_labels(index: FeatureIndex, store: FeatureStore) -> list[str | None] | None:
-    """Return the labels of the store's rows (n), or None if the index has those of the same version already."""
-    origin = index.info()["identity"].get(KEY)
+def newer_labels(origin: Any, store: FeatureStore) -> list[str | None] | None:
+    """Return the labels of the store's rows (n), or None if an index of this ``origin`` has those of the same version."""
     records = origin.get(PAST) if isinstance(origin, dict) else None
     try:
         if isinstance(records, list) and records and records[0].get("label_version") == store._tables.version:

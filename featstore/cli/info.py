@@ -15,8 +15,11 @@ _LISTED = 20
 @click.command()
 @click.argument("path", type=click.Path())
 @json_option
-def info(path: str, as_json: bool) -> None:
+def info(path: str, as_json: bool) -> int:
     """Describe the store, head or index at PATH: identity of its features, counts, figures, provenance.
+
+    Of another folder: the stores, heads, indexes and pages in it and below it, what each was made of, which are stale,
+    and the commands that refresh them; exit code 1 if something cannot be read.
 
     \b
     Examples:
@@ -24,12 +27,31 @@ def info(path: str, as_json: bool) -> None:
       featstore info my.store.logreg.head
       featstore info my.store.faiss
       featstore info my.store --json | jq .vectors
+      featstore info .                                    what is stale here
     """
     from featstore.stages.info import info as run
 
     found = run(path)
-    text = {"store": _store_text, "head": _head_text, "index": _index_text}[found["kind"]]
+    text = {"store": _store_text, "head": _head_text, "index": _index_text, "folder": _folder_text}[found["kind"]]
     show(found, "" if as_json else text(all_printable(found)), as_json)
+    return 1 if found.get("unread") else 0
+
+
+def _folder_text(found: dict[str, Any]) -> str:
+    lines = []
+    for each in found["artifacts"]:
+        made_of = f", made of {', '.join(one['store'] for one in each['made_of'])}" if each["made_of"] else ""
+        state = f"stale: {each['stale']}" if each["stale"] else "" if each["unknown"] else "up to date"
+        state += ("; " if each["stale"] else "") + f"not known: {each['unknown']}" if each["unknown"] else ""
+        lines.append(f"{each['kind']:<6} {each['path']}{made_of}: {state}")
+        if each["stale"] and not each["commands"]:
+            lines.append("       no command is known that refreshes it: make it again")
+    lines += [f"cannot be read: {each}" for each in found["unread"]]
+    if found["commands"]:
+        lines += ["to bring everything up to date:", *(f"  {command}" for command in found["commands"])]
+    elif not found["stale"]:
+        lines.append("nothing is stale")
+    return "\n".join(lines)
 
 
 def _store_text(found: dict[str, Any]) -> str:

@@ -40,7 +40,7 @@ def write_demo_page(report: DemoReport) -> None:
         report.page,
         "demo.html",
         {
-            **parts.footer(),
+            **parts.footer([opened]),
             "title": "featstore demo",
             "heading": f"{report.images:,} handwritten digits, read by a network that has seen photographs only",
             "lead": f"Features: {parts.features_text(origins_of_head(first.head, first.path))}, trained on ImageNet. They were extracted once; "

@@ -59,7 +59,7 @@ def write_duplicates_page(
         path,
         "duplicates.html",
         {
-            **parts.footer(),
+            **parts.footer([report.store]),
             "title": f"Duplicates in {os.path.basename(os.path.abspath(report.store.path))}",
             "lead": f"Among the {counted(len(report.store), 'picture')} of {report.store.path}; near-duplicates have a centred "
             f"cosine (of features minus the store's mean) of at least {report.threshold:g}.",

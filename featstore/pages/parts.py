@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -10,8 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import __version__
+from featstore.files import atomic
 from featstore.pages.charts import heat_map
 from featstore.pages.render import number, percent
+from featstore.store.origin import origin_of_store
+from featstore.store.past import record_of
 from featstore.store.pictures import Pictures
 from featstore.store.thumbnails import thumbnail_of
 
@@ -40,10 +45,25 @@ _TITLES = {
 _SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "calibration_error")
 
 
-def footer() -> dict[str, str]:
-    """Return the values of every page's footer."""
+def footer(stores: Sequence[FeatureStore] = (), files: Sequence[str | os.PathLike[str]] = ()) -> dict[str, str]:
+    """Return the values of every page's footer, and its description for ``featstore info FOLDER``.
+
+    ``stores`` and ``files`` (an index, a head): what the page was made of.
+    """
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return {"version": __version__, "made": made}
+    command = ["featstore", *sys.argv[1:]] if os.path.basename(sys.argv[0]) in ("featstore", "__main__.py") else []
+    told = {
+        "stores": [{**origin_of_store(store).to_dict(), "record": record_of(store)} for store in stores],
+        "files": [_stamp(path) for path in files if os.path.isfile(path)],
+        "command": command,
+        "folder": os.getcwd(),
+    }
+    return {"version": __version__, "made": made, "description": atomic.canonical_json(told)}
+
+
+def _stamp(path: str | os.PathLike[str]) -> dict[str, Any]:
+    status = os.stat(path)
+    return {"path": os.path.abspath(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
 def examples(

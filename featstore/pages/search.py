@@ -46,7 +46,7 @@ def write_search_page(
         path,
         "search.html",
         {
-            **parts.footer(),
+            **parts.footer([report.store] if report.store is not None else [], [report.index]),
             "title": f"Neighbours in {os.path.basename(report.index)}",
             "heading": "Nearest pictures" if len(shown) != 1 else f"Nearest to {_short(shown[0])}",
             "lead": f"Among {among} of {report.index}, by {_SCORES.get(report.metric, report.metric)}{measured}.",

@@ -44,7 +44,7 @@ def write_training_page(
         path,
         "training.html",
         {
-            **parts.footer(),
+            **parts.footer([store], [trained.path]),
             "title": f"{trained.head.kind.rpartition(':')[2]} on {store.path.name}",
             "heading": f"{kind.title[:1].upper()}{kind.title[1:]} on {store.path.name}",
             "lead": f"{len(trained.head.classes):,} classes, {parts.features_text(origins_of_head(trained.head, trained.path))}",

@@ -16,7 +16,7 @@ from featstore.artifacts import index_path, is_index, newer_labels, origin_of_in
 from featstore.errors import UsageError
 from featstore.files import atomic
 from featstore.store import FeatureStore
-from featstore.store.origin import generation_number, origin_of_store, require_vectors, state_of_store
+from featstore.store.origin import KEY, generation_number, origin_of_store, require_vectors, state_of_store
 from featstore.store.past import KEY as PAST
 from featstore.store.past import record_of
 from featstore.store.splitting import groups_of_equal_bytes
@@ -162,7 +162,7 @@ def _update(store: FeatureStore, path: Path, name: str, seed: int, notes: list[s
             f"build a new one with: featstore index {store.path}"
         )
     generation = generation_number(store)
-    labels = newer_labels(index, store)
+    labels = newer_labels(index.info()["identity"].get(KEY), store)
     stale = index.staleness(generation, store.ids, labels)
     index.remove(stale.gone, generation=generation)
     if len(stale.relabelled):

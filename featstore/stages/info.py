@@ -19,10 +19,40 @@ if TYPE_CHECKING:
 def info(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the description of the store, head or index at ``path`` as JSON; ``kind`` says which it is.
 
-    Raises UsageError if ``path`` is none of them, DamagedError.
+    Of another folder: what featstore made in it and below it, what each was made of, and what is stale (see
+    describe_folder). Raises UsageError if ``path`` is none of them, DamagedError.
     """
+    if os.path.isdir(path) and not os.path.lexists(os.path.join(path, folders.MANIFEST)):
+        return describe_folder(path)
     describe = {"store": describe_store, "head": describe_head, "index": describe_index}
     return describe[kind_of(path)](path)
+
+
+def describe_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the stores, heads, indexes and pages in a folder and below it as JSON, stores first.
+
+    Each says what it was made of, why it is stale, and the commands that refresh it; after all of ``commands``, in this
+    order, nothing is stale. ``unread``: what could not be read. Only headers, ids and labels are read, and no link is
+    followed. Raises UsageError if there is nothing.
+    """
+    from featstore.artifacts.freshness import all_commands, states_of
+    from featstore.artifacts.lineage import find_artifacts
+
+    found = find_artifacts(Path(path))
+    if not found.artifacts and not found.unread:
+        raise UsageError(
+            f"{os.fspath(path)}: no feature store is here ({folders.MANIFEST} is missing), and nothing else that "
+            "featstore made; featstore extract makes a store"
+        )
+    states = states_of(found)
+    return {
+        "kind": "folder",
+        "path": os.fspath(path),
+        "artifacts": [state.to_dict() for state in states],
+        "stale": sum(bool(state.stale) for state in states),
+        "commands": all_commands(states),
+        "unread": found.unread,
+    }
 
 
 def describe_head(path: str | os.PathLike[str]) -> dict[str, Any]:

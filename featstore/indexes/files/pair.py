@@ -149,6 +149,15 @@ def load(path: Path, *, mmap: bool, check: bool) -> tuple[faiss_io.VectorIndex, 
     raise DamagedError(f"{path}: is not the file that {side_path(path).name} describes; build the index again")
 
 
+def load_rows(path: Path) -> tuple[IndexRows, Record]:
+    """Return rows and record of the pair without opening the FAISS file. Raises as ``load``."""
+    side = _matching_side(Path(path), _stat(Path(path)).st_size, check=False)
+    if side is None:
+        raise DamagedError(f"{path}: is not the file that {side_path(path).name} describes; build the index again")
+    _check_summary(side)
+    return _read_tables(side, side.meta), _read_record(side, side.meta)
+
+
 def _read_pair(path: Path, side: sealed.SealedFile, mmap: bool) -> tuple[faiss_io.VectorIndex, IndexRows, Record]:
     _check_summary(side)
     tables, record = _read_tables(side, side.meta), _read_record(side, side.meta)

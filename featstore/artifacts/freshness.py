@@ -1,0 +1,271 @@
+"""Freshness: which stores, heads, indexes and pages are stale, why, and the commands that refresh them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from featstore.artifacts import newer_labels, update_command
+from featstore.artifacts.lineage import Artifact, Found, Parent
+from featstore.errors import FeatstoreError
+from featstore.store import FeatureStore
+from featstore.store.as_source import KIND, behind
+from featstore.store.manifest import Manifest
+from featstore.store.origin import KEY, generation_number
+from featstore.store.past import record_of
+from featstore.store.plan import source_name
+from featstore.text import counted
+
+_ORDER: Final = ("store", "index", "head", "page")
+_ONCE: Final = ("import", "list")
+"""Kinds of sources whose command cannot be told: vectors of other programs, and lists that may have been piped."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Whether an artifact is up to date.
+
+    ``stale``: why not, "" if it is. ``unknown``: why that cannot be told. ``commands``: that refresh it, in this order.
+    ``folder``: where they are to be run; "" means here.
+    """
+
+    artifact: Artifact
+    stale: str = ""
+    unknown: str = ""
+    commands: tuple[tuple[str, ...], ...] = ()
+    folder: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the state as JSON."""
+        artifact = self.artifact
+        return {
+            "kind": artifact.kind,
+            "path": str(artifact.path),
+            "store_id": artifact.store_id,
+            "made_of": [{"store": parent.path, "store_id": parent.store_id} for parent in artifact.parents],
+            "stale": self.stale,
+            "unknown": self.unknown,
+            "commands": [list(command) for command in self.commands],
+            "folder": self.folder,
+        }
+
+    def command_lines(self) -> list[str]:
+        """Return the commands for a shell."""
+        lines = [shlex.join(command) for command in self.commands]
+        return [f"(cd {shlex.quote(self.folder)} && {line})" for line in lines] if self.folder else lines
+
+
+def states_of(found: Found) -> list[State]:
+    """Return the state of each artifact: stores before what was made of them.
+
+    After all commands in this order, nothing is stale. What was made of a stale store is stale too.
+    """
+    return _States(found).all()
+
+
+class _States:
+    def __init__(self, found: Found) -> None:
+        self.artifacts = found.artifacts
+        self.stores: dict[str, list[Artifact]] = {}
+        for artifact in found.artifacts:
+            if artifact.kind == "store":
+                self.stores.setdefault(artifact.store_id, []).append(artifact)
+        self.opened: dict[Path, FeatureStore] = {}
+        self.known: dict[Path, State] = {}
+
+    def all(self) -> list[State]:
+        for kind in _ORDER:
+            for artifact in self.artifacts:
+                if artifact.kind == kind:
+                    self.state(artifact)
+        return list(self.known.values())
+
+    def state(self, artifact: Artifact) -> State:
+        """Return the state of an artifact, after those of its stores."""
+        if artifact.path not in self.known:
+            # Two stores that claim to be made of each other end here.
+            self.known[artifact.path] = State(artifact)
+            places = [self._place(parent, artifact) for parent in artifact.parents]
+            above = [each for place in places for each in self._artifact_at(place) if each.path != artifact.path]
+            stale = [each for each in map(self.state, above) if each.stale]
+            del self.known[artifact.path]
+            self.known[artifact.path] = self._checked(artifact, places, stale)
+        return self.known[artifact.path]
+
+    def _checked(self, artifact: Artifact, places: Sequence[Path | None], above: Sequence[State]) -> State:
+        lost = [parent.path for parent, place in zip(artifact.parents, places, strict=True) if place is None]
+        if lost and artifact.kind != "store":
+            return State(artifact, unknown=f"its store {lost[0]} is not there")
+        there = [place for place in places if place is not None]
+        check = {"store": self._store, "index": self._index, "head": self._head, "page": self._page}[artifact.kind]
+        try:
+            state = check(artifact, there)
+        except (FeatstoreError, OSError) as error:
+            return State(artifact, unknown=str(error))
+        if lost:
+            state = State(artifact, state.stale, f"its source {lost[0]} is not there", state.commands, state.folder)
+        if above and not state.stale and not state.unknown:
+            why = f"{above[0].artifact.path}, of which it was made, is not up to date"
+            state = State(artifact, why, "", self._commands(artifact, there), state.folder)
+        return state
+
+    def _place(self, parent: Parent, artifact: Artifact) -> Path | None:
+        """Return where a parent is: at its recorded path, in the folder that was looked at, or beside the artifact."""
+        inside = [each.path for each in self.stores.get(parent.store_id, [])]
+        recorded = Path(parent.path)
+        for place in inside:
+            if os.path.abspath(place) == os.path.abspath(recorded):
+                return place
+        if artifact.kind != "store" and inside:
+            return inside[0]
+        for place in (recorded, artifact.path.parent / recorded.name):
+            try:
+                if Manifest.read(place).store_id == parent.store_id:
+                    return place
+            except (FeatstoreError, OSError):
+                continue
+        return inside[0] if inside else None
+
+    def _artifact_at(self, place: Path | None) -> list[Artifact]:
+        return [each for each in self.artifacts if each.kind == "store" and each.path == place]
+
+    def _open(self, path: Path) -> FeatureStore:
+        if path not in self.opened:
+            self.opened[path] = FeatureStore.open(path)
+        return self.opened[path]
+
+    def _commands(self, artifact: Artifact, places: Sequence[Path]) -> tuple[tuple[str, ...], ...]:
+        """Return the commands that refresh an artifact that was made of the stores at ``places``."""
+        path = str(artifact.path)
+        if artifact.kind == "index":
+            return (tuple(update_command(places[0], path)),)
+        if artifact.kind == "head":
+            stores = [word for place in places for word in ("--store", str(place))]
+            return (("featstore", "train", "--update", path, *stores),)
+        if artifact.kind == "page":
+            command = artifact.about.get("command")
+            return (tuple(map(str, command)),) if isinstance(command, list) and command else ()
+        store = self._open(artifact.path)
+        follow = ("--follow",) if store._tables.follows is not None else ()
+        return tuple(("featstore", "extract", str(place), path, *follow) for place in places)
+
+    def _store(self, artifact: Artifact, places: Sequence[Path]) -> State:
+        store = self._open(artifact.path)
+        why, commands = [], list[tuple[str, ...]]()
+        for place in places:
+            if difference := behind(store, self._open(place)):
+                why.append(f"{place}, of which it was made, has {difference}")
+        if why:
+            commands += self._commands(artifact, places)
+        pending = {
+            source_name(store._plan.segments[unit.segment].source): store._plan.segments[unit.segment].source
+            for unit in store._pending_units()
+        }
+        if pending:
+            why.append(f"{counted(store.counts.pending, 'picture is', 'pictures are')} pending")
+        for source in pending.values():
+            if source.get("kind") not in _ONCE and not (source.get("kind") == KIND and commands):
+                commands.append(("featstore", "extract", str(source.get("location")), str(artifact.path)))
+        if Manifest.read(artifact.path).purging:
+            why.append("a purge was begun and not finished")
+            commands.insert(0, ("featstore", "remove", str(artifact.path), "--purge"))
+        return State(artifact, "; ".join(why), "", tuple(commands))
+
+    def _index(self, artifact: Artifact, places: Sequence[Path]) -> State:
+        from featstore.indexes.files.pair import load_rows
+        from featstore.indexes.rows import Places
+        from featstore.indexes.staleness import compare
+
+        rows, record = load_rows(artifact.path)
+        if not places:
+            return State(artifact, unknown="it does not say which store it was made of")
+        store = self._open(places[0])
+        labels = newer_labels(record.identity.get(KEY), store)
+        if record.generation == generation_number(store) and labels is None:
+            return State(artifact)
+        ids = np.asarray(store.ids)
+        known = rows.labels_at(Places(rows.ids).positions(ids))
+        stale = compare(rows.ids[~rows.removed], ids, known, labels, older=True)
+        return State(artifact) if stale.fresh else State(artifact, str(stale), "", self._commands(artifact, places))
+
+    def _head(self, artifact: Artifact, places: Sequence[Path]) -> State:
+        if not places:
+            return State(artifact, unknown="it does not say which store it was made of")
+        why = [
+            f"{place} has {changed}"
+            for place, parent in zip(places, artifact.parents, strict=True)
+            if (changed := changes_since(self._open(place), parent.record or artifact.about))
+        ]
+        return State(artifact, "; ".join(why), "", self._commands(artifact, places) if why else ())
+
+    def _page(self, artifact: Artifact, places: Sequence[Path]) -> State:
+        why = [
+            f"{place} has {changed}"
+            for place, parent in zip(places, artifact.parents, strict=True)
+            if (changed := changes_since(self._open(place), parent.record))
+        ]
+        why += [f"{path} is another one now" for path in _replaced(artifact.about.get("files"))]
+        inputs = {str(each.get("path")) for each in artifact.about.get("files") or [] if isinstance(each, dict)}
+        why += [
+            f"{state.artifact.path} is not up to date"
+            for state in self.known.values()
+            if state.stale and os.path.abspath(state.artifact.path) in inputs
+        ]
+        folder = str(artifact.about.get("folder", ""))
+        folder = "" if not folder or os.path.abspath(folder) == os.getcwd() else folder
+        return State(artifact, "; ".join(why), "", self._commands(artifact, places) if why else (), folder)
+
+
+def changes_since(store: FeatureStore, record: dict[str, Any]) -> str:
+    """Return what changed in ``store`` since the state ``record`` (past.record_of): rows, labels, splits; "" if nothing.
+
+    Raises UsageError if that state is not known any more, DamagedError.
+    """
+    now = record_of(store)
+    names = ("generation", "next_id", "label_version", "pending")
+    if all(name in record and _plain(record[name]) == _plain(now[name]) for name in names):
+        return ""
+    then = FeatureStore.open(store.path, at=record, missing="skip")
+    before, after = then.ids, store.ids
+    gone = len(np.setdiff1d(before, after)) + then.missing.count
+    new = len(np.setdiff1d(after, before))
+    common = np.intersect1d(before, after)
+    old_rows, rows = then.rows_of_ids(common), store.rows_of_ids(common)
+    parts = []
+    if new or gone:
+        parts.append(f"{counted(new, 'new picture')} and {gone:,} less")
+    for what in ("labels", "splits"):
+        was, is_now = getattr(then, what)[old_rows], getattr(store, what)[rows]
+        changed = sum(a != b for a, b in zip(was.tolist(), is_now.tolist(), strict=True))
+        if changed:
+            parts.append(f"{counted(changed, f'changed {what[:-1]}')}")
+    return ", ".join(parts)
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _replaced(files: Any) -> list[str]:
+    """Return the files of a page that are not those that it was made of any more."""
+    gone = []
+    for each in files if isinstance(files, list) else []:
+        try:
+            status = os.stat(each["path"])
+            same = (status.st_size, status.st_mtime_ns) == (each["size"], each["mtime_ns"])
+        except (OSError, TypeError, KeyError, ValueError):
+            same = False
+        if not same:
+            gone.append(str(each.get("path")) if isinstance(each, dict) else "a file")
+    return gone
+
+
+def all_commands(states: Sequence[State]) -> list[str]:
+    """Return the commands of all stale artifacts, for a shell, each once."""
+    return list(dict.fromkeys(line for state in states for line in state.command_lines()))
