@@ -198,7 +198,9 @@ def test_what_cannot_be_read_is_named_and_links_are_not_followed(tmp_path: Path)
     found = info(folder)
     assert [(each["kind"], each["stale"], each["unknown"]) for each in found["artifacts"]] == [("head", "", "")]
     assert len(found["unread"]) == 2
-    assert "damaged/featstore.json: its format is None" in found["unread"][1] + found["unread"][0]
+    told = "\n".join(found["unread"])
+    assert "damaged/featstore.json: not a JSON file" in told
+    assert "b.head: has 2,000 bytes" in told
     shutil.move(store, tmp_path / "moved")
     (lone,) = info(folder)["artifacts"]
     assert lone["unknown"] == f"its store {store} is not there"

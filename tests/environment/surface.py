@@ -46,6 +46,7 @@ def verbs(place: Path, every: bool) -> None:
         ("verify", store),
         ("repair", store),
         ("compact", store),
+        ("remove", store, "train/ant/01.png", "--purge"),
         ("bench", pictures, "--backbone", BACKBONE, "--rounds", "1", "--count", "4", "--engine", "openvino"),
         ("demo", place / "demo", "--limit", "40"),
     ]

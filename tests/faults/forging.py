@@ -279,3 +279,59 @@ class Forger:
         odd: list[Any] = [None, True, *NUMBERS, 1 << 70, 1e308, 0.5, "", ATTACK, "../../home/letter.txt", [], {}, ["x"]]
         odd += [os.fspath(self.ground.home), {"x": []}, "x" * 5000, "=1+1", [[0]], {"": None}, f"{value}x", "\udcff"]
         return self.draw.choice(odd)
+
+
+READERS = ("info", "verify", "failures", "duplicates", "predict", "search")
+"""Verbs that change nothing."""
+VERBS: dict[str, list[list[str]]] = {
+    "store": [
+        ["info", "store"],
+        ["verify", "store"],
+        ["failures", "store", "--csv"],
+        ["duplicates", "store"],
+        ["predict", "a.head", "store"],
+        ["train", "store", "--out", "../out/h", "--C", "1"],
+        ["index", "store", "--out", "../out/i"],
+        ["index", "store", "--update", "--out", "an.index"],
+        ["label", "store", "../home/labels.csv"],
+        ["repair", "store", "--set-aside"],
+        ["compact", "store"],
+        ["remove", "store", "cat/02.png"],
+        ["remove", "store", "--purge"],
+        ["EXTRACT", "store"],
+    ],
+    "head": [
+        ["info", "a.head"],
+        ["verify", "a.head"],
+        ["predict", "a.head", "store"],
+        ["predict", "a.head", "store", "--csv"],
+    ],
+    "index": [
+        ["info", "an.index"],
+        ["verify", "an.index"],
+        ["search", "an.index", "--key", "cat/01.png"],
+        ["search", "an.index", "--like-label", "cat", "--k", "5"],
+        ["index", "store", "--update", "--out", "an.index"],
+    ],
+}
+
+
+def attack(master: Ground, number: int, seed: int, scratch: Path) -> Iterator[tuple[str, str, list[str], list[str]]]:
+    """Make one forgery and run every verb on it; yield (what it belongs to, the change, verb, violations)."""
+    folder = scratch / "attack"
+    ground, what, how, verbs, changed = Ground(folder), "", "", list[list[str]](), True
+    while True:
+        if changed:
+            # Verbs may repair and rewrite, so each verb gets a fresh copy of the forgery.
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(master.folder, folder, symlinks=True)
+            what, how = Forger(ground, seed * 1_000_003 + number).forge(ground)
+            verbs = verbs or list(VERBS[what])
+        verb = verbs.pop(0)
+        with watched(ground.home) as events:
+            wrong = run_verb(ground, verb, scratch / "cache")
+            wrong += [f"outside: {event}" for event in events()[:3]]
+        yield what, how, verb, wrong
+        changed = verb[0] not in READERS
+        if not verbs:
+            return

@@ -27,3 +27,12 @@ def test_killed_verbs_lose_duplicate_and_change_nothing() -> None:
     for trial in trials:
         assert (trial["lost"], trial["doubled"], trial["different"], trial["problems"]) == (0, 0, [], []), trial
         assert trial["redone"] <= 2 * 6 * BATCH
+
+
+def test_killed_purges_go_on_and_leave_no_trace() -> None:
+    command = [sys.executable, "-m", "tests.faults.purging", "--kills", "6", "--seed", "3"]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    trials = json.loads(result.stdout)
+    assert sum(trial["kills"] for trial in trials) >= 6
+    for trial in trials:
+        assert (trial["problems"], trial["different"], trial["found"]) == ([], [], []), trial

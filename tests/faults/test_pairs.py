@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from featstore.stages.index import index
+from featstore.stages.remove import remove
 from featstore.stages.repair import repair
 from featstore.stages.train import train
 from featstore.stages.verify import verify
@@ -39,12 +40,13 @@ VERBS: dict[str, Callable[[Path], object]] = {
     "extract": workplace.run_extract,
     "label": run_label,
     "compact": workplace.run_compact,
+    "remove": lambda folder: remove(folder / "store", [FIRST[2]]),
     "repair": lambda folder: repair(folder / "store", set_aside=True),
     "index --out": lambda folder: index(folder / "store", out=folder / INDEX),
     "index --update": lambda folder: index(folder / "store", out=folder / INDEX, update=True),
     "train --out": run_train,
 }
-CHANGES = ("extract", "label", "compact", "repair")
+CHANGES = ("extract", "label", "compact", "remove", "repair")
 """Verbs that change the store."""
 PAIRS = list(itertools.combinations_with_replacement(VERBS, 2))
 TOLD = re.compile(r"is being (compacted|written) by process \d+ on \S+|process \d+ on \S+ is writing this")

@@ -28,6 +28,7 @@ from featstore.stages.compact import compact
 from featstore.stages.duplicates import find_duplicates
 from featstore.stages.index import index
 from featstore.stages.info import info
+from featstore.stages.remove import remove, restore
 from featstore.stages.train import train
 from featstore.stages.verify import verify
 from featstore.store import FeatureStore
@@ -94,7 +95,7 @@ class Writer:
 
     def step(self) -> None:
         """Run one verb."""
-        verb = self.draw.choice(("extract", "extract", "label", "compact", "compact", "index"))
+        verb = self.draw.choice(("extract", "extract", "label", "remove", "compact", "compact", "index"))
         if verb == "extract":
             for key in self.draw.sample(KEYS, 3):
                 if key in self.state and len(self.state) > len(KEYS) // 2 and self.draw.random() < 0.5:
@@ -106,6 +107,13 @@ class Writer:
             mark = f"{self.draw.randrange(10**9)}"
             self.note(mark=mark)
             set_columns(self.folder / "store", [key.encode() for key in self.state], {"mark": [mark] * len(self.state)})
+        elif verb == "remove":
+            if len(self.state) > len(KEYS) // 2:
+                key = self.draw.choice(sorted(self.state))
+                del self.state[key]
+                self.note(state=self.state)
+                remove(self.folder / "store", [key])
+                restore(self.folder / "store", [key])
         elif verb == "compact":
             compact(self.folder / "store")
             self.epochs += 1

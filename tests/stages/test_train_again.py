@@ -15,8 +15,10 @@ from featstore.heads import load_head, save_head
 from featstore.heads.trainer import HEADS
 from featstore.stages.compact import compact
 from featstore.stages.index import index
+from featstore.stages.remove import purge, remove
 from featstore.stages.train import train, train_again
 from featstore.store import FeatureStore
+from featstore.store.denylist import Denylist
 from featstore.store.label_history import label_history, undo_label
 from featstore.store.labels import set_columns
 from tests.chain import make_store, names, write_coloured
@@ -151,7 +153,7 @@ def test_every_head_of_a_random_history_trains_again(tmp_path: Path, seed: int):
     for step in range(STEPS):
         keys = sorted(source.content)
         some = [keys[at] for at in random.choice(len(keys), min(3, len(keys)), replace=False)]
-        action = random.choice(["add", "change", "label", "undo", "remove", "compact", "work"])
+        action = random.choice(["add", "change", "label", "undo", "remove", "compact", "work", "erase", "purge"])
         if action == "add":
             add(4)
             plan(path, source)
@@ -170,11 +172,17 @@ def test_every_head_of_a_random_history_trains_again(tmp_path: Path, seed: int):
             compact(path)
         elif action == "work":
             work(path, source)
+        elif action in ("erase", "purge") and len(keys) > 12:
+            live = set(FeatureStore.open(path).keys)
+            remove(path, [key for key in some[:1] if key.decode() in live])
+            for key in some[:1]:
+                del source.content[key]
+            rewritten = purge(path).rewritten if action == "purge" and denied(path) else []
+            heads = [(out, *(seen(path) if str(out) in rewritten else before)) for out, *before in heads]
         out = tmp_path / f"{step}.head"
         try:
             train(path, head=str(random.choice(["logreg", "knn"])), folds=2, out=out)
-            store = FeatureStore.open(path)
-            heads.append((out, set(store.ids.tolist()), dict(zip(store.keys, store.labels.tolist(), strict=True))))
+            heads.append((out, *seen(path)))
         except UsageError:
             # For example a class of one picture.
             continue
@@ -194,6 +202,17 @@ def test_every_head_of_a_random_history_trains_again(tmp_path: Path, seed: int):
             assert train_again(out).equal
             outcomes.append(True)
     assert outcomes
+
+
+def seen(path: Path) -> tuple[set[int], dict[str, str]]:
+    """Return the ids of the store's rows, and the label of each key."""
+    store = FeatureStore.open(path)
+    return set(store.ids.tolist()), dict(zip(store.keys, store.labels.tolist(), strict=True))
+
+
+def denied(path: Path) -> int:
+    """Return the length of the denylist."""
+    return len(Denylist.of(FeatureStore.open(path)._plan))
 
 
 def all_ids(path: Path) -> set[int]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from featstore.errors import DamagedError, UsageError
 from featstore.stages.compact import compact
+from featstore.stages.remove import purge, remove
 from featstore.store import FeatureStore, history
 from featstore.store.label_history import label_history, undo_label
 from featstore.store.labels import set_columns
@@ -33,11 +34,22 @@ steps = st.lists(
         st.tuples(st.just("label"), st.dictionaries(keys, st.sampled_from(["x", "y", None]), min_size=1, max_size=4)),
         st.tuples(st.just("undo"), st.none()),
         st.tuples(st.just("compact"), st.none()),
+        st.tuples(st.sampled_from(["erase", "purge"]), st.sets(keys, min_size=1, max_size=2)),
     ),
     min_size=4,
     max_size=20,
 )
 EXAMPLES = int(os.environ.get("FEATSTORE_PAST_EXAMPLES", "25"))
+
+
+def known_keys(path: Path, wanted: set[bytes]) -> list[bytes]:
+    """Return those of the ``wanted`` keys that the store has."""
+    some = sorted(wanted)
+    return [
+        key
+        for key, number in zip(some, FeatureStore.open(path)._plan.find_keys(some).tolist(), strict=True)
+        if number >= 0
+    ]
 
 
 @dataclass
@@ -100,6 +112,11 @@ def test_every_earlier_state_is_shown_as_it_was(tmp_path_factory, history):
             undo_label(path)
         elif name == "compact":
             compact(path)
+        elif name in ("erase", "purge"):
+            known = known_keys(path, value)
+            remove(path, known)
+            if name == "purge" and known:
+                purge(path)
         seen.append(Seen.of(FeatureStore.open(path)))
     for each in seen:
         each.check(path)
