@@ -229,9 +229,7 @@ def _require_only(context: click.Context, option: str, *more: str) -> None:
         one.opts[0] for one in context.command.params if one.name not in own and _was_given(context, one.name or "")
     ]
     if given:
-        raise click.UsageError(
-            f"--{option} trains with the settings of {context.params[option]}: leave out {given[0]}"
-        )
+        raise click.UsageError(f"--{option} trains with the settings of {context.params[option]}: leave out {given[0]}")
 
 
 def _kind(options: dict[str, Any]) -> str | None:

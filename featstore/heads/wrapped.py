@@ -31,6 +31,8 @@ class EstimatorModel:
     """
 
     name: ClassVar[str] = "estimator"
+    # An estimator of another package may keep rows, as those of nearest neighbours do.
+    keeps_rows: ClassVar[bool] = True
     payload: NDArray[np.uint8]
     output: str
     dimension: int

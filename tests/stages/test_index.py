@@ -11,7 +11,10 @@ from featstore.errors import IdentityError, UsageError
 from featstore.indexes import read_ann_benchmark
 from featstore.stages import index as stage
 from featstore.stages.index import export_store, index
+from featstore.stages.info import info
+from featstore.stages.search import Query, search
 from featstore.store import FeatureStore
+from featstore.store.labels import set_columns
 from tests.chain import make_store, names, write_coloured
 from tests.made import tiny_backbone
 
@@ -149,3 +152,23 @@ def test_a_name_that_is_too_long_fails_before_the_work(chain, tmp_path, monkeypa
     monkeypatch.setattr(stage, "_build", lambda *_: pytest.fail("worked"))
     with pytest.raises(UsageError, match="its name has 250 bytes, where 240 fit"):
         index(chain.store, out=tmp_path / ("x" * 250))
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+def test_changed_labels_are_told_and_an_update_takes_them_over(tmp_path, kind):
+    store = make_store(write_coloured(tmp_path / "p", names("", 6)), tmp_path / "s")
+    path = index(store, kind=kind).path
+    before = open_index(path).vectors_of(FeatureStore.open(store).ids)
+    set_columns(store, [b"ant/00.png", b"bee/01.png"], {"label": ["wasp", None]})
+    told = info(path)["stale"]
+    assert "2 pictures have another label; bring it up to date with: featstore index" in told
+    assert search(path, like=Query(keys=["ant/01.png"])).notes[-1:] == [told]
+    report = index(store, out=path, update=True)
+    assert (report.added, report.removed, report.relabelled) == (0, 0, 2)
+    opened, now = open_index(path), FeatureStore.open(store)
+    assert opened.labels_of(now.ids) == now.labels.tolist()
+    assert (opened.vectors_of(now.ids) == before).all()
+    assert info(path)["stale"] == ""
+    set_columns(store, [b"ant/00.png"], {"note": ["of another column"]})
+    assert info(path)["stale"] == ""
+    assert index(store, out=path, update=True).relabelled == 0

@@ -16,7 +16,7 @@ from featstore.heads.trainer import HEADS
 from featstore.stages.compact import compact
 from featstore.stages.index import index
 from featstore.stages.remove import purge, remove
-from featstore.stages.train import train, train_again
+from featstore.stages.train import retrain, train, train_again
 from featstore.store import FeatureStore
 from featstore.store.denylist import Denylist
 from featstore.store.label_history import label_history, undo_label
@@ -66,6 +66,18 @@ def test_a_head_on_two_stores_and_their_new_places(tmp_path: Path):
     with pytest.raises(UsageError, match="is not there; say where it is"):
         train_again(tmp_path / "a.head")
     assert train_again(tmp_path / "a.head", moved[::-1]).equal
+
+
+def test_an_update_equals_a_new_head_with_the_same_settings(tmp_path: Path):
+    folder = write_coloured(tmp_path / "p", names("train", 8) + names("val", 4))
+    store = make_store(folder, tmp_path / "s")
+    train(store, head="knn", folds=2, out=tmp_path / "a.head", seed=5)
+    grown(folder, store)
+    updated = retrain(tmp_path / "a.head")
+    new = train(store, head="knn", folds=2, out=tmp_path / "b.head", seed=5)
+    assert updated.path == str(tmp_path / "a.head")
+    assert load_head(tmp_path / "a.head").meta["data"] == new.head.meta["data"]
+    assert load_head(tmp_path / "a.head").meta["request"] == new.head.meta["request"]
 
 
 def test_purged_pictures_are_named(tmp_path: Path):

@@ -1,0 +1,48 @@
+"""The denylist: what is on it after any sequence of removals and restorations."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featstore.store.denylist import Denylist
+
+KEYS = [f"k{number}".encode() for number in range(5)]
+EMPTY = Denylist(b"", np.empty((0, 2), np.uint64), np.empty((0, 2), np.uint64), np.empty(0, bool))
+some = st.lists(st.sampled_from(KEYS), unique=True)
+
+
+def sums(keys: list[bytes]) -> np.ndarray:
+    """Return a SHA-256 for each key; those of k3 and k4 are equal, and that of k0 is unknown."""
+    digests = [bytes(32) if key == b"k0" else hashlib.sha256(min(key, b"k3")).digest() for key in keys]
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
+
+
+@given(st.lists(st.tuples(st.booleans(), some)))
+def test_keys_and_contents_after_removals_and_restorations(steps):
+    found, keys, contents = EMPTY, set(), set()
+    for add, chosen in steps:
+        if add:
+            found = found.with_entries(found.entries(chosen, sums(chosen)))
+            keys |= set(chosen)
+            contents |= {row.tobytes() for row in sums(chosen) if row.any()}
+        else:
+            denied, key, content = found.matching(chosen)
+            assert denied.tolist() == [each in keys for each in chosen]
+            found = found.without(key, content)
+            contents -= {sums([each]).tobytes() for each in chosen if each in keys}
+            keys -= set(chosen)
+        assert found.denies_keys(KEYS).tolist() == [key in keys for key in KEYS]
+        test = found.content_test()
+        assert [test(row.tobytes()) for row in sums(KEYS)] == [row.tobytes() in contents for row in sums(KEYS)]
+        assert len(found.erased()) == 0
+
+
+def test_digests_of_two_stores_differ():
+    one, other = (EMPTY.entries(KEYS, sums(KEYS)) for _ in range(2))
+    assert (one.key != other.key).all()
+    assert one.denies_keys(KEYS).all()
+    assert len(EMPTY.arrays()) == 0 == len(EMPTY.about())
