@@ -55,6 +55,8 @@ VERBS: dict[str, dict[str, str]] = {
         "repair store --engine torch": "store",
         "repair store --set-aside": "store",
         "compact store": "store",
+        "remove store cat/02.png": "store",
+        "info .": "",
         f"extract {FOLDER} store {NETWORK.format(0)}": "store",
     },
     "head": {
