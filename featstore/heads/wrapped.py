@@ -31,8 +31,8 @@ class EstimatorModel:
     """
 
     name: ClassVar[str] = "estimator"
+    # An estimator of another package may keep rows, as those of nearest neighbours do.
     keeps_rows: ClassVar[bool] = True
-    """Unknown, since any class may keep the rows that it learned from; so they are assumed to be there."""
     payload: NDArray[np.uint8]
     output: str
     dimension: int

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.errors import DamagedError, UsageError
+from featstore.errors import DamagedError
 from featstore.files import atomic
 from featstore.store import folders, history, shards, tables, written
 from featstore.store import plan as plans
@@ -104,7 +104,7 @@ class Compaction:
         rewritten = self._write_epoch(groups)
         self._write_tables()
         erased = self.denylist.erased(all_denied=self.purge).denies_keys
-        versions = label_versions(self.store._tables)
+        versions = history.label_versions(self.store._tables)
         history.write_history(self.path, self.plan, versions, self._had_vector, erased)
         history.forget_keys(self.path, erased)
         purged = len(self.plan.retired)
@@ -311,14 +311,6 @@ class Compaction:
             else:
                 tables.copy_rows(path, table, np.flatnonzero(known), table.about)
         atomic.sync(directory)
-
-
-def label_versions(found: tables.Tables) -> int:
-    """Return the number of label versions, 0 if they are those of a store that is not there."""
-    try:
-        return found.version
-    except UsageError:
-        return 0
 
 
 def _segments(groups: Sequence[_Group]) -> Iterator[list[_Group]]:

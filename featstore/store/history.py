@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.errors import DamagedError
+from featstore.errors import DamagedError, UsageError
 from featstore.files import sealed
 from featstore.files.byte_columns import ByteColumn, column
 from featstore.store import folders, written
 from featstore.store.ids import Ids, member
 from featstore.store.plan import Plan, Segment
+from featstore.store.tables import Tables
 
 KIND = "history"
 FEATURE = "history"
@@ -221,3 +222,11 @@ def vectors_of(shards: Iterator[Any], ids: Ids) -> NDArray[np.bool_]:
             low, high = np.searchsorted(ids, [shard.ids[0], shard.ids[-1] + 1])
             had[low:high] |= member(ids[low:high], shard.ids)
     return had
+
+
+def label_versions(found: Tables) -> int:
+    """Return the number of label versions, 0 if they are those of a store that is not there."""
+    try:
+        return found.version
+    except UsageError:
+        return 0

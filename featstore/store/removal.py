@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from featstore.errors import UsageError
 from featstore.store import plan as plans
-from featstore.store.compaction import label_versions
 from featstore.store.denylist import FEATURE, Denylist
 from featstore.store.feature_store import FeatureStore
+from featstore.store.history import label_versions
 from featstore.store.ids import Ids
 from featstore.store.key_matches import meant, other_forms
 from featstore.store.keys import digests

@@ -57,6 +57,7 @@ VERBS: dict[str, dict[str, str]] = {
         "compact store": "store",
         "remove store cat/02.png": "store",
         "remove store --purge": "store",
+        "info .": "",
         f"extract {FOLDER} store {NETWORK.format(0)}": "store",
     },
     "head": {
