@@ -99,7 +99,7 @@ class Run:
         """
         if not self.todo:
             return
-        from featstore.decode import open_decoder
+        from featstore.decode import open_decoder, open_fitting
         from featstore.embed.loader import Loader
         from featstore.embed.parity_check import check_drift
 
@@ -110,6 +110,7 @@ class Run:
             max_pixels=max_pixels,
             max_bytes=max_bytes,
             decode=decode or open_decoder(self.manifest.identity.decoder),
+            fit=open_fitting(self.manifest.identity.decoder),
             in_hand=self.in_hand,
         )
         engine, long = network.engine, self.total >= defaults.DRIFT_RUN
@@ -120,7 +121,7 @@ class Run:
         try:
             pipeline.run(
                 self._batches(),
-                load,
+                partial(loader.parts, decoders=decoders),
                 engine,
                 self._write,
                 dtype=self.manifest.identity.numpy_dtype,

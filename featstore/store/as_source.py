@@ -20,7 +20,8 @@ from featstore.sources.reading import encoded, resolve, stat_picture
 from featstore.store import tables
 from featstore.store.label_history import UNDO
 from featstore.store.manifest import NAME, Manifest, settled
-from featstore.store.plan import Plan, Rows, Segment
+from featstore.store.plan import Plan, Segment
+from featstore.store.rows import Rows
 from featstore.store.tables import FOLLOW, Tables
 from featstore.text import counted, quoted
 

@@ -59,7 +59,6 @@ class _Buffer:
     side: dict[str, list[tables.Value]] = field(default_factory=dict)
     side_digest: list[NDArray[np.uint64]] = field(default_factory=list)
 
-
     def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int32]]:
         """Return sizes, times and offsets (3, n), the digests of the keys (n, 2) and the regions (n, 5)."""
         return (

@@ -93,7 +93,9 @@ def merged(parts: Sequence[Rows]) -> Rows:
         np.concatenate([part.mtimes for part in parts]),
         np.concatenate([part.offsets for part in parts]),
         [location for part in parts for location in (part.locations or part.keys)] if relocated else None,
-        np.concatenate([whole[: len(part)] if part.regions is None else part.regions for part in parts]) if cut else None,
+        np.concatenate([whole[: len(part)] if part.regions is None else part.regions for part in parts])
+        if cut
+        else None,
     )
 
 
