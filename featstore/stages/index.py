@@ -19,7 +19,7 @@ from featstore.store import FeatureStore
 from featstore.store.origin import generation_number, origin_of_store, require_vectors, state_of_store
 from featstore.store.past import KEY as PAST
 from featstore.store.past import record_of
-from featstore.store.splitting import groups_of_equal_bytes
+from featstore.store.splitting import equal_content
 from featstore.text import counted
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _build(
     about: dict[str, Any] = {
         "metric": metric,
         "about": About(store.labels.tolist(), store.identity, _origin(store), generation_number(store)),
-        "groups": groups_of_equal_bytes(store.sha256),
+        "groups": equal_content(store),
         "seed": seed,
         "progress": progress,
     }
@@ -190,7 +190,7 @@ def _grow(index: FeatureIndex, store: FeatureStore, rows: NDArray[np.int64], gen
 
     info = index.info()
     asking = rows[:0]
-    groups = groups_of_equal_bytes(store.sha256)
+    groups = equal_content(store)
     if info["contract"] is not None and not index.exact:
         new = np.zeros(len(store), np.bool_)
         new[rows] = True
@@ -231,7 +231,7 @@ def export_store(
     from featstore.indexes.tuning.truth import hold_out
 
     opened = FeatureStore.open(Path(store))
-    held_out = hold_out(len(opened), defaults.CHECK_QUERIES, seed, groups_of_equal_bytes(opened.sha256))
+    held_out = hold_out(len(opened), defaults.CHECK_QUERIES, seed, equal_content(opened))
     if not len(held_out.queries):
         raise UsageError(f"{opened.path}: has {len(opened):,} vectors; some ten are needed to hold any out for a test")
     write_ann_benchmark(
