@@ -45,7 +45,7 @@ def open_parts(file: BinaryIO, max_pixels: int) -> TiffParts | None:
     except ImportError:
         return None
     with as_failure():
-        page: Any = tifffile.TiffFile(file, _multifile=False).pages[0]
+        page: Any = tifffile.TiffFile(file, name="picture").pages[0]
         pixels = page.imagewidth * page.imagelength
         kinds = _LOSSLESS | _JPEG if pixels > max_pixels else _LOSSLESS
         if pixels <= STREAMED_PIXELS or int(page.compression) not in kinds or not _is_plain(page):
