@@ -31,8 +31,10 @@ SOURCE = Pictures(
     },
 )
 FILES = {
-    "plan/000000/000000.h5": PLAN | {"region": ("<i4", 2), "location/bytes": ("|u1", 1), "location/offsets": ("<u8", 1)},
-    "plan/000000/000001.h5": PLAN | {"region": ("<i4", 2), "location/bytes": ("|u1", 1), "location/offsets": ("<u8", 1)},
+    "plan/000000/000000.h5": PLAN
+    | {"region": ("<i4", 2), "location/bytes": ("|u1", 1), "location/offsets": ("<u8", 1)},
+    "plan/000000/000001.h5": PLAN
+    | {"region": ("<i4", 2), "location/bytes": ("|u1", 1), "location/offsets": ("<u8", 1)},
     "shards/000000-00000000.h5": SHARD,
     "shards/000000-00000001.h5": SHARD,
 }
@@ -77,9 +79,7 @@ def test_writes_the_same_layout_as_the_golden_regions(tmp_path: Path):
         with h5py.File(GOLDEN / name) as golden, h5py.File(tmp_path / "s" / name) as ours:
             for dataset in set(FILES[name]) - {"meta"}:
                 np.testing.assert_array_equal(golden[dataset][()], ours[dataset][()])
-            assert (
-                json.loads(golden["meta"][:].tobytes()).keys() == json.loads(ours["meta"][:].tobytes()).keys()
-            )
+            assert json.loads(golden["meta"][:].tobytes()).keys() == json.loads(ours["meta"][:].tobytes()).keys()
 
 
 def test_an_older_featstore_refuses_regions_by_name(monkeypatch):
