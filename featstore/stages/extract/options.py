@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from featstore import defaults
@@ -24,6 +25,13 @@ _OF_SOURCE: Final = (
 _AT_LEAST_ONE: Final = (
     "batch", "workers", "unit_rows", "max_pixels", "max_bytes", "max_memory",
 )  # fmt: skip
+
+
+def _measure(root: Path, location: bytes, offset: int, size: int) -> tuple[int, int] | None:
+    # Pillow is loaded at the first picture: a run without boxes and tiles opens none here.
+    from featstore.store.cutting import measure
+
+    return measure(root, location, offset, size)
 
 
 class ExtractKeywords(TypedDict, total=False):
@@ -174,10 +182,7 @@ class ExtractOptions:
     @property
     def cut(self) -> Cut:
         """The parts of pictures that are rows."""
-        # Opening pictures takes Pillow, which most runs without pending pictures do not need.
-        from featstore.store.cutting import measure
-
-        return Cut(measure, self.boxes, self.box_unit, self.region_column, self.tiles, self.overlap)
+        return Cut(_measure, self.boxes, self.box_unit, self.region_column, self.tiles, self.overlap)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as JSON. Raises UsageError if the backbone is an object, not a name."""

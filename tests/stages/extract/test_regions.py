@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import tarfile
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,11 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featstore.decode import load_rgb, regions
+from featstore.decode import DECODERS, load_rgb, regions, tiff
 from featstore.errors import UsageError
 from featstore.stages.compact import compact
-from featstore.stages.extract import ExtractOptions, extract_in_process
+from featstore.stages.extract import ExtractOptions, extract_in_process, extract_supervised
+from featstore.stages.extract.trial import try_picture
 from featstore.store import FeatureStore
+from featstore.store.claims import work_folder
+from featstore.store.culprits import write_culprit
 from featstore.store.manifest import Manifest
 from featstore.store.pictures import Pictures
 from featstore.store.repair.verify import verify_store
@@ -303,3 +308,60 @@ def test_a_store_without_regions_requires_nothing(folder, tmp_path):
     assert (Manifest.read(tmp_path / "s").requires, store.has_regions) == ((), False)
     assert "parent" not in store.columns
     assert store.parents.tolist() == store.keys[:]
+
+
+def test_what_killed_a_decoder_is_the_picture_with_all_its_regions(folder, tmp_path, decoded):
+    rows = [(f"{number}.jpg", at, 1, 5, 5, "a") for number in range(3) for at in range(4)]
+    stop = threading.Event()
+    stop.set()
+    run(table(folder / "t.csv", rows), tmp_path / "s", stop=stop)
+    work_folder(tmp_path / "s", 0).mkdir(parents=True)
+    write_culprit(tmp_path / "s", 0, 5, "decoder-died", "it died")
+    assert run(folder / "t.csv", tmp_path / "s", batch=2).reasons == {"decoder-died": 4}
+    assert len(decoded) == 2
+    assert {key[:5] for key, _ in FeatureStore.open(tmp_path / "s").failures()} == {"1.jpg"}
+
+
+@pytest.mark.parametrize(("region", "reason"), [([1, 1, 5, 5, 5], ""), ([], ""), ([99, 1, 5, 5, 5], "bad-box")])
+def test_a_suspect_is_tried_as_it_was_extracted(folder, decoded, region, reason):
+    limits = {"preprocessing": NETWORK.preprocessing.to_dict(), "max_pixels": 1 << 20, "max_bytes": 1 << 20}
+    for decoder in DECODERS.values():
+        assert try_picture(str(folder), "0.jpg", -1, -1, **limits, decoder=decoder, region=region) == reason
+    assert len(decoded) == 2
+    assert try_picture(str(folder), "0.jpg", -1, -1, **limits, decoder="", region=region) == ""
+
+
+def test_pictures_in_archives_are_cut_too(folder, tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(folder / "1.jpg", "1.jpg")
+    report = extract(tmp_path / "a.tar", tmp_path / "s", backbone=NETWORK, tiles=20)
+    assert (report.vectors, report.failures) == (2 * 4, 0)
+    extract(folder, tmp_path / "own", backbone=NETWORK, tiles=20, layout="flat")
+    own = FeatureStore.open(tmp_path / "own")
+    rows = np.flatnonzero(own.parents == "1.jpg")
+    np.testing.assert_allclose(FeatureStore.open(tmp_path / "s").features(), own.features(rows=rows), atol=1e-6)
+
+
+def test_tiles_of_a_large_tiff_are_read_in_parts(folder, tmp_path, monkeypatch, decoded):
+    tifffile = pytest.importorskip("tifffile")
+    pixels = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
+    (tmp_path / "t").mkdir()
+    tifffile.imwrite(tmp_path / "t/a.tif", pixels, tile=(16, 16), photometric="rgb")
+    extract(tmp_path / "t", tmp_path / "whole", backbone=NETWORK, tiles=20)
+    assert len(decoded) == 1
+    monkeypatch.setattr(tiff, "STREAMED_PIXELS", 1)
+    # Neither the picture nor its file fits the limits, its tiles do.
+    report = extract(tmp_path / "t", tmp_path / "s", backbone=NETWORK, tiles=20, max_pixels=400, max_bytes=100)
+    assert (report.vectors, report.failures, len(decoded)) == (12, 0, 1)
+    assert features(tmp_path / "s") == features(tmp_path / "whole")
+    assert (FeatureStore.open(tmp_path / "s").sha256 == FeatureStore.open(tmp_path / "whole").sha256).all()
+
+
+@pytest.mark.slow
+def test_a_table_is_supervised_and_a_second_run_finds_nothing_new(folder, tmp_path):
+    source = table(folder / "t.csv", some_boxes(2))
+    options = {"backbone": "efficientnet_lite0", "boxes": BOXES}
+    report = extract_supervised(source, tmp_path / "s", ExtractOptions(**options))
+    assert (report.vectors, report.failures) == (12, 0)
+    again = extract_supervised(source, tmp_path / "s", ExtractOptions(**options))
+    assert (again.change.unchanged, again.new_vectors) == (12, 0)
