@@ -7,6 +7,7 @@ the picture has too many pixels to be decoded whole.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from typing import Any, BinaryIO, Final
@@ -15,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from featstore.decode.opening import as_failure
+from featstore.decode.opening import as_failure, picture_size
 from featstore.decode.pillow import to_rgb
 from featstore.decode.preprocessing import DecodeFailure
 
 MAGIC: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 STREAMED_PIXELS: Final = 1 << 24
 """Pixels from which a TIFF file is read in parts."""
-_CACHED_BYTES: Final = 64 << 20
+CACHED_BYTES: Final = 64 << 20
 """Bytes of unpacked segments that are kept for the next regions."""
 _SEGMENT_BYTES: Final = 1 << 28
 """Largest segment, packed or not: a damaged or malicious file may claim any."""
@@ -30,6 +31,9 @@ _LOSSLESS: Final = frozenset({1, 5, 8, 32773, 32946, 34925, 50000})
 """None, LZW, Deflate, PackBits, old Deflate, LZMA, Zstandard."""
 _JPEG: Final = frozenset({7, 33003, 33004, 33005, 34712})
 _GRAY, _RGB, _YCBCR = 1, 2, 6
+
+# Without a handler, tifffile's logger would write to stderr through logging's handler of last resort.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 def open_parts(file: BinaryIO, max_pixels: int) -> TiffParts | None:
@@ -43,14 +47,28 @@ def open_parts(file: BinaryIO, max_pixels: int) -> TiffParts | None:
     try:
         import tifffile
     except ImportError:
+        _require_whole(file, max_pixels)
         return None
-    with as_failure():
+    try:
         page: Any = tifffile.TiffFile(file, name="picture").pages[0]
         pixels = page.imagewidth * page.imagelength
         kinds = _LOSSLESS | _JPEG if pixels > max_pixels else _LOSSLESS
         if pixels <= STREAMED_PIXELS or int(page.compression) not in kinds or not _is_plain(page):
             return None
-        return TiffParts(page, file, max_pixels)
+    except Exception:
+        # Pillow may read it, or says what is wrong.
+        return None
+    return TiffParts(page, file, max_pixels)
+
+
+def _require_whole(file: BinaryIO, max_pixels: int) -> None:
+    width, height = picture_size(file)
+    if width * height > max_pixels:
+        raise DecodeFailure(
+            "too-many-pixels",
+            f"{width} x {height} = {width * height:,} pixels; the limit is {max_pixels:,}; install image-featstore[tiff] to "
+            "read it in parts",
+        )
 
 
 def _is_plain(page: Any) -> bool:
@@ -129,6 +147,6 @@ class TiffParts:
             raise DecodeFailure("corrupt", f"part {index:,} of the picture is empty")
         segment: NDArray[Any] = found[0]
         self._kept[index] = segment
-        while len(self._kept) > 1 and len(self._kept) * self._bytes > _CACHED_BYTES:
+        while len(self._kept) > 1 and len(self._kept) * self._bytes > CACHED_BYTES:
             self._kept.popitem(last=False)
         return segment

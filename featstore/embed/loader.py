@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,8 @@ from featstore.store.writer import SUPERSEDED
 _MEMORY: Final = ("out-of-memory", "the picture does not fit into the memory there is")
 Fitting = Callable[[Any, Preprocessing], NDArray[np.uint8]]
 """Function of an RGB image to the pixels that the network sees (see featstore.decode.open_fitting)."""
+Cutting = Callable[[Hashable, Callable[[], CutPicture]], CutPicture]
+"""Function of a picture's place, and of what makes it, to the picture whose regions are cut; see SharedDecoding.cut."""
 Root = Callable[[int], Path]
 """Function from a plan segment's number to the root of its relative locations."""
 
@@ -72,11 +74,13 @@ class Loader:
         max_bytes: int,
         decode: Decoder,
         fit: Fitting,
+        cut: Cutting | None = None,
         in_hand: InHand | None = None,
     ) -> None:
         self.preprocessing, self.root, self.timings = preprocessing, root, timings
         self.max_pixels, self.max_bytes = max_pixels, max_bytes
         self.decode, self.fit, self.in_hand = decode, fit, in_hand
+        self.cut = cut
         self._last: tuple[Target | None, int, CutPicture | None] = (None, -1, None)
 
     def parts(self, batch: Batch, decoders: Executor | None = None) -> list[Part]:
@@ -137,7 +141,8 @@ class Loader:
     def _cut_picture(self, target: Target, row: int) -> CutPicture:
         rows, root = target.rows, self.root(target.unit.segment)
         place = rows.location(row), int(rows.offsets[row]), int(rows.sizes[row])
-        return CutPicture(root, *place, max_pixels=self.max_pixels, max_bytes=self.max_bytes)
+        make = partial(CutPicture, root, *place, max_pixels=self.max_pixels, max_bytes=self.max_bytes)
+        return make() if self.cut is None else self.cut((root, *place, int(rows.mtimes[row])), make)
 
     def _regions(
         self, target: Target, rows: Sequence[int], picture: CutPicture, decoders: Executor | None

@@ -15,7 +15,7 @@ from featstore import defaults
 from featstore.decode import DecodeFailure
 from featstore.decode.opening import picture_size
 from featstore.decode.regions import Croppable, open_whole, region_of
-from featstore.decode.tiff import open_parts
+from featstore.decode.tiff import CACHED_BYTES, open_parts
 from featstore.sources.base import ReadFailure, size_and_mtime
 from featstore.sources.reading import open_picture_file, read_picture
 from featstore.store.rows import Region
@@ -62,6 +62,14 @@ class CutPicture:
         if self._file is not None and size_and_mtime(os.fstat(self._file.fileno())) != self._stat:
             raise ReadFailure("changed-while-read", "the picture changed while its regions were read")
         return region_of(picture, (0, 0, *picture.size) if region is None else region[:4])
+
+    @property
+    def held(self) -> int:
+        """Bytes that the picture takes in memory, about."""
+        if self._file is not None:
+            return CACHED_BYTES
+        picture = self._decoded
+        return len(self._data or b"") if picture is None else 3 * picture.size[0] * picture.size[1]
 
     def _once(self, work: Any) -> None:
         if self._failure is None:

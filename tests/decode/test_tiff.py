@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -115,8 +116,21 @@ def test_a_region_and_a_part_have_limits(tmp_path, monkeypatch):
         open_parts(io.BytesIO(data), 1 << 20)
 
 
+def test_a_file_without_a_readable_page_is_left_to_pillow():
+    assert open_parts(io.BytesIO(b"II*\0" + bytes(100)), 1 << 20) is None
+
+
+def test_without_the_extra_a_large_picture_fails_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    file = io.BytesIO(write(tmp_path / "a.tif", pixels(1)))
+    assert open_parts(file, 90 * 70) is None
+    file.seek(0)
+    with pytest.raises(DecodeFailure, match=r"install image-featstore\[tiff\] to read it in parts"):
+        open_parts(file, 90 * 70 - 1)
+
+
 def test_few_parts_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(tiff, "_CACHED_BYTES", 3 * 16 * 16 * 3)
+    monkeypatch.setattr(tiff, "CACHED_BYTES", 3 * 16 * 16 * 3)
     parts = open_parts(io.BytesIO(write(tmp_path / "a.tif", pixels(3), photometric="rgb", tile=(16, 16))), 1 << 20)
     parts.crop((0, 0, *SIZE))
     assert len(parts._kept) == 3

@@ -17,6 +17,7 @@ from featstore.decode import DECODERS, load_rgb, regions, tiff
 from featstore.errors import UsageError
 from featstore.stages.compact import compact
 from featstore.stages.extract import ExtractOptions, extract_in_process, extract_supervised
+from featstore.stages.extract.jobs import Job, extract_jobs
 from featstore.stages.extract.trial import try_picture
 from featstore.store import FeatureStore
 from featstore.store.claims import work_folder
@@ -292,6 +293,16 @@ def test_a_store_of_regions_is_a_source_for_another_backbone(folder, tmp_path, d
     assert (old.keys[:], old.parents.tolist()) == (new.keys[:], new.parents.tolist())
     assert features(tmp_path / "new") == features(tmp_path / "own")
     assert len(decoded) == 18
+
+
+def test_several_stores_decode_each_picture_once(folder, tmp_path, decoded):
+    source, networks = table(folder / "t.csv", some_boxes()), [NETWORK, tiny_backbone(2, name="other")]
+    options = [ExtractOptions(backbone=each, batch=4, boxes=BOXES) for each in networks]
+    extract_jobs([Job(source, tmp_path / each.backbone.name, each) for each in options])
+    assert len(decoded) == 6
+    for each in options:
+        extract_in_process(source, tmp_path / "own" / each.backbone.name, each)
+        assert features(tmp_path / "own" / each.backbone.name) == features(tmp_path / each.backbone.name)
 
 
 def test_pages_show_the_region(folder, tmp_path):
