@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Executor
@@ -82,6 +83,8 @@ class Loader:
         self.decode, self.fit, self.in_hand = decode, fit, in_hand
         self.cut = cut
         self._last: tuple[Target | None, int, CutPicture | None] = (None, -1, None)
+        self._lock = threading.Lock()
+        self._recent: tuple[Target, int, CutPicture] | None = None
 
     def parts(self, batch: Batch, decoders: Executor | None = None) -> list[Part]:
         """Return the functions that load a batch: one for each picture, also where many rows are its regions.
@@ -89,7 +92,7 @@ class Loader:
         Call this in the order of the batches: then a picture is decoded once for all its regions that follow each other
         in a unit.
         """
-        target, rows = batch.target, batch.target.rows
+        target, rows, self._recent = batch.target, batch.target.rows, None
         if rows.regions is None:
             return one_by_one(partial(self, decoders=decoders))(batch)
         parts: list[Part] = []
@@ -117,7 +120,7 @@ class Loader:
         if culprit := target.culprits.get(row):
             return Loaded(None, NO_DIGEST, *culprit)
         if rows.regions is not None:
-            return self._regions(target, range(row, row + 1), self._cut_picture(target, row), decoders)[0]
+            return self._regions(target, range(row, row + 1), self._recent_picture(target, row), decoders)[0]
         location = rows.location(row)
         digest, unit, root = NO_DIGEST, target.unit.number, self.root(target.unit.segment)
         try:
@@ -137,6 +140,14 @@ class Loader:
     def _decoded(self, data: bytes, unit: int, row: int) -> NDArray[np.uint8]:
         with self._stage("decode", DECODING, unit, row):
             return self.decode(data, self.preprocessing, max_pixels=self.max_pixels)
+
+    def _recent_picture(self, target: Target, row: int) -> CutPicture:
+        """Return the picture of one row; the last one, if the row is a region of it."""
+        with self._lock:
+            last = self._recent
+            if last is None or last[0] is not target or not target.rows.same_picture(last[1], row):
+                last = self._recent = target, row, self._cut_picture(target, row)
+            return last[2]
 
     def _cut_picture(self, target: Target, row: int) -> CutPicture:
         rows, root = target.rows, self.root(target.unit.segment)
