@@ -23,7 +23,7 @@ from featstore.decode.preprocessing import DecodeFailure
 MAGIC: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 STREAMED_PIXELS: Final = 1 << 24
 """Pixels from which a TIFF file is read in parts."""
-CACHED_BYTES: Final = 64 << 20
+CACHED_BYTES: Final = 40 << 20
 """Bytes of unpacked segments that are kept for the next regions."""
 _SEGMENT_BYTES: Final = 1 << 28
 """Largest segment, packed or not: a damaged or malicious file may claim any."""
