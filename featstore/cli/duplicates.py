@@ -22,10 +22,11 @@ _LISTED = 20
     show_default=True,
     help="Centred cosine (of features minus the store's mean) from which two pictures are near-duplicates.",
 )
+@click.option("--within", is_flag=True, help="Also pair regions of one picture.")
 @click.option("--html", type=click.Path(dir_okay=False), metavar="PAGE.html", help="Write a page with the pictures.")
 @click.option("--root", type=click.Path(), help="Where the pictures are now, for the page, if they moved.")
 @json_option
-def duplicates(store: str, threshold: float, html: str | None, root: str | None, as_json: bool) -> None:
+def duplicates(store: str, threshold: float, within: bool, html: str | None, root: str | None, as_json: bool) -> None:
     """List the pictures that STORE has more than once: equal bytes, and near-duplicates by their features.
 
     Pictures that two splits share (leaks, which make held-out figures too good) are listed separately. The time grows
@@ -60,7 +61,10 @@ def duplicates(store: str, threshold: float, html: str | None, root: str | None,
     bar = Bar()
     try:
         report = find_duplicates(
-            store, threshold=threshold, progress=None if as_json else lambda done, total: bar(Progress(done, total, 0))
+            store,
+            threshold=threshold,
+            within=within,
+            progress=None if as_json else lambda done, total: bar(Progress(done, total, 0)),
         )
     finally:
         bar.close()

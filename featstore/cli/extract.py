@@ -23,6 +23,10 @@ def _share(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]
     return index, count
 
 
+def _names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    return None if value is None else tuple(name.strip() for name in value.split(","))
+
+
 @click.command()
 @click.argument("source")
 @click.argument("stores", metavar="STORE...", nargs=-1, required=True, type=click.Path())
@@ -86,7 +90,7 @@ def _share(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]
 @click.option("--rehash", is_flag=True, help="Detect changes by content instead of size and time; reads every picture.")
 @click.option(
     "--kind",
-    type=click.Choice(["folder", "table", "tar", "list", "store"]),
+    type=click.Choice(["folder", "table", "tar", "list", "coco", "store"]),
     help="Kind of SOURCE (default: found from its name and content).",
 )
 @click.option(
@@ -104,6 +108,27 @@ def _share(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]
 @click.option("--split-column", help="Table column with the splits (in a .tar: name in .json); '' for none.")
 @click.option("--id-column", help="Table column with the keys (default: the paths).")
 @click.option("--all-files", is_flag=True, help="Include files whose extension is not a picture's.")
+@click.option(
+    "--boxes",
+    callback=_names,
+    metavar="X,Y,W,H",
+    help="Table columns of boxes: left, top, width, height. Each row is then a part of its picture.",
+)
+@click.option(
+    "--box-unit",
+    type=click.Choice(["auto", "pixels", "shares"]),
+    default="auto",
+    show_default=True,
+    help="Unit of the boxes; auto: shares of the picture if no number is larger than 1.5.",
+)
+@click.option("--region-column", help="Table column with the names of the boxes (default: numbers in each picture).")
+@click.option(
+    "--tiles",
+    type=click.IntRange(1),
+    metavar="SIDE",
+    help="Cut every picture into square tiles of so many pixels; large TIFF files are read in parts.",
+)
+@click.option("--overlap", type=click.IntRange(0), default=0, show_default=True, help="Overlap of tiles in pixels.")
 @click.option(
     "--follow",
     is_flag=True,
@@ -151,8 +176,8 @@ def extract(
     """Extract features of the pictures of SOURCE into STORE, a folder that is made if it is missing.
 
     SOURCE is a folder (split/class/file, class/file or flat), a CSV or Parquet table with a path column, a WebDataset
-    .tar, a file with one path a line (- for stdin), or another store: its pictures, labels, splits, metadata and label
-    history are taken over for another backbone. Pictures that are in STORE already are not extracted again;
+    .tar, a file with one path a line (- for stdin), COCO annotations (.json), or another store: its pictures, labels,
+    splits, metadata and label history are taken over for another backbone. Pictures that are in STORE already are not extracted again;
     pictures missing from SOURCE are retired. The run may be interrupted or killed: the same command continues it.
 
     Several STOREs, with one --backbone each in their order, decode each picture once; each store equals its own run.
@@ -165,6 +190,9 @@ def extract(
       featstore extract pictures/ maps.store --layer layer3 --pool none --dtype float16
       featstore extract table.csv my.store --root /mnt/pictures --label-column species
       find pictures -name '*.jpg' -print0 | featstore extract - my.store
+      featstore extract detections.csv my.store --boxes x,y,w,h --label-column species
+      featstore extract annotations.json my.store --root /mnt/pictures
+      featstore extract slides/ my.store --tiles 256 --overlap 32
       featstore extract my.store other.store --backbone resnet18
       featstore extract pictures/ a.store b.store --backbone resnet50 --backbone efficientnet_lite0
       featstore extract pictures/ my.store --units 0/2 & featstore extract pictures/ my.store --units 1/2

@@ -29,6 +29,18 @@ _SHOWN = 3
 @batch_option
 @trust_option
 @click.option(
+    "--by",
+    type=click.Choice(["parent"]),
+    help="One prediction for each picture of a store with regions, from all of them.",
+)
+@click.option(
+    "--pool",
+    type=click.Choice(["mean", "max"]),
+    default="mean",
+    show_default=True,
+    help="With --by: the mean of the regions' probabilities, or the largest one of each class.",
+)
+@click.option(
     "--csv",
     "as_csv",
     is_flag=True,

@@ -47,6 +47,7 @@ from featstore.text import counted, printable
 @click.option(
     "--k", type=click.IntRange(1), default=defaults.NEIGHBOURS, show_default=True, help="Neighbours per query."
 )
+@click.option("--by", type=click.Choice(["parent"]), help="Of each picture only its best region.")
 @click.option(
     "--html", type=click.Path(dir_okay=False), metavar="PAGE.html", help="Write a page that shows the pictures."
 )

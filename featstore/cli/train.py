@@ -110,6 +110,7 @@ def _settings(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
     help="Folds of the cross-validation; a share such as 0.1 holds out that share once instead.",
 )
 @click.option("--seed", type=int, default=defaults.SEED, show_default=True)
+@click.option("--apart", is_flag=True, help="Let regions of one picture be on both sides of splits and folds.")
 @click.option("--report", type=click.Path(dir_okay=False), metavar="PAGE.html", help="Write a page with the figures.")
 @click.option("--beside", is_flag=True, help="Also write the page's figures as PNG files and JSON beside it.")
 @click.option("--root", type=click.Path(), help="Where the pictures are now, for the page, if they moved.")

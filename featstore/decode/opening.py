@@ -11,10 +11,11 @@ import io
 import logging
 import re
 import struct
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, Final, cast
+from typing import Any, BinaryIO, Final, cast
 
 from PIL import (
     AvifImagePlugin,
@@ -41,6 +42,7 @@ _PLUGINS: Final = (
 """Pillow's format plugins; importing them registers them. TGA has no signature and is tried last."""
 _FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "DIB", "TGA")
 _ORIENTATION: Final = 0x0112
+_START_BYTES: Final = 1024
 _TRANSPOSE: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -52,12 +54,15 @@ _TRANSPOSE: Final = {
 }
 """Map from EXIF orientation (CIPA DC-008, tag 0x0112) to the operation that makes the picture upright."""
 
+_TURNED: Final = (_TRANSPOSE[5], _TRANSPOSE[6], _TRANSPOSE[7], _TRANSPOSE[8])
+"""Operations that exchange width and height."""
+
 # Without a handler, Pillow's logger would write to stderr through logging's handler of last resort.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
-def open_picture(data: bytes, max_pixels: int) -> tuple[Image.Image, Image.Transpose | None]:
-    """Return the picture file ``data`` as an undecoded image, and the operation that makes it upright.
+def open_picture(data: bytes | BinaryIO, max_pixels: int) -> tuple[Image.Image, Image.Transpose | None]:
+    """Return the picture file ``data``, its bytes or an open file, as an undecoded image, and the operation that makes it upright.
 
     Call this inside ``as_failure`` and ``pillow_silent``.
     Raises DecodeFailure for data that is not a picture or has more than ``max_pixels`` pixels.
@@ -73,14 +78,22 @@ def open_picture(data: bytes, max_pixels: int) -> tuple[Image.Image, Image.Trans
     return image, _TRANSPOSE.get(_orientation(image))
 
 
-def _open(data: bytes) -> Image.Image:
+def picture_size(data: bytes | BinaryIO) -> tuple[int, int]:
+    """Return width and height of the upright picture, from the beginning of its file. Raises DecodeFailure."""
+    with as_failure(), pillow_silent():
+        image, transpose = open_picture(data, sys.maxsize)
+        return (image.height, image.width) if transpose in _TURNED else image.size
+
+
+def _open(data: bytes | BinaryIO) -> Image.Image:
     """Identify and open ``data`` lazily.
 
     Like Image.open, but without its process-wide pixel limit (here an argument) and its warnings.
     """
-    if is_heif(data) and (heif := _heif()) is not None:
-        return heif(io.BytesIO(data), "")
-    prefix, damage = data[:16], ""
+    start = data if isinstance(data, bytes) else _rewound(data).read(_START_BYTES)
+    if is_heif(start) and (heif := _heif()) is not None:
+        return heif(_rewound(data), "")
+    prefix, damage = start[:16], ""
     for name in _FORMATS:
         factory, accept = Image.OPEN[name]
         try:
@@ -88,24 +101,32 @@ def _open(data: bytes) -> Image.Image:
             if isinstance(accepted, str):
                 raise DecodeFailure("unsupported", accepted)
             if accepted:
-                return factory(io.BytesIO(data), "")
+                return factory(_rewound(data), "")
         except (SyntaxError, IndexError, TypeError, KeyError, ValueError, EOFError, struct.error):
-            if accept is not None and len(data) > len(prefix):
+            if accept is not None and len(start) > len(prefix):
                 damage = f"a {name} file whose beginning is damaged or cut off"
     if damage:
         raise DecodeFailure("corrupt", damage)
-    reason, message = describe(data)
+    reason, message = describe(start)
     raise DecodeFailure(reason, message)
 
 
+def _rewound(data: bytes | BinaryIO) -> BinaryIO:
+    """Return the picture's file at its start; of bytes a new one, because an image keeps what it was opened from."""
+    if isinstance(data, bytes):
+        return io.BytesIO(data)
+    data.seek(0)
+    return data
+
+
 @functools.cache
-def _heif() -> Callable[[io.BytesIO, str], Image.Image] | None:
+def _heif() -> Callable[[BinaryIO, str], Image.Image] | None:
     """Return what opens HEIF files; None where the extra is not installed. It is loaded at the first such file."""
     try:
         from pillow_heif import HeifImageFile
     except ImportError:
         return None
-    return cast("Callable[[io.BytesIO, str], Image.Image]", HeifImageFile)
+    return cast("Callable[[BinaryIO, str], Image.Image]", HeifImageFile)
 
 
 def _orientation(image: Image.Image) -> int:

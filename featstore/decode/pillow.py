@@ -73,11 +73,12 @@ def load_rgb(data: bytes, *, max_pixels: int = defaults.MAX_PIXELS) -> Image.Ima
     with as_failure(), pillow_silent():
         image, transpose = open_picture(data, max_pixels)
         image.load()
-        rgb = _to_rgb(image)
+        rgb = to_rgb(image)
         return rgb if transpose is None else rgb.transpose(transpose)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return a decoded image as RGB, by the rules in this module's docstring."""
     mode = image.mode
     if mode.startswith("I;16"):
         return _from_gray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))

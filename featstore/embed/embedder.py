@@ -179,7 +179,7 @@ class Embedder:
         starts = range(0, len(chunk), batch)
         pipeline.run(
             iter([pipeline.Batch(chunk, at, min(at + batch, len(chunk)), False) for at in starts]),
-            self._load,
+            pipeline.one_by_one(self._load),
             self.engine,
             write,
             dtype=self.identity.numpy_dtype,

@@ -1,28 +1,38 @@
-"""Load a row of the plan: read and decode its picture, or return the reason of the failure."""
+"""Load rows of the plan: read and decode their pictures, or return the reason of the failure."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featstore.decode import DecodeFailure, Decoder, Preprocessing
-from featstore.embed.pipeline import NO_DIGEST, Loaded, Timings
+from featstore.decode.opening import as_failure
+from featstore.embed.pipeline import NO_DIGEST, Batch, Loaded, Part, Timings, one_by_one
 from featstore.processes.in_hand import DECODING, READING, InHand
 from featstore.sources.base import ReadFailure
 from featstore.sources.reading import read_picture
+from featstore.store.cutting import CutPicture
 from featstore.store.denylist import DENIED_MESSAGE, DENIED_PICTURE, ContentTest
-from featstore.store.plan import Rows, Unit
+from featstore.store.plan import Unit
+from featstore.store.rows import Rows
 from featstore.store.writer import SUPERSEDED
 
+_MEMORY: Final = ("out-of-memory", "the picture does not fit into the memory there is")
+Fitting = Callable[[Any, Preprocessing], NDArray[np.uint8]]
+"""Function of an RGB image to the pixels that the network sees (see featstore.decode.open_fitting)."""
+Cutting = Callable[[Hashable, Callable[[], CutPicture]], CutPicture]
+"""Function of a picture's place, and of what makes it, to the picture whose regions are cut; see SharedDecoding.cut."""
 Root = Callable[[int], Path]
 """Function from a plan segment's number to the root of its relative locations."""
 
@@ -67,11 +77,40 @@ class Loader:
         max_pixels: int,
         max_bytes: int,
         decode: Decoder,
+        fit: Fitting,
+        cut: Cutting | None = None,
         in_hand: InHand | None = None,
     ) -> None:
         self.preprocessing, self.root, self.timings = preprocessing, root, timings
         self.max_pixels, self.max_bytes = max_pixels, max_bytes
-        self.decode, self.in_hand = decode, in_hand
+        self.decode, self.fit, self.in_hand = decode, fit, in_hand
+        self.cut = cut
+        self._last: tuple[Target | None, int, CutPicture | None] = (None, -1, None)
+        self._lock = threading.Lock()
+        self._recent: tuple[Target, int, CutPicture] | None = None
+
+    def parts(self, batch: Batch, decoders: Executor | None = None) -> list[Part]:
+        """Return the functions that load a batch: one for each picture, also where many rows are its regions.
+
+        Call this in the order of the batches: then a picture is decoded once for all its regions that follow each other
+        in a unit.
+        """
+        target, rows, self._recent = batch.target, batch.target.rows, None
+        if rows.regions is None:
+            return one_by_one(partial(self, decoders=decoders))(batch)
+        parts: list[Part] = []
+        start = batch.start
+        while start < batch.stop:
+            stop = start + 1
+            while stop < batch.stop and rows.same_picture(stop, start):
+                stop += 1
+            last, at, picture = self._last
+            if picture is None or last is not target or at != start - 1 or not rows.same_picture(at, start):
+                picture = self._cut_picture(target, start)
+            self._last = target, stop - 1, picture
+            parts.append(partial(self._regions, target, range(start, stop), picture, decoders))
+            start = stop
+        return parts
 
     def __call__(self, target: Target, row: int, decoders: Executor | None = None) -> Loaded:
         """Load a row of a unit; decode it in ``decoders``, or in this thread if None.
@@ -83,7 +122,9 @@ class Loader:
             return Loaded(None, NO_DIGEST, SUPERSEDED, "retired from the plan before it was extracted")
         if culprit := target.culprits.get(row):
             return Loaded(None, NO_DIGEST, *culprit)
-        location = rows.keys[row] if rows.locations is None else rows.locations[row]
+        if rows.regions is not None:
+            return self._regions(target, range(row, row + 1), self._recent_picture(target, row), decoders)[0]
+        location = rows.location(row)
         digest, unit, root = NO_DIGEST, target.unit.number, self.root(target.unit.segment)
         try:
             with self._stage("read", READING, unit, row):
@@ -99,11 +140,66 @@ class Loader:
         except (ReadFailure, DecodeFailure) as failure:
             return Loaded(None, digest, failure.reason, failure.message)
         except MemoryError:
-            return Loaded(None, digest, "out-of-memory", "the picture does not fit into the memory there is")
+            return Loaded(None, digest, *_MEMORY)
 
     def _decoded(self, data: bytes, unit: int, row: int) -> NDArray[np.uint8]:
         with self._stage("decode", DECODING, unit, row):
             return self.decode(data, self.preprocessing, max_pixels=self.max_pixels)
+
+    def _recent_picture(self, target: Target, row: int) -> CutPicture:
+        """Return the picture of one row; the last one, if the row is a region of it."""
+        with self._lock:
+            last = self._recent
+            if last is None or last[0] is not target or not target.rows.same_picture(last[1], row):
+                last = self._recent = target, row, self._cut_picture(target, row)
+            return last[2]
+
+    def _cut_picture(self, target: Target, row: int) -> CutPicture:
+        rows, root = target.rows, self.root(target.unit.segment)
+        place = rows.location(row), int(rows.offsets[row]), int(rows.sizes[row])
+        make = partial(CutPicture, root, *place, max_pixels=self.max_pixels, max_bytes=self.max_bytes)
+        return make() if self.cut is None else self.cut((root, *place, int(rows.mtimes[row])), make)
+
+    def _regions(
+        self, target: Target, rows: Sequence[int], picture: CutPicture, decoders: Executor | None
+    ) -> list[Loaded]:
+        """Load ``rows``, which are regions of one picture."""
+        # What killed a decoder is the picture: its other regions would do it again.
+        culprit = next((told for row, told in target.culprits.items() if target.rows.same_picture(row, rows[0])), None)
+        if culprit is not None:
+            return [Loaded(None, NO_DIGEST, *culprit) for _ in rows]
+        found = dict.fromkeys(
+            rows, Loaded(None, NO_DIGEST, SUPERSEDED, "retired from the plan before it was extracted")
+        )
+        todo = [row for row in rows if not target.superseded[row]]
+        unit = target.unit.number
+        if todo:
+            digest = NO_DIGEST
+            try:
+                with self._stage("read", READING, unit, todo[0]):
+                    digest = picture.read()
+                work = partial(self._fitted, picture, digest, target, todo)
+                loaded = work() if decoders is None else decoders.submit(work).result()
+            except (ReadFailure, DecodeFailure) as failure:
+                loaded = [Loaded(None, digest, failure.reason, failure.message)] * len(todo)
+            except MemoryError:
+                loaded = [Loaded(None, digest, *_MEMORY)] * len(todo)
+            found.update(zip(todo, loaded, strict=True))
+        return list(found.values())
+
+    def _fitted(self, picture: CutPicture, digest: bytes, target: Target, rows: Sequence[int]) -> list[Loaded]:
+        unit = target.unit.number
+        with self._stage("decode", DECODING, unit, rows[0]):
+            picture.decode()
+        found = []
+        for row in rows:
+            try:
+                with self._stage("decode", DECODING, unit, row), as_failure():
+                    image = picture.region(target.rows.region(row))
+                    found.append(Loaded(self.fit(image, self.preprocessing), digest))
+            except (ReadFailure, DecodeFailure) as failure:
+                found.append(Loaded(None, digest, failure.reason, failure.message))
+        return found
 
     @contextlib.contextmanager
     def _stage(self, name: str, stage: int, unit: int, row: int) -> Iterator[None]:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -149,9 +150,22 @@ class Timings:
         return {**{name: round(getattr(self, name), 3) for name in names}, "forwarded": self.forwarded}
 
 
+Part = Callable[[], list[Loaded]]
+"""Function that loads some consecutive rows of a batch."""
+
+
+def one_by_one(load: Callable[[Any, int], Loaded]) -> Callable[[Batch], list[Part]]:
+    """Return the parts of a batch whose rows are loaded each by itself, by ``load(target, row)``."""
+
+    def part(target: Any, row: int) -> list[Loaded]:
+        return [load(target, row)]
+
+    return lambda batch: [partial(part, batch.target, row) for row in range(batch.start, batch.stop)]
+
+
 def run(
     batches: Iterator[Batch | None],
-    load: Callable[[Any, int], Loaded],
+    parts: Callable[[Batch], list[Part]],
     engine: Engine,
     write: Callable[[Done], None],
     *,
@@ -160,13 +174,15 @@ def run(
     ahead: int,
     timings: Timings,
 ) -> None:
-    """Process ``batches`` in order: ``load(target, row)`` in threads, ``engine`` here, ``write`` in one more thread.
+    """Process ``batches`` in order: their ``parts`` in threads, ``engine`` here, ``write`` in one more thread.
+
+    ``parts`` returns the functions that load a batch, in the order of its rows; it is called in the order of the batches.
 
     At most ``ahead`` batches are decoded and waiting, ``engine.in_flight`` in the network, and 2 not yet written. None
-    among the batches means: write all previous batches now. ``load`` returns failures of pictures; exceptions from
-    ``load``, ``engine`` or ``write`` end the run.
+    among the batches means: write all previous batches now. A part returns failures of pictures; exceptions from
+    a part, ``engine`` or ``write`` end the run.
     """
-    window: deque[tuple[Batch, list[Future[Loaded]]]] = deque()
+    window: deque[tuple[Batch, list[Future[list[Loaded]]]]] = deque()
     forwarding: deque[Forwarding] = deque()
     writing: deque[Future[None]] = deque()
     loaders, writer = ThreadPoolExecutor(threads, "featstore-load"), ThreadPoolExecutor(1, "featstore-write")
@@ -178,12 +194,12 @@ def run(
 
     def step() -> None:
         batch, futures = window.popleft()
-        loaded = [awaited(future) for future in futures]
+        loaded = [row for future in futures for row in awaited(future)]
         while len(forwarding) >= engine.in_flight:
             finish()
         forwarding.append(begin(batch, loaded, engine, timings))
 
-    def awaited(future: Future[Loaded]) -> Loaded:
+    def awaited(future: Future[list[Loaded]]) -> list[Loaded]:
         while not future.done():
             start, idle = time.perf_counter(), all(each.done() for each in forwarding)
             wait([future], _LOOK_SECONDS)
@@ -216,7 +232,7 @@ def run(
                 if batch is None:
                     drain()
                     continue
-                futures = [loaders.submit(load, batch.target, row) for row in range(batch.start, batch.stop)]
+                futures = [loaders.submit(part) for part in parts(batch)]
                 window.append((batch, futures))
                 if len(window) > ahead:
                     step()

@@ -9,8 +9,8 @@ results are dropped, and it decodes for itself. So no run can block another one,
 from __future__ import annotations
 
 import threading
-from collections import defaultdict, deque
-from collections.abc import Callable
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from featstore import defaults
 from featstore.decode import Preprocessing, load_rgb, open_fitting
 from featstore.decode.opening import as_failure
+from featstore.store.cutting import CutPicture
 
 if TYPE_CHECKING:
     from featstore.decode import Decoder
@@ -45,6 +46,7 @@ class SharedDecoding:
         self._fit: dict[int, tuple[Callable[[Any, Preprocessing], Pixels], Preprocessing]] = {}
         self._kept: dict[int, dict[bytes, deque[Future[Pixels]]]] = {run: defaultdict(deque) for run in range(runs)}
         self._count, self._taken = [0] * runs, [0] * runs
+        self._cut: OrderedDict[Hashable, tuple[CutPicture, set[int]]] = OrderedDict()
 
     def join(self, run: int, decoder: str, preprocessing: Preprocessing) -> Decoder:
         """Return the decoder for the run of this number, once every run has joined or left.
@@ -62,9 +64,25 @@ class SharedDecoding:
 
         return decode
 
+    def cut(self, run: int, place: Hashable, make: Callable[[], CutPicture]) -> CutPicture:
+        """Return the picture at ``place``, whose regions are rows, made by the first run that needs it.
+
+        It is kept until every other run has taken it; of more than ``limit`` bytes the oldest are dropped.
+        """
+        with self._changed:
+            picture, waiting = self._cut.pop(place) if place in self._cut else (make(), set(self._fit))
+            waiting.discard(run)
+            if waiting:
+                self._cut[place] = picture, waiting
+            while len(self._cut) > 1 and sum(kept.held for kept, _ in self._cut.values()) > self.limit:
+                self._cut.popitem(last=False)
+            return picture
+
     def leave(self, run: int) -> None:
         """Say that this run needs no more pictures."""
         with self._changed:
+            for place in [place for place, (_, waiting) in self._cut.items() if waiting <= {run}]:
+                del self._cut[place]
             self._expected.discard(run)
             self._fit.pop(run, None)
             self._drop(run)

@@ -29,6 +29,7 @@ from featstore.store.writer import UnitWriter
 
 if TYPE_CHECKING:
     from featstore.decode import Decoder
+    from featstore.embed.loader import Cutting
     from featstore.embed.parity_check import PlannedUnit
     from featstore.embed.recipe import Network
 
@@ -90,16 +91,23 @@ class Run:
         return self.roots[segment]
 
     def go(
-        self, network: Network, decoding: int, *, max_pixels: int, max_bytes: int, decode: Decoder | None = None
+        self,
+        network: Network,
+        decoding: int,
+        *,
+        max_pixels: int,
+        max_bytes: int,
+        decode: Decoder | None = None,
+        cut: Cutting | None = None,
     ) -> None:
         """Extract all units of this run's share, and wait for units that others hold; ``decoding``: number of decoding
         threads.
 
-        ``decode``: replaces the decoder of the store's class.
+        ``decode``: replaces the decoder of the store's class. ``cut``: see Loader.
         """
         if not self.todo:
             return
-        from featstore.decode import open_decoder
+        from featstore.decode import open_decoder, open_fitting
         from featstore.embed.loader import Loader
         from featstore.embed.parity_check import check_drift
 
@@ -110,6 +118,8 @@ class Run:
             max_pixels=max_pixels,
             max_bytes=max_bytes,
             decode=decode or open_decoder(self.manifest.identity.decoder),
+            fit=open_fitting(self.manifest.identity.decoder),
+            cut=cut,
             in_hand=self.in_hand,
         )
         engine, long = network.engine, self.total >= defaults.DRIFT_RUN
@@ -120,7 +130,7 @@ class Run:
         try:
             pipeline.run(
                 self._batches(),
-                load,
+                partial(loader.parts, decoders=decoders),
                 engine,
                 self._write,
                 dtype=self.manifest.identity.numpy_dtype,

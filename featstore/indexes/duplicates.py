@@ -88,13 +88,15 @@ def near_duplicates(
     threshold: float = defaults.DUPLICATE_COSINE,
     *,
     splits: Sequence[Hashable] | None = None,
+    parents: NDArray[np.int64] | None = None,
     centre: bool = True,
     index: FeatureIndex | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> NearDuplicates:
     """Link the rows of ``vectors`` (n, d) whose cosine is at least ``threshold``, and return the groups.
 
-    ``splits`` (n): also look for leaks between them; rows of split None are ignored. ``centre``: subtract the mean row
+    ``splits`` (n): also look for leaks between them; rows of split None are ignored. ``parents`` (n,): rows with
+    equal numbers, such as regions of one picture, are not linked. ``centre``: subtract the mean row
     before computing the cosine; without it, features of some backbones (especially untrained ones) are nearly parallel
     for all pictures. ``index``: compare each row only with the ten neighbours that the index finds, by position in
     ``vectors`` = rank among ``index.ids``; the cosine is then not centred, and recall is that of the index. Links are
@@ -113,6 +115,9 @@ def near_duplicates(
     else:
         pairs = _pairs(Centred(vectors) if centre else vectors, threshold, progress)
     for left, right, score in pairs:
+        if parents is not None:
+            other = parents[left] != parents[right]
+            left, right, score = left[other], right[other], score[other]
         best.offer(left, right, score)
         best.offer(right, left, score)
         links.join(left, right)

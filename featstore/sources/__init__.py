@@ -13,11 +13,12 @@ from typing import Final
 from featstore.errors import UsageError
 from featstore.sources.base import Chunk, Picture, ReadFailure, Source, is_picture_name
 from featstore.sources.reading import read_picture
+from featstore.sources.regions import Cut, TiledSource
 from featstore.text import did_you_mean, shown
 
 __all__ = ["KINDS", "Chunk", "Picture", "ReadFailure", "Source", "open_source", "read_picture"]
 
-KINDS: Final = ("folder", "table", "tar", "list")
+KINDS: Final = ("folder", "table", "tar", "list", "coco")
 _PACKED: Final = {b"PK\x03\x04": "zip", b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!": "rar"}
 _TABLE_SUFFIXES: Final = (".csv", ".tsv", ".tab", ".parquet", ".pq")
 
@@ -33,14 +34,16 @@ def open_source(
     split_column: str | None = None,
     id_column: str | None = None,
     all_files: bool = False,
+    cut: Cut | None = None,
 ) -> Source:
     """Open ``source``, and check it just enough to report errors in the request.
 
     ``kind``: found automatically if None. A folder is "folder", or "tar" or "table" if it has .tar archives or Parquet
     files with embedded pictures, and no other pictures. A file is "tar" or "table" by its extension (.tar; .csv, .tsv,
-    .tab, .parquet, .pq), otherwise "list", a list of paths. "-" is a list on standard input. ``root`` (folder, table,
+    .tab, .parquet, .pq) or "coco" (.json, annotations of COCO), otherwise "list", a list of paths. "-" is a list on standard input. ``root`` (folder, table,
     tar, list): base of relative paths, for pictures that moved. ``layout`` and ``all_files``: see FolderSource and
-    TarSource. The columns: see TableSource; for tar they are names in its .json files.
+    TarSource. The columns: see TableSource; for tar they are names in its .json files. ``cut``: the parts of pictures to
+    take (see Cut); the boxes of "coco" need it too.
 
     Raises UsageError if the source does not exist, has no known kind, or does not take a given option; FeatstoreError
     if it cannot be read.
@@ -65,17 +68,29 @@ def open_source(
         "table": ("root", *columns),
         "tar": ("root", "all_files", "layout", "label_column", "split_column"),
         "list": ("root",),
+        "coco": ("root",),
     }[kind]
+    if cut is not None and cut.boxes is not None and kind != "table":
+        raise UsageError(f"{shown(name)}: a source of kind {kind} has no columns of boxes; leave boxes out")
+    if cut is not None and cut.tiles is not None and kind == "coco":
+        raise UsageError(f"{shown(name)}: has boxes of its own; leave tiles out")
     for option, value in options.items():
         if value is not None and option not in taken:
             raise UsageError(f"{shown(name)}: a source of kind {kind} takes no {option}; leave it out")
     if root is not None and not os.path.isdir(root):
         raise UsageError(f"{shown(root)}: the root is no folder")
-    return _open(kind, name, None if root is None else Path(root), layout, columns, all_files)
+    opened = _open(kind, name, None if root is None else Path(root), layout, columns, all_files, cut)
+    return TiledSource(opened, cut) if cut is not None and cut.tiles is not None else opened
 
 
 def _open(
-    kind: str, name: str, root: Path | None, layout: str | None, columns: dict[str, str | None], all_files: bool
+    kind: str,
+    name: str,
+    root: Path | None,
+    layout: str | None,
+    columns: dict[str, str | None],
+    all_files: bool,
+    cut: Cut | None,
 ) -> Source:
     path = Path(name)
     if kind == "list":
@@ -90,6 +105,12 @@ def _open(
         return FolderSource(path, root=root, layout=layout, all_files=all_files)
     if not path.exists():
         raise UsageError(f"{shown(name)}: does not exist")
+    if kind == "coco":
+        from featstore.sources.coco import CocoSource
+
+        if cut is None:
+            raise UsageError(f"{shown(name)}: holds annotations of pictures, not a picture")
+        return CocoSource(path, cut, root=root)
     if kind == "tar":
         from featstore.sources.archive import TarSource
 
@@ -99,10 +120,12 @@ def _open(
         from featstore.sources.embedded import ParquetSource, picture_column
 
         if path.is_dir() or picture_column(path, columns["path_column"]) is not None:
+            if cut is not None and cut.boxes is not None:
+                raise UsageError(f"{shown(name)}: holds the pictures themselves; boxes need a table with their paths")
             return ParquetSource(path, root=root, **columns)
     from featstore.sources.table import TableSource
 
-    return TableSource(path, root=root, **columns)
+    return TableSource(path, root=root, **columns, cut=cut)
 
 
 def _is_parquet(path: Path) -> bool:
@@ -129,6 +152,8 @@ def _detect(name: str, all_files: bool) -> str:
         return "tar"
     if suffix in _TABLE_SUFFIXES:
         return "table"
+    if suffix == ".json":
+        return "coco"
     if is_picture_name(os.fsencode(name)):
         raise UsageError(f"{shown(name)}: is one file; name its folder, or a list of paths")
     if stat.S_ISREG(mode):

@@ -33,6 +33,8 @@ PICTURE_EXTENSIONS: Final = frozenset(
     b"jp2 j2k jpf jpx jxl avif avifs heic heif hif qoi".split()
 )
 """Extensions of picture files, in any case; decoding shows later whether a file is a picture."""
+WHOLE: Final = (0, 0, 0, 0, 0)
+"""The region of an input that is a whole picture."""
 _LARGEST: Final = (1 << 63) - 1
 _WHOLE: Final = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0+")
 """A whole number written as a float, as pandas writes integer columns with missing values."""
@@ -46,7 +48,9 @@ class Chunk:
     and ``mtimes`` in ns since the epoch (in a tar: from the member's header); both are -1 if the input is missing or
     not a regular file. ``offsets``: byte offset of the member's data in its archive, -1 for a separate file.
     ``locations``: paths relative to the source's root, or absolute; None if the keys are the locations. ``metadata``:
-    all other columns, with the same names in every chunk of a source.
+    all other columns, with the same names in every chunk of a source. ``regions``: (n, 5) int32, the parts of pictures
+    that the inputs are (x, y, width, height in pixels, length of the picture's key; see regions.py); None if all are
+    whole pictures.
     """
 
     keys: list[bytes]
@@ -57,6 +61,7 @@ class Chunk:
     labels: list[str | None]
     splits: list[str | None]
     metadata: dict[str, list[Scalar]]
+    regions: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -111,7 +116,7 @@ class Source(Protocol):
 
 
 class Row(NamedTuple):
-    """One input of a Chunk; ``location`` None means that the key is the location."""
+    """One input of a Chunk; ``location`` None means that the key is the location, ``region`` None the whole picture."""
 
     key: bytes
     size: int
@@ -121,6 +126,7 @@ class Row(NamedTuple):
     label: str | None = None
     split: str | None = None
     metadata: tuple[Scalar, ...] = ()
+    region: tuple[int, int, int, int, int] | None = None
 
 
 def chunked(inputs: Iterable[Row], rows: int, names: list[str]) -> Iterator[Chunk]:
@@ -129,7 +135,7 @@ def chunked(inputs: Iterable[Row], rows: int, names: list[str]) -> Iterator[Chun
         raise ValueError(f"rows must be at least 1, not {rows}")
     iterator = iter(inputs)
     while batch := list(itertools.islice(iterator, rows)):
-        keys, sizes, mtimes, offsets, locations, labels, splits, metadata = zip(*batch, strict=True)
+        keys, sizes, mtimes, offsets, locations, labels, splits, metadata, regions = zip(*batch, strict=True)
         own = any(location is not None for location in locations)
         columns = list(zip(*metadata, strict=True))
         yield Chunk(
@@ -141,6 +147,7 @@ def chunked(inputs: Iterable[Row], rows: int, names: list[str]) -> Iterator[Chun
             labels=list(labels),
             splits=list(splits),
             metadata={name: list(column) for name, column in zip(names, columns, strict=True)},
+            regions=np.array([region or WHOLE for region in regions], np.int32) if any(regions) else None,
         )
 
 

@@ -7,12 +7,14 @@ OSError, so that it does not count as the picture's failure.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from featstore.sources.base import Picture, ReadFailure, size_and_mtime
 from featstore.text import shown, to_bytes
@@ -71,20 +73,45 @@ def read_picture(root: Path, location: bytes, offset: int, size: int, *, limit: 
     """
     location, inside, column = location.partition(b"\0") if offset >= 0 else (location, b"", b"")
     path = resolve(encoded(root), location)
-    try:
-        # Check before opening, because opening a device or FIFO can have side effects; check again by fstat after it.
-        _require_file(path, os.stat(path))
+    with _as_failure(path):
         if inside:
+            _require_file(path, os.stat(path))
             return _read_row(path, column, offset, size, limit)
-        handle = os.open(path, _FLAGS)
+        handle, status = _opened(path)
         try:
-            status = os.fstat(handle)
-            _require_file(path, status)
             picture = _read_file(handle, path, limit) if offset < 0 else _read_member(handle, path, offset, size, limit)
             if size_and_mtime(os.fstat(handle)) != size_and_mtime(status):
                 raise ReadFailure("changed-while-read", f"{shown(path)}: changed while it was read")
         finally:
             os.close(handle)
+    return picture
+
+
+def open_picture_file(root: Path, location: bytes) -> BinaryIO:
+    """Open a picture that is a file of its own, to read parts of it. Raises as read_picture does."""
+    path = resolve(encoded(root), location)
+    with _as_failure(path):
+        return os.fdopen(_opened(path)[0], "rb")
+
+
+def _opened(path: bytes) -> tuple[int, os.stat_result]:
+    # Check before opening, because opening a device or FIFO can have side effects; check again by fstat after it.
+    _require_file(path, os.stat(path))
+    handle = os.open(path, _FLAGS)
+    try:
+        status = os.fstat(handle)
+        _require_file(path, status)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle, status
+
+
+@contextlib.contextmanager
+def _as_failure(path: bytes) -> Iterator[None]:
+    """Convert errors of one picture to a ReadFailure."""
+    try:
+        yield
     except OSError as error:
         if error.errno in _OWN_TROUBLE:
             raise
@@ -92,7 +119,6 @@ def read_picture(root: Path, location: bytes, offset: int, size: int, *, limit: 
         raise ReadFailure(reason, f"{shown(path)}: {os.strerror(error.errno or errno.EIO)}") from None
     except ValueError:
         raise ReadFailure("missing", f"{shown(path)}: a path cannot hold a NUL byte") from None
-    return picture
 
 
 def _read_row(path: bytes, column: bytes, row: int, size: int, limit: int) -> Picture:

@@ -10,7 +10,9 @@ from typing import Any, Final
 
 from featstore.errors import UsageError
 from featstore.sources.base import ROWS, Chunk, NoLabel, Row, chunked, is_picture_name, label_text, without_dot
+from featstore.sources.box_columns import BoxColumns
 from featstore.sources.finding import Finder
+from featstore.sources.regions import Cut
 from featstore.sources.tabular import Table, names_of_columns, open_table, scalar
 from featstore.sources.tally import Tally
 from featstore.text import did_you_mean, is_misspelling, lookalike_key, shown, to_bytes
@@ -159,7 +161,7 @@ class TableSource:
     Files are found with Finder, also if a path has backslashes or another Unicode form. Columns are found with
     find_columns. The key is the id if there is an id column, otherwise the path as written without a leading ``./``.
     Relative paths are resolved against ``root`` (default: the table's folder) and may not leave it; absolute paths are
-    used unchanged. Empty labels and splits are None. All other columns are metadata (text from CSV; from Parquet see
+    used unchanged. With ``cut.boxes`` each row is a region (see BoxColumns). Empty labels and splits are None. All other columns are metadata (text from CSV; from Parquet see
     tabular.scalar). Raises UsageError if there is no path column, or if a metadata column contains binary data.
     """
 
@@ -174,6 +176,7 @@ class TableSource:
         id_column: str | None = None,
         label_column: str | None = None,
         split_column: str | None = None,
+        cut: Cut | None = None,
     ) -> None:
         self._path = Path(os.path.abspath(path))
         self.location = str(self._path)
@@ -182,15 +185,19 @@ class TableSource:
         self.layout: str | None = None
         self.ignored, self.read_as, self.unfound = 0, "", ""
         self._table = open_table(self._path)
+        self._boxes = None if cut is None or cut.boxes is None else BoxColumns(self._table, cut)
         self.columns, self._metadata, self._doubts = settle_columns(
             self._table,
             path_column=path_column,
-            id_column=id_column,
+            # Of boxes, the id is often that of the row, not that of its picture.
+            id_column=id_column if self._boxes is None or id_column is not None else "",
             label_column=label_column,
             split_column=split_column,
         )
         if self.columns.path is None:
             raise UsageError(self._without_paths())
+        if self._boxes is not None:
+            self._metadata = self._boxes.others(self._metadata)
         binary = self._table.binary.intersection(self._metadata)
         if binary:
             name = shown(min(binary))
@@ -204,6 +211,7 @@ class TableSource:
             "root": str(self.root),
             "columns": asdict(self.columns),
             "metadata": self._metadata,
+            **({} if self._boxes is None else {"cut": {"boxes": True}}),
         }
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
@@ -218,6 +226,9 @@ class TableSource:
         label, split = self.columns.label, self.columns.split
         self.read_as = tally.line(f"the column {_quoted(label)}", f"the column {_quoted(split)}", self._rest())
         self.notes = [*self._doubts, *find.notes(), *tally.notes("--label-column")]
+        if self._boxes is not None:
+            self.read_as += f", {self._boxes.read_as}"
+            self.notes += self._boxes.notes()
         if label is not None and not tally.classes:
             self.notes.append(
                 f"the column {_quoted(label)} is empty: no picture has a label (--label-column changes it)"
@@ -246,13 +257,17 @@ class TableSource:
             None if name is None else places[name] for name in asdict(self.columns).values()
         )
         metadata_at = [places[name] for name in self._metadata]
+        boxes = None if self._boxes is None else self._boxes.begin(self.root)
+        found: tuple[bytes, tuple[bytes, int, int]] | None = None
         for place, values in self._table.records():
             path = without_dot(self._name(place, "path", values, path_at))
             if not path:
                 raise UsageError(f"{shown(self.location)}: {place} has no path; fill it in or drop the row")
             key = path if id_at is None else self._name(place, "id", values, id_at)
-            location, size, mtime = find(path)
-            yield Row(
+            if found is None or found[0] != path:
+                found = path, find(path)
+            location, size, mtime = found[1]
+            row = Row(
                 key,
                 size,
                 mtime,
@@ -261,6 +276,7 @@ class TableSource:
                 split=None if split_at is None else self._label(place, "split", values[split_at]),
                 metadata=tuple(scalar(values[position]) for position in metadata_at),
             )
+            yield row if boxes is None else boxes(row, place, values, location)
 
     def _label(self, place: str, what: str, value: Any) -> str | None:
         try:

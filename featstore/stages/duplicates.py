@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from featstore import defaults
 from featstore.store import FeatureStore
 from featstore.store.origin import state_of_store
-from featstore.store.splitting import groups_of_equal_bytes
+from featstore.store.region_views import numbered
+from featstore.store.splitting import equal_content
 from featstore.text import counted, natural
 
 if TYPE_CHECKING:
@@ -163,23 +164,27 @@ def find_duplicates(
     store: str | os.PathLike[str],
     *,
     threshold: float = defaults.DUPLICATE_COSINE,
+    within: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> DuplicateReport:
     """Find pictures of equal bytes (SHA-256), near-duplicates, and those of both that splits of ``store`` share.
 
     Near-duplicates are pictures whose mean-centred features have a cosine of at least ``threshold``. Links are
     transitive: a chain of copies is one group. Pictures of equal bytes are always in one group.
-    defaults.DUPLICATE_COSINE says which copies this finds. Vectors are compared block by block
+    Regions of one picture are not copies of each other, unless ``within``. defaults.DUPLICATE_COSINE says which copies this finds. Vectors are compared block by block
     (featstore.indexes.near_duplicates); memory grows only by a few numbers per picture and the groups found.
     ``progress(done, total)`` counts pictures. Raises UsageError (no store, an invalid threshold), DamagedError.
     """
     from featstore.indexes import equal_groups, near_duplicates
 
     opened = FeatureStore.open(Path(store))
-    content = groups_of_equal_bytes(opened.sha256)
+    content = equal_content(opened)
     splits = opened.splits.tolist()
-    near = near_duplicates(opened.stream(), threshold, splits=splits, progress=progress)
+    parents = numbered(opened.parents)[1] if opened.has_regions and not within else None
+    near = near_duplicates(opened.stream(), threshold, splits=splits, parents=parents, progress=progress)
     equal = equal_groups(content.tolist())
+    if parents is not None:
+        equal = [rows for rows in equal if len(set(parents[rows].tolist())) > 1]
     found = _joined([*near.groups, *equal])
     found.sort(key=lambda rows: (len(set(content[rows].tolist())) > 1, -len(rows)))
     pairs = _leaks(near.leaks, equal, splits)

@@ -19,12 +19,16 @@ from featstore.store import FeatureStore
 from featstore.store.origin import KEY, generation_number, origin_of_store, require_vectors, state_of_store
 from featstore.store.past import KEY as PAST
 from featstore.store.past import record_of
-from featstore.store.splitting import groups_of_equal_bytes
+from featstore.store.splitting import equal_content, groups_of
 from featstore.text import counted
 
 if TYPE_CHECKING:
     from featstore.indexes import FeatureIndex
     from featstore.indexes.growth import Standing
+
+
+_PARTS = 20
+"""A picture with a larger part of the rows than 1 / 20 is too large to be held out."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,7 @@ def _build(
     about: dict[str, Any] = {
         "metric": metric,
         "about": About(store.labels.tolist(), store.identity, _origin(store), generation_number(store)),
-        "groups": groups_of_equal_bytes(store.sha256),
+        "groups": _groups(store),
         "seed": seed,
         "progress": progress,
     }
@@ -143,6 +147,17 @@ def _build(
         raise UsageError(f"memory and latency choose the kind of index; leave out the kind {kind!r}")
     about |= {"k": asked.get("at", defaults.NEIGHBOURS), "recall": asked.get("recall", defaults.RECALL)}
     return build_index(store.stream(), store.ids, store._key_bytes(None), kind=kind, **about)  # type: ignore[arg-type]
+
+
+def _groups(store: FeatureStore) -> NDArray[np.int64]:
+    """Return the group (n,) of each row: equal pictures, or regions of one, are held out together to measure recall.
+
+    In a store of a few large pictures the regions are held out one by one, because none could be otherwise.
+    """
+    groups = groups_of(store, np.arange(len(store)))
+    if store.has_regions and np.bincount(groups).max(initial=0) > len(store) // _PARTS:
+        return equal_content(store)
+    return groups
 
 
 def _origin(store: FeatureStore) -> dict[str, Any]:
@@ -197,7 +212,7 @@ def _grow(index: FeatureIndex, store: FeatureStore, rows: NDArray[np.int64], gen
 
     info = index.info()
     asking = rows[:0]
-    groups = groups_of_equal_bytes(store.sha256)
+    groups = _groups(store)
     if info["contract"] is not None and not index.exact:
         new = np.zeros(len(store), np.bool_)
         new[rows] = True
@@ -238,7 +253,7 @@ def export_store(
     from featstore.indexes.tuning.truth import hold_out
 
     opened = FeatureStore.open(Path(store))
-    held_out = hold_out(len(opened), defaults.CHECK_QUERIES, seed, groups_of_equal_bytes(opened.sha256))
+    held_out = hold_out(len(opened), defaults.CHECK_QUERIES, seed, _groups(opened))
     if not len(held_out.queries):
         raise UsageError(f"{opened.path}: has {len(opened):,} vectors; some ten are needed to hold any out for a test")
     write_ann_benchmark(

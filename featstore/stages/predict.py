@@ -20,6 +20,7 @@ from featstore.embed.progress import Progress
 from featstore.errors import FeatstoreError, UsageError
 from featstore.store import manifest as manifests
 from featstore.store.origin import STACKED, state_of_store
+from featstore.store.region_views import By, check_how, numbered
 from featstore.store.stacked import StackedStores, match_origins
 from featstore.text import counted
 
@@ -151,6 +152,8 @@ def predict(
     batch: int = defaults.BATCH,
     workers: int | None = None,
     trust: Sequence[str] = (),
+    by: str | None = None,
+    pool: By = "mean",
     progress: Callable[[Progress], None] | None = None,
 ) -> Predictions:
     """Classify ``inputs``: picture files, folders, tables, archives, or a store, which has the vectors already.
@@ -159,7 +162,10 @@ def predict(
     weights and preprocessing that the head was trained on (``weights`` and ``backbone``: see open_embedder). For a head
     that was trained on several stores, give one store per backbone in any order, or pictures, which go through all
     backbones; then ``weights`` and ``backbone`` are sequences in the order of the head's stores. ``trust``: types that may
-    be built for a head of another package's class, see featstore.load_head. ``progress`` is called after every batch of pictures, from another thread; a total of 0 means unknown. Raises UsageError, IdentityError
+    be built for a head of another package's class, see featstore.load_head. ``by`` "parent": one prediction for each
+    picture of a store with regions; ``pool``: the "mean" of its regions' probabilities, or of each class the "max",
+    which do not sum to 1. ``progress`` is called after every batch of pictures, from another thread; a total of 0
+    means unknown. Raises UsageError, IdentityError
     (features of another identity), DamagedError.
     """
     loaded = open_head(head, trust) if isinstance(head, str | os.PathLike) else head
@@ -167,6 +173,9 @@ def predict(
     if not paths:
         raise UsageError("there is nothing to classify; name pictures, a folder or a store")
     what = os.fspath(head) if isinstance(head, str | os.PathLike) else "the head"
+    check_how(pool)
+    if by not in (None, "parent"):
+        raise UsageError(f"predictions are joined by parent, not by {by!r}")
     stores = [path for path in paths if is_store(path)]
     if stores:
         if len(stores) < len(paths):
@@ -177,7 +186,11 @@ def predict(
         else:
             opened = StackedStores(match_origins(origins_of_head(loaded, what), opened.stores, what))
         notes = [*state_of_store(opened.first), *opened.notes()]
+        if by is not None:
+            return Predictions(loaded.classes, partial(_of_parents, loaded, opened, pool), notes)
         return Predictions(loaded.classes, partial(_of_stores, loaded, opened), notes)
+    if by is not None:
+        raise UsageError("only predictions for a store are joined by parent; extract the pictures into one")
     origins = origins_of_head(loaded, what)
     embedders = [
         open_embedder(origin, what, weights=name, backbone=given, engine=engine, device=device, inputs=paths)
@@ -262,6 +275,29 @@ def _of_stores(head: TrainedHead, stores: StackedStores) -> Iterator[Prediction]
             yield Prediction(key, None, None, "missing", "one of the stores has no vector of this picture")
     for key, failure in stores.first.failures():
         yield Prediction(key, None, None, failure.reason, failure.message)
+
+
+def _of_parents(head: TrainedHead, stores: StackedStores, pool: By) -> Iterator[Prediction]:
+    """Yield a prediction for each picture; one that has no readable region fails with the reason of its first."""
+    names, codes = numbered(stores.first.parents)
+    total = np.zeros((len(names), len(head.classes)))
+    count = np.zeros(len(names))
+    found = _classified(head, stores.stream(np.flatnonzero(stores.whole)))
+    for code, (_, probabilities) in zip(codes[stores.whole].tolist(), found, strict=True):
+        total[code] = np.maximum(total[code], probabilities) if pool == "max" else total[code] + probabilities
+        count[code] += 1
+    known = set(names)
+    for name, row, regions in zip(names, total, count.tolist(), strict=True):
+        if not regions:
+            yield Prediction(name, None, None, "missing", "one of the stores has no vector of this picture")
+            continue
+        joined = row if pool == "max" else row / regions
+        yield Prediction(name, head.classes[int(joined.argmax())], joined)
+    for key, failure in stores.first.failures():
+        parent = stores.first.parent_of(key)
+        if parent not in known:
+            known.add(parent)
+            yield Prediction(parent, None, None, failure.reason, failure.message)
 
 
 def _classified(head: TrainedHead, vectors: Any) -> Iterator[tuple[str, NDArray[np.float64]]]:

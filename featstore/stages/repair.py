@@ -14,9 +14,10 @@ from featstore.errors import UsageError
 from featstore.store.claims import Claims
 from featstore.store.denylist import ContentTest
 from featstore.store.manifest import Manifest
-from featstore.store.plan import Plan, Rows, Unit
+from featstore.store.plan import Plan, Unit
 from featstore.store.repair.repairing import RepairReport, repair_store
 from featstore.store.repair.shards import Remade, fail_unit
+from featstore.store.rows import Rows
 
 if TYPE_CHECKING:
     from featstore.backbones import Backbone
@@ -105,7 +106,7 @@ class _Reextraction:
 
         With the same engine, threads, instruction set and library versions the result is bit-identical.
         """
-        from featstore.decode import open_decoder
+        from featstore.decode import open_decoder, open_fitting
         from featstore.embed import pipeline
         from featstore.embed.loader import Loader
         from featstore.embed.pipeline import Batch, Timings
@@ -120,6 +121,7 @@ class _Reextraction:
             max_pixels=defaults.MAX_PIXELS,
             max_bytes=defaults.MAX_FILE_BYTES,
             decode=open_decoder(manifest.identity.decoder),
+            fit=open_fitting(manifest.identity.decoder),
         )
         size = batch or defaults.BATCH
         found: dict[int, Remade] = {}

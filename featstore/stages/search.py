@@ -20,6 +20,7 @@ from featstore.errors import UsageError
 from featstore.stages.queries import Asked, Queries, Query, batches
 from featstore.store import FeatureStore
 from featstore.store.features import require_same
+from featstore.store.region_views import numbered
 from featstore.text import counted
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ def search(
     combine: bool = False,
     where: str | None = None,
     k: int = defaults.NEIGHBOURS,
+    by: str | None = None,
     **embedding: Unpack[EmbedKeywords],
 ) -> SearchReport:
     """Return the ``k`` nearest pictures of ``index`` to each of ``inputs``: picture files, folders, tables, archives.
@@ -142,7 +144,8 @@ def search(
     ``like``: more queries by key, vector or class. ``combine``: one query from all of them; with ``less``, it also
     avoids those, with strength ``less_weight`` (see Queries.mixture). A query by key is excluded from its own
     neighbours. ``where``: a condition that the results must meet (featstore.where); if few rows meet it, they are
-    compared one by one, with the store's vectors.
+    compared one by one, with the store's vectors. ``by`` "parent": of each picture only its best region, and none of the
+    picture of a query by key.
 
     Pictures go through the backbone, weights and preprocessing that the index was made with; without pictures no
     network is loaded. ``embedding``: the fields of EmbedOptions. An unreadable query gives a QueryResult with a reason.
@@ -172,7 +175,10 @@ def search(
             raise UsageError(f"the store {origin.store} is not there any more: keys, classes and filters need it")
         return store
 
-    finder = Finder(opened, None if where is None else the_store(), where)
+    if by not in (None, "parent"):
+        raise UsageError(f"neighbours are joined by parent, not by {by!r}")
+    needed = where is not None or by is not None
+    finder = Finder(opened, the_store() if needed else None, where, by_parent=by is not None)
     pictures = [*more.inputs, *(less.inputs if less else [])]
     makes = Queries(
         opened.metric,
@@ -200,13 +206,21 @@ def search(
 
 
 class Finder:
-    """An index, and the rows of its ``store`` to search, chosen by ``where`` (None: all).
+    """An index, and the rows of its ``store`` to search, chosen by ``where`` (None: all); ``by_parent``: see search.
 
     ``kept``: number of these rows. Raises UsageError for an invalid condition.
     """
 
-    def __init__(self, index: FeatureIndex, store: FeatureStore | None = None, where: str | None = None) -> None:
+    def __init__(
+        self,
+        index: FeatureIndex,
+        store: FeatureStore | None = None,
+        where: str | None = None,
+        *,
+        by_parent: bool = False,
+    ) -> None:
         self._index, self._store = index, store
+        self._parents = _Parents(store) if store is not None and by_parent else None
         self._rows: NDArray[np.int64] | None = None
         self.kept: int | None = None
         if store is not None and where is not None:
@@ -221,14 +235,19 @@ class Finder:
         good = [one for one in asked if one.vector is not None]
         found: Iterator[list[Neighbour]] = iter(())
         if good:
+            vectors = np.stack([np.asarray(one.vector) for one in good])
             # Fetch k plus the number of excluded ids.
-            depth = k + max(len(one.own) for one in good)
-            scores, ids = self._search(np.stack([np.asarray(one.vector) for one in good]), depth)
-            for place, one in enumerate(good):
-                if one.own:
-                    own = np.isin(ids[place], one.own)
-                    order = np.argsort(own, kind="stable")
-                    scores[place], ids[place] = scores[place][order], np.where(own, -1, ids[place])[order]
+            depth, most = k + max(len(one.own) for one in good), len(self._index)
+            while True:
+                scores, ids = self._search(vectors, depth)
+                whole = depth >= most or bool((ids < 0).any(axis=1).all())
+                for place, one in enumerate(good):
+                    out = self._excluded(ids[place], one.own)
+                    order = np.argsort(out, kind="stable")
+                    scores[place], ids[place] = scores[place][order], np.where(out, -1, ids[place])[order]
+                if self._parents is None or whole or (ids[:, k - 1] >= 0).all():
+                    break
+                depth = min(2 * depth, most)
             found = iter(_neighbours(self._index, scores[:, :k], ids[:, :k]))
         return [
             QueryResult(one.name, [], one.reason, one.message, one.source, one.key)
@@ -236,6 +255,16 @@ class Finder:
             else QueryResult(one.name, next(found), source=one.source, key=one.key)
             for one in asked
         ]
+
+    def _excluded(self, ids: NDArray[np.int64], own: tuple[int, ...]) -> NDArray[np.bool_]:
+        """Return which of the ``ids`` found, best first, are not listed: the query's own, and by parent all but the best."""
+        out = np.isin(ids, own)
+        if self._parents is not None:
+            codes = self._parents.of(ids)
+            first = np.zeros(len(ids), bool)
+            first[np.unique(codes, return_index=True)[1]] = True
+            out |= ~first | np.isin(codes, self._parents.of(np.array(own, np.int64)))
+        return out
 
     def _search(self, vectors: NDArray[Any], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         if self._rows is None or self._store is None:
@@ -247,6 +276,21 @@ class Finder:
 
         scores, places = exact_search(self._store.stream(self._rows), vectors, k, metric=self._index.metric)
         return scores, np.where(places >= 0, ids[places], -1)
+
+
+class _Parents:
+    """The pictures of a store's rows, by number."""
+
+    def __init__(self, store: FeatureStore) -> None:
+        self._ids, self._codes = store.ids, numbered(store.parents)[1]
+
+    def of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the number of each id's picture; of an id that the store lacks, one of its own."""
+        codes = -2 - ids
+        at = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
+        known = self._ids[at] == ids if len(self._ids) else np.zeros(len(ids), bool)
+        codes[known] = self._codes[at[known]]
+        return codes
 
 
 def neighbours(index: FeatureIndex, vectors: Any, k: int, **options: Any) -> list[list[Neighbour]]:

@@ -21,7 +21,8 @@ from featstore.store import tables
 from featstore.store.denylist import Denylist
 from featstore.store.label_history import UNDO
 from featstore.store.manifest import NAME, Manifest, settled
-from featstore.store.plan import Plan, Rows, Segment
+from featstore.store.plan import Plan, Segment
+from featstore.store.rows import Rows
 from featstore.store.tables import FOLLOW, Tables
 from featstore.text import counted, quoted
 
@@ -98,8 +99,7 @@ class StoreSource:
         self, segment: Segment, rows: Rows, live: NDArray[np.int64], missing: _Examples, changed: _Examples
     ) -> Chunk:
         keys = [rows.keys[at] for at in live.tolist()]
-        own = rows.keys if rows.locations is None else rows.locations
-        locations = [own[at] for at in live.tolist()]
+        locations = [rows.location(at) for at in live.tolist()]
         sizes, mtimes, offsets = (values.copy() for values in self.plan.stat(rows.ids[live]))
         if len(self._roots) > 1:
             locations = [_absolute(str(segment.source.get("root", "/")), location) for location in locations]
@@ -112,7 +112,9 @@ class StoreSource:
                 changed.add(keys[at])
             sizes[at], mtimes[at] = size, mtime
         none: list[str | None] = [None] * len(keys)
-        return Chunk(keys, sizes, mtimes, offsets, locations if locations != keys else None, none, list(none), {})
+        regions = self.plan.regions(rows.ids[live]) if self.plan.has_regions else None
+        placed = locations if locations != keys else None
+        return Chunk(keys, sizes, mtimes, offsets, placed, none, list(none), {}, regions)
 
 
 class _Examples:

@@ -12,7 +12,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ from featstore.store.ids import Ids
 from featstore.store.keys import digests
 from featstore.store.live_rows import shard_names
 from featstore.store.manifest import Manifest, require_no_purge
-from featstore.store.plan import NewSegment, Plan, Rows, Unit, source_name
+from featstore.store.plan import NewSegment, Plan, Unit, source_name
+from featstore.store.rows import Rows, merged
 from featstore.store.shards import Failure, Finished, Shard
 
 BLOCK_ROWS = 4096
@@ -215,7 +216,7 @@ class Compaction:
         for number, groups in enumerate(pieces or [[]]):
             rows, numbers = [], []
             for group in groups:
-                part = _merged([self._rows(unit) for unit in group.units])
+                part = merged([self._rows(unit) for unit in group.units])
                 if group.kept:
                     numbers.append(group.units[0].number)
                     shard = shards.shard_path(self.path, numbers[-1])
@@ -236,15 +237,12 @@ class Compaction:
         rows = self.plan.rows(unit)
         live = np.flatnonzero(~self.plan.is_retired(rows.ids))
         sizes, mtimes, offsets = self.plan.stat(rows.ids[live])
-        locations = None if rows.locations is None else [rows.locations[i] for i in live.tolist()]
-        return Rows(
-            rows.ids[live], [rows.keys[i] for i in live.tolist()], rows.views[live], sizes, mtimes, offsets, locations
-        )
+        return replace(rows.take(live), sizes=sizes, mtimes=mtimes, offsets=offsets)
 
     def _write_segment(
         self, number: int, groups: Sequence[_Group], rows: Sequence[Rows], numbers: Sequence[int], next_unit: int
     ) -> None:
-        every = _merged(rows)
+        every = merged(rows)
         none = np.empty(0, np.int64)
         source: dict[str, Any] = self.plan.segments[groups[-1].units[-1].segment].source if groups else {}
         new = NewSegment(
@@ -323,22 +321,6 @@ def _segments(groups: Sequence[_Group]) -> Iterator[list[_Group]]:
         part.append(group)
     if part:
         yield part
-
-
-def _merged(parts: Sequence[Rows]) -> Rows:
-    if not parts:
-        none = np.empty(0, np.int64)
-        return Rows(none, [], np.empty(0, np.uint32), none, none, none, None)
-    relocated = any(part.locations is not None for part in parts)
-    return Rows(
-        np.concatenate([part.ids for part in parts]),
-        [key for part in parts for key in part.keys],
-        np.concatenate([part.views for part in parts]),
-        np.concatenate([part.sizes for part in parts]),
-        np.concatenate([part.mtimes for part in parts]),
-        np.concatenate([part.offsets for part in parts]),
-        [location for part in parts for location in (part.locations or part.keys)] if relocated else None,
-    )
 
 
 def _blocks(kept: Sequence[tuple[Shard, Ids]]) -> Iterator[NDArray[Any]]:

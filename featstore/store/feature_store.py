@@ -23,6 +23,8 @@ from featstore.store.manifest import Manifest, settled
 from featstore.store.past import At, Missing, open_past
 from featstore.store.places import place_of
 from featstore.store.plan import Plan, Unit
+from featstore.store.region_views import Regional
+from featstore.store.rows import COLUMNS
 from featstore.store.shards import Failure, Shard
 from featstore.store.tables import Tables
 from featstore.store.views import Converted, Counts, Keys
@@ -31,7 +33,7 @@ from featstore.text import did_you_mean, natural, to_bytes, to_text
 BLOCK_ROWS = 8192
 
 
-class FeatureStore(Converted):
+class FeatureStore(Converted, Regional):
     """A store of feature vectors, opened for reading with ``FeatureStore.open``.
 
     Rows are numbered 0 to len - 1 in the order of their ids, over the pictures that count and have a vector.
@@ -123,8 +125,13 @@ class FeatureStore(Converted):
 
     @property
     def columns(self) -> list[str]:
-        """The names of the columns that ``column`` has, label and split among them."""
-        return self._tables.columns
+        """The names of the columns that ``column`` has, label and split among them.
+
+        A store with regions also has parent, x, y, w and h; a metadata column of such a name gets an underscore appended.
+        """
+        if not self.has_regions:
+            return self._tables.columns
+        return [f"{name}_" if name in COLUMNS else name for name in self._tables.columns] + list(COLUMNS)
 
     @property
     def generation(self) -> tuple[int, int, int]:
@@ -246,11 +253,14 @@ class FeatureStore(Converted):
     # Labels, splits, metadata
 
     def column(self, name: str) -> NDArray[np.object_]:
-        """Return a column of the side tables, (n,) objects, None where missing. Raises UsageError where no table has it."""
-        if name not in self._tables.columns:
+        """Return one of ``columns``, (n,) objects, None where missing. Raises UsageError where there is none."""
+        if name not in self.columns:
             raise UsageError(
-                f"{self.path}: no column {name!r}; there are {', '.join(self._tables.columns)}{did_you_mean(name, self._tables.columns)}"
+                f"{self.path}: no column {name!r}; there are {', '.join(self.columns)}{did_you_mean(name, self.columns)}"
             )
+        if self.has_regions and name in COLUMNS:
+            return self._region_column(name)
+        name = name if name in self._tables.columns else name[:-1]
         if name not in self._columns:
             values = np.full(len(self), None, object)
             for table in self._tables.layers:

@@ -24,7 +24,7 @@ LARGEST_UNIT = 1 << 32
 """Largest number of rows in a unit."""
 _TRIES, _PAUSE_SECONDS = 20, 0.05
 _T = TypeVar("_T")
-KNOWN_FEATURES: frozenset[str] = frozenset({"denylist", "fit", "follow", "history", "layer", "undo"})
+KNOWN_FEATURES: frozenset[str] = frozenset({"denylist", "fit", "follow", "history", "layer", "regions", "undo"})
 """Required features that this version can read; a store that names another one is refused."""
 
 

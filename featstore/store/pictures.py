@@ -7,7 +7,6 @@ user names, every file may be shown.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +16,13 @@ from urllib.parse import quote_from_bytes
 import numpy as np
 
 from featstore import defaults
-from featstore.decode import DecodeFailure, load_rgb
+from featstore.decode import DecodeFailure
 from featstore.sources.base import ReadFailure
-from featstore.sources.reading import encoded, read_picture, resolve
+from featstore.sources.reading import encoded, resolve
 from featstore.store import FeatureStore
+from featstore.store.cutting import CutPicture
 from featstore.store.places import place_of
+from featstore.store.rows import Region
 from featstore.text import counted, to_text
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Pictures:
         self._gone = 0
 
     def __call__(self, key: str) -> Image.Image:
-        """Return the picture of ``key`` as a PIL image (RGB, upright). Raises NoPicture."""
+        """Return the picture or region of ``key`` as a PIL image (RGB, upright). Raises NoPicture."""
         try:
             return open_picture(*self._place(key))
         except NoPicture as failure:
@@ -73,18 +74,19 @@ class Pictures:
             f"{counted(self._gone, 'picture of this page is', 'pictures of this page are')} not {where}: --root says where they are now"
         ]
 
-    def _place(self, key: str) -> tuple[Path, bytes, int, int, bytes | None]:
+    def _place(self, key: str) -> tuple[Path, bytes, int, int, bytes | None, Region | None]:
         name = key.encode("utf-8", "surrogateescape")
         if self.store is None:
             if self.root is None:
                 raise NoPicture("unknown-key", "the store is not there; say with root where the pictures are")
-            return self.root, name, -1, -1, None
+            return self.root, name, -1, -1, None, None
         place = place_of(self.store._plan, name)
         if place is not None:
             found = place.location, place.offset, place.size
             if self.root is not None:
-                return self.root, *found, None
-            return place.root, *found, self.store._content(np.array([place.id], np.int64))[0].tobytes()
+                return self.root, *found, None, place.region
+            content = self.store._content(np.array([place.id], np.int64))[0].tobytes()
+            return place.root, *found, content, place.region
         raise NoPicture("unknown-key", f"{self.store.path}: no picture has this key any more")
 
 
@@ -98,9 +100,14 @@ def address_of(root: Path, location: bytes, offset: int = -1) -> str:
 
 
 def open_picture(
-    root: Path, location: bytes, offset: int = -1, size: int = -1, content: bytes | None = None
+    root: Path,
+    location: bytes,
+    offset: int = -1,
+    size: int = -1,
+    content: bytes | None = None,
+    region: Region | None = None,
 ) -> Image.Image:
-    """Read a picture file or an archive member, and return it as a PIL image (RGB, upright).
+    """Read a picture file or an archive member, and return it, or its ``region``, as a PIL image (RGB, upright).
 
     ``content``: the SHA-256 that its bytes must have; None accepts any. Raises NoPicture.
     """
@@ -108,11 +115,12 @@ def open_picture(
         raise NoPicture(
             "imported", "its features were imported without the picture; --root says where the pictures are"
         )
+    limits = {"max_pixels": defaults.MAX_PIXELS, "max_bytes": defaults.MAX_FILE_BYTES}
+    picture = CutPicture(root, location, offset, size, **limits)
     try:
-        data = read_picture(root, location, offset, size, limit=defaults.MAX_FILE_BYTES).data
-        if content is not None and hashlib.sha256(data).digest() != content:
+        if picture.read() != content and content is not None:
             where = to_text(os.path.join(encoded(root), location))
             raise NoPicture("changed", f"{where}: its bytes are not those that the store knows")
-        return load_rgb(data)
+        return picture.region(region)
     except (ReadFailure, DecodeFailure) as failure:
         raise NoPicture(failure.reason, failure.message) from None

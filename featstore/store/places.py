@@ -12,17 +12,19 @@ from featstore.errors import UsageError
 from featstore.sources.base import ReadFailure
 from featstore.sources.reading import resolve
 from featstore.store.plan import Plan
+from featstore.store.rows import Region
 from featstore.text import quoted
 
 
 class Place(NamedTuple):
-    """A picture: file ``location`` below ``root``, or a member of it, as read_picture takes them."""
+    """A picture: file ``location`` below ``root``, or a member of it, as read_picture takes them; or a region of it."""
 
     id: int
     root: Path
     location: bytes
     offset: int
     size: int
+    region: Region | None = None
 
     def path(self, root: str | os.PathLike[str] | None = None) -> Path:
         """Return the file. ``root``: the one to use instead. Raises UsageError where the location leaves the root."""
@@ -42,7 +44,6 @@ def place_of(plan: Plan, key: bytes) -> Place | None:
         if len(segment.ids) and segment.ids[0] <= number <= segment.ids[-1]:
             row = int(np.searchsorted(segment.ids, number))
             rows = segment.rows(row, row + 1)
-            location = rows.keys[0] if rows.locations is None else rows.locations[0]
             root = Path(str(segment.source.get("root", "/")))
-            return Place(number, root, location, int(rows.offsets[0]), int(rows.sizes[0]))
+            return Place(number, root, rows.location(0), int(rows.offsets[0]), int(rows.sizes[0]), rows.region(0))
     return None

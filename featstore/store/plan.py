@@ -24,6 +24,7 @@ from featstore.files.byte_columns import ByteColumn, column
 from featstore.store import folders, written
 from featstore.store.ids import Ids, ascending, member, place
 from featstore.store.keys import KeyIndex, digests
+from featstore.store.rows import Rows
 
 KIND = "plan"
 CHANGED, RETRIED, REMOVED, DENIED = 1, 2, 3, 4
@@ -51,22 +52,6 @@ class Unit:
         return self.stop - self.start
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Rows of a plan as columns; ``locations`` is None if the keys are the locations."""
-
-    ids: Ids
-    keys: Sequence[bytes]
-    views: NDArray[np.uint32]
-    sizes: NDArray[np.int64]
-    mtimes: NDArray[np.int64]
-    offsets: NDArray[np.int64]
-    locations: Sequence[bytes] | None
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
 class Segment:
     """One segment of the plan, memory-mapped."""
 
@@ -81,6 +66,7 @@ class Segment:
         )
         self.offsets = column(file, "offset", "<i8") if "offset" in file.names else None
         self.locations = ByteColumn.read(file, "location") if "location/offsets" in file.names else None
+        self.regions = column(file, "region", "<i4", 5) if "region" in file.names else None
         self.unit_numbers, self.unit_starts = column(file, "units/number", "<u8"), column(file, "units/start", "<u8")
         self.retired: Ids = column(file, "retired/id", "<u8").view(np.int64)
         self.why = column(file, "retired/why", "|u1")
@@ -89,7 +75,7 @@ class Segment:
         self.meta = file.meta
         n = len(self.ids)
         columns = [self.keys, self.index.hi, self.views, self.sizes, self.mtimes]
-        columns += [rest for rest in (self.offsets, self.locations) if rest is not None]
+        columns += [rest for rest in (self.offsets, self.locations, self.regions) if rest is not None]
         if (
             any(len(values) != n for values in columns)
             or len(self.unit_starts) != len(self.unit_numbers) + 1
@@ -121,6 +107,7 @@ class Segment:
             self.mtimes[start:stop],
             self.offsets[start:stop] if self.offsets is not None else np.full(stop - start, -1, np.int64),
             list(self.locations.take(where)) if self.locations is not None else None,
+            self.regions[start:stop] if self.regions is not None else None,
         )
 
 
@@ -241,6 +228,19 @@ class Plan:
                 sizes[known], mtimes[known] = (values[rows] for values in segment.touched_stat)
         return sizes, mtimes, offsets
 
+    @property
+    def has_regions(self) -> bool:
+        """Whether some row is a region of a picture."""
+        return any(segment.regions is not None for segment in self.segments)
+
+    def regions(self, ids: Ids) -> NDArray[np.int32]:
+        """Return the region of each id, (m, 5) as in Rows."""
+        found = np.zeros((len(ids), 5), np.int32)
+        for segment, places, rows in self._by_segment(ids) if self.has_regions else ():
+            if segment.regions is not None:
+                found[places] = segment.regions[rows]
+        return found
+
     def key_of(self, ids: Ids) -> list[bytes]:
         """Return the key of each id."""
         keys = [b""] * len(ids)
@@ -335,6 +335,8 @@ def write_segment(path: Path, new: NewSegment, digest: NDArray[np.uint64]) -> No
         arrays["offset"] = rows.offsets
     if rows.locations is not None:
         arrays.update(ByteColumn.of(rows.locations).arrays("location"))
+    if rows.regions is not None and rows.regions[:, 4].any():
+        arrays["region"] = rows.regions.astype(np.int32)
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     own = {"source": new.source, "next_id": new.next_id, "next_unit": new.next_unit, "created": created}
     summary = {"rows": len(rows), "units": len(new.unit_numbers), "retired": len(new.retired)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,12 @@ from featstore.sources.base import Chunk, Source
 from featstore.store import plan as plans
 from featstore.store import tables
 from featstore.store.as_source import KIND
+from featstore.store.cuts import picture_order, require_regions, require_same_cut
 from featstore.store.denylist import Denylist
 from featstore.store.ids import Ids
 from featstore.store.keys import KeyIndex, digests
-from featstore.store.plan import NewSegment, Plan, Rows, cut, source_name
+from featstore.store.plan import NewSegment, Plan, cut, source_name
+from featstore.store.rows import Rows
 from featstore.text import counted, quoted
 
 MISSING = -1
@@ -52,6 +54,7 @@ class _Buffer:
     keys: list[bytes] = field(default_factory=list)
     locations: list[bytes] = field(default_factory=list)
     relocated: bool = False
+    regions: list[NDArray[np.int32]] = field(default_factory=list)
     stats: list[NDArray[np.int64]] = field(default_factory=list)
     digest: list[NDArray[np.uint64]] = field(default_factory=list)
     retired: list[Ids] = field(default_factory=list)
@@ -60,6 +63,14 @@ class _Buffer:
     side_keys: list[bytes] = field(default_factory=list)
     side: dict[str, list[tables.Value]] = field(default_factory=dict)
     side_digest: list[NDArray[np.uint64]] = field(default_factory=list)
+
+    def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int32]]:
+        """Return sizes, times and offsets (3, n), the digests of the keys (n, 2) and the regions (n, 5)."""
+        return (
+            np.concatenate(self.stats, axis=1) if self.stats else np.empty((3, 0), np.int64),
+            np.concatenate(self.digest) if self.digest else np.empty((0, 2), np.uint64),
+            np.concatenate(self.regions) if self.regions else np.empty((0, 5), np.int32),
+        )
 
 
 Hasher = Callable[[Chunk, NDArray[np.int64]], NDArray[np.uint8]]
@@ -104,6 +115,7 @@ class Planner:
     def _scan(self, source: Source, retry: Callable[[Plan], Ids] | None) -> Change:
         self.plan, self.tables = Plan(self.store, self.epoch), tables.Tables(self.store, self.epoch)
         self.source = source.describe()
+        require_same_cut(self.store, self.plan, self.source)
         if self.tables.follows is not None and self.source.get("store_id") != self.tables.store_id:
             raise UsageError(
                 f"{self.store}: has the labels of {self.tables.follows['store']}, so its pictures come from there too: "
@@ -163,6 +175,7 @@ class Planner:
         self._append(
             [chunk.keys[i] for i in append.tolist()],
             None if chunk.locations is None else [chunk.locations[i] for i in append.tolist()],
+            np.zeros((len(append), 5), np.int32) if chunk.regions is None else chunk.regions[append],
             stat[:, append],
             digest[append],
         )
@@ -170,16 +183,21 @@ class Planner:
     def _same(self, chunk: Chunk, stat: NDArray[np.int64], ids: Ids, old: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return whether the picture of each of the known rows ``old`` is unchanged."""
         same: NDArray[np.bool_] = (stat[:, old] == np.stack(self.plan.stat(ids[old]))).all(axis=0)
+        moved_box = np.zeros(len(old), bool)
+        if chunk.regions is not None or self.plan.has_regions:
+            regions = np.zeros((len(old), 5), np.int32) if chunk.regions is None else chunk.regions[old]
+            moved_box = (regions != self.plan.regions(ids[old])).any(axis=1)
+            same &= ~moved_box
         if self.hasher is not None and self.known is not None and old.size:
             ours = self.known(ids[old])
             hashed = np.flatnonzero(ours.any(axis=1))
             theirs = self.hasher(chunk, old[hashed])
             equal = (ours[hashed] == theirs).all(axis=1)
             # Record the new time of equal bytes, so that the next run without --rehash sees the picture as unchanged.
-            moved = old[hashed[equal & ~same[hashed]]]
+            moved = old[hashed[equal & ~same[hashed] & ~moved_box[hashed]]]
             if moved.size and not (stat[2, moved] >= 0).any():
                 self.buffer.touched.append(np.stack([ids[moved], stat[0, moved], stat[1, moved]]))
-            same[hashed] = equal
+            same[hashed] = equal & ~moved_box[hashed]
         return same
 
     def _check_owner(self, chunk: Chunk, ids: Ids, changed: NDArray[np.int64]) -> None:
@@ -214,11 +232,17 @@ class Planner:
         self.buffer.why.append(np.full(len(ids), why, np.uint8))
 
     def _append(
-        self, keys: list[bytes], locations: list[bytes] | None, stat: NDArray[np.int64], digest: NDArray[np.uint64]
+        self,
+        keys: list[bytes],
+        locations: list[bytes] | None,
+        regions: NDArray[np.int32],
+        stat: NDArray[np.int64],
+        digest: NDArray[np.uint64],
     ) -> None:
         self.buffer.keys += keys
         self.buffer.locations += locations if locations is not None else keys
         self.buffer.relocated |= locations is not None
+        self.buffer.regions.append(regions)
         self.buffer.stats.append(stat)
         self.buffer.digest.append(digest)
 
@@ -251,13 +275,14 @@ class Planner:
         buffer, plan, versions = self.buffer, self.plan, self.tables.version
         if buffer.side_keys:
             self._write_table()
-        stats = np.concatenate(buffer.stats, axis=1) if buffer.stats else np.empty((3, 0), np.int64)
-        digest = np.concatenate(buffer.digest) if buffer.digest else np.empty((0, 2), np.uint64)
+        stats, digest, regions = buffer.arrays()
         retired = np.concatenate(buffer.retired) if buffer.retired else np.empty(0, np.int64)
         touched = np.concatenate(buffer.touched, axis=1) if buffer.touched else np.empty((3, 0), np.int64)
         if not n and not len(retired) and not touched.size:
             return
         self._refuse_doubled_rows(buffer.keys[:n], digest[:n])
+        if regions[:n, 4].any():
+            require_regions(self.store)
         starts = cut(n, self.unit_rows)
         rows = Rows(
             np.arange(plan.next_id, plan.next_id + n),
@@ -267,7 +292,12 @@ class Planner:
             stats[1, :n],
             stats[2, :n],
             buffer.locations[:n] if buffer.relocated else None,
+            regions[:n],
         )
+        order = picture_order(rows.keys, regions[:n])
+        if order is not None:
+            rows, digest = replace(rows.take(order), ids=rows.ids), digest.copy()
+            digest[:n] = digest[order]
         new = NewSegment(
             rows,
             np.arange(plan.next_unit, plan.next_unit + len(starts) - 1, dtype=np.uint64),
@@ -281,7 +311,8 @@ class Planner:
             {"versions": versions},
         )
         plans.write_segment(plans.segment_path(self.store, self.epoch, len(plan.segments)), new, digest[:n])
-        self.buffer = _Buffer(buffer.keys[n:], buffer.locations[n:], buffer.relocated, [stats[:, n:]], [digest[n:]])
+        rest = [regions[n:]], [stats[:, n:]], [digest[n:]]
+        self.buffer = _Buffer(buffer.keys[n:], buffer.locations[n:], buffer.relocated, *rest)
         self.plan = Plan(self.store, self.epoch)
 
     def _write_table(self) -> None:

@@ -15,6 +15,7 @@ from featstore.errors import DataError, UsageError
 from featstore.sources.layout import split_words
 from featstore.store import FeatureStore
 from featstore.store.origin import require_vectors
+from featstore.store.region_views import numbered
 from featstore.text import counted, natural
 
 TRAIN_NAMES = ("train", "training")
@@ -33,7 +34,8 @@ class Split:
     """Rows of a store to train on and rows held out for evaluation, both increasing and all labelled.
 
     ``kind``: "given" (two splits of the store) or "made" (stratified, pictures of equal bytes on one side). ``names``:
-    of the two sides. ``unlabelled``: number of pictures without a label, which are not used. ``shared``: number of
+    of the two sides. ``parents``: number of pictures with regions
+    on both sides. ``unlabelled``: number of pictures without a label, which are not used. ``shared``: number of
     held-out pictures whose bytes are also in the training split. ``missing``: classes without a held-out picture.
     """
 
@@ -45,6 +47,7 @@ class Split:
     shared: int
     missing: list[str]
     settings: dict[str, Any]
+    parents: int = 0
 
     def __repr__(self) -> str:
         return f"<Split {self.kind}: {len(self.train):,} of {self.names[0]!r} to train on, {len(self.test):,} of {self.names[1]!r} held out>"
@@ -60,6 +63,7 @@ class Split:
             "unlabelled": self.unlabelled,
             "equal_bytes_in_both": self.shared,
             "missing_classes": self.missing,
+            **({"parents_in_both": self.parents} if self.parents else {}),
             **self.settings,
         }
 
@@ -68,7 +72,12 @@ class Split:
         notes = []
         if self.unlabelled:
             notes.append(f"left out: {counted(self.unlabelled, 'picture')} without a label")
-        if self.shared:
+        if self.parents:
+            notes.append(
+                f"{counted(self.parents, 'picture has', 'pictures have')} regions in both splits: the figures are too good; "
+                "a split made by featstore (without split names) keeps the regions of a picture together"
+            )
+        elif self.shared:
             notes.append(
                 f"{self.shared:,} of {len(self.test):,} held-out pictures have the same bytes as a training picture: "
                 "the figures are too good by as much; a split made by featstore (without split names) keeps them together"
@@ -89,12 +98,13 @@ def split_store(
     test_split: str | None = None,
     held_out: float = defaults.HELD_OUT,
     seed: int = defaults.SEED,
+    apart: bool = False,
 ) -> Split:
     """Choose the rows to train on and the rows to hold out.
 
     Uses the named splits, if any. Otherwise uses a split called train and one called test (or val), if the store has
-    both. Otherwise holds out a stratified part ``held_out``, with pictures of equal bytes on one side. Raises
-    UsageError if there are no labels, only one class, a held-out class without a training picture, or no such split.
+    both. Otherwise holds out a stratified part ``held_out``, with pictures of equal bytes on one side, and all regions
+    of a picture, unless ``apart``. Raises UsageError if there are no labels, only one class, a held-out class without a training picture, or no such split.
     """
     require_vectors(store)
     labels = store.labels
@@ -126,7 +136,8 @@ def split_store(
             )
         missing = sorted(set(labels[train].tolist()) - set(labels[test].tolist()), key=natural)
         shared = _shared(store, train, test)
-        return Split(train, test, "given", (first, names[1]), unlabelled, shared, missing, {})
+        both = _in_both(store, train, test)
+        return Split(train, test, "given", (first, names[1]), unlabelled, shared, missing, {}, both)
     pool = np.flatnonzero(labelled)
     if names[0] is not None:
         pool = _labelled(store, store.split_rows(names[0]), labelled, names[0])
@@ -135,7 +146,7 @@ def split_store(
 
     try:
         train_at, test_at = stratified(
-            labels[pool].astype(str), groups=groups_of_equal_bytes(store.sha256[pool]), fraction=held_out, seed=seed
+            labels[pool].astype(str), groups=groups_of(store, pool, apart=apart), fraction=held_out, seed=seed
         )
     except DataError as error:
         raise UsageError(f"{store.path}: {error} ({_leaving_out(store)})") from None
@@ -157,6 +168,42 @@ def groups_of_equal_bytes(sha256: NDArray[np.uint8]) -> Rows:
     unknown = np.flatnonzero(~sha256.any(axis=1))
     groups[unknown] = len(groups) + np.arange(len(unknown))
     return groups
+
+
+def groups_of(store: FeatureStore, rows: Rows, *, apart: bool = False) -> Rows:
+    """Return a group number for each of ``rows``: rows of equal content share it, and all regions of one picture.
+
+    ``apart``: regions of one picture share it only where their boxes are equal.
+    """
+    if apart or not store.has_regions:
+        return equal_content(store, rows)
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    # A file that changed during extraction gives the regions of one picture different bytes.
+    equal, parents = groups_of_equal_bytes(store.sha256[rows]), numbered(store.parents[rows])[1]
+    n = int(equal.max(initial=-1)) + 1
+    edges = coo_array((np.ones(len(rows), bool), (equal, n + parents)), shape=(n + len(rows),) * 2)
+    joined: Rows = connected_components(edges, directed=False)[1][equal].astype(np.int64)
+    return joined
+
+
+def equal_content(store: FeatureStore, rows: Rows | None = None) -> Rows:
+    """Return a group number for each of ``rows`` (None: all): equal bytes, and of regions also equal boxes, share it."""
+    wanted = slice(None) if rows is None else rows
+    equal = groups_of_equal_bytes(store.sha256[wanted])
+    if not store.has_regions:
+        return equal
+    boxes = store._plan.regions(store.ids[wanted])[:, :4]
+    return np.unique(np.column_stack([equal, boxes]), axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def _in_both(store: FeatureStore, train: Rows, test: Rows) -> int:
+    """Return the number of pictures that have regions in both parts."""
+    if not store.has_regions:
+        return 0
+    parents = store.parents
+    return len(set(parents[train].tolist()) & set(parents[test].tolist()))
 
 
 def _names(store: FeatureStore, train: str | None, test: str | None) -> tuple[str | None, str | None]:

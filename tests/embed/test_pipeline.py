@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from featstore.embed.pipeline import NOT_FINITE, Batch, Done, Loaded, Timings, run
+from featstore.embed.pipeline import NOT_FINITE, Batch, Done, Loaded, Timings, one_by_one, run
 from featstore.engines.base import Finished
 
 F4 = np.dtype("<f4")
@@ -40,7 +40,7 @@ def drive(batches, *, load=load, engine=None, write=None, **options):
     done: list[Done] = []
     timings = Timings()
     settings = {"dtype": F4, "threads": 3, "ahead": 2, **options}
-    run(iter(batches), load, engine or Means(), write or done.append, timings=timings, **settings)
+    run(iter(batches), one_by_one(load), engine or Means(), write or done.append, timings=timings, **settings)
     return done, timings
 
 
@@ -189,5 +189,5 @@ def test_waiting_counts_only_while_the_network_is_idle(finished, counted):
         return load(target, row)
 
     batches = iter([Batch(set(), 0, 4, False), Batch(set(), 4, 8, True)])
-    run(batches, late, Behind(), lambda done: None, dtype=F4, threads=1, ahead=1, timings=timings)
+    run(batches, one_by_one(late), Behind(), lambda done: None, dtype=F4, threads=1, ahead=1, timings=timings)
     assert set(timings.names) == {counted}

@@ -15,7 +15,7 @@ from featstore.stages.extract import extract
 from featstore.stages.info import info
 from featstore.stages.label import label
 from featstore.stages.predict import predict
-from featstore.stages.train import at_the_end, head_path, train, train_again
+from featstore.stages.train import at_the_end, head_path, retrain, train, train_again
 from featstore.stages.verify import verify
 from featstore.store import FeatureStore, tables
 from featstore.store.labels import set_columns

@@ -38,12 +38,16 @@ def identity(**changes) -> Identity:
 
 @dataclass
 class Pictures:
-    """A source whose pictures are numbers: ``content`` by key; negative numbers cannot be decoded."""
+    """A source whose pictures are numbers: ``content`` by key; negative numbers cannot be decoded.
+
+    ``regions``: by key, x, y, w, h and the length of the picture's key.
+    """
 
     content: dict[bytes, int]
     labels: dict[bytes, str] = field(default_factory=dict)
     splits: dict[bytes, str] = field(default_factory=dict)
     metadata: dict[str, dict[bytes, object]] = field(default_factory=dict)
+    regions: dict[bytes, tuple[int, int, int, int, int]] = field(default_factory=dict)
     location: str = "/made/up"
     kind: str = "folder"
     chunk_rows: int = 3
@@ -55,15 +59,17 @@ class Pictures:
         keys = sorted(self.content)
         for start in range(0, len(keys), self.chunk_rows):
             part = keys[start : start + self.chunk_rows]
+            boxes = [self.regions.get(key, (0, 0, 0, 0, 0)) for key in part]
             yield Chunk(
                 part,
                 np.full(len(part), 7),
                 np.array([self.content[key] for key in part], np.int64),
                 np.full(len(part), -1),
-                None,
+                [key[: box[4] or None] for key, box in zip(part, boxes, strict=True)] if self.regions else None,
                 [self.labels.get(key) for key in part],
                 [self.splits.get(key) for key in part],
                 {name: [column.get(key) for key in part] for name, column in self.metadata.items()},
+                np.array(boxes, np.int32) if self.regions else None,
             )
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from featstore import defaults
 from featstore.embed.recipe import Request
 from featstore.errors import UsageError
 from featstore.sources import Source, open_source
+from featstore.sources.regions import Cut
 from featstore.store.as_source import KIND, StoreSource, is_store
 from featstore.store.manifest import LARGEST_UNIT
 
@@ -23,6 +25,13 @@ _OF_SOURCE: Final = (
 _AT_LEAST_ONE: Final = (
     "batch", "workers", "unit_rows", "max_pixels", "max_bytes", "max_memory",
 )  # fmt: skip
+
+
+def _measure(root: Path, location: bytes, offset: int, size: int) -> tuple[int, int] | None:
+    # Pillow is loaded at the first picture: a run without boxes and tiles opens none here.
+    from featstore.store.cutting import measure
+
+    return measure(root, location, offset, size)
 
 
 class ExtractKeywords(TypedDict, total=False):
@@ -57,6 +66,11 @@ class ExtractKeywords(TypedDict, total=False):
     split_column: str | None
     id_column: str | None
     all_files: bool
+    boxes: tuple[str, ...] | None
+    box_unit: str
+    region_column: str | None
+    tiles: int | None
+    overlap: int
     follow: bool
 
 
@@ -84,6 +98,7 @@ class ExtractOptions:
     stall_seconds: a picture that takes longer is a failure, where the extraction is supervised.
     kind, root, layout, path_column, label_column, split_column, id_column, all_files: how to read the source, see
         featstore.sources.open_source; kind "store": another store, with its labels, splits and metadata.
+    boxes, box_unit, region_column, tiles, overlap: the parts of pictures that are rows, see featstore.sources.regions.Cut.
     follow: have the labels, splits and metadata of a source that is a store, now and later, instead of copies.
     """
 
@@ -116,6 +131,11 @@ class ExtractOptions:
     split_column: str | None = None
     id_column: str | None = None
     all_files: bool = False
+    boxes: tuple[str, ...] | None = None
+    box_unit: str = "auto"
+    region_column: str | None = None
+    tiles: int | None = None
+    overlap: int = 0
     follow: bool = False
 
     def __post_init__(self) -> None:
@@ -146,13 +166,23 @@ class ExtractOptions:
         if not isinstance(source, str | os.PathLike):
             return source
         if self.kind == KIND or (self.kind is None and is_store(source)):
-            given = next((name for name in _OF_SOURCE[2:] if getattr(self, name) not in (None, False)), None)
+            names = (*_OF_SOURCE[2:], "boxes", "tiles")
+            given = next((name for name in names if getattr(self, name) not in (None, False)), None)
             if given is not None:
                 raise UsageError(f"{source}: a store as a source takes no {given}; leave it out")
             return StoreSource(source, root=self.root)
         if self.follow:
             raise UsageError(f"{source}: only a store can be followed; leave out --follow")
-        return open_source(source, **{name: getattr(self, name) for name in _OF_SOURCE})
+        return open_source(source, **{name: getattr(self, name) for name in _OF_SOURCE}, cut=self.cut)
+
+    def measures(self, source: str) -> bool:
+        """Return whether the sizes of the pictures of ``source`` are read to know its rows."""
+        return bool(self.boxes or self.tiles) or self.kind == "coco" or (self.kind is None and source.endswith(".json"))
+
+    @property
+    def cut(self) -> Cut:
+        """The parts of pictures that are rows."""
+        return Cut(_measure, self.boxes, self.box_unit, self.region_column, self.tiles, self.overlap)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as JSON. Raises UsageError if the backbone is an object, not a name."""
@@ -166,4 +196,5 @@ class ExtractOptions:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> ExtractOptions:
         """Return the options that ``to_dict`` described."""
-        return cls(**{**value, "units": tuple(value["units"])})
+        boxes = value.get("boxes")
+        return cls(**{**value, "units": tuple(value["units"]), "boxes": None if boxes is None else tuple(boxes)})

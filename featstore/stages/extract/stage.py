@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,7 @@ def extract_in_process(
                     with loading:
                         network = network or request.load(there, path)
                     run.manifest.identity.check(network.identity, str(path))
+                    cut = None if share is None else partial(share[0].cut, share[1])
                     if share is not None and decoder is None:
                         decoder = share[0].join(share[1], network.identity.decoder, network.backbone.preprocessing)
                 run.go(
@@ -92,6 +94,7 @@ def extract_in_process(
                     max_pixels=min(options.max_pixels, max(1, options.max_memory // defaults.BYTES_OF_PIXEL)),
                     max_bytes=options.max_bytes,
                     decode=decoder,
+                    cut=cut,
                 )
         report = _report(run, source, change, options.units)
     if run.todo and network is not None:

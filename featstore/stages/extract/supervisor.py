@@ -142,7 +142,8 @@ def _nothing_pending(
 
     In that case ``total`` keeps the changes of the plans, because the worker compares again and finds no change.
     """
-    if job["backbone_from"] is not None or any(each.rehash for each in options):
+    if job["backbone_from"] is not None or any(each.rehash or each.measures(job["source"]) for each in options):
+        # Pictures are opened, which may kill a process.
         return None
     from featstore.stages.extract.stage import extract_nothing
     from featstore.stages.extract.worker import source_of

@@ -50,13 +50,14 @@ def judge(suspects: Sequence[Held], roots: Sequence[str], job: Mapping[str, Any]
         rows = plan.segments[unit.segment].rows(at, at + 1)
         picture = {
             "root": roots[unit.segment],
-            "location": os.fsdecode((rows.keys if rows.locations is None else rows.locations)[0]),
+            "location": os.fsdecode(rows.location(0)),
             "offset": int(rows.offsets[0]),
             "size": int(rows.sizes[0]),
             "preprocessing": manifest.identity.preprocessing,
             "max_pixels": min(limits["max_pixels"], max(1, limits["max_memory"] // defaults.BYTES_OF_PIXEL)),
             "max_bytes": limits["max_bytes"],
             "decoder": job["decoder"] or DECODERS[manifest.identity.decoder],
+            "region": None if rows.regions is None else rows.region(0) or (),
         }
         verdict = verdict_on(picture, seconds, limits["max_memory"])
         if verdict is not None:

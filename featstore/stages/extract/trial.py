@@ -10,6 +10,8 @@ from featstore.decode import DecodeFailure, Preprocessing
 from featstore.processes.sandbox import function_of
 from featstore.sources.base import ReadFailure
 from featstore.sources.reading import read_picture
+from featstore.store.cutting import CutPicture
+from featstore.store.rows import Region
 
 OUT_OF_MEMORY = "out-of-memory"
 
@@ -24,10 +26,25 @@ def try_picture(
     max_pixels: int,
     max_bytes: int,
     decoder: str,
+    region: list[int] | None = None,
 ) -> str:
-    """Read and decode a picture; return the reason of its failure, "" where it has pixels. ``decoder`` "": read only."""
+    """Read and decode a picture; return the reason of its failure, "" where it has pixels. ``decoder`` "": read only.
+
+    ``region``: the values of a Region, none for a whole picture among regions; None for a picture without any.
+    """
     decode = function_of(decoder) if decoder else None
     try:
+        if region is not None:
+            cut = CutPicture(
+                Path(root), os.fsencode(location), offset, size, max_pixels=max_pixels, max_bytes=max_bytes
+            )
+            cut.read()
+            if decoder:
+                image = cut.region(Region(*region) if region else None)
+                function_of(decoder.replace(":decode", ":resize_and_crop"))(
+                    image, Preprocessing.from_dict(preprocessing)
+                )
+            return ""
         picture = read_picture(Path(root), os.fsencode(location), offset, size, limit=max_bytes)
         if decode is not None:
             decode(picture.data, Preprocessing.from_dict(preprocessing), max_pixels=max_pixels)

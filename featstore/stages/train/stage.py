@@ -20,7 +20,7 @@ from featstore.stages.train.report import Replaced, TrainReport, scale_of
 from featstore.store.origin import KEY, STACKED, generation_number, state_of_store
 from featstore.store.past import KEY as PAST
 from featstore.store.past import record_of
-from featstore.store.splitting import Split, groups_of_equal_bytes, split_store
+from featstore.store.splitting import Split, groups_of, split_store
 from featstore.store.stacked import StackedStores
 from featstore.text import natural, printable
 
@@ -47,6 +47,7 @@ class Request:
     folds: int | float
     seed: int
     options: dict[str, Any]
+    apart: bool = False
 
     def split(self, store: FeatureStore) -> Split:
         """Return the rows to train on and those to hold out."""
@@ -56,6 +57,7 @@ class Request:
             test_split=self.test_split,
             held_out=self.held_out,
             seed=self.seed,
+            apart=self.apart,
         )
 
 
@@ -80,6 +82,7 @@ def train(
     class_weight: Mapping[str, float] | str | None = None,
     folds: int | float = defaults.FOLDS,
     seed: int = defaults.SEED,
+    apart: bool = False,
     force: bool = False,
     **options: Any,
 ) -> TrainReport:
@@ -90,7 +93,7 @@ def train(
     With several stores, the features of equal keys are concatenated (an ensemble of backbones). Labels, splits and
     pictures are those of the first; all other stores must have a vector for each key. C is chosen by cross-validation
     with ``folds`` folds on the training rows only. The figures are computed on the held-out rows, see split_store. Rows
-    of equal bytes share a fold. ``options`` are passed to the estimator (see featstore.heads). The head is saved to
+    of equal bytes share a fold, and so do the regions of a picture, unless ``apart``. ``options`` are passed to the estimator (see featstore.heads). The head is saved to
     ``out``, by default head_path(store, head). It replaces an existing head, and ``replaced`` in the report compares
     the two; ``force`` is needed if the existing head has other classes or another store.
 
@@ -107,7 +110,7 @@ def train(
     opened = stack.first
     path = Path(out) if out is not None else head_path(store, head)
     earlier = _head_at(path)
-    request = Request(head, train_split, test_split, held_out, C, class_weight, folds, seed, options)
+    request = Request(head, train_split, test_split, held_out, C, class_weight, folds, seed, options, apart)
     split = request.split(opened)
     if isinstance(earlier, TrainedHead) and not force:
         _require_same_data(path, earlier, stack, opened.labels[split.train])
@@ -134,7 +137,7 @@ def fit(stack: StackedStores, split: Split, request: Request) -> TrainedHead:
         rows_of(stack, split.train),
         opened.labels[split.train].astype(str),
         kind=request.head,
-        groups=groups_of_equal_bytes(opened.sha256[split.train]),
+        groups=groups_of(opened, split.train, apart=request.apart),
         seed=request.seed,
         folds=request.folds,
         C=request.C,

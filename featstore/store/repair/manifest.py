@@ -13,6 +13,7 @@ from featstore.store.label_history import UNDO
 from featstore.store.live_rows import shard_names
 from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan
+from featstore.store.rows import REGIONS
 from featstore.store.tables import FOLLOW, Tables
 from featstore.store.writer import unit_rows_for
 
@@ -47,16 +48,16 @@ def rebuilt_manifest(store: Path) -> Manifest:
         name,
         int(epochs[0]),
         longest if len(plan.units()) > 1 else max(longest, unit_rows_for(identity)),
-        (*identity.requires, *_requires(store, int(epochs[0]))),
+        (*identity.requires, *_requires(store, plan)),
         str(plan.segments[0].meta.get("created", "")) if plan.segments else "",
     )
 
 
-def _requires(store: Path, epoch: int) -> tuple[str, ...]:
+def _requires(store: Path, plan: Plan) -> tuple[str, ...]:
     """Return what the files of the store show that a reader must know."""
-    denied = bool(len(denylist.Denylist.of(Plan(store, epoch))))
+    denied = bool(len(denylist.Denylist.of(plan)))
     try:
-        found = Tables(store, epoch)
+        found = Tables(store, plan.epoch)
         undone, follows = any(table.reverts is not None for table in found.own), found.follows is not None
     except DamagedError:
         undone = follows = False
@@ -64,6 +65,7 @@ def _requires(store: Path, epoch: int) -> tuple[str, ...]:
         denylist.FEATURE: denied,
         FOLLOW: follows,
         history.FEATURE: bool(history.history_files(store)),
+        REGIONS: plan.has_regions,
         UNDO: undone,
     }
     return tuple(name for name, needed in there.items() if needed)

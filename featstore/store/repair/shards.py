@@ -14,7 +14,8 @@ from featstore.errors import DamagedError
 from featstore.files import atomic, sealed
 from featstore.store import folders, shards, written
 from featstore.store.manifest import Manifest
-from featstore.store.plan import Plan, Rows, Unit
+from featstore.store.plan import Plan, Unit
+from featstore.store.rows import Rows
 from featstore.store.shards import Failure, Finished, Shard
 
 DAMAGED = folders.DAMAGED

@@ -1,0 +1,54 @@
+"""Regions of one picture: decoded once for all of them, or, of large TIFF files, read tile by tile or strip by strip.
+
+A region is cut from the upright picture in RGB (see pillow.py), before it is resized. So its pixels, and its features,
+are those of the region saved as a PNG file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from PIL import Image
+
+from featstore.decode.pillow import load_rgb
+from featstore.decode.preprocessing import DecodeFailure
+
+NO_NUMBER = -(1 << 31)
+"""Value of a box that is no number."""
+
+
+class Croppable(Protocol):
+    """A picture of which regions can be cut; ``size``: width and height of the upright picture."""
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    def crop(self, box: tuple[int, int, int, int]) -> Image.Image:
+        """Return the pixels (left, top, right, bottom), which must be inside the picture, as RGB."""
+        ...
+
+
+def open_whole(data: bytes, max_pixels: int) -> Croppable:
+    """Decode the picture file ``data``. Raises DecodeFailure."""
+    return load_rgb(data, max_pixels=max_pixels)
+
+
+def region_of(picture: Croppable, box: Sequence[int]) -> Image.Image:
+    """Return the region ``box`` (x, y, width, height) of ``picture``, clipped to it.
+
+    Raises DecodeFailure "bad-box" if the box has no number or no area, or nothing of it is inside the picture.
+    """
+    x, y, w, h = box
+    if NO_NUMBER in (x, y, w, h):
+        raise DecodeFailure("bad-box", "a value of the box is no number")
+    if w < 1 or h < 1:
+        raise DecodeFailure("bad-box", f"the box of {w:,} x {h:,} pixels has no area")
+    width, height = picture.size
+    left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
+    if right <= left or bottom <= top:
+        raise DecodeFailure(
+            "bad-box",
+            f"the box at {x:,}, {y:,} of {w:,} x {h:,} is outside the picture of {width:,} x {height:,} pixels",
+        )
+    return picture.crop((left, top, right, bottom))

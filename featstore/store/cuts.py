@@ -1,0 +1,50 @@
+"""Plan regions of pictures: their order, what they require, and the way in which a source's pictures were cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.errors import UsageError
+from featstore.store.manifest import Manifest
+from featstore.store.plan import Plan, source_name
+from featstore.store.rows import REGIONS, parents
+
+
+def picture_order(keys: Sequence[bytes], regions: NDArray[np.int32]) -> NDArray[np.int64] | None:
+    """Return the order that puts the regions of one picture together, so that it is decoded once; None: they are."""
+    if not regions[:, 4].any():
+        return None
+    numbers: dict[bytes, int] = {}
+    of = np.array([numbers.setdefault(key, len(numbers)) for key in parents(keys, regions)], np.int64)
+    return None if (of[1:] >= of[:-1]).all() else np.argsort(of, kind="stable").astype(np.int64)
+
+
+def require_regions(store: Path) -> None:
+    """Let ``store`` require a featstore that knows regions."""
+    manifest = Manifest.read(store)
+    if REGIONS not in manifest.requires:
+        manifest.requiring(REGIONS).write(store)
+
+
+def require_same_cut(store: Path, plan: Plan, source: Mapping[str, Any]) -> None:
+    """Raise UsageError if an earlier run cut the pictures of ``source`` in another way: all rows would be replaced."""
+    before = plan.sources().get(source_name(dict(source)))
+    if before is not None and before.get("cut") != source.get("cut"):
+        raise UsageError(
+            f"{store}: has {_text(before)} of {source.get('location')}, and this run asks for {_text(source)}; use the "
+            "same options as before, or another store"
+        )
+
+
+def _text(source: Mapping[str, Any]) -> str:
+    cut = source.get("cut")
+    if not isinstance(cut, dict):
+        return "whole pictures"
+    if "boxes" in cut:
+        return "boxes"
+    return f"tiles of {cut.get('tiles')} pixels (overlap {cut.get('overlap')})"

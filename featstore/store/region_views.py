@@ -1,0 +1,84 @@
+"""The regions of an open store: their pictures, their boxes, and what belongs to one picture together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.errors import UsageError
+from featstore.store.features import FeatureArray
+from featstore.store.rows import COLUMNS, parents
+from featstore.text import to_bytes, to_text
+
+if TYPE_CHECKING:
+    from featstore.store.feature_store import FeatureStore
+
+By = Literal["mean", "max"]
+
+
+class Regional:
+    """The part of FeatureStore that knows that rows may be regions of pictures."""
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether some rows are regions of pictures; then there are the columns parent, x, y, w and h."""
+        return cast("FeatureStore", self)._plan.has_regions
+
+    @property
+    def parents(self) -> NDArray[np.object_]:
+        """(n,) objects: the key of each row's picture, its own key for a whole picture."""
+        store = cast("FeatureStore", self)
+        if not store.has_regions:
+            return np.array([*store.keys, None], object)[:-1]
+        keys = list(store._key_bytes(None))
+        found = [to_text(key) for key in parents(keys, store._plan.regions(store.ids))]
+        return np.array([*found, None], object)[:-1]
+
+    def parent_of(self, key: str) -> str:
+        """Return the key of the picture that ``key`` is a region of; ``key`` itself for a whole picture."""
+        plan, name = cast("FeatureStore", self)._plan, to_bytes(key)
+        ids = plan.find_keys([name])
+        return key if ids[0] < 0 else to_text(parents([name], plan.regions(ids))[0])
+
+    def by_parent(self, how: By = "mean") -> tuple[list[str], FeatureArray]:
+        """Return the pictures (p) in the order of their first rows, and a vector (p, d) of each.
+
+        ``how``: the "mean" or the "max" of the vectors of a picture's rows, value by value. Memory: p x d float64.
+        """
+        store = cast("FeatureStore", self)
+        check_how(how)
+        names, codes = numbered(store.parents)
+        total = np.full((len(names), store.dimension), -np.inf if how == "max" else 0.0)
+        start = 0
+        for block in store.blocks():
+            at = codes[start : start + len(block)]
+            (np.maximum if how == "max" else np.add).at(total, at, np.asarray(block, np.float64))
+            start += len(block)
+        if how == "mean":
+            total /= np.bincount(codes, minlength=len(names))[:, None]
+        return names, FeatureArray(total.astype(store.identity.numpy_dtype), store.identity)
+
+    def _region_column(self, name: str) -> NDArray[np.object_]:
+        """Return the column parent, x, y, w or h; a whole picture has no box."""
+        store = cast("FeatureStore", self)
+        if name == COLUMNS[0]:
+            return store.parents
+        regions = store._plan.regions(store.ids)
+        values = regions[:, COLUMNS.index(name) - 1].astype(object)
+        values[regions[:, 4] == 0] = None
+        return cast("NDArray[np.object_]", values)
+
+
+def check_how(how: str) -> None:
+    """Raise UsageError unless ``how`` is "mean" or "max"."""
+    if how not in ("mean", "max"):
+        raise UsageError(f"rows of one picture are joined by mean or max, not by {how!r}")
+
+
+def numbered(values: NDArray[np.object_]) -> tuple[list[Any], NDArray[np.int64]]:
+    """Return the distinct values in the order of their first rows, and the place (n,) of each row's value among them."""
+    numbers: dict[Any, int] = {}
+    codes = np.array([numbers.setdefault(value, len(numbers)) for value in values.tolist()], np.int64)
+    return list(numbers), codes

@@ -1,0 +1,378 @@
+"""Boxes and tiles: their vectors are those of saved crops, each picture is decoded once, and changes touch little."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tarfile
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from featstore.decode import DECODERS, load_rgb, regions, tiff
+from featstore.errors import UsageError
+from featstore.stages.compact import compact
+from featstore.stages.extract import ExtractOptions, extract_in_process, extract_supervised
+from featstore.stages.extract.jobs import Job, extract_jobs
+from featstore.stages.extract.trial import try_picture
+from featstore.store import FeatureStore
+from featstore.store.claims import work_folder
+from featstore.store.culprits import write_culprit
+from featstore.store.manifest import Manifest
+from featstore.store.pictures import Pictures
+from featstore.store.repair.verify import verify_store
+from tests.made import extract, picture, tiny_backbone
+
+BOXES = ("x", "y", "w", "h")
+HEADER = ["path", *BOXES, "label"]
+NETWORK = tiny_backbone(1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Six pictures, two of them turned by their EXIF orientation."""
+    folder = tmp_path / "p"
+    folder.mkdir()
+    for number, orientation in enumerate((1, 6, 3, 1, 1, 1)):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        picture(number, (60 + number, 40)).save(folder / f"{number}.jpg", exif=exif)
+    return folder
+
+
+@pytest.fixture
+def decoded(monkeypatch) -> list[int]:
+    """Return the sizes of the picture files that were decoded for their regions."""
+    seen: list[int] = []
+
+    def counted(data: bytes, **options: int):
+        seen.append(len(data))
+        return load_rgb(data, **options)
+
+    monkeypatch.setattr(regions, "load_rgb", counted)
+    return seen
+
+
+def table(path: Path, rows: Iterable[tuple[object, ...]], header: list[str] = HEADER) -> Path:
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def some_boxes(count: int = 4) -> list[tuple[object, ...]]:
+    random = np.random.default_rng(0)
+    rows = [
+        (f"{number}.jpg", *random.integers(0, 20, 2).tolist(), *random.integers(5, 18, 2).tolist(), f"c{number % 2}")
+        for number in range(6)
+        for _ in range(count)
+    ]
+    random.shuffle(rows)
+    return [tuple(row) for row in rows]
+
+
+def run(source: Path, store: Path, **options: object):
+    return extract(source, store, **{"backbone": NETWORK, "batch": 5, "boxes": BOXES, **options})
+
+
+def save_crops(store: FeatureStore, root: Path, folder: Path) -> None:
+    """Save the regions of ``store`` as PNG files, in its order."""
+    folder.mkdir()
+    columns = [store.column(name).tolist() for name in ("parent", *BOXES)]
+    for number, (parent, x, y, w, h) in enumerate(zip(*columns, strict=True)):
+        load_rgb((root / parent).read_bytes()).crop((x, y, x + w, y + h)).save(folder / f"{number:05d}.png")
+
+
+def features(store: Path) -> bytes:
+    return np.asarray(FeatureStore.open(store).features()).tobytes()
+
+
+@pytest.mark.parametrize("decode", ["exact", "fast"])
+def test_vectors_equal_those_of_saved_crops_and_each_picture_is_decoded_once(folder, tmp_path, decoded, decode):
+    source = table(folder / "t.csv", some_boxes())
+    report = run(source, tmp_path / "s", decode=decode)
+    assert (report.vectors, report.failures, len(decoded)) == (24, 0, 6)
+    store = FeatureStore.open(tmp_path / "s")
+    assert store.keys[:2] == [f"{store.parents[0]}#0", f"{store.parents[0]}#1"]
+    save_crops(store, folder, tmp_path / "crops")
+    extract(tmp_path / "crops", tmp_path / "c", backbone=NETWORK, batch=5, decode=decode)
+    assert features(tmp_path / "c") == features(tmp_path / "s")
+    assert Manifest.read(tmp_path / "s").requires == ("regions",)
+    assert verify_store(tmp_path / "s").problems == []
+
+
+def test_a_picture_with_more_regions_than_a_batch_is_decoded_once(folder, tmp_path, decoded):
+    rows = [("0.jpg", number % 30, 0, 10, 10, "a") for number in range(23)]
+    assert run(table(folder / "t.csv", rows), tmp_path / "s", batch=4).vectors == 23
+    assert len(decoded) == 1
+
+
+def test_changed_boxes_and_pictures_are_extracted_again_and_nothing_else(folder, tmp_path):
+    rows = some_boxes()
+    source = table(folder / "t.csv", [(*row, number) for number, row in enumerate(rows)], [*HEADER, "region"])
+    run(source, tmp_path / "s")
+    same = run(source, tmp_path / "s").change
+    assert (same.unchanged, same.added, same.changed, same.removed) == (24, 0, 0, 0)
+    rows[3] = (rows[3][0], 1, 2, 7, 8, rows[3][5])
+    table(folder / "t.csv", [(*row, number) for number, row in enumerate(rows) if number != 5], [*HEADER, "region"])
+    change = run(source, tmp_path / "s").change
+    assert (change.unchanged, change.added, change.changed, change.removed) == (22, 0, 1, 1)
+    picture(9, (60, 40)).save(folder / "4.jpg")
+    change = run(source, tmp_path / "s").change
+    own = sum(row[0] == "4.jpg" for number, row in enumerate(rows) if number != 5)
+    assert (change.changed, change.unchanged) == (own, 23 - own)
+    run(source, tmp_path / "new")
+    pair = [FeatureStore.open(tmp_path / name) for name in ("s", "new")]
+    orders = [np.argsort(list(store.keys)) for store in pair]
+    np.testing.assert_allclose(*(np.asarray(s.features())[o] for s, o in zip(pair, orders, strict=True)), atol=1e-6)
+    compact(tmp_path / "s")
+    compacted = FeatureStore.open(tmp_path / "s")
+    assert compacted.parents.tolist() == pair[0].parents.tolist()
+    assert compacted.column("w").tolist() == pair[0].column("w").tolist()
+    assert verify_store(tmp_path / "s").problems == []
+    assert run(source, tmp_path / "s").change.unchanged == 23
+
+
+def test_boxes_that_are_wrong_are_failures_or_clipped_and_told(folder, tmp_path):
+    rows = [
+        ("0.jpg", -5, -5, 20, 20, "clipped"),
+        ("0.jpg", 200, 0, 5, 5, "outside"),
+        ("0.jpg", 3, 3, 0, 5, "empty"),
+        ("0.jpg", 3, 3, -4, 5, "negative"),
+        ("0.jpg", 3, "nan", 4, 5, "nan"),
+        ("0.jpg", "", "", "", "", "whole"),
+        ("gone.jpg", 1, 1, 5, 5, "missing"),
+        ("0.jpg", 1, 1, "1e30", 5, "far"),
+    ]
+    report = run(table(folder / "t.csv", rows), tmp_path / "s")
+    store = FeatureStore.open(tmp_path / "s")
+    assert dict(
+        zip(store.labels.tolist(), zip(*(store.column(n).tolist() for n in BOXES), strict=True), strict=True)
+    ) == {
+        "clipped": (0, 0, 15, 15),
+        "whole": (None,) * 4,
+        "far": (1, 1, 59, 5),
+    }
+    failures = {key: failure.reason for key, failure in store.failures()}
+    assert failures == {**{f"0.jpg#{n}": "bad-box" for n in (1, 2, 3, 4)}, "gone.jpg#0": "missing"}
+    notes = "\n".join(report.notes)
+    for text in (
+        "2 boxes reach beyond their pictures and are clipped (the first: '0.jpg#0')",
+        "1 box is outside its picture: a failure (the first: '0.jpg#1')",
+        "2 boxes are without an area in pixels: failures",
+        "1 box is with a value that is no number: a failure",
+    ):
+        assert text in notes
+    assert "1 row without one" in report.read_as
+    extract(folder, tmp_path / "whole", backbone=NETWORK, batch=5)
+    whole = FeatureStore.open(tmp_path / "whole")
+    mine = store.features(rows=store.index_of(["0.jpg"]))
+    np.testing.assert_allclose(mine, whole.features(rows=whole.index_of(["0.jpg"])), atol=1e-6)
+
+
+def test_shares_are_told_from_pixels_and_the_unit_can_be_said(folder, tmp_path):
+    source = table(folder / "t.csv", [("0.jpg", 0.5, 0.25, 0.5, 0.5, "a"), ("2.jpg", 0, 0, 1.01, 1, "b")])
+    report = run(source, tmp_path / "s")
+    assert "boxes in shares of the picture (--box-unit changes it)" in report.read_as
+    store = FeatureStore.open(tmp_path / "s")
+    assert [store.column(name).tolist() for name in BOXES] == [[30, 0], [10, 0], [30, 62], [20, 40]]
+    assert run(source, tmp_path / "pixels", box_unit="pixels").failures == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "header", "message"),
+    [
+        ({"boxes": ("x", "y", "w")}, HEADER, "has to name four columns"),
+        ({"boxes": ("x", "y", "w", "height")}, HEADER, "has no column 'height' for its boxes"),
+        ({"tiles": 8}, HEADER, "exclude each other"),
+        ({"boxes": None, "tiles": 8, "overlap": 8}, HEADER, "less than the tiles' side"),
+        ({"boxes": None, "region_column": "label"}, HEADER, "name their columns with boxes"),
+        ({"region_column": "label"}, HEADER, "line 2 has no name of its region"),
+    ],
+)
+def test_refuses_what_makes_no_sense(folder, tmp_path, options, header, message):
+    source = table(folder / "t.csv", [("0.jpg", 1, 1, 5, 5, "")], header)
+    with pytest.raises(UsageError, match=message):
+        run(source, tmp_path / "s", **options)
+
+
+def test_refuses_a_box_that_is_text(folder, tmp_path):
+    with pytest.raises(UsageError, match="line 3 has 'wide' as w, which is no number"):
+        run(table(folder / "t.csv", [("0.jpg", 1, 1, 5, 5, ""), ("0.jpg", 1, 1, "wide", 5, "")]), tmp_path / "s")
+
+
+def test_another_way_of_cutting_needs_another_store(folder, tmp_path):
+    extract(folder, tmp_path / "s", backbone=NETWORK, tiles=16)
+    for options in ({}, {"tiles": 17}, {"tiles": 16, "overlap": 4}):
+        with pytest.raises(UsageError, match=r"has tiles of 16 pixels \(overlap 0\) of .* use the same options"):
+            extract(folder, tmp_path / "s", backbone=NETWORK, **options)
+
+
+def test_tiles_cover_each_picture_and_have_the_full_size(folder, tmp_path, decoded):
+    (folder / "damaged.jpg").write_bytes((folder / "0.jpg").read_bytes()[:-200])
+    (folder / "text.jpg").write_bytes(b"no picture")
+    picture(3, (10, 40)).save(folder / "thin.png")
+    report = extract(folder, tmp_path / "s", backbone=NETWORK, tiles=16, overlap=4, layout="flat")
+    store = FeatureStore.open(tmp_path / "s")
+    assert len(decoded) == 9
+    assert report.read_as.endswith("9 pictures cut into 112 tiles of 16 x 16 pixels with an overlap of 4")
+    boxes = {parent: [] for parent in store.parents}
+    for parent, *box in zip(store.parents, *(store.column(name).tolist() for name in BOXES), strict=True):
+        boxes[parent].append(tuple(box))
+    assert {box[2:] for parent, own in boxes.items() for box in own if parent != "thin.png"} == {(16, 16)}
+    assert boxes["thin.png"] == [(0, 0, 10, 16), (0, 12, 10, 16), (0, 24, 10, 16)]
+    for parent, own in boxes.items():
+        covered = np.zeros(load_rgb((folder / parent).read_bytes()).size[::-1], bool)
+        for x, y, w, h in own:
+            covered[y : y + h, x : x + w] = True
+        assert covered.all()
+    failed = {key.partition("#")[0]: failure.reason for key, failure in store.failures()}
+    assert failed == {"damaged.jpg": "truncated", "text.jpg": "not-a-picture"}
+    assert "thin.png#0,12,10,16" in list(store.keys)
+
+
+def test_reads_boxes_of_coco(folder, tmp_path):
+    data = {
+        "images": [
+            {"id": 7, "file_name": "0.jpg"},
+            {"id": 8, "file_name": "gone.jpg"},
+            {"id": 9, "file_name": "1.jpg"},
+        ],
+        "categories": [{"id": 1, "name": "ant"}],
+        "annotations": [
+            {"id": 1, "image_id": 8, "category_id": 1, "bbox": [1, 1, 5, 5], "score": 0.5},
+            {"id": 2, "image_id": 7, "category_id": 1, "bbox": [1.2, 1, 5, 5.6], "segmentation": [[1, 2, 3]]},
+            {"id": 3, "image_id": 7, "category_id": 44, "bbox": [2, 2, 50, 5], "score": 1},
+        ],
+    }
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(data))
+    report = run(path, tmp_path / "s", boxes=None, root=str(folder))
+    store = FeatureStore.open(tmp_path / "s")
+    assert store.keys[:] == ["0.jpg#2", "0.jpg#3"]
+    assert (store.labels.tolist(), store.column("score").tolist()) == (["ant", None], [None, 1.0])
+    assert [store.column(name).tolist() for name in BOXES] == [[1, 2], [1, 2], [5, 50], [6, 5]]
+    assert [(key, failure.reason) for key, failure in store.failures()] == [("gone.jpg#1", "missing")]
+    notes = "\n".join(report.notes)
+    assert "1 annotation has a category that the file does not name (the first: 44): no label" in notes
+    assert "1 picture has no annotation, and so no row" in notes
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is no JSON"),
+        ("[1]", "is no object with images and annotations"),
+        ('{"images": []}', "has no list of annotations"),
+        ('{"images": [], "annotations": []}', "has no annotations"),
+        ('{"images": [], "annotations": [{"image_id": 5}]}', "annotation 0 is of the image 5, which is not among"),
+        ('{"images": [{"id": 1}], "annotations": [{"image_id": 1}]}', "image 0 has no file_name"),
+        (
+            '{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "id": 3, "bbox": [1]}]}',
+            "the bbox of the annotation 3 is no list of four numbers",
+        ),
+        ('{"images": [{"id": 1}, {"id": 1}], "annotations": []}', "two of its images have the same id"),
+        ('{"images": [{"id": [1]}], "annotations": []}', "has images whose id is no number or text"),
+    ],
+)
+def test_refuses_json_that_is_no_coco(tmp_path, text, message):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        run(tmp_path / "a.json", tmp_path / "s", boxes=None)
+
+
+def test_a_store_of_regions_is_a_source_for_another_backbone(folder, tmp_path, decoded):
+    source = table(folder / "t.csv", some_boxes(2))
+    run(source, tmp_path / "old")
+    run(tmp_path / "old", tmp_path / "new", backbone=tiny_backbone(2, name="other"), boxes=None)
+    run(source, tmp_path / "own", backbone=tiny_backbone(2, name="other"))
+    old, new = FeatureStore.open(tmp_path / "old"), FeatureStore.open(tmp_path / "new")
+    assert (old.keys[:], old.parents.tolist()) == (new.keys[:], new.parents.tolist())
+    assert features(tmp_path / "new") == features(tmp_path / "own")
+    assert len(decoded) == 18
+
+
+def test_several_stores_decode_each_picture_once(folder, tmp_path, decoded):
+    source, networks = table(folder / "t.csv", some_boxes()), [NETWORK, tiny_backbone(2, name="other")]
+    options = [ExtractOptions(backbone=each, batch=4, boxes=BOXES) for each in networks]
+    extract_jobs([Job(source, tmp_path / each.backbone.name, each) for each in options])
+    assert len(decoded) == 6
+    for each in options:
+        extract_in_process(source, tmp_path / "own" / each.backbone.name, each)
+        assert features(tmp_path / "own" / each.backbone.name) == features(tmp_path / each.backbone.name)
+
+
+def test_pages_show_the_region(folder, tmp_path):
+    run(table(folder / "t.csv", [("1.jpg", 3, 4, 10, 20, "a")]), tmp_path / "s")
+    pictures = Pictures(FeatureStore.open(tmp_path / "s"))
+    shown = np.asarray(pictures("1.jpg#0"))
+    assert (shown == np.asarray(load_rgb((folder / "1.jpg").read_bytes()))[4:24, 3:13]).all()
+    assert pictures.address("1.jpg#0").endswith("/1.jpg")
+
+
+def test_a_store_without_regions_requires_nothing(folder, tmp_path):
+    extract_in_process(folder, tmp_path / "s", ExtractOptions(backbone=NETWORK))
+    store = FeatureStore.open(tmp_path / "s")
+    assert (Manifest.read(tmp_path / "s").requires, store.has_regions) == ((), False)
+    assert "parent" not in store.columns
+    assert store.parents.tolist() == store.keys[:]
+
+
+def test_what_killed_a_decoder_is_the_picture_with_all_its_regions(folder, tmp_path, decoded):
+    rows = [(f"{number}.jpg", at, 1, 5, 5, "a") for number in range(3) for at in range(4)]
+    stop = threading.Event()
+    stop.set()
+    run(table(folder / "t.csv", rows), tmp_path / "s", stop=stop)
+    work_folder(tmp_path / "s", 0).mkdir(parents=True)
+    write_culprit(tmp_path / "s", 0, 5, "decoder-died", "it died")
+    assert run(folder / "t.csv", tmp_path / "s", batch=2).reasons == {"decoder-died": 4}
+    assert len(decoded) == 2
+    assert {key[:5] for key, _ in FeatureStore.open(tmp_path / "s").failures()} == {"1.jpg"}
+
+
+@pytest.mark.parametrize(("region", "reason"), [([1, 1, 5, 5, 5], ""), ([], ""), ([99, 1, 5, 5, 5], "bad-box")])
+def test_a_suspect_is_tried_as_it_was_extracted(folder, decoded, region, reason):
+    limits = {"preprocessing": NETWORK.preprocessing.to_dict(), "max_pixels": 1 << 20, "max_bytes": 1 << 20}
+    for decoder in DECODERS.values():
+        assert try_picture(str(folder), "0.jpg", -1, -1, **limits, decoder=decoder, region=region) == reason
+    assert len(decoded) == 2
+    assert try_picture(str(folder), "0.jpg", -1, -1, **limits, decoder="", region=region) == ""
+
+
+def test_pictures_in_archives_are_cut_too(folder, tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(folder / "1.jpg", "1.jpg")
+    report = extract(tmp_path / "a.tar", tmp_path / "s", backbone=NETWORK, tiles=20)
+    assert (report.vectors, report.failures) == (2 * 4, 0)
+    extract(folder, tmp_path / "own", backbone=NETWORK, tiles=20, layout="flat")
+    own = FeatureStore.open(tmp_path / "own")
+    rows = np.flatnonzero(own.parents == "1.jpg")
+    np.testing.assert_allclose(FeatureStore.open(tmp_path / "s").features(), own.features(rows=rows), atol=1e-6)
+
+
+def test_tiles_of_a_large_tiff_are_read_in_parts(folder, tmp_path, monkeypatch, decoded):
+    tifffile = pytest.importorskip("tifffile")
+    pixels = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
+    (tmp_path / "t").mkdir()
+    tifffile.imwrite(tmp_path / "t/a.tif", pixels, tile=(16, 16), photometric="rgb")
+    extract(tmp_path / "t", tmp_path / "whole", backbone=NETWORK, tiles=20)
+    assert len(decoded) == 1
+    monkeypatch.setattr(tiff, "STREAMED_PIXELS", 1)
+    # Neither the picture nor its file fits the limits, its tiles do.
+    report = extract(tmp_path / "t", tmp_path / "s", backbone=NETWORK, tiles=20, max_pixels=400, max_bytes=100)
+    assert (report.vectors, report.failures, len(decoded)) == (12, 0, 1)
+    assert features(tmp_path / "s") == features(tmp_path / "whole")
+    assert (FeatureStore.open(tmp_path / "s").sha256 == FeatureStore.open(tmp_path / "whole").sha256).all()
+
+
+@pytest.mark.slow
+def test_a_table_is_supervised_and_a_second_run_finds_nothing_new(folder, tmp_path):
+    source = table(folder / "t.csv", some_boxes(2))
+    options = {"backbone": "efficientnet_lite0", "boxes": BOXES}
+    report = extract_supervised(source, tmp_path / "s", ExtractOptions(**options))
+    assert (report.vectors, report.failures) == (12, 0)
+    again = extract_supervised(source, tmp_path / "s", ExtractOptions(**options))
+    assert (again.change.unchanged, again.new_vectors) == (12, 0)
