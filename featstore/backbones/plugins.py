@@ -87,7 +87,7 @@ def load(spec: str) -> base.Backbone:
     dimension = _try(module, own.preprocessing.crop, spec)
     if base.digest(whole) != digest:
         raise UsageError(f"{spec}: its network changes its weights or buffers in a forward pass; make it keep them")
-    return base.Backbone(own.name, own.layer, dimension, spec, digest, own.preprocessing, module, text)
+    return base.Backbone(own.name, own.layer, dimension, spec, digest, own.preprocessing, module, text=text)
 
 
 def _import(spec: str) -> Callable[[], Any]:
