@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from featstore.backbones import describe_backbone, layers, list_backbones, load_backbone, timm_models
+from featstore.engines import describe_excess, measure_drift, open_engine
 from featstore.engines.parity import EXACT, drift
 from featstore.errors import FeatstoreError, UsageError
 from tests.backbones.timm_weights import put_into_hub_cache, reference, write_weights
@@ -140,3 +141,16 @@ def test_models_are_listed_by_a_pattern_without_building_them() -> None:
     assert (found["timm/vit_small_patch14_dinov2.lvd142m"].input_size, len(found)) == (518, 8)
     one = describe_backbone("timm/test_vit")
     assert (one.dimension, one.parameters, one.source) == (64, 306_240, "timm")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_engines_keep_their_bounds_or_say_why_they_do_not_run(name: str, tmp_path: Path) -> None:
+    backbone = load_backbone(f"timm/{name}", str(write_weights(name, tmp_path / "theirs.safetensors")))
+    side = backbone.preprocessing.crop
+    pixels = np.stack([np.asarray(picture(seed, (side, side))) for seed in range(8)])
+    plain = open_engine(backbone, engine="torch", device="cpu")
+    for engine in ("torch-folded", "openvino", "openvino-int8"):
+        opened = open_engine(backbone, engine=engine, device="cpu")
+        measured = measure_drift(opened, plain, pixels)
+        assert describe_excess(opened.precision, measured) == "", engine

@@ -30,10 +30,11 @@ def drawn(model: Any, seed: int = 0) -> Any:
 
 def make(name: str, **options: Any) -> Any:
     """Return a model of timm with initial weights, without its warnings."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         import timm
 
+        torch.default_generator.manual_seed(0)
         return timm.create_model(name, pretrained=False, **options)
 
 

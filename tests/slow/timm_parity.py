@@ -1,10 +1,10 @@
 """Compare fourteen architectures of timm, with random weights, with timm's own loading, transform and forward.
 
-    python -m tests.slow.timm_parity [--pictures FOLDER] [--only NAME] [--engines]
+    python -m tests.slow.timm_parity [--pictures FOLDER] [--only NAME...] [--engines NAME...]
 
 Each gets a safetensors file that timm wrote. featstore's preprocessing and forward on it have to equal timm's own within
 a thousandth of the features' deviation over pictures, three controls have to fail, and the same file in the hub's cache,
-loaded by name, has to give the same digest. --engines also measures every engine of this machine against plain torch.
+loaded by name, has to give the same digest. --engines also measures engines, such as openvino, against plain torch.
 Exits with 1 unless all hold.
 """
 
@@ -47,7 +47,6 @@ NAMES = {
     "MaxViT": "maxvit_rmlp_pico_rw_256",
 }
 _LARGE = 400
-ENGINES = ("torch-folded", "compile", "openvino", "openvino-int8")
 
 
 def pictures_of(folder: str | None, count: int = 8) -> list[bytes]:
@@ -84,13 +83,13 @@ def compare(name: str, files: list[bytes], place: Path) -> tuple[Backbone, dict[
     return backbone, result, load_backbone(f"timm/{name}").weights_digest == backbone.weights_digest
 
 
-def engines_of(backbone: Backbone, files: list[bytes]) -> list[tuple[str, str, bool]]:
+def engines_of(backbone: Backbone, files: list[bytes], names: list[str]) -> list[tuple[str, str, bool]]:
     """Return for each engine its name, its drift from plain torch or why it does not run, and whether it is as it should."""
     pixels = np.stack(
         [decode(data, backbone.preprocessing) for data in files[: 4 if backbone.preprocessing.crop > _LARGE else None]]
     )
     plain, found = open_engine(backbone, engine="torch", device="cpu"), []
-    for name in ENGINES:
+    for name in names:
         try:
             engine = open_engine(backbone, engine=name, device="cpu")
             measured = measure_drift(engine, plain, pixels)
@@ -106,13 +105,13 @@ def engines_of(backbone: Backbone, files: list[bytes]) -> list[tuple[str, str, b
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", metavar="FOLDER")
-    parser.add_argument("--only", metavar="NAME")
-    parser.add_argument("--engines", action="store_true")
+    parser.add_argument("--only", metavar="NAME", nargs="+", default=list(NAMES.values()))
+    parser.add_argument("--engines", metavar="NAME", nargs="+", default=[])
     asked = parser.parse_args()
     files, good = pictures_of(asked.pictures), True
     print(f"{len(files)} pictures; greatest difference in standard deviations of the features, at most {EXACT} allowed")
     for kind, name in NAMES.items():
-        if asked.only not in (None, name):
+        if name not in asked.only:
             continue
         with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -125,7 +124,7 @@ def main() -> int:
                 f"{'the same' if same else 'ANOTHER'} digest; {'ok' if right else 'FAILS'}",
                 flush=True,
             )
-            for engine, told, right in engines_of(backbone, files) if asked.engines else ():
+            for engine, told, right in engines_of(backbone, files, asked.engines):
                 good &= right
                 print(f"    {engine}: {told}", flush=True)
     return 0 if good else 1
