@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, TextIO
+from typing import Any
 
 import click
 
@@ -20,7 +20,7 @@ _SHOWN = 3
 @click.argument("inputs", nargs=-1, type=click.Path())
 @click.option(
     "--prompts",
-    type=click.File(encoding="utf-8"),
+    type=click.Path(dir_okay=False),
     metavar="CLASSES.txt",
     help="Classify without a head, by texts: a class a line, or a class, a tab and a text for it. HEAD is then an input.",
 )
@@ -60,7 +60,7 @@ _SHOWN = 3
 def predict(
     head: str,
     inputs: tuple[str, ...],
-    prompts: TextIO | None,
+    prompts: str | None,
     templates: tuple[str, ...],
     weights: tuple[str, ...],
     backbones: tuple[str, ...],
@@ -91,7 +91,7 @@ def predict(
         bar = Bar(stream=stream)
         try:
             options |= {"progress": None if quiet else bar, "weights": weights or None, "backbone": backbones or None}
-            found = _run(head, inputs, None if prompts is None else list(prompts), templates, options)
+            found = _run(head, inputs, prompts, templates, options)
             made = _without_bar(found.stream(), bar)
             if as_csv:
                 failed = _as_csv(found.classes, made)
@@ -109,9 +109,9 @@ def predict(
 
 
 def _run(
-    head: str, inputs: tuple[str, ...], prompts: list[str] | None, templates: tuple[str, ...], options: dict[str, Any]
+    head: str, inputs: tuple[str, ...], prompts: str | None, templates: tuple[str, ...], options: dict[str, Any]
 ) -> Any:
-    from featstore.heads.zero_shot import TEMPLATES, texts_of
+    from featstore.heads.zero_shot import TEMPLATES, read_prompts, texts_of
     from featstore.stages.predict import predict, predict_by_text
 
     if prompts is None:
@@ -121,9 +121,13 @@ def _run(
             raise click.UsageError("--template belongs to --prompts")
         return predict(head, list(inputs), **options)
     for name in ("weights", "backbone"):
-        if options[name] is not None:
-            (options[name],) = options[name]
-    return predict_by_text(texts_of(prompts, templates or TEMPLATES), [head, *inputs], **options)
+        given = options[name] or (None,)
+        if len(given) > 1:
+            raise click.UsageError(f"--{name} is given {len(given)} times; with --prompts give it once")
+        options[name] = given[0]
+    if options.pop("trust"):
+        raise click.UsageError("--trust is for heads; leave it out with --prompts")
+    return predict_by_text(texts_of(read_prompts(prompts), templates or TEMPLATES), [head, *inputs], **options)
 
 
 def _without_bar(found: Iterable[Any], bar: Bar) -> Iterator[Any]:

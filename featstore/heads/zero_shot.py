@@ -6,6 +6,7 @@ section 3.1: the mean of several texts of a class, scaled to length 1, then a so
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,6 +28,9 @@ TEMPLATES: Final = (
 )
 """Texts around a class name, averaged by default: the seven that CLIP's authors selected of 80 (their notebook
 Prompt_Engineering_for_ImageNet)."""
+
+LARGEST_FILE: Final = 16 << 20
+"""Bytes of a file of prompts."""
 
 
 def texts_of(lines: Iterable[str], templates: Iterable[str] = TEMPLATES) -> dict[str, list[str]]:
@@ -51,6 +55,22 @@ def texts_of(lines: Iterable[str], templates: Iterable[str] = TEMPLATES) -> dict
     if len(found) < 2:
         raise UsageError(f"prompts: {len(found)} classes are named, and two or more are needed, one a line")
     return found
+
+
+def read_prompts(path: str | os.PathLike[str]) -> list[str]:
+    """Return the lines of a file of prompts, UTF-8. Raises UsageError if it cannot be read."""
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read(LARGEST_FILE + 1)
+        if len(data) > LARGEST_FILE:
+            raise UsageError(f"{os.fspath(path)}: has more than {LARGEST_FILE:,} bytes; name fewer classes")
+        return data.decode("utf-8-sig").splitlines()
+    except OSError as error:
+        raise UsageError(
+            f"{os.fspath(path)}: cannot be read ({error.strerror}); name a file with a class a line"
+        ) from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{os.fspath(path)}: is not text in UTF-8; save it as UTF-8") from None
 
 
 @dataclass(frozen=True, eq=False)

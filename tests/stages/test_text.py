@@ -14,7 +14,7 @@ from PIL import Image
 
 from featstore.backbones.base import TextTower, digest
 from featstore.errors import IdentityError, UsageError
-from featstore.heads.zero_shot import TEMPLATES, ZeroShotHead, texts_of
+from featstore.heads.zero_shot import TEMPLATES, ZeroShotHead, read_prompts, texts_of
 from featstore.stages.index import index
 from featstore.stages.predict import predict_by_text
 from featstore.stages.queries import Query
@@ -77,6 +77,16 @@ def test_prompts_are_names_in_templates_or_texts_of_their_own() -> None:
         texts_of(["cat", "cat"])
     with pytest.raises(UsageError, match=r"'a photo' has no \{\}"):
         texts_of(["cat", "dog"], ["a photo"])
+
+
+def test_a_file_of_prompts_is_utf_8(tmp_path: Path) -> None:
+    file = tmp_path / "classes.txt"
+    file.write_bytes("\ufeffK\u00e4fer\r\nbee".encode())
+    assert read_prompts(file) == ["K\u00e4fer", "bee"]
+    file.write_bytes(b"K\xe4fer\nbee")
+    for path, words in ((file, "UTF-8"), (tmp_path / "none.txt", "cannot be read"), (tmp_path, "cannot be read")):
+        with pytest.raises(UsageError, match=words):
+            read_prompts(path)
 
 
 def test_templates_are_averaged_after_scaling_to_length_1() -> None:
