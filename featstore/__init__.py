@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from featstore.stages.index import index
     from featstore.stages.info import info
     from featstore.stages.label import label
-    from featstore.stages.predict import predict
+    from featstore.stages.predict import predict, predict_by_text
     from featstore.stages.queries import Query
     from featstore.stages.remove import remove
     from featstore.stages.repair import repair
@@ -71,6 +71,7 @@ _HOMES = {
     "list_layers": "stages.backbones",
     "load_head": "heads",
     "predict": "stages.predict",
+    "predict_by_text": "stages.predict",
     "remove": "stages.remove",
     "repair": "stages.repair",
     "search": "stages.search",
@@ -108,6 +109,7 @@ __all__ = [
     "list_layers",
     "load_head",
     "predict",
+    "predict_by_text",
     "remove",
     "repair",
     "search",

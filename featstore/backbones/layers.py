@@ -12,8 +12,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor, fx, nn
 
-from featstore.backbones import architectures, base
+from featstore.backbones import architectures
 from featstore.backbones.base import Backbone
+from featstore.backbones.load import load_backbone, own_function
 from featstore.defaults import OUTPUT_OF
 from featstore.errors import UsageError
 from featstore.text import did_you_mean
@@ -42,10 +43,15 @@ def list_layers(name: str) -> list[Layer]:
 
     Nothing is downloaded. Raises UsageError if there is no such backbone.
     """
+    if own_function(name) is not None:
+        backbone = load_backbone(name)
+        found = layers_of(backbone.module, backbone.preprocessing.crop, backbone.name)
+        return [layer for layer in found.values() if layer.name]
     architecture = architectures.find(name)
     network = architecture.empty(architecture.default)
-    classifier, _ = base.cut(network)
-    found = layers_of(network, architecture.default.preprocessing.crop, architecture.name)
+    classifier, _ = architecture.cut(network)
+    module, _ = architecture.towers(network)
+    found = layers_of(module, architecture.default.preprocessing.crop, architecture.name)
     return [layer for layer in found.values() if layer.name not in ("", classifier)]
 
 
@@ -118,12 +124,27 @@ def resized(backbone: Backbone, size: int | None, fit: str | None) -> Backbone:
         return replace(backbone, preprocessing=preprocessing)
     if backbone.shape:
         raise UsageError(f"{backbone.name}: the maps of {backbone.layer} have one size; set the size before the layer")
+    backbone = replace(backbone, module=_for_size(backbone.module, preprocessing.crop, backbone.name))
     made = layers_of(backbone.module, preprocessing.crop, backbone.name).get("")
     if made is None or len(made.shape) != 1:
         raise UsageError(
             f"{backbone.name} gives no vector for pictures of {preprocessing.crop} x {preprocessing.crop} pixels"
         )
     return replace(backbone, preprocessing=preprocessing, dimension=made.shape[0])
+
+
+def _for_size(network: nn.Module, size: int, what: str) -> nn.Module:
+    """Return ``network`` for pictures of another size: a copy with resampled positions, where it can make one (timm)."""
+    if not callable(getattr(network, "set_input_size", None)):
+        return network
+    made: Any = copy.deepcopy(network)
+    try:
+        made.set_input_size(img_size=(size, size))
+    except Exception as error:  # of many types, depending on the network
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise UsageError(f"{what} does not take pictures of {size} x {size} pixels ({reason})") from None
+    resized: nn.Module = made.eval().requires_grad_(False)
+    return resized
 
 
 def take(backbone: Backbone, layer: str, pool: str | None = None) -> Backbone:
@@ -156,7 +177,9 @@ def take(backbone: Backbone, layer: str, pool: str | None = None) -> Backbone:
             "smaller size or a later layer"
         )
     shape = there.shape if pool == "none" else ()
-    return replace(backbone, layer=OUTPUT_OF + layer, dimension=dimension, module=module, pool=pool, shape=shape)
+    made = replace(backbone, layer=OUTPUT_OF + layer, dimension=dimension, module=module, pool=pool, shape=shape)
+    # The vectors of texts are comparable with the last layer only.
+    return replace(made, text=None)
 
 
 def _unknown(backbone: Backbone, layer: str, names: list[str]) -> str:

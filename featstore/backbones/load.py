@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from featstore import defaults
-from featstore.backbones import architectures, base, checkpoints, weights_cache
+from featstore.backbones import architectures, base, checkpoints, open_clip_models, plugins, weights_cache
 from featstore.backbones.architectures import Architecture, WeightsEntry
 from featstore.errors import UsageError
 
@@ -16,13 +16,51 @@ _RANDOM = re.compile(r"random:([0-9]{1,18})")
 
 
 def load_backbone(name: str = defaults.BACKBONE, weights: str | None = None) -> base.Backbone:
-    """Return the backbone ``name`` with ``weights``.
+    """Return the backbone ``name`` with ``weights``. Only for a name from the user: it may import the user's code.
 
-    ``name``: a classification model of torchvision, or ``efficientnet_lite0``. ``weights``: the name of published
-    weights (default: the model's DEFAULT); ``random:SEED`` for untrained weights, from the model's constructor after
-    torch.manual_seed(SEED); or the path of a checkpoint (.pth, .pt, .safetensors). Random weights and checkpoints use
-    the preprocessing of the default weights, unless the checkpoint is a published file by its SHA-256.
-    Raises UsageError, FeatstoreError (a download that failed), DamagedError (not the published bytes).
+    ``name``: a classification model of torchvision, ``efficientnet_lite0``, 1 or 2, ``timm/NAME``,
+    ``open_clip/NAME``; or a function of the user's own, ``package.module:function`` or the name of an entry point, which has its own weights (see plugins.py).
+    ``weights``: as in ``load_recorded``. Raises as ``load_recorded`` and plugins.load do.
+    """
+    spec = own_function(name)
+    if spec is None:
+        return load_recorded(name, weights)
+    if weights is not None:
+        raise UsageError(f"{name}: loads its weights itself; leave --weights out")
+    backbone = plugins.load(spec)
+    if exists(backbone.name):
+        raise UsageError(f"{spec}: is called {backbone.name}, as another backbone is; return another name")
+    return backbone
+
+
+def own_function(name: str) -> str | None:
+    """Return "package.module:function" if ``name`` is one, or an entry point of one; None for featstore's own backbones."""
+    if plugins.is_spec(name):
+        return name
+    return None if exists(name) else plugins.installed().get(name)
+
+
+def exists(name: str) -> bool:
+    """Return whether ``name`` is a backbone that featstore knows itself."""
+    try:
+        architectures.find(name)
+    except UsageError:
+        return False
+    return True
+
+
+def has_text(name: str) -> bool:
+    """Return whether a backbone that featstore knows itself has a text tower."""
+    return name.lower().startswith(open_clip_models.PREFIX)
+
+
+def load_recorded(name: str, weights: str | None) -> base.Backbone:
+    """Return the backbone ``name`` with ``weights``, which a store, head or index may say: it imports no code of theirs.
+
+    ``weights``: the name of published weights (default: the model's DEFAULT); ``random:SEED`` for untrained weights, from
+    the model's constructor after torch.manual_seed(SEED); or the path of a checkpoint (.pth, .pt, .safetensors). Random
+    weights and checkpoints use the preprocessing of the default weights, unless the checkpoint is a published file by its
+    SHA-256. Raises UsageError, FeatstoreError (a download that failed), DamagedError (not the published bytes).
     """
     architecture = architectures.find(name)
     asked = weights or "DEFAULT"
@@ -36,7 +74,7 @@ def load_backbone(name: str = defaults.BACKBONE, weights: str | None = None) -> 
             raise UsageError(f"weights {asked!r}: random: takes a whole number of at most 18 digits, as in random:0")
         seed = int(match[1])
         network = architecture.initialised(seed)
-        classifier, dimension = base.cut(network)
+        classifier, dimension = architecture.cut(network)
         return _backbone(architecture, architecture.default, f"random:{seed}", network, classifier, dimension)
     file = Path(asked)
     if not file.exists() and file.suffix not in checkpoints.SUFFIXES:
@@ -48,7 +86,7 @@ def load_backbone(name: str = defaults.BACKBONE, weights: str | None = None) -> 
 
 
 def backbone_name(name: str) -> str:
-    """Return the canonical name of the backbone ``name``. Raises UsageError if there is none."""
+    """Return the canonical name of a backbone that featstore knows itself. Raises UsageError if there is none."""
     return architectures.find(name).name
 
 
@@ -76,8 +114,13 @@ def _recognise(architecture: Architecture, file: Path) -> WeightsEntry:
 def _from_file(architecture: Architecture, entry: WeightsEntry, file: Path, called: str) -> base.Backbone:
     state = checkpoints.read_state(file)
     network = architecture.empty(entry)
-    classifier, dimension = base.cut(network)
-    checkpoints.fill(network, state, f"the checkpoint {file}", architecture.name, classifier)
+    classifier, dimension = architecture.cut(network)
+    origin = f"the checkpoint {file}"
+    try:
+        state = architecture.convert(state, network)
+    except (KeyError, IndexError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise UsageError(f"{origin} does not fit {architecture.name} ({type(error).__name__}: {error})") from None
+    checkpoints.fill(network, state, origin, architecture.name, classifier)
     return _backbone(architecture, entry, called, network, classifier, dimension)
 
 
@@ -87,15 +130,17 @@ def _backbone(
     odd = base.non_finite(network)
     if odd is not None:
         raise UsageError(
-            f"the weights {called} of {architecture.name} hold NaN or infinity in {odd}, so features at the input of "
-            f"{classifier} would be useless; use other weights"
+            f"the weights {called} of {architecture.name} hold NaN or infinity in {odd}, so features would be useless; use "
+            "other weights"
         )
+    module, text = architecture.towers(network)
     return base.Backbone(
         name=architecture.name,
-        layer=f"input of {classifier}",
+        layer=f"input of {classifier}" if classifier else "output",
         dimension=dimension,
         weights=called,
         weights_digest=base.digest(network),
         preprocessing=entry.preprocessing,
-        module=network,
+        module=module,
+        text=text,
     )

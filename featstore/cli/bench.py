@@ -26,9 +26,7 @@ _TEMPORARY = ""
 @click.option(
     "--backbone", default=defaults.BACKBONE, show_default=True, help="A backbone's name (see featstore backbones)."
 )
-@click.option(
-    "--weights", default="random:0", show_default=True, help="As in extract; untrained weights are as fast as others."
-)
+@click.option("--weights", help="As in extract; default: random:0, untrained weights, which are as fast as others.")
 @click.option("--engine", "engines", multiple=True, help="Engine to measure; repeat for more (default: all available).")
 @device_option
 @click.option("--precision", type=PRECISIONS, default="auto", show_default=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from featstore.cli.network import trust_option
+from featstore.cli.network import own_backbone_option, trust_option
 from featstore.cli.output import Bar, apart, json_option, show
 
 
@@ -18,6 +18,7 @@ from featstore.cli.output import Bar, apart, json_option, show
 @click.option("--features-only", is_flag=True, help="Of a head: without the network, from features.")
 @click.option("--weights", help="The file of the network's weights, if they are no published ones.")
 @trust_option
+@own_backbone_option
 @click.option("--out", type=click.Path(), help="A folder for a store, a file for a head (default: beside PATH).")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @json_option

@@ -34,8 +34,8 @@ def _names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[st
     "--backbone",
     "backbones",
     multiple=True,
-    help="A torchvision classification model, or efficientnet_lite0 (see featstore backbones); default: the store's, for "
-    f"a new one {defaults.BACKBONE}.",
+    help="A name that featstore backbones lists, timm/NAME, or your own package.module:function; default: the store's, "
+    f"for a new one {defaults.BACKBONE}.",
 )
 @click.option(
     "--weights",

@@ -53,3 +53,10 @@ def geometry_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_GEOMETRY):
         command = option(command)
     return command
+
+
+own_backbone_option = click.option(
+    "--backbone",
+    metavar="PACKAGE.MODULE:FUNCTION",
+    help="Your own backbone, if the features came from one: its code is imported only where you name it.",
+)

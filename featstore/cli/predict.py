@@ -17,12 +17,33 @@ _SHOWN = 3
 
 @click.command()
 @click.argument("head", type=click.Path())
-@click.argument("inputs", nargs=-1, required=True, type=click.Path())
+@click.argument("inputs", nargs=-1, type=click.Path())
+@click.option(
+    "--prompts",
+    type=click.Path(dir_okay=False),
+    metavar="CLASSES.txt",
+    help="Classify without a head, by texts: a class a line, or a class, a tab and a text for it. HEAD is then an input.",
+)
+@click.option(
+    "--template",
+    "templates",
+    multiple=True,
+    metavar="TEXT",
+    help="Text around a class of --prompts, with {} for its name; repeat for more, which are averaged (default: CLIP's seven).",
+)
 @click.option(
     "--weights",
     multiple=True,
     type=click.Path(),
     help="Checkpoint file of the features, if they were made with your own weights; one for each store of the head.",
+)
+@click.option(
+    "--backbone",
+    "backbones",
+    multiple=True,
+    metavar="NAME",
+    help="Your own package.module:function, if the features came from it: its code is imported only where you name it; one "
+    "for each store of the head. With --prompts and pictures, the network.",
 )
 @engine_option
 @device_option
@@ -51,7 +72,10 @@ _SHOWN = 3
 def predict(
     head: str,
     inputs: tuple[str, ...],
+    prompts: str | None,
+    templates: tuple[str, ...],
     weights: tuple[str, ...],
+    backbones: tuple[str, ...],
     as_json: bool,
     as_csv: bool,
     quiet: bool,
@@ -61,6 +85,8 @@ def predict(
 
     A head on several stores needs one store per backbone, or pictures, which go through all backbones.
 
+    With --prompts, pictures are classified by texts (zero shot), if the features come from a network with a text tower.
+
     An unreadable picture is listed with the reason; the exit code is then 1.
 
     \b
@@ -68,15 +94,16 @@ def predict(
       featstore predict my.store.logreg.head cat.jpg dog.jpg
       featstore predict my.store.logreg.head new-pictures/ --csv > classes.csv
       featstore predict my.store.logreg.head other.store --json
+      featstore predict clip.store --prompts classes.txt
+      featstore predict new-pictures/ --prompts classes.txt --backbone open_clip/ViT-B-32
     """
-    from featstore.stages.predict import predict as run
-
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
     with apart() as stream:
         bar = Bar(stream=stream)
         try:
-            found = run(head, list(inputs), weights=weights or None, progress=None if quiet else bar, **options)
+            options |= {"progress": None if quiet else bar, "weights": weights or None, "backbone": backbones or None}
+            found = _run(head, inputs, prompts, templates, options)
             made = _without_bar(found.stream(), bar)
             if as_csv:
                 failed = _as_csv(found.classes, made)
@@ -91,6 +118,28 @@ def predict(
     if failed:
         say(f"featstore: {counted(failed, 'picture')} could not be read", err=True)
     return 1 if failed else 0
+
+
+def _run(
+    head: str, inputs: tuple[str, ...], prompts: str | None, templates: tuple[str, ...], options: dict[str, Any]
+) -> Any:
+    from featstore.heads.zero_shot import TEMPLATES, read_prompts, texts_of
+    from featstore.stages.predict import predict, predict_by_text
+
+    if prompts is None:
+        if not inputs:
+            raise click.UsageError("Missing argument 'INPUTS...'.")
+        if templates:
+            raise click.UsageError("--template belongs to --prompts")
+        return predict(head, list(inputs), **options)
+    for name in ("weights", "backbone"):
+        given = options[name] or (None,)
+        if len(given) > 1:
+            raise click.UsageError(f"--{name} is given {len(given)} times; with --prompts give it once")
+        options[name] = given[0]
+    if options.pop("trust"):
+        raise click.UsageError("--trust is for heads; leave it out with --prompts")
+    return predict_by_text(texts_of(read_prompts(prompts), templates or TEMPLATES), [head, *inputs], **options)
 
 
 def _without_bar(found: Iterable[Any], bar: Bar) -> Iterator[Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from featstore.cli.network import device_option, engine_option
+from featstore.cli.network import device_option, engine_option, own_backbone_option
 from featstore.cli.output import json_option, show
 from featstore.text import counted, printable
 
@@ -15,6 +15,7 @@ from featstore.text import counted, printable
 @click.argument("store", type=click.Path())
 @click.option("--root", type=click.Path(), help="Where the pictures are now, if they moved.")
 @click.option("--weights", help="Checkpoint file of the backbone, if the name in the store does not lead to it.")
+@own_backbone_option
 @engine_option
 @device_option
 @click.option("--set-aside", is_flag=True, help="Extract nothing: pictures with damaged vectors become failures.")

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from featstore import defaults
-from featstore.cli.network import device_option, engine_option
+from featstore.cli.network import device_option, engine_option, own_backbone_option
 from featstore.cli.output import apart, json_option, say, show
 from featstore.text import counted, printable
 
@@ -24,6 +24,13 @@ from featstore.text import counted, printable
     help="Search for vectors, (d,) or (q, d), of the same backbone.",
 )
 @click.option("--like-label", "labels", multiple=True, metavar="LABEL", help="Search for the mean vector of a class.")
+@click.option(
+    "--text",
+    "texts",
+    multiple=True,
+    metavar="TEXT",
+    help="Search by a description, if the features come from a network with a text tower.",
+)
 @click.option("--combine", is_flag=True, help="Search once, for the mean of all queries.")
 @click.option(
     "--less", "less_inputs", multiple=True, metavar="PICTURE", help="Combine the queries, and avoid this picture."
@@ -55,6 +62,7 @@ from featstore.text import counted, printable
 @click.option(
     "--weights", type=click.Path(), help="Checkpoint file of the features, if they were made with your own weights."
 )
+@own_backbone_option
 @engine_option
 @device_option
 @json_option
@@ -64,6 +72,7 @@ def search(
     keys: tuple[str, ...],
     vectors: tuple[str, ...],
     labels: tuple[str, ...],
+    texts: tuple[str, ...],
     less_inputs: tuple[str, ...],
     less_keys: tuple[str, ...],
     less_labels: tuple[str, ...],
@@ -74,7 +83,8 @@ def search(
 ) -> int:
     """Print the pictures of INDEX that are most similar to INPUTS: picture files, folders, tables or archives.
 
-    Other queries: pictures of the store by --key, vectors by --vector, classes by --like-label. A query by key is not
+    Other queries: pictures of the store by --key, vectors by --vector, classes by --like-label, and
+    descriptions by --text. A query by key is not
     listed among its own neighbours. An unreadable picture is listed with the reason; the exit code is then 1.
 
     A condition compares columns (key, id, label, split, metadata) with texts in quotes, numbers, true or false, by
@@ -90,12 +100,13 @@ def search(
       featstore search my.store.faiss --like-label cat --where "not key glob '*/studio/*' and year >= 2020"
       featstore search my.store.faiss cat.jpg kitten.jpg --combine
       featstore search my.store.faiss cat.jpg --less basket.jpg --less-label dog
+      featstore search clip.faiss --text "a red car" --k 20
       featstore search my.store.faiss --vector queries.npy --json
     """
     from featstore.stages.queries import Query
     from featstore.stages.search import search as run
 
-    like = Query(keys=keys, vectors=vectors, labels=labels)
+    like = Query(keys=keys, vectors=vectors, labels=labels, texts=texts)
     less = Query(inputs=less_inputs, keys=less_keys, labels=less_labels)
     with apart():
         report = run(index, list(inputs), like=like, less=less, **options)

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from featstore import defaults
 from featstore.embed.geometry import GeometryKeywords
-from featstore.errors import UsageError
 from featstore.files.signatures import SIGNATURE_BYTES, is_picture
 from featstore.sources import open_source
 from featstore.sources.base import ReadFailure
@@ -253,7 +252,7 @@ class EmbedKeywords(TypedDict, total=False):
     """The fields of EmbedOptions as keywords, each of which may be left out."""
 
     weights: str | None
-    backbone: Backbone | None
+    backbone: str | Backbone | None
     engine: str
     device: str
     batch: int
@@ -271,7 +270,7 @@ class EmbedOptions:
     """
 
     weights: str | None = None
-    backbone: Backbone | None = None
+    backbone: str | Backbone | None = None
     engine: str = defaults.ENGINE
     device: str = "auto"
     batch: int = defaults.BATCH
@@ -288,14 +287,15 @@ def open_embedder(
     what: str,
     *,
     weights: str | None = None,
-    backbone: Backbone | None = None,
+    backbone: str | Backbone | None = None,
     engine: str = defaults.ENGINE,
     device: str = "auto",
     inputs: Sequence[str | os.PathLike[str]] = (),
 ) -> Embedder:
     """Load the backbone that made the features of ``what`` (a path, for messages), and check its identity.
 
-    ``weights``: the checkpoint file, if the features came from the user's own. ``backbone``: already loaded.
+    ``weights``: the checkpoint file, if the features came from the user's own. ``backbone``: already loaded, or the name
+    of the user's own, "package.module:function", which is imported only where it is named here.
     ``inputs``: what will be embedded; for a few picture files the engine "auto" is plain torch, which is as exact and
     saves the seconds that preparing a faster engine takes. Raises IdentityError if backbone, weights, preprocessing,
     decoder or precision differ from those of ``origin``; UsageError if the weights are not found.
@@ -303,14 +303,6 @@ def open_embedder(
     from featstore.embed.recipe import reopen
 
     identity = origin.identity
-
-    def explain(error: UsageError) -> str:
-        if weights is not None:
-            return str(error)
-        return (
-            f"{what}: was made with {identity.backbone} and the weights {origin.weights_name}, which cannot be loaded "
-            f"({error}); name their file with --weights"
-        )
 
     if engine == "auto" and identity.precision == "fp32" and _are_few_files(inputs):
         engine = "torch"
@@ -322,6 +314,5 @@ def open_embedder(
         weights=weights,
         engine=engine,
         device=device,
-        explain=explain,
     )
     return Embedder(identity, network.engine)

@@ -7,7 +7,6 @@ Importing this module does not load torch, which a run without pending pictures 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -79,10 +78,10 @@ class Request:
         identity, asked = existing.identity, self.backbone
         if asked is None or isinstance(asked, str):
             same = self.weights == existing.weights_name and _BY_NAME.fullmatch(self.weights) is not None
-            return (asked is None or asked.lower() == identity.backbone) and (self.weights is None or same)
+            return (asked is None or asked.lower() == identity.backbone.lower()) and (self.weights is None or same)
         if self.geometry != Geometry():
             return False
-        return all(getattr(identity, name) == value for name, value in _of_backbone(asked).items())
+        return all(getattr(identity, name) == value for name, value in of_backbone(asked).items())
 
     def load(self, existing: Manifest | None, store: Path) -> Network:
         """Load the network; ``existing``: the manifest of ``store`` if it has rows.
@@ -113,20 +112,40 @@ class Request:
         return Network(backbone, opened, identity_of(backbone, opened, dtype, decoder))
 
     def _load_backbone(self, name: str | None, existing: Manifest | None, store: Path) -> Backbone:
-        from featstore.backbones import backbone_name, known_weights, load_backbone
+        if existing is not None:
+            return load_again(existing.identity, existing.weights_name, name, self.weights, str(store))
+        from featstore.backbones import load_backbone
 
-        if existing is None:
-            return load_backbone(name or defaults.BACKBONE, self.weights)
-        its = existing.identity.backbone
-        if name is not None and backbone_name(name) != its:
-            raise IdentityError(
-                f"{store} has features of {its}, not {name}; leave --backbone out to go on with it, or name another store"
-            )
-        if self.weights is None and not known_weights(its, existing.weights_name):
-            raise UsageError(
-                f"{store}: was made with the weights {existing.weights_name}; name their file with --weights"
-            )
-        return load_backbone(its, self.weights or existing.weights_name)
+        return load_backbone(name or defaults.BACKBONE, self.weights)
+
+
+def load_again(identity: Identity, weights_name: str, name: str | None, weights: str | None, what: str) -> Backbone:
+    """Return the backbone that ``what``, a store, head or index, states; ``name`` and ``weights``: what the user named.
+
+    What is stated there must not open a file, nor import a module: only ``name`` and ``weights`` may. Raises UsageError
+    with the remedy, IdentityError if ``name`` is another backbone.
+    """
+    from featstore.backbones import backbone_name, exists, known_weights, load_backbone, load_recorded, own_function
+    from featstore.backbones.plugins import consent, is_spec
+
+    its = identity.backbone
+    loaded = None if name is None or own_function(name) is None else load_backbone(name, weights)
+    if name is not None and (backbone_name(name) if loaded is None else loaded.name) != its:
+        raise IdentityError(
+            f"{what} has features of {its}, not {name}; leave --backbone out to go on with it, or name another store"
+        )
+    if loaded is not None:
+        return loaded
+    if is_spec(weights_name) and not exists(its):
+        raise UsageError(f"{what}: was made with the backbone {its}; {consent(weights_name)}")
+    try:
+        backbone_name(its)
+    except UsageError as error:
+        own = "a network of your own has to be named, by --backbone package.module:function"
+        raise UsageError(f"{what}: was made with the backbone {its}: {error}; {own}") from None
+    if weights is None and not known_weights(its, weights_name):
+        raise UsageError(f"{what}: was made with the weights {weights_name}; name their file with --weights")
+    return load_recorded(its, weights or weights_name)
 
 
 def reopen(
@@ -134,32 +153,30 @@ def reopen(
     weights_name: str,
     what: str,
     *,
-    backbone: Backbone | None = None,
+    backbone: str | Backbone | None = None,
     weights: str | None = None,
     engine: str = defaults.ENGINE,
     device: str = "auto",
-    explain: Callable[[UsageError], str] = str,
+    otherwise: str = "",
 ) -> Network:
     """Load the network that made features of ``identity``, with an engine of the same precision, and check the
     identity.
 
     ``weights_name``: name of the weights when the features were made. ``weights``: their file, if that name does not
-    lead to them. ``backbone``: already loaded. ``what``: a path, for messages. Raises UsageError, with the text of
-    ``explain``, if backbone or weights are not available; IdentityError if they give other features.
+    lead to them. ``backbone``: already loaded, or named by the user, as one's own has to be. ``what``: a path, for
+    messages, to which ``otherwise`` adds another remedy. Raises UsageError if backbone or weights are not available;
+    IdentityError if they give other features.
     """
     from featstore.engines import engine_for_class, open_engine
 
     identity.require_pictures(what)
-    if backbone is None:
-        from featstore.backbones import known_weights, load_backbone
-
+    if backbone is None or isinstance(backbone, str):
         try:
-            if weights is None and not known_weights(identity.backbone, weights_name):
-                # A name from a store, head or index must not open a file.
-                raise UsageError("they are no published ones")
-            backbone = load_backbone(identity.backbone, weights or weights_name)
+            backbone = load_again(identity, weights_name, backbone, weights, what)
+        except IdentityError:
+            raise
         except UsageError as error:
-            raise UsageError(explain(error)) from None
+            raise UsageError(f"{error}{otherwise}") from None
     backbone = Geometry.of(identity).apply(backbone)
     engine, precision = engine_for_class(identity.precision, engine)
     opened = open_engine(backbone, engine=engine, device=device, precision=precision)
@@ -178,10 +195,10 @@ def identity_of(backbone: Backbone, engine: Engine, dtype: str, decoder: str) ->
     """Return the identity of features from ``backbone``, run by ``engine``, on pictures of the class ``decoder``."""
     if dtype not in ("float32", "float16"):
         raise UsageError(f"dtype: {dtype!r} is not float32 or float16")
-    return Identity(**_of_backbone(backbone), decoder=decoder, precision=engine.precision, dtype=dtype)
+    return Identity(**of_backbone(backbone), decoder=decoder, precision=engine.precision, dtype=dtype)
 
 
-def _of_backbone(backbone: Backbone) -> dict[str, Any]:
+def of_backbone(backbone: Backbone) -> dict[str, Any]:
     """Return the fields of an identity that ``backbone`` determines."""
     return {
         "backbone": backbone.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from featstore.backbones import BackboneInfo, list_backbones
+from featstore.backbones import BackboneInfo, describe_backbone, list_backbones
 from featstore.backbones.layers import Layer, list_layers
 
-__all__ = ["BackboneInfo", "Layer", "list_backbones", "list_layers"]
+__all__ = ["BackboneInfo", "Layer", "describe_backbone", "list_backbones", "list_layers"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from featstore.embed.embedder import Embedder, Input, count_inputs, inputs_of, o
 from featstore.embed.progress import Progress
 from featstore.errors import FeatstoreError, UsageError
 from featstore.store import manifest as manifests
-from featstore.store.origin import STACKED, state_of_store
+from featstore.store.origin import STACKED, origin_of_store, state_of_store
 from featstore.store.region_views import By, check_how, numbered
 from featstore.store.stacked import StackedStores, match_origins
 from featstore.text import counted
@@ -60,6 +60,14 @@ class Prediction:
             return {"key": self.key, "label": None, "reason": self.reason, "message": self.message}
         probabilities = dict(zip(classes, self.probabilities.tolist(), strict=True))
         return {"key": self.key, "label": self.label, "probability": self.probability, "probabilities": probabilities}
+
+
+class Classifier(Protocol):
+    """What predicts from vectors: a trained head, or texts."""
+
+    @property
+    def classes(self) -> list[str]: ...
+    def predict_blocks(self, vectors: Any, /) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]: ...
 
 
 class Predictions:
@@ -146,7 +154,7 @@ def predict(
     inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     weights: str | Sequence[str | None] | None = None,
-    backbone: Backbone | Sequence[Backbone | None] | None = None,
+    backbone: str | Backbone | Sequence[str | Backbone | None] | None = None,
     engine: str = defaults.ENGINE,
     device: str = "auto",
     batch: int = defaults.BATCH,
@@ -169,9 +177,7 @@ def predict(
     (features of another identity), DamagedError.
     """
     loaded = open_head(head, trust) if isinstance(head, str | os.PathLike) else head
-    paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(column(inputs, "pictures"))
-    if not paths:
-        raise UsageError("there is nothing to classify; name pictures, a folder or a store")
+    paths = _paths(inputs)
     what = os.fspath(head) if isinstance(head, str | os.PathLike) else "the head"
     check_how(pool)
     if by not in (None, "parent"):
@@ -201,16 +207,65 @@ def predict(
 
     tally = None if progress is None else _Tally(progress, paths)
 
-    def made() -> Iterator[Prediction]:
-        for inputs, failures, vectors in _embedded(embedders, paths, batch, workers, tally):
-            found = _classified(loaded, vectors)
-            for at, one in enumerate(inputs):
-                if at in failures:
-                    yield Prediction(one.name, None, None, *failures[at])
-                else:
-                    yield Prediction(one.name, *next(found))
+    return Predictions(loaded.classes, partial(_of_pictures, loaded, embedders, paths, batch, workers, tally), [])
 
-    return Predictions(loaded.classes, made, [])
+
+def predict_by_text(
+    texts: Mapping[str, Sequence[str]],
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    backbone: str | Backbone | None = None,
+    weights: str | None = None,
+    engine: str = defaults.ENGINE,
+    device: str = "auto",
+    batch: int = defaults.BATCH,
+    workers: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Predictions:
+    """Classify ``inputs`` by texts, without training (zero shot): pictures, or a store.
+
+    ``texts``: of each class, one or more, see heads.zero_shot. A store needs no pictures, and its backbone is loaded for its
+    text tower; pictures need ``backbone``, and ``weights`` if not the default ones. Probabilities are a softmax over the
+    classes, and not calibrated. Raises UsageError, also if the backbone has no text tower; IdentityError; DamagedError.
+    """
+    from featstore.embed.embedder import make_embedder
+    from featstore.embed.texts import embed_texts, open_backbone_with_text, require_text_tower
+    from featstore.heads.zero_shot import ZeroShotHead
+
+    paths = _paths(inputs)
+    stores = [path for path in paths if is_store(path)]
+    if stores and len(paths) > 1:
+        raise UsageError(f"{os.fspath(stores[0])}: is a store; name one store, or pictures and folders")
+    if stores:
+        opened = StackedStores.open(stores)
+        what = os.fspath(stores[0])
+        loaded = open_backbone_with_text(origin_of_store(opened.first), what, weights=weights, backbone=backbone)
+    else:
+        from featstore.backbones import load_backbone
+
+        if backbone is None:
+            raise UsageError(
+                "pictures need a network with a text tower; name it by --backbone, such as open_clip/ViT-B-32"
+            )
+        loaded = load_backbone(backbone, weights) if isinstance(backbone, str) else backbone
+        require_text_tower(loaded, "--backbone")
+    made = embed_texts(loaded, [text for several in texts.values() for text in several])
+    assert loaded.text is not None
+    head = ZeroShotHead.of({name: list(several) for name, several in texts.items()}, made, loaded.text.scale)
+    if stores:
+        notes = [*state_of_store(opened.first), *opened.notes()]
+        return Predictions(head.classes, partial(_of_stores, head, opened), notes)
+    embedder = make_embedder(loaded, engine=engine, device=device)
+    tally = None if progress is None else _Tally(progress, paths)
+    return Predictions(head.classes, partial(_of_pictures, head, [embedder], paths, batch, workers, tally), [])
+
+
+def _paths(inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str | os.PathLike[str]]:
+    """Return ``inputs`` as a list. Raises UsageError if there are none."""
+    paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(column(inputs, "pictures"))
+    if not paths:
+        raise UsageError("there is nothing to classify; name pictures, a folder or a store")
+    return paths
 
 
 def _for_each(given: Any, count: int) -> list[Any]:
@@ -266,7 +321,24 @@ def is_store(path: str | os.PathLike[str]) -> bool:
     return os.path.isfile(os.path.join(path, manifests.NAME))
 
 
-def _of_stores(head: TrainedHead, stores: StackedStores) -> Iterator[Prediction]:
+def _of_pictures(
+    head: Classifier,
+    embedders: Sequence[Embedder],
+    paths: Sequence[str | os.PathLike[str]],
+    batch: int,
+    workers: int | None,
+    tally: _Tally | None,
+) -> Iterator[Prediction]:
+    for inputs, failures, vectors in _embedded(embedders, paths, batch, workers, tally):
+        found = _classified(head, vectors)
+        for at, one in enumerate(inputs):
+            if at in failures:
+                yield Prediction(one.name, None, None, *failures[at])
+            else:
+                yield Prediction(one.name, *next(found))
+
+
+def _of_stores(head: Classifier, stores: StackedStores) -> Iterator[Prediction]:
     found = _classified(head, stores.stream(np.flatnonzero(stores.whole)))
     for key, whole in zip(stores.first.keys, stores.whole.tolist(), strict=True):
         if whole:
@@ -277,7 +349,7 @@ def _of_stores(head: TrainedHead, stores: StackedStores) -> Iterator[Prediction]
         yield Prediction(key, None, None, failure.reason, failure.message)
 
 
-def _of_parents(head: TrainedHead, stores: StackedStores, pool: By) -> Iterator[Prediction]:
+def _of_parents(head: Classifier, stores: StackedStores, pool: By) -> Iterator[Prediction]:
     """Yield a prediction for each picture; one that has no readable region fails with the reason of its first."""
     names, codes = numbered(stores.first.parents)
     total = np.zeros((len(names), len(head.classes)))
@@ -300,7 +372,7 @@ def _of_parents(head: TrainedHead, stores: StackedStores, pool: By) -> Iterator[
             yield Prediction(parent, None, None, failure.reason, failure.message)
 
 
-def _classified(head: TrainedHead, vectors: Any) -> Iterator[tuple[str, NDArray[np.float64]]]:
+def _classified(head: Classifier, vectors: Any) -> Iterator[tuple[str, NDArray[np.float64]]]:
     """Yield (class, probabilities (classes,)) for each row, block by block."""
     if vectors.shape[0]:
         for codes, probabilities in head.predict_blocks(vectors):

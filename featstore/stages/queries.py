@@ -47,20 +47,22 @@ class Query:
     """What to search for, or to avoid.
 
     ``inputs``: picture files, folders, tables, archives. ``keys``: of the store. ``vectors``: arrays (d,) or (q, d), or
-    .npy files of them. ``labels``: each stands for the mean of its class.
+    .npy files of them. ``labels``: each stands for the mean of its class. ``texts``: for networks with a text tower.
     """
 
     inputs: Paths = ()
     keys: Sequence[str] = ()
     vectors: Sequence[str | os.PathLike[str] | NDArray[Any]] = ()
     labels: Sequence[str] = ()
+    texts: Sequence[str] = ()
 
     def __bool__(self) -> bool:
-        return bool(len(self.inputs) or len(self.keys) or len(self.vectors) or len(self.labels))
+        return any(len(each) for each in (self.inputs, self.keys, self.vectors, self.labels, self.texts))
 
 
 class Queries:
-    """Make query vectors of one kind. ``embedder`` and ``store`` are called on first use.
+    """Make query vectors of one kind. ``embedder``, ``store`` and ``texts``, which returns the vectors of texts, are called
+    where they are needed.
 
     ``metric`` and ``dimension``: of the index.
     """
@@ -71,10 +73,11 @@ class Queries:
         dimension: int,
         embedder: Callable[[], Embedder],
         store: Callable[[], FeatureStore],
+        texts: Callable[[Sequence[str]], NDArray[np.float32]],
         **options: Any,
     ) -> None:
         self._metric, self._dimension = metric, dimension
-        self._embedder, self._store, self._options = embedder, store, options
+        self._embedder, self._store, self._texts, self._options = embedder, store, texts, options
 
     def each(self, wanted: Query) -> Iterator[Asked]:
         """Yield all ``wanted`` queries, in constant memory. Raises UsageError: unknown key or label, unusable
@@ -85,6 +88,9 @@ class Queries:
             yield from self._vectors(vectors, number)
         for label in wanted.labels:
             yield self._class_mean(label)
+        if wanted.texts:
+            for text, vector in zip(wanted.texts, self._texts(wanted.texts), strict=True):
+                yield Asked(text, vector)
         if wanted.inputs:
             yield from self._pictures(wanted.inputs)
 

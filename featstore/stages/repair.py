@@ -28,7 +28,7 @@ def repair(
     store: str | os.PathLike[str],
     *,
     root: str | os.PathLike[str] | None = None,
-    backbone: Backbone | None = None,
+    backbone: str | Backbone | None = None,
     weights: str | None = None,
     engine: str = defaults.ENGINE,
     device: str = "auto",
@@ -38,7 +38,7 @@ def repair(
 
     Only damaged vectors are extracted again, if the picture exists with the same bytes; otherwise the picture becomes a
     failure with the reason "damaged". ``root``: where the pictures are now, if they moved. ``weights``: file of the
-    backbone's weights, if the name in the store does not lead to them. ``backbone``: used instead of loading one.
+    backbone's weights, if the name in the store does not lead to them. ``backbone``: already loaded, or the name of your own.
     ``set_aside``: extract nothing; damaged vectors become failures.
 
     Raises UsageError if there is no store or its backbone is not available, FeatstoreError while another process writes
@@ -67,7 +67,13 @@ class _Reextraction:
     """Extract rows of a store again; the backbone is loaded on first use."""
 
     def __init__(
-        self, store: Path, root: Path | None, backbone: Backbone | None, weights: str | None, engine: str, device: str
+        self,
+        store: Path,
+        root: Path | None,
+        backbone: str | Backbone | None,
+        weights: str | None,
+        engine: str,
+        device: str,
     ) -> None:
         self.store, self.root = store, root
         self._asked = backbone, weights, engine, device
@@ -75,12 +81,6 @@ class _Reextraction:
 
     def _open(self) -> tuple[Manifest, Network]:
         from featstore.embed.recipe import reopen
-
-        def explain(error: UsageError) -> str:
-            return (
-                f"{self.store}: its backbone is needed to extract again what was damaged: {error}; "
-                "name them by --weights, or let damaged vectors become failures by --set-aside"
-            )
 
         if self._opened is None:
             backbone, weights, engine, device = self._asked
@@ -93,7 +93,7 @@ class _Reextraction:
                 weights=weights,
                 engine=engine,
                 device=device,
-                explain=explain,
+                otherwise="; or let damaged vectors become failures by --set-aside",
             )
             self._opened = manifest, network
         return self._opened

@@ -20,6 +20,7 @@ from featstore.errors import UsageError
 from featstore.stages.queries import Asked, Queries, Query, batches
 from featstore.store import FeatureStore
 from featstore.store.features import require_same
+from featstore.store.origin import Origin
 from featstore.store.region_views import numbered
 from featstore.text import counted
 
@@ -141,7 +142,7 @@ def search(
 ) -> SearchReport:
     """Return the ``k`` nearest pictures of ``index`` to each of ``inputs``: picture files, folders, tables, archives.
 
-    ``like``: more queries by key, vector or class. ``combine``: one query from all of them; with ``less``, it also
+    ``like``: more queries by key, vector, class or text. ``combine``: one query from all of them; with ``less``, it also
     avoids those, with strength ``less_weight`` (see Queries.mixture). A query by key is excluded from its own
     neighbours. ``where``: a condition that the results must meet (featstore.where); if few rows meet it, they are
     compared one by one, with the store's vectors. ``by`` "parent": of each picture only its best region, and none of the
@@ -156,7 +157,7 @@ def search(
     more = like or Query()
     more = dataclasses.replace(more, inputs=[*paths, *more.inputs])
     if not more:
-        raise UsageError("there is nothing to look up; name pictures, a folder, or a key, vector or class")
+        raise UsageError("there is nothing to look up; name pictures, a folder, or a key, vector, class or text")
     if k < 1:
         raise UsageError("k has to be at least 1")
     if not 0 < less_weight < float("inf"):
@@ -185,6 +186,7 @@ def search(
         opened.dimension,
         lambda: how.open(origin, what, pictures),
         the_store,
+        lambda texts: _vectors_of_texts(texts, origin, what, how),
         batch=how.batch,
         workers=how.workers,
     )
@@ -203,6 +205,12 @@ def search(
     return SearchReport(
         what, str(opened.metric), len(opened), info["recall"], queries, notes, store, where, finder.kept
     )
+
+
+def _vectors_of_texts(texts: Sequence[str], origin: Origin, what: str, how: EmbedOptions) -> NDArray[np.float32]:
+    from featstore.embed.texts import embed_texts, open_backbone_with_text
+
+    return embed_texts(open_backbone_with_text(origin, what, weights=how.weights, backbone=how.backbone), texts)
 
 
 class Finder:

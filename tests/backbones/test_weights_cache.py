@@ -47,7 +47,7 @@ def server() -> Iterator[str]:
 
 
 def entry(url: str, sha256: str = DIGEST[:8]) -> WeightsEntry:
-    return WeightsEntry("IMAGENET1K_V1", Preprocessing(256, 224), sha256, url, 1)
+    return WeightsEntry("IMAGENET1K_V1", Preprocessing(256, 224), sha256, url)
 
 
 def left_in_cache() -> list[str]:

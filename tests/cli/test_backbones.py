@@ -17,6 +17,14 @@ def test_backbones_lists_what_there_is():
 
 @pytest.mark.slow
 def test_backbones_lists_the_layers_of_one():
-    found = {entry["name"]: entry for entry in run_json("backbones", "resnet18")}
+    told = run_json("backbones", "resnet18")
+    assert (told["name"], told["dimension"], told["input_size"]) == ("resnet18", 512, 224)
+    found = {entry["name"]: entry for entry in told["layers"]}
     assert found["layer3"] == {"name": "layer3", "kind": "Sequential", "shape": [256, 14, 14], "channels_last": False}
     assert "did you mean resnet18" in run("backbones", "resnet81", code=2).stderr
+
+
+@pytest.mark.slow
+def test_backbones_lists_what_has_this_in_its_name():
+    found = run_json("backbones", "efficientnet_lite")
+    assert [entry["name"] for entry in found] == [f"efficientnet_lite{number}" for number in range(3)]

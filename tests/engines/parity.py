@@ -64,7 +64,7 @@ def lite_reference() -> Callable[[Image.Image], Features]:
         warnings.simplefilter("ignore")
         from efficientnet_lite_pytorch import EfficientNet
     network = EfficientNet.from_name("efficientnet-lite0").eval()
-    network.load_state_dict(torch.load(efficientnet_lite.need_weights_file(), weights_only=True))
+    network.load_state_dict(torch.load(efficientnet_lite.LITE0.need_weights_file(), weights_only=True))
     preset = transforms.Compose(
         [
             transforms.Resize(256, transforms.InterpolationMode.BICUBIC),
@@ -79,7 +79,7 @@ def lite_reference() -> Callable[[Image.Image], Features]:
 
 def reference_of(name: str) -> Callable[[Image.Image], Features]:
     """Return the reference path of a backbone of BACKBONES, or of a torchvision model with random:0."""
-    return lite_reference() if name == efficientnet_lite.NAME else torchvision_reference(name)
+    return lite_reference() if name == efficientnet_lite.LITE0.name else torchvision_reference(name)
 
 
 def plain_path(backbone: Backbone, files: list[bytes], *, bgr: bool = False, batch: int = 8) -> Features:

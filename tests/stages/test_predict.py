@@ -77,7 +77,7 @@ def test_rejects_invalid_arguments(chain, tmp_path):
     with pytest.raises(UsageError, match="one store"):
         predict(chain.trained.path, [chain.store, chain.folder])
     # load_backbone does not know the tiny backbone: the message names the remedy.
-    with pytest.raises(UsageError, match="--weights"):
+    with pytest.raises(UsageError, match="no backbone 'tiny'.*--backbone package.module:function"):
         predict(chain.trained.path, chain.folder)
 
 

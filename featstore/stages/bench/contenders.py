@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.backbones import Backbone, load_backbone
+from featstore.backbones import Backbone, load_backbone, own_function
 from featstore.decode import decode as reference_decode
 from featstore.decode import open_decoder
 from featstore.embed.geometry import Geometry, GeometryKeywords
@@ -26,10 +26,12 @@ _WARM_PICTURES: Final = 8
 _PRODUCT: Final = 2048
 """Rows and columns of the matrices to multiply on a CPU; four times as many on a GPU."""
 _PRODUCTS: Final = 15
+UNTRAINED: Final = "random:0"
 
 
 def at_hand(device: str, backbone: str) -> dict[str, Any]:
-    """Return the engines that run here on ``device``, its name, the number of cores, and the peers for ``backbone``."""
+    """Return the engines that run here on ``device``, its name, the number of cores, and ``backbone``'s peers and usual
+    weights."""
     from featstore.engines import compiled, openvino
     from featstore.engines.cuda import can_compile
     from featstore.engines.shared import resolve_device, versions
@@ -45,12 +47,13 @@ def at_hand(device: str, backbone: str) -> dict[str, Any]:
     return {
         "engines": engines,
         "peers": peers.at_hand(backbone),
+        "weights": usual_weights(backbone) or f"those of {backbone}",
         "cores": os.cpu_count() or 1,
         **versions(where),
     }
 
 
-def products(*, backbone: str, weights: str, device: str, geometry: Asked = None) -> dict[str, Any]:
+def products(*, backbone: str, weights: str | None, device: str, geometry: Asked = None) -> dict[str, Any]:
     """Measure an upper bound: the network's operations at the speed of the fastest float32 matrix product.
 
     The product is torch's or, on a CPU, numpy's. An engine close to this bound uses the full speed of the processor.
@@ -83,7 +86,7 @@ def forward(
     folder: str,
     *,
     backbone: str,
-    weights: str,
+    weights: str | None,
     engine: str,
     device: str,
     precision: str,
@@ -110,7 +113,7 @@ def forward(
 
 
 def decode(
-    folder: str, *, backbone: str, weights: str, decoder: str, workers: int, geometry: Asked = None
+    folder: str, *, backbone: str, weights: str | None, decoder: str, workers: int, geometry: Asked = None
 ) -> dict[str, Any]:
     """Measure decoding alone, from files in memory, in ``workers`` threads."""
     preprocessing = _load(backbone, weights, geometry).preprocessing
@@ -129,7 +132,7 @@ def end_to_end(
     folder: str,
     *,
     backbone: str,
-    weights: str,
+    weights: str | None,
     engine: str,
     device: str,
     precision: str,
@@ -173,7 +176,7 @@ def end_to_end(
     }
 
 
-def tutorial(folder: str, *, backbone: str, weights: str, device: str, geometry: Asked = None) -> dict[str, Any]:
+def tutorial(folder: str, *, backbone: str, weights: str | None, device: str, geometry: Asked = None) -> dict[str, Any]:
     """Measure the loop found in tutorials: Pillow, torchvision's transforms, one picture at a time, eager model."""
     import torch
     from PIL import Image, ImageOps
@@ -211,8 +214,13 @@ def tutorial(folder: str, *, backbone: str, weights: str, device: str, geometry:
     return {"rate": len(found) / (time.perf_counter() - started)}
 
 
-def _load(backbone: str, weights: str, geometry: Asked) -> Backbone:
-    return Geometry(**(geometry or {})).apply(load_backbone(backbone, weights))
+def _load(backbone: str, weights: str | None, geometry: Asked) -> Backbone:
+    return Geometry(**(geometry or {})).apply(load_backbone(backbone, weights or usual_weights(backbone)))
+
+
+def usual_weights(backbone: str) -> str | None:
+    """Return untrained weights, which are as fast as others; None for a function of one's own, which has its own."""
+    return None if own_function(backbone) is not None else UNTRAINED
 
 
 def _as_the_command(engine: str) -> None:

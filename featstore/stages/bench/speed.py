@@ -54,7 +54,7 @@ def bench(
     pictures: str | os.PathLike[str] | None = None,
     *,
     backbone: str = defaults.BACKBONE,
-    weights: str = "random:0",
+    weights: str | None = None,
     engines: Sequence[str] = (),
     device: str = "auto",
     precision: str = "auto",
@@ -76,7 +76,7 @@ def bench(
         raise UsageError("count, batch, rounds and workers have to be at least 1")
     asked = Geometry(**geometry)
     machine = apart(f"{_PLACE}:at_hand", {"device": device, "backbone": backbone}, "what is at hand")
-    there, peers = machine.pop("engines"), machine.pop("peers")
+    there, peers, usual = machine.pop("engines"), machine.pop("peers"), str(machine.pop("weights"))
     if missing := [engine for engine in engines if engine not in there]:
         raise UsageError(f"there is no engine {missing[0]!r} here; there are {', '.join(there)}")
     with tempfile.TemporaryDirectory(prefix="featstore-bench-") as place:
@@ -93,12 +93,12 @@ def bench(
         distinct,
         unreadable,
         backbone,
-        weights,
+        weights or usual,
         rounds,
         machine,
         measured,
         _shares(by_name, on_cpu=str(machine["device"]) == "cpu"),
-        _notes(pictures, weights, distinct, count, measured, peers)
+        _notes(pictures, weights or usual, distinct, count, measured, peers)
         + [f"not measured with this size, fit or layer: {_PEERS[name]}" for name in left_out],
     )
 

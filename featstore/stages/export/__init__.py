@@ -26,7 +26,7 @@ def export(
     out: str | os.PathLike[str] | None = None,
     features_only: bool = False,
     weights: str | None = None,
-    backbone: Backbone | None = None,
+    backbone: str | Backbone | None = None,
     trust: Sequence[str] = (),
     progress: Callable[[Progress], None] | None = None,
 ) -> StoreExport | HeadExport:

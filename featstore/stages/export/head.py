@@ -63,7 +63,7 @@ def export_head(
     *,
     features_only: bool,
     weights: str | None,
-    backbone: Backbone | None,
+    backbone: str | Backbone | None,
 ) -> HeadExport:
     """Write ``head``, which was read from ``path``, as ``to``; see featstore.export."""
     place = Path(out) if out is not None else Path(f"{os.fspath(path)}{_ENDINGS[to]}")
@@ -110,7 +110,7 @@ def _sklearn_version() -> str:
     return str(sklearn.__version__)
 
 
-def _network(head: TrainedHead, what: str, weights: str | None, backbone: Backbone | None) -> Network:
+def _network(head: TrainedHead, what: str, weights: str | None, backbone: str | Backbone | None) -> Network:
     from featstore.embed.recipe import reopen
 
     origins = origins_of_head(head, what)
@@ -121,19 +121,19 @@ def _network(head: TrainedHead, what: str, weights: str | None, backbone: Backbo
     (origin,) = origins
     identity = origin.identity
 
-    def explain(error: UsageError) -> str:
-        return (
-            f"{what}: needs {identity.backbone} with the weights {origin.weights_name} ({error}); name their file with --weights, "
-            "or export the head alone with --features-only"
-        )
-
     if identity.is_imported:
         raise UsageError(
             f"{what}: its features were imported as {identity.backbone!r}, whose network featstore does not have; export the head "
             "alone with --features-only"
         )
     return reopen(
-        identity, origin.weights_name, what, backbone=backbone, weights=weights, device="cpu", explain=explain
+        identity,
+        origin.weights_name,
+        what,
+        backbone=backbone,
+        weights=weights,
+        device="cpu",
+        otherwise=", or export the head alone with --features-only",
     )
 
 

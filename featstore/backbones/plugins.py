@@ -1,0 +1,181 @@
+"""Backbones of one's own: a function that returns a network, named on the command line or by an entry point.
+
+The function is imported because its user named it in this process, and for no other reason: what a store, head or index
+says of it is text. See README.md in this folder.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from featstore.backbones import base
+from featstore.decode import Preprocessing
+from featstore.errors import UsageError
+from featstore.text import printable
+
+GROUP: Final = "featstore.backbones"
+"""Group of the entry points."""
+_SPEC: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.+-]{0,99}")
+_PROBES: Final = 2
+"""Number of pictures that a new network is tried on."""
+
+
+@dataclass(frozen=True)
+class OwnBackbone:
+    """What a function for ``--backbone package.module:function`` returns.
+
+    ``module``: (n, 3, crop, crop) normalised float32 -> (n, d), with its weights. ``preprocessing``: of the pictures
+    before it. ``name``: lower-case letters, digits and ``_.+-``; with the weights' digest it is the identity of the
+    features. ``layer``: what of the network the vector is, in words. ``text``: a list of texts -> (n, d), for searches by
+    text; ``scale``: factor of the cosine before a softmax over texts.
+    """
+
+    module: nn.Module
+    preprocessing: Preprocessing
+    name: str
+    layer: str = "output"
+    text: nn.Module | None = None
+    scale: float = 100.0
+
+
+def is_spec(text: str) -> bool:
+    """Return whether ``text`` has the form "package.module:function"."""
+    return _SPEC.fullmatch(text) is not None
+
+
+def installed() -> dict[str, str]:
+    """Return the functions of installed packages' entry points, "package.module:function" by name; imports none."""
+    found = {point.name: point.value.replace(" ", "") for point in entry_points(group=GROUP)}
+    return {name: value for name, value in sorted(found.items()) if _NAME.fullmatch(name) and is_spec(value)}
+
+
+def consent(spec: str) -> str:
+    """Return the remedy for features of the function ``spec``, as a sentence."""
+    return (
+        f"it comes from the function {printable(spec)}, which is imported only where you name it: if you know this code, add "
+        f"--backbone {printable(spec)}"
+    )
+
+
+def load(spec: str) -> base.Backbone:
+    """Import and call the function ``spec``, which the user named, and return its network as a Backbone.
+
+    Its ``weights`` are the ``spec``. Raises UsageError if it cannot be imported, raises, returns something else, or its
+    network fails on a try, gives other features for the same picture, or changes its weights.
+    """
+    made = _call(_import(spec), spec)
+    own = _checked(made, spec)
+    module = own.module.to(device="cpu", dtype=torch.float32).eval().requires_grad_(False)
+    odd = base.non_finite(module)
+    if odd is not None:
+        raise UsageError(f"{spec}: the weights of its network hold NaN or infinity in {odd}; use other weights")
+    whole, text = module, None
+    if own.text is not None:
+        text = base.TextTower(own.text.to(device="cpu", dtype=torch.float32).eval().requires_grad_(False), own.scale)
+        whole = nn.ModuleDict({"module": module, "text": text.module})
+    digest = base.digest(whole)
+    dimension = _try(module, own.preprocessing.crop, spec)
+    if base.digest(whole) != digest:
+        raise UsageError(f"{spec}: its network changes its weights or buffers in a forward pass; make it keep them")
+    return base.Backbone(own.name, own.layer, dimension, spec, digest, own.preprocessing, module, text=text)
+
+
+def _import(spec: str) -> Callable[[], Any]:
+    module, _, attribute = spec.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for name in attribute.split("."):
+            found = getattr(found, name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
+            raise UsageError(
+                f"{spec}: there is no module {error.name}; install its package, or put its folder into PYTHONPATH "
+                "(the working directory is not searched)"
+            ) from None
+        raise UsageError(f"{spec}: {_told(error, spec)}; install what it needs") from None
+    except AttributeError as error:
+        if attribute.split(".")[0] in str(error):
+            raise UsageError(f"{spec}: the module has no {attribute}; name a function of it") from None
+        raise UsageError(f"{spec}: cannot be imported: {_told(error, spec)}; correct it") from None
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"{spec}: cannot be imported: {_told(error, spec)}; correct it") from None
+    if not callable(found):
+        raise UsageError(f"{spec}: is a {type(found).__name__}, not a function; name a function of that module")
+    function: Callable[[], Any] = found
+    return function
+
+
+def _call(function: Callable[[], Any], spec: str) -> Any:
+    try:
+        return function()
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"{spec}: failed: {_told(error, spec)}; it is called without arguments: correct it") from None
+
+
+def _checked(made: Any, spec: str) -> OwnBackbone:
+    """Return what a function returned, a plain tuple also, as OwnBackbone; raise UsageError for anything else."""
+    if isinstance(made, tuple) and len(made) == 3:
+        made = OwnBackbone(*made)
+    if not isinstance(made, OwnBackbone):
+        raise UsageError(
+            f"{spec}: returned a {type(made).__name__}, where featstore.backbones.OwnBackbone(module, preprocessing, name) is "
+            "needed"
+        )
+    for name, value, kind in (
+        ("module", made.module, nn.Module),
+        ("preprocessing", made.preprocessing, Preprocessing),
+        ("name", made.name, str),
+        ("layer", made.layer, str),
+        ("text", made.text, nn.Module | None),
+        ("scale", made.scale, float),
+    ):
+        if not isinstance(value, kind):
+            raise UsageError(
+                f"{spec}: its {name} is a {type(value).__name__}; return a {getattr(kind, '__name__', 'Module')}"
+            )
+    if not _NAME.fullmatch(made.name):
+        raise UsageError(
+            f"{spec}: its name is {made.name!r}; use lower-case letters, digits and _ . + -, at most 100 of them"
+        )
+    return made
+
+
+def _try(module: nn.Module, side: int, spec: str) -> int:
+    """Return the dimension of the features of two made-up pictures; raise UsageError if they are unusable."""
+    pictures = torch.rand(_PROBES, 3, side, side, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.inference_mode():
+            first, second = module(pictures), module(pictures)
+    except (Exception, SystemExit) as error:
+        raise UsageError(
+            f"{spec}: its network fails on pictures of {side} x {side} pixels: {_told(error, spec)}; correct it"
+        ) from None
+    if not isinstance(first, torch.Tensor) or first.ndim != 2 or len(first) != _PROBES or not first.is_floating_point():
+        shape = tuple(first.shape) if isinstance(first, torch.Tensor) else type(first).__name__
+        raise UsageError(f"{spec}: its network returns {shape} for {_PROBES} pictures; return floats of shape (n, d)")
+    if not torch.isfinite(first).all():
+        raise UsageError(f"{spec}: its network returns NaN or infinity; use other weights")
+    if not torch.equal(first, second):
+        raise UsageError(
+            f"{spec}: its network gives other features for the same pictures each time; take what is random out of it"
+        )
+    return int(first.shape[1])
+
+
+def _told(error: BaseException, spec: str) -> str:
+    """Return an error in one line, with the line of code that raised it."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    own = [frame for frame in frames if frame.filename != __file__]
+    place = f" (line {own[-1].lineno} of {own[-1].filename})" if own else ""
+    text = " ".join(str(error).split())[:200]
+    return printable(f"{type(error).__name__}{': ' if text else ''}{text}{place}")

@@ -1,0 +1,107 @@
+"""Zero-shot classification: classes described by texts, whose vectors a network with a text tower compares with pictures.
+
+Source: A. Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021, arXiv 2103.00020,
+section 3.1: the mean of several texts of a class, scaled to length 1, then a softmax of scaled cosines.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.blocks import RowBlocks
+from featstore.errors import UsageError
+
+TEMPLATES: Final = (
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
+"""Texts around a class name, averaged by default: the seven that CLIP's authors selected of 80 (their notebook
+Prompt_Engineering_for_ImageNet)."""
+
+LARGEST_FILE: Final = 16 << 20
+"""Bytes of a file of prompts."""
+
+
+def texts_of(lines: Iterable[str], templates: Iterable[str] = TEMPLATES) -> dict[str, list[str]]:
+    """Return the texts of each class, from the lines of a file of prompts.
+
+    A line is the name of a class, which is put into each of ``templates``; or a name, a tab and a text for it, which is
+    taken as it is. Lines of one name add up; empty lines are left out. Raises UsageError for templates without {}, and
+    fewer than two classes.
+    """
+    shapes = list(templates)
+    wrong = next((shape for shape in shapes if "{}" not in shape), None)
+    if wrong is not None or not shapes:
+        raise UsageError(f"template: {wrong!r} has no {{}} for the name of the class")
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        name, tab, text = line.rstrip("\r\n").partition("\t")
+        name, text = name.strip(), text.strip()
+        if name:
+            found.setdefault(name, []).extend(
+                [text] if tab and text else [shape.replace("{}", name) for shape in shapes]
+            )
+    if len(found) < 2:
+        raise UsageError(f"prompts: {len(found)} classes are named, and two or more are needed, one a line")
+    return found
+
+
+def read_prompts(path: str | os.PathLike[str]) -> list[str]:
+    """Return the lines of a file of prompts, UTF-8. Raises UsageError if it cannot be read."""
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read(LARGEST_FILE + 1)
+        if len(data) > LARGEST_FILE:
+            raise UsageError(f"{os.fspath(path)}: has more than {LARGEST_FILE:,} bytes; name fewer classes")
+        return data.decode("utf-8-sig").splitlines()
+    except OSError as error:
+        raise UsageError(
+            f"{os.fspath(path)}: cannot be read ({error.strerror}); name a file with a class a line"
+        ) from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{os.fspath(path)}: is not text in UTF-8; save it as UTF-8") from None
+
+
+@dataclass(frozen=True, eq=False)
+class ZeroShotHead:
+    """Classifies vectors by texts. ``classes``; ``vectors`` (classes, d), of length 1; ``scale``: of the cosine."""
+
+    classes: list[str]
+    vectors: NDArray[np.float32]
+    scale: float
+
+    @classmethod
+    def of(cls, texts: dict[str, list[str]], made: NDArray[np.float32], scale: float) -> ZeroShotHead:
+        """Return the head of ``texts``, whose vectors (n, d) of length 1 are ``made``, class by class."""
+        ends = np.cumsum([len(one) for one in texts.values()])
+        means = np.stack([part.mean(axis=0) for part in np.split(made, ends[:-1])])
+        return cls(list(texts), _unit(means), scale)
+
+    def predict_blocks(self, vectors: Any, rows: int = 4096) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]:
+        """Yield (codes of the classes (m,), probabilities (m, classes)) of ``vectors`` (n, d), block by block."""
+        if isinstance(vectors, RowBlocks):
+            blocks = vectors.blocks()
+        else:
+            blocks = (vectors[at : at + rows] for at in range(0, len(vectors), rows))
+        for block in blocks:
+            logits = self.scale * (_unit(np.asarray(block, np.float32)) @ self.vectors.T).astype(np.float64)
+            powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+            probabilities = powers / powers.sum(axis=1, keepdims=True)
+            yield probabilities.argmax(axis=1), probabilities
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return unit

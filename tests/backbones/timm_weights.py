@@ -1,0 +1,73 @@
+"""Random weights for models of timm, as a file and in a cache of the hub, and timm's own way from a picture to a vector."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import save_file
+
+
+def drawn(model: Any, seed: int = 0) -> Any:
+    """Give ``model`` weights such that features depend on the picture: initial scales of layers near 0 would hide errors."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                noise = torch.rand(parameter.shape, generator=generator)
+                around = 1.0 if float(parameter.abs().mean()) > 0 else 0.0
+                parameter.copy_(around + 0.2 * (noise - 0.5))
+            elif parameter.ndim > 1:
+                parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+def make(name: str, **options: Any) -> Any:
+    """Return a model of timm with initial weights, without its warnings."""
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        import timm
+
+        torch.default_generator.manual_seed(0)
+        return timm.create_model(name, pretrained=False, **options)
+
+
+def write_weights(name: str, file: Path, seed: int = 0) -> Path:
+    """Write a safetensors file of random weights with the classifier, as timm writes them."""
+    state = drawn(make(name), seed).state_dict()
+    save_file({key: value.contiguous().clone() for key, value in state.items()}, file)
+    return file
+
+
+def put_into_hub_cache(cache: Path, repository: str, file: Path) -> None:
+    """Lay ``file`` into a cache of the hub, as its client does after a download."""
+    place, revision = cache / f"models--{repository.replace('/', '--')}", "0" * 40
+    (place / "refs").mkdir(parents=True)
+    (place / "refs/main").write_text(revision)
+    (place / "snapshots" / revision).mkdir(parents=True)
+    (place / "snapshots" / revision / "model.safetensors").symlink_to(file.resolve())
+
+
+def reference(name: str, file: Path, **options: Any) -> Callable[[Image.Image], NDArray[np.float32]]:
+    """Return picture -> vector by timm alone: its loading of the file, its transform, its forward."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import timm
+
+        overlay = {"file": str(file), "hf_hub_id": None, "url": None, "custom_load": False}
+        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **options)
+        transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    model.eval()
+
+    def run(image: Image.Image) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            vector: NDArray[np.float32] = model(transform(image)[None]).numpy()[0]
+        return vector
+
+    return run

@@ -1,0 +1,163 @@
+"""A backbone of one's own through all verbs in fresh processes, and files of strangers that name one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from featstore.backbones import load_backbone
+from featstore.embed.recipe import reopen
+from featstore.errors import IdentityError, UsageError
+from featstore.stages.export import export
+from featstore.stages.extract import extract
+from featstore.stages.index import index
+from featstore.stages.predict import predict
+from featstore.stages.repair import repair
+from featstore.stages.search import search
+from featstore.stages.train import train
+from featstore.store import FeatureStore, Identity
+from tests.chain import names, write_coloured
+from tests.cli.running import run_json
+from tests.made import extract as extract_here
+from tests.made import tiny_backbone
+
+NETWORKS = """
+from pathlib import Path
+
+Path(__file__).with_name("was-imported").touch()
+
+import torch
+from torch import nn
+from featstore.backbones import OwnBackbone
+from featstore.decode import Preprocessing
+
+def small():
+    seed = int(Path(__file__).with_name("seed").read_text())
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        network = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    return OwnBackbone(network, Preprocessing(18, 16), "my-small")
+"""
+SPEC = "featstore_test_networks:small"
+NAMED = ("--backbone", SPEC, "--engine", "torch")
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return a folder with pictures and a module, which the processes that tests start can import."""
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    (modules / "featstore_test_networks.py").write_text(NETWORKS)
+    (modules / "seed").write_text("0")
+    write_coloured(tmp_path / "pictures", names("", 4))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.fspath(modules), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    sys.modules.pop("featstore_test_networks", None)
+
+
+def damage(store: str) -> None:
+    """Set 16 bytes of a vector to zero."""
+    shard = next(Path(store, "shards").glob("*.h5"))
+    data = bytearray(shard.read_bytes())
+    with FeatureStore.open(store) as opened:
+        at = data.find(opened.features()[2].tobytes())
+    data[at : at + 16] = bytes(16)
+    shard.write_bytes(data)
+
+
+def of_keys(keys: list[str]) -> NDArray[np.float32]:
+    """Return a copy of the vectors of ``keys`` in the store s."""
+    with FeatureStore.open("s") as store:
+        return np.array(store.features()[store.index_of(keys)])
+
+
+def verbs(picture: str) -> dict[str, Callable[..., Any]]:
+    """Return what needs the backbone of the store s, the head a.head and the index s.faiss, by verb."""
+    return {
+        "extract": lambda **how: extract("pictures", "s", supervised=False, **how),
+        "predict": lambda **how: predict("a.head", picture, **how),
+        "search": lambda **how: search("s.faiss", picture, **how),
+        "export": lambda **how: export("a.head", to="onnx", **{name: how[name] for name in how if name != "engine"}),
+        "repair": lambda **how: repair("s", **how),
+    }
+
+
+@pytest.mark.slow
+def test_a_network_survives_extract_grow_predict_search_and_repair_in_fresh_processes(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = os.fspath(place / "pictures/ant/00.png")
+    assert run_json("extract", "pictures", "s", *NAMED)["vectors"] == 8
+    kept = [f"ant/{number:02d}.png" for number in range(4)]
+    before = of_keys(kept)
+    train("s", out="a.head", C=1.0, folds=2)
+    index("s", out="s.faiss")
+    write_coloured(place / "pictures", names("", 5))
+    assert run_json("extract", "pictures", "s", *NAMED)["vectors"] == 10
+    assert len(run_json("predict", "a.head", picture, *NAMED)["images"]) == 1
+    assert run_json("search", "s.faiss", picture, *NAMED)["queries"][0]["neighbours"][0]["key"] == "ant/00.png"
+    damage("s")
+    assert run_json("repair", "s", *NAMED)["remade"] == 1
+    np.testing.assert_allclose(of_keys(kept), before, rtol=1e-5, atol=1e-6)
+
+    # Other weights than before are refused by their digest.
+    monkeypatch.syspath_prepend(os.fspath(place / "modules"))
+    (place / "modules/seed").write_text("1")
+    write_coloured(place / "pictures", names("", 6))
+    damage("s")
+    for work in verbs(picture).values():
+        with pytest.raises(IdentityError, match="another identity: weights [0-9a-f]+.*, not "):
+            work(backbone=SPEC, engine="torch")
+
+
+@pytest.mark.parametrize("claim", [("os:system", "os:system"), ("my-small", SPEC)])
+def test_a_strangers_store_head_or_index_causes_no_import(
+    place: Path, monkeypatch: pytest.MonkeyPatch, claim: tuple[str, str]
+) -> None:
+    stranger = replace(tiny_backbone(), name=claim[0], weights=claim[1])
+    extract_here("pictures", "s", backbone=stranger, engine="torch")
+    train("s", out="a.head", C=1.0, folds=2)
+    index("s", out="s.faiss")
+    write_coloured(place / "pictures", names("", 5))
+    damage("s")
+    # The module could be imported, and lies in the working directory too.
+    monkeypatch.syspath_prepend(os.fspath(place / "modules"))
+    shutil.copy("modules/featstore_test_networks.py", ".")
+    for verb, work in verbs(os.fspath(place / "pictures/ant/00.png")).items():
+        with pytest.raises(UsageError, match=f"was made with the backbone {claim[0]}.*--backbone {claim[1]}") as error:
+            work()
+        assert "\n" not in str(error.value), verb
+    assert not list(place.rglob("was-imported"))
+
+
+@pytest.mark.parametrize("claim", [("resnet18", SPEC), (SPEC, "random:0"), (SPEC, SPEC), ("timm/hf-hub:a/b", "x")])
+def test_a_forged_name_is_neither_imported_nor_downloaded(
+    place: Path, monkeypatch: pytest.MonkeyPatch, claim: tuple[str, str]
+) -> None:
+    monkeypatch.syspath_prepend(os.fspath(place / "modules"))
+    identity = Identity(claim[0], "output", 8, "0" * 64, {"resize": 18}, "pillow", "fp32", "float32")
+    with pytest.raises(UsageError, match="^s: was made with"):
+        reopen(identity, claim[1], "s")
+    assert not list(place.rglob("was-imported"))
+
+
+def test_a_store_made_with_a_loaded_backbone_goes_on_with_the_function_that_makes_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(os.fspath(place / "modules"))
+    loaded = replace(load_backbone(SPEC), weights="mine")
+    extract_here("pictures", "s", backbone=loaded, engine="torch")
+    write_coloured(place / "pictures", names("", 5))
+    assert extract("pictures", "s", backbone=SPEC, supervised=False, engine="torch").vectors == 10
+    with pytest.raises(IdentityError, match="has features of my-small, not resnet18"):
+        extract("pictures", "s", backbone="resnet18", weights="random:0", supervised=False)
