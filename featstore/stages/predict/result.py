@@ -1,0 +1,127 @@
+"""What a prediction returns: a class for each picture, or the reason why there is none."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.errors import FeatstoreError
+from featstore.text import counted
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The prediction for one picture, or the reason why there is none.
+
+    ``label``: the class; None for an unreadable picture, explained by ``reason`` and ``message``. ``probabilities``
+    (classes,): float64 in the order of the head's classes.
+    """
+
+    key: str
+    label: str | None
+    probabilities: NDArray[np.float64] | None
+    reason: str = ""
+    message: str = ""
+
+    @property
+    def probability(self) -> float | None:
+        """Probability of ``label``."""
+        return None if self.probabilities is None else float(self.probabilities.max())
+
+    def __repr__(self) -> str:
+        result = f"{self.label!r}, {self.probability:.4f}" if self.label is not None else self.reason
+        return f"<Prediction {self.key!r}: {result}>"
+
+    def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
+        """Return the prediction as JSON."""
+        if self.label is None or self.probabilities is None:
+            return {"key": self.key, "label": None, "reason": self.reason, "message": self.message}
+        probabilities = dict(zip(classes, self.probabilities.tolist(), strict=True))
+        return {"key": self.key, "label": self.label, "probability": self.probability, "probabilities": probabilities}
+
+
+class Predictions:
+    """The predictions of one call, computed on the first iteration and kept for later ones.
+
+    ``classes``: order of the probabilities. ``notes``: warnings for the user.
+    """
+
+    def __init__(self, classes: list[str], make: Callable[[], Iterator[Prediction]], notes: list[str]) -> None:
+        self.classes, self.notes = classes, notes
+        self._make, self._kept = make, CachedIterator(make)
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return iter(self._kept)
+
+    def stream(self) -> Iterator[Prediction]:
+        """Compute the predictions again without keeping them, in constant memory."""
+        return self._make()
+
+    def __repr__(self) -> str:
+        made = f"{self._kept.made:,} made" + ("" if self._kept.whole else " so far")
+        return f"<Predictions of {counted(len(self.classes), 'class', 'classes')}: {made}>"
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a DataFrame: key, label (categorical), probability, one column of probabilities per class, reason,
+        message.
+
+        If a class has the name of one of these columns, its column gets a trailing underscore. For unreadable pictures
+        label and probabilities are missing, and ``reason`` and ``message`` explain.
+        """
+        import pandas as pd
+
+        found = list(self)
+        nothing = np.full(len(self.classes), np.nan)
+        rows = [nothing if one.probabilities is None else one.probabilities for one in found]
+        table = np.stack(rows) if rows else np.zeros((0, len(self.classes)))
+        own = ("key", "label", "probability", "reason", "message")
+        columns: dict[str, Any] = {
+            "key": pd.Series([one.key for one in found], dtype=object),
+            "label": pd.Categorical([one.label for one in found], categories=self.classes),
+            "probability": np.array([one.probability for one in found], np.float64),
+        }
+        columns |= {f"{name}_" if name in own else name: table[:, code] for code, name in enumerate(self.classes)}
+        columns["reason"] = pd.Series([one.reason for one in found], dtype=object)
+        columns["message"] = pd.Series([one.message for one in found], dtype=object)
+        return pd.DataFrame(columns)
+
+
+class CachedIterator:
+    """Cache the items of an iterator during the first iteration, so that they can be iterated again."""
+
+    def __init__(self, make: Callable[[], Iterator[Prediction]]) -> None:
+        self._source, self._items = make(), list[Prediction]()
+        self._error: BaseException | None = None
+        self.whole = False
+
+    @property
+    def made(self) -> int:
+        """Number of items so far."""
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Prediction]:
+        for place in itertools.count():
+            if place == len(self._items):
+                if self._error is not None:
+                    # A later iteration must raise the error too, instead of ending early.
+                    raise self._error
+                if self.whole:
+                    return
+                try:
+                    self._items.append(next(self._source))
+                except StopIteration:
+                    self.whole = True
+                    return
+                except BaseException as error:
+                    stopped = FeatstoreError("these predictions were interrupted; call predict again")
+                    self._error = error if isinstance(error, Exception) else stopped
+                    raise
+            yield self._items[place]
