@@ -167,16 +167,12 @@ def train(
     if again is not None:
         _require_only(context, "again", "out", "head")
         return _again(again, stores, kind, options["out"], as_json)
+    _require_place_of_figures(beside, report)
     if update is not None:
         _require_only(context, "update", "report", "beside", "root", "head")
+        trained = retrain(update, stores, kind=kind)
     elif not stores:
         raise click.UsageError("name a store to learn from: featstore train STORE")
-    if beside and report is None:
-        raise click.UsageError("--beside writes figures beside the page of --report; name one")
-    if beside and report is not None and report.lower().endswith(".json"):
-        raise click.UsageError(f"--beside writes its figures to {report}; give the page of --report another ending")
-    if update is not None:
-        trained = retrain(update, stores, kind=kind)
     else:
         options["class_weight"] = "balanced" if balanced else None
         trained = run(stores, **_with_settings(run, options, settings))
@@ -208,6 +204,14 @@ def train(
         lines += [f"figure: {printable(path)}" for path in figures]
     show({**trained.to_dict(), "page": report, "figures": figures}, "\n".join(lines), as_json)
     return 0
+
+
+def _require_place_of_figures(beside: bool, report: str | None) -> None:
+    """Raise UsageError if --beside is given without a page that figures can stand beside."""
+    if beside and report is None:
+        raise click.UsageError("--beside writes figures beside the page of --report; name one")
+    if beside and report is not None and report.lower().endswith(".json"):
+        raise click.UsageError(f"--beside writes its figures to {report}; give the page of --report another ending")
 
 
 def _with_settings(run: Callable[..., Any], options: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:

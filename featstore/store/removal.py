@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from featstore.errors import UsageError
 from featstore.store import plan as plans
+from featstore.store.cuts import regions_of
 from featstore.store.denylist import FEATURE, Denylist
 from featstore.store.feature_store import FeatureStore
 from featstore.store.history import label_versions
@@ -20,7 +21,7 @@ from featstore.store.key_matches import meant, other_forms
 from featstore.store.keys import digests
 from featstore.store.manifest import require
 from featstore.store.plan import NewSegment, Plan
-from featstore.store.rows import Rows
+from featstore.store.rows import Rows, parents
 from featstore.store.tables import Tables
 from featstore.text import counted, quoted
 
@@ -63,7 +64,7 @@ class Chosen:
 
 
 def chosen(store: FeatureStore, keys: Sequence[bytes], rows: NDArray[np.int64]) -> Chosen:
-    """Return the pictures named by ``keys`` and the ``rows`` (m,) of the store.
+    """Return the pictures named by ``keys`` and the ``rows`` (m,) of the store; a picture's key also means its regions.
 
     Keys are matched as in KeyMatches. Raises UsageError for a key that is neither in the store nor on its denylist.
     """
@@ -73,6 +74,9 @@ def chosen(store: FeatureStore, keys: Sequence[bytes], rows: NDArray[np.int64]) 
         wanted = other_forms(plan, wanted)
         ids = plan.find_keys(wanted)
     absent = [wanted[at] for at in np.flatnonzero(ids < 0).tolist()]
+    regions = regions_of(plan, set(absent))
+    absent = [key for key in absent if key not in regions]
+    cut = np.array([number for every in regions.values() for number in every], np.int64)
     unknown = [
         key for key, denied in zip(absent, Denylist.of(plan).denies_keys(absent).tolist(), strict=True) if not denied
     ]
@@ -82,7 +86,19 @@ def chosen(store: FeatureStore, keys: Sequence[bytes], rows: NDArray[np.int64]) 
             verb = "is" if len(unknown) == 1 else "are"
             what = f"{len(unknown):,} of {len(wanted):,} keys {verb} not in the store (the first: {quoted(unknown[0])})"
         raise UsageError(f"{store.path}: {what}; nothing was removed{meant(plan, unknown[0], store.keys)}")
-    return Chosen(np.unique(np.concatenate([ids[ids >= 0], store.ids[rows]])), len(absent))
+    return Chosen(np.unique(np.concatenate([ids[ids >= 0], cut, store.ids[rows]])), len(absent))
+
+
+def _content(store: FeatureStore, ids: Ids) -> NDArray[np.uint8]:
+    """Return (m, 32) uint8: SHA-256 of the pictures to deny, zeros for a region of a picture of which others stay."""
+    content, plan = store._content(ids), store._plan
+    if plan.has_regions:
+        names = parents(plan.key_of(ids), plan.regions(ids))
+        there = regions_of(plan, set(names))
+        partly = {name for name, every in there.items() if not np.isin(every, ids).all()}
+        content = content.copy()
+        content[[name in partly for name in names]] = 0
+    return content
 
 
 def remove_rows(store: Path, keys: Sequence[bytes], select: Select | None = None, *, dry_run: bool = False) -> Removal:
@@ -98,7 +114,7 @@ def remove_rows(store: Path, keys: Sequence[bytes], select: Select | None = None
         report = _report(opened, what, len(denylist), dry_run)
         if dry_run or not len(what.ids):
             return report
-        new = denylist.entries(plan.key_of(what.ids), opened._content(what.ids))
+        new = denylist.entries(plan.key_of(what.ids), _content(opened, what.ids))
         why = np.full(len(what.ids), plans.DENIED, np.uint8)
         try:
             _append(store, plan, opened._tables, what.ids, why, new.about(), new.arrays())
@@ -180,7 +196,7 @@ def _report(store: FeatureStore, what: Chosen, denied: int, dry_run: bool) -> Re
 
 def _copies(store: FeatureStore, ids: Ids) -> Ids:
     """Return the ids of the other rows whose pictures have the same bytes as one of ``ids``."""
-    sums = store._content(ids)
+    sums = _content(store, ids)
     known = np.unique(sums[sums.any(axis=1)].view("V32"))
     found = [np.empty(0, np.int64)]
     for shard, _, offsets in store._live.parts(None) if len(known) else ():

@@ -19,6 +19,7 @@ from featstore.stages.compact import compact
 from featstore.stages.extract import ExtractOptions, extract_in_process, extract_supervised
 from featstore.stages.extract.jobs import Job, extract_jobs
 from featstore.stages.extract.trial import try_picture
+from featstore.stages.remove import remove
 from featstore.store import FeatureStore
 from featstore.store.claims import work_folder
 from featstore.store.culprits import write_culprit
@@ -376,3 +377,15 @@ def test_a_table_is_supervised_and_a_second_run_finds_nothing_new(folder, tmp_pa
     assert (report.vectors, report.failures) == (12, 0)
     again = extract_supervised(source, tmp_path / "s", ExtractOptions(**options))
     assert (again.change.unchanged, again.new_vectors) == (12, 0)
+
+
+def test_one_region_is_removed_alone_and_a_picture_with_all_its_regions(folder, tmp_path):
+    source = table(folder / "t.csv", some_boxes())
+    run(source, tmp_path / "s")
+    assert remove(tmp_path / "s", ["1.jpg#2"]).copies == 0
+    assert remove(tmp_path / "s", ["4.jpg"]).removed == 4
+    added = table(folder / "t.csv", [*some_boxes(), ("1.jpg", 1, 1, 9, 9, "c1"), ("4.jpg", 1, 1, 9, 9, "c0")])
+    assert run(added, tmp_path / "s").reasons == {"removed": 1}
+    keys = set(FeatureStore.open(tmp_path / "s").keys)
+    assert {key for key in keys if key.startswith("1.jpg")} == {f"1.jpg#{number}" for number in (0, 1, 3, 4)}
+    assert not any(key.startswith("4.jpg") for key in keys)
