@@ -48,7 +48,7 @@ def _settings(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
             raise click.BadParameter(f"{name} is given twice")
         try:
             found[name] = ast.literal_eval(value)
-            json.dumps(found[name], allow_nan=False)
+            json.JSONEncoder(allow_nan=False).encode(found[name])
         except TypeError:
             raise click.BadParameter(
                 f"{text!r}: a value is a number, text, True, False, None, a list or a dict"
