@@ -6,13 +6,16 @@ import ast
 import inspect
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from featstore import defaults
 from featstore.cli.output import apart, json_option, show
 from featstore.text import counted, did_you_mean, printable
+
+if TYPE_CHECKING:
+    from featstore.stages.train import TrainReport
 
 
 def _c(_: click.Context, __: click.Parameter, value: str) -> float | str:
@@ -187,6 +190,13 @@ def train(
             from featstore.pages.figures import write_figures
 
             figures = [str(path) for path in write_figures(trained, report)]
+    shown = _lines(trained, notes, report, figures)
+    show({**trained.to_dict(), "page": report, "figures": figures}, "\n".join(shown), as_json)
+    return 0
+
+
+def _lines(trained: TrainReport, notes: list[str], report: str | None, figures: list[str]) -> list[str]:
+    """Return the result for people, line by line."""
     chosen = ", ".join(f"{name} = {value:g}" for name, value in trained.chosen.items())
     split = trained.split
     lines = [
@@ -202,8 +212,7 @@ def train(
     if report is not None:
         lines.append(f"page: {report}")
         lines += [f"figure: {printable(path)}" for path in figures]
-    show({**trained.to_dict(), "page": report, "figures": figures}, "\n".join(lines), as_json)
-    return 0
+    return lines
 
 
 def _require_place_of_figures(beside: bool, report: str | None) -> None:
