@@ -15,7 +15,7 @@ from featstore.store import plan as plans
 from featstore.store.cuts import regions_of
 from featstore.store.denylist import FEATURE, Denylist
 from featstore.store.feature_store import FeatureStore
-from featstore.store.history import label_versions
+from featstore.store.history import Former, history_files, label_versions
 from featstore.store.ids import Ids
 from featstore.store.key_matches import meant, other_forms
 from featstore.store.keys import digests
@@ -36,7 +36,7 @@ class Removal:
     """Result of a removal.
 
     ``removed``: pictures, of which ``vectors`` had a vector; the first ``keys`` in quotes. ``before``: named ones that
-    were removed earlier. ``copies``: number of other pictures that stay and have the same bytes as a removed one, the
+    were removed earlier. ``gone``: named rows that counted no more, but whose keys were still in the store's files. ``copies``: number of other pictures that stay and have the same bytes as a removed one, the
     first few in ``copied``. ``denied``: length of the denylist now. ``dry_run``: nothing was changed.
     """
 
@@ -44,6 +44,7 @@ class Removal:
     removed: int
     vectors: int
     before: int
+    gone: int
     copies: int
     denied: int
     keys: list[str] = field(default_factory=list)
@@ -57,10 +58,14 @@ class Removal:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What to remove: ``ids`` ascending; ``before``: number of named pictures that are on the denylist already."""
+    """What to remove: ``ids`` ascending; ``before``: number of named pictures that are on the denylist already.
+
+    ``gone``: keys of rows that changed or vanished, each with the key of its picture.
+    """
 
     ids: Ids
     before: int
+    gone: dict[bytes, bytes]
 
 
 def chosen(store: FeatureStore, keys: Sequence[bytes], rows: NDArray[np.int64]) -> Chosen:
@@ -73,20 +78,47 @@ def chosen(store: FeatureStore, keys: Sequence[bytes], rows: NDArray[np.int64]) 
     if (ids < 0).any():
         wanted = other_forms(plan, wanted)
         ids = plan.find_keys(wanted)
-    absent = [wanted[at] for at in np.flatnonzero(ids < 0).tolist()]
-    regions = regions_of(plan, set(absent))
-    absent = [key for key in absent if key not in regions]
+    regions = regions_of(plan, set(wanted))
     cut = np.array([number for every in regions.values() for number in every], np.int64)
-    unknown = [
-        key for key, denied in zip(absent, Denylist.of(plan).denies_keys(absent).tolist(), strict=True) if not denied
-    ]
+    denied = Denylist.of(plan).matching(wanted)[0]
+    gone = _gone(store, set(wanted))
+    known = {*regions, *gone, *gone.values()}
+    absent = [at for at in np.flatnonzero(ids < 0).tolist() if wanted[at] not in known]
+    unknown = [wanted[at] for at in absent if not denied[at]]
     if unknown:
         what = f"the key {quoted(unknown[0])} is not in the store"
         if len(wanted) > 1:
             verb = "is" if len(unknown) == 1 else "are"
             what = f"{len(unknown):,} of {len(wanted):,} keys {verb} not in the store (the first: {quoted(unknown[0])})"
         raise UsageError(f"{store.path}: {what}; nothing was removed{meant(plan, unknown[0], store.keys)}")
-    return Chosen(np.unique(np.concatenate([ids[ids >= 0], cut, store.ids[rows]])), len(absent))
+    return Chosen(np.unique(np.concatenate([ids[ids >= 0], cut, store.ids[rows]])), len(absent), gone)
+
+
+def _gone(store: FeatureStore, pictures: set[bytes]) -> dict[bytes, bytes]:
+    """Return the keys of these pictures, and of their regions, that are only in rows that count no more.
+
+    They are in the plan until a compaction, and then in the history. Values: the keys of the pictures.
+    """
+    plan, found = store._plan, dict[bytes, bytes]()
+    wanted = list(pictures)
+    digest = digests(wanted)
+    for segment in plan.segments if wanted else ():
+        found.update((wanted[at], wanted[at]) for at in np.flatnonzero(segment.index.find(digest) >= 0).tolist())
+        if segment.regions is not None:
+            rows = np.flatnonzero((segment.regions[:, 4] > 0) & plan.is_retired(segment.ids))
+            keys = list(segment.keys.take(rows))
+            pairs = zip(keys, parents(keys, segment.regions[rows]), strict=True)
+            found.update((key, parent) for key, parent in pairs if parent in pictures)
+    for path in history_files(store.path) if wanted else ():
+        for key in Former(path).keys:
+            # The history does not say which part of a key is that of the picture.
+            parent = key.partition(b"#")[0] if plan.has_regions and key not in pictures else key
+            if parent in pictures:
+                found[key] = parent
+    there = plan.find_keys(list(found))
+    keys = [key for key, number in zip(found, there.tolist(), strict=True) if number < 0]
+    denied = Denylist.of(plan).denies_keys(keys)
+    return {key: found[key] for key, known in zip(keys, denied.tolist(), strict=True) if not known}
 
 
 def _content(store: FeatureStore, ids: Ids) -> NDArray[np.uint8]:
@@ -112,9 +144,12 @@ def remove_rows(store: Path, keys: Sequence[bytes], select: Select | None = None
         rows = np.empty(0, np.int64) if select is None else select(opened)
         what = chosen(opened, keys, rows)
         report = _report(opened, what, len(denylist), dry_run)
-        if dry_run or not len(what.ids):
+        if dry_run or not (len(what.ids) or what.gone):
             return report
-        new = denylist.entries(plan.key_of(what.ids), _content(opened, what.ids))
+        keys_of, sums = plan.key_of(what.ids), _content(opened, what.ids)
+        pictures = parents(keys_of, plan.regions(what.ids))
+        sums = np.concatenate([sums, np.zeros((len(what.gone), 32), np.uint8)])
+        new = denylist.entries([*keys_of, *what.gone], sums, [*pictures, *what.gone.values()])
         why = np.full(len(what.ids), plans.DENIED, np.uint8)
         try:
             _append(store, plan, opened._tables, what.ids, why, new.about(), new.arrays())
@@ -144,7 +179,7 @@ def restore_rows(store: Path, keys: Sequence[bytes]) -> int:
         arrays = {"allowed/key": key, "allowed/content": content}
         try:
             _append(store, opened._plan, opened._tables, none, np.empty(0, np.uint8), {}, arrays)
-            return len(wanted)
+            return len(key)
         except FileExistsError:
             continue
     raise _too_busy(store)
@@ -186,8 +221,9 @@ def _report(store: FeatureStore, what: Chosen, denied: int, dry_run: bool) -> Re
         len(ids),
         int((store.rows_of_ids(ids) >= 0).sum()),
         what.before,
+        len(what.gone),
         len(copies),
-        denied + len(ids),
+        denied + len(ids) + len(what.gone),
         [quoted(key) for key in plan.key_of(ids[:_NAMED])],
         [quoted(key) for key in plan.key_of(copies[:_NAMED])],
         dry_run,
