@@ -87,7 +87,9 @@ def remove(
 
 
 def _purge_lines(store: str, report: PurgeReport) -> list[str]:
-    lines = _lines(store, report.removal)[: 1 + bool(report.removal.before) + bool(report.removal.copies)]
+    lines = _lines(store, report.removal)[
+        : 1 + sum(map(bool, (report.removal.before, report.removal.gone, report.removal.copies)))
+    ]
     lines.append(
         f"{store}: {counted(report.purged, 'row')} erased from its files; its denylist has digests of "
         f"{counted(report.denied, 'picture')}, so that extract does not bring them back"
@@ -108,12 +110,17 @@ def _lines(store: str, report: Removal) -> list[str]:
     lines = [f"{store}: {counted(report.removed, 'picture')} {would}, {report.vectors:,} with a vector{named}"]
     if report.before:
         lines.append(f"{counted(report.before, 'picture was', 'pictures were')} removed before")
+    if report.gone:
+        lines.append(
+            f"{counted(report.gone, 'picture that had changed or vanished is', 'pictures that had changed or vanished are')} "
+            "denied too; --purge erases what the files still have of them"
+        )
     if report.copies:
         more = ", ..." if report.copies > len(report.copied) else ""
         lines.append(
             f"note: {counted(report.copies, 'other picture has', 'other pictures have')} the same bytes and "
             f"{'stays' if report.copies == 1 else 'stay'}: {', '.join(map(printable, report.copied))}{more}"
         )
-    if report.removed and not report.dry_run:
+    if (report.removed or report.gone) and not report.dry_run:
         lines.append("featstore extract leaves them out from now on (--restore lifts that)")
     return lines

@@ -6,13 +6,16 @@ import ast
 import inspect
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from featstore import defaults
 from featstore.cli.output import apart, json_option, show
 from featstore.text import counted, did_you_mean, printable
+
+if TYPE_CHECKING:
+    from featstore.stages.train import TrainReport
 
 
 def _c(_: click.Context, __: click.Parameter, value: str) -> float | str:
@@ -48,7 +51,7 @@ def _settings(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
             raise click.BadParameter(f"{name} is given twice")
         try:
             found[name] = ast.literal_eval(value)
-            json.dumps(found[name], allow_nan=False)
+            json.JSONEncoder(allow_nan=False).encode(found[name])
         except TypeError:
             raise click.BadParameter(
                 f"{text!r}: a value is a number, text, True, False, None, a list or a dict"
@@ -167,16 +170,12 @@ def train(
     if again is not None:
         _require_only(context, "again", "out", "head")
         return _again(again, stores, kind, options["out"], as_json)
+    _require_place_of_figures(beside, report)
     if update is not None:
         _require_only(context, "update", "report", "beside", "root", "head")
+        trained = retrain(update, stores, kind=kind)
     elif not stores:
         raise click.UsageError("name a store to learn from: featstore train STORE")
-    if beside and report is None:
-        raise click.UsageError("--beside writes figures beside the page of --report; name one")
-    if beside and report is not None and report.lower().endswith(".json"):
-        raise click.UsageError(f"--beside writes its figures to {report}; give the page of --report another ending")
-    if update is not None:
-        trained = retrain(update, stores, kind=kind)
     else:
         options["class_weight"] = "balanced" if balanced else None
         trained = run(stores, **_with_settings(run, options, settings))
@@ -191,6 +190,13 @@ def train(
             from featstore.pages.figures import write_figures
 
             figures = [str(path) for path in write_figures(trained, report)]
+    shown = _lines(trained, notes, report, figures)
+    show({**trained.to_dict(), "page": report, "figures": figures}, "\n".join(shown), as_json)
+    return 0
+
+
+def _lines(trained: TrainReport, notes: list[str], report: str | None, figures: list[str]) -> list[str]:
+    """Return the result for people, line by line."""
     chosen = ", ".join(f"{name} = {value:g}" for name, value in trained.chosen.items())
     split = trained.split
     lines = [
@@ -206,8 +212,15 @@ def train(
     if report is not None:
         lines.append(f"page: {report}")
         lines += [f"figure: {printable(path)}" for path in figures]
-    show({**trained.to_dict(), "page": report, "figures": figures}, "\n".join(lines), as_json)
-    return 0
+    return lines
+
+
+def _require_place_of_figures(beside: bool, report: str | None) -> None:
+    """Raise UsageError if --beside is given without a page that figures can stand beside."""
+    if beside and report is None:
+        raise click.UsageError("--beside writes figures beside the page of --report; name one")
+    if beside and report is not None and report.lower().endswith(".json"):
+        raise click.UsageError(f"--beside writes its figures to {report}; give the page of --report another ending")
 
 
 def _with_settings(run: Callable[..., Any], options: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:

@@ -179,7 +179,10 @@ class Loader:
                 with self._stage("read", READING, unit, todo[0]):
                     digest = picture.read()
                 work = partial(self._fitted, picture, digest, target, todo)
-                loaded = work() if decoders is None else decoders.submit(work).result()
+                if target.denied(digest):
+                    loaded = [Loaded(None, digest, DENIED_PICTURE, DENIED_MESSAGE)] * len(todo)
+                else:
+                    loaded = work() if decoders is None else decoders.submit(work).result()
             except (ReadFailure, DecodeFailure) as failure:
                 loaded = [Loaded(None, digest, failure.reason, failure.message)] * len(todo)
             except MemoryError:

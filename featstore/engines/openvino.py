@@ -69,7 +69,6 @@ def available() -> bool:
     return True
 
 
-@cache
 def core() -> Any:
     """Return the OpenVINO core of this process, which is never destroyed.
 
@@ -77,6 +76,12 @@ def core() -> Any:
     core is destroyed in another thread, that stack is unmapped while it is in use, and the next signal, such as Ctrl-C
     or the end of a child process, ends this process without a word.
     """
+    return _core_of(os.getpid())
+
+
+@cache
+def _core_of(_: int) -> Any:
+    # A forked process has none of the threads of its parent's core.
     import openvino as ov
 
     return ov.Core()

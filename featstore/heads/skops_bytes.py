@@ -27,7 +27,10 @@ def pack(estimator: Any) -> bytes:
     skops names objects by their addresses, which differ from run to run. Here they are numbered in order. Raises
     UsageError if skops is not installed, and skops' errors for objects that it cannot save.
     """
-    source = zipfile.ZipFile(io.BytesIO(_skops().dumps(estimator)))
+    with warnings.catch_warnings():
+        # To name a function, skops looks at every module that is loaded; some have deprecated names, and warn.
+        warnings.simplefilter("ignore")
+        source = zipfile.ZipFile(io.BytesIO(_skops().dumps(estimator)))
     state = json.loads(source.read("schema.json"))
     numbers: dict[Any, int] = {}
     names: dict[str, str] = {}

@@ -78,6 +78,7 @@ class Chunk:
             [self.labels[row] for row in some],
             [self.splits[row] for row in some],
             {name: [values[row] for row in some] for name, values in self.metadata.items()},
+            None if self.regions is None else self.regions[rows],
         )
 
 

@@ -54,7 +54,8 @@ class ImportReport:
         lines = [
             f"{self.store}: {counted(self.vectors, 'vector')} of {self.dimension:,} x {self.dtype}, imported as {printable(self.identity)}",
             f"rows: {change.listed:,} listed: {change.added:,} added, {change.changed:,} changed, {change.unchanged:,} unchanged; "
-            f"{change.removed:,} removed, {change.relabelled:,} relabelled",
+            f"{change.removed:,} removed, {change.relabelled:,} relabelled"
+            + (f", {change.denied:,} left out (removed by featstore remove)" if change.denied else ""),
             f"read: {self.read_as}",
             *(f"note: {printable(note)}" for note in self.notes),
         ]

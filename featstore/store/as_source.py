@@ -104,7 +104,13 @@ class StoreSource:
         if len(self._roots) > 1:
             locations = [_absolute(str(segment.source.get("root", "/")), location) for location in locations]
         root = encoded(self.root)
+        its_own = self.root if len(self._roots) == 1 else Path(str(segment.source.get("root", "/")))
+        # Without the folder of all pictures, an unmounted disk, these rows stay as they are.
+        mounted = os.path.isdir(its_own)
         for at in np.flatnonzero(offsets < 0).tolist():
+            if not mounted:
+                missing.add(keys[at])
+                continue
             size, mtime = stat_picture(root, locations[at])
             if size < 0 and sizes[at] >= 0:
                 missing.add(keys[at])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +49,16 @@ def _text(source: Mapping[str, Any]) -> str:
     if "boxes" in cut:
         return "boxes"
     return f"tiles of {cut.get('tiles')} pixels (overlap {cut.get('overlap')})"
+
+
+def regions_of(plan: Plan, pictures: Collection[bytes]) -> dict[bytes, list[int]]:
+    """Return the live ids of the regions of each of these pictures; those without a region are left out."""
+    found = defaultdict[bytes, list[int]](list)
+    for segment in plan.segments:
+        if segment.regions is not None:
+            live = np.flatnonzero((segment.regions[:, 4] > 0) & ~plan.is_retired(segment.ids))
+            names = parents(list(segment.keys.take(live)), segment.regions[live])
+            for name, number in zip(names, segment.ids[live].tolist(), strict=True):
+                if name in pictures:
+                    found[name].append(number)
+    return dict(found)

@@ -53,28 +53,37 @@ class Denylist:
     """The digests in force.
 
     ``key`` and ``content`` (n, 2): of the same picture; content is zeros if its bytes were never read, or if it was
-    lifted. ``purged`` (n,): whether everything else of the picture was erased from the store's files.
+    lifted. ``parent`` (n, 2): of the key of a region's picture, for a whole picture of its own key. ``purged`` (n,):
+    whether everything else of the picture was erased from the store's files.
     """
 
     salt: bytes
     key: Digests
+    parent: Digests
     content: Digests
     purged: NDArray[np.bool_]
 
     @classmethod
+    def empty(cls) -> Denylist:
+        """Return a list without entries."""
+        none = np.empty((0, 2), np.uint64)
+        return cls(b"", none, none, none, np.empty(0, bool))
+
+    @classmethod
     def of(cls, plan: Plan) -> Denylist:
         """Return the denylist of a plan. Raises DamagedError."""
-        found = cls(b"", np.empty((0, 2), np.uint64), np.empty((0, 2), np.uint64), np.empty(0, bool))
+        found = cls.empty()
         for segment in plan.segments:
             file = segment.file
             if "denied/key" in file:
                 part = cls(
                     _salt(segment.meta, found.salt, str(file.path)),
                     column(file, "denied/key", "<u8", 2),
+                    column(file, "denied/parent" if "denied/parent" in file else "denied/key", "<u8", 2),
                     column(file, "denied/content", "<u8", 2),
                     column(file, "denied/purged", "|b1"),
                 )
-                if not len(part.key) == len(part.content) == len(part.purged):
+                if not len(part.key) == len(part.parent) == len(part.content) == len(part.purged):
                     raise DamagedError(f"{file.path}: the columns of its denylist differ in length")
                 found = found.with_entries(part)
             if "allowed/key" in file:
@@ -89,6 +98,7 @@ class Denylist:
         return Denylist(
             other.salt,
             np.concatenate([self.key, other.key]),
+            np.concatenate([self.parent, other.parent]),
             np.concatenate([self.content, other.content]),
             np.concatenate([self.purged, other.purged]),
         )
@@ -98,14 +108,21 @@ class Denylist:
         kept = np.flatnonzero(~_found(self.key, key))
         left = self.content[kept].copy()
         left[_found(left, content)] = 0
-        return Denylist(self.salt, self.key[kept], left, self.purged[kept])
+        return Denylist(self.salt, self.key[kept], self.parent[kept], left, self.purged[kept])
 
-    def entries(self, keys: Sequence[bytes], sha256: NDArray[np.uint8]) -> Denylist:
-        """Return a list of new entries for ``keys`` (m) whose pictures' bytes have ``sha256`` (m, 32), zeros: unknown."""
+    def entries(
+        self, keys: Sequence[bytes], sha256: NDArray[np.uint8], parents: Sequence[bytes] | None = None
+    ) -> Denylist:
+        """Return a list of new entries for ``keys`` (m), which are regions of ``parents`` (m) or whole pictures.
+
+        ``sha256`` (m, 32): of their pictures' bytes, zeros: unknown.
+        """
         salt = self.salt or secrets.token_bytes(_SALT_BYTES)
         content = _hashed((row.tobytes() for row in sha256), salt, b"content").copy()
         content[~sha256.any(axis=1)] = 0
-        return Denylist(salt, _hashed(keys, salt, b"key"), content, np.zeros(len(keys), bool))
+        key = _hashed(keys, salt, b"key")
+        parent = key if parents is None else _hashed(parents, salt, b"key")
+        return Denylist(salt, key, parent, content, np.zeros(len(keys), bool))
 
     def denies_keys(self, keys: Sequence[bytes]) -> NDArray[np.bool_]:
         """Return whether each key (m) is on the list."""
@@ -116,13 +133,17 @@ class Denylist:
     def erased(self, *, all_denied: bool = False) -> Denylist:
         """Return the entries whose pictures were purged; ``all_denied``: all, as purged ones."""
         rows = np.flatnonzero(self.purged | all_denied)
-        return Denylist(self.salt, self.key[rows], self.content[rows], np.ones(len(rows), bool))
+        return Denylist(self.salt, self.key[rows], self.parent[rows], self.content[rows], np.ones(len(rows), bool))
 
     def matching(self, keys: Sequence[bytes]) -> tuple[NDArray[np.bool_], Digests, Digests]:
-        """Return whether each key (m) is on the list, and the digests of the keys and contents of their entries."""
+        """Return whether each key (m) is on the list, itself or by a region of it, and the digests of the keys and
+        contents of these entries."""
+        if not len(self):
+            return np.zeros(len(keys), bool), self.key, self.content
         asked = _hashed(keys, self.salt, b"key")
-        rows = np.flatnonzero(_found(self.key, asked))
-        return _found(asked, self.key), self.key[rows], self.content[rows]
+        rows = np.flatnonzero(_found(self.key, asked) | _found(self.parent, asked))
+        denied = _found(asked, np.concatenate([self.key[rows], self.parent[rows]]))
+        return denied, self.key[rows], self.content[rows]
 
     def content_test(self) -> ContentTest:
         """Return the test of a picture's bytes."""
@@ -133,7 +154,8 @@ class Denylist:
         """Return the arrays that a segment stores; none for an empty list."""
         if not len(self):
             return {}
-        return {"denied/key": self.key, "denied/content": self.content, "denied/purged": self.purged}
+        found = {"denied/key": self.key, "denied/content": self.content, "denied/purged": self.purged}
+        return found if np.array_equal(self.parent, self.key) else {**found, "denied/parent": self.parent}
 
     def about(self) -> dict[str, Any]:
         """Return what a segment with these arrays says in its ``meta``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,9 @@ from featstore.store.views import Converted, Counts, Keys
 from featstore.text import did_you_mean, natural, to_bytes, to_text
 
 BLOCK_ROWS = 8192
+
+_LOOKED_UP: Final = 65_536
+"""Rows of a side table that are looked up at once, so that this needs little memory beside the result."""
 
 
 class FeatureStore(Converted, Regional):
@@ -265,18 +268,23 @@ class FeatureStore(Converted, Regional):
             values = np.full(len(self), None, object)
             for table in self._tables.layers:
                 if name in table.columns:
-                    rows = self._rows_of_digests(table.index)
-                    known = np.flatnonzero(rows >= 0)
-                    values[rows[known]] = table.column(name).take(known).objects()
+                    rows, column = self._rows_of_digests(table.index), table.column(name)
+                    for start in range(0, len(rows), _LOOKED_UP):
+                        part = rows[start : start + _LOOKED_UP]
+                        known = np.flatnonzero(part >= 0)
+                        values[part[known]] = column.take(start + known).objects()
             self._columns[name] = values
         return self._columns[name]
 
     def _rows_of_digests(self, index: KeyIndex) -> NDArray[np.int64]:
         """Return the row of each key of an index, in the index's own order of rows, or -1."""
         rows = np.full(len(index.hi), -1, np.int64)
+        places = index.places()
         # Looked up in the order of the digests: neighbours share pages of the plan's lookup.
-        found = self._plan.find(np.stack([index.hi, index.lo], axis=1))
-        rows[index.places()] = self.rows_of_ids(found)
+        for start in range(0, len(rows), _LOOKED_UP):
+            part = slice(start, start + _LOOKED_UP)
+            found = self._plan.find(np.stack([index.hi[part], index.lo[part]], axis=1))
+            rows[places[part]] = self.rows_of_ids(found)
         return rows
 
     @property

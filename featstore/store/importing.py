@@ -18,6 +18,7 @@ from featstore.sources.vectors import Vectors
 from featstore.sources.vectors.rows import ImportedRows
 from featstore.store import shards
 from featstore.store.claims import Claims
+from featstore.store.denylist import DENIED_MESSAGE, DENIED_PICTURE, Denylist
 from featstore.store.identity import Identity
 from featstore.store.keys import KeyIndex, digests
 from featstore.store.manifest import Manifest
@@ -110,6 +111,7 @@ class _Writer:
         self._store, self._manifest, self._plan = store, manifest, plan
         self._rows, self._cursor = rows, _Cursor(vectors)
         self._index = KeyIndex.build(digests(rows.keys))
+        self._denied = Denylist.of(plan).content_test()
         self._provenance = {
             "engine": "import",
             "files": [os.path.basename(file.path) for file in vectors.files],
@@ -124,9 +126,13 @@ class _Writer:
         # A row of an import that was killed before the file changed is not in the file any more, or has another vector.
         known = (places >= 0) & ~self._plan.is_retired(planned.ids)
         known[known] = self._rows.hashes[places[known]] == planned.mtimes[known]
-        kept, lost = np.flatnonzero(known), np.flatnonzero(~known)
+        removed = known.copy()
+        removed[known] = [self._denied(content.tobytes()) for content in self._rows.content[places[known]]]
+        kept, lost = np.flatnonzero(known & ~removed), np.flatnonzero(~known | removed)
         failures = [
-            Failure(int(planned.ids[row]), SUPERSEDED, "its vector was replaced before it was imported")
+            Failure(int(planned.ids[row]), DENIED_PICTURE, DENIED_MESSAGE)
+            if removed[row]
+            else Failure(int(planned.ids[row]), SUPERSEDED, "its vector was replaced before it was imported")
             for row in lost.tolist()
         ]
         finished = Finished(

@@ -12,15 +12,16 @@ from numpy.typing import NDArray
 
 from featstore.errors import UsageError
 from featstore.store import plan as plans
+from featstore.store.cuts import regions_of
 from featstore.store.denylist import FEATURE, Denylist
 from featstore.store.feature_store import FeatureStore
-from featstore.store.history import label_versions
+from featstore.store.history import Former, history_files, label_versions
 from featstore.store.ids import Ids
 from featstore.store.key_matches import meant, other_forms
 from featstore.store.keys import digests
 from featstore.store.manifest import require
 from featstore.store.plan import NewSegment, Plan
-from featstore.store.rows import Rows
+from featstore.store.rows import Rows, parents
 from featstore.store.tables import Tables
 from featstore.text import counted, quoted
 
@@ -35,7 +36,7 @@ class Removal:
     """Result of a removal.
 
     ``removed``: pictures, of which ``vectors`` had a vector; the first ``keys`` in quotes. ``before``: named ones that
-    were removed earlier. ``copies``: number of other pictures that stay and have the same bytes as a removed one, the
+    were removed earlier. ``gone``: named rows that counted no more, but whose keys were still in the store's files. ``copies``: number of other pictures that stay and have the same bytes as a removed one, the
     first few in ``copied``. ``denied``: length of the denylist now. ``dry_run``: nothing was changed.
     """
 
@@ -43,6 +44,7 @@ class Removal:
     removed: int
     vectors: int
     before: int
+    gone: int
     copies: int
     denied: int
     keys: list[str] = field(default_factory=list)
@@ -56,14 +58,18 @@ class Removal:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What to remove: ``ids`` ascending; ``before``: number of named pictures that are on the denylist already."""
+    """What to remove: ``ids`` ascending; ``before``: number of named pictures that are on the denylist already.
+
+    ``gone``: keys of rows that changed or vanished, each with the key of its picture.
+    """
 
     ids: Ids
     before: int
+    gone: dict[bytes, bytes]
 
 
 def chosen(store: FeatureStore, keys: Sequence[bytes], rows: NDArray[np.int64]) -> Chosen:
-    """Return the pictures named by ``keys`` and the ``rows`` (m,) of the store.
+    """Return the pictures named by ``keys`` and the ``rows`` (m,) of the store; a picture's key also means its regions.
 
     Keys are matched as in KeyMatches. Raises UsageError for a key that is neither in the store nor on its denylist.
     """
@@ -72,17 +78,59 @@ def chosen(store: FeatureStore, keys: Sequence[bytes], rows: NDArray[np.int64]) 
     if (ids < 0).any():
         wanted = other_forms(plan, wanted)
         ids = plan.find_keys(wanted)
-    absent = [wanted[at] for at in np.flatnonzero(ids < 0).tolist()]
-    unknown = [
-        key for key, denied in zip(absent, Denylist.of(plan).denies_keys(absent).tolist(), strict=True) if not denied
-    ]
+    regions = regions_of(plan, set(wanted))
+    cut = np.array([number for every in regions.values() for number in every], np.int64)
+    denied = Denylist.of(plan).matching(wanted)[0]
+    gone = _gone(store, set(wanted))
+    known = {*regions, *gone, *gone.values()}
+    absent = [at for at in np.flatnonzero(ids < 0).tolist() if wanted[at] not in known]
+    unknown = [wanted[at] for at in absent if not denied[at]]
     if unknown:
         what = f"the key {quoted(unknown[0])} is not in the store"
         if len(wanted) > 1:
             verb = "is" if len(unknown) == 1 else "are"
             what = f"{len(unknown):,} of {len(wanted):,} keys {verb} not in the store (the first: {quoted(unknown[0])})"
         raise UsageError(f"{store.path}: {what}; nothing was removed{meant(plan, unknown[0], store.keys)}")
-    return Chosen(np.unique(np.concatenate([ids[ids >= 0], store.ids[rows]])), len(absent))
+    return Chosen(np.unique(np.concatenate([ids[ids >= 0], cut, store.ids[rows]])), len(absent), gone)
+
+
+def _gone(store: FeatureStore, pictures: set[bytes]) -> dict[bytes, bytes]:
+    """Return the keys of these pictures, and of their regions, that are only in rows that count no more.
+
+    They are in the plan until a compaction, and then in the history. Values: the keys of the pictures.
+    """
+    plan, found = store._plan, dict[bytes, bytes]()
+    wanted = list(pictures)
+    digest = digests(wanted)
+    for segment in plan.segments if wanted else ():
+        found.update((wanted[at], wanted[at]) for at in np.flatnonzero(segment.index.find(digest) >= 0).tolist())
+        if segment.regions is not None:
+            rows = np.flatnonzero((segment.regions[:, 4] > 0) & plan.is_retired(segment.ids))
+            keys = list(segment.keys.take(rows))
+            pairs = zip(keys, parents(keys, segment.regions[rows]), strict=True)
+            found.update((key, parent) for key, parent in pairs if parent in pictures)
+    for path in history_files(store.path) if wanted else ():
+        for key in Former(path).keys:
+            # The history does not say which part of a key is that of the picture.
+            parent = key.partition(b"#")[0] if plan.has_regions and key not in pictures else key
+            if parent in pictures:
+                found[key] = parent
+    there = plan.find_keys(list(found))
+    keys = [key for key, number in zip(found, there.tolist(), strict=True) if number < 0]
+    denied = Denylist.of(plan).denies_keys(keys)
+    return {key: found[key] for key, known in zip(keys, denied.tolist(), strict=True) if not known}
+
+
+def _content(store: FeatureStore, ids: Ids) -> NDArray[np.uint8]:
+    """Return (m, 32) uint8: SHA-256 of the pictures to deny, zeros for a region of a picture of which others stay."""
+    content, plan = store._content(ids), store._plan
+    if plan.has_regions:
+        names = parents(plan.key_of(ids), plan.regions(ids))
+        there = regions_of(plan, set(names))
+        partly = {name for name, every in there.items() if not np.isin(every, ids).all()}
+        content = content.copy()
+        content[[name in partly for name in names]] = 0
+    return content
 
 
 def remove_rows(store: Path, keys: Sequence[bytes], select: Select | None = None, *, dry_run: bool = False) -> Removal:
@@ -96,9 +144,12 @@ def remove_rows(store: Path, keys: Sequence[bytes], select: Select | None = None
         rows = np.empty(0, np.int64) if select is None else select(opened)
         what = chosen(opened, keys, rows)
         report = _report(opened, what, len(denylist), dry_run)
-        if dry_run or not len(what.ids):
+        if dry_run or not (len(what.ids) or what.gone):
             return report
-        new = denylist.entries(plan.key_of(what.ids), opened._content(what.ids))
+        keys_of, sums = plan.key_of(what.ids), _content(opened, what.ids)
+        pictures = parents(keys_of, plan.regions(what.ids))
+        sums = np.concatenate([sums, np.zeros((len(what.gone), 32), np.uint8)])
+        new = denylist.entries([*keys_of, *what.gone], sums, [*pictures, *what.gone.values()])
         why = np.full(len(what.ids), plans.DENIED, np.uint8)
         try:
             _append(store, plan, opened._tables, what.ids, why, new.about(), new.arrays())
@@ -128,7 +179,7 @@ def restore_rows(store: Path, keys: Sequence[bytes]) -> int:
         arrays = {"allowed/key": key, "allowed/content": content}
         try:
             _append(store, opened._plan, opened._tables, none, np.empty(0, np.uint8), {}, arrays)
-            return len(wanted)
+            return len(key)
         except FileExistsError:
             continue
     raise _too_busy(store)
@@ -170,8 +221,9 @@ def _report(store: FeatureStore, what: Chosen, denied: int, dry_run: bool) -> Re
         len(ids),
         int((store.rows_of_ids(ids) >= 0).sum()),
         what.before,
+        len(what.gone),
         len(copies),
-        denied + len(ids),
+        denied + len(ids) + len(what.gone),
         [quoted(key) for key in plan.key_of(ids[:_NAMED])],
         [quoted(key) for key in plan.key_of(copies[:_NAMED])],
         dry_run,
@@ -180,7 +232,7 @@ def _report(store: FeatureStore, what: Chosen, denied: int, dry_run: bool) -> Re
 
 def _copies(store: FeatureStore, ids: Ids) -> Ids:
     """Return the ids of the other rows whose pictures have the same bytes as one of ``ids``."""
-    sums = store._content(ids)
+    sums = _content(store, ids)
     known = np.unique(sums[sums.any(axis=1)].view("V32"))
     found = [np.empty(0, np.int64)]
     for shard, _, offsets in store._live.parts(None) if len(known) else ():

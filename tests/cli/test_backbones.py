@@ -26,5 +26,8 @@ def test_backbones_lists_the_layers_of_one():
 
 @pytest.mark.slow
 def test_backbones_lists_what_has_this_in_its_name():
-    found = run_json("backbones", "efficientnet_lite")
-    assert [entry["name"] for entry in found] == [f"efficientnet_lite{number}" for number in range(3)]
+    names = [entry["name"] for entry in run_json("backbones", "efficientnet_lite")]
+    assert all("efficientnet_lite" in name for name in names)
+    # timm, where it is installed, has such names too.
+    own = [name for name in names if not name.startswith("timm/")]
+    assert own == [f"efficientnet_lite{number}" for number in range(3)]

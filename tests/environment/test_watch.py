@@ -64,6 +64,8 @@ def watched(place: Path, *arguments: str, home: Path | None = None, foreign: boo
         place,
         Path(tempfile.gettempdir()) / "torchinductor_",
         Path(tempfile.gettempdir()) / "featstore-",
+        # Where the worker processes of torch's DataLoader, which bench measures, find each other.
+        Path(tempfile.gettempdir()) / "pymp-",
         Path("/dev"),
         Path("/proc/self"),
     ]

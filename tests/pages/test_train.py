@@ -92,10 +92,10 @@ def test_names_are_escaped(hostile, tmp_path):
 
 def test_page_of_a_class_of_another_package_has_its_name(hostile, tmp_path):
     pytest.importorskip("skops")
-    kind = "sklearn.discriminant_analysis:LinearDiscriminantAnalysis"
+    kind = "sklearn.tree:DecisionTreeClassifier"
     trained = train(hostile[1], head=kind, folds=3, out=tmp_path / "a.head")
     write_training_page(trained, tmp_path / "page.html")
     page = read(tmp_path / "page.html")
-    for text in ("LinearDiscriminantAnalysis on s", "as given", "Probabilities before temperature scaling"):
+    for text in ("DecisionTreeClassifier on s", "as given", "Probabilities before temperature scaling"):
         assert text in page.text
     assert "How the parameter was chosen" not in page.text

@@ -1,11 +1,11 @@
 """Run every verb on forged stores, heads, indexes and files of other programs, and look for harm.
 
-python -m tests.slow.forged [--count 1000] [--seed 1] [--first 0] [--jobs CORES]
+python -m tests.slow.forged [--count 1000] [--seed 1] [--first 0] [--jobs CORES] [--each KIND]...
 
 Checksums are valid where there are some. Nothing outside the file or folder that a verb may change may be made, opened
 for writing, changed or deleted; no verb may hang for 60 s, take 2 GiB, end in a traceback, print a control character or
 report success with an error. Prints the violations, and figures of the run. A thousand take some 15 minutes on two
-cores.
+cores. --each: COUNT forgeries of every KIND instead of a draw.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from tests.faults.attacks import attack, prepare
+from tests.faults.forging import KINDS
 from tests.faults.sandbox import Ground, limit_this_process
 
 _master: Ground | None = None
 _folder = Path()
 
 
-def _begin(folder: Path) -> None:
+def _begin(folder: Path, kinds: tuple[str, ...]) -> None:
     """Prepare a worker: its own files, and nothing printed by FAISS."""
     global _master, _folder
     limit_this_process()
@@ -37,14 +38,14 @@ def _begin(folder: Path) -> None:
     for stream in (1, 2):
         os.dup2(silent, stream)
     _folder = folder / str(os.getpid())
-    _master = prepare(_folder)
+    _master = prepare(_folder, kinds or tuple(KINDS))
 
 
-def _attack(number: int, seed: int) -> list[tuple[str, str, str, list[str], float]]:
+def _attack(number: int, seed: int, kinds: tuple[str, ...]) -> list[tuple[str, str, str, list[str], float]]:
     """Return the outcomes of one attack, each with its seconds."""
     assert _master is not None
     found, before = [], time.perf_counter()
-    for what, how, verb, wrong in attack(_master, _folder, number, seed):
+    for what, how, verb, wrong in attack(_master, _folder, number, seed, kinds or tuple(KINDS)):
         found.append((what, how, verb, wrong, time.perf_counter() - before))
         before = time.perf_counter()
     return found
@@ -53,14 +54,19 @@ def _attack(number: int, seed: int) -> list[tuple[str, str, str, list[str], floa
 def _outcomes(options: argparse.Namespace) -> Iterator[tuple[int, list[tuple[str, str, str, list[str], float]]]]:
     # Syncing files takes no time in memory.
     memory = Path("/dev/shm")
-    numbers = range(options.first, options.first + options.count)
+    each = options.each or [None]
+    numbers = [number for number in range(options.first, options.first + options.count) for _ in each]
+    kinds = [() if kind is None else (kind,) for kind in each] * options.count
     with (
         tempfile.TemporaryDirectory(prefix="featstore-forged-", dir=memory if memory.is_dir() else None) as name,
         ProcessPoolExecutor(
-            options.jobs, multiprocessing.get_context("fork"), initializer=_begin, initargs=(Path(name),)
+            options.jobs,
+            multiprocessing.get_context("fork"),
+            initializer=_begin,
+            initargs=(Path(name), tuple(options.each)),
         ) as pool,
     ):
-        yield from zip(numbers, pool.map(_attack, numbers, [options.seed] * options.count), strict=True)
+        yield from zip(numbers, pool.map(_attack, numbers, [options.seed] * len(numbers), kinds), strict=True)
 
 
 def main(options: argparse.Namespace) -> int:
@@ -93,4 +99,5 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--each", action="append", default=[], choices=KINDS)
     sys.exit(1 if main(parser.parse_args()) else 0)

@@ -59,7 +59,9 @@ def check_boxes(folder: Path, place: Path, pictures: int, boxes: int) -> None:
         return load_rgb(data, **options)
 
     regions.load_rgb = counted
-    options = ExtractOptions(backbone="efficientnet_lite0", boxes=BOXES, root=str(folder))
+    # Other engines are compared with torch first, on some pictures, which are then decoded once more.
+    how = {"backbone": "efficientnet_lite0", "engine": "torch"}
+    options = ExtractOptions(**how, boxes=BOXES, root=str(folder))
     report = extract_in_process(place / "boxes.csv", place / "boxes.store", options)
     store = FeatureStore.open(place / "boxes.store")
     crops = place / "crops"
@@ -67,7 +69,7 @@ def check_boxes(folder: Path, place: Path, pictures: int, boxes: int) -> None:
     columns = [store.column(name).tolist() for name in ("parent", *BOXES)]
     for number, (parent, x, y, w, h) in enumerate(zip(*columns, strict=True)):
         load_rgb((folder / parent).read_bytes()).crop((x, y, x + w, y + h)).save(crops / f"{number:06d}.png")
-    own = extract_in_process(crops, place / "crops.store", ExtractOptions(backbone="efficientnet_lite0"))
+    own = extract_in_process(crops, place / "crops.store", ExtractOptions(**how))
     same = np.asarray(FeatureStore.open(place / "crops.store").features()).tobytes()
     equal = same == np.asarray(store.features()).tobytes()
     print(

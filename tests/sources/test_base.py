@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import os
@@ -30,6 +31,15 @@ def test_all_chunks_except_the_last_are_full():
 def test_locations_are_stored_if_any_differs_from_its_key():
     (chunk,) = chunked([Row(b"a", 1, 1), Row(b"b", 1, 1, location=b"c")], 5, [])
     assert chunk.locations == [b"a", b"c"]
+
+
+def test_a_part_of_a_chunk_has_all_its_columns():
+    rows = [Row(b"%d#r" % i, i, i, i, b"at", f"l{i}", f"s{i}", (i,), (i, 1, 2, 3, 1)) for i in range(4)]
+    (chunk,) = chunked(iter(rows), 9, ["a"])
+    (expected,) = chunked([rows[3], rows[1]], 9, ["a"])
+    part = chunk.take(np.array([3, 1]))
+    for name in (field.name for field in dataclasses.fields(chunk)):
+        np.testing.assert_equal(getattr(part, name), getattr(expected, name))
 
 
 def test_rejects_zero_rows_per_chunk():

@@ -8,6 +8,8 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import featstore
@@ -21,12 +23,14 @@ from featstore.stages.info import info
 from featstore.stages.label import label
 from featstore.stages.predict import predict
 from featstore.stages.queries import Query
+from featstore.stages.remove import remove
 from featstore.stages.repair import repair
 from featstore.stages.search import search
 from featstore.stages.train import train
 from featstore.stages.verify import verify
 from featstore.store import FeatureStore, shards
 from tests.chain import make_store, names, write_coloured
+from tests.made import tiny_backbone
 
 N, D = 60, 6
 
@@ -179,6 +183,30 @@ def test_an_export_comes_back_with_its_identity(tmp_path, to):
     assert (list(copy.keys), copy.labels.tolist()) == (list(first.keys), first.labels.tolist())
     assert (copy.features().tobytes(), copy.sha256.tobytes()) == (first.features().tobytes(), first.sha256.tobytes())
     assert copy.columns == ["label", "split"]
+
+
+def test_regions_come_back_from_an_export_and_removed_pictures_do_not(tmp_path):
+    write_coloured(tmp_path / "p", names("train", 2))
+    extract(tmp_path / "p", tmp_path / "s", backbone=tiny_backbone(), tiles=20, supervised=False)
+    export(tmp_path / "s")
+    report = import_vectors(tmp_path / "s.parquet", tmp_path / "t")
+    old, new = FeatureStore.open(tmp_path / "s"), FeatureStore.open(tmp_path / "t")
+    assert new.to_pandas().drop(columns="id").equals(old.to_pandas().drop(columns="id"))
+    assert new.by_parent()[0] == old.by_parent()[0] == sorted(set(old.parents))
+    first, n = old.parents[0], len(old) // 4
+    remove(tmp_path / "t", [first])
+    report = import_vectors(tmp_path / "s.parquet", tmp_path / "t")
+    assert (report.change.denied, report.vectors) == (n, 3 * n)
+    assert f"{n} left out (removed by featstore remove)" in report.text()
+    extract(tmp_path / "p", tmp_path / "u", backbone=tiny_backbone(), supervised=False)
+    export(tmp_path / "u")
+    remove(tmp_path / "u", [first])
+    table = pq.read_table(next((tmp_path / "u.parquet").glob("*.parquet")))
+    renamed = pa.array([f"other/{key}" for key in table["key"].to_pylist()])
+    pq.write_table(table.set_column(0, "key", renamed), tmp_path / "renamed.parquet")
+    report = import_vectors(tmp_path / "renamed.parquet", tmp_path / "u")
+    assert (report.change.added, report.vectors) == (4, 3 + 3)
+    assert [failure.reason for _, failure in FeatureStore.open(tmp_path / "u").failures()] == ["removed"]
 
 
 def test_an_unfinished_export_is_refused(tmp_path):

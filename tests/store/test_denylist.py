@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from featstore.store.denylist import Denylist
 
 KEYS = [f"k{number}".encode() for number in range(5)]
-EMPTY = Denylist(b"", np.empty((0, 2), np.uint64), np.empty((0, 2), np.uint64), np.empty(0, bool))
+EMPTY = Denylist.empty()
 some = st.lists(st.sampled_from(KEYS), unique=True)
 
 
@@ -46,3 +46,16 @@ def test_digests_of_two_stores_differ():
     assert (one.key != other.key).all()
     assert one.denies_keys(KEYS).all()
     assert len(EMPTY.arrays()) == 0 == len(EMPTY.about())
+
+
+def test_a_picture_is_known_by_its_removed_regions_and_lifting_it_lifts_them():
+    keys = [b"a#0", b"a#1", b"b#0", b"c"]
+    found = EMPTY.with_entries(EMPTY.entries(keys, sums(keys), [b"a", b"a", b"b", b"c"]))
+    assert found.denies_keys([b"a", b"a#0", b"c"]).tolist() == [False, True, True]
+    denied, key, content = found.matching([b"a", b"c", b"d", b"b#0"])
+    assert denied.tolist() == [True, True, False, True]
+    assert len(key) == 4
+    denied, key, content = found.matching([b"a"])
+    assert found.without(key, content).denies_keys(keys).tolist() == [False, False, True, True]
+    assert "denied/parent" in found.arrays()
+    assert "denied/parent" not in EMPTY.entries([b"c"], sums([b"c"])).arrays()

@@ -11,7 +11,7 @@ import pytest
 from featstore import defaults
 from featstore.errors import DamagedError, FeatstoreError, UsageError
 from featstore.stages.compact import compact
-from featstore.store import FeatureStore, shards, written
+from featstore.store import FeatureStore, feature_store, shards, written
 from featstore.store.labels import set_columns
 from tests.made import extract, tiny_backbone, write_pictures
 from tests.store.building import D, Pictures, build, plan, vector, work
@@ -249,3 +249,13 @@ def test_a_data_frame_holds_names_of_any_bytes(tmp_path):
     assert frame["note"].tolist() == ["\udcfe", pd.NA]
     assert frame["label"].tolist()[1] == "l\udcff"
     assert store.index_of(frame["key"].tolist()).tolist() == [0, 1]
+
+
+def test_columns_are_looked_up_in_parts(tmp_path, monkeypatch):
+    made = Pictures({f"{number:02d}.jpg".encode(): number for number in range(12)})
+    made.labels = {key: f"class {number % 5}" for key, number in made.content.items() if number % 4}
+    monkeypatch.setattr(feature_store, "_LOOKED_UP", 5)
+    store = build(tmp_path / "s", made)
+    expected = [made.labels.get(key.encode()) for key in store.keys]
+    assert store.labels.tolist() == expected
+    assert len(set(expected)) == 6

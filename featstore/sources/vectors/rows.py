@@ -37,6 +37,8 @@ KEY_NAMES: Final = (
 )
 """Usual names of columns of keys, in order of preference; an id counts last, because people know paths."""
 SHA256: Final = "sha256"
+_REGION: Final = ("parent", "x", "y", "w", "h")
+"""Columns of an export of featstore that say which part of which picture a row is."""
 _TABLES: Final = (".csv", ".tsv", ".tab", ".parquet", ".pq")
 _GIVEN_KEYS, _GIVEN_LABELS = "\0keys", "\0labels"
 
@@ -46,7 +48,8 @@ class ImportedRows:
     """What stands beside n vectors, as a source for the plan of a store (see featstore.sources.base.Source).
 
     ``hashes`` (n,): of the vectors, set by whoever read them; a changed vector is a changed row. ``content`` (n, 32):
-    SHA-256 of the pictures, zeros where unknown. ``from_text``: metadata columns that were read from text.
+    SHA-256 of the pictures, zeros where unknown. ``from_text``: metadata columns that were read from text. ``regions``
+    (n, 5): parts of pictures (see Chunk), None if all are whole.
     """
 
     location: str
@@ -59,6 +62,7 @@ class ImportedRows:
     notes: list[str]
     from_text: frozenset[str] = frozenset()
     row_bytes: int = 0
+    regions: NDArray[np.int32] | None = None
     hashes: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     kind: str = "import"
     # No picture of these rows can be read: nothing is below this.
@@ -85,6 +89,7 @@ class ImportedRows:
                 self.labels[part],
                 self.splits[part],
                 {name: values[part] for name, values in self.metadata.items()},
+                None if self.regions is None else self.regions[part],
             )
 
 
@@ -101,8 +106,8 @@ def read_rows(
 
     ``keys`` and ``labels``: a column or array in the files of the vectors, or files, one after the other: lists, .npy,
     or tables, whose other columns become metadata. By default columns with usual names; without keys, the numbers of the
-    rows. ``split``: name of the column of splits ("" none). ``own``: columns to leave out. Raises UsageError: columns of
-    another length, an empty key.
+    rows. ``split``: name of the column of splits ("" none). ``own``: columns of an export of featstore to leave out; its
+    regions of pictures are regions again. Raises UsageError: columns of another length, an empty key.
     """
     n = vectors.shape[0]
     columns: dict[str, list[Any]] = vectors.columns()
@@ -119,7 +124,8 @@ def read_rows(
     if empty is not None:
         raise UsageError(f"{shown(location)}: the key of row {empty + 1:,} is empty; fill it in or drop the row")
     content, digest = _content(columns, n)
-    skipped = {key, label, split_column, digest, *own}
+    regions = _regions(columns, made) if own else None
+    skipped = {key, label, split_column, digest, *own, *(_REGION if regions is not None else ())}
     odd = sorted(name for name, values in columns.items() if name not in skipped and _is_binary(values))
     if odd:
         notes.append(f"left out, for they hold binary data: {', '.join(map(printable, odd))}")
@@ -142,7 +148,22 @@ def read_rows(
         notes,
         frozenset(from_text & metadata.keys()),
         vectors.shape[1] * vectors.dtype.itemsize,
+        regions,
     )
+
+
+def _regions(columns: dict[str, list[Any]], keys: list[bytes]) -> NDArray[np.int32] | None:
+    """Return the regions (n, 5) that an export of featstore has, None if it has none."""
+    if not columns.keys() >= set(_REGION):
+        return None
+    found = np.zeros((len(keys), 5), np.int32)
+    for row, (key, parent, *box) in enumerate(zip(keys, *(columns[name] for name in _REGION), strict=True)):
+        if any(value is not None for value in box):
+            picture = _key(parent)
+            if not key.startswith(picture + b"#") or not all(isinstance(value, int) for value in box):
+                return None
+            found[row] = *box, len(picture)
+    return found
 
 
 def _add(

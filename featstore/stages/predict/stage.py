@@ -13,7 +13,7 @@ from featstore.columns import column
 from featstore.embed.embedder import open_embedder
 from featstore.embed.progress import Progress
 from featstore.errors import UsageError
-from featstore.stages.predict.inputs import Tally, of_parents, of_pictures, of_stores
+from featstore.stages.predict.inputs import Classifier, Tally, of_parents, of_pictures, of_stores
 from featstore.stages.predict.result import Predictions
 from featstore.store.as_source import is_store
 from featstore.store.origin import STACKED, origin_of_store, state_of_store
@@ -56,9 +56,7 @@ def predict(
     loaded = open_head(head, trust) if isinstance(head, str | os.PathLike) else head
     paths = _paths(inputs)
     what = os.fspath(head) if isinstance(head, str | os.PathLike) else "the head"
-    check_how(pool)
-    if by not in (None, "parent"):
-        raise UsageError(f"predictions are joined by parent, not by {by!r}")
+    _check(by, pool)
     stores = [path for path in paths if is_store(path)]
     if stores:
         if len(stores) < len(paths):
@@ -68,12 +66,8 @@ def predict(
             loaded.check_identity(opened.fingerprint, opened.identity)
         else:
             opened = StackedStores(match_origins(origins_of_head(loaded, what), opened.stores, what))
-        notes = [*state_of_store(opened.first), *opened.notes()]
-        if by is not None:
-            return Predictions(loaded.classes, partial(of_parents, loaded, opened, pool), notes)
-        return Predictions(loaded.classes, partial(of_stores, loaded, opened), notes)
-    if by is not None:
-        raise UsageError("only predictions for a store are joined by parent; extract the pictures into one")
+        return _for_stores(loaded, opened, by, pool)
+    _require_store(by)
     origins = origins_of_head(loaded, what)
     embedders = [
         open_embedder(origin, what, weights=name, backbone=given, engine=engine, device=device, inputs=paths)
@@ -97,18 +91,21 @@ def predict_by_text(
     device: str = "auto",
     batch: int = defaults.BATCH,
     workers: int | None = None,
+    by: str | None = None,
+    pool: By = "mean",
     progress: Callable[[Progress], None] | None = None,
 ) -> Predictions:
     """Classify ``inputs`` by texts, without training (zero shot): pictures, or a store.
 
     ``texts``: of each class, one or more, see heads.zero_shot. A store needs no pictures, and its backbone is loaded for its
     text tower; pictures need ``backbone``, and ``weights`` if not the default ones. Probabilities are a softmax over the
-    classes, and not calibrated. Raises UsageError, also if the backbone has no text tower; IdentityError; DamagedError.
+    classes, and not calibrated. ``by``, ``pool``: as in predict. Raises UsageError, also if the backbone has no text tower; IdentityError; DamagedError.
     """
     from featstore.embed.embedder import make_embedder
     from featstore.embed.texts import embed_texts, open_backbone_with_text, require_text_tower
     from featstore.heads.zero_shot import ZeroShotHead
 
+    _check(by, pool)
     paths = _paths(inputs)
     stores = [path for path in paths if is_store(path)]
     if stores and len(paths) > 1:
@@ -118,6 +115,7 @@ def predict_by_text(
         what = os.fspath(stores[0])
         loaded = open_backbone_with_text(origin_of_store(opened.first), what, weights=weights, backbone=backbone)
     else:
+        _require_store(by)
         from featstore.backbones import load_backbone
 
         if backbone is None:
@@ -130,11 +128,28 @@ def predict_by_text(
     assert loaded.text is not None
     head = ZeroShotHead.of({name: list(several) for name, several in texts.items()}, made, loaded.text.scale)
     if stores:
-        notes = [*state_of_store(opened.first), *opened.notes()]
-        return Predictions(head.classes, partial(of_stores, head, opened), notes)
+        return _for_stores(head, opened, by, pool)
     embedder = make_embedder(loaded, engine=engine, device=device)
     tally = None if progress is None else Tally(progress, paths)
     return Predictions(head.classes, partial(of_pictures, head, [embedder], paths, batch, workers, tally), [])
+
+
+def _check(by: str | None, pool: str) -> None:
+    check_how(pool)
+    if by not in (None, "parent"):
+        raise UsageError(f"predictions are joined by parent, not by {by!r}")
+
+
+def _require_store(by: str | None) -> None:
+    if by is not None:
+        raise UsageError("only predictions for a store are joined by parent; extract the pictures into one")
+
+
+def _for_stores(head: Classifier, stores: StackedStores, by: str | None, pool: By) -> Predictions:
+    """Return the predictions for the rows of stores, or for the pictures that they are regions of."""
+    notes = [*state_of_store(stores.first), *stores.notes()]
+    make = partial(of_stores, head, stores) if by is None else partial(of_parents, head, stores, pool)
+    return Predictions(head.classes, make, notes)
 
 
 def _paths(inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str | os.PathLike[str]]:

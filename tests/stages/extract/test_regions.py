@@ -19,6 +19,7 @@ from featstore.stages.compact import compact
 from featstore.stages.extract import ExtractOptions, extract_in_process, extract_supervised
 from featstore.stages.extract.jobs import Job, extract_jobs
 from featstore.stages.extract.trial import try_picture
+from featstore.stages.remove import purge, remove, restore
 from featstore.store import FeatureStore
 from featstore.store.claims import work_folder
 from featstore.store.culprits import write_culprit
@@ -376,3 +377,66 @@ def test_a_table_is_supervised_and_a_second_run_finds_nothing_new(folder, tmp_pa
     assert (report.vectors, report.failures) == (12, 0)
     again = extract_supervised(source, tmp_path / "s", ExtractOptions(**options))
     assert (again.change.unchanged, again.new_vectors) == (12, 0)
+
+
+def test_one_region_is_removed_alone_and_a_picture_with_all_its_regions(folder, tmp_path):
+    source = table(folder / "t.csv", some_boxes())
+    run(source, tmp_path / "s")
+    assert remove(tmp_path / "s", ["1.jpg#2"]).copies == 0
+    assert remove(tmp_path / "s", ["4.jpg"]).removed == 4
+    added = table(folder / "t.csv", [*some_boxes(), ("1.jpg", 1, 1, 9, 9, "c1"), ("4.jpg", 1, 1, 9, 9, "c0")])
+    assert run(added, tmp_path / "s").reasons == {"removed": 1}
+    keys = set(FeatureStore.open(tmp_path / "s").keys)
+    assert {key for key in keys if key.startswith("1.jpg")} == {f"1.jpg#{number}" for number in (0, 1, 3, 4)}
+    assert not any(key.startswith("4.jpg") for key in keys)
+
+
+def test_regions_beside_removed_ones_keep_their_boxes(folder, tmp_path):
+    source = table(folder / "t.csv", some_boxes())
+    run(source, tmp_path / "s")
+    before = FeatureStore.open(tmp_path / "s").to_pandas().set_index("key")
+    remove(tmp_path / "s", ["1.jpg#2"])
+    assert run(source, tmp_path / "s").change.unchanged == 23
+    after = FeatureStore.open(tmp_path / "s").to_pandas().set_index("key")
+    assert after.equals(before.loc[after.index])
+
+
+def test_the_key_of_a_picture_means_it_and_all_its_regions_when_it_is_removed_again_purged_and_restored(
+    folder, tmp_path
+):
+    rows = [*some_boxes(2), ("0.jpg", "", "", "", "", "whole")]
+    source, store = table(folder / "t.csv", rows), tmp_path / "s"
+    run(source, store)
+    assert remove(store, ["0.jpg"]).removed == 3
+    again = remove(store, ["0.jpg"])
+    assert (again.removed, again.before) == (0, 1)
+    assert purge(store, ["0.jpg"]).purged == 3
+    assert purge(store, ["0.jpg"]).purged == 0
+    assert (run(source, store).change.denied, restore(store, ["0.jpg"])) == (3, 3)
+    assert run(source, store).change.added == 3
+
+
+def test_a_removed_picture_does_not_come_back_under_another_name_by_its_tiles(folder, tmp_path):
+    options = {"backbone": NETWORK, "tiles": 30}
+    extract(folder, tmp_path / "s", **options)
+    remove(tmp_path / "s", ["0.jpg", "1.jpg#0,0,30,30"])
+    (folder / "0.jpg").rename(folder / "other.jpg")
+    report = extract(folder, tmp_path / "s", **options)
+    assert (report.change.added, report.change.changed, report.change.denied) == (4, 0, 1)
+    assert report.reasons == {"removed": 4}
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_regions_that_vanished_can_be_purged_by_the_key_of_their_picture(folder, tmp_path, compacted):
+    rows = some_boxes(2)
+    run(table(folder / "t.csv", rows), tmp_path / "s")
+    run(table(folder / "t.csv", [row for row in rows if row[0] != "0.jpg"]), tmp_path / "s")
+    if compacted:
+        compact(tmp_path / "s")
+    report = purge(tmp_path / "s", ["0.jpg"])
+    assert (report.removal.removed, report.removal.gone, report.denied) == (0, 2, 2)
+    left = [path for path in (tmp_path / "s").rglob("*.h5") if b"0.jpg" in path.read_bytes()]
+    assert left == []
+    assert run(table(folder / "t.csv", rows), tmp_path / "s").change.denied == 2
+    with pytest.raises(UsageError, match="the key '9.jpg' is not in the store"):
+        remove(tmp_path / "s", ["9.jpg"])

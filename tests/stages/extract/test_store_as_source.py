@@ -146,6 +146,20 @@ def test_a_root_says_where_the_pictures_are_now(old: Path):
     assert FeatureStore.open(new).failures() == []
 
 
+@pytest.mark.parametrize("sources", [1, 2])
+def test_vectors_stay_while_the_folder_of_the_pictures_is_not_there(old: Path, tmp_path: Path, sources: int):
+    if sources == 2:
+        extract(write_coloured(tmp_path / "more", names("test", 2)), old, backbone=tiny_backbone())
+    new = new_store(old)
+    before = FeatureStore.open(new).counts
+    (old.parent / "p").rename(old.parent / "unmounted")
+    report = extract(old, new, backbone=OTHER)
+    assert (report.change.changed, FeatureStore.open(new).counts) == (0, before)
+    assert "18 pictures are not where" in " ".join(report.notes)
+    (old.parent / "unmounted").rename(old.parent / "p")
+    assert extract(old, new, backbone=OTHER).change.changed == 0
+
+
 def test_a_store_of_several_sources(old: Path, tmp_path: Path):
     more = write_coloured(tmp_path / "more", names("test", 2))
     extract(more, old, backbone=tiny_backbone())
