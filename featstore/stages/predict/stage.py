@@ -99,7 +99,9 @@ def predict_by_text(
 
     ``texts``: of each class, one or more, see heads.zero_shot. A store needs no pictures, and its backbone is loaded for its
     text tower; pictures need ``backbone``, and ``weights`` if not the default ones. Probabilities are a softmax over the
-    classes, and not calibrated. ``by``, ``pool``: as in predict. Raises UsageError, also if the backbone has no text tower; IdentityError; DamagedError.
+    classes, and not calibrated. ``by``, ``pool``: as in predict.
+
+    Raises UsageError, also if the backbone has no text tower; IdentityError; DamagedError.
     """
     from featstore.embed.embedder import make_embedder
     from featstore.embed.texts import embed_texts, open_backbone_with_text, require_text_tower
