@@ -13,12 +13,13 @@ from featstore.errors import FeatstoreError, UsageError
 from featstore.store import tables
 from featstore.store.as_source import require_own_tables
 from featstore.store.claims import Claims
+from featstore.store.cuts import regions_of
 from featstore.store.key_matches import KeyMatches
 from featstore.store.keys import KeyIndex, digests
 from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan
 from featstore.store.tables import Column, Tables, Value
-from featstore.text import quoted
+from featstore.text import counted, quoted
 
 
 class NoKeyKnown(UsageError):
@@ -81,6 +82,13 @@ def set_columns(
             if match is not None:
                 wanted[at], known[at] = match, True
         rows, unknown = np.flatnonzero(known), np.flatnonzero(~known)
+        cut = regions_of(plan, {wanted[at] for at in unknown.tolist()}) if plan.has_regions else {}
+        if cut:
+            picture, ids = next(iter(cut.items()))
+            matches.causes.append(
+                f"{counted(len(cut), 'key is that of a picture', 'keys are those of pictures')} of which only regions are "
+                f"in the store: name these, as {quoted(plan.key_of(np.array(ids[:1]))[0])} for one of {quoted(picture)}"
+            )
         twice = KeyIndex.build(digests([wanted[at] for at in rows.tolist()])).doubled() if matches.notes else None
         if twice is not None:
             key = quoted(wanted[int(rows[twice[0]])])
