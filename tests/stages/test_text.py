@@ -73,7 +73,7 @@ def test_prompts_are_names_in_templates_or_texts_of_their_own() -> None:
     found = texts_of(["cat\n", "dog\tone dog\r\n", "dog\tsome dogs", " "], ["a {}.", "the {}"])
     assert found == {"cat": ["a cat.", "the cat"], "dog": ["one dog", "some dogs"]}
     assert [len(texts) for texts in texts_of(["a", "b"]).values()] == [len(TEMPLATES)] * 2
-    with pytest.raises(UsageError, match="1 classes are named"):
+    with pytest.raises(UsageError, match="name 1 class, where two"):
         texts_of(["cat", "cat"])
     with pytest.raises(UsageError, match=r"'a photo' has no \{\}"):
         texts_of(["cat", "dog"], ["a photo"])
