@@ -125,7 +125,7 @@ def predict_by_text(
                 "pictures need a network with a text tower; name it by --backbone, such as open_clip/ViT-B-32"
             )
         loaded = load_backbone(backbone, weights) if isinstance(backbone, str) else backbone
-        require_text_tower(loaded, "--backbone")
+        require_text_tower(loaded, "")
     made = embed_texts(loaded, [text for several in texts.values() for text in several])
     assert loaded.text is not None
     head = ZeroShotHead.of({name: list(several) for name, several in texts.items()}, made, loaded.text.scale)
