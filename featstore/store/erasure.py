@@ -60,9 +60,7 @@ def erase(store: Path, claims: Claims, outside: Callable[[FeatureStore, Denylist
     return report
 
 
-def traces(
-    store: Path, manifest: Manifest, plan: Plan, denylist: Denylist | None = None
-) -> Iterator[tuple[Path, int]]:
+def traces(store: Path, manifest: Manifest, plan: Plan, denylist: Denylist | None = None) -> Iterator[tuple[Path, int]]:
     """Yield each file that has keys of purged pictures, with their number; nothing, if the purge was complete.
 
     ``denylist``: of another store, whose pictures are looked for instead. Raises DamagedError, OSError.

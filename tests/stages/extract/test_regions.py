@@ -447,7 +447,9 @@ def test_labels_by_the_key_of_a_picture_name_its_regions(folder, tmp_path):
     run(table(folder / "t.csv", some_boxes(2)), tmp_path / "s")
     report = set_columns(tmp_path / "s", [b"0.jpg#1", b"0.jpg", b"none.jpg"], {"label": ["a", "b", "c"]})
     assert (report.matched, report.unknown) == (1, 2)
-    told = "1 key is that of a picture of which only regions are in the store: name these, as '0.jpg#0' for one of '0.jpg'"
+    told = (
+        "1 key is that of a picture of which only regions are in the store: name these, as '0.jpg#0' for one of '0.jpg'"
+    )
     assert told in report.notes
     with pytest.raises(UsageError, match="2 keys are those of pictures of which only regions"):
         set_columns(tmp_path / "s", [b"0.jpg", b"1.jpg"], {"label": ["b", "c"]})
