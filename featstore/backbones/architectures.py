@@ -163,7 +163,7 @@ def _of_open_clip(name: str) -> Architecture:
         model.name,
         entries,
         model.construct,
-        cut=open_clip_models.cut,
+        cut=model.cut,
         convert=open_clip_models.convert,
         towers=model.towers,
     )

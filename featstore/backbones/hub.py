@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 
@@ -40,6 +41,8 @@ def fetch(backbone: str, weights: str, repository: str, filename: str) -> Path:
             from huggingface_hub.utils import disable_progress_bars
 
             disable_progress_bars()
+            # Its log of retries would stand beside the one line that tells the failure.
+            logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
             return Path(hf_hub_download(repository, filename))
     except Exception as error:  # the hub's client raises errors of several packages
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

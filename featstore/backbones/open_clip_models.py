@@ -30,10 +30,12 @@ class OpenClipModel:
     """A model of open_clip. ``name``: with the prefix.
 
     ``weights``: preprocessing, and repository and file at the hub, by tag; the first is the default.
+    ``dimension``: of the vectors; towers of timm do not state it.
     """
 
     name: str
     weights: Mapping[str, tuple[Preprocessing, tuple[str, str] | None]]
+    dimension: int
 
     @property
     def bare(self) -> str:
@@ -46,6 +48,11 @@ class OpenClipModel:
             self.bare, pretrained=None, load_weights=False, pretrained_text=False, device="cpu", **options
         )
         return network
+
+    def cut(self, network: nn.Module) -> tuple[str, int]:
+        """Set eval mode; return "", because there is no classifier, and the dimension of the vectors."""
+        network.eval().requires_grad_(False)
+        return "", self.dimension
 
     def towers(self, network: nn.Module) -> tuple[nn.Module, TextTower]:
         """Return the tower of pictures and that of texts."""
@@ -97,7 +104,8 @@ def find(name: str) -> OpenClipModel:
     found = {tag: open_clip.get_pretrained_cfg(bare, tag) for tag in tags}
     ordered = sorted(found, key=lambda tag: not found[tag].get("hf_hub"))
     weights = {tag: (_preprocessing(bare, about, found[tag]), _hub_file(found[tag])) for tag in ordered}
-    return OpenClipModel(PREFIX + bare, weights or {NO_TAG: (_preprocessing(bare, about, {}), None)})
+    weights = weights or {NO_TAG: (_preprocessing(bare, about, {}), None)}
+    return OpenClipModel(PREFIX + bare, weights, int(about["embed_dim"]))
 
 
 def _is_foreign(about: Mapping[str, Any]) -> bool:
@@ -129,13 +137,6 @@ def _hub_file(tag: Mapping[str, Any]) -> tuple[str, str] | None:
     if len(parts) < 2:
         return None
     return "/".join(parts[:2]), parts[2] if len(parts) > 2 and parts[2].endswith(".safetensors") else _FILE
-
-
-def cut(network: nn.Module) -> tuple[str, int]:
-    """Set eval mode; return "", because there is no classifier, and the dimension of the vectors."""
-    network.eval().requires_grad_(False)
-    visual: Any = network.visual
-    return "", int(visual.output_dim)
 
 
 def convert(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
@@ -184,6 +185,11 @@ def _tokenizer(name: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return need().get_tokenizer(name)
+    except ImportError as error:
+        raise UsageError(
+            f"the tokenizer of {PREFIX}{name} needs the package {error.name or 'transformers'}; run: pip install "
+            f"{error.name or 'transformers'}"
+        ) from None
     except Exception as error:  # a tokenizer of the hub: its client raises errors of several packages
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise FeatstoreError(

@@ -53,10 +53,15 @@ def is_spec(text: str) -> bool:
     return _SPEC.fullmatch(text) is not None
 
 
+def is_name(text: str) -> bool:
+    """Return whether a backbone of one's own can be called ``text``."""
+    return _NAME.fullmatch(text) is not None
+
+
 def installed() -> dict[str, str]:
     """Return the functions of installed packages' entry points, "package.module:function" by name; imports none."""
     found = {point.name: point.value.replace(" ", "") for point in entry_points(group=GROUP)}
-    return {name: value for name, value in sorted(found.items()) if _NAME.fullmatch(name) and is_spec(value)}
+    return {name: value for name, value in sorted(found.items()) if is_name(name) and is_spec(value)}
 
 
 def consent(spec: str) -> str:
@@ -143,7 +148,7 @@ def _checked(made: Any, spec: str) -> OwnBackbone:
             raise UsageError(
                 f"{spec}: its {name} is a {type(value).__name__}; return a {getattr(kind, '__name__', 'Module')}"
             )
-    if not _NAME.fullmatch(made.name):
+    if not is_name(made.name):
         raise UsageError(
             f"{spec}: its name is {made.name!r}; use lower-case letters, digits and _ . + -, at most 100 of them"
         )

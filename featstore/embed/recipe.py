@@ -126,7 +126,7 @@ def load_again(identity: Identity, weights_name: str, name: str | None, weights:
     with the remedy, IdentityError if ``name`` is another backbone.
     """
     from featstore.backbones import backbone_name, exists, known_weights, load_backbone, load_recorded, own_function
-    from featstore.backbones.plugins import consent, is_spec
+    from featstore.backbones.plugins import consent, is_name, is_spec
 
     its = identity.backbone
     loaded = None if name is None or own_function(name) is None else load_backbone(name, weights)
@@ -141,8 +141,8 @@ def load_again(identity: Identity, weights_name: str, name: str | None, weights:
     try:
         backbone_name(its)
     except UsageError as error:
-        own = "a network of your own has to be named, by --backbone package.module:function"
-        raise UsageError(f"{what}: was made with the backbone {its}: {error}; {own}") from None
+        own = "; a network of your own has to be named, by --backbone package.module:function" if is_name(its) else ""
+        raise UsageError(f"{what}: was made with the backbone {its}: {error}{own}") from None
     if weights is None and not known_weights(its, weights_name):
         raise UsageError(f"{what}: was made with the weights {weights_name}; name their file with --weights")
     return load_recorded(its, weights or weights_name)

@@ -46,20 +46,17 @@ def _require_text(name: str, what: str) -> None:
     from featstore.backbones import exists, has_text
 
     if exists(name) and not has_text(name):
-        raise UsageError(_without(name, what))
+        raise UsageError(f"{what}: has features of {_without(name)}")
 
 
 def require_text_tower(backbone: Backbone, what: str) -> None:
-    """Raise UsageError, naming ``what``, if ``backbone`` has no text tower."""
+    """Raise UsageError, naming ``what`` if features of it are meant, if ``backbone`` has no text tower."""
     if backbone.text is None:
-        raise UsageError(_without(backbone.name, what))
+        raise UsageError(f"{what}: has features of {_without(backbone.name)}" if what else _without(backbone.name))
 
 
-def _without(name: str, what: str) -> str:
-    return (
-        f"{what}: has features of {printable(name)}, a network without a text tower; texts need features of one with it, such "
-        "as open_clip/ViT-B-32"
-    )
+def _without(name: str) -> str:
+    return f"{printable(name)}, a network without a text tower; texts need one with it, such as open_clip/ViT-B-32"
 
 
 def embed_texts(backbone: Backbone, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -67,7 +64,7 @@ def embed_texts(backbone: Backbone, texts: Sequence[str]) -> NDArray[np.float32]
     import torch
 
     if backbone.text is None:
-        raise UsageError(_without(backbone.name, "this backbone"))
+        raise UsageError(_without(backbone.name))
     for text in texts:
         if not text.strip() or len(text) > LARGEST_TEXT:
             raise UsageError(f"a text has to have 1 to {LARGEST_TEXT:,} characters, not {len(text.strip()):,}")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from featstore.blocks import RowBlocks
 from featstore.errors import UsageError
+from featstore.text import counted
 
 TEMPLATES: Final = (
     "itap of a {}.",
@@ -53,7 +54,9 @@ def texts_of(lines: Iterable[str], templates: Iterable[str] = TEMPLATES) -> dict
                 [text] if tab and text else [shape.replace("{}", name) for shape in shapes]
             )
     if len(found) < 2:
-        raise UsageError(f"prompts: {len(found)} classes are named, and two or more are needed, one a line")
+        raise UsageError(
+            f"prompts: name {counted(len(found), 'class', 'classes')}, where two or more are needed, one a line"
+        )
     return found
 
 

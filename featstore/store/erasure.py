@@ -60,12 +60,12 @@ def erase(store: Path, claims: Claims, outside: Callable[[FeatureStore, Denylist
     return report
 
 
-def traces(store: Path, manifest: Manifest, plan: Plan) -> Iterator[tuple[Path, int]]:
+def traces(store: Path, manifest: Manifest, plan: Plan, denylist: Denylist | None = None) -> Iterator[tuple[Path, int]]:
     """Yield each file that has keys of purged pictures, with their number; nothing, if the purge was complete.
 
-    Raises DamagedError, OSError.
+    ``denylist``: of another store, whose pictures are looked for instead. Raises DamagedError, OSError.
     """
-    denylist = Denylist.of(plan).erased()
+    denylist = Denylist.of(plan).erased() if denylist is None else denylist
     if not len(denylist):
         return
     for path, keys in _keys_of(store, manifest, plan):

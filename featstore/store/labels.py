@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -13,12 +13,13 @@ from featstore.errors import FeatstoreError, UsageError
 from featstore.store import tables
 from featstore.store.as_source import require_own_tables
 from featstore.store.claims import Claims
+from featstore.store.cuts import regions_of
 from featstore.store.key_matches import KeyMatches
 from featstore.store.keys import KeyIndex, digests
 from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan
 from featstore.store.tables import Column, Tables, Value
-from featstore.text import quoted
+from featstore.text import counted, quoted
 
 
 class NoKeyKnown(UsageError):
@@ -81,6 +82,7 @@ def set_columns(
             if match is not None:
                 wanted[at], known[at] = match, True
         rows, unknown = np.flatnonzero(known), np.flatnonzero(~known)
+        matches.causes += _pictures_of_regions(plan, {wanted[at] for at in unknown.tolist()})
         twice = KeyIndex.build(digests([wanted[at] for at in rows.tolist()])).doubled() if matches.notes else None
         if twice is not None:
             key = quoted(wanted[int(rows[twice[0]])])
@@ -122,6 +124,18 @@ def set_columns(
     return LabelReport(
         version + 1, len(wanted), len(rows), len(unknown), examples, list(columns), "", matches.notes + matches.causes
     )
+
+
+def _pictures_of_regions(plan: Plan, unknown: Collection[bytes]) -> list[str]:
+    """Return a note if some unknown keys are those of pictures of which only regions are in the store."""
+    cut = regions_of(plan, unknown) if plan.has_regions else {}
+    if not cut:
+        return []
+    picture, ids = next(iter(cut.items()))
+    return [
+        f"{counted(len(cut), 'key is that of a picture', 'keys are those of pictures')} of which only regions are "
+        f"in the store: name these, as {quoted(plan.key_of(np.array(ids[:1]))[0])} for one of {quoted(picture)}"
+    ]
 
 
 def known_keys(store: str | os.PathLike[str], keys: Iterable[bytes]) -> int:

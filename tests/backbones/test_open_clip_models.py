@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,17 @@ TINY = {
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
+WITH_TIMM = {
+    **TINY,
+    "vision_cfg": {
+        "timm_model_name": "test_vit",
+        "timm_model_pretrained": False,
+        "timm_pool": "token",
+        "timm_proj": "linear",
+        "image_size": 160,
+    },
+    "text_cfg": {**TINY["text_cfg"], "hf_tokenizer_name": "an-organisation/a-tokenizer"},
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,6 +48,7 @@ def _configured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         import open_clip
     place = tmp_path_factory.mktemp("configs")
     (place / "featstore-Tiny.json").write_text(json.dumps(TINY))
+    (place / "featstore-Timm.json").write_text(json.dumps(WITH_TIMM))
     open_clip.add_model_config(place)
     yield
     open_clip.factory._MODEL_CONFIG_PATHS.remove(place)
@@ -90,6 +103,16 @@ def test_vectors_of_pictures_and_texts_equal_open_clips_own(tmp_path: Path, capl
     for name in ("torch-folded", "openvino"):
         engine = open_engine(backbone, engine=name, device="cpu")
         assert describe_excess(engine.precision, measure_drift(engine, plain, pixels)) == "", name
+
+
+def test_a_tower_of_timm_gives_vectors_of_the_models_dimension(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = load_backbone("open_clip/featstore-Timm", "random:0")
+    with torch.inference_mode():
+        assert backbone.module(torch.zeros(1, 3, 160, 160)).shape == (1, backbone.dimension) == (1, 16)
+    # Its tokenizer is made by a package that open_clip does not require.
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UsageError, match="needs the package transformers; run: pip install transformers"):
+        embed_texts(backbone, ["a red car"])
 
 
 def test_models_are_listed_and_unusual_ones_refused() -> None:

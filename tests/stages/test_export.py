@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -85,6 +86,23 @@ def test_a_head_becomes_one_model_from_decoded_pixels(head, tmp_path):
         label, probabilities = session.run(["label", "probabilities"], {"pixels": pixels})
         assert label[0] == one.label
         np.testing.assert_allclose(probabilities[0], one.probabilities, atol=1e-4)
+
+
+def test_an_export_replaces_only_an_earlier_one(store, head, tmp_path):
+    path = Path(head[0])
+    for name, data in (("picture.png", b"mine"), ("a.onnx", path.read_bytes())):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(UsageError, match="exists and is no export of a head"):
+            export(path, features_only=True, out=tmp_path / name)
+        assert (tmp_path / name).read_bytes() == data
+    with pytest.raises(UsageError, match="exists and is no export of a head"):
+        export(path, to="sklearn", out=path)
+    load_head(path)
+    for _ in range(2):
+        export(path, features_only=True, out=tmp_path / "b.onnx")
+    with pytest.raises(UsageError, match="lies in the store"):
+        export(store, out=store / "inside")
+    assert not (store / "inside").exists()
 
 
 def test_a_head_alone_takes_features(head, tmp_path):

@@ -140,7 +140,20 @@ def test_a_strangers_store_head_or_index_causes_no_import(
     assert not list(place.rglob("was-imported"))
 
 
-@pytest.mark.parametrize("claim", [("resnet18", SPEC), (SPEC, "random:0"), (SPEC, SPEC), ("timm/hf-hub:a/b", "x")])
+@pytest.mark.parametrize(
+    "claim",
+    [
+        ("resnet18", SPEC),
+        (SPEC, "random:0"),
+        (SPEC, SPEC),
+        ("timm/hf-hub:a/b", "x"),
+        ("open_clip/hf-hub:a/b", "openai"),
+        ("open_clip/local-dir:/etc", "x"),
+        ("https://an.example/network", "DEFAULT"),
+        ("resnet18", "https://an.example/weights.pth"),
+        ("resnet18", "/etc/passwd"),
+    ],
+)
 def test_a_forged_name_is_neither_imported_nor_downloaded(
     place: Path, monkeypatch: pytest.MonkeyPatch, claim: tuple[str, str]
 ) -> None:

@@ -73,7 +73,7 @@ def test_prompts_are_names_in_templates_or_texts_of_their_own() -> None:
     found = texts_of(["cat\n", "dog\tone dog\r\n", "dog\tsome dogs", " "], ["a {}.", "the {}"])
     assert found == {"cat": ["a cat.", "the cat"], "dog": ["one dog", "some dogs"]}
     assert [len(texts) for texts in texts_of(["a", "b"]).values()] == [len(TEMPLATES)] * 2
-    with pytest.raises(UsageError, match="1 classes are named"):
+    with pytest.raises(UsageError, match="name 1 class, where two"):
         texts_of(["cat", "cat"])
     with pytest.raises(UsageError, match=r"'a photo' has no \{\}"):
         texts_of(["cat", "dog"], ["a photo"])
@@ -140,6 +140,27 @@ def test_a_network_that_has_no_text_tower_is_not_even_loaded(tmp_path: Path) -> 
     index(store, out=tmp_path / "s.faiss")
     with pytest.raises(UsageError, match="has features of resnet50, a network without a text tower"):
         search(tmp_path / "s.faiss", [], like=Query(texts=["a red car"]))
+
+
+def test_predictions_by_text_are_joined_by_parent(tmp_path: Path) -> None:
+    left, right = (np.full((24, 20, 3), COLOURS[name], np.uint8) for name in ("red", "blue"))
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(np.hstack([left, right, left])).save(tmp_path / "pictures/one.png")
+    lines = [f"one.png,{at},0,20,24" for at in (0, 20, 40)]
+    (tmp_path / "boxes.csv").write_text("\n".join(["path,x,y,w,h", *lines]))
+    extract(
+        tmp_path / "boxes.csv",
+        tmp_path / "s",
+        backbone=colour_backbone(),
+        root=tmp_path / "pictures",
+        boxes=("x", "y", "w", "h"),
+        engine="torch",
+    )
+    (one,) = predict_by_text(texts_of(COLOURS), tmp_path / "s", backbone=colour_backbone(), by="parent")
+    assert (one.key, one.label) == ("one.png", "red")
+    assert one.probability == pytest.approx(2 / 3, abs=0.01)
+    with pytest.raises(UsageError, match="only predictions for a store are joined"):
+        predict_by_text(texts_of(COLOURS), tmp_path / "pictures", backbone=colour_backbone(), by="parent")
 
 
 @pytest.mark.slow

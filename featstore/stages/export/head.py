@@ -12,7 +12,7 @@ import numpy as np
 
 from featstore.artifacts import origins_of_head
 from featstore.errors import FeatstoreError, UsageError
-from featstore.files import atomic
+from featstore.files import atomic, sealed
 from featstore.heads.export import export_sklearn, to_onnx
 from featstore.text import counted
 
@@ -68,6 +68,7 @@ def export_head(
     """Write ``head``, which was read from ``path``, as ``to``; see featstore.export."""
     place = Path(out) if out is not None else Path(f"{os.fspath(path)}{_ENDINGS[to]}")
     atomic.require_place(place)
+    _require_replaceable(place, _ENDINGS[to])
     if to == "sklearn":
         notes = export_sklearn(head, place)
         note = "a joblib file is a pickle: whoever loads it runs it; give it only with the version of scikit-learn that wrote it"
@@ -88,6 +89,15 @@ def export_head(
         temporary.write_bytes(model)
         close = _check_pictures(head, network, temporary, notes)
     return _result(head, place, to, INPUTS, close, notes)
+
+
+def _require_replaceable(place: Path, ending: str) -> None:
+    """Raise UsageError if ``place`` exists and is no earlier export, such as the head itself, or a picture."""
+    if os.path.lexists(place) and (place.suffix != ending or not place.is_file() or sealed.begins_like_one(place)):
+        raise UsageError(
+            f"{place}: exists and is no export of a head; name another file with --out (one whose name ends in {ending} is "
+            "replaced)"
+        )
 
 
 INPUTS: Final = (

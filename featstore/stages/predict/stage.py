@@ -99,7 +99,9 @@ def predict_by_text(
 
     ``texts``: of each class, one or more, see heads.zero_shot. A store needs no pictures, and its backbone is loaded for its
     text tower; pictures need ``backbone``, and ``weights`` if not the default ones. Probabilities are a softmax over the
-    classes, and not calibrated. ``by``, ``pool``: as in predict. Raises UsageError, also if the backbone has no text tower; IdentityError; DamagedError.
+    classes, and not calibrated. ``by``, ``pool``: as in predict.
+
+    Raises UsageError, also if the backbone has no text tower; IdentityError; DamagedError.
     """
     from featstore.embed.embedder import make_embedder
     from featstore.embed.texts import embed_texts, open_backbone_with_text, require_text_tower
@@ -123,7 +125,7 @@ def predict_by_text(
                 "pictures need a network with a text tower; name it by --backbone, such as open_clip/ViT-B-32"
             )
         loaded = load_backbone(backbone, weights) if isinstance(backbone, str) else backbone
-        require_text_tower(loaded, "--backbone")
+        require_text_tower(loaded, "")
     made = embed_texts(loaded, [text for several in texts.values() for text in several])
     assert loaded.text is not None
     head = ZeroShotHead.of({name: list(several) for name, several in texts.items()}, made, loaded.text.scale)

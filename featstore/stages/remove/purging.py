@@ -16,8 +16,9 @@ from featstore.store import FeatureStore
 from featstore.store.claims import Claims
 from featstore.store.compaction import CompactReport
 from featstore.store.denylist import Denylist
-from featstore.store.erasure import erase, require_purgeable
+from featstore.store.erasure import erase, require_purgeable, traces
 from featstore.store.manifest import Manifest
+from featstore.store.plan import Plan
 from featstore.store.removal import Removal, remove_rows
 
 
@@ -27,7 +28,7 @@ class PurgeReport:
 
     ``removal``: of the pictures named. ``purged``: rows erased from the store, also those of earlier removals and
     replaced ones. ``rewritten``: indexes and heads without the pictures now. ``left``: (path, reason) of what may still
-    have them. ``copies``: stores that this one was made of, or that were made of it.
+    have them. ``copies``: stores that this one was made of, or that were made of it, which have them too.
     """
 
     store: str
@@ -83,10 +84,20 @@ def purge(
         removal = remove_rows(path, encoded(keys), rows_of(where))
         report: CompactReport = erase(path, claims, outside)
     left += [(str(each.path), held) for each in every.values() if (held := held_by(each))]
-    copies = [str(each.path) for each in every.values() if each.kind == "store"]
-    copies += [parent.path for parent in _parents(path) if parent.path not in copies]
-    denied = len(Denylist.of(FeatureStore(path)._plan))
-    return PurgeReport(str(path), removal, report.purged, denied, report.to_dict(), rewritten, left, copies)
+    others = [str(each.path) for each in every.values() if each.kind == "store"]
+    others += [parent.path for parent in _parents(path)]
+    denylist = Denylist.of(FeatureStore(path)._plan)
+    copies = [other for other in dict.fromkeys(others) if _has_some(Path(other), denylist)]
+    return PurgeReport(str(path), removal, report.purged, len(denylist), report.to_dict(), rewritten, left, copies)
+
+
+def _has_some(other: Path, denylist: Denylist) -> bool:
+    """Return whether a file of another store has keys of pictures on ``denylist``; true if it cannot be read."""
+    try:
+        manifest = Manifest.read(other)
+        return any(traces(other, manifest, Plan(other, manifest.epoch), denylist))
+    except (FeatstoreError, OSError):
+        return True
 
 
 def _parents(store: Path) -> list[Any]:

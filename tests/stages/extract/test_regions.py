@@ -23,6 +23,7 @@ from featstore.stages.remove import purge, remove, restore
 from featstore.store import FeatureStore
 from featstore.store.claims import work_folder
 from featstore.store.culprits import write_culprit
+from featstore.store.labels import set_columns
 from featstore.store.manifest import Manifest
 from featstore.store.pictures import Pictures
 from featstore.store.repair.verify import verify_store
@@ -440,3 +441,15 @@ def test_regions_that_vanished_can_be_purged_by_the_key_of_their_picture(folder,
     assert run(table(folder / "t.csv", rows), tmp_path / "s").change.denied == 2
     with pytest.raises(UsageError, match="the key '9.jpg' is not in the store"):
         remove(tmp_path / "s", ["9.jpg"])
+
+
+def test_labels_by_the_key_of_a_picture_name_its_regions(folder, tmp_path):
+    run(table(folder / "t.csv", some_boxes(2)), tmp_path / "s")
+    report = set_columns(tmp_path / "s", [b"0.jpg#1", b"0.jpg", b"none.jpg"], {"label": ["a", "b", "c"]})
+    assert (report.matched, report.unknown) == (1, 2)
+    told = (
+        "1 key is that of a picture of which only regions are in the store: name these, as '0.jpg#0' for one of '0.jpg'"
+    )
+    assert told in report.notes
+    with pytest.raises(UsageError, match="2 keys are those of pictures of which only regions"):
+        set_columns(tmp_path / "s", [b"0.jpg", b"1.jpg"], {"label": ["b", "c"]})
