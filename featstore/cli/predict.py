@@ -57,9 +57,7 @@ _SHOWN = 3
 @click.option(
     "--pool",
     type=click.Choice(["mean", "max"]),
-    default="mean",
-    show_default=True,
-    help="With --by: the mean of the regions' probabilities, or the largest one of each class.",
+    help="With --by: the mean of the regions' probabilities (default), or the largest one of each class.",
 )
 @click.option(
     "--csv",
@@ -79,6 +77,7 @@ def predict(
     as_json: bool,
     as_csv: bool,
     quiet: bool,
+    pool: str | None,
     **options: Any,
 ) -> int:
     """Classify INPUTS with HEAD: pictures, folders, tables, archives, or one store (which needs no pictures).
@@ -99,6 +98,9 @@ def predict(
     """
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
+    if pool is not None and options["by"] is None:
+        raise click.UsageError("--pool joins the regions of a picture: add --by parent, or leave it out")
+    options |= {} if pool is None else {"pool": pool}
     with apart() as stream:
         bar = Bar(stream=stream)
         try:

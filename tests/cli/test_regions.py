@@ -22,6 +22,7 @@ def test_boxes_from_extract_to_predictions_and_hits_by_picture(tmp_path):
     assert report["split"]["kind"] == "made"
     result = run("predict", "h", "s", "--by", "parent", "--pool", "max", "--json", cwd=tmp_path)
     assert [image["key"] for image in json.loads(result.stdout)["images"]] == [f"{number}.png" for number in range(8)]
+    assert "add --by parent" in run("predict", "h", "s", "--pool", "max", cwd=tmp_path, code=2).stderr
     run("index", "s", "--out", "i", cwd=tmp_path)
     found = run_json("search", "i", "--key", "3.png#1", "--by", "parent", "--k", "20", cwd=tmp_path)
     keys = [neighbour["key"].partition("#")[0] for neighbour in found["queries"][0]["neighbours"]]

@@ -80,6 +80,15 @@ def test_an_update_equals_a_new_head_with_the_same_settings(tmp_path: Path):
     assert load_head(tmp_path / "a.head").meta["request"] == new.head.meta["request"]
 
 
+def test_a_head_is_not_updated_from_another_store(tmp_path: Path):
+    folder = write_coloured(tmp_path / "p", names("train", 8) + names("val", 4))
+    train(make_store(folder, tmp_path / "s"), folds=2, out=tmp_path / "a.head")
+    other = make_store(folder, tmp_path / "other")
+    for again in (retrain, train_again):
+        with pytest.raises(UsageError, match="is not the store that"):
+            again(tmp_path / "a.head", [other])
+
+
 def test_purged_pictures_are_named(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("train", 6) + names("val", 3))
     store = make_store(folder, tmp_path / "s")

@@ -154,18 +154,19 @@ def _places(head: TrainedHead, path: Path, stores: Sequence[str | os.PathLike[st
     """Return where the head's stores are, in its order."""
     origins = origins_of_head(head, str(path))
     if stores:
-        return [
-            Path(store.path)
-            for store in match_origins(origins, [FeatureStore.open(Path(s)) for s in stores], str(path))
-        ]
+        found = match_origins(origins, [FeatureStore.open(Path(s)) for s in stores], str(path))
+        for origin, store in zip(origins, found, strict=True):
+            if store.store_id != origin.store_id:
+                raise UsageError(f"{store.path}: is not the store that {path} was trained on; train a new head on it")
+        return [Path(store.path) for store in found]
     places = []
     for origin in origins:
-        found = origin.find_store(path.parent)
-        if found is None:
+        there = origin.find_store(path.parent)
+        if there is None:
             raise UsageError(
                 f"{path}: its store {origin.store} is not there; say where it is: featstore train --again {path} STORE"
             )
-        places.append(Path(found.path))
+        places.append(Path(there.path))
     return places
 
 

@@ -149,8 +149,10 @@ def test_a_picture_that_kills_its_decoder_is_a_failure_of_every_store(folder: Pa
         decoder="tests.faults.planted:decode",
     )
     for report in reports:
-        # What a process did just before it died may not have been told to its supervisor: new_* can be smaller.
-        assert (report.vectors, report.failures, report.pending, report.change.added) == (23, 2, 0, 25)
+        # What a process did just before it died may not have been told to its supervisor: new_* can be smaller, and the
+        # change of one store's plan is untold if a picture of the other kills the process at that moment.
+        assert (report.vectors, report.failures, report.pending) == (23, 2, 0)
+        assert report.change.added in (0, 25)
         reasons = {key: failure.reason for key, failure in FeatureStore.open(report.store).failures()}
         assert reasons["a/06.png"] == "decoder-died"
     assert reports[0].restarts >= 1
