@@ -25,6 +25,8 @@ def column(values: Any, what: str) -> Iterable[Any]:
                 f"{what} are one column, and this table has {values.shape[1]}; choose one, as in table['path']"
             )
         return list(np.asarray(values, dtype=object)[:, 0])
+    if isinstance(values, np.ndarray) and values.ndim == 0:
+        raise UsageError(f"{what} have to come in a list or an array, not as one value")
     if isinstance(values, str | bytes | os.PathLike) or not isinstance(values, Iterable):
         raise UsageError(f"{what} have to come in a list or an array, not as one {type(values).__name__}")
     if hasattr(values, "to_pylist"):

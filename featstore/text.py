@@ -38,6 +38,11 @@ def to_bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
+def is_utf8(text: str) -> bool:
+    """Return whether a text was read from valid UTF-8: it has no surrogates."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def composed(text: str) -> str:
     """Return ``text`` normalised to NFC (composed Unicode form); NFC and NFD look the same."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
@@ -46,14 +51,15 @@ def composed(text: str) -> str:
 def lookalike_key(text: str) -> str:
     """Return a form that is equal for names which people would confuse.
 
-    It ignores case, Unicode form, blanks, hyphens, underscores, invisible characters, and leading zeros (01 and 1).
+    It ignores case, Unicode form, blanks, hyphens, underscores, invisible characters, and the spelling of a
+    number (01, +1 and 1.0).
     """
     plain = unicodedata.normalize("NFKC", text).casefold()
-    plain = "".join(" " if each in "-_" else each for each in plain if unicodedata.category(each) != "Cf")
-    plain = " ".join(plain.split())
-    if re.fullmatch(r"[0-9]{1,300}(\.[0-9]{1,300})?", plain):
+    if _NUMBER.fullmatch(plain.strip()):
+        # Before hyphens go: the sign of a number tells -1 from 1.
         return f"{float(plain):.17g}"
-    return plain
+    plain = "".join(" " if each in "-_" else each for each in plain if unicodedata.category(each) != "Cf")
+    return " ".join(plain.split())
 
 
 def close_to(word: str, names: Iterable[str], count: int = 3) -> list[str]:

@@ -46,6 +46,7 @@ def test_every_form_gives_the_values_in_order(given):
         ("a.png", "not as one str"),
         (b"a.png", "not as one bytes"),
         (3, "not as one int"),
+        (np.array("a.png"), "not as one value"),
         ({"a.png", "b.png"}, "in an order"),
         ({"path": VALUES}, "in an order"),
         (pd.DataFrame({"path": VALUES, "label": VALUES}), "this table has 2"),

@@ -29,7 +29,9 @@ def read_state(file: Path) -> dict[str, Tensor]:
     are removed. Raises UsageError for any other content; a file that holds more than tensors is not unpickled.
     """
     if not file.is_file():
-        raise UsageError(f"{file}: there is no such checkpoint file")
+        # A Path has one slash where an address has two.
+        hint = "; addresses are not opened: download the file first" if re.match("[a-z0-9]{2,}:/", str(file)) else ""
+        raise UsageError(f"{file}: there is no such checkpoint file{hint}")
     state = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
     for wrapper in _WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):

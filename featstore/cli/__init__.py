@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import errno
 import importlib
 import io
@@ -66,6 +67,7 @@ _REMEDIES = {
     ),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "get write access to it, or name another place"),
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "make the folder first, or name another place"),
+    errno.EBADF: "open standard input for reading, and standard output for writing",
 }
 """Remedies for errors of the operating system that nothing else explains."""
 
@@ -148,10 +150,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _open_streams() -> None:
-    """Replace closed standard streams in ``sys``, and escape characters that an output stream cannot encode."""
+    """Replace closed standard streams in ``sys``, escape characters that an output stream cannot encode,
+    and let output wait for its reader."""
     sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    for number in (1, 2):
+        # A pipe that another program made non-blocking would refuse what does not fit, and the rest would be lost.
+        with contextlib.suppress(OSError):
+            os.set_blocking(number, True)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -167,8 +174,7 @@ def run(command: click.Command, arguments: list[str] | None = None, *, name: str
     except click.ClickException as error:
         text = io.StringIO()
         error.show(text)
-        say(text.getvalue(), err=True, end="")
-        code = error.exit_code
+        code = _print_error(text.getvalue(), error.exit_code, "")
     except UsageError as error:
         code = _print_error(error, 2)
     except FeatstoreError as error:
@@ -186,6 +192,12 @@ def run(command: click.Command, arguments: list[str] | None = None, *, name: str
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _print_error(message: Any, code: int) -> int:
-    say(f"featstore: {printable(' '.join(str(message).split(chr(10))))}", err=True)
+def _print_error(message: Any, code: int, prefix: str = "featstore: ") -> int:
+    """Print ``message``, on one line if it has a ``prefix``, and return ``code``."""
+    text = f"{prefix}{printable(' '.join(str(message).split(chr(10))))}\n" if prefix else str(message)
+    try:
+        say(text, err=True, end="")
+    except OSError:
+        # Nobody reads standard error, or its disk is full: the exit code still tells what happened.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     return code

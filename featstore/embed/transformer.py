@@ -17,7 +17,9 @@ from featstore import defaults
 from featstore.columns import column, is_missing
 from featstore.embed.embedder import Embedder, Input, make_embedder
 from featstore.errors import UsageError
+from featstore.files.signatures import is_picture
 from featstore.store.features import FeatureArray
+from featstore.text import shown
 
 if TYPE_CHECKING:
     from featstore.backbones import Backbone
@@ -131,7 +133,7 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             for row, (reason, message) in sorted(part.failures.items()):
                 name = part.inputs[row].name
                 if self.unreadable == "raise":
-                    raise UsageError(f"{name}: {reason}: {message}; leave this picture out or mend it")
+                    raise UsageError(f"{shown(name)}: {reason}: {message}; leave this picture out or mend it")
                 failures.append((count + row, name, reason, message))
             count += len(part.inputs)
             vectors = part.vectors
@@ -190,6 +192,8 @@ def _inputs(X: Any, *, load: bool = True) -> Iterator[Input]:
         if is_missing(picture):
             yield Input(name, Path(), b"", failure=("missing", "no picture is named here"))
             continue
+        if isinstance(picture, bytes) and is_picture(picture):
+            raise UsageError(f"{name} is the content of a file, not its path; give PIL.Image.open(io.BytesIO(content))")
         if isinstance(picture, str | bytes | os.PathLike):
             yield Input(os.fsdecode(picture), Path.cwd(), os.fsencode(picture))
             continue

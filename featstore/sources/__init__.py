@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from featstore.errors import UsageError
-from featstore.sources.base import Chunk, Picture, ReadFailure, Source, is_picture_name
+from featstore.sources.base import ADDRESS_HINT, Chunk, Picture, ReadFailure, Source, is_picture_name
 from featstore.sources.reading import read_picture
 from featstore.sources.regions import Cut, TiledSource
 from featstore.text import did_you_mean, shown
@@ -142,7 +142,8 @@ def _detect(name: str, all_files: bool) -> str:
     try:
         mode = os.stat(name).st_mode
     except (OSError, ValueError) as error:
-        raise UsageError(f"{shown(name)}: cannot be opened ({getattr(error, 'strerror', error)})") from None
+        hint = f"; {ADDRESS_HINT}" if "://" in name else ""
+        raise UsageError(f"{shown(name)}: cannot be opened ({getattr(error, 'strerror', error)}){hint}") from None
     if stat.S_ISDIR(mode):
         from featstore.sources.folder import detect_kind_inside
 

@@ -28,6 +28,7 @@ Scalar = str | int | float | bool | None
 
 ROWS: Final = 16384
 """Number of inputs in a chunk."""
+ADDRESS_HINT: Final = "addresses such as https:// or s3:// are not opened: download the pictures and name their files"
 PICTURE_EXTENSIONS: Final = frozenset(
     b"jpg jpeg jpe jfif jif png apng gif bmp dib webp tif tiff ppm pgm pbm pnm pfm pcx tga "
     b"jp2 j2k jpf jpx jxl avif avifs heic heif hif qoi".split()

@@ -8,7 +8,6 @@ about twice the largest page; pyarrow writes pages of up to 1,024 rows, Hugging 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 from featstore.errors import FeatstoreError, UsageError
 from featstore.sources.base import ROWS, Chunk, NoLabel, Row, chunked, label_text
+from featstore.sources.class_names import class_names, named
 from featstore.sources.folder import walk
 from featstore.sources.layout import split_words
 from featstore.sources.table import no_label_message, settle_columns
@@ -177,37 +177,21 @@ class ParquetSource:
                 )
             kind = schema.field(self.column).type
             path = f"{self.column}.path" if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0 else None
-            names = _class_names(schema)
+            names = class_names(schema)
             if not wanted and path is None:
                 yield from ({self.column: None} for _ in range(opened.metadata.num_rows))
                 return
             for batch in opened.iter_batches(columns=[*wanted, *([path] if path else [])]):
                 for values in batch.to_pylist():
                     for column in (self.columns.label, self.columns.split):
-                        if column in names and isinstance(values[column], int):
-                            at = values[column]
-                            values[column] = names[column][at] if 0 <= at < len(names[column]) else None
+                        if column in names:
+                            values[column] = named(values[column], names[column])
                     yield {self.column: None, **values}
 
 
 def is_parquet_name(name: bytes) -> bool:
     """Return whether a name is that of a Parquet file and not hidden."""
     return not name.startswith(b".") and name.lower().endswith(SUFFIXES)
-
-
-def _class_names(schema: Any) -> dict[str, list[str]]:
-    """Return the class names of each column, from the metadata that Hugging Face's datasets writes."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {
-            column: [str(name) for name in feature["names"]]
-            for column, feature in features.items()
-            if isinstance(feature, dict)
-            and feature.get("_type") == "ClassLabel"
-            and isinstance(feature.get("names"), list)
-        }
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return {}
 
 
 def _is_bytes(kind: Any) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from featstore.sources.base import ReadFailure, is_picture_name, without_dot
+from featstore.sources.base import ADDRESS_HINT, ReadFailure, is_picture_name, without_dot
 from featstore.sources.reading import resolve, stat_picture
 from featstore.text import composed, counted, shown, to_text
 
@@ -107,9 +107,13 @@ class Finder:
 
     def _cause(self, path: bytes) -> str:
         if _ADDRESS.match(path):
-            return "addresses such as https:// or s3:// are not opened: download the pictures and name their files"
+            return ADDRESS_HINT
         if _DRIVE.match(path):
             return "paths of a Windows drive are not here: write them relative to a folder, and name it with --root"
+        if path[:1] in (b"{", b"["):
+            return "the lines are JSON: save them as a CSV table, with the first line path,label"
+        if path[:1] in (b"~", b"$"):
+            return "~ and $ are not replaced here, as a shell does: write the whole path"
         label = _SEPARATOR.search(path)
         if label and stat_picture(self._root, path[: label.start()])[1] != -1:
             return "something follows the path, such as a label: save the list as CSV, with the first line path,label"

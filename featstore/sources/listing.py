@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import shutil
 import stat
@@ -82,10 +83,12 @@ class ListSource:
                 with open(path, "rb") as file:
                     self._spool(file)
             with open(self._file, "rb") as file:
-                what = other_than_text(file.read(SIGNATURE_BYTES))
+                start = file.read(SIGNATURE_BYTES)
         except OSError as error:
             raise FeatstoreError(f"{self._name}: cannot be read ({error.strerror})") from None
-        if what:
+        if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and b"\0" in start[2:4]:
+            raise UsageError(f"{self._name}: is text in UTF-16, as PowerShell writes it; save the list as UTF-8")
+        if what := other_than_text(start):
             raise UsageError(
                 f"{self._name}: holds {what}, not a list of paths; save it to a file and name that, or list its path"
             )

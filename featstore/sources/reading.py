@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from featstore.sources.base import Picture, ReadFailure, size_and_mtime
+from featstore.sources.base import ADDRESS_HINT, Picture, ReadFailure, size_and_mtime
 from featstore.text import shown, to_bytes
 
 BLOCK: Final = tarfile.BLOCKSIZE
@@ -116,7 +116,8 @@ def _as_failure(path: bytes) -> Iterator[None]:
         if error.errno in _OWN_TROUBLE:
             raise
         reason = _REASONS.get(error.errno or 0, "io-error")
-        raise ReadFailure(reason, f"{shown(path)}: {os.strerror(error.errno or errno.EIO)}") from None
+        hint = f"; {ADDRESS_HINT}" if reason == "missing" and b"://" in path else ""
+        raise ReadFailure(reason, f"{shown(path)}: {os.strerror(error.errno or errno.EIO)}{hint}") from None
     except ValueError:
         raise ReadFailure("missing", f"{shown(path)}: a path cannot hold a NUL byte") from None
 

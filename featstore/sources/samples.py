@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import os
@@ -10,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from featstore.errors import UsageError
 from featstore.sources.base import NoLabel, label_text
 from featstore.sources.table import LABEL_NAMES, SPLIT_NAMES, no_label_message
-from featstore.text import shown, to_text
+from featstore.text import composed, shown, to_bytes, to_text
 
 SIDECARS: Final = (b"cls", b"json", b"txt")
 SIDECAR_LIMIT: Final = 16 << 20
@@ -43,7 +44,7 @@ def duplicate_member_message(path: bytes, member: Member) -> str:
 def ending_of(name: bytes) -> tuple[bytes, bytes]:
     """Return a member's name without its last extension, and that extension in lower case."""
     stem, _, extension = name.rpartition(b".")
-    return (stem, extension.lower()) if stem and b"/" not in extension else (name, b"")
+    return (_composed(stem), extension.lower()) if stem and b"/" not in extension else (_composed(name), b"")
 
 
 def closest(name: bytes, extension: bytes, sidecars: Sidecars) -> Member | None:
@@ -65,7 +66,12 @@ def sample_of(name: bytes) -> tuple[bytes, bytes]:
     """Return a member's sample and its extension in lower case (WebDataset's convention)."""
     directory, slash, file = name.rpartition(b"/")
     stem, _, extension = file.partition(b".")
-    return directory + slash + stem, extension.lower()
+    return _composed(directory + slash + stem), extension.lower()
+
+
+def _composed(name: bytes) -> bytes:
+    """Return a name in its composed Unicode form, so that pictures and labels from different systems meet."""
+    return name if name.isascii() else to_bytes(composed(to_text(name)))
 
 
 def read_text(path: bytes, file: io.FileIO, member: Member) -> str:
@@ -73,7 +79,7 @@ def read_text(path: bytes, file: io.FileIO, member: Member) -> str:
     if not 0 <= member.size <= SIDECAR_LIMIT:
         where = f"{shown(path)}: {shown(member.name)}"
         raise UsageError(f"{where} is no plain file of at most {SIDECAR_LIMIT:,} bytes; make the archive anew")
-    return to_text(os.pread(file.fileno(), member.size, member.offset))
+    return to_text(os.pread(file.fileno(), member.size, member.offset).removeprefix(codecs.BOM_UTF8))
 
 
 def _json(path: bytes, member: Member, text: str) -> dict[str, Any]:

@@ -54,7 +54,8 @@ def find_columns(
 ) -> Columns:
     """Return the columns for path, id, label and split: the given ones, or by default the first with a usual name.
 
-    The usual names, in order of preference and in any case, are PATH_NAMES, ID_NAMES, LABEL_NAMES and SPLIT_NAMES. A
+    The usual names, in order of preference, in any case and also with blanks or hyphens (Class Name), are PATH_NAMES,
+    ID_NAMES, LABEL_NAMES and SPLIT_NAMES. A
     column that was given for one purpose is not used for another. "" means no such column. Blanks around names are
     ignored. Raises UsageError if a given column does not exist, or if no column is called label (or split) and one
     looks like a misspelling of it.
@@ -63,7 +64,7 @@ def find_columns(
         None if name is None else name if name == "" else _named(table, name)
         for name in (path_column, id_column, label_column, split_column)
     )
-    free = {column.strip().lower(): column for column in reversed(table.columns) if column not in named}
+    free = {usual_form(column): column for column in reversed(table.columns) if column not in named}
     usual = (PATH_NAMES, ID_NAMES, LABEL_NAMES, SPLIT_NAMES)
     found = Columns(
         *(
@@ -77,6 +78,11 @@ def find_columns(
                 table, what, [column for name, column in free.items() if column not in asdict(found).values()]
             )
     return found
+
+
+def usual_form(column: str) -> str:
+    """Return a column's name as the usual names are written: in lower case, with underscores between words."""
+    return "_".join(column.lower().replace("-", " ").split())
 
 
 def settle_columns(
@@ -106,7 +112,7 @@ def doubts(
         ("split", split_column, columns.split, SPLIT_NAMES),
     ):
         used = asdict(columns).values()
-        others = [column for column in table.columns if column.strip().lower() in names and column not in used]
+        others = [column for column in table.columns if usual_form(column) in names and column not in used]
         if option is None and taken is not None and others:
             notes.append(
                 f"{shown(taken)!r} is taken for the {what}, {shown(others[0])!r} is not (--{what}-column changes it)"

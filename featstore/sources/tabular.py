@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, TextIO
 from featstore.errors import FeatstoreError, UsageError
 from featstore.processes import sandbox
 from featstore.sources.base import Scalar
+from featstore.sources.class_names import class_names, named
 from featstore.text import shown
 
 _LINE_LIMIT: Final = 16 << 20
@@ -152,7 +153,8 @@ def names_of_columns(table: Table) -> str:
 class ParquetTable:
     """A Parquet file.
 
-    Integers, floats, booleans and text keep their types; dates and times become ISO 8601 text, other values JSON text
+    Integers, floats, booleans and text keep their types, and numbers of classes become the names that Hugging Face's
+    datasets stores for them; dates and times become ISO 8601 text, other values JSON text
     (see scalar). A small Parquet file can unpack to any size. So the file is first read in a child process with limits
     on memory and time, and the sizes of a text, a row and the whole are limited as for CSV.
     """
@@ -169,6 +171,7 @@ class ParquetTable:
         with self._errors(), parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
         self.columns = [str(name) for name in schema.names]
+        self._class_names = class_names(schema)
         self.binary = frozenset(field.name for field in schema if _holds_binary(field.type))
 
     def records(self) -> Iterator[tuple[str, Sequence[Any]]]:
@@ -176,9 +179,13 @@ class ParquetTable:
         number = 0
         with self._errors():
             for part in parquet_parts(self.path):
-                for values in zip(*map(_values, part.columns), strict=True):
+                for values in zip(*map(self._read, self.columns, part.columns), strict=True):
                     number += 1
                     yield f"row {number}", values
+
+    def _read(self, name: str, column: Any) -> list[Any]:
+        values, names = _values(column), self._class_names.get(name)
+        return values if names is None else [named(value, names) for value in values]
 
     def _errors(self) -> ParquetErrors:
         return ParquetErrors(self.path)

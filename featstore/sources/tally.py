@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from featstore.sources.base import Chunk
-from featstore.text import counted, lookalike_key, natural, shown
+from featstore.text import counted, is_utf8, lookalike_key, natural, shown
 
 _MISSING_WORDS: Final = frozenset({"nan", "na", "n/a", "none", "null", "<na>", "nat", "missing", "unknown", "?", ""})
 """Labels that often mean "no label", in the form of lookalike_key()."""
@@ -75,6 +75,10 @@ class Tally:
                 notes.append(
                     f"{_quoted(name)} is read as a class ({counted(labels[name], 'picture')}): leave the label empty "
                     "where there is none"
+                )
+            if not is_utf8(name):
+                notes.append(
+                    f"the class {_quoted(name)} is no UTF-8 text: save the table, or name the folder, in UTF-8"
                 )
             if lookalike_key(name) in _TOOL_FOLDERS:
                 notes.append(f"the class {_quoted(name)} is a folder that a system made: move it away")

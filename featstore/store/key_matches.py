@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Final
 
 import numpy as np
@@ -74,7 +74,8 @@ class KeyMatches:
                 if not how:
                     continue
                 causes[how] += 1
-                keys = ways[how]
+                # Name the key that has the longest end in common.
+                keys = [max(ways[how], key=lambda key: _common_end(key, wanted[at]))]
             first.setdefault(how, f"{_shown(wanted[at])} for {_shown(keys[0])}")
         self.notes += [
             f"{count:,} {'key is' if count == 1 else 'keys are'} {_SAME[how]}, and matched ({first[how]})"
@@ -149,6 +150,11 @@ def _all_keys(plan: Plan) -> Iterator[bytes]:
     for segment in plan.segments:
         counts = np.flatnonzero(~plan.is_retired(segment.ids))
         yield from segment.keys.take(counts)
+
+
+def _common_end(key: bytes, other: bytes) -> int:
+    """Return the number of bytes at the end that two keys have in common."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(reversed(key), reversed(other), strict=False)))
 
 
 def _shown(key: bytes) -> str:

@@ -113,6 +113,7 @@ def test_inception_with_trained_weights_transforms_its_input(tmp_path: Path) -> 
         ("resnet18", "random:-1", "random:0"),
         ("resnet18", "random:1e3", "random:0"),
         ("resnet18", "absent.pth", "no such checkpoint"),
+        ("resnet18", "https://an.example/a.pth", "addresses are not opened: download the file first"),
     ],
 )
 def test_rejects_unknown_backbones_and_weights_in_one_line(name: str, weights: str | None, words: str) -> None:

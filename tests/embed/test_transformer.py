@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import logging
+import os
 import pickle
+import random
+import signal
 import subprocess
 import sys
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageFile
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import make_pipeline
@@ -224,3 +231,52 @@ def test_bad_pictures_raise_by_default(embedder, with_bad_ones):
 def test_rejects_iterators_single_pictures_and_mappings(embedder, given, words):
     with pytest.raises(UsageError, match=words):
         embedder.fit_transform(given)
+
+
+def test_the_content_of_a_picture_is_no_path(embedder, tmp_path):
+    content = (write_pictures(tmp_path, ["a.png"]) / "a.png").read_bytes()
+    with pytest.raises(UsageError, match=r"picture 0 is the content of a file.*give PIL\.Image\.open\(io\.BytesIO"):
+        embedder.transform([content])
+    with pytest.raises(UsageError) as caught:
+        embedder.transform(["no\n\x1b[1m.png"])
+    assert str(caught.value).isprintable()
+
+
+def test_paths_come_in_any_form(embedder, tmp_path):
+    folder = write_pictures(tmp_path, ["a.png", "b.png"])
+    paths = [folder / "a.png", folder / "b.png"]
+    expected = embedder.transform(paths)
+    texts = list(map(str, paths))
+    for form in (
+        pd.Series(paths),
+        pd.Categorical(texts),
+        pd.Series(texts, dtype="string[pyarrow]"),
+        pd.DataFrame({"path": texts}, index=pd.MultiIndex.from_tuples([(1, 2), (1, 3)])),
+        [os.fsencode(path) for path in paths],
+        sorted(os.scandir(folder), key=lambda entry: entry.name),
+    ):
+        np.testing.assert_array_equal(embedder.transform(form), expected)
+    assert embedder.transform(pd.DataFrame({"path": []})).shape == (0, 8)
+
+
+def test_the_users_process_keeps_its_state(tmp_path):
+    def state():
+        umask = os.umask(0o22)
+        os.umask(umask)
+        return (
+            random.getstate(),
+            np.random.get_state()[1].tobytes(),
+            torch.get_rng_state().tolist(),
+            (torch.is_grad_enabled(), torch.get_default_dtype(), torch.is_inference_mode_enabled()),
+            (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, umask, Path.cwd(), np.geterr()),
+            [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)],
+            (logging.getLogger().handlers[:], logging.getLogger().level, sys.excepthook, warnings.showwarning),
+            dict(os.environ),
+        )
+
+    paths = [write_pictures(tmp_path, ["a.png", "b.png"]) / name for name in ("a.png", "b.png")]
+    make_pipeline(ImageEmbedder(tiny_backbone(), engine="torch"), LogisticHead(C=1.0)).fit(paths * 2, ["a", "b"] * 2)
+    before = state()
+    pipeline = make_pipeline(ImageEmbedder(tiny_backbone(), engine="torch"), LogisticHead(C=1.0))
+    pipeline.fit(paths * 2, ["a", "b"] * 2).predict(paths)
+    assert state() == before

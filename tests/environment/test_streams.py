@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import struct
 import subprocess
 import sys
+import termios
+import time
 from pathlib import Path
 
 import numpy as np
@@ -170,3 +174,51 @@ def test_transform_in_a_forked_child_advises_spawn(place):
         timeout=200,
     )
     assert done.stdout.decode().splitlines() == ["True", "True", "(1, 1280)"], done.stderr
+
+
+def test_the_exit_code_is_the_same_where_standard_error_cannot_be_written(place, tmp_path):
+    for words in ("info nowhere", "info", "bogus"):
+        assert sh(f"$F {words} 2>/dev/full", tmp_path).returncode == 2
+    assert sh(f"$F failures {place}/a.store 2>/dev/full", tmp_path).returncode == 0
+
+
+def test_streams_opened_in_the_wrong_direction_are_named(place, tmp_path):
+    for words in (f"predict {place}/a.head - 0>written", f"info {place}/a.store 1</dev/null"):
+        done = sh(f"$F {words}", tmp_path)
+        assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+        assert b"open standard input for reading, and standard output for writing" in done.stderr
+
+
+def test_a_full_pipe_that_does_not_block_loses_no_output(tmp_path):
+    command = [sys.executable, "-m", "featstore", "extract", "--help"]
+    environment = {**os.environ, "PYTHONPATH": os.fspath(ROOT)}
+    whole = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True).stdout
+    reader, writer = os.pipe()
+    size = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    assert len(whole) > size
+    os.set_blocking(writer, False)
+    child = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=writer)
+    os.close(writer)
+    # Read only once the pipe is full, or the command has ended.
+    while child.poll() is None and size != struct.unpack("i", fcntl.ioctl(reader, termios.FIONREAD, bytes(4)))[0]:
+        time.sleep(0.05)
+    with open(reader, "rb") as file:
+        found = file.read()
+    assert (child.wait(), found) == (0, whole)
+
+
+def test_python_surface_needs_no_standard_streams(place):
+    code = (
+        "import sys, io; sys.stdin = sys.stdout = sys.stderr = None\n"
+        "import featstore\n"
+        "from featstore.stages.predict import predict\n"
+        "E = featstore.ImageEmbedder('efficientnet_lite0', engine='torch')\n"
+        "paths = ['pictures/train/ant/00.png']\n"
+        "shape = E.transform(paths).shape\n"
+        "sys.stdout = sys.stderr = io.StringIO()\n"
+        "label = [one.label for one in predict('a.head', paths)]\n"
+        "sys.__stdout__.write(f'{shape} {label}')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.fspath(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=place, env=environment, capture_output=True, text=True)
+    assert done.stdout == "(1, 1280) ['ant']", done.stderr

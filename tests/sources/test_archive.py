@@ -395,3 +395,9 @@ def test_compressed_files_are_not_read_as_lists(tmp_path: Path, start: bytes, wo
     (tmp_path / "a.zip").write_bytes(start + bytes(100))
     with pytest.raises(UsageError, match=words):
         open_source(tmp_path / "a.zip")
+
+
+def test_labels_have_their_picture_in_another_unicode_form_and_no_byte_order_mark(tmp_path: Path):
+    files = [("caf\u00e9.jpg", b""), ("cafe\u0301.cls", b"3"), ("b.jpg", b""), ("b.cls", b"\xef\xbb\xbf3\r\n")]
+    for order in (files, files[::2] + files[1::2]):
+        assert whole(TarSource(tar(tmp_path / "a.tar", order))).labels == ["3", "3"]

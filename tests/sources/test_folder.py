@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from featstore.errors import UsageError
 from featstore.sources import open_source
 from featstore.sources.folder import FolderSource
+from featstore.sources.tally import Tally
 
 from .helpers import keys, whole, write
 
@@ -290,3 +291,14 @@ def test_error_names_compressed_files_in_a_folder(tmp_path: Path):
     write(tmp_path, ["a.tar.gz", "readme.txt"])
     with pytest.raises(UsageError, match=r"holds no pictures, but packed ones such as a.tar.gz: unpack them"):
         list(FolderSource(tmp_path).chunks())
+
+
+def test_summary_and_classes_are_in_natural_order(tmp_path: Path):
+    names = [f"{split}/{kind}/1.jpg" for split in ("train", "test") for kind in ("1", "2", "10", "class 2", "class 10")]
+    source = FolderSource(write(tmp_path, names))
+    tally = Tally()
+    list(tally.watch(source.chunks()))
+    assert tally.classes == ["1", "2", "10", "class 2", "class 10"]
+    tally = Tally()
+    tally.add([], [f"fold {n}" for n in (10, 9, 2, 1)], 4)
+    assert "4 splits (fold 1, fold 2, fold 9, fold 10)" in tally.line("", "", "")

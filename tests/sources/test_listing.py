@@ -159,3 +159,29 @@ def test_windows_list_finds_its_files(tmp_path: Path):
     chunk = whole(source)
     assert (chunk.sizes.tolist(), chunk.locations) == ([1], ["ants/\u00e9.jpg".encode()])
     assert len(source.notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ('{"file_name": "a.jpg", "label": 1}', "the lines are JSON: save them as a CSV table"),
+        ('["a.jpg", "b.jpg"]', "the lines are JSON"),
+        ("~/a.jpg", "write the whole path"),
+        ("$HOME/a.jpg", "write the whole path"),
+    ],
+)
+def test_lines_that_are_no_paths_have_their_cause(tmp_path: Path, written: str, words: str):
+    write(tmp_path, ["a.jpg"])
+    (tmp_path / "l.txt").write_text(f"{written}\n")
+    source = ListSource(tmp_path / "l.txt")
+    assert whole(source).sizes.tolist() == [-1]
+    assert words in source.unfound
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_rejects_a_list_in_utf_16(tmp_path: Path, encoding: str):
+    (tmp_path / "l.txt").write_bytes(
+        "\ufeffa.jpg\n".encode(encoding).removeprefix(b"\xff\xfe" * (encoding == "utf-16"))
+    )
+    with pytest.raises(UsageError, match="is text in UTF-16, as PowerShell writes it; save the list as UTF-8"):
+        ListSource(tmp_path / "l.txt")

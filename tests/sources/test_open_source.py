@@ -32,6 +32,8 @@ def test_detects_the_kind_of_source(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ("name", "options", "message"),
     [
         ("none", {}, "No such file"),
+        ("https://host.example/a.tar", {}, "addresses such as https:// or s3:// are not opened"),
+        ("s3://bucket/a.parquet", {}, "addresses such as https:// or s3:// are not opened"),
         ("nul\0", {}, "null byte"),
         ("none", {"kind": "tar"}, "does not exist"),
         ("none", {"kind": "table"}, "does not exist"),

@@ -181,3 +181,9 @@ def test_changed_archive_never_returns_another_pictures_bytes(tmp_path: Path):
     assert reason(tmp_path, b"x.tar", offset, size) == "changed-while-read"
     path.unlink()
     assert reason(tmp_path, b"x.tar", offset, size) == "missing"
+
+
+def test_an_address_is_not_opened_and_the_failure_tells_so(tmp_path: Path):
+    with pytest.raises(ReadFailure, match=r"download the pictures and name their files") as caught:
+        read_picture(tmp_path, b"https://host.example/a.jpg", -1, -1, limit=LIMIT)
+    assert caught.value.reason == "missing"

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import csv
 import datetime
+import json
 import os
 import tempfile
 from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -316,3 +318,40 @@ def test_names_the_cause_of_missing_files(tmp_path: Path, written: str, words: s
     assert whole(source).sizes.tolist() == [-1]
     assert words in source.unfound
     assert bool(words) == bool(source.unfound)
+
+
+def test_numbers_of_classes_become_the_names_that_hugging_face_stored(tmp_path: Path):
+    kinds = {"label": {"_type": "ClassLabel", "names": ["cat", "dog"]}, "path": {"_type": "Value", "dtype": "string"}}
+    data = pa.table({"path": ["a.jpg", "b.jpg", "c.jpg"], "label": [1, 0, -1]})
+    described = {"huggingface": json.dumps({"info": {"features": kinds}})}
+    parquet.write_table(data.replace_schema_metadata(described), tmp_path / "t.parquet")
+    assert whole(TableSource(tmp_path / "t.parquet")).labels == ["dog", "cat", None]
+
+
+@pytest.mark.parametrize("header", ["File Name,Class Name", "file-name,class-name", "FILE_NAME, CLASS_NAME"])
+def test_usual_names_may_have_blanks_or_hyphens(tmp_path: Path, header: str):
+    assert whole(TableSource(table(tmp_path / "t.csv", f"{header}\na.jpg,cat\n"))).labels == ["cat"]
+
+
+def test_labels_that_are_no_utf_8_are_noted_and_signs_are_no_likeness(tmp_path: Path):
+    (tmp_path / "t.csv").write_bytes("path,label\na.jpg,K\u00e4fer\nb.jpg,-1\nc.jpg,1\n".encode("latin-1"))
+    source = TableSource(tmp_path / "t.csv")
+    whole(source)
+    assert len(source.notes) == 1
+    assert "is no UTF-8 text: save the table" in source.notes[0]
+
+
+def test_labels_of_every_arrow_type_of_text_and_number_are_kept(tmp_path: Path):
+    columns = {
+        "dictionary": pa.array(["a", None]).dictionary_encode(),
+        "large": pa.array(["a", None], pa.large_string()),
+        "fixed": pa.array([b"a", None], pa.binary(1)),
+        "decimal": pa.array([Decimal("1"), None], pa.decimal256(40, 3)),
+        "small": pa.array([1, None], pa.uint8()),
+        "half": pa.array(np.array([1, np.nan], np.float16)),
+    }
+    for name, values in columns.items():
+        assert whole(one_of({"label": values}, tmp_path)).labels == [
+            "1" if name in ("decimal", "small", "half") else "a",
+            None,
+        ]

@@ -139,3 +139,9 @@ def test_other_names_of_the_two_splits_are_recognised(tmp_path: Path):
         write_coloured(folder, names(split, 4), seed=len(split))
     split = split_store(FeatureStore.open(make_store(folder, tmp_path / "s")))
     assert (split.kind, split.names) == ("given", ("training_set", "test_set"))
+
+
+def test_the_example_of_a_cause_is_the_key_with_the_same_end(tmp_path: Path):
+    store = make_store(write_pictures(tmp_path / "p", ["1/0.png", "2/0.png", "3/0.png"]), tmp_path / "s")
+    report = label(store, csv(tmp_path, "path,label\n1/0.png,a\nfile:///data/p/3/0.png,b\n"))
+    assert any("('file:///data/p/3/0.png' for '3/0.png')" in note for note in report.notes), report.notes

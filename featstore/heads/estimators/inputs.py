@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_consistent_length, column_or_1d, vali
 
 from featstore import splits
 from featstore.blocks import Features
+from featstore.columns import is_missing
 from featstore.errors import DataError
 from featstore.heads.solvers.blocks import dense_blocks, is_blocks
 from featstore.heads.solvers.rows import Labels
@@ -47,16 +48,17 @@ def check_training(estimator: Any, X: Any, y: Any) -> tuple[Features, NDArray[np
 
 
 def _refuse_missing(y: Any) -> None:
-    """Raise DataError if labels are None; scikit-learn would only say that their type is unknown."""
+    """Raise DataError if labels are None, NaN or NA; scikit-learn would only say that their type is unknown."""
     labels = np.asarray(y) if y is not None else np.zeros(0)
     if labels.dtype != object:
         return
-    missing = sum(label is None for label in labels.reshape(-1).tolist())
+    missing = sum(map(is_missing, labels.reshape(-1).tolist()))
     if missing == labels.size and missing:
-        raise DataError(f"none of the {missing:,} rows has a label: y is None everywhere")
+        raise DataError(f"none of the {missing:,} rows has a label: y is missing everywhere")
     if missing:
         raise DataError(
-            f"{missing:,} of {labels.size:,} labels are None; leave these rows out: X[y != None], y[y != None]"
+            f"{missing:,} of {labels.size:,} labels are missing; leave these rows out: keep = pandas.notna(y), X[keep], "
+            "y[keep]"
         )
 
 

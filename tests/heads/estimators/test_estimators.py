@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse
 from sklearn.base import clone
@@ -112,10 +113,17 @@ def test_works_in_a_pipeline_and_with_text_labels(head):
         (lambda X, y: (np.where(np.arange(X.size).reshape(X.shape) == 20, np.nan, X), y), "NaN or infinity"),
         (lambda X, y: (Streamed(X), y[:-1]), "one label a row"),
         (lambda X, y: (X, np.full(len(y), None)), "none of the 60 rows has a label"),
-        (lambda X, y: (X, np.where(np.arange(len(y)) < 3, None, y)), r"3 of 60 labels are None; leave these rows out"),
+        (
+            lambda X, y: (X, np.where(np.arange(len(y)) < 3, None, y)),
+            r"3 of 60 labels are missing; leave these rows out",
+        ),
+        (
+            lambda X, y: (X, pd.Series(np.where(np.arange(len(y)) < 2, None, y), dtype="string")),
+            "2 of 60 labels are missing",
+        ),
         (lambda X, y: (np.zeros_like(X), y), None),
     ],
-    ids=["one class", "nan", "lengths", "no label", "some labels", "constant"],
+    ids=["one class", "nan", "lengths", "no label", "some labels", "NA of pandas", "constant"],
 )
 def test_fit_rejects_unusable_data_in_one_line(head, spoil, message):
     X, y = spoil(*blobs(60, 8, 3))
