@@ -73,19 +73,17 @@ def main() -> None:
 
 def _show(
     message: Warning | str,
-    kind: type[Warning],
-    file: str,
-    number: int,
-    _: TextIO | None = None,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
     """Print a warning; a Notice, which is for people, as one line without a place in the code."""
-    text = (
-        f"note: {printable(str(message))}\n"
-        if kind is Notice
-        else warnings.formatwarning(message, kind, file, number, line)
-    )
-    print(text, end="", file=sys.stderr, flush=True)
+    text = warnings.formatwarning(message, category, filename, lineno, line)
+    if category is Notice:
+        text = f"note: {printable(str(message))}\n"
+    print(text, end="", file=file or sys.stderr, flush=True)
 
 
 def _line(commands: BinaryIO) -> bytes:
