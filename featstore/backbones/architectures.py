@@ -117,6 +117,11 @@ def names() -> list[str]:
     return sorted([*models.list_models(module=models), *efficientnet_lite.VARIANTS])
 
 
+def with_parameters(count: int) -> list[str]:
+    """Return the names of the backbones, but those of timm and open_clip, whose published weights have ``count`` parameters."""
+    return [name for name in names() if any(entry.parameters == count for entry in find(name).entries.values())]
+
+
 def find(name: str) -> Architecture:
     """Return the architecture ``name``, ignoring case; raise UsageError if it does not exist."""
     lower = name.lower()

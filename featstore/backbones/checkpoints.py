@@ -16,6 +16,7 @@ from featstore.errors import FeatstoreError, UsageError
 
 SUFFIXES: Final = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 _WRAPPERS: Final = ("state_dict", "model_state_dict", "model")
+_STATISTICS: Final = ("running_mean", "running_var", "num_batches_tracked")
 _PREFIXES: Final = ("module.", "_orig_mod.")
 _DENSENET_OLD: Final = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
 """DenseNet's published weights use old tensor names, from before torch forbade dots (see torchvision's densenet.py)."""
@@ -94,6 +95,11 @@ def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
     if metadata:
         result._metadata = metadata  # type: ignore[attr-defined]
     return result
+
+
+def parameters(state: dict[str, Tensor]) -> int:
+    """Return the number of trained values of a state dict: those of its tensors but the statistics of BatchNorm."""
+    return sum(value.numel() for name, value in state.items() if not name.endswith(_STATISTICS))
 
 
 def fill(network: nn.Module, state: dict[str, Tensor], origin: str, name: str, classifier: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import warnings
 from pathlib import Path
 
-from featstore.errors import FeatstoreError, UsageError
+from featstore.errors import FeatstoreError, Notice, UsageError
 
 
 def cached(repository: str, filename: str) -> Path | None:
@@ -19,6 +21,11 @@ def cached(repository: str, filename: str) -> Path | None:
         return None
     found = try_to_load_from_cache(repository, filename)
     return Path(found) if isinstance(found, str) and Path(found).is_file() else None
+
+
+def tell_download(what: str, origin: str, folder: str | os.PathLike[str]) -> None:
+    """Tell people what is downloaded from where, and where it is kept."""
+    warnings.warn(f"downloading {what} from {origin}; kept in {os.fspath(folder)}", Notice, stacklevel=2)
 
 
 def fetch(backbone: str, weights: str, repository: str, filename: str) -> Path:
@@ -38,12 +45,17 @@ def fetch(backbone: str, weights: str, repository: str, filename: str) -> Path:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from huggingface_hub import hf_hub_download
+            from huggingface_hub.constants import HF_HUB_CACHE
             from huggingface_hub.utils import disable_progress_bars
 
-            disable_progress_bars()
+            if not sys.stderr.isatty():
+                disable_progress_bars()
             # Its log of retries would stand beside the one line that tells the failure.
             logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-            return Path(hf_hub_download(repository, filename))
+        tell_download(f"the weights {weights} of {backbone}", f"{repository} on the Hugging Face hub", HF_HUB_CACHE)
+        return Path(hf_hub_download(repository, filename))
+    except Notice:
+        raise  # where warnings are errors
     except Exception as error:  # the hub's client raises errors of several packages
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise FeatstoreError(

@@ -120,7 +120,16 @@ def _from_file(architecture: Architecture, entry: WeightsEntry, file: Path, call
         state = architecture.convert(state, network)
     except (KeyError, IndexError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"{origin} does not fit {architecture.name} ({type(error).__name__}: {error})") from None
-    checkpoints.fill(network, state, origin, architecture.name, classifier)
+    try:
+        checkpoints.fill(network, state, origin, architecture.name, classifier)
+    except UsageError as error:
+        alike = architectures.with_parameters(checkpoints.parameters(state))
+        seems = [name for name in alike if name != architecture.name]
+        if not seems:
+            raise
+        raise UsageError(
+            f"{error}; it has as many parameters as {' or '.join(seems)}, so try --backbone {seems[0]}"
+        ) from None
     return _backbone(architecture, entry, called, network, classifier, dimension)
 
 

@@ -6,10 +6,13 @@ says of it is text. See README.md in this folder.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import re
+import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Final
@@ -19,13 +22,14 @@ from torch import nn
 
 from featstore.backbones import base
 from featstore.decode import Preprocessing
-from featstore.errors import UsageError
-from featstore.text import printable
+from featstore.errors import FeatstoreError, UsageError
+from featstore.text import counted, printable
 
 GROUP: Final = "featstore.backbones"
 """Group of the entry points."""
 _SPEC: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.+-]{0,99}")
+_FEATSTORE: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
 _PROBES: Final = 2
 """Number of pictures that a new network is tried on."""
 
@@ -160,14 +164,19 @@ def _try(module: nn.Module, side: int, spec: str) -> int:
     pictures = torch.rand(_PROBES, 3, side, side, generator=torch.Generator().manual_seed(0))
     try:
         with torch.inference_mode():
-            first, second = module(pictures), module(pictures)
+            # A network that squeezes its output loses the batch where that is one picture.
+            first, second, alone = module(pictures), module(pictures), module(pictures[:1])
     except (Exception, SystemExit) as error:
         raise UsageError(
             f"{spec}: its network fails on pictures of {side} x {side} pixels: {_told(error, spec)}; correct it"
         ) from None
-    if not isinstance(first, torch.Tensor) or first.ndim != 2 or len(first) != _PROBES or not first.is_floating_point():
-        shape = tuple(first.shape) if isinstance(first, torch.Tensor) else type(first).__name__
-        raise UsageError(f"{spec}: its network returns {shape} for {_PROBES} pictures; return floats of shape (n, d)")
+    for made, count in ((first, _PROBES), (alone, 1)):
+        if not isinstance(made, torch.Tensor) or made.shape[1:] == (0,) or not _are_features(made, count, first):
+            shape = tuple(made.shape) if isinstance(made, torch.Tensor) else type(made).__name__
+            raise UsageError(
+                f"{spec}: its network returns {shape} for {counted(count, 'picture')}; return floats of shape (n, d), of the "
+                "same d for every n"
+            )
     if not torch.isfinite(first).all():
         raise UsageError(f"{spec}: its network returns NaN or infinity; use other weights")
     if not torch.equal(first, second):
@@ -177,10 +186,35 @@ def _try(module: nn.Module, side: int, spec: str) -> int:
     return int(first.shape[1])
 
 
+@contextlib.contextmanager
+def code_of(spec: str) -> Iterator[None]:
+    """Raise UsageError, one line with the remedy, for what the network of the function ``spec`` raises.
+
+    The errors of featstore, the operating system and a lack of memory are left as they are.
+    """
+    try:
+        yield
+    except (FeatstoreError, OSError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise UsageError(
+            f"{spec}: its network failed: {_told(error, spec)}; correct it, or let it return NaN for a picture that it "
+            "cannot take, and run again"
+        ) from None
+
+
+def _are_features(made: torch.Tensor, count: int, other: torch.Tensor) -> bool:
+    """Return whether a network's output for ``count`` pictures has one vector each, as wide as those of ``other``."""
+    return made.is_floating_point() and made.ndim == 2 and len(made) == count and made.shape[1] == other.shape[-1]
+
+
 def _told(error: BaseException, spec: str) -> str:
-    """Return an error in one line, with the line of code that raised it."""
+    """Return an error in one line, with the line of code that raised it: of the user's own files where one took part."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
-    own = [frame for frame in frames if frame.filename != __file__]
+    module = sys.modules.get(spec.partition(":")[0])
+    folder = os.path.join(os.path.dirname(getattr(module, "__file__", None) or "/nowhere/none"), "")
+    own = [frame for frame in frames if frame.filename.startswith(folder)]
+    own = own or [frame for frame in frames if not frame.filename.startswith(_FEATSTORE)]
     place = f" (line {own[-1].lineno} of {own[-1].filename})" if own else ""
     text = " ".join(str(error).split())[:200]
     return printable(f"{type(error).__name__}{': ' if text else ''}{text}{place}")

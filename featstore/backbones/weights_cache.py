@@ -95,6 +95,7 @@ def _download(backbone: str, entry: WeightsEntry, url: str, file: Path) -> None:
     sha = hashlib.sha256()
     try:
         atomic.make_directory(file.parent)
+        hub.tell_download(f"the weights {entry.name} of {backbone}", url, file.parent)
         with atomic.new_file(file) as temporary:
             with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as answer, open(temporary, "xb") as stream:
                 while block := answer.read(_READ_BYTES):

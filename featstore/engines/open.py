@@ -7,7 +7,7 @@ from typing import Final
 
 import torch
 
-from featstore.backbones import Backbone
+from featstore.backbones import Backbone, plugins
 from featstore.engines import openvino
 from featstore.engines.base import Engine
 from featstore.engines.compiled import CompiledEngine
@@ -16,6 +16,7 @@ from featstore.engines.folded import FoldedEngine
 from featstore.engines.int8 import PRECISION as INT8
 from featstore.engines.int8 import Int8Engine
 from featstore.engines.openvino import OpenVinoEngine
+from featstore.engines.own import OwnEngine
 from featstore.engines.plain import PlainEngine
 from featstore.engines.shared import claim_process, resolve_device
 from featstore.errors import IdentityError, UsageError
@@ -35,7 +36,7 @@ def open_engine(backbone: Backbone, *, engine: str = "auto", device: str = "auto
     Triton is installed, otherwise torch-folded. ``device``: "auto" (CUDA if available), "cpu", "cuda", "cuda:N".
     ``precision``: "fp32", exact with every engine; "bf16"; "fp16" (CUDA); "int8" or "int8-s16", that of openvino-int8;
     "auto": on CUDA bf16, or fp16 if the GPU lacks it, except for "torch"; otherwise fp32. Raises UsageError for unknown
-    or conflicting values.
+    or conflicting values, and where the user's own network fails, also while the engine runs it.
     """
     if engine not in ENGINES:
         raise UsageError(f"there is no engine {engine!r}; there are {', '.join(ENGINES)}")
@@ -43,6 +44,13 @@ def open_engine(backbone: Backbone, *, engine: str = "auto", device: str = "auto
         raise UsageError(f"there is no precision {precision!r}; there are {', '.join(PRECISIONS)}")
     claim_process()
     where = resolve_device(device)
+    if plugins.is_spec(backbone.weights):
+        with plugins.code_of(backbone.weights):
+            return OwnEngine(_open(backbone, engine, device, where, precision), backbone.weights)
+    return _open(backbone, engine, device, where, precision)
+
+
+def _open(backbone: Backbone, engine: str, device: str, where: torch.device, precision: str) -> Engine:
     if engine in _CPU_ONLY and where.type == "cuda" and device == "auto":
         where = torch.device("cpu")
     return (

@@ -13,6 +13,7 @@ from featstore.backbones import Backbone
 from featstore.engines.base import Immediate
 from featstore.engines.memory import halving
 from featstore.engines.shared import as_tensor, check_features, exact_float32, versions
+from featstore.errors import FeatstoreError
 
 
 class PlainEngine(Immediate):
@@ -42,7 +43,12 @@ class PlainEngine(Immediate):
             pixels = as_tensor(pictures).to(self.device).permute(0, 3, 1, 2).contiguous()
             # Same operations in the same order as torchvision's ToTensor and Normalize, so bit-identical.
             inputs = pixels.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
-            features: NDArray[np.float32] = self._module(inputs).to("cpu", torch.float32).numpy()
+            output = self._module(inputs)
+            if not isinstance(output, torch.Tensor):
+                raise FeatstoreError(
+                    f"the network returned a {type(output).__name__} where a tensor (n, d) is due; correct it"
+                )
+            features: NDArray[np.float32] = output.to("cpu", torch.float32).numpy()
         return check_features(features, len(pictures), self.dimension)
 
     def provenance(self) -> dict[str, Any]:

@@ -78,7 +78,10 @@ def exact_float32(device: torch.device) -> Iterator[None]:
 def check_features(features: NDArray[np.float32], count: int, dimension: int) -> NDArray[np.float32]:
     """Return ``features``; raise FeatstoreError unless their shape is (count, dimension)."""
     if features.shape != (count, dimension):
-        raise FeatstoreError(f"the network gave features of shape {features.shape} where {(count, dimension)} were due")
+        raise FeatstoreError(
+            f"the network gave features of shape {features.shape} where {(count, dimension)} were due; it "
+            "has to return (n, d) of the same d for every batch"
+        )
     return features
 
 

@@ -119,6 +119,14 @@ def test_rejects_mismatched_checkpoints_in_one_line(change: Any, words: str, sta
     assert len(str(error.value)) < 500
 
 
+def test_weights_of_another_architecture_name_the_backbone_they_seem_to_be_of(state: State, tmp_path: Path) -> None:
+    torch.save(state, tmp_path / "mine.pth")
+    with pytest.raises(
+        UsageError, match="does not fit resnet18: it lacks .*as mobilenet_v3_small, so try --backbone mobile"
+    ):
+        load_backbone("resnet18", str(tmp_path / "mine.pth"))
+
+
 class Payload:
     """An object whose unpickling runs code, as an attacker would write it."""
 

@@ -130,6 +130,7 @@ def test_models_are_listed_and_unusual_ones_refused() -> None:
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.filterwarnings("ignore::featstore.errors.Notice")
 def test_weights_that_are_nowhere_are_told_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 

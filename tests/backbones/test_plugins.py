@@ -68,6 +68,27 @@ class Fails(nn.Module):
     def forward(self, x):
         raise RuntimeError("no such\\nlayer")
 
+class Squeezes(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3)).squeeze()
+
+def squeezes():
+    return Squeezes(), SMALL, "my-net"
+
+class Empty(nn.Module):
+    def forward(self, x):
+        return x[:, :0, 0, 0]
+
+def empty():
+    return Empty(), SMALL, "my-net"
+
+class OwnLine(nn.Module):
+    def forward(self, x):
+        return torch.zeros(2, 3) @ x.mean((2, 3))
+
+def own_line():
+    return OwnLine(), SMALL, "my-net"
+
 def fails():
     return Fails(), SMALL, "my-net"
 
@@ -127,6 +148,12 @@ def test_a_function_gives_a_whole_backbone(networks: Path) -> None:
         ("my_networks:another_name", "is called resnet18, as another backbone is"),
         ("my_networks:not_a_number", "hold NaN or infinity in 0.weight"),
         ("my_networks:wrong_shape", "returns (2, 4, 14, 14) for 2 pictures"),
+        (
+            "my_networks:squeezes",
+            "returns (3,) for 1 picture; return floats of shape (n, d), of the same d for every n",
+        ),
+        ("my_networks:empty", "returns (2, 0) for 2 pictures"),
+        ("my_networks:own_line", "my_networks.py); correct it"),
         ("my_networks:fails", "fails on pictures of 16 x 16 pixels: RuntimeError: no such layer"),
         ("my_networks:at_random", "other features for the same pictures"),
         ("my_networks:counts", "changes its weights or buffers"),

@@ -14,7 +14,7 @@ import torch
 from featstore.backbones import describe_backbone, layers, list_backbones, load_backbone, timm_models
 from featstore.engines import describe_excess, measure_drift, open_engine
 from featstore.engines.parity import EXACT, drift
-from featstore.errors import FeatstoreError, UsageError
+from featstore.errors import FeatstoreError, Notice, UsageError
 from tests.backbones.timm_weights import put_into_hub_cache, reference, write_weights
 from tests.engines.parity import plain_path
 from tests.made import picture
@@ -91,8 +91,12 @@ def test_the_name_includes_the_tag_of_the_weights_and_ignores_case() -> None:
 
 
 def test_a_hub_without_network_is_told_in_one_line_with_the_remedy(cache: Path) -> None:
-    with pytest.raises(FeatstoreError) as error:
+    with pytest.warns(Notice) as notes, pytest.raises(FeatstoreError) as error:
         load_backbone("timm/test_vit")
+    assert "downloading the weights r160_in1k of timm/test_vit.r160_in1k from timm/test_vit.r160_in1k" in str(
+        notes[0].message
+    )
+    assert str(notes[0].message).endswith(f"kept in {cache}")
     assert "timm/test_vit.r160_in1k" in str(error.value)
     assert "--weights FILE.safetensors" in str(error.value)
     assert "\n" not in str(error.value)

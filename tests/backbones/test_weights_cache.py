@@ -14,7 +14,9 @@ from featstore.backbones import load_backbone, weights_cache
 from featstore.backbones.architectures import WeightsEntry
 from featstore.backbones.weights_cache import cache_directory, fetch
 from featstore.decode import Preprocessing
-from featstore.errors import DamagedError, FeatstoreError
+from featstore.errors import DamagedError, FeatstoreError, Notice
+
+pytestmark = pytest.mark.filterwarnings("ignore::featstore.errors.Notice")
 
 CONTENT = b"weights" * 1000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -56,7 +58,8 @@ def left_in_cache() -> list[str]:
 
 def test_a_download_is_checked_and_kept(server: str) -> None:
     weights = entry(f"{server}/net-{DIGEST[:8]}.pth")
-    file = fetch("net", weights)
+    with pytest.warns(Notice, match=f"downloading the weights .* of net from {server}/net.*kept in "):
+        file = fetch("net", weights)
     assert file == cache_directory() / f"net-{DIGEST[:8]}.pth"
     assert file.read_bytes() == CONTENT
     assert fetch("net", weights) == file

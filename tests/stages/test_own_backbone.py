@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from featstore.backbones import load_backbone
 from featstore.embed.recipe import reopen
-from featstore.errors import IdentityError, UsageError
+from featstore.errors import FeatstoreError, IdentityError, UsageError
 from featstore.stages.export import export
 from featstore.stages.extract import extract
 from featstore.stages.index import index
@@ -46,6 +46,16 @@ def small():
         torch.default_generator.manual_seed(seed)
         network = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
     return OwnBackbone(network, Preprocessing(18, 16), "my-small")
+
+class Picky(nn.Sequential):
+    def forward(self, pictures):
+        features = super().forward(pictures)
+        if len(pictures) > 4:
+            raise ValueError("more than\\nfour")
+        return features[:, :3] if len(pictures) == 3 else features
+
+def picky():
+    return OwnBackbone(Picky(nn.AdaptiveAvgPool2d(2), nn.Flatten()), Preprocessing(18, 16), "my-picky")
 """
 SPEC = "featstore_test_networks:small"
 NAMED = ("--backbone", SPEC, "--engine", "torch")
@@ -118,6 +128,20 @@ def test_a_network_survives_extract_grow_predict_search_and_repair_in_fresh_proc
     for work in verbs(picture).values():
         with pytest.raises(IdentityError, match="another identity: weights [0-9a-f]+.*, not "):
             work(backbone=SPEC, engine="torch")
+
+
+def test_a_network_that_fails_in_a_run_is_told_in_one_line_and_the_run_goes_on_when_it_is_corrected(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(os.fspath(place / "modules"))
+    how: dict[str, Any] = {"backbone": "featstore_test_networks:picky", "engine": "torch", "supervised": False}
+    with pytest.raises(UsageError) as error:
+        extract("pictures", "s", batch=8, **how)
+    assert "its network failed: ValueError: more than four (line " in str(error.value)
+    assert "featstore_test_networks.py); correct it" in str(error.value)
+    with pytest.raises(FeatstoreError, match=r"shape \(3, 3\) where \(3, 12\) were due; it has to return"):
+        extract("pictures", "s", batch=3, **how)
+    assert extract("pictures", "s", batch=4, **how).vectors == 8
 
 
 @pytest.mark.parametrize("claim", [("os:system", "os:system"), ("my-small", SPEC)])

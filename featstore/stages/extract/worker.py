@@ -15,14 +15,16 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from featstore.embed.progress import Progress
-from featstore.errors import FeatstoreError, UsageError
+from featstore.errors import FeatstoreError, Notice, UsageError
 from featstore.processes.in_hand import InHand
 from featstore.processes.malloc import keep_memory
 from featstore.processes.sandbox import error_value, fill_standard_streams, function_of
+from featstore.text import printable
 
 _LIVE_SECONDS = 1.0
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ def main() -> None:
     """Do the work that the supervisor describes on ``control``."""
     fill_standard_streams()
     control, reports, memory = (int(argument) for argument in sys.argv[1:4])
+    warnings.showwarning = _show
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -66,6 +69,21 @@ def main() -> None:
             # A defect of featstore: print the traceback for the bug report.
             traceback.print_exc()
         answers.say(error=value)
+
+
+def _show(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning; a Notice, which is for people, as one line without a place in the code."""
+    text = warnings.formatwarning(message, category, filename, lineno, line)
+    if category is Notice:
+        text = f"note: {printable(str(message))}\n"
+    print(text, end="", file=file or sys.stderr, flush=True)
 
 
 def _line(commands: BinaryIO) -> bytes:
