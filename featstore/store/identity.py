@@ -141,7 +141,7 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str 
     """Return the differences of two identities as JSON, such as "dtype float32, not float16"; of another network only
     that, because all other differences follow from it."""
     found = []
-    for name in sorted({*ours, *theirs}, key=lambda name: (name != "backbone", name)):
+    for name in dict.fromkeys(["backbone", *ours, *theirs]):
         mine, other = ours.get(name), theirs.get(name)
         if isinstance(mine, dict) and isinstance(other, dict):
             found += differences(mine, other, f"{prefix}{name}.")
