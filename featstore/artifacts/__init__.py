@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from featstore.indexes import FeatureIndex, Staleness
 
 
+_HEAD_FIRST = "make one with featstore train; the head comes first: featstore predict HEAD PICTURES"
+_INDEX_FIRST = "make one with featstore index; the index comes first: featstore search INDEX PICTURES"
+
+
 def kind_of(path: str | os.PathLike[str]) -> Literal["store", "head", "index"]:
     """Return what is at ``path``: every folder is taken for a store. Raises UsageError if it is none of the three."""
     if os.path.isdir(path):
@@ -47,14 +51,12 @@ def open_head(path: str | os.PathLike[str], trust: Sequence[str] | None = None) 
 
     try:
         if not sealed.begins_like_one(Path(path)):
-            raise UsageError(
-                f"{os.fspath(path)}: is no head, or its first bytes are damaged; the head comes first: featstore predict HEAD PICTURES"
-            )
+            raise UsageError(f"{os.fspath(path)}: is no head, or its first bytes are damaged; {_HEAD_FIRST}")
         head = load_head(Path(path))
     except FileNotFoundError:
         raise UsageError(f"{os.fspath(path)}: there is no such head; make one with featstore train") from None
     except IsADirectoryError:
-        raise UsageError(f"{os.fspath(path)}: is a folder, not a head; make one with featstore train") from None
+        raise UsageError(f"{os.fspath(path)}: is a folder, not a head; {_HEAD_FIRST}") from None
     return head if trust is None else head.trusting(trust)
 
 
@@ -89,7 +91,12 @@ def open_index(path: str | os.PathLike[str]) -> FeatureIndex:
     from featstore.indexes import FeatureIndex
 
     if os.path.isdir(path):
-        raise UsageError(f"{os.fspath(path)}: is a folder, not an index; make one with featstore index")
+        raise UsageError(f"{os.fspath(path)}: is a folder, not an index; {_INDEX_FIRST}")
+    if os.path.isfile(path) and not is_index(path):
+        name = f"{os.path.basename(os.fspath(path))}.featstore"
+        raise UsageError(
+            f"{os.fspath(path)}: is no index, or its side file {name} is missing (copy both); {_INDEX_FIRST}"
+        )
     return FeatureIndex.open(Path(path))
 
 

@@ -26,6 +26,7 @@ from featstore.heads.solvers.blocks import dense_blocks, is_blocks
 from featstore.heads.solvers.losses import predict_codes
 from featstore.heads.wrapped import EstimatorModel
 from featstore.store.features import require_same
+from featstore.store.identity import differences
 
 KIND: Final = "head"
 FORMAT: Final = 1
@@ -90,16 +91,9 @@ class TrainedHead:
         """Raise IdentityError, listing the differences, if the features have another identity."""
         if fingerprint == self.fingerprint:
             return
-        names = sorted(set(self.identity) | set(identity))
-        different = [
-            f"{name} {_short(self.identity.get(name))} (head) and {_short(identity.get(name))}"
-            for name in names
-            if self.identity.get(name) != identity.get(name)
-        ]
-        what = "; ".join(different) or f"fingerprint {self.fingerprint} (head) and {fingerprint}"
+        what = "; ".join(differences(self.identity, identity)) or f"fingerprint {self.fingerprint}, not {fingerprint}"
         raise IdentityError(
-            f"these features are of another identity than those the head was trained on: {what}; "
-            "extract with the head's backbone, or train a head on this store"
+            f"the head was trained on features of another identity: {what}; extract with the head's backbone, or train a head on this store"
         )
 
     def _fitting(self, X: Features) -> Features:
@@ -115,11 +109,6 @@ class TrainedHead:
                 "use the backbone that it was trained with"
             )
         return X
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def save_head(path: Path, head: TrainedHead, meta: Mapping[str, Any] | None = None) -> str:

@@ -65,8 +65,8 @@ def head_kind(name: str) -> HeadKind:
     if is_named(name):
         return HeadKind(name, name.rpartition(":")[2], partial(NamedHead, name), "", regularised=False)
     raise UsageError(
-        f"there is no head {name!r}; choose one of {', '.join(HEADS)}{did_you_mean(name, HEADS)}, or name a scikit-learn "
-        "classifier as package.module:Class"
+        f"there is no head {name!r}; choose one of {', '.join(HEADS)}, or name a scikit-learn classifier as "
+        f"package.module:Class{did_you_mean(name, HEADS)}"
     )
 
 

@@ -59,8 +59,10 @@ def open_table(path: Path) -> Table:
     """
     path = Path(path)
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise UsageError(f"{shown(path)}: is no file; a table must be one, to be read again")
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "no regular file, which a table must be, to be read twice"
+            raise UsageError(f"{shown(path)}: is {what}; name a table (CSV, TSV or Parquet)")
         with open(path, "rb") as file:
             magic = file.read(4)
         table: Table = ParquetTable(path) if magic == b"PAR1" else CsvTable(path)

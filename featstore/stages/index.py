@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from featstore import defaults
 from featstore.artifacts import index_path, is_index, newer_labels, origin_of_index, without_origin
-from featstore.errors import UsageError
+from featstore.errors import FeatstoreError, UsageError
 from featstore.files import atomic
 from featstore.store import FeatureStore
 from featstore.store.origin import KEY, generation_number, origin_of_store, require_vectors, state_of_store
@@ -87,7 +87,7 @@ def index(
     in the contract is measured at the build and at each update.
     ``standing`` in the report says whether the contract is met.
 
-    Raises UsageError (empty store, ``out`` is not an index, update of another store's index, contract that no index
+    Raises UsageError (empty store, ``out`` is not an index, or that of a store elsewhere, contract that no index
     meets, another process is writing this index), IdentityError, DamagedError.
     """
     from featstore.indexes.files.pair import NEXT_SUFFIX
@@ -107,12 +107,32 @@ def index(
             )
         with atomic.only_writer(path, "index"):
             return _update(opened, path, str(store), seed, notes)
-    if path.exists() and not is_index(path):
-        raise UsageError(f"{path}: is there and is no index; name another file for the index")
+    _require_replaceable(path, opened)
     with atomic.only_writer(path, "index"):
         index = _build(opened, metric or "cosine", kind or "auto", asked, seed, progress)
         index.save(path)
     return _report(index, path, str(store), len(opened), 0, notes)
+
+
+def _require_replaceable(path: Path, store: FeatureStore) -> None:
+    """Raise UsageError if there is a file at ``path`` that is no index, or the index of a store elsewhere."""
+    from featstore.indexes.files.pair import load_rows
+
+    if not path.exists():
+        return
+    if not is_index(path):
+        raise UsageError(f"{path}: is there and is no index; name another file for the index")
+    try:
+        origin = load_rows(path)[1].identity.get(KEY)
+    except FeatstoreError:
+        # Building again is the remedy for a damaged index.
+        return
+    own = origin_of_store(store)
+    # A store that was deleted and extracted again has another id at the same place.
+    if isinstance(origin, dict) and origin.get("store_id") != own.store_id and origin.get("store") != own.store:
+        raise UsageError(
+            f"{path}: is the index of another store ({origin.get('store')}); name another file, or delete it first"
+        )
 
 
 def _report(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Final
 
@@ -16,6 +17,8 @@ from featstore.text import printable
 
 OPTIONAL: Final = frozenset({"pool", "shape"})
 """Fields that the JSON of an identity has only where they are not empty."""
+_SHOWN: Final = 40
+"""Longest JSON value in a message, in characters."""
 
 
 @dataclass(frozen=True)
@@ -126,25 +129,26 @@ class Identity:
 
     def check(self, other: Identity, what: str) -> None:
         """Raise IdentityError, listing each difference, unless ``other``, the identity of ``what``, is equal."""
-        differences = _differences("", self.to_dict(), other.to_dict())
-        if self.backbone != other.backbone:
-            # For another network, list only that: all other differences follow from it.
-            differences = differences[:1]
-        if differences:
+        found = differences(self.to_dict(), other.to_dict())
+        if found:
             raise IdentityError(
-                f"{what} has features of another identity: {'; '.join(differences)}; features of different identities "
+                f"{what} has features of another identity: {'; '.join(found)}; features of different identities "
                 "never mix: ask for what it was made with, or make a new one"
             )
 
 
-def _differences(prefix: str, ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the differences of two identities as JSON, such as "dtype float32, not float16"; of another network only
+    that, because all other differences follow from it."""
     found = []
-    for name in dict.fromkeys([*ours, *theirs]):
+    for name in dict.fromkeys(["backbone", *ours, *theirs]):
         mine, other = ours.get(name), theirs.get(name)
         if isinstance(mine, dict) and isinstance(other, dict):
-            found += _differences(f"{prefix}{name}.", mine, other)
+            found += differences(mine, other, f"{prefix}{name}.")
         elif mine != other:
             found.append(f"{prefix}{name} {_shown(mine)}, not {_shown(other)}")
+            if name == "backbone":
+                break
     return found
 
 
@@ -152,5 +156,6 @@ def _shown(value: Any) -> str:
     if value is None:
         return "the default"
     if isinstance(value, str):
-        return value[:12] if len(value) == 64 else value
-    return atomic.canonical_json(value)
+        return printable(value[:12] if len(value) == 64 else value)
+    text = printable(atomic.canonical_json(value))
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

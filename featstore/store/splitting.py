@@ -37,6 +37,8 @@ class Split:
     of the two sides. ``parents``: number of pictures with regions
     on both sides. ``unlabelled``: number of pictures without a label, which are not used. ``shared``: number of
     held-out pictures whose bytes are also in the training split. ``missing``: classes without a held-out picture.
+    ``unsplit``: number of labelled pictures that are not used because they have no split; ``unknown``: classes that
+    only they have.
     """
 
     train: Rows
@@ -48,6 +50,8 @@ class Split:
     missing: list[str]
     settings: dict[str, Any]
     parents: int = 0
+    unsplit: int = 0
+    unknown: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Split {self.kind}: {len(self.train):,} of {self.names[0]!r} to train on, {len(self.test):,} of {self.names[1]!r} held out>"
@@ -64,6 +68,7 @@ class Split:
             "equal_bytes_in_both": self.shared,
             "missing_classes": self.missing,
             **({"parents_in_both": self.parents} if self.parents else {}),
+            **({"without_split": self.unsplit, "unknown_classes": list(self.unknown)} if self.unsplit else {}),
             **self.settings,
         }
 
@@ -72,6 +77,9 @@ class Split:
         notes = []
         if self.unlabelled:
             notes.append(f"left out: {counted(self.unlabelled, 'picture')} without a label")
+        if self.unsplit:
+            classes = f", so the head does not know {_some(self.unknown)}" if self.unknown else ""
+            notes.append(f"left out: {counted(self.unsplit, 'picture')} with a label but without a split{classes}")
         if self.parents:
             notes.append(
                 f"{counted(self.parents, 'picture has', 'pictures have')} regions in both splits: the figures are too good; "
@@ -137,7 +145,8 @@ def split_store(
         missing = sorted(set(labels[train].tolist()) - set(labels[test].tolist()), key=natural)
         shared = _shared(store, train, test)
         both = _in_both(store, train, test)
-        return Split(train, test, "given", (first, names[1]), unlabelled, shared, missing, {}, both)
+        outside = _outside(store, labelled, np.concatenate([train, test]))
+        return Split(train, test, "given", (first, names[1]), unlabelled, shared, missing, {}, both, *outside)
     pool = np.flatnonzero(labelled)
     if names[0] is not None:
         pool = _labelled(store, store.split_rows(names[0]), labelled, names[0])
@@ -152,7 +161,16 @@ def split_store(
         raise UsageError(f"{store.path}: {error} ({_leaving_out(store)})") from None
     sides = (f"{1 - held_out:.0%} of {names[0] or 'all'}", f"{held_out:.0%} of {names[0] or 'all'}, held out")
     settings = {"held_out": held_out, "seed": seed}
-    return Split(pool[train_at], pool[test_at], "made", sides, unlabelled, 0, [], settings)
+    outside = _outside(store, labelled, pool)
+    return Split(pool[train_at], pool[test_at], "made", sides, unlabelled, 0, [], settings, 0, *outside)
+
+
+def _outside(store: FeatureStore, labelled: NDArray[np.bool_], used: Rows) -> tuple[int, tuple[str, ...]]:
+    """Return how many labelled pictures without a split are not in ``used``, and the classes that only they have."""
+    outside = labelled & np.array([name is None for name in store.splits.tolist()], bool)
+    outside[used] = False
+    alone = set(store.labels[outside].tolist()) - set(store.labels[labelled & ~outside].tolist())
+    return int(outside.sum()), tuple(sorted(map(str, alone), key=natural))
 
 
 def _leaving_out(store: FeatureStore) -> str:

@@ -41,4 +41,6 @@ def test_a_picture_that_cannot_be_read_is_listed_and_the_exit_code_is_1(indexed,
 
 
 def test_a_folder_instead_of_a_head_is_a_usage_error(indexed):
-    assert "is a folder, not a head" in run("predict", indexed / "s", indexed / "s", code=2).stderr
+    said = run("predict", indexed / "pictures", indexed / "s", code=2).stderr
+    assert "is a folder, not a head" in said
+    assert "the head comes first: featstore predict HEAD PICTURES" in said

@@ -51,6 +51,7 @@ def test_page_notes_that_its_pictures_are_missing(indexed, tmp_path):
         (("search", "nowhere.faiss", "a.jpg"), "no such index"),
         (("index", "{s}", "--update", "--out", "new.faiss"), "no such index"),
         (("search", "{s}", "a.jpg"), "is a folder, not an index"),
+        (("search", "{s}/../pictures/ant/00.png", "{s}.faiss"), "the index comes first: featstore search INDEX"),
         (("search", "{s}.faiss", "--key", "bee/03.png", "--where", "label = 1"), "filter, character 7: '='"),
         (("duplicates", "nowhere"), "no feature store"),
     ],

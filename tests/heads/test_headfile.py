@@ -85,9 +85,11 @@ def test_rejects_unusable_features_in_one_line(kind, features, message):
 def test_identity_mismatch_names_the_differences(kind):
     head = trained(kind)
     head.check_identity("f1", {"backbone": "anything, the fingerprint decides"})
-    with pytest.raises(IdentityError, match=r"weights_digest abc .head. and xyz") as caught:
+    with pytest.raises(IdentityError, match=r"identity: weights_digest abc, not xyz; extract with") as caught:
         head.check_identity("f2", {"backbone": "resnet50", "weights_digest": "xyz"})
     assert "backbone resnet50" not in str(caught.value)
+    with pytest.raises(IdentityError, match=r"identity: backbone resnet50, not resnet18; extract with"):
+        head.check_identity("f2", {"backbone": "resnet18", "weights_digest": "xyz", "preprocessing": {"crop": 224}})
     with pytest.raises(IdentityError, match="fingerprint f1"):
         head.check_identity("f2", head.identity)
 

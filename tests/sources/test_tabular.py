@@ -119,7 +119,7 @@ def test_damaged_parquet_file_gives_a_one_line_error(tmp_path: Path):
 def test_rejects_missing_and_special_files(tmp_path: Path):
     with pytest.raises(FeatstoreError, match="No such file"):
         open_table(tmp_path / "none.csv")
-    with pytest.raises(UsageError, match="is no file"):
+    with pytest.raises(UsageError, match=r"is a folder; name a table \(CSV, TSV or Parquet\)"):
         open_table(tmp_path)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 
 import numpy as np
@@ -80,6 +81,26 @@ def test_rejects_invalid_arguments(chain, tmp_path):
     other = make_store(chain.folder, tmp_path / "other", backbone=tiny_backbone(1))
     with pytest.raises(IdentityError, match="weights"):
         index(other, out=chain.index, update=True)
+
+
+def test_a_new_index_replaces_those_of_the_same_store_or_place_and_damaged_ones_only(chain, tmp_path):
+    store = make_store(chain.folder, tmp_path / "s")
+    path = index_path(store)
+    index(store)
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match=r"s\.faiss: is the index of another store \(.*/s\); name another file"):
+        index(chain.store, out=path)
+    assert path.read_bytes() == before
+    shutil.move(store, tmp_path / "moved")
+    index(tmp_path / "moved", out=path)
+    store = make_store(chain.folder, tmp_path / "moved again")
+    index(store)
+    shutil.rmtree(store)
+    make_store(chain.folder, store)
+    # The store at this place is a new one, with another id.
+    index(store)
+    path.with_name("s.faiss.featstore").write_bytes(b"damaged")
+    assert index(chain.store, out=path).added == 30
 
 
 def test_contract_options_are_checked(chain, tmp_path):

@@ -205,7 +205,7 @@ def test_a_head_of_other_classes_or_another_store_is_replaced_by_force_only(chai
     write_coloured(folder, names("", 6, ("cow",)), seed=7)
     make_store(folder, store)
     with pytest.raises(
-        UsageError, match=r"its 2 classes, where there are 3 now \(cow more\); name another file with --out"
+        UsageError, match=r"its 2 classes, where there are 3 now \(new: cow\); name another file with --out"
     ):
         train(store, folds=2)
     with pytest.raises(UsageError, match=r"features of another store \(.*/s\).*--force"):

@@ -74,6 +74,19 @@ def test_counts_equal_bytes_shared_by_two_given_splits(tmp_path):
     assert any("same bytes" in note for note in split.notes())
 
 
+def test_labelled_pictures_without_a_split_are_noted_with_the_classes_that_only_they_have(tmp_path):
+    place = make_store(write_coloured(tmp_path / "p", names("train", 3) + names("val", 3)), tmp_path / "s")
+    make_store(write_coloured(tmp_path / "more", names("", 2, ("ant", "cow")), seed=1), place)
+    store = FeatureStore.open(place)
+    note = "left out: 4 pictures with a label but without a split, so the head does not know cow"
+    split = split_store(store)
+    assert (split.unsplit, split.unknown) == (4, ("cow",))
+    assert note in split.notes()
+    assert split.to_dict()["unknown_classes"] == ["cow"]
+    assert note in split_store(store, train_split="train", test_split="val").notes()
+    assert "without_split" not in split_store(FeatureStore.open(place, at=1)).to_dict()
+
+
 def test_groups_of_equal_bytes():
     digests = np.zeros((4, 32), np.uint8)
     digests[1, 31], digests[3, 31] = 7, 7

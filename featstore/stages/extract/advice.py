@@ -82,7 +82,7 @@ def advice(timings: Timings, engine: Mapping[str, Any], decoder: str, workers: i
     found = [one for one in savings(timings, engine, decoder, workers) if one.most >= _WORTH * timings.clock]
     if not found:
         return told + _without_option(largest, engine)
-    return f"{told}; would have saved of its {timings.clock:.0f} s: {', '.join(map(str, found[:_NAMED]))}"
+    return f"{told}; this would have saved part of the {timings.clock:.0f} s: {', '.join(map(str, found[:_NAMED]))}"
 
 
 def savings(timings: Timings, engine: Mapping[str, Any], decoder: str, workers: int) -> list[Saving]:

@@ -180,7 +180,7 @@ def _as_then(place: Path, head: TrainedHead, path: Path) -> FeatureStore:
 def _cannot(path: Path, gone: Sequence[Missing], reason: str) -> str:
     missing = "; ".join(map(str, gone))
     return f"{path}: cannot be trained again: {missing or reason}" + (
-        "; they were removed or changed, and then purged by featstore compact" if missing else ""
+        "; they were removed or changed, and then purged by featstore compact or remove --purge" if missing else ""
     )
 
 

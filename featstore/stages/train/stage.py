@@ -247,8 +247,8 @@ def _require_same_data(path: Path, earlier: TrainedHead, stack: StackedStores, l
     old, new = set(earlier.classes), set(labels.astype(str).tolist())
     reasons = []
     if old != new:
-        changes = [f"no {_some(old - new)}"] * bool(old - new) + [f"{_some(new - old)} more"] * bool(new - old)
-        reasons.append(f"its {len(old):,} classes, where there are {len(new):,} now ({', '.join(changes)})")
+        changes = [f"gone: {_some(old - new)}"] * bool(old - new) + [f"new: {_some(new - old)}"] * bool(new - old)
+        reasons.append(f"its {len(old):,} classes, where there are {len(new):,} now ({'; '.join(changes)})")
     origin = earlier.meta.get(KEY)
     if _store_ids(origin) != _store_ids(stack.origin):
         known = origin.get("store", "several") if isinstance(origin, dict) else "unknown"

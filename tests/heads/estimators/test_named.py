@@ -83,6 +83,7 @@ def test_columns_that_are_no_classes_are_not_taken_for_them():
         ("sklearn.svm:SVC", {"C": -1.0}, "fitting it failed: .*must be a float.*--set"),
         ("sklearn.ensemble:VotingClassifier", {}, "missing 1 required positional argument"),
         ("sklearn.svm", {}, "there is no head 'sklearn.svm'; .*package.module:Class"),
+        ("svm", {}, r"as package\.module:Class; did you mean 'rbf-svm'\?$"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_one_line(kind, options, message):

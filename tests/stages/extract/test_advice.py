@@ -33,7 +33,7 @@ CORES = os.cpu_count() or 1
 @pytest.mark.parametrize(
     ("timings", "engine", "decoder", "workers", "words"),
     [
-        (NETWORK, TORCH, "pillow", 2, "the network took 90% of the time; would have saved of its 100 s: --engine openvino some 14 to 74 s"),
+        (NETWORK, TORCH, "pillow", 2, "the network took 90% of the time; this would have saved part of the 100 s: --engine openvino some 14 to 74 s"),
         (NETWORK, FOLDED, "pillow", 2, "100 s: --engine openvino some 7 to 37 s"),
         (NETWORK, OPENVINO, "pillow", 2, "100 s: --engine openvino-int8 (into a new store; for heads, not for search) some 50 to 70 s"),
         (NETWORK, INT8, "pillow", 2, "the network took 90% of the time; a lighter --backbone, or a GPU, would help"),
@@ -42,11 +42,11 @@ CORES = os.cpu_count() or 1
         # Shares refer to the whole run, not only to the pipeline.
         ({**NETWORK, "startup": 100}, INT8, "pillow", 2, "start-up took 50% of the time"),
         ({**NETWORK, "planning": 80, "verifying": 20}, INT8, "pillow", 2, "the network took 45% of the time"),
-        (DECODING, GPU, "pillow", CORES, f"waiting for pictures to be decoded took 90% of the time; would have saved of its 100 s: {module._FAST} some 34 s"),
+        (DECODING, GPU, "pillow", CORES, f"waiting for pictures to be decoded took 90% of the time; this would have saved part of the 100 s: {module._FAST} some 34 s"),
         (DECODING, GPU, "pillow", CORES / 2, f"100 s: --workers {CORES} some 45 s, {module._FAST} some 34 s"),
         (DECODING, GPU, "pillow-torch", CORES, "; more processes on other hosts, with --units, would help"),
-        ({**DECODING, "read": 90}, GPU, "pillow", CORES, "to be read took 90% of the time; would have saved of its 100 s: a faster disk, or more processes with --units, some 40 s"),
-        ({"forward": 10, "blocked": 90, "forwarded": 5}, GPU, "pillow-torch", 2, "writing took 90% of the time; would have saved of its 100 s: a faster disk for the store, or --dtype float16 (into a new one), some 45 s"),
+        ({**DECODING, "read": 90}, GPU, "pillow", CORES, "to be read took 90% of the time; this would have saved part of the 100 s: a faster disk, or more processes with --units, some 40 s"),
+        ({"forward": 10, "blocked": 90, "forwarded": 5}, GPU, "pillow-torch", 2, "writing took 90% of the time; this would have saved part of the 100 s: a faster disk for the store, or --dtype float16 (into a new one), some 45 s"),
     ],
 )  # fmt: skip
 def test_the_bottleneck_and_the_largest_saving_are_named(timings, engine, decoder, workers, words, monkeypatch):
