@@ -103,7 +103,7 @@ VERBS: dict[str, dict[str, str]] = {
         f"extract {FOLDER} cut {CUT} {NETWORK.format(0)}": "cut",
     },
     "follower": {
-        verb.replace("follower", name): change.replace("follower", name)
+        verb.replace("../out/", f"../out/{name}-").replace("follower", name): change.replace("follower", name)
         for name in ("follower", "taken")
         for verb, change in {
             "info follower": "",
@@ -156,7 +156,6 @@ VERBS: dict[str, dict[str, str]] = {
         "remove less --where \"label == 'cat'\" --dry-run": "less",
         "compact less": "less",
         "repair less --set-aside": "less",
-        "import vectors/v.parquet less": "less",
         f"extract {FOLDER} less {NETWORK.format(0)}": "less",
     },
     "named": {
@@ -208,6 +207,20 @@ VERBS: dict[str, dict[str, str]] = {
 }
 """Verbs by what is forged, each with the names in ``theirs`` that it may change. Missing is ``backbones``, which reads
 no file of others, and ``bench``, which reads pictures as ``extract`` does, in minutes."""
+REFUSED = frozenset(
+    {
+        "label cut ../home/labels.csv",
+        "label follower ../home/labels.csv",
+        "label follower --undo",
+        f"extract follower ../out/follower-following --follow {NETWORK.format(1)}",
+        "export named/x.head --onnx --features-only --out ../out/f.onnx",
+        "train --again named/x.head",
+        "train --update named/x.head store",
+        "predict store --prompts ../home/classes.txt",
+        'search an.index --text "a red car"',
+    }
+)
+"""Verbs that are refused on intact files too."""
 _REMOVED = f"extract {FOLDER} less --unit-rows 6 {NETWORK.format(0)}"
 MADE: dict[str, tuple[str, ...]] = {
     "demo": ("demo demo --limit 40 --engine torch",),

@@ -140,7 +140,8 @@ class LaterForger(Changes):
 
     def _id(self) -> str:
         """Return the id of a store of theirs, or of the user."""
-        store = self.draw.choice((self.ground.home / "store", self.ground.theirs / "store"))
+        theirs = self.ground.theirs / "store"
+        store = self.draw.choice((self.ground.home / "store", *([theirs] if theirs.exists() else [])))
         return str(atomic.read_json(store / "featstore.json")["store_id"])
 
     def forge_follower(self, to: Ground) -> str:
