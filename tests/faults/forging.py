@@ -18,7 +18,7 @@ from featstore.indexes.rows import IndexRows
 from featstore.indexes.tuning.trials import create
 from tests.faults import faiss_kinds
 from tests.faults.changes import ATTACK
-from tests.faults.forging_later import LaterForger
+from tests.faults.forging_records import RecordsForger
 from tests.faults.sandbox import Ground
 
 WRITTEN = ("HNSW4", "HNSW4_SQ8", "IVF4,PQ4x4fs,Refine(SQfp16)", "PCAR8,IVF4,PQ4x4fsr,Refine(SQ8)")
@@ -40,7 +40,7 @@ def _index_file(factory: str, ids: tuple[int, ...], dimension: int) -> bytes:
         return Path(folder, "an.index").read_bytes()
 
 
-class Forger(LaterForger):
+class Forger(RecordsForger):
     """Draw forgeries, reproducible by ``seed``."""
 
     def kind(self, kinds: Sequence[str]) -> str:

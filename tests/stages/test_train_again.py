@@ -140,10 +140,16 @@ def test_a_head_without_a_record_is_refused(chain, tmp_path: Path):
 
 @pytest.mark.parametrize(
     "forged",
-    [{"options": {"out": "elsewhere.head"}}, {"options": {"C": 1.0}}, {"test_split": {}}, {"seed": "x"}, {"folds": True}],
+    [
+        {"options": {"out": "elsewhere.head"}},
+        {"options": {"C": 1.0}},
+        {"test_split": {}},
+        {"seed": "x"},
+        {"folds": True},
+    ],
 )
 def test_a_record_that_train_cannot_have_written_is_refused(chain, tmp_path: Path, forged: dict[str, object]):
-    head = load_head(chain / "s.logreg.head")
+    head = load_head(Path(chain.trained.path))
     meta = {**head.meta, "request": {**head.meta["request"], **forged}}
     save_head(tmp_path / "forged.head", replace(head, meta=meta))
     for again in (train_again, retrain):

@@ -150,7 +150,13 @@ def _odd_field(asked: Request) -> str:
 
     own = {*signature(train).parameters, *signature(train_head).parameters}
     text, number = str | None, int | float
-    kinds: dict[str, Any] = {"head": str, "train_split": text, "test_split": text, "held_out": number, "C": number | str}
+    kinds: dict[str, Any] = {
+        "head": str,
+        "train_split": text,
+        "test_split": text,
+        "held_out": number,
+        "C": number | str,
+    }
     kinds |= {"class_weight": dict | text, "folds": number, "seed": int, "options": dict, "apart": bool}
     for name, kind in kinds.items():
         value = getattr(asked, name)

@@ -34,8 +34,8 @@ LOADERS = (
 NETWORKS = ("resnet18", "open_clip/ViT-B-32", "timm/resnet18.a1_in1k", f"{MODULE}", "../x", "a:b", "random", "resnet50")
 
 
-class LaterForger(Changes):
-    """The forgeries of what the format has gained since its first version."""
+class RecordsForger(Changes):
+    """Draw forgeries of what a store, a head or an index records of regions, other stores, networks and classifiers."""
 
     def forge_regions(self, to: Ground) -> str:
         """Forge boxes, the keys of regions and of their pictures, or anything in the head and the index."""
