@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.errors import UsageError
+from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic
 from featstore.heads.headfile import TrainedHead
 from featstore.heads.models import KernelModel, LinearModel, NeighboursModel
@@ -160,14 +160,15 @@ class _Graph:
 def export_sklearn(head: TrainedHead, path: Path) -> list[str]:
     """Write ``head`` as a plain scikit-learn estimator with joblib, that is, as a pickle: load it only if you trust it.
 
-    Returns notes for the user: how the estimator differs from the head. featstore never loads such a file. Raises UsageError for nearest neighbours, OSError.
+    Returns notes for the user: how the estimator differs from the head. featstore never loads such a file. Raises UsageError for nearest neighbours, DamagedError, OSError.
     """
     import joblib
 
     estimator = to_sklearn(head)
+    notes = _differences(head, estimator)
     with atomic.new_file(path) as temporary:
         joblib.dump(estimator, temporary)
-    return _differences(head, estimator)
+    return notes
 
 
 def _differences(head: TrainedHead, estimator: Any) -> list[str]:
@@ -182,7 +183,12 @@ def _differences(head: TrainedHead, estimator: Any) -> list[str]:
 
 def _predicts_names(estimator: Any, head: TrainedHead) -> bool:
     X = np.random.default_rng(0).standard_normal((64, head.dimension)).astype(np.float32)
-    return set(np.asarray(estimator.predict(X)).tolist()) <= set(head.classes)
+    try:
+        return set(np.asarray(estimator.predict(X)).tolist()) <= set(head.classes)
+    except Exception as error:
+        raise DamagedError(
+            f"the classifier of the head failed on made-up features ({printable(str(error))[:200]})"
+        ) from None
 
 
 def _named(head: TrainedHead, model: EstimatorModel) -> Any:

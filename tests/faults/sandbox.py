@@ -102,6 +102,8 @@ def run_verb(ground: Ground, arguments: list[str], cache: Path) -> list[str]:
             sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
             os.setsid()
             os.chdir(ground.theirs)
+            # Modules of the user can be imported, as with PYTHONPATH; a forgery may name one that tells.
+            sys.path.insert(0, os.fspath(ground.home / "modules"))
             os.environ |= {"HOME": os.fspath(ground.home), "XDG_CACHE_HOME": os.fspath(cache)}
             torch.set_num_threads(1)
             sandbox.call = call_in_fork

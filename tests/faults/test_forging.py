@@ -12,12 +12,15 @@ import pytest
 from tests.faults.forging import KINDS
 from tests.faults.sandbox import states, watched
 
+LONG = ("demo", "regions", "follower", "identity", "imported")
+"""Kinds that take up to a minute to prepare: only tests.slow.forged runs them."""
 
-# Some of the thousand forgeries that tests.slow.forged draws; demo takes a minute to prepare. In a process of its own:
+
+# Some of the thousand forgeries that tests.slow.forged draws. In a process of its own:
 # verbs run in forks, which work only where torch has started no thread.
 @pytest.mark.slow
 def test_no_verb_does_harm_on_a_forgery() -> None:
-    kinds = [word for kind in KINDS if kind != "demo" for word in ("--each", kind)]
+    kinds = [word for kind in KINDS if kind not in LONG for word in ("--each", kind)]
     command = [sys.executable, "-m", "tests.slow.forged", "--count", "1", "--jobs", "1", *kinds]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

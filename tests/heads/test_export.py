@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -9,9 +10,11 @@ import onnx
 import onnxruntime
 import pytest
 
-from featstore.errors import UsageError
-from featstore.heads import HEADS, train_head
+from featstore.errors import DamagedError, UsageError
+from featstore.heads import HEADS, skops_bytes, train_head
 from featstore.heads.export import export_onnx, export_sklearn, to_onnx, to_sklearn
+from featstore.heads.headfile import TrainedHead
+from featstore.heads.wrapped import EstimatorModel
 from tests.heads.made_up import blobs
 
 every_kind = pytest.mark.parametrize("kind", list(HEADS))
@@ -102,3 +105,16 @@ def test_a_class_is_exported_as_its_classifier(kind, names, tmp_path):
     assert ("it predicts the number of the class: 0 = class 0, 1 = class 1, 2 = class 2" in notes) == (not names)
     with pytest.raises(UsageError, match="export it with --sklearn"):
         to_onnx(head)
+
+
+def test_a_classifier_that_fails_is_refused_and_not_exported(tmp_path: Path) -> None:
+    pytest.importorskip("skops")
+    from sklearn.naive_bayes import GaussianNB
+
+    fitted = GaussianNB().fit(np.arange(16.0).reshape(8, 2), [0, 1] * 4)
+    fitted.var_ = np.zeros((0, 2))
+    payload = np.frombuffer(skops_bytes.pack(fitted), np.uint8)
+    head = TrainedHead("sklearn.naive_bayes:GaussianNB", ["a", "b"], EstimatorModel(payload, "predict_proba", 2, 2))
+    with pytest.raises(DamagedError, match="the classifier of the head failed on made-up features"):
+        export_sklearn(head, tmp_path / "x.joblib")
+    assert not list(tmp_path.iterdir())

@@ -4,7 +4,7 @@ python -m tests.slow.forged [--count 1000] [--seed 1] [--first 0] [--jobs CORES]
 
 Checksums are valid where there are some. Nothing outside the file or folder that a verb may change may be made, opened
 for writing, changed or deleted; no verb may hang for 60 s, take 2 GiB, end in a traceback, print a control character or
-report success with an error. Prints the violations, and figures of the run. A thousand take some 15 minutes on two
+report success with an error, and no module that a forgery names may be imported. Prints the violations, and figures of the run. A thousand take some 25 minutes on two
 cores. --each: COUNT forgeries of every KIND instead of a draw.
 """
 

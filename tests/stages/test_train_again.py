@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featstore.errors import UsageError
+from featstore.errors import DamagedError, UsageError
 from featstore.heads import load_head, save_head
 from featstore.heads.trainer import HEADS
 from featstore.stages.compact import compact
@@ -136,6 +136,26 @@ def test_a_head_without_a_record_is_refused(chain, tmp_path: Path):
     with pytest.raises(UsageError, match="does not record how it was trained"):
         train_again(tmp_path / "old.head", [chain.store])
     assert len(FeatureStore.open(chain.store, at=tmp_path / "old.head")) == 30
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"options": {"out": "elsewhere.head"}},
+        {"options": {"C": 1.0}},
+        {"test_split": {}},
+        {"seed": "x"},
+        {"folds": True},
+    ],
+)
+def test_a_record_that_train_cannot_have_written_is_refused(chain, tmp_path: Path, forged: dict[str, object]):
+    head = load_head(Path(chain.trained.path))
+    meta = {**head.meta, "request": {**head.meta["request"], **forged}}
+    save_head(tmp_path / "forged.head", replace(head, meta=meta))
+    for again in (train_again, retrain):
+        with pytest.raises(DamagedError, match=r"forged\.head: its record of how it was trained is damaged"):
+            again(tmp_path / "forged.head")
+    assert [path.name for path in tmp_path.iterdir()] == ["forged.head"]
 
 
 def test_an_index_reopens_what_it_saw(tmp_path: Path):

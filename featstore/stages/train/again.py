@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,8 +134,35 @@ def _request_of(head: TrainedHead, path: Path, kind: str | None) -> tuple[Reques
         asked, digests = Request(**request), dict(data)
     except (TypeError, ValueError):
         raise DamagedError(f"{path}: its record of how it was trained is damaged") from None
+    odd = _odd_field(asked)
+    if odd:
+        raise DamagedError(f"{path}: its record of how it was trained is damaged: {printable(odd)} cannot be")
     _require_named(asked.head, kind, path)
     return asked, digests
+
+
+def _odd_field(asked: Request) -> str:
+    """Return the first field of a request that ``train`` could not have recorded, "" if there is none.
+
+    Options are parameters of the head alone: they may not stand for those of ``train``, such as where to write.
+    """
+    from featstore.heads import train_head
+
+    own = {*signature(train).parameters, *signature(train_head).parameters}
+    text, number = str | None, int | float
+    kinds: dict[str, Any] = {
+        "head": str,
+        "train_split": text,
+        "test_split": text,
+        "held_out": number,
+        "C": number | str,
+    }
+    kinds |= {"class_weight": dict | text, "folds": number, "seed": int, "options": dict, "apart": bool}
+    for name, kind in kinds.items():
+        value = getattr(asked, name)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            return f"{name} = {str(value)[:80]!r}"
+    return next((f"the option {name[:80]!r}" for name in asked.options if name in own), "")
 
 
 def _require_named(recorded: str, kind: str | None, path: Path) -> None:
