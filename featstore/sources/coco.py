@@ -26,7 +26,7 @@ _OWN: Final = ("id", "image_id", "category_id", "bbox")
 class CocoSource:
     """The boxes of a file of COCO annotations, picture by picture in the order of its images.
 
-    The key is the picture's file name, "#" and the annotation's id (without ids: numbers from 0 in each picture). Other
+    The key is the picture's file name, "#" and the annotation's id (without an id: its box). Other
     scalars of an annotation (score, area, iscrowd) are metadata. Relative paths are resolved against ``root`` (default:
     the file's folder). Raises UsageError for JSON that is no such file.
     """
