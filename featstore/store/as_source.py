@@ -22,6 +22,7 @@ from featstore.store.denylist import Denylist
 from featstore.store.label_history import UNDO
 from featstore.store.manifest import NAME, Manifest, settled
 from featstore.store.plan import Plan, Segment
+from featstore.store.requires import require
 from featstore.store.rows import Rows
 from featstore.store.tables import FOLLOW, Tables
 from featstore.text import counted, quoted
@@ -170,8 +171,7 @@ def take_tables(store: Path, manifest: Manifest, source: StoreSource) -> int:
         }
         if table.reverts is not None:
             about["reverts"] = known[table.reverts - 1]
-            if UNDO not in Manifest.read(store).requires:
-                Manifest.read(store).requiring(UNDO).write(store)
+            require(store, UNDO)
         try:
             path, rows = tables.table_path(store, manifest.epoch, mine.version), source.plan.holds(table.index)
             if len(denylist):
@@ -253,8 +253,7 @@ def follow_tables(store: Path, manifest: Manifest, source: StoreSource) -> None:
     }
     if own.follows == reference:
         return
-    if FOLLOW not in Manifest.read(store).requires:
-        Manifest.read(store).requiring(FOLLOW).write(store)
+    require(store, FOLLOW)
     path = tables.table_path(store, manifest.epoch, 0)
     try:
         tables.write_table(path, [], {}, "source", about={"follows": reference}, exclusive=not own.own)

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.errors import UsageError
-from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan, source_name
+from featstore.store.requires import require
 from featstore.store.rows import COLUMNS, REGIONS, parents
 from featstore.text import shown
 
@@ -28,9 +28,7 @@ def picture_order(keys: Sequence[bytes], regions: NDArray[np.int32]) -> NDArray[
 
 def require_regions(store: Path) -> None:
     """Let ``store`` require a featstore that knows regions."""
-    manifest = Manifest.read(store)
-    if REGIONS not in manifest.requires:
-        manifest.requiring(REGIONS).write(store)
+    require(store, REGIONS)
 
 
 def require_same_cut(store: Path, plan: Plan, source: Mapping[str, Any]) -> None:
