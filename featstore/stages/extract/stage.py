@@ -22,7 +22,7 @@ from featstore.embed.units import Run
 from featstore.errors import UsageError
 from featstore.sources import Source
 from featstore.stages.extract.advice import advice
-from featstore.stages.extract.notes import classes_of, notes_of
+from featstore.stages.extract.notes import classes_of, notes_of, unreached
 from featstore.stages.extract.options import ExtractOptions
 from featstore.stages.extract.report import ExtractReport
 from featstore.store import FeatureStore, Identity
@@ -197,6 +197,7 @@ def _report(run: Run, source: Source, change: Change, units: tuple[int, int]) ->
         counts.vectors,
         counts.failures,
         counts.pending,
+        unreached(run, source),
         run.done - run.failed,
         run.failed,
         source.ignored,
