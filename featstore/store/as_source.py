@@ -19,8 +19,10 @@ from featstore.sources.base import ROWS, Chunk, ReadFailure
 from featstore.sources.reading import encoded, resolve, stat_picture
 from featstore.store import tables
 from featstore.store.denylist import Denylist
+from featstore.store.keys import digests
 from featstore.store.label_history import UNDO
 from featstore.store.manifest import NAME, Manifest, settled
+from featstore.store.past import Missing
 from featstore.store.plan import Plan, Segment
 from featstore.store.requires import require
 from featstore.store.rows import Rows
@@ -260,6 +262,19 @@ def follow_tables(store: Path, manifest: Manifest, source: StoreSource) -> None:
     except FileExistsError:
         # Another process began the store at the same time.
         follow_tables(store, manifest, source)
+
+
+def purged_labels(store: FeatureStore) -> Missing:
+    """Return the pictures of ``store`` that the store whose tables it follows has purged, and their labels with them."""
+    place = store._tables.followed
+    if place is None:
+        return Missing()
+    theirs = settled(place, lambda manifest: Plan(place, manifest.epoch))[1]
+    keys = list(store._key_bytes(None))
+    known, digest = np.zeros(len(keys), bool), digests(keys)
+    for segment in theirs.segments:
+        known |= segment.index.find(digest) >= 0
+    return Missing.of([keys[at] for at in np.flatnonzero(~known).tolist()])
 
 
 def require_own_tables(store: Path, found: Tables) -> None:
