@@ -39,9 +39,14 @@ class BoxColumns:
             )
         return name
 
+    @property
+    def names(self) -> list[str]:
+        """The columns that are for boxes."""
+        return [name for name in (*self._names, self._region) if name is not None]
+
     def others(self, metadata: Sequence[str]) -> list[str]:
         """Return the columns that are not for boxes."""
-        return [name for name in metadata if name not in (*self._names, self._region)]
+        return [name for name in metadata if name not in self.names]
 
     def begin(self, root: Path) -> Callable[[Row, str, Sequence[Any], bytes], Row]:
         """Return a function that makes the row of a picture a region: (row, place in the table, values, location)."""

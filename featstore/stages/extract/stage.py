@@ -31,6 +31,7 @@ from featstore.store.claims import Claims
 from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan, source_name
 from featstore.store.planner import Change, Planner
+from featstore.store.rows import renamed
 from featstore.store.writer import has_rows, open_for_writing, sweep
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ def _report(run: Run, source: Source, change: Change, units: tuple[int, int]) ->
         read_as=source.read_as,
         classes=classes,
         splits=splits,
-        notes=notes_of(run, source, units),
+        notes=notes_of(run, source, units) + (renamed(opened._tables.columns) if opened.has_regions else []),
     )
 
 

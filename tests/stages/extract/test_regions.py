@@ -20,6 +20,7 @@ from featstore.stages.compact import compact
 from featstore.stages.extract import ExtractOptions, extract_in_process, extract_supervised
 from featstore.stages.extract.jobs import Job, extract_jobs
 from featstore.stages.extract.trial import try_picture
+from featstore.stages.label import label
 from featstore.stages.remove import purge, remove, restore
 from featstore.store import FeatureStore
 from featstore.store.claims import work_folder
@@ -250,6 +251,26 @@ def test_refuses_what_makes_no_sense(folder, tmp_path, options, header, message)
         run(source, tmp_path / "s", **options)
 
 
+def test_a_side_of_the_box_is_no_label_and_columns_of_its_names_are_told(folder, tmp_path):
+    source = table(
+        folder / "t.csv", [("0.jpg", 1, 2, 5, 6, "p"), ("1.jpg", 1, 2, 5, 6, "q")], ["path", *BOXES, "parent"]
+    )
+    report = run(source, tmp_path / "s")
+    told = "of the table is called parent_ in the store: parent, x, y, w, h are those of its regions"
+    assert (report.classes, report.notes) == (0, [f"the column parent {told}"])
+    store = FeatureStore.open(tmp_path / "s")
+    assert (store.column("parent_").tolist(), store.column("y").tolist()) == (["p", "q"], [2, 2])
+    labels = table(folder / "l.csv", [(key, 7, 8, 9, 10, "a") for key in store.keys], ["key", *BOXES, "note"])
+    report = label(tmp_path / "s", labels)
+    assert (report.columns, FeatureStore.open(tmp_path / "s").labels.tolist()) == (
+        ["x", "y", "w", "h", "note"],
+        [None] * 2,
+    )
+    assert report.notes == [
+        f"the columns x, y, w, h of the table are called x_, y_, w_, h_ {told.partition(' called parent_ ')[2]}"
+    ]
+
+
 def test_refuses_a_box_that_is_text(folder, tmp_path):
     with pytest.raises(UsageError, match="line 3 has 'wide' as w, which is no number"):
         run(table(folder / "t.csv", [("0.jpg", 1, 1, 5, 5, ""), ("0.jpg", 1, 1, "wide", 5, "")]), tmp_path / "s")
@@ -325,7 +346,15 @@ def test_reads_boxes_of_coco(folder, tmp_path):
             '{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "id": 3, "bbox": [1]}]}',
             "the bbox of the annotation 3 is no list of four numbers",
         ),
-        ('{"images": [{"id": 1}, {"id": 1}], "annotations": []}', "two of its images have the same id"),
+        (
+            '{"images": [{"id": 1}, {"id": 1}], "annotations": []}',
+            "2 of its images have the id 1; give each an id of its own",
+        ),
+        (
+            '{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "id": 3, "bbox": [1, 1, 2, 2]}, '
+            '{"image_id": 1, "id": 3, "bbox": [1, 1, 3, 3]}]}',
+            "the key 'a#3' is there more than once; give each annotation an id of its own, or remove the doubled one",
+        ),
         ('{"images": [{"id": [1]}], "annotations": []}', "has images whose id is no number or text"),
     ],
 )
