@@ -109,7 +109,9 @@ class _States:
         except (FeatstoreError, OSError) as error:
             return State(artifact, unknown=str(error))
         if lost:
-            state = State(artifact, state.stale, f"its source {lost[0]} is not there", state.commands, state.folder)
+            tables = self._open(artifact.path)._tables
+            why = tables.lost.removeprefix(f"{artifact.path}: ") or f"its source {lost[0]} is not there"
+            state = State(artifact, state.stale, why, state.commands, state.folder)
         if above and not state.stale and not state.unknown:
             why = f"{above[0].artifact.path}, of which it was made, is not up to date"
             state = State(artifact, why, "", self._commands(artifact, there), state.folder)
@@ -161,6 +163,9 @@ class _States:
         for place in places:
             if difference := behind(store, self._open(place)):
                 why.append(f"{place}, of which it was made, has {difference}")
+        follows = store._tables.follows
+        if follows is not None and store._tables.lost and places:
+            why.append(f"{follows['store']}, whose labels it has, is at {places[0]} now")
         if why:
             commands += self._commands(artifact, places)
         pending = {

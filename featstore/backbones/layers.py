@@ -48,11 +48,32 @@ def list_layers(name: str) -> list[Layer]:
         found = layers_of(backbone.module, backbone.preprocessing.crop, backbone.name)
         return [layer for layer in found.values() if layer.name]
     architecture = architectures.find(name)
-    network = architecture.empty(architecture.default)
-    classifier, _ = architecture.cut(network)
-    module, _ = architecture.towers(network)
+    module, classifier = _without_weights(architecture)
     found = layers_of(module, architecture.default.preprocessing.crop, architecture.name)
     return [layer for layer in found.values() if layer.name not in ("", classifier)]
+
+
+def _without_weights(architecture: architectures.Architecture) -> tuple[nn.Module, str]:
+    """Return the network of an architecture, where possible on the meta device, and the name of its classifier."""
+    network = architecture.empty(architecture.default)
+    classifier, _ = architecture.cut(network)
+    return architecture.towers(network)[0], classifier
+
+
+def require_layer(name: str, layer: str) -> None:
+    """Raise UsageError if the backbone ``name`` has no module called ``layer``, before its weights are loaded.
+
+    A network of the user's own is not looked at: its function loads both at once.
+    """
+    if own_function(name) is not None:
+        return
+    architecture = architectures.find(name)
+    module, classifier = _without_weights(architecture)
+    names = [each for each, _ in module.named_modules() if each]
+    if layer == classifier:
+        raise UsageError(_is_classifier(architecture.name, layer))
+    if layer not in names:
+        raise UsageError(_unknown(architecture.name, layer, [each.name for each in list_layers(name)]))
 
 
 def layers_of(network: nn.Module, side: int, what: str) -> dict[str, Layer]:
@@ -160,11 +181,11 @@ def take(backbone: Backbone, layer: str, pool: str | None = None) -> Backbone:
     found = layers_of(backbone.module, backbone.preprocessing.crop, backbone.name)
     there = found.get(layer) if layer else None
     if backbone.layer == f"input of {layer}":
-        raise UsageError(
-            f"layer: {layer} of {backbone.name} is its classifier; without a layer, features are its input"
-        )
+        raise UsageError(_is_classifier(backbone.name, layer))
     if there is None:
-        raise UsageError(_unknown(backbone, layer, list(found)))
+        modules = [name for name, _ in backbone.module.named_modules() if name]
+        told = _no_vector if layer in modules else _unknown
+        raise UsageError(told(backbone.name, layer, list(found)))
     pool = pool or ("avg" if len(there.shape) > 1 else "")
     prefix = _prefix(backbone.module, there.shape)
     _check_pool(layer, there.shape, pool, prefix)
@@ -182,11 +203,17 @@ def take(backbone: Backbone, layer: str, pool: str | None = None) -> Backbone:
     return replace(made, text=None)
 
 
-def _unknown(backbone: Backbone, layer: str, names: list[str]) -> str:
-    if any(name == layer for name, _ in backbone.module.named_modules() if name):
-        return f"layer: {layer} of {backbone.name} does not give one vector, map or row of tokens a picture; take one that 'featstore backbones {backbone.name}' lists"
-    hint = did_you_mean(layer, names) or f"; 'featstore backbones {backbone.name}' lists them"
-    return f"layer: {backbone.name} has no layer {layer!r}{hint}"
+def _is_classifier(name: str, layer: str) -> str:
+    return f"layer: {layer} of {name} is its classifier; without a layer, features are its input"
+
+
+def _no_vector(name: str, layer: str, _: list[str]) -> str:
+    return f"layer: {layer} of {name} does not give one vector, map or row of tokens a picture; take one that 'featstore backbones {name}' lists"
+
+
+def _unknown(name: str, layer: str, names: list[str]) -> str:
+    hint = did_you_mean(layer, names) or f"; 'featstore backbones {name}' lists them"
+    return f"layer: {name} has no layer {layer!r}{hint}"
 
 
 def _check_pool(layer: str, shape: tuple[int, ...], pool: str, prefix: int) -> None:

@@ -121,7 +121,9 @@ def _names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[st
     show_default=True,
     help="Unit of the boxes; auto: shares of the picture if no number is larger than 1.5.",
 )
-@click.option("--region-column", help="Table column with the names of the boxes (default: numbers in each picture).")
+@click.option(
+    "--region-column", help="Table column with the names of the boxes (default: their values, as in a.jpg#12,30,40,50)."
+)
 @click.option(
     "--tiles",
     type=click.IntRange(1),

@@ -49,7 +49,12 @@ def _folder_text(found: dict[str, Any]) -> str:
     lines += [f"cannot be read: {each}" for each in found["unread"]]
     if found["commands"]:
         lines += ["to bring everything up to date:", *(f"  {command}" for command in found["commands"])]
-    elif not found["stale"]:
+    unknown = [each["path"] for each in found["artifacts"] if each["unknown"]]
+    if unknown:
+        lines.append(
+            f"of {', '.join(unknown)} it is not known whether {'it is' if len(unknown) == 1 else 'they are'} stale"
+        )
+    elif not found["stale"] and not found["unread"]:
         lines.append("nothing is stale")
     return "\n".join(lines)
 

@@ -115,7 +115,10 @@ class Request:
         if existing is not None:
             return load_again(existing.identity, existing.weights_name, name, self.weights, str(store))
         from featstore.backbones import load_backbone
+        from featstore.backbones.layers import require_layer
 
+        if self.layer is not None:
+            require_layer(name or defaults.BACKBONE, self.layer)
         return load_backbone(name or defaults.BACKBONE, self.weights)
 
 

@@ -25,7 +25,7 @@ from featstore.store.journal import Block
 from featstore.store.manifest import Manifest
 from featstore.store.owners import Owner
 from featstore.store.plan import Plan, Unit
-from featstore.store.writer import UnitWriter
+from featstore.store.writer import SUPERSEDED, UnitWriter
 
 if TYPE_CHECKING:
     from featstore.decode import Decoder
@@ -59,6 +59,7 @@ class Run:
         self.in_hand: InHand | None = None
         self.open: dict[int, UnitWriter] = {}
         self.todo: list[Unit] = []
+        self.absent: list[Unit] = []
         self.total = self.shared = 0
         self.lost: list[Path] = []
         self._note = ""
@@ -74,13 +75,16 @@ class Run:
     def take(self, units: Sequence[Unit]) -> None:
         """Set ``todo`` to those of ``units`` that have no shard and whose pictures' folder exists.
 
-        Set ``lost`` to the shards that were written earlier and are missing now.
+        Set ``lost`` to the shards that were written earlier and are missing now, and ``absent`` to the units without a
+        shard whose folder does not exist.
         """
         there = [
             _is_there(root, str(segment.source.get("kind")))
             for root, segment in zip(self.roots, self.plan.segments, strict=True)
         ]
-        self.todo = [unit for unit in units if not shards.has_shard(self.store, unit.number) and there[unit.segment]]
+        bare = [unit for unit in units if not shards.has_shard(self.store, unit.number)]
+        self.todo = [unit for unit in bare if there[unit.segment]]
+        self.absent = [unit for unit in bare if not there[unit.segment]]
         self.total = sum(map(len, self.todo))
         marks = written.marks(self.store)
         lost = [shards.shard_path(self.store, unit.number) for unit in self.todo]
@@ -210,8 +214,12 @@ class Run:
             writer.commit()
             self.open.pop(writer.unit.number)
             self.claims.finish(writer.unit.number)
-        self.reasons.update(reason for _, reason, _ in done.failures)
-        self._advance(done.batch.stop - done.batch.start, len(done.failures))
+        # A row that was retired from the plan meanwhile is no picture of the store any more: no verb lists it.
+        failed = [reason for _, reason, _ in done.failures if reason != SUPERSEDED]
+        left = len(done.failures) - len(failed)
+        self.reasons.update(failed)
+        self.total -= left
+        self._advance(done.batch.stop - done.batch.start - left, len(failed))
 
     def _advance(self, rows: int, failed: int, *, made: bool = True) -> None:
         if made:

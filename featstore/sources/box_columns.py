@@ -17,7 +17,7 @@ class BoxColumns:
     """Reads the boxes and the names of regions of a table. Raises UsageError for a column that the table lacks.
 
     A row whose four values are missing is the whole picture. The names are those of ``cut.region_column`` or of a column
-    with a name in REGION_NAMES, otherwise numbers from 0 in each picture. Without a unit, boxes are shares of the
+    with a name in REGION_NAMES, otherwise the four values. Without a unit, boxes are shares of the
     picture if no number is larger than 1.5, otherwise pixels.
     """
 
@@ -39,9 +39,14 @@ class BoxColumns:
             )
         return name
 
+    @property
+    def names(self) -> list[str]:
+        """The columns that are for boxes."""
+        return [name for name in (*self._names, self._region) if name is not None]
+
     def others(self, metadata: Sequence[str]) -> list[str]:
         """Return the columns that are not for boxes."""
-        return [name for name in metadata if name not in (*self._names, self._region)]
+        return [name for name in metadata if name not in self.names]
 
     def begin(self, root: Path) -> Callable[[Row, str, Sequence[Any], bytes], Row]:
         """Return a function that makes the row of a picture a region: (row, place in the table, values, location)."""
@@ -82,9 +87,9 @@ class BoxColumns:
         assert self._boxes is not None
         unit = "shares of the picture" if self._boxes.shares else "pixels"
         how = ", as --box-unit says" if self._cut.unit != "auto" else " (--box-unit changes it)"
-        names = "numbers" if self._region is None else f"the column {shown(self._region)!r}"
+        names = "their values" if self._region is None else f"the column {shown(self._region)!r}"
         whole = f", {counted(self._boxes.whole, 'row')} without one" if self._boxes.whole else ""
-        return f"boxes in {unit}{how}, their names from {names}{whole}"
+        return f"boxes in {unit}{how}, named by {names}{whole}"
 
     def notes(self) -> list[str]:
         """Return notes on boxes that were clipped, and on those that will fail."""

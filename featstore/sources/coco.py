@@ -26,7 +26,7 @@ _OWN: Final = ("id", "image_id", "category_id", "bbox")
 class CocoSource:
     """The boxes of a file of COCO annotations, picture by picture in the order of its images.
 
-    The key is the picture's file name, "#" and the annotation's id (without ids: numbers from 0 in each picture). Other
+    The key is the picture's file name, "#" and the annotation's id (without an id: its box). Other
     scalars of an annotation (score, area, iscrowd) are metadata. Relative paths are resolved against ``root`` (default:
     the file's folder). Raises UsageError for JSON that is no such file.
     """
@@ -51,7 +51,12 @@ class CocoSource:
         names = {each.get("id"): label_text(each.get("name")) for each in self._listed(data, "categories", ())}
         boxes: dict[Any, list[dict[str, Any]]] = {each.get("id"): [] for each in self._listed(data, "images")}
         if len(boxes) < len(data["images"]):
-            raise self._wrong("two of its images have the same id")
+            counts = Counter(each.get("id") for each in data["images"])
+            doubled = next(name for name, count in counts.items() if count > 1)
+            raise UsageError(
+                f"{shown(self.location)}: {counts[doubled]:,} of its images have the id {shown(str(doubled))}; give each an id "
+                "of its own, because annotations name their image by it"
+            )
         metadata: dict[str, None] = {}
         for number, each in enumerate(self._listed(data, "annotations")):
             if each.get("image_id") not in boxes:

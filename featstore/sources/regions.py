@@ -37,7 +37,7 @@ class Cut:
     """How pictures are cut. Raises UsageError for values that make no sense.
 
     ``boxes``: names of a table's columns for left, top, width and height; ``unit``: one of UNITS; ``region_column``:
-    names of the regions, by default numbers from 0 in each picture. ``tiles``: side of square tiles in pixels, which
+    names of the regions, by default their boxes (see box_name). ``tiles``: side of square tiles in pixels, which
     overlap by ``overlap``.
     """
 
@@ -86,20 +86,15 @@ class Boxes:
     def __init__(self, sizes: Sizes, shares: bool) -> None:
         self._sizes, self.shares = sizes, shares
         self._counts: dict[str, tuple[int, bytes]] = {}
-        self._numbers: dict[bytes, int] = {}
         self.whole = 0
 
     def row(self, row: Row, values: Sequence[float] | None, name: bytes | None, location: bytes) -> Row:
         """Return ``row``, whose key is its picture's, as a region; ``values``: x, y, width, height, None for the picture
-        itself. ``name``: of the region, None for a number."""
+        itself. ``name``: of the region, None for that of its box."""
         if values is None:
             self.whole += 1
             return row
-        if name is None:
-            number = self._numbers.get(row.key, 0)
-            self._numbers[row.key] = number + 1
-            name = b"%d" % number
-        key = row.key + b"#" + name
+        key = row.key + b"#" + (box_name(values) if name is None else name)
         size = self._sizes(location, row.offset, row.size)
         box = self._settled(values, size, key)
         return row._replace(key=key, location=location, region=(*box, len(row.key)))
@@ -153,6 +148,16 @@ class Boxes:
         if clipped != (left, top, right, bottom):
             self._count("clipped", key)
         return clipped[0], clipped[1], clipped[2] - clipped[0], clipped[3] - clipped[1]
+
+
+def box_name(values: Sequence[float]) -> bytes:
+    """Return the name of a region that has none: x,y,width,height as the source has them, in the shortest decimal form.
+
+    So a region keeps its key when the source loses or gains other regions, or lists them in another order.
+    """
+    numbers = [float(value) for value in values]
+    short = [int(each) if each.is_integer() and abs(each) <= _LARGEST else each for each in numbers]
+    return ",".join(map(str, short)).encode()
 
 
 def _whole(value: float) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -51,12 +51,13 @@ def find_columns(
     id_column: str | None = None,
     label_column: str | None = None,
     split_column: str | None = None,
+    taken: Collection[str] = (),
 ) -> Columns:
     """Return the columns for path, id, label and split: the given ones, or by default the first with a usual name.
 
     The usual names, in order of preference, in any case and also with blanks or hyphens (Class Name), are PATH_NAMES,
-    ID_NAMES, LABEL_NAMES and SPLIT_NAMES. A
-    column that was given for one purpose is not used for another. "" means no such column. Blanks around names are
+    ID_NAMES, LABEL_NAMES and SPLIT_NAMES. A column that was given for one purpose is not used for another, nor are
+    those ``taken``, nor y beside x, w and h. "" means no such column. Blanks around names are
     ignored. Raises UsageError if a given column does not exist, or if no column is called label (or split) and one
     looks like a misspelling of it.
     """
@@ -64,7 +65,10 @@ def find_columns(
         None if name is None else name if name == "" else _named(table, name)
         for name in (path_column, id_column, label_column, split_column)
     )
-    free = {usual_form(column): column for column in reversed(table.columns) if column not in named}
+    free = {usual_form(column): column for column in reversed(table.columns) if column not in (*named, *taken)}
+    if {"x", "y", "w", "h"} <= set(free):
+        # A side of boxes, not a label.
+        del free["y"]
     usual = (PATH_NAMES, ID_NAMES, LABEL_NAMES, SPLIT_NAMES)
     found = Columns(
         *(
@@ -92,10 +96,16 @@ def settle_columns(
     id_column: str | None,
     label_column: str | None,
     split_column: str | None,
+    taken: Collection[str] = (),
 ) -> tuple[Columns, list[str], list[str]]:
     """Return what ``find_columns`` returns, the names of the other columns, and notes on columns that may be meant."""
     columns = find_columns(
-        table, path_column=path_column, id_column=id_column, label_column=label_column, split_column=split_column
+        table,
+        path_column=path_column,
+        id_column=id_column,
+        label_column=label_column,
+        split_column=split_column,
+        taken=taken,
     )
     used = set(asdict(columns).values())
     others = [name for name in table.columns if name not in used]
@@ -199,6 +209,7 @@ class TableSource:
             id_column=id_column if self._boxes is None or id_column is not None else "",
             label_column=label_column,
             split_column=split_column,
+            taken=() if self._boxes is None else self._boxes.names,
         )
         if self.columns.path is None:
             raise UsageError(self._without_paths())

@@ -19,9 +19,12 @@ from featstore.sources.base import ROWS, Chunk, ReadFailure
 from featstore.sources.reading import encoded, resolve, stat_picture
 from featstore.store import tables
 from featstore.store.denylist import Denylist
+from featstore.store.keys import digests
 from featstore.store.label_history import UNDO
 from featstore.store.manifest import NAME, Manifest, settled
+from featstore.store.past import Missing
 from featstore.store.plan import Plan, Segment
+from featstore.store.requires import require
 from featstore.store.rows import Rows
 from featstore.store.tables import FOLLOW, Tables
 from featstore.text import counted, quoted
@@ -170,8 +173,7 @@ def take_tables(store: Path, manifest: Manifest, source: StoreSource) -> int:
         }
         if table.reverts is not None:
             about["reverts"] = known[table.reverts - 1]
-            if UNDO not in Manifest.read(store).requires:
-                Manifest.read(store).requiring(UNDO).write(store)
+            require(store, UNDO)
         try:
             path, rows = tables.table_path(store, manifest.epoch, mine.version), source.plan.holds(table.index)
             if len(denylist):
@@ -253,14 +255,26 @@ def follow_tables(store: Path, manifest: Manifest, source: StoreSource) -> None:
     }
     if own.follows == reference:
         return
-    if FOLLOW not in Manifest.read(store).requires:
-        Manifest.read(store).requiring(FOLLOW).write(store)
+    require(store, FOLLOW)
     path = tables.table_path(store, manifest.epoch, 0)
     try:
         tables.write_table(path, [], {}, "source", about={"follows": reference}, exclusive=not own.own)
     except FileExistsError:
         # Another process began the store at the same time.
         follow_tables(store, manifest, source)
+
+
+def purged_labels(store: FeatureStore) -> Missing:
+    """Return the pictures of ``store`` that the store whose tables it follows has purged, and their labels with them."""
+    place = store._tables.followed
+    if place is None:
+        return Missing()
+    theirs = settled(place, lambda manifest: Plan(place, manifest.epoch))[1]
+    keys = list(store._key_bytes(None))
+    known, digest = np.zeros(len(keys), bool), digests(keys)
+    for segment in theirs.segments:
+        known |= segment.index.find(digest) >= 0
+    return Missing.of([keys[at] for at in np.flatnonzero(~known).tolist()])
 
 
 def require_own_tables(store: Path, found: Tables) -> None:

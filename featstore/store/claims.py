@@ -35,6 +35,7 @@ _LARGEST_RECORD = 4096
 _JOINS = 10
 _TORN_TRIES, _TORN_PAUSE = 3, 0.001
 _LOOK_SECONDS = 0.2
+_TURN_SECONDS = 0.02
 _SETTLE_SECONDS = 5.0
 """How long a writer waits for a compaction that has announced itself to look for others."""
 
@@ -297,6 +298,11 @@ class Claims:
         """Claim ``work``; return its owner if that is another process."""
         taken = self.take(work)
         return taken if isinstance(taken, Owner) else None
+
+    def wait_for(self, work: Work) -> None:
+        """Claim ``work``, after those that hold it."""
+        while self._other(work) is not None:
+            time.sleep(_TURN_SECONDS)
 
     def _alive(self, path: Path, owner: Owner) -> bool | None:
         """Return whether an owner lives, by its process or by its heartbeat; None if that is not known yet."""

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.errors import UsageError
-from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan, source_name
-from featstore.store.rows import REGIONS, parents
+from featstore.store.requires import require
+from featstore.store.rows import COLUMNS, REGIONS, parents
+from featstore.text import shown
 
 
 def picture_order(keys: Sequence[bytes], regions: NDArray[np.int32]) -> NDArray[np.int64] | None:
@@ -27,9 +28,7 @@ def picture_order(keys: Sequence[bytes], regions: NDArray[np.int32]) -> NDArray[
 
 def require_regions(store: Path) -> None:
     """Let ``store`` require a featstore that knows regions."""
-    manifest = Manifest.read(store)
-    if REGIONS not in manifest.requires:
-        manifest.requiring(REGIONS).write(store)
+    require(store, REGIONS)
 
 
 def require_same_cut(store: Path, plan: Plan, source: Mapping[str, Any]) -> None:
@@ -40,6 +39,20 @@ def require_same_cut(store: Path, plan: Plan, source: Mapping[str, Any]) -> None
             f"{store}: has {_text(before)} of {source.get('location')}, and this run asks for {_text(source)}; use the "
             "same options as before, or another store"
         )
+
+
+def for_doubled_key(source: Mapping[str, Any]) -> str:
+    """Return what to do about a key that ``source`` has more than once."""
+    if source.get("kind") == "coco":
+        return "give each annotation an id of its own, or remove the doubled one"
+    cut, others = source.get("cut"), {str(name).strip().lower(): str(name) for name in source.get("metadata", [])}
+    if isinstance(cut, dict) and "boxes" in cut:
+        return "name boxes that are equal by a column of their own (--region-column), or remove the doubled line"
+    if all(name in others for name in COLUMNS[1:]):
+        boxes = ",".join(shown(others[name]) for name in COLUMNS[1:])
+        without = ", and leave --tiles out" if cut is not None else ""
+        return f"if its lines are boxes of pictures, add --boxes {boxes}{without}; otherwise keep one line a picture"
+    return "each picture needs a key of its own (give a table an id column, or remove the doubled line)"
 
 
 def _text(source: Mapping[str, Any]) -> str:

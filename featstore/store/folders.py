@@ -32,7 +32,7 @@ SHARD: Final = re.compile(r"[0-9]{6}-[0-9]{8,10}\.h5")
 TEMPORARY_SHARD: Final = re.compile(r"\.[0-9]{6}-[0-9]{8,10}\.h5\.[0-9a-f]{12}\.tmp")
 """Temporary name of a shard that is being written, or whose writer died."""
 TEMPORARY_NUMBERED: Final = re.compile(r"\.[0-9]{6}\.h5\.[0-9a-f]{12}\.tmp")
-WORK_FOLDER: Final = re.compile(r"[0-9]{16,20}|session-[0-9a-f]{16}|compaction")
+WORK_FOLDER: Final = re.compile(r"[0-9]{16,20}|session-[0-9a-f]{16}|compaction|requires")
 CLAIM: Final = re.compile(r"claim\.([0-9]{1,9})")
 JOURNAL: Final = re.compile(r"journal\.([0-9]{1,9})")
 CULPRIT: Final = re.compile(r"culprit\.([0-9]{1,9})")

@@ -16,6 +16,7 @@ from featstore.store import tables
 from featstore.store.claims import Claims
 from featstore.store.manifest import Manifest, settled
 from featstore.store.plan import Plan
+from featstore.store.requires import require
 from featstore.store.tables import Table, Tables
 
 UNDO = "undo"
@@ -113,8 +114,7 @@ def undo_label(store: str | os.PathLike[str]) -> Version:
             if not mine:
                 raise UsageError(f"{path}: no labelling is left to undo (featstore label {path} --history lists all)")
             reverts = found.versions.index(mine[-1]) + 1
-            if UNDO not in Manifest.read(path).requires:
-                manifest.requiring(UNDO).write(path)
+            require(path, UNDO)
             about = {"reverts": reverts, "generation": Plan(path, manifest.epoch).generation}
             try:
                 file = tables.table_path(path, manifest.epoch, found.version)

@@ -18,6 +18,7 @@ from featstore.store.key_matches import KeyMatches
 from featstore.store.keys import KeyIndex, digests
 from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan
+from featstore.store.rows import renamed
 from featstore.store.tables import Column, Tables, Value
 from featstore.text import counted, quoted
 
@@ -121,9 +122,8 @@ def set_columns(
         if Manifest.read(path).epoch != epoch:
             raise FeatstoreError(f"{path}: was compacted while it was labelled; label it again")
     examples = [quoted(wanted[i]) for i in unknown[:5].tolist()]
-    return LabelReport(
-        version + 1, len(wanted), len(rows), len(unknown), examples, list(columns), "", matches.notes + matches.causes
-    )
+    notes = matches.notes + matches.causes + (renamed(columns) if plan.has_regions else [])
+    return LabelReport(version + 1, len(wanted), len(rows), len(unknown), examples, list(columns), "", notes)
 
 
 def _pictures_of_regions(plan: Plan, unknown: Collection[bytes]) -> list[str]:

@@ -144,12 +144,6 @@ class Manifest:
         return manifest
 
 
-def require(store: Path, feature: str) -> None:
-    """Add ``feature`` to what the store requires of its reader, before something that needs it is written."""
-    while feature not in (found := Manifest.read(store)).requires:
-        found.requiring(feature).write(store)
-
-
 def require_no_purge(store: Path) -> None:
     """Raise FeatstoreError if a purge of the store was killed."""
     with contextlib.suppress(UsageError):

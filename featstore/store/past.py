@@ -71,6 +71,11 @@ class Missing:
                 'missing="skip" opens the others'
             )
 
+    @classmethod
+    def of(cls, keys: Sequence[bytes]) -> Missing:
+        """Return what is missing, of which all keys are known."""
+        return cls(len(keys), tuple(map(quoted, keys[:_EXAMPLES])))
+
     def __str__(self) -> str:
         named = f" (the first: {', '.join(self.keys)})" if self.keys else ""
         erased = f", {self.erased:,} of them without a trace of their keys" if self.erased else ""

@@ -14,7 +14,7 @@ from featstore.sources.base import Chunk, Source
 from featstore.store import plan as plans
 from featstore.store import tables
 from featstore.store.as_source import KIND
-from featstore.store.cuts import picture_order, require_regions, require_same_cut
+from featstore.store.cuts import for_doubled_key, picture_order, require_regions, require_same_cut
 from featstore.store.denylist import Denylist
 from featstore.store.ids import Ids
 from featstore.store.keys import KeyIndex, digests
@@ -339,7 +339,7 @@ class Planner:
     def _refuse_doubled(self, key: bytes) -> None:
         raise UsageError(
             f"{self.source.get('location')}: the key {quoted(key)} is there more than once; "
-            "each picture needs a key of its own (give a table an id column, or remove the doubled line)"
+            f"{for_doubled_key(self.source)}"
         )
 
 

@@ -19,8 +19,8 @@ from featstore.store.history import Former, history_files, label_versions
 from featstore.store.ids import Ids
 from featstore.store.key_matches import meant, other_forms
 from featstore.store.keys import digests
-from featstore.store.manifest import require
 from featstore.store.plan import NewSegment, Plan
+from featstore.store.requires import require
 from featstore.store.rows import Rows, parents
 from featstore.store.tables import Tables
 from featstore.text import counted, quoted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -15,6 +15,18 @@ REGIONS: Final = "regions"
 """What a store with regions requires of its reader."""
 COLUMNS: Final = ("parent", "x", "y", "w", "h")
 """Columns that a store with regions has besides those of its tables."""
+
+
+def renamed(columns: Iterable[str]) -> list[str]:
+    """Return a note if some metadata ``columns`` of a store with regions have the names of its own."""
+    names = [name for name in columns if name in COLUMNS]
+    if not names:
+        return []
+    one = len(names) == 1
+    return [
+        f"the {'column' if one else 'columns'} {', '.join(names)} of the table {'is' if one else 'are'} called "
+        f"{', '.join(f'{name}_' for name in names)} in the store: {', '.join(COLUMNS)} are those of its regions"
+    ]
 
 
 class Region(NamedTuple):

@@ -265,6 +265,10 @@ class Tables:
         The store whose tables are in force instead: ``store`` (path), ``relative`` (path from here), ``store_id``.
     store_id : str or None
         Id of that store.
+    followed : Path or None
+        Where that store is.
+    lost : str
+        That this store is not where it was, and the remedy; "" if it is.
     """
 
     def __init__(self, store: Path, epoch: int, *, follow: bool = True) -> None:
@@ -273,7 +277,7 @@ class Tables:
         reference = self.own[0].meta.get("follows") if self.own else None
         self.follows: dict[str, Any] | None = reference if isinstance(reference, dict) else None
         self.store_id = None if self.follows is None else str(self.follows.get("store_id"))
-        self._lost = ""
+        self.lost, self.followed = "", None  # type: str, Path | None
         self._versions = self.own if self.follows is None or not follow else self._followed(store, self.follows)
 
     def _followed(self, store: Path, reference: dict[str, Any]) -> list[Table]:
@@ -283,8 +287,9 @@ class Tables:
             with contextlib.suppress(UsageError, OSError):
                 # Nobody can name a store by its id who does not know it: an untrusted store shows no other's labels.
                 if Manifest.read(place).store_id == self.store_id:
+                    self.followed = place
                     return settled(place, functools.partial(_own_tables, place))[1].own
-        self._lost = (
+        self.lost = (
             f"{store}: has the labels of {places[0]}, which is not there any more; if it moved: featstore extract "
             f"ITS_PLACE {store} --follow"
         )
@@ -293,8 +298,8 @@ class Tables:
     @property
     def versions(self) -> list[Table]:
         """The tables in force, the oldest first. Raises UsageError if the store that has them is not there."""
-        if self._lost:
-            raise UsageError(self._lost)
+        if self.lost:
+            raise UsageError(self.lost)
         return self._versions
 
     @property

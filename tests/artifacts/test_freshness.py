@@ -218,3 +218,27 @@ def test_pending_pictures_and_what_was_made_of_their_store_are_stale(tmp_path: P
     plan(tmp_path / "s", source)
     assert stale_in(tmp_path) == {"s", "s.faiss"}
     assert info(tmp_path)["commands"][0] == f"featstore extract {tmp_path / 'p'} {tmp_path / 's'}"
+
+
+def test_a_store_whose_labels_are_elsewhere_now_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    def told() -> str:
+        assert featstore.main(["info", str(tmp_path)], standalone_mode=False) in (0, None)
+        return capsys.readouterr().out
+
+    old = make_store(write_coloured(tmp_path / "p", names("", 3)), tmp_path / "old")
+    make_store(old, tmp_path / "follows", backbone=tiny_backbone(2), follow=True)
+    make_store(old, tmp_path / "copy", backbone=tiny_backbone(3))
+    assert told().endswith("nothing is stale\n")
+    (tmp_path / "sub").mkdir()
+    moved = old.rename(tmp_path / "sub" / "moved")
+    assert stale_in(tmp_path) == {"follows"}
+    assert f"{old}, whose labels it has, is at {moved} now" in told()
+    (command,) = info(tmp_path)["commands"]
+    assert featstore.main(shlex.split(command)[1:], standalone_mode=False) in (0, None)
+    assert stale_in(tmp_path) == set()
+    shutil.rmtree(moved)
+    text = told()
+    assert "nothing is stale" not in text
+    assert f"not known: has the labels of {moved}, which is not there any more; if it moved: featstore extract" in text
+    assert f"not known: its source {old} is not there" in text
+    assert f"of {tmp_path / 'copy'}, {tmp_path / 'follows'} it is not known whether they are stale" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from featstore.backbones import Backbone, architectures, base, list_backbones, load_backbone
 from featstore.backbones.layers import _until, layers_of, list_layers, resized, take
 from featstore.decode import Preprocessing
-from featstore.errors import UsageError
+from featstore.embed.recipe import Request
+from featstore.errors import FeatstoreError, UsageError
 from tests.made import tiny_backbone
 
 PICTURES = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32))
@@ -108,6 +110,22 @@ def test_maps_and_tokens_are_pooled() -> None:
         torch.testing.assert_close(made, features, rtol=0, atol=1e-6)
         assert taken.weights_digest == backbone.weights_digest
         assert take(taken, layer, pool) is taken
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        ("_block", "efficientnet_lite0 has no layer '_block'; did you mean '_blocks"),
+        ("", "has no layer ''"),
+        ("_fc", "is its classifier; without a layer, features are its input"),
+    ],
+)
+def test_an_unknown_layer_is_told_before_the_weights_are_looked_for(tmp_path: Path, layer: str, words: str) -> None:
+    weights = str(tmp_path / "missing.pth")
+    with pytest.raises(UsageError, match=words):
+        Request(backbone="efficientnet_lite0", weights=weights, layer=layer).load(None, tmp_path / "s")
+    with pytest.raises(FeatstoreError, match="missing.pth"):
+        Request(backbone="efficientnet_lite0", weights=weights, layer="_blocks").load(None, tmp_path / "s")
 
 
 def test_later_layers_do_not_run_and_the_network_is_left_as_it_was() -> None:

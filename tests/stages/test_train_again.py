@@ -103,6 +103,24 @@ def test_purged_pictures_are_named(tmp_path: Path):
         train_again(tmp_path / "a.head")
 
 
+@pytest.mark.parametrize("purging", [False, True])
+def test_pictures_whose_labels_were_purged_in_the_followed_store_are_named(tmp_path: Path, purging: bool):
+    folder = write_coloured(tmp_path / "p", names("train", 6) + names("val", 3))
+    old = make_store(folder, tmp_path / "old")
+    store = make_store(old, tmp_path / "s", backbone=tiny_backbone(2), follow=True)
+    train(store, folds=2, out=tmp_path / "a.head")
+    remove(old, ["train/ant/03.png"])
+    assert (train_again(tmp_path / "a.head").equal, train_again(tmp_path / "a.head").notes) == (True, [])
+    if purging:
+        purge(old)
+    else:
+        compact(old)
+    with pytest.raises(
+        UsageError, match=r"again: 1 picture of then is gone \(the first: 'train/ant/03.png'\); they were"
+    ):
+        train_again(tmp_path / "a.head")
+
+
 def test_unused_purged_pictures_are_only_noted(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("", 9))
     store = make_store(folder, tmp_path / "s")

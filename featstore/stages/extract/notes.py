@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 def notes_of(run: Run, source: Source, units: tuple[int, int]) -> list[str]:
     """Return notes on surprising readings of ``source``, and on work that was left, with the remedy."""
     notes = list(source.notes)
+    if count := unreached(run, source):
+        notes.append(
+            f"{counted(count, 'picture is', 'pictures are')} pending, because the folder {source.root} is not there; if it was "
+            "moved, run the same command with --root and its new place"
+        )
     if run.kept:
         notes.append(
             f"{run.kept:,} of the pending pictures are extracted already and kept in journals; a unit of up to "
@@ -53,6 +58,15 @@ def notes_of(run: Run, source: Source, units: tuple[int, int]) -> list[str]:
             f"--unit-rows than {run.manifest.unit_rows:,} to share so few pictures"
         )
     return notes
+
+
+def unreached(run: Run, source: Source) -> int:
+    """Return the number of this source's pending pictures whose folder is not there."""
+    ours = source_name(source.describe())
+    if source.kind == "import":
+        return 0
+    of = [unit for unit in run.absent if source_name(run.plan.segments[unit.segment].source) == ours]
+    return sum(map(len, of))
 
 
 def classes_of(tables: Tables) -> tuple[int, list[str]]:

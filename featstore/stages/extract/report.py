@@ -14,7 +14,7 @@ class ExtractReport:
     """What a run did.
 
     ``images`` = ``vectors`` + ``failures`` + ``pending`` tell the whole store after it; ``new_*`` this run.
-    ``reasons``: this run's failures by reason. ``stopped``: it was asked to stop before its units were done.
+    ``unreached``: those of this source's pending pictures whose folder is not there. ``reasons``: this run's failures by reason. ``stopped``: it was asked to stop before its units were done.
     ``restarts``: how often the working process died or stalled and was started again. ``layout`` of the source, if it
     is a folder; ``read_as``: what was found in the source, and where, in one line; ``classes`` and ``splits`` that the store knows; ``notes``: what a person should know, in words.
     """
@@ -25,6 +25,7 @@ class ExtractReport:
     vectors: int = 0
     failures: int = 0
     pending: int = 0
+    unreached: int = 0
     new_vectors: int = 0
     new_failures: int = 0
     ignored: int = 0
@@ -48,8 +49,8 @@ class ExtractReport:
 
     @property
     def fruitless(self) -> bool:
-        """Whether the run tried pictures and could read none."""
-        return self.new_failures > 0 and self.new_vectors == 0
+        """Whether the run tried pictures and could read none, or the folder of its pending pictures is not there."""
+        return self.new_vectors == 0 and (self.new_failures > 0 or self.unreached > 0)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""

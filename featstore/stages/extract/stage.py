@@ -22,7 +22,7 @@ from featstore.embed.units import Run
 from featstore.errors import UsageError
 from featstore.sources import Source
 from featstore.stages.extract.advice import advice
-from featstore.stages.extract.notes import classes_of, notes_of
+from featstore.stages.extract.notes import classes_of, notes_of, unreached
 from featstore.stages.extract.options import ExtractOptions
 from featstore.stages.extract.report import ExtractReport
 from featstore.store import FeatureStore, Identity
@@ -31,6 +31,7 @@ from featstore.store.claims import Claims
 from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan, source_name
 from featstore.store.planner import Change, Planner
+from featstore.store.rows import renamed
 from featstore.store.writer import has_rows, open_for_writing, sweep
 
 if TYPE_CHECKING:
@@ -197,6 +198,7 @@ def _report(run: Run, source: Source, change: Change, units: tuple[int, int]) ->
         counts.vectors,
         counts.failures,
         counts.pending,
+        unreached(run, source),
         run.done - run.failed,
         run.failed,
         source.ignored,
@@ -206,7 +208,7 @@ def _report(run: Run, source: Source, change: Change, units: tuple[int, int]) ->
         read_as=source.read_as,
         classes=classes,
         splits=splits,
-        notes=notes_of(run, source, units),
+        notes=notes_of(run, source, units) + (renamed(opened._tables.columns) if opened.has_regions else []),
     )
 
 

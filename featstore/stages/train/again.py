@@ -18,6 +18,7 @@ from featstore.files import atomic
 from featstore.stages.train.report import TrainReport
 from featstore.stages.train.stage import DATA, REQUEST, Request, assess, digests_of, fit, train
 from featstore.store import FeatureStore
+from featstore.store.as_source import purged_labels
 from featstore.store.past import Missing
 from featstore.store.stacked import StackedStores, match_origins
 from featstore.text import counted, printable
@@ -85,7 +86,7 @@ def train_again(
     if out is not None:
         atomic.require_place(Path(out))
     stack = StackedStores([_as_then(place, old, path) for place in _places(old, path, stores)])
-    gone = [store.missing for store in stack.stores if store.missing.count]
+    gone = [found for store in stack.stores for found in (store.missing, purged_labels(store)) if found.count]
     try:
         stack.require_whole()
         split = request.split(stack.first)

@@ -59,6 +59,17 @@ def test_notes_report_vectors_kept_from_unfinished_units(folder, tmp_path):
     assert run(folder, tmp_path / "s", batch=1).notes == []
 
 
+def test_rows_that_were_retired_before_they_were_extracted_are_no_failures(folder, tmp_path):
+    stopped = threading.Event()
+    stopped.set()
+    run(folder, tmp_path / "s", stop=stopped)
+    gone = next(folder.rglob("*.png"))
+    gone.unlink()
+    report = run(folder, tmp_path / "s")
+    assert (report.new_vectors, report.new_failures, report.reasons) == (report.images, 0, {})
+    assert (report.failures, report.pending) == (0, 0)
+
+
 def test_notes_report_a_missing_source(folder, tmp_path):
     run(folder, tmp_path / "s")
     folder.rename(tmp_path / "moved")

@@ -15,10 +15,12 @@ from PIL import Image
 
 from featstore.decode import DECODERS, load_rgb, regions, tiff
 from featstore.errors import UsageError
+from featstore.sources.regions import box_name
 from featstore.stages.compact import compact
 from featstore.stages.extract import ExtractOptions, extract_in_process, extract_supervised
 from featstore.stages.extract.jobs import Job, extract_jobs
 from featstore.stages.extract.trial import try_picture
+from featstore.stages.label import label
 from featstore.stages.remove import purge, remove, restore
 from featstore.store import FeatureStore
 from featstore.store.claims import work_folder
@@ -98,7 +100,8 @@ def test_vectors_equal_those_of_saved_crops_and_each_picture_is_decoded_once(fol
     report = run(source, tmp_path / "s", decode=decode)
     assert (report.vectors, report.failures, len(decoded)) == (24, 0, 6)
     store = FeatureStore.open(tmp_path / "s")
-    assert store.keys[:2] == [f"{store.parents[0]}#0", f"{store.parents[0]}#1"]
+    boxes = zip(*(store.column(name).tolist() for name in ("parent", *BOXES)), strict=True)
+    assert store.keys[:] == ["{}#{},{},{},{}".format(*box) for box in boxes]
     save_crops(store, folder, tmp_path / "crops")
     extract(tmp_path / "crops", tmp_path / "c", backbone=NETWORK, batch=5, decode=decode)
     assert features(tmp_path / "c") == features(tmp_path / "s")
@@ -138,6 +141,52 @@ def test_changed_boxes_and_pictures_are_extracted_again_and_nothing_else(folder,
     assert run(source, tmp_path / "s").change.unchanged == 23
 
 
+def test_boxes_without_names_keep_their_keys_when_the_table_loses_and_gains_lines(folder, tmp_path):
+    rows = some_boxes()
+    source = table(folder / "t.csv", rows)
+    run(source, tmp_path / "s")
+    before = FeatureStore.open(tmp_path / "s").to_pandas().set_index("key")
+    table(folder / "t.csv", [("0.jpg", 0, 0, 9.50, 9, "new"), *rows[:0:-1]])
+    change = run(source, tmp_path / "s").change
+    assert (change.unchanged, change.added, change.changed, change.removed) == (23, 1, 0, 1)
+    after = FeatureStore.open(tmp_path / "s").to_pandas().set_index("key")
+    assert set(after.index) - set(before.index) == {"0.jpg#0,0,9.5,9"}
+    kept = after.index.intersection(before.index)
+    assert after.loc[kept, ["id", *BOXES]].equals(before.loc[kept, ["id", *BOXES]])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {},
+            r"the key '0.jpg#1,2,5,5' is there more than once; name boxes that are equal by a column .*--region-column",
+        ),
+        ({"region_column": "label"}, "the key '0.jpg#a' is there more than once; name boxes that are equal"),
+        ({"boxes": None}, "the key '0.jpg' is .*; if its lines are boxes of pictures, add --boxes x,y,w,h; otherwise"),
+        (
+            {"boxes": None, "tiles": 30},
+            "the key '0.jpg#0,0,30,30' is .*; if its lines are boxes .*, add --boxes x,y,w,h, and leave --tiles out",
+        ),
+    ],
+)
+def test_equal_boxes_are_refused_with_the_remedy(folder, tmp_path, options, message):
+    source = table(folder / "t.csv", [("0.jpg", 1, 2, 5, 5, "a"), ("0.jpg", 1.0, 2, 5, 5, "a")])
+    with pytest.raises(UsageError, match=message):
+        run(source, tmp_path / "s", **options)
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ([12, 30.0, -0.0, 1e300], b"12,30,0,1e+300"),
+        ([0.1, float("nan"), float("inf"), 2.50], b"0.1,nan,inf,2.5"),
+    ],
+)
+def test_a_box_is_named_by_its_shortest_decimals(values, name):
+    assert box_name(values) == name
+
+
 def test_boxes_that_are_wrong_are_failures_or_clipped_and_told(folder, tmp_path):
     rows = [
         ("0.jpg", -5, -5, 20, 20, "clipped"),
@@ -159,11 +208,12 @@ def test_boxes_that_are_wrong_are_failures_or_clipped_and_told(folder, tmp_path)
         "far": (1, 1, 59, 5),
     }
     failures = {key: failure.reason for key, failure in store.failures()}
-    assert failures == {**{f"0.jpg#{n}": "bad-box" for n in (1, 2, 3, 4)}, "gone.jpg#0": "missing"}
+    bad = ("200,0,5,5", "3,3,0,5", "3,3,-4,5", "3,nan,4,5")
+    assert failures == {**{f"0.jpg#{box}": "bad-box" for box in bad}, "gone.jpg#1,1,5,5": "missing"}
     notes = "\n".join(report.notes)
     for text in (
-        "2 boxes reach beyond their pictures and are clipped (the first: '0.jpg#0')",
-        "1 box is outside its picture: a failure (the first: '0.jpg#1')",
+        "2 boxes reach beyond their pictures and are clipped (the first: '0.jpg#-5,-5,20,20')",
+        "1 box is outside its picture: a failure (the first: '0.jpg#200,0,5,5')",
         "2 boxes are without an area in pixels: failures",
         "1 box is with a value that is no number: a failure",
     ):
@@ -199,6 +249,26 @@ def test_refuses_what_makes_no_sense(folder, tmp_path, options, header, message)
     source = table(folder / "t.csv", [("0.jpg", 1, 1, 5, 5, "")], header)
     with pytest.raises(UsageError, match=message):
         run(source, tmp_path / "s", **options)
+
+
+def test_a_side_of_the_box_is_no_label_and_columns_of_its_names_are_told(folder, tmp_path):
+    source = table(
+        folder / "t.csv", [("0.jpg", 1, 2, 5, 6, "p"), ("1.jpg", 1, 2, 5, 6, "q")], ["path", *BOXES, "parent"]
+    )
+    report = run(source, tmp_path / "s")
+    told = "of the table is called parent_ in the store: parent, x, y, w, h are those of its regions"
+    assert (report.classes, report.notes) == (0, [f"the column parent {told}"])
+    store = FeatureStore.open(tmp_path / "s")
+    assert (store.column("parent_").tolist(), store.column("y").tolist()) == (["p", "q"], [2, 2])
+    labels = table(folder / "l.csv", [(key, 7, 8, 9, 10, "a") for key in store.keys], ["key", *BOXES, "note"])
+    report = label(tmp_path / "s", labels)
+    assert (report.columns, FeatureStore.open(tmp_path / "s").labels.tolist()) == (
+        ["x", "y", "w", "h", "note"],
+        [None] * 2,
+    )
+    assert report.notes == [
+        f"the columns x, y, w, h of the table are called x_, y_, w_, h_ {told.partition(' called parent_ ')[2]}"
+    ]
 
 
 def test_refuses_a_box_that_is_text(folder, tmp_path):
@@ -276,7 +346,15 @@ def test_reads_boxes_of_coco(folder, tmp_path):
             '{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "id": 3, "bbox": [1]}]}',
             "the bbox of the annotation 3 is no list of four numbers",
         ),
-        ('{"images": [{"id": 1}, {"id": 1}], "annotations": []}', "two of its images have the same id"),
+        (
+            '{"images": [{"id": 1}, {"id": 1}], "annotations": []}',
+            "2 of its images have the id 1; give each an id of its own",
+        ),
+        (
+            '{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "id": 3, "bbox": [1, 1, 2, 2]}, '
+            '{"image_id": 1, "id": 3, "bbox": [1, 1, 3, 3]}]}',
+            "the key 'a#3' is there more than once; give each annotation an id of its own, or remove the doubled one",
+        ),
         ('{"images": [{"id": [1]}], "annotations": []}', "has images whose id is no number or text"),
     ],
 )
@@ -310,9 +388,9 @@ def test_several_stores_decode_each_picture_once(folder, tmp_path, decoded):
 def test_pages_show_the_region(folder, tmp_path):
     run(table(folder / "t.csv", [("1.jpg", 3, 4, 10, 20, "a")]), tmp_path / "s")
     pictures = Pictures(FeatureStore.open(tmp_path / "s"))
-    shown = np.asarray(pictures("1.jpg#0"))
+    shown = np.asarray(pictures("1.jpg#3,4,10,20"))
     assert (shown == np.asarray(load_rgb((folder / "1.jpg").read_bytes()))[4:24, 3:13]).all()
-    assert pictures.address("1.jpg#0").endswith("/1.jpg")
+    assert pictures.address("1.jpg#3,4,10,20").endswith("/1.jpg")
 
 
 def test_a_store_without_regions_requires_nothing(folder, tmp_path):
@@ -383,12 +461,13 @@ def test_a_table_is_supervised_and_a_second_run_finds_nothing_new(folder, tmp_pa
 def test_one_region_is_removed_alone_and_a_picture_with_all_its_regions(folder, tmp_path):
     source = table(folder / "t.csv", some_boxes())
     run(source, tmp_path / "s")
-    assert remove(tmp_path / "s", ["1.jpg#2"]).copies == 0
+    own = [key for key in FeatureStore.open(tmp_path / "s").keys if key.startswith("1.jpg")]
+    assert remove(tmp_path / "s", own[2:3]).copies == 0
     assert remove(tmp_path / "s", ["4.jpg"]).removed == 4
     added = table(folder / "t.csv", [*some_boxes(), ("1.jpg", 1, 1, 9, 9, "c1"), ("4.jpg", 1, 1, 9, 9, "c0")])
     assert run(added, tmp_path / "s").reasons == {"removed": 1}
     keys = set(FeatureStore.open(tmp_path / "s").keys)
-    assert {key for key in keys if key.startswith("1.jpg")} == {f"1.jpg#{number}" for number in (0, 1, 3, 4)}
+    assert {key for key in keys if key.startswith("1.jpg")} == {*own, "1.jpg#1,1,9,9"} - {own[2]}
     assert not any(key.startswith("4.jpg") for key in keys)
 
 
@@ -396,7 +475,7 @@ def test_regions_beside_removed_ones_keep_their_boxes(folder, tmp_path):
     source = table(folder / "t.csv", some_boxes())
     run(source, tmp_path / "s")
     before = FeatureStore.open(tmp_path / "s").to_pandas().set_index("key")
-    remove(tmp_path / "s", ["1.jpg#2"])
+    remove(tmp_path / "s", [before.index[5]])
     assert run(source, tmp_path / "s").change.unchanged == 23
     after = FeatureStore.open(tmp_path / "s").to_pandas().set_index("key")
     assert after.equals(before.loc[after.index])
@@ -444,12 +523,11 @@ def test_regions_that_vanished_can_be_purged_by_the_key_of_their_picture(folder,
 
 
 def test_labels_by_the_key_of_a_picture_name_its_regions(folder, tmp_path):
-    run(table(folder / "t.csv", some_boxes(2)), tmp_path / "s")
-    report = set_columns(tmp_path / "s", [b"0.jpg#1", b"0.jpg", b"none.jpg"], {"label": ["a", "b", "c"]})
+    source = table(folder / "t.csv", [(f"{at // 2}.jpg", at, 1, 5, 5, "c") for at in range(4)])
+    run(source, tmp_path / "s")
+    report = set_columns(tmp_path / "s", [b"0.jpg#1,1,5,5", b"0.jpg", b"none.jpg"], {"label": ["a", "b", "c"]})
     assert (report.matched, report.unknown) == (1, 2)
-    told = (
-        "1 key is that of a picture of which only regions are in the store: name these, as '0.jpg#0' for one of '0.jpg'"
-    )
+    told = "1 key is that of a picture of which only regions are in the store: name these, as '0.jpg#0,1,5,5' for one of '0.jpg'"
     assert told in report.notes
     with pytest.raises(UsageError, match="2 keys are those of pictures of which only regions"):
         set_columns(tmp_path / "s", [b"0.jpg", b"1.jpg"], {"label": ["b", "c"]})

@@ -146,6 +146,16 @@ def test_a_root_says_where_the_pictures_are_now(old: Path):
     assert FeatureStore.open(new).failures() == []
 
 
+def test_a_run_that_cannot_find_the_folder_of_the_pictures_fails_and_names_it(old: Path):
+    moved = (old.parent / "p").rename(old.parent / "moved")
+    report = extract(old, old.with_name("new.store"), backbone=OTHER)
+    assert (report.pending, report.unreached, report.fruitless) == (18, 18, True)
+    told = f"18 pictures are pending, because the folder {old.parent / 'p'} is not there; if it was moved, run the same command with --root"
+    assert any(note.startswith(told) for note in report.notes)
+    report = extract(old, old.with_name("new.store"), backbone=OTHER, root=moved)
+    assert (report.pending, report.unreached, report.fruitless) == (0, 0, False)
+
+
 @pytest.mark.parametrize("sources", [1, 2])
 def test_vectors_stay_while_the_folder_of_the_pictures_is_not_there(old: Path, tmp_path: Path, sources: int):
     if sources == 2:
