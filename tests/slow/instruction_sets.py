@@ -227,7 +227,7 @@ def main(tests: tuple[str, ...], quick: bool, tolerances: bool, only: str | None
                 click.echo(f"{name}: {library}: {state}")
             records[name] = (records_dir or Path(place)) / name
             results[name] = run(
-                chosen, tests, 20 if quick else 200, Path(place) / f"{name} code", records[name] if tolerances else None
+                chosen, tests, 20 if quick else 200, Path(place) / f"code-{name}", records[name] if tolerances else None
             )
         if tolerances:
             click.echo(table(records, reasons(TOLERANCES.read_text(encoding="utf-8"))))

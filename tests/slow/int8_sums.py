@@ -133,7 +133,9 @@ def main(pictures: Path, count: int) -> None:
             click.echo(f"{name}: {told[name]}", err=True)
     fp32 = found["fp32"]
     everything = {**int8, "exact sums": features(summed_exactly(model), pixels)[0]}
-    pairs = {f"{one}, {other}": (everything[one], everything[other]) for one, other in itertools.combinations(everything, 2)}
+    pairs = {
+        f"{one}, {other}": (everything[one], everything[other]) for one, other in itertools.combinations(everything, 2)
+    }
     between = {
         name: {"bit-identical": np.array_equal(*pair)} | {key: drift(*pair)[key] for key in TOLD}
         for name, pair in pairs.items()
@@ -146,7 +148,9 @@ def main(pictures: Path, count: int) -> None:
     checks = {
         "arithmetics agree": all(each["neighbour_agreement"] >= AGREEMENT for each in between.values()),
         "within the class": not any(describe_excess(PRECISION, drift(each, fp32)) for each in int8.values()),
-        "heads": all(each["difference"] + 2 * each["standard_error_of_difference"] >= -POINTS for each in heads.values()),
+        "heads": all(
+            each["difference"] + 2 * each["standard_error_of_difference"] >= -POINTS for each in heads.values()
+        ),
     }
     result = {
         "pictures": len(pixels),

@@ -95,7 +95,7 @@ def pytest_sessionfinish() -> None:
     """Append the differences that this process recorded to the file."""
     if _worst and (name := os.environ.get("FEATSTORE_TOLERANCES")):
         # In one call, so that the lines of processes that end together do not mix.
-        file = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        file = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             os.write(file, json.dumps(_worst).encode() + b"\n")
         finally:
