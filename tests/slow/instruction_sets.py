@@ -5,8 +5,8 @@
 For each instruction set that this processor has and that is older than its newest, and with ``--tolerances`` for the
 processor as it is too, TESTS run (by default all; ``--quick``: what depends most on the processor, within a minute on two
 cores) in processes with the switches of oneDNN (torch's and OpenVINO's), ATen, MKL, OpenBLAS (NumPy's, SciPy's and
-FAISS's), FAISS and NumPy set. ``--tolerances`` prints a Markdown table of every tolerance that the tests used: bound and
-worst share of it by instruction set. Ends with 1 where a test fails.
+FAISS's), FAISS and NumPy set. ``--tolerances`` prints a Markdown table of every tolerance that the tests used: bound, reason
+(as in tests/tolerances.md, "?" where it has none) and worst share by instruction set. Ends with 1 where a test fails.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 import click
 
 ROOT = Path(__file__).parents[2]
+TOLERANCES = ROOT / "tests" / "tolerances.md"
 QUICK = (
     "tests/heads/test_rowwise.py",
     "tests/heads/test_subset_invariance.py",
@@ -132,7 +133,7 @@ def tell(chosen: InstructionSet | None) -> dict[str, str]:
     found: dict[str, str] = json.loads(_output(code, switches(chosen)).strip().splitlines()[-1])
     # In a separate process, because OpenVINO fails if its oneDNN runs in verbose mode.
     code = (
-        "import torch; torch.nn.functional.conv2d(torch.ones(1, 8, 9, 9), torch.ones(8, 8, 3, 3)); "
+        "import torch; torch.nn.functional.conv2d(torch.ones(2, 64, 32, 32), torch.ones(64, 64, 3, 3)); "
         "torch.ones(64, 64) @ torch.ones(64, 64)"
     )
     said = _output(code, {**switches(chosen), "ONEDNN_VERBOSE": "1", "MKL_VERBOSE": "1"})
@@ -162,20 +163,36 @@ def run(chosen: InstructionSet | None, tests: tuple[str, ...], shapes: int, cach
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
 
-def table(records: dict[str, Path]) -> str:
-    """Return a Markdown table of the tolerances: place, bound, and its largest used share per instruction set."""
-    worst: dict[str, dict[str, float]] = {}
-    bounds: dict[str, str] = {}
-    for name, path in records.items():
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-            for place, (bound, share) in json.loads(line).items():
-                bounds[place] = bound
-                by_name = worst.setdefault(place, {})
-                by_name[name] = max(share, by_name.get(name, 0.0))
-    lines = [f"| tolerance | bound | {' | '.join(records)} |", "| --- | --- |" + " --- |" * len(records)]
-    for place in sorted(worst):
-        shares = [f"{worst[place][name]:.2g}" if name in worst[place] else "" for name in records]
-        lines.append(f"| {place} | {bounds[place]} | {' | '.join(shares)} |")
+def reasons(text: str) -> dict[tuple[str, str], str]:
+    """Return the reason of each tolerance, named by test and bound, in the table of tests/tolerances.md."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    return {(row[0], row[1]): row[2] for row in rows if "::" in row[0]}
+
+
+def table(records: dict[str, Path], known: dict[tuple[str, str], str]) -> str:
+    """Return a Markdown table of the tolerances: test, bound, reason, and the largest used share by instruction set.
+
+    Where a test has more than three absolute bounds with one relative bound, it computes them from its data.
+    """
+    found = [
+        (name, test, *bound.partition(", atol=")[::2], share)
+        for name, path in records.items()
+        for line in (path.read_text(encoding="utf-8").splitlines() if path.exists() else [])
+        for test, shares in json.loads(line).items()
+        for bound, share in shares.items()
+    ]
+    bounds: dict[tuple[str, str], set[str]] = {}
+    for _, test, relative, absolute, _ in found:
+        bounds.setdefault((test, relative), set()).add(absolute)
+    worst: dict[tuple[str, str], dict[str, float]] = {}
+    for name, test, relative, absolute, share in found:
+        computed = len(bounds[test, relative]) > 3
+        by_name = worst.setdefault((test, f"{relative}, atol={'computed' if computed else absolute}"), {})
+        by_name[name] = max(share, by_name.get(name, 0.0))
+    lines = [f"| test | bound | reason | {' | '.join(records)} |", "| --- | --- | --- |" + " --- |" * len(records)]
+    for (test, bound), by_name in sorted(worst.items()):
+        used = [f"{by_name[name]:.2g}" if name in by_name else "" for name in records]
+        lines.append(f"| {test} | {bound} | {known.get((test, bound), '?')} | {' | '.join(used)} |")
     return "\n".join(lines)
 
 
@@ -184,7 +201,13 @@ def table(records: dict[str, Path]) -> str:
 @click.option("--quick", is_flag=True, help="Only the tests that depend most on the processor.")
 @click.option("--tolerances", is_flag=True, help="Run as it is too, and print how much of each tolerance was used.")
 @click.option("--only", help="One instruction set, by its name here.")
-def main(tests: tuple[str, ...], quick: bool, tolerances: bool, only: str | None) -> None:
+@click.option(
+    "--records",
+    "records_dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="With --tolerances: a folder that keeps what was used; runs with it add to the table.",
+)
+def main(tests: tuple[str, ...], quick: bool, tolerances: bool, only: str | None, records_dir: Path | None) -> None:
     """Run the tests under each older instruction set."""
     has = of_this_processor()
     older: list[InstructionSet | None] = [*has[:-1]]
@@ -194,19 +217,20 @@ def main(tests: tuple[str, ...], quick: bool, tolerances: bool, only: str | None
         older = [each for each in has if each.name == only]
     click.echo(f"this processor: {', '.join(each.name for each in has) or 'does not tell its instruction sets'}")
     tests = tests or (QUICK if quick else ("tests",))
+    newest = has[-1].name if has else "as it is"
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="featstore-sets-") as place:
         records: dict[str, Path] = {}
         for chosen in older:
-            name = chosen.name if chosen else "as it is"
+            name = chosen.name if chosen else newest
             for library, state in tell(chosen).items():
                 click.echo(f"{name}: {library}: {state}")
-            records[name] = Path(place) / name
+            records[name] = (records_dir or Path(place)) / name
             results[name] = run(
-                chosen, tests, 20 if quick else 200, Path(place) / f"{name} code", records[name] if tolerances else None
+                chosen, tests, 20 if quick else 200, Path(place) / f"code-{name}", records[name] if tolerances else None
             )
         if tolerances:
-            click.echo(table(records))
+            click.echo(table(records, reasons(TOLERANCES.read_text(encoding="utf-8"))))
     for name, code in results.items():
         click.echo(f"{name}: {'passed' if code == 0 else f'FAILED ({code})'}")
     sys.exit(any(results.values()))

@@ -1,18 +1,27 @@
-"""Compare int8 features of this processor with the same quantised network summed exactly, and with fp32.
+"""Compare int8 features of each of this processor's instruction sets, of exact sums, and of fp32.
 
-    python -m tests.slow.int8_sums PICTURES [--count 128]
+    python -m tests.slow.int8_sums PICTURES [--count 400]
 
-PICTURES: a folder of photographs. Of EfficientNet-Lite0 with its real weights three engines run on the same pixels:
-OpenVINO in fp32, openvino-int8 with this processor's integer kernels, and openvino-int8 with its graph left in float32
-(``LP_TRANSFORMS_MODE`` off), which sums the same quantised values without any saturation, as VNNI does. Printed are the
-agreement of nearest neighbours, cosines, the root mean square difference in standard deviations, and pictures a second.
-On a processor with VNNI int8 is also computed without it, in a process in which oneDNN is limited to AVX2. Ends with 1 if
-two arithmetics agree on fewer than 0.8 of the nearest neighbours, or if int8 leaves the bound of its class.
+PICTURES: photographs in a folder for each class. Of EfficientNet-Lite0 with its real weights these engines run on the
+same pixels: OpenVINO in fp32 and openvino-int8, each in a process for each instruction set (by oneDNN's switch, see
+instruction_sets.py), and openvino-int8 with its graph left in float32 (``LP_TRANSFORMS_MODE`` off), which sums the same
+quantised values without any saturation, as VNNI does.
+
+Printed are the agreement of nearest neighbours, cosines, the root mean square difference in standard deviations, pictures
+a processor second, and the accuracy of logistic regressions that are trained on every second picture and tried on the
+others: on fp32, on int8 of each instruction set, and trained on int8 of one set and tried on that of another. Differences
+of accuracy are paired and have their standard error.
+
+Ends with 1 if two arithmetics agree on fewer than 0.8 of the nearest neighbours, if int8 leaves the bound of its class, or
+if a head on int8 is worse than on fp32 by more than a point and two standard errors.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -30,19 +39,22 @@ from featstore.embed.embedder import inputs_of
 from featstore.engines import drift, open_engine, openvino
 from featstore.engines.int8 import PRECISION, has_8_bit_sums
 from featstore.engines.parity import describe_excess
+from featstore.heads import LogisticHead
 from featstore.sources.reading import read_picture
-from tests.slow.instruction_sets import SETS, switches
+from tests.slow.instruction_sets import InstructionSet, of_this_processor, switches
 
-BACKBONE, AGREEMENT, BATCH = "efficientnet_lite0", 0.8, 32
+BACKBONE, AGREEMENT, POINTS, BATCH = "efficientnet_lite0", 0.8, 0.01, 32
+ENGINES = {"fp32": "openvino", "int8": "openvino-int8"}
 TOLD = ("neighbour_agreement", "cosine_min", "rms_difference", "greatest_difference")
+Features = NDArray[np.float32]
 
 
-def features(engine: Any, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]:
-    """Return the features (n, d) and the pictures per second, without start-up."""
+def features(engine: Any, pixels: NDArray[np.uint8]) -> tuple[Features, float]:
+    """Return the features (n, d) and the pictures per processor second, without start-up."""
     engine(pixels[:BATCH])
-    started = time.perf_counter()
+    started = time.process_time()
     found = np.concatenate([engine(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)])
-    return found, len(pixels) / (time.perf_counter() - started)
+    return found, len(pixels) / (time.process_time() - started)
 
 
 def summed_exactly(model: Any) -> Any:
@@ -55,54 +67,98 @@ def summed_exactly(model: Any) -> Any:
         openvino._configuration = configuration
 
 
-def without_vnni(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]:
-    """Return the int8 features and the pictures a second of a process in which oneDNN is limited to AVX2."""
-    avx2 = next(each for each in SETS if each.name == "avx2")
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        np.save(place / "pixels.npy", pixels)
-        code = (
-            "import sys, numpy as np; from tests.slow.int8_sums import *; model = load_backbone(BACKBONE); "
-            "assert not has_8_bit_sums(); engine = open_engine(model, engine='openvino-int8', device='cpu'); "
-            "found, rate = features(engine, np.load(sys.argv[1] + '/pixels.npy')); "
-            "np.save(sys.argv[1] + '/features.npy', found); print(rate)"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", code, folder], env=switches(avx2), stdout=subprocess.PIPE, text=True, check=True
-        )
-        return np.load(place / "features.npy"), float(done.stdout.splitlines()[-1])
+def save_features(folder: str) -> None:
+    """Compute the features of ``folder``/pixels.npy in this process; save them there and print what the engines say."""
+    model, pixels = load_backbone(BACKBONE), np.load(Path(folder) / "pixels.npy")
+    told: dict[str, Any] = {"8-bit sums in one instruction": has_8_bit_sums()}
+    for name, engine_name in ENGINES.items():
+        engine = open_engine(model, engine=engine_name, device="cpu")
+        found, rate = features(engine, pixels)
+        np.save(Path(folder) / f"{name}.npy", found)
+        told[name] = {"pictures a processor second": rate, "kernels": engine.provenance()["instruction_set"]}
+    print(json.dumps(told))
 
 
-@click.command()
-@click.argument("pictures", type=click.Path(exists=True, path_type=Path))
-@click.option("--count", default=128, show_default=True)
-def main(pictures: Path, count: int) -> None:
-    """Measure, print one JSON object, and exit with 1 if a bound is missed."""
-    model = load_backbone(BACKBONE)
+def under(chosen: InstructionSet | None, folder: Path) -> tuple[dict[str, Features], dict[str, Any]]:
+    """Return features and what the engines say of a process limited to ``chosen`` (None: no limit)."""
+    code = "import sys; from tests.slow.int8_sums import save_features; save_features(sys.argv[1])"
+    command = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(command, env=switches(chosen), stdout=subprocess.PIPE, text=True, check=True)
+    return {name: np.load(folder / f"{name}.npy") for name in ENGINES}, json.loads(done.stdout.splitlines()[-1])
+
+
+def hits(trained_on: Features, tried_on: Features, labels: NDArray[np.str_]) -> NDArray[np.bool_]:
+    """Return which odd rows of ``tried_on`` a logistic regression on the even rows of ``trained_on`` classifies right."""
+    head = LogisticHead(calibrate=False).fit(trained_on[::2], labels[::2])
+    right: NDArray[np.bool_] = head.predict(tried_on[1::2]) == labels[1::2]
+    return right
+
+
+def accuracy(right: NDArray[np.bool_], reference: NDArray[np.bool_]) -> dict[str, float]:
+    """Return the share of ``right``, and its difference from that of ``reference`` on the same pictures."""
+    differences = right.astype(float) - reference
+    return {
+        "accuracy": float(right.mean()),
+        "standard_error": float(right.std() / math.sqrt(len(right))),
+        "difference": float(differences.mean()),
+        "standard_error_of_difference": float(differences.std() / math.sqrt(len(right))),
+    }
+
+
+def read(pictures: Path, count: int, model: Any) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
+    """Return pixels and classes (the folders' names) of ``count`` pictures, evenly chosen from all."""
     found = list(inputs_of([pictures]))
     chosen = [found[at] for at in np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)]
     data = (read_picture(one.root, one.location, one.offset, one.size, limit=1 << 28).data for one in chosen)
     pixels = np.stack([decode(each, model.preprocessing) for each in data])
-    fp32, fp32_rate = features(open_engine(model, engine="openvino", device="cpu"), pixels)
-    int8, int8_rate = features(open_engine(model, engine="openvino-int8", device="cpu"), pixels)
-    exact, _ = features(summed_exactly(model), pixels)
-    result: dict[str, Any] = {
-        "pictures": len(pixels),
-        "8-bit sums in one instruction": has_8_bit_sums(),
-        "int8 against exact sums": {name: drift(int8, exact)[name] for name in TOLD},
-        "int8 against fp32": {name: drift(int8, fp32)[name] for name in TOLD},
-        "pictures a second": {"fp32": fp32_rate, "int8": int8_rate, "ratio": int8_rate / fp32_rate},
+    return pixels, np.array([Path(os.fsdecode(one.location)).parent.name for one in chosen])
+
+
+@click.command()
+@click.argument("pictures", type=click.Path(exists=True, path_type=Path))
+@click.option("--count", default=400, show_default=True)
+def main(pictures: Path, count: int) -> None:
+    """Measure, print one JSON object, and exit with 1 if a bound is missed."""
+    model = load_backbone(BACKBONE)
+    pixels, labels = read(pictures, count, model)
+    int8: dict[str, Features] = {}
+    told: dict[str, Any] = {}
+    has = of_this_processor()
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder) / "pixels.npy", pixels)
+        for chosen in [*has[:-1], None]:
+            name = chosen.name if chosen else "as it is"
+            found, told[name] = under(chosen, Path(folder))
+            int8[name] = found["int8"]
+            click.echo(f"{name}: {told[name]}", err=True)
+    fp32 = found["fp32"]
+    everything = {**int8, "exact sums": features(summed_exactly(model), pixels)[0]}
+    pairs = {
+        f"{one}, {other}": (everything[one], everything[other]) for one, other in itertools.combinations(everything, 2)
     }
-    agreements = [drift(int8, exact)["neighbour_agreement"]]
-    if has_8_bit_sums():
-        older, older_rate = without_vnni(pixels)
-        result["int8 with and without VNNI"] = {name: drift(older, int8)[name] for name in TOLD}
-        result["int8 without VNNI against fp32"] = {name: drift(older, fp32)[name] for name in TOLD}
-        result["int8 without VNNI, pictures a second"] = older_rate
-        agreements.append(drift(older, int8)["neighbour_agreement"])
+    between = {
+        name: {"bit-identical": np.array_equal(*pair)} | {key: drift(*pair)[key] for key in TOLD}
+        for name, pair in pairs.items()
+    }
+    reference = hits(fp32, fp32, labels)
+    heads = {"fp32": accuracy(reference, reference)}
+    for one, other in itertools.product(int8, repeat=2):
+        name = one if one == other else f"trained on {one}, tried on {other}"
+        heads[name] = accuracy(hits(int8[one], int8[other], labels), reference)
     checks = {
-        "arithmetics agree": min(agreements) >= AGREEMENT,
-        "within the class": not describe_excess(PRECISION, drift(int8, fp32)),
+        "arithmetics agree": all(each["neighbour_agreement"] >= AGREEMENT for each in between.values()),
+        "within the class": not any(describe_excess(PRECISION, drift(each, fp32)) for each in int8.values()),
+        "heads": all(
+            each["difference"] + 2 * each["standard_error_of_difference"] >= -POINTS for each in heads.values()
+        ),
+    }
+    result = {
+        "pictures": len(pixels),
+        "newest instruction set": has[-1].name if has else "not told",
+        "engines": told,
+        "int8 against fp32": {name: {key: drift(each, fp32)[key] for key in TOLD} for name, each in everything.items()},
+        "int8 of two arithmetics": between,
+        "heads": heads,
     }
     print(json.dumps({**result, "reached": checks}, indent=2))
     sys.exit(not all(checks.values()))

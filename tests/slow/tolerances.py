@@ -1,48 +1,43 @@
 """A pytest plugin that records how much of each tolerance a test run used: ``-p tests.slow.tolerances``.
 
 It watches every call of numpy.testing.assert_allclose, torch.testing.assert_close and pytest.approx with numbers. For each
-call, named by file and line, it records the bound and the largest share of the bound that was used. Each process appends
-one JSON object per line of code to the file that FEATSTORE_TOLERANCES names. instruction_sets.py makes a table of them.
+test and bound it records the largest share of the bound that was used. Each process appends one line of JSON, an object of
+bounds and shares by test, to the file that FEATSTORE_TOLERANCES names. instruction_sets.py makes a table of them.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
-from pathlib import Path
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[2]
-_worst: dict[str, tuple[str, float]] = {}
+_worst: dict[str, dict[str, float]] = {}
 
 
-def _record(bound: str, actual: Any, expected: Any, rtol: float, atol: float) -> None:
+def _record(actual: Any, expected: Any, rtol: float, atol: float) -> None:
     """Record the largest difference divided by the tolerance: 0 if equal, above 1 if the test fails."""
+    bound = f"rtol={rtol:.2g}, atol={atol:.2g}"
     try:
+        if isinstance(expected, dict):
+            actual, expected = [actual[name] for name in expected], list(expected.values())
         left, right = (np.asarray(each, np.float64) for each in (actual, expected))
         allowed = atol + rtol * np.abs(right)
         with np.errstate(divide="ignore", invalid="ignore"):
             shares = np.where(left == right, 0.0, np.abs(left - right) / allowed)
         share = float(np.nanmax(shares, initial=0.0))
-    except (TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         return
-    if place := _place():
-        _worst[place] = (bound, max(share, _worst.get(place, ("", 0.0))[1]))
+    shares_of_test = _worst.setdefault(_test(), {})
+    shares_of_test[bound] = max(share, shares_of_test.get(bound, 0.0))
 
 
-def _place() -> str:
-    """Return file and line of the innermost frame in the tests."""
-    frame = sys._getframe(2)
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if file.startswith(str(ROOT / "tests")) and file != __file__:
-            return f"{Path(file).relative_to(ROOT)}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
-    return ""
+def _test() -> str:
+    """Return file and function of the test that runs: unlike a line, they stay when others are added above."""
+    return re.sub(r"(\[.*)? \(\w+\)$", "", os.environ["PYTEST_CURRENT_TEST"], flags=re.DOTALL)
 
 
 class _Approximately:
@@ -59,7 +54,7 @@ class _Approximately:
         self._rtol = (1e-6 if abs_ is None else 0.0) if rel is None else rel
 
     def __eq__(self, actual: object) -> bool:
-        _record(f"rtol={self._rtol:g}, atol={self._atol:g}", actual, self._expected, self._rtol, self._atol)
+        _record(actual, self._expected, self._rtol, self._atol)
         return bool(self._inner == actual)
 
     def __ne__(self, actual: object) -> bool:
@@ -72,16 +67,19 @@ class _Approximately:
 def pytest_configure(config: pytest.Config) -> None:
     """Replace the three comparison functions by recording ones, before any test imports them."""
     import torch
+    from torch.testing._comparison import default_tolerances
 
     allclose, close, approx = np.testing.assert_allclose, torch.testing.assert_close, pytest.approx
 
     def watched_allclose(actual: Any, desired: Any, rtol: float = 1e-7, atol: float = 0, **options: Any) -> None:
-        _record(f"rtol={rtol:g}, atol={atol:g}", actual, desired, rtol, atol)
+        _record(actual, desired, rtol, atol)
         allclose(actual, desired, rtol, atol, **options)
 
     def watched_close(actual: Any, expected: Any, *, rtol: Any = None, atol: Any = None, **options: Any) -> None:
-        if rtol is not None and atol is not None and isinstance(actual, torch.Tensor):
-            _record(f"rtol={rtol:g}, atol={atol:.2g}", actual.detach().cpu(), expected.detach().cpu(), rtol, atol)
+        if isinstance(actual, torch.Tensor):
+            usual = default_tolerances(actual, expected)
+            bounds = (usual[0] if rtol is None else rtol, usual[1] if atol is None else atol)
+            _record(actual.detach().cpu(), expected.detach().cpu(), *bounds)
         close(actual, expected, rtol=rtol, atol=atol, **options)
 
     def watched_approx(expected: Any, rel: Any = None, abs: Any = None, nan_ok: bool = False) -> Any:
@@ -96,5 +94,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_sessionfinish() -> None:
     """Append the differences that this process recorded to the file."""
     if _worst and (name := os.environ.get("FEATSTORE_TOLERANCES")):
-        with open(name, "a", encoding="utf-8") as file:
-            file.write(json.dumps(_worst) + "\n")
+        # In one call, so that the lines of processes that end together do not mix.
+        file = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(file, json.dumps(_worst).encode() + b"\n")
+        finally:
+            os.close(file)
