@@ -3,29 +3,66 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
+import warnings
+from multiprocessing import reduction
 from pathlib import Path
 from typing import Any
+
+_PROCESSES = multiprocessing.get_context("forkserver")
+# Importing them takes most of the time of a short command. The server starts no thread, so that its forks may.
+_PROCESSES.set_forkserver_preload(
+    ["numpy", "scipy.stats", "h5py", "PIL.Image", "torch", "torch.fx", "torchvision", "sklearn.metrics"]
+)
+LIMIT_SECONDS = 280
 
 
 def run(
     *arguments: str | os.PathLike[str], cwd: Path | None = None, stdin: bytes = b"", code: int = 0
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``featstore`` with ``arguments`` and require the exit ``code``; a traceback is never right."""
-    result = subprocess.run(
-        [sys.executable, "-m", "featstore", *map(os.fspath, arguments)],
-        cwd=cwd,
-        input=stdin,
-        capture_output=True,
-        env={**os.environ, "PYTHONWARNINGS": "error"},
-        check=False,
-    )
-    out, err = result.stdout.decode(), result.stderr.decode()
-    assert "Traceback" not in err, err
-    assert result.returncode == code, (result.returncode, out, err)
-    return subprocess.CompletedProcess(result.args, result.returncode, out, err)
+    """Run ``featstore`` with ``arguments`` and require the exit ``code``; a traceback is never right.
+
+    The process is forked from one that has imported the large libraries and nothing of featstore.
+    """
+    words = list(map(os.fspath, arguments))
+    surroundings = {**os.environ, "PYTHONWARNINGS": "error"}
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        given.write(stdin)
+        given.seek(0)
+        streams = [reduction.DupFd(stream.fileno()) for stream in (given, out, err)]
+        process = _PROCESSES.Process(target=_command, args=(words, streams, os.fspath(cwd or os.getcwd()), surroundings))
+        process.start()
+        process.join(LIMIT_SECONDS)
+        if process.exitcode is None:
+            process.kill()
+        out.seek(0)
+        err.seek(0)
+        said, told = out.read().decode(), err.read().decode()
+    assert "Traceback" not in told, told
+    assert process.exitcode == code, (process.exitcode, said, told)
+    return subprocess.CompletedProcess(words, code, said, told)
+
+
+def _command(words: list[str], streams: list[Any], cwd: str, environment: dict[str, str]) -> None:
+    """Become the process of a command, in a fork: take what an interpreter takes at its start."""
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.path[:0] = [each for each in environment.get("PYTHONPATH", "").split(os.pathsep) if each]
+    sys.warnoptions[:] = ["error"]
+    warnings.resetwarnings()
+    warnings.simplefilter("error")
+    for number, stream in enumerate(streams):
+        os.dup2(stream.detach(), number)
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)
+    sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)
+    from featstore import cli
+
+    cli.main(words)
 
 
 def run_json(*arguments: str | os.PathLike[str], **options: Any) -> Any:
