@@ -89,7 +89,7 @@ class Architecture:
             if all(name in stored for name, _ in network.named_buffers()):
                 return network
         except (NotImplementedError, RuntimeError):
-            pass  # RegNet computes its widths with tensors, which the meta device cannot do
+            pass  # RegNet computes its widths with tensors, which fails on the meta device
         with _DRAWING, torch.random.fork_rng(devices=[]), torch.device("cpu"), _quiet():
             return self.constructor(**options)
 

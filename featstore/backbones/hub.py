@@ -41,7 +41,7 @@ def fetch(backbone: str, weights: str, repository: str, filename: str) -> Path:
             from huggingface_hub.utils import disable_progress_bars
 
             disable_progress_bars()
-            # Its log of retries would stand beside the one line that tells the failure.
+            # Its log of retries would be printed beside our one-line error.
             logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
             return Path(hf_hub_download(repository, filename))
     except Exception as error:  # the hub's client raises errors of several packages

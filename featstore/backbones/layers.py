@@ -58,12 +58,12 @@ def list_layers(name: str) -> list[Layer]:
 def layers_of(network: nn.Module, side: int, what: str) -> dict[str, Layer]:
     """Return the layers of ``network`` by name for pictures of ``side`` x ``side`` pixels; "" is the network itself.
 
-    Modules that run never or more than once, or that return something else than a vector, a map or tokens of each
-    picture, are left out. Raises UsageError, naming ``what``, if the network does not take pictures of this size.
+    Modules that run more than once or not at all, or whose output is not a vector, a map or tokens per picture, are
+    left out. Raises UsageError, naming ``what``, if the network does not take pictures of this size.
     """
     try:
         outputs = _outputs(_without_values(network), side, "meta")
-    except Exception:  # a network with tensors that are no parameters or buffers cannot run without values
+    except Exception:  # tensors that are neither parameters nor buffers are not moved to the meta device
         try:
             outputs = _outputs(network, side, "cpu")
         except Exception as error:
@@ -134,13 +134,14 @@ def resized(backbone: Backbone, size: int | None, fit: str | None) -> Backbone:
 
 
 def _for_size(network: nn.Module, size: int, what: str) -> nn.Module:
-    """Return ``network`` for pictures of another size: a copy with resampled positions, where it can make one (timm)."""
+    """Return ``network`` for pictures of another size: a copy with resampled position embeddings if it supports this
+    (timm)."""
     if not callable(getattr(network, "set_input_size", None)):
         return network
     made: Any = copy.deepcopy(network)
     try:
         made.set_input_size(img_size=(size, size))
-    except Exception as error:  # of many types, depending on the network
+    except Exception as error:  # networks raise errors of many types
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise UsageError(f"{what} does not take pictures of {size} x {size} pixels ({reason})") from None
     resized: nn.Module = made.eval().requires_grad_(False)
@@ -148,11 +149,12 @@ def _for_size(network: nn.Module, size: int, what: str) -> nn.Module:
 
 
 def take(backbone: Backbone, layer: str, pool: str | None = None) -> Backbone:
-    """Return ``backbone`` with the output of ``layer``, pooled, as features; the layers behind it do not run.
+    """Return ``backbone`` with the output of ``layer``, pooled, as features; later layers do not run.
 
     ``pool``: "avg" (default) and "max" over the places of a map or the tokens that stand for places; "cls", the class
     token; "cls+mean", the class token followed by the mean of the others; "none", the output itself in C order, a map as
-    (channels, height, width). A layer that gives a vector takes none. Raises UsageError for an unknown layer, or a pool
+    (channels, height, width). A layer whose output is a vector takes no pool. Raises UsageError for an unknown layer,
+    or a pool
     that does not fit its output.
     """
     if backbone.layer == OUTPUT_OF + layer and pool in (None, backbone.pool):
@@ -178,7 +180,7 @@ def take(backbone: Backbone, layer: str, pool: str | None = None) -> Backbone:
         )
     shape = there.shape if pool == "none" else ()
     made = replace(backbone, layer=OUTPUT_OF + layer, dimension=dimension, module=module, pool=pool, shape=shape)
-    # The vectors of texts are comparable with the last layer only.
+    # Text vectors are comparable only with the output of the last layer.
     return replace(made, text=None)
 
 
@@ -202,10 +204,10 @@ def _check_pool(layer: str, shape: tuple[int, ...], pool: str, prefix: int) -> N
 
 
 def _prefix(network: nn.Module, shape: tuple[int, ...]) -> int:
-    """Return how many tokens of an output of ``shape`` stand before those of the places: the class token and registers."""
+    """Return how many tokens of an output of ``shape`` precede the patch tokens: the class token and registers."""
     known = getattr(network, "num_prefix_tokens", None)
     count = known if isinstance(known, int) else int(isinstance(getattr(network, "class_token", None), Tensor))
-    # The other tokens stand for the places of a square; before the class token is added, all of them do.
+    # The patch tokens form a square; before the class token is added, all tokens are patch tokens.
     others = shape[0] - count
     return count if len(shape) == 2 and others > 0 and math.isqrt(others) ** 2 == others else 0
 
@@ -251,7 +253,7 @@ def _until(network: nn.Module, layer: str) -> nn.Module:
 
 
 class _Tracer(fx.Tracer):
-    """Trace a network, and note what ``layer`` returns."""
+    """Trace a network, and record the output of ``layer``."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()

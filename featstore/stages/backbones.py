@@ -1,4 +1,5 @@
-"""featstore.list_backbones and list_layers: the available backbones, whether their weights are here, and their layers."""
+"""featstore.list_backbones and list_layers: the available backbones, whether their weights are available offline, and
+their layers."""
 
 from __future__ import annotations
 

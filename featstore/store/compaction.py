@@ -39,7 +39,7 @@ BLOCK_ROWS = 4096
 
 @dataclass(frozen=True)
 class CompactReport:
-    """Result of a compaction, in rows, shards and bytes of shards; ``strangers``: foreign files, left untouched."""
+    """Result of a compaction, in rows, shards and bytes of shards; ``strangers``: foreign files, left unchanged."""
 
     purged: int
     shards_before: int

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 class ExtractReport:
     """What a run did.
 
-    ``images`` = ``vectors`` + ``failures`` + ``pending`` tell the whole store after it; ``new_*`` this run.
+    ``images`` = ``vectors`` + ``failures`` + ``pending`` describe the whole store after the run; ``new_*`` only this
+    run.
     ``reasons``: this run's failures by reason. ``stopped``: it was asked to stop before its units were done.
-    ``restarts``: how often the working process died or stalled and was started again. ``layout`` of the source, if it
-    is a folder; ``read_as``: what was found in the source, and where, in one line; ``classes`` and ``splits`` that the store knows; ``notes``: what a person should know, in words.
+    ``restarts``: how often the worker process died or stalled and was restarted. ``layout`` of the source, if it
+    is a folder; ``read_as``: what was found in the source, and where, in one line; ``classes`` and ``splits`` that the
+    store knows; ``notes``: messages for the user.
     """
 
     store: str
