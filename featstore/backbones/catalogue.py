@@ -80,9 +80,8 @@ class BackboneInfo:
     """One entry of the list of backbones.
 
     ``dimension``: of a feature vector; ``input_size``: side of the picture in pixels; ``parameters``: number for the
-    whole model including the classifier, as its authors count; None if
-    only building the network, or importing the user's function, would reveal it. ``weights``: the default weights;
-    ``all_weights``: all of them; ``at_hand``:
+    whole model including the classifier, as its authors count; None if only building the network, or importing the
+    user's function, would reveal it. ``weights``: the default weights; ``all_weights``: all of them; ``at_hand``:
     whether the default weights can be loaded offline; ``why``: where they are, or why not. ``source``: one of SOURCES.
     """
 

@@ -28,7 +28,7 @@ class Layer:
     """A layer whose output can be features.
 
     ``name``: of the module in the network; ``kind``: its class; ``shape``: of its output for one picture: (d,) a vector,
-    (tokens, channels), or (channels, height, width) a map; ``channels_last``: whether the network has the map as (height,
+    (tokens, channels), or (channels, height, width) a map; ``channels_last``: whether the network's output is (height,
     width, channels).
     """
 
@@ -134,8 +134,7 @@ def resized(backbone: Backbone, size: int | None, fit: str | None) -> Backbone:
 
 
 def _for_size(network: nn.Module, size: int, what: str) -> nn.Module:
-    """Return ``network`` for pictures of another size: a copy with resampled position embeddings if it supports this
-    (timm)."""
+    """Return ``network`` for another picture size, with resampled position embeddings if timm supports it."""
     if not callable(getattr(network, "set_input_size", None)):
         return network
     made: Any = copy.deepcopy(network)
@@ -154,8 +153,7 @@ def take(backbone: Backbone, layer: str, pool: str | None = None) -> Backbone:
     ``pool``: "avg" (default) and "max" over the places of a map or the tokens that stand for places; "cls", the class
     token; "cls+mean", the class token followed by the mean of the others; "none", the output itself in C order, a map as
     (channels, height, width). A layer whose output is a vector takes no pool. Raises UsageError for an unknown layer,
-    or a pool
-    that does not fit its output.
+    or a pool that does not fit its output.
     """
     if backbone.layer == OUTPUT_OF + layer and pool in (None, backbone.pool):
         return backbone

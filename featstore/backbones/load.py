@@ -34,8 +34,7 @@ def load_backbone(name: str = defaults.BACKBONE, weights: str | None = None) -> 
 
 
 def own_function(name: str) -> str | None:
-    """Return "package.module:function" if ``name`` has this form or names an entry point; None for featstore's
-    backbones."""
+    """Return the "package.module:function" that ``name`` is, or names as an entry point; else None."""
     if plugins.is_spec(name):
         return name
     return None if exists(name) else plugins.installed().get(name)
@@ -56,8 +55,7 @@ def has_text(name: str) -> bool:
 
 
 def load_recorded(name: str, weights: str | None) -> base.Backbone:
-    """Return the backbone ``name`` with ``weights``. Safe for names from a store, head or index: imports no code they
-    name.
+    """Return the backbone ``name`` with ``weights``; for names from a store, head or index: imports no code they name.
 
     ``weights``: the name of published weights (default: the model's DEFAULT); ``random:SEED`` for untrained weights, from
     the model's constructor after torch.manual_seed(SEED); or the path of a checkpoint (.pth, .pt, .safetensors). Random
@@ -98,15 +96,13 @@ def known_weights(name: str, weights: str) -> bool:
 
 
 def _published(architecture: Architecture, asked: str) -> WeightsEntry | None:
-    """Return the published weights that ``asked`` names: a plain name, DEFAULT, or a name prefixed with its
-    enumeration."""
+    """Return the published weights that ``asked`` names: a plain name, DEFAULT, or Enumeration.NAME."""
     bare = re.sub(r"^\w+_Weights\.", "", asked)
     return architecture.default if bare == "DEFAULT" else architecture.entries.get(bare)
 
 
 def _recognise(architecture: Architecture, file: Path) -> WeightsEntry:
-    """Return the published weights of which ``file`` is a copy, else the default ones; they determine the
-    preprocessing."""
+    """Return the published weights of which ``file`` is a copy, else the default ones; for the preprocessing."""
     if len(architecture.entries) > 1 and file.is_file():
         found = weights_cache.sha256_file(file)
         for entry in architecture.entries.values():

@@ -128,8 +128,7 @@ def _call(function: Callable[[], Any], spec: str) -> Any:
 
 
 def _checked(made: Any, spec: str) -> OwnBackbone:
-    """Return a function's result, an OwnBackbone or a plain tuple, as OwnBackbone; raise UsageError for anything
-    else."""
+    """Return a function's result, OwnBackbone or plain tuple, as OwnBackbone; raise UsageError for anything else."""
     if isinstance(made, tuple) and len(made) == 3:
         made = OwnBackbone(*made)
     if not isinstance(made, OwnBackbone):
@@ -157,8 +156,7 @@ def _checked(made: Any, spec: str) -> OwnBackbone:
 
 
 def _try(module: nn.Module, side: int, spec: str) -> int:
-    """Return the dimension of the features, from two synthetic pictures; raise UsageError if the features are
-    unusable."""
+    """Return the dimension of the features, from two synthetic pictures; raise UsageError if they are unusable."""
     pictures = torch.rand(_PROBES, 3, side, side, generator=torch.Generator().manual_seed(0))
     try:
         with torch.inference_mode():

@@ -27,8 +27,7 @@ _SAFE: Final = {"": "model.safetensors", "open_clip_pytorch_model.bin": "open_cl
 """Names of the safetensors file that a repository of the hub has beside a pickle."""
 
 _FITS: Final = {"center": "crop", "squash": "squash"}
-"""Values of ``Preprocessing.fit`` by timm's names. timm's "border" is not supported: it places the padding
-differently."""
+"""Values of ``Preprocessing.fit`` by timm's names. Its "border" is missing because its padding differs."""
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,10 @@ def export(path: str, quiet: bool, as_json: bool, **options: Any) -> None:
 
     A store becomes a folder: Parquet with a file for each unit, one array of NumPy beside a table of the other columns, or
     CSV. Keys, labels, splits, metadata, checksums of the pictures and the identity of the features go with the vectors.
-    An export that was stopped goes on where it was, and of a store that grew Parquet writes only what changed.
+    An export that was stopped is continued. After a store has grown, an export to Parquet writes only what changed.
 
     A head becomes one ONNX file with its network and preprocessing: decoded pixels in, label and probabilities out. It is
-    checked on made-up pictures before it is kept. For scikit-learn, a head becomes an estimator that joblib loads.
+    checked on synthetic pictures before it is kept. For scikit-learn, a head becomes an estimator that joblib loads.
 
     \b
     Examples:

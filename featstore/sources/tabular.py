@@ -44,7 +44,7 @@ class Table(Protocol):
     binary: frozenset[str]
 
     def records(self) -> Iterator[tuple[str, Sequence[Any]]]:
-        """Yield (place, values): "line 7" or "row 7" for messages, and one value per column.
+        """Yield (place, values): the place such as "line 7" or "row 7", for messages, and one value per column.
 
         Raises UsageError, naming the place, for a malformed record.
         """

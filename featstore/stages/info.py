@@ -32,9 +32,8 @@ def describe_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the stores, heads, indexes and pages in a folder and below it as JSON, stores first.
 
     Each entry has what it was made from, why it is stale, and the commands that refresh it; after all of ``commands``,
-    in this
-    order, nothing is stale. ``unread``: what could not be read. Only headers, ids and labels are read, and no link is
-    followed. Raises UsageError if there is nothing.
+    in this order, nothing is stale. ``unread``: what could not be read. Only headers, ids and labels are read, and no
+    link is followed. Raises UsageError if there is nothing.
     """
     from featstore.artifacts.freshness import all_commands, states_of
     from featstore.artifacts.lineage import find_artifacts

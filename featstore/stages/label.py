@@ -90,8 +90,7 @@ def label(
 
 
 def _other_column(store: str | os.PathLike[str], table: Table, key: str) -> str:
-    """Return the end of the message that no key is known, naming the column with the store's keys; "" if there is
-    none."""
+    """Return the end of the message that no key is known: the column with the store's keys, or ""."""
     rows = [values for _, values in islice(table.records(), _TRIED)]
     for at, name in enumerate(table.columns):
         some = [

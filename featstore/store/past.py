@@ -1,8 +1,7 @@
 """The past of a store: its rows, labels and splits as they were at a generation, label version, date, or for a head.
 
 Nothing of a plan or a table changes after it was written, so a past state consists of the first segments of the plan
-and
-the first versions of the tables. After a compaction, history.py says which of the rows existed then.
+and the first versions of the tables. After a compaction, history.py says which of the rows existed then.
 """
 
 from __future__ import annotations

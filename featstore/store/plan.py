@@ -4,8 +4,7 @@ plan/<epoch>/<segment>.h5 are sealed files of kind "plan". A segment adds rows, 
 64-bit id that is never reused. It divides its rows into units. It retires ids of earlier segments (changed, retried or
 removed pictures), and records new sizes and times of pictures whose bytes are unchanged. A row is live unless a segment
 retires it. Several processes may append at once: exclusive creation decides which process gets the segment's number,
-and
-the other one plans again on top of that segment.
+and the other one plans again on top of that segment.
 """
 
 from __future__ import annotations

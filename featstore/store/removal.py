@@ -38,8 +38,8 @@ class Removal:
     ``removed``: number of pictures removed, ``vectors`` of them with a vector; ``keys``: the first few, quoted.
     ``before``: number of named pictures that were removed earlier. ``gone``: number of named rows that were retired
     already, but whose keys were still in the store's files. ``copies``: number of other pictures that stay and have the
-    same bytes as a removed one;
-    ``copied``: the first few. ``denied``: new length of the denylist. ``dry_run``: nothing was changed.
+    same bytes as a removed one; ``copied``: the first few. ``denied``: new length of the denylist. ``dry_run``: nothing
+    was changed.
     """
 
     store: str
@@ -124,8 +124,7 @@ def _gone(store: FeatureStore, pictures: set[bytes]) -> dict[bytes, bytes]:
 
 
 def _content(store: FeatureStore, ids: Ids) -> NDArray[np.uint8]:
-    """Return (m, 32) uint8: SHA-256 of the pictures to deny; zeros for a region if other regions of its picture
-    stay."""
+    """Return the SHA-256 (m, 32) of the pictures to deny; zeros for a region if other regions of its picture stay."""
     content, plan = store._content(ids), store._plan
     if plan.has_regions:
         names = parents(plan.key_of(ids), plan.regions(ids))

@@ -34,9 +34,9 @@ class Split:
     """Rows of a store to train on and rows held out for evaluation, both increasing and all labelled.
 
     ``kind``: "given" (two splits of the store) or "made" (stratified, pictures of equal bytes on one side). ``names``:
-    those of the two sides. ``parents``: number of pictures with regions
-    on both sides. ``unlabelled``: number of pictures without a label, which are not used. ``shared``: number of
-    held-out pictures whose bytes are also in the training split. ``missing``: classes without a held-out picture.
+    those of the two sides. ``parents``: number of pictures with regions on both sides. ``unlabelled``: number of
+    pictures without a label, which are not used. ``shared``: number of held-out pictures whose bytes are also in the
+    training split. ``missing``: classes without a held-out picture.
     """
 
     train: Rows

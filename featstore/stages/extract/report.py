@@ -14,11 +14,10 @@ class ExtractReport:
     """What a run did.
 
     ``images`` = ``vectors`` + ``failures`` + ``pending`` describe the whole store after the run; ``new_*`` only this
-    run.
-    ``reasons``: this run's failures by reason. ``stopped``: it was asked to stop before its units were done.
-    ``restarts``: how often the worker process died or stalled and was restarted. ``layout`` of the source, if it
-    is a folder; ``read_as``: what was found in the source, and where, in one line; ``classes`` and ``splits`` that the
-    store knows; ``notes``: messages for the user.
+    run. ``reasons``: this run's failures by reason. ``stopped``: it was asked to stop before its units were done.
+    ``restarts``: how often the worker process died or stalled and was restarted. ``layout`` of the source, if it is a
+    folder; ``read_as``: what was found in the source, and where, in one line; ``classes`` and ``splits`` that the store
+    knows; ``notes``: messages for the user.
     """
 
     store: str

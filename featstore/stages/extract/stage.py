@@ -178,8 +178,7 @@ def _manifest_there(store: Path) -> Manifest | None:
 
 
 def _features(network: Network | None, there: Manifest | None) -> tuple[Identity, str]:
-    """Return the identity and the weights' name of the requested features, from the network or, without one, the
-    store."""
+    """Return identity and weights' name of the requested features, from the network or, if it is None, the store."""
     if network is not None:
         return network.identity, network.backbone.weights
     if there is None:

@@ -1,13 +1,12 @@
 """Supervised extraction: a child process does the work, and the supervisor finds the picture that killed it.
 
 The child (worker.py) publishes the rows that it is reading and decoding. When it is killed by a signal, exits without a
-message,
-or makes no progress, its supervisor tries those rows one by one in processes with limits (processes/sandbox.py). A row
-that fails there is recorded in the unit's work folder (featstore.store.culprits) as a failure of the store, and the
-worker is restarted and continues from the journal. If no picture explains why the worker died, it is restarted once,
-and again after each restart that made progress.
-The supervisor itself never loads torch. It compares the source with the store, and starts the child only if a
-picture has to be extracted, or if only a loaded network can show whether its features are the store's.
+message, or makes no progress, its supervisor tries those rows one by one in processes with limits
+(processes/sandbox.py). A row that fails there is recorded in the unit's work folder (featstore.store.culprits) as a
+failure of the store, and the worker is restarted and continues from the journal. If no picture explains why the worker
+died, it is restarted once, and again after each restart that made progress. The supervisor itself never loads torch. It
+compares the source with the store, and starts the child only if a picture has to be extracted, or if only a loaded
+network can show whether its features are the store's.
 """
 
 from __future__ import annotations

@@ -16,8 +16,7 @@ class Totals:
     """Sums over attempts, by the number of the run; ``stores``: of the runs.
 
     ``changes``: of each plan, from the first attempt that reported it. ``planning``: seconds that comparing the source
-    took
-    before the first attempt. ``restarts``: of the process.
+    took before the first attempt. ``restarts``: of the process.
     """
 
     def __init__(self, progress: Callable[[Progress], None] | None, stores: Sequence[str]) -> None:
@@ -51,8 +50,7 @@ class Totals:
             )
 
     def reports(self, values: Sequence[dict[str, Any]], started: float, began: float) -> list[ExtractReport]:
-        """Return the last attempt's reports, with the sums over all attempts; ``began``: start time of the last
-        attempt."""
+        """Return the last attempt's reports, with sums over all attempts; ``began``: start of the last attempt."""
         reports, before, seconds = [], began - started, time.monotonic() - started
         for number, value in enumerate(values):
             report = ExtractReport.from_dict({**value, "change": self.changes[number] or value["change"]})
