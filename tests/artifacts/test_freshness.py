@@ -186,7 +186,7 @@ def test_pages_are_stale_with_their_store_and_their_index(tmp_path: Path, monkey
     assert stale_in(tmp_path) == set()
 
 
-def test_what_cannot_be_read_is_named_and_links_are_not_followed(tmp_path: Path):
+def test_unreadable_artifacts_are_listed_and_links_are_not_followed(tmp_path: Path):
     store = make_store(write_coloured(tmp_path / "elsewhere", names("", 3)), tmp_path / "elsewhere" / "s")
     folder = tmp_path / "looked-at"
     shutil.copytree(store, folder / "damaged")
@@ -208,7 +208,7 @@ def test_what_cannot_be_read_is_named_and_links_are_not_followed(tmp_path: Path)
         info(tmp_path / "elsewhere" / "ant")
 
 
-def test_pending_pictures_and_what_was_made_of_their_store_are_stale(tmp_path: Path):
+def test_stores_with_pending_pictures_and_their_artifacts_are_stale(tmp_path: Path):
     from tests.store.building import Pictures, build, plan
 
     source = Pictures({f"a/{number}".encode(): number for number in range(4)}, location=str(tmp_path / "p"))

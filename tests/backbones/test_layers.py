@@ -119,7 +119,7 @@ def test_later_layers_do_not_run_and_the_network_is_left_as_it_was() -> None:
     assert backbone.module(PICTURES).shape == (2, 8)
 
 
-def test_a_network_that_cannot_be_traced_gives_its_layers_too() -> None:
+def test_layers_of_a_network_that_cannot_be_traced_are_available() -> None:
     network = Untraceable()
     backbone = backbone_of(network, 4)
     taken = take(backbone, "first", "none")

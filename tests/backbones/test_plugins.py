@@ -105,7 +105,7 @@ def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         sys.modules.pop(name, None)
 
 
-def test_a_function_gives_a_whole_backbone(networks: Path) -> None:
+def test_a_function_becomes_a_complete_backbone(networks: Path) -> None:
     backbone = load_backbone("my_networks:good")
     assert (backbone.name, backbone.layer, backbone.dimension) == ("my-net", "output", 5)
     assert (backbone.weights, backbone.preprocessing) == ("my_networks:good", Preprocessing(18, 16))
@@ -138,7 +138,7 @@ def test_a_function_gives_a_whole_backbone(networks: Path) -> None:
         ("my_wrong:good", "KeyError: 1 (line 1 of "),
     ],
 )
-def test_a_function_that_does_not_serve_is_refused_in_one_line(networks: Path, spec: str, words: str) -> None:
+def test_unsuitable_functions_are_refused_in_one_line(networks: Path, spec: str, words: str) -> None:
     with pytest.raises(UsageError) as error:
         load_backbone(spec)
     assert words in str(error.value)

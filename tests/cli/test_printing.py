@@ -151,7 +151,7 @@ def test_csv_of_failures_and_predictions_has_no_formula(place: Path, tmp_path: P
         assert not [cell for row in rows for cell in row if cell.startswith(("=", "@")) or not cell.isprintable()]
 
 
-def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+def test_a_second_signal_ends_the_process_immediately(tmp_path: Path) -> None:
     code = (
         "import time\nfrom featstore.cli.output import stop_on_signals\n"
         "with stop_on_signals():\n print('on', flush=True)\n"

@@ -58,7 +58,7 @@ def test_directories_in_an_archive_need_no_file(tmp_path: Path) -> None:
     "name",
     ["../evil.jpg", "in/../../evil.jpg", "/evil.jpg", "in/a/../../../evil.jpg", "in//evil.jpg", "in\\..\\evil.jpg", "C:/evil.jpg", "."],
 )  # fmt: skip
-def test_names_that_lead_out_are_refused(tmp_path: Path, ending: str, name: str) -> None:
+def test_names_outside_the_target_folder_are_refused(tmp_path: Path, ending: str, name: str) -> None:
     before = set(tmp_path.parent.rglob("*evil*"))
     with pytest.raises(DamagedError, match="unsafe name"):
         unpacked(tmp_path, ending, MAKERS[ending]({"in/1.jpg": b"1", name: b"evil"}))
@@ -93,7 +93,7 @@ def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
 
 @both
 @pytest.mark.parametrize("name", ["in/bomb.jpg", "elsewhere/bomb.jpg"])
-def test_a_bomb_is_stopped(tmp_path: Path, ending: str, name: str) -> None:
+def test_a_decompression_bomb_is_refused(tmp_path: Path, ending: str, name: str) -> None:
     content = MAKERS[ending]({name: bytes(40 << 20), "in/1.jpg": b"1"})
     if ending == ".zip" and name.startswith("elsewhere"):
         # What is not unpacked of a ZIP is not decompressed either.
@@ -114,7 +114,7 @@ def test_too_many_files_are_refused(tmp_path: Path, ending: str, monkeypatch: py
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("second", ["in/1.jpg", "in/1.jpg/2.jpg"])
-def test_a_name_that_is_there_twice_is_refused(tmp_path: Path, second: str) -> None:
+def test_a_duplicate_name_is_refused(tmp_path: Path, second: str) -> None:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("in/1.jpg", b"1")

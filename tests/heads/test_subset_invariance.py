@@ -58,7 +58,7 @@ def test_row_gets_the_same_prediction_alone_and_in_any_batch(head, rows, dimensi
 
 
 @pytest.mark.parametrize("place", range(8))
-def test_a_tie_falls_the_same_way_in_every_batch(place):
+def test_ties_are_decided_equally_in_every_batch(place):
     random = np.random.default_rng(place)
     landmarks = random.standard_normal((40, 30)).astype(np.float32)
     coef = random.standard_normal((1, 20))

@@ -121,7 +121,7 @@ def test_a_network_survives_extract_grow_predict_search_and_repair_in_fresh_proc
 
 
 @pytest.mark.parametrize("claim", [("os:system", "os:system"), ("my-small", SPEC)])
-def test_a_strangers_store_head_or_index_causes_no_import(
+def test_an_untrusted_store_head_or_index_causes_no_import(
     place: Path, monkeypatch: pytest.MonkeyPatch, claim: tuple[str, str]
 ) -> None:
     stranger = replace(tiny_backbone(), name=claim[0], weights=claim[1])
@@ -164,7 +164,7 @@ def test_a_forged_name_is_neither_imported_nor_downloaded(
     assert not list(place.rglob("was-imported"))
 
 
-def test_a_store_made_with_a_loaded_backbone_goes_on_with_the_function_that_makes_it(
+def test_a_store_of_a_loaded_backbone_continues_with_the_function_of_that_backbone(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(os.fspath(place / "modules"))

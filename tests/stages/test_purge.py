@@ -131,7 +131,7 @@ def test_no_byte_of_purged_pictures_is_in_any_file(store: Path, pictures: Path, 
     assert purge(store).rewritten == []
 
 
-def test_the_store_alone(store: Path, pictures: Path):
+def test_purge_works_without_heads_and_indexes(store: Path, pictures: Path):
     traces = Traces(store, [])
     before = FeatureStore.open(store)
     features = before.features().copy()
@@ -176,7 +176,7 @@ def test_purged_pictures_of_an_unfinished_unit_are_not_in_its_journal(tmp_path: 
     assert len(FeatureStore.open(tmp_path / "s")) == 7
 
 
-def test_a_purge_that_was_begun_keeps_writers_out_until_it_is_finished(tmp_path: Path):
+def test_an_unfinished_purge_blocks_writers(tmp_path: Path):
     source = Pictures({f"a/{number}".encode(): number for number in range(4)})
     store = tmp_path / "s"
     build(store, source)

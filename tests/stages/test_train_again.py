@@ -56,7 +56,7 @@ def test_weights_are_equal_after_the_store_changed(tmp_path: Path, kind: str):
     assert opened.labels.tolist().count("ant") == 12
 
 
-def test_a_head_on_two_stores_and_their_new_places(tmp_path: Path):
+def test_a_head_on_two_moved_stores_is_trained_again(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("train", 6) + names("val", 3))
     stores = [make_store(folder, tmp_path / "s"), make_store(folder, tmp_path / "t", backbone=tiny_backbone(3))]
     train(stores, folds=2, out=tmp_path / "a.head")
@@ -117,7 +117,7 @@ def test_unused_purged_pictures_are_only_noted(tmp_path: Path):
     assert again.notes == ["1 picture of then is gone (the first: 'ant/08.png'); the head did not use them"]
 
 
-def test_a_difference_is_told(tmp_path: Path):
+def test_differing_weights_are_reported(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("train", 6) + names("val", 3))
     train(make_store(folder, tmp_path / "s"), folds=2, out=tmp_path / "a.head")
     head = load_head(tmp_path / "a.head")
@@ -138,7 +138,7 @@ def test_a_head_without_a_record_is_refused(chain, tmp_path: Path):
     assert len(FeatureStore.open(chain.store, at=tmp_path / "old.head")) == 30
 
 
-def test_an_index_reopens_what_it_saw(tmp_path: Path):
+def test_the_record_of_an_index_reopens_its_state(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("", 6))
     store = make_store(folder, tmp_path / "s")
     path = index(store, out=tmp_path / "s.faiss").path
@@ -149,7 +149,7 @@ def test_an_index_reopens_what_it_saw(tmp_path: Path):
     assert len(FeatureStore.open(store, at=path)) == 13
 
 
-def test_a_head_of_another_store_knows_no_state(chain, tmp_path: Path):
+def test_a_head_of_another_store_is_not_a_past_state(chain, tmp_path: Path):
     store = make_store(chain.folder, tmp_path / "other")
     with pytest.raises(UsageError, match="was not made from"):
         FeatureStore.open(store, at=chain.trained.path)

@@ -65,7 +65,7 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
     assert pair.verify(path) == []
 
 
-def test_every_truncation_is_noticed_even_unchecked(tmp_path: Path) -> None:
+def test_every_truncation_is_detected_even_without_check(tmp_path: Path) -> None:
     path = tmp_path / "x"
     saved(path)
     for name in (path, pair.side_path(path)):
@@ -77,7 +77,7 @@ def test_every_truncation_is_noticed_even_unchecked(tmp_path: Path) -> None:
         name.write_bytes(whole)
 
 
-def test_halves_of_two_indexes_do_not_open(tmp_path: Path) -> None:
+def test_files_of_two_different_indexes_do_not_open_together(tmp_path: Path) -> None:
     saved(tmp_path / "a", seed=1)
     saved(tmp_path / "b", seed=2)
     shutil.copy(tmp_path / "a", tmp_path / "b")

@@ -60,7 +60,7 @@ def test_advice_starts_with_the_largest_saving(loading, first):
     assert savings(timings, TORCH, "pillow", CORES)[0].option.startswith(first)
 
 
-def test_no_engine_is_advised_that_is_not_there(monkeypatch):
+def test_no_unavailable_engine_is_advised(monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     assert "--engine torch-folded some 8 to 14 s" in advice(Timings(**NETWORK), TORCH, "pillow-torch", 2)
     assert "openvino" not in advice(Timings(**NETWORK), FOLDED, "pillow-torch", 2)

@@ -63,7 +63,7 @@ def test_another_class_is_refused_in_one_line(place, made, asked, words):
     assert "\n" not in str(raised.value)
 
 
-def test_a_class_that_does_not_exist_is_the_users_mistake(place, tmp_path):
+def test_an_unknown_decoder_class_is_a_usage_error(place, tmp_path):
     with pytest.raises(UsageError, match="'best' is not exact or fast"):
         make_store(place / "pictures", tmp_path / "s", decode="best")
     assert not (tmp_path / "s").exists()
@@ -113,7 +113,7 @@ def test_predict_and_search_decode_as_the_head_and_the_index_were_made(place, tm
 
 
 @pytest.mark.slow
-def test_suspects_are_tried_with_the_stores_own(tmp_path, monkeypatch):
+def test_suspects_are_tried_with_the_stores_decoder(tmp_path, monkeypatch):
     pictures = write_pictures(tmp_path / "pictures", ["a.png", "b.jpg"])
     stop = threading.Event()
     stop.set()

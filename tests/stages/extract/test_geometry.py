@@ -43,7 +43,7 @@ def test_maps_of_a_layer_are_stored_as_the_network_gives_them(tmp_path):
 
 
 @pytest.mark.parametrize("engine", ["torch-folded", "openvino"])
-def test_engines_keep_to_the_reference_on_maps_and_tokens(engine, tmp_path):
+def test_engines_match_the_reference_on_maps_and_tokens(engine, tmp_path):
     folder = write_pictures(tmp_path / "p", NAMES[:4])
     asked = {"backbone": tiny_backbone(), "size": 20, "layer": "1", "pool": "none"}
     for name in ("torch", engine):
@@ -52,7 +52,7 @@ def test_engines_keep_to_the_reference_on_maps_and_tokens(engine, tmp_path):
     np.testing.assert_allclose(ours, reference, atol=1e-4)
 
 
-def test_another_geometry_is_refused_by_name_and_the_same_goes_on(tmp_path):
+def test_another_geometry_is_refused_and_the_same_one_continues_the_store(tmp_path):
     folder = write_pictures(tmp_path / "p", NAMES[:2])
     asked = {"backbone": tiny_backbone(), "engine": "torch"}
     extract(folder, tmp_path / "s", size=24, fit="pad", **asked)
@@ -97,7 +97,7 @@ def scene(brightness: int, with_object: bool) -> Image.Image:
 
 
 @pytest.mark.slow
-def test_an_object_in_the_rim_is_found_under_pad_and_not_under_crop(tmp_path):
+def test_an_object_at_the_edge_is_found_with_pad_but_not_with_crop(tmp_path):
     folder = tmp_path / "p"
     folder.mkdir()
     for number in range(8):
@@ -123,7 +123,7 @@ def test_an_object_in_the_rim_is_found_under_pad_and_not_under_crop(tmp_path):
         search(indexes["pad"], like=query)
 
 
-def test_the_transformer_takes_the_geometry(tmp_path):
+def test_image_embedder_accepts_geometry_options(tmp_path):
     pictures = [np.zeros((32, 48), np.uint8), np.full((64, 64, 3), 255, np.uint8)]
     embedder = ImageEmbedder(tiny_backbone(), engine="torch", size=20, picture_fit="squash", layer="1", pool="none")
     features = embedder.transform(pictures)
