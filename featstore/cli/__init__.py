@@ -56,8 +56,7 @@ VERBS: Final = tuple(verb for section in SECTIONS.values() for verb in section)
 
 
 def module_of(verb: str) -> str:
-    """Return the name of a verb's modules: the verb itself, with an underscore if it is a keyword of Python
-    (import)."""
+    """Return the name of a verb's modules: the verb; with an underscore if it is a keyword of Python (import)."""
     return f"{verb}_" if keyword.iskeyword(verb) else verb
 
 

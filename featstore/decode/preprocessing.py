@@ -17,7 +17,7 @@ class DecodeFailure(Exception):
     """A picture that cannot be decoded.
 
     ``reason`` is one of the stable words ``truncated``, ``not-a-picture``, ``too-many-pixels``,
-    ``unsupported``, ``corrupt``, ``out-of-memory``; ``message`` says more in one line.
+    ``unsupported``, ``corrupt``, ``out-of-memory``; ``message`` explains it in one line.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -79,7 +79,7 @@ class Preprocessing:
         return r, g, b
 
     def with_geometry(self, size: int | None, fit: str | None) -> Preprocessing:
-        """Return this preprocessing for pictures of ``size`` x ``size`` pixels with another ``fit``; None: as here.
+        """Return this preprocessing for pictures of ``size`` x ``size`` pixels with another ``fit``; None: unchanged.
 
         With the fit "crop", the square takes the same share of the shorter side as here.
         """
@@ -88,13 +88,13 @@ class Preprocessing:
         return replace(self, resize=resize, crop=size, fit=fit)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the value as JSON types; without ``fit`` if that is "crop", as before there were others."""
+        """Return the value as JSON types; without ``fit`` if that is "crop", as in older versions."""
         value = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
         return {name: each for name, each in value.items() if (name, each) != ("fit", "crop")}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Preprocessing:
-        """Return what ``to_dict`` gave; raise UsageError for a field that is missing, unknown or malformed."""
+        """Restore the result of ``to_dict``; raise UsageError for a field that is missing, unknown or malformed."""
         fields = set(cls.__dataclass_fields__)
         if set(value) | {"fit"} != fields:
             odd = ", ".join(sorted((set(value) | {"fit"}) ^ fields))

@@ -26,7 +26,7 @@ from featstore.indexes.tuning.ladder import Candidate, flat, ladder
 from featstore.indexes.tuning.trials import FEWEST_QUERIES, Contract, Ground, Trial, create, training_rows, try_all
 from featstore.indexes.tuning.truth import HeldOut, find_truth, hold_out
 
-# More queries than elsewhere: with a narrower interval a smaller safety margin of recall suffices.
+# Use more queries than for a plain build: a narrower interval needs a smaller safety margin of recall.
 _FRESH = 3000
 _LEAST_SAMPLE = 128 << 20
 _TIMED_QUERIES = 100

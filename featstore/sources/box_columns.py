@@ -44,8 +44,7 @@ class BoxColumns:
         return [name for name in metadata if name not in (*self._names, self._region)]
 
     def begin(self, root: Path) -> Callable[[Row, str, Sequence[Any], bytes], Row]:
-        """Return a function that makes the row of a picture a region: (row, line or row for messages, values,
-        location)."""
+        """Return a function that makes the row of a picture a region: (row, place for messages, values, location)."""
         unit = self._cut.unit
         shares = unit == "shares" or (unit == "auto" and are_shares(self._all()))
         boxes = self._boxes = Boxes(Sizes(self._cut.measure, root), shares)

@@ -87,8 +87,8 @@ def settle_columns(
     label_column: str | None,
     split_column: str | None,
 ) -> tuple[Columns, list[str], list[str]]:
-    """Return what ``find_columns`` returns, the names of the other columns, and notes on columns that the user may have
-    meant."""
+    """Return what ``find_columns`` returns, the names of the other columns, and notes on columns that may be meant
+    instead."""
     columns = find_columns(
         table, path_column=path_column, id_column=id_column, label_column=label_column, split_column=split_column
     )

@@ -1,4 +1,4 @@
-"""What is stale in a folder: right over random histories, and nothing after the commands that it names."""
+"""Stale artifacts of a folder: exact over random histories, and none after running the listed commands."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STEPS = int(os.environ.get("FEATSTORE_INFO_STEPS", "14"))
 
 
 class Place:
-    """A folder with pictures, a store, one made of it and one that follows it, indexes, a head and a page."""
+    """A folder with pictures, a store, one made from it and one that follows its tables, indexes, a head and a page."""
 
     def __init__(self, folder: Path, followed: bool = True) -> None:
         self.folder, self.pictures = folder, write_coloured(folder / "pictures", names("", 5))
@@ -68,7 +68,7 @@ class Place:
         return sorted(zip(*columns, strict=True))
 
     def expected(self) -> set[str]:
-        """Return the names of what is stale, by its own record of what each artifact saw."""
+        """Return the names of the stale artifacts, according to the model's record of what each artifact saw."""
         old = FeatureStore.open(self.stores[0])
         stale = set()
         for store in self.stores[1:]:

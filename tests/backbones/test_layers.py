@@ -1,4 +1,4 @@
-"""Layers inside a network as features: which there are, how they are pooled, and that no later layer runs."""
+"""Layers inside a network as features: they are listed and pooled, and no later layer runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PICTURES = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, 16, 
 
 
 class Tokens(nn.Module):
-    """A network as vision transformers are: a map of patches, tokens with a class token first, a vector."""
+    """A network like a vision transformer: a map of patches, tokens with the class token first, a vector."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,8 @@ class Pair(nn.Module):
 
 
 class Untraceable(nn.Module):
-    """torch.fx cannot trace a condition on values; the second layer changes the output of the first in place."""
+    """A network that torch.fx cannot trace, with a condition on values; its second layer changes the first's output in
+    place."""
 
     def __init__(self) -> None:
         super().__init__()

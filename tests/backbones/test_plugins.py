@@ -1,4 +1,4 @@
-"""Backbones of one's own: loaded where they are named, tried, and never imported because of what a file says."""
+"""The user's own backbones: loaded by name, tested, and never imported because a file names them."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ here = 3
 
 @pytest.fixture
 def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Make the module my_networks importable, and forget it afterwards."""
+    """Make the module my_networks importable, and remove it from sys.modules afterwards."""
     (tmp_path / "my_networks.py").write_text(NETWORKS.replace("made[0].weight[0]", "made[0].weight.data[0]"))
     (tmp_path / "my_broken.py").write_text("import a_package_that_is_missing")
     (tmp_path / "my_wrong.py").write_text("value = {}[1]")

@@ -1,4 +1,4 @@
-"""Models of timm: equal to timm's own transform and forward, weights by file, cache and name, and refusals."""
+"""Models of timm: equal to timm's own transform and forward, weights by file, cache and name, and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A toy network with a text tower: pictures and words both become a colour."""
+"""A toy network with a text tower: a picture's vector is its mean colour, a text's vector the colour that it names."""
 
 from __future__ import annotations
 

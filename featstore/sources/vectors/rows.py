@@ -175,8 +175,7 @@ def _add(
     usual: Sequence[str],
     n: int,
 ) -> str | None:
-    """Add the columns that ``given`` names to ``columns``; return the column of keys or labels, None if there is
-    none."""
+    """Add the columns that ``given`` names to ``columns``; return the column of keys or labels, or None."""
     if not given:
         return _found(columns, usual, set())
     if len(given) == 1 and not os.path.isfile(given[0]):
