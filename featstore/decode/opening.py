@@ -121,8 +121,7 @@ def _rewound(data: bytes | BinaryIO) -> BinaryIO:
 
 @functools.cache
 def _heif() -> Callable[[BinaryIO, str], Image.Image] | None:
-    """Return the function that opens HEIF files, None if the extra is not installed; imported at the first HEIF
-    file."""
+    """Return the function that opens HEIF files, None if the extra is not installed; imported on first use."""
     try:
         from pillow_heif import HeifImageFile
     except ImportError:

@@ -163,8 +163,7 @@ class KernelModel:
         return max(2, len(self.coef))
 
     def decide_block(self, block: NDArray[Any]) -> NDArray[np.float64]:
-        """Return decision values (m, c): a row's values differ by less than 1e-9 between batches, its class does not
-        differ."""
+        """Return decision values (m, c): a row's differ by less than 1e-9 between batches, its class is the same."""
         values = Scaler(self.mean, self.spread).apply(block).astype(np.float64, copy=False)
         decisions = self._decide(values, values @ self._landmarks.T)
         close = np.flatnonzero(_margins(decisions) <= self._close)

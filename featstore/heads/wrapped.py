@@ -73,7 +73,7 @@ class EstimatorModel:
         return {"skops": self.payload}
 
     def numbers(self) -> dict[str, Any]:
-        """Return the scale, the number of classes and the output method."""
+        """Return the scale, the output method and the dimension."""
         return {"scale": self.scale, "output": self.output, "dimension": self.dimension}
 
     def untrusted(self) -> list[str]:

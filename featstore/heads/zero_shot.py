@@ -78,8 +78,7 @@ def read_prompts(path: str | os.PathLike[str]) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class ZeroShotHead:
-    """Classifies vectors by texts. ``classes``; ``vectors`` (classes, d), of length 1; ``scale``: factor of the
-    cosine."""
+    """Classifies vectors by texts. ``classes``; ``vectors`` (classes, d), of length 1; ``scale``: their factor."""
 
     classes: list[str]
     vectors: NDArray[np.float32]

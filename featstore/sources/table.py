@@ -87,8 +87,7 @@ def settle_columns(
     label_column: str | None,
     split_column: str | None,
 ) -> tuple[Columns, list[str], list[str]]:
-    """Return what ``find_columns`` returns, the names of the other columns, and notes on columns that may be meant
-    instead."""
+    """Return what ``find_columns`` returns, the names of the other columns, and notes on alternatives."""
     columns = find_columns(
         table, path_column=path_column, id_column=id_column, label_column=label_column, split_column=split_column
     )

@@ -42,8 +42,7 @@ class Pair(nn.Module):
 
 
 class Untraceable(nn.Module):
-    """A network that torch.fx cannot trace, with a condition on values; its second layer changes the first's output in
-    place."""
+    """torch.fx cannot trace its condition on values; its second layer changes the first's output in place."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -55,8 +55,7 @@ def put_into_hub_cache(cache: Path, repository: str, file: Path) -> None:
 
 
 def reference(name: str, file: Path, **options: Any) -> Callable[[Image.Image], NDArray[np.float32]]:
-    """Return a function from picture to vector that uses timm alone: its loading of the file, its transform, its
-    forward."""
+    """Return a function picture -> vector by timm alone: its loading of the file, its transform, its forward."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import timm

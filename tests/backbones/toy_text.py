@@ -1,4 +1,4 @@
-"""A toy network with a text tower: a picture's vector is its mean colour, a text's vector the colour that it names."""
+"""A toy network with a text tower: their vectors are colours."""
 
 from __future__ import annotations
 

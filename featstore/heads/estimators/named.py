@@ -151,7 +151,7 @@ class NamedHead:
         return OUTPUTS[-1]
 
     def _try(self, what: str, function: Callable[..., Any], *given: Any, **named: Any) -> Any:
-        """Return the result of ``call``, which runs code of the class. Raises UsageError with its error in one line."""
+        """Call ``function``, which runs code of the class. Raises UsageError with its error in one line."""
         try:
             return function(*given, **named)
         except UsageError:

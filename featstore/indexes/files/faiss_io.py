@@ -28,8 +28,7 @@ VERSION: str = faiss.__version__
 # Scan lists of 4-bit codes query by query. FAISS's default for a batch, list by list, took 1.0 to 1.4 times as long;
 # the results are equal.
 _QUERY_BY_QUERY = 11
-# Largest number of queries per thread in one call: FAISS builds the tables of all first, and 2,970 took 1.13 times as
-# long.
+# Largest number of queries per thread in one call: FAISS builds all tables first; 2,970 took 1.13 times as long.
 _AT_ONCE = 1536
 _forked = False
 

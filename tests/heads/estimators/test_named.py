@@ -123,4 +123,5 @@ def test_an_error_raised_by_the_class_is_reported_in_one_line(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("kind", ["logreg", "a:", ":A", "a b:C", "a.b:c d", "a/b:C", "..:A", "a::B", "a:b.C"])
-def test_a_class_is_named_only_as_module_colon_class(kind): assert not is_named(kind)
+def test_a_class_is_named_only_as_module_colon_class(kind):
+    assert not is_named(kind)
