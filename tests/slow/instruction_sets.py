@@ -3,10 +3,10 @@
     python -m tests.slow.instruction_sets [--quick] [--tolerances] [--only NAME] [TESTS...]
 
 For each instruction set that this processor has and that is older than its newest, and with ``--tolerances`` for the
-processor as it is too, TESTS run (by default all; ``--quick``: what depends most on the processor, within a minute on two
-cores) in processes with the switches of oneDNN (torch's and OpenVINO's), ATen, MKL, OpenBLAS (NumPy's, SciPy's and
-FAISS's), FAISS and NumPy set. ``--tolerances`` prints a Markdown table of every tolerance that the tests used: bound and
-worst share of it by instruction set. Ends with 1 where a test fails.
+processor as it is too, TESTS run (by default all; ``--quick``: those that depend most on the processor, within a minute
+on two cores) in processes with the switches of oneDNN (torch's and OpenVINO's), ATen, MKL, OpenBLAS (NumPy's, SciPy's
+and FAISS's), FAISS and NumPy set. ``--tolerances`` prints a Markdown table of every tolerance that the tests used:
+bound and largest used share of it by instruction set. Exits with 1 if a test fails.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def switches(chosen: InstructionSet | None) -> dict[str, str]:
         "MKL_ENABLE_INSTRUCTIONS": chosen.mkl,
         "OPENBLAS_CORETYPE": chosen.openblas,
         "FAISS_OPT_LEVEL": chosen.faiss,
-        # The name of this variable from faiss 1.14 on.
+        # The name of this variable since faiss 1.14.
         "FAISS_SIMD_LEVEL": "NONE" if chosen.faiss == "generic" else chosen.faiss.upper(),
         **({"NPY_DISABLE_CPU_FEATURES": " ".join(newer)} if newer else {}),
     }
@@ -154,7 +154,7 @@ def run(chosen: InstructionSet | None, tests: tuple[str, ...], shapes: int, cach
     """Run ``tests`` under ``chosen`` and return pytest's exit code; tolerances go to ``record``."""
     command = [sys.executable, "-m", "pytest", *tests]
     environment = {**switches(chosen), "FEATSTORE_SHAPES": str(shapes)}
-    # torch does not tell compiled code of one set from that of another in its cache.
+    # torch's cache does not distinguish code compiled for different instruction sets.
     environment["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     if record is not None:
         command += ["-p", "tests.slow.tolerances"]

@@ -2,12 +2,12 @@
 
     python -m tests.slow.int8_sums PICTURES [--count 128]
 
-PICTURES: a folder of photographs. Of EfficientNet-Lite0 with its real weights three engines run on the same pixels:
+PICTURES: a folder of photographs. Three engines run EfficientNet-Lite0 with its real weights on the same pixels:
 OpenVINO in fp32, openvino-int8 with this processor's integer kernels, and openvino-int8 with its graph left in float32
-(``LP_TRANSFORMS_MODE`` off), which sums the same quantised values without any saturation, as VNNI does. Printed are the
-agreement of nearest neighbours, cosines, the root mean square difference in standard deviations, and pictures a second.
-On a processor with VNNI int8 is also computed without it, in a process in which oneDNN is limited to AVX2. Ends with 1 if
-two arithmetics agree on fewer than 0.8 of the nearest neighbours, or if int8 leaves the bound of its class.
+(``LP_TRANSFORMS_MODE`` off), which sums the same quantised values without any saturation, as VNNI does. Prints the
+agreement of nearest neighbours, cosines, the root mean square difference in standard deviations, and pictures per
+second. On a processor with VNNI int8 is also computed without it, in a process in which oneDNN is limited to AVX2.
+Exits with 1 if two of them agree on less than 0.8 of the nearest neighbours, or if int8 exceeds the bound of its class.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def summed_exactly(model: Any) -> Any:
 
 
 def without_vnni(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]:
-    """Return the int8 features and the pictures a second of a process in which oneDNN is limited to AVX2."""
+    """Return the int8 features and the pictures per second of a process in which oneDNN is limited to AVX2."""
     avx2 = next(each for each in SETS if each.name == "avx2")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)

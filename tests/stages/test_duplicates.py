@@ -99,7 +99,7 @@ def test_a_store_without_vectors_has_no_duplicates(tmp_path):
 
 @pytest.fixture
 def mixed(tmp_path):
-    """a.jpg, its copy and its JPEG 80, two pictures of equal bytes besides, and 15 others."""
+    """A store of a.jpg, its copy and its JPEG of quality 80, another pair of equal bytes, and 15 other pictures."""
     keys = [b"a.jpg", b"copy.jpg", b"a80.jpg", b"b.jpg", b"b2.jpg", *(b"%d.jpg" % number for number in range(15))]
     same = {b"copy.jpg": b"a.jpg", b"b2.jpg": b"b.jpg"}
 

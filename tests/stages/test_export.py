@@ -63,7 +63,7 @@ def test_invalid_exports_are_refused_in_one_line(store, tmp_path):
 
 @pytest.fixture(scope="module", params=["float32", "float16"])
 def head(request, tmp_path_factory):
-    """A head on the tiny backbone, whose path is returned with its pictures."""
+    """Return the path of a head on the tiny backbone, and the folder of its pictures."""
     place = tmp_path_factory.mktemp("head")
     pictures = write_coloured(place / "pictures", names("train", 8), size=(40, 31))
     store = make_store(pictures, place / "s", dtype=request.param)

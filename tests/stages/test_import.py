@@ -36,7 +36,7 @@ N, D = 60, 6
 
 
 def write(folder, count: int = N, seed: int = 0) -> np.ndarray:
-    """Write v.npy and rows.csv: two classes that lie apart, and the last row a copy of the first."""
+    """Write v.npy and rows.csv: two well separated classes; the last row is a copy of the first."""
     random = np.random.default_rng(seed)
     vectors = random.standard_normal((count, D)).astype(np.float32)
     vectors[::2, 0] += 6
@@ -87,7 +87,7 @@ def test_heads_indexes_and_duplicates_work_as_on_extracted_features(made):
     (by_vector,) = search(built.path, like=Query(vectors=[vectors[7]]), k=1).queries
     assert by_vector.neighbours[0].key == "007.jpg"
     (group,) = find_duplicates(folder / "s", threshold=0.999).groups
-    # Their bytes are unknown: near, not equal.
+    # The bytes of imported pictures are unknown, so the group counts as near-duplicates.
     assert ([copy.key for copy in group.copies], group.equal) == (["000.jpg", "059.jpg"], False)
     table = folder / "t.csv"
     table.write_text("path,label\n000.jpg,lion\n")

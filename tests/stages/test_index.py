@@ -20,7 +20,7 @@ from tests.made import tiny_backbone
 
 
 def keys_by_plain_faiss(path, store, key, k=1):
-    """Look ``key``'s vector up in the index file as anyone with FAISS would; return the store's keys of the ids."""
+    """Search the index file for ``key``'s vector with plain FAISS; return the store's keys of the found ids."""
     import faiss
 
     index = faiss.read_index(os.fspath(path))

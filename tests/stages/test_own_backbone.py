@@ -1,4 +1,4 @@
-"""A backbone of one's own through all verbs in fresh processes, and files of strangers that name one."""
+"""The user's own backbone through all verbs in fresh processes, and untrusted files that name one."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def damage(store: str) -> None:
-    """Set 16 bytes of a vector to zero."""
+    """Set 16 bytes of a stored vector to zero."""
     shard = next(Path(store, "shards").glob("*.h5"))
     data = bytearray(shard.read_bytes())
     with FeatureStore.open(store) as opened:
@@ -110,7 +110,7 @@ def test_a_network_survives_extract_grow_predict_search_and_repair_in_fresh_proc
     assert run_json("repair", "s", *NAMED)["remade"] == 1
     np.testing.assert_allclose(of_keys(kept), before, rtol=1e-5, atol=1e-6)
 
-    # Other weights than before are refused by their digest.
+    # Changed weights are refused because their digest differs.
     monkeypatch.syspath_prepend(os.fspath(place / "modules"))
     (place / "modules/seed").write_text("1")
     write_coloured(place / "pictures", names("", 6))
@@ -130,7 +130,7 @@ def test_an_untrusted_store_head_or_index_causes_no_import(
     index("s", out="s.faiss")
     write_coloured(place / "pictures", names("", 5))
     damage("s")
-    # The module could be imported, and lies in the working directory too.
+    # The module is importable, and in the working directory too.
     monkeypatch.syspath_prepend(os.fspath(place / "modules"))
     shutil.copy("modules/featstore_test_networks.py", ".")
     for verb, work in verbs(os.fspath(place / "pictures/ant/00.png")).items():

@@ -1,4 +1,4 @@
-"""featstore.stages.remove.purge: no trace of removed pictures is left in any file, and a killed purge goes on."""
+"""featstore.stages.remove.purge: no trace of removed pictures is left in any file, and a killed purge is resumed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Traces:
                 self.words |= {row.tobytes() for row in FeatureIndex.open(path).vectors_of(opened.ids[rows])}
 
     def found(self) -> list[tuple[str, bytes]]:
-        """Return (file, word) for each word that is in a file of the store, or of an index or a head."""
+        """Return (file, sequence) for each byte sequence that is in a file of the store, an index or a head."""
         files = [file for top in self.files for file in ([top] if top.is_file() else top.rglob("*")) if file.is_file()]
         files += [file for file in self.folder.iterdir() if file.name.endswith((".featstore", ".next"))]
         return [
@@ -63,7 +63,7 @@ class Traces:
 
 
 def as_kept(path: Path, vectors: np.ndarray) -> np.ndarray:
-    """Return vectors (n, d) as the head at ``path`` keeps them, if it does."""
+    """Return vectors (n, d) in the form in which the head at ``path`` stores them, if it does."""
     model = load_head(path).model
     if isinstance(model, NeighboursModel):
         return unit_rows(vectors, model.mean)

@@ -1,4 +1,4 @@
-"""featstore.remove: what leaves the results, and what does not come back."""
+"""featstore.remove: removed pictures are in no result, and later runs do not add them again."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def test_a_saved_head_predicts_what_the_trained_one_did(chain, tmp_path, kind):
     np.testing.assert_array_equal(loaded.predict_proba(vectors), trained.probabilities)
     assert loaded.classes == trained.head.classes == ["ant", "bee"]
     assert trained.report.rows == 10
-    # Red and blue pictures: whatever the head, they are told apart.
+    # Every kind of head separates red from blue pictures.
     assert trained.report.accuracy.value >= 0.9
     assert loaded.fingerprint == store.fingerprint
     told = json.loads(json.dumps(trained.to_dict(), allow_nan=False))
@@ -122,7 +122,7 @@ def test_pictures_without_label_and_pending_ones_are_counted_and_left_out(tmp_pa
     store = make_store(folder, tmp_path / "s", unit_rows=4)
     set_columns(store, [b"ant/00.png", b"bee/03.png"], {tables.LABEL: [None, None]})
     write_coloured(folder, ["bee/90.png", "bee/91.png"], seed=9)
-    # Of the five units the fifth, with the new pictures, is left to another process, which never comes.
+    # Leave the fifth of five units, with the new pictures, pending.
     make_store(folder, store, unit_rows=4, units=(0, 5))
     counts = FeatureStore.open(store).counts
     assert (counts.vectors, counts.pending) == (16, 2)
@@ -274,7 +274,7 @@ def test_a_head_with_types_to_trust_says_so_and_is_refused_without(chain, named)
     with pytest.raises(UsageError, match="--trust sklearn.tree._tree.Tree"):
         predict(trained.path, chain.store)
     assert len(list(predict(trained.path, chain.store, trust=["sklearn.tree._tree.Tree"]))) == 30
-    # Neither describes nor checks by building anything.
+    # Describing and verifying a head builds no object from it.
     assert info(trained.path)["trust"] == ["sklearn.tree._tree.Tree"]
     assert not verify(trained.path).problems
 

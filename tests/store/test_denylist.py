@@ -1,4 +1,4 @@
-"""The denylist: what is on it after any sequence of removals and restorations."""
+"""The denylist: its entries after any sequence of removals and restorations."""
 
 from __future__ import annotations
 

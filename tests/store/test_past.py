@@ -1,4 +1,4 @@
-"""The past: earlier states are shown as they were, or what is missing of them is named."""
+"""Past states of a store: they are shown as they were, or their missing pictures are named."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def known_keys(path: Path, wanted: set[bytes]) -> list[bytes]:
 
 @dataclass
 class Seen:
-    """What a store showed at one time."""
+    """Content that a store showed at one time."""
 
     record: dict[str, object]
     generation: tuple[int, int, int]

@@ -36,7 +36,8 @@ def made(splits: dict[bytes, str] | None = None) -> Pictures:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory) -> Path:
-    """A store of regions whose pictures have bytes of their own: its fixtures hash the key, so patch it to the parent's."""
+    """Return a store of regions. The fixtures derive the SHA-256 from the key; patch it to that of the picture's
+    key."""
     place = tmp_path_factory.mktemp("regions") / "s"
     with pytest.MonkeyPatch.context() as patch:
         real = building.sha256
@@ -86,7 +87,7 @@ def test_a_head_with_regions_apart_is_trained_again(path, tmp_path):
 
 
 def test_regions_stay_together_even_if_the_bytes_of_their_picture_differ(tmp_path):
-    # The building blocks give each key bytes of its own.
+    # The fixtures give each key a different SHA-256.
     store = build(tmp_path / "s", made())
     groups = groups_of(store, np.arange(len(store)))
     assert len(set(groups.tolist())) == PICTURES - 1

@@ -1,4 +1,4 @@
-"""The options of extract: one value for the library, the command and the working process."""
+"""The options of extract: one object for the library, the command and the worker process."""
 
 from __future__ import annotations
 

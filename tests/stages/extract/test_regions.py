@@ -1,4 +1,5 @@
-"""Boxes and tiles: their vectors are those of saved crops, each picture is decoded once, and changes touch little."""
+"""Boxes and tiles: vectors equal those of saved crops, each picture is decoded once, and only changes are extracted
+again."""
 
 from __future__ import annotations
 
@@ -363,7 +364,7 @@ def test_tiles_of_a_large_tiff_are_read_in_parts(folder, tmp_path, monkeypatch, 
     extract(tmp_path / "t", tmp_path / "whole", backbone=NETWORK, tiles=20)
     assert len(decoded) == 1
     monkeypatch.setattr(tiff, "STREAMED_PIXELS", 1)
-    # Neither the picture nor its file fits the limits, its tiles do.
+    # Only its tiles fit into the limits, not the whole picture or its file.
     report = extract(tmp_path / "t", tmp_path / "s", backbone=NETWORK, tiles=20, max_pixels=400, max_bytes=100)
     assert (report.vectors, report.failures, len(decoded)) == (12, 0, 1)
     assert features(tmp_path / "s") == features(tmp_path / "whole")

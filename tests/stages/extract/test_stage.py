@@ -86,7 +86,7 @@ def test_extracts_only_new_or_changed_pictures_and_marks_removed_ones(folder, tm
     one, other = by_key(FeatureStore.open(tmp_path / "s")), by_key(FeatureStore.open(tmp_path / "fresh"))
     assert one.keys() == other.keys()
     for key in one:
-        # Batches differ, and with them the last bits.
+        # The batches differ, and therefore the rounding of the last bits.
         np.testing.assert_allclose(one[key], other[key], rtol=1e-5, atol=1e-6)
     assert verify_store(tmp_path / "s").problems == []
 
@@ -163,7 +163,7 @@ def test_rehash_ignores_size_and_mtime(folder, tmp_path):
     data = bytearray(changed.read_bytes())
     report = run(folder, tmp_path / "s", rehash=True)
     assert (report.change.unchanged, report.timings["forwarded"]) == (20, 0)
-    # The new times were noted: without --rehash nothing is seen as changed.
+    # The new times were recorded: without --rehash no picture counts as changed.
     assert run(folder, tmp_path / "s").change.unchanged == 20
     picture(70).save(changed)
     data = changed.read_bytes()[: before.st_size].ljust(before.st_size, b"\0")
@@ -302,7 +302,7 @@ def test_default_precision_is_that_of_the_store(folder, tmp_path):
 
 
 def test_more_threads_read_than_decode(folder, tmp_path, monkeypatch):
-    """Pictures that come slowly are read side by side: eight reads wait for each other, though one thread decodes."""
+    """Slow reads run in parallel: eight reads wait for each other, although only one thread decodes."""
     real, together, lock = loader.read_picture, threading.Barrier(8), threading.Lock()
     reads, decoding, most = itertools.count(), 0, 0
 

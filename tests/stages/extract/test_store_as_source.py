@@ -50,7 +50,7 @@ def new_store(old: Path, **options: object) -> Path:
 
 @pytest.mark.parametrize("follow", [False, True])
 def test_labels_splits_and_metadata_are_those_of_the_old_store(old: Path, follow: bool):
-    # Times are in seconds: let the labels be older than the new store.
+    # Times have a resolution of seconds: wait, so that the labels are older than the new store.
     time.sleep(1.1)
     new = new_store(old, follow=follow)
     assert columns(new) == columns(old)

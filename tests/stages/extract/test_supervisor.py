@@ -1,4 +1,4 @@
-"""Decoders that die, hang or exhaust: the picture becomes a failure, the run and its batch go on."""
+"""Decoders that die, hang or exhaust memory: the picture becomes a failure, its batch and the run continue."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_culprits_become_failures_and_other_pictures_keep_their_usual_vectors(
     assert (report.new_vectors, report.new_failures, report.change.added) == (12, 2, 14)
     assert sum(report.reasons.values()) == 2
     assert report.restarts == 1
-    # The stages add up over all processes, those that died included.
+    # The timings add up over all processes, including those that died.
     assert sum(report.timings[name] for name in CLOCK) == pytest.approx(report.seconds, abs=0.02)
     assert min(report.timings["restarts"], report.timings["startup"]) > 0
     assert told[-1].done == told[-1].total == 14

@@ -1,4 +1,4 @@
-"""Several stores in one run: one decode a picture, and each store equals its own run."""
+"""Several stores in one run: one decode per picture, and each store equals that of a separate run."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_picture_that_kills_its_decoder_is_a_failure_of_every_store(folder: Pa
         decoder="tests.faults.planted:decode",
     )
     for report in reports:
-        # What a process did just before it died may not have been told to its supervisor: new_* can be smaller, and the
+        # The supervisor may not know what a process did just before it died: new_* can be smaller, and the
         # change of one store's plan is untold if a picture of the other kills the process at that moment.
         assert (report.vectors, report.failures, report.pending) == (23, 2, 0)
         assert report.change.added in (0, 25)
