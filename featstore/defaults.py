@@ -14,7 +14,7 @@ FITS: Final = ("crop", "squash", "pad")
 POOLS: Final = ("avg", "max", "cls", "cls+mean", "none")
 """How the output of a layer becomes a vector, see featstore.backbones.layers.take."""
 OUTPUT_OF: Final = "output of "
-"""Beginning of an identity's ``layer`` where the output of a layer is used."""
+"""Prefix of an identity's ``layer`` if the output of a layer is used."""
 MAX_PIXELS: Final = 178_956_970
 """Maximum pixels of a picture; larger pictures are failures. The value is Pillow's limit for decompression bombs."""
 

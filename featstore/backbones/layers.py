@@ -89,7 +89,7 @@ def _on_meta(tensor: Tensor) -> Tensor:
 
 
 def _outputs(network: nn.Module, side: int, device: str) -> dict[str, list[Any]]:
-    """Return the shape of each output of each module for a batch of two, None for outputs that are no tensor."""
+    """Return the shape of each output of each module for a batch of two, None for outputs that are not tensors."""
     seen: dict[str, list[Any]] = defaultdict(list)
 
     def note(name: str, _: nn.Module, __: Any, output: Any) -> None:

@@ -158,7 +158,7 @@ def apart() -> Iterator[TextIO]:
 
 
 def _told(said: bytes) -> list[str]:
-    """Return the lines of ``said``; repeated lines once, with their number. Tracebacks are not changed."""
+    """Return the lines of ``said``; repeated lines once, with their number, but tracebacks unchanged."""
     lines = [line.rstrip("\r") for line in said.decode("utf-8", "backslashreplace").split("\n") if line]
     counts = Counter(lines)
     # The lines of a traceback are indented.

@@ -34,10 +34,10 @@ class Preprocessing:
     """Make a picture ``crop`` x ``crop`` pixels, and normalise it.
 
     ``fit``: "crop", resize so that the shorter side has ``resize`` pixels, and cut out the centre (torchvision's Resize
-    and CenterCrop); "squash", resize both sides, whatever the aspect ratio; "pad", resize the longer side, and fill the
+    and CenterCrop); "squash", resize both sides, ignoring the aspect ratio; "pad", resize the longer side, and fill the
     rest of the square with ``fill``, half on each side. Only "crop" uses ``resize``; for the others it equals ``crop``.
     ``mean`` and ``std`` are per channel (R, G, B) in units of full brightness: x = (pixel / 255 - mean) / std.
-    Raises UsageError for values that make no sense.
+    Raises UsageError for invalid values.
     """
 
     resize: int

@@ -115,7 +115,7 @@ class InHand:
 
 
 class _OfRun(InHand):
-    """The shared memory ``whole``, seen by the run of this number."""
+    """View of the shared memory ``whole`` for the run with this number."""
 
     def __init__(self, whole: InHand, run: int) -> None:
         self.whole, self.run = whole, run

@@ -34,7 +34,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Cut:
-    """How pictures are cut. Raises UsageError for values that make no sense.
+    """How pictures are cut. Raises UsageError for invalid values.
 
     ``boxes``: names of a table's columns for left, top, width and height; ``unit``: one of UNITS; ``region_column``:
     names of the regions, by default numbers from 0 in each picture. ``tiles``: side of square tiles in pixels, which

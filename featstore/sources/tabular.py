@@ -143,7 +143,7 @@ class CsvTable:
 
 
 def names_of_columns(table: Table) -> str:
-    """Return the names of a table's columns for a message; only the first ones of very many."""
+    """Return the names of a table's columns for a message; only the first ones if there are very many."""
     more = len(table.columns) - _LISTED
     names = ", ".join(shown(name) for name in table.columns[:_LISTED])
     return f"{names}, ... ({more:,} more)" if more > 0 else names

@@ -344,6 +344,6 @@ class Planner:
 
 
 def _bits(seen: NDArray[np.uint8], places: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return whether the bit of each place is set."""
+    """Return which of the bits at the indices ``places`` are set."""
     found: NDArray[np.bool_] = (seen[places >> 3] >> (places & 7).astype(np.uint8)) & 1 == 1
     return found

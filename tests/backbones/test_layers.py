@@ -64,7 +64,7 @@ def test_lists_the_layers_of_a_backbone_without_weights() -> None:
     assert found["avgpool"].shape == (2048, 1, 1)
     assert found["layer3.0"].kind == "Bottleneck"
     assert next(iter(found)) == "conv1"
-    # The classifier, and modules that run three times a picture.
+    # Left out: the classifier, and modules that run three times per picture.
     assert not {"fc", "layer3.0.relu", ""} & set(found)
     tokens = {layer.name: layer.shape for layer in list_layers("vit_b_32")}
     assert (tokens["conv_proj"], tokens["encoder.ln"]) == ((768, 7, 7), (50, 768))

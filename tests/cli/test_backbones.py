@@ -28,6 +28,6 @@ def test_a_backbone_is_described_with_its_layers():
 def test_part_of_a_name_lists_matching_backbones():
     names = [entry["name"] for entry in run_json("backbones", "efficientnet_lite")]
     assert all("efficientnet_lite" in name for name in names)
-    # timm, where it is installed, has such names too.
+    # If timm is installed, its models match too.
     own = [name for name in names if not name.startswith("timm/")]
     assert own == [f"efficientnet_lite{number}" for number in range(3)]

@@ -1,4 +1,4 @@
-"""All verbs: help, wrong use, and which libraries they import."""
+"""All verbs: help, usage errors, and which libraries they import."""
 
 from __future__ import annotations
 

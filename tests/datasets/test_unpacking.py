@@ -20,7 +20,7 @@ both = pytest.mark.parametrize("ending", list(MAKERS))
 
 
 def unpacked(folder: Path, ending: str, content: bytes, inside: str = "in") -> dict[str, bytes]:
-    """Unpack ``content`` below ``folder``; return what is there afterwards by its path, the archive left out."""
+    """Unpack ``content`` below ``folder``; return the content of all files there by path, without the archive."""
     archive = folder / f"archive{ending}"
     archive.write_bytes(content)
     unpack(archive, inside, folder / "out")
@@ -28,7 +28,7 @@ def unpacked(folder: Path, ending: str, content: bytes, inside: str = "in") -> d
 
 
 def refusal(folder: Path, ending: str, content: bytes) -> str:
-    """Return why ``content`` is refused, "" where it is not; any other exception is a failure."""
+    """Return why ``content`` is refused, "" if it is not; any other exception fails the test."""
     try:
         unpacked(folder, ending, content)
     except DamagedError as error:
@@ -96,7 +96,7 @@ def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
 def test_a_decompression_bomb_is_refused(tmp_path: Path, ending: str, name: str) -> None:
     content = MAKERS[ending]({name: bytes(40 << 20), "in/1.jpg": b"1"})
     if ending == ".zip" and name.startswith("elsewhere"):
-        # What is not unpacked of a ZIP is not decompressed either.
+        # Members of a ZIP that are not unpacked are not decompressed either.
         assert unpacked(tmp_path, ending, content) == {"out/1.jpg": b"1"}
         return
     with pytest.raises(DamagedError, match="more than 10 times its size"):
@@ -146,5 +146,5 @@ def test_damaged_archives_give_a_one_line_error(tmp_path: Path, ending: str) -> 
         message = refusal(folder, ending, bytes(damaged))
         refused += bool(message)
         assert message.isprintable()
-    # A few bytes of an archive mean nothing: times, and the name of what gzip compressed.
+    # Changes of a few bytes have no effect: times, and the original name in gzip's header.
     assert refused > 100

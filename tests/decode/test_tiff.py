@@ -1,4 +1,4 @@
-"""Regions of TIFF files are those of the whole picture, and a damaged part spoils only its own regions."""
+"""Regions of TIFF files equal those of the whole picture, and a damaged segment affects only its own regions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write(path: Path, pixels: np.ndarray, **options: object) -> bytes:
 
 def pixels(samples: int, dtype: str = "uint8") -> np.ndarray:
     shape = (SIZE[1], SIZE[0]) if samples == 1 else (SIZE[1], SIZE[0], samples)
-    # Runs of equal values, so that packing has something to do.
+    # Runs of equal values, so that the compression has an effect.
     return np.repeat(RANDOM.integers(0, np.iinfo(dtype).max, shape, dtype), 5, axis=0)[: SIZE[1]]
 
 

@@ -1,4 +1,4 @@
-"""Size, fit, layer and pool as options: their check, and what of them an identity records."""
+"""Size, fit, layer and pool as options: how they are checked, and what an identity records of them."""
 
 from __future__ import annotations
 

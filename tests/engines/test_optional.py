@@ -1,4 +1,4 @@
-"""Engines that need a library which is missing or broken: "auto" takes the next, and nothing else breaks."""
+"""Engines that need a library which is missing or broken: "auto" uses another one, and nothing else fails."""
 
 from __future__ import annotations
 

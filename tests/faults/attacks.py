@@ -105,8 +105,9 @@ VERBS: dict[str, dict[str, str]] = {
         "sample digits demo/digits": "demo",
     },
 }
-"""Verbs by what is forged, each with the name in ``theirs`` that it may change. Missing is ``backbones``, which reads
-no file of others, and ``bench``, which reads pictures as ``extract`` does, in minutes."""
+"""Verbs by kind of forgery, each with the name in ``theirs`` that it may change. Left out are ``backbones``, which
+reads
+no file of others, and ``bench``, which reads pictures as ``extract`` does but takes minutes."""
 
 
 def prepare(folder: Path, kinds: Sequence[str] = tuple(VERBS)) -> Ground:
@@ -140,7 +141,7 @@ def _try(ground: Ground, kinds: Sequence[str]) -> None:
     os.chdir(ground.theirs)
     torch.set_num_threads(1)
     verbs = {verb: changes for kind in kinds for verb, changes in VERBS[kind].items()}
-    # First those that change nothing; those that remove rows come last, since others need the rows.
+    # Verbs that change nothing come first, and verbs that remove rows last, because others need the rows.
     for verb in sorted(verbs, key=lambda verb: (bool(verbs[verb]), verb.startswith("remove"))):
         _run(ground, verb)
 
@@ -172,7 +173,7 @@ def _make(ground: Ground, with_demo: bool) -> None:
 
 
 def _write_vectors(folder: Path, vectors: np.ndarray, keys: list[str]) -> None:
-    """Write vectors as other programs do."""
+    """Write files of vectors in the formats of other programs."""
     folder.mkdir()
     (folder / "keys.txt").write_text("\n".join(keys))
     np.save(folder / "v.npy", vectors)
@@ -202,7 +203,7 @@ def _copy(master: Ground, to: Ground, what: str) -> None:
 def attack(
     master: Ground, folder: Path, number: int, seed: int, kinds: Sequence[str] = tuple(VERBS)
 ) -> Iterator[tuple[str, str, str, list[str]]]:
-    """Make one forgery and run every verb on it; yield (what it belongs to, the change, verb, violations).
+    """Make one forgery and run every verb on it; yield (kind of file, the change, verb, violations).
 
     ``folder``: the one that ``prepare`` got. A verb that wrote gets the next one a fresh copy of the forgery.
     """

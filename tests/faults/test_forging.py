@@ -13,8 +13,8 @@ from tests.faults.forging import KINDS
 from tests.faults.sandbox import states, watched
 
 
-# Some of the thousand forgeries that tests.slow.forged draws; demo takes a minute to prepare. In a process of its own:
-# verbs run in forks, which work only where torch has started no thread.
+# Some of the thousand forgeries that tests.slow.forged draws; demo takes a minute to prepare. In a separate process:
+# verbs run in forks, which work only if torch has not started threads.
 @pytest.mark.slow
 def test_no_verb_does_harm_on_a_forgery() -> None:
     kinds = [word for kind in KINDS if kind != "demo" for word in ("--each", kind)]

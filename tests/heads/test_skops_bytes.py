@@ -35,7 +35,7 @@ def heads():
 
 @pytest.fixture
 def stranger(tmp_path, monkeypatch):
-    """Return a folder in which importing MODULE leaves a mark."""
+    """Return a folder in which importing MODULE creates a file."""
     mark = tmp_path / "was-imported"
     (tmp_path / f"{MODULE}.py").write_text(
         "from pathlib import Path\n"
@@ -50,7 +50,7 @@ def stranger(tmp_path, monkeypatch):
 
 
 def changed(data: bytes, change, compression=zipfile.ZIP_STORED) -> bytes:
-    """Return a skops file whose schema went through ``change``."""
+    """Return a skops file whose schema was changed by ``change``."""
     source, made = zipfile.ZipFile(io.BytesIO(data)), io.BytesIO()
     with zipfile.ZipFile(made, "w", compression) as file:
         for name in source.namelist():

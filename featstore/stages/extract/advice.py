@@ -4,7 +4,7 @@ The savings were measured on photographs of 450 x 374 pixels and two cores, in p
 saved, in wall-clock seconds: ``--decode fast`` took 0.5 to 0.6 of exact decoding's; ``--engine openvino`` 0.2
 to 0.5 (EfficientNet-Lite0; least on a busy machine) to 0.8 (ResNet50) of plain torch's, 0.6 to 0.9 of torch-folded's;
 ``openvino-int8`` 0.3 to 0.5 of openvino's on a processor that adds 8-bit products in one instruction, and 0.7 without
-(too small a saving beside decoding); two processes brought 1.8 times as many pictures as one where a read takes 200 ms.
+(too small a saving beside decoding); two processes were 1.8 times as fast as one if a read takes 200 ms.
 tests/slow/account.py checks the advice with runs that follow it.
 """
 

@@ -84,7 +84,7 @@ class ExtractOptions:
         defaults.DTYPE.
     engine, device: what runs the network, and where.
     precision: of the arithmetic, see open_engine. decode: "exact", equal to torchvision's transforms bit for bit, or
-        "fast", within one level of them (bicubic: two). "auto": the store's, where there is one.
+        "fast", within one level of them (bicubic: two). "auto": the store's, if there is one.
     size: side in pixels of the square that the network sees. fit: "crop", the centre; "squash", all of it, whatever its
         aspect ratio; "pad", all of it with a margin, see Preprocessing. layer: module whose output is used; pool: "avg",
         "max", "cls", "cls+mean" or "none", how its output becomes a vector, see featstore.backbones.layers.take. By
@@ -95,7 +95,7 @@ class ExtractOptions:
         store is made.
     retry_failures: try earlier failures again. rehash: detect changes by content instead of size and time.
     max_pixels, max_bytes: a larger picture is a failure. max_memory: bytes that decoding one picture may take.
-    stall_seconds: a picture that takes longer is a failure, where the extraction is supervised.
+    stall_seconds: in a supervised extraction, a picture that takes longer is a failure.
     kind, root, layout, path_column, label_column, split_column, id_column, all_files: how to read the source, see
         featstore.sources.open_source; kind "store": another store, with its labels, splits and metadata.
     boxes, box_unit, region_column, tiles, overlap: the parts of pictures that are rows, see featstore.sources.regions.Cut.

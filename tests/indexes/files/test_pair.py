@@ -219,7 +219,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
 
 
 def write_many(path: str, seed: int, rounds: int) -> dict[str, int]:
-    """Save an index again and again; return how often, and how often another was writing. For a process of its own."""
+    """Save an index repeatedly; return how often it succeeded, and how often another process was writing."""
     index = build_index(clusters(60, 8, seed), np.arange(60) * 7, [f"{seed}/{row}" for row in range(60)], kind="flat")
     told = {"saved": 0, "refused": 0}
     while told["saved"] < rounds:
