@@ -14,7 +14,7 @@ FITS: Final = ("crop", "squash", "pad")
 POOLS: Final = ("avg", "max", "cls", "cls+mean", "none")
 """How the output of a layer becomes a vector, see featstore.backbones.layers.take."""
 OUTPUT_OF: Final = "output of "
-"""Beginning of an identity's ``layer`` where the output of a layer is used."""
+"""Prefix of an identity's ``layer`` if the output of a layer is used."""
 MAX_PIXELS: Final = 178_956_970
 """Maximum pixels of a picture; larger pictures are failures. The value is Pillow's limit for decompression bombs."""
 
@@ -43,8 +43,8 @@ UNIT_BYTES: Final = 512 << 20
 """Number of vectors in a full unit, and so in a full shard."""
 DRIFT_PICTURES: Final = 16
 DRIFT_RUN: Final = 256
-"""Minimum pictures of a run that measures, on DRIFT_PICTURES of them, how far its engine's features are from plain
-torch's. In shorter runs the measurement would cost more than it is worth."""
+"""Minimum number of pictures in a run for measuring the drift of its engine from plain torch, on DRIFT_PICTURES of
+them. In shorter runs the measurement would cost more than it is worth."""
 JOURNAL_SYNC_SECONDS: Final = 5.0
 HEARTBEAT_SECONDS: Final = 5.0
 CLAIM_LEASE_SECONDS: Final = 60.0
@@ -73,7 +73,8 @@ MEMORY_LIMIT: Final = 4 << 30
 OPEN_SHARDS: Final = 64
 """Shards that a reader keeps as arrays at once."""
 HELD_SHARDS: Final = 256
-"""Shards that an open store holds by a file descriptor each, so that a compaction does not end the reading; at most
+"""Shards that an open store holds by a file descriptor each, so that a compaction does not interrupt the reading; at
+most
 an eighth of the descriptors that the process may have. More shards are opened when they are needed."""
 
 # Heads, index, demo

@@ -27,4 +27,4 @@ class DataError(UsageError, ValueError):
 
 
 class Notice(UserWarning):
-    """A line for people about what is going on, such as a wait; not about their code."""
+    """A warning for users on the state of the work, such as a wait; not about their code."""

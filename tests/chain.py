@@ -25,7 +25,7 @@ def write_coloured(folder: Path, names: list[str], seed: int = 0, size: tuple[in
 
 
 def names(split: str, count: int, classes: tuple[str, ...] = ("ant", "bee")) -> list[str]:
-    """Return ``count`` names a class, such as train/ant/00.png; without a split ant/00.png."""
+    """Return ``count`` names per class, such as train/ant/00.png; without a split ant/00.png."""
     return [os.path.join(split, label, f"{number:02d}.png") for label in classes for number in range(count)]
 
 

@@ -23,12 +23,12 @@ settings.register_profile(
 settings.register_profile("repeatable", settings.get_profile("explore"), derandomize=True, database=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
-# What the tests leave in the user's cache goes with them.
+# Use a temporary user cache, which is removed after the tests.
 _CACHE = tempfile.TemporaryDirectory(prefix="featstore-tests-")
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Print a failure at once, so that a run which is cut off later has named it."""
+    """Print a failure immediately, so that it is visible even if the run is interrupted later."""
     if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
         print(f"\nFAILED {report.nodeid}\n{report.longreprtext}", file=sys.stderr, flush=True)

@@ -21,7 +21,7 @@ from featstore.stages.extract import ExtractOptions, ExtractReport, extract_in_p
 
 
 def picture(seed: int, size: tuple[int, int] = (24, 20)) -> Image.Image:
-    """Return a picture of smooth colours and an edge, different for each seed."""
+    """Return a picture with smooth colours and an edge, different for each seed."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0 : size[1], 0 : size[0]]
     waves = [
@@ -60,13 +60,13 @@ def tiny_backbone(seed: int = 0, dimension: int = 8, name: str = "tiny") -> Back
 
 
 def extract(source: Any, store: str | os.PathLike[str], **options: Any) -> ExtractReport:
-    """Extract in this process, as a loaded backbone, an opened source or a decoder of the test's own needs it."""
+    """Extract in this process, which a loaded backbone, an opened source or the test's own decoder requires."""
     others = {name: options.pop(name) for name in ("progress", "stop", "decoder", "watch") if name in options}
     return extract_in_process(source, store, ExtractOptions(**options), **others)
 
 
 def fail_first_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the next os.fsync fail with "the disk"; as a real disk does, it tells so once."""
+    """Let the next os.fsync fail with the message "the disk"; only once, as a real disk reports an error once."""
     real, answers = os.fsync, [OSError(errno.EIO, "the disk")]
 
     def fsync(handle: int) -> None:

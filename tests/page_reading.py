@@ -1,4 +1,4 @@
-"""Looking at a page: in headless Chromium where one is installed, else by parsing it."""
+"""Check a page: in headless Chromium if it is installed, otherwise by parsing it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _VOID = {"meta", "img", "br", "wbr", "circle", "line", "rect", "polyline"}
 
 @dataclass
 class Page(HTMLParser):
-    """What is in a page: its text, the sizes of its pictures, everything that could load or run something.
+    """Content of a page: its text, the sizes of its pictures, and everything that could load or run code.
 
     ``originals``: the files that its links lead to, which a browser opens on a click only.
     """
@@ -77,7 +77,7 @@ def read(path: Path) -> Page:
     page.close()
     assert page.open_tags == []
     assert page.active == []
-    # To a place in the page itself, or a picture in it.
+    # Links within the page, and embedded pictures, are allowed.
     assert all(address.startswith("data:image/") or address[1:] in page.places for address in page.addresses)
     return page
 
@@ -90,8 +90,8 @@ def require_shown(path: Path) -> None:
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         return
-    # A copy whose pictures carry a style that only holds once they are loaded cannot be asked without a script, so
-    # the copy has one: it writes how many pictures the browser could show into the title.
+    # Only a script can tell whether pictures were loaded, so
+    # open a copy with a script that writes the number of pictures that the browser could show into the title.
     text = Path(path).read_text(encoding="utf-8")
     policy = text.index("<meta http-equiv")
     text = text[:policy] + text[text.index("\n", policy) :]

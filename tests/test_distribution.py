@@ -27,7 +27,7 @@ TEXTS = sorted(
 
 
 def strangers(text: str) -> list[str]:
-    """Return the places in ``text`` that would install PyPI's ``featstore``, which is another project."""
+    """Return the commands in ``text`` that would install PyPI's ``featstore``, which is another project."""
     found = [match[0] for match in re.finditer(rf"(?<![\w-])featstore\[(?:{EXTRAS})\b", text)]
     for match in re.finditer(r"pip install ([^\n&;|`)]*)", text):
         words = [re.split(r"[\[<>=!~]", word.strip("'\"\\,."))[0] for word in match[1].split()]
@@ -81,7 +81,7 @@ def test_a_wheel_holds_metadata_license_and_data_files(tmp_path: Path) -> None:
     assert "Typing :: Typed" in metadata.get_all("Classifier", [])
     assert any(name.endswith("licenses/LICENSE") for name in names)
     data = {str(path.relative_to(ROOT)) for path in (ROOT / "featstore").rglob("*") if path.is_file()}
-    # Rooms' own READMEs are for who reads the source.
+    # The rooms' READMEs are for readers of the source, not for the wheel.
     wanted = {name for name in data if "__pycache__" not in name and not name.endswith(".md")}
     assert wanted - set(names) == set()
     command = next(name for name in names if name.endswith("entry_points.txt"))

@@ -1,4 +1,4 @@
-"""The files that a project has besides its code: they exist, agree with each other and are up to date."""
+"""The project's files other than code: they exist, agree with each other and are up to date."""
 
 from __future__ import annotations
 

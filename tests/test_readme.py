@@ -1,4 +1,4 @@
-"""The commands and programs of every README, run as they stand there, and the shape of the READMEs."""
+"""Run the commands and programs of every README unchanged, and check the length of the READMEs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ README = TOP / "README.md"
 ROOMS = sorted([*TOP.glob("featstore/**/README.md"), *TOP.glob("*/README.md")])
 FENCE = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 INSTALLING = 2
-"""Blocks at the beginning of the first README that install; .ci/run and the releases run them."""
+"""Number of blocks at the start of the main README that install featstore; .ci/run and the releases run them."""
 
 
 def blocks_of(readme: Path) -> list[tuple[str, str]]:
@@ -54,7 +54,7 @@ def test_the_first_two_commands_install_run_and_test():
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("readme", "number"), RUN, ids=lambda value: str(value).removeprefix(f"{TOP}{os.sep}"))
 def test_every_other_block_runs_after_those_before_it(place, readme, number):
-    """The folders' READMEs use the files that the first README made."""
+    """The folders' READMEs use the files that the main README's commands made."""
     kind, text = blocks_of(readme)[number]
     command = ["bash", "-euo", "pipefail", "-c", text] if kind == "sh" else [sys.executable, "-W", "error", "-c", text]
     result = subprocess.run(command, cwd=place, env=environment(), capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""A name predicts a place: the rooms of the package, and the files of every verb."""
+"""The layout of the package: its rooms, and the files of every verb."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FUNCTIONS = {
     "import": "import_vectors",
     "sample": "write_sample",
 }
-"""Verbs whose name is a noun, or a word of Python: the library's function says what it does."""
+"""Verbs whose library function has another name, because the verb is a noun or a keyword of Python."""
 PAGES = {"demo", "duplicates", "search", "train"}
 """Verbs that write a page."""
 ROOMS = 26
@@ -61,7 +61,7 @@ def test_functions_are_short_and_take_few_parameters():
         is_public = not node.name.startswith("_")
         if is_public and node.end_lineno - node.lineno + 1 > LINES:
             long.append(place)
-        # A command of click takes its options as parameters.
+        # A click command has one parameter per option.
         if is_public and count > PARAMETERS and "featstore/cli/" not in place:
             many.append(place)
     assert (long, many) == ([], [])

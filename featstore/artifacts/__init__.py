@@ -1,4 +1,4 @@
-"""What is at a path: a store, head or index; open it; file names, origins, staleness."""
+"""Detect and open the store, head or index at a path; default file names, origins, and changes since."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _INDEX_FIRST = "make one with featstore index; the index comes first: featstore 
 
 
 def kind_of(path: str | os.PathLike[str]) -> Literal["store", "head", "index"]:
-    """Return what is at ``path``: every folder is taken for a store. Raises UsageError if it is none of the three."""
+    """Return what is at ``path``: "store" for every folder, "head" or "index". Raises UsageError for anything else."""
     if os.path.isdir(path):
         return "store"
     if is_index(path):
@@ -44,8 +44,8 @@ def kind_of(path: str | os.PathLike[str]) -> Literal["store", "head", "index"]:
 def open_head(path: str | os.PathLike[str], trust: Sequence[str] | None = None) -> TrainedHead:
     """Return the head at ``path``. Raises UsageError if there is none, DamagedError if it is damaged.
 
-    ``trust``: types that may be built for a classifier of another package (see TrainedHead.trusting); None if the head
-    is only described, for which nothing is built.
+    ``trust``: types that may be built for a classifier of another package (see TrainedHead.trusting); None to
+    only describe the head, without building a classifier.
     """
     from featstore.heads import load_head
 
@@ -113,9 +113,9 @@ def without_origin(identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def staleness(index: FeatureIndex, store: FeatureStore, path: str | os.PathLike[str] | None = None) -> str:
-    """Return a description of how ``store`` changed since ``index`` was made, "" if it did not.
+    """Describe how ``store`` changed since ``index`` was made; "" if it did not.
 
-    ``path``: of the index, for the command that updates it.
+    ``path``: that of the index, for the command that updates it.
     """
     stale = compare_index(index, store)
     if stale.fresh:
@@ -141,18 +141,18 @@ def compare_index(index: FeatureIndex, store: FeatureStore) -> Staleness:
 
 
 def newer_labels(origin: Any, store: FeatureStore) -> list[str | None] | None:
-    """Return the labels of the store's rows (n), or None if an index of this ``origin`` has those of the same version."""
+    """Return the labels (n,) of the store's rows, None if an index with this ``origin`` has the same version."""
     records = origin.get(PAST) if isinstance(origin, dict) else None
     try:
         if isinstance(records, list) and records and records[0].get("label_version") == store._tables.version:
             return None
         return list(store.labels.tolist())
     except UsageError:
-        # The store follows the labels of one that is not there.
+        # The store follows the labels of a store that does not exist any more.
         return None
 
 
 def update_command(store: str | os.PathLike[str], index: str | os.PathLike[str] | None = None) -> list[str]:
-    """Return the words of the command that brings an index up to date; ``index`` None: the default one of ``store``."""
+    """Return the arguments of the command that updates an index; ``index`` None: the default one of ``store``."""
     there = index is None or os.path.abspath(index) == os.fspath(index_path(store))
     return ["featstore", "index", os.fspath(store), *([] if there else ["--out", os.fspath(index or "")]), "--update"]

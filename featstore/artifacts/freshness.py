@@ -24,15 +24,15 @@ from featstore.text import counted
 
 _ORDER: Final = ("store", "index", "head", "page")
 _ONCE: Final = ("import", "list")
-"""Kinds of sources whose command cannot be told: vectors of other programs, and lists that may have been piped."""
+"""Kinds of sources without a known command to read them again: vectors of other programs, lists that may be piped."""
 
 
 @dataclass(frozen=True)
 class State:
     """Whether an artifact is up to date.
 
-    ``stale``: why not, "" if it is. ``unknown``: why that cannot be told. ``commands``: that refresh it, in this order.
-    ``folder``: where they are to be run; "" means here.
+    ``stale``: the reason why it is stale, "" if it is up to date. ``unknown``: the reason if that cannot be determined.
+    ``commands``: those that refresh it, in this order. ``folder``: where to run them; "" means here.
     """
 
     artifact: Artifact
@@ -62,9 +62,9 @@ class State:
 
 
 def states_of(found: Found) -> list[State]:
-    """Return the state of each artifact: stores before what was made of them.
+    """Return the state of each artifact; stores come before the artifacts made from them.
 
-    After all commands in this order, nothing is stale. What was made of a stale store is stale too.
+    After running all commands in this order, nothing is stale. Artifacts made from a stale store are stale too.
     """
     return _States(found).all()
 
@@ -87,9 +87,9 @@ class _States:
         return list(self.known.values())
 
     def state(self, artifact: Artifact) -> State:
-        """Return the state of an artifact, after those of its stores."""
+        """Return the state of an artifact, after computing the states of its stores."""
         if artifact.path not in self.known:
-            # Two stores that claim to be made of each other end here.
+            # Stop the recursion if two stores claim to be made from each other.
             self.known[artifact.path] = State(artifact)
             places = [self._place(parent, artifact) for parent in artifact.parents]
             above = [each for place in places for each in self._artifact_at(place) if each.path != artifact.path]
@@ -118,7 +118,7 @@ class _States:
         return state
 
     def _place(self, parent: Parent, artifact: Artifact) -> Path | None:
-        """Return where a parent is: at its recorded path, in the folder that was looked at, or beside the artifact."""
+        """Return the path of a parent: its recorded path, or its name in the searched folder or beside the artifact."""
         inside = [each.path for each in self.stores.get(parent.store_id, [])]
         recorded = Path(parent.path)
         for place in inside:
@@ -143,7 +143,7 @@ class _States:
         return self.opened[path]
 
     def _commands(self, artifact: Artifact, places: Sequence[Path]) -> tuple[tuple[str, ...], ...]:
-        """Return the commands that refresh an artifact that was made of the stores at ``places``."""
+        """Return the commands that refresh an artifact made from the stores at ``places``."""
         path = str(artifact.path)
         if artifact.kind == "index":
             return (tuple(update_command(places[0], path)),)
@@ -228,9 +228,9 @@ class _States:
 
 
 def changes_since(store: FeatureStore, record: dict[str, Any]) -> str:
-    """Return what changed in ``store`` since the state ``record`` (past.record_of): rows, labels, splits; "" if nothing.
+    """Describe how rows, labels or splits of ``store`` changed since ``record`` (past.record_of); "" if not at all.
 
-    Raises UsageError if that state is not known any more, DamagedError.
+    Raises UsageError if the history of that state is lost, DamagedError.
     """
     now = record_of(store)
     names = ("generation", "next_id", "label_version", "pending")
@@ -258,7 +258,7 @@ def _plain(value: Any) -> Any:
 
 
 def _replaced(files: Any) -> list[str]:
-    """Return the files of a page that are not those that it was made of any more."""
+    """Return the files that changed since the page was made from them."""
     gone = []
     for each in files if isinstance(files, list) else []:
         try:

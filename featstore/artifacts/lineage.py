@@ -1,4 +1,4 @@
-"""Lineage: the stores, heads, indexes and pages in a folder, and which store each was made of.
+"""Lineage: the stores, heads, indexes and pages in a folder, and which stores each was made from.
 
 Only headers and descriptions are read, no vectors. Links are not followed.
 """
@@ -26,13 +26,13 @@ from featstore.store.tables import Tables
 Kind = Literal["store", "head", "index", "page"]
 _SIDE: Final = re.compile(r"(.+)\.featstore(\.next)?")
 _PAGE_BYTES: Final = 65536
-"""Bytes at the begin of a page in which its description stands."""
+"""Number of bytes at the beginning of a page that contain its description."""
 _DESCRIPTION: Final = re.compile(r'<meta name="featstore" content="([^"]*)">')
 
 
 @dataclass(frozen=True)
 class Parent:
-    """A store that something was made of: its id, and its path at that time. ``record``: its state (past.record_of)."""
+    """A store from which an artifact was made: id, path and state at that time (``record``, see past.record_of)."""
 
     store_id: str
     path: str
@@ -43,7 +43,7 @@ class Parent:
 class Artifact:
     """A store, head, index or page at ``path``.
 
-    ``store_id``: of a store. ``parents``: the stores that it was made of. ``about``: the description of a head or page.
+    ``store_id``: only for a store. ``parents``: the stores it was made from. ``about``: description of a head or page.
     """
 
     kind: Kind
@@ -55,14 +55,14 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Found:
-    """The ``artifacts`` of a folder, and what could not be read, each as one line."""
+    """The ``artifacts`` in a folder, and ``unread``: one line for each that could not be read."""
 
     artifacts: list[Artifact]
     unread: list[str]
 
 
 def find_artifacts(folder: Path, *, deep: bool = True) -> Found:
-    """Return what featstore made in ``folder`` and, if ``deep``, in the folders below it, sorted by path."""
+    """Return featstore's artifacts in ``folder`` and, if ``deep``, in the folders below it, sorted by path."""
     found = Found([], [])
     for path in sorted(_walk(folder, deep, found.unread)):
         add_artifact(found, path)
@@ -70,7 +70,7 @@ def find_artifacts(folder: Path, *, deep: bool = True) -> Found:
 
 
 def add_artifact(found: Found, path: Path) -> bool:
-    """Add the artifact at ``path``, if there is one; return whether there is something of featstore's."""
+    """Add the artifact at ``path``, if there is one; return whether featstore made the file or folder."""
     try:
         artifact = read_artifact(path)
     except (FeatstoreError, OSError, ValueError) as error:
@@ -83,7 +83,7 @@ def add_artifact(found: Found, path: Path) -> bool:
 
 
 def _walk(folder: Path, deep: bool, unread: list[str]) -> Iterator[Path]:
-    """Yield the stores, and the files outside stores."""
+    """Yield the paths of stores, and of files outside stores."""
     try:
         with os.scandir(folder) as entries:
             listed = list(entries)
@@ -106,7 +106,7 @@ def read_artifact(path: Path) -> Artifact | None:
     if path.is_dir():
         return _store(path) if (path / folders.MANIFEST).exists() else None
     if path.name.startswith("."):
-        # Also temporary files of a writer.
+        # This also skips temporary files of a writer.
         return None
     if side := _SIDE.fullmatch(path.name):
         return _index(path.with_name(side[1]), path) if sealed.begins_like_one(path) else None
@@ -162,7 +162,7 @@ def _page(path: Path) -> Artifact | None:
 
 
 def _parents(origin: Any, past: Any) -> tuple[Parent, ...]:
-    """Return the parents in the origin of a head or an index, with the states that it recorded."""
+    """Return the parents that the origin of a head or an index names, with their recorded states."""
     origins = origin.get(STACKED, [origin]) if isinstance(origin, dict) else []
     records = (
         {each.get("store_id"): each for each in past or [] if isinstance(each, dict)} if isinstance(past, list) else {}

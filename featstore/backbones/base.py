@@ -17,7 +17,8 @@ from featstore.errors import FeatstoreError
 class TextTower:
     """The part of a network that turns texts into vectors that are comparable with those of pictures.
 
-    ``module``: a list of n texts -> (n, d), in eval mode. ``scale``: factor of the cosine before a softmax over texts.
+    ``module``: a list of n texts -> (n, d), in eval mode. ``scale``: factor by which cosines are multiplied before a
+    softmax over texts.
     """
 
     module: nn.Module = field(repr=False)
@@ -28,7 +29,7 @@ class TextTower:
 class Backbone:
     """A network cut at its penultimate layer, together with its preprocessing and its name.
 
-    Attributes: ``name``; ``layer``, in words ("input of fc"); ``dimension`` d; ``weights`` as asked for
+    Attributes: ``name``; ``layer``, in words ("input of fc"); ``dimension`` d; ``weights`` as requested
     ("IMAGENET1K_V2", "random:0", a file's name); ``weights_digest``, see ``digest``; ``preprocessing``;
     ``module``, in eval mode on the CPU in float32: (n, 3, crop, crop) normalised -> (n, d); ``pool`` and ``shape``, as
     in Identity, where the features are the output of another layer (see layers.py). ``text``: the network's text tower,
@@ -101,7 +102,7 @@ def digest(module: nn.Module) -> str:
 def non_finite(module: nn.Module) -> str | None:
     """Return the name of the first tensor that holds NaN or infinity, None if there is none."""
     for name, tensor in effective_state(module).items():
-        # By NumPy: torch starts its threads for each of some hundred small tensors, 0.8 s instead of 2 ms.
+        # NumPy needs 2 ms; torch starts its threads for each of some hundred small tensors and needs 0.8 s.
         if tensor.is_floating_point() and not np.isfinite(tensor.detach().cpu().numpy()).all():
             return name
     return None

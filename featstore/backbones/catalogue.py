@@ -80,9 +80,9 @@ class BackboneInfo:
     """One entry of the list of backbones.
 
     ``dimension``: of a feature vector; ``input_size``: side of the picture in pixels; ``parameters``: number for the
-    whole model including the classifier, as its authors count; None for what only building the network, or importing a
-    function of one's own, would tell. ``weights``: the default weights; ``all_weights``: all of them; ``at_hand``:
-    whether the default weights can be loaded offline; ``why``: the reason. ``source``: one of SOURCES.
+    whole model including the classifier, as its authors count; None if only building the network, or importing the
+    user's function, would reveal it. ``weights``: the default weights; ``all_weights``: all of them; ``at_hand``:
+    whether the default weights can be loaded offline; ``why``: where they are, or why not. ``source``: one of SOURCES.
     """
 
     name: str
@@ -100,7 +100,7 @@ def list_backbones(matching: str | None = None) -> list[BackboneInfo]:
     """Return the backbones, sorted by name. Digests of local weights are checked only on loading.
 
     ``matching``: a part of the name, or a pattern with * and ?. The models of timm and open_clip, more than a
-    thousand, are listed only where it is given.
+    thousand, are listed only if it is given.
     """
     names = [*architectures.names(), *(timm_models.names() + open_clip_models.names() if matching else [])]
     own = {name: spec for name, spec in plugins.installed().items() if name not in names}
@@ -111,9 +111,9 @@ def list_backbones(matching: str | None = None) -> list[BackboneInfo]:
 
 
 def describe_backbone(name: str) -> BackboneInfo:
-    """Return the entry of one backbone with all that building its network tells.
+    """Return the entry of one backbone, with the values that are known only after building its network.
 
-    ``name``: as for ``load_backbone``; a function of one's own is imported. Raises UsageError if there is none.
+    ``name``: as for ``load_backbone``; the user's own function is imported. Raises UsageError if there is none.
     """
     spec = own_function(name)
     if spec is None:
@@ -139,7 +139,7 @@ def describe_backbone(name: str) -> BackboneInfo:
 
 
 def _listed(name: str) -> BackboneInfo:
-    """Return the entry of a listed name, also of a model of timm whose input featstore cannot make."""
+    """Return the entry of a listed name, also if featstore does not support the input of this timm model."""
     try:
         return _info(architectures.find(name))
     except UsageError as error:

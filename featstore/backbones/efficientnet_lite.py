@@ -25,7 +25,7 @@ _CROP_PADDING: Final = 32
 _EPSILON: Final = 1e-3
 _STEM: Final = 32
 _CHANNEL_STEP: Final = 8
-"""Numbers of channels are multiples of it."""
+"""Numbers of channels are multiples of this value."""
 _BLOCKS: Final = (
     # repeats, kernel, stride, expansion, channels out
     (1, 3, 1, 1, 16),

@@ -28,7 +28,7 @@ class Layer:
     """A layer whose output can be features.
 
     ``name``: of the module in the network; ``kind``: its class; ``shape``: of its output for one picture: (d,) a vector,
-    (tokens, channels), or (channels, height, width) a map; ``channels_last``: whether the network has the map as (height,
+    (tokens, channels), or (channels, height, width) a map; ``channels_last``: whether the network's output is (height,
     width, channels).
     """
 
@@ -79,12 +79,12 @@ def require_layer(name: str, layer: str) -> None:
 def layers_of(network: nn.Module, side: int, what: str) -> dict[str, Layer]:
     """Return the layers of ``network`` by name for pictures of ``side`` x ``side`` pixels; "" is the network itself.
 
-    Modules that run never or more than once, or that return something else than a vector, a map or tokens of each
-    picture, are left out. Raises UsageError, naming ``what``, if the network does not take pictures of this size.
+    Modules that run more than once or not at all, or whose output is not a vector, a map or tokens per picture, are
+    left out. Raises UsageError, naming ``what``, if the network does not take pictures of this size.
     """
     try:
         outputs = _outputs(_without_values(network), side, "meta")
-    except Exception:  # a network with tensors that are no parameters or buffers cannot run without values
+    except Exception:  # tensors that are neither parameters nor buffers are not moved to the meta device
         try:
             outputs = _outputs(network, side, "cpu")
         except Exception as error:
@@ -110,7 +110,7 @@ def _on_meta(tensor: Tensor) -> Tensor:
 
 
 def _outputs(network: nn.Module, side: int, device: str) -> dict[str, list[Any]]:
-    """Return the shape of each output of each module for a batch of two, None for outputs that are no tensor."""
+    """Return the shape of each output of each module for a batch of two, None for outputs that are not tensors."""
     seen: dict[str, list[Any]] = defaultdict(list)
 
     def note(name: str, _: nn.Module, __: Any, output: Any) -> None:
@@ -155,13 +155,13 @@ def resized(backbone: Backbone, size: int | None, fit: str | None) -> Backbone:
 
 
 def _for_size(network: nn.Module, size: int, what: str) -> nn.Module:
-    """Return ``network`` for pictures of another size: a copy with resampled positions, where it can make one (timm)."""
+    """Return ``network`` for another picture size, with resampled position embeddings if timm supports it."""
     if not callable(getattr(network, "set_input_size", None)):
         return network
     made: Any = copy.deepcopy(network)
     try:
         made.set_input_size(img_size=(size, size))
-    except Exception as error:  # of many types, depending on the network
+    except Exception as error:  # networks raise errors of many types
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise UsageError(f"{what} does not take pictures of {size} x {size} pixels ({reason})") from None
     resized: nn.Module = made.eval().requires_grad_(False)
@@ -169,12 +169,12 @@ def _for_size(network: nn.Module, size: int, what: str) -> nn.Module:
 
 
 def take(backbone: Backbone, layer: str, pool: str | None = None) -> Backbone:
-    """Return ``backbone`` with the output of ``layer``, pooled, as features; the layers behind it do not run.
+    """Return ``backbone`` with the output of ``layer``, pooled, as features; later layers do not run.
 
     ``pool``: "avg" (default) and "max" over the places of a map or the tokens that stand for places; "cls", the class
     token; "cls+mean", the class token followed by the mean of the others; "none", the output itself in C order, a map as
-    (channels, height, width). A layer that gives a vector takes none. Raises UsageError for an unknown layer, or a pool
-    that does not fit its output.
+    (channels, height, width). A layer whose output is a vector takes no pool. Raises UsageError for an unknown layer,
+    or a pool that does not fit its output.
     """
     if backbone.layer == OUTPUT_OF + layer and pool in (None, backbone.pool):
         return backbone
@@ -199,7 +199,7 @@ def take(backbone: Backbone, layer: str, pool: str | None = None) -> Backbone:
         )
     shape = there.shape if pool == "none" else ()
     made = replace(backbone, layer=OUTPUT_OF + layer, dimension=dimension, module=module, pool=pool, shape=shape)
-    # The vectors of texts are comparable with the last layer only.
+    # Text vectors are comparable only with the output of the last layer.
     return replace(made, text=None)
 
 
@@ -229,10 +229,10 @@ def _check_pool(layer: str, shape: tuple[int, ...], pool: str, prefix: int) -> N
 
 
 def _prefix(network: nn.Module, shape: tuple[int, ...]) -> int:
-    """Return how many tokens of an output of ``shape`` stand before those of the places: the class token and registers."""
+    """Return how many tokens of an output of ``shape`` precede the patch tokens: the class token and registers."""
     known = getattr(network, "num_prefix_tokens", None)
     count = known if isinstance(known, int) else int(isinstance(getattr(network, "class_token", None), Tensor))
-    # The other tokens stand for the places of a square; before the class token is added, all of them do.
+    # The patch tokens form a square; before the class token is added, all tokens are patch tokens.
     others = shape[0] - count
     return count if len(shape) == 2 and others > 0 and math.isqrt(others) ** 2 == others else 0
 
@@ -278,7 +278,7 @@ def _until(network: nn.Module, layer: str) -> nn.Module:
 
 
 class _Tracer(fx.Tracer):
-    """Trace a network, and note what ``layer`` returns."""
+    """Trace a network, and record the output of ``layer``."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()

@@ -34,14 +34,14 @@ def load_backbone(name: str = defaults.BACKBONE, weights: str | None = None) -> 
 
 
 def own_function(name: str) -> str | None:
-    """Return "package.module:function" if ``name`` is one, or an entry point of one; None for featstore's own backbones."""
+    """Return the "package.module:function" that ``name`` is, or names as an entry point; else None."""
     if plugins.is_spec(name):
         return name
     return None if exists(name) else plugins.installed().get(name)
 
 
 def exists(name: str) -> bool:
-    """Return whether ``name`` is a backbone that featstore knows itself."""
+    """Return whether ``name`` is a built-in backbone, not the user's own function."""
     try:
         architectures.find(name)
     except UsageError:
@@ -50,12 +50,12 @@ def exists(name: str) -> bool:
 
 
 def has_text(name: str) -> bool:
-    """Return whether a backbone that featstore knows itself has a text tower."""
+    """Return whether a built-in backbone has a text tower."""
     return name.lower().startswith(open_clip_models.PREFIX)
 
 
 def load_recorded(name: str, weights: str | None) -> base.Backbone:
-    """Return the backbone ``name`` with ``weights``, which a store, head or index may say: it imports no code of theirs.
+    """Return the backbone ``name`` with ``weights``; for names from a store, head or index: imports no code they name.
 
     ``weights``: the name of published weights (default: the model's DEFAULT); ``random:SEED`` for untrained weights, from
     the model's constructor after torch.manual_seed(SEED); or the path of a checkpoint (.pth, .pt, .safetensors). Random
@@ -86,7 +86,7 @@ def load_recorded(name: str, weights: str | None) -> base.Backbone:
 
 
 def backbone_name(name: str) -> str:
-    """Return the canonical name of a backbone that featstore knows itself. Raises UsageError if there is none."""
+    """Return the canonical name of a built-in backbone. Raises UsageError if there is none."""
     return architectures.find(name).name
 
 
@@ -96,13 +96,13 @@ def known_weights(name: str, weights: str) -> bool:
 
 
 def _published(architecture: Architecture, asked: str) -> WeightsEntry | None:
-    """Return the published weights called ``asked``: a plain name, DEFAULT, or a name prefixed with its enumeration."""
+    """Return the published weights that ``asked`` names: a plain name, DEFAULT, or Enumeration.NAME."""
     bare = re.sub(r"^\w+_Weights\.", "", asked)
     return architecture.default if bare == "DEFAULT" else architecture.entries.get(bare)
 
 
 def _recognise(architecture: Architecture, file: Path) -> WeightsEntry:
-    """Return the published weights that ``file`` is a copy of, else the default ones; they determine the preprocessing."""
+    """Return the published weights of which ``file`` is a copy, else the default ones; for the preprocessing."""
     if len(architecture.entries) > 1 and file.is_file():
         found = weights_cache.sha256_file(file)
         for entry in architecture.entries.values():

@@ -12,7 +12,7 @@ from featstore.backbones.base import Backbone
 from featstore.errors import UsageError
 
 _LARGEST: int = (2 << 30) - (64 << 20)
-"""Bytes of weights at most: a protobuf message, which an ONNX file is, ends at 2 GiB."""
+"""Largest size of the weights in bytes: an ONNX file is a protobuf message, whose limit is 2 GiB."""
 
 
 def to_onnx(backbone: Backbone, opset: int) -> Any:
@@ -29,7 +29,7 @@ def to_onnx(backbone: Backbone, opset: int) -> Any:
             "alone with --features-only"
         )
     crop = backbone.preprocessing.crop
-    # This exporter takes a file object too, which its annotation lacks.
+    # This exporter accepts a file object, although its annotation does not say so.
     file: Any = io.BytesIO()
     with warnings.catch_warnings(), torch.inference_mode():
         # This exporter needs no further package, and its graphs are those of older runtimes.

@@ -22,7 +22,7 @@ _FILE: Final = "open_clip_model.safetensors"
 _FITS: Final = {"shortest": "crop", "squash": "squash"}
 """Values of ``Preprocessing.fit`` by open_clip's names."""
 _BATCH: Final = 64
-"""Texts of one forward pass."""
+"""Number of texts in one forward pass."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class OpenClipModel:
     """A model of open_clip. ``name``: with the prefix.
 
     ``weights``: preprocessing, and repository and file at the hub, by tag; the first is the default.
-    ``dimension``: of the vectors; towers of timm do not state it.
+    ``dimension``: of the vectors; the configuration of timm's towers does not give it.
     """
 
     name: str
@@ -84,9 +84,9 @@ def names() -> list[str]:
 
 
 def find(name: str) -> OpenClipModel:
-    """Return the model ``name``, ignoring case. Raises UsageError if there is none, or it needs more than open_clip."""
+    """Return the model ``name``, ignoring case. Raises UsageError if there is none, or it needs other packages too."""
     open_clip = need()
-    # open_clip itself would take the address of any repository as a name.
+    # open_clip itself would accept the address of any repository as a name.
     known = {one.lower(): one for one in open_clip.list_models()}
     if name.lower() not in known:
         raise UsageError(
@@ -100,7 +100,7 @@ def find(name: str) -> OpenClipModel:
             f"{PREFIX}{bare} has a text tower of another library, which would be downloaded; use another model"
         )
     tags = open_clip.list_pretrained_tags_by_model(bare)
-    # Files of the hub first: the others are no safetensors files.
+    # Prefer files of the hub: the others are not safetensors files.
     found = {tag: open_clip.get_pretrained_cfg(bare, tag) for tag in tags}
     ordered = sorted(found, key=lambda tag: not found[tag].get("hf_hub"))
     weights = {tag: (_preprocessing(bare, about, found[tag]), _hub_file(found[tag])) for tag in ordered}

@@ -1,7 +1,7 @@
-"""Backbones of one's own: a function that returns a network, named on the command line or by an entry point.
+"""The user's own backbones: a function that returns a network, named on the command line or by an entry point.
 
-The function is imported because its user named it in this process, and for no other reason: what a store, head or index
-says of it is text. See README.md in this folder.
+The function is imported because its user named it in this process, and for no other reason: a name
+that a store, head or index contains is only text. See README.md in this folder.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _SPEC: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.+-]{0,99}")
 _FEATSTORE: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
 _PROBES: Final = 2
-"""Number of pictures that a new network is tried on."""
+"""Number of pictures for testing a new network."""
 
 
 @dataclass(frozen=True)
 class OwnBackbone:
     """What a function for ``--backbone package.module:function`` returns.
 
-    ``module``: (n, 3, crop, crop) normalised float32 -> (n, d), with its weights. ``preprocessing``: of the pictures
-    before it. ``name``: lower-case letters, digits and ``_.+-``; with the weights' digest it is the identity of the
-    features. ``layer``: what of the network the vector is, in words. ``text``: a list of texts -> (n, d), for searches by
+    ``module``: (n, 3, crop, crop) normalised float32 -> (n, d), with its weights. ``preprocessing``: of the
+    pictures. ``name``: lower-case letters, digits and ``_.+-``; with the weights' digest it is the identity of the
+    features. ``layer``: description of the network's output. ``text``: a list of texts -> (n, d), for searches by
     text; ``scale``: factor of the cosine before a softmax over texts.
     """
 
@@ -58,7 +58,7 @@ def is_spec(text: str) -> bool:
 
 
 def is_name(text: str) -> bool:
-    """Return whether a backbone of one's own can be called ``text``."""
+    """Return whether ``text`` is a valid name for the user's own backbone."""
     return _NAME.fullmatch(text) is not None
 
 
@@ -69,7 +69,7 @@ def installed() -> dict[str, str]:
 
 
 def consent(spec: str) -> str:
-    """Return the remedy for features of the function ``spec``, as a sentence."""
+    """Return the remedy for features made by the function ``spec``, as a sentence."""
     return (
         f"it comes from the function {printable(spec)}, which is imported only where you name it: if you know this code, add "
         f"--backbone {printable(spec)}"
@@ -80,7 +80,7 @@ def load(spec: str) -> base.Backbone:
     """Import and call the function ``spec``, which the user named, and return its network as a Backbone.
 
     Its ``weights`` are the ``spec``. Raises UsageError if it cannot be imported, raises, returns something else, or its
-    network fails on a try, gives other features for the same picture, or changes its weights.
+    network fails on test pictures, gives different features for the same picture, or changes its weights.
     """
     made = _call(_import(spec), spec)
     own = _checked(made, spec)
@@ -132,7 +132,7 @@ def _call(function: Callable[[], Any], spec: str) -> Any:
 
 
 def _checked(made: Any, spec: str) -> OwnBackbone:
-    """Return what a function returned, a plain tuple also, as OwnBackbone; raise UsageError for anything else."""
+    """Return a function's result, OwnBackbone or plain tuple, as OwnBackbone; raise UsageError for anything else."""
     if isinstance(made, tuple) and len(made) == 3:
         made = OwnBackbone(*made)
     if not isinstance(made, OwnBackbone):
@@ -160,7 +160,7 @@ def _checked(made: Any, spec: str) -> OwnBackbone:
 
 
 def _try(module: nn.Module, side: int, spec: str) -> int:
-    """Return the dimension of the features of two made-up pictures; raise UsageError if they are unusable."""
+    """Return the dimension of the features, from two synthetic pictures; raise UsageError if they are unusable."""
     pictures = torch.rand(_PROBES, 3, side, side, generator=torch.Generator().manual_seed(0))
     try:
         with torch.inference_mode():

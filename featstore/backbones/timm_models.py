@@ -21,13 +21,13 @@ from featstore.text import did_you_mean
 
 PREFIX: Final = "timm/"
 NO_TAG: Final = "pretrained"
-"""Name of the weights of a model whose weights have no tag in timm."""
+"""Name for weights that have no tag in timm."""
 _NAME: Final = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?")
 _SAFE: Final = {"": "model.safetensors", "open_clip_pytorch_model.bin": "open_clip_model.safetensors"}
-"""Names of the safetensors file that stands beside a pickle in a repository of the hub."""
+"""Names of the safetensors file that a repository of the hub has beside a pickle."""
 
 _FITS: Final = {"center": "crop", "squash": "squash"}
-"""Values of ``Preprocessing.fit`` by timm's names. Its "border" pads with pixels at other places."""
+"""Values of ``Preprocessing.fit`` by timm's names. Its "border" is missing because its padding differs."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def find(name: str) -> TimmModel:
     """Return the model ``name``, with or without a tag. Raises UsageError if timm has none, or its input is unusual."""
     timm = need()
     architecture, _, tag = name.partition(".")
-    # timm itself would take the address of any repository as a name.
+    # timm itself would accept the address of any repository as a name.
     if not _NAME.fullmatch(name) or not timm.is_model(architecture):
         known = [one.partition(".")[0] for one in timm.list_models()] if _NAME.fullmatch(name) else []
         raise UsageError(
@@ -148,7 +148,7 @@ def _hub_file(name: str, about: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def classifiers(network: nn.Module) -> tuple[str, ...]:
-    """Return the names of a network's classifiers, of which most have one."""
+    """Return the names of a network's classifiers; most networks have one."""
     named: Any = network.pretrained_cfg.get("classifier")  # type: ignore[union-attr, operator]
     return (named,) if isinstance(named, str) else tuple(named or ("classifier",))
 

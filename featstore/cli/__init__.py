@@ -57,7 +57,7 @@ VERBS: Final = tuple(verb for section in SECTIONS.values() for verb in section)
 
 
 def module_of(verb: str) -> str:
-    """Return the name of a verb's modules: the verb's own, with an underscore where it is a word of Python (import)."""
+    """Return the name of a verb's modules: the verb; with an underscore if it is a keyword of Python (import)."""
     return f"{verb}_" if keyword.iskeyword(verb) else verb
 
 
@@ -69,7 +69,7 @@ _REMEDIES = {
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "make the folder first, or name another place"),
     errno.EBADF: "open standard input for reading, and standard output for writing",
 }
-"""Remedies for errors of the operating system that nothing else explains."""
+"""Remedies for errors of the operating system that have no message of their own."""
 
 
 class _Verbs(click.Group):
@@ -143,7 +143,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command with ``arguments`` (default: the process's own) and exit."""
     sandbox.fill_standard_streams()
     if arguments is None and codecs.lookup(sys.getfilesystemencoding()).name != "utf-8":
-        # Names in stores and tables are UTF-8. Under another locale Python would encode them otherwise, or not at all.
+        # Names in stores and tables are UTF-8. Under another locale Python would use another encoding, or fail.
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     _open_streams()
     run(featstore, arguments, name="featstore")

@@ -45,7 +45,7 @@ def backbones(name: str | None, as_json: bool) -> None:
         return
     found = list_backbones(name)
     if not found and name is not None:
-        # Raises the error that names similar ones.
+        # This raises the error with similar names.
         describe_backbone(name)
     show([asdict(each) for each in found], _table(found, all_of_them=name is None), as_json)
 

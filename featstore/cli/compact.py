@@ -14,7 +14,7 @@ from featstore.text import counted
 def compact(store: str, as_json: bool) -> None:
     """Purge removed and replaced pictures from STORE, and merge its small shards. Ids and keys do not change.
 
-    The store's history keeps their keys and dates, so that heads of before can say which pictures are gone.
+    The store's history keeps their keys and dates, so that featstore can name them for heads trained before.
 
     \b
     Examples:

@@ -103,7 +103,7 @@ def _lines(report: Any, html: str | None) -> list[str]:
 
 
 _EQUAL = "equal bytes   "
-"""Padded with blanks to the width of the text of _figures."""
+"""Padded with blanks to the width of the text that _figures returns."""
 
 
 def _figures(one: Any) -> str:

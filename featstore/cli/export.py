@@ -31,7 +31,7 @@ def export(path: str, quiet: bool, as_json: bool, **options: Any) -> None:
     An export that was stopped goes on where it was, and of a store that grew Parquet writes only what changed.
 
     A head becomes one ONNX file with its network and preprocessing: decoded pixels in, label and probabilities out. It is
-    checked on made-up pictures before it is kept. For scikit-learn, a head becomes an estimator that joblib loads.
+    checked on synthetic pictures before it is kept. For scikit-learn, a head becomes an estimator that joblib loads.
 
     \b
     Examples:

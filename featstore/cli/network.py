@@ -49,7 +49,7 @@ _GEOMETRY: Final = (
 
 
 def geometry_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of what the network sees and gives: ``size``, ``fit``, ``layer``, ``pool``."""
+    """Add the options for the network's input and output: ``size``, ``fit``, ``layer``, ``pool``."""
     for option in reversed(_GEOMETRY):
         command = option(command)
     return command

@@ -27,7 +27,7 @@ from featstore.text import printable
 _LOG_SECONDS = 30.0
 _NAMED = 5
 _COLUMNS = 80
-# Characters at which spreadsheets start a formula, also in full width.
+# Characters that start a formula in spreadsheets, and their full-width forms.
 _FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 
@@ -84,12 +84,12 @@ class CsvRows:
 
 
 def csv_cell(text: str) -> str:
-    """Return a text as CsvRows writes it."""
+    """Return ``value`` as CsvRows writes it."""
     return f"'{printable(text)}" if text.startswith(_FORMULA) else printable(text)
 
 
 def tell_warnings() -> None:
-    """Print warnings and tracebacks with ``say`` too, from now on."""
+    """Print warnings and tracebacks with ``say`` from now on."""
 
     def warn(
         message: Warning | str,
@@ -136,7 +136,7 @@ def apart() -> Iterator[TextIO]:
     """Yield standard error for our own text; collect what libraries write to it meanwhile and print that at the end.
 
     libtiff, JPEG libraries and others write about damaged pictures, from this process and its children, in the middle
-    of a progress bar. Their lines are printed escaped, equal ones once with their number, at most 64 KiB of them.
+    of a progress bar. Their lines are printed escaped, repeated ones once with their number, at most 64 KiB in all.
     """
     global _own_stderr
     sys.stderr.flush()
@@ -158,7 +158,7 @@ def apart() -> Iterator[TextIO]:
 
 
 def _told(said: bytes) -> list[str]:
-    """Return the lines of ``said``, equal ones once with their number; a traceback stays whole."""
+    """Return the lines of ``said``; repeated lines once, with their number, but tracebacks unchanged."""
     lines = [line.rstrip("\r") for line in said.decode("utf-8", "backslashreplace").split("\n") if line]
     counts = Counter(lines)
     # The lines of a traceback are indented.
@@ -183,7 +183,7 @@ class Bar:
         self._began = self._told = time.monotonic()
 
     def __call__(self, progress: Any) -> None:
-        """Show a Progress."""
+        """Show ``progress``."""
         note = progress.note or (f"{progress.failed:,} failed" if progress.failed else "")
         if self._first is None:
             self._first = progress.done

@@ -41,13 +41,13 @@ def remove(
     also: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Remove the pictures KEYS from STORE: no result has them from now on, and extract does not bring them back.
+    """Remove the pictures KEYS from STORE: no later result contains them, and extract does not add them again.
 
     Unknown keys are refused, and then nothing is removed.
 
     --purge erases vectors, keys and labels of all removed pictures from the files of STORE, and from the indexes and
-    heads of it in the same folder and those of --also. What may still have them is named, and the exit code is then 1.
-    A killed purge goes on with the same command.
+    heads of it in the same folder and those of --also. Files that may still contain them are listed, and the exit
+    code is then 1. A killed purge continues with the same command.
 
     \b
     Examples:

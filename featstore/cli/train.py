@@ -147,8 +147,8 @@ def train(
 
     An existing head of the same classes and store is replaced, and compared with the new one.
 
-    --again trains an earlier head once more, on its store as it was then: rows, labels and splits. What was purged
-    since is named. Nothing is written without --out. The exit code is 1 if a weight differs.
+    --again trains an earlier head once more, on its store as it was then: rows, labels and splits. Pictures that
+    were purged since are named. Nothing is written without --out. The exit code is 1 if a weight differs.
 
     \b
     Examples:
@@ -216,7 +216,7 @@ def _lines(trained: TrainReport, notes: list[str], report: str | None, figures: 
 
 
 def _require_place_of_figures(beside: bool, report: str | None) -> None:
-    """Raise UsageError if --beside is given without a page that figures can stand beside."""
+    """Raise UsageError if --beside is given without --report or without several stores."""
     if beside and report is None:
         raise click.UsageError("--beside writes figures beside the page of --report; name one")
     if beside and report is not None and report.lower().endswith(".json"):
@@ -249,7 +249,7 @@ def _require_only(context: click.Context, option: str, *more: str) -> None:
 
 
 def _again(head: str, stores: list[str], kind: str | None, out: str | None, as_json: bool) -> int:
-    """Do ``--again``: return the exit code. ``kind``: as --head, if it was given."""
+    """Run ``--again`` and return the exit code. ``kind``: the value of --head, if given."""
     from featstore.stages.train import train_again
 
     report = train_again(head, stores, kind=kind, out=out)

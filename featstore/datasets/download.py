@@ -79,7 +79,7 @@ def _receive(archive: Archive, part: Path, progress: Callable[[int], None]) -> b
             if error.code < _SERVER_ERRORS and error.code != _TOO_MANY_REQUESTS:
                 raise _unreachable(archive, part, reason) from None
         except _BROKEN as error:
-            # The text may quote what the server sent, so make it printable.
+            # The text may quote the server's answer, so make it printable.
             reason = shown(str(getattr(error, "reason", None) or error) or type(error).__name__)
         have = part.stat().st_size
         attempts = 0 if have > before else attempts + 1

@@ -20,7 +20,7 @@ RECORD: Final = ".featstore-sample.json"
 """File that records the content of a finished folder; hidden, so that sources skip it."""
 
 FetchProgress = Callable[[int, int, str], None]
-"""Function of the bytes received, the bytes of all archives, and the current step."""
+"""Progress callback: called with the bytes received, the bytes of all archives, and the current step."""
 
 
 def fetch(dataset: Dataset, folder: str | os.PathLike[str], *, progress: FetchProgress | None = None) -> None:

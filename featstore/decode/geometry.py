@@ -31,7 +31,7 @@ def crop_origin(size: tuple[int, int], crop: int) -> tuple[int, int]:
 
 
 def on_square(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Return resized ``pixels`` (h, w, 3) as (crop, crop, 3): the centre of what is larger, filled up if smaller."""
+    """Return resized ``pixels`` (h, w, 3) as (crop, crop, 3): centre-cropped if larger, padded if smaller."""
     crop = preprocessing.crop
     height, width = pixels.shape[:2]
     if preprocessing.fit != "pad":

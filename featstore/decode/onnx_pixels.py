@@ -129,12 +129,12 @@ class _Graph:
         weights = self.add("Where", inside, weights, self.constant(0.0))
         total = self.add("ReduceSum", weights, self.constant([1], np.int64), keepdims=1)
         scaled = self.add("Mul", self.add("Div", weights, total), self.constant(_BITS))
-        # Rounded half away from zero.
+        # Round half away from zero.
         magnitude = self.add("Floor", self.add("Add", self.add("Abs", scaled), half))
         return self.add("Mul", self.add("Sign", scaled), magnitude)
 
     def filtered(self, x: str) -> str:
-        """Add the filter's value at distances ``x``."""
+        """Add the nodes that compute the filter's value at distances ``x``."""
         if self.preprocessing.interpolation == "lanczos":
             return self.add("Mul", self.sinc(x), self.sinc(self.add("Div", x, self.constant(3.0))))
         distance = self.add("Abs", x)
@@ -151,14 +151,14 @@ class _Graph:
         return self.add("Where", self.add("Less", distance, self.constant(1.0)), near, far)
 
     def sinc(self, x: str) -> str:
-        """Add sin(pi x) / (pi x), 1 at 0."""
+        """Add the nodes that compute sinc(x) = sin(pi x) / (pi x), which is 1 at 0."""
         angle = self.add("Mul", x, self.constant(math.pi))
         zero = self.add("Equal", angle, self.constant(0.0))
         safe = self.add("Where", zero, self.constant(1.0), angle)
         return self.add("Where", zero, self.constant(1.0), self.add("Div", self.add("Sin", safe), safe))
 
     def rounded(self, sums: str) -> str:
-        """Add the rounding of sums of fixed-point products to 8 bits."""
+        """Add the nodes that round sums of fixed-point products to 8 bits."""
         halved = self.add("Add", sums, self.constant(_BITS >> 1))
         whole = self.add("Floor", self.add("Div", halved, self.constant(_BITS)))
         return self.add("Clip", whole, self.constant(0.0), self.constant(255.0))

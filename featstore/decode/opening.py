@@ -112,7 +112,7 @@ def _open(data: bytes | BinaryIO) -> Image.Image:
 
 
 def _rewound(data: bytes | BinaryIO) -> BinaryIO:
-    """Return the picture's file at its start; of bytes a new one, because an image keeps what it was opened from."""
+    """Return the picture as a file at position 0; for bytes a new file, because each image keeps its own file open."""
     if isinstance(data, bytes):
         return io.BytesIO(data)
     data.seek(0)
@@ -121,7 +121,7 @@ def _rewound(data: bytes | BinaryIO) -> BinaryIO:
 
 @functools.cache
 def _heif() -> Callable[[BinaryIO, str], Image.Image] | None:
-    """Return what opens HEIF files; None where the extra is not installed. It is loaded at the first such file."""
+    """Return the function that opens HEIF files, None if the extra is not installed; imported on first use."""
     try:
         from pillow_heif import HeifImageFile
     except ImportError:

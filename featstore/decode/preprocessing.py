@@ -17,7 +17,7 @@ class DecodeFailure(Exception):
     """A picture that cannot be decoded.
 
     ``reason`` is one of the stable words ``truncated``, ``not-a-picture``, ``too-many-pixels``,
-    ``unsupported``, ``corrupt``, ``out-of-memory``; ``message`` says more in one line.
+    ``unsupported``, ``corrupt``, ``out-of-memory``; ``message`` explains it in one line.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -34,10 +34,10 @@ class Preprocessing:
     """Make a picture ``crop`` x ``crop`` pixels, and normalise it.
 
     ``fit``: "crop", resize so that the shorter side has ``resize`` pixels, and cut out the centre (torchvision's Resize
-    and CenterCrop); "squash", resize both sides, whatever the aspect ratio; "pad", resize the longer side, and fill the
+    and CenterCrop); "squash", resize both sides, ignoring the aspect ratio; "pad", resize the longer side, and fill the
     rest of the square with ``fill``, half on each side. Only "crop" uses ``resize``; for the others it equals ``crop``.
     ``mean`` and ``std`` are per channel (R, G, B) in units of full brightness: x = (pixel / 255 - mean) / std.
-    Raises UsageError for values that make no sense.
+    Raises UsageError for invalid values.
     """
 
     resize: int
@@ -79,7 +79,7 @@ class Preprocessing:
         return r, g, b
 
     def with_geometry(self, size: int | None, fit: str | None) -> Preprocessing:
-        """Return this preprocessing for pictures of ``size`` x ``size`` pixels with another ``fit``; None: as here.
+        """Return this preprocessing for pictures of ``size`` x ``size`` pixels with another ``fit``; None: unchanged.
 
         With the fit "crop", the square takes the same share of the shorter side as here.
         """
@@ -88,13 +88,13 @@ class Preprocessing:
         return replace(self, resize=resize, crop=size, fit=fit)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the value as JSON types; without ``fit`` if that is "crop", as before there were others."""
+        """Return the value as JSON types; without ``fit`` if that is "crop", as in older versions."""
         value = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
         return {name: each for name, each in value.items() if (name, each) != ("fit", "crop")}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Preprocessing:
-        """Return what ``to_dict`` gave; raise UsageError for a field that is missing, unknown or malformed."""
+        """Restore the result of ``to_dict``; raise UsageError for a field that is missing, unknown or malformed."""
         fields = set(cls.__dataclass_fields__)
         if set(value) | {"fit"} != fields:
             odd = ", ".join(sorted((set(value) | {"fit"}) ^ fields))

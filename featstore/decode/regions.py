@@ -15,11 +15,11 @@ from featstore.decode.pillow import load_rgb
 from featstore.decode.preprocessing import DecodeFailure
 
 NO_NUMBER = -(1 << 31)
-"""Value of a box that is no number."""
+"""Value in a box for a missing or invalid number."""
 
 
 class Croppable(Protocol):
-    """A picture of which regions can be cut; ``size``: width and height of the upright picture."""
+    """A picture from which regions can be cut; ``size``: width and height of the upright picture."""
 
     @property
     def size(self) -> tuple[int, int]: ...

@@ -1,8 +1,8 @@
 """Regions of large TIFF and BigTIFF files, read by tile or strip without holding the whole picture (extra ``tiff``).
 
-tifffile finds and unpacks the segments. Only what it reads exactly as Pillow does is taken: gray and RGB of 8 and 16 bits,
-with or without alpha, interleaved, upright, packed without loss. Files with JPEG inside are read this way only where
-the picture has too many pixels to be decoded whole.
+tifffile finds and unpacks the segments. Only files that it reads exactly as Pillow does are read this way: gray and RGB
+of 8 and 16 bits, with or without alpha, interleaved, upright, losslessly compressed. Files with JPEG inside are read
+this way only if the picture has too many pixels to be decoded whole.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from featstore.decode.preprocessing import DecodeFailure
 
 MAGIC: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 STREAMED_PIXELS: Final = 1 << 24
-"""Pixels from which a TIFF file is read in parts."""
+"""Number of pixels from which a TIFF file is read in parts."""
 CACHED_BYTES: Final = 40 << 20
-"""Bytes of unpacked segments that are kept for the next regions."""
+"""Size of the cache of unpacked segments, in bytes."""
 _SEGMENT_BYTES: Final = 1 << 28
-"""Largest segment, packed or not: a damaged or malicious file may claim any."""
+"""Largest segment in bytes, packed or unpacked: a damaged or malicious file may claim any size."""
 _LOSSLESS: Final = frozenset({1, 5, 8, 32773, 32946, 34925, 50000})
 """None, LZW, Deflate, PackBits, old Deflate, LZMA, Zstandard."""
 _JPEG: Final = frozenset({7, 33003, 33004, 33005, 34712})
@@ -37,7 +37,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 def open_parts(file: BinaryIO, max_pixels: int) -> TiffParts | None:
-    """Return a large TIFF picture as one of which regions are read; None if it is to be decoded whole.
+    """Return a large TIFF picture whose regions are read separately; None if it is to be decoded whole.
 
     ``max_pixels``: limit for a whole picture, and for a region. Raises DecodeFailure if the file is damaged.
     """
@@ -56,7 +56,7 @@ def open_parts(file: BinaryIO, max_pixels: int) -> TiffParts | None:
         if pixels <= STREAMED_PIXELS or int(page.compression) not in kinds or not _is_plain(page):
             return None
     except Exception:
-        # Pillow may read it, or says what is wrong.
+        # Leave the file to Pillow, which may read it, or explains the error.
         return None
     return TiffParts(page, file, max_pixels)
 
@@ -90,7 +90,7 @@ def _is_jpeg(page: Any) -> bool:
 
 
 class TiffParts:
-    """A TIFF picture of which regions are read; safe to use from several threads."""
+    """A TIFF picture whose regions are read separately. Thread-safe."""
 
     def __init__(self, page: Any, file: BinaryIO, max_pixels: int) -> None:
         self._page, self._file, self._max_pixels = page, file, max_pixels
@@ -125,7 +125,7 @@ class TiffParts:
                     pixels[max(y - top, 0) :, max(x - left, 0) :][: part.shape[0], : part.shape[1]] = part
             assert pixels is not None
             if pixels.dtype != np.uint8:
-                # As Pillow reads 16-bit colour: the high byte.
+                # Take the high byte, as Pillow does for 16-bit colour.
                 pixels = (pixels >> 8).astype(np.uint8)
             return to_rgb(Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
 

@@ -1,1 +1,1 @@
-"""From pictures to vectors: one recipe (backbone, engine, identity), one loader, one pipeline, and what is built on them."""
+"""From pictures to vectors: one recipe (backbone, engine, identity), one loader, one pipeline, and embedders."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from featstore.store import Identity
 
 CHUNK = 1024
-"""Number of pictures whose vectors are held at once; less if they take more than CHUNK_BYTES."""
+"""Number of pictures whose vectors are held at once; fewer if they take more than CHUNK_BYTES."""
 CHUNK_BYTES = 256 << 20
 FEW = 16
 """Largest number of pictures for which plain torch is done before a faster engine is ready."""
@@ -42,7 +42,7 @@ _SOURCE_SUFFIXES = (".csv", ".tsv", ".tab", ".parquet", ".pq", ".tar")
 class Input:
     """One picture.
 
-    ``name``: for people and results. Its bytes are in a file (see read_picture), in memory, or it is the ``image``.
+    ``name``: for messages and results. The picture is a file (see read_picture), bytes in memory, or an ``image``.
     ``failure``: reason and message of a picture that is known to be unreadable.
     """
 
@@ -60,7 +60,7 @@ class Input:
 class Embedded:
     """Result for up to CHUNK inputs.
 
-    ``vectors`` (m, d) of the inputs at ``ok`` (m,); (reason, message) of the others by place.
+    ``vectors`` (m, d) of the inputs at ``ok`` (m,); (reason, message) of the others by index.
     """
 
     inputs: list[Input]
@@ -103,7 +103,7 @@ def count_inputs(paths: Iterable[str | os.PathLike[str]]) -> int:
 
 
 def _is_pipe(name: str) -> bool:
-    """Return whether ``name`` can be read only once."""
+    """Return whether the input ``name`` can be read only once, such as a pipe."""
     try:
         return stat.S_ISFIFO(os.stat(name).st_mode)
     except (OSError, ValueError):
@@ -111,7 +111,7 @@ def _is_pipe(name: str) -> bool:
 
 
 def _picture_on_stdin() -> bytes | None:
-    """Return the picture on standard input, None if it begins like none; at most one byte more than the size limit."""
+    """Return the picture on standard input, up to one byte beyond the size limit; None if it is not a picture."""
     # Peek: a list of paths is read from the same buffer later.
     start = sys.stdin.buffer.peek(SIGNATURE_BYTES) if isinstance(sys.stdin.buffer, BufferedReader) else b""
     return sys.stdin.buffer.read(defaults.MAX_FILE_BYTES + 1) if is_picture(start) else None
@@ -295,7 +295,7 @@ def open_embedder(
     """Load the backbone that made the features of ``what`` (a path, for messages), and check its identity.
 
     ``weights``: the checkpoint file, if the features came from the user's own. ``backbone``: already loaded, or the name
-    of the user's own, "package.module:function", which is imported only where it is named here.
+    of the user's own, "package.module:function", which is imported only if it is named here.
     ``inputs``: what will be embedded; for a few picture files the engine "auto" is plain torch, which is as exact and
     saves the seconds that preparing a faster engine takes. Raises IdentityError if backbone, weights, preprocessing,
     decoder or precision differ from those of ``origin``; UsageError if the weights are not found.

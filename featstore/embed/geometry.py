@@ -1,4 +1,4 @@
-"""What of a picture the network sees, and which layer's output becomes the vector: options and their check."""
+"""Options for the part of a picture that the network sees, and for the layer whose output becomes the vector."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class GeometryKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Geometry:
-    """Options that change what a backbone sees and gives; None means as its weights' authors do. Raises UsageError.
+    """Options for a backbone's input and output; None means as the weights' authors do. Raises UsageError.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ class Geometry:
         return cls(steps.get("crop"), steps.get("fit", "crop"), layer, identity.pool or None)
 
     def differences(self, identity: Identity) -> list[str]:
-        """Return what is asked for here and differs from features of ``identity``, in words."""
+        """Return one text for each option that differs from the features of ``identity``."""
         there = Geometry.of(identity)
         shown = {"layer": identity.layer, "pool": identity.pool or "that of the network"}
         asked = {each.name: getattr(self, each.name) for each in fields(self)}
@@ -69,7 +69,7 @@ class Geometry:
         ]
 
     def require(self, identity: Identity, what: str) -> None:
-        """Raise IdentityError if something else is asked for than features of ``identity``, those of ``what``, have."""
+        """Raise IdentityError if these options differ from the features of ``identity``, those of ``what``."""
         if found := self.differences(identity):
             raise IdentityError(
                 f"{what} has features of another geometry: {'; '.join(found)}; features of different identities never "
@@ -77,7 +77,7 @@ class Geometry:
             )
 
     def apply(self, backbone: Backbone) -> Backbone:
-        """Return ``backbone`` with this geometry. Raises UsageError if it does not have the layer, or not this size."""
+        """Return ``backbone`` with this geometry. Raises UsageError if it does not support the layer or size."""
         from featstore.backbones.layers import resized, take
 
         if self.pool is not None and self.layer is None:

@@ -30,11 +30,11 @@ from featstore.store.writer import SUPERSEDED
 
 _MEMORY: Final = ("out-of-memory", "the picture does not fit into the memory there is")
 Fitting = Callable[[Any, Preprocessing], NDArray[np.uint8]]
-"""Function of an RGB image to the pixels that the network sees (see featstore.decode.open_fitting)."""
+"""Function that maps an RGB image to the pixels that the network sees (see featstore.decode.open_fitting)."""
 Cutting = Callable[[Hashable, Callable[[], CutPicture]], CutPicture]
-"""Function of a picture's place, and of what makes it, to the picture whose regions are cut; see SharedDecoding.cut."""
+"""Function that returns the picture at a place, made by the given function, to cut regions; see SharedDecoding.cut."""
 Root = Callable[[int], Path]
-"""Function from a plan segment's number to the root of its relative locations."""
+"""Function that maps a plan segment's number to the root of its relative locations."""
 
 
 class Target(Protocol):
@@ -90,10 +90,9 @@ class Loader:
         self._recent: tuple[Target, int, CutPicture] | None = None
 
     def parts(self, batch: Batch, decoders: Executor | None = None) -> list[Part]:
-        """Return the functions that load a batch: one for each picture, also where many rows are its regions.
+        """Return the functions that load a batch: one for each picture, even if many rows are regions of it.
 
-        Call this in the order of the batches: then a picture is decoded once for all its regions that follow each other
-        in a unit.
+        Call this in the order of the batches, so that a picture is decoded once for all its adjacent regions in a unit.
         """
         target, rows, self._recent = batch.target, batch.target.rows, None
         if rows.regions is None:
@@ -147,7 +146,7 @@ class Loader:
             return self.decode(data, self.preprocessing, max_pixels=self.max_pixels)
 
     def _recent_picture(self, target: Target, row: int) -> CutPicture:
-        """Return the picture of one row; the last one, if the row is a region of it."""
+        """Return the picture of one row; reuse the last picture if the row is a region of it."""
         with self._lock:
             last = self._recent
             if last is None or last[0] is not target or not target.rows.same_picture(last[1], row):
@@ -164,7 +163,7 @@ class Loader:
         self, target: Target, rows: Sequence[int], picture: CutPicture, decoders: Executor | None
     ) -> list[Loaded]:
         """Load ``rows``, which are regions of one picture."""
-        # What killed a decoder is the picture: its other regions would do it again.
+        # The picture killed a decoder: its other regions would kill it again.
         culprit = next((told for row, told in target.culprits.items() if target.rows.same_picture(row, rows[0])), None)
         if culprit is not None:
             return [Loaded(None, NO_DIGEST, *culprit) for _ in rows]

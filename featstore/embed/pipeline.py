@@ -155,7 +155,7 @@ Part = Callable[[], list[Loaded]]
 
 
 def one_by_one(load: Callable[[Any, int], Loaded]) -> Callable[[Batch], list[Part]]:
-    """Return the parts of a batch whose rows are loaded each by itself, by ``load(target, row)``."""
+    """Return the parts of a batch in which each row is loaded separately, by ``load(target, row)``."""
 
     def part(target: Any, row: int) -> list[Loaded]:
         return [load(target, row)]

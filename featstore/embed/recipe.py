@@ -54,11 +54,11 @@ class Request:
 
     @property
     def geometry(self) -> Geometry:
-        """The geometry that is asked for."""
+        """The requested geometry."""
         return Geometry(self.size, self.fit, self.layer, self.pool)
 
     def agrees(self, existing: Manifest) -> bool:
-        """Return whether this request surely means the features of the store ``existing``, judged by names.
+        """Return whether the names alone show that this request means the features of the store ``existing``.
 
         False if they differ, or if only loading the network could decide it, as for a checkpoint file.
         """
@@ -123,9 +123,9 @@ class Request:
 
 
 def load_again(identity: Identity, weights_name: str, name: str | None, weights: str | None, what: str) -> Backbone:
-    """Return the backbone that ``what``, a store, head or index, states; ``name`` and ``weights``: what the user named.
+    """Return the backbone recorded in ``what``, a store, head or index; ``name`` and ``weights``: given by the user.
 
-    What is stated there must not open a file, nor import a module: only ``name`` and ``weights`` may. Raises UsageError
+    Recorded names never open a file or import a module; only ``name`` and ``weights`` do. Raises UsageError
     with the remedy, IdentityError if ``name`` is another backbone.
     """
     from featstore.backbones import backbone_name, exists, known_weights, load_backbone, load_recorded, own_function
@@ -165,10 +165,10 @@ def reopen(
     """Load the network that made features of ``identity``, with an engine of the same precision, and check the
     identity.
 
-    ``weights_name``: name of the weights when the features were made. ``weights``: their file, if that name does not
-    lead to them. ``backbone``: already loaded, or named by the user, as one's own has to be. ``what``: a path, for
-    messages, to which ``otherwise`` adds another remedy. Raises UsageError if backbone or weights are not available;
-    IdentityError if they give other features.
+    ``weights_name``: name of the weights when the features were made. ``weights``: their file, if they are not
+    found by that name. ``backbone``: already loaded, or named by the user, which is required for the user's own.
+    ``what``: a path, for messages, to which ``otherwise`` adds another remedy. Raises UsageError if backbone or weights
+    are not available; IdentityError if they give other features.
     """
     from featstore.engines import engine_for_class, open_engine
 

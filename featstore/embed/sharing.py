@@ -1,9 +1,10 @@
 """Decode each picture once for several runs at the same time, each with a backbone of its own.
 
 The run that needs a picture first decodes it, fits it to the preprocessing of every run, and keeps the small results for
-the others. The runs go through the same pictures in the same order, so little is kept. A run whose kept results reach
-``limit`` is waited for; if it takes none for a while (it waits for another process, or had these pictures before), its
-results are dropped, and it decodes for itself. So no run can block another one, and features are those of separate runs.
+the others. The runs go through the same pictures in the same order, so little is kept. If a run has
+``limit`` bytes of kept results, the others wait for it; if it takes none for a while (it waits for another process, or
+had these pictures before), its results are dropped, and it decodes for itself. So no run can block another one, and
+features are those of separate runs.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ _PATIENCE_SECONDS: Final = 2.0
 
 
 class SharedDecoding:
-    """What ``runs`` runs of one process share; each calls ``join`` before its first picture and ``leave`` at its end.
+    """State shared by ``runs`` runs of one process; each calls ``join`` before its first picture and ``leave`` at its
+    end.
 
     ``loading``: lock around loading a network, which uses global state of torch. ``decoded``: pictures that were
     decoded; ``limit``: bytes that are kept for one run.
@@ -79,7 +81,7 @@ class SharedDecoding:
             return picture
 
     def leave(self, run: int) -> None:
-        """Say that this run needs no more pictures."""
+        """Declare that this run needs no more pictures."""
         with self._changed:
             for place in [place for place, (_, waiting) in self._cut.items() if waiting <= {run}]:
                 del self._cut[place]
@@ -129,7 +131,7 @@ class SharedDecoding:
         return _fitted(image, own, results)
 
     def _moved(self, run: int, full: int, taken: int) -> bool:
-        """Return whether a run has room for a result again, or has taken one."""
+        """Return whether to stop waiting for a run: it has room for a result again, or has taken one."""
         return self._count[run] < full or self._taken[run] != taken
 
     def _promise(self, run: int, key: bytes) -> dict[int, Future[Pixels]]:

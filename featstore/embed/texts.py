@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from featstore.backbones import Backbone
 
 LARGEST_TEXT = 10_000
-"""Characters of one text."""
+"""Largest number of characters in a text."""
 
 
 def open_backbone_with_text(
@@ -27,7 +27,7 @@ def open_backbone_with_text(
     """Load the backbone that made the features of ``what``, and check its identity, for its text tower.
 
     ``weights``, ``backbone``: as in open_embedder; no engine is opened. Raises UsageError if the backbone has no text
-    tower, before loading where its name says so; IdentityError if it is not the one of ``origin``.
+    tower, before loading if its name shows that; IdentityError if it is not the one of ``origin``.
     """
     from featstore.embed.recipe import load_again, of_backbone
 
@@ -50,7 +50,7 @@ def _require_text(name: str, what: str) -> None:
 
 
 def require_text_tower(backbone: Backbone, what: str) -> None:
-    """Raise UsageError, naming ``what`` if features of it are meant, if ``backbone`` has no text tower."""
+    """Raise UsageError if ``backbone`` has no text tower; ``what``: path of its features, for the message."""
     if backbone.text is None:
         raise UsageError(f"{what}: has features of {_without(backbone.name)}" if what else _without(backbone.name))
 

@@ -46,7 +46,7 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     size, layer, pool : int, str or None
         As in ``featstore.extract``; None means as the weights' authors do.
     picture_fit : {"crop", "squash", "pad"} or None
-        ``fit`` of ``featstore.extract``; here that is the name of a method.
+        ``fit`` of ``featstore.extract``; here ``fit`` is the name of a method.
     batch : int
         Pictures per forward pass.
     workers : int or None

@@ -251,7 +251,7 @@ class Run:
 
 
 def _is_there(root: Path, kind: str) -> bool:
-    """Return whether the pictures' folder exists at all: an unmounted disk is not a folder of missing pictures."""
+    """Return whether the pictures' folder exists; if not (an unmounted disk), its pictures do not count as missing."""
     return kind == "list" or (kind != "import" and os.path.isdir(root))
 
 

@@ -18,11 +18,11 @@ from featstore.errors import UsageError
 
 
 def lacking() -> str:
-    """Return what torch.compile needs on this CPU and does not find, in words; "" where nothing."""
+    """Describe what torch.compile needs on this CPU and does not find; "" if nothing is missing."""
     if not any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++")):
         return "a C++ compiler (g++ or clang++); install one"
     if platform.machine() in ("x86_64", "AMD64") and torch.backends.cpu.get_cpu_capability() == "DEFAULT":
-        # inductor's C++ for such processors does not compile.
+        # inductor generates C++ for such processors that does not compile.
         return "a processor with AVX2 (which ATEN_CPU_CAPABILITY may have switched off)"
     return ""
 

@@ -22,13 +22,13 @@ def can_compile() -> bool:
     try:
         import_module("triton")
     except Exception:
-        # Missing, or installed and broken: then another engine is used.
+        # Triton is missing or broken: another engine is used.
         return False
     return True
 
 
 _SLOT_BYTES: Final = 256 << 20
-"""Largest features of a block, bytes; maps of an early layer are large, and a block of 256 of them would be gigabytes."""
+"""Largest size of a block's features in bytes: a block of 256 maps of an early layer would need gigabytes."""
 
 
 @dataclass

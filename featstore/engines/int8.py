@@ -40,7 +40,7 @@ def has_8_bit_sums() -> bool:
     """Return whether the processor sums products of 8-bit integers in one instruction; without it, int8 is hardly
     faster.
 
-    False also if the system does not tell, or if oneDNN is configured not to use such instructions.
+    False also if the system does not report it, or if oneDNN is configured not to use such instructions.
     """
     if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in _WITHOUT_8_BIT_SUMS:
         return False

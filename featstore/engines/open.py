@@ -23,7 +23,7 @@ from featstore.errors import IdentityError, UsageError
 
 ENGINES: Final = ("auto", "torch", "torch-folded", "compile", "openvino", "openvino-int8")
 _WITHOUT_BF16: Final = ("SSE41", "AVX", "AVX2")
-"""Limits of oneDNN at which OpenVINO 2026 cannot compile a network in bf16, or ends the process while it does."""
+"""Limits of oneDNN (ONEDNN_MAX_CPU_ISA) at which compiling a network in bf16 fails or crashes in OpenVINO 2026."""
 _CPU_ONLY: Final = ("openvino", "openvino-int8")
 PRECISIONS: Final = ("auto", "fp32", "bf16", "fp16", "int8", INT8)
 
@@ -61,8 +61,8 @@ def _open(backbone: Backbone, engine: str, device: str, where: torch.device, pre
 def engine_for_class(precision: str, engine: str) -> tuple[str, str]:
     """Return the engine and precision for open_engine that extend existing features of the class ``precision``.
 
-    ``engine``: the requested one. Conflicts are left to open_engine and the identity check. Raises IdentityError for
-    "int8", which no engine supports any more.
+    ``engine``: the requested one. Conflicts are reported by open_engine and the identity check. Raises IdentityError
+    for "int8", which no engine supports any more.
     """
     if precision == "int8":
         raise IdentityError(

@@ -74,7 +74,7 @@ def core() -> Any:
 
     On processors with AMX the core gives the thread that first compiles a network a stack for signal handlers. When the
     core is destroyed in another thread, that stack is unmapped while it is in use, and the next signal, such as Ctrl-C
-    or the end of a child process, ends this process without a word.
+    or the end of a child process, ends this process without a message.
     """
     return _core_of(os.getpid())
 

@@ -22,7 +22,7 @@ _used_in: int | None = None
 def claim_process() -> None:
     """Record that this process uses an engine. Raises UsageError in a process forked after the first use.
 
-    The threads of OpenMP, TBB and OpenVINO do not exist in a forked process, which would wait for them for ever.
+    The threads of OpenMP, TBB and OpenVINO do not exist in a forked process, which would wait for them forever.
     """
     global _used_in
     _used_in = _used_in or os.getpid()

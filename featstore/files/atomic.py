@@ -23,14 +23,14 @@ from featstore.errors import DamagedError, UsageError
 
 TEMPORARY_SUFFIX = ".tmp"
 LARGEST_JSON = 1 << 20
-"""Bytes of a JSON file at most: what write_json writes is far smaller."""
+"""Largest size of a JSON file in bytes; write_json's files are far smaller."""
 _READ_BYTES = 4 << 20
 _NAMED_BYTES = 100
 """Number of bytes of a file's name to repeat in its temporary name, which the system limits in length."""
 _LOCK_MARK = b"featstore lock of "
 _LOCK_TRIES = 100
 _LOCK_SECONDS, _LOCK_PAUSE = 1.0, 0.02
-"""How long to wait for a lock's maker to write its name, and between two looks."""
+"""Seconds to wait for a lock's owner to write its name, and between two checks for it."""
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 _held: dict[str, int] = {}
 
@@ -45,7 +45,7 @@ def sync(path: Path) -> None:
 
 
 def make_directory(directory: Path) -> None:
-    """Create ``directory`` and its missing parents durably; one that exists is left as it is."""
+    """Create ``directory`` and its missing parents durably; an existing one is not changed."""
     if directory.is_dir():
         return
     make_directory(directory.parent)
@@ -120,11 +120,11 @@ def _link(temporary: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def only_writer(path: Path, what: str) -> Iterator[None]:
-    """Be the only one who writes ``path``, a ``what``, meanwhile. Raises UsageError, naming the other, where one does.
+    """Hold a lock for writing ``path``, a ``what``. Raises UsageError, naming the owner, if another process holds it.
 
-    The lock is an flock(2) of ``.NAME.lock`` beside it, so that it ends with its process. What somebody else has put
-    under that name is neither followed nor changed. The thread that has the lock may take it again. Where a file system
-    has no locks there is none, and of two writers the last one wins.
+    The lock is an flock(2) of ``.NAME.lock`` beside it, so that it ends with its process. A foreign
+    file of that name is neither followed nor changed. The lock is reentrant in its thread. On a file system without
+    locks nothing is locked, and the last of two writers wins.
     """
     path = Path(path)
     lock = Path(os.path.realpath(path.absolute().parent)) / f".{path.name}.lock"
@@ -159,7 +159,7 @@ def _take_lock(lock: Path, path: Path, what: str) -> int:
 
 
 def _new_lock(lock: Path) -> int | None:
-    """Make the lock and write our name in it; return its handle, None if another process took it meanwhile.
+    """Create the lock and write our name into it; return its handle, None if another process took it meanwhile.
 
     Raises FileExistsError.
     """
@@ -174,10 +174,10 @@ def _new_lock(lock: Path) -> int | None:
 
 
 def _lock_holder(lock: Path, until: float) -> str:
-    """Return who holds the lock; "" if nobody does (the lock of a dead process is removed), or it cannot be known yet.
+    """Return the owner of the lock; "" if there is none (the lock of a dead process is removed) or it is not known yet.
 
-    A lock is empty between the making of it and the writing of its maker's name. It is left alone until then, or until
-    ``until``, when the maker must be dead. Raises UsageError for what is no lock.
+    A new lock is empty until its owner has written its name. It is not touched before that, or before the time
+    ``until``, after which the owner must be dead. Raises UsageError for a file that is not a lock.
     """
     foreign = UsageError(f"{lock}: is in the way and no lock of featstore's; remove it, or name another file")
     try:
@@ -244,10 +244,10 @@ def write_json(path: Path, value: dict[str, Any], *, exclusive: bool = False) ->
 def open_regular(path: Path, *, follow: bool = True, writable: bool = False) -> io.FileIO:
     """Open a regular file for reading, or for reading and writing, without ever waiting for it.
 
-    A pipe without a writer would block for ever and a device may have no end, so anything but a regular file is
-    refused. ``follow=False`` refuses a symbolic link too: whoever made the link chose what is opened.
+    A pipe without a writer would block forever and a device may be endless, so anything but a regular file is
+    refused. ``follow=False`` also refuses a symbolic link, whose maker chose the target.
 
-    Raises DamagedError for what is no regular file, IsADirectoryError, OSError.
+    Raises DamagedError if it is not a regular file, IsADirectoryError, OSError.
     """
     flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     try:
@@ -270,7 +270,7 @@ def open_regular(path: Path, *, follow: bool = True, writable: bool = False) -> 
 
 
 def read_small(path: Path, limit: int, *, follow: bool = True) -> bytes:
-    """Return the content of a regular file; raise DamagedError where it has more than ``limit`` bytes, and OSError."""
+    """Return the content of a regular file; raise DamagedError if it has more than ``limit`` bytes, and OSError."""
     with open_regular(path, follow=follow) as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:

@@ -2,7 +2,8 @@
 
 pyarrow writes the small columns. The vectors, a list of d numbers a row, are written here: in Parquet's PLAIN encoding a
 page of them is their bytes as they are in memory, after repetition and definition levels that are the same for every
-page. pyarrow makes a level for every number: for 400 MB of float16 it took 1.6 to 2.3 s on two cores, these pages 0.2 s.
+page. pyarrow computes levels for every number: for 400 MB of float16 it took 1.6 to 2.3 s on two cores, this module 0.2
+s.
 
 The file's own description (Thrift, compact protocol) is written by this module too. Source: the Apache Parquet format
 2.10 (parquet.thrift, README.md, LogicalTypes.md, Encodings.md).
@@ -31,7 +32,7 @@ _REQUIRED, _OPTIONAL, _REPEATED = 0, 1, 2
 _STRING, _LIST, _FLOAT16 = 1, 3, 15
 """Logical types: fields of parquet.thrift's union."""
 _UTF8, _LIST_CONVERTED = 0, 3
-"""The same as converted types, for older readers."""
+"""The same types as Parquet's older "converted types", for older readers."""
 
 
 def write(
@@ -50,7 +51,7 @@ def write(
     """
     import pyarrow as pa
 
-    # Arrow reads its metadata from its own schema, others from the file's.
+    # Arrow reads metadata from its own schema, other readers from the file's.
     schema = pa.schema([*side.schema, pa.field(name, kind, nullable=False)], dict(metadata))
     texts = {**metadata, "ARROW:schema": base64.b64encode(schema.serialize().to_pybytes()).decode()}
     with open(path, "xb") as file:
@@ -218,7 +219,7 @@ def _chunk(
 
 
 class _I32(int):
-    """A whole number that Thrift's description types as i32; plain int is i64."""
+    """An integer to encode as i32 in Thrift; a plain int is encoded as i64."""
 
 
 def _varint(value: int) -> bytes:
@@ -232,7 +233,7 @@ def _varint(value: int) -> bytes:
 def _struct(fields: list[tuple[int, Any]]) -> bytes:
     """Return a Thrift struct in the compact protocol: (field number, value) in ascending order.
 
-    A list of tuples is a struct, another list a list, of elements of one type.
+    A list of tuples is encoded as a struct, any other list as a list of elements of one type.
     """
     out, last = bytearray(), 0
     for number, value in fields:

@@ -249,7 +249,7 @@ def is_header(block: bytes | bytearray, size: int) -> bool:
 
 @dataclass(frozen=True)
 class Mapped:
-    """A sealed file, open and mapped: readable after its name is gone. ``identity``: device and inode."""
+    """A sealed file, open and mapped: readable after the file is deleted. ``identity``: device and inode."""
 
     map: mmap.mmap
     identity: tuple[int, int]
@@ -270,7 +270,7 @@ class SealedFile:
 
     Attributes: ``path``, ``header``, ``summary`` (dict), ``names`` (the arrays).
     Opening checks the header and that every array lies inside the file; ``verify`` checks every byte.
-    ``follow=False`` refuses a symbolic link; ``mapped``: the file, where it is open. Raises DamagedError, OSError.
+    ``follow=False`` refuses a symbolic link; ``mapped``: the file, if it is open already. Raises DamagedError, OSError.
     """
 
     def __init__(

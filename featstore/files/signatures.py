@@ -56,7 +56,7 @@ def other_than_text(start: bytes) -> str:
 
 
 def is_heif(data: bytes) -> bool:
-    """Tell whether ``data`` begins as a HEIF file does, HEIC among them."""
+    """Return whether ``data`` begins like a HEIF file, which includes HEIC."""
     return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
 
 

@@ -192,7 +192,7 @@ def _predicts_names(estimator: Any, head: TrainedHead) -> bool:
 
 
 def _named(head: TrainedHead, model: EstimatorModel) -> Any:
-    """Return a copy of the classifier that predicts labels instead of numbers, if its class lets it."""
+    """Return a copy of the classifier that predicts labels instead of numbers, if its class allows it."""
     plain, named = copy.deepcopy(model.estimator), copy.deepcopy(model.estimator)
     try:
         named.classes_ = np.array(head.classes)

@@ -77,7 +77,7 @@ class TrainedHead:
             yield predict_codes(decisions), self.model.probabilities(decisions)
 
     def trusting(self, types: Sequence[str]) -> TrainedHead:
-        """Return the head with its classifier unpacked, if it is one of another package; ``types`` may be built for it.
+        """Return the head with its classifier unpacked, if it comes from another package; ``types``: those to trust.
 
         Raises UsageError, with their list, if it needs further types, or if skops is not installed; DamagedError.
         """

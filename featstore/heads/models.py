@@ -4,7 +4,7 @@ A model consists of arrays and a few scalars, so it can be saved without pickle.
 same code, so their predictions are bit-identical on one machine.
 
 The result for a row does not depend on the other rows of the batch (see rowwise). A linear model multiplies each row in
-a call of its own. A kernel is computed in float64, and a row whose best classes differ by rounding alone is decided
+a call of its own. A kernel is computed in float64, and a row whose best classes differ by rounding alone is computed
 alone. Neighbours are ranked by float64 inner products of two rows.
 """
 
@@ -163,7 +163,7 @@ class KernelModel:
         return max(2, len(self.coef))
 
     def decide_block(self, block: NDArray[Any]) -> NDArray[np.float64]:
-        """Return decision values (m, c): those of a row differ by less than 1e-9 between batches, its class never."""
+        """Return decision values (m, c): a row's differ by less than 1e-9 between batches, its class is the same."""
         values = Scaler(self.mean, self.spread).apply(block).astype(np.float64, copy=False)
         decisions = self._decide(values, values @ self._landmarks.T)
         close = np.flatnonzero(_margins(decisions) <= self._close)
@@ -191,7 +191,7 @@ class KernelModel:
 
 
 def _margins(decisions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return by how much each row's class wins (m,): its distance from 0, or from the second greatest value."""
+    """Return the margin (m,) of each row's class: the value's distance from 0, or from the second greatest value."""
     if decisions.shape[1] == 1:
         return np.abs(decisions[:, 0])
     first_two = np.partition(decisions, -2, axis=1)[:, -2:]

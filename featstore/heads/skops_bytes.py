@@ -17,7 +17,7 @@ from featstore.errors import DamagedError, UsageError
 from featstore.text import counted, printable
 
 _AMPLIFIED: Final = 64
-"""Limit of how many times larger than the file its arrays may be, all references counted: a file may name one often."""
+"""Largest ratio of the size of all arrays to that of the file; an array counts once for each reference to it."""
 _LISTED: Final = 50
 
 
@@ -28,7 +28,7 @@ def pack(estimator: Any) -> bytes:
     UsageError if skops is not installed, and skops' errors for objects that it cannot save.
     """
     with warnings.catch_warnings():
-        # To name a function, skops looks at every module that is loaded; some have deprecated names, and warn.
+        # To find a function's name, skops inspects all loaded modules; some warn about deprecated attributes.
         warnings.simplefilter("ignore")
         source = zipfile.ZipFile(io.BytesIO(_skops().dumps(estimator)))
     state = json.loads(source.read("schema.json"))
@@ -53,9 +53,9 @@ def pack(estimator: Any) -> bytes:
 
 
 def untrusted(data: bytes, origin: str) -> list[str]:
-    """Return the sorted names of types in ``data`` that skops does not trust by itself; nothing is imported for it.
+    """Return the sorted names of types in ``data`` that skops does not trust by itself. Imports nothing.
 
-    Raises DamagedError, naming ``origin``, if ``data`` is no skops file; UsageError if skops is not installed.
+    Raises DamagedError, naming ``origin``, if ``data`` is not a skops file; UsageError if skops is not installed.
     """
     skops = _skops()
     _require_sane(data, origin)
@@ -88,7 +88,7 @@ def unpack(data: bytes, trust: Sequence[str], origin: str) -> Any:
             made = _skops().loads(data, trusted=needed)
     except Exception as error:
         raise DamagedError(f"{origin}: its classifier is damaged ({_told(error)})") from None
-    # The original text quotes the file.
+    # Hide the original message: it quotes the file.
     if any(issubclass(one.category, InconsistentVersionWarning) for one in caught):
         warnings.warn(
             f"{origin}: another version of scikit-learn made its classifier, so it may predict otherwise; train it again",

@@ -28,7 +28,7 @@ from featstore.text import check_keywords, did_you_mean, natural
 class HeadKind:
     """A kind of head: its name on the command line, its description and its estimator.
 
-    ``ties``: a text that says how equal cross-validation scores are resolved.
+    ``ties``: a text on how ties of cross-validation scores are resolved.
     """
 
     name: str
@@ -71,7 +71,7 @@ def head_kind(name: str) -> HeadKind:
 
 
 def settable(kind: str) -> set[str]:
-    """Return the names of the parameters of a head in HEADS that its user may set."""
+    """Return the names of the parameters that users may set for a head in HEADS."""
     return set(inspect.signature(HEADS[kind].estimator).parameters) - {"cv", "random_state"}
 
 
@@ -105,7 +105,7 @@ def train_head(
     if len(labels) != X.shape[0]:
         raise DataError(f"{X.shape[0]:,} rows of features and {len(labels):,} labels; there must be one label a row")
     splits.require_two_of_each(labels, groups)
-    # An estimator sorts its classes as numpy does: as codes they keep the order in which people read them.
+    # An estimator sorts its classes as numpy does; integer codes keep the natural order.
     names = sorted(set(labels.tolist()), key=natural)
     codes = {name: code for code, name in enumerate(names)}
     weights = _by_code(class_weight, names)
@@ -148,7 +148,7 @@ def train_head(
 
 
 def _by_code(class_weight: Mapping[str, float] | str | None, names: list[str]) -> Mapping[int, float] | str | None:
-    """Return class weights by the class's place in ``names``. Raises DataError for a label that is none of them."""
+    """Return class weights by the index of the class in ``names``. Raises DataError for a label that is not in it."""
     if not isinstance(class_weight, Mapping):
         return class_weight
     weights = {}

@@ -18,20 +18,20 @@ from featstore.text import printable
 OUTPUTS: Final = ("predict_proba", "decision_function", "predict")
 """Methods whose results become decision values, the most informative first."""
 _LEAST: Final = 1e-6
-"""Probabilities below this one count as this one: a tree's zero would otherwise be a decision value of minus infinity."""
+"""Smallest probability; lower ones are raised to it, because the logarithm of a tree's 0 would be minus infinity."""
 
 
 @dataclass(frozen=True)
 class EstimatorModel:
     """A fitted classifier as a skops file, unpacked when it is first used.
 
-    ``payload``: the file, (n,) uint8; ``output``: the method that it is read by, one of OUTPUTS; its classes are the
-    numbers 0 to ``classes`` - 1. ``scale`` multiplies decision values before the sigmoid or softmax. ``trust``: types
-    that may be built besides those that skops trusts. ``origin``: for messages.
+    ``payload``: the file, (n,) uint8; ``output``: the method that gives the decision values, one of OUTPUTS. The
+    classes are the numbers 0 to ``classes`` - 1. ``scale`` multiplies decision values before the sigmoid or softmax.
+    ``trust``: types that may be built besides those that skops trusts. ``origin``: for messages.
     """
 
     name: ClassVar[str] = "estimator"
-    # An estimator of another package may keep rows, as those of nearest neighbours do.
+    # An estimator of another package may contain training rows, as nearest-neighbour classifiers do.
     keeps_rows: ClassVar[bool] = True
     payload: NDArray[np.uint8]
     output: str
@@ -73,7 +73,7 @@ class EstimatorModel:
         return {"skops": self.payload}
 
     def numbers(self) -> dict[str, Any]:
-        """Return the scale, and how the classifier is read."""
+        """Return the scale, the output method and the dimension."""
         return {"scale": self.scale, "output": self.output, "dimension": self.dimension}
 
     def untrusted(self) -> list[str]:

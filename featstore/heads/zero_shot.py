@@ -31,15 +31,15 @@ TEMPLATES: Final = (
 Prompt_Engineering_for_ImageNet)."""
 
 LARGEST_FILE: Final = 16 << 20
-"""Bytes of a file of prompts."""
+"""Largest size of a file of prompts in bytes."""
 
 
 def texts_of(lines: Iterable[str], templates: Iterable[str] = TEMPLATES) -> dict[str, list[str]]:
     """Return the texts of each class, from the lines of a file of prompts.
 
     A line is the name of a class, which is put into each of ``templates``; or a name, a tab and a text for it, which is
-    taken as it is. Lines of one name add up; empty lines are left out. Raises UsageError for templates without {}, and
-    fewer than two classes.
+    used unchanged. Lines with the same name are combined; empty lines are ignored. Raises UsageError for templates
+    without {}, and fewer than two classes.
     """
     shapes = list(templates)
     wrong = next((shape for shape in shapes if "{}" not in shape), None)
@@ -78,7 +78,7 @@ def read_prompts(path: str | os.PathLike[str]) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class ZeroShotHead:
-    """Classifies vectors by texts. ``classes``; ``vectors`` (classes, d), of length 1; ``scale``: of the cosine."""
+    """Classifies vectors by texts. ``classes``; ``vectors`` (classes, d), of length 1; ``scale``: their factor."""
 
     classes: list[str]
     vectors: NDArray[np.float32]
@@ -86,7 +86,7 @@ class ZeroShotHead:
 
     @classmethod
     def of(cls, texts: dict[str, list[str]], made: NDArray[np.float32], scale: float) -> ZeroShotHead:
-        """Return the head of ``texts``, whose vectors (n, d) of length 1 are ``made``, class by class."""
+        """Return the classifier for ``texts``, whose vectors (n, d) of length 1 are ``made``, class by class."""
         ends = np.cumsum([len(one) for one in texts.values()])
         means = np.stack([part.mean(axis=0) for part in np.split(made, ends[:-1])])
         return cls(list(texts), _unit(means), scale)

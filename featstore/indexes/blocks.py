@@ -90,7 +90,7 @@ def prepare(block: NDArray[Any], metric: Metric, first_row: int = 0) -> Floats:
 
 
 def prepare_queries(queries: NDArray[Any], metric: Metric) -> Floats:
-    """Return what ``prepare`` returns, but faster for a single query: BLAS sums its length, in a different order.
+    """Do the same as ``prepare``, but faster for a single query: BLAS computes its length, summed in a different order.
 
     NumPy's overhead in ``prepare`` would be a third of the time of a single-query search.
     """

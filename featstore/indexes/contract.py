@@ -26,7 +26,7 @@ from featstore.indexes.tuning.ladder import Candidate, flat, ladder
 from featstore.indexes.tuning.trials import FEWEST_QUERIES, Contract, Ground, Trial, create, training_rows, try_all
 from featstore.indexes.tuning.truth import HeldOut, find_truth, hold_out
 
-# More queries than elsewhere: with a narrower interval a smaller safety margin of recall suffices.
+# Use more queries than for a plain build: a narrower interval needs a smaller safety margin of recall.
 _FRESH = 3000
 _LEAST_SAMPLE = 128 << 20
 _TIMED_QUERIES = 100
@@ -61,7 +61,7 @@ def build_contract(
     Candidates are tried in memory, on up to ``defaults.CONTRACT_SAMPLE_BYTES`` of vectors and at most a quarter of
     ``contract.memory``. Larger data is sampled at random; only the chosen candidate is then built, tuned and measured
     on all rows. ``info()["trials"]`` lists all trials with the reason for each rejection; ``info()["contract"]`` has
-    the outcome, with the latency of the finished index if one was asked for.
+    the outcome, with the latency of the finished index if the contract has one.
     The other parameters are those of build_index. Raises UsageError as build_index does, and if no candidate fits
     ``contract.memory`` or ``contract.latency``, or if exact search is needed and does not fit.
     """

@@ -287,11 +287,11 @@ class FeatureIndex:
         return count
 
     def ids_of_keys(self, chosen: Callable[[Sequence[bytes]], NDArray[np.bool_]]) -> NDArray[np.int64]:
-        """Return the ids of the rows, also of those that searches skip, whose keys are ``chosen``."""
+        """Return the ids of the rows whose keys are ``chosen``, including rows that searches skip."""
         return self._tables.ids[chosen(self._tables.keys)]
 
     def relabel(self, ids: NDArray[np.integer], labels: Sequence[str | None]) -> None:
-        """Give each of ``ids`` (m,) its label; unknown ids are ignored."""
+        """Set the label of each of ``ids`` (m,); unknown ids are ignored."""
         self._keep(self._tables.relabelled(self._places.positions(np.asarray(ids)), labels))
 
     def set_origin(self, origin: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ def standing(info: Mapping[str, Any], file_bytes: int | None = None) -> Standing
 
     The contract holds if the last measurement showed it, the rows added since are at most the share
     ``defaults.UNMEASURED_GROWTH`` of the rows measured, and the file (of ``file_bytes``, if given) is not larger than
-    allowed. A latency, if asked for, has to have been measured on the finished index, at the build or an update.
+    allowed. A latency in the contract must have been measured on the finished index, at the build or an update.
     """
     contract, recall = info["contract"], info["recall"]
     if contract is None:

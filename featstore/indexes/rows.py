@@ -19,8 +19,8 @@ from featstore.store.origin import KEY
 class About:
     """What an index records about the store of its rows.
 
-    ``labels``: n texts or None, one a row. ``identity`` of the features. ``origin``: the store and its state, as JSON.
-    ``generation``: the store's, when it was read.
+    ``labels``: n texts or None, one per row. ``identity`` of the features. ``origin``: the store and its state, as
+    JSON. ``generation``: the store's, when it was read.
     """
 
     labels: Sequence[str | None] | None = None
@@ -82,7 +82,7 @@ class IndexRows:
         ids, keys, removed = self.ids[positions], self.keys.select(positions), self.removed[positions]
         if self.labels is None:
             return IndexRows(ids, keys, removed)
-        # A label that no row has any more is not kept.
+        # Drop labels that no row has any more.
         labels, classes = self.labels[positions], list(self.classes)
         used = np.unique(labels[labels >= 0])
         codes = np.full(len(classes) + 1, -1, np.int32)
@@ -127,7 +127,7 @@ class Places:
     """Finds positions by ids. ``ascending`` int64 (n,): the ids in order."""
 
     def __init__(self, ids: NDArray[np.int64]) -> None:
-        # Ids mostly ascend already, since stores hand them out so; then no second copy of them is needed.
+        # Stores assign ascending ids, so they are usually sorted already, and no second copy is needed.
         self._order = None if bool((ids[1:] > ids[:-1]).all()) else np.argsort(ids, kind="stable")
         self.ascending = ids if self._order is None else ids[self._order]
 

@@ -151,7 +151,7 @@ def precision_recall(codes: NDArray[np.intp], probabilities: NDArray[np.float64]
 
 
 def _legend(drawing: Drawing, names: Sequence[str]) -> None:
-    """Add a legend of the curves below the drawing, which grows in height."""
+    """Add a legend of the curves below the drawing, and enlarge its height."""
     # As many columns as fit the longest name, at about 6.5 units per character.
     columns, fits = next(
         (count, fits) for count, fits in ((5, 8), (3, 15), (2, 25)) if count == 2 or max(map(len, names)) <= fits

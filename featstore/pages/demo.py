@@ -71,7 +71,7 @@ def write_demo_page(report: DemoReport) -> None:
 
 
 def _one_of_each(truth: Any, count: int) -> list[int]:
-    """Return the places of up to ``count`` pictures, taking one of each class in turn."""
+    """Return the indices of up to ``count`` pictures, taking one of each class in turn."""
     turns = [np.flatnonzero(truth == name).tolist() for name in sorted(set(truth.tolist()), key=natural)]
     rounds = max(map(len, turns))
     return [places[turn] for turn in range(rounds) for places in turns if turn < len(places)][:count]

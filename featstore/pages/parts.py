@@ -169,7 +169,7 @@ def confusion_matrix(
 
 
 def class_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of the per-class table: all, or those with the worst F1 of very many."""
+    """Return the rows of the per-class table: all, or only those with the lowest F1 if there are very many."""
     rows: list[dict[str, Any]] = report["classes"]
     if len(rows) <= CLASSES_SHOWN:
         return rows

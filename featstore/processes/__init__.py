@@ -1,1 +1,1 @@
-"""Child processes and memory: sandbox, allocator settings, the shared record of pictures in work."""
+"""Child processes and memory: sandbox, allocator settings, the shared record of pictures being processed."""

@@ -1,7 +1,8 @@
 """Shared memory that records which picture each worker thread is processing, to explain a crash of the worker.
 
-A file without a name, mapped by the worker and by its supervisor: a counter of progress, whether progress is owed, a
-counter that a thread of the worker raises as long as the process runs at all, and a slot for each decoding thread with the row that it reads or decodes. Writing costs a memory write.
+A file without a name, mapped by the worker and by its supervisor: a counter of progress, whether progress is
+expected, a counter that a thread of the worker increments while the process runs, and a slot for each decoding thread
+with the row that it reads or decodes. An update costs one memory write.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _SLOTS_AT: Final = 64
 
 
 _RUN_BITS: Final = 8
-"""A slot's stage has the number of the run above so many bits."""
+"""Number of bits for a slot's stage; the bits above are the number of the run."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Held:
 
 
 class InHand:
-    """The rows in work by the threads of one process; the worker writes, its supervisor reads."""
+    """The rows being processed by the threads of one process; the worker writes, its supervisor reads."""
 
     def __init__(self, handle: int) -> None:
         self.handle = handle
@@ -86,19 +87,19 @@ class InHand:
         return _SLOTS_AT + min(slot, self._slots - 1) * _SLOT.size
 
     def tick(self, *, owed: bool = True) -> None:
-        """Record progress; ``owed``: more progress is expected soon, and its absence is a stall."""
+        """Record progress; ``owed``: more progress is expected soon; if it does not come, the worker stalls."""
         with self._lock:
             self._ticks += 1
             _HEADER.pack_into(self._map, 0, self._ticks, owed)
 
     def live(self) -> None:
-        """Count a sign of life of this process."""
+        """Increment this process's counter of signs of life."""
         _ALIVE.pack_into(self._map, _HEADER.size, self.alive() + 1)
 
     # The supervisor's side
 
     def alive(self) -> int:
-        """Return the worker's count of signs of life; it stands still if the worker is stopped or hangs."""
+        """Return the worker's counter of signs of life, which does not change if the worker is stopped or hangs."""
         return int(_ALIVE.unpack_from(self._map, _HEADER.size)[0])
 
     def held(self) -> list[Held | None]:
@@ -108,13 +109,13 @@ class InHand:
         return [Held(*held) if held[2] in (READING, DECODING) else None for held in stages]
 
     def progress(self) -> tuple[bool, bytes]:
-        """Return whether progress is owed, and a value that changes with every progress."""
+        """Return whether progress is expected, and a value that changes with every progress."""
         value = self._map[: _HEADER.size] + self._map[_SLOTS_AT:]
         return bool(_HEADER.unpack_from(value, 0)[1]), value
 
 
 class _OfRun(InHand):
-    """The memory of ``whole`` for the run of this number."""
+    """View of the shared memory ``whole`` for the run with this number."""
 
     def __init__(self, whole: InHand, run: int) -> None:
         self.whole, self.run = whole, run

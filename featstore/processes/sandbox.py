@@ -213,8 +213,8 @@ def limit(*, seconds: float, memory: int) -> None:
 
 
 def limit_files(more: int) -> None:
-    """Let this process hold only ``more`` files open at a time from here on, besides those that it has open now."""
+    """Limit this process to ``more`` open files besides those that it has open now."""
     with contextlib.ExitStack() as probes:
-        # The kernel gives the lowest free descriptor; the limit is one above the highest that may be given.
+        # The kernel assigns the lowest free descriptor; the limit is one above the highest that may be assigned.
         taken = [probes.enter_context(open(os.devnull, "rb", buffering=0)).fileno() for _ in range(more)]
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(taken) + 1, max(taken) + 1))

@@ -35,7 +35,7 @@ PICTURE_EXTENSIONS: Final = frozenset(
 )
 """Extensions of picture files, in any case; decoding shows later whether a file is a picture."""
 WHOLE: Final = (0, 0, 0, 0, 0)
-"""The region of an input that is a whole picture."""
+"""Value of ``regions`` for an input that is a whole picture."""
 _LARGEST: Final = (1 << 63) - 1
 _WHOLE: Final = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0+")
 """A whole number written as a float, as pandas writes integer columns with missing values."""
@@ -102,7 +102,7 @@ class Source(Protocol):
     """Summary in one line after a complete run of ``chunks``: classes, splits and columns, and where they were
     found."""
     unfound: str
-    """Likely reasons why named files are missing, judged by their names; "" if unknown."""
+    """Likely reasons why files that the source names are missing, guessed from their names; "" if unknown."""
 
     def describe(self) -> dict[str, Any]:
         """Return kind, location, root and the layout or columns used, as JSON."""
@@ -174,7 +174,7 @@ def without_dot(path: bytes) -> bytes:
 
 
 class NoLabel(ValueError):
-    """A value is not a scalar and so cannot be a label or split."""
+    """Raised for a value that is not a scalar and so cannot be a label or split."""
 
 
 def label_text(value: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""The columns of a table that hold boxes."""
+"""The columns of a table that contain boxes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class BoxColumns:
         return [name for name in metadata if name not in self.names]
 
     def begin(self, root: Path) -> Callable[[Row, str, Sequence[Any], bytes], Row]:
-        """Return a function that makes the row of a picture a region: (row, place in the table, values, location)."""
+        """Return a function that makes the row of a picture a region: (row, place for messages, values, location)."""
         unit = self._cut.unit
         shares = unit == "shares" or (unit == "auto" and are_shares(self._all()))
         boxes = self._boxes = Boxes(Sizes(self._cut.measure, root), shares)
@@ -83,7 +83,7 @@ class BoxColumns:
 
     @property
     def read_as(self) -> str:
-        """How the boxes were read, in one line."""
+        """One line on how the boxes were read."""
         assert self._boxes is not None
         unit = "shares of the picture" if self._boxes.shares else "pixels"
         how = ", as --box-unit says" if self._cut.unit != "auto" else " (--box-unit changes it)"

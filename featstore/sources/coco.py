@@ -28,7 +28,7 @@ class CocoSource:
 
     The key is the picture's file name, "#" and the annotation's id (without an id: its box). Other
     scalars of an annotation (score, area, iscrowd) are metadata. Relative paths are resolved against ``root`` (default:
-    the file's folder). Raises UsageError for JSON that is no such file.
+    the file's folder). Raises UsageError for other JSON.
     """
 
     kind: str = "coco"
@@ -143,7 +143,7 @@ class CocoSource:
 
 
 def _without_outlines(value: dict[str, Any]) -> dict[str, Any]:
-    # Outlines of objects are most of such a file, and are not used.
+    # Skip the outlines of objects: they are most of the file, and not used.
     value.pop("segmentation", None)
     return value
 

@@ -86,7 +86,7 @@ class Finder:
         ]
 
     def unfound(self) -> str:
-        """Return the likely reasons why files are missing, judged by their names; "" if unknown."""
+        """Return the likely reasons why files are missing, guessed from their names; "" if unknown."""
         told = [
             f"{cause} ({counted(count, 'path')}, the first: {self._first[cause]})"
             for cause, count in self._causes.most_common()

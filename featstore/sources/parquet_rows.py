@@ -14,7 +14,7 @@ from featstore.text import shown, to_text
 _ROWS: Final = 8
 """Rows to decode at once."""
 _KEPT: Final = 64
-"""Rows to keep after reading; more than the number of reading threads, which ask slightly out of order."""
+"""Rows to keep after reading; more than the number of reading threads, whose requests are slightly out of order."""
 _KEPT_BYTES: Final = 256 << 20
 _READERS: Final = 8
 """Files to keep open."""

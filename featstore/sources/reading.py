@@ -40,7 +40,7 @@ def resolve(root: bytes, location: bytes) -> bytes:
     """Return the path of ``location``: absolute paths unchanged, relative ones below ``root``.
 
     ``..`` is resolved by name, not through links. Raises ReadFailure("outside-root") if a relative location leaves
-    ``root``, so that a stranger's table or list cannot name other files of its user.
+    ``root``, so that an untrusted table or list cannot name other files of its user.
     """
     if location.startswith(b"/"):
         return location
@@ -136,7 +136,7 @@ def encoded(root: Path) -> bytes:
     try:
         return os.fsencode(root)
     except UnicodeEncodeError:
-        # The text comes from a store; the locale lacks some of its characters.
+        # The text comes from a store and has characters that the locale cannot encode.
         return to_bytes(os.fspath(root))
 
 

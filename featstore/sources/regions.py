@@ -17,13 +17,13 @@ from featstore.sources.base import ROWS, Chunk, Row, Source, chunked
 from featstore.text import counted, quoted, shown, to_bytes
 
 Measure = Callable[[Path, bytes, int, int], tuple[int, int] | None]
-"""Function of root, location, offset and size of a picture to its width and height; None if it cannot be read."""
+"""Function that maps (root, location, offset, size) of a picture to (width, height); None if it cannot be read."""
 UNITS: Final = ("auto", "pixels", "shares")
 NO_NUMBER: Final = -(1 << 31)
-"""Value of a box that is NaN or infinite."""
+"""Replacement for a value of a box that is NaN or infinite."""
 _LARGEST: Final = (1 << 31) - 1
 _SHARES_UP_TO: Final = 1.5
-"""A table whose boxes have no larger number is read as shares of the picture: detectors exceed 1 a little."""
+"""Boxes without a larger number are read as fractions of the picture: detectors may exceed 1 a little."""
 _REMEMBERED: Final = 4096
 """Number of pictures whose sizes are remembered."""
 LARGEST_TILE: Final = 1 << 15
@@ -34,7 +34,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Cut:
-    """How pictures are cut. Raises UsageError for values that make no sense.
+    """How pictures are cut. Raises UsageError for invalid values.
 
     ``boxes``: names of a table's columns for left, top, width and height; ``unit``: one of UNITS; ``region_column``:
     names of the regions, by default their boxes (see box_name). ``tiles``: side of square tiles in pixels, which
@@ -64,7 +64,7 @@ class Cut:
 
 
 class Sizes:
-    """Sizes of pictures, each measured once where its rows are near each other."""
+    """Cache of picture sizes: a picture is measured once if its rows are near each other."""
 
     def __init__(self, measure: Measure, root: Path) -> None:
         self._measure, self._root = measure, root
@@ -131,7 +131,7 @@ class Boxes:
         x, y, w, h = values
         if self.shares:
             if size is None:
-                # Reading the picture fails before the box is used.
+                # The picture is unreadable, so its box is never used.
                 return NO_NUMBER, NO_NUMBER, NO_NUMBER, NO_NUMBER
             x, y, w, h = x * size[0], y * size[1], w * size[0], h * size[1]
         left, top, right, bottom = _whole(x), _whole(y), _whole(x + w), _whole(y + h)
@@ -175,7 +175,7 @@ def number_of(value: Any) -> float | None:
 
 
 def are_shares(boxes: Iterator[Sequence[float] | None]) -> bool:
-    """Return whether ``boxes`` are in shares of the picture: no number is much larger than 1."""
+    """Return whether ``boxes`` are fractions of the picture: no number is much larger than 1."""
     return not any(
         abs(value) > _SHARES_UP_TO for box in boxes if box is not None for value in box if math.isfinite(value)
     )
@@ -196,12 +196,12 @@ class TiledSource:
         self.ignored, self.read_as, self.unfound = 0, "", ""
 
     def describe(self) -> dict[str, Any]:
-        """Return what the source says, and the tiles, as JSON."""
+        """Return the description of the inner source and the tiles, as JSON."""
         return {**self._inner.describe(), "cut": {"tiles": self._cut.tiles, "overlap": self._cut.overlap}}
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
         """Yield all tiles; see Source.chunks."""
-        # A source that was opened from a copy gets its location afterwards.
+        # Copy the location only now: a source that was opened from a copy gets it after the constructor.
         self._inner.location = self.location
         names: list[str] = []
         pictures = tiles = 0

@@ -98,7 +98,7 @@ def settle_columns(
     split_column: str | None,
     taken: Collection[str] = (),
 ) -> tuple[Columns, list[str], list[str]]:
-    """Return what ``find_columns`` returns, the names of the other columns, and notes on columns that may be meant."""
+    """Return what ``find_columns`` returns, the names of the other columns, and notes on alternatives."""
     columns = find_columns(
         table,
         path_column=path_column,
@@ -115,7 +115,7 @@ def settle_columns(
 def doubts(
     table: Table, columns: Columns, *, label_column: str | None = None, split_column: str | None = None
 ) -> list[str]:
-    """Return notes on ``columns`` that were found by name, if other columns may be meant."""
+    """Return notes on ``columns`` that were found by name, if the user may have meant other columns."""
     notes = []
     for what, option, taken, names in (
         ("label", label_column, columns.label, LABEL_NAMES[:-1]),
@@ -205,7 +205,7 @@ class TableSource:
         self.columns, self._metadata, self._doubts = settle_columns(
             self._table,
             path_column=path_column,
-            # Of boxes, the id is often that of the row, not that of its picture.
+            # In a table of boxes, an id often identifies the row, not its picture.
             id_column=id_column if self._boxes is None or id_column is not None else "",
             label_column=label_column,
             split_column=split_column,

@@ -45,7 +45,7 @@ class Table(Protocol):
     binary: frozenset[str]
 
     def records(self) -> Iterator[tuple[str, Sequence[Any]]]:
-        """Yield (place, values): "line 7" or "row 7" for messages, and one value per column.
+        """Yield (place, values): the place such as "line 7" or "row 7", for messages, and one value per column.
 
         Raises UsageError, naming the place, for a malformed record.
         """
@@ -146,7 +146,7 @@ class CsvTable:
 
 
 def names_of_columns(table: Table) -> str:
-    """Return the names of a table's columns for a message; only the first ones of very many."""
+    """Return the names of a table's columns for a message; only the first ones if there are very many."""
     more = len(table.columns) - _LISTED
     names = ", ".join(shown(name) for name in table.columns[:_LISTED])
     return f"{names}, ... ({more:,} more)" if more > 0 else names

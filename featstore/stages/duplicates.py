@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 4096
 _NAMED = 10
-"""Pairs of vectors to read at once."""
+"""Number of pairs of vectors to read at once."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Import features that other programs made into a store. (The verb is a word of Python; its module has an underscore.)"""
+"""Import features that other programs made into a store. The name has an underscore because ``import`` is a keyword."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from featstore.text import counted, printable
 
 _LONGEST_NAME: Final = 200
 _OWN: Final = frozenset({"id"})
-"""Columns of featstore's exports that are not imported: a store gives ids of its own."""
+"""Columns of featstore's exports that are not imported: the new store assigns its own ids."""
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
@@ -29,8 +29,9 @@ Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 class ImportReport:
     """Result of an import.
 
-    ``change``: of the rows, as in an extraction. ``vectors``: that the store has now. ``written``: now. ``read_as``: what
-    was read beside the vectors, in one line. ``notes``: warnings for the user.
+    ``change``: of the rows, as in an extraction. ``vectors``: number in the store now. ``written``: number written by
+    this import. ``read_as``: one line on keys, labels and other columns that were read. ``notes``: warnings for the
+    user.
     """
 
     store: str
@@ -74,7 +75,7 @@ def import_vectors(
     unit_rows: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> ImportReport:
-    """Write ``vectors``, files of other programs, into ``store``, which is made if it is missing.
+    """Write ``vectors``, files of other programs, into ``store``, which is created if it is missing.
 
     ``vectors``: .npy, .npz, Parquet, HDF5 or flat FAISS files, or folders of them, in order; float64 is rounded to
     float32. ``identity``: a name for what made them, such as "openai/clip-vit-base-patch32": features of one name are
@@ -82,8 +83,8 @@ def import_vectors(
     see featstore.sources.vectors.rows.read_rows. ``array``: name of the vectors in the files.
 
     All vectors are read and checked before anything is written. Importing the same files again writes what is new or
-    changed and removes what vanished. Raises UsageError: NaN or infinity, different widths, doubled keys, as many keys as
-    there are not vectors; IdentityError if the store has other features; FeatstoreError, OSError.
+    changed and removes what vanished. Raises UsageError: NaN or infinity, different widths, duplicate keys, different
+    numbers of keys and vectors; IdentityError if the store has other features; FeatstoreError, OSError.
     """
     paths, beside, named = _listed(vectors), _listed(keys), _listed(labels)
     opened = open_vectors(paths, array)
@@ -125,7 +126,7 @@ def _listed(paths: Paths) -> list[str | os.PathLike[str]]:
 
 
 def _exported(paths: list[str | os.PathLike[str]], opened: Vectors) -> dict[str, Any] | None:
-    """Return what an export of featstore says of itself; None for other files."""
+    """Return the description in an export of featstore; None for other files."""
     folder = Path(paths[0])
     if len(paths) == 1 and (folder / EXPORT).is_file():
         found = atomic.read_json(folder / EXPORT, follow=False)

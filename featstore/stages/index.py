@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 
 _PARTS = 20
-"""A picture with a larger part of the rows than 1 / 20 is too large to be held out."""
+"""A picture that has more than this fraction (1 / number) of the rows is too large to be held out."""
 
 
 @dataclass(frozen=True)
 class IndexReport:
     """Result of building or updating an index: ``added``, ``removed`` and ``relabelled`` rows, and FeatureIndex.info().
 
-    ``standing``: whether the index still meets its contract, if it has one.
+    ``standing``: whether the index meets its contract, if it has one.
     """
 
     store: str
@@ -172,7 +172,7 @@ def _build(
 def _groups(store: FeatureStore) -> NDArray[np.int64]:
     """Return the group (n,) of each row: equal pictures, or regions of one, are held out together to measure recall.
 
-    In a store of a few large pictures the regions are held out one by one, because none could be otherwise.
+    In a store of a few large pictures regions are held out one by one, because no whole picture could be held out.
     """
     groups = groups_of(store, np.arange(len(store)))
     if store.has_regions and np.bincount(groups).max(initial=0) > len(store) // _PARTS:
@@ -206,7 +206,7 @@ def _update(store: FeatureStore, path: Path, name: str, seed: int, notes: list[s
     if len(rows):
         _grow(index, store, rows, generation, seed)
     purged = index.purge()
-    # Of a newer version of the labels, the index keeps the number even if no label of its rows changed.
+    # Record the new label version even if no label of the index's rows changed.
     changed = bool(purged) or not stale.fresh or labels is not None
     contract = index.info()["contract"] or {}
     if contract.get("latency") is not None and (changed or contract.get("latency_seconds") is None):

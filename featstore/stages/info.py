@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def info(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the description of the store, head or index at ``path`` as JSON; ``kind`` says which it is.
 
-    Of another folder: what featstore made in it and below it, what each was made of, and what is stale (see
-    describe_folder). Raises UsageError if ``path`` is none of them, DamagedError.
+    For another folder, return featstore's artifacts in it and below it, what each was made from, and which are stale
+    (see describe_folder). Raises UsageError if ``path`` is none of them, DamagedError.
     """
     if os.path.isdir(path) and not os.path.lexists(os.path.join(path, folders.MANIFEST)):
         return describe_folder(path)
@@ -31,9 +31,9 @@ def info(path: str | os.PathLike[str]) -> dict[str, Any]:
 def describe_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the stores, heads, indexes and pages in a folder and below it as JSON, stores first.
 
-    Each says what it was made of, why it is stale, and the commands that refresh it; after all of ``commands``, in this
-    order, nothing is stale. ``unread``: what could not be read. Only headers, ids and labels are read, and no link is
-    followed. Raises UsageError if there is nothing.
+    Each entry has what it was made from, why it is stale, and the commands that refresh it; after all of ``commands``,
+    in this order, nothing is stale. ``unread``: what could not be read. Only headers, ids and labels are read, and no
+    link is followed. Raises UsageError if there is nothing.
     """
     from featstore.artifacts.freshness import all_commands, states_of
     from featstore.artifacts.lineage import find_artifacts
@@ -91,7 +91,7 @@ def describe_head(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _to_trust(head: TrainedHead) -> list[str] | None:
-    """Return the types that a user of ``head`` has to trust; None if it is unknown because skops is not installed."""
+    """Return the types that a user of ``head`` has to trust; None if unknown because skops is not installed."""
     from featstore.heads.wrapped import EstimatorModel
 
     if not isinstance(head.model, EstimatorModel):

@@ -20,7 +20,7 @@ from featstore.text import counted, shown, to_bytes
 __all__ = ["LabelReport", "Version", "label", "label_history", "undo_label"]
 
 _TRIED = 1000
-"""Rows of the table to look up by its other columns, if no key is known."""
+"""Number of rows of the table to look up by its other columns, if no key is known."""
 
 
 def label(
@@ -90,7 +90,7 @@ def label(
 
 
 def _other_column(store: str | os.PathLike[str], table: Table, key: str) -> str:
-    """Return the end of the message that no key is known: the column that has the store's keys, or ""."""
+    """Return the end of the message that no key is known: the column with the store's keys, or ""."""
     rows = [values for _, values in islice(table.records(), _TRIED)]
     for at, name in enumerate(table.columns):
         some = [

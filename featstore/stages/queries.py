@@ -61,8 +61,8 @@ class Query:
 
 
 class Queries:
-    """Make query vectors of one kind. ``embedder``, ``store`` and ``texts``, which returns the vectors of texts, are called
-    where they are needed.
+    """Make query vectors of one kind. ``embedder``, ``store`` and ``texts``, which returns the vectors of texts, are
+    functions that are called only if needed.
 
     ``metric`` and ``dimension``: of the index.
     """

@@ -38,8 +38,8 @@ def repair(
 
     Only damaged vectors are extracted again, if the picture exists with the same bytes; otherwise the picture becomes a
     failure with the reason "damaged". ``root``: where the pictures are now, if they moved. ``weights``: file of the
-    backbone's weights, if the name in the store does not lead to them. ``backbone``: already loaded, or the name of your own.
-    ``set_aside``: extract nothing; damaged vectors become failures.
+    backbone's weights, if they are not found by the name in the store. ``backbone``: already loaded, or the name of
+    your own. ``set_aside``: extract nothing; damaged vectors become failures.
 
     Raises UsageError if there is no store or its backbone is not available, FeatstoreError while another process writes
     to it, DamagedError for what cannot be restored.

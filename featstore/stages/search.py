@@ -70,7 +70,7 @@ class QueryResult:
 
 @dataclass(frozen=True)
 class SearchReport:
-    """The neighbours of each query. ``notes``: warnings for the user, such as that the store has grown since.
+    """The neighbours of each query. ``notes``: warnings for the user, such as a store that has grown since.
 
     ``store``: the store of the index, if it was found. ``kept``: number of rows that meet the condition ``where``.
     """
@@ -145,8 +145,8 @@ def search(
     ``like``: more queries by key, vector, class or text. ``combine``: one query from all of them; with ``less``, it also
     avoids those, with strength ``less_weight`` (see Queries.mixture). A query by key is excluded from its own
     neighbours. ``where``: a condition that the results must meet (featstore.where); if few rows meet it, they are
-    compared one by one, with the store's vectors. ``by`` "parent": of each picture only its best region, and none of the
-    picture of a query by key.
+    compared one by one, with the store's vectors. ``by`` "parent": return only the best region of each picture, and no
+    region of the picture of a query by key.
 
     Pictures go through the backbone, weights and preprocessing that the index was made with; without pictures no
     network is loaded. ``embedding``: the fields of EmbedOptions. An unreadable query gives a QueryResult with a reason.
@@ -234,7 +234,7 @@ class Finder:
         if store is not None and where is not None:
             from featstore.where import rows_where
 
-            # Rows that the index lacks are never found, with any method of search.
+            # No search method finds rows that are not in the index.
             self._rows = np.flatnonzero(rows_where(store, where) & np.isin(store.ids, index.ids))
             self.kept = len(self._rows)
 
@@ -265,7 +265,7 @@ class Finder:
         ]
 
     def _excluded(self, ids: NDArray[np.int64], own: tuple[int, ...]) -> NDArray[np.bool_]:
-        """Return which of the ``ids`` found, best first, are not listed: the query's own, and by parent all but the best."""
+        """Return which of the found ``ids``, best first, to leave out: the query's own; by parent, all but the best."""
         out = np.isin(ids, own)
         if self._parents is not None:
             codes = self._parents.of(ids)
@@ -287,13 +287,13 @@ class Finder:
 
 
 class _Parents:
-    """The pictures of a store's rows, by number."""
+    """Numbers for the pictures of a store's rows."""
 
     def __init__(self, store: FeatureStore) -> None:
         self._ids, self._codes = store.ids, numbered(store.parents)[1]
 
     def of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the number of each id's picture; of an id that the store lacks, one of its own."""
+        """Return the number of each id's picture; an id that is not in the store gets a number of its own."""
         codes = -2 - ids
         at = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
         known = self._ids[at] == ids if len(self._ids) else np.zeros(len(ids), bool)

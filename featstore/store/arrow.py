@@ -1,8 +1,8 @@
 """A store as an Arrow table: vectors, ids, keys and checksums without a copy, labels, splits and metadata beside them.
 
 The columns are ``key``, ``id``, ``label``, ``split``, every metadata column, ``sha256`` of the picture's bytes (zeros:
-unknown) and ``vector``, a fixed-size list. Vectors, ids, keys and checksums are views of the memory-mapped shards, a
-chunk a shard. The metadata of the schema has the key ``featstore``: JSON with the identity, its fingerprint, the name
+unknown) and ``vector``, a fixed-size list. Vectors, ids, keys and checksums are views of the memory-mapped shards, one
+chunk per shard. The metadata of the schema has the key ``featstore``: JSON with the identity, its fingerprint, the name
 of the weights, the store's id, and how the vectors were made.
 """
 
@@ -30,7 +30,7 @@ OWN: Final = (KEY, ID, tables.LABEL, tables.SPLIT, SHA256, VECTOR)
 METADATA: Final = b"featstore"
 """Key of the identity in the metadata of a schema."""
 _RUN_ROWS: Final = 64
-"""Mean length of runs of rows without a retired one from which each run is a chunk of its own, and nothing is copied."""
+"""Least mean length of runs of live rows for which each run becomes a chunk of its own, without copying."""
 _WHOLE: Final = 1 << 53
 """Whole numbers up to this one are exact in float64."""
 
@@ -63,7 +63,7 @@ def rows_of(store: FeatureStore) -> Any:
 def _parts(store: FeatureStore) -> list[tuple[Any, slice | NDArray[np.int64]]]:
     parts: list[tuple[Any, slice | NDArray[np.int64]]] = []
     for shard, _, offsets in store._live.parts(None):
-        # Arrow trusts offsets: those of a forged store could point anywhere.
+        # Arrow does not check offsets, and those of a forged store could point outside the memory.
         shard.keys.check(len(shard.ids), f"{store.path}: a shard")
         parts += [(shard, piece) for piece in _pieces(offsets, len(shard.ids))]
     return parts
@@ -90,7 +90,8 @@ def side_columns(store: FeatureStore) -> dict[str, Any]:
 
 
 def column_names(columns: list[str]) -> dict[str, str]:
-    """Return the name that each of a store's columns has in a table: printable, distinct, and none of the table's own."""
+    """Return the name that each of a store's columns has in a table: printable, distinct, and different from
+    COLUMNS."""
     found = {tables.LABEL: tables.LABEL, tables.SPLIT: tables.SPLIT}
     for own in columns:
         name = printable(own)
@@ -101,9 +102,10 @@ def column_names(columns: list[str]) -> dict[str, str]:
 
 
 def description(store: FeatureStore, unit: int | None = None) -> dict[str, Any]:
-    """Return what the metadata of a table says of ``store``: identity, weights, store and provenance, as JSON.
+    """Return the description of ``store`` for the metadata of a table: identity, weights, store and provenance, as
+    JSON.
 
-    ``unit``: only the provenance of this one.
+    ``unit``: include only the provenance of this unit.
     """
     units = store.provenance() if unit is None else {unit: store._live.shards[unit].provenance}
     entries = [entry for made in units.values() for entry in made]
@@ -160,7 +162,7 @@ def _key_chunk(keys: ByteColumn, piece: slice | NDArray[np.int64]) -> Any:
 
 
 def _texts(chunks: list[Any]) -> list[Any]:
-    """Return chunks of bytes as text, without a copy; as they are where one is no UTF-8, which Arrow's text must be."""
+    """Return chunks of bytes as text, without a copy; as bytes if one of them is not valid UTF-8."""
     import pyarrow as pa
 
     texts = [
@@ -183,7 +185,7 @@ def _fixed(rows: NDArray[np.uint8]) -> Any:
 def _values(values: NDArray[np.object_], *, is_category: bool) -> Any:
     """Return a column as text, int64, float64 or bool; values of several types become text.
 
-    Texts with bytes that are no UTF-8 become binary. Categories are dictionary-encoded.
+    Texts that are not valid UTF-8 become binary. Categories are dictionary-encoded.
     """
     import pyarrow as pa
 

@@ -74,7 +74,7 @@ class StoreSource:
         return {"kind": KIND, "location": self.location, "root": os.fsdecode(self.root), "store_id": self.store_id}
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
-        """Yield the pictures that count, whether they have a vector or not. Raises UsageError if there are none."""
+        """Yield the pictures that are not retired, with and without a vector. Raises UsageError if there are none."""
         self.notes, total = [], 0
         missing, changed = _Examples(), _Examples()
         for segment in self.plan.segments:
@@ -108,7 +108,7 @@ class StoreSource:
             locations = [_absolute(str(segment.source.get("root", "/")), location) for location in locations]
         root = encoded(self.root)
         its_own = self.root if len(self._roots) == 1 else Path(str(segment.source.get("root", "/")))
-        # Without the folder of all pictures, an unmounted disk, these rows stay as they are.
+        # If the folder of all pictures is missing, as on an unmounted disk, keep these rows unchanged.
         mounted = os.path.isdir(its_own)
         for at in np.flatnonzero(offsets < 0).tolist():
             if not mounted:
@@ -153,7 +153,7 @@ def take_tables(store: Path, manifest: Manifest, source: StoreSource) -> int:
     """Add the versions of labels, splits and metadata that ``store`` lacks of the source; return their number.
 
     Each version keeps its date and origin, and names the version that it is a copy of. So the next run adds only newer
-    ones. Values of pictures that no longer count there, or were removed here, are left out, as in a compaction.
+    ones. Values of pictures that are retired there, or were removed here, are left out, as in a compaction.
     """
     theirs = settled(source.path, lambda other: Tables(source.path, other.epoch))[1]
     owner, taken = theirs.store_id or source.store_id, 0
@@ -186,9 +186,9 @@ def take_tables(store: Path, manifest: Manifest, source: StoreSource) -> int:
 
 
 def behind(store: FeatureStore, source: FeatureStore) -> str:
-    """Return what ``source`` has that ``store``, which was made of it, has not taken over; "" if nothing.
+    """Describe what ``store``, made from ``source``, has not taken over from it yet; "" if nothing.
 
-    Pictures that were removed from ``store`` are not missed. Pictures are compared by the sizes and times in the two
+    Pictures that were removed from ``store`` are ignored. Pictures are compared by the sizes and times in the two
     plans, without looking at files.
     """
     denylist, theirs, mine = Denylist.of(store._plan), source._plan, store._plan
@@ -234,7 +234,7 @@ def _copied(mine: Tables, owner: str) -> list[int]:
 
 
 def follow_tables(store: Path, manifest: Manifest, source: StoreSource) -> None:
-    """Let ``store`` have no labels, splits and metadata of its own, but always those of the source.
+    """Let ``store`` always use the labels, splits and metadata of the source, instead of its own.
 
     The reference is the only table of ``store``. Raises UsageError if the store has tables of its own, or follows
     another store.

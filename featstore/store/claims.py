@@ -4,8 +4,9 @@ A claim is a file work/<unit>/claim.<n> with JSON: its owner (host, boot id, pro
 counter that the owner rewrites every few seconds. The highest n is valid. Another process takes the unit over by
 creating claim.<n + 1> exclusively, with link(2), which is atomic on NFS. So exactly one process wins, and no file is
 removed while its owner uses it. An owner on this host is dead if its process has ended (pid and start time, or another
-boot id); one on another host, if its counter did not change during the lease, by the watcher's monotonic clock. Who
-needs the store alone waits so long for such an owner. Work done twice is harmless: journals are per claim, and shards
+boot id); one on another host, if its counter did not change during the lease, by the watcher's monotonic clock. A
+process that needs exclusive access waits that long for such an owner. Work done twice is harmless: journals are per
+claim, and shards
 are created exclusively."""
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class Claim:
                 file.write(_encode({**self._record, "beat": self._counter, "released": release}))
 
     def settle(self) -> None:
-        """Say in the claim that its owner has looked for others and found none."""
+        """Record in the claim that its owner has checked for other processes and found none."""
         self._record = {**self._record, "settled": True}
         self.beat()
 
@@ -108,7 +109,7 @@ def _encode(record: dict[str, Any]) -> bytes:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """Return a claim's record; {} if it is not readable, None if there is none any more."""
+    """Return a claim's record; {} if it is unreadable, None if it no longer exists."""
     for _ in range(_TORN_TRIES):
         try:
             value = json.loads(atomic.read_small(path, _LARGEST_RECORD, follow=False))
@@ -186,8 +187,9 @@ class Claims:
                     raise
 
     def _take(self, unit: Work, directory: Path) -> Claim | Owner:
-        # List the names before looking for an owner: a claim made in between is then seen, or has the name chosen here.
-        # Number after all existing names: a name may belong to something that is not a regular file.
+        # List the names before looking for an owner: then a claim made in between is either seen, or collides with the
+        # name chosen here.
+        # Use a number above all existing names, also those of entries that are not regular files.
         taken = folders.names(self.store, folders.WORK, directory.name, pattern=folders.CLAIM)
         number = max((int(name[6:]) for name in taken), default=-1) + 1
         if owner := self.holder(unit):
@@ -253,10 +255,10 @@ class Claims:
                 self._sweep(name)
 
     def _await(self, look: Callable[[], Sequence[Owner | None]], *, settled: bool = False) -> Owner | None:
-        """Return one of the owners that ``look`` finds and that must be respected; None if there are none.
+        """Return one of the owners that ``look`` finds and that are not known to be dead; None if there are none.
 
-        An owner of whom it is not known whether it lives, as on another host, has the lease to show a heartbeat.
-        ``settled``: an owner that has not looked for others yet has some seconds to do so, or to give way.
+        If it is unknown whether an owner lives, as on another host, wait for its heartbeat during the lease.
+        ``settled``: also wait some seconds for an owner that has not checked for other processes yet.
         """
         started, told = time.monotonic(), False
         while True:

@@ -1,8 +1,8 @@
 """Compaction: purge retired rows, merge small shards, and switch to the result atomically.
 
 The next epoch's plan and tables are written beside the current ones, and changed shards get numbers of the next epoch.
-Replacing featstore.json switches to them; only then are the old files removed. If the process is killed, files without
-any reference remain, of the new epoch or the old one; the next compaction removes them.
+Replacing featstore.json switches to them; only then are the old files removed. If the process is killed, unused
+files of the new or the old epoch remain; the next compaction removes them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BLOCK_ROWS = 4096
 
 @dataclass(frozen=True)
 class CompactReport:
-    """Result of a compaction, in rows, shards and bytes of shards; ``strangers``: foreign files, left untouched."""
+    """Result of a compaction, in rows, shards and bytes of shards; ``strangers``: foreign files, left unchanged."""
 
     purged: int
     shards_before: int
@@ -302,7 +302,7 @@ class Compaction:
         for version, table in enumerate(self.store._tables.own):
             path = tables.table_path(self.path, self.next.epoch, version)
             known = self.plan.holds(table.index)
-            # An earlier copy of a table may have texts that no row has any more.
+            # An earlier copy of a table may contain texts that no row uses any more.
             if known.all() and not self.purge:
                 os.link(table.file.path, path)
                 written.mark(self.path, path)

@@ -18,7 +18,7 @@ from featstore.text import shown
 
 
 def picture_order(keys: Sequence[bytes], regions: NDArray[np.int32]) -> NDArray[np.int64] | None:
-    """Return the order that puts the regions of one picture together, so that it is decoded once; None: they are."""
+    """Return the order that groups the regions by picture, so that each is decoded once; None if they are."""
     if not regions[:, 4].any():
         return None
     numbers: dict[bytes, int] = {}
@@ -65,7 +65,7 @@ def _text(source: Mapping[str, Any]) -> str:
 
 
 def regions_of(plan: Plan, pictures: Collection[bytes]) -> dict[bytes, list[int]]:
-    """Return the live ids of the regions of each of these pictures; those without a region are left out."""
+    """Return the live ids of the regions of each of these pictures; pictures without regions are left out."""
     found = defaultdict[bytes, list[int]](list)
     for segment in plan.segments:
         if segment.regions is not None:

@@ -24,9 +24,9 @@ _BLOCK_BYTES: Final = 1 << 20
 
 
 class CutPicture:
-    """A picture whose regions are cut; read and decoded at the first need, safe to use from several threads.
+    """A picture from which regions are cut; read and decoded lazily, once. Thread-safe.
 
-    Root, location, offset and size: as read_picture takes them. A failure is raised again at each use.
+    Parameters: as in read_picture. A failure is raised again at each use.
     """
 
     def __init__(self, root: Path, location: bytes, offset: int, size: int, *, max_pixels: int, max_bytes: int) -> None:
@@ -48,7 +48,7 @@ class CutPicture:
             return self._digest
 
     def decode(self) -> None:
-        """Decode the picture; one that is read in parts is only opened. Raises ReadFailure, DecodeFailure."""
+        """Decode the picture, or only open it if its parts are read one by one. Raises ReadFailure, DecodeFailure."""
         with self._lock:
             if self._decoded is None:
                 self._once(self._decode)
@@ -65,7 +65,7 @@ class CutPicture:
 
     @property
     def held(self) -> int:
-        """Bytes that the picture takes in memory, about."""
+        """Approximate bytes of the picture in memory."""
         if self._file is not None:
             return CACHED_BYTES
         picture = self._decoded
@@ -109,7 +109,7 @@ def _digest(file: BinaryIO) -> bytes:
 
 
 def measure(root: Path, location: bytes, offset: int, size: int) -> tuple[int, int] | None:
-    """Return width and height of an upright picture by the beginning of its file; None if it cannot be read."""
+    """Return width and height of the upright picture, from the beginning of its file; None if that is unreadable."""
     try:
         if offset >= 0:
             return picture_size(read_picture(root, location, offset, size, limit=defaults.MAX_FILE_BYTES).data)

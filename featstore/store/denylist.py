@@ -1,9 +1,9 @@
-"""The denylist: digests of the pictures that ``featstore remove`` took out, so that no run brings them back.
+"""The denylist: digests of the pictures that ``featstore remove`` took out, so that no run adds them again.
 
-It is part of the plan. One segment retires the rows and names their digests, so both happen at once or not at all; a
-later segment may lift digests again. Keys and contents are hashed with a random salt of the store, so the lists of two
-stores cannot be compared, and neither with a list of known digests. Whoever has the store can still test a guess: of a
-key, which may be easy to guess, or of a picture, which must be at hand.
+It is part of the plan. One segment retires the rows and names their digests, so both happen atomically; a
+later segment may remove digests from the list. Keys and contents are hashed with a random salt of the store, so the
+lists of two stores cannot be compared with each other or with a list of known digests. Whoever has the store can still
+test whether a given key, which may be easy to guess, or a given picture file is on the list.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from featstore.store.keys import KeyIndex
 from featstore.store.plan import Plan
 
 FEATURE = "denylist"
-"""What a store with a denylist requires of its reader: an older featstore would bring the pictures back."""
+"""Name of this feature in the manifest's ``requires``: an older featstore would add the pictures again."""
 DENIED_PICTURE = "removed"
-"""Reason of a picture whose bytes are those of a removed one."""
+"""Failure reason of a picture whose bytes equal those of a removed picture."""
 DENIED_MESSAGE = (
     "a picture with these bytes was removed from the store; featstore remove STORE KEY --restore lifts that"
 )
 Digests = NDArray[np.uint64]
-"""128-bit digests (n, 2); zeros: none."""
+"""128-bit digests (n, 2); zeros mean that there is none."""
 _SALT_BYTES = 16
 
 
@@ -52,9 +52,9 @@ def _found(digests: Digests, among: Digests) -> NDArray[np.bool_]:
 class Denylist:
     """The digests in force.
 
-    ``key`` and ``content`` (n, 2): of the same picture; content is zeros if its bytes were never read, or if it was
-    lifted. ``parent`` (n, 2): of the key of a region's picture, for a whole picture of its own key. ``purged`` (n,):
-    whether everything else of the picture was erased from the store's files.
+    ``key`` and ``content`` (n, 2): of the same picture; content is zeros if its bytes were never read, or if the entry
+    was lifted. ``parent`` (n, 2): digest of the key of a region's picture; for a whole picture, of its own key.
+    ``purged`` (n,): whether everything else of the picture was erased from the store's files.
     """
 
     salt: bytes
@@ -131,7 +131,7 @@ class Denylist:
         return _found(_hashed(keys, self.salt, b"key"), self.key)
 
     def erased(self, *, all_denied: bool = False) -> Denylist:
-        """Return the entries whose pictures were purged; ``all_denied``: all, as purged ones."""
+        """Return the entries whose pictures were purged; with ``all_denied`` all entries, marked as purged."""
         rows = np.flatnonzero(self.purged | all_denied)
         return Denylist(self.salt, self.key[rows], self.parent[rows], self.content[rows], np.ones(len(rows), bool))
 
@@ -146,7 +146,7 @@ class Denylist:
         return denied, self.key[rows], self.content[rows]
 
     def content_test(self) -> ContentTest:
-        """Return the test of a picture's bytes."""
+        """Return the test whether a picture was removed, by its bytes."""
         known = {digest.tobytes() for digest in self.content if digest.any()}
         return ContentTest(self.salt, frozenset(known))
 
@@ -158,13 +158,13 @@ class Denylist:
         return found if np.array_equal(self.parent, self.key) else {**found, "denied/parent": self.parent}
 
     def about(self) -> dict[str, Any]:
-        """Return what a segment with these arrays says in its ``meta``."""
+        """Return the entries for the ``meta`` of a segment with these arrays."""
         return {"salt": self.salt.hex()} if len(self) else {}
 
 
 @dataclass(frozen=True)
 class ContentTest:
-    """Whether the bytes of a picture are those of a removed one, by their SHA-256; safe in several threads."""
+    """Test whether a picture's bytes equal those of a removed picture, by SHA-256. Thread-safe."""
 
     salt: bytes = b""
     known: frozenset[bytes] = frozenset()

@@ -1,8 +1,8 @@
 """Erase removed pictures from the files of a store, and prove it.
 
 A purge is a compaction that also forgets the keys of all pictures on the denylist, in tables and history. The manifest
-says that it was begun until the last old file is gone, so that a killed purge is known and goes on: every step may be
-done again.
+records that a purge was begun until the last old file is removed, so that a killed purge is detected and continued:
+every step can be repeated.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _KEYS: Final = 65536
 
 
 def require_purgeable(store: Path) -> None:
-    """Raise UsageError if there are files that repair set aside: damaged ones cannot be rewritten."""
+    """Raise UsageError if there are damaged files that repair moved aside: they cannot be rewritten."""
     try:
         with folders.opened(store, folders.DAMAGED) as handle:
             count = len(os.listdir(handle))
@@ -45,7 +45,8 @@ def require_purgeable(store: Path) -> None:
 def erase(store: Path, claims: Claims, outside: Callable[[FeatureStore, Denylist], None]) -> CompactReport:
     """Erase all pictures of the denylist from the store, which ``claims`` holds exclusively.
 
-    ``outside(store, denylist)`` erases them from what was made of the store, before the store's own files are replaced.
+    ``outside(store, denylist)`` erases them from indexes and heads of the store, before the store's own files are
+    replaced.
     Raises UsageError if nothing was removed from the store.
     """
     require_purgeable(store)
@@ -63,7 +64,7 @@ def erase(store: Path, claims: Claims, outside: Callable[[FeatureStore, Denylist
 def traces(store: Path, manifest: Manifest, plan: Plan, denylist: Denylist | None = None) -> Iterator[tuple[Path, int]]:
     """Yield each file that has keys of purged pictures, with their number; nothing, if the purge was complete.
 
-    ``denylist``: of another store, whose pictures are looked for instead. Raises DamagedError, OSError.
+    ``denylist``: that of another store, to search for its pictures instead. Raises DamagedError, OSError.
     """
     denylist = Denylist.of(plan).erased() if denylist is None else denylist
     if not len(denylist):

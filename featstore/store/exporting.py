@@ -1,12 +1,12 @@
-"""Write a store as a folder of Parquet, npy or CSV files, unit by unit, so that a killed export goes on where it was.
+"""Write a store as a folder of Parquet, npy or CSV files, unit by unit, so that a killed export can be resumed.
 
 * parquet: ``part-<epoch>-<unit>.parquet``, a row group for each unit, with the columns of featstore.store.arrow.
 * npy: ``vectors.npy`` (n, d), and ``rows.parquet`` with all other columns in the same order.
-* csv: ``rows.csv`` with all columns; sha256 in hexadecimal, numbers in the fewest digits that give the same value.
+* csv: ``rows.csv`` with all columns; sha256 in hexadecimal, numbers with the fewest digits that restore the same value.
 
 ``_featstore.json`` describes the export: store, identity, provenance, rows, and whether it is complete. A part
 that has the rows and columns of its unit already is left as it is. The growing files of npy and csv have temporary
-names until they are whole; ``.featstore-export.progress`` says how far they are synced.
+names until they are complete; ``.featstore-export.progress`` says how far they are synced.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _PROGRESS: Final = ".featstore-export.progress"
 _TOKEN: Final = "featstore_part"
 _VERSION: Final = 1
 _MAKERS: Final = 100
-"""Entries of provenance in the description at most; the Parquet files have all."""
+"""Largest number of provenance entries in the description; the Parquet files have all."""
 _BLOCK_BYTES: Final = 32 << 20
-"""Bytes of vectors that are read at once."""
+"""Bytes of vectors to read at once."""
 _CSV_ROWS: Final = 1024
-"""Rows that are converted at once: each number of a CSV takes some 12 bytes of text."""
+"""Rows to convert at once: each number in a CSV takes about 12 bytes of text."""
 _GROWN: Final = {"npy": ("vectors.npy", "rows.parquet"), "csv": ("rows.csv",)}
 """Files of the formats that are not written in parts."""
 
@@ -75,7 +75,7 @@ class StoreExport:
 def export_store(
     store: FeatureStore, out: Path, form: str, on_rows: Callable[[int, int], None] | None = None
 ) -> StoreExport:
-    """Write the rows of ``store`` to the folder ``out`` in the format ``form``, and return what is there.
+    """Write the rows of ``store`` to the folder ``out`` in the format ``form``, and return what was written.
 
     ``on_rows`` is called with the number of rows written and of all. Raises UsageError if ``out`` is something else than
     an export of this store in this format, or if another process writes it; OSError.
@@ -108,7 +108,7 @@ def _require_own(out: Path, store: FeatureStore, form: str) -> None:
 
 
 def _described(out: Path) -> dict[str, Any] | None:
-    """Return the description of the export at ``out``; None if it is none."""
+    """Return the description of the export at ``out``; None if ``out`` is not an export."""
     try:
         return atomic.read_json(out / DESCRIPTION, follow=False)
     except (OSError, DamagedError):
@@ -133,7 +133,7 @@ class _Job:
         self._row_bytes = store.dimension * store.identity.numpy_dtype.itemsize
 
     def run(self) -> StoreExport:
-        """Write what is not there yet."""
+        """Write the files and rows that are missing."""
         if self._is_complete():
             files, self._kept = list(_GROWN[self._form]), len(self._store)
         else:
@@ -147,7 +147,8 @@ class _Job:
         return StoreExport(os.fspath(self._out), self._form, rows, d, columns, files, total, self._kept)
 
     def _is_complete(self) -> bool:
-        """Return whether an earlier run wrote just these rows; the parts of Parquet are checked one by one instead."""
+        """Return whether an earlier run wrote exactly these rows. False for Parquet, whose parts are checked one by
+        one."""
         found = _described(self._out) or {}
         sizes = found.get("files")
         if found.get("complete") is not True or found.get("token") != self._token or not isinstance(sizes, dict):
@@ -185,7 +186,7 @@ class _Job:
             files.append(name)
             self._on_rows(stop, len(self._store))
         for path in self._out.glob("part-*.parquet"):
-            # Of units that a compaction replaced.
+            # Parts of units that a compaction replaced.
             if path.name not in files:
                 path.unlink()
         return files
@@ -211,7 +212,7 @@ class _Job:
         return list(_GROWN["csv"])
 
     def _grow(self, name: str, head: bytes, encode: Callable[[NDArray[Any], int], bytes | memoryview]) -> None:
-        """Write a file as ``head`` and the encoded blocks, syncing after each unit; go on where a killed run was.
+        """Write a file as ``head`` and the encoded blocks, syncing after each unit; continue the file of a killed run.
 
         ``encode``: function of a block of vectors and its first row.
         """
@@ -239,7 +240,8 @@ class _Job:
         progress.unlink(missing_ok=True)
 
     def _reached(self, partial: Path, progress: Path) -> tuple[int, int]:
-        """Return rows and bytes of a killed run's file that are synced and of the same rows; (0, 0) without one."""
+        """Return the synced rows and bytes of a killed run's file if it has the same rows; (0, 0) if there is no such
+        file."""
         try:
             found = atomic.read_json(progress, follow=False)
             rows, size = int(found["rows"]), int(found["bytes"])
@@ -257,11 +259,11 @@ def _blocks(features: NDArray[Any], offsets: Any, rows: int) -> Iterator[NDArray
 
 
 def _token_of(side: Any, other: str) -> str:
-    """Return the checksum of the rows of a part and of ``other``."""
+    """Return a checksum over the rows of a part and ``other``."""
     import pyarrow as pa
     from pyarrow import parquet as small_parquet
 
-    # As Parquet, equal rows have equal bytes. In Arrow they also depend on the rows beside them.
+    # Equal rows have equal bytes in Parquet; in Arrow the bytes also depend on neighbouring rows.
     plain = {
         name: side[name].cast(side[name].type.value_type) if pa.types.is_dictionary(side[name].type) else side[name]
         for name in side.column_names
@@ -293,7 +295,7 @@ def _size(path: Path) -> int:
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Name ``path`` in errors of the disk that name no file."""
+    """Add ``path`` to errors of the disk that name no file."""
     try:
         yield
     except OSError as error:
@@ -303,7 +305,7 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _opened(path: Path, size: int) -> BinaryIO:
-    """Open ``path``, which is not followed where it is a link, for writing from byte ``size`` on."""
+    """Open ``path`` for writing from byte ``size`` on; a link is not followed."""
     if size:
         file: Any = atomic.open_regular(path, follow=False, writable=True)
         file.truncate(size)
@@ -314,7 +316,7 @@ def _opened(path: Path, size: int) -> BinaryIO:
 
 
 def _csv_bytes(side: Any, vectors: NDArray[Any], header: list[str] | None) -> bytes:
-    """Return rows as CSV; with ``header``, these names above them."""
+    """Return rows as CSV, below a line with the names ``header`` if they are given."""
     import pyarrow as pa
     from pyarrow import csv
 

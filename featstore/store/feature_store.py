@@ -1,4 +1,4 @@
-"""Reading a store: vectors, keys, labels and failures of the pictures that count."""
+"""Reading a store: vectors, keys, labels and failures of its live pictures (those that are not retired)."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _LOOKED_UP: Final = 65_536
 class FeatureStore(Converted, Regional):
     """A store of feature vectors, opened for reading with ``FeatureStore.open``.
 
-    Rows are numbered 0 to len - 1 in the order of their ids, over the pictures that count and have a vector.
-    What another process adds or compacts later is seen by opening again: an open store stays what it was. Of a store
-    with more than ``defaults.HELD_SHARDS`` shards a compaction ends the reading, with a FeatstoreError.
+    Rows are numbered 0 to len - 1 in the order of their ids, over the live pictures that have a vector.
+    An open store does not change: open it again to see what another process added or compacted. If the store has more
+    than ``defaults.HELD_SHARDS`` shards, a compaction makes later reads fail with a FeatstoreError.
 
     Attributes
     ----------
@@ -71,19 +71,19 @@ class FeatureStore(Converted, Regional):
     def open(
         cls, path: str | Path, *, partial: bool = False, at: At | None = None, missing: str = "raise"
     ) -> FeatureStore:
-        """Open the store at ``path``, as it is now or as it was.
+        """Open the store at ``path`` in its current state or a past one.
 
-        ``partial``: also the rows that an extraction, which may be running, has finished of units that are not whole
-        yet. These are copied into memory, at most 512 MiB a unit, and are those of this moment.
+        ``partial``: also show rows of unfinished units that an extraction, which may be running, has written so far.
+        They are copied into memory when the store is opened, at most 512 MiB per unit.
 
         ``at``: show rows, labels and splits of a past state: the file of a head or an index that was made from this
         store (exactly what it saw), a generation (as ``generation`` gives it), an int (label version; 0 before the
         first), or a date (a datetime, or an ISO text; local time without an offset; a day without a time means its
         end). A generation or a label version means its last moment; pictures planned by then and extracted later are
         included. A compaction keeps the past but purges vectors of retired rows: ``missing`` "raise" refuses a state
-        that lacks some, "skip" shows the others, and the attribute ``missing`` says what is gone.
+        that lacks some, "skip" shows the others, and the attribute ``missing`` lists the purged pictures.
 
-        Raises UsageError where there is no store or no such state, DamagedError where it is damaged.
+        Raises UsageError if there is no store or no such state, DamagedError if it is damaged.
         """
         store = cls(path, partial=partial, at=at)
         store.missing.check(store.path, missing)
@@ -99,7 +99,7 @@ class FeatureStore(Converted, Regional):
         self.close()
 
     def close(self) -> None:
-        """Close the files; arrays that were returned stay valid. ``with`` does this at its end."""
+        """Close the files; returned arrays stay valid. A ``with`` block calls this at its end."""
         self._live.shards.close()
 
     @property
@@ -138,12 +138,12 @@ class FeatureStore(Converted, Regional):
 
     @property
     def generation(self) -> tuple[int, int, int]:
-        """(epoch, plan segments, finished units): another value, another set of rows, unless opened ``partial``."""
+        """(epoch, plan segments, finished units): equal values mean equal rows, unless opened with ``partial``."""
         return (*self._plan.generation, len(self._live.finished) - len(self._live.shards.unfinished))
 
     @property
     def counts(self) -> Counts:
-        """How many pictures there are, with a vector, failed and pending."""
+        """Numbers of live pictures: with a vector, failed and pending."""
         images, failures = len(self._plan), self._live.failures
         return Counts(images, len(self), failures, images - len(self) - failures)
 
@@ -191,7 +191,7 @@ class FeatureStore(Converted, Regional):
     def index_of(self, keys: Sequence[str | bytes], *, missing: str = "raise") -> NDArray[np.int64]:
         """Return the row (m,) of each key; with ``missing="mark"``, -1 for keys without a vector, else UsageError.
 
-        Before it raises, a key is looked for in other forms (see KeyMatches).
+        A key that is not found is searched in other spellings before UsageError is raised (see KeyMatches).
         """
         encoded = [key if isinstance(key, bytes) else to_bytes(key) for key in column(keys, "keys")]
         rows = self.rows_of_ids(self._plan.find_keys(encoded))
@@ -203,7 +203,7 @@ class FeatureStore(Converted, Regional):
         return rows
 
     def rows_of_ids(self, ids: Ids) -> NDArray[np.int64]:
-        """Return the row of each id, or -1 where it has no vector that counts."""
+        """Return the row of each id, or -1 if it has no live vector."""
         return self._live.of_ids(ids)
 
     # Vectors
@@ -213,8 +213,8 @@ class FeatureStore(Converted, Regional):
     ) -> FeatureArray:
         """Return vectors as an (n, d) array that carries the store's identity: all, of one split, or of ``rows``.
 
-        The array is a read-only memory map where the store is a single shard and all of it is asked for, and a copy
-        elsewhere. Raises UsageError where a copy would need more than ``memory_limit`` bytes, or there is no such split.
+        The array is a read-only memory map if the store is a single shard and all rows are requested, otherwise a copy.
+        Raises UsageError if a copy would need more than ``memory_limit`` bytes, or there is no such split.
         """
         wanted = self.split_rows(split) if split is not None else None if rows is None else self._checked(rows)
         parts = list(self._live.parts(None)) if wanted is None and len(self._live.finished) == 1 else []
@@ -241,10 +241,10 @@ class FeatureStore(Converted, Regional):
         return FeatureBlocks(self, None if rows is None else self._checked(rows), block_rows)
 
     def path_of(self, key: str | bytes, *, root: str | Path | None = None) -> Path:
-        """Return where the picture of ``key`` is: its file, or the archive or table that holds it.
+        """Return the path of the picture of ``key``: its file, or the archive or table that contains it.
 
-        ``root``: where the pictures are now, if not where they were when the store was made. Whether the file is still
-        there is not looked at. Raises UsageError for a key that the store does not know.
+        ``root``: where the pictures are now, if not where they were when the store was made. The
+        file may not exist any more. Raises UsageError for a key that the store does not know.
         """
         name = key if isinstance(key, bytes) else key.encode("utf-8", "surrogateescape")
         place = place_of(self._plan, name)
@@ -256,7 +256,7 @@ class FeatureStore(Converted, Regional):
     # Labels, splits, metadata
 
     def column(self, name: str) -> NDArray[np.object_]:
-        """Return one of ``columns``, (n,) objects, None where missing. Raises UsageError where there is none."""
+        """Return one of ``columns``, (n,) objects, None where missing. Raises UsageError if there is no such column."""
         if name not in self.columns:
             raise UsageError(
                 f"{self.path}: no column {name!r}; there are {', '.join(self.columns)}{did_you_mean(name, self.columns)}"
@@ -280,7 +280,7 @@ class FeatureStore(Converted, Regional):
         """Return the row of each key of an index, in the index's own order of rows, or -1."""
         rows = np.full(len(index.hi), -1, np.int64)
         places = index.places()
-        # Looked up in the order of the digests: neighbours share pages of the plan's lookup.
+        # Look up in the order of the digests: neighbours share pages of the plan's lookup.
         for start in range(0, len(rows), _LOOKED_UP):
             part = slice(start, start + _LOOKED_UP)
             found = self._plan.find(np.stack([index.hi[part], index.lo[part]], axis=1))
@@ -294,7 +294,7 @@ class FeatureStore(Converted, Regional):
 
     @property
     def classes(self) -> list[str]:
-        """The labels that there are, each once, in natural order (1, 2, 10)."""
+        """The distinct labels in natural order (1, 2, 10)."""
         return sorted({str(label) for label in self.labels if label is not None}, key=natural)
 
     @property
@@ -303,7 +303,7 @@ class FeatureStore(Converted, Regional):
         return self.column(tables.SPLIT)
 
     def split_rows(self, split: str) -> NDArray[np.int64]:
-        """Return the rows of a split. Raises UsageError, naming the splits there are, where it has none."""
+        """Return the rows of a split. Raises UsageError, listing the existing splits, if it has none."""
         rows = np.flatnonzero(self.splits == split)
         if not rows.size:
             there = sorted({str(value) for value in self.splits if value is not None}, key=natural)
@@ -315,11 +315,11 @@ class FeatureStore(Converted, Regional):
     # Failures
 
     def failures(self) -> list[tuple[str, Failure]]:
-        """Return (key, Failure) of the pictures that count and could not be read."""
+        """Return (key, Failure) of the live pictures that could not be read."""
         return [(to_text(key), failure) for key, failure in self._live.failed()]
 
     def failed_ids(self) -> Ids:
-        """Return the ids of the failures that count."""
+        """Return the ids of the live failures."""
         return np.array([failure.id for _, failure in self._live.failed()], np.int64)
 
     def provenance(self) -> dict[int, list[dict[str, Any]]]:
@@ -327,17 +327,17 @@ class FeatureStore(Converted, Regional):
         return {unit.number: self._live.shards[unit.number].provenance for unit in self._live.finished}
 
     def _content(self, ids: Ids) -> NDArray[np.uint8]:
-        """Return (m, 32) uint8: SHA-256 of the bytes of each id's picture, zeros where they were never read."""
+        """Return (m, 32) uint8: SHA-256 of the bytes of each id's picture, zeros if they were never read."""
         return self._live.content(ids)
 
     def journaled(self) -> int:
-        """Return how many of the pictures of pending units are extracted already, and counted when their unit is whole."""
+        """Return how many pictures of pending units are extracted already; they count once it is finished."""
         from featstore.store.unfinished import count_unfinished
 
         return count_unfinished(self.path, self._plan, self._pending_units(), self.identity)
 
     def _shard(self, unit: Unit) -> Shard:
-        """Return the shard of a finished unit. Raises FeatstoreError where the store was compacted since it was opened."""
+        """Return the shard of a finished unit. Raises FeatstoreError if the store was compacted since it was opened."""
         shard = self._live.shards[unit.number]
         if not isinstance(shard, Shard):
             raise UsageError(f"{self.path}: unit {unit.number} has no shard yet; run the same featstore extract again")

@@ -53,7 +53,7 @@ class FeatureArray(np.ndarray[Any, np.dtype[Any]]):
         return features
 
     def __array_finalize__(self, other: Any) -> None:
-        # NumPy calls this for every new array of the class: an identity is kept only where a method below sets it.
+        # NumPy calls this for every new array of the class: only the methods below keep an identity, by setting it.
         self.identity = None
 
     def _same(self, result: Any) -> Any:
@@ -154,7 +154,7 @@ def _rebuilt(array: NDArray[Any], identity: dict[str, Any] | None) -> FeatureArr
 
 
 class FeatureBlocks:
-    """Rows of a store as a re-iterable stream of (b, d) arrays, for whatever should not hold them all.
+    """Rows of a store as a re-iterable stream of (b, d) arrays, to use constant memory.
 
     Attributes: ``shape`` (n, d), ``dtype``, ``identity``.
     """
@@ -185,7 +185,7 @@ def identity_of(X: Any) -> dict[str, Any] | None:
 def require_same(own: Mapping[str, Any] | None, X: Any, what: str, fingerprint: str = "") -> None:
     """Raise IdentityError if ``X`` carries another identity than ``own``; without either nothing is checked.
 
-    ``what`` names the owner of ``own`` in the message; ``fingerprint`` is its fingerprint, which decides if it is equal.
+    ``what`` names the owner of ``own`` in the message; ``fingerprint`` is its fingerprint, which is compared.
     ``dtype`` is not compared: float16 features are rounded ones.
     """
     other = identity_of(X)

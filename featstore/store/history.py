@@ -30,9 +30,9 @@ KIND = "history"
 FEATURE = "history"
 """What a compacted store requires of its reader (see Manifest.requires): an older featstore would lose the history."""
 HadVector = Callable[[Ids], NDArray[np.bool_]]
-"""Function of ids to whether each has a vector."""
+"""Function that maps ids to whether each has a vector."""
 Erased = Callable[[Sequence[bytes]], NDArray[np.bool_]]
-"""Function of keys to whether each is to be forgotten."""
+"""Function that maps keys to whether each is to be erased."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Former:
             raise DamagedError(f"{path}: the description of the former epoch does not fit it")
 
     def gone_since(self, segments: int, next_id: int) -> NDArray[np.int64]:
-        """Return the places of the purged rows that the state after ``segments`` segments had, with a vector."""
+        """Return the indices of the purged rows that were live, with a vector, after ``segments`` segments."""
         return np.flatnonzero((self.segment >= segments) & (self.retired < next_id) & self.had_vector)
 
 
@@ -152,7 +152,8 @@ def _retirements(plan: Plan) -> tuple[Ids, NDArray[np.uint32], NDArray[np.uint8]
 
 
 def former_epochs(store: Path, epoch: int) -> list[Former]:
-    """Return the former epochs whose history is known, the oldest first: none before a compaction by an older featstore.
+    """Return the former epochs whose history is known, the oldest first: none from before a compaction by an older
+    featstore.
 
     Raises DamagedError for a lost or damaged file.
     """
@@ -174,7 +175,7 @@ def former_epochs(store: Path, epoch: int) -> list[Former]:
 def forget_keys(store: Path, erased: Erased) -> int:
     """Rewrite the history without the keys for which ``erased`` is true; return their number.
 
-    Ids, reasons and dates stay, so that the past is known to lack these rows. Each file is replaced atomically.
+    Ids, reasons and dates stay, so that past states report these rows as missing. Each file is replaced atomically.
     """
     forgotten = 0
     for name in _names(store):
@@ -225,7 +226,7 @@ def vectors_of(shards: Iterator[Any], ids: Ids) -> NDArray[np.bool_]:
 
 
 def label_versions(found: Tables) -> int:
-    """Return the number of label versions, 0 if they are those of a store that is not there."""
+    """Return the number of label versions, 0 if they belong to another store that does not exist."""
     try:
         return found.version
     except UsageError:

@@ -43,7 +43,7 @@ class Identity:
     dtype : str
         Type of the stored numbers, "float32" or "float16".
     pool : str
-        How the output of a layer became a vector, "avg", "max", "cls", "cls+mean" or "none"; "" if it is one.
+        How the layer's output became a vector: "avg", "max", "cls", "cls+mean" or "none"; "" if it is a vector itself.
     shape : tuple of int
         With the pool "none": shape of the layer's output, (channels, height, width) or (tokens, channels); a vector is
         the output in C order. Otherwise ().
@@ -61,16 +61,16 @@ class Identity:
     shape: tuple[int, ...] = ()
 
     UNKNOWN: ClassVar[str] = "unknown"
-    """Value of what is not known of imported features."""
+    """Value of the unknown fields of imported features."""
 
     @classmethod
     def imported(cls, name: str, dimension: int, dtype: str) -> Identity:
-        """Return the identity of features that were made outside featstore, by what the user calls ``name``."""
+        """Return the identity of features that another program made; ``name`` is the user's name for what made them."""
         return cls(name, "imported", dimension, cls.UNKNOWN, {}, cls.UNKNOWN, cls.UNKNOWN, dtype)
 
     @property
     def is_imported(self) -> bool:
-        """Whether the features were made outside featstore, which cannot make more of them."""
+        """Whether the features were made by another program, so that featstore cannot compute more of them."""
         return self.layer == "imported" and not self.preprocessing
 
     def require_pictures(self, what: str) -> None:
@@ -100,13 +100,13 @@ class Identity:
         return np.dtype(self.dtype).newbyteorder("<")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the identity as JSON; without ``pool`` and ``shape`` if they are empty, as before there were any."""
+        """Return the identity as JSON; without ``pool`` and ``shape`` if they are empty, as in older versions."""
         value = {**asdict(self), "shape": list(self.shape)}
         return {name: each for name, each in value.items() if each or name not in OPTIONAL}
 
     @property
     def requires(self) -> tuple[str, ...]:
-        """Names of what a reader of such features must know, see "Migration policy" in the README.md."""
+        """Entries of the manifest's ``requires`` for such features, see "Migration policy" in the README.md."""
         fits = ["fit"] * ("fit" in self.preprocessing)
         return (*fits, *(["layer"] * (bool(self.pool) or self.layer.startswith(OUTPUT_OF))))
 

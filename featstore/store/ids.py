@@ -19,7 +19,7 @@ def member(ids: Ids, among: Ids) -> NDArray[np.bool_]:
 
 
 def place(ids: Ids, among: Ids) -> NDArray[np.int64]:
-    """Return the place of each id in the sorted, non-empty array ``among``; a valid index also for ids not in it."""
+    """Return the index of each id in the sorted, non-empty array ``among``; a valid index also for ids not in it."""
     return np.minimum(np.searchsorted(among, ids), len(among) - 1)
 
 

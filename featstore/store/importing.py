@@ -43,7 +43,7 @@ class Imported:
 def check_vectors(vectors: Vectors, rows: ImportedRows, on_rows: Callable[[int], None]) -> None:
     """Read all vectors once, and set the hashes of ``rows``, before anything is written.
 
-    Raises UsageError for doubled keys, for NaN and infinity.
+    Raises UsageError for duplicate keys, NaN and infinity.
     """
     n = vectors.shape[0]
     doubled = KeyIndex.build(digests(rows.keys)).doubled()
@@ -75,8 +75,8 @@ def write_rows(
 ) -> Imported:
     """Bring the store's rows of this source up to date with ``rows``, after check_vectors.
 
-    Rows that are there with the same vector are left as they are, changed ones are replaced, vanished ones removed.
-    Killed, it goes on at the first unit that is not written. Raises IdentityError if the store has other features,
+    Unchanged rows are kept, changed ones replaced, vanished ones removed. An import that was killed continues at the
+    first unit that is not written. Raises IdentityError if the store has other features,
     UsageError if a key belongs to another source, FeatstoreError if the vectors changed meanwhile; OSError.
     """
     open_for_writing(store, identity, weights_name, unit_rows)
@@ -123,7 +123,7 @@ class _Writer:
         """Write the shard of ``unit``; return the number of its vectors."""
         planned = self._plan.rows(unit)
         places = self._index.find(digests(planned.keys))
-        # A row of an import that was killed before the file changed is not in the file any more, or has another vector.
+        # If the file changed after a killed import, a planned row may be missing from it or have another vector.
         known = (places >= 0) & ~self._plan.is_retired(planned.ids)
         known[known] = self._rows.hashes[places[known]] == planned.mtimes[known]
         removed = known.copy()
@@ -161,7 +161,7 @@ class _Writer:
 
 
 class _Cursor:
-    """Reads rows of vectors in ascending order, and begins again for earlier ones."""
+    """Reads rows of vectors in ascending order; for an earlier row it starts again from the beginning."""
 
     def __init__(self, vectors: Vectors) -> None:
         self._vectors = vectors
@@ -172,7 +172,7 @@ class _Cursor:
         """Yield the vectors of ``rows``, block by block."""
         order: Sequence[int] | NDArray[np.int64] = rows
         if len(rows) and (np.diff(rows) < 0).any():
-            # The file was sorted in another way since its rows were planned: read these one run after the other.
+            # The file's order changed since its rows were planned: read each ascending run separately.
             for run in np.split(rows, np.flatnonzero(np.diff(rows) < 0) + 1):
                 yield from self.take(run)
             return
@@ -191,7 +191,7 @@ class _Cursor:
 
 
 def _hashes(vectors: NDArray[Any]) -> NDArray[np.int64]:
-    """Return a hash (n,) of each row that fits a signed number."""
+    """Return a hash (n,) of each row that fits into int64."""
     return (shards.row_checksums(vectors) >> np.uint64(1)).astype(np.int64)
 
 

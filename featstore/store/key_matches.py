@@ -31,11 +31,11 @@ _CAUSES: Final = {
 
 
 class KeyMatches:
-    """Keys of ``plan`` for the same pictures as the keys ``wanted``, which the plan has only in another spelling.
+    """Find the plan's keys for ``wanted`` keys that are spelt differently there.
 
-    ``keys``: the plan's key or None for each key of ``wanted``, each at most once. ``notes``: what was matched, for
-    people. ``causes``: the likely reasons why the others do not match. Memory grows with ``wanted``, not with the
-    store.
+    ``keys``: the plan's key or None for each key of ``wanted``; no key of the plan occurs twice. ``notes``: messages on
+    what was matched. ``causes``: the likely reasons why the others do not match. Memory grows with ``wanted``, not with
+    the store.
     """
 
     def __init__(self, plan: Plan, wanted: Sequence[bytes]) -> None:

@@ -20,7 +20,7 @@ from featstore.store.requires import require
 from featstore.store.tables import Table, Tables
 
 UNDO = "undo"
-"""What a store with an undone version requires of its reader."""
+"""Name of this feature in the manifest's ``requires``: an older featstore would show the undone labels."""
 _BLOCK_ROWS = 65536
 
 
@@ -29,8 +29,9 @@ class Version:
     """A version of the labels.
 
     ``version``: its number, from 1. ``created``: UTC. ``origin``: "source" (read with the pictures), "user"
-    (``featstore label``) or "undo". ``rows``: keys in its table. ``changed``: how many of them have another value since.
-    ``columns``: that it set. ``reverts``: the version that an undo undid. ``undone_by``: the version that undid it.
+    (``featstore label``) or "undo". ``rows``: keys in its table. ``changed``: how many of them it gave another value.
+    ``columns``: those that it set. ``reverts``: the version that an undo undid. ``undone_by``: the version that undid
+    it.
     """
 
     version: int
@@ -72,7 +73,8 @@ def label_history(store: str | os.PathLike[str]) -> list[Version]:
 
 
 def _changed(table: Table, before: Sequence[Table], after: Sequence[Table]) -> int:
-    """Return how many keys of ``table`` have another value in ``after`` than in ``before``, in a column of its own."""
+    """Return how many keys of ``table`` have another value in ``after`` than in ``before``, in a column of
+    ``table``."""
     changed = 0
     digest = table.index.digest()
     for start in range(0, len(digest), _BLOCK_ROWS):
@@ -96,10 +98,11 @@ def _values(name: str, digest: NDArray[np.uint64], layers: Sequence[Table]) -> N
 
 
 def undo_label(store: str | os.PathLike[str]) -> Version:
-    """Add a version without the last labelling: labels, splits and metadata are as if it had not been.
+    """Add a version without the last labelling: labels, splits and metadata are as before it.
 
     It undoes the newest version of ``featstore label`` that is still in force; undoing again undoes the one before.
-    What came with the pictures (``featstore extract``) is not undone. Raises UsageError if there is nothing to undo.
+    Values that were read with the pictures (``featstore extract``) are not undone. Raises UsageError if there is
+    nothing to undo.
     """
     path = Path(store)
     Manifest.read(path)

@@ -24,16 +24,16 @@ from featstore.text import counted, quoted
 
 
 class NoKeyKnown(UsageError):
-    """No key of the table is in the store."""
+    """Raised if no key of the table is in the store."""
 
 
 @dataclass(frozen=True)
 class LabelReport:
     """Result of labelling.
 
-    ``version``: of the tables from now on. ``rows``: of the table. ``matched``: keys found in the store. ``unknown``:
-    keys not found, the first few in ``examples``. ``read_as``: what was read from the table, in one line. ``notes``:
-    warnings for the user.
+    ``version``: new version of the tables. ``rows``: number of rows in the table. ``matched``: keys found in the store.
+    ``unknown``: keys not found, the first few in ``examples``. ``read_as``: what was read from the table, in one line.
+    ``notes``: warnings for the user.
     """
 
     version: int
@@ -74,7 +74,7 @@ def set_columns(
         )
     with Claims(path) as claims:
         claims.join()
-        # Read after joining: from here on no compaction can start.
+        # Read after the announcement: from now on no compaction can start.
         epoch = Manifest.read(path).epoch
         plan = Plan(path, epoch)
         known = plan.find(digest) >= 0
@@ -127,7 +127,7 @@ def set_columns(
 
 
 def _pictures_of_regions(plan: Plan, unknown: Collection[bytes]) -> list[str]:
-    """Return a note if some unknown keys are those of pictures of which only regions are in the store."""
+    """Return a note if some unknown keys name pictures of which the store has only regions."""
     cut = regions_of(plan, unknown) if plan.has_regions else {}
     if not cut:
         return []

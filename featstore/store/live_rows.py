@@ -18,11 +18,11 @@ from featstore.store.shards import Failure, OpenShards, Shard, Unfinished
 
 Places = NDArray[np.int64] | slice
 _KEYS = 8192
-"""Keys that are read at once."""
+"""Number of keys to read at once."""
 
 
 def shard_names(store: Path) -> set[str]:
-    """Return the names of all shards, also those that the plan lacks. Raises DamagedError if their folder is a link."""
+    """Return the names of all shards, also of unplanned units. Raises DamagedError if their folder is a link."""
     try:
         return set(folders.names(store, folders.SHARDS, pattern=folders.SHARD))
     except FileNotFoundError:
@@ -57,7 +57,7 @@ class LiveRows:
     def __init__(self, store: Path, identity: Identity, plan: Plan, *, partial: bool = False) -> None:
         self.store, self.plan = store, plan
         self.shards = OpenShards(store, identity)
-        # Read the plan first: a shard of a unit that it lacks was planned later, and is ignored.
+        # Read the plan first: shards of units that are not in it were planned later, and are ignored.
         self.units = plan.units()
         self.finished: list[Unit] = []
         self.failures = 0
@@ -212,7 +212,7 @@ class LiveRows:
         return known
 
     def _owners(self, ids: Ids) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """Yield (place in ``finished``, places in ``ids``) for the units that contain the ids, also retired or failed
+        """Yield (index in ``finished``, indices in ``ids``) for the units that contain the ids, also retired or failed
         ones."""
         if not self.finished:
             return
@@ -232,7 +232,7 @@ class LiveRows:
 
 
 def _by_owner(owner: NDArray[np.int64]) -> Iterator[tuple[int, Places]]:
-    """Yield each owner and its places in ``owner``: slices, which need no second copy, where the owners ascend."""
+    """Yield each owner and its indices in ``owner``; as slices, which need no second copy, if the owners ascend."""
     cuts = np.flatnonzero(owner[1:] != owner[:-1]) + 1
     if (owner[1:] >= owner[:-1]).all():
         for start, stop in zip([0, *cuts.tolist()], [*cuts.tolist(), len(owner)], strict=True):

@@ -25,7 +25,7 @@ LARGEST_UNIT = 1 << 32
 _TRIES, _PAUSE_SECONDS = 20, 0.05
 _T = TypeVar("_T")
 KNOWN_FEATURES: frozenset[str] = frozenset({"denylist", "fit", "follow", "history", "layer", "regions", "undo"})
-"""Required features that this version can read; a store that names another one is refused."""
+"""Features in ``requires`` that this version can read; a store that requires another one is refused."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Manifest:
     created : str
         Time of creation (UTC).
     purging : bool
-        Whether a purge was begun and is not finished; it goes on before anything else is written.
+        Whether a purge was begun and is not finished; it has to be finished before anything else is written.
     """
 
     store_id: str
@@ -74,7 +74,7 @@ class Manifest:
         return replace(self, epoch=self.epoch + 1)
 
     def requiring(self, *features: str) -> Manifest:
-        """Return this manifest, with ``features`` among what a reader must know."""
+        """Return this manifest with ``features`` added to ``requires``."""
         return replace(self, requires=tuple(sorted({*self.requires, *features})))
 
     def write(self, store: Path, *, exclusive: bool = False) -> None:
@@ -145,7 +145,7 @@ class Manifest:
 
 
 def require_no_purge(store: Path) -> None:
-    """Raise FeatstoreError if a purge of the store was killed."""
+    """Raise FeatstoreError if a purge of the store is unfinished."""
     with contextlib.suppress(UsageError):
         if Manifest.read(store).purging:
             raise FeatstoreError(

@@ -85,7 +85,7 @@ def require_vectors(store: FeatureStore) -> None:
 
 
 def state_of_store(store: FeatureStore) -> list[str]:
-    """Return warnings about figures from ``store``: untrained weights, pending or failed pictures."""
+    """Return warnings about results computed from ``store``: untrained weights, pending or failed pictures."""
     counts, notes = store.counts, []
     if store.weights_name.startswith("random:"):
         notes.append(

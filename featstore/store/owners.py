@@ -53,7 +53,7 @@ def this_process() -> dict[str, Any]:
 class Owner:
     """The owner of a claim, as read from the claim's file ``path``.
 
-    ``alive``: whether it was seen to live; None if that is not known yet.
+    ``alive``: whether its heartbeat was seen to advance; None if that is not known yet.
     """
 
     record: dict[str, Any]
@@ -72,7 +72,7 @@ class Owner:
         return bool(self.record.get("released"))
 
     def dead(self) -> bool | None:
-        """Return whether the owner is dead; None if that cannot be known from this host."""
+        """Return whether the owner is dead; None if this host cannot tell."""
         if self.record.get("host") != self.me["host"]:
             return None
         if self.record.get("boot") != self.me["boot"]:

@@ -1,7 +1,7 @@
 """The past of a store: its rows, labels and splits as they were at a generation, label version, date, or for a head.
 
-Nothing of a plan or a table changes after it was written, so a past state is the first segments of the plan and the
-first versions of the tables. After a compaction, history.py says which of the rows existed then.
+Nothing of a plan or a table changes after it was written, so a past state consists of the first segments of the plan
+and the first versions of the tables. After a compaction, history.py says which of the rows existed then.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ KEY = "past"
 """Key of the list of ``record_of``, one for each store, in a head's ``meta`` and an index's origin."""
 _EXAMPLES = 5
 _KINDS = {"head": "about", "index": "identity"}
-"""Where sealed files of a head or an index keep their record."""
+"""Keys under which the files of heads and indexes store their record."""
 
 At = int | Sequence[int] | str | os.PathLike[str] | datetime.date | Mapping[str, Any]
 
@@ -54,9 +54,9 @@ class Moment:
 
 @dataclass(frozen=True)
 class Missing:
-    """Pictures that a past state had a vector of, and that were purged since.
+    """Pictures that had a vector in a past state and were purged since.
 
-    ``count``: their number; ``keys``: of the first few; ``erased``: how many of them have no key any more.
+    ``count``: their number; ``keys``: those of the first few; ``erased``: how many of them have no known key any more.
     """
 
     count: int = 0
@@ -83,7 +83,7 @@ class Missing:
 
 
 class PastPlan(Plan):
-    """The plan as it was at ``moment``, of the rows that are still there."""
+    """The plan as it was at ``moment``, restricted to the rows that still exist."""
 
     def __init__(self, plan: Plan, moment: Moment) -> None:
         self.__dict__.update(plan.__dict__)
@@ -91,7 +91,7 @@ class PastPlan(Plan):
         if moment.epoch == plan.epoch:
             self.segments = plan.segments[: moment.segments]
         else:
-            # Only what the compaction wrote has ids of then: appended segments have larger ones.
+            # Only segments that the compaction wrote have ids of that time: appended segments have larger ones.
             self.segments = [each for each in plan.segments if len(each.ids) and int(each.ids[0]) < moment.next_id]
         self._arrange()
         hidden = [self.retired]
@@ -104,12 +104,12 @@ class PastPlan(Plan):
 
     @property
     def generation(self) -> tuple[int, int]:
-        """Generation of the plan then."""
+        """Generation of the plan at that time."""
         return self._moment.epoch, self._moment.segments
 
 
 def record_of(store: FeatureStore) -> dict[str, Any]:
-    """Return what reopens the rows, labels and splits of ``store`` as they are now (JSON); see ``open_past``."""
+    """Return a record (JSON) of the store's current rows, labels and splits, with which ``open_past`` restores them."""
     pending = [(unit.first_id, unit.last_id) for unit in store._pending_units()]
     joined: list[list[int]] = []
     for first, last in sorted(pending):
@@ -128,9 +128,9 @@ def record_of(store: FeatureStore) -> dict[str, Any]:
 
 
 def open_past(store: Path, manifest: Manifest, plan: Plan, tables: Tables, at: At) -> tuple[PastPlan, Tables, Missing]:
-    """Return plan and tables as they were ``at`` (see FeatureStore.open), and what is missing of it.
+    """Return plan and tables in the state ``at`` (see FeatureStore.open), and the pictures that are missing from it.
 
-    Raises UsageError if there was no such state or it is not known any more, DamagedError.
+    Raises UsageError if there was no such state or its history is lost, DamagedError.
     """
     timeline = _Timeline(store, plan, tables)
     moment = timeline.find(at, manifest.store_id)
@@ -201,7 +201,7 @@ class _Timeline:
         following = self.tables.versions[version]
         generation = following.about.get("generation")
         if self.tables.follows is None and isinstance(generation, list) and len(generation) == 2:
-            # Labels may be older than the pictures: a store that was made from another one has its label history.
+            # Labels may be older than the pictures: a store made from another store copies its label history.
             first = self.states[0] if generation[1] == 0 else None
             state = next((s for s in self.states if [s.epoch, s.segments] == generation), first)
         else:
@@ -215,7 +215,7 @@ class _Timeline:
 
     def _of_date(self, at: datetime.date, text: str) -> Moment:
         if not isinstance(at, datetime.datetime):
-            # The whole day belongs to a date without a time.
+            # A date without a time means the end of that day.
             at = datetime.datetime.combine(at, datetime.time.max)
         moment = at.astimezone()
         state = self._last(moment)
@@ -260,7 +260,7 @@ class _Timeline:
         return f"({state.epoch}, {state.segments})"
 
     def missing(self, moment: Moment) -> Missing:
-        """Return which pictures of ``moment`` were purged since."""
+        """Return the pictures of ``moment`` that were purged since."""
         count = erased = 0
         examples: list[str] = []
         for former in self.former:
@@ -291,7 +291,7 @@ def _created(table: Table) -> datetime.datetime:
 
 
 def _record_in(path: Path) -> dict[str, Any]:
-    """Return the record in the file of a head or an index. Raises UsageError if it is none."""
+    """Return the record in the file of a head or an index. Raises UsageError for any other file."""
     side = path.with_name(path.name + ".featstore")
     for file in (side, path):
         if file.is_file() and sealed.begins_like_one(file):
@@ -303,7 +303,7 @@ def _record_in(path: Path) -> dict[str, Any]:
 
 
 def _records(meta: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the records in a head's or index's JSON, or made of what earlier versions recorded."""
+    """Return the records in a head's or index's JSON; convert the records of earlier versions."""
     if "store_id" in meta:
         return [meta]
     origin = meta.get("origin")

@@ -1,6 +1,6 @@
 """Find the picture of a key through the plan of the store, read it and decode it.
 
-A store from a stranger may name any file as a picture. So a file that only the store names is shown only if its bytes
+An untrusted store may name any file as a picture. So a file that only the store names is shown only if its bytes
 have the SHA-256 in the store: a store cannot reveal a file whose content its maker did not have. Below a root that the
 user names, every file may be shown.
 """

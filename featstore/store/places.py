@@ -17,7 +17,7 @@ from featstore.text import quoted
 
 
 class Place(NamedTuple):
-    """A picture: file ``location`` below ``root``, or a member of it, as read_picture takes them; or a region of it."""
+    """Where a picture or region is: file ``location`` below ``root``, or a member of it, as read_picture takes them."""
 
     id: int
     root: Path
@@ -27,7 +27,7 @@ class Place(NamedTuple):
     region: Region | None = None
 
     def path(self, root: str | os.PathLike[str] | None = None) -> Path:
-        """Return the file. ``root``: the one to use instead. Raises UsageError where the location leaves the root."""
+        """Return the file. ``root``: replaces the recorded root. Raises UsageError if it is outside the root."""
         if root is None and os.fspath(self.root) == os.devnull:
             raise UsageError(f"{quoted(self.location)}: was imported without its picture; name its folder with root")
         location = self.location.partition(b"\0")[0] if self.offset >= 0 else self.location
@@ -38,7 +38,7 @@ class Place(NamedTuple):
 
 
 def place_of(plan: Plan, key: bytes) -> Place | None:
-    """Return where the picture of ``key`` is, None where the plan has no such picture."""
+    """Return where the picture of ``key`` is, None if the plan has no such picture."""
     (number,) = plan.find_keys([key]).tolist()
     for segment in plan.segments:
         if len(segment.ids) and segment.ids[0] <= number <= segment.ids[-1]:

@@ -3,8 +3,8 @@
 plan/<epoch>/<segment>.h5 are sealed files of kind "plan". A segment adds rows, each with the identity (key, view) and a
 64-bit id that is never reused. It divides its rows into units. It retires ids of earlier segments (changed, retried or
 removed pictures), and records new sizes and times of pictures whose bytes are unchanged. A row is live unless a segment
-retires it. Several processes may append at once: exclusive creation decides who gets the segment's number, and the
-loser plans again on top of the winner's segment.
+retires it. Several processes may append at once: exclusive creation decides which process gets the segment's number,
+and the other one plans again on top of that segment.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class Plan:
         return sum(len(segment.ids) for segment in self.segments) - len(self.retired)
 
     def is_retired(self, ids: Ids) -> NDArray[np.bool_]:
-        """Return whether each id is retired."""
+        """Return which of the ids are retired."""
         return member(ids, self.retired)
 
     def find(self, digest: NDArray[np.uint64]) -> Ids:
@@ -195,7 +195,7 @@ class Plan:
         return self.find(digests(keys, [view] * len(keys) if view else None))
 
     def _by_segment(self, ids: Ids) -> Iterator[tuple[Segment, NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield (segment, places in ``ids``, rows in the segment); every id must be in the plan."""
+        """Yield (segment, indices in ``ids``, rows in the segment); every id must be in the plan."""
         owner = np.searchsorted(self._first_ids, ids, side="right") - 1
         for number in np.unique(owner):
             places = np.flatnonzero(owner == number)
@@ -208,7 +208,7 @@ class Plan:
         return int(self._first_rows[-1])
 
     def places(self, ids: Ids) -> NDArray[np.int64]:
-        """Return the place of each id among all rows of the plan, (m,) int64; every id must be in the plan."""
+        """Return the index of each id among all rows of the plan, (m,) int64; every id must be in the plan."""
         among = np.zeros(len(ids), np.int64)
         for segment, places, rows in self._by_segment(ids):
             among[places] = self._first_rows[self._filled.index(segment)] + rows
@@ -230,7 +230,7 @@ class Plan:
 
     @property
     def has_regions(self) -> bool:
-        """Whether some row is a region of a picture."""
+        """Whether any row is a region of a picture."""
         return any(segment.regions is not None for segment in self.segments)
 
     def regions(self, ids: Ids) -> NDArray[np.int32]:

@@ -30,7 +30,7 @@ _ATTEMPTS = 100
 class Change:
     """Result of an update of the plan, in pictures; ``listed`` = added + changed + retried + unchanged + denied.
 
-    ``denied``: were removed by ``featstore remove``, and stay out.
+    ``denied``: pictures that ``featstore remove`` removed, and that are not added again.
     """
 
     listed: int = 0
@@ -74,15 +74,15 @@ class _Buffer:
 
 
 Hasher = Callable[[Chunk, NDArray[np.int64]], NDArray[np.uint8]]
-"""Function (chunk, rows of it) to the SHA-256 of each picture's bytes, (n, 32) uint8; zeros if unreadable."""
+"""Function that maps (chunk, rows) to the SHA-256 of each picture's bytes, (n, 32) uint8; zeros if unreadable."""
 Known = Callable[[Ids], NDArray[np.uint8]]
-"""Function of ids to the SHA-256 that the store has for each, (n, 32) uint8; zeros if it has none."""
+"""Function that maps ids to the SHA-256 that the store has for each, (n, 32) uint8; zeros if it has none."""
 
 
 class Planner:
     """Update a store's plan from one source.
 
-    With ``hasher`` and ``known``, a picture is changed if its content changed, not its size or time (``--rehash``).
+    With ``hasher`` and ``known``, changes are detected by content instead of size and time (``--rehash``).
     ``retry``: failed ids to try again.
     """
 
@@ -126,7 +126,7 @@ class Planner:
         self.buffer, self.change = _Buffer(), Change()
         self.retried = KeyIndex.build(np.empty((0, 2), np.uint64))
         first_new = self.plan.next_id
-        # One bit per row of the plan, not per id: a stranger's plan may use very large ids.
+        # One bit per row of the plan, not per id: an untrusted plan may use very large ids.
         seen = np.zeros(self.plan.planned // 8 + 1, np.uint8)
         if retry is not None:
             self._retry(retry(self.plan))
@@ -161,7 +161,7 @@ class Planner:
         same = self._same(chunk, stat, ids, old)
         self._check_owner(chunk, ids, old[~same])
         if self.source.get("kind") != KIND:
-            # A store's tables are taken over or followed as a whole (as_source.py).
+            # as_source.py handles the tables of a source that is a store.
             self._side(chunk, digest)
         changed = old[~same]
         self._retire(ids[changed], plans.CHANGED)
@@ -344,6 +344,6 @@ class Planner:
 
 
 def _bits(seen: NDArray[np.uint8], places: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return whether the bit of each place is set."""
+    """Return which of the bits at the indices ``places`` are set."""
     found: NDArray[np.bool_] = (seen[places >> 3] >> (places & 7).astype(np.uint8)) & 1 == 1
     return found

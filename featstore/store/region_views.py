@@ -1,4 +1,4 @@
-"""The regions of an open store: their pictures, their boxes, and what belongs to one picture together."""
+"""The regions of an open store: their pictures and boxes, and vectors pooled by picture."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ By = Literal["mean", "max"]
 
 
 class Regional:
-    """The part of FeatureStore that knows that rows may be regions of pictures."""
+    """The methods of FeatureStore for rows that are regions of pictures."""
 
     @property
     def has_regions(self) -> bool:
-        """Whether some rows are regions of pictures; then there are the columns parent, x, y, w and h."""
+        """Whether some rows are regions of pictures; if so, the store has the columns parent, x, y, w and h."""
         return cast("FeatureStore", self)._plan.has_regions
 
     @property
     def parents(self) -> NDArray[np.object_]:
-        """(n,) objects: the key of each row's picture, its own key for a whole picture."""
+        """(n,) objects: the key of each row's picture; for a whole picture, its own key."""
         store = cast("FeatureStore", self)
         if not store.has_regions:
             return np.array([*store.keys, None], object)[:-1]
@@ -37,15 +37,15 @@ class Regional:
         return np.array([*found, None], object)[:-1]
 
     def parent_of(self, key: str) -> str:
-        """Return the key of the picture that ``key`` is a region of; ``key`` itself for a whole picture."""
+        """Return the key of the picture that contains the region ``key``; ``key`` itself for a whole picture."""
         plan, name = cast("FeatureStore", self)._plan, to_bytes(key)
         ids = plan.find_keys([name])
         return key if ids[0] < 0 else to_text(parents([name], plan.regions(ids))[0])
 
     def by_parent(self, how: By = "mean") -> tuple[list[str], FeatureArray]:
-        """Return the pictures (p) in the order of their first rows, and a vector (p, d) of each.
+        """Return the keys (p,) of the pictures in the order of their first rows, and a pooled vector (p, d) for each.
 
-        ``how``: the "mean" or the "max" of the vectors of a picture's rows, value by value. Memory: p x d float64.
+        ``how``: elementwise "mean" or "max" over the vectors of a picture's rows. Memory: p x d float64.
         """
         store = cast("FeatureStore", self)
         check_how(how)
@@ -78,7 +78,7 @@ def check_how(how: str) -> None:
 
 
 def numbered(values: NDArray[np.object_]) -> tuple[list[Any], NDArray[np.int64]]:
-    """Return the distinct values in the order of their first rows, and the place (n,) of each row's value among them."""
+    """Return the distinct values in the order of their first rows, and for each row the index (n,) of its value."""
     numbers: dict[Any, int] = {}
     codes = np.array([numbers.setdefault(value, len(numbers)) for value in values.tolist()], np.int64)
     return list(numbers), codes

@@ -28,16 +28,18 @@ from featstore.text import counted, quoted
 _ATTEMPTS: Final = 100
 _NAMED: Final = 5
 Select = Callable[[FeatureStore], NDArray[np.int64]]
-"""Function of an open store to the rows to remove."""
+"""Function that maps an open store to the rows to remove."""
 
 
 @dataclass(frozen=True)
 class Removal:
     """Result of a removal.
 
-    ``removed``: pictures, of which ``vectors`` had a vector; the first ``keys`` in quotes. ``before``: named ones that
-    were removed earlier. ``gone``: named rows that counted no more, but whose keys were still in the store's files. ``copies``: number of other pictures that stay and have the same bytes as a removed one, the
-    first few in ``copied``. ``denied``: length of the denylist now. ``dry_run``: nothing was changed.
+    ``removed``: number of pictures removed, ``vectors`` of them with a vector; ``keys``: the first few, quoted.
+    ``before``: number of named pictures that were removed earlier. ``gone``: number of named rows that were retired
+    already, but whose keys were still in the store's files. ``copies``: number of other pictures that stay and have the
+    same bytes as a removed one; ``copied``: the first few. ``denied``: new length of the denylist. ``dry_run``: nothing
+    was changed.
     """
 
     store: str
@@ -60,7 +62,7 @@ class Removal:
 class Chosen:
     """What to remove: ``ids`` ascending; ``before``: number of named pictures that are on the denylist already.
 
-    ``gone``: keys of rows that changed or vanished, each with the key of its picture.
+    ``gone``: keys of retired rows (changed or vanished), each mapped to the key of its picture.
     """
 
     ids: Ids
@@ -69,7 +71,7 @@ class Chosen:
 
 
 def chosen(store: FeatureStore, keys: Sequence[bytes], rows: NDArray[np.int64]) -> Chosen:
-    """Return the pictures named by ``keys`` and the ``rows`` (m,) of the store; a picture's key also means its regions.
+    """Return what to remove for ``keys`` and ``rows`` (m,) of the store; a picture's key includes its regions.
 
     Keys are matched as in KeyMatches. Raises UsageError for a key that is neither in the store nor on its denylist.
     """
@@ -95,9 +97,9 @@ def chosen(store: FeatureStore, keys: Sequence[bytes], rows: NDArray[np.int64]) 
 
 
 def _gone(store: FeatureStore, pictures: set[bytes]) -> dict[bytes, bytes]:
-    """Return the keys of these pictures, and of their regions, that are only in rows that count no more.
+    """Return those keys of these pictures and their regions that only retired rows have.
 
-    They are in the plan until a compaction, and then in the history. Values: the keys of the pictures.
+    Such rows are in the plan until a compaction, and then in the history. The values are the keys of the pictures.
     """
     plan, found = store._plan, dict[bytes, bytes]()
     wanted = list(pictures)
@@ -111,7 +113,7 @@ def _gone(store: FeatureStore, pictures: set[bytes]) -> dict[bytes, bytes]:
             found.update((key, parent) for key, parent in pairs if parent in pictures)
     for path in history_files(store.path) if wanted else ():
         for key in Former(path).keys:
-            # The history does not say which part of a key is that of the picture.
+            # The history does not record which part of a region's key is the picture's key.
             parent = key.partition(b"#")[0] if plan.has_regions and key not in pictures else key
             if parent in pictures:
                 found[key] = parent
@@ -122,7 +124,7 @@ def _gone(store: FeatureStore, pictures: set[bytes]) -> dict[bytes, bytes]:
 
 
 def _content(store: FeatureStore, ids: Ids) -> NDArray[np.uint8]:
-    """Return (m, 32) uint8: SHA-256 of the pictures to deny, zeros for a region of a picture of which others stay."""
+    """Return the SHA-256 (m, 32) of the pictures to deny; zeros for a region if other regions of its picture stay."""
     content, plan = store._content(ids), store._plan
     if plan.has_regions:
         names = parents(plan.key_of(ids), plan.regions(ids))
@@ -134,7 +136,7 @@ def _content(store: FeatureStore, ids: Ids) -> NDArray[np.uint8]:
 
 
 def remove_rows(store: Path, keys: Sequence[bytes], select: Select | None = None, *, dry_run: bool = False) -> Removal:
-    """Remove the pictures of ``keys`` and of the rows that ``select`` chooses; the caller has announced itself.
+    """Remove the pictures of ``keys`` and of the rows that ``select`` chooses. Call Claims.join first.
 
     Open readers are not changed. Raises as ``chosen``, and UsageError if other processes keep changing the plan.
     """
@@ -155,15 +157,15 @@ def remove_rows(store: Path, keys: Sequence[bytes], select: Select | None = None
             _append(store, plan, opened._tables, what.ids, why, new.about(), new.arrays())
             return report
         except FileExistsError:
-            # Another process appended first: look again.
+            # Another process appended a segment first: start over with the new plan.
             continue
     raise _too_busy(store)
 
 
 def restore_rows(store: Path, keys: Sequence[bytes]) -> int:
-    """Take ``keys`` from the denylist, and the bytes of their pictures; return their number.
+    """Remove ``keys`` and the digests of their pictures' bytes from the denylist; return the number of keys.
 
-    The next run of featstore extract brings them back. Raises UsageError for a key that is not on the list.
+    The next run of featstore extract adds the pictures again. Raises UsageError for a key that is not on the list.
     """
     wanted = list(dict.fromkeys(keys))
     for _ in range(_ATTEMPTS):

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from featstore.store.ids import Ids
 
 REGIONS: Final = "regions"
-"""What a store with regions requires of its reader."""
+"""Name of this feature in the manifest's ``requires``."""
 COLUMNS: Final = ("parent", "x", "y", "w", "h")
-"""Columns that a store with regions has besides those of its tables."""
+"""Additional columns of a store with regions."""
 
 
 def renamed(columns: Iterable[str]) -> list[str]:
@@ -30,8 +30,9 @@ def renamed(columns: Iterable[str]) -> list[str]:
 
 
 class Region(NamedTuple):
-    """A box (x, y, w, h) in pixels of the upright picture, and the length of its picture's key, with which its own key
-    begins; ``parent`` 0: the row is the picture itself."""
+    """A box (x, y, w, h) in pixels of the upright picture. ``parent``: length of the picture's key, which is a prefix
+    of
+    the region's key; 0 if the row is the picture itself."""
 
     x: int
     y: int
@@ -75,7 +76,7 @@ class Rows:
         return bool(self.offsets[row] == self.offsets[other]) and self.location(row) == self.location(other)
 
     def take(self, rows: NDArray[np.int64]) -> Rows:
-        """Return only ``rows``."""
+        """Return the selected ``rows``."""
         at = rows.tolist()
         return Rows(
             self.ids[rows],
@@ -90,7 +91,7 @@ class Rows:
 
 
 def merged(parts: Sequence[Rows]) -> Rows:
-    """Return all ``parts`` as one."""
+    """Return all ``parts``, concatenated."""
     if not parts:
         none = np.empty(0, np.int64)
         return Rows(none, [], np.empty(0, np.uint32), none, none, none, None)

@@ -288,7 +288,7 @@ class OpenShards:
         return sealed.read_header(path, KIND, follow=False)
 
     def close(self) -> None:
-        """Let go of all shards; those that are asked for from now on are refused."""
+        """Close all shards; later requests for a shard raise an error."""
         self._closed = True
         self._open.clear()
         self._held.clear()

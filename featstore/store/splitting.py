@@ -112,7 +112,8 @@ def split_store(
 
     Uses the named splits, if any. Otherwise uses a split called train and one called test (or val), if the store has
     both. Otherwise holds out a stratified part ``held_out``, with pictures of equal bytes on one side, and all regions
-    of a picture, unless ``apart``. Raises UsageError if there are no labels, only one class, a held-out class without a training picture, or no such split.
+    of a picture too, unless ``apart``. Raises UsageError if there are no labels, only one class, a held-out class
+    without a training picture, or no such split.
     """
     require_vectors(store)
     labels = store.labels
@@ -174,13 +175,13 @@ def _outside(store: FeatureStore, labelled: NDArray[np.bool_], used: Rows) -> tu
 
 
 def _leaving_out(store: FeatureStore) -> str:
-    """Return how pictures are left out of training."""
+    """Return the remedy for leaving pictures out of training."""
     return f"pictures with an empty label in TABLE are left out: featstore label {store.path} TABLE"
 
 
 def groups_of_equal_bytes(sha256: NDArray[np.uint8]) -> Rows:
-    """Return a group number (n,) for each digest (n, 32): equal bytes get equal numbers; zeros, which say that the bytes
-    are unknown, get a group each."""
+    """Return a group number (n,) for each digest (n, 32): equal bytes get equal numbers; zeros mean unknown
+    bytes, and each gets its own group."""
     digests = np.ascontiguousarray(sha256).view("S32").reshape(-1)
     groups = np.unique(digests, return_inverse=True)[1].astype(np.int64)
     unknown = np.flatnonzero(~sha256.any(axis=1))
@@ -191,7 +192,7 @@ def groups_of_equal_bytes(sha256: NDArray[np.uint8]) -> Rows:
 def groups_of(store: FeatureStore, rows: Rows, *, apart: bool = False) -> Rows:
     """Return a group number for each of ``rows``: rows of equal content share it, and all regions of one picture.
 
-    ``apart``: regions of one picture share it only where their boxes are equal.
+    ``apart``: regions of one picture share a group only if their boxes are equal.
     """
     if apart or not store.has_regions:
         return equal_content(store, rows)
@@ -207,7 +208,8 @@ def groups_of(store: FeatureStore, rows: Rows, *, apart: bool = False) -> Rows:
 
 
 def equal_content(store: FeatureStore, rows: Rows | None = None) -> Rows:
-    """Return a group number for each of ``rows`` (None: all): equal bytes, and of regions also equal boxes, share it."""
+    """Return a group number for each of ``rows`` (None: all): rows with equal bytes share it, and regions if
+    their boxes are equal too."""
     wanted = slice(None) if rows is None else rows
     equal = groups_of_equal_bytes(store.sha256[wanted])
     if not store.has_regions:

@@ -1,7 +1,7 @@
 """Labels, splits and metadata: side tables by key, separate from the shards, one file per version.
 
 tables/<epoch>/<version>.h5 are sealed files of kind "table". A table has columns for some keys. Tables of ``origin``
-"source" were read with the pictures; tables of origin "user" came by ``featstore label`` and override them. Within an
+"source" were read with the pictures; tables of origin "user" came from ``featstore label`` and override them. Within an
 origin, newer tables override older ones, for each key and column.
 """
 
@@ -35,7 +35,7 @@ Value = str | int | float | bool | None
 Origin = Literal["source", "user"]
 ABOUT = ("created", "generation", "reverts", "of", "follows")
 FOLLOW = "follow"
-"""What a store that follows the tables of another one requires of its reader."""
+"""Name of this feature (following another store's tables) in the manifest's ``requires``."""
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?|[nN]a[nN]")
 
@@ -128,7 +128,7 @@ class Table:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What copies of the table keep.
+        """Properties that copies of the table keep.
 
         ``created`` (UTC); ``generation`` ([epoch, segments] of the plan when it was written); ``reverts`` (the version
         that it undoes); ``of`` (store and version that it was copied from); ``follows`` (the store whose tables
@@ -213,7 +213,7 @@ def write_table(
 ) -> None:
     """Write a table; raise FileExistsError if another process took its version. Keys must differ.
 
-    ``about``: what else the table says of itself (see Table.about). ``exclusive`` False replaces a damaged table.
+    ``about``: further properties of the table (see Table.about). ``exclusive`` False replaces a damaged table.
     """
     n = len(keys)
     if row_digest is None:
@@ -248,7 +248,7 @@ def write_table(
 def copy_rows(path: Path, table: Table, rows: NDArray[np.int64], about: Mapping[str, Any]) -> None:
     """Write the ``rows`` of ``table`` as a table of its own; otherwise as write_table."""
     taken = {name: table.column(name).take(rows) for name in table.columns}
-    # Made anew, a column of texts has no text that no row has.
+    # Build the column again, so that it contains no text that no row uses.
     columns = {n: Column.of(part.objects().tolist()) if part.type == "text" else part for n, part in taken.items()}
     origin: Any = table.origin
     write_table(path, list(table.keys.take(rows)), columns, origin, table.row_digest[rows], about=about)
@@ -285,7 +285,7 @@ class Tables:
         places = [Path(str(reference.get("store"))), Path(os.path.abspath(store), str(reference.get("relative")))]
         for place in places:
             with contextlib.suppress(UsageError, OSError):
-                # Nobody can name a store by its id who does not know it: an untrusted store shows no other's labels.
+                # The id must match, so an untrusted store cannot reveal the labels of a store unknown to its maker.
                 if Manifest.read(place).store_id == self.store_id:
                     self.followed = place
                     return settled(place, functools.partial(_own_tables, place))[1].own

@@ -24,8 +24,8 @@ _TINY = 64
 class Thumbnail:
     """A thumbnail.
 
-    ``uri``: the picture, or None, with the reason in ``note``. ``tiny``: to be enlarged by whole pixels. ``address``:
-    of the original picture, "" if it has none.
+    ``uri``: the picture, or None, with the reason in ``note``. ``tiny``: to be enlarged without smoothing. ``address``:
+    that of the original picture, "" if it has none.
     """
 
     uri: str | None

@@ -24,7 +24,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class FeatureDataset(Dataset[Any]):
-    """Vectors and label codes of rows of a store: a map-style dataset that reads the shards when it is asked.
+    """Vectors and label codes of rows of a store: a map-style dataset that reads the shards on access.
 
     ``dataset[i]`` is (vector (d,), code); ``dataset[[i, j, ...]]`` is (vectors (m, d), codes (m,)) and reads all rows at
     once. ``loader`` uses the latter. A copy in another process, by fork or spawn, reads the same rows.
@@ -32,9 +32,9 @@ class FeatureDataset(Dataset[Any]):
     Attributes
     ----------
     classes : list of str
-        The labels of the whole store in natural order; equal for all splits, so that codes are too.
+        The labels of the whole store in natural order, so that all splits use the same codes.
     codes : (n,) int64 array
-        Place of each row's label in ``classes``; -1 without a label (``ignore_index=-1`` of a loss).
+        Index of each row's label in ``classes``; -1 without a label (``ignore_index=-1`` of a loss).
     rows : (n,) int64 array
         Rows of the store.
     """
@@ -88,8 +88,9 @@ class FeatureDataset(Dataset[Any]):
     ) -> DataLoader[Any]:
         """Return a DataLoader of batches (vectors (m, d), codes (m,)), each read at once.
 
-        ``shuffle``: every epoch has another order, which ``seed`` decides; rows of a batch are in the order of the store,
-        because such a batch is read without a second copy. ``options``: of the DataLoader, such as ``num_workers``.
+        ``shuffle``: every epoch has another order, determined by ``seed``; within a batch, rows are in the order of the
+        store, because such a batch is read without a second copy. ``options``: those of the DataLoader, such as
+        ``num_workers``.
         """
         if batch_size < 1:
             raise UsageError(f"batch_size: {batch_size:,} is less than 1")
@@ -97,7 +98,7 @@ class FeatureDataset(Dataset[Any]):
         return DataLoader(self, sampler=batches, batch_size=None, **options)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what another process opens again: the store's path, and the ids of the rows."""
+        """Return the state for another process: the store's path, and the ids of the rows."""
         store = self._store
         state = {name: value for name, value in self.__dict__.items() if name != "_store"}
         opened = {"class": type(store), "path": str(store.path), "store_id": store.store_id, "partial": store._partial}
@@ -117,7 +118,7 @@ class FeatureDataset(Dataset[Any]):
 
 
 class _Batches(Sampler[NDArray[np.int64]]):
-    """Places 0 to n - 1 in batches, in order or, with a ``seed``, in another random order every epoch."""
+    """Batches of the indices 0 to n - 1, in order or, with a ``seed``, in a new random order every epoch."""
 
     def __init__(self, n: int, size: int, seed: int | None, drop_last: bool) -> None:
         self._n, self._size, self._seed, self._drop_last = n, size, seed, drop_last

@@ -1,4 +1,4 @@
-"""Views of an open store: its counts, its keys, its rows for pandas, Arrow and PyTorch."""
+"""Views of an open store: counts, keys, and rows for pandas, Arrow and PyTorch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _INTEGERS = 1 << 63
 
 @dataclass(frozen=True)
 class Counts:
-    """Pictures that count: ``images`` = ``vectors`` + ``failures`` + ``pending``."""
+    """Numbers of live pictures: ``images`` = ``vectors`` + ``failures`` + ``pending``."""
 
     images: int
     vectors: int
@@ -33,10 +33,10 @@ class Counts:
 
 
 class Keys(Sequence[str]):
-    """The keys of a store's vectors, read as they are asked for.
+    """The keys of a store's vectors, read on access.
 
-    An int gives one key; a slice, an array of rows or a mask (n,) of bools gives a list, as NumPy would choose them.
-    Bytes that are no UTF-8 come as surrogates (os.fsencode restores them). Raises IndexError.
+    An int gives one key; a slice, an array of rows or a mask (n,) of bools gives a list, as NumPy would select them.
+    Bytes that are not UTF-8 become surrogates (os.fsencode restores them). Raises IndexError.
     """
 
     def __init__(self, store: FeatureStore) -> None:
@@ -63,7 +63,7 @@ class Keys(Sequence[str]):
     def __iter__(self) -> Iterator[str]:
         return map(to_text, self._store._key_bytes(None))
 
-    # As NumPy compares: store.keys == "a.jpg" is a mask of rows.
+    # Compare elementwise as NumPy does: store.keys == "a.jpg" is a mask of rows.
     def __eq__(self, other: object) -> Any:
         return np.asarray(list(self), dtype=object) == other
 
@@ -74,13 +74,14 @@ class Keys(Sequence[str]):
 
 
 class Converted:
-    """The part of FeatureStore that hands its rows to other libraries, each imported when it is asked for."""
+    """The methods of FeatureStore that convert rows for other libraries, which are imported on first use."""
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a DataFrame of all rows: key, id, label, split and every metadata column.
 
-        Labels and splits are categories, other texts strings, numbers and truths int64, float64 and bool, or pandas'
-        nullable Int64 and boolean where some are missing. A metadata column named key or id is renamed to key_ or id_.
+        Labels and splits are categories, other texts strings; numbers and truth values are int64, float64 and bool, or
+        pandas' nullable Int64 and boolean if some are missing. A metadata column named key or id is renamed to key_ or
+        id_.
         """
         return frame_of(cast("FeatureStore", self))
 
@@ -98,7 +99,7 @@ class Converted:
     def as_torch(self, split: str | None = None, *, dtype: str | None = None) -> FeatureDataset:
         """Return the rows of ``split`` (None: all) as a PyTorch dataset of (vector, label code); see FeatureDataset.
 
-        ``dtype``: of the vectors, by default as stored. Raises UsageError where there is no such split.
+        ``dtype``: of the vectors, by default as stored. Raises UsageError if there is no such split.
         """
         from featstore.store.torch_rows import FeatureDataset
 
@@ -160,12 +161,12 @@ def _typed(values: list[Any]) -> pd.Series[Any]:
         return pd.Series(values, dtype="Int64" if missing else "int64")
     if kinds == {float}:
         return pd.Series(values, dtype="float64")
-    # Several types in one column, or none: converting would change values.
+    # Several types in one column, or no value at all: converting would change values.
     return pd.Series(values, dtype=object)
 
 
 def _texts(values: list[Any]) -> Any:
     import pandas as pd
 
-    # The storage of Arrow refuses the surrogates of names that are no UTF-8.
+    # pandas' Arrow strings cannot hold the surrogates of names that are not UTF-8.
     return pd.array(values, dtype=pd.StringDtype("python"))

@@ -18,7 +18,7 @@ from featstore.store import folders
 
 
 def mark_of(file: Path) -> str:
-    """Return the name of a file's mark, such as plan-000000-000004 for plan/000000/000004.h5."""
+    """Return the name of the mark for a file, such as plan-000000-000004 for plan/000000/000004.h5."""
     stem = file.name.removesuffix(".h5")
     flat = file.parent.name in (folders.SHARDS, folders.HISTORY)
     return f"{file.parent.name}-{stem}" if flat else _mark(file.parent, stem)

@@ -18,7 +18,7 @@ from featstore.where.tree import AllOf, AnyOf, Condition, Not, Test, Value, kind
 
 _BLOCK_ROWS: Final = 65536
 _Truth = tuple[NDArray[np.bool_], NDArray[np.bool_]]
-"""Masks (m,) of the rows where a condition is true, and where it is false; in neither: unknown."""
+"""Masks (m,) of the rows for which a condition is true, and for which it is false; unknown for rows in neither."""
 
 
 def rows_where(store: FeatureStore, where: str) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""What is stale in a folder: right over random histories, and nothing after the commands that it names."""
+"""Stale artifacts of a folder: exact over random histories, and none after running the listed commands."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STEPS = int(os.environ.get("FEATSTORE_INFO_STEPS", "14"))
 
 
 class Place:
-    """A folder with pictures, a store, one made of it and one that follows it, indexes, a head and a page."""
+    """A folder with pictures, a store, one made from it and one that follows its tables, indexes, a head and a page."""
 
     def __init__(self, folder: Path, followed: bool = True) -> None:
         self.folder, self.pictures = folder, write_coloured(folder / "pictures", names("", 5))
@@ -68,7 +68,7 @@ class Place:
         return sorted(zip(*columns, strict=True))
 
     def expected(self) -> set[str]:
-        """Return the names of what is stale, by its own record of what each artifact saw."""
+        """Return the names of the stale artifacts, according to the model's record of what each artifact saw."""
         old = FeatureStore.open(self.stores[0])
         stale = set()
         for store in self.stores[1:]:
@@ -186,7 +186,7 @@ def test_pages_are_stale_with_their_store_and_their_index(tmp_path: Path, monkey
     assert stale_in(tmp_path) == set()
 
 
-def test_what_cannot_be_read_is_named_and_links_are_not_followed(tmp_path: Path):
+def test_unreadable_artifacts_are_listed_and_links_are_not_followed(tmp_path: Path):
     store = make_store(write_coloured(tmp_path / "elsewhere", names("", 3)), tmp_path / "elsewhere" / "s")
     folder = tmp_path / "looked-at"
     shutil.copytree(store, folder / "damaged")
@@ -208,7 +208,7 @@ def test_what_cannot_be_read_is_named_and_links_are_not_followed(tmp_path: Path)
         info(tmp_path / "elsewhere" / "ant")
 
 
-def test_pending_pictures_and_what_was_made_of_their_store_are_stale(tmp_path: Path):
+def test_stores_with_pending_pictures_and_their_artifacts_are_stale(tmp_path: Path):
     from tests.store.building import Pictures, build, plan
 
     source = Pictures({f"a/{number}".encode(): number for number in range(4)}, location=str(tmp_path / "p"))

@@ -1,4 +1,4 @@
-"""Layers inside a network as features: which there are, how they are pooled, and that no later layer runs."""
+"""Layers inside a network as features: they are listed and pooled, and no later layer runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PICTURES = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, 16, 
 
 
 class Tokens(nn.Module):
-    """A network as vision transformers are: a map of patches, tokens with a class token first, a vector."""
+    """A network like a vision transformer: a map of patches, tokens with the class token first, a vector."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Pair(nn.Module):
 
 
 class Untraceable(nn.Module):
-    """torch.fx cannot trace a condition on values; the second layer changes the output of the first in place."""
+    """torch.fx cannot trace its condition on values; its second layer changes the first's output in place."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ def test_lists_the_layers_of_a_backbone_without_weights() -> None:
     assert found["avgpool"].shape == (2048, 1, 1)
     assert found["layer3.0"].kind == "Bottleneck"
     assert next(iter(found)) == "conv1"
-    # The classifier, and modules that run three times a picture.
+    # Left out: the classifier, and modules that run three times per picture.
     assert not {"fc", "layer3.0.relu", ""} & set(found)
     tokens = {layer.name: layer.shape for layer in list_layers("vit_b_32")}
     assert (tokens["conv_proj"], tokens["encoder.ln"]) == ((768, 7, 7), (50, 768))
@@ -137,7 +137,7 @@ def test_later_layers_do_not_run_and_the_network_is_left_as_it_was() -> None:
     assert backbone.module(PICTURES).shape == (2, 8)
 
 
-def test_a_network_that_cannot_be_traced_gives_its_layers_too() -> None:
+def test_layers_of_a_network_that_cannot_be_traced_are_available() -> None:
     network = Untraceable()
     backbone = backbone_of(network, 4)
     taken = take(backbone, "first", "none")

@@ -53,9 +53,7 @@ def test_efficientnet_lite0_loads_offline() -> None:
     assert copied.weights_digest == backbone.weights_digest
 
 
-def test_a_published_file_under_another_name_brings_its_own_preprocessing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_renamed_published_file_keeps_its_own_preprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     torch.save(models.resnet50(weights=None).state_dict(), tmp_path / "renamed.pth")
     find = architectures.find

@@ -1,4 +1,4 @@
-"""Models of open_clip: equal to its own transform and towers, the digest covers the text tower, refusals."""
+"""Models of open_clip: equal to its own transform and towers, the digest covers the text tower, errors."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_vectors_of_pictures_and_texts_equal_open_clips_own(tmp_path: Path, capl
     assert backbone.text is not None
     assert backbone.text.scale == pytest.approx(float(theirs.logit_scale.detach().exp()))
 
-    # Another text tower is another identity; so is a file that lacks it.
+    # Another text tower, or a file without one, gives another identity.
     state = load_file(file)
     state["text_projection"] = state["text_projection"] + 0.1
     save_file(state, tmp_path / "other.safetensors")

@@ -1,4 +1,4 @@
-"""Backbones of one's own: loaded where they are named, tried, and never imported because of what a file says."""
+"""The user's own backbones: loaded by name, tested, and never imported because a file names them."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ here = 3
 
 @pytest.fixture
 def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Make the module my_networks importable, and forget it afterwards."""
+    """Make the module my_networks importable, and remove it from sys.modules afterwards."""
     (tmp_path / "my_networks.py").write_text(NETWORKS.replace("made[0].weight[0]", "made[0].weight.data[0]"))
     (tmp_path / "my_broken.py").write_text("import a_package_that_is_missing")
     (tmp_path / "my_wrong.py").write_text("value = {}[1]")
@@ -126,7 +126,7 @@ def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         sys.modules.pop(name, None)
 
 
-def test_a_function_gives_a_whole_backbone(networks: Path) -> None:
+def test_a_function_becomes_a_complete_backbone(networks: Path) -> None:
     backbone = load_backbone("my_networks:good")
     assert (backbone.name, backbone.layer, backbone.dimension) == ("my-net", "output", 5)
     assert (backbone.weights, backbone.preprocessing) == ("my_networks:good", Preprocessing(18, 16))
@@ -165,7 +165,7 @@ def test_a_function_gives_a_whole_backbone(networks: Path) -> None:
         ("my_wrong:good", "KeyError: 1 (line 1 of "),
     ],
 )
-def test_a_function_that_does_not_serve_is_refused_in_one_line(networks: Path, spec: str, words: str) -> None:
+def test_unsuitable_functions_are_refused_in_one_line(networks: Path, spec: str, words: str) -> None:
     with pytest.raises(UsageError) as error:
         load_backbone(spec)
     assert words in str(error.value)

@@ -1,4 +1,4 @@
-"""Models of timm: equal to timm's own transform and forward, weights by file, cache and name, and refusals."""
+"""Models of timm: equal to timm's own transform and forward, weights by file, cache and name, and errors."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_other_sizes_and_pools_equal_timms_own(tmp_path: Path) -> None:
         layers.resized(load_backbone("timm/test_vit", str(file)), 7, None)
 
 
-def test_models_that_squash_pictures_say_so() -> None:
+def test_models_that_squash_pictures_have_that_fit_in_their_preprocessing() -> None:
     info = {one.name: one for one in list_backbones("timm/convnext_tiny.in12k_ft_in1k_384")}
     assert info["timm/convnext_tiny.in12k_ft_in1k_384"].input_size == 384
     model = timm_models.find("convnext_tiny.in12k_ft_in1k_384")
@@ -133,7 +133,7 @@ def test_a_weights_file_that_could_run_code_is_not_taken_from_the_hub(monkeypatc
         load_backbone("timm/test_vit")
 
 
-def test_a_missing_package_is_told_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UsageError, match=r"pip install 'image-featstore\[timm\]'"):
         load_backbone("timm/resnet18")
@@ -149,7 +149,7 @@ def test_models_are_listed_by_a_pattern_without_building_them() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
-def test_engines_keep_their_bounds_or_say_why_they_do_not_run(name: str, tmp_path: Path) -> None:
+def test_engines_keep_their_drift_bounds_or_raise_a_reason(name: str, tmp_path: Path) -> None:
     backbone = load_backbone(f"timm/{name}", str(write_weights(name, tmp_path / "theirs.safetensors")))
     side = backbone.preprocessing.crop
     pixels = np.stack([np.asarray(picture(seed, (side, side))) for seed in range(8)])

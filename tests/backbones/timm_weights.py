@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 
 def drawn(model: Any, seed: int = 0) -> Any:
-    """Give ``model`` weights such that features depend on the picture: initial scales of layers near 0 would hide errors."""
+    """Set weights of ``model`` such that features depend on the picture: layer scales near 0 would hide errors."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -46,7 +46,7 @@ def write_weights(name: str, file: Path, seed: int = 0) -> Path:
 
 
 def put_into_hub_cache(cache: Path, repository: str, file: Path) -> None:
-    """Lay ``file`` into a cache of the hub, as its client does after a download."""
+    """Put ``file`` into a cache of the hub, as the hub's client does after a download."""
     place, revision = cache / f"models--{repository.replace('/', '--')}", "0" * 40
     (place / "refs").mkdir(parents=True)
     (place / "refs/main").write_text(revision)
@@ -55,7 +55,7 @@ def put_into_hub_cache(cache: Path, repository: str, file: Path) -> None:
 
 
 def reference(name: str, file: Path, **options: Any) -> Callable[[Image.Image], NDArray[np.float32]]:
-    """Return picture -> vector by timm alone: its loading of the file, its transform, its forward."""
+    """Return a function picture -> vector by timm alone: its loading of the file, its transform, its forward."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import timm

@@ -1,4 +1,4 @@
-"""A toy network with a text tower: pictures and words both become a colour."""
+"""A toy network with a text tower: their vectors are colours."""
 
 from __future__ import annotations
 

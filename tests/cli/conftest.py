@@ -1,4 +1,4 @@
-"""Stores that many tests of the command look at."""
+"""Stores that many tests of the command read."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from tests.cli.running import run, run_json
 
 
 @pytest.mark.slow
-def test_backbones_lists_what_there_is():
+def test_all_backbones_are_listed_with_their_properties():
     found = {entry["name"]: entry for entry in run_json("backbones")}
     assert found["resnet50"]["dimension"] == 2048
     assert found["efficientnet_lite0"]["at_hand"] is True
@@ -16,7 +16,7 @@ def test_backbones_lists_what_there_is():
 
 
 @pytest.mark.slow
-def test_backbones_lists_the_layers_of_one():
+def test_a_backbone_is_described_with_its_layers():
     told = run_json("backbones", "resnet18")
     assert (told["name"], told["dimension"], told["input_size"]) == ("resnet18", 512, 224)
     found = {entry["name"]: entry for entry in told["layers"]}
@@ -25,9 +25,9 @@ def test_backbones_lists_the_layers_of_one():
 
 
 @pytest.mark.slow
-def test_backbones_lists_what_has_this_in_its_name():
+def test_part_of_a_name_lists_matching_backbones():
     names = [entry["name"] for entry in run_json("backbones", "efficientnet_lite")]
     assert all("efficientnet_lite" in name for name in names)
-    # timm, where it is installed, has such names too.
+    # If timm is installed, its models match too.
     own = [name for name in names if not name.startswith("timm/")]
     assert own == [f"efficientnet_lite{number}" for number in range(3)]

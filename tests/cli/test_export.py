@@ -9,7 +9,7 @@ from tests.cli.running import run, run_json
 
 
 @pytest.mark.slow
-def test_a_store_is_exported_and_a_second_run_finds_it_done(place, tmp_path):
+def test_a_store_is_exported_and_a_second_run_writes_nothing(place, tmp_path):
     out = tmp_path / "p"
     told = run("export", place / "s", "--out", out).stdout
     assert told.startswith(f"{out}: 4 rows x 1,280 in 1 file (")
@@ -20,7 +20,7 @@ def test_a_store_is_exported_and_a_second_run_finds_it_done(place, tmp_path):
 
 
 @pytest.mark.slow
-def test_mistakes_are_one_line(place, tmp_path):
+def test_usage_errors_are_reported_in_one_line(place, tmp_path):
     assert "choose one of parquet, npy, csv" in run("export", place / "s", "--onnx", code=2).stderr
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/x").write_text("mine")

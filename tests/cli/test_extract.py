@@ -16,7 +16,7 @@ from tests.cli.running import SMALL, WITHOUT, loaded_by, run, run_json
 from tests.made import write_pictures
 
 
-def test_extract_and_label_say_what_they_understood(place, tmp_path):
+def test_extract_and_label_report_how_they_read_the_input(place, tmp_path):
     said = run("extract", place / "pictures", place / "s", *SMALL).stdout
     line = (
         "read: 2 classes from the second folder of each path, 2 splits (train, val) from the first, layout split/class"
@@ -36,12 +36,12 @@ def test_a_second_run_does_nothing(place):
 
 
 @pytest.mark.parametrize("options", [(), SMALL, ("--units", "0/2"), ("--units", "1/2")])
-def test_nothing_new_starts_no_process_and_loads_no_network(place, options):
+def test_a_run_without_new_pictures_starts_no_process_and_loads_no_network(place, options):
     assert loaded_by(("extract", "pictures", "s", *options), cwd=place) == "loaded: []"
 
 
 @pytest.mark.slow
-def test_a_list_on_stdin_with_nothing_new_starts_no_process(place, tmp_path):
+def test_a_list_on_stdin_without_new_pictures_starts_no_process(place, tmp_path):
     names = "\0".join(str(path) for path in (place / "pictures").rglob("*.[jp][pn]g") if "bad" not in path.name)
     run("extract", "-", tmp_path / "s", *SMALL, stdin=names.encode())
     code = WITHOUT.format(commands=[["extract", "-", str(tmp_path / "s")]])

@@ -9,7 +9,7 @@ from tests.cli.running import run, run_json
 
 
 @pytest.mark.slow
-def test_vectors_become_a_store(tmp_path):
+def test_import_writes_vectors_into_a_store(tmp_path):
     np.save(tmp_path / "v.npy", np.eye(3, 4, dtype=np.float16))
     (tmp_path / "k.txt").write_text("a.jpg\nb.jpg\nc.jpg\n")
     told = run("import", "v.npy", "s", "--keys", "k.txt", "--identity", "their net", cwd=tmp_path).stdout
@@ -20,7 +20,7 @@ def test_vectors_become_a_store(tmp_path):
 
 
 @pytest.mark.slow
-def test_mistakes_are_one_line(tmp_path):
+def test_usage_errors_are_reported_in_one_line(tmp_path):
     np.save(tmp_path / "v.npy", np.eye(3, 4))
     for arguments, words in (
         (("v.npy", "s"), "--identity has to name"),

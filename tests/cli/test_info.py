@@ -8,7 +8,7 @@ from tests.cli.running import run, run_json
 
 
 @pytest.mark.slow
-def test_info_tells_what_is_there(place):
+def test_info_describes_store_head_index_and_folder(place):
     found = run_json("info", place / "s")
     assert (found["vectors"], found["labels"], found["splits"]) == (4, {"ant": 2, "bee": 2}, {"train": 2, "val": 2})
     text = run("info", place / "s").stdout

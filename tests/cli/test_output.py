@@ -25,7 +25,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_sees_bytes_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal_shows_bytes_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = Terminal()
     monkeypatch.setattr(sys, "stderr", seen)
     monkeypatch.setenv("COLUMNS", "120")
@@ -68,7 +68,7 @@ bar.close()
 
 
 def on_terminal(width: int) -> str:
-    """Return what SCRIPT shows on a terminal of ``width`` columns; 0: one that does not know its size."""
+    """Return what SCRIPT shows on a terminal of ``width`` columns; 0 means an unknown width."""
     handle, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24 if width else 0, width, 0, 0))
     command, environment = [sys.executable, "-c", SCRIPT], {**os.environ, "COLUMNS": "80"}
@@ -89,7 +89,7 @@ def on_terminal(width: int) -> str:
 
 
 @pytest.mark.parametrize("width", [0, 60])
-def test_the_bar_is_visible_and_begins_with_a_rate(width):
+def test_progress_bar_appears_once_there_is_a_rate(width):
     lines = [line for line in on_terminal(width).split("\r") if line.strip()]
     assert lines[0].startswith(" 20%")
     assert all(re.search(r"[0-9.]+img/s", line) for line in lines)

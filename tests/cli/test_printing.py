@@ -28,13 +28,13 @@ ATTACK = "\x1b]52;c;Y3VybA==\x07\x1b[2J\x9b31m\u202e\r\nfeatstore: whole"
 
 
 def raw(text: str) -> list[str]:
-    """Return the characters of an output that are more than text."""
+    """Return the control characters in an output."""
     return [c for c in text if c != "\n" and not c.isprintable()]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store whose keys and labels, and a head and an index whose descriptions, are attacks."""
+    """A store whose keys and labels contain attacks, and a head and an index whose descriptions do."""
     place = tmp_path_factory.mktemp("attack")
     names = [
         f"{kind}{ATTACK.replace('/', '')}/{name}"
@@ -72,7 +72,7 @@ def spoken(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 
 
 def _attacked(value: object, name: str = "") -> object:
-    """Return a description with the attack in all texts that are free."""
+    """Return a description with the attack in all texts that can have any content."""
     if isinstance(value, dict):
         return {name: _attacked(inner, name) for name, inner in value.items()}
     if isinstance(value, list):
@@ -151,7 +151,7 @@ def test_csv_of_failures_and_predictions_has_no_formula(place: Path, tmp_path: P
         assert not [cell for row in rows for cell in row if cell.startswith(("=", "@")) or not cell.isprintable()]
 
 
-def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+def test_a_second_signal_ends_the_process_immediately(tmp_path: Path) -> None:
     code = (
         "import time\nfrom featstore.cli.output import stop_on_signals\n"
         "with stop_on_signals():\n print('on', flush=True)\n"

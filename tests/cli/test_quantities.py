@@ -19,7 +19,7 @@ def test_times_are_parsed_with_their_units(text, seconds):
 
 
 @pytest.mark.parametrize("text", ["", "0", "4X", "-1G", "1e3", "five"])
-def test_rejects_text_that_is_no_size_or_duration(text):
+def test_rejects_invalid_sizes_and_times(text):
     for convert in (to_bytes, to_seconds):
         with pytest.raises(click.BadParameter, match="write one such as"):
             convert(None, None, text)

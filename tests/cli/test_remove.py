@@ -44,6 +44,6 @@ def test_removes_by_key_file_and_condition(store: Path, tmp_path: Path):
         (("--restore", "--where", "label == 'a'"), "and no --where"),
     ],
 )
-def test_refuses_requests_that_name_nothing(store: Path, arguments: tuple[str, ...], words: str):
+def test_rejects_requests_without_keys_or_condition(store: Path, arguments: tuple[str, ...], words: str):
     result = CliRunner().invoke(featstore, ["remove", str(store), *arguments])
     assert (result.exit_code, words in result.output) == (2, True), result.output

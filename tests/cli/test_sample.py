@@ -58,12 +58,12 @@ def test_help_names_every_sample_and_its_size() -> None:
         assert f"{dataset.size / 1e6:3.0f} MB" in line
 
 
-def test_an_unknown_sample_lists_what_there_is(tmp_path: Path) -> None:
+def test_error_for_an_unknown_sample_lists_the_known_ones(tmp_path: Path) -> None:
     assert "'hymenoptera'" in run("sample", "nonsense", tmp_path / "x", code=2).stderr
 
 
 @pytest.mark.slow
-def test_the_sample_is_written_once(tmp_path: Path) -> None:
+def test_writing_the_same_sample_again_changes_nothing(tmp_path: Path) -> None:
     assert run_json("sample", "digits", tmp_path / "d")["images"] == 1797
     before = (tmp_path / "d/0/0000.png").stat().st_mtime_ns
     run("sample", "digits", tmp_path / "d")

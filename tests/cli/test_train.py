@@ -102,7 +102,7 @@ def test_usage_errors_are_reported_in_one_line(place, tmp_path, arguments, messa
     assert len(result.stderr.strip().splitlines()) <= 4  # click adds its usage lines
 
 
-def test_the_store_is_not_touched(place):
+def test_training_does_not_change_the_store(place):
     before = {path: path.stat().st_mtime_ns for path in (place / "s").rglob("*")}
     run("train", place / "s", "--folds", "2", "--out", place / "c.head")
     run("predict", place / "c.head", place / "s")

@@ -1,4 +1,4 @@
-"""Archives made in memory, also such as nobody should unpack."""
+"""Archives made in memory, including malicious ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server on this machine that has archives, and the faults of servers far away."""
+"""A local server of archives that simulates the faults of remote servers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from featstore.datasets import Archive, Dataset
 
 @dataclass
 class Server:
-    """What the server does. ``files``: content by name; ``requests``: the Range header of each request, "" for none.
+    """Behaviour of the server. ``files``: content by name; ``requests``: the Range header of each request, "" for none.
 
     ``ranges``: whether it supports them. ``cut_after``: bytes after which each of the next answers breaks off.
     ``statuses``: HTTP errors that it answers first.

@@ -30,7 +30,7 @@ def test_downloads_a_file_and_reports_its_bytes(server: Server, tmp_path: Path) 
     assert names(tmp_path) == ["a.zip"]
 
 
-def test_a_file_that_is_there_is_checked_and_not_downloaded(server: Server, tmp_path: Path) -> None:
+def test_an_existing_file_is_checked_and_not_downloaded(server: Server, tmp_path: Path) -> None:
     archive = server.archive("a.zip", CONTENT)
     (tmp_path / "a.zip").write_bytes(CONTENT)
     download(archive, tmp_path / "a.zip", lambda have: None)
@@ -68,7 +68,7 @@ def test_server_without_ranges_restarts_the_download(server: Server, tmp_path: P
     assert server.requests == ["", "bytes=100000-"]
 
 
-def test_a_server_without_ranges_that_always_breaks_ends(server: Server, tmp_path: Path) -> None:
+def test_download_fails_if_a_server_without_ranges_always_breaks_off(server: Server, tmp_path: Path) -> None:
     server.ranges, server.cut_after = False, [100_000] * 50
     with pytest.raises(FeatstoreError, match="cannot be downloaded"):
         download(server.archive("a.zip", CONTENT), tmp_path / "a.zip", lambda have: None)
@@ -101,7 +101,7 @@ def test_a_damaged_beginning_is_downloaded_again(server: Server, tmp_path: Path)
 
 
 @pytest.mark.parametrize("size", [len(CONTENT), len(CONTENT) + 1])
-def test_a_wrong_part_that_is_complete_is_downloaded_again(server: Server, tmp_path: Path, size: int) -> None:
+def test_a_complete_but_wrong_partial_file_is_downloaded_again(server: Server, tmp_path: Path, size: int) -> None:
     (tmp_path / "a.zip.part").write_bytes(b"x" * size)
     download(server.archive("a.zip", CONTENT), tmp_path / "a.zip", lambda have: None)
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
@@ -129,7 +129,7 @@ def test_refused_connection_gives_a_one_line_error_with_the_reason(server: Serve
     assert str(tmp_path) in str(error.value)
 
 
-def test_what_a_server_sends_is_not_printed_raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_from_a_server_is_escaped_in_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(defaults, "DOWNLOAD_ATTEMPTS", 1)
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
@@ -148,7 +148,7 @@ def test_what_a_server_sends_is_not_printed_raw(tmp_path: Path, monkeypatch: pyt
     assert str(error.value).isprintable()
 
 
-def test_a_silent_connection_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_connection_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(defaults, "DOWNLOAD_TIMEOUT", 0.05)
     monkeypatch.setattr(defaults, "DOWNLOAD_ATTEMPTS", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:

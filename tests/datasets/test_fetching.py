@@ -65,7 +65,7 @@ def test_rejects_a_finished_folder_that_was_changed(server: Server, tmp_path: Pa
 
 
 @pytest.mark.parametrize("what", ["file", "folder", "record", "other", "link"])
-def test_a_place_that_holds_something_else_is_refused(server: Server, tmp_path: Path, what: str) -> None:
+def test_a_folder_with_other_content_is_refused(server: Server, tmp_path: Path, what: str) -> None:
     place = tmp_path / "pets"
     if what == "file":
         place.write_text("mine")
@@ -119,7 +119,7 @@ def test_an_interrupted_unpacking_starts_again(server: Server, tmp_path: Path) -
     assert (tmp_path / "pets/train/cat/1.jpg").read_bytes() == b"1" * 100
 
 
-def test_an_archive_that_a_person_put_there_is_not_downloaded(server: Server, tmp_path: Path) -> None:
+def test_an_archive_placed_by_hand_is_not_downloaded(server: Server, tmp_path: Path) -> None:
     dataset = split_dataset(server)
     work = tmp_path / "pets.featstore-partial"
     work.mkdir()
@@ -130,7 +130,7 @@ def test_an_archive_that_a_person_put_there_is_not_downloaded(server: Server, tm
     assert len(content(tmp_path / "pets")) == 4
 
 
-def test_files_of_others_in_the_partial_folder_stay(server: Server, tmp_path: Path) -> None:
+def test_foreign_files_in_the_partial_folder_are_kept(server: Server, tmp_path: Path) -> None:
     work = tmp_path / "pets.featstore-partial"
     work.mkdir()
     (work / "mine.txt").write_text("mine")

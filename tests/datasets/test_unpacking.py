@@ -20,7 +20,7 @@ both = pytest.mark.parametrize("ending", list(MAKERS))
 
 
 def unpacked(folder: Path, ending: str, content: bytes, inside: str = "in") -> dict[str, bytes]:
-    """Unpack ``content`` below ``folder``; return what is there afterwards by its path, the archive left out."""
+    """Unpack ``content`` below ``folder``; return the content of all files there by path, without the archive."""
     archive = folder / f"archive{ending}"
     archive.write_bytes(content)
     unpack(archive, inside, folder / "out")
@@ -28,7 +28,7 @@ def unpacked(folder: Path, ending: str, content: bytes, inside: str = "in") -> d
 
 
 def refusal(folder: Path, ending: str, content: bytes) -> str:
-    """Return why ``content`` is refused, "" where it is not; any other exception is a failure."""
+    """Return why ``content`` is refused, "" if it is not; any other exception fails the test."""
     try:
         unpacked(folder, ending, content)
     except DamagedError as error:
@@ -58,7 +58,7 @@ def test_directories_in_an_archive_need_no_file(tmp_path: Path) -> None:
     "name",
     ["../evil.jpg", "in/../../evil.jpg", "/evil.jpg", "in/a/../../../evil.jpg", "in//evil.jpg", "in\\..\\evil.jpg", "C:/evil.jpg", "."],
 )  # fmt: skip
-def test_names_that_lead_out_are_refused(tmp_path: Path, ending: str, name: str) -> None:
+def test_names_outside_the_target_folder_are_refused(tmp_path: Path, ending: str, name: str) -> None:
     before = set(tmp_path.parent.rglob("*evil*"))
     with pytest.raises(DamagedError, match="unsafe name"):
         unpacked(tmp_path, ending, MAKERS[ending]({"in/1.jpg": b"1", name: b"evil"}))
@@ -93,10 +93,10 @@ def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
 
 @both
 @pytest.mark.parametrize("name", ["in/bomb.jpg", "elsewhere/bomb.jpg"])
-def test_a_bomb_is_stopped(tmp_path: Path, ending: str, name: str) -> None:
+def test_a_decompression_bomb_is_refused(tmp_path: Path, ending: str, name: str) -> None:
     content = MAKERS[ending]({name: bytes(40 << 20), "in/1.jpg": b"1"})
     if ending == ".zip" and name.startswith("elsewhere"):
-        # What is not unpacked of a ZIP is not decompressed either.
+        # Members of a ZIP that are not unpacked are not decompressed either.
         assert unpacked(tmp_path, ending, content) == {"out/1.jpg": b"1"}
         return
     with pytest.raises(DamagedError, match="more than 10 times its size"):
@@ -114,7 +114,7 @@ def test_too_many_files_are_refused(tmp_path: Path, ending: str, monkeypatch: py
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("second", ["in/1.jpg", "in/1.jpg/2.jpg"])
-def test_a_name_that_is_there_twice_is_refused(tmp_path: Path, second: str) -> None:
+def test_a_duplicate_name_is_refused(tmp_path: Path, second: str) -> None:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("in/1.jpg", b"1")
@@ -146,5 +146,5 @@ def test_damaged_archives_give_a_one_line_error(tmp_path: Path, ending: str) -> 
         message = refusal(folder, ending, bytes(damaged))
         refused += bool(message)
         assert message.isprintable()
-    # A few bytes of an archive mean nothing: times, and the name of what gzip compressed.
+    # Changes of a few bytes have no effect: times, and the original name in gzip's header.
     assert refused > 100

@@ -40,6 +40,6 @@ def test_values_are_normalised_in_the_order_of_the_engines():
 
 
 @pytest.mark.parametrize("how", [Preprocessing(16, 16, "nearest"), Preprocessing(16, 16, fit="pad")])
-def test_a_filter_or_fit_without_such_a_form_is_refused(how):
+def test_unsupported_filters_and_fits_are_refused(how):
     with pytest.raises(UsageError, match="--features-only"):
         to_onnx(how)

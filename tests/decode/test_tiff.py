@@ -1,4 +1,4 @@
-"""Regions of TIFF files are those of the whole picture, and a damaged part spoils only its own regions."""
+"""Regions of TIFF files equal those of the whole picture, and a damaged segment affects only its own regions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write(path: Path, pixels: np.ndarray, **options: object) -> bytes:
 
 def pixels(samples: int, dtype: str = "uint8") -> np.ndarray:
     shape = (SIZE[1], SIZE[0]) if samples == 1 else (SIZE[1], SIZE[0], samples)
-    # Runs of equal values, so that packing has something to do.
+    # Runs of equal values, so that the compression has an effect.
     return np.repeat(RANDOM.integers(0, np.iinfo(dtype).max, shape, dtype), 5, axis=0)[: SIZE[1]]
 
 
@@ -56,7 +56,7 @@ def test_a_file_that_was_opened_by_its_handle_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("compression", ["lzw", "packbits", "zstd"])
-def test_other_packings(tmp_path, compression):
+def test_regions_are_exact_for_every_compression(tmp_path, compression):
     pytest.importorskip("imagecodecs")
     data = write(tmp_path / "a.tif", pixels(3), photometric="rgb", tile=(16, 16), compression=compression)
     parts = open_parts(io.BytesIO(data), 1 << 20)
@@ -64,7 +64,7 @@ def test_other_packings(tmp_path, compression):
         np.testing.assert_array_equal(np.asarray(parts.crop(box)), np.asarray(load_rgb(data).crop(box)))
 
 
-def test_transparency_lies_over_white(tmp_path):
+def test_transparency_is_composited_over_white(tmp_path):
     data = write(tmp_path / "a.tif", pixels(4), photometric="rgb", extrasamples=["unassalpha"], tile=(16, 16))
     parts = open_parts(io.BytesIO(data), 1 << 20)
     np.testing.assert_array_equal(np.asarray(parts.crop(BOXES[2])), np.asarray(load_rgb(data).crop(BOXES[2])))
@@ -79,7 +79,7 @@ def test_transparency_lies_over_white(tmp_path):
         (3, {"photometric": "rgb", "compression": "jpeg", "tile": (16, 16)}),
     ],
 )
-def test_what_pillow_reads_in_another_way_is_decoded_whole(tmp_path, samples, options):
+def test_files_that_pillow_reads_differently_are_decoded_whole(tmp_path, samples, options):
     if "compression" in options:
         pytest.importorskip("imagecodecs")
     values = pixels(samples)
@@ -93,7 +93,7 @@ def test_other_files_and_small_ones_are_decoded_whole(tmp_path, monkeypatch):
     assert open_parts(io.BytesIO(write(tmp_path / "a.tif", pixels(1))), 1 << 20) is None
 
 
-def test_a_damaged_part_spoils_only_its_own_regions(tmp_path):
+def test_a_damaged_segment_affects_only_its_own_regions(tmp_path):
     data = bytearray(write(tmp_path / "a.tif", pixels(3), photometric="rgb", tile=(16, 16), compression="zlib"))
     with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
         start, count = file.pages[0].dataoffsets[1], file.pages[0].databytecounts[1]
@@ -107,7 +107,7 @@ def test_a_damaged_part_spoils_only_its_own_regions(tmp_path):
         assert caught.value.reason == reason
 
 
-def test_a_region_and_a_part_have_limits(tmp_path, monkeypatch):
+def test_regions_and_segments_have_size_limits(tmp_path, monkeypatch):
     data = write(tmp_path / "a.tif", pixels(3), photometric="rgb", tile=(16, 16))
     with pytest.raises(DecodeFailure, match="too-many-pixels"):
         open_parts(io.BytesIO(data), 100).crop((0, 0, 11, 10))
@@ -129,7 +129,7 @@ def test_without_the_extra_a_large_picture_fails_with_the_remedy(tmp_path, monke
         open_parts(file, 90 * 70 - 1)
 
 
-def test_few_parts_are_kept(tmp_path, monkeypatch):
+def test_the_segment_cache_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(tiff, "CACHED_BYTES", 3 * 16 * 16 * 3)
     parts = open_parts(io.BytesIO(write(tmp_path / "a.tif", pixels(3), photometric="rgb", tile=(16, 16))), 1 << 20)
     parts.crop((0, 0, *SIZE))

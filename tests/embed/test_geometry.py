@@ -1,4 +1,4 @@
-"""Size, fit, layer and pool as options: their check, and what of them an identity records."""
+"""Size, fit, layer and pool as options: how they are checked, and what an identity records of them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_pool_needs_a_layer():
         Geometry(pool="avg").apply(tiny_backbone())
 
 
-def test_without_a_geometry_the_identity_has_no_new_fields():
+def test_default_geometry_adds_no_fields_to_the_identity():
     plain = identity_with()
     assert identity_with(size=16, fit="crop") == plain
     assert not {"pool", "shape"} & set(plain.to_dict())
@@ -66,7 +66,7 @@ def test_an_identity_is_reopened_with_its_geometry():
     assert network.backbone.preprocessing.fit == "squash"
 
 
-def test_another_geometry_than_that_of_the_features_is_named():
+def test_error_names_each_difference_in_geometry():
     found = identity_with(size=24, layer="1")
     Geometry(size=24, layer="1", pool="avg").require(found, "s")
     with pytest.raises(

@@ -64,7 +64,7 @@ def test_short_runs_and_unreadable_pictures_record_no_drift(folder, tmp_path, mo
     assert drifts(tmp_path / "short") == [None]
 
 
-def test_inexact_engine_makes_no_vector(folder, tmp_path, monkeypatch):
+def test_an_inexact_engine_is_refused_before_any_vector(folder, tmp_path, monkeypatch):
     whole = OpenVinoEngine.__init__
 
     def other_weights(self, backbone, precision="fp32", **options):
@@ -87,7 +87,7 @@ def test_inexact_engine_makes_no_vector(folder, tmp_path, monkeypatch):
         pytest.param({"engine": "openvino", "precision": "bf16"}, marks=needs_openvino_in_bf16),
     ],
 )
-def test_engine_beyond_the_bound_of_its_class_makes_no_vector(folder, tmp_path, monkeypatch, options):
+def test_an_engine_above_its_drift_bound_is_refused_before_any_vector(folder, tmp_path, monkeypatch, options):
     other, submit = open_engine(tiny_backbone(seed=5), device="cpu", **options), OpenVinoEngine.submit
     monkeypatch.setattr(OpenVinoEngine, "submit", lambda self, pictures: submit(other, pictures))
     with pytest.raises(FeatstoreError, match="does not keep to its class .*: typically .* make a new store") as error:

@@ -151,7 +151,7 @@ def test_an_engine_leaves_the_backbone_as_it_was(backbone: Backbone) -> None:
 
 
 @pytest.mark.parametrize("limit", ["avx", "AVX2"])
-def test_bf16_of_openvino_is_refused_where_it_would_end_the_process(
+def test_bf16_of_openvino_is_refused_where_it_would_crash(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)

@@ -1,4 +1,4 @@
-"""Engines that need a library which is missing or broken: "auto" takes the next, and nothing else breaks."""
+"""Engines that need a library which is missing or broken: "auto" uses another one, and nothing else fails."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.made import tiny_backbone
 
 
 @pytest.mark.parametrize("error", [ImportError("no libopenvino.so"), RuntimeError("Could not determine home")])
-def test_auto_takes_the_next_engine_where_openvino_cannot_be_imported(monkeypatch, error):
+def test_auto_uses_another_engine_if_openvino_cannot_be_imported(monkeypatch, error):
     class Broken:
         def find_spec(self, name, path=None, target=None):
             if name == "openvino":

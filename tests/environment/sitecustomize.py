@@ -1,6 +1,6 @@
-"""Note every connection and every place that is written to, in this process and those that it starts.
+"""Record every connection and every path that is written to, in this process and its children.
 
-Python imports a module of this name at its start where the folder is on PYTHONPATH. Only what goes through Python is
+Python imports a module of this name at its start if the folder is on PYTHONPATH. Only what goes through Python is
 seen; tests/slow/system_calls.py sees the rest.
 """
 
@@ -37,14 +37,15 @@ def _watch(log: int) -> None:
             return
         path = os.fsdecode(what) if isinstance(what, str | bytes | os.PathLike) else repr(what)
         if kind == "write" and not os.path.isabs(path):
-            # Relative to an open folder or to the working directory, which cannot be told apart here: test_watch.py
+            # Relative to an open folder or to the working directory; this hook cannot distinguish them, so
+            # test_watch.py
             # looks into the working directory afterwards.
             return
         os.write(log, f"{kind}\t{path!r}\n".encode("utf-8", "backslashreplace"))
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         if event in _CONNECTIONS:
-            # A socket in the file system joins the processes of this machine: torch's loaders use one.
+            # A socket in the file system connects local processes only: torch's loaders use one.
             if getattr(arguments[0], "family", None) != AF_UNIX:
                 note("connect", f"{event} {arguments[1:]!r}")
         elif event in _CHANGES:

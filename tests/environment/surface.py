@@ -1,4 +1,4 @@
-"""Use every verb of the command and the Python surface once, in one process: run by test_watch.py in odd environments.
+"""Use every verb of the command and the Python API once, in one process: run by test_watch.py in odd environments.
 
 ``python surface.py PLACE all|few``: PLACE is an empty folder that may be written; "few": only what loads a network or
 keeps a cache. Prints one line for each step.
@@ -47,7 +47,7 @@ def verbs(place: Path, every: bool) -> None:
         ("repair", store),
         ("compact", store),
         ("remove", store, "train/ant/01.png"),
-        # Pages show pictures of the first store, which a purge of it would name with exit code 1.
+        # Purge another store: pages show pictures of the first one, so its purge would end with exit code 1.
         ("remove", place / "imported.store", "train/ant/01.png", "--purge"),
         ("bench", pictures, "--backbone", BACKBONE, "--rounds", "1", "--count", "4", "--engine", "openvino"),
         ("demo", place / "demo", "--limit", "40"),
@@ -69,7 +69,7 @@ def run(arguments: list[str]) -> None:
 
 
 def surface(place: Path) -> None:
-    """Use what Python users use: embedder, pipeline, heads, store, index."""
+    """Use the Python API: embedder, pipeline, heads, store, index."""
     import numpy as np
     from sklearn.pipeline import make_pipeline
 
@@ -93,7 +93,7 @@ def surface(place: Path) -> None:
 
 
 def write_set(folder: Path) -> None:
-    """Write a noisy picture of each of 12 names a class."""
+    """Write 12 noisy pictures per class."""
     sys.path.insert(0, os.fspath(Path(__file__).resolve().parents[2]))
     from tests.chain import names, write_coloured
 

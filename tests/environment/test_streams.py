@@ -19,7 +19,7 @@ from featstore.store import FeatureStore
 from tests.chain import names, write_coloured
 
 pytestmark = pytest.mark.slow
-"""Each test starts processes that import the network."""
+"""Each test starts processes that import torch."""
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = ("--backbone", "efficientnet_lite0", "--engine", "torch")

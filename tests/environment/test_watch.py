@@ -1,4 +1,4 @@
-"""Nothing that featstore does opens a connection or writes outside what was named: watched over all verbs and Python."""
+"""featstore opens no connection and writes only to the named paths: watched over all verbs and the Python API."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.slow
-"""Each test starts processes that import the network."""
+"""Each test starts processes that import torch."""
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ FOREIGN = 54321
 
 def watched(place: Path, *arguments: str, home: Path | None = None, foreign: bool = False) -> list[str]:
     """Run surface.py in an environment with nothing but PATH and HOME; return its output, and require that it kept
-    to PLACE, the folder of temporary files and, where there is a home, featstore's cache in it."""
+    to PLACE, the folder of temporary files and, if there is a home, featstore's cache in it."""
     place.mkdir()
     elsewhere = place.parent / "elsewhere"
     elsewhere.mkdir()
@@ -64,7 +64,7 @@ def watched(place: Path, *arguments: str, home: Path | None = None, foreign: boo
         place,
         Path(tempfile.gettempdir()) / "torchinductor_",
         Path(tempfile.gettempdir()) / "featstore-",
-        # Where the worker processes of torch's DataLoader, which bench measures, find each other.
+        # Sockets of the worker processes of torch's DataLoader, which bench measures.
         Path(tempfile.gettempdir()) / "pymp-",
         Path("/dev"),
         Path("/proc/self"),

@@ -112,7 +112,7 @@ def _make(ground: Ground, kinds: Sequence[str]) -> None:
 
 
 def _write_vectors(folder: Path, vectors: np.ndarray, keys: list[str]) -> None:
-    """Write vectors as other programs do."""
+    """Write files of vectors in the formats of other programs."""
     folder.mkdir()
     (folder / "keys.txt").write_text("\n".join(keys))
     np.save(folder / "v.npy", vectors)
@@ -142,7 +142,7 @@ def _copy(master: Ground, to: Ground, what: str) -> None:
 def attack(
     master: Ground, folder: Path, number: int, seed: int, kinds: Sequence[str] = tuple(VERBS)
 ) -> Iterator[tuple[str, str, str, list[str]]]:
-    """Make one forgery and run every verb on it; yield (what it belongs to, the change, verb, violations).
+    """Make one forgery and run every verb on it; yield (kind of file, the change, verb, violations).
 
     ``folder``: the one that ``prepare`` got. A verb that wrote gets the next one a fresh copy of the forgery.
     """

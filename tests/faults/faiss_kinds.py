@@ -30,17 +30,17 @@ FACTORIES = (
     *("PCAR8,IVF4,PQ4x4fsr,Refine(SQ8)", "IDMap,Flat", "IDMap2,Flat", "MinMax,SQ8", "MinMaxFP16,SQ8"),
 )
 MADE_BY_HAND = ("NNDescent", "no lists", "lists on disk")
-"""Kinds that the factory cannot make."""
+"""Kinds that FAISS's factory cannot make."""
 
 
 def vectors(rows: int = ROWS) -> np.ndarray:
-    """Return vectors (rows, d), the same in every call."""
+    """Return vectors (rows, d), equal in every call."""
     return np.random.default_rng(0).standard_normal((rows, DIMENSION)).astype(np.float32)
 
 
 @cache
 def blob(kind: str, aside: str) -> bytes:
-    """Return the file of one kind; on-disk lists are in the file ``aside``."""
+    """Return the file of one kind; lists on disk are written to the file ``aside``."""
     faiss.omp_set_num_threads(1)
     return bytes(faiss.serialize_index(_made(kind, aside)))
 
@@ -111,7 +111,8 @@ PLACES: dict[str, Callable[[int, Any], Any]] = {
     "the storage of a graph": _graph,
     "the centres of lists": _centres,
 }
-"""Places for a kind in an index, by name; each function takes rows and a placeholder, and returns the index around
+"""Positions at which a kind can be nested in an index, by name; each function takes rows and a placeholder, and returns
+the index around
 it."""
 
 

@@ -1,4 +1,4 @@
-"""An attacker who writes right checksums: seeded, consistent but false stores, heads, indexes and files of others."""
+"""Forgeries with valid checksums: seeded, consistent but false stores, heads, indexes and files of other programs."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Forger(RecordsForger):
         return self._foreign(self.draw.choice(sorted((to.theirs / "vectors").iterdir())), to)
 
     def _foreign(self, path: Path, to: Ground) -> str:
-        """Change a file that is no sealed one."""
+        """Change a file that is not a sealed file."""
         kind, data = (
             self.draw.choice(("numbers", "numbers", "inside", "inside", "inside", "cut", "replaced")),
             path.read_bytes(),

@@ -37,8 +37,7 @@ def slow(data: bytes, preprocessing: Preprocessing, *, max_pixels: int):
 
 
 def eat() -> None:
-    """Request more memory than a sandboxed process may have; if it is granted, exit as the kernel's OOM killer
-    would."""
+    """Request more memory than a sandboxed process may have; if that succeeds, die as by the kernel's OOM killer."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.malloc.restype = ctypes.c_void_p
     if libc.malloc(ctypes.c_size_t(64 << 30)) is None:

@@ -1,4 +1,4 @@
-"""Kill a purge at random points, let it go on, and look for what should be gone; print JSON.
+"""Kill a purge at random points, continue it, and search for data that should be erased; print JSON.
 
 python -m tests.faults.purging --kills 10
 """
@@ -32,7 +32,7 @@ SECRET = [b"a/secret1", b"b/secret2", b"a/secret3"]
 
 
 def prepare(folder: Path) -> None:
-    """Make a store with a past, pictures to purge, labels, a k-NN head, an exact index and a graph."""
+    """Make a store with a history, pictures to purge, labels, a k-NN head, an exact index and a graph."""
     keys = [f"{'ab'[number % 2]}/{number:02d}".encode() for number in range(16)] + SECRET
     source = Pictures(
         {key: number for number, key in enumerate(keys)},
@@ -67,7 +67,7 @@ def found(folder: Path, gone: list[bytes]) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """Return what store, head and indexes hold, as JSON."""
+    """Return the content of store, head and indexes, as JSON."""
     store = FeatureStore.open(folder / "s")
     indexes = [FeatureIndex.open(folder / f"{kind}.faiss") for kind in ("flat", "hnsw")]
     paths = [folder / name for name in ("s", "a.head", "flat.faiss", "hnsw.faiss")]
@@ -84,7 +84,7 @@ def contents(folder: Path) -> dict[str, Any]:
 
 
 def look_at_killed(folder: Path, before: list[str], after: list[str]) -> list[str]:
-    """Return what is wrong with a store whose purge was killed: readers see the pictures all or not at all."""
+    """Return the errors in a store whose purge was killed: readers must see all of the pictures or none."""
     try:
         keys = list(FeatureStore.open(folder / "s").keys)
     except FeatstoreError as error:

@@ -80,8 +80,8 @@ def watched(*folders: Path) -> Iterator[Callable[[], list[Path]]]:
 
 
 def states(folder: Path) -> dict[Path, tuple[int, ...]]:
-    """Return size, time of change, mode and inode of every file: also of one that was changed by another of its names,
-    which inotify does not report."""
+    """Return size, time of change, mode and inode of every file: this detects a change through
+    another hard link of a file, which inotify does not report."""
     found = {}
     for path in folder.rglob("*"):
         status = path.lstat()

@@ -77,7 +77,7 @@ TOLD = re.compile(r"is being (compacted|written) by process \d+ on \S+|process \
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the one place for all pairs: a store identifies its pictures by their path."""
+    """Return one folder for all pairs, because a store identifies its pictures by their path."""
     return tmp_path_factory.mktemp("pairs") / "folder"
 
 

@@ -1,4 +1,4 @@
-"""Files from an attacker, with right checksums: readers either read or refuse them."""
+"""Files from an attacker, with valid checksums: readers either read or refuse them."""
 
 from __future__ import annotations
 

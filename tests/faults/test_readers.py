@@ -12,7 +12,7 @@ from tests.slow.readers import KINDS
 
 @pytest.mark.slow
 def test_every_read_beside_writers_sees_one_consistent_state() -> None:
-    # In a process of its own: readers and writer are forks, which work only where torch has started no thread.
+    # In a separate process: readers and writer are forks, which work only if torch has not started threads.
     command = [sys.executable, "-m", "tests.slow.readers", "--minutes", "0.17", "--seed", "3"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

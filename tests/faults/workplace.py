@@ -158,7 +158,7 @@ def begin(work: Callable[[], Any], calls: Calls | None = None) -> tuple[int, int
         code, value = 0, None
         try:
             os.close(reading)
-            # Earlier tests may have used a network in this process, and a forked process cannot use its threads.
+            # Earlier tests may have run a network in this process, whose threads do not exist in a forked process.
             shared._used_in = None
             if calls is not None:
                 calls.install()

@@ -88,7 +88,7 @@ def test_checksum_starts_at_the_given_offset(tmp_path):
     assert atomic.checksum_file(tmp_path / "a", 1000) == xxhash.xxh3_128_hexdigest(data[1000:])
 
 
-def test_second_writer_is_told_the_owner_of_the_lock(tmp_path: Path) -> None:
+def test_second_writer_gets_an_error_that_names_the_owner_of_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "x"
     with atomic.only_writer(path, "index"), atomic.only_writer(path, "index"):
         told: list[str] = []
@@ -110,7 +110,7 @@ def test_second_writer_is_told_the_owner_of_the_lock(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("locked", [False, True])
-def test_lock_without_a_name_yet_is_waited_for(tmp_path: Path, locked: bool) -> None:
+def test_waits_for_a_lock_without_its_owners_name(tmp_path: Path, locked: bool) -> None:
     path, lock = tmp_path / "x", tmp_path / ".x.lock"
     handle = os.open(lock, os.O_RDWR | os.O_CREAT)
     if locked:
@@ -129,7 +129,9 @@ def test_lock_without_a_name_yet_is_waited_for(tmp_path: Path, locked: bool) -> 
     os.close(handle)
 
 
-def test_link_whose_answer_was_lost_counts_as_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exclusive_write_succeeds_if_the_server_lost_its_answer_to_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     link = os.link
 
     def twice(*arguments: Path) -> None:

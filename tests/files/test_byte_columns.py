@@ -55,7 +55,7 @@ def test_rows_are_taken_in_any_order(items, data):
     assert list(ByteColumn.of(items).take(np.array(rows, int))) == [items[row] for row in rows]
 
 
-def test_rows_with_the_span_of_a_run_are_not_read_as_a_run():
+def test_unsorted_rows_are_not_mistaken_for_a_contiguous_run():
     column = ByteColumn.of([b"nine byte", b"", b"ab", b""])
     assert list(column.take(np.array([1, 0, 0, 3]))) == [b"", b"nine byte", b"nine byte", b""]
     assert list(ByteColumn.of([b"a", b"b", b"c"]).take(np.array([0, 0, 2]))) == [b"a", b"a", b"c"]

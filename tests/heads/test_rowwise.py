@@ -8,14 +8,14 @@ from sklearn.neighbors import NearestNeighbors
 from featstore.heads import rowwise
 
 
-def test_rbf_kernel_is_scikit_learns():
+def test_rbf_kernel_equals_scikit_learns():
     random = np.random.default_rng(0)
     a, b = random.standard_normal((20, 5)), random.standard_normal((7, 5))
     np.testing.assert_allclose(rowwise.rbf_kernel(a, b, 0.3), reference(a, b, 0.3))
 
 
 @pytest.mark.parametrize("excluded", [False, True])
-def test_nearest_is_scikit_learns_search(excluded):
+def test_nearest_equals_scikit_learns_search(excluded):
     random = np.random.default_rng(0)
     vectors = rowwise.unit_rows(random.standard_normal((500, 6)), np.zeros(6))
     queries = rowwise.unit_rows(random.standard_normal((40, 6)), np.zeros(6))

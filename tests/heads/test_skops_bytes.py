@@ -35,7 +35,7 @@ def heads():
 
 @pytest.fixture
 def stranger(tmp_path, monkeypatch):
-    """Return a folder in which importing MODULE leaves a mark."""
+    """Return a folder in which importing MODULE creates a file."""
     mark = tmp_path / "was-imported"
     (tmp_path / f"{MODULE}.py").write_text(
         "from pathlib import Path\n"
@@ -50,7 +50,7 @@ def stranger(tmp_path, monkeypatch):
 
 
 def changed(data: bytes, change, compression=zipfile.ZIP_STORED) -> bytes:
-    """Return a skops file whose schema went through ``change``."""
+    """Return a skops file whose schema was changed by ``change``."""
     source, made = zipfile.ZipFile(io.BytesIO(data)), io.BytesIO()
     with zipfile.ZipFile(made, "w", compression) as file:
         for name in source.namelist():
@@ -72,7 +72,7 @@ def test_equal_estimators_have_equal_bytes(heads):
     np.testing.assert_array_equal(loaded.predict(X), RandomForestClassifier(5, random_state=0).fit(X, y).predict(X))
 
 
-def test_types_that_skops_does_not_trust_are_listed_and_asked_for(heads, tmp_path):
+def test_untrusted_types_are_listed_and_must_be_trusted_by_name(heads, tmp_path):
     trained, X = heads
     save_head(tmp_path / "tree.head", trained[TREE])
     loaded = load_head(tmp_path / "tree.head")
@@ -142,7 +142,7 @@ def test_a_file_that_names_functions_is_refused(heads, change):
         unpack(data, [], "a.head")
 
 
-def test_files_larger_than_they_look_are_refused(heads):
+def test_files_that_expand_to_far_more_memory_are_refused(heads):
     data = heads[0][LDA].model.payload.tobytes()
     with pytest.raises(DamagedError, match="larger than the file"):
         unpack(changed(data, lambda state: None, zipfile.ZIP_DEFLATED), [], "a.head")
@@ -191,7 +191,7 @@ def test_deep_nesting_is_refused_in_one_line(heads):
     assert "\n" not in str(caught.value)
 
 
-def test_another_version_of_scikit_learn_is_told(heads):
+def test_another_version_of_scikit_learn_is_reported(heads):
     def older(state):
         state["content"]["content"]["_sklearn_version"]["content"] = json.dumps("0.1\x1b[31m\nx")
 

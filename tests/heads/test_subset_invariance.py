@@ -20,7 +20,7 @@ from featstore.heads.solvers.losses import predict_codes
 from tests.heads.made_up import blobs
 
 SHAPES = int(os.environ.get("FEATSTORE_SHAPES", "20"))
-"""Random shapes a head; python -m tests.slow.instruction_sets tries 200."""
+"""Random shapes per head; python -m tests.slow.instruction_sets tries 200."""
 BOUNDS = {np.float64: 1e-7, np.float32: 1e-4}
 HEADS = [
     LogisticHead(C=1.0, calibrate=False),
@@ -58,7 +58,7 @@ def test_row_gets_the_same_prediction_alone_and_in_any_batch(head, rows, dimensi
 
 
 @pytest.mark.parametrize("place", range(8))
-def test_a_tie_falls_the_same_way_in_every_batch(place):
+def test_ties_are_decided_equally_in_every_batch(place):
     random = np.random.default_rng(place)
     landmarks = random.standard_normal((40, 30)).astype(np.float32)
     coef = random.standard_normal((1, 20))
@@ -82,7 +82,7 @@ def test_a_tie_falls_the_same_way_in_every_batch(place):
 
 def test_equally_near_rows_of_two_classes_vote_the_same_in_every_batch():
     random = np.random.default_rng(0)
-    # Rows that differ by less than float32 products round, in two classes: a vote that jumps where two change places.
+    # Rows of two classes that differ by less than the rounding of float32 products: a changed order changes the vote.
     X = np.repeat(random.standard_normal((12, 200)), 40, axis=0).astype(np.float32)
     X += np.float32(1e-6) * random.standard_normal(X.shape).astype(np.float32)
     y = np.arange(len(X)) % 2

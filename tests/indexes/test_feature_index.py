@@ -182,7 +182,7 @@ def test_staleness_names_both_sides() -> None:
     assert "3 rows that the index lacks and lacks 2" in str(stale)
 
 
-def test_half_an_addition_is_not_searched(tmp_path: Path) -> None:
+def test_rows_of_an_interrupted_addition_are_not_searched(tmp_path: Path) -> None:
     class Failing(Source):
         def blocks(self):
             for number, block in enumerate(super().blocks()):

@@ -127,7 +127,7 @@ def test_selection_curve_marks_the_chosen_value():
     assert "C = 1: 0.9000" in svg
     assert selection_curve(None, {}) is None
     assert selection_curve({"scoring": "accuracy"}, {}) is None
-    # A given value is tried alone.
+    # If the user gives a value, no other is tried.
     alone = {"param_C": [0.1], "mean_accuracy": [0.8], "std_accuracy": [0.1]}
     assert selection_curve(alone, {"C": 0.1}) is None
 

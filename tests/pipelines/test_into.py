@@ -14,7 +14,7 @@ from featstore.store import FeatureStore
 
 pytestmark = [
     pytest.mark.slow,
-    # Of the databases' own packages.
+    # Warnings of the databases' own packages.
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning"),
 ]
 

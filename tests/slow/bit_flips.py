@@ -1,4 +1,4 @@
-"""1,000 random single-bit flips over all files of a small store with head and index: how many does verify find?
+"""Flip 1,000 random single bits in the files of a small store with head and index, and count those that verify finds.
 
 python -m tests.slow.bit_flips [COUNT] [SEED]
 """

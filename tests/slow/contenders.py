@@ -1,4 +1,4 @@
-"""The indexes that tests.slow.peers compares, with one interface; peers are set up as their documentation says."""
+"""The indexes that tests.slow.peers compares, with one interface; peers are configured as in their documentation."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ class Featstore:
 
 
 def contenders(metric: str) -> dict[str, Callable[[], Contender]]:
-    """Return how to make each, by its name; featstore's are two, one for each of GOALS."""
+    """Return the constructor of each contender by name; featstore has two, one for each of GOALS."""
     ours = {f"featstore-{goal}": lambda goal=goal: Featstore(metric, goal) for goal in GOALS}
     return {
         **ours,

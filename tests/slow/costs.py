@@ -2,7 +2,7 @@
 
     python -m tests.slow.costs [--pictures 2000 --pictures 100000] [--rounds 5]
 
-The exit code is 1 if the least value of the rounds exceeds one of these bounds:
+The exit code is 1 if the minimum over the rounds exceeds one of these bounds:
 
 * ``extract`` over pictures that are all in the store: 0.5 s plus 15 us per picture;
 * ``info`` of a store, head and index, and ``search --key``: 0.6 s;
@@ -91,9 +91,9 @@ def fill(folder: Path, store: Path, backbone: str, weights: str | None) -> None:
 
 
 def cost(command: Sequence[str | os.PathLike[str]], rounds: int) -> tuple[float, float]:
-    """Return processor and wall-clock seconds of ``command``: the least of the rounds, without the first, cold run.
+    """Return processor and wall-clock seconds of ``command``: the minimum over the rounds, without the first, cold run.
 
-    Other work on the machine can only add to them: threads that wait for a core of two spin meanwhile.
+    The minimum is used because other work on the machine only adds time: threads that wait for a core spin meanwhile.
     """
     found: list[tuple[float, float]] = []
     for _ in range(rounds + 1):
@@ -118,7 +118,7 @@ class Costs:
         self.found: list[dict[str, Any]] = []
 
     def measure(self, what: str, command: Sequence[str | os.PathLike[str]], at_most: float | None = None) -> float:
-        """Measure and print one command; return its seconds of the processors."""
+        """Measure and print one command; return its processor seconds."""
         processor, clock = cost(command, self.rounds)
         self.found.append({"what": what, "processor": processor, "clock": clock, "at_most": at_most})
         asked = "" if at_most is None else f"  at most {at_most:.2f}{'' if processor <= at_most else '  MISSED'}"
@@ -127,7 +127,7 @@ class Costs:
 
     @property
     def missed(self) -> bool:
-        """Whether anything took longer than was asked."""
+        """Whether any measured time exceeds its bound."""
         return any(one["at_most"] is not None and one["processor"] > one["at_most"] for one in self.found)
 
 
@@ -160,7 +160,7 @@ def measure_readers(costs: Costs, store: Path) -> None:
 
 
 def measure_predict(costs: Costs, place: Path) -> None:
-    """Measure ``predict`` of one picture against a plain script that forwards it."""
+    """Compare ``predict`` of one picture with a plain script that runs the network on it."""
     import torch
     import torchvision
 
@@ -191,7 +191,7 @@ def measure_predict(costs: Costs, place: Path) -> None:
 @click.option("--backbone", default="efficientnet_lite0", show_default=True, help="Of the stores of small pictures.")
 @click.option("--json", "as_json", is_flag=True)
 def main(pictures: tuple[int, ...], rounds: int, backbone: str, as_json: bool) -> None:
-    """Measure, print, and end with 1 where something takes longer than asked."""
+    """Measure and print; exit with 1 if a bound is exceeded."""
     costs = Costs(rounds)
     with tempfile.TemporaryDirectory(prefix="costs-") as name:
         place = Path(name)

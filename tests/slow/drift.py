@@ -2,13 +2,13 @@
 
     python -m tests.slow.drift PICTURES --store-dir DIR [--count 500]
 
-PICTURES: folders train/ and test/ with a folder for each class. Of EfficientNet-Lite0 stores are made in DIR by exact
-decoding with plain torch (the reference), with each exact engine, with the fast decoder, and in int8 (they are gone on
-with where they are there). On the first ``count`` pictures is said, in standard deviations of the features: the greatest
-difference of the exact engines (asked: at most 1e-3, of ResNet50 too, with random weights), and the drift of the fast
-decoder with its agreement of nearest neighbours (asked: 0.99). Of int8: its agreement, and the accuracy of a logistic
-regression on test beside that of the reference (asked: within 0.5 points).
-Controls: wrong normalisation and BGR have to fail the check that the exact engines pass. Ends with 1 where that is missed.
+PICTURES: folders train/ and test/ with a folder for each class. Writes stores of EfficientNet-Lite0 features into DIR:
+exact decoding with plain torch (the reference), each exact engine, the fast decoder, and int8. Existing stores are
+continued. Prints, for the first ``count`` pictures, in standard deviations of the features: the largest difference of
+the exact engines (required: at most 1e-3; also for ResNet50 with random weights), and the drift of the fast decoder
+with its agreement of nearest neighbours (required: 0.99). For int8: this agreement, and the test accuracy of a logistic
+regression beside that of the reference (required: within 0.5 points). Controls: wrong normalisation and BGR must fail
+the check that the exact engines pass. Exits with 1 if one is missed.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 Trains every kind of head on STORE, exports it, and classifies all of its rows three times: by the head as it is loaded
 from its file, by ONNX Runtime, and, in a process that cannot import featstore, by the joblib file. Prints how many labels
-differ; the exit code is 1 where any does. Nearest neighbours have no plain scikit-learn counterpart.
+differ; the exit code is 1 if any label differs. Nearest neighbours have no plain scikit-learn counterpart.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ SLEEP = 0.02
 
 
 class PacedPending:
-    """Features that become available at a given time."""
+    """Pending features that become available at a given time."""
 
     def __init__(self, ready: float, features: Any) -> None:
         self._ready, self._features = ready, features
@@ -65,7 +65,7 @@ class PacedEngine:
 
 
 def extraction(folder: str, *, rate: float | None, slow_reads: bool) -> dict[str, Any]:
-    """Extract ``folder`` with the paced engine of ``rate``, or EfficientNet-Lite0 where it is None."""
+    """Extract ``folder`` with the paced engine of ``rate``, or with EfficientNet-Lite0 if it is None."""
     from featstore import engines
     from featstore.backbones import load_backbone
     from featstore.embed import loader
@@ -132,7 +132,7 @@ def verdicts(measured: dict[str, Measured], rate: float) -> list[dict[str, Any]]
 @click.option("--rate", default=500.0, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
 def main(pictures: str, count: int, rounds: int, rate: float, as_json: bool) -> None:
-    """Measure, print, and end with 1 where less is reached than asked."""
+    """Measure and print; exit with 1 if a requirement is missed."""
     place, bench = "tests.slow.feeding", "featstore.stages.bench.contenders"
     with tempfile.TemporaryDirectory(prefix="feeding-") as folder:
         gather(pictures, count, Path(folder))

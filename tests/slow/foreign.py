@@ -1,11 +1,11 @@
-"""Vectors that other programs wrote, imported: are they searched and classified like featstore's own?
+"""Import vectors that other programs wrote, and check that they are searched and classified like featstore's own.
 
     python -m tests.slow.foreign PICTURES
 
-PICTURES is a folder with a folder of pictures for each class. Five layouts are written, by the code of the program itself
-where it is installed (img2vec-pytorch, clip-retrieval with fsspec, hloc with pycolmap and opencv-python; FAISS and numpy
-always are), else as that code writes it. img2vec and hloc compute vectors of their own, with untrained networks; the others get those
-of a store that featstore extracted.
+PICTURES is a folder with a folder of pictures for each class. Writes files in five layouts: with the program's own code
+if it is installed (img2vec-pytorch, clip-retrieval with fsspec, hloc with pycolmap and opencv-python; FAISS and numpy
+always are), otherwise as that code would write them. img2vec and hloc compute their own vectors, with untrained
+networks; the other layouts get the vectors of a store that featstore extracted.
 
 Each is imported. Required are equal vectors for every key, the same nearest pictures as among all cosines, and the labels
 and probabilities of a head that the library trains on the vectors themselves. The exit code is 1 otherwise.
@@ -74,7 +74,8 @@ class Native:
 
 @dataclass
 class Written:
-    """Files of a layout. ``vectors``: (n, d) in the order of the native keys; ``options``: of the import."""
+    """Files of a layout. ``vectors``: (n, d) in the order of the program's own keys; ``options``: those of the
+    import."""
 
     paths: list[Path]
     vectors: NDArray[Any]
@@ -95,7 +96,7 @@ def img2vec(native: Native, place: Path) -> Written:
     if is_installed("img2vec_pytorch"):
         from torchvision.models import ResNet18_Weights, resnet18
 
-        # It would download the weights; these are untrained ones under their name.
+        # Replace the weights that it would download by untrained ones of the same name.
         hub = place / "hub"
         (hub / "checkpoints").mkdir(parents=True)
         torch.manual_seed(0)
@@ -115,7 +116,7 @@ def clip_retrieval(native: Native, place: Path) -> Written:
     by = "pandas, as clip-retrieval does"
     metadata = [json.dumps({"label": name}) for name in native.labels]
     if is_installed("clip_retrieval", "fsspec"):
-        # Of the package only this module: the others need a CLIP, a server and more.
+        # Import only this module of the package: the others need a CLIP model, a server and more.
         found = importlib.util.find_spec("clip_retrieval")
         file = Path(str(found and found.origin)).with_name("clip_inference") / "writer.py"
         spec = importlib.util.spec_from_file_location("clip_retrieval_writer", file)
@@ -204,7 +205,7 @@ def check(native: Native, written: Written, place: Path) -> list[str]:
         scores = unit @ unit[at]
         scores[at] = -np.inf
         best = np.sort(scores)[::-1][:K]
-        # By score: pictures of equal scores may come in any order.
+        # Compare scores: pictures of equal scores may come in any order.
         found = [scores[native.keys.index(one.key)] for one in query.neighbours]
         if not np.allclose(found, best, atol=1e-5):
             wrong.append(f"neighbours of {native.keys[at]}")

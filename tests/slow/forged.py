@@ -2,7 +2,7 @@
 
 python -m tests.slow.forged [--count 1000] [--seed 1] [--first 0] [--jobs CORES] [--each KIND]...
 
-Checksums are valid where there are some. Nothing outside the file or folder that a verb may change may be made, opened
+All checksums in the forgeries are valid. Nothing outside the file or folder that a verb may change may be made, opened
 for writing, changed or deleted; no verb may hang for 60 s, take 2 GiB, end in a traceback, print a control character or
 report success with an error, and no module that a forgery names may be imported. Prints the violations, and figures of the run. A thousand take some 25 minutes on two
 cores. --each: COUNT forgeries of every KIND instead of a draw.
@@ -31,7 +31,7 @@ _folder = Path()
 
 
 def _begin(folder: Path, kinds: tuple[str, ...]) -> None:
-    """Prepare a worker: its own files, and nothing printed by FAISS."""
+    """Prepare a worker: give it its own files, and silence FAISS."""
     global _master, _folder
     limit_this_process()
     silent = os.open(os.devnull, os.O_RDWR)
@@ -52,7 +52,7 @@ def _attack(number: int, seed: int, kinds: tuple[str, ...]) -> list[tuple[str, s
 
 
 def _outcomes(options: argparse.Namespace) -> Iterator[tuple[int, list[tuple[str, str, str, list[str], float]]]]:
-    # Syncing files takes no time in memory.
+    # Use files in memory, where syncing takes no time.
     memory = Path("/dev/shm")
     each = options.each or [None]
     numbers = [number for number in range(options.first, options.first + options.count) for _ in each]

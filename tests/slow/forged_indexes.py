@@ -43,7 +43,7 @@ def use(path: Path, mmap: bool) -> None:
 
 
 def outcome(path: Path, mmap: bool) -> int:
-    """Use an index in a fork; return its exit code: see OUTCOMES, all else is a defect."""
+    """Use an index in a fork; return its exit code: see OUTCOMES, any other code is a defect."""
     child = os.fork()
     if child == 0:
         code = 99

@@ -1,15 +1,17 @@
-"""Speed and memory of taking a large store along: to_arrow, as_torch and the export to Parquet.
+"""Measure speed and memory of converting a large store: to_arrow, as_torch and the export to Parquet.
 
     python -m tests.slow.formats --dir DIR [--rows 1000000] [--dimension 2048] [--json]
 
-Writes three stores of made-up float16 vectors into DIR, of ``--rows``, a tenth and a fiftieth of that (4.6 GB by default),
-and exports of them (another 4.1 GB at a time). All is removed at the end. Some 9 GB of memory should be free for the page
-cache. Required, each measured in a fresh process:
+Writes three stores of synthetic float16 vectors into DIR, of ``--rows``, a tenth and a fiftieth of that (4.6 GB by
+default), and exports of them (another 4.1 GB at a time). All is removed at the end. Some 9 GB of memory should be free
+for the page cache. Required, each measured in a fresh process:
 
 * ``to_arrow`` adds less than 64 MiB of anonymous memory at the peak, pyarrow's own code not counted;
-* the export to Parquet writes at half the speed or more of a plain write and fsync of as many bytes: after each part as
-  many bytes are written plainly. Its anonymous memory at the peak grows by less than 64 MiB from a tenth to all rows;
-* exports that are killed at 10 points and resumed equal, byte by byte, one that was not (on the smallest store);
+* the export to Parquet writes at half the speed or more of a plain write and fsync of as many bytes: after each part,
+the
+  same number of bytes is written plainly. Its anonymous memory at the peak grows by less than 64 MiB from a tenth to
+  all rows;
+* exports that are killed at 10 points and resumed equal an uninterrupted one byte by byte (on the smallest store);
 * a shuffled epoch of ``as_torch`` reads at 0.8 or more of the rate at which numpy gathers the same rows, in the same
   batches, from a memory-mapped .npy file of the same vectors. The two take turns batch by batch.
 
@@ -52,7 +54,7 @@ MEMORY, SPEED, RATE = 64 << 20, 0.5, 0.8
 
 
 class Made:
-    """A folder source of ``rows`` made-up pictures in 100 classes."""
+    """A folder source of ``rows`` synthetic pictures in 100 classes."""
 
     kind = "folder"
 
@@ -105,7 +107,7 @@ def arrow(store: Path) -> dict[str, Any]:
     from pyarrow import compute
 
     opened = FeatureStore.open(store)
-    # What pyarrow loads when it is first used.
+    # Load first what pyarrow loads on first use.
     compute.equal(pyarrow.array([1]), 1)
     before = anonymous_bytes()
     started = time.perf_counter()
@@ -146,7 +148,7 @@ def torch(store: Path, npy: Path, epochs: int) -> dict[str, Any]:
     dataset = FeatureStore.open(store).as_torch("train")
     mapped = np.load(npy, mmap_mode="r")
     for start in range(0, len(mapped), BATCH):
-        # Both files into the page cache.
+        # Read both files into the page cache.
         dataset[np.arange(start, min(start + BATCH, len(mapped)))]
         mapped[start : start + BATCH].sum(dtype=np.float32)
     batches = dataset.loader(BATCH, shuffle=True).sampler
@@ -181,7 +183,7 @@ def plain_write(path: Path, count: int, block: memoryview) -> float:
 def killed(store: Path, place: Path) -> dict[str, Any]:
     """Kill an export at KILLS points, resume each, and compare the files with those of an export without a kill.
 
-    A point is a share of the bytes of the whole export, parts that are being written included.
+    A point is a fraction of the bytes of the whole export, including unfinished parts.
     """
     whole = fresh("parquet", store, place / "whole")
     differing, stopped = [], 0
@@ -202,7 +204,7 @@ def killed(store: Path, place: Path) -> dict[str, Any]:
 
 
 def _bytes(folder: Path) -> int:
-    """Return the bytes of all files in ``folder``, whose names may change meanwhile; 0 if it is not there yet."""
+    """Return the bytes of all files in ``folder``, whose names may change meanwhile; 0 if it does not exist yet."""
     total = 0
     with contextlib.suppress(FileNotFoundError):
         for path in os.listdir(folder):

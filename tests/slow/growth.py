@@ -28,7 +28,7 @@ from tests.slow.watching import anonymous_peak
 
 
 def extraction(folder: str) -> dict[str, Any]:
-    """Extract ``folder`` into a temporary store; return seconds, of the processors too, and the peak of memory."""
+    """Extract ``folder`` into a temporary store; return wall-clock seconds, processor seconds and peak memory."""
     from featstore.embed.progress import Progress
     from tests.made import extract
 
@@ -50,7 +50,7 @@ def extraction(folder: str) -> dict[str, Any]:
 @click.option("--large", default=50_000, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
 def main(pictures: str, small: int, large: int, rounds: int) -> None:
-    """Measure, print, and end with 1 where more is needed than allowed."""
+    """Measure and print; exit with 1 if a bound is exceeded."""
     with tempfile.TemporaryDirectory(prefix="growth-") as place:
         folders = {count: Path(place) / str(count) for count in (small, large)}
         for folder in folders.values():

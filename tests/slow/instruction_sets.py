@@ -82,7 +82,7 @@ def switches(chosen: InstructionSet | None) -> dict[str, str]:
         "MKL_ENABLE_INSTRUCTIONS": chosen.mkl,
         "OPENBLAS_CORETYPE": chosen.openblas,
         "FAISS_OPT_LEVEL": chosen.faiss,
-        # The name of this variable from faiss 1.14 on.
+        # The name of this variable since faiss 1.14.
         "FAISS_SIMD_LEVEL": "NONE" if chosen.faiss == "generic" else chosen.faiss.upper(),
         **({"NPY_DISABLE_CPU_FEATURES": " ".join(newer)} if newer else {}),
     }
@@ -155,7 +155,7 @@ def run(chosen: InstructionSet | None, tests: tuple[str, ...], shapes: int, cach
     """Run ``tests`` under ``chosen`` and return pytest's exit code; tolerances go to ``record``."""
     command = [sys.executable, "-m", "pytest", *tests]
     environment = {**switches(chosen), "FEATSTORE_SHAPES": str(shapes)}
-    # torch does not tell compiled code of one set from that of another in its cache.
+    # torch's cache does not distinguish code compiled for different instruction sets.
     environment["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     if record is not None:
         command += ["-p", "tests.slow.tolerances"]

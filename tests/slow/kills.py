@@ -1,8 +1,8 @@
-"""200 kills at random points of the verbs that write, each continued and compared: a table (some three minutes).
+"""Kill the writing verbs at 200 random points, continue and compare each; print a table (about three minutes).
 
 python -m tests.slow.kills [COUNT] [SEED] [ENGINE]
 
-ENGINE is torch, with which the pictures that are sent through the network again can be counted, or another.
+ENGINE: by default torch, the only one for which pictures that go through the network again can be counted.
 """
 
 from __future__ import annotations

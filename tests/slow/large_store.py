@@ -1,4 +1,4 @@
-"""Times and memory of opening, listing and looking up in a made-up store of many rows.
+"""Measure time and memory of opening, listing and looking up in a synthetic store of many rows.
 
     python -m tests.slow.large_store [--rows 10000000] [--store DIR]
 
@@ -29,7 +29,7 @@ IDENTITY = Identity("made-up", "input of fc", 4, "0" * 64, {"crop": 224}, "pillo
 
 
 class Made:
-    """A folder source of ``rows`` made-up pictures in 1,000 classes."""
+    """A folder source of ``rows`` synthetic pictures in 1,000 classes."""
 
     kind = "folder"
 

@@ -1,4 +1,4 @@
-"""Peak anonymous memory and cost a picture of an extraction, for two numbers of pictures.
+"""Measure peak anonymous memory and cost per picture of an extraction, for two numbers of pictures.
 
     python -m tests.slow.memory [--small 5000] [--large 50000]
 
@@ -32,7 +32,7 @@ def child(folder: str, store: str) -> None:
 
 
 def write_pictures(folder: Path, count: int) -> None:
-    """Write ``count`` PNG files of 16 x 16, 1,000 a sub-folder."""
+    """Write ``count`` PNG files of 16 x 16 pixels, 1,000 per sub-folder."""
     import numpy as np
     from PIL import Image
 

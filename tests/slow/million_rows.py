@@ -236,7 +236,7 @@ def main(
     as_json: bool,
     as_child: tuple[str, str, str, str] | None,
 ) -> None:
-    """Train on both stores and print what was found."""
+    """Train on both stores and print the results."""
     if as_child:
         print(json.dumps(child(as_child[0], as_child[1], float(as_child[2]), as_child[3])))
         return

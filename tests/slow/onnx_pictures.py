@@ -1,4 +1,4 @@
-"""One ONNX file of preprocessing, network and head, on real pictures: does it say what featstore says?
+"""Compare an ONNX file of preprocessing, network and head with featstore on real pictures.
 
     python -m tests.slow.onnx_pictures PICTURES [--count 200] [--backbone efficientnet_lite0]
 
@@ -6,7 +6,7 @@ PICTURES is a folder with a folder of pictures for each class. Extracts them, tr
 export --onnx``, and gives the file ``--count`` pictures, decoded by Pillow alone. Required are the labels of ``featstore
 predict`` and probabilities within 1e-4 of its own; the exit code is 1 otherwise.
 
-A picture whose classes are nearly even may get either label; it would be one whose probabilities are within 1e-4.
+A picture whose two best classes have probabilities within 1e-4 of each other may get either label.
 """
 
 from __future__ import annotations

@@ -80,7 +80,8 @@ class Asked:
 
 
 def least(contender: Contender, asked: Asked, goal: float, threads: int) -> int | None:
-    """Return the least effort that reaches ``goal``, None where MOST_EFFORT does not; the contender is left at any."""
+    """Return the smallest effort that reaches ``goal``, None if MOST_EFFORT does not; changes the contender's
+    effort."""
     low, high = K - 1, K
     while True:
         contender.effort = high
@@ -140,7 +141,7 @@ Found = dict[str, dict[str, list[Rates]]]
 
 
 def contest(place: Path, which: str, built: dict[str, Any], threads: int, turns: int, found: Found) -> None:
-    """Let the contenders take so many turns in fresh processes; their rates are added to ``found``."""
+    """Let the contenders take ``turns`` turns in fresh processes; add their rates to ``found``."""
     names = [name for name in built if name != "exact" or not found["exact"]]
     with Turns(place, metric_of(which), names, threads) as taken:
         for number in range(turns):
@@ -169,7 +170,8 @@ def check_kept(kept: Any, made_of: dict[str, Any], place: Path) -> None:
 
 
 def verdicts(found_in: dict[str, Found], built: dict[str, Any], which: str) -> dict[str, dict[str, Any]]:
-    """Return for each bound: asked, measured value or None, reached (None: not judged), and the reason."""
+    """Return for each bound: required value, measured value or None, whether it is reached (None: not judged), the
+    reason."""
     found: dict[str, dict[str, Any]] = {}
 
     def judge(name: str, value: float, least: float) -> None:

@@ -1,9 +1,8 @@
 """Accuracies on the real data sets, with real weights: ``python -m tests.slow.quality HYMENOPTERA DOGS --store-dir DIR``.
 
-HYMENOPTERA and DOGS: folders train/ and val/ (or test/) with a folder for each class. The stores are made in DIR
-where they are not there yet. Prints one JSON object: of each head the accuracy on the held-out pictures with its
-interval, and calibration error and log loss before and after temperature scaling. The exit code is 1 where an accuracy is
-below what is required.
+HYMENOPTERA and DOGS: folders train/ and val/ (or test/) with a folder for each class. Missing stores are made
+in DIR. Prints one JSON object: for each head the accuracy on the held-out pictures with its interval, and calibration
+error and log loss before and after temperature scaling. The exit code is 1 if an accuracy is below the required one.
 """
 
 from __future__ import annotations

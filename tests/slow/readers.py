@@ -43,7 +43,7 @@ State = dict[str, int]
 
 
 def write(folder: Path, key: str, version: int) -> None:
-    """Write a picture; size and time tell its versions apart."""
+    """Write a picture whose versions differ in size and time."""
     path = folder / key
     path.parent.mkdir(parents=True, exist_ok=True)
     number = KEYS.index(key) * VERSIONS + version
@@ -67,7 +67,7 @@ def vectors(folder: Path) -> dict[bytes, tuple[str, int]]:
 
 
 class Writer:
-    """Changes the store, one verb after the other, and notes each state before it can be seen."""
+    """Changes the store, one verb after the other, and records each state before readers can see it."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.draw = folder, random.Random(seed)
@@ -122,7 +122,7 @@ class Writer:
 
 
 class Reader:
-    """Answers of one kind, each held against the states that there were."""
+    """Answers of one kind of reader, each compared with the recorded states."""
 
     def __init__(self, folder: Path, known: dict[bytes, tuple[str, int]]) -> None:
         self.folder, self.known = folder, known

@@ -1,10 +1,11 @@
-"""Regions of pictures: boxes equal saved crops, each picture is decoded once, splits keep pictures whole, a large TIFF fits.
+"""Check regions: boxes equal saved crops, one decode per picture, splits keep pictures whole, a large TIFF fits in
+memory.
 
     python -m tests.slow.regions PICTURES [--pictures 200] [--boxes 10] [--side 20000] [--million]
 
-PICTURES: a folder with a folder for each class, such as `featstore sample hymenoptera` makes. Needs the extra ``tiff``. The TIFF
-is written row of tiles by row of tiles. --million: also extract 1,000,000 boxes of 1,000 made pictures up to their plan,
-and print the peak memory beside that of 100,000 boxes.
+PICTURES: a folder with a folder for each class, such as `featstore sample hymenoptera` writes. Needs the extra
+``tiff``. The TIFF is written one row of tiles at a time. --million: also plan 1,000,000 boxes of 1,000 synthetic
+pictures, without extracting them, and print the peak memory beside that of 100,000 boxes.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def write_boxes(folder: Path, path: Path, pictures: int, boxes: int) -> None:
 
 
 def check_boxes(folder: Path, place: Path, pictures: int, boxes: int) -> None:
-    """Compare the vectors of boxes with those of saved crops, count decodes, and look for pictures on two sides."""
+    """Compare the vectors of boxes with those of saved crops, count decodes, and look for pictures on both sides of a
+    split."""
     from featstore import splits
     from featstore.decode import load_rgb, regions
     from featstore.stages.extract import ExtractOptions, extract_in_process
@@ -59,7 +61,7 @@ def check_boxes(folder: Path, place: Path, pictures: int, boxes: int) -> None:
         return load_rgb(data, **options)
 
     regions.load_rgb = counted
-    # Other engines are compared with torch first, on some pictures, which are then decoded once more.
+    # Other engines are first compared with torch on some pictures, which are decoded twice for that reason.
     how = {"backbone": "efficientnet_lite0", "engine": "torch"}
     options = ExtractOptions(**how, boxes=BOXES, root=str(folder))
     report = extract_in_process(place / "boxes.csv", place / "boxes.store", options)

@@ -1,4 +1,4 @@
-"""Watch the system calls of every verb and of the Python surface: no connection, nothing written elsewhere.
+"""Watch the system calls of every verb and of the Python API: no connection, no file written elsewhere.
 
 ``python -m tests.slow.system_calls [all|few]``: needs strace. tests/environment/test_watch.py sees only what goes through
 Python; this check also sees what libraries do themselves. Prints the paths written outside the working folder; the exit
@@ -21,7 +21,7 @@ PATH = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
 def main() -> int:
-    """Run surface.py under strace with nothing in the environment but PATH and a HOME that is not there."""
+    """Run surface.py under strace with only PATH and a HOME that does not exist in the environment."""
     with tempfile.TemporaryDirectory(prefix="watched-") as name:
         place, elsewhere, log = (Path(name) / part for part in ("place", "elsewhere", "log"))
         place.mkdir()
@@ -44,7 +44,7 @@ def main() -> int:
             for line in file:
                 call = line.split(None, 1)[1]
                 if call.startswith(("connect", "sendto")):
-                    # Sockets between threads and processes of this machine are no connections.
+                    # Local sockets between threads and processes do not count as connections.
                     if "AF_INET" in call or "sin_addr" in call:
                         connected[call.strip()[:200]] += 1
                     continue

@@ -50,7 +50,7 @@ _LARGE = 400
 
 
 def pictures_of(folder: str | None, count: int = 8) -> list[bytes]:
-    """Return picture files: of ``folder``, or made ones of several shapes."""
+    """Return picture files: those of ``folder``, or synthetic ones of several shapes."""
     if folder is not None:
         paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
         return [path.read_bytes() for path in paths[:: max(1, len(paths) // count)][:count]]
@@ -84,7 +84,8 @@ def compare(name: str, files: list[bytes], place: Path) -> tuple[Backbone, dict[
 
 
 def engines_of(backbone: Backbone, files: list[bytes], names: list[str]) -> list[tuple[str, str, bool]]:
-    """Return for each engine its name, its drift from plain torch or why it does not run, and whether it is as it should."""
+    """Return for each engine its name, its drift from plain torch or why it does not run, and whether that is as
+    required."""
     pixels = np.stack(
         [decode(data, backbone.preprocessing) for data in files[: 4 if backbone.preprocessing.crop > _LARGE else None]]
     )

@@ -1,10 +1,10 @@
-"""Two backbones in one run: the time beside one decode and both forward passes, and equality with runs of their own.
+"""Compare a run with two backbones with one decode plus both forward passes in time, and with two runs in its results.
 
     python -m tests.slow.together [PICTURES] [--pictures 24] [--rounds 3]
 
-PICTURES: a folder of large JPEGs; by default 24 are made, of 6000 x 4000 pixels. Each round measures, in this order: decoding
-all pictures once for both backbones with the threads of an extraction, both forward passes on decoded pictures, and the run
-of both stores (without start-up). The bound is on the medians.
+PICTURES: a folder of large JPEGs; by default 24 synthetic ones of 6000 x 4000 pixels. Each round measures, in this
+order: decoding all pictures once for both backbones with the threads of an extraction, both forward passes on decoded
+pictures, and the run of both stores (without start-up). The bound is on the medians.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--batch", default=8, show_default=True)
 def main(pictures: Path | None, count: int, rounds: int, batch: int) -> None:
-    """Print the figures of each round, and end with 1 if the bound is missed or a store differs."""
+    """Print the figures of each round; exit with 1 if the bound is missed or a store differs."""
     with tempfile.TemporaryDirectory() as place:
         folder = pictures or Path(place) / "pictures"
         if pictures is None:

@@ -50,7 +50,7 @@ class _Approximately:
     def __init__(self, inner: Any, expected: Any, rel: float | None, abs_: float | None) -> None:
         self._inner, self._expected = inner, expected
         self._atol = 1e-12 if abs_ is None else abs_
-        # As pytest has it: an absolute bound alone leaves none that is relative.
+        # As in pytest: if only an absolute bound is given, there is no relative one.
         self._rtol = (1e-6 if abs_ is None else 0.0) if rel is None else rel
 
     def __eq__(self, actual: object) -> bool:

@@ -88,7 +88,7 @@ def measure(contender: Contender, queries: NDArray[np.float32], threads: int, nu
 
 
 def _while(seconds: float) -> Iterator[int]:
-    """Count runs until ``seconds`` are over, but at least _FEWEST."""
+    """Yield run numbers until ``seconds`` are over, but at least _FEWEST."""
     start = time.perf_counter()
     for run in itertools.count():
         if run >= _FEWEST and time.perf_counter() - start > seconds:

@@ -1,4 +1,5 @@
-"""Speed of verify against a plain sequential read with the same checksum; fresh processes in turns, page cache warm and cold.
+"""Compare the speed of verify with a plain sequential read with the same checksum: alternating fresh processes, warm
+and cold.
 
 python -m tests.slow.verify_speed FOLDER [GIB]
 """
@@ -41,7 +42,7 @@ print(report.bytes / (time.perf_counter() - started))
 
 
 def make(folder: Path, gib: float) -> Path:
-    """Write a store of random vectors of that size."""
+    """Write a store of random vectors of ``size`` bytes."""
     from featstore.store import shards
     from featstore.store.manifest import Manifest
     from featstore.store.plan import Plan
@@ -72,7 +73,7 @@ def make(folder: Path, gib: float) -> Path:
 
 
 def forget(files: list[str]) -> None:
-    """Drop the files from the page cache."""
+    """Drop ``files`` from the page cache."""
     for name in files:
         with open(name, "rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -141,7 +141,7 @@ def test_keys_and_labels_come_from_lists_arrays_and_tables(tmp_path):
         (["nothing.txt"], "--keys: 'nothing.txt' is neither a file nor a column"),
     ],
 )
-def test_keys_that_do_not_fit_are_refused(tmp_path, monkeypatch, names, message):
+def test_keys_of_another_length_are_refused(tmp_path, monkeypatch, names, message):
     monkeypatch.chdir(tmp_path)
     write_npy(tmp_path / "v.npy")
     (tmp_path / "k.txt").write_text("\n".join(PATHS[:-1]))
@@ -198,7 +198,7 @@ def test_other_files_are_refused_in_one_line(tmp_path, content, message):
     ["(6, 5", "(6,\n  5)\n )", "('6, 5)", "(06, 5)", "(-6, 5)", "(6, -5)", f"({1 << 62}, 5)", "(6, 5))"],
 )
 @pytest.mark.parametrize("packed", [False, True])
-def test_headers_of_numpy_that_are_no_literals_are_refused(tmp_path, shape, packed):
+def test_numpy_headers_that_are_not_literals_are_refused(tmp_path, shape, packed):
     header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
     content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + VECTORS.tobytes()
     if packed:

@@ -1,4 +1,4 @@
-"""A store of 12,000 made-up pictures with an approximate index that has a contract."""
+"""A store of 12,000 synthetic pictures with an approximate index that has a contract."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CODED = Candidate("hnsw-8", "HNSW16_SQ8", DIMENSION + 140, "efSearch", (40, 80, 
 
 
 def vector(key: bytes, content: int) -> np.ndarray:
-    """Near (2, 0, 0, ...), or for keys that begin with z on the other side of the origin."""
+    """Return a vector near (2, 0, 0, ...), or near its negative for keys that begin with z."""
     found = 0.4 * np.random.default_rng((content, *key)).normal(size=DIMENSION)
     found[0] += -2 if key.startswith(b"z") else 2
     return found.astype(np.float32)

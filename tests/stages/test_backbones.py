@@ -1,4 +1,4 @@
-"""featstore.list_backbones: names, dimensions, and weights at hand."""
+"""featstore.list_backbones: names, dimensions, and whether weights are available offline."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_a_folder_that_cannot_be_used_is_refused(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [1, 7, 100, 1797, 5000])
-def test_evenly_takes_as_many_as_asked_for(tmp_path, limit):
+def test_evenly_yields_the_requested_number(tmp_path, limit):
     write_sample("digits", tmp_path / "digits")
     chunks = list(EvenSubset(open_source(tmp_path / "digits"), limit).chunks(500))
     assert sum(map(len, chunks)) == min(limit, 1797)

@@ -44,7 +44,7 @@ def store(tmp_path_factory):
         return build(tmp_path_factory.mktemp("duplicates") / "s", source)
 
 
-def test_copies_are_grouped_and_leaks_singled_out(store):
+def test_copies_are_grouped_and_leaks_are_listed(store):
     report = find_duplicates(store.path)
     groups = [([copy.key for copy in group.copies], group.equal) for group in report.groups]
     assert sorted(groups[0][0]) == ["test/a/equal3.png", "train/a/equal1.png", "train/a/equal2.png"]
@@ -92,14 +92,14 @@ def test_equal_bytes_are_found_although_all_features_are_equal(tmp_path):
     assert (report.leaks, report.leaking) == ([], {})
 
 
-def test_a_store_without_vectors_has_none(tmp_path):
+def test_a_store_without_vectors_has_no_duplicates(tmp_path):
     report = find_duplicates(build(tmp_path / "s", Pictures({b"a": -1})).path)
     assert (report.groups, report.leaks, report.surplus) == ([], [], 0)
 
 
 @pytest.fixture
 def mixed(tmp_path):
-    """a.jpg, its copy and its JPEG 80, two pictures of equal bytes besides, and 15 others."""
+    """A store of a.jpg, its copy and its JPEG of quality 80, another pair of equal bytes, and 15 other pictures."""
     keys = [b"a.jpg", b"copy.jpg", b"a80.jpg", b"b.jpg", b"b2.jpg", *(b"%d.jpg" % number for number in range(15))]
     same = {b"copy.jpg": b"a.jpg", b"b2.jpg": b"b.jpg"}
 

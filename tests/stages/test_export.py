@@ -42,13 +42,13 @@ def test_a_store_becomes_parquet_beside_it(store):
     assert np.stack(table["vector"].to_numpy()).tobytes() == opened.features().tobytes()
 
 
-def test_npy_goes_where_it_is_asked_for(store, tmp_path):
+def test_npy_is_written_to_the_given_folder(store, tmp_path):
     made = export(store, to="npy", out=tmp_path / "v")
     assert (made.files, made.rows, made.dimension) == (["vectors.npy", "rows.parquet"], 12, 8)
     assert np.load(tmp_path / "v/vectors.npy").shape == (12, 8)
 
 
-def test_what_cannot_be_exported_is_refused_in_one_line(store, tmp_path):
+def test_invalid_exports_are_refused_in_one_line(store, tmp_path):
     with pytest.raises(UsageError, match="choose one of parquet, npy, csv; did you mean 'parquet'"):
         export(store, to="parqet")
     with pytest.raises(UsageError, match="does not exist"):
@@ -63,7 +63,7 @@ def test_what_cannot_be_exported_is_refused_in_one_line(store, tmp_path):
 
 @pytest.fixture(scope="module", params=["float32", "float16"])
 def head(request, tmp_path_factory):
-    """A head on the tiny backbone, whose path is returned with its pictures."""
+    """Return the path of a head on the tiny backbone, and the folder of its pictures."""
     place = tmp_path_factory.mktemp("head")
     pictures = write_coloured(place / "pictures", names("train", 8), size=(40, 31))
     store = make_store(pictures, place / "s", dtype=request.param)
@@ -105,7 +105,7 @@ def test_an_export_replaces_only_an_earlier_one(store, head, tmp_path):
     assert not (store / "inside").exists()
 
 
-def test_a_head_alone_takes_features(head, tmp_path):
+def test_features_only_exports_a_model_on_features(head, tmp_path):
     path, _ = head
     made = export(path, to="onnx", out=tmp_path / "m.onnx", features_only=True)
     assert made.inputs == "features (n, 8) float32, of tiny"
@@ -138,7 +138,7 @@ def swapped(head):
     return dataclasses.replace(head, model=dataclasses.replace(model, coef=-model.coef))
 
 
-def test_a_head_whose_network_is_not_there_is_refused_with_the_remedy(head, tmp_path):
+def test_missing_network_error_names_the_remedy(head, tmp_path):
     path, _ = head
     with pytest.raises(UsageError, match="--features-only"):
         export(path, to="onnx", out=tmp_path / "m.onnx")

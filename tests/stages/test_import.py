@@ -36,7 +36,7 @@ N, D = 60, 6
 
 
 def write(folder, count: int = N, seed: int = 0) -> np.ndarray:
-    """Write v.npy and rows.csv: two classes that lie apart, and the last row a copy of the first."""
+    """Write v.npy and rows.csv: two well separated classes; the last row is a copy of the first."""
     random = np.random.default_rng(seed)
     vectors = random.standard_normal((count, D)).astype(np.float32)
     vectors[::2, 0] += 6
@@ -87,7 +87,7 @@ def test_heads_indexes_and_duplicates_work_as_on_extracted_features(made):
     (by_vector,) = search(built.path, like=Query(vectors=[vectors[7]]), k=1).queries
     assert by_vector.neighbours[0].key == "007.jpg"
     (group,) = find_duplicates(folder / "s", threshold=0.999).groups
-    # Their bytes are unknown: near, not equal.
+    # The bytes of imported pictures are unknown, so the group counts as near-duplicates.
     assert ([copy.key for copy in group.copies], group.equal) == (["000.jpg", "059.jpg"], False)
     table = folder / "t.csv"
     table.write_text("path,label\n000.jpg,lion\n")
@@ -96,7 +96,7 @@ def test_heads_indexes_and_duplicates_work_as_on_extracted_features(made):
         FeatureStore.open(folder / "s").path_of("000.jpg")
 
 
-def test_what_needs_pictures_says_so_in_one_line(made):
+def test_operations_that_need_pictures_are_refused_in_one_line(made):
     folder, _ = made
     write_coloured(folder / "pictures", names("", 2))
     train(folder / "s", out=folder / "h", C=1.0)
@@ -149,7 +149,7 @@ def test_the_identity_has_to_be_named(tmp_path, name):
     assert not (tmp_path / "s").exists()
 
 
-def test_nothing_is_written_for_nan_or_doubled_keys(tmp_path):
+def test_nan_and_duplicate_keys_are_refused_before_writing(tmp_path):
     vectors = write(tmp_path)
     (tmp_path / "k.txt").write_text("\n".join(["a", "b", "a", *(str(at) for at in range(N - 3))]))
     with pytest.raises(UsageError, match=r"the key 'a' is there more than once \(rows 1 and 3\)"):
@@ -161,7 +161,7 @@ def test_nothing_is_written_for_nan_or_doubled_keys(tmp_path):
     assert not (tmp_path / "s").exists()
 
 
-def test_a_damaged_vector_is_set_aside_but_not_remade(made):
+def test_a_damaged_vector_becomes_a_failure_and_is_not_computed_again(made):
     folder, _ = made
     path = shards.shard_path(folder / "s", 0)
     with open(path, "r+b") as file:
@@ -174,7 +174,7 @@ def test_a_damaged_vector_is_set_aside_but_not_remade(made):
 
 
 @pytest.mark.parametrize("to", ["parquet", "npy"])
-def test_an_export_comes_back_with_its_identity(tmp_path, to):
+def test_importing_an_export_restores_its_identity(tmp_path, to):
     store = make_store(write_coloured(tmp_path / "p", names("train", 6)), tmp_path / "s", unit_rows=5)
     export(store, to=to, out=tmp_path / "out")
     import_vectors(tmp_path / "out", tmp_path / "copy")
@@ -185,7 +185,7 @@ def test_an_export_comes_back_with_its_identity(tmp_path, to):
     assert copy.columns == ["label", "split"]
 
 
-def test_regions_come_back_from_an_export_and_removed_pictures_do_not(tmp_path):
+def test_import_of_an_export_restores_regions_but_not_removed_pictures(tmp_path):
     write_coloured(tmp_path / "p", names("train", 2))
     extract(tmp_path / "p", tmp_path / "s", backbone=tiny_backbone(), tiles=20, supervised=False)
     export(tmp_path / "s")
@@ -219,7 +219,7 @@ def test_an_unfinished_export_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_import_goes_on(tmp_path):
+def test_a_killed_import_is_resumed(tmp_path):
     vectors = write(tmp_path)
     code = """
 import os, signal

@@ -21,7 +21,7 @@ from tests.made import tiny_backbone
 
 
 def keys_by_plain_faiss(path, store, key, k=1):
-    """Look ``key``'s vector up in the index file as anyone with FAISS would; return the store's keys of the ids."""
+    """Search the index file for ``key``'s vector with plain FAISS; return the store's keys of the found ids."""
     import faiss
 
     index = faiss.read_index(os.fspath(path))
@@ -57,7 +57,7 @@ def test_ids_lead_to_the_right_keys_after_pictures_were_skipped_removed_and_adde
     assert (report.added, report.removed) == (0, 0)
 
 
-def test_the_report_tells_recall_and_identity(chain):
+def test_report_has_recall_and_identity(chain):
     report = index(chain.store, out=chain.place / "again.faiss", kind="hnsw").to_dict()
     assert report["rows"] == 30
     assert report["recall"]["k"] == 10
@@ -116,7 +116,7 @@ def test_contract_options_are_checked(chain, tmp_path):
     assert index(chain.store, out=tmp_path / "y").to_dict()["holds"] is None
 
 
-def test_a_store_is_exported_for_others_to_be_measured_on(chain, tmp_path):
+def test_a_store_is_exported_as_an_ann_benchmarks_file(chain, tmp_path):
     assert export_store(chain.store, tmp_path / "x.hdf5", k=5) == 3
     read = read_ann_benchmark(tmp_path / "x.hdf5")
     assert read.train.shape == (27, 8)
@@ -149,7 +149,7 @@ def test_an_update_deletes_removed_pictures_from_an_exact_index(tmp_path, kind, 
     assert index(store, update=True).removed == 0
 
 
-def test_a_second_build_of_one_index_is_refused_before_its_work(chain, tmp_path, monkeypatch):
+def test_a_concurrent_build_of_the_same_index_is_refused_early(chain, tmp_path, monkeypatch):
     real, told = stage._build, []
 
     def build(*arguments):
@@ -169,14 +169,14 @@ def test_a_second_build_of_one_index_is_refused_before_its_work(chain, tmp_path,
     assert len(told) == 2
 
 
-def test_a_name_that_is_too_long_fails_before_the_work(chain, tmp_path, monkeypatch):
+def test_a_too_long_name_is_refused_before_the_index_is_built(chain, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "_build", lambda *_: pytest.fail("worked"))
     with pytest.raises(UsageError, match="its name has 250 bytes, where 240 fit"):
         index(chain.store, out=tmp_path / ("x" * 250))
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw"])
-def test_changed_labels_are_told_and_an_update_takes_them_over(tmp_path, kind):
+def test_changed_labels_are_reported_and_an_update_takes_them_over(tmp_path, kind):
     store = make_store(write_coloured(tmp_path / "p", names("", 6)), tmp_path / "s")
     path = index(store, kind=kind).path
     before = open_index(path).vectors_of(FeatureStore.open(store).ids)

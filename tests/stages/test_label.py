@@ -1,4 +1,4 @@
-"""featstore label: what is matched, what is told, what is refused."""
+"""featstore label: matched keys, notes and errors."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_grown_index_is_measured_on_its_new_rows(copied, place):
     assert report.info["effort"] == before["effort"]
     larger, opened = open_index(report.path), FeatureStore.open(copied)
     assert larger.ids.tolist() == opened.ids.tolist()
-    # The label is true of queries that nobody has seen.
+    # The recall on fresh queries is within the reported interval.
     fresh = np.array([vector(b"%d" % number, -number % 977) for number in range(2000)])
     recall = check_contract(larger, fresh, opened.features(), opened.ids)
     assert recall.high >= report.info["recall"]["low"]

@@ -1,4 +1,4 @@
-"""A backbone of one's own through all verbs in fresh processes, and files of strangers that name one."""
+"""The user's own backbone through all verbs in fresh processes, and untrusted files that name one."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def damage(store: str) -> None:
-    """Set 16 bytes of a vector to zero."""
+    """Set 16 bytes of a stored vector to zero."""
     shard = next(Path(store, "shards").glob("*.h5"))
     data = bytearray(shard.read_bytes())
     with FeatureStore.open(store) as opened:
@@ -120,7 +120,7 @@ def test_a_network_survives_extract_grow_predict_search_and_repair_in_fresh_proc
     assert run_json("repair", "s", *NAMED)["remade"] == 1
     np.testing.assert_allclose(of_keys(kept), before, rtol=1e-5, atol=1e-6)
 
-    # Other weights than before are refused by their digest.
+    # Changed weights are refused because their digest differs.
     monkeypatch.syspath_prepend(os.fspath(place / "modules"))
     (place / "modules/seed").write_text("1")
     write_coloured(place / "pictures", names("", 6))
@@ -145,7 +145,7 @@ def test_a_network_that_fails_in_a_run_is_told_in_one_line_and_the_run_goes_on_w
 
 
 @pytest.mark.parametrize("claim", [("os:system", "os:system"), ("my-small", SPEC)])
-def test_a_strangers_store_head_or_index_causes_no_import(
+def test_an_untrusted_store_head_or_index_causes_no_import(
     place: Path, monkeypatch: pytest.MonkeyPatch, claim: tuple[str, str]
 ) -> None:
     stranger = replace(tiny_backbone(), name=claim[0], weights=claim[1])
@@ -154,7 +154,7 @@ def test_a_strangers_store_head_or_index_causes_no_import(
     index("s", out="s.faiss")
     write_coloured(place / "pictures", names("", 5))
     damage("s")
-    # The module could be imported, and lies in the working directory too.
+    # The module is importable, and in the working directory too.
     monkeypatch.syspath_prepend(os.fspath(place / "modules"))
     shutil.copy("modules/featstore_test_networks.py", ".")
     for verb, work in verbs(os.fspath(place / "pictures/ant/00.png")).items():
@@ -188,7 +188,7 @@ def test_a_forged_name_is_neither_imported_nor_downloaded(
     assert not list(place.rglob("was-imported"))
 
 
-def test_a_store_made_with_a_loaded_backbone_goes_on_with_the_function_that_makes_it(
+def test_a_store_of_a_loaded_backbone_continues_with_the_function_of_that_backbone(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(os.fspath(place / "modules"))

@@ -86,7 +86,7 @@ def test_a_store_is_read_through_a_stream(chain, monkeypatch):
     assert len(list(predict(chain.trained.path, os.fspath(chain.store)))) == 30
 
 
-def test_predictions_are_walked_twice_and_made_once(chain, monkeypatch):
+def test_predictions_can_be_iterated_twice_but_are_computed_once(chain, monkeypatch):
     found = predict(chain.trained.path, chain.store)
     half = [one.key for one, _ in zip(found, range(7), strict=False)]
     first = list(found)

@@ -1,4 +1,4 @@
-"""featstore.stages.remove.purge: no trace of removed pictures is left in any file, and a killed purge goes on."""
+"""featstore.stages.remove.purge: no trace of removed pictures is left in any file, and a killed purge is resumed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Traces:
                 self.words |= {row.tobytes() for row in FeatureIndex.open(path).vectors_of(opened.ids[rows])}
 
     def found(self) -> list[tuple[str, bytes]]:
-        """Return (file, word) for each word that is in a file of the store, or of an index or a head."""
+        """Return (file, sequence) for each byte sequence that is in a file of the store, an index or a head."""
         files = [file for top in self.files for file in ([top] if top.is_file() else top.rglob("*")) if file.is_file()]
         files += [file for file in self.folder.iterdir() if file.name.endswith((".featstore", ".next"))]
         return [
@@ -63,7 +63,7 @@ class Traces:
 
 
 def as_kept(path: Path, vectors: np.ndarray) -> np.ndarray:
-    """Return vectors (n, d) as the head at ``path`` keeps them, if it does."""
+    """Return vectors (n, d) in the form in which the head at ``path`` stores them, if it does."""
     model = load_head(path).model
     if isinstance(model, NeighboursModel):
         return unit_rows(vectors, model.mean)
@@ -131,7 +131,7 @@ def test_no_byte_of_purged_pictures_is_in_any_file(store: Path, pictures: Path, 
     assert purge(store).rewritten == []
 
 
-def test_the_store_alone(store: Path, pictures: Path):
+def test_purge_works_without_heads_and_indexes(store: Path, pictures: Path):
     traces = Traces(store, [])
     before = FeatureStore.open(store)
     features = before.features().copy()
@@ -176,7 +176,7 @@ def test_purged_pictures_of_an_unfinished_unit_are_not_in_its_journal(tmp_path: 
     assert len(FeatureStore.open(tmp_path / "s")) == 7
 
 
-def test_a_purge_that_was_begun_keeps_writers_out_until_it_is_finished(tmp_path: Path):
+def test_an_unfinished_purge_blocks_writers(tmp_path: Path):
     source = Pictures({f"a/{number}".encode(): number for number in range(4)})
     store = tmp_path / "s"
     build(store, source)

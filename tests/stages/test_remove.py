@@ -1,4 +1,4 @@
-"""featstore.remove: what leaves the results, and what does not come back."""
+"""featstore.remove: removed pictures are in no result, and later runs do not add them again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def store(tmp_path: Path, source: Pictures) -> Path:
     return tmp_path / "s"
 
 
-def test_removed_pictures_leave_all_results_at_once_and_open_readers_do_not_change(store: Path):
+def test_removal_changes_all_results_immediately_but_not_open_readers(store: Path):
     before = FeatureStore.open(store)
     report = remove(store, ["a/1", b"a/1"], where="key == 'b/2'")
     assert (report.removed, report.vectors, report.keys, report.denied) == (2, 2, ["'a/1'", "'b/2'"], 2)
@@ -80,7 +80,7 @@ def test_a_removed_picture_under_another_name_is_a_failure_with_its_reason(tmp_p
     ]
 
 
-def test_copies_of_a_removed_picture_are_told(tmp_path: Path):
+def test_copies_of_a_removed_picture_are_reported(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("", 2))
     shutil.copy(folder / "ant/00.png", folder / "ant/copy.png")
     report = remove(make_store(folder, tmp_path / "s"), ["ant/00.png"])
@@ -96,7 +96,7 @@ def test_unknown_keys_are_refused_with_similar_ones_and_nothing_is_removed(store
     assert Manifest.read(store).requires == ()
 
 
-def test_removing_again_is_no_error(store: Path):
+def test_removing_twice_is_not_an_error(store: Path):
     remove(store, ["a/1"])
     report = remove(store, ["a/1", "a/2"])
     assert (report.removed, report.before) == (1, 1)
@@ -128,7 +128,7 @@ def test_labels_of_removed_pictures_are_unknown(store: Path):
     assert set_columns(store, [b"a/0", b"a/1"], {"label": ["x", "y"]}).unknown == 1
 
 
-def test_a_store_made_from_this_one_loses_them_with_the_next_run(tmp_path: Path):
+def test_the_next_run_removes_them_from_a_store_made_from_this_one(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("", 3))
     old = make_store(folder, tmp_path / "old")
     new = make_store(old, tmp_path / "new", backbone=tiny_backbone(3))
@@ -142,7 +142,7 @@ def test_a_store_made_from_this_one_loses_them_with_the_next_run(tmp_path: Path)
     assert [key for table in FeatureStore.open(new)._tables.own[-1:] for key in table.keys] == [b"ant/02.png"]
 
 
-def test_keys_in_a_file(tmp_path: Path):
+def test_keys_are_read_from_a_file(tmp_path: Path):
     (tmp_path / "keys.txt").write_bytes(b"./a/1\nb b/2\n\n")
     assert keys_in(tmp_path / "keys.txt") == [b"a/1", b"b b/2"]
     (tmp_path / "none").write_bytes(b"\n")

@@ -121,7 +121,7 @@ def test_vectors_in_files_and_arrays_are_queries(chain, unit, tmp_path):
         (None, "no array that can be read"),
     ],
 )
-def test_vectors_that_are_none(chain, tmp_path, array, message):
+def test_rejects_invalid_vectors(chain, tmp_path, array, message):
     path = tmp_path / "x.npy"
     if array is None:
         path.write_bytes(b"\x93NUMPY\x01\x00")

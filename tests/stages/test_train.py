@@ -32,7 +32,7 @@ def test_a_saved_head_predicts_what_the_trained_one_did(chain, tmp_path, kind):
     np.testing.assert_array_equal(loaded.predict_proba(vectors), trained.probabilities)
     assert loaded.classes == trained.head.classes == ["ant", "bee"]
     assert trained.report.rows == 10
-    # Red and blue pictures: whatever the head, they are told apart.
+    # Every kind of head separates red from blue pictures.
     assert trained.report.accuracy.value >= 0.9
     assert loaded.fingerprint == store.fingerprint
     told = json.loads(json.dumps(trained.to_dict(), allow_nan=False))
@@ -122,7 +122,7 @@ def test_pictures_without_label_and_pending_ones_are_counted_and_left_out(tmp_pa
     store = make_store(folder, tmp_path / "s", unit_rows=4)
     set_columns(store, [b"ant/00.png", b"bee/03.png"], {tables.LABEL: [None, None]})
     write_coloured(folder, ["bee/90.png", "bee/91.png"], seed=9)
-    # Of the five units the fifth, with the new pictures, is left to another process, which never comes.
+    # Leave the fifth of five units, with the new pictures, pending.
     make_store(folder, store, unit_rows=4, units=(0, 5))
     counts = FeatureStore.open(store).counts
     assert (counts.vectors, counts.pending) == (16, 2)
@@ -189,7 +189,7 @@ def test_a_head_that_is_replaced_is_compared_on_the_same_pictures(chain, tmp_pat
     assert told["rows"] == 10
 
 
-def test_a_head_judged_by_other_pictures_is_not_compared(tmp_path):
+def test_heads_with_other_held_out_pictures_are_not_compared(tmp_path):
     store = make_store(write_coloured(tmp_path / "p", names("", 10)), tmp_path / "s")
     train(store, folds=2, seed=1)
     replaced = train(store, folds=2, seed=2).replaced
@@ -197,7 +197,7 @@ def test_a_head_judged_by_other_pictures_is_not_compared(tmp_path):
     assert "of its own, so the two figures are not to be compared" in replaced.text()
 
 
-def test_a_head_of_other_classes_or_another_store_is_replaced_by_force_only(chain, tmp_path):
+def test_a_head_of_other_classes_or_another_store_is_replaced_only_with_force(chain, tmp_path):
     folder = write_coloured(tmp_path / "p", names("", 6))
     store = make_store(folder, tmp_path / "s")
     path = train(store, folds=2).path
@@ -228,13 +228,13 @@ def test_train_replaces_a_damaged_head_and_reports_it(chain, tmp_path):
     assert load_head(path).classes == ["ant", "bee"]
 
 
-def test_a_name_that_is_too_long_fails_before_the_work(chain, tmp_path, monkeypatch):
+def test_a_too_long_name_is_refused_before_training(chain, tmp_path, monkeypatch):
     monkeypatch.setattr("featstore.stages.train.stage.split_store", lambda *_, **__: pytest.fail("worked"))
     with pytest.raises(UsageError, match="its name has 256 bytes, where 255 fit"):
         train(chain.store, out=tmp_path / ("x" * 256))
 
 
-def test_a_name_of_250_bytes_is_a_name(chain, tmp_path):
+def test_a_name_of_250_bytes_is_accepted(chain, tmp_path):
     assert train(chain.store, folds=3, C=1.0, out=tmp_path / ("x" * 250)).path
 
 
@@ -250,7 +250,7 @@ def named(chain, tmp_path_factory):
     return {kind: train(chain.store, head=kind, folds=3, out=place / f"{kind[-4:]}.head") for kind in (LDA, TREE)}
 
 
-def test_a_class_goes_through_evaluation_calibration_prediction_and_training_again(chain, named):
+def test_heads_of_scikit_learn_classes_support_the_whole_workflow(chain, named):
     trained = named[LDA]
     assert trained.report.accuracy.value >= 0.9
     assert trained.calibration["scale"] > 0
@@ -274,7 +274,7 @@ def test_a_head_with_types_to_trust_says_so_and_is_refused_without(chain, named)
     with pytest.raises(UsageError, match="--trust sklearn.tree._tree.Tree"):
         predict(trained.path, chain.store)
     assert len(list(predict(trained.path, chain.store, trust=["sklearn.tree._tree.Tree"]))) == 30
-    # Neither describes nor checks by building anything.
+    # Describing and verifying a head builds no object from it.
     assert info(trained.path)["trust"] == ["sklearn.tree._tree.Tree"]
     assert not verify(trained.path).problems
 

@@ -1,4 +1,4 @@
-"""Training a head again: bit for bit on the store as it was, or what is gone is named."""
+"""Training a head again gives equal bits on the store as it was, or an error that names the missing rows."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_weights_are_equal_after_the_store_changed(tmp_path: Path, kind: str):
     assert opened.labels.tolist().count("ant") == 12
 
 
-def test_a_head_on_two_stores_and_their_new_places(tmp_path: Path):
+def test_a_head_on_two_moved_stores_is_trained_again(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("train", 6) + names("val", 3))
     stores = [make_store(folder, tmp_path / "s"), make_store(folder, tmp_path / "t", backbone=tiny_backbone(3))]
     train(stores, folds=2, out=tmp_path / "a.head")
@@ -135,7 +135,7 @@ def test_unused_purged_pictures_are_only_noted(tmp_path: Path):
     assert again.notes == ["1 picture of then is gone (the first: 'ant/08.png'); the head did not use them"]
 
 
-def test_a_difference_is_told(tmp_path: Path):
+def test_differing_weights_are_reported(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("train", 6) + names("val", 3))
     train(make_store(folder, tmp_path / "s"), folds=2, out=tmp_path / "a.head")
     head = load_head(tmp_path / "a.head")
@@ -187,7 +187,7 @@ def test_an_index_reopens_what_it_saw(tmp_path: Path):
     assert len(FeatureStore.open(store, at=path)) == 13
 
 
-def test_a_head_of_another_store_knows_no_state(chain, tmp_path: Path):
+def test_a_head_of_another_store_is_not_a_past_state(chain, tmp_path: Path):
     store = make_store(chain.folder, tmp_path / "other")
     with pytest.raises(UsageError, match="was not made from"):
         FeatureStore.open(store, at=chain.trained.path)
@@ -243,7 +243,7 @@ def test_every_head_of_a_random_history_trains_again(tmp_path: Path, seed: int):
             train(path, head=str(random.choice(["logreg", "knn"])), folds=2, out=out)
             heads.append((out, *seen(path)))
         except UsageError:
-            # For example a class of one picture.
+            # A random history may not be trainable, for example with a class of one picture.
             continue
     assert len(heads) > STEPS // 3
     now = all_ids(path)

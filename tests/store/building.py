@@ -1,4 +1,4 @@
-"""Stores written by the real writer from synthetic pictures; vectors are a function of key and content."""
+"""Stores that the real writer writes from synthetic pictures; vectors depend only on key and content."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_removed_rows_are_left_out(tmp_path, monkeypatch):
         assert table["vector"].combine_chunks().flatten().to_numpy().tobytes() == np.asarray(store.features()).tobytes()
 
 
-def test_names_that_are_no_text_come_as_bytes(tmp_path):
+def test_names_that_are_not_utf8_become_bytes(tmp_path):
     pictures = Pictures({b"a.jpg": 1, b"\xff.jpg": 2}, labels={b"a.jpg": "\udcff"})
     table = build(tmp_path / "s", pictures).to_arrow()
     assert table["key"].to_pylist() == [b"a.jpg", b"\xff.jpg"]

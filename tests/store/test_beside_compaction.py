@@ -26,7 +26,7 @@ EVENTS = {"open", "os.listdir", "os.scandir"}
 
 
 class Interruption:
-    """Call ``action`` when the arming thread opens or lists something for the ``step``-th time."""
+    """Call ``action`` when the thread that armed this opens or lists a file or folder for the ``step``-th time."""
 
     def __init__(self) -> None:
         self.thread: int | None = None
@@ -98,7 +98,7 @@ def test_compaction_between_any_steps_of_a_reader_keeps_its_answers(master: Path
     expected = read(shutil.copytree(master, tmp_path / "first"))
     step = 0
     while True:
-        # Try all of the first steps; later ones, which open one file after another, in longer strides.
+        # Try each of the first steps, but only some of the later ones, which open one file after another.
         step += 1 + step // 12
         path = shutil.copytree(master, tmp_path / f"{step}")
         INTERRUPTION.arm(step, lambda path=path: compact(path))

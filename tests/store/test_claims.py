@@ -171,7 +171,7 @@ def test_owner_is_never_read_from_a_claim_that_is_gone(tmp_path, monkeypatch):
         assert late.holder(0) is None
 
 
-def test_claim_made_and_ended_while_another_process_makes_the_same_is_free(tmp_path, monkeypatch):
+def test_a_claim_that_ended_during_a_competing_claim_is_free(tmp_path, monkeypatch):
     write = module.atomic.write_bytes
     with Claims(tmp_path) as late, Claims(tmp_path) as early:
 
@@ -230,7 +230,7 @@ def test_compaction_is_refused_by_a_live_writer_on_another_host(tmp_path):
             thread.join()
 
 
-def test_long_wait_for_another_host_is_told_with_the_remedy(tmp_path):
+def test_long_wait_for_another_host_is_reported_with_the_remedy(tmp_path):
     forge(tmp_path, "session-0123456789abcdef", host="elsewhere")
     with (
         Claims(tmp_path, lease_seconds=1.0, heartbeat_seconds=0.2) as made,
@@ -239,7 +239,7 @@ def test_long_wait_for_another_host_is_told_with_the_remedy(tmp_path):
         made.exclusive()
 
 
-def test_of_writer_and_compaction_that_announce_themselves_at_once_one_is_refused(tmp_path, monkeypatch):
+def test_writer_and_compaction_that_start_together_are_never_both_admitted(tmp_path, monkeypatch):
     with Claims(tmp_path) as writer, Claims(tmp_path) as compaction:
         take, refused = Claims.take, []
 

@@ -1,4 +1,4 @@
-"""The denylist: what is on it after any sequence of removals and restorations."""
+"""The denylist: its entries after any sequence of removals and restorations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def sums(keys: list[bytes]) -> np.ndarray:
 
 
 @given(st.lists(st.tuples(st.booleans(), some)))
-def test_keys_and_contents_after_removals_and_restorations(steps):
+def test_keys_and_contents_are_right_after_any_removals_and_restorations(steps):
     found, keys, contents = EMPTY, set(), set()
     for add, chosen in steps:
         if add:
@@ -48,7 +48,7 @@ def test_digests_of_two_stores_differ():
     assert len(EMPTY.arrays()) == 0 == len(EMPTY.about())
 
 
-def test_a_picture_is_known_by_its_removed_regions_and_lifting_it_lifts_them():
+def test_restoring_a_picture_restores_its_removed_regions():
     keys = [b"a#0", b"a#1", b"b#0", b"c"]
     found = EMPTY.with_entries(EMPTY.entries(keys, sums(keys), [b"a", b"a", b"b", b"c"]))
     assert found.denies_keys([b"a", b"a#0", b"c"]).tolist() == [False, True, True]

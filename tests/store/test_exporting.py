@@ -45,7 +45,7 @@ def store(tmp_path):
     return build(tmp_path / "s", source(), identity=identity(dtype="float16"))
 
 
-def test_parquet_has_a_part_a_unit_with_the_rows_of_the_table(store, tmp_path):
+def test_parquet_has_one_part_per_unit_with_the_rows_of_the_table(store, tmp_path):
     made = export_store(store, tmp_path / "out", "parquet")
     assert made.files == [f"part-000000-{number:08d}.parquet" for number in range(3)]
     assert [parquet.read_metadata(tmp_path / "out" / name).num_rows for name in made.files] == [5, 5, 2]
@@ -81,7 +81,7 @@ def test_csv_gives_the_same_values(tmp_path, dtype):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_killed_export_goes_on_and_ends_equal(store, tmp_path, form):
+def test_a_resumed_export_equals_an_uninterrupted_one(store, tmp_path, form):
     whole = tmp_path / "whole"
     export_store(store, whole, form)
     for rows in (5, 12):
@@ -94,7 +94,7 @@ def test_a_killed_export_goes_on_and_ends_equal(store, tmp_path, form):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_finished_export_is_left_as_it_is(store, tmp_path, form):
+def test_a_finished_export_is_not_changed(store, tmp_path, form):
     first = export_store(store, tmp_path / "out", form)
     before = {path.name: path.stat().st_ino for path in (tmp_path / "out").iterdir() if path.name != DESCRIPTION}
     again = export_store(store, tmp_path / "out", form)
@@ -105,7 +105,7 @@ def test_a_finished_export_is_left_as_it_is(store, tmp_path, form):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_store_that_changed_is_exported_anew(store, tmp_path, form):
+def test_a_changed_store_is_exported_again(store, tmp_path, form):
     export_store(store, tmp_path / "out", form)
     pictures = source(14)
     del pictures.content[b"01.jpg"]
@@ -144,7 +144,7 @@ def test_other_folders_are_refused(store, tmp_path):
         export_store(store, tmp_path / "no/such", "csv")
 
 
-def test_a_link_in_the_way_is_not_followed(store, tmp_path):
+def test_links_at_output_paths_are_not_followed(store, tmp_path):
     (tmp_path / "victim").write_text("mine")
     export_store(store, tmp_path / "out", "npy")
     (tmp_path / "out/vectors.npy").unlink()

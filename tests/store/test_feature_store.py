@@ -168,7 +168,7 @@ def test_an_array_or_a_mask_chooses_keys_and_labels(store):
         store.keys[np.array([12])]
 
 
-def test_a_store_has_a_shape_and_is_closed_by_with(source, tmp_path):
+def test_store_has_a_shape_and_a_with_block_closes_it(source, tmp_path):
     build(tmp_path / "s", source)
     with FeatureStore.open(tmp_path / "s") as store:
         features = store.features()
@@ -180,7 +180,7 @@ def test_a_store_has_a_shape_and_is_closed_by_with(source, tmp_path):
     np.testing.assert_array_equal(features, before)
 
 
-def test_the_path_of_a_key_is_where_its_picture_is_now(tmp_path):
+def test_path_of_returns_the_current_path_of_a_picture(tmp_path):
     write_pictures(tmp_path / "pictures", ["a/1.png", "b/2.png"])
     store = extracted(tmp_path / "pictures", tmp_path / "s")
     assert store.path_of("a/1.png") == tmp_path / "pictures/a/1.png"
@@ -241,7 +241,7 @@ def test_columns_of_a_data_frame_have_the_types_of_their_values(tmp_path):
         assert [None if value is pd.NA or value != value else value for value in frame[name].tolist()] == values
 
 
-def test_a_data_frame_holds_names_of_any_bytes(tmp_path):
+def test_data_frame_keeps_names_that_are_not_utf8(tmp_path):
     source = Pictures({b"odd-\xff": 1, b"plain": 2}, {b"plain": "l\udcff"}, metadata={"note": {b"odd-\xff": "\udcfe"}})
     store = build(tmp_path / "s", source)
     frame = store.to_pandas()

@@ -113,7 +113,7 @@ def test_a_store_of_float16_stays_a_read_only_memory_map(stores):
     assert not halves.flags.writeable
     assert not halves.flags.owndata
     np.testing.assert_array_equal(halves, pickle.loads(pickle.dumps(halves)))
-    # The identities differ only in the stored dtype: one head takes both.
+    # The identities differ only in the stored dtype, so a head accepts both.
     head = train_head(stores[0].features(), stores[0].labels, C=1.0)
     assert (head.predict(halves) == stores[0].labels).mean() > 0.8
 

@@ -66,7 +66,7 @@ def check(path: Path) -> None:
     assert then.column("h").tolist() == [4, 5, None, 8]
 
 
-def test_reads_the_golden_regions():
+def test_reads_the_golden_store_of_regions():
     check(GOLDEN)
 
 
@@ -82,11 +82,11 @@ def test_writes_the_same_layout_as_the_golden_regions(tmp_path: Path):
             assert json.loads(golden["meta"][:].tobytes()).keys() == json.loads(ours["meta"][:].tobytes()).keys()
 
 
-def test_an_older_featstore_refuses_regions_by_name(monkeypatch):
+def test_an_older_featstore_refuses_a_store_of_regions(monkeypatch):
     monkeypatch.setattr(manifest, "KNOWN_FEATURES", manifest.KNOWN_FEATURES - {"regions"})
     with pytest.raises(UsageError, match=r"needs a newer featstore \(regions\)"):
         FeatureStore.open(GOLDEN)
 
 
-def test_repair_finds_what_the_store_requires():
+def test_repair_restores_the_required_features_of_a_store():
     assert _requires(GOLDEN, FeatureStore.open(GOLDEN)._plan) == ("regions",)

@@ -1,4 +1,4 @@
-"""The past: earlier states are shown as they were, or what is missing of them is named."""
+"""Past states of a store: they are shown as they were, or their missing pictures are named."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def known_keys(path: Path, wanted: set[bytes]) -> list[bytes]:
 
 @dataclass
 class Seen:
-    """What a store showed at one time."""
+    """Content that a store showed at one time."""
 
     record: dict[str, object]
     generation: tuple[int, int, int]
@@ -135,7 +135,7 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "s"
 
 
-def test_a_generation_and_a_label_version_mean_their_last_moment(store: Path):
+def test_a_generation_or_label_version_opens_its_last_state(store: Path):
     before = FeatureStore.open(store, at=(0, 1))
     assert list(before.keys) == [key.decode() for key in KEYS]
     assert before.labels.tolist() == ["x", *["z"] * 7]
@@ -145,7 +145,7 @@ def test_a_generation_and_a_label_version_mean_their_last_moment(store: Path):
         assert list(FeatureStore.open(store, at=at).keys) == list(now.keys)
 
 
-def test_a_date_shows_what_was_there(store: Path):
+def test_a_date_opens_the_state_of_that_time(store: Path):
     began = history.states_of(FeatureStore.open(store)._plan)[0].created.astimezone()
     assert len(FeatureStore.open(store, at=began.date())) == 8
     assert len(FeatureStore.open(store, at=began.isoformat())) == 8
@@ -159,7 +159,7 @@ def test_a_date_shows_what_was_there(store: Path):
     ("at", "words"),
     [((5, 1), r"known are \(0, 1\) to \(0, 2\)"), (9, "there are 0 to 3"), ((1,), "two or three numbers")],
 )
-def test_unknown_states_are_refused_with_those_there_are(store: Path, at, words: str):
+def test_error_for_an_unknown_state_lists_the_known_ones(store: Path, at, words: str):
     with pytest.raises(UsageError, match=words):
         FeatureStore.open(store, at=at)
 
@@ -200,7 +200,7 @@ def test_repair_sets_a_damaged_history_aside_and_keeps_what_is_required(store: P
         FeatureStore.open(store, at=(0, 1))
 
 
-def test_a_compaction_without_history_is_told(store: Path):
+def test_error_names_a_compaction_that_kept_no_history(store: Path):
     compact(store)
     (store / "history" / "000000.h5").unlink()
     (store / "written" / "history-000000").unlink()
@@ -208,7 +208,7 @@ def test_a_compaction_without_history_is_told(store: Path):
         FeatureStore.open(store, at=(0, 1))
 
 
-def test_undo_goes_back_labelling_by_labelling(store: Path):
+def test_repeated_undo_undoes_one_labelling_at_a_time(store: Path):
     set_columns(store, [b"a/1", b"a/2"], {"label": ["y", "z"], "note": [1, 2]})
     latest = undo_label(store)
     assert (latest.version, latest.reverts, latest.changed, latest.columns) == (5, 4, 2, ["label", "note"])

@@ -36,7 +36,8 @@ def made(splits: dict[bytes, str] | None = None) -> Pictures:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory) -> Path:
-    """A store of regions whose pictures have bytes of their own: its fixtures hash the key, so patch it to the parent's."""
+    """Return a store of regions. The fixtures derive the SHA-256 from the key; patch it to that of the picture's
+    key."""
     place = tmp_path_factory.mktemp("regions") / "s"
     with pytest.MonkeyPatch.context() as patch:
         real = building.sha256
@@ -85,15 +86,15 @@ def test_a_head_with_regions_apart_is_trained_again(path, tmp_path):
     assert train_again(tmp_path / "h").equal
 
 
-def test_regions_are_together_where_the_bytes_of_their_picture_differ(tmp_path):
-    # The building blocks give each key bytes of its own.
+def test_regions_stay_together_even_if_the_bytes_of_their_picture_differ(tmp_path):
+    # The fixtures give each key a different SHA-256.
     store = build(tmp_path / "s", made())
     groups = groups_of(store, np.arange(len(store)))
     assert len(set(groups.tolist())) == PICTURES - 1
     assert len(set(equal_content(store).tolist())) == len(store)
 
 
-def test_a_picture_in_two_given_splits_is_told(tmp_path):
+def test_a_picture_in_two_given_splits_is_reported(tmp_path):
     given = {key: "train" if int(key[7:]) < 2 or int(key[:2]) > 7 else "test" for key in made().content}
     split = split_store(build(tmp_path / "s", made(given)))
     assert (split.kind, split.parents, split.to_dict()["parents_in_both"]) == ("given", 7, 7)
@@ -130,7 +131,7 @@ def test_predictions_are_joined_by_picture(path, tmp_path, pool):
         predict(head, "a.jpg", by="parent")
 
 
-def test_of_each_picture_only_the_best_region_is_found(path, tmp_path):
+def test_search_by_parent_returns_only_the_best_region_of_each_picture(path, tmp_path):
     index(path, out=tmp_path / "i.faiss", kind="flat")
     query = Query(keys=["00.jpg#1"])
     everything = search(tmp_path / "i.faiss", like=query, k=60).queries[0].neighbours

@@ -78,7 +78,7 @@ def test_a_plain_data_loader_reads_it_too(store):
     assert torch.cat([codes for _, codes in batches]).tolist() == store.as_torch().codes.tolist()
 
 
-def test_the_type_can_be_asked_for(store):
+def test_the_dtype_can_be_requested(store):
     assert store.as_torch(dtype="float16")[0][0].dtype == torch.float16
     with pytest.raises(UsageError, match="float64"):
         store.as_torch(dtype="float64")
@@ -98,7 +98,7 @@ def test_a_copy_reads_the_same_rows_after_the_store_grew(store):
     assert pickle.loads(packed)[:][0].equal(data[:][0])
 
 
-def test_a_copy_refuses_lost_rows_and_another_store(store, tmp_path):
+def test_opening_a_copy_fails_for_lost_rows_and_another_store(store, tmp_path):
     packed = pickle.dumps(store.as_torch())
     pictures = source()
     del pictures.content[b"07.jpg"]

@@ -1,4 +1,4 @@
-"""Right uses of the public surface: ``mypy --strict`` of a user finds no mistake. This program is not run."""
+"""Correct uses of the public API, in which a user's ``mypy --strict`` finds no error. This program is not run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A user's strict mypy finds every wrong use of the public surface, and nothing in right uses."""
+"""A user's strict mypy finds every wrong use of the public API, and no error in correct uses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENVIRONMENT = {**os.environ, "MYPYPATH": str(HERE.parents[1])}
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_wrong_uses_are_found_and_right_uses_are_not(tmp_path):
-    # From elsewhere, without this project's configuration, and silent on what is a user's site-packages.
+    # Run mypy in another folder, without this project's configuration, and ignore errors in site-packages.
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--follow-imports=silent"]
     files = [str(HERE / "wrong_uses.py"), str(HERE / "right_uses.py")]
     result = subprocess.run([*command, "--cache-dir", tmp_path / "cache", *files], cwd=HERE, env=ENVIRONMENT, capture_output=True, text=True, check=False)  # fmt: skip

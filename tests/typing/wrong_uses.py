@@ -1,4 +1,4 @@
-"""Wrong uses of the public surface, each of which ``mypy --strict`` of a user finds. This program is not run."""
+"""Wrong uses of the public API; a user's ``mypy --strict`` finds each of them. This program is not run."""
 
 from __future__ import annotations
 

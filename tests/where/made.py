@@ -1,4 +1,4 @@
-"""Random conditions, their text, and their value for a row by the definition."""
+"""Random conditions, their text, and a simple reference evaluation of them for a row."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ def written(condition: Condition) -> str:
 
 
 def said(condition: Condition, row: dict[str, Any]) -> bool | None:
-    """Evaluate ``condition`` for ``row`` by the definition: True, False, or None for unknown."""
+    """Evaluate ``condition`` for ``row`` directly by the definition of the language: True, False, or None for
+    unknown."""
     match condition:
         case Not(part):
             return {True: False, False: True, None: None}[said(part, row)]

@@ -25,7 +25,7 @@ def check_training(estimator: Any, X: Any, y: Any) -> tuple[Features, NDArray[np
     """Return (features, class numbers (n,), classes (k,) sorted), and set ``n_features_in_``.
 
     Arrays and sparse matrices are checked as in scikit-learn, except that NaN and infinity are detected later, in the
-    first pass. Sets ``feature_identity_``, the identity that ``X`` carries, None if it carries none.
+    first pass. Sets ``feature_identity_``, the identity that ``X`` carries, or None.
     Raises DataError (a ValueError), TypeError for complex data.
     """
     estimator.feature_identity_ = identity_of(X)

@@ -24,17 +24,19 @@ from featstore.heads.wrapped import OUTPUTS, EstimatorModel, decisions_of
 from featstore.text import did_you_mean, printable
 
 _AGREEING: Final = 0.9
-"""Share of training rows on which the greatest value of a method has to be what ``predict`` says, so that its columns
-are the classes. Some classifiers predict by another rule than the greatest value, so it is not 1."""
+"""Least share of training rows for which the column with the greatest value of a method must be the class that
+``predict`` returns; only then do its columns count as the classes. Some classifiers predict by another rule than the
+greatest value, so it is not 1."""
 _TRIED: Final = 1000
 
 
 class NamedHead:
     """A classifier of the class ``spec``, package.module:Class, with temperature scaling on held-out decision values.
 
-    ``parameters``: of the class; its defaults apply otherwise, except that its ``random_state`` is the seed. ``cv``: folds,
-    or a share to hold out once, as in LogisticHead. The class must be a scikit-learn classifier. All training rows are in
-    memory; the parameter ``memory_limit`` is the number of bytes that they may take, by default HEAD_MEMORY.
+    ``parameters``: those of the class; others have its defaults, except ``random_state``, which is the seed. ``cv``:
+    folds, or a share to hold out once, as in LogisticHead. The class must be a scikit-learn classifier. All training
+    rows are in memory; the parameter ``memory_limit`` is the number of bytes that they may take, by default
+    HEAD_MEMORY.
 
     The class is imported here: ``spec`` must come from the user, never from a file.
     Raises UsageError: no such module or class, no classifier, no such parameter.
@@ -85,7 +87,7 @@ class NamedHead:
         return self
 
     def _finish(self, final: Any, output: str, rows: NDArray[np.float32], classes: int, scale: float) -> None:
-        """Set the fitted state, after a try that the saved classifier gives the same decision values."""
+        """Set the fitted state, after checking that the saved classifier gives the same decision values."""
         data = self._try("saving it without pickle", skops_bytes.pack, final)
         self.untrusted_ = skops_bytes.untrusted(data, self._spec)
         payload = np.frombuffer(data, np.uint8)
@@ -109,7 +111,7 @@ class NamedHead:
         return rows
 
     def _fresh(self) -> Any:
-        """Return a new instance. Raises UsageError: unknown parameters, a missing one, no classifier."""
+        """Return a new instance. Raises UsageError: unknown or missing parameters, not a classifier."""
         from sklearn.base import is_classifier
 
         try:
@@ -136,7 +138,7 @@ class NamedHead:
         return made
 
     def _output(self, estimator: Any, rows: NDArray[np.float32], classes: int) -> str:
-        """Return the first of OUTPUTS whose columns are the classes, judged by what the classifier predicts."""
+        """Return the first of OUTPUTS whose columns are the classes, according to the classifier's predictions."""
         said = np.asarray(self._try("its predictions", estimator.predict, rows))
         for output in OUTPUTS[:-1]:
             if callable(getattr(estimator, output, None)):
@@ -149,7 +151,7 @@ class NamedHead:
         return OUTPUTS[-1]
 
     def _try(self, what: str, function: Callable[..., Any], *given: Any, **named: Any) -> Any:
-        """Return the result of code of the class. Raises UsageError with its error in one line."""
+        """Call ``function``, which runs code of the class. Raises UsageError with its error in one line."""
         try:
             return function(*given, **named)
         except UsageError:

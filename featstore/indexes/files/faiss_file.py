@@ -155,7 +155,9 @@ class _Walk:
         (kept,) = self._take("b")
         if kept or self._array(8):
             raise _Foreign("has a map of its lists, which featstore does not write")
-        # By residual, bytes per code, block size, sub-quantisers, implementation; then the codebook.
+        # Five numbers (whether codes are of residuals, bytes per code, block size, sub-quantisers, implementation);
+        # then
+        # the codebook.
         self._take("?QiQiQ")
         self._take("QQQ")
         self._array(4)

@@ -28,7 +28,7 @@ VERSION: str = faiss.__version__
 # Scan lists of 4-bit codes query by query. FAISS's default for a batch, list by list, took 1.0 to 1.4 times as long;
 # the results are equal.
 _QUERY_BY_QUERY = 11
-# Queries a thread is given at once, at most. FAISS first makes the tables of all: 2,970 at once took 1.13 times as long.
+# Largest number of queries per thread in one call: FAISS builds all tables first; 2,970 took 1.13 times as long.
 _AT_ONCE = 1536
 _forked = False
 
@@ -158,7 +158,7 @@ class VectorIndex:
         """Delete the rows marked in ``positions`` (n,); later rows move up. Only for an ``exact`` index."""
         if self.mapped or not self.exact:
             raise FeatstoreError("rows can be deleted from an exact index in memory only")
-        # The outer index selects by id, not by position.
+        # The outer index selects by id: convert positions to ids.
         self._outer.remove_ids(faiss.IDSelectorBatch(self.ids[positions]))
 
     def reserve(self, rows: int) -> None:
@@ -277,7 +277,7 @@ class VectorIndex:
         return index
 
     def fault(self) -> str | None:
-        """Return what in this index would make FAISS read outside its memory, None if nothing.
+        """Describe what in this index would make FAISS read outside its memory; None if nothing.
 
         Checks links, lists and sizes of every part, in one pass over the links; the vectors are not read.
         """

@@ -137,14 +137,15 @@ def load(path: Path, *, mmap: bool, check: bool) -> tuple[faiss_io.VectorIndex, 
             try:
                 opened = _read_pair(path, side, mmap)
             except DamagedError:
-                # A writer that replaced the FAISS file after the side file was read is no damage: look again.
+                # A writer may have replaced the FAISS file after the side file was read: try again before reporting
+                # damage.
                 if _unchanged(path, before):
                     raise
                 continue
             if _unchanged(path, before):
                 return opened
         elif attempt and _unchanged(path, before):
-            # Unchanged at the second look, so there is no writer between its two renames.
+            # Nothing changed since the first try, so no writer is between its two renames.
             break
     raise DamagedError(f"{path}: is not the file that {side_path(path).name} describes; build the index again")
 

@@ -20,7 +20,7 @@ reports."""
 
 
 def effort_fault(effort: Mapping[str, float], rows: int) -> str | None:
-    """Return what is wrong with the run-time parameters of an index of ``rows``, None if nothing."""
+    """Describe an error in the run-time parameters of an index of ``rows``; None if there is none."""
     most = max(rows, _MOST_EFFORT)
     if all(math.isfinite(value) and 1 <= value <= most for value in effort.values()):
         return None
@@ -36,7 +36,7 @@ def graph_fault(
     entry: int,
     top: int,
 ) -> str | None:
-    """Return what is wrong with an HNSW graph of ``rows`` nodes, None if nothing.
+    """Describe an error in an HNSW graph of ``rows`` nodes; None if there is none.
 
     Node i is on ``levels[i]`` levels. Its links are ``neighbours[offsets[i]:offsets[i + 1]]``; those of level l are at
     ``widths[l]`` to ``widths[l + 1]`` in it, -1 for none. Search starts at ``entry`` on level ``top``.
@@ -65,7 +65,7 @@ def graph_fault(
 
 
 def chain_fault(entering: int, leaving: int, transforms: Iterable[tuple[int, int, int, int | None]]) -> str | None:
-    """Return what is wrong with linear ``transforms`` from ``entering`` to ``leaving`` dimensions, None if nothing.
+    """Describe an error in linear ``transforms`` from ``entering`` to ``leaving`` dimensions; None if there is none.
 
     Each is (dimensions in, dimensions out, size of its matrix, size of its bias or None without one).
     """
@@ -77,7 +77,7 @@ def chain_fault(entering: int, leaving: int, transforms: Iterable[tuple[int, int
 
 
 def lists_fault(rows: int, lists: Iterable[NDArray[np.int64]]) -> str | None:
-    """Return what is wrong with inverted ``lists`` of positions, None if each of 0 .. ``rows`` - 1 occurs once."""
+    """Describe an error in inverted ``lists`` of positions; None if each of 0 .. ``rows`` - 1 occurs once."""
     seen = np.zeros(rows, np.bool_)
     count = 0
     for positions in lists:
@@ -89,7 +89,7 @@ def lists_fault(rows: int, lists: Iterable[NDArray[np.int64]]) -> str | None:
 
 
 def part_fault(part: Any, rows: int, lists: Any = None) -> str | None:
-    """Return what is wrong with the type of a FAISS index or the sizes of its codes, None if nothing.
+    """Describe an error in the type of a FAISS index or the sizes of its codes; None if there is none.
 
     FAISS computes addresses from these sizes. ``part`` and its inverted ``lists`` are downcast.
     """

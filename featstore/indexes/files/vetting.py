@@ -47,7 +47,7 @@ def probe(path: str, rows: int, dimension: int, mmap: bool) -> None:
     """Open a FAISS file; runs in the child process, which can open no other file."""
     from featstore.indexes.files.faiss_io import VectorIndex
 
-    # Two descriptors: one to check the structure, and then, while it is held, one for FAISS to read.
+    # Two descriptors: one for the check of the structure, which stays open, and one for FAISS.
     sandbox.limit_files(2)
     VectorIndex.read(Path(path), rows, dimension, mmap=mmap)
 

@@ -23,7 +23,7 @@ _ADDED_AT_ONCE = 65536
 _AS_QUERIES = 100
 _FOR_THE_INDEX = 0.9
 FEWEST_QUERIES = 1000
-"""Held-out queries that a contract needs at least: with fewer the interval of recall is wider than 2 points."""
+"""Smallest number of held-out queries for a contract: with fewer, the interval of recall is wider than 2 points."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What all files of vectors have in common: a shape, blocks of rows, and texts beside them."""
+"""Interface of all files of vectors: a shape, blocks of rows, and columns of other values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LARGEST_DIMENSION: Final = 1 << 20
 class VectorFile(Protocol):
     """One file of n vectors of d numbers. ``dtype``: float16, float32 or float64.
 
-    ``columns``: its other columns by name, each of n values: texts (or bytes), numbers.
+    ``columns``: the other columns by name, n values each: texts (or bytes) or numbers.
     """
 
     path: Path
@@ -32,7 +32,7 @@ class VectorFile(Protocol):
     dtype: np.dtype[Any]
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """Yield all vectors in order, as arrays (b, d) of some BLOCK_BYTES; may be called again."""
+        """Yield all vectors in order, as arrays (b, d) of about BLOCK_BYTES; may be called again."""
         ...
 
     def columns(self) -> dict[str, Sequence[Any]]:
@@ -61,7 +61,7 @@ def rows_of_block(dimension: int, dtype: np.dtype[Any]) -> int:
 
 
 def choose(path: Path, names: Sequence[str], fits: Callable[[str], bool], asked: str | None) -> str:
-    """Return the part of a file that has the vectors: ``asked``, the only one that ``fits``, or one of a usual name.
+    """Return the name of the array with the vectors: ``asked``, the only one that ``fits``, or one with a usual name.
 
     Raises UsageError.
     """

@@ -1,7 +1,7 @@
-"""Vectors in a flat index of FAISS: they are in the file as they are, and are read without FAISS.
+"""Vectors in a flat index of FAISS: the file contains them uncompressed, so they are read without FAISS.
 
 The layout is that of FAISS 1.5 to 1.15 (faiss/impl/index_write.cpp): four letters, dimension, rows, whether it is trained
-and the metric; then the number of floats, and the floats. An index with ids (IndexIDMap) is such an index in another,
+and the metric; then the number of floats, and the floats. An index with ids (IndexIDMap) contains such an index,
 followed by the ids.
 """
 
@@ -27,7 +27,7 @@ _FLOAT = np.dtype("<f4")
 
 
 class FlatIndexFile:
-    """A flat index: float32 vectors, and ids as the column ``id`` where it has some."""
+    """A flat index: float32 vectors, and ids as the column ``id`` if it has ids."""
 
     dtype = _FLOAT
 

@@ -23,9 +23,10 @@ _MEMORY: Final = 2 << 30
 
 
 class Hdf5File:
-    """An HDF5 file. It is read once in a child process with limits first: a damaged one may end its reader.
+    """An HDF5 file. It is read once in a child process with limits first: a damaged file may crash the process that
+    reads it.
 
-    Links to other files are not followed. Of hloc's layout the column ``key`` has the names of the pictures.
+    Links to other files are not followed. In hloc's layout the column ``key`` has the names of the pictures.
     """
 
     def __init__(self, path: Path, array: str | None) -> None:
@@ -96,7 +97,7 @@ def probe(path: str, array: str | None) -> None:
 
 
 def _one_a_picture(parts: dict[str, tuple[tuple[int, ...], str]], array: str | None) -> list[str]:
-    """Return the datasets of one vector each that have the same name in different groups, else []."""
+    """Return the datasets with one vector each if they have the same name in different groups, else []."""
     if array is not None and array in parts:
         return []
     wanted = array or "global_descriptor"

@@ -21,10 +21,10 @@ from featstore.sources.vectors.base import choose, require_vectors, rows_of_bloc
 from featstore.text import printable, shown
 
 _NPY_ERRORS: Final = (ValueError, EOFError, OSError, OverflowError, SyntaxError, tokenize.TokenError)
-"""What NumPy raises for a file that is no array: its header is parsed as Python's literals."""
+"""Exceptions of NumPy for a file that is not an array; it parses the header as a Python literal."""
 _ARCHIVE: Final = b"PK\x03\x04"
 _TEXT_BYTES: Final = 1 << 30
-"""Bytes of an array of texts at most: its width is that of the longest text."""
+"""Largest size of an array of texts in bytes: every text takes as much as the longest."""
 
 
 class NpyFile:

@@ -23,7 +23,8 @@ _LARGEST_GROUP: Final = 4 << 30
 
 
 class ParquetFile:
-    """A Parquet file. It is read once in a child process with limits first: a damaged one may end its reader."""
+    """A Parquet file. It is read once in a child process with limits first: a damaged file may crash the process that
+    reads it."""
 
     def __init__(self, path: Path, array: str | None) -> None:
         from pyarrow import parquet
@@ -62,7 +63,7 @@ class ParquetFile:
         }
 
     def description(self) -> bytes | None:
-        """Return the file's metadata under featstore's key, of an export."""
+        """Return the metadata that an export of featstore wrote into the file."""
         return (self._schema.metadata or {}).get(b"featstore")
 
 
@@ -81,7 +82,7 @@ def probe(path: str, array: str | None) -> None:
 
 
 def _memory(path: Path) -> int:
-    """Return the bytes that reading the file may take: at least one row group of it is unpacked at once."""
+    """Return the memory limit in bytes for reading the file: at least one row group is unpacked at once."""
     return _MEMORY + min(2 * os.stat(path).st_size, _LARGEST_GROUP)
 
 

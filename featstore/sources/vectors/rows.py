@@ -35,17 +35,17 @@ KEY_NAMES: Final = (
     "id",
     "ids",
 )
-"""Usual names of columns of keys, in order of preference; an id counts last, because people know paths."""
+"""Usual names of columns of keys, in order of preference; ids come last, because people know paths better."""
 SHA256: Final = "sha256"
 _REGION: Final = ("parent", "x", "y", "w", "h")
-"""Columns of an export of featstore that say which part of which picture a row is."""
+"""Columns of an export of featstore that describe the region and picture of a row."""
 _TABLES: Final = (".csv", ".tsv", ".tab", ".parquet", ".pq")
 _GIVEN_KEYS, _GIVEN_LABELS = "\0keys", "\0labels"
 
 
 @dataclass
 class ImportedRows:
-    """What stands beside n vectors, as a source for the plan of a store (see featstore.sources.base.Source).
+    """Keys, labels, splits and metadata of n vectors, as a source for the plan of a store (see sources.base.Source).
 
     ``hashes`` (n,): of the vectors, set by whoever read them; a changed vector is a changed row. ``content`` (n, 32):
     SHA-256 of the pictures, zeros where unknown. ``from_text``: metadata columns that were read from text. ``regions``
@@ -65,7 +65,7 @@ class ImportedRows:
     regions: NDArray[np.int32] | None = None
     hashes: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     kind: str = "import"
-    # No picture of these rows can be read: nothing is below this.
+    # A root that does not exist: no picture of these rows can be read.
     root: Path = Path(os.devnull)
     layout: str | None = None
     ignored: int = 0
@@ -76,7 +76,7 @@ class ImportedRows:
         return {"kind": self.kind, "location": self.location, "root": str(self.root), "metadata": list(self.metadata)}
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
-        """Yield all rows; a row's size and time are those of no file, but the length and the hash of its vector."""
+        """Yield all rows; instead of a file's size and time they have the length and the hash of the vector."""
         for start in range(0, len(self.keys), rows):
             part = slice(start, min(start + rows, len(self.keys)))
             n = part.stop - start
@@ -102,7 +102,7 @@ def read_rows(
     *,
     own: frozenset[str] = frozenset(),
 ) -> ImportedRows:
-    """Return what stands beside ``vectors``, which came from ``location``.
+    """Return keys, labels, splits and metadata of ``vectors``, which came from ``location``.
 
     ``keys`` and ``labels``: a column or array in the files of the vectors, or files, one after the other: lists, .npy,
     or tables, whose other columns become metadata. By default columns with usual names; without keys, the numbers of the
@@ -175,7 +175,7 @@ def _add(
     usual: Sequence[str],
     n: int,
 ) -> str | None:
-    """Add what ``given`` names to ``columns``, and return the column of keys or labels; None if there is none."""
+    """Add the columns that ``given`` names to ``columns``; return the column of keys or labels, or None."""
     if not given:
         return _found(columns, usual, set())
     if len(given) == 1 and not os.path.isfile(given[0]):
@@ -266,7 +266,7 @@ def _texts(columns: dict[str, list[Any]], name: str | None, n: int, location: st
 
 
 def _content(columns: dict[str, list[Any]], n: int) -> tuple[NDArray[np.uint8], str | None]:
-    """Return the SHA-256 of the pictures, and the column that has them."""
+    """Return the SHA-256 of the pictures, and the name of their column."""
     values = columns.get(SHA256)
     if values is None or not all(isinstance(value, bytes) and len(value) == 32 for value in values):
         return np.zeros((n, 32), np.uint8), None

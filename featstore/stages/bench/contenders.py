@@ -219,7 +219,8 @@ def _load(backbone: str, weights: str | None, geometry: Asked) -> Backbone:
 
 
 def usual_weights(backbone: str) -> str | None:
-    """Return untrained weights, which are as fast as others; None for a function of one's own, which has its own."""
+    """Return untrained weights, which are as fast as others; None for the user's own backbone, which has its own
+    weights."""
     return None if own_function(backbone) is not None else UNTRAINED
 
 

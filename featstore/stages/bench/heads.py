@@ -39,7 +39,7 @@ SETS: Final = {"easy": (0.42, 0.565), "hard": (0.2, 0.3)}
 2048 a linear classifier has an accuracy of about 0.98 on easy sets, and of 0.82 (2 classes) and 0.69 (10) on hard ones."""
 _HELD_OUT: Final = 5000
 _PATIENCE: Final = 20.0
-"""Seconds of a peer's fit above which no tighter tolerance is tried."""
+"""If a fit of scikit-learn takes longer than this, in seconds, no tighter tolerance is tried."""
 
 
 @dataclass(frozen=True)

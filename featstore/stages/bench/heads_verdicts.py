@@ -37,7 +37,7 @@ class Verdict:
 
 
 def fit_verdicts(table: list[dict[str, Any]]) -> list[Verdict]:
-    """Return the bounds on speed and accuracy for each head of one set whose peer is also in ``table``."""
+    """Return the verdicts on speed and accuracy for one data set: for each head with its peer in ``table``."""
     by_name = {row["contender"]: row for row in table}
     found = []
     for kind in ("logreg", "svm"):
@@ -56,7 +56,7 @@ def fit_verdicts(table: list[dict[str, Any]]) -> list[Verdict]:
 
 
 def objective_verdicts(table: list[dict[str, Any]]) -> list[Verdict]:
-    """Return the bounds on the objective for each C of one set."""
+    """Return the verdicts on the objective for one data set, for each C."""
     return [
         Verdict(
             f"{row['classes']} classes, {row['difficulty']}, C={row['C']:g}: objective",

@@ -70,7 +70,7 @@ def bench(
     ``pictures``: any source of pictures, from which ``count`` are drawn (None: two sample photographs of scikit-learn);
     ``engines``: by default all available ones; ``weights``: untrained by default, which does not change the speed;
     ``geometry``: ``size``, ``fit``, ``layer`` and ``pool`` as in ``extract``, with which other libraries are not measured.
-    ``tell`` is called with every measured rate. Raises UsageError, and FeatstoreError if a contender fails.
+    ``tell`` is a callback for every measured rate. Raises UsageError, and FeatstoreError if a contender fails.
     """
     if min(count, batch, rounds, 1 if workers is None else workers) < 1:
         raise UsageError("count, batch, rounds and workers have to be at least 1")

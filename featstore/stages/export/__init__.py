@@ -33,12 +33,13 @@ def export(
     """Write the store or head at ``path`` in the format ``to``.
 
     A store becomes a folder of "parquet" (default), "npy" or "csv" (see featstore.store.exporting). An export that was
-    killed goes on where it was.
+    killed is continued.
 
     A head becomes a file: "onnx" (default) is one model of preprocessing, network and head, from the pixels of a decoded
-    picture to ``label`` and ``probabilities``; with ``features_only`` the head alone. It is run on made-up pictures before
-    it gets its name. "sklearn" is an estimator that joblib loads. ``weights``, ``backbone``: of the network, if the
-    head's weights are no published ones. ``trust``: types that may be built for a head of another package's class.
+    picture to ``label`` and ``probabilities``; with ``features_only`` the head alone. It is tested on synthetic
+    pictures before it gets its name. "sklearn" is an estimator that joblib loads. ``weights``, ``backbone``: of the
+    network, if the head's weights are not published ones. ``trust``: types that may be built for a head of another
+    package's class.
 
     ``out``: by default beside ``path``, under its name and the format's. Raises UsageError if there is nothing to export,
     no such format, or something else at ``out``; FeatstoreError if the model gives other probabilities; OSError.

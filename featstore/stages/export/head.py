@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 FORMATS: Final = ("onnx", "sklearn")
 _ENDINGS: Final = {"onnx": ".onnx", "sklearn": ".joblib"}
 _CHECKED: Final = ((301, 260), (224, 500), (97, 64))
-"""Sizes of the pictures that a new file is checked with: shrunk in both orientations, and enlarged."""
+"""Sizes of the test pictures for a new file: two that are shrunk, in both orientations, and one that is enlarged."""
 _LARGEST_DIFFERENCE: Final = 1e-3
-"""Of a probability, from which an exported file is refused: float32 sums in another order differ by some 1e-6."""
+"""Difference of a probability from which an exported file is refused; float32 rounding causes about 1e-6."""
 
 
 @dataclass(frozen=True)
 class HeadExport:
-    """Result of an export. ``inputs``: of the model, in words. ``greatest_difference``: of a probability between the
-    file and featstore on made-up inputs; None if it was not measured. ``notes``: for the user."""
+    """Result of an export. ``inputs``: description of the model's inputs. ``greatest_difference``: of a probability
+    between the
+    file and featstore on synthetic inputs; None if it was not measured. ``notes``: for the user."""
 
     out: str
     format: str
@@ -92,7 +93,7 @@ def export_head(
 
 
 def _require_replaceable(place: Path, ending: str) -> None:
-    """Raise UsageError if ``place`` exists and is no earlier export, such as the head itself, or a picture."""
+    """Raise UsageError if ``place`` exists and is not an earlier export, such as the head itself or a picture."""
     if os.path.lexists(place) and (place.suffix != ending or not place.is_file() or sealed.begins_like_one(place)):
         raise UsageError(
             f"{place}: exists and is no export of a head; name another file with --out (one whose name ends in {ending} is "
@@ -180,7 +181,7 @@ def _whole(head: TrainedHead, network: Network) -> Any:
     if network.identity.dtype == "float16":
         features = _rounded(model, features)
     model = compose.merge_models(model, last, io_map=[(features, last.graph.input[0].name)])
-    # The outputs' plain names: what reads the file knows nothing of its parts.
+    # Remove the prefixes of the parts from the outputs' names.
     for output in model.graph.output:
         plain = output.name.removeprefix("head/")
         model.graph.node.append(helper.make_node("Identity", [output.name], [plain]))
@@ -209,7 +210,7 @@ def _check_features(head: TrainedHead, file: Path, notes: list[str]) -> float | 
 
 
 def _check_pictures(head: TrainedHead, network: Network, file: Path, notes: list[str]) -> float | None:
-    """Return how far the file's probabilities are from featstore's on made-up pictures."""
+    """Return the largest difference between the file's and featstore's probabilities on synthetic pictures."""
     from PIL import Image
 
     from featstore.decode.pillow import resize_and_crop

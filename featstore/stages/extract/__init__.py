@@ -56,10 +56,10 @@ def extract(
     once. ``options``: the fields of ExtractOptions, which says what each means. ``supervised``: work in a child process,
     so that a picture that kills, stalls or exhausts its decoder becomes a failure instead of ending the run; False is
     needed for a loaded backbone or an opened source. ``progress`` is called after each batch. ``stop``: when set, finish
-    the batches at hand, keep the journal, and return with ``stopped``.
+    the current batches, keep the journal, and return with ``stopped``.
 
-    Raises UsageError for what was asked wrongly, IdentityError where the store has other features, FeatstoreError
-    and OSError for what failed; what was extracted until then is kept.
+    Raises UsageError for an invalid request, IdentityError if the store has other features, FeatstoreError and OSError
+    if something failed; pictures that were extracted until then are kept.
     """
     from dataclasses import fields
 
@@ -83,7 +83,7 @@ def extract(
 
 
 if not TYPE_CHECKING:
-    # Type checkers read the imports above, and refuse other names.
+    # Type checkers use the imports above, and report other names as errors.
 
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:

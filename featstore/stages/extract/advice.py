@@ -1,11 +1,11 @@
 """Advice after a run: what took most of its time, and which options would have saved most.
 
-The savings were measured on photographs of 450 x 374 pixels and two cores, in seconds of the processors or, where
-waiting is what is saved, of the clock: ``--decode fast`` took 0.5 to 0.6 of exact decoding's; ``--engine openvino`` 0.2
+The savings were measured on photographs of 450 x 374 pixels and two cores, in processor seconds or, if waiting is
+saved, in wall-clock seconds: ``--decode fast`` took 0.5 to 0.6 of exact decoding's; ``--engine openvino`` 0.2
 to 0.5 (EfficientNet-Lite0; least on a busy machine) to 0.8 (ResNet50) of plain torch's, 0.6 to 0.9 of torch-folded's;
-``openvino-int8`` 0.3 to 0.5 of openvino's on a processor that adds 8-bit products in one instruction, and 0.7 without,
-of which decoding leaves too little; two processes brought 1.8 times as many pictures as one where a read takes 200 ms.
-tests/slow/account.py compares what is advised with runs that follow it.
+``openvino-int8`` 0.3 to 0.5 of openvino's on a processor that adds 8-bit products in one instruction, and 0.7 without
+(too small a saving beside decoding); two processes were 1.8 times as fast as one if a read takes 200 ms.
+tests/slow/account.py checks the advice with runs that follow it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Final
 from featstore.embed.pipeline import Timings
 
 _WORTH_ADVICE: Final = 10.0
-"""Seconds from which a run gets advice."""
+"""Shortest duration in seconds of a run that gets advice."""
 _WORTH: Final = 0.05
 """Smallest share of the run that a saving must have to be named."""
 _NAMED: Final = 2
@@ -35,20 +35,20 @@ _ENGINES: Final = {
     "compile": {"openvino": (0.1, 0.4)},
     "openvino": {"openvino-int8": (0.5, 0.7)},
 }
-"""For each engine: the share of the network's processor time that other engines save, at least and at most."""
+"""For each engine: the smallest and largest share of the network's processor time that other engines save."""
 _OPENVINO_STARTUP: Final = 3.2
-"""Seconds that OpenVINO takes longer to start than torch: it is imported, and the graph converted and compiled.
+"""Additional seconds to start OpenVINO instead of torch: importing it, converting and compiling the graph.
 
 Measured on two shared cores, medians of five runs each: 2.9 s with EfficientNet-Lite0, 3.5 s with ResNet50.
 """
 _COMPARING: Final = 3.0
-"""Seconds in which an engine other than plain torch is compared with it; 2.9 and 3.7 s were measured."""
+"""Seconds for comparing another engine with plain torch; 2.9 and 3.7 s were measured."""
 _MORE_PROCESSES_SAVE: Final = 1 - 1 / 1.8
 
 
 @dataclass(frozen=True)
 class Saving:
-    """An option, or another remedy, and the wall-clock seconds that it saves, at least and at most."""
+    """An option, or another remedy, and the smallest and largest number of wall-clock seconds that it saves."""
 
     option: str
     least: float

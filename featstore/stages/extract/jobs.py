@@ -41,7 +41,7 @@ def extract_jobs(
 ) -> list[ExtractReport]:
     """Do all ``jobs`` at once in this process, and return their reports in order.
 
-    If one fails, the others stop after the batches at hand and keep their journals, and the error is raised.
+    If one fails, the others stop after their current batches and keep their journals, and the error is raised.
     """
     stop = stop or threading.Event()
     if len(jobs) == 1:

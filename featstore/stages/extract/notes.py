@@ -1,4 +1,4 @@
-"""Notes for the user after a run: surprising readings of the source, and why work was left."""
+"""Notes for the user after a run: surprising readings of the source, and why work is unfinished."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def notes_of(run: Run, source: Source, units: tuple[int, int]) -> list[str]:
-    """Return notes on surprising readings of ``source``, and on work that was left, with the remedy."""
+    """Return notes on surprising readings of ``source``, and on unfinished work, with the remedy."""
     notes = list(source.notes)
     if count := unreached(run, source):
         notes.append(

@@ -1,4 +1,4 @@
-"""The options of an extraction: one value that the library, the command and the working process share."""
+"""The options of an extraction: one object that the library, the command and the worker process share."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _AT_LEAST_ONE: Final = (
 
 
 def _measure(root: Path, location: bytes, offset: int, size: int) -> tuple[int, int] | None:
-    # Pillow is loaded at the first picture: a run without boxes and tiles opens none here.
+    # Import Pillow only when needed: without boxes and tiles, no picture is opened here.
     from featstore.store.cutting import measure
 
     return measure(root, location, offset, size)
@@ -84,7 +84,7 @@ class ExtractOptions:
         defaults.DTYPE.
     engine, device: what runs the network, and where.
     precision: of the arithmetic, see open_engine. decode: "exact", equal to torchvision's transforms bit for bit, or
-        "fast", within one level of them (bicubic: two). "auto": the store's, where there is one.
+        "fast", within one level of them (bicubic: two). "auto": the store's, if there is one.
     size: side in pixels of the square that the network sees. fit: "crop", the centre; "squash", all of it, whatever its
         aspect ratio; "pad", all of it with a margin, see Preprocessing. layer: module whose output is used; pool: "avg",
         "max", "cls", "cls+mean" or "none", how its output becomes a vector, see featstore.backbones.layers.take. By
@@ -93,9 +93,9 @@ class ExtractOptions:
         ahead.
     units: (i, n): do only the units whose number is i modulo n. unit_rows: pictures of a full shard, settled when the
         store is made.
-    retry_failures: try earlier failures again. rehash: let content, not size and time, tell what changed.
-    max_pixels, max_bytes: a picture of more is a failure. max_memory: bytes that decoding one picture may take.
-    stall_seconds: a picture that takes longer is a failure, where the extraction is supervised.
+    retry_failures: try earlier failures again. rehash: detect changes by content instead of size and time.
+    max_pixels, max_bytes: a larger picture is a failure. max_memory: bytes that decoding one picture may take.
+    stall_seconds: in a supervised extraction, a picture that takes longer is a failure.
     kind, root, layout, path_column, label_column, split_column, id_column, all_files: how to read the source, see
         featstore.sources.open_source; kind "store": another store, with its labels, splits and metadata.
     boxes, box_unit, region_column, tiles, overlap: the parts of pictures that are rows, see featstore.sources.regions.Cut.
@@ -149,7 +149,7 @@ class ExtractOptions:
             raise UsageError(f"stall_seconds: {self.stall_seconds!r} is not more than 0")
         if self.unit_rows is not None and self.unit_rows > LARGEST_UNIT:
             raise UsageError(f"unit_rows: {self.unit_rows:,} is more than {LARGEST_UNIT:,}")
-        _ = self.request.geometry  # raises UsageError
+        _ = self.request.geometry  # the property raises UsageError for an invalid value
 
     @property
     def request(self) -> Request:
@@ -176,7 +176,7 @@ class ExtractOptions:
         return open_source(source, **{name: getattr(self, name) for name in _OF_SOURCE}, cut=self.cut)
 
     def measures(self, source: str) -> bool:
-        """Return whether the sizes of the pictures of ``source`` are read to know its rows."""
+        """Return whether listing the rows of ``source`` requires reading the sizes of its pictures."""
         return bool(self.boxes or self.tiles) or self.kind == "coco" or (self.kind is None and source.endswith(".json"))
 
     @property

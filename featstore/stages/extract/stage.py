@@ -72,7 +72,7 @@ def extract_in_process(
         network = None if there is not None and request.agrees(there) else request.load(there, path)
         identity, weights_name = _features(network, there)
         open_for_writing(path, identity, weights_name, options.unit_rows)
-    # Time that no other name covers counts as closing.
+    # Remaining time counts as closing.
     with timings.during("closing"):
         with Claims(path) as claims:
             with timings.during("planning"):
@@ -106,11 +106,11 @@ def extract_in_process(
 
 
 def extract_nothing(source: Source, store: Path, options: ExtractOptions) -> tuple[Change | None, ExtractReport | None]:
-    """Compare ``source`` with a store that has the features asked for, and return the change of its plan.
+    """Update the plan of a store that has the requested features, and return the change.
 
-    The second value is the report where no picture is left to extract, which takes neither a network nor a process;
-    (None, None) where only a network can tell whether these are the store's features. Raises as ``extract`` does,
-    which does the rest.
+    The second value is the report if no picture is left to extract; this needs neither a network nor another process.
+    Returns (None, None) if only a loaded network can show whether the store has these features. Raises as ``extract``
+    does.
     """
     started, timings = time.perf_counter(), Timings()
     there = _manifest_there(store)
@@ -171,7 +171,7 @@ def _take_labels(store: Path, manifest: Manifest, source: StoreSource, follow: b
 
 
 def _manifest_there(store: Path) -> Manifest | None:
-    """Return the manifest of a store that has rows, None for any other; a run continues with the identity in it."""
+    """Return the manifest of a store that has rows, otherwise None; a run uses the identity in it."""
     try:
         return Manifest.read(store) if has_rows(store) else None
     except UsageError:
@@ -179,7 +179,7 @@ def _manifest_there(store: Path) -> Manifest | None:
 
 
 def _features(network: Network | None, there: Manifest | None) -> tuple[Identity, str]:
-    """Return identity and weights' name of the requested features: those of the network, or of the store without one."""
+    """Return identity and weights' name of the requested features, from the network or, if it is None, the store."""
     if network is not None:
         return network.identity, network.backbone.weights
     if there is None:
@@ -253,7 +253,7 @@ def _hashes(source: Source, chunk: Any, rows: NDArray[np.int64], max_bytes: int)
 
 
 def _roots(plan: Plan, source: Source) -> list[Path]:
-    """Return the root of the pictures of each segment of the plan; only this source may have moved since."""
+    """Return the root of the pictures of each plan segment; for segments of this source, the root where it is now."""
     ours = source_name(source.describe())
     return [
         source.root if source_name(segment.source) == ours else Path(str(segment.source.get("root", "/")))

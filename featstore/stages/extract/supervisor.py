@@ -1,11 +1,12 @@
 """Supervised extraction: a child process does the work, and the supervisor finds the picture that killed it.
 
-The child (worker.py) notes the rows that it reads and decodes. When it is killed by a signal, exits without a message,
-or makes no progress, its supervisor tries those rows one by one in processes with limits (processes/sandbox.py). What fails
-there becomes a failure of the store, noted in the unit's work folder (featstore.store.culprits), and the work is
-started again, from the journal. If no picture explains why the worker died, it is restarted once, and again after each restart that made progress.
-The supervisor itself never loads torch. It compares the source with the store, and starts the child only where a
-picture is to be extracted, or where only a network can tell whether its features are the store's.
+The child (worker.py) publishes the rows that it is reading and decoding. When it is killed by a signal, exits without a
+message, or makes no progress, its supervisor tries those rows one by one in processes with limits
+(processes/sandbox.py). A row that fails there is recorded in the unit's work folder (featstore.store.culprits) as a
+failure of the store, and the worker is restarted and continues from the journal. If no picture explains why the worker
+died, it is restarted once, and again after each restart that made progress. The supervisor itself never loads torch. It
+compares the source with the store, and starts the child only if a picture has to be extracted, or if only a loaded
+network can show whether its features are the store's.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _FORGIVEN: Final = 2
 _SIGN_SECONDS: Final = 60.0
 """Seconds without a sign of life after which the worker counts as stalled; loading one library may take long."""
 _STOP_SECONDS: Final = 10.0
-"""Seconds that the worker has to stop after it was asked to."""
+"""Seconds to wait for the worker to stop after the request."""
 
 
 def extract_supervised(
@@ -61,11 +62,11 @@ def extract_supervised(
 
     A picture that kills its decoder becomes a failure "decoder-died", one that takes more than ``stall_seconds``
     "decoder-stalled" (or "read-stalled"), one that takes more than ``max_memory`` bytes "out-of-memory".
-    ``decoder`` and ``backbone_from`` name functions ("package.module:function") that are used in the worker in place of
-    the decoder and the backbone that ``options`` say.
+    ``decoder`` and ``backbone_from`` name functions ("package.module:function") that the worker uses instead of the
+    decoder and the backbone in ``options``.
 
-    Raises what ``extract`` raises, and FeatstoreError where the process died and no picture explains it, twice
-    without any progress in between.
+    Raises as ``extract`` does, and FeatstoreError if the process died twice without progress in between and no picture
+    explains it.
     """
     from featstore.stages.extract.options import ExtractOptions
 
@@ -128,7 +129,7 @@ def supervise(
 
 
 def _judged(attempt: _Attempt, job: dict[str, Any], seconds: float) -> int:
-    """Return the number of pictures that the process died of, which are recorded in their stores."""
+    """Find the pictures that killed the process, record them in their stores, and return their number."""
     return sum(
         judge([held for held in attempt.held if held.run == number], attempt.roots[number], {**job, **run}, seconds)
         for number, run in enumerate(job["runs"])
@@ -140,10 +141,10 @@ def _nothing_pending(
 ) -> list[ExtractReport] | None:
     """Return the reports of runs with nothing to extract, which need no worker; None if there are pending pictures.
 
-    In that case ``total`` keeps the changes of the plans, because the worker compares again and finds no change.
+    With pending pictures, ``total`` keeps the changes of the plans, because the worker will find no further change.
     """
     if job["backbone_from"] is not None or any(each.rehash or each.measures(job["source"]) for each in options):
-        # Pictures are opened, which may kill a process.
+        # Planning would open pictures, which may kill this process: leave it to the worker.
         return None
     from featstore.stages.extract.stage import extract_nothing
     from featstore.stages.extract.worker import source_of
@@ -182,7 +183,7 @@ def _spooled(source: str) -> Iterator[IO[bytes] | None]:
 
 @dataclass
 class _Attempt:
-    """One worker process, from its start to its end."""
+    """One run of a worker process, from start to end."""
 
     job: dict[str, Any]
     spooled: IO[bytes] | None

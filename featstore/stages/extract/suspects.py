@@ -21,7 +21,8 @@ _READ_SECONDS: Final = 30.0
 def judge(suspects: Sequence[Held], roots: Sequence[str], job: Mapping[str, Any], seconds: float) -> int:
     """Try the pictures that a dead worker was reading or decoding, one by one; record and count those that kill a process.
 
-    ``roots``: of each segment of the plan; ``job``: the description that the worker got; ``seconds``: limit per picture.
+    ``roots``: root of the pictures of each plan segment; ``job``: the worker's job description; ``seconds``: limit per
+    picture.
     """
     from featstore.decode import DECODERS
     from featstore.store import shards
@@ -85,5 +86,5 @@ def verdict_on(picture: dict[str, Any], seconds: float, memory: int) -> tuple[st
         return STALLED, f"decoding it did not end after {seconds:g} s"
     if reason == OUT_OF_MEMORY:
         return OUT_OF_MEMORY, f"decoding it takes more than {memory:,} bytes of memory, or than there are"
-    # Any other failure is an ordinary one: the worker will get the same error and record it.
+    # The worker will get any other error too, and record it as an ordinary failure.
     return None

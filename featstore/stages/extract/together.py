@@ -55,7 +55,7 @@ def extract_together(
 ) -> list[ExtractReport]:
     """Extract into several ``stores`` at once, decode each picture once, and return a report for each.
 
-    ``backbones`` and ``weights``: one for each store, in their order; none for stores that there are. Everything else as
+    ``backbones`` and ``weights``: one for each store, in their order; none for existing stores. The rest is as
     in ``extract``. Each store equals the result of its own ``extract``, bit for bit.
     """
     runs = runs_of(stores, backbones, weights, ExtractOptions(**options))  # type: ignore[arg-type]

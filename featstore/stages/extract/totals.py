@@ -1,4 +1,4 @@
-"""What all attempts of a supervised extraction did together, for each of its runs."""
+"""Results summed over all attempts of a supervised extraction, for each of its runs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from featstore.stages.extract.report import ExtractReport
 class Totals:
     """Sums over attempts, by the number of the run; ``stores``: of the runs.
 
-    ``changes``: of each plan, by the first attempt that said it. ``planning``: seconds that comparing the source took
-    before the first attempt. ``restarts``: of the process.
+    ``changes``: of each plan, from the first attempt that reported it. ``planning``: seconds that comparing the source
+    took before the first attempt. ``restarts``: of the process.
     """
 
     def __init__(self, progress: Callable[[Progress], None] | None, stores: Sequence[str]) -> None:
@@ -28,7 +28,7 @@ class Totals:
         self._now: dict[int, Progress] = {}
 
     def add(self, did: Mapping[int, tuple[int, int, Mapping[str, int]]]) -> None:
-        """Add what an attempt did that left no report: (pictures, failures, reasons) by run."""
+        """Add the counts of an attempt that ended without a report: (pictures, failures, reasons) by run."""
         for number, (done, failed, reasons) in did.items():
             self._done[number] += done
             self._failed[number] += failed
@@ -50,7 +50,7 @@ class Totals:
             )
 
     def reports(self, values: Sequence[dict[str, Any]], started: float, began: float) -> list[ExtractReport]:
-        """Return the last attempt's reports for all attempts; ``began``: when the last one did."""
+        """Return the last attempt's reports, with sums over all attempts; ``began``: start of the last attempt."""
         reports, before, seconds = [], began - started, time.monotonic() - started
         for number, value in enumerate(values):
             report = ExtractReport.from_dict({**value, "change": self.changes[number] or value["change"]})

@@ -28,7 +28,7 @@ def try_picture(
     decoder: str,
     region: list[int] | None = None,
 ) -> str:
-    """Read and decode a picture; return the reason of its failure, "" where it has pixels. ``decoder`` "": read only.
+    """Read and decode a picture; return the reason of its failure, "" if it succeeds. ``decoder`` "": only read it.
 
     ``region``: the values of a Region, none for a whole picture among regions; None for a picture without any.
     """

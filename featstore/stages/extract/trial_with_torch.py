@@ -1,4 +1,4 @@
-"""As trial.py, for the decoder that needs torch: torch is imported here, before the limits of the process are set."""
+"""Like trial.py, for the decoder that needs torch: imports torch before the limits of the process are set."""
 
 from __future__ import annotations
 

@@ -160,18 +160,18 @@ def _work(job: dict[str, Any], in_hand: InHand, answers: _Answers, stop: threadi
 
 
 class _Teller:
-    """What one run says to the supervisor."""
+    """Messages from one run to the supervisor."""
 
     def __init__(self, answers: _Answers, number: int) -> None:
         self._answers, self._number = answers, number
         self._reasons: dict[str, int] = {}
 
     def begin(self, roots: list[Path], change: dict[str, int], failures: dict[str, int]) -> None:
-        """Say where the pictures are and how the plan changed; ``failures`` is updated during the run."""
+        """Report where the pictures are and how the plan changed; ``failures`` is updated during the run."""
         self._reasons = failures
         self._answers.say(run=self._number, begin={"roots": [str(root) for root in roots], "change": change})
 
     def progress(self, progress: Progress) -> None:
-        """Say how far the run is."""
+        """Report the progress of the run."""
         told = [progress.done, progress.total, progress.failed, progress.note]
         self._answers.say(run=self._number, progress=told, reasons=dict(self._reasons))

@@ -26,7 +26,7 @@ class Classifier(Protocol):
 
 
 class Tally:
-    """Report to ``progress`` how many pictures of ``paths`` went through the network."""
+    """Report the progress of the network over ``paths`` to ``progress``."""
 
     def __init__(self, progress: Callable[[Progress], None], paths: Sequence[str | os.PathLike[str]]) -> None:
         self._progress, self._total = progress, count_inputs(paths)
@@ -89,7 +89,7 @@ def of_stores(head: Classifier, stores: StackedStores) -> Iterator[Prediction]:
 
 
 def of_parents(head: Classifier, stores: StackedStores, pool: By) -> Iterator[Prediction]:
-    """Yield a prediction for each picture; one that has no readable region fails with the reason of its first."""
+    """Yield a prediction for each picture; a picture without a readable region gets the failure reason of its first."""
     names, codes = numbered(stores.first.parents)
     total = np.zeros((len(names), len(head.classes)))
     count = np.zeros(len(names))

@@ -40,15 +40,15 @@ def predict(
     pool: By = "mean",
     progress: Callable[[Progress], None] | None = None,
 ) -> Predictions:
-    """Classify ``inputs``: picture files, folders, tables, archives, or a store, which has the vectors already.
+    """Classify ``inputs``: picture files, folders, tables, archives, or a store, whose vectors are used.
 
     Every picture gets a Prediction; that of an unreadable picture has a reason. Pictures go through the backbone,
     weights and preprocessing that the head was trained on (``weights`` and ``backbone``: see open_embedder). For a head
     that was trained on several stores, give one store per backbone in any order, or pictures, which go through all
     backbones; then ``weights`` and ``backbone`` are sequences in the order of the head's stores. ``trust``: types that may
     be built for a head of another package's class, see featstore.load_head. ``by`` "parent": one prediction for each
-    picture of a store with regions; ``pool``: the "mean" of its regions' probabilities, or of each class the "max",
-    which do not sum to 1. ``progress`` is called after every batch of pictures, from another thread; a total of 0
+    picture of a store with regions; ``pool``: the "mean" of its regions' probabilities, or per class the "max", which
+    do not sum to 1. ``progress`` is called after every batch of pictures, from another thread; a total of 0
     means unknown.
 
     Raises UsageError, IdentityError (features of another identity), DamagedError.
@@ -97,9 +97,9 @@ def predict_by_text(
 ) -> Predictions:
     """Classify ``inputs`` by texts, without training (zero shot): pictures, or a store.
 
-    ``texts``: of each class, one or more, see heads.zero_shot. A store needs no pictures, and its backbone is loaded for its
-    text tower; pictures need ``backbone``, and ``weights`` if not the default ones. Probabilities are a softmax over the
-    classes, and not calibrated. ``by``, ``pool``: as in predict.
+    ``texts``: one or more for each class, see heads.zero_shot. For a store only the text tower of its backbone is used,
+    and no pictures are needed; pictures need ``backbone``, and ``weights`` if not the default ones. Probabilities are a
+    softmax over the classes, and not calibrated. ``by``, ``pool``: as in predict.
 
     Raises UsageError, also if the backbone has no text tower; IdentityError; DamagedError.
     """
@@ -148,7 +148,7 @@ def _require_store(by: str | None) -> None:
 
 
 def _for_stores(head: Classifier, stores: StackedStores, by: str | None, pool: By) -> Predictions:
-    """Return the predictions for the rows of stores, or for the pictures that they are regions of."""
+    """Return the predictions for the rows of stores or, joined, for the pictures of which the rows are regions."""
     notes = [*state_of_store(stores.first), *stores.notes()]
     make = partial(of_stores, head, stores) if by is None else partial(of_parents, head, stores, pool)
     return Predictions(head.classes, make, notes)

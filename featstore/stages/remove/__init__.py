@@ -1,4 +1,4 @@
-"""Remove pictures from a store, and erase every trace of them."""
+"""Remove pictures from a store, and erase them from all of its files."""
 
 from featstore.stages.remove.purging import PurgeReport, purge
 from featstore.stages.remove.stage import keys_in, remove, restore

@@ -1,4 +1,4 @@
-"""Erase removed pictures from an index or a head: it is written anew without them."""
+"""Erase removed pictures from an index or a head by writing it again without them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from featstore.text import to_bytes
 
 
 def rewrite(artifact: Artifact, store: FeatureStore, denylist: Denylist) -> bool:
-    """Write an index or a head of ``store`` anew if it has rows, keys or labels of pictures on the denylist.
+    """Write an index or a head of ``store`` again if it contains rows, keys or labels of pictures on the denylist.
 
-    Returns whether it did. Raises FeatstoreError if that is not possible, with the remedy; OSError.
+    Returns whether the file was written. Raises FeatstoreError with the remedy if that is impossible; OSError.
     """
     if artifact.kind == "index":
         return _rewrite_index(artifact.path, store, denylist)
@@ -25,7 +25,7 @@ def rewrite(artifact: Artifact, store: FeatureStore, denylist: Denylist) -> bool
 
 
 def held_by(artifact: Artifact) -> str:
-    """Return why an artifact that nothing rewrites may still show the pictures, "" if it does not."""
+    """Return why an artifact that cannot be rewritten may still show the pictures; "" if it does not."""
     if artifact.kind == "page":
         return "a page may show the pictures: delete it, or make it again with the command that made it"
     return ""
@@ -49,7 +49,7 @@ def _rewrite_index(path: Path, store: FeatureStore, denylist: Denylist) -> bool:
             opened.purge()
             opened.save(path)
         return True
-    # A graph, and codes that were trained on the rows, are built from the rows that are left.
+    # Rebuild graphs, and codes that were trained on the rows, from the remaining rows.
     contract = info["contract"]
     if contract is None:
         build(store.path, out=path, metric=info["metric"], kind="hnsw", at=info["recall"]["k"])
@@ -60,7 +60,7 @@ def _rewrite_index(path: Path, store: FeatureStore, denylist: Denylist) -> bool:
 
 
 def _keeps(path: Path, store: FeatureStore, denylist: Denylist) -> bool:
-    """Return whether the head may have something of a denied picture: a row, or a label that no other picture has."""
+    """Return whether the head may contain a row of a denied picture, or a label that no other picture has."""
     head = open_head(path)
     lost = set(head.classes) - set(store.classes)
     if not head.model.keeps_rows and not lost:
@@ -68,7 +68,7 @@ def _keeps(path: Path, store: FeatureStore, denylist: Denylist) -> bool:
     try:
         then = FeatureStore.open(store.path, at=head.meta, missing="skip")
     except UsageError:
-        # It does not say which rows it was trained on.
+        # The head does not record the rows it was trained on.
         return True
     if then.missing.count:
         return True

@@ -26,9 +26,10 @@ from featstore.store.removal import Removal, remove_rows
 class PurgeReport:
     """Result of a purge.
 
-    ``removal``: of the pictures named. ``purged``: rows erased from the store, also those of earlier removals and
-    replaced ones. ``rewritten``: indexes and heads without the pictures now. ``left``: (path, reason) of what may still
-    have them. ``copies``: stores that this one was made of, or that were made of it, which have them too.
+    ``removal``: of the named pictures. ``purged``: number of rows erased from the store, also those of earlier removals
+    and replaced ones. ``rewritten``: indexes and heads that were written again without the pictures. ``left``: (path,
+    reason) of files that may still contain them. ``copies``: other stores that also contain them: those this store was
+    made from, and those made from it.
     """
 
     store: str
@@ -54,9 +55,9 @@ def purge(
 ) -> PurgeReport:
     """Remove pictures as ``remove`` does, and erase them and all earlier removed ones from the store's files.
 
-    Indexes and heads that keep their rows are written anew without them: those of ``also``, and those of this store in
-    the same folder. Pages are only named, and so are other stores with the same pictures. Nobody else may write to the
-    store meanwhile; open readers keep their files. A killed purge goes on when it is called again.
+    Indexes and heads that contain their rows are written again without them: those of ``also``, and those of this store
+    in the same folder. Pages, and other stores with the same pictures, are only reported. No other process may write to
+    the store meanwhile; open readers keep their files. A killed purge continues when it is called again.
 
     Raises UsageError as ``remove`` does, and if there is nothing to purge; FeatstoreError while another process writes
     to the store, naming it.
@@ -92,7 +93,7 @@ def purge(
 
 
 def _has_some(other: Path, denylist: Denylist) -> bool:
-    """Return whether a file of another store has keys of pictures on ``denylist``; true if it cannot be read."""
+    """Return whether a file of another store contains keys of pictures on ``denylist``; true if it is unreadable."""
     try:
         manifest = Manifest.read(other)
         return any(traces(other, manifest, Plan(other, manifest.epoch), denylist))
@@ -101,5 +102,5 @@ def _has_some(other: Path, denylist: Denylist) -> bool:
 
 
 def _parents(store: Path) -> list[Any]:
-    """Return the stores that this one was made of, which have its pictures too."""
+    """Return the stores this one was made from, which contain its pictures too."""
     return list(require_artifact(store).parents)

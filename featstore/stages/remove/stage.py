@@ -1,4 +1,4 @@
-"""Remove pictures from a store, and let them come back."""
+"""Remove pictures from a store, and restore removed ones."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def remove(
 ) -> Removal:
     """Remove pictures from a store: those of ``keys``, and those with a vector that meet ``where`` (featstore.where).
 
-    Their rows are in no result from now on: features, labels, splits, failures. Stores that are open do not change. The
-    store's denylist keeps digests of the keys and of the pictures' bytes, so ``extract`` does not bring them back (see
-    ``restore``). ``dry_run``: only tell what would be removed.
+    No later result contains their rows: features, labels, splits, failures. Open stores do not change. The store's
+    denylist keeps digests of the keys and of the pictures' bytes, so ``extract`` does not add them again (see
+    ``restore``). ``dry_run``: only report what would be removed.
 
     Raises UsageError, before any change, for a key that is not in the store and was not removed earlier; FeatstoreError
     while the store is compacted.
@@ -44,7 +44,7 @@ def remove(
 
 
 def restore(store: str | os.PathLike[str], keys: Iterable[str | bytes]) -> int:
-    """Let the next ``extract`` bring back the removed pictures of ``keys``; return their number.
+    """Take removed pictures off the denylist, so that the next ``extract`` adds them again; return their number.
 
     Raises UsageError for a key that was not removed.
     """
@@ -56,7 +56,7 @@ def restore(store: str | os.PathLike[str], keys: Iterable[str | bytes]) -> int:
 
 
 def keys_in(path: str | os.PathLike[str]) -> list[bytes]:
-    """Return the keys in a file, one a line (or each ended by NUL, as ``find -print0`` writes). Raises UsageError."""
+    """Return the keys in a file: one per line, or separated by NUL (``find -print0``). Raises UsageError."""
     try:
         with open(path, "rb") as file:
             found = [without_dot(entry) for _, entry in entries(file)]

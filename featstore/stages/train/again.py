@@ -1,4 +1,4 @@
-"""Train a head again on the rows, labels and settings that it recorded, and compare the weights bit for bit."""
+"""Train a head again on the rows, labels and settings that it recorded, and compare the weights bit by bit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class AgainReport:
     """A head that was trained again from its record.
 
     ``head``: the file of the old one. ``trained``: the new one, saved to ``path`` (None: not saved). ``differences``:
-    of the weights and classes; empty if they are equal bit for bit. ``rows``: that it learnt from. ``notes``: warnings.
+    of the weights and classes; empty if they are equal bit for bit. ``rows``: number of training rows. ``notes``:
+    warnings.
     """
 
     head: str
@@ -71,9 +72,9 @@ def train_again(
     """Train the head at the path ``head`` again, on its stores as they were, with the options that it was trained with.
 
     ``stores``: where its stores are now, if neither at their recorded paths nor beside the head. ``kind``: needed for a
-    head of another package's class, whose code is imported only where you name it: package.module:Class. ``out``: where to save
-    the new head; by default it is only compared. The weights are equal bit for bit on the same machine with the same
-    libraries; other libraries are noted.
+    head of another package's class, whose code is imported only if you name it: package.module:Class. ``out``: where to
+    save the new head; by default it is only compared. The weights are equal bit for bit on the same machine with the
+    same libraries; other libraries are noted.
 
     Raises UsageError: the head has no record (an older featstore trained it), a store is not found, or the rows that
     it was trained on are gone or have changed, which names them; DamagedError.
@@ -127,7 +128,7 @@ def retrain(
 
 
 def _request_of(head: TrainedHead, path: Path, kind: str | None) -> tuple[Request, dict[str, Any]]:
-    """Return what was asked and the digests of what the head was trained on; ``kind``: the class that the user named."""
+    """Return the recorded options and the digests of the training data; ``kind``: the class that the user named."""
     request, data = head.meta.get(REQUEST), head.meta.get(DATA)
     if request is None or data is None:
         raise UsageError(f"{path}: does not record how it was trained (an older featstore made it); train a new head")
@@ -214,7 +215,7 @@ def _cannot(path: Path, gone: Sequence[Missing], reason: str) -> str:
 
 
 def _differences(old: TrainedHead, new: TrainedHead) -> list[str]:
-    """Return what differs between two heads' classes, scalars and arrays, by bits."""
+    """Return the differences between two heads' classes, scalars and arrays, compared bit by bit."""
     found = [] if old.classes == new.classes else [f"classes: {len(old.classes):,} then, {len(new.classes):,} now"]
     then, after = (json.dumps(head.model.numbers(), sort_keys=True) for head in (old, new))
     if then != after:

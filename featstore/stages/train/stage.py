@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from featstore.store import FeatureStore
 
 DATA, REQUEST = "data", "request"
-"""Keys in a head's ``meta``: digests of its rows, and what ``train`` was asked for (see Request)."""
+"""Keys in a head's ``meta``: digests of its rows, and the options of ``train`` (see Request)."""
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-"""One store, or several of the same pictures."""
+"""Path of one store, or of several stores of the same pictures."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked of ``train``: the options that determine the head. All are JSON."""
+    """The options of ``train`` that determine the head. All are JSON types."""
 
     head: str
     train_split: str | None
@@ -129,7 +129,7 @@ def train(
 
 
 def fit(stack: StackedStores, split: Split, request: Request) -> TrainedHead:
-    """Train the head of ``request`` on the rows ``split.train``; its ``meta`` says how to train it again."""
+    """Train the head of ``request`` on the rows ``split.train``; its ``meta`` records how to train it again."""
     from featstore.heads import train_head
 
     opened = stack.first
@@ -175,7 +175,7 @@ def assess(
 
 
 def _to_trust(head: TrainedHead) -> list[str]:
-    """Return a note of the types that whoever opens ``head`` has to trust."""
+    """Return a note with the types that a user has to trust to open ``head``."""
     types = getattr(head.model, "trust", ())
     options = " ".join(f"--trust {printable(name)}" for name in types)
     return [f"skops does not trust some types of this head by itself: whoever uses it adds {options}"] * bool(types)
@@ -187,7 +187,7 @@ def at_the_end(head: TrainedHead) -> list[str]:
     notes = []
     for name, value in (chosen if isinstance(chosen, dict) else {}).items():
         tried = sorted(set(table.get(f"param_{name}") or [])) if isinstance(table, dict) else []
-        # One neighbour is the fewest there can be.
+        # One neighbour is the smallest possible value, not only the smallest that was tried.
         if len(tried) < 2 or value not in (tried[0], tried[-1]) or (name == "n_neighbors" and value == 1):
             continue
         which = "smallest" if value == tried[0] else "largest"
@@ -303,7 +303,7 @@ def _compared(
 
     truth = stack.first.labels[split.test].astype(str)
     try:
-        # The user named the class of the new head, so its types are trusted.
+        # The user named the class of the new head, so trust its types in the old one too.
         ready = earlier.trusting(getattr(trained.model, "trust", ()))
         codes = np.concatenate([codes for codes, _ in ready.predict_blocks(stack.stream(split.test))])
     except FeatstoreError as error:

@@ -7,7 +7,7 @@ The steps, in this order and each only for damaged files:
 * A plan segment's lookup, sizes, times and keys are rebuilt from its other columns and the shards. Sizes and times
   become unknown: the next ``extract --rehash`` records them, ``extract`` without it extracts these pictures again.
 * A side table keeps its intact columns. The next ``extract`` restores lost labels that came with the pictures; labels
-  that came by ``label`` have to be given again.
+  that came from ``featstore label`` have to be given again.
 * A shard with damaged vectors keeps the intact ones; ``remake`` computes the damaged ones again. If the pictures are
   missing or changed, they become failures with the reason "damaged". A shard with other damage is moved aside as a
   whole, and its unit is pending again.

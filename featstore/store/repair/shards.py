@@ -37,7 +37,7 @@ class Remade:
 
 
 Remake = Callable[[Unit, Rows, NDArray[np.int64], int | None], dict[int, Remade]]
-"""Function (unit, its rows, the wanted ones among them, their batch size) to the result for each wanted row."""
+"""Function that maps (unit, its rows, the wanted ones among them, batch size) to the result for each wanted row."""
 
 
 @dataclass

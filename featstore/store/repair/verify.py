@@ -53,7 +53,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """Result of a verification; ``strangers``: foreign files in the store."""
+    """Result of a verification; ``strangers``: files in the store that featstore did not write."""
 
     files: int
     bytes: int

@@ -24,7 +24,8 @@ every_head = pytest.mark.parametrize("head", HEADS, ids=lambda head: type(head).
 
 NOT_CLAIMED = {
     "check_array_api_input",
-    # They give lists of splits as cv, and want weights to count in scaler, folds and calibration as they do in the loss.
+    # These checks pass lists of splits as cv, and require weights to affect scaler, folds and calibration like the
+    # loss.
     "check_sample_weight_equivalence_on_dense_data",
     "check_sample_weight_equivalence_on_sparse_data",
 }

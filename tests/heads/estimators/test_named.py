@@ -62,7 +62,7 @@ def test_parameters_of_the_class_may_have_names_of_featstore():
     assert head.meta["parameters"]["random_state"] == 5
 
 
-def test_columns_that_are_no_classes_are_not_taken_for_them():
+def test_decision_values_that_are_not_per_class_are_not_used():
     # One against one: three columns for three classes, each of a pair.
     X, y = blobs(90, 6, 3, apart=3, seed=1)
     head = train_head(X, y, kind="sklearn.svm:SVC", folds=2, decision_function_shape="ovo")
@@ -86,7 +86,7 @@ def test_columns_that_are_no_classes_are_not_taken_for_them():
         ("svm", {}, r"as package\.module:Class; did you mean 'rbf-svm'\?$"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_in_one_line(kind, options, message):
+def test_unsuitable_classes_are_refused_in_one_line(kind, options, message):
     X, y = blobs(30, 4, 2, seed=1)
     with pytest.raises(UsageError, match=message) as caught:
         train_head(X, y, kind=kind, folds=2, **options)
@@ -102,7 +102,7 @@ def test_too_many_rows_for_memory_and_nan_are_refused():
         train_head(X, y, kind="sklearn.svm:SVC", folds=2)
 
 
-def test_a_class_that_raises_is_told_in_one_line(tmp_path, monkeypatch):
+def test_an_error_raised_by_the_class_is_reported_in_one_line(tmp_path, monkeypatch):
     (tmp_path / "raising_heads.py").write_text(
         "from sklearn.base import BaseEstimator, ClassifierMixin\n"
         "class Raises(ClassifierMixin, BaseEstimator):\n"
@@ -124,5 +124,5 @@ def test_a_class_that_raises_is_told_in_one_line(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["logreg", "a:", ":A", "a b:C", "a.b:c d", "a/b:C", "..:A", "a::B", "a:b.C"])
-def test_only_module_and_class_name_a_class(kind):
+def test_a_class_is_named_only_as_module_colon_class(kind):
     assert not is_named(kind)

@@ -37,7 +37,7 @@ def test_comparing_a_head_with_itself_finds_no_difference():
     accuracy, balanced, log_loss = compare(codes, values, values, [0, 1], replicates=1000)
     for one in (accuracy, balanced, log_loss):
         assert (one.difference, one.p_value) == (0, 1)
-    # Clopper and Pearson's limit for a kind of row that 200 rows did not show.
+    # Clopper and Pearson's limit for an event that did not occur in 200 rows.
     limit = 1 - 0.025 ** (1 / 200)
     assert (accuracy.low, accuracy.high) == pytest.approx((-limit, limit), rel=0.15)
     assert balanced.low < 0 < balanced.high

@@ -70,7 +70,8 @@ def test_refuses_foreign_kinds_at_every_place(tmp_path: Path, kind: str) -> None
 
 
 def test_lists_in_another_file_are_never_opened(tmp_path: Path) -> None:
-    """A pair with right checksums whose lists lie in a file of the user's: it was opened for writing and grown."""
+    """A pair with valid checksums whose lists are in a file of the user: FAISS would open it for writing and enlarge
+    it."""
     path, victim = tmp_path / "x", tmp_path / "victim"
     saved(path, rows=faiss_kinds.ROWS)
     tables, record = pair.load(path, mmap=True, check=True)[1:]
@@ -89,7 +90,8 @@ def test_lists_in_another_file_are_never_opened(tmp_path: Path) -> None:
 
 
 def read_in_child(path: str, files: int) -> int:
-    """Read a FAISS file without a look at its structure, with so many files open besides."""
+    """Read a FAISS file without checking its structure; ``files``: how many more files may be open (see
+    limit_files)."""
     sandbox.limit_files(files)
     return int(faiss.read_index(path).ntotal)
 

@@ -58,7 +58,7 @@ def test_lists_scanned_query_by_query_find_what_faiss_by_default_finds(residual:
             assert part.implem == faiss_io._QUERY_BY_QUERY
             part.implem = 0
     others, same = index.search(queries, 10)
-    # Of candidates whose 4-bit scores are equal either may be the one that is re-ranked.
+    # If 4-bit scores are equal, either candidate may be re-ranked.
     assert (found == same).mean() > 0.98
     np.testing.assert_allclose(scores[found == same], others[found == same], rtol=1e-5)
 

@@ -65,7 +65,7 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
     assert pair.verify(path) == []
 
 
-def test_every_truncation_is_noticed_even_unchecked(tmp_path: Path) -> None:
+def test_every_truncation_is_detected_even_without_check(tmp_path: Path) -> None:
     path = tmp_path / "x"
     saved(path)
     for name in (path, pair.side_path(path)):
@@ -77,7 +77,7 @@ def test_every_truncation_is_noticed_even_unchecked(tmp_path: Path) -> None:
         name.write_bytes(whole)
 
 
-def test_halves_of_two_indexes_do_not_open(tmp_path: Path) -> None:
+def test_files_of_two_different_indexes_do_not_open_together(tmp_path: Path) -> None:
     saved(tmp_path / "a", seed=1)
     saved(tmp_path / "b", seed=2)
     shutil.copy(tmp_path / "a", tmp_path / "b")
@@ -219,7 +219,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
 
 
 def write_many(path: str, seed: int, rounds: int) -> dict[str, int]:
-    """Save an index again and again; return how often, and how often another was writing. For a process of its own."""
+    """Save an index repeatedly; return how often it succeeded, and how often another process was writing."""
     index = build_index(clusters(60, 8, seed), np.arange(60) * 7, [f"{seed}/{row}" for row in range(60)], kind="flat")
     told = {"saved": 0, "refused": 0}
     while told["saved"] < rounds:

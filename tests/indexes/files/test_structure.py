@@ -93,7 +93,7 @@ def broken_rows(index: faiss.Index) -> None:
 
 
 @pytest.mark.parametrize("harm", [broken_links, broken_entry, broken_rows])
-def test_a_graph_that_leads_out_of_memory_is_not_opened(harm: object, tmp_path: Path) -> None:
+def test_a_graph_with_links_outside_its_memory_is_refused(harm: object, tmp_path: Path) -> None:
     path = tmp_path / "x"
     build_index(clusters(200, 8), np.arange(200), [b"k"] * 200, kind="hnsw").save(path)
     outer = faiss.read_index(str(path))
@@ -106,7 +106,7 @@ def test_a_graph_that_leads_out_of_memory_is_not_opened(harm: object, tmp_path: 
         assert "\n" not in str(caught.value)
 
 
-def test_lists_that_lead_out_of_memory_are_found() -> None:
+def test_lists_with_positions_outside_the_rows_are_detected() -> None:
     index = create("IVF4,PQ4x4fs,Refine(SQ8)", 8, "ip", seed=0)
     index.train(clusters(500, 8))
     index.add(clusters(500, 8), np.arange(500))
@@ -130,7 +130,9 @@ def test_lists_that_lead_out_of_memory_are_found() -> None:
         ([(8, 4, -1, None)], False),
     ],
 )
-def test_a_projection_has_to_fit(transforms: list[tuple[int, int, int, int | None]], sound: bool) -> None:
+def test_a_projection_of_wrong_size_is_rejected(
+    transforms: list[tuple[int, int, int, int | None]], sound: bool
+) -> None:
     assert (chain_fault(8, 4, transforms) is None) == sound
 
 

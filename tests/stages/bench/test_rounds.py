@@ -48,5 +48,5 @@ def test_contender_exits_when_its_parent_is_killed(tmp_path):
     process.kill()
     process.wait()
     with open(lock) as file:
-        # The lock would be held for an hour if the contender went on.
+        # The contender would hold the lock for an hour if it continued.
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -24,7 +24,7 @@ TORCH, FOLDED, OPENVINO, INT8 = (
     )
 )
 GPU = {"engine": "compile", "device": "cuda:0", "precision": "bf16"}
-# Two processors, busy all the time.
+# Two processors that are always busy.
 NETWORK = {"forward": 90, "waiting": 10, "forwarded": 5, "processor": 200}
 DECODING = {"forward": 10, "waiting": 90, "read": 10, "decode": 80, "forwarded": 5}
 CORES = os.cpu_count() or 1
@@ -60,7 +60,7 @@ def test_advice_starts_with_the_largest_saving(loading, first):
     assert savings(timings, TORCH, "pillow", CORES)[0].option.startswith(first)
 
 
-def test_no_engine_is_advised_that_is_not_there(monkeypatch):
+def test_no_unavailable_engine_is_advised(monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     assert "--engine torch-folded some 8 to 14 s" in advice(Timings(**NETWORK), TORCH, "pillow-torch", 2)
     assert "openvino" not in advice(Timings(**NETWORK), FOLDED, "pillow-torch", 2)

@@ -1,4 +1,4 @@
-"""The decoder class of a store: recorded, refused where it differs, and used by all that adds to or asks the store."""
+"""The decoder class of a store: recorded, refused if it differs, and used for later additions and queries."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_another_class_is_refused_in_one_line(place, made, asked, words):
     assert "\n" not in str(raised.value)
 
 
-def test_a_class_that_does_not_exist_is_the_users_mistake(place, tmp_path):
+def test_an_unknown_decoder_class_is_a_usage_error(place, tmp_path):
     with pytest.raises(UsageError, match="'best' is not exact or fast"):
         make_store(place / "pictures", tmp_path / "s", decode="best")
     assert not (tmp_path / "s").exists()
@@ -92,7 +92,7 @@ def test_repair_makes_the_same_bits_again(place, tmp_path):
         file.write(b"\x5a\xa5\x5a")
     assert repair(store, backbone=tiny_backbone(), engine="torch").remade == 1
     assert FeatureStore.open(store).features().tobytes() == FeatureStore.open(place / "fast").features().tobytes()
-    # Nothing of the shard is left: its whole unit is extracted again.
+    # The whole shard is damaged, so its unit is extracted again.
     shard.write_bytes(b"\x5a" * 1000)
     repair(store, backbone=tiny_backbone(), engine="torch")
     assert FeatureStore.open(store).features().tobytes() == FeatureStore.open(place / "fast").features().tobytes()
@@ -113,7 +113,7 @@ def test_predict_and_search_decode_as_the_head_and_the_index_were_made(place, tm
 
 
 @pytest.mark.slow
-def test_suspects_are_tried_with_the_stores_own(tmp_path, monkeypatch):
+def test_suspects_are_tried_with_the_stores_decoder(tmp_path, monkeypatch):
     pictures = write_pictures(tmp_path / "pictures", ["a.png", "b.jpg"])
     stop = threading.Event()
     stop.set()
@@ -125,5 +125,5 @@ def test_suspects_are_tried_with_the_stores_own(tmp_path, monkeypatch):
     assert suspects.judge([Held(0, 1, DECODING)], [str(pictures)], job, 1.0) == 0
     (picture,) = tried
     assert (picture["location"], picture["decoder"]) == ("b.jpg", DECODERS["pillow-torch"])
-    # The memory that torch takes, which is more than this, is not the picture's.
+    # The limit does not count torch's own memory, which is larger.
     assert verdict_on(picture, 10.0, 64 << 20) is None

@@ -43,7 +43,7 @@ def test_maps_of_a_layer_are_stored_as_the_network_gives_them(tmp_path):
 
 
 @pytest.mark.parametrize("engine", ["torch-folded", "openvino"])
-def test_engines_keep_to_the_reference_on_maps_and_tokens(engine, tmp_path):
+def test_engines_match_the_reference_on_maps_and_tokens(engine, tmp_path):
     folder = write_pictures(tmp_path / "p", NAMES[:4])
     asked = {"backbone": tiny_backbone(), "size": 20, "layer": "1", "pool": "none"}
     for name in ("torch", engine):
@@ -52,7 +52,7 @@ def test_engines_keep_to_the_reference_on_maps_and_tokens(engine, tmp_path):
     np.testing.assert_allclose(ours, reference, atol=1e-4)
 
 
-def test_another_geometry_is_refused_by_name_and_the_same_goes_on(tmp_path):
+def test_another_geometry_is_refused_and_the_same_one_continues_the_store(tmp_path):
     folder = write_pictures(tmp_path / "p", NAMES[:2])
     asked = {"backbone": tiny_backbone(), "engine": "torch"}
     extract(folder, tmp_path / "s", size=24, fit="pad", **asked)
@@ -63,7 +63,7 @@ def test_another_geometry_is_refused_by_name_and_the_same_goes_on(tmp_path):
     ):
         with pytest.raises(IdentityError, match=words):
             extract(folder, tmp_path / "s", **others, **asked)
-    # A loaded backbone means its own geometry.
+    # A loaded backbone has its own geometry, which takes precedence.
     with pytest.raises(IdentityError, match=r"preprocessing\.crop 24, not 16"):
         extract(folder, tmp_path / "s", **asked)
     write_pictures(folder, ["cow/9.png"])
@@ -81,14 +81,14 @@ def test_heads_and_indexes_refuse_features_of_another_geometry(tmp_path):
         head.predict(stores["crop"].features())
     with pytest.raises(IdentityError, match="layer input of head"):
         head.predict(stores["max"].features())
-    # Its own pictures are padded again, without an option.
+    # Pictures are padded as in the store, without an option.
     found = predict(tmp_path / "head", [folder / NAMES[0]], backbone=tiny_backbone())
     expected = head.predict_proba(stores["pad"].features()[:1])
     assert [row.probability for row in found] == pytest.approx([expected.max()], abs=1e-5)
 
 
 def scene(brightness: int, with_object: bool) -> Image.Image:
-    """Return a wide picture, plain or with an object in its rim, which the central square does not reach."""
+    """Return a wide picture, plain or with an object near its edge, outside the central square."""
     pixels = np.full((96, 288, 3), brightness, np.uint8)
     if with_object:
         checks = np.indices((56, 56)).sum(0) // 7 % 2
@@ -97,7 +97,7 @@ def scene(brightness: int, with_object: bool) -> Image.Image:
 
 
 @pytest.mark.slow
-def test_an_object_in_the_rim_is_found_under_pad_and_not_under_crop(tmp_path):
+def test_an_object_at_the_edge_is_found_with_pad_but_not_with_crop(tmp_path):
     folder = tmp_path / "p"
     folder.mkdir()
     for number in range(8):
@@ -108,12 +108,12 @@ def test_an_object_in_the_rim_is_found_under_pad_and_not_under_crop(tmp_path):
         asked = {"backbone": "efficientnet_lite0", "size": 128, "fit": fit, "engine": "torch"}
         supervised(folder, tmp_path / fit, supervised=False, **asked)
         indexes[fit] = index(tmp_path / fit).path
-    # The command, in a fresh process, is told neither network, size nor fit.
+    # The command, in a fresh process, gets no option for network, size or fit.
     found = run_json("search", indexes["pad"], tmp_path / "query.png", "--k", "3")
     assert found["queries"][0]["neighbours"][0]["key"] == "7.png"
     report = search(indexes["crop"], tmp_path / "query.png", k=8)
     keys = [each.key for each in report.queries[0].neighbours]
-    # The picture as bright as the query in its centre is the first, the darkest and the brightest are the last.
+    # The first picture has the query's brightness in its centre; the darkest and the brightest are the last.
     assert keys[0] == "4.png"
     assert keys.index("7.png") > 3
     with pytest.raises(IdentityError, match="fit crop, not pad"):
@@ -123,7 +123,7 @@ def test_an_object_in_the_rim_is_found_under_pad_and_not_under_crop(tmp_path):
         search(indexes["pad"], like=query)
 
 
-def test_the_transformer_takes_the_geometry(tmp_path):
+def test_image_embedder_accepts_geometry_options(tmp_path):
     pictures = [np.zeros((32, 48), np.uint8), np.full((64, 64, 3), 255, np.uint8)]
     embedder = ImageEmbedder(tiny_backbone(), engine="torch", size=20, picture_fit="squash", layer="1", pool="none")
     features = embedder.transform(pictures)

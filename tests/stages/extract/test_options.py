@@ -1,4 +1,4 @@
-"""The options of extract: one value for the library, the command and the working process."""
+"""The options of extract: one object for the library, the command and the worker process."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_command_has_the_defaults_of_the_library():
         ({"unit_rows": 1 << 40}, "unit_rows: 1,099,511,627,776 is more than"),
     ],
 )
-def test_a_number_out_of_range_is_the_users_mistake(options, words, tmp_path):
+def test_a_number_out_of_range_is_a_usage_error(options, words, tmp_path):
     with pytest.raises(UsageError, match=words):
         extract(tmp_path, tmp_path / "s", **options)
 
@@ -54,13 +54,13 @@ def test_an_unknown_option_is_named():
         extract("pictures", "s", bach=16)
 
 
-def test_options_survive_the_way_to_the_working_process():
+def test_options_are_passed_unchanged_to_the_worker_process():
     options = ExtractOptions(backbone="resnet18", units=(1, 3), root=Path("/mnt"), label_column="", workers=3)
     again = ExtractOptions.from_dict(json.loads(json.dumps(options.to_dict())))
     assert again == dataclasses.replace(options, root="/mnt")
 
 
-def test_extraction_is_supervised_unless_asked_otherwise(tmp_path, monkeypatch):
+def test_extraction_is_supervised_by_default(tmp_path, monkeypatch):
     started = []
 
     def note(attempt):
@@ -76,7 +76,7 @@ def test_extraction_is_supervised_unless_asked_otherwise(tmp_path, monkeypatch):
     assert (report.vectors, len(started)) == (1, 1)
 
 
-def test_objects_do_not_go_to_the_working_process(tmp_path):
+def test_objects_are_refused_for_the_worker_process(tmp_path):
     pictures = write_pictures(tmp_path / "pictures", ["a.png"])
     with pytest.raises(UsageError, match="a loaded backbone cannot be passed.*supervised=False"):
         extract(pictures, tmp_path / "s", backbone=tiny_backbone())

@@ -1,4 +1,5 @@
-"""Boxes and tiles: their vectors are those of saved crops, each picture is decoded once, and changes touch little."""
+"""Boxes and tiles: vectors equal those of saved crops, each picture is decoded once, and only changes are extracted
+again."""
 
 from __future__ import annotations
 
@@ -115,7 +116,7 @@ def test_a_picture_with_more_regions_than_a_batch_is_decoded_once(folder, tmp_pa
     assert len(decoded) == 1
 
 
-def test_changed_boxes_and_pictures_are_extracted_again_and_nothing_else(folder, tmp_path):
+def test_only_changed_boxes_and_pictures_are_extracted_again(folder, tmp_path):
     rows = some_boxes()
     source = table(folder / "t.csv", [(*row, number) for number, row in enumerate(rows)], [*HEADER, "region"])
     run(source, tmp_path / "s")
@@ -225,7 +226,7 @@ def test_boxes_that_are_wrong_are_failures_or_clipped_and_told(folder, tmp_path)
     np.testing.assert_allclose(mine, whole.features(rows=whole.index_of(["0.jpg"])), atol=1e-6)
 
 
-def test_shares_are_told_from_pixels_and_the_unit_can_be_said(folder, tmp_path):
+def test_fractions_are_distinguished_from_pixels_and_the_unit_can_be_given(folder, tmp_path):
     source = table(folder / "t.csv", [("0.jpg", 0.5, 0.25, 0.5, 0.5, "a"), ("2.jpg", 0, 0, 1.01, 1, "b")])
     report = run(source, tmp_path / "s")
     assert "boxes in shares of the picture (--box-unit changes it)" in report.read_as
@@ -245,7 +246,7 @@ def test_shares_are_told_from_pixels_and_the_unit_can_be_said(folder, tmp_path):
         ({"region_column": "label"}, HEADER, "line 2 has no name of its region"),
     ],
 )
-def test_refuses_what_makes_no_sense(folder, tmp_path, options, header, message):
+def test_rejects_invalid_options(folder, tmp_path, options, header, message):
     source = table(folder / "t.csv", [("0.jpg", 1, 1, 5, 5, "")], header)
     with pytest.raises(UsageError, match=message):
         run(source, tmp_path / "s", **options)
@@ -276,7 +277,7 @@ def test_refuses_a_box_that_is_text(folder, tmp_path):
         run(table(folder / "t.csv", [("0.jpg", 1, 1, 5, 5, ""), ("0.jpg", 1, 1, "wide", 5, "")]), tmp_path / "s")
 
 
-def test_another_way_of_cutting_needs_another_store(folder, tmp_path):
+def test_a_store_refuses_other_boxes_or_tiles_of_the_same_source(folder, tmp_path):
     extract(folder, tmp_path / "s", backbone=NETWORK, tiles=16)
     for options in ({}, {"tiles": 17}, {"tiles": 16, "overlap": 4}):
         with pytest.raises(UsageError, match=r"has tiles of 16 pixels \(overlap 0\) of .* use the same options"):
@@ -358,7 +359,7 @@ def test_reads_boxes_of_coco(folder, tmp_path):
         ('{"images": [{"id": [1]}], "annotations": []}', "has images whose id is no number or text"),
     ],
 )
-def test_refuses_json_that_is_no_coco(tmp_path, text, message):
+def test_rejects_json_that_is_not_coco(tmp_path, text, message):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(UsageError, match=message):
         run(tmp_path / "a.json", tmp_path / "s", boxes=None)
@@ -401,7 +402,7 @@ def test_a_store_without_regions_requires_nothing(folder, tmp_path):
     assert store.parents.tolist() == store.keys[:]
 
 
-def test_what_killed_a_decoder_is_the_picture_with_all_its_regions(folder, tmp_path, decoded):
+def test_a_picture_that_kills_its_decoder_fails_with_all_its_regions(folder, tmp_path, decoded):
     rows = [(f"{number}.jpg", at, 1, 5, 5, "a") for number in range(3) for at in range(4)]
     stop = threading.Event()
     stop.set()
@@ -441,7 +442,7 @@ def test_tiles_of_a_large_tiff_are_read_in_parts(folder, tmp_path, monkeypatch, 
     extract(tmp_path / "t", tmp_path / "whole", backbone=NETWORK, tiles=20)
     assert len(decoded) == 1
     monkeypatch.setattr(tiff, "STREAMED_PIXELS", 1)
-    # Neither the picture nor its file fits the limits, its tiles do.
+    # Only its tiles fit into the limits, not the whole picture or its file.
     report = extract(tmp_path / "t", tmp_path / "s", backbone=NETWORK, tiles=20, max_pixels=400, max_bytes=100)
     assert (report.vectors, report.failures, len(decoded)) == (12, 0, 1)
     assert features(tmp_path / "s") == features(tmp_path / "whole")
@@ -458,7 +459,7 @@ def test_a_table_is_supervised_and_a_second_run_finds_nothing_new(folder, tmp_pa
     assert (again.change.unchanged, again.new_vectors) == (12, 0)
 
 
-def test_one_region_is_removed_alone_and_a_picture_with_all_its_regions(folder, tmp_path):
+def test_removing_a_region_keeps_the_others_and_removing_a_picture_removes_all(folder, tmp_path):
     source = table(folder / "t.csv", some_boxes())
     run(source, tmp_path / "s")
     own = [key for key in FeatureStore.open(tmp_path / "s").keys if key.startswith("1.jpg")]
@@ -481,9 +482,7 @@ def test_regions_beside_removed_ones_keep_their_boxes(folder, tmp_path):
     assert after.equals(before.loc[after.index])
 
 
-def test_the_key_of_a_picture_means_it_and_all_its_regions_when_it_is_removed_again_purged_and_restored(
-    folder, tmp_path
-):
+def test_a_pictures_key_includes_its_regions_in_repeated_removal_purge_and_restore(folder, tmp_path):
     rows = [*some_boxes(2), ("0.jpg", "", "", "", "", "whole")]
     source, store = table(folder / "t.csv", rows), tmp_path / "s"
     run(source, store)
@@ -496,7 +495,7 @@ def test_the_key_of_a_picture_means_it_and_all_its_regions_when_it_is_removed_ag
     assert run(source, store).change.added == 3
 
 
-def test_a_removed_picture_does_not_come_back_under_another_name_by_its_tiles(folder, tmp_path):
+def test_tiles_of_a_removed_picture_under_another_name_are_not_extracted(folder, tmp_path):
     options = {"backbone": NETWORK, "tiles": 30}
     extract(folder, tmp_path / "s", **options)
     remove(tmp_path / "s", ["0.jpg", "1.jpg#0,0,30,30"])

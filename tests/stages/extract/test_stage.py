@@ -86,7 +86,7 @@ def test_extracts_only_new_or_changed_pictures_and_marks_removed_ones(folder, tm
     one, other = by_key(FeatureStore.open(tmp_path / "s")), by_key(FeatureStore.open(tmp_path / "fresh"))
     assert one.keys() == other.keys()
     for key in one:
-        # Batches differ, and with them the last bits.
+        # The batches differ, and therefore the rounding of the last bits.
         np.testing.assert_allclose(one[key], other[key], rtol=1e-5, atol=1e-6)
     assert verify_store(tmp_path / "s").problems == []
 
@@ -163,7 +163,7 @@ def test_rehash_ignores_size_and_mtime(folder, tmp_path):
     data = bytearray(changed.read_bytes())
     report = run(folder, tmp_path / "s", rehash=True)
     assert (report.change.unchanged, report.timings["forwarded"]) == (20, 0)
-    # The new times were noted: without --rehash nothing is seen as changed.
+    # The new times were recorded: without --rehash no picture counts as changed.
     assert run(folder, tmp_path / "s").change.unchanged == 20
     picture(70).save(changed)
     data = changed.read_bytes()[: before.st_size].ljust(before.st_size, b"\0")
@@ -196,7 +196,7 @@ def test_stopped_and_continued_is_bit_identical(folder, tmp_path):
     assert os.listdir(tmp_path / "s" / "work") == []
 
 
-def test_shares_of_the_units_make_the_store_that_one_run_makes(folder, tmp_path):
+def test_runs_over_shares_of_the_units_equal_a_single_run(folder, tmp_path):
     run(folder, tmp_path / "whole")
     first = run(folder, tmp_path / "s", units=(0, 2))
     assert (first.vectors, first.pending) == (13, 7)
@@ -205,7 +205,7 @@ def test_shares_of_the_units_make_the_store_that_one_run_makes(folder, tmp_path)
     assert_same(FeatureStore.open(tmp_path / "s"), FeatureStore.open(tmp_path / "whole"))
 
 
-def test_two_at_once_share_the_work(folder, tmp_path):
+def test_two_concurrent_runs_share_the_work(folder, tmp_path):
     run(folder, tmp_path / "whole")
     reports = []
     threads = [
@@ -255,7 +255,7 @@ def test_float16_is_stored_if_requested(folder, tmp_path):
     np.testing.assert_array_equal(half.features(), full.features().astype(np.float16))
 
 
-def test_a_folder_that_is_something_else_is_left_alone(folder, tmp_path):
+def test_a_folder_that_is_not_a_store_is_not_changed(folder, tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("x")
     with pytest.raises(UsageError, match="exists and is no feature store"):
@@ -263,7 +263,7 @@ def test_a_folder_that_is_something_else_is_left_alone(folder, tmp_path):
     assert os.listdir(tmp_path / "home") == ["thesis.txt"]
 
 
-def test_doubled_keys_and_empty_sources_are_refused_and_plan_nothing(folder, tmp_path):
+def test_duplicate_keys_and_empty_sources_are_refused_before_planning(folder, tmp_path):
     table = tmp_path / "t.csv"
     table.write_text("path\n" + "pictures/ant/00.jpg\n" * 2)
     with pytest.raises(UsageError, match="the key 'pictures/ant/00.jpg' is there more than once"):
@@ -274,7 +274,7 @@ def test_doubled_keys_and_empty_sources_are_refused_and_plan_nothing(folder, tmp
     assert FeatureStore.open(tmp_path / "s").counts.images == 0
 
 
-def test_an_unmounted_disk_is_no_folder_of_missing_pictures(folder, tmp_path):
+def test_pictures_of_an_unmounted_disk_are_not_retired(folder, tmp_path):
     stop = threading.Event()
     stop.set()
     run(folder, tmp_path / "s", stop=stop)
@@ -301,8 +301,8 @@ def test_default_precision_is_that_of_the_store(folder, tmp_path):
         run(folder, tmp_path / "s", precision="fp32")
 
 
-def test_many_read_ahead_of_the_few_that_decode(folder, tmp_path, monkeypatch):
-    """Pictures that come slowly are read side by side: eight reads wait for each other, though one thread decodes."""
+def test_more_threads_read_than_decode(folder, tmp_path, monkeypatch):
+    """Slow reads run in parallel: eight reads wait for each other, although only one thread decodes."""
     real, together, lock = loader.read_picture, threading.Barrier(8), threading.Lock()
     reads, decoding, most = itertools.count(), 0, 0
 
@@ -326,7 +326,7 @@ def test_many_read_ahead_of_the_few_that_decode(folder, tmp_path, monkeypatch):
     assert most == 1
 
 
-def test_the_stages_add_up_to_the_whole_run(folder, tmp_path):
+def test_the_timings_add_up_to_the_duration_of_the_run(folder, tmp_path):
     report = run(folder, tmp_path / "s")
     timings = report.timings
     threads = {"read", "decode", "write", "load_processor", "processor", "forwarded"}
@@ -337,7 +337,7 @@ def test_the_stages_add_up_to_the_whole_run(folder, tmp_path):
     assert report.advice == ""
 
 
-def test_the_comparison_with_plain_torch_and_the_wait_for_others_are_named(folder, tmp_path, monkeypatch):
+def test_timings_include_the_parity_check_and_waiting_for_others(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(defaults, "DRIFT_RUN", 1)
     stop = threading.Event()
     stop.set()
@@ -358,7 +358,7 @@ def without_networks(monkeypatch):
 
 
 @pytest.mark.parametrize("options", [{}, {"backbone": "SqueezeNet1_1", "weights": "random:3", "dtype": "float32", "decode": "exact", "precision": "fp32", "engine": "compile", "device": "cuda"}])  # fmt: skip
-def test_nothing_new_loads_no_network(folder, tmp_path, monkeypatch, options):
+def test_a_run_without_new_pictures_loads_no_network(folder, tmp_path, monkeypatch, options):
     extract(folder, tmp_path / "s", backbone="squeezenet1_1", weights="random:3")
     without_networks(monkeypatch)
     report = extract(folder, tmp_path / "s", **options)

@@ -50,7 +50,7 @@ def new_store(old: Path, **options: object) -> Path:
 
 @pytest.mark.parametrize("follow", [False, True])
 def test_labels_splits_and_metadata_are_those_of_the_old_store(old: Path, follow: bool):
-    # Times are in seconds: let the labels be older than the new store.
+    # Times have a resolution of seconds: wait, so that the labels are older than the new store.
     time.sleep(1.1)
     new = new_store(old, follow=follow)
     assert columns(new) == columns(old)
@@ -86,7 +86,7 @@ def test_later_labels_and_pictures_come_with_the_next_run(old: Path, follow: boo
     assert verify_store(new).problems == []
 
 
-def test_a_following_store_has_one_truth(old: Path):
+def test_a_following_store_shows_the_labels_of_its_source(old: Path):
     new = new_store(old, follow=True)
     set_columns(old, [b"val/bee/00.png"], {"label": ["ant"]})
     assert columns(new) == columns(old)
@@ -103,7 +103,7 @@ def test_a_following_store_has_one_truth(old: Path):
     assert train_again(new.with_name("a.head")).equal
 
 
-def test_both_stores_may_move_together_and_the_old_one_alone_is_named(old: Path, tmp_path: Path):
+def test_stores_may_move_together_and_a_missing_source_store_is_named(old: Path, tmp_path: Path):
     new = new_store(old, follow=True)
     before = columns(new)
     (tmp_path / "elsewhere").mkdir()
@@ -139,7 +139,7 @@ def test_missing_and_changed_pictures_are_named(old: Path):
     assert any("1 picture has changed since" in note and "'train/ant/04.png'" in note for note in report.notes)
 
 
-def test_a_root_says_where_the_pictures_are_now(old: Path):
+def test_moved_pictures_are_found_by_root(old: Path):
     shutil.move(old.parent / "p", old.parent / "moved")
     new = new_store(old, root=old.parent / "moved")
     assert columns(new) == columns(old)
@@ -157,7 +157,7 @@ def test_a_run_that_cannot_find_the_folder_of_the_pictures_fails_and_names_it(ol
 
 
 @pytest.mark.parametrize("sources", [1, 2])
-def test_vectors_stay_while_the_folder_of_the_pictures_is_not_there(old: Path, tmp_path: Path, sources: int):
+def test_vectors_are_kept_while_the_folder_of_pictures_is_missing(old: Path, tmp_path: Path, sources: int):
     if sources == 2:
         extract(write_coloured(tmp_path / "more", names("test", 2)), old, backbone=tiny_backbone())
     new = new_store(old)
@@ -170,7 +170,7 @@ def test_vectors_stay_while_the_folder_of_the_pictures_is_not_there(old: Path, t
     assert extract(old, new, backbone=OTHER).change.changed == 0
 
 
-def test_a_store_of_several_sources(old: Path, tmp_path: Path):
+def test_a_store_of_several_sources_can_be_a_source(old: Path, tmp_path: Path):
     more = write_coloured(tmp_path / "more", names("test", 2))
     extract(more, old, backbone=tiny_backbone())
     new = new_store(old)

@@ -1,4 +1,4 @@
-"""Decoders that die, hang or exhaust: the picture becomes a failure, the run and its batch go on."""
+"""Decoders that die, hang or exhaust memory: the picture becomes a failure, its batch and the run continue."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_culprits_become_failures_and_other_pictures_keep_their_usual_vectors(
     assert (report.new_vectors, report.new_failures, report.change.added) == (12, 2, 14)
     assert sum(report.reasons.values()) == 2
     assert report.restarts == 1
-    # The stages add up over all processes, those that died included.
+    # The timings add up over all processes, including those that died.
     assert sum(report.timings[name] for name in CLOCK) == pytest.approx(report.seconds, abs=0.02)
     assert min(report.timings["restarts"], report.timings["startup"]) > 0
     assert told[-1].done == told[-1].total == 14
@@ -85,13 +85,13 @@ def test_a_suspect_is_tried_alone(tmp_path: Path, mark: bytes, reason: str | Non
 
 
 @pytest.mark.slow
-def test_a_death_without_a_culprit_is_forgiven_once(tmp_path: Path) -> None:
+def test_a_death_without_a_culprit_is_retried_once(tmp_path: Path) -> None:
     pictures = write_pictures(tmp_path / "pictures", ["a.png"])
     with pytest.raises(FeatstoreError, match=r"SIGKILL.*twice without progress, and no picture explains it"):
         extract_supervised(pictures, tmp_path / "store", backbone_from="tests.faults.planted:die_always")
 
 
-def test_errors_come_through_as_they_are(tmp_path: Path) -> None:
+def test_errors_of_the_worker_are_raised_unchanged(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be opened"):
         extract_supervised(tmp_path / "missing", tmp_path / "store")
     with pytest.raises(FeatstoreError, match="not of the form"):
@@ -165,7 +165,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_the_rows_in_hand_are_seen_from_the_other_side() -> None:
+def test_the_supervisor_sees_the_rows_in_work() -> None:
     worker = InHand.create(3)
     watcher = InHand(os.dup(worker.handle))
     assert watcher.held() == [None, None, None]
@@ -185,7 +185,7 @@ def test_the_rows_in_hand_are_seen_from_the_other_side() -> None:
     watcher.close()
 
 
-def test_a_stall_is_a_picture_held_too_long_or_progress_that_is_owed() -> None:
+def test_a_stall_is_a_slow_picture_or_missing_progress() -> None:
     memory = InHand.create(1)
     stall = _Stall(memory, 0.05)
     assert not stall.seen()
@@ -243,7 +243,7 @@ def test_a_stop_does_not_wait_for_a_worker_that_is_stopped(tmp_path: Path, monke
     assert (report.stopped, report.images) == (True, 0)
 
 
-def test_signs_of_life_are_no_progress() -> None:
+def test_signs_of_life_do_not_count_as_progress() -> None:
     memory = InHand.create(1)
     stall = _Stall(memory, 0.05)
     memory.tick()

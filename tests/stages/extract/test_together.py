@@ -1,4 +1,4 @@
-"""Several stores in one run: one decode a picture, and each store equals its own run."""
+"""Several stores in one run: one decode per picture, and each store equals that of a separate run."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_each_picture_is_decoded_once_and_each_store_equals_its_own_run(folder: 
         assert same(tmp_path / f"{number}.store", own)
 
 
-def test_units_of_different_sizes_and_decoders(folder: Path, tmp_path: Path, decoded):
+def test_stores_may_have_different_unit_sizes_and_decoders(folder: Path, tmp_path: Path, decoded):
     first, second = jobs(folder, tmp_path)
     options = [
         ExtractOptions(backbone=NETWORKS[0], batch=4, unit_rows=5),
@@ -114,7 +114,9 @@ def test_a_run_that_fails_ends_the_others(folder: Path, tmp_path: Path):
         (["a", "./a"], ["x", "y"], "a store is named twice"),
     ],
 )
-def test_wrong_numbers_are_refused(folder: Path, stores: list[str], backbones: list[str], words: str):
+def test_mismatched_numbers_of_stores_and_backbones_are_refused(
+    folder: Path, stores: list[str], backbones: list[str], words: str
+):
     with pytest.raises(UsageError, match=words):
         extract_together(folder, stores, backbones=backbones)
 
@@ -149,7 +151,7 @@ def test_a_picture_that_kills_its_decoder_is_a_failure_of_every_store(folder: Pa
         decoder="tests.faults.planted:decode",
     )
     for report in reports:
-        # What a process did just before it died may not have been told to its supervisor: new_* can be smaller, and the
+        # The supervisor may not know what a process did just before it died: new_* can be smaller, and the
         # change of one store's plan is untold if a picture of the other kills the process at that moment.
         assert (report.vectors, report.failures, report.pending) == (23, 2, 0)
         assert report.change.added in (0, 25)
@@ -158,7 +160,7 @@ def test_a_picture_that_kills_its_decoder_is_a_failure_of_every_store(folder: Pa
     assert reports[0].restarts >= 1
 
 
-def test_slots_name_their_run():
+def test_slots_record_the_number_of_their_run():
     whole = InHand.create(2)
     other = whole.of_run(3)
     other.hold(5, 6, DECODING)
