@@ -34,7 +34,9 @@ def run(
         given.write(stdin)
         given.seek(0)
         streams = [reduction.DupFd(stream.fileno()) for stream in (given, out, err)]
-        process = _PROCESSES.Process(target=_command, args=(words, streams, os.fspath(cwd or os.getcwd()), surroundings))
+        process = _PROCESSES.Process(
+            target=_command, args=(words, streams, os.fspath(cwd or os.getcwd()), surroundings)
+        )
         process.start()
         process.join(LIMIT_SECONDS)
         if process.exitcode is None:
@@ -58,8 +60,9 @@ def _command(words: list[str], streams: list[Any], cwd: str, environment: dict[s
     warnings.simplefilter("error")
     for number, stream in enumerate(streams):
         os.dup2(stream.detach(), number)
-    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)
-    sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)
+    # Kept open until the process ends, as an interpreter does.
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
     from featstore import cli
 
     cli.main(words)
