@@ -165,7 +165,7 @@ def bomb(path: Path, kind: str) -> Path:
     elif kind == "many texts":
         columns = {"path": pa.DictionaryArray.from_arrays(indices, pa.array(["x" * (100 << 10)]))}
     elif kind == "long list":
-        count = 200_000_000
+        count = 100_000_000
         zeros = pa.ListArray.from_arrays(pa.array([0, count], pa.int32()), pa.array(np.zeros(count, np.int8)))
         columns = {"path": pa.array(["a.png"]), "list": zeros}
     else:

@@ -25,7 +25,7 @@ from tests.chain import make_store, names, write_coloured
 from tests.made import tiny_backbone
 from tests.store.building import Pictures, build, plan, work
 
-SEEDS = int(os.environ.get("FEATSTORE_PAST_SEEDS", "3"))
+SEEDS = int(os.environ.get("FEATSTORE_PAST_SEEDS", "2"))
 STEPS = int(os.environ.get("FEATSTORE_PAST_STEPS", "20"))
 
 
