@@ -74,7 +74,7 @@ def remove(
         if where is not None or dry_run or purge:
             raise click.UsageError("--restore takes KEYS or --from, and no --where, --dry-run or --purge")
         count = run_restore(store, named)
-        text = f"{store}: {counted(count, 'picture')} may come back; the next featstore extract brings them"
+        text = f"{store}: {counted(count, 'picture')} may come back with the next featstore extract"
         show({"store": store, "restored": count}, text, as_json)
         return 0
     if purge:

@@ -87,7 +87,7 @@ class Split:
             )
         elif self.shared:
             notes.append(
-                f"{self.shared:,} of {len(self.test):,} held-out pictures have the same bytes as a training picture: "
+                f"{self.shared:,} of {len(self.test):,} held-out pictures {'has' if self.shared == 1 else 'have'} the same bytes as a training picture: "
                 "the figures are too good by as much; a split made by featstore (without split names) keeps them together"
             )
         if len(self.test) < _FEW:

@@ -131,7 +131,7 @@ def test_models_are_listed_and_unusual_ones_refused() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::featstore.errors.Notice")
-def test_weights_that_are_nowhere_are_told_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_missing_weights_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))

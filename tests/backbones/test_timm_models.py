@@ -90,7 +90,7 @@ def test_the_name_includes_the_tag_of_the_weights_and_ignores_case() -> None:
     assert backbone.weights_digest != load_backbone("timm/test_vit", "random:4").weights_digest
 
 
-def test_a_hub_without_network_is_told_in_one_line_with_the_remedy(cache: Path) -> None:
+def test_a_hub_without_network_gives_a_one_line_error_with_the_remedy(cache: Path) -> None:
     with pytest.warns(Notice) as notes, pytest.raises(FeatstoreError) as error:
         load_backbone("timm/test_vit")
     assert "downloading the weights r160_in1k of timm/test_vit.r160_in1k from timm/test_vit.r160_in1k" in str(

@@ -176,7 +176,7 @@ def test_a_record_that_train_cannot_have_written_is_refused(chain, tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["forged.head"]
 
 
-def test_an_index_reopens_what_it_saw(tmp_path: Path):
+def test_a_store_opens_as_it_was_when_an_index_was_built(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("", 6))
     store = make_store(folder, tmp_path / "s")
     path = index(store, out=tmp_path / "s.faiss").path

@@ -188,7 +188,7 @@ def test_a_box_is_named_by_its_shortest_decimals(values, name):
     assert box_name(values) == name
 
 
-def test_boxes_that_are_wrong_are_failures_or_clipped_and_told(folder, tmp_path):
+def test_wrong_boxes_are_reported_as_failures_or_clipped_with_a_note(folder, tmp_path):
     rows = [
         ("0.jpg", -5, -5, 20, 20, "clipped"),
         ("0.jpg", 200, 0, 5, 5, "outside"),
@@ -521,7 +521,7 @@ def test_regions_that_vanished_can_be_purged_by_the_key_of_their_picture(folder,
         remove(tmp_path / "s", ["9.jpg"])
 
 
-def test_labels_by_the_key_of_a_picture_name_its_regions(folder, tmp_path):
+def test_a_label_by_the_key_of_a_picture_is_refused_with_the_keys_of_its_regions(folder, tmp_path):
     source = table(folder / "t.csv", [(f"{at // 2}.jpg", at, 1, 5, 5, "c") for at in range(4)])
     run(source, tmp_path / "s")
     report = set_columns(tmp_path / "s", [b"0.jpg#1,1,5,5", b"0.jpg", b"none.jpg"], {"label": ["a", "b", "c"]})
