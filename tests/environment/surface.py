@@ -49,7 +49,21 @@ def verbs(place: Path, every: bool) -> None:
         ("remove", store, "train/ant/01.png"),
         # Purge another store: pages show pictures of the first one, so its purge would end with exit code 1.
         ("remove", place / "imported.store", "train/ant/01.png", "--purge"),
-        ("bench", pictures, "--backbone", BACKBONE, "--rounds", "1", "--count", "4", "--engine", "openvino"),
+        # With a size, no other programs are measured.
+        (
+            "bench",
+            pictures,
+            "--backbone",
+            BACKBONE,
+            "--size",
+            "64",
+            "--rounds",
+            "1",
+            "--count",
+            "4",
+            "--engine",
+            "openvino",
+        ),
         ("demo", place / "demo", "--limit", "40"),
     ]
     assert {call[0] for call in calls} == set(VERBS), set(VERBS) ^ {call[0] for call in calls}

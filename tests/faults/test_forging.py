@@ -12,7 +12,7 @@ import pytest
 from tests.faults.forging import KINDS
 from tests.faults.sandbox import states, watched
 
-LONG = ("demo", "regions", "follower", "identity", "imported")
+LONG = ("demo", "regions", "follower", "identity", "imported", "lineage", "named")
 """Kinds that take up to a minute to prepare: only tests.slow.forged runs them."""
 
 
