@@ -27,6 +27,7 @@ def verbs(place: Path, every: bool) -> None:
     table = place / "labels.csv"
     write_set(pictures)
     table.write_text("path,label,note\ntrain/ant/00.png,ant,first\n")
+    fast = ["--rounds", "1", "--count", "4", "--engine", "openvino"]
     calls = [
         ("sample", "digits", place / "digits"),
         ("backbones",),
@@ -50,20 +51,7 @@ def verbs(place: Path, every: bool) -> None:
         # Purge another store: pages show pictures of the first one, so its purge would end with exit code 1.
         ("remove", place / "imported.store", "train/ant/01.png", "--purge"),
         # With a size, no other programs are measured.
-        (
-            "bench",
-            pictures,
-            "--backbone",
-            BACKBONE,
-            "--size",
-            "64",
-            "--rounds",
-            "1",
-            "--count",
-            "4",
-            "--engine",
-            "openvino",
-        ),
+        ("bench", pictures, "--backbone", BACKBONE, "--size", "64", *fast),
         ("demo", place / "demo", "--limit", "40"),
     ]
     assert {call[0] for call in calls} == set(VERBS), set(VERBS) ^ {call[0] for call in calls}
