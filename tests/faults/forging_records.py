@@ -179,8 +179,10 @@ class RecordsForger(Changes):
             start, _, rest = page.read_text().partition('<meta name="featstore" content="')
             text, _, rest = rest.partition('">')
             about = self._json(json.loads(text.replace("&quot;", '"').replace("&#34;", '"')))
-            for each in about.get("stores", []) if isinstance(about, dict) and self.draw.random() < 0.7 else []:
-                each |= {"store": self._place(), "store_id": self._id()} if isinstance(each, dict) else {}
+            stores = about.get("stores") if isinstance(about, dict) and self.draw.random() < 0.7 else []
+            for each in stores if isinstance(stores, list) else []:
+                if isinstance(each, dict):
+                    each |= {"store": self._place(), "store_id": self._id()}
             quoted = json.dumps(about).replace("&", "&amp;").replace('"', "&quot;")
             page.write_text(f'{start}<meta name="featstore" content="{quoted}">{rest}')
             return kind
