@@ -91,7 +91,7 @@ class Source(Protocol):
     location: str
     """Absolute path of the source ("-" for stdin), decoded with ``os.fsdecode``."""
     root: Path
-    """Base of relative locations."""
+    """Folder that the relative locations of pictures start from."""
     layout: str | None
     """Rule that gives labels and splits from a folder's paths; None for other kinds."""
     notes: list[str]

@@ -17,6 +17,7 @@ from PIL import Image
 
 from featstore.store import FeatureStore
 from tests.chain import names, write_coloured
+from tests.cli.running import without_notice
 
 pytestmark = pytest.mark.slow
 """Each test starts processes that import torch."""
@@ -29,6 +30,7 @@ def sh(script: str, cwd: Path, **environment: str) -> subprocess.CompletedProces
     """Run a line of shell in which ``$F`` is the command; a traceback is never right."""
     given = {**os.environ, "PYTHONPATH": os.fspath(ROOT), "F": f"{sys.executable} -m featstore", **environment}
     done = subprocess.run(["sh", "-c", script], cwd=cwd, env=given, capture_output=True, check=False)
+    done.stderr = without_notice(done.stderr)
     assert b"Traceback" not in done.stderr, done.stderr
     return done
 

@@ -62,8 +62,8 @@ def test_higher_recall_costs_more_effort() -> None:
 
 
 def test_crops_of_one_picture_are_held_out_together() -> None:
-    # Eleven near copies of each picture: at most 60 pictures are held out with eight queries each; two thirds are
-    # measured.
+    # Each picture has eleven near copies, which must be held out with it. So at most 60 pictures with eight queries each
+    # are held out, and recall is measured on two thirds of them.
     pictures = clusters(300, 16, centres=300)
     vectors = np.repeat(pictures, 11, axis=0) + 1e-3 * clusters(3300, 16, seed=1)
     groups = np.repeat(np.arange(300), 11)

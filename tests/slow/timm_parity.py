@@ -84,8 +84,7 @@ def compare(name: str, files: list[bytes], place: Path) -> tuple[Backbone, dict[
 
 
 def engines_of(backbone: Backbone, files: list[bytes], names: list[str]) -> list[tuple[str, str, bool]]:
-    """Return for each engine its name, its drift from plain torch or why it does not run, and whether that is as
-    required."""
+    """Return for each engine its name, its drift from plain torch or why it does not run, and whether it passes."""
     pixels = np.stack(
         [decode(data, backbone.preprocessing) for data in files[: 4 if backbone.preprocessing.crop > _LARGE else None]]
     )

@@ -161,6 +161,7 @@ def test_a_head_without_a_record_is_refused(chain, tmp_path: Path):
     [
         {"options": {"out": "elsewhere.head"}},
         {"options": {"C": 1.0}},
+        {"options": {"k": 5}},
         {"test_split": {}},
         {"seed": "x"},
         {"folds": True},

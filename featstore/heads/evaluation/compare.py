@@ -96,7 +96,7 @@ def _draws(
 
 
 def _gaps(measurers: tuple[Measurer, Measurer], weights: NDArray[np.float64], measures: Sequence[str]) -> list[float]:
-    """Return B - A of each measure; log loss without the two unseen rows."""
+    """Return the difference B - A of each measure; log loss leaves out the two rows of ``unseen_rows``."""
     a, b = (measurer.measure(weights) for measurer in measurers)
     seen = weights[:-2]
     gap = float(seen @ (measurers[1].losses - measurers[0].losses)[:-2] / seen.sum())

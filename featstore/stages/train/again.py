@@ -148,7 +148,8 @@ def _odd_field(asked: Request) -> str:
 
     Options are parameters of the head alone: they may not stand for those of ``train``, such as where to write.
     """
-    from featstore.heads import train_head
+    from featstore.heads import HEADS, train_head
+    from featstore.heads.trainer import settable
 
     own = {*signature(train).parameters, *signature(train_head).parameters}
     text, number = str | None, int | float
@@ -164,7 +165,8 @@ def _odd_field(asked: Request) -> str:
         value = getattr(asked, name)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             return f"{name} = {str(value)[:80]!r}"
-    return next((f"the option {name[:80]!r}" for name in asked.options if name in own), "")
+    known = settable(asked.head) - own if asked.head in HEADS else {*asked.options} - own
+    return next((f"the option {name[:80]!r}" for name in asked.options if name not in known), "")
 
 
 def _require_named(recorded: str, kind: str | None, path: Path) -> None:

@@ -394,7 +394,7 @@ def test_pages_show_the_region(folder, tmp_path):
     assert pictures.address("1.jpg#3,4,10,20").endswith("/1.jpg")
 
 
-def test_a_store_without_regions_requires_nothing(folder, tmp_path):
+def test_the_manifest_of_a_store_without_regions_lists_no_required_feature(folder, tmp_path):
     extract_in_process(folder, tmp_path / "s", ExtractOptions(backbone=NETWORK))
     store = FeatureStore.open(tmp_path / "s")
     assert (Manifest.read(tmp_path / "s").requires, store.has_regions) == ((), False)
