@@ -15,6 +15,7 @@ from featstore.files import sealed
 from featstore.store import FeatureStore
 from featstore.store.origin import KEY, STACKED, Origin, generation_number
 from featstore.store.past import KEY as PAST
+from featstore.store.past import records_in
 from featstore.text import counted
 
 if TYPE_CHECKING:
@@ -142,9 +143,9 @@ def compare_index(index: FeatureIndex, store: FeatureStore) -> Staleness:
 
 def newer_labels(origin: Any, store: FeatureStore) -> list[str | None] | None:
     """Return the labels (n,) of the store's rows, None if an index with this ``origin`` has the same version."""
-    records = origin.get(PAST) if isinstance(origin, dict) else None
+    records = records_in(origin.get(PAST)) if isinstance(origin, dict) else []
     try:
-        if isinstance(records, list) and records and records[0].get("label_version") == store._tables.version:
+        if records and records[0].get("label_version") == store._tables.version:
             return None
         return list(store.labels.tolist())
     except UsageError:

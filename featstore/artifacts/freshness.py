@@ -109,8 +109,7 @@ class _States:
         except (FeatstoreError, OSError) as error:
             return State(artifact, unknown=str(error))
         if lost:
-            tables = self._open(artifact.path)._tables
-            why = tables.lost.removeprefix(f"{artifact.path}: ") or f"its source {lost[0]} is not there"
+            why = self._open(artifact.path)._tables.lost or f"its source {lost[0]} is not there"
             state = State(artifact, state.stale, why, state.commands, state.folder)
         if above and not state.stale and not state.unknown:
             why = f"{above[0].artifact.path}, of which it was made, is not up to date"
@@ -151,8 +150,8 @@ class _States:
             stores = [word for place in places for word in ("--store", str(place))]
             return (("featstore", "train", "--update", path, *stores),)
         if artifact.kind == "page":
-            command = artifact.about.get("command")
-            return (tuple(map(str, command)),) if isinstance(command, list) and command else ()
+            command = artifact.about["command"]
+            return (tuple(map(str, command)),) if command else ()
         store = self._open(artifact.path)
         follow = ("--follow",) if store._tables.follows is not None else ()
         return tuple(("featstore", "extract", str(place), path, *follow) for place in places)
@@ -215,14 +214,15 @@ class _States:
             for place, parent in zip(places, artifact.parents, strict=True)
             if (changed := changes_since(self._open(place), parent.record))
         ]
-        why += [f"{path} is another one now" for path in _replaced(artifact.about.get("files"))]
-        inputs = {str(each.get("path")) for each in artifact.about.get("files") or [] if isinstance(each, dict)}
+        files = artifact.about["files"]
+        why += [f"{path} is another one now" for path in _replaced(files)]
+        inputs = {str(each.get("path")) for each in files}
         why += [
             f"{state.artifact.path} is not up to date"
             for state in self.known.values()
             if state.stale and os.path.abspath(state.artifact.path) in inputs
         ]
-        folder = str(artifact.about.get("folder", ""))
+        folder = artifact.about["folder"]
         folder = "" if not folder or os.path.abspath(folder) == os.getcwd() else folder
         return State(artifact, "; ".join(why), "", self._commands(artifact, places) if why else (), folder)
 
@@ -257,17 +257,17 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _replaced(files: Any) -> list[str]:
+def _replaced(files: Sequence[dict[str, Any]]) -> list[str]:
     """Return the files that changed since the page was made from them."""
     gone = []
-    for each in files if isinstance(files, list) else []:
+    for each in files:
         try:
             status = os.stat(each["path"])
             same = (status.st_size, status.st_mtime_ns) == (each["size"], each["mtime_ns"])
         except (OSError, TypeError, KeyError, ValueError):
             same = False
         if not same:
-            gone.append(str(each.get("path")) if isinstance(each, dict) else "a file")
+            gone.append(str(each.get("path")))
     return gone
 
 

@@ -18,8 +18,9 @@ from featstore.errors import DamagedError, FeatstoreError, UsageError
 from featstore.files import atomic, sealed
 from featstore.store import as_source, folders
 from featstore.store.manifest import settled
-from featstore.store.origin import KEY, STACKED
+from featstore.store.origin import KEY, origins_in
 from featstore.store.past import KEY as PAST
+from featstore.store.past import records_in
 from featstore.store.plan import Plan
 from featstore.store.tables import Tables
 
@@ -154,8 +155,12 @@ def _page(path: Path) -> Artifact | None:
     if found is None:
         return None
     try:
-        about = json.loads(html.unescape(found[1]))
+        about = {"files": [], "command": [], "folder": "", **json.loads(html.unescape(found[1]))}
         stores = [(str(each["store_id"]), str(each["store"]), dict(each["record"])) for each in about["stores"]]
+        kinds = [(about["files"], list), (about["command"], list), (about["folder"], str)]
+        kinds += [(each, dict) for each in about["files"]]
+        if not all(isinstance(value, kind) for value, kind in kinds):
+            raise TypeError
     except (ValueError, TypeError, KeyError, RecursionError):
         raise DamagedError(f"{path}: the description in the page is damaged") from None
     return Artifact("page", path, tuple(Parent(*store) for store in stores), about=about)
@@ -163,14 +168,11 @@ def _page(path: Path) -> Artifact | None:
 
 def _parents(origin: Any, past: Any) -> tuple[Parent, ...]:
     """Return the parents that the origin of a head or an index names, with their recorded states."""
-    origins = origin.get(STACKED, [origin]) if isinstance(origin, dict) else []
-    records = (
-        {each.get("store_id"): each for each in past or [] if isinstance(each, dict)} if isinstance(past, list) else {}
-    )
+    records = {str(each.get("store_id")): each for each in records_in(past)}
     return tuple(
-        Parent(str(one["store_id"]), str(one["store"]), records.get(one["store_id"], {}))
-        for one in origins
-        if isinstance(one, dict) and "store_id" in one and "store" in one
+        Parent(str(one["store_id"]), str(one["store"]), records.get(str(one["store_id"]), {}))
+        for one in origins_in(origin)
+        if "store_id" in one and "store" in one
     )
 
 

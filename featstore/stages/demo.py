@@ -21,7 +21,7 @@ from featstore.stages.index import index as build_index
 from featstore.stages.sample import write_sample
 from featstore.stages.train import TrainReport, assess, head_path, train
 from featstore.store import FeatureStore
-from featstore.store.origin import KEY, generation_number
+from featstore.store.origin import KEY, generation_number, origins_in
 from featstore.store.splitting import split_store
 from featstore.store.stacked import StackedStores
 
@@ -185,9 +185,9 @@ def _kept(store: Path, kind: str) -> TrainReport | None:
     except (OSError, DamagedError):
         return None
     opened = FeatureStore.open(store)
-    now = (opened.store_id, generation_number(opened), opened._tables.version)
-    origin = head.meta.get(KEY) or {}
-    if (origin.get("store_id"), head.meta.get("generation"), head.meta.get("label_version")) != now:
+    now = ([opened.store_id], generation_number(opened), opened._tables.version)
+    ids = [one.get("store_id") for one in origins_in(head.meta.get(KEY))]
+    if (ids, head.meta.get("generation"), head.meta.get("label_version")) != now:
         return None
     split = split_store(opened)
     if head.meta.get("split") != split.to_dict():
@@ -204,8 +204,8 @@ def _indexed(store: Path) -> tuple[None, str, bool]:
     if is_index(path):
         opened = FeatureStore.open(store)
         index = open_index(path)
-        origin = index.info()["identity"].get(KEY) or {}
-        if origin.get("store_id") == opened.store_id and index.staleness(generation_number(opened), opened.ids).fresh:
+        ids = [one.get("store_id") for one in origins_in(index.info()["identity"].get(KEY))]
+        if ids == [opened.store_id] and index.staleness(generation_number(opened), opened.ids).fresh:
             return None, f"{len(index):,} vectors", True
     made = build_index(store)
     return None, f"{made.info['rows']:,} vectors, {'exact' if made.info['exact'] else 'approximate'}", False

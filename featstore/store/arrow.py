@@ -213,3 +213,42 @@ def _text_array(values: Sequence[str | None] | NDArray[np.object_]) -> Any:
         return pa.array(values, pa.string())
     except (UnicodeEncodeError, pa.ArrowInvalid):
         return pa.array([None if value is None else to_bytes(value) for value in values], pa.binary())
+
+
+def csv_bytes(side: Any, vectors: NDArray[Any], header: list[str] | None) -> bytes:
+    """Return rows as CSV, below a line with the names ``header`` if they are given."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    columns = []
+    for name in side.column_names:
+        column = side[name]
+        if name == SHA256:
+            column = pa.array([digest.hex() for digest in column.to_pylist()], pa.string())
+        elif pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        columns.append(_as_text(column))
+    # float32 holds every float16, and its shortest text gives the same value again.
+    columns += list(map(pa.array, np.ascontiguousarray(vectors.T.astype(np.float32))))
+    names = header or [str(number) for number in range(len(columns))]
+    sink = pa.BufferOutputStream()
+    csv.write_csv(
+        pa.table(columns, names=names),
+        sink,
+        csv.WriteOptions(include_header=header is not None, quoting_style="needed"),
+    )
+    return bytes(sink.getvalue())
+
+
+def _as_text(column: Any) -> Any:
+    """Return a column of bytes as text without checking that they are UTF-8; other columns unchanged.
+
+    Arrow writes no bytes to a CSV, and names of files need not be UTF-8.
+    """
+    import pyarrow as pa
+
+    text = {pa.binary(): pa.string(), pa.large_binary(): pa.large_string()}.get(column.type)
+    if text is None:
+        return column
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    return pa.chunked_array([chunk.view(text) for chunk in chunks], text)

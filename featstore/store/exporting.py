@@ -206,8 +206,8 @@ class _Job:
         names = [*self._side.column_names, *(f"{arrow.VECTOR}_{number}" for number in range(self._store.dimension))]
         self._grow(
             "rows.csv",
-            _csv_bytes(self._side.slice(0, 0), np.empty((0, self._store.dimension)), names),
-            lambda block, start: _csv_bytes(self._side.slice(start, len(block)), block, None),
+            arrow.csv_bytes(self._side.slice(0, 0), np.empty((0, self._store.dimension)), names),
+            lambda block, start: arrow.csv_bytes(self._side.slice(start, len(block)), block, None),
         )
         return list(_GROWN["csv"])
 
@@ -270,7 +270,7 @@ def _token_of(side: Any, other: str) -> str:
     }
     sink = pa.BufferOutputStream()
     small_parquet.write_table(pa.table(plain), sink, use_dictionary=False, compression="none", store_schema=False)
-    digest = xxhash.xxh3_128(other.encode())
+    digest = xxhash.xxh3_128(other.encode(errors="surrogatepass"))
     digest.update(sink.getvalue())
     return digest.hexdigest()
 
@@ -313,28 +313,3 @@ def _opened(path: Path, size: int) -> BinaryIO:
         return io.BufferedRandom(file, 1 << 20)
     path.unlink(missing_ok=True)
     return open(path, "xb", buffering=1 << 20)
-
-
-def _csv_bytes(side: Any, vectors: NDArray[Any], header: list[str] | None) -> bytes:
-    """Return rows as CSV, below a line with the names ``header`` if they are given."""
-    import pyarrow as pa
-    from pyarrow import csv
-
-    columns = []
-    for name in side.column_names:
-        column = side[name]
-        if name == arrow.SHA256:
-            column = pa.array([digest.hex() for digest in column.to_pylist()], pa.string())
-        elif pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        columns.append(column)
-    # float32 holds every float16, and its shortest text gives the same value again.
-    columns += list(map(pa.array, np.ascontiguousarray(vectors.T.astype(np.float32))))
-    names = header or [str(number) for number in range(len(columns))]
-    sink = pa.BufferOutputStream()
-    csv.write_csv(
-        pa.table(columns, names=names),
-        sink,
-        csv.WriteOptions(include_header=header is not None, quoting_style="needed"),
-    )
-    return bytes(sink.getvalue())

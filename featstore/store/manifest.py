@@ -106,7 +106,8 @@ class Manifest:
         """
         try:
             value = atomic.read_json(store / NAME, follow=False)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            # ValueError: the path, which another file may have named, has a null byte.
             raise UsageError(
                 f"{store}: no feature store is here ({NAME} is missing); featstore extract makes one"
             ) from None

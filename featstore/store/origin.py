@@ -59,6 +59,12 @@ class Origin:
         return None
 
 
+def origins_in(origin: Any) -> list[dict[str, Any]]:
+    """Return the origins (JSON) in what a head or an index holds under KEY, one for each store; leave out anything else."""
+    origins = origin.get(STACKED, [origin]) if isinstance(origin, dict) else []
+    return [each for each in origins if isinstance(each, dict)] if isinstance(origins, list) else []
+
+
 def origin_of_store(store: FeatureStore) -> Origin:
     """Return the origin of results computed from ``store`` now."""
     return Origin(store.identity, store.weights_name, os.path.abspath(store.path), store.store_id)

@@ -127,6 +127,11 @@ def record_of(store: FeatureStore) -> dict[str, Any]:
     }
 
 
+def records_in(past: Any) -> list[dict[str, Any]]:
+    """Return the records (see record_of) in what a head or an index holds under KEY; leave out anything else."""
+    return [each for each in past if isinstance(each, dict)] if isinstance(past, list) else []
+
+
 def open_past(store: Path, manifest: Manifest, plan: Plan, tables: Tables, at: At) -> tuple[PastPlan, Tables, Missing]:
     """Return plan and tables in the state ``at`` (see FeatureStore.open), and the pictures that are missing from it.
 
@@ -242,7 +247,7 @@ class _Timeline:
             epoch, segments = (int(number) for number in mine["generation"][:2])
             version = int(mine["label_version"]) if "label_version" in mine else None
             pending = tuple((int(first), int(last)) for first, last in mine.get("pending", []))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise DamagedError(f"{what}: what it says of its store's state is damaged") from None
         found = self._of_generation(epoch, segments)
         if version is not None and not 0 <= version <= self.tables.version:
@@ -309,7 +314,7 @@ def _records(meta: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     origin = meta.get("origin")
     found = meta.get(KEY) or (origin.get(KEY) if isinstance(origin, dict) else None)
     if isinstance(found, list):
-        return [each for each in found if isinstance(each, dict)]
+        return list(records_in(found))
     number = meta.get("generation")
     if isinstance(origin, dict) and isinstance(number, int) and "store_id" in origin:
         generation = [number >> 48, number >> 24 & 0xFFFFFF]

@@ -268,7 +268,7 @@ class Tables:
     followed : Path or None
         Where that store is.
     lost : str
-        That this store is not where it was, and the remedy; "" if it is.
+        The reason and the remedy if the followed store was not found, without the path of this store; "" if it was.
     """
 
     def __init__(self, store: Path, epoch: int, *, follow: bool = True) -> None:
@@ -277,7 +277,8 @@ class Tables:
         reference = self.own[0].meta.get("follows") if self.own else None
         self.follows: dict[str, Any] | None = reference if isinstance(reference, dict) else None
         self.store_id = None if self.follows is None else str(self.follows.get("store_id"))
-        self.lost, self.followed = "", None  # type: str, Path | None
+        self.path, self.lost = store, ""
+        self.followed: Path | None = None
         self._versions = self.own if self.follows is None or not follow else self._followed(store, self.follows)
 
     def _followed(self, store: Path, reference: dict[str, Any]) -> list[Table]:
@@ -289,17 +290,15 @@ class Tables:
                 if Manifest.read(place).store_id == self.store_id:
                     self.followed = place
                     return settled(place, functools.partial(_own_tables, place))[1].own
-        self.lost = (
-            f"{store}: has the labels of {places[0]}, which is not there any more; if it moved: featstore extract "
-            f"ITS_PLACE {store} --follow"
-        )
+        remedy = f"if it moved: featstore extract ITS_PLACE {store} --follow"
+        self.lost = f"has the labels of {places[0]}, which is not there any more; {remedy}"
         return []
 
     @property
     def versions(self) -> list[Table]:
         """The tables in force, the oldest first. Raises UsageError if the store that has them is not there."""
         if self.lost:
-            raise UsageError(self.lost)
+            raise UsageError(f"{self.path}: {self.lost}")
         return self._versions
 
     @property

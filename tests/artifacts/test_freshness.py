@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import os
 import shlex
 import shutil
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from featstore.artifacts.lineage import _parents
 from featstore.cli import featstore
 from featstore.errors import UsageError
 from featstore.indexes import FeatureIndex
@@ -216,6 +219,26 @@ def test_unreadable_artifacts_are_listed_and_links_are_not_followed(tmp_path: Pa
     assert lone["unknown"] == f"its store {store} is not there"
     with pytest.raises(UsageError, match="no feature store is here"):
         info(tmp_path / "elsewhere" / "ant")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"stores": 7}, {"stores": [7]}, {"files": 7}, {"files": ["x"]}, {"command": {}}, {"folder": 7}],
+    ids=str,
+)
+def test_damaged_descriptions_of_pages_are_listed(tmp_path: Path, changes: dict[str, object]):
+    about = {"stores": [], "files": [], "command": [], "folder": "", **changes}
+    (tmp_path / "page.html").write_text(f'<meta name="featstore" content="{html.escape(json.dumps(about))}">')
+    assert info(tmp_path)["unread"] == [f"{tmp_path / 'page.html'}: the description in the page is damaged"]
+
+
+@pytest.mark.parametrize("past", [7, "x", [["x"]], [None], [{"store_id": {}}], {"store_id": "x"}], ids=str)
+@pytest.mark.parametrize("stacked", [7, ["x"], [{}]], ids=str)
+def test_forged_origins_of_heads_and_indexes_are_left_out(past: object, stacked: object):
+    origin = {"store_id": {"an": "object"}, "store": "s", "past": past}
+    assert [parent.record for parent in _parents(origin, past)] == [{}]
+    assert _parents({**origin, "stacked": stacked}, past) == ()
+    assert _parents([origin], past) == ()
 
 
 def test_stores_with_pending_pictures_and_their_artifacts_are_stale(tmp_path: Path):

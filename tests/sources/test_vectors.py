@@ -195,7 +195,7 @@ def test_other_files_are_refused_in_one_line(tmp_path, content, message):
 
 @pytest.mark.parametrize(
     "shape",
-    ["(6, 5", "(6,\n  5)\n )", "('6, 5)", "(06, 5)", "(-6, 5)", "(6, -5)", f"({1 << 62}, 5)", "(6, 5))"],
+    ["(6, 5", "(True, 5)", "(6,\n  5)\n )", "('6, 5)", "(06, 5)", "(-6, 5)", "(6, -5)", f"({1 << 62}, 5)", "(6, 5))"],
 )
 @pytest.mark.parametrize("packed", [False, True])
 def test_numpy_headers_that_are_not_literals_are_refused(tmp_path, shape, packed):

@@ -14,7 +14,7 @@ from pyarrow import parquet
 from featstore.errors import UsageError
 from featstore.store import FeatureStore
 from featstore.store.exporting import DESCRIPTION, FORMATS, export_store
-from tests.store.building import build, identity, plan, work
+from tests.store.building import Pictures, build, identity, plan, work
 from tests.store.test_arrow import source
 
 KILLED = """
@@ -78,6 +78,18 @@ def test_csv_gives_the_same_values(tmp_path, dtype):
     assert [row["sha256"] for row in rows] == [digest.tobytes().hex() for digest in store.sha256]
     vectors = np.array([[row[f"vector_{at}"] for at in range(4)] for row in rows]).astype(np.float32).astype(dtype)
     assert vectors.tobytes() == store.features().tobytes()
+
+
+def test_names_and_labels_that_are_not_utf8_keep_their_bytes(tmp_path):
+    path = tmp_path / "s"
+    pictures = Pictures({b"K\xe4fer/a.png": 1, b"b.png": 2}, labels={b"K\xe4fer/a.png": "K\udce4fer", b"b.png": "b"})
+    pictures.metadata = {"note": {b"K\xe4fer/a.png": "\udce4"}}
+    store = build(path, pictures)
+    export_store(store, tmp_path / "out", "csv")
+    lines = (tmp_path / "out/rows.csv").read_bytes().replace(b'"', b"").splitlines()
+    assert [line.split(b",")[0] for line in lines[1:]] == [b"K\xe4fer/a.png", b"b.png"]
+    assert [line.split(b",")[2] for line in lines[1:]] == [b"K\xe4fer", b"b"]
+    assert [line.split(b",")[4] for line in lines[1:]] == [b"\xe4", b""]
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -25,7 +26,7 @@ def test_manifest_is_read_as_it_was_written(tmp_path):
 
 def test_missing_store_is_reported_in_one_line(tmp_path):
     (tmp_path / "file").write_text("x")
-    for place in (tmp_path, tmp_path / "none", tmp_path / "file"):
+    for place in (tmp_path, tmp_path / "none", tmp_path / "file", Path("a\0null byte")):
         with pytest.raises(UsageError, match="no feature store is here"):
             Manifest.read(place)
 

@@ -106,7 +106,7 @@ def test_every_earlier_state_is_shown_as_it_was(tmp_path_factory, history):
             plan(path, source)
         elif name == "work":
             work(path, source, units=value)
-        elif name == "label" and any(key in source.content for key in value):
+        elif name == "label" and known_keys(path, set(value)):
             set_columns(path, list(value), {"label": list(value.values())})
         elif name == "undo" and any(each.origin == "user" and not each.undone_by for each in label_history(path)):
             undo_label(path)

@@ -20,7 +20,7 @@ from featstore.errors import UsageError
 from featstore.sources.vectors.base import choose, require_vectors, rows_of_block
 from featstore.text import printable, shown
 
-_NPY_ERRORS: Final = (ValueError, EOFError, OSError, OverflowError, SyntaxError, tokenize.TokenError)
+_NPY_ERRORS: Final = (ValueError, TypeError, EOFError, OSError, OverflowError, SyntaxError, tokenize.TokenError)
 """Exceptions of NumPy for a file that is not an array; it parses the header as a Python literal."""
 _ARCHIVE: Final = b"PK\x03\x04"
 _TEXT_BYTES: Final = 1 << 30
@@ -127,7 +127,8 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = npy.read_magic(file)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read(file)
-    if any(size < 0 for size in shape):
+    # NumPy takes True for a size in a header and fails later.
+    if any(isinstance(size, bool) or size < 0 for size in shape):
         raise ValueError(f"its shape is {shape}")
     return tuple(shape), bool(fortran), dtype
 

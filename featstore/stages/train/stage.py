@@ -17,7 +17,7 @@ from featstore import defaults
 from featstore.errors import DamagedError, FeatstoreError, UsageError
 from featstore.files import atomic, sealed
 from featstore.stages.train.report import Replaced, TrainReport, scale_of
-from featstore.store.origin import KEY, STACKED, generation_number, state_of_store
+from featstore.store.origin import KEY, generation_number, origins_in, state_of_store
 from featstore.store.past import KEY as PAST
 from featstore.store.past import record_of
 from featstore.store.splitting import Split, groups_of, split_store
@@ -250,19 +250,14 @@ def _require_same_data(path: Path, earlier: TrainedHead, stack: StackedStores, l
         changes = [f"gone: {_some(old - new)}"] * bool(old - new) + [f"new: {_some(new - old)}"] * bool(new - old)
         reasons.append(f"its {len(old):,} classes, where there are {len(new):,} now ({'; '.join(changes)})")
     origin = earlier.meta.get(KEY)
-    if _store_ids(origin) != _store_ids(stack.origin):
+    ids, now = ([one.get("store_id") for one in origins_in(each)] for each in (origin, stack.origin))
+    if ids != now:
         known = origin.get("store", "several") if isinstance(origin, dict) else "unknown"
         reasons.append(f"features of another store ({known})")
     if reasons:
         raise UsageError(
             f"{path}: holds a head with {' and '.join(reasons)}; name another file with --out, or replace it with --force"
         )
-
-
-def _store_ids(origin: Any) -> list[Any]:
-    """Return the ids of the stores in StackedStores.origin."""
-    origins = origin.get(STACKED, [origin]) if isinstance(origin, dict) else []
-    return [one.get("store_id") for one in origins if isinstance(one, dict)]
 
 
 def _some(names: set[str]) -> str:
