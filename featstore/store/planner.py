@@ -270,7 +270,7 @@ class Planner:
     def _flush(self, n: int) -> None:
         """Write the side table, then the segment with the first n buffered rows.
 
-        If the process is killed between these two writes, the next scan adds the rows again.
+        If the process is killed between these two writes, the next scan adds the missing rows.
         """
         buffer, plan, versions = self.buffer, self.plan, self.tables.version
         if buffer.side_keys:
