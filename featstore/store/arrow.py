@@ -1,9 +1,10 @@
-"""A store as an Arrow table: vectors, ids, keys and checksums without a copy, labels, splits and metadata beside them.
+"""Convert a store to an Arrow table, without copying vectors, ids, keys and checksums.
 
-The columns are ``key``, ``id``, ``label``, ``split``, every metadata column, ``sha256`` of the picture's bytes (zeros:
-unknown) and ``vector``, a fixed-size list. Vectors, ids, keys and checksums are views of the memory-mapped shards, one
-chunk per shard. The metadata of the schema has the key ``featstore``: JSON with the identity, its fingerprint, the name
-of the weights, the store's id, and how the vectors were made.
+The columns are ``key``, ``id``, ``label``, ``split``, every metadata column, ``sha256`` of the picture's bytes (all
+zeros if unknown) and ``vector``, a fixed-size list. Vectors, ids, keys and checksums are views of the memory-mapped
+shards (HDF5 files), one chunk per shard. The schema's metadata has the key ``featstore``: JSON with the identity (which
+network made the vectors) and its fingerprint, the name of the weights, the store's id, and the provenance of the
+vectors.
 """
 
 from __future__ import annotations
@@ -26,19 +27,20 @@ if TYPE_CHECKING:
 
 KEY, ID, SHA256, VECTOR = "key", "id", "sha256", "vector"
 OWN: Final = (KEY, ID, tables.LABEL, tables.SPLIT, SHA256, VECTOR)
-"""Columns of every table; a metadata column of such a name gets an underscore appended."""
+"""Columns of every table; a metadata column with one of these names gets an underscore appended."""
 METADATA: Final = b"featstore"
-"""Key of the identity in the metadata of a schema."""
+"""Key, in the schema's metadata, of a JSON text with identity, store id and provenance."""
 _RUN_ROWS: Final = 64
-"""Least mean length of runs of live rows for which each run becomes a chunk of its own, without copying."""
+"""Runs of live rows in a shard become separate chunks, without copying, if their mean length is at least this."""
 _WHOLE: Final = 1 << 53
-"""Whole numbers up to this one are exact in float64."""
+"""Largest n for which float64 represents all integers up to n exactly."""
 
 
 def table_of(store: FeatureStore, memory_limit: int) -> Any:
-    """Return the rows of ``store`` as a pyarrow.Table (see this module).
+    """Return the rows of ``store`` as a pyarrow.Table with the columns listed in the module's docstring.
 
-    Rows of a shard with many retired rows are copied; UsageError if these copies need more than ``memory_limit`` bytes.
+    Rows of a shard with many retired (removed or replaced) rows are copied. Raises UsageError if the copies need more
+    than ``memory_limit`` bytes.
     """
     import pyarrow as pa
 
@@ -63,7 +65,7 @@ def rows_of(store: FeatureStore) -> Any:
 def _parts(store: FeatureStore) -> list[tuple[Any, slice | NDArray[np.int64]]]:
     parts: list[tuple[Any, slice | NDArray[np.int64]]] = []
     for shard, _, offsets in store._live.parts(None):
-        # Arrow does not check offsets, and those of a forged store could point outside the memory.
+        # Arrow does not check offsets: invalid offsets in a manipulated store could point outside the memory.
         shard.keys.check(len(shard.ids), f"{store.path}: a shard")
         parts += [(shard, piece) for piece in _pieces(offsets, len(shard.ids))]
     return parts
@@ -82,7 +84,7 @@ def _rows(store: FeatureStore, parts: list[tuple[Any, slice | NDArray[np.int64]]
 
 
 def side_columns(store: FeatureStore) -> dict[str, Any]:
-    """Return label, split and metadata as Arrow arrays of all rows, by the name of the column in a table."""
+    """Return label, split and metadata of all rows as a dict from the table's column name to an Arrow array."""
     return {
         name: _values(store.column(own), is_category=own in (tables.LABEL, tables.SPLIT))
         for own, name in column_names(store.columns).items()
@@ -90,8 +92,10 @@ def side_columns(store: FeatureStore) -> dict[str, Any]:
 
 
 def column_names(columns: list[str]) -> dict[str, str]:
-    """Return the name that each of a store's columns has in a table: printable, distinct, and different from
-    COLUMNS."""
+    """Return a dict from each of the store's column names to the column's name in an Arrow table.
+
+    The names in the table are printable, distinct, and different from COLUMNS.
+    """
     found = {tables.LABEL: tables.LABEL, tables.SPLIT: tables.SPLIT}
     for own in columns:
         name = printable(own)
@@ -102,10 +106,9 @@ def column_names(columns: list[str]) -> dict[str, str]:
 
 
 def description(store: FeatureStore, unit: int | None = None) -> dict[str, Any]:
-    """Return the description of ``store`` for the metadata of a table: identity, weights, store and provenance, as
-    JSON.
+    """Return the JSON description of ``store`` for a table's metadata: identity, weights, store id, provenance.
 
-    ``unit``: include only the provenance of this unit.
+    ``unit``: number of a unit (row range with its own shard); only the provenance of this unit is included.
     """
     units = store.provenance() if unit is None else {unit: store._live.shards[unit].provenance}
     entries = [entry for made in units.values() for entry in made]
@@ -138,7 +141,10 @@ def vector_array(vectors: NDArray[Any]) -> Any:
 
 
 def _pieces(offsets: Places, rows: int) -> Iterator[slice | NDArray[np.int64]]:
-    """Yield the ``offsets`` of a shard of ``rows`` as slices, or as one array where removed rows leave only short runs."""
+    """Yield the ``offsets`` of the live rows in a shard of ``rows`` rows.
+
+    Each run of consecutive offsets becomes a slice. If the runs are short, all offsets are yielded as one index array.
+    """
     if isinstance(offsets, slice):
         yield slice(*offsets.indices(rows))
         return
@@ -151,7 +157,7 @@ def _pieces(offsets: Places, rows: int) -> Iterator[slice | NDArray[np.int64]]:
 
 
 def _key_chunk(keys: ByteColumn, piece: slice | NDArray[np.int64]) -> Any:
-    """Return keys as a LargeBinaryArray, without a copy of a slice."""
+    """Return ``keys`` at ``piece`` as a LargeBinaryArray; a slice is not copied."""
     import pyarrow as pa
 
     if not isinstance(piece, slice):
@@ -162,7 +168,7 @@ def _key_chunk(keys: ByteColumn, piece: slice | NDArray[np.int64]) -> Any:
 
 
 def _texts(chunks: list[Any]) -> list[Any]:
-    """Return chunks of bytes as text, without a copy; as bytes if one of them is not valid UTF-8."""
+    """Return binary ``chunks`` as text arrays without copying, or unchanged if one of them is not valid UTF-8."""
     import pyarrow as pa
 
     texts = [
@@ -200,7 +206,7 @@ def _values(values: NDArray[np.object_], *, is_category: bool) -> Any:
         values = np.array([None if value is None else str(value) for value in values], object)
     if not is_category:
         return _text_array(values)
-    # Encoded here: Arrow would first make a text for every row.
+    # Build the dictionary encoding here: Arrow's own encoder would first make a text for every row.
     places = {value: place for place, value in enumerate(value for value in dict.fromkeys(values) if value is not None)}
     codes = np.fromiter((places.get(value, -1) for value in values), np.int32, len(values))
     return pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes < 0), _text_array(list(places)))

@@ -1,7 +1,8 @@
-"""A store as a source of pictures: the same pictures for another backbone, with their labels, splits and metadata.
+"""Use a store as a source of pictures, to extract the same pictures with another backbone.
 
-The new store takes over keys and the history of labels, splits and metadata (``take_tables``), or follows the tables of
-the old one (``follow_tables``). The pictures are read from where the old store's sources have them.
+The new store copies the old store's keys and its history of labels, splits and metadata (``take_tables``), or always
+reads labels, splits and metadata from the old store (``follow_tables``). The picture files are read from the places
+that the old store recorded.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class StoreSource:
     """The pictures of a store, as a Source (see featstore.sources.base).
 
     ``root``: where the pictures are now, if the store's only source moved. Raises UsageError if there is no store, or
-    it has several sources and a ``root`` is given.
+    if ``root`` is given and the store has several sources.
     """
 
     kind = KIND
@@ -70,7 +71,7 @@ class StoreSource:
         self.read_as = ""
 
     def describe(self) -> dict[str, Any]:
-        """Return kind, location, root and the store's id, as JSON."""
+        """Return kind, location and root of the source store, and the store's id, as JSON."""
         return {"kind": KIND, "location": self.location, "root": os.fsdecode(self.root), "store_id": self.store_id}
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
@@ -108,7 +109,7 @@ class StoreSource:
             locations = [_absolute(str(segment.source.get("root", "/")), location) for location in locations]
         root = encoded(self.root)
         its_own = self.root if len(self._roots) == 1 else Path(str(segment.source.get("root", "/")))
-        # If the folder of all pictures is missing, as on an unmounted disk, keep these rows unchanged.
+        # If the folder of all pictures is missing (an unmounted disk), keep the recorded size and time of each picture.
         mounted = os.path.isdir(its_own)
         for at in np.flatnonzero(offsets < 0).tolist():
             if not mounted:
@@ -127,7 +128,7 @@ class StoreSource:
 
 
 class _Examples:
-    """A number of pictures, and the first of their keys."""
+    """Count pictures and remember the keys of the first few, for a message."""
 
     def __init__(self) -> None:
         self.count, self._keys = 0, []  # type: int, list[str]
@@ -150,10 +151,11 @@ def _absolute(root: str, location: bytes) -> bytes:
 
 
 def take_tables(store: Path, manifest: Manifest, source: StoreSource) -> int:
-    """Add the versions of labels, splits and metadata that ``store`` lacks of the source; return their number.
+    """Copy the label versions of the source store that ``store`` lacks; return how many versions were copied.
 
-    Each version keeps its date and origin, and names the version that it is a copy of. So the next run adds only newer
-    ones. Values of pictures that are retired there, or were removed here, are left out, as in a compaction.
+    A version holds labels, splits and metadata. Each copy keeps its date and origin, and records which version it is a
+    copy of; therefore the next run copies only newer versions. As in a compaction, values are left out for pictures
+    that are retired in the source or were removed from ``store``.
     """
     theirs = settled(source.path, lambda other: Tables(source.path, other.epoch))[1]
     owner, taken = theirs.store_id or source.store_id, 0
@@ -181,12 +183,12 @@ def take_tables(store: Path, manifest: Manifest, source: StoreSource) -> int:
             tables.copy_rows(path, table, np.flatnonzero(rows), about)
             taken += 1
         except FileExistsError:
-            # Another process takes them too.
+            # Another process copied this version at the same time: read the tables again.
             continue
 
 
 def behind(store: FeatureStore, source: FeatureStore) -> str:
-    """Describe what ``store``, made from ``source``, has not taken over from it yet; "" if nothing.
+    """Describe what changed in ``source`` since ``store`` was last updated from it; return "" if nothing changed.
 
     Pictures that were removed from ``store`` are ignored. Pictures are compared by the sizes and times in the two
     plans, without looking at files.
@@ -221,7 +223,7 @@ def behind(store: FeatureStore, source: FeatureStore) -> str:
 
 
 def _copied(mine: Tables, owner: str) -> list[int]:
-    """Return by version of the store ``owner``, from 1, the version that is a copy of it."""
+    """Return the numbers of the versions in ``mine`` that are copies of versions 1, 2, ... of the store ``owner``."""
     found: dict[int, int] = {}
     for version, table in enumerate(mine.versions, 1):
         of = table.meta.get("of")
@@ -234,10 +236,10 @@ def _copied(mine: Tables, owner: str) -> list[int]:
 
 
 def follow_tables(store: Path, manifest: Manifest, source: StoreSource) -> None:
-    """Let ``store`` always use the labels, splits and metadata of the source, instead of its own.
+    """Make ``store`` use the labels, splits and metadata of the source store instead of its own.
 
-    The reference is the only table of ``store``. Raises UsageError if the store has tables of its own, or follows
-    another store.
+    A reference to the source store is then the only table in ``store``. Raises UsageError if ``store`` has tables of
+    its own, or already uses those of another store.
     """
     theirs = settled(source.path, lambda other: Tables(source.path, other.epoch))[1]
     if theirs.follows is not None:
@@ -260,12 +262,15 @@ def follow_tables(store: Path, manifest: Manifest, source: StoreSource) -> None:
     try:
         tables.write_table(path, [], {}, "source", about={"follows": reference}, exclusive=not own.own)
     except FileExistsError:
-        # Another process began the store at the same time.
+        # Another process wrote this table at the same time: check its reference.
         follow_tables(store, manifest, source)
 
 
 def purged_labels(store: FeatureStore) -> Missing:
-    """Return the pictures of ``store`` that the store whose tables it follows has purged, and their labels with them."""
+    """Return the pictures of ``store`` whose labels are lost because the followed store purged these pictures.
+
+    The followed store is the one whose tables ``store`` uses.
+    """
     place = store._tables.followed
     if place is None:
         return Missing()
@@ -278,6 +283,6 @@ def purged_labels(store: FeatureStore) -> Missing:
 
 
 def require_own_tables(store: Path, found: Tables) -> None:
-    """Raise UsageError if the store follows another one, whose labels are to be changed instead."""
+    """Raise UsageError if the store uses the tables of another store: labels have to be changed in that store."""
     if found.follows is not None:
         raise UsageError(f"{store}: has the labels of {found.follows['store']}: label that store instead")

@@ -1,13 +1,13 @@
-"""Claims: locks on units of work that survive crashes, on one host or on many over NFS.
+"""Claims: locks on units of work (row ranges) that survive crashes, on one host or on many over NFS.
 
 A claim is a file work/<unit>/claim.<n> with JSON: its owner (host, boot id, process, start time) and a heartbeat
-counter that the owner rewrites every few seconds. The highest n is valid. Another process takes the unit over by
-creating claim.<n + 1> exclusively, with link(2), which is atomic on NFS. So exactly one process wins, and no file is
-removed while its owner uses it. An owner on this host is dead if its process has ended (pid and start time, or another
-boot id); one on another host, if its counter did not change during the lease, by the watcher's monotonic clock. A
-process that needs exclusive access waits that long for such an owner. Work done twice is harmless: journals are per
-claim, and shards
-are created exclusively."""
+counter that the owner rewrites every few seconds. The claim with the highest n is valid. Another process takes the unit
+over by creating claim.<n + 1> exclusively, with link(2), which is atomic on NFS. So exactly one process wins, and no
+file is removed while its owner uses it. An owner on this host is dead if its process has ended (compared by pid, start
+time and boot id). An owner on another host is dead if its counter did not change during the lease, measured with the
+watcher's monotonic clock. If two processes do the same work, no harm is done: each claim has its own journal, and
+shards are created exclusively.
+"""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ _TORN_TRIES, _TORN_PAUSE = 3, 0.001
 _LOOK_SECONDS = 0.2
 _TURN_SECONDS = 0.02
 _SETTLE_SECONDS = 5.0
-"""How long a writer waits for a compaction that has announced itself to look for others."""
+"""Longest time in seconds that a writer waits until an announced compaction has checked for other processes."""
 
 Work = int | str
-"""The work that a claim reserves: the number of a unit, or the name of other work."""
+"""The work that a claim reserves: the number of a unit, or a name such as "compaction"."""
 COMPACTION = "compaction"
 
 
 def work_folder(store: Path, work: Work) -> Path:
-    """Return the work folder of a unit or of other work."""
+    """Return the folder of ``work`` (a unit's number or another name) below the store's folder "work"."""
     return store / folders.WORK / (work if isinstance(work, str) else f"{work:016d}")
 
 
 class Claim:
-    """A unit held by this process. ``beat`` keeps it, ``release`` gives it up, ``finish`` ends the work."""
+    """A lock of this process on a unit. ``beat`` keeps the lock, ``release`` gives it up, ``finish`` ends the work."""
 
     def __init__(self, directory: Path, number: int, record: dict[str, Any]) -> None:
         self.directory, self.number = directory, number
@@ -92,7 +92,7 @@ class Claim:
         self.beat()
 
     def release(self) -> None:
-        """Release the unit unfinished; another process can take it at once."""
+        """Release the unit before it is finished; another process can claim the unit at once."""
         self.beat(release=True)
 
     def finish(self) -> None:
@@ -119,7 +119,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         except (OSError, DamagedError):
             return {}
         except (ValueError, RecursionError):
-            # A heartbeat may be half written.
+            # The file may be read while another process writes a heartbeat to it.
             time.sleep(_TORN_PAUSE)
     return {}
 
@@ -131,7 +131,7 @@ def _numbers(directory: Path, pattern: re.Pattern[str]) -> list[int]:
 
 
 def _last_claim(directory: Path) -> Path | None:
-    """Return the claim in force, None if there is none; raise FileNotFoundError if the folder does not exist."""
+    """Return the valid claim in a work folder, or None; raise FileNotFoundError if the folder does not exist."""
     numbers = _numbers(directory, folders.CLAIM)
     return directory / f"claim.{numbers[-1]}" if numbers else None
 
@@ -179,17 +179,16 @@ class Claims:
                 folders.make(self.store, folders.WORK, directory.name)
                 return self._take(unit, directory)
             except FileExistsError:
-                # Another process made this claim meanwhile; look again who holds the unit.
+                # Another process created this claim first: check again who holds the unit.
                 continue
             except FileNotFoundError:
-                # The owner finished and removed the folder meanwhile.
+                # The owner finished and removed the folder in between: try again.
                 if not self.store.is_dir():
                     raise
 
     def _take(self, unit: Work, directory: Path) -> Claim | Owner:
-        # List the names before looking for an owner: then a claim made in between is either seen, or collides with the
-        # name chosen here.
-        # Use a number above all existing names, also those of entries that are not regular files.
+        # List the names before looking for an owner: a claim made in between is then either found, or has the number
+        # chosen here, so that the exclusive creation fails. Names of folders and links count too.
         taken = folders.names(self.store, folders.WORK, directory.name, pattern=folders.CLAIM)
         number = max((int(name[6:]) for name in taken), default=-1) + 1
         if owner := self.holder(unit):
@@ -209,7 +208,7 @@ class Claims:
                 return None
             if last is None:
                 return None
-            # The owner may finish, or another process take over, between the two steps; then look again.
+            # The file vanishes between listing and reading if its owner finishes or another process takes over: retry.
             if (record := _read(last)) is not None:
                 break
         owner = Owner(record, self._me, last)
@@ -217,7 +216,7 @@ class Claims:
         return None if owner.released or alive is False else replace(owner, alive=alive)
 
     def others(self) -> dict[str, Owner]:
-        """Return the owners of the work that other processes hold, by name of the work."""
+        """Return the owners of all work that other processes hold, as a dict by name of the work folder."""
         mine = {work_folder(self.store, work).name for work in self._held}
         held = {name: self.holder(name) for name in self._names() if name not in mine}
         return {name: owner for name, owner in held.items() if owner is not None}
@@ -231,10 +230,10 @@ class Claims:
     def join(self) -> None:
         """Announce that this process writes to the store; raise FeatstoreError if the store is being compacted.
 
-        Here and in exclusive(), each process announces itself first and looks for others second, so at least one of two
-        sees the other. A compaction that sees a writer gives way; a writer waits until the compaction has looked. So
-        exactly one of the two is refused. A compaction that was just ending may have removed the announcement; then
-        announce again.
+        join() and exclusive() first announce this process and then look for others, so one of two concurrent processes
+        sees the other. A compaction that sees a writer stops. A writer that sees a compaction waits until the
+        compaction has looked for writers. If a compaction that was just ending removed the announcement, announce
+        again.
         """
         folders.check(self.store)
         for _ in range(_JOINS):
@@ -255,10 +254,10 @@ class Claims:
                 self._sweep(name)
 
     def _await(self, look: Callable[[], Sequence[Owner | None]], *, settled: bool = False) -> Owner | None:
-        """Return one of the owners that ``look`` finds and that are not known to be dead; None if there are none.
+        """Return a live owner among those that ``look`` returns; None if all of them are dead.
 
-        If it is unknown whether an owner lives, as on another host, wait for its heartbeat during the lease.
-        ``settled``: also wait some seconds for an owner that has not checked for other processes yet.
+        If it is unknown whether an owner is alive (on another host), wait for its heartbeat up to the lease.
+        ``settled``: also wait a few seconds for an owner that has not yet recorded its check for other processes.
         """
         started, told = time.monotonic(), False
         while True:
@@ -281,7 +280,10 @@ class Claims:
             time.sleep(_LOOK_SECONDS)
 
     def _sweep(self, name: str) -> None:
-        """Remove a session's folder if its owner is dead. One without a claim stays: it is just being announced."""
+        """Remove the folder of a session (an announced writer) if its owner is dead.
+
+        A folder without a claim stays: its session is just starting.
+        """
         with contextlib.suppress(FileNotFoundError):
             if _last_claim(work_folder(self.store, name)) is not None and self.holder(name) is None:
                 _remove(self.store, name)
@@ -297,17 +299,17 @@ class Claims:
         self._session = COMPACTION
 
     def _other(self, work: Work) -> Owner | None:
-        """Claim ``work``; return its owner if that is another process."""
+        """Claim ``work``; if another process holds it, return that owner, otherwise None."""
         taken = self.take(work)
         return taken if isinstance(taken, Owner) else None
 
     def wait_for(self, work: Work) -> None:
-        """Claim ``work``, after those that hold it."""
+        """Claim ``work``; wait until no other process holds it."""
         while self._other(work) is not None:
             time.sleep(_TURN_SECONDS)
 
     def _alive(self, path: Path, owner: Owner) -> bool | None:
-        """Return whether an owner lives, by its process or by its heartbeat; None if that is not known yet."""
+        """Return whether an owner is alive, judged by its process or its heartbeat; None if this is not known yet."""
         dead = owner.dead() if owner.record else None
         if dead is not None:
             return not dead
@@ -318,7 +320,7 @@ class Claims:
         return False if now - since >= self.lease else beats or None
 
     def release(self, unit: Work) -> None:
-        """Release a unit unfinished."""
+        """Release a unit that is not finished."""
         if claim := self._drop(unit):
             claim.release()
 

@@ -1,8 +1,8 @@
-"""Compaction: purge retired rows, merge small shards, and switch to the result atomically.
+"""Compaction: purge retired rows, merge small shards, and switch atomically to the new files.
 
-The next epoch's plan and tables are written beside the current ones, and changed shards get numbers of the next epoch.
-Replacing featstore.json switches to them; only then are the old files removed. If the process is killed, unused
-files of the new or the old epoch remain; the next compaction removes them.
+An epoch is one generation of plan and table files. The next epoch is written beside the current one, and changed shards
+get numbers of the next epoch. Replacing featstore.json switches to the next epoch; only then are the old files removed.
+If the process is killed, unused files of the new or the old epoch remain; the next compaction removes them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,11 @@ BLOCK_ROWS = 4096
 
 @dataclass(frozen=True)
 class CompactReport:
-    """Result of a compaction, in rows, shards and bytes of shards; ``strangers``: foreign files, left unchanged."""
+    """Result of a compaction.
+
+    ``purged``: number of rows. ``bytes_before`` and ``bytes_after``: total size of the shards. ``strangers``: files
+    that featstore did not write; they are left unchanged.
+    """
 
     purged: int
     shards_before: int
@@ -56,7 +60,7 @@ class CompactReport:
 
 @dataclass(frozen=True)
 class _Group:
-    """Units to merge into one. A single unit that keeps all its rows is not rewritten."""
+    """Units (row ranges) to merge into one; a single unit that keeps all its rows is not rewritten."""
 
     units: list[Unit]
     rows: int
@@ -66,9 +70,9 @@ class _Group:
 def compact_store(store: str | os.PathLike[str]) -> CompactReport:
     """Purge retired rows from shards, plan and tables, and merge neighbouring small shards.
 
-    Ids do not change. Readers that opened the store earlier keep what they opened. Raises FeatstoreError while another
-    process writes to the store. Raises DamagedError, before any change, if a shard belongs to no unit of the plan or a
-    file is missing.
+    Ids do not change. A FeatureStore that was opened before keeps its rows. Raises FeatstoreError while another process
+    writes to the store. Raises DamagedError, before any change, if a shard belongs to no unit of the plan or a file is
+    missing.
     """
     path = Path(store)
     FeatureStore(path)
@@ -93,11 +97,11 @@ class Compaction:
         self.done = {unit.number for unit in self.store.units} - {unit.number for unit in self.store._pending_units()}
 
     def run(self) -> CompactReport:
-        """Write the next epoch, switch to it, and remove the files of the former one. Raises as compact_store."""
+        """Write the next epoch, switch to it, and remove the former one's files. Raises as compact_store does."""
         self._refuse_outside()
         before = self._sizes()
         if not self.plan.segments:
-            # Nothing was ever planned: a next epoch would be empty too.
+            # The plan is empty, so the next epoch would be empty too.
             return CompactReport(0, len(before), len(before), 0, sum(before), sum(before), folders.strangers(self.path))
         self._clean()
         groups = self._groups()
@@ -142,7 +146,7 @@ class Compaction:
         return [os.lstat(shards.folder(self.path) / name).st_size for name in shard_names(self.path)]
 
     def _clean(self) -> None:
-        """Remove files that the current epoch does not refer to: marks first, and only names that featstore uses."""
+        """Remove featstore's files that the current epoch does not refer to, after removing their completion marks."""
         epoch = Manifest.read(self.path).epoch
         units = Plan(self.path, epoch).units()
         kept = {shards.shard_path(self.path, unit.number).name for unit in units}
@@ -163,7 +167,7 @@ class Compaction:
             atomic.sync(shards.folder(self.path))
         planned = {work_folder(self.path, unit.number).name for unit in units} | {COMPACTION}
         for name in self._listed(folders.WORK, folders.WORK_FOLDER):
-            # A live claim belongs to a process that will see the compaction and stop.
+            # A claim with a live owner belongs to a process that will notice the compaction and stop.
             if name not in planned and self.claims.holder(name) is None:
                 with contextlib.suppress(OSError):
                     folders.remove_folder(self.path, folders.WORK, name)
@@ -183,7 +187,7 @@ class Compaction:
         return int((~self.plan.is_retired(ids)).sum())
 
     def _groups(self) -> list[list[_Group]]:
-        """Return the groups of units, source by source, in the order of the ids."""
+        """Return, for each source of pictures, the groups of units to merge, in the order of the ids."""
         limit = self.store._manifest.unit_rows
         result: list[list[_Group]] = []
         units = [(unit, self._live(unit)) for unit in self.store.units]
@@ -221,7 +225,7 @@ class Compaction:
                     numbers.append(group.units[0].number)
                     shard = shards.shard_path(self.path, numbers[-1])
                     if self._mergeable(group) and written.mark_of(shard) not in marks:
-                        # Shards of earlier versions have no mark yet.
+                        # Shards written by an older featstore have no mark of completion yet.
                         written.mark(self.path, shard)
                 else:
                     numbers.append(next_unit)
@@ -302,7 +306,7 @@ class Compaction:
         for version, table in enumerate(self.store._tables.own):
             path = tables.table_path(self.path, self.next.epoch, version)
             known = self.plan.holds(table.index)
-            # An earlier copy of a table may contain texts that no row uses any more.
+            # A purge copies every table: an older copy may still contain texts that no row uses.
             if known.all() and not self.purge:
                 os.link(table.file.path, path)
                 written.mark(self.path, path)
@@ -312,7 +316,7 @@ class Compaction:
 
 
 def _segments(groups: Sequence[_Group]) -> Iterator[list[_Group]]:
-    """Split groups into segments of at most SEGMENT_ROWS rows."""
+    """Divide groups of units into plan segments of at most SEGMENT_ROWS rows."""
     part: list[_Group] = []
     for group in groups:
         if part and sum(g.rows for g in part) + group.rows > plans.SEGMENT_ROWS:

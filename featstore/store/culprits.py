@@ -1,4 +1,4 @@
-"""Culprits: rows of an unfinished unit whose pictures crashed, stalled or exhausted the decoding process.
+"""Culprits: rows of an unfinished unit whose pictures killed or stalled the decoder, or exhausted its memory.
 
 work/<unit>/culprit.<row> is JSON with a checksum, ``reason`` and ``message``, written by the supervisor. The worker of
 the unit records such rows as failures without decoding them again. The files are removed with the unit's work folder,
@@ -20,13 +20,13 @@ _PREFIX = "culprit."
 
 
 def write_culprit(store: Path, unit: int, row: int, reason: str, message: str) -> None:
-    """Record a culprit durably; does nothing if the unit was finished meanwhile. Raises OSError."""
+    """Record a culprit durably; do nothing if its unit was finished meanwhile. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         atomic.write_json(work_folder(store, unit) / f"{_PREFIX}{row}", {"reason": reason, "message": message})
 
 
 def read_culprits(directory: Path) -> dict[int, tuple[str, str]]:
-    """Return (reason, message) by row. Damaged records are ignored: the picture would fail again."""
+    """Return (reason, message) by row number. Damaged records are ignored: their pictures would only fail again."""
     found = {}
     for name in os.listdir(directory):
         if number := folders.CULPRIT.fullmatch(name):

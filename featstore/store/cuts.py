@@ -1,4 +1,4 @@
-"""Plan regions of pictures: their order, what they require, and the way in which a source's pictures were cut."""
+"""Plan regions (boxes or tiles) of pictures: row order, required store feature, and checks of the user's options."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from featstore.text import shown
 
 
 def picture_order(keys: Sequence[bytes], regions: NDArray[np.int32]) -> NDArray[np.int64] | None:
-    """Return the order that groups the regions by picture, so that each is decoded once; None if they are."""
+    """Return the row order that groups regions by picture; None if the rows are already grouped.
+
+    In this order, each picture is decoded only once.
+    """
     if not regions[:, 4].any():
         return None
     numbers: dict[bytes, int] = {}
@@ -27,12 +30,12 @@ def picture_order(keys: Sequence[bytes], regions: NDArray[np.int32]) -> NDArray[
 
 
 def require_regions(store: Path) -> None:
-    """Let ``store`` require a featstore that knows regions."""
+    """Add the feature "regions" to those that ``store`` requires of its readers."""
     require(store, REGIONS)
 
 
 def require_same_cut(store: Path, plan: Plan, source: Mapping[str, Any]) -> None:
-    """Raise UsageError if an earlier run cut the pictures of ``source`` in another way: all rows would be replaced."""
+    """Raise UsageError if an earlier run used other boxes or tiles for ``source``: this run would replace all rows."""
     before = plan.sources().get(source_name(dict(source)))
     if before is not None and before.get("cut") != source.get("cut"):
         raise UsageError(
@@ -42,7 +45,7 @@ def require_same_cut(store: Path, plan: Plan, source: Mapping[str, Any]) -> None
 
 
 def for_doubled_key(source: Mapping[str, Any]) -> str:
-    """Return what to do about a key that ``source`` has more than once."""
+    """Return the remedy, for an error message, for a key that occurs more than once in ``source``."""
     if source.get("kind") == "coco":
         return "give each annotation an id of its own, or remove the doubled one"
     cut, others = source.get("cut"), {str(name).strip().lower(): str(name) for name in source.get("metadata", [])}
@@ -65,7 +68,7 @@ def _text(source: Mapping[str, Any]) -> str:
 
 
 def regions_of(plan: Plan, pictures: Collection[bytes]) -> dict[bytes, list[int]]:
-    """Return the live ids of the regions of each of these pictures; pictures without regions are left out."""
+    """Return the live ids of the regions of each of ``pictures`` (keys), without pictures that have no regions."""
     found = defaultdict[bytes, list[int]](list)
     for segment in plan.segments:
         if segment.regions is not None:

@@ -26,7 +26,7 @@ _BLOCK_BYTES: Final = 1 << 20
 class CutPicture:
     """A picture from which regions are cut; read and decoded lazily, once. Thread-safe.
 
-    Parameters: as in read_picture. A failure is raised again at each use.
+    Parameters: as in read_picture. If reading or decoding fails, each use of the picture raises the error again.
     """
 
     def __init__(self, root: Path, location: bytes, offset: int, size: int, *, max_pixels: int, max_bytes: int) -> None:
@@ -48,13 +48,13 @@ class CutPicture:
             return self._digest
 
     def decode(self) -> None:
-        """Decode the picture, or only open it if its parts are read one by one. Raises ReadFailure, DecodeFailure."""
+        """Decode the picture; if its parts can be read separately, only open it. Raises ReadFailure, DecodeFailure."""
         with self._lock:
             if self._decoded is None:
                 self._once(self._decode)
 
     def region(self, region: Region | None) -> Image.Image:
-        """Return a region, None for the whole picture, as RGB. Raises ReadFailure, DecodeFailure."""
+        """Return ``region``, or the whole picture if None, as an RGB image. Raises ReadFailure, DecodeFailure."""
         self.read()
         self.decode()
         picture = self._decoded
@@ -109,7 +109,7 @@ def _digest(file: BinaryIO) -> bytes:
 
 
 def measure(root: Path, location: bytes, offset: int, size: int) -> tuple[int, int] | None:
-    """Return width and height of the upright picture, from the beginning of its file; None if that is unreadable."""
+    """Return width and height of the upright picture, read from the start of its file; None if that is impossible."""
     try:
         if offset >= 0:
             return picture_size(read_picture(root, location, offset, size, limit=defaults.MAX_FILE_BYTES).data)

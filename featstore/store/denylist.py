@@ -1,9 +1,10 @@
-"""The denylist: digests of the pictures that ``featstore remove`` took out, so that no run adds them again.
+"""The denylist: digests of the pictures that ``featstore remove`` removed, so that no run adds these pictures again.
 
-It is part of the plan. One segment retires the rows and names their digests, so both happen atomically; a
-later segment may remove digests from the list. Keys and contents are hashed with a random salt of the store, so the
-lists of two stores cannot be compared with each other or with a list of known digests. Whoever has the store can still
-test whether a given key, which may be easy to guess, or a given picture file is on the list.
+The denylist is part of the plan. The plan segment that retires the rows of removed pictures also contains the pictures'
+digests, so both are written atomically; a later segment may remove digests from the list. Keys and contents are hashed
+with a random salt of the store, so the lists of two stores cannot be compared with each other or with a list of known
+digests. Whoever has the store can still test whether a given key, which may be easy to guess, or a given picture file
+is on the list.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from featstore.store.keys import KeyIndex
 from featstore.store.plan import Plan
 
 FEATURE = "denylist"
-"""Name of this feature in the manifest's ``requires``: an older featstore would add the pictures again."""
+"""Name in the manifest's ``requires``: an older featstore, which would add the pictures again, refuses the store."""
 DENIED_PICTURE = "removed"
 """Failure reason of a picture whose bytes equal those of a removed picture."""
 DENIED_MESSAGE = (
     "a picture with these bytes was removed from the store; featstore remove STORE KEY --restore lifts that"
 )
 Digests = NDArray[np.uint64]
-"""128-bit digests (n, 2); zeros mean that there is none."""
+"""128-bit digests (n, 2); a row of zeros means that there is no digest."""
 _SALT_BYTES = 16
 
 
@@ -50,11 +51,11 @@ def _found(digests: Digests, among: Digests) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class Denylist:
-    """The digests in force.
+    """The denylist that results from all segments of a plan.
 
-    ``key`` and ``content`` (n, 2): of the same picture; content is zeros if its bytes were never read, or if the entry
-    was lifted. ``parent`` (n, 2): digest of the key of a region's picture; for a whole picture, of its own key.
-    ``purged`` (n,): whether everything else of the picture was erased from the store's files.
+    ``key`` and ``content`` (n, 2): digests of a picture's key and bytes; ``content`` is zeros if the bytes were never
+    read or were taken off the list. ``parent`` (n, 2): for a region, the digest of the key of its picture; for a whole
+    picture, of its own key. ``purged`` (n,): whether all other data of the picture was erased from the store's files.
     """
 
     salt: bytes
@@ -104,7 +105,10 @@ class Denylist:
         )
 
     def without(self, key: Digests, content: Digests) -> Denylist:
-        """Return this list without the entries of ``key`` (m, 2) and without the digests ``content`` (m, 2)."""
+        """Return this list without the entries for the key digests ``key`` (m, 2).
+
+        The content digests ``content`` (m, 2) are set to zero in the other entries.
+        """
         kept = np.flatnonzero(~_found(self.key, key))
         left = self.content[kept].copy()
         left[_found(left, content)] = 0
@@ -113,9 +117,10 @@ class Denylist:
     def entries(
         self, keys: Sequence[bytes], sha256: NDArray[np.uint8], parents: Sequence[bytes] | None = None
     ) -> Denylist:
-        """Return a list of new entries for ``keys`` (m), which are regions of ``parents`` (m) or whole pictures.
+        """Return a list with a new entry for each of ``keys`` (m).
 
-        ``sha256`` (m, 32): of their pictures' bytes, zeros: unknown.
+        ``sha256`` (m, 32): SHA-256 of each picture's bytes, zeros if unknown. ``parents`` (m): for a region, the key of
+        its picture; for a whole picture, its own key. None: all are whole pictures.
         """
         salt = self.salt or secrets.token_bytes(_SALT_BYTES)
         content = _hashed((row.tobytes() for row in sha256), salt, b"content").copy()
@@ -136,8 +141,10 @@ class Denylist:
         return Denylist(self.salt, self.key[rows], self.parent[rows], self.content[rows], np.ones(len(rows), bool))
 
     def matching(self, keys: Sequence[bytes]) -> tuple[NDArray[np.bool_], Digests, Digests]:
-        """Return whether each key (m) is on the list, itself or by a region of it, and the digests of the keys and
-        contents of these entries."""
+        """Return which keys (m,) are on the list, themselves or by one of their regions.
+
+        Also return the key digests and the content digests of the matching entries.
+        """
         if not len(self):
             return np.zeros(len(keys), bool), self.key, self.content
         asked = _hashed(keys, self.salt, b"key")
@@ -146,19 +153,19 @@ class Denylist:
         return denied, self.key[rows], self.content[rows]
 
     def content_test(self) -> ContentTest:
-        """Return the test whether a picture was removed, by its bytes."""
+        """Return a function that tests by SHA-256 whether a picture was removed."""
         known = {digest.tobytes() for digest in self.content if digest.any()}
         return ContentTest(self.salt, frozenset(known))
 
     def arrays(self) -> Arrays:
-        """Return the arrays that a segment stores; none for an empty list."""
+        """Return the arrays that a plan segment stores for this list; {} for an empty list."""
         if not len(self):
             return {}
         found = {"denied/key": self.key, "denied/content": self.content, "denied/purged": self.purged}
         return found if np.array_equal(self.parent, self.key) else {**found, "denied/parent": self.parent}
 
     def about(self) -> dict[str, Any]:
-        """Return the entries for the ``meta`` of a segment with these arrays."""
+        """Return the salt as JSON for the ``meta`` of the plan segment that stores this list; {} for an empty list."""
         return {"salt": self.salt.hex()} if len(self) else {}
 
 
@@ -170,7 +177,7 @@ class ContentTest:
     known: frozenset[bytes] = frozenset()
 
     def __call__(self, sha256: bytes) -> bool:
-        """Return whether the picture with these bytes was removed."""
+        """Return whether a removed picture had the bytes with this SHA-256."""
         return bool(self.known) and _hashed([sha256], self.salt, b"content").tobytes() in self.known
 
 

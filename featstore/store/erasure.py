@@ -1,8 +1,8 @@
-"""Erase removed pictures from the files of a store, and prove it.
+"""Erase removed pictures from the files of a store, and check that none of their keys are left.
 
-A purge is a compaction that also forgets the keys of all pictures on the denylist, in tables and history. The manifest
-records that a purge was begun until the last old file is removed, so that a killed purge is detected and continued:
-every step can be repeated.
+A purge is a compaction that also erases the keys of all pictures on the denylist from tables and history. From the
+start of a purge until its last old file is removed, the manifest says that a purge is unfinished. So a killed purge is
+detected, and is continued by repeating all steps.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _KEYS: Final = 65536
 
 
 def require_purgeable(store: Path) -> None:
-    """Raise UsageError if there are damaged files that repair moved aside: they cannot be rewritten."""
+    """Raise UsageError if repair has moved damaged files aside: keys cannot be erased from these files."""
     try:
         with folders.opened(store, folders.DAMAGED) as handle:
             count = len(os.listdir(handle))
@@ -45,9 +45,8 @@ def require_purgeable(store: Path) -> None:
 def erase(store: Path, claims: Claims, outside: Callable[[FeatureStore, Denylist], None]) -> CompactReport:
     """Erase all pictures of the denylist from the store, which ``claims`` holds exclusively.
 
-    ``outside(store, denylist)`` erases them from indexes and heads of the store, before the store's own files are
-    replaced.
-    Raises UsageError if nothing was removed from the store.
+    ``outside(store, denylist)`` erases the pictures from indexes and heads of the store; it is called before the
+    store's own files are replaced. Raises UsageError if nothing was removed from the store.
     """
     require_purgeable(store)
     opened = FeatureStore(store)
@@ -62,9 +61,9 @@ def erase(store: Path, claims: Claims, outside: Callable[[FeatureStore, Denylist
 
 
 def traces(store: Path, manifest: Manifest, plan: Plan, denylist: Denylist | None = None) -> Iterator[tuple[Path, int]]:
-    """Yield each file that has keys of purged pictures, with their number; nothing, if the purge was complete.
+    """Yield each file that has keys of purged pictures, and the number of these keys; nothing after a complete purge.
 
-    ``denylist``: that of another store, to search for its pictures instead. Raises DamagedError, OSError.
+    ``denylist``: search for the pictures of this denylist, of another store, instead. Raises DamagedError, OSError.
     """
     denylist = Denylist.of(plan).erased() if denylist is None else denylist
     if not len(denylist):
@@ -87,7 +86,7 @@ def count_denied(denylist: Denylist, keys: Iterable[bytes]) -> int:
 
 
 def _keys_of(store: Path, manifest: Manifest, plan: Plan) -> Iterator[tuple[Path, Iterable[bytes]]]:
-    """Yield each file of the store that has keys, with its keys."""
+    """Yield each file of the store that contains keys, together with these keys."""
     for segment in plan.segments:
         yield segment.file.path, segment.keys
     for table in Tables(store, manifest.epoch, follow=False).own:

@@ -1,12 +1,13 @@
-"""Write a store as a folder of Parquet, npy or CSV files, unit by unit, so that a killed export can be resumed.
+"""Write a store as a folder of Parquet, npy or CSV files; a killed export can be resumed.
 
 * parquet: ``part-<epoch>-<unit>.parquet``, a row group for each unit, with the columns of featstore.store.arrow.
 * npy: ``vectors.npy`` (n, d), and ``rows.parquet`` with all other columns in the same order.
 * csv: ``rows.csv`` with all columns; sha256 in hexadecimal, numbers with the fewest digits that restore the same value.
 
-``_featstore.json`` describes the export: store, identity, provenance, rows, and whether it is complete. A part
-that has the rows and columns of its unit already is left as it is. The growing files of npy and csv have temporary
-names until they are complete; ``.featstore-export.progress`` says how far they are synced.
+``_featstore.json`` describes the export: store, identity, provenance, rows, and whether the export is complete. Rows
+are written unit by unit (a unit is a row range with its own shard). A Parquet part that already has the rows and
+columns of its unit is kept. The npy and csv files have temporary names until they are complete;
+``.featstore-export.progress`` records how many rows and bytes of them are synced to disk.
 """
 
 from __future__ import annotations
@@ -37,18 +38,22 @@ _PROGRESS: Final = ".featstore-export.progress"
 _TOKEN: Final = "featstore_part"
 _VERSION: Final = 1
 _MAKERS: Final = 100
-"""Largest number of provenance entries in the description; the Parquet files have all."""
+"""Largest number of provenance entries in ``_featstore.json``; the Parquet files contain all entries."""
 _BLOCK_BYTES: Final = 32 << 20
 """Bytes of vectors to read at once."""
 _CSV_ROWS: Final = 1024
-"""Rows to convert at once: each number in a CSV takes about 12 bytes of text."""
+"""Number of rows to convert to text at once; each number in a CSV takes about 12 bytes."""
 _GROWN: Final = {"npy": ("vectors.npy", "rows.parquet"), "csv": ("rows.csv",)}
-"""Files of the formats that are not written in parts."""
+"""Files of the formats npy and csv, which are not written in one part per unit."""
 
 
 @dataclass(frozen=True)
 class StoreExport:
-    """Result of an export. ``files``: in ``out``; ``bytes``: of them. ``kept``: rows that an earlier run had written."""
+    """Result of an export.
+
+    ``files``: names in the folder ``out``; ``bytes``: their total size; ``kept``: number of rows that an earlier run
+    had written.
+    """
 
     out: str
     format: str
@@ -77,8 +82,8 @@ def export_store(
 ) -> StoreExport:
     """Write the rows of ``store`` to the folder ``out`` in the format ``form``, and return what was written.
 
-    ``on_rows`` is called with the number of rows written and of all. Raises UsageError if ``out`` is something else than
-    an export of this store in this format, or if another process writes it; OSError.
+    ``on_rows`` is called with the number of rows written so far and the number of all rows. Raises UsageError if
+    ``out`` exists and is not an export of this store in this format, or if another process is writing to it; OSError.
     """
     if form not in FORMATS:
         raise UsageError(f"there is no format {form!r}; choose one of {', '.join(FORMATS)}")
@@ -147,8 +152,10 @@ class _Job:
         return StoreExport(os.fspath(self._out), self._form, rows, d, columns, files, total, self._kept)
 
     def _is_complete(self) -> bool:
-        """Return whether an earlier run wrote exactly these rows. False for Parquet, whose parts are checked one by
-        one."""
+        """Return whether an earlier run completed an export of the same rows.
+
+        False for Parquet, whose parts are checked one by one.
+        """
         found = _described(self._out) or {}
         sizes = found.get("files")
         if found.get("complete") is not True or found.get("token") != self._token or not isinstance(sizes, dict):
@@ -163,13 +170,13 @@ class _Job:
         atomic.write_json(self._out / DESCRIPTION, {**own, **state, **about})
 
     def _units(self) -> Iterator[tuple[int, int, int, Iterator[NDArray[Any]]]]:
-        """Yield (number, first row, end, blocks of vectors) of each unit with rows."""
+        """Yield (number, first row, end row, vectors in blocks) of each unit that has rows."""
         live = self._store._live
         for (unit, start, stop), (shard, _, offsets) in zip(live.ranges(), live.parts(None), strict=True):
             yield unit.number, start, stop, _blocks(shard.features, offsets, max(1, _BLOCK_BYTES // self._row_bytes))
 
     def _parts(self) -> list[str]:
-        """Write a Parquet file for each unit that has none yet; return the names of all."""
+        """Write a Parquet file for each unit whose file is missing or outdated; return the names of all files."""
         files = []
         kind = arrow.vector_type(self._store)
         for number, start, stop, blocks in self._units():
@@ -186,7 +193,7 @@ class _Job:
             files.append(name)
             self._on_rows(stop, len(self._store))
         for path in self._out.glob("part-*.parquet"):
-            # Parts of units that a compaction replaced.
+            # Remove the parts of units that a compaction has replaced.
             if path.name not in files:
                 path.unlink()
         return files
@@ -212,9 +219,10 @@ class _Job:
         return list(_GROWN["csv"])
 
     def _grow(self, name: str, head: bytes, encode: Callable[[NDArray[Any], int], bytes | memoryview]) -> None:
-        """Write a file as ``head`` and the encoded blocks, syncing after each unit; continue the file of a killed run.
+        """Write ``head`` and the encoded blocks to the file ``name``; continue the file of a killed export.
 
-        ``encode``: function of a block of vectors and its first row.
+        The file is synced after each unit. ``encode``: function that maps a block of vectors and its first row to
+        bytes.
         """
         partial, progress = self._out / f".{name}.partial", self._out / _PROGRESS
         done, size = self._reached(partial, progress)
@@ -259,11 +267,12 @@ def _blocks(features: NDArray[Any], offsets: Any, rows: int) -> Iterator[NDArray
 
 
 def _token_of(side: Any, other: str) -> str:
-    """Return a checksum over the rows of a part and ``other``."""
+    """Return a checksum of the text ``other`` and of the columns ``side`` of a part (all columns but the vectors)."""
     import pyarrow as pa
     from pyarrow import parquet as small_parquet
 
-    # Equal rows have equal bytes in Parquet; in Arrow the bytes also depend on neighbouring rows.
+    # Hash the rows in Parquet form: equal rows have equal bytes. In Arrow form the bytes also depend on neighbouring
+    # rows.
     plain = {
         name: side[name].cast(side[name].type.value_type) if pa.types.is_dictionary(side[name].type) else side[name]
         for name in side.column_names
@@ -295,7 +304,7 @@ def _size(path: Path) -> int:
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Add ``path`` to errors of the disk that name no file."""
+    """Add ``path`` to an OSError that names no file."""
     try:
         yield
     except OSError as error:

@@ -33,13 +33,13 @@ from featstore.text import did_you_mean, natural, to_bytes, to_text
 BLOCK_ROWS = 8192
 
 _LOOKED_UP: Final = 65_536
-"""Rows of a side table that are looked up at once, so that this needs little memory beside the result."""
+"""Number of rows of a side table to look up at once, which bounds the memory of the lookup."""
 
 
 class FeatureStore(Converted, Regional):
     """A store of feature vectors, opened for reading with ``FeatureStore.open``.
 
-    Rows are numbered 0 to len - 1 in the order of their ids, over the live pictures that have a vector.
+    The live pictures that have a vector are the rows 0 to len - 1, in the order of their ids.
     An open store does not change: open it again to see what another process added or compacted. If the store has more
     than ``defaults.HELD_SHARDS`` shards, a compaction makes later reads fail with a FeatstoreError.
 
@@ -49,7 +49,7 @@ class FeatureStore(Converted, Regional):
     identity: the Identity of the features.
     store_id: random name of the store, never changes.
     keys: n texts (see Keys). ids: (n,) int64. labels, splits: (n,) objects, text or None.
-    missing: the pictures of a past state that were purged since (see ``open``).
+    missing: the pictures of the opened past state that were purged later (see ``open``).
     """
 
     def __init__(self, path: str | Path, *, partial: bool = False, at: At | None = None) -> None:
@@ -73,15 +73,16 @@ class FeatureStore(Converted, Regional):
     ) -> FeatureStore:
         """Open the store at ``path`` in its current state or a past one.
 
-        ``partial``: also show rows of unfinished units that an extraction, which may be running, has written so far.
-        They are copied into memory when the store is opened, at most 512 MiB per unit.
+        ``partial``: also show the rows of unfinished units that an extraction has written so far; the extraction may
+        still be running. These rows are copied into memory when the store is opened, at most 512 MiB per unit.
 
-        ``at``: show rows, labels and splits of a past state: the file of a head or an index that was made from this
-        store (exactly what it saw), a generation (as ``generation`` gives it), an int (label version; 0 before the
-        first), or a date (a datetime, or an ISO text; local time without an offset; a day without a time means its
-        end). A generation or a label version means its last moment; pictures planned by then and extracted later are
-        included. A compaction keeps the past but purges vectors of retired rows: ``missing`` "raise" refuses a state
-        that lacks some, "skip" shows the others, and the attribute ``missing`` lists the purged pictures.
+        ``at``: show rows, labels and splits of a past state, given as the file of a head or an index that was made from
+        this store (the state that it used), a generation (as ``generation`` returns it), an int (label version; 0
+        before the first), or a date (a datetime, or an ISO text; local time without an offset; a day without a time
+        means its end). A generation or a label version selects the last state that had it; pictures planned by then and
+        extracted later are included. A compaction keeps past states, but purges the vectors of retired rows. If a state
+        lacks vectors, ``missing="raise"`` raises UsageError, and ``missing="skip"`` shows the other rows; the attribute
+        ``missing`` lists the purged pictures.
 
         Raises UsageError if there is no store or no such state, DamagedError if it is damaged.
         """
@@ -118,19 +119,20 @@ class FeatureStore(Converted, Regional):
 
     @property
     def fingerprint(self) -> str:
-        """The identity's fingerprint."""
+        """The fingerprint of the store's identity."""
         return self.identity.fingerprint
 
     @property
     def weights_name(self) -> str:
-        """The name of the weights when the features were made: a published one, a file, or "random:SEED"."""
+        """Name of the weights at the time of extraction: a published name, a file name, or "random:SEED"."""
         return self._manifest.weights_name
 
     @property
     def columns(self) -> list[str]:
-        """The names of the columns that ``column`` has, label and split among them.
+        """The column names that ``column`` accepts, label and split included.
 
-        A store with regions also has parent, x, y, w and h; a metadata column of such a name gets an underscore appended.
+        A store with regions also has parent, x, y, w and h; a metadata column with one of these names gets an
+        underscore appended.
         """
         if not self.has_regions:
             return self._tables.columns
@@ -138,7 +140,7 @@ class FeatureStore(Converted, Regional):
 
     @property
     def generation(self) -> tuple[int, int, int]:
-        """(epoch, plan segments, finished units): equal values mean equal rows, unless opened with ``partial``."""
+        """Generation (epoch, plan segments, finished units): equal values mean equal rows, except with ``partial``."""
         return (*self._plan.generation, len(self._live.finished) - len(self._live.shards.unfinished))
 
     @property
@@ -157,7 +159,7 @@ class FeatureStore(Converted, Regional):
         done = {unit.number for unit in self._live.finished} - self._live.shards.unfinished.keys()
         return [unit for unit in self.units if unit.number not in done]
 
-    # Rows
+    # Methods about rows, ids and keys
 
     def _checked(self, rows: Any) -> NDArray[np.int64]:
         value = np.asarray(rows)
@@ -189,9 +191,9 @@ class FeatureStore(Converted, Regional):
         return self._live.keys(rows)
 
     def index_of(self, keys: Sequence[str | bytes], *, missing: str = "raise") -> NDArray[np.int64]:
-        """Return the row (m,) of each key; with ``missing="mark"``, -1 for keys without a vector, else UsageError.
+        """Return the row (m,) of each key. A key without a vector raises UsageError, or gives -1 (``missing="mark"``).
 
-        A key that is not found is searched in other spellings before UsageError is raised (see KeyMatches).
+        Before UsageError is raised, other spellings of the key are searched (see KeyMatches).
         """
         encoded = [key if isinstance(key, bytes) else to_bytes(key) for key in column(keys, "keys")]
         rows = self.rows_of_ids(self._plan.find_keys(encoded))
@@ -203,18 +205,16 @@ class FeatureStore(Converted, Regional):
         return rows
 
     def rows_of_ids(self, ids: Ids) -> NDArray[np.int64]:
-        """Return the row of each id, or -1 if it has no live vector."""
+        """Return the row of each id; -1 for an id without a live vector."""
         return self._live.of_ids(ids)
-
-    # Vectors
 
     def features(
         self, split: str | None = None, *, rows: Any = None, memory_limit: int = defaults.MEMORY_LIMIT
     ) -> FeatureArray:
-        """Return vectors as an (n, d) array that carries the store's identity: all, of one split, or of ``rows``.
+        """Return vectors (n, d) that carry the store's identity: all rows, the rows of one ``split``, or ``rows``.
 
         The array is a read-only memory map if the store is a single shard and all rows are requested, otherwise a copy.
-        Raises UsageError if a copy would need more than ``memory_limit`` bytes, or there is no such split.
+        Raises UsageError if a copy needs more than ``memory_limit`` bytes, or if the split does not exist.
         """
         wanted = self.split_rows(split) if split is not None else None if rows is None else self._checked(rows)
         parts = list(self._live.parts(None)) if wanted is None and len(self._live.finished) == 1 else []
@@ -243,8 +243,8 @@ class FeatureStore(Converted, Regional):
     def path_of(self, key: str | bytes, *, root: str | Path | None = None) -> Path:
         """Return the path of the picture of ``key``: its file, or the archive or table that contains it.
 
-        ``root``: where the pictures are now, if not where they were when the store was made. The
-        file may not exist any more. Raises UsageError for a key that the store does not know.
+        ``root``: where the pictures are now, if they were moved since the store was made. The file may no longer exist.
+        Raises UsageError for a key that the store does not know.
         """
         name = key if isinstance(key, bytes) else key.encode("utf-8", "surrogateescape")
         place = place_of(self._plan, name)
@@ -253,7 +253,7 @@ class FeatureStore(Converted, Regional):
             raise UsageError(f"{self.path}: no picture has the key {to_text(name)!r}{told}")
         return place.path(root)
 
-    # Labels, splits, metadata
+    # Methods about labels, splits and metadata
 
     def column(self, name: str) -> NDArray[np.object_]:
         """Return one of ``columns``, (n,) objects, None where missing. Raises UsageError if there is no such column."""
@@ -277,10 +277,10 @@ class FeatureStore(Converted, Regional):
         return self._columns[name]
 
     def _rows_of_digests(self, index: KeyIndex) -> NDArray[np.int64]:
-        """Return the row of each key of an index, in the index's own order of rows, or -1."""
+        """Return the row of each key of the lookup ``index``, in the lookup's row order; -1 if it has no vector."""
         rows = np.full(len(index.hi), -1, np.int64)
         places = index.places()
-        # Look up in the order of the digests: neighbours share pages of the plan's lookup.
+        # Look up in the order of the digests: neighbouring digests share memory pages of the plan's lookup.
         for start in range(0, len(rows), _LOOKED_UP):
             part = slice(start, start + _LOOKED_UP)
             found = self._plan.find(np.stack([index.hi[part], index.lo[part]], axis=1))
@@ -303,7 +303,7 @@ class FeatureStore(Converted, Regional):
         return self.column(tables.SPLIT)
 
     def split_rows(self, split: str) -> NDArray[np.int64]:
-        """Return the rows of a split. Raises UsageError, listing the existing splits, if it has none."""
+        """Return the rows of ``split``. Raises UsageError, listing the existing splits, if no row has this split."""
         rows = np.flatnonzero(self.splits == split)
         if not rows.size:
             there = sorted({str(value) for value in self.splits if value is not None}, key=natural)
@@ -312,7 +312,7 @@ class FeatureStore(Converted, Regional):
             )
         return rows
 
-    # Failures
+    # Methods about failed pictures
 
     def failures(self) -> list[tuple[str, Failure]]:
         """Return (key, Failure) of the live pictures that could not be read."""
@@ -331,13 +331,13 @@ class FeatureStore(Converted, Regional):
         return self._live.content(ids)
 
     def journaled(self) -> int:
-        """Return how many pictures of pending units are extracted already; they count once it is finished."""
+        """Return the number of extracted pictures in pending units; they become rows when their unit is finished."""
         from featstore.store.unfinished import count_unfinished
 
         return count_unfinished(self.path, self._plan, self._pending_units(), self.identity)
 
     def _shard(self, unit: Unit) -> Shard:
-        """Return the shard of a finished unit. Raises FeatstoreError if the store was compacted since it was opened."""
+        """Return a unit's shard. Raises UsageError if the unit is unfinished, FeatstoreError if it was compacted."""
         shard = self._live.shards[unit.number]
         if not isinstance(shard, Shard):
             raise UsageError(f"{self.path}: unit {unit.number} has no shard yet; run the same featstore extract again")

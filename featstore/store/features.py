@@ -30,7 +30,7 @@ class FeatureArray(np.ndarray[Any, np.dtype[Any]]):
     Parameters
     ----------
     array : array_like of shape (n, d) or (d,)
-        Features made elsewhere, or that lost their identity. Their memory is shared.
+        Features from elsewhere, or an array that lost its identity. The memory is shared, not copied.
     identity : Identity or FeatureStore
         The identity, such as ``store.identity``, or a store that has it.
 
@@ -53,7 +53,8 @@ class FeatureArray(np.ndarray[Any, np.dtype[Any]]):
         return features
 
     def __array_finalize__(self, other: Any) -> None:
-        # NumPy calls this for every new array of the class: only the methods below keep an identity, by setting it.
+        # NumPy calls this for every new array of this class. The identity starts as None; only the methods below set
+        # it.
         self.identity = None
 
     def _same(self, result: Any) -> Any:
@@ -66,7 +67,7 @@ class FeatureArray(np.ndarray[Any, np.dtype[Any]]):
         return self._same(result) if self.identity is not None and self._are_rows(key) else result
 
     def _are_rows(self, key: Any) -> bool:
-        """Return whether ``key`` selects whole rows: (m, d), or one (d,)."""
+        """Return whether the index ``key`` selects whole rows: an (m, d) array, or one row (d,)."""
         first, *others = key if isinstance(key, tuple) else (key,)
         if any(other is not Ellipsis and not (isinstance(other, slice) and other == slice(None)) for other in others):
             return False
@@ -104,7 +105,7 @@ class FeatureArray(np.ndarray[Any, np.dtype[Any]]):
         return copied
 
     def astype(self, dtype: Any, *arguments: Any, **options: Any) -> Any:
-        """Return a copy of another type; floating types keep the identity."""
+        """Return a copy with another dtype; floating-point dtypes keep the identity."""
         result = super().astype(dtype, *arguments, **options)
         return self._same(result) if result.dtype.kind == "f" else result
 
@@ -127,19 +128,19 @@ class FeatureArray(np.ndarray[Any, np.dtype[Any]]):
         return out[0] if len(out) == 1 else out
 
     def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
-        """Compute as NumPy does; ``take`` of rows and vertical concatenation of one identity keep it."""
+        """Call a NumPy function; ``take`` of rows and vertical concatenation within one identity keep the identity."""
         result = super().__array_function__(function, types, arguments, options)
         if function in _BELOW and not options and len(arguments) == 1:
             first, *others = [part.identity if isinstance(part, FeatureArray) else None for part in arguments[0]]
             if first is not None and result.ndim == 2 and all(other == first for other in others):
                 return FeatureArray(result, first)
         elif function is not np.take and isinstance(result, FeatureArray):
-            # numpy.sort and others change a copy, which has the identity.
+            # numpy.sort and similar functions modify a copy that still has the identity: remove the identity.
             result.identity = None
         return result
 
     def __reduce__(self) -> Any:
-        # Reduce to a plain array, so that joblib memory-maps it as it does others.
+        # Pickle as a plain array, because joblib memory-maps only plain arrays.
         return _rebuilt, (np.asarray(self), None if self.identity is None else self.identity.to_dict())
 
 
@@ -183,10 +184,10 @@ def identity_of(X: Any) -> dict[str, Any] | None:
 
 
 def require_same(own: Mapping[str, Any] | None, X: Any, what: str, fingerprint: str = "") -> None:
-    """Raise IdentityError if ``X`` carries another identity than ``own``; without either nothing is checked.
+    """Raise IdentityError if ``X`` carries another identity than ``own``; if either identity is missing, check nothing.
 
-    ``what`` names the owner of ``own`` in the message; ``fingerprint`` is its fingerprint, which is compared.
-    ``dtype`` is not compared: float16 features are rounded ones.
+    ``what`` names the owner of ``own`` in the message. ``fingerprint`` is that of ``own``: if ``X`` has the same, the
+    fields are not compared. The field ``dtype`` is never compared: float16 features are rounded float32 features.
     """
     other = identity_of(X)
     names = [field.name for field in fields(Identity)]
@@ -194,7 +195,7 @@ def require_same(own: Mapping[str, Any] | None, X: Any, what: str, fingerprint: 
         return
     different = [name for name in names if name != "dtype" and own.get(name) != other.get(name)]
     if different:
-        # Another backbone differs in all other fields too.
+        # Features of another backbone differ in all other fields too, so name only the backbone.
         shown = different[:1] if different[0] == "backbone" else different
         told = "; ".join(f"{name} {_short(own.get(name))} ({what}) and {_short(other.get(name))}" for name in shown)
         raise IdentityError(

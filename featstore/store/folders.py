@@ -1,7 +1,7 @@
-"""The folders of a store: list, make and remove the names in them that featstore uses.
+"""List, make and remove the files and folders of a store, but only those with names that featstore uses.
 
-No link below a store is followed: the store's maker may have replaced a folder by a link to somewhere else. Foreign
-files (.DS_Store, @eaDir) are not part of the store: verify and compact name them, and nothing changes them.
+No symbolic link inside a store is followed, because whoever made the store may have put a link to another place there.
+Foreign files (.DS_Store, @eaDir) are not part of the store: verify and compact report them, and nothing changes them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ EPOCH: Final = re.compile(r"[0-9]{6}")
 NUMBERED: Final = re.compile(r"[0-9]{6}\.h5")
 SHARD: Final = re.compile(r"[0-9]{6}-[0-9]{8,10}\.h5")
 TEMPORARY_SHARD: Final = re.compile(r"\.[0-9]{6}-[0-9]{8,10}\.h5\.[0-9a-f]{12}\.tmp")
-"""Temporary name of a shard that is being written, or whose writer died."""
+"""Pattern of the temporary names of shards that are being written or whose writer died."""
 TEMPORARY_NUMBERED: Final = re.compile(r"\.[0-9]{6}\.h5\.[0-9a-f]{12}\.tmp")
 WORK_FOLDER: Final = re.compile(r"[0-9]{16,20}|session-[0-9a-f]{16}|compaction|requires")
 CLAIM: Final = re.compile(r"claim\.([0-9]{1,9})")
@@ -48,16 +48,16 @@ _FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def is_ours(name: str, *patterns: re.Pattern[str]) -> bool:
-    """Return whether a name matches one of ``patterns``, or is the temporary name of such a file."""
+    """Return whether ``name`` matches one of ``patterns``, or is the temporary name of a file that matches."""
     temporary = _TEMPORARY.fullmatch(name)
     return any(pattern.fullmatch(temporary[1] if temporary else name) for pattern in patterns)
 
 
 @contextlib.contextmanager
 def opened(store: Path, *parts: str, make: bool = False) -> Iterator[int]:
-    """Yield a directory handle of the folder ``parts`` below ``store``, for calls relative to it.
+    """Yield a directory file descriptor of the folder ``parts`` below ``store``, for the ``dir_fd`` of os functions.
 
-    Each part must be a real folder. With ``make``, missing parts are made durably, but never the store itself. Raises
+    Each part must be a real folder. With ``make``, missing folders below the store are made durably. Raises
     DamagedError if a part is a link or a file; also FileNotFoundError and OSError.
     """
     handle = os.open(store, _FLAGS)
@@ -122,10 +122,9 @@ def remove_file(store: Path, *parts: str) -> None:
 
 
 def remove_folder(store: Path, *parts: str) -> bool:
-    """Remove featstore's files from the folder ``parts``, and the folder if it is empty then; return whether it is
-    gone.
+    """Remove featstore's files from the folder ``parts``, then the folder if it is empty; return whether it is gone.
 
-    ``parts``: an epoch of the plan or the tables, or a work folder. Foreign files stay.
+    ``parts``: path of an epoch of the plan or the tables, or of a work folder. Foreign files stay.
     """
     with contextlib.suppress(FileNotFoundError), opened(store, *parts[:-1]) as parent:
         if not stat.S_ISDIR(os.stat(parts[-1], dir_fd=parent, follow_symlinks=False).st_mode):
@@ -165,7 +164,7 @@ def strangers(store: Path) -> list[str]:
 
 
 def _listed(store: Path, *parts: str) -> list[str]:
-    # Opening the store reports a link in the place of a folder.
+    # Ignore a link in place of a folder here: opening the store reports the link.
     with contextlib.suppress(FileNotFoundError, DamagedError), opened(store, *parts) as handle:
         return os.listdir(handle)
     return []

@@ -1,9 +1,10 @@
-"""The history that compactions keep: when each row of a former epoch began and ended, and the keys of purged rows.
+"""The history that compactions keep: the states of each former epoch, and the keys of purged rows.
 
-history/<epoch>.h5 is a sealed file of kind "history", written by the compaction that ended the epoch. It is small: two
-numbers for each plan segment of the epoch, and id, reason, key and segment of retirement for each purged row. Ids never
-change and grow with time, so the live rows of a former generation are the ids below its ``next_id``, less those that
-were retired until then. Of these, the ids that were retired later and purged have no vector any more.
+An epoch is the plan between two compactions. history/<epoch>.h5 is a sealed (checksummed) HDF5 file, written by the
+compaction that ended the epoch. The file is small: four values for each plan segment of the epoch; id, key, reason and
+segment of the retirement for each purged row. Ids never change and grow with time. So the live rows of a former
+generation are the ids below its ``next_id``, without the ids that were retired by then. Those of its live rows that
+were retired later and purged have no vector any more.
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ from featstore.store.tables import Tables
 
 KIND = "history"
 FEATURE = "history"
-"""What a compacted store requires of its reader (see Manifest.requires): an older featstore would lose the history."""
+"""Name in a compacted store's ``requires``: an older featstore, which would lose the history, refuses the store."""
 HadVector = Callable[[Ids], NDArray[np.bool_]]
-"""Function that maps ids to whether each has a vector."""
+"""Function that returns for each id whether it has a vector."""
 Erased = Callable[[Sequence[bytes]], NDArray[np.bool_]]
-"""Function that maps keys to whether each is to be erased."""
+"""Function that returns for each key whether it is to be erased."""
 
 
 @dataclass(frozen=True)
 class State:
-    """The plan after ``segments`` segments of ``epoch``.
+    """State of the plan after the first ``segments`` segments of ``epoch``.
 
-    ``next_id``: ids below it existed. ``created``: time of the last segment. ``versions``: label versions before that
-    segment was written, -1 if an older featstore wrote it.
+    ``next_id``: all ids of this state are below it. ``created``: time of the last segment. ``versions``: number of
+    label versions when the scan for the last segment began, -1 if an older featstore wrote the segment.
     """
 
     epoch: int
@@ -58,15 +59,15 @@ class Former:
     epoch : int
         Its number.
     states : list of State
-        All states of its plan.
+        All states of the plan in this epoch.
     versions : int
-        Number of label versions when it ended.
+        Number of label versions when the epoch ended.
     ended : datetime
-        Time of the compaction that ended it.
+        Time of the compaction that ended the epoch.
     retired, segment, had_vector : arrays (n,)
         Ids that were purged (ascending), the number of the segment that retired each, and whether it had a vector.
     keys : sequence of bytes
-        Keys of the purged rows; empty for an erased one.
+        Keys of the purged rows; an erased key is empty.
     """
 
     def __init__(self, path: Path) -> None:
@@ -118,9 +119,9 @@ def time_of(text: str) -> datetime.datetime:
 
 
 def write_history(store: Path, plan: Plan, versions: int, had_vector: HadVector, erased: Erased) -> None:
-    """Write the file of the epoch that a compaction of ``plan`` ends; ``versions``: number of label versions.
+    """Write the history file of the epoch that a compaction of ``plan`` ends.
 
-    Keys for which ``erased`` is true are left out.
+    ``versions``: number of label versions. Keys for which ``erased`` is true are left out.
     """
     path = folders.make(store, folders.HISTORY) / f"{plan.epoch:06d}.h5"
     retired, segment, why = _retirements(plan)
@@ -136,7 +137,7 @@ def write_history(store: Path, plan: Plan, versions: int, had_vector: HadVector,
     states = [(s.segments, s.next_id, s.created.isoformat(), s.versions) for s in states_of(plan)]
     ended = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     meta = {"epoch": plan.epoch, "versions": versions, "ended": ended, "states": states}
-    # Replaces the file of a compaction that was killed before it switched to its epoch.
+    # This replaces the file of an earlier compaction of this epoch that was killed before it switched to the next one.
     sealed.write(path, KIND, arrays, meta, {"purged": len(retired)})
     written.mark(store, path)
 
@@ -152,10 +153,10 @@ def _retirements(plan: Plan) -> tuple[Ids, NDArray[np.uint32], NDArray[np.uint8]
 
 
 def former_epochs(store: Path, epoch: int) -> list[Former]:
-    """Return the former epochs whose history is known, the oldest first: none from before a compaction by an older
-    featstore.
+    """Return the former epochs whose history is known, the oldest first.
 
-    Raises DamagedError for a lost or damaged file.
+    Epochs that were compacted by a featstore without history are unknown, and so are all epochs before them. Raises
+    DamagedError for a lost or damaged file.
     """
     numbers = {int(name[:6]) for name in _names(store)}
     lost = sorted(
@@ -194,7 +195,7 @@ def forget_keys(store: Path, erased: Erased) -> int:
 
 
 def remove_unfinished(store: Path, epoch: int) -> None:
-    """Remove files of ``epoch`` or later: their compaction was killed before it ended that epoch."""
+    """Remove history files of ``epoch`` or later, left by a compaction that was killed before it ended that epoch."""
     for name in _names(store):
         if int(name[:6]) >= epoch:
             written.unmark(store, f"history-{name[:6]}")
@@ -226,7 +227,7 @@ def vectors_of(shards: Iterator[Any], ids: Ids) -> NDArray[np.bool_]:
 
 
 def label_versions(found: Tables) -> int:
-    """Return the number of label versions, 0 if they belong to another store that does not exist."""
+    """Return the number of label versions; 0 if the store uses the tables of another store that cannot be found."""
     try:
         return found.version
     except UsageError:

@@ -16,7 +16,7 @@ from featstore.files import atomic
 from featstore.text import printable
 
 OPTIONAL: Final = frozenset({"pool", "shape"})
-"""Fields that the JSON of an identity has only where they are not empty."""
+"""Fields that are omitted from an identity's JSON if they are empty."""
 _SHOWN: Final = 40
 """Longest JSON value in a message, in characters."""
 
@@ -43,7 +43,7 @@ class Identity:
     dtype : str
         Type of the stored numbers, "float32" or "float16".
     pool : str
-        How the layer's output became a vector: "avg", "max", "cls", "cls+mean" or "none"; "" if it is a vector itself.
+        How the layer's output became a vector: "avg", "max", "cls", "cls+mean" or "none"; "" if the output is a vector.
     shape : tuple of int
         With the pool "none": shape of the layer's output, (channels, height, width) or (tokens, channels); a vector is
         the output in C order. Otherwise ().
@@ -61,11 +61,11 @@ class Identity:
     shape: tuple[int, ...] = ()
 
     UNKNOWN: ClassVar[str] = "unknown"
-    """Value of the unknown fields of imported features."""
+    """Value of those fields of an identity that are unknown for imported features."""
 
     @classmethod
     def imported(cls, name: str, dimension: int, dtype: str) -> Identity:
-        """Return the identity of features that another program made; ``name`` is the user's name for what made them."""
+        """Return the identity of features made by another program; ``name`` is the user's name for the model."""
         return cls(name, "imported", dimension, cls.UNKNOWN, {}, cls.UNKNOWN, cls.UNKNOWN, dtype)
 
     @property
@@ -74,7 +74,7 @@ class Identity:
         return self.layer == "imported" and not self.preprocessing
 
     def require_pictures(self, what: str) -> None:
-        """Raise UsageError, naming ``what``, if no picture can be made into such features."""
+        """Raise UsageError, naming ``what``, if the features were imported: featstore cannot make such features."""
         if self.is_imported:
             raise UsageError(
                 f"{what}: its features were imported as {printable(self.backbone)!r}, and featstore cannot make such features of "
@@ -106,7 +106,7 @@ class Identity:
 
     @property
     def requires(self) -> tuple[str, ...]:
-        """Entries of the manifest's ``requires`` for such features, see "Migration policy" in the README.md."""
+        """Entries that this identity adds to the manifest's ``requires`` (see "Migration policy" in README.md)."""
         fits = ["fit"] * ("fit" in self.preprocessing)
         return (*fits, *(["layer"] * (bool(self.pool) or self.layer.startswith(OUTPUT_OF))))
 
@@ -128,7 +128,7 @@ class Identity:
         return cls(**{**value, "shape": shape})
 
     def check(self, other: Identity, what: str) -> None:
-        """Raise IdentityError, listing each difference, unless ``other``, the identity of ``what``, is equal."""
+        """Raise IdentityError, listing each difference, unless ``other`` equals this identity of ``what``."""
         found = differences(self.to_dict(), other.to_dict())
         if found:
             raise IdentityError(
@@ -138,8 +138,10 @@ class Identity:
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return the differences of two identities as JSON, such as "dtype float32, not float16"; of another network only
-    that, because all other differences follow from it."""
+    """Return the differences of two identities (JSON) as texts, such as "dtype float32, not float16".
+
+    If the networks differ, return only this difference, because all others follow from it.
+    """
     found = []
     for name in dict.fromkeys(["backbone", *ours, *theirs]):
         mine, other = ours.get(name), theirs.get(name)

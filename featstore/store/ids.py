@@ -19,12 +19,12 @@ def member(ids: Ids, among: Ids) -> NDArray[np.bool_]:
 
 
 def place(ids: Ids, among: Ids) -> NDArray[np.int64]:
-    """Return the index of each id in the sorted, non-empty array ``among``; a valid index also for ids not in it."""
+    """Return the index of each id in the sorted, non-empty array ``among``; for an id not in it, some valid index."""
     return np.minimum(np.searchsorted(among, ids), len(among) - 1)
 
 
 def ascending(parts: Sequence[Ids]) -> Ids:
     """Return the distinct ids of ``parts``, ascending."""
     every = np.sort(np.concatenate(parts)) if parts else np.empty(0, np.int64)
-    # np.unique would import all of numpy.ma.
+    # np.unique is not used here, because it imports all of numpy.ma.
     return every[np.append(every[:-1] != every[1:], True)] if len(every) else every

@@ -73,11 +73,11 @@ def write_rows(
     unit_rows: int | None = None,
     on_rows: Callable[[int], None] = lambda done: None,
 ) -> Imported:
-    """Bring the store's rows of this source up to date with ``rows``, after check_vectors.
+    """Change the store's rows of this source to ``rows``, which check_vectors has checked.
 
-    Unchanged rows are kept, changed ones replaced, vanished ones removed. An import that was killed continues at the
-    first unit that is not written. Raises IdentityError if the store has other features,
-    UsageError if a key belongs to another source, FeatstoreError if the vectors changed meanwhile; OSError.
+    Unchanged rows are kept, changed rows replaced, vanished rows removed. An import that was killed continues at the
+    first unit that is not written. Raises IdentityError if the store has other features, UsageError if a key belongs to
+    another source, FeatstoreError if the vectors changed since they were checked; OSError.
     """
     open_for_writing(store, identity, weights_name, unit_rows)
     typed = {name: Column.of_text(rows.metadata[name]).objects().tolist() for name in rows.from_text}
@@ -123,7 +123,7 @@ class _Writer:
         """Write the shard of ``unit``; return the number of its vectors."""
         planned = self._plan.rows(unit)
         places = self._index.find(digests(planned.keys))
-        # If the file changed after a killed import, a planned row may be missing from it or have another vector.
+        # If the file changed after a killed import, the file may lack a planned row or have another vector for it.
         known = (places >= 0) & ~self._plan.is_retired(planned.ids)
         known[known] = self._rows.hashes[places[known]] == planned.mtimes[known]
         removed = known.copy()
@@ -161,7 +161,7 @@ class _Writer:
 
 
 class _Cursor:
-    """Reads rows of vectors in ascending order; for an earlier row it starts again from the beginning."""
+    """Reader of rows of vectors in ascending order; for an earlier row it starts again from the first row."""
 
     def __init__(self, vectors: Vectors) -> None:
         self._vectors = vectors
@@ -191,10 +191,10 @@ class _Cursor:
 
 
 def _hashes(vectors: NDArray[Any]) -> NDArray[np.int64]:
-    """Return a hash (n,) of each row that fits into int64."""
+    """Return a non-negative int64 hash of each row, (n,)."""
     return (shards.row_checksums(vectors) >> np.uint64(1)).astype(np.int64)
 
 
 def held_note(held: Sequence[str]) -> str:
-    """Return the note that other processes hold units."""
+    """Return the message that other processes are writing the units ``held``."""
     return f"{counted(len(held), 'unit is', 'units are')} being written by another process ({held[0]}); run the same command again when it is done"

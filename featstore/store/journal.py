@@ -68,7 +68,7 @@ class JournalWriter:
         self._synced = time.monotonic()
 
     def append(self, block: Block) -> None:
-        """Append a block. It survives a kill at once, and a power failure after the next sync."""
+        """Append a block. The block survives a kill of the process at once, and a power failure after the next sync."""
         value = {
             "start": block.start,
             "stop": block.stop,
@@ -168,7 +168,7 @@ def _block(
 
 
 def contiguous(blocks: Sequence[Block]) -> list[Block]:
-    """Return the blocks that cover the rows from 0 without gap or overlap; a new owner continues after them."""
+    """Return the blocks that cover the rows from 0 on without gap or overlap; a new owner continues after them."""
     chain: list[Block] = []
     by_start: dict[int, Block] = {}
     for block in blocks:

@@ -1,4 +1,4 @@
-"""Match a table's keys to a store's keys that are written differently, and explain why others do not match."""
+"""Match keys of a table to store keys that are spelt differently, and explain why other keys do not match."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SAME: Final = {
     "blanks": "written with blanks around",
 }
 _SEARCHED: Final = 1_000_000
-"""Largest number of a store's keys to search for one that ends like a misspelt key."""
+"""Largest number of store keys to search for one whose ending equals an unknown key."""
 _NAMED: Final = 3
 _CAUSES: Final = {
     "case": "differ from the store's in upper and lower case",
@@ -31,10 +31,10 @@ _CAUSES: Final = {
 
 
 class KeyMatches:
-    """Find the plan's keys for ``wanted`` keys that are spelt differently there.
+    """Find other spellings of the ``wanted`` keys in the plan.
 
-    ``keys``: the plan's key or None for each key of ``wanted``; no key of the plan occurs twice. ``notes``: messages on
-    what was matched. ``causes``: the likely reasons why the others do not match. Memory grows with ``wanted``, not with
+    ``keys``: the plan's key or None for each wanted key; no key of the plan occurs twice. ``notes``: messages about the
+    matched keys. ``causes``: likely reasons why the remaining keys do not match. Memory grows with ``wanted``, not with
     the store.
     """
 
@@ -74,7 +74,7 @@ class KeyMatches:
                 if not how:
                     continue
                 causes[how] += 1
-                # Name the key that has the longest end in common.
+                # Name the store key whose ending has the most bytes in common with the wanted key.
                 keys = [max(ways[how], key=lambda key: _common_end(key, wanted[at]))]
             first.setdefault(how, f"{_shown(wanted[at])} for {_shown(keys[0])}")
         self.notes += [
@@ -88,7 +88,7 @@ class KeyMatches:
 
 
 def other_forms(plan: Plan, keys: Sequence[bytes]) -> list[bytes]:
-    """Return ``keys`` with each replaced by the plan's spelling of it, if the plan has it only in another spelling."""
+    """Return ``keys``, with each key that the plan only has in another spelling replaced by that spelling."""
     unknown = [at for at, number in enumerate(plan.find_keys(keys).tolist()) if number < 0]
     found = list(keys)
     for at, key in zip(unknown, KeyMatches(plan, [keys[at] for at in unknown]).keys, strict=True):
@@ -97,7 +97,10 @@ def other_forms(plan: Plan, keys: Sequence[bytes]) -> list[bytes]:
 
 
 def meant(plan: Plan, key: bytes, keys: Iterable[str]) -> str:
-    """Return the end of the message that ``key`` has no vector: the picture's state, or the similar key of ``keys``."""
+    """Return the end of an error message about ``key``, which has no vector.
+
+    It says that the picture failed or is pending; for an unknown key it suggests a similar key of ``keys``.
+    """
     if plan.find_keys([key])[0] >= 0:
         return "; it could not be read or is pending (featstore failures and featstore info tell)"
     text = to_text(key)
@@ -106,7 +109,7 @@ def meant(plan: Plan, key: bytes, keys: Iterable[str]) -> str:
 
 
 def without_vector(plan: Plan, wanted: Sequence[bytes], rows: NDArray[np.int64], keys: Iterable[str]) -> str:
-    """Return the message that some of the ``wanted`` keys have no row in ``rows`` (m,), where -1 marks them."""
+    """Return the error message for those of the ``wanted`` keys that have no vector, marked by -1 in ``rows`` (m,)."""
     absent = np.flatnonzero(rows < 0)
     first = wanted[int(absent[0])]
     text = f"the key {to_text(first)!r} has no vector here"
@@ -117,7 +120,7 @@ def without_vector(plan: Plan, wanted: Sequence[bytes], rows: NDArray[np.int64],
 
 
 def _wanted_forms(key: bytes, roots: list[bytes]) -> Iterator[tuple[str, str]]:
-    """Yield (difference, form): the ways in which the store may spell the wanted ``key``."""
+    """Yield (kind of difference, text) for each way in which the store may spell the wanted ``key``."""
     text = composed(to_text(key))
     yield "form", text
     if text.strip() != text:
@@ -136,7 +139,7 @@ def _wanted_forms(key: bytes, roots: list[bytes]) -> Iterator[tuple[str, str]]:
 
 
 def _key_forms(key: bytes) -> Iterator[tuple[str, str]]:
-    """Yield (difference, form) for a key of the store, in the same forms as _wanted_forms."""
+    """Yield (kind of difference, text) for a key of the store, to be compared with the results of _wanted_forms."""
     text = composed(to_text(key))
     name = text.rpartition("/")[2]
     yield "same", text

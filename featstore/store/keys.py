@@ -15,7 +15,7 @@ from featstore.files.byte_columns import Arrays, column
 
 
 def digests(keys: Iterable[bytes], views: Iterable[int] | None = None) -> NDArray[np.uint64]:
-    """Return the digests (n, 2) uint64: BLAKE2b-128 of each key, salted with its view (0 leaves the salt zero).
+    """Return the digests (n, 2) uint64: BLAKE2b-128 of each key, salted with the view number (0: the picture itself).
 
     Digests are compared instead of keys: a collision of a 128-bit cryptographic hash is not expected at any size, and
     cannot be constructed in practice.
@@ -26,7 +26,7 @@ def digests(keys: Iterable[bytes], views: Iterable[int] | None = None) -> NDArra
         start = begun.get(view)
         if start is None:
             start = begun[view] = hashlib.blake2b(digest_size=16, salt=int(view).to_bytes(16, "little"))
-        # Copying a hash object costs half of making a new one with its parameters.
+        # Copying a hash object takes half the time of making a new one with parameters.
         digest = start.copy()
         digest.update(key)
         made.append(digest.digest())
@@ -35,7 +35,10 @@ def digests(keys: Iterable[bytes], views: Iterable[int] | None = None) -> NDArra
 
 
 class KeyIndex:
-    """Lookup of digests: sorted ``hi`` (n,) uint64, with their ``lo`` (n,) uint64 and ``row`` (n,) uint32."""
+    """Lookup of 128-bit digests.
+
+    ``hi`` (n,) uint64: high halves, sorted. ``lo`` (n,) uint64: low halves. ``row`` (n,) uint32: row of each digest.
+    """
 
     DTYPES: Final = {"lookup/hi": np.uint64, "lookup/lo": np.uint64, "lookup/row": np.uint32}
     """Names of the arrays that store a lookup, (n,) each."""

@@ -20,18 +20,18 @@ from featstore.store.requires import require
 from featstore.store.tables import Table, Tables
 
 UNDO = "undo"
-"""Name of this feature in the manifest's ``requires``: an older featstore would show the undone labels."""
+"""Name in the manifest's ``requires``: an older featstore, which would show undone labels, refuses the store."""
 _BLOCK_ROWS = 65536
 
 
 @dataclass(frozen=True)
 class Version:
-    """A version of the labels.
+    """A version of the labels, splits and metadata.
 
     ``version``: its number, from 1. ``created``: UTC. ``origin``: "source" (read with the pictures), "user"
-    (``featstore label``) or "undo". ``rows``: keys in its table. ``changed``: how many of them it gave another value.
-    ``columns``: those that it set. ``reverts``: the version that an undo undid. ``undone_by``: the version that undid
-    it.
+    (``featstore label``) or "undo". ``rows``: number of keys in its table. ``changed``: number of these keys whose
+    values it changed. ``columns``: columns that it set. ``reverts``: for an undo, number of the version that it undid.
+    ``undone_by``: number of the later version that undid this version, or None.
     """
 
     version: int
@@ -55,7 +55,7 @@ def label_history(store: str | os.PathLike[str]) -> list[Version]:
     undone = {table.reverts: version for version, table in enumerate(found.versions, 1) if table.reverts is not None}
     history = []
     for version, table in enumerate(found.versions, 1):
-        # An undo changes the rows of the version that it undoes.
+        # An undo has no rows of its own: count those of the version that it undoes.
         of = table if table.reverts is None else found.versions[table.reverts - 1]
         history.append(
             Version(
@@ -73,8 +73,7 @@ def label_history(store: str | os.PathLike[str]) -> list[Version]:
 
 
 def _changed(table: Table, before: Sequence[Table], after: Sequence[Table]) -> int:
-    """Return how many keys of ``table`` have another value in ``after`` than in ``before``, in a column of
-    ``table``."""
+    """Return the number of keys in ``table`` whose values in its columns differ between ``before`` and ``after``."""
     changed = 0
     digest = table.index.digest()
     for start in range(0, len(digest), _BLOCK_ROWS):
@@ -98,9 +97,9 @@ def _values(name: str, digest: NDArray[np.uint64], layers: Sequence[Table]) -> N
 
 
 def undo_label(store: str | os.PathLike[str]) -> Version:
-    """Add a version without the last labelling: labels, splits and metadata are as before it.
+    """Undo the last labelling by adding a version: labels, splits and metadata are as before that labelling.
 
-    It undoes the newest version of ``featstore label`` that is still in force; undoing again undoes the one before.
+    The newest version of ``featstore label`` that is not undone yet is undone; another call undoes the one before it.
     Values that were read with the pictures (``featstore extract``) are not undone. Raises UsageError if there is
     nothing to undo.
     """

@@ -60,9 +60,9 @@ def set_columns(
     """Set the values of ``columns`` ("label", "split", or any metadata) for the pictures of ``keys``.
 
     The new values override older ones. ``from_text``: read numbers from text in metadata columns. A key also matches in
-    another Unicode form, with slashes for backslashes, or relative to the root of one of the store's sources. Other
-    unknown keys are counted and not stored. Raises UsageError for a duplicate key, NoKeyKnown if no key is in the
-    store.
+    another Unicode form, with slashes instead of backslashes, or relative to the root of one of the store's sources.
+    Keys that are still unknown are counted and not stored. Raises UsageError for a duplicate key, NoKeyKnown if no key
+    is in the store.
     """
     path, wanted = Path(store), list(keys)
     Manifest.read(path)
@@ -74,7 +74,7 @@ def set_columns(
         )
     with Claims(path) as claims:
         claims.join()
-        # Read after the announcement: from now on no compaction can start.
+        # Read the epoch after join(): from then on no compaction can start.
         epoch = Manifest.read(path).epoch
         plan = Plan(path, epoch)
         known = plan.find(digest) >= 0

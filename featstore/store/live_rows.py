@@ -22,7 +22,10 @@ _KEYS = 8192
 
 
 def shard_names(store: Path) -> set[str]:
-    """Return the names of all shards, also of unplanned units. Raises DamagedError if their folder is a link."""
+    """Return the names of all shards, even of shards that no unit of the plan has.
+
+    Raises DamagedError if the folder of the shards is a link.
+    """
     try:
         return set(folders.names(store, folders.SHARDS, pattern=folders.SHARD))
     except FileNotFoundError:
@@ -57,7 +60,7 @@ class LiveRows:
     def __init__(self, store: Path, identity: Identity, plan: Plan, *, partial: bool = False) -> None:
         self.store, self.plan = store, plan
         self.shards = OpenShards(store, identity)
-        # Read the plan first: shards of units that are not in it were planned later, and are ignored.
+        # Read the plan first: shards whose unit is not in this plan were planned later, and are ignored.
         self.units = plan.units()
         self.finished: list[Unit] = []
         self.failures = 0
@@ -87,7 +90,7 @@ class LiveRows:
         self._first_ids = np.array([unit.first_id for unit in self.finished], np.int64)
 
     def _count_unfinished(self, unit: Unit) -> tuple[int, int] | None:
-        """Count like _count_finished for a unit without a shard; None if none of its rows is extracted."""
+        """Return the numbers of live vectors and failures in a unit's journals; None if no row is extracted yet."""
         from featstore.store.unfinished import read_unfinished
 
         found = read_unfinished(self.store, self.plan, unit, self.shards.identity)
@@ -138,9 +141,9 @@ class LiveRows:
             yield from keys
 
     def parts(self, rows: NDArray[np.int64] | None) -> Iterator[tuple[Shard | Unfinished, Places, Places]]:
-        """Yield (shard, places in ``rows``, offsets in the shard), shard by shard in the order of the store.
+        """Yield (shard, indices in ``rows``, offsets in the shard) for each shard, in the order of the store.
 
-        ``rows`` None means all.
+        ``rows`` None means all rows.
         """
         if rows is None:
             for unit, start, stop in self.ranges():
@@ -212,8 +215,10 @@ class LiveRows:
         return known
 
     def _owners(self, ids: Ids) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """Yield (index in ``finished``, indices in ``ids``) for the units that contain the ids, also retired or failed
-        ones."""
+        """Yield (index in ``finished``, indices in ``ids``) for each unit that has some of the ids.
+
+        Ids of retired and failed rows are found too.
+        """
         if not self.finished:
             return
         owner = np.searchsorted(self._first_ids, ids, side="right") - 1
@@ -232,7 +237,10 @@ class LiveRows:
 
 
 def _by_owner(owner: NDArray[np.int64]) -> Iterator[tuple[int, Places]]:
-    """Yield each owner and its indices in ``owner``; as slices, which need no second copy, if the owners ascend."""
+    """Yield (owner, indices in ``owner``) for each distinct owner.
+
+    If ``owner`` is ascending, the indices are slices, so that no second copy of the data is needed.
+    """
     cuts = np.flatnonzero(owner[1:] != owner[:-1]) + 1
     if (owner[1:] >= owner[:-1]).all():
         for start, stop in zip([0, *cuts.tolist()], [*cuts.tolist(), len(owner)], strict=True):

@@ -1,4 +1,4 @@
-"""The store's only mutable file, featstore.json: format, identity, and the epoch of plan and tables in force."""
+"""The store's only mutable file, featstore.json: format, identity, and the current epoch of plan and tables."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from featstore.store.identity import Identity
 
 NAME = folders.MANIFEST
 LARGEST_EPOCH = 999_999
-"""Largest epoch: names of folders and shards have six digits for it."""
+"""Largest epoch: the names of folders and shards contain the epoch with six digits."""
 FORMAT, VERSION = "featstore", 1
 LARGEST_UNIT = 1 << 32
 """Largest number of rows in a unit."""
 _TRIES, _PAUSE_SECONDS = 20, 0.05
 _T = TypeVar("_T")
 KNOWN_FEATURES: frozenset[str] = frozenset({"denylist", "fit", "follow", "history", "layer", "regions", "undo"})
-"""Features in ``requires`` that this version can read; a store that requires another one is refused."""
+"""Features in ``requires`` that this version can read; a store that requires any other feature is refused."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Manifest:
     weights_name : str
         Name of the weights, for people; the identity has their digest.
     epoch : int
-        Folder of plan/ and tables/ in force; each compaction increments it.
+        Number of the folders of plan/ and tables/ that are in use; each compaction increments it.
     unit_rows : int
-        Rows of a full unit.
+        Number of rows in a full unit (row range with its own shard).
     requires : sequence of str
         Features that a reader must know.
     created : str
@@ -155,11 +155,11 @@ def require_no_purge(store: Path) -> None:
 
 
 def settled(store: Path, read: Callable[[Manifest], _T]) -> tuple[Manifest, _T]:
-    """Return the manifest and the result of ``read``, both of the same epoch, also during a compaction.
+    """Return the manifest and the result of ``read(manifest)``, both of the same epoch, even during a compaction.
 
     A compaction switches to the next epoch before it removes anything. So the manifest is read again after ``read``: if
-    it is unchanged, no file that ``read`` used was removed before. If the epoch changed, the result may mix two epochs,
-    and both are read again.
+    the manifest is unchanged, no file was removed while ``read`` used it. If the epoch changed, the result may mix two
+    epochs, and manifest and result are read again.
 
     Raises the errors of ``read`` if the epoch stayed the same, and FeatstoreError if the epoch keeps changing.
     """
@@ -168,7 +168,7 @@ def settled(store: Path, read: Callable[[Manifest], _T]) -> tuple[Manifest, _T]:
         try:
             found = read(manifest)
         except FileNotFoundError:
-            # Repair moves files aside within an epoch, so try a second time before raising.
+            # A running repair moves files aside without changing the epoch: raise only at the second attempt.
             if attempt and Manifest.read(store) == manifest:
                 raise
         except FeatstoreError:

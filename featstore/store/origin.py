@@ -17,17 +17,18 @@ if TYPE_CHECKING:
     pass
 
 KEY = "origin"
-"""Key of the origin in a head's ``meta``, and in an index's ``identity`` beside the identity's own fields."""
+"""Key of the origin, in a head's ``meta`` and among the fields of an index's ``identity`` JSON."""
 STACKED = "stacked"
-"""Key of the list of identities, and of the list of origins, in a head that was trained on several stores."""
+"""Key of the lists of identities and of origins in the file of a head that was trained on several stores."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Origin of features.
+    """Origin of the features that a head or an index was made from.
 
-    ``identity``: of the features. ``weights_name``: for messages, and for loading the weights again. ``store``:
-    absolute path of the store when it was read. ``store_id``: of the store, never changes.
+    ``identity``: of the features. ``weights_name``: name of the weights, for messages and for loading them again.
+    ``store``: absolute path of the store at the time of reading. ``store_id``: the store's random id, which never
+    changes.
     """
 
     identity: Identity
@@ -48,7 +49,7 @@ class Origin:
         return cls(Identity.from_dict(dict(identity)), *(origin[name] for name in names))
 
     def find_store(self, beside: Path | None = None) -> FeatureStore | None:
-        """Open the store at its path, otherwise by its name in the folder ``beside``; return None if not found."""
+        """Return the store, opened at its path or by its name in the folder ``beside``; None if it is not found."""
         places = [Path(self.store)] + ([beside / Path(self.store).name] if beside is not None else [])
         for place in places:
             try:

@@ -19,7 +19,7 @@ def _first_line(path: str) -> str:
 def _start_time(pid: int) -> str | None:
     """Return a process's start time in kernel ticks; "" if it cannot be read, None if there is no such process."""
     try:
-        # The command name may contain spaces and brackets, so count fields from the last bracket.
+        # In /proc/<pid>/stat the command name may contain spaces and brackets, so count fields from the last bracket.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         pass

@@ -1,7 +1,7 @@
-"""The past of a store: its rows, labels and splits as they were at a generation, label version, date, or for a head.
+"""The past of a store: rows, labels and splits at a generation, label version or date, or as a head used them.
 
-Nothing of a plan or a table changes after it was written, so a past state consists of the first segments of the plan
-and the first versions of the tables. After a compaction, history.py says which of the rows existed then.
+Plan segments and tables never change after they were written, so a past state consists of the first segments of the
+plan and the first versions of the tables. After a compaction, history.py says which of the rows existed at that time.
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ if TYPE_CHECKING:
     from featstore.store.feature_store import FeatureStore
 
 KEY = "past"
-"""Key of the list of ``record_of``, one for each store, in a head's ``meta`` and an index's origin."""
+"""Key of the list of past-state records, one per store, in a head's ``meta`` and in an index's origin."""
 _EXAMPLES = 5
 _KINDS = {"head": "about", "index": "identity"}
-"""Keys under which the files of heads and indexes store their record."""
+"""For each kind of file (head, index), the key of the JSON that contains its past-state record."""
 
 At = int | Sequence[int] | str | os.PathLike[str] | datetime.date | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A state of a store: generation (``epoch``, ``segments``), ids below ``next_id``, ``version`` of the labels.
+    """A past state of a store.
 
-    ``pending``: inclusive ranges of ids that had no vector yet.
+    ``epoch``, ``segments``: generation of the plan. ``next_id``: all ids of the state are below it. ``version``: number
+    of label versions. ``pending``: inclusive ranges of ids that had no vector yet.
     """
 
     epoch: int
@@ -54,9 +55,10 @@ class Moment:
 
 @dataclass(frozen=True)
 class Missing:
-    """Pictures that had a vector in a past state and were purged since.
+    """Pictures that had a vector in a past state and were purged later.
 
-    ``count``: their number; ``keys``: those of the first few; ``erased``: how many of them have no known key any more.
+    ``count``: number of pictures; ``keys``: keys of the first few; ``erased``: number of pictures whose key was erased
+    too.
     """
 
     count: int = 0
@@ -73,7 +75,7 @@ class Missing:
 
     @classmethod
     def of(cls, keys: Sequence[bytes]) -> Missing:
-        """Return what is missing, of which all keys are known."""
+        """Make the Missing object for pictures whose ``keys`` are all known."""
         return cls(len(keys), tuple(map(quoted, keys[:_EXAMPLES])))
 
     def __str__(self) -> str:
@@ -91,7 +93,8 @@ class PastPlan(Plan):
         if moment.epoch == plan.epoch:
             self.segments = plan.segments[: moment.segments]
         else:
-            # Only segments that the compaction wrote have ids of that time: appended segments have larger ones.
+            # Only segments written by the compaction contain ids of the past state: segments appended later have larger
+            # ids.
             self.segments = [each for each in plan.segments if len(each.ids) and int(each.ids[0]) < moment.next_id]
         self._arrange()
         hidden = [self.retired]
@@ -104,7 +107,7 @@ class PastPlan(Plan):
 
     @property
     def generation(self) -> tuple[int, int]:
-        """Generation of the plan at that time."""
+        """Generation (epoch, segments) of the plan in the past state."""
         return self._moment.epoch, self._moment.segments
 
 
@@ -206,13 +209,15 @@ class _Timeline:
         following = self.tables.versions[version]
         generation = following.about.get("generation")
         if self.tables.follows is None and isinstance(generation, list) and len(generation) == 2:
-            # Labels may be older than the pictures: a store made from another store copies its label history.
+            # The labels may be older than the pictures, if the store was made from another store and copied its label
+            # history: then use the first state.
             first = self.states[0] if generation[1] == 0 else None
             state = next((s for s in self.states if [s.epoch, s.segments] == generation), first)
         else:
             state = self._last(_created(following))
             if state is None and self.tables.follows is not None:
-                # The labels that this store follows are older than its pictures.
+                # The labels come from another store, and are older than the pictures of this store: use the first
+                # state.
                 state = self.states[0]
         if state is None:
             raise UsageError(f"{self.store}: the rows at label version {version} are not known" + self._compacted())
@@ -265,7 +270,7 @@ class _Timeline:
         return f"({state.epoch}, {state.segments})"
 
     def missing(self, moment: Moment) -> Missing:
-        """Return the pictures of ``moment`` that were purged since."""
+        """Return the pictures of ``moment`` that were purged later."""
         count = erased = 0
         examples: list[str] = []
         for former in self.former:
@@ -296,7 +301,7 @@ def _created(table: Table) -> datetime.datetime:
 
 
 def _record_in(path: Path) -> dict[str, Any]:
-    """Return the record in the file of a head or an index. Raises UsageError for any other file."""
+    """Return the past-state record in the file of a head or an index. Raises UsageError for any other file."""
     side = path.with_name(path.name + ".featstore")
     for file in (side, path):
         if file.is_file() and sealed.begins_like_one(file):
@@ -308,7 +313,7 @@ def _record_in(path: Path) -> dict[str, Any]:
 
 
 def _records(meta: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the records in a head's or index's JSON; convert the records of earlier versions."""
+    """Return the past-state records in the JSON of a head or an index; convert records of older featstore versions."""
     if "store_id" in meta:
         return [meta]
     origin = meta.get("origin")

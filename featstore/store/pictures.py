@@ -1,8 +1,8 @@
 """Find the picture of a key through the plan of the store, read it and decode it.
 
-An untrusted store may name any file as a picture. So a file that only the store names is shown only if its bytes
-have the SHA-256 in the store: a store cannot reveal a file whose content its maker did not have. Below a root that the
-user names, every file may be shown.
+An untrusted store may name any file as a picture. So a file that only the store names is shown only if its bytes have
+the SHA-256 recorded in the store: a store cannot reveal a file whose content its maker did not have. Every file below a
+root folder that the user names may be shown.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Pictures:
             raise
 
     def address(self, key: str) -> str:
-        """Return the file: address of the picture of ``key``; "" if it is not a separate file (in an archive)."""
+        """Return the ``file:`` URL of the picture of ``key``; "" if the picture has no own file (in an archive)."""
         try:
             return address_of(*self._place(key)[:3])
         except NoPicture:
@@ -91,7 +91,7 @@ class Pictures:
 
 
 def address_of(root: Path, location: bytes, offset: int = -1) -> str:
-    """Return the file: address of a picture file; "" for a member of an archive, or if there is no such file."""
+    """Return the ``file:`` URL of a picture file; "" for a member of an archive, or if the file does not exist."""
     try:
         path = os.path.abspath(resolve(encoded(root), location))
     except ReadFailure:
@@ -109,7 +109,7 @@ def open_picture(
 ) -> Image.Image:
     """Read a picture file or an archive member, and return it, or its ``region``, as a PIL image (RGB, upright).
 
-    ``content``: the SHA-256 that its bytes must have; None accepts any. Raises NoPicture.
+    ``content``: the SHA-256 that the picture's bytes must have; None accepts any bytes. Raises NoPicture.
     """
     if content is not None and not any(content):
         raise NoPicture(

@@ -17,7 +17,7 @@ from featstore.text import quoted
 
 
 class Place(NamedTuple):
-    """Where a picture or region is: file ``location`` below ``root``, or a member of it, as read_picture takes them."""
+    """Where a picture or region is stored: a file ``location`` below ``root``, or a member of an archive there."""
 
     id: int
     root: Path
@@ -27,7 +27,10 @@ class Place(NamedTuple):
     region: Region | None = None
 
     def path(self, root: str | os.PathLike[str] | None = None) -> Path:
-        """Return the file. ``root``: replaces the recorded root. Raises UsageError if it is outside the root."""
+        """Return the path of the file that contains the picture.
+
+        ``root``: replaces the recorded root. Raises UsageError if the path is outside the root.
+        """
         if root is None and os.fspath(self.root) == os.devnull:
             raise UsageError(f"{quoted(self.location)}: was imported without its picture; name its folder with root")
         location = self.location.partition(b"\0")[0] if self.offset >= 0 else self.location

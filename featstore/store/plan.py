@@ -1,10 +1,10 @@
-"""The plan: an append-only list of the pictures to extract, divided into units.
+"""The plan: an append-only list of the pictures to extract, divided into units (row ranges).
 
-plan/<epoch>/<segment>.h5 are sealed files of kind "plan". A segment adds rows, each with the identity (key, view) and a
-64-bit id that is never reused. It divides its rows into units. It retires ids of earlier segments (changed, retried or
-removed pictures), and records new sizes and times of pictures whose bytes are unchanged. A row is live unless a segment
-retires it. Several processes may append at once: exclusive creation decides which process gets the segment's number,
-and the other one plans again on top of that segment.
+plan/<epoch>/<segment>.h5 are sealed (checksummed) HDF5 files of kind "plan". A segment adds rows, each with a key, a
+view (0: the picture itself) and a 64-bit id that is never reused. The segment divides its rows into units. It retires
+ids of earlier segments (changed, retried or removed pictures), and records new sizes and times of pictures whose bytes
+are unchanged. A row is live unless a segment retires it. Several processes may append at once: exclusive creation
+decides which process gets the segment's number, and the other process makes its plan again after reading that segment.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from featstore.store.rows import Rows
 
 KIND = "plan"
 CHANGED, RETRIED, REMOVED, DENIED = 1, 2, 3, 4
-"""Reasons for retiring an id; a denied one was removed by ``featstore remove`` (see denylist.py)."""
+"""Reasons for retiring an id. DENIED: ``featstore remove`` removed the picture (see denylist.py)."""
 SEGMENT_ROWS = 1 << 21
 """Largest number of rows in a segment (rounded to whole units); bounds the memory of planning."""
 
 LARGEST_ID = 1 << 62
 UNITS_OF_EPOCH = 1 << 32
-"""Units of epoch e are numbered from e * 2**32, so leftovers of a killed compaction share no number with later units."""
+"""Units of epoch e have numbers from e * 2**32 on: no later unit has the number of a killed compaction's leftover."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit of work: the rows ``start`` to ``stop`` of ``segment``. Its shard has the same number."""
+    """A unit of work: the rows ``start`` to ``stop`` of ``segment``. The unit's shard has the same number."""
 
     number: int
     segment: int
@@ -162,7 +162,7 @@ class Plan:
         return self.epoch, len(self.segments)
 
     def __len__(self) -> int:
-        """Return the number of live rows."""
+        """Return the number of live (not retired) rows."""
         return sum(len(segment.ids) for segment in self.segments) - len(self.retired)
 
     def is_retired(self, ids: Ids) -> NDArray[np.bool_]:
@@ -170,7 +170,7 @@ class Plan:
         return member(ids, self.retired)
 
     def find(self, digest: NDArray[np.uint64]) -> Ids:
-        """Return the live id of each digest (m, 2), or -1."""
+        """Return the id of the live row with each key digest (m, 2), or -1."""
         found = np.full(len(digest), -1, np.int64)
         active = np.arange(len(digest))
         for segment in reversed(self._filled):
@@ -185,13 +185,13 @@ class Plan:
         return found
 
     def holds(self, index: KeyIndex) -> NDArray[np.bool_]:
-        """Return for each row of a table with this lookup whether its key belongs to a live row of the plan."""
+        """Return for each row of a table, given by its lookup ``index``, whether the row's key is live in the plan."""
         held = np.zeros(len(index.row), bool)
         held[index.places()] = self.find(np.stack([index.hi, index.lo], axis=1)) >= 0
         return held
 
     def find_keys(self, keys: Sequence[bytes], view: int = 0) -> Ids:
-        """Return the live id of each key, or -1."""
+        """Return the id of the live row with each key, or -1."""
         return self.find(digests(keys, [view] * len(keys) if view else None))
 
     def _by_segment(self, ids: Ids) -> Iterator[tuple[Segment, NDArray[np.int64], NDArray[np.int64]]]:
@@ -284,10 +284,11 @@ def source_name(source: dict[str, Any]) -> str:
 
 @dataclass
 class NewSegment:
-    """Content of a new segment; ``starts`` divide its rows into units, numbered from the plan's next.
+    """Content of a new plan segment.
 
-    ``about``: ``versions`` (label versions when its scan began) or ``compacted`` (true if a compaction wrote it).
-    ``denied``: arrays of the denylist.
+    ``unit_numbers``, ``unit_starts``: number and first row of each unit. ``about``: ``versions`` (number of label
+    versions when the scan began) or ``compacted`` (true if a compaction wrote the segment). ``denied``: arrays of the
+    denylist.
     """
 
     rows: Rows
@@ -304,7 +305,7 @@ class NewSegment:
 
 
 def cut(n: int, unit_rows: int) -> NDArray[np.uint64]:
-    """Return the first row of each unit for n rows, followed by n: full units, the last one shorter."""
+    """Divide n rows into units of ``unit_rows`` rows; return the first row of each unit, followed by n."""
     return np.append(np.arange(0, n, unit_rows), n).astype(np.uint64) if n else np.zeros(1, np.uint64)
 
 

@@ -1,4 +1,4 @@
-"""Compare a source with the plan: append new and changed pictures, retire vanished ones, keep the rest."""
+"""Compare a source with the plan: append new and changed pictures, and retire vanished pictures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ATTEMPTS = 100
 
 @dataclass
 class Change:
-    """Result of an update of the plan, in pictures; ``listed`` = added + changed + retried + unchanged + denied.
+    """Numbers of pictures in an update of the plan; ``listed`` = added + changed + retried + unchanged + denied.
 
     ``denied``: pictures that ``featstore remove`` removed, and that are not added again.
     """
@@ -49,7 +49,7 @@ class Change:
 
 @dataclass
 class _Buffer:
-    """Buffered rows for the next segment and side values for the next table."""
+    """Rows that wait for the next plan segment, and their labels, splits and metadata for the next table."""
 
     keys: list[bytes] = field(default_factory=list)
     locations: list[bytes] = field(default_factory=list)
@@ -76,7 +76,7 @@ class _Buffer:
 Hasher = Callable[[Chunk, NDArray[np.int64]], NDArray[np.uint8]]
 """Function that maps (chunk, rows) to the SHA-256 of each picture's bytes, (n, 32) uint8; zeros if unreadable."""
 Known = Callable[[Ids], NDArray[np.uint8]]
-"""Function that maps ids to the SHA-256 that the store has for each, (n, 32) uint8; zeros if it has none."""
+"""Function that maps ids to the SHA-256 that the store has for each id, (n, 32) uint8; zeros if it is unknown."""
 
 
 class Planner:
@@ -161,7 +161,7 @@ class Planner:
         same = self._same(chunk, stat, ids, old)
         self._check_owner(chunk, ids, old[~same])
         if self.source.get("kind") != KIND:
-            # as_source.py handles the tables of a source that is a store.
+            # If the source is a store, as_source.py copies labels, splits and metadata.
             self._side(chunk, digest)
         changed = old[~same]
         self._retire(ids[changed], plans.CHANGED)
@@ -181,7 +181,7 @@ class Planner:
         )
 
     def _same(self, chunk: Chunk, stat: NDArray[np.int64], ids: Ids, old: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return whether the picture of each of the known rows ``old`` is unchanged."""
+        """Return for each of the known rows ``old`` of the chunk whether its picture is unchanged."""
         same: NDArray[np.bool_] = (stat[:, old] == np.stack(self.plan.stat(ids[old]))).all(axis=0)
         moved_box = np.zeros(len(old), bool)
         if chunk.regions is not None or self.plan.has_regions:
@@ -193,7 +193,7 @@ class Planner:
             hashed = np.flatnonzero(ours.any(axis=1))
             theirs = self.hasher(chunk, old[hashed])
             equal = (ours[hashed] == theirs).all(axis=1)
-            # Record the new time of equal bytes, so that the next run without --rehash sees the picture as unchanged.
+            # Equal bytes with a new modification time: record the time, so that a run without --rehash finds no change.
             moved = old[hashed[equal & ~same[hashed] & ~moved_box[hashed]]]
             if moved.size and not (stat[2, moved] >= 0).any():
                 self.buffer.touched.append(np.stack([ids[moved], stat[0, moved], stat[1, moved]]))
@@ -247,13 +247,11 @@ class Planner:
         self.buffer.digest.append(digest)
 
     def _retry(self, ids: Ids) -> None:
-        """Append the failed ``ids`` again, as they are in the plan; if the scan finds them changed, it retires them
-        again."""
+        """Retire those of the failed ``ids`` that belong to the source, so that the scan adds their pictures again."""
         if not len(ids):
             return
         names = self.plan.source_names(ids)
         ids = ids[names == source_name(self.source)]
-        # Retire the rows first, so that the scan sees them as new.
         self._retire(ids, plans.RETRIED)
         self.plan.retired = np.union1d(self.plan.retired, ids)
         self.retried = KeyIndex.build(digests(self.plan.key_of(ids)))
@@ -270,8 +268,10 @@ class Planner:
             self.change.removed += len(gone)
 
     def _flush(self, n: int) -> None:
-        """Write the side table, then the segment with the first n buffered rows; the next scan repairs a kill between
-        them."""
+        """Write the side table, then the segment with the first n buffered rows.
+
+        If the process is killed between these two writes, the next scan adds the missing rows.
+        """
         buffer, plan, versions = self.buffer, self.plan, self.tables.version
         if buffer.side_keys:
             self._write_table()
@@ -321,7 +321,7 @@ class Planner:
         for name, values in buffer.side.items():
             typed = self.from_text and name not in (tables.LABEL, tables.SPLIT)
             columns[name] = tables.Column.of_text(values) if typed else tables.Column.of(values)
-        # Writing the segment refuses duplicate keys with a message; the table, written before, must not fail on them.
+        # Check for duplicate keys here too: the table is written before the segment, whose writing reports duplicates.
         order = np.unique(digests(buffer.side_keys), axis=0, return_index=True)[1]
         if len(order) != len(buffer.side_keys):
             self._refuse_doubled_rows(buffer.side_keys, digests(buffer.side_keys))
@@ -344,6 +344,6 @@ class Planner:
 
 
 def _bits(seen: NDArray[np.uint8], places: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return which of the bits at the indices ``places`` are set."""
+    """Return for each index of ``places`` whether this bit of the bit array ``seen`` is set."""
     found: NDArray[np.bool_] = (seen[places >> 3] >> (places & 7).astype(np.uint8)) & 1 == 1
     return found

@@ -1,4 +1,4 @@
-"""The regions of an open store: their pictures and boxes, and vectors pooled by picture."""
+"""Methods of an open store about regions: their pictures and boxes, and vectors pooled by picture."""
 
 from __future__ import annotations
 

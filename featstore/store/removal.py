@@ -35,11 +35,11 @@ Select = Callable[[FeatureStore], NDArray[np.int64]]
 class Removal:
     """Result of a removal.
 
-    ``removed``: number of pictures removed, ``vectors`` of them with a vector; ``keys``: the first few, quoted.
-    ``before``: number of named pictures that were removed earlier. ``gone``: number of named rows that were retired
-    already, but whose keys were still in the store's files. ``copies``: number of other pictures that stay and have the
-    same bytes as a removed one; ``copied``: the first few. ``denied``: new length of the denylist. ``dry_run``: nothing
-    was changed.
+    ``removed``: number of pictures removed; ``vectors``: how many of these had a vector; ``keys``: keys of the first
+    few, quoted. ``before``: number of requested pictures that were removed earlier. ``gone``: number of requested rows
+    that were already retired, but whose keys were still in the store's files. ``copies``: number of other pictures that
+    have the same bytes as a removed picture and stay in the store; ``copied``: keys of the first few. ``denied``: new
+    length of the denylist. ``dry_run``: true if nothing was changed.
     """
 
     store: str
@@ -60,9 +60,10 @@ class Removal:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What to remove: ``ids`` ascending; ``before``: number of named pictures that are on the denylist already.
+    """What to remove.
 
-    ``gone``: keys of retired rows (changed or vanished), each mapped to the key of its picture.
+    ``ids``: ids of the rows, ascending. ``before``: number of requested pictures that are already on the denylist.
+    ``gone``: keys of retired rows (changed or vanished pictures), each mapped to the key of its picture.
     """
 
     ids: Ids
@@ -71,9 +72,10 @@ class Chosen:
 
 
 def chosen(store: FeatureStore, keys: Sequence[bytes], rows: NDArray[np.int64]) -> Chosen:
-    """Return what to remove for ``keys`` and ``rows`` (m,) of the store; a picture's key includes its regions.
+    """Return what to remove for the given ``keys`` and ``rows`` (m,) of the store.
 
-    Keys are matched as in KeyMatches. Raises UsageError for a key that is neither in the store nor on its denylist.
+    The key of a picture also selects all its regions. Keys are matched as in KeyMatches. Raises UsageError for a key
+    that is neither in the store nor on its denylist.
     """
     plan, wanted = store._plan, list(dict.fromkeys(keys))
     ids = plan.find_keys(wanted)
@@ -97,9 +99,9 @@ def chosen(store: FeatureStore, keys: Sequence[bytes], rows: NDArray[np.int64]) 
 
 
 def _gone(store: FeatureStore, pictures: set[bytes]) -> dict[bytes, bytes]:
-    """Return those keys of these pictures and their regions that only retired rows have.
+    """Return those keys of ``pictures`` and their regions that only retired rows have, mapped to the pictures' keys.
 
-    Such rows are in the plan until a compaction, and then in the history. The values are the keys of the pictures.
+    Keys on the denylist are left out. A retired row is in the plan until a compaction, and then in the history.
     """
     plan, found = store._plan, dict[bytes, bytes]()
     wanted = list(pictures)
@@ -113,7 +115,7 @@ def _gone(store: FeatureStore, pictures: set[bytes]) -> dict[bytes, bytes]:
             found.update((key, parent) for key, parent in pairs if parent in pictures)
     for path in history_files(store.path) if wanted else ():
         for key in Former(path).keys:
-            # The history does not record which part of a region's key is the picture's key.
+            # The history does not record which part of a region's key is the picture's key: take the part before "#".
             parent = key.partition(b"#")[0] if plan.has_regions and key not in pictures else key
             if parent in pictures:
                 found[key] = parent
@@ -124,7 +126,7 @@ def _gone(store: FeatureStore, pictures: set[bytes]) -> dict[bytes, bytes]:
 
 
 def _content(store: FeatureStore, ids: Ids) -> NDArray[np.uint8]:
-    """Return the SHA-256 (m, 32) of the pictures to deny; zeros for a region if other regions of its picture stay."""
+    """Return the SHA-256 (m, 32) for the denylist; zeros for a region if other regions of its picture stay."""
     content, plan = store._content(ids), store._plan
     if plan.has_regions:
         names = parents(plan.key_of(ids), plan.regions(ids))
@@ -138,7 +140,8 @@ def _content(store: FeatureStore, ids: Ids) -> NDArray[np.uint8]:
 def remove_rows(store: Path, keys: Sequence[bytes], select: Select | None = None, *, dry_run: bool = False) -> Removal:
     """Remove the pictures of ``keys`` and of the rows that ``select`` chooses. Call Claims.join first.
 
-    Open readers are not changed. Raises as ``chosen``, and UsageError if other processes keep changing the plan.
+    FeatureStore objects that are already open do not change. Raises the errors of ``chosen``, and UsageError if other
+    processes keep changing the plan.
     """
     for _ in range(_ATTEMPTS):
         opened = FeatureStore(store)

@@ -1,4 +1,7 @@
-"""Add to what a store requires of its reader, before something that needs it is written."""
+"""Add names to the manifest's ``requires`` (features of a store that its readers must know).
+
+A name is added before the first data that needs the feature is written.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,17 @@ from featstore.store.claims import Claims
 from featstore.store.manifest import Manifest
 
 _WORK: Final = "requires"
-"""Name of the claim that this needs: of two writers that change the list at once, the later would lose the other's entry."""
+"""Name of the claim that serialises changes: with two writers at once, the later would erase the other's entry."""
 
 
 def require(store: Path, *features: str) -> None:
-    """Add ``features`` to what the store requires of its reader, one writer after the other.
+    """Add ``features`` to the manifest's ``requires``, one process after the other.
 
-    The caller has announced itself, so no compaction replaces the manifest meanwhile.
+    The caller has called Claims.join, so that no compaction replaces the manifest meanwhile.
     """
     if set(features) <= set(Manifest.read(store).requires):
         return
     with Claims(store) as claims:
-        # Closing releases the claim; the next compaction removes it.
+        # The claim is released at the end of this block; the next compaction removes its folder.
         claims.wait_for(_WORK)
         Manifest.read(store).requiring(*features).write(store)

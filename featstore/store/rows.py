@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from featstore.store.ids import Ids
 
 REGIONS: Final = "regions"
-"""Name of this feature in the manifest's ``requires``."""
+"""Name in the manifest's ``requires`` of a store with regions of pictures."""
 COLUMNS: Final = ("parent", "x", "y", "w", "h")
 """Additional columns of a store with regions."""
 
 
 def renamed(columns: Iterable[str]) -> list[str]:
-    """Return a note if some metadata ``columns`` of a store with regions have the names of its own."""
+    """Return a note if metadata ``columns`` are renamed because a store with regions has columns of the same names."""
     names = [name for name in columns if name in COLUMNS]
     if not names:
         return []
@@ -30,9 +30,10 @@ def renamed(columns: Iterable[str]) -> list[str]:
 
 
 class Region(NamedTuple):
-    """A box (x, y, w, h) in pixels of the upright picture. ``parent``: length of the picture's key, which is a prefix
-    of
-    the region's key; 0 if the row is the picture itself."""
+    """A box (x, y, w, h) in pixels of the upright picture.
+
+    ``parent``: length of the picture's key, which is a prefix of the region's key; 0 if the row is the whole picture.
+    """
 
     x: int
     y: int
@@ -72,7 +73,7 @@ class Rows:
         return Region(*self.regions[row].tolist())
 
     def same_picture(self, row: int, other: int) -> bool:
-        """Return whether two rows are regions of one picture."""
+        """Return whether two rows are regions of the same picture."""
         return bool(self.offsets[row] == self.offsets[other]) and self.location(row) == self.location(other)
 
     def take(self, rows: NDArray[np.int64]) -> Rows:

@@ -1,4 +1,4 @@
-"""Shards: one immutable sealed HDF5 file per finished unit, with its vectors and failures."""
+"""Shards: one immutable, checksummed HDF5 file per finished unit (row range), with its vectors and failures."""
 
 from __future__ import annotations
 
@@ -69,18 +69,18 @@ def shard_path(store: Path, unit: int) -> Path:
 
 
 def has_shard(store: Path, unit: int) -> bool:
-    """Return whether the path of a unit's shard exists, even as a link."""
+    """Return whether the path of a unit's shard exists, even if it is a symbolic link."""
     return os.path.lexists(shard_path(store, unit))
 
 
 def unit_of(name: str) -> int | None:
-    """Return the unit of a shard or of a shard's temporary file by its name; None for other names."""
+    """Return the number of the unit whose shard, or unfinished shard, has this file name; None for other names."""
     found = re.match(r"\.?([0-9]{6})-([0-9]{8,10})\.h5(\.|$)", name)
     return None if found is None else int(found[1]) * UNITS_OF_EPOCH + int(found[2])
 
 
 def row_checksums(vectors: NDArray[Any]) -> NDArray[np.uint64]:
-    """Return the XXH3-64 of each row's bytes, (n,) uint64; they identify the damaged vectors of a shard."""
+    """Return the XXH3-64 of each row's bytes, (n,) uint64; with them, the damaged vectors of a shard are found."""
     return np.fromiter(map(xxhash.xxh3_64_intdigest, np.ascontiguousarray(vectors)), np.uint64, len(vectors))
 
 
@@ -115,7 +115,7 @@ def write_shard(
         return KeyIndex.build(digests(finished.keys, finished.views.tolist())).arrays()
 
     def part(name: str) -> Iterable[NDArray[Any]]:
-        # Built lazily, during the write, while the disk takes the vectors.
+        # The lookup is built when it is written, after the vectors, while the disk still stores them.
         yield lookup()[name]
 
     failures = finished.failures
@@ -186,7 +186,7 @@ class Shard:
             raise DamagedError(f"{path}: the columns of the shard do not fit each other")
 
     def find(self, keys: Sequence[bytes], view: int = 0) -> NDArray[np.int64]:
-        """Return the row (m,) of each key among this shard's vectors, or -1, by the shard's own lookup."""
+        """Return the row (m,) of each key among this shard's vectors, or -1, with the lookup in the shard."""
         index = KeyIndex.read(self.file)
         if len(index.hi) != len(self.ids):
             raise DamagedError(f"{self.file.path}: the lookup of the shard does not fit its rows")
@@ -234,9 +234,9 @@ class Shard:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """The journaled rows of a unit that has no shard yet, in memory, with the columns of a Shard that readers use.
+    """Rows in the journals of a unit that has no shard yet, in memory, with the attributes that readers of a Shard use.
 
-    ``failed``: the failures with their keys; ``failed_sha256`` (m, 32).
+    ``failed``: the failures with their keys. ``failed_sha256`` (m, 32): SHA-256 of the failed pictures' bytes.
     """
 
     ids: Ids
@@ -260,9 +260,9 @@ class Unfinished:
 class OpenShards:
     """The shards of a store; the ``limit`` most recently used ones stay open as arrays.
 
-    A held shard is mapped when the store is opened and stays readable after a compaction removes it. Each needs a file
-    descriptor, so only the first shards of a large store are held. ``unfinished``: replacements, by unit, for shards
-    that do not exist yet.
+    ``hold`` maps a shard when the store is opened, so that the shard stays readable after a compaction removes its
+    file. Each held shard needs a file descriptor, so only the first shards of a large store are held. ``unfinished``:
+    by unit, the journaled rows of units that have no shard yet.
     """
 
     def __init__(self, store: Path, identity: Identity, limit: int = defaults.OPEN_SHARDS) -> None:
@@ -275,7 +275,7 @@ class OpenShards:
         self._most = defaults.HELD_SHARDS if descriptors < 0 else min(defaults.HELD_SHARDS, descriptors // 8)
 
     def hold(self, unit: int) -> dict[str, Any]:
-        """Hold a unit's shard open and return its header. Raises FileNotFoundError, DamagedError, OSError."""
+        """Map a unit's shard for later reads; return its header. Raises FileNotFoundError, DamagedError, OSError."""
         path = shard_path(self.store, unit)
         if len(self._held) < self._most:
             try:

@@ -20,25 +20,24 @@ from featstore.text import counted, natural
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "testing", "val", "valid", "validation", "eval", "dev", "holdout")
-"""Default names of the evaluation split; the first that exists is used, then names that split_words recognises."""
+"""Names of the default evaluation split, in order of preference; then come names that split_words recognises."""
 
 _FEW = 30
-"""Smallest number of held-out pictures without a warning: fewer give a confidence interval of about 15 points or more
-at an accuracy of 0.9."""
+"""Fewer held-out pictures cause a warning: at accuracy 0.9 the confidence interval is 15 points wide or more."""
 
 Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of a store to train on and rows held out for evaluation, both increasing and all labelled.
+    """Rows of a store to train on and rows held out for evaluation; ascending, and all with a label.
 
-    ``kind``: "given" (two splits of the store) or "made" (stratified, pictures of equal bytes on one side). ``names``:
-    of the two sides. ``parents``: number of pictures with regions
-    on both sides. ``unlabelled``: number of pictures without a label, which are not used. ``shared``: number of
-    held-out pictures whose bytes are also in the training split. ``missing``: classes without a held-out picture.
-    ``unsplit``: number of labelled pictures that are not used because they have no split; ``unknown``: classes that
-    only they have.
+    ``kind``: "given" (two splits of the store) or "made" (stratified; pictures with equal bytes are in the same part).
+    ``names``: names of the training and the evaluation split. ``parents``: number of pictures with regions in both
+    splits. ``unlabelled``: number of pictures without a label, which are not used. ``shared``: number of held-out
+    pictures whose bytes are also in the training split. ``missing``: classes without a held-out picture. ``unsplit``:
+    number of labelled pictures that are not used because they have no split; ``unknown``: classes of only such
+    pictures.
     """
 
     train: Rows
@@ -57,7 +56,7 @@ class Split:
         return f"<Split {self.kind}: {len(self.train):,} of {self.names[0]!r} to train on, {len(self.test):,} of {self.names[1]!r} held out>"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the split as JSON; with a store of the same generation it is reproducible."""
+        """Return the split's settings and counts as JSON; with the same store generation they give the same split."""
         return {
             "kind": self.kind,
             "train": self.names[0],
@@ -73,7 +72,7 @@ class Split:
         }
 
     def notes(self) -> list[str]:
-        """Return warnings about the split that limit what the measured accuracy means."""
+        """Return warnings about the split that concern the measured accuracy, such as left-out pictures."""
         notes = []
         if self.unlabelled:
             notes.append(f"left out: {counted(self.unlabelled, 'picture')} without a label")
@@ -110,10 +109,10 @@ def split_store(
 ) -> Split:
     """Choose the rows to train on and the rows to hold out.
 
-    Uses the named splits, if any. Otherwise uses a split called train and one called test (or val), if the store has
-    both. Otherwise holds out a stratified part ``held_out``, with pictures of equal bytes on one side, and all regions
-    of a picture too, unless ``apart``. Raises UsageError if there are no labels, only one class, a held-out class
-    without a training picture, or no such split.
+    Uses the named splits, if any. If none is named and the store has a split called train and one called test (or val),
+    uses these two. Otherwise holds out a stratified part ``held_out``; pictures with equal bytes are put in the same
+    part, and so are all regions of a picture, unless ``apart``. Raises UsageError if there are no labels, if there is
+    only one class, if a held-out class has no training picture, or if a named split does not exist.
     """
     require_vectors(store)
     labels = store.labels
@@ -167,7 +166,7 @@ def split_store(
 
 
 def _outside(store: FeatureStore, labelled: NDArray[np.bool_], used: Rows) -> tuple[int, tuple[str, ...]]:
-    """Return how many labelled pictures without a split are not in ``used``, and the classes that only they have."""
+    """Return the number of labelled pictures without a split outside ``used``, and the classes that only they have."""
     outside = labelled & np.array([name is None for name in store.splits.tolist()], bool)
     outside[used] = False
     alone = set(store.labels[outside].tolist()) - set(store.labels[labelled & ~outside].tolist())
@@ -175,13 +174,15 @@ def _outside(store: FeatureStore, labelled: NDArray[np.bool_], used: Rows) -> tu
 
 
 def _leaving_out(store: FeatureStore) -> str:
-    """Return the remedy for leaving pictures out of training."""
+    """Return the text that tells the user how to leave pictures out of training."""
     return f"pictures with an empty label in TABLE are left out: featstore label {store.path} TABLE"
 
 
 def groups_of_equal_bytes(sha256: NDArray[np.uint8]) -> Rows:
-    """Return a group number (n,) for each digest (n, 32): equal bytes get equal numbers; zeros mean unknown
-    bytes, and each gets its own group."""
+    """Return a group number (n,) for each SHA-256 (n, 32): equal digests get equal numbers.
+
+    A digest of zeros means unknown bytes; each such row gets a group of its own.
+    """
     digests = np.ascontiguousarray(sha256).view("S32").reshape(-1)
     groups = np.unique(digests, return_inverse=True)[1].astype(np.int64)
     unknown = np.flatnonzero(~sha256.any(axis=1))
@@ -190,16 +191,17 @@ def groups_of_equal_bytes(sha256: NDArray[np.uint8]) -> Rows:
 
 
 def groups_of(store: FeatureStore, rows: Rows, *, apart: bool = False) -> Rows:
-    """Return a group number for each of ``rows``: rows of equal content share it, and all regions of one picture.
+    """Return a group number for each of ``rows``.
 
-    ``apart``: regions of one picture share a group only if their boxes are equal.
+    Rows with equal bytes share a group, and so do all regions of one picture. ``apart``: regions of one picture share a
+    group only if their boxes are equal.
     """
     if apart or not store.has_regions:
         return equal_content(store, rows)
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    # A file that changed during extraction gives the regions of one picture different bytes.
+    # If a file changed during extraction, the regions of one picture have different bytes: join such groups.
     equal, parents = groups_of_equal_bytes(store.sha256[rows]), numbered(store.parents[rows])[1]
     n = int(equal.max(initial=-1)) + 1
     edges = coo_array((np.ones(len(rows), bool), (equal, n + parents)), shape=(n + len(rows),) * 2)
@@ -208,8 +210,10 @@ def groups_of(store: FeatureStore, rows: Rows, *, apart: bool = False) -> Rows:
 
 
 def equal_content(store: FeatureStore, rows: Rows | None = None) -> Rows:
-    """Return a group number for each of ``rows`` (None: all): rows with equal bytes share it, and regions if
-    their boxes are equal too."""
+    """Return a group number for each of ``rows`` (None: all rows).
+
+    Rows share a group if their pictures have equal bytes and, for regions, the boxes are equal.
+    """
     wanted = slice(None) if rows is None else rows
     equal = groups_of_equal_bytes(store.sha256[wanted])
     if not store.has_regions:
@@ -219,7 +223,7 @@ def equal_content(store: FeatureStore, rows: Rows | None = None) -> Rows:
 
 
 def _in_both(store: FeatureStore, train: Rows, test: Rows) -> int:
-    """Return the number of pictures that have regions in both parts."""
+    """Return the number of pictures that have regions in both ``train`` and ``test``."""
     if not store.has_regions:
         return 0
     parents = store.parents
@@ -227,7 +231,7 @@ def _in_both(store: FeatureStore, train: Rows, test: Rows) -> int:
 
 
 def _names(store: FeatureStore, train: str | None, test: str | None) -> tuple[str | None, str | None]:
-    """Return the names of the splits to use; None if there are none."""
+    """Return the names of the training and evaluation splits to use; (None, None) if the store has no such splits."""
     there = sorted({str(value) for value in store.splits.tolist() if value is not None}, key=natural)
     words = split_words(there)
     if train is None:
@@ -264,7 +268,7 @@ def _require_classes(labels: NDArray[np.object_], name: str, store: FeatureStore
 
 
 def _shared(store: FeatureStore, train: Rows, test: Rows) -> int:
-    """Return the number of pictures in ``test`` with the same bytes as one in ``train``."""
+    """Return the number of pictures in ``test`` that have the same bytes as a picture in ``train``."""
     groups = groups_of_equal_bytes(store.sha256[np.r_[train, test]])
     return int(np.isin(groups[len(train) :], groups[: len(train)]).sum())
 

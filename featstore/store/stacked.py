@@ -45,10 +45,10 @@ class StackedBlocks:
 
 
 class StackedStores:
-    """One store, or several with concatenated features; rows, labels and splits are those of the ``first``.
+    """One store, or several with concatenated features; rows, labels and splits are those of the ``first`` store.
 
-    ``whole`` (n,) bool: the rows of the first store that have a vector in every other store. Raises UsageError if the
-    bytes of a picture differ between stores.
+    ``whole`` (n,) bool: for each row of the first store, whether every other store has a vector too. Raises UsageError
+    if the bytes of a picture differ between stores.
     """
 
     def __init__(self, stores: Sequence[FeatureStore]) -> None:
@@ -59,7 +59,7 @@ class StackedStores:
 
     @classmethod
     def open(cls, paths: Iterable[str | os.PathLike[str]]) -> StackedStores:
-        """Open the stores at ``paths``. Raises UsageError, also if one is named twice, and DamagedError."""
+        """Open the stores at ``paths``. Raises UsageError (also for a store that is named twice) and DamagedError."""
         stores = [FeatureStore.open(Path(path)) for path in paths]
         if not stores:
             raise UsageError("there is no store to read; name one")
@@ -78,7 +78,7 @@ class StackedStores:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Identity of the single store, or the identities of all under STACKED."""
+        """Identity of the single store; for several stores, the list of all identities under the key STACKED."""
         identities = [store.identity.to_dict() for store in self.stores]
         return identities[0] if len(identities) == 1 else {STACKED: identities}
 
@@ -96,7 +96,7 @@ class StackedStores:
         return origins[0] if len(origins) == 1 else {STACKED: origins}
 
     def require_whole(self) -> None:
-        """Raise UsageError with their number if pictures of the first store have no vector in another."""
+        """Raise UsageError, with their number, if pictures of the first store have no vector in another store."""
         for store, rows in zip(self.stores, self._rows, strict=True):
             lacking = np.flatnonzero(rows < 0)
             if len(lacking):
@@ -106,7 +106,7 @@ class StackedStores:
                 )
 
     def notes(self) -> list[str]:
-        """Return warnings about pictures that are in one store only, for readers of the figures."""
+        """Return warnings about pictures that are left out because the first store does not have them."""
         beyond = (
             (store, len(store) - int((rows >= 0).sum())) for store, rows in zip(self.stores, self._rows, strict=True)
         )
@@ -117,7 +117,10 @@ class StackedStores:
         ]
 
     def digest(self, rows: NDArray[np.int64]) -> str:
-        """Return an XXH3-128 of ids, labels and vectors of ``rows`` of the first store, all of them whole."""
+        """Return the XXH3-128 of ids, labels and vectors of ``rows`` of the first store.
+
+        Each row must have a vector in every store.
+        """
         digest = xxhash.xxh3_128()
         digest.update(np.ascontiguousarray(self.first.ids[rows], "<i8").data)
         for label in self.first.labels[rows].tolist():
@@ -128,22 +131,28 @@ class StackedStores:
         return digest.hexdigest()
 
     def stream(self, rows: NDArray[np.int64]) -> Any:
-        """Return ``rows`` of the first store, all of them whole, as a re-iterable stream with constant memory."""
+        """Return ``rows`` of the first store as a re-iterable stream with constant memory.
+
+        Each row must have a vector in every store.
+        """
         if len(self.stores) == 1:
             return self.first.stream(rows)
         return StackedBlocks(self.stores, [known[rows] for known in self._rows])
 
     def features(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Return ``rows`` of the first store, all of them whole, as an (m, d) array."""
+        """Return ``rows`` of the first store as an (m, d) array.
+
+        Each row must have a vector in every store.
+        """
         parts = [store.features(rows=known[rows]) for store, known in zip(self.stores, self._rows, strict=True)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
 def match_origins(origins: Sequence[Origin], stores: Sequence[FeatureStore], what: str) -> list[FeatureStore]:
-    """Return ``stores`` in the order of a head's ``origins``, matched by fingerprint; ``what`` names the head in
-    messages.
+    """Return ``stores`` in the order of a head's ``origins``, matched by fingerprint.
 
-    Raises UsageError if their number differs, IdentityError if a store's features have none of the origins.
+    ``what`` names the head in messages. Raises UsageError if the numbers of stores and origins differ, IdentityError if
+    the features of a store match none of the origins.
     """
     if len(origins) == 1 == len(stores):
         return list(stores)
@@ -168,15 +177,17 @@ def match_origins(origins: Sequence[Origin], stores: Sequence[FeatureStore], wha
 
 
 def _rows_of_same(first: FeatureStore, other: FeatureStore) -> NDArray[np.int64]:
-    """Return for each row of ``first`` the row of ``other`` with the same key, or -1. Raises UsageError if bytes
-    differ."""
+    """Return for each row of ``first`` the row of ``other`` with the same key, or -1.
+
+    Raises UsageError if the bytes of a picture differ between the two stores.
+    """
     keys, parts = first._key_bytes(None), []
     while chunk := list(islice(keys, _KEYS)):
         parts.append(other.index_of(chunk, missing="mark"))
     rows = np.concatenate(parts) if parts else np.empty(0, np.int64)
     there = np.flatnonzero(rows >= 0)
     ours, theirs = first.sha256[there], other.sha256[rows[there]]
-    # Zeros: the bytes of imported rows are unknown.
+    # A digest of zeros means unknown bytes, as for imported rows.
     differ = there[(ours != theirs).any(axis=1) & ours.any(axis=1) & theirs.any(axis=1)]
     if len(differ):
         raise UsageError(

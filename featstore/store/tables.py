@@ -1,8 +1,8 @@
 """Labels, splits and metadata: side tables by key, separate from the shards, one file per version.
 
-tables/<epoch>/<version>.h5 are sealed files of kind "table". A table has columns for some keys. Tables of ``origin``
-"source" were read with the pictures; tables of origin "user" came from ``featstore label`` and override them. Within an
-origin, newer tables override older ones, for each key and column.
+tables/<epoch>/<version>.h5 are sealed (checksummed) HDF5 files. A table has columns for some keys. Tables of ``origin``
+"source" were read with the pictures; tables of origin "user" came from ``featstore label`` and override the former.
+Within an origin, newer tables override older ones, for each key and column.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Value = str | int | float | bool | None
 Origin = Literal["source", "user"]
 ABOUT = ("created", "generation", "reverts", "of", "follows")
 FOLLOW = "follow"
-"""Name of this feature (following another store's tables) in the manifest's ``requires``."""
+"""Name in the manifest's ``requires`` of a store that uses (follows) another store's tables."""
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?|[nN]a[nN]")
 
@@ -44,7 +44,7 @@ _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?|[nN]a[
 class Column:
     """n values of one type.
 
-    "text": codes into categories (-1 missing); "int": with ``valid``; "float": NaN missing; "bool": -1 missing.
+    "text": indices of ``categories`` (-1 missing); "int": see ``valid``; "float": NaN missing; "bool": -1 missing.
     """
 
     type: str
@@ -74,7 +74,7 @@ class Column:
 
     @classmethod
     def of_text(cls, values: Sequence[Value]) -> Column:
-        """Make a column of values read from text: numbers if every value is written as one ("007" is not).
+        """Make a column of values read from text; numbers if every value is written as a number ("007" is not).
 
         Empty texts are missing values in columns of numbers, as in pandas.read_csv.
         """
@@ -128,17 +128,17 @@ class Table:
 
     @property
     def about(self) -> dict[str, Any]:
-        """Properties that copies of the table keep.
+        """Properties of the table that its copies keep.
 
-        ``created`` (UTC); ``generation`` ([epoch, segments] of the plan when it was written); ``reverts`` (the version
-        that it undoes); ``of`` (store and version that it was copied from); ``follows`` (the store whose tables
-        replace those of this one).
+        ``created`` (UTC); ``generation`` ([epoch, segments] of the plan at that time); ``reverts`` (the version that
+        the table undoes); ``of`` (store and version that the table was copied from); ``follows`` (store whose tables
+        are used instead).
         """
         return {name: self.meta[name] for name in ABOUT if name in self.meta}
 
     @property
     def reverts(self) -> int | None:
-        """The version, from 1, that this table undoes; None for a table of values."""
+        """Number (from 1) of the version that this table undoes; None for a table of values."""
         value = self.meta.get("reverts")
         return value if isinstance(value, int) else None
 
@@ -174,8 +174,8 @@ def row_digests(columns: Mapping[str, Sequence[Value]], n: int) -> NDArray[np.ui
     """Return a hash of each row's values, (n,) uint64, to detect changes in the source."""
     names = sorted(columns)
     digest = bytearray()
-    # Few distinct labels and splits, many pictures: hash each distinct row once. Only for rows of texts, because True,
-    # 1 and 1.0 are equal but must hash differently.
+    # Many pictures share few distinct labels and splits, so hash each distinct row once. Only for rows of texts: True,
+    # 1 and 1.0 are equal keys of a dict, but must hash differently.
     known: dict[tuple[Value, ...], bytes] = {}
     texts = all(set(map(type, column)) <= {str, type(None)} for column in columns.values())
     for row in zip(*(columns[name] for name in names), strict=True) if names else ((),) * n:
@@ -246,27 +246,27 @@ def write_table(
 
 
 def copy_rows(path: Path, table: Table, rows: NDArray[np.int64], about: Mapping[str, Any]) -> None:
-    """Write the ``rows`` of ``table`` as a table of its own; otherwise as write_table."""
+    """Write the ``rows`` of ``table`` as a new table; further parameters and errors as in write_table."""
     taken = {name: table.column(name).take(rows) for name in table.columns}
-    # Build the column again, so that it contains no text that no row uses.
+    # Build text columns again, so that the categories contain only texts that a row uses.
     columns = {n: Column.of(part.objects().tolist()) if part.type == "text" else part for n, part in taken.items()}
     origin: Any = table.origin
     write_table(path, list(table.keys.take(rows)), columns, origin, table.row_digest[rows], about=about)
 
 
 class Tables:
-    """The tables of one epoch at the time of opening, lowest layer first.
+    """The tables of one epoch at the time of opening.
 
     Attributes
     ----------
     own : list of Table
         The tables in the store itself.
     follows : dict or None
-        The store whose tables are in force instead: ``store`` (path), ``relative`` (path from here), ``store_id``.
+        The other store whose tables are used: ``store`` (path), ``relative`` (path from this store), ``store_id``.
     store_id : str or None
-        Id of that store.
+        Id of the followed store.
     followed : Path or None
-        Where that store is.
+        Path at which the followed store was found.
     lost : str
         The reason and the remedy if the followed store was not found, without the path of this store; "" if it was.
     """
@@ -282,11 +282,11 @@ class Tables:
         self._versions = self.own if self.follows is None or not follow else self._followed(store, self.follows)
 
     def _followed(self, store: Path, reference: dict[str, Any]) -> list[Table]:
-        """Return the tables of the store that this one follows, at its recorded path or at the same place from here."""
+        """Return the tables of the followed store, found at its recorded path or by its path relative to this store."""
         places = [Path(str(reference.get("store"))), Path(os.path.abspath(store), str(reference.get("relative")))]
         for place in places:
             with contextlib.suppress(UsageError, OSError):
-                # The id must match, so an untrusted store cannot reveal the labels of a store unknown to its maker.
+                # The id must match: a store cannot reveal labels of another store whose id its maker did not know.
                 if Manifest.read(place).store_id == self.store_id:
                     self.followed = place
                     return settled(place, functools.partial(_own_tables, place))[1].own
@@ -296,7 +296,7 @@ class Tables:
 
     @property
     def versions(self) -> list[Table]:
-        """The tables in force, the oldest first. Raises UsageError if the store that has them is not there."""
+        """The tables of all versions, oldest first. Raises UsageError if the followed store was not found."""
         if self.lost:
             raise UsageError(f"{self.path}: {self.lost}")
         return self._versions
@@ -308,7 +308,7 @@ class Tables:
 
     @property
     def in_force(self) -> list[Table]:
-        """The tables that no later one undid, oldest first."""
+        """The tables that are not undone and do not undo another table, oldest first."""
         undone = {table.reverts for table in self.versions}
         return [
             table for version, table in enumerate(self.versions, 1) if table.reverts is None and version not in undone
@@ -316,7 +316,7 @@ class Tables:
 
     @property
     def layers(self) -> list[Table]:
-        """The tables in force by increasing precedence: those of sources, then those of the user."""
+        """The tables in force by increasing precedence: first tables read from sources, then tables of the user."""
         tables = self.in_force
         return [t for t in tables if t.origin != "user"] + [t for t in tables if t.origin == "user"]
 
@@ -335,7 +335,7 @@ class Tables:
         return list(names)
 
     def source_rows(self, digest: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
-        """Return for each key digest whether a source table has it, and the row digest in the newest such table."""
+        """Return for each key digest whether a source table has the key, and the row hash in the newest such table."""
         known, value = np.zeros(len(digest), bool), np.zeros(len(digest), np.uint64)
         for table in reversed([t for t in self.versions if t.origin == "source"]):
             missing = np.flatnonzero(~known)

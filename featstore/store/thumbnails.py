@@ -22,10 +22,10 @@ _TINY = 64
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A thumbnail.
+    """A thumbnail for an HTML page.
 
-    ``uri``: the picture, or None, with the reason in ``note``. ``tiny``: to be enlarged without smoothing. ``address``:
-    that of the original picture, "" if it has none.
+    ``uri``: the picture as a data: URI, or None with the reason in ``note``. ``tiny``: whether to enlarge the picture
+    without smoothing. ``address``: URL of the original picture, "" if there is none.
     """
 
     uri: str | None
@@ -35,12 +35,12 @@ class Thumbnail:
 
 
 def thumbnail_of(pictures: Pictures, key: str) -> Thumbnail:
-    """Return the picture of ``key`` as a thumbnail with the address of the original."""
+    """Return the picture of ``key`` as a thumbnail with the URL of the original file."""
     return thumbnail(lambda: pictures(key), pictures.address(key))
 
 
 def thumbnail(picture: Callable[[], Image.Image], address: str = "") -> Thumbnail:
-    """Return the result of ``picture`` as a thumbnail; a missing picture gives a note instead of an error."""
+    """Return the image that ``picture()`` gives as a thumbnail; if the picture is missing, ``note`` has the reason."""
     try:
         image = picture()
     except NoPicture as failure:

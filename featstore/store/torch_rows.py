@@ -27,7 +27,7 @@ class FeatureDataset(Dataset[Any]):
     """Vectors and label codes of rows of a store: a map-style dataset that reads the shards on access.
 
     ``dataset[i]`` is (vector (d,), code); ``dataset[[i, j, ...]]`` is (vectors (m, d), codes (m,)) and reads all rows at
-    once. ``loader`` uses the latter. A copy in another process, by fork or spawn, reads the same rows.
+    once. ``loader`` indexes with a list. A copy in another process, by fork or spawn, reads the same rows.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class FeatureDataset(Dataset[Any]):
     """
 
     def __init__(self, store: FeatureStore, rows: NDArray[np.int64], dtype: str | None = None) -> None:
-        """``dtype``: of the vectors, "float32" or "float16"; None: as stored. Raises UsageError for another one."""
+        """Set the ``dtype`` of the vectors: "float32", "float16", or None (as stored). Raises UsageError for others."""
         if dtype not in (None, "float32", "float16"):
             raise UsageError(f"dtype: {dtype!r} is not float32 or float16")
         labels = store.labels
@@ -72,7 +72,7 @@ class FeatureDataset(Dataset[Any]):
         return self._read(places)
 
     def __getitems__(self, indices: Sequence[int]) -> list[Item]:
-        """Return rows for a DataLoader that collates them itself."""
+        """Return a list of (vector, code), for a DataLoader that collates batches itself."""
         vectors, codes = self._read(np.asarray(indices, np.int64))
         return list(zip(vectors, codes.tolist(), strict=True))
 
@@ -86,11 +86,11 @@ class FeatureDataset(Dataset[Any]):
     def loader(
         self, batch_size: int = 1024, *, shuffle: bool = False, seed: int = 0, drop_last: bool = False, **options: Any
     ) -> DataLoader[Any]:
-        """Return a DataLoader of batches (vectors (m, d), codes (m,)), each read at once.
+        """Return a DataLoader of batches (vectors (m, d), codes (m,)); each batch is read in one call.
 
-        ``shuffle``: every epoch has another order, determined by ``seed``; within a batch, rows are in the order of the
-        store, because such a batch is read without a second copy. ``options``: those of the DataLoader, such as
-        ``num_workers``.
+        ``shuffle``: the order of the rows is new in each epoch, determined by ``seed``. Within a batch, rows are in the
+        order of the store, because such a batch is read without a second copy. ``options``: further arguments of
+        DataLoader, such as ``num_workers``.
         """
         if batch_size < 1:
             raise UsageError(f"batch_size: {batch_size:,} is less than 1")
@@ -98,14 +98,14 @@ class FeatureDataset(Dataset[Any]):
         return DataLoader(self, sampler=batches, batch_size=None, **options)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state for another process: the store's path, and the ids of the rows."""
+        """Return the state to pickle for another process, with the store's path and the ids of the rows."""
         store = self._store
         state = {name: value for name, value in self.__dict__.items() if name != "_store"}
         opened = {"class": type(store), "path": str(store.path), "store_id": store.store_id, "partial": store._partial}
         return {**state, "opened": {**opened, "generation": store.generation, "ids": store.ids[self.rows]}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Open the store again; raise FeatstoreError if it is another one, or lost some of the rows."""
+        """Open the store again in this process; raise FeatstoreError if it is another store or lacks some rows."""
         opened = state.pop("opened")
         self.__dict__.update(state)
         self._store = store = opened["class"].open(Path(opened["path"]), partial=opened["partial"])

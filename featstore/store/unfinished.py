@@ -1,7 +1,7 @@
 """Read the rows of unfinished units from their journals, without writing anything.
 
-This is safe beside a running writer. A journal only grows, and reading stops at an incomplete record. The rows are
-copied, because the work folder is removed once the unit's shard is written.
+This is safe while another process writes the unit. A journal only grows, and reading stops at an incomplete record. The
+rows are copied, because the work folder is removed once the unit's shard is written.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from featstore.store.shards import Failure, Unfinished
 
 
 def read_unfinished(store: Path, plan: Plan, unit: Unit, identity: Identity) -> Unfinished | None:
-    """Return the journaled rows of a unit, or None without any. Raises DamagedError for a journal of another format."""
+    """Return the rows in a unit's journals; None if there are none.
+
+    Raises DamagedError for a journal of another format or of other features.
+    """
     chain = _chain(store, unit, identity)
     if not chain:
         return None
@@ -56,7 +59,7 @@ def count_unfinished(store: Path, plan: Plan, units: Iterable[Unit], identity: I
 def _chain(store: Path, unit: Unit, identity: Identity) -> list[Block]:
     blocks: list[Block] = []
     folder = work_folder(store, unit.number)
-    # List again for each reader: the folder may be removed, and journals added, at any time.
+    # List the journals anew at each call: the folder may be removed, and journals added, at any time.
     with contextlib.suppress(FileNotFoundError):
         for name in sorted(folders.regular(store, folders.WORK, folder.name, pattern=folders.JOURNAL), key=_by_number):
             with contextlib.suppress(FileNotFoundError):

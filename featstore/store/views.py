@@ -79,9 +79,9 @@ class Converted:
     def to_pandas(self) -> pd.DataFrame:
         """Return a DataFrame of all rows: key, id, label, split and every metadata column.
 
-        Labels and splits are categories, other texts strings; numbers and truth values are int64, float64 and bool, or
-        pandas' nullable Int64 and boolean if some are missing. A metadata column named key or id is renamed to key_ or
-        id_.
+        Labels and splits become categories, and other texts become strings. Numbers and truth values become int64,
+        float64 and bool, or pandas' nullable Int64 and boolean if values are missing. A metadata column named key or id
+        is renamed to key_ or id_.
         """
         return frame_of(cast("FeatureStore", self))
 
@@ -89,8 +89,8 @@ class Converted:
         """Return a pyarrow.Table of all rows, for DuckDB, Polars, pandas and others (see featstore.store.arrow).
 
         Vectors (``vector``, a fixed-size list), keys and ids are views of the memory-mapped shards, and stay valid when
-        the store is closed. Only vectors that lie between removed ones are copied; raises UsageError if these need more
-        than ``memory_limit`` bytes.
+        the store is closed. Vectors are copied only from shards with many removed rows; raises UsageError if the copies
+        need more than ``memory_limit`` bytes.
         """
         from featstore.store.arrow import table_of
 
@@ -161,7 +161,7 @@ def _typed(values: list[Any]) -> pd.Series[Any]:
         return pd.Series(values, dtype="Int64" if missing else "int64")
     if kinds == {float}:
         return pd.Series(values, dtype="float64")
-    # Several types in one column, or no value at all: converting would change values.
+    # The column has values of several types, or no value at all: a conversion would change the values.
     return pd.Series(values, dtype=object)
 
 

@@ -25,11 +25,11 @@ from featstore.store.plan import Plan, Unit
 from featstore.store.shards import Failure, Finished
 
 SUPERSEDED = "superseded"
-"""Reason of a row that was retired before extraction: it is not live, and its picture is not read."""
+"""Failure reason of a row that was retired before its extraction: its picture is not read."""
 
 
 def unit_rows_for(identity: Identity) -> int:
-    """Return the rows of a full unit: a power of two whose vectors take at most defaults.UNIT_BYTES."""
+    """Return the number of rows of a full unit: a power of two; its vectors take at most defaults.UNIT_BYTES."""
     rows = defaults.UNIT_BYTES // (identity.dimension * identity.numpy_dtype.itemsize)
     return 1 << max(0, rows.bit_length() - 1)
 
@@ -45,7 +45,7 @@ def open_for_writing(store: Path, identity: Identity, weights_name: str, unit_ro
         if store.exists() and (not store.is_dir() or any(not name.name.startswith(".") for name in store.iterdir())):
             raise UsageError(f"{store}: exists and is no feature store; name a new folder, or an empty one")
         atomic.make_directory(store)
-        # If another process is creating the store now, its manifest is read below.
+        # If another process creates the store at the same time, its manifest is kept and read below.
         with contextlib.suppress(FileExistsError):
             Manifest.new(identity, weights_name, unit_rows or unit_rows_for(identity)).write(store, exclusive=True)
     found = Manifest.read(store)
@@ -60,13 +60,13 @@ def open_for_writing(store: Path, identity: Identity, weights_name: str, unit_ro
 
 
 def _reset_identity(store: Path, new: Manifest) -> Manifest:
-    """Give the requested identity to a store without rows, left by a failed run."""
+    """Set a new identity in a store without rows, which a failed run has left."""
     with Claims(store) as claims:
         try:
             claims.exclusive()
         except FeatstoreError:
             return Manifest.read(store)
-        # Check again: a planning process announces itself first and reads the manifest second.
+        # Check for rows again: a process that plans rows announces itself first and reads the manifest second.
         if not has_rows(store):
             new.write(store)
         return Manifest.read(store)
@@ -87,15 +87,15 @@ def has_rows(store: Path) -> bool:
 
 
 def sweep(store: Path, claims: Claims) -> None:
-    """Remove leftovers of killed processes that are no longer needed; each may be as large as a unit.
+    """Remove unneeded leftovers of killed processes; each leftover may be as large as a unit.
 
-    These are the work folders of units that have a shard, and temporary files of shards without a living writer.
+    Leftovers are the work folders of units that have a shard, and temporary shard files whose writer is dead.
     """
     for name in _listed(store, folders.WORK, pattern=folders.WORK_FOLDER):
         if name.isdigit() and shards.has_shard(store, int(name)) and claims.holder(name) is None:
             with contextlib.suppress(OSError):
                 folders.remove_folder(store, folders.WORK, name)
-    # List the files before checking their owners, so that files begun meanwhile are not in the list.
+    # List the files before looking for their owners: a file begun after the listing must not be removed.
     for leftover in _listed(store, folders.SHARDS, pattern=folders.TEMPORARY_SHARD):
         unit = shards.unit_of(leftover)
         if unit is not None and claims.holder(unit) is None:
@@ -113,8 +113,9 @@ class UnitWriter:
     """Write one unit under a claim: blocks to the journal, then the shard.
 
     Attributes: ``unit``; ``rows`` (of the plan); ``next_row`` (first row that is in no journal yet); ``superseded``
-    (bool per row: retired meanwhile, do not read); ``culprits`` (reason and message by row: crashed a decoder before,
-    do not decode again); ``denied`` (whether a picture of this SHA-256 was removed from the store).
+    (bool per row: the row was retired meanwhile, so its picture is not read); ``culprits`` (reason and message by row:
+    the picture crashed a decoder before, and is not decoded again); ``denied`` (function that tells by SHA-256 whether
+    a picture was removed from the store).
     """
 
     def __init__(
@@ -157,20 +158,21 @@ class UnitWriter:
         self.next_row = block.stop
 
     def close(self) -> None:
-        """Sync and close the journal; the unit can be continued from it."""
+        """Sync and close the journal; an owner of the unit can continue from the journal later."""
         self._journal.close()
 
     def commit(self) -> None:
-        """Write the shard from the journals. The unit is finished on return, by this process or another owner."""
+        """Write the shard from the journals. On return the unit is finished, by this process or by another owner."""
         self.close()
         identity = self.manifest.identity
         ours = read_journal(self.claim.journal, identity.dimension, identity.numpy_dtype)
-        # Do not read the journals again: an owner that was believed dead may have appended overlapping blocks.
+        # Use the journals as read at the start: another owner, believed dead, may have appended overlapping blocks
+        # since.
         chain = self._earlier + ours
         reached = chain[-1].stop if chain else 0
         if reached != len(self.unit):
             raise RuntimeError(f"unit {self.unit.number}: committed at row {reached} of {len(self.unit)}")
-        # If such an owner wrote the shard first, keep it: it has the same pictures.
+        # If another owner wrote the shard first, keep that shard: it has the same pictures.
         with contextlib.suppress(FileExistsError):
             shards.write_shard(
                 shards.shard_path(self.store, self.unit.number),

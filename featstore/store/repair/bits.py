@@ -1,7 +1,7 @@
-"""Repair single flipped bits, the commonest silent damage.
+"""Repair single flipped bits, the most common silent damage.
 
-Each bit is flipped in turn until the 128-bit checksum matches. This is affordable for headers, manifests and small
-arrays, and certain: no other content within one bit has the same checksum.
+Each bit is flipped in turn until the 128-bit checksum matches. Headers, manifests and small arrays are short enough for
+this search. The result is certain: no other content that differs in one bit has the same checksum.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from featstore.errors import DamagedError
 from featstore.files import atomic, sealed
 
 _LARGEST = 64 << 10
-"""Largest array to search for the flipped bit, in bytes; takes some seconds."""
+"""Largest array, in bytes, in which a flipped bit is searched; the search takes some seconds."""
 
 
 def correct_bit(data: bytes, good: Callable[[bytes | bytearray], bool]) -> bytes | None:
@@ -34,9 +34,9 @@ def correct_bit(data: bytes, good: Callable[[bytes | bytearray], bool]) -> bytes
 
 
 def correct_json(path: Path, aside: Callable[[Path], object]) -> bool:
-    """Repair a file of files.write_json; return whether it is intact now. Raises OSError.
+    """Repair a JSON file with a checksum; return whether the file is intact now. Raises OSError.
 
-    ``aside``: as in correct_sealed.
+    ``aside`` is called with the path before the file is replaced.
     """
 
     def good(data: bytes | bytearray) -> bool:
@@ -64,7 +64,7 @@ class _Unrepairable(Exception):
 def correct_sealed(path: Path, kind: str, aside: Callable[[Path], object]) -> bool:
     """Repair the header and small arrays of a sealed file; return whether the file is intact now. Raises OSError.
 
-    ``aside`` is called with the path before its file is replaced.
+    ``aside`` is called with the path before the file is replaced.
     """
     try:
         with atomic.new_file(path) as temporary:

@@ -21,7 +21,7 @@ UNKNOWN_WEIGHTS = "unknown (featstore.json was restored)"
 
 
 def rebuilt_manifest(store: Path) -> Manifest:
-    """Return the content of featstore.json, from the shards and the plan; raise DamagedError if these lack it."""
+    """Rebuild the content of featstore.json from the shards and the plan; raise DamagedError if that is impossible."""
     refusal = f"{store / manifests.NAME}: is damaged and cannot be made anew"
     remedy = "restore it from a copy, or extract into a new store; the shards are untouched"
     epochs = _epochs(store)
@@ -54,7 +54,7 @@ def rebuilt_manifest(store: Path) -> Manifest:
 
 
 def _requires(store: Path, plan: Plan) -> tuple[str, ...]:
-    """Return the manifest's ``requires`` as far as the store's files show it."""
+    """Return those entries of the manifest's ``requires`` that the files of the store imply."""
     denied = bool(len(denylist.Denylist.of(plan)))
     try:
         found = Tables(store, plan.epoch)

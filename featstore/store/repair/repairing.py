@@ -2,18 +2,18 @@
 
 The steps, in this order and each only for damaged files:
 
-* A single flipped bit is restored (bits.py): the file is then as it was.
+* A single flipped bit is restored (bits.py): the file is then identical to the original.
 * featstore.json is rebuilt from the shards and the plan, which repeat its content.
 * A plan segment's lookup, sizes, times and keys are rebuilt from its other columns and the shards. Sizes and times
   become unknown: the next ``extract --rehash`` records them, ``extract`` without it extracts these pictures again.
 * A side table keeps its intact columns. The next ``extract`` restores lost labels that came with the pictures; labels
   that came from ``featstore label`` have to be given again.
-* A shard with damaged vectors keeps the intact ones; ``remake`` computes the damaged ones again. If the pictures are
-  missing or changed, they become failures with the reason "damaged". A shard with other damage is moved aside as a
-  whole, and its unit is pending again.
+* A shard with damaged vectors keeps the intact vectors; ``remake`` computes the damaged vectors again. Pictures that
+  are missing or changed become failures with the reason "damaged". A shard with other damage is moved aside as a
+  whole, and its unit (row range) is pending again.
 
-The columns of the plan that map ids to pictures cannot be restored; one line says so, and nothing is changed. Every
-replaced file is kept in the folder ``damaged``.
+The columns of the plan that map ids to pictures cannot be restored: repair then stops with an error and changes
+nothing. Every replaced file is kept in the folder ``damaged``.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class _Repair:
         while True:
             kept = folder / f"{name}.{number}"
             try:
-                # Keeps the link itself, not its target.
+                # If the file is a symbolic link, keep the link and not its target.
                 os.link(file, kept, follow_symlinks=False)
                 break
             except FileExistsError:
@@ -168,7 +168,7 @@ class _Repair:
         return [folder / name for name in found]
 
     def _missing_tables(self) -> None:
-        """Write an empty table in the place of a missing one, without which the store cannot be read."""
+        """Write an empty table in place of each missing table, because the store cannot be read without them."""
         folder = tables.folder(self.path, self.manifest.epoch)
         there = {file.name for file in self._numbered(folder)}
         marked = {f"{name[-6:]}.h5" for name in written.marks(self.path) if name.startswith(f"tables-{folder.name}-")}
@@ -193,7 +193,7 @@ class _Repair:
                 f"{file}: belongs to no unit of the plan, of which a part is lost; it was set aside"
             )
 
-    # featstore.json
+    # Methods that repair featstore.json
 
     def _manifest(self) -> Manifest:
         file = self.path / manifests.NAME
@@ -214,7 +214,7 @@ class _Repair:
         )
         return rebuilt
 
-    # Plan and tables
+    # Methods that repair the plan and the tables
 
     def _segment(self, file: Path, found: sealed.SealedFile | None, names: set[str]) -> None:
         derived = {
@@ -291,7 +291,7 @@ class _Repair:
                 else:
                     columns[name] = table.column(name)
         self.aside(file)
-        # Rows without digests differ from the source, so the next extract reads their labels again.
+        # No row hashes are written, so all rows differ from the source, and the next extract reads their labels again.
         tables.write_table(file, keys, columns, "user" if user else "source", about=about, exclusive=False)
         what = ", ".join(lost)
         if lost and user is not False:
@@ -319,7 +319,7 @@ class _Repair:
 
 
 def _readable(file: Path) -> bool:
-    """Return whether every byte of a file is readable: a bad sector cannot be repaired."""
+    """Return whether every byte of a file can be read; a bad disk sector cannot be repaired."""
     try:
         with atomic.open_regular(file, follow=False) as opened:
             atomic.checksum_open(opened)

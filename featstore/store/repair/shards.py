@@ -19,7 +19,7 @@ from featstore.store.rows import Rows
 from featstore.store.shards import Failure, Finished, Shard
 
 DAMAGED = folders.DAMAGED
-"""Reason of pictures whose damaged vector could not be computed again; also the name of the folder of damaged files."""
+"""Failure reason of pictures whose damaged vector could not be computed again; name of the folder of damaged files."""
 _BLOCK_ROWS = 4096
 
 
@@ -37,7 +37,7 @@ class Remade:
 
 
 Remake = Callable[[Unit, Rows, NDArray[np.int64], int | None], dict[int, Remade]]
-"""Function that maps (unit, its rows, the wanted ones among them, batch size) to the result for each wanted row."""
+"""Function from (unit, rows of the unit, indices of the wanted rows, batch size) to a dict from row index to Remade."""
 
 
 @dataclass
@@ -58,8 +58,10 @@ class ShardRepair:
     pending: list[int] = field(default_factory=list)
 
     def restore(self, unit: Unit, file: Path, found: sealed.SealedFile | None, names: set[str]) -> None:
-        """Restore the shard ``file`` of ``unit`` with damaged datasets ``names``; ``found`` None: its header is damaged
-        too."""
+        """Restore the shard ``file`` of ``unit``.
+
+        ``names``: the damaged datasets. ``found``: the file's header and datasets, None if the header is damaged too.
+        """
         derived = {"", "features", "row_xxh3", "keys/bytes", "keys/offsets", "view", "meta"}
         derived |= {"lookup/hi", "lookup/lo", "lookup/row"}
         if found is None or names - derived:
@@ -130,7 +132,7 @@ class ShardRepair:
         self.restored(file)
 
     def _whole(self, file: Path, unit: Unit) -> None:
-        """Move a shard aside if nothing in it can be verified: its unit is pending again."""
+        """Move a whole shard aside; its unit is pending again, so the next extract writes a new shard."""
         self.aside(file)
         store = file.parent.parent
         written.unmark(store, written.mark_of(file))
@@ -159,7 +161,7 @@ def fail_unit(store: Path, manifest: Manifest, plan: Plan, unit: Unit) -> int:
 
 
 def _batch(made: list[dict[str, Any]]) -> int | None:
-    """Return the batch size of a shard, or None if a compaction may have moved its rows between batches."""
+    """Return the batch size of a shard's computation; None if unknown or if a compaction merged several shards."""
     sizes = {entry.get("batch") for entry in made if "of_unit" not in entry and "repaired" not in entry}
     size = sizes.pop() if len(sizes) == 1 else None
     return size if isinstance(size, int) and size > 0 else None

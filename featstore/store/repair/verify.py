@@ -147,7 +147,7 @@ class _Check:
         self.bytes += os.lstat(file).st_size
 
     def sealed(self, file: Path, kind: str | None, unit: int | None = None) -> bool:
-        """Check one sealed file; return whether it is intact."""
+        """Check the checksums of one sealed HDF5 file; return whether the file is intact."""
         self.count(file)
         try:
             damage = sealed.SealedFile(file, kind, follow=False).verify()
@@ -159,7 +159,7 @@ class _Check:
         return not damage
 
     def structure(self, path: Path, manifest: Manifest) -> list[Unit]:
-        """Open plan and tables, which checks that their files fit together; return the units."""
+        """Open the plan and the tables, which checks that their files fit together; return the units of the plan."""
         units: list[Unit] = []
         try:
             self.plan = Plan(path, manifest.epoch)
@@ -186,7 +186,7 @@ class _Check:
         try:
             shard = Shard(file, manifest.identity)
             shard.failures()
-            # The first version wrote shards without a lookup.
+            # The first version of featstore wrote shards without a key lookup.
             if "lookup/hi" in shard.file:
                 shard.find([])
             failed = shard.failed_ids
@@ -207,7 +207,10 @@ class _Check:
             )
 
     def _name_pictures(self, shard: Shard, unit: Unit) -> None:
-        """Name the affected pictures in the last problems, if only vectors are damaged."""
+        """Add the number of affected pictures to the problems of ``unit``.
+
+        If only vectors are damaged, add the keys of the first affected pictures too.
+        """
         for at, problem in enumerate(self.problems):
             if problem.unit != unit.number or problem.images:
                 continue
@@ -220,7 +223,7 @@ class _Check:
 
 
 def _each_file(check: _Check, path: Path) -> None:
-    """Check all sealed files one by one, if the store's structure cannot be read."""
+    """Check all sealed HDF5 files one by one, if the store's structure cannot be read."""
     seen = {problem.file for problem in check.problems}
     for folder, _, names, _ in os.fwalk(path):
         for file in (Path(folder, name) for name in sorted(names)):
