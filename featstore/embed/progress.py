@@ -1,4 +1,4 @@
-"""Progress of a run, for progress bars and supervisors; imports nothing heavy."""
+"""Progress of a run, for progress bars and supervisors; this module imports no large library."""
 
 from __future__ import annotations
 
