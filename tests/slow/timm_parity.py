@@ -4,7 +4,7 @@
 
 timm writes the weights of each network into a safetensors file, which featstore loads. Required: featstore's features differ
 from those of timm's own transform and forward pass by at most 0.001 standard deviations of the features over the pictures;
-three wrong preprocessings (controls) exceed this bound; and the same file in the cache of the Hugging Face hub, loaded by
+three controls (wrong normalisation, wrong interpolation, BGR pixels) exceed this bound; and the same file in the cache of the Hugging Face hub, loaded by
 name, has the same digest. --engines: also compare these engines, such as openvino, with plain torch. The exit code is 1 if
 a requirement is missed.
 """

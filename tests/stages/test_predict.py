@@ -23,7 +23,7 @@ def test_predictions_for_a_folder_equal_those_for_its_store(chain):
         assert one.probability == max(one.probabilities)
 
 
-def test_unreadable_pictures_are_reported_in_their_place(chain, tmp_path):
+def test_unreadable_pictures_are_reported_at_their_position(chain, tmp_path):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"<html>")
     good = chain.folder / "val/bee/00.png"
@@ -76,12 +76,12 @@ def test_rejects_invalid_arguments(chain, tmp_path):
         predict(chain.trained.path, [])
     with pytest.raises(UsageError, match="one store"):
         predict(chain.trained.path, [chain.store, chain.folder])
-    # load_backbone does not know the tiny backbone: the message names the remedy.
+    # featstore cannot load the tiny backbone by its name; the message names the remedy.
     with pytest.raises(UsageError, match="no backbone 'tiny'.*--backbone package.module:function"):
         predict(chain.trained.path, chain.folder)
 
 
-def test_a_store_is_read_through_a_stream(chain, monkeypatch):
+def test_store_is_read_in_blocks_instead_of_at_once(chain, monkeypatch):
     monkeypatch.setattr(FeatureStore, "features", None)
     assert len(list(predict(chain.trained.path, os.fspath(chain.store)))) == 30
 
@@ -104,7 +104,7 @@ def test_stream_of_predictions_can_be_iterated_twice_in_constant_memory(chain):
 
 
 @pytest.mark.parametrize("error", [OSError("the disk"), KeyboardInterrupt()])
-def test_predictions_that_failed_do_not_end_early_the_second_time(error):
+def test_second_iteration_over_predictions_that_failed_raises_again(error):
     def make():
         yield Prediction("a", None, None, "missing", "")
         raise error
