@@ -73,8 +73,8 @@ class Embedded:
 def inputs_of(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Input]:
     """Yield the pictures of ``paths``: picture files, folders, tables (.csv, .parquet), archives (.tar).
 
-    "-" is standard input, which holds one picture or a list of paths. A missing file is yielded too; reading
-    it fails later. Raises UsageError for a folder or table without pictures.
+    "-" is standard input, which holds one picture or a list of paths. A missing file is yielded too;
+    it fails later, when it is read. Raises UsageError for a folder or table without pictures.
     """
     for path in paths:
         name = os.fspath(path)
@@ -112,7 +112,7 @@ def _is_pipe(name: str) -> bool:
 
 
 def _picture_on_stdin() -> bytes | None:
-    """Return the picture on standard input, up to one byte beyond the size limit; None if it is not a picture."""
+    """Return the picture on standard input, cut off one byte after the size limit; None if there is no picture."""
     # Peek instead of read: if standard input is a list of paths, the list is read from this buffer later.
     start = sys.stdin.buffer.peek(SIGNATURE_BYTES) if isinstance(sys.stdin.buffer, BufferedReader) else b""
     return sys.stdin.buffer.read(defaults.MAX_FILE_BYTES + 1) if is_picture(start) else None
@@ -123,7 +123,7 @@ def _are_few_files(paths: Sequence[str | os.PathLike[str]]) -> bool:
 
 
 def _is_source(name: str) -> bool:
-    """Return whether ``name`` is a source of pictures instead of one picture."""
+    """Return whether ``name`` can hold many pictures (folder, table, archive or "-") instead of being one picture file."""
     try:
         is_folder = stat.S_ISDIR(os.stat(name).st_mode)
     except (OSError, ValueError):
@@ -136,7 +136,7 @@ class Embedder:
     ``make_embedder``."""
 
     def __init__(self, identity: Identity, engine: Any) -> None:
-        # Imported here because it imports Pillow, which a search by key does not need.
+        # Import featstore.decode only here: it imports Pillow, which a search by key does not need.
         from featstore.decode import Preprocessing, open_decoder
 
         self.identity = identity
@@ -221,7 +221,7 @@ def _as_file(image: Image.Image) -> bytes:
     file = BytesIO()
     with as_failure():
         upright = ImageOps.exif_transpose(image)
-        # TIFF cannot store the modes listed here, and can store transparency only as a channel.
+        # Convert images that TIFF cannot store: the modes listed here, and transparency that is not a channel.
         if upright.mode in ("P", "PA", "La", "RGBa", "HSV") or (
             upright.mode in "1LRGB" and "transparency" in upright.info
         ):
@@ -301,7 +301,8 @@ def open_embedder(
     backbone, or "package.module:function", the user's own function, which is imported only if it is named here.
     ``inputs``: the pictures to embed; for a few picture files the engine "auto" is plain torch, which is as exact and
     saves the seconds that preparing a faster engine takes. Raises IdentityError if backbone, weights, preprocessing,
-    decoder or precision differ from those of ``origin``; UsageError if the weights are not found.
+    decoder or precision differ from those of ``origin``; UsageError if the weights are not found. ``origin``: record of
+    the settings with which the features were made.
     """
     from featstore.embed.recipe import reopen
 

@@ -52,7 +52,7 @@ class Geometry:
 
     @classmethod
     def of(cls, identity: Identity) -> Geometry:
-        """Return the geometry with which existing features were made."""
+        """Return the geometry (size, fit, layer, pool) with which the features of ``identity`` were made."""
         steps = identity.preprocessing
         layer = identity.layer.removeprefix(OUTPUT_OF) if identity.layer.startswith(OUTPUT_OF) else None
         return cls(steps.get("crop"), steps.get("fit", "crop"), layer, identity.pool or None)
@@ -77,7 +77,7 @@ class Geometry:
             )
 
     def apply(self, backbone: Backbone) -> Backbone:
-        """Return ``backbone`` with this geometry. Raises UsageError if it does not support the layer or size."""
+        """Return ``backbone`` with this geometry. Raises UsageError if the backbone does not support the layer or size."""
         from featstore.backbones.layers import resized, take
 
         if self.pool is not None and self.layer is None:

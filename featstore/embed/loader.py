@@ -40,7 +40,7 @@ Root = Callable[[int], Path]
 
 
 class Target(Protocol):
-    """The attributes of a unit (a group of rows) that a Loader needs; UnitWriter has them."""
+    """The attributes of a unit (a group of rows) that a Loader needs; UnitWriter has these attributes."""
 
     @property
     def unit(self) -> Unit: ...
@@ -149,7 +149,7 @@ class Loader:
             return self.decode(data, self.preprocessing, max_pixels=self.max_pixels)
 
     def _recent_picture(self, target: Target, row: int) -> CutPicture:
-        """Return the picture of one row; reuse the last picture if the row is a region of it."""
+        """Return the picture of one row; reuse the last picture if the row is a region of that picture."""
         with self._lock:
             last = self._recent
             if last is None or last[0] is not target or not target.rows.same_picture(last[1], row):
@@ -166,7 +166,7 @@ class Loader:
         self, target: Target, rows: Sequence[int], picture: CutPicture, decoders: Executor | None
     ) -> list[Loaded]:
         """Load ``rows``, which are regions of one picture."""
-        # If the picture killed a decoder process for one region, it would do so for the others: fail all of them.
+        # If the picture killed a decoder process for one of its regions, make all its regions failures without trying.
         culprit = next((told for row, told in target.culprits.items() if target.rows.same_picture(row, rows[0])), None)
         if culprit is not None:
             return [Loaded(None, NO_DIGEST, *culprit) for _ in rows]

@@ -21,7 +21,7 @@ from featstore.store.plan import Plan, Unit
 
 
 class PlannedUnit:
-    """The rows of a unit for a Loader; ``directory``: the work folder of the process that extracts this unit."""
+    """A unit (group of rows) with the attributes that a Loader needs; ``directory``: the work folder of this unit."""
 
     def __init__(self, plan: Plan, unit: Unit, directory: Path) -> None:
         self.unit, self.rows = unit, plan.rows(unit)

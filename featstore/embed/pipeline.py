@@ -1,6 +1,6 @@
 """The extraction pipeline: threads read and decode ahead, the network runs, and one thread writes vectors in order.
 
-The pipeline does not know stores and files. The loading function, the engine and the writing function are parameters,
+The pipeline does not depend on stores and files. The loading function, the engine and the writing function are parameters,
 so each part can be timed or replaced separately.
 """
 
@@ -32,7 +32,7 @@ _LOOK_SECONDS: Final = 0.02
 class Loaded:
     """The result of loading one row.
 
-    ``pixels``: (h, w, 3) uint8, or None with ``reason`` and ``message``. ``sha256``: of the bytes read.
+    ``pixels``: (h, w, 3) uint8, or None with ``reason`` and ``message``. ``sha256``: digest of the bytes read.
     """
 
     pixels: NDArray[np.uint8] | None
@@ -56,8 +56,8 @@ class Batch:
 class Done:
     """The result of a batch.
 
-    ``vectors`` (n, d) of the rows that did not fail, ``sha256`` (stop - start, 32), ``failures`` (row, reason,
-    message).
+    ``vectors`` (n, d): of the rows that did not fail; ``sha256`` (stop - start, 32): digests for all rows; ``failures``:
+    (row, reason, message) of each failed row.
     """
 
     batch: Batch
@@ -100,7 +100,7 @@ class Timings:
     * ``others``: waiting for units that other processes hold
     * ``closing``: ending threads, closing files, counting the store
 
-    Sums over threads: ``read``, ``decode``, ``write``. CPU seconds: ``load_processor`` (reading and decoding) and
+    Seconds summed over threads: ``read``, ``decode``, ``write``. CPU seconds: ``load_processor`` (reading and decoding) and
     ``processor`` (the whole process during extraction). ``forwarded``: number of pictures that went through the
     network.
     """
@@ -177,7 +177,8 @@ def run(
 ) -> None:
     """Process ``batches`` in order: load them in threads, run ``engine`` in this thread, ``write`` in one more thread.
 
-    ``parts`` returns the functions that load a batch, in the order of its rows; it is called in the order of the batches.
+    ``parts(batch)`` returns the functions that load the batch, in the order of its rows; ``parts`` is called in the order
+    of the batches.
 
     At most ``ahead`` batches are decoded and waiting, ``engine.in_flight`` batches are in the network, and 2 are not yet
     written. If ``batches`` yields None, all previous batches are written before the next is started. Pictures that fail
@@ -204,7 +205,7 @@ def run(
         while not future.done():
             start, idle = time.perf_counter(), all(each.done() for each in forwarding)
             wait([future], _LOOK_SECONDS)
-            # While batches are in flight, the network is not idle.
+            # Waiting for pictures counts as "waiting" only if the network is idle, otherwise as "forward".
             timings.add(**{"waiting" if idle else "forward": time.perf_counter() - start})
         return future.result()
 

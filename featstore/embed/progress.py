@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress: ``done`` of ``total`` pictures, ``failed`` of them failures; ``note`` says what the run is waiting
-    for."""
+    """Progress of a run: ``done`` of ``total`` pictures are finished, including ``failed`` failures.
+
+    ``note`` says what the run is waiting for.
+    """
 
     done: int
     total: int

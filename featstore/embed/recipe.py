@@ -1,4 +1,6 @@
-"""The recipe of features: a backbone, the engine that runs it, and the resulting identity.
+"""How features are made: a backbone, the engine that runs it, and the identity.
+
+The identity records all settings that determine the features; features of different identities are never mixed.
 
 A Request is what the user asks for. ``Request.agrees`` compares it with a store by names, ``Request.load`` loads the
 network, and ``reopen`` loads the network of existing features. Importing this module does not load torch, which a run
@@ -30,7 +32,7 @@ _BY_NAME: Final = re.compile(r"random:[0-9]+|[A-Z][A-Z0-9_]*")
 
 @dataclass(frozen=True)
 class Network:
-    """A backbone, the engine that runs it, and the identity of the resulting features."""
+    """A loaded backbone, the engine that runs it, and the identity of the features that they make."""
 
     backbone: Backbone
     engine: Engine
@@ -203,7 +205,7 @@ def identity_of(backbone: Backbone, engine: Engine, dtype: str, decoder: str) ->
 
 
 def of_backbone(backbone: Backbone) -> dict[str, Any]:
-    """Return the fields of an identity that ``backbone`` determines."""
+    """Return the fields of an Identity that depend only on ``backbone``."""
     return {
         "backbone": backbone.name,
         "layer": backbone.layer,

@@ -125,7 +125,7 @@ class SharedDecoding:
         for other, future in others.items():
             fit = fits[other]
             try:
-                # A run that has left meanwhile has no preprocessing and needs no result: use that of this run.
+                # If the other run has left, its preprocessing is unknown and its result is not used: take that of this run.
                 future.set_result(_fitted(image, fit or own, results))
             except BaseException as error:
                 future.set_exception(error)
@@ -157,7 +157,7 @@ class SharedDecoding:
 def _fitted(
     image: Any, fit: tuple[Callable[[Any, Preprocessing], Pixels], Preprocessing], known: dict[tuple[Any, str], Pixels]
 ) -> Pixels:
-    """Return the picture resized and cropped as ``fit`` says; runs with equal preprocessing share one result."""
+    """Return the picture resized and cropped by ``fit`` (function, preprocessing); equal ``fit`` share one result."""
     function, preprocessing = fit
     name = (function, repr(preprocessing))
     if name not in known:

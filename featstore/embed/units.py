@@ -1,4 +1,4 @@
-"""Extract the units (groups of rows) of a plan: claim a unit, divide it into batches, extract them, write its shard."""
+"""Extract the units (groups of rows) of a plan: claim a unit, extract it in batches, write its shard (file of vectors)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _POLL_SECONDS: Final = 1.0
 
 
 class Run:
-    """One run over the pending units; progress and report are read from its state."""
+    """Extract pending units; the attributes hold the progress and the counts for the report."""
 
     def __init__(
         self,
@@ -253,7 +253,7 @@ class Run:
 
 
 def _is_there(root: Path, kind: str) -> bool:
-    """Return whether the folder of the pictures exists. If not (an unmounted disk), its units stay pending."""
+    """Return whether the folder of the pictures exists. If not (an unmounted disk), its pictures stay pending."""
     return kind == "list" or (kind != "import" and os.path.isdir(root))
 
 

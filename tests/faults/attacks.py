@@ -146,7 +146,7 @@ def attack(
 ) -> Iterator[tuple[str, str, str, list[str]]]:
     """Make one forgery and run every command on it; yield (kind of file, description of the change, command, violations).
 
-    ``folder``: the same as for ``prepare``. After a command that wrote files, the forgery is made again for the next one.
+    ``folder``: the same as for ``prepare``. After a command that wrote files, the forgery is made again for the next command.
     """
     ground, how, verbs, changed = Ground(folder), "", dict[str, str](), True
     what = Forger(ground, seed * 1_000_003 + number).kind(kinds)
@@ -172,5 +172,5 @@ def attack(
 
 
 def _is_named(name: str, changes: str) -> bool:
-    """Return whether ``name`` is a file in ``changes``, the files that a command may change, or its temporary or side file."""
+    """Return whether ``name`` is a file in ``changes``, the files that a command may change, or a temporary or side file of these."""
     return any(name.removeprefix(".").startswith(one) for one in changes.split())

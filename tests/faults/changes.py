@@ -64,7 +64,7 @@ class Changes:
         return bytes(data)
 
     def _npy(self, data: bytes, home: Path) -> bytes:
-        """Return the .npy file ``data`` with another header; for dtype object, with a pickle that opens a file of the user."""
+        """Return the .npy file ``data`` with another header; with dtype object, the data is a pickle that writes to a file."""
         end = 10 + struct.unpack_from("<H", data, 8)[0]
         kind, shape = (
             self.draw.choice(("<f4", "|O", "<f8", "<M8[s]", "|V16", "[('a', '<f4')]", "<c8")),

@@ -35,7 +35,7 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def png(width: int, height: int, *, bits: int = 1, data: bytes | None = None) -> bytes:
-    """Return a gray PNG file with this size in its header; ``data``: the uncompressed pixel rows, by default all zero."""
+    """Return a gray PNG file with the given size in its header; ``data``: the uncompressed pixel rows, by default all zero."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))

@@ -30,7 +30,7 @@ FACTORIES = (
     *("PCAR8,IVF4,PQ4x4fsr,Refine(SQ8)", "IDMap,Flat", "IDMap2,Flat", "MinMax,SQ8", "MinMaxFP16,SQ8"),
 )
 MADE_BY_HAND = ("NNDescent", "no lists", "lists on disk")
-"""Kinds that ``faiss.index_factory`` cannot make."""
+"""Kinds of indexes that ``faiss.index_factory`` cannot make."""
 
 
 def vectors(rows: int = ROWS) -> np.ndarray:
@@ -40,7 +40,7 @@ def vectors(rows: int = ROWS) -> np.ndarray:
 
 @cache
 def blob(kind: str, aside: str) -> bytes:
-    """Return the bytes of a FAISS file of one kind; on-disk inverted lists are written to the file ``aside``."""
+    """Return the bytes of a FAISS file with an index of ``kind``; on-disk inverted lists are written to the file ``aside``."""
     faiss.omp_set_num_threads(1)
     return bytes(faiss.serialize_index(_made(kind, aside)))
 

@@ -59,7 +59,7 @@ class Calls:
 
 
 def kill_at(number: int) -> Calls:
-    """Return Calls that kill this process with SIGKILL before the ``number``-th counted system call."""
+    """Return a Calls object that kills this process with SIGKILL before the ``number``-th counted system call."""
 
     def act(name: str, size: int) -> None:
         if calls.count == number:
@@ -70,7 +70,7 @@ def kill_at(number: int) -> Calls:
 
 
 def full_after(size: int) -> Calls:
-    """Return Calls that simulate a full disk after ``size`` bytes are written."""
+    """Return a Calls object that simulates a full disk after ``size`` bytes are written."""
 
     def act(name: str, wanted: int) -> None:
         if name in ("write", "open", "mkdir", "link") and calls.written + wanted > size:
@@ -81,7 +81,7 @@ def full_after(size: int) -> Calls:
 
 
 def at(number: int, what: Callable[[], object]) -> Calls:
-    """Return Calls that run ``what`` just before the ``number``-th counted system call."""
+    """Return a Calls object that runs ``what`` just before the ``number``-th counted system call."""
 
     def act(name: str, size: int) -> None:
         if calls.count == number:

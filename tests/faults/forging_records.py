@@ -1,4 +1,4 @@
-"""Make forgeries of records: regions, followed stores, origins, removals, identities, imports, scikit-learn heads."""
+"""Make forgeries of records in files: regions, source stores, origins, removals, identities, imports, classifiers."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ class RecordsForger(Changes):
         return f"{store.name}: {' '.join(told)}"
 
     def forge_lineage(self, to: Ground) -> str:
-        """Forge the records in a head, an index or a page of the stores and options that it was made with."""
+        """Forge what a head, an index or a page records about the stores and options with which it was made."""
         kind = self.draw.choice(("head", "head", "request", "request", "index", "page"))
         if kind == "page":
             page = to.theirs / "page.html"

@@ -1,4 +1,4 @@
-"""Kill verbs at random points, continue, and compare with an uninterrupted run; print JSON, or a table.
+"""Kill verbs at random points, run them again, and compare with an uninterrupted run; print JSON, or a table.
 
 python -m tests.faults.killing 200 --table
 """
@@ -21,7 +21,7 @@ from tests.faults.workplace import BATCH, COUNTED, FIRST, VERBS, do, forwarded, 
 
 
 def masters(folder: Path) -> dict[str, dict[str, Any]]:
-    """Run each verb without interruption; return for each the folder before the run, the result, and what the run took."""
+    """Run each verb without interruption; return for each verb the folder before, the result, seconds and calls."""
     found: dict[str, dict[str, Any]] = {}
     work = folder / "work"
     work.mkdir()

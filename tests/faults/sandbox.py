@@ -92,7 +92,7 @@ def states(folder: Path) -> dict[Path, tuple[int, ...]]:
 
 
 def run_verb(ground: Ground, arguments: list[str], cache: Path) -> list[str]:
-    """Run one verb in a fork; return a description of each violation."""
+    """Run one verb in a fork; return a description of each violation, such as a hang or a traceback."""
     told, started = ground.folder / "told", time.monotonic()
     child = os.fork()
     if child == 0:
@@ -104,7 +104,7 @@ def run_verb(ground: Ground, arguments: list[str], cache: Path) -> list[str]:
             sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
             os.setsid()
             os.chdir(ground.theirs)
-            # Make the user's modules importable, as with PYTHONPATH: no verb may import the one that a forged file names.
+            # Make the user's modules importable, as with PYTHONPATH: no verb may import the module that a forged file names.
             sys.path.insert(0, os.fspath(ground.home / "modules"))
             os.environ |= {"HOME": os.fspath(ground.home), "XDG_CACHE_HOME": os.fspath(cache)}
             torch.set_num_threads(1)
@@ -135,7 +135,7 @@ def run_verb(ground: Ground, arguments: list[str], cache: Path) -> list[str]:
         wrong.append(f"took {peak >> 20} MiB")
     if "Traceback" in text or code == 99:
         wrong.append(text.strip().splitlines()[-1][:200] if text.strip() else "no text")
-    # With --history a line may begin with "featstore: " without being an error: the program that changed labels.
+    # With --history a line that begins with "featstore: " is no error: it names the program that changed labels.
     if code == 0 and "--history" not in arguments and (told_error := re.search(r"^featstore: .*", text, re.MULTILINE)):
         wrong.append(f"success, and the error {told_error[0][:200]}")
     if raw := {c for c in text if c != "\n" and not c.isprintable()}:

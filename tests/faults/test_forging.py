@@ -16,7 +16,7 @@ LONG = ("demo", "regions", "follower", "identity", "imported", "lineage", "named
 """Kinds of forgeries whose files take up to a minute to make; only tests.slow.forged runs these kinds."""
 
 
-# One forgery per kind; tests.slow.forged draws a thousand. It runs in a separate process because verbs run in forks,
+# Run one forgery per kind; tests.slow.forged draws a thousand. Use a separate process, because verbs run in forks,
 # which work only if torch has started no thread.
 @pytest.mark.slow
 def test_verbs_do_no_harm_on_forged_files() -> None:

@@ -244,7 +244,7 @@ def test_faiss_file_is_checked_once_in_a_child_process(
     refused(lambda: vet(file, rows, 8, mmap=False))
 
 
-def test_checksummed_json_does_not_bypass_the_size_limit(tmp_path: Path) -> None:
+def test_deeply_nested_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     value: Any = []
     for _ in range(2000):

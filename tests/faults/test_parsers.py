@@ -76,7 +76,7 @@ def test_files_of_any_bytes_are_read_or_refused(data: bytes) -> None:
 
 
 @given(JSON, st.dictionaries(st.sampled_from([*Identity.__dataclass_fields__]), JSON))
-def test_identity_with_any_content_is_read_or_refused(value: Any, fields: dict[str, Any]) -> None:
+def test_identity_record_with_any_content_is_read_or_refused(value: Any, fields: dict[str, Any]) -> None:
     for identity in (
         value,
         fields,

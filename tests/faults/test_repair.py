@@ -124,7 +124,7 @@ def test_unverifiable_shard_is_extracted_again(store: Path, damage: str) -> None
     assert not verify(store).problems
 
 
-def test_damaged_shard_without_pictures_becomes_failures(store: Path, tmp_path: Path) -> None:
+def test_pictures_of_a_damaged_shard_become_failures_with_set_aside(store: Path, tmp_path: Path) -> None:
     shard(store).write_bytes(b"gone")
     report = repair(store, set_aside=True)
     assert report.failed == 6

@@ -41,7 +41,9 @@ def test_store_is_intact_and_completed_by_a_second_run_after_each_fault(cases: l
 @pytest.mark.parametrize(
     ("word", "line"), [("left", "No space left"), ("deleted", "No such file"), ("read-only", "Permission denied")]
 )
-def test_failures_are_reported_in_one_line(cases: list[dict[str, object]], word: str, line: str) -> None:
+def test_disk_and_directory_faults_are_reported_in_one_line(
+    cases: list[dict[str, object]], word: str, line: str
+) -> None:
     for case in named([{**case, "case": str(case["case"]).replace("no space after", "left")} for case in cases], word):
         assert case["code"] == 1, case
         assert line in str(case["line"]), case

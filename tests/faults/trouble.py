@@ -79,7 +79,7 @@ def judged(
 
 
 def full_disks(folder: Path, plain: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
-    """Run ``extract`` until the disk is full, at ``count`` different points.
+    """Run ``extract`` ``count`` times on a disk that becomes full, each time at another point.
 
     The disk is a small mounted tmpfs if mounting is permitted; otherwise the write calls simulate a full disk.
     """

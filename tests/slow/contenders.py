@@ -1,4 +1,4 @@
-"""The indexes that tests.slow.peers compares, with one interface; other libraries are set up as they recommend."""
+"""The indexes that tests.slow.peers compares, with one interface; other libraries are set up as in their documentation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Contender(Protocol):
 
 
 class Hnswlib:
-    """The HNSW graph of hnswlib (by Y. Malkov, an author of HNSW), with float32 vectors."""
+    """The HNSW graph of the library hnswlib, with float32 vectors."""
 
     effort: int | None = 10
 

@@ -93,7 +93,7 @@ def is_installed(*names: str) -> bool:
 
 
 def img2vec(native: Native, place: Path) -> Written:
-    """Write the array that img2vec returns with ``np.save``, like the README of img2vec."""
+    """Write the array of vectors that img2vec returns by ``np.save``, as shown in the README of img2vec."""
     pictures = [Image.open(native.pictures / key).convert("RGB") for key in native.keys]
     by = "numpy, vectors made up"
     vectors = np.random.default_rng(0).standard_normal((len(pictures), 512)).astype(np.float32)
@@ -190,7 +190,7 @@ def npz(native: Native, place: Path) -> Written:
 
 
 def check(native: Native, written: Written, place: Path) -> list[str]:
-    """Import the written files; return the names of the results that are not as required."""
+    """Import the written files; return which results (vectors, neighbours, labels, ...) are wrong."""
     store = place / "store"
     import_vectors(written.paths, store, identity="foreign", **written.options)
     if not written.labelled:

@@ -1,4 +1,4 @@
-"""Run the tests with the code paths of the libraries for older processors, and print which ones were used.
+"""Run the tests with the code paths of the libraries for older processors, and print which code paths were used.
 
     python -m tests.slow.instruction_sets [--quick] [--tolerances] [--only NAME] [TESTS...]
 
@@ -159,7 +159,7 @@ def run(chosen: InstructionSet | None, tests: tuple[str, ...], shapes: int, cach
     """Run ``tests`` limited to ``chosen``; return the exit code of pytest. Used tolerances are written to ``record``."""
     command = [sys.executable, "-m", "pytest", *tests]
     environment = {**switches(chosen), "FEATSTORE_SHAPES": str(shapes)}
-    # Use one cache of compiled code per instruction set: torch does not distinguish the code of different ones.
+    # Use one cache of compiled code per instruction set: torch does not distinguish code for different sets.
     environment["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     if record is not None:
         command += ["-p", "tests.slow.tolerances"]
@@ -213,7 +213,7 @@ def table(records: dict[str, Path], known: dict[tuple[str, str], str]) -> str:
     help="With --tolerances: a folder that keeps what was used; runs with it add to the table.",
 )
 def main(tests: tuple[str, ...], quick: bool, tolerances: bool, only: str | None, records_dir: Path | None) -> None:
-    """Run the tests under each older instruction set."""
+    """Run the tests limited to each older instruction set, and print the results."""
     has = of_this_processor()
     older: list[InstructionSet | None] = [*has[:-1]]
     if tolerances:

@@ -46,7 +46,7 @@ BOUNDS = {"seconds a row": 1.5, "single query": 4.0}
 
 
 def blocks(rows: int, dimension: int, seed: int, stream: int) -> Iterator[NDArray[np.float16]]:
-    """Yield ``rows`` random vectors in blocks. ``stream`` 0 (rows) and 1 (queries) are independent, of one distribution."""
+    """Yield ``rows`` random vectors in blocks. ``stream`` 0 (rows) and 1 (queries) are independent and have the same distribution."""
     law = np.random.default_rng(seed)
     scales = (np.arange(1, LATENT + 1) ** (-EXPONENT / 2)).astype(np.float32)
     spread = law.standard_normal((LATENT, dimension), np.float32) * scales[:, None]

@@ -1,8 +1,8 @@
 """Compare queries per second at equal recall with other libraries: ``python -m tests.slow.peers CROPS.npz``.
 
 CROPS.npz is written by tests.slow.crops. All crops of some pictures, drawn with the seed, are the queries; the crops of
-the other pictures are indexed. ``--set real``: the backbone's features with cosine similarity (peers get normalised
-vectors and search by inner product); ``--set gray``: the crops' gray pixels with Euclidean distance.
+the other pictures are indexed. ``--set real``: the backbone's features with cosine similarity (the other libraries
+get normalised vectors and search by inner product); ``--set gray``: the crops' gray pixels with Euclidean distance.
 
 * featstore: built by build_contract for recall@10 of 0.95 and 0.99; featstore tunes the search effort on rows that it
   holds out, not on the queries.

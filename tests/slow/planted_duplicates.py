@@ -6,7 +6,7 @@ for several thresholds of the cosine, including the default, it has
 
 * for each kind of copy, the share of the copies that are in one group with their original. Copies of the other kinds are
   left out, because these could link a copy to its original;
-* the number of groups, and of pictures in these groups, if all copies are left out. Such groups are mostly wrong.
+* the number of groups, and of pictures in these groups, if all copies are left out. These groups count as wrong.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def original(key: str) -> str:
 
 
 def measure(store: FeatureStore, threshold: float) -> dict[str, Any]:
-    """Find near-duplicates of cosine ``threshold`` or more in a store with copies; return the figures described above."""
+    """Find near-duplicates of cosine ``threshold`` or more in a store with copies; return recall and groups as in the module's docstring."""
     keys = list(store.keys)
     features = np.asarray(store.features(), np.float32)
     kinds = np.array([Path(key).stem.split(".", 1)[1] if key.startswith("test/") else "" for key in keys])

@@ -206,7 +206,7 @@ KINDS: dict[str, Callable[[Reader], None]] = {
 
 
 def read(folder: Path, known: dict[bytes, tuple[str, int]], kind: str, until: float) -> dict[str, int]:
-    """Read in the way ``kind`` until time.monotonic() is ``until``; return the number of reads."""
+    """Call the reader ``kind`` again and again until the time ``until`` (time.monotonic); return the number of reads."""
     reader, done = Reader(folder, known), 0
     while time.monotonic() < until:
         KINDS[kind](reader)
@@ -217,7 +217,7 @@ def read(folder: Path, known: dict[bytes, tuple[str, int]], kind: str, until: fl
 
 
 def change(folder: Path, seed: int, until: float) -> dict[str, int]:
-    """Write until time.monotonic() is ``until``; return the numbers of steps and of compactions."""
+    """Change the store until the time ``until`` (time.monotonic); return the numbers of steps and of compactions."""
     writer, steps = Writer(folder, seed), Counter[str]()
     writer.state = json.loads((folder / "states").read_text().splitlines()[-1])["state"]
     while time.monotonic() < until:

@@ -1,6 +1,6 @@
 """Compare the speed of verify with that of reading the same files sequentially and computing the same checksum.
 
-Both run alternately in fresh processes, first with the files in the page cache (warm), then without (cold).
+Verify and the plain read run alternately in fresh processes, first with the files in the page cache (warm), then without (cold).
 
 python -m tests.slow.verify_speed FOLDER [GIB]
 """
@@ -81,7 +81,7 @@ def forget(files: list[str]) -> None:
 
 
 def main(folder: Path, gib: float) -> None:
-    """Measure both in rounds and print the median speeds."""
+    """Measure verify and the plain read in rounds and print the median speeds."""
     store = make(folder, gib)
     files = [str(file) for file in sorted(store.rglob("*")) if file.is_file()]
     subprocess.run(["sync"], check=True)

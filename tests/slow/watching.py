@@ -1,4 +1,4 @@
-"""Measure the peak of this process's anonymous memory while a block runs."""
+"""Measure the peak of this process's anonymous memory while a ``with`` block runs."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def test_the_demo_ends_with_a_page_of_pictures(done):
     page = read(folder / "demo.html")
     first = report.heads[0]
     wrong = round((1 - first.report.accuracy.value) * first.report.rows)
-    # The page shows 14 samples, the 14 worst errors, and 5 queries with 7 neighbours each, or fewer.
+    # The page shows at most 14 samples and 14 errors, and 5 queries with 7 neighbours each.
     assert len(page.pictures) == min(14, first.report.rows) + min(14, wrong) + 5 * 8
     for text in ("Nearest neighbours", "Confusion matrix", "featstore extract", "Heads compared"):
         assert text in page.text

@@ -31,7 +31,7 @@ def store(tmp_path_factory):
     return make_store(write_coloured(place / "pictures", names("train", 6)), place / "s", unit_rows=5)
 
 
-def test_store_is_exported_to_parquet_next_to_it(store):
+def test_parquet_export_is_written_next_to_the_store(store):
     seen = []
     made = export(store, progress=seen.append)
     assert made.out == f"{store}.parquet"

@@ -132,7 +132,7 @@ def test_second_import_writes_only_changed_vectors(made):
     assert store.features(rows=store.index_of(["005.jpg", "x.jpg"])).tobytes() == more[[4, N - 1]].tobytes()
 
 
-def test_another_identity_or_dimension_is_refused(made):
+def test_import_into_a_store_of_another_identity_or_dimension_is_refused(made):
     folder, vectors = made
     with pytest.raises(IdentityError, match="another identity: backbone their-net, not other-net"):
         import_vectors(folder / "v.npy", folder / "s", identity="other-net", keys=folder / "rows.csv")
@@ -174,7 +174,7 @@ def test_repair_cannot_recompute_a_damaged_imported_vector(made):
 
 
 @pytest.mark.parametrize("to", ["parquet", "npy"])
-def test_importing_an_export_restores_its_identity(tmp_path, to):
+def test_import_of_an_export_restores_identity_keys_labels_and_vectors(tmp_path, to):
     store = make_store(write_coloured(tmp_path / "p", names("train", 6)), tmp_path / "s", unit_rows=5)
     export(store, to=to, out=tmp_path / "out")
     import_vectors(tmp_path / "out", tmp_path / "copy")

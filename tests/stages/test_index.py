@@ -57,7 +57,7 @@ def test_ids_of_an_updated_index_belong_to_the_right_keys(tmp_path):
     assert (report.added, report.removed) == (0, 0)
 
 
-def test_report_has_recall_and_identity(chain):
+def test_report_has_recall_and_identity_of_the_features(chain):
     report = index(chain.store, out=chain.place / "again.faiss", kind="hnsw").to_dict()
     assert report["rows"] == 30
     assert report["recall"]["k"] == 10
@@ -103,7 +103,7 @@ def test_new_index_does_not_replace_an_index_of_another_existing_store(chain, tm
     assert index(chain.store, out=path).added == 30
 
 
-def test_contract_options_are_checked(chain, tmp_path):
+def test_options_recall_and_memory_are_checked(chain, tmp_path):
     with pytest.raises(UsageError, match="memory and latency choose the kind of index"):
         index(chain.store, out=tmp_path / "x", kind="flat", memory=1 << 30)
     with pytest.raises(UsageError, match="no kind of index fits: flat needs some"):
@@ -149,7 +149,7 @@ def test_update_deletes_removed_pictures_from_an_exact_index(tmp_path, kind, lef
     assert index(store, update=True).removed == 0
 
 
-def test_a_concurrent_build_of_the_same_index_is_refused_early(chain, tmp_path, monkeypatch):
+def test_concurrent_build_of_the_same_index_is_refused_before_it_starts(chain, tmp_path, monkeypatch):
     real, told = stage._build, []
 
     def build(*arguments):
@@ -169,7 +169,7 @@ def test_a_concurrent_build_of_the_same_index_is_refused_early(chain, tmp_path, 
     assert len(told) == 2
 
 
-def test_a_too_long_name_is_refused_before_the_index_is_built(chain, tmp_path, monkeypatch):
+def test_too_long_file_name_is_refused_before_the_index_is_built(chain, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "_build", lambda *_: pytest.fail("worked"))
     with pytest.raises(UsageError, match="its name has 250 bytes, where 240 fit"):
         index(chain.store, out=tmp_path / ("x" * 250))

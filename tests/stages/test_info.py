@@ -10,7 +10,7 @@ from featstore.stages.info import info
 from featstore.store import FeatureStore
 
 
-def test_kind_is_detected_from_the_content(chain):
+def test_info_detects_store_head_and_index_by_content(chain):
     store, head, index = (info(path) for path in (chain.store, chain.trained.path, chain.index))
     assert [found["kind"] for found in (store, head, index)] == ["store", "head", "index"]
     assert store["identity"] == head["identity"] == index["identity"]

@@ -72,7 +72,7 @@ def test_one_key_written_in_two_forms_is_refused(store: Path, tmp_path: Path):
         label(store, csv(tmp_path, "path,label\nant/1.png,a\nant\\1.png,b\n"))
 
 
-def test_another_column_with_the_keys_is_suggested(store: Path, tmp_path: Path):
+def test_error_suggests_the_table_column_that_holds_the_keys(store: Path, tmp_path: Path):
     table = csv(tmp_path, "id,path,label\n7,ant/1.png,queen\n8,bee/2.png,drone\n")
     with pytest.raises(
         UsageError, match=r"none of the 2 keys.*; those of the column 'path' are: use --key-column path"
@@ -97,7 +97,7 @@ def test_report_describes_the_columns_read(store: Path, tmp_path: Path):
     assert "1 row has an empty label: their pictures have none now" in report.notes
 
 
-def test_decimal_labels_are_kept_and_lists_refused(store: Path, tmp_path: Path):
+def test_decimal_labels_are_accepted_and_list_labels_are_refused(store: Path, tmp_path: Path):
     keys = ["ant/1.png", "bee/2.png"]
     parquet.write_table(pa.table({"path": keys, "label": [Decimal("1"), Decimal("2")]}), tmp_path / "t.parquet")
     label(store, tmp_path / "t.parquet")

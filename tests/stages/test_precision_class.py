@@ -1,4 +1,4 @@
-"""Stores of the precision classes bf16 and int8-s16: later vectors for a store are computed in its class."""
+"""Stores of the precision classes bf16 and int8-s16: later vectors are computed in the class of the store."""
 
 from __future__ import annotations
 

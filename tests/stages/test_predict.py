@@ -45,13 +45,13 @@ def test_progress_counts_every_picture_of_every_input(chain, tmp_path):
     assert len(told) == 1 + -(-len(made) // 7)
 
 
-def test_pictures_that_all_fail_raise_no_error(chain, tmp_path):
+def test_no_error_is_raised_if_all_pictures_fail(chain, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"")
     (one,) = predict(chain.trained.path, tmp_path / "bad.jpg", backbone=tiny_backbone())
     assert (one.label, one.reason) == (None, "empty")
 
 
-def test_the_failures_of_a_store_are_predictions_with_a_reason(chain, tmp_path):
+def test_failures_of_a_store_give_predictions_with_a_reason(chain, tmp_path):
     folder = write_coloured(tmp_path / "p", ["ant/0.png", "bee/1.png"])
     (folder / "bee/2.png").write_bytes(b"no")
     found = list(predict(chain.trained.path, make_store(folder, tmp_path / "s")))
@@ -62,7 +62,7 @@ def test_the_failures_of_a_store_are_predictions_with_a_reason(chain, tmp_path):
     ]
 
 
-def test_other_weights_are_refused(chain):
+def test_predict_refuses_a_backbone_with_other_weights(chain):
     with pytest.raises(IdentityError, match="weights"):
         predict(chain.trained.path, chain.folder, backbone=tiny_backbone(5))
 
@@ -116,7 +116,7 @@ def test_second_iteration_over_predictions_that_failed_raises_again(error):
         list(found)
 
 
-def test_predictions_become_a_table(chain, tmp_path):
+def test_predictions_are_converted_to_a_pandas_table(chain, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"<html>")
     good = chain.folder / "val/bee/00.png"
     found = predict(chain.trained.path, [good, tmp_path / "bad.jpg"], backbone=tiny_backbone())

@@ -123,7 +123,7 @@ def test_failed_and_pending_pictures_can_be_removed(store: Path, source: Picture
     assert (len(opened), opened.failures(), opened.counts.pending) == (10, [], 0)
 
 
-def test_labels_of_removed_pictures_are_unknown(store: Path):
+def test_label_for_a_removed_picture_counts_as_unknown(store: Path):
     remove(store, ["a/1"])
     assert set_columns(store, [b"a/0", b"a/1"], {"label": ["x", "y"]}).unknown == 1
 

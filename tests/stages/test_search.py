@@ -15,7 +15,7 @@ from tests.chain import make_store, names, write_coloured
 from tests.made import tiny_backbone
 
 
-def test_a_picture_finds_itself_and_its_class(chain):
+def test_search_finds_the_query_picture_first_and_then_its_class(chain):
     paths = [chain.folder / "val/ant/02.png", chain.folder / "train/bee/05.png"]
     report = search(chain.index, paths, k=4, backbone=tiny_backbone())
     assert (report.rows, report.failures, report.notes) == (30, 0, [])

@@ -43,7 +43,7 @@ def test_saved_head_predicts_the_same_as_the_trained_head(chain, tmp_path, kind)
 
 
 @pytest.mark.parametrize("kind", sorted(HEADS))
-def test_features_of_another_identity_are_refused_in_one_line(chain, tmp_path, kind):
+def test_predict_refuses_features_made_with_other_weights_in_one_line(chain, tmp_path, kind):
     trained = train(chain.store, head=kind, folds=3, out=tmp_path / "a.head")
     other = make_store(chain.folder, tmp_path / "other", backbone=tiny_backbone(1))
     with pytest.raises(IdentityError, match="weights") as error:
@@ -108,7 +108,7 @@ def test_note_reports_a_parameter_at_the_end_of_its_grid(chain, tmp_path):
     assert not at_the_end(replace(trained.head, meta=middle))
 
 
-def test_a_misspelt_option_has_a_suggestion(chain, tmp_path):
+def test_error_for_a_misspelt_option_suggests_the_right_name(chain, tmp_path):
     with pytest.raises(
         TypeError, match=r"train\(\) got an unexpected keyword argument 'scorring'.*did you mean 'scoring'"
     ):
@@ -228,13 +228,13 @@ def test_train_replaces_a_damaged_head_and_reports_it(chain, tmp_path):
     assert load_head(path).classes == ["ant", "bee"]
 
 
-def test_a_too_long_name_is_refused_before_training(chain, tmp_path, monkeypatch):
+def test_too_long_file_name_is_refused_before_training(chain, tmp_path, monkeypatch):
     monkeypatch.setattr("featstore.stages.train.stage.split_store", lambda *_, **__: pytest.fail("worked"))
     with pytest.raises(UsageError, match="its name has 256 bytes, where 255 fit"):
         train(chain.store, out=tmp_path / ("x" * 256))
 
 
-def test_a_name_of_250_bytes_is_accepted(chain, tmp_path):
+def test_file_name_of_250_bytes_is_accepted(chain, tmp_path):
     assert train(chain.store, folds=3, C=1.0, out=tmp_path / ("x" * 250)).path
 
 
@@ -250,7 +250,7 @@ def named(chain, tmp_path_factory):
     return {kind: train(chain.store, head=kind, folds=3, out=place / f"{kind[-4:]}.head") for kind in (LDA, TREE)}
 
 
-def test_heads_of_scikit_learn_classes_support_the_whole_workflow(chain, named):
+def test_scikit_learn_heads_can_predict_and_be_trained_again_and_updated(chain, named):
     trained = named[LDA]
     assert trained.report.accuracy.value >= 0.9
     assert trained.calibration["scale"] > 0

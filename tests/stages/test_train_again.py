@@ -138,7 +138,7 @@ def test_purged_pictures_that_the_head_did_not_use_are_only_noted(tmp_path: Path
     assert again.notes == ["1 picture of then is gone (the first: 'ant/08.png'); the head did not use them"]
 
 
-def test_differing_weights_are_reported(tmp_path: Path):
+def test_train_again_reports_differing_weights(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("train", 6) + names("val", 3))
     train(make_store(folder, tmp_path / "s"), folds=2, out=tmp_path / "a.head")
     head = load_head(tmp_path / "a.head")

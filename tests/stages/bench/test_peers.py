@@ -1,4 +1,4 @@
-"""Tests of the other libraries that bench compares with. A library is measured only if it is installed; CI has none."""
+"""Tests of the other libraries that bench compares with. They are tested only if they are installed; CI installs none."""
 
 from __future__ import annotations
 

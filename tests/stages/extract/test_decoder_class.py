@@ -128,5 +128,5 @@ def test_suspected_picture_is_tested_with_the_decoder_class_of_the_store(tmp_pat
     assert suspects.judge([Held(0, 1, DECODING)], [str(pictures)], job, 1.0) == 0
     (picture,) = tried
     assert (picture["location"], picture["decoder"]) == ("b.jpg", DECODERS["pillow-torch"])
-    # The test passes although torch alone takes more than this limit: the limit is for additional memory.
+    # The limit is for additional memory: the memory that torch itself takes is larger and does not count.
     assert verdict_on(picture, 10.0, 64 << 20) is None

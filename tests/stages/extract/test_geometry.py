@@ -55,7 +55,7 @@ def test_engines_give_the_same_feature_maps_as_torch(engine, tmp_path):
     np.testing.assert_allclose(ours, reference, atol=1e-4)
 
 
-def test_other_geometry_is_refused_and_equal_geometry_adds_pictures(tmp_path):
+def test_other_size_fit_or_layer_is_refused_and_equal_options_add_pictures(tmp_path):
     folder = write_pictures(tmp_path / "p", NAMES[:2])
     asked = {"backbone": tiny_backbone(), "engine": "torch"}
     extract(folder, tmp_path / "s", size=24, fit="pad", **asked)
@@ -73,7 +73,7 @@ def test_other_geometry_is_refused_and_equal_geometry_adds_pictures(tmp_path):
     assert extract(folder, tmp_path / "s", size=24, fit="pad", **asked).new_vectors == 1
 
 
-def test_heads_and_indexes_refuse_features_of_another_geometry(tmp_path):
+def test_heads_refuse_features_made_with_another_fit_or_layer(tmp_path):
     folder = write_pictures(tmp_path / "p", NAMES)
     asked = {"backbone": tiny_backbone(), "engine": "torch"}
     for name, how in (("crop", {}), ("pad", {"fit": "pad"}), ("max", {"layer": "2", "pool": "max"})):
@@ -126,7 +126,7 @@ def test_an_object_at_the_edge_is_found_with_pad_but_not_with_crop(tmp_path):
         search(indexes["pad"], like=query)
 
 
-def test_image_embedder_accepts_geometry_options(tmp_path):
+def test_image_embedder_accepts_size_fit_layer_and_pool(tmp_path):
     pictures = [np.zeros((32, 48), np.uint8), np.full((64, 64, 3), 255, np.uint8)]
     embedder = ImageEmbedder(tiny_backbone(), engine="torch", size=20, picture_fit="squash", layer="1", pool="none")
     features = embedder.transform(pictures)

@@ -78,7 +78,7 @@ def test_notes_report_a_missing_source(folder, tmp_path):
     assert run(open_source(folder, root=tmp_path / "moved"), tmp_path / "s").notes == []
 
 
-def test_note_reports_extracted_pending_pictures_of_an_earlier_source(folder, tmp_path):
+def test_note_says_that_pending_pictures_of_another_source_were_extracted(folder, tmp_path):
     stopped = threading.Event()
     stopped.set()
     run(folder, tmp_path / "s", stop=stopped)

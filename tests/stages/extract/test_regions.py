@@ -396,7 +396,7 @@ def test_html_pages_show_the_region_instead_of_the_whole_picture(folder, tmp_pat
     assert pictures.address("1.jpg#3,4,10,20").endswith("/1.jpg")
 
 
-def test_store_without_regions_can_be_read_by_versions_without_regions(folder, tmp_path):
+def test_store_without_regions_can_be_read_by_versions_that_do_not_know_regions(folder, tmp_path):
     extract_in_process(folder, tmp_path / "s", ExtractOptions(backbone=NETWORK))
     store = FeatureStore.open(tmp_path / "s")
     assert (Manifest.read(tmp_path / "s").requires, store.has_regions) == ((), False)

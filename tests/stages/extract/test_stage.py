@@ -229,7 +229,7 @@ def test_two_concurrent_runs_extract_each_picture_once(folder, tmp_path):
         ({"dtype": "float16"}, "dtype float32, not float16"),
     ],
 )
-def test_features_of_another_identity_are_refused_in_one_line(folder, tmp_path, options, difference):
+def test_run_with_another_backbone_or_dtype_is_refused_in_one_line(folder, tmp_path, options, difference):
     run(folder, tmp_path / "s")
     with pytest.raises(IdentityError, match=difference) as raised:
         run(folder, tmp_path / "s", **options)
@@ -302,7 +302,7 @@ def test_default_precision_is_that_of_the_store(folder, tmp_path):
 
 
 def test_more_threads_read_than_decode(folder, tmp_path, monkeypatch):
-    """Check with reads that wait until eight of them run at once, while only one thread decodes."""
+    """Make each of the first eight reads wait for the other seven: the run ends only if eight threads read at once."""
     real, together, lock = loader.read_picture, threading.Barrier(8), threading.Lock()
     reads, decoding, most = itertools.count(), 0, 0
 

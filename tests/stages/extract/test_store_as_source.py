@@ -103,7 +103,7 @@ def test_store_made_with_follow_shows_current_labels_of_its_source_store(old: Pa
     assert train_again(new.with_name("a.head")).equal
 
 
-def test_source_store_moved_along_is_found_and_a_missing_one_is_named(old: Path, tmp_path: Path):
+def test_source_store_is_found_after_both_stores_moved_and_named_if_missing(old: Path, tmp_path: Path):
     new = new_store(old, follow=True)
     before = columns(new)
     (tmp_path / "elsewhere").mkdir()
@@ -170,7 +170,7 @@ def test_vectors_are_kept_while_the_folder_of_pictures_is_missing(old: Path, tmp
     assert extract(old, new, backbone=OTHER).change.changed == 0
 
 
-def test_a_store_of_several_sources_can_be_a_source(old: Path, tmp_path: Path):
+def test_store_of_two_sources_can_be_extracted_with_another_backbone(old: Path, tmp_path: Path):
     more = write_coloured(tmp_path / "more", names("test", 2))
     extract(more, old, backbone=tiny_backbone())
     new = new_store(old)
