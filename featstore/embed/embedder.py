@@ -1,4 +1,5 @@
-"""Embed pictures, from paths or memory, with the same backbone and preprocessing as an existing store, head or index."""
+"""Embed pictures, from paths or memory, with the same backbone and preprocessing as an existing store, head or
+index."""
 
 from __future__ import annotations
 
@@ -42,8 +43,8 @@ _SOURCE_SUFFIXES = (".csv", ".tsv", ".tab", ".parquet", ".pq", ".tar")
 class Input:
     """One picture to embed.
 
-    ``name``: shown in messages and results. The picture is a file (see read_picture), the bytes ``data`` of a file, or a
-    PIL ``image``. ``failure``: if the picture is known to be unreadable, the reason and the message.
+    ``name``: shown in messages and results. The picture is a file (see read_picture), the bytes ``data`` of a file, or
+    a PIL ``image``. ``failure``: if the picture is known to be unreadable, the reason and the message.
     """
 
     name: str
@@ -73,8 +74,8 @@ class Embedded:
 def inputs_of(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Input]:
     """Yield the pictures of ``paths``: picture files, folders, tables (.csv, .parquet), archives (.tar).
 
-    "-" is standard input, which holds one picture or a list of paths. A missing file is yielded too;
-    it fails later, when it is read. Raises UsageError for a folder or table without pictures.
+    "-" is standard input, which holds one picture or a list of paths. A missing file is yielded too; it fails later,
+    when it is read. Raises UsageError for a folder or table without pictures.
     """
     for path in paths:
         name = os.fspath(path)
@@ -123,7 +124,8 @@ def _are_few_files(paths: Sequence[str | os.PathLike[str]]) -> bool:
 
 
 def _is_source(name: str) -> bool:
-    """Return whether ``name`` can hold many pictures (folder, table, archive or "-") instead of being one picture file."""
+    """Return whether ``name`` can hold many pictures (folder, table, archive or "-") instead of being one picture
+    file."""
     try:
         is_folder = stat.S_ISDIR(os.stat(name).st_mode)
     except (OSError, ValueError):

@@ -24,7 +24,8 @@ class GeometryKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Geometry:
-    """Options for a backbone's input and output; None means the setting of the authors of the weights. Raises UsageError.
+    """Options for a backbone's input and output; None means the setting of the authors of the weights. Raises
+    UsageError.
 
     Attributes
     ----------
@@ -69,7 +70,8 @@ class Geometry:
         ]
 
     def require(self, identity: Identity, what: str) -> None:
-        """Raise IdentityError if an option differs from ``identity``; ``what``: path of its features, for the message."""
+        """Raise IdentityError if an option differs from ``identity``; ``what``: path of its features, for the
+        message."""
         if found := self.differences(identity):
             raise IdentityError(
                 f"{what} has features of another geometry: {'; '.join(found)}; features of different identities never "
@@ -77,7 +79,8 @@ class Geometry:
             )
 
     def apply(self, backbone: Backbone) -> Backbone:
-        """Return ``backbone`` with this geometry. Raises UsageError if the backbone does not support the layer or size."""
+        """Return ``backbone`` with this geometry. Raises UsageError if the backbone does not support the layer or
+        size."""
         from featstore.backbones.layers import resized, take
 
         if self.pool is not None and self.layer is None:

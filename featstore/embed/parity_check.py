@@ -35,9 +35,9 @@ def check_drift(
 ) -> dict[str, Any] | None:
     """Return the drift of ``engine``: how far its vectors are from plain torch's, on the same pixels of some pictures.
 
-    The figures are those of featstore.engines.measure_drift and are recorded with the vectors. Returns None if the engine
-    is plain torch, or if fewer than two of the pictures are readable. Raises FeatstoreError if the drift exceeds the bound
-    of the engine's precision class (see featstore/engines/README.md).
+    The figures are those of featstore.engines.measure_drift and are recorded with the vectors. Returns None if the
+    engine is plain torch, or if fewer than two of the pictures are readable. Raises FeatstoreError if the drift exceeds
+    the bound of the engine's precision class (see featstore/engines/README.md).
     """
     if engine.name == "torch":
         return None

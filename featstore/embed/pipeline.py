@@ -1,7 +1,7 @@
 """The extraction pipeline: threads read and decode ahead, the network runs, and one thread writes vectors in order.
 
-The pipeline does not depend on stores and files. The loading function, the engine and the writing function are parameters,
-so each part can be timed or replaced separately.
+The pipeline does not depend on stores and files. The loading function, the engine and the writing function are
+parameters, so each part can be timed or replaced separately.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Batch:
-    """The rows ``start`` to ``stop`` of one unit. ``target``: the unit to load the rows from and to write the result to.
-    ``last``: whether this is the last batch of the unit."""
+    """The rows ``start`` to ``stop`` of one unit. ``target``: the unit to load the rows from and to write the result
+    to. ``last``: whether this is the last batch of the unit."""
 
     target: Any
     start: int
@@ -56,8 +56,8 @@ class Batch:
 class Done:
     """The result of a batch.
 
-    ``vectors`` (n, d): of the rows that did not fail; ``sha256`` (stop - start, 32): digests for all rows; ``failures``:
-    (row, reason, message) of each failed row.
+    ``vectors`` (n, d): of the rows that did not fail; ``sha256`` (stop - start, 32): digests for all rows;
+    ``failures``: (row, reason, message) of each failed row.
     """
 
     batch: Batch
@@ -100,8 +100,8 @@ class Timings:
     * ``others``: waiting for units that other processes hold
     * ``closing``: ending threads, closing files, counting the store
 
-    Seconds summed over threads: ``read``, ``decode``, ``write``. CPU seconds: ``load_processor`` (reading and decoding) and
-    ``processor`` (the whole process during extraction). ``forwarded``: number of pictures that went through the
+    Seconds summed over threads: ``read``, ``decode``, ``write``. CPU seconds: ``load_processor`` (reading and decoding)
+    and ``processor`` (the whole process during extraction). ``forwarded``: number of pictures that went through the
     network.
     """
 
@@ -137,8 +137,8 @@ class Timings:
 
     @contextlib.contextmanager
     def during(self, name: str) -> Iterator[None]:
-        """Add the duration of the block to the stage ``name`` of CLOCK, without the seconds that other stages of CLOCK got
-        during the block."""
+        """Add the duration of the block to the stage ``name`` of CLOCK, without the seconds that other stages of CLOCK
+        got during the block."""
         start, before = time.perf_counter(), self.clock
         try:
             yield
@@ -177,12 +177,13 @@ def run(
 ) -> None:
     """Process ``batches`` in order: load them in threads, run ``engine`` in this thread, ``write`` in one more thread.
 
-    ``parts(batch)`` returns the functions that load the batch, in the order of its rows; ``parts`` is called in the order
-    of the batches.
+    ``parts(batch)`` returns the functions that load the batch, in the order of its rows; ``parts`` is called in the
+    order of the batches.
 
-    At most ``ahead`` batches are decoded and waiting, ``engine.in_flight`` batches are in the network, and 2 are not yet
-    written. If ``batches`` yields None, all previous batches are written before the next is started. Pictures that fail
-    are part of the result; an exception from a function of ``parts``, from ``engine`` or from ``write`` ends the run.
+    At most ``ahead`` batches are decoded and waiting, ``engine.in_flight`` batches are in the network, and 2 are not
+    yet written. If ``batches`` yields None, all previous batches are written before the next is started. Pictures that
+    fail are part of the result; an exception from a function of ``parts``, from ``engine`` or from ``write`` ends the
+    run.
     """
     window: deque[tuple[Batch, list[Future[list[Loaded]]]]] = deque()
     forwarding: deque[Forwarding] = deque()

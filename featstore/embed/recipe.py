@@ -89,8 +89,8 @@ class Request:
     def load(self, existing: Manifest | None, store: Path) -> Network:
         """Load the network; ``existing``: the manifest of ``store`` if it has rows.
 
-        Raises IdentityError if the store has other features, before loading if the names show this; UsageError for wrong
-        options; DamagedError for damaged weights; FeatstoreError.
+        Raises IdentityError if the store has other features, before loading if the names show this; UsageError for
+        wrong options; DamagedError for damaged weights; FeatstoreError.
         """
         from featstore.decode import DECODER
         from featstore.engines import engine_for_class, open_engine
@@ -129,8 +129,8 @@ class Request:
 def load_again(identity: Identity, weights_name: str, name: str | None, weights: str | None, what: str) -> Backbone:
     """Load the backbone that ``what``, a store, head or index, was made with; ``name`` and ``weights``: from the user.
 
-    Only names from the user open a file or import a module, never the names recorded in ``what``. Raises UsageError with
-    the remedy if the backbone cannot be loaded, IdentityError if ``name`` is another backbone.
+    Only names from the user open a file or import a module, never the names recorded in ``what``. Raises UsageError
+    with the remedy if the backbone cannot be loaded, IdentityError if ``name`` is another backbone.
     """
     from featstore.backbones import backbone_name, exists, known_weights, load_backbone, load_recorded, own_function
     from featstore.backbones.plugins import consent, is_name, is_spec
@@ -168,10 +168,11 @@ def reopen(
 ) -> Network:
     """Load the network that made the features of ``identity``, with an engine of the same precision, and check it.
 
-    ``weights_name``: name of the weights when the features were made. ``weights``: file of the weights, if that name does
-    not lead to them. ``backbone``: a loaded backbone or a name from the user; required if the features were made with the
-    user's own function. ``what``: path of the features, for messages; ``otherwise``: another remedy to add to a message.
-    Raises UsageError if backbone or weights are not available; IdentityError if the network gives other features.
+    ``weights_name``: name of the weights when the features were made. ``weights``: file of the weights, if that name
+    does not lead to them. ``backbone``: a loaded backbone or a name from the user; required if the features were made
+    with the user's own function. ``what``: path of the features, for messages; ``otherwise``: another remedy to add to
+    a message. Raises UsageError if backbone or weights are not available; IdentityError if the network gives other
+    features.
     """
     from featstore.engines import engine_for_class, open_engine
 
@@ -198,7 +199,8 @@ def _decoder(choice: str) -> str:
 
 
 def identity_of(backbone: Backbone, engine: Engine, dtype: str, decoder: str) -> Identity:
-    """Return the identity of features from ``backbone``, run by ``engine``, on pictures decoded by the class ``decoder``."""
+    """Return the identity of features from ``backbone``, run by ``engine``, on pictures decoded by the class
+    ``decoder``."""
     if dtype not in ("float32", "float16"):
         raise UsageError(f"dtype: {dtype!r} is not float32 or float16")
     return Identity(**of_backbone(backbone), decoder=decoder, precision=engine.precision, dtype=dtype)

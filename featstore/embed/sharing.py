@@ -1,10 +1,10 @@
 """Decode each picture once for several runs at the same time, each with a backbone of its own.
 
 The first run that needs a picture decodes it, resizes and crops it for every run, and keeps these small results for the
-other runs. All runs go through the same pictures in the same order, so few results are kept. If ``limit`` bytes of results
-are kept for a run, the other runs wait. If that run takes no result within two seconds (it waits for another process, or
-its store already has these pictures), its results are dropped and it decodes these pictures itself. So no run can block
-another run, and the features equal those of separate runs.
+other runs. All runs go through the same pictures in the same order, so few results are kept. If ``limit`` bytes of
+results are kept for a run, the other runs wait. If that run takes no result within two seconds (it waits for another
+process, or its store already has these pictures), its results are dropped and it decodes these pictures itself. So no
+run can block another run, and the features equal those of separate runs.
 """
 
 from __future__ import annotations
@@ -125,14 +125,16 @@ class SharedDecoding:
         for other, future in others.items():
             fit = fits[other]
             try:
-                # If the other run has left, its preprocessing is unknown and its result is not used: take that of this run.
+                # If the other run has left, its preprocessing is unknown and its result is not used: take that of this
+                # run.
                 future.set_result(_fitted(image, fit or own, results))
             except BaseException as error:
                 future.set_exception(error)
         return _fitted(image, own, results)
 
     def _moved(self, run: int, full: int, taken: int) -> bool:
-        """Return whether to stop waiting for ``run``: fewer than ``full`` results are kept for it, or it has taken one."""
+        """Return whether to stop waiting for ``run``: fewer than ``full`` results are kept for it, or it has taken
+        one."""
         return self._count[run] < full or self._taken[run] != taken
 
     def _promise(self, run: int, key: bytes) -> dict[int, Future[Pixels]]:

@@ -203,7 +203,8 @@ def _inputs(X: Any, *, load: bool = True) -> Iterator[Input]:
             raise UsageError(f"{name} is a {type(picture).__name__}; give a path, a PIL image or a uint8 array")
         if load:
             try:
-                # Decode in this thread: if the list holds one image object twice, two threads must not decode it at once.
+                # Decode in this thread: if the list holds one image object twice, two threads must not decode it at
+                # once.
                 picture.load()
             except (OSError, ValueError, SyntaxError) as error:
                 name = getattr(picture, "filename", "") or name

@@ -1,4 +1,5 @@
-"""Extract the units (groups of rows) of a plan: claim a unit, extract it in batches, write its shard (file of vectors)."""
+"""Extract the units (groups of rows) of a plan: claim a unit, extract it in batches, write its shard (file of
+vectors)."""
 
 from __future__ import annotations
 
@@ -69,14 +70,15 @@ class Run:
 
     @property
     def kept(self) -> int:
-        """Number of pictures that this process has extracted of unfinished units; their vectors are kept in journals."""
+        """Number of pictures that this process has extracted of unfinished units; their vectors are kept in
+        journals."""
         return sum(writer.next_row for writer in self.open.values())
 
     def take(self, units: Sequence[Unit]) -> None:
         """Set ``todo`` to the units that have no shard and whose folder of pictures exists.
 
-        Set ``absent`` to the units that have no shard and whose folder does not exist, and ``lost`` to the shards that were
-        written earlier and are missing now.
+        Set ``absent`` to the units that have no shard and whose folder does not exist, and ``lost`` to the shards that
+        were written earlier and are missing now.
         """
         there = [
             _is_there(root, str(segment.source.get("kind")))
@@ -174,7 +176,8 @@ class Run:
             todo = [unit for unit, _ in held if not shards.has_shard(self.store, unit.number)]
             self._advance(sum(len(unit) for unit, _ in held if unit not in todo), 0, made=False)
             if todo:
-                # Write all vectors first: other processes may wait for the units of this process while this process waits.
+                # Write all vectors first: other processes may wait for the units of this process while this process
+                # waits.
                 yield None
                 self._note = f"waiting for {len(todo):,} units held by {held[0][1]}"
                 self._report_progress()

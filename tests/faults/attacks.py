@@ -1,7 +1,7 @@
 """Run every verb on forged stores, heads, indexes and files of other programs, and report harm.
 
-Each verb runs in a fork of this process, on a copy of the forged files. inotify watches a folder of the user's own files,
-which no verb may change.
+Each verb runs in a fork of this process, on a copy of the forged files. inotify watches a folder of the user's own
+files, which no verb may change.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def prepare(folder: Path, kinds: Sequence[str] = tuple(VERBS)) -> Ground:
     """Make the user's folder, and an intact store, head, index and files of other programs, for attacks at ``folder``.
 
     Stores record absolute paths, so all files are made at ``folder`` and then copied to the returned folder. Only forks
-    run torch: after torch has started threads in this process, forks of it could not use torch. This process only imports
-    the modules that verbs need, so that each fork starts fast.
+    run torch: after torch has started threads in this process, forks of it could not use torch. This process only
+    imports the modules that verbs need, so that each fork starts fast.
     """
     ground, master = Ground(folder), Ground(folder.with_name(f"{folder.name}-master"))
     run_in_fork(lambda: _make(ground, kinds))
@@ -144,9 +144,11 @@ def _copy(master: Ground, to: Ground, what: str) -> None:
 def attack(
     master: Ground, folder: Path, number: int, seed: int, kinds: Sequence[str] = tuple(VERBS)
 ) -> Iterator[tuple[str, str, str, list[str]]]:
-    """Make one forgery and run every command on it; yield (kind of file, description of the change, command, violations).
+    """Make one forgery and run every command on it; yield (kind of file, description of the change, command,
+    violations).
 
-    ``folder``: the same as for ``prepare``. After a command that wrote files, the forgery is made again for the next command.
+    ``folder``: the same as for ``prepare``. After a command that wrote files, the forgery is made again for the next
+    command.
     """
     ground, how, verbs, changed = Ground(folder), "", dict[str, str](), True
     what = Forger(ground, seed * 1_000_003 + number).kind(kinds)
@@ -172,5 +174,6 @@ def attack(
 
 
 def _is_named(name: str, changes: str) -> bool:
-    """Return whether ``name`` is a file in ``changes``, the files that a command may change, or a temporary or side file of these."""
+    """Return whether ``name`` is a file in ``changes``, the files that a command may change, or a temporary or side
+    file of these."""
     return any(name.removeprefix(".").startswith(one) for one in changes.split())

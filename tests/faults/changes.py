@@ -64,7 +64,8 @@ class Changes:
         return bytes(data)
 
     def _npy(self, data: bytes, home: Path) -> bytes:
-        """Return the .npy file ``data`` with another header; with dtype object, the data is a pickle that writes to a file."""
+        """Return the .npy file ``data`` with another header; with dtype object, the data is a pickle that writes to a
+        file."""
         end = 10 + struct.unpack_from("<H", data, 8)[0]
         kind, shape = (
             self.draw.choice(("<f4", "|O", "<f8", "<M8[s]", "|V16", "[('a', '<f4')]", "<c8")),
@@ -81,7 +82,8 @@ class Changes:
         return data[:8] + struct.pack("<H", len(header) + 1) + header + b"\n" + body
 
     def _seal(self, path: Path) -> str:
-        """Rewrite a sealed file with one array, the "meta", the summary or the kind changed; return which was changed."""
+        """Rewrite a sealed file with one array, the "meta", the summary or the kind changed; return which was
+        changed."""
         file = sealed.SealedFile(path)
         arrays = {name: file[name].copy() for name in file.names if name != "meta"}
         kind, meta, summary, told = file.header["kind"], file.meta, file.summary, "meta"
@@ -101,7 +103,8 @@ class Changes:
         return told
 
     def _reseal(self, path: Path, change: Callable[[dict[str, np.ndarray], Any], Any]) -> None:
-        """Rewrite a sealed file with valid checksums; ``change(arrays, meta)`` edits the arrays and returns the new "meta"."""
+        """Rewrite a sealed file with valid checksums; ``change(arrays, meta)`` edits the arrays and returns the new
+        "meta"."""
         file = sealed.SealedFile(path)
         arrays = {name: file[name].copy() for name in file.names if name != "meta"}
         kind, summary, meta = file.header["kind"], file.summary, change(arrays, file.meta)

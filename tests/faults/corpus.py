@@ -35,7 +35,8 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def png(width: int, height: int, *, bits: int = 1, data: bytes | None = None) -> bytes:
-    """Return a gray PNG file with the given size in its header; ``data``: the uncompressed pixel rows, by default all zero."""
+    """Return a gray PNG file with the given size in its header; ``data``: the uncompressed pixel rows, by default all
+    zero."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -112,7 +113,8 @@ def make(folder: Path) -> dict[str, set[str]]:
 
 
 def main(folder: str, store: str) -> None:
-    """Extract with the tiny backbone; print outcomes, seconds, and by how much the peak memory grew during extraction."""
+    """Extract with the tiny backbone; print outcomes, seconds, and by how much the peak memory grew during
+    extraction."""
     from featstore.store import FeatureStore
     from tests.made import extract, tiny_backbone
 

@@ -1,4 +1,5 @@
-"""FAISS indexes of every kind that the installed FAISS can write, also nested in other indexes, to make hostile files."""
+"""FAISS indexes of every kind that the installed FAISS can write, also nested in other indexes, to make hostile
+files."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ def vectors(rows: int = ROWS) -> np.ndarray:
 
 @cache
 def blob(kind: str, aside: str) -> bytes:
-    """Return the bytes of a FAISS file with an index of ``kind``; on-disk inverted lists are written to the file ``aside``."""
+    """Return the bytes of a FAISS file with an index of ``kind``; on-disk inverted lists are written to the file
+    ``aside``."""
     faiss.omp_set_num_threads(1)
     return bytes(faiss.serialize_index(_made(kind, aside)))
 

@@ -37,7 +37,8 @@ def slow(data: bytes, preprocessing: Preprocessing, *, max_pixels: int):
 
 
 def eat() -> None:
-    """Request more memory than a sandboxed process may have; if malloc succeeds, die by SIGKILL as if by the OOM killer."""
+    """Request more memory than a sandboxed process may have; if malloc succeeds, die by SIGKILL as if by the OOM
+    killer."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.malloc.restype = ctypes.c_void_p
     if libc.malloc(ctypes.c_size_t(64 << 30)) is None:

@@ -32,7 +32,8 @@ _WATCHED = 0x2 | 0x4 | 0x8 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x800
 
 @dataclass(frozen=True)
 class Ground:
-    """The folders of one attack: ``home`` of the user, ``theirs`` of the attacker, and ``out`` for the output of verbs."""
+    """The folders of one attack: ``home`` of the user, ``theirs`` of the attacker, and ``out`` for the output of
+    verbs."""
 
     folder: Path
 
@@ -104,7 +105,8 @@ def run_verb(ground: Ground, arguments: list[str], cache: Path) -> list[str]:
             sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
             os.setsid()
             os.chdir(ground.theirs)
-            # Make the user's modules importable, as with PYTHONPATH: no verb may import the module that a forged file names.
+            # Make the user's modules importable, as with PYTHONPATH: no verb may import the module that a forged file
+            # names.
             sys.path.insert(0, os.fspath(ground.home / "modules"))
             os.environ |= {"HOME": os.fspath(ground.home), "XDG_CACHE_HOME": os.fspath(cache)}
             torch.set_num_threads(1)
@@ -121,7 +123,8 @@ def run_verb(ground: Ground, arguments: list[str], cache: Path) -> list[str]:
     wrong = []
     while (ended := os.wait4(child, os.WNOHANG))[0] == 0:
         if time.monotonic() - started > SECONDS:
-            # Kill the whole process group: setsid made the child its leader, and processes that it started belong to it.
+            # Kill the whole process group: setsid made the child its leader, and processes that it started belong to
+            # it.
             os.killpg(child, signal.SIGKILL)
             ended = os.wait4(child, 0)
             wrong.append(f"no end after {SECONDS} s")

@@ -85,7 +85,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def begun(place: Path) -> Path:
-    """Return a folder with a store, head, index and export; after they were made, pictures were added, changed, removed."""
+    """Return a folder with a store, head, index and export; after they were made, pictures were added, changed,
+    removed."""
     place.mkdir()
     prepare(place, "extract")
     for verb in ("extract", "label", "index --out", "train --out", "export"):

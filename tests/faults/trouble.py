@@ -64,7 +64,8 @@ def make(folder: Path) -> dict[str, Any]:
 def judged(
     folder: Path, name: str, code: int, answer: Any, plain: dict[str, Any], go_on: bool = True
 ) -> dict[str, Any]:
-    """Run ``extract`` again without the fault; return the outcome of the case and whether the final store is as expected."""
+    """Run ``extract`` again without the fault; return the outcome of the case and whether the final store is as
+    expected."""
     line = answer[0] if isinstance(answer, list) else None
     case = {"case": name, "code": code, "line": line, "verify": [], "equal": None}
     if (folder / "store" / "featstore.json").exists():

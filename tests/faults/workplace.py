@@ -1,7 +1,8 @@
 """Run and kill verbs for the crash tests, and read their results. A workplace is a folder with pictures and a store.
 
-Verbs run in forks of this process, so that a test can kill them. This process imports all modules but does not run torch,
-because torch does not work in a fork of a process in which it has started threads. Results are read in forks too.
+Verbs run in forks of this process, so that a test can kill them. This process imports all modules but does not run
+torch, because torch does not work in a fork of a process in which it has started threads. Results are read in forks
+too.
 """
 
 from __future__ import annotations

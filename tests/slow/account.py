@@ -2,10 +2,10 @@
 
     python -m tests.slow.account PICTURES [--count 600] [--rounds 3] [--backbone efficientnet_lite0]
 
-Runs ``featstore extract`` on ``count`` pictures with plain torch, and again with the first option that this run advises.
-Required: in every run of at least 10 s the sum of the reported times is within 3 % of the measured time of the command;
-and the advised runs are faster by at least half of the smallest promised saving (medians over the rounds). The exit code
-is 1 if a requirement is missed.
+Runs ``featstore extract`` on ``count`` pictures with plain torch, and again with the first option that this run
+advises. Required: in every run of at least 10 s the sum of the reported times is within 3 % of the measured time of the
+command; and the advised runs are faster by at least half of the smallest promised saving (medians over the rounds). The
+exit code is 1 if a requirement is missed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The indexes that tests.slow.peers compares, with one interface; other libraries are set up as in their documentation."""
+"""The indexes that tests.slow.peers compares, with one interface; other libraries are set up as in their
+documentation."""
 
 from __future__ import annotations
 
@@ -146,7 +147,8 @@ class FaissIndex:
 
 
 class Featstore:
-    """The index that featstore chooses for the recall ``goal``; featstore tunes the effort on rows that it holds out."""
+    """The index that featstore chooses for the recall ``goal``; featstore tunes the effort on rows that it holds
+    out."""
 
     effort: int | None = None
 

@@ -1,4 +1,5 @@
-"""Check with new queries that 20 indexes reach their recorded recall: ``python -m tests.slow.contract_holds CROPS.npz``.
+"""Check with new queries that 20 indexes reach their recorded recall: ``python -m tests.slow.contract_holds
+CROPS.npz``.
 
 A contract is the recall that an index must reach, for example recall@10 of 0.95. featstore measures the recall of each
 index on held-out rows and records it, with a confidence interval, as the label of the index.
@@ -9,8 +10,8 @@ alternate between features with cosine similarity and gray pixels with Euclidean
 
 The other half hold 12,000 to 30,000 rows of synthetic clusters with 32 to 128 dimensions. The new queries are 10,000
 more rows: with so many queries, the measured recall is more accurate than the label. The contracts alternate between
-recall@10 of 0.9, 0.95 and 0.98; seeds and sizes differ. featstore chooses
-among all its kinds of indexes, but for crops not among HNSW graphs, which take long to build.
+recall@10 of 0.9, 0.95 and 0.98; seeds and sizes differ. featstore chooses among all its kinds of indexes, but for crops
+not among HNSW graphs, which take long to build.
 
 An index fails if its recall on the new queries is below the lower bound of its label. The exit code is 1 if more than 2
 indexes fail, or if more than half are exact, because an exact index cannot fail. The check takes about ten minutes on
@@ -42,8 +43,8 @@ FRESH_ROWS = 10_000
 
 
 class Case:
-    """Data for one index: ``vectors`` (n, d) to index, with their ``groups`` (n,), and ``queries`` (q, d), with the groups
-    ``asking`` (q,)."""
+    """Data for one index: ``vectors`` (n, d) to index, with their ``groups`` (n,), and ``queries`` (q, d), with the
+    groups ``asking`` (q,)."""
 
     def __init__(
         self,

@@ -91,7 +91,8 @@ def fill(folder: Path, store: Path, backbone: str, weights: str | None) -> None:
 
 
 def cost(command: Sequence[str | os.PathLike[str]], rounds: int) -> tuple[float, float]:
-    """Return the smallest processor and wall-clock seconds of ``command`` over the rounds, after a first run to warm up.
+    """Return the smallest processor and wall-clock seconds of ``command`` over the rounds, after a first run to warm
+    up.
 
     The smallest is used because other work on the machine only adds time: threads of the command that wait for a core
     use processor time while they wait.

@@ -6,8 +6,8 @@ but with a narrower range of areas. ``--each`` is the number of crops per pictur
 of ``--seed`` and the number of the picture.
 
 OUT has one row per crop: ``features`` float16 (n, d), computed by the backbone with the default engine and the input
-size of the backbone; ``gray`` uint8 (n, 784), the crop as 28 x 28 gray pixels; and ``pictures`` int32 (n,), the number of the crop's
-picture. tests.slow.peers and tests.slow.contract_holds read this file.
+size of the backbone; ``gray`` uint8 (n, 784), the crop as 28 x 28 gray pixels; and ``pictures`` int32 (n,), the number
+of the crop's picture. tests.slow.peers and tests.slow.contract_holds read this file.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
     python -m tests.slow.drift PICTURES --store-dir DIR [--count 500]
 
 PICTURES: folders train/ and test/ with a folder for each class. Writes three stores of EfficientNet-Lite0 features into
-DIR: exact decoding with plain torch (the reference), the fast decoder, and int8. Existing stores are continued. Compares
-features with the reference on ``count`` pictures, evenly chosen; differences are in standard deviations of the features:
+DIR: exact decoding with plain torch (the reference), the fast decoder, and int8. Existing stores are continued.
+Compares features with the reference on ``count`` pictures, evenly chosen; differences are in standard deviations of the
+features:
 
 * the engines of precision fp32, on the same pixels, also for ResNet50 with random weights: largest difference at most
   1e-3. As controls, wrong normalisation and BGR pixels must exceed this bound;
@@ -47,7 +48,8 @@ BATCH = 32
 
 
 def engines(backbone: str, weights: str | None, pictures: list[bytes]) -> dict[str, dict[str, float]]:
-    """Return how far the features of each fp32 engine, and of the controls, are from plain torch's on the same pixels."""
+    """Return how far the features of each fp32 engine, and of the controls, are from plain torch's on the same
+    pixels."""
     model = load_backbone(backbone, weights)
     pixels = np.stack([decode(data, model.preprocessing) for data in pictures])
     plain = in_batches(open_engine(model, engine="torch", device="cpu"), pixels)

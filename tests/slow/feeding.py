@@ -8,8 +8,8 @@ EfficientNet-Lite0 alone; and extractions into a store, with EfficientNet-Lite0 
 every read of a picture, to simulate a network disk.
 
 Required, in pictures per second: the extraction with the simulated engine reaches 0.95 of the smaller of ``rate`` and
-decoding alone; the extraction with EfficientNet-Lite0 reaches 0.9 of 1 / (1/decoding + 1/forward); slow reads reduce each
-rate by at most 5 %. The exit code is 1 if a requirement is missed.
+decoding alone; the extraction with EfficientNet-Lite0 reaches 0.9 of 1 / (1/decoding + 1/forward); slow reads reduce
+each rate by at most 5 %. The exit code is 1 if a requirement is missed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class PacedPending:
 
 
 class PacedEngine:
-    """A simulated engine that takes ``rate`` pictures per second, one batch after another, without using the processor."""
+    """A simulated engine that takes ``rate`` pictures per second, one batch after another, without using the
+    processor."""
 
     name, precision, in_flight = "torch", "fp32", 2
 

@@ -7,9 +7,9 @@ clip-retrieval, FAISS, hloc and numpy. If the program is installed, its own code
 clip-retrieval with fsspec; hloc with pycolmap and opencv-python); otherwise this script writes the same layout. img2vec
 and hloc compute vectors with untrained networks; the other files hold vectors that featstore extracted.
 
-Imports the files of each layout. Required: every key has the vector that was written; a search finds the pictures with the
-largest cosines; and a head trained on the imported store gives the same labels and probabilities as a head trained on
-these vectors in memory. The exit code is 1 if a requirement is missed.
+Imports the files of each layout. Required: every key has the vector that was written; a search finds the pictures with
+the largest cosines; and a head trained on the imported store gives the same labels and probabilities as a head trained
+on these vectors in memory. The exit code is 1 if a requirement is missed.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ class Native:
 
 @dataclass
 class Written:
-    """The files of one layout. ``vectors`` (n, d): in the order of the pictures; ``by``: the program that wrote the files;
-    ``options``: the options with which to import the files."""
+    """The files of one layout. ``vectors`` (n, d): in the order of the pictures; ``by``: the program that wrote the
+    files; ``options``: the options with which to import the files."""
 
     paths: list[Path]
     vectors: NDArray[Any]

@@ -8,7 +8,8 @@ memory should be free for the page cache. Required, each measured in a fresh pro
 
 * ``to_arrow`` adds less than 64 MiB to the peak of anonymous memory, without what importing pyarrow takes;
 * the export to Parquet has at least half the speed of a plain write and fsync of the same number of bytes; such a write
-  follows each part of the export. The peak of anonymous memory is less than 64 MiB higher for all rows than for a tenth;
+  follows each part of the export. The peak of anonymous memory is less than 64 MiB higher for all rows than for a
+  tenth;
 * exports that are killed at 10 points and resumed equal an uninterrupted export byte by byte (on the smallest store);
 * a shuffled epoch of ``as_torch`` reads at 0.8 or more of the rate at which numpy gathers the same rows, in the same
   batches, from a memory-mapped .npy file of the same vectors. The two are measured in turn, batch by batch.
@@ -72,7 +73,8 @@ class Made:
 
 
 def write(path: Path, rows: int, dimension: int, unit_rows: int) -> None:
-    """Write a store with featstore's planner and shard writer; all units hold the same random rows, in shifted order."""
+    """Write a store with featstore's planner and shard writer; all units hold the same random rows, in shifted
+    order."""
     identity = Identity("made-up", "input of fc", dimension, "0" * 64, {"crop": 224}, "pillow", "fp32", "float16")
     manifest = open_for_writing(path, identity, "made up", unit_rows)
     Planner(path, manifest.epoch, manifest.unit_rows).update(Made(rows))

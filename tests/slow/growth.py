@@ -2,12 +2,12 @@
 
     python -m tests.slow.growth PICTURES [--small 2000] [--large 50000] [--rounds 3]
 
-Hard links to the same pictures make up the larger number. The small extraction runs ``rounds`` times before the large one
-and ``rounds`` times after it, because the speed of the machine may change meanwhile; the median of these runs is used.
-Each extraction runs in a fresh process and into a new store. The time is measured from the first picture until the store
-is on disk. Required: the wall-clock times per picture of the small and the large extraction differ by at most 5 %; the peak
-of anonymous memory of the large extraction is at most 1.1 times that of the small one. The exit code is 1 if a
-requirement is missed.
+Hard links to the same pictures make up the larger number. The small extraction runs ``rounds`` times before the large
+one and ``rounds`` times after it, because the speed of the machine may change meanwhile; the median of these runs is
+used. Each extraction runs in a fresh process and into a new store. The time is measured from the first picture until
+the store is on disk. Required: the wall-clock times per picture of the small and the large extraction differ by at most
+5 %; the peak of anonymous memory of the large extraction is at most 1.1 times that of the small one. The exit code is 1
+if a requirement is missed.
 """
 
 from __future__ import annotations

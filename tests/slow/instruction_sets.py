@@ -2,12 +2,12 @@
 
     python -m tests.slow.instruction_sets [--quick] [--tolerances] [--only NAME] [TESTS...]
 
-Runs TESTS once for each instruction set of this processor except the newest. Environment variables limit oneDNN (of torch
-and OpenVINO), ATen, MKL, OpenBLAS (of NumPy, SciPy and FAISS), FAISS and NumPy to this instruction set. TESTS are by
-default all tests; ``--quick``: only those that depend most on the processor, within a minute on two cores. ``--tolerances``
-also runs the tests without a limit, and prints a Markdown table of every tolerance: bound, reason (as in
-tests/tolerances.md, "?" if none is given there), and the largest used share of the bound for each instruction set. The
-exit code is 1 if a test fails.
+Runs TESTS once for each instruction set of this processor except the newest. Environment variables limit oneDNN (of
+torch and OpenVINO), ATen, MKL, OpenBLAS (of NumPy, SciPy and FAISS), FAISS and NumPy to this instruction set. TESTS are
+by default all tests; ``--quick``: only those that depend most on the processor, within a minute on two cores.
+``--tolerances`` also runs the tests without a limit, and prints a Markdown table of every tolerance: bound, reason (as
+in tests/tolerances.md, "?" if none is given there), and the largest used share of the bound for each instruction set.
+The exit code is 1 if a test fails.
 """
 
 from __future__ import annotations
@@ -156,7 +156,8 @@ def _output(code: str, environment: dict[str, str]) -> str:
 
 
 def run(chosen: InstructionSet | None, tests: tuple[str, ...], shapes: int, cache: Path, record: Path | None) -> int:
-    """Run ``tests`` limited to ``chosen``; return the exit code of pytest. Used tolerances are written to ``record``."""
+    """Run ``tests`` limited to ``chosen``; return the exit code of pytest. Used tolerances are written to
+    ``record``."""
     command = [sys.executable, "-m", "pytest", *tests]
     environment = {**switches(chosen), "FEATSTORE_SHAPES": str(shapes)}
     # Use one cache of compiled code per instruction set: torch does not distinguish code for different sets.
@@ -176,8 +177,8 @@ def reasons(text: str) -> dict[tuple[str, str], str]:
 def table(records: dict[str, Path], known: dict[tuple[str, str], str]) -> str:
     """Return a Markdown table of the tolerances: test, bound, reason, and the largest used share by instruction set.
 
-    If a test has more than three absolute bounds with the same relative bound, the test computes them from its data; the
-    table then has one line with "computed" for all of them.
+    If a test has more than three absolute bounds with the same relative bound, the test computes them from its data;
+    the table then has one line with "computed" for all of them.
     """
     found = [
         (name, test, *bound.partition(", atol=")[::2], share)

@@ -5,17 +5,17 @@
 PICTURES: photographs in a folder for each class. EfficientNet-Lite0 with its published weights runs on the same pixels
 
 * with OpenVINO in fp32 and with openvino-int8, in one process per instruction set (see instruction_sets.py);
-* with openvino-int8 whose quantised graph OpenVINO computes in float32 (``LP_TRANSFORMS_MODE`` off). These exact sums never
-  saturate, like those of VNNI instructions.
+* with openvino-int8 whose quantised graph OpenVINO computes in float32 (``LP_TRANSFORMS_MODE`` off). These exact sums
+  never saturate, like those of VNNI instructions.
 
-Prints the share of common nearest neighbours, cosines, root mean square differences in standard deviations, pictures per
-processor second, and accuracies of logistic regressions that are trained on every second picture and tested on the others:
-on fp32 features, and on int8 features, also trained with one instruction set and tested with another one. Differences of
-accuracy are paired by picture and have a standard error.
+Prints the share of common nearest neighbours, cosines, root mean square differences in standard deviations, pictures
+per processor second, and accuracies of logistic regressions that are trained on every second picture and tested on the
+others: on fp32 features, and on int8 features, also trained with one instruction set and tested with another one.
+Differences of accuracy are paired by picture and have a standard error.
 
-The exit code is 1 if two int8 results have fewer than 0.8 of the nearest neighbours in common, if int8 features exceed the
-bound of their precision class, or if the accuracy on int8 is lower than on fp32 by more than one point plus two standard
-errors.
+The exit code is 1 if two int8 results have fewer than 0.8 of the nearest neighbours in common, if int8 features exceed
+the bound of their precision class, or if the accuracy on int8 is lower than on fp32 by more than one point plus two
+standard errors.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def summed_exactly(model: Any) -> Any:
 
 
 def save_features(folder: str) -> None:
-    """Compute the features of ``folder``/pixels.npy in this process, save them in ``folder``, and print speed and kernels."""
+    """Compute the features of ``folder``/pixels.npy in this process, save them in ``folder``, and print speed and
+    kernels."""
     model, pixels = load_backbone(BACKBONE), np.load(Path(folder) / "pixels.npy")
     told: dict[str, Any] = {"8-bit sums in one instruction": has_8_bit_sums()}
     for name, engine_name in ENGINES.items():
@@ -82,7 +83,8 @@ def save_features(folder: str) -> None:
 
 
 def under(chosen: InstructionSet | None, folder: Path) -> tuple[dict[str, Features], dict[str, Any]]:
-    """Run ``save_features`` in a process limited to ``chosen`` (None: no limit); return the features and what it printed."""
+    """Run ``save_features`` in a process limited to ``chosen`` (None: no limit); return the features and what it
+    printed."""
     code = "import sys; from tests.slow.int8_sums import save_features; save_features(sys.argv[1])"
     command = [sys.executable, "-c", code, str(folder)]
     done = subprocess.run(command, env=switches(chosen), stdout=subprocess.PIPE, text=True, check=True)
@@ -90,8 +92,8 @@ def under(chosen: InstructionSet | None, folder: Path) -> tuple[dict[str, Featur
 
 
 def hits(trained_on: Features, tried_on: Features, labels: NDArray[np.str_]) -> NDArray[np.bool_]:
-    """Train a logistic regression on the even rows of ``trained_on``; return for each odd row of ``tried_on`` whether the
-    predicted label is right."""
+    """Train a logistic regression on the even rows of ``trained_on``; return for each odd row of ``tried_on`` whether
+    the predicted label is right."""
     head = LogisticHead(calibrate=False).fit(trained_on[::2], labels[::2])
     right: NDArray[np.bool_] = head.predict(tried_on[1::2]) == labels[1::2]
     return right

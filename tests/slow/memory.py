@@ -2,8 +2,8 @@
 
     python -m tests.slow.memory [--small 5000] [--large 50000]
 
-Each extraction runs in its own process, with small PNG pictures, a tiny network and a new store. The exit code is 1 if the
-large extraction has more than 1.1 times the peak memory of the small one.
+Each extraction runs in its own process, with small PNG pictures, a tiny network and a new store. The exit code is 1 if
+the large extraction has more than 1.1 times the peak memory of the small one.
 """
 
 from __future__ import annotations

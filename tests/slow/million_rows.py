@@ -2,20 +2,20 @@
 
     python -m tests.slow.million_rows --store-dir DIR [--rows 1000000] [--json]
 
-Writes two stores of synthetic float16 features into DIR: a large one with ``--rows`` rows and a small one with a tenth of
-that (4.6 GB in all by default). Heads are trained through ``featstore.stages.train.train``, each in a fresh process:
+Writes two stores of synthetic float16 features into DIR: a large one with ``--rows`` rows and a small one with a tenth
+of that (4.6 GB in all by default). Heads are trained through ``featstore.stages.train.train``, each in a fresh process:
 
 * on both stores, streamed: no row is kept in memory. The regularisation per row is the same (C times rows is constant);
 * on the small store, streamed and in memory, with a tighter tolerance than the default. If the two objectives still
   differ, the reason is different optima, not an early stop.
 
-Required for the large store: at most 15 minutes, 2 GiB of anonymous memory, and a cost per row at most 10 % above that of
-the small store. Required for the small store: streaming gives the same objective as training in memory (to 1e-7), and the
-same labels except for one row in 10,000. The exit code is 1 if a requirement is missed. The stores are removed at the end
-unless --keep is given. It takes five to six minutes on two cores, half of this time to write the stores.
+Required for the large store: at most 15 minutes, 2 GiB of anonymous memory, and a cost per row at most 10 % above that
+of the small store. Required for the small store: streaming gives the same objective as training in memory (to 1e-7),
+and the same labels except for one row in 10,000. The exit code is 1 if a requirement is missed. The stores are removed
+at the end unless --keep is given. It takes five to six minutes on two cores, half of this time to write the stores.
 
-The features are random linear maps of Gaussian latent variables with decreasing variances, followed by a ReLU, like those
-of the penultimate layer of a ResNet. featstore's planner and shard writer write the stores.
+The features are random linear maps of Gaussian latent variables with decreasing variances, followed by a ReLU, like
+those of the penultimate layer of a ResNet. featstore's planner and shard writer write the stores.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Build an index of 1,000,000 x 2048 within a memory limit: ``python -m tests.slow.million_vectors``.
 
-Compares this index with an index of the first 100,000 rows. The vectors are synthetic, with variances like those of real
-features: the j-th of 512 latent components has a variance proportional to j^-1.1. (For EfficientNet-Lite0 features of
-64,746 crops of photographs the exponent is -0.95. With -0.95, however, synthetic neighbours were farther apart than those
-of the crops; with -1.2 they were nearer.) 60 % of the variance is between 10,000 clusters. A random matrix maps the
-components to all dimensions; a shift and a ReLU follow. The vectors are written block by block, as float16, into a file,
-which is then memory-mapped.
+Compares this index with an index of the first 100,000 rows. The vectors are synthetic, with variances like those of
+real features: the j-th of 512 latent components has a variance proportional to j^-1.1. (For EfficientNet-Lite0 features
+of 64,746 crops of photographs the exponent is -0.95. With -0.95, however, synthetic neighbours were farther apart than
+those of the crops; with -1.2 they were nearer.) 60 % of the variance is between 10,000 clusters. A random matrix maps
+the components to all dimensions; a shift and a ReLU follow. The vectors are written block by block, as float16, into a
+file, which is then memory-mapped.
 
 Each index is built by build_contract, for a contract (required recall), in a fresh process whose anonymous memory is
 sampled every 20 ms. Required:
@@ -46,7 +46,8 @@ BOUNDS = {"seconds a row": 1.5, "single query": 4.0}
 
 
 def blocks(rows: int, dimension: int, seed: int, stream: int) -> Iterator[NDArray[np.float16]]:
-    """Yield ``rows`` random vectors in blocks. ``stream`` 0 (rows) and 1 (queries) are independent and have the same distribution."""
+    """Yield ``rows`` random vectors in blocks. ``stream`` 0 (rows) and 1 (queries) are independent and have the same
+    distribution."""
     law = np.random.default_rng(seed)
     scales = (np.arange(1, LATENT + 1) ** (-EXPONENT / 2)).astype(np.float32)
     spread = law.standard_normal((LATENT, dimension), np.float32) * scales[:, None]

@@ -3,8 +3,9 @@
     python -m tests.slow.onnx_pictures PICTURES [--count 200] [--backbone efficientnet_lite0]
 
 PICTURES is a folder with a folder of pictures for each class. Extracts these pictures, trains a head, exports it with
-``featstore export --onnx``, and runs the ONNX file on ``--count`` pictures, decoded by Pillow without featstore. Required:
-the labels equal those of ``featstore predict``, and the probabilities differ by at most 1e-4; the exit code is 1 otherwise.
+``featstore export --onnx``, and runs the ONNX file on ``--count`` pictures, decoded by Pillow without featstore.
+Required: the labels equal those of ``featstore predict``, and the probabilities differ by at most 1e-4; the exit code
+is 1 otherwise.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def decoded(path: Path) -> NDArray[np.uint8]:
 @click.option("--count", default=200, show_default=True)
 @click.option("--backbone", default="efficientnet_lite0", show_default=True)
 def main(pictures: Path, count: int, backbone: str) -> None:
-    """Print the largest difference of probabilities and the number of labels that differ; exit with 1 if a bound is missed."""
+    """Print the largest difference of probabilities and the number of labels that differ; exit with 1 if a bound is
+    missed."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         extract(pictures, place / "s", backbone=backbone)

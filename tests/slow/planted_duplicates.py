@@ -1,11 +1,12 @@
-"""Measure how many copies of pictures are found as near-duplicates: ``python -m tests.slow.planted_duplicates FOLDER...``.
+"""Measure how many copies of pictures are found as near-duplicates: ``python -m tests.slow.planted_duplicates
+FOLDER...``.
 
 Each FOLDER is measured separately. All its pictures go into a new store; for a sample of the pictures, one copy of each
 kind in KINDS, such as "quality-50" or "mirrored", goes into this store too. Prints one JSON object. For each FOLDER and
 for several thresholds of the cosine, including the default, it has
 
-* for each kind of copy, the share of the copies that are in one group with their original. Copies of the other kinds are
-  left out, because these could link a copy to its original;
+* for each kind of copy, the share of the copies that are in one group with their original. Copies of the other kinds
+  are left out, because these could link a copy to its original;
 * the number of groups, and of pictures in these groups, if all copies are left out. These groups count as wrong.
 """
 
@@ -36,7 +37,8 @@ def _half(image: Image.Image) -> Image.Image:
 
 
 def _cropped(image: Image.Image, share: float) -> Image.Image:
-    """Return ``image`` with ``share`` of its width cut off on the left and right, and of its height at top and bottom."""
+    """Return ``image`` with ``share`` of its width cut off on the left and right, and of its height at top and
+    bottom."""
     x, y = round(share * image.width), round(share * image.height)
     return image.crop((x, y, image.width - x, image.height - y))
 
@@ -66,7 +68,8 @@ def copies(path: Path) -> Iterator[tuple[str, Image.Image, dict[str, Any]]]:
 
 
 def plant(folder: str, place: Path, sample: int, seed: int) -> None:
-    """Write the pictures below ``folder`` to ``place``/train, and copies of a random sample of them to ``place``/test."""
+    """Write the pictures below ``folder`` to ``place``/train, and copies of a random sample of them to
+    ``place``/test."""
     paths = sorted(path for path in Path(folder).rglob("*") if is_picture_name(bytes(path)))
     drawn = set(random.Random(seed).sample(range(len(paths)), min(sample, len(paths))))
     for part in ("train", "test"):
@@ -83,7 +86,8 @@ def original(key: str) -> str:
 
 
 def measure(store: FeatureStore, threshold: float) -> dict[str, Any]:
-    """Find near-duplicates of cosine ``threshold`` or more in a store with copies; return recall and groups as in the module's docstring."""
+    """Find near-duplicates of cosine ``threshold`` or more in a store with copies; return recall and groups as in the
+    module's docstring."""
     keys = list(store.keys)
     features = np.asarray(store.features(), np.float32)
     kinds = np.array([Path(key).stem.split(".", 1)[1] if key.startswith("test/") else "" for key in keys])

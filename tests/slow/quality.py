@@ -1,8 +1,10 @@
-"""Check accuracies on two data sets with real weights: ``python -m tests.slow.quality HYMENOPTERA DOGS --store-dir DIR``.
+"""Check accuracies on two data sets with real weights: ``python -m tests.slow.quality HYMENOPTERA DOGS --store-dir
+DIR``.
 
-HYMENOPTERA and DOGS: folders train/ and val/ (or test/) with a folder for each class. Missing stores are made
-in DIR. Prints one JSON object: for each head the accuracy on the held-out pictures with its confidence interval, and
-calibration error and log loss before and after temperature scaling. The exit code is 1 if an accuracy is below the required one.
+HYMENOPTERA and DOGS: folders train/ and val/ (or test/) with a folder for each class. Missing stores are made in DIR.
+Prints one JSON object: for each head the accuracy on the held-out pictures with its confidence interval, and
+calibration error and log loss before and after temperature scaling. The exit code is 1 if an accuracy is below the
+required one.
 """
 
 from __future__ import annotations

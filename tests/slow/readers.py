@@ -4,8 +4,8 @@ python -m tests.slow.readers [--minutes 10] [--seed 0]
 
 Each kind of reader (open the store, verify, train, search and others) runs in its own process. What a reader finds must
 match one state of the store: the pictures that existed at one time, each with the vector of the version of its file at
-that time, and marks (a column that the writer sets) that were written before. Prints the number of reads for each kind of
-reader, and the numbers of steps and of compactions of the writer.
+that time, and marks (a column that the writer sets) that were written before. Prints the number of reads for each kind
+of reader, and the numbers of steps and of compactions of the writer.
 """
 
 from __future__ import annotations
@@ -206,7 +206,8 @@ KINDS: dict[str, Callable[[Reader], None]] = {
 
 
 def read(folder: Path, known: dict[bytes, tuple[str, int]], kind: str, until: float) -> dict[str, int]:
-    """Call the reader ``kind`` again and again until the time ``until`` (time.monotonic); return the number of reads."""
+    """Call the reader ``kind`` again and again until the time ``until`` (time.monotonic); return the number of
+    reads."""
     reader, done = Reader(folder, known), 0
     while time.monotonic() < until:
         KINDS[kind](reader)

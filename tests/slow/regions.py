@@ -1,7 +1,7 @@
 """Check extraction of regions (boxes and tiles) of pictures.
 
-Required: the vector of a box equals that of a saved crop; each picture is decoded once; train-test split and folds never
-separate regions of one picture; the tiles of a large TIFF are extracted within 1 GiB of memory.
+Required: the vector of a box equals that of a saved crop; each picture is decoded once; train-test split and folds
+never separate regions of one picture; the tiles of a large TIFF are extracted within 1 GiB of memory.
 
     python -m tests.slow.regions PICTURES [--pictures 200] [--boxes 10] [--side 20000] [--million]
 
@@ -114,7 +114,8 @@ def write_tiff(path: Path, side: int) -> None:
 
 
 def measured(code: str, *arguments: object) -> dict[str, float]:
-    """Run ``code`` in its own process; return its variable ``told`` with the peak memory and duration of the process."""
+    """Run ``code`` in its own process; return its variable ``told`` with the peak memory and duration of the
+    process."""
     started = time.perf_counter()
     tail = "\nimport json,resource; print(json.dumps({**told, 'peak': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))"
     done = subprocess.run(

@@ -1,8 +1,9 @@
 """Check by strace that no verb and no Python function of featstore opens a connection or writes an unexpected file.
 
-``python -m tests.slow.system_calls [all|few]``: needs strace. tests/environment/test_watch.py sees only the calls of Python
-code; this check also sees system calls of C libraries. Prints the paths written outside the working folder. The exit code
-is 1 if there is a connection, or a written file that is neither in the working folder nor in a cache or temporary folder.
+``python -m tests.slow.system_calls [all|few]``: needs strace. tests/environment/test_watch.py sees only the calls of
+Python code; this check also sees system calls of C libraries. Prints the paths written outside the working folder. The
+exit code is 1 if there is a connection, or a written file that is neither in the working folder nor in a cache or
+temporary folder.
 """
 
 from __future__ import annotations

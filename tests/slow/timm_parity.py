@@ -2,11 +2,11 @@
 
     python -m tests.slow.timm_parity [--pictures FOLDER] [--only NAME...] [--engines NAME...]
 
-timm writes the weights of each network into a safetensors file, which featstore loads. Required: featstore's features differ
-from those of timm's own transform and forward pass by at most 0.001 standard deviations of the features over the pictures;
-three controls (wrong normalisation, wrong interpolation, BGR pixels) exceed this bound; and the same file in the cache of the Hugging Face hub, loaded by
-name, has the same digest. --engines: also compare these engines, such as openvino, with plain torch. The exit code is 1 if
-a requirement is missed.
+timm writes the weights of each network into a safetensors file, which featstore loads. Required: featstore's features
+differ from those of timm's own transform and forward pass by at most 0.001 standard deviations of the features over the
+pictures; three controls (wrong normalisation, wrong interpolation, BGR pixels) exceed this bound; and the same file in
+the cache of the Hugging Face hub, loaded by name, has the same digest. --engines: also compare these engines, such as
+openvino, with plain torch. The exit code is 1 if a requirement is missed.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def pictures_of(folder: str | None, count: int = 8) -> list[bytes]:
 
 
 def compare(name: str, files: list[bytes], place: Path) -> tuple[Backbone, dict[str, float], bool]:
-    """Return the backbone, its differences from timm's features, and whether loading from the hub's cache gives the same
-    weights."""
+    """Return the backbone, its differences from timm's features, and whether loading from the hub's cache gives the
+    same weights."""
     file = write_weights(name, place / "weights.safetensors")
     backbone = load_backbone(f"timm/{name}", str(file))
     # Use fewer pictures for networks with a large input, which take many seconds per picture.

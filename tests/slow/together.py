@@ -2,11 +2,12 @@
 
     python -m tests.slow.together [PICTURES] [--pictures 24] [--rounds 3]
 
-PICTURES: a folder of large JPEGs; by default 24 synthetic JPEGs of 6000 x 4000 pixels. Each round measures, in this order:
-decoding all pictures once for both backbones, in as many threads as an extraction uses; the forward passes of both
-backbones on the decoded pictures; the extraction with both backbones, without start-up; and one extraction per backbone.
-Required: the median over the rounds of the extraction with both backbones is at most 1.1 times the sum of decoding and
-forward passes, and its stores equal those of separate extractions. The exit code is 1 if a requirement is missed.
+PICTURES: a folder of large JPEGs; by default 24 synthetic JPEGs of 6000 x 4000 pixels. Each round measures, in this
+order: decoding all pictures once for both backbones, in as many threads as an extraction uses; the forward passes of
+both backbones on the decoded pictures; the extraction with both backbones, without start-up; and one extraction per
+backbone. Required: the median over the rounds of the extraction with both backbones is at most 1.1 times the sum of
+decoding and forward passes, and its stores equal those of separate extractions. The exit code is 1 if a requirement is
+missed.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A pytest plugin that records how much of each tolerance a test run used: ``-p tests.slow.tolerances``.
 
-The plugin watches every call of numpy.testing.assert_allclose, torch.testing.assert_close and pytest.approx with numbers.
-For each test and bound it records the largest used share of the bound: the difference divided by the bound. Each process
-appends one line of JSON, {test: {bound: share}}, to the file that the environment variable FEATSTORE_TOLERANCES names.
-instruction_sets.py makes a table of these lines.
+The plugin watches every call of numpy.testing.assert_allclose, torch.testing.assert_close and pytest.approx with
+numbers. For each test and bound it records the largest used share of the bound: the difference divided by the bound.
+Each process appends one line of JSON, {test: {bound: share}}, to the file that the environment variable
+FEATSTORE_TOLERANCES names. instruction_sets.py makes a table of these lines.
 """
 
 from __future__ import annotations

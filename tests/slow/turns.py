@@ -1,4 +1,5 @@
-"""Measure the indexes of tests.slow.peers in turn: each has a fresh process that waits for its turn, then measures briefly.
+"""Measure the indexes of tests.slow.peers in turn: each has a fresh process that waits for its turn, then measures
+briefly.
 
 The speed of a shared machine can halve or double within seconds, for example when two threads share one core instead of
 using two cores. A turn of each index takes about a second and there are many turns, so that each index is measured
@@ -34,7 +35,8 @@ Rates = dict[str, list[float]]
 
 
 class Turns:
-    """One process per index in ``names``, which has loaded the index from ``place`` and searches with ``threads`` threads."""
+    """One process per index in ``names``, which has loaded the index from ``place`` and searches with ``threads``
+    threads."""
 
     def __init__(self, place: Path, metric: str, names: list[str], threads: int) -> None:
         self._processes: dict[str, subprocess.Popen[str]] = {}
@@ -50,7 +52,8 @@ class Turns:
             self._answer(name)
 
     def take(self, name: str, effort: int | None, number: int) -> Rates:
-        """Let the process of the index ``name`` measure at ``effort``; return its rates. ``number``: number of the turn."""
+        """Let the process of the index ``name`` measure at ``effort``; return its rates. ``number``: number of the
+        turn."""
         # Wait until the threads of the previous process sleep; before they sleep they use processor time for a moment.
         time.sleep(_PAUSE)
         pipe = self._processes[name].stdin
@@ -81,8 +84,8 @@ def measure(contender: Contender, queries: NDArray[np.float32], threads: int, nu
 
     Each run with single calls uses every _PARTS-th query; the next run starts at another query. So each run has queries
     from all pictures, but few successive queries from one picture, whose neighbours would already be in the processor's
-    caches. The first run of each kind is discarded: the caches still hold data of another process, and an idle processor
-    may be slow.
+    caches. The first run of each kind is discarded: the caches still hold data of another process, and an idle
+    processor may be slow.
     """
     batch = [_rate(contender, [queries], threads) for _ in _while(_BATCHES)]
     single = [_rate(contender, queries[(number + run) % _PARTS :: _PARTS, None], threads) for run in _while(_SINGLES)]

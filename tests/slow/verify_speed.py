@@ -1,6 +1,7 @@
 """Compare the speed of verify with that of reading the same files sequentially and computing the same checksum.
 
-Verify and the plain read run alternately in fresh processes, first with the files in the page cache (warm), then without (cold).
+Verify and the plain read run alternately in fresh processes, first with the files in the page cache (warm), then
+without (cold).
 
 python -m tests.slow.verify_speed FOLDER [GIB]
 """

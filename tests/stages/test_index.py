@@ -21,7 +21,8 @@ from tests.made import tiny_backbone
 
 
 def keys_by_plain_faiss(path, store, key, k=1):
-    """Search the index file with FAISS, without featstore, for the vector of ``key``; return the keys of the ids found."""
+    """Search the index file with FAISS, without featstore, for the vector of ``key``; return the keys of the ids
+    found."""
     import faiss
 
     index = faiss.read_index(os.fspath(path))

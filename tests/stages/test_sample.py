@@ -1,4 +1,5 @@
-"""featstore.write_sample with the sample "digits", which needs no download; tests/cli/test_sample.py tests downloads."""
+"""featstore.write_sample with the sample "digits", which needs no download; tests/cli/test_sample.py tests
+downloads."""
 
 from __future__ import annotations
 

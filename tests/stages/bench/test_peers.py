@@ -1,4 +1,5 @@
-"""Tests of the other libraries that bench compares with. They are tested only if they are installed; CI installs none."""
+"""Tests of the other libraries that bench compares with. They are tested only if they are installed; CI installs
+none."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def test_every_installed_library_returns_vectors_of_all_pictures(tmp_path):
     at_hand = {_PEERS[name] for name in peers.at_hand("resnet18")}
     for contender in contenders:
         if contender.name in at_hand:
-            # Use a fresh process, like the command: the data loader of timm forks, which is unsafe in a process with threads.
+            # Use a fresh process, like the command: the data loader of timm forks, which is unsafe in a process with
+            # threads.
             found = apart(contender.function, contender.arguments, contender.name)
             assert found["rate"] > 0
             assert found["dimension"] == 512

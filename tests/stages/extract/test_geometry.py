@@ -91,7 +91,8 @@ def test_heads_refuse_features_made_with_another_fit_or_layer(tmp_path):
 
 
 def scene(brightness: int, with_object: bool) -> Image.Image:
-    """Return a wide picture of one brightness; ``with_object``: with an object near the left edge, which a crop cuts off."""
+    """Return a wide picture of one brightness; ``with_object``: with an object near the left edge, which a crop cuts
+    off."""
     pixels = np.full((96, 288, 3), brightness, np.uint8)
     if with_object:
         checks = np.indices((56, 56)).sum(0) // 7 % 2
