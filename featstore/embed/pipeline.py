@@ -177,13 +177,10 @@ def run(
 ) -> None:
     """Process ``batches`` in order: load them in threads, run ``engine`` in this thread, ``write`` in one more thread.
 
-    ``parts(batch)`` returns the functions that load the batch, in the order of its rows; ``parts`` is called in the
-    order of the batches.
-
+    ``parts(batch)``, called in this order too, returns the functions that load the batch, in the order of its rows.
     At most ``ahead`` batches are decoded and waiting, ``engine.in_flight`` batches are in the network, and 2 are not
     yet written. If ``batches`` yields None, all previous batches are written before the next is started. Pictures that
-    fail are part of the result; an exception from a function of ``parts``, from ``engine`` or from ``write`` ends the
-    run.
+    fail are part of the result; exceptions of these functions, of ``engine`` and of ``write`` end the run.
     """
     window: deque[tuple[Batch, list[Future[list[Loaded]]]]] = deque()
     forwarding: deque[Forwarding] = deque()
@@ -206,7 +203,7 @@ def run(
         while not future.done():
             start, idle = time.perf_counter(), all(each.done() for each in forwarding)
             wait([future], _LOOK_SECONDS)
-            # Waiting for pictures counts as "waiting" only if the network is idle, otherwise as "forward".
+            # Waiting for pictures counts as "waiting" if the network is idle, otherwise as "forward".
             timings.add(**{"waiting" if idle else "forward": time.perf_counter() - start})
         return future.result()
 

@@ -61,7 +61,7 @@ class Request:
         return Geometry(self.size, self.fit, self.layer, self.pool)
 
     def agrees(self, existing: Manifest) -> bool:
-        """Return whether this request means the features of the store ``existing``, judged by names only.
+        """Return whether this request asks for the features of the store ``existing``, judged by names only.
 
         False if a name differs, or if only loading the network could decide, as for a checkpoint file.
         """

@@ -51,7 +51,7 @@ def mark(tmp_path: Path) -> Path:
 
 
 def payloads(mark: Path) -> dict[str, bytes]:
-    """Return by kind the bytes of files whose Payload is executed by unsafe readers such as pickle.load."""
+    """Return files (bytes) by kind of file; unsafe readers such as pickle.load execute the Payload in them."""
     made = {"pickle": pickle.dumps(Payload(mark)), "pickle in a list": pickle.dumps([1, {"state_dict": Payload(mark)}])}
     for name, save in (
         ("joblib", lambda stream: joblib.dump({"model": Payload(mark)}, stream)),

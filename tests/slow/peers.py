@@ -132,7 +132,7 @@ def metric_of(which: str) -> str:
 
 
 def in_a_process(name: str, which: str, place: Path) -> dict[str, Any]:
-    """Call ``build`` in a new process with all threads and return its result."""
+    """Call ``build`` in a new process, which may use all cores, and return the result."""
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     task = json.dumps([name, which, str(place)])
     command = [sys.executable, "-m", "tests.slow.peers", "--task", task]

@@ -54,7 +54,7 @@ def write(folder: Path, key: str, version: int) -> None:
 
 
 def vectors(folder: Path) -> dict[bytes, tuple[str, int]]:
-    """Extract all versions of all pictures; return (key, version) of the picture by the bytes of its vector."""
+    """Extract all versions of all pictures; return a dict from the bytes of a vector to (key, version)."""
     found = {}
     for version in range(VERSIONS):
         for key in KEYS:

@@ -138,7 +138,7 @@ def swapped(head):
     return dataclasses.replace(head, model=dataclasses.replace(model, coef=-model.coef))
 
 
-def test_missing_network_error_names_the_remedy(head, tmp_path):
+def test_error_names_the_remedy_if_the_network_is_missing(head, tmp_path):
     path, _ = head
     with pytest.raises(UsageError, match="--features-only"):
         export(path, to="onnx", out=tmp_path / "m.onnx")

@@ -186,7 +186,7 @@ def test_a_forged_name_is_neither_imported_nor_downloaded(
     assert not list(place.rglob("was-imported"))
 
 
-def test_store_made_with_a_loaded_backbone_continues_with_its_function(
+def test_store_made_with_a_loaded_backbone_can_be_continued_by_naming_its_function(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(os.fspath(place / "modules"))

@@ -45,7 +45,7 @@ def test_source_without_a_readable_picture_is_a_usage_error(tmp_path):
         gather(tmp_path / "bad.jpg", 2, tmp_path / "out")
 
 
-def test_share_of_the_possible_rate_is_computed_for_each_round():
+def test_rate_is_compared_with_the_limit_of_the_same_round():
     rates = {
         "forward, torch": [10, 20, 30],
         "decoding, exact": [40, 20, 30],
