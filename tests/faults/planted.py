@@ -12,7 +12,7 @@ from featstore.decode import decode as real
 
 
 def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int):
-    """Decode like featstore, but cause a fault if the content of the file starts with its name, such as "DIE"."""
+    """Decode like featstore, but cause a fault if the content starts with the name of a fault, such as "DIE"."""
     if data.startswith(b"DIE"):
         os.kill(os.getpid(), signal.SIGSEGV)
         time.sleep(5)

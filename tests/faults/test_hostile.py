@@ -237,7 +237,7 @@ def test_faiss_file_is_checked_once_in_a_child_process(
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", os.fspath(tmp_path / "cache"))
     data = bytearray(file.read_bytes())
-    # Write a huge length of the array of vectors, for which FAISS would allocate memory.
+    # Write a huge number as the length of the array of vectors; FAISS would allocate as much memory.
     at = data.index((rows * 8).to_bytes(8, "little"))
     data[at : at + 8] = (1 << 46).to_bytes(8, "little")
     file.write_bytes(data)

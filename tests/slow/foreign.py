@@ -100,7 +100,7 @@ def img2vec(native: Native, place: Path) -> Written:
     if is_installed("img2vec_pytorch"):
         from torchvision.models import ResNet18_Weights, resnet18
 
-        # Save untrained weights under the file name that img2vec would download, so that it downloads nothing.
+        # Save untrained weights under the file name that img2vec would download, so that img2vec downloads nothing.
         hub = place / "hub"
         (hub / "checkpoints").mkdir(parents=True)
         torch.manual_seed(0)
