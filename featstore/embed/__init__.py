@@ -1,1 +1,1 @@
-"""From pictures to vectors: one recipe (backbone, engine, identity), one loader, one pipeline, and embedders."""
+"""Turn pictures into vectors: load and decode pictures, run the backbone, write the vectors or return them."""

@@ -1,4 +1,5 @@
-"""Embed pictures, from paths or memory, as vectors of a given identity, such as that of a head or index."""
+"""Embed pictures, from paths or memory, with the same backbone and preprocessing as an existing store, head or
+index."""
 
 from __future__ import annotations
 
@@ -31,19 +32,19 @@ if TYPE_CHECKING:
     from featstore.store import Identity
 
 CHUNK = 1024
-"""Number of pictures whose vectors are held at once; fewer if they take more than CHUNK_BYTES."""
+"""Largest number of vectors in memory at once; fewer if these vectors take more than CHUNK_BYTES."""
 CHUNK_BYTES = 256 << 20
 FEW = 16
-"""Largest number of pictures for which plain torch is done before a faster engine is ready."""
+"""Largest number of pictures that plain torch embeds faster than another engine, which takes seconds to start."""
 _SOURCE_SUFFIXES = (".csv", ".tsv", ".tab", ".parquet", ".pq", ".tar")
 
 
 @dataclass(frozen=True)
 class Input:
-    """One picture.
+    """One picture to embed.
 
-    ``name``: for messages and results. The picture is a file (see read_picture), bytes in memory, or an ``image``.
-    ``failure``: reason and message of a picture that is known to be unreadable.
+    ``name``: shown in messages and results. The picture is a file (see read_picture), the bytes ``data`` of a file, or
+    a PIL ``image``. ``failure``: if the picture is known to be unreadable, the reason and the message.
     """
 
     name: str
@@ -60,7 +61,8 @@ class Input:
 class Embedded:
     """Result for up to CHUNK inputs.
 
-    ``vectors`` (m, d) of the inputs at ``ok`` (m,); (reason, message) of the others by index.
+    ``ok`` (m,): indices of the inputs that have a vector; ``vectors`` (m, d): their vectors. ``failures``: (reason,
+    message) for the index of each other input.
     """
 
     inputs: list[Input]
@@ -72,8 +74,8 @@ class Embedded:
 def inputs_of(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Input]:
     """Yield the pictures of ``paths``: picture files, folders, tables (.csv, .parquet), archives (.tar).
 
-    "-" is standard input, which holds one picture or a list of paths. A missing file is yielded too, and fails when it
-    is read. Raises UsageError for a folder or table without pictures.
+    "-" is standard input, which holds one picture or a list of paths. A missing file is yielded too; it fails later,
+    when it is read. Raises UsageError for a folder or table without pictures.
     """
     for path in paths:
         name = os.fspath(path)
@@ -87,7 +89,7 @@ def inputs_of(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Input]:
                 for key, location, offset, size in zip(*columns, strict=True):
                     yield Input(key.decode("utf-8", "surrogateescape"), source.root, location, offset, size)
         else:
-            # Use an absolute path: the user may name any file here, and ".." must not leave the root.
+            # Use an absolute path: a relative path with ".." would be refused, but the user may name any file here.
             yield Input(name, Path.cwd(), os.path.join(os.getcwdb(), os.fsencode(name)))
 
 
@@ -111,8 +113,8 @@ def _is_pipe(name: str) -> bool:
 
 
 def _picture_on_stdin() -> bytes | None:
-    """Return the picture on standard input, up to one byte beyond the size limit; None if it is not a picture."""
-    # Peek: a list of paths is read from the same buffer later.
+    """Return the picture on standard input, cut off one byte after the size limit; None if there is no picture."""
+    # Peek instead of read: if standard input is a list of paths, the list is read from this buffer later.
     start = sys.stdin.buffer.peek(SIGNATURE_BYTES) if isinstance(sys.stdin.buffer, BufferedReader) else b""
     return sys.stdin.buffer.read(defaults.MAX_FILE_BYTES + 1) if is_picture(start) else None
 
@@ -122,7 +124,8 @@ def _are_few_files(paths: Sequence[str | os.PathLike[str]]) -> bool:
 
 
 def _is_source(name: str) -> bool:
-    """Return whether ``name`` is a source of pictures instead of one picture."""
+    """Return whether ``name`` can hold many pictures (folder, table, archive or "-") instead of being one picture
+    file."""
     try:
         is_folder = stat.S_ISDIR(os.stat(name).st_mode)
     except (OSError, ValueError):
@@ -131,10 +134,11 @@ def _is_source(name: str) -> bool:
 
 
 class Embedder:
-    """A backbone and an engine that make vectors of one identity; see ``open_embedder`` and ``make_embedder``."""
+    """Compute the vectors of pictures with one backbone, preprocessing and engine; made by ``open_embedder`` or
+    ``make_embedder``."""
 
     def __init__(self, identity: Identity, engine: Any) -> None:
-        # Imports Pillow, which a search by key does not need.
+        # Import featstore.decode only here: it imports Pillow, which a search by key does not need.
         from featstore.decode import Preprocessing, open_decoder
 
         self.identity = identity
@@ -152,7 +156,8 @@ class Embedder:
     ) -> Iterator[Embedded]:
         """Yield vectors and failures of ``inputs``, in order, CHUNK at a time, with constant memory.
 
-        ``on_batch`` is called after every batch, from another thread, with the numbers of its pictures and of its failures.
+        ``on_batch`` is called after every batch, from another thread, with the number of pictures in the batch
+        and the number of those that failed.
         """
         remaining = iter(inputs)
         size = min(CHUNK, max(batch, CHUNK_BYTES // (4 * self.identity.dimension)))
@@ -218,7 +223,7 @@ def _as_file(image: Image.Image) -> bytes:
     file = BytesIO()
     with as_failure():
         upright = ImageOps.exif_transpose(image)
-        # TIFF cannot store these modes, and stores transparency only as a channel.
+        # Convert images that TIFF cannot store: the modes listed here, and transparency that is not a channel.
         if upright.mode in ("P", "PA", "La", "RGBa", "HSV") or (
             upright.mode in "1LRGB" and "transparency" in upright.info
         ):
@@ -237,9 +242,9 @@ def make_embedder(
     decode: str = "exact",
     **geometry: Unpack[GeometryKeywords],
 ) -> Embedder:
-    """Make an embedder with a new identity, float32; the parameters are those of featstore.extract.
+    """Return an embedder for float32 vectors that need not match existing features; parameters as in featstore.extract.
 
-    Raises UsageError for unknown or conflicting values, FeatstoreError, DamagedError (weights).
+    Raises UsageError for unknown or conflicting values, DamagedError for damaged weights, and FeatstoreError.
     """
     from featstore.embed.recipe import Request
 
@@ -261,12 +266,12 @@ class EmbedKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class EmbedOptions:
-    """Options for embedding pictures as the features of a store or head were made.
+    """Options for embedding pictures in the same way as the existing features of a store, head or index.
 
     Attributes
     ----------
-    weights, backbone, engine, device: see open_embedder. batch: pictures in a forward pass. workers: threads that
-        decode, by default one a core.
+    weights, backbone, engine, device: see open_embedder. batch: pictures per forward pass. workers: number of decoding
+        threads, by default one per core.
     """
 
     weights: str | None = None
@@ -277,7 +282,7 @@ class EmbedOptions:
     workers: int | None = None
 
     def open(self, origin: Origin, what: str, inputs: Sequence[str | os.PathLike[str]]) -> Embedder:
-        """Load the backbone that ``what`` was made with. Raises as open_embedder does."""
+        """Load the backbone that made the features of the file ``what``. Raises the errors of open_embedder."""
         how = {name: getattr(self, name) for name in ("weights", "backbone", "engine", "device")}
         return open_embedder(origin, what, inputs=inputs, **how)
 
@@ -292,13 +297,14 @@ def open_embedder(
     device: str = "auto",
     inputs: Sequence[str | os.PathLike[str]] = (),
 ) -> Embedder:
-    """Load the backbone that made the features of ``what`` (a path, for messages), and check its identity.
+    """Load the backbone that made the features of ``what`` (a path, for messages), and check that it is the same.
 
-    ``weights``: the checkpoint file, if the features came from the user's own. ``backbone``: already loaded, or the name
-    of the user's own, "package.module:function", which is imported only if it is named here.
-    ``inputs``: what will be embedded; for a few picture files the engine "auto" is plain torch, which is as exact and
+    ``weights``: a checkpoint file, required if the features were made with the user's own file. ``backbone``: a loaded
+    backbone, or "package.module:function", the user's own function, which is imported only if it is named here.
+    ``inputs``: the pictures to embed; for a few picture files the engine "auto" is plain torch, which is as exact and
     saves the seconds that preparing a faster engine takes. Raises IdentityError if backbone, weights, preprocessing,
-    decoder or precision differ from those of ``origin``; UsageError if the weights are not found.
+    decoder or precision differ from those of ``origin``; UsageError if the weights are not found. ``origin``: record of
+    the settings with which the features were made.
     """
     from featstore.embed.recipe import reopen
 

@@ -24,7 +24,8 @@ class GeometryKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Geometry:
-    """Options for a backbone's input and output; None means as the weights' authors do. Raises UsageError.
+    """Options for a backbone's input and output; None means the setting of the authors of the weights. Raises
+    UsageError.
 
     Attributes
     ----------
@@ -52,13 +53,13 @@ class Geometry:
 
     @classmethod
     def of(cls, identity: Identity) -> Geometry:
-        """Return the geometry of existing features."""
+        """Return the geometry (size, fit, layer, pool) with which the features of ``identity`` were made."""
         steps = identity.preprocessing
         layer = identity.layer.removeprefix(OUTPUT_OF) if identity.layer.startswith(OUTPUT_OF) else None
         return cls(steps.get("crop"), steps.get("fit", "crop"), layer, identity.pool or None)
 
     def differences(self, identity: Identity) -> list[str]:
-        """Return one text for each option that differs from the features of ``identity``."""
+        """Return one text for each option that differs from the geometry recorded in ``identity``."""
         there = Geometry.of(identity)
         shown = {"layer": identity.layer, "pool": identity.pool or "that of the network"}
         asked = {each.name: getattr(self, each.name) for each in fields(self)}
@@ -69,7 +70,8 @@ class Geometry:
         ]
 
     def require(self, identity: Identity, what: str) -> None:
-        """Raise IdentityError if these options differ from the features of ``identity``, those of ``what``."""
+        """Raise IdentityError if an option differs from ``identity``; ``what``: path of its features, for the
+        message."""
         if found := self.differences(identity):
             raise IdentityError(
                 f"{what} has features of another geometry: {'; '.join(found)}; features of different identities never "
@@ -77,7 +79,8 @@ class Geometry:
             )
 
     def apply(self, backbone: Backbone) -> Backbone:
-        """Return ``backbone`` with this geometry. Raises UsageError if it does not support the layer or size."""
+        """Return ``backbone`` with this geometry. Raises UsageError if the backbone does not support the layer or
+        size."""
         from featstore.backbones.layers import resized, take
 
         if self.pool is not None and self.layer is None:

@@ -1,4 +1,4 @@
-"""Load rows of the plan: read and decode their pictures, or return the reason of the failure."""
+"""Read and decode the pictures of rows; return the pixels, or the reason of the failure."""
 
 from __future__ import annotations
 
@@ -32,13 +32,15 @@ _MEMORY: Final = ("out-of-memory", "the picture does not fit into the memory the
 Fitting = Callable[[Any, Preprocessing], NDArray[np.uint8]]
 """Function that maps an RGB image to the pixels that the network sees (see featstore.decode.open_fitting)."""
 Cutting = Callable[[Hashable, Callable[[], CutPicture]], CutPicture]
-"""Function that returns the picture at a place, made by the given function, to cut regions; see SharedDecoding.cut."""
+"""Function that returns the picture at a place, from which regions are cut; see SharedDecoding.cut.
+
+Its arguments are the place and a function that makes the picture if no other run has made it yet."""
 Root = Callable[[int], Path]
-"""Function that maps a plan segment's number to the root of its relative locations."""
+"""Function that returns the root folder of a source's pictures for the number of its segment in the plan."""
 
 
 class Target(Protocol):
-    """The interface of a unit that a Loader needs; UnitWriter implements it."""
+    """The attributes of a unit (a group of rows) that a Loader needs; UnitWriter has these attributes."""
 
     @property
     def unit(self) -> Unit: ...
@@ -54,10 +56,11 @@ class Target(Protocol):
 
 @dataclass(frozen=True)
 class Watch:
-    """Messages to a supervisor: the rows being decoded and, at the start, the facts of the run.
+    """What a supervising process is told about the run.
 
-    ``began``: start of the work by time.monotonic, which all processes of a machine share. ``begin`` gets the roots,
-    the change of the plan, and the counts of failures by reason, a mapping that is updated during the run.
+    ``in_hand``: the rows being decoded. ``began``: start of the work by time.monotonic, a clock that all processes of a
+    machine share. ``begin``: called at the start with the root folders, the numbers of new, changed and retired rows of
+    the plan, and the counts of failures by reason; this mapping is updated during the run.
     """
 
     in_hand: InHand
@@ -90,9 +93,9 @@ class Loader:
         self._recent: tuple[Target, int, CutPicture] | None = None
 
     def parts(self, batch: Batch, decoders: Executor | None = None) -> list[Part]:
-        """Return the functions that load a batch: one for each picture, even if many rows are regions of it.
+        """Return the functions that load a batch: one per picture, even if many rows are regions of the same picture.
 
-        Call this in the order of the batches, so that a picture is decoded once for all its adjacent regions in a unit.
+        Must be called in the order of the batches, so that a picture is decoded once for all its adjacent regions.
         """
         target, rows, self._recent = batch.target, batch.target.rows, None
         if rows.regions is None:
@@ -112,9 +115,9 @@ class Loader:
         return parts
 
     def __call__(self, target: Target, row: int, decoders: Executor | None = None) -> Loaded:
-        """Load a row of a unit; decode it in ``decoders``, or in this thread if None.
+        """Load one row of a unit; decode its picture in ``decoders``, or in this thread if ``decoders`` is None.
 
-        Raises OSError if this process lacks handles or memory, which is not the picture's failure.
+        Raises OSError if this process has no file handles or memory left, because that is not a fault of the picture.
         """
         rows = target.rows
         if target.superseded[row]:
@@ -146,7 +149,7 @@ class Loader:
             return self.decode(data, self.preprocessing, max_pixels=self.max_pixels)
 
     def _recent_picture(self, target: Target, row: int) -> CutPicture:
-        """Return the picture of one row; reuse the last picture if the row is a region of it."""
+        """Return the picture of one row; reuse the last picture if the row is a region of that picture."""
         with self._lock:
             last = self._recent
             if last is None or last[0] is not target or not target.rows.same_picture(last[1], row):
@@ -163,7 +166,7 @@ class Loader:
         self, target: Target, rows: Sequence[int], picture: CutPicture, decoders: Executor | None
     ) -> list[Loaded]:
         """Load ``rows``, which are regions of one picture."""
-        # The picture killed a decoder: its other regions would kill it again.
+        # If the picture killed a decoder process for one of its regions, make all its regions failures without trying.
         culprit = next((told for row, told in target.culprits.items() if target.rows.same_picture(row, rows[0])), None)
         if culprit is not None:
             return [Loaded(None, NO_DIGEST, *culprit) for _ in rows]
@@ -205,7 +208,7 @@ class Loader:
 
     @contextlib.contextmanager
     def _stage(self, name: str, stage: int, unit: int, row: int) -> Iterator[None]:
-        """Record what this thread is doing, and afterwards how long it took."""
+        """Record the row and stage of work of this thread during the block, and the seconds that the block took."""
         started, processor = time.perf_counter(), time.thread_time()
         if self.in_hand is not None:
             self.in_hand.hold(unit, row, stage)

@@ -21,7 +21,7 @@ from featstore.store.plan import Plan, Unit
 
 
 class PlannedUnit:
-    """The rows of a unit for a Loader; ``directory``: the work folder of its claim."""
+    """A unit (group of rows) with the attributes that a Loader needs; ``directory``: the work folder of this unit."""
 
     def __init__(self, plan: Plan, unit: Unit, directory: Path) -> None:
         self.unit, self.rows = unit, plan.rows(unit)
@@ -33,11 +33,11 @@ class PlannedUnit:
 def check_drift(
     target: Target, load: Callable[[Target, int], Loaded], engine: Engine, backbone: Backbone
 ) -> dict[str, Any] | None:
-    """Return the drift of ``engine`` from plain torch on some pictures of a unit, for the provenance of its vectors.
+    """Return the drift of ``engine``: how far its vectors are from plain torch's, on the same pixels of some pictures.
 
-    Returns None for plain torch itself, and if fewer than two of the pictures are readable. ``measured`` is that of
-    featstore.engines.parity, on the same pixels. Raises FeatstoreError if the drift exceeds the bound of the engine's
-    precision class (see featstore/engines/README.md).
+    The figures are those of featstore.engines.measure_drift and are recorded with the vectors. Returns None if the
+    engine is plain torch, or if fewer than two of the pictures are readable. Raises FeatstoreError if the drift exceeds
+    the bound of the engine's precision class (see featstore/engines/README.md).
     """
     if engine.name == "torch":
         return None

@@ -1,7 +1,7 @@
 """The extraction pipeline: threads read and decode ahead, the network runs, and one thread writes vectors in order.
 
-The pipeline does not know stores and files. The loading function, the engine and the writing function are parameters,
-so each part can be timed or replaced separately.
+The pipeline does not depend on stores and files. The loading function, the engine and the writing function are
+parameters, so each part can be timed or replaced separately.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LOOK_SECONDS: Final = 0.02
 class Loaded:
     """The result of loading one row.
 
-    ``pixels``: (h, w, 3) uint8, or None with ``reason`` and ``message``. ``sha256``: of the bytes read.
+    ``pixels``: (h, w, 3) uint8, or None with ``reason`` and ``message``. ``sha256``: digest of the bytes read.
     """
 
     pixels: NDArray[np.uint8] | None
@@ -43,8 +43,8 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Batch:
-    """The rows ``start`` to ``stop`` of one unit, and the ``target`` of the result; a batch has rows of one unit
-    only."""
+    """The rows ``start`` to ``stop`` of one unit. ``target``: the unit to load the rows from and to write the result
+    to. ``last``: whether this is the last batch of the unit."""
 
     target: Any
     start: int
@@ -56,8 +56,8 @@ class Batch:
 class Done:
     """The result of a batch.
 
-    ``vectors`` (n, d) of the rows that did not fail, ``sha256`` (stop - start, 32), ``failures`` (row, reason,
-    message).
+    ``vectors`` (n, d): of the rows that did not fail; ``sha256`` (stop - start, 32): digests for all rows;
+    ``failures``: (row, reason, message) of each failed row.
     """
 
     batch: Batch
@@ -100,8 +100,8 @@ class Timings:
     * ``others``: waiting for units that other processes hold
     * ``closing``: ending threads, closing files, counting the store
 
-    Sums over threads: ``read``, ``decode``, ``write``. CPU seconds: ``load_processor`` (reading and decoding) and
-    ``processor`` (the whole process during extraction). ``forwarded``: number of pictures that went through the
+    Seconds summed over threads: ``read``, ``decode``, ``write``. CPU seconds: ``load_processor`` (reading and decoding)
+    and ``processor`` (the whole process during extraction). ``forwarded``: number of pictures that went through the
     network.
     """
 
@@ -125,7 +125,7 @@ class Timings:
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def add(self, **seconds: float) -> None:
-        """Add seconds to stages, from any thread; to the stages of CLOCK from one thread only."""
+        """Add seconds to the named stages. Safe in any thread, but only one thread may add to the stages in CLOCK."""
         with self.lock:
             for name, value in seconds.items():
                 setattr(self, name, getattr(self, name) + value)
@@ -137,7 +137,8 @@ class Timings:
 
     @contextlib.contextmanager
     def during(self, name: str) -> Iterator[None]:
-        """Add the elapsed time to the stage ``name`` of CLOCK, minus what other stages of CLOCK got meanwhile."""
+        """Add the duration of the block to the stage ``name`` of CLOCK, without the seconds that other stages of CLOCK
+        got during the block."""
         start, before = time.perf_counter(), self.clock
         try:
             yield
@@ -145,7 +146,7 @@ class Timings:
             self.add(**{name: time.perf_counter() - start - (self.clock - before)})
 
     def to_dict(self) -> dict[str, float]:
-        """Return the figures as JSON, seconds rounded to milliseconds."""
+        """Return the timings as a dict for JSON, with seconds rounded to milliseconds."""
         names = [each.name for each in fields(self) if each.type == "float"]
         return {**{name: round(getattr(self, name), 3) for name in names}, "forwarded": self.forwarded}
 
@@ -155,7 +156,7 @@ Part = Callable[[], list[Loaded]]
 
 
 def one_by_one(load: Callable[[Any, int], Loaded]) -> Callable[[Batch], list[Part]]:
-    """Return the parts of a batch in which each row is loaded separately, by ``load(target, row)``."""
+    """Return a function that splits a batch into parts of one row, each loaded by ``load(target, row)``."""
 
     def part(target: Any, row: int) -> list[Loaded]:
         return [load(target, row)]
@@ -174,13 +175,12 @@ def run(
     ahead: int,
     timings: Timings,
 ) -> None:
-    """Process ``batches`` in order: their ``parts`` in threads, ``engine`` here, ``write`` in one more thread.
+    """Process ``batches`` in order: load them in threads, run ``engine`` in this thread, ``write`` in one more thread.
 
-    ``parts`` returns the functions that load a batch, in the order of its rows; it is called in the order of the batches.
-
-    At most ``ahead`` batches are decoded and waiting, ``engine.in_flight`` in the network, and 2 not yet written. None
-    among the batches means: write all previous batches now. A part returns failures of pictures; exceptions from
-    a part, ``engine`` or ``write`` end the run.
+    ``parts(batch)``, called in this order too, returns the functions that load the batch, in the order of its rows.
+    At most ``ahead`` batches are decoded and waiting, ``engine.in_flight`` batches are in the network, and 2 are not
+    yet written. If ``batches`` yields None, all previous batches are written before the next is started. Pictures that
+    fail are part of the result; exceptions of these functions, of ``engine`` and of ``write`` end the run.
     """
     window: deque[tuple[Batch, list[Future[list[Loaded]]]]] = deque()
     forwarding: deque[Forwarding] = deque()
@@ -203,7 +203,7 @@ def run(
         while not future.done():
             start, idle = time.perf_counter(), all(each.done() for each in forwarding)
             wait([future], _LOOK_SECONDS)
-            # While batches are in flight, the network is not idle.
+            # Waiting for pictures counts as "waiting" if the network is idle, otherwise as "forward".
             timings.add(**{"waiting" if idle else "forward": time.perf_counter() - start})
         return future.result()
 
@@ -213,7 +213,7 @@ def run(
         writing.append(writer.submit(timed_write, done))
 
     def written(unfinished: int) -> None:
-        """Wait until fewer than ``unfinished`` blocks are unwritten."""
+        """Wait until fewer than ``unfinished`` batches are still to be written."""
         with timings.during("blocked"):
             while len(writing) >= unfinished:
                 writing.popleft().result()
@@ -245,7 +245,7 @@ def run(
 
 
 def _planned(batches: Iterator[Batch | None], timings: Timings) -> Iterator[Batch | None]:
-    """Yield the batches; count the seconds spent on each as planning."""
+    """Yield the batches; count the seconds until each batch is available as the stage "planning"."""
     end = Batch(None, 0, 0, True)
     while True:
         with timings.during("planning"):
@@ -257,7 +257,10 @@ def _planned(batches: Iterator[Batch | None], timings: Timings) -> Iterator[Batc
 
 @dataclass(frozen=True)
 class Forwarding:
-    """A batch in the network; ``pending``: the features of all its rows, None if no row has a picture."""
+    """A batch that the network is processing.
+
+    ``pending``: the features of all rows of the batch, available later; None if no picture of the batch was readable.
+    """
 
     batch: Batch
     sha256: NDArray[np.uint8]
@@ -286,14 +289,13 @@ class Forwarding:
 
 
 def begin(batch: Batch, loaded: list[Loaded], engine: Engine, timings: Timings) -> Forwarding:
-    """Submit one batch to the network; ``loaded`` has a result for each of its rows."""
+    """Submit one batch to the network; ``loaded``: the pixels or failure of each row of the batch."""
     sha256 = np.frombuffer(b"".join(row.sha256 for row in loaded), np.uint8).reshape(-1, 32)
     failures = [(batch.start + at, row.reason, row.message) for at, row in enumerate(loaded) if row.pixels is None]
     shown = [(at, row.pixels) for at, row in enumerate(loaded) if row.pixels is not None]
     if not shown:
         return Forwarding(batch, sha256, [], failures, None)
-    # A failed picture is black, so that the batch's shape, and thus the bits of the other features, do not depend on
-    # it.
+    # Replace a failed picture by a black one: with a smaller batch the other features could differ in their last bits.
     start = time.perf_counter()
     pictures = np.zeros((len(loaded), *shown[0][1].shape), np.uint8)
     for at, pixels in shown:

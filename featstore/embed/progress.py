@@ -1,4 +1,4 @@
-"""Progress of a run, for progress bars and supervisors; imports nothing heavy."""
+"""Progress of a run, for progress bars and supervisors; this module imports no large library."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress: ``done`` of ``total`` pictures, ``failed`` of them failures; ``note`` says what the run is waiting
-    for."""
+    """Progress of a run: ``done`` of ``total`` pictures are finished, including ``failed`` failures.
+
+    ``note`` says what the run is waiting for.
+    """
 
     done: int
     total: int

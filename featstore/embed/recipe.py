@@ -1,7 +1,10 @@
-"""The recipe of features: a backbone, the engine that runs it, and the resulting identity.
+"""How features are made: a backbone, the engine that runs it, and the identity.
 
-A Request is compared with a store by names alone, or loaded as a Network; ``reopen`` loads the Network of an identity.
-Importing this module does not load torch, which a run without pending pictures does not need.
+The identity records all settings that determine the features; features of different identities are never mixed.
+
+A Request is what the user asks for. ``Request.agrees`` compares it with a store by names, ``Request.load`` loads the
+network, and ``reopen`` loads the network of existing features. Importing this module does not load torch, which a run
+without pending pictures does not need.
 """
 
 from __future__ import annotations
@@ -22,14 +25,14 @@ if TYPE_CHECKING:
     from featstore.engines import Engine
 
 EXACT_ENGINES: Final = ("torch", "torch-folded", "compile", "openvino")
-"""Engines of the precision class fp32, unless another precision is requested."""
+"""Engines that compute in the precision class fp32 if no other precision is requested."""
 _BY_NAME: Final = re.compile(r"random:[0-9]+|[A-Z][A-Z0-9_]*")
-"""Names of weights that mean the same weights everywhere: random by seed, or published. Other values are files."""
+"""Names that mean the same weights everywhere: random weights by seed, or published weights. Other names are files."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """A backbone, the engine that runs it, and the identity of the resulting features."""
+    """A loaded backbone, the engine that runs it, and the identity of the features that they make."""
 
     backbone: Backbone
     engine: Engine
@@ -38,7 +41,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Request:
-    """The requested features; None and "auto" mean those of the store. Names are as in ``extract``."""
+    """The options that the user asks for, named as in ``extract``; None and "auto" mean the setting of the store."""
 
     backbone: str | Backbone | None = None
     weights: str | None = None
@@ -58,9 +61,9 @@ class Request:
         return Geometry(self.size, self.fit, self.layer, self.pool)
 
     def agrees(self, existing: Manifest) -> bool:
-        """Return whether the names alone show that this request means the features of the store ``existing``.
+        """Return whether this request asks for the features of the store ``existing``, judged by names only.
 
-        False if they differ, or if only loading the network could decide it, as for a checkpoint file.
+        False if a name differs, or if only loading the network could decide, as for a checkpoint file.
         """
         identity = existing.identity
         identity.require_pictures("the store")
@@ -86,7 +89,8 @@ class Request:
     def load(self, existing: Manifest | None, store: Path) -> Network:
         """Load the network; ``existing``: the manifest of ``store`` if it has rows.
 
-        Raises UsageError; IdentityError, before loading if names suffice; FeatstoreError; DamagedError (weights).
+        Raises IdentityError if the store has other features, before loading if the names show this; UsageError for
+        wrong options; DamagedError for damaged weights; FeatstoreError.
         """
         from featstore.decode import DECODER
         from featstore.engines import engine_for_class, open_engine
@@ -123,10 +127,10 @@ class Request:
 
 
 def load_again(identity: Identity, weights_name: str, name: str | None, weights: str | None, what: str) -> Backbone:
-    """Return the backbone recorded in ``what``, a store, head or index; ``name`` and ``weights``: given by the user.
+    """Load the backbone that ``what``, a store, head or index, was made with; ``name`` and ``weights``: from the user.
 
-    Recorded names never open a file or import a module; only ``name`` and ``weights`` do. Raises UsageError
-    with the remedy, IdentityError if ``name`` is another backbone.
+    Only names from the user open a file or import a module, never the names recorded in ``what``. Raises UsageError
+    with the remedy if the backbone cannot be loaded, IdentityError if ``name`` is another backbone.
     """
     from featstore.backbones import backbone_name, exists, known_weights, load_backbone, load_recorded, own_function
     from featstore.backbones.plugins import consent, is_name, is_spec
@@ -162,13 +166,13 @@ def reopen(
     device: str = "auto",
     otherwise: str = "",
 ) -> Network:
-    """Load the network that made features of ``identity``, with an engine of the same precision, and check the
-    identity.
+    """Load the network that made the features of ``identity``, with an engine of the same precision, and check it.
 
-    ``weights_name``: name of the weights when the features were made. ``weights``: their file, if they are not
-    found by that name. ``backbone``: already loaded, or named by the user, which is required for the user's own.
-    ``what``: a path, for messages, to which ``otherwise`` adds another remedy. Raises UsageError if backbone or weights
-    are not available; IdentityError if they give other features.
+    ``weights_name``: name of the weights when the features were made. ``weights``: file of the weights, if that name
+    does not lead to them. ``backbone``: a loaded backbone or a name from the user; required if the features were made
+    with the user's own function. ``what``: path of the features, for messages; ``otherwise``: another remedy to add to
+    a message. Raises UsageError if backbone or weights are not available; IdentityError if the network gives other
+    features.
     """
     from featstore.engines import engine_for_class, open_engine
 
@@ -188,21 +192,22 @@ def reopen(
 
 
 def _decoder(choice: str) -> str:
-    # Imported here because it imports Pillow.
+    # Imported here because featstore.decode imports Pillow.
     from featstore.decode import decoder_class
 
     return decoder_class(choice)
 
 
 def identity_of(backbone: Backbone, engine: Engine, dtype: str, decoder: str) -> Identity:
-    """Return the identity of features from ``backbone``, run by ``engine``, on pictures of the class ``decoder``."""
+    """Return the identity of features from ``backbone``, run by ``engine``, on pictures decoded by the class
+    ``decoder``."""
     if dtype not in ("float32", "float16"):
         raise UsageError(f"dtype: {dtype!r} is not float32 or float16")
     return Identity(**of_backbone(backbone), decoder=decoder, precision=engine.precision, dtype=dtype)
 
 
 def of_backbone(backbone: Backbone) -> dict[str, Any]:
-    """Return the fields of an identity that ``backbone`` determines."""
+    """Return the fields of an Identity that depend only on ``backbone``."""
     return {
         "backbone": backbone.name,
         "layer": backbone.layer,

@@ -1,10 +1,10 @@
 """Decode each picture once for several runs at the same time, each with a backbone of its own.
 
-The run that needs a picture first decodes it, fits it to the preprocessing of every run, and keeps the small results for
-the others. The runs go through the same pictures in the same order, so little is kept. If a run has
-``limit`` bytes of kept results, the others wait for it; if it takes none for a while (it waits for another process, or
-had these pictures before), its results are dropped, and it decodes for itself. So no run can block another one, and
-features are those of separate runs.
+The first run that needs a picture decodes it, resizes and crops it for every run, and keeps these small results for the
+other runs. All runs go through the same pictures in the same order, so few results are kept. If ``limit`` bytes of
+results are kept for a run, the other runs wait. If that run takes no result within two seconds (it waits for another
+process, or its store already has these pictures), its results are dropped and it decodes these pictures itself. So no
+run can block another run, and the features equal those of separate runs.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _PATIENCE_SECONDS: Final = 2.0
 
 
 class SharedDecoding:
-    """State shared by ``runs`` runs of one process; each calls ``join`` before its first picture and ``leave`` at its
-    end.
+    """State shared by ``runs`` runs of one process. Each run calls ``join`` before its first picture and ``leave`` when
+    it ends.
 
-    ``loading``: lock around loading a network, which uses global state of torch. ``decoded``: pictures that were
-    decoded; ``limit``: bytes that are kept for one run.
+    ``loading``: lock to hold while a network is loaded, because loading uses global state of torch. ``decoded``: number
+    of decoded pictures. ``limit``: largest number of bytes kept for one run.
     """
 
     def __init__(self, runs: int, limit: int = defaults.SHARED_BYTES) -> None:
@@ -51,9 +51,9 @@ class SharedDecoding:
         self._cut: OrderedDict[Hashable, tuple[CutPicture, set[int]]] = OrderedDict()
 
     def join(self, run: int, decoder: str, preprocessing: Preprocessing) -> Decoder:
-        """Return the decoder for the run of this number, once every run has joined or left.
+        """Wait until every run has joined or left; return the decoder function for run number ``run``.
 
-        ``decoder``: name of the decoder class of its features.
+        ``decoder``: name of the decoder class with which the features of this run are made.
         """
         with self._changed:
             self._fit[run] = open_fitting(decoder), preprocessing
@@ -67,9 +67,10 @@ class SharedDecoding:
         return decode
 
     def cut(self, run: int, place: Hashable, make: Callable[[], CutPicture]) -> CutPicture:
-        """Return the picture at ``place``, whose regions are rows, made by the first run that needs it.
+        """Return the picture at ``place``, from which regions are cut; the first run that needs the picture makes it.
 
-        It is kept until every other run has taken it; of more than ``limit`` bytes the oldest are dropped.
+        The picture is kept until every other run has taken it; if kept pictures exceed ``limit`` bytes, the oldest are
+        dropped.
         """
         with self._changed:
             picture, waiting = self._cut.pop(place) if place in self._cut else (make(), set(self._fit))
@@ -124,18 +125,20 @@ class SharedDecoding:
         for other, future in others.items():
             fit = fits[other]
             try:
-                # A run that left since needs no result.
+                # If the other run has left, its preprocessing is unknown and its result is not used: take that of this
+                # run.
                 future.set_result(_fitted(image, fit or own, results))
             except BaseException as error:
                 future.set_exception(error)
         return _fitted(image, own, results)
 
     def _moved(self, run: int, full: int, taken: int) -> bool:
-        """Return whether to stop waiting for a run: it has room for a result again, or has taken one."""
+        """Return whether to stop waiting for ``run``: fewer than ``full`` results are kept for it, or it has taken
+        one."""
         return self._count[run] < full or self._taken[run] != taken
 
     def _promise(self, run: int, key: bytes) -> dict[int, Future[Pixels]]:
-        """Return a future for each other run that is to get this picture; called with the lock held."""
+        """Return a future for each other run, through which that run gets this picture; called with the lock held."""
         promised = {}
         for other in [each for each in self._fit if each != run]:
             crop = self._fit[other][1].crop
@@ -156,7 +159,7 @@ class SharedDecoding:
 def _fitted(
     image: Any, fit: tuple[Callable[[Any, Preprocessing], Pixels], Preprocessing], known: dict[tuple[Any, str], Pixels]
 ) -> Pixels:
-    """Return the picture as a network sees it; equal preprocessings share one result."""
+    """Return the picture resized and cropped by ``fit`` (function, preprocessing); equal ``fit`` share one result."""
     function, preprocessing = fit
     name = (function, repr(preprocessing))
     if name not in known:

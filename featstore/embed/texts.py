@@ -24,10 +24,11 @@ LARGEST_TEXT = 10_000
 def open_backbone_with_text(
     origin: Origin, what: str, *, weights: str | None = None, backbone: str | Backbone | None = None
 ) -> Backbone:
-    """Load the backbone that made the features of ``what``, and check its identity, for its text tower.
+    """Load the backbone that made the features of ``what``, with its text tower (text encoder), and check that it is
+    the same.
 
     ``weights``, ``backbone``: as in open_embedder; no engine is opened. Raises UsageError if the backbone has no text
-    tower, before loading if its name shows that; IdentityError if it is not the one of ``origin``.
+    tower, before loading if the name shows this; IdentityError if the backbone is not that of ``origin``.
     """
     from featstore.embed.recipe import load_again, of_backbone
 

@@ -44,7 +44,7 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     weights, engine, device, precision, decode : str
         As in ``featstore.extract``.
     size, layer, pool : int, str or None
-        As in ``featstore.extract``; None means as the weights' authors do.
+        As in ``featstore.extract``; None means the setting of the authors of the weights.
     picture_fit : {"crop", "squash", "pad"} or None
         ``fit`` of ``featstore.extract``; here ``fit`` is the name of a method.
     batch : int
@@ -115,11 +115,11 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     @property
     def _n_features_out(self) -> int:
-        """Dimension d of the features, for ``get_feature_names_out``; as ``transform``, it needs no fit."""
+        """Dimension d of the features, for ``get_feature_names_out``; like ``transform``, available without ``fit``."""
         return self._embedder().identity.dimension
 
     def transform(self, X: Any) -> FeatureArray:
-        """Return the features (n, d) of the pictures ``X`` (n); needs no fit.
+        """Return the features (n, d) of the pictures ``X`` (n); can be called without ``fit``.
 
         If ``unreadable`` is "raise", raises UsageError that names the first picture that cannot be read.
         """
@@ -203,7 +203,8 @@ def _inputs(X: Any, *, load: bool = True) -> Iterator[Input]:
             raise UsageError(f"{name} is a {type(picture).__name__}; give a path, a PIL image or a uint8 array")
         if load:
             try:
-                # Decode in this thread: the list may hold the same image twice.
+                # Decode in this thread: if the list holds one image object twice, two threads must not decode it at
+                # once.
                 picture.load()
             except (OSError, ValueError, SyntaxError) as error:
                 name = getattr(picture, "filename", "") or name

@@ -1,4 +1,5 @@
-"""Run over the units of a plan: claim, divide into batches, extract, commit."""
+"""Extract the units (groups of rows) of a plan: claim a unit, extract it in batches, write its shard (file of
+vectors)."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ _POLL_SECONDS: Final = 1.0
 
 
 class Run:
-    """One run over the pending units; progress and report are read from its state."""
+    """Extract pending units; the attributes hold the progress and the counts for the report."""
 
     def __init__(
         self,
@@ -69,14 +70,15 @@ class Run:
 
     @property
     def kept(self) -> int:
-        """Number of pictures in this process's journals of unfinished units."""
+        """Number of pictures that this process has extracted of unfinished units; their vectors are kept in
+        journals."""
         return sum(writer.next_row for writer in self.open.values())
 
     def take(self, units: Sequence[Unit]) -> None:
-        """Set ``todo`` to those of ``units`` that have no shard and whose pictures' folder exists.
+        """Set ``todo`` to the units that have no shard and whose folder of pictures exists.
 
-        Set ``lost`` to the shards that were written earlier and are missing now, and ``absent`` to the units without a
-        shard whose folder does not exist.
+        Set ``absent`` to the units that have no shard and whose folder does not exist, and ``lost`` to the shards that
+        were written earlier and are missing now.
         """
         there = [
             _is_there(root, str(segment.source.get("kind")))
@@ -91,7 +93,7 @@ class Run:
         self.lost = [path for path in lost if written.mark_of(path) in marks]
 
     def root(self, segment: int) -> Path:
-        """Return the root of a segment's pictures."""
+        """Return the root folder of the pictures of a segment of the plan, which holds the pictures of one source."""
         return self.roots[segment]
 
     def go(
@@ -104,10 +106,10 @@ class Run:
         decode: Decoder | None = None,
         cut: Cutting | None = None,
     ) -> None:
-        """Extract all units of this run's share, and wait for units that others hold; ``decoding``: number of decoding
-        threads.
+        """Extract all units in ``todo``, and wait for the units that other processes are extracting.
 
-        ``decode``: replaces the decoder of the store's class. ``cut``: see Loader.
+        ``decoding``: number of decoding threads. ``decode``: decoder function to use instead of that of the store's
+        decoder class. ``cut``: see Loader.
         """
         if not self.todo:
             return
@@ -174,7 +176,8 @@ class Run:
             todo = [unit for unit, _ in held if not shards.has_shard(self.store, unit.number)]
             self._advance(sum(len(unit) for unit, _ in held if unit not in todo), 0, made=False)
             if todo:
-                # Flush the pipeline: held units must not stay unwritten while this process waits for others.
+                # Write all vectors first: other processes may wait for the units of this process while this process
+                # waits.
                 yield None
                 self._note = f"waiting for {len(todo):,} units held by {held[0][1]}"
                 self._report_progress()
@@ -182,8 +185,10 @@ class Run:
                     self.stop.wait(_POLL_SECONDS)
 
     def _verify(self, unit: Unit, directory: Path) -> None:
-        """Measure once the drift of the engine from plain torch, on pictures of ``unit``, whose work folder is
-        ``directory``."""
+        """Measure once how far the engine's vectors are from plain torch's, on pictures of ``unit``.
+
+        ``directory``: the work folder of this unit.
+        """
         from featstore.embed.parity_check import PlannedUnit
 
         assert self._measure is not None
@@ -209,12 +214,12 @@ class Run:
         if done.batch.stop > done.batch.start:
             writer.append(Block(done.batch.start, done.batch.stop, done.vectors, done.sha256, done.failures))
         if done.batch.last:
-            # Writing and syncing a large shard may be slow, so the stall limit does not apply.
+            # Writing a large shard may be slow: tell the supervisor not to count this time as a stall.
             self._tick(owed=False)
             writer.commit()
             self.open.pop(writer.unit.number)
             self.claims.finish(writer.unit.number)
-        # A row that was retired from the plan meanwhile is no picture of the store any more: no verb lists it.
+        # Do not count rows that were retired from the plan during the run: they are no longer pictures of the store.
         failed = [reason for _, reason, _ in done.failures if reason != SUPERSEDED]
         left = len(done.failures) - len(failed)
         self.reasons.update(failed)
@@ -251,14 +256,14 @@ class Run:
 
 
 def _is_there(root: Path, kind: str) -> bool:
-    """Return whether the pictures' folder exists; if not (an unmounted disk), its pictures do not count as missing."""
+    """Return whether the folder of the pictures exists. If not (an unmounted disk), its pictures stay pending."""
     return kind == "list" or (kind != "import" and os.path.isdir(root))
 
 
 def extract_units(
     store: Path, numbers: Sequence[int], roots: list[Path], network: Network, claims: Claims
 ) -> tuple[int, int]:
-    """Extract only the pending units ``numbers``, for repair; return the numbers of new vectors and failures.
+    """Extract only the pending units ``numbers``, for repair; return how many vectors and how many failures are new.
 
     ``roots``: folder of the pictures, by segment of the plan.
     """

@@ -1,4 +1,4 @@
-"""The verbs that run on each kind of forgery, and the commands that make what is forged."""
+"""The commands that the tests run on each kind of forged file, and the commands that make the files to forge."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ VERBS: dict[str, dict[str, str]] = {
         "train --update a.head store": "a.head",
         "train store --out a.head --C 1 --force": "a.head",
         "index store --update --out an.index": "an.index",
-        # A purge rewrites the heads and indexes of the store in its folder.
+        # A purge also rewrites the heads and indexes in the folder that contains the store.
         "remove store cat/02.png --purge": "store a.head an.index",
         "remove store cat/02.png --purge --also page.html": "store a.head an.index",
     },
@@ -205,8 +205,11 @@ VERBS: dict[str, dict[str, str]] = {
         "import vectors/v.parquet foreign --identity x": "foreign",
     },
 }
-"""Verbs by what is forged, each with the names in ``theirs`` that it may change. Missing is ``backbones``, which reads
-no file of others, and ``bench``, which reads pictures as ``extract`` does, in minutes."""
+"""Commands to run for each kind of forged file, with the names of the files that a command may change.
+
+``backbones`` is missing because it reads no file of another person, and ``bench`` because it takes minutes and reads
+pictures as ``extract`` does.
+"""
 REFUSED = frozenset(
     {
         "label cut ../home/labels.csv",
@@ -220,7 +223,7 @@ REFUSED = frozenset(
         'search an.index --text "a red car"',
     }
 )
-"""Verbs that are refused on intact files too."""
+"""Commands that end with an error even if all files are intact."""
 _REMOVED = f"extract {FOLDER} less --unit-rows 6 {NETWORK.format(0)}"
 MADE: dict[str, tuple[str, ...]] = {
     "demo": ("demo demo --limit 40 --engine torch",),
@@ -253,4 +256,4 @@ MADE: dict[str, tuple[str, ...]] = {
     ),
     "imported": ("import vectors/v.npy foreign --identity x --keys ../home/keys.txt",),
 }
-"""Commands that make what is forged, by its kind; a store, a head, an index and exports are always there."""
+"""Commands that make the files to forge, by kind; a store, a head, an index and exports are made for every kind."""

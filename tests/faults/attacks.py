@@ -1,6 +1,7 @@
-"""Every verb on forged stores, heads, indexes and files of other programs.
+"""Run every verb on forged stores, heads, indexes and files of other programs, and report harm.
 
-Each verb runs in a fork of this process, on a copy, beside a user's folder that inotify watches.
+Each verb runs in a fork of this process, on a copy of the forged files. inotify watches a folder of the user's own
+files, which no verb may change.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ from tests.made import write_pictures
 def prepare(folder: Path, kinds: Sequence[str] = tuple(VERBS)) -> Ground:
     """Make the user's folder, and an intact store, head, index and files of other programs, for attacks at ``folder``.
 
-    Stores record absolute paths: all is made at ``folder``, and then moved aside. Only forks run torch, whose threads a
-    fork of this process could not use; here their modules are imported, so that each verb starts at once.
+    Stores record absolute paths, so all files are made at ``folder`` and then copied to the returned folder. Only forks
+    run torch: after torch has started threads in this process, forks of it could not use torch. This process only
+    imports the modules that verbs need, so that each fork starts fast.
     """
     ground, master = Ground(folder), Ground(folder.with_name(f"{folder.name}-master"))
     run_in_fork(lambda: _make(ground, kinds))
@@ -54,7 +56,7 @@ def _run(ground: Ground, verb: str) -> None:
     try:
         cli.main(shlex.split(verb))
     except SystemExit as error:
-        # 1: a picture in the folder cannot be read
+        # Exit code 1 is expected: one picture in the folder cannot be read.
         if error.code not in (None, 0, 1) and verb not in REFUSED:
             raise AssertionError(f"{verb} on intact files: exit code {error.code}") from None
 
@@ -62,7 +64,7 @@ def _run(ground: Ground, verb: str) -> None:
 def _try(ground: Ground, kinds: Sequence[str]) -> None:
     os.chdir(ground.theirs)
     torch.set_num_threads(1)
-    # First those that change nothing; those that remove rows come last, since others need the rows.
+    # Run commands that change nothing first, and commands that remove rows last, because the others need these rows.
     order = [
         (bool(changes), verb.startswith("remove"), kind, verb)
         for kind in kinds
@@ -128,7 +130,7 @@ def _write_vectors(folder: Path, vectors: np.ndarray, keys: list[str]) -> None:
 
 
 def _copy(master: Ground, to: Ground, what: str) -> None:
-    """Copy the files that the verbs on ``what`` read."""
+    """Copy the files that the commands for the kind ``what`` read, and the user's folder."""
     shutil.rmtree(to.folder, ignore_errors=True)
     shutil.copytree(master.home, to.home)
     to.out.mkdir()
@@ -142,9 +144,11 @@ def _copy(master: Ground, to: Ground, what: str) -> None:
 def attack(
     master: Ground, folder: Path, number: int, seed: int, kinds: Sequence[str] = tuple(VERBS)
 ) -> Iterator[tuple[str, str, str, list[str]]]:
-    """Make one forgery and run every verb on it; yield (kind of file, the change, verb, violations).
+    """Make one forgery and run every command on it; yield (kind of file, description of the change, command,
+    violations).
 
-    ``folder``: the one that ``prepare`` got. A verb that wrote gets the next one a fresh copy of the forgery.
+    ``folder``: the same as for ``prepare``. After a command that wrote files, the forgery is made again for the next
+    command.
     """
     ground, how, verbs, changed = Ground(folder), "", dict[str, str](), True
     what = Forger(ground, seed * 1_000_003 + number).kind(kinds)
@@ -170,5 +174,6 @@ def attack(
 
 
 def _is_named(name: str, changes: str) -> bool:
-    """Return whether a name is that of a file that a verb may change, or a temporary or side file of it."""
+    """Return whether ``name`` is a file in ``changes``, the files that a command may change, or a temporary or side
+    file of these."""
     return any(name.removeprefix(".").startswith(one) for one in changes.split())

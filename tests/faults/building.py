@@ -1,4 +1,4 @@
-"""A small complete store: two units, failures, labels, a past compaction, a head and an index."""
+"""Make a small store with two units, failures and labels, compacted once, and a head and an index of this store."""
 
 from __future__ import annotations
 

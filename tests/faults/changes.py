@@ -1,4 +1,7 @@
-"""Changes of an attacker's files that keep checksums right: of arrays, JSON, sealed files, and files of NumPy."""
+"""Random changes that an attacker could make to arrays, JSON, sealed files and .npy files, with valid checksums.
+
+A sealed file is featstore's HDF5 file with checksums: arrays, a description "meta" and a short summary (JSON).
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,11 @@ from tests.faults.sandbox import Ground
 ATTACK = "\x1b]52;c;Y3VybA==\x07\x1b[2J\u202e\r\nfeatstore: whole"
 NUMBERS = (0, 1, -1, 2, 255, 1 << 15, (1 << 31) - 1, -(1 << 31), 1 << 40, (1 << 63) - 1, -(1 << 63))
 MODULE = "stranger"
-"""A module that can be imported while verbs run, and must not be: it changes a file of the user (see attacks)."""
+"""Name of a module that forged files name and no verb may import; importing it changes a file of the user."""
 
 
 class Changes:
-    """Draw changes, reproducible by ``seed``."""
+    """Draw random changes of files; the same ``seed`` gives the same changes."""
 
     def __init__(self, ground: Ground, seed: int) -> None:
         self.ground, self.draw = ground, random.Random(seed)
@@ -46,7 +49,7 @@ class Changes:
             path.mkdir()
 
     def _numbers(self, file: bytes) -> bytes:
-        """Return a file with some numbers in it replaced, most of them near its start."""
+        """Return the bytes ``file`` with some binary numbers in them replaced, most of these near the start."""
         data = bytearray(file)
         for _ in range(self.draw.choice((1, 1, 2, 5))):
             form = self.draw.choice("bifq")
@@ -61,7 +64,8 @@ class Changes:
         return bytes(data)
 
     def _npy(self, data: bytes, home: Path) -> bytes:
-        """Return an array of NumPy with another header, or a pickle that writes to a file."""
+        """Return the .npy file ``data`` with another header; with dtype object, the data is a pickle that writes to a
+        file."""
         end = 10 + struct.unpack_from("<H", data, 8)[0]
         kind, shape = (
             self.draw.choice(("<f4", "|O", "<f8", "<M8[s]", "|V16", "[('a', '<f4')]", "<c8")),
@@ -78,7 +82,8 @@ class Changes:
         return data[:8] + struct.pack("<H", len(header) + 1) + header + b"\n" + body
 
     def _seal(self, path: Path) -> str:
-        """Rewrite a sealed file with one of its arrays, its description or its summary changed."""
+        """Rewrite a sealed file with one array, the "meta", the summary or the kind changed; return which was
+        changed."""
         file = sealed.SealedFile(path)
         arrays = {name: file[name].copy() for name in file.names if name != "meta"}
         kind, meta, summary, told = file.header["kind"], file.meta, file.summary, "meta"
@@ -98,7 +103,8 @@ class Changes:
         return told
 
     def _reseal(self, path: Path, change: Callable[[dict[str, np.ndarray], Any], Any]) -> None:
-        """Rewrite a sealed file after ``change(arrays, meta)``, which returns the new description."""
+        """Rewrite a sealed file with valid checksums; ``change(arrays, meta)`` edits the arrays and returns the new
+        "meta"."""
         file = sealed.SealedFile(path)
         arrays = {name: file[name].copy() for name in file.names if name != "meta"}
         kind, summary, meta = file.header["kind"], file.summary, change(arrays, file.meta)
@@ -127,7 +133,7 @@ class Changes:
         return array
 
     def _json(self, value: Any, depth: int = 0) -> Any:
-        """Return JSON with one value changed."""
+        """Return a copy of the JSON value ``value`` in which one inner value is replaced by an odd one or left out."""
         if isinstance(value, dict) and value and (depth == 0 or self.draw.random() < 0.8):
             name = self.draw.choice(sorted(value))
             if depth and self.draw.random() < 0.1:

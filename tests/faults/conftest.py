@@ -1,4 +1,4 @@
-"""One small store, head and index for all fault tests; tests that change them make a copy."""
+"""One small store, head and index for all fault tests; a test that changes these files makes a copy first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.faults.building import make_head, make_index, small_store
 
 @pytest.fixture(scope="session")
 def master(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with pictures/, store/, a.head, an.index and its side file."""
+    """A folder with pictures/, store/, a.head, an.index and the side file of the index."""
     folder = tmp_path_factory.mktemp("master")
     store = small_store(folder)
     make_head(store, folder / "a.head")

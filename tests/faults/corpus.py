@@ -1,4 +1,6 @@
-"""A folder of damaged, unusual and hostile picture files with their expected outcomes; as a command, extract it.
+"""Write a folder of damaged, unusual and hostile picture files, and return their expected outcomes.
+
+As a command, extract FOLDER into STORE and print the outcomes:
 
 python -m tests.faults.corpus FOLDER STORE
 """
@@ -33,7 +35,8 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def png(width: int, height: int, *, bits: int = 1, data: bytes | None = None) -> bytes:
-    """Return a gray PNG with this size in its header; ``data``: its raw rows, by default zeros for all of them."""
+    """Return a gray PNG file with the given size in its header; ``data``: the uncompressed pixel rows, by default all
+    zero."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -44,7 +47,7 @@ def png(width: int, height: int, *, bits: int = 1, data: bytes | None = None) ->
 
 
 def make(folder: Path) -> dict[str, set[str]]:
-    """Write the corpus; return the accepted outcomes by key: "vector" or reasons of failure."""
+    """Write the picture files; return for each key the accepted outcomes: "vector" or reasons of a failure."""
     whole = picture(1, (48, 40))
     expected: dict[str, set[str]] = {}
 
@@ -110,7 +113,8 @@ def make(folder: Path) -> dict[str, set[str]]:
 
 
 def main(folder: str, store: str) -> None:
-    """Extract with the tiny backbone; print outcomes, seconds, and the peak memory above what was there before."""
+    """Extract with the tiny backbone; print outcomes, seconds, and by how much the peak memory grew during
+    extraction."""
     from featstore.store import FeatureStore
     from tests.made import extract, tiny_backbone
 

@@ -1,4 +1,5 @@
-"""FAISS indexes of every kind that the installed FAISS can write, nested wherever FAISS allows it, to build hostile files."""
+"""FAISS indexes of every kind that the installed FAISS can write, also nested in other indexes, to make hostile
+files."""
 
 from __future__ import annotations
 
@@ -30,17 +31,18 @@ FACTORIES = (
     *("PCAR8,IVF4,PQ4x4fsr,Refine(SQ8)", "IDMap,Flat", "IDMap2,Flat", "MinMax,SQ8", "MinMaxFP16,SQ8"),
 )
 MADE_BY_HAND = ("NNDescent", "no lists", "lists on disk")
-"""Kinds that FAISS's factory cannot make."""
+"""Kinds of indexes that ``faiss.index_factory`` cannot make."""
 
 
 def vectors(rows: int = ROWS) -> np.ndarray:
-    """Return vectors (rows, d), equal in every call."""
+    """Return random vectors (rows, d); every call returns the same values."""
     return np.random.default_rng(0).standard_normal((rows, DIMENSION)).astype(np.float32)
 
 
 @cache
 def blob(kind: str, aside: str) -> bytes:
-    """Return the file of one kind; lists on disk are written to the file ``aside``."""
+    """Return the bytes of a FAISS file with an index of ``kind``; on-disk inverted lists are written to the file
+    ``aside``."""
     faiss.omp_set_num_threads(1)
     return bytes(faiss.serialize_index(_made(kind, aside)))
 
@@ -71,7 +73,7 @@ def _made(kind: str, aside: str) -> Any:
 
 
 def _flat(rows: int, plus: float = 1) -> Any:
-    """Return a placeholder index, to be replaced by a kind."""
+    """Return a flat index as a placeholder, whose bytes are later replaced by those of an index of another kind."""
     index = faiss.IndexFlatL2(DIMENSION)
     index.add(vectors(rows) + plus)
     return index
@@ -111,14 +113,14 @@ PLACES: dict[str, Callable[[int, Any], Any]] = {
     "the storage of a graph": _graph,
     "the centres of lists": _centres,
 }
-"""Positions at which a kind can be nested in an index, by name; each function takes rows and a placeholder, and returns
-the index around
-it."""
+"""Positions at which an index can be nested in another one, by name.
+
+Each function takes the number of rows and the inner index, and returns the outer index."""
 
 
 @cache
 def _around(place: str, rows: int) -> tuple[bytes, bytes]:
-    """Return the bytes before and after a kind of ``rows`` at ``place`` in a file."""
+    """Return the bytes of a FAISS file before and after an index of ``rows`` rows that is nested at ``place``."""
     stand_in = _flat(rows)
     inner = PLACES[place](rows, stand_in)
     outer = faiss.IndexIDMap(faiss.IndexFlatL2(DIMENSION))
@@ -132,8 +134,10 @@ def _around(place: str, rows: int) -> tuple[bytes, bytes]:
 
 
 def file(kind: str, place: str, aside: Path) -> tuple[bytes, int]:
-    """Return the FAISS file of ``kind`` at ``place``, and its number of rows; on-disk lists are in the file
-    ``aside``."""
+    """Return a FAISS file with an index of ``kind`` nested at ``place``, and its number of rows.
+
+    On-disk inverted lists are in the file ``aside``.
+    """
     inner = blob(kind, str(aside))
     rows = 0 if kind.startswith("MinMax") else ROWS
     first, last = _around(place, rows)
@@ -141,5 +145,5 @@ def file(kind: str, place: str, aside: Path) -> tuple[bytes, int]:
 
 
 def seal(path: Path, tables: IndexRows, record: pair.Record, dimension: int = DIMENSION) -> None:
-    """Write the side file for the FAISS file at ``path``, as an attacker would: all checksums are right."""
+    """Write featstore's side file (keys, ids, checksums) for the FAISS file at ``path``, with valid checksums."""
     pair._write_side(pair.side_path(path), path, SimpleNamespace(dimension=dimension), tables, record)

@@ -1,4 +1,4 @@
-"""System calls that fail or kill on purpose, in a test process."""
+"""Replace system calls of a test process by versions that fail, kill the process or run other code."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 Act = Callable[[str, int], None]
-"""Action before a call: gets the call's name and, for a write, the bytes of the buffer."""
+"""Function that runs before a system call; gets the name of the call and, for a write, the number of bytes."""
 CALLS = ("fsync", "replace", "link", "unlink", "mkdir", "rmdir", "rename", "ftruncate")
 
 
 class Calls:
-    """Count the calls that change files; before each, ``act`` may kill, raise, or do anything else."""
+    """Count the system calls that change files, and run ``act`` before each; ``act`` may raise or kill the process."""
 
     def __init__(self, act: Act) -> None:
         self.act, self.count, self.written = act, 0, 0
@@ -26,7 +26,7 @@ class Calls:
         self.act(name, size)
 
     def install(self) -> None:
-        """Patch Python's system calls for the rest of this process."""
+        """Patch the functions of ``os`` and ``open`` until this process ends."""
         for name in CALLS:
             setattr(os, name, self._between(name, getattr(os, name)))
         real, calls = builtins.open, self
@@ -59,7 +59,7 @@ class Calls:
 
 
 def kill_at(number: int) -> Calls:
-    """Kill this process with SIGKILL before the ``number``-th call."""
+    """Return a Calls object that kills this process with SIGKILL before the ``number``-th counted system call."""
 
     def act(name: str, size: int) -> None:
         if calls.count == number:
@@ -70,7 +70,7 @@ def kill_at(number: int) -> Calls:
 
 
 def full_after(size: int) -> Calls:
-    """Simulate a full disk after ``size`` bytes are written."""
+    """Return a Calls object that simulates a full disk after ``size`` bytes are written."""
 
     def act(name: str, wanted: int) -> None:
         if name in ("write", "open", "mkdir", "link") and calls.written + wanted > size:
@@ -81,7 +81,7 @@ def full_after(size: int) -> Calls:
 
 
 def at(number: int, what: Callable[[], object]) -> Calls:
-    """Run ``what`` just before the ``number``-th patched system call."""
+    """Return a Calls object that runs ``what`` just before the ``number``-th counted system call."""
 
     def act(name: str, size: int) -> None:
         if calls.count == number:

@@ -1,4 +1,4 @@
-"""Flip single bits in all files of a store, a head and an index, and check that verification detects each."""
+"""Flip single bits in all files of a store, a head and an index, and return what ``verify`` finds for each flip."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def whole_of(folder: Path, file: Path) -> Path:
 
 
 def flips(folder: Path, count: int, seed: int) -> Iterator[tuple[Path, int, int, list[str]]]:
-    """Yield (file, byte, bit, verify's findings) for ``count`` flips, each undone afterwards.
+    """Yield (file, byte, bit, findings of verify) for ``count`` flipped bits; undo each flip afterwards.
 
-    Files are taken in turn, bytes and bits at random. Readers are tried too: they may refuse the file or not notice,
-    but must not fail in any other way.
+    Files are taken in turn, bytes and bits at random. The readers also run on each damaged file: they may raise
+    FeatstoreError or not notice the damage, but must not fail in any other way.
     """
     draw = random.Random(seed)
     files = sorted(
         file
         for file in folder.rglob("*")
         if file.is_file()
-        and file.stat().st_size  # marks in written/ are empty
+        and file.stat().st_size  # skip empty files, such as those in written/
         and "pictures" not in file.relative_to(folder).parts
         and "work" not in file.relative_to(folder).parts
     )

@@ -1,4 +1,4 @@
-"""Forgeries with valid checksums: seeded, consistent but false stores, heads, indexes and files of other programs."""
+"""Make forgeries with valid checksums: false but consistent stores, heads, indexes and files of other programs."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ FACTORIES = (*faiss_kinds.FACTORIES, *faiss_kinds.MADE_BY_HAND)
 KINDS = {"store": 10, "head": 4, "index": 8, "export": 2, "vectors": 3, "demo": 1} | {
     **{"regions": 4, "follower": 3, "lineage": 4, "removed": 4, "named": 4, "identity": 4, "imported": 2}
 }
-"""What can be forged, with the weights of the draw."""
+"""What can be forged, with the weight of each kind in a random draw."""
 
 
 @functools.cache
 def _index_file(factory: str, ids: tuple[int, ...], dimension: int) -> bytes:
-    """Return the FAISS file of a small index of ``ids``."""
+    """Return the bytes of a FAISS file of a small index with random vectors for ``ids``."""
     index, random_ = create(factory, dimension, "ip", seed=0), np.random.default_rng(0)
     index.train(random_.standard_normal((64, dimension)).astype(np.float32), threads=1)
     index.add(random_.standard_normal((len(ids), dimension)).astype(np.float32), np.array(ids), threads=1)
@@ -41,14 +41,14 @@ def _index_file(factory: str, ids: tuple[int, ...], dimension: int) -> bytes:
 
 
 class Forger(RecordsForger):
-    """Draw forgeries, reproducible by ``seed``."""
+    """Draw random forgeries; the same ``seed`` gives the same forgeries."""
 
     def kind(self, kinds: Sequence[str]) -> str:
-        """Draw one of ``kinds``, names in KINDS."""
+        """Draw one of ``kinds`` at random, with the weights in KINDS."""
         return self.draw.choices(kinds, [KINDS[kind] for kind in kinds])[0]
 
     def forge(self, what: str) -> str:
-        """Forge one of KINDS in the folder; return the change."""
+        """Make a forgery of the kind ``what`` (one of KINDS); return a description of what was changed."""
         change: str = getattr(self, f"forge_{what}")(self.ground)
         return change
 
@@ -111,7 +111,7 @@ class Forger(RecordsForger):
         return self._foreign(self.draw.choice(sorted((to.theirs / "vectors").iterdir())), to)
 
     def _foreign(self, path: Path, to: Ground) -> str:
-        """Change a file that is not a sealed file."""
+        """Change a file of another program; return a description of what was changed."""
         kind, data = (
             self.draw.choice(("numbers", "numbers", "inside", "inside", "inside", "cut", "replaced")),
             path.read_bytes(),
@@ -143,7 +143,7 @@ class Forger(RecordsForger):
         return f"{kind} {path.name}"
 
     def _parquet(self, path: Path) -> None:
-        """Write a table with other metadata, other values or other columns."""
+        """Rewrite a Parquet table with other metadata, values, columns or rows."""
         table = pq.read_table(path)
         name = self.draw.choice(table.column_names)
         at, column = table.column_names.index(name), table[name]

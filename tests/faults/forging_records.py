@@ -1,4 +1,4 @@
-"""Forgeries of regions, stores that follow others, lineage, removals, identities, imports, and heads of other packages."""
+"""Make forgeries of records in files: regions, source stores, origins, removals, identities, imports, classifiers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RecordsForger(Changes):
     """Draw forgeries of what a store, a head or an index records of regions, other stores, networks and classifiers."""
 
     def forge_regions(self, to: Ground) -> str:
-        """Forge boxes, the keys of regions and of their pictures, or anything in the head and the index."""
+        """Forge a store of regions: its boxes, keys or manifest, or anything in its head or index."""
         store = to.theirs / "cut"
         kind = self.draw.choice(("boxes", "boxes", "parents", "keys", "keys", "seal", "head", "index", "requires"))
         if kind == "head":
@@ -68,7 +68,7 @@ class RecordsForger(Changes):
         return f"{kind} {path.name}"
 
     def _keys(self, store: Path) -> str:
-        """Rename a picture or a region in every file of the store, with right lookups."""
+        """Rename a picture or a region in every file of the store; the lookup tables match the new name."""
         old = self._some_key(store)
         picture = old.partition(b"#")[0]
         hostile = ATTACK.encode()
@@ -111,14 +111,14 @@ class RecordsForger(Changes):
         return self.draw.choice(keys) if keys else b"x"
 
     def _manifest(self, store: Path, **changes: Any) -> str:
-        """Change featstore.json, with the right fingerprint."""
+        """Change featstore.json; its fingerprint is computed again, so that it is valid."""
         value = atomic.read_json(store / "featstore.json") | changes
         fingerprint = hashlib.sha256(atomic.canonical_json(value["identity"]).encode()).hexdigest()
         atomic.write_json(store / "featstore.json", value | {"fingerprint": fingerprint})
         return f"manifest {sorted(changes)}"
 
     def _place(self) -> str:
-        """Return a path that a record may name."""
+        """Return a random path to write into a forged record: a file of the user, a pipe or an odd name."""
         home, theirs = self.ground.home, self.ground.theirs
         pipe = theirs / "a.pipe"
         if not pipe.exists():
@@ -139,13 +139,13 @@ class RecordsForger(Changes):
         return self.draw.choice((*map(os.fspath, paths), *names))
 
     def _id(self) -> str:
-        """Return the id of a store of theirs, or of the user."""
+        """Return the id of a store of the attacker or of the user."""
         theirs = self.ground.theirs / "store"
         store = self.draw.choice((self.ground.home / "store", *([theirs] if theirs.exists() else [])))
         return str(atomic.read_json(store / "featstore.json")["store_id"])
 
     def forge_follower(self, to: Ground) -> str:
-        """Forge which store is followed or was read, and the tables of the following store."""
+        """Forge the records of a store made from another one: the path and id of its source store, or its tables."""
         store = to.theirs / self.draw.choice(("follower", "follower", "taken"))
         tables, plans = sorted(store.glob("tables/*/*.h5")), sorted(store.glob("plan/*/*.h5"))
         if self.draw.random() < 0.25:
@@ -172,7 +172,7 @@ class RecordsForger(Changes):
         return f"{store.name}: {' '.join(told)}"
 
     def forge_lineage(self, to: Ground) -> str:
-        """Forge which stores a head, an index or a page was made of, and with which options."""
+        """Forge what a head, an index or a page records about the stores and options with which it was made."""
         kind = self.draw.choice(("head", "head", "request", "request", "index", "page"))
         if kind == "page":
             page = to.theirs / "page.html"
@@ -225,7 +225,7 @@ class RecordsForger(Changes):
         return " ".join(told)
 
     def forge_removed(self, to: Ground) -> str:
-        """Forge denylist, removals, history, and versions of labels."""
+        """Forge the records of removed pictures, the history of the store, and the versions of its labels."""
         store = to.theirs / "less"
         kind = self.draw.choice(("denied", "denied", "meta", "history", "labels", "link", "keys"))
         if kind == "keys":
@@ -269,7 +269,7 @@ class RecordsForger(Changes):
         return " ".join(told)
 
     def forge_identity(self, to: Ground) -> str:
-        """Forge the identity and the name of the weights alike in store, shards, head and index."""
+        """Forge the identity and the name of the weights, with the same change in store, shards, head and index."""
         manifest = atomic.read_json(to.theirs / "store/featstore.json")
         identity, weights = dict(manifest["identity"]), manifest["weights_name"]
         kind = self.draw.choice(("backbone", "weights", "preprocessing", "layer", "pool", "requires", "any"))
@@ -335,7 +335,7 @@ class RecordsForger(Changes):
         return f"{kind} {path.relative_to(store)}: {self._seal(path)}"
 
     def forge_named(self, to: Ground) -> str:
-        """Forge a head of scikit-learn's class, most often the classifier in it."""
+        """Forge a head that holds a scikit-learn classifier; in most cases change this classifier."""
         path = self.draw.choice(sorted((to.theirs / "named").iterdir()))
         told, head = [path.name], to.theirs / "named/x.head"
         shutil.move(path, head)

@@ -1,4 +1,4 @@
-"""Kill verbs at random points, continue, and compare with an uninterrupted run; print JSON, or a table.
+"""Kill verbs at random points, run them again, and compare with an uninterrupted run; print JSON, or a table.
 
 python -m tests.faults.killing 200 --table
 """
@@ -21,8 +21,7 @@ from tests.faults.workplace import BATCH, COUNTED, FIRST, VERBS, do, forwarded, 
 
 
 def masters(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return for each verb the state before it, its result without interruption, and its numbers of calls and
-    seconds."""
+    """Run each verb without interruption; return for each verb the folder before, the result, seconds and calls."""
     found: dict[str, dict[str, Any]] = {}
     work = folder / "work"
     work.mkdir()
@@ -47,7 +46,7 @@ def masters(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def trial(work: Path, verb: str, master: dict[str, Any], draw: random.Random) -> dict[str, Any]:
-    """Kill a verb once or twice, inspect, let it finish, and return the differences from the uninterrupted run."""
+    """Kill a verb once or twice, run it to its end, and return the differences from an uninterrupted run."""
     shutil.rmtree(work)
     shutil.copytree(master["before"], work)
     began, kills, problems = forwarded(), 0, []
@@ -95,7 +94,7 @@ def run(count: int, seed: int, verbs: list[str] | None = None) -> list[dict[str,
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Return the results by verb as a table."""
+    """Return a text table of the results with one line per verb."""
     lines = [
         f"{'verb':10}{'runs':>6}{'kills':>7}{'lost':>6}{'doubled':>9}{'different':>11}{'problems':>10}{'most redone':>13}"
     ]
@@ -118,7 +117,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Run as a command."""
+    """Run the trials from the command line; exit with 1 if a result differs."""
     parser = argparse.ArgumentParser()
     parser.add_argument("count", type=int)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""Faults planted in a worker by name: decoders that die, and the tiny backbone."""
+"""Decoders and backbones with faults, which a test passes to a worker process by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from featstore.decode import decode as real
 
 
 def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int):
-    """Decode normally, except files whose content starts with the name of a fault."""
+    """Decode like featstore, but cause a fault if the content starts with the name of a fault, such as "DIE"."""
     if data.startswith(b"DIE"):
         os.kill(os.getpid(), signal.SIGSEGV)
         time.sleep(5)
@@ -31,13 +31,14 @@ def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int):
 
 
 def slow(data: bytes, preprocessing: Preprocessing, *, max_pixels: int):
-    """Decode normally, but take 50 ms."""
+    """Decode like featstore, but 50 ms slower."""
     time.sleep(0.05)
     return real(data, preprocessing, max_pixels=max_pixels)
 
 
 def eat() -> None:
-    """Request more memory than a sandboxed process may have; if that succeeds, die as by the kernel's OOM killer."""
+    """Request more memory than a sandboxed process may have; if malloc succeeds, die by SIGKILL as if by the OOM
+    killer."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.malloc.restype = ctypes.c_void_p
     if libc.malloc(ctypes.c_size_t(64 << 30)) is None:
@@ -46,13 +47,13 @@ def eat() -> None:
 
 
 def backbone():
-    """Return the tests' tiny backbone."""
+    """Return the tiny backbone of the tests."""
     from tests.made import tiny_backbone
 
     return tiny_backbone()
 
 
 def die_always() -> object:
-    """Die while loading the backbone."""
+    """Kill the process by SIGKILL while it loads the backbone."""
     os.kill(os.getpid(), signal.SIGKILL)
     return None

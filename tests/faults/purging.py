@@ -1,4 +1,4 @@
-"""Kill a purge at random points, continue it, and search for data that should be erased; print JSON.
+"""Kill a purge at random points, run it again, and search all files for data that should be erased; print JSON.
 
 python -m tests.faults.purging --kills 10
 """
@@ -32,7 +32,7 @@ SECRET = [b"a/secret1", b"b/secret2", b"a/secret3"]
 
 
 def prepare(folder: Path) -> None:
-    """Make a store with a history, pictures to purge, labels, a k-NN head, an exact index and a graph."""
+    """Make a store with a history, labels and pictures to purge, and its k-NN head, exact index and HNSW index."""
     keys = [f"{'ab'[number % 2]}/{number:02d}".encode() for number in range(16)] + SECRET
     source = Pictures(
         {key: number for number, key in enumerate(keys)},
@@ -51,7 +51,7 @@ def prepare(folder: Path) -> None:
 
 
 def words(folder: Path) -> list[bytes]:
-    """Return the byte sequences that must be gone after the purge."""
+    """Return the byte sequences that no file may contain after the purge."""
     store = FeatureStore.open(folder / "s")
     vectors = store.features(rows=store.index_of(SECRET))
     head = unit_rows(vectors, load_head(folder / "a.head").model.mean)
@@ -61,7 +61,7 @@ def words(folder: Path) -> list[bytes]:
 
 
 def found(folder: Path, gone: list[bytes]) -> list[str]:
-    """Return a line for each of the byte sequences ``gone`` in any file below ``folder``."""
+    """Return a line for each file below ``folder`` and byte sequence of ``gone`` that the file contains."""
     files = [file for file in folder.rglob("*") if file.is_file()]
     return [f"{file.relative_to(folder)}: {word!r}" for file in files for word in gone if word in file.read_bytes()]
 
@@ -84,7 +84,7 @@ def contents(folder: Path) -> dict[str, Any]:
 
 
 def look_at_killed(folder: Path, before: list[str], after: list[str]) -> list[str]:
-    """Return the errors in a store whose purge was killed: readers must see all of the pictures or none."""
+    """Return the errors of a store whose purge was killed: readers must see all pictures to purge or none of them."""
     try:
         keys = list(FeatureStore.open(folder / "s").keys)
     except FeatstoreError as error:
@@ -93,7 +93,7 @@ def look_at_killed(folder: Path, before: list[str], after: list[str]) -> list[st
 
 
 def run(kills: int, seed: int) -> list[dict[str, Any]]:
-    """Run trials until ``kills`` processes were killed; return them."""
+    """Run trials until ``kills`` processes were killed; return the results of the trials."""
     draw, trials = random.Random(seed), []
     with tempfile.TemporaryDirectory(prefix="featstore-purge-") as name:
         work, master = Path(name) / "work", Path(name) / "master"
@@ -135,7 +135,7 @@ def asked(outcome: tuple[int, Any]) -> Any:
 
 
 def main() -> None:
-    """Run as a command."""
+    """Run the trials from the command line and print their results as JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1)

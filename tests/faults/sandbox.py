@@ -1,4 +1,4 @@
-"""Run verbs on an attacker's files: in a fork, with limits, beside a user's folder that is watched."""
+"""Run verbs on an attacker's files, in a fork with limits, and report every file of the user that changes."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ from featstore.processes import sandbox
 
 SECONDS, MEMORY = 60, 2 << 30
 _WATCHED = 0x2 | 0x4 | 0x8 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x800
-"""inotify: modified, attributes changed, closed after writing, moved, created, deleted."""
+"""inotify events to report: modified, attributes changed, closed after writing, moved, created, deleted."""
 
 
 @dataclass(frozen=True)
 class Ground:
-    """The folders of one attack: the user's ``home``, the attacker's ``theirs``, ``out`` for the verbs' output."""
+    """The folders of one attack: ``home`` of the user, ``theirs`` of the attacker, and ``out`` for the output of
+    verbs."""
 
     folder: Path
 
@@ -80,8 +81,10 @@ def watched(*folders: Path) -> Iterator[Callable[[], list[Path]]]:
 
 
 def states(folder: Path) -> dict[Path, tuple[int, ...]]:
-    """Return size, time of change, mode and inode of every file: this detects a change through
-    another hard link of a file, which inotify does not report."""
+    """Return size, mtime, mode and inode of every file below ``folder``.
+
+    Comparing two results detects a change through another hard link of a file, which inotify does not report.
+    """
     found = {}
     for path in folder.rglob("*"):
         status = path.lstat()
@@ -90,7 +93,7 @@ def states(folder: Path) -> dict[Path, tuple[int, ...]]:
 
 
 def run_verb(ground: Ground, arguments: list[str], cache: Path) -> list[str]:
-    """Run one verb in a fork; return a description of each violation."""
+    """Run one verb in a fork; return a description of each violation, such as a hang or a traceback."""
     told, started = ground.folder / "told", time.monotonic()
     child = os.fork()
     if child == 0:
@@ -102,7 +105,8 @@ def run_verb(ground: Ground, arguments: list[str], cache: Path) -> list[str]:
             sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
             os.setsid()
             os.chdir(ground.theirs)
-            # The user's modules can be imported, as with PYTHONPATH. A forged file may name one of them that leaves a trace.
+            # Make the user's modules importable, as with PYTHONPATH: no verb may import the module that a forged file
+            # names.
             sys.path.insert(0, os.fspath(ground.home / "modules"))
             os.environ |= {"HOME": os.fspath(ground.home), "XDG_CACHE_HOME": os.fspath(cache)}
             torch.set_num_threads(1)
@@ -119,7 +123,8 @@ def run_verb(ground: Ground, arguments: list[str], cache: Path) -> list[str]:
     wrong = []
     while (ended := os.wait4(child, os.WNOHANG))[0] == 0:
         if time.monotonic() - started > SECONDS:
-            # setsid made it the leader of a group, with the processes that it started.
+            # Kill the whole process group: setsid made the child its leader, and processes that it started belong to
+            # it.
             os.killpg(child, signal.SIGKILL)
             ended = os.wait4(child, 0)
             wrong.append(f"no end after {SECONDS} s")
@@ -133,7 +138,7 @@ def run_verb(ground: Ground, arguments: list[str], cache: Path) -> list[str]:
         wrong.append(f"took {peak >> 20} MiB")
     if "Traceback" in text or code == 99:
         wrong.append(text.strip().splitlines()[-1][:200] if text.strip() else "no text")
-    # A line of the history of labels may begin with the name of the program that changed them.
+    # With --history a line that begins with "featstore: " is no error: it names the program that changed labels.
     if code == 0 and "--history" not in arguments and (told_error := re.search(r"^featstore: .*", text, re.MULTILINE)):
         wrong.append(f"success, and the error {told_error[0][:200]}")
     if raw := {c for c in text if c != "\n" and not c.isprintable()}:
@@ -171,12 +176,12 @@ def call_in_fork(function: str, arguments: Mapping[str, Any], *, seconds: float,
 
 
 def limit_this_process() -> None:
-    """Disable core dumps of verbs that die."""
+    """Disable core dumps in this process and its forks."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def run_in_fork(work: Callable[[], None]) -> list[str]:
-    """Run ``work`` in a fork, so that torch and OpenMP have started no thread here; return the modules it imported."""
+    """Run ``work`` in a fork, so that torch and OpenMP start no thread in this process; return the imported modules."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""End to end with a folder of bad files: each becomes a vector or a failure with a reason, and nothing leaks."""
+"""Extract a folder of bad files: each file becomes a vector or a failure with a reason, within a memory limit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.faults.corpus import MAX_MEMORY, make
 pytestmark = pytest.mark.slow
 
 
-def test_every_corpus_file_is_a_vector_or_a_failure(tmp_path: Path) -> None:
+def test_every_bad_file_becomes_a_vector_or_a_failure(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     expected = make(folder)
@@ -45,6 +45,6 @@ def test_every_corpus_file_is_a_vector_or_a_failure(tmp_path: Path) -> None:
     assert {key: outcome for key, outcome in found["outcomes"].items() if outcome not in expected[key]} == {}
     assert found["images"] == len(expected)
     assert all(message and "\n" not in message for message in found["messages"])
-    # Two threads, each within its limit.
+    # Two threads decode; each may use MAX_MEMORY.
     assert found["peak"] <= 2 * MAX_MEMORY
     assert found["seconds"] < 60

@@ -1,4 +1,4 @@
-"""Every flipped bit is detected, and none crashes a reader."""
+"""Verify detects every flipped bit, and no flipped bit crashes a reader."""
 
 from __future__ import annotations
 

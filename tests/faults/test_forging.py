@@ -1,4 +1,4 @@
-"""Consistent but false stores, heads, indexes and exports do no harm in any verb."""
+"""No verb does harm when it reads forged stores, heads, indexes or exports with valid checksums."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.faults.forging import KINDS
 from tests.faults.sandbox import states, watched
 
 LONG = ("demo", "regions", "follower", "identity", "imported", "lineage", "named")
-"""Kinds that take up to a minute to prepare: only tests.slow.forged runs them."""
+"""Kinds of forgeries whose files take up to a minute to make; only tests.slow.forged runs these kinds."""
 
 
-# Some of the thousand forgeries that tests.slow.forged draws. In a process of its own:
-# verbs run in forks, which work only where torch has started no thread.
+# Run one forgery per kind; tests.slow.forged draws a thousand. Use a separate process, because verbs run in forks,
+# which work only if torch has started no thread.
 @pytest.mark.slow
-def test_no_verb_does_harm_on_a_forgery() -> None:
+def test_verbs_do_no_harm_on_forged_files() -> None:
     kinds = [word for kind in KINDS if kind not in LONG for word in ("--each", kind)]
     command = [sys.executable, "-m", "tests.slow.forged", "--count", "1", "--jobs", "1", *kinds]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -40,7 +40,7 @@ def test_watch_detects_writes_outside_the_store(tmp_path: Path) -> None:
         assert home / "new" in events()
 
 
-def test_a_change_through_another_name_of_a_file_is_seen(tmp_path: Path) -> None:
+def test_states_detect_a_change_through_a_hard_link(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home/letter").write_bytes(b"mine")
     os.link(tmp_path / "home/letter", tmp_path / "shard")

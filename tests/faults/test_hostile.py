@@ -1,4 +1,4 @@
-"""Hostile files: each is refused in one line, and its payload is not executed."""
+"""Hostile files: each file is refused with a message of one line, and code in the file is not executed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.store import building
 
 
 class Payload:
-    """Writes a file when unpickled."""
+    """An object that makes the folder ``mark`` when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -46,12 +46,12 @@ class Payload:
 
 @pytest.fixture
 def mark(tmp_path: Path) -> Path:
-    """Return the folder that a payload makes when executed."""
+    """Return the path of the folder that a Payload makes when it is executed."""
     return tmp_path / "was-executed"
 
 
 def payloads(mark: Path) -> dict[str, bytes]:
-    """Return files that execute something in unsafe readers, by kind."""
+    """Return files (bytes) by kind of file; unsafe readers such as pickle.load execute the Payload in them."""
     made = {"pickle": pickle.dumps(Payload(mark)), "pickle in a list": pickle.dumps([1, {"state_dict": Payload(mark)}])}
     for name, save in (
         ("joblib", lambda stream: joblib.dump({"model": Payload(mark)}, stream)),
@@ -67,7 +67,7 @@ def payloads(mark: Path) -> dict[str, bytes]:
 
 
 def refused(read: Callable[[], object]) -> str:
-    """Return the one-line message of a refusal."""
+    """Call ``work``, check that it raises an error with a message of one line, and return the message."""
     with pytest.raises(FeatstoreError) as caught:
         read()
     assert "\n" not in str(caught.value)
@@ -114,7 +114,7 @@ def test_readers_never_execute_a_payload(master: Path, tmp_path: Path, mark: Pat
 
 
 def hdf5_with(path: Path, kind: str, secret: Path) -> None:
-    """Write an HDF5 file whose vectors are in another file."""
+    """Write an HDF5 file whose vectors lie in the file ``secret``: ``kind`` is the HDF5 feature that refers to it."""
     with h5py.File(path, "w", userblock_size=1024) as file:
         if kind == "external link":
             file["features"] = h5py.ExternalLink(secret, "/secret")
@@ -139,7 +139,7 @@ def test_hdf5_external_data_is_not_followed(master: Path, tmp_path: Path, kind: 
     shard.unlink()
     hdf5_with(shard, kind, secret)
     if with_header:
-        # An attacker also writes the checksums, here of arrays that are not in this file.
+        # Add a valid featstore header, as an attacker could; the arrays that it lists are not in this file.
         size = header.pop("header_bytes")
         data = shard.read_bytes()[1024:]
         header |= {"bytes": size + len(data), "xxh3": ""}
@@ -148,7 +148,7 @@ def test_hdf5_external_data_is_not_followed(master: Path, tmp_path: Path, kind: 
     assert verify(store).problems
 
 
-def test_archive_yields_only_its_regular_members(tmp_path: Path) -> None:
+def test_archive_yields_only_regular_files_inside_the_archive(tmp_path: Path) -> None:
     secret = tmp_path / "secret.png"
     picture(9).save(secret)
     outside, archive = tmp_path / "outside.png", tmp_path / "a.tar"
@@ -224,7 +224,7 @@ def test_store_keys_cannot_name_files_outside_the_root(tmp_path: Path) -> None:
     assert len(Plan(store, 0)) == 3
 
 
-def test_untrusted_faiss_file_is_opened_in_a_child_first(
+def test_faiss_file_is_checked_once_in_a_child_process(
     master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", os.fspath(tmp_path / "cache"))
@@ -237,14 +237,14 @@ def test_untrusted_faiss_file_is_opened_in_a_child_first(
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", os.fspath(tmp_path / "cache"))
     data = bytearray(file.read_bytes())
-    # Enlarge the length of the vectors' array, which FAISS allocates.
+    # Write a huge number as the length of the array of vectors; FAISS would allocate as much memory.
     at = data.index((rows * 8).to_bytes(8, "little"))
     data[at : at + 8] = (1 << 46).to_bytes(8, "little")
     file.write_bytes(data)
     refused(lambda: vet(file, rows, 8, mmap=False))
 
 
-def test_checksummed_json_does_not_bypass_the_size_limit(tmp_path: Path) -> None:
+def test_deeply_nested_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     value: Any = []
     for _ in range(2000):

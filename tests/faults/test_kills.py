@@ -1,4 +1,4 @@
-"""A verb that was killed at any point and run again gives the result of an uninterrupted run."""
+"""A verb that is killed at any point and run again gives the same result as an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.faults.workplace import BATCH
 pytestmark = pytest.mark.slow
 
 
-def test_killed_verbs_lose_duplicate_and_change_nothing() -> None:
-    # In a separate process: forks of this one, which has used torch's threads, would not work.
+def test_rerun_of_a_killed_verb_equals_an_uninterrupted_run() -> None:
+    # Run in a separate process: this process has started threads of torch, so torch would not work in its forks.
     result = subprocess.run(
         [sys.executable, "-m", "tests.faults.killing", "20", "--seed", "7"],
         stdout=subprocess.PIPE,
@@ -29,7 +29,7 @@ def test_killed_verbs_lose_duplicate_and_change_nothing() -> None:
         assert trial["redone"] <= 2 * 6 * BATCH
 
 
-def test_killed_purges_go_on_and_leave_no_trace() -> None:
+def test_rerun_of_a_killed_purge_erases_all_traces() -> None:
     command = [sys.executable, "-m", "tests.faults.purging", "--kills", "6", "--seed", "3"]
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     trials = json.loads(result.stdout)

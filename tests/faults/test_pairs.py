@@ -1,5 +1,7 @@
-"""Two writing verbs at once, for every pair: the result is as in sequence, or one is refused with the name of the
-owner."""
+"""Two writing verbs at the same time: the result is as in sequence, or one verb is refused.
+
+The message of the refusal names the process that is writing.
+"""
 
 from __future__ import annotations
 
@@ -32,17 +34,17 @@ INDEX, HEAD, OTHER, IMPORTED = "an.index", "a.head", "other", "imported"
 
 
 def run_label(folder: Path) -> None:
-    """Set a number for some pictures; their labels remain those of their folders."""
+    """Set the column "n" of some pictures; do not change the labels, which are the names of the folders."""
     set_columns(folder / "store", [os.fsencode(name) for name in FIRST[:6]], {"n": list(range(6))})
 
 
 def run_train(folder: Path) -> None:
-    """Train on the labels from the pictures' folders."""
+    """Train a head on labels that are the names of the pictures' folders."""
     train(folder / "store", out=folder / HEAD, C=1.0, folds=2)
 
 
 def run_extract_of_store(folder: Path) -> None:
-    """Extract the pictures of the store with another backbone."""
+    """Extract the pictures of the store into another store, with another backbone."""
     torch.set_num_threads(1)
     options = {"batch": BATCH, "unit_rows": UNIT_ROWS, "workers": 1, "engine": "torch"}
     extract(folder / "store", folder / OTHER, backbone=tiny_backbone(seed=1), **options)
@@ -71,26 +73,27 @@ PAIRS = [
     for first, second in itertools.combinations_with_replacement(VERBS, 2)
     if first in CHANGES or first.split()[0] == second.split()[0]
 ]
-"""All but those of two verbs that leave the store as it is and write different files."""
+"""Pairs to test: one of the verbs changes the store, or both verbs write the same kind of file."""
 TOLD = re.compile(r"is being (compacted|written) by process \d+ on \S+|process \d+ on \S+ is writing this")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return one folder for all pairs, because a store identifies its pictures by their path."""
+    """Return one path at which all pairs are tested, because a store records the path of its pictures."""
     return tmp_path_factory.mktemp("pairs") / "folder"
 
 
 @pytest.fixture(scope="module")
 def begun(place: Path) -> Path:
-    """Return a store with labels, head and index; pictures were added, changed and removed since."""
+    """Return a folder with a store, head, index and export; after they were made, pictures were added, changed,
+    removed."""
     place.mkdir()
     prepare(place, "extract")
     for verb in ("extract", "label", "index --out", "train --out", "export"):
         code, answer = fork(lambda verb=verb: VERBS[verb](place) and None)
         assert code == 0, answer
         if verb == "label":
-            # Two versions can be undone.
+            # Change the labels a second time, so that two versions can be undone.
             set_columns(place / "store", [os.fsencode(name) for name in FIRST[:6]], {"n": [7] * 6})
     (place / "an.export").rename(place / "foreign")
     prepare(place, "add")
@@ -98,7 +101,7 @@ def begun(place: Path) -> Path:
 
 
 def of_store(folder: Path) -> dict[str, Any]:
-    """Return the store's content, without heads and indexes."""
+    """Return the content of the store, without the results of head and index."""
     return {name: value for name, value in look(folder).items() if name not in ("predictions", "neighbours")}
 
 
@@ -118,7 +121,7 @@ def reference(begun: Path, place: Path, verbs: tuple[str, ...]) -> dict[str, Any
 
 
 def run_at_once(place: Path, *verbs: str) -> list[tuple[int, Any]]:
-    """Run ``verbs`` in processes that begin together; return (exit code, answer) of each."""
+    """Start each of ``verbs`` in its own process at the same moment; return (exit code, answer) of each process."""
     ready = mmap.mmap(-1, len(verbs))
 
     def at_once(number: int, verb: str) -> None:

@@ -1,4 +1,4 @@
-"""Files from an attacker, with valid checksums: readers either read or refuse them."""
+"""Files from an attacker, with valid checksums: readers read the file or raise FeatstoreError."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_files_of_any_bytes_are_read_or_refused(data: bytes) -> None:
 
 
 @given(JSON, st.dictionaries(st.sampled_from([*Identity.__dataclass_fields__]), JSON))
-def test_identity_with_any_content_is_read_or_refused(value: Any, fields: dict[str, Any]) -> None:
+def test_identity_record_with_any_content_is_read_or_refused(value: Any, fields: dict[str, Any]) -> None:
     for identity in (
         value,
         fields,
@@ -106,7 +106,7 @@ def test_header_with_any_content_is_read_or_refused(master: Path, changes: dict[
 
 
 def forge(path: Path, draw: random.Random) -> None:
-    """Change something in a sealed file and update its checksums."""
+    """Change something at random in a sealed file (HDF5 with checksums) and write valid checksums."""
     found = sealed.SealedFile(path)
     arrays: dict[str, Any] = {name: found[name].copy() for name in found.names if name != "meta"}
     meta, summary = found.meta, dict(found.summary)
@@ -174,7 +174,7 @@ def victim(master: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @settings(max_examples=120)
 @given(seed=st.integers(0, 10**9))
-def test_forged_files_are_refused_or_read(victim: Path, seed: int) -> None:
+def test_sealed_files_with_changed_content_are_read_or_refused(victim: Path, seed: int) -> None:
     draw = random.Random(seed)
     file = draw.choice([*sorted((victim / "store").rglob("*.h5")), victim / "a.head", victim / "an.index.featstore"])
     whole = file.read_bytes()

@@ -1,4 +1,4 @@
-"""Ten seconds of the ten-minute test tests/slow/readers.py."""
+"""Run tests/slow/readers.py, which takes ten minutes by default, for ten seconds."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.slow.readers import KINDS
 
 
 @pytest.mark.slow
-def test_every_read_beside_writers_sees_one_consistent_state() -> None:
-    # In a separate process: readers and writer are forks, which work only if torch has not started threads.
+def test_readers_see_one_consistent_state_during_writes() -> None:
+    # Run in a separate process: readers and writer are forks, which work only if torch has not started threads.
     command = [sys.executable, "-m", "tests.slow.readers", "--minutes", "0.17", "--seed", "3"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

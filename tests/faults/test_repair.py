@@ -35,7 +35,7 @@ def contents(path: Path) -> dict[str, object]:
 
 
 def overwrite(file: Path, array: str, at: int = 0, data: bytes = b"\x5a\xa5\x5a") -> None:
-    """Overwrite some bytes of an array of a sealed file: damage of more than one bit."""
+    """Overwrite some bytes of an array in a file of the store, so that more than one bit is damaged."""
     offset = sealed.read_header(file)["arrays"][array]["offset"] + at
     with open(file, "r+b") as handle:
         handle.seek(offset)
@@ -46,7 +46,7 @@ def shard(store: Path, number: int = 0) -> Path:
     return sorted((store / "shards").glob("*.h5"))[number]
 
 
-def test_intact_store_is_unchanged(store: Path) -> None:
+def test_repair_leaves_an_intact_store_unchanged(store: Path) -> None:
     before = {file: file.read_bytes() for file in store.rglob("*.h5")}
     report = repair(store)
     assert not report.restored
@@ -124,7 +124,7 @@ def test_unverifiable_shard_is_extracted_again(store: Path, damage: str) -> None
     assert not verify(store).problems
 
 
-def test_damaged_shard_without_pictures_becomes_failures(store: Path, tmp_path: Path) -> None:
+def test_pictures_of_a_damaged_shard_become_failures_with_set_aside(store: Path, tmp_path: Path) -> None:
     shard(store).write_bytes(b"gone")
     report = repair(store, set_aside=True)
     assert report.failed == 6
@@ -135,7 +135,7 @@ def test_damaged_shard_without_pictures_becomes_failures(store: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("array", ["keys/bytes", "view", "row_xxh3", "meta"])
-def test_data_repeated_in_plan_and_shards_is_restored_without_pictures(store: Path, array: str) -> None:
+def test_shard_data_repeated_in_the_plan_is_restored_without_pictures(store: Path, array: str) -> None:
     before = contents(store)
     overwrite(shard(store), array)
     report = repair(store, set_aside=True)
@@ -153,13 +153,13 @@ def test_manifest_is_rebuilt_from_the_shards(store: Path) -> None:
         FeatureStore.open(store)
     repair(store)
     new = FeatureStore.open(store)._manifest
-    # The rebuilt manifest has the time of the first plan, which may be a moment later.
+    # The rebuilt manifest takes its creation time from the first plan, which may be written a moment later.
     assert new.created[:10] == old.created[:10] or new.created > old.created
     assert dataclasses.replace(new, created=old.created) == old
     assert contents(store) == before
 
 
-def test_plan_is_rebuilt_from_the_rows_that_shards_repeat(store: Path, master: Path) -> None:
+def test_damaged_plan_is_rebuilt_from_the_shards(store: Path, master: Path) -> None:
     before = contents(store)
     plan = next((store / "plan").rglob("*.h5"))
     for array in ("lookup/hi", "keys/bytes", "size", "lookup/row"):
@@ -189,7 +189,7 @@ def test_unrepairable_plan_is_reported_and_unchanged(store: Path) -> None:
     } == before
 
 
-def test_tables_keep_their_intact_columns(store: Path, master: Path) -> None:
+def test_repair_keeps_intact_columns_of_a_damaged_table(store: Path, master: Path) -> None:
     before = contents(store)
     source, user = sorted((store / "tables").rglob("*.h5"))
     overwrite(user, "columns/0/values")
@@ -207,7 +207,7 @@ def test_tables_keep_their_intact_columns(store: Path, master: Path) -> None:
     assert not verify(store).problems
 
 
-def test_rejects_another_backbone_and_a_concurrent_writer(store: Path) -> None:
+def test_repair_rejects_another_backbone_and_a_concurrent_writer(store: Path) -> None:
     from featstore.store.claims import Claims
 
     overwrite(shard(store), "features")
@@ -215,7 +215,7 @@ def test_rejects_another_backbone_and_a_concurrent_writer(store: Path) -> None:
         repair(store, backbone=tiny_backbone(seed=1))
     with Claims(store) as claims:
         claims.join()
-        # This process is alive, so another instance sees another writer.
+        # This process holds the claim and is alive, so repair sees it as another writer.
         with pytest.raises(FeatstoreError, match="is being written by"):
             repair(store)
     assert len(verify(store).problems) == 1

@@ -1,5 +1,7 @@
-"""Full disks, unwritable and vanished directories, clock changes and read errors: a one-line error, and an intact store
-that can continue."""
+"""Full disks, unwritable and deleted directories, clock changes and read errors during ``extract``.
+
+The run ends with an error of one line or continues; the store stays intact, and a second run completes it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def cases() -> list[dict[str, object]]:
-    """Return the results of all cases, run in a separate process in which forks work."""
+    """Run all cases in a separate process, in which torch has started no thread so that forks work; return the
+    results."""
     result = subprocess.run(
         [sys.executable, "-m", "tests.faults.trouble", "3"], stdout=subprocess.PIPE, text=True, check=True
     )
@@ -28,7 +31,7 @@ def named(cases: list[dict[str, object]], word: str) -> list[dict[str, object]]:
     return found
 
 
-def test_every_case_leaves_an_intact_store_that_completes_equally(cases: list[dict[str, object]]) -> None:
+def test_store_is_intact_and_completed_by_a_second_run_after_each_fault(cases: list[dict[str, object]]) -> None:
     for case in cases:
         assert case["verify"] == [], case
         assert case["equal"], case
@@ -39,7 +42,9 @@ def test_every_case_leaves_an_intact_store_that_completes_equally(cases: list[di
 @pytest.mark.parametrize(
     ("word", "line"), [("left", "No space left"), ("deleted", "No such file"), ("read-only", "Permission denied")]
 )
-def test_failures_are_reported_in_one_line(cases: list[dict[str, object]], word: str, line: str) -> None:
+def test_disk_and_directory_faults_are_reported_in_one_line(
+    cases: list[dict[str, object]], word: str, line: str
+) -> None:
     for case in named([{**case, "case": str(case["case"]).replace("no space after", "left")} for case in cases], word):
         assert case["code"] == 1, case
         assert line in str(case["line"]), case

@@ -1,4 +1,4 @@
-"""The commands verify and repair: exit codes, one line per finding, also for heads and indexes."""
+"""The commands ``verify`` and ``repair``: exit codes and output for stores, heads and indexes."""
 
 from __future__ import annotations
 

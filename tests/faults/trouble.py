@@ -1,4 +1,4 @@
-"""Disk, directory, clock and read faults during a verb; print JSON with one entry per case.
+"""Cause disk, directory, clock and read faults during ``extract``; print JSON with one entry per case.
 
 python -m tests.faults.trouble 8
 """
@@ -27,7 +27,7 @@ COMPARED = ("counts", "keys", "ids", "vectors", "sha256", "failures", "problems"
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[bool]:
-    """Mount a tmpfs of ``size`` bytes at ``folder``; yield False if mounting is not permitted."""
+    """Mount a tmpfs of ``size`` bytes at ``folder``; yield whether this was permitted."""
     folder.mkdir(parents=True)
     done = (
         os.geteuid() == 0
@@ -43,7 +43,7 @@ def small_disk(folder: Path, size: int) -> Iterator[bool]:
 
 
 def make(folder: Path) -> dict[str, Any]:
-    """Make the pictures, extract them without faults, and return the result."""
+    """Make the pictures, extract them without faults, and return the result to compare with."""
     prepare(folder, "extract")
     calls = Calls(lambda name, size: None)
 
@@ -64,7 +64,8 @@ def make(folder: Path) -> dict[str, Any]:
 def judged(
     folder: Path, name: str, code: int, answer: Any, plain: dict[str, Any], go_on: bool = True
 ) -> dict[str, Any]:
-    """Return how a case ended, and how the run continued without the fault."""
+    """Run ``extract`` again without the fault; return the outcome of the case and whether the final store is as
+    expected."""
     line = answer[0] if isinstance(answer, list) else None
     case = {"case": name, "code": code, "line": line, "verify": [], "equal": None}
     if (folder / "store" / "featstore.json").exists():
@@ -79,8 +80,10 @@ def judged(
 
 
 def full_disks(folder: Path, plain: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
-    """Fill the disk at ``count`` different points: a small mounted disk if permitted, otherwise simulated in the write
-    calls."""
+    """Run ``extract`` ``count`` times on a disk that becomes full, each time at another point.
+
+    The disk is a small mounted tmpfs if mounting is permitted; otherwise the write calls simulate a full disk.
+    """
     for number in range(count):
         share = 0.95 * (number + 0.5) / count
         with small_disk(folder / "store", 4 << 20) as mounted:
@@ -102,10 +105,10 @@ def full_disks(folder: Path, plain: dict[str, Any], count: int) -> Iterator[dict
 
 
 def others(folder: Path, plain: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Run the cases of directories, clocks and reads."""
+    """Run the cases of a deleted or read-only directory, a clock that goes backwards, and a read error."""
 
     def removed() -> None:
-        # A rename is atomic for paths; open files stay open.
+        # Rename first, so that all paths in the store vanish at once; files that are open stay open.
         os.replace(folder / "store", folder / "removed")
         shutil.rmtree(folder / "removed", ignore_errors=True)
 
@@ -162,7 +165,10 @@ def others(folder: Path, plain: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def two_at_once(folder: Path, plain: dict[str, Any], shares: list[tuple[int, int]]) -> dict[str, Any]:
-    """Start one extraction per share at the same moment."""
+    """Run one extraction for each of ``shares`` at the same time; return how the case ended.
+
+    A share (i, n) is the i-th of n parts of the units of the store.
+    """
     children = []
     for share in shares:
         child = os.fork()

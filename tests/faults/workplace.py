@@ -1,7 +1,8 @@
-"""The verbs of the crash tests, and the comparison of two results.
+"""Run and kill verbs for the crash tests, and read their results. A workplace is a folder with pictures and a store.
 
-Verbs run in forks of this process, which has imported everything and not run torch, so that forks work; a killed fork
-is a killed process. Results are read in forks too.
+Verbs run in forks of this process, so that a test can kill them. This process imports all modules but does not run
+torch, because torch does not work in a fork of a process in which it has started threads. Results are read in forks
+too.
 """
 
 from __future__ import annotations
@@ -36,18 +37,18 @@ FIRST = [f"{kind}/{number:02d}.png" for kind in ("cat", "dog") for number in ran
 ADDED = [f"dog/{number:02d}.png" for number in range(20, 30)]
 BATCH, UNIT_ROWS, D = 4, 10, 8
 COUNTED = "torch"
-"""Engine whose pictures can be counted; other engines do not run the counting hook."""
+"""The only engine that runs the hook of ``backbone``, which counts pictures."""
 engine = COUNTED
 _forwarded = mmap.mmap(-1, 8)
 
 
 def forwarded() -> int:
-    """Return the number of pictures that went through the network since the start, in all processes."""
+    """Return the number of pictures that went through the network in this process and all its forks."""
     return int(struct.unpack("<q", _forwarded[:8])[0])
 
 
 def backbone() -> Any:
-    """Return the tiny backbone with a hook that counts forward passes."""
+    """Return the tiny backbone with a hook that counts the pictures of each forward pass."""
     torch.set_num_threads(1)
     model = tiny_backbone()
 
@@ -96,7 +97,7 @@ VERBS: dict[str, Callable[[Path], object]] = {
 
 
 def prepare(folder: Path, verb: str) -> None:
-    """Change the pictures into the state before a verb."""
+    """Write or change the pictures as the test of ``verb`` needs them before the verb runs."""
     pictures = folder / "pictures"
     if verb == "extract":
         write_pictures(pictures, FIRST)
@@ -114,7 +115,7 @@ def prepare(folder: Path, verb: str) -> None:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """Return the content of a workplace as JSON, read in a fork."""
+    """Return the content of store, head and index in a workplace, for JSON; call this in a fork (see ``look``)."""
     found: dict[str, Any] = {}
     store = FeatureStore.open(folder / "store")
     found["counts"] = store.counts.__dict__
@@ -139,9 +140,10 @@ def contents(folder: Path) -> dict[str, Any]:
 
 
 def fork(work: Callable[[], Any], calls: Calls | None = None, *, kill_after: float | None = None) -> tuple[int, Any]:
-    """Run ``work`` in a fork; return its exit code (negative: the signal that killed it) and its result or message.
+    """Run ``work`` in a fork; return its exit code and [result or message, number of counted system calls].
 
-    Code 1 is an error of featstore or the system, in one line; 99 is a defect, with its traceback.
+    A negative code is the signal that killed the fork. Code 1 is an error of featstore or the system, with a message of
+    one line; code 99 is any other exception, with its traceback.
     """
     child, reading = begin(work, calls)
     if kill_after is not None:
@@ -158,7 +160,7 @@ def begin(work: Callable[[], Any], calls: Calls | None = None) -> tuple[int, int
         code, value = 0, None
         try:
             os.close(reading)
-            # Earlier tests may have run a network in this process, whose threads do not exist in a forked process.
+            # Earlier tests may have run a network in this process; tell featstore that this fork has not run one yet.
             shared._used_in = None
             if calls is not None:
                 calls.install()
@@ -177,7 +179,7 @@ def begin(work: Callable[[], Any], calls: Calls | None = None) -> tuple[int, int
 
 
 def end(child: int, reading: int) -> tuple[int, Any]:
-    """Wait for a fork; return the same as ``fork``."""
+    """Wait for a fork that ``begin`` started; return what ``fork`` returns."""
     with os.fdopen(reading, "rb") as file:
         data = file.read()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -187,7 +189,7 @@ def end(child: int, reading: int) -> tuple[int, Any]:
 def do(
     folder: Path, verb: str, calls: Calls | None = None, *, kill_after: float | None = None, **options: Any
 ) -> tuple[int, Any]:
-    """Run a verb in a fork."""
+    """Run a verb on a workplace in a fork; return what ``fork`` returns."""
 
     def work() -> None:
         VERBS[verb](folder, **options)
@@ -196,7 +198,7 @@ def do(
 
 
 def look(folder: Path) -> dict[str, Any]:
-    """Return the contents of a workplace."""
+    """Return ``contents`` of a workplace, read in a fork."""
     code, answer = fork(lambda: contents(folder))
     if code:
         raise AssertionError(answer)
@@ -205,6 +207,6 @@ def look(folder: Path) -> dict[str, Any]:
 
 
 def copy(master: Path, to: Path) -> Path:
-    """Return a copy of a workplace; the store may move, but the pictures keep their path."""
+    """Copy a workplace and return the copy; its store still refers to the pictures of the original."""
     shutil.copytree(master, to, symlinks=True)
     return to

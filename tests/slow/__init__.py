@@ -1,1 +1,1 @@
-"""Checks that take minutes, gigabytes or real pictures: run by hand with ``python -m tests.slow.NAME``, each prints its figures."""
+"""Checks that need minutes, gigabytes or real pictures. Run one by hand with ``python -m tests.slow.NAME``."""

@@ -1,11 +1,11 @@
-"""Check that the times reported by an extraction add up, and that its advice saves the promised time.
+"""Check that the times that ``extract`` reports add up, and that following its advice saves the promised time.
 
     python -m tests.slow.account PICTURES [--count 600] [--rounds 3] [--backbone efficientnet_lite0]
 
-Extracts ``count`` pictures by the command with plain torch, and again with the option that the first run advised first.
-Required: in every run of at least 10 s the sum of the named times is within 3 % of the measured time of the command; and
-the advised run is faster than the first by at least half of the smallest saving promised (medians of the rounds). The
-exit code is 1 if one of these is missed.
+Runs ``featstore extract`` on ``count`` pictures with plain torch, and again with the first option that this run
+advises. Required: in every run of at least 10 s the sum of the reported times is within 3 % of the measured time of the
+command; and the advised runs are faster by at least half of the smallest promised saving (medians over the rounds). The
+exit code is 1 if a requirement is missed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LONG = 10.0
 
 
 def extract(folder: Path, store: Path, *options: str) -> tuple[float, dict[str, Any]]:
-    """Return the seconds that the command took, and its report."""
+    """Run ``featstore extract``; return the seconds that the command took, and its JSON report."""
     command = [sys.executable, "-m", "featstore", "extract", str(folder), str(store), "--json", *options]
     started = time.perf_counter()
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
@@ -39,7 +39,7 @@ def extract(folder: Path, store: Path, *options: str) -> tuple[float, dict[str, 
 
 
 def first_saving(report: dict[str, Any], workers: int) -> Saving:
-    """Return the largest saving that ``report``, of a run with plain torch and exact decoding, promises."""
+    """Return the largest saving that ``report`` promises; the run used plain torch and exact decoding."""
     engine = {"engine": "torch", "device": "cpu", "precision": "fp32"}
     return savings(Timings(**report["timings"]), engine, "pillow", workers)[0]
 
@@ -50,7 +50,7 @@ def first_saving(report: dict[str, Any], workers: int) -> Saving:
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--backbone", default="efficientnet_lite0", show_default=True)
 def main(pictures: str, count: int, rounds: int, backbone: str) -> None:
-    """Measure and print; exit with 1 if a requirement is missed."""
+    """Run the command in rounds and print the times; exit with 1 if a requirement is missed."""
     missed = False
     seconds: dict[str, list[float]] = {"torch": [], "advised": []}
     options: list[str] = []

@@ -1,4 +1,5 @@
-"""The indexes that tests.slow.peers compares, with one interface; peers are configured as in their documentation."""
+"""The indexes that tests.slow.peers compares, with one interface; other libraries are set up as in their
+documentation."""
 
 from __future__ import annotations
 
@@ -17,7 +18,10 @@ K = 10
 
 
 class Contender(Protocol):
-    """An index of vectors (n, d), searched for K neighbours. ``effort``: run-time parameter to increase for more recall, or None."""
+    """An index of vectors (n, d), searched for K neighbours.
+
+    ``effort``: search parameter such as efSearch, which is increased for more recall; None if there is none.
+    """
 
     effort: int | None
 
@@ -31,7 +35,7 @@ class Contender(Protocol):
 
 
 class Hnswlib:
-    """hnswlib (Y. Malkov's own), float32."""
+    """The HNSW graph of the library hnswlib, with float32 vectors."""
 
     effort: int | None = 10
 
@@ -65,7 +69,10 @@ class Hnswlib:
 
 
 class Usearch:
-    """usearch, codes of ``dtype``. Processors with AVX512-BF16 compare "bf16" twice as fast as "f16", less precisely."""
+    """The HNSW graph of usearch, with vectors stored as ``dtype``.
+
+    Processors with AVX512-BF16 compare "bf16" vectors twice as fast as "f16" vectors, but less precisely.
+    """
 
     effort: int | None = 10
 
@@ -99,7 +106,7 @@ class Usearch:
 
 
 class FaissIndex:
-    """FAISS: "HNSW32", float32, or "Flat", the exact scan."""
+    """A FAISS index of float32 vectors: the graph "HNSW32", or "Flat", which is exact search."""
 
     def __init__(self, metric: str, factory: str) -> None:
         import faiss
@@ -140,7 +147,8 @@ class FaissIndex:
 
 
 class Featstore:
-    """The index that featstore chooses for the recall ``goal``, with the effort tuned on its own held-out rows."""
+    """The index that featstore chooses for the recall ``goal``; featstore tunes the effort on rows that it holds
+    out."""
 
     effort: int | None = None
 
@@ -171,7 +179,7 @@ class Featstore:
 
 
 def contenders(metric: str) -> dict[str, Callable[[], Contender]]:
-    """Return the constructor of each contender by name; featstore has two, one for each of GOALS."""
+    """Return a constructor for each index to compare, by name; featstore has one index for each of GOALS."""
     ours = {f"featstore-{goal}": lambda goal=goal: Featstore(metric, goal) for goal in GOALS}
     return {
         **ours,

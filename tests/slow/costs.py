@@ -10,7 +10,7 @@ The exit code is 1 if the minimum over the rounds exceeds one of these bounds:
   and runs it on the picture. Measured with EfficientNet-Lite0 and with a ResNet50 from a checkpoint.
 
 The pictures are small and their vectors random, because the measured commands do not depend on them. Processor time
-includes the child processes, and other work on the machine changes it little.
+includes the child processes, and depends little on other work on the machine.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.made import picture
 from tests.slow.memory import write_pictures
 
 NOTHING_NEW = 0.5, 15e-6
-"""Largest seconds of an ``extract`` with nothing to do: fixed, and per picture."""
+"""Bound of an ``extract`` without new pictures: fixed seconds, and seconds per picture."""
 LOOK = 0.6
 PREDICT = 1.2
 
@@ -61,7 +61,7 @@ with torch.inference_mode():
 
 
 def fill(folder: Path, store: Path, backbone: str, weights: str | None) -> None:
-    """Make the store that ``featstore extract`` makes of ``folder``, but with random vectors."""
+    """Make the same store as ``featstore extract`` makes of ``folder``, but with random vectors."""
     from featstore.backbones import load_backbone
     from featstore.embed.recipe import identity_of
     from featstore.engines import open_engine
@@ -91,9 +91,11 @@ def fill(folder: Path, store: Path, backbone: str, weights: str | None) -> None:
 
 
 def cost(command: Sequence[str | os.PathLike[str]], rounds: int) -> tuple[float, float]:
-    """Return processor and wall-clock seconds of ``command``: the minimum over the rounds, without the first, cold run.
+    """Return the smallest processor and wall-clock seconds of ``command`` over the rounds, after a first run to warm
+    up.
 
-    The minimum is used because other work on the machine only adds time: threads that wait for a core spin meanwhile.
+    The smallest is used because other work on the machine only adds time: threads of the command that wait for a core
+    use processor time while they wait.
     """
     found: list[tuple[float, float]] = []
     for _ in range(rounds + 1):
@@ -106,12 +108,12 @@ def cost(command: Sequence[str | os.PathLike[str]], rounds: int) -> tuple[float,
 
 
 def featstore(*arguments: str | os.PathLike[str]) -> list[str]:
-    """Return the command ``featstore`` with ``arguments``."""
+    """Return the arguments of a process that runs the command ``featstore`` with ``arguments``."""
     return [sys.executable, "-m", "featstore", *map(os.fspath, arguments)]
 
 
 class Costs:
-    """Measured seconds with their bounds."""
+    """The measured seconds of all commands, with their bounds."""
 
     def __init__(self, rounds: int) -> None:
         self.rounds = rounds
@@ -191,7 +193,7 @@ def measure_predict(costs: Costs, place: Path) -> None:
 @click.option("--backbone", default="efficientnet_lite0", show_default=True, help="Of the stores of small pictures.")
 @click.option("--json", "as_json", is_flag=True)
 def main(pictures: tuple[int, ...], rounds: int, backbone: str, as_json: bool) -> None:
-    """Measure and print; exit with 1 if a bound is exceeded."""
+    """Measure all commands and print their costs; exit with 1 if a bound is exceeded."""
     costs = Costs(rounds)
     with tempfile.TemporaryDirectory(prefix="costs-") as name:
         place = Path(name)

@@ -1,12 +1,13 @@
 """Write feature vectors of random crops of pictures: ``python -m tests.slow.crops FOLDER... OUT.npz``.
 
-Each picture below the FOLDERs is decoded once; of pictures with equal bytes only the first by name is used. A crop has
+Each picture below the FOLDERs is decoded once; if pictures have equal bytes, only the first by name is used. A crop has
 12 to 80 % of the picture's area and an aspect ratio from 3/4 to 4/3, like the crops of C. Szegedy et al. (CVPR 2015),
-but over a narrower range of areas. --each crops are drawn per picture; --seed and the picture's number are the seed.
+but with a narrower range of areas. ``--each`` is the number of crops per picture; the random seed of a picture is made
+of ``--seed`` and the number of the picture.
 
-OUT has one row per crop: ``features`` float16 (n, d), computed by the backbone with the default engine at its own input
-size; ``gray`` uint8 (n, 784), the crop as 28 x 28 gray pixels; and ``pictures`` int32 (n,), the number of the crop's
-picture. tests.slow.peers and tests.slow.contract_holds read this file.
+OUT has one row per crop: ``features`` float16 (n, d), computed by the backbone with the default engine and the input
+size of the backbone; ``gray`` uint8 (n, 784), the crop as 28 x 28 gray pixels; and ``pictures`` int32 (n,), the number
+of the crop's picture. tests.slow.peers and tests.slow.contract_holds read this file.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _BATCH = 64
 
 
 def distinct(folders: Sequence[str]) -> list[Path]:
-    """Return the pictures below ``folders``, sorted by name; of those with equal bytes only the first."""
+    """Return the pictures below ``folders``, sorted by name; if pictures have equal bytes, only the first of them."""
     paths = sorted(path for folder in folders for path in Path(folder).rglob("*") if is_picture_name(bytes(path)))
     return list({hashlib.sha256(path.read_bytes()).digest(): path for path in reversed(paths)}.values())[::-1]
 
@@ -73,7 +74,7 @@ def crops(
 @click.option("--backbone", "name", default="efficientnet_lite0", show_default=True)
 @click.option("--seed", default=0, show_default=True)
 def main(folders: tuple[str, ...], out: str, each: int, name: str, seed: int) -> None:
-    """Compute, write OUT and print what it holds as one JSON object."""
+    """Compute the features of all crops, write OUT, and print a summary as one JSON object."""
     start = time.perf_counter()
     backbone = load_backbone(name)
     engine = open_engine(backbone)

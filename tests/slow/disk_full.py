@@ -1,4 +1,6 @@
-"""Fill the disk at 20 different points, and cause other trouble: check exit code, message, verify and the resumed result.
+"""Fill the disk at 20 different points of an extraction, and cause the other faults of tests.faults.trouble.
+
+Checks the exit code, the message, what ``verify`` finds, and the store after a second run without the fault.
 
 python -m tests.slow.disk_full [POINTS]
 """

@@ -1,14 +1,19 @@
-"""Measure how much faster engines and decoders change features, on real pictures with real weights.
+"""Measure how far features change if a faster engine or decoder is used, on real pictures with real weights.
 
     python -m tests.slow.drift PICTURES --store-dir DIR [--count 500]
 
-PICTURES: folders train/ and test/ with a folder for each class. Writes stores of EfficientNet-Lite0 features into DIR:
-exact decoding with plain torch (the reference), each exact engine, the fast decoder, and int8. Existing stores are
-continued. Prints, for the first ``count`` pictures, in standard deviations of the features: the largest difference of
-the exact engines (required: at most 1e-3; also for ResNet50 with random weights), and the drift of the fast decoder
-with its agreement of nearest neighbours (required: 0.99). For int8: this agreement, and the test accuracy of a logistic
-regression beside that of the reference (required: within 0.5 points). Controls: wrong normalisation and BGR must fail
-the check that the exact engines pass. Exits with 1 if one is missed.
+PICTURES: folders train/ and test/ with a folder for each class. Writes three stores of EfficientNet-Lite0 features into
+DIR: exact decoding with plain torch (the reference), the fast decoder, and int8. Existing stores are continued.
+Compares features with the reference on ``count`` pictures, evenly chosen; differences are in standard deviations of the
+features:
+
+* the engines of precision fp32, on the same pixels, also for ResNet50 with random weights: largest difference at most
+  1e-3. As controls, wrong normalisation and BGR pixels must exceed this bound;
+* the fast decoder: at least 0.99 of the nearest neighbours are the same;
+* int8: the test accuracy of a logistic regression is within 0.5 points of that of the reference;
+* the three stores have different identities, so that their features cannot be mixed.
+
+The exit code is 1 if a requirement is missed.
 """
 
 from __future__ import annotations
@@ -43,7 +48,8 @@ BATCH = 32
 
 
 def engines(backbone: str, weights: str | None, pictures: list[bytes]) -> dict[str, dict[str, float]]:
-    """Return the drift of each exact engine, and of the controls, from plain torch on the same pixels."""
+    """Return how far the features of each fp32 engine, and of the controls, are from plain torch's on the same
+    pixels."""
     model = load_backbone(backbone, weights)
     pixels = np.stack([decode(data, model.preprocessing) for data in pictures])
     plain = in_batches(open_engine(model, engine="torch", device="cpu"), pixels)
@@ -58,7 +64,7 @@ def engines(backbone: str, weights: str | None, pictures: list[bytes]) -> dict[s
 
 
 def in_batches(engine: Engine, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the features of all pictures."""
+    """Return the features of all pictures, computed in batches."""
     return np.concatenate([engine(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)])
 
 
@@ -67,7 +73,7 @@ def in_batches(engine: Engine, pixels: NDArray[np.uint8]) -> NDArray[np.float32]
 @click.option("--store-dir", type=click.Path(path_type=Path), required=True)
 @click.option("--count", default=500, show_default=True)
 def main(pictures: Path, store_dir: Path, count: int) -> None:
-    """Measure, print one JSON object, and exit with 1 if a change is larger than allowed."""
+    """Measure all differences and print one JSON object; exit with 1 if a requirement is missed."""
     keep_memory()
     stores = {}
     for name, options in STORES.items():

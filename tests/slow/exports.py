@@ -2,9 +2,9 @@
 
     python -m tests.slow.exports STORE [--json]
 
-Trains every kind of head on STORE, exports it, and classifies all of its rows three times: by the head as it is loaded
-from its file, by ONNX Runtime, and, in a process that cannot import featstore, by the joblib file. Prints how many labels
-differ; the exit code is 1 if any label differs. Nearest neighbours have no plain scikit-learn counterpart.
+Trains every kind of head on STORE, exports it, and classifies all of its rows three times: by the head, loaded from its
+file; by ONNX Runtime; and by the scikit-learn estimator, in a process that cannot import featstore. Prints how many
+labels differ; the exit code is 1 if any label differs. The k-NN head has no export to scikit-learn.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ np.save(sys.argv[3], estimator.predict(np.asarray(X, np.float32)).astype(str))
 
 
 def measure(store: Path, kind: str, place: Path) -> dict[str, Any]:
-    """Return for each export of a head of ``kind`` the number of rows of ``store`` with another label."""
+    """Train and export a head of ``kind``; return for each export how many rows get another label than from the
+    head."""
     X = FeatureStore.open(store).features().astype(np.float32)
     head = load_head(Path(train(store, head=kind, out=place / f"{kind}.head").path))
     expected = head.predict(X)

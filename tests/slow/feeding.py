@@ -1,14 +1,15 @@
-"""Check that the engine is kept busy: extraction with a simulated engine and with EfficientNet-Lite0, against its limits.
+"""Check that an extraction is almost as fast as decoding and forward pass allow, so that the engine is seldom idle.
 
     python -m tests.slow.feeding PICTURES [--count 2500] [--rounds 5] [--rate 500]
 
 Each measurement runs in a fresh process, once per round: decoding alone, from memory; the forward pass of
 EfficientNet-Lite0 alone; and extractions into a store, with EfficientNet-Lite0 and with a simulated engine that takes
-``rate`` pictures per second without using the processor, as a GPU does. Both extractions are repeated with 20 ms added to
-every read of a picture, as over a network.
+``rate`` pictures per second without using the processor, like a GPU. Both extractions are repeated with 20 ms added to
+every read of a picture, to simulate a network disk.
 
-Required: the simulated engine reaches 0.95 of the slower of ``rate`` and decoding alone; EfficientNet-Lite0 reaches 0.9 of
-1 / (1/decode + 1/forward); slow reads cost at most 5 % in both. The exit code is 1 if one is missed.
+Required, in pictures per second: the extraction with the simulated engine reaches 0.95 of the smaller of ``rate`` and
+decoding alone; the extraction with EfficientNet-Lite0 reaches 0.9 of 1 / (1/decoding + 1/forward); slow reads reduce
+each rate by at most 5 %. The exit code is 1 if a requirement is missed.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class PacedPending:
 
 
 class PacedEngine:
-    """Take ``rate`` pictures per second, one batch after another, without using the processor."""
+    """A simulated engine that takes ``rate`` pictures per second, one batch after another, without using the
+    processor."""
 
     name, precision, in_flight = "torch", "fp32", 2
 
@@ -65,7 +67,7 @@ class PacedEngine:
 
 
 def extraction(folder: str, *, rate: float | None, slow_reads: bool) -> dict[str, Any]:
-    """Extract ``folder`` with the paced engine of ``rate``, or with EfficientNet-Lite0 if it is None."""
+    """Extract ``folder`` with the simulated engine at ``rate``, or with EfficientNet-Lite0 if ``rate`` is None."""
     from featstore import engines
     from featstore.backbones import load_backbone
     from featstore.embed import loader
@@ -95,7 +97,7 @@ def extraction(folder: str, *, rate: float | None, slow_reads: bool) -> dict[str
 
 
 def verdicts(measured: dict[str, Measured], rate: float) -> list[dict[str, Any]]:
-    """Return bounds and measured values; each value is the median over rounds of a ratio within one round."""
+    """Return each bound with the measured ratio: the median over the rounds of the ratio of two rates in one round."""
 
     def median(ratio: Any) -> float:
         return statistics.median(ratio(number) for number in range(len(measured["decoding"].rates)))
@@ -132,7 +134,7 @@ def verdicts(measured: dict[str, Measured], rate: float) -> list[dict[str, Any]]
 @click.option("--rate", default=500.0, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
 def main(pictures: str, count: int, rounds: int, rate: float, as_json: bool) -> None:
-    """Measure and print; exit with 1 if a requirement is missed."""
+    """Measure all rates in rounds and print them; exit with 1 if a requirement is missed."""
     place, bench = "tests.slow.feeding", "featstore.stages.bench.contenders"
     with tempfile.TemporaryDirectory(prefix="feeding-") as folder:
         gather(pictures, count, Path(folder))

@@ -2,13 +2,14 @@
 
     python -m tests.slow.foreign PICTURES
 
-PICTURES is a folder with a folder of pictures for each class. Writes files in five layouts: with the program's own code
-if it is installed (img2vec-pytorch, clip-retrieval with fsspec, hloc with pycolmap and opencv-python; FAISS and numpy
-always are), otherwise as that code would write them. img2vec and hloc compute their own vectors, with untrained
-networks; the other layouts get the vectors of a store that featstore extracted.
+PICTURES is a folder with a folder of pictures for each class. Writes files in the layouts of five programs: img2vec,
+clip-retrieval, FAISS, hloc and numpy. If the program is installed, its own code writes the files (img2vec-pytorch;
+clip-retrieval with fsspec; hloc with pycolmap and opencv-python); otherwise this script writes the same layout. img2vec
+and hloc compute vectors with untrained networks; the other files hold vectors that featstore extracted.
 
-Each is imported. Required are equal vectors for every key, the same nearest pictures as among all cosines, and the labels
-and probabilities of a head that the library trains on the vectors themselves. The exit code is 1 otherwise.
+Imports the files of each layout. Required: every key has the vector that was written; a search finds the pictures with
+the largest cosines; and a head trained on the imported store gives the same labels and probabilities as a head trained
+on these vectors in memory. The exit code is 1 if a requirement is missed.
 """
 
 from __future__ import annotations
@@ -63,7 +64,10 @@ class Tiny(BaseModel):
 
 @dataclass
 class Native:
-    """Pictures and what featstore extracted of them: ``keys`` (n), ``labels`` (n), ``vectors`` (n, d)."""
+    """The pictures, and the data that featstore extracted: ``keys`` (n), ``labels`` (n), ``vectors`` (n, d).
+
+    ``table``: a CSV file with keys and labels.
+    """
 
     pictures: Path
     keys: list[str]
@@ -74,8 +78,8 @@ class Native:
 
 @dataclass
 class Written:
-    """Files of a layout. ``vectors``: (n, d) in the order of the program's own keys; ``options``: those of the
-    import."""
+    """The files of one layout. ``vectors`` (n, d): in the order of the pictures; ``by``: the program that wrote the
+    files; ``options``: the options with which to import the files."""
 
     paths: list[Path]
     vectors: NDArray[Any]
@@ -89,14 +93,14 @@ def is_installed(*names: str) -> bool:
 
 
 def img2vec(native: Native, place: Path) -> Written:
-    """Write the array that img2vec returns, as its README does."""
+    """Write the array of vectors that img2vec returns by ``np.save``, as shown in the README of img2vec."""
     pictures = [Image.open(native.pictures / key).convert("RGB") for key in native.keys]
     by = "numpy, vectors made up"
     vectors = np.random.default_rng(0).standard_normal((len(pictures), 512)).astype(np.float32)
     if is_installed("img2vec_pytorch"):
         from torchvision.models import ResNet18_Weights, resnet18
 
-        # Replace the weights that it would download by untrained ones of the same name.
+        # Save untrained weights under the file name that img2vec would download, so that img2vec downloads nothing.
         hub = place / "hub"
         (hub / "checkpoints").mkdir(parents=True)
         torch.manual_seed(0)
@@ -112,11 +116,11 @@ def img2vec(native: Native, place: Path) -> Written:
 
 
 def clip_retrieval(native: Native, place: Path) -> Written:
-    """Write img_emb/*.npy and metadata/*.parquet."""
+    """Write img_emb/*.npy and metadata/*.parquet, the layout of clip-retrieval."""
     by = "pandas, as clip-retrieval does"
     metadata = [json.dumps({"label": name}) for name in native.labels]
     if is_installed("clip_retrieval", "fsspec"):
-        # Import only this module of the package: the others need a CLIP model, a server and more.
+        # Import only the writer module of clip-retrieval: other modules need a CLIP model, a server and more.
         found = importlib.util.find_spec("clip_retrieval")
         file = Path(str(found and found.origin)).with_name("clip_inference") / "writer.py"
         spec = importlib.util.spec_from_file_location("clip_retrieval_writer", file)
@@ -156,7 +160,7 @@ def flat_index(native: Native, place: Path) -> Written:
 
 
 def hloc(native: Native, place: Path) -> Written:
-    """Write an HDF5 file with a group for each picture."""
+    """Write an HDF5 file with a group for each picture, the layout of hloc."""
     file = place / "global-feats-tiny.h5"
     by = "h5py, as hloc does"
     if is_installed("hloc", "cv2", "pycolmap"):
@@ -180,13 +184,13 @@ def hloc(native: Native, place: Path) -> Written:
 
 
 def npz(native: Native, place: Path) -> Written:
-    """Write vectors, paths and labels as one .npz."""
+    """Write vectors, paths and labels into one .npz file."""
     np.savez_compressed(place / "all.npz", embeddings=native.vectors, paths=native.keys, labels=native.labels)
     return Written([place / "all.npz"], native.vectors, "numpy")
 
 
 def check(native: Native, written: Written, place: Path) -> list[str]:
-    """Return what differs between the imported vectors and those that were written."""
+    """Import the written files; return which results (vectors, neighbours, labels, ...) are wrong."""
     store = place / "store"
     import_vectors(written.paths, store, identity="foreign", **written.options)
     if not written.labelled:
@@ -205,7 +209,7 @@ def check(native: Native, written: Written, place: Path) -> list[str]:
         scores = unit @ unit[at]
         scores[at] = -np.inf
         best = np.sort(scores)[::-1][:K]
-        # Compare scores: pictures of equal scores may come in any order.
+        # Compare scores instead of keys: pictures with equal scores may come in any order.
         found = [scores[native.keys.index(one.key)] for one in query.neighbours]
         if not np.allclose(found, best, atol=1e-5):
             wrong.append(f"neighbours of {native.keys[at]}")
@@ -226,7 +230,7 @@ def check(native: Native, written: Written, place: Path) -> list[str]:
 @click.command()
 @click.argument("pictures", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def main(pictures: Path) -> None:
-    """Print a line for each layout; exit with 1 if one differs."""
+    """Check each layout and print the result; exit with 1 if a requirement is missed."""
     failed = False
     layouts: list[Callable[[Native, Path], Written]] = [img2vec, clip_retrieval, flat_index, hloc, npz]
     with tempfile.TemporaryDirectory() as folder:

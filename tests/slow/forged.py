@@ -2,10 +2,11 @@
 
 python -m tests.slow.forged [--count 1000] [--seed 1] [--first 0] [--jobs CORES] [--each KIND]...
 
-All checksums in the forgeries are valid. Nothing outside the file or folder that a verb may change may be made, opened
-for writing, changed or deleted; no verb may hang for 60 s, take 2 GiB, end in a traceback, print a control character or
-report success with an error, and no module that a forgery names may be imported. Prints the violations, and figures of the run. A thousand take some 25 minutes on two
-cores. --each: COUNT forgeries of every KIND instead of a draw.
+All checksums in the forgeries are valid. Harm is one of these: a verb makes, opens for writing, changes or deletes a
+file that it may not change; hangs for 60 s; takes 2 GiB; ends with a traceback; prints a control character; prints an
+error but reports success; or imports a module that a forgery names. Prints the cases of harm, and times. A thousand
+forgeries take about 25 minutes on two cores. --each: make COUNT forgeries of every given KIND instead of kinds at
+random.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _folder = Path()
 
 
 def _begin(folder: Path, kinds: tuple[str, ...]) -> None:
-    """Prepare a worker: give it its own files, and silence FAISS."""
+    """Prepare a worker process: make its own copy of the files, and discard what FAISS prints."""
     global _master, _folder
     limit_this_process()
     silent = os.open(os.devnull, os.O_RDWR)
@@ -42,7 +43,7 @@ def _begin(folder: Path, kinds: tuple[str, ...]) -> None:
 
 
 def _attack(number: int, seed: int, kinds: tuple[str, ...]) -> list[tuple[str, str, str, list[str], float]]:
-    """Return the outcomes of one attack, each with its seconds."""
+    """Run all verbs on one forgery; return (kind, change, verb, violations, seconds) for each verb."""
     assert _master is not None
     found, before = [], time.perf_counter()
     for what, how, verb, wrong in attack(_master, _folder, number, seed, kinds or tuple(KINDS)):
@@ -52,7 +53,7 @@ def _attack(number: int, seed: int, kinds: tuple[str, ...]) -> list[tuple[str, s
 
 
 def _outcomes(options: argparse.Namespace) -> Iterator[tuple[int, list[tuple[str, str, str, list[str], float]]]]:
-    # Use files in memory, where syncing takes no time.
+    # Keep the files in memory (/dev/shm), where fsync takes no time.
     memory = Path("/dev/shm")
     each = options.each or [None]
     numbers = [number for number in range(options.first, options.first + options.count) for _ in each]
@@ -70,7 +71,7 @@ def _outcomes(options: argparse.Namespace) -> Iterator[tuple[int, list[tuple[str
 
 
 def main(options: argparse.Namespace) -> int:
-    """Print the violations that were found; return their number."""
+    """Print the cases of harm and a summary; return the number of cases."""
     forged, runs, seconds, found = Counter[str](), Counter[str](), Counter[str](), 0
     started = time.perf_counter()
     for number, outcomes in _outcomes(options):

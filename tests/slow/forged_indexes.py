@@ -1,9 +1,10 @@
-"""Use forged indexes with valid checksums directly in the library, without the sandboxed child that checks them first.
+"""Use forged indexes with valid checksums in the library, without the check in a sandboxed child process.
 
 python -m tests.slow.forged_indexes [--count 1000] [--seed 0]
 
-Each index is opened, searched and added to. It must be refused as damaged or give an answer; nothing may kill the
-process, raise another exception or take 60 s. Much faster than tests.slow.forged, which runs the verbs.
+Opens and searches each index, and adds vectors. The index must be refused with a FeatstoreError or give an answer; it
+must not kill the process, raise another exception or take 60 s. Much faster than tests.slow.forged, which runs the
+verbs.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ OUTCOMES = {0: "answered", 1: "refused"}
 
 
 def use(path: Path, mmap: bool) -> None:
-    """Open, search and grow an index."""
+    """Open and search an index, and add vectors."""
     draw = np.random.default_rng(1)
     index = FeatureIndex.open(path, mmap=mmap)
     index.info()
@@ -43,7 +44,7 @@ def use(path: Path, mmap: bool) -> None:
 
 
 def outcome(path: Path, mmap: bool) -> int:
-    """Use an index in a fork; return its exit code: see OUTCOMES, any other code is a defect."""
+    """Use an index in a fork; return the exit code of the fork. A code that is not in OUTCOMES is a defect."""
     child = os.fork()
     if child == 0:
         code = 99

@@ -1,21 +1,20 @@
-"""Measure speed and memory of converting a large store: to_arrow, as_torch and the export to Parquet.
+"""Measure speed and memory of reading a large store by ``to_arrow``, ``as_torch`` and the export to Parquet.
 
     python -m tests.slow.formats --dir DIR [--rows 1000000] [--dimension 2048] [--json]
 
-Writes three stores of synthetic float16 vectors into DIR, of ``--rows``, a tenth and a fiftieth of that (4.6 GB by
-default), and exports of them (another 4.1 GB at a time). All is removed at the end. Some 9 GB of memory should be free
-for the page cache. Required, each measured in a fresh process:
+Writes three stores of synthetic float16 vectors into DIR, with ``--rows`` rows, a tenth and a fiftieth of that number
+(4.6 GB by default), and exports of these stores (at most 4.1 GB more). All files are removed at the end. About 9 GB of
+memory should be free for the page cache. Required, each measured in a fresh process:
 
-* ``to_arrow`` adds less than 64 MiB of anonymous memory at the peak, pyarrow's own code not counted;
-* the export to Parquet writes at half the speed or more of a plain write and fsync of as many bytes: after each part,
-the
-  same number of bytes is written plainly. Its anonymous memory at the peak grows by less than 64 MiB from a tenth to
-  all rows;
-* exports that are killed at 10 points and resumed equal an uninterrupted one byte by byte (on the smallest store);
+* ``to_arrow`` adds less than 64 MiB to the peak of anonymous memory, without what importing pyarrow takes;
+* the export to Parquet has at least half the speed of a plain write and fsync of the same number of bytes; such a write
+  follows each part of the export. The peak of anonymous memory is less than 64 MiB higher for all rows than for a
+  tenth;
+* exports that are killed at 10 points and resumed equal an uninterrupted export byte by byte (on the smallest store);
 * a shuffled epoch of ``as_torch`` reads at 0.8 or more of the rate at which numpy gathers the same rows, in the same
-  batches, from a memory-mapped .npy file of the same vectors. The two take turns batch by batch.
+  batches, from a memory-mapped .npy file of the same vectors. The two are measured in turn, batch by batch.
 
-The exit code is 1 if one of these is missed.
+The exit code is 1 if a requirement is missed.
 """
 
 from __future__ import annotations
@@ -74,12 +73,13 @@ class Made:
 
 
 def write(path: Path, rows: int, dimension: int, unit_rows: int) -> None:
-    """Write a store by the real planner and shard writer; its vectors are one random block, rotated for each unit."""
+    """Write a store with featstore's planner and shard writer; all units hold the same random rows, in shifted
+    order."""
     identity = Identity("made-up", "input of fc", dimension, "0" * 64, {"crop": 224}, "pillow", "fp32", "float16")
     manifest = open_for_writing(path, identity, "made up", unit_rows)
     Planner(path, manifest.epoch, manifest.unit_rows).update(Made(rows))
     random = np.random.default_rng(0)
-    # Bits of finite float16 numbers: the highest exponent is not used.
+    # Clear one bit of the exponent, so that every random float16 is finite.
     bits = random.integers(0, 1 << 16, (min(rows, unit_rows), dimension), np.uint16) & 0xBFFF
     block = bits.view(np.float16)
     plan = Plan(path, manifest.epoch)
@@ -102,12 +102,12 @@ def write(path: Path, rows: int, dimension: int, unit_rows: int) -> None:
 
 
 def arrow(store: Path) -> dict[str, Any]:
-    """Measure to_arrow: the anonymous memory that it adds, at the peak."""
+    """Run ``to_arrow``; return seconds and by how much anonymous memory grew, at the peak and afterwards."""
     import pyarrow
     from pyarrow import compute
 
     opened = FeatureStore.open(store)
-    # Load first what pyarrow loads on first use.
+    # Use pyarrow once, so that memory that it takes at its first use is not counted.
     compute.equal(pyarrow.array([1]), 1)
     before = anonymous_bytes()
     started = time.perf_counter()
@@ -122,9 +122,10 @@ def arrow(store: Path) -> dict[str, Any]:
 
 
 def parquet(store: Path, out: Path, beside: Path | None = None) -> dict[str, Any]:
-    """Measure an export: seconds, bytes, and the peak of anonymous memory.
+    """Export a store to Parquet; return seconds, bytes, and the peak of anonymous memory.
 
-    ``beside``: after each part, write as many bytes plainly to this file; ``plain`` has the seconds that it took.
+    ``beside``: after each part of the export, write the same number of bytes to this file; "plain" in the result is the
+    seconds that these writes took.
     """
     opened = FeatureStore.open(store)
     block, plain, before = np.random.default_rng(0).integers(0, 256, 8 << 20, np.uint8).data, 0.0, 0
@@ -144,7 +145,7 @@ def parquet(store: Path, out: Path, beside: Path | None = None) -> dict[str, Any
 
 
 def torch(store: Path, npy: Path, epochs: int) -> dict[str, Any]:
-    """Measure shuffled epochs of as_torch and of the memory map, batch by batch in turns."""
+    """Measure shuffled epochs of as_torch and of a memory-mapped .npy file, in turn for each batch."""
     dataset = FeatureStore.open(store).as_torch("train")
     mapped = np.load(npy, mmap_mode="r")
     for start in range(0, len(mapped), BATCH):
@@ -169,7 +170,7 @@ def torch(store: Path, npy: Path, epochs: int) -> dict[str, Any]:
 
 
 def plain_write(path: Path, count: int, block: memoryview) -> float:
-    """Return the seconds of writing ``count`` bytes of copies of ``block`` to a new file and syncing it."""
+    """Write ``count`` bytes, copies of ``block``, to a new file and sync it; return the seconds."""
     started = time.perf_counter()
     with open(path, "wb", buffering=0) as file:
         for at in range(0, count, len(block)):
@@ -183,7 +184,7 @@ def plain_write(path: Path, count: int, block: memoryview) -> float:
 def killed(store: Path, place: Path) -> dict[str, Any]:
     """Kill an export at KILLS points, resume each, and compare the files with those of an export without a kill.
 
-    A point is a fraction of the bytes of the whole export, including unfinished parts.
+    The points are evenly spaced in the number of bytes written, including unfinished parts.
     """
     whole = fresh("parquet", store, place / "whole")
     differing, stopped = [], 0
@@ -204,7 +205,10 @@ def killed(store: Path, place: Path) -> dict[str, Any]:
 
 
 def _bytes(folder: Path) -> int:
-    """Return the bytes of all files in ``folder``, whose names may change meanwhile; 0 if it does not exist yet."""
+    """Return the total size of the files in ``folder``, 0 if the folder does not exist yet.
+
+    Another process may rename and remove files meanwhile.
+    """
     total = 0
     with contextlib.suppress(FileNotFoundError):
         for path in os.listdir(folder):
@@ -222,7 +226,7 @@ def _task(name: str, *arguments: Any) -> str:
 
 
 def fresh(name: str, *arguments: Any) -> dict[str, Any]:
-    """Return the result of the function ``name`` of this module in a fresh process."""
+    """Call the function ``name`` of this module in a fresh process and return its result."""
     command = [sys.executable, "-m", __spec__.name, "--child", _task(name, *arguments)]
     shown = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     found: dict[str, Any] = json.loads(shown.splitlines()[-1])
@@ -230,7 +234,7 @@ def fresh(name: str, *arguments: Any) -> dict[str, Any]:
 
 
 def measure(place: Path, rows: int, dimension: int) -> dict[str, Any]:
-    """Return all figures, and ``missed``: the bounds that do not hold."""
+    """Run all measurements; return their results, and as "missed" the names of the missed requirements."""
     large, small, tiny = place / "large", place / "small", place / "tiny"
     _tell(f"writing {rows:,}, {rows // 10:,} and {rows // 50:,} rows of {dimension:,} values")
     write(large, rows, dimension, UNIT_ROWS)
@@ -276,7 +280,7 @@ def _tell(text: str) -> None:
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--child", hidden=True)
 def main(place: Path | None, rows: int, dimension: int, as_json: bool, child: str | None) -> None:
-    """Print the figures; exit with 1 if a bound is missed."""
+    """Run all measurements and print their results; exit with 1 if a requirement is missed."""
     if child is not None:
         name, *arguments = json.loads(child)
         paths = [Path(one) if isinstance(one, str) else one for one in arguments]

@@ -1,12 +1,13 @@
-"""Compare cost per picture and peak memory of EfficientNet-Lite0's extraction for two numbers of pictures.
+"""Compare cost per picture and peak memory of extractions of few and of many pictures with EfficientNet-Lite0.
 
     python -m tests.slow.growth PICTURES [--small 2000] [--large 50000] [--rounds 3]
 
-The pictures are repeated by hard links. The small extraction runs ``rounds`` times before the large one and as often
-after it, because the machine's speed may change meanwhile; the median is taken. Each runs in a fresh process and into a
-new store. The time is measured from the first picture until the store is on disk. Required: wall-clock costs per picture
-within 5 % of each other; the large extraction's peak of anonymous memory at most 1.1 times that of the small one. The
-exit code is 1 if one is missed.
+Hard links to the same pictures make up the larger number. The small extraction runs ``rounds`` times before the large
+one and ``rounds`` times after it, because the speed of the machine may change meanwhile; the median of these runs is
+used. Each extraction runs in a fresh process and into a new store. The time is measured from the first picture until
+the store is on disk. Required: the wall-clock times per picture of the small and the large extraction differ by at most
+5 %; the peak of anonymous memory of the large extraction is at most 1.1 times that of the small one. The exit code is 1
+if a requirement is missed.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def extraction(folder: str) -> dict[str, Any]:
 @click.option("--large", default=50_000, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
 def main(pictures: str, small: int, large: int, rounds: int) -> None:
-    """Measure and print; exit with 1 if a bound is exceeded."""
+    """Run the extractions and print their costs; exit with 1 if a requirement is missed."""
     with tempfile.TemporaryDirectory(prefix="growth-") as place:
         folders = {count: Path(place) / str(count) for count in (small, large)}
         for folder in folders.values():

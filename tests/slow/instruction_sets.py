@@ -1,12 +1,13 @@
-"""Run the tests with the kernels of older processors, and print which library switches took effect.
+"""Run the tests with the code paths of the libraries for older processors, and print which code paths were used.
 
     python -m tests.slow.instruction_sets [--quick] [--tolerances] [--only NAME] [TESTS...]
 
-For each instruction set that this processor has and that is older than its newest, and with ``--tolerances`` for the
-processor as it is too, TESTS run (by default all; ``--quick``: what depends most on the processor, within a minute on two
-cores) in processes with the switches of oneDNN (torch's and OpenVINO's), ATen, MKL, OpenBLAS (NumPy's, SciPy's and
-FAISS's), FAISS and NumPy set. ``--tolerances`` prints a Markdown table of every tolerance that the tests used: bound, reason
-(as in tests/tolerances.md, "?" where it has none) and worst share by instruction set. Ends with 1 where a test fails.
+Runs TESTS once for each instruction set of this processor except the newest. Environment variables limit oneDNN (of
+torch and OpenVINO), ATen, MKL, OpenBLAS (of NumPy, SciPy and FAISS), FAISS and NumPy to this instruction set. TESTS are
+by default all tests; ``--quick``: only those that depend most on the processor, within a minute on two cores.
+``--tolerances`` also runs the tests without a limit, and prints a Markdown table of every tolerance: bound, reason (as
+in tests/tolerances.md, "?" if none is given there), and the largest used share of the bound for each instruction set.
+The exit code is 1 if a test fails.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ QUICK = (
 
 @dataclass(frozen=True)
 class InstructionSet:
-    """An instruction set. ``flag``: its name in /proc/cpuinfo; ``newer``: NumPy's names of newer ones, to switch off."""
+    """An instruction set of x86 processors, with the value of each library's switch that limits the library to it.
+
+    ``flag``: its name in /proc/cpuinfo; ``newer``: pattern of NumPy's names of newer instruction sets, to switch off.
+    """
 
     name: str
     flag: str
@@ -48,7 +52,7 @@ class InstructionSet:
 
 
 SETS = (
-    # OpenVINO refuses to run with oneDNN at SSE41, and uses its kernels of SSE4.2 where oneDNN is at AVX.
+    # There is no SSE4.1 here: OpenVINO does not run with this limit. With the limit AVX, OpenVINO uses SSE4.2.
     InstructionSet("avx", "avx", "AVX", "default", "AVX", "Sandybridge", "generic", "X86_V3|X86_V4|AVX2|AVX512|FMA3|F16C|BMI"),
     InstructionSet("avx2", "avx2", "AVX2", "avx2", "AVX2", "Haswell", "avx2", "X86_V4|AVX512"),
     InstructionSet("avx512", "avx512bw", "AVX512_CORE", "avx512", "AVX512", "SkylakeX", "avx512", "AVX512_(ICL|SPR|VNNI)"),
@@ -58,7 +62,7 @@ SETS = (
 
 
 def of_this_processor() -> list[InstructionSet]:
-    """Return the processor's instruction sets, oldest first; empty if the system does not list them."""
+    """Return the instruction sets of this processor, oldest first; an empty list if the system does not list them."""
     try:
         text = Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:
@@ -82,7 +86,7 @@ def switches(chosen: InstructionSet | None) -> dict[str, str]:
         "MKL_ENABLE_INSTRUCTIONS": chosen.mkl,
         "OPENBLAS_CORETYPE": chosen.openblas,
         "FAISS_OPT_LEVEL": chosen.faiss,
-        # The name of this variable since faiss 1.14.
+        # FAISS 1.14 and later read this variable instead of FAISS_OPT_LEVEL.
         "FAISS_SIMD_LEVEL": "NONE" if chosen.faiss == "generic" else chosen.faiss.upper(),
         **({"NPY_DISABLE_CPU_FEATURES": " ".join(newer)} if newer else {}),
     }
@@ -128,10 +132,10 @@ def in_effect() -> dict[str, str]:
 
 
 def tell(chosen: InstructionSet | None) -> dict[str, str]:
-    """Return ``in_effect`` of a new process, and the instruction sets that oneDNN and MKL print in verbose mode."""
+    """Start a process limited to ``chosen``; return the instruction set that each library reports in this process."""
     code = "import json; from tests.slow import instruction_sets as s; print(json.dumps(s.in_effect()))"
     found: dict[str, str] = json.loads(_output(code, switches(chosen)).strip().splitlines()[-1])
-    # In a separate process, because OpenVINO fails if its oneDNN runs in verbose mode.
+    # Use another process for the verbose mode of oneDNN, because OpenVINO fails in this mode.
     code = (
         "import torch; torch.nn.functional.conv2d(torch.ones(2, 64, 32, 32), torch.ones(64, 64, 3, 3)); "
         "torch.ones(64, 64) @ torch.ones(64, 64)"
@@ -152,10 +156,11 @@ def _output(code: str, environment: dict[str, str]) -> str:
 
 
 def run(chosen: InstructionSet | None, tests: tuple[str, ...], shapes: int, cache: Path, record: Path | None) -> int:
-    """Run ``tests`` under ``chosen`` and return pytest's exit code; tolerances go to ``record``."""
+    """Run ``tests`` limited to ``chosen``; return the exit code of pytest. Used tolerances are written to
+    ``record``."""
     command = [sys.executable, "-m", "pytest", *tests]
     environment = {**switches(chosen), "FEATSTORE_SHAPES": str(shapes)}
-    # torch's cache does not distinguish code compiled for different instruction sets.
+    # Use one cache of compiled code per instruction set: torch does not distinguish code for different sets.
     environment["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     if record is not None:
         command += ["-p", "tests.slow.tolerances"]
@@ -164,7 +169,7 @@ def run(chosen: InstructionSet | None, tests: tuple[str, ...], shapes: int, cach
 
 
 def reasons(text: str) -> dict[tuple[str, str], str]:
-    """Return the reason of each tolerance, named by test and bound, in the table of tests/tolerances.md."""
+    """Return the reason for each tolerance in ``text``, the table of tests/tolerances.md, by test and bound."""
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
     return {(row[0], row[1]): row[2] for row in rows if "::" in row[0]}
 
@@ -172,7 +177,8 @@ def reasons(text: str) -> dict[tuple[str, str], str]:
 def table(records: dict[str, Path], known: dict[tuple[str, str], str]) -> str:
     """Return a Markdown table of the tolerances: test, bound, reason, and the largest used share by instruction set.
 
-    Where a test has more than three absolute bounds with one relative bound, it computes them from its data.
+    If a test has more than three absolute bounds with the same relative bound, the test computes them from its data;
+    the table then has one line with "computed" for all of them.
     """
     found = [
         (name, test, *bound.partition(", atol=")[::2], share)
@@ -208,7 +214,7 @@ def table(records: dict[str, Path], known: dict[tuple[str, str], str]) -> str:
     help="With --tolerances: a folder that keeps what was used; runs with it add to the table.",
 )
 def main(tests: tuple[str, ...], quick: bool, tolerances: bool, only: str | None, records_dir: Path | None) -> None:
-    """Run the tests under each older instruction set."""
+    """Run the tests limited to each older instruction set, and print the results."""
     has = of_this_processor()
     older: list[InstructionSet | None] = [*has[:-1]]
     if tolerances:

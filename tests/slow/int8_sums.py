@@ -1,19 +1,21 @@
-"""Compare int8 features of each of this processor's instruction sets, of exact sums, and of fp32.
+"""Compare int8 features computed with each instruction set of this processor, with exact sums, and with fp32.
 
     python -m tests.slow.int8_sums PICTURES [--count 400]
 
-PICTURES: photographs in a folder for each class. Of EfficientNet-Lite0 with its real weights these engines run on the
-same pixels: OpenVINO in fp32 and openvino-int8, each in a process for each instruction set (by oneDNN's switch, see
-instruction_sets.py), and openvino-int8 with its graph left in float32 (``LP_TRANSFORMS_MODE`` off), which sums the same
-quantised values without any saturation, as VNNI does.
+PICTURES: photographs in a folder for each class. EfficientNet-Lite0 with its published weights runs on the same pixels
 
-Printed are the agreement of nearest neighbours, cosines, the root mean square difference in standard deviations, pictures
-a processor second, and the accuracy of logistic regressions that are trained on every second picture and tried on the
-others: on fp32, on int8 of each instruction set, and trained on int8 of one set and tried on that of another. Differences
-of accuracy are paired and have their standard error.
+* with OpenVINO in fp32 and with openvino-int8, in one process per instruction set (see instruction_sets.py);
+* with openvino-int8 whose quantised graph OpenVINO computes in float32 (``LP_TRANSFORMS_MODE`` off). These exact sums
+  never saturate, like those of VNNI instructions.
 
-Ends with 1 if two arithmetics agree on fewer than 0.8 of the nearest neighbours, if int8 leaves the bound of its class, or
-if a head on int8 is worse than on fp32 by more than a point and two standard errors.
+Prints the share of common nearest neighbours, cosines, root mean square differences in standard deviations, pictures
+per processor second, and accuracies of logistic regressions that are trained on every second picture and tested on the
+others: on fp32 features, and on int8 features, also trained with one instruction set and tested with another one.
+Differences of accuracy are paired by picture and have a standard error.
+
+The exit code is 1 if two int8 results have fewer than 0.8 of the nearest neighbours in common, if int8 features exceed
+the bound of their precision class, or if the accuracy on int8 is lower than on fp32 by more than one point plus two
+standard errors.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ Features = NDArray[np.float32]
 
 
 def features(engine: Any, pixels: NDArray[np.uint8]) -> tuple[Features, float]:
-    """Return the features (n, d) and the pictures per processor second, without start-up."""
+    """Return the features (n, d), and the pictures per processor second after a first batch to warm up."""
     engine(pixels[:BATCH])
     started = time.process_time()
     found = np.concatenate([engine(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)])
@@ -58,7 +60,7 @@ def features(engine: Any, pixels: NDArray[np.uint8]) -> tuple[Features, float]:
 
 
 def summed_exactly(model: Any) -> Any:
-    """Return the int8 engine whose graph OpenVINO runs in float32."""
+    """Return an int8 engine whose quantised graph OpenVINO computes in float32, so that sums are exact."""
     configuration = openvino._configuration
     openvino._configuration = lambda precision: {**configuration(precision), "LP_TRANSFORMS_MODE": "NO"}
     try:
@@ -68,7 +70,8 @@ def summed_exactly(model: Any) -> Any:
 
 
 def save_features(folder: str) -> None:
-    """Compute the features of ``folder``/pixels.npy in this process; save them there and print what the engines say."""
+    """Compute the features of ``folder``/pixels.npy in this process, save them in ``folder``, and print speed and
+    kernels."""
     model, pixels = load_backbone(BACKBONE), np.load(Path(folder) / "pixels.npy")
     told: dict[str, Any] = {"8-bit sums in one instruction": has_8_bit_sums()}
     for name, engine_name in ENGINES.items():
@@ -80,7 +83,8 @@ def save_features(folder: str) -> None:
 
 
 def under(chosen: InstructionSet | None, folder: Path) -> tuple[dict[str, Features], dict[str, Any]]:
-    """Return features and what the engines say of a process limited to ``chosen`` (None: no limit)."""
+    """Run ``save_features`` in a process limited to ``chosen`` (None: no limit); return the features and what it
+    printed."""
     code = "import sys; from tests.slow.int8_sums import save_features; save_features(sys.argv[1])"
     command = [sys.executable, "-c", code, str(folder)]
     done = subprocess.run(command, env=switches(chosen), stdout=subprocess.PIPE, text=True, check=True)
@@ -88,14 +92,15 @@ def under(chosen: InstructionSet | None, folder: Path) -> tuple[dict[str, Featur
 
 
 def hits(trained_on: Features, tried_on: Features, labels: NDArray[np.str_]) -> NDArray[np.bool_]:
-    """Return which odd rows of ``tried_on`` a logistic regression on the even rows of ``trained_on`` classifies right."""
+    """Train a logistic regression on the even rows of ``trained_on``; return for each odd row of ``tried_on`` whether
+    the predicted label is right."""
     head = LogisticHead(calibrate=False).fit(trained_on[::2], labels[::2])
     right: NDArray[np.bool_] = head.predict(tried_on[1::2]) == labels[1::2]
     return right
 
 
 def accuracy(right: NDArray[np.bool_], reference: NDArray[np.bool_]) -> dict[str, float]:
-    """Return the share of ``right``, and its difference from that of ``reference`` on the same pictures."""
+    """Return the accuracy ``right.mean()``, and its difference from that of ``reference``, on the same pictures."""
     differences = right.astype(float) - reference
     return {
         "accuracy": float(right.mean()),
@@ -106,7 +111,7 @@ def accuracy(right: NDArray[np.bool_], reference: NDArray[np.bool_]) -> dict[str
 
 
 def read(pictures: Path, count: int, model: Any) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
-    """Return pixels and classes (the folders' names) of ``count`` pictures, evenly chosen from all."""
+    """Return the pixels and classes (names of the folders) of ``count`` pictures, evenly chosen from all pictures."""
     found = list(inputs_of([pictures]))
     chosen = [found[at] for at in np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)]
     data = (read_picture(one.root, one.location, one.offset, one.size, limit=1 << 28).data for one in chosen)
@@ -118,7 +123,7 @@ def read(pictures: Path, count: int, model: Any) -> tuple[NDArray[np.uint8], NDA
 @click.argument("pictures", type=click.Path(exists=True, path_type=Path))
 @click.option("--count", default=400, show_default=True)
 def main(pictures: Path, count: int) -> None:
-    """Measure, print one JSON object, and exit with 1 if a bound is missed."""
+    """Run all comparisons and print one JSON object; exit with 1 if a bound is missed."""
     model = load_backbone(BACKBONE)
     pixels, labels = read(pictures, count, model)
     int8: dict[str, Features] = {}

@@ -1,8 +1,9 @@
-"""Kill the writing verbs at 200 random points, continue and compare each; print a table (about three minutes).
+"""Kill verbs that write files at 200 random points, run them again and compare the results with uninterrupted runs.
 
 python -m tests.slow.kills [COUNT] [SEED] [ENGINE]
 
-ENGINE: by default torch, the only one for which pictures that go through the network again can be counted.
+Prints a table; takes about three minutes. ENGINE: by default torch, the only engine with which the script can count the
+pictures that go through the network a second time.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Measure time and memory of opening, listing and looking up in a synthetic store of many rows.
+"""Measure time and memory of opening a synthetic store of many rows, listing its keys and looking up rows.
 
     python -m tests.slow.large_store [--rows 10000000] [--store DIR]
 
-The store is written by the real planner and shard writer; its vectors are 4 random numbers each.
+featstore's planner and shard writer write the store; each vector has 4 random values.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def write(path: Path, rows: int) -> None:
 @click.option("--rows", default=10_000_000, show_default=True)
 @click.option("--store", type=click.Path(path_type=Path), help="Keep the store here, and use the one that is there.")
 def main(rows: int, store: Path | None) -> None:
-    """Print a line for each operation."""
+    """Measure each operation and print a line for it."""
     with tempfile.TemporaryDirectory() as place:
         path = store or Path(place) / "store"
 

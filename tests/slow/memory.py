@@ -2,7 +2,8 @@
 
     python -m tests.slow.memory [--small 5000] [--large 50000]
 
-Each size runs in a process of its own: small PNG pictures through a tiny network, into a new store.
+Each extraction runs in its own process, with small PNG pictures, a tiny network and a new store. The exit code is 1 if
+the large extraction has more than 1.1 times the peak memory of the small one.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def write_pictures(folder: Path, count: int) -> None:
 @click.option("--large", default=50_000, show_default=True)
 @click.option("--child", "as_child", nargs=2, type=str, hidden=True)
 def main(small: int, large: int, as_child: tuple[str, str] | None) -> None:
-    """Compare the peak memory of two extractions."""
+    """Run both extractions and compare their peak memory; exit with 1 if the large one takes too much."""
     if as_child:
         child(*as_child)
         return

@@ -1,21 +1,21 @@
-"""Train a logistic head on more rows than fit into memory: time, cost per row, anonymous memory and the optimum.
+"""Train a logistic head on more rows than fit into memory; check time, memory, cost per row and the optimum.
 
     python -m tests.slow.million_rows --store-dir DIR [--rows 1000000] [--json]
 
-Writes two stores of synthetic float16 features into DIR: a large one with ``--rows`` rows and a small one with a tenth of
-that (4.6 GB in all by default). Heads are trained through ``featstore.stages.train.train``, each in a fresh process:
+Writes two stores of synthetic float16 features into DIR: a large one with ``--rows`` rows and a small one with a tenth
+of that (4.6 GB in all by default). Heads are trained through ``featstore.stages.train.train``, each in a fresh process:
 
 * on both stores, streamed: no row is kept in memory. The regularisation per row is the same (C times rows is constant);
-* on the small store, streamed and in memory, with a tighter tolerance than the command's. Then a difference between the
-  two objectives means different optima, not an early stop.
+* on the small store, streamed and in memory, with a tighter tolerance than the default. If the two objectives still
+  differ, the reason is different optima, not an early stop.
 
-Required are: for the large store at most 15 minutes, 2 GiB of anonymous memory, and a cost per row at most 10 % above
-that of the small store; for the small store the same objective as in memory (to 1e-7) and the same labels except for one
-row in 10,000. The exit code is 1 if one of these is missed. The stores are removed at the end unless --keep is given. On
-two cores it takes five to six minutes, half of them to write the stores.
+Required for the large store: at most 15 minutes, 2 GiB of anonymous memory, and a cost per row at most 10 % above that
+of the small store. Required for the small store: streaming gives the same objective as training in memory (to 1e-7),
+and the same labels except for one row in 10,000. The exit code is 1 if a requirement is missed. The stores are removed
+at the end unless --keep is given. It takes five to six minutes on two cores, half of this time to write the stores.
 
-The features are rectified latent Gaussians with a decaying spectrum, like those of the penultimate layer of a ResNet.
-They are written by the real planner and shard writer.
+The features are random linear maps of Gaussian latent variables with decreasing variances, followed by a ReLU, like
+those of the penultimate layer of a ResNet. featstore's planner and shard writer write the stores.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ WAYS: dict[str, dict[str, Any]] = {
     "in memory, tight": {"tol": 1e-8},
 }
 HELD_OUT = 10_000
-"""Rows of the split "test" in each store, after those of "train"."""
+"""Number of rows of the split "test" in each store; these rows follow those of the split "train"."""
 BLOCK = 4096
 LATENT = 512
 MOST_SECONDS, MOST_BYTES, MOST_GROWTH, MOST_GAP = 900.0, 2 << 30, 1.10, 1e-7
 MOST_LABELS = 1e-4
-"""Share of labels that may differ: for rows on the boundary between two classes, rounding decides."""
+"""Share of labels that may differ, because rounding decides for rows on the boundary between two classes."""
 
 
 class Made:
@@ -91,7 +91,7 @@ def codes_of_rows(rows: int, classes: int, seed: int) -> NDArray[np.intp]:
 
 
 class Maker:
-    """Generate the features of any rows, block by block, with one seed per block."""
+    """Generate the features block by block, with one random seed per block of rows."""
 
     def __init__(self, dimension: int, classes: int, seed: int) -> None:
         random = np.random.default_rng((seed, 0))
@@ -155,7 +155,7 @@ def child(store: str, out: str, C: float, how: str) -> dict[str, Any]:
 
 
 def objective(head_path: Path, store: FeatureStore, rows: NDArray[np.int64], C: float) -> tuple[float, list[str]]:
-    """Return the objective of a head on ``rows`` in float64, and the labels that it gives them."""
+    """Return the objective of a head on ``rows``, computed in float64, and the labels that the head predicts."""
     head = open_head(head_path)
     scaler = measure(store.stream(rows), standardize=True)[0]
     codes = codes_of(store.labels[rows].astype(str), head.classes)
@@ -171,7 +171,7 @@ def objective(head_path: Path, store: FeatureStore, rows: NDArray[np.int64], C: 
 
 
 def run(store: Path, out: Path, C: float, how: str) -> dict[str, Any]:
-    """Run ``child`` in a process of its own."""
+    """Run ``child`` in its own process and return its result."""
     command = [sys.executable, "-m", "tests.slow.million_rows", "--store-dir", str(store.parent)]
     command += ["--child", str(store), str(out), str(C), how]
     result = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=os.environ)
@@ -180,7 +180,7 @@ def run(store: Path, out: Path, C: float, how: str) -> dict[str, Any]:
 
 
 def compare(store: Path, heads: tuple[Path, Path], C: float) -> dict[str, Any]:
-    """Return how far a streamed head lies from the one trained in memory, on the rows of ``store`` to train on."""
+    """Compare a streamed head with one trained in memory, on the training rows of ``store``: objectives and labels."""
     opened = FeatureStore.open(store)
     rows = opened.split_rows("train")
     (streamed, labels), (in_memory, expected) = (objective(head, opened, rows, C) for head in heads)
@@ -193,7 +193,10 @@ def compare(store: Path, heads: tuple[Path, Path], C: float) -> dict[str, Any]:
 
 
 def verdicts(found: dict[str, Any], share: float) -> list[tuple[str, bool]]:
-    """Return (text with value and bound, whether the bound holds) for each bound; ``share``: of labels that may differ."""
+    """Return for each bound (text with value and bound, whether the bound holds).
+
+    ``share``: the share of labels that may differ.
+    """
     small, large, same = found["small"], found["large"], found["optimum"]
     growth = large["microseconds_a_row"] / small["microseconds_a_row"]
     gib = large["anonymous_bytes"] / 2**30
@@ -236,7 +239,7 @@ def main(
     as_json: bool,
     as_child: tuple[str, str, str, str] | None,
 ) -> None:
-    """Train on both stores and print the results."""
+    """Write the stores, train the heads and print the results; exit with 1 if a bound is missed."""
     if as_child:
         print(json.dumps(child(as_child[0], as_child[1], float(as_child[2]), as_child[3])))
         return

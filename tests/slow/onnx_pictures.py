@@ -1,12 +1,11 @@
-"""Compare an ONNX file of preprocessing, network and head with featstore on real pictures.
+"""Compare the predictions of an ONNX file (preprocessing, network and head) with those of featstore on real pictures.
 
     python -m tests.slow.onnx_pictures PICTURES [--count 200] [--backbone efficientnet_lite0]
 
-PICTURES is a folder with a folder of pictures for each class. Extracts them, trains a head, exports it with ``featstore
-export --onnx``, and gives the file ``--count`` pictures, decoded by Pillow alone. Required are the labels of ``featstore
-predict`` and probabilities within 1e-4 of its own; the exit code is 1 otherwise.
-
-A picture whose two best classes have probabilities within 1e-4 of each other may get either label.
+PICTURES is a folder with a folder of pictures for each class. Extracts these pictures, trains a head, exports it with
+``featstore export --onnx``, and runs the ONNX file on ``--count`` pictures, decoded by Pillow without featstore.
+Required: the labels equal those of ``featstore predict``, and the probabilities differ by at most 1e-4; the exit code
+is 1 otherwise.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ LARGEST = 1e-4
 
 
 def decoded(path: Path) -> NDArray[np.uint8]:
-    """Return the pixels (height, width, 3) as a program without featstore would decode them."""
+    """Return the pixels (height, width, 3) of a picture, decoded without featstore."""
     with Image.open(path) as picture:
         return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
 
@@ -41,7 +40,8 @@ def decoded(path: Path) -> NDArray[np.uint8]:
 @click.option("--count", default=200, show_default=True)
 @click.option("--backbone", default="efficientnet_lite0", show_default=True)
 def main(pictures: Path, count: int, backbone: str) -> None:
-    """Print the greatest difference and the number of other labels; exit with 1 if a bound is missed."""
+    """Print the largest difference of probabilities and the number of labels that differ; exit with 1 if a bound is
+    missed."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         extract(pictures, place / "s", backbone=backbone)

@@ -1,25 +1,27 @@
 """Compare queries per second at equal recall with other libraries: ``python -m tests.slow.peers CROPS.npz``.
 
 CROPS.npz is written by tests.slow.crops. All crops of some pictures, drawn with the seed, are the queries; the crops of
-the other pictures are indexed. ``--set real``: the backbone's features with cosine similarity (peers get normalised
-vectors and search by inner product); ``--set gray``: the crops' gray pixels with Euclidean distance.
+the other pictures are indexed. ``--set real``: the backbone's features with cosine similarity (the other libraries get
+normalised vectors and search by inner product); ``--set gray``: the crops' gray pixels with Euclidean distance.
 
-* featstore: built by build_contract for recall@10 of 0.95 and 0.99; its effort is tuned only on its own held-out rows.
-* hnswlib, usearch and faiss HNSW32: graphs with M 32 and efConstruction 200, on both sets. usearch stores float16 and, in
-  a second variant, bfloat16 (which is faster depends on the processor); the others store float32. For each recall they
-  get the smallest efSearch (by bisection over all integers) that reaches it on the queries themselves.
-* exact: faiss Flat, for orientation, only in the first round.
+* featstore: built by build_contract for recall@10 of 0.95 and 0.99; featstore tunes the search effort on rows that it
+  holds out, not on the queries.
+* hnswlib, usearch and faiss HNSW32: graphs with M 32 and efConstruction 200, on both sets. usearch stores float16 and,
+  in a second variant, bfloat16 (which of these is faster depends on the processor); hnswlib and faiss store float32.
+  For each recall they get the smallest efSearch that reaches this recall on the queries, found by bisection.
+* exact: faiss Flat, measured once for comparison.
 
 Each index is built in its own process with all threads. Then, for each round and number of threads, a fresh process
-loads each index, and the processes take turns (tests.slow.turns): one call for a batch of all queries, and one call per
-query. A contender's rate is that of its best run, as in ann-benchmarks (M. Aumüller et al., Information Systems 2020):
-other work on a shared host can only slow a run down, at times by half, and not all contenders equally. The medians are
-reported too.
+loads each index, and the processes run in turn (tests.slow.turns): with one call for a batch of all queries, and with
+one call per query. The rate of an index is that of its best run, as in ann-benchmarks (M. Aumüller et al., Information
+Systems 2020): other work on a shared host can only slow a run down, sometimes by half, and not all indexes equally. The
+medians are reported too.
 
-Required, relative to the best peer's rate: at recall 0.95 at least 2 times in batch and 1.5 times for single queries; at
-0.99 at least 1; on the gray set 20,000 queries per second at 0.95 with two threads. A bound counts as reached if no peer
-reaches the recall. The exit code is 1 if a bound is missed, or if featstore's recall on the queries is below its
-contract. It takes about fifteen minutes on two cores.
+Required, relative to the fastest other library at the same recall: at recall 0.95, 2 times its rate in batch and 1.5
+times its rate for single queries; at recall 0.99, at least its rate. On the gray set also: 20,000 queries per second at
+recall 0.95 with two threads. A bound counts as reached if no other library reaches the recall. The exit code is 1 if a
+bound is missed, or if the recall of featstore on the queries is below the recall that it was built for. The comparison
+takes about fifteen minutes on two cores.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ MOST_EFFORT = 4000
 
 
 def split(crops: Path, which: str, held_out: int, seed: int, place: Path) -> tuple[int, int]:
-    """Write base, groups, queries and their true neighbours to ``place``; return the numbers of rows and queries."""
+    """Split the crops into rows to index and queries, and write them, with the true neighbours of the queries, to
+    ``place``; return the numbers of rows and queries."""
     from featstore.indexes.tuning.truth import find_truth
 
     with np.load(crops) as file:
@@ -66,7 +69,7 @@ def split(crops: Path, which: str, held_out: int, seed: int, place: Path) -> tup
 
 
 class Asked:
-    """The queries, and their true neighbours to measure recall with."""
+    """The queries with their true neighbours, to measure the recall of an index."""
 
     def __init__(self, place: Path, which: str) -> None:
         from featstore.indexes.tuning.truth import Truth
@@ -80,8 +83,10 @@ class Asked:
 
 
 def least(contender: Contender, asked: Asked, goal: float, threads: int) -> int | None:
-    """Return the smallest effort that reaches ``goal``, None if MOST_EFFORT does not; changes the contender's
-    effort."""
+    """Return the smallest effort with which the recall reaches ``goal``; None if MOST_EFFORT does not suffice.
+
+    Changes ``contender.effort``.
+    """
     low, high = K - 1, K
     while True:
         contender.effort = high
@@ -97,7 +102,7 @@ def least(contender: Contender, asked: Asked, goal: float, threads: int) -> int 
 
 
 def build(name: str, which: str, place: Path) -> dict[str, Any]:
-    """Build and save one contender; return its build cost and, for each goal, effort and recall."""
+    """Build and save one index; return the build time and, for each recall of GOALS, the effort and measured recall."""
     asked, threads = Asked(place, which), len(os.sched_getaffinity(0))
     contender = contenders(metric_of(which))[name]()
     base, groups = np.load(place / "base.npy"), np.load(place / "groups.npy")
@@ -122,12 +127,12 @@ def build(name: str, which: str, place: Path) -> dict[str, Any]:
 
 
 def metric_of(which: str) -> str:
-    """Return the metric of a set."""
+    """Return the metric of the set ``which`` ("real" or "gray")."""
     return "cosine" if which == "real" else "l2"
 
 
 def in_a_process(name: str, which: str, place: Path) -> dict[str, Any]:
-    """Call ``build`` in a new process with all threads and return its result."""
+    """Call ``build`` in a new process, which may use all cores, and return the result."""
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     task = json.dumps([name, which, str(place)])
     command = [sys.executable, "-m", "tests.slow.peers", "--task", task]
@@ -137,17 +142,20 @@ def in_a_process(name: str, which: str, place: Path) -> dict[str, Any]:
 
 
 Found = dict[str, dict[str, list[Rates]]]
-"""For each contender and goal: the rates of each turn."""
+"""Measured queries per second: ``found[name][goal]`` is a list with one entry per turn.
+
+``name`` is the name of an index (see contenders), ``goal`` the recall as text, such as "0.95".
+"""
 
 
 def contest(place: Path, which: str, built: dict[str, Any], threads: int, turns: int, found: Found) -> None:
-    """Let the contenders take ``turns`` turns in fresh processes; add their rates to ``found``."""
+    """Measure all indexes ``turns`` times in turn, each in one fresh process; append the rates to ``found``."""
     names = [name for name in built if name != "exact" or not found["exact"]]
     with Turns(place, metric_of(which), names, threads) as taken:
         for number in range(turns):
             for name in names if number % 2 == 0 else reversed(names):
                 if name == "exact" and number:
-                    continue  # Exact search is slow and has no bound: shown for comparison only.
+                    continue  # Measure exact search in one turn only: it is slow and has no bound.
                 of_effort: dict[int | None, Rates] = {}
                 for goal, about in built[name]["at"].items():
                     effort = about["effort"]
@@ -157,12 +165,12 @@ def contest(place: Path, which: str, built: dict[str, Any], threads: int, turns:
 
 
 def best(turns: list[Rates], way: str) -> float:
-    """Return the rate of the best run of ``turns``."""
+    """Return the highest rate of all runs in ``turns``; ``way``: "batch" or "single"."""
     return max(rate for turn in turns for rate in turn[way])
 
 
 def check_kept(kept: Any, made_of: dict[str, Any], place: Path) -> None:
-    """Raise UsageError, naming the differences, if the saved indexes at ``place`` were made from other inputs."""
+    """Raise UsageError that names the differences if the saved indexes at ``place`` were made from other inputs."""
     of = kept.get("made_of", {}) if isinstance(kept, dict) else {}
     differences = [f"{name} {of.get(name)}, not {value}" for name, value in made_of.items() if of.get(name) != value]
     if differences:
@@ -170,8 +178,10 @@ def check_kept(kept: Any, made_of: dict[str, Any], place: Path) -> None:
 
 
 def verdicts(found_in: dict[str, Found], built: dict[str, Any], which: str) -> dict[str, dict[str, Any]]:
-    """Return for each bound: required value, measured value or None, whether it is reached (None: not judged), the
-    reason."""
+    """Return for each bound the required value, the measured value, and whether the bound is reached.
+
+    If nothing was measured, the measured value is None and a reason is given; "reached" is None if it is not decided.
+    """
     found: dict[str, dict[str, Any]] = {}
 
     def judge(name: str, value: float, least: float) -> None:
@@ -202,7 +212,7 @@ def verdicts(found_in: dict[str, Found], built: dict[str, Any], which: str) -> d
 
 
 def show(told: dict[str, Any]) -> None:
-    """Print the table and the verdicts."""
+    """Print the indexes, the table of rates and whether each bound is reached."""
     print(f"{told['set']}: {told['rows']:,} rows, {told['queries']:,} queries, {told['dimension']} dimensions")
     for name, about in told["built"].items():
         figures = ", ".join(f"{goal}: effort {at['effort']}, recall {at['recall']}" for goal, at in about["at"].items())
@@ -249,7 +259,7 @@ def main(
     as_json: bool,
     task: str | None,
 ) -> None:
-    """Measure, print and exit."""
+    """Build and measure all indexes and print the results; exit with 1 if a bound is missed."""
     if task is not None:
         name, which, at = json.loads(task)
         print(json.dumps(build(name, which, Path(at))))

@@ -1,9 +1,13 @@
-"""Measure recall of near-duplicates by kind of copy, and wrong groups: ``python -m tests.slow.planted_duplicates FOLDER...``.
+"""Measure how many copies of pictures are found as near-duplicates: ``python -m tests.slow.planted_duplicates
+FOLDER...``.
 
-Each FOLDER is measured separately. All its pictures go into a new store, and one copy of each kind in KINDS of a sample
-of them. Prints one JSON object with, for each FOLDER, for the default threshold and some others: the share of the copies
-of each kind that are in a group with their original, measured with only that kind present (copies of several kinds would
-link one another); and the number of groups, and of pictures in them, among the pictures without any copy.
+Each FOLDER is measured separately. All its pictures go into a new store; for a sample of the pictures, one copy of each
+kind in KINDS, such as "quality-50" or "mirrored", goes into this store too. Prints one JSON object. For each FOLDER and
+for several thresholds of the cosine, including the default, it has
+
+* for each kind of copy, the share of the copies that are in one group with their original. Copies of the other kinds
+  are left out, because these could link a copy to its original;
+* the number of groups, and of pictures in these groups, if all copies are left out. These groups count as wrong.
 """
 
 from __future__ import annotations
@@ -33,7 +37,8 @@ def _half(image: Image.Image) -> Image.Image:
 
 
 def _cropped(image: Image.Image, share: float) -> Image.Image:
-    """Return ``image`` without ``share`` of its width on the left and right, and of its height above and below."""
+    """Return ``image`` with ``share`` of its width cut off on the left and right, and of its height at top and
+    bottom."""
     x, y = round(share * image.width), round(share * image.height)
     return image.crop((x, y, image.width - x, image.height - y))
 
@@ -51,7 +56,7 @@ KINDS: dict[str, tuple[str, Callable[[Image.Image], Image.Image], dict[str, Any]
     "gray": ("png", lambda image: image.convert("L"), {}),
     "mirrored": ("png", ImageOps.mirror, {}),
 }
-"""Kinds of copies: file extension, change of the picture, options of Image.save."""
+"""Kinds of copies by name: file extension, function that changes the picture, options of Image.save."""
 
 
 def copies(path: Path) -> Iterator[tuple[str, Image.Image, dict[str, Any]]]:
@@ -63,7 +68,8 @@ def copies(path: Path) -> Iterator[tuple[str, Image.Image, dict[str, Any]]]:
 
 
 def plant(folder: str, place: Path, sample: int, seed: int) -> None:
-    """Write the pictures below ``folder`` to ``place``/train and the copies of a sample to ``place``/test."""
+    """Write the pictures below ``folder`` to ``place``/train, and copies of a random sample of them to
+    ``place``/test."""
     paths = sorted(path for path in Path(folder).rglob("*") if is_picture_name(bytes(path)))
     drawn = set(random.Random(seed).sample(range(len(paths)), min(sample, len(paths))))
     for part in ("train", "test"):
@@ -75,12 +81,13 @@ def plant(folder: str, place: Path, sample: int, seed: int) -> None:
 
 
 def original(key: str) -> str:
-    """Return the number of the picture that ``key`` is, or is a copy of."""
+    """Return the number of the original picture of ``key``, which is the key of an original or of a copy."""
     return Path(key).name[:6]
 
 
 def measure(store: FeatureStore, threshold: float) -> dict[str, Any]:
-    """Return what near-duplicates of at least ``threshold`` find in a planted store."""
+    """Find near-duplicates of cosine ``threshold`` or more in a store with copies; return recall and groups as in the
+    module's docstring."""
     keys = list(store.keys)
     features = np.asarray(store.features(), np.float32)
     kinds = np.array([Path(key).stem.split(".", 1)[1] if key.startswith("test/") else "" for key in keys])
@@ -104,7 +111,7 @@ def measure(store: FeatureStore, threshold: float) -> dict[str, Any]:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--place", type=click.Path(), help="Keep pictures and stores here (default: nowhere).")
 def main(folders: tuple[str, ...], backbone: str, sample: int, seed: int, place: str | None) -> None:
-    """Measure and print."""
+    """Make the copies and stores, measure them and print one JSON object."""
     found: dict[str, Any] = {}
     thresholds = sorted({0.7, 0.75, 0.8, 0.85, defaults.DUPLICATE_COSINE})
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,4 +1,4 @@
-"""Draw comments, docstrings and test names at random, for judging whether each is clear at the first reading.
+"""Print a random sample of comments, docstrings and test names, so that a reader can judge whether each is clear.
 
 python -m tests.slow.prose_sample [--seed N] [--count N] [PATH...]
 
@@ -34,7 +34,7 @@ class Item(NamedTuple):
 
 
 def items_of(path: Path, name: str) -> Iterator[Item]:
-    """Yield the items of the Python file ``path``, shown under ``name``."""
+    """Yield the items of the Python file ``path``; ``name``: the path to show for them."""
     source = path.read_text(encoding="utf-8")
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, _DOCUMENTED):
@@ -74,7 +74,7 @@ def _block(block: Sequence[tokenize.TokenInfo], name: str) -> Item:
 
 
 def sample(paths: Sequence[Path], count: int, seed: int) -> list[Item]:
-    """Return ``count`` items of the Python files in ``paths``, drawn with ``seed``; all of them if there are fewer."""
+    """Return ``count`` items of the Python files in ``paths``, drawn with ``seed``; all items if there are fewer."""
     files = sorted({file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path])})
     items = [item for file in files for item in items_of(file, _shown(file))]
     return random.Random(seed).sample(items, min(count, len(items)))

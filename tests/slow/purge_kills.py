@@ -1,4 +1,4 @@
-"""Kill a purge at random points, continue each, and search every file for data that should be erased (two minutes).
+"""Kill a purge at random points, run it again, and search all files for data that should be erased (two minutes).
 
 python -m tests.slow.purge_kills --kills 50
 """

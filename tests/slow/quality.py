@@ -1,8 +1,10 @@
-"""Accuracies on the real data sets, with real weights: ``python -m tests.slow.quality HYMENOPTERA DOGS --store-dir DIR``.
+"""Check accuracies on two data sets with real weights: ``python -m tests.slow.quality HYMENOPTERA DOGS --store-dir
+DIR``.
 
-HYMENOPTERA and DOGS: folders train/ and val/ (or test/) with a folder for each class. Missing stores are made
-in DIR. Prints one JSON object: for each head the accuracy on the held-out pictures with its interval, and calibration
-error and log loss before and after temperature scaling. The exit code is 1 if an accuracy is below the required one.
+HYMENOPTERA and DOGS: folders train/ and val/ (or test/) with a folder for each class. Missing stores are made in DIR.
+Prints one JSON object: for each head the accuracy on the held-out pictures with its confidence interval, and
+calibration error and log loss before and after temperature scaling. The exit code is 1 if an accuracy is below the
+required one.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ REQUIRED = {
 
 
 def measure(name: str, pictures: Path, directory: Path, backbone: str, batch: int) -> dict[str, Any]:
-    """Return the accuracies of every head, and of the nearest neighbour, on one data set."""
+    """Return the accuracies of every head, and of the leave-one-out nearest neighbour, on one data set."""
     store = directory / f"{name}.store"
     extracted = extract(pictures, store, backbone=backbone, batch=batch)
     found: dict[str, Any] = {"images": extracted.images, "vectors": extracted.vectors, "failures": extracted.failures}
@@ -58,7 +60,7 @@ def measure(name: str, pictures: Path, directory: Path, backbone: str, batch: in
 
 
 def main() -> int:
-    """Measure and print; return the exit code."""
+    """Measure all accuracies and print them as JSON; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("hymenoptera", type=Path)
     parser.add_argument("dogs", type=Path)

@@ -1,9 +1,11 @@
-"""Run all kinds of readers in loops beside a process that extracts, labels, removes, compacts and updates an index.
+"""Read a store in loops while another process extracts, labels, removes, compacts and updates an index.
 
 python -m tests.slow.readers [--minutes 10] [--seed 0]
 
-Each answer must match exactly one state of the store: the pictures of one listing, each with the vector of one version
-of its file, and one set of labels. The table shows the number of answers by kind of reader, and the number of epochs.
+Each kind of reader (open the store, verify, train, search and others) runs in its own process. What a reader finds must
+match one state of the store: the pictures that existed at one time, each with the vector of the version of its file at
+that time, and marks (a column that the writer sets) that were written before. Prints the number of reads for each kind
+of reader, and the numbers of steps and of compactions of the writer.
 """
 
 from __future__ import annotations
@@ -39,11 +41,11 @@ from tests.made import extract, picture, tiny_backbone
 CLASSES, EACH, VERSIONS, UNIT_ROWS = ("cat", "dog"), 14, 3, 6
 KEYS = [f"{kind}/{number:02d}.png" for kind in CLASSES for number in range(EACH)]
 State = dict[str, int]
-"""A state of the store: the version of each existing picture, by key."""
+"""A state of the store: the version number of each existing picture, by key."""
 
 
 def write(folder: Path, key: str, version: int) -> None:
-    """Write a picture whose versions differ in size and time."""
+    """Write version ``version`` of a picture; every version has another content and mtime."""
     path = folder / key
     path.parent.mkdir(parents=True, exist_ok=True)
     number = KEYS.index(key) * VERSIONS + version
@@ -52,7 +54,7 @@ def write(folder: Path, key: str, version: int) -> None:
 
 
 def vectors(folder: Path) -> dict[bytes, tuple[str, int]]:
-    """Return a mapping from the bytes of a vector to the key and version of its picture."""
+    """Extract all versions of all pictures; return a dict from the bytes of a vector to (key, version)."""
     found = {}
     for version in range(VERSIONS):
         for key in KEYS:
@@ -67,7 +69,7 @@ def vectors(folder: Path) -> dict[bytes, tuple[str, int]]:
 
 
 class Writer:
-    """Changes the store, one verb after the other, and records each state before readers can see it."""
+    """Change the store by one verb after the other; record each new state in a file before readers can see it."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.draw = folder, random.Random(seed)
@@ -94,7 +96,7 @@ class Writer:
         )
 
     def step(self) -> None:
-        """Run one verb."""
+        """Change the store by one verb, chosen at random."""
         verb = self.draw.choice(("extract", "extract", "label", "remove", "compact", "compact", "index"))
         if verb == "extract":
             for key in self.draw.sample(KEYS, 3):
@@ -122,20 +124,20 @@ class Writer:
 
 
 class Reader:
-    """Answers of one kind of reader, each compared with the recorded states."""
+    """Read the store in different ways, one method per way, and compare what is read with the recorded states."""
 
     def __init__(self, folder: Path, known: dict[bytes, tuple[str, int]]) -> None:
         self.folder, self.known = folder, known
 
     def states(self) -> tuple[list[State], set[str | None]]:
-        """Return all states and marks so far."""
+        """Return all states and marks that the writer has recorded so far."""
         noted = [json.loads(line) for line in (self.folder / "states").read_text().splitlines()]
         return [one["state"] for one in noted if "state" in one], {None} | {
             one["mark"] for one in noted if "mark" in one
         }
 
     def check(self, images: int, keys: list[str], rows: Any, marks: list[str | None] | None = None) -> None:
-        """Raise AssertionError unless some state of the store had exactly what a reader found."""
+        """Raise AssertionError if no recorded state has the pictures and vectors that a reader found."""
         found = dict(self.known[np.asarray(row).tobytes()] for row in rows)
         if list(found) != keys:
             raise AssertionError(f"the vectors are of {list(found)}, the keys {keys}")
@@ -204,7 +206,8 @@ KINDS: dict[str, Callable[[Reader], None]] = {
 
 
 def read(folder: Path, known: dict[bytes, tuple[str, int]], kind: str, until: float) -> dict[str, int]:
-    """Read until the time ``until``; return the number of reads."""
+    """Call the reader ``kind`` again and again until the time ``until`` (time.monotonic); return the number of
+    reads."""
     reader, done = Reader(folder, known), 0
     while time.monotonic() < until:
         KINDS[kind](reader)
@@ -215,7 +218,7 @@ def read(folder: Path, known: dict[bytes, tuple[str, int]], kind: str, until: fl
 
 
 def change(folder: Path, seed: int, until: float) -> dict[str, int]:
-    """Write until the time ``until``; return the number of steps and of compactions."""
+    """Change the store until the time ``until`` (time.monotonic); return the numbers of steps and of compactions."""
     writer, steps = Writer(folder, seed), Counter[str]()
     writer.state = json.loads((folder / "states").read_text().splitlines()[-1])["state"]
     while time.monotonic() < until:
@@ -225,13 +228,13 @@ def change(folder: Path, seed: int, until: float) -> dict[str, int]:
 
 
 def prepare(folder: Path, seed: int) -> None:
-    """Make the store and the index."""
+    """Make the first state of the store, and the index."""
     Writer(folder, seed).extract()
     index(folder / "store", out=folder / "an.index")
 
 
 def run(minutes: float, seed: int) -> dict[str, Any]:
-    """Run readers and writer concurrently; return the number of answers by kind, and the first error of each that failed."""
+    """Run readers and writer concurrently; return the number of reads by kind, and the error of each that failed."""
     with tempfile.TemporaryDirectory(prefix="featstore-readers-") as name:
         folder = Path(name)
         code, answer = fork(lambda: [[k.hex(), *v] for k, v in vectors(folder / "versions").items()])
@@ -255,7 +258,7 @@ def run(minutes: float, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run as a command."""
+    """Run the check from the command line; exit with 1 if a reader or the writer failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)

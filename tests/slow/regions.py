@@ -1,11 +1,13 @@
-"""Check regions: boxes equal saved crops, one decode per picture, splits keep pictures whole, a large TIFF fits in
-memory.
+"""Check extraction of regions (boxes and tiles) of pictures.
+
+Required: the vector of a box equals that of a saved crop; each picture is decoded once; train-test split and folds
+never separate regions of one picture; the tiles of a large TIFF are extracted within 1 GiB of memory.
 
     python -m tests.slow.regions PICTURES [--pictures 200] [--boxes 10] [--side 20000] [--million]
 
 PICTURES: a folder with a folder for each class, such as `featstore sample hymenoptera` writes. Needs the extra
-``tiff``. The TIFF is written one row of tiles at a time. --million: also plan 1,000,000 boxes of 1,000 synthetic
-pictures, without extracting them, and print the peak memory beside that of 100,000 boxes.
+``tiff``. --side: width and height of the TIFF in pixels. --million: also plan 100,000 and 1,000,000 boxes of 1,000
+synthetic pictures, without extracting them, and print time and peak memory.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ BOXES = ("x", "y", "w", "h")
 
 
 def write_boxes(folder: Path, path: Path, pictures: int, boxes: int) -> None:
-    """Write a table of ``boxes`` random boxes of each of ``pictures`` pictures, in random order."""
+    """Write a CSV table with ``boxes`` random boxes for each of ``pictures`` pictures, in random order."""
     from featstore.store.cutting import measure
 
     random, rows = np.random.default_rng(0), []
@@ -44,8 +46,8 @@ def write_boxes(folder: Path, path: Path, pictures: int, boxes: int) -> None:
 
 
 def check_boxes(folder: Path, place: Path, pictures: int, boxes: int) -> None:
-    """Compare the vectors of boxes with those of saved crops, count decodes, and look for pictures on both sides of a
-    split."""
+    """Compare the vectors of boxes with those of saved crops, count decodes, and look for pictures with regions on both
+    sides of a split."""
     from featstore import splits
     from featstore.decode import load_rgb, regions
     from featstore.stages.extract import ExtractOptions, extract_in_process
@@ -61,7 +63,7 @@ def check_boxes(folder: Path, place: Path, pictures: int, boxes: int) -> None:
         return load_rgb(data, **options)
 
     regions.load_rgb = counted
-    # Other engines are first compared with torch on some pictures, which are decoded twice for that reason.
+    # Use torch: before using another engine, featstore compares it with torch and decodes some pictures a second time.
     how = {"backbone": "efficientnet_lite0", "engine": "torch"}
     options = ExtractOptions(**how, boxes=BOXES, root=str(folder))
     report = extract_in_process(place / "boxes.csv", place / "boxes.store", options)
@@ -112,7 +114,8 @@ def write_tiff(path: Path, side: int) -> None:
 
 
 def measured(code: str, *arguments: object) -> dict[str, float]:
-    """Run ``code`` in a process of its own; return what it printed last, with its peak memory and duration."""
+    """Run ``code`` in its own process; return its variable ``told`` with the peak memory and duration of the
+    process."""
     started = time.perf_counter()
     tail = "\nimport json,resource; print(json.dumps({**told, 'peak': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))"
     done = subprocess.run(
@@ -165,7 +168,7 @@ def plan_boxes(place: Path, count: int) -> None:
 @click.option("--side", default=20_000, show_default=True)
 @click.option("--million", is_flag=True)
 def main(pictures: Path, count: int, boxes: int, side: int, million: bool) -> None:
-    """Print the figures, and end with 1 if a check fails."""
+    """Run the checks and print their results; exit with 1 if a check fails."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         if side:

@@ -1,8 +1,9 @@
-"""Watch the system calls of every verb and of the Python API: no connection, no file written elsewhere.
+"""Check by strace that no verb and no Python function of featstore opens a connection or writes an unexpected file.
 
-``python -m tests.slow.system_calls [all|few]``: needs strace. tests/environment/test_watch.py sees only what goes through
-Python; this check also sees what libraries do themselves. Prints the paths written outside the working folder; the exit
-code is 1 if anything connected or wrote elsewhere.
+``python -m tests.slow.system_calls [all|few]``: needs strace. tests/environment/test_watch.py sees only the calls of
+Python code; this check also sees system calls of C libraries. Prints the paths written outside the working folder. The
+exit code is 1 if there is a connection, or a written file that is neither in the working folder nor in a cache or
+temporary folder.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ PATH = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
 def main() -> int:
-    """Run surface.py under strace with only PATH and a HOME that does not exist in the environment."""
+    """Run tests/environment/surface.py under strace, with a HOME that does not exist and few environment variables."""
     with tempfile.TemporaryDirectory(prefix="watched-") as name:
         place, elsewhere, log = (Path(name) / part for part in ("place", "elsewhere", "log"))
         place.mkdir()
@@ -44,7 +45,7 @@ def main() -> int:
             for line in file:
                 call = line.split(None, 1)[1]
                 if call.startswith(("connect", "sendto")):
-                    # Local sockets between threads and processes do not count as connections.
+                    # Count only internet connections; local sockets between processes are allowed.
                     if "AF_INET" in call or "sin_addr" in call:
                         connected[call.strip()[:200]] += 1
                     continue

@@ -1,11 +1,12 @@
-"""Compare fourteen architectures of timm, with random weights, with timm's own loading, transform and forward.
+"""Compare the features of fourteen timm networks, with random weights, between featstore and timm.
 
     python -m tests.slow.timm_parity [--pictures FOLDER] [--only NAME...] [--engines NAME...]
 
-Each gets a safetensors file that timm wrote. featstore's preprocessing and forward on it have to equal timm's own within
-a thousandth of the features' deviation over pictures, three controls have to fail, and the same file in the hub's cache,
-loaded by name, has to give the same digest. --engines also measures engines, such as openvino, against plain torch.
-Exits with 1 unless all hold.
+timm writes the weights of each network into a safetensors file, which featstore loads. Required: featstore's features
+differ from those of timm's own transform and forward pass by at most 0.001 standard deviations of the features over the
+pictures; three controls (wrong normalisation, wrong interpolation, BGR pixels) exceed this bound; and the same file in
+the cache of the Hugging Face hub, loaded by name, has the same digest. --engines: also compare these engines, such as
+openvino, with plain torch. The exit code is 1 if a requirement is missed.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ _LARGE = 400
 
 
 def pictures_of(folder: str | None, count: int = 8) -> list[bytes]:
-    """Return picture files: those of ``folder``, or synthetic ones of several shapes."""
+    """Return the content of ``count`` picture files: from ``folder``, or synthetic pictures of several shapes."""
     if folder is not None:
         paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
         return [path.read_bytes() for path in paths[:: max(1, len(paths) // count)][:count]]
@@ -63,10 +64,11 @@ def pictures_of(folder: str | None, count: int = 8) -> list[bytes]:
 
 
 def compare(name: str, files: list[bytes], place: Path) -> tuple[Backbone, dict[str, float], bool]:
-    """Return the backbone, the differences from timm's features, and whether the hub's cache gives equal weights."""
+    """Return the backbone, its differences from timm's features, and whether loading from the hub's cache gives the
+    same weights."""
     file = write_weights(name, place / "weights.safetensors")
     backbone = load_backbone(f"timm/{name}", str(file))
-    # Large inputs take many seconds each.
+    # Use fewer pictures for networks with a large input, which take many seconds per picture.
     files = files[: 4 if backbone.preprocessing.crop > _LARGE else None]
     images = [ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB") for data in files]
     expected = np.stack(list(map(reference(name, file), images)))
@@ -84,7 +86,7 @@ def compare(name: str, files: list[bytes], place: Path) -> tuple[Backbone, dict[
 
 
 def engines_of(backbone: Backbone, files: list[bytes], names: list[str]) -> list[tuple[str, str, bool]]:
-    """Return for each engine its name, its drift from plain torch or why it does not run, and whether it passes."""
+    """Return for each engine (name, difference from plain torch or why the engine does not run, whether it passes)."""
     pixels = np.stack(
         [decode(data, backbone.preprocessing) for data in files[: 4 if backbone.preprocessing.crop > _LARGE else None]]
     )

@@ -1,10 +1,13 @@
-"""Compare a run with two backbones with one decode plus both forward passes in time, and with two runs in its results.
+"""Check the time and the results of one extraction with two backbones at once, which decodes each picture once.
 
     python -m tests.slow.together [PICTURES] [--pictures 24] [--rounds 3]
 
-PICTURES: a folder of large JPEGs; by default 24 synthetic ones of 6000 x 4000 pixels. Each round measures, in this
-order: decoding all pictures once for both backbones with the threads of an extraction, both forward passes on decoded
-pictures, and the run of both stores (without start-up). The bound is on the medians.
+PICTURES: a folder of large JPEGs; by default 24 synthetic JPEGs of 6000 x 4000 pixels. Each round measures, in this
+order: decoding all pictures once for both backbones, in as many threads as an extraction uses; the forward passes of
+both backbones on the decoded pictures; the extraction with both backbones, without start-up; and one extraction per
+backbone. Required: the median over the rounds of the extraction with both backbones is at most 1.1 times the sum of
+decoding and forward passes, and its stores equal those of separate extractions. The exit code is 1 if a requirement is
+missed.
 """
 
 from __future__ import annotations
@@ -60,7 +63,7 @@ def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--batch", default=8, show_default=True)
 def main(pictures: Path | None, count: int, rounds: int, batch: int) -> None:
-    """Print the figures of each round; exit with 1 if the bound is missed or a store differs."""
+    """Run the rounds and print their times; exit with 1 if the bound is missed or a store differs."""
     with tempfile.TemporaryDirectory() as place:
         folder = pictures or Path(place) / "pictures"
         if pictures is None:

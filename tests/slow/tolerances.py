@@ -1,8 +1,9 @@
 """A pytest plugin that records how much of each tolerance a test run used: ``-p tests.slow.tolerances``.
 
-It watches every call of numpy.testing.assert_allclose, torch.testing.assert_close and pytest.approx with numbers. For each
-test and bound it records the largest share of the bound that was used. Each process appends one line of JSON, an object of
-bounds and shares by test, to the file that FEATSTORE_TOLERANCES names. instruction_sets.py makes a table of them.
+The plugin watches every call of numpy.testing.assert_allclose, torch.testing.assert_close and pytest.approx with
+numbers. For each test and bound it records the largest used share of the bound: the difference divided by the bound.
+Each process appends one line of JSON, {test: {bound: share}}, to the file that the environment variable
+FEATSTORE_TOLERANCES names. instruction_sets.py makes a table of these lines.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _worst: dict[str, dict[str, float]] = {}
 
 
 def _record(actual: Any, expected: Any, rtol: float, atol: float) -> None:
-    """Record the largest difference divided by the tolerance: 0 if equal, above 1 if the test fails."""
+    """Record the largest difference divided by the tolerance: 0 for equal values, above 1 if the comparison fails."""
     bound = f"rtol={rtol:.2g}, atol={atol:.2g}"
     try:
         if isinstance(expected, dict):
@@ -36,12 +37,12 @@ def _record(actual: Any, expected: Any, rtol: float, atol: float) -> None:
 
 
 def _test() -> str:
-    """Return file and function of the test that runs: unlike a line, they stay when others are added above."""
+    """Return file and function of the running test, which remain valid if lines are added to the file."""
     return re.sub(r"(\[.*)? \(\w+\)$", "", os.environ["PYTEST_CURRENT_TEST"], flags=re.DOTALL)
 
 
 class _Approximately:
-    """Wraps the result of pytest.approx and records each comparison."""
+    """Wrap the result of pytest.approx and record each comparison with it."""
 
     __array_ufunc__ = None
     __array_priority__ = 100
@@ -50,7 +51,7 @@ class _Approximately:
     def __init__(self, inner: Any, expected: Any, rel: float | None, abs_: float | None) -> None:
         self._inner, self._expected = inner, expected
         self._atol = 1e-12 if abs_ is None else abs_
-        # As in pytest: if only an absolute bound is given, there is no relative one.
+        # As in pytest: if only an absolute bound is given, the relative bound is 0.
         self._rtol = (1e-6 if abs_ is None else 0.0) if rel is None else rel
 
     def __eq__(self, actual: object) -> bool:
@@ -65,7 +66,7 @@ class _Approximately:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Replace the three comparison functions by recording ones, before any test imports them."""
+    """Replace the three comparison functions by versions that record, before any test imports these functions."""
     import torch
     from torch.testing._comparison import default_tolerances
 
@@ -92,9 +93,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionfinish() -> None:
-    """Append the differences that this process recorded to the file."""
+    """Append the shares that this process recorded to the file in FEATSTORE_TOLERANCES."""
     if _worst and (name := os.environ.get("FEATSTORE_TOLERANCES")):
-        # In one call, so that the lines of processes that end together do not mix.
+        # Write the line in one call, so that lines of processes that end at the same moment do not mix.
         file = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             os.write(file, json.dumps(_worst).encode() + b"\n")

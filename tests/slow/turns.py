@@ -1,7 +1,9 @@
-"""Run the contenders of tests.slow.peers in turns: each in a fresh process that waits for its turn, then measures briefly.
+"""Measure the indexes of tests.slow.peers in turn: each has a fresh process that waits for its turn, then measures
+briefly.
 
-The speed of a shared machine changes by half within seconds: for example, two threads get two cores, or share one. One
-turn of all contenders takes some seconds and there are many turns, so each contender has some on the fast machine.
+The speed of a shared machine can halve or double within seconds, for example when two threads share one core instead of
+using two cores. A turn of each index takes about a second and there are many turns, so that each index is measured
+several times while the machine is fast.
 """
 
 from __future__ import annotations
@@ -29,11 +31,12 @@ _FEWEST = 3
 _PAUSE = 0.02
 
 Rates = dict[str, list[float]]
-"""Queries per second of each run, "batch" and "single"."""
+"""Queries per second of each run: lists under the names "batch" (all queries in one call) and "single"."""
 
 
 class Turns:
-    """One process per contender in ``names``, with its index from ``place`` loaded and ``threads`` threads."""
+    """One process per index in ``names``, which has loaded the index from ``place`` and searches with ``threads``
+    threads."""
 
     def __init__(self, place: Path, metric: str, names: list[str], threads: int) -> None:
         self._processes: dict[str, subprocess.Popen[str]] = {}
@@ -49,8 +52,9 @@ class Turns:
             self._answer(name)
 
     def take(self, name: str, effort: int | None, number: int) -> Rates:
-        """Return the rates of ``name`` at ``effort``. ``number``: of the turn."""
-        # Threads that wait for work spin for a moment before they sleep.
+        """Let the process of the index ``name`` measure at ``effort``; return its rates. ``number``: number of the
+        turn."""
+        # Wait until the threads of the previous process sleep; before they sleep they use processor time for a moment.
         time.sleep(_PAUSE)
         pipe = self._processes[name].stdin
         assert pipe is not None
@@ -78,9 +82,10 @@ class Turns:
 def measure(contender: Contender, queries: NDArray[np.float32], threads: int, number: int) -> Rates:
     """Return the rates of repeated runs: first with all queries in one call, then with one call per query.
 
-    A run with single calls takes every _PARTS-th query, and the next run other queries. So each run has queries of all
-    pictures, but few queries of one picture in a row, which would find its neighbours in the processor's caches. The first
-    run of each kind is discarded: the caches still hold another process's data, and an idle processor may be slow.
+    Each run with single calls uses every _PARTS-th query; the next run starts at another query. So each run has queries
+    from all pictures, but few successive queries from one picture, whose neighbours would already be in the processor's
+    caches. The first run of each kind is discarded: the caches still hold data of another process, and an idle
+    processor may be slow.
     """
     batch = [_rate(contender, [queries], threads) for _ in _while(_BATCHES)]
     single = [_rate(contender, queries[(number + run) % _PARTS :: _PARTS, None], threads) for run in _while(_SINGLES)]
@@ -88,7 +93,7 @@ def measure(contender: Contender, queries: NDArray[np.float32], threads: int, nu
 
 
 def _while(seconds: float) -> Iterator[int]:
-    """Yield run numbers until ``seconds`` are over, but at least _FEWEST."""
+    """Yield run numbers 0, 1, ... until ``seconds`` have passed, but at least _FEWEST numbers."""
     start = time.perf_counter()
     for run in itertools.count():
         if run >= _FEWEST and time.perf_counter() - start > seconds:
@@ -104,7 +109,7 @@ def _rate(contender: Contender, parts: Sequence[NDArray[np.float32]] | NDArray[n
 
 
 def main(task: dict[str, Any]) -> None:
-    """Load the index, print "ready", and answer each line of stdin."""
+    """Load the index and print "ready"; then for each line of stdin, [effort, number], measure and print the rates."""
     place, threads = Path(task["place"]), task["threads"]
     queries = np.load(place / "queries.npy")
     contender = contenders(task["metric"])[task["name"]]()

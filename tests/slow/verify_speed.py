@@ -1,5 +1,7 @@
-"""Compare the speed of verify with a plain sequential read with the same checksum: alternating fresh processes, warm
-and cold.
+"""Compare the speed of verify with that of reading the same files sequentially and computing the same checksum.
+
+Verify and the plain read run alternately in fresh processes, first with the files in the page cache (warm), then
+without (cold).
 
 python -m tests.slow.verify_speed FOLDER [GIB]
 """
@@ -42,7 +44,7 @@ print(report.bytes / (time.perf_counter() - started))
 
 
 def make(folder: Path, gib: float) -> Path:
-    """Write a store of random vectors of ``size`` bytes."""
+    """Write a store with ``gib`` GiB of random vectors; return its path."""
     from featstore.store import shards
     from featstore.store.manifest import Manifest
     from featstore.store.plan import Plan
@@ -80,7 +82,7 @@ def forget(files: list[str]) -> None:
 
 
 def main(folder: Path, gib: float) -> None:
-    """Print the medians."""
+    """Measure verify and the plain read in rounds and print the median speeds."""
     store = make(folder, gib)
     files = [str(file) for file in sorted(store.rglob("*")) if file.is_file()]
     subprocess.run(["sync"], check=True)

@@ -1,4 +1,4 @@
-"""Measure the peak of this process's anonymous memory while a block runs."""
+"""Measure the peak of this process's anonymous memory while a ``with`` block runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def anonymous_bytes() -> int:
-    """Return this process's anonymous memory in bytes, as the kernel reports it."""
+    """Return the anonymous memory of this process in bytes, as the kernel reports it (RssAnon)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) << 10
@@ -19,18 +19,18 @@ def anonymous_bytes() -> int:
 
 @dataclass
 class Watched:
-    """``peak``: bytes, the largest sample so far."""
+    """Samples of anonymous memory; ``peak``: the largest sample so far, in bytes."""
 
     peak: int = 0
 
     def sample(self) -> None:
-        """Take a sample now."""
+        """Sample the anonymous memory and update ``peak``."""
         self.peak = max(self.peak, anonymous_bytes())
 
 
 @contextlib.contextmanager
 def anonymous_peak(every: float = 0.02) -> Iterator[Watched]:
-    """Sample anonymous memory at the start, every ``every`` seconds in a thread, and at the end; yield the record."""
+    """Sample anonymous memory at the start, every ``every`` seconds in a thread, and at the end; yield a Watched."""
     watched, stop = Watched(), threading.Event()
 
     def watch() -> None:

@@ -12,7 +12,7 @@ from tests.chain import make_store, names, write_coloured
 
 @dataclass(frozen=True)
 class Chain:
-    """A folder, its store, a head and an index, which no test changes."""
+    """A folder of pictures, and a store, head and index made from it; no test changes these files."""
 
     place: Path
     folder: Path

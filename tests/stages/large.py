@@ -1,4 +1,4 @@
-"""A store of 12,000 synthetic pictures with an approximate index that has a contract."""
+"""Make a store of 12,000 synthetic pictures, and an approximate index with a contract (a required recall)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ CODED = Candidate("hnsw-8", "HNSW16_SQ8", DIMENSION + 140, "efSearch", (40, 80, 
 
 
 def vector(key: bytes, content: int) -> np.ndarray:
-    """Return a vector near (2, 0, 0, ...), or near its negative for keys that begin with z."""
+    """Return a random vector near (2, 0, 0, ...), or near (-2, 0, 0, ...) for keys that begin with z."""
     found = 0.4 * np.random.default_rng((content, *key)).normal(size=DIMENSION)
     found[0] += -2 if key.startswith(b"z") else 2
     return found.astype(np.float32)
 
 
 def pictures(count: int, prefix: str = "") -> Pictures:
-    """Return ``count`` pictures, one of 20 of the class "rare", with the column number."""
+    """Return a source of ``count`` pictures with a column "number"; one picture in 20 has the label "rare"."""
     keys = [f"{prefix}{number:05d}".encode() for number in range(count)]
     source = Pictures({key: number for number, key in enumerate(keys)}, chunk_rows=1 << 16)
     source.labels = {key: "rare" if number % 20 == 3 else "common" for number, key in enumerate(keys)}
@@ -45,7 +45,7 @@ def extend(path: Path, source: Pictures) -> FeatureStore:
 
 
 def indexed(path: Path) -> IndexReport:
-    """Index the store with codes of 8 bits in a graph, to a contract of 0.9."""
+    """Build an HNSW index of 8-bit codes of the store, with a required recall of 0.9."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contract, "ladder", lambda rows, dimension, metric: [CODED])
         return index(path, recall=0.9)

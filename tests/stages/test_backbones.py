@@ -5,7 +5,7 @@ from __future__ import annotations
 from featstore.stages.backbones import list_backbones
 
 
-def test_the_default_and_the_embedded_backbone_are_listed_once():
+def test_default_and_bundled_backbones_are_listed_once():
     found = {info.name: info for info in list_backbones()}
     assert len(found) == len(list_backbones())
     assert found["resnet50"].dimension == 2048

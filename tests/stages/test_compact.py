@@ -1,4 +1,4 @@
-"""featstore.compact: what is purged, and what stays."""
+"""featstore.compact: data of removed pictures is deleted; ids, keys and vectors of the others stay."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_compact_rejects_paths_without_a_store(tmp_path):
     ("folder", "array"),
     [("shards", "features"), ("shards", "sha256"), ("plan", "size"), ("tables", "columns/0/values")],
 )
-def test_compaction_refuses_damage_instead_of_giving_it_new_checksums(tmp_path, folder, array):
+def test_compaction_refuses_a_damaged_store_and_changes_nothing(tmp_path, folder, array):
     pictures = write_coloured(tmp_path / "pictures", names("", 4))
     store = make_store(pictures, tmp_path / "s", unit_rows=3)
     (pictures / "ant/00.png").unlink()

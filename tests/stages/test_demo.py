@@ -29,7 +29,7 @@ def test_the_demo_ends_with_a_page_of_pictures(done):
     page = read(folder / "demo.html")
     first = report.heads[0]
     wrong = round((1 - first.report.accuracy.value) * first.report.rows)
-    # Samples, the worst errors, and 5 queries with 7 neighbours each.
+    # The page shows at most 14 samples and 14 errors, and 5 queries with 7 neighbours each.
     assert len(page.pictures) == min(14, first.report.rows) + min(14, wrong) + 5 * 8
     for text in ("Nearest neighbours", "Confusion matrix", "featstore extract", "Heads compared"):
         assert text in page.text
@@ -58,7 +58,7 @@ def test_second_run_keeps_finished_files_and_gives_the_same_report(done):
 
 
 @pytest.mark.slow
-def test_a_folder_that_cannot_be_used_is_refused(tmp_path):
+def test_file_folder_of_other_files_and_limit_zero_are_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UsageError, match="is a file"):
         demo(tmp_path / "file")
@@ -72,7 +72,7 @@ def test_a_folder_that_cannot_be_used_is_refused(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [1, 7, 100, 1797, 5000])
-def test_evenly_yields_the_requested_number(tmp_path, limit):
+def test_even_subset_has_the_requested_number_of_pictures(tmp_path, limit):
     write_sample("digits", tmp_path / "digits")
     chunks = list(EvenSubset(open_source(tmp_path / "digits"), limit).chunks(500))
     assert sum(map(len, chunks)) == min(limit, 1797)

@@ -17,7 +17,7 @@ CLOSE = {b"test/b/copy2.png": b"train/a/copy1.png", b"train/c/far.png": b"train/
 
 
 def vector(key: bytes, content: int) -> np.ndarray:
-    """Return the vector of ``key``; keys in CLOSE get a vector close to that of another key."""
+    """Return a random vector for ``key``; for a key in CLOSE, a vector close to that of the key CLOSE[key]."""
     alike = np.random.default_rng((content, *CLOSE.get(key, key))).normal(size=32)
     return (alike + 0.05 * np.random.default_rng((*key,)).normal(size=32)).astype(np.float32)
 
@@ -44,7 +44,7 @@ def store(tmp_path_factory):
         return build(tmp_path_factory.mktemp("duplicates") / "s", source)
 
 
-def test_copies_are_grouped_and_leaks_are_listed(store):
+def test_copies_are_grouped_and_pairs_across_splits_are_listed(store):
     report = find_duplicates(store.path)
     groups = [([copy.key for copy in group.copies], group.equal) for group in report.groups]
     assert sorted(groups[0][0]) == ["test/a/equal3.png", "train/a/equal1.png", "train/a/equal2.png"]
@@ -72,7 +72,7 @@ def test_copies_are_grouped_and_leaks_are_listed(store):
     assert len({copy["sha256"] for copy in told["groups"][0]["copies"]}) == 1
 
 
-def test_a_higher_threshold_leaves_equal_bytes(store):
+def test_high_threshold_finds_only_pictures_with_equal_bytes(store):
     seen = []
     report = find_duplicates(store.path, threshold=0.99999, progress=lambda *at: seen.append(at))
     assert [group.equal for group in report.groups] == [True]
@@ -81,7 +81,7 @@ def test_a_higher_threshold_leaves_equal_bytes(store):
         find_duplicates(store.path, threshold=0)
 
 
-def test_equal_bytes_are_found_although_all_features_are_equal(tmp_path):
+def test_equal_bytes_are_found_even_if_all_vectors_are_equal(tmp_path):
     source = Pictures({b"a": 1, b"b": 1, b"c": 1})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(building, "vector", lambda key, content: np.ones(building.D, np.float32))
@@ -99,7 +99,8 @@ def test_a_store_without_vectors_has_no_duplicates(tmp_path):
 
 @pytest.fixture
 def mixed(tmp_path):
-    """A store of a.jpg, its copy and its JPEG of quality 80, another pair of equal bytes, and 15 other pictures."""
+    """Return the duplicates in a store of a.jpg, its copy, a near-duplicate a80.jpg, two other equal files, 15 more
+    files."""
     keys = [b"a.jpg", b"copy.jpg", b"a80.jpg", b"b.jpg", b"b2.jpg", *(b"%d.jpg" % number for number in range(15))]
     same = {b"copy.jpg": b"a.jpg", b"b2.jpg": b"b.jpg"}
 
@@ -114,7 +115,7 @@ def mixed(tmp_path):
         yield find_duplicates(build(tmp_path / "s", Pictures(dict.fromkeys(keys, 7))).path)
 
 
-def test_equal_bytes_among_near_duplicates_are_counted_and_marked_everywhere(mixed, tmp_path):
+def test_report_text_and_page_mark_equal_bytes_among_near_duplicates(mixed, tmp_path):
     assert (mixed.equal_sets, mixed.equal_copies, mixed.near_groups, mixed.surplus) == (2, 4, 1, 3)
     told = mixed.to_dict()
     assert (told["equal_sets"], told["equal_copies"], told["near_groups"]) == (2, 4, 1)
@@ -132,13 +133,13 @@ def test_equal_bytes_among_near_duplicates_are_counted_and_marked_everywhere(mix
     write_duplicates_page(mixed, tmp_path / "page.html")
     text = read(tmp_path / "page.html").text
     assert "2 of 3 with equal bytes" in text
-    # The help states the measured share of copies that the default threshold misses.
+    # The explanation on the page states the measured share of copies that are found.
     assert "only 6 to 62 % of those at half size and quality 50" in text
     assert text.count("equal bytes") - text.count("groups of equal bytes") - text.count("with equal bytes") == 2 + 2 + 1
     assert f"centred cosine {copy.centred_cosine:.3f}, cosine {copy.cosine:.3f}" in text
 
 
-def test_groups_that_share_a_picture_are_one():
+def test_groups_that_share_a_picture_are_merged():
     groups = [np.array(rows) for rows in ([4, 7], [1, 2], [2, 4], [8, 9], [5, 6])]
     assert [rows.tolist() for rows in _joined(groups)] == [[1, 2, 4, 7], [5, 6], [8, 9]]
     assert _joined([]) == []

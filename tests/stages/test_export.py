@@ -1,4 +1,4 @@
-"""featstore.export: what is written where, and what is refused."""
+"""featstore.export: formats, default paths, and requests that are refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def store(tmp_path_factory):
     return make_store(write_coloured(place / "pictures", names("train", 6)), place / "s", unit_rows=5)
 
 
-def test_a_store_becomes_parquet_beside_it(store):
+def test_parquet_export_is_written_next_to_the_store(store):
     seen = []
     made = export(store, progress=seen.append)
     assert made.out == f"{store}.parquet"
@@ -63,14 +63,14 @@ def test_invalid_exports_are_refused_in_one_line(store, tmp_path):
 
 @pytest.fixture(scope="module", params=["float32", "float16"])
 def head(request, tmp_path_factory):
-    """Return the path of a head on the tiny backbone, and the folder of its pictures."""
+    """Return the path of a head trained on features of the tiny backbone, and the folder of its pictures."""
     place = tmp_path_factory.mktemp("head")
     pictures = write_coloured(place / "pictures", names("train", 8), size=(40, 31))
     store = make_store(pictures, place / "s", dtype=request.param)
     return train(store, out=place / "h", C=1.0).path, pictures
 
 
-def test_a_head_becomes_one_model_from_decoded_pixels(head, tmp_path):
+def test_head_is_exported_as_one_onnx_model_that_takes_decoded_pixels(head, tmp_path):
     path, pictures = head
     made = export(path, to="onnx", out=tmp_path / "m.onnx", backbone=tiny_backbone())
     assert made.greatest_difference < 1e-4
@@ -88,7 +88,7 @@ def test_a_head_becomes_one_model_from_decoded_pixels(head, tmp_path):
         np.testing.assert_allclose(probabilities[0], one.probabilities, atol=1e-4)
 
 
-def test_an_export_replaces_only_an_earlier_one(store, head, tmp_path):
+def test_export_replaces_only_an_earlier_export(store, head, tmp_path):
     path = Path(head[0])
     for name, data in (("picture.png", b"mine"), ("a.onnx", path.read_bytes())):
         (tmp_path / name).write_bytes(data)
@@ -105,7 +105,7 @@ def test_an_export_replaces_only_an_earlier_one(store, head, tmp_path):
     assert not (store / "inside").exists()
 
 
-def test_features_only_exports_a_model_on_features(head, tmp_path):
+def test_features_only_exports_an_onnx_model_that_takes_features(head, tmp_path):
     path, _ = head
     made = export(path, to="onnx", out=tmp_path / "m.onnx", features_only=True)
     assert made.inputs == "features (n, 8) float32, of tiny"
@@ -116,7 +116,7 @@ def test_features_only_exports_a_model_on_features(head, tmp_path):
     )
 
 
-def test_a_head_becomes_an_estimator_of_scikit_learn(head, tmp_path):
+def test_head_is_exported_as_a_scikit_learn_estimator(head, tmp_path):
     path, _ = head
     made = export(path, to="sklearn", out=tmp_path / "m.joblib")
     assert "pickle" in made.notes[0]
@@ -125,7 +125,7 @@ def test_a_head_becomes_an_estimator_of_scikit_learn(head, tmp_path):
     np.testing.assert_allclose(estimator.predict_proba(X), load_head(path).predict_proba(X), atol=1e-6)
 
 
-def test_a_model_that_gives_other_probabilities_is_not_kept(head, tmp_path, monkeypatch):
+def test_exported_model_with_wrong_probabilities_is_deleted(head, tmp_path, monkeypatch):
     path, _ = head
     monkeypatch.setattr("featstore.stages.export.head.to_onnx", lambda head: to_onnx(swapped(head)))
     with pytest.raises(FeatstoreError, match="it was not kept"):
@@ -138,7 +138,7 @@ def swapped(head):
     return dataclasses.replace(head, model=dataclasses.replace(model, coef=-model.coef))
 
 
-def test_missing_network_error_names_the_remedy(head, tmp_path):
+def test_error_names_the_remedy_if_the_network_is_missing(head, tmp_path):
     path, _ = head
     with pytest.raises(UsageError, match="--features-only"):
         export(path, to="onnx", out=tmp_path / "m.onnx")
@@ -146,7 +146,7 @@ def test_missing_network_error_names_the_remedy(head, tmp_path):
         export(path, to="parquet")
 
 
-def test_a_head_on_imported_features_is_exported_alone(tmp_path):
+def test_head_on_imported_features_is_exported_only_without_a_network(tmp_path):
     np.save(tmp_path / "v.npy", np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32))
     np.save(tmp_path / "y.npy", np.array(["a", "b"] * 10))
     featstore.import_vectors(tmp_path / "v.npy", tmp_path / "s", identity="net", labels=tmp_path / "y.npy")

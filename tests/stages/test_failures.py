@@ -21,6 +21,6 @@ def test_failures_are_listed_until_the_pictures_are_replaced(tmp_path):
     assert [key for key, _ in list_failures(store)] == ["ant/none.png"]
 
 
-def test_a_folder_that_is_no_store_has_no_failures_to_list(tmp_path):
+def test_folder_that_is_no_store_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError, match="no feature store"):
         list_failures(tmp_path)

@@ -1,4 +1,4 @@
-"""featstore.import_vectors: features made elsewhere become a store like any other, without pictures."""
+"""featstore.import_vectors: vectors made by other programs become a store, without pictures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ N, D = 60, 6
 
 
 def write(folder, count: int = N, seed: int = 0) -> np.ndarray:
-    """Write v.npy and rows.csv: two well separated classes; the last row is a copy of the first."""
+    """Write v.npy and rows.csv with two well separated classes; the last vector is a copy of the first."""
     random = np.random.default_rng(seed)
     vectors = random.standard_normal((count, D)).astype(np.float32)
     vectors[::2, 0] += 6
@@ -87,7 +87,7 @@ def test_heads_indexes_and_duplicates_work_as_on_extracted_features(made):
     (by_vector,) = search(built.path, like=Query(vectors=[vectors[7]]), k=1).queries
     assert by_vector.neighbours[0].key == "007.jpg"
     (group,) = find_duplicates(folder / "s", threshold=0.999).groups
-    # The bytes of imported pictures are unknown, so the group counts as near-duplicates.
+    # featstore does not know the bytes of imported pictures, so equal vectors count as near-duplicates.
     assert ([copy.key for copy in group.copies], group.equal) == (["000.jpg", "059.jpg"], False)
     table = folder / "t.csv"
     table.write_text("path,label\n000.jpg,lion\n")
@@ -116,7 +116,7 @@ def test_operations_that_need_pictures_are_refused_in_one_line(made):
     assert FeatureStore.open(folder / "s").counts.images == N
 
 
-def test_importing_again_writes_what_changed(made):
+def test_second_import_writes_only_changed_vectors(made):
     folder, vectors = made
     again = import_vectors(folder / "v.npy", folder / "s", identity="their-net", keys=folder / "rows.csv")
     assert (again.change.unchanged, again.written) == (N, 0)
@@ -132,7 +132,7 @@ def test_importing_again_writes_what_changed(made):
     assert store.features(rows=store.index_of(["005.jpg", "x.jpg"])).tobytes() == more[[4, N - 1]].tobytes()
 
 
-def test_another_identity_or_width_is_refused(made):
+def test_import_into_a_store_of_another_identity_or_dimension_is_refused(made):
     folder, vectors = made
     with pytest.raises(IdentityError, match="another identity: backbone their-net, not other-net"):
         import_vectors(folder / "v.npy", folder / "s", identity="other-net", keys=folder / "rows.csv")
@@ -142,7 +142,7 @@ def test_another_identity_or_width_is_refused(made):
 
 
 @pytest.mark.parametrize("name", [None, "", "two\nlines", "x" * 201])
-def test_the_identity_has_to_be_named(tmp_path, name):
+def test_import_without_a_valid_identity_name_is_refused(tmp_path, name):
     write(tmp_path)
     with pytest.raises(UsageError, match="--identity"):
         import_vectors(tmp_path / "v.npy", tmp_path / "s", identity=name)
@@ -161,7 +161,7 @@ def test_nan_and_duplicate_keys_are_refused_before_writing(tmp_path):
     assert not (tmp_path / "s").exists()
 
 
-def test_a_damaged_vector_becomes_a_failure_and_is_not_computed_again(made):
+def test_repair_cannot_recompute_a_damaged_imported_vector(made):
     folder, _ = made
     path = shards.shard_path(folder / "s", 0)
     with open(path, "r+b") as file:
@@ -174,7 +174,7 @@ def test_a_damaged_vector_becomes_a_failure_and_is_not_computed_again(made):
 
 
 @pytest.mark.parametrize("to", ["parquet", "npy"])
-def test_importing_an_export_restores_its_identity(tmp_path, to):
+def test_import_of_an_export_restores_identity_keys_labels_and_vectors(tmp_path, to):
     store = make_store(write_coloured(tmp_path / "p", names("train", 6)), tmp_path / "s", unit_rows=5)
     export(store, to=to, out=tmp_path / "out")
     import_vectors(tmp_path / "out", tmp_path / "copy")

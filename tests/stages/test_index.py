@@ -21,7 +21,8 @@ from tests.made import tiny_backbone
 
 
 def keys_by_plain_faiss(path, store, key, k=1):
-    """Search the index file for ``key``'s vector with plain FAISS; return the store's keys of the found ids."""
+    """Search the index file with FAISS, without featstore, for the vector of ``key``; return the keys of the ids
+    found."""
     import faiss
 
     index = faiss.read_index(os.fspath(path))
@@ -32,7 +33,7 @@ def keys_by_plain_faiss(path, store, key, k=1):
     return [None if row < 0 else store.keys[row] for row in rows.tolist()]
 
 
-def test_ids_lead_to_the_right_keys_after_pictures_were_skipped_removed_and_added(tmp_path):
+def test_ids_of_an_updated_index_belong_to_the_right_keys(tmp_path):
     folder = write_coloured(tmp_path / "p", names("", 6))
     (folder / "ant/03.png").write_bytes(b"no picture")
     store = make_store(folder, tmp_path / "s", unit_rows=4)
@@ -57,7 +58,7 @@ def test_ids_lead_to_the_right_keys_after_pictures_were_skipped_removed_and_adde
     assert (report.added, report.removed) == (0, 0)
 
 
-def test_report_has_recall_and_identity(chain):
+def test_report_has_recall_and_identity_of_the_features(chain):
     report = index(chain.store, out=chain.place / "again.faiss", kind="hnsw").to_dict()
     assert report["rows"] == 30
     assert report["recall"]["k"] == 10
@@ -83,7 +84,7 @@ def test_rejects_invalid_arguments(chain, tmp_path):
         index(other, out=chain.index, update=True)
 
 
-def test_a_new_index_replaces_those_of_the_same_store_or_place_and_damaged_ones_only(chain, tmp_path):
+def test_new_index_does_not_replace_an_index_of_another_existing_store(chain, tmp_path):
     store = make_store(chain.folder, tmp_path / "s")
     path = index_path(store)
     index(store)
@@ -97,13 +98,13 @@ def test_a_new_index_replaces_those_of_the_same_store_or_place_and_damaged_ones_
     index(store)
     shutil.rmtree(store)
     make_store(chain.folder, store)
-    # The store at this place is a new one, with another id.
+    # The store at this path is a new store with another id; its index may replace that of the deleted store.
     index(store)
     path.with_name("s.faiss.featstore").write_bytes(b"damaged")
     assert index(chain.store, out=path).added == 30
 
 
-def test_contract_options_are_checked(chain, tmp_path):
+def test_options_recall_and_memory_are_checked(chain, tmp_path):
     with pytest.raises(UsageError, match="memory and latency choose the kind of index"):
         index(chain.store, out=tmp_path / "x", kind="flat", memory=1 << 30)
     with pytest.raises(UsageError, match="no kind of index fits: flat needs some"):
@@ -116,7 +117,7 @@ def test_contract_options_are_checked(chain, tmp_path):
     assert index(chain.store, out=tmp_path / "y").to_dict()["holds"] is None
 
 
-def test_a_store_is_exported_as_an_ann_benchmarks_file(chain, tmp_path):
+def test_store_is_exported_as_an_ann_benchmarks_file(chain, tmp_path):
     assert export_store(chain.store, tmp_path / "x.hdf5", k=5) == 3
     read = read_ann_benchmark(tmp_path / "x.hdf5")
     assert read.train.shape == (27, 8)
@@ -130,7 +131,7 @@ def test_a_store_is_exported_as_an_ann_benchmarks_file(chain, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "left"), [("flat", 0), ("hnsw", 1)])
-def test_an_update_deletes_removed_pictures_from_an_exact_index(tmp_path, kind, left):
+def test_update_deletes_removed_pictures_from_an_exact_index(tmp_path, kind, left):
     import faiss
 
     folder = write_coloured(tmp_path / "p", names("", 6))
@@ -149,7 +150,7 @@ def test_an_update_deletes_removed_pictures_from_an_exact_index(tmp_path, kind, 
     assert index(store, update=True).removed == 0
 
 
-def test_a_concurrent_build_of_the_same_index_is_refused_early(chain, tmp_path, monkeypatch):
+def test_concurrent_build_of_the_same_index_is_refused_before_it_starts(chain, tmp_path, monkeypatch):
     real, told = stage._build, []
 
     def build(*arguments):
@@ -169,14 +170,14 @@ def test_a_concurrent_build_of_the_same_index_is_refused_early(chain, tmp_path, 
     assert len(told) == 2
 
 
-def test_a_too_long_name_is_refused_before_the_index_is_built(chain, tmp_path, monkeypatch):
+def test_too_long_file_name_is_refused_before_the_index_is_built(chain, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "_build", lambda *_: pytest.fail("worked"))
     with pytest.raises(UsageError, match="its name has 250 bytes, where 240 fit"):
         index(chain.store, out=tmp_path / ("x" * 250))
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw"])
-def test_changed_labels_are_reported_and_an_update_takes_them_over(tmp_path, kind):
+def test_changed_labels_are_reported_and_copied_by_an_update(tmp_path, kind):
     store = make_store(write_coloured(tmp_path / "p", names("", 6)), tmp_path / "s")
     path = index(store, kind=kind).path
     before = open_index(path).vectors_of(FeatureStore.open(store).ids)

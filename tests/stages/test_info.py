@@ -10,7 +10,7 @@ from featstore.stages.info import info
 from featstore.store import FeatureStore
 
 
-def test_kind_is_detected_from_the_content(chain):
+def test_info_detects_store_head_and_index_by_content(chain):
     store, head, index = (info(path) for path in (chain.store, chain.trained.path, chain.index))
     assert [found["kind"] for found in (store, head, index)] == ["store", "head", "index"]
     assert store["identity"] == head["identity"] == index["identity"]
@@ -32,7 +32,7 @@ def test_rejects_paths_of_no_known_kind(chain, tmp_path):
         info(tmp_path)
 
 
-def test_vectors_of_several_instruction_sets_are_reported(chain, monkeypatch):
+def test_vectors_made_with_several_instruction_sets_are_reported(chain, monkeypatch):
     (made,) = info(chain.store)["made_by"]
     assert info(chain.store)["instruction_sets"] == [made["instruction_set"]]
     assert "several instruction sets" not in _store_text(info(chain.store))

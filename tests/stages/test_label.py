@@ -1,4 +1,4 @@
-"""featstore label: matched keys, notes and errors."""
+"""featstore.label: how keys of a table are matched with keys of the store, notes and errors."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_keys_in_other_forms_are_matched_and_reported(store: Path, tmp_path: Pat
         ("data/images/1.png", "have other folders in front"),
     ],
 )
-def test_the_cause_of_unknown_keys_is_named(store: Path, tmp_path: Path, key: str, words: str):
+def test_note_explains_why_keys_are_unknown(store: Path, tmp_path: Path, key: str, words: str):
     report = label(store, csv(tmp_path, f"path,label\nbee/2.png,queen\n{key},x\n"))
     assert (report.matched, report.unknown) == (1, 1)
     assert any(words in note and "'ant/1.png'" in note for note in report.notes), report.notes
@@ -67,12 +67,12 @@ def test_the_cause_of_unknown_keys_is_named(store: Path, tmp_path: Path, key: st
         label(store, csv(tmp_path, f"path,label\n{key},x\n"))
 
 
-def test_one_picture_in_two_forms_is_refused(store: Path, tmp_path: Path):
+def test_one_key_written_in_two_forms_is_refused(store: Path, tmp_path: Path):
     with pytest.raises(UsageError, match="in the table in two forms"):
         label(store, csv(tmp_path, "path,label\nant/1.png,a\nant\\1.png,b\n"))
 
 
-def test_another_column_with_the_keys_is_suggested(store: Path, tmp_path: Path):
+def test_error_suggests_the_table_column_that_holds_the_keys(store: Path, tmp_path: Path):
     table = csv(tmp_path, "id,path,label\n7,ant/1.png,queen\n8,bee/2.png,drone\n")
     with pytest.raises(
         UsageError, match=r"none of the 2 keys.*; those of the column 'path' are: use --key-column path"
@@ -81,7 +81,7 @@ def test_another_column_with_the_keys_is_suggested(store: Path, tmp_path: Path):
     assert label(store, table, key_column="path").matched == 2
 
 
-def test_an_unknown_key_alone_is_named(store: Path, tmp_path: Path):
+def test_error_names_the_only_key_if_it_is_unknown(store: Path, tmp_path: Path):
     (tmp_path / "t.csv").write_text("key,label\nzzz,ant\n")
     with pytest.raises(UsageError, match="the only key of the table, 'zzz', is not in the store"):
         label(store, tmp_path / "t.csv")
@@ -97,7 +97,7 @@ def test_report_describes_the_columns_read(store: Path, tmp_path: Path):
     assert "1 row has an empty label: their pictures have none now" in report.notes
 
 
-def test_decimal_labels_are_kept_and_lists_refused(store: Path, tmp_path: Path):
+def test_decimal_labels_are_accepted_and_list_labels_are_refused(store: Path, tmp_path: Path):
     keys = ["ant/1.png", "bee/2.png"]
     parquet.write_table(pa.table({"path": keys, "label": [Decimal("1"), Decimal("2")]}), tmp_path / "t.parquet")
     label(store, tmp_path / "t.parquet")
@@ -117,7 +117,7 @@ def test_a_misspelt_column_is_refused(store: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize(("given", "meant"), [("1.png", "ant/1.png"), ("ant/1.pgn", "ant/1.png")])
-def test_an_unknown_key_has_a_suggestion(store: Path, given: str, meant: str):
+def test_error_for_an_unknown_key_suggests_a_similar_key(store: Path, given: str, meant: str):
     with pytest.raises(UsageError, match=f"did you mean '{meant}'"):
         FeatureStore.open(store).index_of([given])
 
@@ -127,13 +127,13 @@ def test_a_key_is_found_in_another_unicode_form(store: Path):
     assert opened.index_of(["ant/caf\u00e9.png"]).tolist() == opened.index_of(["ant/cafe\u0301.png"]).tolist()
 
 
-def test_columns_and_splits_have_suggestions(store: Path):
+def test_error_for_an_unknown_column_suggests_a_similar_column(store: Path):
     opened = FeatureStore.open(store)
     with pytest.raises(UsageError, match="did you mean 'label'"):
         opened.column("lable")
 
 
-def test_other_names_of_the_two_splits_are_recognised(tmp_path: Path):
+def test_splits_named_training_set_and_test_set_are_recognised(tmp_path: Path):
     folder = tmp_path / "pictures"
     for split in ("training_set", "test_set"):
         write_coloured(folder, names(split, 4), seed=len(split))
@@ -141,7 +141,7 @@ def test_other_names_of_the_two_splits_are_recognised(tmp_path: Path):
     assert (split.kind, split.names) == ("given", ("training_set", "test_set"))
 
 
-def test_the_example_of_a_cause_is_the_key_with_the_same_end(tmp_path: Path):
+def test_note_on_unknown_keys_gives_the_key_with_the_same_ending_as_example(tmp_path: Path):
     store = make_store(write_pictures(tmp_path / "p", ["1/0.png", "2/0.png", "3/0.png"]), tmp_path / "s")
     report = label(store, csv(tmp_path, "path,label\n1/0.png,a\nfile:///data/p/3/0.png,b\n"))
     assert any("('file:///data/p/3/0.png' for '3/0.png')" in note for note in report.notes), report.notes

@@ -40,7 +40,7 @@ def copied(place, tmp_path):
 
 
 def grown(store, more, gone=0):
-    """Add ``more`` pictures, remove the first ``gone``, and update the index."""
+    """Add the pictures ``more`` to the store, remove the first ``gone`` pictures, and update the index."""
     source = pictures(ROWS)
     for key in list(source.content)[:gone]:
         del source.content[key]
@@ -51,7 +51,7 @@ def grown(store, more, gone=0):
     return index(store, update=True)
 
 
-def test_grown_index_is_measured_on_its_new_rows(copied, place):
+def test_updated_index_measures_its_recall_again_including_new_rows(copied, place):
     before = open_index(place / "s.faiss").info()
     report = grown(copied, pictures(2000, "n"), gone=500)
     assert (report.added, report.removed) == (2000, 500)
@@ -62,7 +62,7 @@ def test_grown_index_is_measured_on_its_new_rows(copied, place):
     assert report.info["effort"] == before["effort"]
     larger, opened = open_index(report.path), FeatureStore.open(copied)
     assert larger.ids.tolist() == opened.ids.tolist()
-    # The recall on fresh queries is within the reported interval.
+    # The recall on new queries is not below the interval that the index reports.
     fresh = np.array([vector(b"%d" % number, -number % 977) for number in range(2000)])
     recall = check_contract(larger, fresh, opened.features(), opened.ids)
     assert recall.high >= report.info["recall"]["low"]
@@ -70,7 +70,7 @@ def test_grown_index_is_measured_on_its_new_rows(copied, place):
     assert (again.added, again.removed, again.standing) == (0, 0, report.standing)
 
 
-def test_drift_breaks_the_contract_and_is_reported(copied, place):
+def test_update_reports_that_different_new_vectors_lower_the_recall(copied, place):
     report = grown(copied, pictures(300, "z"))
     assert report.standing.holds is False
     assert "does not hold any more: 0." in report.standing.text
@@ -83,7 +83,7 @@ def test_drift_breaks_the_contract_and_is_reported(copied, place):
         index(copied, update=True, recall=0.9)
 
 
-def test_a_few_new_pictures_leave_the_label_as_it_was(copied, place):
+def test_update_with_few_new_pictures_keeps_the_measured_recall(copied, place):
     before = open_index(place / "s.faiss").info()
     report = grown(copied, pictures(20, "z"))
     assert report.standing.holds
@@ -104,8 +104,11 @@ CONDITIONS = st.one_of(
 @settings(max_examples=8)
 @example(["number == 4711"], True, 10, 0)
 @example(["label == 'rare'"], True, 10, 1)
-def test_a_filtered_search_is_brute_force_under_the_filter(place, conditions, both, k, seed):
-    """A filtered search is exact even if one row of 12,000 is left, and although the index holds 8-bit codes."""
+def test_filtered_search_equals_exact_search_over_the_matching_rows(place, conditions, both, k, seed):
+    """Compare with exact cosines of the rows that match the filter, even if only one of 12,000 rows matches.
+
+    The index holds 8-bit codes, but a filtered search must be exact.
+    """
     where = (" and " if both else " or ").join(f"({one})" for one in conditions)
     index, store = open_index(place / "s.faiss"), FeatureStore.open(place / "s")
     queries = np.array([vector(b"asked", 100 * seed + number) for number in range(3)])

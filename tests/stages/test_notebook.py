@@ -24,7 +24,7 @@ class Tags(HTMLParser):
         self.text += data
 
 
-def test_reprs_of_results_are_short(chain):
+def test_repr_of_every_result_is_short(chain):
     index = featstore.FeatureIndex.open(chain.index)
     found = featstore.search(chain.index, like=Query(keys=["val/ant/02.png"]), k=30)
     predictions = featstore.predict(chain.trained.path, chain.store)

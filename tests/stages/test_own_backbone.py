@@ -1,4 +1,4 @@
-"""The user's own backbone through all verbs in fresh processes, and untrusted files that name one."""
+"""All verbs with a backbone from the user's own module, and untrusted files that name such a module."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ NAMED = ("--backbone", SPEC, "--engine", "torch")
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Return a folder with pictures and a module, which the processes that tests start can import."""
+    """Return a folder with pictures and a module of networks, which processes started by tests can import."""
     modules = tmp_path / "modules"
     modules.mkdir()
     (modules / "featstore_test_networks.py").write_text(NETWORKS)
@@ -92,7 +92,7 @@ def of_keys(keys: list[str]) -> NDArray[np.float32]:
 
 
 def verbs(picture: str) -> dict[str, Callable[..., Any]]:
-    """Return what needs the backbone of the store s, the head a.head and the index s.faiss, by verb."""
+    """Return by verb a function that needs the backbone of the store s, the head a.head or the index s.faiss."""
     return {
         "extract": lambda **how: extract("pictures", "s", supervised=False, **how),
         "predict": lambda **how: predict("a.head", picture, **how),
@@ -103,9 +103,7 @@ def verbs(picture: str) -> dict[str, Callable[..., Any]]:
 
 
 @pytest.mark.slow
-def test_a_network_survives_extract_grow_predict_search_and_repair_in_fresh_processes(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_own_network_works_in_all_verbs_in_fresh_processes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture = os.fspath(place / "pictures/ant/00.png")
     assert run_json("extract", "pictures", "s", *NAMED)["vectors"] == 8
     kept = [f"ant/{number:02d}.png" for number in range(4)]
@@ -130,7 +128,7 @@ def test_a_network_survives_extract_grow_predict_search_and_repair_in_fresh_proc
             work(backbone=SPEC, engine="torch")
 
 
-def test_a_network_that_fails_in_a_run_is_told_in_one_line_and_the_run_goes_on_when_it_is_corrected(
+def test_error_of_an_own_network_is_one_line_and_a_corrected_run_continues(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(os.fspath(place / "modules"))
@@ -154,7 +152,7 @@ def test_an_untrusted_store_head_or_index_causes_no_import(
     index("s", out="s.faiss")
     write_coloured(place / "pictures", names("", 5))
     damage("s")
-    # The module is importable, and in the working directory too.
+    # Make the module importable by sys.path and by the working directory, so that an attempt to import it succeeds.
     monkeypatch.syspath_prepend(os.fspath(place / "modules"))
     shutil.copy("modules/featstore_test_networks.py", ".")
     for verb, work in verbs(os.fspath(place / "pictures/ant/00.png")).items():
@@ -188,7 +186,7 @@ def test_a_forged_name_is_neither_imported_nor_downloaded(
     assert not list(place.rglob("was-imported"))
 
 
-def test_a_store_of_a_loaded_backbone_continues_with_the_function_of_that_backbone(
+def test_store_made_with_a_loaded_backbone_can_be_continued_by_naming_its_function(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(os.fspath(place / "modules"))

@@ -1,4 +1,4 @@
-"""Stores of the precision classes bf16 and int8-s16: vectors made later for them are computed in the same class."""
+"""Stores of the precision classes bf16 and int8-s16: later vectors are computed in the class of the store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LATER = {"bf16": {"engine": "torch-folded"}, "int8-s16": {}}
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Pictures, and a store of them for each precision class."""
+    """Return a folder with pictures, and a store of these pictures for each precision class."""
     place = tmp_path_factory.mktemp("classes")
     write_coloured(place / "pictures", names("", 8), size=(60, 50))
     for precision, options in MADE.items():
@@ -46,7 +46,7 @@ def test_lower_precision_differs_from_fp32_and_is_not_mixed_with_it(place, preci
 
 
 @pytest.mark.parametrize("precision", MADE)
-def test_predict_and_search_compute_as_the_head_and_the_index_were_made(place, precision):
+def test_predict_and_search_use_the_precision_class_of_the_head_and_index(place, precision):
     store, given = FeatureStore.open(place / precision), {"backbone": tiny_backbone(), **LATER[precision]}
     trained = train(store.path, folds=2, out=place / f"{precision}.head")
     of_pictures = [one.probabilities for one in predict(trained.path, place / "pictures", batch=8, **given)]
@@ -57,7 +57,7 @@ def test_predict_and_search_compute_as_the_head_and_the_index_were_made(place, p
 
 
 @pytest.mark.parametrize("precision", MADE)
-def test_repair_makes_the_same_bits_again(place, tmp_path, precision):
+def test_repair_restores_vectors_bit_identically(place, tmp_path, precision):
     store = shutil.copytree(place / precision, tmp_path / "s")
     (shard,) = (store / "shards").glob("*.h5")
     at = sealed.read_header(shard)["arrays"]["features"]["offset"]

@@ -23,7 +23,7 @@ def test_predictions_for_a_folder_equal_those_for_its_store(chain):
         assert one.probability == max(one.probabilities)
 
 
-def test_unreadable_pictures_are_reported_in_their_place(chain, tmp_path):
+def test_unreadable_pictures_are_reported_at_their_position(chain, tmp_path):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"<html>")
     good = chain.folder / "val/bee/00.png"
@@ -45,13 +45,13 @@ def test_progress_counts_every_picture_of_every_input(chain, tmp_path):
     assert len(told) == 1 + -(-len(made) // 7)
 
 
-def test_pictures_that_all_fail_raise_no_error(chain, tmp_path):
+def test_no_error_is_raised_if_all_pictures_fail(chain, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"")
     (one,) = predict(chain.trained.path, tmp_path / "bad.jpg", backbone=tiny_backbone())
     assert (one.label, one.reason) == (None, "empty")
 
 
-def test_the_failures_of_a_store_are_predictions_with_a_reason(chain, tmp_path):
+def test_failures_of_a_store_give_predictions_with_a_reason(chain, tmp_path):
     folder = write_coloured(tmp_path / "p", ["ant/0.png", "bee/1.png"])
     (folder / "bee/2.png").write_bytes(b"no")
     found = list(predict(chain.trained.path, make_store(folder, tmp_path / "s")))
@@ -62,7 +62,7 @@ def test_the_failures_of_a_store_are_predictions_with_a_reason(chain, tmp_path):
     ]
 
 
-def test_other_weights_are_refused(chain):
+def test_predict_refuses_a_backbone_with_other_weights(chain):
     with pytest.raises(IdentityError, match="weights"):
         predict(chain.trained.path, chain.folder, backbone=tiny_backbone(5))
 
@@ -76,12 +76,12 @@ def test_rejects_invalid_arguments(chain, tmp_path):
         predict(chain.trained.path, [])
     with pytest.raises(UsageError, match="one store"):
         predict(chain.trained.path, [chain.store, chain.folder])
-    # load_backbone does not know the tiny backbone: the message names the remedy.
+    # featstore cannot load the tiny backbone by its name; the message names the remedy.
     with pytest.raises(UsageError, match="no backbone 'tiny'.*--backbone package.module:function"):
         predict(chain.trained.path, chain.folder)
 
 
-def test_a_store_is_read_through_a_stream(chain, monkeypatch):
+def test_store_is_read_in_blocks_instead_of_at_once(chain, monkeypatch):
     monkeypatch.setattr(FeatureStore, "features", None)
     assert len(list(predict(chain.trained.path, os.fspath(chain.store)))) == 30
 
@@ -104,7 +104,7 @@ def test_stream_of_predictions_can_be_iterated_twice_in_constant_memory(chain):
 
 
 @pytest.mark.parametrize("error", [OSError("the disk"), KeyboardInterrupt()])
-def test_predictions_that_failed_do_not_end_early_the_second_time(error):
+def test_second_iteration_over_predictions_that_failed_raises_again(error):
     def make():
         yield Prediction("a", None, None, "missing", "")
         raise error
@@ -116,7 +116,7 @@ def test_predictions_that_failed_do_not_end_early_the_second_time(error):
         list(found)
 
 
-def test_predictions_become_a_table(chain, tmp_path):
+def test_predictions_are_converted_to_a_pandas_table(chain, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"<html>")
     good = chain.folder / "val/bee/00.png"
     found = predict(chain.trained.path, [good, tmp_path / "bad.jpg"], backbone=tiny_backbone())

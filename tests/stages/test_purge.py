@@ -1,4 +1,4 @@
-"""featstore.stages.remove.purge: no trace of removed pictures is left in any file, and a killed purge is resumed."""
+"""featstore.stages.remove.purge: no file contains data of purged pictures, and an unfinished purge can be finished."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LABEL = "only-theirs"
 
 
 class Traces:
-    """Byte sequences of removed pictures: keys, labels, vectors of store, indexes and heads."""
+    """Byte sequences of pictures to purge: keys, labels, and vectors as they are in store, indexes and heads."""
 
     def __init__(self, store: Path, artifacts: list[Path]) -> None:
         opened = FeatureStore.open(store)
@@ -50,7 +50,7 @@ class Traces:
                 self.words |= {row.tobytes() for row in FeatureIndex.open(path).vectors_of(opened.ids[rows])}
 
     def found(self) -> list[tuple[str, bytes]]:
-        """Return (file, sequence) for each byte sequence that is in a file of the store, an index or a head."""
+        """Return (file, sequence) for each byte sequence found in a file of the store, an index or a head."""
         files = [file for top in self.files for file in ([top] if top.is_file() else top.rglob("*")) if file.is_file()]
         files += [file for file in self.folder.iterdir() if file.name.endswith((".featstore", ".next"))]
         return [
@@ -63,7 +63,8 @@ class Traces:
 
 
 def as_kept(path: Path, vectors: np.ndarray) -> np.ndarray:
-    """Return vectors (n, d) in the form in which the head at ``path`` stores them, if it does."""
+    """Return vectors (n, d) in the form in which the head at ``path`` stores training vectors; unchanged for linear
+    heads."""
     model = load_head(path).model
     if isinstance(model, NeighboursModel):
         return unit_rows(vectors, model.mean)
@@ -78,7 +79,7 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(pictures: Path, tmp_path: Path) -> Path:
-    """Return a store whose removed pictures have been changed, labelled, compacted, and are in an unfinished unit too."""
+    """Return a store in which the pictures to purge have been changed, compacted and labelled several times."""
     store = make_store(pictures, tmp_path / "made" / "s", unit_rows=5)
     write_coloured(pictures, [REMOVED[0]], seed=9)
     make_store(pictures, store)
@@ -92,7 +93,7 @@ def store(pictures: Path, tmp_path: Path) -> Path:
 
 
 def made_of(store: Path) -> list[Path]:
-    """Return a k-NN head, a kernel head and a linear one, an exact index and a graph, of everything in the store."""
+    """Return paths of a k-NN, a kernel and a linear head, an exact index and an HNSW index, all made of the store."""
     heads = [
         Path(train(store, head=kind, folds=2, out=store.with_name(f"{kind}.head")).path)
         for kind in ("knn", "rbf-svm", "logreg")
@@ -148,7 +149,7 @@ def test_purge_works_without_heads_and_indexes(store: Path, pictures: Path):
     assert traces.found() == []
 
 
-def test_purged_pictures_of_an_unfinished_unit_are_not_in_its_journal(tmp_path: Path):
+def test_purge_erases_pictures_from_the_journal_of_an_unfinished_unit(tmp_path: Path):
     source = Pictures({f"a/{number}".encode(): number for number in range(4)})
     build(tmp_path / "s", source)
     source.content |= {f"b/secret{number}".encode(): number for number in range(4)}
@@ -195,7 +196,7 @@ def test_an_unfinished_purge_blocks_writers(tmp_path: Path):
     assert (verify(store).problems, Manifest.read(store).purging) == ([], False)
 
 
-def test_nothing_to_purge_and_files_set_aside_are_refused(tmp_path: Path):
+def test_purge_without_removed_pictures_or_with_damaged_files_is_refused(tmp_path: Path):
     store = tmp_path / "s"
     build(store, Pictures({b"a/0": 0, b"a/1": 1}))
     with pytest.raises(UsageError, match="no picture was removed from it"):

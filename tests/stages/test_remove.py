@@ -34,7 +34,7 @@ def store(tmp_path: Path, source: Pictures) -> Path:
     return tmp_path / "s"
 
 
-def test_removal_changes_all_results_immediately_but_not_open_readers(store: Path):
+def test_removal_is_seen_by_new_readers_but_not_by_open_ones(store: Path):
     before = FeatureStore.open(store)
     report = remove(store, ["a/1", b"a/1"], where="key == 'b/2'")
     assert (report.removed, report.vectors, report.keys, report.denied) == (2, 2, ["'a/1'", "'b/2'"], 2)
@@ -61,7 +61,7 @@ def test_extract_leaves_removed_pictures_out_until_they_are_restored(store: Path
     assert verify_store(store).problems == []
 
 
-def test_a_removed_picture_under_another_name_is_a_failure_with_its_reason(tmp_path: Path):
+def test_copy_of_a_removed_picture_becomes_a_failure(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("", 2))
     store = make_store(folder, tmp_path / "s")
     shutil.copy(folder / "ant/00.png", folder / "ant/copy.png")
@@ -87,7 +87,7 @@ def test_copies_of_a_removed_picture_are_reported(tmp_path: Path):
     assert (report.copies, report.copied) == (1, ["'ant/copy.png'"])
 
 
-def test_unknown_keys_are_refused_with_similar_ones_and_nothing_is_removed(store: Path):
+def test_error_for_unknown_keys_suggests_similar_keys_and_nothing_is_removed(store: Path):
     with pytest.raises(UsageError, match=r"1 of 2 keys is not in the store \(the first: 'a/7'\); nothing was removed"):
         remove(store, ["a/0", "a/7"])
     with pytest.raises(UsageError, match="did you mean 'a/2'"):
@@ -123,12 +123,12 @@ def test_failed_and_pending_pictures_can_be_removed(store: Path, source: Picture
     assert (len(opened), opened.failures(), opened.counts.pending) == (10, [], 0)
 
 
-def test_labels_of_removed_pictures_are_unknown(store: Path):
+def test_label_for_a_removed_picture_counts_as_unknown(store: Path):
     remove(store, ["a/1"])
     assert set_columns(store, [b"a/0", b"a/1"], {"label": ["x", "y"]}).unknown == 1
 
 
-def test_the_next_run_removes_them_from_a_store_made_from_this_one(tmp_path: Path):
+def test_next_run_removes_pictures_from_a_store_made_from_this_store(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("", 3))
     old = make_store(folder, tmp_path / "old")
     new = make_store(old, tmp_path / "new", backbone=tiny_backbone(3))
@@ -151,7 +151,7 @@ def test_keys_are_read_from_a_file(tmp_path: Path):
             keys_in(tmp_path / name)
 
 
-def test_an_older_featstore_would_refuse_the_store(store: Path):
+def test_removal_marks_the_store_as_unreadable_for_older_versions(store: Path):
     remove(store, ["a/1"])
     assert Manifest.read(store).requires == ("denylist",)
     assert np.array_equal(FeatureStore.open(store).ids, [0, 2, 3, 4, 5, 6, 7])

@@ -1,4 +1,4 @@
-"""featstore.repair on a small store; what it restores of each kind of damage is in tests/faults/test_repair.py."""
+"""featstore.repair on a small store; tests/faults/test_repair.py tests each kind of damage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.made import tiny_backbone
 
 @pytest.fixture
 def damaged(tmp_path):
-    """A store in one of whose vectors 16 bytes are zero."""
+    """Return a store with a damaged vector, in which 16 bytes were set to zero."""
     folder = write_coloured(tmp_path / "pictures", names("", 3))
     store = make_store(folder, tmp_path / "s", engine="torch")
     (shard,) = (store / "shards").iterdir()
@@ -34,7 +34,7 @@ def test_a_damaged_vector_is_extracted_again(damaged):
     assert FeatureStore.open(damaged).counts.vectors == 6
 
 
-def test_repair_that_only_sets_aside_extracts_nothing(damaged):
+def test_repair_with_set_aside_extracts_nothing(damaged):
     report = repair(damaged, set_aside=True)
     assert (report.remade, report.failed) == (0, 1)
     store = FeatureStore.open(damaged)

@@ -1,4 +1,5 @@
-"""featstore.write_sample: the digits, which need no network; downloads are in tests/cli/test_sample.py."""
+"""featstore.write_sample with the sample "digits", which needs no download; tests/cli/test_sample.py tests
+downloads."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from featstore.errors import UsageError
 from featstore.stages.sample import sample_names, write_sample
 
 
-def test_the_digits_are_written_as_they_are_in_scikit_learn(tmp_path):
+def test_written_digits_equal_those_of_scikit_learn(tmp_path):
     digits = load_digits()
     assert write_sample("digits", tmp_path / "d") == len(digits.target) == len(list((tmp_path / "d").rglob("*.png")))
     for number in (0, 900, 1796):
@@ -19,7 +20,7 @@ def test_the_digits_are_written_as_they_are_in_scikit_learn(tmp_path):
             np.testing.assert_array_equal(np.round(np.asarray(image) * (16 / 255)), digits.images[number])
 
 
-def test_unknown_samples_and_foreign_files_are_refused(tmp_path):
+def test_unknown_sample_and_folder_with_other_files_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"no sample 'digit'.*digits"):
         write_sample("digit", tmp_path / "d")
     assert "digits" in sample_names()

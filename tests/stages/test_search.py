@@ -15,7 +15,7 @@ from tests.chain import make_store, names, write_coloured
 from tests.made import tiny_backbone
 
 
-def test_a_picture_finds_itself_and_its_class(chain):
+def test_search_finds_the_query_picture_first_and_then_its_class(chain):
     paths = [chain.folder / "val/ant/02.png", chain.folder / "train/bee/05.png"]
     report = search(chain.index, paths, k=4, backbone=tiny_backbone())
     assert (report.rows, report.failures, report.notes) == (30, 0, [])
@@ -28,7 +28,7 @@ def test_a_picture_finds_itself_and_its_class(chain):
     json.dumps(report.to_dict(), allow_nan=False)
 
 
-def test_k_above_the_rows_returns_all_and_bad_pictures_are_failures(chain, tmp_path):
+def test_large_k_returns_all_rows_and_unreadable_pictures_are_failures(chain, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"<html>")
     report = search(
         chain.index, [tmp_path / "bad.jpg", chain.folder / "val/ant/00.png"], k=99, backbone=tiny_backbone()
@@ -47,7 +47,7 @@ def test_notes_report_a_store_that_has_grown_or_is_missing(tmp_path):
     make_store(folder, store)
     (note,) = search(indexed, query, backbone=tiny_backbone()).notes
     assert "1 picture is not in the index" in note
-    # Index and store moved together: found again by the store's name.
+    # Copy index and store to another folder: the index finds the store there by its name.
     shutil.copytree(store, tmp_path / "moved/s")
     for end in ("", ".featstore"):
         shutil.copy(indexed + end, tmp_path / f"moved/s.faiss{end}")
@@ -73,14 +73,14 @@ def test_rejects_invalid_arguments(chain, tmp_path):
 
 @pytest.fixture(scope="module")
 def unit(chain):
-    """The store's vectors by key, of length 1."""
+    """Return the vectors of the store by key, scaled to length 1."""
     store = FeatureStore.open(chain.store)
     vectors = store.features() / np.linalg.norm(store.features(), axis=1, keepdims=True)
     return dict(zip(store.keys, vectors, strict=True))
 
 
 def ranked(unit, vector, left_out=()):
-    """Keys by the cosine with ``vector``."""
+    """Return the keys sorted by decreasing cosine with ``vector``, without ``left_out``."""
     scores = {key: float(one @ vector / np.linalg.norm(vector)) for key, one in unit.items() if key not in left_out}
     return sorted(scores, key=lambda key: -scores[key])
 
@@ -143,7 +143,7 @@ def test_mean_vector_of_a_class_is_a_query(chain, unit):
         search(chain.index, like=Query(labels=["cow"]))
 
 
-def test_mixture_of_queries_is_their_weighted_mean(chain, unit, tmp_path):
+def test_combined_query_is_the_weighted_mean_of_its_parts(chain, unit, tmp_path):
     picture, key, away = chain.folder / "val/ant/01.png", "train/ant/03.png", "train/bee/05.png"
     middle = (unit["val/ant/01.png"] + unit[key]) / 2
     options = {"backbone": tiny_backbone(), "k": 30}

@@ -1,4 +1,4 @@
-"""Search by text and zero-shot classification, with a toy text tower that names the planted pictures."""
+"""Search by text and zero-shot classification, with a small text tower (text encoder) that knows colour names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.made import extract, tiny_backbone
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with four pictures of each colour, their store and their index."""
+    """Return a folder with four pictures of each colour, and their store and index."""
     folder = tmp_path_factory.mktemp("text")
     random = np.random.default_rng(0)
     for name, colour in COLOURS.items():
@@ -41,7 +41,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_text_finds_its_pictures_first(place: Path) -> None:
+def test_text_query_finds_the_pictures_that_it_describes(place: Path) -> None:
     texts = [f"a {name} thing" for name in COLOURS]
     report = search(place / "s.faiss", [], like=Query(texts=texts), k=4, backbone=colour_backbone())
     assert [query.name for query in report.queries] == texts
@@ -49,7 +49,7 @@ def test_a_text_finds_its_pictures_first(place: Path) -> None:
         assert {found.label for found in query.neighbours} == {name}
 
 
-def test_texts_mix_with_other_queries(place: Path) -> None:
+def test_text_queries_can_be_combined_with_other_queries(place: Path) -> None:
     more, less = Query(texts=["red", "green"]), Query(labels=["blue"])
     report = search(place / "s.faiss", [], like=more, less=less, combine=True, k=4, backbone=colour_backbone())
     assert {found.label for found in report.queries[0].neighbours} == {"yellow"}
@@ -69,7 +69,7 @@ def test_classes_described_by_texts_are_recognised(place: Path, of: str) -> None
         assert one.probabilities.sum() == pytest.approx(1)
 
 
-def test_prompts_are_names_in_templates_or_texts_of_their_own() -> None:
+def test_prompts_are_class_names_in_templates_or_given_texts() -> None:
     found = texts_of(["cat\n", "dog\tone dog\r\n", "dog\tsome dogs", " "], ["a {}.", "the {}"])
     assert found == {"cat": ["a cat.", "the cat"], "dog": ["one dog", "some dogs"]}
     assert [len(texts) for texts in texts_of(["a", "b"]).values()] == [len(TEMPLATES)] * 2
@@ -79,7 +79,7 @@ def test_prompts_are_names_in_templates_or_texts_of_their_own() -> None:
         texts_of(["cat", "dog"], ["a photo"])
 
 
-def test_a_file_of_prompts_is_utf_8(tmp_path: Path) -> None:
+def test_prompt_file_is_read_as_utf_8(tmp_path: Path) -> None:
     file = tmp_path / "classes.txt"
     file.write_bytes("\ufeffK\u00e4fer\r\nbee".encode())
     assert read_prompts(file) == ["K\u00e4fer", "bee"]
@@ -89,7 +89,7 @@ def test_a_file_of_prompts_is_utf_8(tmp_path: Path) -> None:
             read_prompts(path)
 
 
-def test_templates_are_averaged_after_scaling_to_length_1() -> None:
+def test_text_vectors_of_a_class_are_averaged_after_scaling_to_length_1() -> None:
     made = np.array([[1, 0], [0.6, 0.8], [0, 1]], np.float32)
     head = ZeroShotHead.of({"a": ["x", "y"], "b": ["z"]}, made, 10.0)
     mean = np.array([0.8, 0.4]) / np.hypot(0.8, 0.4)
@@ -107,7 +107,7 @@ def test_a_changed_text_tower_is_refused(place: Path) -> None:
         search(place / "s.faiss", [], like=Query(texts=["red"]), backbone=changed)
 
 
-def test_texts_are_refused_in_one_line_where_they_cannot_be_used(place: Path, tmp_path: Path) -> None:
+def test_texts_that_cannot_be_used_are_refused_in_one_line(place: Path, tmp_path: Path) -> None:
     folder = write_coloured(tmp_path / "pictures", names("", 2))
     make_store(folder, tmp_path / "s")
     refused = {
@@ -132,7 +132,7 @@ def test_texts_are_refused_in_one_line_where_they_cannot_be_used(place: Path, tm
         assert "\n" not in str(error.value)
 
 
-def test_a_network_that_has_no_text_tower_is_not_even_loaded(tmp_path: Path) -> None:
+def test_network_without_a_text_tower_is_refused_before_loading(tmp_path: Path) -> None:
     folder = write_coloured(tmp_path / "pictures", names("", 2))
     store = make_store(
         folder, tmp_path / "s", backbone=replace(colour_backbone(), name="resnet50", weights="IMAGENET1K_V2")
@@ -142,7 +142,7 @@ def test_a_network_that_has_no_text_tower_is_not_even_loaded(tmp_path: Path) -> 
         search(tmp_path / "s.faiss", [], like=Query(texts=["a red car"]))
 
 
-def test_predictions_by_text_are_joined_by_parent(tmp_path: Path) -> None:
+def test_predictions_by_text_for_regions_are_joined_per_picture(tmp_path: Path) -> None:
     left, right = (np.full((24, 20, 3), COLOURS[name], np.uint8) for name in ("red", "blue"))
     (tmp_path / "pictures").mkdir()
     Image.fromarray(np.hstack([left, right, left])).save(tmp_path / "pictures/one.png")

@@ -24,7 +24,7 @@ from tests.made import tiny_backbone
 
 
 @pytest.mark.parametrize("kind", sorted(HEADS))
-def test_a_saved_head_predicts_what_the_trained_one_did(chain, tmp_path, kind):
+def test_saved_head_predicts_the_same_as_the_trained_head(chain, tmp_path, kind):
     trained = train(chain.store, head=kind, folds=3, out=tmp_path / "a.head")
     loaded = load_head(tmp_path / "a.head")
     store = FeatureStore.open(chain.store)
@@ -32,7 +32,7 @@ def test_a_saved_head_predicts_what_the_trained_one_did(chain, tmp_path, kind):
     np.testing.assert_array_equal(loaded.predict_proba(vectors), trained.probabilities)
     assert loaded.classes == trained.head.classes == ["ant", "bee"]
     assert trained.report.rows == 10
-    # Every kind of head separates red from blue pictures.
+    # The two classes are red and blue pictures, which every kind of head can separate.
     assert trained.report.accuracy.value >= 0.9
     assert loaded.fingerprint == store.fingerprint
     told = json.loads(json.dumps(trained.to_dict(), allow_nan=False))
@@ -43,7 +43,7 @@ def test_a_saved_head_predicts_what_the_trained_one_did(chain, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", sorted(HEADS))
-def test_features_of_another_identity_are_refused_in_one_line(chain, tmp_path, kind):
+def test_predict_refuses_features_made_with_other_weights_in_one_line(chain, tmp_path, kind):
     trained = train(chain.store, head=kind, folds=3, out=tmp_path / "a.head")
     other = make_store(chain.folder, tmp_path / "other", backbone=tiny_backbone(1))
     with pytest.raises(IdentityError, match="weights") as error:
@@ -52,7 +52,7 @@ def test_features_of_another_identity_are_refused_in_one_line(chain, tmp_path, k
 
 
 @pytest.mark.parametrize("kind", sorted(HEADS))
-def test_one_class_only_is_refused(tmp_path, kind):
+def test_training_with_only_one_class_is_refused(tmp_path, kind):
     store = make_store(write_coloured(tmp_path / "p", names("", 4, ("ant",))), tmp_path / "s")
     with pytest.raises(UsageError, match="one class only") as error:
         train(store, head=kind)
@@ -60,7 +60,7 @@ def test_one_class_only_is_refused(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", sorted(HEADS))
-def test_a_class_that_only_the_held_out_split_has_is_refused(tmp_path, kind):
+def test_class_that_occurs_only_in_the_held_out_split_is_refused(tmp_path, kind):
     folder = write_coloured(tmp_path / "p", names("train", 4) + names("val", 2, ("ant", "bee", "cow")))
     store = make_store(folder, tmp_path / "s")
     with pytest.raises(UsageError, match=r"'val' has pictures of cow, which the split 'train' lacks"):
@@ -69,7 +69,7 @@ def test_a_class_that_only_the_held_out_split_has_is_refused(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", sorted(HEADS))
 def test_nan_features_are_refused(chain, monkeypatch, kind):
-    # Extraction rejects NaN, so no store has any: put NaN into the vectors while the store is read.
+    # A store never contains NaN, because extraction rejects it: put NaN into the vectors when the store is read.
     def with_nan(self, *_, **__):
         vectors = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
         vectors[3, 2] = np.nan
@@ -87,7 +87,7 @@ def test_notes_report_a_class_without_held_out_pictures(tmp_path):
     assert any("no pictures of cow" in note for note in trained.notes)
 
 
-def test_a_class_with_one_picture_is_refused_with_the_way_to_leave_it_out(tmp_path):
+def test_error_for_a_class_with_one_picture_says_how_to_leave_it_out(tmp_path):
     folder = write_coloured(tmp_path / "p", [*names("", 6), "cow/0.png"])
     store = make_store(folder, tmp_path / "s")
     with pytest.raises(UsageError, match=r"1 class has only one picture, .*: cow; .*: featstore label .*/s TABLE\)"):
@@ -97,7 +97,7 @@ def test_a_class_with_one_picture_is_refused_with_the_way_to_leave_it_out(tmp_pa
     assert train(store, folds=2).head.classes == ["ant", "bee"]
 
 
-def test_a_parameter_at_the_end_of_its_grid_is_noted(chain, tmp_path):
+def test_note_reports_a_parameter_at_the_end_of_its_grid(chain, tmp_path):
     trained = train(chain.store, folds=3, out=tmp_path / "a.head", Cs=(1e-4, 1e-3))
     C = trained.chosen["C"]
     which, beyond = ("smallest", "1e-05") if C == 1e-4 else ("largest", "0.01")
@@ -108,7 +108,7 @@ def test_a_parameter_at_the_end_of_its_grid_is_noted(chain, tmp_path):
     assert not at_the_end(replace(trained.head, meta=middle))
 
 
-def test_a_misspelt_option_has_a_suggestion(chain, tmp_path):
+def test_error_for_a_misspelt_option_suggests_the_right_name(chain, tmp_path):
     with pytest.raises(
         TypeError, match=r"train\(\) got an unexpected keyword argument 'scorring'.*did you mean 'scoring'"
     ):
@@ -117,12 +117,12 @@ def test_a_misspelt_option_has_a_suggestion(chain, tmp_path):
         extract(chain.folder, tmp_path / "s", bacth=3)
 
 
-def test_pictures_without_label_and_pending_ones_are_counted_and_left_out(tmp_path):
+def test_unlabelled_and_pending_pictures_are_counted_and_left_out(tmp_path):
     folder = write_coloured(tmp_path / "p", names("", 8))
     store = make_store(folder, tmp_path / "s", unit_rows=4)
     set_columns(store, [b"ant/00.png", b"bee/03.png"], {tables.LABEL: [None, None]})
     write_coloured(folder, ["bee/90.png", "bee/91.png"], seed=9)
-    # Leave the fifth of five units, with the new pictures, pending.
+    # Extract only the first of five units; the fifth, which has the new pictures, stays pending.
     make_store(folder, store, unit_rows=4, units=(0, 5))
     counts = FeatureStore.open(store).counts
     assert (counts.vectors, counts.pending) == (16, 2)
@@ -141,7 +141,7 @@ def test_a_store_without_labels_is_refused(tmp_path):
         train(store)
 
 
-def test_the_head_goes_beside_the_store_and_replaces_nothing_else(chain, tmp_path):
+def test_head_is_written_next_to_the_store_and_replaces_no_other_file(chain, tmp_path):
     assert chain.trained.path == str(head_path(chain.store, "logreg"))
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match="is no head"):
@@ -170,7 +170,7 @@ def test_predict_rejects_a_damaged_head(chain, tmp_path):
         predict(copy, chain.store)
 
 
-def test_a_head_that_is_replaced_is_compared_on_the_same_pictures(chain, tmp_path):
+def test_new_head_is_compared_with_the_replaced_head_on_the_same_pictures(chain, tmp_path):
     path = tmp_path / "a.head"
     first = train(chain.store, C=1e-4, folds=3, out=path)
     assert first.replaced is None
@@ -189,7 +189,7 @@ def test_a_head_that_is_replaced_is_compared_on_the_same_pictures(chain, tmp_pat
     assert told["rows"] == 10
 
 
-def test_heads_with_other_held_out_pictures_are_not_compared(tmp_path):
+def test_heads_with_different_held_out_pictures_are_not_compared(tmp_path):
     store = make_store(write_coloured(tmp_path / "p", names("", 10)), tmp_path / "s")
     train(store, folds=2, seed=1)
     replaced = train(store, folds=2, seed=2).replaced
@@ -228,13 +228,13 @@ def test_train_replaces_a_damaged_head_and_reports_it(chain, tmp_path):
     assert load_head(path).classes == ["ant", "bee"]
 
 
-def test_a_too_long_name_is_refused_before_training(chain, tmp_path, monkeypatch):
+def test_too_long_file_name_is_refused_before_training(chain, tmp_path, monkeypatch):
     monkeypatch.setattr("featstore.stages.train.stage.split_store", lambda *_, **__: pytest.fail("worked"))
     with pytest.raises(UsageError, match="its name has 256 bytes, where 255 fit"):
         train(chain.store, out=tmp_path / ("x" * 256))
 
 
-def test_a_name_of_250_bytes_is_accepted(chain, tmp_path):
+def test_file_name_of_250_bytes_is_accepted(chain, tmp_path):
     assert train(chain.store, folds=3, C=1.0, out=tmp_path / ("x" * 250)).path
 
 
@@ -244,13 +244,13 @@ TREE = "sklearn.tree:DecisionTreeClassifier"
 
 @pytest.fixture(scope="module")
 def named(chain, tmp_path_factory):
-    """Heads of classes of scikit-learn on the store that no test changes, by class."""
+    """Heads of two scikit-learn classes, trained on the store of ``chain``, by class name."""
     pytest.importorskip("skops")
     place = tmp_path_factory.mktemp("named")
     return {kind: train(chain.store, head=kind, folds=3, out=place / f"{kind[-4:]}.head") for kind in (LDA, TREE)}
 
 
-def test_heads_of_scikit_learn_classes_support_the_whole_workflow(chain, named):
+def test_scikit_learn_heads_can_predict_and_be_trained_again_and_updated(chain, named):
     trained = named[LDA]
     assert trained.report.accuracy.value >= 0.9
     assert trained.calibration["scale"] > 0
@@ -268,18 +268,18 @@ def test_heads_of_scikit_learn_classes_support_the_whole_workflow(chain, named):
     assert retrain(trained.path, kind=LDA).path == trained.path
 
 
-def test_a_head_with_types_to_trust_says_so_and_is_refused_without(chain, named):
+def test_head_that_needs_trusted_types_is_refused_without_trust(chain, named):
     trained = named[TREE]
     assert trained.notes[-1].endswith("whoever uses it adds --trust sklearn.tree._tree.Tree")
     with pytest.raises(UsageError, match="--trust sklearn.tree._tree.Tree"):
         predict(trained.path, chain.store)
     assert len(list(predict(trained.path, chain.store, trust=["sklearn.tree._tree.Tree"]))) == 30
-    # Describing and verifying a head builds no object from it.
+    # info and verify work without trust, because they create no object from the file.
     assert info(trained.path)["trust"] == ["sklearn.tree._tree.Tree"]
     assert not verify(trained.path).problems
 
 
-def test_a_head_of_a_class_is_compared_with_the_one_that_it_replaces(chain, named, tmp_path):
+def test_replaced_scikit_learn_head_is_compared_only_with_a_head_of_its_class(chain, named, tmp_path):
     shutil.copy(named[TREE].path, tmp_path / "a.head")
     assert train(chain.store, head=TREE, folds=3, out=tmp_path / "a.head").replaced.better == 0
     replaced = train(chain.store, folds=3, out=tmp_path / "a.head")
@@ -287,5 +287,5 @@ def test_a_head_of_a_class_is_compared_with_the_one_that_it_replaces(chain, name
     assert any("not compared picture by picture" in note for note in replaced.notes)
 
 
-def test_the_default_path_of_a_class_has_its_name(tmp_path):
+def test_default_path_of_a_head_contains_the_name_of_its_scikit_learn_class(tmp_path):
     assert head_path(tmp_path / "s", LDA) == tmp_path / "s.LinearDiscriminantAnalysis.head"

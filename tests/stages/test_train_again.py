@@ -1,4 +1,7 @@
-"""Training a head again gives equal bits on the store as it was, or an error that names the missing rows."""
+"""Training a head again on the earlier state of its store gives bit-identical weights.
+
+If pictures of that state are gone, the error names them.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ STEPS = int(os.environ.get("FEATSTORE_PAST_STEPS", "20"))
 
 
 def grown(folder: Path, store: Path) -> None:
-    """Add pictures, give labels, undo them, and give others."""
+    """Add pictures to the store, change labels twice, and undo the second change."""
     write_coloured(folder, ["train/ant/new.png", "val/bee/new.png"], seed=5)
     make_store(folder, store)
     set_columns(store, [b"train/ant/00.png"], {"label": ["bee"]})
@@ -39,7 +42,7 @@ def grown(folder: Path, store: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(HEADS))
-def test_weights_are_equal_after_the_store_changed(tmp_path: Path, kind: str):
+def test_training_again_gives_equal_weights_after_the_store_changed(tmp_path: Path, kind: str):
     folder = write_coloured(tmp_path / "p", names("train", 8) + names("val", 4))
     store = make_store(folder, tmp_path / "s")
     first = train(store, head=kind, folds=2, out=tmp_path / "a.head")
@@ -56,7 +59,7 @@ def test_weights_are_equal_after_the_store_changed(tmp_path: Path, kind: str):
     assert opened.labels.tolist().count("ant") == 12
 
 
-def test_a_head_on_two_moved_stores_is_trained_again(tmp_path: Path):
+def test_head_on_two_stores_is_trained_again_after_they_moved(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("train", 6) + names("val", 3))
     stores = [make_store(folder, tmp_path / "s"), make_store(folder, tmp_path / "t", backbone=tiny_backbone(3))]
     train(stores, folds=2, out=tmp_path / "a.head")
@@ -68,7 +71,7 @@ def test_a_head_on_two_moved_stores_is_trained_again(tmp_path: Path):
     assert train_again(tmp_path / "a.head", moved[::-1]).equal
 
 
-def test_an_update_equals_a_new_head_with_the_same_settings(tmp_path: Path):
+def test_updated_head_equals_a_new_head_with_the_same_settings(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("train", 8) + names("val", 4))
     store = make_store(folder, tmp_path / "s")
     train(store, head="knn", folds=2, out=tmp_path / "a.head", seed=5)
@@ -89,7 +92,7 @@ def test_a_head_is_not_updated_from_another_store(tmp_path: Path):
             again(tmp_path / "a.head", [other])
 
 
-def test_purged_pictures_are_named(tmp_path: Path):
+def test_error_names_the_first_picture_that_was_purged(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("train", 6) + names("val", 3))
     store = make_store(folder, tmp_path / "s")
     train(store, folds=2, out=tmp_path / "a.head")
@@ -104,7 +107,7 @@ def test_purged_pictures_are_named(tmp_path: Path):
 
 
 @pytest.mark.parametrize("purging", [False, True])
-def test_pictures_whose_labels_were_purged_in_the_followed_store_are_named(tmp_path: Path, purging: bool):
+def test_error_names_pictures_whose_labels_the_followed_store_has_purged(tmp_path: Path, purging: bool):
     folder = write_coloured(tmp_path / "p", names("train", 6) + names("val", 3))
     old = make_store(folder, tmp_path / "old")
     store = make_store(old, tmp_path / "s", backbone=tiny_backbone(2), follow=True)
@@ -121,7 +124,7 @@ def test_pictures_whose_labels_were_purged_in_the_followed_store_are_named(tmp_p
         train_again(tmp_path / "a.head")
 
 
-def test_unused_purged_pictures_are_only_noted(tmp_path: Path):
+def test_purged_pictures_that_the_head_did_not_use_are_only_noted(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("", 9))
     store = make_store(folder, tmp_path / "s")
     keys = [f"{label}/{number:02d}.png".encode() for label in ("ant", "bee") for number in range(8)]
@@ -135,7 +138,7 @@ def test_unused_purged_pictures_are_only_noted(tmp_path: Path):
     assert again.notes == ["1 picture of then is gone (the first: 'ant/08.png'); the head did not use them"]
 
 
-def test_differing_weights_are_reported(tmp_path: Path):
+def test_train_again_reports_differing_weights(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("train", 6) + names("val", 3))
     train(make_store(folder, tmp_path / "s"), folds=2, out=tmp_path / "a.head")
     head = load_head(tmp_path / "a.head")
@@ -147,7 +150,7 @@ def test_differing_weights_are_reported(tmp_path: Path):
     assert again.differences == ["coef: 1 of 8 values differ, at most by 0.25"]
 
 
-def test_a_head_without_a_record_is_refused(chain, tmp_path: Path):
+def test_head_without_a_record_of_its_training_is_refused(chain, tmp_path: Path):
     head = load_head(Path(chain.trained.path))
     meta = {name: value for name, value in head.meta.items() if name not in ("past", "data", "request")}
     save_head(tmp_path / "old.head", type(head)(**{**head.__dict__, "meta": meta}))
@@ -167,7 +170,7 @@ def test_a_head_without_a_record_is_refused(chain, tmp_path: Path):
         {"folds": True},
     ],
 )
-def test_a_record_that_train_cannot_have_written_is_refused(chain, tmp_path: Path, forged: dict[str, object]):
+def test_invalid_record_of_the_training_is_refused(chain, tmp_path: Path, forged: dict[str, object]):
     head = load_head(Path(chain.trained.path))
     meta = {**head.meta, "request": {**head.meta["request"], **forged}}
     save_head(tmp_path / "forged.head", replace(head, meta=meta))
@@ -188,7 +191,7 @@ def test_a_store_opens_as_it_was_when_an_index_was_built(tmp_path: Path):
     assert len(FeatureStore.open(store, at=path)) == 13
 
 
-def test_a_head_of_another_store_is_not_a_past_state(chain, tmp_path: Path):
+def test_store_cannot_be_opened_as_of_a_head_of_another_store(chain, tmp_path: Path):
     store = make_store(chain.folder, tmp_path / "other")
     with pytest.raises(UsageError, match="was not made from"):
         FeatureStore.open(store, at=chain.trained.path)
@@ -196,7 +199,7 @@ def test_a_head_of_another_store_is_not_a_past_state(chain, tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_every_head_of_a_random_history_trains_again(tmp_path: Path, seed: int):
+def test_every_head_made_in_a_random_history_can_be_trained_again(tmp_path: Path, seed: int):
     random = np.random.default_rng(seed)
     path, heads = tmp_path / "s", []
     source = Pictures({}, {}, {})
@@ -244,7 +247,7 @@ def test_every_head_of_a_random_history_trains_again(tmp_path: Path, seed: int):
             train(path, head=str(random.choice(["logreg", "knn"])), folds=2, out=out)
             heads.append((out, *seen(path)))
         except UsageError:
-            # A random history may not be trainable, for example with a class of one picture.
+            # Some random states cannot be trained on, for example if a class has only one picture.
             continue
     assert len(heads) > STEPS // 3
     now = all_ids(path)
@@ -254,7 +257,7 @@ def test_every_head_of_a_random_history_trains_again(tmp_path: Path, seed: int):
         assert set(then.ids.tolist()) == ids & now
         assert then.missing.count == len(ids - now)
         assert all(labels[key] == label for key, label in zip(then.keys, then.labels.tolist(), strict=True))
-        # Every picture has a label and a split, so the head used all.
+        # Every picture has a label and a split, so the head used all pictures.
         if then.missing.count:
             with pytest.raises(UsageError, match=f"{then.missing.count} pictures? of then"):
                 train_again(out)
@@ -271,10 +274,10 @@ def seen(path: Path) -> tuple[set[int], dict[str, str]]:
 
 
 def denied(path: Path) -> int:
-    """Return the length of the denylist."""
+    """Return the length of the denylist (removed pictures that must not be added again)."""
     return len(Denylist.of(FeatureStore.open(path)._plan))
 
 
 def all_ids(path: Path) -> set[int]:
-    """Return all ids that are in the store, live or retired."""
+    """Return the ids of all rows in the plan of the store, including retired rows."""
     return {number for segment in FeatureStore.open(path)._plan.segments for number in segment.ids.tolist()}

@@ -1,4 +1,4 @@
-"""featstore.verify: a store, a head and an index, whole and damaged."""
+"""featstore.verify on intact and damaged stores, heads and indexes."""
 
 from __future__ import annotations
 

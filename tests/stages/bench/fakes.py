@@ -1,4 +1,4 @@
-"""Contender functions for the tests of rounds; they run in separate processes."""
+"""Functions that test_rounds.py runs as contenders of a benchmark, in separate processes."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from featstore.errors import UsageError
 
 
 def answer(*, rate: float) -> dict[str, object]:
-    """Return a rate and the process id, after printing to stdout as libraries may do."""
+    """Print something to stdout, as a library may do; return a rate and the process id."""
     print("chatter")
     return {"rate": rate, "process": os.getpid()}
 
 
 def refuse() -> None:
-    """Raise an error about the request."""
+    """Raise UsageError, as a contender does that cannot run with the given options."""
     raise UsageError("not like this")
 
 
 def vanish() -> None:
-    """Exit without an answer."""
+    """Exit with code 3 without returning a result."""
     os._exit(3)
 
 
 def linger(*, path: str) -> None:
-    """Lock a file, write a mark into it, and sleep longer than any test."""
+    """Lock the file ``path``, write into it, and sleep for an hour."""
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write("locked")

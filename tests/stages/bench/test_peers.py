@@ -1,4 +1,5 @@
-"""Tests of the peers. CI does not install these libraries; the measurements are tested only where they are installed."""
+"""Tests of the other libraries that bench compares with. They are tested only if they are installed; CI installs
+none."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from featstore.stages.bench.speed import _PEERS, _peers
 from tests.made import write_pictures
 
 
-def test_only_installed_peers_with_the_backbone_are_listed(monkeypatch):
+def test_only_installed_libraries_that_have_the_backbone_are_listed(monkeypatch):
     there = {"img2vec": find_spec("img2vec_pytorch"), "timm": find_spec("timm")}
     assert peers.at_hand("resnet50") == [name for name, found in there.items() if found is not None]
     assert peers.at_hand("efficientnet_lite9") == []
@@ -21,7 +22,7 @@ def test_only_installed_peers_with_the_backbone_are_listed(monkeypatch):
 
 
 @pytest.mark.slow
-def test_every_peer_returns_vectors_of_all_pictures(tmp_path):
+def test_every_installed_library_returns_vectors_of_all_pictures(tmp_path):
     folder = write_pictures(tmp_path / "pictures", ["a.png", "b.jpg"])
     model = {"folder": str(folder), "backbone": "resnet18", "weights": "random:0"}
     contenders = _peers(list(_PEERS), model, {"device": "cpu", "batch": 2, "precision": "auto"})
@@ -30,7 +31,8 @@ def test_every_peer_returns_vectors_of_all_pictures(tmp_path):
     at_hand = {_PEERS[name] for name in peers.at_hand("resnet18")}
     for contender in contenders:
         if contender.name in at_hand:
-            # Use a fresh process, as the command does: timm's loader forks, which is unsafe in a process with threads.
+            # Use a fresh process, like the command: the data loader of timm forks, which is unsafe in a process with
+            # threads.
             found = apart(contender.function, contender.arguments, contender.name)
             assert found["rate"] > 0
             assert found["dimension"] == 512

@@ -15,7 +15,7 @@ FAKES = "tests.stages.bench.fakes"
 
 
 @pytest.mark.slow
-def test_contenders_run_once_per_round_in_own_processes_in_rotating_order():
+def test_contenders_run_once_per_round_in_separate_processes_in_rotating_order():
     told = []
     contenders = [Contender(name, f"{FAKES}:answer", {"rate": rate}) for name, rate in (("a", 2.0), ("b", 3.0))]
     found = alternate(contenders, 3, lambda *each: told.append(each))
@@ -24,14 +24,14 @@ def test_contenders_run_once_per_round_in_own_processes_in_rotating_order():
     assert len({os.getpid(), *(each.said["process"] for each in found)}) == 3
 
 
-def test_medians_and_shares_are_taken_over_rounds():
+def test_share_is_the_median_over_rounds_of_the_ratio_in_each_round():
     one, other = Measured("one", [1, 4, 9], {"engine": "x"}), Measured("other", [2, 4, 3], {})
     assert one.to_dict() == {"name": "one", "median": 4, "least": 1, "greatest": 9, "rates": [1, 4, 9], "engine": "x"}
-    # The median of the ratios 1/2, 4/4 and 9/3 per round, not the ratio of the medians.
+    # 1 is the median of the ratios per round, 1/2, 4/4 and 9/3; the ratio of the medians would be 4/3.
     assert one.share_of(other) == 1
 
 
-def test_failing_contender_is_named():
+def test_error_names_the_contender_that_failed():
     with pytest.raises(UsageError, match="^the one: not like this$"):
         apart(f"{FAKES}:refuse", {}, "the one")
     with pytest.raises(FeatstoreError, match="^the one: it ended itself with code 3"):
@@ -48,5 +48,5 @@ def test_contender_exits_when_its_parent_is_killed(tmp_path):
     process.kill()
     process.wait()
     with open(lock) as file:
-        # The contender would hold the lock for an hour if it continued.
+        # This waits for the lock, which the contender would hold for an hour if it did not exit.
         fcntl.flock(file, fcntl.LOCK_EX)

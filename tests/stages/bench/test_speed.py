@@ -15,7 +15,7 @@ from featstore.stages.bench.speed import _shares
 from tests.made import write_pictures
 
 
-def test_sample_is_reproducible_and_unreadable_pictures_are_counted(tmp_path):
+def test_sampled_pictures_are_reproducible_and_unreadable_ones_are_counted(tmp_path):
     pictures = write_pictures(tmp_path / "pictures", [f"{number}.png" for number in range(9)])
     (pictures / "bad.jpg").write_bytes(b"<html>")
     for name in ("a", "b", "all"):
@@ -26,26 +26,26 @@ def test_sample_is_reproducible_and_unreadable_pictures_are_counted(tmp_path):
     drawn = [[file.read_bytes() for file in sorted((tmp_path / name).iterdir())] for name in "ab"]
     assert drawn[0] == drawn[1]
     assert len(drawn[0]) == 4
-    # More than the nine that exist: all nine, then again from the first.
+    # If more pictures are requested than the nine readable ones, gather repeats them from the first.
     assert gather(pictures, 12, tmp_path / "all") == (9, 1)
     every = [file.read_bytes() for file in sorted((tmp_path / "all").iterdir())]
     assert len(set(every)) == 9
     assert every[9:] == every[:3]
 
 
-def test_without_pictures_the_embedded_photographs_are_taken(tmp_path):
+def test_bundled_photographs_are_used_if_no_pictures_are_given(tmp_path):
     assert gather(None, 3, tmp_path) == (2, 0)
     assert {load_rgb(file.read_bytes()).size for file in tmp_path.iterdir()} == {(640, 427)}
 
 
-def test_no_readable_picture_is_a_usage_error(tmp_path):
+def test_source_without_a_readable_picture_is_a_usage_error(tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"<html>")
     (tmp_path / "out").mkdir()
     with pytest.raises(UsageError, match="none of its pictures can be read"):
         gather(tmp_path / "bad.jpg", 2, tmp_path / "out")
 
 
-def test_shares_use_the_ceiling_of_the_same_round():
+def test_rate_is_compared_with_the_limit_of_the_same_round():
     rates = {
         "forward, torch": [10, 20, 30],
         "decoding, exact": [40, 20, 30],
@@ -55,16 +55,17 @@ def test_shares_use_the_ceiling_of_the_same_round():
     measured = {name: Measured(name, [float(rate) for rate in found], {}) for name, found in rates.items()}
     shares = _shares(measured, on_cpu=True)
     assert shares["forward, torch"] == {"times_tutorial": 5}
-    # Sharing processors the ceilings are 8, 10 and 15; on a GPU the slower part is the ceiling: 10, 20, 30.
+    # On a CPU, decoding and network share the cores: at most 1 / (1/40 + 1/10) = 8, then 10 and 15 per second.
+    # On a GPU the slower of the two is the limit: 10, 20 and 30.
     expected = {"times_tutorial": 2, "of_forward": 0.5, "of_ceiling": 1}
     assert shares["end to end, torch, exact"] == pytest.approx(expected)
     assert _shares(measured, on_cpu=False)["end to end, torch, exact"]["of_ceiling"] == pytest.approx(0.5)
 
 
 @pytest.mark.slow
-def test_every_part_is_measured_and_accounted_for(in_this_process, tmp_path, monkeypatch):
+def test_report_contains_every_measured_part(in_this_process, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    # Peer libraries may or may not be installed here; they have a test of their own.
+    # Leave other libraries out, because not every machine has them; test_peers.py tests them.
     monkeypatch.setattr(peers, "at_hand", lambda backbone: [])
     result = CliRunner().invoke(
         featstore,
@@ -97,7 +98,7 @@ def test_every_part_is_measured_and_accounted_for(in_this_process, tmp_path, mon
         assert by_name[name]["timings"]["forwarded"] == 2
         assert set(report["shares"][name]) == {"times_tutorial", "of_forward", "of_ceiling"}
     products = by_name[names[0]]
-    # EfficientNet-Lite0 has 407 million multiplications and as many additions (its own README).
+    # EfficientNet-Lite0 has 407 million multiply-adds (README of its authors), that is twice as many operations.
     assert products["operations_per_picture"] == pytest.approx(2 * 407e6, rel=0.06)
     assert products["median"] == pytest.approx(products["operations_per_second"] / products["operations_per_picture"])
     assert report["shares"]["tutorial loop"] == {"times_tutorial": 1}
@@ -107,7 +108,7 @@ def test_every_part_is_measured_and_accounted_for(in_this_process, tmp_path, mon
     assert not list(tmp_path.glob("featstore-*"))
 
 
-def test_unmeasurable_requests_are_usage_errors(in_this_process):
+def test_unknown_engine_and_zero_rounds_are_usage_errors(in_this_process):
     with pytest.raises(UsageError, match="no engine 'abacus' here; there are torch, torch-folded"):
         bench(engines=["abacus"], device="cpu")
     with pytest.raises(UsageError, match="at least 1"):

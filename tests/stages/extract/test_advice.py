@@ -24,7 +24,7 @@ TORCH, FOLDED, OPENVINO, INT8 = (
     )
 )
 GPU = {"engine": "compile", "device": "cuda:0", "precision": "bf16"}
-# Two processors that are always busy.
+# 200 s of processor time in 100 s: two cores that are always busy.
 NETWORK = {"forward": 90, "waiting": 10, "forwarded": 5, "processor": 200}
 DECODING = {"forward": 10, "waiting": 90, "read": 10, "decode": 80, "forwarded": 5}
 CORES = os.cpu_count() or 1
@@ -39,7 +39,7 @@ CORES = os.cpu_count() or 1
         (NETWORK, INT8, "pillow", 2, "the network took 90% of the time; a lighter --backbone, or a GPU, would help"),
         (NETWORK, GPU, "pillow-torch", 2, "a lighter --backbone, or more GPUs with --units, would help"),
         (NETWORK, {**GPU, "precision": "fp32"}, "pillow-torch", 2, "--precision bf16"),
-        # Shares refer to the whole run, not only to the pipeline.
+        # Percentages refer to the whole run, not only to the time of the pipeline.
         ({**NETWORK, "startup": 100}, INT8, "pillow", 2, "start-up took 50% of the time"),
         ({**NETWORK, "planning": 80, "verifying": 20}, INT8, "pillow", 2, "the network took 45% of the time"),
         (DECODING, GPU, "pillow", CORES, f"waiting for pictures to be decoded took 90% of the time; this would have saved part of the 100 s: {module._FAST} some 34 s"),
@@ -49,7 +49,7 @@ CORES = os.cpu_count() or 1
         ({"forward": 10, "blocked": 90, "forwarded": 5}, GPU, "pillow-torch", 2, "writing took 90% of the time; this would have saved part of the 100 s: a faster disk for the store, or --dtype float16 (into a new one), some 45 s"),
     ],
 )  # fmt: skip
-def test_the_bottleneck_and_the_largest_saving_are_named(timings, engine, decoder, workers, words, monkeypatch):
+def test_advice_names_the_bottleneck_and_the_largest_saving(timings, engine, decoder, workers, words, monkeypatch):
     monkeypatch.setattr(module, "_int8_gains", lambda: True)
     assert words in advice(Timings(**timings), engine, decoder, workers)
 
@@ -60,13 +60,13 @@ def test_advice_starts_with_the_largest_saving(loading, first):
     assert savings(timings, TORCH, "pillow", CORES)[0].option.startswith(first)
 
 
-def test_no_unavailable_engine_is_advised(monkeypatch):
+def test_engines_that_are_not_installed_are_not_advised(monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     assert "--engine torch-folded some 8 to 14 s" in advice(Timings(**NETWORK), TORCH, "pillow-torch", 2)
     assert "openvino" not in advice(Timings(**NETWORK), FOLDED, "pillow-torch", 2)
 
 
-def test_int8_is_not_advised_where_it_gains_nothing(monkeypatch):
+def test_int8_is_not_advised_on_processors_on_which_it_is_not_faster(monkeypatch):
     monkeypatch.setattr(module, "_int8_gains", lambda: False)
     said = advice(Timings(**NETWORK), OPENVINO, "pillow-torch", 2)
     assert "a lighter --backbone, or a GPU, would help" in said
@@ -78,7 +78,7 @@ def test_short_runs_get_no_advice():
     assert advice(Timings(forward=9, forwarded=5), TORCH, "pillow", 2) == ""
 
 
-def test_exact_engines_auto_and_int8_are_all_engines():
+def test_engines_are_the_exact_ones_auto_and_int8():
     assert {*EXACT_ENGINES, "auto", "openvino-int8"} == set(ENGINES)
 
 

@@ -1,4 +1,7 @@
-"""The decoder class of a store: recorded, refused if it differs, and used for later additions and queries."""
+"""The decoder class of a store ("exact" or "fast"): recorded in the store and used for later pictures and queries.
+
+A run with another decoder class is refused.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ SIZE = (45, 38)
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Make a folder of pictures and one store of it per decoder; no test changes them."""
+    """Return a folder with pictures and one store of them per decoder class; no test changes it."""
     place = tmp_path_factory.mktemp("decoders")
     write_coloured(place / "pictures", names("", 8), size=SIZE)
     for decode in ("exact", "fast"):
@@ -39,14 +42,14 @@ def place(tmp_path_factory):
 
 
 def expected(folder, store, decoder):
-    """Extract with the decoder class ``decoder`` and return the vectors."""
+    """Return the vectors of the pictures of ``store``, computed directly with the decoder class ``decoder``."""
     backbone = tiny_backbone()
     engine, decode = open_engine(backbone, engine="torch"), open_decoder(decoder)
     pixels = [decode((folder / key).read_bytes(), backbone.preprocessing) for key in store.keys]
     return np.concatenate([engine(np.stack(pixels[at : at + 8])) for at in range(0, len(pixels), 8)])
 
 
-def test_the_class_is_part_of_the_identity_and_decides_the_vectors(place):
+def test_decoder_class_is_part_of_the_identity_and_changes_the_vectors(place):
     exact, fast = FeatureStore.open(place / "exact"), FeatureStore.open(place / "fast")
     assert (exact.identity.decoder, fast.identity.decoder) == ("pillow", "pillow-torch")
     assert exact.fingerprint != fast.fingerprint
@@ -57,7 +60,7 @@ def test_the_class_is_part_of_the_identity_and_decides_the_vectors(place):
 
 
 @pytest.mark.parametrize(("made", "asked", "words"), [("exact", "fast", "pillow, not pillow-torch"), ("fast", "exact", "pillow-torch, not pillow")])  # fmt: skip
-def test_another_class_is_refused_in_one_line(place, made, asked, words):
+def test_another_decoder_class_is_refused_in_one_line(place, made, asked, words):
     with pytest.raises(IdentityError, match=f"decoder {words}") as raised:
         make_store(place / "pictures", place / made, decode=asked)
     assert "\n" not in str(raised.value)
@@ -70,7 +73,7 @@ def test_an_unknown_decoder_class_is_a_usage_error(place, tmp_path):
 
 
 @pytest.mark.parametrize("made", ["exact", "fast"])
-def test_later_run_uses_the_stores_decoder(place, tmp_path, made):
+def test_second_run_uses_the_decoder_class_of_the_store(place, tmp_path, made):
     shutil.copytree(place / "pictures", tmp_path / "pictures")
     make_store(tmp_path / "pictures", tmp_path / "s", decode=made, engine="torch")
     write_coloured(tmp_path / "pictures", ["bee/x.png", "bee/y.png"], seed=9, size=SIZE)
@@ -83,7 +86,7 @@ def test_later_run_uses_the_stores_decoder(place, tmp_path, made):
     assert store.identity.decoder == FeatureStore.open(place / made).identity.decoder
 
 
-def test_repair_makes_the_same_bits_again(place, tmp_path):
+def test_repair_restores_vectors_bit_identically(place, tmp_path):
     store = shutil.copytree(place / "fast", tmp_path / "s")
     (shard,) = (store / "shards").glob("*.h5")
     at = sealed.read_header(shard)["arrays"]["features"]["offset"]
@@ -99,7 +102,7 @@ def test_repair_makes_the_same_bits_again(place, tmp_path):
     assert verify_store(store).problems == []
 
 
-def test_predict_and_search_decode_as_the_head_and_the_index_were_made(place, tmp_path):
+def test_predict_and_search_use_the_decoder_class_of_the_head_and_index(place, tmp_path):
     store = FeatureStore.open(shutil.copytree(place / "fast", tmp_path / "s"))
     trained = train(store.path, folds=2)
     indexed = index(store.path).path
@@ -113,7 +116,7 @@ def test_predict_and_search_decode_as_the_head_and_the_index_were_made(place, tm
 
 
 @pytest.mark.slow
-def test_suspects_are_tried_with_the_stores_decoder(tmp_path, monkeypatch):
+def test_suspected_picture_is_tested_with_the_decoder_class_of_the_store(tmp_path, monkeypatch):
     pictures = write_pictures(tmp_path / "pictures", ["a.png", "b.jpg"])
     stop = threading.Event()
     stop.set()
@@ -125,5 +128,5 @@ def test_suspects_are_tried_with_the_stores_decoder(tmp_path, monkeypatch):
     assert suspects.judge([Held(0, 1, DECODING)], [str(pictures)], job, 1.0) == 0
     (picture,) = tried
     assert (picture["location"], picture["decoder"]) == ("b.jpg", DECODERS["pillow-torch"])
-    # The limit does not count torch's own memory, which is larger.
+    # The limit is for additional memory: the memory that torch itself takes is larger and does not count.
     assert verdict_on(picture, 10.0, 64 << 20) is None

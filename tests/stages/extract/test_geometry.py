@@ -1,4 +1,7 @@
-"""Size, fit, layer and pool of an extraction: recorded in the store, reopened without options, never mixed."""
+"""Size, fit, layer and pool of an extraction are recorded in the store and later used without options.
+
+Features with another size, fit, layer or pool are refused.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ from tests.made import extract, tiny_backbone, write_pictures
 NAMES = [f"{label}/{number}.png" for label in ("ant", "bee") for number in range(6)]
 
 
-def test_maps_of_a_layer_are_stored_as_the_network_gives_them(tmp_path):
+def test_stored_feature_map_equals_the_output_of_the_layer(tmp_path):
     folder, backbone = write_pictures(tmp_path / "p", NAMES[:3]), tiny_backbone()
     asked = {"size": 24, "fit": "pad", "layer": "1", "pool": "none"}
     report = extract(folder, tmp_path / "s", backbone=backbone, engine="torch", dtype="float16", **asked)
@@ -43,7 +46,7 @@ def test_maps_of_a_layer_are_stored_as_the_network_gives_them(tmp_path):
 
 
 @pytest.mark.parametrize("engine", ["torch-folded", "openvino"])
-def test_engines_match_the_reference_on_maps_and_tokens(engine, tmp_path):
+def test_engines_give_the_same_feature_maps_as_torch(engine, tmp_path):
     folder = write_pictures(tmp_path / "p", NAMES[:4])
     asked = {"backbone": tiny_backbone(), "size": 20, "layer": "1", "pool": "none"}
     for name in ("torch", engine):
@@ -52,7 +55,7 @@ def test_engines_match_the_reference_on_maps_and_tokens(engine, tmp_path):
     np.testing.assert_allclose(ours, reference, atol=1e-4)
 
 
-def test_another_geometry_is_refused_and_the_same_one_continues_the_store(tmp_path):
+def test_other_size_fit_or_layer_is_refused_and_equal_options_add_pictures(tmp_path):
     folder = write_pictures(tmp_path / "p", NAMES[:2])
     asked = {"backbone": tiny_backbone(), "engine": "torch"}
     extract(folder, tmp_path / "s", size=24, fit="pad", **asked)
@@ -63,14 +66,14 @@ def test_another_geometry_is_refused_and_the_same_one_continues_the_store(tmp_pa
     ):
         with pytest.raises(IdentityError, match=words):
             extract(folder, tmp_path / "s", **others, **asked)
-    # A loaded backbone has its own geometry, which takes precedence.
+    # Without options a loaded backbone keeps its own size 16 and does not take the size 24 of the store.
     with pytest.raises(IdentityError, match=r"preprocessing\.crop 24, not 16"):
         extract(folder, tmp_path / "s", **asked)
     write_pictures(folder, ["cow/9.png"])
     assert extract(folder, tmp_path / "s", size=24, fit="pad", **asked).new_vectors == 1
 
 
-def test_heads_and_indexes_refuse_features_of_another_geometry(tmp_path):
+def test_heads_refuse_features_made_with_another_fit_or_layer(tmp_path):
     folder = write_pictures(tmp_path / "p", NAMES)
     asked = {"backbone": tiny_backbone(), "engine": "torch"}
     for name, how in (("crop", {}), ("pad", {"fit": "pad"}), ("max", {"layer": "2", "pool": "max"})):
@@ -81,14 +84,15 @@ def test_heads_and_indexes_refuse_features_of_another_geometry(tmp_path):
         head.predict(stores["crop"].features())
     with pytest.raises(IdentityError, match="layer input of head"):
         head.predict(stores["max"].features())
-    # Pictures are padded as in the store, without an option.
+    # Without an option, predict pads the picture, because the head was trained on features of padded pictures.
     found = predict(tmp_path / "head", [folder / NAMES[0]], backbone=tiny_backbone())
     expected = head.predict_proba(stores["pad"].features()[:1])
     assert [row.probability for row in found] == pytest.approx([expected.max()], abs=1e-5)
 
 
 def scene(brightness: int, with_object: bool) -> Image.Image:
-    """Return a wide picture, plain or with an object near its edge, outside the central square."""
+    """Return a wide picture of one brightness; ``with_object``: with an object near the left edge, which a crop cuts
+    off."""
     pixels = np.full((96, 288, 3), brightness, np.uint8)
     if with_object:
         checks = np.indices((56, 56)).sum(0) // 7 % 2
@@ -108,12 +112,12 @@ def test_an_object_at_the_edge_is_found_with_pad_but_not_with_crop(tmp_path):
         asked = {"backbone": "efficientnet_lite0", "size": 128, "fit": fit, "engine": "torch"}
         supervised(folder, tmp_path / fit, supervised=False, **asked)
         indexes[fit] = index(tmp_path / fit).path
-    # The command, in a fresh process, gets no option for network, size or fit.
+    # The command runs in a fresh process without options for network, size and fit.
     found = run_json("search", indexes["pad"], tmp_path / "query.png", "--k", "3")
     assert found["queries"][0]["neighbours"][0]["key"] == "7.png"
     report = search(indexes["crop"], tmp_path / "query.png", k=8)
     keys = [each.key for each in report.queries[0].neighbours]
-    # The first picture has the query's brightness in its centre; the darkest and the brightest are the last.
+    # With crop only the brightness of the centre counts: 4.png is as bright as the query, 7.png is brighter.
     assert keys[0] == "4.png"
     assert keys.index("7.png") > 3
     with pytest.raises(IdentityError, match="fit crop, not pad"):
@@ -123,7 +127,7 @@ def test_an_object_at_the_edge_is_found_with_pad_but_not_with_crop(tmp_path):
         search(indexes["pad"], like=query)
 
 
-def test_image_embedder_accepts_geometry_options(tmp_path):
+def test_image_embedder_accepts_size_fit_layer_and_pool(tmp_path):
     pictures = [np.zeros((32, 48), np.uint8), np.full((64, 64, 3), 255, np.uint8)]
     embedder = ImageEmbedder(tiny_backbone(), engine="torch", size=20, picture_fit="squash", layer="1", pool="none")
     features = embedder.transform(pictures)
@@ -145,7 +149,7 @@ def test_image_embedder_accepts_geometry_options(tmp_path):
         ({"pool": "avg"}, "needs the layer"),
     ],
 )
-def test_bad_requests_make_no_store(options, words, tmp_path):
+def test_invalid_options_are_refused_and_make_no_store(options, words, tmp_path):
     folder = write_pictures(tmp_path / "p", NAMES[:1])
     with pytest.raises(UsageError, match=words) as error:
         extract(folder, tmp_path / "s", backbone=tiny_backbone(), engine="torch", **options)

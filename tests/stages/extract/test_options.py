@@ -1,4 +1,4 @@
-"""The options of extract: one object for the library, the command and the worker process."""
+"""The options of extract: the library, the command and the worker process use one class, ExtractOptions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.made import tiny_backbone, write_pictures
 
 
 @pytest.mark.parametrize(("keywords", "options"), [(ExtractKeywords, ExtractOptions), (EmbedKeywords, EmbedOptions)])
-def test_keywords_are_the_fields_of_the_options(keywords, options):
+def test_keyword_types_have_the_fields_of_the_option_classes(keywords, options):
     declared = {name: hint.__forward_arg__ for name, hint in keywords.__annotations__.items()}
     assert declared == {each.name: each.type for each in dataclasses.fields(options)}
 
@@ -28,7 +28,7 @@ def test_the_command_has_the_defaults_of_the_library():
     context = command.make_context("extract", ["pictures", "s"])
     given = {name: value for name, value in context.params.items() if name in defaults}
     assert given == {name: defaults[name] for name in given}
-    # Backbone and weights are lists, one for each store.
+    # The command takes a list of backbones and a list of weights, with one entry per store.
     assert defaults.keys() - given.keys() == {"max_bytes", "backbone", "weights"}
     assert (context.params["backbones"], context.params["weights_names"]) == ((), ())
 
@@ -49,7 +49,7 @@ def test_a_number_out_of_range_is_a_usage_error(options, words, tmp_path):
         extract(tmp_path, tmp_path / "s", **options)
 
 
-def test_an_unknown_option_is_named():
+def test_error_names_an_unknown_option():
     with pytest.raises(TypeError, match="'bach'"):
         extract("pictures", "s", bach=16)
 
@@ -60,7 +60,7 @@ def test_options_are_passed_unchanged_to_the_worker_process():
     assert again == dataclasses.replace(options, root="/mnt")
 
 
-def test_extraction_is_supervised_by_default(tmp_path, monkeypatch):
+def test_extraction_runs_in_a_supervised_worker_process_by_default(tmp_path, monkeypatch):
     started = []
 
     def note(attempt):
@@ -76,7 +76,7 @@ def test_extraction_is_supervised_by_default(tmp_path, monkeypatch):
     assert (report.vectors, len(started)) == (1, 1)
 
 
-def test_objects_are_refused_for_the_worker_process(tmp_path):
+def test_loaded_backbone_and_opened_source_are_refused_for_the_worker_process(tmp_path):
     pictures = write_pictures(tmp_path / "pictures", ["a.png"])
     with pytest.raises(UsageError, match="a loaded backbone cannot be passed.*supervised=False"):
         extract(pictures, tmp_path / "s", backbone=tiny_backbone())

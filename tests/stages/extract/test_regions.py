@@ -1,5 +1,7 @@
-"""Boxes and tiles: vectors equal those of saved crops, each picture is decoded once, and only changes are extracted
-again."""
+"""Extraction of regions of pictures (boxes from a table, or tiles).
+
+Vectors equal those of saved crops, each picture is decoded once, and only changed regions are extracted again.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def decoded(monkeypatch) -> list[int]:
-    """Return the sizes of the picture files that were decoded for their regions."""
+    """Return a list to which each decoding of a picture appends the size of its file."""
     seen: list[int] = []
 
     def counted(data: bytes, **options: int):
@@ -84,7 +86,7 @@ def run(source: Path, store: Path, **options: object):
 
 
 def save_crops(store: FeatureStore, root: Path, folder: Path) -> None:
-    """Save the regions of ``store`` as PNG files, in its order."""
+    """Save the regions of ``store`` as PNG files whose names sort in the order of the rows."""
     folder.mkdir()
     columns = [store.column(name).tolist() for name in ("parent", *BOXES)]
     for number, (parent, x, y, w, h) in enumerate(zip(*columns, strict=True)):
@@ -142,7 +144,7 @@ def test_only_changed_boxes_and_pictures_are_extracted_again(folder, tmp_path):
     assert run(source, tmp_path / "s").change.unchanged == 23
 
 
-def test_boxes_without_names_keep_their_keys_when_the_table_loses_and_gains_lines(folder, tmp_path):
+def test_unnamed_boxes_keep_their_keys_if_table_lines_are_added_and_removed(folder, tmp_path):
     rows = some_boxes()
     source = table(folder / "t.csv", rows)
     run(source, tmp_path / "s")
@@ -171,7 +173,7 @@ def test_boxes_without_names_keep_their_keys_when_the_table_loses_and_gains_line
         ),
     ],
 )
-def test_equal_boxes_are_refused_with_the_remedy(folder, tmp_path, options, message):
+def test_error_for_duplicate_boxes_names_the_remedy(folder, tmp_path, options, message):
     source = table(folder / "t.csv", [("0.jpg", 1, 2, 5, 5, "a"), ("0.jpg", 1.0, 2, 5, 5, "a")])
     with pytest.raises(UsageError, match=message):
         run(source, tmp_path / "s", **options)
@@ -184,7 +186,7 @@ def test_equal_boxes_are_refused_with_the_remedy(folder, tmp_path, options, mess
         ([0.1, float("nan"), float("inf"), 2.50], b"0.1,nan,inf,2.5"),
     ],
 )
-def test_a_box_is_named_by_its_shortest_decimals(values, name):
+def test_box_name_uses_the_shortest_decimals(values, name):
     assert box_name(values) == name
 
 
@@ -226,7 +228,7 @@ def test_wrong_boxes_are_reported_as_failures_or_clipped_with_a_note(folder, tmp
     np.testing.assert_allclose(mine, whole.features(rows=whole.index_of(["0.jpg"])), atol=1e-6)
 
 
-def test_fractions_are_distinguished_from_pixels_and_the_unit_can_be_given(folder, tmp_path):
+def test_boxes_in_fractions_are_recognised_unless_box_unit_is_given(folder, tmp_path):
     source = table(folder / "t.csv", [("0.jpg", 0.5, 0.25, 0.5, 0.5, "a"), ("2.jpg", 0, 0, 1.01, 1, "b")])
     report = run(source, tmp_path / "s")
     assert "boxes in shares of the picture (--box-unit changes it)" in report.read_as
@@ -246,13 +248,13 @@ def test_fractions_are_distinguished_from_pixels_and_the_unit_can_be_given(folde
         ({"region_column": "label"}, HEADER, "line 2 has no name of its region"),
     ],
 )
-def test_rejects_invalid_options(folder, tmp_path, options, header, message):
+def test_rejects_invalid_options_for_boxes_and_tiles(folder, tmp_path, options, header, message):
     source = table(folder / "t.csv", [("0.jpg", 1, 1, 5, 5, "")], header)
     with pytest.raises(UsageError, match=message):
         run(source, tmp_path / "s", **options)
 
 
-def test_a_side_of_the_box_is_no_label_and_columns_of_its_names_are_told(folder, tmp_path):
+def test_table_columns_named_like_region_columns_are_renamed_with_a_note(folder, tmp_path):
     source = table(
         folder / "t.csv", [("0.jpg", 1, 2, 5, 6, "p"), ("1.jpg", 1, 2, 5, 6, "q")], ["path", *BOXES, "parent"]
     )
@@ -272,7 +274,7 @@ def test_a_side_of_the_box_is_no_label_and_columns_of_its_names_are_told(folder,
     ]
 
 
-def test_refuses_a_box_that_is_text(folder, tmp_path):
+def test_refuses_text_as_a_number_of_a_box(folder, tmp_path):
     with pytest.raises(UsageError, match="line 3 has 'wide' as w, which is no number"):
         run(table(folder / "t.csv", [("0.jpg", 1, 1, 5, 5, ""), ("0.jpg", 1, 1, "wide", 5, "")]), tmp_path / "s")
 
@@ -307,7 +309,7 @@ def test_tiles_cover_each_picture_and_have_the_full_size(folder, tmp_path, decod
     assert "thin.png#0,12,10,16" in list(store.keys)
 
 
-def test_reads_boxes_of_coco(folder, tmp_path):
+def test_reads_boxes_from_a_coco_file(folder, tmp_path):
     data = {
         "images": [
             {"id": 7, "file_name": "0.jpg"},
@@ -365,7 +367,7 @@ def test_rejects_json_that_is_not_coco(tmp_path, text, message):
         run(tmp_path / "a.json", tmp_path / "s", boxes=None)
 
 
-def test_a_store_of_regions_is_a_source_for_another_backbone(folder, tmp_path, decoded):
+def test_regions_of_a_store_can_be_extracted_with_another_backbone(folder, tmp_path, decoded):
     source = table(folder / "t.csv", some_boxes(2))
     run(source, tmp_path / "old")
     run(tmp_path / "old", tmp_path / "new", backbone=tiny_backbone(2, name="other"), boxes=None)
@@ -376,7 +378,7 @@ def test_a_store_of_regions_is_a_source_for_another_backbone(folder, tmp_path, d
     assert len(decoded) == 18
 
 
-def test_several_stores_decode_each_picture_once(folder, tmp_path, decoded):
+def test_run_for_two_stores_decodes_each_picture_once(folder, tmp_path, decoded):
     source, networks = table(folder / "t.csv", some_boxes()), [NETWORK, tiny_backbone(2, name="other")]
     options = [ExtractOptions(backbone=each, batch=4, boxes=BOXES) for each in networks]
     extract_jobs([Job(source, tmp_path / each.backbone.name, each) for each in options])
@@ -386,7 +388,7 @@ def test_several_stores_decode_each_picture_once(folder, tmp_path, decoded):
         assert features(tmp_path / "own" / each.backbone.name) == features(tmp_path / each.backbone.name)
 
 
-def test_pages_show_the_region(folder, tmp_path):
+def test_html_pages_show_the_region_instead_of_the_whole_picture(folder, tmp_path):
     run(table(folder / "t.csv", [("1.jpg", 3, 4, 10, 20, "a")]), tmp_path / "s")
     pictures = Pictures(FeatureStore.open(tmp_path / "s"))
     shown = np.asarray(pictures("1.jpg#3,4,10,20"))
@@ -394,7 +396,7 @@ def test_pages_show_the_region(folder, tmp_path):
     assert pictures.address("1.jpg#3,4,10,20").endswith("/1.jpg")
 
 
-def test_the_manifest_of_a_store_without_regions_lists_no_required_feature(folder, tmp_path):
+def test_store_without_regions_can_be_read_by_versions_that_do_not_know_regions(folder, tmp_path):
     extract_in_process(folder, tmp_path / "s", ExtractOptions(backbone=NETWORK))
     store = FeatureStore.open(tmp_path / "s")
     assert (Manifest.read(tmp_path / "s").requires, store.has_regions) == ((), False)
@@ -415,7 +417,7 @@ def test_a_picture_that_kills_its_decoder_fails_with_all_its_regions(folder, tmp
 
 
 @pytest.mark.parametrize(("region", "reason"), [([1, 1, 5, 5, 5], ""), ([], ""), ([99, 1, 5, 5, 5], "bad-box")])
-def test_a_suspect_is_tried_as_it_was_extracted(folder, decoded, region, reason):
+def test_suspected_region_is_tested_with_the_same_box_and_decoder(folder, decoded, region, reason):
     limits = {"preprocessing": NETWORK.preprocessing.to_dict(), "max_pixels": 1 << 20, "max_bytes": 1 << 20}
     for decoder in DECODERS.values():
         assert try_picture(str(folder), "0.jpg", -1, -1, **limits, decoder=decoder, region=region) == reason
@@ -423,7 +425,7 @@ def test_a_suspect_is_tried_as_it_was_extracted(folder, decoded, region, reason)
     assert try_picture(str(folder), "0.jpg", -1, -1, **limits, decoder="", region=region) == ""
 
 
-def test_pictures_in_archives_are_cut_too(folder, tmp_path):
+def test_pictures_in_archives_are_cut_into_tiles(folder, tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         archive.add(folder / "1.jpg", "1.jpg")
     report = extract(tmp_path / "a.tar", tmp_path / "s", backbone=NETWORK, tiles=20)
@@ -442,7 +444,7 @@ def test_tiles_of_a_large_tiff_are_read_in_parts(folder, tmp_path, monkeypatch, 
     extract(tmp_path / "t", tmp_path / "whole", backbone=NETWORK, tiles=20)
     assert len(decoded) == 1
     monkeypatch.setattr(tiff, "STREAMED_PIXELS", 1)
-    # Only its tiles fit into the limits, not the whole picture or its file.
+    # The picture and its file exceed these limits; each tile is within the limit of pixels.
     report = extract(tmp_path / "t", tmp_path / "s", backbone=NETWORK, tiles=20, max_pixels=400, max_bytes=100)
     assert (report.vectors, report.failures, len(decoded)) == (12, 0, 1)
     assert features(tmp_path / "s") == features(tmp_path / "whole")
@@ -450,7 +452,7 @@ def test_tiles_of_a_large_tiff_are_read_in_parts(folder, tmp_path, monkeypatch, 
 
 
 @pytest.mark.slow
-def test_a_table_is_supervised_and_a_second_run_finds_nothing_new(folder, tmp_path):
+def test_second_supervised_run_over_a_table_of_boxes_finds_nothing_new(folder, tmp_path):
     source = table(folder / "t.csv", some_boxes(2))
     options = {"backbone": "efficientnet_lite0", "boxes": BOXES}
     report = extract_supervised(source, tmp_path / "s", ExtractOptions(**options))
@@ -459,7 +461,7 @@ def test_a_table_is_supervised_and_a_second_run_finds_nothing_new(folder, tmp_pa
     assert (again.change.unchanged, again.new_vectors) == (12, 0)
 
 
-def test_removing_a_region_keeps_the_others_and_removing_a_picture_removes_all(folder, tmp_path):
+def test_removing_a_region_keeps_other_regions_but_removing_a_picture_removes_all(folder, tmp_path):
     source = table(folder / "t.csv", some_boxes())
     run(source, tmp_path / "s")
     own = [key for key in FeatureStore.open(tmp_path / "s").keys if key.startswith("1.jpg")]
@@ -472,7 +474,7 @@ def test_removing_a_region_keeps_the_others_and_removing_a_picture_removes_all(f
     assert not any(key.startswith("4.jpg") for key in keys)
 
 
-def test_regions_beside_removed_ones_keep_their_boxes(folder, tmp_path):
+def test_remaining_regions_keep_their_boxes_after_a_removal(folder, tmp_path):
     source = table(folder / "t.csv", some_boxes())
     run(source, tmp_path / "s")
     before = FeatureStore.open(tmp_path / "s").to_pandas().set_index("key")
@@ -482,7 +484,7 @@ def test_regions_beside_removed_ones_keep_their_boxes(folder, tmp_path):
     assert after.equals(before.loc[after.index])
 
 
-def test_a_pictures_key_includes_its_regions_in_repeated_removal_purge_and_restore(folder, tmp_path):
+def test_removal_purge_and_restore_by_picture_key_apply_to_all_its_regions(folder, tmp_path):
     rows = [*some_boxes(2), ("0.jpg", "", "", "", "", "whole")]
     source, store = table(folder / "t.csv", rows), tmp_path / "s"
     run(source, store)
@@ -495,7 +497,7 @@ def test_a_pictures_key_includes_its_regions_in_repeated_removal_purge_and_resto
     assert run(source, store).change.added == 3
 
 
-def test_tiles_of_a_removed_picture_under_another_name_are_not_extracted(folder, tmp_path):
+def test_tiles_of_a_removed_picture_are_not_extracted_from_a_renamed_file(folder, tmp_path):
     options = {"backbone": NETWORK, "tiles": 30}
     extract(folder, tmp_path / "s", **options)
     remove(tmp_path / "s", ["0.jpg", "1.jpg#0,0,30,30"])
@@ -506,7 +508,7 @@ def test_tiles_of_a_removed_picture_under_another_name_are_not_extracted(folder,
 
 
 @pytest.mark.parametrize("compacted", [False, True])
-def test_regions_that_vanished_can_be_purged_by_the_key_of_their_picture(folder, tmp_path, compacted):
+def test_regions_that_left_the_table_can_be_purged_by_picture_key(folder, tmp_path, compacted):
     rows = some_boxes(2)
     run(table(folder / "t.csv", rows), tmp_path / "s")
     run(table(folder / "t.csv", [row for row in rows if row[0] != "0.jpg"]), tmp_path / "s")
@@ -521,7 +523,7 @@ def test_regions_that_vanished_can_be_purged_by_the_key_of_their_picture(folder,
         remove(tmp_path / "s", ["9.jpg"])
 
 
-def test_a_label_by_the_key_of_a_picture_is_refused_with_the_keys_of_its_regions(folder, tmp_path):
+def test_label_for_a_picture_key_is_refused_and_the_note_names_region_keys(folder, tmp_path):
     source = table(folder / "t.csv", [(f"{at // 2}.jpg", at, 1, 5, 5, "c") for at in range(4)])
     run(source, tmp_path / "s")
     report = set_columns(tmp_path / "s", [b"0.jpg#1,1,5,5", b"0.jpg", b"none.jpg"], {"label": ["a", "b", "c"]})

@@ -48,7 +48,7 @@ def assert_same(one, other):
     assert one.labels.tolist() == other.labels.tolist()
 
 
-def test_vectors_are_those_of_the_plain_network(folder, tmp_path):
+def test_vectors_equal_the_output_of_the_network_in_torch(folder, tmp_path):
     report = run(folder, tmp_path / "s")
     store = FeatureStore.open(tmp_path / "s")
     assert (report.images, report.vectors, report.failures, report.pending) == (20, 20, 0, 0)
@@ -63,7 +63,7 @@ def test_vectors_are_those_of_the_plain_network(folder, tmp_path):
         np.testing.assert_allclose(vector, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_second_run_forwards_nothing(folder, tmp_path):
+def test_second_run_makes_no_forward_pass_and_changes_no_file(folder, tmp_path):
     run(folder, tmp_path / "s")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "s").rglob("*.h5")}
     report = run(folder, tmp_path / "s")
@@ -86,12 +86,12 @@ def test_extracts_only_new_or_changed_pictures_and_marks_removed_ones(folder, tm
     one, other = by_key(FeatureStore.open(tmp_path / "s")), by_key(FeatureStore.open(tmp_path / "fresh"))
     assert one.keys() == other.keys()
     for key in one:
-        # The batches differ, and therefore the rounding of the last bits.
+        # The two stores were made with batches of different sizes, so the last bits may differ.
         np.testing.assert_allclose(one[key], other[key], rtol=1e-5, atol=1e-6)
     assert verify_store(tmp_path / "s").problems == []
 
 
-def test_failures_are_rows_with_their_reason_and_are_retried_on_request(folder, tmp_path):
+def test_failures_are_stored_with_a_reason_and_retried_on_request(folder, tmp_path):
     (folder / "ant/02.jpg").write_bytes((folder / "ant/02.jpg").read_bytes()[:300])
     (folder / "bee/bad.png").write_bytes(b"<html>")
     (folder / "bee/empty.png").write_bytes(b"")
@@ -111,7 +111,7 @@ def test_failures_are_rows_with_their_reason_and_are_retried_on_request(folder, 
     assert (report.vectors, report.failures, report.images) == (20, 2, 22)
 
 
-def test_a_table_keeps_its_columns_and_names_missing_files(folder, tmp_path):
+def test_table_columns_are_stored_and_missing_files_become_failures(folder, tmp_path):
     table = tmp_path / "table.csv"
     table.write_text(
         "id,file,species,age,note\nA,pictures/ant/00.jpg,ant,3,x\nB,pictures/nowhere.jpg,bee,4,\nC,pictures/bee/00.jpg,bee,,y\n"
@@ -127,7 +127,7 @@ def test_a_table_keeps_its_columns_and_names_missing_files(folder, tmp_path):
     assert frame["age"].isna().tolist() == [False, True]
     (failed,) = store.failures()
     assert (failed[0], failed[1].reason) == ("B", "missing")
-    # The picture comes back, a label changes: one picture is extracted, the other only relabelled.
+    # Create the missing picture and change a label: one picture is extracted, and only the label of the other changes.
     shutil.copy(folder / "ant/01.png", folder / "nowhere.jpg")
     table.write_text(table.read_text().replace("C,pictures/bee/00.jpg,bee", "C,pictures/bee/00.jpg,wasp"))
     report = run(open_source(table, label_column="species"), tmp_path / "s")
@@ -136,7 +136,7 @@ def test_a_table_keeps_its_columns_and_names_missing_files(folder, tmp_path):
     assert labels == {"A": "ant", "B": "bee", "C": "wasp"}
 
 
-def test_pictures_that_moved_are_found_by_root(folder, tmp_path):
+def test_option_root_finds_pictures_that_were_moved(folder, tmp_path):
     run(folder, tmp_path / "s")
     write_pictures(folder, ["ant/new.jpg"], seed=50)
     os.rename(folder, tmp_path / "elsewhere")
@@ -144,7 +144,7 @@ def test_pictures_that_moved_are_found_by_root(folder, tmp_path):
     assert (report.change.unchanged, report.change.added, report.new_vectors, report.change.removed) == (20, 1, 1, 0)
 
 
-def test_a_second_source_adds_and_never_overwrites(folder, tmp_path):
+def test_second_source_adds_pictures_and_must_not_repeat_keys(folder, tmp_path):
     run(folder, tmp_path / "s")
     more = write_pictures(tmp_path / "more", ["cat/1.jpg", "cat/2.jpg"], seed=40)
     report = run(more, tmp_path / "s")
@@ -154,7 +154,7 @@ def test_a_second_source_adds_and_never_overwrites(folder, tmp_path):
         run(clash, tmp_path / "s")
 
 
-def test_rehash_ignores_size_and_mtime(folder, tmp_path):
+def test_rehash_compares_content_instead_of_size_and_mtime(folder, tmp_path):
     run(folder, tmp_path / "s")
     for name in NAMES:
         os.utime(folder / name, ns=(1, 1))
@@ -163,7 +163,7 @@ def test_rehash_ignores_size_and_mtime(folder, tmp_path):
     data = bytearray(changed.read_bytes())
     report = run(folder, tmp_path / "s", rehash=True)
     assert (report.change.unchanged, report.timings["forwarded"]) == (20, 0)
-    # The new times were recorded: without --rehash no picture counts as changed.
+    # The run above recorded the new times, so a run without --rehash finds no changed picture.
     assert run(folder, tmp_path / "s").change.unchanged == 20
     picture(70).save(changed)
     data = changed.read_bytes()[: before.st_size].ljust(before.st_size, b"\0")
@@ -173,7 +173,7 @@ def test_rehash_ignores_size_and_mtime(folder, tmp_path):
     assert run(folder, tmp_path / "s", rehash=True).change.changed == 1
 
 
-def test_stopped_and_continued_is_bit_identical(folder, tmp_path):
+def test_stopped_and_continued_run_gives_bit_identical_vectors(folder, tmp_path):
     run(folder, tmp_path / "whole", batch=2)
     stop = threading.Event()
     late = {(folder / name).read_bytes() for name in sorted(NAMES)[8:]}
@@ -196,7 +196,7 @@ def test_stopped_and_continued_is_bit_identical(folder, tmp_path):
     assert os.listdir(tmp_path / "s" / "work") == []
 
 
-def test_runs_over_shares_of_the_units_equal_a_single_run(folder, tmp_path):
+def test_runs_over_parts_of_the_units_give_the_same_store_as_one_run(folder, tmp_path):
     run(folder, tmp_path / "whole")
     first = run(folder, tmp_path / "s", units=(0, 2))
     assert (first.vectors, first.pending) == (13, 7)
@@ -205,7 +205,7 @@ def test_runs_over_shares_of_the_units_equal_a_single_run(folder, tmp_path):
     assert_same(FeatureStore.open(tmp_path / "s"), FeatureStore.open(tmp_path / "whole"))
 
 
-def test_two_concurrent_runs_share_the_work(folder, tmp_path):
+def test_two_concurrent_runs_extract_each_picture_once(folder, tmp_path):
     run(folder, tmp_path / "whole")
     reports = []
     threads = [
@@ -229,7 +229,7 @@ def test_two_concurrent_runs_share_the_work(folder, tmp_path):
         ({"dtype": "float16"}, "dtype float32, not float16"),
     ],
 )
-def test_features_of_another_identity_are_refused_in_one_line(folder, tmp_path, options, difference):
+def test_run_with_another_backbone_or_dtype_is_refused_in_one_line(folder, tmp_path, options, difference):
     run(folder, tmp_path / "s")
     with pytest.raises(IdentityError, match=difference) as raised:
         run(folder, tmp_path / "s", **options)
@@ -274,7 +274,7 @@ def test_duplicate_keys_and_empty_sources_are_refused_before_planning(folder, tm
     assert FeatureStore.open(tmp_path / "s").counts.images == 0
 
 
-def test_pictures_of_an_unmounted_disk_are_not_retired(folder, tmp_path):
+def test_pending_pictures_of_a_missing_folder_stay_pending(folder, tmp_path):
     stop = threading.Event()
     stop.set()
     run(folder, tmp_path / "s", stop=stop)
@@ -284,7 +284,7 @@ def test_pictures_of_an_unmounted_disk_are_not_retired(folder, tmp_path):
     assert (report.vectors, report.failures, report.pending) == (1, 0, 20)
 
 
-def test_picture_bounds_are_failures(folder, tmp_path):
+def test_pictures_above_the_size_limits_become_failures(folder, tmp_path):
     Image.new("RGB", (300, 200)).save(folder / "ant/big.png")
     report = run(folder, tmp_path / "s", max_pixels=50_000)
     assert report.reasons == {"too-many-pixels": 1}
@@ -302,7 +302,7 @@ def test_default_precision_is_that_of_the_store(folder, tmp_path):
 
 
 def test_more_threads_read_than_decode(folder, tmp_path, monkeypatch):
-    """Slow reads run in parallel: eight reads wait for each other, although only one thread decodes."""
+    """Make each of the first eight reads wait for the other seven: the run ends only if eight threads read at once."""
     real, together, lock = loader.read_picture, threading.Barrier(8), threading.Lock()
     reads, decoding, most = itertools.count(), 0, 0
 
@@ -337,7 +337,7 @@ def test_the_timings_add_up_to_the_duration_of_the_run(folder, tmp_path):
     assert report.advice == ""
 
 
-def test_timings_include_the_parity_check_and_waiting_for_others(folder, tmp_path, monkeypatch):
+def test_timings_include_the_engine_check_and_waiting_for_other_processes(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(defaults, "DRIFT_RUN", 1)
     stop = threading.Event()
     stop.set()
@@ -392,7 +392,7 @@ def test_rejects_options_that_differ_from_the_store(folder, tmp_path, options):
 
 @pytest.mark.parametrize("first", ["an empty folder", "a doubled key"])
 @pytest.mark.slow
-def test_a_store_that_a_failed_run_left_without_rows_takes_any_identity(folder, tmp_path, first):
+def test_store_left_empty_by_a_failed_run_accepts_another_backbone(folder, tmp_path, first):
     (tmp_path / "empty").mkdir()
     (tmp_path / "doubled.csv").write_text("path\n" + "pictures/ant/00.jpg\n" * 2)
     with pytest.raises(UsageError):
@@ -409,7 +409,7 @@ def test_store_uses_its_own_backbone_and_refuses_another_before_loading_it(folde
     write_pictures(folder, ["ant/new.jpg"], seed=50)
     report = extract(folder, tmp_path / "s")
     assert (report.new_vectors, report.vectors) == (1, 21)
-    # The weights of resnet50 would have to be downloaded first.
+    # The error must come before loading: to load resnet50, its weights would have to be downloaded.
     with pytest.raises(IdentityError, match="s has features of squeezenet1_1, not resnet50; leave --backbone out"):
         extract(folder, tmp_path / "s", backbone="resnet50")
 

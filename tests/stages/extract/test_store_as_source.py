@@ -1,4 +1,4 @@
-"""A store as a source: another backbone for the same pictures, with labels, splits, metadata and their history."""
+"""Extraction from a store: the same pictures with another backbone, and the labels, splits, metadata and history."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OTHER = tiny_backbone(5, dimension=6, name="other")
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """Return a store of 18 pictures whose labels were changed and undone."""
+    """Return a store of 18 pictures whose labels were changed twice; the second change was undone."""
     folder = write_coloured(tmp_path / "p", names("train", 6) + names("val", 3))
     extract(folder, tmp_path / "old.store", backbone=tiny_backbone())
     set_columns(tmp_path / "old.store", [b"train/ant/00.png"], {"label": ["bee"], "weight": [3]})
@@ -35,7 +35,7 @@ def old(tmp_path: Path) -> Path:
 
 
 def columns(path: Path) -> dict[str, list[object]]:
-    """Return keys and all columns, in the order of the keys."""
+    """Return the keys and all columns of a store, sorted by key."""
     store = FeatureStore.open(path)
     order = np.argsort(np.array(list(store.keys)))
     return {name: store.column(name)[order].tolist() for name in store.columns} | {"keys": sorted(store.keys)}
@@ -49,8 +49,8 @@ def new_store(old: Path, **options: object) -> Path:
 
 
 @pytest.mark.parametrize("follow", [False, True])
-def test_labels_splits_and_metadata_are_those_of_the_old_store(old: Path, follow: bool):
-    # Times have a resolution of seconds: wait, so that the labels are older than the new store.
+def test_new_store_has_labels_splits_and_metadata_of_the_old_store(old: Path, follow: bool):
+    # Times are stored in whole seconds; wait, so that the labels are older than the new store.
     time.sleep(1.1)
     new = new_store(old, follow=follow)
     assert columns(new) == columns(old)
@@ -66,7 +66,7 @@ def test_labels_splits_and_metadata_are_those_of_the_old_store(old: Path, follow
 
 @pytest.mark.parametrize("follow", [False, True])
 @pytest.mark.parametrize("first", ["compact", "label"])
-def test_later_labels_and_pictures_come_with_the_next_run(old: Path, follow: bool, first: str):
+def test_next_run_copies_later_labels_and_pictures_of_the_old_store(old: Path, follow: bool, first: str):
     new = new_store(old, follow=follow)
     if first == "compact":
         compact(old)
@@ -86,7 +86,7 @@ def test_later_labels_and_pictures_come_with_the_next_run(old: Path, follow: boo
     assert verify_store(new).problems == []
 
 
-def test_a_following_store_shows_the_labels_of_its_source(old: Path):
+def test_store_made_with_follow_shows_current_labels_of_its_source_store(old: Path):
     new = new_store(old, follow=True)
     set_columns(old, [b"val/bee/00.png"], {"label": ["ant"]})
     assert columns(new) == columns(old)
@@ -103,7 +103,7 @@ def test_a_following_store_shows_the_labels_of_its_source(old: Path):
     assert train_again(new.with_name("a.head")).equal
 
 
-def test_stores_may_move_together_and_a_missing_source_store_is_named(old: Path, tmp_path: Path):
+def test_source_store_is_found_after_both_stores_moved_and_named_if_missing(old: Path, tmp_path: Path):
     new = new_store(old, follow=True)
     before = columns(new)
     (tmp_path / "elsewhere").mkdir()
@@ -120,7 +120,7 @@ def test_stores_may_move_together_and_a_missing_source_store_is_named(old: Path,
     assert columns(moved[1]) == before
 
 
-def test_stores_that_follow_each_other_are_refused(old: Path, tmp_path: Path):
+def test_following_a_store_that_follows_another_is_refused(old: Path, tmp_path: Path):
     new = new_store(old, follow=True)
     with pytest.raises(UsageError, match="follows .* itself"):
         extract(new, tmp_path / "third.store", backbone=OTHER, follow=True)
@@ -130,7 +130,7 @@ def test_stores_that_follow_each_other_are_refused(old: Path, tmp_path: Path):
         extract(old, tmp_path / "third.store", follow=True)
 
 
-def test_missing_and_changed_pictures_are_named(old: Path):
+def test_notes_name_missing_and_changed_pictures(old: Path):
     (old.parent / "p/train/ant/03.png").unlink()
     write_coloured(old.parent / "p", ["train/ant/04.png"], seed=9)
     report = extract(old, old.with_name("new.store"), backbone=OTHER)
@@ -139,7 +139,7 @@ def test_missing_and_changed_pictures_are_named(old: Path):
     assert any("1 picture has changed since" in note and "'train/ant/04.png'" in note for note in report.notes)
 
 
-def test_moved_pictures_are_found_by_root(old: Path):
+def test_option_root_finds_pictures_that_were_moved(old: Path):
     shutil.move(old.parent / "p", old.parent / "moved")
     new = new_store(old, root=old.parent / "moved")
     assert columns(new) == columns(old)
@@ -170,7 +170,7 @@ def test_vectors_are_kept_while_the_folder_of_pictures_is_missing(old: Path, tmp
     assert extract(old, new, backbone=OTHER).change.changed == 0
 
 
-def test_a_store_of_several_sources_can_be_a_source(old: Path, tmp_path: Path):
+def test_store_of_two_sources_can_be_extracted_with_another_backbone(old: Path, tmp_path: Path):
     more = write_coloured(tmp_path / "more", names("test", 2))
     extract(more, old, backbone=tiny_backbone())
     new = new_store(old)
@@ -180,7 +180,7 @@ def test_a_store_of_several_sources_can_be_a_source(old: Path, tmp_path: Path):
         extract(old, new, root=tmp_path)
 
 
-def test_requests_that_contradict_themselves_are_refused(old: Path, tmp_path: Path):
+def test_contradictory_requests_are_refused(old: Path, tmp_path: Path):
     with pytest.raises(UsageError, match="is the source itself"):
         extract(old, old)
     with pytest.raises(UsageError, match="takes no layout"):

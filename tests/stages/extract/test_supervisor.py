@@ -1,4 +1,4 @@
-"""Decoders that die, hang or exhaust memory: the picture becomes a failure, its batch and the run continue."""
+"""Pictures at which the decoder dies, hangs or exhausts memory become failures; all others are extracted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BACKBONE, DECODER = "tests.faults.planted:backbone", "tests.faults.planted:decod
 
 
 @pytest.mark.slow
-def test_culprits_become_failures_and_other_pictures_keep_their_usual_vectors(
+def test_pictures_that_kill_a_decoder_become_failures_and_others_get_vectors(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pictures = write_pictures(tmp_path / "pictures", [f"{number:02d}.png" for number in range(12)])
@@ -53,7 +53,7 @@ def test_culprits_become_failures_and_other_pictures_keep_their_usual_vectors(
     assert (report.new_vectors, report.new_failures, report.change.added) == (12, 2, 14)
     assert sum(report.reasons.values()) == 2
     assert report.restarts == 1
-    # The timings add up over all processes, including those that died.
+    # The timings include those of the worker processes that died.
     assert sum(report.timings[name] for name in CLOCK) == pytest.approx(report.seconds, abs=0.02)
     assert min(report.timings["restarts"], report.timings["startup"]) > 0
     assert told[-1].done == told[-1].total == 14
@@ -68,7 +68,9 @@ def test_culprits_become_failures_and_other_pictures_keep_their_usual_vectors(
     ("mark", "reason"),
     [(b"LOOP", "decoder-stalled"), (b"EXIT", "decoder-died"), (b"EAT", "out-of-memory"), (b"no picture", None)],
 )
-def test_a_suspect_is_tried_alone(tmp_path: Path, mark: bytes, reason: str | None) -> None:
+def test_suspected_picture_is_decoded_alone_and_the_reason_is_found(
+    tmp_path: Path, mark: bytes, reason: str | None
+) -> None:
     (tmp_path / "x.jpg").write_bytes(mark)
     picture = {
         "root": str(tmp_path),
@@ -85,7 +87,7 @@ def test_a_suspect_is_tried_alone(tmp_path: Path, mark: bytes, reason: str | Non
 
 
 @pytest.mark.slow
-def test_a_death_without_a_culprit_is_retried_once(tmp_path: Path) -> None:
+def test_worker_that_dies_without_a_guilty_picture_is_restarted_once(tmp_path: Path) -> None:
     pictures = write_pictures(tmp_path / "pictures", ["a.png"])
     with pytest.raises(FeatstoreError, match=r"SIGKILL.*twice without progress, and no picture explains it"):
         extract_supervised(pictures, tmp_path / "store", backbone_from="tests.faults.planted:die_always")
@@ -126,7 +128,7 @@ def test_stop_reaches_the_worker_and_the_next_run_resumes(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_the_worker_dies_with_its_supervisor(tmp_path: Path) -> None:
+def test_worker_ends_if_its_supervisor_is_killed(tmp_path: Path) -> None:
     pictures = write_pictures(tmp_path / "pictures", [f"{number:02d}.png" for number in range(40)])
     code = (
         "import sys\nfrom featstore.stages.extract import extract_supervised\n"
@@ -165,7 +167,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_the_supervisor_sees_the_rows_in_work() -> None:
+def test_supervisor_sees_which_rows_are_being_read_and_decoded() -> None:
     worker = InHand.create(3)
     watcher = InHand(os.dup(worker.handle))
     assert watcher.held() == [None, None, None]
@@ -185,7 +187,7 @@ def test_the_supervisor_sees_the_rows_in_work() -> None:
     watcher.close()
 
 
-def test_a_stall_is_a_slow_picture_or_missing_progress() -> None:
+def test_stall_is_detected_for_a_slow_picture_or_missing_progress() -> None:
     memory = InHand.create(1)
     stall = _Stall(memory, 0.05)
     assert not stall.seen()
@@ -217,11 +219,11 @@ def test_read_culprits_skips_damaged_records(tmp_path: Path) -> None:
 
 
 def _stopped(_: str) -> list[str]:
-    """Return the command of a worker that is stopped before its first sign of life."""
+    """Return the command of a worker that suspends itself (SIGSTOP) before it gives a sign of life."""
     return [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"]
 
 
-def test_a_worker_that_is_stopped_before_its_first_sign_of_life_is_stalled(
+def test_worker_that_never_gives_a_sign_of_life_counts_as_stalled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("featstore.processes.sandbox.interpreter", _stopped)
@@ -232,7 +234,7 @@ def test_a_worker_that_is_stopped_before_its_first_sign_of_life_is_stalled(
     assert time.monotonic() - started < 30
 
 
-def test_a_stop_does_not_wait_for_a_worker_that_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_request_does_not_wait_for_a_suspended_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("featstore.processes.sandbox.interpreter", _stopped)
     monkeypatch.setattr("featstore.stages.extract.supervisor._STOP_SECONDS", 0.5)
     stop = threading.Event()

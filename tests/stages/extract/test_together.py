@@ -1,4 +1,4 @@
-"""Several stores in one run: one decode per picture, and each store equals that of a separate run."""
+"""One run for several stores: each picture is decoded once, and each store equals that of a separate run."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ NETWORKS = [tiny_backbone(1), tiny_backbone(2, dimension=6, name="other"), tiny_
 def folder(tmp_path: Path) -> Path:
     folder = write_pictures(tmp_path / "p", [f"{label}/{number:02d}.png" for label in "ab" for number in range(12)])
     (folder / "a/05.png").write_bytes(b"no picture")
-    # The same bytes twice.
+    # Two files have the same bytes.
     (folder / "b/copy.png").write_bytes((folder / "a/00.png").read_bytes())
     return folder
 
 
 @pytest.fixture
 def decoded(monkeypatch) -> list[bytes]:
-    """Return the pictures that were decoded, in order."""
+    """Return a list to which each decoding appends the bytes of the picture file."""
     seen: list[bytes] = []
     load = sharing.load_rgb
 
@@ -62,7 +62,7 @@ def same(one: Path, other: Path) -> bool:
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_each_picture_is_decoded_once_and_each_store_equals_its_own_run(folder: Path, tmp_path: Path, decoded, count):
+def test_each_picture_is_decoded_once_and_stores_equal_separate_runs(folder: Path, tmp_path: Path, decoded, count):
     reports = extract_jobs(jobs(folder, tmp_path, count))
     assert [(report.vectors, report.failures, report.pending) for report in reports] == [(24, 1, 0)] * count
     assert len(decoded) == 25
@@ -86,7 +86,7 @@ def test_stores_may_have_different_unit_sizes_and_decoders(folder: Path, tmp_pat
     assert same(second.store, tmp_path / "b")
 
 
-def test_a_store_that_is_ahead_does_not_block_the_other(folder: Path, tmp_path: Path, monkeypatch):
+def test_store_that_already_has_the_pictures_does_not_block_the_other(folder: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(sharing, "_PATIENCE_SECONDS", 0.01)
     monkeypatch.setattr("featstore.defaults.SHARED_BYTES", 1)
     first, second = jobs(folder, tmp_path)
@@ -98,7 +98,7 @@ def test_a_store_that_is_ahead_does_not_block_the_other(folder: Path, tmp_path: 
     assert same(second.store, tmp_path / "b")
 
 
-def test_a_run_that_fails_ends_the_others(folder: Path, tmp_path: Path):
+def test_failure_of_one_store_ends_the_whole_run(folder: Path, tmp_path: Path):
     first, second = jobs(folder, tmp_path)
     extract(folder, second.store, backbone=NETWORKS[2], batch=4)
     with pytest.raises(FeatstoreError, match="features of another identity"):
@@ -122,7 +122,7 @@ def test_mismatched_numbers_of_stores_and_backbones_are_refused(
 
 
 @pytest.mark.slow
-def test_supervised_runs_equal_their_own(folder: Path, tmp_path: Path):
+def test_supervised_run_for_two_stores_equals_separate_runs(folder: Path, tmp_path: Path):
     given = {"backbones": ["squeezenet1_1", "efficientnet_lite0"], "weights": ["random:0", "random:1"], "batch": 8}
     stores = [tmp_path / "a.store", tmp_path / "b.store"]
     seen = []
@@ -151,8 +151,8 @@ def test_a_picture_that_kills_its_decoder_is_a_failure_of_every_store(folder: Pa
         decoder="tests.faults.planted:decode",
     )
     for report in reports:
-        # The supervisor may not know what a process did just before it died: new_* can be smaller, and the
-        # change of one store's plan is untold if a picture of the other kills the process at that moment.
+        # A worker may die before it reports its last work. Then new_* are too small, and ``change`` of a store is
+        # empty if the picture kills the worker before the change is reported.
         assert (report.vectors, report.failures, report.pending) == (23, 2, 0)
         assert report.change.added in (0, 25)
         reasons = {key: failure.reason for key, failure in FeatureStore.open(report.store).failures()}
@@ -160,7 +160,7 @@ def test_a_picture_that_kills_its_decoder_is_a_failure_of_every_store(folder: Pa
     assert reports[0].restarts >= 1
 
 
-def test_slots_record_the_number_of_their_run():
+def test_supervisor_sees_which_run_decodes_a_row():
     whole = InHand.create(2)
     other = whole.of_run(3)
     other.hold(5, 6, DECODING)
