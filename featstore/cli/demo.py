@@ -1,4 +1,4 @@
-"""featstore demo."""
+"""The command ``featstore demo``: its options and its output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from featstore.text import printable
 @click.option("--open", "open_page", is_flag=True, help="Open the page in the browser at the end.")
 @json_option
 def demo(folder: str, limit: int | None, engine: str, open_page: bool, as_json: bool) -> None:
-    """Run the whole chain on 1,797 handwritten digits, without a network, in FOLDER (default: featstore-demo).
+    """Run the whole chain on 1,797 handwritten digits, without a network connection, in FOLDER (default: featstore-demo).
 
     Makes pictures, features, four heads, an index, and a page with the results. A second run keeps finished results.
 

@@ -1,4 +1,4 @@
-"""featstore export."""
+"""The command ``featstore export``: its options and its output."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def export(path: str, quiet: bool, as_json: bool, **options: Any) -> None:
 
     A store becomes a folder: Parquet with a file for each unit, one array of NumPy beside a table of the other columns, or
     CSV. Keys, labels, splits, metadata, checksums of the pictures and the identity of the features go with the vectors.
-    CSV keeps every text as it is, also one such as =1+1 that a spreadsheet would take as a formula.
-    An export that was stopped goes on where it was, and of a store that grew Parquet writes only what changed.
+    CSV keeps every text unchanged, even a text such as =1+1, which a spreadsheet would read as a formula.
+    If an export was stopped, the same command continues it. If a store has grown, Parquet writes only what changed.
 
-    A head becomes one ONNX file with its network and preprocessing: decoded pixels in, label and probabilities out. It is
-    checked on synthetic pictures before it is kept. For scikit-learn, a head becomes an estimator that joblib loads.
+    A head becomes one ONNX file with its network and preprocessing: decoded pixels in, label and probabilities out. The file
+    is checked on synthetic pictures before it is kept. For scikit-learn, a head becomes an estimator that joblib loads.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""featstore extract."""
+"""The command ``featstore extract``: its options and its output."""
 
 from __future__ import annotations
 
@@ -178,11 +178,13 @@ def extract(
     """Extract features of the pictures of SOURCE into STORE, a folder that is made if it is missing.
 
     SOURCE is a folder (split/class/file, class/file or flat), a CSV or Parquet table with a path column, a WebDataset
-    .tar, a file with one path a line (- for stdin), COCO annotations (.json), or another store: its pictures, labels,
-    splits, metadata and label history are taken over for another backbone. Pictures that are in STORE already are not extracted again;
-    pictures missing from SOURCE are retired. The run may be interrupted or killed: the same command continues it.
+    .tar, a file with one path per line (- for stdin), COCO annotations (.json), or another store, whose pictures are
+    extracted with another backbone; labels, splits, metadata and label history are copied from that store.
+    Pictures that STORE already has are not extracted again; pictures that are no longer in SOURCE are retired: results
+    no longer contain them. The run may be interrupted or killed: the same command continues it.
 
-    Several STOREs, with one --backbone each in their order, decode each picture once; each store equals its own run.
+    With several STOREs and one --backbone for each, in the same order, each picture is decoded only once. Every store
+    has the same content as after a separate run.
 
     \b
     Examples:
@@ -260,7 +262,8 @@ _STAGES = {
 
 
 def _account(timings: dict[str, float]) -> list[str]:
-    """Return how a run spent its time: stages, which add up to the duration, and what the threads did meanwhile."""
+    """Return two lines on a run's time: its stages, which add up to the duration, and the summed times of its threads.
+    """
     stages = {words: timings.get(name, 0.0) for name, words in _STAGES.items()}
     shown = [f"{words} {seconds:.1f} s" for words, seconds in stages.items() if seconds >= 0.05]
     threads = ", ".join(

@@ -1,4 +1,4 @@
-"""featstore failures."""
+"""The command ``featstore failures``: its options and its output."""
 
 from __future__ import annotations
 

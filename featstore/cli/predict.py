@@ -1,4 +1,4 @@
-"""featstore predict."""
+"""The command ``featstore predict``: its options and its output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from featstore.cli.output import Bar, CsvRows, apart, json_option, json_text, sa
 from featstore.text import counted, natural, printable
 
 _SHOWN = 3
-"""Number of classes with probabilities in a line of text."""
+"""Number of classes, the most probable first, that a line of text output shows for a picture."""
 
 
 @click.command()
@@ -80,9 +80,10 @@ def predict(
     pool: str | None,
     **options: Any,
 ) -> int:
-    """Classify INPUTS with HEAD: pictures, folders, tables, archives, or one store (which needs no pictures).
+    """Classify INPUTS with HEAD: pictures, folders, tables, archives, or one store, whose vectors are used.
 
-    A head on several stores needs one store per backbone, or pictures, which go through all backbones.
+    A head that was trained on several stores needs one store per backbone, or pictures, which then go through all
+    backbones.
 
     With --prompts, pictures are classified by texts (zero shot), if the features come from a network with a text tower.
 
@@ -145,7 +146,7 @@ def _run(
 
 
 def _without_bar(found: Iterable[Any], bar: Bar) -> Iterator[Any]:
-    """Yield the items of ``found``, each when the bar is cleared from the terminal."""
+    """Yield the items of ``found``; clear the progress bar before each item, so that a line can be printed."""
     for one in found:
         bar.clear()
         yield one
@@ -168,7 +169,7 @@ def _as_text(classes: list[str], found: Iterable[Any]) -> int:
 def _as_csv(classes: list[str], found: Iterable[Any]) -> int:
     failed = 0
     rows = CsvRows()
-    # Heads of earlier versions have their classes in character order.
+    # Heads of earlier featstore versions sort classes character by character: sort them here in natural order.
     order = sorted(range(len(classes)), key=lambda code: natural(classes[code]))
     rows.write("key", "label", "probability", *(classes[code] for code in order), "reason")
     for one in found:
@@ -181,7 +182,7 @@ def _as_csv(classes: list[str], found: Iterable[Any]) -> int:
 
 
 def _as_json(classes: list[str], found: Iterable[Any], notes: list[str]) -> int:
-    """Print one JSON object with its pictures as they come, in constant memory."""
+    """Print one JSON object, picture by picture in constant memory; return the number of failures."""
     failed, count = 0, 0
     say(f'{{\n  "classes": {json_text(classes)},\n  "notes": {json_text(notes)},\n  "images": [', end="")
     for one in found:
