@@ -262,8 +262,7 @@ _STAGES = {
 
 
 def _account(timings: dict[str, float]) -> list[str]:
-    """Return two lines on a run's time: its stages, which add up to the duration, and the summed times of its threads.
-    """
+    """Return two lines on a run's time: its stages, which add up to the duration, and the summed times of its threads."""
     stages = {words: timings.get(name, 0.0) for name, words in _STAGES.items()}
     shown = [f"{words} {seconds:.1f} s" for words, seconds in stages.items() if seconds >= 0.05]
     threads = ", ".join(

@@ -52,8 +52,7 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
 
 
 def strangers(names: Sequence[str]) -> str:
-    """Return a line that names files in a store that featstore did not write and left unchanged; "" if there are none.
-    """
+    """Return a line that names files in a store that featstore did not write and left unchanged; "" if there are none."""
     if not names:
         return ""
     more = ", ..." if len(names) > _NAMED else ""
@@ -230,8 +229,7 @@ class Bar:
         say(f"{what}{left}{f', {note}' if note else ''}", stream=self._stream)
 
     def clear(self) -> None:
-        """Remove the bar from the terminal, so that lines can be printed; the next progress report shows the bar again.
-        """
+        """Remove the bar from the terminal, so that lines can be printed; the next progress report shows the bar again."""
         if self._visible:
             self._bar.clear()
             self._visible = False

@@ -217,8 +217,7 @@ def _lines(trained: TrainReport, notes: list[str], report: str | None, figures: 
 
 
 def _require_place_of_figures(beside: bool, report: str | None) -> None:
-    """Raise UsageError if --beside is given without --report, or if the page has the name of the JSON file it writes.
-    """
+    """Raise UsageError if --beside is given without --report, or if the page has the name of the JSON file it writes."""
     if beside and report is None:
         raise click.UsageError("--beside writes figures beside the page of --report; name one")
     if beside and report is not None and report.lower().endswith(".json"):

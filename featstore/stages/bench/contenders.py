@@ -1,5 +1,4 @@
-"""The functions that ``featstore bench`` measures, each in its own process: pictures per second, without set-up time.
-"""
+"""The functions that ``featstore bench`` measures, each in its own process: pictures per second, without set-up time."""
 
 from __future__ import annotations
 

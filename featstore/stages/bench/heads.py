@@ -83,8 +83,7 @@ class Task:
 
 
 def run_contender(name: str, task: Task, Cs: tuple[float, ...]) -> dict[str, Any]:
-    """Fit the contender ``name`` on ``task``; return seconds, held-out accuracy, the chosen C and peak memory (bytes).
-    """
+    """Fit the contender ``name`` on ``task``; return seconds, held-out accuracy, the chosen C and peak memory (bytes)."""
     features, codes = task.make()
     X, y = features[: task.rows], codes[: task.rows]
     estimator = _estimator(name, task, Cs)

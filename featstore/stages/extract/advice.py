@@ -138,8 +138,7 @@ def _of_engines(name: str, network: float) -> list[Saving]:
 
 
 def _without_option(largest: str, engine: Mapping[str, Any]) -> str:
-    """Return the end of the advice if no option is known to save much; it depends on the ``largest`` part of the time.
-    """
+    """Return the end of the advice if no option is known to save much; it depends on the ``largest`` part of the time."""
     if largest == "the network":
         if not str(engine.get("device")).startswith("cuda"):
             return "; a lighter --backbone, or a GPU, would help"
