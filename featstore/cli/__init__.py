@@ -151,7 +151,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _open_streams() -> None:
-    """Prepare the standard streams: replace missing ones, escape characters they cannot encode, make writes blocking."""
+    """Prepare the standard streams: replace missing streams, escape unencodable characters, make writes blocking."""
     sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
@@ -165,7 +165,7 @@ def _open_streams() -> None:
 
 
 def run(command: click.Command, arguments: list[str] | None = None, *, name: str | None = None) -> NoReturn:
-    """Run ``command`` with ``arguments`` and exit with its exit code; print an error as one line, without a traceback."""
+    """Run ``command`` with ``arguments`` and exit with its exit code; print an error as one line, no traceback."""
     tell_warnings()
     try:
         sandbox.require_working_directory()
@@ -193,7 +193,7 @@ def run(command: click.Command, arguments: list[str] | None = None, *, name: str
 
 
 def _print_error(message: Any, code: int, prefix: str = "featstore: ") -> int:
-    """Print an error ``message`` on standard error, on one line if ``prefix`` is not empty; return the exit ``code``."""
+    """Print an error ``message`` on stderr, on one line if ``prefix`` is not empty; return the exit ``code``."""
     text = f"{prefix}{printable(' '.join(str(message).split(chr(10))))}\n" if prefix else str(message)
     try:
         say(text, err=True, end="")

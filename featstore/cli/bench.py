@@ -36,7 +36,7 @@ _TEMPORARY = ""
     type=click.IntRange(1),
     default=defaults.BENCH_PICTURES,
     show_default=True,
-    help="Number of pictures to sample, with repetition if there are fewer.",
+    help="Number of pictures to sample; if PICTURES has fewer, they are repeated.",
 )
 @batch_option
 @click.option("--workers", type=click.IntRange(1), help="Decoding threads (default: one per core).")
@@ -61,7 +61,7 @@ def bench(pictures: str | None, store: str | None, megabytes: int, rounds: int, 
 
     PICTURES is a source as in extract; by default two photographs included in scikit-learn are repeated. Everything
     is measured once per round, each measurement in a fresh process; the output has medians, minima and maxima.
-    Five rounds take about 10 minutes for resnet50 on a CPU; use --engine, --count and --rounds to shorten it.
+    Five rounds take about 10 minutes for resnet50 on a CPU; use --engine, --count and --rounds to shorten the run.
 
     \b
     Examples:

@@ -46,8 +46,8 @@ def duplicates(store: str, threshold: float, within: bool, html: str | None, roo
       half size and quality 50      6 to 62 %   15 to 73 %
       groups that are no copies        0 to 2      0 to 11
 
-    So a threshold of 0.75 suits a few thousand photographs if a person checks the result. Pictures of one narrow kind (scans, digits) are all
-    similar and need more than 0.95.
+    So a threshold of 0.75 suits a few thousand photographs if a person checks the result. Pictures of one narrow kind
+    (scans, digits) are all similar and need more than 0.95.
 
     \b
     Examples:

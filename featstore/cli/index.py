@@ -29,7 +29,7 @@ from featstore.text import counted, printable
     "--memory",
     callback=to_bytes,
     metavar="SIZE",
-    help="Contract: memory limit for building and searching, such as 4G or 500M. A tenth of it is kept free for building, "
+    help="Contract: memory limit for building and searching, such as 4G or 500M. A tenth of the limit is kept free for building, "
     "so the new index file has at most nine tenths.",
 )
 @click.option("--latency", callback=to_seconds, metavar="TIME", help="Contract: time limit per query, such as 5ms.")
@@ -46,7 +46,9 @@ from featstore.text import counted, printable
 )
 @click.option("--seed", type=int, default=defaults.SEED, show_default=True)
 @click.option(
-    "--update", is_flag=True, help="Add new pictures, exclude removed ones and take over labels, without a rebuild."
+    "--update",
+    is_flag=True,
+    help="Add new pictures, exclude removed pictures and copy changed labels, without a rebuild.",
 )
 @click.option(
     "--export",
@@ -58,11 +60,11 @@ from featstore.text import counted, printable
 def index(store: str, as_json: bool, update: bool, export: str | None, **options: Any) -> int:
     """Build an index for nearest-neighbour search over STORE, and measure its recall on held-out pictures.
 
-    One or more of --recall, --at, --memory and --latency set a contract: several kinds of index are tried, and the fastest
-    one that meets the contract is used. The lower end of the 95 % interval of its recall on fresh pictures has to reach
-    the required recall. The latency is the median of single queries in one thread, measured on the finished index.
-    featstore info shows everything that was tried. An update checks the contract again; the exit code is 1 if the
-    contract is not met.
+    One or more of --recall, --at, --memory and --latency set a contract: several kinds of index are tried, and the
+    fastest one that meets the contract is used. The lower end of the 95 % interval of its recall on fresh pictures has
+    to reach the required recall. The latency is the median of single queries in one thread, measured on the finished
+    index. featstore info shows everything that was tried. An update checks the contract again; the exit code is 1 if
+    the contract is not met.
 
     The file is a plain FAISS index, whose ids are the store's row ids (FeatureStore.rows_of_ids). An update deletes
     removed pictures from an exact index. Other kinds of index keep removed pictures in the file, and skip them in

@@ -18,8 +18,8 @@ _LISTED = 20
 def info(path: str, as_json: bool) -> int:
     """Describe the store, head or index at PATH: identity of its features, counts, figures, provenance.
 
-    For any other folder, list the stores, heads, indexes and pages in it and below it, what each was made from, which are
-    out of date, and the commands that update them; exit code 1 if something cannot be read.
+    For any other folder, list the stores, heads, indexes and pages in it and below it, what each was made from, which
+    are out of date, and the commands that update them; exit code 1 if something cannot be read.
 
     \b
     Examples:

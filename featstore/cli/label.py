@@ -27,9 +27,9 @@ def label(store: str, table: str | None, as_json: bool, history: bool, undo: boo
 
     Keys of TABLE that are not in STORE are listed, and the exit code is then 1; the other pictures are labelled.
 
-    Each labelling makes a new version of the labels. Earlier versions stay readable: FeatureStore.open(STORE, at=VERSION)
-    in Python. --undo undoes the newest labelling that is not undone yet; --undo again undoes the labelling before that.
-    Labels that came with the pictures stay.
+    Each labelling makes a new version of the labels. Earlier versions stay readable: FeatureStore.open(STORE,
+    at=VERSION) in Python. --undo undoes the newest labelling that is not undone yet; --undo again undoes the labelling
+    before that. Labels that came with the pictures stay.
 
     \b
     Examples:

@@ -52,7 +52,7 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
 
 
 def strangers(names: Sequence[str]) -> str:
-    """Return a line that names files in a store that featstore did not write and left unchanged; "" if there are none."""
+    """Return a line with the names of files in a store that featstore did not write; "" if there are none."""
     if not names:
         return ""
     more = ", ..." if len(names) > _NAMED else ""
@@ -127,7 +127,7 @@ def columns(rows: list[tuple[Any, ...]], header: tuple[str, ...]) -> str:
 
 
 _own_stderr = 2
-"""File descriptor for featstore's own messages: 2; while apart() collects standard error, a copy of the real one."""
+"""File descriptor for featstore's own messages: 2 or, while apart() redirects 2, a copy of the original one."""
 _SHOWN_BYTES = 64 << 10
 
 
@@ -229,7 +229,7 @@ class Bar:
         say(f"{what}{left}{f', {note}' if note else ''}", stream=self._stream)
 
     def clear(self) -> None:
-        """Remove the bar from the terminal, so that lines can be printed; the next progress report shows the bar again."""
+        """Remove the bar from the terminal, so that lines can be printed; the next progress shows the bar again."""
         if self._visible:
             self._bar.clear()
             self._visible = False

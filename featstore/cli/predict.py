@@ -22,14 +22,14 @@ _SHOWN = 3
     "--prompts",
     type=click.Path(dir_okay=False),
     metavar="CLASSES.txt",
-    help="Classify without a head, by texts: a class a line, or a class, a tab and a text for it. HEAD is then an input.",
+    help="Classify without a head, by texts: each line is a class, or a class, a tab and a text. HEAD is then the first input.",
 )
 @click.option(
     "--template",
     "templates",
     multiple=True,
     metavar="TEXT",
-    help="Text around a class of --prompts, with {} for its name; repeat for more, which are averaged (default: CLIP's seven).",
+    help="Text for every class of --prompts, with {} for the class name; repeat for several texts, whose vectors are averaged (default: CLIP's seven).",
 )
 @click.option(
     "--weights",
@@ -52,7 +52,7 @@ _SHOWN = 3
 @click.option(
     "--by",
     type=click.Choice(["parent"]),
-    help="One prediction for each picture of a store with regions, from all of them.",
+    help="One prediction for each picture of a store with regions, from all its regions.",
 )
 @click.option(
     "--pool",
@@ -63,7 +63,7 @@ _SHOWN = 3
     "--csv",
     "as_csv",
     is_flag=True,
-    help="CSV: key, label, probability, one column per class, reason; a text that a spreadsheet takes for a formula gets an apostrophe.",
+    help="CSV: key, label, probability, one column per class, reason; a text that a spreadsheet would read as a formula gets an apostrophe.",
 )
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @json_option

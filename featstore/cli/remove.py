@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 )
 @click.option("--from", "listed", type=click.Path(), metavar="FILE", help="Also the keys in FILE, one a line.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
-@click.option("--restore", is_flag=True, help="Let the next featstore extract bring these removed pictures back.")
+@click.option("--restore", is_flag=True, help="Let the next featstore extract add these removed pictures again.")
 @click.option(
     "--purge", is_flag=True, help="Also erase these and all removed pictures from the files, indexes and heads."
 )
@@ -45,9 +45,9 @@ def remove(
 
     If a key is unknown, nothing is removed.
 
-    --purge erases the vectors, keys and labels of all removed pictures from the files of STORE, from its indexes and heads
-    in the same folder, and from the indexes and heads given by --also. Files that may still contain removed pictures are
-    listed, and the exit code is then 1. If a purge was killed, the same command continues it.
+    --purge erases the vectors, keys and labels of all removed pictures from the files of STORE, from its indexes and
+    heads in the same folder, and from the indexes and heads given by --also. Files that may still contain removed
+    pictures are listed, and the exit code is then 1. If a purge was killed, the same command continues it.
 
     \b
     Examples:

@@ -14,7 +14,7 @@ from featstore.text import counted, printable
 @click.command()
 @click.argument("store", type=click.Path())
 @click.option("--root", type=click.Path(), help="Where the pictures are now, if they moved.")
-@click.option("--weights", help="Checkpoint file of the backbone, if the name in the store does not lead to it.")
+@click.option("--weights", help="Checkpoint file of the backbone, if it is not found by its name in the store.")
 @own_backbone_option
 @engine_option
 @device_option

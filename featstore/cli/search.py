@@ -44,7 +44,7 @@ from featstore.text import counted, printable
     type=click.FloatRange(0, min_open=True),
     default=defaults.LESS_WEIGHT,
     show_default=True,
-    help="Strength of --less: the query moves by this multiple of its distance from the mean of what to avoid.",
+    help="Strength of --less: the query moves away from the mean of what to avoid, by this multiple of their distance.",
 )
 @click.option(
     "--where",

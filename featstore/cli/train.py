@@ -217,7 +217,7 @@ def _lines(trained: TrainReport, notes: list[str], report: str | None, figures: 
 
 
 def _require_place_of_figures(beside: bool, report: str | None) -> None:
-    """Raise UsageError if --beside is given without --report, or if the page has the name of the JSON file it writes."""
+    """Raise UsageError if --beside is given without --report, or if its JSON file would replace the page."""
     if beside and report is None:
         raise click.UsageError("--beside writes figures beside the page of --report; name one")
     if beside and report is not None and report.lower().endswith(".json"):
@@ -240,7 +240,7 @@ def _with_settings(run: Callable[..., Any], options: dict[str, Any], settings: d
 
 
 def _require_only(context: click.Context, option: str, *more: str) -> None:
-    """Raise UsageError if ``option`` ("again" or "update") is given with an option that its head already records."""
+    """Raise UsageError if ``option`` ("again" or "update") is given with an option that the old head records."""
     own = (option, "store", "more", "as_json", *more)
     given = [
         one.opts[0] for one in context.command.params if one.name not in own and _was_given(context, one.name or "")

@@ -77,7 +77,7 @@ class Drawing:
         self._marks.append(_Mark("dot", kind, (*centre, radius), title=title))
 
     def write(self, kind: str, at: Point, text: str, anchor: str = "middle", *, turned: bool = False) -> None:
-        """Add a text; ``at``: the "start", "middle" or "end" (``anchor``) of its baseline; ``turned``: it runs upwards."""
+        """Add a text; ``at``: the "start", "middle" or "end" (``anchor``) of its baseline; ``turned``: upwards."""
         self._marks.append(_Mark("text", kind, at, text, anchor=anchor, turned=turned))
 
     def svg(self) -> Markup:

@@ -122,7 +122,7 @@ def confusion_matrix(
     counts: Sequence[Sequence[int]],
     shown: Mapping[tuple[int, int], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Return the template's values for a confusion matrix (k, k; rows: true classes); ``shown``: result of ``cells``."""
+    """Return the template's values for a confusion matrix (k, k; rows: true classes). ``shown``: from ``cells``."""
     shown = shown or {}
     matrix = np.asarray(counts, np.int64)
     wrong = matrix.copy()

@@ -44,7 +44,8 @@ EXTRACT_BATCH = 8
 class Step:
     """A step of the demo: the equivalent command, its result, and its duration in seconds.
 
-    ``kept``: the result of an earlier run was used. ``made_in``: seconds that making the result took, then or now.
+    ``kept``: the result of an earlier run was used. ``made_in``: seconds that making the result took, in this run or in
+    the earlier run.
     """
 
     name: str

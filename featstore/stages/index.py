@@ -220,7 +220,7 @@ def _update(store: FeatureStore, path: Path, name: str, seed: int, notes: list[s
 
 
 def _grow(index: FeatureIndex, store: FeatureStore, rows: NDArray[np.int64], generation: int, seed: int) -> None:
-    """Add the store's ``rows`` (m,); if there is a contract, first measure recall with some of these rows as queries."""
+    """Add the store's ``rows`` (m,); if there is a contract, first measure recall with some of them as queries."""
     from featstore.indexes import check_contract
     from featstore.indexes.build import grown
     from featstore.indexes.growth import draw_queries, judge

@@ -91,7 +91,7 @@ def describe_head(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _to_trust(head: TrainedHead) -> list[str] | None:
-    """Return the types that a user of ``head`` has to trust before loading it; None if skops, which tells, is missing."""
+    """Return the types that a user has to trust to load ``head``; None if skops, which lists the types, is missing."""
     from featstore.heads.wrapped import EstimatorModel
 
     if not isinstance(head.model, EstimatorModel):

@@ -30,7 +30,7 @@ class Asked:
     """One query. ``vector`` (d,); None if no vector could be made, which ``reason`` and ``message`` explain.
 
     ``name``: shown to the user. ``source`` or ``key``: the picture, if the query is a picture. ``own``: ids that the
-    query itself has in the index; they are excluded from the result.
+    query itself has in the index; these ids are excluded from the result.
     """
 
     name: str

@@ -145,13 +145,13 @@ def search(
     ``like``: more queries, by key, vector, class or text. ``combine``: make one query from all queries. ``less``:
     queries that the combined query avoids, with the strength ``less_weight`` (see Queries.mixture). A picture given by
     key is excluded from its own neighbours. ``where``: a condition that the results must meet (featstore.where); if few
-    rows meet it, these rows are compared one by one, with the store's vectors. ``by`` "parent": return only the best
-    region of each picture, and no region of a picture given by key.
+    rows meet the condition, these rows are compared one by one, with the store's vectors. ``by`` "parent": return only
+    the best region of each picture, and no region of a picture given by key.
 
     Pictures go through the backbone, weights and preprocessing that the index was made with; without pictures no
     network is loaded. ``embedding``: the fields of EmbedOptions. An unreadable query gives a QueryResult with a reason.
-    If the store is found, the notes say whether it changed since; keys, classes and ``where`` need the store. Raises
-    UsageError, IdentityError, DamagedError.
+    If the store is found, the notes say whether the store has changed since; keys, classes and ``where`` need the
+    store. Raises UsageError, IdentityError, DamagedError.
     """
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(column(inputs, "pictures"))
     more = like or Query()
@@ -268,7 +268,7 @@ class Finder:
     def _excluded(self, ids: NDArray[np.int64], own: tuple[int, ...]) -> NDArray[np.bool_]:
         """Return which of the found ``ids`` (best first) to leave out, as a mask.
 
-        These are the query's ``own`` ids and, by parent, all regions of the query's picture and, of every other
+        These are the query's ``own`` ids and, if ``by_parent``, all regions of the query's picture and, of every other
         picture, all regions but the best.
         """
         out = np.isin(ids, own)

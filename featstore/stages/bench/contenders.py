@@ -1,4 +1,4 @@
-"""The functions that ``featstore bench`` measures, each in its own process: pictures per second, without set-up time."""
+"""The functions that ``featstore bench`` measures, each in a process: pictures per second, without set-up time."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def end_to_end(
             supervised=False,
             progress=tell,
         )
-        # Start the time at the first progress message, which comes before any picture is read.
+        # Measure from the first progress message on, which comes before any picture is read.
         seconds = time.perf_counter() - begun[0]
     return {
         "rate": report.vectors / seconds,

@@ -83,7 +83,7 @@ class Task:
 
 
 def run_contender(name: str, task: Task, Cs: tuple[float, ...]) -> dict[str, Any]:
-    """Fit the contender ``name`` on ``task``; return seconds, held-out accuracy, the chosen C and peak memory (bytes)."""
+    """Fit the contender ``name`` on ``task``; return seconds, held-out accuracy, chosen C and peak memory (bytes)."""
     features, codes = task.make()
     X, y = features[: task.rows], codes[: task.rows]
     estimator = _estimator(name, task, Cs)
@@ -125,7 +125,7 @@ def _estimator(name: str, task: Task, Cs: tuple[float, ...]) -> Any:
 def _floors(X: NDArray[Any], passes: int, operations: float) -> dict[str, float]:
     """Return lower bounds of the fitting time, from the memory bandwidth and the matrix-product speed of this machine.
 
-    ``passes``: how often the fit reads X; ``operations``: its number of floating-point operations.
+    ``passes``: how often the fit reads X; ``operations``: number of floating-point operations of the fit.
     """
     vector = np.ones(X.shape[1], X.dtype)
     square = X[: X.shape[1]]

@@ -40,7 +40,7 @@ class Verdict:
 
 
 def fit_verdicts(table: list[dict[str, Any]]) -> list[Verdict]:
-    """Return the verdicts on speed and accuracy for one data set, for each head whose peer is in ``table`` too."""
+    """Return the verdicts on speed and accuracy, for one data set and each head with its peer in ``table``."""
     by_name = {row["contender"]: row for row in table}
     found = []
     for kind in ("logreg", "svm"):

@@ -21,10 +21,10 @@ _EMBEDDED: Final = ("china.jpg", "flower.jpg")
 
 
 def gather(source: str | os.PathLike[str] | None, count: int, folder: Path) -> tuple[int, int]:
-    """Write ``count`` pictures of ``source`` into ``folder``; return the numbers of distinct and of unreadable ones.
+    """Write ``count`` pictures of ``source`` into ``folder``; return the numbers of distinct and unreadable pictures.
 
-    The pictures are drawn with a fixed seed; if ``source`` has fewer than ``count``, they are repeated. Without a source the
-    two sample photographs of scikit-learn are used. Raises UsageError if no picture can be read.
+    The pictures are drawn with a fixed seed; if ``source`` has fewer than ``count``, they are repeated. Without a
+    source the two sample photographs of scikit-learn are used. Raises UsageError if no picture can be read.
     """
     # All files are named .jpg: decoders find the format from the bytes, not from the file extension.
     places = [folder / f"{number:06d}.jpg" for number in range(count)]
@@ -63,7 +63,10 @@ def _drawn(source: str | os.PathLike[str], count: int) -> Iterator[bytes | None]
 
 
 def _sample(items: Iterable[Input], count: int) -> list[Input]:
-    """Return ``count`` items drawn at random, in one pass (Vitter 1985, "Random sampling with a reservoir", algorithm R)."""
+    """Return ``count`` items drawn at random, in one pass.
+
+    Source: J. Vitter 1985, "Random sampling with a reservoir", algorithm R.
+    """
     draw, kept = random.Random(0), list[Input]()
     for number, item in enumerate(items):
         if number < count:

@@ -22,7 +22,7 @@ Tell = Callable[[int, str, float], None]
 
 @dataclass(frozen=True)
 class Contender:
-    """A measured function.
+    """A contender: a function that is measured.
 
     ``function`` ("package.module:function") takes ``arguments`` (JSON) and returns {"rate": ...}, a rate per second.
     """

@@ -28,11 +28,11 @@ _DECODERS: Final = {"exact": "pillow", "fast": "pillow-torch"}
 class SpeedReport:
     """Rates in pictures per second, and ratios of rates.
 
-    ``shares``: by contender, ratios of its rate to other rates, each the median over the rounds of the ratio within a
-    round. ``times_tutorial``, for every contender: to the rate of the tutorial loop. ``of_forward``, for end-to-end
-    contenders: to the bare forward pass of the same engine. ``of_ceiling``, for end-to-end contenders: to the upper
-    bound 1 / (1/decode + 1/forward) on a CPU, where decoding and network share the processors; on a GPU the bound is
-    the smaller of the two rates.
+    ``shares``: by contender, the ratios of the contender's rate to other rates. Each ratio is the median over the
+    rounds of the ratio within a round. ``times_tutorial`` (every contender): ratio to the tutorial loop. ``of_forward``
+    (end-to-end contenders): ratio to the bare forward pass of the same engine. ``of_ceiling`` (end-to-end contenders):
+    ratio to the upper bound, which is 1 / (1/decode + 1/forward) on a CPU, where decoding and network share the
+    processors, and the smaller of the two rates on a GPU.
     """
 
     pictures: int

@@ -38,8 +38,8 @@ def export(
     A head becomes a file. "onnx" (default): one model of preprocessing, network and head, from the pixels of a decoded
     picture to ``label`` and ``probabilities``; with ``features_only`` the model is the head alone. The file gets its
     final name after a test on synthetic pictures. "sklearn": an estimator that joblib loads. ``weights``, ``backbone``:
-    the network's weights, if they are not published weights. ``trust``: types that may be created when a head of
-    another package's class is loaded, see featstore.load_head.
+    your own weights file or network, if the head's features were made with it. ``trust``: types that may be created
+    when a head of another package's class is loaded, see featstore.load_head.
 
     ``out``: output path; by default ``path`` with the name of the format added. Raises UsageError if there is nothing
     to export, the format does not exist, or ``out`` is something else than an earlier export; FeatstoreError if the

@@ -40,7 +40,7 @@ _ENGINES: Final = {
     "compile": {"openvino": (0.1, 0.4)},
     "openvino": {"openvino-int8": (0.5, 0.7)},
 }
-"""Engine used -> other engine -> smallest and largest share of the network's processor time that a change saves."""
+"""For the engine in use and each other engine: smallest and largest share of the network's processor time saved."""
 _OPENVINO_STARTUP: Final = 3.2
 """Additional seconds to start OpenVINO instead of torch: importing it, converting and compiling the network.
 
@@ -119,7 +119,7 @@ def _exactly(option: str, seconds: float) -> Saving:
 
 
 def _of_engines(name: str, network: float) -> list[Saving]:
-    """Return the best saving by another CPU engine, in a list that is empty if no engine saves time.
+    """Return the best saving by another CPU engine, in a list that is empty if there is no other engine.
 
     ``name``: the engine used; ``network``: seconds that the network took.
     """
@@ -138,7 +138,7 @@ def _of_engines(name: str, network: float) -> list[Saving]:
 
 
 def _without_option(largest: str, engine: Mapping[str, Any]) -> str:
-    """Return the end of the advice if no option is known to save much; it depends on the ``largest`` part of the time."""
+    """Return the end of the advice if no option is known to save much. ``largest``: what took most of the time."""
     if largest == "the network":
         if not str(engine.get("device")).startswith("cuda"):
             return "; a lighter --backbone, or a GPU, would help"

@@ -78,8 +78,8 @@ class ExtractKeywords(TypedDict, total=False):
 class ExtractOptions:
     """Options of an extraction. Raises UsageError for a number that is out of range.
 
-    The features of an existing store are fixed: backbone, weights, precision, decode, dtype, size, fit, layer and pool are
-    by default those of the store. Their defaults below are for a new store.
+    The features of an existing store are fixed: backbone, weights, precision, decode, dtype, size, fit, layer and pool
+    are by default those of the store. Their defaults below are for a new store.
 
     Attributes
     ----------
@@ -92,17 +92,17 @@ class ExtractOptions:
     precision
         Precision of the arithmetic, see featstore.engines.open_engine.
     decode
-        "exact" (default): pixels equal to those of torchvision's transforms, bit for bit; "fast": within one level of them
-        (with bicubic interpolation: two).
+        "exact": pixels equal to those of torchvision's transforms, bit for bit; "fast": within one level of them (with
+        bicubic interpolation: two). Default for a new store: "exact".
     dtype
         Type of the stored numbers; default: defaults.DTYPE.
     size
         Side in pixels of the square input of the network; default: as the authors of the weights chose it.
     fit
-        How a picture becomes a square: "crop", its centre; "squash", the whole picture, with another aspect ratio; "pad",
-        the whole picture with a margin. See Preprocessing. Default: as the authors of the weights chose it.
+        How a picture becomes a square: "crop", its centre; "squash", the whole picture, with another aspect ratio;
+        "pad", the whole picture with a margin. See Preprocessing. Default: as the authors of the weights chose it.
     layer
-        Module of the network whose output is used; default: the module that the backbone names.
+        Module of the network whose output is used; default: the last but one.
     pool
         How the layer's output becomes a vector: "avg", "max", "cls", "cls+mean" or "none"; see
         featstore.backbones.layers.take.

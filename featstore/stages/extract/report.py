@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 class ExtractReport:
     """Result of an extraction.
 
-    The whole store after the run: ``images`` = ``vectors`` + ``failures`` + ``pending``; ``classes``: number of
-    classes; ``splits``: names of the splits. This run: ``new_vectors``, ``new_failures``; ``reasons``: its failures by
-    reason; ``stopped``: whether it was asked to stop before its units were done; ``restarts``: how often the worker
-    process died or stalled and was started again. The source: ``layout``, if it is a folder; ``read_as``: one line on
-    what was found and where; ``ignored``: number of files left out; ``unreached``: number of pending pictures whose
-    folder does not exist. ``notes``: messages for the user.
+    Of the whole store after the run: ``images`` = ``vectors`` + ``failures`` + ``pending``; ``classes``: number of
+    classes; ``splits``: names of the splits. Of this run: ``new_vectors``, ``new_failures``; ``reasons``: number of
+    failures by reason; ``stopped``: whether the run was asked to stop before its units were done; ``restarts``: how
+    often a worker process that died or stalled was started again. Of the source: ``layout``, if the source is a folder;
+    ``read_as``: one line on what was found and where; ``ignored``: number of files left out; ``unreached``: number of
+    pending pictures whose folder does not exist. ``notes``: messages for the user.
     """
 
     store: str
@@ -51,7 +51,7 @@ class ExtractReport:
 
     @property
     def fruitless(self) -> bool:
-        """Whether the run added no vector although it tried pictures, or because their folder does not exist."""
+        """Whether the run added no vector, because all pictures failed or their folder does not exist."""
         return self.new_vectors == 0 and (self.new_failures > 0 or self.unreached > 0)
 
     def to_dict(self) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def _plan(
     options: ExtractOptions,
     timings: Timings,
 ) -> tuple[Change, Run]:
-    """Update the store's plan; return the change, and a Run over the units that this process may extract."""
+    """Update the store's plan (list of rows); return the change, and a Run over the units for this process."""
     claims.join()
     sweep(store, claims)
     # Read the manifest again: another process may have finished a compaction just before this process joined.
@@ -161,7 +161,7 @@ def _plan(
 
 
 def _take_labels(store: Path, manifest: Manifest, source: StoreSource, follow: bool) -> None:
-    """Copy the labels, splits and metadata of a source that is a store; if ``follow``, refer to them instead."""
+    """Copy the labels, splits and metadata of a source that is a store; if ``follow``, refer to the source instead."""
     if manifest.store_id == source.store_id:
         raise UsageError(f"{store}: is the source itself; name another store for the new features")
     if follow:
@@ -188,7 +188,7 @@ def _features(network: Network | None, there: Manifest | None) -> tuple[Identity
 
 
 def _report(run: Run, source: Source, change: Change, units: tuple[int, int]) -> ExtractReport:
-    """Return the report of ``run``, with the store's counts after it; the caller adds seconds, timings and advice."""
+    """Return the report of ``run`` and the store's counts; the caller adds seconds, timings and advice."""
     opened = FeatureStore(run.store)
     counts, (classes, splits) = opened.counts, classes_of(opened._tables)
     return ExtractReport(

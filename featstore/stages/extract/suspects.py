@@ -1,4 +1,4 @@
-"""Find the picture that killed a worker: try each picture in its hands alone, in a process with limits."""
+"""Find the picture that killed a worker: try each picture that the worker had open, alone, in a process with limits."""
 
 from __future__ import annotations
 

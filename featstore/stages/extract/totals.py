@@ -36,7 +36,7 @@ class Totals:
         self._now = {}
 
     def tell(self, number: int, now: Progress) -> None:
-        """Note the progress of run ``number``, and report the progress of all runs together."""
+        """Record the progress of run ``number``, and report the progress of all runs together."""
         self._now[number] = now
         if self.progress is not None:
             done, failed, now_all = sum(self._done), sum(self._failed), self._now.values()
@@ -50,7 +50,7 @@ class Totals:
             )
 
     def reports(self, values: Sequence[dict[str, Any]], started: float, began: float) -> list[ExtractReport]:
-        """Return the reports of the last attempt, with the counts of earlier attempts added; ``began``: its start."""
+        """Return the reports of the last attempt, which began at ``began``, plus the counts of all attempts."""
         reports, before, seconds = [], began - started, time.monotonic() - started
         for number, value in enumerate(values):
             report = ExtractReport.from_dict({**value, "change": self.changes[number] or value["change"]})

@@ -67,7 +67,7 @@ def main() -> None:
     except Exception as error:
         value = error_value(error)
         if not isinstance(error, FeatstoreError):
-            # Any other exception is a bug of featstore: print the traceback for the bug report.
+            # An exception that is not a FeatstoreError is a bug of featstore: print the traceback for the bug report.
             traceback.print_exc()
         answers.say(error=value)
 

@@ -62,9 +62,9 @@ def _embedded(
     workers: int | None,
     tally: Tally | None,
 ) -> Iterator[tuple[list[Input], dict[int, tuple[str, str]], NDArray[Any]]]:
-    """Yield inputs, failures by position, and the vectors (m, d) of the readable inputs, joined over all backbones."""
+    """Yield inputs, failures by position, and vectors (m, d) of the readable inputs, concatenated over backbones."""
     streams = itertools.tee(inputs_of(paths), len(embedders))
-    # Only the last backbone reports progress: it is the last to finish each picture.
+    # Only the last backbone reports progress: when it finishes a picture, the other backbones have finished it too.
     callbacks = [None] * (len(embedders) - 1) + [tally]
     blocks = (
         one.blocks(stream, batch=batch, workers=workers, on_batch=callback)
@@ -91,7 +91,7 @@ def of_stores(head: Classifier, stores: StackedStores) -> Iterator[Prediction]:
 def of_parents(head: Classifier, stores: StackedStores, pool: By) -> Iterator[Prediction]:
     """Yield a prediction for each picture, pooled over its regions.
 
-    If none of its regions is readable, the picture gets the reason of the first failure.
+    If no region of a picture is readable, its prediction has the failure reason of its first region.
     """
     names, codes = numbered(stores.first.parents)
     total = np.zeros((len(names), len(head.classes)))

@@ -148,7 +148,7 @@ def _require_store(by: str | None) -> None:
 
 
 def _for_stores(head: Classifier, stores: StackedStores, by: str | None, pool: By) -> Predictions:
-    """Return a prediction for each row of ``stores`` or, if ``by``, for each picture, pooled over its rows (regions)."""
+    """Return a prediction for each row of ``stores`` or, if ``by``, for each picture, pooled over its regions."""
     notes = [*state_of_store(stores.first), *stores.notes()]
     make = partial(of_stores, head, stores) if by is None else partial(of_parents, head, stores, pool)
     return Predictions(head.classes, make, notes)

@@ -16,7 +16,7 @@ def rewrite(artifact: Artifact, store: FeatureStore, denylist: Denylist) -> bool
     """Write an index or a head of ``store`` again if it contains rows, keys or labels of removed pictures.
 
     ``denylist``: the removed pictures. Returns whether the file was written. Raises FeatstoreError, which names the
-    remedy, if the file cannot be written without them; OSError.
+    remedy, if the file cannot be written without the removed pictures; OSError.
     """
     if artifact.kind == "index":
         return _rewrite_index(artifact.path, store, denylist)
@@ -26,7 +26,7 @@ def rewrite(artifact: Artifact, store: FeatureStore, denylist: Denylist) -> bool
 
 
 def held_by(artifact: Artifact) -> str:
-    """Return why a file that cannot be rewritten, such as a page, may still show removed pictures; "" if it cannot."""
+    """Return why a page, which is not rewritten, may still show removed pictures; "" for other kinds of files."""
     if artifact.kind == "page":
         return "a page may show the pictures: delete it, or make it again with the command that made it"
     return ""

@@ -73,7 +73,7 @@ def encoded(keys: Iterable[str | bytes]) -> list[bytes]:
 
 
 def rows_of(where: str | None) -> Select | None:
-    """Return a function that returns the rows of a store that meet the condition ``where``; None without a condition."""
+    """Return a function that selects the rows of a store that meet the condition ``where``, None for None."""
     return None if where is None else partial(_rows, where=where)
 
 

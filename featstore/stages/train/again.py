@@ -73,8 +73,8 @@ def train_again(
 
     ``stores``: where its stores are now, if they are neither at their recorded paths nor beside the head. ``kind``:
     needed for a head of another package's class, whose code is imported only if you name it: package.module:Class.
-    ``out``: where to save the new head; by default it is only compared with the old head. The weights are equal bit for
-    bit on the same machine with the same libraries; ``notes`` in the report list libraries of other versions.
+    ``out``: where to save the new head; by default the new head is not saved, only compared. The weights are equal bit
+    for bit on the same machine with the same libraries; ``notes`` in the report name libraries whose versions differ.
 
     Raises UsageError: the head has no record (an older featstore trained it); a store is not found; or rows that the
     head was trained on are gone or have changed, which the message names; DamagedError.
@@ -118,8 +118,8 @@ def retrain(
 ) -> TrainReport:
     """Train the head in the file ``head`` with its recorded options on its stores as they are now.
 
-    The new head replaces the file. ``stores``, ``kind``: as in train_again. Raises UsageError as train_again and train do;
-    DamagedError, OSError.
+    The new head replaces the file. ``stores``, ``kind``: as in train_again. Raises UsageError as train_again and train
+    do; DamagedError, OSError.
     """
     path = Path(head)
     old = open_head(path)
@@ -175,7 +175,7 @@ def _odd_field(asked: Request) -> str:
 
 
 def _require_named(recorded: str, kind: str | None, path: Path) -> None:
-    """Raise UsageError if the user named another class than ``recorded``, or did not name a class of another package."""
+    """Raise UsageError unless ``recorded`` is ``kind``, or ``kind`` is None and ``recorded`` a head of featstore."""
     from featstore.heads import HEADS
 
     if kind is not None and kind != recorded:

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 class Replaced:
     """The head that a new head replaced.
 
-    ``kind`` and ``chosen``: its kind and parameters. ``accuracy``: on its own ``rows`` held-out pictures, with the 95 %
-    interval ``low`` to ``high``. ``better`` and ``worse``: numbers of held-out pictures that only the new head, or only
-    the old head, classifies correctly. ``p_value``: of McNemar's exact test. ``better``, ``worse`` and ``p_value`` are
-    None if the held-out pictures of the two heads differ.
+    ``kind`` and ``chosen``: kind and parameters of the old head. ``accuracy``: on its own ``rows`` held-out pictures,
+    with the 95 % interval ``low`` to ``high``. ``better`` and ``worse``: numbers of held-out pictures that only the new
+    head, or only the old head, classifies correctly. ``p_value``: of McNemar's exact test. ``better``, ``worse`` and
+    ``p_value`` are None if the held-out pictures of the two heads differ.
     """
 
     kind: str
@@ -57,7 +57,7 @@ class TrainReport:
     ``path``: the head's file. ``report``: figures on the held-out rows ``split.test``. ``probabilities``: (n, classes)
     of these rows, in the order of ``head.classes``. ``notes``: warnings for readers of the figures. ``seconds``:
     duration of each step. ``uncalibrated``: calibration error and log loss before temperature scaling, empty for a head
-    without it. ``store``: the store of rows, labels and pictures. ``stores``: all stores, for a head on several.
+    without it. ``store``: the store of rows, labels and pictures. ``stores``: all stores, if there are several.
     ``replaced``: the head that was at ``path`` before, None if there was no head or it was unreadable.
     """
 
@@ -97,7 +97,7 @@ class TrainReport:
 
     @property
     def calibration(self) -> dict[str, Any] | None:
-        """Calibration figures ``before`` and ``after`` temperature scaling, and its factor ``scale``; None if not scaled."""
+        """Calibration ``before`` and ``after`` temperature scaling, and the factor ``scale``; None without scaling."""
         if not self.uncalibrated:
             return None
         after = {name: self.report.estimates[name].value for name in self.uncalibrated}
@@ -123,5 +123,5 @@ class TrainReport:
 
 
 def scale_of(head: TrainedHead) -> float | None:
-    """Return the factor by which temperature scaling multiplies the decision values; None for a head without scaling."""
+    """Return the factor by which temperature scaling multiplies decision values; None for a head without scaling."""
     return getattr(head.model, "scale", None)

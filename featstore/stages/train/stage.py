@@ -203,7 +203,7 @@ def at_the_end(head: TrainedHead) -> list[str]:
 
 
 def rows_of(stack: StackedStores, rows: NDArray[np.int64]) -> Any:
-    """Return ``rows`` as an (n, d) array if it fits into a quarter of ``defaults.HEAD_MEMORY``, otherwise as a stream."""
+    """Return ``rows`` as an (n, d) array if that fits into a quarter of defaults.HEAD_MEMORY, otherwise as a stream."""
     if len(rows) * stack.dimension * 4 <= defaults.HEAD_MEMORY // 4:
         return stack.features(rows)
     return stack.stream(rows)
