@@ -69,7 +69,7 @@ _REMEDIES = {
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "make the folder first, or name another place"),
     errno.EBADF: "open standard input for reading, and standard output for writing",
 }
-"""By errno: what the user can do about an error of the operating system; printed after the error's message."""
+"""What the user can do about an error of the operating system, by errno; printed after the error's message."""
 
 
 class _Verbs(click.Group):

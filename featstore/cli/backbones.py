@@ -23,6 +23,7 @@ def backbones(name: str | None, as_json: bool) -> None:
 
     If NAME is the full name of a backbone, its description is printed, with the layers that extract --layer takes. The
     shape of a layer's output for one picture is (channels, height, width), (tokens, channels) or (length).
+
     If NAME is part of a name, or a pattern with * and ?, the matching backbones are listed. Models of timm and
     open_clip are listed only with a NAME such as timm/. If a dimension is shown as -, name
     its backbone to compute it.

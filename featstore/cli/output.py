@@ -71,8 +71,8 @@ def all_printable(value: Any) -> Any:
 class CsvRows:
     """Write CSV to standard output; each text is one printable line that no spreadsheet reads as a formula.
 
-    Texts that begin with = + - or @ get a leading apostrophe (OWASP's advice against CSV injection). For exact names
-    use JSON.
+    Texts that begin with = + - or @ get a leading apostrophe (OWASP's advice against CSV injection). The
+    output of --json has the exact texts.
     """
 
     def __init__(self) -> None:

@@ -41,7 +41,7 @@ def _folds(_: click.Context, __: click.Parameter, value: str) -> int | float:
 
 
 def _settings(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
-    """Return the parameters given by --set by name: a Python literal as its value, anything else as text."""
+    """Return the parameters of --set as a dict: Python literals as their values, any other text unchanged."""
     found: dict[str, Any] = {}
     for text in values:
         name, equals, value = text.partition("=")

@@ -1,4 +1,4 @@
-"""Charts of a trained head: choice of C, calibration, precision and recall, confusion."""
+"""Charts of a trained head: choice of C, calibration, precision and recall, confusion matrix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find duplicate pictures in a store, and pictures that two splits share."""
+"""Find duplicate pictures in a store, and copies in different splits."""
 
 from __future__ import annotations
 

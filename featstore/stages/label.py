@@ -20,7 +20,7 @@ from featstore.text import counted, shown, to_bytes
 __all__ = ["LabelReport", "Version", "label", "label_history", "undo_label"]
 
 _TRIED = 1000
-"""If no key is in the store, so many rows of the table are searched for another column that has the keys."""
+"""Number of rows of a table that are searched for a better key column if no key is in the store."""
 
 
 def label(

@@ -100,10 +100,10 @@ class Queries:
     def mixture(self, more: Query, less: Query, weight: float) -> Asked:
         """Return one query that is similar to everything in ``more`` and dissimilar to everything in ``less``.
 
-        The vector is m + weight (m - l), with m and l the mean vectors of ``more`` and ``less`` (vectors scaled to
-        length 1 first under cosine). This is Rocchio's relevance feedback (J. Rocchio in: G. Salton, The SMART
-        Retrieval System, 1971). Pictures given by key are excluded from the result. If a picture is unreadable, the
-        query has no vector.
+        The vector is m + weight (m - l), with m and l the mean vectors of ``more`` and ``less``; for the metric cosine,
+        vectors are scaled to length 1 before the mean is taken. This is Rocchio's relevance feedback (J. Rocchio in: G.
+        Salton, The SMART Retrieval System, 1971). Pictures given by key are excluded from the result. If a picture is
+        unreadable, the query has no vector.
         """
         sums: list[NDArray[np.float64]] = []
         names: list[str] = []
@@ -181,7 +181,7 @@ class Queries:
 
 
 def batches(asked: Iterable[Asked], size: int) -> Iterator[list[Asked]]:
-    """Yield ``asked`` in lists of up to ``size``."""
+    """Yield the queries ``asked`` in lists of up to ``size`` queries."""
     remaining = iter(asked)
     while part := list(islice(remaining, size)):
         yield part

@@ -142,7 +142,7 @@ class _Reextraction:
         return found
 
     def units(self, claims: Claims, report: RepairReport) -> None:
-        """Extract whole units again; units whose folder of pictures is missing become failures."""
+        """Extract whole units again; the pictures of a unit become failures if their folder is missing."""
         from featstore.embed.units import extract_units
 
         manifest = Manifest.read(self.store)

@@ -48,8 +48,8 @@ def bench_store(
 ) -> StorageReport:
     """Measure writing, scanning and gathering ``megabytes`` MiB of vectors on the disk of ``directory``.
 
-    Files are written to a temporary folder in ``directory`` (None: the system's) and removed afterwards. Raises
-    UsageError, FeatstoreError if a contender fails, OSError.
+    Files are written to a temporary folder in ``directory`` (None: the system's temporary folder) and removed
+    afterwards. Raises UsageError, FeatstoreError if a contender fails, OSError.
     """
     if min(megabytes, dimension, rounds) < 1:
         raise UsageError("megabytes, dimension and rounds have to be at least 1")

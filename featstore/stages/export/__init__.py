@@ -1,4 +1,4 @@
-"""Export a store to files of other programs, or a head to ONNX and scikit-learn."""
+"""Export a store to file formats of other programs, or a head to ONNX or scikit-learn."""
 
 from __future__ import annotations
 

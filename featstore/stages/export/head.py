@@ -1,4 +1,4 @@
-"""Export a head: to ONNX, with the network and the preprocessing before it or alone, and to scikit-learn."""
+"""Export a head to ONNX (alone, or as one model with preprocessing and network) or to scikit-learn."""
 
 from __future__ import annotations
 

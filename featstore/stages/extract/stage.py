@@ -1,4 +1,4 @@
-"""The stage that turns a source of pictures into a store: plan, claim, extract, commit."""
+"""Turn a source of pictures into a store: update the plan, reserve units of work, extract them, write shards."""
 
 from __future__ import annotations
 

@@ -50,7 +50,10 @@ class Totals:
             )
 
     def reports(self, values: Sequence[dict[str, Any]], started: float, began: float) -> list[ExtractReport]:
-        """Return the reports of the last attempt, which began at ``began``, plus the counts of all attempts."""
+        """Return the reports of the last attempt, with the counts of earlier attempts added.
+
+        ``values``: these reports as JSON; ``started``: start of the extraction; ``began``: start of the last attempt.
+        """
         reports, before, seconds = [], began - started, time.monotonic() - started
         for number, value in enumerate(values):
             report = ExtractReport.from_dict({**value, "change": self.changes[number] or value["change"]})

@@ -1,4 +1,4 @@
-"""Remove pictures from a store, and restore removed ones."""
+"""Remove pictures from a store, and restore removed pictures."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def encoded(keys: Iterable[str | bytes]) -> list[bytes]:
 
 
 def rows_of(where: str | None) -> Select | None:
-    """Return a function that selects the rows of a store that meet the condition ``where``, None for None."""
+    """Return a function that selects the rows of a store that meet ``where``; None if there is no condition."""
     return None if where is None else partial(_rows, where=where)
 
 

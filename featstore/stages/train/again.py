@@ -175,7 +175,10 @@ def _odd_field(asked: Request) -> str:
 
 
 def _require_named(recorded: str, kind: str | None, path: Path) -> None:
-    """Raise UsageError unless ``recorded`` is ``kind``, or ``kind`` is None and ``recorded`` a head of featstore."""
+    """Raise UsageError if the user named a wrong class, or did not name a class of another package.
+
+    ``recorded``: the class in the head; ``kind``: the class that the user named, or None.
+    """
     from featstore.heads import HEADS
 
     if kind is not None and kind != recorded:
