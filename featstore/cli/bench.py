@@ -87,7 +87,7 @@ def bench(pictures: str | None, store: str | None, megabytes: int, rounds: int, 
 
 @contextlib.contextmanager
 def _clean_up_on_sigterm() -> Iterator[None]:
-    """Inside the context, make SIGTERM exit Python normally, so that the (large) temporary folder is deleted."""
+    """Inside the context, make SIGTERM exit Python normally, so that the temporary folder is deleted."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         yield

@@ -102,7 +102,7 @@ class ExtractOptions:
         How a picture becomes a square: "crop", its centre; "squash", the whole picture, with another aspect ratio;
         "pad", the whole picture with a margin. See Preprocessing. Default: as the authors of the weights chose it.
     layer
-        Module of the network whose output is used; default: the last but one.
+        Module of the network whose output is used; default: the last layer but one.
     pool
         How the layer's output becomes a vector: "avg", "max", "cls", "cls+mean" or "none"; see
         featstore.backbones.layers.take.
