@@ -1,4 +1,4 @@
-"""The command ``featstore``: one module per verb, imported only when the verb is called."""
+"""The command ``featstore``: each subcommand (verb, such as extract) has a module here, imported when it is called."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ SECTIONS: Final = {
         "bench": "Measure the speed of this machine on your pictures, and of its disk.",
     },
 }
-"""The verbs by section of the help, each with its summary, so that --help imports no verb. Verb V is in cli/V.py."""
+"""The subcommands by section of ``featstore --help``, with their summaries, so that the help imports none of them."""
 VERBS: Final = tuple(verb for section in SECTIONS.values() for verb in section)
 
 
 def module_of(verb: str) -> str:
-    """Return the name of a verb's modules: the verb; with an underscore if it is a keyword of Python (import)."""
+    """Return the name of a subcommand's modules: the subcommand's name, or ``import_`` for import, a Python keyword."""
     return f"{verb}_" if keyword.iskeyword(verb) else verb
 
 
@@ -69,7 +69,7 @@ _REMEDIES = {
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "make the folder first, or name another place"),
     errno.EBADF: "open standard input for reading, and standard output for writing",
 }
-"""Remedies for errors of the operating system that have no message of their own."""
+"""What the user can do about an error of the operating system, by errno; printed after the error's message."""
 
 
 class _Verbs(click.Group):
@@ -101,11 +101,11 @@ class _Verbs(click.Group):
 
 
 def _require_once(context: click.Context, arguments: list[str]) -> None:
-    """Raise UsageError if an option with one value is given twice; click would silently keep the last."""
+    """Raise UsageError if an option that takes one value is given twice; click would silently keep the last value."""
     try:
         _, _, given = context.command.make_parser(context).parse_args(list(arguments))
     except click.UsageError:
-        # The verb reports the error itself.
+        # Parsing fails: the subcommand parses the arguments again and reports the error.
         return
     once = [one for one in given if isinstance(one, click.Option) and not (one.multiple or one.is_flag or one.count)]
     for option, count in Counter(once).items():
@@ -132,7 +132,7 @@ def featstore() -> None:
       featstore extract pictures/ my.store              again: only what is new or changed
       featstore train my.store                          a classifier, and how good it is
       featstore index my.store                          an index, and its measured recall
-      featstore search my.store.faiss cat.jpg           the pictures most like it
+      featstore search my.store.faiss cat.jpg           the pictures most similar to it
       featstore info my.store                           what is in it
 
     Exit codes: 0 done, 1 something failed, 2 the request has to change, 130 stopped by Ctrl-C, 143 by SIGTERM.
@@ -140,23 +140,23 @@ def featstore() -> None:
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command with ``arguments`` (default: the process's own) and exit."""
+    """Run the command ``featstore`` with ``arguments`` (default: sys.argv[1:]) and exit."""
     sandbox.fill_standard_streams()
     if arguments is None and codecs.lookup(sys.getfilesystemencoding()).name != "utf-8":
-        # Names in stores and tables are UTF-8. Under another locale Python would use another encoding, or fail.
+        # Names in stores and tables are UTF-8. Under another locale Python would decode names differently or fail, so
+        # restart in UTF-8 mode.
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     _open_streams()
     run(featstore, arguments, name="featstore")
 
 
 def _open_streams() -> None:
-    """Replace closed standard streams in ``sys``, escape characters that an output stream cannot encode,
-    and let output wait for its reader."""
+    """Prepare the standard streams: replace missing streams, escape unencodable characters, make writes blocking."""
     sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     for number in (1, 2):
-        # A pipe that another program made non-blocking would refuse what does not fit, and the rest would be lost.
+        # If another program made the pipe non-blocking, a write to a full pipe would fail and output would be lost.
         with contextlib.suppress(OSError):
             os.set_blocking(number, True)
     for stream in (sys.stdout, sys.stderr):
@@ -165,8 +165,7 @@ def _open_streams() -> None:
 
 
 def run(command: click.Command, arguments: list[str] | None = None, *, name: str | None = None) -> NoReturn:
-    """Run any command with ``arguments`` and exit with its code; errors are printed in one line, without a
-    traceback."""
+    """Run ``command`` with ``arguments`` and exit with its exit code; print an error as one line, no traceback."""
     tell_warnings()
     try:
         sandbox.require_working_directory()
@@ -182,7 +181,8 @@ def run(command: click.Command, arguments: list[str] | None = None, *, name: str
     except (click.Abort, KeyboardInterrupt):
         code = _print_error("stopped", 130)
     except BrokenPipeError:
-        # The reader of the output closed it; avoid another write error when the interpreter shuts down.
+        # The program that reads the output has closed its pipe. Redirect stdout, so that the interpreter's exit does
+        # not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except OSError as error:
@@ -193,11 +193,11 @@ def run(command: click.Command, arguments: list[str] | None = None, *, name: str
 
 
 def _print_error(message: Any, code: int, prefix: str = "featstore: ") -> int:
-    """Print ``message``, on one line if it has a ``prefix``, and return ``code``."""
+    """Print an error ``message`` on stderr, on one line if ``prefix`` is not empty; return the exit ``code``."""
     text = f"{prefix}{printable(' '.join(str(message).split(chr(10))))}\n" if prefix else str(message)
     try:
         say(text, err=True, end="")
     except OSError:
-        # Nobody reads standard error, or its disk is full: the exit code still tells what happened.
+        # Standard error is closed or its disk is full. Ignore that: the exit code still reports the result.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     return code

@@ -1,4 +1,4 @@
-"""featstore backbones."""
+"""The command ``featstore backbones``: its arguments and its output."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 def backbones(name: str | None, as_json: bool) -> None:
     """List the backbones: dimension, input size, parameters, and whether weights are available here.
 
-    NAME is the name of one backbone, which is then described, with the layers that extract --layer takes and the shape of
-    their output for one picture: (channels, height, width) of a map, (tokens, channels), or the length of a vector. Or
-    NAME is a part of names, or a pattern with * and ?, and lists those. Models of timm and open_clip are listed only by a
-    NAME, such as timm/. A dimension of - is found by describing the backbone.
+    If NAME is the full name of a backbone, its description is printed, with the layers that extract --layer takes. The
+    shape of a layer's output for one picture is (channels, height, width), (tokens, channels) or (length).
+
+    If NAME is part of a name, or a pattern with * and ?, the matching backbones are listed. Models of timm and
+    open_clip are listed only with a NAME such as timm/. If a dimension is shown as -, name
+    its backbone to compute it.
 
     \b
     Examples:
@@ -45,7 +47,7 @@ def backbones(name: str | None, as_json: bool) -> None:
         return
     found = list_backbones(name)
     if not found and name is not None:
-        # This raises the error with similar names.
+        # No backbone matches: this call raises an error that lists similar names.
         describe_backbone(name)
     show([asdict(each) for each in found], _table(found, all_of_them=name is None), as_json)
 
@@ -68,7 +70,7 @@ def _table(found: list[BackboneInfo], *, all_of_them: bool) -> str:
 
 
 def _hint() -> str:
-    """Return where models of timm are listed, "" if timm is installed and they are not hidden."""
+    """Return a line that says how to list the models of timm and open_clip, or how to install timm if it is missing."""
     from featstore.backbones import timm_models
 
     if timm_models.installed():

@@ -1,4 +1,4 @@
-"""featstore bench."""
+"""The command ``featstore bench``: its options and its output."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _TEMPORARY = ""
     type=click.IntRange(1),
     default=defaults.BENCH_PICTURES,
     show_default=True,
-    help="Number of pictures to sample, with repetition if there are fewer.",
+    help="Number of pictures to sample; if PICTURES has fewer, they are repeated.",
 )
 @batch_option
 @click.option("--workers", type=click.IntRange(1), help="Decoding threads (default: one per core).")
@@ -57,11 +57,11 @@ _TEMPORARY = ""
 )
 @json_option
 def bench(pictures: str | None, store: str | None, megabytes: int, rounds: int, as_json: bool, **options: Any) -> None:
-    """Measure this machine on PICTURES: each engine, decoding, whole extractions, and the loop of tutorials.
+    """Measure this machine on PICTURES: each engine, decoding, extractions, and a loop as in tutorials.
 
-    PICTURES is a source as in extract; by default two photographs included in scikit-learn are repeated. Each
-    contender runs in a fresh process, once per round, in rotating order; the output has medians, minima and maxima.
-    Five rounds take about 10 minutes for resnet50 on a CPU; use --engine, --count and --rounds to shorten it.
+    PICTURES is a source as in extract; by default two photographs included in scikit-learn are repeated. Everything
+    is measured once per round, each measurement in a fresh process; the output has medians, minima and maxima.
+    Five rounds take about 10 minutes for resnet50 on a CPU; use --engine, --count and --rounds to shorten the run.
 
     \b
     Examples:
@@ -87,7 +87,7 @@ def bench(pictures: str | None, store: str | None, megabytes: int, rounds: int, 
 
 @contextlib.contextmanager
 def _clean_up_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM run the cleanups, because the temporary folder may be large."""
+    """Inside the context, make SIGTERM exit Python normally, so that the temporary folder is deleted."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         yield

@@ -1,4 +1,4 @@
-"""featstore compact."""
+"""The command ``featstore compact``: its argument and its output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from featstore.text import counted
 def compact(store: str, as_json: bool) -> None:
     """Purge removed and replaced pictures from STORE, and merge its small shards. Ids and keys do not change.
 
-    The store's history keeps their keys and dates, so that featstore can name them for heads trained before.
+    The history in STORE keeps the keys and dates of purged pictures, so that featstore can name the pictures if an
+    earlier head was trained on them.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""featstore demo."""
+"""The command ``featstore demo``: its options and its output."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from featstore.text import printable
 @click.option("--open", "open_page", is_flag=True, help="Open the page in the browser at the end.")
 @json_option
 def demo(folder: str, limit: int | None, engine: str, open_page: bool, as_json: bool) -> None:
-    """Run the whole chain on 1,797 handwritten digits, without a network, in FOLDER (default: featstore-demo).
+    """Run all steps, from pictures to a page, on 1,797 handwritten digits; needs no network connection.
 
-    Makes pictures, features, four heads, an index, and a page with the results. A second run keeps finished results.
+    Writes pictures, features, four heads, an index, and a page with the results into FOLDER (default: featstore-demo).
+    A second run keeps finished results.
 
     \b
     Examples:

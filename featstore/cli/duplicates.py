@@ -1,4 +1,4 @@
-"""featstore duplicates."""
+"""The command ``featstore duplicates``: its options and its output."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LISTED = 20
 def duplicates(store: str, threshold: float, within: bool, html: str | None, root: str | None, as_json: bool) -> None:
     """List the pictures that STORE has more than once: equal bytes, and near-duplicates by their features.
 
-    Pictures that two splits share (leaks, which make held-out figures too good) are listed separately. The time grows
+    Copies in different splits (leaks, which make held-out figures too good) are listed separately. The time grows
     with the square of the number of pictures.
 
     Share of copies found, measured with efficientnet_lite0 on two sets of 398 and 2,000 photographs:
@@ -46,8 +46,8 @@ def duplicates(store: str, threshold: float, within: bool, html: str | None, roo
       half size and quality 50      6 to 62 %   15 to 73 %
       groups that are no copies        0 to 2      0 to 11
 
-    So 0.75 suits a few thousand photographs that a person checks. Pictures of one narrow kind (scans, digits) are all
-    similar and need more than 0.95.
+    So a threshold of 0.75 suits a few thousand photographs if a person checks the result. Pictures of one narrow kind
+    (scans, digits) are all similar and need more than 0.95.
 
     \b
     Examples:
@@ -103,7 +103,7 @@ def _lines(report: Any, html: str | None) -> list[str]:
 
 
 _EQUAL = "equal bytes   "
-"""Padded with blanks to the width of the text that _figures returns."""
+"""Shown for a picture with equal bytes; padded to the width of the two cosines that other pictures show."""
 
 
 def _figures(one: Any) -> str:

@@ -1,4 +1,4 @@
-"""featstore export."""
+"""The command ``featstore export``: its options and its output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from featstore.cli.output import Bar, apart, json_option, show
 @click.option("--onnx", "to", flag_value="onnx", help="The same as --to onnx.")
 @click.option("--sklearn", "to", flag_value="sklearn", help="The same as --to sklearn.")
 @click.option("--features-only", is_flag=True, help="Of a head: without the network, from features.")
-@click.option("--weights", help="The file of the network's weights, if they are no published ones.")
+@click.option("--weights", help="The file of the network's weights, if the weights are not published ones.")
 @trust_option
 @own_backbone_option
 @click.option("--out", type=click.Path(), help="A folder for a store, a file for a head (default: beside PATH).")
@@ -25,13 +25,14 @@ from featstore.cli.output import Bar, apart, json_option, show
 def export(path: str, quiet: bool, as_json: bool, **options: Any) -> None:
     """Write the store or head at PATH in a format of other programs.
 
-    A store becomes a folder: Parquet with a file for each unit, one array of NumPy beside a table of the other columns, or
-    CSV. Keys, labels, splits, metadata, checksums of the pictures and the identity of the features go with the vectors.
-    CSV keeps every text as it is, also one such as =1+1 that a spreadsheet would take as a formula.
-    An export that was stopped goes on where it was, and of a store that grew Parquet writes only what changed.
+    A store becomes a folder: Parquet with a file for each unit, one array of NumPy beside a table of the other columns,
+    or CSV. Keys, labels, splits, metadata, checksums of the pictures and the identity of the features go with the
+    vectors. CSV keeps every text unchanged, even a text such as =1+1, which a spreadsheet would read as a formula. If
+    an export was stopped, the same command continues it. If a store has grown, Parquet writes only what changed.
 
-    A head becomes one ONNX file with its network and preprocessing: decoded pixels in, label and probabilities out. It is
-    checked on synthetic pictures before it is kept. For scikit-learn, a head becomes an estimator that joblib loads.
+    A head becomes one ONNX file with its network and preprocessing: decoded pixels in, label and probabilities out. The
+    file is checked on synthetic pictures before it is kept. For scikit-learn, a head becomes an estimator that joblib
+    loads.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""featstore extract."""
+"""The command ``featstore extract``: its options and its output."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[st
     type=click.Choice(["auto", "exact", "fast"]),
     default=defaults.DECODE,
     show_default=True,
-    help="exact: the pixels of torchvision's transforms; fast: at most one level off (bicubic: two), other features; "
+    help="exact: the pixels of torchvision's transforms; fast: at most one level off (bicubic: two), so features differ; "
     "auto: the store's, for a new one exact.",
 )
 @geometry_options
@@ -84,7 +84,7 @@ def _names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[st
 @click.option(
     "--unit-rows",
     type=click.IntRange(1),
-    help=f"Pictures of a full shard, settled when the store is made (default: a power of two, at most {defaults.UNIT_BYTES >> 20} MiB of vectors).",
+    help=f"Number of pictures in a full shard, fixed when the store is made (default: a power of two, at most {defaults.UNIT_BYTES >> 20} MiB of vectors).",
 )
 @click.option("--retry-failures", is_flag=True, help="Retry pictures that failed before.")
 @click.option("--rehash", is_flag=True, help="Detect changes by content instead of size and time; reads every picture.")
@@ -96,7 +96,7 @@ def _names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[st
 @click.option(
     "--root",
     type=click.Path(),
-    help="Folder that relative paths start from (default: that of SOURCE); for pictures that moved.",
+    help="Folder that relative paths start from (default: the folder of SOURCE); for pictures that moved.",
 )
 @click.option(
     "--layout",
@@ -128,13 +128,13 @@ def _names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[st
     "--tiles",
     type=click.IntRange(1),
     metavar="SIDE",
-    help="Cut every picture into square tiles of so many pixels; large TIFF files are read in parts.",
+    help="Cut every picture into square tiles with sides of SIDE pixels; large TIFF files are read in parts.",
 )
 @click.option("--overlap", type=click.IntRange(0), default=0, show_default=True, help="Overlap of tiles in pixels.")
 @click.option(
     "--follow",
     is_flag=True,
-    help="Have the labels of SOURCE, which is a store, now and later, instead of copies of them.",
+    help="Always use the labels, splits and metadata of SOURCE, another store, instead of copying them.",
 )
 @click.option(
     "--max-pixels",
@@ -178,11 +178,13 @@ def extract(
     """Extract features of the pictures of SOURCE into STORE, a folder that is made if it is missing.
 
     SOURCE is a folder (split/class/file, class/file or flat), a CSV or Parquet table with a path column, a WebDataset
-    .tar, a file with one path a line (- for stdin), COCO annotations (.json), or another store: its pictures, labels,
-    splits, metadata and label history are taken over for another backbone. Pictures that are in STORE already are not extracted again;
-    pictures missing from SOURCE are retired. The run may be interrupted or killed: the same command continues it.
+    .tar, a file with one path per line (- for stdin), COCO annotations (.json), or another store, whose pictures are
+    extracted with another backbone; labels, splits, metadata and label history are copied from that store.
+    Pictures that STORE already has are not extracted again; pictures that are no longer in SOURCE are retired: results
+    no longer contain them. The run may be interrupted or killed: the same command continues it.
 
-    Several STOREs, with one --backbone each in their order, decode each picture once; each store equals its own run.
+    With several STOREs and one --backbone for each, in the same order, each picture is decoded only once. Every store
+    has the same content as after a separate run.
 
     \b
     Examples:
@@ -260,7 +262,7 @@ _STAGES = {
 
 
 def _account(timings: dict[str, float]) -> list[str]:
-    """Return how a run spent its time: stages, which add up to the duration, and what the threads did meanwhile."""
+    """Return two lines: the times of a run's stages, which sum to its duration, and the summed times of threads."""
     stages = {words: timings.get(name, 0.0) for name, words in _STAGES.items()}
     shown = [f"{words} {seconds:.1f} s" for words, seconds in stages.items() if seconds >= 0.05]
     threads = ", ".join(

@@ -1,4 +1,4 @@
-"""featstore failures."""
+"""The command ``featstore failures``: its options and its output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LISTED = 20
     "--csv",
     "as_csv",
     is_flag=True,
-    help="All failures as CSV: key, reason, message; a text that a spreadsheet takes for a formula gets an apostrophe.",
+    help="All failures as CSV: key, reason, message; a text that a spreadsheet would read as a formula gets an apostrophe.",
 )
 @json_option
 def failures(store: str, as_json: bool, as_csv: bool) -> None:

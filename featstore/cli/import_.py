@@ -1,4 +1,4 @@
-"""featstore import."""
+"""The command ``featstore import``: its options and its output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from featstore.cli.output import Bar, apart, json_option, show
 @click.command("import")
 @click.argument("vectors", nargs=-1, required=True, type=click.Path())
 @click.argument("store", type=click.Path())
-@click.option("--identity", metavar="NAME", help="What made the vectors; exports of featstore say it themselves.")
+@click.option(
+    "--identity",
+    metavar="NAME",
+    help="Name of the model that made the vectors; not needed for exports of featstore, which contain it.",
+)
 @click.option(
     "--keys",
     multiple=True,
@@ -28,8 +32,8 @@ from featstore.cli.output import Bar, apart, json_option, show
 def import_(vectors: tuple[str, ...], store: str, quiet: bool, as_json: bool, **options: Any) -> int:
     """Write VECTORS that another program made (.npy, .npz, Parquet, HDF5, flat FAISS index) into STORE.
 
-    Heads, indexes, duplicates and searches by key then work as on extracted features. What needs the network, such as a
-    search by picture, is refused. Importing the same files again writes what is new or changed.
+    Heads, indexes, duplicates and searches by key then work as on extracted features. What needs the network that made
+    the vectors, such as a search by picture, is refused. Importing the same files again writes what is new or changed.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""featstore index."""
+"""The command ``featstore index``: its options and its output."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from featstore.text import counted, printable
     "--memory",
     callback=to_bytes,
     metavar="SIZE",
-    help="Contract: memory limit for building and searching, such as 4G or 500M. A tenth of it is kept free for building, "
+    help="Contract: memory limit for building and searching, such as 4G or 500M. A tenth of the limit is kept free for building, "
     "so the new index file has at most nine tenths.",
 )
 @click.option("--latency", callback=to_seconds, metavar="TIME", help="Contract: time limit per query, such as 5ms.")
@@ -46,7 +46,9 @@ from featstore.text import counted, printable
 )
 @click.option("--seed", type=int, default=defaults.SEED, show_default=True)
 @click.option(
-    "--update", is_flag=True, help="Add new pictures, exclude removed ones and take over labels, without a rebuild."
+    "--update",
+    is_flag=True,
+    help="Add new pictures, exclude removed pictures and copy changed labels, without a rebuild.",
 )
 @click.option(
     "--export",
@@ -58,13 +60,15 @@ from featstore.text import counted, printable
 def index(store: str, as_json: bool, update: bool, export: str | None, **options: Any) -> int:
     """Build an index for nearest-neighbour search over STORE, and measure its recall on held-out pictures.
 
-    With a contract (--recall, --at, --memory, --latency: one is enough) several kinds of index are tried. The fastest
-    one is used whose recall on fresh pictures meets the contract at the lower end of the 95 % interval. The latency is
-    the median of single queries in one thread, measured on the finished index. featstore info shows everything that was
-    tried. An update checks the contract again; the exit code is 1 if it is not met.
+    One or more of --recall, --at, --memory and --latency set a contract: several kinds of index are tried, and the
+    fastest one that meets the contract is used. The lower end of the 95 % interval of its recall on fresh pictures has
+    to reach the required recall. The latency is the median of single queries in one thread, measured on the finished
+    index. featstore info shows everything that was tried. An update checks the contract again; the exit code is 1 if
+    the contract is not met.
 
     The file is a plain FAISS index, whose ids are the store's row ids (FeatureStore.rows_of_ids). An update deletes
-    removed pictures from an exact index; a graph or coded lists keep and skip them until they are built again.
+    removed pictures from an exact index. Other kinds of index keep removed pictures in the file, and skip them in
+    searches, until the index is built again.
 
     \b
     Examples:
@@ -72,7 +76,7 @@ def index(store: str, as_json: bool, update: bool, export: str | None, **options
       featstore index my.store --recall 0.95 --at 10 --memory 4G --latency 5ms
       featstore index my.store --kind hnsw --recall 0.99
       featstore index my.store --update                   after the store has grown
-      featstore index my.store --export my.hdf5           for anyone's index to be measured on
+      featstore index my.store --export my.hdf5           a file for measuring other indexes
     """
     from featstore.stages.index import export_store
     from featstore.stages.index import index as run
@@ -132,7 +136,7 @@ def recall_text(exact: bool, recall: dict[str, Any]) -> str:
 
 
 def removed_lines(info: dict[str, Any], store: str) -> list[str]:
-    """Return a line about removed rows that the FAISS file still contains; no line if there are none."""
+    """Return a list with one line about removed rows that are still in the FAISS file, or an empty list."""
     if not info["removed"]:
         return []
     return [
@@ -142,7 +146,7 @@ def removed_lines(info: dict[str, Any], store: str) -> list[str]:
 
 
 def contract_lines(info: dict[str, Any]) -> list[str]:
-    """Return lines about the recall of an index and, if it has a contract, about what was tried for it."""
+    """Return lines about an index: its recall and, if it has a contract, the limits and a table of what was tried."""
     lines = [recall_text(info["exact"], info["recall"])]
     contract = info["contract"]
     if contract is None:
@@ -157,7 +161,7 @@ def contract_lines(info: dict[str, Any]) -> list[str]:
 
 
 def trials_table(trials: list[dict[str, Any]], at: int) -> str:
-    """Return the trials as a table; trials that were not built have no figures."""
+    """Return a text table of the kinds of index that were tried; a kind that was not built has empty cells."""
     rows: list[tuple[Any, ...]] = []
     for trial in trials:
         recall = trial["recall"] or {"value": None}

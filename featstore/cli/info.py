@@ -1,4 +1,4 @@
-"""featstore info."""
+"""The command ``featstore info``: its options and its output."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _LISTED = 20
 def info(path: str, as_json: bool) -> int:
     """Describe the store, head or index at PATH: identity of its features, counts, figures, provenance.
 
-    Of another folder: the stores, heads, indexes and pages in it and below it, what each was made of, which are stale,
-    and the commands that refresh them; exit code 1 if something cannot be read.
+    For any other folder, list the stores, heads, indexes and pages in it and below it, what each was made from, which
+    are out of date, and the commands that update them; exit code 1 if something cannot be read.
 
     \b
     Examples:
@@ -27,7 +27,7 @@ def info(path: str, as_json: bool) -> int:
       featstore info my.store.logreg.head
       featstore info my.store.faiss
       featstore info my.store --json | jq .vectors
-      featstore info .                                    what is stale here
+      featstore info .                                    what is out of date here
     """
     from featstore.stages.info import info as run
 
@@ -98,14 +98,14 @@ def _hardware(made: dict[str, Any]) -> str:
 
 
 def _preprocessing_text(value: dict[str, Any]) -> str:
-    # Other versions of featstore may use other names.
+    # A store of another featstore version may name these values differently.
     known = [f"{name} {value[name]}" for name in ("resize", "crop", "interpolation") if name in value]
     known += [f"fit {value['fit']}"] if "fit" in value else []
     return ", ".join(known) or str(value)
 
 
 def _layer_text(identity: dict[str, Any]) -> str:
-    """Return the layer, how it is pooled, and the shape of maps."""
+    """Return the layer's name, its pooling and, if the output is a map, the shape of the map."""
     shape = f" {' x '.join(map(str, identity['shape']))}" if "shape" in identity else ""
     return str(identity["layer"]) + (f", pool {identity['pool']}{shape}" if "pool" in identity else "")
 

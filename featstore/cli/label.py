@@ -1,4 +1,4 @@
-"""featstore label."""
+"""The command ``featstore label``: its options and its output."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ def label(store: str, table: str | None, as_json: bool, history: bool, undo: boo
 
     Keys of TABLE that are not in STORE are listed, and the exit code is then 1; the other pictures are labelled.
 
-    Each labelling is a version. Earlier ones stay readable: FeatureStore.open(STORE, at=VERSION) in Python. --undo
-    undoes the newest labelling in force; --undo again undoes the one before. Labels that came with the pictures stay.
+    Each labelling makes a new version of the labels. Earlier versions stay readable: FeatureStore.open(STORE,
+    at=VERSION) in Python. --undo undoes the newest labelling that is not undone yet; --undo again undoes the labelling
+    before that. Labels that came with the pictures stay.
 
     \b
     Examples:
@@ -68,7 +69,7 @@ def label(store: str, table: str | None, as_json: bool, history: bool, undo: boo
 
 
 def _line(version: Version) -> str:
-    """Return one line about a version of the labels."""
+    """Return the line that ``--history`` prints for one version of the labels."""
     columns = ", ".join(map(printable, version.columns)) or "no columns"
     what = f"{version.origin}: {columns} of {counted(version.rows, 'picture')}, {version.changed:,} changed"
     if version.reverts is not None:

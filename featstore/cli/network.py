@@ -1,4 +1,4 @@
-"""Options that several verbs share: how the network runs."""
+"""Options for running the network, shared by several subcommands."""
 
 from __future__ import annotations
 

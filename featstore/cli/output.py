@@ -1,4 +1,4 @@
-"""Shared output of all verbs: JSON or text on stdout, a progress bar on stderr, clean termination by signals."""
+"""Output of all subcommands: JSON or text on stdout, a progress bar on stderr, and a clean stop on signals."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 def say(text: str, *, err: bool = False, end: str = "\n", stream: TextIO | None = None) -> None:
     """Print text. All output goes through this function, so that no untrusted name reaches the terminal unescaped.
 
-    Control and format characters (escape sequences, bidirectional overrides) and invalid UTF-8 are escaped.
-    ``stream``: where to print, in place of standard output or error.
+    Control and format characters (escape sequences, bidirectional overrides) and invalid UTF-8 are escaped. ``stream``:
+    print there instead of on standard output or standard error.
     """
     click.echo("\n".join(map(printable, text.split("\n"))) + end, stream, err=err, nl=False)
 
 
 def show(value: Any, text: str, as_json: bool) -> None:
-    """Print ``value`` as JSON or ``text``."""
+    """Print ``value`` as JSON if ``as_json`` is true, otherwise print ``text``."""
     say(json_text(value, indent=2) if as_json else text)
 
 
@@ -52,7 +52,7 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
 
 
 def strangers(names: Sequence[str]) -> str:
-    """Return a line about foreign files in a store, which were left untouched; "" if there are none."""
+    """Return a line with the names of files in a store that featstore did not write; "" if there are none."""
     if not names:
         return ""
     more = ", ..." if len(names) > _NAMED else ""
@@ -60,7 +60,7 @@ def strangers(names: Sequence[str]) -> str:
 
 
 def all_printable(value: Any) -> Any:
-    """Return JSON in which each text, also of keys, is one printable line, for text output."""
+    """Return a JSON value in which every text, keys of objects included, is one printable line."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, dict):
@@ -71,8 +71,8 @@ def all_printable(value: Any) -> Any:
 class CsvRows:
     """Write CSV to standard output; each text is one printable line that no spreadsheet reads as a formula.
 
-    Texts that begin with = + - or @ get a leading apostrophe (OWASP's advice against CSV injection). For exact names
-    use JSON.
+    Texts that begin with = + - or @ get a leading apostrophe (OWASP's advice against CSV injection). The
+    output of --json has the exact texts.
     """
 
     def __init__(self) -> None:
@@ -84,12 +84,12 @@ class CsvRows:
 
 
 def csv_cell(text: str) -> str:
-    """Return ``value`` as CsvRows writes it."""
+    """Return ``text`` in printable form, with a leading apostrophe if a spreadsheet would read it as a formula."""
     return f"'{printable(text)}" if text.startswith(_FORMULA) else printable(text)
 
 
 def tell_warnings() -> None:
-    """Print warnings and tracebacks with ``say`` from now on."""
+    """Make Python print warnings and tracebacks through ``say``, which escapes control characters."""
 
     def warn(
         message: Warning | str,
@@ -109,7 +109,7 @@ def tell_warnings() -> None:
 
 
 def columns(rows: list[tuple[Any, ...]], header: tuple[str, ...]) -> str:
-    """Return rows as aligned columns; numbers are right-aligned."""
+    """Return ``header`` and ``rows`` as a text table with aligned columns; columns of numbers are right-aligned."""
     cells = [
         tuple(f"{c:,}" if isinstance(c, int) and not isinstance(c, bool) else printable(str(c)) for c in row)
         for row in rows
@@ -127,16 +127,17 @@ def columns(rows: list[tuple[Any, ...]], header: tuple[str, ...]) -> str:
 
 
 _own_stderr = 2
-"""The descriptor of standard error for our own text; apart() points it at another one while it collects."""
+"""File descriptor for featstore's own messages: 2 or, while apart() redirects 2, a copy of the original one."""
 _SHOWN_BYTES = 64 << 10
 
 
 @contextlib.contextmanager
 def apart() -> Iterator[TextIO]:
-    """Yield standard error for our own text; collect what libraries write to it meanwhile and print that at the end.
+    """Yield a stream to the real standard error; collect what libraries write there, and print it at the end.
 
-    libtiff, JPEG libraries and others write about damaged pictures, from this process and its children, in the middle
-    of a progress bar. Their lines are printed escaped, repeated ones once with their number, at most 64 KiB in all.
+    libtiff, JPEG decoders and other libraries report damaged pictures in the middle of a progress bar, from this
+    process and its children. Their lines are printed escaped, at most 64 KiB in all; a repeated line is printed once,
+    with its count.
     """
     global _own_stderr
     sys.stderr.flush()
@@ -158,22 +159,22 @@ def apart() -> Iterator[TextIO]:
 
 
 def _told(said: bytes) -> list[str]:
-    """Return the lines of ``said``; repeated lines once, with their number, but tracebacks unchanged."""
+    """Return the lines of ``said``; a repeated line appears once, with its count, but tracebacks stay unchanged."""
     lines = [line.rstrip("\r") for line in said.decode("utf-8", "backslashreplace").split("\n") if line]
     counts = Counter(lines)
-    # The lines of a traceback are indented.
+    # An indented line belongs to a traceback: keep it even if it is repeated.
     kept = [line for at, line in enumerate(lines) if line.startswith(" ") or line not in lines[:at]]
     return [line if counts[line] == 1 or line.startswith(" ") else f"{line} ({counts[line]:,} times)" for line in kept]
 
 
 class Bar:
-    """Progress on stderr with rate, ETA and failures: a bar on a terminal, otherwise (a log) a line every 30 s.
+    """Show progress on stderr with rate, remaining time and failures: a bar on a terminal, otherwise a line every 30 s.
 
-    Nothing is shown before there is a rate or a note. A total of 0 means unknown.
+    Nothing is shown before a rate or a note is known. A total of 0 means that the total is unknown.
     """
 
     def __init__(self, unit: str = "img", stream: TextIO | None = None) -> None:
-        """``unit``: "img", or "B" for bytes, which are shown with prefixes; ``stream``: see ``apart``."""
+        """``unit``: "img" for pictures, or "B" for bytes, shown as kB, MB, ...; ``stream``: the stream of ``apart``."""
         self._bar: Any = None
         self._unit = unit
         self._first: int | None = None
@@ -183,7 +184,7 @@ class Bar:
         self._began = self._told = time.monotonic()
 
     def __call__(self, progress: Any) -> None:
-        """Show ``progress``."""
+        """Show the ``progress``, an object with the fields done, total, failed and note."""
         note = progress.note or (f"{progress.failed:,} failed" if progress.failed else "")
         if self._first is None:
             self._first = progress.done
@@ -193,8 +194,7 @@ class Bar:
         if self._bar is None:
             from tqdm import tqdm
 
-            # Pictures of an earlier run do not count for the rate; the delay holds the first line back until there is a
-            # rate.
+            # initial: pictures of an earlier run do not count for the rate. delay: show no bar before there is a rate.
             self._bar = tqdm(
                 unit=self._unit,
                 unit_scale=self._unit == "B",
@@ -229,19 +229,19 @@ class Bar:
         say(f"{what}{left}{f', {note}' if note else ''}", stream=self._stream)
 
     def clear(self) -> None:
-        """Remove the bar from the terminal, so that lines can be printed; the next Progress shows it again."""
+        """Remove the bar from the terminal, so that lines can be printed; the next progress shows the bar again."""
         if self._visible:
             self._bar.clear()
             self._visible = False
 
     def close(self) -> None:
-        """End the line of the bar."""
+        """Close the bar and end its line on the terminal."""
         if self._bar is not None:
             self._bar.close()
 
 
 def _width(stream: TextIO) -> dict[str, Any]:
-    """Return tqdm's options for the terminal's width; a width of 0, as in containers, means unknown."""
+    """Return tqdm's options for the width of the bar; some terminals report a width of 0, which means unknown."""
     with contextlib.suppress(OSError, ValueError):
         if os.get_terminal_size(stream.fileno()).columns:
             return {"dynamic_ncols": True}
@@ -250,9 +250,9 @@ def _width(stream: TextIO) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[tuple[threading.Event, Callable[[], int]]]:
-    """Yield an event that SIGINT and SIGTERM set, and a function that returns the exit code for the signal.
+    """Yield an event that SIGINT and SIGTERM set, and a function that returns the exit code for the received signal.
 
-    A second signal ends the process at once, by the kernel's default action.
+    A second signal ends the process at once, because the signals then have their default action.
     """
     stop, received = threading.Event(), [0]
 
@@ -262,7 +262,7 @@ def stop_on_signals() -> Iterator[tuple[threading.Event, Callable[[], int]]]:
         for one in (signal.SIGINT, signal.SIGTERM):
             signal.signal(one, signal.SIG_DFL)
         message = b"\nstopping after the pictures at hand; once more ends at once\n" if number == signal.SIGINT else b""
-        # Write to the descriptor: the signal may have interrupted the file object.
+        # Write to the file descriptor: the signal may have interrupted a write of Python's own stream.
         with contextlib.suppress(OSError):
             os.write(_own_stderr, message)
 

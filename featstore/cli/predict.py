@@ -1,4 +1,4 @@
-"""featstore predict."""
+"""The command ``featstore predict``: its options and its output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from featstore.cli.output import Bar, CsvRows, apart, json_option, json_text, sa
 from featstore.text import counted, natural, printable
 
 _SHOWN = 3
-"""Number of classes with probabilities in a line of text."""
+"""Number of classes, the most probable first, that a line of text output shows for a picture."""
 
 
 @click.command()
@@ -22,14 +22,14 @@ _SHOWN = 3
     "--prompts",
     type=click.Path(dir_okay=False),
     metavar="CLASSES.txt",
-    help="Classify without a head, by texts: a class a line, or a class, a tab and a text for it. HEAD is then an input.",
+    help="Classify without a head, by texts: each line is a class, or a class, a tab and a text. HEAD is then the first input.",
 )
 @click.option(
     "--template",
     "templates",
     multiple=True,
     metavar="TEXT",
-    help="Text around a class of --prompts, with {} for its name; repeat for more, which are averaged (default: CLIP's seven).",
+    help="Text for every class of --prompts, with {} for the class name; repeat for several texts, whose vectors are averaged (default: CLIP's seven).",
 )
 @click.option(
     "--weights",
@@ -52,7 +52,7 @@ _SHOWN = 3
 @click.option(
     "--by",
     type=click.Choice(["parent"]),
-    help="One prediction for each picture of a store with regions, from all of them.",
+    help="One prediction for each picture of a store with regions, from all its regions.",
 )
 @click.option(
     "--pool",
@@ -63,7 +63,7 @@ _SHOWN = 3
     "--csv",
     "as_csv",
     is_flag=True,
-    help="CSV: key, label, probability, one column per class, reason; a text that a spreadsheet takes for a formula gets an apostrophe.",
+    help="CSV: key, label, probability, one column per class, reason; a text that a spreadsheet would read as a formula gets an apostrophe.",
 )
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @json_option
@@ -80,9 +80,10 @@ def predict(
     pool: str | None,
     **options: Any,
 ) -> int:
-    """Classify INPUTS with HEAD: pictures, folders, tables, archives, or one store (which needs no pictures).
+    """Classify INPUTS with HEAD: pictures, folders, tables, archives, or one store, whose vectors are used.
 
-    A head on several stores needs one store per backbone, or pictures, which go through all backbones.
+    A head that was trained on several stores needs one store per backbone, or pictures, which then go through all
+    backbones.
 
     With --prompts, pictures are classified by texts (zero shot), if the features come from a network with a text tower.
 
@@ -145,7 +146,7 @@ def _run(
 
 
 def _without_bar(found: Iterable[Any], bar: Bar) -> Iterator[Any]:
-    """Yield the items of ``found``, each when the bar is cleared from the terminal."""
+    """Yield the items of ``found``; clear the progress bar before each item, so that a line can be printed."""
     for one in found:
         bar.clear()
         yield one
@@ -168,7 +169,7 @@ def _as_text(classes: list[str], found: Iterable[Any]) -> int:
 def _as_csv(classes: list[str], found: Iterable[Any]) -> int:
     failed = 0
     rows = CsvRows()
-    # Heads of earlier versions have their classes in character order.
+    # Heads of earlier featstore versions sort classes character by character: sort them here in natural order.
     order = sorted(range(len(classes)), key=lambda code: natural(classes[code]))
     rows.write("key", "label", "probability", *(classes[code] for code in order), "reason")
     for one in found:
@@ -181,7 +182,7 @@ def _as_csv(classes: list[str], found: Iterable[Any]) -> int:
 
 
 def _as_json(classes: list[str], found: Iterable[Any], notes: list[str]) -> int:
-    """Print one JSON object with its pictures as they come, in constant memory."""
+    """Print one JSON object, picture by picture in constant memory; return the number of failures."""
     failed, count = 0, 0
     say(f'{{\n  "classes": {json_text(classes)},\n  "notes": {json_text(notes)},\n  "images": [', end="")
     for one in found:

@@ -1,4 +1,4 @@
-"""Sizes and times with units, such as 4G or 5ms: callbacks of options."""
+"""Parse sizes and times with units, such as 4G or 5ms; the functions are callbacks of click options."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
 def to_bytes(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
-    """Return a size such as 4G, 1.5 GiB or 512M (powers of 1024) in bytes."""
+    """Convert a size such as 4G, 1.5 GiB or 512M (powers of 1024) to a number of bytes."""
     if value is None:
         return None
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(?:i?b)?", value.strip().lower())
@@ -23,7 +23,7 @@ def to_bytes(_: click.Context, __: click.Parameter, value: str | None) -> int | 
 
 
 def to_bytes_of_at_least(least: int) -> Callable[[click.Context, click.Parameter, str | None], int | None]:
-    """Return a callback like to_bytes that refuses sizes below ``least`` bytes."""
+    """Return a callback for click that converts sizes as to_bytes does and refuses sizes below ``least`` bytes."""
 
     def parse(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
         size = to_bytes(context, parameter, value)
@@ -35,7 +35,7 @@ def to_bytes_of_at_least(least: int) -> Callable[[click.Context, click.Parameter
 
 
 def to_seconds(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
-    """Return a time such as 5ms, 200us or 0.1s in seconds."""
+    """Convert a time such as 5ms, 200us or 0.1s to seconds."""
     if value is None:
         return None
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(us|ms|s)", value.strip().lower())

@@ -1,4 +1,4 @@
-"""featstore remove."""
+"""The command ``featstore remove``: its options and its output."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 )
 @click.option("--from", "listed", type=click.Path(), metavar="FILE", help="Also the keys in FILE, one a line.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
-@click.option("--restore", is_flag=True, help="Let the next featstore extract bring these removed pictures back.")
+@click.option("--restore", is_flag=True, help="Let the next featstore extract add these removed pictures again.")
 @click.option(
     "--purge", is_flag=True, help="Also erase these and all removed pictures from the files, indexes and heads."
 )
@@ -43,11 +43,11 @@ def remove(
 ) -> int:
     """Remove the pictures KEYS from STORE: no later result contains them, and extract does not add them again.
 
-    Unknown keys are refused, and then nothing is removed.
+    If a key is unknown, nothing is removed.
 
-    --purge erases vectors, keys and labels of all removed pictures from the files of STORE, and from the indexes and
-    heads of it in the same folder and those of --also. Files that may still contain them are listed, and the exit
-    code is then 1. A killed purge continues with the same command.
+    --purge erases the vectors, keys and labels of all removed pictures from the files of STORE, from its indexes and
+    heads in the same folder, and from the indexes and heads given by --also. Files that may still contain removed
+    pictures are listed, and the exit code is then 1. If a purge was killed, the same command continues it.
 
     \b
     Examples:
@@ -56,7 +56,7 @@ def remove(
       featstore remove my.store --from unwanted.txt
       featstore remove my.store cat/0001.jpg --restore
       featstore remove my.store cat/0001.jpg --purge --also elsewhere/my.faiss
-      featstore remove my.store --purge                   those removed earlier
+      featstore remove my.store --purge                   the pictures removed earlier
     """
     from featstore.stages.remove import keys_in
     from featstore.stages.remove import purge as run_purge

@@ -1,4 +1,4 @@
-"""featstore repair."""
+"""The command ``featstore repair``: its options and its output."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from featstore.text import counted, printable
 @click.command()
 @click.argument("store", type=click.Path())
 @click.option("--root", type=click.Path(), help="Where the pictures are now, if they moved.")
-@click.option("--weights", help="Checkpoint file of the backbone, if the name in the store does not lead to it.")
+@click.option("--weights", help="Checkpoint file of the backbone, if it is not found by its name in the store.")
 @own_backbone_option
 @engine_option
 @device_option
 @click.option("--set-aside", is_flag=True, help="Extract nothing: pictures with damaged vectors become failures.")
 @json_option
 def repair(store: str, as_json: bool, **options: Any) -> None:
-    """Restore the damage in STORE that verify finds. Damaged files are moved to its folder "damaged", never deleted.
+    """Restore the damaged files that verify finds in STORE. They are moved to STORE/damaged, never deleted.
 
     Single flipped bits are corrected. Damaged vectors are extracted again if their pictures exist with the same bytes;
     otherwise the pictures become failures, which extract --retry-failures tries again. What cannot be restored is

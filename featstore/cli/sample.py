@@ -1,4 +1,4 @@
-"""featstore sample."""
+"""The command ``featstore sample``: its arguments and its output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from featstore.stages.sample import sample_names, write_sample
 @click.argument("folder", type=click.Path())
 @json_option
 def sample(name: str, folder: str, as_json: bool) -> None:
-    """Write the sample NAME as picture files into FOLDER: real data to try things on.
+    """Write the sample NAME as picture files into FOLDER, to try featstore on real pictures.
 
     \b
       digits               1,797 handwritten digits, 8 x 8; written without a network

@@ -1,4 +1,4 @@
-"""featstore search."""
+"""The command ``featstore search``: its options and its output."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from featstore.text import counted, printable
     type=click.FloatRange(0, min_open=True),
     default=defaults.LESS_WEIGHT,
     show_default=True,
-    help="Strength of --less: the query moves by this multiple of its distance from the mean of what to avoid.",
+    help="Strength of --less: the query moves away from the mean of what to avoid, by this multiple of their distance.",
 )
 @click.option(
     "--where",
@@ -83,14 +83,14 @@ def search(
 ) -> int:
     """Print the pictures of INDEX that are most similar to INPUTS: picture files, folders, tables or archives.
 
-    Other queries: pictures of the store by --key, vectors by --vector, classes by --like-label, and
-    descriptions by --text. A query by key is not
-    listed among its own neighbours. An unreadable picture is listed with the reason; the exit code is then 1.
+    Other queries: pictures of the store by --key, vectors by --vector, classes by --like-label, and descriptions by
+    --text. A picture given by --key is not listed among its own neighbours. An unreadable picture is listed with the
+    reason; the exit code is then 1.
 
     A condition compares columns (key, id, label, split, metadata) with texts in quotes, numbers, true or false, by
     == != < <= > >=, in ('a', 'b'), startswith 'a', glob '*.png' (* any text, ? one character), and "is missing",
-    joined by and, or, not and parentheses. A column whose name is not a word is put in back quotes. Any other
-    comparison with a missing value is neither true nor false.
+    joined by and, or, not and parentheses. A column whose name is not a word is put in back quotes. Except for
+    "is missing", a comparison with a missing value is neither true nor false.
 
     \b
     Examples:

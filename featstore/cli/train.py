@@ -1,4 +1,4 @@
-"""featstore train."""
+"""The command ``featstore train``: its options and its output."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _folds(_: click.Context, __: click.Parameter, value: str) -> int | float:
 
 
 def _settings(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
-    """Return the parameters of --set by name: Python's constants and lists, or else text."""
+    """Return the parameters of --set as a dict: Python literals as their values, any other text unchanged."""
     found: dict[str, Any] = {}
     for text in values:
         name, equals, value = text.partition("=")
@@ -145,10 +145,11 @@ def train(
 ) -> int:
     """Train a classifier on the labelled pictures of STORE, and evaluate it on held-out pictures.
 
-    An existing head of the same classes and store is replaced, and compared with the new one.
+    An existing head file with the same classes and store is replaced; the output compares the old and the new head.
 
-    --again trains an earlier head once more, on its store as it was then: rows, labels and splits. Pictures that
-    were purged since are named. Nothing is written without --out. The exit code is 1 if a weight differs.
+    --again HEAD trains an earlier head again, on the rows, labels and splits that its store had at that time, and
+    compares the weights. Pictures that were purged since are listed. The new head is saved only with --out. The exit
+    code is 1 if a weight differs.
 
     \b
     Examples:
@@ -196,7 +197,7 @@ def train(
 
 
 def _lines(trained: TrainReport, notes: list[str], report: str | None, figures: list[str]) -> list[str]:
-    """Return the result for people, line by line."""
+    """Return the lines of text that describe the result to the user."""
     chosen = ", ".join(f"{name} = {value:g}" for name, value in trained.chosen.items())
     split = trained.split
     lines = [
@@ -216,7 +217,7 @@ def _lines(trained: TrainReport, notes: list[str], report: str | None, figures: 
 
 
 def _require_place_of_figures(beside: bool, report: str | None) -> None:
-    """Raise UsageError if --beside is given without --report or without several stores."""
+    """Raise UsageError if --beside is given without --report, or if its JSON file would replace the page."""
     if beside and report is None:
         raise click.UsageError("--beside writes figures beside the page of --report; name one")
     if beside and report is not None and report.lower().endswith(".json"):
@@ -224,7 +225,7 @@ def _require_place_of_figures(beside: bool, report: str | None) -> None:
 
 
 def _with_settings(run: Callable[..., Any], options: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """Return ``options`` with the parameters of --set. Raises UsageError: the head has no such parameter."""
+    """Return ``options`` with the parameters of --set added. Raises UsageError if the head has no such parameter."""
     if not settings:
         return options
     from featstore.heads.trainer import HEADS, settable, train_head
@@ -239,7 +240,7 @@ def _with_settings(run: Callable[..., Any], options: dict[str, Any], settings: d
 
 
 def _require_only(context: click.Context, option: str, *more: str) -> None:
-    """Raise UsageError if ``option`` of a head is given with options that the head's own settings replace."""
+    """Raise UsageError if ``option`` ("again" or "update") is given with an option that the old head records."""
     own = (option, "store", "more", "as_json", *more)
     given = [
         one.opts[0] for one in context.command.params if one.name not in own and _was_given(context, one.name or "")
@@ -249,7 +250,7 @@ def _require_only(context: click.Context, option: str, *more: str) -> None:
 
 
 def _again(head: str, stores: list[str], kind: str | None, out: str | None, as_json: bool) -> int:
-    """Run ``--again`` and return the exit code. ``kind``: the value of --head, if given."""
+    """Run ``train --again`` and return the exit code. ``kind``: the value of --head, None if not given."""
     from featstore.stages.train import train_again
 
     report = train_again(head, stores, kind=kind, out=out)

@@ -1,4 +1,4 @@
-"""featstore verify."""
+"""The command ``featstore verify``: its options and its output."""
 
 from __future__ import annotations
 

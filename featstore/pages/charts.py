@@ -1,4 +1,4 @@
-"""Charts of a trained head: choice of C, calibration, precision and recall, confusion."""
+"""Charts of a trained head: choice of C, calibration, precision and recall, confusion matrix."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _WIDTH, _HEIGHT = 460, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 74, 14, 14, 44
 _SHARES: Final = tuple((value, f"{value:g}") for value in (0.0, 0.25, 0.5, 0.75, 1.0))
 CURVES: Final = len(CURVE_COLOURS)
-"""Largest number of classes with separate precision-recall curves; for more, their mean is drawn."""
+"""Largest number of classes that get a precision-recall curve each; for more classes, the mean curve is drawn."""
 _POINTS: Final = 200
 
 
 @dataclass(frozen=True)
 class _Axes:
-    """Map values of x in [x0, x1] and y in [y0, y1] to drawing coordinates."""
+    """Maps x in [x0, x1] and y in [y0, y1] to the coordinates of a drawing."""
 
     x0: float
     x1: float
@@ -44,8 +44,8 @@ class _Axes:
 def selection_curve(table: Mapping[str, Any] | None, chosen: Mapping[str, float]) -> Drawing | None:
     """Draw cross-validated accuracy against C (or the number of neighbours), with error bars of one standard deviation.
 
-    ``table``: a head's ``cross_validation``. If several values of gamma were tried, each has a curve, and error bars
-    are drawn for the chosen one. Returns None if there was nothing to choose.
+    ``table``: the ``cross_validation`` of a head. If several values of gamma were tried, each value has a curve, and
+    only the chosen value has error bars. Returns None if fewer than two settings were tried.
     """
     name, label = ("C", "C") if table and "param_C" in table else ("n_neighbors", "neighbours")
     if not table or f"param_{name}" not in table or "mean_accuracy" not in table:
@@ -84,7 +84,7 @@ def selection_curve(table: Mapping[str, Any] | None, chosen: Mapping[str, float]
 
 
 def _trials(table: Mapping[str, Any], name: str) -> dict[float, dict[float, tuple[float, float]]]:
-    """Return mean and deviation of the accuracy by gamma (0 for a head without one) and value of ``name``."""
+    """Return (mean, standard deviation) of the accuracy by gamma (0 if the head has none) and value of ``name``."""
     values = table[f"param_{name}"]
     gammas = table.get("param_gamma") or [0.0] * len(values)
     found: dict[float, dict[float, tuple[float, float]]] = {}
@@ -94,7 +94,7 @@ def _trials(table: Mapping[str, Any], name: str) -> dict[float, dict[float, tupl
         tried = found.setdefault(gamma, {})
         if value not in tried or mean > tried[value][0]:
             tried[value] = (mean, deviation)
-    # More curves than colours could not be distinguished: draw only the best accuracy for each value.
+    # There are more values of gamma than colours: draw one curve with the best accuracy for each value of ``name``.
     if len(found) > len(CURVE_COLOURS):
         best = {value: max(tried[value] for tried in found.values() if value in tried) for value in values}
         return {0.0: best}
@@ -102,7 +102,10 @@ def _trials(table: Mapping[str, Any], name: str) -> dict[float, dict[float, tupl
 
 
 def reliability_diagram(bins: Sequence[Mapping[str, Any]]) -> Drawing | None:
-    """Draw accuracy against confidence (Guo et al. 2017); ``bins`` as in the report's ``calibration``."""
+    """Draw the share of right predictions against their probability (reliability diagram, Guo et al. 2017).
+
+    ``bins``: the field ``calibration`` of a report. Returns None if all bins are empty.
+    """
     filled = [b for b in bins if b["rows"]]
     if not filled:
         return None
@@ -121,10 +124,10 @@ def reliability_diagram(bins: Sequence[Mapping[str, Any]]) -> Drawing | None:
 
 
 def precision_recall(codes: NDArray[np.intp], probabilities: NDArray[np.float64], classes: Sequence[str]) -> Drawing:
-    """Draw precision against recall for falling thresholds: one class against the rest, or the mean over the classes.
+    """Draw precision-recall curves: for each class against all other classes, or their mean.
 
-    ``codes``: (n,) true class numbers; ``probabilities``: (n, k). Of two classes only the second is drawn. For more
-    than CURVES classes, the mean precision at each recall over the classes that have rows is drawn.
+    ``codes``: (n,) true class numbers; ``probabilities``: (n, k). With two classes, only the second class has a curve.
+    If more than CURVES classes occur in ``codes``, only the mean of their curves is drawn.
     """
     from sklearn.metrics import precision_recall_curve
 
@@ -151,8 +154,8 @@ def precision_recall(codes: NDArray[np.intp], probabilities: NDArray[np.float64]
 
 
 def _legend(drawing: Drawing, names: Sequence[str]) -> None:
-    """Add a legend of the curves below the drawing, and enlarge its height."""
-    # As many columns as fit the longest name, at about 6.5 units per character.
+    """Add a legend of the curves below the drawing; the drawing becomes higher."""
+    # Use 5, 3 or 2 columns: the most in which the longest name fits, at about 6.5 units per character.
     columns, fits = next(
         (count, fits) for count, fits in ((5, 8), (3, 15), (2, 25)) if count == 2 or max(map(len, names)) <= fits
     )
@@ -165,7 +168,7 @@ def _legend(drawing: Drawing, names: Sequence[str]) -> None:
 
 
 def confusion_drawing(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Drawing:
-    """Draw the confusion matrix (k, k; rows: true classes) of few classes: counts, shaded by the share of the row."""
+    """Draw the confusion matrix (k, k; rows: true classes) of few classes: counts, shaded by their share of the row."""
     cell, margin, longest = 46, 120, 16
     side = margin + cell * len(classes)
     drawing = Drawing(side + 10, side + 10, "Confusion matrix: rows are true classes, columns predicted ones")
@@ -177,7 +180,7 @@ def confusion_drawing(classes: Sequence[str], counts: Sequence[Sequence[int]]) -
         drawing.write("tick", (middle + 4, margin - 8), names[row], "start", turned=True)
         for column, count in enumerate(line):
             corner = (margin + cell * column + 1, margin + cell * row + 1)
-            # Square-root scale, so that few confusions are visible too.
+            # Square-root scale, so that cells with few pictures are visible too.
             strength = 0.85 * math.sqrt(count / total)
             drawing.box("right" if row == column else "wrong", corner, (cell - 2, cell - 2), "", strength)
             if count:
@@ -186,12 +189,12 @@ def confusion_drawing(classes: Sequence[str], counts: Sequence[Sequence[int]]) -
 
 
 def heat_pixels(confusion: Sequence[Sequence[int]], side: int = 800) -> Any:
-    """Return the confusion matrix (k, k) of many classes, as shares of rows, as a PIL image (RGBA)."""
+    """Return the confusion matrix (k, k) of many classes as a PIL image (RGBA), shaded by the share of the row."""
     from PIL import Image
 
     counts = np.asarray(confusion, np.float64)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    # Square-root scale, so that few confusions are visible too.
+    # Square-root scale, so that cells with few pictures are visible too.
     alpha = np.round(255 * np.sqrt(shares)).astype(np.uint8)
     pixels = np.empty((*alpha.shape, 4), np.uint8)
     pixels[..., :3] = (214, 72, 60)
@@ -205,7 +208,7 @@ def heat_pixels(confusion: Sequence[Sequence[int]], side: int = 800) -> Any:
 
 
 def heat_map(confusion: Sequence[Sequence[int]], side: int = 800) -> str:
-    """Return ``heat_pixels`` as a data: URI."""
+    """Return the image of ``heat_pixels`` as a data: URI."""
     from featstore.store.thumbnails import data_uri
 
     return data_uri(heat_pixels(confusion, side))
@@ -218,7 +221,7 @@ def _shortened(name: str, longest: int) -> str:
 
 
 def _sheet(title: str, axes: _Axes, x_ticks: Sequence[tuple[float, str]], x_label: str, y_label: str) -> Drawing:
-    """Return a drawing with axes; y is in shares."""
+    """Return a drawing with axes and no curve yet; y values are shares (0 to 1), labelled in percent."""
     drawing = Drawing(_WIDTH, _HEIGHT, title)
     for value in _ticks(axes.y0, axes.y1):
         drawing.line("grid", (_LEFT, axes.y(value)), (_WIDTH - _RIGHT, axes.y(value)))

@@ -1,4 +1,4 @@
-"""The demo's page."""
+"""The page that ``featstore demo`` writes."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def write_demo_page(report: DemoReport) -> None:
 
 
 def _one_of_each(truth: Any, count: int) -> list[int]:
-    """Return the indices of up to ``count`` pictures, taking one of each class in turn."""
+    """Return the indices of up to ``count`` pictures: one of each class, then a second one of each class, and so on."""
     turns = [np.flatnonzero(truth == name).tolist() for name in sorted(set(truth.tolist()), key=natural)]
     rounds = max(map(len, turns))
     return [places[turn] for turn in range(rounds) for places in turns if turn < len(places)][:count]
@@ -83,7 +83,7 @@ def _queries(store: FeatureStore, pictures: Pictures, trained: TrainReport) -> l
 
     truth = store.labels[trained.split.test].astype(str)
     places = _one_of_each(truth, len(set(truth.tolist())))
-    # Take every other class, so that a few queries show different digits.
+    # Take classes at even intervals, so that the few queries show different digits.
     rows = trained.split.test[np.asarray(places[:: max(1, len(places) // QUERIES)][:QUERIES])]
     index = open_index(index_path(store.path))
     found = neighbours(index, store.features(rows=rows), NEIGHBOURS, allowed_ids=store.ids[trained.split.train])

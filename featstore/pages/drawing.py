@@ -1,6 +1,7 @@
 """A drawing of lines, bars, dots and texts, rendered as inline SVG for pages and as PNG for files.
 
-Marks have kinds ("line", "bar", "bin") instead of colours: the page's style sheet sets the colours, light or dark.
+Each element has a kind ("line", "bar", "bin", ...) instead of a colour; the page's style sheet gives each kind a colour
+for light mode and one for dark mode.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ _COLOURS: Final[dict[str, Colour]] = {
     "bar": (146, 177, 222), "dot": (37, 99, 190), "bin": (37, 99, 190),
     "right": (37, 99, 190), "wrong": (207, 62, 50),
 }  # fmt: skip
-"""Colours of a PNG: those of the page in light mode."""
+"""Colours in PNG files, by kind of element: the same colours as on the page in light mode."""
 CURVE_COLOURS: Final[tuple[Colour, ...]] = (
     (37, 99, 190), (224, 123, 0), (22, 140, 80), (207, 62, 50), (140, 92, 220), (142, 96, 62),
     (222, 80, 150), (120, 126, 136), (150, 150, 20), (20, 150, 175), (90, 130, 240), (190, 150, 90),
 )  # fmt: skip
-"""Colours of the curves "curve-0", "curve-1", ... and their dots, visible on white and on black."""
+"""Colours of the curves "curve-0", "curve-1", ... and of their dots; visible on white and on black."""
 _SCALE: Final = 3
-"""Pixels of a PNG per unit of the drawing."""
+"""Number of pixels in a PNG file for one unit of the drawing."""
 _FONT: Final = 11
 
 
@@ -52,7 +53,7 @@ class _Mark:
 
 @dataclass
 class Drawing:
-    """Marks on a sheet of ``width`` x ``height`` units, y downwards; ``title`` is the description."""
+    """Lines, boxes, dots and texts on an area of ``width`` x ``height`` units, y downwards; ``title`` describes it."""
 
     width: float
     height: float
@@ -72,11 +73,11 @@ class Drawing:
         self._marks.append(_Mark("box", kind, (*corner, *size), title=title, strength=strength))
 
     def dot(self, kind: str, centre: Point, radius: float, title: str = "") -> None:
-        """Add a circle; it is filled if its kind contains "chosen"."""
+        """Add a circle; the circle is filled if ``kind`` contains "chosen"."""
         self._marks.append(_Mark("dot", kind, (*centre, radius), title=title))
 
     def write(self, kind: str, at: Point, text: str, anchor: str = "middle", *, turned: bool = False) -> None:
-        """Add a text on its baseline, anchored "start", "middle" or "end" at ``at``; ``turned``: upwards."""
+        """Add a text; ``at``: the "start", "middle" or "end" (``anchor``) of its baseline; ``turned``: upwards."""
         self._marks.append(_Mark("text", kind, at, text, anchor=anchor, turned=turned))
 
     def svg(self) -> Markup:
@@ -124,7 +125,7 @@ def _svg(mark: _Mark) -> str:
 
 
 def _colour(kind: str) -> Colour:
-    """Return the colour of a kind of mark, such as "line", "dot chosen", "curve-3" or "dot-3 chosen"."""
+    """Return the colour for a kind of element, such as "line", "dot chosen", "curve-3" or "dot-3 chosen"."""
     name, _, number = kind.removesuffix(" chosen").partition("-")
     return CURVE_COLOURS[int(number)] if number else _COLOURS[name]
 
@@ -145,7 +146,7 @@ def _draw(pen: Any, at: tuple[float, ...], mark: _Mark) -> None:
 
 
 def _write(sheet: Image.Image, font: Any, at: tuple[float, ...], mark: _Mark) -> None:
-    """Draw a text. Pillow can rotate pictures but not texts, so each text is first drawn as a picture."""
+    """Draw a text. Pillow can rotate images but not texts, so the text is first drawn as an image."""
     from PIL import Image, ImageDraw
 
     text = shown(mark.text)

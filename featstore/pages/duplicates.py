@@ -1,4 +1,4 @@
-"""The page of a store's duplicates, copies side by side; pairs that two splits share come first."""
+"""The page of a store's duplicates, copies side by side; pairs of copies in different splits come first."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ if TYPE_CHECKING:
     from featstore.stages.duplicates import Copy, DuplicateReport, Group, SharedPicture
 
 SHOWN = 200
-"""Largest number of pairs, and of groups, on a page; more would make it too large to open."""
+"""Largest number of pairs, and also of groups, on a page; more would make the page too large to open."""
 _MEASURED = (
     "Of photographs, with efficientnet_lite0, this threshold found 91 to 98 % of the copies at half size, 94 to 99 % of "
     "those recompressed as JPEG of quality 50, 96 to 99 % of those with 5 % cut off each side, but only 6 to 62 % of those "
     "at half size and quality 50: there may be more copies than are shown."
 )
-"""Measured values, see defaults.DUPLICATE_COSINE."""
+"""Text for the page: shares of copies found at the default threshold, as measured for defaults.DUPLICATE_COSINE."""
 COPIES = 12
-"""Largest number of pictures to show per group."""
+"""Largest number of pictures to show for a group of copies."""
 
 
 def write_duplicates_page(
     report: DuplicateReport, path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None
 ) -> list[str]:
-    """Write the leaks and groups of ``report`` as a page to ``path``, and return Pictures.notes().
+    """Write the page of ``report``: pairs of copies in different splits, then groups of copies.
 
-    ``root``: where the pictures are now, if they moved. Raises OSError.
+    ``root``: where the pictures are now, if they moved. Returns the warnings of Pictures.notes() on pictures that were
+    not found. Raises OSError.
     """
     pictures = Pictures(report.store, root)
     leaks = [
@@ -80,7 +81,11 @@ def write_duplicates_page(
 
 
 def _shown(copy: Copy, pictures: Pictures, group: Group | None = None) -> dict[str, Any]:
-    """Return a picture's values for the template; the figures of a pair (no ``group``) are above both pictures."""
+    """Return the values that the template shows for one picture.
+
+    ``group``: the picture's group; None for a picture of a pair, whose cosines the page shows once, above both
+    pictures.
+    """
     figures = ""
     if group is not None:
         number = f" {copy.equal_bytes}" if group.equal_sets > 1 else ""

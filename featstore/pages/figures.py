@@ -1,4 +1,4 @@
-"""The figures of a trained head as files beside its page: PNG pictures, and all numbers as JSON."""
+"""Files with the figures of a trained head, written beside its page: charts as PNG, and all numbers as JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 
 def charts_of(trained: TrainReport) -> dict[str, Drawing]:
-    """Return the charts available for ``trained``: selection, calibration, calibration-before, precision-recall."""
+    """Return the charts of ``trained`` by name: selection, calibration, calibration-before, precision-recall.
+
+    A chart that does not apply to the head is left out.
+    """
     from featstore.heads.calibration import rescale
     from featstore.heads.evaluation.report import calibration_bins, codes_of
     from featstore.stages.train import scale_of
@@ -44,8 +47,8 @@ def charts_of(trained: TrainReport) -> dict[str, Drawing]:
 def write_figures(trained: TrainReport, page: str | os.PathLike[str]) -> list[Path]:
     """Write the charts of ``trained`` and its confusion matrix as PNG files, and its report as JSON, beside ``page``.
 
-    Returns their paths: PAGE.selection.png, PAGE.confusion.png, ..., PAGE.json, with PAGE the page's name without its
-    extension. Raises OSError.
+    Returns the paths of these files: PAGE.selection.png, PAGE.confusion.png, ..., PAGE.json, where PAGE is the path of
+    the page without its extension. Raises OSError.
     """
     confusion = trained.report.table.confusion.astype(np.int64).tolist()
     images: dict[str, Any] = {name: one.image() for name, one in charts_of(trained).items()}

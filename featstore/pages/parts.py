@@ -1,4 +1,4 @@
-"""Parts that several pages share: examples with thumbnails, confusion matrices, figures, provenance."""
+"""Parts that several pages use: examples with thumbnails, confusion matrices, figures, footers."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from featstore.store.origin import Origin
 
 CELLS = 24
-"""Largest number of classes for a confusion matrix as a table; larger ones are pictures."""
+"""Largest number of classes for which the confusion matrix is a table; with more classes it is an image."""
 PAIRS = 8
 CELLS_SHOWN, PICTURES_OF_CELL = 40, 6
-"""Largest number of confusion matrix cells with pictures, and of pictures per cell; bounds the page's size."""
+"""Largest number of confusion-matrix cells with example pictures, and of pictures per cell; limits the page's size."""
 CLASSES_SHOWN = 200
 DEEP = 0.8
-"""Shade of a cell from which white text is more legible than black."""
+"""Shade of a cell (0 to 1) above which white text is easier to read than black text."""
 _TITLES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -46,9 +46,9 @@ _SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "calibration_error")
 
 
 def footer(stores: Sequence[FeatureStore] = (), files: Sequence[str | os.PathLike[str]] = ()) -> dict[str, str]:
-    """Return the values of every page's footer, and its description for ``featstore info FOLDER``.
+    """Return the values of a page's footer, and the page's description in JSON, which ``featstore info FOLDER`` reads.
 
-    ``stores`` and ``files`` (an index, a head): what the page was made of.
+    ``stores`` and ``files`` (indexes, heads): what the page was made from.
     """
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     command = ["featstore", *sys.argv[1:]] if os.path.basename(sys.argv[0]) in ("featstore", "__main__.py") else []
@@ -91,10 +91,10 @@ def examples(
 def cells(
     store: FeatureStore, pictures: Pictures, trained: TrainReport, codes: NDArray[np.intp]
 ) -> dict[tuple[int, int], dict[str, Any]]:
-    """Return the pictures for the cells of the confusion matrix, by (true, predicted) class numbers.
+    """Return example pictures for cells of the confusion matrix, by (true, predicted) class number.
 
-    ``codes``: (n,) true class numbers of the held-out pictures. Wrong cells come first, the fullest first, with their
-    most confident errors. Correct cells show their least confident pictures.
+    ``codes``: (n,) true class numbers of the held-out pictures. Wrong cells come first, the fullest cell first, and
+    show their most confident errors. Correct cells follow and show their least confident pictures.
     """
     predicted = trained.probabilities.argmax(axis=1)
     confidence = trained.probabilities.max(axis=1)
@@ -122,7 +122,7 @@ def confusion_matrix(
     counts: Sequence[Sequence[int]],
     shown: Mapping[tuple[int, int], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Return the template's values for a confusion matrix (k, k; rows: true classes); ``shown``: see ``cells``."""
+    """Return the template's values for a confusion matrix (k, k; rows: true classes). ``shown``: from ``cells``."""
     shown = shown or {}
     matrix = np.asarray(counts, np.int64)
     wrong = matrix.copy()
@@ -149,7 +149,7 @@ def confusion_matrix(
         line = []
         for other, count in enumerate(matrix[code].tolist()):
             share = float(shares[code, other])
-            # Wrong cells start from a visible shade, so that few confusions are visible too.
+            # Wrong cells have a minimum shade, so that cells with few pictures are visible too.
             shade = 0.12 + 0.78 * share if code == other else 0.16 + 0.84 * share
             kinds = ["right" if code == other else "wrong"] if count else ["zero"]
             verb = "known as" if code == other else "taken for"
@@ -169,7 +169,7 @@ def confusion_matrix(
 
 
 def class_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of the per-class table: all, or only those with the lowest F1 if there are very many."""
+    """Return the rows of the per-class table; with more than CLASSES_SHOWN classes, only those with the lowest F1."""
     rows: list[dict[str, Any]] = report["classes"]
     if len(rows) <= CLASSES_SHOWN:
         return rows
@@ -177,7 +177,7 @@ def class_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def figures(report: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return (name, value, interval) of each figure in a report."""
+    """Return (name, value, 95 % interval) as texts for each figure in a report."""
     shown = []
     for name, estimate in report["estimates"].items():
         written = percent if name in _SHARES else number
@@ -187,7 +187,7 @@ def figures(report: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def parameters_tile(trained: TrainReport) -> tuple[str, str]:
-    """Return the parameters of a head, and a text that says whether cross-validation chose them or they were given."""
+    """Return two texts: a head's parameters, and whether cross-validation chose them or the user gave them."""
     table = trained.head.meta.get("cross_validation") or {}
     chosen = len(table.get("mean_accuracy", ())) > 1
     return chosen_text(trained.chosen), "chosen on the training pictures alone" if chosen else "as given"
@@ -201,7 +201,7 @@ def chosen_text(chosen: dict[str, float]) -> str:
 
 
 def features_text(origins: Sequence[Origin]) -> str:
-    """Return a description of the features, with each store that they came from."""
+    """Return a text on the features of each store: dimension, type, backbone, layer and weights."""
     return " + ".join(
         f"{origin.identity.dimension}-d {origin.identity.dtype} of {origin.identity.backbone} "
         f"({origin.identity.layer}), weights {origin.weights_name}"

@@ -1,4 +1,4 @@
-"""Render pages: one template environment that escapes everything except markup made here."""
+"""Render pages from Jinja templates, which escape every value except markup made in this package."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from featstore.pages.drawing import CURVE_COLOURS
 from featstore.text import shown
 
 _COLUMNS = 7
-"""Largest number of pictures side by side."""
+"""Largest number of pictures in one row of a page."""
 _UNBROKEN = 12
-"""Number of characters at the end of a file name that are never broken across lines."""
+"""Number of characters at the end of a file name that are not broken across lines."""
 
 
 def write_page(path: str | os.PathLike[str], template: str, values: Mapping[str, Any]) -> None:
@@ -47,16 +47,17 @@ def _environment() -> Environment:
 
 
 def _one_line(value: Any) -> Any:
-    """Return texts as one printable line: file names may contain newlines and invalid UTF-8. Other values are
-    unchanged."""
+    """Return a text as one printable line, because file names may contain newlines and invalid UTF-8.
+
+    Other values are returned unchanged.
+    """
     return shown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def breakable(name: str) -> Markup:
-    """Return a file name as markup with line breaks allowed after slashes, hyphens and underscores, except in its
-    ending."""
+    """Return a file name as HTML that may break after slashes, hyphens and underscores, but not near its end."""
     text = shown(name)
-    # Start the unbreakable ending at a word, if one starts within its length.
+    # Let the unbreakable ending start at a word, if a word starts within the last _UNBROKEN characters.
     least, stop = max(0, len(text) - _UNBROKEN), max(text.rfind("."), text.rfind("/"))
     start = next(
         (one.end() for one in re.finditer(r"[/_. -]", text) if one.end() >= least and one.start() < stop), least
@@ -66,7 +67,7 @@ def breakable(name: str) -> Markup:
 
 
 def balanced(count: int) -> int:
-    """Return the number of columns that fills the rows evenly for ``count`` pictures: 5 for 10 pictures, not 7."""
+    """Return the number of columns with which ``count`` pictures fill all rows evenly: 5, not 7, for 10 pictures."""
     rows = math.ceil(count / _COLUMNS)
     return _COLUMNS if rows < 2 else math.ceil(count / rows)
 

@@ -1,4 +1,4 @@
-"""The page of a search: a contact sheet of queries and neighbours."""
+"""The page of a search: each query picture with its neighbours."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ if TYPE_CHECKING:
     from featstore.stages.search import Neighbour, QueryResult, SearchReport
 
 QUERIES = 200
-"""Largest number of queries on a page; more would make it too large to open."""
+"""Largest number of queries on a page; more would make the page too large to open."""
 _SCORES = {"cosine": "cosine", "l2": "squared distance", "ip": "inner product"}
 
 
 def write_search_page(
     report: SearchReport, path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None
 ) -> list[str]:
-    """Write each query of ``report`` with its neighbours as a page to ``path``, and return Pictures.notes().
+    """Write a page with each query of ``report`` and its neighbours to ``path``.
 
-    ``root``: where the index's pictures are now, if they moved or the store is missing. Raises OSError.
+    ``root``: where the index's pictures are now, if they moved or the store is missing. Returns the warnings of
+    Pictures.notes() on pictures that were not found. Raises OSError.
     """
     pictures = Pictures(report.store, root)
     shown = report.queries[:QUERIES]
@@ -59,7 +60,7 @@ def write_search_page(
 
 
 def _short(query: QueryResult) -> str:
-    """Return the name of a query; for a picture, without its folders."""
+    """Return the name of a query; if the query is a picture, its file name without folders."""
     return query.name if query.source is None and query.key is None else os.path.basename(query.name)
 
 
@@ -83,7 +84,7 @@ def _query(query: QueryResult, pictures: Pictures) -> dict[str, Any]:
 
 
 def neighbours_shown(neighbours: Sequence[Neighbour], pictures: Pictures) -> list[dict[str, Any]]:
-    """Return the template's values for neighbours."""
+    """Return the values that the template shows for each neighbour."""
     return [
         {
             "key": found.key,

@@ -1,4 +1,4 @@
-"""The page of a trained head."""
+"""The page that reports on a trained head."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ ERRORS = 24
 def write_training_page(
     trained: TrainReport, path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None
 ) -> list[str]:
-    """Write the report of ``trained`` as a page to ``path``, and return Pictures.notes().
+    """Write the report of ``trained`` as a page to ``path``.
 
-    ``root``: where the pictures are now, if they moved. A missing picture is replaced by a note. Raises OSError.
+    ``root``: where the pictures are now, if they moved. The page shows a note in place of a missing picture. Returns
+    the warnings of Pictures.notes() on missing pictures. Raises OSError.
     """
     from featstore.heads.evaluation.report import codes_of, worst_errors
     from featstore.heads.trainer import head_kind

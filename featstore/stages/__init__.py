@@ -1,1 +1,1 @@
-"""The stages: each verb of the command is a function here, in the module of the same name."""
+"""The stages: each subcommand (verb) of featstore is a function here, in the module of the same name."""

@@ -1,4 +1,4 @@
-"""featstore.list_backbones and list_layers: the backbones, whether their weights are offline, and their layers."""
+"""featstore.list_backbones and list_layers: backbones, whether their weights are available offline, layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""featstore.compact: purge retired rows of a store and merge its small shards."""
+"""featstore.compact: erase removed and replaced rows of a store and merge its small shards."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from featstore.store.compaction import CompactReport, compact_store
 
 
 def compact(store: str | os.PathLike[str]) -> CompactReport:
-    """Purge removed and replaced pictures from ``store``, and merge its small shards; ids and keys do not change.
+    """Erase removed and replaced pictures from the files of ``store``, and merge its small shards.
 
-    The store's history keeps keys and dates of the purged pictures (see FeatureStore.open, ``at``).
-    Raises UsageError if there is no store, FeatstoreError while another process writes to it.
+    Ids and keys of the other pictures do not change. The store's history keeps the keys and dates of erased pictures
+    (see FeatureStore.open, ``at``). Raises UsageError if there is no store, FeatstoreError while another process writes
+    to it.
     """
     return compact_store(store)

@@ -1,4 +1,4 @@
-"""The demo: the whole chain on included real data, from pictures to store, heads, index and page."""
+"""The demo: all steps on a data set of scikit-learn, from pictures to store, heads, index and page."""
 
 from __future__ import annotations
 
@@ -34,16 +34,18 @@ if TYPE_CHECKING:
 SAMPLE, BACKBONE = "digits", "efficientnet_lite0"
 HEADS = ("logreg", "linear-svm", "rbf-svm", "knn")
 TIMES = "demo.json"
-"""File with the duration of each step when it was made, for the page of later runs that keep the results."""
+"""File with the time that each step took to make its result; later runs keep the results and show these times."""
 EXTRACT_BATCH = 8
-"""Small batches keep every engine busy on a few cores, and fit into the cache."""
+"""Batch size of the extraction: small batches keep every engine busy on few cores and fit into the processor's cache.
+"""
 
 
 @dataclass(frozen=True)
 class Step:
     """A step of the demo: the equivalent command, its result, and its duration in seconds.
 
-    ``made_in``: the seconds when the result was made; by an earlier run if ``kept``.
+    ``kept``: the result of an earlier run was used. ``made_in``: seconds that making the result took, in this run or in
+    the earlier run.
     """
 
     name: str
@@ -56,7 +58,7 @@ class Step:
 
 @dataclass
 class DemoReport:
-    """Result of the demo: files, steps, and the reports of its heads; the page shows the first report."""
+    """Result of the demo: files, steps, and the reports of its heads; the page describes the first head in detail."""
 
     folder: str
     store: str
@@ -94,13 +96,13 @@ def demo(
     on_step: Callable[[Step], None] | None = None,
     write_page: Callable[[DemoReport], object] | None = None,
 ) -> DemoReport:
-    """Run the whole chain in ``folder`` without a network connection.
+    """Run all steps of the demo in ``folder``, without a network connection.
 
     Uses 1,797 handwritten digits (see featstore.stages.sample), features of EfficientNet-Lite0 with its ImageNet
-    weights, four heads and an index. Finished results of an earlier run are kept. ``limit``: use only this many digits,
-    evenly chosen. ``progress``: as in extract. ``on_step``: called after each step. ``write_page``: called with the
-    report at the end, such as featstore.pages.demo.write_demo_page, which writes demo.html. Raises UsageError if the
-    folder has other content, FeatstoreError, OSError.
+    weights, four heads and an index. Finished results of an earlier run are kept. ``limit``: use only about this many
+    digits, at even intervals. ``progress``: as in extract. ``on_step``: called after each step. ``write_page``: called
+    with the report at the end, such as featstore.pages.demo.write_demo_page, which writes demo.html. Raises UsageError
+    if the folder has other content, FeatstoreError, OSError.
     """
     from featstore.sources import open_source
     from featstore.stages.extract import extract
@@ -159,7 +161,7 @@ def demo(
 
 
 def _earlier_seconds(base: Path) -> dict[str, float]:
-    """Return the durations of the steps of earlier runs, by name."""
+    """Return the seconds that each step took in earlier runs, by name of the step."""
     try:
         seconds = atomic.read_json(base / TIMES)["seconds"]
         return {str(name): float(value) for name, value in seconds.items()}
@@ -169,14 +171,14 @@ def _earlier_seconds(base: Path) -> dict[str, float]:
 
 def _trained(store: Path, kind: str) -> tuple[TrainReport, str, bool]:
     kept = _kept(store, kind)
-    # Overwriting is safe: the folder belongs to the demo, even if another --limit changes the classes.
+    # force: overwriting a head is safe, because the folder belongs to the demo; another --limit may change the classes.
     trained = kept or train(store, head=kind, force=True)
     share, rows = trained.report.accuracy.value, trained.report.rows
     return trained, f"{share:.1%} of {rows:,} held-out pictures right", kept is not None
 
 
 def _kept(store: Path, kind: str) -> TrainReport | None:
-    """Return the report of an earlier run's head, if store and labels are unchanged; otherwise None."""
+    """Return the report of an earlier run's head if store and labels have not changed since, otherwise None."""
     from featstore.heads import load_head
 
     path = head_path(store, kind)
@@ -212,7 +214,7 @@ def _indexed(store: Path) -> tuple[None, str, bool]:
 
 
 class EvenSubset:
-    """A source with about ``limit`` of another source's pictures, evenly spaced in its order."""
+    """A source with about ``limit`` pictures of another source, chosen at even intervals."""
 
     def __init__(self, source: Source, limit: int) -> None:
         if limit < 1:
@@ -222,11 +224,11 @@ class EvenSubset:
         self.notes, self.ignored, self.read_as, self.unfound = source.notes, 0, "", ""
 
     def describe(self) -> dict[str, Any]:
-        """Return the description of the whole source."""
+        """Return the description of the other source, as if all its pictures were used."""
         return self.source.describe()
 
     def chunks(self, rows: int = 65536) -> Iterator[Chunk]:
-        """Yield the chosen pictures."""
+        """Yield the chosen pictures, in chunks."""
         total = sum(len(chunk) for chunk in self.source.chunks(rows))
         start = 0
         for chunk in self.source.chunks(rows):

@@ -1,4 +1,4 @@
-"""Find duplicate pictures in a store, and pictures that two splits share."""
+"""Find duplicate pictures in a store, and copies in different splits."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ if TYPE_CHECKING:
     from featstore.indexes.duplicates import Leak, NearDuplicates
 
 _AT_ONCE = 4096
-_NAMED = 10
 """Number of pairs of vectors to read at once."""
+_NAMED = 10
 
 
 @dataclass(frozen=True)
 class Copy:
-    """A picture of a group. ``sha256``: of its bytes, hexadecimal.
+    """A picture in a group of copies. ``sha256``: of the file's bytes, hexadecimal.
 
-    ``equal_bytes``: number, from 1, of the set of identical files in the group; None if no other picture has the same
-    bytes. ``cosine``: between its features and those of its closest copy, as in a search. ``centred_cosine``: the same
-    after subtracting the store's mean vector; the threshold applies to it.
+    ``equal_bytes``: identical files of a group share this number, which counts from 1; None if no other picture has the
+    same bytes. ``cosine``: between the features of this picture and of its closest copy, as in a search.
+    ``centred_cosine``: the same cosine after the store's mean vector is subtracted; the threshold applies to this
+    value.
     """
 
     key: str
@@ -48,24 +49,24 @@ class Copy:
 
 @dataclass(frozen=True)
 class Group:
-    """Pictures that are copies of each other, in store order. ``equal``: all have the same bytes."""
+    """Pictures that are copies of each other, in store order. ``equal``: whether all have the same bytes."""
 
     copies: list[Copy]
     equal: bool
 
     @property
     def equal_sets(self) -> int:
-        """Number of sets of pictures with equal bytes in the group."""
+        """Number of sets of identical files in the group."""
         return max((copy.equal_bytes or 0 for copy in self.copies), default=0)
 
     @property
     def equal_copies(self) -> int:
-        """Number of pictures in the group whose bytes another picture has too."""
+        """Number of pictures in the group that have the same bytes as another picture."""
         return sum(copy.equal_bytes is not None for copy in self.copies)
 
     @property
     def kind(self) -> str:
-        """Description of the group: how its pictures are related."""
+        """Text that says how the pictures of the group are related: equal bytes or near-duplicates."""
         if self.equal:
             return "equal bytes"
         equal = f", {self.equal_copies:,} of {len(self.copies):,} with equal bytes" if self.equal_copies else ""
@@ -73,7 +74,7 @@ class Group:
 
     @property
     def labels(self) -> set[str]:
-        """Labels in the group; more than one is a contradiction."""
+        """Labels of the pictures in the group; more than one label is a contradiction."""
         return {copy.label for copy in self.copies if copy.label is not None}
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,7 +84,10 @@ class Group:
 
 @dataclass(frozen=True)
 class SharedPicture:
-    """A picture of one split and its closest copy in another. ``equal``: same bytes. Cosines: see Copy."""
+    """A picture of one split and its closest copy in another split. ``equal``: whether both have the same bytes.
+
+    ``cosine`` and ``centred_cosine``: between the two pictures, see Copy.
+    """
 
     one: Copy
     other: Copy
@@ -105,9 +109,10 @@ class SharedPicture:
 class DuplicateReport:
     """Result of find_duplicates.
 
-    ``groups``: each picture is in at most one. Groups of equal bytes only come first, larger ones before smaller ones.
-    ``leaks``: pairs between splits, equal bytes first, then by cosine. ``leaking``: number of pictures by split that
-    have a copy in another split. ``threshold``: centred cosine from which two pictures are near-duplicates.
+    ``groups``: groups of copies; a picture is in at most one group. Groups in which all bytes are equal come first, and
+    larger groups before smaller groups. ``leaks``: pairs of copies in different splits, first the pairs with equal
+    bytes, then by falling cosine. ``leaking``: for each split, the number of its pictures that have a copy in another
+    split. ``threshold``: two pictures whose centred cosine is at least this value are near-duplicates.
     """
 
     store: FeatureStore
@@ -119,17 +124,17 @@ class DuplicateReport:
 
     @property
     def surplus(self) -> int:
-        """Number of pictures beyond the first of each group."""
+        """Number of surplus copies: all pictures of each group except its first."""
         return sum(len(group.copies) - 1 for group in self.groups)
 
     @property
     def equal_sets(self) -> int:
-        """Number of sets of pictures with equal bytes, in groups of their own or among near-duplicates."""
+        """Number of sets of identical files; a set is a whole group, or a part of a group of near-duplicates."""
         return sum(group.equal_sets for group in self.groups)
 
     @property
     def equal_copies(self) -> int:
-        """Number of pictures whose bytes another picture has too."""
+        """Number of pictures that have the same bytes as another picture."""
         return sum(group.equal_copies for group in self.groups)
 
     @property
@@ -167,13 +172,14 @@ def find_duplicates(
     within: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> DuplicateReport:
-    """Find pictures of equal bytes (SHA-256), near-duplicates, and those of both that splits of ``store`` share.
+    """Find pictures with equal bytes (SHA-256), near-duplicates, and copies in different splits of ``store``.
 
-    Near-duplicates are pictures whose mean-centred features have a cosine of at least ``threshold``. Links are
-    transitive: a chain of copies is one group. Pictures of equal bytes are always in one group.
-    Regions of one picture are not copies of each other, unless ``within``. defaults.DUPLICATE_COSINE says which copies this finds. Vectors are compared block by block
-    (featstore.indexes.near_duplicates); memory grows only by a few numbers per picture and the groups found.
-    ``progress(done, total)`` counts pictures. Raises UsageError (no store, an invalid threshold), DamagedError.
+    Near-duplicates are pictures whose mean-centred features have a cosine of at least ``threshold``;
+    defaults.DUPLICATE_COSINE documents which kinds of copies the default finds. Links are transitive: a chain of copies
+    is one group. Pictures with equal bytes are always in one group. Regions of the same picture are not compared with
+    each other, unless ``within``. Vectors are compared block by block (featstore.indexes.near_duplicates); memory grows
+    only by a few numbers per picture and by the groups found. ``progress(done, total)`` counts pictures. Raises
+    UsageError (no store, an invalid threshold), DamagedError.
     """
     from featstore.indexes import equal_groups, near_duplicates
 
@@ -209,8 +215,10 @@ _Pair = tuple[int, int, float, bool]
 
 
 def _leaks(near: Sequence[Leak], equal: Sequence[NDArray[np.int64]], splits: Sequence[str | None]) -> list[_Pair]:
-    """Return (row, other row, cosine, equal bytes) of the pairs between splits, each once, in order of falling
-    cosine."""
+    """Return each pair of copies in different splits once, as (row, other row, cosine, equal bytes).
+
+    Pairs with equal bytes come first, then the pairs by falling cosine.
+    """
     from featstore.indexes import across_splits
 
     pairs: dict[tuple[int, int], tuple[float, bool]] = {}
@@ -239,7 +247,7 @@ def _counted(shared: Sequence[SharedPicture]) -> dict[str, int]:
 
 
 def _joined(groups: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
-    """Merge ``groups`` of rows that share a row; return them ascending, sorted by their first rows."""
+    """Merge ``groups`` that have a row in common; return groups of ascending rows, sorted by their first rows."""
     joined: list[list[int]] = []
     place: dict[int, int] = {}
     for rows in groups:
@@ -256,7 +264,7 @@ def _joined(groups: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
 
 
 class _Copies:
-    """The pictures of groups and pairs, by row."""
+    """Makes Copy objects for the pictures in groups and pairs."""
 
     def __init__(self, store: FeatureStore, equal: Sequence[NDArray[np.int64]], near: NearDuplicates) -> None:
         self._store, self._near = store, near
@@ -264,20 +272,20 @@ class _Copies:
         self._known: dict[int, Copy] = {}
 
     def read(self, wanted: set[int]) -> None:
-        """Read the fields of Copy for the ``wanted`` rows."""
+        """Read key, labels and cosines of the ``wanted`` rows; ``of`` returns them as Copy objects."""
         rows = sorted(wanted)
         store, score = self._store, self._near.score
         labels, splits, ids, digests = store.labels, store.splits, store.ids, store.sha256
         keys = (key.decode("utf-8", "surrogateescape") for key in store._key_bytes(np.array(rows, np.int64)))
         nearest = [max(int(self._near.nearest[row]), 0) for row in rows]
         for row, key, cosine in zip(rows, keys, _cosines(store, rows, nearest), strict=True):
-            # Equal bytes have equal features; rounding and zero vectors would give other cosines.
+            # Identical files have the cosine 1; computed cosines would be inexact, or 0 for zero vectors.
             centred, cosine = (1.0, 1.0) if row in self._twin else (float(score[row]), cosine)
             digest = digests[row].tobytes().hex()
             self._known[row] = Copy(key, int(ids[row]), labels[row], splits[row], digest, None, centred, cosine)
 
     def of(self, rows: Sequence[int]) -> list[Copy]:
-        """Return the pictures at ``rows``, numbering their sets of equal bytes within these rows."""
+        """Return the pictures at ``rows``; sets of identical files among these rows are numbered from 1."""
         numbers: dict[int, int] = {}
         for row in rows:
             if row in self._twin:
@@ -289,7 +297,7 @@ class _Copies:
 
 
 def _cosines(store: FeatureStore, rows: Sequence[int], others: Sequence[int]) -> list[float]:
-    """Return the cosine of each of ``rows`` with its partner in ``others``, 0 if one of the two is a zero vector."""
+    """Return the cosine of each of ``rows`` with the row at the same position in ``others``; 0 for a zero vector."""
     found: list[float] = []
     for start in range(0, len(rows), _AT_ONCE):
         one, other = (

@@ -21,7 +21,7 @@ from featstore.text import counted, printable
 
 _LONGEST_NAME: Final = 200
 _OWN: Final = frozenset({"id"})
-"""Columns of featstore's exports that are not imported: the new store assigns its own ids."""
+"""Columns in exports of featstore that are not imported: the new store assigns its own ids."""
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
@@ -29,9 +29,9 @@ Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 class ImportReport:
     """Result of an import.
 
-    ``change``: of the rows, as in an extraction. ``vectors``: number in the store now. ``written``: number written by
-    this import. ``read_as``: one line on keys, labels and other columns that were read. ``notes``: warnings for the
-    user.
+    ``change``: numbers of added, changed, removed, ... rows, as in an extraction. ``vectors``: number of vectors in the
+    store now. ``written``: number of vectors that this import wrote. ``read_as``: one line on the keys, labels and
+    other columns that were read. ``notes``: warnings for the user.
     """
 
     store: str
@@ -50,7 +50,7 @@ class ImportReport:
         return asdict(self)
 
     def text(self) -> str:
-        """Return the report for people."""
+        """Return the report as text for the user."""
         change = self.change
         lines = [
             f"{self.store}: {counted(self.vectors, 'vector')} of {self.dimension:,} x {self.dtype}, imported as {printable(self.identity)}",
@@ -77,14 +77,16 @@ def import_vectors(
 ) -> ImportReport:
     """Write ``vectors``, files of other programs, into ``store``, which is created if it is missing.
 
-    ``vectors``: .npy, .npz, Parquet, HDF5 or flat FAISS files, or folders of them, in order; float64 is rounded to
-    float32. ``identity``: a name for what made them, such as "openai/clip-vit-base-patch32": features of one name are
-    comparable, and never mix with others. Exports of featstore have their own. ``keys``, ``labels``, ``split_column``:
-    see featstore.sources.vectors.rows.read_rows. ``array``: name of the vectors in the files.
+    ``vectors``: .npy, .npz, Parquet, HDF5 or flat FAISS files, or folders of such files, in order; float64 is rounded
+    to float32. ``identity``: a name for the model that made the vectors, such as "openai/clip-vit-base-patch32"; a
+    store contains vectors of one identity only, because other vectors are not comparable. Exports of featstore contain
+    their identity. ``keys``, ``labels``, ``split_column``: see featstore.sources.vectors.rows.read_rows. ``array``:
+    name of the array of vectors in the files.
 
     All vectors are read and checked before anything is written. Importing the same files again writes what is new or
-    changed and removes what vanished. Raises UsageError: NaN or infinity, different widths, duplicate keys, different
-    numbers of keys and vectors; IdentityError if the store has other features; FeatstoreError, OSError.
+    changed, and removes rows that are no longer in the files. Raises UsageError: NaN or infinity, different widths,
+    duplicate keys, different numbers of keys and vectors; IdentityError if the store has other features;
+    FeatstoreError, OSError.
     """
     paths, beside, named = _listed(vectors), _listed(keys), _listed(labels)
     opened = open_vectors(paths, array)
@@ -126,7 +128,7 @@ def _listed(paths: Paths) -> list[str | os.PathLike[str]]:
 
 
 def _exported(paths: list[str | os.PathLike[str]], opened: Vectors) -> dict[str, Any] | None:
-    """Return the description in an export of featstore; None for other files."""
+    """Return the description of the features if the files are an export of featstore, otherwise None."""
     folder = Path(paths[0])
     if len(paths) == 1 and (folder / EXPORT).is_file():
         found = atomic.read_json(folder / EXPORT, follow=False)

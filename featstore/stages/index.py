@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 
 _PARTS = 20
-"""A picture that has more than this fraction (1 / number) of the rows is too large to be held out."""
+"""If one picture has more than 1/20 of all rows (regions), its regions are not held out together."""
 
 
 @dataclass(frozen=True)
 class IndexReport:
     """Result of building or updating an index: ``added``, ``removed`` and ``relabelled`` rows, and FeatureIndex.info().
 
-    ``standing``: whether the index meets its contract, if it has one.
+    ``standing``: whether the index meets its contract (required recall, memory, latency), if it has one.
     """
 
     store: str
@@ -74,21 +74,21 @@ def index(
 ) -> IndexReport:
     """Build the FAISS index of a store at ``out`` (default: index_path(store)), or update it with ``update``.
 
-    If any of ``recall`` (0..1), ``at`` (neighbours), ``memory`` (bytes of the FAISS file) and ``latency`` (seconds per
-    query) is given, they are a contract: several kinds of index are tried, and the fastest that meets it is built, see
-    featstore.indexes.build_contract. Without a contract, or if ``kind`` is "flat" or "hnsw",
-    featstore.indexes.build_index builds that kind; a graph is tuned to ``recall`` ``at`` so many neighbours. Pictures
-    of equal bytes are held out together for measuring. Ids in the index are the store's row ids, which are never
-    reused.
+    ``recall`` (0..1), ``at`` (neighbours), ``memory`` (bytes of the FAISS file) and ``latency`` (seconds per query): if
+    any is given, they are a contract: several kinds of index are tried, and the fastest that meets the contract is
+    built, see featstore.indexes.build_contract. Without a contract, or if ``kind`` is "flat" or "hnsw",
+    featstore.indexes.build_index builds that kind; a graph is tuned to the ``recall`` of ``at`` neighbours. Pictures
+    with equal bytes are held out together when recall is measured. Ids in the index are the store's row ids, which are
+    never reused.
 
-    An update adds new rows, takes over changed labels, and marks removed rows without a rebuild; an exact index deletes removed rows
-    (FeatureIndex.purge). If there is a contract and enough new rows, recall is measured again on new pictures before
-    they are added. If it dropped, it is measured once more with an effort scaled by the growth of the index. A latency
-    in the contract is measured at the build and at each update.
-    ``standing`` in the report says whether the contract is met.
+    An update adds new rows, copies changed labels, and marks removed rows without a rebuild; an exact index deletes
+    removed rows (FeatureIndex.purge). If there is a contract and enough new rows, recall is measured again, on new
+    pictures before they are added. If recall has dropped, it is measured once more with a search effort scaled by the
+    growth of the index. The latency of a contract is measured at the build and at each update. ``standing`` in the
+    report says whether the contract is met.
 
-    Raises UsageError (empty store, ``out`` is not an index, or that of a store elsewhere, contract that no index
-    meets, another process is writing this index), IdentityError, DamagedError.
+    Raises UsageError (empty store; ``out`` is not an index, or the index of another store; no index meets the contract;
+    another process is writing this index), IdentityError, DamagedError.
     """
     from featstore.indexes.files.pair import NEXT_SUFFIX
 
@@ -115,7 +115,7 @@ def index(
 
 
 def _require_replaceable(path: Path, store: FeatureStore) -> None:
-    """Raise UsageError if there is a file at ``path`` that is no index, or the index of a store elsewhere."""
+    """Raise UsageError if the file at ``path`` is not an index, or is the index of another store."""
     from featstore.indexes.files.pair import load_rows
 
     if not path.exists():
@@ -125,10 +125,10 @@ def _require_replaceable(path: Path, store: FeatureStore) -> None:
     try:
         origin = load_rows(path)[1].identity.get(KEY)
     except FeatstoreError:
-        # Building again is the remedy for a damaged index.
+        # The index is damaged: building it again is the remedy.
         return
     own = origin_of_store(store)
-    # A store that was deleted and extracted again has another id at the same place.
+    # A store that was deleted and extracted again has another id, but the same path.
     if isinstance(origin, dict) and origin.get("store_id") != own.store_id and origin.get("store") != own.store:
         raise UsageError(
             f"{path}: is the index of another store ({origin.get('store')}); name another file, or delete it first"
@@ -170,9 +170,10 @@ def _build(
 
 
 def _groups(store: FeatureStore) -> NDArray[np.int64]:
-    """Return the group (n,) of each row: equal pictures, or regions of one, are held out together to measure recall.
+    """Return a group number (n,) for each row; to measure recall, the rows of a group are held out together.
 
-    In a store of a few large pictures regions are held out one by one, because no whole picture could be held out.
+    A group is a set of equal pictures, or the regions of a picture. If one picture has too many of the rows (see
+    _PARTS), regions are held out one by one, because whole pictures cannot be held out.
     """
     groups = groups_of(store, np.arange(len(store)))
     if store.has_regions and np.bincount(groups).max(initial=0) > len(store) // _PARTS:
@@ -181,7 +182,7 @@ def _groups(store: FeatureStore) -> NDArray[np.int64]:
 
 
 def _origin(store: FeatureStore) -> dict[str, Any]:
-    """Return the origin that the index records, with the state of the store (see FeatureStore.open, ``at``)."""
+    """Return the origin to record in the index: the store, and its state now (see FeatureStore.open, ``at``)."""
     return {**origin_of_store(store).to_dict(), PAST: [record_of(store)]}
 
 
@@ -219,7 +220,7 @@ def _update(store: FeatureStore, path: Path, name: str, seed: int, notes: list[s
 
 
 def _grow(index: FeatureIndex, store: FeatureStore, rows: NDArray[np.int64], generation: int, seed: int) -> None:
-    """Add ``rows`` (m,); if there is a contract, measure recall on some of them before adding them."""
+    """Add the store's ``rows`` (m,); if there is a contract, first measure recall with some of them as queries."""
     from featstore.indexes import check_contract
     from featstore.indexes.build import grown
     from featstore.indexes.growth import draw_queries, judge
@@ -245,7 +246,8 @@ def _grow(index: FeatureIndex, store: FeatureStore, rows: NDArray[np.int64], gen
     effort = index.effort
     recall = check_contract(index, queries, vectors, store.ids[others], groups=groups[asking])
     if judge(recall, goal) is not True:
-        # Scale the effort with the number of rows, at most once: otherwise each update could raise it further.
+        # Scale the search effort with the number of rows, at most once: otherwise each update could raise the effort
+        # further.
         index.effort = grown(effort, max(1.0, (len(index) + len(asking)) / max(1, info["measured_rows"])))
         recall = check_contract(index, queries, vectors, store.ids[others], groups=groups[asking])
     add(asking)
@@ -263,11 +265,11 @@ def export_store(
     k: int = defaults.EXPORTED_NEIGHBOURS,
     seed: int = defaults.SEED,
 ) -> int:
-    """Write a store's vectors as an ann-benchmarks file at ``path``, for measuring other indexes.
+    """Write a store's vectors as an ann-benchmarks file at ``path``, on which other index libraries can be measured.
 
-    Up to ``defaults.CHECK_QUERIES`` pictures, at most a tenth, become test rows; pictures with the same bytes are left
-    out of the train rows. Returns the number of test rows. Raises UsageError (too few pictures, unknown metric),
-    DamagedError, OSError.
+    Up to ``defaults.CHECK_QUERIES`` pictures, at most a tenth, become test rows (queries); pictures with the same bytes
+    are left out of the train rows. Returns the number of test rows. Raises UsageError (too few pictures, unknown
+    metric), DamagedError, OSError.
     """
     from featstore.indexes import write_ann_benchmark
     from featstore.indexes.tuning.truth import hold_out

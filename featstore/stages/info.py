@@ -1,4 +1,4 @@
-"""Describe a store, head or index in figures."""
+"""Describe a store, head, index or folder: contents, figures, origin, and what is out of date."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def info(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the description of the store, head or index at ``path`` as JSON; ``kind`` says which it is.
+    """Return the description of the store, head or index at ``path`` as JSON; ``kind`` says which of them it is.
 
-    For another folder, return featstore's artifacts in it and below it, what each was made from, and which are stale
-    (see describe_folder). Raises UsageError if ``path`` is none of them, DamagedError.
+    For any other folder, return featstore's files in it and below it, what each was made from, and which are stale (see
+    describe_folder). Raises UsageError if ``path`` is none of these, DamagedError.
     """
     if os.path.isdir(path) and not os.path.lexists(os.path.join(path, folders.MANIFEST)):
         return describe_folder(path)
@@ -31,9 +31,9 @@ def info(path: str | os.PathLike[str]) -> dict[str, Any]:
 def describe_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the stores, heads, indexes and pages in a folder and below it as JSON, stores first.
 
-    Each entry has what it was made from, why it is stale, and the commands that refresh it; after all of ``commands``,
-    in this order, nothing is stale. ``unread``: what could not be read. Only headers, ids and labels are read, and no
-    link is followed. Raises UsageError if there is nothing.
+    Each entry has what it was made from, why it is stale (older than what it was made from), and the commands that
+    refresh it. After all of ``commands`` are run in this order, nothing is stale. ``unread``: what could not be read.
+    Only headers, ids and labels are read, and symbolic links are not followed. Raises UsageError if there is nothing.
     """
     from featstore.artifacts.freshness import all_commands, states_of
     from featstore.artifacts.lineage import find_artifacts
@@ -91,7 +91,7 @@ def describe_head(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _to_trust(head: TrainedHead) -> list[str] | None:
-    """Return the types that a user of ``head`` has to trust; None if unknown because skops is not installed."""
+    """Return the types that a user has to trust to load ``head``; None if skops, which lists the types, is missing."""
     from featstore.heads.wrapped import EstimatorModel
 
     if not isinstance(head.model, EstimatorModel):
@@ -103,7 +103,7 @@ def _to_trust(head: TrainedHead) -> list[str] | None:
 
 
 def describe_index(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return size, measured recall and origin of an index as JSON, and how its store changed since.
+    """Return size, measured recall and origin of an index as JSON, and how the index's store has changed since.
 
     Raises UsageError, DamagedError.
     """
@@ -130,9 +130,10 @@ def describe_index(path: str | os.PathLike[str]) -> dict[str, Any]:
 def describe_store(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return identity, counts, labels, sizes and provenance of a store as JSON. Raises UsageError if there is no store.
 
-    ``journaled``: number of pending pictures that are extracted already and in journals of unfinished units
-    (FeatureStore.open(path, partial=True) reads them). ``drift``, per provenance: the largest difference from plain
-    torch that its runs measured on some pictures, in standard deviations of the features; None if not measured.
+    ``journaled``: number of pending pictures whose vectors are already in journals of unfinished units
+    (FeatureStore.open(path, partial=True) reads them). ``made_by``: engines, devices and versions that made the
+    vectors; ``drift``: their largest measured difference from plain torch, in standard deviations of the features, or
+    None.
     """
     store = FeatureStore.open(Path(path))
     counts = store.counts

@@ -20,7 +20,7 @@ from featstore.text import counted, shown, to_bytes
 __all__ = ["LabelReport", "Version", "label", "label_history", "undo_label"]
 
 _TRIED = 1000
-"""Number of rows of the table to look up by its other columns, if no key is known."""
+"""Number of rows of a table that are searched for a better key column if no key is in the store."""
 
 
 def label(
@@ -33,10 +33,11 @@ def label(
 ) -> LabelReport:
     """Set labels, splits and metadata of a store's pictures from a CSV, TSV or Parquet ``table``.
 
-    The key column is the given one, by default the first with a usual name: id or key, otherwise path, file, ... (see
-    featstore.sources.table). The same goes for label and split columns ("" means none). All other columns become
-    metadata. Empty labels and splits mean "none". Keys are matched as in set_columns. Raises UsageError if there is no
-    key column, a key is duplicate or none is known, a label is a list or a struct, or a column's name looks misspelt.
+    ``key_column``: by default the first column with a usual name: id or key, otherwise path, file, ... (see
+    featstore.sources.table). ``label_column`` and ``split_column`` are also found by usual names; "" means none. All
+    other columns become metadata. An empty label or split means that the picture has none. Keys are matched as in
+    set_columns. Raises UsageError if there is no key column, a key is duplicate or no key is in the store, a label is a
+    list or a struct, or a column's name looks misspelt.
     """
     opened = open_table(Path(table))
     columns = find_columns(opened, id_column=key_column, label_column=label_column, split_column=split_column)
@@ -90,7 +91,7 @@ def label(
 
 
 def _other_column(store: str | os.PathLike[str], table: Table, key: str) -> str:
-    """Return the end of the message that no key is known: the column with the store's keys, or ""."""
+    """Return a hint for the error that no key is known: which other column has keys of the store; "" if none has."""
     rows = [values for _, values in islice(table.records(), _TRIED)]
     for at, name in enumerate(table.columns):
         some = [

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 Paths = Sequence[str | os.PathLike[str]]
 _NAMED = 4
-"""Largest number of parts to list in the name of a combined query."""
+"""Largest number of queries that the name of a combined query lists."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One query. ``vector`` (d,); None if it could not be made, with ``reason`` and ``message``.
+    """One query. ``vector`` (d,); None if no vector could be made, which ``reason`` and ``message`` explain.
 
-    ``name``: for people. ``source`` or ``key``: the picture, if the query is one. ``own``: ids of the query itself in
-    the index, which are excluded from the result.
+    ``name``: shown to the user. ``source`` or ``key``: the picture, if the query is a picture. ``own``: ids that the
+    query itself has in the index; these ids are excluded from the result.
     """
 
     name: str
@@ -44,10 +44,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Query:
-    """What to search for, or to avoid.
+    """What to search for, or what to avoid.
 
-    ``inputs``: picture files, folders, tables, archives. ``keys``: of the store. ``vectors``: arrays (d,) or (q, d), or
-    .npy files of them. ``labels``: each stands for the mean of its class. ``texts``: for networks with a text tower.
+    ``inputs``: picture files, folders, tables, archives. ``keys``: keys of pictures in the store. ``vectors``: arrays
+    (d,) or (q, d), or .npy files of such arrays. ``labels``: class names; each stands for the mean vector of its class.
+    ``texts``: descriptions, for networks with a text tower.
     """
 
     inputs: Paths = ()
@@ -61,10 +62,10 @@ class Query:
 
 
 class Queries:
-    """Make query vectors of one kind. ``embedder``, ``store`` and ``texts``, which returns the vectors of texts, are
-    functions that are called only if needed.
+    """Make query vectors for one index from the fields of Query.
 
-    ``metric`` and ``dimension``: of the index.
+    ``metric`` and ``dimension``: of the index. ``embedder``, ``store`` and ``texts`` are functions that are called only
+    if needed; ``texts`` returns the vectors of texts.
     """
 
     def __init__(
@@ -80,8 +81,10 @@ class Queries:
         self._embedder, self._store, self._texts, self._options = embedder, store, texts, options
 
     def each(self, wanted: Query) -> Iterator[Asked]:
-        """Yield all ``wanted`` queries, in constant memory. Raises UsageError: unknown key or label, unusable
-        vectors."""
+        """Yield all ``wanted`` queries, in constant memory.
+
+        Raises UsageError for an unknown key or label, or unusable vectors.
+        """
         if wanted.keys:
             yield from self._keys(wanted.keys)
         for number, vectors in enumerate(wanted.vectors):
@@ -97,10 +100,10 @@ class Queries:
     def mixture(self, more: Query, less: Query, weight: float) -> Asked:
         """Return one query that is similar to everything in ``more`` and dissimilar to everything in ``less``.
 
-        The vector is m + weight (m - l), with m and l the mean vectors of ``more`` and ``less`` (vectors scaled to
-        length 1 first under cosine). This is Rocchio's relevance feedback (J. Rocchio in: G. Salton, The SMART
-        Retrieval System, 1971). Pictures given by key are excluded from the result. If a picture is unreadable, the
-        query has no vector.
+        The vector is m + weight (m - l), with m and l the mean vectors of ``more`` and ``less``; for the metric cosine,
+        vectors are scaled to length 1 before the mean is taken. This is Rocchio's relevance feedback (J. Rocchio in: G.
+        Salton, The SMART Retrieval System, 1971). Pictures given by key are excluded from the result. If a picture is
+        unreadable, the query has no vector.
         """
         sums: list[NDArray[np.float64]] = []
         names: list[str] = []
@@ -178,7 +181,7 @@ class Queries:
 
 
 def batches(asked: Iterable[Asked], size: int) -> Iterator[list[Asked]]:
-    """Yield ``asked`` in lists of up to ``size``."""
+    """Yield the queries ``asked`` in lists of up to ``size`` queries."""
     remaining = iter(asked)
     while part := list(islice(remaining, size)):
         yield part

@@ -36,10 +36,11 @@ def repair(
 ) -> RepairReport:
     """Restore the damaged files of a store; see featstore.store.repair.repairing for what can be restored.
 
-    Only damaged vectors are extracted again, if the picture exists with the same bytes; otherwise the picture becomes a
+    A damaged vector is extracted again if its picture exists with the same bytes; otherwise the picture becomes a
     failure with the reason "damaged". ``root``: where the pictures are now, if they moved. ``weights``: file of the
-    backbone's weights, if they are not found by the name in the store. ``backbone``: already loaded, or the name of
-    your own. ``set_aside``: extract nothing; damaged vectors become failures.
+    backbone's weights, if the weights' name in the store is not enough to find them. ``backbone``: a loaded backbone,
+    or the name of your own backbone function. ``set_aside``: extract nothing; pictures with damaged vectors become
+    failures.
 
     Raises UsageError if there is no store or its backbone is not available, FeatstoreError while another process writes
     to it, DamagedError for what cannot be restored.
@@ -141,7 +142,7 @@ class _Reextraction:
         return found
 
     def units(self, claims: Claims, report: RepairReport) -> None:
-        """Extract whole units again; units whose folder of pictures is missing become failures."""
+        """Extract whole units again; the pictures of a unit become failures if their folder is missing."""
         from featstore.embed.units import extract_units
 
         manifest = Manifest.read(self.store)
@@ -160,7 +161,7 @@ class _Reextraction:
 
 
 class _Target:
-    """The rows of a unit for a Loader; all of them are read, also rows that were retired since."""
+    """The rows of a unit, as Loader needs them; all rows are read, also rows that were removed or replaced since."""
 
     def __init__(self, unit: Unit, rows: Rows) -> None:
         self.unit, self.rows = unit, rows

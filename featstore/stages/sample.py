@@ -1,4 +1,4 @@
-"""Sample data sets: digits, which need no network connection, and those of the registry, which are downloaded."""
+"""Sample data sets: "digits", which needs no network connection, and data sets that are downloaded."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ OFFLINE = ("digits",)
 
 
 def sample_names() -> tuple[str, ...]:
-    """Return the names for write_sample."""
+    """Return the names of the data sets that write_sample can write."""
     return (*OFFLINE, *registry())
 
 
 def write_sample(name: str, folder: str | os.PathLike[str], *, progress: FetchProgress | None = None) -> int:
-    """Write the sample ``name`` as picture files below ``folder`` and return their number.
+    """Write the sample ``name`` as picture files below ``folder`` and return the number of pictures.
 
     "digits" needs no connection: 1,797 handwritten digits (8 x 8, gray) of scikit-learn's load_digits, as
     <digit>/<number>.png. They are the test set of E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits,
     UCI Machine Learning Repository, 1998. All names in featstore.datasets.registry() are downloaded; ``progress`` is
     passed to featstore.datasets.fetch.
 
-    Raises UsageError for an unknown name, or if ``folder`` has other files; see also featstore.datasets.fetch.
+    Raises UsageError for an unknown name, or if ``folder`` has other files; also what featstore.datasets.fetch raises.
     """
     if name in OFFLINE:
         return _write_digits(folder)
@@ -37,7 +37,7 @@ def write_sample(name: str, folder: str | os.PathLike[str], *, progress: FetchPr
 
 
 def _write_digits(folder: str | os.PathLike[str]) -> int:
-    """Write scikit-learn's digits below ``folder`` and return their number."""
+    """Write scikit-learn's digits below ``folder`` and return the number of pictures."""
     import numpy as np
     from PIL import Image
     from sklearn.datasets import load_digits

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 
 _SHOWN_QUERIES, _SHOWN_NEIGHBOURS = 10, 20
-"""Largest numbers of queries, and of neighbours per query, that a notebook shows."""
+"""Largest number of queries, and of neighbours per query, in the display of a report in a notebook."""
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A picture of the index. ``score``: cosine or inner product, or squared distance under "l2"."""
+    """A picture found in the index. ``score``: cosine or inner product; under the metric "l2" the squared distance."""
 
     key: str
     id: int
@@ -44,9 +44,9 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class QueryResult:
-    """A query's neighbours, best first, or the reason why there are none.
+    """A query's neighbours, best first, or the reason why there are no neighbours.
 
-    ``source`` or ``key``: the picture, if the query was one.
+    ``source`` or ``key``: the query picture, if the query was a picture.
     """
 
     name: str
@@ -70,7 +70,7 @@ class QueryResult:
 
 @dataclass(frozen=True)
 class SearchReport:
-    """The neighbours of each query. ``notes``: warnings for the user, such as a store that has grown since.
+    """The neighbours of each query. ``notes``: warnings for the user, for example that the store has grown since.
 
     ``store``: the store of the index, if it was found. ``kept``: number of rows that meet the condition ``where``.
     """
@@ -109,7 +109,7 @@ class SearchReport:
 
     @property
     def failures(self) -> int:
-        """Number of queries that could not be made."""
+        """Number of queries for which no vector could be made."""
         return sum(bool(query.reason) for query in self.queries)
 
     def to_dict(self) -> dict[str, Any]:
@@ -142,16 +142,16 @@ def search(
 ) -> SearchReport:
     """Return the ``k`` nearest pictures of ``index`` to each of ``inputs``: picture files, folders, tables, archives.
 
-    ``like``: more queries by key, vector, class or text. ``combine``: one query from all of them; with ``less``, it also
-    avoids those, with strength ``less_weight`` (see Queries.mixture). A query by key is excluded from its own
-    neighbours. ``where``: a condition that the results must meet (featstore.where); if few rows meet it, they are
-    compared one by one, with the store's vectors. ``by`` "parent": return only the best region of each picture, and no
-    region of the picture of a query by key.
+    ``like``: more queries, by key, vector, class or text. ``combine``: make one query from all queries. ``less``:
+    queries that the combined query avoids, with the strength ``less_weight`` (see Queries.mixture). A picture given by
+    key is excluded from its own neighbours. ``where``: a condition that the results must meet (featstore.where); if few
+    rows meet the condition, these rows are compared one by one, with the store's vectors. ``by`` "parent": return only
+    the best region of each picture, and no region of a picture given by key.
 
     Pictures go through the backbone, weights and preprocessing that the index was made with; without pictures no
     network is loaded. ``embedding``: the fields of EmbedOptions. An unreadable query gives a QueryResult with a reason.
-    If the store is found, the notes say whether it changed since; keys, classes and ``where`` need the store.
-    Raises UsageError, IdentityError, DamagedError.
+    If the store is found, the notes say whether the store has changed since; keys, classes and ``where`` need the
+    store. Raises UsageError, IdentityError, DamagedError.
     """
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(column(inputs, "pictures"))
     more = like or Query()
@@ -214,9 +214,10 @@ def _vectors_of_texts(texts: Sequence[str], origin: Origin, what: str, how: Embe
 
 
 class Finder:
-    """An index, and the rows of its ``store`` to search, chosen by ``where`` (None: all); ``by_parent``: see search.
+    """Searches an index, but only the rows of ``store`` that meet the condition ``where`` (None: all rows).
 
-    ``kept``: number of these rows. Raises UsageError for an invalid condition.
+    ``by_parent``: keep only the best region of each picture, see ``search``. ``kept``: number of rows that meet the
+    condition. Raises UsageError for an invalid condition.
     """
 
     def __init__(
@@ -234,17 +235,17 @@ class Finder:
         if store is not None and where is not None:
             from featstore.where import rows_where
 
-            # No search method finds rows that are not in the index.
+            # Rows that were added to the store later are not in the index and cannot be found.
             self._rows = np.flatnonzero(rows_where(store, where) & np.isin(store.ids, index.ids))
             self.kept = len(self._rows)
 
     def look_up(self, asked: Sequence[Asked], k: int) -> list[QueryResult]:
-        """Return the ``k`` neighbours of each of ``asked``, searched in one batch."""
+        """Return the ``k`` neighbours of each query in ``asked``; all queries are searched in one batch."""
         good = [one for one in asked if one.vector is not None]
         found: Iterator[list[Neighbour]] = iter(())
         if good:
             vectors = np.stack([np.asarray(one.vector) for one in good])
-            # Fetch k plus the number of excluded ids.
+            # Fetch k plus the number of the query's own ids, which are left out below.
             depth, most = k + max(len(one.own) for one in good), len(self._index)
             while True:
                 scores, ids = self._search(vectors, depth)
@@ -265,7 +266,11 @@ class Finder:
         ]
 
     def _excluded(self, ids: NDArray[np.int64], own: tuple[int, ...]) -> NDArray[np.bool_]:
-        """Return which of the found ``ids``, best first, to leave out: the query's own; by parent, all but the best."""
+        """Return which of the found ``ids`` (best first) to leave out, as a mask.
+
+        These are the query's ``own`` ids and, if ``by_parent``, all regions of the query's picture and, of every other
+        picture, all regions but the best.
+        """
         out = np.isin(ids, own)
         if self._parents is not None:
             codes = self._parents.of(ids)
@@ -287,13 +292,13 @@ class Finder:
 
 
 class _Parents:
-    """Numbers for the pictures of a store's rows."""
+    """Maps ids of rows (regions) to numbers of the pictures that they are part of."""
 
     def __init__(self, store: FeatureStore) -> None:
         self._ids, self._codes = store.ids, numbered(store.parents)[1]
 
     def of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the number of each id's picture; an id that is not in the store gets a number of its own."""
+        """Return the number of the picture of each id; an id that is not in the store gets a unique negative number."""
         codes = -2 - ids
         at = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
         known = self._ids[at] == ids if len(self._ids) else np.zeros(len(ids), bool)

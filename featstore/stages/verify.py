@@ -13,9 +13,9 @@ _INDEX_SUFFIX = ".featstore"
 
 
 def verify(path: str | os.PathLike[str]) -> VerifyReport:
-    """Read every byte of the store, head, or index (by the name of either of its two files) at ``path``.
+    """Check every byte of the store, head or index at ``path``; an index is named by either of its two files.
 
-    Raises UsageError if there is none of them.
+    Raises UsageError if ``path`` is none of these.
     """
     path = Path(path)
     if path.is_dir():
@@ -23,7 +23,7 @@ def verify(path: str | os.PathLike[str]) -> VerifyReport:
     if not path.exists():
         raise UsageError(f"{path}: there is no such store, head or index")
     main = path.with_name(path.name.removesuffix(_INDEX_SUFFIX)) if path.name.endswith(_INDEX_SUFFIX) else path
-    # After a killed save, the side file may still have its temporary name.
+    # If a save was killed, the second file of the index may still have its temporary name.
     parts = [main, *(main.with_name(main.name + _INDEX_SUFFIX + suffix) for suffix in ("", ".next"))]
     there = [part for part in parts if part.exists()]
     if len(there) > 1 or path != main:

@@ -1,6 +1,7 @@
-"""Benchmarks on the user's own machine and pictures: alternating rounds, one fresh process per contender, medians.
+"""Benchmarks on the user's own machine and pictures: results are medians over several rounds.
 
-Names are imported lazily; the measured functions (contenders.py, storage.py) run in processes of their own.
+Each measured function (contender) runs once per round, in a fresh process. The contenders are in contenders.py,
+peers.py and storage.py; names are imported lazily.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measurements of ``featstore bench``, each function in its own process: pictures per second, without set-up time."""
+"""The functions that ``featstore bench`` measures, each in a process: pictures per second, without set-up time."""
 
 from __future__ import annotations
 
@@ -24,14 +24,18 @@ from featstore.processes.malloc import keep_memory
 Asked = GeometryKeywords | None
 _WARM_PICTURES: Final = 8
 _PRODUCT: Final = 2048
-"""Rows and columns of the matrices to multiply on a CPU; four times as many on a GPU."""
+"""Number of rows and columns of the matrices that are multiplied on a CPU; on a GPU the number is four times as large.
+"""
 _PRODUCTS: Final = 15
 UNTRAINED: Final = "random:0"
 
 
 def at_hand(device: str, backbone: str) -> dict[str, Any]:
-    """Return the engines that run here on ``device``, its name, the number of cores, and ``backbone``'s peers and usual
-    weights."""
+    """Return what can be measured on ``device``, as a dict.
+
+    Keys: ``engines``, which run on the device; ``peers``, the other installed libraries that have ``backbone``;
+    ``weights``, the backbone's usual weights in benchmarks; ``cores``; the device's name and versions of libraries.
+    """
     from featstore.engines import compiled, openvino
     from featstore.engines.cuda import can_compile
     from featstore.engines.shared import resolve_device, versions
@@ -54,9 +58,10 @@ def at_hand(device: str, backbone: str) -> dict[str, Any]:
 
 
 def products(*, backbone: str, weights: str | None, device: str, geometry: Asked = None) -> dict[str, Any]:
-    """Measure an upper bound: the network's operations at the speed of the fastest float32 matrix product.
+    """Measure an upper bound of the rate: the network's operations at the speed of the fastest float32 matrix product.
 
-    The product is torch's or, on a CPU, numpy's. An engine close to this bound uses the full speed of the processor.
+    The matrices are multiplied by torch and, on a CPU, also by NumPy; the faster product counts. An engine close to
+    this bound uses the full speed of the processor.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -77,7 +82,7 @@ def products(*, backbone: str, weights: str | None, device: str, geometry: Asked
         for left, right in ways * _PRODUCTS:
             started = time.perf_counter()
             product = left @ right
-            float(product[0, 0])  # waits for the device
+            float(product[0, 0])  # reading a value waits until the device is finished
             best = max(best, 2 * size**3 / (time.perf_counter() - started))
     return {"rate": best / operations, "operations_per_second": best, "operations_per_picture": operations}
 
@@ -93,12 +98,12 @@ def forward(
     batch: int,
     geometry: Asked = None,
 ) -> dict[str, Any]:
-    """Measure the network alone, on decoded pictures in memory."""
+    """Measure the network alone, on pictures that are already decoded in memory."""
     _as_the_command(engine)
     model = _load(backbone, weights, geometry)
     pictures = _decoded(_files(folder), model)
     opened = open_engine(model, engine=engine, device=device, precision=precision)
-    # Use a whole batch, because compiling engines compile for each new shape.
+    # Warm up with a whole batch, because compiling engines compile for each new shape.
     opened(pictures[:batch])
     pending: deque[Pending] = deque()
     started = time.perf_counter()
@@ -115,7 +120,7 @@ def forward(
 def decode(
     folder: str, *, backbone: str, weights: str | None, decoder: str, workers: int, geometry: Asked = None
 ) -> dict[str, Any]:
-    """Measure decoding alone, from files in memory, in ``workers`` threads."""
+    """Measure decoding alone, in ``workers`` threads; the files are already in memory."""
     preprocessing = _load(backbone, weights, geometry).preprocessing
     run = open_decoder(decoder)
     data = [file.read_bytes() for file in _files(folder)]
@@ -165,7 +170,7 @@ def end_to_end(
             supervised=False,
             progress=tell,
         )
-        # The first progress message comes when the first unit is opened, before any picture is read.
+        # Measure from the first progress message on, which comes before any picture is read.
         seconds = time.perf_counter() - begun[0]
     return {
         "rate": report.vectors / seconds,
@@ -177,7 +182,7 @@ def end_to_end(
 
 
 def tutorial(folder: str, *, backbone: str, weights: str | None, device: str, geometry: Asked = None) -> dict[str, Any]:
-    """Measure the loop found in tutorials: Pillow, torchvision's transforms, one picture at a time, eager model."""
+    """Measure the loop found in tutorials: Pillow, torchvision's transforms, a torch model, one picture at a time."""
     import torch
     from PIL import Image, ImageOps
     from torchvision import transforms
@@ -219,8 +224,10 @@ def _load(backbone: str, weights: str | None, geometry: Asked) -> Backbone:
 
 
 def usual_weights(backbone: str) -> str | None:
-    """Return untrained weights, which are as fast as others; None for the user's own backbone, which has its own
-    weights."""
+    """Return the name of untrained weights, which are as fast as trained weights.
+
+    Returns None for a user's own backbone function, which loads its own weights.
+    """
     return None if own_function(backbone) is not None else UNTRAINED
 
 

@@ -1,13 +1,16 @@
 """Compare heads with scikit-learn on synthetic features: ``python -m featstore.stages.bench.heads --help``.
 
-Each contender runs in a fresh process, the contenders alternate, and the median of the rounds is shown. The peer
-of logistic regression is ``GridSearchCV(make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)))``, that of
-the linear support vector machine is the same with ``LinearSVC``. All get the same float32 rows, C values and number of
-folds, and refit the chosen C on all training rows. Lower bounds of time are measured in the contender's own process.
+Each contender (a head of featstore or of scikit-learn) runs in a fresh process, the contenders alternate, and the
+median of the rounds is shown. The peer of logistic regression is
+``GridSearchCV(make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)))``; the peer of the linear support
+vector machine has ``LinearSVC(dual=False)`` as its last step. All contenders get the same float32 rows, C values and
+number of folds, and refit with the chosen C on all training rows. Lower bounds of the time are measured in the
+contender's own process.
 
-Run everything with ``python -m featstore.stages.bench.heads --rounds 1`` (all sets, both heads). ``--objectives`` adds
-the objective at each C and the time that scikit-learn needs to reach it. A verdict states the required and the reached
-value of each bound; the command exits with 1 if a bound is missed.
+Run everything with ``python -m featstore.stages.bench.heads --rounds 1`` (all sets, both heads). With
+``--objectives`` the command instead compares the objective at each C, and the time that scikit-learn needs to reach
+featstore's objective. A verdict states a required and the reached value; the command exits with 1 if a requirement is
+missed.
 """
 
 from __future__ import annotations
@@ -35,16 +38,22 @@ from featstore.stages.bench.heads_verdicts import EQUAL, Verdict, fit_verdicts, 
 
 CONTENDERS: Final = ("featstore-logreg", "sklearn-logreg", "featstore-svm", "sklearn-svm")
 SETS: Final = {"easy": (0.42, 0.565), "hard": (0.2, 0.3)}
-"""Distance of the class means, for two classes and for more, in standard deviations of a latent coordinate. On 25,000 x
-2048 a linear classifier has an accuracy of about 0.98 on easy sets, and of 0.82 (2 classes) and 0.69 (10) on hard ones."""
+"""Distance of the class means by difficulty: (for two classes, for more classes).
+
+The unit is the standard deviation of a latent coordinate. With 25,000 x 2048 features a linear classifier has an
+accuracy of about 0.98 on easy sets, and of 0.82 (2 classes) and 0.69 (10 classes) on hard sets.
+"""
 _HELD_OUT: Final = 5000
 _PATIENCE: Final = 20.0
-"""If a fit of scikit-learn takes longer than this, in seconds, no tighter tolerance is tried."""
+"""If one fit of scikit-learn takes longer than this, in seconds, tighter tolerances are not tried."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One synthetic data set: (rows + 5,000 held out) x dimension features of ``classes`` classes, "easy" or "hard"."""
+    """A synthetic data set: features of ``rows`` training rows and 5,000 held-out rows, in ``classes`` classes.
+
+    ``difficulty``: "easy" or "hard", see SETS. ``dimension``: number of features. ``folds``: of the cross-validation.
+    """
 
     rows: int
     dimension: int
@@ -54,9 +63,9 @@ class Task:
     seed: int
 
     def make(self) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-        """Return features (n, d) and labels (n,): rectified, rotated latent Gaussians with a decaying spectrum.
+        """Return features (n, d) and class numbers (n,): rectified, rotated latent Gaussians with a decaying spectrum.
 
-        They resemble the penultimate layer of a ResNet: non-negative, skewed, strongly correlated.
+        The features resemble the penultimate layer of a ResNet: non-negative, skewed, strongly correlated.
         """
         random = np.random.default_rng(self.seed)
         total = self.rows + _HELD_OUT
@@ -74,7 +83,7 @@ class Task:
 
 
 def run_contender(name: str, task: Task, Cs: tuple[float, ...]) -> dict[str, Any]:
-    """Fit ``name`` on ``task``; return seconds, held-out accuracy, the chosen C and peak memory (bytes)."""
+    """Fit the contender ``name`` on ``task``; return seconds, held-out accuracy, chosen C and peak memory (bytes)."""
     features, codes = task.make()
     X, y = features[: task.rows], codes[: task.rows]
     estimator = _estimator(name, task, Cs)
@@ -114,7 +123,10 @@ def _estimator(name: str, task: Task, Cs: tuple[float, ...]) -> Any:
 
 
 def _floors(X: NDArray[Any], passes: int, operations: float) -> dict[str, float]:
-    """Return lower bounds of the time for all passes, from measured memory bandwidth and matrix-product speed."""
+    """Return lower bounds of the fitting time, from the memory bandwidth and the matrix-product speed of this machine.
+
+    ``passes``: how often the fit reads X; ``operations``: number of floating-point operations of the fit.
+    """
     vector = np.ones(X.shape[1], X.dtype)
     square = X[: X.shape[1]]
     scan = min(_timed(lambda: X @ vector) for _ in range(3))
@@ -137,9 +149,10 @@ def _timed(call: Any) -> float:
 
 
 def compare_objectives(task: Task, Cs: tuple[float, ...]) -> list[dict[str, float]]:
-    """Return, for each C on all rows, the objective and seconds of our head, and of scikit-learn by tolerance.
+    """Return, for each C, objective and seconds of featstore's head and of scikit-learn, fitted on all training rows.
 
-    scikit-learn runs with its default tolerance first, then with tighter ones until its objective is at most ours.
+    scikit-learn runs with its default tolerance first, then with tighter tolerances until its objective is at most
+    featstore's (within the relative difference EQUAL).
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -165,7 +178,8 @@ def compare_objectives(task: Task, Cs: tuple[float, ...]) -> list[dict[str, floa
             if objective <= row["objective"] * (1 + EQUAL):
                 row |= {"equal_seconds": seconds, "equal_tol": tol}
                 break
-            # A tighter tolerance would take even longer; report the time without an equal objective.
+            # The objective is not equal yet. Record the time; if this fit was slow, a tighter tolerance would take even
+            # longer.
             row["unequal_seconds"] = seconds
             if seconds > _PATIENCE:
                 break
@@ -200,11 +214,11 @@ def _rounds(
 
 
 def _run(name: str, command: list[str], limit: float | None) -> dict[str, Any]:
-    """Run a contender's process; stop it if it fits for longer than ``limit`` seconds, and report that."""
-    # Unbuffered, because communicate() would lose bytes read ahead of the first line.
+    """Run the process of a contender and return its result; stop the process if the fit exceeds ``limit`` seconds."""
+    # bufsize=0: a buffered readline() would read ahead, and communicate() would lose the bytes that were read ahead.
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
         assert process.stdout is not None
-        process.stdout.readline()  # the data is ready: the fit begins
+        process.stdout.readline()  # the process prints a line when its data is ready and the fit begins
         started = time.perf_counter()
         try:
             said, errors = process.communicate(timeout=limit)
@@ -231,7 +245,10 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the comparison, print its table and verdicts (and JSON if asked); exit with 1 if a bound is missed."""
+    """Run the comparison and print its table and verdicts; exit with 1 if a required value is missed.
+
+    ``--json`` also writes the results to a file.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=25_000)
     parser.add_argument("--dimension", type=int, default=2048)

@@ -8,14 +8,17 @@ from typing import Any, Final
 EQUAL: Final = 1e-6
 """Relative difference of objectives that counts as equal: the limit of single precision."""
 _LEAST_RATIO: Final = {("logreg", "easy"): 10.0, ("logreg", "hard"): 20.0}
-"""Required speed-up of a head over the peer on more than two classes."""
+"""Required speed-up over scikit-learn on more than two classes, by (head, difficulty)."""
 _LEAST_RATIO_OTHERS: Final = 5.0
 _ACCURACY_SLACK: Final = 0.001
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A bound: its subject, the ``asked`` value (a minimum or maximum) and the ``reached`` value."""
+    """A requirement and its result: ``asked`` is the smallest allowed value, or the largest if not ``at_least``.
+
+    ``what``: the measured quantity; ``reached``: its measured value.
+    """
 
     what: str
     asked: float
@@ -24,7 +27,7 @@ class Verdict:
 
     @property
     def holds(self) -> bool:
-        """Whether the bound is kept."""
+        """Whether the reached value meets the requirement."""
         return self.reached >= self.asked if self.at_least else self.reached <= self.asked
 
     def line(self) -> str:
@@ -37,7 +40,7 @@ class Verdict:
 
 
 def fit_verdicts(table: list[dict[str, Any]]) -> list[Verdict]:
-    """Return the verdicts on speed and accuracy for one data set: for each head with its peer in ``table``."""
+    """Return the verdicts on speed and accuracy, for one data set and each head with its peer in ``table``."""
     by_name = {row["contender"]: row for row in table}
     found = []
     for kind in ("logreg", "svm"):
@@ -56,7 +59,7 @@ def fit_verdicts(table: list[dict[str, Any]]) -> list[Verdict]:
 
 
 def objective_verdicts(table: list[dict[str, Any]]) -> list[Verdict]:
-    """Return the verdicts on the objective for one data set, for each C."""
+    """Return a verdict for each C on the objective that featstore's head reached on one data set."""
     return [
         Verdict(
             f"{row['classes']} classes, {row['difficulty']}, C={row['C']:g}: objective",

@@ -1,7 +1,7 @@
-"""Peer libraries, each in its own process: img2vec-pytorch, and timm with a DataLoader.
+"""Other libraries that ``featstore bench`` measures, each in its own process: img2vec-pytorch, and timm's DataLoader.
 
-Both are used as in their documentation, except that the networks are untrained: this avoids downloads and does not
-change the speed. They are measured if installed: pip install 'image-featstore[bench]'.
+Each library is used as in its documentation, except that its network is untrained: this avoids downloads and does not
+change the speed. A library is measured if it is installed: pip install 'image-featstore[bench]'.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any, Final
 
 WARM_PICTURES: Final = 8
 _IMG2VEC: Final = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-"""Backbones that img2vec-pytorch also has, and whose layer it uses without additional pooling."""
+"""Backbones that img2vec-pytorch also has, and from which it returns the same layer without additional pooling."""
 
 
 def at_hand(backbone: str) -> list[str]:
-    """Return the installed peers that have ``backbone``: "img2vec", "timm"."""
+    """Return the installed libraries that have ``backbone``: "img2vec", "timm"."""
     found = []
     if find_spec("img2vec_pytorch") is not None and backbone in _IMG2VEC:
         found.append("img2vec")

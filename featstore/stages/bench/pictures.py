@@ -1,4 +1,4 @@
-"""The pictures of a benchmark: a copied sample of the user's pictures, the same for all contenders."""
+"""The pictures of a benchmark: a random sample of the user's pictures, copied once and used by all contenders."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _EMBEDDED: Final = ("china.jpg", "flower.jpg")
 
 
 def gather(source: str | os.PathLike[str] | None, count: int, folder: Path) -> tuple[int, int]:
-    """Write ``count`` pictures of ``source`` into ``folder``; return how many are distinct, and how many were unreadable.
+    """Write ``count`` pictures of ``source`` into ``folder``; return the numbers of distinct and unreadable pictures.
 
-    They are drawn with a fixed seed; if there are fewer than ``count``, they are repeated. Without a source the two
-    sample photographs of scikit-learn are used. Raises UsageError if no picture can be read.
+    The pictures are drawn with a fixed seed; if ``source`` has fewer than ``count``, they are repeated. Without a
+    source the two sample photographs of scikit-learn are used. Raises UsageError if no picture can be read.
     """
-    # The file extension does not matter, as decoders look at the bytes.
+    # All files are named .jpg: decoders find the format from the bytes, not from the file extension.
     places = [folder / f"{number:06d}.jpg" for number in range(count)]
     distinct = unreadable = 0
     for data in _embedded() if source is None else _drawn(source, count):
@@ -52,7 +52,7 @@ def _embedded() -> Iterator[bytes]:
 
 
 def _drawn(source: str | os.PathLike[str], count: int) -> Iterator[bytes | None]:
-    """Yield the bytes of ``count`` pictures, or of all if there are fewer; None for an unreadable one."""
+    """Yield the bytes of ``count`` random pictures of ``source``; None for each picture that is unreadable."""
     for one in _sample(inputs_of([source]), count):
         try:
             data = read_picture(one.root, one.location, one.offset, one.size, limit=defaults.MAX_FILE_BYTES).data
@@ -63,7 +63,10 @@ def _drawn(source: str | os.PathLike[str], count: int) -> Iterator[bytes | None]
 
 
 def _sample(items: Iterable[Input], count: int) -> list[Input]:
-    """Return ``count`` items drawn at random, in one pass (Vitter 1985, "Random sampling with a reservoir", algorithm R)."""
+    """Return ``count`` items drawn at random, in one pass.
+
+    Source: J. Vitter 1985, "Random sampling with a reservoir", algorithm R.
+    """
     draw, kept = random.Random(0), list[Input]()
     for number, item in enumerate(items):
         if number < count:

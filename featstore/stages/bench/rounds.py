@@ -1,4 +1,4 @@
-"""Rounds: run every contender once per round, each in a fresh process, in rotating order."""
+"""Benchmark rounds: every contender (measured function) runs once per round, in a fresh process, in rotating order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ Tell = Callable[[int, str, float], None]
 
 @dataclass(frozen=True)
 class Contender:
-    """A contender: ``function`` ("package.module:function") takes ``arguments`` (JSON) and returns {"rate": ...}."""
+    """A contender: a function that is measured.
+
+    ``function`` ("package.module:function") takes ``arguments`` (JSON) and returns {"rate": ...}, a rate per second.
+    """
 
     name: str
     function: str
@@ -31,7 +34,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Measured:
-    """A contender's ``rates``, one per round, and the other values it returned in the first round."""
+    """A contender's ``rates``, one per round, and the other values that its function returned in the first round."""
 
     name: str
     rates: list[float]
@@ -43,7 +46,7 @@ class Measured:
         return statistics.median(self.rates)
 
     def share_of(self, other: Measured) -> float:
-        """Return the median ratio of this contender's rate to ``other``'s rate in the same round."""
+        """Return the median over the rounds of this contender's rate divided by the rate of ``other``."""
         return statistics.median(ours / theirs for ours, theirs in zip(self.rates, other.rates, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,7 +75,10 @@ def alternate(contenders: Sequence[Contender], rounds: int, tell: Tell | None = 
 
 
 def apart(function: str, arguments: Mapping[str, Any], what: str) -> Any:
-    """Return ``function(**arguments)``, JSON in and out, run in a fresh process; raise FeatstoreError naming ``what``."""
+    """Call ``function(**arguments)`` in a fresh process and return its value; arguments and value are JSON.
+
+    Raises FeatstoreError, whose message begins with ``what``, if the function or the process fails.
+    """
     request = json.dumps({"function": function, "arguments": dict(arguments)}).encode() + b"\n"
     command = sandbox.interpreter("featstore.stages.bench.rounds:serve")
     with (
@@ -81,7 +87,8 @@ def apart(function: str, arguments: Mapping[str, Any], what: str) -> Any:
     ):
         try:
             with contextlib.suppress(BrokenPipeError):
-                # Keep stdin open: the process exits at its end, that is, also when we are killed.
+                # Keep stdin open until the answer: the child exits when its stdin is closed, so also if this process is
+                # killed.
                 os.write(_handle(process.stdin), request)
             answer = b"".join(iter(lambda: os.read(_handle(process.stdout), 65536), b""))
         except BaseException:
@@ -105,11 +112,14 @@ def _handle(stream: IO[bytes] | None) -> int:
 
 
 def serve() -> None:
-    """Answer one request, a line on standard input; the entry point of the fresh process, which ends with its input."""
+    """Answer one request from standard input: call a function and print its value as JSON.
+
+    This is the entry point of the fresh process, which exits when its standard input is closed.
+    """
     request = json.loads(_line())
     threading.Thread(target=_end_with_the_caller, daemon=True).start()
     answers = os.dup(1)
-    # Keep the output of libraries apart from the answer.
+    # Send what libraries print to stderr, because stdout is for the answer.
     os.dup2(2, 1)
     try:
         value = {"value": sandbox.function_of(request["function"])(**request["arguments"])}

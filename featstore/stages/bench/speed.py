@@ -19,7 +19,7 @@ _PLACE: Final = "featstore.stages.bench.contenders"
 TUTORIAL: Final = "tutorial loop"
 PRODUCTS: Final = "as matrix products, fp32"
 _WORTH_INT8: Final = 1.2
-"""Times the exact engine's rate from which int8 gains anything: less is lost again in decoding."""
+"""If int8's rate is less than this multiple of the exact engine's rate, a note says that int8 gains nothing."""
 _PEERS: Final = {"img2vec": "img2vec-pytorch", "timm": "timm DataLoader loop"}
 _DECODERS: Final = {"exact": "pillow", "fast": "pillow-torch"}
 
@@ -28,10 +28,11 @@ _DECODERS: Final = {"exact": "pillow", "fast": "pillow-torch"}
 class SpeedReport:
     """Rates in pictures per second, and ratios of rates.
 
-    ``shares``, for each end-to-end contender: ``of_forward``: relative to the bare forward pass of its engine;
-    ``of_ceiling``: relative to the upper bound if decoding and network share the processors, 1 / (1/decode +
-    1/forward), or on a GPU the slower of the two. ``times_tutorial``, for every contender: relative to the tutorial
-    loop. All are medians over the rounds of the ratio within a round.
+    ``shares``: by contender, the ratios of the contender's rate to other rates. Each ratio is the median over the
+    rounds of the ratio within a round. ``times_tutorial`` (every contender): ratio to the tutorial loop. ``of_forward``
+    (end-to-end contenders): ratio to the bare forward pass of the same engine. ``of_ceiling`` (end-to-end contenders):
+    ratio to the upper bound, which is 1 / (1/decode + 1/forward) on a CPU, where decoding and network share the
+    processors, and the smaller of the two rates on a GPU.
     """
 
     pictures: int
@@ -67,10 +68,10 @@ def bench(
 ) -> SpeedReport:
     """Measure each engine's bare forward pass, decoding alone, end-to-end extractions, and the tutorial loop.
 
-    ``pictures``: any source of pictures, from which ``count`` are drawn (None: two sample photographs of scikit-learn);
-    ``engines``: by default all available ones; ``weights``: untrained by default, which does not change the speed;
-    ``geometry``: ``size``, ``fit``, ``layer`` and ``pool`` as in ``extract``, with which other libraries are not measured.
-    ``tell`` is a callback for every measured rate. Raises UsageError, and FeatstoreError if a contender fails.
+    ``pictures``: any source of pictures, from which ``count`` are drawn (None: two sample photographs of scikit-learn).
+    ``engines``: by default all available engines. ``weights``: untrained by default, which does not change the speed.
+    ``geometry``: ``size``, ``fit``, ``layer`` and ``pool`` as in ``extract``; if any is given, other libraries are not
+    measured. ``tell`` is called with every measured rate. Raises UsageError, and FeatstoreError if a contender fails.
     """
     if min(count, batch, rounds, 1 if workers is None else workers) < 1:
         raise UsageError("count, batch, rounds and workers have to be at least 1")
@@ -149,7 +150,7 @@ def _without_folder(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def _for(engine: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Return ``options`` adapted to ``engine``: two engines have only one precision."""
+    """Return ``options`` for ``engine``; the precision of torch (fp32) and of openvino-int8 (int8) is fixed."""
     fixed = {"torch": "fp32", "openvino-int8": "int8"}
     return {**options, "engine": engine, "precision": fixed.get(engine, options["precision"])}
 

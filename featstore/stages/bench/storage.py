@@ -1,4 +1,4 @@
-"""Measurements of ``featstore bench --store``, each function in its own process: MB of vectors per second."""
+"""The functions that ``featstore bench --store`` measures, each in its own process: MB of vectors per second."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ def _rows(megabytes: int, dimension: int, dtype: str) -> int:
 
 
 def _blocks(rows: int, dimension: int, dtype: str) -> list[NDArray[Any]]:
-    """Return ``rows`` vectors in blocks that share one block's memory; disks do not compress repetitions."""
+    """Return ``rows`` random vectors as a list of blocks, all views of one array to save memory.
+
+    The file contains the same block again and again; this changes no result, because disks do not compress repetitions.
+    """
     block = np.random.default_rng(0).standard_normal((min(rows, _BLOCK_ROWS), dimension), np.float32).astype(dtype)
     return [block[: min(_BLOCK_ROWS, rows - start)] for start in range(0, rows, _BLOCK_ROWS)]
 
@@ -71,7 +74,7 @@ def _plain(path: Path, blocks: list[NDArray[Any]]) -> None:
 
 
 def _planned(path: Path, rows: int, dimension: int, dtype: str) -> tuple[Manifest, Finished]:
-    """Create a store of one unit; return it with the contents of its shard, except the vectors."""
+    """Create a store with one unit; return its manifest and all contents of its shard except the vectors."""
     manifest = open_for_writing(path, _identity(dimension, dtype), "made up", rows)
     Planner(path, manifest.epoch, manifest.unit_rows).update(_Made(rows))
     plan = Plan(path, manifest.epoch)
@@ -89,7 +92,10 @@ def _shard(path: Path, manifest: Manifest, finished: Finished, blocks: list[NDAr
 
 
 def prepare(directory: str, *, dtype: str, megabytes: int, dimension: int) -> int:
-    """Write the store and the plain file to read later; return the number of rows to gather."""
+    """Write the same vectors to a store and to a plain file, for ``scan`` and ``gather``.
+
+    Returns the number of rows that ``gather`` will read.
+    """
     rows, place = _rows(megabytes, dimension, dtype), Path(directory)
     blocks = _blocks(rows, dimension, dtype)
     _plain(place / f"{dtype}.bin", blocks)
@@ -99,7 +105,7 @@ def prepare(directory: str, *, dtype: str, megabytes: int, dimension: int) -> in
 
 
 def write(directory: str, *, dtype: str, megabytes: int, dimension: int, kind: str) -> dict[str, Any]:
-    """Measure writing one shard, or write() and fsync of its vectors."""
+    """Measure writing one shard; if ``kind`` is "plain", write() and fsync of the same vectors instead."""
     rows, place = _rows(megabytes, dimension, dtype), Path(directory)
     blocks = _blocks(rows, dimension, dtype)
     store = place / "written"
@@ -118,7 +124,10 @@ def write(directory: str, *, dtype: str, megabytes: int, dimension: int, kind: s
 
 
 def scan(directory: str, *, dtype: str, megabytes: int, dimension: int, kind: str) -> dict[str, Any]:
-    """Measure copying all vectors from a memory map, or from the store's blocks, in the page cache."""
+    """Measure copying all vectors from the store's blocks, or from a memory map if ``kind`` is "plain".
+
+    The files are in the page cache.
+    """
     rows, place = _rows(megabytes, dimension, dtype), Path(directory)
     buffer = np.empty((_BLOCK_ROWS, dimension), dtype)
     plain = np.memmap(place / f"{dtype}.bin", dtype, "r", shape=(rows, dimension)) if kind == "plain" else None
@@ -143,7 +152,7 @@ def scan(directory: str, *, dtype: str, megabytes: int, dimension: int, kind: st
 
 
 def gather(directory: str, *, dtype: str, megabytes: int, dimension: int, kind: str) -> dict[str, Any]:
-    """Measure reading rows in random order, from a memory map or from the store."""
+    """Measure reading rows in random order from the store, or from a memory map if ``kind`` is "plain"."""
     rows, place = _rows(megabytes, dimension, dtype), Path(directory)
     wanted = np.random.default_rng(1).choice(rows, min(rows, _GATHERED), replace=False)
     if kind == "plain":

@@ -17,12 +17,12 @@ DTYPES: Final = ("float32", "float16")
 
 @dataclass(frozen=True)
 class StorageReport:
-    """Rates in MB (10^6 bytes) of vectors per second, and by dtype the store's rates relative to plain files.
+    """Rates in MB (10^6 bytes) of vectors per second, and the store's rates relative to plain files.
 
-    ``shares`` are medians over the rounds of the ratio within a round. ``write``: writing, checking and syncing a
-    shard, relative to write() and fsync of the same vectors. ``scan``: reading all vectors block by block, relative to
-    a memory map of the plain file. ``gather_us`` and ``plain_gather_us``: microseconds per row for ``gathered`` rows in
-    random order.
+    ``shares``, by dtype; each ratio is the median over the rounds of the ratio within a round. ``write``: writing,
+    checking and syncing a shard, relative to write() and fsync of the same vectors. ``scan``: reading all vectors block
+    by block, relative to a memory map of the plain file. ``gather_us`` and ``plain_gather_us``: microseconds per row
+    for reading ``gathered`` rows in random order from the store and from the plain file.
     """
 
     directory: str
@@ -48,8 +48,8 @@ def bench_store(
 ) -> StorageReport:
     """Measure writing, scanning and gathering ``megabytes`` MiB of vectors on the disk of ``directory``.
 
-    Files are written to a temporary folder in ``directory`` (None: the system's) and removed afterwards. Raises
-    UsageError, FeatstoreError if a contender fails, OSError.
+    Files are written to a temporary folder in ``directory`` (None: the system's temporary folder) and removed
+    afterwards. Raises UsageError, FeatstoreError if a contender fails, OSError.
     """
     if min(megabytes, dimension, rounds) < 1:
         raise UsageError("megabytes, dimension and rounds have to be at least 1")

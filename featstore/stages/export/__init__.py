@@ -1,4 +1,4 @@
-"""Export a store to files of other programs, or a head to ONNX and scikit-learn."""
+"""Export a store to file formats of other programs, or a head to ONNX or scikit-learn."""
 
 from __future__ import annotations
 
@@ -32,17 +32,18 @@ def export(
 ) -> StoreExport | HeadExport:
     """Write the store or head at ``path`` in the format ``to``.
 
-    A store becomes a folder of "parquet" (default), "npy" or "csv" (see featstore.store.exporting). An export that was
-    killed is continued.
+    A store becomes a folder of "parquet" (default), "npy" or "csv" files (see featstore.store.exporting). If an export
+    was killed, the same call continues it.
 
-    A head becomes a file: "onnx" (default) is one model of preprocessing, network and head, from the pixels of a decoded
-    picture to ``label`` and ``probabilities``; with ``features_only`` the head alone. It is tested on synthetic
-    pictures before it gets its name. "sklearn" is an estimator that joblib loads. ``weights``, ``backbone``: of the
-    network, if the head's weights are not published ones. ``trust``: types that may be built for a head of another
-    package's class.
+    A head becomes a file. "onnx" (default): one model of preprocessing, network and head, from the pixels of a decoded
+    picture to ``label`` and ``probabilities``; with ``features_only`` the model is the head alone. The file gets its
+    final name after a test on synthetic pictures. "sklearn": an estimator that joblib loads. ``weights``, ``backbone``:
+    your own weights file or network, if the head's features were made with it. ``trust``: types that may be created
+    when a head of another package's class is loaded, see featstore.load_head.
 
-    ``out``: by default beside ``path``, under its name and the format's. Raises UsageError if there is nothing to export,
-    no such format, or something else at ``out``; FeatstoreError if the model gives other probabilities; OSError.
+    ``out``: output path; by default ``path`` with the name of the format added. Raises UsageError if there is nothing
+    to export, the format does not exist, or ``out`` is something else than an earlier export; FeatstoreError if the
+    model gives other probabilities than featstore; OSError.
     """
     kind = kind_of(path)
     if kind == "index":

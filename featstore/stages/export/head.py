@@ -1,4 +1,4 @@
-"""Export a head: to ONNX, with the network and the preprocessing before it or alone, and to scikit-learn."""
+"""Export a head to ONNX (alone, or as one model with preprocessing and network) or to scikit-learn."""
 
 from __future__ import annotations
 
@@ -24,16 +24,18 @@ if TYPE_CHECKING:
 FORMATS: Final = ("onnx", "sklearn")
 _ENDINGS: Final = {"onnx": ".onnx", "sklearn": ".joblib"}
 _CHECKED: Final = ((301, 260), (224, 500), (97, 64))
-"""Sizes of the test pictures for a new file: two that are shrunk, in both orientations, and one that is enlarged."""
+"""(height, width) of the test pictures for a new file: two pictures are shrunk, the last is enlarged."""
 _LARGEST_DIFFERENCE: Final = 1e-3
-"""Difference of a probability from which an exported file is refused; float32 rounding causes about 1e-6."""
+"""An exported file is refused if a probability differs by more than this; float32 rounding causes about 1e-6."""
 
 
 @dataclass(frozen=True)
 class HeadExport:
-    """Result of an export. ``inputs``: description of the model's inputs. ``greatest_difference``: of a probability
-    between the
-    file and featstore on synthetic inputs; None if it was not measured. ``notes``: for the user."""
+    """Result of an export. ``inputs``: text that describes the model's inputs. ``notes``: for the user.
+
+    ``greatest_difference``: largest difference of a probability between the exported file and featstore on synthetic
+    inputs; None if it was not measured.
+    """
 
     out: str
     format: str
@@ -49,7 +51,7 @@ class HeadExport:
         return asdict(self)
 
     def text(self) -> str:
-        """Return the result for people."""
+        """Return the result as text for the user."""
         close = self.greatest_difference
         checked = "" if close is None else f"; probabilities differ from featstore's by at most {close:.1e}"
         line = f"{self.out}: {self.head}, {counted(len(self.classes), 'class', 'classes')} ({self.bytes / 2**20:,.1f} MiB){checked}"
@@ -66,7 +68,7 @@ def export_head(
     weights: str | None,
     backbone: str | Backbone | None,
 ) -> HeadExport:
-    """Write ``head``, which was read from ``path``, as ``to``; see featstore.export."""
+    """Write ``head``, which was read from ``path``, in the format ``to``; parameters as in featstore.export."""
     place = Path(out) if out is not None else Path(f"{os.fspath(path)}{_ENDINGS[to]}")
     atomic.require_place(place)
     _require_replaceable(place, _ENDINGS[to])
@@ -93,7 +95,7 @@ def export_head(
 
 
 def _require_replaceable(place: Path, ending: str) -> None:
-    """Raise UsageError if ``place`` exists and is not an earlier export, such as the head itself or a picture."""
+    """Raise UsageError if ``place`` exists and is no earlier export but, for example, the head itself or a picture."""
     if os.path.lexists(place) and (place.suffix != ending or not place.is_file() or sealed.begins_like_one(place)):
         raise UsageError(
             f"{place}: exists and is no export of a head; name another file with --out (one whose name ends in {ending} is "
@@ -163,7 +165,7 @@ def _notes(network: Network) -> list[str]:
 
 
 def _whole(head: TrainedHead, network: Network) -> Any:
-    """Return preprocessing, network and head as one model."""
+    """Return preprocessing, network and head as one ONNX model."""
     try:
         import onnx
         from onnx import compose, helper
@@ -181,7 +183,7 @@ def _whole(head: TrainedHead, network: Network) -> Any:
     if network.identity.dtype == "float16":
         features = _rounded(model, features)
     model = compose.merge_models(model, last, io_map=[(features, last.graph.input[0].name)])
-    # Remove the prefixes of the parts from the outputs' names.
+    # Give the outputs their names without the prefix "head/", which prevented name clashes in the merge.
     for output in model.graph.output:
         plain = output.name.removeprefix("head/")
         model.graph.node.append(helper.make_node("Identity", [output.name], [plain]))
@@ -194,7 +196,10 @@ def _whole(head: TrainedHead, network: Network) -> Any:
 
 
 def _rounded(model: Any, features: str) -> str:
-    """Add the rounding of features to float16, as the store rounded those that the head was trained on."""
+    """Add rounding to float16 to the model, because the head was trained on features that the store rounded.
+
+    Returns the name of the rounded output.
+    """
     from onnx import TensorProto, helper
 
     half, again = f"{features}_float16", f"{features}_rounded"

@@ -1,6 +1,6 @@
-"""Extraction: the stage from a source of pictures to a store, and its supervision.
+"""Extraction: the stage from a source of pictures to a store, and the supervision of its worker process.
 
-Nothing heavy is imported until a name is used: the supervisor of an extraction needs no torch.
+Modules are imported only when a name is used, because the supervising process needs no torch.
 """
 
 from __future__ import annotations
@@ -50,16 +50,17 @@ def extract(
     stop: threading.Event | None = None,
     **options: Unpack[ExtractKeywords],
 ) -> ExtractReport:
-    """Extract what ``store`` does not have yet of ``source``, and account for every picture.
+    """Extract the pictures of ``source`` that ``store`` does not have yet.
 
-    Can be killed at any moment and called again; several processes, on several hosts, may call it for one store at
-    once. ``options``: the fields of ExtractOptions, which says what each means. ``supervised``: work in a child process,
-    so that a picture that kills, stalls or exhausts its decoder becomes a failure instead of ending the run; False is
-    needed for a loaded backbone or an opened source. ``progress`` is called after each batch. ``stop``: when set, finish
-    the current batches, keep the journal, and return with ``stopped``.
+    Every picture gets a vector, or is recorded as a failure with its reason. The call can be interrupted or killed at
+    any moment and then repeated; several processes, also on several hosts, may call it for one store at the same time.
+    ``options``: the fields of ExtractOptions, which are described there. ``supervised``: work in a child process, so
+    that a picture that kills, stalls or exhausts its decoder becomes a failure instead of ending the run; a loaded
+    backbone or an opened source needs False. ``progress`` is called after each batch. ``stop``: when this event is set,
+    the run finishes the current batches, keeps finished work in its journal, and returns a report with ``stopped``.
 
     Raises UsageError for an invalid request, IdentityError if the store has other features, FeatstoreError and OSError
-    if something failed; pictures that were extracted until then are kept.
+    if something failed; vectors that were extracted until then are kept.
     """
     from dataclasses import fields
 
@@ -83,7 +84,7 @@ def extract(
 
 
 if not TYPE_CHECKING:
-    # Type checkers use the imports above, and report other names as errors.
+    # Hidden from type checkers, which use the imports above and report unknown names.
 
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:

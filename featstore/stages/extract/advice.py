@@ -1,11 +1,16 @@
 """Advice after a run: what took most of its time, and which options would have saved most.
 
-The savings were measured on photographs of 450 x 374 pixels and two cores, in processor seconds or, if waiting is
-saved, in wall-clock seconds: ``--decode fast`` took 0.5 to 0.6 of exact decoding's; ``--engine openvino`` 0.2
-to 0.5 (EfficientNet-Lite0; least on a busy machine) to 0.8 (ResNet50) of plain torch's, 0.6 to 0.9 of torch-folded's;
-``openvino-int8`` 0.3 to 0.5 of openvino's on a processor that adds 8-bit products in one instruction, and 0.7 without
-(too small a saving beside decoding); two processes were 1.8 times as fast as one if a read takes 200 ms.
-tests/slow/account.py checks the advice with runs that follow it.
+The savings were measured on photographs of 450 x 374 pixels with two cores. The figures are the processor time (or the
+wall-clock time, where an option saves waiting) with the option, as a share of the time without it.
+
+- ``--decode fast``: 0.5 to 0.6 of exact decoding.
+- ``--engine openvino``: 0.2 to 0.5 of plain torch with EfficientNet-Lite0 (0.2 on a busy machine), 0.8 with ResNet50;
+  0.6 to 0.9 of torch-folded.
+- ``--engine openvino-int8``: 0.3 to 0.5 of openvino on a processor that sums 8-bit products in one instruction; 0.7 on
+  others, which is too small a saving to be advised.
+- Two processes were 1.8 times as fast as one process if reading a picture takes 200 ms.
+
+tests/slow/account.py checks the advice: it repeats runs with the advised options.
 """
 
 from __future__ import annotations
@@ -19,14 +24,14 @@ from typing import Any, Final
 from featstore.embed.pipeline import Timings
 
 _WORTH_ADVICE: Final = 10.0
-"""Shortest duration in seconds of a run that gets advice."""
+"""Duration of a run, in seconds, from which the run gets advice."""
 _WORTH: Final = 0.05
-"""Smallest share of the run that a saving must have to be named."""
+"""Smallest saving, as a share of the run's duration, that the advice mentions."""
 _NAMED: Final = 2
-"""Largest number of options to name."""
+"""Largest number of options that the advice mentions."""
 _EXACT_DECODER: Final = "pillow"
 _FAST_SAVES: Final = 0.38
-"""Share of the processor time of reading and exact decoding that the fast decoder saves."""
+"""Share of the processor time of reading and exact decoding that --decode fast saves."""
 _FAST: Final = "--decode fast (into a new store: its pixels differ by a level)"
 _INT8: Final = "--engine openvino-int8 (into a new store; for heads, not for search)"
 _ENGINES: Final = {
@@ -35,20 +40,20 @@ _ENGINES: Final = {
     "compile": {"openvino": (0.1, 0.4)},
     "openvino": {"openvino-int8": (0.5, 0.7)},
 }
-"""For each engine: the smallest and largest share of the network's processor time that other engines save."""
+"""For the engine in use and each other engine: smallest and largest share of the network's processor time saved."""
 _OPENVINO_STARTUP: Final = 3.2
-"""Additional seconds to start OpenVINO instead of torch: importing it, converting and compiling the graph.
+"""Additional seconds to start OpenVINO instead of torch: importing it, converting and compiling the network.
 
 Measured on two shared cores, medians of five runs each: 2.9 s with EfficientNet-Lite0, 3.5 s with ResNet50.
 """
 _COMPARING: Final = 3.0
-"""Seconds for comparing another engine with plain torch; 2.9 and 3.7 s were measured."""
+"""Seconds at the start for comparing another engine's results with plain torch; 2.9 and 3.7 s were measured."""
 _MORE_PROCESSES_SAVE: Final = 1 - 1 / 1.8
 
 
 @dataclass(frozen=True)
 class Saving:
-    """An option, or another remedy, and the smallest and largest number of wall-clock seconds that it saves."""
+    """An option or another remedy, and the smallest and largest number of wall-clock seconds that it saves."""
 
     option: str
     least: float
@@ -60,9 +65,10 @@ class Saving:
 
 
 def advice(timings: Timings, engine: Mapping[str, Any], decoder: str, workers: int) -> str:
-    """Return one line on what took most of the run and what would save most; "" for a short run or one without pictures.
+    """Return one line on what took most of the run and which options would have saved most.
 
-    ``engine``: its provenance; ``decoder``: the decoder's class; ``workers``: the threads that decoded.
+    Returns "" for a short run or a run without pictures. ``engine``: the engine's provenance; ``decoder``: name of the
+    decoder; ``workers``: number of decoding threads.
     """
     if not timings.forwarded or timings.clock < _WORTH_ADVICE:
         return ""
@@ -90,7 +96,7 @@ def savings(timings: Timings, engine: Mapping[str, Any], decoder: str, workers: 
     found = []
     on_gpu = str(engine.get("device")).startswith("cuda")
     loop = timings.forward + timings.copy + timings.waiting + timings.scheduling + timings.blocked
-    # Network and decoders share the processors: if one needs less time, the other gets it.
+    # Network and decoding share the processors: processor time that one of them saves is used by the other.
     busy = max(1.0, timings.processor / loop) if loop else 1.0
     cores = os.cpu_count() or 1
     if not on_gpu:
@@ -113,7 +119,10 @@ def _exactly(option: str, seconds: float) -> Saving:
 
 
 def _of_engines(name: str, network: float) -> list[Saving]:
-    """Return the savings of other CPU engines, for a network that took ``network`` seconds."""
+    """Return the best saving by another CPU engine, in a list that is empty if there is no other engine.
+
+    ``name``: the engine used; ``network``: seconds that the network took.
+    """
     found = []
     installed = find_spec("openvino") is not None
     for other, (least, most) in _ENGINES.get(name, {}).items():
@@ -124,12 +133,12 @@ def _of_engines(name: str, network: float) -> list[Saving]:
         start += _COMPARING if name == "torch" else 0.0
         option = _INT8 if other == "openvino-int8" else f"--engine {other}"
         found.append(Saving(option, least * network - start, most * network - start))
-    # Only one engine can be chosen: keep the best.
+    # A run uses only one engine: keep the engine that saves most.
     return sorted(found, key=lambda one: one.least + one.most)[-1:]
 
 
 def _without_option(largest: str, engine: Mapping[str, Any]) -> str:
-    """Return the end of the advice if no option is known to save much."""
+    """Return the end of the advice if no option is known to save much. ``largest``: what took most of the time."""
     if largest == "the network":
         if not str(engine.get("device")).startswith("cuda"):
             return "; a lighter --backbone, or a GPU, would help"
@@ -141,7 +150,7 @@ def _without_option(largest: str, engine: Mapping[str, Any]) -> str:
 
 
 def _int8_gains() -> bool:
-    """Return whether this processor sums 8-bit products in one instruction; without it int8 is hardly faster."""
+    """Return whether this processor sums 8-bit products in one instruction; otherwise int8 is hardly faster."""
     from featstore.engines.int8 import has_8_bit_sums
 
     return has_8_bit_sums()

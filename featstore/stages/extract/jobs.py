@@ -1,7 +1,7 @@
-"""Several extractions in one process, each into a store of its own, that decode each picture once.
+"""Several extractions in one process, each into its own store; each picture is decoded only once.
 
-Every store has a run of its own in a thread: its plan, claims, batches and shards are those of a separate extraction, and
-so are its features, bit for bit. The runs share the decoding only (featstore/embed/sharing.py).
+Each store has its own run in its own thread, with the same plan, reserved units, batches, shards and features, bit for
+bit, as a separate extraction. The runs share only the decoding (featstore/embed/sharing.py).
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ class Job:
 def extract_jobs(
     jobs: Sequence[Job], *, stop: threading.Event | None = None, decoder: Decoder | None = None
 ) -> list[ExtractReport]:
-    """Do all ``jobs`` at once in this process, and return their reports in order.
+    """Run all ``jobs`` at the same time in this process, and return their reports in order.
 
-    If one fails, the others stop after their current batches and keep their journals, and the error is raised.
+    If a job fails, the other jobs stop after their current batches and keep their finished work, and the error is
+    raised.
     """
     stop = stop or threading.Event()
     if len(jobs) == 1:

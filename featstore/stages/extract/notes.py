@@ -1,4 +1,4 @@
-"""Notes for the user after a run: surprising readings of the source, and why work is unfinished."""
+"""Notes for the user after a run: how the source was read, if that may be a surprise, and why work is unfinished."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def notes_of(run: Run, source: Source, units: tuple[int, int]) -> list[str]:
-    """Return notes on surprising readings of ``source``, and on unfinished work, with the remedy."""
+    """Return notes on how ``source`` was read, if that may be a surprise, and on unfinished work, with the remedy."""
     notes = list(source.notes)
     if count := unreached(run, source):
         notes.append(
@@ -61,7 +61,7 @@ def notes_of(run: Run, source: Source, units: tuple[int, int]) -> list[str]:
 
 
 def unreached(run: Run, source: Source) -> int:
-    """Return the number of this source's pending pictures whose folder is not there."""
+    """Return the number of pending pictures of ``source`` whose folder does not exist."""
     ours = source_name(source.describe())
     if source.kind == "import":
         return 0
@@ -70,7 +70,7 @@ def unreached(run: Run, source: Source) -> int:
 
 
 def classes_of(tables: Tables) -> tuple[int, list[str]]:
-    """Return how many classes and which splits a store's tables name."""
+    """Return the number of classes and the names of the splits that occur in a store's tables."""
     names: dict[str, set[str]] = {LABEL: set(), SPLIT: set()}
     for table in tables.layers:
         for name in names.keys() & set(table.columns):

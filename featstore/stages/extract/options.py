@@ -1,4 +1,4 @@
-"""The options of an extraction: one object that the library, the command and the worker process share."""
+"""The options of an extraction: one object for the Python function, the command and the worker process."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _AT_LEAST_ONE: Final = (
 
 
 def _measure(root: Path, location: bytes, offset: int, size: int) -> tuple[int, int] | None:
-    # Import Pillow only when needed: without boxes and tiles, no picture is opened here.
+    # Import this lazily, because it imports Pillow: without boxes and tiles, no picture is opened here.
     from featstore.store.cutting import measure
 
     return measure(root, location, offset, size)
 
 
 class ExtractKeywords(TypedDict, total=False):
-    """The keywords of ``extract``: the fields of ExtractOptions, each of which may be left out."""
+    """Keyword arguments of ``extract``: the fields of ExtractOptions, all optional."""
 
     backbone: str | Backbone | None
     weights: str | None
@@ -76,30 +76,62 @@ class ExtractKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class ExtractOptions:
-    """How to extract. Raises UsageError for a number that is out of range.
+    """Options of an extraction. Raises UsageError for a number that is out of range.
+
+    The features of an existing store are fixed: backbone, weights, precision, decode, dtype, size, fit, layer and pool
+    are by default those of the store. Their defaults below are for a new store.
 
     Attributes
     ----------
-    backbone, weights, dtype: by default the store's, for a new one defaults.BACKBONE with its default weights, and
-        defaults.DTYPE.
-    engine, device: what runs the network, and where.
-    precision: of the arithmetic, see open_engine. decode: "exact", equal to torchvision's transforms bit for bit, or
-        "fast", within one level of them (bicubic: two). "auto": the store's, if there is one.
-    size: side in pixels of the square that the network sees. fit: "crop", the centre; "squash", all of it, whatever its
-        aspect ratio; "pad", all of it with a margin, see Preprocessing. layer: module whose output is used; pool: "avg",
-        "max", "cls", "cls+mean" or "none", how its output becomes a vector, see featstore.backbones.layers.take. By
-        default the store's, for a new one those of the weights' authors.
-    batch: pictures in a forward pass. workers: threads that decode, by default one a core; defaults.READERS more read
-        ahead.
-    units: (i, n): do only the units whose number is i modulo n. unit_rows: pictures of a full shard, settled when the
-        store is made.
-    retry_failures: try earlier failures again. rehash: detect changes by content instead of size and time.
-    max_pixels, max_bytes: a larger picture is a failure. max_memory: bytes that decoding one picture may take.
-    stall_seconds: in a supervised extraction, a picture that takes longer is a failure.
-    kind, root, layout, path_column, label_column, split_column, id_column, all_files: how to read the source, see
-        featstore.sources.open_source; kind "store": another store, with its labels, splits and metadata.
-    boxes, box_unit, region_column, tiles, overlap: the parts of pictures that are rows, see featstore.sources.regions.Cut.
-    follow: have the labels, splits and metadata of a source that is a store, now and later, instead of copies.
+    backbone
+        Name, "package.module:function", or a loaded backbone; default: defaults.BACKBONE.
+    weights
+        Name or file of the weights; default: the backbone's default weights.
+    engine, device
+        What runs the network ("auto", "torch", "openvino", ...), and on which device ("auto", "cpu", "cuda").
+    precision
+        Precision of the arithmetic, see featstore.engines.open_engine.
+    decode
+        "exact": pixels equal to those of torchvision's transforms, bit for bit; "fast": within one level of them (with
+        bicubic interpolation: two). Default for a new store: "exact".
+    dtype
+        Type of the stored numbers; default: defaults.DTYPE.
+    size
+        Side in pixels of the square input of the network; default: as the authors of the weights chose it.
+    fit
+        How a picture becomes a square: "crop", its centre; "squash", the whole picture, with another aspect ratio;
+        "pad", the whole picture with a margin. See Preprocessing. Default: as the authors of the weights chose it.
+    layer
+        Module of the network whose output is used; default: the last layer but one.
+    pool
+        How the layer's output becomes a vector: "avg", "max", "cls", "cls+mean" or "none"; see
+        featstore.backbones.layers.take.
+    batch
+        Number of pictures in a forward pass.
+    workers
+        Number of decoding threads; default: one per core. defaults.READERS further threads read files ahead.
+    units
+        (i, n): extract only the units (shards) whose number is i modulo n, to share the work between n processes.
+    unit_rows
+        Number of pictures in a full unit; fixed when the store is created.
+    retry_failures
+        Whether to try pictures again that failed in earlier runs.
+    rehash
+        Whether to detect changed files by their content instead of size and time.
+    max_pixels, max_bytes
+        A picture with more pixels, or a larger file, becomes a failure.
+    max_memory
+        Largest number of bytes that decoding one picture may take; a picture that needs more becomes a failure.
+    stall_seconds
+        In a supervised extraction, a picture that takes longer becomes a failure.
+    kind
+        Kind of source, see featstore.sources.open_source; "store": another store, with its labels, splits and metadata.
+    root, layout, path_column, label_column, split_column, id_column, all_files
+        How to read the source, see featstore.sources.open_source.
+    boxes, box_unit, region_column, tiles, overlap
+        Which regions of a picture become rows, see featstore.sources.regions.Cut.
+    follow
+        Whether the store always uses the labels, splits and metadata of its source, another store, instead of copies.
     """
 
     backbone: str | Backbone | None = None
@@ -149,11 +181,11 @@ class ExtractOptions:
             raise UsageError(f"stall_seconds: {self.stall_seconds!r} is not more than 0")
         if self.unit_rows is not None and self.unit_rows > LARGEST_UNIT:
             raise UsageError(f"unit_rows: {self.unit_rows:,} is more than {LARGEST_UNIT:,}")
-        _ = self.request.geometry  # the property raises UsageError for an invalid value
+        _ = self.request.geometry  # reading this property raises UsageError for an invalid value
 
     @property
     def request(self) -> Request:
-        """The requested features, for open_recipe."""
+        """The requested features, in the form that decides whether a store has them and that loads the network."""
         return Request(**{each.name: getattr(self, each.name) for each in fields(Request)})
 
     @property
@@ -162,7 +194,7 @@ class ExtractOptions:
         return self.workers or os.cpu_count() or 1
 
     def open(self, source: str | os.PathLike[str] | Source) -> Source:
-        """Open ``source`` with these options; return an open source unchanged. Raises as open_source does."""
+        """Open ``source`` with these options; return an open source unchanged. Raises what open_source raises."""
         if not isinstance(source, str | os.PathLike):
             return source
         if self.kind == KIND or (self.kind is None and is_store(source)):
@@ -176,12 +208,12 @@ class ExtractOptions:
         return open_source(source, **{name: getattr(self, name) for name in _OF_SOURCE}, cut=self.cut)
 
     def measures(self, source: str) -> bool:
-        """Return whether listing the rows of ``source`` requires reading the sizes of its pictures."""
+        """Return whether listing the rows of ``source`` has to read the width and height of its pictures."""
         return bool(self.boxes or self.tiles) or self.kind == "coco" or (self.kind is None and source.endswith(".json"))
 
     @property
     def cut(self) -> Cut:
-        """The parts of pictures that are rows."""
+        """How pictures are cut into regions (boxes or tiles), each of which becomes a row."""
         return Cut(_measure, self.boxes, self.box_unit, self.region_column, self.tiles, self.overlap)
 
     def to_dict(self) -> dict[str, Any]:
@@ -195,6 +227,6 @@ class ExtractOptions:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> ExtractOptions:
-        """Return the options that ``to_dict`` described."""
+        """Return the options from a dict that ``to_dict`` returned."""
         boxes = value.get("boxes")
         return cls(**{**value, "units": tuple(value["units"]), "boxes": None if boxes is None else tuple(boxes)})

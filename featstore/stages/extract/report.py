@@ -11,12 +11,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class ExtractReport:
-    """What a run did.
+    """Result of an extraction.
 
-    ``images`` = ``vectors`` + ``failures`` + ``pending`` tell the whole store after it; ``new_*`` this run.
-    ``unreached``: those of this source's pending pictures whose folder is not there. ``reasons``: this run's failures by reason. ``stopped``: it was asked to stop before its units were done.
-    ``restarts``: how often the working process died or stalled and was started again. ``layout`` of the source, if it
-    is a folder; ``read_as``: what was found in the source, and where, in one line; ``classes`` and ``splits`` that the store knows; ``notes``: what a person should know, in words.
+    Of the whole store after the run: ``images`` = ``vectors`` + ``failures`` + ``pending``; ``classes``: number of
+    classes; ``splits``: names of the splits. Of this run: ``new_vectors``, ``new_failures``; ``reasons``: number of
+    failures by reason; ``stopped``: whether the run was asked to stop before its units were done; ``restarts``: how
+    often a worker process that died or stalled was started again. Of the source: ``layout``, if the source is a folder;
+    ``read_as``: one line on what was found and where; ``ignored``: number of files left out; ``unreached``: number of
+    pending pictures whose folder does not exist. ``notes``: messages for the user.
     """
 
     store: str
@@ -49,7 +51,7 @@ class ExtractReport:
 
     @property
     def fruitless(self) -> bool:
-        """Whether the run tried pictures and could read none, or the folder of its pending pictures is not there."""
+        """Whether the run added no vector, because all pictures failed or their folder does not exist."""
         return self.new_vectors == 0 and (self.new_failures > 0 or self.unreached > 0)
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,7 +60,7 @@ class ExtractReport:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> ExtractReport:
-        """Return the report that ``to_dict`` described."""
+        """Return the report from a dict that ``to_dict`` returned."""
         from featstore.store.planner import Change
 
         return cls(**{**value, "change": Change(**value["change"])})

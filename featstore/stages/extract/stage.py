@@ -1,4 +1,4 @@
-"""The stage that turns a source of pictures into a store: plan, claim, extract, commit."""
+"""Turn a source of pictures into a store: update the plan, reserve units of work, extract them, write shards."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def extract_in_process(
 ) -> ExtractReport:
     """Do what ``extract`` does in this process, without supervision.
 
-    The network is loaded only if pictures are pending, or if the options alone do not tell whether its features are
-    those of the store. ``decoder``, which replaces the decoder of the class that ``options.decode`` names, and ``watch`` are for
-    the supervised extraction (supervisor.py). ``share``: what this run shares with others in this process, and its
-    number among them (jobs.py). Raises as ``extract`` does.
+    The network is loaded only if pictures are pending, or if the options alone do not tell whether the store has the
+    requested features. ``decoder``: replaces the decoder that ``options.decode`` names. ``watch``: reports to the
+    supervisor (supervisor.py) which pictures are being processed. ``share``: the decoding that this run shares with
+    other runs in this process, and the number of this run (jobs.py). Raises as ``extract`` does.
     """
     options = options or ExtractOptions()
     timings = Timings()
@@ -68,11 +68,12 @@ def extract_in_process(
     with timings.during("startup"), loading:
         source = options.open(source)
         there = _manifest_there(path)
-        # The network takes seconds to load. If the options match the store by name, load it only for pending pictures.
+        # Loading the network takes seconds. If the names in the options match the store, load it only for pending
+        # pictures.
         network = None if there is not None and request.agrees(there) else request.load(there, path)
         identity, weights_name = _features(network, there)
         open_for_writing(path, identity, weights_name, options.unit_rows)
-    # Remaining time counts as closing.
+    # Time in this block that no inner block measures counts as closing.
     with timings.during("closing"):
         with Claims(path) as claims:
             with timings.during("planning"):
@@ -106,11 +107,10 @@ def extract_in_process(
 
 
 def extract_nothing(source: Source, store: Path, options: ExtractOptions) -> tuple[Change | None, ExtractReport | None]:
-    """Update the plan of a store that has the requested features, and return the change.
+    """Update the plan of a store that has the requested features; return (change, report).
 
-    The second value is the report if no picture is left to extract; this needs neither a network nor another process.
-    Returns (None, None) if only a loaded network can show whether the store has these features. Raises as ``extract``
-    does.
+    The report is None if pictures are left to extract; otherwise no network and no worker process is needed. Returns
+    (None, None) if only a loaded network can show whether the store has these features. Raises as ``extract`` does.
     """
     started, timings = time.perf_counter(), Timings()
     there = _manifest_there(store)
@@ -136,10 +136,10 @@ def _plan(
     options: ExtractOptions,
     timings: Timings,
 ) -> tuple[Change, Run]:
-    """Update the plan; return its change, and the run over the units of this process's share."""
+    """Update the store's plan (list of rows); return the change, and a Run over the units for this process."""
     claims.join()
     sweep(store, claims)
-    # Read again: a compaction may have ended just before we joined.
+    # Read the manifest again: another process may have finished a compaction just before this process joined.
     manifest = Manifest.read(store)
     manifest.identity.check(identity, str(store))
     if isinstance(source, StoreSource):
@@ -161,7 +161,7 @@ def _plan(
 
 
 def _take_labels(store: Path, manifest: Manifest, source: StoreSource, follow: bool) -> None:
-    """Take over the labels, splits and metadata of a source that is a store, or follow them."""
+    """Copy the labels, splits and metadata of a source that is a store; if ``follow``, refer to the source instead."""
     if manifest.store_id == source.store_id:
         raise UsageError(f"{store}: is the source itself; name another store for the new features")
     if follow:
@@ -171,7 +171,7 @@ def _take_labels(store: Path, manifest: Manifest, source: StoreSource, follow: b
 
 
 def _manifest_there(store: Path) -> Manifest | None:
-    """Return the manifest of a store that has rows, otherwise None; a run uses the identity in it."""
+    """Return the manifest of a store that has rows, otherwise None. A run has to match the identity in the manifest."""
     try:
         return Manifest.read(store) if has_rows(store) else None
     except UsageError:
@@ -179,7 +179,7 @@ def _manifest_there(store: Path) -> Manifest | None:
 
 
 def _features(network: Network | None, there: Manifest | None) -> tuple[Identity, str]:
-    """Return identity and weights' name of the requested features, from the network or, if it is None, the store."""
+    """Return the identity and the weights' name of the requested features: from ``network``, or else from the store."""
     if network is not None:
         return network.identity, network.backbone.weights
     if there is None:
@@ -188,7 +188,7 @@ def _features(network: Network | None, there: Manifest | None) -> tuple[Identity
 
 
 def _report(run: Run, source: Source, change: Change, units: tuple[int, int]) -> ExtractReport:
-    """Return the report of ``run`` and of the store after it; the caller adds seconds, timings and advice."""
+    """Return the report of ``run`` and the store's counts; the caller adds seconds, timings and advice."""
     opened = FeatureStore(run.store)
     counts, (classes, splits) = opened.counts, classes_of(opened._tables)
     return ExtractReport(
@@ -215,7 +215,7 @@ def _report(run: Run, source: Source, change: Change, units: tuple[int, int]) ->
 def plan_source(
     store: Path, manifest: Manifest, source: Source, *, retry_failures: bool, rehash: bool, max_bytes: int
 ) -> Change:
-    """Bring the store's plan up to date with ``source``."""
+    """Update the store's plan so that it lists the pictures of ``source``; return the change."""
     reader = FeatureStore(store) if retry_failures or rehash else None
 
     def hashes(chunk: Any, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -253,7 +253,10 @@ def _hashes(source: Source, chunk: Any, rows: NDArray[np.int64], max_bytes: int)
 
 
 def _roots(plan: Plan, source: Source) -> list[Path]:
-    """Return the root of the pictures of each plan segment; for segments of this source, the root where it is now."""
+    """Return the root folder of the pictures of each plan segment.
+
+    For segments that came from ``source``, this is the source's current root, otherwise the recorded root.
+    """
     ours = source_name(source.describe())
     return [
         source.root if source_name(segment.source) == ours else Path(str(segment.source.get("root", "/")))

@@ -1,12 +1,12 @@
 """Supervised extraction: a child process does the work, and the supervisor finds the picture that killed it.
 
-The child (worker.py) publishes the rows that it is reading and decoding. When it is killed by a signal, exits without a
-message, or makes no progress, its supervisor tries those rows one by one in processes with limits
-(processes/sandbox.py). A row that fails there is recorded in the unit's work folder (featstore.store.culprits) as a
-failure of the store, and the worker is restarted and continues from the journal. If no picture explains why the worker
-died, it is restarted once, and again after each restart that made progress. The supervisor itself never loads torch. It
-compares the source with the store, and starts the child only if a picture has to be extracted, or if only a loaded
-network can show whether its features are the store's.
+The child, called worker (worker.py), publishes which pictures it is reading and decoding. If the worker is killed by a
+signal, exits without a message, or makes no progress, the supervisor tries those pictures one by one in processes with
+limits (processes/sandbox.py). A picture that fails there is recorded in the unit's work folder
+(featstore.store.culprits) as a failure, and a new worker continues from the journal. If no picture explains why the
+worker died, a new worker is started all the same; the run ends with an error after two such deaths in a row without
+progress. The supervisor itself never loads torch. It compares the source with the store, and starts a worker only if a
+picture has to be extracted, or if only a loaded network can show whether the store has the requested features.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 _LOOK_SECONDS: Final = 0.2
 _FORGIVEN: Final = 2
 _SIGN_SECONDS: Final = 60.0
-"""Seconds without a sign of life after which the worker counts as stalled; loading one library may take long."""
+"""Seconds without a sign of life after which the worker counts as stalled; importing one library may take long."""
 _STOP_SECONDS: Final = 10.0
-"""Seconds to wait for the worker to stop after the request."""
+"""Seconds without a sign of life after which a worker that was asked to stop is killed."""
 
 
 def extract_supervised(
@@ -60,13 +60,13 @@ def extract_supervised(
 ) -> ExtractReport:
     """Do what ``extract`` does in a supervised process, so that no picture can end the run.
 
-    A picture that kills its decoder becomes a failure "decoder-died", one that takes more than ``stall_seconds``
-    "decoder-stalled" (or "read-stalled"), one that takes more than ``max_memory`` bytes "out-of-memory".
-    ``decoder`` and ``backbone_from`` name functions ("package.module:function") that the worker uses instead of the
-    decoder and the backbone in ``options``.
+    Reasons of failures: "decoder-died", the picture kills its decoder; "decoder-stalled" or "read-stalled", it takes
+    more than ``stall_seconds``; "out-of-memory", it takes more than ``max_memory`` bytes. ``decoder`` and
+    ``backbone_from`` name functions ("package.module:function") that the worker uses instead of the decoder and the
+    backbone in ``options``.
 
     Raises as ``extract`` does, and FeatstoreError if the process died twice without progress in between and no picture
-    explains it.
+    explains why.
     """
     from featstore.stages.extract.options import ExtractOptions
 
@@ -83,7 +83,7 @@ def supervise(
     decoder: str | None = None,
     backbone_from: str | None = None,
 ) -> list[ExtractReport]:
-    """Do what ``extract_supervised`` does for several ``runs`` (store, options), which decode each picture once."""
+    """Do what ``extract_supervised`` does for several ``runs`` (store, options); each picture is decoded only once."""
     started = time.monotonic()
     sandbox.fill_standard_streams()
     sandbox.require_working_directory()
@@ -129,7 +129,7 @@ def supervise(
 
 
 def _judged(attempt: _Attempt, job: dict[str, Any], seconds: float) -> int:
-    """Find the pictures that killed the process, record them in their stores, and return their number."""
+    """Find the pictures that killed the worker, record them in their stores, and return their number."""
     return sum(
         judge([held for held in attempt.held if held.run == number], attempt.roots[number], {**job, **run}, seconds)
         for number, run in enumerate(job["runs"])
@@ -139,12 +139,12 @@ def _judged(attempt: _Attempt, job: dict[str, Any], seconds: float) -> int:
 def _nothing_pending(
     job: dict[str, Any], options: Sequence[ExtractOptions], total: Totals
 ) -> list[ExtractReport] | None:
-    """Return the reports of runs with nothing to extract, which need no worker; None if there are pending pictures.
+    """Return the reports if no run has a picture to extract, so that no worker is needed; otherwise None.
 
-    With pending pictures, ``total`` keeps the changes of the plans, because the worker will find no further change.
+    If None is returned, ``total`` keeps how the plans changed, because the worker will find no further change.
     """
     if job["backbone_from"] is not None or any(each.rehash or each.measures(job["source"]) for each in options):
-        # Planning would open pictures, which may kill this process: leave it to the worker.
+        # Comparing source and store would open pictures, which may kill this process: leave it to the worker.
         return None
     from featstore.stages.extract.stage import extract_nothing
     from featstore.stages.extract.worker import source_of
@@ -160,7 +160,10 @@ def _nothing_pending(
 
 @contextlib.contextmanager
 def _spooled(source: str) -> Iterator[IO[bytes] | None]:
-    """Copy a list that can be read only once into an unnamed file, which each attempt reads from the start."""
+    """Yield a copy of a source list that can be read only once (standard input, a pipe), otherwise None.
+
+    The copy is a temporary file, which each worker reads from the start.
+    """
     once = source == "-"
     with contextlib.suppress(OSError, ValueError):
         mode = os.stat(source).st_mode
@@ -183,7 +186,7 @@ def _spooled(source: str) -> Iterator[IO[bytes] | None]:
 
 @dataclass
 class _Attempt:
-    """One run of a worker process, from start to end."""
+    """One worker process from start to end: what it was given, and what it reported."""
 
     job: dict[str, Any]
     spooled: IO[bytes] | None
@@ -201,7 +204,7 @@ class _Attempt:
 
     @property
     def done(self) -> int:
-        """Number of pictures that were extracted or failed."""
+        """Number of pictures that this worker extracted or recorded as failures."""
         return sum(done for done, _, _ in self.did.values())
 
     def run(self) -> None:
@@ -214,7 +217,8 @@ class _Attempt:
         process = None
         try:
             try:
-                # The worker gets its own process group, so that Ctrl-C reaches only this process, which asks the worker to stop.
+                # The worker gets its own process group, so that Ctrl-C reaches only this process, which then asks the
+                # worker to stop.
                 process = subprocess.Popen(command, pass_fds=passed, stdin=subprocess.DEVNULL, process_group=0)
             finally:
                 os.close(control)
@@ -271,7 +275,7 @@ class _Attempt:
 
 
 class _Stall:
-    """Detects a picture that takes too long, and a worker without progress."""
+    """Detects a picture that takes too long, and a worker that gives no sign of life."""
 
     def __init__(self, in_hand: InHand, seconds: float) -> None:
         self.in_hand, self.seconds = in_hand, seconds
@@ -280,7 +284,7 @@ class _Stall:
         self._alive: tuple[int, float] = (0, time.monotonic())
 
     def lifeless(self, seconds: float) -> bool:
-        """Return whether the worker gave no sign of life for _SIGN_SECONDS, counted from its start."""
+        """Return whether the worker has given no sign of life for more than ``seconds``."""
         now, alive = time.monotonic(), self.in_hand.alive()
         if alive != self._alive[0]:
             self._alive = alive, now

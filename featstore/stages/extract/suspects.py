@@ -1,4 +1,4 @@
-"""Find the picture that killed a worker: try each picture it was working on alone, in a process with limits."""
+"""Find the picture that killed a worker: try each picture that the worker had open, alone, in a process with limits."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _READ_SECONDS: Final = 30.0
 
 
 def judge(suspects: Sequence[Held], roots: Sequence[str], job: Mapping[str, Any], seconds: float) -> int:
-    """Try the pictures that a dead worker was reading or decoding, one by one; record and count those that kill a process.
+    """Try the pictures that a dead worker was reading or decoding, one by one; record those that kill a process.
 
-    ``roots``: root of the pictures of each plan segment; ``job``: the worker's job description; ``seconds``: limit per
-    picture.
+    Returns their number. ``roots``: root folder of the pictures of each plan segment; ``job``: the worker's job
+    description; ``seconds``: time limit per picture.
     """
     from featstore.decode import DECODERS
     from featstore.store import shards
@@ -68,7 +68,7 @@ def judge(suspects: Sequence[Held], roots: Sequence[str], job: Mapping[str, Any]
 
 
 def verdict_on(picture: dict[str, Any], seconds: float, memory: int) -> tuple[str, str] | None:
-    """Return reason and message if the picture alone kills, stalls or exhausts a process, otherwise None."""
+    """Return (reason, message) if the picture alone kills, stalls or exhausts a process, otherwise None."""
     from featstore.decode import DECODERS
 
     try:
@@ -86,5 +86,5 @@ def verdict_on(picture: dict[str, Any], seconds: float, memory: int) -> tuple[st
         return STALLED, f"decoding it did not end after {seconds:g} s"
     if reason == OUT_OF_MEMORY:
         return OUT_OF_MEMORY, f"decoding it takes more than {memory:,} bytes of memory, or than there are"
-    # The worker will get any other error too, and record it as an ordinary failure.
+    # The picture does not kill a process. Any other error will be recorded by the worker as an ordinary failure.
     return None

@@ -1,4 +1,4 @@
-"""Extract into several stores at once, each with a backbone of its own, and decode each picture once."""
+"""Extract into several stores at once, each with its own backbone, and decode each picture once."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def runs_of(
     weights: Sequence[str],
     options: ExtractOptions,
 ) -> list[tuple[str | os.PathLike[str], ExtractOptions]]:
-    """Return (store, options) for each store; ``backbones`` and ``weights``: one for each store, or none.
+    """Return (store, options) for each store. ``backbones`` and ``weights``: a value for each store, or empty.
 
-    Raises UsageError for other numbers, or a store that is named twice.
+    Raises UsageError if there are neither no values nor as many values as stores, or if a store is named twice.
     """
     for name, values in (("backbone", backbones), ("weights", weights)):
         if len(values) not in (0, len(stores)):
@@ -53,10 +53,10 @@ def extract_together(
     stop: threading.Event | None = None,
     **options: object,
 ) -> list[ExtractReport]:
-    """Extract into several ``stores`` at once, decode each picture once, and return a report for each.
+    """Extract into several ``stores`` at once, decode each picture once, and return a report for each store.
 
-    ``backbones`` and ``weights``: one for each store, in their order; none for existing stores. The rest is as
-    in ``extract``. Each store equals the result of its own ``extract``, bit for bit.
+    ``backbones`` and ``weights``: one for each store, in the order of ``stores``; empty for existing stores. The other
+    parameters are as in ``extract``. Each store equals the result of a separate ``extract``, bit for bit.
     """
     runs = runs_of(stores, backbones, weights, ExtractOptions(**options))  # type: ignore[arg-type]
     if supervised:

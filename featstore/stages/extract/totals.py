@@ -1,4 +1,4 @@
-"""Results summed over all attempts of a supervised extraction, for each of its runs."""
+"""Sums of the results of all worker processes (attempts) of a supervised extraction, for each of its runs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from featstore.stages.extract.report import ExtractReport
 
 
 class Totals:
-    """Sums over attempts, by the number of the run; ``stores``: of the runs.
+    """Results of each run, summed over the attempts (worker processes). A run writes one of the ``stores``.
 
-    ``changes``: of each plan, from the first attempt that reported it. ``planning``: seconds that comparing the source
-    took before the first attempt. ``restarts``: of the process.
+    ``changes``: how each plan changed, from the first attempt that reported it. ``planning``: seconds that the
+    supervisor took to compare the source with the stores. ``restarts``: how often a worker was started again.
     """
 
     def __init__(self, progress: Callable[[Progress], None] | None, stores: Sequence[str]) -> None:
@@ -28,7 +28,7 @@ class Totals:
         self._now: dict[int, Progress] = {}
 
     def add(self, did: Mapping[int, tuple[int, int, Mapping[str, int]]]) -> None:
-        """Add the counts of an attempt that ended without a report: (pictures, failures, reasons) by run."""
+        """Add the counts of an attempt that ended without a report: (pictures, failures, reasons) by run number."""
         for number, (done, failed, reasons) in did.items():
             self._done[number] += done
             self._failed[number] += failed
@@ -36,7 +36,7 @@ class Totals:
         self._now = {}
 
     def tell(self, number: int, now: Progress) -> None:
-        """Report the progress of all runs together."""
+        """Record the progress of run ``number``, and report the progress of all runs together."""
         self._now[number] = now
         if self.progress is not None:
             done, failed, now_all = sum(self._done), sum(self._failed), self._now.values()
@@ -50,7 +50,10 @@ class Totals:
             )
 
     def reports(self, values: Sequence[dict[str, Any]], started: float, began: float) -> list[ExtractReport]:
-        """Return the last attempt's reports, with sums over all attempts; ``began``: start of the last attempt."""
+        """Return the reports of the last attempt, with the counts of earlier attempts added.
+
+        ``values``: these reports as JSON; ``started``: start of the extraction; ``began``: start of the last attempt.
+        """
         reports, before, seconds = [], began - started, time.monotonic() - started
         for number, value in enumerate(values):
             report = ExtractReport.from_dict({**value, "change": self.changes[number] or value["change"]})
@@ -65,7 +68,7 @@ class Totals:
         return reports
 
     def stopped(self, seconds: float) -> list[ExtractReport]:
-        """Return the reports of runs that were stopped, and whose process left none."""
+        """Return a report for each run if the extraction was stopped and the worker left no reports."""
         from featstore.store import Counts, FeatureStore
         from featstore.store.planner import Change
 
@@ -74,7 +77,7 @@ class Totals:
             try:
                 counts = FeatureStore(store).counts
             except UsageError:
-                # Stopped before the store was made.
+                # The run was stopped before the store was created.
                 counts = Counts(0, 0, 0, 0)
             report = ExtractReport(store, Change(**(self.changes[number] or {})), *counts.__dict__.values())
             report.stopped, report.restarts, report.seconds = True, self.restarts, round(seconds, 3)

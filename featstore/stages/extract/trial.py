@@ -28,9 +28,9 @@ def try_picture(
     decoder: str,
     region: list[int] | None = None,
 ) -> str:
-    """Read and decode a picture; return the reason of its failure, "" if it succeeds. ``decoder`` "": only read it.
+    """Read and decode a picture; return the reason of its failure, or "" on success. ``decoder`` "": only read it.
 
-    ``region``: the values of a Region, none for a whole picture among regions; None for a picture without any.
+    ``region``: the values of a Region; empty for the whole picture; None if the source has no regions.
     """
     decode = function_of(decoder) if decoder else None
     try:

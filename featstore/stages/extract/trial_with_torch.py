@@ -1,4 +1,4 @@
-"""Like trial.py, for the decoder that needs torch: imports torch before the limits of the process are set."""
+"""Like trial.py, for the decoder that needs torch: torch is imported before the process gets its limits."""
 
 from __future__ import annotations
 

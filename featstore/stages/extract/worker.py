@@ -1,8 +1,9 @@
 """The worker process of a supervised extraction: runs ``extract`` and reports the pictures it is reading and decoding.
 
-Its supervisor (supervisor.py) passes three descriptors. ``control``: the first line, JSON, describes the work; a second
-line asks the worker to stop; end of file means that the supervisor is gone. ``reports``: the worker answers in lines of
-JSON. The third is the shared memory of in_hand.py.
+The supervisor (supervisor.py) passes three file descriptors. ``control``: the first line is JSON and describes the
+work; a second line asks the worker to stop; end of file means that the supervisor has ended. ``reports``: the worker
+writes its messages there, as lines of JSON. The third is shared memory, in which the worker names its current pictures
+(in_hand.py).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Do the work that the supervisor describes on ``control``."""
+    """Do the work that the supervisor describes in the first line on the descriptor ``control``."""
     fill_standard_streams()
     control, reports, memory = (int(argument) for argument in sys.argv[1:4])
     warnings.showwarning = _show
@@ -66,7 +67,7 @@ def main() -> None:
     except Exception as error:
         value = error_value(error)
         if not isinstance(error, FeatstoreError):
-            # A defect of featstore: print the traceback for the bug report.
+            # An exception that is not a FeatstoreError is a bug of featstore: print the traceback for the bug report.
             traceback.print_exc()
         answers.say(error=value)
 
@@ -79,7 +80,7 @@ def _show(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Print a warning; a Notice, which is for people, as one line without a place in the code."""
+    """Print a warning. A Notice is a message for users: it is printed as one line, without file and line number."""
     text = warnings.formatwarning(message, category, filename, lineno, line)
     if category is Notice:
         text = f"note: {printable(str(message))}\n"
@@ -112,7 +113,7 @@ def _name(filename: Any) -> str | None:
 
 
 class _Answers:
-    """Sends lines of JSON to the supervisor; safe to use from any thread."""
+    """Sends messages to the supervisor as lines of JSON; safe to use from any thread."""
 
     def __init__(self, handle: int) -> None:
         self._handle, self._lock = handle, threading.Lock()
@@ -125,10 +126,10 @@ class _Answers:
 
 
 def source_of(job: dict[str, Any], options: ExtractOptions) -> Source:
-    """Open the source of a job; this process needs the descriptors that the job names."""
+    """Open the source of a job; a source that the supervisor copied is read from the file descriptor in ``job``."""
     if job["spooled"] is None:
         return options.open(job["source"])
-    # The supervisor copied a list that can be read only once.
+    # The supervisor copied a list that can be read only once (standard input, a pipe): open the copy.
     copied = f"/dev/fd/{job['spooled']}"
     try:
         source = dataclasses.replace(options, kind="list", root=options.root or os.getcwd()).open(copied)
@@ -160,14 +161,14 @@ def _work(job: dict[str, Any], in_hand: InHand, answers: _Answers, stop: threadi
 
 
 class _Teller:
-    """Messages from one run to the supervisor."""
+    """Sends the messages of one run to the supervisor."""
 
     def __init__(self, answers: _Answers, number: int) -> None:
         self._answers, self._number = answers, number
         self._reasons: dict[str, int] = {}
 
     def begin(self, roots: list[Path], change: dict[str, int], failures: dict[str, int]) -> None:
-        """Report where the pictures are and how the plan changed; ``failures`` is updated during the run."""
+        """Report the root folders of the pictures and how the plan changed; the run keeps updating ``failures``."""
         self._reasons = failures
         self._answers.say(run=self._number, begin={"roots": [str(root) for root in roots], "change": change})
 

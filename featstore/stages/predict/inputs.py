@@ -1,4 +1,4 @@
-"""Predictions for pictures, the rows of stores, and pictures of which a store has regions."""
+"""Predictions for picture files, for rows of stores, and for whole pictures whose regions are the rows of stores."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Classifier(Protocol):
 
 
 class Tally:
-    """Report the progress of the network over ``paths`` to ``progress``."""
+    """Counts the pictures in ``paths`` that the network has processed, and reports the counts to ``progress``."""
 
     def __init__(self, progress: Callable[[Progress], None], paths: Sequence[str | os.PathLike[str]]) -> None:
         self._progress, self._total = progress, count_inputs(paths)
@@ -62,9 +62,9 @@ def _embedded(
     workers: int | None,
     tally: Tally | None,
 ) -> Iterator[tuple[list[Input], dict[int, tuple[str, str]], NDArray[Any]]]:
-    """Yield inputs, their failures by place, and the vectors (m, d) of the others, concatenated over all backbones."""
+    """Yield inputs, failures by position, and vectors (m, d) of the readable inputs, concatenated over backbones."""
     streams = itertools.tee(inputs_of(paths), len(embedders))
-    # Only the last backbone reports progress: all others are done with its pictures.
+    # Only the last backbone reports progress: when it finishes a picture, the other backbones have finished it too.
     callbacks = [None] * (len(embedders) - 1) + [tally]
     blocks = (
         one.blocks(stream, batch=batch, workers=workers, on_batch=callback)
@@ -89,7 +89,10 @@ def of_stores(head: Classifier, stores: StackedStores) -> Iterator[Prediction]:
 
 
 def of_parents(head: Classifier, stores: StackedStores, pool: By) -> Iterator[Prediction]:
-    """Yield a prediction for each picture; a picture without a readable region gets the failure reason of its first."""
+    """Yield a prediction for each picture, pooled over its regions.
+
+    If no region of a picture is readable, its prediction has the failure reason of its first region.
+    """
     names, codes = numbered(stores.first.parents)
     total = np.zeros((len(names), len(head.classes)))
     count = np.zeros(len(names))

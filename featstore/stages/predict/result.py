@@ -1,4 +1,4 @@
-"""What a prediction returns: a class for each picture, or the reason why there is none."""
+"""What ``predict`` returns: a class for each picture, or the reason why there is no class."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The prediction for one picture, or the reason why there is none.
+    """The prediction for one picture, or the reason why there is no prediction.
 
     ``label``: the class; None for an unreadable picture, explained by ``reason`` and ``message``. ``probabilities``
     (classes,): float64 in the order of the head's classes.
@@ -49,9 +49,9 @@ class Prediction:
 
 
 class Predictions:
-    """The predictions of one call, computed on the first iteration and kept for later ones.
+    """The predictions of one call, computed during the first iteration and kept for later iterations.
 
-    ``classes``: order of the probabilities. ``notes``: warnings for the user.
+    ``classes``: class names in the order of the probabilities. ``notes``: warnings for the user.
     """
 
     def __init__(self, classes: list[str], make: Callable[[], Iterator[Prediction]], notes: list[str]) -> None:
@@ -62,7 +62,7 @@ class Predictions:
         return iter(self._kept)
 
     def stream(self) -> Iterator[Prediction]:
-        """Compute the predictions again without keeping them, in constant memory."""
+        """Yield the predictions without keeping them, in constant memory; each call computes them again."""
         return self._make()
 
     def __repr__(self) -> str:
@@ -70,11 +70,11 @@ class Predictions:
         return f"<Predictions of {counted(len(self.classes), 'class', 'classes')}: {made}>"
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return a DataFrame: key, label (categorical), probability, one column of probabilities per class, reason,
-        message.
+        """Return a DataFrame with one row per picture.
 
-        If a class has the name of one of these columns, its column gets a trailing underscore. For unreadable pictures
-        label and probabilities are missing, and ``reason`` and ``message`` explain.
+        Columns: key, label (categorical), probability, the probability of each class, reason, message. If a class has
+        the name of one of these columns, the column of the class gets a trailing underscore. For an unreadable picture
+        label and probabilities are missing, and ``reason`` and ``message`` explain why.
         """
         import pandas as pd
 
@@ -104,14 +104,14 @@ class CachedIterator:
 
     @property
     def made(self) -> int:
-        """Number of items so far."""
+        """Number of items that are cached so far."""
         return len(self._items)
 
     def __iter__(self) -> Iterator[Prediction]:
         for place in itertools.count():
             if place == len(self._items):
                 if self._error is not None:
-                    # A later iteration must raise the error too, instead of ending early.
+                    # After an error, a later iteration must raise the same error, instead of ending early.
                     raise self._error
                 if self.whole:
                     return

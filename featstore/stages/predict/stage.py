@@ -42,16 +42,16 @@ def predict(
 ) -> Predictions:
     """Classify ``inputs``: picture files, folders, tables, archives, or a store, whose vectors are used.
 
-    Every picture gets a Prediction; that of an unreadable picture has a reason. Pictures go through the backbone,
-    weights and preprocessing that the head was trained on (``weights`` and ``backbone``: see open_embedder). For a head
-    that was trained on several stores, give one store per backbone in any order, or pictures, which go through all
-    backbones; then ``weights`` and ``backbone`` are sequences in the order of the head's stores. ``trust``: types that may
-    be built for a head of another package's class, see featstore.load_head. ``by`` "parent": one prediction for each
-    picture of a store with regions; ``pool``: the "mean" of its regions' probabilities, or per class the "max", which
-    do not sum to 1. ``progress`` is called after every batch of pictures, from another thread; a total of 0
-    means unknown.
+    Every picture gets a Prediction; for an unreadable picture it has a reason instead of a class. Pictures go through
+    the backbone, weights and preprocessing that the head was trained on (``weights`` and ``backbone``: see
+    open_embedder). For a head that was trained on several stores, ``inputs`` are one store per backbone, in any order,
+    or pictures, which go through all backbones; then ``weights`` and ``backbone`` are sequences in the order of the
+    head's stores. ``trust``: types that may be created when a head of another package's class is loaded, see
+    featstore.load_head. ``by`` "parent": one prediction for each picture of a store with regions; ``pool``: the "mean"
+    of its regions' probabilities, or the "max" of each class, which do not sum to 1. ``progress`` is called after every
+    batch of pictures, from another thread; its total is 0 if unknown.
 
-    Raises UsageError, IdentityError (features of another identity), DamagedError.
+    Raises UsageError, IdentityError (the head was trained on other features), DamagedError.
     """
     loaded = open_head(head, trust) if isinstance(head, str | os.PathLike) else head
     paths = _paths(inputs)
@@ -97,9 +97,9 @@ def predict_by_text(
 ) -> Predictions:
     """Classify ``inputs`` by texts, without training (zero shot): pictures, or a store.
 
-    ``texts``: one or more for each class, see heads.zero_shot. For a store only the text tower of its backbone is used,
-    and no pictures are needed; pictures need ``backbone``, and ``weights`` if not the default ones. Probabilities are a
-    softmax over the classes, and not calibrated. ``by``, ``pool``: as in predict.
+    ``texts``: for each class one or more texts, see heads.zero_shot. For a store only the text tower of its backbone is
+    used, and no pictures are needed. Pictures need ``backbone``, and ``weights`` if not the default weights.
+    Probabilities are a softmax over the classes and are not calibrated. ``by``, ``pool``: as in predict.
 
     Raises UsageError, also if the backbone has no text tower; IdentityError; DamagedError.
     """
@@ -148,14 +148,14 @@ def _require_store(by: str | None) -> None:
 
 
 def _for_stores(head: Classifier, stores: StackedStores, by: str | None, pool: By) -> Predictions:
-    """Return the predictions for the rows of stores or, joined, for the pictures of which the rows are regions."""
+    """Return a prediction for each row of ``stores`` or, if ``by``, for each picture, pooled over its regions."""
     notes = [*state_of_store(stores.first), *stores.notes()]
     make = partial(of_stores, head, stores) if by is None else partial(of_parents, head, stores, pool)
     return Predictions(head.classes, make, notes)
 
 
 def _paths(inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str | os.PathLike[str]]:
-    """Return ``inputs`` as a list. Raises UsageError if there are none."""
+    """Return ``inputs`` as a list. Raises UsageError if the list is empty."""
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(column(inputs, "pictures"))
     if not paths:
         raise UsageError("there is nothing to classify; name pictures, a folder or a store")
@@ -163,7 +163,7 @@ def _paths(inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) ->
 
 
 def _for_each(given: Any, count: int) -> list[Any]:
-    """Return ``given`` as a list of one value for each of ``count`` backbones. Raises UsageError for another number."""
+    """Return ``given`` as a list of ``count`` values, one per backbone. Raises UsageError if the number differs."""
     if given is None:
         return [None] * count
     several = list(given) if isinstance(given, list | tuple) else [given]

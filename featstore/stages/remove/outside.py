@@ -13,9 +13,10 @@ from featstore.text import to_bytes
 
 
 def rewrite(artifact: Artifact, store: FeatureStore, denylist: Denylist) -> bool:
-    """Write an index or a head of ``store`` again if it contains rows, keys or labels of pictures on the denylist.
+    """Write an index or a head of ``store`` again if it contains rows, keys or labels of removed pictures.
 
-    Returns whether the file was written. Raises FeatstoreError with the remedy if that is impossible; OSError.
+    ``denylist``: the removed pictures. Returns whether the file was written. Raises FeatstoreError, which names the
+    remedy, if the file cannot be written without the removed pictures; OSError.
     """
     if artifact.kind == "index":
         return _rewrite_index(artifact.path, store, denylist)
@@ -25,7 +26,7 @@ def rewrite(artifact: Artifact, store: FeatureStore, denylist: Denylist) -> bool
 
 
 def held_by(artifact: Artifact) -> str:
-    """Return why an artifact that cannot be rewritten may still show the pictures; "" if it does not."""
+    """Return why a page, which is not rewritten, may still show removed pictures; "" for other kinds of files."""
     if artifact.kind == "page":
         return "a page may show the pictures: delete it, or make it again with the command that made it"
     return ""
@@ -49,7 +50,7 @@ def _rewrite_index(path: Path, store: FeatureStore, denylist: Denylist) -> bool:
             opened.purge()
             opened.save(path)
         return True
-    # Rebuild graphs, and codes that were trained on the rows, from the remaining rows.
+    # An approximate index (a graph, or codes trained on the rows) is built again from the remaining rows.
     contract = info["contract"]
     if contract is None:
         build(store.path, out=path, metric=info["metric"], kind="hnsw", at=info["recall"]["k"])
@@ -60,7 +61,7 @@ def _rewrite_index(path: Path, store: FeatureStore, denylist: Denylist) -> bool:
 
 
 def _keeps(path: Path, store: FeatureStore, denylist: Denylist) -> bool:
-    """Return whether the head may contain a row of a denied picture, or a label that no other picture has."""
+    """Return whether the head may contain a row of a removed picture, or a label that only removed pictures had."""
     head = open_head(path)
     lost = set(head.classes) - set(store.classes)
     if not head.model.keeps_rows and not lost:
@@ -68,7 +69,7 @@ def _keeps(path: Path, store: FeatureStore, denylist: Denylist) -> bool:
     try:
         then = FeatureStore.open(store.path, at=head.meta, missing="skip")
     except UsageError:
-        # The head does not record the rows it was trained on.
+        # The head does not record the rows it was trained on: assume that it contains removed rows.
         return True
     if then.missing.count:
         return True

@@ -26,10 +26,10 @@ from featstore.store.removal import Removal, remove_rows
 class PurgeReport:
     """Result of a purge.
 
-    ``removal``: of the named pictures. ``purged``: number of rows erased from the store, also those of earlier removals
-    and replaced ones. ``rewritten``: indexes and heads that were written again without the pictures. ``left``: (path,
-    reason) of files that may still contain them. ``copies``: other stores that also contain them: those this store was
-    made from, and those made from it.
+    ``removal``: result of removing the pictures named in this call. ``purged``: number of rows erased from the store,
+    including rows that were removed or replaced earlier. ``rewritten``: indexes and heads that were written again
+    without the pictures. ``left``: (path, reason) of files that may still contain removed pictures. ``copies``: other
+    stores that also contain removed pictures: stores that this store was made from, and stores made from it.
     """
 
     store: str
@@ -53,14 +53,15 @@ def purge(
     where: str | None = None,
     also: Iterable[str | os.PathLike[str]] = (),
 ) -> PurgeReport:
-    """Remove pictures as ``remove`` does, and erase them and all earlier removed ones from the store's files.
+    """Remove pictures as ``remove`` does, and erase all removed pictures, also earlier ones, from the store's files.
 
-    Indexes and heads that contain their rows are written again without them: those of ``also``, and those of this store
-    in the same folder. Pages, and other stores with the same pictures, are only reported. No other process may write to
-    the store meanwhile; open readers keep their files. A killed purge continues when it is called again.
+    Indexes and heads that contain removed pictures are written again without them: the files of ``also``, and this
+    store's indexes and heads in the same folder. Pages, and other stores with the same pictures, are only reported. No
+    other process may write to the store meanwhile; a store that is already open keeps reading the old files. If a purge
+    was killed, the same call continues it.
 
     Raises UsageError as ``remove`` does, and if there is nothing to purge; FeatstoreError while another process writes
-    to the store, naming it.
+    to the store, naming the process.
     """
     path = Path(store)
     store_id = Manifest.read(path).store_id
@@ -93,7 +94,7 @@ def purge(
 
 
 def _has_some(other: Path, denylist: Denylist) -> bool:
-    """Return whether a file of another store contains keys of pictures on ``denylist``; true if it is unreadable."""
+    """Return whether files of another store contain keys of pictures on ``denylist``; True if they are unreadable."""
     try:
         manifest = Manifest.read(other)
         return any(traces(other, manifest, Plan(other, manifest.epoch), denylist))
@@ -102,5 +103,5 @@ def _has_some(other: Path, denylist: Denylist) -> bool:
 
 
 def _parents(store: Path) -> list[Any]:
-    """Return the stores this one was made from, which contain its pictures too."""
+    """Return the stores from which this store was made, and which contain its pictures too."""
     return list(require_artifact(store).parents)

@@ -1,4 +1,4 @@
-"""Remove pictures from a store, and restore removed ones."""
+"""Remove pictures from a store, and restore removed pictures."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def remove(
     where: str | None = None,
     dry_run: bool = False,
 ) -> Removal:
-    """Remove pictures from a store: those of ``keys``, and those with a vector that meet ``where`` (featstore.where).
+    """Remove the pictures of ``keys``, and those with a vector that meet the condition ``where`` (featstore.where).
 
-    No later result contains their rows: features, labels, splits, failures. Open stores do not change. The store's
-    denylist keeps digests of the keys and of the pictures' bytes, so ``extract`` does not add them again (see
-    ``restore``). ``dry_run``: only report what would be removed.
+    A store that is opened later does not contain the pictures: no features, labels, splits or failures. A store that is
+    already open does not change. The store's denylist keeps digests of the keys and of the pictures' bytes, so that
+    ``extract`` does not add the pictures again (see ``restore``). ``dry_run``: only report what would be removed.
 
     Raises UsageError, before any change, for a key that is not in the store and was not removed earlier; FeatstoreError
     while the store is compacted.
@@ -44,9 +44,9 @@ def remove(
 
 
 def restore(store: str | os.PathLike[str], keys: Iterable[str | bytes]) -> int:
-    """Take removed pictures off the denylist, so that the next ``extract`` adds them again; return their number.
+    """Take removed pictures off the denylist, so that the next ``extract`` adds them again.
 
-    Raises UsageError for a key that was not removed.
+    Returns the number of these pictures. Raises UsageError for a key that was not removed.
     """
     path = Path(store)
     Manifest.read(path)
@@ -73,7 +73,7 @@ def encoded(keys: Iterable[str | bytes]) -> list[bytes]:
 
 
 def rows_of(where: str | None) -> Select | None:
-    """Return the function that chooses the rows that meet ``where``; None without a condition."""
+    """Return a function that selects the rows of a store that meet ``where``; None if there is no condition."""
     return None if where is None else partial(_rows, where=where)
 
 

@@ -1,4 +1,4 @@
-"""Train a head on a store, or train one again from what it recorded."""
+"""Train a head on a store, or train an existing head again with the options that it recorded."""
 
 from featstore.stages.train.again import AgainReport, retrain, train_again
 from featstore.stages.train.report import Replaced, TrainReport, scale_of

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 class AgainReport:
     """A head that was trained again from its record.
 
-    ``head``: the file of the old one. ``trained``: the new one, saved to ``path`` (None: not saved). ``differences``:
-    of the weights and classes; empty if they are equal bit for bit. ``rows``: number of training rows. ``notes``:
-    warnings.
+    ``head``: file of the old head. ``trained``: the new head, saved to ``path`` (None: not saved). ``differences``:
+    between the weights and classes of the two heads; empty if they are equal bit for bit. ``rows``: number of training
+    rows. ``notes``: warnings for the user.
     """
 
     head: str
@@ -69,15 +69,15 @@ def train_again(
     kind: str | None = None,
     out: str | os.PathLike[str] | None = None,
 ) -> AgainReport:
-    """Train the head at the path ``head`` again, on its stores as they were, with the options that it was trained with.
+    """Train the head in the file ``head`` again, with its recorded options, on its stores as they were at that time.
 
-    ``stores``: where its stores are now, if neither at their recorded paths nor beside the head. ``kind``: needed for a
-    head of another package's class, whose code is imported only if you name it: package.module:Class. ``out``: where to
-    save the new head; by default it is only compared. The weights are equal bit for bit on the same machine with the
-    same libraries; other libraries are noted.
+    ``stores``: where its stores are now, if they are neither at their recorded paths nor beside the head. ``kind``:
+    needed for a head of another package's class, whose code is imported only if you name it: package.module:Class.
+    ``out``: where to save the new head; by default the new head is not saved, only compared. The weights are equal bit
+    for bit on the same machine with the same libraries; ``notes`` in the report name libraries whose versions differ.
 
-    Raises UsageError: the head has no record (an older featstore trained it), a store is not found, or the rows that
-    it was trained on are gone or have changed, which names them; DamagedError.
+    Raises UsageError: the head has no record (an older featstore trained it); a store is not found; or rows that the
+    head was trained on are gone or have changed, which the message names; DamagedError.
     """
     from featstore.heads import save_head
 
@@ -116,9 +116,10 @@ def train_again(
 def retrain(
     head: str | os.PathLike[str], stores: Sequence[str | os.PathLike[str]] = (), *, kind: str | None = None
 ) -> TrainReport:
-    """Train the head at the path ``head`` with its recorded options on its stores as they are now, and replace it.
+    """Train the head in the file ``head`` with its recorded options on its stores as they are now.
 
-    ``stores``, ``kind``: as in train_again. Raises UsageError as train_again and train do; DamagedError, OSError.
+    The new head replaces the file. ``stores``, ``kind``: as in train_again. Raises UsageError as train_again and train
+    do; DamagedError, OSError.
     """
     path = Path(head)
     old = open_head(path)
@@ -128,7 +129,10 @@ def retrain(
 
 
 def _request_of(head: TrainedHead, path: Path, kind: str | None) -> tuple[Request, dict[str, Any]]:
-    """Return the recorded options and the digests of the training data; ``kind``: the class that the user named."""
+    """Return the training options and the digests of the training data that ``head`` recorded.
+
+    ``kind``: the class that the user named. Raises UsageError, DamagedError.
+    """
     request, data = head.meta.get(REQUEST), head.meta.get(DATA)
     if request is None or data is None:
         raise UsageError(f"{path}: does not record how it was trained (an older featstore made it); train a new head")
@@ -144,9 +148,10 @@ def _request_of(head: TrainedHead, path: Path, kind: str | None) -> tuple[Reques
 
 
 def _odd_field(asked: Request) -> str:
-    """Return the first field of a request that ``train`` could not have recorded, "" if there is none.
+    """Return the first field of a recorded request that ``train`` cannot have recorded; "" if there is none.
 
-    Options are parameters of the head alone: they may not stand for those of ``train``, such as where to write.
+    The recorded ``options`` may only be parameters of the head: parameters of ``train``, such as the output path, are
+    refused.
     """
     from featstore.heads import HEADS, train_head
     from featstore.heads.trainer import settable
@@ -170,7 +175,10 @@ def _odd_field(asked: Request) -> str:
 
 
 def _require_named(recorded: str, kind: str | None, path: Path) -> None:
-    """Raise UsageError unless the user named the class that a head records."""
+    """Raise UsageError if the user named a wrong class, or did not name a class of another package.
+
+    ``recorded``: the class in the head; ``kind``: the class that the user named, or None.
+    """
     from featstore.heads import HEADS
 
     if kind is not None and kind != recorded:
@@ -183,7 +191,7 @@ def _require_named(recorded: str, kind: str | None, path: Path) -> None:
 
 
 def _places(head: TrainedHead, path: Path, stores: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """Return where the head's stores are, in its order."""
+    """Return the current paths of the head's stores, in the head's order."""
     origins = origins_of_head(head, str(path))
     if stores:
         found = match_origins(origins, [FeatureStore.open(Path(s)) for s in stores], str(path))

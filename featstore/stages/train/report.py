@@ -1,4 +1,4 @@
-"""Results of training: the report, and how a head compares with the one that it replaced."""
+"""Results of training: the report, and how a head compares with the head that it replaced."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Replaced:
-    """The head that a new one replaced.
+    """The head that a new head replaced.
 
-    Its kind, its parameters, and its ``accuracy`` (95 % interval ``low``, ``high``) on its ``rows`` held-out pictures.
-    ``better`` and ``worse``: numbers of held-out pictures that only the new head, or only the old head, classifies
-    correctly. ``p_value``: of McNemar's exact test. These three are None if the held-out pictures of the two differ.
+    ``kind`` and ``chosen``: kind and parameters of the old head. ``accuracy``: on its own ``rows`` held-out pictures,
+    with the 95 % interval ``low`` to ``high``. ``better`` and ``worse``: numbers of held-out pictures that only the new
+    head, or only the old head, classifies correctly. ``p_value``: of McNemar's exact test. ``better``, ``worse`` and
+    ``p_value`` are None if the held-out pictures of the two heads differ.
     """
 
     kind: str
@@ -53,11 +54,11 @@ class Replaced:
 class TrainReport:
     """A trained head with its evaluation.
 
-    ``path``: the head's file. ``report``: on the held-out rows ``split.test``, with ``probabilities`` (n, classes) in
-    the order of ``head.classes``. ``notes``: warnings for readers of the figures. ``seconds``: by step.
-    ``uncalibrated``: calibration error and log loss before temperature scaling, empty for a head without it. ``store``:
-    the store of rows, labels and pictures. ``stores``: all stores of a head on several. ``replaced``: the head that was
-    at ``path`` before, None if there was none or it was unreadable.
+    ``path``: the head's file. ``report``: figures on the held-out rows ``split.test``. ``probabilities``: (n, classes)
+    of these rows, in the order of ``head.classes``. ``notes``: warnings for readers of the figures. ``seconds``:
+    duration of each step. ``uncalibrated``: calibration error and log loss before temperature scaling, empty for a head
+    without it. ``store``: the store of rows, labels and pictures. ``stores``: all stores, if there are several.
+    ``replaced``: the head that was at ``path`` before, None if there was no head or it was unreadable.
     """
 
     store: str
@@ -90,13 +91,13 @@ class TrainReport:
 
     @property
     def chosen(self) -> dict[str, float]:
-        """Parameters that cross-validation chose, or that were given."""
+        """Parameters of the head, chosen by cross-validation or given by the user."""
         chosen = self.head.meta.get("chosen")
         return dict(chosen) if isinstance(chosen, dict) else {}
 
     @property
     def calibration(self) -> dict[str, Any] | None:
-        """Effect of temperature scaling on the held-out figures, ``before`` and ``after``, and its factor ``scale``."""
+        """Calibration ``before`` and ``after`` temperature scaling, and the factor ``scale``; None without scaling."""
         if not self.uncalibrated:
             return None
         after = {name: self.report.estimates[name].value for name in self.uncalibrated}
@@ -122,5 +123,5 @@ class TrainReport:
 
 
 def scale_of(head: TrainedHead) -> float | None:
-    """Return the factor by which temperature scaling multiplies the decision values; None for a head without it."""
+    """Return the factor by which temperature scaling multiplies decision values; None for a head without scaling."""
     return getattr(head.model, "scale", None)

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from featstore.store import FeatureStore
 
 DATA, REQUEST = "data", "request"
-"""Keys in a head's ``meta``: digests of its rows, and the options of ``train`` (see Request)."""
+"""Keys in a head's ``meta``: digests of its training and held-out rows, and the options of ``train`` (see Request)."""
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """Path of one store, or of several stores of the same pictures."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """The options of ``train`` that determine the head. All are JSON types."""
+    """The options of ``train`` that determine the head. All values are JSON types."""
 
     head: str
     train_split: str | None
@@ -62,9 +62,9 @@ class Request:
 
 
 def head_path(store: Paths, kind: str) -> Path:
-    """Return the default path of a head of ``store``: beside the (first) store, under its name.
+    """Return the default path of a head: beside the (first) store, named after all stores and ``kind``.
 
-    ``kind``: package.module:Class gives the name of the class.
+    If ``kind`` is package.module:Class, the name has only the class.
     """
     paths = [Path(os.path.abspath(path)) for path in _listed(store)]
     return paths[0].with_name(f"{'+'.join(path.name for path in paths)}.{kind.rpartition(':')[2]}.head")
@@ -89,16 +89,17 @@ def train(
     """Train a ``head`` on a store, save it, and evaluate it.
 
     ``head``: "logreg", "linear-svm", "rbf-svm", "knn", or any scikit-learn classifier as package.module:Class, which is
-    imported; ``options`` are then parameters of the class, C and class_weight too, if it has them.
-    With several stores, the features of equal keys are concatenated (an ensemble of backbones). Labels, splits and
-    pictures are those of the first; all other stores must have a vector for each key. C is chosen by cross-validation
-    with ``folds`` folds on the training rows only. The figures are computed on the held-out rows, see split_store. Rows
-    of equal bytes share a fold, and so do the regions of a picture, unless ``apart``. ``options`` are passed to the estimator (see featstore.heads). The head is saved to
-    ``out``, by default head_path(store, head). It replaces an existing head, and ``replaced`` in the report compares
-    the two; ``force`` is needed if the existing head has other classes or another store.
+    imported. ``options``: parameters of the estimator (see featstore.heads); for a classifier of scikit-learn, C and
+    class_weight are parameters too, if its class has them. With several stores, the features of equal keys are
+    concatenated (an ensemble of backbones). Labels, splits and pictures are those of the first store; all other stores
+    must have a vector for each key. C is chosen by cross-validation with ``folds`` folds on the training rows only. The
+    figures are computed on the held-out rows, see split_store. Rows of equal bytes are in the same fold; so are the
+    regions of a picture, unless ``apart``. The head is saved to ``out``, by default head_path(store, head). An existing
+    head is replaced, and ``replaced`` in the report compares the old and the new head; ``force`` is needed if the
+    existing head has other classes or another store.
 
-    Raises UsageError: no labels, one class, a class missing from the training split, NaN, ``out`` is something else,
-    pictures that are not in every store; DamagedError, OSError.
+    Raises UsageError: no labels, one class, a class missing from the training split, NaN, ``out`` is something else
+    than a head, pictures that are not in every store; DamagedError, OSError.
     """
     from featstore.heads import TrainedHead, save_head
     from featstore.heads.trainer import head_kind
@@ -129,7 +130,7 @@ def train(
 
 
 def fit(stack: StackedStores, split: Split, request: Request) -> TrainedHead:
-    """Train the head of ``request`` on the rows ``split.train``; its ``meta`` records how to train it again."""
+    """Train the head of ``request`` on the rows ``split.train``; the head's ``meta`` records how to train it again."""
     from featstore.heads import train_head
 
     opened = stack.first
@@ -162,8 +163,10 @@ def digests_of(stack: StackedStores, split: Split) -> dict[str, str]:
 def assess(
     stack: StackedStores, head: TrainedHead, split: Split, *, seed: int = defaults.SEED
 ) -> tuple[NDArray[np.float64], Report, dict[str, float]]:
-    """Return for ``head`` on the held-out rows of ``split``: probabilities (n, classes), Report, and
-    ``uncalibrated``."""
+    """Evaluate ``head`` on the held-out rows of ``split``.
+
+    Returns the probabilities (n, classes), the Report, and the figures before temperature scaling (empty without it).
+    """
     from featstore.heads.evaluation.report import before_calibration, evaluate
 
     head.check_identity(stack.fingerprint, stack.identity)
@@ -175,19 +178,19 @@ def assess(
 
 
 def _to_trust(head: TrainedHead) -> list[str]:
-    """Return a note with the types that a user has to trust to open ``head``."""
+    """Return a list with a note on the types that a user has to trust before opening ``head``, or an empty list."""
     types = getattr(head.model, "trust", ())
     options = " ".join(f"--trust {printable(name)}" for name in types)
     return [f"skops does not trust some types of this head by itself: whoever uses it adds {options}"] * bool(types)
 
 
 def at_the_end(head: TrainedHead) -> list[str]:
-    """Return a note for each parameter whose chosen value is the smallest or largest that was tried."""
+    """Return a note for each parameter whose chosen value is the smallest or largest value that was tried."""
     table, chosen = head.meta.get("cross_validation"), head.meta.get("chosen")
     notes = []
     for name, value in (chosen if isinstance(chosen, dict) else {}).items():
         tried = sorted(set(table.get(f"param_{name}") or [])) if isinstance(table, dict) else []
-        # One neighbour is the smallest possible value, not only the smallest that was tried.
+        # n_neighbors = 1 needs no note, because no smaller value exists.
         if len(tried) < 2 or value not in (tried[0], tried[-1]) or (name == "n_neighbors" and value == 1):
             continue
         which = "smallest" if value == tried[0] else "largest"
@@ -200,7 +203,7 @@ def at_the_end(head: TrainedHead) -> list[str]:
 
 
 def rows_of(stack: StackedStores, rows: NDArray[np.int64]) -> Any:
-    """Return ``rows`` as an (n, d) array if it fits into a quarter of ``defaults.HEAD_MEMORY``, otherwise as a stream."""
+    """Return ``rows`` as an (n, d) array if that fits into a quarter of defaults.HEAD_MEMORY, otherwise as a stream."""
     if len(rows) * stack.dimension * 4 <= defaults.HEAD_MEMORY // 4:
         return stack.features(rows)
     return stack.stream(rows)
@@ -211,7 +214,7 @@ def _listed(store: Paths) -> list[str | os.PathLike[str]]:
 
 
 def _data_record(stack: StackedStores, split: Split) -> dict[str, Any]:
-    """Return the data record in a head's ``meta``: where rows, labels and splits came from."""
+    """Return what a head's ``meta`` records about its data: stores, split, label version, generation."""
     return {
         KEY: stack.origin,
         "split": split.to_dict(),
@@ -243,7 +246,7 @@ def _head_at(path: Path) -> TrainedHead | str | None:
 
 
 def _require_same_data(path: Path, earlier: TrainedHead, stack: StackedStores, labels: NDArray[np.object_]) -> None:
-    """Raise UsageError if the head at ``path`` has other classes than ``labels``, or another store."""
+    """Raise UsageError if the head at ``path`` has other classes than ``labels``, or was trained on another store."""
     old, new = set(earlier.classes), set(labels.astype(str).tolist())
     reasons = []
     if old != new:
@@ -266,11 +269,11 @@ def _some(names: set[str]) -> str:
 
 
 def _same_held_out(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Return whether two heads have the same held-out pictures, with the same labels and vectors."""
+    """Return whether the ``meta`` of two heads record the same held-out pictures, labels and vectors."""
     was, found = earlier.get(DATA), now[DATA]
     if isinstance(was, dict):
         return bool(was.get("test") == found["test"])
-    # Heads of earlier versions have no digests. Convert to JSON and back, for comparison with the head's file.
+    # Heads of earlier featstore versions have no digests: compare their split and store, in JSON types as in the file.
     names = (KEY, "split", "label_version", "generation")
     return all(earlier.get(name) == json.loads(json.dumps(now[name])) for name in names)
 
@@ -282,7 +285,10 @@ def _compared(
     split: Split,
     probabilities: NDArray[np.float64],
 ) -> tuple[Replaced | None, list[str]]:
-    """Return how the head to be replaced compares with ``trained`` and its ``probabilities`` (n, classes)."""
+    """Compare the head to be replaced with the new head on the held-out rows; return the comparison and notes.
+
+    ``earlier``: the old head, or why it is unreadable, or None. ``probabilities``: (n, classes) of the new head.
+    """
     if earlier is None or isinstance(earlier, str):
         return None, [earlier] if earlier else []
     try:
@@ -298,7 +304,7 @@ def _compared(
 
     truth = stack.first.labels[split.test].astype(str)
     try:
-        # The user named the class of the new head, so trust its types in the old one too.
+        # The user named the new head's class, so the types of this class are trusted in the old head too.
         ready = earlier.trusting(getattr(trained.model, "trust", ()))
         codes = np.concatenate([codes for codes, _ in ready.predict_blocks(stack.stream(split.test))])
     except FeatstoreError as error:
