@@ -36,7 +36,9 @@ from featstore.errors import FeatstoreError
         ("vit_h_14", "heads.head", 1280),
     ],
 )
-def test_cut_network_returns_the_classifiers_input(name: str, classifier: str, dimension: int) -> None:
+def test_network_without_its_classifier_returns_the_classifiers_input(
+    name: str, classifier: str, dimension: int
+) -> None:
     architecture = architectures.find(name)
     network = architecture.empty(architecture.default)
     assert base.cut(network) == (classifier, dimension)
@@ -47,7 +49,7 @@ def test_cut_network_returns_the_classifiers_input(name: str, classifier: str, d
         assert network(torch.zeros(2, 3, crop, crop, device=device)).shape == (2, dimension)
 
 
-def test_a_network_without_a_classifier_is_refused() -> None:
+def test_cut_rejects_a_network_without_a_linear_classifier() -> None:
     with pytest.raises(FeatstoreError, match="no linear"):
         base.cut(nn.Sequential(nn.ReLU()))
 
