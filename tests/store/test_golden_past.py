@@ -38,7 +38,7 @@ HISTORY = {
 
 
 def make(place: Path) -> None:
-    """Write both stores. In the first, one picture changes, one is removed, a labelling is undone, and it is compacted."""
+    """Write both stores. The history of "past" has a changed and a removed picture, an undone labelling, a compaction."""
     path, source = place / "past", Pictures(dict(CONTENT), LABELS)
     build(path, source)
     set_columns(path, [b"ant/0.jpg"], {"label": ["queen"], "age": [3]})
