@@ -119,7 +119,8 @@ UNMEASURED_GROWTH: Final = 0.1
 EXPORTED_NEIGHBOURS: Final = 100
 """Number of true neighbours per query in a file for ann-benchmarks, as in the published files of ann-benchmarks."""
 LESS_WEIGHT: Final = 0.5
-"""Step of "less like that": how far the query moves away, relative to the distance of the two pictures."""
+"""Default weight w of "less like": the query is m + w (m - l), with the mean vectors m of the wanted and l of the unwanted
+pictures."""
 HNSW_LINKS: Final = 32
 HNSW_CONSTRUCTION: Final = 100
 """HNSW construction parameters M and efConstruction."""
