@@ -16,7 +16,7 @@ POOLS: Final = ("avg", "max", "cls", "cls+mean", "none")
 OUTPUT_OF: Final = "output of "
 """Prefix of the field ``layer`` of an identity if features are the output of a named layer."""
 MAX_PIXELS: Final = 178_956_970
-"""Maximum number of pixels of a picture; larger pictures are recorded as failures. The value is Pillow's limit for decompression bombs."""
+"""Maximum number of pixels of a picture (Pillow's limit for decompression bombs); larger pictures become failures."""
 
 MAX_FILE_BYTES: Final = 256 << 20
 """Maximum size of a picture file in bytes; larger files are recorded as failures."""
@@ -31,7 +31,7 @@ STALL_SECONDS: Final = 300.0
 """Timeout in seconds for reading and decoding one picture, and for an extraction without any progress."""
 BATCH: Final = 32
 READERS: Final = 16
-"""Number of threads that read files, besides the decoding threads; at 20 ms per read they read 800 pictures per second."""
+"""Number of threads that read files (besides decoding threads); at 20 ms per read they read 800 pictures per second."""
 BATCHES_AHEAD: Final = 3
 """Number of batches to read and decode ahead of the network."""
 SHARED_BYTES: Final = 256 << 20
@@ -85,7 +85,7 @@ HEAD_MEMORY: Final = 2 << 30
 HEAD_CS: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Values of C that C="auto" tries, on standardised features."""
 SVM_CS: Final = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""Values of C to try for the linear SVM; smaller than HEAD_CS, because the squared hinge loss is larger than the log loss."""
+"""Values of C to try for the linear SVM; smaller than HEAD_CS, because its squared hinge loss is larger."""
 KERNEL_EXACT_ROWS: Final = 2048
 """Maximum training rows of an exact kernel head. With more rows it is a Nystroem approximation with KERNEL_LANDMARKS
 landmarks, as accurate and, on 4,000 rows, four times faster."""
@@ -119,7 +119,7 @@ UNMEASURED_GROWTH: Final = 0.1
 EXPORTED_NEIGHBOURS: Final = 100
 """Number of true neighbours per query in a file for ann-benchmarks, as in the published files of ann-benchmarks."""
 LESS_WEIGHT: Final = 0.5
-"""Default weight w of "less like": the query is m + w (m - l), with the mean vectors m of the wanted and l of the unwanted
+"""Default weight w of "less like": the query is m + w (m - l), with the mean vectors m of wanted and l of unwanted
 pictures."""
 HNSW_LINKS: Final = 32
 HNSW_CONSTRUCTION: Final = 100
@@ -129,11 +129,18 @@ CONTRACT_SAMPLE_BYTES: Final = 512 << 20
 INDEX_TRAINING_ROWS: Final = 65536
 """Number of rows for training k-means clusters and product codes; k-means needs 39 to 256 points per centroid."""
 DUPLICATE_COSINE: Final = 0.8
-"""Minimum centred cosine of near-duplicates. Measured by tests/slow/planted_duplicates.py with EfficientNet-Lite0: 150
-copies of each kind were added to hymenoptera (398 pictures) and to 2,000 cats and dogs. Shares found in the two sets, in
-brackets with a threshold of 0.75: another format 1.00, 1.00; half size 0.91, 0.98 (0.97, 0.99); JPEG of quality 50 0.94, 0.99 (0.97, 1.00), of quality 20 0.39, 0.88 (0.68,
-0.95); half size and quality 50 0.06, 0.62 (0.15, 0.73); quarter size 0.02, 0.30 (0.07, 0.48); 5 % cut off each side 0.96,
-0.99 (1.00, 0.99), 10 % 0.77, 0.83 (0.93, 0.95); 30 % brighter 0.99, 0.99 (0.99, 0.99); gray 0.13, 0.48 (0.32, 0.73);
-mirrored 1.00, 1.00. Without added copies the first set has no group at either threshold; the second set has 2 groups
-(4 pictures), with 0.75 11 groups (26 pictures). The higher threshold is the default, because the number of wrong pairs
-grows with the square of the number of pictures."""
+"""Minimum cosine (after subtracting the mean vector) of near-duplicates.
+
+tests/slow/planted_duplicates.py added 150 copies of each kind to two sets, hymenoptera (398 pictures) and 2,000 cats
+and dogs, with EfficientNet-Lite0. Each line has the shares found in the two sets, in brackets those with 0.75 instead.
+
+* another format, or mirrored: 1.00, 1.00
+* half size: 0.91, 0.98 (0.97, 0.99); quarter size: 0.02, 0.30 (0.07, 0.48)
+* JPEG quality 50: 0.94, 0.99 (0.97, 1.00); quality 20: 0.39, 0.88 (0.68, 0.95)
+* half size and JPEG quality 50: 0.06, 0.62 (0.15, 0.73)
+* 5 % cut off each side: 0.96, 0.99 (1.00, 0.99); 10 %: 0.77, 0.83 (0.93, 0.95)
+* 30 % brighter: 0.99, 0.99 (0.99, 0.99); gray: 0.13, 0.48 (0.32, 0.73)
+
+Without added copies, the first set has no groups with either value; the second has 2 groups (4 pictures), and 11
+groups (26 pictures) with 0.75. Wrong pairs grow with the square of the number of pictures, so 0.8 is the default.
+"""

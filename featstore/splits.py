@@ -1,8 +1,8 @@
 """Stratified splits that keep groups together.
 
 A group is a set of rows that must stay in one part: pictures with equal bytes, or rows with the same value of a
-metadata column. Groups are placed first, from large to small, each in the part that needs its classes most; single rows are placed
-last.
+metadata column. Groups are placed first, from large to small, each in the part that needs its classes most; single rows
+are placed last.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def _deal(
 
 
 def _quotas(wanted: NDArray[np.float64], rows: int, room: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Return how many of ``rows`` rows each part gets, in proportion to ``wanted``; ties go to the part with the most room."""
+    """Return how many of ``rows`` rows each part gets, in proportion to ``wanted``; ties go to the largest ``room``."""
     positive = np.maximum(wanted, 0)
     if not positive.sum():
         positive = np.ones_like(wanted)

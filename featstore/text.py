@@ -18,12 +18,12 @@ _CLOSE: Final = 0.6
 
 
 def natural(name: object) -> tuple[float, tuple[str | tuple[int, str], ...], str]:
-    """Return the sort key of natural order: numbers come first, by value; digits inside names are also compared by value."""
+    """Return the sort key of natural order: numbers first, by value; digits inside names are also compared by value."""
     text = str(name)
     if _NUMBER.fullmatch(text):
         return float(text), (), text
     parts = re.split("([0-9]+)", text)
-    # Parts at odd positions are runs of digits. Compare runs by length and text, because int() refuses very long numbers.
+    # Parts at odd positions are digits. Compare them by length and text, because int() refuses very long numbers.
     keys = [(len(part.lstrip("0")), part.lstrip("0")) if at % 2 else part for at, part in enumerate(parts)]
     return float("inf"), tuple(keys), text
 

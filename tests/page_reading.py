@@ -83,7 +83,7 @@ def read(path: Path) -> Page:
 
 
 def require_shown(path: Path) -> None:
-    """Require that all pictures of the page can be decoded and, if a browser is installed, that the browser shows them."""
+    """Require that all pictures of the page can be decoded, and that an installed browser shows them."""
     page = read(path)
     assert page.pictures
     assert min(min(size) for size in page.pictures) > 0

@@ -27,7 +27,7 @@ TEXTS = sorted(
 
 
 def strangers(text: str) -> list[str]:
-    """Return the commands in ``text`` that would install ``featstore`` from PyPI, which is a project of other people."""
+    """Return the commands in ``text`` that would install ``featstore`` from PyPI, which is another project."""
     found = [match[0] for match in re.finditer(rf"(?<![\w-])featstore\[(?:{EXTRAS})\b", text)]
     for match in re.finditer(r"pip install ([^\n&;|`)]*)", text):
         words = [re.split(r"[\[<>=!~]", word.strip("'\"\\,."))[0] for word in match[1].split()]
@@ -47,7 +47,7 @@ def strangers(text: str) -> list[str]:
         (".venv/bin/pip install . && featstore demo", False),
     ],
 )
-def test_strangers_finds_commands_that_install_another_project(text: str, wrong: bool) -> None:
+def test_search_for_install_commands_finds_another_project(text: str, wrong: bool) -> None:
     assert bool(strangers(text)) is wrong
 
 

@@ -54,7 +54,7 @@ def test_first_two_blocks_of_the_readme_install_run_and_test():
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("readme", "number"), RUN, ids=lambda value: str(value).removeprefix(f"{TOP}{os.sep}"))
 def test_readme_blocks_run_in_order_without_errors(place, readme, number):
-    """Run each block in one folder, in order: blocks use files made by blocks before them, those of the main README first."""
+    """Run the blocks in one folder, the main README first: blocks use files made by earlier blocks."""
     kind, text = blocks_of(readme)[number]
     command = ["bash", "-euo", "pipefail", "-c", text] if kind == "sh" else [sys.executable, "-W", "error", "-c", text]
     result = subprocess.run(command, cwd=place, env=environment(), capture_output=True, text=True, check=False)

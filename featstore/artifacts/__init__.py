@@ -101,7 +101,7 @@ def open_index(path: str | os.PathLike[str]) -> FeatureIndex:
 
 
 def origin_of_index(index: FeatureIndex, what: str) -> Origin:
-    """Return the origin (store and backbone) of an index. Raises DamagedError, naming ``what``, if the index has none."""
+    """Return the origin (store, backbone) of an index. Raises DamagedError, naming ``what``, if there is none."""
     identity = index.info()["identity"]
     origin = identity.pop(KEY, None)
     return Origin.of(identity, origin, what)

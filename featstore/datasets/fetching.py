@@ -60,7 +60,7 @@ def _unpack(dataset: Dataset, work: Path, root: Path) -> None:
     """Unpack the archives in ``work`` and rename the result to ``root``."""
     unpacked = work / "unpacked"
     if unpacked.exists():
-        # Left by an interrupted call; its files may be incomplete.
+        # A folder that an interrupted call left may contain incomplete files.
         shutil.rmtree(unpacked)
     unpacked.mkdir()
     for archive in dataset.archives:

@@ -26,7 +26,7 @@ LARGEST_JSON = 1 << 20
 """Maximum size in bytes of a JSON file to read; files of write_json are far smaller."""
 _READ_BYTES = 4 << 20
 _NAMED_BYTES = 100
-"""Number of bytes of a file name to repeat in the name of its temporary file, because the system limits name lengths."""
+"""Maximum number of bytes of a file name that its temporary file repeats; the system limits the length of names."""
 _LOCK_MARK = b"featstore lock of "
 _LOCK_TRIES = 100
 _LOCK_SECONDS, _LOCK_PAUSE = 1.0, 0.02

@@ -15,7 +15,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def column(arrays: Mapping[str, NDArray[Any]] | Any, name: str, dtype: str, width: int | None = None) -> NDArray[Any]:
-    """Return the array ``name`` of ``arrays``; raise DamagedError unless it has ``dtype`` and shape (n,) or (n, width)."""
+    """Return the array ``name``; raise DamagedError unless it has ``dtype`` and the shape (n,) or (n, width)."""
     array: NDArray[Any] = arrays[name]
     if array.dtype.str != dtype or array.shape[1:] != (() if width is None else (width,)):
         shape = "x".join(map(str, array.shape))

@@ -1,7 +1,7 @@
 """Read and write HDF5 with h5py; this is the only module that imports h5py.
 
-The module ``sealed`` writes its files with Writer, and reads them without libhdf5. ``open_plain`` and ``write_plain`` read and write
-HDF5 files of other programs.
+The module ``sealed`` writes its files with Writer, and reads them without libhdf5. ``open_plain`` and ``write_plain``
+read and write HDF5 files of other programs.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Write a Parquet file with one row group and a column of vectors, as fast as writing plain bytes.
 
 pyarrow writes the small columns. This module writes the vectors, one list of d numbers per row: in Parquet's PLAIN
-encoding, a page consists of repetition and definition levels, which are the same for every page, and the numbers as they
-are in memory. pyarrow computes the levels for every number: for 400 MB of float16, pyarrow took 1.6 to 2.3 s on two cores
-and this module 0.2 s.
+encoding, a page consists of repetition and definition levels, which are the same for every page, and the numbers as
+they are in memory. pyarrow computes the levels for every number: for 400 MB of float16, pyarrow took 1.6 to 2.3 s on
+two cores and this module 0.2 s.
 
 This module also writes the footer of the file (Thrift, compact protocol). Source: the Apache Parquet format 2.10
 (parquet.thrift, README.md, LogicalTypes.md, Encodings.md).
@@ -75,7 +75,7 @@ def write(
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return the key-value texts in the footer of a Parquet file. Raises OSError, and pyarrow's errors for other files."""
+    """Return the key-value texts in the footer of a Parquet file. Raises OSError, and pyarrow's errors."""
     from pyarrow import parquet
 
     found = parquet.read_metadata(path).metadata or {}
@@ -83,7 +83,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def _copy_small(file: BinaryIO, side: Any) -> tuple[list[Any], list[Any], int]:
-    """Write ``side`` with pyarrow and copy its pages to ``file``; return schema elements, column chunks, uncompressed size."""
+    """Copy the pages of ``side``, written by pyarrow, to ``file``; return schema, column chunks, uncompressed size."""
     from pyarrow import parquet
 
     small = io.BytesIO()
@@ -154,7 +154,7 @@ class _Vectors:
             self.rows += len(page)
 
     def _levels(self, rows: int) -> bytes:
-        """Return the encoded levels of a page: repetition levels 0 at the start of a vector, else 1; definition levels 1."""
+        """Return the levels of a page, encoded: repetition 0 at the start of a vector, else 1; definition always 1."""
         rest = self._dimension - 1
         repetition = (b"\x02\x00" + _varint(rest << 1) + b"\x01") * rows if rest else _varint(rows << 1) + b"\x00"
         definition = _varint(rows * self._dimension << 1) + b"\x01"

@@ -86,7 +86,7 @@ def write(
         with contextlib.closing(Device(temporary)) as device:
             written = _write_hdf5(device, everything, header_bytes)
             device.check()
-            # Start the sync now, so that the disk writes while the file is read back; the last sync then writes only the header.
+            # Start the sync now, so that the disk writes during the read-back; the last sync writes only the header.
             device.settle()
             directory, body = _read_back(temporary, written, header_bytes)
         _write_header(temporary, header_bytes, _header(kind, temporary, body, dict(summary or {}), directory))
@@ -130,7 +130,7 @@ def _write_hdf5(device: Device, arrays: Mapping[str, NDArray[Any] | Blocks], hea
 def _summed(
     pieces: Iterable[NDArray[Any]], dtype: np.dtype[Any], digest: Any, pool: Executor
 ) -> Iterator[NDArray[Any]]:
-    """Yield the pieces as little-endian contiguous arrays; ``pool`` adds each piece to ``digest`` while it is written."""
+    """Yield the pieces as little-endian contiguous arrays; ``pool`` adds each to ``digest`` while it is written."""
     for piece in pieces:
         piece = np.ascontiguousarray(piece, dtype)
         if piece.nbytes < _PARALLEL:
@@ -335,7 +335,7 @@ class SealedFile:
         return [f"{self.path}: {each} does not match its checksum" for each in what]
 
     def damaged(self) -> list[str]:
-        """Read every byte; return the names of the damaged arrays. "" stands for bytes outside all arrays. Raises OSError."""
+        """Read every byte; return the names of the damaged arrays ("" for bytes outside all arrays). Raises OSError."""
         with atomic.open_regular(self.path, follow=self._follow) as file:
             status = os.fstat(file.fileno())
             if (status.st_dev, status.st_ino) != self._identity:

@@ -1,8 +1,8 @@
 """Shared memory that records which picture each worker thread is processing, to explain a crash of the worker.
 
-The worker and its supervisor map the same unnamed file. It contains a counter of progress, whether progress is expected,
-a counter that a thread of the worker increments while the process runs, and a slot for each decoding thread with the row
-that the thread reads or decodes. An update is one memory write.
+The worker and its supervisor map the same unnamed file. The file contains a counter of progress, whether progress is
+expected, a counter that a thread of the worker increments while the process runs, and a slot for each decoding thread
+with the row that the thread reads or decodes. An update is one memory write.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class InHand:
         return _SLOTS_AT + min(slot, self._slots - 1) * _SLOT.size
 
     def tick(self, *, owed: bool = True) -> None:
-        """Record progress. ``owed``: more progress is expected; without it, the supervisor treats the worker as stalled."""
+        """Record progress. ``owed``: if no more progress follows, the supervisor treats the worker as stalled."""
         with self._lock:
             self._ticks += 1
             _HEADER.pack_into(self._map, 0, self._ticks, owed)

@@ -1,4 +1,4 @@
-"""Configure the C library's memory allocator for large tensors. This module imports no large library, as it is used first."""
+"""Configure the C library's memory allocator for large tensors. This module imports no large library."""
 
 from __future__ import annotations
 

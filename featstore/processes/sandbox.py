@@ -62,14 +62,14 @@ def function_of(name: str) -> Callable[..., Any]:
 def fill_standard_streams() -> None:
     """Open /dev/null in place of each closed standard stream (input, output, error).
 
-    Otherwise the next opened file gets the number of the closed stream: a child's standard input would replace a pipe or
-    shared memory, and text printed by a library would be written into a store.
+    Otherwise the next opened file gets the number of the closed stream: a child's standard input would replace a pipe
+    or shared memory, and text printed by a library would be written into a store.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            # os.open returns the lowest free descriptor, which is the closed stream. Make it inheritable, as streams are.
+            # os.open returns the lowest free descriptor, which is the closed stream. Streams are inheritable.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
@@ -100,8 +100,8 @@ def interpreter(entry: str) -> list[str]:
 def call(function: str, arguments: Mapping[str, Any], *, seconds: float, memory: int) -> Any:
     """Return ``function(**arguments)``, computed in a sandboxed child.
 
-    ``function``: "package.module:function"; arguments and result must be JSON values. ``seconds``: limit of wall-clock and
-    CPU time. ``memory``: limit in bytes above the memory of the loaded modules.
+    ``function``: "package.module:function"; arguments and result must be JSON values. ``seconds``: limit of wall-clock
+    and CPU time. ``memory``: limit in bytes above the memory of the loaded modules.
     Raises the function's error if it is one of featstore's, and Died if the child returned no result.
     """
     request = {"function": function, "arguments": dict(arguments), "seconds": seconds, "memory": memory}
@@ -216,6 +216,6 @@ def limit(*, seconds: float, memory: int) -> None:
 def limit_files(more: int) -> None:
     """Limit this process to ``more`` open files besides those that it has open now."""
     with contextlib.ExitStack() as probes:
-        # The kernel assigns the lowest free descriptors, so find the highest of the next ``more``; the limit is one above.
+        # The kernel assigns the lowest free descriptors: find the highest of the next ``more``; the limit is one above.
         taken = [probes.enter_context(open(os.devnull, "rb", buffering=0)).fileno() for _ in range(more)]
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(taken) + 1, max(taken) + 1))

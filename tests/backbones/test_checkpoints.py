@@ -147,7 +147,7 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
     assert not target.exists()
     pickle.loads((tmp_path / "bare.pth").read_bytes())
-    assert target.exists()  # control: plain pickle runs the code
+    assert target.exists()  # Control: unpickling with pickle does run the code.
 
 
 def test_rejects_a_tensor_larger_than_its_file(state: State, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ PICTURES = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, 16, 
 
 
 class Tokens(nn.Module):
-    """A network like a vision transformer: it makes a map of patches, then tokens (class token first), then a vector."""
+    """A network like a vision transformer: it makes a map of patches, tokens (class token first), and a vector."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -98,7 +98,7 @@ def test_inception_transforms_its_input_only_with_trained_weights(tmp_path: Path
     trained = load_backbone("inception_v3", str(tmp_path / "mine.pth")).module
     assert trained.transform_input is True
     assert trained.AuxLogits is None
-    # torchvision's constructor also sets False if no weights are given.
+    # As in torchvision, transform_input is False without trained weights.
     assert load_backbone("inception_v3", "random:0").module.transform_input is False
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 
 def drawn(model: Any, seed: int = 0) -> Any:
-    """Randomise the weights of ``model`` so that features depend on the picture; layer scales near 0 would hide errors."""
+    """Randomise the weights of ``model`` so that features depend on the picture; layer scales near 0 hide errors."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

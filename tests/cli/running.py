@@ -57,7 +57,7 @@ def run(
 
 
 def _command(words: list[str], streams: list[Any], cwd: str, environment: dict[str, str]) -> None:
-    """Run the command in a forked process, after setting directory, environment, warnings and streams as a new interpreter has them."""
+    """Run the command in a forked process, with directory, environment, warnings and streams of a new interpreter."""
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
@@ -96,11 +96,11 @@ for command in {commands!r}:
     featstore.main(command, standalone_mode=False)
 print("loaded:", [name for name in ("torch", "torchvision", "openvino", "PIL", "pandas") if name in sys.modules])
 """
-"""A program that runs commands in one process, forbids extraction processes, and prints the large libraries it loaded."""
+"""A program that runs commands in one process, forbids extraction processes, and prints which libraries it imported."""
 
 
 def loaded_by(*commands: tuple[str | os.PathLike[str], ...], cwd: Path) -> str:
-    """Run commands in one process that may not start an extraction process; return which large libraries were imported."""
+    """Run commands in one process that may not start extraction processes; return which large libraries it imported."""
     code = WITHOUT.format(commands=[list(map(str, command)) for command in commands])
     result = subprocess.run([sys.executable, "-c", code], cwd=cwd, check=True, stdout=subprocess.PIPE, text=True)
     return result.stdout.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""The registry of data sets: its entries, and the labels and splits after unpacking archives with the published file names."""
+"""The registry of data sets: its entries, and labels and splits of unpacked archives with the published names."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def unpacked(folder: Path, ending: str, content: bytes, inside: str = "in") -> d
 
 
 def refusal(folder: Path, ending: str, content: bytes) -> str:
-    """Return the error message if unpacking refuses ``content``, else ""; exceptions other than DamagedError propagate."""
+    """Return the message of the DamagedError that unpacking ``content`` raises, or "". Other exceptions propagate."""
     try:
         unpacked(folder, ending, content)
     except DamagedError as error:

@@ -134,7 +134,7 @@ STORED = {
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_honoured(orientation: int, kind: str) -> None:
+def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     lossless = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}.get(kind, {})
@@ -249,7 +249,7 @@ def test_ycck_jpeg_becomes_rgb() -> None:
     ycck = data[: marker + 11] + b"\x02" + data[marker + 12 :]
     with Image.open(io.BytesIO(ycck)) as image:
         assert image.info["adobe_transform"] == 2
-    # Stored values are 255 - value: Y = 100, neutral chroma, no black. The result is gray, 100 or inverted 155.
+    # The file stores inverted values, so the picture is uniformly gray; 100 and its inverse 155 are accepted.
     assert np.abs(gray_of(ycck).astype(int) - 155).max() <= 1 or np.abs(gray_of(ycck).astype(int) - 100).max() <= 1
 
 

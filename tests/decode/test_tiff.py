@@ -1,4 +1,4 @@
-"""Reading regions of large TIFF files: pixels equal those of the whole picture, and damage stays local."""
+"""Reading regions of large TIFF files: equal to the whole picture; damage affects only regions that contain it."""
 
 from __future__ import annotations
 

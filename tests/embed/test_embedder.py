@@ -52,7 +52,7 @@ def test_auto_engine_uses_plain_torch_for_at_most_16_files(chain, count, folder,
     assert embedder.identity == origin.identity
 
 
-def test_checkpoint_named_by_an_origin_is_not_opened(chain, tmp_path, monkeypatch):
+def test_checkpoint_path_recorded_in_a_head_is_not_opened(chain, tmp_path, monkeypatch):
     (tmp_path / "theirs.pth").write_bytes(b"x")
     monkeypatch.setattr("featstore.backbones.checkpoints.read_state", lambda _: pytest.fail("opened"))
     origin = origin_of_store(FeatureStore.open(chain.store))

@@ -80,7 +80,7 @@ def test_non_finite_vector_is_a_failure():
     assert done[0].vectors.tolist() == [[0, 0, 0]]
 
 
-def test_number_of_held_pictures_is_bounded():
+def test_number_of_pictures_in_memory_is_bounded():
     held = most = 0
     lock = threading.Lock()
 
@@ -161,7 +161,7 @@ def test_error_in_any_stage_ends_the_run(where):
 
 
 @pytest.mark.parametrize(("finished", "counted"), [(True, "waiting"), (False, "forward")])
-def test_waiting_counts_only_while_the_network_is_idle(finished, counted):
+def test_waiting_time_counts_only_while_the_network_is_idle(finished, counted):
     class Behind(Means):
         """An asynchronous engine whose submitted batches always report ``finished`` as done()."""
 
@@ -171,7 +171,7 @@ def test_waiting_counts_only_while_the_network_is_idle(finished, counted):
             return SimpleNamespace(result=Finished(self(pictures)).result, done=lambda: finished)
 
     class Recorded(Timings):
-        """Timings that record which stage ("waiting" or "forward") each wait after the first submitted batch is counted for."""
+        """Timings that record, from the first submitted batch on, whether a wait counts as "waiting" or "forward"."""
 
         sent, names = False, ()
 

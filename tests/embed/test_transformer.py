@@ -124,7 +124,7 @@ def test_fit_and_transform_reject_non_pictures(embedder, pictures, message):
 
 
 @pytest.mark.slow
-def test_image_embedder_checks_parameters_at_fit_and_copies_are_small(embedder):
+def test_image_embedder_checks_parameters_at_fit_and_pickles_without_its_network(embedder):
     for wrong in ({"backbone": "none"}, {"engine": "none"}, {"decode": "none"}, {"batch": 0}):
         with pytest.raises(UsageError):
             clone(embedder).set_params(**wrong).fit([picture(0)])

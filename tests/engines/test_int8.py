@@ -80,7 +80,7 @@ def test_int8_is_refused_without_the_engine_openvino_int8(
 
 
 class Ends(nn.Module):
-    """Two convolutions with weights of magnitude 1; ``signs`` gives those of the first by output channel and colour."""
+    """Two convolutions with equal weight magnitudes; ``signs``: weights of the first, by output channel and colour."""
 
     def __init__(self, signs: list[list[float]]) -> None:
         super().__init__()
@@ -97,8 +97,8 @@ class Ends(nn.Module):
 def test_int8_convolutions_do_not_saturate_for_extreme_weights_and_pixels(
     signs: list[list[float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Pixels 0 and 255 become 0 and 1, the ends of the activation range. Without VNNI instructions sums have 16 bits; they
-    # saturated when weights used the whole int8 range, and the brightest picture got half of its true value.
+    # Pixels 0 and 255 become 0 and 1, the ends of the activation range. Without VNNI instructions, sums have 16 bits:
+    # they saturated when weights used the whole int8 range, and the brightest picture got half of its true value.
     preprocessing = Preprocessing(32, 32, mean=(0.0,) * 3, std=(1.0,) * 3)
     backbone = Backbone("ends", "output", len(signs), "random:0", "", preprocessing, Ends(signs).eval())
     pictures = np.zeros((6, 32, 32, 3), np.uint8)
@@ -108,8 +108,8 @@ def test_int8_convolutions_do_not_saturate_for_extreme_weights_and_pixels(
     monkeypatch.setattr(int8, "dead_leaves", lambda seed, side: pictures[seed % len(pictures)])
     features = open_engine(backbone, engine="openvino-int8", device="cpu")(pictures)
     exact = open_engine(backbone, engine="torch", device="cpu")(pictures)
-    # Rounding errors, relative to the largest value: half of 1/63 for the weights of each of the two layers, and 1.5/255
-    # for the activations.
+    # Rounding errors, relative to the largest value: half of 1/63 for the weights of each of the two layers, and
+    # 1.5/255 for the activations.
     atol = float(np.abs(exact).max()) * (1 / 63 + 1.5 / 255)
     np.testing.assert_allclose(features, exact, rtol=0, atol=atol)
 

@@ -87,7 +87,7 @@ def watched(place: Path, *arguments: str, home: Path | None = None, foreign: boo
 
 
 def _is_unnamed(path: str) -> bool:
-    """Return whether ``path`` is a temporary file of Python's: directly in the folder of temporary files."""
+    """Return whether ``path`` is directly in the folder of temporary files, as Python's unnamed temporary files are."""
     return os.path.dirname(path) == tempfile.gettempdir()
 
 

@@ -1,4 +1,4 @@
-"""Trained heads, reports and messages list classes in natural order (2 before 10); estimators keep scikit-learn's order."""
+"""Heads, reports and messages list classes in natural order (2 before 10); estimators keep scikit-learn's order."""
 
 from __future__ import annotations
 

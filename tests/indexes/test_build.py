@@ -62,8 +62,8 @@ def test_higher_recall_goal_sets_a_larger_ef_search() -> None:
 
 
 def test_rows_of_one_group_are_held_out_together() -> None:
-    # Each picture has eleven near copies, which form one group. At most 60 groups are held out, with at most eight queries
-    # each; recall is measured on two thirds of the groups, at most 320 queries.
+    # Each picture has eleven near copies, which form one group. At most 60 groups are held out, with at most eight
+    # queries each; recall is measured on two thirds of the groups, at most 320 queries.
     pictures = clusters(300, 16, centres=300)
     vectors = np.repeat(pictures, 11, axis=0) + 1e-3 * clusters(3300, 16, seed=1)
     groups = np.repeat(np.arange(300), 11)

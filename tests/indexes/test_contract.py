@@ -172,7 +172,7 @@ def test_exact_search_that_replaces_an_index_must_fit_into_memory(
 
 
 @pytest.mark.slow
-def test_smaller_codes_are_tried_only_if_memory_requires(vectors: np.ndarray) -> None:
+def test_smaller_codes_are_tried_only_if_the_memory_limit_requires_them(vectors: np.ndarray) -> None:
     smaller = dataclasses.replace(
         GRAPH, name="small", factory="HNSW16_SQ8", row_bytes=166, smaller_than="hnsw", steps=(10,)
     )

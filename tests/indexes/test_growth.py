@@ -59,8 +59,8 @@ def test_contract_is_undecided_if_the_recall_interval_contains_the_goal(
 def test_queries_after_growth_are_new_rows_that_are_no_copies_of_old_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     new = np.arange(1000) >= 500
     groups = np.arange(1000)
-    groups[500:600] = np.arange(100)  # copies of old rows
-    groups[600:700:2] = groups[601:700:2]  # pairs of copies among the new rows
+    groups[500:600] = np.arange(100)  # rows 500 to 599 are copies of old rows
+    groups[600:700:2] = groups[601:700:2]  # rows 600 to 699 are pairs of copies
     assert draw_queries(new, groups, 0).tolist() == list(range(600, 1000))
     monkeypatch.setattr(defaults, "CHECK_QUERIES", 120)
     drawn = draw_queries(new, groups, 0)

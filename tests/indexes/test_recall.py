@@ -90,7 +90,7 @@ def of_share(share: float, count: int) -> Recall:
 
 
 def test_tuning_targets_range_from_surely_confirmed_to_surely_rejected() -> None:
-    """``aims`` returns target recalls for tuning. Fresh queries confirm the highest target and reject the lowest target."""
+    """``aims`` returns target recalls for tuning. Fresh queries confirm the highest target and reject the lowest."""
     random = np.random.default_rng(0)
     goal, tuning, fresh = 0.9, 400, 1200
     above, aimed = np.split(aims(of_share(0.92, tuning), goal, fresh / tuning), [4])

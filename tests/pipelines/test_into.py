@@ -1,4 +1,4 @@
-"""Recipes that copy a store into other programs: every row arrives, and the nearest pictures equal those of featstore."""
+"""Recipes that copy a store into other programs: every row arrives, and the nearest pictures are the same."""
 
 from __future__ import annotations
 

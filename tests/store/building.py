@@ -40,8 +40,8 @@ def identity(**changes) -> Identity:
 class Pictures:
     """A source whose pictures are numbers; a negative number is a picture that cannot be decoded.
 
-    ``content``: the number of each key. ``regions``: for each key x, y, w, h and the length of the picture's part of the
-    key.
+    ``content``: the number of each key. ``regions``: for each key x, y, w, h and the length of the picture's part of
+    the key.
     """
 
     content: dict[bytes, int]

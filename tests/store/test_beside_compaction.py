@@ -26,7 +26,7 @@ EVENTS = {"open", "os.listdir", "os.scandir"}
 
 
 class Interruption:
-    """Call ``action`` just before the thread that called ``arm`` opens a file or lists a folder for the ``step``-th time."""
+    """Call ``action`` before the thread that called ``arm`` opens a file or lists a folder for the ``step``-th time."""
 
     def __init__(self) -> None:
         self.thread: int | None = None

@@ -24,7 +24,7 @@ from tests.made import tiny_backbone
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
-    """Three stores of the same pictures: one in float32, one in float16, one by another network of the same dimension."""
+    """Three stores of the same pictures: in float32, in float16, and by another network of the same dimension."""
     place = tmp_path_factory.mktemp("features")
     write_coloured(place / "p", names("train", 10))
     make_store(place / "p", place / "one")

@@ -21,7 +21,7 @@ LESS = Pictures({key: value for key, value in SOURCE.content.items() if key != b
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Return a store of three finished units; its last plan segment only removes a picture, its last table is from label."""
+    """Return a store of three units; its last plan segment only removes a picture, its last table sets a label."""
     build(tmp_path / "s", SOURCE)
     plan(tmp_path / "s", LESS)
     set_columns(tmp_path / "s", [b"05"], {"label": ["five"]})
@@ -107,7 +107,7 @@ def test_unit_without_a_shard_is_pending(store: Path) -> None:
 
 
 def test_shards_outside_the_plan_are_reported_and_stop_compaction(store: Path) -> None:
-    """This case occurs in stores of earlier versions, which have no marks of written files; so remove the marks first."""
+    """The marks of written files are removed first, because stores of earlier versions have no marks."""
     more = Pictures({**LESS.content, b"98": 8, b"99": 9})
     plan(store, more)
     work(store, more)

@@ -125,7 +125,7 @@ def test_every_earlier_state_of_a_store_can_be_reopened(tmp_path_factory, histor
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Return a store with three states: first eight pictures, then a new label of a/0, then a/3 removed and b/9 added."""
+    """Return a store with three states: eight pictures; then a new label of a/0; then a/3 removed and b/9 added."""
     source = Pictures(dict(zip(KEYS, range(8), strict=True)), dict.fromkeys(KEYS, "z"))
     build(tmp_path / "s", source)
     set_columns(tmp_path / "s", [b"a/0"], {"label": ["x"]})

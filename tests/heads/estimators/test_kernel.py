@@ -69,7 +69,7 @@ def test_fit_rejects_invalid_values_of_gamma(gamma):
         KernelSVMHead(gamma=gamma).fit(X, y)
 
 
-def test_kernel_head_is_trained_on_repeated_rows():
+def test_kernel_head_can_be_trained_on_repeated_rows():
     X, y = make_moons(60, noise=0.1, random_state=0)
     doubled = KernelSVMHead(C=1.0, gamma=1.0).fit(np.repeat(X, 3, axis=0), np.repeat(y, 3))
     assert doubled.score(X, y) > 0.9

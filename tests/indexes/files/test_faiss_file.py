@@ -91,7 +91,7 @@ def test_faiss_file_that_refers_to_another_file_is_refused_without_opening_it(tm
 
 
 def read_in_child(path: str, files: int) -> int:
-    """Read a FAISS file without checking its structure, with at most ``files`` more open files; return its row count."""
+    """Read a FAISS file without a structure check, with at most ``files`` more open files; return its row count."""
     sandbox.limit_files(files)
     return int(faiss.read_index(path).ntotal)
 
@@ -122,7 +122,7 @@ def test_rejects_an_untrained_index_with_rows(tmp_path: Path, part: int) -> None
     path = tmp_path / "x"
     saved(path, rows=60)
     data = bytearray(path.read_bytes())
-    # A header: 4-letter name, dimension, number of rows, two unused numbers, the flag "is trained" (changed), the metric.
+    # The flag "is trained" follows the 4-letter name, the dimension, the number of rows and two unused numbers.
     at = part * 37 + 32
     assert data[at] == 1
     data[at] = 0

@@ -16,7 +16,7 @@ from tests.indexes.made import clusters
 
 
 def graph() -> dict[str, object]:
-    """Return the arrays of a valid HNSW graph of three nodes: two link places on level 0, one on level 1 (node 2 only)."""
+    """Return the arrays of a valid HNSW graph of three nodes; only node 2 is on level 1 too."""
     return {
         "rows": 3,
         "neighbours": np.array([1, 2, 0, -1, 0, 1, -1], np.int32),
@@ -71,7 +71,7 @@ def test_lists_fault_reports_missing_repeated_and_unknown_rows(lists: list[list[
 
 
 def sealed_to(path: Path) -> None:
-    """Write the checksum of the changed FAISS file into its side file, so that only structure checks can find the change."""
+    """Write the checksum of the changed FAISS file into its side file; only structure checks can find the change."""
     side = sealed.SealedFile(pair.side_path(path))
     arrays = {name: side[name].copy() for name in side.names if name != "meta"}
     size = {"faiss_bytes": path.stat().st_size, "faiss_xxh3": atomic.checksum_file(path)}
