@@ -64,7 +64,7 @@ def test_close_to_and_did_you_mean_suggest_similar_names():
     ("word", "expected"),
     [("lable", True), ("labl", True), ("labell", True), ("glass", False), ("label", False), ("abel", False)],
 )
-def test_swapped_missing_and_added_letters_are_misspellings(word: str, expected: bool):
+def test_is_misspelling_accepts_one_swapped_missing_or_added_letter(word: str, expected: bool):
     assert any(is_misspelling(word, name) for name in ("label", "class")) is expected
 
 

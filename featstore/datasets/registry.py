@@ -51,7 +51,7 @@ class Dataset:
 
 @functools.cache
 def registry() -> Mapping[str, Dataset]:
-    """Return the data sets by name."""
+    """Return all data sets of the registry by name."""
     text = resources.files("featstore.datasets").joinpath("registry.toml").read_text(encoding="utf-8")
     found = {}
     for name, entry in tomllib.loads(text).items():

@@ -75,7 +75,7 @@ class ByteColumn(Sequence[bytes]):
         return self.take(np.arange(len(self)))
 
     def take(self, rows: NDArray[np.integer[Any]]) -> Iterator[bytes]:
-        """Yield the items of ``rows`` in their order, in bounded memory."""
+        """Yield the items at ``rows``, in the order of ``rows``, in bounded memory."""
         for start in range(0, len(rows), 65536):
             part = rows[start : start + 65536]
             starts, stops = self.offsets[part].tolist(), self.offsets[part + 1].tolist()

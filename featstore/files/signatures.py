@@ -1,4 +1,4 @@
-"""Tell pictures, archives and other files apart by their first bytes."""
+"""Distinguish pictures, archives and other files by their first bytes."""
 
 from __future__ import annotations
 

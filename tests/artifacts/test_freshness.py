@@ -1,4 +1,4 @@
-"""Stale artifacts of a folder: exact over random histories, and none after running the listed commands."""
+"""The list of stale artifacts in a folder: exact after random changes, and empty after running the listed commands."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def test_efficientnet_lite_output_equals_the_reference_package(variant: Variant)
 
 
 @EVERY
-def test_stated_parameters_dimension_and_digest_are_correct(variant: Variant) -> None:
+def test_efficientnet_lite_states_the_right_parameters_dimension_and_digest(variant: Variant) -> None:
     network = EfficientNetLite(variant)
     assert sum(parameter.numel() for parameter in network.parameters()) == variant.parameters
     assert network._fc.in_features == efficientnet_lite.DIMENSION

@@ -140,7 +140,7 @@ def test_taking_a_layer_skips_later_layers_and_keeps_the_network_unchanged() -> 
     assert backbone.module(PICTURES).shape == (2, 8)
 
 
-def test_layers_of_a_network_that_cannot_be_traced_are_available() -> None:
+def test_layers_of_a_network_that_torch_fx_cannot_trace_can_be_used() -> None:
     network = Untraceable()
     backbone = backbone_of(network, 4)
     taken = take(backbone, "first", "none")

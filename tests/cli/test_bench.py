@@ -1,4 +1,4 @@
-"""featstore bench."""
+"""Tests of the command ``featstore bench``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""featstore demo."""
+"""Tests of the command ``featstore demo``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""featstore duplicates."""
+"""Tests of the command ``featstore duplicates``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""featstore export."""
+"""Tests of the command ``featstore export``."""
 
 from __future__ import annotations
 

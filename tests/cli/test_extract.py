@@ -1,4 +1,4 @@
-"""featstore extract."""
+"""Tests of the command ``featstore extract``."""
 
 from __future__ import annotations
 

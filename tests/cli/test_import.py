@@ -1,4 +1,4 @@
-"""featstore import."""
+"""Tests of the command ``featstore import``."""
 
 from __future__ import annotations
 

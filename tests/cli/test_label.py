@@ -1,4 +1,4 @@
-"""featstore label."""
+"""Tests of the command ``featstore label``."""
 
 from __future__ import annotations
 

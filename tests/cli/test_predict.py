@@ -1,4 +1,4 @@
-"""featstore predict."""
+"""Tests of the command ``featstore predict``."""
 
 from __future__ import annotations
 

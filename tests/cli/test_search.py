@@ -1,4 +1,4 @@
-"""featstore search."""
+"""Tests of the command ``featstore search``."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def test_usage_errors_are_reported_in_one_line(place, tmp_path, arguments, messa
     result = run(*arguments, cwd=tmp_path, code=2)
     assert message in result.stderr
     assert result.stdout == ""
-    assert len(result.stderr.strip().splitlines()) <= 4  # click adds its usage lines
+    assert len(result.stderr.strip().splitlines()) <= 4  # click adds usage lines to the message.
 
 
 def test_training_does_not_change_the_store(place):

@@ -1,4 +1,4 @@
-"""featstore verify."""
+"""Tests of the command ``featstore verify``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reference decoder on valid pictures: equal to torchvision, and following every documented rule."""
+"""The reference decoder gives the pixels of torchvision for valid pictures, and follows every documented rule."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def test_small_tiff_files_and_other_formats_are_not_read_in_regions(tmp_path, mo
     assert open_parts(io.BytesIO(write(tmp_path / "a.tif", pixels(1))), 1 << 20) is None
 
 
-def test_a_damaged_segment_affects_only_its_own_regions(tmp_path):
+def test_damaged_tiff_segment_affects_only_regions_that_contain_it(tmp_path):
     data = bytearray(write(tmp_path / "a.tif", pixels(3), photometric="rgb", tile=(16, 16), compression="zlib"))
     with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
         start, count = file.pages[0].dataoffsets[1], file.pages[0].databytecounts[1]

@@ -25,7 +25,7 @@ def identity_with(**asked) -> Identity:
         ({"pool": "mean"}, r"avg, max, cls, cls\+mean, none"),
     ],
 )
-def test_rejects_values_out_of_range(asked, words):
+def test_geometry_options_out_of_range_are_rejected(asked, words):
     with pytest.raises(UsageError, match=words):
         Geometry(**asked)
 

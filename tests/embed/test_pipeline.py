@@ -149,7 +149,7 @@ def test_none_between_batches_flushes_the_pipeline():
 
 
 @pytest.mark.parametrize("where", ["load", "engine", "write"])
-def test_error_in_any_stage_ends_the_run(where):
+def test_error_in_any_pipeline_stage_ends_the_extraction(where):
     def fail(*_):
         raise OSError(28, "No space left on device")
 

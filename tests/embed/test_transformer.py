@@ -87,7 +87,7 @@ SPECIAL = {
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
-def test_image_in_memory_equals_its_file(embedder, tmp_path, kind):
+def test_features_of_an_image_in_memory_equal_those_of_its_file(embedder, tmp_path, kind):
     image = SPECIAL[kind]()
     file = tmp_path / ("a.tif" if kind in ("cmyk", "float") else "a.png")
     image.save(file, **({"exif": image.getexif()} if kind == "turned" else {}))

@@ -47,7 +47,7 @@ def test_disk_errors_name_the_final_path(tmp_path):
     assert raised.value.filename == str(tmp_path / "nowhere" / "a")
 
 
-def test_exclusive_keeps_the_existing_file(tmp_path):
+def test_exclusive_write_keeps_the_existing_file(tmp_path):
     atomic.write_bytes(tmp_path / "a", b"first", exclusive=True)
     with pytest.raises(FileExistsError):
         atomic.write_bytes(tmp_path / "a", b"second", exclusive=True)
@@ -63,7 +63,7 @@ json_values = st.recursive(
 
 
 @given(st.dictionaries(st.text().filter(lambda name: name != "checksum"), json_values, max_size=4))
-def test_json_is_read_as_it_was_written(tmp_path_factory, value):
+def test_json_files_round_trip_with_a_checksum(tmp_path_factory, value):
     path = tmp_path_factory.mktemp("json") / "a.json"
     atomic.write_json(path, value)
     assert atomic.read_json(path) == value

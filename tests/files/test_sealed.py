@@ -143,7 +143,7 @@ def test_reading_a_sealed_file_does_not_import_h5py(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_exclusive_keeps_the_existing_file(tmp_path):
+def test_exclusive_sealed_write_keeps_the_existing_file(tmp_path):
     sealed.write(tmp_path / "a", "k", {"x": np.zeros(3)}, {}, exclusive=True)
     with pytest.raises(FileExistsError):
         sealed.write(tmp_path / "a", "k", {"x": np.ones(3)}, {}, exclusive=True)

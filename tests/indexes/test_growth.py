@@ -18,7 +18,7 @@ def info(**changes: Any) -> dict[str, Any]:
     return {**told, "exact": False, **changes}
 
 
-def test_standing_states_whether_the_contract_holds() -> None:
+def test_standing_reports_whether_the_contract_of_an_index_holds() -> None:
     assert standing(info()).holds
     assert standing(info(contract=None)).holds is None
     assert standing(info(contract={**info()["contract"], "holds": False})).holds is False
@@ -32,7 +32,7 @@ def test_standing_states_whether_the_contract_holds() -> None:
     assert "not known to hold: 101 pictures came since 1,000 were measured" in unknown.text
 
 
-def test_contract_with_a_latency_holds_only_if_it_was_measured() -> None:
+def test_contract_with_a_latency_holds_only_if_the_latency_was_measured() -> None:
     asked = {**info()["contract"], "latency": 0.005}
     unmeasured = standing(info(contract=asked, exact=True))
     assert unmeasured.holds is False

@@ -218,7 +218,7 @@ def test_precision_recall_plot_has_a_curve_per_class_or_the_mean_of_many_classes
         probabilities = random.dirichlet(np.ones(classes), 200)
         svg = str(precision_recall(codes, probabilities, [f"c{n}" for n in range(classes)]).svg())
         assert svg.count("<polyline") == lines
-        # Of two classes only the second has a curve; its name is at the axes.
+        # With two classes, only the second class has a curve; the labels of the axes contain its name.
         assert svg.count(" of c1</text>") == (2 if classes == 2 else 0)
     # A class without rows has no curve; a perfect ranking has precision 1 throughout.
     perfect = str(precision_recall(np.array([0, 1, 0, 1]), np.eye(3)[[0, 1, 0, 1]], ["a", "b", "none"]).svg())

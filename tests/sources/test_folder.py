@@ -27,7 +27,7 @@ def test_files_are_sorted_by_bytes(tmp_path: Path):
         assert keys(FolderSource(root)) == expected
 
 
-def test_reports_sizes_mtimes_and_offsets(tmp_path: Path):
+def test_folder_source_reports_sizes_mtimes_and_its_description(tmp_path: Path):
     write(tmp_path, ["a.jpg", "b.jpg"], b"12345")
     os.utime(tmp_path / "b.jpg", ns=(5, 1_700_000_000_123_456_789))
     source = FolderSource(tmp_path)

@@ -1,4 +1,4 @@
-"""Stores that the real writer writes from synthetic pictures; vectors depend only on key and content."""
+"""Build stores of synthetic pictures with the real writer; a vector depends only on key and content of a picture."""
 
 from __future__ import annotations
 

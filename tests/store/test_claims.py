@@ -30,7 +30,7 @@ def forge(store, unit, **record):
     (directory / "claim.0").write_bytes(module._encode({**me, "beat": 1, **record}))
 
 
-def test_second_claim_returns_the_owner(claims, tmp_path):
+def test_claiming_a_claimed_unit_returns_its_owner(claims, tmp_path):
     assert isinstance(claims.take(3), Claim)
     with Claims(tmp_path) as other:
         owner = other.take(3)
@@ -73,7 +73,7 @@ def test_claim_made_by_another_process_during_take_is_respected(tmp_path, monkey
         assert isinstance(late.take(0), Owner)
 
 
-def test_released_claim_is_taken_at_once_with_its_journals(claims, tmp_path):
+def test_released_claim_can_be_taken_immediately_with_its_journals(claims, tmp_path):
     first = claims.take(0)
     first.journal.write_bytes(b"x")
     claims.release(0)
@@ -151,7 +151,7 @@ def test_compaction_and_writers_exclude_each_other(tmp_path):
     assert os.listdir(tmp_path / "work") == [work_folder(tmp_path, 1).name]
 
 
-def test_join_removes_dead_sessions(claims, tmp_path):
+def test_join_removes_sessions_of_dead_processes(claims, tmp_path):
     forge(tmp_path, "session-0123456789abcdef", boot="another")
     claims.join()
     assert not work_folder(tmp_path, "session-0123456789abcdef").exists()

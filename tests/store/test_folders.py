@@ -177,9 +177,7 @@ def test_pipe_in_place_of_a_file_is_refused_without_blocking(store: Path, name: 
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
-def test_ignores_claims_journals_and_culprits_that_are_not_regular_files(
-    store: Path, tmp_path: Path, kind: str
-) -> None:
+def test_work_files_that_are_not_regular_files_are_ignored(store: Path, tmp_path: Path, kind: str) -> None:
     plan(store, Pictures({**SOURCE.content, b"99": 1}))
     (unit,) = FeatureStore.open(store)._pending_units()
     folder = store / "work" / f"{unit.number:016d}"
@@ -198,7 +196,7 @@ def test_ignores_claims_journals_and_culprits_that_are_not_regular_files(
     assert secret.read_bytes() == b"{}"
 
 
-def test_huge_claim_number_takes_no_time(store: Path) -> None:
+def test_huge_claim_number_does_not_slow_down_claiming(store: Path) -> None:
     folder = store / "work" / "session-0123456789abcdef"
     folder.mkdir()
     (folder / "claim.999999999").write_bytes(b"{}")
@@ -221,7 +219,7 @@ def test_manifest_linked_to_an_endless_device_is_refused(store: Path) -> None:
         FeatureStore.open(store)
 
 
-def test_foreign_files_are_named_and_kept(store: Path) -> None:
+def test_foreign_files_in_a_store_are_reported_and_kept(store: Path) -> None:
     names = [".DS_Store", "plan/.DS_Store", "plan/000000/.DS_Store", "shards/.DS_Store", "work/.DS_Store"]
     names += ["shards/@eaDir/x.h5", "plan/@eaDir/x", "tables/@eaDir/x", "work/@eaDir/x", "tables/000000/Thumbs.db"]
     for name in names:

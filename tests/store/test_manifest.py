@@ -59,7 +59,7 @@ def test_rejects_unknown_required_features(tmp_path, changes, words):
         {"store_id": None, "fingerprint": None},
     ],
 )
-def test_inconsistent_manifest_is_damaged(tmp_path, changes):
+def test_inconsistent_manifest_is_reported_as_damaged(tmp_path, changes):
     open_for_writing(tmp_path / "s", identity(), "w")
     change(tmp_path / "s", **changes)
     with pytest.raises(DamagedError):

@@ -57,7 +57,7 @@ def test_missing_last_plan_segment_or_table_is_detected(store: Path, name: str, 
     assert sorted(file.name for file in (store / "shards").iterdir()) == shards
 
 
-def test_missing_folder_of_a_compacted_store_is_damage(store: Path) -> None:
+def test_missing_folder_of_a_compacted_store_is_reported_as_damage(store: Path) -> None:
     compact(store)
     shutil.rmtree(store / "written")
     shutil.move(store / "plan" / "000001", store / "elsewhere")

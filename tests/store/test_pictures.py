@@ -67,7 +67,7 @@ def test_key_that_leads_out_of_the_root_is_not_read(tmp_path):
     assert failure.value.reason == "outside-root"
 
 
-def test_store_shows_only_files_with_the_recorded_digest(tmp_path):
+def test_changed_picture_is_not_shown_without_an_explicit_root(tmp_path):
     folder = write_coloured(tmp_path / "p", names("", 2))
     store = FeatureStore.open(make_store(folder, tmp_path / "s"))
     secret = write_coloured(tmp_path / "secret", ["ant/00.png"], seed=5)

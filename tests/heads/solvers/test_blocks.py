@@ -72,7 +72,7 @@ def test_iterate_rejects_a_source_with_missing_rows():
         list(blocks.iterate(Exhausted(np.zeros((10, 2)))))
 
 
-def test_large_finite_values_are_accepted():
+def test_iterate_accepts_very_large_finite_values():
     array = np.full((4, 2), np.finfo(np.float64).max)
     assert len(next(blocks.iterate(array))) == 4
 

@@ -49,7 +49,7 @@ def test_dual_solution_satisfies_the_optimality_conditions(C):
     assert solution.objective == pytest.approx(0.5 * (weights**2).sum() + C * (slack**2).sum())
 
 
-def test_linear_kernel_equals_linear_svc():
+def test_dual_solution_for_a_linear_kernel_equals_linear_svc():
     features, _ = blobs(150, 5, 3, dtype=np.float64)
     codes = np.arange(150) % 3
     z = (features - features.mean(axis=0)) / features.std(axis=0)

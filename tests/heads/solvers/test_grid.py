@@ -53,7 +53,7 @@ def test_every_grid_problem_reaches_the_optimum_of_scikit_learn(classes, shape):
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("loss", [LOGISTIC, SQUARED_HINGE], ids=lambda loss: loss.name)
-def test_gradient_is_the_slope_of_the_objective_and_vanishes_at_the_solution(classes, loss):
+def test_gradient_equals_finite_differences_and_vanishes_at_the_solution(classes, loss):
     training, _, _, _ = made(120, 5, classes, weights=np.array([2.0, 0.5, 1.0])[:classes])
     problems = [Problem(0.7, 1), Problem(3.0, None)]
     random = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import scipy.optimize
 from featstore.heads.solvers.lbfgs import Lbfgs, run
 
 
-def test_badly_scaled_quadratic_is_solved_with_a_correct_gap():
+def test_lbfgs_solves_a_badly_scaled_quadratic():
     random = np.random.default_rng(0)
     eigenvalues = np.logspace(0, 4, 30)
     basis = np.linalg.qr(random.standard_normal((30, 30)))[0]
