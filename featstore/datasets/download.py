@@ -30,8 +30,8 @@ def download(archive: Archive, file: Path, progress: Callable[[int], None]) -> N
     """Download ``archive`` to ``file``; the file appears only when it is complete and has the right SHA-256.
 
     Received bytes are kept beside ``file`` as ``<name>.part``. A later call continues after these bytes if the server
-    supports ranges, otherwise from the start. A broken connection is reopened, at most defaults.DOWNLOAD_ATTEMPTS times in a row without
-    a new byte. An existing ``file`` is only checked. ``progress`` is called with the number of bytes received.
+    supports ranges, otherwise from the start. A broken connection is reopened, at most defaults.DOWNLOAD_ATTEMPTS times
+    in a row without a new byte. An existing ``file`` is only checked. ``progress`` is called with the number of bytes received.
 
     Raises DamagedError if the server has another file, FeatstoreError if it cannot be reached.
     """

@@ -80,7 +80,10 @@ def _unpack(dataset: Dataset, work: Path, root: Path) -> None:
 
 
 def _finished(dataset: Dataset, root: Path) -> bool:
-    """Return whether ``root`` is the finished ``dataset``; False if the folder is missing or empty. Raises UsageError for other content."""
+    """Return whether ``root`` is the finished ``dataset``; False if missing or empty.
+
+    Raises UsageError if the folder has other content.
+    """
     if not os.path.lexists(root):
         return False
     if not root.is_dir() or root.is_symlink():

@@ -20,7 +20,7 @@ def test_second_export_of_a_store_writes_nothing(place, tmp_path):
 
 
 @pytest.mark.slow
-def test_usage_errors_are_reported_in_one_line(place, tmp_path):
+def test_export_reports_usage_errors_in_one_line(place, tmp_path):
     assert "choose one of parquet, npy, csv" in run("export", place / "s", "--onnx", code=2).stderr
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/x").write_text("mine")

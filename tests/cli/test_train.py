@@ -94,7 +94,7 @@ def test_train_on_two_stores_writes_a_page_and_figures(place, tmp_path):
         (("predict", "{s}", "a.jpg", "--json", "--csv"), "exclude each other"),
     ],
 )
-def test_usage_errors_are_reported_in_one_line(place, tmp_path, arguments, message):
+def test_train_reports_usage_errors_in_one_line(place, tmp_path, arguments, message):
     arguments = [argument.format(s=place / "s") for argument in arguments]
     result = run(*arguments, cwd=tmp_path, code=2)
     assert message in result.stderr
