@@ -120,7 +120,7 @@ __all__ = [
 
 
 if not TYPE_CHECKING:
-    # Type checkers read the imports above, and refuse other names.
+    # Hide __getattr__ from type checkers, so that they report names that are not imported above.
 
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:

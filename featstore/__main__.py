@@ -1,4 +1,4 @@
-"""``python -m featstore`` is the command ``featstore``."""
+"""Make ``python -m featstore`` run the command ``featstore``."""
 
 from featstore.cli import main
 

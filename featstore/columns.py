@@ -1,4 +1,4 @@
-"""Read lists, arrays, Series and tables with one column alike."""
+"""Read the values of lists, arrays, Series and one-column tables in one way."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def column(values: Any, what: str) -> Iterable[Any]:
     """Return the values of a list, an array (n,) or (n, 1), a Series or a table with one column, in order.
 
     Tables are those of pandas, polars and pyarrow; iterating over them would yield column names. ``what``: the plural
-    for messages. Raises UsageError for a single text or path, for unordered collections, for tables with several columns.
+    noun for messages. Raises UsageError for a single text or path, for unordered collections, and for tables with
+    several columns.
     """
     if isinstance(values, Mapping | Set):
         raise UsageError(f"{what} have to come in an order, which a {type(values).__name__} does not have; give a list")

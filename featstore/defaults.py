@@ -1,4 +1,4 @@
-"""All defaults of featstore, for the command line and the library."""
+"""Default values and limits of featstore, for the command line and the library."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Final
 BACKBONE: Final = "resnet50"
 ENGINE: Final = "auto"
 LARGEST_SIDE: Final = 8192
-"""Largest side of the square that a network sees, pixels."""
+"""Maximum side length, in pixels, of the square input of a network."""
 FITS: Final = ("crop", "squash", "pad")
-"""How a picture becomes a square, see Preprocessing."""
+"""Ways to make a picture square, see Preprocessing."""
 POOLS: Final = ("avg", "max", "cls", "cls+mean", "none")
-"""How the output of a layer becomes a vector, see featstore.backbones.layers.take."""
+"""Ways to make a vector from the output of a layer, see featstore.backbones.layers.take."""
 OUTPUT_OF: Final = "output of "
-"""Prefix of an identity's ``layer`` if the output of a layer is used."""
+"""Prefix of the field ``layer`` of an identity if features are the output of a named layer."""
 MAX_PIXELS: Final = 178_956_970
-"""Maximum pixels of a picture; larger pictures are failures. The value is Pillow's limit for decompression bombs."""
+"""Maximum number of pixels of a picture (Pillow's limit for decompression bombs); larger pictures become failures."""
 
 MAX_FILE_BYTES: Final = 256 << 20
-"""Maximum bytes of a picture file; larger files are failures."""
+"""Maximum size of a picture file in bytes; larger files are recorded as failures."""
 
 MAX_MEMORY: Final = 8 << 30
 """Memory limit for decoding one picture, bytes."""
@@ -28,31 +28,31 @@ BYTES_OF_PIXEL: Final = 40
 
 # Extraction
 STALL_SECONDS: Final = 300.0
-"""Stall timeout, seconds: for reading and decoding one picture, and for a run without any progress."""
+"""Timeout in seconds for reading and decoding one picture, and for an extraction without any progress."""
 BATCH: Final = 32
 READERS: Final = 16
-"""Number of reading threads, besides the decoding threads; at 20 ms per network read they read 800 pictures per second."""
+"""Number of threads that read files (besides decoding threads); at 20 ms per read they read 800 pictures per second."""
 BATCHES_AHEAD: Final = 3
 """Number of batches to read and decode ahead of the network."""
 SHARED_BYTES: Final = 256 << 20
-"""Bytes of decoded pictures to keep for a run that shares its decoding with others."""
+"""Maximum bytes of decoded pictures kept when several extractions share the decoded pictures."""
 DTYPE: Final = "float32"
 DECODE: Final = "auto"
-"""Decoder choice of an extraction: as in the existing store; "exact" for a new store."""
+"""Choice of the decoder: "auto" means the decoder of the existing store, or "exact" for a new store."""
 UNIT_BYTES: Final = 512 << 20
-"""Number of vectors in a full unit, and so in a full shard."""
+"""Bytes of vectors in a full unit; a unit is the set of pictures whose vectors are in one shard (file)."""
 DRIFT_PICTURES: Final = 16
 DRIFT_RUN: Final = 256
-"""Minimum number of pictures in a run for measuring the drift of its engine from plain torch, on DRIFT_PICTURES of
-them. In shorter runs the measurement would cost more than it is worth."""
+"""Minimum number of pictures of an extraction for which the drift of its engine from plain torch is measured, on
+DRIFT_PICTURES pictures. In smaller extractions the measurement would take too large a share of the time."""
 JOURNAL_SYNC_SECONDS: Final = 5.0
 HEARTBEAT_SECONDS: Final = 5.0
 CLAIM_LEASE_SECONDS: Final = 60.0
-"""Heartbeat timeout, seconds: after it, a claim from another host is taken over."""
+"""Heartbeat timeout in seconds: a claim of another host without a heartbeat for this long is taken over."""
 
 # Downloads of data sets
 DOWNLOAD_TIMEOUT: Final = 30.0
-"""Download timeout, seconds: a connection without data for this long is broken."""
+"""Download timeout in seconds: a connection that delivers no data for this long counts as broken."""
 DOWNLOAD_ATTEMPTS: Final = 3
 """Number of consecutive connections without data after which a download fails."""
 DOWNLOAD_PAUSE: Final = 0.5
@@ -71,22 +71,21 @@ BENCH_DIMENSION: Final = 2048
 MEMORY_LIMIT: Final = 4 << 30
 """Maximum bytes of the copy that FeatureStore.features() returns."""
 OPEN_SHARDS: Final = 64
-"""Shards that a reader keeps as arrays at once."""
+"""Maximum number of shards whose arrays an open store keeps ready at the same time."""
 HELD_SHARDS: Final = 256
-"""Shards that an open store holds by a file descriptor each, so that a compaction does not interrupt the reading; at
-most
-an eighth of the descriptors that the process may have. More shards are opened when they are needed."""
+"""Maximum number of shards for which an open store holds a file descriptor, so that a compaction does not interrupt
+reading. The number is also limited to an eighth of the process's descriptors; further shards are opened when needed."""
 
 # Heads, index, demo
 SEED: Final = 0
 HELD_OUT: Final = 0.2
 FOLDS: Final = 5
 HEAD_MEMORY: Final = 2 << 30
-"""Maximum bytes of a float32 copy of the training rows; more rows are streamed."""
+"""Maximum bytes of a float32 copy of the training rows in memory; larger training data is streamed."""
 HEAD_CS: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Values of C that C="auto" tries, on standardised features."""
 SVM_CS: Final = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""Values of C to try for the linear support vector machine; smaller, because its squared hinge loss is larger."""
+"""Values of C to try for the linear SVM; smaller than HEAD_CS, because its squared hinge loss is larger."""
 KERNEL_EXACT_ROWS: Final = 2048
 """Maximum training rows of an exact kernel head. With more rows it is a Nystroem approximation with KERNEL_LANDMARKS
 landmarks, as accurate and, on 4,000 rows, four times faster."""
@@ -97,7 +96,7 @@ KERNEL_GAMMAS: Final = (0.25, 1.0, 4.0)
 HEAD_NEIGHBOURS: Final = (1, 3, 5, 10, 20, 50)
 """Numbers of neighbours that n_neighbors="auto" tries."""
 VOTE_TEMPERATURE: Final = 0.07
-"""Temperature of the neighbours' vote, in units of cosine, as in DINO."""
+"""Temperature of the softmax that turns the neighbours' cosines into weights, as in DINO's k-NN evaluation."""
 NEIGHBOURS: Final = 10
 HEAD_CLASSES: Final = 10_000
 """Maximum number of classes of a head; a label column with more values is probably an identifier."""
@@ -109,31 +108,39 @@ EXACT_SCAN_BYTES: Final = 512 << 20
 """Maximum bytes of vectors for exact search: 65,536 rows of 2048 float32. A scan at about 10 GB/s answers one query in
 about 50 ms; in batches, matrix products answer hundreds of queries per second."""
 RECALL: Final = 0.95
-"""Recall@k to which an approximate index is tuned."""
+"""Default target of recall@k when an approximate index is tuned."""
 TUNING_QUERIES: Final = 1000
 CHECK_QUERIES: Final = 2000
 """Number of held-out queries that tuning never sees; 2,000 give a recall of 0.95 a 95 % interval under 2 points wide."""
 FEWEST_QUERIES: Final = 100
 """Minimum number of new pictures for measuring the recall of an index again after growth."""
 UNMEASURED_GROWTH: Final = 0.1
-"""Maximum share of new rows for which the old recall stays valid, if they are too few to measure it again."""
+"""Maximum ratio of rows added since the recall was last measured to rows measured; beyond it, the recall is unknown."""
 EXPORTED_NEIGHBOURS: Final = 100
-"""Number of true neighbours per query in a file of ann-benchmarks; the same as in its published files."""
+"""Number of true neighbours per query in a file for ann-benchmarks, as in the published files of ann-benchmarks."""
 LESS_WEIGHT: Final = 0.5
-"""Step of "less like that": how far the query moves away, relative to the distance of the two pictures."""
+"""Default weight w of "less like": the query is m + w (m - l), with the mean vectors m of wanted and l of unwanted
+pictures."""
 HNSW_LINKS: Final = 32
 HNSW_CONSTRUCTION: Final = 100
 """HNSW construction parameters M and efConstruction."""
 CONTRACT_SAMPLE_BYTES: Final = 512 << 20
-"""Maximum bytes of float32 vectors for trying index types; larger data is sampled."""
+"""Maximum bytes of float32 vectors on which candidate index types are compared; larger data is sampled."""
 INDEX_TRAINING_ROWS: Final = 65536
-"""Number of rows to train clusters and codes on; k-means needs 39 to 256 points per centroid."""
+"""Number of rows for training k-means clusters and product codes; k-means needs 39 to 256 points per centroid."""
 DUPLICATE_COSINE: Final = 0.8
-"""Centred cosine from which two pictures are near-duplicates. With EfficientNet-Lite0, of 150 copies of each kind planted
-in hymenoptera (398 pictures) and in 2,000 cats and dogs, these shares are found, and in brackets at 0.75: another format
-1.00, 1.00; half size 0.91, 0.98 (0.97, 0.99); JPEG of quality 50 0.94, 0.99 (0.97, 1.00), of quality 20 0.39, 0.88 (0.68,
-0.95); half size and quality 50 0.06, 0.62 (0.15, 0.73); quarter size 0.02, 0.30 (0.07, 0.48); 5 % cut off each side 0.96,
-0.99 (1.00, 0.99), 10 % 0.77, 0.83 (0.93, 0.95); 30 % brighter 0.99, 0.99 (0.99, 0.99); gray 0.13, 0.48 (0.32, 0.73);
-mirrored 1.00, 1.00. Without any copy the first set has no group at either, and the second has 2 groups (of 4 pictures),
-at 0.75 11 (of 26). Wrong pairs grow with the square of a store, so the higher value is the default.
-tests/slow/planted_duplicates.py measures it."""
+"""Minimum cosine (after subtracting the mean vector) of near-duplicates.
+
+tests/slow/planted_duplicates.py added 150 copies of each kind to two sets, hymenoptera (398 pictures) and 2,000 cats
+and dogs, with EfficientNet-Lite0. Each line has the shares found in the two sets, in brackets those with 0.75 instead.
+
+* another format, or mirrored: 1.00, 1.00
+* half size: 0.91, 0.98 (0.97, 0.99); quarter size: 0.02, 0.30 (0.07, 0.48)
+* JPEG quality 50: 0.94, 0.99 (0.97, 1.00); quality 20: 0.39, 0.88 (0.68, 0.95)
+* half size and JPEG quality 50: 0.06, 0.62 (0.15, 0.73)
+* 5 % cut off each side: 0.96, 0.99 (1.00, 0.99); 10 %: 0.77, 0.83 (0.93, 0.95)
+* 30 % brighter: 0.99, 0.99 (0.99, 0.99); gray: 0.13, 0.48 (0.32, 0.73)
+
+Without added copies, the first set has no groups with either value; the second has 2 groups (4 pictures), and 11
+groups (26 pictures) with 0.75. Wrong pairs grow with the square of the number of pictures, so 0.8 is the default.
+"""

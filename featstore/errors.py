@@ -12,7 +12,7 @@ class UsageError(FeatstoreError):
 
 
 class IdentityError(UsageError):
-    """Features do not have the identity that a store, head or index requires."""
+    """Features were computed in another way (backbone, weights, preprocessing) than a store, head or index requires."""
 
 
 class DamagedError(FeatstoreError):
@@ -27,4 +27,4 @@ class DataError(UsageError, ValueError):
 
 
 class Notice(UserWarning):
-    """A warning for users on the state of the work, such as a wait; not about their code."""
+    """A warning for users about the state of the work, such as a wait; it is not about the user's code."""

@@ -20,7 +20,7 @@ def text(value: Any) -> str:
 
 
 def table(title: str, rows: Iterable[Sequence[Any]], header: Sequence[str] = (), notes: Iterable[str] = ()) -> str:
-    """Return a titled table of ``rows``, with ``notes`` below it."""
+    """Return a titled HTML table of ``rows``, with ``notes`` below the table."""
     lines = [f"<p><b>{text(title)}</b></p><table>"]
     if header:
         lines.append(f"<tr>{''.join(f'<th style={_CELL!r}>{text(name)}</th>' for name in header)}</tr>")
@@ -29,16 +29,17 @@ def table(title: str, rows: Iterable[Sequence[Any]], header: Sequence[str] = (),
 
 
 def gallery(title: str, rows: Iterable[tuple[str, Iterable[str]]], notes: Iterable[str] = ()) -> str:
-    """Return a titled gallery: ``rows`` of a heading and HTML from ``figure``, with ``notes`` below."""
+    """Return a titled gallery with ``notes`` below; each row is a heading and the HTML of its figures."""
     lines = [f"<p><b>{text(title)}</b></p>"]
     lines += [f"<p>{text(heading)}</p><div>{''.join(figures)}</div>" for heading, figures in rows]
     return "\n".join([*lines, *(f"<p>note: {text(note)}</p>" for note in notes)])
 
 
 def figure(uri: str | None, caption: str, label: str | None = None, *, tiny: bool = False, missing: str = "") -> str:
-    """Return a picture (``uri``: a data: address) with a bold ``label`` and a caption; ``missing`` if there is none.
+    """Return the HTML of a picture with a bold ``label`` and a caption.
 
-    ``tiny``: enlarge it by whole pixels.
+    ``uri``: the picture as a "data:" address; None shows the text ``missing`` instead. ``tiny``: enlarge the picture
+    without smoothing.
     """
     shape = "image-rendering:pixelated;" * tiny + "width:112px;height:112px;object-fit:cover"
     picture = f"<img style='{shape}' src='{escape(uri)}'>" if uri else text(missing)

@@ -1,8 +1,8 @@
 """Stratified splits that keep groups together.
 
 A group is a set of rows that must stay in one part: pictures with equal bytes, or rows with the same value of a
-metadata column. Large groups are placed first, each in the part that lacks its classes most; single rows are placed
-last.
+metadata column. Groups are placed first, from large to small, each in the part that needs its classes most; single rows
+are placed last.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def folds(y: ArrayLike, *, groups: ArrayLike | None = None, count: int, seed: in
 
 
 def one_fold(y: ArrayLike, *, groups: ArrayLike | None = None, fraction: float, seed: int) -> NDArray[np.intp]:
-    """Return folds (n,): 0 for one held-out part of ``fraction``, -1 for the rest, as in DINOv2's protocol.
+    """Return fold 0 for one held-out part (share ``fraction`` of the rows) and -1 for the other rows; shape (n,).
 
-    DINOv2 (Oquab et al. 2023) chooses C on one held-out part and refits on all rows.
+    This is the protocol of DINOv2 (Oquab et al. 2023): C is chosen on one held-out part, then all rows are used.
     Raises DataError as ``folds`` does.
     """
     if not 0 < fraction < 1:
@@ -76,7 +76,7 @@ def require_two_of_each(y: ArrayLike, groups: ArrayLike | None = None) -> None:
 
 
 def equal_bytes_groups(digests: Sequence[Any]) -> NDArray[np.intp]:
-    """Return a group number (n,) for each digest: equal digests get equal numbers, each None a number of its own."""
+    """Return group numbers (n,): equal digests get equal numbers, and each None gets a separate number."""
     numbers: dict[Any, int] = {}
     out = np.empty(len(digests), np.intp)
     for row, digest in enumerate(digests):
@@ -134,7 +134,7 @@ def _require_both_sides(names: NDArray[Any], codes: NDArray[np.intp], side: NDAr
 def _deal(
     codes: NDArray[np.intp], groups: NDArray[np.intp], shares: NDArray[np.float64], seed: int
 ) -> NDArray[np.intp]:
-    """Return the part (n,) of each row, so that part p gets about the share ``shares[p]`` of every class."""
+    """Return the number of the part of each row, (n,); part p gets about the share ``shares[p]`` of every class."""
     random = np.random.default_rng(seed)
     sizes = np.bincount(groups)
     part = np.full(len(codes), -1, np.intp)
@@ -159,7 +159,7 @@ def _deal(
 
 
 def _quotas(wanted: NDArray[np.float64], rows: int, room: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Return how many of ``rows`` rows each part gets, in proportion to ``wanted``; ties go to the part with most room."""
+    """Return how many of ``rows`` rows each part gets, in proportion to ``wanted``; ties go to the largest ``room``."""
     positive = np.maximum(wanted, 0)
     if not positive.sum():
         positive = np.ones_like(wanted)
@@ -172,7 +172,7 @@ def _quotas(wanted: NDArray[np.float64], rows: int, room: NDArray[np.float64]) -
 
 
 def _both_sides(codes: NDArray[np.intp], groups: NDArray[np.intp], side: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Move one ungrouped row to the other part if that part has no row of its class."""
+    """For each class that is missing from a part, move one ungrouped row of the class to that part."""
     side = side.copy()
     alone = np.bincount(groups)[groups] == 1
     for code in np.unique(codes):
@@ -187,7 +187,7 @@ def _both_sides(codes: NDArray[np.intp], groups: NDArray[np.intp], side: NDArray
 def _keep_classes_trained(
     codes: NDArray[np.intp], groups: NDArray[np.intp], fold: NDArray[np.intp]
 ) -> NDArray[np.intp]:
-    """Set fold -1 for all groups of a class that would be missing from one training part."""
+    """Set fold -1 for all groups that contain a class which would otherwise be missing from a training part."""
     classes = int(codes.max()) + 1
     total = np.bincount(codes, minlength=classes)
     bound = np.zeros(classes, bool)

@@ -10,8 +10,8 @@ _Z95 = 1.959963984540054
 def wilson_interval(share: float, trials: float) -> tuple[float, float]:
     """Return Wilson's 95 % score interval of a ``share`` (0..1) observed in ``trials`` (E. B. Wilson, JASA 1927).
 
-    For a share of 0 the lower end is exactly 0, for a share of 1 the upper end is exactly 1. Without trials it is (0,
-    1).
+    The lower end for a share of 0 is exactly 0, and the upper end for a share of 1 is exactly 1. Without trials, the
+    interval is (0, 1).
     """
     if trials <= 0:
         return 0.0, 1.0

@@ -14,49 +14,49 @@ _NUMBER: Final = re.compile(r"[-+]?[0-9]{1,300}(\.[0-9]{1,300})?([eE][-+]?[0-9]{
 _COMPARED: Final = 20_000
 """Largest number of names to compare with a misspelt one; each comparison takes some 10 microseconds."""
 _CLOSE: Final = 0.6
-"""Similarity from which a name is suggested, the default of difflib."""
+"""Minimum similarity of a suggested name (the default cutoff of difflib)."""
 
 
 def natural(name: object) -> tuple[float, tuple[str | tuple[int, str], ...], str]:
-    """Return the sort key of natural order: numbers first, by value; then names, with digits in them by value."""
+    """Return the sort key of natural order: numbers first, by value; digits inside names are also compared by value."""
     text = str(name)
     if _NUMBER.fullmatch(text):
         return float(text), (), text
     parts = re.split("([0-9]+)", text)
-    # Odd parts are runs of digits. Compare them by length and text, because int() refuses very long ones.
+    # Parts at odd positions are digits. Compare them by length and text, because int() refuses very long numbers.
     keys = [(len(part.lstrip("0")), part.lstrip("0")) if at % 2 else part for at, part in enumerate(parts)]
     return float("inf"), tuple(keys), text
 
 
 def to_text(name: bytes) -> str:
-    """Return the text of a name, read as UTF-8 with surrogates: the same in every locale, unlike os.fsdecode."""
+    """Return a file name as text: UTF-8 with surrogateescape in every locale, unlike os.fsdecode."""
     return name.decode("utf-8", "surrogateescape")
 
 
 def to_bytes(text: str) -> bytes:
-    """Return the bytes of a name, in UTF-8: the inverse of ``to_text``."""
+    """Return the bytes of a name in UTF-8 with surrogateescape; the inverse of ``to_text``."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def is_utf8(text: str) -> bool:
-    """Return whether a text was read from valid UTF-8: it has no surrogates."""
+    """Return whether a text has no surrogates, which means that it was read from valid UTF-8."""
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def composed(text: str) -> str:
-    """Return ``text`` normalised to NFC (composed Unicode form); NFC and NFD look the same."""
+    """Return ``text`` in the composed Unicode form NFC, so that names which look the same compare equal."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def lookalike_key(text: str) -> str:
-    """Return a form that is equal for names which people would confuse.
+    """Return a key that is equal for names which people would confuse.
 
-    It ignores case, Unicode form, blanks, hyphens, underscores, invisible characters, and the spelling of a
+    The key ignores case, Unicode form, blanks, hyphens, underscores, invisible characters, and the spelling of a
     number (01, +1 and 1.0).
     """
     plain = unicodedata.normalize("NFKC", text).casefold()
     if _NUMBER.fullmatch(plain.strip()):
-        # Before hyphens go: the sign of a number tells -1 from 1.
+        # Test for a number before hyphens are removed, because the sign distinguishes -1 from 1.
         return f"{float(plain):.17g}"
     plain = "".join(" " if each in "-_" else each for each in plain if unicodedata.category(each) != "Cf")
     return " ".join(plain.split())
@@ -65,7 +65,7 @@ def lookalike_key(text: str) -> str:
 def close_to(word: str, names: Iterable[str], count: int = 3) -> list[str]:
     """Return up to ``count`` of ``names`` that are similar to ``word``, the most similar first.
 
-    Names that end in a slash and ``word`` come first: files that were named without their folders.
+    Names that end in a slash and ``word`` come first, because users may give a file name without its folders.
     """
     some = list(dict.fromkeys(islice(names, _COMPARED)))
     folded: dict[str, str] = {}
@@ -107,9 +107,9 @@ def is_misspelling(word: str, name: str) -> bool:
 
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """Return a number followed by its singular or plural text: 1 class, 2 classes; 1 key is new, 2,000 keys are new.
+    """Return a count followed by its singular or plural text, such as "1 class" or "2,000 keys are new".
 
-    ``many``: the plural text; by default ``one`` with an s.
+    ``one``: the singular text. ``many``: the plural text, by default ``one`` with an s appended.
     """
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 

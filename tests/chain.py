@@ -1,4 +1,4 @@
-"""A small chain made by the real stages: coloured pictures of two classes, a store, heads, an index."""
+"""Small data made by the real stages: coloured pictures of two classes, a store, heads and an index."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLOURS = {"ant": (190, 70, 60), "bee": (60, 90, 190), "cow": (70, 180, 80)}
 
 
 def write_coloured(folder: Path, names: list[str], seed: int = 0, size: tuple[int, int] = (24, 20)) -> Path:
-    """Write a noisy picture for each name below ``folder``, in the colour of its class (its own folder's name)."""
+    """Write a noisy picture for each name below ``folder``, in the colour of its class (the name of its folder)."""
     for number, name in enumerate(names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,11 +25,11 @@ def write_coloured(folder: Path, names: list[str], seed: int = 0, size: tuple[in
 
 
 def names(split: str, count: int, classes: tuple[str, ...] = ("ant", "bee")) -> list[str]:
-    """Return ``count`` names per class, such as train/ant/00.png; without a split ant/00.png."""
+    """Return ``count`` names per class, such as train/ant/00.png, or ant/00.png if ``split`` is ""."""
     return [os.path.join(split, label, f"{number:02d}.png") for label in classes for number in range(count)]
 
 
 def make_store(folder: Path, store: Path, **options: object) -> Path:
-    """Extract ``folder`` with the tiny backbone."""
+    """Extract ``folder`` into ``store`` with the tiny backbone; return ``store``."""
     extract(folder, store, **{"backbone": tiny_backbone(), "batch": 8, **options})
     return store

@@ -9,8 +9,8 @@ import tempfile
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Set before torch is loaded, and inherited by every process that tests start. The suite runs one process per core;
-# more OpenMP threads would spin while they wait for a core.
+# This must be set before torch is loaded; processes that tests start inherit it. The suite runs one process per core,
+# so more OpenMP threads would only spin while they wait for a core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile(

@@ -1,4 +1,4 @@
-"""Helpers of many tests: write small pictures, and build a real but tiny backbone."""
+"""Helpers for many tests: write small pictures, and build a tiny backbone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from featstore.stages.extract import ExtractOptions, ExtractReport, extract_in_p
 
 
 def picture(seed: int, size: tuple[int, int] = (24, 20)) -> Image.Image:
-    """Return a picture with smooth colours and an edge, different for each seed."""
+    """Return a small picture with smooth colours and a vertical edge, different for each seed."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0 : size[1], 0 : size[0]]
     waves = [
@@ -32,7 +32,7 @@ def picture(seed: int, size: tuple[int, int] = (24, 20)) -> Image.Image:
 
 
 def write_pictures(folder: Path, names: list[str], seed: int = 0) -> Path:
-    """Write a JPEG or PNG (by its ending) for each name below ``folder``."""
+    """Write a picture for each name below ``folder``; the extension of the name sets the format."""
     for number, name in enumerate(names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,12 +40,12 @@ def write_pictures(folder: Path, names: list[str], seed: int = 0) -> Path:
     return folder
 
 
-# Threads share torch's generator.
+# Only one thread at a time may seed torch's generator, which all threads share.
 _DRAWING = threading.Lock()
 
 
 def tiny_backbone(seed: int = 0, dimension: int = 8, name: str = "tiny") -> Backbone:
-    """Return a convolutional network of two layers with its preprocessing, random by ``seed``."""
+    """Return a backbone of two convolutions with random weights drawn with ``seed``, for pictures of 16 x 16 pixels."""
     with _DRAWING, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         module = nn.Sequential(
@@ -60,13 +60,13 @@ def tiny_backbone(seed: int = 0, dimension: int = 8, name: str = "tiny") -> Back
 
 
 def extract(source: Any, store: str | os.PathLike[str], **options: Any) -> ExtractReport:
-    """Extract in this process, which a loaded backbone, an opened source or the test's own decoder requires."""
+    """Extract in this process, so that tests can pass a loaded backbone, an opened source or their own decoder."""
     others = {name: options.pop(name) for name in ("progress", "stop", "decoder", "watch") if name in options}
     return extract_in_process(source, store, ExtractOptions(**options), **others)
 
 
 def fail_first_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the next os.fsync fail with the message "the disk"; only once, as a real disk reports an error once."""
+    """Let only the next os.fsync fail, with the message "the disk": the system reports a disk error only once."""
     real, answers = os.fsync, [OSError(errno.EIO, "the disk")]
 
     def fsync(handle: int) -> None:

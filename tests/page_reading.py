@@ -1,4 +1,4 @@
-"""Check a page: in headless Chromium if it is installed, otherwise by parsing it."""
+"""Check an HTML page by parsing it, and in headless Chromium if a browser is installed."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _VOID = {"meta", "img", "br", "wbr", "circle", "line", "rect", "polyline"}
 
 @dataclass
 class Page(HTMLParser):
-    """Content of a page: its text, the sizes of its pictures, and everything that could load or run code.
+    """Parsed content of an HTML page: text, sizes of the embedded pictures, and everything that could load or run code.
 
-    ``originals``: the files that its links lead to, which a browser opens on a click only.
+    ``originals``: picture files that links point to; a browser opens them only after a click.
     """
 
     text: str = ""
@@ -71,27 +71,27 @@ class Page(HTMLParser):
 
 
 def read(path: Path) -> Page:
-    """Parse a page, and require that it is whole, loads nothing from elsewhere and runs nothing."""
+    """Parse a page; require that its tags are balanced and that it loads no other file and runs no script."""
     page = Page()
     page.feed(Path(path).read_text(encoding="utf-8"))
     page.close()
     assert page.open_tags == []
     assert page.active == []
-    # Links within the page, and embedded pictures, are allowed.
+    # The only allowed addresses are embedded pictures and links within the page.
     assert all(address.startswith("data:image/") or address[1:] in page.places for address in page.addresses)
     return page
 
 
 def require_shown(path: Path) -> None:
-    """Require that a browser shows every picture of the page; without a browser, that each of them decodes."""
+    """Require that all pictures of the page can be decoded, and that an installed browser shows them."""
     page = read(path)
     assert page.pictures
     assert min(min(size) for size in page.pictures) > 0
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         return
-    # Only a script can tell whether pictures were loaded, so
-    # open a copy with a script that writes the number of pictures that the browser could show into the title.
+    # Open a copy of the page with an added script, which writes the number of pictures that the browser loaded into the
+    # title.
     text = Path(path).read_text(encoding="utf-8")
     policy = text.index("<meta http-equiv")
     text = text[:policy] + text[text.index("\n", policy) :]

@@ -36,7 +36,7 @@ VALUES = ["b.png", "a.png"]
     ],
     ids=lambda given: type(given).__name__,
 )
-def test_every_form_gives_the_values_in_order(given):
+def test_column_returns_the_values_of_lists_arrays_series_and_tables_in_order(given):
     assert [str(value) for value in column(given, "pictures")] == VALUES
 
 
@@ -53,7 +53,7 @@ def test_every_form_gives_the_values_in_order(given):
         (pa.table({"path": VALUES, "label": VALUES}), "this table has 2"),
     ],
 )
-def test_rejects_values_without_a_single_column(given, words):
+def test_column_rejects_single_values_unordered_collections_and_wider_tables(given, words):
     with pytest.raises(UsageError, match=words):
         column(given, "pictures")
 
@@ -63,7 +63,7 @@ def test_is_missing_recognises_none_nan_and_pandas_values():
     assert not any(map(is_missing, ("", "nan", 0, np.zeros(2), "a.png")))
 
 
-def test_stores_take_columns_of_keys_and_masks_of_rows(tmp_path):
+def test_stores_accept_columns_of_keys_and_masks_of_rows(tmp_path):
     make_store(write_coloured(tmp_path / "p", names("train", 2)), tmp_path / "s")
     store = FeatureStore.open(tmp_path / "s")
     keys = list(store.keys)
@@ -76,5 +76,5 @@ def test_stores_take_columns_of_keys_and_masks_of_rows(tmp_path):
     assert store.keys[[3, 0]] == [keys[3], keys[0]]
 
 
-def test_the_version_is_that_of_the_package():
+def test_version_equals_that_of_the_installed_distribution():
     assert featstore.__version__ == importlib.metadata.version("image-featstore")

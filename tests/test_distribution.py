@@ -1,4 +1,4 @@
-"""What pip installs: the distribution's name in every message, its metadata, and the files in a wheel."""
+"""What pip installs: the name image-featstore in messages and documents, the metadata, and the files in a wheel."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TEXTS = sorted(
 
 
 def strangers(text: str) -> list[str]:
-    """Return the commands in ``text`` that would install PyPI's ``featstore``, which is another project."""
+    """Return the commands in ``text`` that would install ``featstore`` from PyPI, which is another project."""
     found = [match[0] for match in re.finditer(rf"(?<![\w-])featstore\[(?:{EXTRAS})\b", text)]
     for match in re.finditer(r"pip install ([^\n&;|`)]*)", text):
         words = [re.split(r"[\[<>=!~]", word.strip("'\"\\,."))[0] for word in match[1].split()]
@@ -47,7 +47,7 @@ def strangers(text: str) -> list[str]:
         (".venv/bin/pip install . && featstore demo", False),
     ],
 )
-def test_finds_commands_that_install_another_project(text: str, wrong: bool) -> None:
+def test_search_for_install_commands_finds_another_project(text: str, wrong: bool) -> None:
     assert bool(strangers(text)) is wrong
 
 
@@ -56,7 +56,7 @@ def test_no_message_or_document_installs_another_project() -> None:
     assert {str(path): found for path in TEXTS if (found := strangers(path.read_text()))} == {}
 
 
-def test_the_version_is_known_without_installed_metadata() -> None:
+def test_version_is_known_without_installed_metadata() -> None:
     code = "import importlib.metadata as m, featstore; m.version = None; print(featstore.__version__)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", shown.stdout)
@@ -65,7 +65,7 @@ def test_the_version_is_known_without_installed_metadata() -> None:
     assert said.stdout == f"featstore {shown.stdout}"
 
 
-def test_a_wheel_holds_metadata_license_and_data_files(tmp_path: Path) -> None:
+def test_wheel_contains_metadata_license_and_data_files(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "featstore", tmp_path / "featstore", ignore=shutil.ignore_patterns("__pycache__"))
@@ -81,7 +81,7 @@ def test_a_wheel_holds_metadata_license_and_data_files(tmp_path: Path) -> None:
     assert "Typing :: Typed" in metadata.get_all("Classifier", [])
     assert any(name.endswith("licenses/LICENSE") for name in names)
     data = {str(path.relative_to(ROOT)) for path in (ROOT / "featstore").rglob("*") if path.is_file()}
-    # The rooms' READMEs are for readers of the source, not for the wheel.
+    # The READMEs of the packages are not part of the wheel.
     wanted = {name for name in data if "__pycache__" not in name and not name.endswith(".md")}
     assert wanted - set(names) == set()
     command = next(name for name in names if name.endswith("entry_points.txt"))

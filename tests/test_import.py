@@ -28,7 +28,7 @@ def modules_after(code: str) -> set[str]:
     return set(result.stdout.strip().split(",")) - {""}
 
 
-def test_importing_featstore_loads_nothing_heavy():
+def test_importing_featstore_imports_no_large_library():
     assert modules_after("import featstore") == set()
     assert modules_after("import featstore\ndir(featstore)") == set()
 

@@ -1,4 +1,4 @@
-"""The project's files other than code: they exist, agree with each other and are up to date."""
+"""The license, CI workflow, commit hooks and documents of the project exist and agree with each other."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ def text(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def test_the_license_is_the_one_the_metadata_names() -> None:
+def test_license_file_matches_the_metadata() -> None:
     assert text("LICENSE").split()[:4] == ["Apache", "License", "Version", "2.0,"]
     assert 'license = "Apache-2.0"' in text("pyproject.toml")
 
 
-def test_the_workflow_calls_what_a_change_must_pass() -> None:
+def test_ci_workflow_runs_the_script_that_contributors_run() -> None:
     assert "- run: .ci/run\n" in text(".github/workflows/ci.yml")
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
     assert ".ci/run" in text(".github/CONTRIBUTING.md")
 
 
-def test_commit_hooks_are_the_checks_of_ci() -> None:
+def test_pre_commit_hooks_equal_the_checks_of_ci() -> None:
     checks = re.findall(r"^\.venv/bin/(ruff \w+|mypy|lint-imports)", text(".ci/run"), re.MULTILINE)
     hooks = re.findall(r"entry: \.venv/bin/(ruff \w+|mypy|lint-imports)", text(".pre-commit-config.yaml"))
     assert hooks == checks == ["ruff check", "ruff format", "mypy", "lint-imports"]

@@ -15,7 +15,7 @@ README = TOP / "README.md"
 ROOMS = sorted([*TOP.glob("featstore/**/README.md"), *TOP.glob("*/README.md")])
 FENCE = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 INSTALLING = 2
-"""Number of blocks at the start of the main README that install featstore; .ci/run and the releases run them."""
+"""Number of code blocks at the start of the main README that install featstore; .ci/run runs these commands."""
 
 
 def blocks_of(readme: Path) -> list[tuple[str, str]]:
@@ -24,7 +24,7 @@ def blocks_of(readme: Path) -> list[tuple[str, str]]:
 
 RUN = [
     *((README, number) for number in range(INSTALLING, len(blocks_of(README)))),
-    # The README of the tests runs the tests.
+    # Skip tests/README.md: its commands run the tests.
     *((room, number) for room in ROOMS if room.parent.name != "tests" for number in range(len(blocks_of(room)))),
 ]
 
@@ -35,7 +35,7 @@ def place(tmp_path_factory):
 
 
 def environment() -> dict[str, str]:
-    """Return an environment in which ``featstore`` is the one under test."""
+    """Return environment variables with which ``featstore`` is the command of this Python environment."""
     return {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -43,7 +43,7 @@ def environment() -> dict[str, str]:
     }
 
 
-def test_the_first_two_commands_install_run_and_test():
+def test_first_two_blocks_of_the_readme_install_run_and_test():
     blocks = blocks_of(README)
     assert blocks[0][1].endswith("/pip install . && .venv/bin/featstore demo\n")
     assert blocks[1][1].endswith("/pip install -e '.[test]' && .venv/bin/python -m pytest\n")
@@ -53,8 +53,8 @@ def test_the_first_two_commands_install_run_and_test():
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("readme", "number"), RUN, ids=lambda value: str(value).removeprefix(f"{TOP}{os.sep}"))
-def test_every_other_block_runs_after_those_before_it(place, readme, number):
-    """The folders' READMEs use the files that the main README's commands made."""
+def test_readme_blocks_run_in_order_without_errors(place, readme, number):
+    """Run the blocks in one folder, the main README first: blocks use files made by earlier blocks."""
     kind, text = blocks_of(readme)[number]
     command = ["bash", "-euo", "pipefail", "-c", text] if kind == "sh" else [sys.executable, "-W", "error", "-c", text]
     result = subprocess.run(command, cwd=place, env=environment(), capture_output=True, text=True, check=False)
@@ -62,7 +62,7 @@ def test_every_other_block_runs_after_those_before_it(place, readme, number):
     assert "Traceback" not in result.stderr
 
 
-def test_every_verb_is_named():
+def test_main_readme_names_every_verb():
     from featstore.cli import VERBS
 
     missing = [verb for verb in VERBS if f"featstore {verb}" not in README.read_text()]
@@ -76,19 +76,19 @@ def paragraphs_of(readme: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("readme", [README, *ROOMS], ids=lambda path: str(path.relative_to(TOP)))
-def test_paragraphs_have_at_most_60_words(readme):
+def test_readme_paragraphs_have_at_most_60_words(readme):
     long = [part for part in paragraphs_of(readme) if len(part.split()) > 60]
     assert long == []
 
 
 @pytest.mark.parametrize("readme", [README, *ROOMS], ids=lambda path: str(path.relative_to(TOP)))
-def test_links_and_pictures_point_to_existing_files(readme):
+def test_readme_links_and_pictures_point_to_existing_files(readme):
     for target in re.findall(r"\]\(([^)#\s]+)", readme.read_text()):
         if "://" not in target:
             assert (readme.parent / target).exists(), target
 
 
-def test_the_first_readme_is_short_and_shows_pictures_and_python_early():
+def test_main_readme_is_short_and_shows_pictures_and_python_early():
     lines = README.read_text().splitlines()
     assert len(lines) <= 180
     assert "```python" in lines[:60]

@@ -1,4 +1,4 @@
-"""The layout of the package: its rooms, and the files of every verb."""
+"""The layout of the package: its top-level modules ("rooms"), the files of every verb, and limits on lengths."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ FUNCTIONS = {
     "import": "import_vectors",
     "sample": "write_sample",
 }
-"""Verbs whose library function has another name, because the verb is a noun or a keyword of Python."""
+"""Verbs whose Python function has another name, because the verb is a noun or a Python keyword."""
 PAGES = {"demo", "duplicates", "search", "train"}
-"""Verbs that write a page."""
+"""Verbs that write an HTML page."""
 ROOMS = 26
 LINES, PARAMETERS, MODULE_LINES, USUAL_LINES = 80, 12, 350, 32
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_verb_is_found_by_its_name(verb):
+def test_stage_command_page_and_tests_of_a_verb_have_its_name(verb):
     stage = importlib.import_module(f"featstore.stages.{module_of(verb)}")
     name = FUNCTIONS.get(verb, verb)
     assert callable(getattr(stage, name))
@@ -39,7 +39,7 @@ def test_a_verb_is_found_by_its_name(verb):
         assert (tests / f"test_{verb}.py").is_file() or any((tests / verb).glob("test_*.py")), tests / verb
 
 
-def test_the_package_has_few_rooms():
+def test_package_has_at_most_26_rooms():
     rooms = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
     assert len(rooms - {"__init__", "__main__"}) <= ROOMS
 
@@ -53,7 +53,7 @@ def functions() -> list[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
     return found
 
 
-def test_functions_are_short_and_take_few_parameters():
+def test_functions_are_short_and_have_few_parameters():
     long, many = [], []
     for place, node in functions():
         arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
@@ -61,7 +61,7 @@ def test_functions_are_short_and_take_few_parameters():
         is_public = not node.name.startswith("_")
         if is_public and node.end_lineno - node.lineno + 1 > LINES:
             long.append(place)
-        # A click command has one parameter per option.
+        # Functions in cli/ may have more parameters: a click command has one per option.
         if is_public and count > PARAMETERS and "featstore/cli/" not in place:
             many.append(place)
     assert (long, many) == ([], [])
@@ -77,7 +77,7 @@ def test_modules_are_short():
 
 
 @pytest.mark.parametrize("library", ["h5py", "faiss"])
-def test_only_one_module_imports_h5py_and_faiss(library):
+def test_only_one_module_each_imports_h5py_and_faiss(library):
     importing = []
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -56,7 +56,7 @@ def test_held_out_never_splits_a_group(case, seed):
 
 @settings(deadline=None, max_examples=60)
 @given(labelled(grouped=True), st.booleans(), st.integers(2, 5), st.integers(0, 5))
-def test_folds_never_split_groups_and_train_every_class(case, grouped, count, seed):
+def test_folds_never_split_groups_and_every_training_part_has_all_classes(case, grouped, count, seed):
     y, groups = case
     groups = groups if grouped else None
     try:
@@ -72,7 +72,7 @@ def test_folds_never_split_groups_and_train_every_class(case, grouped, count, se
             assert len(set(fold[groups == group])) == 1
 
 
-def test_folds_are_balanced_to_one_row_a_class():
+def test_fold_sizes_differ_by_at_most_one_row_per_class():
     y = np.repeat(["a", "b", "c"], [31, 17, 8])
     fold = splits.folds(y, count=3, seed=0)
     for name in "abc":
@@ -82,13 +82,13 @@ def test_folds_are_balanced_to_one_row_a_class():
     assert sizes.max() - sizes.min() <= 1
 
 
-def test_a_class_of_one_stays_in_training():
+def test_class_with_a_single_row_is_never_held_out():
     fold = splits.folds(["a"] * 6 + ["b"] * 6 + ["rare"], count=3, seed=0)
     assert fold[-1] == -1
     assert (fold[:-1] >= 0).all()
 
 
-def test_large_groups_are_spread_over_folds():
+def test_large_groups_are_distributed_evenly_over_folds():
     groups = np.repeat(np.arange(30), 10)
     y = np.where(groups % 2 == 0, "even", "odd")
     fold = splits.folds(y, groups=groups, count=5, seed=1)
@@ -96,7 +96,7 @@ def test_large_groups_are_spread_over_folds():
         np.testing.assert_array_equal(np.bincount(fold[y == name]), [30] * 5)
 
 
-def test_one_fold_holds_out_a_part_once():
+def test_one_fold_holds_out_one_part_of_the_given_fraction():
     y = np.repeat(["a", "b"], 100)
     fold = splits.one_fold(y, fraction=0.1, seed=0)
     assert set(fold) == {-1, 0}
@@ -124,13 +124,13 @@ def test_rejects_unsplittable_labels_in_one_line(y, groups, message):
     assert "\n" not in str(caught.value)
 
 
-def test_equal_digests_share_a_group_and_none_is_a_group_of_its_own():
+def test_equal_digests_share_a_group_and_each_none_is_a_separate_group():
     groups = splits.equal_bytes_groups([b"x", None, b"y", b"x", None])
     assert groups[0] == groups[3]
     assert len(set(groups)) == 4
 
 
-def test_groups_accept_mixed_types_and_none_is_a_group_of_its_own():
+def test_group_values_may_have_mixed_types_and_each_none_is_a_separate_group():
     y = np.array(["a", "b"] * 10)
     groups = np.array([None, "x", 3, 3, 3, "x"] + [None] * 14, object)
     train, test = splits.held_out(y, groups=groups, fraction=0.5, seed=0)

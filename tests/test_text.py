@@ -24,7 +24,7 @@ def test_natural_order_sorts_numbers_by_value(ordered: list[str]):
     assert sorted(set(ordered), key=natural) == ordered
 
 
-def test_the_decomposed_form_becomes_the_composed_one():
+def test_composed_converts_decomposed_unicode():
     assert composed("cafe\u0301") == "caf\u00e9"
     assert composed("\udcff\u00e9") == "\udcff\u00e9"
 
@@ -44,16 +44,16 @@ def test_the_decomposed_form_becomes_the_composed_one():
         ("a  b", "a\u00a0b"),
     ],
 )
-def test_names_that_look_alike_have_one_key(one: str, other: str):
+def test_names_that_look_alike_have_equal_lookalike_keys(one: str, other: str):
     assert lookalike_key(one) == lookalike_key(other)
 
 
 @pytest.mark.parametrize(("one", "other"), [("1", "2"), ("cat", "cats"), ("v1", "v2"), ("1.5", "15"), ("1", "-1")])
-def test_names_that_do_not_look_alike(one: str, other: str):
+def test_names_that_do_not_look_alike_have_different_lookalike_keys(one: str, other: str):
     assert lookalike_key(one) != lookalike_key(other)
 
 
-def test_suggests_similar_names():
+def test_close_to_and_did_you_mean_suggest_similar_names():
     keys = ["train/cat/cat.1.jpg", "train/cat/cat.10.jpg", "train/dog/dog.1.jpg"]
     assert close_to("cat.1.jpg", keys)[0] == "train/cat/cat.1.jpg"
     assert did_you_mean("exctract", ["extract", "train"]) == "; did you mean 'extract'?"
@@ -64,7 +64,7 @@ def test_suggests_similar_names():
     ("word", "expected"),
     [("lable", True), ("labl", True), ("labell", True), ("glass", False), ("label", False), ("abel", False)],
 )
-def test_swapped_missing_and_added_letters_are_misspellings(word: str, expected: bool):
+def test_is_misspelling_accepts_one_swapped_missing_or_added_letter(word: str, expected: bool):
     assert any(is_misspelling(word, name) for name in ("label", "class")) is expected
 
 

@@ -1,4 +1,4 @@
-"""Detect and open the store, head or index at a path; default file names, origins, and changes since."""
+"""Detect and open the store, head or index at a path; find its origin, and how its store has changed since."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _INDEX_FIRST = "make one with featstore index; the index comes first: featstore 
 
 
 def kind_of(path: str | os.PathLike[str]) -> Literal["store", "head", "index"]:
-    """Return what is at ``path``: "store" for every folder, "head" or "index". Raises UsageError for anything else."""
+    """Return the kind of artifact at ``path``; every folder counts as a "store". Raises UsageError for other files."""
     if os.path.isdir(path):
         return "store"
     if is_index(path):
@@ -77,7 +77,7 @@ def origins_of_head(head: TrainedHead, what: str) -> list[Origin]:
 
 
 def index_path(store: str | os.PathLike[str]) -> Path:
-    """Return the default path of the index of ``store``: beside the store, under its name."""
+    """Return the default path of the index of ``store``: the path of the store with ".faiss" appended."""
     path = Path(os.path.abspath(store))
     return path.with_name(f"{path.name}.faiss")
 
@@ -102,21 +102,21 @@ def open_index(path: str | os.PathLike[str]) -> FeatureIndex:
 
 
 def origin_of_index(index: FeatureIndex, what: str) -> Origin:
-    """Return an index's origin. Raises DamagedError, naming ``what``, if the index has none."""
+    """Return the origin (store, backbone) of an index. Raises DamagedError, naming ``what``, if there is none."""
     identity = index.info()["identity"]
     origin = identity.pop(KEY, None)
     return Origin.of(identity, origin, what)
 
 
 def without_origin(identity: dict[str, Any]) -> dict[str, Any]:
-    """Return an index's ``identity`` without the origin."""
+    """Return the ``identity`` recorded in an index, without the entry of its origin."""
     return {name: value for name, value in identity.items() if name != KEY}
 
 
 def staleness(index: FeatureIndex, store: FeatureStore, path: str | os.PathLike[str] | None = None) -> str:
     """Describe how ``store`` changed since ``index`` was made; "" if it did not.
 
-    ``path``: that of the index, for the command that updates it.
+    ``path``: the path of the index; the description contains the command that updates this index.
     """
     stale = compare_index(index, store)
     if stale.fresh:
@@ -136,7 +136,7 @@ def staleness(index: FeatureIndex, store: FeatureStore, path: str | os.PathLike[
 
 
 def compare_index(index: FeatureIndex, store: FeatureStore) -> Staleness:
-    """Compare an index with its store: rows and, if there are newer versions of the labels, labels."""
+    """Compare the rows of an index with those of its store, and the labels if the store has newer labels."""
     labels = newer_labels(index.info()["identity"].get(KEY), store)
     return index.staleness(generation_number(store), np.asarray(store.ids), labels)
 
@@ -149,11 +149,11 @@ def newer_labels(origin: Any, store: FeatureStore) -> list[str | None] | None:
             return None
         return list(store.labels.tolist())
     except UsageError:
-        # The store follows the labels of a store that does not exist any more.
+        # The store takes its labels from another store (option --follow), which does not exist any more.
         return None
 
 
 def update_command(store: str | os.PathLike[str], index: str | os.PathLike[str] | None = None) -> list[str]:
-    """Return the arguments of the command that updates an index; ``index`` None: the default one of ``store``."""
+    """Return the command, as a list of words, that updates an index; by default the default index of ``store``."""
     there = index is None or os.path.abspath(index) == os.fspath(index_path(store))
     return ["featstore", "index", os.fspath(store), *([] if there else ["--out", os.fspath(index or "")]), "--update"]

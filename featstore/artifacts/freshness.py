@@ -24,15 +24,16 @@ from featstore.text import counted
 
 _ORDER: Final = ("store", "index", "head", "page")
 _ONCE: Final = ("import", "list")
-"""Kinds of sources without a known command to read them again: vectors of other programs, lists that may be piped."""
+"""Kinds of sources that no command can read again: imported vectors, and path lists, which may come from a pipe."""
 
 
 @dataclass(frozen=True)
 class State:
     """Whether an artifact is up to date.
 
-    ``stale``: the reason why it is stale, "" if it is up to date. ``unknown``: the reason if that cannot be determined.
-    ``commands``: those that refresh it, in this order. ``folder``: where to run them; "" means here.
+    ``stale``: the reason why the artifact is stale, "" if it is up to date. ``unknown``: the reason why this cannot be
+    determined, else "". ``commands``: the commands that refresh the artifact, in order. ``folder``: the folder to run
+    the commands in; "" means the current folder.
     """
 
     artifact: Artifact
@@ -56,15 +57,15 @@ class State:
         }
 
     def command_lines(self) -> list[str]:
-        """Return the commands for a shell."""
+        """Return each command as one line for a shell."""
         lines = [shlex.join(command) for command in self.commands]
         return [f"(cd {shlex.quote(self.folder)} && {line})" for line in lines] if self.folder else lines
 
 
 def states_of(found: Found) -> list[State]:
-    """Return the state of each artifact; stores come before the artifacts made from them.
+    """Return the state of each artifact: stores first, then indexes, heads and pages.
 
-    After running all commands in this order, nothing is stale. Artifacts made from a stale store are stale too.
+    Artifacts made from a stale store are stale too. Running the commands of all states in order refreshes everything.
     """
     return _States(found).all()
 
@@ -117,7 +118,10 @@ class _States:
         return state
 
     def _place(self, parent: Parent, artifact: Artifact) -> Path | None:
-        """Return the path of a parent: its recorded path, or its name in the searched folder or beside the artifact."""
+        """Return the path of a parent store, or None.
+
+        It is searched at its recorded path, in the searched folder (by store id), and beside the artifact.
+        """
         inside = [each.path for each in self.stores.get(parent.store_id, [])]
         recorded = Path(parent.path)
         for place in inside:
@@ -228,9 +232,9 @@ class _States:
 
 
 def changes_since(store: FeatureStore, record: dict[str, Any]) -> str:
-    """Describe how rows, labels or splits of ``store`` changed since ``record`` (past.record_of); "" if not at all.
+    """Describe how rows, labels or splits of ``store`` changed since the state ``record``; "" if nothing changed.
 
-    Raises UsageError if the history of that state is lost, DamagedError.
+    ``record``: see past.record_of. Raises UsageError if the history of that state is lost, DamagedError.
     """
     now = record_of(store)
     names = ("generation", "next_id", "label_version", "pending")
@@ -272,5 +276,5 @@ def _replaced(files: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def all_commands(states: Sequence[State]) -> list[str]:
-    """Return the commands of all stale artifacts, for a shell, each once."""
+    """Return the commands of all stale artifacts as lines for a shell, without duplicates."""
     return list(dict.fromkeys(line for state in states for line in state.command_lines()))

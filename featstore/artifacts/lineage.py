@@ -27,13 +27,16 @@ from featstore.store.tables import Tables
 Kind = Literal["store", "head", "index", "page"]
 _SIDE: Final = re.compile(r"(.+)\.featstore(\.next)?")
 _PAGE_BYTES: Final = 65536
-"""Number of bytes at the beginning of a page that contain its description."""
+"""Number of bytes to search for the description at the beginning of an HTML page."""
 _DESCRIPTION: Final = re.compile(r'<meta name="featstore" content="([^"]*)">')
 
 
 @dataclass(frozen=True)
 class Parent:
-    """A store from which an artifact was made: id, path and state at that time (``record``, see past.record_of)."""
+    """A store from which an artifact was made.
+
+    ``record``: the state of the store when the artifact was made, see past.record_of.
+    """
 
     store_id: str
     path: str
@@ -44,7 +47,8 @@ class Parent:
 class Artifact:
     """A store, head, index or page at ``path``.
 
-    ``store_id``: only for a store. ``parents``: the stores it was made from. ``about``: description of a head or page.
+    ``store_id``: only for a store. ``parents``: the stores from which the artifact was made. ``about``: the description
+    recorded in a head or page.
     """
 
     kind: Kind
@@ -56,7 +60,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Found:
-    """The ``artifacts`` in a folder, and ``unread``: one line for each that could not be read."""
+    """The ``artifacts`` in a folder. ``unread``: an error message for each artifact that could not be read."""
 
     artifacts: list[Artifact]
     unread: list[str]
@@ -107,7 +111,7 @@ def read_artifact(path: Path) -> Artifact | None:
     if path.is_dir():
         return _store(path) if (path / folders.MANIFEST).exists() else None
     if path.name.startswith("."):
-        # This also skips temporary files of a writer.
+        # Temporary files of a writer are skipped here too.
         return None
     if side := _SIDE.fullmatch(path.name):
         return _index(path.with_name(side[1]), path) if sealed.begins_like_one(path) else None

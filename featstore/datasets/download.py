@@ -29,9 +29,10 @@ _BROKEN: Final = (http.client.HTTPException, urllib.error.URLError, TimeoutError
 def download(archive: Archive, file: Path, progress: Callable[[int], None]) -> None:
     """Download ``archive`` to ``file``; the file appears only when it is complete and has the right SHA-256.
 
-    Received bytes are kept beside it as ``<name>.part``. A later call continues there if the server supports ranges,
-    otherwise from the start. A broken connection is reopened, at most defaults.DOWNLOAD_ATTEMPTS times in a row without
-    a new byte. An existing ``file`` is only checked. ``progress`` is called with the number of bytes received.
+    Received bytes are kept beside ``file`` as ``<name>.part``. A later call continues after these bytes if the server
+    supports ranges, otherwise from the start. A broken connection is reopened, at most defaults.DOWNLOAD_ATTEMPTS times
+    in a row without a new byte. An existing ``file`` is only checked. ``progress`` is called with the number of bytes
+    received.
 
     Raises DamagedError if the server has another file, FeatstoreError if it cannot be reached.
     """
@@ -46,7 +47,7 @@ def download(archive: Archive, file: Path, progress: Callable[[int], None]) -> N
     resumed = _receive(archive, part, progress)
     found = _sha256(part)
     if found != archive.sha256 and resumed:
-        # The start may be from another version of the file: download again from the beginning.
+        # The bytes of an earlier call may be from another version of the file: download again from the beginning.
         part.unlink()
         _receive(archive, part, progress)
         found = _sha256(part)
@@ -62,7 +63,7 @@ def download(archive: Archive, file: Path, progress: Callable[[int], None]) -> N
 
 
 def _receive(archive: Archive, part: Path, progress: Callable[[int], None]) -> bool:
-    """Fill ``part`` up to the archive's size; return whether it started with bytes of an earlier call."""
+    """Download the missing bytes of ``part``; return whether ``part`` had bytes from an earlier call."""
     resumed = part.exists() and 0 < part.stat().st_size <= archive.size
     if not resumed:
         part.write_bytes(b"")
@@ -79,7 +80,7 @@ def _receive(archive: Archive, part: Path, progress: Callable[[int], None]) -> b
             if error.code < _SERVER_ERRORS and error.code != _TOO_MANY_REQUESTS:
                 raise _unreachable(archive, part, reason) from None
         except _BROKEN as error:
-            # The text may quote the server's answer, so make it printable.
+            # The error may contain text sent by the server, so escape it.
             reason = shown(str(getattr(error, "reason", None) or error) or type(error).__name__)
         have = part.stat().st_size
         attempts = 0 if have > before else attempts + 1
@@ -91,7 +92,7 @@ def _receive(archive: Archive, part: Path, progress: Callable[[int], None]) -> b
 
 
 def _append(archive: Archive, part: Path, have: int, progress: Callable[[int], None]) -> None:
-    """Open one connection and append its data to ``part``, which has ``have`` bytes."""
+    """Open one connection and append the received bytes to ``part``, which has ``have`` bytes."""
     headers = {"User-Agent": f"featstore/{__version__}"} | ({"Range": f"bytes={have}-"} if have else {})
     request = urllib.request.Request(archive.url, headers=headers)
     with urllib.request.urlopen(request, timeout=defaults.DOWNLOAD_TIMEOUT) as answer:
@@ -104,7 +105,7 @@ def _append(archive: Archive, part: Path, have: int, progress: Callable[[int], N
         if start not in (0, have):
             raise http.client.HTTPException(f"an answer from byte {start:,} on instead of {have:,}")
         with open(part, "r+b") as stream:
-            # A server without ranges sends the whole file.
+            # A server without range support sends the file from byte 0 on, so start is 0.
             stream.truncate(start)
             stream.seek(start)
             left = archive.size - start
@@ -115,8 +116,7 @@ def _append(archive: Archive, part: Path, have: int, progress: Callable[[int], N
 
 
 def _extent(answer: http.client.HTTPResponse, have: int) -> tuple[int, int | None]:
-    """Return the offset of the answer's first byte, and the size of the whole file (None if the server does not
-    say)."""
+    """Return the offset of the first byte that the server sends, and the size of the whole file (None if unknown)."""
     if answer.status == _PARTIAL_CONTENT:
         match = re.fullmatch(
             r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", answer.headers.get("Content-Range", "").strip()

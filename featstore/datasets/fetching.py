@@ -60,7 +60,7 @@ def _unpack(dataset: Dataset, work: Path, root: Path) -> None:
     """Unpack the archives in ``work`` and rename the result to ``root``."""
     unpacked = work / "unpacked"
     if unpacked.exists():
-        # Left by an interrupted call; its files may be incomplete.
+        # A folder that an interrupted call left may contain incomplete files.
         shutil.rmtree(unpacked)
     unpacked.mkdir()
     for archive in dataset.archives:
@@ -80,7 +80,10 @@ def _unpack(dataset: Dataset, work: Path, root: Path) -> None:
 
 
 def _finished(dataset: Dataset, root: Path) -> bool:
-    """Return whether ``root`` is ``dataset``; False if missing or empty. Raises UsageError for other content."""
+    """Return whether ``root`` is the finished ``dataset``; False if missing or empty.
+
+    Raises UsageError if the folder has other content.
+    """
     if not os.path.lexists(root):
         return False
     if not root.is_dir() or root.is_symlink():

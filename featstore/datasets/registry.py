@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True)
 class Archive:
-    """A published archive: address, size in bytes, SHA-256, and what to unpack where.
+    """A published archive of a data set, and how to unpack it.
 
-    ``digest_from``: who published size and digest. ``inside``: the folder in the archive to unpack. ``to``: the folder
-    of the data set for its files ("" is the data set's own).
+    ``digest_from``: who published size and SHA-256. ``inside``: the folder of the archive to unpack. ``to``: the
+    subfolder of the data set that gets the files; "" means the data set's own folder.
     """
 
     url: str
@@ -28,13 +28,13 @@ class Archive:
 
     @property
     def name(self) -> str:
-        """File name at the end of the address."""
+        """File name at the end of the URL."""
         return urlsplit(self.url).path.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set: ``name``, description, folders after unpacking, licence, home page and archives."""
+    """A data set that can be downloaded. ``layout``: the meaning of its folders after unpacking, such as class/file."""
 
     name: str
     title: str
@@ -51,7 +51,7 @@ class Dataset:
 
 @functools.cache
 def registry() -> Mapping[str, Dataset]:
-    """Return the data sets by name."""
+    """Return all data sets of the registry by name."""
     text = resources.files("featstore.datasets").joinpath("registry.toml").read_text(encoding="utf-8")
     found = {}
     for name, entry in tomllib.loads(text).items():

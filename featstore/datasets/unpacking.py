@@ -80,14 +80,14 @@ class _Budget:
             )
 
     def take_file(self) -> None:
-        """Count a member; raise DamagedError if the budget is exceeded."""
+        """Count one file of the archive; raise DamagedError if there are too many."""
         self.files -= 1
         if self.files < 0:
             raise DamagedError(f"{self.archive}: has more than {defaults.UNPACKED_FILES:,} files; it is not unpacked")
 
 
 def _place(archive: Path, name: str) -> PurePosixPath:
-    """Return ``name`` as a path; raise DamagedError unless it stays below the target folder."""
+    """Return the archive member ``name`` as a path; raise DamagedError if the path leaves the target folder."""
     parts = name.removesuffix("/").split("/")
     if parts[0] == ".":
         parts = parts[1:]
@@ -117,7 +117,7 @@ def _zip_members(archive: Path, budget: _Budget) -> Iterator[tuple[str, IO[bytes
 
 
 class _Counted(io.RawIOBase):
-    """A stream that counts its bytes against a budget, because skipped members have to be decompressed too."""
+    """A decompressed stream that counts every byte against a budget, including the bytes of skipped members."""
 
     def __init__(self, stream: gzip.GzipFile, budget: _Budget) -> None:
         self._stream, self._budget = stream, budget
@@ -130,7 +130,7 @@ class _Counted(io.RawIOBase):
 
 def _tar_members(archive: Path, budget: _Budget) -> Iterator[tuple[str, IO[bytes]]]:
     """Yield (name, content) of the files of a gzip-compressed tar archive, read once from start to end."""
-    # The stream contains headers and padding as well, and files are counted again when they are written.
+    # A larger budget, because the stream also contains headers and padding. Written files have a separate budget.
     stream_budget = _Budget(archive, 2 * budget.left + _TAR_PADDING)
     with gzip.open(archive) as plain:
         stream = _Counted(plain, stream_budget)

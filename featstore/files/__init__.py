@@ -1,1 +1,1 @@
-"""Files on disk: atomic writes, sealed HDF5 files, and the only module that imports h5py."""
+"""File formats and file access: atomic writes, sealed HDF5 files (with checksums), Parquet, picture signatures."""

@@ -23,14 +23,14 @@ from featstore.errors import DamagedError, UsageError
 
 TEMPORARY_SUFFIX = ".tmp"
 LARGEST_JSON = 1 << 20
-"""Largest size of a JSON file in bytes; write_json's files are far smaller."""
+"""Maximum size in bytes of a JSON file to read; files of write_json are far smaller."""
 _READ_BYTES = 4 << 20
 _NAMED_BYTES = 100
-"""Number of bytes of a file's name to repeat in its temporary name, which the system limits in length."""
+"""Maximum number of bytes of a file name that its temporary file repeats; the system limits the length of names."""
 _LOCK_MARK = b"featstore lock of "
 _LOCK_TRIES = 100
 _LOCK_SECONDS, _LOCK_PAUSE = 1.0, 0.02
-"""Seconds to wait for a lock's owner to write its name, and between two checks for it."""
+"""Seconds to wait until the owner of a lock has written its name into the lock file, and seconds between checks."""
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 _held: dict[str, int] = {}
 
@@ -45,7 +45,7 @@ def sync(path: Path) -> None:
 
 
 def make_directory(directory: Path) -> None:
-    """Create ``directory`` and its missing parents durably; an existing one is not changed."""
+    """Create ``directory`` and its missing parents durably; existing directories are not changed."""
     if directory.is_dir():
         return
     make_directory(directory.parent)
@@ -54,9 +54,9 @@ def make_directory(directory: Path) -> None:
 
 
 def require_place(path: Path, beside: str = "") -> None:
-    """Raise UsageError if no file can be written to ``path``; for a check before long work.
+    """Raise UsageError if no file can be written to ``path``. Called before long work.
 
-    ``beside``: the longest suffix of the files that will be written beside it under its name.
+    ``beside``: the longest suffix that is appended to the name of ``path`` for further files.
     """
     folder = Path(path).absolute().parent
     if not folder.is_dir():
@@ -69,9 +69,9 @@ def require_place(path: Path, beside: str = "") -> None:
 
 
 def cache_directory() -> Path | None:
-    """Return featstore's folder in the user's cache, which may not exist yet; None without a home directory."""
+    """Return the path of featstore's cache folder, which may not exist yet; None if the user has no home directory."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    # Without a home directory "~" stays "~", a relative path.
+    # Without a home directory, expanduser returns the relative path "~/.cache".
     return Path(cache) / "featstore" if os.path.isabs(cache) else None
 
 
@@ -96,7 +96,7 @@ def new_file(path: Path, *, exclusive: bool = False, durable: bool = True) -> It
         if durable:
             sync(path.parent)
     except OSError as error:
-        # An error of write() has no file name; add it, so that users see which disk is full.
+        # An OSError of write() has no file name; add the name, so that users see which disk is full.
         if error.filename in (None, os.fspath(temporary)) and not isinstance(error, FileExistsError):
             error.filename = os.fspath(path)
         raise
@@ -108,8 +108,8 @@ def new_file(path: Path, *, exclusive: bool = False, durable: bool = True) -> It
 def _link(temporary: Path, path: Path) -> None:
     """Link a new file to ``path``; raise FileExistsError if another file is there.
 
-    Over NFS the server's answer may be lost and the second try find the link of the first: a file with two names was
-    linked (open(2), O_EXCL).
+    Over NFS the server's answer may be lost; then the repeated call fails although the first call made the link. The
+    link count tells: it is 2 if the file was linked (see open(2), O_EXCL).
     """
     try:
         os.link(temporary, path)
@@ -120,11 +120,11 @@ def _link(temporary: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def only_writer(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock for writing ``path``, a ``what``. Raises UsageError, naming the owner, if another process holds it.
+    """Hold a lock for writing ``path``. Raises UsageError, naming the owner, if another process holds the lock.
 
-    The lock is an flock(2) of ``.NAME.lock`` beside it, so that it ends with its process. A foreign
-    file of that name is neither followed nor changed. The lock is reentrant in its thread. On a file system without
-    locks nothing is locked, and the last of two writers wins.
+    The lock is an flock(2) on the file ``.NAME.lock`` beside ``path``, so it ends with the process. A foreign file of
+    that name is neither followed nor changed. The lock is reentrant within a thread. On a file system without locks
+    nothing is locked, and the last of two writers wins. ``what``: what is written, for the message.
     """
     path = Path(path)
     lock = Path(os.path.realpath(path.absolute().parent)) / f".{path.name}.lock"
@@ -159,9 +159,9 @@ def _take_lock(lock: Path, path: Path, what: str) -> int:
 
 
 def _new_lock(lock: Path) -> int | None:
-    """Create the lock and write our name into it; return its handle, None if another process took it meanwhile.
+    """Create the lock file and write the name of this process into it; return its handle.
 
-    Raises FileExistsError.
+    Returns None if another process took the lock meanwhile. Raises FileExistsError if the file exists.
     """
     handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     with contextlib.ExitStack() as stack:
@@ -174,10 +174,10 @@ def _new_lock(lock: Path) -> int | None:
 
 
 def _lock_holder(lock: Path, until: float) -> str:
-    """Return the owner of the lock; "" if there is none (the lock of a dead process is removed) or it is not known yet.
+    """Return the owner of the lock; "" if the lock is free or its owner is not known yet.
 
-    A new lock is empty until its owner has written its name. It is not touched before that, or before the time
-    ``until``, after which the owner must be dead. Raises UsageError for a file that is not a lock.
+    The lock file of a dead process is removed. A new lock file is empty until its owner has written its name; an empty
+    file is kept until the time ``until``, after which its owner must be dead. Raises UsageError for other files.
     """
     foreign = UsageError(f"{lock}: is in the way and no lock of featstore's; remove it, or name another file")
     try:
@@ -202,7 +202,7 @@ def _lock_holder(lock: Path, until: float) -> str:
 
 
 def _is_at(handle: int, path: Path) -> bool:
-    """Return whether the open file is still the one at ``path``."""
+    """Return whether ``path`` still leads to the open file ``handle``."""
     try:
         return os.path.samestat(os.fstat(handle), os.lstat(path))
     except FileNotFoundError:
@@ -242,12 +242,12 @@ def write_json(path: Path, value: dict[str, Any], *, exclusive: bool = False) ->
 
 
 def open_regular(path: Path, *, follow: bool = True, writable: bool = False) -> io.FileIO:
-    """Open a regular file for reading, or for reading and writing, without ever waiting for it.
+    """Open a regular file for reading, or for reading and writing, without ever blocking.
 
-    A pipe without a writer would block forever and a device may be endless, so anything but a regular file is
-    refused. ``follow=False`` also refuses a symbolic link, whose maker chose the target.
+    Only regular files are accepted: a pipe without a writer would block forever, and a device may be endless.
+    ``follow=False`` also refuses a symbolic link, which may lead to any file.
 
-    Raises DamagedError if it is not a regular file, IsADirectoryError, OSError.
+    Raises DamagedError for other kinds of files, IsADirectoryError, OSError.
     """
     flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     try:
@@ -257,7 +257,7 @@ def open_regular(path: Path, *, follow: bool = True, writable: bool = False) -> 
             raise DamagedError(
                 f"{path}: is a symbolic link, where a file is needed; put the file itself here"
             ) from None
-        if error.errno == errno.ENXIO:  # a socket, or a device without a driver
+        if error.errno == errno.ENXIO:  # ENXIO: a socket, or a device without a driver
             raise DamagedError(f"{path}: is no regular file") from None
         raise
     mode = os.fstat(handle).st_mode

@@ -15,7 +15,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def column(arrays: Mapping[str, NDArray[Any]] | Any, name: str, dtype: str, width: int | None = None) -> NDArray[Any]:
-    """Return the array ``name``, (n,) or (n, width), of a file's arrays; raise DamagedError for a wrong type or shape."""
+    """Return the array ``name``; raise DamagedError unless it has ``dtype`` and the shape (n,) or (n, width)."""
     array: NDArray[Any] = arrays[name]
     if array.dtype.str != dtype or array.shape[1:] != (() if width is None else (width,)):
         shape = "x".join(map(str, array.shape))
@@ -25,9 +25,9 @@ def column(arrays: Mapping[str, NDArray[Any]] | Any, name: str, dtype: str, widt
 
 
 class ByteColumn(Sequence[bytes]):
-    """n byte strings: ``blob`` (m,) uint8 and ``offsets`` (n + 1,) uint64, item i at offsets[i]:offsets[i + 1].
+    """A column of n byte strings in two arrays; item i is blob[offsets[i] : offsets[i + 1]].
 
-    Offsets may be given as int64 as well; they are viewed, not copied.
+    ``blob``: (m,) uint8. ``offsets``: (n + 1,) uint64 or int64; viewed, not copied.
     """
 
     def __init__(self, blob: NDArray[np.uint8], offsets: NDArray[np.uint64] | NDArray[np.int64]) -> None:
@@ -75,7 +75,7 @@ class ByteColumn(Sequence[bytes]):
         return self.take(np.arange(len(self)))
 
     def take(self, rows: NDArray[np.integer[Any]]) -> Iterator[bytes]:
-        """Yield the items of ``rows`` in their order, in bounded memory."""
+        """Yield the items at ``rows``, in the order of ``rows``, in bounded memory."""
         for start in range(0, len(rows), 65536):
             part = rows[start : start + 65536]
             starts, stops = self.offsets[part].tolist(), self.offsets[part + 1].tolist()

@@ -1,7 +1,7 @@
-"""HDF5, through h5py: the only module that imports it.
+"""Read and write HDF5 with h5py; this is the only module that imports h5py.
 
-Writer is for ``sealed``, which reads its own files without libhdf5. ``open_plain`` and ``write_plain`` read and write
-HDF5 files of other programs.
+The module ``sealed`` writes its files with Writer, and reads them without libhdf5. ``open_plain`` and ``write_plain``
+read and write HDF5 files of other programs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from featstore.files.hdf5_sink import Device
 
 
 class Writer:
-    """A new HDF5 file of contiguous, uncompressed datasets, aligned to ``alignment`` bytes, after ``user_block`` bytes."""
+    """Writer of an HDF5 file of contiguous, uncompressed datasets.
+
+    ``user_block``: bytes reserved at the start of the file. ``alignment``: alignment of the data in bytes.
+    """
 
     def __init__(self, device: Device, *, user_block: int, alignment: int) -> None:
         import h5py
@@ -96,13 +99,13 @@ class Plain:
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
     def matrix(self, name: str) -> Any:
-        """Return the matrix ``name``, which has ``shape`` and ``size`` and is sliced like an array.
+        """Return the numeric 2-D dataset ``name``, which can be sliced like an array.
 
-        Raises ValueError if there is no such numeric matrix, or if its data is in another file.
+        Raises ValueError if there is no such dataset, or if its data is in another file.
         """
         import h5py
 
-        # Check the link before following it: following an external link would open another file.
+        # Look at the link first, because accessing an external link would open another file.
         link = self._file.get(name, getlink=True)
         part = self._file[name] if isinstance(link, h5py.HardLink) else None
         if not isinstance(part, h5py.Dataset) or part.ndim != 2 or part.dtype.kind not in "fiu":
@@ -112,7 +115,7 @@ class Plain:
         return part
 
     def datasets(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Return shape and kind of type (NumPy's letter) of each dataset by its path; links are not followed."""
+        """Return (shape, NumPy's dtype.kind) of each dataset by its path; links are not followed."""
         import h5py
 
         found: dict[str, tuple[tuple[int, ...], str]] = {}
@@ -125,7 +128,7 @@ class Plain:
         return found
 
     def array(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Return the rows ``start`` to ``stop`` of a dataset that ``datasets`` named; texts come as bytes.
+        """Return the rows ``start`` to ``stop`` of a dataset listed by ``datasets``; texts are returned as bytes.
 
         Raises ValueError if its data is in another file.
         """

@@ -1,12 +1,12 @@
-"""Write a Parquet file of one row group with a column of vectors, at the speed of a plain write.
+"""Write a Parquet file with one row group and a column of vectors, as fast as writing plain bytes.
 
-pyarrow writes the small columns. The vectors, a list of d numbers a row, are written here: in Parquet's PLAIN encoding a
-page of them is their bytes as they are in memory, after repetition and definition levels that are the same for every
-page. pyarrow computes levels for every number: for 400 MB of float16 it took 1.6 to 2.3 s on two cores, this module 0.2
-s.
+pyarrow writes the small columns. This module writes the vectors, one list of d numbers per row: in Parquet's PLAIN
+encoding, a page consists of repetition and definition levels, which are the same for every page, and the numbers as
+they are in memory. pyarrow computes the levels for every number: for 400 MB of float16, pyarrow took 1.6 to 2.3 s on
+two cores and this module 0.2 s.
 
-The file's own description (Thrift, compact protocol) is written by this module too. Source: the Apache Parquet format
-2.10 (parquet.thrift, README.md, LogicalTypes.md, Encodings.md).
+This module also writes the footer of the file (Thrift, compact protocol). Source: the Apache Parquet format 2.10
+(parquet.thrift, README.md, LogicalTypes.md, Encodings.md).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _ENCODINGS: Final = {"PLAIN": 0, "PLAIN_DICTIONARY": 2, "RLE": 3, "BIT_PACKED": 
 _CODECS: Final = {"UNCOMPRESSED": 0, "SNAPPY": 1}
 _REQUIRED, _OPTIONAL, _REPEATED = 0, 1, 2
 _STRING, _LIST, _FLOAT16 = 1, 3, 15
-"""Logical types: fields of parquet.thrift's union."""
+"""Numbers of the logical types in parquet.thrift."""
 _UTF8, _LIST_CONVERTED = 0, 3
-"""The same types as Parquet's older "converted types", for older readers."""
+"""Numbers of the corresponding "converted types", which older readers need."""
 
 
 def write(
@@ -43,15 +43,15 @@ def write(
     kind: Any,
     metadata: Mapping[str, str],
 ) -> None:
-    """Write ``side``, a pyarrow.Table of m rows, and after its columns the column ``name`` of m vectors.
+    """Write the columns of ``side`` (a pyarrow.Table of m rows), then the column ``name`` of m vectors.
 
     ``side`` has columns of text, bytes, int64, float64 and bool. ``vectors``: blocks (b, d), float16 or float32.
-    ``kind``: their type in Arrow, a fixed-size list. ``metadata``: texts of the file. Raises ValueError unless there is
-    a vector for every row, OSError.
+    ``kind``: the Arrow type of the vectors, a fixed-size list. ``metadata``: key-value texts of the file. Raises
+    ValueError unless every row has a vector, OSError.
     """
     import pyarrow as pa
 
-    # Arrow reads metadata from its own schema, other readers from the file's.
+    # Arrow reads key-value metadata from its serialised schema, other readers from the footer of the file.
     schema = pa.schema([*side.schema, pa.field(name, kind, nullable=False)], dict(metadata))
     texts = {**metadata, "ARROW:schema": base64.b64encode(schema.serialize().to_pybytes()).decode()}
     with open(path, "xb") as file:
@@ -75,7 +75,7 @@ def write(
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return the texts of a Parquet file's own metadata. Raises OSError, and pyarrow's errors for other files."""
+    """Return the key-value texts in the footer of a Parquet file. Raises OSError, and pyarrow's errors."""
     from pyarrow import parquet
 
     found = parquet.read_metadata(path).metadata or {}
@@ -83,7 +83,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def _copy_small(file: BinaryIO, side: Any) -> tuple[list[Any], list[Any], int]:
-    """Let pyarrow write ``side``, copy its pages; return schema elements, column chunks, and their uncompressed size."""
+    """Copy the pages of ``side``, written by pyarrow, to ``file``; return schema, column chunks, uncompressed size."""
     from pyarrow import parquet
 
     small = io.BytesIO()
@@ -129,7 +129,7 @@ def _copy_small(file: BinaryIO, side: Any) -> tuple[list[Any], list[Any], int]:
 
 
 class _Vectors:
-    """Writer of the pages of a column of vectors of ``dimension`` numbers of ``width`` bytes."""
+    """Writer of the pages of a vector column; a vector has ``dimension`` numbers of ``width`` bytes."""
 
     def __init__(self, file: BinaryIO, dimension: int, width: int) -> None:
         self._file, self._dimension, self._width = file, dimension, width
@@ -139,7 +139,7 @@ class _Vectors:
 
     @property
     def size(self) -> int:
-        """Bytes written, with the headers of the pages."""
+        """Number of bytes written, including page headers."""
         return self._file.tell() - self._begin
 
     def write(self, block: NDArray[Any]) -> None:
@@ -154,7 +154,7 @@ class _Vectors:
             self.rows += len(page)
 
     def _levels(self, rows: int) -> bytes:
-        """Return repetition levels (0 where a vector begins, else 1) and definition levels (all 1) of a page."""
+        """Return the levels of a page, encoded: repetition 0 at the start of a vector, else 1; definition always 1."""
         rest = self._dimension - 1
         repetition = (b"\x02\x00" + _varint(rest << 1) + b"\x01") * rows if rest else _varint(rows << 1) + b"\x00"
         definition = _varint(rows * self._dimension << 1) + b"\x01"
@@ -165,7 +165,7 @@ class _Vectors:
         return _TYPES["FLOAT" if self._width == 4 else "FIXED_LEN_BYTE_ARRAY"]
 
     def elements(self, name: str) -> list[Any]:
-        """Return the schema elements: a required list of required numbers."""
+        """Return the Parquet schema elements of the column: a required list of required numbers."""
         half = self._width == 2
         return [
             [
@@ -186,7 +186,7 @@ class _Vectors:
         ]
 
     def chunk(self, name: str) -> Any:
-        """Return the column chunk."""
+        """Return the Parquet metadata of the column chunk."""
         path, values = [name, "list", "element"], self.rows * self._dimension
         encodings = [_ENCODINGS["PLAIN"], _ENCODINGS["RLE"]]
         return _chunk(self._begin, self._type, encodings, path, values, self.size, self.size)

@@ -54,7 +54,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Blocks:
-    """An array to write piece by piece: ``pieces`` concatenate to ``shape`` along axis 0."""
+    """An array to write in pieces; concatenated along axis 0, the ``pieces`` have ``shape``."""
 
     shape: tuple[int, ...]
     dtype: DTypeLike
@@ -86,7 +86,7 @@ def write(
         with contextlib.closing(Device(temporary)) as device:
             written = _write_hdf5(device, everything, header_bytes)
             device.check()
-            # Let the disk write while we read back; then the last sync only has to write the header.
+            # Start the sync now, so that the disk writes during the read-back; the last sync writes only the header.
             device.settle()
             directory, body = _read_back(temporary, written, header_bytes)
         _write_header(temporary, header_bytes, _header(kind, temporary, body, dict(summary or {}), directory))
@@ -94,7 +94,7 @@ def write(
 
 
 def _header_bytes(arrays: Mapping[str, NDArray[Any] | Blocks], summary: Mapping[str, Any]) -> int:
-    """Return an upper bound of the header size, because HDF5 needs it before the offsets are known."""
+    """Return an upper bound of the header size: HDF5 needs the size before the offsets in the header are known."""
     need = 400 + len(atomic.canonical_json(dict(summary))) + sum(160 + 2 * len(name.encode()) for name in arrays)
     return max(_SMALLEST_HEADER, 1 << math.ceil(math.log2(need)))
 
@@ -122,7 +122,7 @@ def _write_hdf5(device: Device, arrays: Mapping[str, NDArray[Any] | Blocks], hea
             offset = file.add(name, blocks.shape, dtype, _summed(blocks.pieces, dtype, digest, pool))
             written[name] = _Written(dtype.str, tuple(blocks.shape), offset, digest.hexdigest())
             if math.prod(blocks.shape) * dtype.itemsize >= _LARGE:
-                # Let the disk write this array while the next ones are computed and written.
+                # Start the sync now, so that the disk writes this array while the next arrays are computed.
                 device.settle()
     return written
 
@@ -130,7 +130,7 @@ def _write_hdf5(device: Device, arrays: Mapping[str, NDArray[Any] | Blocks], hea
 def _summed(
     pieces: Iterable[NDArray[Any]], dtype: np.dtype[Any], digest: Any, pool: Executor
 ) -> Iterator[NDArray[Any]]:
-    """Yield the pieces as little-endian contiguous arrays; while one is written, ``pool`` adds it to ``digest``."""
+    """Yield the pieces as little-endian contiguous arrays; ``pool`` adds each to ``digest`` while it is written."""
     for piece in pieces:
         piece = np.ascontiguousarray(piece, dtype)
         if piece.nbytes < _PARALLEL:
@@ -152,7 +152,7 @@ def _read_back(path: Path, written: Mapping[str, _Written], header_bytes: int) -
         body, at = xxhash.xxh3_128(), header_bytes
         for name, entry in sorted(written.items(), key=lambda item: item[1].offset):
             own, end = xxhash.xxh3_128(), entry.offset + math.prod(entry.shape) * _DTYPES[entry.dtype].itemsize
-            if end > entry.offset:  # an empty array has no offset in the file
+            if end > entry.offset:  # HDF5 stores no data for an empty array, so it has no offset.
                 body.update(view[at : entry.offset])
                 # Compute both checksums in one pass, so that the second finds the bytes in the CPU cache.
                 for at in range(entry.offset, end, _CACHED):
@@ -237,7 +237,7 @@ def is_header(block: bytes | bytearray, size: int) -> bool:
     """Return whether ``block`` is the complete header of a sealed file of ``size`` bytes."""
     start = len(MAGIC) + 1
     text = block[start + 41 :].rstrip(b" \n")
-    # Check cheaply first, because header repair calls this for every possible bit flip.
+    # Compare the checksum first, which is cheap: header repair calls this function for every possible bit flip.
     if block[start : start + 32] != xxhash.xxh3_128_hexdigest(text).encode():
         return False
     try:
@@ -249,7 +249,7 @@ def is_header(block: bytes | bytearray, size: int) -> bool:
 
 @dataclass(frozen=True)
 class Mapped:
-    """A sealed file, open and mapped: readable after the file is deleted. ``identity``: device and inode."""
+    """A memory-mapped sealed file, which stays readable after the file is deleted. ``identity``: device and inode."""
 
     map: mmap.mmap
     identity: tuple[int, int]
@@ -257,7 +257,7 @@ class Mapped:
 
     @classmethod
     def open(cls, path: Path, kind: str | None, *, follow: bool) -> tuple[Mapped, dict[str, Any]]:
-        """Open and map a file; return it and its header. ``follow``: as in files.open_regular."""
+        """Open and memory-map a file; return the mapping and the header. ``follow``: as in files.open_regular."""
         with atomic.open_regular(path, follow=follow) as file:
             status = os.fstat(file.fileno())
             header = _parse_header(path, file, status.st_size, kind)
@@ -292,7 +292,7 @@ class SealedFile:
             dtype, shape, offset = _DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["offset"]
             count = math.prod(shape)
             fits = all(isinstance(n, int) and n >= 0 for n in (*shape, offset)) and 0 < len(shape) <= 2
-            # The bytes of an empty array cannot confirm the length of its other axes.
+            # An empty array has no bytes that could confirm its other axis, so limit the length of that axis.
             fits = fits and (count > 0 or max(shape) <= _LARGEST_WIDTH)
         except (KeyError, TypeError):
             fits = False
@@ -330,12 +330,12 @@ class SealedFile:
         return value
 
     def verify(self) -> list[str]:
-        """Read every byte; return a text for each damage, naming the array ([] if there is none). Raises OSError."""
+        """Read every byte; return one text per damaged array, which names the array. Raises OSError."""
         what = (name or "the HDF5 structure around the arrays" for name in self.damaged())
         return [f"{self.path}: {each} does not match its checksum" for each in what]
 
     def damaged(self) -> list[str]:
-        """Read every byte; return the names of the damaged arrays, "" for what lies around them. Raises OSError."""
+        """Read every byte; return the names of the damaged arrays ("" for bytes outside all arrays). Raises OSError."""
         with atomic.open_regular(self.path, follow=self._follow) as file:
             status = os.fstat(file.fileno())
             if (status.st_dev, status.st_ino) != self._identity:

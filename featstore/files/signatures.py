@@ -1,4 +1,4 @@
-"""Tell pictures, archives and other files apart by their first bytes."""
+"""Distinguish pictures, archives and other files by their first bytes."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ _PICTURES: Final = re.compile(
     re.DOTALL,
 )
 SIGNATURE_BYTES: Final = 512
-"""Bytes that is_picture and other_than_text need."""
+"""Number of bytes from the start of a file that is_picture and other_than_text need."""
 _HEIF_BRANDS: Final = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 
 
 def is_picture(start: bytes) -> bool:
-    """Return whether a file that begins with ``start`` is a picture, of any format."""
+    """Return whether a file that begins with ``start`` is a picture of any known format."""
     return bool(_PICTURES.match(start)) or any(
         start.startswith(signature) for signature, name in _UNSUPPORTED if name != "icon"
     )
 
 
 def other_than_text(start: bytes) -> str:
-    """Return the kind of a file that begins with ``start``, if it is a picture, an archive or a known binary file; else ""."""
+    """Return the kind of a file that begins with ``start``, such as "a tar archive"; "" if it may be a text file."""
     if is_picture(start):
         return "a picture"
     if start[257:262] == b"ustar":
@@ -61,7 +61,7 @@ def is_heif(data: bytes) -> bool:
 
 
 def describe(data: bytes) -> tuple[str, str]:
-    """Return (reason, message) for unrecognised ``data``; see DecodeFailure for the reasons."""
+    """Return (reason, message) for file content that is not a readable picture; see DecodeFailure for the reasons."""
     if not data:
         return "not-a-picture", "the file is empty"
     if not any(data):

@@ -1,8 +1,8 @@
 """Shared memory that records which picture each worker thread is processing, to explain a crash of the worker.
 
-A file without a name, mapped by the worker and by its supervisor: a counter of progress, whether progress is
+The worker and its supervisor map the same unnamed file. The file contains a counter of progress, whether progress is
 expected, a counter that a thread of the worker increments while the process runs, and a slot for each decoding thread
-with the row that it reads or decodes. An update costs one memory write.
+with the row that the thread reads or decodes. An update is one memory write.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ _SLOTS_AT: Final = 64
 
 
 _RUN_BITS: Final = 8
-"""Number of bits for a slot's stage; the bits above are the number of the run."""
+"""Number of bits for the stage in a slot; the higher bits are the number of the extraction (``run``)."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """A row that is being read (``stage`` READING) or decoded (DECODING), by the ``run`` of this number."""
+    """A row that is being read or decoded.
+
+    ``stage``: READING or DECODING. ``run``: number of the extraction, if the worker does several.
+    """
 
     unit: int
     row: int
@@ -37,7 +40,7 @@ class Held:
 
 
 class InHand:
-    """The rows being processed by the threads of one process; the worker writes, its supervisor reads."""
+    """Shared record of the rows that the threads of a worker process; the worker writes it, the supervisor reads it."""
 
     def __init__(self, handle: int) -> None:
         self.handle = handle
@@ -62,10 +65,10 @@ class InHand:
         self._map.close()
         os.close(self.handle)
 
-    # The worker's side
+    # Called by the worker
 
     def of_run(self, run: int) -> InHand:
-        """Return the same memory for one of several runs of the worker."""
+        """Return a view of this record for extraction number ``run`` of the worker."""
         return self if run == 0 else _OfRun(self, run)
 
     def hold(self, unit: int, row: int, stage: int) -> None:
@@ -83,23 +86,23 @@ class InHand:
     def _place(self) -> int:
         with self._lock:
             slot, self._taken = self._taken, self._taken + 1
-        # Surplus threads share the last slot: the last write wins.
+        # Threads without a free slot share the last slot; the last write wins.
         return _SLOTS_AT + min(slot, self._slots - 1) * _SLOT.size
 
     def tick(self, *, owed: bool = True) -> None:
-        """Record progress; ``owed``: more progress is expected soon; if it does not come, the worker stalls."""
+        """Record progress. ``owed``: if no more progress follows, the supervisor treats the worker as stalled."""
         with self._lock:
             self._ticks += 1
             _HEADER.pack_into(self._map, 0, self._ticks, owed)
 
     def live(self) -> None:
-        """Increment this process's counter of signs of life."""
+        """Increment the counter that shows that this process is running."""
         _ALIVE.pack_into(self._map, _HEADER.size, self.alive() + 1)
 
-    # The supervisor's side
+    # Called by the supervisor
 
     def alive(self) -> int:
-        """Return the worker's counter of signs of life, which does not change if the worker is stopped or hangs."""
+        """Return the counter of ``live``; it stays constant while the worker is stopped or hangs."""
         return int(_ALIVE.unpack_from(self._map, _HEADER.size)[0])
 
     def held(self) -> list[Held | None]:
@@ -109,13 +112,13 @@ class InHand:
         return [Held(*held) if held[2] in (READING, DECODING) else None for held in stages]
 
     def progress(self) -> tuple[bool, bytes]:
-        """Return whether progress is expected, and a value that changes with every progress."""
+        """Return whether progress is expected, and a value that differs after every progress."""
         value = self._map[: _HEADER.size] + self._map[_SLOTS_AT:]
         return bool(_HEADER.unpack_from(value, 0)[1]), value
 
 
 class _OfRun(InHand):
-    """View of the shared memory ``whole`` for the run with this number."""
+    """View of the record ``whole`` for one of several extractions of a worker."""
 
     def __init__(self, whole: InHand, run: int) -> None:
         self.whole, self.run = whole, run

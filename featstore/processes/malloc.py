@@ -1,4 +1,4 @@
-"""Configure the C library's memory allocator for large tensors. Imports nothing heavy, because it is called first."""
+"""Configure the C library's memory allocator for large tensors. This module imports no large library."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 import platform
 from typing import Final
 
-# glibc's malloc.h
+# Parameter numbers of mallopt, from glibc's malloc.h.
 _M_TRIM_THRESHOLD: Final = -1
 _M_TOP_PAD: Final = -2
 _M_MMAP_MAX: Final = -4
@@ -14,7 +14,7 @@ _TOP_PAD_BYTES: Final = 256 << 20
 
 
 def keep_memory() -> bool:
-    """Make glibc's malloc keep freed memory instead of returning it to the kernel; return whether this succeeded.
+    """Make glibc's malloc keep freed memory instead of returning it to the kernel; return whether the call succeeded.
 
     Otherwise large tensors are mapped and unmapped for every layer, and each batch causes page faults for all its
     memory; eager torch became 1.6 times as fast on ResNet50. The setting is permanent for the whole process, so

@@ -32,7 +32,7 @@ Cause = Literal["died", "stalled", "memory"]
 
 
 class Died(DamagedError):
-    """The child returned no result: it ``died``, ``stalled``, or ran out of ``memory``; the message says how."""
+    """The child returned no result. ``cause``: "died", "stalled" or "memory"; the message gives details."""
 
     def __init__(self, cause: Cause, message: str) -> None:
         super().__init__(message)
@@ -60,16 +60,16 @@ def function_of(name: str) -> Callable[..., Any]:
 
 
 def fill_standard_streams() -> None:
-    """Open /dev/null for each closed one of standard input, output and error.
+    """Open /dev/null in place of each closed standard stream (input, output, error).
 
-    Otherwise the next opened file gets its number: a child's standard input would replace a pipe or shared memory, and
-    what a library prints would be written into a store.
+    Otherwise the next opened file gets the number of the closed stream: a child's standard input would replace a pipe
+    or shared memory, and text printed by a library would be written into a store.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            # os.open returns the lowest free number, which is the closed one. Children inherit it like the others.
+            # os.open returns the lowest free descriptor, which is the closed stream. Streams are inheritable.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
@@ -85,22 +85,23 @@ def require_working_directory() -> None:
 
 
 def interpreter(entry: str) -> list[str]:
-    """Return the command of a fresh interpreter that calls ``entry`` ("module:function") with our module search path.
+    """Return the command of a fresh interpreter that calls ``entry`` ("module:function").
 
-    The child gets exactly our sys.path, so modules in the current directory are imported only if we would import them.
+    The child gets exactly the sys.path of this process; so it imports modules from the same folders.
     """
     module, _, function = entry.partition(":")
     path = [item for item in sys.path if isinstance(item, str)]
-    # The child decodes names as this process does, whatever PYTHONUTF8 says.
+    # Use the UTF-8 mode of this process, whatever PYTHONUTF8 says, so that the child decodes names equally.
     utf8 = ["-X", "utf8"] if sys.flags.utf8_mode else []
     code = f"import sys; sys.path[:] = {path!r}; from {module} import {function}; {function}()"
     return [sys.executable, *utf8, "-c", code]
 
 
 def call(function: str, arguments: Mapping[str, Any], *, seconds: float, memory: int) -> Any:
-    """Return ``function(**arguments)`` ("package.module:function"; JSON in, JSON out), computed in a sandboxed child.
+    """Return ``function(**arguments)``, computed in a sandboxed child.
 
-    ``seconds``: limit of wall-clock and CPU time; ``memory``: limit in bytes above the memory of the loaded modules.
+    ``function``: "package.module:function"; arguments and result must be JSON values. ``seconds``: limit of wall-clock
+    and CPU time. ``memory``: limit in bytes above the memory of the loaded modules.
     Raises the function's error if it is one of featstore's, and Died if the child returned no result.
     """
     request = {"function": function, "arguments": dict(arguments), "seconds": seconds, "memory": memory}
@@ -110,7 +111,7 @@ def call(function: str, arguments: Mapping[str, Any], *, seconds: float, memory:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        # Each of glibc's further arenas reserves 64 MiB of address space, which counts against the limit.
+        # Use one malloc arena: each further arena reserves 64 MiB of address space, which counts against the limit.
         env={**os.environ, "MALLOC_ARENA_MAX": "1"},
     )
     try:
@@ -120,7 +121,7 @@ def call(function: str, arguments: Mapping[str, Any], *, seconds: float, memory:
     finally:
         process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            # Do not wait longer: the process may be in an uninterruptible read from a dead file server.
+            # Wait at most 5 s: the killed process may be in an uninterruptible read from a dead file server.
             process.wait(5)
         for stream in (process.stdin, process.stdout):
             if stream is not None:
@@ -215,6 +216,6 @@ def limit(*, seconds: float, memory: int) -> None:
 def limit_files(more: int) -> None:
     """Limit this process to ``more`` open files besides those that it has open now."""
     with contextlib.ExitStack() as probes:
-        # The kernel assigns the lowest free descriptor; the limit is one above the highest that may be assigned.
+        # The kernel assigns the lowest free descriptors: find the highest of the next ``more``; the limit is one above.
         taken = [probes.enter_context(open(os.devnull, "rb", buffering=0)).fileno() for _ in range(more)]
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(taken) + 1, max(taken) + 1))

@@ -1,4 +1,4 @@
-"""Stale artifacts of a folder: exact over random histories, and none after running the listed commands."""
+"""The list of stale artifacts in a folder: exact after random changes, and empty after running the listed commands."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ STEPS = int(os.environ.get("FEATSTORE_INFO_STEPS", "14"))
 
 
 class Place:
-    """A folder with pictures, a store, one made from it and one that follows its tables, indexes, a head and a page."""
+    """A folder with pictures, their store ("old"), two stores made from that store, three indexes and a head.
+
+    The store "follows" takes its labels from "old" (option ``follow``); the store "new" does not.
+    """
 
     def __init__(self, folder: Path, followed: bool = True) -> None:
         self.folder, self.pictures = folder, write_coloured(folder / "pictures", names("", 5))
@@ -71,7 +74,7 @@ class Place:
         return sorted(zip(*columns, strict=True))
 
     def expected(self) -> set[str]:
-        """Return the names of the stale artifacts, according to the model's record of what each artifact saw."""
+        """Return the names of the stale artifacts, from the rows, labels and splits recorded when each was made."""
         old = FeatureStore.open(self.stores[0])
         stale = set()
         for store in self.stores[1:]:
@@ -94,7 +97,7 @@ class Place:
         return sum("of" in table.meta for table in FeatureStore.open(store)._tables.own)
 
     def make_trainable(self) -> None:
-        """Label pictures again if a class has too few in the training split for any command to refresh the head."""
+        """Label four training pictures if a class has fewer than two: the head could not be trained otherwise."""
         old = FeatureStore.open(self.stores[0])
         rows = np.flatnonzero(old.splits == "train")
         if min(int((old.labels[rows] == name).sum()) for name in ("ant", "bee")) < 2:
@@ -102,7 +105,7 @@ class Place:
             set_columns(self.stores[0], keys, {"label": ["ant", "ant", "bee", "bee"]})
 
     def refresh(self, commands: list[str]) -> None:
-        """Run commands; extract runs with the tiny backbone, which the command line does not know."""
+        """Run command lines, but call extract in Python, because the command line cannot name the tiny backbone."""
         for line in commands:
             words = shlex.split(line)
             assert words[0] == "featstore"
@@ -121,7 +124,9 @@ def stale_in(folder: Path) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_staleness_is_right_over_a_random_history(tmp_path: Path, seed: int, capsys: pytest.CaptureFixture[str]):
+def test_exactly_the_stale_artifacts_are_listed_after_random_changes(
+    tmp_path: Path, seed: int, capsys: pytest.CaptureFixture[str]
+):
     random = np.random.default_rng(seed)
     place = Place(tmp_path)
     place.denied = {}
@@ -176,7 +181,7 @@ def test_staleness_is_right_over_a_random_history(tmp_path: Path, seed: int, cap
     capsys.readouterr()
 
 
-def test_pages_are_stale_with_their_store_and_their_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_page_is_stale_if_its_store_or_index_is_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = write_coloured(tmp_path / "p", names("", 3))
     store = make_store(folder, tmp_path / "s")
     path = index(store, out=tmp_path / "s.faiss").path
@@ -253,7 +258,7 @@ def test_stores_with_pending_pictures_and_their_artifacts_are_stale(tmp_path: Pa
     assert info(tmp_path)["commands"][0] == f"featstore extract {tmp_path / 'p'} {tmp_path / 's'}"
 
 
-def test_a_store_whose_labels_are_elsewhere_now_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_store_is_stale_after_the_store_of_its_labels_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     def told() -> str:
         assert featstore.main(["info", str(tmp_path)], standalone_mode=False) in (0, None)
         return capsys.readouterr().out

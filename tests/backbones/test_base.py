@@ -36,7 +36,9 @@ from featstore.errors import FeatstoreError
         ("vit_h_14", "heads.head", 1280),
     ],
 )
-def test_cut_network_returns_the_classifiers_input(name: str, classifier: str, dimension: int) -> None:
+def test_network_without_its_classifier_returns_the_classifiers_input(
+    name: str, classifier: str, dimension: int
+) -> None:
     architecture = architectures.find(name)
     network = architecture.empty(architecture.default)
     assert base.cut(network) == (classifier, dimension)
@@ -47,19 +49,19 @@ def test_cut_network_returns_the_classifiers_input(name: str, classifier: str, d
         assert network(torch.zeros(2, 3, crop, crop, device=device)).shape == (2, dimension)
 
 
-def test_a_network_without_a_classifier_is_refused() -> None:
+def test_cut_rejects_a_network_without_a_linear_classifier() -> None:
     with pytest.raises(FeatstoreError, match="no linear"):
         base.cut(nn.Sequential(nn.ReLU()))
 
 
-def test_digest_follows_its_documented_definition() -> None:
+def test_weights_digest_equals_its_documented_definition() -> None:
     module = nn.Linear(2, 1)
     weight, bias = module.weight.detach().numpy(), module.bias.detach().numpy()
     text = b"bias float32 1\n" + bias.astype("<f4").tobytes() + b"weight float32 1,2\n" + weight.astype("<f4").tobytes()
     assert base.digest(module) == hashlib.sha256(text).hexdigest()
 
 
-def test_digest_changes_with_any_bit_but_not_with_step_counters() -> None:
+def test_weights_digest_changes_with_any_bit_but_ignores_step_counters() -> None:
     module = nn.BatchNorm2d(4)
     before = base.digest(module)
     module.num_batches_tracked += 5
@@ -68,7 +70,7 @@ def test_digest_changes_with_any_bit_but_not_with_step_counters() -> None:
     assert base.digest(module) != before
 
 
-def test_non_finite_tensors_are_named() -> None:
+def test_non_finite_returns_the_name_of_a_tensor_with_infinity() -> None:
     module = nn.Linear(2, 2)
     assert base.non_finite(module) is None
     module.bias.data[0] = np.inf

@@ -23,12 +23,12 @@ def test_catalogue_lists_all_of_torchvisions_models() -> None:
 
 
 @pytest.mark.parametrize("name", ["mnasnet0_5", "regnet_x_400mf", "shufflenet_v2_x2_0", "efficientnet_b3", "vgg13_bn"])
-def test_the_dimensions_are_those_of_built_networks(name: str) -> None:
+def test_catalogue_dimensions_equal_those_of_built_networks(name: str) -> None:
     architecture = architectures.find(name)
     assert base.cut(architecture.empty(architecture.default))[1] == _DIMENSIONS[name]
 
 
-def test_untabulated_model_is_built_to_get_its_dimension(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dimension_missing_in_the_catalogue_is_read_from_the_built_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(_DIMENSIONS, "resnet18")
     assert {info.name: info for info in list_backbones()}["resnet18"].dimension == 512
 

@@ -48,9 +48,7 @@ def digest() -> str:
         lambda state: {**state, "classifier.3.weight": torch.zeros(7, 1024), "classifier.3.bias": torch.zeros(7)},
     ],
 )
-def test_every_checkpoint_wrapping_gives_the_same_backbone(
-    wrap: Any, state: State, digest: str, tmp_path: Path
-) -> None:
+def test_every_checkpoint_layout_gives_the_same_backbone(wrap: Any, state: State, digest: str, tmp_path: Path) -> None:
     torch.save(wrap(state), tmp_path / "mine.pth")
     backbone = load_backbone("mobilenet_v3_small", str(tmp_path / "mine.pth"))
     assert backbone.weights_digest == digest
@@ -66,13 +64,13 @@ def test_safetensors_and_the_old_torch_format_give_the_same_digest(state: State,
 
 
 @pytest.mark.parametrize("name", ["mnasnet0_5", "regnet_x_400mf", "shufflenet_v2_x0_5"])
-def test_loads_checkpoints_of_architectures_with_special_rules(name: str, tmp_path: Path) -> None:
+def test_loads_checkpoints_of_mnasnet_regnet_and_shufflenet(name: str, tmp_path: Path) -> None:
     save_file(made(name).state_dict(), tmp_path / "mine.safetensors")
     backbone = load_backbone(name, str(tmp_path / "mine.safetensors"))
     assert backbone.weights_digest == load_backbone(name, "random:5").weights_digest
 
 
-def test_half_precision_is_widened(state: State, tmp_path: Path) -> None:
+def test_half_precision_weights_are_converted_to_float32(state: State, tmp_path: Path) -> None:
     torch.save(
         {name: value.half() if value.is_floating_point() else value for name, value in state.items()},
         tmp_path / "half.pth",
@@ -119,7 +117,7 @@ def test_rejects_mismatched_checkpoints_in_one_line(change: Any, words: str, sta
     assert len(str(error.value)) < 500
 
 
-def test_weights_of_another_architecture_name_the_backbone_they_seem_to_be_of(state: State, tmp_path: Path) -> None:
+def test_error_for_weights_of_another_architecture_suggests_the_matching_backbone(state: State, tmp_path: Path) -> None:
     torch.save(state, tmp_path / "mine.pth")
     with pytest.raises(
         UsageError, match="does not fit resnet18: it lacks .*as mobilenet_v3_small, so try --backbone mobile"
@@ -128,7 +126,7 @@ def test_weights_of_another_architecture_name_the_backbone_they_seem_to_be_of(st
 
 
 class Payload:
-    """An object whose unpickling runs code, as an attacker would write it."""
+    """An object whose unpickling makes the folder ``target``, like an attacker's code."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -149,7 +147,7 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
     assert not target.exists()
     pickle.loads((tmp_path / "bare.pth").read_bytes())
-    assert target.exists()  # the payload does run if pickle is trusted
+    assert target.exists()  # Control: unpickling with pickle does run the code.
 
 
 def test_rejects_a_tensor_larger_than_its_file(state: State, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def state_of(variant: Variant) -> dict[str, torch.Tensor]:
 
 
 @EVERY
-def test_features_equal_the_reference_package(variant: Variant) -> None:
+def test_efficientnet_lite_output_equals_the_reference_package(variant: Variant) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from efficientnet_lite_pytorch import EfficientNet
@@ -35,7 +35,7 @@ def test_features_equal_the_reference_package(variant: Variant) -> None:
 
 
 @EVERY
-def test_stated_parameters_dimension_and_digest_are_correct(variant: Variant) -> None:
+def test_efficientnet_lite_states_the_right_parameters_dimension_and_digest(variant: Variant) -> None:
     network = EfficientNetLite(variant)
     assert sum(parameter.numel() for parameter in network.parameters()) == variant.parameters
     assert network._fc.in_features == efficientnet_lite.DIMENSION
@@ -45,7 +45,7 @@ def test_stated_parameters_dimension_and_digest_are_correct(variant: Variant) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", [one for one in VARIANTS.values() if one is not LITE0], ids=lambda one: one.name)
-def test_the_larger_ones_load_by_name_with_their_own_preprocessing(variant: Variant) -> None:
+def test_larger_efficientnet_lite_variants_load_by_name_with_their_preprocessing(variant: Variant) -> None:
     state_of(variant)
     backbone = load_backbone(variant.name)
     assert (backbone.dimension, backbone.weights) == (1280, "IMAGENET1K_V1")

@@ -1,4 +1,4 @@
-"""Layers inside a network as features: they are listed and pooled, and no later layer runs."""
+"""Outputs of inner layers as features: layers are listed, outputs are pooled, and later layers do not run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PICTURES = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, 16, 
 
 
 class Tokens(nn.Module):
-    """A network like a vision transformer: a map of patches, tokens with the class token first, a vector."""
+    """A network like a vision transformer: it makes a map of patches, tokens (class token first), and a vector."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Pair(nn.Module):
 
 
 class Untraceable(nn.Module):
-    """torch.fx cannot trace its condition on values; its second layer changes the first's output in place."""
+    """A network that torch.fx cannot trace, because of an ``if`` on values; its ReLU works in place."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ def test_lists_the_layers_of_a_backbone_without_weights() -> None:
     assert found["avgpool"].shape == (2048, 1, 1)
     assert found["layer3.0"].kind == "Bottleneck"
     assert next(iter(found)) == "conv1"
-    # Left out: the classifier, and modules that run three times per picture.
+    # Not listed: the classifier ("fc"), and a module that runs three times per picture ("layer3.0.relu").
     assert not {"fc", "layer3.0.relu", ""} & set(found)
     tokens = {layer.name: layer.shape for layer in list_layers("vit_b_32")}
     assert (tokens["conv_proj"], tokens["encoder.ln"]) == ((768, 7, 7), (50, 768))
@@ -76,7 +76,7 @@ def test_lists_the_layers_of_a_backbone_without_weights() -> None:
 
 
 @pytest.mark.slow
-def test_a_backbone_of_every_family_has_layers() -> None:
+def test_one_backbone_of_every_family_lists_feature_map_layers() -> None:
     largest_first = sorted(list_backbones(), key=lambda info: -info.parameters)
     smallest = {re.sub(r"\d.*", "", info.name): info.name for info in largest_first}
     assert len(smallest) > 18
@@ -84,7 +84,7 @@ def test_a_backbone_of_every_family_has_layers() -> None:
         assert any(len(layer.shape) == 3 for layer in list_layers(name)), name
 
 
-def test_maps_and_tokens_are_pooled() -> None:
+def test_feature_maps_and_tokens_are_pooled_by_each_method() -> None:
     module = Tokens()
     backbone = backbone_of(module)
     grid, tokens = module.patches(PICTURES), None
@@ -97,7 +97,7 @@ def test_maps_and_tokens_are_pooled() -> None:
         ("patches", None): (grid.mean((2, 3)), "avg", ()),
         ("patches", "max"): (grid.amax((2, 3)), "max", ()),
         ("patches", "none"): (grid.flatten(1), "none", (6, 4, 4)),
-        # (height, width, channels) in the network, (channels, height, width) in the features.
+        # The layer returns (height, width, channels); features are always (channels, height, width).
         ("turned", "none"): (grid.flatten(1), "none", (6, 4, 4)),
         ("mixed", "avg"): (tokens[:, 1:].mean(1), "avg", ()),
         ("mixed", "max"): (tokens[:, 1:].amax(1), "max", ()),
@@ -123,7 +123,7 @@ def test_maps_and_tokens_are_pooled() -> None:
         ("_fc", "is its classifier; without a layer, features are its input"),
     ],
 )
-def test_an_unknown_layer_is_told_before_the_weights_are_looked_for(tmp_path: Path, layer: str, words: str) -> None:
+def test_unknown_layer_is_reported_before_missing_weights(tmp_path: Path, layer: str, words: str) -> None:
     weights = str(tmp_path / "missing.pth")
     with pytest.raises(UsageError, match=words):
         Request(backbone="efficientnet_lite0", weights=weights, layer=layer).load(None, tmp_path / "s")
@@ -131,7 +131,7 @@ def test_an_unknown_layer_is_told_before_the_weights_are_looked_for(tmp_path: Pa
         Request(backbone="efficientnet_lite0", weights=weights, layer="_blocks").load(None, tmp_path / "s")
 
 
-def test_later_layers_do_not_run_and_the_network_is_left_as_it_was() -> None:
+def test_taking_a_layer_skips_later_layers_and_keeps_the_network_unchanged() -> None:
     backbone = tiny_backbone()
     before = copy.deepcopy(backbone.module.state_dict())
     taken = take(backbone, "1", "max")
@@ -140,14 +140,14 @@ def test_later_layers_do_not_run_and_the_network_is_left_as_it_was() -> None:
     assert backbone.module(PICTURES).shape == (2, 8)
 
 
-def test_layers_of_a_network_that_cannot_be_traced_are_available() -> None:
+def test_layers_of_a_network_that_torch_fx_cannot_trace_can_be_used() -> None:
     network = Untraceable()
     backbone = backbone_of(network, 4)
     taken = take(backbone, "first", "none")
     torch.testing.assert_close(taken.module(PICTURES), network.first(PICTURES).flatten(1), rtol=0, atol=0)
 
 
-def test_a_layer_of_a_transformer_equals_its_features() -> None:
+def test_class_token_of_the_last_vit_layer_equals_the_default_features() -> None:
     with torch.inference_mode():
         backbone = load_backbone("vit_b_32", "random:0")
         pictures = torch.zeros(1, 3, 224, 224)
@@ -167,13 +167,13 @@ def test_a_layer_of_a_transformer_equals_its_features() -> None:
         ("patches", "cls+mean", "avg, max or none"),
     ],
 )
-def test_refuses_layers_and_pools_that_do_not_fit(layer: str, pool: str | None, words: str) -> None:
+def test_rejects_unknown_layers_and_unsuitable_pools(layer: str, pool: str | None, words: str) -> None:
     with pytest.raises(UsageError, match=words) as error:
         take(backbone_of(Tokens()), layer, pool)
     assert "\n" not in str(error.value)
 
 
-def test_a_vector_takes_no_pool_and_a_map_is_not_too_large() -> None:
+def test_rejects_a_pool_for_vectors_and_feature_maps_over_the_size_limit() -> None:
     backbone = tiny_backbone()
     assert take(backbone, "4").dimension == 8
     with pytest.raises(UsageError, match="takes no pool"):
@@ -182,7 +182,7 @@ def test_a_vector_takes_no_pool_and_a_map_is_not_too_large() -> None:
         take(resized(backbone, 900, None), "0", "none")
 
 
-def test_another_size_is_checked_before_it_is_used() -> None:
+def test_rejects_input_sizes_that_the_network_does_not_support() -> None:
     backbone = tiny_backbone()
     larger = resized(backbone, 32, None)
     assert (larger.preprocessing.crop, larger.preprocessing.resize, larger.dimension) == (32, 36, 8)
@@ -194,7 +194,7 @@ def test_another_size_is_checked_before_it_is_used() -> None:
         resized(take(backbone, "0", "none"), 32, None)
 
 
-def test_a_traced_part_equals_the_layer_in_its_network() -> None:
+def test_extracted_subnetwork_equals_the_layer_output_in_the_full_network() -> None:
     for name in ("shufflenet_v2_x0_5", "mnasnet0_5"):
         architecture = architectures.find(name)
         network = architecture.initialised(0)

@@ -35,7 +35,7 @@ def test_concurrent_random_initialisation_is_reproducible() -> None:
     assert found == [load_backbone("squeezenet1_1", f"random:{seed}").weights_digest for seed in (5, 6)] * 4
 
 
-def test_the_preprocessing_is_that_of_the_default_weights() -> None:
+def test_random_weights_use_the_preprocessing_of_the_default_weights() -> None:
     preprocessing = load_backbone("mobilenet_v2", "random:0").preprocessing
     preset = models.MobileNet_V2_Weights.DEFAULT.transforms()
     assert (preprocessing.resize, preprocessing.crop) == (preset.resize_size[0], preset.crop_size[0]) == (232, 224)
@@ -53,7 +53,9 @@ def test_efficientnet_lite0_loads_offline() -> None:
     assert copied.weights_digest == backbone.weights_digest
 
 
-def test_a_renamed_published_file_keeps_its_own_preprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_renamed_published_weights_are_recognised_and_keep_their_preprocessing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     torch.save(models.resnet50(weights=None).state_dict(), tmp_path / "renamed.pth")
     find = architectures.find
@@ -89,14 +91,14 @@ def test_published_weights_are_loaded_from_the_cache(
     assert backbone.weights_digest == load_backbone("resnet18", "random:11").weights_digest
 
 
-def test_inception_with_trained_weights_transforms_its_input(tmp_path: Path) -> None:
+def test_inception_transforms_its_input_only_with_trained_weights(tmp_path: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         network = models.inception_v3(weights=None, init_weights=False)
     torch.save(network.state_dict(), tmp_path / "mine.pth")
     trained = load_backbone("inception_v3", str(tmp_path / "mine.pth")).module
     assert trained.transform_input is True
     assert trained.AuxLogits is None
-    # As torchvision's constructor does without weights.
+    # As in torchvision, transform_input is False without trained weights.
     assert load_backbone("inception_v3", "random:0").module.transform_input is False
 
 

@@ -1,4 +1,4 @@
-"""Models of open_clip: equal to its own transform and towers, the digest covers the text tower, errors."""
+"""Models of open_clip: vectors equal those of open_clip, the digest covers the text tower, and errors are clear."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _configured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_vectors_of_pictures_and_texts_equal_open_clips_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_picture_and_text_vectors_equal_those_of_open_clip(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     import open_clip
 
     with warnings.catch_warnings():
@@ -86,7 +86,7 @@ def test_vectors_of_pictures_and_texts_equal_open_clips_own(tmp_path: Path, capl
     assert backbone.text is not None
     assert backbone.text.scale == pytest.approx(float(theirs.logit_scale.detach().exp()))
 
-    # Another text tower, or a file without one, gives another identity.
+    # Other weights in the text tower change the digest; a file without the text tower is refused.
     state = load_file(file)
     state["text_projection"] = state["text_projection"] + 0.1
     save_file(state, tmp_path / "other.safetensors")
@@ -105,17 +105,17 @@ def test_vectors_of_pictures_and_texts_equal_open_clips_own(tmp_path: Path, capl
         assert describe_excess(engine.precision, measure_drift(engine, plain, pixels)) == "", name
 
 
-def test_a_tower_of_timm_gives_vectors_of_the_models_dimension(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_clip_model_with_an_image_tower_of_timm_has_the_right_dimension(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = load_backbone("open_clip/featstore-Timm", "random:0")
     with torch.inference_mode():
         assert backbone.module(torch.zeros(1, 3, 160, 160)).shape == (1, backbone.dimension) == (1, 16)
-    # Its tokenizer is made by a package that open_clip does not require.
+    # This model's tokenizer needs transformers, which open_clip does not require.
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UsageError, match="needs the package transformers; run: pip install transformers"):
         embed_texts(backbone, ["a red car"])
 
 
-def test_models_are_listed_and_unusual_ones_refused() -> None:
+def test_open_clip_models_are_listed_and_unsupported_models_refused() -> None:
     listed = {one.name: one for one in list_backbones("open_clip/")}
     assert listed["open_clip/ViT-B-32"].input_size == 224
     assert "open_clip/roberta-ViT-B-32" not in listed

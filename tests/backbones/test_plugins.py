@@ -1,4 +1,4 @@
-"""The user's own backbones: loaded by name, tested, and never imported because a file names them."""
+"""Backbones from users' functions: loaded by name, checked, and never imported only because a file names them."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ here = 3
 
 @pytest.fixture
 def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Make the module my_networks importable, and remove it from sys.modules afterwards."""
+    """Make the modules my_networks, my_broken and my_wrong importable; remove them from sys.modules afterwards."""
     (tmp_path / "my_networks.py").write_text(NETWORKS.replace("made[0].weight[0]", "made[0].weight.data[0]"))
     (tmp_path / "my_broken.py").write_text("import a_package_that_is_missing")
     (tmp_path / "my_wrong.py").write_text("value = {}[1]")
@@ -126,7 +126,7 @@ def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         sys.modules.pop(name, None)
 
 
-def test_a_function_becomes_a_complete_backbone(networks: Path) -> None:
+def test_users_function_is_loaded_as_a_backbone(networks: Path) -> None:
     backbone = load_backbone("my_networks:good")
     assert (backbone.name, backbone.layer, backbone.dimension) == ("my-net", "output", 5)
     assert (backbone.weights, backbone.preprocessing) == ("my_networks:good", Preprocessing(18, 16))
@@ -165,7 +165,7 @@ def test_a_function_becomes_a_complete_backbone(networks: Path) -> None:
         ("my_wrong:good", "KeyError: 1 (line 1 of "),
     ],
 )
-def test_unsuitable_functions_are_refused_in_one_line(networks: Path, spec: str, words: str) -> None:
+def test_unsuitable_backbone_functions_are_refused_in_one_line(networks: Path, spec: str, words: str) -> None:
     with pytest.raises(UsageError) as error:
         load_backbone(spec)
     assert words in str(error.value)
@@ -173,7 +173,7 @@ def test_unsuitable_functions_are_refused_in_one_line(networks: Path, spec: str,
     assert "\n" not in str(error.value)
 
 
-def test_weights_cannot_be_named_for_a_function_that_loads_its_own(networks: Path) -> None:
+def test_rejects_weights_for_a_users_backbone_function(networks: Path) -> None:
     with pytest.raises(UsageError, match="leave --weights out"):
         load_backbone("my_networks:good", "random:0")
 
@@ -181,14 +181,14 @@ def test_weights_cannot_be_named_for_a_function_that_loads_its_own(networks: Pat
 @pytest.mark.parametrize(
     "name", ["my_networks:good", "my-entry", "os:system", "timm/hf-hub:some/one", "../my_networks"]
 )
-def test_a_recorded_name_is_never_imported(networks: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_module_named_in_a_file_is_never_imported(networks: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(plugins, "installed", lambda: {"my-entry": "my_networks:good"})
     with pytest.raises(UsageError):
         load_recorded(name, None)
     assert "my_networks" not in sys.modules
 
 
-def test_entry_points_are_listed_without_an_import_and_loaded_by_name(
+def test_backbones_of_entry_points_are_listed_without_an_import_and_loaded_by_name(
     networks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     info = networks / "my_networks-1.dist-info"

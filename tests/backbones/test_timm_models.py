@@ -1,4 +1,4 @@
-"""Models of timm: equal to timm's own transform and forward, weights by file, cache and name, and errors."""
+"""Models of timm: features equal those of timm, weights come from a file or the Hub's cache, and errors are clear."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SMALL = ("test_vit", "test_convnext", "test_efficientnet", "test_resnet")
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Let the hub's client use an empty cache and no network."""
+    """Let huggingface_hub use an empty cache and no network; return the cache."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -34,7 +34,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_features_equal_timms_own(name: str, tmp_path: Path, cache: Path) -> None:
+def test_features_equal_those_of_timm(name: str, tmp_path: Path, cache: Path) -> None:
     file = write_weights(name, tmp_path / "theirs.safetensors")
     backbone = load_backbone(f"timm/{name}", str(file))
     images = [picture(seed, (200 + 17 * seed, 180)) for seed in range(6)]
@@ -50,14 +50,14 @@ def test_features_equal_timms_own(name: str, tmp_path: Path, cache: Path) -> Non
     other = dataclasses.replace(backbone, preprocessing=wrong)
     assert drift(plain_path(other, files), expected)["greatest_difference"] > EXACT
 
-    # The same weights by name, from the hub's cache.
+    # Load the same weights by the model's name, from the Hub's cache.
     put_into_hub_cache(cache, backbone.name, file)
     named = load_backbone(f"timm/{name}")
     assert (named.weights_digest, named.name) == (backbone.weights_digest, backbone.name)
     assert describe_backbone(backbone.name).at_hand
 
 
-def test_other_sizes_and_pools_equal_timms_own(tmp_path: Path) -> None:
+def test_features_with_another_size_or_pool_equal_those_of_timm(tmp_path: Path) -> None:
     import timm
 
     file = write_weights("test_vit", tmp_path / "theirs.safetensors")
@@ -76,14 +76,14 @@ def test_other_sizes_and_pools_equal_timms_own(tmp_path: Path) -> None:
         layers.resized(load_backbone("timm/test_vit", str(file)), 7, None)
 
 
-def test_models_that_squash_pictures_have_that_fit_in_their_preprocessing() -> None:
+def test_preprocessing_of_a_timm_model_that_squashes_pictures_has_fit_squash() -> None:
     info = {one.name: one for one in list_backbones("timm/convnext_tiny.in12k_ft_in1k_384")}
     assert info["timm/convnext_tiny.in12k_ft_in1k_384"].input_size == 384
     model = timm_models.find("convnext_tiny.in12k_ft_in1k_384")
     assert (model.preprocessing.fit, model.preprocessing.resize) == ("squash", 384)
 
 
-def test_the_name_includes_the_tag_of_the_weights_and_ignores_case() -> None:
+def test_timm_names_ignore_case_and_include_the_tag_of_the_weights() -> None:
     backbone = load_backbone("timm/Test_ViT", "random:3")
     assert (backbone.name, backbone.weights, backbone.layer) == ("timm/test_vit.r160_in1k", "random:3", "input of head")
     assert backbone.weights_digest == load_backbone("timm/test_vit.r160_in1k", "random:3").weights_digest
@@ -113,7 +113,7 @@ def test_a_hub_without_network_gives_a_one_line_error_with_the_remedy(cache: Pat
         ("timm/vit_base_patch16_sapiens2", "only square colour pictures"),
     ],
 )
-def test_rejects_names_in_one_line(name: str, words: str) -> None:
+def test_rejects_invalid_timm_names_in_one_line(name: str, words: str) -> None:
     with pytest.raises(UsageError) as error:
         load_backbone(name, "random:0")
     assert words in str(error.value)
@@ -127,7 +127,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
             load_backbone(f"timm/{name}", str(file))
 
 
-def test_a_weights_file_that_could_run_code_is_not_taken_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_pickled_weights_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm_models, "_hub_file", lambda *_: ("timm/test_vit", "pytorch_model.bin"))
     with pytest.raises(UsageError, match="could run code"):
         load_backbone("timm/test_vit")
@@ -139,7 +139,7 @@ def test_missing_package_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) 
         load_backbone("timm/resnet18")
 
 
-def test_models_are_listed_by_a_pattern_without_building_them() -> None:
+def test_timm_models_are_listed_by_a_name_pattern() -> None:
     assert not [one for one in list_backbones() if one.source == "timm"]
     found = {one.name: one for one in list_backbones("timm/vit_*dinov2*")}
     assert (found["timm/vit_small_patch14_dinov2.lvd142m"].input_size, len(found)) == (518, 8)
@@ -149,7 +149,7 @@ def test_models_are_listed_by_a_pattern_without_building_them() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
-def test_engines_keep_their_drift_bounds_or_raise_a_reason(name: str, tmp_path: Path) -> None:
+def test_engines_keep_their_drift_bounds_on_timm_models(name: str, tmp_path: Path) -> None:
     backbone = load_backbone(f"timm/{name}", str(write_weights(name, tmp_path / "theirs.safetensors")))
     side = backbone.preprocessing.crop
     pixels = np.stack([np.asarray(picture(seed, (side, side))) for seed in range(8)])

@@ -56,7 +56,7 @@ def left_in_cache() -> list[str]:
     return sorted(path.name for path in cache_directory().iterdir()) if cache_directory().exists() else []
 
 
-def test_a_download_is_checked_and_kept(server: str) -> None:
+def test_downloaded_weights_are_verified_and_cached(server: str) -> None:
     weights = entry(f"{server}/net-{DIGEST[:8]}.pth")
     with pytest.warns(Notice, match=f"downloading the weights .* of net from {server}/net.*kept in "):
         file = fetch("net", weights)
@@ -120,7 +120,7 @@ def test_unwritable_cache_is_reported(server: str, own_cache: Path) -> None:
         fetch("net", entry(f"{server}/net-{DIGEST[:8]}.pth"))
 
 
-def test_without_a_home_directory_no_weights_are_kept(monkeypatch, tmp_path):
+def test_downloading_weights_without_a_home_directory_is_refused(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(weights_cache.torch.hub, "get_dir", lambda: "~/.cache/torch/hub")
     with pytest.raises(FeatstoreError, match="no home directory .* set TORCH_HOME"):

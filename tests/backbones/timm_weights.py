@@ -1,4 +1,4 @@
-"""Random weights for models of timm, as a file and in a cache of the hub, and timm's own way from a picture to a vector."""
+"""Random weights for models of timm, in a file or in the Hub's cache, and reference features computed by timm alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 
 def drawn(model: Any, seed: int = 0) -> Any:
-    """Set weights of ``model`` such that features depend on the picture: layer scales near 0 would hide errors."""
+    """Randomise the weights of ``model`` so that features depend on the picture; layer scales near 0 hide errors."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -29,7 +29,7 @@ def drawn(model: Any, seed: int = 0) -> Any:
 
 
 def make(name: str, **options: Any) -> Any:
-    """Return a model of timm with initial weights, without its warnings."""
+    """Return a model of timm with random initial weights; timm's warnings are ignored."""
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         import timm
@@ -39,14 +39,14 @@ def make(name: str, **options: Any) -> Any:
 
 
 def write_weights(name: str, file: Path, seed: int = 0) -> Path:
-    """Write a safetensors file of random weights with the classifier, as timm writes them."""
+    """Write random weights, including the classifier, to a safetensors file like those that timm publishes."""
     state = drawn(make(name), seed).state_dict()
     save_file({key: value.contiguous().clone() for key, value in state.items()}, file)
     return file
 
 
 def put_into_hub_cache(cache: Path, repository: str, file: Path) -> None:
-    """Put ``file`` into a cache of the hub, as the hub's client does after a download."""
+    """Put ``file`` into a cache of the Hugging Face Hub, as huggingface_hub does after a download."""
     place, revision = cache / f"models--{repository.replace('/', '--')}", "0" * 40
     (place / "refs").mkdir(parents=True)
     (place / "refs/main").write_text(revision)
@@ -55,7 +55,7 @@ def put_into_hub_cache(cache: Path, repository: str, file: Path) -> None:
 
 
 def reference(name: str, file: Path, **options: Any) -> Callable[[Image.Image], NDArray[np.float32]]:
-    """Return a function picture -> vector by timm alone: its loading of the file, its transform, its forward."""
+    """Return a function that computes the vector of a picture with timm alone, with the weights in ``file``."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import timm

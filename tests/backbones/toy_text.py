@@ -1,4 +1,4 @@
-"""A toy network with a text tower: their vectors are colours."""
+"""A toy network with a picture tower and a text tower, whose vectors are colours."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200), 
 
 
 class MeanColour(nn.Module):
-    """(n, 3, h, w) -> (n, 3)."""
+    """Return the mean colour of each picture: (n, 3, h, w) -> (n, 3)."""
 
     def forward(self, pictures: Tensor) -> Tensor:
         return pictures.mean((2, 3))
 
 
 class Words(nn.Module):
-    """n texts -> (n, 3): the sum of the colours that a text names."""
+    """Return (n, 3) for n texts: the sum of the colours that each text names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Words(nn.Module):
 
 
 def colour_backbone() -> Backbone:
-    """Return the network; its digest covers both towers."""
+    """Return the toy network as a backbone; its digest covers the picture tower and the text tower."""
     towers = nn.ModuleDict({"pictures": MeanColour(), "texts": Words()}).eval().requires_grad_(False)
     preprocessing = Preprocessing(18, 16, mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0))
     made = Backbone("colours", "output", 3, "mine", digest(towers), preprocessing, towers["pictures"])

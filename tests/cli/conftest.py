@@ -1,4 +1,4 @@
-"""Stores that many tests of the command read."""
+"""Stores shared by many tests of the command line, which only read them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.made import write_pictures
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory):
-    """A folder with pictures and a finished store of them, which no test changes."""
+    """A folder with pictures, one of them unreadable, and their finished store ("s"). Tests only read it."""
     place = tmp_path_factory.mktemp("command")
     write_pictures(place / "pictures", ["train/ant/1.jpg", "train/bee/2.png", "val/ant/3.jpg", "val/bee/4.jpg"])
     (place / "pictures/val/bee/bad \n name.jpg").write_bytes(b"<html>")
@@ -24,7 +24,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def indexed(tmp_path_factory):
-    """A folder with pictures of two classes, one of them twice, their store and its index, which no test changes."""
+    """A folder with eleven pictures of two classes (one an exact copy), their store and index. Tests only read it."""
     place = tmp_path_factory.mktemp("searching")
     write_coloured(place / "pictures", names("", 5))
     shutil.copy(place / "pictures/ant/00.png", place / "pictures/bee/copy.png")

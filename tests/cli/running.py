@@ -1,4 +1,4 @@
-"""Run the command as a user does: in a process of its own."""
+"""Run the featstore command in a separate process, as a user does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-# Importing them takes most of the time of a short command. The server starts no thread, so that its forks may.
+# Preload the large libraries: importing them takes most of the time of a short command. The fork server starts no
+# threads, so that the forked processes may start threads.
 _PROCESSES.set_forkserver_preload(
     ["numpy", "scipy.stats", "h5py", "PIL.Image", "torch", "torch.fx", "torchvision", "sklearn.metrics"]
 )
@@ -23,16 +24,16 @@ LIMIT_SECONDS = 280
 
 
 def without_notice(stderr: bytes) -> bytes:
-    """Return ``stderr`` without the line that MKL itself prints on processors that have AVX and not AVX2."""
+    """Return ``stderr`` without the warning that Intel's MKL prints on processors with AVX but without AVX2."""
     return re.sub(rb"^Intel oneMKL WARNING: .*\n", b"", stderr, flags=re.MULTILINE)
 
 
 def run(
     *arguments: str | os.PathLike[str], cwd: Path | None = None, stdin: bytes = b"", code: int = 0
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``featstore`` with ``arguments`` and require the exit ``code``; a traceback is never right.
+    """Run ``featstore`` with ``arguments``; require the exit ``code`` and no traceback.
 
-    The process is forked from one that has imported the large libraries and nothing of featstore.
+    The process is forked from a server that has imported the large libraries but no module of featstore.
     """
     words = list(map(os.fspath, arguments))
     surroundings = {**os.environ, "PYTHONWARNINGS": "error"}
@@ -56,7 +57,7 @@ def run(
 
 
 def _command(words: list[str], streams: list[Any], cwd: str, environment: dict[str, str]) -> None:
-    """Become the process of a command, in a fork: take what an interpreter takes at its start."""
+    """Run the command in a forked process, with directory, environment, warnings and streams of a new interpreter."""
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
@@ -66,7 +67,7 @@ def _command(words: list[str], streams: list[Any], cwd: str, environment: dict[s
     warnings.simplefilter("error")
     for number, stream in enumerate(streams):
         os.dup2(stream.detach(), number)
-    # Kept open until the process ends, as an interpreter does.
+    # Keep the descriptors open (closefd=False) until the process ends, as an interpreter does.
     sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
     from featstore import cli
@@ -95,11 +96,11 @@ for command in {commands!r}:
     featstore.main(command, standalone_mode=False)
 print("loaded:", [name for name in ("torch", "torchvision", "openvino", "PIL", "pandas") if name in sys.modules])
 """
-"""A program that runs commands in one process, which cannot start another, and prints which large libraries it loaded."""
+"""A program that runs commands in one process, forbids extraction processes, and prints which libraries it imported."""
 
 
 def loaded_by(*commands: tuple[str | os.PathLike[str], ...], cwd: Path) -> str:
-    """Run commands in one process that cannot start another; return which of the large libraries it then has."""
+    """Run commands in one process that may not start extraction processes; return which large libraries it imported."""
     code = WITHOUT.format(commands=[list(map(str, command)) for command in commands])
     result = subprocess.run([sys.executable, "-c", code], cwd=cwd, check=True, stdout=subprocess.PIPE, text=True)
     return result.stdout.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""featstore backbones."""
+"""Tests of the command ``featstore backbones``."""
 
 from __future__ import annotations
 

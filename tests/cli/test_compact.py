@@ -1,4 +1,4 @@
-"""featstore compact."""
+"""Tests of the command ``featstore compact``."""
 
 from __future__ import annotations
 

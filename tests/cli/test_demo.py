@@ -1,4 +1,4 @@
-"""featstore demo."""
+"""Tests of the command ``featstore demo``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.page_reading import read
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_demo_writes_a_page_and_a_second_run_keeps_what_is_done(tmp_path):
+def test_demo_writes_a_page_and_a_second_run_repeats_no_step(tmp_path):
     first = run_json("demo", tmp_path / "d", "--limit", "100", "--engine", "torch")
     assert (first["images"], first["vectors"], first["failures"]) == (100, 100, 0)
     assert read(Path(first["page"])).pictures

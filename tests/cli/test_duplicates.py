@@ -1,4 +1,4 @@
-"""featstore duplicates."""
+"""Tests of the command ``featstore duplicates``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.page_reading import read
 pytestmark = pytest.mark.slow
 
 
-def test_text_page_and_json_show_the_groups(indexed, tmp_path):
+def test_duplicates_prints_groups_and_writes_page_and_json(indexed, tmp_path):
     asked = ("duplicates", indexed / "s", "--threshold", "0.999999")
     text = run(*asked, "--html", tmp_path / "page.html").stdout
     assert "1 group of equal bytes" in text

@@ -1,4 +1,4 @@
-"""featstore export."""
+"""Tests of the command ``featstore export``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.cli.running import run, run_json
 
 
 @pytest.mark.slow
-def test_a_store_is_exported_and_a_second_run_writes_nothing(place, tmp_path):
+def test_second_export_of_a_store_writes_nothing(place, tmp_path):
     out = tmp_path / "p"
     told = run("export", place / "s", "--out", out).stdout
     assert told.startswith(f"{out}: 4 rows x 1,280 in 1 file (")
@@ -20,7 +20,7 @@ def test_a_store_is_exported_and_a_second_run_writes_nothing(place, tmp_path):
 
 
 @pytest.mark.slow
-def test_usage_errors_are_reported_in_one_line(place, tmp_path):
+def test_export_reports_usage_errors_in_one_line(place, tmp_path):
     assert "choose one of parquet, npy, csv" in run("export", place / "s", "--onnx", code=2).stderr
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/x").write_text("mine")
@@ -30,7 +30,7 @@ def test_usage_errors_are_reported_in_one_line(place, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_head_is_exported_with_its_network(indexed, tmp_path):
+def test_head_is_exported_to_onnx_with_or_without_its_network(indexed, tmp_path):
     run("train", indexed / "s", "--out", tmp_path / "h", "--C", "1")
     told = run("export", tmp_path / "h", "--onnx").stdout
     assert told.startswith(f"{tmp_path / 'h'}.onnx: logreg, 2 classes (")

@@ -1,4 +1,4 @@
-"""featstore extract."""
+"""Tests of the command ``featstore extract``."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def test_extract_and_label_report_how_they_read_the_input(place, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_second_run_does_nothing(place):
+def test_second_extract_computes_no_vectors(place):
     report = run_json("extract", "pictures", "s", *SMALL, cwd=place)
     assert (report["change"]["unchanged"], report["new_vectors"], report["timings"]["forwarded"]) == (5, 0, 0)
 
 
 @pytest.mark.parametrize("options", [(), SMALL, ("--units", "0/2"), ("--units", "1/2")])
-def test_a_run_without_new_pictures_starts_no_process_and_loads_no_network(place, options):
+def test_extract_without_new_pictures_starts_no_process_and_loads_no_network(place, options):
     assert loaded_by(("extract", "pictures", "s", *options), cwd=place) == "loaded: []"
 
 
@@ -51,7 +51,7 @@ def test_a_list_on_stdin_without_new_pictures_starts_no_process(place, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_run_that_reads_no_picture_fails_with_the_reason(place, tmp_path):
+def test_extract_that_reads_no_picture_fails_with_the_reason(place, tmp_path):
     (tmp_path / "t.csv").write_text("path\ntrain/ant/1.jpg\n")
     result = run("extract", "t.csv", "s", *SMALL, cwd=tmp_path, code=1)
     assert "1 image = 0 vectors + 1 failure" in result.stdout
@@ -73,7 +73,7 @@ def test_extracts_a_list_of_odd_names_from_stdin(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_cleanly_and_the_same_command_resumes(tmp_path, number, code):
+def test_extract_stopped_by_a_signal_is_resumed_by_the_same_command(tmp_path, number, code):
     write_pictures(tmp_path / "pictures", [f"{i:03d}.png" for i in range(40)])
     command = [
         sys.executable,

@@ -1,4 +1,4 @@
-"""featstore failures."""
+"""Tests of the command ``featstore failures``."""
 
 from __future__ import annotations
 

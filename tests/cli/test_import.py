@@ -1,4 +1,4 @@
-"""featstore import."""
+"""Tests of the command ``featstore import``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_import_writes_vectors_into_a_store(tmp_path):
 
 
 @pytest.mark.slow
-def test_usage_errors_are_reported_in_one_line(tmp_path):
+def test_import_reports_usage_errors_in_one_line(tmp_path):
     np.save(tmp_path / "v.npy", np.eye(3, 4))
     for arguments, words in (
         (("v.npy", "s"), "--identity has to name"),

@@ -1,4 +1,4 @@
-"""featstore index."""
+"""Tests of the command ``featstore index``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.cli.running import UNTRAINED, run
 pytestmark = pytest.mark.slow
 
 
-def test_update_reports_when_growth_breaks_the_contract(indexed, tmp_path):
-    """One store with two indexes: by default, and by a contract that holds for 11 pictures but not for 15."""
+def test_index_update_reports_that_growth_broke_the_contract(indexed, tmp_path):
+    """Update two indexes after growth: a default index, and one whose memory limit holds for 11 but not 15 pictures."""
     place = shutil.copytree(indexed, tmp_path / "place")
     assert "recall: 1" in run("index", place / "s").stdout
     asked = ("--recall", "0.9", "--at", "3", "--memory", "30K", "--latency", "1s", "--out", place / "c.faiss")

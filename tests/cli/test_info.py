@@ -1,4 +1,4 @@
-"""featstore info."""
+"""Tests of the command ``featstore info``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All verbs: help, usage errors, and which libraries they import."""
+"""Tests of all verbs of the command: help, usage errors, and imported libraries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from featstore.cli import VERBS
 from tests.cli.running import SMALL, loaded_by, run
 
 
-def test_help_is_quick_and_loads_nothing_heavy():
+def test_help_is_quick_and_imports_no_large_library():
     code = "import sys; from featstore.cli import featstore; featstore.main(['--help'], standalone_mode=False); print([m for m in ('torch', 'numpy', 'h5py', 'faiss', 'sklearn', 'pandas') if m in sys.modules])"
     output = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True).stdout
     assert output.splitlines()[-1] == "[]"

@@ -1,4 +1,4 @@
-"""The progress bar: bytes and pictures, on a terminal and in a log."""
+"""The progress display for bytes and for pictures: a bar on a terminal, lines in a log."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_terminal_shows_bytes_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_bar_of_a_download_shows_bytes_rate_and_note(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = Terminal()
     monkeypatch.setattr(sys, "stderr", seen)
     monkeypatch.setenv("COLUMNS", "120")
@@ -39,7 +39,7 @@ def test_terminal_shows_bytes_rate_and_time_left(monkeypatch: pytest.MonkeyPatch
     assert "a.zip" in last
 
 
-def test_a_log_has_a_line_with_the_rate_of_this_run(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_progress_line_in_a_log_has_the_rate_since_the_start(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     now = [0.0]
     monkeypatch.setattr(output.time, "monotonic", lambda: now[0])
     bar = Bar("B")
@@ -89,7 +89,7 @@ def on_terminal(width: int) -> str:
 
 
 @pytest.mark.parametrize("width", [0, 60])
-def test_progress_bar_appears_once_there_is_a_rate(width):
+def test_progress_bar_appears_with_the_first_measured_rate(width):
     lines = [line for line in on_terminal(width).split("\r") if line.strip()]
     assert lines[0].startswith(" 20%")
     assert all(re.search(r"[0-9.]+img/s", line) for line in lines)
@@ -97,7 +97,7 @@ def test_progress_bar_appears_once_there_is_a_rate(width):
     assert max(map(len, lines)) <= (width or 80)
 
 
-def test_a_log_gets_a_line_once_there_is_a_rate(capsys, monkeypatch):
+def test_progress_line_in_a_log_appears_with_the_first_measured_rate(capsys, monkeypatch):
     monkeypatch.setattr(output, "_LOG_SECONDS", 0.0)
     bar = Bar()
     time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""featstore predict."""
+"""Tests of the command ``featstore predict``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def head(indexed, tmp_path_factory):
     return path
 
 
-def test_a_store_and_its_pictures_get_the_same_classes(indexed, head):
+def test_predict_gives_the_same_classes_for_a_store_and_its_pictures(indexed, head):
     of_store = {
         row["key"]: row["label"]
         for row in csv.DictReader(io.StringIO(run("predict", head, indexed / "s", "--csv").stdout))
@@ -33,7 +33,7 @@ def test_a_store_and_its_pictures_get_the_same_classes(indexed, head):
     assert set(of_store.values()) == {"ant", "bee"}
 
 
-def test_a_picture_that_cannot_be_read_is_listed_and_the_exit_code_is_1(indexed, head, tmp_path):
+def test_predict_lists_unreadable_pictures_and_exits_with_1(indexed, head, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"")
     text = run("predict", head, indexed / "pictures/ant/00.png", tmp_path / "bad.jpg", code=1).stdout
     assert "empty" in text

@@ -28,13 +28,13 @@ ATTACK = "\x1b]52;c;Y3VybA==\x07\x1b[2J\x9b31m\u202e\r\nfeatstore: whole"
 
 
 def raw(text: str) -> list[str]:
-    """Return the control characters in an output."""
+    """Return the control characters in ``text``, except line breaks."""
     return [c for c in text if c != "\n" and not c.isprintable()]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store whose keys and labels contain attacks, and a head and an index whose descriptions do."""
+    """A store, a head and an index; keys, labels and descriptions contain control characters ("attacks")."""
     place = tmp_path_factory.mktemp("attack")
     names = [
         f"{kind}{ATTACK.replace('/', '')}/{name}"
@@ -58,7 +58,7 @@ Spoken = Callable[..., tuple[str, str]]
 
 @pytest.fixture
 def spoken(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Spoken:
-    """Run the command in this process, in a folder, and return what it wrote to stdout and stderr."""
+    """A function that runs the command in this process and a given folder, and returns its stdout and stderr."""
 
     def speak(folder: Path, *arguments: str) -> tuple[str, str]:
         monkeypatch.chdir(folder)
@@ -72,7 +72,7 @@ def spoken(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 
 
 def _attacked(value: object, name: str = "") -> object:
-    """Return a description with the attack in all texts that can have any content."""
+    """Return ``value`` (JSON) with ATTACK appended to every text whose content is not restricted."""
     if isinstance(value, dict):
         return {name: _attacked(inner, name) for name, inner in value.items()}
     if isinstance(value, list):
@@ -103,7 +103,9 @@ def _attacked(value: object, name: str = "") -> object:
     ],
 )
 @pytest.mark.parametrize("as_json", [False, True])
-def test_prints_no_control_character(place: Path, spoken: Spoken, arguments: tuple[str, ...], as_json: bool) -> None:
+def test_commands_print_no_control_characters_from_names(
+    place: Path, spoken: Spoken, arguments: tuple[str, ...], as_json: bool
+) -> None:
     json_too = as_json and "--csv" not in arguments
     out, err = spoken(place, *arguments, *(["--json"] if json_too else []))
     assert not raw(out)
@@ -113,7 +115,7 @@ def test_prints_no_control_character(place: Path, spoken: Spoken, arguments: tup
         json.loads(out)
 
 
-def test_only_one_module_prints() -> None:
+def test_only_the_module_output_prints() -> None:
     for file in Path(cli.__file__).parent.glob("*.py"):
         if file.name == "output.py":
             continue
@@ -124,18 +126,20 @@ def test_only_one_module_prints() -> None:
             )
 
 
-def test_json_holds_no_control_character() -> None:
+def test_json_output_escapes_control_characters() -> None:
     assert json.loads(json_text({"a": "\x7f\x1b\x9b"})) == {"a": "\x7f\x1b\x9b"}
     assert not raw(json_text({"a": "\x7f\x1b\x9b"}))
 
 
-def test_text_is_printed_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_text_keeps_line_breaks_and_escapes_other_control_characters(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     say("a\x1b[1m\nb\udcff")
     assert capsys.readouterr().out == "a\\x1b[1m\nb\\udcff\n"
 
 
 @pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "\uff1d1"])
-def test_no_cell_is_a_formula(name: str) -> None:
+def test_csv_cells_that_look_like_formulas_are_quoted(name: str) -> None:
     assert csv_cell(name) == f"'{name}"
     assert csv_cell(f"x{name}") == f"x{name}"
 

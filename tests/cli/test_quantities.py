@@ -1,4 +1,4 @@
-"""Sizes and times as options take them."""
+"""Parsing of sizes ("30K") and times ("1s") in command-line options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options for parts of pictures, from extract to search."""
+"""Command-line options for regions of pictures (boxes), in every command from extract to search."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.made import write_pictures
 
 
 @pytest.mark.slow
-def test_boxes_from_extract_to_predictions_and_hits_by_picture(tmp_path):
+def test_boxes_work_in_extract_train_predict_index_and_search(tmp_path):
     write_pictures(tmp_path, [f"{number}.png" for number in range(8)])
     lines = [f"{number}.png,{at},{at},{8 + at},9,{'ab'[number % 2]}" for number in range(8) for at in range(3)]
     (tmp_path / "t.csv").write_text("\n".join(["path,x,y,w,h,label", *lines, "0.png,90,1,2,2,a"]))

@@ -1,4 +1,4 @@
-"""featstore remove."""
+"""Tests of the command ``featstore remove``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""featstore repair."""
+"""Tests of the command ``featstore repair``."""
 
 from __future__ import annotations
 

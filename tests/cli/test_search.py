@@ -1,4 +1,4 @@
-"""featstore search."""
+"""Tests of the command ``featstore search``."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_page_notes_that_its_pictures_are_missing(indexed, tmp_path):
         (("duplicates", "nowhere"), "no feature store"),
     ],
 )
-def test_usage_errors_are_reported_in_one_line(indexed, tmp_path, arguments, message):
+def test_search_reports_usage_errors_in_one_line(indexed, tmp_path, arguments, message):
     result = run(*[argument.format(s=indexed / "s") for argument in arguments], cwd=tmp_path, code=2)
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1

@@ -22,7 +22,7 @@ SMALL = ("--backbone", "squeezenet1_1", "--weights", "random:0", "--batch", "8")
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Pictures, a store that the command made of them, and a head; no test changes them."""
+    """A folder with pictures of two classes in two splits, and their store; tests only read it."""
     place = tmp_path_factory.mktemp("learning")
     write_coloured(place / "pictures", names("train", 6) + names("val", 3))
     run("extract", place / "pictures", place / "s", *SMALL)
@@ -41,7 +41,7 @@ def test_train_prints_figures_and_writes_head_and_page(place, tmp_path):
     assert run_json("info", tmp_path / "b.head")["kind"] == "head"
     assert "linear-svm" in run("info", tmp_path / "b.head").stdout
 
-    # Predicting pictures gives the same as predicting the store; the head names the backbone.
+    # A picture file gets the same prediction as its row in the store.
     one = place / "pictures/val/ant/01.png"
     by_picture = run_json("predict", tmp_path / "b.head", one)["images"][0]
     by_store = {found["key"]: found for found in run_json("predict", tmp_path / "b.head", place / "s")["images"]}
@@ -94,12 +94,12 @@ def test_train_on_two_stores_writes_a_page_and_figures(place, tmp_path):
         (("predict", "{s}", "a.jpg", "--json", "--csv"), "exclude each other"),
     ],
 )
-def test_usage_errors_are_reported_in_one_line(place, tmp_path, arguments, message):
+def test_train_reports_usage_errors_in_one_line(place, tmp_path, arguments, message):
     arguments = [argument.format(s=place / "s") for argument in arguments]
     result = run(*arguments, cwd=tmp_path, code=2)
     assert message in result.stderr
     assert result.stdout == ""
-    assert len(result.stderr.strip().splitlines()) <= 4  # click adds its usage lines
+    assert len(result.stderr.strip().splitlines()) <= 4  # click adds usage lines to the message.
 
 
 def test_training_does_not_change_the_store(place):
@@ -110,7 +110,7 @@ def test_training_does_not_change_the_store(place):
     assert len(FeatureStore.open(place / "s")) == 18
 
 
-def test_a_head_is_trained_again(place, tmp_path):
+def test_train_again_reproduces_a_head_bit_for_bit(place, tmp_path):
     run("train", place / "s", "--folds", "2", "--out", tmp_path / "a.head")
     assert "equal bit for bit" in run("train", "--again", tmp_path / "a.head").stdout
     report = run_json("train", place / "s", "--again", tmp_path / "a.head", "--out", tmp_path / "b.head")
@@ -121,7 +121,7 @@ def test_a_head_is_trained_again(place, tmp_path):
     )
 
 
-def test_train_a_class_with_parameters_and_use_it(place, tmp_path):
+def test_train_and_predict_with_a_scikit_learn_class_and_its_parameters(place, tmp_path):
     pytest.importorskip("skops")
     kind, head = "sklearn.ensemble:RandomForestClassifier", tmp_path / "a.head"
     given = ("--head", kind, "--set", "n_estimators=3", "--set", "max_features=sqrt", "--folds", "2", "--out", head)
@@ -146,6 +146,6 @@ def test_train_a_class_with_parameters_and_use_it(place, tmp_path):
         (("--again", "a.head", "--set", "tol=1"), "leave out --set"),
     ],
 )
-def test_wrong_parameters_are_refused(wrong, message):
+def test_train_rejects_wrong_parameters(wrong, message):
     with pytest.raises(click.UsageError, match=message):
         train.main(["s", *wrong], standalone_mode=False)

@@ -1,4 +1,4 @@
-"""featstore verify."""
+"""Tests of the command ``featstore verify``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.cli.running import run
 
 
 @pytest.mark.slow
-def test_verify_finds_damage(place, tmp_path):
+def test_verify_reports_a_flipped_bit(place, tmp_path):
     assert ": whole" in run("verify", place / "s").stdout
     subprocess.run(["cp", "-r", place / "s", tmp_path / "s"], check=True)
     (shard,) = (tmp_path / "s" / "shards").iterdir()

@@ -9,7 +9,7 @@ import zipfile
 
 
 def made_zip(members: dict[str, bytes], *, links: dict[str, str] | None = None) -> bytes:
-    """Return a ZIP archive of ``members`` and symbolic ``links`` (name to target)."""
+    """Return a ZIP archive with ``members`` (name to content) and symbolic ``links`` (name to target)."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
@@ -23,7 +23,7 @@ def made_zip(members: dict[str, bytes], *, links: dict[str, str] | None = None) 
 
 
 def made_tgz(members: dict[str, bytes], *, odd: dict[str, bytes] | None = None, target: str = "/etc/passwd") -> bytes:
-    """Return a .tgz of ``members`` and of ``odd`` members: name to tarfile's type, such as tarfile.SYMTYPE."""
+    """Return a .tgz with ``members`` (name to content) and ``odd`` members (name to a type such as tarfile.SYMTYPE)."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w:gz") as archive:
         for name, content in members.items():

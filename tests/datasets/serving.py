@@ -1,4 +1,4 @@
-"""A local server of archives that simulates the faults of remote servers."""
+"""A local HTTP server for archives, which simulates the faults of remote servers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from featstore.datasets import Archive, Dataset
 
 @dataclass
 class Server:
-    """Behaviour of the server. ``files``: content by name; ``requests``: the Range header of each request, "" for none.
+    """Settings and record of a test server. ``files``: content by name.
 
-    ``ranges``: whether it supports them. ``cut_after``: bytes after which each of the next answers breaks off.
-    ``statuses``: HTTP errors that it answers first.
+    ``requests``: the Range header of each received request, "" if there was none. ``ranges``: whether the server
+    supports range requests. ``cut_after``: for each of the next answers, the number of bytes after which the server
+    closes the connection. ``statuses``: HTTP error codes for the first requests.
     """
 
     address: str = ""
@@ -29,13 +30,13 @@ class Server:
     statuses: list[int] = field(default_factory=list)
 
     def archive(self, name: str, content: bytes, *, inside: str = "pictures", to: str = "") -> Archive:
-        """Serve ``content`` as ``name`` and return its entry of a registry."""
+        """Serve ``content`` under ``name``; return the archive as an entry of the data set registry."""
         self.files[name] = content
         sha256 = hashlib.sha256(content).hexdigest()
         return Archive(f"{self.address}/{name}", len(content), sha256, "made for the test", inside, to)
 
     def dataset(self, *archives: Archive) -> Dataset:
-        """Return a data set of ``archives``."""
+        """Return a registry entry of a data set that consists of ``archives``."""
         return Dataset("made", "made for the test", "class/file", "none", self.address, archives)
 
 

@@ -30,7 +30,7 @@ def test_downloads_a_file_and_reports_its_bytes(server: Server, tmp_path: Path) 
     assert names(tmp_path) == ["a.zip"]
 
 
-def test_an_existing_file_is_checked_and_not_downloaded(server: Server, tmp_path: Path) -> None:
+def test_existing_file_is_verified_instead_of_downloaded(server: Server, tmp_path: Path) -> None:
     archive = server.archive("a.zip", CONTENT)
     (tmp_path / "a.zip").write_bytes(CONTENT)
     download(archive, tmp_path / "a.zip", lambda have: None)
@@ -40,14 +40,14 @@ def test_an_existing_file_is_checked_and_not_downloaded(server: Server, tmp_path
         download(archive, tmp_path / "a.zip", lambda have: None)
 
 
-def test_a_broken_connection_is_resumed_where_it_broke(server: Server, tmp_path: Path) -> None:
+def test_broken_download_continues_at_the_first_missing_byte(server: Server, tmp_path: Path) -> None:
     server.cut_after = [100_000, 50_000]
     download(server.archive("a.zip", CONTENT), tmp_path / "a.zip", lambda have: None)
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
     assert server.requests == ["", "bytes=100000-", "bytes=150000-"]
 
 
-def test_a_later_call_resumes_what_an_earlier_one_kept(server: Server, tmp_path: Path) -> None:
+def test_later_call_resumes_a_partial_download(server: Server, tmp_path: Path) -> None:
     archive = server.archive("a.zip", CONTENT)
     server.cut_after = [100_000, *[0] * defaults.DOWNLOAD_ATTEMPTS]
     with pytest.raises(FeatstoreError, match="100,000 of 300,000 bytes are here"):
@@ -84,7 +84,7 @@ def test_a_file_with_the_wrong_digest_is_not_kept(server: Server, tmp_path: Path
     assert names(tmp_path) == []
 
 
-def test_a_file_of_another_size_is_refused_before_it_is_read(server: Server, tmp_path: Path) -> None:
+def test_file_of_the_wrong_size_is_refused_before_the_download(server: Server, tmp_path: Path) -> None:
     archive = server.archive("a.zip", CONTENT)
     server.files["a.zip"] = CONTENT * 2
     with pytest.raises(DamagedError, match="600,000 bytes instead of 300,000"):
@@ -92,7 +92,7 @@ def test_a_file_of_another_size_is_refused_before_it_is_read(server: Server, tmp
     assert (tmp_path / "a.zip.part").stat().st_size == 0
 
 
-def test_a_damaged_beginning_is_downloaded_again(server: Server, tmp_path: Path) -> None:
+def test_damaged_partial_file_is_downloaded_again(server: Server, tmp_path: Path) -> None:
     archive = server.archive("a.zip", CONTENT)
     (tmp_path / "a.zip.part").write_bytes(b"x" * 100_000)
     download(archive, tmp_path / "a.zip", lambda have: None)
@@ -108,7 +108,7 @@ def test_a_complete_but_wrong_partial_file_is_downloaded_again(server: Server, t
     assert server.requests == [""]
 
 
-def test_a_server_error_is_tried_again_and_a_missing_file_is_not(server: Server, tmp_path: Path) -> None:
+def test_download_retries_server_errors_but_not_a_missing_file(server: Server, tmp_path: Path) -> None:
     server.statuses = [503, 429]
     download(server.archive("a.zip", CONTENT), tmp_path / "a.zip", lambda have: None)
     assert len(server.requests) == 3

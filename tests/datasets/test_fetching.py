@@ -44,7 +44,7 @@ def test_all_archives_are_unpacked_into_one_folder(server: Server, tmp_path: Pat
     assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
 
 
-def test_a_finished_folder_is_left_as_it_is(server: Server, tmp_path: Path) -> None:
+def test_fetch_does_not_change_a_finished_folder(server: Server, tmp_path: Path) -> None:
     dataset = split_dataset(server)
     fetch(dataset, tmp_path / "pets")
     before = (tmp_path / "pets").stat().st_ino
@@ -65,7 +65,7 @@ def test_rejects_a_finished_folder_that_was_changed(server: Server, tmp_path: Pa
 
 
 @pytest.mark.parametrize("what", ["file", "folder", "record", "other", "link"])
-def test_a_folder_with_other_content_is_refused(server: Server, tmp_path: Path, what: str) -> None:
+def test_fetch_refuses_a_folder_with_foreign_content(server: Server, tmp_path: Path, what: str) -> None:
     place = tmp_path / "pets"
     if what == "file":
         place.write_text("mine")
@@ -89,7 +89,7 @@ def test_a_folder_with_other_content_is_refused(server: Server, tmp_path: Path, 
     assert content(tmp_path) == before
 
 
-def test_an_empty_folder_is_filled(server: Server, tmp_path: Path) -> None:
+def test_fetch_fills_an_empty_folder(server: Server, tmp_path: Path) -> None:
     (tmp_path / "pets").mkdir()
     fetch(split_dataset(server), tmp_path / "pets")
     assert len(content(tmp_path / "pets")) == 4
@@ -109,7 +109,7 @@ def test_a_broken_download_leaves_no_folder_and_is_resumed_by_the_next_call(serv
     assert not (tmp_path / "pets.featstore-partial").exists()
 
 
-def test_an_interrupted_unpacking_starts_again(server: Server, tmp_path: Path) -> None:
+def test_interrupted_unpacking_starts_from_the_beginning(server: Server, tmp_path: Path) -> None:
     left = tmp_path / "pets.featstore-partial" / "unpacked" / "train" / "cat"
     left.mkdir(parents=True)
     (left / "1.jpg").write_bytes(b"half")
@@ -119,7 +119,7 @@ def test_an_interrupted_unpacking_starts_again(server: Server, tmp_path: Path) -
     assert (tmp_path / "pets/train/cat/1.jpg").read_bytes() == b"1" * 100
 
 
-def test_an_archive_placed_by_hand_is_not_downloaded(server: Server, tmp_path: Path) -> None:
+def test_archive_copied_into_the_partial_folder_is_not_downloaded(server: Server, tmp_path: Path) -> None:
     dataset = split_dataset(server)
     work = tmp_path / "pets.featstore-partial"
     work.mkdir()

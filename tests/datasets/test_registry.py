@@ -1,4 +1,4 @@
-"""The registry's entries, and that an archive shaped like each real one becomes a source with labels and splits."""
+"""The registry of data sets: its entries, and labels and splits of unpacked archives with the published names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.datasets.archives import made_tgz, made_zip
 from tests.datasets.serving import Server
 
 ROOT = Path(__file__).parents[2]
-# Names as the published archives have them, with what lies beside the pictures.
+# File names as in the published archives, including files that are not pictures.
 LISTINGS = {
     "hymenoptera_data.zip": [
         f"hymenoptera_data/{split}/{label}/{name}"
@@ -59,7 +59,7 @@ def test_registry_entries_are_complete() -> None:
 
 
 @pytest.mark.parametrize("name", list(FOUND))
-def test_an_unpacked_data_set_is_a_source_with_its_labels_and_splits(server: Server, tmp_path: Path, name: str) -> None:
+def test_fetched_data_set_has_the_expected_labels_and_splits(server: Server, tmp_path: Path, name: str) -> None:
     dataset = registry()[name]
     archives = []
     for archive in dataset.archives:
@@ -74,7 +74,7 @@ def test_an_unpacked_data_set_is_a_source_with_its_labels_and_splits(server: Ser
     assert source.layout == dataset.layout.replace("/file", "")
 
 
-def test_the_documentation_names_every_data_set_with_its_size() -> None:
+def test_data_readme_lists_every_data_set_with_its_size() -> None:
     text = (ROOT / "data" / "README.md").read_text()
     for name, dataset in registry().items():
         line = next(line for line in text.splitlines() if line.startswith(f"| [{name}]"))

@@ -20,7 +20,7 @@ both = pytest.mark.parametrize("ending", list(MAKERS))
 
 
 def unpacked(folder: Path, ending: str, content: bytes, inside: str = "in") -> dict[str, bytes]:
-    """Unpack ``content`` below ``folder``; return the content of all files there by path, without the archive."""
+    """Unpack the archive ``content`` below ``folder``; return the content of each unpacked file by path."""
     archive = folder / f"archive{ending}"
     archive.write_bytes(content)
     unpack(archive, inside, folder / "out")
@@ -28,7 +28,7 @@ def unpacked(folder: Path, ending: str, content: bytes, inside: str = "in") -> d
 
 
 def refusal(folder: Path, ending: str, content: bytes) -> str:
-    """Return why ``content`` is refused, "" if it is not; any other exception fails the test."""
+    """Return the message of the DamagedError that unpacking ``content`` raises, or "". Other exceptions propagate."""
     try:
         unpacked(folder, ending, content)
     except DamagedError as error:
@@ -42,7 +42,7 @@ def test_unpacks_the_files_of_one_folder(tmp_path: Path, ending: str) -> None:
     assert unpacked(tmp_path, ending, MAKERS[ending](members)) == {"out/a/1.jpg": PICTURE, "out/2.jpg": b""}
 
 
-def test_directories_in_an_archive_need_no_file(tmp_path: Path) -> None:
+def test_directory_entries_of_an_archive_are_skipped(tmp_path: Path) -> None:
     assert unpacked(tmp_path, ".zip", made_zip({"in/": b"", "in/a/": b"", "in/a/1.jpg": b"1"})) == {"out/a/1.jpg": b"1"}
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w:gz") as archive:
@@ -65,7 +65,7 @@ def test_names_outside_the_target_folder_are_refused(tmp_path: Path, ending: str
     assert set(tmp_path.parent.rglob("*evil*")) == before
 
 
-def test_control_characters_of_a_name_are_not_printed_raw(tmp_path: Path) -> None:
+def test_error_escapes_control_characters_in_a_member_name(tmp_path: Path) -> None:
     with pytest.raises(DamagedError) as error:
         unpacked(tmp_path, ".tgz", made_tgz({"../\x1b[2J\n": b"evil"}))
     assert str(error.value).isprintable()
@@ -96,7 +96,7 @@ def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
 def test_a_decompression_bomb_is_refused(tmp_path: Path, ending: str, name: str) -> None:
     content = MAKERS[ending]({name: bytes(40 << 20), "in/1.jpg": b"1"})
     if ending == ".zip" and name.startswith("elsewhere"):
-        # Members of a ZIP that are not unpacked are not decompressed either.
+        # In a ZIP, members outside the requested folder are not decompressed.
         assert unpacked(tmp_path, ending, content) == {"out/1.jpg": b"1"}
         return
     with pytest.raises(DamagedError, match="more than 10 times its size"):
@@ -125,7 +125,7 @@ def test_a_duplicate_name_is_refused(tmp_path: Path, second: str) -> None:
 
 
 @both
-def test_an_archive_without_the_folder_is_refused(tmp_path: Path, ending: str) -> None:
+def test_archive_without_the_requested_folder_is_refused(tmp_path: Path, ending: str) -> None:
     with pytest.raises(DamagedError, match="has no files in a folder in"):
         unpacked(tmp_path, ending, MAKERS[ending]({"other/1.jpg": PICTURE}))
 
@@ -146,5 +146,5 @@ def test_damaged_archives_give_a_one_line_error(tmp_path: Path, ending: str) -> 
         message = refusal(folder, ending, bytes(damaged))
         refused += bool(message)
         assert message.isprintable()
-    # Changes of a few bytes have no effect: times, and the original name in gzip's header.
+    # Not every change is detected: times, and the file name in the gzip header, have no checksum.
     assert refused > 100

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 
 def photograph(seed: int, width: int = 320, height: int = 240) -> Image.Image:
-    """Return a synthetic RGB picture: a coloured gradient, shapes of several sizes, a little blur and noise."""
+    """Return a synthetic RGB picture: a coloured gradient with shapes of several sizes, slightly blurred and noisy."""
     rng = np.random.default_rng(seed)
     down, across = np.linspace(0, 1, height)[:, None, None], np.linspace(0, 1, width)[None, :, None]
     corners = rng.uniform(0, 255, (3, 3))
@@ -29,7 +29,7 @@ def photograph(seed: int, width: int = 320, height: int = 240) -> Image.Image:
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    """Return ``image`` as the bytes of a file of the given format."""
+    """Return ``image`` encoded in the format ``kind``."""
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()

@@ -1,4 +1,4 @@
-"""Bad files: each gives pixels or a DecodeFailure with a clear message, and no other exception."""
+"""Damaged picture files: decoding gives pixels or a DecodeFailure with a clear message, and no other exception."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WHOLE["interlaced-like GIF"] = encode(photograph(1, 60, 44).convert("P"), "GIF",
 
 
 def attempt(data: bytes) -> NDArray[np.uint8] | DecodeFailure:
-    """Return the pixels or the DecodeFailure; any other exception fails the test."""
+    """Decode ``data``; return the pixels or the DecodeFailure. Other exceptions propagate."""
     try:
         return decode(data, SMALL)
     except DecodeFailure as failure:
@@ -33,7 +33,7 @@ def attempt(data: bytes) -> NDArray[np.uint8] | DecodeFailure:
 
 
 def outcome(data: bytes) -> str:
-    """Check the outcome of decoding; return "pixels" or the reason of the failure."""
+    """Decode ``data`` and check the result; return "pixels", or the reason of the DecodeFailure."""
     result = attempt(data)
     if isinstance(result, DecodeFailure):
         assert result.reason in REASONS
@@ -45,12 +45,12 @@ def outcome(data: bytes) -> str:
 
 
 @pytest.mark.parametrize("kind", sorted(WHOLE))
-def test_truncated_pictures_are_failures(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_truncated_pictures_give_a_decode_failure(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
     data = WHOLE[kind]
     whole = decode(data, SMALL)
     for length in range(0, len(data), max(1, len(data) // 200)):
         if outcome(data[:length]) == "pixels":
-            # Only trailing bytes without pixels may be missing.
+            # Decoding may succeed only if the missing bytes contain no pixel data.
             np.testing.assert_array_equal(attempt(data[:length]), whole, err_msg=f"cut at {length} of {len(data)}")
     assert capfd.readouterr() == ("", "")
 
@@ -61,7 +61,9 @@ def test_truncated_pictures_are_failures(kind: str, capfd: pytest.CaptureFixture
     changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8),
     head=st.booleans(),
 )
-def test_changed_bytes_end_in_pixels_or_a_failure(kind: str, changes: list[tuple[int, int]], head: bool) -> None:
+def test_pictures_with_changed_bytes_give_pixels_or_a_decode_failure(
+    kind: str, changes: list[tuple[int, int]], head: bool
+) -> None:
     data = bytearray(WHOLE[kind])
     for position, value in changes:
         data[position % (min(len(data), 64) if head else len(data))] = value
@@ -70,7 +72,7 @@ def test_changed_bytes_end_in_pixels_or_a_failure(kind: str, changes: list[tuple
 
 @settings(deadline=None, max_examples=100)
 @given(st.binary(max_size=300))
-def test_any_bytes_end_in_pixels_or_a_failure(data: bytes) -> None:
+def test_any_bytes_give_pixels_or_a_decode_failure(data: bytes) -> None:
     outcome(data)
 
 
@@ -88,11 +90,11 @@ def test_any_bytes_end_in_pixels_or_a_failure(data: bytes) -> None:
         (WHOLE["PNG"][:29] + b"CRC?" + WHOLE["PNG"][33:], "corrupt"),
     ],
 )
-def test_each_kind_of_damage_has_its_reason(data: bytes, reason: str) -> None:
+def test_decode_failure_reason_names_the_kind_of_damage(data: bytes, reason: str) -> None:
     assert outcome(data) == reason
 
 
-def test_a_postscript_program_is_not_run(tmp_path: object) -> None:
+def test_postscript_files_are_refused_as_unsupported(tmp_path: object) -> None:
     assert outcome(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 72 72\n%%EndComments\nquit\n") == "unsupported"
 
 
@@ -122,7 +124,7 @@ def png(width: int, height: int, *chunks: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IEND", b"")
 
 
-def test_a_png_without_data_is_a_failure() -> None:
+def test_png_without_pixel_data_is_reported_as_corrupt() -> None:
     assert outcome(png(100, 100)) == "corrupt"
 
 

@@ -33,7 +33,7 @@ def levels_apart(data: bytes, preprocessing: Preprocessing) -> int:
     interpolation=st.sampled_from(["bilinear", "bicubic", "lanczos"]),
     options=st.sampled_from([{}, {"progressive": True}, {"subsampling": 0}, {"quality": 40}]),
 )
-def test_differs_from_the_reference_by_at_most_one_level_or_two_with_bicubic(
+def test_fast_decoder_differs_from_pillow_by_at_most_one_level_or_two_with_bicubic(
     seed: int, width: int, height: int, crop: int, more: int, interpolation: str, options: dict[str, int]
 ) -> None:
     data = encode(photograph(seed, width, height), "JPEG", **options)
@@ -43,7 +43,9 @@ def test_differs_from_the_reference_by_at_most_one_level_or_two_with_bicubic(
 
 @pytest.mark.parametrize("fit", ["squash", "pad"])
 @pytest.mark.parametrize(("interpolation", "allowed"), [("bilinear", 1), ("bicubic", 2), ("lanczos", 0)])
-def test_other_fits_differ_from_the_reference_as_little(fit: str, interpolation: str, allowed: int) -> None:
+def test_fast_decoder_with_squash_or_pad_differs_by_at_most_two_levels(
+    fit: str, interpolation: str, allowed: int
+) -> None:
     how = Preprocessing(61, 61, interpolation, fit=fit)
     for size in [(90, 61), (61, 90), (200, 33), (1, 300), (30, 20)]:
         assert levels_apart(encode(photograph(1, *size)), how) <= allowed
@@ -51,7 +53,7 @@ def test_other_fits_differ_from_the_reference_as_little(fit: str, interpolation:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_orientation_and_gray_pictures_equal_the_reference(orientation: int, mode: str) -> None:
+def test_fast_decoder_handles_orientation_and_gray_like_the_reference(orientation: int, mode: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(photograph(1, 90, 61).convert(mode), "JPEG", exif=exif)
@@ -59,18 +61,18 @@ def test_orientation_and_gray_pictures_equal_the_reference(orientation: int, mod
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP", "CMYK"])
-def test_other_formats_equal_the_reference(kind: str) -> None:
+def test_fast_decoder_reads_formats_other_than_jpeg_like_the_reference(kind: str) -> None:
     image = photograph(2, 60, 40).convert("CMYK" if kind == "CMYK" else "RGB")
     assert levels_apart(encode(image, "JPEG" if kind == "CMYK" else kind), Preprocessing(64, 56)) <= 1
 
 
-def test_unsupported_resizes_use_the_reference_decoder() -> None:
+def test_fast_decoder_leaves_thin_pictures_and_lanczos_to_the_reference() -> None:
     thin = encode(photograph(2, 60, 40).resize((1, 5000)))
     assert levels_apart(thin, Preprocessing(64, 56)) == 0
     assert levels_apart(encode(photograph(2, 60, 40)), Preprocessing(64, 56, "lanczos")) == 0
 
 
-def test_truncated_pictures_are_failures() -> None:
+def test_fast_decoder_reports_truncated_jpegs() -> None:
     preprocessing = Preprocessing(36, 32)
     for kind in ("JPEG", "progressive JPEG"):
         data = WHOLE[kind]
@@ -85,7 +87,7 @@ def test_truncated_pictures_are_failures() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8))
-def test_changed_bytes_end_in_pixels_or_a_failure(changes: list[tuple[int, int]]) -> None:
+def test_fast_decoder_gives_pixels_or_a_failure_for_changed_bytes(changes: list[tuple[int, int]]) -> None:
     data = bytearray(WHOLE["JPEG"])
     for position, value in changes:
         data[position % len(data)] = value
@@ -96,7 +98,7 @@ def test_changed_bytes_end_in_pixels_or_a_failure(changes: list[tuple[int, int]]
         assert reason
 
 
-def test_failures_equal_the_reference_decoder() -> None:
+def test_fast_decoder_fails_with_the_same_messages_as_the_reference() -> None:
     for data in (b"", b"<html>", WHOLE["JPEG"][:300]):
         with pytest.raises(DecodeFailure) as ours:
             fast.decode(data, Preprocessing(36, 32))
@@ -107,7 +109,7 @@ def test_failures_equal_the_reference_decoder() -> None:
         fast.decode(WHOLE["JPEG"], Preprocessing(36, 32), max_pixels=60 * 44 - 1)
 
 
-def test_threads_give_the_same_pixels() -> None:
+def test_fast_decoder_gives_the_same_pixels_in_several_threads() -> None:
     preprocessing = Preprocessing(72, 64)
     pictures = [encode(photograph(seed, 90, 80), "JPEG") for seed in range(6)]
     expected = [fast.decode(data, preprocessing) for data in pictures]

@@ -1,4 +1,4 @@
-"""The preprocessing as ONNX: bit-identical to Pillow's, for every size and filter."""
+"""Preprocessing as an ONNX model: bit-identical to Pillow for every size and filter."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIZES = [(37, 53), (53, 37), (32, 32), (20, 20), (9, 31), (200, 33), (1, 1), (30
 
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
-def test_pixels_equal_those_of_pillow(interpolation):
+def test_onnx_preprocessing_gives_the_same_pixels_as_pillow(interpolation):
     how = Preprocessing(32, 28, interpolation, True, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     model = to_onnx(how)
     onnx.checker.check_model(model)
@@ -29,7 +29,7 @@ def test_pixels_equal_those_of_pillow(interpolation):
         np.testing.assert_array_equal(np.rint(made[0].transpose(1, 2, 0) * 255).astype(np.uint8), expected)
 
 
-def test_values_are_normalised_in_the_order_of_the_engines():
+def test_onnx_normalisation_is_bit_identical_to_that_of_the_engines():
     how = Preprocessing(16, 16)
     session = onnxruntime.InferenceSession(to_onnx(how).SerializeToString(), providers=["CPUExecutionProvider"])
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
@@ -40,6 +40,6 @@ def test_values_are_normalised_in_the_order_of_the_engines():
 
 
 @pytest.mark.parametrize("how", [Preprocessing(16, 16, "nearest"), Preprocessing(16, 16, fit="pad")])
-def test_unsupported_filters_and_fits_are_refused(how):
+def test_onnx_preprocessing_rejects_nearest_and_pad(how):
     with pytest.raises(UsageError, match="--features-only"):
         to_onnx(how)

@@ -1,4 +1,4 @@
-"""The reference decoder on valid pictures: equal to torchvision, and following every documented rule."""
+"""The reference decoder gives the pixels of torchvision for valid pictures, and follows every documented rule."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def torchvision_fit(image: Image.Image, how: Preprocessing) -> NDArray[np.uint8]
     FITS,
 )
 def test_squash_and_pad_equal_torchvision_bit_for_bit(seed, width, height, side, interpolation, fit):
-    # torchvision refuses a shorter side of less than one pixel.
+    # torchvision cannot resize a picture so that its shorter side has less than one pixel.
     assume(fit == "squash" or side * min(width, height) >= max(width, height))
     image = photograph(seed, width, height)
     how = Preprocessing(side, side, interpolation, fit=fit)
@@ -65,7 +65,7 @@ def test_squash_and_pad_equal_torchvision_bit_for_bit(seed, width, height, side,
 
 
 @pytest.mark.parametrize("size", [(3000, 2), (2, 3000), (1, 1)])
-def test_pad_keeps_a_pixel_of_extreme_pictures(size):
+def test_pad_keeps_at_least_one_pixel_of_very_thin_pictures(size):
     how = Preprocessing(32, 32, mean=(0.0, 0.5, 1.0), fit="pad")
     found = decode(encode(Image.new("RGB", size, (9, 9, 9))), how)
     inside = (found == 9).all(2)
@@ -83,7 +83,7 @@ def test_pad_keeps_a_pixel_of_extreme_pictures(size):
     more=st.integers(0, 40),
     interpolation=st.sampled_from(["bilinear", "bicubic", "nearest"]),
 )
-def test_equals_torchvision_bit_for_bit(
+def test_resize_and_crop_equal_torchvision_bit_for_bit(
     seed: int, width: int, height: int, crop: int, more: int, interpolation: str
 ) -> None:
     preprocessing = Preprocessing(crop + more, crop, interpolation)
@@ -96,13 +96,13 @@ def test_equals_torchvision_bit_for_bit(
 
 
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (375, 500), (232, 300), (232, 232), (1000, 226)])
-def test_equals_torchvision_on_jpeg(width: int, height: int) -> None:
+def test_jpeg_pixels_equal_torchvision(width: int, height: int) -> None:
     data, preprocessing = encode(photograph(1, width, height), "JPEG"), Preprocessing(232, 224)
     image = load_rgb(data)
     np.testing.assert_array_equal(decode(data, preprocessing), torchvision_pixels(image, preprocessing))
 
 
-def test_the_crop_of_an_extreme_aspect_ratio_is_within_one_level(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cropping_before_resizing_changes_pixels_by_at_most_one_level(monkeypatch: pytest.MonkeyPatch) -> None:
     data, preprocessing = encode(photograph(2, 700, 30)), Preprocessing(64, 56)
     exact = decode(data, preprocessing).astype(int)
     monkeypatch.setattr(module, "LARGEST_RESIZED", 1)
@@ -119,7 +119,7 @@ UPRIGHT = np.zeros((40, 60, 3), np.uint8)
 UPRIGHT[:20, :30] = (255, 0, 0)
 UPRIGHT[:20, 30:] = (0, 255, 0)
 UPRIGHT[20:, :30] = (0, 0, 255)
-# How a camera stores the same upright scene for each EXIF orientation.
+# The pixels that a camera stores for the same upright scene, by EXIF orientation.
 STORED = {
     1: UPRIGHT,
     2: UPRIGHT[:, ::-1],
@@ -134,7 +134,7 @@ STORED = {
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_honoured(orientation: int, kind: str) -> None:
+def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     lossless = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}.get(kind, {})
@@ -165,7 +165,7 @@ def test_gray_and_one_bit_pictures_become_rgb() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_16_bit_gray_keeps_its_high_byte(kind: str) -> None:
+def test_16_bit_gray_is_reduced_to_its_high_byte(kind: str) -> None:
     levels = np.linspace(0, 65535, 400).astype(np.uint16).reshape(20, 20)
     np.testing.assert_array_equal(gray_of(encode(Image.fromarray(levels), kind)), levels >> 8)
 
@@ -216,21 +216,21 @@ def test_opaque_alpha_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("transparency", [1, b"\xff\x00\xff"])
-def test_transparent_palette_is_put_on_the_background(transparency: Any) -> None:
+def test_transparent_palette_colour_becomes_white(transparency: Any) -> None:
     image = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "L").convert("P")
     image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
     data = encode(image, transparency=transparency)
     assert pixels(load_rgb(data)).tolist() == [[[255, 0, 0], [255, 255, 255], [0, 0, 255]]]
 
 
-def test_transparent_colour_of_a_png_is_put_on_the_background() -> None:
+def test_transparent_colour_of_a_png_becomes_white() -> None:
     rgb = Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8))
     assert pixels(load_rgb(encode(rgb, transparency=(1, 2, 3)))).tolist() == [[[255, 255, 255], [4, 5, 6]]]
     gray = Image.fromarray(np.array([[7, 8]], np.uint8))
     assert gray_of(encode(gray, transparency=7)).tolist() == [[255, 8]]
 
 
-def test_gray_with_alpha_is_put_on_the_background() -> None:
+def test_gray_with_alpha_is_composited_over_white() -> None:
     image = Image.merge("LA", [Image.new("L", (2, 1), 50), Image.fromarray(np.array([[255, 0]], np.uint8))])
     assert gray_of(encode(image)).tolist() == [[50, 255]]
 
@@ -249,7 +249,7 @@ def test_ycck_jpeg_becomes_rgb() -> None:
     ycck = data[: marker + 11] + b"\x02" + data[marker + 12 :]
     with Image.open(io.BytesIO(ycck)) as image:
         assert image.info["adobe_transform"] == 2
-    # Stored inverted: Y = 255 - 155 = 100, no colour, no black; ink is what Y leaves.
+    # The file stores inverted values, so the picture is uniformly gray; 100 and its inverse 155 are accepted.
     assert np.abs(gray_of(ycck).astype(int) - 155).max() <= 1 or np.abs(gray_of(ycck).astype(int) - 100).max() <= 1
 
 
@@ -271,13 +271,13 @@ def test_progressive_jpeg_is_decoded() -> None:
 
 
 @pytest.mark.parametrize("kind", ["BMP", "PPM", "TGA", "JPEG2000", "AVIF", "DIB"])
-def test_other_formats_are_decoded(kind: str) -> None:
+def test_less_common_formats_are_decoded(kind: str) -> None:
     image = photograph(6, 64, 48)
     result = pixels(load_rgb(encode(image, kind))).astype(int)
     assert np.abs(result - pixels(image)).mean() < (12 if kind == "AVIF" else 1)
 
 
-def test_threads_give_the_same_pixels_and_no_warning_leaks() -> None:
+def test_decoding_in_threads_gives_the_same_pixels_and_keeps_warning_filters() -> None:
     pictures = [encode(photograph(seed, 90, 70), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff") for seed in range(8)]
     expected = [decode(data, SMALL) for data in pictures]
     barrier = threading.Barrier(8)
@@ -301,13 +301,13 @@ def test_decompression_bomb_is_refused_before_decoding() -> None:
     assert failure.value.reason == "too-many-pixels"
 
 
-def test_pixel_limit_is_an_argument() -> None:
+def test_max_pixels_limits_the_size_of_a_picture() -> None:
     data = encode(photograph(7, 100, 100))
     assert decode(data, SMALL, max_pixels=10_000).shape == (32, 32, 3)
     with pytest.raises(DecodeFailure, match="too-many-pixels"):
         decode(data, SMALL, max_pixels=9_999)
 
 
-def test_pixel_limit_may_exceed_pillows_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_max_pixels_may_exceed_the_limit_of_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
     assert decode(encode(photograph(7, 100, 100)), SMALL, max_pixels=10_000).shape == (32, 32, 3)

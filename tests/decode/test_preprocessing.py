@@ -54,7 +54,7 @@ def test_rejects_invalid_preprocessing_in_one_line(change: dict[str, Any], words
     assert "\n" not in str(error.value)
 
 
-def test_another_size_keeps_the_share_of_the_crop() -> None:
+def test_with_geometry_scales_resize_and_crop_together() -> None:
     how = Preprocessing(232, 224, "bicubic")
     assert how.with_geometry(None, None) == how.with_geometry(224, "crop") == how
     assert how.with_geometry(384, None) == Preprocessing(398, 384, "bicubic")
@@ -63,13 +63,13 @@ def test_another_size_keeps_the_share_of_the_crop() -> None:
     assert "fit" not in how.to_dict()
 
 
-def test_a_missing_field_is_named() -> None:
+def test_preprocessing_error_names_the_missing_field() -> None:
     value = Preprocessing(256, 224).to_dict()
     del value["crop"]
     with pytest.raises(UsageError, match="crop"):
         Preprocessing.from_dict(value)
 
 
-def test_failure_is_described_in_one_line() -> None:
+def test_decode_failure_message_is_one_line() -> None:
     failure = DecodeFailure("corrupt", "two\nlines")
     assert (failure.reason, failure.message, str(failure)) == ("corrupt", "two lines", "corrupt: two lines")

@@ -1,4 +1,4 @@
-"""Regions of TIFF files equal those of the whole picture, and a damaged segment affects only its own regions."""
+"""Reading regions of large TIFF files: equal to the whole picture; damage affects only regions that contain it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def pixels(samples: int, dtype: str = "uint8") -> np.ndarray:
     ("samples", "dtype", "light"), [(1, "uint8", "minisblack"), (3, "uint8", "rgb"), (3, "uint16", "rgb")]
 )
 @pytest.mark.parametrize("options", [{}, {"bigtiff": True}, {"compression": "zlib", "predictor": True}])
-def test_regions_are_those_of_the_whole_picture(tmp_path, layout, samples, dtype, light, options):
+def test_tiff_regions_equal_crops_of_the_whole_picture(tmp_path, layout, samples, dtype, light, options):
     data = write(tmp_path / "a.tif", pixels(samples, dtype), photometric=light, **layout, **options)
     whole, parts = load_rgb(data), open_parts(io.BytesIO(data), 1 << 20)
     assert parts is not None
@@ -49,14 +49,14 @@ def test_regions_are_those_of_the_whole_picture(tmp_path, layout, samples, dtype
         np.testing.assert_array_equal(np.asarray(parts.crop(box)), np.asarray(whole.crop(box)))
 
 
-def test_a_file_that_was_opened_by_its_handle_is_read(tmp_path):
+def test_tiff_regions_are_read_from_an_open_file(tmp_path):
     data = write(tmp_path / "a.tif", pixels(3), photometric="rgb", tile=(16, 16))
     with open_picture_file(tmp_path, b"a.tif") as file:
         np.testing.assert_array_equal(open_parts(file, 1 << 20).crop(BOXES[2]), load_rgb(data).crop(BOXES[2]))
 
 
 @pytest.mark.parametrize("compression", ["lzw", "packbits", "zstd"])
-def test_regions_are_exact_for_every_compression(tmp_path, compression):
+def test_tiff_regions_are_exact_for_every_compression(tmp_path, compression):
     pytest.importorskip("imagecodecs")
     data = write(tmp_path / "a.tif", pixels(3), photometric="rgb", tile=(16, 16), compression=compression)
     parts = open_parts(io.BytesIO(data), 1 << 20)
@@ -79,7 +79,7 @@ def test_transparency_is_composited_over_white(tmp_path):
         (3, {"photometric": "rgb", "compression": "jpeg", "tile": (16, 16)}),
     ],
 )
-def test_files_that_pillow_reads_differently_are_decoded_whole(tmp_path, samples, options):
+def test_unusual_tiff_files_are_not_read_in_regions(tmp_path, samples, options):
     if "compression" in options:
         pytest.importorskip("imagecodecs")
     values = pixels(samples)
@@ -87,13 +87,13 @@ def test_files_that_pillow_reads_differently_are_decoded_whole(tmp_path, samples
     assert open_parts(io.BytesIO(write(tmp_path / "a.tif", values, **options)), 1 << 20) is None
 
 
-def test_other_files_and_small_ones_are_decoded_whole(tmp_path, monkeypatch):
+def test_small_tiff_files_and_other_formats_are_not_read_in_regions(tmp_path, monkeypatch):
     assert open_parts(io.BytesIO(b"\x89PNG"), 1 << 20) is None
     monkeypatch.setattr(tiff, "STREAMED_PIXELS", 90 * 70)
     assert open_parts(io.BytesIO(write(tmp_path / "a.tif", pixels(1))), 1 << 20) is None
 
 
-def test_a_damaged_segment_affects_only_its_own_regions(tmp_path):
+def test_damaged_tiff_segment_affects_only_regions_that_contain_it(tmp_path):
     data = bytearray(write(tmp_path / "a.tif", pixels(3), photometric="rgb", tile=(16, 16), compression="zlib"))
     with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
         start, count = file.pages[0].dataoffsets[1], file.pages[0].databytecounts[1]
@@ -107,7 +107,7 @@ def test_a_damaged_segment_affects_only_its_own_regions(tmp_path):
         assert caught.value.reason == reason
 
 
-def test_regions_and_segments_have_size_limits(tmp_path, monkeypatch):
+def test_tiff_regions_and_segments_have_size_limits(tmp_path, monkeypatch):
     data = write(tmp_path / "a.tif", pixels(3), photometric="rgb", tile=(16, 16))
     with pytest.raises(DecodeFailure, match="too-many-pixels"):
         open_parts(io.BytesIO(data), 100).crop((0, 0, 11, 10))
@@ -116,11 +116,11 @@ def test_regions_and_segments_have_size_limits(tmp_path, monkeypatch):
         open_parts(io.BytesIO(data), 1 << 20)
 
 
-def test_a_file_without_a_readable_page_is_left_to_pillow():
+def test_tiff_without_a_readable_page_is_not_read_in_regions():
     assert open_parts(io.BytesIO(b"II*\0" + bytes(100)), 1 << 20) is None
 
 
-def test_without_the_extra_a_large_picture_fails_with_the_remedy(tmp_path, monkeypatch):
+def test_large_tiff_without_tifffile_fails_with_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tifffile", None)
     file = io.BytesIO(write(tmp_path / "a.tif", pixels(1)))
     assert open_parts(file, 90 * 70) is None
@@ -129,7 +129,7 @@ def test_without_the_extra_a_large_picture_fails_with_the_remedy(tmp_path, monke
         open_parts(file, 90 * 70 - 1)
 
 
-def test_the_segment_cache_is_bounded(tmp_path, monkeypatch):
+def test_cache_of_tiff_segments_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(tiff, "CACHED_BYTES", 3 * 16 * 16 * 3)
     parts = open_parts(io.BytesIO(write(tmp_path / "a.tif", pixels(3), photometric="rgb", tile=(16, 16))), 1 << 20)
     parts.crop((0, 0, *SIZE))

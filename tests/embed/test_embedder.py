@@ -13,7 +13,7 @@ from featstore.store.origin import origin_of_store
 from tests.made import tiny_backbone
 
 
-def test_vectors_equal_the_store_for_any_chunk_size(chain, monkeypatch):
+def test_embedded_vectors_equal_the_store_for_any_chunk_size(chain, monkeypatch):
     monkeypatch.setattr(embedding, "CHUNK", 7)
     store = FeatureStore.open(chain.store)
     embedder = open_embedder(origin_of_store(store), "x", backbone=tiny_backbone())
@@ -25,7 +25,7 @@ def test_vectors_equal_the_store_for_any_chunk_size(chain, monkeypatch):
     np.testing.assert_allclose(vectors, store.features(), rtol=1e-5, atol=1e-6)
 
 
-def test_inputs_are_files_folders_and_tables(chain, tmp_path):
+def test_embed_inputs_may_be_files_folders_and_tables(chain, tmp_path):
     table = tmp_path / "t.csv"
     table.write_text(f"file,label\n{chain.folder}/val/ant/00.png,ant\n")
     file = chain.folder / "val/ant/01.png"
@@ -43,16 +43,16 @@ def test_inputs_are_files_folders_and_tables(chain, tmp_path):
     ("count", "folder", "asked", "name"),
     [(1, False, "auto", "torch"), (16, False, "auto", "torch"), (17, False, "auto", "openvino"), (1, True, "auto", "openvino"), (1, False, "openvino", "openvino")],
 )  # fmt: skip
-def test_few_picture_files_use_plain_torch(chain, count, folder, asked, name):
+def test_auto_engine_uses_plain_torch_for_at_most_16_files(chain, count, folder, asked, name):
     pictures = [chain.folder] if folder else sorted(chain.folder.rglob("*.png"))[:1] * count
     origin = origin_of_store(FeatureStore.open(chain.store))
     embedder = open_embedder(origin, "head", backbone=tiny_backbone(), engine=asked, device="cpu", inputs=pictures)
     assert embedder.engine.name == name
-    # Plain torch is as exact: the features have the same identity.
+    # Plain torch and OpenVINO in fp32 are equally exact, so their features have the same identity.
     assert embedder.identity == origin.identity
 
 
-def test_checkpoint_named_by_an_origin_is_not_opened(chain, tmp_path, monkeypatch):
+def test_checkpoint_path_recorded_in_a_head_is_not_opened(chain, tmp_path, monkeypatch):
     (tmp_path / "theirs.pth").write_bytes(b"x")
     monkeypatch.setattr("featstore.backbones.checkpoints.read_state", lambda _: pytest.fail("opened"))
     origin = origin_of_store(FeatureStore.open(chain.store))

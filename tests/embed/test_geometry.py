@@ -1,4 +1,4 @@
-"""Size, fit, layer and pool as options: how they are checked, and what an identity records of them."""
+"""The options size, fit, layer and pool: their validation, and how the identity of features records them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def identity_with(**asked) -> Identity:
         ({"pool": "mean"}, r"avg, max, cls, cls\+mean, none"),
     ],
 )
-def test_rejects_values_out_of_range(asked, words):
+def test_geometry_options_out_of_range_are_rejected(asked, words):
     with pytest.raises(UsageError, match=words):
         Geometry(**asked)
 
 
-def test_a_pool_needs_a_layer():
+def test_pool_without_a_layer_is_refused():
     with pytest.raises(UsageError, match="pool: avg needs the layer"):
         Geometry(pool="avg").apply(tiny_backbone())
 
@@ -44,7 +44,7 @@ def test_default_geometry_adds_no_fields_to_the_identity():
     assert identity_with(size=32).requires == ()
 
 
-def test_the_identity_records_the_geometry_and_is_restored_from_json():
+def test_identity_records_size_fit_layer_and_pool_and_round_trips_json():
     found = identity_with(size=24, fit="pad", layer="1", pool="none")
     assert found.preprocessing["crop"] == found.preprocessing["resize"] == 24
     assert (found.layer, found.pool, found.shape, found.dimension) == ("output of 1", "none", (6, 11, 11), 726)
@@ -59,14 +59,14 @@ def test_the_identity_records_the_geometry_and_is_restored_from_json():
     )
 
 
-def test_an_identity_is_reopened_with_its_geometry():
+def test_reopened_network_has_the_recorded_size_fit_layer_and_pool():
     found = identity_with(size=24, fit="squash", layer="2", pool="max")
     network = reopen(found, "random:0", "s", backbone=tiny_backbone(), engine="torch")
     assert network.identity == found
     assert network.backbone.preprocessing.fit == "squash"
 
 
-def test_error_names_each_difference_in_geometry():
+def test_identity_error_names_each_different_size_layer_and_pool():
     found = identity_with(size=24, layer="1")
     Geometry(size=24, layer="1", pool="avg").require(found, "s")
     with pytest.raises(

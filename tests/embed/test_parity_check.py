@@ -26,11 +26,11 @@ def drifts(store):
     return [made.get("drift") for unit in FeatureStore.open(store).provenance().values() for made in unit]
 
 
-def test_long_run_records_the_drift_of_its_engine(folder, tmp_path):
+def test_long_extraction_records_the_drift_of_its_engine(folder, tmp_path):
     extract(folder, tmp_path / "s", backbone=tiny_backbone(), engine="openvino", unit_rows=7)
     recorded = drifts(tmp_path / "s")
     assert len(recorded) == 4
-    # Measured once per run, on the first unit, which has 7 pictures.
+    # The drift is measured once per extraction, on the first unit, which has 7 pictures.
     assert all(one == recorded[0] for one in recorded)
     assert recorded[0]["pictures"] == 7
     assert 0 < recorded[0]["greatest_difference"] < 1e-3
@@ -53,7 +53,7 @@ def test_recorded_drift_matches_the_vectors(folder, tmp_path):
     assert drifts(tmp_path / "plain") == [None]
 
 
-def test_short_runs_and_unreadable_pictures_record_no_drift(folder, tmp_path, monkeypatch):
+def test_short_extractions_and_unreadable_pictures_record_no_drift(folder, tmp_path, monkeypatch):
     for name in NAMES[1:]:
         (folder / name).write_bytes(b"no picture")
     report = extract(folder, tmp_path / "s", backbone=tiny_backbone(), engine="openvino")
@@ -64,7 +64,7 @@ def test_short_runs_and_unreadable_pictures_record_no_drift(folder, tmp_path, mo
     assert drifts(tmp_path / "short") == [None]
 
 
-def test_an_inexact_engine_is_refused_before_any_vector(folder, tmp_path, monkeypatch):
+def test_inexact_engine_is_refused_before_any_vector_is_stored(folder, tmp_path, monkeypatch):
     whole = OpenVinoEngine.__init__
 
     def other_weights(self, backbone, precision="fp32", **options):
@@ -87,7 +87,7 @@ def test_an_inexact_engine_is_refused_before_any_vector(folder, tmp_path, monkey
         pytest.param({"engine": "openvino", "precision": "bf16"}, marks=needs_openvino_in_bf16),
     ],
 )
-def test_an_engine_above_its_drift_bound_is_refused_before_any_vector(folder, tmp_path, monkeypatch, options):
+def test_engine_above_its_drift_bound_is_refused_before_any_vector_is_stored(folder, tmp_path, monkeypatch, options):
     other, submit = open_engine(tiny_backbone(seed=5), device="cpu", **options), OpenVinoEngine.submit
     monkeypatch.setattr(OpenVinoEngine, "submit", lambda self, pictures: submit(other, pictures))
     with pytest.raises(FeatstoreError, match="does not keep to its class .*: typically .* make a new store") as error:
@@ -97,7 +97,7 @@ def test_an_engine_above_its_drift_bound_is_refused_before_any_vector(folder, tm
 
 
 @pytest.mark.parametrize("precision", BOUNDS)
-def test_each_precision_class_has_a_bound(precision):
+def test_each_precision_class_has_a_drift_bound(precision):
     name, bound = BOUNDS[precision]
     assert describe_excess(precision, {name: bound}) == ""
     assert f"where {bound:g} are allowed" in describe_excess(precision, {name: 1.01 * bound})

@@ -14,7 +14,7 @@ F4 = np.dtype("<f4")
 
 
 class Means:
-    """An engine that returns the mean of each colour."""
+    """An engine whose vector of a picture is the mean of each colour channel."""
 
     dimension = 3
     in_flight = 1
@@ -54,7 +54,7 @@ def test_batches_are_written_in_order_with_their_failures():
     assert timings.forwarded == 10
 
 
-def test_failed_picture_keeps_the_shape_of_its_batch():
+def test_failed_picture_does_not_change_the_batch_shape():
     engine = Means()
     drive([Batch({1}, 0, 4, True)], engine=engine)
     assert engine.shapes == [(4, 2, 2, 3)]
@@ -80,7 +80,7 @@ def test_non_finite_vector_is_a_failure():
     assert done[0].vectors.tolist() == [[0, 0, 0]]
 
 
-def test_number_of_held_pictures_is_bounded():
+def test_number_of_pictures_in_memory_is_bounded():
     held = most = 0
     lock = threading.Lock()
 
@@ -98,8 +98,8 @@ def test_number_of_held_pictures_is_bounded():
             held -= done.batch.stop - done.batch.start
 
     drive([Batch(set(), start % 200, start % 200 + 4, False) for start in range(0, 400, 4)], load=counting, write=write)
-    # Two batches decoded ahead, one loading, one in the network, two unwritten, one being written: seven of four
-    # pictures.
+    # At most seven batches of 4 pictures: 2 decoded ahead, 1 being loaded, 1 in the network, 2 waiting to be written,
+    # 1 being written.
     assert most <= 28
 
 
@@ -135,7 +135,7 @@ def test_batches_overlap_in_an_asynchronous_engine():
     assert [row for each in done for row in each.vectors[:, 0].tolist()] == [row for row in range(20) if row != 7]
 
 
-def test_none_flushes_the_pipeline():
+def test_none_between_batches_flushes_the_pipeline():
     written = []
 
     def batches():
@@ -149,7 +149,7 @@ def test_none_flushes_the_pipeline():
 
 
 @pytest.mark.parametrize("where", ["load", "engine", "write"])
-def test_error_in_any_stage_ends_the_run(where):
+def test_error_in_any_pipeline_stage_ends_the_extraction(where):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
@@ -161,9 +161,9 @@ def test_error_in_any_stage_ends_the_run(where):
 
 
 @pytest.mark.parametrize(("finished", "counted"), [(True, "waiting"), (False, "forward")])
-def test_waiting_counts_only_while_the_network_is_idle(finished, counted):
+def test_waiting_time_counts_only_while_the_network_is_idle(finished, counted):
     class Behind(Means):
-        """An engine with a fixed answer to whether its batches are done while the next pictures are awaited."""
+        """An asynchronous engine whose submitted batches always report ``finished`` as done()."""
 
         in_flight = 2
 
@@ -171,7 +171,7 @@ def test_waiting_counts_only_while_the_network_is_idle(finished, counted):
             return SimpleNamespace(result=Finished(self(pictures)).result, done=lambda: finished)
 
     class Recorded(Timings):
-        """Records the stage of each wait after the first batch was submitted."""
+        """Timings that record, from the first submitted batch on, whether a wait counts as "waiting" or "forward"."""
 
         sent, names = False, ()
 

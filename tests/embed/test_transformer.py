@@ -46,7 +46,7 @@ def test_scikit_learn_pipeline_classifies_pictures(chain, embedder):
     assert list(pipeline[:-1].get_feature_names_out()) == [f"imageembedder{i}" for i in range(8)]
 
 
-def test_features_equal_the_store_for_any_kind_of_picture(chain, embedder):
+def test_image_embedder_accepts_paths_bytes_arrays_and_images(chain, embedder):
     paths, store = paths_of(chain)
     expected = store.features()
     found = embedder.transform(paths)
@@ -87,7 +87,7 @@ SPECIAL = {
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
-def test_image_in_memory_equals_its_file(embedder, tmp_path, kind):
+def test_features_of_an_image_in_memory_equal_those_of_its_file(embedder, tmp_path, kind):
     image = SPECIAL[kind]()
     file = tmp_path / ("a.tif" if kind in ("cmyk", "float") else "a.png")
     image.save(file, **({"exif": image.getexif()} if kind == "turned" else {}))
@@ -124,7 +124,7 @@ def test_fit_and_transform_reject_non_pictures(embedder, pictures, message):
 
 
 @pytest.mark.slow
-def test_parameters_are_checked_on_use_and_copies_load_their_own_network(embedder):
+def test_image_embedder_checks_parameters_at_fit_and_pickles_without_its_network(embedder):
     for wrong in ({"backbone": "none"}, {"engine": "none"}, {"decode": "none"}, {"batch": 0}):
         with pytest.raises(UsageError):
             clone(embedder).set_params(**wrong).fit([picture(0)])
@@ -136,12 +136,12 @@ def test_parameters_are_checked_on_use_and_copies_load_their_own_network(embedde
     assert changed.transform([]).shape == (0, 5)
 
 
-def test_names_of_features_need_no_fit():
+def test_feature_names_are_available_before_fit():
     names = ImageEmbedder(tiny_backbone(), engine="torch").get_feature_names_out()
     assert (len(names), names[0]) == (8, "imageembedder0")
 
 
-def test_lazily_exported_from_featstore():
+def test_image_embedder_is_imported_lazily():
     assert featstore.ImageEmbedder is ImageEmbedder
     code = "import sys, featstore; print('ImageEmbedder' in dir(featstore), 'sklearn' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -157,13 +157,13 @@ def test_lazily_exported_from_featstore():
     ],
     ids=["frame", "series", "arrow"],
 )
-def test_columns_and_frames_of_paths_give_the_features_of_a_list(chain, embedder, form):
+def test_paths_in_a_series_or_table_give_the_same_features_as_a_list(chain, embedder, form):
     paths = [str(path) for path in paths_of(chain)[0]]
     np.testing.assert_array_equal(embedder.fit_transform(form(paths)), embedder.transform(paths))
 
 
 @pytest.mark.parametrize("chosen", ["path", ["path"], 0, [0]])
-def test_a_column_transformer_takes_paths_and_numbers(chain, embedder, chosen):
+def test_image_embedder_works_in_a_column_transformer(chain, embedder, chosen):
     paths, store = paths_of(chain)
     frame = pd.DataFrame({"path": list(map(str, paths)), "width": np.arange(len(paths), dtype=float)})
     columns = ColumnTransformer([("pictures", clone(embedder), chosen), ("numbers", StandardScaler(), ["width"])])
@@ -172,7 +172,7 @@ def test_a_column_transformer_takes_paths_and_numbers(chain, embedder, chosen):
     assert (pipeline.predict(frame) == store.labels).mean() >= 0.9
 
 
-def test_pandas_output_keeps_the_index(chain, embedder):
+def test_pandas_output_of_the_image_embedder_keeps_the_index(chain, embedder):
     paths = [str(path) for path in paths_of(chain)[0]]
     frame = pd.DataFrame({"path": paths}, index=range(5, 5 + len(paths)))
     found = clone(embedder).set_output(transform="pandas").fit_transform(frame)
@@ -182,7 +182,7 @@ def test_pandas_output_keeps_the_index(chain, embedder):
 
 @pytest.fixture
 def with_bad_ones(tmp_path):
-    """Two readable pictures at places 0 and 3 of five."""
+    """A list of five pictures, of which only those at positions 0 and 3 are readable."""
     write_pictures(tmp_path, ["a.png", "b.png", "c.png"])
     (tmp_path / "b.png").write_bytes(b"<html>")
     with Image.open(tmp_path / "c.png") as image:
@@ -190,7 +190,7 @@ def with_bad_ones(tmp_path):
     return [tmp_path / "a.png", tmp_path / "b.png", None, whole, str(tmp_path / "none.png")]
 
 
-def test_bad_pictures_can_be_marked(embedder, with_bad_ones):
+def test_unreadable_pictures_become_nan_rows_on_request(embedder, with_bad_ones):
     marking = clone(embedder).set_params(unreadable="nan")
     with pytest.warns(UserWarning, match=r"3 of 5 pictures could not be read .*b\.png: not-a-picture"):
         found = marking.transform(with_bad_ones)
@@ -205,7 +205,7 @@ def test_bad_pictures_can_be_marked(embedder, with_bad_ones):
     assert marking.failures_ == []
 
 
-def test_bad_pictures_can_be_dropped(embedder, with_bad_ones):
+def test_unreadable_pictures_are_dropped_on_request(embedder, with_bad_ones):
     dropping = clone(embedder).set_params(unreadable="drop")
     with pytest.warns(UserWarning, match="no row"):
         found = dropping.transform(with_bad_ones)
@@ -213,7 +213,7 @@ def test_bad_pictures_can_be_dropped(embedder, with_bad_ones):
     assert [failure[0] for failure in dropping.failures_] == [1, 2, 4]
 
 
-def test_bad_pictures_raise_by_default(embedder, with_bad_ones):
+def test_unreadable_pictures_raise_an_error_by_default(embedder, with_bad_ones):
     with pytest.raises(UsageError, match=r"picture 1: missing: no picture is named here"):
         embedder.transform([with_bad_ones[0], None])
     with pytest.raises(UsageError, match="raise, nan, drop"):
@@ -233,7 +233,7 @@ def test_rejects_iterators_single_pictures_and_mappings(embedder, given, words):
         embedder.fit_transform(given)
 
 
-def test_the_content_of_a_picture_is_no_path(embedder, tmp_path):
+def test_file_content_given_as_a_path_is_refused_with_a_remedy(embedder, tmp_path):
     content = (write_pictures(tmp_path, ["a.png"]) / "a.png").read_bytes()
     with pytest.raises(UsageError, match=r"picture 0 is the content of a file.*give PIL\.Image\.open\(io\.BytesIO"):
         embedder.transform([content])
@@ -242,7 +242,7 @@ def test_the_content_of_a_picture_is_no_path(embedder, tmp_path):
     assert str(caught.value).isprintable()
 
 
-def test_paths_come_in_any_form(embedder, tmp_path):
+def test_image_embedder_accepts_paths_of_every_type(embedder, tmp_path):
     folder = write_pictures(tmp_path, ["a.png", "b.png"])
     paths = [folder / "a.png", folder / "b.png"]
     expected = embedder.transform(paths)
@@ -259,7 +259,7 @@ def test_paths_come_in_any_form(embedder, tmp_path):
     assert embedder.transform(pd.DataFrame({"path": []})).shape == (0, 8)
 
 
-def test_the_users_process_keeps_its_state(tmp_path):
+def test_embedding_leaves_the_global_state_of_the_process_unchanged(tmp_path):
     def state():
         umask = os.umask(0o22)
         os.umask(umask)

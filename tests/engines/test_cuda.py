@@ -1,4 +1,4 @@
-"""CUDA tests that need no device; ``python -m tests.engines.on_cuda`` checks the rest on a device."""
+"""Tests of CUDA options that need no GPU; ``python -m tests.engines.on_cuda`` checks the CUDA engines on a GPU."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_rejects_conflicting_options_on_cuda(
         open_engine(load_backbone("resnet18", "random:0"), device="cuda", **options)
 
 
-def test_tf32_is_disabled_inside_and_restored_after() -> None:
+def test_exact_float32_disables_tf32_and_restores_it_afterwards() -> None:
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = True
     try:

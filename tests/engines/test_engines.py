@@ -1,4 +1,4 @@
-"""Requirements on every engine, including its maximum distance from the reference."""
+"""Requirements on every engine, including the maximum difference of its features from those of plain torch."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def engine(request: pytest.FixtureRequest, backbone: Backbone) -> Engine:
     return open_engine(backbone, engine=name, device="cpu", precision=precision)
 
 
-def test_features_equal_the_reference_engine(engine: Engine, reference: Engine, pictures: NDArray[np.uint8]) -> None:
+def test_engine_features_are_close_to_those_of_plain_torch(
+    engine: Engine, reference: Engine, pictures: NDArray[np.uint8]
+) -> None:
     drift = measure_drift(engine, reference, pictures)
     assert drift["greatest_difference"] <= (EXACT if engine.precision == "fp32" else 2.0), drift
     assert drift["cosine_min"] > 0.99
@@ -66,18 +68,18 @@ def test_submitted_batches_keep_their_order_and_sizes(engine: Engine, pictures: 
     for size in sizes:
         batch = pictures[:size].copy()
         pending.append(engine.submit(batch))
-        batch[:] = 0  # the caller may overwrite submitted pictures
+        batch[:] = 0  # The caller may overwrite the array after submitting it.
     for features, one, size in zip(expected, pending, sizes, strict=True):
         assert one.result().shape == (size, engine.dimension)
         assert one.result().dtype == np.float32
         np.testing.assert_array_equal(one.result(), features)
 
 
-def test_the_same_batch_gives_the_same_bits(engine: Engine, pictures: NDArray[np.uint8]) -> None:
+def test_repeating_a_batch_gives_bit_identical_features(engine: Engine, pictures: NDArray[np.uint8]) -> None:
     np.testing.assert_array_equal(engine(pictures), engine(pictures))
 
 
-def test_engine_can_move_to_another_thread(engine: Engine, pictures: NDArray[np.uint8]) -> None:
+def test_engine_gives_the_same_features_in_another_thread(engine: Engine, pictures: NDArray[np.uint8]) -> None:
     results: list[NDArray[np.float32]] = []
     thread = threading.Thread(target=lambda: results.append(engine(pictures[:2])))
     thread.start()
@@ -85,7 +87,7 @@ def test_engine_can_move_to_another_thread(engine: Engine, pictures: NDArray[np.
     np.testing.assert_array_equal(results[0], engine(pictures[:2]))
 
 
-def test_wrong_input_is_refused(engine: Engine) -> None:
+def test_engine_rejects_pictures_of_wrong_shape_or_dtype(engine: Engine) -> None:
     for shape in ((0, 224, 224, 3), (224, 224, 3), (1, 3, 224, 224)):
         with pytest.raises(UsageError, match="uint8"):
             engine(np.zeros(shape, np.uint8))
@@ -93,13 +95,13 @@ def test_wrong_input_is_refused(engine: Engine) -> None:
         engine(np.zeros((1, 224, 224, 3), np.float32))  # type: ignore[arg-type]
 
 
-def test_read_only_pictures_are_taken_without_a_warning(engine: Engine, pictures: NDArray[np.uint8]) -> None:
+def test_engine_accepts_read_only_pictures_without_a_warning(engine: Engine, pictures: NDArray[np.uint8]) -> None:
     frozen = pictures[:2].copy()
     frozen.flags.writeable = False
     np.testing.assert_array_equal(engine(frozen), engine(pictures[:2]))
 
 
-def test_provenance_is_json(engine: Engine) -> None:
+def test_engine_provenance_is_json_serialisable(engine: Engine) -> None:
     provenance = engine.provenance()
     assert json.loads(json.dumps(provenance)) == provenance
     assert (provenance["engine"], provenance["precision"]) == (engine.name, engine.precision)
@@ -109,7 +111,7 @@ def test_provenance_is_json(engine: Engine) -> None:
 
 
 @pytest.mark.slow
-def test_openvino_refuses_pictures_of_another_size(backbone: Backbone) -> None:
+def test_openvino_engine_rejects_pictures_of_another_size(backbone: Backbone) -> None:
     with pytest.raises(UsageError, match="224 x 224"):
         open_engine(backbone, engine="openvino", device="cpu")(np.zeros((1, 200, 200, 3), np.uint8))
 
@@ -142,7 +144,7 @@ def test_rejects_unknown_engines_devices_and_precisions(
     assert "\n" not in str(error.value)
 
 
-def test_an_engine_leaves_the_backbone_as_it_was(backbone: Backbone) -> None:
+def test_opening_an_engine_does_not_change_the_backbone(backbone: Backbone) -> None:
     before = {name: value.clone() for name, value in backbone.module.state_dict().items()}
     open_engine(backbone, engine="torch-folded", device="cpu", precision="bf16")
     after = backbone.module.state_dict()
@@ -151,7 +153,7 @@ def test_an_engine_leaves_the_backbone_as_it_was(backbone: Backbone) -> None:
 
 
 @pytest.mark.parametrize("limit", ["avx", "AVX2"])
-def test_bf16_of_openvino_is_refused_where_it_would_crash(
+def test_openvino_bf16_is_refused_if_the_instruction_set_is_limited_to_avx(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)

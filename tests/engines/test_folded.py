@@ -9,7 +9,7 @@ from featstore.engines.folded import fold
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t"])
-def test_folding_keeps_the_function_and_leaves_the_original(name: str) -> None:
+def test_batch_norm_folding_keeps_outputs_and_does_not_change_the_original(name: str) -> None:
     module = load_backbone(name, "random:0").module
     pictures = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
@@ -20,7 +20,7 @@ def test_folding_keeps_the_function_and_leaves_the_original(name: str) -> None:
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())
 
 
-def test_a_network_that_cannot_be_traced_is_copied() -> None:
+def test_fold_copies_a_network_that_torch_fx_cannot_trace() -> None:
     class Odd(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x if float(x.sum()) > 0 else -x

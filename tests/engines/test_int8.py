@@ -35,7 +35,7 @@ def pictures() -> NDArray[np.uint8]:
 
 
 @pytest.mark.slow
-def test_int8_is_close_to_fp32_but_has_its_own_precision_class(
+def test_int8_features_are_close_to_fp32_and_have_the_class_int8_s16(
     engine: Engine, backbone: Backbone, pictures: NDArray[np.uint8]
 ) -> None:
     features, exact = engine(pictures), open_engine(backbone, engine="openvino", device="cpu")(pictures)
@@ -49,14 +49,14 @@ def test_int8_is_close_to_fp32_but_has_its_own_precision_class(
 
 
 @pytest.mark.slow
-def test_every_convolution_computes_in_integers(engine: Engine) -> None:
+def test_int8_engine_runs_every_convolution_in_8_bit_integers(engine: Engine) -> None:
     nodes = [node.get_rt_info() for node in engine._compiled.get_runtime_model().get_ops()]  # type: ignore[attr-defined]
     kinds = {i["runtimePrecision"].astype(str) for i in nodes if "Convolution" in i["layerType"].astype(str)}
     assert kinds <= {"u8", "i8"}
 
 
 @pytest.mark.slow
-def test_int8_depends_only_on_the_backbone() -> None:
+def test_int8_engine_built_twice_gives_equal_features() -> None:
     pictures = np.stack([dead_leaves(seed, 32) for seed in range(100, 109)])
     first, second = (open_engine(tiny_backbone(), engine="openvino-int8", device="cpu")(pictures) for _ in range(2))
     np.testing.assert_array_equal(first, second)
@@ -72,13 +72,15 @@ def test_int8_depends_only_on_the_backbone() -> None:
         ({"precision": "int8-s16"}, "asked for"),
     ],
 )
-def test_int8_requires_its_own_engine(options: dict[str, str], words: str, backbone: Backbone) -> None:
+def test_int8_is_refused_without_the_engine_openvino_int8(
+    options: dict[str, str], words: str, backbone: Backbone
+) -> None:
     with pytest.raises(UsageError, match=words):
         open_engine(backbone, device="cpu", **options)
 
 
 class Ends(nn.Module):
-    """A convolution whose weights are all of the same magnitude; ``signs`` (2, 3): by output channel and colour."""
+    """Two convolutions with equal weight magnitudes; ``signs``: weights of the first, by output channel and colour."""
 
     def __init__(self, signs: list[list[float]]) -> None:
         super().__init__()
@@ -92,11 +94,11 @@ class Ends(nn.Module):
 
 
 @pytest.mark.parametrize("signs", [[[1.0] * 3] * 8, [[1.0, 1.0, -1.0]] * 16, [[-1.0] * 3, [1.0] * 3] * 4])
-def test_sums_of_extreme_weights_and_pixels_do_not_saturate(
+def test_int8_convolutions_do_not_saturate_for_extreme_weights_and_pixels(
     signs: list[list[float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Pixels of 0 and 255 become 0 and 1, so every activation is at an end of its range. With weights of the whole int8
-    # range the 16-bit sums of processors without VNNI saturated there: the brightest picture got half of its value.
+    # Pixels 0 and 255 become 0 and 1, the ends of the activation range. Without VNNI instructions, sums have 16 bits:
+    # they saturated when weights used the whole int8 range, and the brightest picture got half of its true value.
     preprocessing = Preprocessing(32, 32, mean=(0.0,) * 3, std=(1.0,) * 3)
     backbone = Backbone("ends", "output", len(signs), "random:0", "", preprocessing, Ends(signs).eval())
     pictures = np.zeros((6, 32, 32, 3), np.uint8)
@@ -106,13 +108,13 @@ def test_sums_of_extreme_weights_and_pixels_do_not_saturate(
     monkeypatch.setattr(int8, "dead_leaves", lambda seed, side: pictures[seed % len(pictures)])
     features = open_engine(backbone, engine="openvino-int8", device="cpu")(pictures)
     exact = open_engine(backbone, engine="torch", device="cpu")(pictures)
-    # Tolerance, as a share of the largest value: half a step of 63 for the weights of each of two layers, and one and a
-    # half steps of 255 for the activations.
+    # Rounding errors, relative to the largest value: half of 1/63 for the weights of each of the two layers, and
+    # 1.5/255 for the activations.
     atol = float(np.abs(exact).max()) * (1 / 63 + 1.5 / 255)
     np.testing.assert_allclose(features, exact, rtol=0, atol=atol)
 
 
-def test_the_older_class_is_refused_with_the_reason() -> None:
+def test_the_older_precision_class_int8_is_refused_with_the_reason() -> None:
     with pytest.raises(IdentityError, match="every kind of processor.*into a new store") as error:
         engine_for_class("int8", "auto")
     assert "\n" not in str(error.value)
@@ -129,7 +131,7 @@ def test_quantisation_ranges_cover_all_values_and_represent_zero_exactly(low: fl
     assert abs(first / step - round(first / step)) < 1e-3
 
 
-def test_dead_leaves_are_pictures_and_reproducible() -> None:
+def test_dead_leaves_calibration_pictures_are_reproducible() -> None:
     picture = dead_leaves(3, 64)
     assert picture.shape == (64, 64, 3)
     assert picture.dtype == np.uint8

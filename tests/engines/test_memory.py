@@ -31,19 +31,19 @@ def limited(limit: int, error: Exception, sizes: list[int]):  # type: ignore[no-
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
     ],
 )
-def test_batches_that_do_not_fit_are_halved(error: Exception) -> None:
+def test_batches_that_do_not_fit_into_memory_are_halved(error: Exception) -> None:
     sizes: list[int] = []
     result = halving(limited(3, error, sizes), pictures(10))
     assert result[:, 0].tolist() == list(range(10))
     assert sizes == [10, 5, 2, 3, 5, 2, 3]
 
 
-def test_one_picture_that_does_not_fit_is_an_error() -> None:
+def test_out_of_memory_for_one_picture_is_an_error() -> None:
     with pytest.raises(FeatstoreError, match="one picture"):
         halving(limited(0, MemoryError(), []), pictures(2))
 
 
-def test_other_errors_are_not_caught() -> None:
+def test_halving_reraises_errors_other_than_out_of_memory() -> None:
     with pytest.raises(RuntimeError, match="shape"):
         halving(limited(0, RuntimeError("shape mismatch"), []), pictures(2))
     assert not is_out_of_memory(ValueError("out of memory"))

@@ -1,4 +1,4 @@
-"""Engines that need a library which is missing or broken: "auto" uses another one, and nothing else fails."""
+"""Engines whose library is missing or broken: "auto" uses another engine, and the remaining functions still work."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def test_missing_openvino_gives_no_warning(monkeypatch):
         assert not openvino.available()
 
 
-def test_a_triton_that_cannot_be_imported_is_not_used(monkeypatch):
+def test_can_compile_is_false_if_triton_cannot_be_imported(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     assert not can_compile()
 
 
 @pytest.mark.slow
-def test_openvino_is_imported_without_its_telemetry_which_stays_importable():
+def test_importing_openvino_skips_its_telemetry_module():
     code = (
         "import logging, sys\n"
         "from featstore.engines.openvino import import_openvino\n"

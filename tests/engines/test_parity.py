@@ -11,7 +11,7 @@ def features(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(5, 0.1, (20, 16)).astype(np.float32)
 
 
-def test_equal_features_have_no_drift() -> None:
+def test_drift_of_equal_features_is_zero() -> None:
     result = drift(features(), features())
     assert result["greatest_difference"] == 0
     assert result["neighbour_agreement"] == 1
@@ -34,12 +34,12 @@ def test_different_pictures_have_large_drift_despite_high_cosine() -> None:
     assert result["neighbour_agreement"] < 0.5
 
 
-def test_constant_features_do_not_divide_by_zero() -> None:
+def test_drift_of_constant_features_is_zero() -> None:
     constant = np.ones((3, 4), np.float32)
     assert drift(constant, constant)["greatest_difference"] == 0
 
 
 @pytest.mark.parametrize("shape", [(1, 4), (4,), (3, 5)])
-def test_shapes_that_do_not_match_are_refused(shape: tuple[int, ...]) -> None:
+def test_drift_rejects_feature_matrices_of_different_shapes(shape: tuple[int, ...]) -> None:
     with pytest.raises(UsageError, match="same two or more"):
         drift(np.zeros(shape, np.float32), np.zeros((3, 4) if shape == (3, 5) else shape, np.float32))

@@ -14,7 +14,7 @@ from tests.engines import parity
 @pytest.mark.parametrize(
     ("name", "weights"), [("efficientnet_lite0", None), ("mobilenet_v2", "random:0"), ("resnet18", "random:0")]
 )
-def test_parity_with_the_reference_and_controls_that_fail(name: str, weights: str | None) -> None:
+def test_plain_engine_agrees_with_the_reference_and_every_control_differs(name: str, weights: str | None) -> None:
     sizes = [(320, 240), (240, 320), (500, 260), (260, 256)]
     files = [encode(photograph(seed, *size), "JPEG", quality=90) for seed, size in enumerate(sizes)]
     result = parity.compare(name, weights, files)
@@ -22,7 +22,7 @@ def test_parity_with_the_reference_and_controls_that_fail(name: str, weights: st
     assert parity.agrees(result), result
 
 
-def test_inputs_equal_torchvisions_bit_for_bit() -> None:
+def test_network_inputs_equal_those_of_torchvision_bit_for_bit() -> None:
     from torchvision import models
 
     backbone = load_backbone("resnet18", "random:1")
@@ -33,7 +33,7 @@ def test_inputs_equal_torchvisions_bit_for_bit() -> None:
     assert torch.equal(seen[0][0], models.ResNet18_Weights.DEFAULT.transforms()(image))
 
 
-def test_features_do_not_depend_on_batches_or_read_only_input() -> None:
+def test_features_of_a_picture_do_not_depend_on_its_batch() -> None:
     engine = open_engine(load_backbone("resnet18", "random:0"), engine="torch", device="cpu")
     pictures = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
     pictures.flags.writeable = False

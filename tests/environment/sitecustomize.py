@@ -1,7 +1,7 @@
-"""Record every connection and every path that is written to, in this process and its children.
+"""Record every network connection and every written path, in this process and its children.
 
-Python imports a module of this name at its start if the folder is on PYTHONPATH. Only what goes through Python is
-seen; tests/slow/system_calls.py sees the rest.
+Python imports a module with the name sitecustomize at its start if the folder is on PYTHONPATH. Only calls made
+through Python are seen; tests/slow/system_calls.py also sees the system calls of C libraries.
 """
 
 import os
@@ -37,15 +37,14 @@ def _watch(log: int) -> None:
             return
         path = os.fsdecode(what) if isinstance(what, str | bytes | os.PathLike) else repr(what)
         if kind == "write" and not os.path.isabs(path):
-            # Relative to an open folder or to the working directory; this hook cannot distinguish them, so
-            # test_watch.py
-            # looks into the working directory afterwards.
+            # A relative path may refer to an open folder or to the working directory. This hook cannot tell which, so
+            # test_watch.py checks afterwards that the working directory is empty.
             return
         os.write(log, f"{kind}\t{path!r}\n".encode("utf-8", "backslashreplace"))
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         if event in _CONNECTIONS:
-            # A socket in the file system connects local processes only: torch's loaders use one.
+            # Unix sockets connect local processes only; torch's DataLoader uses them.
             if getattr(arguments[0], "family", None) != AF_UNIX:
                 note("connect", f"{event} {arguments[1:]!r}")
         elif event in _CHANGES:

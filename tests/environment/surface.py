@@ -1,7 +1,7 @@
-"""Use every verb of the command and the Python API once, in one process: run by test_watch.py in odd environments.
+"""Use every verb of the command and the Python API in one process; test_watch.py runs this program in odd environments.
 
-``python surface.py PLACE all|few``: PLACE is an empty folder that may be written; "few": only what loads a network or
-keeps a cache. Prints one line for each step.
+``python surface.py PLACE all|few``: PLACE is an empty writable folder; "few" runs only the verbs in FEW, which load a
+network or use the cache. One line is printed for each step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FEW = ("extract", "train", "predict", "index", "search")
 
 
 def verbs(place: Path, every: bool) -> None:
-    """Run the verbs on small data below ``place``."""
+    """Run all verbs (``every``), or only those in FEW, on small data below ``place``."""
     from featstore.cli import VERBS
 
     pictures, store = place / "pictures", place / "a.store"
@@ -48,9 +48,9 @@ def verbs(place: Path, every: bool) -> None:
         ("repair", store),
         ("compact", store),
         ("remove", store, "train/ant/01.png"),
-        # Purge another store: pages show pictures of the first one, so its purge would end with exit code 1.
+        # Purge the imported store: purging a.store would exit with 1, because pages show its pictures.
         ("remove", place / "imported.store", "train/ant/01.png", "--purge"),
-        # With a size, no other programs are measured.
+        # With --size, bench does not measure other programs such as torchvision.
         ("bench", pictures, "--backbone", BACKBONE, "--size", "64", *fast),
         ("demo", place / "demo", "--limit", "40"),
     ]
@@ -60,7 +60,7 @@ def verbs(place: Path, every: bool) -> None:
 
 
 def run(arguments: list[str]) -> None:
-    """Run the command in this process."""
+    """Run the featstore command in this process and print its exit code."""
     from featstore.cli import main
 
     print("verb", *arguments, file=sys.stderr, flush=True)
@@ -71,7 +71,7 @@ def run(arguments: list[str]) -> None:
 
 
 def surface(place: Path) -> None:
-    """Use the Python API: embedder, pipeline, heads, store, index."""
+    """Use the Python API: ImageEmbedder in a pipeline, heads, a store, an index and all CPU engines."""
     import numpy as np
     from sklearn.pipeline import make_pipeline
 
@@ -95,7 +95,7 @@ def surface(place: Path) -> None:
 
 
 def write_set(folder: Path) -> None:
-    """Write 12 noisy pictures per class."""
+    """Write noisy pictures of two classes in two splits below ``folder``."""
     sys.path.insert(0, os.fspath(Path(__file__).resolve().parents[2]))
     from tests.chain import names, write_coloured
 

@@ -1,4 +1,4 @@
-"""The command in environments that shells, daemons and containers give: closed streams, no directory, other locales."""
+"""The command in unusual environments: closed standard streams, a deleted working directory, ASCII locales."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.chain import names, write_coloured
 from tests.cli.running import without_notice
 
 pytestmark = pytest.mark.slow
-"""Each test starts processes that import torch."""
+"""The tests are slow because each one starts processes that import torch."""
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = ("--backbone", "efficientnet_lite0", "--engine", "torch")
 
 
 def sh(script: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a line of shell in which ``$F`` is the command; a traceback is never right."""
+    """Run a shell script in which ``$F`` stands for the featstore command; require that no traceback is printed."""
     given = {**os.environ, "PYTHONPATH": os.fspath(ROOT), "F": f"{sys.executable} -m featstore", **environment}
     done = subprocess.run(["sh", "-c", script], cwd=cwd, env=given, capture_output=True, check=False)
     done.stderr = without_notice(done.stderr)
@@ -37,7 +37,7 @@ def sh(script: str, cwd: Path, **environment: str) -> subprocess.CompletedProces
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Pictures, a store and a head."""
+    """A folder with pictures ("pictures"), their store ("a.store") and a head ("a.head")."""
     place = tmp_path_factory.mktemp("streams")
     write_coloured(place / "pictures", [*names("train", 4), *names("val", 2)])
     done = sh(f"$F extract pictures a.store {' '.join(NETWORK)} && $F train a.store --out a.head", place)
@@ -46,14 +46,14 @@ def place(tmp_path_factory):
 
 
 @pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_streams_do_not_take_the_places_of_files(place, tmp_path, closed):
+def test_closed_standard_streams_do_not_damage_the_store(place, tmp_path, closed):
     done = sh(f"$F extract {place}/pictures s {' '.join(NETWORK)} {closed}", tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(FeatureStore.open(tmp_path / "s")) == 12
     assert sh("$F verify s", tmp_path).returncode == 0
 
 
-def test_a_list_from_a_closed_standard_input_is_an_empty_list(tmp_path):
+def test_closed_standard_input_is_read_as_an_empty_list(tmp_path):
     done = sh(f"$F extract - s {' '.join(NETWORK)} <&-", tmp_path)
     assert (done.returncode, b"names no path" in done.stderr) == (2, True)
 
@@ -93,7 +93,7 @@ def test_non_ascii_names_work_under_an_ascii_locale(place, tmp_path, locale):
     assert "ant/é.png" in done.stdout.decode()
 
 
-def test_the_library_reads_the_same_names_under_every_locale(tmp_path):
+def test_names_are_read_equally_under_every_locale(tmp_path):
     write_coloured(tmp_path / "p", ["ant/é.png"])
     (tmp_path / "p" / "ant").rename(tmp_path / "p" / "fourmi à pied")
     (tmp_path / "t.csv").write_text("path,label\np/fourmi à pied/é.png,Käfer\n", encoding="utf-8")
@@ -129,7 +129,7 @@ def test_a_picture_on_standard_input_is_classified(place):
     assert listed.stdout.count(b"\n") == 4
 
 
-def test_binary_data_where_a_list_is_due_is_named(place):
+def test_error_names_the_type_of_binary_data_given_instead_of_a_list(place):
     for made, what in (("cat pictures/train/ant/00.png", "a picture"), ("tar cf - pictures", "a tar archive")):
         done = sh(f"{made} | $F extract - s {' '.join(NETWORK)}", place)
         assert done.returncode == 2
@@ -178,20 +178,20 @@ def test_transform_in_a_forked_child_advises_spawn(place):
     assert done.stdout.decode().splitlines() == ["True", "True", "(1, 1280)"], done.stderr
 
 
-def test_the_exit_code_is_the_same_where_standard_error_cannot_be_written(place, tmp_path):
+def test_exit_code_does_not_depend_on_a_writable_standard_error(place, tmp_path):
     for words in ("info nowhere", "info", "bogus"):
         assert sh(f"$F {words} 2>/dev/full", tmp_path).returncode == 2
     assert sh(f"$F failures {place}/a.store 2>/dev/full", tmp_path).returncode == 0
 
 
-def test_streams_opened_in_the_wrong_direction_are_named(place, tmp_path):
+def test_standard_streams_opened_in_the_wrong_direction_are_reported(place, tmp_path):
     for words in (f"predict {place}/a.head - 0>written", f"info {place}/a.store 1</dev/null"):
         done = sh(f"$F {words}", tmp_path)
         assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
         assert b"open standard input for reading, and standard output for writing" in done.stderr
 
 
-def test_a_full_pipe_that_does_not_block_loses_no_output(tmp_path):
+def test_non_blocking_full_output_pipe_loses_no_output(tmp_path):
     command = [sys.executable, "-m", "featstore", "extract", "--help"]
     environment = {**os.environ, "PYTHONPATH": os.fspath(ROOT)}
     whole = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True).stdout
@@ -201,7 +201,7 @@ def test_a_full_pipe_that_does_not_block_loses_no_output(tmp_path):
     os.set_blocking(writer, False)
     child = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=writer)
     os.close(writer)
-    # Read only once the pipe is full, or the command has ended.
+    # Wait until the pipe is full or the command has ended; start reading only then.
     while child.poll() is None and size != struct.unpack("i", fcntl.ioctl(reader, termios.FIONREAD, bytes(4)))[0]:
         time.sleep(0.05)
     with open(reader, "rb") as file:
@@ -209,7 +209,7 @@ def test_a_full_pipe_that_does_not_block_loses_no_output(tmp_path):
     assert (child.wait(), found) == (0, whole)
 
 
-def test_python_surface_needs_no_standard_streams(place):
+def test_python_functions_work_without_standard_streams(place):
     code = (
         "import sys, io; sys.stdin = sys.stdout = sys.stderr = None\n"
         "import featstore\n"

@@ -1,4 +1,4 @@
-"""featstore opens no connection and writes only to the named paths: watched over all verbs and the Python API."""
+"""All verbs and the Python API open no network connection and write only to the paths that the user names."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.slow
-"""Each test starts processes that import torch."""
+"""The tests are slow because each one starts processes that import torch."""
 
 
 @pytest.fixture
 def folder():
-    """Yield a folder that every user may enter. tmp_path is below a folder of mode 700, and access(2) ignores capabilities."""
+    """Yield a folder that every user may enter; tmp_path is not suitable, because its parent folder has mode 700."""
     with tempfile.TemporaryDirectory(prefix="watched-") as name:
         os.chmod(name, 0o755)
         yield Path(name)
@@ -29,8 +29,11 @@ FOREIGN = 54321
 
 
 def watched(place: Path, *arguments: str, home: Path | None = None, foreign: bool = False) -> list[str]:
-    """Run surface.py in an environment with nothing but PATH and HOME; return its output, and require that it kept
-    to PLACE, the folder of temporary files and, if there is a home, featstore's cache in it."""
+    """Run surface.py in a minimal environment and return its output lines.
+
+    Require that it wrote only to ``place``, to the folder of temporary files and, if ``home`` is given, to featstore's
+    cache in that folder. ``foreign``: run as a user without an entry in the user database.
+    """
     place.mkdir()
     elsewhere = place.parent / "elsewhere"
     elsewhere.mkdir()
@@ -42,7 +45,7 @@ def watched(place: Path, *arguments: str, home: Path | None = None, foreign: boo
     if foreign:
         if os.geteuid() != 0 or shutil.which("setpriv") is None:
             pytest.skip("only root can become another user, by setpriv")
-        # The user may read every file, since the interpreter can be anywhere, but write only what any user may write.
+        # Let the user read every file, because the interpreter can be in any folder; the rights to write stay limited.
         read = ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
         command = ["setpriv", f"--reuid={FOREIGN}", f"--regid={FOREIGN}", "--clear-groups", *read, *command]
     environment = {
@@ -59,12 +62,12 @@ def watched(place: Path, *arguments: str, home: Path | None = None, foreign: boo
     assert "Traceback" not in done.stderr, done.stderr
     noted = [line.split("\t") for line in log.read_text().splitlines()]
     assert [what for kind, what in noted if kind == "connect"] == []
-    # torch's compiler always caches its code in the folder of temporary files.
+    # torch's compiler always writes its code cache to the folder of temporary files.
     allowed = [
         place,
         Path(tempfile.gettempdir()) / "torchinductor_",
         Path(tempfile.gettempdir()) / "featstore-",
-        # Sockets of the worker processes of torch's DataLoader, which bench measures.
+        # The verb bench runs torch's DataLoader, whose worker processes use sockets in this folder.
         Path(tempfile.gettempdir()) / "pymp-",
         Path("/dev"),
         Path("/proc/self"),
@@ -73,7 +76,7 @@ def watched(place: Path, *arguments: str, home: Path | None = None, foreign: boo
         allowed.append(home / ".cache/featstore")
     written = {what.strip("'") for kind, what in noted if kind == "write"}
     strange = sorted(path for path in written if not path.startswith(tuple(map(os.fspath, allowed))))
-    # If the home is read-only, featstore first tries to create the cache folder there.
+    # The attempt to create the cache folder in a read-only home directory is recorded too.
     parents = {os.fspath(parent) for path in allowed for parent in path.parents}
     assert [path for path in strange if path not in parents and not _is_unnamed(path)] == []
     assert list(elsewhere.iterdir()) == []
@@ -84,19 +87,19 @@ def watched(place: Path, *arguments: str, home: Path | None = None, foreign: boo
 
 
 def _is_unnamed(path: str) -> bool:
-    """Return whether ``path`` is a temporary file of Python's, deleted by now: directly in the folder of temporary files."""
+    """Return whether ``path`` is directly in the folder of temporary files, as Python's unnamed temporary files are."""
     return os.path.dirname(path) == tempfile.gettempdir()
 
 
 @pytest.mark.timeout(1200)
-def test_all_verbs_work_for_a_user_without_passwd_entry_and_home(folder):
+def test_all_verbs_work_for_a_user_without_passwd_entry_and_home_directory(folder):
     lines = watched(folder / "place", "all", foreign=True)
     assert sum(line.startswith("rc 0") for line in lines) >= 16
     assert sum("(2, 1280)" in line for line in lines) == 4
 
 
 @pytest.mark.timeout(600)
-def test_a_home_that_cannot_be_written_stays_as_it_is(folder):
+def test_read_only_home_directory_is_not_changed(folder):
     home = folder / "home"
     home.mkdir(mode=0o555)
     watched(folder / "place", "few", home=home, foreign=True)
@@ -104,7 +107,7 @@ def test_a_home_that_cannot_be_written_stays_as_it_is(folder):
 
 
 @pytest.mark.timeout(600)
-def test_missing_home_is_created_only_for_the_cache(folder):
+def test_only_the_cache_is_written_to_a_missing_home_directory(folder):
     home = folder / "home"
     watched(folder / "place", "few", home=home)
     assert {os.fspath(path.relative_to(home)) for path in home.rglob("*") if path.is_file()} == {

@@ -23,7 +23,7 @@ def test_new_file_appears_complete_or_not_at_all(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_failed_write_keeps_the_old_file_and_no_temporary_one(tmp_path):
+def test_failed_write_keeps_the_old_file_and_removes_the_temporary_file(tmp_path):
     (tmp_path / "a").write_text("old")
     with pytest.raises(RuntimeError), atomic.new_file(tmp_path / "a") as temporary:
         temporary.write_text("new")
@@ -47,7 +47,7 @@ def test_disk_errors_name_the_final_path(tmp_path):
     assert raised.value.filename == str(tmp_path / "nowhere" / "a")
 
 
-def test_exclusive_keeps_the_existing_file(tmp_path):
+def test_exclusive_write_keeps_the_existing_file(tmp_path):
     atomic.write_bytes(tmp_path / "a", b"first", exclusive=True)
     with pytest.raises(FileExistsError):
         atomic.write_bytes(tmp_path / "a", b"second", exclusive=True)
@@ -63,7 +63,7 @@ json_values = st.recursive(
 
 
 @given(st.dictionaries(st.text().filter(lambda name: name != "checksum"), json_values, max_size=4))
-def test_json_is_read_as_it_was_written(tmp_path_factory, value):
+def test_json_files_round_trip_with_a_checksum(tmp_path_factory, value):
     path = tmp_path_factory.mktemp("json") / "a.json"
     atomic.write_json(path, value)
     assert atomic.read_json(path) == value
@@ -110,7 +110,7 @@ def test_second_writer_gets_an_error_that_names_the_owner_of_the_lock(tmp_path: 
 
 
 @pytest.mark.parametrize("locked", [False, True])
-def test_waits_for_a_lock_without_its_owners_name(tmp_path: Path, locked: bool) -> None:
+def test_only_writer_waits_until_the_owner_has_written_its_name_to_the_lock(tmp_path: Path, locked: bool) -> None:
     path, lock = tmp_path / "x", tmp_path / ".x.lock"
     handle = os.open(lock, os.O_RDWR | os.O_CREAT)
     if locked:
@@ -129,7 +129,7 @@ def test_waits_for_a_lock_without_its_owners_name(tmp_path: Path, locked: bool) 
     os.close(handle)
 
 
-def test_exclusive_write_succeeds_if_the_server_lost_its_answer_to_link(
+def test_exclusive_write_succeeds_if_the_nfs_server_repeats_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link = os.link
@@ -156,7 +156,7 @@ def test_lock_of_a_killed_writer_is_taken_over(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "fifo", "folder"])
-def test_foreign_file_at_the_locks_path_is_kept(tmp_path: Path, kind: str) -> None:
+def test_foreign_file_at_the_path_of_the_lock_is_kept(tmp_path: Path, kind: str) -> None:
     path, lock, own = tmp_path / "x", tmp_path / ".x.lock", tmp_path / "own"
     own.write_bytes(b"mine")
     {
@@ -171,7 +171,7 @@ def test_foreign_file_at_the_locks_path_is_kept(tmp_path: Path, kind: str) -> No
     assert os.path.lexists(lock)
 
 
-def test_writes_a_name_of_the_maximum_length(tmp_path: Path) -> None:
+def test_file_names_of_255_bytes_can_be_written(tmp_path: Path) -> None:
     path = tmp_path / ("\u00e9" * 127)
     atomic.require_place(path)
     atomic.write_bytes(path, b"x")
@@ -180,10 +180,10 @@ def test_writes_a_name_of_the_maximum_length(tmp_path: Path) -> None:
         atomic.require_place(tmp_path / ("x" * 256))
 
 
-def test_there_is_no_cache_without_a_home(monkeypatch, tmp_path):
+def test_cache_directory_is_none_without_a_home_directory(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert atomic.cache_directory() == tmp_path / ".cache/featstore"
-    # What expanduser gives for a user without HOME and without an entry in the user database.
+    # Without HOME and an entry in the user database, expanduser returns the path unchanged.
     monkeypatch.setattr(atomic.os.path, "expanduser", lambda path: path)
     assert atomic.cache_directory() is None

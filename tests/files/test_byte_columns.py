@@ -22,18 +22,18 @@ def test_byte_columns_round_trip_any_bytes(first: list[bytes], second: list[byte
     assert [taken[row] for row in range(len(taken))] == [everything[row] for row in rows]
 
 
-def test_arrays_of_other_shapes_are_refused() -> None:
+def test_byte_column_rejects_arrays_that_are_not_one_dimensional() -> None:
     for blob, offsets in ((np.zeros((2, 2)), np.zeros(1)), (np.zeros(2), np.zeros((2, 2))), (np.zeros(2), np.array(2))):
         with pytest.raises(DamagedError):
             ByteColumn(blob.astype(np.uint8), offsets.astype(np.int64))
 
 
-def test_text_is_encoded_like_file_names() -> None:
+def test_byte_column_encodes_text_as_utf8_with_surrogateescape() -> None:
     assert ByteColumn.of(["ä\udcff\n"])[0] == "ä".encode() + b"\xff\n"
 
 
 @pytest.mark.parametrize("offsets", [[0, 1], [1, 1, 3], [0, 2, 1], [0, 4, 3], [0, 2, 4]])
-def test_damaged_offsets_are_refused(offsets: list[int]) -> None:
+def test_check_rejects_damaged_offsets(offsets: list[int]) -> None:
     with pytest.raises(DamagedError):
         ByteColumn(np.zeros(3, np.uint8), np.array(offsets, np.int64)).check(2, "here")
 
@@ -42,7 +42,7 @@ keys = st.lists(st.binary(max_size=9), max_size=30)
 
 
 @given(keys)
-def test_stored_column_returns_any_bytes(items):
+def test_byte_column_returns_its_items_by_index_and_slice(items):
     column = ByteColumn.of(items)
     assert list(column) == items
     assert [column[i] for i in range(len(items))] == items
@@ -50,17 +50,17 @@ def test_stored_column_returns_any_bytes(items):
 
 
 @given(keys.filter(len), st.data())
-def test_rows_are_taken_in_any_order(items, data):
+def test_byte_column_take_accepts_rows_in_any_order(items, data):
     rows = data.draw(st.lists(st.integers(0, len(items) - 1), max_size=20))
     assert list(ByteColumn.of(items).take(np.array(rows, int))) == [items[row] for row in rows]
 
 
-def test_unsorted_rows_are_not_mistaken_for_a_contiguous_run():
+def test_byte_column_take_keeps_the_order_of_unsorted_and_repeated_rows():
     column = ByteColumn.of([b"nine byte", b"", b"ab", b""])
     assert list(column.take(np.array([1, 0, 0, 3]))) == [b"", b"nine byte", b"nine byte", b""]
     assert list(ByteColumn.of([b"a", b"b", b"c"]).take(np.array([0, 0, 2]))) == [b"a", b"a", b"c"]
 
 
-def test_check_rejects_inconsistent_columns():
+def test_check_rejects_offsets_beyond_the_blob():
     with pytest.raises(DamagedError):
         ByteColumn(np.zeros(3, np.uint8), np.array([0, 4], np.uint64))

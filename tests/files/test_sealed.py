@@ -45,14 +45,14 @@ def test_featstore_and_h5py_read_the_same_arrays(tmp_path_factory, values, meta)
             assert not file[name].flags.writeable
 
 
-def test_pieces_make_the_same_file_as_the_whole(tmp_path):
+def test_sealed_file_written_in_blocks_equals_the_file_written_at_once(tmp_path):
     value = np.arange(3000, dtype="<f4").reshape(1000, 3)
     write(tmp_path / "a", x=value)
     write(tmp_path / "b", x=sealed.Blocks(value.shape, "<f4", (value[at : at + 7] for at in range(0, 1000, 7))))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_mismatched_pieces_leave_no_file(tmp_path):
+def test_write_with_missing_rows_leaves_no_file(tmp_path):
     with pytest.raises(ValueError, match="6 rows were given where 7"):
         write(tmp_path / "a", x=sealed.Blocks((7,), "u1", [np.zeros(6, "u1")]))
     assert list(tmp_path.iterdir()) == []
@@ -83,7 +83,7 @@ def test_verify_names_the_damaged_array(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, 1023, 1024, -1])
-def test_a_truncated_file_is_refused(tmp_path, keep):
+def test_truncated_sealed_file_is_refused(tmp_path, keep):
     write(tmp_path / "a", x=np.zeros((40, 30), "<f4"))
     data = (tmp_path / "a").read_bytes()
     (tmp_path / "a").write_bytes(data[:keep])
@@ -98,7 +98,7 @@ def test_rejects_sealed_files_of_another_kind(tmp_path):
 
 
 def forged(path, **changes):
-    """Write a changed header with a matching checksum into the file at ``path``, as an attacker could."""
+    """Change the header entry of the array x in the file at ``path`` and update the checksum, as an attacker could."""
     header = sealed.read_header(path)
     size = header.pop("header_bytes")
     header["arrays"]["x"].update(changes)
@@ -137,20 +137,20 @@ def test_forged_directory_neither_allocates_nor_reads_outside_the_file(tmp_path,
         tracemalloc.stop()
 
 
-def test_reading_loads_no_h5py(tmp_path):
+def test_reading_a_sealed_file_does_not_import_h5py(tmp_path):
     write(tmp_path / "a", x=np.zeros((4, 3), "<f4"))
     code = f"import sys; from featstore.files import sealed; sealed.SealedFile({str(tmp_path / 'a')!r})['x'].sum(); assert 'h5py' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_exclusive_keeps_the_existing_file(tmp_path):
+def test_exclusive_sealed_write_keeps_the_existing_file(tmp_path):
     sealed.write(tmp_path / "a", "k", {"x": np.zeros(3)}, {}, exclusive=True)
     with pytest.raises(FileExistsError):
         sealed.write(tmp_path / "a", "k", {"x": np.ones(3)}, {}, exclusive=True)
     assert sealed.SealedFile(tmp_path / "a")["x"].tolist() == [0, 0, 0]
 
 
-def test_disk_error_reported_once_during_writing_is_raised(tmp_path, monkeypatch):
+def test_disk_error_that_the_system_reports_only_once_is_raised(tmp_path, monkeypatch):
     fail_first_sync(monkeypatch)
     with pytest.raises(OSError, match="the disk"):
         write(tmp_path / "a.h5", large=np.zeros(sealed._LARGE, np.uint8), small=np.zeros(9))

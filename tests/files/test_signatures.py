@@ -38,7 +38,7 @@ def test_describe_names_the_actual_file_type(data: bytes, reason: str, words: st
 
 @settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=64))
-def test_any_bytes_are_described_in_one_line(data: bytes) -> None:
+def test_describe_gives_one_line_for_any_bytes(data: bytes) -> None:
     reason, message = describe(data)
     assert reason in ("not-a-picture", "unsupported")
     assert message
@@ -46,7 +46,7 @@ def test_any_bytes_are_described_in_one_line(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_heic_is_read_upright_as_jpeg_is(orientation: int):
+def test_heic_orientation_is_applied_as_for_jpeg(orientation: int):
     pillow_heif = pytest.importorskip("pillow_heif")
     halves = np.zeros((40, 60, 3), np.uint8)
     halves[:20] = 255
@@ -63,7 +63,7 @@ def test_heic_is_read_upright_as_jpeg_is(orientation: int):
     assert caught.value.reason == "truncated"
 
 
-def test_heic_names_the_extra_where_it_is_missing(monkeypatch: pytest.MonkeyPatch):
+def test_error_for_heic_without_pillow_heif_names_the_extra_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     opening._heif.cache_clear()
     try:

@@ -1,4 +1,4 @@
-"""Synthetic features for the tests: Gaussian classes with a fixed seed."""
+"""Synthetic features for tests: classes with Gaussian distributions, drawn with a fixed seed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def blobs(
     seed: int = 0,
     dtype: Any = np.float32,
 ) -> tuple[NDArray[Any], NDArray[np.str_]]:
-    """Return (features (rows, dimension), labels (rows,)); columns have very different scales and offsets."""
+    """Return features (rows, dimension), whose columns have different scales and offsets, and labels (rows,)."""
     random = np.random.default_rng(seed)
     codes = np.arange(rows) % classes
     centres = random.standard_normal((classes, dimension)) * apart
@@ -30,7 +30,7 @@ def blobs(
 
 @dataclass(frozen=True)
 class Streamed:
-    """A block source over an array, in uneven blocks."""
+    """A block source (see featstore.blocks) that yields ``array`` in blocks of ``step`` rows."""
 
     array: NDArray[Any]
     step: int = 37

@@ -52,7 +52,7 @@ def test_sklearn_export_predictions_equal_the_head(kind, classes):
 
 
 @pytest.mark.slow
-def test_the_exported_files_need_no_featstore(tmp_path):
+def test_exported_joblib_heads_predict_without_importing_featstore(tmp_path):
     heads = [trained(kind, 4)[0] for kind in PLAIN]
     X = trained("logreg", 4)[1]
     np.save(tmp_path / "x.npy", X)
@@ -92,7 +92,7 @@ def test_onnx_model_passes_the_full_checker():
         ("sklearn.neural_network:MLPClassifier", False),
     ],
 )
-def test_a_class_is_exported_as_its_classifier(kind, names, tmp_path):
+def test_head_of_a_scikit_learn_class_is_exported_only_as_its_classifier(kind, names, tmp_path):
     pytest.importorskip("skops")
     X, y = blobs(90, 4, 3, seed=1)
     options = {} if names else {"hidden_layer_sizes": [4], "max_iter": 3000, "solver": "lbfgs", "alpha": 10.0}
@@ -107,7 +107,7 @@ def test_a_class_is_exported_as_its_classifier(kind, names, tmp_path):
         to_onnx(head)
 
 
-def test_a_classifier_that_fails_is_refused_and_not_exported(tmp_path: Path) -> None:
+def test_export_refuses_a_classifier_that_fails_to_predict(tmp_path: Path) -> None:
     pytest.importorskip("skops")
     from sklearn.naive_bayes import GaussianNB
 

@@ -18,7 +18,7 @@ _TRAINED = {}
 
 
 def trained(kind, classes=3):
-    """Train each head once for all tests of this file."""
+    """Return a head trained on synthetic data; each head is trained once and shared by the tests of this file."""
     if (kind, classes) not in _TRAINED:
         X, y = blobs(200, 8, classes, seed=1)
         options = {"Cs": (1.0, 10.0), "gammas": (1.0,)} if kind == "rbf-svm" else {}
@@ -82,7 +82,7 @@ def test_rejects_unusable_features_in_one_line(kind, features, message):
 
 
 @every_kind
-def test_identity_mismatch_names_the_differences(kind):
+def test_error_for_another_feature_identity_names_the_differences(kind):
     head = trained(kind)
     head.check_identity("f1", {"backbone": "anything, the fingerprint decides"})
     with pytest.raises(IdentityError, match=r"identity: weights_digest abc, not xyz; extract with") as caught:
@@ -111,7 +111,7 @@ def test_load_detects_any_changed_byte(kind, tmp_path):
 
 
 def forge(path, arrays, description):
-    """Write a manipulated head with valid checksums, as an attacker could."""
+    """Write a head file of the given arrays and description with valid checksums, as an attacker could."""
     sealed.write(path, headfile.KIND, arrays, description)
 
 
@@ -135,7 +135,7 @@ ARRAY_FORGERIES = {
 
 @every_kind
 @pytest.mark.parametrize("forgery", list(ARRAY_FORGERIES))
-def test_load_rejects_inconsistent_arrays(kind, forgery, tmp_path):
+def test_load_head_rejects_missing_or_misshapen_arrays(kind, forgery, tmp_path):
     path = tmp_path / "head.fsh"
     names = list(trained(kind).model.arrays())
     for name in names:
@@ -148,7 +148,7 @@ def test_load_rejects_inconsistent_arrays(kind, forgery, tmp_path):
 
 
 @every_kind
-def test_load_rejects_impossible_values(kind, tmp_path):
+def test_load_head_rejects_impossible_values(kind, tmp_path):
     path = tmp_path / "head.fsh"
     for name, array in trained(kind).model.arrays().items():
         arrays, meta = parts(kind, path)
@@ -185,7 +185,7 @@ def test_load_rejects_impossible_values(kind, tmp_path):
     ],
     ids=json.dumps,
 )
-def test_load_rejects_invalid_descriptions(change, tmp_path):
+def test_load_head_rejects_invalid_descriptions(change, tmp_path):
     path = tmp_path / "head.fsh"
     arrays, meta = parts("logreg", path)
     forge(path, arrays, {**meta, **change})
@@ -204,7 +204,7 @@ KEYS = ["format", "head", "model", "numbers", "classes", "fingerprint", "identit
 @pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(key=st.sampled_from(KEYS), value=json_values)
-def test_any_json_in_the_description_loads_or_is_refused(key, value, tmp_path_factory):
+def test_load_head_loads_or_refuses_any_json_in_the_description(key, value, tmp_path_factory):
     path = tmp_path_factory.mktemp("forged") / "head.fsh"
     arrays, meta = parts("logreg", path)
     forge(path, arrays, {**meta, key: value})
@@ -237,6 +237,6 @@ def test_plain_h5py_reads_the_arrays(tmp_path):
         assert json.loads(file["meta"][()].tobytes())["classes"] == head.classes
 
 
-def test_head_errors_are_usage_errors(tmp_path):
+def test_data_error_is_a_usage_error_and_a_value_error(tmp_path):
     assert issubclass(DataError, UsageError)
     assert issubclass(DataError, ValueError)

@@ -1,4 +1,4 @@
-"""Classes in natural order wherever people read them; estimators keep scikit-learn's."""
+"""Heads, reports and messages list classes in natural order (2 before 10); estimators keep scikit-learn's order."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ def test_a_trained_head_has_its_classes_in_natural_order(data, kind: str, tmp_pa
     assert confusion_matrix(back.classes, report.to_dict()["confusion"])["classes"] == NAMES
 
 
-def test_messages_name_classes_in_natural_order():
+def test_error_messages_list_classes_in_natural_order():
     with pytest.raises(DataError, match="3 classes have only one picture, or only copies of one: 2, 9, 10;"):
         splits.held_out(["2", "10", "9", "1", "1", "1"], fraction=0.5, seed=0)
     assert _some({"10", "2", "9", "1"}) == "1, 2, 9, 10"
 
 
-def test_estimator_sorts_classes_as_numpy_does(data):
+def test_estimators_sort_classes_as_numpy_does(data):
     X, y = data
     assert LogisticHead(C=1.0).fit(X, y).classes_.tolist() == sorted(NAMES)
 
 
-def test_a_head_of_an_earlier_version_keeps_its_order(data, tmp_path: Path):
+def test_head_file_of_an_earlier_version_keeps_its_class_order(data, tmp_path: Path):
     X, y = data
     head = train_head(X, y, C=1.0)
     estimator = LogisticHead(C=1.0).fit(X, y)
@@ -66,7 +66,7 @@ def test_a_head_of_an_earlier_version_keeps_its_order(data, tmp_path: Path):
     assert (np.array(back.classes)[back.predict_proba(X).argmax(axis=1)] == y).mean() > 0.95
 
 
-def test_class_weights_are_by_name(data):
+def test_class_weights_are_assigned_by_class_name(data):
     X, y = data
     weights = {name: 1.0 + (name == "10") for name in NAMES}
     head = train_head(X, y, C=0.001, class_weight=weights)

@@ -8,14 +8,14 @@ from sklearn.neighbors import NearestNeighbors
 from featstore.heads import rowwise
 
 
-def test_rbf_kernel_equals_scikit_learns():
+def test_rbf_kernel_equals_that_of_scikit_learn():
     random = np.random.default_rng(0)
     a, b = random.standard_normal((20, 5)), random.standard_normal((7, 5))
     np.testing.assert_allclose(rowwise.rbf_kernel(a, b, 0.3), reference(a, b, 0.3))
 
 
 @pytest.mark.parametrize("excluded", [False, True])
-def test_nearest_equals_scikit_learns_search(excluded):
+def test_nearest_rows_equal_those_found_by_scikit_learn(excluded):
     random = np.random.default_rng(0)
     vectors = rowwise.unit_rows(random.standard_normal((500, 6)), np.zeros(6))
     queries = rowwise.unit_rows(random.standard_normal((40, 6)), np.zeros(6))
@@ -27,6 +27,6 @@ def test_nearest_equals_scikit_learns_search(excluded):
     np.testing.assert_allclose(similarity, 1 - distance, atol=1e-6)
 
 
-def test_unit_rows_leave_the_mean_at_zero():
+def test_unit_rows_keeps_a_zero_row_for_a_vector_equal_to_the_mean():
     rows = rowwise.unit_rows(np.array([[1.0, 2.0], [3.0, 2.0]]), np.array([1.0, 2.0]))
     np.testing.assert_allclose(rows, [[0, 0], [1, 0]])

@@ -35,7 +35,7 @@ def heads():
 
 @pytest.fixture
 def stranger(tmp_path, monkeypatch):
-    """Return a folder in which importing MODULE creates a file."""
+    """Make MODULE importable, and yield the path of a file that importing MODULE creates."""
     mark = tmp_path / "was-imported"
     (tmp_path / f"{MODULE}.py").write_text(
         "from pathlib import Path\n"
@@ -50,7 +50,7 @@ def stranger(tmp_path, monkeypatch):
 
 
 def changed(data: bytes, change, compression=zipfile.ZIP_STORED) -> bytes:
-    """Return a skops file whose schema was changed by ``change``."""
+    """Return the skops file ``data`` with its schema changed by ``change``."""
     source, made = zipfile.ZipFile(io.BytesIO(data)), io.BytesIO()
     with zipfile.ZipFile(made, "w", compression) as file:
         for name in source.namelist():
@@ -62,7 +62,7 @@ def changed(data: bytes, change, compression=zipfile.ZIP_STORED) -> bytes:
     return made.getvalue()
 
 
-def test_equal_estimators_have_equal_bytes(heads):
+def test_packing_equal_estimators_gives_equal_bytes(heads):
     from sklearn.ensemble import RandomForestClassifier
 
     X, y = heads[1], np.arange(60) % 3
@@ -72,7 +72,7 @@ def test_equal_estimators_have_equal_bytes(heads):
     np.testing.assert_array_equal(loaded.predict(X), RandomForestClassifier(5, random_state=0).fit(X, y).predict(X))
 
 
-def test_untrusted_types_are_listed_and_must_be_trusted_by_name(heads, tmp_path):
+def test_untrusted_types_in_a_head_are_listed_and_must_be_trusted_by_name(heads, tmp_path):
     trained, X = heads
     save_head(tmp_path / "tree.head", trained[TREE])
     loaded = load_head(tmp_path / "tree.head")
@@ -85,7 +85,7 @@ def test_untrusted_types_are_listed_and_must_be_trusted_by_name(heads, tmp_path)
     np.testing.assert_array_equal(loaded.trusting(["sklearn.tree._tree.Tree"]).predict(X), trained[TREE].predict(X))
 
 
-def test_a_module_that_a_file_names_is_imported_only_if_its_type_is_trusted(heads, tmp_path, stranger):
+def test_module_named_in_a_head_file_is_imported_only_if_its_type_is_trusted(heads, tmp_path, stranger):
     def name_a_module(state):
         state["__module__"], state["__class__"] = MODULE, "Own"
 
@@ -135,14 +135,14 @@ def nest_deeply(state):
 
 
 @pytest.mark.parametrize("change", [call_a_function, reduce_a_call])
-def test_a_file_that_names_functions_is_refused(heads, change):
+def test_head_file_that_names_a_function_is_refused(heads, change):
     data = changed(heads[0][LDA].model.payload.tobytes(), change)
     assert "os.system" in untrusted(data, "a.head")
     with pytest.raises(UsageError, match=r"os\.system"):
         unpack(data, [], "a.head")
 
 
-def test_files_that_expand_to_far_more_memory_are_refused(heads):
+def test_head_files_that_expand_to_far_more_memory_are_refused(heads):
     data = heads[0][LDA].model.payload.tobytes()
     with pytest.raises(DamagedError, match="larger than the file"):
         unpack(changed(data, lambda state: None, zipfile.ZIP_DEFLATED), [], "a.head")
@@ -154,7 +154,7 @@ def test_files_that_expand_to_far_more_memory_are_refused(heads):
         unpack(changed(pack([np.zeros(10_000)]), refer_often), [], "a.head")
 
 
-def test_a_classifier_of_other_classes_or_features_is_refused(heads, tmp_path):
+def test_head_whose_classifier_has_other_classes_or_dimension_is_refused(heads, tmp_path):
     trained, X = heads
     save_head(tmp_path / "a.head", trained[LDA])
     file = sealed.SealedFile(tmp_path / "a.head")
@@ -170,13 +170,13 @@ def test_a_classifier_of_other_classes_or_features_is_refused(heads, tmp_path):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_changed_bytes_are_refused_or_unpacked_without_another_error(heads, data):
+def test_unpacking_changed_bytes_succeeds_or_raises_only_featstore_errors(heads, data):
     payload = bytearray(heads[0][LDA].model.payload.tobytes())
     for _ in range(data.draw(st.integers(1, 4))):
         payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # Any other error fails the test; a changed number in an array is not noticed here, but by the head's checksum.
+        # Other errors fail the test. A changed number in an array raises no error here; the head's checksum detects it.
         with contextlib.suppress(FeatstoreError):
             unpack(bytes(payload), [], "a.head")
     for end in (0, 10, len(payload) // 2):
@@ -184,14 +184,14 @@ def test_changed_bytes_are_refused_or_unpacked_without_another_error(heads, data
             unpack(bytes(payload[:end]), [], "a.head")
 
 
-def test_deep_nesting_is_refused_in_one_line(heads):
+def test_deeply_nested_classifier_description_is_refused_in_one_line(heads):
     data = changed(heads[0][LDA].model.payload.tobytes(), nest_deeply)
     with pytest.raises(FeatstoreError) as caught:
         unpack(data, [], "a.head")
     assert "\n" not in str(caught.value)
 
 
-def test_another_version_of_scikit_learn_is_reported(heads):
+def test_classifier_of_another_scikit_learn_version_gives_a_warning(heads):
     def older(state):
         state["content"]["content"]["_sklearn_version"]["content"] = json.dumps("0.1\x1b[31m\nx")
 
@@ -200,7 +200,7 @@ def test_another_version_of_scikit_learn_is_reported(heads):
     assert not any("\x1b" in str(one.message) or "\n" in str(one.message) for one in caught)
 
 
-def test_without_skops_the_package_is_named(heads, monkeypatch):
+def test_error_without_skops_names_the_extra_to_install(heads, monkeypatch):
     monkeypatch.setitem(sys.modules, "skops.io", None)
     with pytest.raises(UsageError, match=r"pip install 'image-featstore\[skops\]'"):
         untrusted(b"", "a.head")

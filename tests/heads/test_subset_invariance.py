@@ -1,6 +1,7 @@
 """The prediction for a row must not depend on the other rows of the batch, on any instruction set.
 
-Bounds: for float64 features those of scikit-learn (check_methods_subset_invariance), for float32 its rounding error.
+The tolerance for float64 features is that of scikit-learn (check_methods_subset_invariance); for float32 features it is
+the rounding error of float32.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from featstore.heads.solvers.losses import predict_codes
 from tests.heads.made_up import blobs
 
 SHAPES = int(os.environ.get("FEATSTORE_SHAPES", "20"))
-"""Random shapes per head; python -m tests.slow.instruction_sets tries 200."""
+"""Number of random shapes per head; python -m tests.slow.instruction_sets sets it to 200."""
 BOUNDS = {np.float64: 1e-7, np.float32: 1e-4}
 HEADS = [
     LogisticHead(C=1.0, calibrate=False),
@@ -58,12 +59,12 @@ def test_row_gets_the_same_prediction_alone_and_in_any_batch(head, rows, dimensi
 
 
 @pytest.mark.parametrize("place", range(8))
-def test_ties_are_decided_equally_in_every_batch(place):
+def test_tied_rows_get_the_same_class_in_every_batch(place):
     random = np.random.default_rng(place)
     landmarks = random.standard_normal((40, 30)).astype(np.float32)
     coef = random.standard_normal((1, 20))
     zeros, ones = np.zeros(30), np.ones(30)
-    # Every landmark twice with opposite weights: each row is a tie, and rounding alone decides.
+    # Every landmark appears twice with opposite weights, so every row is a tie that only rounding decides.
     tied = models.KernelModel(
         np.concatenate([landmarks[:20], landmarks[:20][::-1]]),
         np.concatenate([coef, -coef[:, ::-1]], axis=1),
@@ -80,9 +81,9 @@ def test_ties_are_decided_equally_in_every_batch(place):
             np.testing.assert_array_equal(predict_codes(models.decide(tied, part)), whole[start:][: len(part)])
 
 
-def test_equally_near_rows_of_two_classes_vote_the_same_in_every_batch():
+def test_nearly_equal_neighbours_give_the_same_vote_in_every_batch():
     random = np.random.default_rng(0)
-    # Rows of two classes that differ by less than the rounding of float32 products: a changed order changes the vote.
+    # Rows of both classes differ by less than the rounding of float32 products, so another order changes the vote.
     X = np.repeat(random.standard_normal((12, 200)), 40, axis=0).astype(np.float32)
     X += np.float32(1e-6) * random.standard_normal(X.shape).astype(np.float32)
     y = np.arange(len(X)) % 2

@@ -27,14 +27,14 @@ def test_train_then_evaluate_on_held_out_rows(kind):
     assert json.loads(json.dumps(head.meta, allow_nan=False)) == head.meta
 
 
-def test_class_order_is_natural():
+def test_trained_head_lists_classes_in_natural_order():
     X, _ = blobs(90, 4, 3)
     head = train_head(X, np.array([1, 10, 2] * 30), C=1.0)
     assert head.classes == ["1", "2", "10"]
     assert set(head.predict(X)) <= {"1", "10", "2"}
 
 
-def test_numeric_labels_and_weights_reach_the_report():
+def test_numeric_labels_and_class_weights_are_accepted():
     X, _ = blobs(90, 4, 3)
     y = np.arange(90) % 3
     head = train_head(X, y, C=1.0, class_weight={0: 1, 1: 2.0, 2: 0.5})
@@ -73,7 +73,7 @@ def test_class_of_identical_pictures_counts_as_one_picture():
         train_head(X, y, groups=groups)
 
 
-def test_unknown_heads_and_options_of_other_heads_are_refused():
+def test_train_head_rejects_unknown_heads_and_options_of_other_heads():
     X, y = blobs(20, 4, 2)
     with pytest.raises(UsageError, match="choose one of logreg, linear-svm, rbf-svm, knn"):
         train_head(X, y, kind="forest")
@@ -81,7 +81,7 @@ def test_unknown_heads_and_options_of_other_heads_are_refused():
         train_head(X, y, kind="knn", C=1.0)
 
 
-def test_importing_heads_and_reading_one_needs_no_scikit_learn():
+def test_importing_heads_does_not_import_scikit_learn():
     code = (
         "import sys, featstore.heads, featstore.heads.headfile; "
         "print([m for m in ('sklearn', 'torch', 'pandas', 'faiss') if m in sys.modules])"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 def clusters(rows: int, dimension: int = 16, seed: int = 0, centres: int = 20) -> NDArray[np.float32]:
-    """Return (rows, dimension) features in clusters, like features of pictures."""
+    """Return features (rows, dimension) in clusters, as features of pictures are."""
     random = np.random.default_rng(seed)
     middle = random.standard_normal((centres, dimension))
     spread = 0.6 * random.standard_normal((rows, dimension))
@@ -20,7 +20,7 @@ def clusters(rows: int, dimension: int = 16, seed: int = 0, centres: int = 20) -
 
 @dataclass
 class Source:
-    """A block source over an array that counts how often it is read."""
+    """A block source (see featstore.blocks) over an array; ``passes`` counts how often it was read."""
 
     array: NDArray[Any]
     rows: int = 7
@@ -39,7 +39,7 @@ class Source:
 def brute_force(
     vectors: NDArray[Any], queries: NDArray[Any], metric: str, allowed: NDArray[np.bool_] | None = None
 ) -> NDArray[np.float64]:
-    """Return scores (q, n) in float64, by the definition; -inf (l2: inf) for rows that are not allowed."""
+    """Return all scores (q, n) in float64; rows that are not allowed get -inf (inf for l2)."""
     base, asked = vectors.astype(np.float64), queries.astype(np.float64)
     if metric == "l2":
         scores = ((asked[:, None] - base[None]) ** 2).sum(axis=2)
@@ -54,7 +54,7 @@ def brute_force(
 
 
 def best_scores(scores: NDArray[np.float64], k: int, metric: str) -> NDArray[np.float64]:
-    """Return the k best of each row of ``scores`` (q, n), best first, padded with -inf (l2: inf)."""
+    """Return the k best scores of each query, best first, padded with -inf (inf for l2). ``scores``: (q, n)."""
     ordered = np.sort(scores, axis=1) if metric == "l2" else -np.sort(-scores, axis=1)
     fill = np.inf if metric == "l2" else -np.inf
     return np.pad(ordered[:, :k], ((0, 0), (0, max(0, k - scores.shape[1]))), constant_values=fill)

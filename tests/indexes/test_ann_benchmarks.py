@@ -14,7 +14,7 @@ ROWS, QUERIES = 400, np.array([7, 3, 399, 50])
 
 
 @pytest.mark.parametrize(("metric", "name"), [("cosine", "angular"), ("l2", "euclidean")])
-def test_written_file_holds_true_neighbours_and_round_trips(metric: str, name: str, tmp_path: Path) -> None:
+def test_ann_benchmark_file_has_the_true_neighbours_and_round_trips(metric: str, name: str, tmp_path: Path) -> None:
     vectors = clusters(ROWS)
     vectors[8] = vectors[7]
     withheld = np.zeros(ROWS, np.bool_)
@@ -40,14 +40,14 @@ def test_written_file_holds_true_neighbours_and_round_trips(metric: str, name: s
         read.recall(found, 13)
 
 
-def test_tied_neighbours_count_as_found(tmp_path: Path) -> None:
+def test_recall_counts_neighbours_at_tied_distances_as_found(tmp_path: Path) -> None:
     vectors = np.ones((30, 4), np.float32)
     write_ann_benchmark(tmp_path / "x", vectors, np.array([0]), k=20)
     read = read_ann_benchmark(tmp_path / "x")
     assert read.recall(read.neighbors[:, ::-1], 5).value == 1
 
 
-def test_write_rejects_unsupported_requests(tmp_path: Path) -> None:
+def test_write_ann_benchmark_rejects_unsupported_requests(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no metric 'ip'"):
         write_ann_benchmark(tmp_path / "x", clusters(9), np.array([1]), metric="ip")
     with pytest.raises(UsageError, match="needs queries"):
@@ -68,7 +68,7 @@ def test_write_rejects_unsupported_requests(tmp_path: Path) -> None:
         ({"distance": "jaccard"}, "neither angular nor euclidean"),
     ],
 )
-def test_read_rejects_malformed_files(tmp_path: Path, change: dict[str, object], message: str) -> None:
+def test_read_ann_benchmark_rejects_malformed_files(tmp_path: Path, change: dict[str, object], message: str) -> None:
     parts = {"train": np.zeros((20, 4)), "test": np.ones((2, 4)), "neighbors": np.zeros((2, 3), int)}
     parts = {**parts, "distances": np.zeros((2, 3)), "distance": "angular", **change}
     with h5py.File(tmp_path / "x", "w") as file:
@@ -80,7 +80,7 @@ def test_read_rejects_malformed_files(tmp_path: Path, change: dict[str, object],
         read_ann_benchmark(tmp_path / "x")
 
 
-def test_read_rejects_damaged_and_missing_files(tmp_path: Path) -> None:
+def test_read_ann_benchmark_rejects_damaged_and_missing_files(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     with pytest.raises(UsageError, match="no file of ann-benchmarks"):
         read_ann_benchmark(tmp_path / "x")

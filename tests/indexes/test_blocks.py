@@ -14,7 +14,7 @@ from tests.indexes.made import Source, clusters
 
 @given(hnp.arrays(np.float64, (4, 3), elements=st.floats(-1e300, 1e300, width=64)))
 @settings(deadline=None, max_examples=60)
-def test_cosine_rows_are_normalised_and_zero_rows_kept(rows: np.ndarray) -> None:
+def test_rows_are_normalised_for_cosine_and_zero_rows_stay_zero(rows: np.ndarray) -> None:
     with np.errstate(over="ignore"):
         narrow = rows.astype(np.float32)
     if not np.isfinite(narrow).all():
@@ -35,14 +35,14 @@ def test_prepare_names_the_first_non_finite_row(metric: blocks.Metric, bad: floa
         blocks.prepare(rows, metric, first_row=10)
 
 
-def test_the_input_is_never_changed() -> None:
+def test_prepare_does_not_change_its_input() -> None:
     rows = clusters(9)
     before = rows.copy()
     blocks.prepare(rows, "cosine")
     np.testing.assert_array_equal(rows, before)
 
 
-def test_a_float16_source_and_an_array_give_the_same_rows() -> None:
+def test_block_source_and_array_give_the_same_rows() -> None:
     rows = clusters(50).astype(np.float16)
     wanted = np.array([49, 3, 3, 0, 17])
     np.testing.assert_array_equal(blocks.gather(Source(rows), "cosine", wanted), blocks.gather(rows, "cosine", wanted))
@@ -65,7 +65,7 @@ def test_rejects_a_source_with_missing_rows_or_wrong_width() -> None:
         blocks.check_metric("hamming")
 
 
-def test_picked_rows_are_read_in_blocks_and_can_be_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_picked_rows_yields_blocks_and_can_be_iterated_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "block_rows", lambda dimension: 4)
     rows, places = clusters(50), np.array([49, 3, 3, 0, 17])
     picked = blocks.PickedRows(rows.__getitem__, places, rows.shape[1])
@@ -78,7 +78,7 @@ def test_picked_rows_are_read_in_blocks_and_can_be_read_again(monkeypatch: pytes
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 @pytest.mark.parametrize("scale", [0, 1e-30, 1e-13, 1e-12, 1, 1e15, 1e16, 1e30])
-def test_single_query_is_prepared_like_a_batch(metric: blocks.Metric, scale: float) -> None:
+def test_preparing_one_query_equals_preparing_a_batch(metric: blocks.Metric, scale: float) -> None:
     for rows in (clusters(6, 65) * scale, (clusters(6, 130).astype(np.float64) * scale)[:, ::2]):
         together = blocks.prepare(rows, metric)
         alone = np.concatenate([blocks.prepare_queries(rows[row : row + 1], metric) for row in range(len(rows))])
@@ -96,7 +96,7 @@ def test_unit_length_rows_are_not_changed() -> None:
     np.testing.assert_allclose(blocks.prepare(longer, "cosine"), rows, rtol=1e-6)
 
 
-def test_preparing_chunks_equals_preparing_the_matrix() -> None:
+def test_preparing_rows_in_chunks_equals_preparing_the_matrix() -> None:
     rows = clusters(301, 65)
     for step in (1, 7, 300):
         chunks = [blocks.prepare(rows[first : first + step], "cosine") for first in range(0, len(rows), step)]

@@ -54,16 +54,16 @@ def test_graph_recall_is_measured_on_held_out_rows() -> None:
     assert index.keys_of(found[:, 0]) == [b"%d" % (number - 10**12) for number in found[:, 0]]
 
 
-def test_higher_recall_costs_more_effort() -> None:
+def test_higher_recall_goal_sets_a_larger_ef_search() -> None:
     vectors = np.random.default_rng(0).standard_normal((3000, 32)).astype(np.float32)
     low, high = (build_index(vectors, np.arange(3000), keys(3000), kind="hnsw", recall=goal) for goal in (0.5, 0.99))
     assert low.info()["effort"]["efSearch"] < high.info()["effort"]["efSearch"]
     assert low.recall.value < high.recall.value
 
 
-def test_crops_of_one_picture_are_held_out_together() -> None:
-    # Each picture has eleven near copies, which must be held out with it. So at most 60 pictures with eight queries each
-    # are held out, and recall is measured on two thirds of them.
+def test_rows_of_one_group_are_held_out_together() -> None:
+    # Each picture has eleven near copies, which form one group. At most 60 groups are held out, with at most eight
+    # queries each; recall is measured on two thirds of the groups, at most 320 queries.
     pictures = clusters(300, 16, centres=300)
     vectors = np.repeat(pictures, 11, axis=0) + 1e-3 * clusters(3300, 16, seed=1)
     groups = np.repeat(np.arange(300), 11)
@@ -91,7 +91,7 @@ def test_recall_is_not_measured_with_too_few_rows() -> None:
         ({"groups": np.arange(3), "kind": "hnsw"}, "groups"),
     ],
 )
-def test_wrong_requests_are_refused(options: dict[str, object], words: str) -> None:
+def test_build_index_rejects_invalid_options(options: dict[str, object], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         build_index(clusters(50, 8), np.arange(50), keys(50), **options)
 

@@ -35,7 +35,9 @@ def made(vectors: np.ndarray, asked: Contract, candidates: list[Candidate], **op
 
 @pytest.mark.slow
 @pytest.mark.parametrize("candidate", [GRAPH, LISTS])
-def test_contract_holds_on_fresh_queries(candidate: Candidate, vectors: np.ndarray, tmp_path: Path) -> None:
+def test_chosen_index_keeps_the_contract_on_fresh_queries(
+    candidate: Candidate, vectors: np.ndarray, tmp_path: Path
+) -> None:
     index = made(vectors[:ROWS], Contract(recall=0.9), [candidate])
     label = index.recall
     assert label.method == "held-out"
@@ -58,7 +60,7 @@ def test_contract_holds_on_fresh_queries(candidate: Candidate, vectors: np.ndarr
 
 
 @pytest.mark.slow
-def test_trials_table_states_every_outcome(vectors: np.ndarray) -> None:
+def test_trials_table_has_the_outcome_of_every_candidate(vectors: np.ndarray) -> None:
     hopeless = Candidate("hopeless", "IVF64,PQ6x4fs,Refine(SQfp16)", 10, "nprobe", (1,), (1.0,))
     large = Candidate("large", "HNSW32", 4 * DIMENSION + 300, "efSearch", (10,))
     asked = Contract(recall=0.9, memory=ROWS * 300)
@@ -98,7 +100,7 @@ def test_latency_of_exact_search_over_few_rows_is_measured(tmp_path: Path) -> No
     assert "holds: every vector is compared; a query took" in standing(told).text
 
 
-def test_few_rows_are_searched_exactly() -> None:
+def test_contract_for_few_rows_chooses_exact_search() -> None:
     index = made(clusters(500, DIMENSION), Contract(recall=0.999), [flat(DIMENSION), GRAPH])
     assert index.exact
     assert index.recall == Recall(1.0, 1.0, 1.0, 10, 0, "exact")
@@ -109,7 +111,7 @@ def test_few_rows_are_searched_exactly() -> None:
 
 
 @pytest.mark.slow
-def test_candidates_are_tried_on_a_sample_and_the_winner_built_on_all_rows(
+def test_candidates_are_tried_on_a_sample_and_the_chosen_index_is_built_on_all_rows(
     vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(defaults, "CONTRACT_SAMPLE_BYTES", 4 * DIMENSION * 4000)
@@ -139,7 +141,9 @@ def test_exact_search_replaces_an_index_that_fresh_queries_reject(
 
 
 @pytest.mark.slow
-def test_last_effort_confirmed_by_fresh_queries_is_used(vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fastest_search_parameter_confirmed_by_fresh_queries_is_used(
+    vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[Recall] = []
 
     def keeps(recall: Recall, goal: float) -> bool:
@@ -158,7 +162,9 @@ def test_last_effort_confirmed_by_fresh_queries_is_used(vectors: np.ndarray, mon
 
 
 @pytest.mark.slow
-def test_exact_search_as_replacement_must_fit_into_memory(vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exact_search_that_replaces_an_index_must_fit_into_memory(
+    vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(contract, "keeps", lambda recall, goal: False)
     room = int(1.2 * LISTS.file_bytes(ROWS))
     with pytest.raises(UsageError, match="does not keep a recall of 0.5 on fresh queries, and exact search needs"):
@@ -166,13 +172,13 @@ def test_exact_search_as_replacement_must_fit_into_memory(vectors: np.ndarray, m
 
 
 @pytest.mark.slow
-def test_smaller_codes_are_tried_only_if_memory_requires(vectors: np.ndarray) -> None:
+def test_smaller_codes_are_tried_only_if_the_memory_limit_requires_them(vectors: np.ndarray) -> None:
     smaller = dataclasses.replace(
         GRAPH, name="small", factory="HNSW16_SQ8", row_bytes=166, smaller_than="hnsw", steps=(10,)
     )
     for memory, outcomes in (
         (None, ["chosen", "not needed: hnsw fits in memory"]),
-        # The larger index itself would fit, but building it would not.
+        # The index "hnsw" would fit into the memory, but building the index needs more.
         (
             ROWS * 190,
             ["needs some 2,256,000 bytes where 2,280,000 are allowed, a tenth of them for building it", "chosen"],
@@ -183,7 +189,7 @@ def test_smaller_codes_are_tried_only_if_memory_requires(vectors: np.ndarray) ->
 
 
 @pytest.mark.slow
-def test_growth_is_measured_against_the_store(vectors: np.ndarray) -> None:
+def test_recall_after_growth_is_measured_against_all_rows_of_the_store(vectors: np.ndarray) -> None:
     index = made(vectors[:ROWS], Contract(recall=0.9), [GRAPH])
     gone = np.arange(0, 2000, 2)
     index.add(vectors[ROWS : ROWS + 1000], np.arange(1000) * 2 + 1, [b"new"] * 1000)
@@ -196,14 +202,14 @@ def test_growth_is_measured_against_the_store(vectors: np.ndarray) -> None:
     assert index.info()["measured_rows"] == ROWS + 1000
     assert index.info()["contract"]["holds"]
     assert index.recall.queries == 1000
-    # The truth has rows that are not in the index; these count as misses.
+    # True neighbours that are not in the index count as misses.
     assert check_contract(index, vectors[ROWS + 1000 :], vectors[:ROWS], np.arange(ROWS) * 2 + 10**9).value == 0
     index.set_recall(Recall(0.8, 0.79, 0.81, 10, 1000, "held-out"))
     assert not index.info()["contract"]["holds"]
 
 
 @pytest.mark.parametrize("asked", [{"recall": 0}, {"recall": 1.1}, {"at": 0}, {"memory": 0}, {"latency": -1}])
-def test_wrong_requests_are_refused(asked: dict[str, float]) -> None:
+def test_contract_rejects_invalid_values(asked: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=next(iter(asked))):
         made(clusters(30, DIMENSION), Contract(**asked), [flat(DIMENSION)])
     with pytest.raises(UsageError, match="need their ids"):

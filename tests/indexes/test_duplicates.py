@@ -11,7 +11,7 @@ from tests.indexes.made import Source, brute_force, clusters
 
 
 def components(linked: np.ndarray) -> list[list[int]]:
-    """Groups of two and more by the definition: spread each row's smallest label until nothing changes."""
+    """Return the connected components with at least two rows, the largest first. ``linked``: bool (n, n)."""
     label = np.arange(len(linked))
     for _ in range(len(linked)):
         label = np.array([label[linked[row] | (np.arange(len(linked)) == row)].min() for row in range(len(linked))])
@@ -21,7 +21,9 @@ def components(linked: np.ndarray) -> list[list[int]]:
 
 @given(st.integers(1, 40), st.integers(0, 10**6), st.floats(0.3, 0.99), st.booleans())
 @settings(deadline=None, max_examples=40)
-def test_groups_and_nearest_equal_the_definition(rows: int, seed: int, threshold: float, centre: bool) -> None:
+def test_near_duplicate_groups_and_nearest_rows_equal_brute_force(
+    rows: int, seed: int, threshold: float, centre: bool
+) -> None:
     vectors = clusters(rows, 4, seed, centres=6)
     cosines = brute_force(*[vectors - vectors.mean(axis=0) if centre else vectors] * 2, "cosine")
     np.fill_diagonal(cosines, -np.inf)
@@ -36,7 +38,7 @@ def test_groups_and_nearest_equal_the_definition(rows: int, seed: int, threshold
 
 
 @pytest.mark.parametrize("edges", [1, 1 << 20])
-def test_result_does_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch, edges: int) -> None:
+def test_near_duplicates_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch, edges: int) -> None:
     vectors = clusters(150, 6)
     whole = near_duplicates(vectors, 0.8)
     monkeypatch.setattr(duplicates, "_OUTER_ROWS", 20)
@@ -67,13 +69,13 @@ def test_near_duplicates_are_found_through_an_index() -> None:
         near_duplicates(vectors[:9], 0.99, index=index)
 
 
-def test_centring_removes_what_all_rows_share() -> None:
+def test_centring_removes_the_common_mean_of_all_rows() -> None:
     vectors = clusters(50, 16, centres=50) + 100
     assert len(near_duplicates(vectors, 0.95, centre=False).groups[0]) == 50
     assert near_duplicates(vectors, 0.95).groups == []
 
 
-def test_equal_digests() -> None:
+def test_equal_groups_finds_rows_with_equal_digests() -> None:
     digests = [b"a", b"b", b"a", None, b"", None, b"", b"c", b"b", b"a"]
     assert [group.tolist() for group in equal_groups(digests)] == [[0, 2, 9], [1, 8]]
 
@@ -83,7 +85,7 @@ def test_across_splits_returns_groups_in_several_splits() -> None:
     assert [group.tolist() for group in across_splits(groups, ["train", "test", "a", "a", "a", None])] == [[0, 1]]
 
 
-def test_leaks_are_the_closest_rows_of_other_splits() -> None:
+def test_leaks_finds_the_closest_row_of_another_split() -> None:
     vectors = clusters(90, 32, centres=90)
     vectors[60], vectors[61], vectors[62] = vectors[0] + 1e-4, vectors[0] + 1e-2, vectors[1]
     splits = ["train"] * 60 + ["test"] * 2 + [None] * 28
@@ -93,7 +95,7 @@ def test_leaks_are_the_closest_rows_of_other_splits() -> None:
 
 
 @pytest.mark.parametrize("threshold", [0.0, -1.0, 1.01, float("nan")])
-def test_wrong_requests_are_refused(threshold: float) -> None:
+def test_near_duplicates_rejects_invalid_thresholds(threshold: float) -> None:
     with pytest.raises(UsageError, match="threshold"):
         near_duplicates(clusters(5), threshold)
     with pytest.raises(UsageError, match="threshold"):

@@ -33,7 +33,7 @@ def test_exact_search_equals_brute_force(metric: Metric, rows: int, k: int, seed
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
-def test_leave_one_out_equals_the_definition(metric: Metric) -> None:
+def test_leave_one_out_accuracy_equals_brute_force(metric: Metric) -> None:
     vectors = clusters(120, 6, centres=4)
     labels = [None if row % 11 == 0 else f"class {row % 3}" for row in range(120)]
     taken = np.array([label is not None for label in labels])
@@ -47,7 +47,7 @@ def test_leave_one_out_equals_the_definition(metric: Metric) -> None:
     assert got.low < got.accuracy < got.high
 
 
-def test_copies_are_neighbours_of_each_other() -> None:
+def test_leave_one_out_treats_copies_as_neighbours_of_each_other() -> None:
     vectors = np.repeat(clusters(5, 8), 3, axis=0)
     assert exact.leave_one_out_accuracy(vectors, [row // 3 for row in range(15)]).accuracy == 1
     assert exact.leave_one_out_accuracy(vectors, list(range(15))).accuracy == 0
@@ -61,7 +61,7 @@ def test_leave_one_out_samples_queries_and_works_in_chunks(monkeypatch: pytest.M
     assert exact.leave_one_out_accuracy(vectors, labels, sample=50).queries == 50
 
 
-def test_wrong_requests_are_refused() -> None:
+def test_exact_search_rejects_invalid_requests() -> None:
     vectors = clusters(10, 4)
     with pytest.raises(UsageError, match="backbone"):
         exact.exact_search(vectors, clusters(1, 5), 1)

@@ -53,9 +53,7 @@ def test_filtered_search_equals_brute_force(
 
 @given(KINDS, st.integers(0, 10**6), st.data())
 @settings(deadline=None, max_examples=25)
-def test_ids_lead_to_the_right_keys_after_gaps_removals_and_additions(
-    kind: str, seed: int, data: st.DataObject
-) -> None:
+def test_ids_and_keys_stay_matched_after_gaps_removals_and_additions(kind: str, seed: int, data: st.DataObject) -> None:
     random = np.random.default_rng(seed)
     vectors = clusters(120, 6, seed)
     ids = np.sort(random.choice(10**6, 120, replace=False)) if seed % 2 else random.permutation(10**6)[:120]
@@ -90,7 +88,7 @@ def test_ids_lead_to_the_right_keys_after_gaps_removals_and_additions(
 
 @given(METRICS, KINDS, st.integers(0, 10**6), st.booleans())
 @settings(deadline=None, max_examples=15)
-def test_saved_index_opens_equal(metric: Metric, kind: str, seed: int, mmap: bool) -> None:
+def test_saved_and_reopened_index_gives_equal_results(metric: Metric, kind: str, seed: int, mmap: bool) -> None:
     vectors = clusters(100, 6, seed)
     labels = [None if row % 3 else f"class {row % 4}" for row in range(100)]
     index = build_index(
@@ -114,7 +112,7 @@ def test_saved_index_opens_equal(metric: Metric, kind: str, seed: int, mmap: boo
     np.testing.assert_allclose(back.vectors_of([10]), index.vectors_of([10]))
 
 
-def test_search_with_too_few_rows_is_padded_and_without_queries_is_empty() -> None:
+def test_search_pads_missing_neighbours_and_accepts_zero_queries() -> None:
     index = index_of(3)
     scores, ids = index.search(clusters(2, 8), 5)
     assert (ids[:, 3:] == -1).all()
@@ -125,7 +123,7 @@ def test_search_with_too_few_rows_is_padded_and_without_queries_is_empty() -> No
     assert len(index) == 0
 
 
-def test_float16_and_float64_queries_are_taken_and_zero_scores_zero() -> None:
+def test_search_accepts_float16_and_float64_queries_and_a_zero_query_scores_zero() -> None:
     index = index_of()
     queries = clusters(4, 8, 3)
     expected = index.search(queries, 3)[1]
@@ -133,7 +131,7 @@ def test_float16_and_float64_queries_are_taken_and_zero_scores_zero() -> None:
     assert (index.search(np.zeros((1, 8), np.float16), 3)[0] == 0).all()
 
 
-def test_wrong_queries_and_ids_are_refused() -> None:
+def test_index_rejects_invalid_queries_and_unknown_ids() -> None:
     index = index_of()
     for queries, words in ((clusters(1, 9), "backbone"), (np.full((1, 8), np.nan, np.float32), "NaN")):
         with pytest.raises(UsageError, match=words):
@@ -146,7 +144,7 @@ def test_wrong_queries_and_ids_are_refused() -> None:
         index.vectors_of([-1])
 
 
-def test_a_refused_addition_changes_nothing() -> None:
+def test_refused_addition_does_not_change_the_index() -> None:
     index = index_of()
     bad = clusters(3, 8)
     bad[2] = np.nan
@@ -169,7 +167,7 @@ def test_index_without_identity_reports_none() -> None:
     assert (index.identity, index.fingerprint, index.info()["identity"]) == (None, "", {})
 
 
-def test_staleness_names_both_sides() -> None:
+def test_staleness_lists_missing_and_removed_rows() -> None:
     index = index_of(4, about=About(generation=2))
     fresh = index.staleness(2, np.array([0, 3, 6, 9], np.uint64))
     assert fresh.fresh
@@ -202,7 +200,7 @@ def test_rows_of_an_interrupted_addition_are_not_searched(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("kept", [2, 500, 9000])
 @pytest.mark.parametrize("scan_bytes", [0, 1 << 30])
-def test_a_filtered_graph_finds_what_brute_force_finds(
+def test_filtered_graph_search_agrees_with_brute_force(
     kept: int, scan_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vectors, queries = clusters(20_000, 8, centres=500), clusters(40, 8, seed=1)
@@ -220,7 +218,7 @@ def test_a_filtered_graph_finds_what_brute_force_finds(
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 @pytest.mark.parametrize("k", [1, 9, 12])
-def test_single_query_equals_its_row_in_a_batch(metric: Metric, k: int) -> None:
+def test_searching_one_query_equals_searching_a_batch(metric: Metric, k: int) -> None:
     index = index_of(9, metric=metric)
     queries = clusters(9, 8)
     queries[4] = 0
@@ -237,7 +235,7 @@ def test_single_query_equals_its_row_in_a_batch(metric: Metric, k: int) -> None:
         index.search(np.full((1, 8), np.nan, np.float32), k)
 
 
-def test_search_restores_the_callers_thread_count() -> None:
+def test_search_restores_the_thread_count_of_faiss() -> None:
     index, before = index_of(9), faiss.omp_get_max_threads()
     for threads in (None, before, before + 1):
         index.search(clusters(1, 8), 1, threads=threads)
@@ -250,7 +248,7 @@ def test_search_restores_the_callers_thread_count() -> None:
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 @pytest.mark.parametrize("single", [True, False])
 def test_graph_returns_k_neighbours_across_unlinked_clusters(metric: Metric, single: bool) -> None:
-    # Far apart clusters: the graph's links do not lead from one to the others.
+    # The clusters are so far apart that the graph has no links between them.
     vectors = clusters(1200, 16, centres=6) + 40 * np.eye(16, dtype=np.float32)[np.arange(1200) % 6]
     index = build_index(vectors, np.arange(1200) * 3, [b"k"] * 1200, metric=metric, kind="hnsw")
     queries = vectors[:1] if single else vectors[:5]
@@ -266,7 +264,7 @@ def test_graph_returns_k_neighbours_across_unlinked_clusters(metric: Metric, sin
 
 
 @pytest.mark.parametrize("mmap", [False, True])
-def test_purging_an_exact_index_deletes_removed_rows_from_the_faiss_file(tmp_path: Path, mmap: bool) -> None:
+def test_purge_of_an_exact_index_deletes_removed_rows_from_the_faiss_file(tmp_path: Path, mmap: bool) -> None:
     vectors = clusters(60, 8)
     build_index(vectors, np.arange(60)[::-1] * 5, [b"%d" % row for row in range(60)], kind="flat").save(tmp_path / "x")
     index = FeatureIndex.open(tmp_path / "x", mmap=mmap)

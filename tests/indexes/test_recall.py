@@ -22,13 +22,13 @@ def test_recall_is_the_share_of_neighbours_found() -> None:
     assert shares([0.1, 0.2, 0.3], [2, 0], 2, inner_product=False) == 0.5
 
 
-def test_tie_with_the_last_neighbour_counts_only_for_the_last_place() -> None:
+def test_recall_counts_a_row_tied_with_the_last_neighbour_as_found() -> None:
     assert shares([0.9, 0.5, 0.5, 0.5], [0, 3], 2) == 1
     assert shares([0.9, 0.5, 0.5, 0.5], [2, 3], 2) == 0.5
     assert shares([0.5, 0.5, 0.5, 0.5], [3, 2], 2) == 1
 
 
-def test_recall_is_relative_to_the_neighbours_that_exist() -> None:
+def test_recall_with_fewer_than_k_neighbours_is_relative_to_their_number() -> None:
     rows = np.array([[4, -1, -1], [-1, -1, -1]])
     scores = np.array([[0.5, -np.inf, -np.inf], [-np.inf] * 3], np.float32)
     np.testing.assert_array_equal(recall_at_k(scores, rows, np.array([[4, -1], [-1, -1]]), 2), [1, 1])
@@ -37,7 +37,7 @@ def test_recall_is_relative_to_the_neighbours_that_exist() -> None:
 
 @pytest.mark.parametrize("together", [0.0, 1.0])
 def test_recall_interval_covers_the_true_recall(together: float) -> None:
-    # Neighbours of a query are missed independently (0) or together (1); the interval must be valid in both cases.
+    # ``together`` = 0: each neighbour is missed independently; 1: a query finds all its neighbours or none.
     random = np.random.default_rng(5)
     covered, widths = 0, []
     for _ in range(400):
@@ -50,7 +50,7 @@ def test_recall_interval_covers_the_true_recall(together: float) -> None:
     assert np.mean(widths) < (0.06 if together else 0.022)
 
 
-def test_recall_interval_of_few_queries_allows_for_queries_that_lose_every_neighbour() -> None:
+def test_recall_interval_of_60_queries_covers_rare_total_misses() -> None:
     random = np.random.default_rng(6)
     covered = 0
     for _ in range(400):
@@ -63,7 +63,7 @@ def test_recall_interval_of_few_queries_allows_for_queries_that_lose_every_neigh
     assert mean_interval(one_miss, 10)[0] == pytest.approx(wilson_interval(0.999, 100)[0], abs=1e-3)
 
 
-def test_interval_has_positive_width_at_full_recall() -> None:
+def test_recall_interval_has_positive_width_at_full_recall() -> None:
     low, high = mean_interval(np.ones(100), 10)
     assert high == 1
     assert 0.95 < low < 0.97
@@ -78,7 +78,7 @@ def test_recall_round_trips_through_json_and_rejects_damage() -> None:
         Recall.from_dict(None)
 
 
-def test_wide_interval_does_not_keep_the_contract() -> None:
+def test_contract_is_not_kept_if_the_recall_interval_is_too_wide() -> None:
     assert keeps(Recall(0.97, 0.96, 0.979, 10, 500, "held-out"), 0.95)
     assert not keeps(Recall(0.97, 0.955, 0.976, 10, 500, "held-out"), 0.95)
     assert not keeps(Recall(0.97, 0.949, 0.965, 10, 500, "held-out"), 0.95)
@@ -89,8 +89,8 @@ def of_share(share: float, count: int) -> Recall:
     return Recall(share, *wilson_interval(share, count), 1, count, "held-out")
 
 
-def test_aims_include_the_recall_that_just_passes() -> None:
-    """Fresh queries confirm the highest aim and reject the lowest one, for any sampling error of tuning."""
+def test_tuning_targets_range_from_surely_confirmed_to_surely_rejected() -> None:
+    """``aims`` returns target recalls for tuning. Fresh queries confirm the highest target and reject the lowest."""
     random = np.random.default_rng(0)
     goal, tuning, fresh = 0.9, 400, 1200
     above, aimed = np.split(aims(of_share(0.92, tuning), goal, fresh / tuning), [4])

@@ -7,7 +7,7 @@ from featstore.errors import UsageError
 from featstore.indexes.rows import IndexRows
 
 
-def test_rows_are_joined_with_their_labels() -> None:
+def test_joined_index_rows_keep_ids_keys_and_labels() -> None:
     first = IndexRows.of(np.array([4, 2]), [b"x", b"y"], ["dog", None], 2)
     second = IndexRows.of(np.array([9, 7], np.uint64), [b"", b"z"], ["cat", "dog"], 2)
     both = first.then(second).take(np.array([3, 0, 2]))
@@ -17,7 +17,7 @@ def test_rows_are_joined_with_their_labels() -> None:
     assert [both.classes[code] for code in both.labels] == ["dog", "dog", "cat"]
 
 
-def test_joined_rows_keep_labels_if_one_side_has_none() -> None:
+def test_index_rows_with_and_without_labels_can_be_joined() -> None:
     bare, labelled = IndexRows.of(np.array([1]), [b"a"], None, 1), IndexRows.of(np.array([2]), [b"b"], ["cat"], 1)
     assert bare.then(labelled).labels.tolist() == [-1, 0]
     assert labelled.then(bare).labels.tolist() == [0, -1]
@@ -37,7 +37,7 @@ def test_joined_rows_keep_labels_if_one_side_has_none() -> None:
         ([1, 2], [b"a", b"b"], ["x"], "1 labels"),
     ],
 )
-def test_index_rows_reject_mismatched_columns(
+def test_index_rows_reject_columns_of_different_lengths(
     ids: object, keys: list[bytes], labels: list[str] | None, words: str
 ) -> None:
     with pytest.raises(UsageError, match=words):

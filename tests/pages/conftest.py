@@ -14,8 +14,7 @@ EVIL = "<img src=x onerror=alert(1)>\"'&\n{{ 7*7 }}.png"
 
 @pytest.fixture(scope="session")
 def hostile(tmp_path_factory):
-    """Return a folder, store, trained head and index whose keys and a class have names that try to break out of a
-    page."""
+    """Return a folder, a store, a trained head and an index; names of pictures and of a class contain HTML code."""
     place = tmp_path_factory.mktemp("hostile")
     folder = write_coloured(place / "p", [*names("train", 8), *names("val", 4)])
     for split in ("train", "val"):
@@ -23,6 +22,5 @@ def hostile(tmp_path_factory):
         (folder / split / "ant/00.png").rename(folder / split / "ant" / EVIL)
         os.rename(folder / split / "ant/01.png", os.fsencode(folder / split / "ant") + b"/\xff\xfe.png")
     store = make_store(folder, place / "s")
-    # Red pictures among the blue ones in val give errors to show.
     trained = train(store, folds=3)
     return folder, store, trained, index(store).path

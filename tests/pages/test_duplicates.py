@@ -22,7 +22,7 @@ def report(tmp_path_factory):
     return find_duplicates(make_store(folder, place / "s"), threshold=0.999999)
 
 
-def test_shows_copies_side_by_side_and_escapes_names(report, tmp_path):
+def test_duplicates_page_shows_copies_and_escapes_names(report, tmp_path):
     assert [len(group.copies) for group in report.groups] == [3]
     assert len(report.leaks) == 2
     write_duplicates_page(report, tmp_path / "page.html")
@@ -34,7 +34,7 @@ def test_shows_copies_side_by_side_and_escapes_names(report, tmp_path):
     require_shown(tmp_path / "page.html")
 
 
-def test_shows_only_the_first_of_very_many_groups(report, tmp_path, monkeypatch):
+def test_duplicates_page_shows_only_the_first_of_many_groups(report, tmp_path, monkeypatch):
     monkeypatch.setattr(duplicates, "SHOWN", 1)
     monkeypatch.setattr(duplicates, "COPIES", 2)
     write_duplicates_page(report, tmp_path / "page.html", root=tmp_path)

@@ -25,7 +25,7 @@ from featstore.store.thumbnails import SIDE, thumbnail
 from tests.page_reading import read
 
 
-def test_confusion_matrix_of_few_classes_is_a_table():
+def test_confusion_matrix_of_few_classes_is_shown_as_a_table():
     told = confusion_matrix(["a", "b", "c"], [[5, 1, 0], [0, 0, 0], [3, 0, 7]])
     cells = [[cell["count"] for cell in row["cells"]] for row in told["rows"]]
     assert cells == [[5, 1, 0], [0, 0, 0], [3, 0, 7]]
@@ -34,7 +34,7 @@ def test_confusion_matrix_of_few_classes_is_a_table():
     assert told["heat"] is None
 
 
-def test_confusion_matrix_of_many_classes_is_a_picture():
+def test_confusion_matrix_of_many_classes_is_shown_as_a_heat_map():
     k = CELLS + 1
     told = confusion_matrix([f"c{n}" for n in range(k)], np.eye(k, dtype=int).tolist())
     assert told["rows"] == []
@@ -42,7 +42,7 @@ def test_confusion_matrix_of_many_classes_is_a_picture():
     assert heat_map(np.eye(2000, dtype=int).tolist()).startswith("data:image/png")
 
 
-def test_cell_title_names_true_and_predicted_class():
+def test_title_of_a_confusion_cell_names_true_and_predicted_class():
     told = confusion_matrix(["a", "b"], [[999, 1], [0, 4]])
     titles = [cell["title"] for row in told["rows"] for cell in row["cells"]]
     assert titles == [
@@ -74,7 +74,7 @@ def contrast(one, other):
     return (high + 0.05) / (low + 0.05)
 
 
-def test_cell_counts_have_enough_contrast():
+def test_counts_in_confusion_cells_have_a_contrast_above_3():
     text = (Path(pages.__file__).parent / "templates" / "base.html").read_text()
     paper, ink = colours(text, "paper"), colours(text, "ink")
     for share in range(101):
@@ -87,7 +87,7 @@ def test_cell_counts_have_enough_contrast():
                 assert contrast(written, behind) > 3 or cell["count"] == 0
 
 
-def test_large_matrix_page_says_which_cells_have_pictures(tmp_path):
+def test_page_with_a_large_confusion_matrix_says_which_cells_have_pictures(tmp_path):
     k = CELLS + 1
     shown = {
         (2, 3): {"id": "cell-2-3", "truth": "c2", "label": "c3", "right": False, "count": 1, "examples": []},
@@ -114,25 +114,25 @@ def test_large_matrix_page_says_which_cells_have_pictures(tmp_path):
     assert f"Of the {k + 1} cells that are not empty 2 have theirs here" in page.text
 
 
-def test_lists_the_worst_of_very_many_classes():
+def test_class_table_lists_the_200_classes_with_the_lowest_f1():
     rows = [{"class": str(n), "f1": n / 1000} for n in range(500)]
     assert [row["class"] for row in class_rows({"classes": rows[::-1]})][:2] == ["0", "1"]
     assert len(class_rows({"classes": rows})) == 200
 
 
-def test_selection_curve_marks_the_chosen_value():
+def test_selection_curve_marks_the_chosen_value_of_C():
     table = {"param_C": [0.1, 1.0, 1.0], "mean_accuracy": [0.8, 0.7, 0.9], "std_accuracy": [0.1, 0.1, 0.01]}
     svg = str(selection_curve(table, {"C": 1.0}).svg())
     assert svg.count("dot chosen") == 1
     assert "C = 1: 0.9000" in svg
     assert selection_curve(None, {}) is None
     assert selection_curve({"scoring": "accuracy"}, {}) is None
-    # If the user gives a value, no other is tried.
+    # A value given by the user is the only value, so there is no curve.
     alone = {"param_C": [0.1], "mean_accuracy": [0.8], "std_accuracy": [0.1]}
     assert selection_curve(alone, {"C": 0.1}) is None
 
 
-def test_each_gamma_has_a_curve_and_the_chosen_one_is_labelled():
+def test_selection_plot_has_a_curve_per_gamma_and_marks_the_chosen_value():
     table = {
         "param_gamma": [0.5, 0.5, 2.0, 2.0],
         "param_C": [0.1, 1.0, 0.1, 1.0],
@@ -153,7 +153,7 @@ def test_each_gamma_has_a_curve_and_the_chosen_one_is_labelled():
     assert str(selection_curve(one, {"C": 1.0, "gamma": 2.0}).svg()).count("<circle") == 2
 
 
-def test_curves_have_distinct_colours_and_names():
+def test_selection_curves_have_distinct_colours_and_names():
     codes, names = np.arange(200) % CURVES, [f"class {place}" for place in range(CURVES)]
     drawing = precision_recall(codes, np.random.default_rng(0).dirichlet(np.ones(CURVES), 200), names)
     svg = str(drawing.svg())
@@ -180,12 +180,12 @@ def test_curves_have_distinct_colours_and_names():
         ("", '<span class="ending"></span>'),
     ],
 )
-def test_names_break_after_folders_but_not_in_the_extension(name, markup):
+def test_long_names_are_wrapped_after_folders_but_not_in_the_extension(name, markup):
     assert breakable(name) == markup
 
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 7), (7, 7), (8, 4), (10, 5), (14, 7), (20, 7), (24, 6), (0, 7)])
-def test_balanced_fills_rows_evenly(count, columns):
+def test_balanced_distributes_items_evenly_over_rows(count, columns):
     assert balanced(count) == columns
 
 
@@ -198,7 +198,7 @@ def test_reliability_diagram_omits_empty_bins():
     assert reliability_diagram(bins[:1]) is None
 
 
-def test_drawing_shows_names_of_any_bytes_on_one_line():
+def test_drawing_shows_class_names_of_any_bytes_on_one_line():
     name = os.fsdecode(b"two\nlines \xff<b>")
     for drawing in (
         confusion_drawing(["a", name], [[3, 1], [0, 2]]),
@@ -211,14 +211,14 @@ def test_drawing_shows_names_of_any_bytes_on_one_line():
         assert "<b>" not in svg
 
 
-def test_precision_recall_has_a_curve_per_class_or_the_mean_of_many():
+def test_precision_recall_plot_has_a_curve_per_class_or_the_mean_of_many_classes():
     random = np.random.default_rng(0)
     for classes, lines in ((2, 1), (5, 5), (CURVES + 1, 1)):
         codes = np.arange(200) % classes
         probabilities = random.dirichlet(np.ones(classes), 200)
         svg = str(precision_recall(codes, probabilities, [f"c{n}" for n in range(classes)]).svg())
         assert svg.count("<polyline") == lines
-        # Of two classes only the second has a curve; its name is at the axes.
+        # With two classes, only the second class has a curve; the labels of the axes contain its name.
         assert svg.count(" of c1</text>") == (2 if classes == 2 else 0)
     # A class without rows has no curve; a perfect ranking has precision 1 throughout.
     perfect = str(precision_recall(np.array([0, 1, 0, 1]), np.eye(3)[[0, 1, 0, 1]], ["a", "b", "none"]).svg())
@@ -226,7 +226,7 @@ def test_precision_recall_has_a_curve_per_class_or_the_mean_of_many():
     assert "none" not in perfect
 
 
-def test_error_cells_of_a_large_matrix_are_clickable():
+def test_error_cells_of_a_large_confusion_matrix_are_links():
     k = CELLS + 1
     counts = np.eye(k, dtype=int)
     shown = {(2, 3): {"id": "cell-2-3", "truth": "c2", "label": "c3", "right": False, "count": 1, "examples": []}}
@@ -234,7 +234,7 @@ def test_error_cells_of_a_large_matrix_are_clickable():
     assert [(spot["x"], spot["y"], spot["id"]) for spot in told["spots"]] == [(3, 2, "cell-2-3")]
 
 
-def test_thumbnails_are_small_and_missing_pictures_have_a_note():
+def test_thumbnails_are_small_and_missing_pictures_are_replaced_by_a_note():
     large = thumbnail(lambda: Image.new("RGB", (4000, 100)))
     assert large.uri is not None
     assert large.uri.startswith("data:image/jpeg")
@@ -261,11 +261,11 @@ def test_thumbnails_are_small_and_missing_pictures_have_a_note():
         (1e-9, "0.0 %"),
     ],
 )
-def test_percent_adds_digits_near_0_and_100(value, text):
+def test_percent_shows_more_digits_near_0_and_100(value, text):
     assert percent(value) == text
 
 
-def test_formats_numbers_and_durations():
+def test_numbers_and_durations_are_formatted_for_pages():
     assert number(1234567) == "1,234,567"
     assert number(0.123456) == "0.1235"
     assert seconds(1.26) == "1.3 s"

@@ -11,7 +11,7 @@ from tests.page_reading import read, require_shown
 from tests.pages.conftest import EVIL
 
 
-def test_shows_queries_with_neighbours_and_escapes_names(hostile, tmp_path):
+def test_search_page_shows_queries_with_neighbours_and_escapes_names(hostile, tmp_path):
     folder, _, _, index = hostile
     (tmp_path / "bad.jpg").write_bytes(b"<html>")
     queries = [
@@ -40,7 +40,7 @@ def test_shows_queries_with_neighbours_and_escapes_names(hostile, tmp_path):
     require_shown(tmp_path / "page.html")
 
 
-def test_page_says_that_pictures_are_missing(hostile, tmp_path):
+def test_search_page_has_a_note_for_missing_pictures(hostile, tmp_path):
     folder, _, _, index = hostile
     query = folder / "val/ant/02.png"
     report = search(index, query, k=3, backbone=tiny_backbone())
@@ -50,7 +50,7 @@ def test_page_says_that_pictures_are_missing(hostile, tmp_path):
     assert "missing" in page.text
 
 
-def test_combined_query_is_shown_with_its_full_name(hostile, tmp_path):
+def test_search_page_shows_the_full_name_of_a_combined_query(hostile, tmp_path):
     _, _, _, index = hostile
     like = Query(keys=["train/ant/02.png", "train/ant/03.png"])
     write_search_page(search(index, like=like, combine=True, k=2), tmp_path / "page.html")

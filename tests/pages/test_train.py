@@ -14,7 +14,7 @@ from tests.chain import make_store, names, write_coloured
 from tests.page_reading import read, require_shown
 
 
-def test_page_shows_the_worst_errors_and_the_figures(tmp_path):
+def test_training_page_shows_the_worst_errors_and_the_figures(tmp_path):
     folder = write_coloured(tmp_path / "p", [*names("train", 8), *names("val", 4)])
     # Two pictures with the wrong label must be listed as errors.
     (folder / "val/ant/00.png").rename(folder / "val/bee/x.png")
@@ -26,7 +26,7 @@ def test_page_shows_the_worst_errors_and_the_figures(tmp_path):
     assert "val/ant/y.png" in page.text
     wrong = round((1 - trained.report.accuracy.value) * trained.report.rows)
     assert wrong >= 2
-    # Every error appears once among the worst and once in its cell; correct cells show up to six pictures.
+    # Each error is shown twice: among the worst errors, and in its cell. Cells of correct pictures show up to six.
     right = np.diag(trained.report.table.confusion)
     assert len(page.pictures) == 2 * wrong + np.minimum(right, PICTURES_OF_CELL).sum()
     assert {"#cell-0-1", "#cell-1-0"} <= set(page.addresses)
@@ -60,7 +60,7 @@ def test_page_shows_the_worst_errors_and_the_figures(tmp_path):
     assert json.loads(written[-1].read_text()) == json.loads(json.dumps(trained.to_dict()))
 
 
-def test_given_parameter_is_not_called_chosen(hostile, tmp_path):
+def test_training_page_calls_given_parameters_as_given(hostile, tmp_path):
     _, store, _, _ = hostile
     trained = train(store, head="rbf-svm", C=1.0, gamma=0.5, folds=3, out=tmp_path / "x.head")
     write_training_page(trained, tmp_path / "page.html")
@@ -71,7 +71,7 @@ def test_given_parameter_is_not_called_chosen(hostile, tmp_path):
     assert "Support vector machine with RBF kernel" in text
 
 
-def test_missing_pictures_are_replaced_by_a_note(tmp_path):
+def test_training_page_has_a_note_for_missing_pictures(tmp_path):
     folder = write_coloured(tmp_path / "p", [*names("train", 8), *names("val", 4)])
     (folder / "val/ant/00.png").rename(folder / "val/bee/x.png")
     trained = train(make_store(folder, tmp_path / "s"), folds=3)
@@ -83,14 +83,14 @@ def test_missing_pictures_are_replaced_by_a_note(tmp_path):
     assert read(tmp_path / "page.html").pictures
 
 
-def test_names_are_escaped(hostile, tmp_path):
+def test_training_page_escapes_names(hostile, tmp_path):
     _, _, trained, _ = hostile
     write_training_page(trained, tmp_path / "page.html")
     page = read(tmp_path / "page.html")
     assert "<script>alert(2)<" in page.text
 
 
-def test_page_of_a_class_of_another_package_has_its_name(hostile, tmp_path):
+def test_training_page_names_the_class_of_another_package(hostile, tmp_path):
     pytest.importorskip("skops")
     kind = "sklearn.tree:DecisionTreeClassifier"
     trained = train(hostile[1], head=kind, folds=3, out=tmp_path / "a.head")

@@ -1,4 +1,4 @@
-"""The recipes that write a store into other programs: every row arrives, and the nearest rows are featstore's."""
+"""Recipes that copy a store into other programs: every row arrives, and the nearest pictures are the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from featstore.store import FeatureStore
 
 pytestmark = [
     pytest.mark.slow,
-    # Warnings of the databases' own packages.
+    # Ignore deprecation warnings inside the packages of the databases.
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning"),
 ]
 
@@ -24,7 +24,7 @@ LIKE = "a/007.jpg"
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """A store of 300 vectors of 2,048 dimensions with labels; some rows have none."""
+    """A store of 300 vectors of 2,048 dimensions; every third picture has no label."""
     place = tmp_path_factory.mktemp("into")
     random = np.random.default_rng(0)
     np.save(place / "v.npy", random.standard_normal((N, 2048)).astype(np.float16))
@@ -38,7 +38,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def nearest(store):
-    """Return the line that a recipe shows: the keys nearest to LIKE by cosine."""
+    """Return the line that a recipe must print: the keys nearest to LIKE by cosine."""
     opened = FeatureStore.open(store)
     vectors = opened.features().astype(np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -55,7 +55,7 @@ def recipe(name: str, *arguments: object) -> list[str]:
     return result.output.splitlines()
 
 
-def test_lancedb_has_every_row_and_finds_the_nearest(store, nearest, tmp_path):
+def test_lancedb_recipe_writes_every_row_and_finds_the_nearest_pictures(store, nearest, tmp_path):
     lancedb = pytest.importorskip("lancedb")
     for _ in range(2):
         assert recipe("into_lancedb", store, tmp_path / "db", "--like", LIKE)[1] == nearest
@@ -66,7 +66,7 @@ def test_lancedb_has_every_row_and_finds_the_nearest(store, nearest, tmp_path):
     assert table["vector"].combine_chunks().flatten().to_numpy().tobytes() == opened.features().tobytes()
 
 
-def test_qdrant_has_every_row_and_finds_the_nearest(store, nearest, tmp_path):
+def test_qdrant_recipe_writes_every_row_and_finds_the_nearest_pictures(store, nearest, tmp_path):
     pytest.importorskip("qdrant_client")
     from qdrant_client import QdrantClient
 
@@ -80,7 +80,7 @@ def test_qdrant_has_every_row_and_finds_the_nearest(store, nearest, tmp_path):
 
 @pytest.fixture
 def database(tmp_path):
-    """Return the address of a PostgreSQL with pgvector: FEATSTORE_POSTGRESQL, or one that a package starts."""
+    """Yield the address of a PostgreSQL server with pgvector: that in FEATSTORE_POSTGRESQL, or a temporary server."""
     pytest.importorskip("psycopg")
     pytest.importorskip("pgvector")
     if address := os.environ.get("FEATSTORE_POSTGRESQL"):
@@ -92,7 +92,7 @@ def database(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR")
-def test_pgvector_has_every_row_and_finds_the_nearest(store, nearest, database):
+def test_pgvector_recipe_writes_every_row_and_finds_the_nearest_pictures(store, nearest, database):
     import psycopg
 
     for _ in range(2):
@@ -104,7 +104,7 @@ def test_pgvector_has_every_row_and_finds_the_nearest(store, nearest, database):
     assert "halfvec_cosine_ops" in plan
 
 
-def test_the_projector_reads_vectors_and_metadata(store, tmp_path):
+def test_projector_recipe_writes_vectors_and_metadata(store, tmp_path):
     assert "100 of 300 rows" in recipe("into_projector", store, tmp_path / "p", "--rows", 100)[0]
     vectors = np.loadtxt(tmp_path / "p/vectors.tsv", dtype=np.float32)
     lines = (tmp_path / "p/metadata.tsv").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""The recipes, each run on a tiny folder with the options that a user gives."""
+"""Run each recipe of the folder pipelines on a tiny folder of pictures, with options as users give them."""
 
 from __future__ import annotations
 

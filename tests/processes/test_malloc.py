@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 
-def test_keep_memory_stops_malloc_returning_memory() -> None:
+def test_keep_memory_makes_malloc_reuse_freed_memory() -> None:
     code = (
         "from featstore.processes.malloc import keep_memory; import ctypes, resource\n"
         "kept = keep_memory()\n"
@@ -18,6 +18,6 @@ def test_keep_memory_stops_malloc_returning_memory() -> None:
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     if platform.libc_ver()[0] == "glibc":
         assert answer[0] == "True"
-        assert int(answer[1]) < 2000  # ten times 8192 pages if memory is returned to the kernel
+        assert int(answer[1]) < 2000  # It would be 10 x 8192 page faults if malloc returned memory.
     else:
         assert answer[0] == "False"

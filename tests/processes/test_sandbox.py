@@ -1,4 +1,4 @@
-"""The sandboxed child: it returns results and errors, reports how it died, and cannot write files."""
+"""The sandboxed child process returns results and errors, cannot write files, and its death is explained."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_sandbox_returns_results_and_errors(capfd: pytest.CaptureFixture[str]) -
     ],
 )
 @pytest.mark.slow
-def test_crash_timeout_and_memory_exhaustion_are_distinguished(how: str, cause: str, words: str) -> None:
+def test_sandbox_distinguishes_crash_timeout_and_memory_exhaustion(how: str, cause: str, words: str) -> None:
     with pytest.raises(sandbox.Died, match=words) as caught:
         call("end", seconds=1.0, how=how)
     assert caught.value.cause == cause
@@ -91,7 +91,7 @@ def test_sandbox_calls_only_module_functions(name: str) -> None:
         sandbox.function_of(name)
 
 
-def test_exit_codes_are_described() -> None:
+def test_describe_exit_explains_signals_and_exit_codes() -> None:
     assert sandbox.describe_exit(-9) == "killed by the kernel for lack of memory, or someone, (SIGKILL)"
     assert sandbox.describe_exit(-6) == "killed by SIGABRT"
     assert sandbox.describe_exit(-200) == "killed by signal 200"

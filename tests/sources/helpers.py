@@ -1,4 +1,4 @@
-"""Helpers for the tests of sources."""
+"""Helpers for tests of sources: write files, and collect keys, errors and chunks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from featstore.sources import Chunk, Source
 
 
 def write(root: Path, files: Iterable[str | bytes], content: bytes = b"x") -> Path:
-    """Write ``files`` (relative paths) under ``root`` in the given order."""
+    """Write files with ``content`` under ``root`` in the given order; ``files`` are relative paths."""
     for name in files:
         path = os.path.join(os.fsencode(root), os.fsencode(name))
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -25,7 +25,7 @@ def keys(source: Source, rows: int = 65536) -> list[bytes]:
 
 
 def error_of(run: Callable[[], object]) -> FeatstoreError | None:
-    """Return the FeatstoreError that ``run`` raises, or None; other exceptions are not caught."""
+    """Call ``run``; return the FeatstoreError that it raises, or None. Other exceptions propagate."""
     try:
         run()
     except FeatstoreError as error:

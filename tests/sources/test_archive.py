@@ -76,7 +76,7 @@ def test_reads_webdataset_samples(tmp_path: Path):
     assert [data for _, data in contents(source)] == [b"picture", b"left", b"right", b"bare", b"last"]
 
 
-def test_all_files_includes_everything_except_label_files(tmp_path: Path):
+def test_all_files_option_includes_every_member_except_label_files(tmp_path: Path):
     source = TarSource(tar(tmp_path / "a.tar", [("a.bin", b"x"), ("a.cls", b"1"), ("b.jpg", b"y")]), all_files=True)
     assert keys(source) == [b"a.tar/a.bin", b"a.tar/b.jpg"]
     assert whole(source).labels == ["1", None]
@@ -99,7 +99,7 @@ def test_archives_in_a_folder_are_read_in_sorted_order(tmp_path: Path):
     assert open_source(tmp_path).kind == "folder"
 
 
-def test_root_determines_keys_and_locations(tmp_path: Path):
+def test_root_option_sets_keys_and_locations_of_archive_members(tmp_path: Path):
     path = tar(tmp_path / "data" / "a.tar", [("x.jpg", b"1")])
     assert contents(open_source(path, root=tmp_path)) == [(b"data/a.tar/x.jpg", b"1")]
     (tmp_path / "other").mkdir()
@@ -108,7 +108,7 @@ def test_root_determines_keys_and_locations(tmp_path: Path):
     assert contents(elsewhere) == [(b"a.tar/x.jpg", b"1")]
 
 
-def test_irregular_members_become_failing_inputs(tmp_path: Path):
+def test_links_and_special_members_of_an_archive_become_failures(tmp_path: Path):
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as archive:
         for name, kind, link in (
@@ -187,7 +187,7 @@ def test_malformed_sizes_in_headers_give_a_one_line_error(tmp_path: Path, size: 
         assert "is no whole tar archive" in str(error)
 
 
-def test_huge_header_size_takes_no_memory(tmp_path: Path):
+def test_huge_size_in_an_archive_header_allocates_no_memory(tmp_path: Path):
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as archive:
         info = tarfile.TarInfo("x")
@@ -238,14 +238,14 @@ def test_rejects_unreadable_labels_and_empty_archives(tmp_path: Path, files: lis
         keys(open_source(tar(tmp_path / "a.tar", files)))
 
 
-def test_json_without_a_picture_is_not_parsed(tmp_path: Path):
+def test_json_member_without_a_picture_is_not_parsed(tmp_path: Path):
     source = open_source(tar(tmp_path / "a.tar", [("annotations.json", b"no json"), ("a.jpg", b"x")]))
     assert keys(source) == [b"a.tar/a.jpg"]
     assert source.ignored == 1
 
 
 @pytest.mark.slow
-def test_very_large_sample_is_streamed(tmp_path: Path):
+def test_archive_sample_of_10005_pictures_is_labelled(tmp_path: Path):
     files = [("img.cls", b"7"), *((f"img.{i}.jpg", b"") for i in range(10_005))]
     chunk = whole(open_source(tar(tmp_path / "a.tar", files)))
     assert len(chunk) == 10_005
@@ -255,7 +255,7 @@ def test_very_large_sample_is_streamed(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_archive(tmp_path: Path):
+def test_reading_memory_does_not_grow_with_the_archive(tmp_path: Path):
     peaks = []
     for count in (1000, 4000):
         source = open_source(
@@ -329,7 +329,7 @@ def test_damaged_archive_is_read_completely_or_gives_a_one_line_error(data: st.D
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_labels_are_found_anywhere_in_the_archive(tmp_path: Path, seed: int):
+def test_label_members_may_come_before_or_after_their_pictures(tmp_path: Path, seed: int):
     files = [(f"{n:02}.jpg", b"x") for n in range(20)] + [(f"{n:02}.cls", str(n % 3).encode()) for n in range(20)]
     random.Random(seed).shuffle(files)
     source = TarSource(tar(tmp_path / "a.tar", files))
@@ -340,7 +340,7 @@ def test_labels_are_found_anywhere_in_the_archive(tmp_path: Path, seed: int):
     assert (source.ignored, source.read_as[:9]) == (0, "3 classes")
 
 
-def test_dots_in_names_do_not_separate_labels_from_pictures(tmp_path: Path):
+def test_label_members_match_pictures_whose_names_contain_dots(tmp_path: Path):
     files = [
         ("img_v1.0.jpg", b""), ("img_v1.0.cls", b"a"),
         ("img_v1.1.jpg", b""), ("img_v1.1.cls", b"b"),
@@ -355,7 +355,7 @@ def test_dots_in_names_do_not_separate_labels_from_pictures(tmp_path: Path):
         }  # fmt: skip
 
 
-def test_layout_option_makes_archive_folders_classes(tmp_path: Path):
+def test_layout_option_reads_classes_from_folders_of_an_archive(tmp_path: Path):
     path = tar(tmp_path / "a.tar", [("ant/1.jpg", b""), ("bee/2.jpg", b"")])
     source = TarSource(path)
     assert whole(source).labels == [None, None]
@@ -367,7 +367,7 @@ def test_layout_option_makes_archive_folders_classes(tmp_path: Path):
 
 
 @pytest.mark.parametrize("value", ["[1, 0]", '{"name": "cat"}'])
-def test_rejects_lists_and_objects_as_json_labels(tmp_path: Path, value: str):
+def test_archive_rejects_lists_and_objects_as_json_labels(tmp_path: Path, value: str):
     path = tar(tmp_path / "a.tar", [("a.jpg", b""), ("a.json", f'{{"label": {value}, "species": "cat"}}'.encode())])
     with pytest.raises(UsageError, match=r"a.json has a label that is a (list|struct).*--label-column ''"):
         whole(open_source(path))
@@ -381,7 +381,7 @@ def test_json_labels_may_use_the_usual_column_names(tmp_path: Path):
     assert (chunk.labels, chunk.splits) == (["3"], ["val"])
 
 
-def test_labels_without_a_picture_are_counted(tmp_path: Path):
+def test_label_members_without_a_picture_are_counted_as_ignored(tmp_path: Path):
     source = TarSource(tar(tmp_path / "a.tar", [("a.jpg", b""), ("a.cls", b"x"), ("b.cls", b"y")]))
     whole(source)
     assert source.ignored == 1
@@ -397,7 +397,7 @@ def test_compressed_files_are_not_read_as_lists(tmp_path: Path, start: bytes, wo
         open_source(tmp_path / "a.zip")
 
 
-def test_labels_have_their_picture_in_another_unicode_form_and_no_byte_order_mark(tmp_path: Path):
+def test_label_members_match_pictures_in_another_unicode_form(tmp_path: Path):
     files = [("caf\u00e9.jpg", b""), ("cafe\u0301.cls", b"3"), ("b.jpg", b""), ("b.cls", b"\xef\xbb\xbf3\r\n")]
     for order in (files, files[::2] + files[1::2]):
         assert whole(TarSource(tar(tmp_path / "a.tar", order))).labels == ["3", "3"]

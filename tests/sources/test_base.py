@@ -33,7 +33,7 @@ def test_locations_are_stored_if_any_differs_from_its_key():
     assert chunk.locations == [b"a", b"c"]
 
 
-def test_a_part_of_a_chunk_has_all_its_columns():
+def test_chunk_take_selects_rows_of_every_column():
     rows = [Row(b"%d#r" % i, i, i, i, b"at", f"l{i}", f"s{i}", (i,), (i, 1, 2, 3, 1)) for i in range(4)]
     (chunk,) = chunked(iter(rows), 9, ["a"])
     (expected,) = chunked([rows[3], rows[1]], 9, ["a"])
@@ -48,12 +48,12 @@ def test_rejects_zero_rows_per_chunk():
 
 
 @pytest.mark.parametrize("name", [b"a.jpg", b"A.JPEG", b"a.b.PnG", b"\xff.webp", b"a\nb.tif"])
-def test_recognises_picture_extensions(name: bytes):
+def test_names_with_a_picture_extension_are_pictures(name: bytes):
     assert is_picture_name(name)
 
 
 @pytest.mark.parametrize("name", [b"", b"jpg", b".jpg", b"a.txt", b"a.jpg~", b"a.jpg.part"])
-def test_rejects_other_extensions(name: bytes):
+def test_names_without_a_picture_extension_are_not_pictures(name: bytes):
     assert not is_picture_name(name)
 
 
@@ -80,13 +80,13 @@ def test_without_dot_removes_leading_dot_slash(path: bytes, expected: bytes):
         (b"a\xff", "a\udcff"),
     ],
 )
-def test_label_text_normalises_scalars(value: object, expected: str | None):
+def test_label_text_converts_scalars_to_text(value: object, expected: str | None):
     assert label_text(value) == expected
 
 
 @settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=20))
-def test_names_are_printable_and_round_trip_json(name: bytes):
+def test_shown_names_are_printable_and_names_round_trip_json(name: bytes):
     text = shown(name)
     assert text.isprintable()
     text.encode()

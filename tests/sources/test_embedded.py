@@ -49,7 +49,7 @@ def read_all(source: ParquetSource, order: list[int] | None = None) -> list[byte
     ]
 
 
-def test_reads_structs_of_bytes_and_path(tmp_path: Path):
+def test_parquet_source_reads_structs_of_bytes_and_path(tmp_path: Path):
     path = table(
         tmp_path / "t.parquet",
         structs(DATA[:3]),
@@ -70,7 +70,7 @@ def test_reads_structs_of_bytes_and_path(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
-def test_reads_a_column_of_bytes(tmp_path: Path, kind: pa.DataType):
+def test_parquet_source_reads_pictures_from_a_column_of_bytes(tmp_path: Path, kind: pa.DataType):
     path = table(tmp_path / "t.parquet", pa.array(DATA[:3], kind), photo=pa.array(DATA[3:6], kind), id=["x", "y", "z"])
     source = open_source(path)
     chunk = whole(source)
@@ -80,7 +80,7 @@ def test_reads_a_column_of_bytes(tmp_path: Path, kind: pa.DataType):
     assert read_all(open_source(path, path_column="photo")) == DATA[3:6]
 
 
-def test_rows_can_be_read_in_any_order_by_many_threads(tmp_path: Path):
+def test_parquet_pictures_can_be_read_in_any_order_by_many_threads(tmp_path: Path):
     source = open_source(table(tmp_path / "t.parquet", structs(DATA)))
     order = np.random.default_rng(0).permutation(200).tolist()
     assert read_all(source, order) == [DATA[n] for n in order]
@@ -97,7 +97,7 @@ def test_rows_can_be_read_in_any_order_by_many_threads(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_memory_is_bounded_by_pages_not_row_groups(tmp_path: Path):
+def test_reading_parquet_pictures_uses_less_memory_than_a_row_group(tmp_path: Path):
     size = 1 << 20
     random = np.random.default_rng(0)
     data = [b"\0" + random.bytes(size) for _ in range(150)]
@@ -113,7 +113,7 @@ def test_memory_is_bounded_by_pages_not_row_groups(tmp_path: Path):
     assert peak < 50 * size
 
 
-def test_file_names_give_the_splits(tmp_path: Path):
+def test_splits_of_parquet_files_come_from_their_file_names(tmp_path: Path):
     features = {"info": {"features": {"label": {"names": ["ant", "bee"], "_type": "ClassLabel"}}}}
     meta = {b"huggingface": json.dumps(features).encode()}
     table(tmp_path / "data/train-00000-of-00002.parquet", structs(DATA[:2]), meta=meta, label=[0, 1])
@@ -132,7 +132,9 @@ def test_file_names_give_the_splits(tmp_path: Path):
 @pytest.mark.parametrize(
     ("data", "reason"), [([None, b"\0x"], "missing"), ([b"", b"\0x"], "empty"), ([b"\0" * 200, b"\0x"], "too-large")]
 )
-def test_null_rows_become_failures(tmp_path: Path, data: list[bytes | None], reason: str):
+def test_null_empty_and_oversized_parquet_pictures_become_failures(
+    tmp_path: Path, data: list[bytes | None], reason: str
+):
     chunk = whole(open_source(table(tmp_path / "t.parquet", structs(data))))
     with pytest.raises(ReadFailure) as caught:
         read_picture(tmp_path, chunk.locations[0], 0, int(chunk.sizes[0]), limit=100)
@@ -140,7 +142,7 @@ def test_null_rows_become_failures(tmp_path: Path, data: list[bytes | None], rea
     assert read_picture(tmp_path, chunk.locations[1], 1, int(chunk.sizes[1]), limit=100).data == b"\0x"
 
 
-def test_changed_file_never_returns_another_pictures_bytes(tmp_path: Path):
+def test_changed_parquet_file_raises_instead_of_returning_another_picture(tmp_path: Path):
     path = table(tmp_path / "t.parquet", structs(DATA[:2]))
     chunk = whole(open_source(path))
     table(path, structs(DATA[5:9]))
@@ -150,7 +152,7 @@ def test_changed_file_never_returns_another_pictures_bytes(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_unreadable_files_give_a_one_line_error(tmp_path: Path):
+def test_unusable_parquet_files_give_a_one_line_error(tmp_path: Path):
     with pytest.raises(UsageError, match="row 1 has a label that is a list"):
         whole(open_source(table(tmp_path / "l/t.parquet", structs(DATA[:1]), label=[["ant"]])))
     table(tmp_path / "d/a.parquet", structs(DATA[:1]), label=["x"])

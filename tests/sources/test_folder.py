@@ -27,7 +27,7 @@ def test_files_are_sorted_by_bytes(tmp_path: Path):
         assert keys(FolderSource(root)) == expected
 
 
-def test_reports_sizes_mtimes_and_offsets(tmp_path: Path):
+def test_folder_source_reports_sizes_mtimes_and_its_description(tmp_path: Path):
     write(tmp_path, ["a.jpg", "b.jpg"], b"12345")
     os.utime(tmp_path / "b.jpg", ns=(5, 1_700_000_000_123_456_789))
     source = FolderSource(tmp_path)
@@ -45,7 +45,7 @@ def test_reports_sizes_mtimes_and_offsets(tmp_path: Path):
     }
 
 
-def test_other_and_hidden_files_are_counted(tmp_path: Path):
+def test_hidden_files_and_other_formats_are_counted_as_ignored(tmp_path: Path):
     write(tmp_path, ["a.jpg", "notes.txt", ".DS_Store", "._a.jpg", ".cache/b.jpg", "sub/readme"])
     source = FolderSource(tmp_path)
     assert keys(source) == [b"a.jpg"]
@@ -55,7 +55,7 @@ def test_other_and_hidden_files_are_counted(tmp_path: Path):
     assert everything.ignored == 1
 
 
-def test_links_are_followed_and_loops_end(tmp_path: Path):
+def test_symbolic_links_are_followed_and_link_loops_end(tmp_path: Path):
     root = write(tmp_path / "root", ["a/x.jpg"])
     write(tmp_path / "elsewhere", ["y.jpg"])
     (root / "a" / "up").symlink_to("..")
@@ -68,7 +68,7 @@ def test_links_are_followed_and_loops_end(tmp_path: Path):
     assert source.ignored == 1
 
 
-def test_irregular_files_with_picture_names_are_inputs(tmp_path: Path):
+def test_broken_links_and_special_files_with_picture_names_become_failures(tmp_path: Path):
     write(tmp_path, ["a.jpg", "full.jpg/b.jpg", "odd.jpg/notes.txt"])
     (tmp_path / "broken.jpg").symlink_to("nowhere")
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
@@ -115,7 +115,7 @@ def test_detects_layout_flat(tmp_path: Path):
     assert columns(tmp_path, "split/class") == ("split/class", [(None, None), ("train", "cat")])
 
 
-def test_classes_may_be_any_bytes(tmp_path: Path):
+def test_class_folder_names_may_be_any_bytes(tmp_path: Path):
     write(tmp_path, [b"a\nb/1.jpg", b"\xff/2.jpg"])
     chunk = whole(FolderSource(tmp_path))
     assert chunk.labels == ["a\nb", "\udcff"]
@@ -179,7 +179,7 @@ def test_unlistable_directory_is_an_error(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_walks_a_very_deep_tree(tmp_path: Path):
+def test_folder_source_reads_a_tree_of_1100_nested_folders(tmp_path: Path):
     directory = str(tmp_path)
     for _ in range(1100):
         directory += "/d"
@@ -197,7 +197,7 @@ part = st.binary(min_size=1, max_size=6).filter(lambda name: not set(name) & {0,
 @settings(deadline=None, max_examples=50)
 @given(st.sets(st.tuples(st.lists(part, max_size=2), part.map(lambda name: name + b".jpg")).map(
     lambda pair: b"/".join([*(name + b"_" for name in pair[0]), pair[1]])), min_size=1, max_size=8))  # fmt: skip
-def test_every_file_is_found_once_whatever_its_name(names: set[bytes]):
+def test_folder_source_finds_files_of_any_name_once_and_sorted(names: set[bytes]):
     with tempfile.TemporaryDirectory() as directory:
         made = set()
         for name in names:
@@ -242,13 +242,13 @@ def test_every_file_is_found_once_whatever_its_name(names: set[bytes]):
         (["train/1.jpg", "test match/2.jpg"], "class", [(None, "test match"), (None, "train")]),
     ],
 )
-def test_recognises_other_split_names_and_nested_folders(
+def test_recognises_variants_of_split_names_and_nested_folders(
     tmp_path: Path, names: list[str], layout: str, labels: list[object]
 ):
     assert columns(write(tmp_path, names)) == (layout, labels)
 
 
-def test_note_on_a_skipped_folder_names_the_option(tmp_path: Path):
+def test_note_about_a_skipped_common_folder_names_the_layout_option(tmp_path: Path):
     source = FolderSource(write(tmp_path, ["x/ant/1.jpg", "x/bee/2.jpg"]))
     whole(source)
     assert any("all pictures lie in x" in note and "--layout class" in note for note in source.notes)
@@ -276,7 +276,7 @@ def test_summary_counts_labels_and_splits(tmp_path: Path):
         ([f"{n}/1.jpg" for n in range(20)], "is this an identifier"),
     ],
 )
-def test_doubtful_classes_are_noted(tmp_path: Path, names: list[str], words: str):
+def test_notes_mention_doubtful_class_names(tmp_path: Path, names: list[str], words: str):
     source = FolderSource(write(tmp_path, names))
     whole(source)
     assert any(words in note for note in source.notes), source.notes

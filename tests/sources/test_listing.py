@@ -21,7 +21,7 @@ def listed(content: bytes) -> list[tuple[int, bytes]]:
     return list(entries(io.BytesIO(content)))
 
 
-def test_lists_are_split_by_lines():
+def test_list_entries_are_separated_by_line_ends():
     content = b"\xef\xbb\xbfa.jpg\r\n\n  \r\n b c.jpg\n\xff.jpg\nlast"
     assert listed(content) == [(1, b"a.jpg"), (4, b" b c.jpg"), (5, b"\xff.jpg"), (6, b"last")]
     assert listed(b"") == listed(b"\n\n") == []
@@ -40,7 +40,7 @@ def test_rejects_files_that_are_not_lists():
 
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.binary(min_size=1, max_size=12).filter(lambda text: b"\0" not in text)), st.booleans())
-def test_reads_find_print0_output(names: list[bytes], ended: bool):
+def test_nul_separated_list_keeps_names_of_any_bytes(names: list[bytes], ended: bool):
     content = b"\0".join(names) + b"\0" * (ended or len(names) == 1)
     assert [name for _, name in listed(content)] == names
 
@@ -52,7 +52,7 @@ def test_reads_find_print0_output(names: list[bytes], ended: bool):
     st.integers(0, 2_200_000),
 )
 @pytest.mark.slow
-def test_lines_are_intact_across_block_borders(names: list[bytes], end: bytes, filling: int):
+def test_list_lines_are_intact_across_read_blocks(names: list[bytes], end: bytes, filling: int):
     lines = [b"/filling" for _ in range(filling // 9)] + names
     assert [name for _, name in listed(end.join(lines))] == lines
 
@@ -69,12 +69,12 @@ def test_lines_are_intact_across_block_borders(names: list[bytes], end: bytes, f
         (b"/r/../a.jpg", b"/r/../a.jpg"),
     ],
 )
-def test_keys_are_relative_to_the_root(path: bytes, expected: bytes):
+def test_keys_of_a_list_are_relative_to_the_root(path: bytes, expected: bytes):
     assert relative_to(b"/r", path) == expected
     assert relative_to(b"/", b"/a.jpg") == b"a.jpg"
 
 
-def test_reads_a_list_in_a_file(tmp_path: Path):
+def test_list_source_reads_paths_from_a_file(tmp_path: Path):
     root = write(tmp_path, ["a.jpg", "b.png", "any name"], b"1234")
     outside = os.fsencode(Path(__file__))
     list_file = tmp_path / "list.txt"
@@ -90,14 +90,14 @@ def test_reads_a_list_in_a_file(tmp_path: Path):
     assert source.describe() == {"kind": "list", "location": str(list_file), "root": str(root)}
 
 
-def test_root_option_replaces_the_folder_of_relative_paths(tmp_path: Path):
+def test_root_option_sets_the_folder_of_relative_paths_in_a_list(tmp_path: Path):
     write(tmp_path / "moved", ["a.jpg"])
     (tmp_path / "list").write_text("a.jpg\n")
     assert whole(ListSource(tmp_path / "list")).sizes.tolist() == [-1]
     assert whole(ListSource(tmp_path / "list", root=tmp_path / "moved")).sizes.tolist() == [1]
 
 
-def test_standard_input_can_be_iterated_twice(tmp_path: Path):
+def test_list_from_standard_input_can_be_iterated_twice(tmp_path: Path):
     write(tmp_path, ["a.jpg", "b\nc.jpg"])
     program = (
         "from featstore.sources import open_source\n"
@@ -117,7 +117,7 @@ def test_standard_input_can_be_iterated_twice(tmp_path: Path):
     assert done.stdout.decode().strip() == f"{[once, once]} {described}"
 
 
-def test_fifo_can_be_iterated_twice(tmp_path: Path):
+def test_list_from_a_fifo_can_be_iterated_twice(tmp_path: Path):
     os.mkfifo(tmp_path / "fifo")
     writer = threading.Thread(target=(tmp_path / "fifo").write_bytes, args=(b"a.jpg\n",))
     writer.start()
@@ -144,7 +144,7 @@ def test_rejects_empty_missing_and_invalid_lists(tmp_path: Path):
 
 
 @pytest.mark.parametrize("separator", [" ", "\t", ",", ";"])
-def test_rejects_a_list_with_labels_after_the_paths(tmp_path: Path, separator: str):
+def test_list_with_labels_after_the_paths_suggests_a_csv_table(tmp_path: Path, separator: str):
     write(tmp_path, ["a.jpg", "b c.jpg"])
     (tmp_path / "l.txt").write_text(f"a.jpg{separator}cat\nb c.jpg{separator}dog\n")
     source = ListSource(tmp_path / "l.txt")
@@ -152,7 +152,7 @@ def test_rejects_a_list_with_labels_after_the_paths(tmp_path: Path, separator: s
     assert "save the list as CSV, with the first line path,label (2 paths" in source.unfound
 
 
-def test_windows_list_finds_its_files(tmp_path: Path):
+def test_list_with_backslashes_and_decomposed_unicode_finds_its_files(tmp_path: Path):
     write(tmp_path, ["ants/\u00e9.jpg"])
     (tmp_path / "l.txt").write_bytes("ants\\e\u0301.jpg\r\n".encode())
     source = ListSource(tmp_path / "l.txt")
@@ -170,7 +170,7 @@ def test_windows_list_finds_its_files(tmp_path: Path):
         ("$HOME/a.jpg", "write the whole path"),
     ],
 )
-def test_lines_that_are_no_paths_have_their_cause(tmp_path: Path, written: str, words: str):
+def test_list_lines_that_are_no_paths_are_explained(tmp_path: Path, written: str, words: str):
     write(tmp_path, ["a.jpg"])
     (tmp_path / "l.txt").write_text(f"{written}\n")
     source = ListSource(tmp_path / "l.txt")

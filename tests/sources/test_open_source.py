@@ -48,7 +48,7 @@ def test_detects_the_kind_of_source(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("socket", {}, "neither a folder nor a file"),
     ],
 )
-def test_rejects_conflicting_requests(
+def test_open_source_rejects_invalid_locations_and_options(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, Any], message: str
 ):
     import socket
@@ -63,7 +63,7 @@ def test_rejects_conflicting_requests(
     assert str(caught.value).isprintable()
 
 
-def test_sources_may_have_any_name(tmp_path: Path):
+def test_source_folders_may_have_names_of_any_bytes(tmp_path: Path):
     folder = os.fsencode(tmp_path) + b"/\xff\n"
     write(tmp_path, [b"\xff\n/a.jpg"])
     source = open_source(os.fsdecode(folder))
@@ -74,7 +74,7 @@ def test_sources_may_have_any_name(tmp_path: Path):
         keys(source)
 
 
-def test_opening_a_folder_imports_nothing_heavy(tmp_path: Path):
+def test_opening_a_folder_does_not_import_large_libraries(tmp_path: Path):
     write(tmp_path, ["a.jpg"])
     program = (
         f"import sys\nfrom featstore.sources import open_source\nopen_source({str(tmp_path)!r})\n"
@@ -85,7 +85,7 @@ def test_opening_a_folder_imports_nothing_heavy(tmp_path: Path):
     assert done.stdout.strip() == "[]"
 
 
-def test_moved_folder_keeps_its_name(tmp_path):
+def test_root_option_keeps_the_recorded_location_of_a_moved_folder(tmp_path):
     now = tmp_path / "now"
     (now / "a").mkdir(parents=True)
     (now / "a" / "1.png").write_bytes(b"x")

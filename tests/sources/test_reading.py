@@ -36,7 +36,7 @@ def test_reads_a_whole_file(tmp_path: Path):
         assert (picture.size, picture.mtime_ns) == (len(data), 1_234_567_891_234_567_891)
 
 
-def test_unreadable_files_have_a_reason(tmp_path: Path):
+def test_read_failure_names_the_reason_of_an_unreadable_file(tmp_path: Path):
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "large.jpg").write_bytes(b"x" * 11)
     (tmp_path / "directory.jpg").mkdir()
@@ -69,7 +69,7 @@ def as_nobody() -> Iterator[None]:
         os.seteuid(0)
 
 
-def test_permission_error_has_its_reason(tmp_path: Path):
+def test_read_failure_without_permission_has_the_reason_permission(tmp_path: Path):
     (tmp_path / "a.jpg").write_bytes(b"x")
     (tmp_path / "a.jpg").chmod(0)
     with as_nobody():
@@ -105,8 +105,8 @@ def test_detects_a_file_that_changes_while_being_read(tmp_path: Path):
     assert reasons <= {"changed-while-read", "empty"}
 
 
-def test_io_error_has_its_reason():
-    # A regular file for which the kernel returns EIO: the first page of a process's memory is never mapped.
+def test_read_failure_after_an_io_error_has_the_reason_io_error():
+    # Reading /proc/self/mem at offset 512 gives EIO: the first page of a process's memory is never mapped.
     assert reason(Path("/proc/self"), b"mem", 512, 10) == "io-error"
 
 
@@ -156,7 +156,7 @@ def archive_of(tmp_path: Path) -> Path:
     return tmp_path / "x.tar"
 
 
-def test_members_have_the_size_and_mtime_of_their_chunk(tmp_path: Path):
+def test_archive_members_are_read_with_the_size_and_mtime_of_their_chunk(tmp_path: Path):
     path = archive_of(tmp_path)
     (chunk,) = open_source(path).chunks()
     for index, name in enumerate((b"a.jpg", b"b.jpg")):
@@ -166,7 +166,7 @@ def test_members_have_the_size_and_mtime_of_their_chunk(tmp_path: Path):
         assert picture.mtime_ns == chunk.mtimes[index]
 
 
-def test_changed_archive_never_returns_another_pictures_bytes(tmp_path: Path):
+def test_changed_archive_raises_instead_of_returning_another_picture(tmp_path: Path):
     path = archive_of(tmp_path)
     (chunk,) = open_source(path).chunks()
     offset, size = int(chunk.offsets[1]), int(chunk.sizes[1])
@@ -183,7 +183,7 @@ def test_changed_archive_never_returns_another_pictures_bytes(tmp_path: Path):
     assert reason(tmp_path, b"x.tar", offset, size) == "missing"
 
 
-def test_an_address_is_not_opened_and_the_failure_tells_so(tmp_path: Path):
+def test_web_address_is_not_opened_and_gives_a_failure_with_the_remedy(tmp_path: Path):
     with pytest.raises(ReadFailure, match=r"download the pictures and name their files") as caught:
         read_picture(tmp_path, b"https://host.example/a.jpg", -1, -1, limit=LIMIT)
     assert caught.value.reason == "missing"

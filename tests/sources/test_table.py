@@ -29,7 +29,7 @@ def table(path: Path, text: str) -> Path:
     return path
 
 
-def test_finds_columns_by_usual_names(tmp_path: Path):
+def test_table_columns_are_recognised_by_usual_names(tmp_path: Path):
     write(tmp_path, ["a.jpg", "sub/b.jpg"], b"123")
     path = table(
         tmp_path / "t.csv", "Path,Label,split,note,n\n./a.jpg,cat,train,x,1\nsub/b.jpg,,,y,2\ngone.jpg,dog,val,,\n"
@@ -53,13 +53,13 @@ def test_finds_columns_by_usual_names(tmp_path: Path):
     }
 
 
-def test_id_column_gives_keys_and_path_column_locations(tmp_path: Path):
+def test_keys_come_from_the_id_column_and_locations_from_the_path_column(tmp_path: Path):
     chunk = whole(TableSource(table(tmp_path / "t.csv", "id,file\n7,./a.jpg\nseven,/b.jpg\n")))
     assert chunk.keys == [b"7", b"seven"]
     assert chunk.locations == [b"a.jpg", b"/b.jpg"]
 
 
-def test_finds_columns_by_option(tmp_path: Path):
+def test_column_options_choose_the_columns_of_a_table(tmp_path: Path):
     path = table(tmp_path / "t.csv", "id,path,where,kind,fold,y\n1,p,a.jpg,cat,0,z\n")
     source = TableSource(path, path_column="where", id_column="path", label_column="kind", split_column="fold")
     chunk = whole(source)
@@ -75,7 +75,7 @@ def test_column_is_not_used_for_two_purposes(tmp_path: Path):
     assert (columns.path, columns.id, columns.label, columns.split) == ("id", None, "label", None)
 
 
-def test_first_usual_name_wins(tmp_path: Path):
+def test_column_with_the_most_usual_name_is_chosen(tmp_path: Path):
     columns = find_columns(open_table(table(tmp_path / "t.csv", "image,filename,key,ID,class,Label\n")))
     assert (columns.path, columns.id, columns.label) == ("filename", "ID", "Label")
 
@@ -99,7 +99,7 @@ def test_rejects_empty_tables_paths_and_ids(tmp_path: Path, text: str, message: 
         keys(TableSource(table(tmp_path / "t.csv", text)))
 
 
-def test_root_relocates_relative_paths_only(tmp_path: Path):
+def test_root_option_applies_only_to_relative_paths_of_a_table(tmp_path: Path):
     write(tmp_path / "moved", ["a.jpg"])
     write(tmp_path, ["b.jpg"])
     path = table(tmp_path / "t.csv", f"path\na.jpg\n{tmp_path}/b.jpg\n../b.jpg\n")
@@ -107,7 +107,7 @@ def test_root_relocates_relative_paths_only(tmp_path: Path):
     chunk = whole(source)
     assert source.root == tmp_path / "moved"
     assert chunk.keys == [b"a.jpg", os.fsencode(tmp_path) + b"/b.jpg", b"../b.jpg"]
-    # A relative path that leaves the root becomes a failing input, and its file is not looked at.
+    # A relative path that leads out of the root becomes a failure; the file is not opened.
     assert chunk.sizes.tolist() == [1, 1, -1]
     assert whole(TableSource(path)).sizes.tolist() == [-1, 1, -1]
 
@@ -150,7 +150,7 @@ def test_rejects_unusable_parquet_columns(tmp_path: Path, data: dict[str, list[o
         keys(TableSource(tmp_path / "t.parquet"))
 
 
-def test_chunks_are_full_across_row_groups(tmp_path: Path):
+def test_table_chunks_are_full_across_parquet_row_groups(tmp_path: Path):
     parquet.write_table(pa.table({"path": [f"{i}.jpg" for i in range(25)]}), tmp_path / "t.parquet", row_group_size=4)
     source = TableSource(tmp_path / "t.parquet")
     assert [len(chunk) for chunk in source.chunks(10)] == [10, 10, 5]
@@ -162,7 +162,7 @@ name = st.binary(min_size=1, max_size=8).filter(lambda text: b"\0" not in text a
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(name.map(lambda text: b"x" + text), min_size=1, max_size=4, unique=True))
-def test_csv_reaches_files_of_any_name(names: list[bytes]):
+def test_csv_table_finds_files_of_any_name(names: list[bytes]):
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         made = []
@@ -231,7 +231,7 @@ def test_leading_blanks_of_values_are_kept_if_the_header_has_none(tmp_path: Path
     assert (chunk.keys, chunk.sizes.tolist()) == ([b" a.jpg"], [1])
 
 
-def test_spellings_of_a_whole_number_are_one_class(tmp_path: Path):
+def test_integer_and_float_spellings_of_a_number_are_one_class(tmp_path: Path):
     chunk = whole(TableSource(table(tmp_path / "t.csv", "path,label\na.jpg,1\nb.jpg,1.0\nc.jpg,\n")))
     assert chunk.labels == ["1", "1", None]
 
@@ -251,7 +251,7 @@ def test_rejects_misspelt_and_missing_headers(tmp_path: Path, header: str, words
     assert words in str(caught.value)
 
 
-def test_misspelt_column_option_gets_a_suggestion(tmp_path: Path):
+def test_error_for_a_misspelt_column_option_suggests_a_column(tmp_path: Path):
     path = table(tmp_path / "t.csv", "path,species,Note\na.jpg,x,y\n")
     with pytest.raises(UsageError, match="did you mean 'species'"):
         TableSource(path, label_column="specie")
@@ -272,7 +272,7 @@ def test_misspelt_column_option_gets_a_suggestion(tmp_path: Path):
         ("path,label\n" + "".join(f"{n}.jpg,{n / 7}\n" for n in range(30)), "is this an identifier, or a measure"),
     ],
 )
-def test_doubtful_columns_are_noted(tmp_path: Path, text: str, words: str):
+def test_notes_mention_doubtful_columns(tmp_path: Path, text: str, words: str):
     source = TableSource(table(tmp_path / "t.csv", text))
     whole(source)
     assert any(words in note for note in source.notes), source.notes
@@ -290,7 +290,7 @@ def test_doubtful_columns_are_noted(tmp_path: Path, text: str, words: str):
         ("a.jpg", "file://{root}/a.jpg", "a file: address"),
     ],
 )
-def test_finds_paths_in_other_spellings(tmp_path: Path, file: str, written: str, words: str):
+def test_table_paths_in_other_spellings_find_their_files(tmp_path: Path, file: str, written: str, words: str):
     write(tmp_path, [file], b"123")
     source = TableSource(table(tmp_path / "t.csv", f"path,label\n{written.format(root=tmp_path)},x\n"))
     chunk = whole(source)
@@ -312,7 +312,7 @@ def test_finds_paths_in_other_spellings(tmp_path: Path, file: str, written: str,
         ("..\\..\\etc\\passwd", ""),
     ],
 )
-def test_names_the_cause_of_missing_files(tmp_path: Path, written: str, words: str):
+def test_table_source_explains_why_files_are_missing(tmp_path: Path, written: str, words: str):
     write(tmp_path, ["a.jpg"])
     source = TableSource(table(tmp_path / "t.csv", f"path,label\n{written},x\n"))
     assert whole(source).sizes.tolist() == [-1]
@@ -320,7 +320,7 @@ def test_names_the_cause_of_missing_files(tmp_path: Path, written: str, words: s
     assert bool(words) == bool(source.unfound)
 
 
-def test_numbers_of_classes_become_the_names_that_hugging_face_stored(tmp_path: Path):
+def test_hugging_face_class_numbers_become_class_names(tmp_path: Path):
     kinds = {"label": {"_type": "ClassLabel", "names": ["cat", "dog"]}, "path": {"_type": "Value", "dtype": "string"}}
     data = pa.table({"path": ["a.jpg", "b.jpg", "c.jpg"], "label": [1, 0, -1]})
     described = {"huggingface": json.dumps({"info": {"features": kinds}})}
@@ -329,11 +329,11 @@ def test_numbers_of_classes_become_the_names_that_hugging_face_stored(tmp_path: 
 
 
 @pytest.mark.parametrize("header", ["File Name,Class Name", "file-name,class-name", "FILE_NAME, CLASS_NAME"])
-def test_usual_names_may_have_blanks_or_hyphens(tmp_path: Path, header: str):
+def test_usual_column_names_may_have_blanks_or_hyphens(tmp_path: Path, header: str):
     assert whole(TableSource(table(tmp_path / "t.csv", f"{header}\na.jpg,cat\n"))).labels == ["cat"]
 
 
-def test_labels_that_are_no_utf_8_are_noted_and_signs_are_no_likeness(tmp_path: Path):
+def test_labels_that_are_not_utf8_get_a_note_but_1_and_minus_1_do_not_look_alike(tmp_path: Path):
     (tmp_path / "t.csv").write_bytes("path,label\na.jpg,K\u00e4fer\nb.jpg,-1\nc.jpg,1\n".encode("latin-1"))
     source = TableSource(tmp_path / "t.csv")
     whole(source)
@@ -341,7 +341,7 @@ def test_labels_that_are_no_utf_8_are_noted_and_signs_are_no_likeness(tmp_path: 
     assert "is no UTF-8 text: save the table" in source.notes[0]
 
 
-def test_labels_of_every_arrow_type_of_text_and_number_are_kept(tmp_path: Path):
+def test_labels_of_every_arrow_text_and_number_type_are_read(tmp_path: Path):
     columns = {
         "dictionary": pa.array(["a", None]).dictionary_encode(),
         "large": pa.array(["a", None], pa.large_string()),

@@ -67,7 +67,7 @@ def test_malformed_csv_error_names_the_line(tmp_path: Path, content: bytes, mess
     assert "\n" not in str(caught.value)
 
 
-def test_parquet_values_become_json_scalars(tmp_path: Path):
+def test_parquet_values_of_every_type_become_json_scalars(tmp_path: Path):
     when = datetime.datetime(2024, 5, 6, 7, 8, 9, 123456)
     data = pa.table(
         {
@@ -100,7 +100,7 @@ def test_parquet_timestamps_keep_nanoseconds(tmp_path: Path):
     assert [scalar(row[0]) for row in records(tmp_path / "t.pq")] == ["2023-11-14T22:13:20.123456789"]
 
 
-def test_binary_columns_are_listed(tmp_path: Path):
+def test_open_table_lists_columns_that_contain_bytes(tmp_path: Path):
     columns = {"a": [b"x"], "b": [[b"x"]], "c": [{"d": b"x"}], "e": ["x"], "f": pa.array([b"x"]).dictionary_encode()}
     parquet.write_table(pa.table(columns), tmp_path / "t.pq")
     assert open_table(tmp_path / "t.pq").binary == {"a", "b", "c", "f"}
@@ -145,7 +145,7 @@ def test_csv_round_trip(rows: list[tuple[str, ...]], form: tuple[str, str], end:
 
 @settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=60))
-def test_any_bytes_give_a_table_or_a_one_line_error(content: bytes):
+def test_any_file_content_gives_a_table_or_a_one_line_error(content: bytes):
     with tempfile.TemporaryDirectory() as directory:
         path = table(Path(directory, "t.csv"), content)
         error = error_of(lambda: records(path))
@@ -157,7 +157,7 @@ def test_any_bytes_give_a_table_or_a_one_line_error(content: bytes):
 
 
 def bomb(path: Path, kind: str) -> Path:
-    """Write a Parquet file of a few KB that unpacks to GB."""
+    """Write a Parquet file of less than 1 MiB that unpacks to gigabytes or to a huge list."""
     indices = pa.array(np.zeros(200_000, np.int32))
     columns: dict[str, pa.Array] = {"path": pa.array([f"{row}.png" for row in range(4000)])}
     if kind == "long text":
@@ -179,7 +179,7 @@ def bomb(path: Path, kind: str) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["long text", "many texts", "long list", "texts in lists"])
-def test_rejects_parquet_bombs_with_little_memory(tmp_path: Path, kind: str) -> None:
+def test_parquet_bomb_is_rejected_within_a_memory_limit(tmp_path: Path, kind: str) -> None:
     path = bomb(tmp_path / "t.parquet", kind)
     code = (
         "import re, sys; from pathlib import Path; from featstore.errors import UsageError\n"
@@ -190,7 +190,7 @@ def test_rejects_parquet_bombs_with_little_memory(tmp_path: Path, kind: str) -> 
     )
     told, peak = subprocess.check_output([sys.executable, "-c", code, path], text=True).splitlines()
     assert "made to do harm" in told or "drop it from the table" in told or "is this a table" in told
-    # In KiB; the child process has its own limit.
+    # Peak memory of the process in KiB.
     assert int(peak) < 512 << 10
 
 
@@ -207,7 +207,7 @@ def test_parquet_round_trips_in_parts(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
-def test_time_is_linear_in_the_number_of_columns(tmp_path: Path) -> None:
+def test_csv_reading_time_is_linear_in_the_number_of_columns(tmp_path: Path) -> None:
     def seconds(columns: int) -> float:
         path = tmp_path / f"{columns}.csv"
         names = ["path", *(f"c{number}" for number in range(columns))]

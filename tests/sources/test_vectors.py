@@ -1,4 +1,4 @@
-"""Files of vectors of other programs: what is read from each kind, and what is refused."""
+"""Vector files of other programs: which vectors, keys and labels are read from each format, and what is refused."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def write_hdf5(path):
 
 
 def write_hloc(path):
-    # As in hloc's extract_features.main.
+    # Same layout as files written by hloc's extract_features.main.
     with h5py.File(path, "w", libver="latest") as file:
         for name, vector in zip(PATHS, VECTORS, strict=True):
             group = file.create_group(name)
@@ -87,7 +87,7 @@ KINDS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("write", "keys", "labels"), KINDS, ids=lambda value: getattr(value, "__name__", ""))
-def test_every_kind_gives_its_vectors_keys_and_labels(tmp_path, write, keys, labels):
+def test_every_file_format_gives_its_vectors_keys_and_labels(tmp_path, write, keys, labels):
     write(tmp_path / "v.npy")
     vectors = open_vectors([tmp_path / "v.npy"])
     assert (vectors.shape, vectors.dtype) == ((N, D), np.float32)
@@ -98,7 +98,7 @@ def test_every_kind_gives_its_vectors_keys_and_labels(tmp_path, write, keys, lab
     assert bool(rows.notes) == (keys is None)
 
 
-def test_several_files_follow_one_another_and_share_columns(tmp_path):
+def test_vectors_of_several_files_are_concatenated_with_their_common_columns(tmp_path):
     np.savez(tmp_path / "1.npz", x=VECTORS[:3], keys=np.array(PATHS[:3]), only=np.arange(3))
     np.savez(tmp_path / "2.npz", x=VECTORS[3:], keys=np.array(PATHS[3:]))
     vectors = open_vectors([tmp_path])
@@ -106,7 +106,7 @@ def test_several_files_follow_one_another_and_share_columns(tmp_path):
     assert vectors.columns() == {"keys": PATHS}
 
 
-def test_half_precision_stays_and_double_is_rounded(tmp_path):
+def test_imported_float16_vectors_stay_float16_and_float64_becomes_float32(tmp_path):
     np.save(tmp_path / "half.npy", VECTORS.astype(np.float16))
     np.save(tmp_path / "double.npy", VECTORS.astype(np.float64))
     assert open_vectors([tmp_path / "half.npy"]).dtype == np.float16
@@ -117,7 +117,7 @@ def test_half_precision_stays_and_double_is_rounded(tmp_path):
     assert (mixed.dtype, mixed.shape) == (np.float32, (2 * N, D))
 
 
-def test_keys_and_labels_come_from_lists_arrays_and_tables(tmp_path):
+def test_keys_and_labels_of_vectors_are_read_from_lists_arrays_and_tables(tmp_path):
     write_npy(tmp_path / "v.npy")
     vectors = open_vectors([tmp_path / "v.npy"])
     (tmp_path / "k.txt").write_text("\n".join(PATHS) + "\n")
@@ -141,7 +141,7 @@ def test_keys_and_labels_come_from_lists_arrays_and_tables(tmp_path):
         (["nothing.txt"], "--keys: 'nothing.txt' is neither a file nor a column"),
     ],
 )
-def test_keys_of_another_length_are_refused(tmp_path, monkeypatch, names, message):
+def test_vectors_with_missing_or_too_few_keys_are_refused(tmp_path, monkeypatch, names, message):
     monkeypatch.chdir(tmp_path)
     write_npy(tmp_path / "v.npy")
     (tmp_path / "k.txt").write_text("\n".join(PATHS[:-1]))
@@ -149,13 +149,13 @@ def test_keys_of_another_length_are_refused(tmp_path, monkeypatch, names, messag
         read_rows(open_vectors(["v.npy"]), "v.npy", names)
 
 
-def test_an_empty_key_is_refused(tmp_path):
+def test_empty_key_of_a_vector_is_refused(tmp_path):
     np.savez(tmp_path / "v.npz", x=VECTORS, keys=np.array(["a", "", *PATHS[2:]]))
     with pytest.raises(UsageError, match="the key of row 2 is empty"):
         read_rows(open_vectors([tmp_path / "v.npz"]), "v.npz")
 
 
-def test_nan_and_overflow_are_refused_with_their_row(tmp_path):
+def test_error_for_nan_or_overflow_names_the_row_of_the_vector(tmp_path):
     wrong = VECTORS.astype(np.float64)
     wrong[3, 1] = np.nan
     np.save(tmp_path / "nan.npy", wrong)
@@ -167,7 +167,7 @@ def test_nan_and_overflow_are_refused_with_their_row(tmp_path):
         list(open_vectors([tmp_path / "large.npy"]).blocks())
 
 
-def test_different_widths_never_mix(tmp_path):
+def test_vector_files_of_different_dimensions_are_refused(tmp_path):
     write_npy(tmp_path / "1.npy")
     np.save(tmp_path / "2.npy", VECTORS[:, :4])
     with pytest.raises(UsageError, match=r"2\.npy: has vectors of 4 numbers, those of .*1\.npy have 5"):
@@ -186,7 +186,7 @@ def test_different_widths_never_mix(tmp_path):
         (b"hello, world", "holds no vectors"),
     ],
 )
-def test_other_files_are_refused_in_one_line(tmp_path, content, message):
+def test_files_without_readable_vectors_are_refused_in_one_line(tmp_path, content, message):
     (tmp_path / "v").write_bytes(content)
     with pytest.raises(FeatstoreError, match=message) as caught:
         open_vectors([tmp_path / "v"])
@@ -198,7 +198,7 @@ def test_other_files_are_refused_in_one_line(tmp_path, content, message):
     ["(6, 5", "(True, 5)", "(6,\n  5)\n )", "('6, 5)", "(06, 5)", "(-6, 5)", "(6, -5)", f"({1 << 62}, 5)", "(6, 5))"],
 )
 @pytest.mark.parametrize("packed", [False, True])
-def test_numpy_headers_that_are_not_literals_are_refused(tmp_path, shape, packed):
+def test_invalid_numpy_headers_are_refused(tmp_path, shape, packed):
     header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
     content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + VECTORS.tobytes()
     if packed:
@@ -214,14 +214,14 @@ def test_numpy_headers_that_are_not_literals_are_refused(tmp_path, shape, packed
 
 @pytest.mark.slow
 @pytest.mark.parametrize("content", [b"PAR1nonsense", b"\x89HDF\r\n\x1a\nnonsense"])
-def test_damaged_parquet_and_hdf5_are_refused_in_one_line(tmp_path, content):
+def test_damaged_parquet_and_hdf5_vector_files_are_refused_in_one_line(tmp_path, content):
     (tmp_path / "v").write_bytes(content)
     with pytest.raises(FeatstoreError, match="that can be read") as caught:
         open_vectors([tmp_path / "v"])
     assert "\n" not in str(caught.value)
 
 
-def test_objects_are_not_unpickled(tmp_path):
+def test_pickled_objects_in_numpy_files_are_not_loaded(tmp_path):
     np.save(tmp_path / "o.npy", np.array([{}, {}], object), allow_pickle=True)
     with pytest.raises(UsageError, match="no array that can be read"):
         open_vectors([tmp_path / "o.npy"])
@@ -243,13 +243,13 @@ def test_links_of_hdf5_to_other_files_are_not_followed(tmp_path):
 
 
 @pytest.mark.slow
-def test_lists_of_different_lengths_are_refused(tmp_path):
+def test_parquet_vectors_of_different_lengths_are_refused(tmp_path):
     parquet.write_table(pa.table({"v": pa.array([[1.0, 2.0], [3.0]])}), tmp_path / "v.parquet")
     with pytest.raises(UsageError, match="the vector of row 2 has 1 numbers, that of row 1 2"):
         open_vectors([tmp_path / "v.parquet"])
 
 
-def test_the_vectors_among_several_arrays_can_be_named(tmp_path):
+def test_option_array_chooses_the_vectors_in_a_file_of_several_arrays(tmp_path):
     np.savez(tmp_path / "v.npz", one=VECTORS, two=VECTORS + 1)
     with pytest.raises(UsageError, match="--array has to name the vectors among one, two"):
         open_vectors([tmp_path / "v.npz"])

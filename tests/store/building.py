@@ -1,4 +1,4 @@
-"""Stores that the real writer writes from synthetic pictures; vectors depend only on key and content."""
+"""Build stores of synthetic pictures with the real writer; a vector depends only on key and content of a picture."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ def identity(**changes) -> Identity:
 
 @dataclass
 class Pictures:
-    """A source whose pictures are numbers: ``content`` by key; negative numbers cannot be decoded.
+    """A source whose pictures are numbers; a negative number is a picture that cannot be decoded.
 
-    ``regions``: by key, x, y, w, h and the length of the picture's key.
+    ``content``: the number of each key. ``regions``: for each key x, y, w, h and the length of the picture's part of
+    the key.
     """
 
     content: dict[bytes, int]
@@ -92,7 +93,7 @@ def plan(path: Path, source: Pictures, *, retry: bool = False, **options) -> Cha
 
 
 def work(path: Path, source: Pictures, *, units: int | None = None, batch: int = 2) -> int:
-    """Extract pending units, at most ``units``; return the numbers of vectors and failures."""
+    """Extract at most ``units`` pending units; return the number of pictures."""
     manifest = Manifest.read(path)
     current = Plan(path, manifest.epoch)
     made = 0
@@ -128,7 +129,7 @@ def block_of(writer: UnitWriter, source: Pictures, start: int, stop: int) -> Blo
 
 
 def build(path: Path, source: Pictures, **options) -> FeatureStore:
-    """Plan and extract everything; return the open store."""
+    """Plan and extract all pictures of ``source``; return the opened store."""
     plan(path, source, **options)
     work(path, source)
     return FeatureStore.open(path)

@@ -1,4 +1,4 @@
-"""The chain of stages that some tests here start from."""
+"""Import the fixture ``chain``: a folder of pictures and the store, heads and index made from it."""
 
 from tests.stages.conftest import chain
 

@@ -29,7 +29,7 @@ def address(array: pa.Array) -> int:
     return array.flatten().buffers()[1].address
 
 
-def test_a_table_has_every_column_of_the_store(tmp_path):
+def test_arrow_table_has_every_column_of_the_store(tmp_path):
     store = build(tmp_path / "s", source())
     table = store.to_arrow()
     assert table.column_names == ["key", "id", "label", "split", "whole", "ratio", "truth", "key_", "sha256", "vector"]
@@ -46,7 +46,7 @@ def test_a_table_has_every_column_of_the_store(tmp_path):
     assert described["made_by"] == [{"engine": "made-up"}]
 
 
-def test_vectors_and_keys_share_the_memory_of_the_shards(tmp_path):
+def test_arrow_vectors_and_keys_share_the_memory_of_the_shards(tmp_path):
     store = build(tmp_path / "s", source())
     table = store.to_arrow()
     shards = [shard for shard, _, _ in store._live.parts(None)]
@@ -58,7 +58,7 @@ def test_vectors_and_keys_share_the_memory_of_the_shards(tmp_path):
     assert table["vector"].combine_chunks().flatten().to_numpy().shape == (48,)
 
 
-def test_removed_rows_are_left_out(tmp_path, monkeypatch):
+def test_arrow_table_leaves_out_removed_rows(tmp_path, monkeypatch):
     pictures = source()
     build(tmp_path / "s", pictures)
     for key in (b"03.jpg", b"08.jpg"):
@@ -76,20 +76,20 @@ def test_removed_rows_are_left_out(tmp_path, monkeypatch):
         assert table["vector"].combine_chunks().flatten().to_numpy().tobytes() == np.asarray(store.features()).tobytes()
 
 
-def test_names_that_are_not_utf8_become_bytes(tmp_path):
+def test_keys_and_labels_that_are_not_utf8_become_bytes_in_arrow(tmp_path):
     pictures = Pictures({b"a.jpg": 1, b"\xff.jpg": 2}, labels={b"a.jpg": "\udcff"})
     table = build(tmp_path / "s", pictures).to_arrow()
     assert table["key"].to_pylist() == [b"a.jpg", b"\xff.jpg"]
     assert table["label"].to_pylist() == [b"\xff", None]
 
 
-def test_a_store_of_half_precision_keeps_its_type(tmp_path):
+def test_arrow_table_of_a_float16_store_has_float16_vectors(tmp_path):
     store = build(tmp_path / "s", source(), identity=identity(dtype="float16"))
     assert store.to_arrow()["vector"].type.value_type == pa.float16()
     assert store.to_arrow()["vector"].combine_chunks().flatten().to_numpy().tobytes() == store.features().tobytes()
 
 
-def test_an_empty_store_gives_an_empty_table(tmp_path):
+def test_store_without_vectors_gives_an_empty_arrow_table(tmp_path):
     pictures = source(2)
     store = build(tmp_path / "s", pictures)
     plan(tmp_path / "e", pictures)
@@ -97,7 +97,7 @@ def test_an_empty_store_gives_an_empty_table(tmp_path):
     assert (len(empty), empty["vector"].type) == (0, store.to_arrow()["vector"].type)
 
 
-def test_forged_offsets_of_keys_are_refused(tmp_path):
+def test_arrow_table_is_refused_for_invalid_key_offsets(tmp_path):
     store = build(tmp_path / "s", source(4))
     shard = next(shard for shard, _, _ in store._live.parts(None))
     offsets = shard.keys.offsets.copy()
@@ -107,7 +107,7 @@ def test_forged_offsets_of_keys_are_refused(tmp_path):
         store.to_arrow()
 
 
-def test_duckdb_and_polars_read_the_table(tmp_path):
+def test_duckdb_and_polars_read_the_arrow_table(tmp_path):
     duckdb, polars = pytest.importorskip("duckdb"), pytest.importorskip("polars")
     store = build(tmp_path / "s", source())
     rows = store.to_arrow()
@@ -118,7 +118,7 @@ def test_duckdb_and_polars_read_the_table(tmp_path):
     assert polars.from_arrow(rows)["vector"].to_numpy().tobytes() == expected.tobytes()
 
 
-def test_columns_of_several_types_become_text(tmp_path):
+def test_column_of_several_value_types_becomes_text_in_arrow(tmp_path):
     pictures = Pictures({b"a": 1, b"b": 2})
     build(tmp_path / "s", pictures)
     from featstore.store.labels import set_columns

@@ -26,7 +26,7 @@ EVENTS = {"open", "os.listdir", "os.scandir"}
 
 
 class Interruption:
-    """Call ``action`` when the thread that armed this opens or lists a file or folder for the ``step``-th time."""
+    """Call ``action`` before the thread that called ``arm`` opens a file or lists a folder for the ``step``-th time."""
 
     def __init__(self) -> None:
         self.thread: int | None = None
@@ -57,7 +57,7 @@ def disarmed() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def master(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store in which a compaction changes everything: rows to purge, shards to merge, failures, two tables."""
+    """A store in which a compaction has much to do: rows to purge, shards to merge, failures, two tables."""
     path = tmp_path_factory.mktemp("master") / "s"
     content = {key: number if number != 4 else -1 for number, key in enumerate(KEYS)}
     build(path, Pictures(content, {key: "abc"[number % 3] for number, key in enumerate(KEYS)}))
@@ -93,12 +93,14 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reader", READERS)
-def test_compaction_between_any_steps_of_a_reader_keeps_its_answers(master: Path, tmp_path: Path, reader: str) -> None:
+def test_compaction_at_any_step_of_a_reader_does_not_change_what_it_reads(
+    master: Path, tmp_path: Path, reader: str
+) -> None:
     read = READERS[reader]
     expected = read(shutil.copytree(master, tmp_path / "first"))
     step = 0
     while True:
-        # Try each of the first steps, but only some of the later ones, which open one file after another.
+        # Try each of the first steps, then fewer and fewer steps: later steps only open one file after another.
         step += 1 + step // 12
         path = shutil.copytree(master, tmp_path / f"{step}")
         INTERRUPTION.arm(step, lambda path=path: compact(path))
@@ -133,7 +135,7 @@ def test_reader_fails_if_the_epoch_keeps_changing(
         FeatureStore.open(path)
 
 
-def test_label_started_between_two_compactions_is_kept(
+def test_labels_set_between_two_compactions_are_kept(
     master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = shutil.copytree(master, tmp_path / "s")

@@ -23,14 +23,14 @@ def claims(tmp_path):
 
 
 def forge(store, unit, **record):
-    """Write a claim as another process would."""
+    """Write a claim of another process: the record of this process with the fields ``record`` changed."""
     directory = work_folder(store, unit)
     directory.mkdir(parents=True, exist_ok=True)
     me = this_process()
     (directory / "claim.0").write_bytes(module._encode({**me, "beat": 1, **record}))
 
 
-def test_second_claim_returns_the_owner(claims, tmp_path):
+def test_claiming_a_claimed_unit_returns_its_owner(claims, tmp_path):
     assert isinstance(claims.take(3), Claim)
     with Claims(tmp_path) as other:
         owner = other.take(3)
@@ -39,7 +39,7 @@ def test_second_claim_returns_the_owner(claims, tmp_path):
         assert isinstance(other.take(4), Claim)
 
 
-def test_one_of_many_concurrent_claims_wins(tmp_path):
+def test_exactly_one_of_many_concurrent_claims_of_a_unit_succeeds(tmp_path):
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -59,7 +59,7 @@ def test_one_of_many_concurrent_claims_wins(tmp_path):
 
 
 @pytest.mark.parametrize(("where", "step"), [(module.folders, "names"), (Claims, "holder")])
-def test_a_claim_made_while_another_process_looks_is_respected(tmp_path, monkeypatch, where, step):
+def test_claim_made_by_another_process_during_take_is_respected(tmp_path, monkeypatch, where, step):
     original = getattr(where, step)
     with Claims(tmp_path) as late, Claims(tmp_path) as early:
 
@@ -73,7 +73,7 @@ def test_a_claim_made_while_another_process_looks_is_respected(tmp_path, monkeyp
         assert isinstance(late.take(0), Owner)
 
 
-def test_released_claim_is_taken_at_once_with_its_journals(claims, tmp_path):
+def test_released_claim_can_be_taken_immediately_with_its_journals(claims, tmp_path):
     first = claims.take(0)
     first.journal.write_bytes(b"x")
     claims.release(0)
@@ -96,7 +96,7 @@ os._exit(9)
 
 
 @pytest.mark.parametrize("change", [{"boot": "another"}, {"started": "1"}, {"pid": 999999999}])
-def test_other_boot_id_or_reused_pid_counts_as_dead(claims, tmp_path, change):
+def test_claim_owner_with_another_boot_id_or_a_reused_pid_counts_as_dead(claims, tmp_path, change):
     forge(tmp_path, 0, **change)
     assert claims.take(0).number == 1
 
@@ -111,7 +111,7 @@ def test_claim_of_another_host_holds_while_its_heartbeat_advances(tmp_path):
         assert made.take(0).number == 1
 
 
-def test_backwards_wall_clock_does_not_expire_claims(tmp_path, monkeypatch):
+def test_claims_expire_by_monotonic_time_not_by_wall_clock(tmp_path, monkeypatch):
     with Claims(tmp_path, lease_seconds=0.2) as made:
         forge(tmp_path, 0, host="elsewhere", since=time.time() + 1e6)
         assert isinstance(made.take(0), Owner)
@@ -120,7 +120,7 @@ def test_backwards_wall_clock_does_not_expire_claims(tmp_path, monkeypatch):
         assert isinstance(made.take(0), Claim)
 
 
-def test_heartbeat_is_written(tmp_path):
+def test_claim_heartbeat_is_written_regularly(tmp_path):
     with Claims(tmp_path, heartbeat_seconds=0.05) as made:
         claim = made.take(0)
         time.sleep(0.4)
@@ -129,7 +129,7 @@ def test_heartbeat_is_written(tmp_path):
         assert len(claim.path.read_bytes()) == 512
 
 
-def test_finish_removes_the_work_folder(claims, tmp_path):
+def test_finishing_a_claim_removes_its_work_folder(claims, tmp_path):
     claims.take(0)
     claims.finish(0)
     assert not work_folder(tmp_path, 0).exists()
@@ -151,13 +151,13 @@ def test_compaction_and_writers_exclude_each_other(tmp_path):
     assert os.listdir(tmp_path / "work") == [work_folder(tmp_path, 1).name]
 
 
-def test_join_removes_dead_sessions(claims, tmp_path):
+def test_join_removes_sessions_of_dead_processes(claims, tmp_path):
     forge(tmp_path, "session-0123456789abcdef", boot="another")
     claims.join()
     assert not work_folder(tmp_path, "session-0123456789abcdef").exists()
 
 
-def test_owner_is_never_read_from_a_claim_that_is_gone(tmp_path, monkeypatch):
+def test_holder_is_none_if_the_claim_ends_while_it_is_read(tmp_path, monkeypatch):
     with Claims(tmp_path) as late, Claims(tmp_path) as early:
         early.take(0)
         last_claim = module._last_claim
@@ -171,7 +171,7 @@ def test_owner_is_never_read_from_a_claim_that_is_gone(tmp_path, monkeypatch):
         assert late.holder(0) is None
 
 
-def test_a_claim_that_ended_during_a_competing_claim_is_free(tmp_path, monkeypatch):
+def test_unit_can_be_claimed_if_a_competing_claim_ended_meanwhile(tmp_path, monkeypatch):
     write = module.atomic.write_bytes
     with Claims(tmp_path) as late, Claims(tmp_path) as early:
 
@@ -192,7 +192,7 @@ def test_half_written_heartbeat_is_read_again(claims, tmp_path, monkeypatch):
     assert claims.holder(0).record["pid"] == os.getpid()
 
 
-def test_claim_that_cannot_be_read_is_named(claims, tmp_path):
+def test_holder_names_the_file_of_an_unreadable_claim(claims, tmp_path):
     path = work_folder(tmp_path, COMPACTION) / "claim.0"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"[]")

@@ -1,4 +1,4 @@
-"""The denylist: its entries after any sequence of removals and restorations."""
+"""The denylist of removed pictures: its entries after any sequence of removals and restorations."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ some = st.lists(st.sampled_from(KEYS), unique=True)
 
 
 def sums(keys: list[bytes]) -> np.ndarray:
-    """Return a SHA-256 for each key; those of k3 and k4 are equal, and that of k0 is unknown."""
+    """Return a SHA-256 for each key: k3 and k4 get equal digests, k0 gets zeros (unknown)."""
     digests = [bytes(32) if key == b"k0" else hashlib.sha256(min(key, b"k3")).digest() for key in keys]
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
 
 
 @given(st.lists(st.tuples(st.booleans(), some)))
-def test_keys_and_contents_are_right_after_any_removals_and_restorations(steps):
+def test_denylist_is_exact_after_any_removals_and_restorations(steps):
     found, keys, contents = EMPTY, set(), set()
     for add, chosen in steps:
         if add:
@@ -41,7 +41,7 @@ def test_keys_and_contents_are_right_after_any_removals_and_restorations(steps):
         assert len(found.erased()) == 0
 
 
-def test_digests_of_two_stores_differ():
+def test_denylist_digests_of_equal_keys_differ_between_stores():
     one, other = (EMPTY.entries(KEYS, sums(KEYS)) for _ in range(2))
     assert (one.key != other.key).all()
     assert one.denies_keys(KEYS).all()

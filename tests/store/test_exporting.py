@@ -45,7 +45,7 @@ def store(tmp_path):
     return build(tmp_path / "s", source(), identity=identity(dtype="float16"))
 
 
-def test_parquet_has_one_part_per_unit_with_the_rows_of_the_table(store, tmp_path):
+def test_parquet_export_has_one_file_per_unit_and_the_rows_of_to_arrow(store, tmp_path):
     made = export_store(store, tmp_path / "out", "parquet")
     assert made.files == [f"part-000000-{number:08d}.parquet" for number in range(3)]
     assert [parquet.read_metadata(tmp_path / "out" / name).num_rows for name in made.files] == [5, 5, 2]
@@ -58,7 +58,7 @@ def test_parquet_has_one_part_per_unit_with_the_rows_of_the_table(store, tmp_pat
     assert json.loads(told[b"featstore"])["identity"] == store.identity.to_dict()
 
 
-def test_npy_has_the_vectors_and_rows_in_the_same_order(store, tmp_path):
+def test_npy_export_has_vectors_and_rows_in_the_same_order(store, tmp_path):
     export_store(store, tmp_path / "out", "npy")
     vectors = np.load(tmp_path / "out/vectors.npy", mmap_mode="r")
     assert (vectors.dtype, vectors.tobytes()) == (np.float16, store.features().tobytes())
@@ -66,7 +66,7 @@ def test_npy_has_the_vectors_and_rows_in_the_same_order(store, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_csv_gives_the_same_values(tmp_path, dtype):
+def test_csv_export_gives_the_same_values(tmp_path, dtype):
     pictures = source()
     pictures.labels[b"02.jpg"] = 'a "quoted", two-lined\nlabel'
     store = build(tmp_path / "s", pictures, identity=identity(dtype=dtype))
@@ -93,11 +93,11 @@ def test_names_and_labels_that_are_not_utf8_keep_their_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_resumed_export_equals_an_uninterrupted_one(store, tmp_path, form):
+def test_resumed_export_equals_an_uninterrupted_export(store, tmp_path, form):
     whole = tmp_path / "whole"
     export_store(store, whole, form)
     for rows in (5, 12):
-        # A process of its own, not a fork: Arrow's threads do not survive a fork.
+        # Start a new interpreter instead of a fork, because Arrow's threads do not survive a fork.
         ended = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "s", tmp_path / "out", form, str(rows)])
         assert ended.returncode == -signal.SIGKILL
         assert json.loads((tmp_path / "out" / DESCRIPTION).read_text())["complete"] is False
@@ -106,7 +106,7 @@ def test_a_resumed_export_equals_an_uninterrupted_one(store, tmp_path, form):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_finished_export_is_not_changed(store, tmp_path, form):
+def test_repeating_a_finished_export_rewrites_no_file(store, tmp_path, form):
     first = export_store(store, tmp_path / "out", form)
     before = {path.name: path.stat().st_ino for path in (tmp_path / "out").iterdir() if path.name != DESCRIPTION}
     again = export_store(store, tmp_path / "out", form)
@@ -117,7 +117,7 @@ def test_a_finished_export_is_not_changed(store, tmp_path, form):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_changed_store_is_exported_again(store, tmp_path, form):
+def test_export_of_a_changed_store_rewrites_the_changed_files(store, tmp_path, form):
     export_store(store, tmp_path / "out", form)
     pictures = source(14)
     del pictures.content[b"01.jpg"]
@@ -133,7 +133,7 @@ def test_a_changed_store_is_exported_again(store, tmp_path, form):
         assert np.load(tmp_path / "out/vectors.npy").tobytes() == grown.features().tobytes()
 
 
-def test_a_part_of_another_kind_is_written_again(store, tmp_path):
+def test_damaged_and_missing_export_files_are_written_again(store, tmp_path):
     made = export_store(store, tmp_path / "out", "parquet")
     expected = contents(tmp_path / "out")
     (tmp_path / "out" / made.files[0]).write_bytes(b"PAR1")
@@ -142,7 +142,7 @@ def test_a_part_of_another_kind_is_written_again(store, tmp_path):
     assert contents(tmp_path / "out") == expected
 
 
-def test_other_folders_are_refused(store, tmp_path):
+def test_export_refuses_folders_with_foreign_or_other_content(store, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/note.txt").write_text("mine")
     with pytest.raises(UsageError, match="is no export of featstore"):
@@ -156,7 +156,7 @@ def test_other_folders_are_refused(store, tmp_path):
         export_store(store, tmp_path / "no/such", "csv")
 
 
-def test_links_at_output_paths_are_not_followed(store, tmp_path):
+def test_export_does_not_follow_links_at_its_output_paths(store, tmp_path):
     (tmp_path / "victim").write_text("mine")
     export_store(store, tmp_path / "out", "npy")
     (tmp_path / "out/vectors.npy").unlink()
@@ -166,7 +166,7 @@ def test_links_at_output_paths_are_not_followed(store, tmp_path):
     assert not (tmp_path / "out/vectors.npy").is_symlink()
 
 
-def test_an_empty_store_gives_empty_files(tmp_path):
+def test_export_of_a_store_without_vectors_gives_empty_files(tmp_path):
     plan(tmp_path / "s", source())
     store = FeatureStore.open(tmp_path / "s")
     export_store(store, tmp_path / "npy", "npy")
@@ -176,7 +176,7 @@ def test_an_empty_store_gives_empty_files(tmp_path):
     assert (tmp_path / "csv/rows.csv").read_text().count("\n") == 1
 
 
-def test_duckdb_and_polars_read_the_parts(store, tmp_path):
+def test_duckdb_and_polars_read_the_exported_parquet_files(store, tmp_path):
     duckdb, polars = pytest.importorskip("duckdb"), pytest.importorskip("polars")
     export_store(store, tmp_path / "out", "parquet")
     everything = f"{tmp_path}/out/*.parquet"

@@ -39,7 +39,7 @@ def store(source, tmp_path):
     return build(tmp_path / "s", source)
 
 
-def test_split_selects_rows(store):
+def test_features_of_a_split_are_its_rows(store):
     test = store.features("test")
     assert test.shape == (4, D)
     keys = [store.keys[row] for row in store.split_rows("test")]
@@ -48,7 +48,7 @@ def test_split_selects_rows(store):
         store.features("val")
 
 
-def test_single_shard_is_mapped_and_copies_are_bounded(store, source, tmp_path):
+def test_features_of_one_shard_are_mapped_and_copies_are_limited(store, source, tmp_path):
     one = build(tmp_path / "one", source, unit_rows=100)
     features = one.features()
     assert not features.flags.owndata
@@ -59,7 +59,7 @@ def test_single_shard_is_mapped_and_copies_are_bounded(store, source, tmp_path):
     assert store.features(memory_limit=12 * D * 4).base.flags.owndata
 
 
-def test_keys_are_a_sequence(store):
+def test_store_keys_behave_like_a_sequence(store):
     assert len(store.keys) == 12
     assert store.keys[0] == next(iter(store.keys)) == store.keys[:1][0] == "cat/01"
     assert store.keys[-1] == "dog/10"
@@ -68,7 +68,7 @@ def test_keys_are_a_sequence(store):
         store.keys[12]
 
 
-def test_classes_are_the_labels_without_none_in_natural_order(store):
+def test_classes_of_a_store_are_its_labels_in_natural_order(store):
     numbers = [None if row % 5 == 0 else str(row) for row in range(12)]
     set_columns(store.path, list(store._key_bytes(None)), {"label": numbers})
     classes = FeatureStore.open(store.path).classes
@@ -83,12 +83,12 @@ def test_index_of_returns_the_rows_of_keys(store):
 
 
 @pytest.mark.parametrize("rows", [[12], [-1], [0, 99]])
-def test_rejects_rows_out_of_range(store, rows):
+def test_store_rejects_rows_out_of_range(store, rows):
     with pytest.raises(UsageError, match="rows 0 to 11 are there"):
         store.features(rows=rows)
 
 
-def test_stream_can_be_iterated_twice(store):
+def test_stream_of_features_can_be_iterated_twice(store):
     stream = store.stream([5, 1, 9], block_rows=2)
     assert stream.shape == (3, D)
     first = [block.copy() for block in stream.blocks()]
@@ -96,7 +96,7 @@ def test_stream_can_be_iterated_twice(store):
     np.testing.assert_array_equal(np.concatenate(first), np.concatenate(list(stream)))
 
 
-def test_number_of_open_files_is_bounded(store, source, tmp_path):
+def test_number_of_shards_open_in_a_store_is_bounded(store, source, tmp_path):
     many = build(tmp_path / "many", source, unit_rows=1)
     many._live.shards.limit = 3
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
@@ -106,7 +106,7 @@ def test_number_of_open_files_is_bounded(store, source, tmp_path):
         assert len(os.listdir("/proc/self/fd")) <= before + 3
 
 
-def test_reading_continues_while_a_run_extends_the_store(store, source, tmp_path):
+def test_open_store_is_unchanged_while_an_extraction_extends_it(store, source, tmp_path):
     source.content[b"new/1"] = 50
     plan(tmp_path / "s", source)
     during = FeatureStore.open(tmp_path / "s")
@@ -117,7 +117,7 @@ def test_reading_continues_while_a_run_extends_the_store(store, source, tmp_path
     np.testing.assert_array_equal(store.features(), during.features())
 
 
-def test_rejects_shard_of_another_store(store, source, tmp_path):
+def test_store_rejects_a_shard_of_another_store(store, source, tmp_path):
     from tests.store.building import identity
 
     build(tmp_path / "other", source, identity=identity(weights="1" * 64))
@@ -126,7 +126,7 @@ def test_rejects_shard_of_another_store(store, source, tmp_path):
         FeatureStore.open(tmp_path / "s").features()
 
 
-def test_rejects_shard_under_another_number(store, tmp_path):
+def test_store_rejects_a_shard_under_another_unit_number(store, tmp_path):
     os.replace(shards.shard_path(tmp_path / "s", 0), shards.shard_path(tmp_path / "s", 1))
     written.unmark(tmp_path / "s", "shards-000000-00000000")
     with pytest.raises(DamagedError, match="does not hold what the plan says of unit 1"):
@@ -153,7 +153,7 @@ def test_large_store_must_be_reopened_after_compaction(store, source, tmp_path, 
     assert naming == ["history"]
 
 
-def test_an_array_or_a_mask_chooses_keys_and_labels(store):
+def test_keys_and_labels_can_be_indexed_by_an_array_or_a_mask(store):
     mask = store.labels == "dog"
     assert store.keys[mask] == [key for key in store.keys if key.startswith("dog")]
     assert store.labels[mask].tolist() == ["dog"] * 6
@@ -168,7 +168,7 @@ def test_an_array_or_a_mask_chooses_keys_and_labels(store):
         store.keys[np.array([12])]
 
 
-def test_store_has_a_shape_and_a_with_block_closes_it(source, tmp_path):
+def test_store_has_a_shape_and_is_closed_by_a_with_block(source, tmp_path):
     build(tmp_path / "s", source)
     with FeatureStore.open(tmp_path / "s") as store:
         features = store.features()
@@ -190,7 +190,7 @@ def test_path_of_returns_the_current_path_of_a_picture(tmp_path):
         store.path_of("a/2.png")
 
 
-def test_the_path_of_a_picture_in_an_archive_is_the_archive(tmp_path):
+def test_path_of_a_picture_in_an_archive_is_the_path_of_the_archive(tmp_path):
     write_pictures(tmp_path / "pictures", ["1.png", "2.png"])
     with tarfile.open(tmp_path / "p.tar", "w") as archive:
         for name in ("1.png", "2.png"):
@@ -199,14 +199,14 @@ def test_the_path_of_a_picture_in_an_archive_is_the_archive(tmp_path):
     assert {store.path_of(key) for key in store.keys} == {tmp_path / "p.tar"}
 
 
-def test_a_data_frame_has_a_row_for_each_vector(store):
+def test_data_frame_of_a_store_has_a_row_for_each_vector(store):
     frame = store.to_pandas()
     assert list(frame.columns) == ["key", "id", "label", "split"]
     assert frame["label"].value_counts().to_dict() == {"cat": 6, "dog": 6}
     assert frame["label"].cat.categories.tolist() == ["cat", "dog"]
 
 
-def test_columns_of_a_data_frame_have_the_types_of_their_values(tmp_path):
+def test_data_frame_columns_have_the_types_of_their_values(tmp_path):
     keys = [b"a", b"b", b"c"]
     columns = {
         "whole": [1, 2, 2**53 + 1],
@@ -251,7 +251,7 @@ def test_data_frame_keeps_names_that_are_not_utf8(tmp_path):
     assert store.index_of(frame["key"].tolist()).tolist() == [0, 1]
 
 
-def test_columns_are_looked_up_in_parts(tmp_path, monkeypatch):
+def test_column_values_read_in_parts_are_complete(tmp_path, monkeypatch):
     made = Pictures({f"{number:02d}.jpg".encode(): number for number in range(12)})
     made.labels = {key: f"class {number % 5}" for key, number in made.content.items() if number % 4}
     monkeypatch.setattr(feature_store, "_LOOKED_UP", 5)

@@ -24,7 +24,7 @@ from tests.made import tiny_backbone
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
-    """Stores of the same pictures with two networks of one width."""
+    """Three stores of the same pictures: in float32, in float16, and by another network of the same dimension."""
     place = tmp_path_factory.mktemp("features")
     write_coloured(place / "p", names("train", 10))
     make_store(place / "p", place / "one")
@@ -78,16 +78,16 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("way", ROWS)
-def test_rows_keep_the_identity(features, stores, way):
+def test_selecting_rows_of_features_keeps_their_identity(features, stores, way):
     assert identity_of(ROWS[way](features)) == stores[0].identity.to_dict()
 
 
 @pytest.mark.parametrize("way", OTHERS)
-def test_operations_that_may_change_columns_drop_the_identity(features, way):
+def test_operations_that_may_change_feature_columns_drop_the_identity(features, way):
     assert identity_of(OTHERS[way](features)) is None
 
 
-def test_an_array_that_is_written_into_loses_its_identity(features):
+def test_writing_into_a_feature_array_drops_its_identity(features):
     for write in (
         lambda X: X.__setitem__(0, 0),
         lambda X: X.__imul__(2),
@@ -100,14 +100,14 @@ def test_an_array_that_is_written_into_loses_its_identity(features):
         assert features.identity is not None
 
 
-def test_reductions_and_comparisons_are_plain(features):
+def test_reductions_and_comparisons_of_features_give_plain_arrays(features):
     assert type(features.sum()) is np.float32
     assert type(features.mean(axis=0)) is np.ndarray
     assert type(features == features) is np.ndarray
     assert type(np.asarray(features)) is np.ndarray
 
 
-def test_a_store_of_float16_stays_a_read_only_memory_map(stores):
+def test_features_of_a_float16_store_are_a_read_only_memory_map(stores):
     halves = stores[1].features()
     assert halves.dtype == np.float16
     assert not halves.flags.writeable
@@ -118,7 +118,7 @@ def test_a_store_of_float16_stays_a_read_only_memory_map(stores):
     assert (head.predict(halves) == stores[0].labels).mean() > 0.8
 
 
-def test_joblib_keeps_identity_and_maps_the_array(features, tmp_path):
+def test_joblib_keeps_the_identity_and_maps_the_feature_array(features, tmp_path):
     joblib.dump(features, tmp_path / "f.joblib")
     back = joblib.load(tmp_path / "f.joblib", mmap_mode="r")
     assert identity_of(back) == identity_of(features)
@@ -126,14 +126,14 @@ def test_joblib_keeps_identity_and_maps_the_array(features, tmp_path):
     assert not back.flags.writeable
 
 
-def test_pandas_takes_the_array(features):
+def test_pandas_accepts_a_feature_array(features):
     frame = pd.DataFrame(features)
     assert type(frame.to_numpy()) is np.ndarray
     assert frame.sum().shape == (8,)
     assert (frame * 2).shape == features.shape
 
 
-def test_arrays_of_the_embedder_and_of_stores_know_their_network(stores, features):
+def test_features_of_embedder_blocks_and_streams_have_the_identity_of_the_store(stores, features):
     embedder = ImageEmbedder(tiny_backbone(), engine="torch")
     paths = [stores[0].path.parent / "p" / key for key in stores[0].keys]
     assert identity_of(embedder.transform(paths)) == stores[0].identity.to_dict()
@@ -154,7 +154,7 @@ def test_heads_refuse_features_of_another_network_of_the_same_width(stores, feat
             one.predict_proba(other)
         with pytest.raises(IdentityError):
             one.predict(stores[2].stream())
-        # Plain arrays are taken; their identity can be stated.
+        # A plain array is accepted without a check; FeatureArray adds an identity, which is checked.
         one.predict(np.asarray(other))
         with pytest.raises(IdentityError):
             one.predict(FeatureArray(np.asarray(other), stores[2]))
@@ -175,7 +175,7 @@ def test_indexes_refuse_features_of_another_network(stores, features):
             refused()
 
 
-def test_pipelines_that_change_columns_take_any_features(stores, features):
+def test_head_after_a_pca_in_a_pipeline_does_not_check_the_identity(stores, features):
     y = stores[0].labels
     pipeline = make_pipeline(StandardScaler(), PCA(3), LogisticHead(C=1.0)).fit(features, y)
     pipeline.predict(features)
@@ -183,13 +183,13 @@ def test_pipelines_that_change_columns_take_any_features(stores, features):
 
 
 @pytest.mark.slow
-def test_model_selection_in_processes_takes_the_array(features, stores):
+def test_cross_validation_in_processes_accepts_a_feature_array(features, stores):
     y = stores[0].labels
     assert len(cross_val_score(LogisticHead(C=1.0, calibrate=False), features, y, cv=2, n_jobs=2)) == 2
     search = GridSearchCV(LogisticHead(cv=2), {"C": [0.1, 1.0]}, cv=2).fit(features, y)
     assert search.best_estimator_.feature_identity_ == stores[0].identity.to_dict()
 
 
-def test_identity_of_another_width_cannot_be_stated(stores):
+def test_feature_array_rejects_an_identity_of_another_dimension(stores):
     with pytest.raises(UsageError, match="no features of 8 values"):
         FeatureArray(np.zeros((3, 7)), stores[0])

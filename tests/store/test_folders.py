@@ -30,7 +30,7 @@ SOURCE = Pictures({f"{number:02d}".encode(): number for number in range(12)})
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Return a store of three units, with one picture removed and one unit pending with a journal."""
+    """Return the path of an extracted store of three units, with one picture removed and one label set."""
     path = tmp_path / "s"
     build(path, SOURCE)
     plan(path, Pictures({key: value for key, value in SOURCE.content.items() if key != b"03"}))
@@ -41,7 +41,7 @@ def store(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def alarm() -> Iterator[None]:
-    """End a test that blocks on a pipe or reads an endless device."""
+    """Fail a test after 60 s, in case it blocks on a pipe or reads an endless device."""
 
     def ring(*_: object) -> None:
         raise TimeoutError("waited for ever")
@@ -54,7 +54,7 @@ def alarm() -> Iterator[None]:
 
 
 def outside(tmp_path: Path) -> tuple[Path, dict[str, bytes]]:
-    """Make a user's folder with file names as in a store, and return its content."""
+    """Make a user's folder with file names as in a store; return its path and content."""
     home = tmp_path / "home"
     for name in (
         "thesis.txt",
@@ -72,7 +72,7 @@ def outside(tmp_path: Path) -> tuple[Path, dict[str, bytes]]:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Return the content of all files and folders below a folder, by name."""
+    """Return the content of each file below ``folder`` by relative path; folders have empty content."""
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
 
 
@@ -96,7 +96,7 @@ def _work(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["work", "shards", "plan", "tables", "written", "damaged"])
 @pytest.mark.parametrize("verb", VERBS)
-def test_link_in_place_of_a_folder_is_refused_and_not_followed(
+def test_link_in_place_of_a_store_folder_is_refused_and_not_followed(
     store: Path, tmp_path: Path, verb: str, name: str
 ) -> None:
     home, before = outside(tmp_path)
@@ -177,9 +177,7 @@ def test_pipe_in_place_of_a_file_is_refused_without_blocking(store: Path, name: 
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
-def test_ignores_claims_journals_and_culprits_that_are_not_regular_files(
-    store: Path, tmp_path: Path, kind: str
-) -> None:
+def test_work_files_that_are_not_regular_files_are_ignored(store: Path, tmp_path: Path, kind: str) -> None:
     plan(store, Pictures({**SOURCE.content, b"99": 1}))
     (unit,) = FeatureStore.open(store)._pending_units()
     folder = store / "work" / f"{unit.number:016d}"
@@ -198,7 +196,7 @@ def test_ignores_claims_journals_and_culprits_that_are_not_regular_files(
     assert secret.read_bytes() == b"{}"
 
 
-def test_huge_claim_number_takes_no_time(store: Path) -> None:
+def test_huge_claim_number_does_not_slow_down_claiming(store: Path) -> None:
     folder = store / "work" / "session-0123456789abcdef"
     folder.mkdir()
     (folder / "claim.999999999").write_bytes(b"{}")
@@ -221,7 +219,7 @@ def test_manifest_linked_to_an_endless_device_is_refused(store: Path) -> None:
         FeatureStore.open(store)
 
 
-def test_foreign_files_are_named_and_kept(store: Path) -> None:
+def test_foreign_files_in_a_store_are_reported_and_kept(store: Path) -> None:
     names = [".DS_Store", "plan/.DS_Store", "plan/000000/.DS_Store", "shards/.DS_Store", "work/.DS_Store"]
     names += ["shards/@eaDir/x.h5", "plan/@eaDir/x", "tables/@eaDir/x", "work/@eaDir/x", "tables/000000/Thumbs.db"]
     for name in names:
@@ -241,7 +239,7 @@ def test_foreign_files_are_named_and_kept(store: Path) -> None:
     assert [path.name for path in (store / "plan").iterdir() if path.name.isdigit()].count("000001") == 1
 
 
-def test_impossible_numbers_are_reported_as_damage_in_one_line(store: Path) -> None:
+def test_impossible_manifest_numbers_are_reported_as_damage_in_one_line(store: Path) -> None:
     manifest = atomic.read_json(store / "featstore.json")
     for change in ({"epoch": 10**18}, {"epoch": -1}, {"unit_rows": 10**18}, {"unit_rows": 0}):
         atomic.write_json(store / "featstore.json", {**manifest, **change})
@@ -254,7 +252,7 @@ def test_impossible_numbers_are_reported_as_damage_in_one_line(store: Path) -> N
 
 
 def reseal(path: Path, change: Callable[[dict[str, object]], None]) -> None:
-    """Change a sealed file's meta and update all checksums."""
+    """Change the description (``meta``) of a sealed file and update all checksums."""
     found = sealed.SealedFile(path)
     arrays = {name: found[name].copy() for name in found.names if name != "meta"}
     meta, kind = found.meta, found.header["kind"]
@@ -285,7 +283,7 @@ def test_malformed_provenance_breaks_neither_info_nor_compaction(store: Path, va
     assert json.dumps(info(store))
 
 
-def test_sweep_keeps_folders_of_live_and_unknown_owners(store: Path) -> None:
+def test_compaction_is_refused_during_a_claim_and_removes_work_folders_afterwards(store: Path) -> None:
     started = time.monotonic()
     with Claims(store) as claims:
         claims.join()

@@ -36,7 +36,7 @@ steps = st.lists(
 
 
 def run_program(store: Path) -> dict[str, object]:
-    """Run the README's program on ``store``; at its end it compares itself with the library."""
+    """Run the README's program, which reads ``store`` with h5py and compares the result with the library."""
     text = PROGRAM.replace('Path("digits.store")', f"Path({str(store)!r})")
     assert text != PROGRAM
     names: dict[str, object] = {}
@@ -49,7 +49,7 @@ def run_program(store: Path) -> dict[str, object]:
 @given(steps)
 def test_plain_h5py_program_equals_the_library_after_any_history(tmp_path_factory, history):
     path = tmp_path_factory.mktemp("history") / "s"
-    # The second source has other keys: within a store a key means one picture.
+    # The second source uses other keys, because a key of a store may belong to one picture only.
     sources = [
         Pictures({b"first": 1}, {b"first": "z"}),
         Pictures({b"second/first": 1}, {b"second/first": "z"}, location="/other"),

@@ -1,4 +1,4 @@
-"""The format is pinned: the store in tests/golden, written by version 1, must stay readable."""
+"""Fixed format: the store in tests/golden, written by version 1, must stay readable."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ FILES = {
 
 
 def make(path: Path) -> None:
-    """Write the golden store; run once by hand, when version 1 was final."""
+    """Write the golden store. This was run once by hand when version 1 was final."""
     build(path, SOURCE)
     changed = Pictures({**SOURCE.content, b"bee/5.jpg": 55}, SOURCE.labels, SOURCE.splits, SOURCE.metadata)
     plan(path, changed)
@@ -132,7 +132,7 @@ def test_reads_the_golden_store():
     check(GOLDEN)
 
 
-def test_reads_a_store_whose_shards_have_no_lookup():
+def test_reads_the_golden_store_without_lookup_tables():
     check(GOLDEN.with_name("without_lookup"))
 
 
@@ -153,7 +153,7 @@ def test_writes_the_same_layout_as_the_golden_store(tmp_path):
 
 
 def test_plain_h5py_and_json_read_the_golden_vectors():
-    """Follow the README's description without featstore."""
+    """Read the vectors with h5py and json, as the README describes the format, and compare with FeatureStore."""
     manifest = json.loads((GOLDEN / "featstore.json").read_text())
     retired = set()
     for segment in sorted(GOLDEN.glob(f"plan/{manifest['epoch']:06d}/*.h5")):

@@ -1,4 +1,4 @@
-"""The format of the denylist is pinned: a store with removed, restored and purged pictures stays readable.
+"""Fixed format of the denylist: a stored example with removed, restored and purged pictures stays readable.
 
 ``tests/golden/denied`` was written by ``make`` when the format was final.
 """
@@ -64,7 +64,7 @@ def test_writes_the_same_layout_as_the_golden_denylist(tmp_path: Path):
     assert layout(tmp_path / "s") == layout(GOLDEN)
 
 
-def test_a_featstore_without_denylists_refuses_the_store(monkeypatch: pytest.MonkeyPatch):
+def test_older_featstore_refuses_a_store_with_a_denylist(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(manifests, "KNOWN_FEATURES", manifests.KNOWN_FEATURES - {"denylist"})
     with pytest.raises(UsageError, match=r"needs a newer featstore \(denylist\)"):
         FeatureStore.open(GOLDEN)

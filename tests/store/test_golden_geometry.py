@@ -1,6 +1,6 @@
-"""The format of other geometries is pinned: ``tests/golden/maps`` has padded pictures and maps of a layer.
+"""Fixed format of feature maps: ``tests/golden/maps`` has maps of an inner layer and padded pictures.
 
-It was written by ``make`` when the format was final.
+The store was written by ``make`` when the format was final; it must stay readable.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ def test_writes_the_same_identity_as_the_golden_store_of_maps(tmp_path):
     }
 
 
-def test_an_older_featstore_names_the_features_it_lacks(monkeypatch):
+def test_older_featstore_refuses_a_store_with_fit_and_layer(monkeypatch):
     monkeypatch.setattr(manifests, "KNOWN_FEATURES", frozenset({"follow", "history", "undo"}))
     with pytest.raises(UsageError, match=r"needs a newer featstore \(fit, layer\)"):
         FeatureStore.open(GOLDEN)
 
 
-def test_a_rebuilt_manifest_requires_the_same(tmp_path):
+def test_rebuilt_manifest_requires_fit_and_layer(tmp_path):
     shutil.copytree(GOLDEN, tmp_path / "s")
     (tmp_path / "s/featstore.json").unlink()
     rebuilt = rebuilt_manifest(tmp_path / "s")

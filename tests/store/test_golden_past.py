@@ -1,4 +1,4 @@
-"""The format of the past is pinned: stores with a history, an undone labelling and followed tables stay readable.
+"""Fixed format of histories: stores with past states, an undone labelling and labels from another store stay readable.
 
 ``tests/golden/past`` and ``tests/golden/following`` were written by ``make`` when the format was final.
 """
@@ -38,7 +38,7 @@ HISTORY = {
 
 
 def make(place: Path) -> None:
-    """Write both stores: a picture changes and one goes, a labelling is undone, and the first store is compacted."""
+    """Write both stores. "past" has a changed and a removed picture, an undone labelling and a compaction."""
     path, source = place / "past", Pictures(dict(CONTENT), LABELS)
     build(path, source)
     set_columns(path, [b"ant/0.jpg"], {"label": ["queen"], "age": [3]})

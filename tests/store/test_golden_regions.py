@@ -1,4 +1,4 @@
-"""The format of regions is pinned: ``tests/golden/regions`` was written by ``make`` when the format was final."""
+"""Fixed format of regions: ``tests/golden/regions``, written by ``make`` when the format was final, stays readable."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_writes_the_same_layout_as_the_golden_regions(tmp_path: Path):
             assert json.loads(golden["meta"][:].tobytes()).keys() == json.loads(ours["meta"][:].tobytes()).keys()
 
 
-def test_an_older_featstore_refuses_a_store_of_regions(monkeypatch):
+def test_older_featstore_refuses_a_store_of_regions(monkeypatch):
     monkeypatch.setattr(manifest, "KNOWN_FEATURES", manifest.KNOWN_FEATURES - {"regions"})
     with pytest.raises(UsageError, match=r"needs a newer featstore \(regions\)"):
         FeatureStore.open(GOLDEN)

@@ -37,7 +37,7 @@ def same(a: Block, b: Block) -> bool:
 BLOCKS = [block(0, 4, (1,)), block(4, 8), block(8, 9, (8,)), block(9, 12)]
 
 
-def test_blocks_are_read_as_they_were_written(tmp_path):
+def test_journal_blocks_are_read_as_they_were_written(tmp_path):
     write(tmp_path / "j", BLOCKS)
     found = read_journal(tmp_path / "j", D, F4)
     assert len(found) == 4
@@ -58,7 +58,7 @@ def test_truncated_journal_keeps_the_complete_blocks(tmp_path_factory, cut):
 
 
 @given(st.integers(0))
-def test_flipped_bit_ends_the_journal_before_its_block(tmp_path_factory, bit):
+def test_damaged_journal_is_read_up_to_the_damaged_block(tmp_path_factory, bit):
     path = tmp_path_factory.mktemp("journal") / "j"
     write(path, BLOCKS)
     data = bytearray(path.read_bytes())
@@ -70,13 +70,13 @@ def test_flipped_bit_ends_the_journal_before_its_block(tmp_path_factory, bit):
     assert all(map(same, found, BLOCKS))
 
 
-def test_rejects_journal_of_other_features(tmp_path):
+def test_journal_of_vectors_of_another_dimension_is_refused(tmp_path):
     write(tmp_path / "j", BLOCKS)
     with pytest.raises(DamagedError, match="other features"):
         read_journal(tmp_path / "j", D + 1, F4)
 
 
-def test_overlapping_blocks_are_used_once():
+def test_contiguous_drops_overlapping_journal_blocks():
     a, b, c, late = block(0, 4), block(4, 8), block(8, 12), block(6, 9)
     assert [x.start for x in contiguous([a, late, b, c, block(4, 6)])] == [0, 4, 8]
     assert contiguous([b]) == []

@@ -20,7 +20,7 @@ def test_key_index_finds_exactly_the_indexed_keys(items, asked):
     assert index.doubled() is None
 
 
-def test_digests_with_equal_first_halves_are_distinguished():
+def test_key_digests_with_equal_first_halves_are_distinguished():
     digest = np.array([[7, 3], [7, 1], [7, 2], [9, 0]], np.uint64)
     index = KeyIndex.build(digest)
     assert index.find(digest).tolist() == [0, 1, 2, 3]
@@ -28,14 +28,14 @@ def test_digests_with_equal_first_halves_are_distinguished():
 
 
 @given(st.lists(st.binary(max_size=3), min_size=1, max_size=20), st.integers(0))
-def test_duplicate_keys_are_detected(items, which):
+def test_key_index_detects_duplicate_keys(items, which):
     doubled = [*items, items[which % len(items)]]
     found = KeyIndex.build(digests(doubled)).doubled()
     assert found is not None
     assert doubled[found[0]] == doubled[found[1]]
 
 
-def test_digests_are_blake2b_and_views_salt_them():
+def test_key_digests_are_blake2b_salted_with_the_view_number():
     plain = hashlib.blake2b(b"a.jpg", digest_size=16).digest()
     assert digests([b"a.jpg"]).tobytes() == plain == digests([b"a.jpg"], [0]).tobytes()
     assert digests([b"a.jpg"], [1]).tobytes() != plain

@@ -14,7 +14,7 @@ from tests.store.building import Pictures, identity, plan
 
 
 def change(path, **changes):
-    """Rewrite the manifest with a matching checksum, as another version or an attacker could."""
+    """Change fields of the manifest and update its checksum, as another version or an attacker could."""
     value = atomic.read_json(path / NAME)
     atomic.write_json(path / NAME, {**value, **changes})
 
@@ -60,7 +60,7 @@ def test_rejects_unknown_required_features(tmp_path, changes, words):
         {"store_id": None, "fingerprint": None},
     ],
 )
-def test_inconsistent_manifest_is_damaged(tmp_path, changes):
+def test_inconsistent_manifest_is_reported_as_damaged(tmp_path, changes):
     open_for_writing(tmp_path / "s", identity(), "w")
     change(tmp_path / "s", **changes)
     with pytest.raises(DamagedError):
@@ -74,7 +74,7 @@ def test_manifest_is_plain_json(tmp_path):
     assert value["identity"]["dimension"] == 4
 
 
-def test_fingerprint_depends_on_every_field():
+def test_identity_fingerprint_depends_on_every_field():
     parts = {
         "backbone": "b",
         "layer": "l",
@@ -89,7 +89,7 @@ def test_fingerprint_depends_on_every_field():
     assert len({*fingerprints, identity().fingerprint}) == len(parts) + 1
 
 
-def test_rejects_another_identity_and_names_the_differences(tmp_path):
+def test_writing_with_another_identity_is_refused_with_the_differences(tmp_path):
     plan(tmp_path / "s", Pictures({b"a": 1}))
     with pytest.raises(IdentityError, match=r"precision fp32, not bf16; dtype float32, not float16"):
         open_for_writing(tmp_path / "s", identity(dtype="float16", precision="bf16"), "w")

@@ -1,4 +1,4 @@
-"""Missing files: every loss is detected, also of the last file, and nothing is written on top of an incomplete plan."""
+"""Missing files of a store: every loss is detected, even of the newest file, and an incomplete plan is not extended."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ LESS = Pictures({key: value for key, value in SOURCE.content.items() if key != b
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Return a store of three finished units, whose last segment only retires ids, and whose last table came by
-    label."""
+    """Return a store of three units; its last plan segment only removes a picture, its last table sets a label."""
     build(tmp_path / "s", SOURCE)
     plan(tmp_path / "s", LESS)
     set_columns(tmp_path / "s", [b"05"], {"label": ["five"]})
@@ -42,7 +41,7 @@ def problems(store: Path) -> str:
         ("tables/000000", "a version of the tables is missing"),
     ],
 )
-def test_missing_last_segment_or_table_is_detected(store: Path, name: str, what: str) -> None:
+def test_missing_last_plan_segment_or_table_is_detected(store: Path, name: str, what: str) -> None:
     gone = store / name
     if gone.is_dir():
         shutil.rmtree(gone)
@@ -58,7 +57,7 @@ def test_missing_last_segment_or_table_is_detected(store: Path, name: str, what:
     assert sorted(file.name for file in (store / "shards").iterdir()) == shards
 
 
-def test_missing_folder_of_a_compacted_store_is_damage(store: Path) -> None:
+def test_missing_folder_of_a_compacted_store_is_reported_as_damage(store: Path) -> None:
     compact(store)
     shutil.rmtree(store / "written")
     shutil.move(store / "plan" / "000001", store / "elsewhere")
@@ -68,7 +67,7 @@ def test_missing_folder_of_a_compacted_store_is_damage(store: Path) -> None:
     assert len(FeatureStore.open(store)) == 11
 
 
-def test_manifest_of_an_earlier_epoch_deletes_nothing(store: Path) -> None:
+def test_compaction_with_a_manifest_of_an_earlier_epoch_deletes_nothing(store: Path) -> None:
     earlier = (store / "featstore.json").read_bytes()
     compact(store)
     shards = sorted(file.name for file in (store / "shards").iterdir())
@@ -98,7 +97,7 @@ def test_missing_shard_of_a_finished_unit_is_damage_and_repair_restores_it(store
     assert FeatureStore.open(store).features().tobytes() == before
 
 
-def test_unfinished_unit_is_pending(store: Path) -> None:
+def test_unit_without_a_shard_is_pending(store: Path) -> None:
     plan(store, Pictures({**LESS.content, b"99": 9}))
     opened = FeatureStore.open(store)
     assert opened.counts.pending == 1
@@ -108,7 +107,7 @@ def test_unfinished_unit_is_pending(store: Path) -> None:
 
 
 def test_shards_outside_the_plan_are_reported_and_stop_compaction(store: Path) -> None:
-    """Remove the marks of written files first: stores of earlier versions have none."""
+    """The marks of written files are removed first, because stores of earlier versions have no marks."""
     more = Pictures({**LESS.content, b"98": 8, b"99": 9})
     plan(store, more)
     work(store, more)
@@ -172,7 +171,7 @@ def test_repair_replaces_a_missing_table_by_an_empty_one(store: Path) -> None:
     assert set(FeatureStore.open(store).labels.tolist()) == {None}
 
 
-def test_store_without_marks_is_readable_and_compaction_adds_them(store: Path) -> None:
+def test_store_without_written_marks_is_readable_and_compaction_adds_marks(store: Path) -> None:
     shutil.rmtree(store / "written")
     assert len(FeatureStore.open(store)) == 11
     assert problems(store) == ""

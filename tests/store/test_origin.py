@@ -31,7 +31,7 @@ def test_origin_round_trips_json_and_finds_its_store(folder, tmp_path):
     assert again.find_store(beside=tmp_path / "elsewhere").store_id == origin.store_id
 
 
-def test_another_store_at_the_path_is_not_the_origin(folder):
+def test_another_store_at_the_recorded_path_is_not_taken_for_the_origin(folder):
     origin = origin_of_store(FeatureStore.open(folder))
     shutil.rmtree(folder)
     plan(folder, Pictures({b"a": 1}))
@@ -44,7 +44,7 @@ def test_rejects_invalid_origin(value):
         Origin.of(identity().to_dict(), value, "a head")
 
 
-def test_state_notes_failures_pending_pictures_and_untrained_weights(folder):
+def test_state_of_store_mentions_failures_pending_pictures_and_untrained_weights(folder):
     (failed,) = state_of_store(FeatureStore.open(folder))
     assert failed.startswith("1 picture could not be read")
 

@@ -1,4 +1,4 @@
-"""Past states of a store: they are shown as they were, or their missing pictures are named."""
+"""Past states of a store: opening shows the former content, or an error names the missing pictures."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ EXAMPLES = int(os.environ.get("FEATSTORE_PAST_EXAMPLES", "25"))
 
 
 def known_keys(path: Path, wanted: set[bytes]) -> list[bytes]:
-    """Return those of the ``wanted`` keys that the store has."""
+    """Return the keys of ``wanted`` that are in the store."""
     some = sorted(wanted)
     return [
         key
@@ -54,7 +54,7 @@ def known_keys(path: Path, wanted: set[bytes]) -> list[bytes]:
 
 @dataclass
 class Seen:
-    """Content that a store showed at one time."""
+    """Content of a store at one time."""
 
     record: dict[str, object]
     generation: tuple[int, int, int]
@@ -71,7 +71,7 @@ class Seen:
         return cls(record_of(store), store.generation, store.ids.tolist(), rows)
 
     def check(self, path: Path) -> None:
-        """Reopen this state and compare; missing rows must be those that are no longer in the store."""
+        """Reopen this state and compare it; only rows that are no longer in the store may be missing."""
         found = FeatureStore.open(path, at=self.record, missing="skip")
         there = set(found.ids.tolist())
         assert there <= set(self.ids)
@@ -89,7 +89,7 @@ class Seen:
 @pytest.mark.slow
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(steps)
-def test_every_earlier_state_is_shown_as_it_was(tmp_path_factory, history):
+def test_every_earlier_state_of_a_store_can_be_reopened(tmp_path_factory, history):
     path = tmp_path_factory.mktemp("past") / "s"
     source = Pictures({b"first": 1}, {b"first": "z"}, {b"first": "train"})
     build(path, source)
@@ -125,7 +125,7 @@ def test_every_earlier_state_is_shown_as_it_was(tmp_path_factory, history):
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Return a store of three states: eight pictures; a/0 labelled; a/3 removed and b/9 new."""
+    """Return a store with three states: eight pictures; then a new label of a/0; then a/3 removed and b/9 added."""
     source = Pictures(dict(zip(KEYS, range(8), strict=True)), dict.fromkeys(KEYS, "z"))
     build(tmp_path / "s", source)
     set_columns(tmp_path / "s", [b"a/0"], {"label": ["x"]})
@@ -135,7 +135,7 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "s"
 
 
-def test_a_generation_or_label_version_opens_its_last_state(store: Path):
+def test_opening_a_store_at_a_generation_or_label_version_shows_that_state(store: Path):
     before = FeatureStore.open(store, at=(0, 1))
     assert list(before.keys) == [key.decode() for key in KEYS]
     assert before.labels.tolist() == ["x", *["z"] * 7]
@@ -145,7 +145,7 @@ def test_a_generation_or_label_version_opens_its_last_state(store: Path):
         assert list(FeatureStore.open(store, at=at).keys) == list(now.keys)
 
 
-def test_a_date_opens_the_state_of_that_time(store: Path):
+def test_opening_a_store_at_a_date_shows_the_state_of_that_time(store: Path):
     began = history.states_of(FeatureStore.open(store)._plan)[0].created.astimezone()
     assert len(FeatureStore.open(store, at=began.date())) == 8
     assert len(FeatureStore.open(store, at=began.isoformat())) == 8
@@ -159,12 +159,12 @@ def test_a_date_opens_the_state_of_that_time(store: Path):
     ("at", "words"),
     [((5, 1), r"known are \(0, 1\) to \(0, 2\)"), (9, "there are 0 to 3"), ((1,), "two or three numbers")],
 )
-def test_error_for_an_unknown_state_lists_the_known_ones(store: Path, at, words: str):
+def test_error_for_an_unknown_past_state_lists_the_known_states(store: Path, at, words: str):
     with pytest.raises(UsageError, match=words):
         FeatureStore.open(store, at=at)
 
 
-def test_purged_pictures_are_named_until_their_keys_are_forgotten(store: Path):
+def test_error_for_a_past_state_names_purged_pictures_until_their_keys_are_erased(store: Path):
     compact(store)
     with pytest.raises(UsageError, match=r"1 picture of then is gone \(the first: 'a/3'\)"):
         FeatureStore.open(store, at=(0, 1))
@@ -175,7 +175,7 @@ def test_purged_pictures_are_named_until_their_keys_are_forgotten(store: Path):
     assert not any(b"a/3" in file.read_bytes() for file in store.rglob("*.h5"))
 
 
-def test_a_lost_history_is_damage(store: Path):
+def test_missing_history_file_is_reported_as_damage(store: Path):
     compact(store)
     assert Manifest.read(store).requires == ("history",)
     (store / "history" / "000000.h5").unlink()
@@ -185,7 +185,7 @@ def test_a_lost_history_is_damage(store: Path):
     assert "the store's past" in str(verify_store(store).problems[0])
 
 
-def test_repair_sets_a_damaged_history_aside_and_keeps_what_is_required(store: Path):
+def test_repair_moves_a_damaged_history_aside_and_keeps_the_required_features(store: Path):
     undo_label(store)
     compact(store)
     file = store / "history" / "000000.h5"

@@ -15,7 +15,7 @@ def same(picture, path):
     return np.array_equal(np.asarray(picture), np.asarray(Image.open(path)))
 
 
-def test_finds_the_picture_of_each_key(chain):
+def test_pictures_returns_the_picture_of_each_key(chain):
     store = FeatureStore.open(chain.store)
     pictures = Pictures(store)
     for key in store.keys:
@@ -24,7 +24,7 @@ def test_finds_the_picture_of_each_key(chain):
         pictures("no such key")
 
 
-def test_finds_pictures_after_adding_changing_and_moving(tmp_path):
+def test_pictures_are_found_after_files_were_added_changed_and_moved(tmp_path):
     folder = write_coloured(tmp_path / "p", names("", 3))
     store = make_store(folder, tmp_path / "s", unit_rows=2)
     write_coloured(folder, ["ant/00.png", "bee/44.png"], seed=8, size=(30, 30))
@@ -49,7 +49,7 @@ def test_finds_pictures_after_adding_changing_and_moving(tmp_path):
         Pictures(None)("ant/00.png")
 
 
-def test_finds_pictures_in_an_archive(tmp_path):
+def test_pictures_in_an_archive_are_found(tmp_path):
     folder = write_coloured(tmp_path / "p", names("", 2))
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         archive.add(folder / "ant/00.png", "x/ant.png")
@@ -60,14 +60,14 @@ def test_finds_pictures_in_an_archive(tmp_path):
     assert same(pictures["bee.png"], folder / "bee/01.png")
 
 
-def test_key_outside_the_root_reads_nothing(tmp_path):
+def test_key_that_leads_out_of_the_root_is_not_read(tmp_path):
     write_coloured(tmp_path, ["ant/secret.png"])
     with pytest.raises(NoPicture) as failure:
         Pictures(None, tmp_path / "ant/deeper")("../secret.png")
     assert failure.value.reason == "outside-root"
 
 
-def test_store_shows_only_files_with_the_recorded_digest(tmp_path):
+def test_changed_picture_is_not_shown_without_an_explicit_root(tmp_path):
     folder = write_coloured(tmp_path / "p", names("", 2))
     store = FeatureStore.open(make_store(folder, tmp_path / "s"))
     secret = write_coloured(tmp_path / "secret", ["ant/00.png"], seed=5)

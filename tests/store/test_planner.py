@@ -24,7 +24,7 @@ def small_segments(monkeypatch):
     monkeypatch.setattr(plans, "SEGMENT_ROWS", 10)
 
 
-def test_units_follow_the_order_of_the_source(tmp_path):
+def test_planned_units_follow_the_order_of_the_source(tmp_path):
     plan(tmp_path / "s", Pictures({f"{i:02d}".encode(): i for i in range(12)}))
     units = Plan(tmp_path / "s", 0).units()
     assert [(unit.number, unit.start, unit.stop) for unit in units] == [(0, 0, 5), (1, 5, 10), (2, 10, 12)]
@@ -49,7 +49,7 @@ def test_large_source_becomes_several_segments(small_segments, tmp_path):
 
 
 @pytest.mark.parametrize("rows", [3, 1000])
-def test_rejects_duplicate_keys_anywhere(small_segments, tmp_path, rows):
+def test_plan_rejects_duplicate_keys_in_any_chunk(small_segments, tmp_path, rows):
     class Doubled(Pictures):
         def chunks(self, rows=0):
             yield from super().chunks()
@@ -64,7 +64,7 @@ def test_rejects_duplicate_keys_anywhere(small_segments, tmp_path, rows):
 
 
 @pytest.mark.slow
-def test_concurrent_planners_agree(small_segments, tmp_path):
+def test_concurrent_planners_add_every_picture_once(small_segments, tmp_path):
     source = Pictures({f"{i:03d}".encode(): i for i in range(120)})
     plan(tmp_path / "s", Pictures({b"000": 0}))
     manifest, errors = Manifest.read(tmp_path / "s"), []
@@ -87,7 +87,7 @@ def test_concurrent_planners_agree(small_segments, tmp_path):
     assert FeatureStore.open(tmp_path / "s").counts.vectors == 120
 
 
-def test_next_scan_repairs_a_kill_between_table_and_segment(tmp_path, monkeypatch):
+def test_next_scan_completes_a_plan_killed_between_table_and_segment(tmp_path, monkeypatch):
     source = Pictures({b"a": 1, b"b": 2}, {b"a": "x", b"b": "y"})
 
     def die(*_):
@@ -101,7 +101,7 @@ def test_next_scan_repairs_a_kill_between_table_and_segment(tmp_path, monkeypatc
     assert store.labels.tolist() == ["x", "y"]
 
 
-def test_changed_labels_of_the_source_are_updated(tmp_path):
+def test_changed_labels_of_the_source_update_the_store(tmp_path):
     source = Pictures({b"a": 1, b"b": 2}, {b"a": "x"}, metadata={"m": {b"a": 5}})
     store = build(tmp_path / "s", source)
     assert (store.labels.tolist(), store.column("m").tolist()) == (["x", None], [5, None])
@@ -114,7 +114,7 @@ def test_changed_labels_of_the_source_are_updated(tmp_path):
     assert store._tables.version == 2
 
 
-def test_ids_are_never_reused(tmp_path):
+def test_ids_of_removed_pictures_are_never_reused(tmp_path):
     source = Pictures({b"a": 1, b"b": 2})
     assert build(tmp_path / "s", source).ids.tolist() == [0, 1]
     source.content = {b"b": 2}

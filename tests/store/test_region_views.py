@@ -1,4 +1,4 @@
-"""Regions of one picture: joined by picture, and kept together in splits, folds, duplicates, predictions and searches."""
+"""Regions of one picture can be joined by picture, and stay together in splits, folds, duplicates and searches."""
 
 from __future__ import annotations
 
@@ -36,8 +36,7 @@ def made(splits: dict[bytes, str] | None = None) -> Pictures:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory) -> Path:
-    """Return a store of regions. The fixtures derive the SHA-256 from the key; patch it to that of the picture's
-    key."""
+    """Return the path of a store of regions, in which all regions of a picture have the same SHA-256."""
     place = tmp_path_factory.mktemp("regions") / "s"
     with pytest.MonkeyPatch.context() as patch:
         real = building.sha256
@@ -46,7 +45,7 @@ def path(tmp_path_factory) -> Path:
     return place
 
 
-def test_vectors_are_joined_by_picture(path):
+def test_by_parent_joins_region_vectors_of_each_picture_by_mean_or_max(path):
     store = FeatureStore.open(path)
     features = np.asarray(store.features(), np.float64)
     for how in ("mean", "max"):
@@ -59,7 +58,7 @@ def test_vectors_are_joined_by_picture(path):
         store.by_parent("sum")
 
 
-def test_parent_and_boxes_are_columns(path):
+def test_parent_and_box_of_a_region_are_columns(path):
     store = FeatureStore.open(path)
     assert rows_where(store, "parent == '03.jpg' and x >= 1").sum() == 2
     frame = store.to_pandas()
@@ -67,7 +66,7 @@ def test_parent_and_boxes_are_columns(path):
     assert store.to_arrow().column("x").to_pylist()[:4] == [0, 1, 2, 3]
 
 
-def test_no_picture_is_on_both_sides_of_a_split_or_in_two_folds(path):
+def test_regions_of_one_picture_are_in_one_split_and_one_fold(path):
     store = FeatureStore.open(path)
     split = split_store(store)
     assert not set(store.parents[split.train]) & set(store.parents[split.test])
@@ -78,7 +77,7 @@ def test_no_picture_is_on_both_sides_of_a_split_or_in_two_folds(path):
     assert set(store.parents[apart.train]) & set(store.parents[apart.test])
 
 
-def test_a_head_with_regions_apart_is_trained_again(path, tmp_path):
+def test_head_trained_with_regions_apart_can_be_reproduced(path, tmp_path):
     trained = train(path, out=tmp_path / "h", C=1.0, apart=True)
     assert set(FeatureStore.open(path).parents[trained.split.test]) & set(
         FeatureStore.open(path).parents[trained.split.train]
@@ -86,22 +85,22 @@ def test_a_head_with_regions_apart_is_trained_again(path, tmp_path):
     assert train_again(tmp_path / "h").equal
 
 
-def test_regions_stay_together_even_if_the_bytes_of_their_picture_differ(tmp_path):
-    # The fixtures give each key a different SHA-256.
+def test_regions_of_one_picture_stay_together_even_if_their_digests_differ(tmp_path):
+    # Without the patch of ``path``, each region has a different SHA-256.
     store = build(tmp_path / "s", made())
     groups = groups_of(store, np.arange(len(store)))
     assert len(set(groups.tolist())) == PICTURES - 1
     assert len(set(equal_content(store).tolist())) == len(store)
 
 
-def test_a_picture_in_two_given_splits_is_reported(tmp_path):
+def test_picture_with_regions_in_two_given_splits_is_reported(tmp_path):
     given = {key: "train" if int(key[7:]) < 2 or int(key[:2]) > 7 else "test" for key in made().content}
     split = split_store(build(tmp_path / "s", made(given)))
     assert (split.kind, split.parents, split.to_dict()["parents_in_both"]) == ("given", 7, 7)
     assert any(note.startswith("7 pictures have regions in both splits: the figures") for note in split.notes())
 
 
-def test_regions_of_one_picture_are_no_copies_unless_asked(tmp_path, monkeypatch):
+def test_regions_of_one_picture_are_duplicates_only_with_the_option_within(tmp_path, monkeypatch):
     monkeypatch.setattr(building, "vector", lambda key, content: np.eye(D, dtype=np.float32)[content])
     source = made()
     source.content = {key: int(key[7:]) % 3 for key in source.content if key[:2] in (b"00", b"01")}
@@ -116,7 +115,7 @@ def test_regions_of_one_picture_are_no_copies_unless_asked(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("pool", ["mean", "max"])
-def test_predictions_are_joined_by_picture(path, tmp_path, pool):
+def test_predictions_for_regions_are_joined_by_picture(path, tmp_path, pool):
     head = train(path, out=tmp_path / "h", C=1.0).head
     store = FeatureStore.open(path)
     alone = {one.key: one for one in predict(head, path)}

@@ -24,12 +24,12 @@ def test_shard_finds_keys_without_its_store(shard):
     assert shard.find([]).tolist() == []
 
 
-def test_rejects_shard_of_another_identity(shard):
+def test_opening_a_shard_of_another_identity_is_refused(shard):
     with pytest.raises(DamagedError, match="another identity"):
         Shard(shard.file.path, identity(dtype="float16"))
 
 
-def test_damaged_rows_are_identified(shard, tmp_path):
+def test_shard_identifies_damaged_rows(shard, tmp_path):
     data = bytearray(shard.file.path.read_bytes())
     at = shard.file.header["arrays"]["features"]["offset"] + shard.features.strides[0]
     data[at] ^= 1
@@ -37,13 +37,13 @@ def test_damaged_rows_are_identified(shard, tmp_path):
     assert Shard(shard.file.path, identity()).damaged_rows().tolist() == [1]
 
 
-def test_shard_names_round_trip_to_units(tmp_path):
+def test_shard_file_names_round_trip_to_unit_numbers(tmp_path):
     for unit in (0, 7, (3 << 32) + 12):
         assert unit_of(shards.shard_path(tmp_path, unit).name) == unit
     assert unit_of("notes.txt") is None
 
 
-def test_number_of_open_shards_is_bounded(tmp_path):
+def test_number_of_open_shards_is_limited(tmp_path):
     store = build(tmp_path / "s", Pictures({f"{n}".encode(): n for n in range(9)}), unit_rows=2)
     opened = shards.OpenShards(tmp_path / "s", identity(), limit=2)
     assert [len(opened[unit.number].ids) for unit in store.units] == [2, 2, 2, 2, 1]

@@ -17,7 +17,7 @@ def keys_of(store, rows):
 
 @pytest.fixture(scope="module")
 def unsplit(tmp_path_factory):
-    """Return a store without splits, in which four pictures have equal bytes."""
+    """Return a store of pictures without given splits; four of its pictures have equal bytes."""
     place = tmp_path_factory.mktemp("unsplit")
     folder = write_coloured(place / "p", names("", 12))
     for number in range(3):
@@ -25,7 +25,7 @@ def unsplit(tmp_path_factory):
     return FeatureStore.open(make_store(folder, place / "s"))
 
 
-def test_detects_splits_by_name(chain):
+def test_split_store_recognises_given_splits_by_name(chain):
     split = split_store(FeatureStore.open(chain.store))
     assert (split.kind, split.names) == ("given", ("train", "val"))
     assert (len(split.train), len(split.test), split.shared, split.notes()) == (
@@ -36,7 +36,7 @@ def test_detects_splits_by_name(chain):
     )
 
 
-def test_splits_can_be_named(chain):
+def test_split_store_accepts_the_names_of_the_splits(chain):
     store = FeatureStore.open(chain.store)
     split = split_store(store, train_split="val", test_split="train")
     assert (len(split.train), len(split.test)) == (10, 20)
@@ -59,14 +59,14 @@ def test_made_split_is_stratified_and_keeps_equal_bytes_together(unsplit):
         assert 5 <= len(test) <= 9
 
 
-def test_made_split_is_reproducible(unsplit):
+def test_made_split_depends_only_on_the_seed(unsplit):
     one, other = split_store(unsplit, seed=3), split_store(unsplit, seed=3)
     assert one.test.tolist() == other.test.tolist()
     assert one.test.tolist() != split_store(unsplit, seed=4).test.tolist()
     assert one.to_dict()["seed"] == 3
 
 
-def test_counts_equal_bytes_shared_by_two_given_splits(tmp_path):
+def test_split_store_reports_equal_pictures_in_two_given_splits(tmp_path):
     folder = write_coloured(tmp_path / "p", names("train", 4) + names("val", 3))
     shutil.copy(folder / "train/ant/01.png", folder / "val/ant/x.png")
     split = split_store(FeatureStore.open(make_store(folder, tmp_path / "s")))
@@ -74,7 +74,7 @@ def test_counts_equal_bytes_shared_by_two_given_splits(tmp_path):
     assert any("same bytes" in note for note in split.notes())
 
 
-def test_labelled_pictures_without_a_split_are_noted_with_the_classes_that_only_they_have(tmp_path):
+def test_note_on_labelled_pictures_without_a_split_names_classes_unknown_to_the_head(tmp_path):
     place = make_store(write_coloured(tmp_path / "p", names("train", 3) + names("val", 3)), tmp_path / "s")
     make_store(write_coloured(tmp_path / "more", names("", 2, ("ant", "cow")), seed=1), place)
     store = FeatureStore.open(place)
@@ -87,7 +87,7 @@ def test_labelled_pictures_without_a_split_are_noted_with_the_classes_that_only_
     assert "without_split" not in split_store(FeatureStore.open(place, at=1)).to_dict()
 
 
-def test_groups_of_equal_bytes():
+def test_groups_of_equal_bytes_have_one_number_per_digest():
     digests = np.zeros((4, 32), np.uint8)
     digests[1, 31], digests[3, 31] = 7, 7
     digests[2, 0] = 1

@@ -23,8 +23,10 @@ BACKBONES = [tiny_backbone(), tiny_backbone(1, dimension=5, name="other")]
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """Return a folder, two stores of it by different backbones (the second lists it in another order), and a head on
-    both."""
+    """Return a folder, its two stores by different backbones, and a head trained on both stores.
+
+    The rows of the second store are in another order.
+    """
     place = tmp_path_factory.mktemp("stacked")
     folder = write_coloured(place / "p", names("train", 8) + names("val", 4))
     first = make_store(folder, place / "a")
@@ -71,7 +73,7 @@ def test_head_on_two_stores_predicts_from_stores_and_from_pictures(pair):
         np.testing.assert_allclose(one.probabilities, by_store[f"val/{one.key}"].probabilities, atol=1e-3)
 
 
-def test_head_records_its_stores(pair, tmp_path):
+def test_head_on_two_stores_records_both_stores(pair, tmp_path):
     _, first, second, trained = pair
     told = info(trained.path)
     prints = [FeatureStore.open(store).fingerprint for store in (first, second)]
@@ -117,7 +119,7 @@ def test_pictures_missing_from_one_store_are_counted(pair, tmp_path):
     short = make_store(fewer, tmp_path / "short", backbone=BACKBONES[1], dtype="float16")
     with pytest.raises(UsageError, match=r"short: lacks 2 of the 24 pictures of .*the first: 'train/ant/03.png'"):
         train([first, short])
-    # In the other order nothing is missing: the first store defines the pictures.
+    # With ``short`` first, no picture is missing, because the first store defines the pictures.
     assert any("2 pictures that" in note for note in train([short, first], folds=2, C=0.1).notes)
     reasons = {one.key: one.reason for one in predict(trained.path, [first, short])}
     assert {key for key, reason in reasons.items() if reason == "missing"} == {"train/ant/03.png", "val/bee/01.png"}

@@ -1,4 +1,4 @@
-"""The whole store against a dictionary: random sequences of changes, kills, labels and compactions."""
+"""A store compared with a simple model, after random sequences of changes, kills, labels and compactions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ steps = st.lists(
 
 
 class Model:
-    """The expected content of the store."""
+    """A simple model of the expected content of the store at ``path``."""
 
     def __init__(self, path):
         self.path, self.source = path, Pictures({b"first": 1})
@@ -79,7 +79,7 @@ class Model:
             self.labels = {key: label for key, label in self.labels.items() if key in self.source.content}
 
     def die(self, rows):
-        """Journal some rows of the first pending unit, and stop as if killed."""
+        """Write some rows of the first pending unit to its journal, and stop as if the process was killed."""
         manifest = Manifest.read(self.path)
         current = Plan(self.path, manifest.epoch)
         pending = FeatureStore(self.path)._pending_units()
@@ -121,7 +121,7 @@ class Model:
 @pytest.mark.slow
 @settings(max_examples=40)
 @given(steps)
-def test_store_equals_the_source_after_any_history(tmp_path_factory, history):
+def test_store_has_the_content_of_its_source_after_any_sequence_of_changes(tmp_path_factory, history):
     model = Model(tmp_path_factory.mktemp("store") / "s")
     ids: dict[bytes, int] = {}
     highest = -1

@@ -18,7 +18,7 @@ values = st.one_of(
 
 
 @given(values)
-def test_columns_round_trip(tmp_path_factory, column):
+def test_table_columns_of_any_values_round_trip(tmp_path_factory, column):
     path = table_path(tmp_path_factory.mktemp("table"), 0, 0)
     keys = [str(i).encode() for i in range(len(column))]
     write_table(path, keys, {"c": column}, "user")
@@ -27,7 +27,7 @@ def test_columns_round_trip(tmp_path_factory, column):
     assert list(table.keys) == keys
 
 
-def test_values_of_mixed_types_become_text():
+def test_table_column_of_mixed_types_becomes_text():
     assert Column.of([1, "a", None, True]).objects().tolist() == ["1", "a", None, "True"]
 
 
@@ -44,11 +44,11 @@ def test_values_of_mixed_types_become_text():
         (["True", "False"], ["True", "False"]),
     ],
 )
-def test_column_of_numeric_texts_becomes_numbers(texts, expected):
+def test_table_column_of_numeric_texts_becomes_numbers(texts, expected):
     assert Column.of_text(texts).objects().tolist() == expected
 
 
-def test_row_digests_change_exactly_with_the_values():
+def test_row_digests_change_if_and_only_if_the_values_change():
     base = {"label": ["a", None], "x": [1.0, float("nan")]}
     same = row_digests({"x": [1.0, float("nan")], "label": ["a", None], "empty": [None, None]}, 2)
     assert row_digests(base, 2).tolist() == same.tolist()
@@ -57,7 +57,7 @@ def test_row_digests_change_exactly_with_the_values():
     assert row_digests({"s": ["\udcff"]}, 1).shape == (1,)
 
 
-def test_user_tables_override_source_tables_and_newer_ones_older_ones(tmp_path):
+def test_user_tables_override_source_tables_and_newer_tables_override_older_tables(tmp_path):
     write_table(table_path(tmp_path, 0, 0), [b"a", b"b"], {"label": ["1", "1"]}, "source", np.array([1, 2], np.uint64))
     write_table(table_path(tmp_path, 0, 1), [b"a"], {"label": ["2"], "split": ["t"]}, "user")
     write_table(table_path(tmp_path, 0, 2), [b"b"], {"label": ["3"], "m": [1]}, "source", np.array([3], np.uint64))

@@ -25,7 +25,7 @@ def store(tmp_path):
     return build(tmp_path / "s", source())
 
 
-def test_rows_are_those_of_the_split(store):
+def test_torch_rows_of_a_split_equal_its_rows_in_the_store(store):
     data = store.as_torch("val")
     rows = store.split_rows("val")
     assert (len(data), data.classes) == (len(rows), ["0", "1", "2"])
@@ -36,7 +36,7 @@ def test_rows_are_those_of_the_split(store):
     assert data[-1][0].equal(data[len(data) - 1][0])
 
 
-def test_several_rows_are_read_at_once_in_any_order(store):
+def test_torch_rows_are_read_in_any_order(store):
     data = store.as_torch()
     wanted = [22, 0, 7, 7, 14]
     vectors, codes = data[wanted]
@@ -47,11 +47,11 @@ def test_several_rows_are_read_at_once_in_any_order(store):
         data[23]
 
 
-def test_rows_without_a_label_have_the_code_that_losses_ignore(store):
+def test_torch_rows_without_a_label_have_the_code_minus_1(store):
     assert store.as_torch()[5][1] == -1
 
 
-def test_codes_are_equal_for_all_splits(tmp_path):
+def test_class_codes_of_torch_rows_are_equal_for_all_splits(tmp_path):
     pictures = source()
     pictures.labels = {key: "z" if split == "val" else "a" for key, split in pictures.splits.items()}
     store = build(tmp_path / "s", pictures)
@@ -59,7 +59,7 @@ def test_codes_are_equal_for_all_splits(tmp_path):
     assert set(store.as_torch("train").codes.tolist()) == {0}
 
 
-def test_a_shuffled_epoch_has_every_row_once_in_another_order(store):
+def test_shuffled_loader_yields_every_row_once_in_a_new_order_per_epoch(store):
     loader = store.as_torch().loader(4, shuffle=True)
     epochs = [torch.cat([vectors for vectors, _ in loader]) for _ in range(2)]
     expected = np.asarray(store.features())
@@ -72,13 +72,13 @@ def test_a_shuffled_epoch_has_every_row_once_in_another_order(store):
     assert len(store.as_torch().loader(4, drop_last=True)) == 5
 
 
-def test_a_plain_data_loader_reads_it_too(store):
+def test_plain_data_loader_of_torch_reads_all_rows(store):
     batches = list(DataLoader(store.as_torch(), batch_size=10))
     assert torch.cat([vectors for vectors, _ in batches]).numpy().tobytes() == store.features().tobytes()
     assert torch.cat([codes for _, codes in batches]).tolist() == store.as_torch().codes.tolist()
 
 
-def test_the_dtype_can_be_requested(store):
+def test_as_torch_accepts_a_dtype_and_rejects_invalid_options(store):
     assert store.as_torch(dtype="float16")[0][0].dtype == torch.float16
     with pytest.raises(UsageError, match="float64"):
         store.as_torch(dtype="float64")
@@ -88,7 +88,7 @@ def test_the_dtype_can_be_requested(store):
         store.as_torch().loader(0)
 
 
-def test_a_copy_reads_the_same_rows_after_the_store_grew(store):
+def test_unpickled_torch_rows_are_unchanged_after_the_store_grew(store):
     data = store.as_torch("train")
     packed = pickle.dumps(data)
     pictures = source(30)
@@ -98,7 +98,7 @@ def test_a_copy_reads_the_same_rows_after_the_store_grew(store):
     assert pickle.loads(packed)[:][0].equal(data[:][0])
 
 
-def test_opening_a_copy_fails_for_lost_rows_and_another_store(store, tmp_path):
+def test_unpickling_torch_rows_fails_for_removed_rows_and_another_store(store, tmp_path):
     packed = pickle.dumps(store.as_torch())
     pictures = source()
     del pictures.content[b"07.jpg"]
@@ -113,7 +113,7 @@ def test_opening_a_copy_fails_for_lost_rows_and_another_store(store, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["fork", "spawn"])
-def test_workers_read_equal_rows(store, how):
+def test_data_loader_workers_read_the_same_rows(store, how):
     data = store.as_torch()
     loader = data.loader(5, num_workers=2, multiprocessing_context=how)
     assert torch.cat([vectors for vectors, _ in loader]).equal(data[:][0])

@@ -16,7 +16,7 @@ KEYS = [f"{number:02d}".encode() for number in range(2 * UNIT_ROWS)]
 
 
 class Running:
-    """An extraction that is writing its second unit, block by block, through ``writer``."""
+    """A running extraction: the first unit is finished, the second is written block by block through ``writer``."""
 
     def __init__(self, path):
         self.path = path
@@ -51,7 +51,7 @@ def counts(store):
     return store.counts.vectors, store.counts.failures, store.counts.pending
 
 
-def test_partial_store_includes_journaled_rows(running):
+def test_store_opened_with_partial_includes_journaled_rows(running):
     running.write(3)
     store = FeatureStore.open(running.path, partial=True)
     assert counts(store) == (7, 1, 2)
@@ -71,7 +71,7 @@ def test_partial_store_includes_journaled_rows(running):
         store._shard(running.unit)
 
 
-def test_default_store_has_finished_units_only(running):
+def test_store_opened_by_default_has_only_finished_units(running):
     running.write(3)
     store = FeatureStore.open(running.path)
     assert counts(store) == (5, 0, 5)
@@ -116,7 +116,7 @@ def test_partial_store_ignores_pictures_retired_meanwhile(running):
     assert describe_store(running.path)["journaled"] == 2
 
 
-def test_finds_a_unit_that_is_finished_while_opening(running, monkeypatch):
+def test_partial_store_has_a_unit_that_is_finished_while_opening(running, monkeypatch):
     from featstore.store import unfinished
 
     running.write(3)

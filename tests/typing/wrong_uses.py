@@ -6,21 +6,21 @@ from pathlib import Path
 
 import featstore
 
-featstore.extrakt("pictures/", "s")  # no such verb
-featstore.extract("pictures/", "s", bach=16)  # no such option
-featstore.extract("pictures/", "s", batch="16")  # a text where a number is needed
-featstore.train("s").report.acuracy  # noqa: B018  # no such figure
+featstore.extrakt("pictures/", "s")  # error: featstore has no function extrakt
+featstore.extract("pictures/", "s", bach=16)  # error: extract has no option bach
+featstore.extract("pictures/", "s", batch="16")  # error: batch must be a number
+featstore.train("s").report.acuracy  # noqa: B018  # error: a report has no attribute acuracy
 
 store = featstore.FeatureStore.open("s")
-store.spec  # noqa: B018  # no such attribute
-store.index_of(3)  # a number where keys are needed
-place: str = store.path_of("a.jpg")  # a Path, no str
+store.spec  # noqa: B018  # error: a store has no attribute spec
+store.index_of(3)  # error: index_of needs keys, not a number
+place: str = store.path_of("a.jpg")  # error: path_of returns a Path, not a str
 
 head = featstore.load_head(Path("a.head"))
-head.no_such_method()  # no such method
-head.predict("a.jpg")  # a path where features are needed
+head.no_such_method()  # error: a head has no such method
+head.predict("a.jpg")  # error: predict of a head needs features, not a path
 
 index = featstore.FeatureIndex.open("s.faiss")
-index.identity.backbone  # noqa: B018  # an index without an identity has None
-featstore.search("s.faiss", "a.jpg", k="5")  # a text where a number is needed
-featstore.predict(head, "pictures/").classes.append(1)  # a number where a text is needed
+index.identity.backbone  # noqa: B018  # error: identity may be None
+featstore.search("s.faiss", "a.jpg", k="5")  # error: k must be a number
+featstore.predict(head, "pictures/").classes.append(1)  # error: classes is a list of str

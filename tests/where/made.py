@@ -1,4 +1,4 @@
-"""Random conditions, their text, and a simple reference evaluation of them for a row."""
+"""Random filter conditions, their text, and a simple reference evaluation for one row."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def name(column: str) -> str:
 
 
 def written(condition: Condition) -> str:
-    """Write ``condition`` with parentheses round every part."""
+    """Return ``condition`` as text, with parentheses around every part."""
     match condition:
         case Not(part):
             return f"not ({written(part)})"
@@ -67,8 +67,7 @@ def written(condition: Condition) -> str:
 
 
 def said(condition: Condition, row: dict[str, Any]) -> bool | None:
-    """Evaluate ``condition`` for ``row`` directly by the definition of the language: True, False, or None for
-    unknown."""
+    """Evaluate ``condition`` for ``row`` by the definition of the filter language; None means unknown."""
     match condition:
         case Not(part):
             return {True: False, False: True, None: None}[said(part, row)]
@@ -98,6 +97,6 @@ def said(condition: Condition, row: dict[str, Any]) -> bool | None:
             ]
             if kinds[0] is not kinds[1]:
                 return {"==": False, "!=": True}.get(operation)
-            # Only this test may evaluate a condition as Python code.
+            # eval is acceptable here because the operation and the values come from this test.
             return eval("value " + operation + " other", {"value": value, "other": other})
     raise AssertionError(condition)

@@ -15,7 +15,7 @@ CAT, NEW = Compare("label", "==", "cat"), Compare("year", ">=", 2020)
 
 
 @given(CONDITIONS)
-def test_conditions_parse_to_their_tree(condition: Condition) -> None:
+def test_parse_inverts_written_for_any_condition(condition: Condition) -> None:
     assert parse(written(condition)) == condition
 
 
@@ -40,7 +40,7 @@ def test_conditions_parse_to_their_tree(condition: Condition) -> None:
         ("x != -.5", Compare("x", "!=", -0.5)),
     ],
 )
-def test_parse_gives_the_tree_by_precedence(text: str, condition: Condition) -> None:
+def test_parse_applies_operator_precedence(text: str, condition: Condition) -> None:
     assert parse(text) == condition
 
 
@@ -74,7 +74,7 @@ def test_parse_gives_the_tree_by_precedence(text: str, condition: Condition) -> 
         ("not " * 5000 + "x == 1", "more than 100 parentheses"),
     ],
 )
-def test_syntax_errors_name_their_position(text: str, message: str) -> None:
+def test_syntax_errors_of_conditions_name_their_position(text: str, message: str) -> None:
     with pytest.raises(UsageError, match="^filter, " + re.escape(message) if message[0] == "c" else message) as told:
         parse(text)
     assert "\n" not in str(told.value)
@@ -87,7 +87,7 @@ PIECES = st.sampled_from(
 
 @given(st.text() | st.lists(PIECES, max_size=20).map("".join) | st.lists(PIECES, max_size=20).map(" ".join))
 @pytest.mark.slow
-def test_any_text_parses_or_raises_usage_error(text: str) -> None:
+def test_parsing_any_text_succeeds_or_raises_usage_error(text: str) -> None:
     slip = None
     try:
         condition = parse(text)
@@ -101,7 +101,7 @@ def test_any_text_parses_or_raises_usage_error(text: str) -> None:
 
 
 @given(st.text("ab*?", max_size=6), st.text("ab*?\n", max_size=8))
-def test_globs_match_like_regular_expressions(pattern: str, text: str) -> None:
+def test_globs_match_like_the_equivalent_regular_expressions(pattern: str, text: str) -> None:
     expression = "".join({"*": "(?s:.*)", "?": "(?s:.)"}.get(one, one) for one in pattern)
     assert glob(text, pattern) == (re.fullmatch(expression, text) is not None)
 

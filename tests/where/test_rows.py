@@ -14,7 +14,7 @@ from tests.where.made import COLUMNS, CONDITIONS, VALUES, said, written
 
 
 class Table:
-    """The part of a store's interface that rows_where uses, over columns of any values."""
+    """A stand-in for a store with the attributes that rows_where uses; columns may have any values."""
 
     def __init__(self, columns: dict[str, list[object]]) -> None:
         self.path, self.keys, self._columns = "table", columns["key"], columns
@@ -29,7 +29,9 @@ class Table:
 
 
 @given(CONDITIONS, st.lists(st.tuples(*[VALUES] * len(COLUMNS)), max_size=12), st.integers(1, 5))
-def test_selected_rows_equal_the_definition(condition: Condition, values: list[tuple[object, ...]], block: int) -> None:
+def test_rows_where_equals_the_reference_evaluation(
+    condition: Condition, values: list[tuple[object, ...]], block: int
+) -> None:
     table = Table({name: [row[at] for row in values] for at, name in enumerate(COLUMNS)})
     wanted = [said(condition, dict(zip(COLUMNS, row, strict=True))) is True for row in values]
     with pytest.MonkeyPatch.context() as patch:
@@ -78,11 +80,11 @@ def store(tmp_path_factory: pytest.TempPathFactory):
         ("label == 'cow'", 0),
     ],
 )
-def test_conditions_select_rows_by_every_column(store, where: str, count: int) -> None:
+def test_rows_where_selects_by_every_column(store, where: str, count: int) -> None:
     assert rows_where(store, where).sum() == count
 
 
-def test_conditions_select_rows_by_keys_and_ids(store) -> None:
+def test_rows_where_selects_by_keys_and_ids(store) -> None:
     wanted = int(store.ids[7])
     assert np.flatnonzero(rows_where(store, f"id == {wanted}")).tolist() == [7]
     assert rows_where(store, "key > 'ant/03.png'").tolist() == [key > "ant/03.png" for key in store.keys]
@@ -98,12 +100,12 @@ def test_conditions_select_rows_by_keys_and_ids(store) -> None:
         ("key glob 'a' or id == '7'", "character 17: id holds numbers, and is compared with the text '7'"),
     ],
 )
-def test_rejects_unknown_columns_and_literals_of_the_wrong_type(store, where: str, message: str) -> None:
+def test_rows_where_rejects_unknown_columns_and_literals_of_the_wrong_type(store, where: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         rows_where(store, where)
 
 
-def test_conditions_see_labels_set_later(store) -> None:
+def test_rows_where_uses_labels_set_after_extraction(store) -> None:
     set_columns(store.path, [b"\xff.png"], {"label": ["cow"], "note": ["007"]})
     again = type(store).open(store.path)
     assert rows_where(again, "label == 'cow' and note == '007'").sum() == 1

@@ -24,15 +24,15 @@ every_head = pytest.mark.parametrize("head", HEADS, ids=lambda head: type(head).
 
 NOT_CLAIMED = {
     "check_array_api_input",
-    # These checks pass lists of splits as cv, and require weights to affect scaler, folds and calibration like the
-    # loss.
+    # These two checks pass cv as a list of splits, and require that weights also affect the scaler, the folds and the
+    # calibration. Heads support neither.
     "check_sample_weight_equivalence_on_dense_data",
     "check_sample_weight_equivalence_on_sparse_data",
 }
 
 
 def applicable_checks():
-    """Yield scikit-learn's checks of each head, except the one for array API input, which heads do not support."""
+    """Yield scikit-learn's estimator checks for each head, except those in NOT_CLAIMED."""
     for head in [*HEADS, LogisticHead(C=1.0), KernelSVMHead(C=1.0, gamma=0.1, exact_rows=10, landmarks=20)]:
         for estimator, check in estimator_checks_generator(head):
             name = check.func.__name__ if isinstance(check, functools.partial) else check.__name__
@@ -41,13 +41,13 @@ def applicable_checks():
 
 
 @pytest.mark.parametrize(("estimator", "check"), list(applicable_checks()))
-def test_estimators_pass_scikit_learns_checks(estimator, check):
+def test_heads_pass_the_estimator_checks_of_scikit_learn(estimator, check):
     check(estimator)
 
 
 @every_head
 @pytest.mark.parametrize("classes", [2, 3])
-def test_heads_learn_and_are_calibrated(head, classes):
+def test_heads_predict_well_and_their_confidence_matches_their_accuracy(head, classes):
     X, y = blobs(900, 10, classes, apart=0.9, seed=2)
     head = clone(head).fit(X[:600], y[:600])
     probabilities = head.predict_proba(X[600:])
@@ -58,7 +58,7 @@ def test_heads_learn_and_are_calibrated(head, classes):
 
 
 @every_head
-def test_fitting_blocks_equals_fitting_the_array(head):
+def test_fitting_in_blocks_equals_fitting_the_whole_array(head):
     X, y = blobs(400, 8, 3, seed=3)
     whole = clone(head).fit(X, y)
     streamed = clone(head).fit(Streamed(X), y)
@@ -73,8 +73,8 @@ def test_same_seed_gives_bit_identical_heads(head):
 
 
 @every_head
-def test_groups_share_a_fold(head):
-    # Every row appears twice with the same random label, so that only split groups would leak.
+def test_rows_of_one_group_are_in_the_same_fold(head):
+    # Labels are random and every row appears twice: accuracy is high only if copies are in different folds.
     random = np.random.default_rng(0)
     X = np.repeat(random.standard_normal((150, 6)), 2, axis=0).astype(np.float32)
     y = np.repeat(random.integers(0, 2, 150), 2)
@@ -83,7 +83,7 @@ def test_groups_share_a_fold(head):
     assert honest.max() < 0.65
 
 
-def test_copies_leak_into_held_out_folds_without_groups():
+def test_without_groups_copies_in_other_folds_inflate_the_accuracy():
     random = np.random.default_rng(0)
     X = np.repeat(random.standard_normal((150, 6)), 2, axis=0).astype(np.float32)
     y = np.repeat(random.integers(0, 2, 150), 2)
@@ -92,7 +92,7 @@ def test_copies_leak_into_held_out_folds_without_groups():
 
 
 @every_head
-def test_cv_fraction_holds_out_once_and_refits_on_all_rows(head):
+def test_cv_as_a_fraction_holds_out_one_part_and_refits_on_all_rows(head):
     X, y = blobs(300, 8, 2, seed=5)
     fitted = clone(head).set_params(cv=0.1).fit(X, y)
     assert fitted.cv_results_["folds"] == 1
@@ -100,7 +100,7 @@ def test_cv_fraction_holds_out_once_and_refits_on_all_rows(head):
 
 
 @every_head
-def test_works_in_a_pipeline_and_with_text_labels(head):
+def test_heads_work_in_a_pipeline_and_with_text_labels(head):
     X, y = blobs(200, 8, 3, seed=6)
     pipeline = make_pipeline(Normalizer(), clone(head)).fit(X, y)
     assert set(pipeline.predict(X)) <= set(y)
@@ -129,7 +129,7 @@ def test_works_in_a_pipeline_and_with_text_labels(head):
 def test_fit_rejects_unusable_data_in_one_line(head, spoil, message):
     X, y = spoil(*blobs(60, 8, 3))
     if message is None and not isinstance(head, KernelSVMHead):
-        # Constant features carry no information, but fitting succeeds and learns the class prior.
+        # With constant features fitting succeeds, and the head predicts the class frequencies.
         assert np.isfinite(clone(head).fit(X, y).predict_proba(X)).all()
         return
     with pytest.raises(DataError, match=message or "all features are constant") as caught:
@@ -141,7 +141,7 @@ def test_fit_rejects_unusable_data_in_one_line(head, spoil, message):
 
 @pytest.mark.parametrize("head", [LogisticHead, LinearSVMHead, KernelSVMHead])
 @pytest.mark.parametrize("C", [0.0, -1.0, np.nan, np.inf, "best"])
-def test_bad_C_is_refused(head, C):
+def test_fit_rejects_invalid_values_of_C(head, C):
     X, y = blobs(60, 4, 2)
     with pytest.raises(DataError, match="C must be"):
         head(C=C).fit(X, y)
@@ -169,7 +169,7 @@ def test_cv_results_name_the_chosen_C():
     ["unbalanced", {"nothing": 1.0}, *({"class 0": value} for value in (-1.0, 0.0, np.inf, np.nan, "2", None))],
 )
 @pytest.mark.parametrize("head", [LogisticHead, LinearSVMHead, KernelSVMHead])
-def test_bad_class_weights_are_refused(head, weight):
+def test_fit_rejects_invalid_class_weights(head, weight):
     X, y = blobs(60, 4, 2)
     with pytest.raises(DataError, match=r"class_weight|weight of class"):
         head(class_weight=weight).fit(X, y)
@@ -184,7 +184,7 @@ def test_class_of_zero_weight_is_never_predicted(head):
     assert weighted.score(X[rest], y[rest]) > 0.9
 
 
-def test_small_svms_respect_the_memory_limit_and_reach_the_same_optimum():
+def test_linear_svm_over_its_memory_limit_is_streamed_and_reaches_the_same_optimum():
     X, y = blobs(200, 120, 3, apart=0.4, seed=9, dtype=np.float64)
     exact = LinearSVMHead(C=0.1).fit(X, y)
     assert not hasattr(exact, "effort_")
@@ -236,7 +236,7 @@ regularised = pytest.mark.parametrize(
 
 @regularised
 @pytest.mark.parametrize("classes", [2, 3])
-def test_a_weight_of_two_counts_as_two_rows(head, classes):
+def test_sample_weight_of_two_equals_two_copies_of_the_row(head, classes):
     X, y = blobs(120, 6, classes, seed=8)
     X = X - X.mean(axis=0)
     weights = np.random.default_rng(0).integers(1, 3, len(y))
@@ -256,7 +256,7 @@ def test_weighted_fit_equals_scikit_learns_logistic_regression():
     np.testing.assert_allclose(own.predict_proba(X), theirs.predict_proba(X), atol=1e-4)
 
 
-def test_streamed_training_uses_weights_as_in_memory():
+def test_streamed_and_in_memory_training_use_sample_weights_equally():
     X, y = blobs(300, 5, 3, seed=10)
     weights = np.random.default_rng(2).uniform(0, 3, len(y))
     head = LogisticHead(C=0.5, tol=1e-9)
@@ -293,7 +293,7 @@ def test_sparse_and_dense_features_give_the_same_head(head, form):
     np.testing.assert_allclose(dense.predict_proba(form(X)), dense.predict_proba(X), atol=1e-6)
 
 
-def test_a_trained_head_takes_sparse_features():
+def test_trained_head_accepts_sparse_features():
     X, y = blobs(100, 6, 2, seed=13)
     head = train_head(scipy.sparse.csr_array(X), y, C=1.0)
     np.testing.assert_allclose(head.predict_proba(scipy.sparse.coo_array(X)), head.predict_proba(X), atol=1e-6)

@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the public estimators run."""
+"""Run the examples in the docstrings of the public estimators."""
 
 import doctest
 import importlib

@@ -10,7 +10,7 @@ from featstore.heads import KernelSVMHead, LinearSVMHead
 from featstore.heads.rowwise import rbf_kernel
 
 
-def test_exact_head_reaches_the_optimum_of_the_kernel_problem():
+def test_exact_kernel_head_reaches_the_optimum_of_the_dual_problem():
     X, y = make_moons(60, noise=0.25, random_state=0)
     head = KernelSVMHead(C=2.0, gamma=0.7, tol=1e-9).fit(X, y)
     z = (X - X.mean(axis=0)) / X.std(axis=0)
@@ -41,7 +41,7 @@ def test_kernel_head_separates_nonlinear_data_as_well_as_svc():
     assert head.score(X[400:], y[400:]) > LinearSVMHead().fit(X[:400], y[:400]).score(X[400:], y[400:]) + 0.05
 
 
-def test_nystroem_with_all_rows_is_exact_and_with_fewer_is_close():
+def test_nystroem_with_all_rows_as_landmarks_equals_the_exact_kernel_head():
     X, y = make_moons(500, noise=0.2, random_state=2)
     exact = KernelSVMHead(C=1.0, gamma=1.0).fit(X, y)
     same = KernelSVMHead(C=1.0, gamma=1.0, exact_rows=1, landmarks=500).fit(X, y)
@@ -52,7 +52,7 @@ def test_nystroem_with_all_rows_is_exact_and_with_fewer_is_close():
     assert (fewer.predict(X) == exact.predict(X)).mean() > 0.97
 
 
-def test_the_grid_covers_C_and_gamma():
+def test_kernel_head_selects_C_and_gamma_from_all_combinations():
     X, y = make_moons(200, noise=0.2, random_state=3)
     head = KernelSVMHead(Cs=(0.1, 1.0), gammas=(0.5, 2.0), cv=3).fit(X, y)
     results = head.cv_results_
@@ -63,13 +63,13 @@ def test_the_grid_covers_C_and_gamma():
 
 
 @pytest.mark.parametrize("gamma", [0.0, -1.0, float("nan"), "scale"])
-def test_bad_gamma_is_refused(gamma):
+def test_fit_rejects_invalid_values_of_gamma(gamma):
     X, y = make_moons(50, random_state=0)
     with pytest.raises(ValueError, match="gamma must be"):
         KernelSVMHead(gamma=gamma).fit(X, y)
 
 
-def test_equal_rows_do_not_break_the_factorisation():
+def test_kernel_head_can_be_trained_on_repeated_rows():
     X, y = make_moons(60, noise=0.1, random_state=0)
     doubled = KernelSVMHead(C=1.0, gamma=1.0).fit(np.repeat(X, 3, axis=0), np.repeat(y, 3))
     assert doubled.score(X, y) > 0.9

@@ -1,4 +1,4 @@
-"""Heads of other packages' classes: which are taken, what they predict, and what is refused."""
+"""Heads whose classifier is a class of scikit-learn or another package: training, prediction, and refused classes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OUTPUTS = {
 
 @pytest.mark.parametrize("kind", OUTPUTS)
 @pytest.mark.parametrize("classes", [2, 3])
-def test_a_named_class_is_trained_calibrated_saved_and_loaded(kind, classes, tmp_path):
+def test_head_of_a_scikit_learn_class_is_trained_calibrated_saved_and_loaded(kind, classes, tmp_path):
     X, y = blobs(210, 6, classes, apart=4, seed=1)
     more, truth = X[120:], y[120:]
     head = train_head(X[:120], y[:120], kind=kind, folds=3, fingerprint="f1")
@@ -38,14 +38,14 @@ def test_a_named_class_is_trained_calibrated_saved_and_loaded(kind, classes, tmp
     assert head.predict(np.zeros((0, 6), np.float32)).shape == (0,)
 
 
-def test_a_head_of_blocks_equals_that_of_an_array():
+def test_scikit_learn_class_trained_on_blocks_equals_training_on_an_array():
     X, y = blobs(120, 6, 3, seed=1)
     kind = "sklearn.discriminant_analysis:LinearDiscriminantAnalysis"
     one, other = (train_head(given, y, kind=kind, folds=3) for given in (X, Streamed(X)))
     assert one.model.payload.tobytes() == other.model.payload.tobytes()
 
 
-def test_parameters_class_weights_and_seed_reach_the_class():
+def test_parameters_class_weights_and_seed_are_passed_to_the_scikit_learn_class():
     X, y = blobs(60, 6, 3, seed=1)
     kind = "sklearn.tree:DecisionTreeClassifier"
     head = train_head(X, y, kind=kind, folds=2, seed=7, max_depth=1, class_weight={"class 1": 50.0})
@@ -54,7 +54,7 @@ def test_parameters_class_weights_and_seed_reach_the_class():
     assert (head.predict(X) == "class 1").mean() > 0.5
 
 
-def test_parameters_of_the_class_may_have_names_of_featstore():
+def test_parameters_of_a_class_may_have_the_names_of_featstore_options():
     X, y = blobs(60, 6, 3, seed=1)
     head = train_head(X, y, kind="sklearn.linear_model:RidgeClassifierCV", folds=2, cv=3, alphas=[1.0, 10.0])
     assert (head.meta["parameters"]["cv"], head.meta["cross_validation"]["folds"]) == (3, 2)
@@ -62,8 +62,8 @@ def test_parameters_of_the_class_may_have_names_of_featstore():
     assert head.meta["parameters"]["random_state"] == 5
 
 
-def test_decision_values_that_are_not_per_class_are_not_used():
-    # One against one: three columns for three classes, each of a pair.
+def test_pairwise_decision_values_of_svc_are_not_used():
+    # With "ovo" (one against one), each of the three columns belongs to a pair of classes, not to a class.
     X, y = blobs(90, 6, 3, apart=3, seed=1)
     head = train_head(X, y, kind="sklearn.svm:SVC", folds=2, decision_function_shape="ovo")
     assert head.model.output == "predict"
@@ -86,14 +86,14 @@ def test_decision_values_that_are_not_per_class_are_not_used():
         ("svm", {}, r"as package\.module:Class; did you mean 'rbf-svm'\?$"),
     ],
 )
-def test_unsuitable_classes_are_refused_in_one_line(kind, options, message):
+def test_unsuitable_classifier_classes_are_refused_in_one_line(kind, options, message):
     X, y = blobs(30, 4, 2, seed=1)
     with pytest.raises(UsageError, match=message) as caught:
         train_head(X, y, kind=kind, folds=2, **options)
     assert "\n" not in str(caught.value)
 
 
-def test_too_many_rows_for_memory_and_nan_are_refused():
+def test_scikit_learn_class_rejects_nan_and_rows_over_the_memory_limit():
     X, y = blobs(30, 4, 2, seed=1)
     with pytest.raises(DataError, match="needs all training vectors in memory.*memory_limit=480"):
         train_head(X, y, kind="sklearn.svm:SVC", folds=2, memory_limit=479)
@@ -102,7 +102,7 @@ def test_too_many_rows_for_memory_and_nan_are_refused():
         train_head(X, y, kind="sklearn.svm:SVC", folds=2)
 
 
-def test_an_error_raised_by_the_class_is_reported_in_one_line(tmp_path, monkeypatch):
+def test_error_raised_inside_a_classifier_is_reported_in_one_line(tmp_path, monkeypatch):
     (tmp_path / "raising_heads.py").write_text(
         "from sklearn.base import BaseEstimator, ClassifierMixin\n"
         "class Raises(ClassifierMixin, BaseEstimator):\n"
@@ -124,5 +124,5 @@ def test_an_error_raised_by_the_class_is_reported_in_one_line(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("kind", ["logreg", "a:", ":A", "a b:C", "a.b:c d", "a/b:C", "..:A", "a::B", "a:b.C"])
-def test_a_class_is_named_only_as_module_colon_class(kind):
+def test_is_named_accepts_only_module_colon_class(kind):
     assert not is_named(kind)

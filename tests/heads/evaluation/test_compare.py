@@ -18,7 +18,7 @@ def made(rows, strength, seed):
     return codes, np.stack([1 - positive, positive], axis=1)
 
 
-def test_compare_finds_the_better_head_with_the_report_figures():
+def test_compare_finds_the_better_head_and_equals_the_figures_of_evaluate():
     codes, weak = made(600, 0.5, 1)
     _, strong = made(600, 1.2, 2)
     accuracy, _, log_loss = compare(codes, weak, strong, [0, 1], replicates=300)
@@ -37,14 +37,14 @@ def test_comparing_a_head_with_itself_finds_no_difference():
     accuracy, balanced, log_loss = compare(codes, values, values, [0, 1], replicates=1000)
     for one in (accuracy, balanced, log_loss):
         assert (one.difference, one.p_value) == (0, 1)
-    # Clopper and Pearson's limit for an event that did not occur in 200 rows.
+    # Upper Clopper-Pearson limit of the probability of an event that did not occur in 200 rows.
     limit = 1 - 0.025 ** (1 / 200)
     assert (accuracy.low, accuracy.high) == pytest.approx((-limit, limit), rel=0.15)
     assert balanced.low < 0 < balanced.high
     assert (log_loss.low, log_loss.high) == (0, 0)
 
 
-def test_paired_bootstrap_detects_differences_that_separate_intervals_miss():
+def test_paired_comparison_detects_a_difference_although_intervals_overlap():
     codes, values = made(2000, 0.8, 4)
     better = values.copy()
     wrong = np.flatnonzero(values.argmax(axis=1) != codes)[:20]
@@ -55,7 +55,7 @@ def test_paired_bootstrap_detects_differences_that_separate_intervals_miss():
     assert first.high > second.low
 
 
-def test_copies_of_pictures_do_not_narrow_the_interval():
+def test_grouped_copies_of_pictures_do_not_narrow_the_interval():
     codes, a = made(60, 0.6, 5)
     _, b = made(60, 0.9, 6)
     groups = np.repeat(np.arange(60), 20)

@@ -24,7 +24,7 @@ def test_learning_curve_rises_with_more_rows():
     assert json.dumps(curve.to_dict(), allow_nan=False)
 
 
-def test_learning_curve_takes_blocks_and_groups_and_skips_small_subsets():
+def test_learning_curve_accepts_blocks_and_groups_and_skips_small_subsets():
     X, y = blobs(60, 5, 3)
     groups = np.arange(60) // 3
     curve = learning_curve(Streamed(X), y, X, y, C=1.0, groups=groups, fractions=(0.02, 0.5, 1.0), repeats=2)

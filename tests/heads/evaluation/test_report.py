@@ -27,7 +27,7 @@ def made(rows=400, classes=3, seed=0, ties=False):
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_measures_equal_scikit_learn(classes, ties, weighted):
+def test_evaluation_measures_equal_those_of_scikit_learn(classes, ties, weighted):
     codes, probabilities = made(classes=classes, ties=ties)
     weights = np.random.default_rng(1).integers(0, 4, len(codes)).astype(float) if weighted else np.ones(len(codes))
     found = Measurer(codes, probabilities).measure(weights)
@@ -44,7 +44,7 @@ def test_measures_equal_scikit_learn(classes, ties, weighted):
     assert found["average_precision"] == pytest.approx(np.mean(areas))
 
 
-def test_calibration_error_is_the_weighted_gap_of_the_bins():
+def test_calibration_error_equals_its_definition_over_bins():
     codes = np.array([0, 0, 0, 1, 1])
     probabilities = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]])
     expected = 4 / 5 * abs(0.75 - 0.9) + 1 / 5 * abs(1 - 0.6)
@@ -94,8 +94,8 @@ def test_bootstrap_interval_has_its_nominal_coverage():
 
 
 @pytest.mark.parametrize(("right", "rows"), [(40, 40), (37, 40), (0, 40)])
-def test_interval_of_a_share_is_that_of_clopper_and_pearson(right, rows):
-    """With one class of two present, balanced accuracy is the share of right rows."""
+def test_interval_of_a_share_is_close_to_the_clopper_pearson_interval(right, rows):
+    """Balanced accuracy is a simple share here, because only one of the two classes has rows."""
     probabilities = np.eye(2)[np.r_[np.zeros(right, int), np.ones(rows - right, int)]]
     found = evaluate([0] * rows, probabilities, [0, 1], replicates=1000).estimates["balanced_accuracy"]
     low = beta.ppf(0.025, right, rows - right + 1) if right else 0
@@ -103,7 +103,7 @@ def test_interval_of_a_share_is_that_of_clopper_and_pearson(right, rows):
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.012)
 
 
-def test_every_bounded_figure_has_an_interval_where_no_row_is_wrong():
+def test_intervals_have_positive_width_if_all_rows_are_right():
     codes = np.repeat([0, 1], 20)
     estimates = evaluate(codes, np.eye(2)[codes], [0, 1]).estimates
     for name in ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "average_precision"):
@@ -114,7 +114,7 @@ def test_every_bounded_figure_has_an_interval_where_no_row_is_wrong():
 
 
 @pytest.mark.parametrize(("sizes", "recall"), [((20, 20), 0.97), ((30, 6), 0.9), ((5,) * 8, 0.95)])
-def test_interval_of_an_average_over_classes_covers_it(sizes, recall):
+def test_interval_of_balanced_accuracy_covers_the_true_value(sizes, recall):
     random = np.random.default_rng(3)
     codes = np.repeat(np.arange(len(sizes)), sizes)
     covered = 0

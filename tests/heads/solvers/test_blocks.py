@@ -17,7 +17,7 @@ from tests.heads.made_up import Streamed, blobs
     hnp.arrays(np.float32, st.tuples(st.integers(2, 60), st.integers(1, 5)), elements=st.floats(-100, 100, width=32)),
     st.integers(1, 20),
 )
-def test_measure_equals_scikit_learns_standard_scaler(array, step):
+def test_mean_and_scale_of_blocks_equal_the_standard_scaler(array, step):
     scaler, rows, dtype = blocks.measure(Streamed(array, step), standardize=True)
     expected = StandardScaler().fit(array.astype(np.float64))
     assert rows == len(array)
@@ -28,14 +28,14 @@ def test_measure_equals_scikit_learns_standard_scaler(array, step):
     assert (scaler.scale > 0).all()
 
 
-def test_measure_is_accurate_for_large_offsets():
+def test_standard_deviation_is_accurate_for_large_means():
     random = np.random.default_rng(0)
     array = (random.standard_normal((5000, 3)) + 1000).astype(np.float32)
     scaler, _, _ = blocks.measure(array, standardize=True)
     np.testing.assert_allclose(scaler.scale, array.astype(np.float64).std(axis=0), rtol=1e-4)
 
 
-def test_constant_columns_keep_scale_one():
+def test_constant_columns_have_scale_one():
     array = np.full((50, 2), 0.1, np.float32)
     array[:, 1] = np.arange(50)
     scaler, _, _ = blocks.measure(array, standardize=True)
@@ -43,7 +43,7 @@ def test_constant_columns_keep_scale_one():
     assert np.abs(scaler.apply(array)[:, 0]).max() < 1e-6
 
 
-def test_iterate_accepts_read_only_half_precision_maps(tmp_path):
+def test_iterate_accepts_read_only_float16_memory_maps(tmp_path):
     array, _ = blobs(rows=100, dimension=5)
     np.save(tmp_path / "x.npy", array.astype(np.float16))
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
@@ -53,7 +53,7 @@ def test_iterate_accepts_read_only_half_precision_maps(tmp_path):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_iterate_names_the_first_bad_row(value):
+def test_iterate_names_the_first_row_with_nan_or_infinity(value):
     array, _ = blobs(rows=100, dimension=5)
     array[61, 3] = value
     with pytest.raises(DataError, match=r"NaN or infinity in 1 row\(s\), the first is row 61"):
@@ -72,19 +72,19 @@ def test_iterate_rejects_a_source_with_missing_rows():
         list(blocks.iterate(Exhausted(np.zeros((10, 2)))))
 
 
-def test_large_finite_values_are_accepted():
+def test_iterate_accepts_very_large_finite_values():
     array = np.full((4, 2), np.finfo(np.float64).max)
     assert len(next(blocks.iterate(array))) == 4
 
 
-def test_take_rows_reads_the_same_rows_from_either_source():
+def test_take_rows_reads_the_same_rows_from_arrays_and_block_sources():
     array, _ = blobs(rows=200, dimension=4)
     rows = np.array([0, 3, 36, 37, 38, 150, 199])
     np.testing.assert_array_equal(blocks.take_rows(Streamed(array), rows), array[rows])
     np.testing.assert_array_equal(blocks.take_rows(array, rows), array[rows])
 
 
-def test_mapped_blocks_have_their_own_width():
+def test_mapped_blocks_report_the_width_after_the_mapping():
     array, _ = blobs(rows=80, dimension=4)
     mapped = blocks.MappedBlocks(Streamed(array), lambda block: block[:, :2] * 2, 2)
     assert mapped.shape == (80, 2)

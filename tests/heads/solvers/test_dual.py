@@ -35,7 +35,7 @@ def test_newton_and_lbfgs_reach_the_same_optimum(classes, weighted):
 
 
 @pytest.mark.parametrize("C", [0.01, 1.0, 100.0])
-def test_gradient_vanishes_for_separable_rows_and_large_C(C):
+def test_dual_solution_satisfies_the_optimality_conditions(C):
     features, _ = blobs(80, 200, 2, dtype=np.float64)
     codes = np.arange(80) % 2
     z = (features - features.mean(axis=0)) / features.std(axis=0)
@@ -49,7 +49,7 @@ def test_gradient_vanishes_for_separable_rows_and_large_C(C):
     assert solution.objective == pytest.approx(0.5 * (weights**2).sum() + C * (slack**2).sum())
 
 
-def test_linear_kernel_equals_linear_svc():
+def test_dual_solution_for_a_linear_kernel_equals_linear_svc():
     features, _ = blobs(150, 5, 3, dtype=np.float64)
     codes = np.arange(150) % 3
     z = (features - features.mean(axis=0)) / features.std(axis=0)
@@ -58,7 +58,7 @@ def test_linear_kernel_equals_linear_svc():
     np.testing.assert_allclose(z.T @ solution.weights, peer.coef_.T, atol=1e-4)
 
 
-def test_zero_weight_and_held_out_rows_do_not_affect_the_solution():
+def test_held_out_rows_do_not_affect_the_dual_solution():
     features, _ = blobs(100, 5, 2, dtype=np.float64)
     codes = np.arange(100) % 2
     folds = (np.arange(100) >= 70).astype(np.intp)
@@ -70,13 +70,13 @@ def test_zero_weight_and_held_out_rows_do_not_affect_the_solution():
 
 
 @pytest.mark.parametrize("weights", [None, np.array([2.0, 0.5, 1.0, 3.0])])
-def test_columns_sharing_an_inverse_equal_columns_solved_separately(weights):
+def test_classes_solved_together_equal_classes_solved_separately(weights):
     features, _ = blobs(200, 30, 4, apart=0.8, dtype=np.float64)
     codes, folds = np.arange(200) % 4, np.arange(200) // 4 % 5
     kernel = features @ features.T / 30
     problems = [Problem(C, fold) for C in (0.001, 0.1, 10.0) for fold in (1, None)]
     together = dual.solve(kernel, Labels(codes, folds, weights), problems)
-    # Most rows are inside the margin for the smallest C, few for the largest: this covers both ways to solve.
+    # For the smallest C most rows are inside the margin, for the largest few: the solver has a method for each case.
     inside = [(np.eye(4)[codes] * 2 - 1) * solution.decisions < 1 for solution in together]
     assert inside[0].mean() > 0.9
     assert inside[-1].mean() < 0.5
@@ -88,7 +88,7 @@ def test_columns_sharing_an_inverse_equal_columns_solved_separately(weights):
             np.testing.assert_allclose(shared.decisions[:, column], one.decisions[:, 0], atol=1e-9)
 
 
-def test_tolerance_saves_steps_and_keeps_the_objective():
+def test_looser_tolerance_needs_no_more_steps_and_keeps_the_objective():
     features, _ = blobs(300, 20, 3, apart=0.3, dtype=np.float64)
     labels = Labels(np.arange(300) % 3, np.zeros(300, np.intp), None)
     kernel = features @ features.T
@@ -102,7 +102,7 @@ def test_tolerance_saves_steps_and_keeps_the_objective():
     assert again.objective == pytest.approx(exact.objective, rel=1e-12)
 
 
-def test_exceeding_the_step_limit_is_reported(monkeypatch):
+def test_dual_solver_reports_reaching_its_step_limit(monkeypatch):
     monkeypatch.setattr(dual, "_STEPS", 1)
     features, _ = blobs(300, 20, 3, apart=0.3, dtype=np.float64)
     labels = Labels(np.arange(300) % 3, np.zeros(300, np.intp), None)

@@ -23,7 +23,7 @@ def made(rows, dimension, classes, *, folds=3, weights=None, dtype=np.float64, m
 
 
 def sklearn_objective(z, codes, C, weights, intercept, classes):
-    """Return 0.5 ||W||^2 + C * sum of log losses, as an independent implementation."""
+    """Return scikit-learn's objective, 0.5 ||W||^2 + C * sum of log losses, computed independently of featstore."""
     decisions = z @ weights + intercept
     if classes == 2:
         losses = np.logaddexp(0, decisions[:, 0]) - codes * decisions[:, 0]
@@ -34,7 +34,7 @@ def sklearn_objective(z, codes, C, weights, intercept, classes):
 
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("shape", [(300, 12), (40, 100)], ids=["tall", "wide: rotated"])
-def test_every_grid_problem_reaches_scikit_learns_optimum(classes, shape):
+def test_every_grid_problem_reaches_the_optimum_of_scikit_learn(classes, shape):
     training, z, codes, fold = made(*shape, classes)
     problems = [Problem(C, f) for C in (0.01, 1.0, 100.0) for f in (0, 1, 2, None)]
     solutions = grid.solve(training, LOGISTIC, problems, tol=1e-13)
@@ -53,7 +53,7 @@ def test_every_grid_problem_reaches_scikit_learns_optimum(classes, shape):
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("loss", [LOGISTIC, SQUARED_HINGE], ids=lambda loss: loss.name)
-def test_gradient_is_the_slope_of_the_objective_and_vanishes_at_the_solution(classes, loss):
+def test_gradient_equals_finite_differences_and_vanishes_at_the_solution(classes, loss):
     training, _, _, _ = made(120, 5, classes, weights=np.array([2.0, 0.5, 1.0])[:classes])
     problems = [Problem(0.7, 1), Problem(3.0, None)]
     random = np.random.default_rng(0)
@@ -107,7 +107,7 @@ def test_streamed_and_in_memory_rows_reach_the_same_optimum(dtype):
     np.testing.assert_allclose(held[0][np.argsort(held[1])], streamed_held[0][np.argsort(streamed_held[1])], atol=1e-2)
 
 
-def test_float32_optimum_is_within_a_millionth_of_float64():
+def test_float32_objective_is_within_five_millionths_of_the_float64_optimum():
     features, _ = blobs(1500, 30, 4)
     labels = Labels(np.arange(1500) % 4, np.zeros(1500, np.intp), None)
     single, _ = prepare(features, labels, standardize=True)
@@ -138,7 +138,7 @@ def test_held_out_scores_equal_scikit_learn(classes):
         assert scores.log_loss[f] == pytest.approx(log_loss(codes[out], peer.predict_proba(z[out])), rel=1e-3)
 
 
-def test_held_out_decisions_come_from_the_rows_own_fold():
+def test_held_out_decision_of_a_row_comes_from_the_model_of_its_fold():
     training, z, _, fold = made(90, 4, 2)
     solutions = grid.solve(training, LOGISTIC, [Problem(1.0, f) for f in range(3)], tol=1e-12)
     decisions, numbers = grid.held_out_decisions(training, solutions)
@@ -149,7 +149,7 @@ def test_held_out_decisions_come_from_the_rows_own_fold():
 
 
 @pytest.mark.parametrize("loss", [LOGISTIC, SQUARED_HINGE], ids=lambda loss: loss.name)
-def test_carried_curvature_pairs_equal_those_at_the_new_C(loss):
+def test_curvature_pairs_rescaled_to_another_C_equal_those_computed_there(loss):
     training, _, _, _ = made(200, 6, 3)
     random = np.random.default_rng(0)
     first, second = random.standard_normal((2, 1, 3, 7))
@@ -165,7 +165,7 @@ def test_carried_curvature_pairs_equal_those_at_the_new_C(loss):
 
 
 @pytest.mark.parametrize("loss", [LOGISTIC, SQUARED_HINGE], ids=lambda loss: loss.name)
-def test_path_over_C_saves_passes_and_reaches_the_same_optima(loss):
+def test_solving_increasing_C_together_saves_evaluations_and_keeps_the_optima(loss):
     training, _, _, _ = made(600, 30, 2)
     problems = [Problem(C, f) for C in (10.0, 0.01, 0.1, 1.0) for f in (0, 1)]
     together = grid.solve(training, loss, problems, tol=1e-8)
@@ -180,7 +180,7 @@ def test_path_over_C_saves_passes_and_reaches_the_same_optima(loss):
     )
 
 
-def test_final_fit_started_from_folds_is_short_and_optimal():
+def test_final_fit_started_from_the_folds_needs_fewer_evaluations():
     training, _, _, _ = made(600, 30, 3)
     folds = grid.solve(training, LOGISTIC, [Problem(1.0, f) for f in range(3)], tol=1e-4)
     cold = grid.solve(training, LOGISTIC, [Problem(1.0, None)], tol=1e-9)[0]

@@ -8,15 +8,15 @@ from featstore.heads.solvers.halves import all_finite, is_half, widen
 EVERY = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
 
 
-def test_widen_is_exact_for_every_finite_float16():
+def test_conversion_to_float32_is_exact_for_every_finite_float16():
     finite = EVERY[np.isfinite(EVERY)].reshape(-1, 8)
     wide = widen(finite)
     assert wide.dtype == np.float32
-    # Compare bits, so that -0 must stay -0.
+    # Compare the bits, because == does not distinguish -0 from 0.
     np.testing.assert_array_equal(wide.view(np.uint32), finite.astype(np.float32).view(np.uint32))
 
 
-def test_widen_handles_several_chunks_and_strided_rows(monkeypatch):
+def test_conversion_to_float32_handles_several_chunks_and_strided_rows(monkeypatch):
     monkeypatch.setattr("featstore.heads.solvers.halves._CHUNK", 64)
     halves = np.random.default_rng(0).standard_normal((101, 30)).astype(np.float16)
     np.testing.assert_array_equal(widen(halves), halves.astype(np.float32))
@@ -27,7 +27,7 @@ def test_widen_handles_several_chunks_and_strided_rows(monkeypatch):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_all_finite_checks_every_chunk(monkeypatch, value):
+def test_all_finite_checks_every_chunk_of_a_float16_array(monkeypatch, value):
     monkeypatch.setattr("featstore.heads.solvers.halves._CHUNK", 64)
     halves = np.full((50, 30), np.finfo(np.float16).max, np.float16)
     halves[1] = np.finfo(np.float16).min

@@ -6,7 +6,7 @@ import scipy.optimize
 from featstore.heads.solvers.lbfgs import Lbfgs, run
 
 
-def test_badly_scaled_quadratic_is_solved_with_a_correct_gap():
+def test_lbfgs_solves_a_badly_scaled_quadratic():
     random = np.random.default_rng(0)
     eigenvalues = np.logspace(0, 4, 30)
     basis = np.linalg.qr(random.standard_normal((30, 30)))[0]
@@ -24,7 +24,7 @@ def test_badly_scaled_quadratic_is_solved_with_a_correct_gap():
     assert objective(found)[0] - objective(best)[0] < 1e-6
 
 
-def test_exact_hessian_as_preconditioner_needs_one_step():
+def test_lbfgs_with_the_exact_hessian_as_preconditioner_needs_one_step():
     diagonal = np.logspace(0, 6, 20)[:, None]
     problem = Lbfgs(np.zeros((20, 1)), lambda g: g / diagonal, tol=1e-12, noise=1e-15)
     run(problem, lambda x: (float(0.5 * np.vdot(x, diagonal * x) - x.sum()) + 10, diagonal * x - 1), 50)
@@ -32,13 +32,13 @@ def test_exact_hessian_as_preconditioner_needs_one_step():
     assert problem.evaluations == 2
 
 
-def test_rosenbrock_reaches_its_minimum_through_backtracking():
+def test_lbfgs_minimises_the_rosenbrock_function():
     problem = Lbfgs(np.array([-1.2, 1.0]), lambda g: g, tol=1e-14, noise=1e-16)
     run(problem, lambda x: (float(scipy.optimize.rosen(x)) + 1, scipy.optimize.rosen_der(x)), 200)
     np.testing.assert_allclose(problem.best, 1, atol=1e-5)
 
 
-def test_overflow_shortens_the_step():
+def test_lbfgs_recovers_from_steps_that_overflow():
     def objective(x):
         with np.errstate(over="ignore", invalid="ignore"):
             return float(np.exp(x).sum() - 3 * x.sum()), np.exp(x) - 3
@@ -48,7 +48,7 @@ def test_overflow_shortens_the_step():
     np.testing.assert_allclose(found, np.log(3), atol=1e-4)
 
 
-def test_initial_curvature_pairs_save_evaluations():
+def test_lbfgs_with_initial_curvature_pairs_needs_fewer_evaluations():
     random = np.random.default_rng(0)
     diagonal = np.logspace(0, 3, 8)[:, None]
 

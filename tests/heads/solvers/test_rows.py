@@ -21,7 +21,7 @@ def gathered(rows):
 
 
 @pytest.mark.parametrize("memory", [0, 1 << 30])
-def test_segments_cover_every_row_once_by_fold(memory):
+def test_segments_contain_every_training_row_exactly_once(memory):
     features, _ = blobs(500, 7, 3)
     labels = Labels(np.arange(500) % 3, np.random.default_rng(0).integers(-1, 4, 500), np.array([1.0, 2.0, 3.0]))
     rows, scaler = prepare(Streamed(features), labels, standardize=True, memory=memory)
@@ -34,7 +34,7 @@ def test_segments_cover_every_row_once_by_fold(memory):
         np.testing.assert_array_equal(segment.weights, segment.codes + 1.0)
 
 
-def test_rotation_to_the_row_space_is_exact():
+def test_projecting_wide_features_to_their_row_space_keeps_decisions():
     features, _ = blobs(30, 90, 3, dtype=np.float64)
     labels = Labels(np.arange(30) % 3, np.zeros(30, np.intp), None)
     rows, scaler = prepare(features, labels, standardize=True)

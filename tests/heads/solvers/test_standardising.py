@@ -11,7 +11,7 @@ from tests.heads.made_up import blobs
 
 
 @pytest.mark.parametrize("stored", [np.float16, np.float32, np.float64, ">f2", np.int8])
-def test_standardised_rows_are_bit_identical_to_the_scaler(stored):
+def test_rows_standardised_on_the_fly_are_bit_identical_to_the_scaler(stored):
     block = blobs(90, 11)[0].astype(stored)
     scaler, _, dtype = measure(block, standardize=True)
     expected = scaler.apply(block.astype(dtype))
@@ -27,7 +27,7 @@ def test_standardised_rows_are_bit_identical_to_the_scaler(stored):
             np.testing.assert_array_equal(raw.read(part), expected[rows[part]])
 
 
-def test_each_thread_has_its_own_buffer():
+def test_standardiser_uses_a_separate_buffer_in_each_thread():
     block = blobs(64, 5)[0]
     scaler, _, dtype = measure(block, standardize=True)
     raw = RawRows(block, None, Standardiser(scaler, dtype))

@@ -6,7 +6,7 @@ import pytest
 from featstore.heads.solvers.whitening import Spectrum, spectrum_of
 
 
-def test_up_to_256_dimensions_the_inverse_is_exact():
+def test_preconditioner_up_to_256_dimensions_is_the_exact_inverse():
     random = np.random.default_rng(0)
     sample = random.standard_normal((500, 40)) * np.linspace(0.1, 3, 40)
     right = random.standard_normal((40, 2))
@@ -17,7 +17,7 @@ def test_up_to_256_dimensions_the_inverse_is_exact():
 
 
 @pytest.mark.parametrize("scale", [0.1, 100.0])
-def test_beyond_256_dimensions_the_preconditioned_hessian_is_nearly_identity(scale):
+def test_preconditioner_over_256_dimensions_gives_a_condition_number_below_3(scale):
     random = np.random.default_rng(0)
     deviations = np.arange(1, 401) ** -0.7
     sample = (random.standard_normal((3000, 400)) * deviations).astype(np.float32)
@@ -28,6 +28,6 @@ def test_beyond_256_dimensions_the_preconditioned_hessian_is_nearly_identity(sca
     assert after < before or before < 1.1
 
 
-def test_whitening_works_without_a_basis():
+def test_spectrum_without_a_basis_solves_a_diagonal_system():
     spectrum = Spectrum(None, np.array([1.0, 3.0]), 0.0)
     np.testing.assert_allclose(spectrum.solve(2.0, np.ones((1, 2)))[0], [1 / 3, 1 / 7])

@@ -36,7 +36,9 @@ FOREIGN = [
 
 @pytest.mark.parametrize("factory", WRITTEN)
 @pytest.mark.parametrize("rows", [0, 90])
-def test_accepts_every_kind_that_is_written(tmp_path: Path, factory: str, rows: int) -> None:
+def test_structure_check_accepts_every_kind_of_index_that_featstore_writes(
+    tmp_path: Path, factory: str, rows: int
+) -> None:
     index, vectors = create(factory, 16, "ip", seed=0), clusters(90)
     index.train(vectors)
     index.add(vectors[:rows], np.arange(rows))
@@ -57,7 +59,7 @@ def test_accepts_every_kind_that_is_written(tmp_path: Path, factory: str, rows: 
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_refuses_foreign_kinds_at_every_place(tmp_path: Path, kind: str) -> None:
+def test_structure_check_refuses_every_other_kind_of_faiss_index(tmp_path: Path, kind: str) -> None:
     path, aside = tmp_path / "x", tmp_path / "aside"
     for place in faiss_kinds.PLACES:
         data, rows = faiss_kinds.file(kind, place, aside)
@@ -69,9 +71,8 @@ def test_refuses_foreign_kinds_at_every_place(tmp_path: Path, kind: str) -> None
         assert str(caught.value).isprintable()
 
 
-def test_lists_in_another_file_are_never_opened(tmp_path: Path) -> None:
-    """A pair with valid checksums whose lists are in a file of the user: FAISS would open it for writing and enlarge
-    it."""
+def test_faiss_file_that_refers_to_another_file_is_refused_without_opening_it(tmp_path: Path) -> None:
+    """An index with valid checksums stores its inverted lists in a user's file, which FAISS would open and enlarge."""
     path, victim = tmp_path / "x", tmp_path / "victim"
     saved(path, rows=faiss_kinds.ROWS)
     tables, record = pair.load(path, mmap=True, check=True)[1:]
@@ -90,13 +91,12 @@ def test_lists_in_another_file_are_never_opened(tmp_path: Path) -> None:
 
 
 def read_in_child(path: str, files: int) -> int:
-    """Read a FAISS file without checking its structure; ``files``: how many more files may be open (see
-    limit_files)."""
+    """Read a FAISS file without a structure check, with at most ``files`` more open files; return its row count."""
     sandbox.limit_files(files)
     return int(faiss.read_index(path).ntotal)
 
 
-def test_the_child_can_open_only_its_input(tmp_path: Path) -> None:
+def test_sandboxed_child_can_open_only_its_input_file(tmp_path: Path) -> None:
     path, victim = tmp_path / "x", tmp_path / "victim"
     data, rows = faiss_kinds.file("lists on disk", "below the ids", victim)
     path.write_bytes(data)
@@ -106,7 +106,7 @@ def test_the_child_can_open_only_its_input(tmp_path: Path) -> None:
         sandbox.call(entry, {"path": str(path), "files": 1}, **limits)
 
 
-def test_an_array_longer_than_the_file_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
+def test_array_longer_than_the_faiss_file_is_refused_before_allocation(tmp_path: Path) -> None:
     path = tmp_path / "x"
     saved(path, rows=60)
     data = bytearray(path.read_bytes())
@@ -122,7 +122,7 @@ def test_rejects_an_untrained_index_with_rows(tmp_path: Path, part: int) -> None
     path = tmp_path / "x"
     saved(path, rows=60)
     data = bytearray(path.read_bytes())
-    # The four letters, dimension and rows, two numbers that are not used, then whether it is trained, and the metric.
+    # The flag "is trained" follows the 4-letter name, the dimension, the number of rows and two unused numbers.
     at = part * 37 + 32
     assert data[at] == 1
     data[at] = 0
@@ -134,7 +134,7 @@ def test_rejects_an_untrained_index_with_rows(tmp_path: Path, part: int) -> None
 @pytest.mark.parametrize(
     "effort", [{"efSearch": 0}, {"nprobe": 1 << 40}, {"k_factor": float("nan")}, {"k_factor": 1e12}, {"nprobe": -1}]
 )
-def test_effort_fault_reports_values_out_of_range(effort: dict[str, float]) -> None:
+def test_effort_fault_reports_search_parameters_out_of_range(effort: dict[str, float]) -> None:
     assert effort_fault(effort, 1000)
     assert effort_fault({"efSearch": 1024, "nprobe": 1, "k_factor": 64.0}, 10) is None
 

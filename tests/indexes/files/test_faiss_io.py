@@ -33,7 +33,7 @@ def made(factory: str, vectors: np.ndarray, inner_product: bool = True) -> faiss
 
 @pytest.mark.parametrize("factory", FACTORIES)
 @pytest.mark.parametrize("inner_product", [True, False])
-def test_filtered_search_at_full_effort_equals_brute_force(factory: str, inner_product: bool) -> None:
+def test_search_with_the_largest_parameters_equals_brute_force(factory: str, inner_product: bool) -> None:
     vectors, queries = clusters(500), clusters(4, seed=1)
     index = made(factory, vectors, inner_product)
     index.effort = {"efSearch": 500, "nprobe": 4, "k_factor": 60}
@@ -48,7 +48,9 @@ def test_filtered_search_at_full_effort_equals_brute_force(factory: str, inner_p
 
 @pytest.mark.parametrize("residual", ["", "r"])
 @pytest.mark.parametrize("inner_product", [True, False])
-def test_lists_scanned_query_by_query_find_what_faiss_by_default_finds(residual: str, inner_product: bool) -> None:
+def test_scanning_lists_query_by_query_finds_the_neighbours_of_faiss_default_scan(
+    residual: str, inner_product: bool
+) -> None:
     vectors, queries = clusters(2000), clusters(50, seed=1)
     index = made(f"IVF16,PQ8x4fs{residual},Refine(SQfp16)", vectors, inner_product)
     index.effort = {"nprobe": 5, "k_factor": 4}
@@ -58,14 +60,14 @@ def test_lists_scanned_query_by_query_find_what_faiss_by_default_finds(residual:
             assert part.implem == faiss_io._QUERY_BY_QUERY
             part.implem = 0
     others, same = index.search(queries, 10)
-    # If 4-bit scores are equal, either candidate may be re-ranked.
+    # Candidates with equal 4-bit scores are tied, so a few neighbours may differ.
     assert (found == same).mean() > 0.98
     np.testing.assert_allclose(scores[found == same], others[found == same], rtol=1e-5)
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
 @pytest.mark.parametrize("mmap", [False, True])
-def test_files_come_back_with_their_effort(factory: str, mmap: bool, tmp_path: Path) -> None:
+def test_faiss_file_keeps_vectors_ids_and_search_parameters(factory: str, mmap: bool, tmp_path: Path) -> None:
     vectors = clusters(500)
     index = made(factory, vectors)
     index.effort = {"efSearch": 77, "nprobe": 3, "k_factor": 5}
@@ -90,7 +92,7 @@ def test_files_whose_names_are_not_utf8_are_written_and_read(tmp_path: Path) -> 
     assert len(faiss_io.VectorIndex.read(path, 20, 16, mmap=True)) == 20
 
 
-def test_another_shape_or_type_is_refused_before_it_is_read(tmp_path: Path) -> None:
+def test_faiss_file_of_another_shape_or_type_is_refused_before_reading(tmp_path: Path) -> None:
     path = tmp_path / "x"
     made("Flat", clusters(20)).write(path)
     whole = path.read_bytes()
@@ -107,14 +109,14 @@ def test_another_shape_or_type_is_refused_before_it_is_read(tmp_path: Path) -> N
         assert "\n" not in str(caught.value)
 
 
-def test_faiss_failures_become_featstore_errors(tmp_path: Path) -> None:
+def test_faiss_exceptions_become_featstore_errors(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot make 'Nonsense9'"):
         faiss_io.VectorIndex.create("Nonsense9", 16, True, seed=0, construction=40)
     with pytest.raises(FeatstoreError, match="could not write"):
         made("Flat", clusters(20)).write(tmp_path / "missing" / "x")
 
 
-def test_thread_count_of_the_caller_is_restored() -> None:
+def test_faiss_calls_restore_the_thread_count() -> None:
     before = faiss.omp_get_max_threads()
     faiss_io.knn(clusters(2), clusters(9), 1, True, threads=before + 3)
     assert faiss.omp_get_max_threads() == before
@@ -125,7 +127,7 @@ def test_thread_count_of_the_caller_is_restored() -> None:
 
 
 @pytest.mark.parametrize("factory", ["Flat", "HNSW8", "IVF4,PQ4x4fs,Refine(SQfp16)"])
-def test_a_large_batch_is_searched_part_by_part(factory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_query_batch_searched_in_parts_gives_the_same_neighbours(factory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     index, queries, allowed = made(factory, clusters(300)), clusters(50), np.arange(300) % 3 > 0
     whole = [index.search(queries, 5), index.search(queries, 5, allowed=allowed)]
     monkeypatch.setattr(faiss_io, "_AT_ONCE", 4)
@@ -135,7 +137,7 @@ def test_a_large_batch_is_searched_part_by_part(factory: str, monkeypatch: pytes
         np.testing.assert_allclose(scores, other_scores, rtol=1e-5)
 
 
-def test_one_thread_builds_the_same_graph_twice(tmp_path: Path) -> None:
+def test_building_a_graph_in_one_thread_is_deterministic(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         index = faiss_io.VectorIndex.create("HNSW8", 16, True, seed=seed, construction=40)
         index.add(clusters(300), np.arange(300), threads=1)
@@ -145,7 +147,7 @@ def test_one_thread_builds_the_same_graph_twice(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
-def test_search_works_in_a_forked_child() -> None:
+def test_index_search_works_in_a_forked_child() -> None:
     code = """
         import os, signal
         import numpy as np
@@ -163,8 +165,8 @@ def test_search_works_in_a_forked_child() -> None:
 
 
 @pytest.mark.parametrize("inner_product", [True, False])
-def test_projections_keep_the_order_of_inner_products(inner_product: bool) -> None:
-    # Vectors far from the origin, of different lengths: a shift to their mean would change which products are greatest.
+def test_pca_projection_keeps_the_order_of_inner_products(inner_product: bool) -> None:
+    # Vectors far from the origin and of different lengths: subtracting their mean would change the order of products.
     vectors = clusters(600, 16) + 4 * np.linspace(0.5, 2, 600, dtype=np.float32)[:, None]
     index = made("PCAR16,Flat", vectors, inner_product)
     distances, positions = index.search(vectors[:20], 5)

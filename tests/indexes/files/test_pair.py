@@ -35,7 +35,7 @@ def saved(path: Path, seed: int = 0, rows: int = 60, kind: str = "flat") -> Feat
     return index
 
 
-def test_the_pair_is_plain_faiss_and_a_sealed_file(tmp_path: Path) -> None:
+def test_saved_index_is_a_plain_faiss_file_and_a_sealed_side_file(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "x.faiss"
     saved(path)
     assert sorted(os.listdir(path.parent)) == ["x.faiss", "x.faiss.featstore"]
@@ -47,7 +47,7 @@ def test_the_pair_is_plain_faiss_and_a_sealed_file(tmp_path: Path) -> None:
     assert pair.verify(path) == []
 
 
-def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
+def test_every_flipped_bit_of_an_index_is_detected(tmp_path: Path) -> None:
     path = tmp_path / "x"
     saved(path, kind="hnsw")
     random = np.random.default_rng(0)
@@ -65,7 +65,7 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
     assert pair.verify(path) == []
 
 
-def test_every_truncation_is_detected_even_without_check(tmp_path: Path) -> None:
+def test_every_truncation_of_an_index_is_detected_without_checksums(tmp_path: Path) -> None:
     path = tmp_path / "x"
     saved(path)
     for name in (path, pair.side_path(path)):
@@ -77,7 +77,7 @@ def test_every_truncation_is_detected_even_without_check(tmp_path: Path) -> None
         name.write_bytes(whole)
 
 
-def test_files_of_two_different_indexes_do_not_open_together(tmp_path: Path) -> None:
+def test_side_file_of_another_index_is_refused(tmp_path: Path) -> None:
     saved(tmp_path / "a", seed=1)
     saved(tmp_path / "b", seed=2)
     shutil.copy(tmp_path / "a", tmp_path / "b")
@@ -98,7 +98,7 @@ def test_missing_index_files_are_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_killed_anywhere_while_saving_the_old_or_the_new_index_opens(tmp_path: Path, first: bool) -> None:
+def test_kill_during_save_leaves_the_old_or_the_new_index(tmp_path: Path, first: bool) -> None:
     class Killed(BaseException):
         pass
 
@@ -140,7 +140,7 @@ def test_killed_anywhere_while_saving_the_old_or_the_new_index_opens(tmp_path: P
     assert seen == {b"2", "none" if first else b"1"}
 
 
-def test_an_open_index_outlives_its_replacement(tmp_path: Path) -> None:
+def test_open_index_stays_usable_after_its_file_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "x"
     saved(path, seed=1)
     old = FeatureIndex.open(path)
@@ -153,7 +153,7 @@ def test_an_open_index_outlives_its_replacement(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", ["vetting.vet", "faiss_io.VectorIndex.read"])
-def test_a_reader_looks_again_when_the_index_is_replaced_while_it_reads(tmp_path: Path, step: str) -> None:
+def test_opening_is_repeated_if_the_index_is_replaced_meanwhile(tmp_path: Path, step: str) -> None:
     path = tmp_path / "x"
     saved(path, seed=1)
     where = pair.vetting if step == "vetting.vet" else pair.faiss_io.VectorIndex
@@ -200,7 +200,7 @@ def sealed_again(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, obje
         ({}, {"measured_rows": None}),
     ],
 )
-def test_rejects_invalid_content_with_valid_checksums(
+def test_index_with_invalid_content_and_valid_checksums_is_refused(
     tmp_path: Path, arrays: dict[str, np.ndarray], meta: dict[str, object]
 ) -> None:
     path = tmp_path / "x"
@@ -211,7 +211,7 @@ def test_rejects_invalid_content_with_valid_checksums(
     assert "\n" not in str(caught.value)
 
 
-def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+def test_index_of_a_newer_format_is_refused(tmp_path: Path) -> None:
     saved(tmp_path / "x")
     sealed_again(tmp_path / "x", {}, {"format": 2})
     with pytest.raises(UsageError, match="upgrade"):
@@ -219,7 +219,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
 
 
 def write_many(path: str, seed: int, rounds: int) -> dict[str, int]:
-    """Save an index repeatedly; return how often it succeeded, and how often another process was writing."""
+    """Save an index until ``rounds`` saves succeeded; return the numbers of successful and refused saves."""
     index = build_index(clusters(60, 8, seed), np.arange(60) * 7, [f"{seed}/{row}" for row in range(60)], kind="flat")
     told = {"saved": 0, "refused": 0}
     while told["saved"] < rounds:
@@ -233,7 +233,7 @@ def write_many(path: str, seed: int, rounds: int) -> dict[str, int]:
 
 
 @pytest.mark.slow
-def test_two_writers_each_save_or_are_refused(tmp_path: Path) -> None:
+def test_concurrent_saves_either_succeed_or_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x"
     saved(path)
     code = "import sys, json; from tests.indexes.files.test_pair import write_many; print(json.dumps(write_many(sys.argv[1], int(sys.argv[2]), 30)))"
@@ -248,7 +248,7 @@ def test_two_writers_each_save_or_are_refused(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["x", "x.featstore"]
 
 
-def test_a_save_beside_another_writer_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+def test_save_during_another_save_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "x"
     saved(path)
     index, before = (
@@ -262,7 +262,7 @@ def test_a_save_beside_another_writer_is_refused_and_changes_nothing(tmp_path: P
     assert pair.verify(path) == []
 
 
-def test_the_name_of_an_index_leaves_room_for_its_side_file(tmp_path: Path) -> None:
+def test_index_names_are_limited_to_240_bytes(tmp_path: Path) -> None:
     path = tmp_path / ("x" * 240)
     saved(path)
     assert pair.verify(path) == []

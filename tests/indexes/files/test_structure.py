@@ -16,7 +16,7 @@ from tests.indexes.made import clusters
 
 
 def graph() -> dict[str, object]:
-    """Three nodes, the last of them on two levels, two links on the lower and one on the upper."""
+    """Return the arrays of a valid HNSW graph of three nodes; only node 2 is on level 1 too."""
     return {
         "rows": 3,
         "neighbours": np.array([1, 2, 0, -1, 0, 1, -1], np.int32),
@@ -65,13 +65,13 @@ def test_graph_fault_reports_invalid_structure(change: dict[str, object], words:
         ([[0, 2], [1, 1]], "once"),
     ],
 )
-def test_lists_fault_reports_invalid_rows(lists: list[list[int]], words: str | None) -> None:
+def test_lists_fault_reports_missing_repeated_and_unknown_rows(lists: list[list[int]], words: str | None) -> None:
     fault = lists_fault(3, [np.array(one, np.int64) for one in lists])
     assert fault is None if words is None else words in fault
 
 
 def sealed_to(path: Path) -> None:
-    """Forge a valid checksum: write that of the present FAISS file into the side file."""
+    """Write the checksum of the changed FAISS file into its side file; only structure checks can find the change."""
     side = sealed.SealedFile(pair.side_path(path))
     arrays = {name: side[name].copy() for name in side.names if name != "meta"}
     size = {"faiss_bytes": path.stat().st_size, "faiss_xxh3": atomic.checksum_file(path)}
@@ -93,7 +93,7 @@ def broken_rows(index: faiss.Index) -> None:
 
 
 @pytest.mark.parametrize("harm", [broken_links, broken_entry, broken_rows])
-def test_a_graph_with_links_outside_its_memory_is_refused(harm: object, tmp_path: Path) -> None:
+def test_index_whose_graph_links_outside_its_rows_is_refused(harm: object, tmp_path: Path) -> None:
     path = tmp_path / "x"
     build_index(clusters(200, 8), np.arange(200), [b"k"] * 200, kind="hnsw").save(path)
     outer = faiss.read_index(str(path))
@@ -106,7 +106,7 @@ def test_a_graph_with_links_outside_its_memory_is_refused(harm: object, tmp_path
         assert "\n" not in str(caught.value)
 
 
-def test_lists_with_positions_outside_the_rows_are_detected() -> None:
+def test_inverted_lists_with_positions_outside_the_rows_are_detected() -> None:
     index = create("IVF4,PQ4x4fs,Refine(SQ8)", 8, "ip", seed=0)
     index.train(clusters(500, 8))
     index.add(clusters(500, 8), np.arange(500))
@@ -130,13 +130,13 @@ def test_lists_with_positions_outside_the_rows_are_detected() -> None:
         ([(8, 4, -1, None)], False),
     ],
 )
-def test_a_projection_of_wrong_size_is_rejected(
+def test_chain_fault_reports_projections_of_wrong_size(
     transforms: list[tuple[int, int, int, int | None]], sound: bool
 ) -> None:
     assert (chain_fault(8, 4, transforms) is None) == sound
 
 
-def test_a_damaged_projection_is_found() -> None:
+def test_damaged_pca_matrix_of_an_index_is_detected() -> None:
     index = create("PCAR8,IVF4,PQ4x4fs,Refine(SQ8)", 16, "ip", seed=0)
     index.train(clusters(500, 16))
     index.add(clusters(500, 16), np.arange(500))

@@ -14,7 +14,7 @@ from featstore.indexes.tuning.truth import Truth, find_truth
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_bisection_finds_the_first_true_value(count: int) -> None:
+def test_smallest_finds_the_first_place_where_the_condition_is_true(count: int) -> None:
     for first in range(count + 1):
         assert _smallest(count, lambda place, first=first: place >= first) == (first if first < count else None)
 
@@ -39,7 +39,7 @@ FINE = replace(LISTS, steps=tuple(range(1, 17)), depths=tuple(range(1, 65)))
 
 @pytest.mark.parametrize("candidate", [GRAPH, LISTS])
 @pytest.mark.parametrize("goal", [0.7, 0.95])
-def test_tuned_effort_is_the_smallest_that_reaches_the_goal(
+def test_tune_sets_the_smallest_search_parameter_that_reaches_the_recall_goal(
     candidate: Candidate, goal: float, ground: tuple[np.ndarray, Truth]
 ) -> None:
     subject = subject_of(candidate, ground[0])
@@ -54,7 +54,7 @@ def test_tuned_effort_is_the_smallest_that_reaches_the_goal(
         assert not reaches(subject.recall(ground[1]), goal)
 
 
-def test_tune_takes_the_fastest_parameter_pair(
+def test_tune_chooses_the_fastest_pair_of_nprobe_and_k_factor(
     ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subject = subject_of(FINE, ground[0])
@@ -66,8 +66,7 @@ def test_tune_takes_the_fastest_parameter_pair(
 
     monkeypatch.setattr(Subject, "timed", timed)
     rate = tune(subject, FINE, ground[1], 0.7)
-    # Each timed pair has a smaller first and a larger second parameter than the previous one; they are timed
-    # alternately.
+    # From one timed pair to the next, nprobe falls and k_factor rises; the list of pairs is timed repeatedly.
     pairs = [tuple(effort.values()) for effort in tried]
     front = pairs[: pairs.index(pairs[0], 1)]
     assert 1 < len(front) <= 8
@@ -79,7 +78,7 @@ def test_tune_takes_the_fastest_parameter_pair(
     assert rate == pytest.approx(len(ground[1].queries) / least)
 
 
-def test_unreachable_goal_leaves_the_largest_effort_set(ground: tuple[np.ndarray, Truth]) -> None:
+def test_tune_sets_the_largest_parameters_for_an_unreachable_recall_goal(ground: tuple[np.ndarray, Truth]) -> None:
     candidate = Candidate("coarse", "IVF16,PQ6x4fs,Refine(SQfp16)", 0, "nprobe", (1, 2), (1.0, 2.0))
     subject = subject_of(candidate, ground[0])
     assert tune(subject, candidate, ground[1], 0.99) is None
@@ -88,7 +87,9 @@ def test_unreachable_goal_leaves_the_largest_effort_set(ground: tuple[np.ndarray
 
 @pytest.mark.parametrize("candidate", [replace(GRAPH, steps=tuple(range(5, 300))), FINE])
 @pytest.mark.slow
-def test_descent_goes_from_high_recall_to_high_speed(candidate: Candidate, ground: tuple[np.ndarray, Truth]) -> None:
+def test_descent_yields_search_parameters_from_high_to_low_recall(
+    candidate: Candidate, ground: tuple[np.ndarray, Truth]
+) -> None:
     subject = subject_of(candidate, ground[0])
     goal, fresh = 0.8, 3.0
     found = list(descent(subject, candidate, ground[1], goal, fresh))
@@ -99,14 +100,14 @@ def test_descent_goes_from_high_recall_to_high_speed(candidate: Candidate, groun
         subject.index.effort = effort
         recalls.append(subject.recall(ground[1]))
     values = [recall.value for recall in recalls]
-    # Settings are chosen by their time, so two of nearly equal recall may change places.
+    # Settings are sorted by measured time, so two settings of nearly equal recall may be swapped.
     assert all(later <= earlier + 0.01 for earlier, later in pairwise(values))
     assert reaches(recalls[0], goal)
     assert not reaches(recalls[-1], goal, fresh)
 
 
 @pytest.mark.slow
-def test_descent_is_independent_of_the_effort_set_in_between(
+def test_descent_does_not_depend_on_parameters_set_between_its_steps(
     ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Subject, "timed", lambda self, truth: 1 + sum(self.index.effort.values()))
@@ -118,13 +119,13 @@ def test_descent_is_independent_of_the_effort_set_in_between(
     assert found == list(descent(subject, FINE, ground[1], 0.8, 3.0))
 
 
-def test_descent_is_empty_for_an_unreachable_goal(ground: tuple[np.ndarray, Truth]) -> None:
+def test_descent_yields_nothing_for_an_unreachable_recall_goal(ground: tuple[np.ndarray, Truth]) -> None:
     coarse = replace(LISTS, steps=(1,), depths=(1.0,))
     assert list(descent(subject_of(coarse, ground[0]), coarse, ground[1], 0.9, 3.0)) == []
 
 
 @pytest.mark.slow
-def test_each_descent_step_is_the_fastest_for_its_recall(
+def test_descent_avoids_the_slower_of_two_search_parameters(
     ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subject = subject_of(FINE, ground[0])
@@ -137,13 +138,15 @@ def test_each_descent_step_is_the_fastest_for_its_recall(
     assert means[0]["k_factor"] > means[1]["k_factor"]
 
 
-def test_times_are_positive(ground: tuple[np.ndarray, Truth]) -> None:
+def test_measured_latency_and_search_time_are_positive(ground: tuple[np.ndarray, Truth]) -> None:
     subject = subject_of(GRAPH, ground[0])
     assert 0 < subject.latency(ground[1].queries, 5) < 1
     assert 0 < subject.timed(ground[1]) < 10
 
 
-def test_two_indexes_are_timed_alternately(ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rates_of_two_indexes_are_measured_alternately(
+    ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch
+) -> None:
     quick, slow = subject_of(GRAPH, ground[0]), subject_of(GRAPH, ground[0])
     asked: list[Subject] = []
 

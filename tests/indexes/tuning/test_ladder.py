@@ -19,10 +19,10 @@ METRICS: tuple[Metric, ...] = ("cosine", "l2")
     [(metric, one) for metric in METRICS for one in ladder(ROWS, DIMENSION, metric)],
     ids=lambda one: getattr(one, "name", one),
 )
-def test_every_candidate_builds_searches_and_has_the_estimated_size(
+def test_every_candidate_index_finds_neighbours_and_has_the_estimated_file_size(
     candidate: Candidate, metric: Metric, tmp_path: Path
 ) -> None:
-    # A decaying spectrum, like that of features; projections are useless without it.
+    # Variances decrease over the columns, as in real features; otherwise PCA projections lose too much.
     vectors = clusters(ROWS, DIMENSION) / np.sqrt(np.arange(1, DIMENSION + 1, dtype=np.float32))
     if metric == "cosine":
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -34,21 +34,21 @@ def test_every_candidate_builds_searches_and_has_the_estimated_size(
     _, found = index.search(vectors[:50], 1)
     assert (found[:, 0] == np.arange(50)).mean() > 0.7
     index.write(tmp_path / "x")
-    # An upper bound that exceeds the real size by at most the part that does not grow with the rows.
+    # file_bytes is an upper bound of the file size, and row_bytes is at most 11 % too large.
     assert (tmp_path / "x").stat().st_size <= candidate.file_bytes(ROWS)
     assert (tmp_path / "x").stat().st_size > 0.9 * ROWS * candidate.row_bytes
 
 
-def test_list_count_grows_with_the_square_root_of_rows() -> None:
+def test_number_of_inverted_lists_grows_with_the_square_root_of_rows() -> None:
     assert [lists_for(rows) for rows in (1, 10_000, 60_000, 1_000_000)] == [4, 128, 256, 1024]
 
 
-def test_ladder_skips_candidates_whose_codes_do_not_divide_the_dimension() -> None:
+def test_ladder_skips_product_codes_that_do_not_divide_the_dimension() -> None:
     names = [one.name for one in ladder(ROWS, 63, "cosine")]
     assert names == ["flat", "pca8-ivf-pq2-fp16", "pca8-ivf-pq2-8", "hnsw-fp16", "hnsw-8"]
 
 
-def test_codes_use_residuals_for_inner_products_only() -> None:
+def test_product_codes_encode_residuals_only_for_inner_products() -> None:
     for metric, residual in (("cosine", True), ("ip", True), ("l2", False)):
         for one in ladder(ROWS, DIMENSION, metric):
             assert "x4fs" not in one.factory or ("x4fsr" in one.factory) == residual

@@ -11,7 +11,7 @@ from tests.indexes.made import clusters
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
-def test_truth_includes_all_ties(metric: str) -> None:
+def test_recall_accepts_any_rows_at_tied_distances(metric: str) -> None:
     vectors = np.concatenate([clusters(50, 8), np.repeat(clusters(1, 8, seed=9), 300, axis=0)])
     queries = prepare(vectors[[60, 3]], metric)
     truth = find_truth(vectors, queries, 10, metric=metric)
@@ -24,7 +24,7 @@ def test_truth_includes_all_ties(metric: str) -> None:
     assert truth.shares(wrong)[1] == 0
 
 
-def test_hold_out_withholds_at_most_a_tenth() -> None:
+def test_hold_out_withholds_at_most_a_tenth_of_the_rows() -> None:
     held_out = hold_out(1000, 3000, seed=0)
     assert len(set(held_out.queries)) == len(held_out.queries) == held_out.withheld.sum() == 100
     assert len(hold_out(5, 3000, seed=0).queries) == 0
@@ -32,13 +32,13 @@ def test_hold_out_withholds_at_most_a_tenth() -> None:
     np.testing.assert_array_equal(held_out.queries, hold_out(1000, 3000, seed=0).queries)
 
 
-def test_single_row_groups_equal_no_groups() -> None:
+def test_hold_out_with_one_row_per_group_withholds_as_many_rows_as_without_groups() -> None:
     assert hold_out(1000, 3000, seed=0, groups=np.arange(1000)).withheld.sum() == 100
     assert 100 < hold_out(1000, 3000, seed=0, groups=np.arange(1000) // 2).withheld.sum() <= 200
 
 
 @pytest.mark.parametrize(("count", "wanted"), [(200, 60), (200, 1000), (20, 1000), (5, 1000)])
-def test_whole_groups_are_withheld_with_at_most_eight_queries_each(count: int, wanted: int) -> None:
+def test_hold_out_withholds_whole_groups_with_at_most_eight_queries_each(count: int, wanted: int) -> None:
     groups = np.random.default_rng(0).integers(0, count, 1000)
     held_out = hold_out(1000, wanted, seed=0, groups=groups)
     queries = held_out.queries
@@ -55,7 +55,7 @@ def test_whole_groups_are_withheld_with_at_most_eight_queries_each(count: int, w
             assert not set(held_out.clusters[:end]) & set(held_out.clusters[end:])
 
 
-def test_queries_of_one_picture_count_as_one_observation() -> None:
+def test_recall_interval_treats_queries_of_one_group_as_one_observation() -> None:
     vectors = clusters(300, 8)
     queries = prepare(np.repeat(vectors[:100], 5, axis=0), "cosine")
     alone = find_truth(vectors, queries, 10, metric="cosine")
