@@ -87,8 +87,15 @@ def build_contract(
         chosen = _whole(job, best.candidate, kept)
     chosen, measured, asked = _verified(job, chosen, held_out)
     if (last := chosen.candidate).exact and not best.candidate.exact:
-        best.outcome = "did not hold on fresh queries"
-        trials.append(Trial(last, rows, last.file_bytes(rows), "chosen: exact, since the quickest did not hold"))
+        best.outcome = "missed the recall on held-out queries"
+        trials.append(
+            Trial(
+                last,
+                rows,
+                last.file_bytes(rows),
+                "chosen: exact, because the fastest one missed the recall on held-out queries",
+            )
+        )
     index, order = chosen.subject.index, chosen.subject.rows
     if held_out.withheld.any():
         index.effort = grown(index.effort, rows / len(kept))

@@ -39,7 +39,7 @@ def test_training_page_shows_the_worst_errors_and_the_figures(tmp_path):
         "Probabilities before temperature scaling",
         "How the parameter was chosen",
         "chosen on the training pictures alone",
-        "of equal ones the one with the smallest log loss",
+        "among equally good values the one with the smallest log loss",
     ):
         assert title in page.text
     require_shown(tmp_path / "page.html")
