@@ -5,7 +5,7 @@ Importing this package loads torch; the rest of featstore loads it only when a b
 
 from featstore.processes.sandbox import require_working_directory
 
-# Before torch is imported: it ends the process if the working directory does not exist.
+# Check the working directory before importing torch: if the directory is missing, torch ends the process.
 require_working_directory()
 
 from featstore.backbones.base import Backbone  # noqa: E402

@@ -2,7 +2,7 @@
 
 from featstore.processes.sandbox import require_working_directory
 
-# Before torch is imported: it ends the process if the working directory does not exist.
+# Check the working directory before importing torch: if the directory is missing, torch ends the process.
 require_working_directory()
 
 from featstore.engines.base import Engine, Pending  # noqa: E402

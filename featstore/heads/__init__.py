@@ -48,7 +48,7 @@ __all__ = [
 
 
 if not TYPE_CHECKING:
-    # Type checkers read the imports above, and refuse other names.
+    # Only at run time: type checkers read the imports above instead, and report unknown names.
 
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:
