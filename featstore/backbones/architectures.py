@@ -1,4 +1,4 @@
-"""Architectures by name, with their published weights."""
+"""Network architectures by name, with their published weights."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Architecture:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence warnings and log messages of constructors about their initialisation."""
+    """Context manager that silences warnings and log messages which network constructors emit."""
     handler, disabled = logging.NullHandler(), logging.root.manager.disable
     # If the root logger had no handler, logging open_clip's messages would install one.
     logging.root.addHandler(handler)
@@ -206,7 +206,7 @@ def _entry(name: str, member: Any) -> WeightsEntry:
     match = _HASH_IN_NAME.search(Path(member.url).name)
     if match is None:
         raise UsageError(f"torchvision names no digest for the weights {member}; use another backbone")
-    # The position embedding of a vision transformer fits only one picture size.
+    # A vision transformer has position embeddings for one picture size, so the constructor needs the size.
     fixed_size = name.startswith("vit_") and preprocessing.crop != 224
     return WeightsEntry(
         name=member.name,

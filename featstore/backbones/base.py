@@ -70,7 +70,7 @@ def cut(network: nn.Module) -> tuple[str, int]:
     layer: nn.Linear | nn.Conv2d = getattr(parent, leaf)
     dimension = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
     setattr(parent, leaf, nn.Identity())
-    # Inception and GoogLeNet have auxiliary classifiers for training; forward() skips an auxiliary classifier of None.
+    # Inception and GoogLeNet have auxiliary classifiers for training; forward() skips them if they are None.
     for auxiliary in ("AuxLogits", "aux1", "aux2"):
         if hasattr(network, auxiliary):
             setattr(network, auxiliary, None)

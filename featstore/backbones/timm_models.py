@@ -24,7 +24,7 @@ NO_TAG: Final = "pretrained"
 """Name for weights that have no tag in timm."""
 _NAME: Final = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?")
 _SAFE: Final = {"": "model.safetensors", "open_clip_pytorch_model.bin": "open_clip_model.safetensors"}
-"""Name of the safetensors file of the same weights, by the file name in timm's configuration ("" if it names none)."""
+"""File name in timm's configuration ("" if missing) -> name of the safetensors file with the same weights."""
 
 _FITS: Final = {"center": "crop", "squash": "squash"}
 """timm's crop modes, with the corresponding ``Preprocessing.fit``. timm's "border" pads pictures: not supported."""
@@ -148,7 +148,7 @@ def _hub_file(name: str, about: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def classifiers(network: nn.Module) -> tuple[str, ...]:
-    """Return the names of a network's classifiers; most networks have one."""
+    """Return the names of a network's classifiers; most networks have only one classifier."""
     named: Any = network.pretrained_cfg.get("classifier")  # type: ignore[union-attr, operator]
     return (named,) if isinstance(named, str) else tuple(named or ("classifier",))
 

@@ -1,4 +1,4 @@
-"""Engines: a batch of uint8 pictures in, feature vectors out."""
+"""Engines, which compute feature vectors from batches of uint8 pictures."""
 
 from featstore.processes.sandbox import require_working_directory
 

@@ -77,5 +77,5 @@ class Immediate(ABC):
         """Return the features (n, d) of the RGB pictures (n, h, w, 3)."""
 
     def submit(self, pictures: NDArray[np.uint8]) -> Finished:
-        """Compute the features now."""
+        """Compute the features before returning; the result is a finished Pending."""
         return Finished(self(pictures))

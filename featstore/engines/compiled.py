@@ -28,7 +28,7 @@ def lacking() -> str:
 
 
 class CompiledEngine(Immediate):
-    """The network with folded BatchNorm and constant weights, compiled; the first call compiles for up to a minute.
+    """Engine that runs the network, with folded BatchNorm, by torch.compile; the first call takes up to a minute.
 
     Batches are split into blocks of ``block`` pictures, and the last block is padded. Therefore only one shape is
     compiled, and the features of a picture do not depend on the batch size.

@@ -1,4 +1,4 @@
-"""CUDA engine: the network with folded BatchNorm in a CUDA graph; copies run while other blocks are computed."""
+"""Engine for CUDA: runs the network, with folded BatchNorm, as a CUDA graph; meanwhile it copies other blocks."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class _Batch:
 
 
 class CudaEngine:
-    """Replays one CUDA graph for each block of ``block`` pictures; copies run while other blocks are computed.
+    """Engine that replays a CUDA graph for each block of ``block`` pictures; meanwhile it copies other blocks.
 
     ``precision``: fp32 is exact (TF32 is disabled); bf16 and fp16 are precision classes of their own. ``compiled``:
     compile the network by torch.compile. The block size is halved until a block fits into the device's memory.

@@ -63,7 +63,10 @@ class Normalised(nn.Module):
 
 
 class FoldedEngine(Immediate):
-    """torch with folded BatchNorm in channels_last layout, in fp32 (exact), bf16 or fp16, on the CPU or on CUDA."""
+    """Engine that runs torch on a network with folded BatchNorm, in channels_last layout, on the CPU or on CUDA.
+
+    ``precision``: "fp32" (exact), "bf16" or "fp16".
+    """
 
     name = "torch-folded"
 

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: several asynchronous streams over a graph that takes uint8 pixels."""
+"""Engine that runs networks by OpenVINO on the CPU, in several asynchronous streams."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def with_normalisation(graph: Any, preprocessing: Preprocessing) -> Any:
 
 
 class OpenVinoEngine:
-    """Runs a graph compiled for this CPU in blocks of BLOCK pictures, in several parallel streams.
+    """Engine that runs a graph compiled for this CPU in blocks of BLOCK pictures, in several parallel streams.
 
     ``precision``: fp32 is exact; bf16 is a precision class of its own, faster if the CPU supports bf16.
     """
@@ -187,7 +187,7 @@ class OpenVinoEngine:
         for node in self._compiled.get_runtime_model().get_ops():
             about = {name: node.get_rt_info()[name].astype(str) for name in ("layerType", "primitiveType")}
             if about["layerType"] in _WEIGHTED:
-                # The format is kernel_instruction set_type, for example brgconv_avx512_core_f32 or jit_avx2_I8.
+                # Format: <kernel>_<instruction set>_<type>, for example brgconv_avx512_core_f32 or jit_avx2_I8.
                 found.add(about["primitiveType"].partition("_")[2].rpartition("_")[0])
         return ", ".join(sorted(found - {""})) or "unknown"
 

@@ -31,7 +31,7 @@ equal. The rounding error is far smaller: below 1e-11 for 10,000 standardised fe
 
 
 class Model(Protocol):
-    """Interface of all models: decision values and probabilities from features."""
+    """Interface of all models, which compute decision values and probabilities from features."""
 
     name: ClassVar[str]
     keeps_rows: ClassVar[bool]
@@ -39,7 +39,7 @@ class Model(Protocol):
 
     @property
     def dimension(self) -> int:
-        """Width of the features."""
+        """Number of values of a feature vector."""
         ...
 
     @property
@@ -60,7 +60,7 @@ class Model(Protocol):
         ...
 
     def numbers(self) -> dict[str, Any]:
-        """Return the scalars of the model (JSON)."""
+        """Return the scalars of the model, as JSON types."""
         ...
 
 
@@ -100,7 +100,7 @@ class LinearModel:
 
     @property
     def dimension(self) -> int:
-        """Width of the features."""
+        """Number of values of a feature vector."""
         return int(self.coef.shape[1])
 
     @property
@@ -123,7 +123,7 @@ class LinearModel:
         return {"coef": self.coef, "intercept": self.intercept}
 
     def numbers(self) -> dict[str, Any]:
-        """Return the scale."""
+        """Return the factor of temperature scaling."""
         return {"scale": self.scale}
 
 
@@ -156,7 +156,7 @@ class KernelModel:
 
     @property
     def dimension(self) -> int:
-        """Width of the features."""
+        """Number of values of a feature vector."""
         return int(self.landmarks.shape[1])
 
     @property
@@ -188,7 +188,7 @@ class KernelModel:
         return {name: getattr(self, name) for name in names}
 
     def numbers(self) -> dict[str, Any]:
-        """Return gamma and the scale."""
+        """Return gamma and the factor of temperature scaling."""
         return {"gamma": self.gamma, "scale": self.scale}
 
 
@@ -219,7 +219,7 @@ class NeighboursModel:
 
     @property
     def dimension(self) -> int:
-        """Width of the features."""
+        """Number of values of a feature vector."""
         return int(self.vectors.shape[1])
 
     @property

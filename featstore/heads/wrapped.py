@@ -70,11 +70,11 @@ class EstimatorModel:
         return softmax(decisions, self.scale)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the skops file."""
+        """Return the skops file, as an array of bytes."""
         return {"skops": self.payload}
 
     def numbers(self) -> dict[str, Any]:
-        """Return the scale, the output method and the dimension."""
+        """Return the factor of temperature scaling, the output method and the dimension."""
         return {"scale": self.scale, "output": self.output, "dimension": self.dimension}
 
     def untrusted(self) -> list[str]:

@@ -155,7 +155,7 @@ def class_weights(weight: ClassWeight, classes: NDArray[Any], codes: NDArray[np.
     """Return the weight (k,) of each class, or None if all weights are 1.
 
     ``weight``: "balanced" means n / (k n_class), counted over all training rows, as in scikit-learn.
-    Raises DataError if ``class_weight`` is not "balanced", None or a mapping from class to a finite weight >= 0, or if
+    Raises DataError if ``weight`` is not "balanced", None or a mapping from class to a finite weight >= 0, or if
     fewer than two classes have a positive weight.
     """
     if weight is None:

@@ -65,7 +65,8 @@ class KernelSVMHead(DecisionHead):
     tol : float
         Relative gap to the optimum at which the final Nystroem fit stops.
     memory_limit : int
-        Bytes of the rows mapped by Nystroem's approximation, above which they are streamed instead of copied.
+        Largest size in bytes of a copy of the rows mapped by Nystroem's approximation. Without a copy, each pass maps
+        the rows again.
     random_state : int, RandomState or None
         Seed of the folds and landmarks.
 
@@ -74,7 +75,7 @@ class KernelSVMHead(DecisionHead):
     classes_ : ndarray of shape (k,)
         Class labels, sorted.
     feature_identity_ : dict or None
-        Identity that the training features carried (see ``featstore.FeatureArray``); prediction refuses another one.
+        Identity that the training features carried (see ``featstore.FeatureArray``); prediction refuses others.
     C_, gamma_ : float
         The given or chosen parameters.
     cv_results_ : dict

@@ -24,7 +24,7 @@ from featstore.heads.solvers.rows import Labels, TrainingRows, prepare
 from featstore.heads.solvers.selection import choose
 
 _FOLD_TOLERANCE: Final = 100
-"""Cross-validation fits stop at a gap to the optimum this many times that of the final fit; the scores are far noisier."""
+"""Factor by which the tolerance of cross-validation fits exceeds that of the final fit; fold scores are noisier anyway."""
 _DUAL_ROWS: Final = 2048
 _DUAL_RATIO: Final = 2
 """Limits of the exact SVM solver: largest number of rows, and of rows per dimension. Within these limits the exact
@@ -170,12 +170,12 @@ class _LinearHead(DecisionHead):
 class LogisticHead(_LinearHead):
     """L2-regularised logistic regression, binary or multinomial, on standardised features.
 
-    The objective is scikit-learn's ``LogisticRegression``: ``0.5 ||w||^2 + C * sum of the row losses``.
+    The objective is that of scikit-learn's ``LogisticRegression``: ``0.5 ||w||^2 + C * sum of the row losses``.
 
     Parameters
     ----------
     C : float or "auto"
-        Inverse regularisation strength. "auto" chooses among ``Cs`` by cross-validation, then by log loss among ties.
+        Inverse regularisation strength. "auto" chooses among ``Cs`` by cross-validation, ties go to the smallest log loss.
     Cs : sequence of float
         Values of ``C`` that "auto" tries.
     cv : int or float
@@ -190,9 +190,9 @@ class LogisticHead(_LinearHead):
     calibrate : bool
         Fit temperature scaling on held-out decision values. A fixed ``C`` is then cross-validated too.
     tol : float
-        Relative gap to the optimum at which the final fit stops. The folds' fits stop at 100 times this gap.
+        Relative gap to the optimum at which the final fit stops. Cross-validation fits stop at 100 times this gap.
     memory_limit : int
-        Bytes of the float32 copy of the training rows, above which rows are streamed instead of copied.
+        Largest size of a float32 copy of the training rows in bytes. Without a copy, each pass reads the rows again.
     random_state : int, RandomState or None
         Seed of the folds.
 
@@ -201,7 +201,7 @@ class LogisticHead(_LinearHead):
     classes_ : ndarray of shape (k,)
         Class labels, sorted.
     feature_identity_ : dict or None
-        Identity that the training features carried (see ``featstore.FeatureArray``); prediction refuses another one.
+        Identity that the training features carried (see ``featstore.FeatureArray``); prediction refuses others.
     C_ : float
         The given or chosen ``C``.
     cv_results_ : dict
@@ -282,9 +282,9 @@ class LinearSVMHead(_LinearHead):
     class_weight : None, "balanced" or mapping
         Weight of each class, as in scikit-learn.
     tol : float
-        Relative gap to the optimum at which the final fit stops. The folds' fits stop at 100 times this gap.
+        Relative gap to the optimum at which the final fit stops. Cross-validation fits stop at 100 times this gap.
     memory_limit : int
-        Bytes of the float32 copy of the training rows, above which rows are streamed instead of copied.
+        Largest size of a float32 copy of the training rows in bytes. Without a copy, each pass reads the rows again.
     random_state : int, RandomState or None
         Seed of the folds.
 
@@ -293,7 +293,7 @@ class LinearSVMHead(_LinearHead):
     classes_ : ndarray of shape (k,)
         Class labels, sorted.
     feature_identity_ : dict or None
-        Identity that the training features carried (see ``featstore.FeatureArray``); prediction refuses another one.
+        Identity that the training features carried (see ``featstore.FeatureArray``); prediction refuses others.
     C_ : float
         The given or chosen ``C``.
     cv_results_ : dict

@@ -34,7 +34,7 @@ class KNNHead(ModelHead):
     scoring : "accuracy", "balanced_accuracy" or "neg_log_loss"
         Score that cross-validation maximises.
     memory_limit : int
-        Bytes that the training vectors may take, as all of them are kept.
+        Largest size of the training vectors in bytes; the model keeps all of them.
     random_state : int, RandomState or None
         Seed of the folds.
 
@@ -43,7 +43,7 @@ class KNNHead(ModelHead):
     classes_ : ndarray of shape (k,)
         Class labels, sorted.
     feature_identity_ : dict or None
-        Identity that the training features carried (see ``featstore.FeatureArray``); prediction refuses another one.
+        Identity that the training features carried (see ``featstore.FeatureArray``); prediction refuses others.
     n_neighbors_ : int
         The given or chosen number of neighbours.
     cv_results_ : dict

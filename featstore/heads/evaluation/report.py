@@ -79,7 +79,7 @@ class Report:
         return f"<Report: accuracy {one.value:.4f} [{one.low:.4f}, {one.high:.4f}] on {self.rows:,} rows, {len(self.classes):,} classes>"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON types; undefined figures are None."""
+        """Return the report as JSON types; undefined values are None."""
         columns = (self.table.precision, self.table.recall, self.table.f1, self.table.support)
         return {
             "rows": self.rows,
@@ -194,7 +194,7 @@ def before_calibration(
 ) -> dict[str, float]:
     """Return calibration error and log loss as they would be without temperature scaling.
 
-    ``probabilities`` (n, k): with temperature scaling; ``scale``: its factor of the decision values.
+    ``probabilities`` (n, k): with temperature scaling; ``scale``: the factor of that scaling.
     Raises DataError for a label outside ``classes``.
     """
     codes = codes_of(y_true, classes)

@@ -46,7 +46,7 @@ Start = tuple[Floats, Floats]
 class DualSolution:
     """Solution of one problem; ``decisions`` (n, c) are ``kernel @ weights + intercept``.
 
-    ``weights``: (n, c) of the rows; ``intercept``: (c,); ``objective``: 0.5 weights' kernel weights + C * (sum of
+    ``weights``: (n, c) of the rows; ``intercept``: (c,); ``objective``: 0.5 * weights.T @ kernel @ weights + C * (sum of
     weighted losses), summed over the columns; ``converged``: whether for every column the last step left the set of rows
     inside the margin unchanged, or improved the objective by less than the tolerance; ``steps``: the largest number of
     Newton steps of a column.
@@ -239,8 +239,8 @@ class _Machines:
 
 
 def _solve_positive(system: Floats, right: Floats) -> Floats:
-    # Pass the transpose, which is equal because the matrix is symmetric, but in Fortran order: LAPACK can then work in
-    # place.
+    # LAPACK works in place only on an array in Fortran order. The matrix is symmetric, so its transpose is equal, and in
+    # Fortran order.
     factor = scipy.linalg.cho_factor(system.T, lower=True, overwrite_a=True, check_finite=False)
     return np.asarray(scipy.linalg.cho_solve(factor, right, check_finite=False))
 

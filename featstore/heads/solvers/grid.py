@@ -224,7 +224,7 @@ class _Whitener:
 
 @dataclass(frozen=True)
 class FoldScores:
-    """Held-out scores of each problem (p,): number of rows, accuracy, balanced accuracy, log loss."""
+    """Held-out scores of each problem (p,): number of rows, accuracy, balanced accuracy, log loss of softmax or sigmoid."""
 
     rows: NDArray[np.int64]
     accuracy: NDArray[np.float64]

@@ -29,7 +29,7 @@ _SMALL_PRODUCT: Final = 1_000_000
 matrices with few rows or columns."""
 _PIECE_ROWS: Final = (32, 16, 8)
 _PIECE_DIMENSIONS: Final = 64
-"""Products with few columns are cut into pieces of this many rows or dimensions, to stay below _SMALL_PRODUCT. One numpy
+"""A product with few columns is cut into pieces of this many rows or dimensions, each below _SMALL_PRODUCT. One numpy
 call multiplies all pieces: with one call for each piece, the workers would mostly wait for the GIL."""
 _WORTH_THREADS: Final = 1 << 22
 """Number of values (rows times dimensions) below which one thread is faster than several."""

@@ -22,7 +22,7 @@ _COPIED_ELEMENTS: Final = 1 << 18
 """Number of values standardised at once while copying, so small that they stay in the core's cache."""
 _RANK_TOLERANCE: Final = 1e-12
 _RAW_ELEMENTS: Final = 16 << 20
-"""Block size of streamed rows, in values: each fold's part of a block must be large enough for BLAS."""
+"""Block size of streamed rows, in values; so large that BLAS is efficient on the part of a block that belongs to one fold."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from featstore.heads.solvers.blocks import Scaler
 from featstore.heads.solvers.halves import is_half, widen
 
 _TILE: Final = 8
-"""Number of rows that numpy processes as one long row: its overhead for a short row is as large as the arithmetic."""
+"""Number of rows that numpy processes as one long row; for a short row, numpy's overhead is as large as the arithmetic."""
 _PART_VALUES: Final = 1 << 19
 """Number of values (2 MiB in float32) that are standardised at once."""
 
