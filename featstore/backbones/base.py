@@ -30,10 +30,10 @@ class Backbone:
     """A network cut at its penultimate layer, together with its preprocessing and its name.
 
     Attributes: ``name``; ``layer``, in words ("input of fc"); ``dimension`` d of the features; ``weights`` as requested
-    ("IMAGENET1K_V2", "random:0", a file's name); ``weights_digest``, see ``digest``; ``preprocessing``;
-    ``module``, in eval mode on the CPU in float32: (n, 3, crop, crop) normalised -> (n, d); ``text``: the network's text
-    tower, if it has one (the digest covers this tower too). If the user chose another layer (see layers.py), ``pool``
-    says how its output is pooled; ``shape`` is the shape of this output if ``pool`` is "none", otherwise ().
+    ("IMAGENET1K_V2", "random:0", a file's name); ``weights_digest``, see ``digest``; ``preprocessing``; ``module``, in
+    eval mode on the CPU in float32: (n, 3, crop, crop) normalised -> (n, d); ``text``: the network's text tower, if it
+    has one (the digest covers this tower too). If the user chose another layer (see layers.py), ``pool`` says how its
+    output is pooled; ``shape`` is the shape of this output if ``pool`` is "none", otherwise ().
     """
 
     name: str

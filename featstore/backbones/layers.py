@@ -156,7 +156,7 @@ def resized(backbone: Backbone, size: int | None, fit: str | None) -> Backbone:
 
 
 def _for_size(network: nn.Module, size: int, what: str) -> nn.Module:
-    """Return ``network`` for another picture size; timm resamples the position embeddings of networks that have them."""
+    """Return ``network`` for another picture size; timm resamples position embeddings, if there are any."""
     if not callable(getattr(network, "set_input_size", None)):
         return network
     made: Any = copy.deepcopy(network)
@@ -173,9 +173,10 @@ def take(backbone: Backbone, layer: str, pool: str | None = None) -> Backbone:
     """Return ``backbone`` with the pooled output of ``layer`` as features.
 
     Later layers do not run, except in networks that torch.fx cannot trace. ``pool``: "avg" (default) or "max" over the
-    positions of a map or over the patch tokens; "cls", the class token; "cls+mean", the class token followed by the mean
-    of the patch tokens; "none", the flattened output, a map in the order (channels, height, width). A layer whose output
-    is a vector takes no pool. Raises UsageError for an unknown layer, or a pool that does not fit the layer's output.
+    positions of a map or over the patch tokens; "cls", the class token; "cls+mean", the class token followed by the
+    mean of the patch tokens; "none", the flattened output, a map in the order (channels, height, width). A layer whose
+    output is a vector takes no pool. Raises UsageError for an unknown layer, or a pool that does not fit the layer's
+    output.
     """
     if backbone.layer == OUTPUT_OF + layer and pool in (None, backbone.pool):
         return backbone

@@ -63,8 +63,8 @@ def load_recorded(name: str, weights: str | None) -> base.Backbone:
 
     ``name`` may come from a store, head or index: no code of the user is imported. ``weights``: the name of published
     weights (default: the model's DEFAULT); ``random:SEED`` for untrained weights, from the model's constructor after
-    torch.manual_seed(SEED); or the path of a checkpoint (.pth, .pt, .safetensors). Random weights and checkpoints use the
-    preprocessing of the default weights, unless the SHA-256 shows that a checkpoint is a copy of published weights.
+    torch.manual_seed(SEED); or the path of a checkpoint (.pth, .pt, .safetensors). Random weights and checkpoints use
+    the preprocessing of the default weights, unless the SHA-256 shows that a checkpoint is a copy of published weights.
     Raises UsageError, FeatstoreError (failed download), DamagedError (the file is not the published file).
     """
     architecture = architectures.find(name)

@@ -1,4 +1,4 @@
-"""Models of open_clip as backbones: the image tower makes the feature vectors, the text tower vectors for text search."""
+"""Models of open_clip as backbones: the image tower makes the features, the text tower vectors for text search."""
 
 from __future__ import annotations
 

@@ -39,9 +39,9 @@ class OwnBackbone:
     """The return type of a function for ``--backbone package.module:function``.
 
     ``module``: (n, 3, crop, crop) normalised float32 -> (n, d), with its weights loaded. ``preprocessing``: of the
-    pictures. ``name``: of lower-case letters, digits and ``_.+-``; name and digest of the weights identify the features.
-    ``layer``: description of the network's output. ``text``: a network from a list of n texts -> (n, d), for text
-    search; ``scale``: factor of the cosine before a softmax over texts.
+    pictures. ``name``: of lower-case letters, digits and ``_.+-``; name and digest of the weights identify the
+    features. ``layer``: description of the network's output. ``text``: a network from a list of n texts -> (n, d), for
+    text search; ``scale``: factor of the cosine before a softmax over texts.
     """
 
     module: nn.Module
@@ -79,9 +79,9 @@ def consent(spec: str) -> str:
 def load(spec: str) -> base.Backbone:
     """Import and call the function ``spec``, which the user named, and return its network as a Backbone.
 
-    The attribute ``weights`` of the Backbone is ``spec``. Raises UsageError if the function cannot be imported, fails, or
-    returns something else; or if the network fails on test pictures, gives different features for the same picture, or
-    changes its weights.
+    The attribute ``weights`` of the Backbone is ``spec``. Raises UsageError if the function cannot be imported, fails,
+    or returns something else; or if the network fails on test pictures, gives different features for the same picture,
+    or changes its weights.
     """
     made = _call(_import(spec), spec)
     own = _checked(made, spec)

@@ -34,7 +34,7 @@ _FITS: Final = {"center": "crop", "squash": "squash"}
 class TimmModel:
     """A model of timm. ``name``: with the prefix and the tag of its weights, such as timm/resnet18.a1_in1k.
 
-    ``weights``: the tag. ``hub``: (repository, file) of the weights on the Hugging Face hub, None if they are not there.
+    ``weights``: the tag. ``hub``: (repository, file) of the weights on the Hugging Face hub, or None.
     """
 
     name: str
@@ -82,7 +82,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> TimmModel:
-    """Return the model ``name``, with or without a tag. Raises UsageError for an unknown model or an unsupported input."""
+    """Return the model ``name``, with or without a tag. Raises UsageError for an unknown or unsupported model."""
     timm = need()
     architecture, _, tag = name.partition(".")
     # Accept only listed names: timm itself would also take the name of any repository on the hub.

@@ -1,4 +1,4 @@
-"""The interfaces Engine (runs a network on batches of pictures) and Pending (result of a batch still being computed)."""
+"""The interfaces Engine (runs a network on batches) and Pending (result of a batch that may still be running)."""
 
 from __future__ import annotations
 

@@ -194,8 +194,8 @@ class OpenVinoEngine:
 
 def _configuration(precision: str) -> dict[str, Any]:
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # No pinning: two processes that share the work would pin their threads to the same cores. Set the precision, because
-    # OpenVINO uses bfloat16 by default on a CPU that supports it.
+    # No pinning: two processes that share the work would pin their threads to the same cores. Set the precision,
+    # because OpenVINO uses bfloat16 by default on a CPU that supports it.
     configuration: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": _HINTS[precision],
         "INFERENCE_NUM_THREADS": threads,

@@ -30,7 +30,7 @@ class _Told:
 
 
 class OwnEngine:
-    """Engine that wraps the ``engine`` of a network from the user's function ``spec``: errors of the network become UsageError."""
+    """Engine that wraps ``engine`` for the network of the user's function ``spec``; its errors become UsageError."""
 
     def __init__(self, engine: Engine, spec: str) -> None:
         self.name, self.precision = engine.name, engine.precision

@@ -16,7 +16,7 @@ _LARGEST: Final = 1e4
 
 
 def softmax(decisions: NDArray[Any], scale: float = 1.0) -> NDArray[np.float64]:
-    """Return probabilities (n, k) from decision values (n, c) times ``scale``: sigmoid if c = 1 (k = 2), else softmax."""
+    """Return probabilities (n, k) of decision values (n, c) times ``scale``: sigmoid if c = 1 (k = 2), else softmax."""
     z = decisions.astype(np.float64) * scale
     if z.shape[1] == 1:
         small = np.exp(-np.abs(z[:, 0]))

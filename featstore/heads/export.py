@@ -211,8 +211,8 @@ def _named(head: TrainedHead, model: EstimatorModel) -> Any:
 def to_sklearn(head: TrainedHead) -> Any:
     """Return a scikit-learn estimator with the predictions and probabilities of ``head``, usable without featstore.
 
-    A linear head becomes a LogisticRegression whose coefficients include the factor of temperature scaling; a linear SVM
-    too, because scikit-learn's linear SVMs have no probabilities of this kind. An RBF head becomes a pipeline of
+    A linear head becomes a LogisticRegression whose coefficients include the factor of temperature scaling; a linear
+    SVM too, because scikit-learn's linear SVMs have no probabilities of this kind. An RBF head becomes a pipeline of
     StandardScaler, Nystroem and LogisticRegression. For a head that is a classifier of another package, the classifier
     itself is returned, without temperature scaling; it predicts class numbers if its labels cannot be replaced. Raises
     UsageError for nearest neighbours, because scikit-learn does not have the weighted vote.

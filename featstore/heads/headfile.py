@@ -62,7 +62,7 @@ class TrainedHead:
         return f"<TrainedHead {self.kind}: {len(self.classes):,} classes, features of {self.dimension:,} values{of}>"
 
     def decision_function(self, X: Features) -> NDArray[Any]:
-        """Return decision values: (n,) for two classes (positive: the second class), (n, k) for more. Raises DataError."""
+        """Return decision values: (n,) for two classes (positive: second class), (n, k) for more. Raises DataError."""
         decisions = models.decide(self.model, self._fitting(X))
         return decisions[:, 0] if decisions.shape[1] == 1 else decisions
 
@@ -139,8 +139,8 @@ def load_head(path: Path, trust: Sequence[str] = ()) -> TrainedHead:
     """Read a head from ``path``; check every byte by the checksums, and the arrays against each other.
 
     No code in the file is executed. A classifier of another package is unpacked at the first prediction, and only if
-    each of its types is trusted by skops or named in ``trust``; otherwise the prediction raises UsageError with a list of
-    the untrusted types.
+    each of its types is trusted by skops or named in ``trust``; otherwise the prediction raises UsageError with a list
+    of the untrusted types.
     Raises DamagedError if the file is not a head, damaged, contradictory, or of a newer format.
     """
     file = sealed.SealedFile(path, KIND)

@@ -1,9 +1,9 @@
 """Batch-invariant arithmetic: the result for a row does not depend on the other rows of the batch.
 
 In a matrix product, the rounding of a row depends on the shape of the batch and on the position of the row: OpenBLAS'
-float32 kernel for AVX2 gives equal rows of one batch different bits. A separate product for each row gives the same bits
-in any batch. Where separate products would be slow, a matrix product is computed first, and only the cases that rounding
-could decide are computed again row by row.
+float32 kernel for AVX2 gives equal rows of one batch different bits. A separate product for each row gives the same
+bits in any batch. Where separate products would be slow, a matrix product is computed first, and only the cases that
+rounding could decide are computed again row by row.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def row_dots(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def rbf_kernel(a: NDArray[Any], b: NDArray[Any], gamma: float) -> NDArray[np.float64]:
-    """Return the RBF kernel exp(-gamma ||a_i - b_j||^2), (m, l) float64, of the rows of ``a`` (m, d) and ``b`` (l, d)."""
+    """Return the RBF kernel exp(-gamma ||a_i - b_j||^2), (m, l) float64, of rows ``a`` (m, d) and ``b`` (l, d)."""
     return rbf_of_products(a @ b.T, a, b, gamma)
 
 
@@ -76,8 +76,8 @@ def nearest(
     """Search the k = ``count`` rows of ``vectors`` (n, d) nearest to each of the ``queries`` (m, d), by cosine.
 
     Returns (cosines (m, k) float64, row numbers (m, k)), sorted by decreasing cosine, then by row number. All vectors
-    must have unit length or be zero. ``excluded``: (n,) mask of rows to ignore; at least ``count`` rows must remain. The
-    result of a query does not depend on the other queries.
+    must have unit length or be zero. ``excluded``: (n,) mask of rows to ignore; at least ``count`` rows must remain.
+    The result of a query does not depend on the other queries.
     """
     count = min(count, len(vectors))
     step = max(1, BLOCK_ELEMENTS // len(vectors))

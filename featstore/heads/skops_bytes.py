@@ -1,7 +1,7 @@
 """Save fitted classifiers of other packages as bytes with the package skops, without pickle.
 
-A skops file holds data and names of Python types; loading builds an object from these types. skops trusts harmless types
-of scikit-learn. Any other type is built, and its module imported, only if the caller trusts the type by name.
+A skops file holds data and names of Python types; loading builds an object from these types. skops trusts harmless
+types of scikit-learn. Any other type is built, and its module imported, only if the caller trusts the type by name.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def pack(estimator: Any) -> bytes:
     """Return ``estimator`` as the bytes of a skops file; equal estimators give equal bytes.
 
     skops identifies objects by their memory addresses, which differ from run to run; this function replaces the
-    addresses by consecutive numbers. Raises UsageError if skops is not installed, and skops' own errors for an estimator
-    that cannot be saved.
+    addresses by consecutive numbers. Raises UsageError if skops is not installed, and skops' own errors for an
+    estimator that cannot be saved.
     """
     with warnings.catch_warnings():
         # skops inspects all loaded modules to find the name of a function; some modules then warn of deprecations.

@@ -1,8 +1,8 @@
 """Zero-shot classification: texts describe the classes, and vectors of pictures are compared with vectors of texts.
 
-Source: A. Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021, arXiv 2103.00020,
-section 3.1. The vector of a class is the mean of the vectors of its texts, scaled to length 1; probabilities are a
-softmax of scaled cosines.
+Source: A. Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021, arXiv
+2103.00020, section 3.1. The vector of a class is the mean of the vectors of its texts, scaled to length 1;
+probabilities are a softmax of scaled cosines.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def read_prompts(path: str | os.PathLike[str]) -> list[str]:
 class ZeroShotHead:
     """Classifies vectors of pictures by their cosine to the vector of each class.
 
-    ``vectors``: (classes, d), one vector of length 1 for each class; ``scale``: factor of the cosines before the softmax.
+    ``vectors``: (classes, d), one vector of length 1 for each class; ``scale``: factor of the cosines before the
+    softmax.
     """
 
     classes: list[str]

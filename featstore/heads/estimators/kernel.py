@@ -1,9 +1,9 @@
 """The kernel support vector machine as a scikit-learn classifier: RBF, squared hinge, one-vs-rest.
 
-For up to about 2,000 rows, Newton's method on the kernel matrix gives the exact solution (see solvers/dual.py). For more
-rows, Nystroem's approximation (Williams and Seeger, NIPS 2001) makes the problem linear: with m training rows chosen as
-landmarks, and L L' the Cholesky factorisation of their kernel matrix, a row x becomes K(x, landmarks) L'^-1. The linear
-solver (solvers/grid.py) then solves all values of C and all folds of one gamma together.
+For up to about 2,000 rows, Newton's method on the kernel matrix gives the exact solution (see solvers/dual.py). For
+more rows, Nystroem's approximation (Williams and Seeger, NIPS 2001) makes the problem linear: with m training rows
+chosen as landmarks, and L L' the Cholesky factorisation of their kernel matrix, a row x becomes K(x, landmarks) L'^-1.
+The linear solver (solvers/grid.py) then solves all values of C and all folds of one gamma together.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class KernelSVMHead(DecisionHead):
     classes_ : ndarray of shape (k,)
         Class labels, sorted.
     feature_identity_ : dict or None
-        Identity that the training features carried (see ``featstore.FeatureArray``); prediction refuses others.
+        Identity of the training features (see ``featstore.FeatureArray``); prediction refuses any other identity.
     C_, gamma_ : float
         The given or chosen parameters.
     cv_results_ : dict

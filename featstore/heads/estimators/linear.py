@@ -24,7 +24,7 @@ from featstore.heads.solvers.rows import Labels, TrainingRows, prepare
 from featstore.heads.solvers.selection import choose
 
 _FOLD_TOLERANCE: Final = 100
-"""Factor by which the tolerance of cross-validation fits exceeds that of the final fit; fold scores are noisier anyway."""
+"""Ratio of the tolerances of cross-validation fits and the final fit; the scores of folds are noisy anyway."""
 _DUAL_ROWS: Final = 2048
 _DUAL_RATIO: Final = 2
 """Limits of the exact SVM solver: largest number of rows, and of rows per dimension. Within these limits the exact
@@ -175,7 +175,7 @@ class LogisticHead(_LinearHead):
     Parameters
     ----------
     C : float or "auto"
-        Inverse regularisation strength. "auto" chooses among ``Cs`` by cross-validation, ties go to the smallest log loss.
+        Inverse regularisation strength. "auto" chooses among ``Cs`` by cross-validation; ties go by log loss.
     Cs : sequence of float
         Values of ``C`` that "auto" tries.
     cv : int or float
@@ -201,7 +201,7 @@ class LogisticHead(_LinearHead):
     classes_ : ndarray of shape (k,)
         Class labels, sorted.
     feature_identity_ : dict or None
-        Identity that the training features carried (see ``featstore.FeatureArray``); prediction refuses others.
+        Identity of the training features (see ``featstore.FeatureArray``); prediction refuses any other identity.
     C_ : float
         The given or chosen ``C``.
     cv_results_ : dict
@@ -293,7 +293,7 @@ class LinearSVMHead(_LinearHead):
     classes_ : ndarray of shape (k,)
         Class labels, sorted.
     feature_identity_ : dict or None
-        Identity that the training features carried (see ``featstore.FeatureArray``); prediction refuses others.
+        Identity of the training features (see ``featstore.FeatureArray``); prediction refuses any other identity.
     C_ : float
         The given or chosen ``C``.
     cv_results_ : dict

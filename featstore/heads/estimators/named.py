@@ -24,9 +24,9 @@ from featstore.heads.wrapped import OUTPUTS, EstimatorModel, decisions_of
 from featstore.text import did_you_mean, printable
 
 _AGREEING: Final = 0.9
-"""The columns of predict_proba or decision_function are used as classes only if, for at least this share of the training
-rows, the largest column is the class that ``predict`` returns. The share is less than 1, because some classifiers do
-not always predict the class with the largest value."""
+"""The columns of predict_proba or decision_function are used as classes only if, for at least this share of the
+training rows, the largest column is the class that ``predict`` returns. The share is less than 1, because some
+classifiers do not always predict the class with the largest value."""
 _TRIED: Final = 1000
 
 
@@ -35,7 +35,8 @@ class NamedHead:
 
     ``parameters``: arguments of the class; missing arguments have the defaults of the class, except ``random_state``,
     which is the seed. The extra parameter ``memory_limit`` is the largest size in bytes of the training rows, which are
-    all held in memory (default: HEAD_MEMORY). ``cv``: number of folds, or fraction to hold out once, as in LogisticHead.
+    all held in memory (default: HEAD_MEMORY). ``cv``: number of folds, or fraction to hold out once, as in
+    LogisticHead.
 
     The constructor imports the class, so ``spec`` must come from the user, never from a file.
     Raises UsageError: unknown module, class or parameter, or the class is not a scikit-learn classifier.
@@ -62,7 +63,8 @@ class NamedHead:
     def fit(self, X: Features, y: NDArray[np.int64], *, groups: ArrayLike | None = None) -> Self:
         """Fit on ``X`` (n, d) and class numbers ``y`` (n,); rows of a group share a fold.
 
-        Sets ``model_``, ``cv_results_`` and ``untrusted_`` (the types that the user has to trust to load the saved head).
+        Sets ``model_``, ``cv_results_`` and ``untrusted_`` (the types that the user has to trust to load the saved
+        head).
         Raises DataError (too many rows for memory, NaN), UsageError if the class refuses the data or skops cannot save
         the fitted classifier.
         """
@@ -87,7 +89,7 @@ class NamedHead:
         return self
 
     def _finish(self, final: Any, output: str, rows: NDArray[np.float32], classes: int, scale: float) -> None:
-        """Set the fitted attributes; check that the classifier gives the same decision values after saving and loading."""
+        """Set the fitted attributes; check that saving and loading does not change the decision values."""
         data = self._try("saving it without pickle", skops_bytes.pack, final)
         self.untrusted_ = skops_bytes.untrusted(data, self._spec)
         payload = np.frombuffer(data, np.uint8)

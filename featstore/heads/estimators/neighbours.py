@@ -43,7 +43,7 @@ class KNNHead(ModelHead):
     classes_ : ndarray of shape (k,)
         Class labels, sorted.
     feature_identity_ : dict or None
-        Identity that the training features carried (see ``featstore.FeatureArray``); prediction refuses others.
+        Identity of the training features (see ``featstore.FeatureArray``); prediction refuses any other identity.
     n_neighbors_ : int
         The given or chosen number of neighbours.
     cv_results_ : dict

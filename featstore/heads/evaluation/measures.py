@@ -102,9 +102,9 @@ def draws(rows: int, replicates: int, seed: int) -> Iterator[tuple[Floats, Float
 
     Bayesian bootstrap (D. Rubin, Annals of Statistics 1981): the weights are exponential, that is Dirichlet(1, ..., 1)
     after division by their sum. The first weights of a pair include the artificial wrong row, the second weights the
-    right row. The 95 % interval reaches from the 2.5 % quantile with the wrong row to the 97.5 % quantile with the right
-    row. For the mean of a bounded variable, this is the interval of N. Gaffke (2005), and for a proportion that of
-    Clopper and Pearson. So the interval has a positive width even if every row is right.
+    right row. The 95 % interval reaches from the 2.5 % quantile with the wrong row to the 97.5 % quantile with the
+    right row. For the mean of a bounded variable, this is the interval of N. Gaffke (2005), and for a proportion that
+    of Clopper and Pearson. So the interval has a positive width even if every row is right.
     """
     random = np.random.default_rng(seed)
     for _ in range(replicates):

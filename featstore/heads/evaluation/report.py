@@ -219,7 +219,7 @@ def worst_errors(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[
 def _bootstrap(
     codes: NDArray[np.intp], probabilities: NDArray[np.float64], point: dict[str, float], count: int, seed: int
 ) -> dict[str, Estimate]:
-    """Return each measure's value ``point`` with its bootstrap 95 % interval, widened to contain the value if needed."""
+    """Return each measure's value (``point``) with its bootstrap 95 % interval, which always contains the value."""
     rows = len(codes)
     more, their = unseen_rows(codes, probabilities)
     measurer = Measurer(np.r_[codes, more], np.r_[probabilities, their])

@@ -1,9 +1,9 @@
 """Newton's method for squared-hinge support vector machines on a kernel matrix: exact, for up to about 2,000 rows.
 
 Source: Chapelle, Training a Support Vector Machine in the Primal (Neural Computation 2007). For a fixed set of rows
-inside the margin (rows with a loss above 0) the objective is quadratic, so a linear system gives its minimum. The method
-ends when this set no longer changes. It is used for the RBF kernel, and for the linear kernel on few rows, where the
-problem is small but ill-conditioned and a first-order method would need many passes.
+inside the margin (rows with a loss above 0) the objective is quadratic, so a linear system gives its minimum. The
+method ends when this set no longer changes. It is used for the RBF kernel, and for the linear kernel on few rows, where
+the problem is small but ill-conditioned and a first-order method would need many passes.
 
 The one-vs-rest columns of a problem have the same rows and regularisation, so they share one inverse of the kernel
 matrix. If most rows are inside the margin, a smaller linear system removes the rows outside the margin from the
@@ -46,10 +46,10 @@ Start = tuple[Floats, Floats]
 class DualSolution:
     """Solution of one problem; ``decisions`` (n, c) are ``kernel @ weights + intercept``.
 
-    ``weights``: (n, c) of the rows; ``intercept``: (c,); ``objective``: 0.5 * weights.T @ kernel @ weights + C * (sum of
-    weighted losses), summed over the columns; ``converged``: whether for every column the last step left the set of rows
-    inside the margin unchanged, or improved the objective by less than the tolerance; ``steps``: the largest number of
-    Newton steps of a column.
+    ``weights``: (n, c) of the rows; ``intercept``: (c,); ``objective``: 0.5 * weights.T @ kernel @ weights + C * (sum
+    of weighted losses), summed over the columns; ``converged``: whether for every column the last step left the set of
+    rows inside the margin unchanged, or improved the objective by less than the tolerance; ``steps``: the largest
+    number of Newton steps of a column.
     """
 
     problem: Problem
@@ -66,9 +66,9 @@ def solve(
 ) -> list[DualSolution]:
     """Solve ``problems`` for the symmetric positive semi-definite ``kernel`` (n, n); return their solutions in order.
 
-    The problems of a fold must be listed by increasing C: each problem starts from the solution of the previous problem,
-    the first from ``start`` (zero if None). ``tol``: the solver also stops for a column after a step that improves the
-    column's objective by less than this share.
+    The problems of a fold must be listed by increasing C: each problem starts from the solution of the previous
+    problem, the first from ``start`` (zero if None). ``tol``: the solver also stops for a column after a step that
+    improves the column's objective by less than this share.
     """
     weights = labels.weights_of(slice(None), np.float64)
     weights = np.ones(len(labels.codes)) if weights is None else weights
@@ -137,8 +137,8 @@ class _State:
 class _Machines:
     """One problem on its m training rows, all one-vs-rest columns (binary support vector machines) together.
 
-    ``kernel``: (m, m); ``signs``: (c, m), +1 for rows of the column's class, else -1; ``strength``: (m,), C times the row
-    weights.
+    ``kernel``: (m, m); ``signs``: (c, m), +1 for rows of the column's class, else -1; ``strength``: (m,), C times the
+    row weights.
     """
 
     def __init__(self, kernel: Floats, signs: Floats, strength: Floats) -> None:
@@ -183,7 +183,7 @@ class _Machines:
     def _search(
         self, chosen: NDArray[np.intp], state: _State, values: Floats, target: _State
     ) -> tuple[_State, Floats, Floats]:
-        """Search on the line from ``state`` to ``target``; return the accepted point, objectives (q,) and steps (q,)."""
+        """Search on the line from ``state`` to ``target``; return the accepted point, its objectives and steps (q,)."""
         step = np.ones(len(chosen))
         moved, found = target, self._values(chosen, target)
         while (worse := (found > values * (1 + _ROUNDING)) & (step > _LEAST_STEP)).any():
@@ -195,10 +195,10 @@ class _Machines:
     def _targets(self, chosen: NDArray[np.intp], inside: Mask, intercept: Floats) -> _State:
         """Return the minimum for each chosen column if the set of rows inside the margin stays ``inside`` (q, m).
 
-        Let S = kernel + ridge on the rows inside the margin. At the minimum, S w + b = signs on these rows, w = 0 on the
-        other rows, and the weights w sum to zero because the intercept b is not penalised. So w = S^-1 signs - b S^-1 1;
-        one factorisation of S gives both terms. If no row is inside the margin, w = 0 and every b is optimal: the current
-        ``intercept`` (q,) is kept.
+        Let S = kernel + ridge on the rows inside the margin. At the minimum, S w + b = signs on these rows, w = 0 on
+        the other rows, and the weights w sum to zero because the intercept b is not penalised. So w = S^-1 signs - b
+        S^-1 1; one factorisation of S gives both terms. If no row is inside the margin, w = 0 and every b is optimal:
+        the current ``intercept`` (q,) is kept.
         """
         many = (2 * inside.sum(axis=1) > inside.shape[1]) & (len(self.signs) > 1)
         solved = np.zeros((len(chosen), 2, inside.shape[1]))
@@ -239,8 +239,8 @@ class _Machines:
 
 
 def _solve_positive(system: Floats, right: Floats) -> Floats:
-    # LAPACK works in place only on an array in Fortran order. The matrix is symmetric, so its transpose is equal, and in
-    # Fortran order.
+    # LAPACK works in place only on an array in Fortran order. The matrix is symmetric, so its transpose is equal, and
+    # in Fortran order.
     factor = scipy.linalg.cho_factor(system.T, lower=True, overwrite_a=True, check_finite=False)
     return np.asarray(scipy.linalg.cho_solve(factor, right, check_finite=False))
 
@@ -281,7 +281,7 @@ def held_out_decisions(labels: Labels, solutions: list[DualSolution]) -> tuple[F
 
 @dataclass(frozen=True)
 class DualFit:
-    """Result of ``search``: the chosen C with the table of results, the factor of temperature scaling, the final fit."""
+    """Result of ``search``: the chosen C with all results, the factor of temperature scaling, the final fit."""
 
     choice: Choice
     scale: float
@@ -295,7 +295,7 @@ def grid_problems(labels: Labels, candidates: list[float]) -> tuple[list[Problem
 
 
 def finish(kernel: Floats, labels: Labels, solutions: list[DualSolution], C: float) -> tuple[float, DualSolution]:
-    """Return the factor of temperature scaling, from the folds' ``solutions`` for ``C``, and the solution on all rows."""
+    """Return the factor of temperature scaling from the folds' ``solutions``, and the solution on all rows."""
     scale = fit_scale(*held_out_decisions(labels, solutions), labels.classes)
     mean = np.mean([s.weights for s in solutions], axis=0), np.mean([s.intercept for s in solutions], axis=0)
     return scale, solve(kernel, labels, [Problem(C, None)], start=mean)[0]

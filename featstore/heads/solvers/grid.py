@@ -33,8 +33,8 @@ class Solution:
     """Solution of one problem: weights (r, c) and intercept (c,), in the coordinates of the TrainingRows.
 
     ``objective``: the value reached; ``gap``: estimated difference to the optimal value; ``converged``: whether the
-    solver stopped because of its tolerance; ``evaluations``: number of passes used; ``pairs``: the last steps (c, r + 1)
-    and the changes of the gradient, which can initialise L-BFGS for a similar problem.
+    solver stopped because of its tolerance; ``evaluations``: number of passes used; ``pairs``: the last steps
+    (c, r + 1) and the changes of the gradient, which can initialise L-BFGS for a similar problem.
     """
 
     problem: Problem
@@ -75,9 +75,9 @@ def solve(
 ) -> list[Solution]:
     """Solve ``problems`` together; return their solutions in order.
 
-    ``tol``: the solver stops for a problem when the estimated gap to the optimum is at most ``tol`` times the objective,
-    or after ``max_passes``. ``start``: starting point for the smallest C of each fold; zeros if None. Each larger C of a
-    fold starts from the solutions for smaller C.
+    ``tol``: the solver stops for a problem when the estimated gap to the optimum is at most ``tol`` times the
+    objective, or after ``max_passes``. ``start``: starting point for the smallest C of each fold; zeros if None. Each
+    larger C of a fold starts from the solutions for smaller C.
     """
     if start is None:
         start = Start(np.zeros((columns(rows.labels.classes), rows.dimension + 1)), [])
@@ -224,7 +224,7 @@ class _Whitener:
 
 @dataclass(frozen=True)
 class FoldScores:
-    """Held-out scores of each problem (p,): number of rows, accuracy, balanced accuracy, log loss of softmax or sigmoid."""
+    """Held-out scores of each problem (p,). ``log_loss``: of the softmax or sigmoid of the decision values."""
 
     rows: NDArray[np.int64]
     accuracy: NDArray[np.float64]

@@ -25,14 +25,14 @@ _UNDERESTIMATE: Final = 100
 class Lbfgs:
     """Minimisation of one smooth convex function.
 
-    ``point``: the point to evaluate next; pass its objective and gradient to ``tell``. ``best``: the last accepted point;
-    ``value``: the objective at ``best``; ``gap``: the estimated difference between ``value`` and the optimum, 0.5 g'Hg
-    with the gradient g and the current inverse Hessian H (Newton decrement). ``pairs``: (step, gradient change) of a
-    similar problem, as initial curvature information. ``noise``: relative rounding error of the objective.
+    ``point``: the point to evaluate next; pass its objective and gradient to ``tell``. ``best``: the last accepted
+    point; ``value``: the objective at ``best``; ``gap``: the estimated difference between ``value`` and the optimum,
+    0.5 g'Hg with the gradient g and the current inverse Hessian H (Newton decrement). ``pairs``: (step, gradient
+    change) of a similar problem, as initial curvature information. ``noise``: relative rounding error of the objective.
 
-    ``done`` is set in three cases: ``gap`` and the improvement of the last step are at most ``tol * |value|``; or ``gap``
-    is at most a hundredth of this bound (H is too inaccurate to trust a larger ``gap`` alone); or the line search finds
-    no descent, because of rounding.
+    ``done`` is set in three cases: ``gap`` and the improvement of the last step are at most ``tol * |value|``; or
+    ``gap`` is at most a hundredth of this bound (H is too inaccurate to trust a larger ``gap`` alone); or the line
+    search finds no descent, because of rounding.
     """
 
     def __init__(

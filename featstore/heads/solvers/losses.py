@@ -1,8 +1,8 @@
 """Losses of linear classifiers, for many problems at once: value and derivatives from decision values.
 
-A block of decision values has the shape (c, p, m): c columns per problem, p problems, m rows. c is 1 for two classes and
-otherwise the number of classes k. Rows are the last axis, so that sums over classes and element-wise operations read
-contiguous memory. ``codes`` (m,) are class numbers from 0 to k - 1.
+A block of decision values has the shape (c, p, m): c columns per problem, p problems, m rows. c is 1 for two classes
+and otherwise the number of classes k. Rows are the last axis, so that sums over classes and element-wise operations
+read contiguous memory. ``codes`` (m,) are class numbers from 0 to k - 1.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ Evaluated = tuple[NDArray[np.float64], NDArray[np.float64], Values]
 class Loss:
     """A named loss function.
 
-    ``evaluate(values, codes, weights)`` takes decision values (c, p, m), class numbers (m,) and row weights, and returns:
-    the weighted loss summed over rows, (p,) float64; the weighted second derivative summed over rows and averaged over
-    columns, (p,); the derivative (c, p, m), which may overwrite ``values``. ``grows``: whether the optimal weights for
-    separable classes keep growing with log C, so that these weights can be extrapolated to a larger C.
+    ``evaluate(values, codes, weights)`` takes decision values (c, p, m), class numbers (m,) and row weights, and
+    returns: the weighted loss summed over rows, (p,) float64; the weighted second derivative summed over rows and
+    averaged over columns, (p,); the derivative (c, p, m), which may overwrite ``values``. ``grows``: whether the
+    optimal weights for separable classes keep growing with log C, so that these weights can be extrapolated to a larger
+    C.
     """
 
     name: str

@@ -129,7 +129,7 @@ class Workers:
         return max(1, len(self._executors))
 
     def run(self, jobs: Iterator[tuple[int, Callable[[], None]]]) -> None:
-        """Run each job on its worker; the queue is bounded, so that waiting jobs with their rows do not fill the memory."""
+        """Run each job on its worker; the queue is bounded, so that waiting jobs do not fill the memory."""
         waiting: deque[Future[None]] = deque()
         for worker, job in jobs:
             if not self._executors:

@@ -22,7 +22,7 @@ _COPIED_ELEMENTS: Final = 1 << 18
 """Number of values standardised at once while copying, so small that they stay in the core's cache."""
 _RANK_TOLERANCE: Final = 1e-12
 _RAW_ELEMENTS: Final = 16 << 20
-"""Block size of streamed rows, in values; so large that BLAS is efficient on the part of a block that belongs to one fold."""
+"""Block size of streamed rows, in values, so large that BLAS is efficient even on one fold's part of a block."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Segment:
 class Labels:
     """Labels, folds and weights of all training rows.
 
-    ``codes``: class numbers (n,); ``folds``: (n,); ``class_weights``: (k,) and ``row_weights``: (n,), None if all are 1.
+    ``codes``: class numbers (n,); ``folds``: (n,); ``class_weights``: (k,) and ``row_weights``: (n,), or None (1).
     A row with fold f >= 0 is held out by the problems of fold f. A row with fold -1 is always trained on, never scored.
     """
 

@@ -13,7 +13,7 @@ from featstore.heads.solvers.blocks import Scaler
 from featstore.heads.solvers.halves import is_half, widen
 
 _TILE: Final = 8
-"""Number of rows that numpy processes as one long row; for a short row, numpy's overhead is as large as the arithmetic."""
+"""Number of rows processed by numpy as one long row; for short rows, numpy's overhead is as large as the arithmetic."""
 _PART_VALUES: Final = 1 << 19
 """Number of values (2 MiB in float32) that are standardised at once."""
 
@@ -31,7 +31,7 @@ class Standardiser:
         self._scratch = threading.local()
 
     def standardise(self, block: NDArray[Any], inside: NDArray[np.intp] | slice) -> NDArray[Any]:
-        """Return the rows ``inside`` of ``block`` (b, d), standardised; the next call in this thread overwrites them."""
+        """Return the rows ``inside`` of ``block`` (b, d), standardised; this thread's next call overwrites them."""
         count = len(inside) if isinstance(inside, np.ndarray) else len(range(*inside.indices(len(block))))
         padded = -(-count // _TILE) * _TILE
         wide = self._memory("wide", padded, self.dtype)
