@@ -47,7 +47,7 @@ class Segment:
 class Labels:
     """Labels, folds and weights of all training rows.
 
-    ``codes``: class numbers (n,); ``folds``: (n,); ``class_weights``: (k,) and ``row_weights``: (n,), or None (1).
+    ``codes``: class numbers (n,); ``folds``: (n,); ``class_weights``: (k,); ``row_weights``: (n,). None: all weights are 1.
     A row with fold f >= 0 is held out by the problems of fold f. A row with fold -1 is always trained on, never scored.
     """
 
