@@ -1,11 +1,11 @@
-"""Networks that turn pictures into feature vectors, cut at their penultimate layer.
+"""Backbones: networks without their last layer, which turn pictures into feature vectors.
 
-Importing this package loads torch; the rest of featstore loads it only when a backbone is needed.
+Importing this package imports torch. The rest of featstore imports this package only when a backbone is needed.
 """
 
 from featstore.processes.sandbox import require_working_directory
 
-# Before torch is imported: it ends the process if the working directory does not exist.
+# Check the working directory before importing torch: if the directory is missing, torch ends the process.
 require_working_directory()
 
 from featstore.backbones.base import Backbone  # noqa: E402

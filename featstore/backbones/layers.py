@@ -1,4 +1,4 @@
-"""Take the output of a layer inside a network as features, and pool it to a vector; run networks at other sizes."""
+"""Use the pooled output of an inner layer of a network as features; run networks at other picture sizes."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from featstore.errors import UsageError
 from featstore.text import did_you_mean
 
 LARGEST: Final = 1 << 20
-"""Largest dimension of features."""
+"""Largest allowed dimension of a feature vector."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer whose output can be features.
+    """A layer whose output can be used as features.
 
-    ``name``: of the module in the network; ``kind``: its class; ``shape``: of its output for one picture: (d,) a vector,
-    (tokens, channels), or (channels, height, width) a map; ``channels_last``: whether the network's output is (height,
-    width, channels).
+    ``name``: of the module in the network; ``kind``: name of the module's class; ``shape``: of the output for one
+    picture, which is a vector (d,), tokens (tokens, channels) or a map (channels, height, width); ``channels_last``:
+    whether the module itself returns the map as (height, width, channels).
     """
 
     name: str
@@ -39,9 +39,10 @@ class Layer:
 
 
 def list_layers(name: str) -> list[Layer]:
-    """Return the layers of the backbone ``name`` in the order of computation, at the size of its default weights.
+    """Return the layers of the backbone ``name`` in the order of computation.
 
-    Nothing is downloaded. Raises UsageError if there is no such backbone.
+    The shapes are those for the picture size of the default weights. Nothing is downloaded. Raises UsageError for an
+    unknown backbone.
     """
     if own_function(name) is not None:
         backbone = load_backbone(name)
@@ -54,16 +55,16 @@ def list_layers(name: str) -> list[Layer]:
 
 
 def _without_weights(architecture: architectures.Architecture) -> tuple[nn.Module, str]:
-    """Return the network of an architecture, where possible on the meta device, and the name of its classifier."""
+    """Return the network without weights, on the meta device if possible, and the name of its classifier."""
     network = architecture.empty(architecture.default)
     classifier, _ = architecture.cut(network)
     return architecture.towers(network)[0], classifier
 
 
 def require_layer(name: str, layer: str) -> None:
-    """Raise UsageError if the backbone ``name`` has no module called ``layer``, before its weights are loaded.
+    """Raise UsageError if the backbone ``name`` has no module called ``layer``. No weights are loaded.
 
-    A network of the user's own is not looked at: its function loads both at once.
+    A user's own network is not checked, because the user's function builds the network and loads its weights together.
     """
     if own_function(name) is not None:
         return
@@ -77,14 +78,14 @@ def require_layer(name: str, layer: str) -> None:
 
 
 def layers_of(network: nn.Module, side: int, what: str) -> dict[str, Layer]:
-    """Return the layers of ``network`` by name for pictures of ``side`` x ``side`` pixels; "" is the network itself.
+    """Return the layers of ``network`` by name for pictures of ``side`` x ``side`` pixels; "" is the whole network.
 
-    Modules that run more than once or not at all, or whose output is not a vector, a map or tokens per picture, are
-    left out. Raises UsageError, naming ``what``, if the network does not take pictures of this size.
+    A module is left out unless it runs exactly once and returns a vector, a map or tokens for each picture. Raises
+    UsageError, whose message names the backbone ``what``, if the network does not take pictures of this size.
     """
     try:
         outputs = _outputs(_without_values(network), side, "meta")
-    except Exception:  # tensors that are neither parameters nor buffers are not moved to the meta device
+    except Exception:  # The meta copy fails if the network holds tensors that are neither parameters nor buffers.
         try:
             outputs = _outputs(network, side, "cpu")
         except Exception as error:
@@ -99,7 +100,7 @@ def layers_of(network: nn.Module, side: int, what: str) -> dict[str, Layer]:
 
 
 def _without_values(network: nn.Module) -> nn.Module:
-    """Return a copy of ``network`` on the meta device, where only shapes are computed."""
+    """Return a copy of ``network`` on the meta device, on which torch computes only shapes."""
     tensors = [*network.parameters(), *network.buffers()]
     return copy.deepcopy(network, {id(tensor): _on_meta(tensor) for tensor in tensors})
 
@@ -110,7 +111,7 @@ def _on_meta(tensor: Tensor) -> Tensor:
 
 
 def _outputs(network: nn.Module, side: int, device: str) -> dict[str, list[Any]]:
-    """Return the shape of each output of each module for a batch of two, None for outputs that are not tensors."""
+    """Run a batch of two pictures; return the output shapes of each module, None for an output that is no tensor."""
     seen: dict[str, list[Any]] = defaultdict(list)
 
     def note(name: str, _: nn.Module, __: Any, output: Any) -> None:
@@ -131,12 +132,12 @@ def _layer(name: str, kind: str, shape: tuple[int, ...] | None) -> Layer | None:
         return None
     if len(shape) < 4 or shape[2] == shape[3]:
         return Layer(name, kind, shape[1:])
-    # The picture is square, so the two equal axes of a map are its height and width.
+    # Pictures are square, so height and width of a map are equal: the other axis is the channel axis.
     return Layer(name, kind, (shape[3], shape[1], shape[2]), True) if shape[1] == shape[2] else None
 
 
 def resized(backbone: Backbone, size: int | None, fit: str | None) -> Backbone:
-    """Return ``backbone`` for pictures of another ``size`` and ``fit``, see Preprocessing.with_geometry.
+    """Return ``backbone`` for another picture ``size`` and ``fit`` (resizing mode), see Preprocessing.with_geometry.
 
     Raises UsageError if the network does not take pictures of this size.
     """
@@ -155,13 +156,13 @@ def resized(backbone: Backbone, size: int | None, fit: str | None) -> Backbone:
 
 
 def _for_size(network: nn.Module, size: int, what: str) -> nn.Module:
-    """Return ``network`` for another picture size, with resampled position embeddings if timm supports it."""
+    """Return ``network`` for another picture size; timm resamples position embeddings, if there are any."""
     if not callable(getattr(network, "set_input_size", None)):
         return network
     made: Any = copy.deepcopy(network)
     try:
         made.set_input_size(img_size=(size, size))
-    except Exception as error:  # networks raise errors of many types
+    except Exception as error:  # The type of the error depends on the network.
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise UsageError(f"{what} does not take pictures of {size} x {size} pixels ({reason})") from None
     resized: nn.Module = made.eval().requires_grad_(False)
@@ -169,12 +170,13 @@ def _for_size(network: nn.Module, size: int, what: str) -> nn.Module:
 
 
 def take(backbone: Backbone, layer: str, pool: str | None = None) -> Backbone:
-    """Return ``backbone`` with the output of ``layer``, pooled, as features; later layers do not run.
+    """Return ``backbone`` with the pooled output of ``layer`` as features.
 
-    ``pool``: "avg" (default) and "max" over the places of a map or the tokens that stand for places; "cls", the class
-    token; "cls+mean", the class token followed by the mean of the others; "none", the output itself in C order, a map as
-    (channels, height, width). A layer whose output is a vector takes no pool. Raises UsageError for an unknown layer,
-    or a pool that does not fit its output.
+    Later layers do not run, except in networks that torch.fx cannot trace. ``pool``: "avg" (default) or "max" over the
+    positions of a map or over the patch tokens; "cls", the class token; "cls+mean", the class token followed by the
+    mean of the patch tokens; "none", the flattened output, a map in the order (channels, height, width). A layer whose
+    output is a vector takes no pool. Raises UsageError for an unknown layer, or a pool that does not fit the layer's
+    output.
     """
     if backbone.layer == OUTPUT_OF + layer and pool in (None, backbone.pool):
         return backbone
@@ -184,8 +186,9 @@ def take(backbone: Backbone, layer: str, pool: str | None = None) -> Backbone:
         raise UsageError(_is_classifier(backbone.name, layer))
     if there is None:
         modules = [name for name, _ in backbone.module.named_modules() if name]
-        told = _no_vector if layer in modules else _unknown
-        raise UsageError(told(backbone.name, layer, list(found)))
+        raise UsageError(
+            _no_vector(backbone.name, layer) if layer in modules else _unknown(backbone.name, layer, list(found))
+        )
     pool = pool or ("avg" if len(there.shape) > 1 else "")
     prefix = _prefix(backbone.module, there.shape)
     _check_pool(layer, there.shape, pool, prefix)
@@ -199,7 +202,7 @@ def take(backbone: Backbone, layer: str, pool: str | None = None) -> Backbone:
         )
     shape = there.shape if pool == "none" else ()
     made = replace(backbone, layer=OUTPUT_OF + layer, dimension=dimension, module=module, pool=pool, shape=shape)
-    # Text vectors are comparable only with the output of the last layer.
+    # Remove the text tower: text vectors can be compared only with the network's final output.
     return replace(made, text=None)
 
 
@@ -207,7 +210,7 @@ def _is_classifier(name: str, layer: str) -> str:
     return f"layer: {layer} of {name} is its classifier; without a layer, features are its input"
 
 
-def _no_vector(name: str, layer: str, _: list[str]) -> str:
+def _no_vector(name: str, layer: str) -> str:
     return f"layer: {layer} of {name} does not give one vector, map or row of tokens a picture; take one that 'featstore backbones {name}' lists"
 
 
@@ -229,16 +232,16 @@ def _check_pool(layer: str, shape: tuple[int, ...], pool: str, prefix: int) -> N
 
 
 def _prefix(network: nn.Module, shape: tuple[int, ...]) -> int:
-    """Return how many tokens of an output of ``shape`` precede the patch tokens: the class token and registers."""
+    """Return the number of tokens (class token, registers) before the patch tokens in an output of ``shape``."""
     known = getattr(network, "num_prefix_tokens", None)
     count = known if isinstance(known, int) else int(isinstance(getattr(network, "class_token", None), Tensor))
-    # The patch tokens form a square; before the class token is added, all tokens are patch tokens.
+    # The number of patch tokens is a square. In early layers no class token is added yet: all tokens are patch tokens.
     others = shape[0] - count
     return count if len(shape) == 2 and others > 0 and math.isqrt(others) ** 2 == others else 0
 
 
 class _Pooled(nn.Module):
-    """The output of ``module``, pooled: (n, 3, h, w) -> (n, d)."""
+    """A network that returns the pooled output of ``module``: (n, 3, h, w) -> (n, d)."""
 
     def __init__(self, module: nn.Module, pool: str, layer: Layer, prefix: int) -> None:
         super().__init__()
@@ -252,7 +255,7 @@ class _Pooled(nn.Module):
             output = output.permute(0, 3, 1, 2)
         if self.pool in ("", "none"):
             return output.flatten(1)
-        # (n, places, channels)
+        # shape (n, positions, channels)
         places = output.flatten(2).transpose(1, 2) if self.is_map else output[:, self.prefix :]
         if self.pool == "max":
             return places.amax(1)
@@ -262,7 +265,7 @@ class _Pooled(nn.Module):
 
 
 def _until(network: nn.Module, layer: str) -> nn.Module:
-    """Return the part of ``network`` that computes the output of ``layer``; it shares the parameters."""
+    """Return the part of ``network`` that computes the output of ``layer``; parameters are shared, not copied."""
     tracer = _Tracer(network.get_submodule(layer))
     try:
         graph = tracer.trace(network)
@@ -273,19 +276,19 @@ def _until(network: nn.Module, layer: str) -> nn.Module:
         part.recompile()
         part.delete_all_unused_submodules()
         return part
-    except Exception:  # tracing raises many exception types, depending on the network
+    except Exception:  # The type of the error of a failed tracing depends on the network.
         return _Observed(network, layer)
 
 
 class _Tracer(fx.Tracer):
-    """Trace a network, and record the output of ``layer``."""
+    """A tracer of torch.fx that also records the output of ``layer``, in ``outputs``."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer, self.outputs = layer, list[Any]()
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Trace a call, as fx.Tracer does."""
+        """Trace a call of the module ``m`` as fx.Tracer does; record the output if ``m`` is ``layer``."""
         output = super().call_module(m, forward, args, kwargs)
         if m is self.layer:
             self.outputs.append(output)
@@ -293,7 +296,7 @@ class _Tracer(fx.Tracer):
 
 
 class _Observed(nn.Module):
-    """The output of a layer in a network that torch.fx cannot trace; all of the network runs."""
+    """Runs a network and returns the output of one inner layer, for networks that torch.fx cannot trace."""
 
     def __init__(self, network: nn.Module, layer: str) -> None:
         super().__init__()
@@ -301,7 +304,7 @@ class _Observed(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         found: list[Tensor] = []
-        # A copy, because later layers may change the output in place.
+        # Copy the output, because later layers may change it in place.
         noted = self.network.get_submodule(self.layer).register_forward_hook(
             lambda _, __, output: found.append(output.clone())
         )

@@ -16,11 +16,12 @@ _RANDOM = re.compile(r"random:([0-9]{1,18})")
 
 
 def load_backbone(name: str = defaults.BACKBONE, weights: str | None = None) -> base.Backbone:
-    """Return the backbone ``name`` with ``weights``. Only for a name from the user: it may import the user's code.
+    """Return the backbone ``name`` with ``weights``. ``name`` must come from the user: it may name code to import.
 
-    ``name``: a classification model of torchvision, ``efficientnet_lite0``, 1 or 2, ``timm/NAME``,
-    ``open_clip/NAME``; or a function of the user's own, ``package.module:function`` or the name of an entry point, which has its own weights (see plugins.py).
-    ``weights``: as in ``load_recorded``. Raises as ``load_recorded`` and plugins.load do.
+    ``name``: a classification model of torchvision, ``efficientnet_lite0``, 1 or 2, ``timm/NAME``, ``open_clip/NAME``;
+    or a function of the user, as ``package.module:function`` or the name of an entry point (see plugins.py). For the
+    user's function, which loads its weights itself, ``weights`` must be None; for other names see ``load_recorded``.
+    Raises the errors of ``load_recorded`` and plugins.load.
     """
     spec = own_function(name)
     if spec is None:
@@ -34,7 +35,10 @@ def load_backbone(name: str = defaults.BACKBONE, weights: str | None = None) -> 
 
 
 def own_function(name: str) -> str | None:
-    """Return the "package.module:function" that ``name`` is, or names as an entry point; else None."""
+    """Return the user's function as "package.module:function", if ``name`` is such a text or an entry point's name.
+
+    Returns None for a built-in or unknown backbone.
+    """
     if plugins.is_spec(name):
         return name
     return None if exists(name) else plugins.installed().get(name)
@@ -50,17 +54,18 @@ def exists(name: str) -> bool:
 
 
 def has_text(name: str) -> bool:
-    """Return whether a built-in backbone has a text tower."""
+    """Return whether a built-in backbone has a text tower, which makes vectors of texts for search."""
     return name.lower().startswith(open_clip_models.PREFIX)
 
 
 def load_recorded(name: str, weights: str | None) -> base.Backbone:
-    """Return the backbone ``name`` with ``weights``; for names from a store, head or index: imports no code they name.
+    """Return the built-in backbone ``name`` with ``weights``.
 
-    ``weights``: the name of published weights (default: the model's DEFAULT); ``random:SEED`` for untrained weights, from
-    the model's constructor after torch.manual_seed(SEED); or the path of a checkpoint (.pth, .pt, .safetensors). Random
-    weights and checkpoints use the preprocessing of the default weights, unless the checkpoint is a published file by its
-    SHA-256. Raises UsageError, FeatstoreError (a download that failed), DamagedError (not the published bytes).
+    ``name`` may come from a store, head or index: no code of the user is imported. ``weights``: the name of published
+    weights (default: the model's DEFAULT); ``random:SEED`` for untrained weights, from the model's constructor after
+    torch.manual_seed(SEED); or the path of a checkpoint (.pth, .pt, .safetensors). Random weights and checkpoints use
+    the preprocessing of the default weights, unless the SHA-256 shows that a checkpoint is a copy of published weights.
+    Raises UsageError, FeatstoreError (failed download), DamagedError (the file is not the published file).
     """
     architecture = architectures.find(name)
     asked = weights or "DEFAULT"
@@ -86,23 +91,26 @@ def load_recorded(name: str, weights: str | None) -> base.Backbone:
 
 
 def backbone_name(name: str) -> str:
-    """Return the canonical name of a built-in backbone. Raises UsageError if there is none."""
+    """Return the canonical name of a built-in backbone. Raises UsageError for an unknown name."""
     return architectures.find(name).name
 
 
 def known_weights(name: str, weights: str) -> bool:
-    """Return whether ``weights`` names published or random weights of the backbone ``name``, and not a file."""
+    """Return whether ``weights`` names published or random weights of the backbone ``name`` rather than a file."""
     return _RANDOM.fullmatch(weights) is not None or _published(architectures.find(name), weights) is not None
 
 
 def _published(architecture: Architecture, asked: str) -> WeightsEntry | None:
-    """Return the published weights that ``asked`` names: a plain name, DEFAULT, or Enumeration.NAME."""
+    """Return the published weights named ``asked`` (NAME, DEFAULT, or Enumeration.NAME), None if there are none."""
     bare = re.sub(r"^\w+_Weights\.", "", asked)
     return architecture.default if bare == "DEFAULT" else architecture.entries.get(bare)
 
 
 def _recognise(architecture: Architecture, file: Path) -> WeightsEntry:
-    """Return the published weights of which ``file`` is a copy, else the default ones; for the preprocessing."""
+    """Return the published weights whose SHA-256 ``file`` has, otherwise the default weights.
+
+    The caller takes the preprocessing and the constructor arguments from the result.
+    """
     if len(architecture.entries) > 1 and file.is_file():
         found = weights_cache.sha256_file(file)
         for entry in architecture.entries.values():

@@ -16,9 +16,9 @@ _LARGEST: int = (2 << 30) - (64 << 20)
 
 
 def to_onnx(backbone: Backbone, opset: int) -> Any:
-    """Return the model of the network: ``input`` (n, 3, crop, crop) float32 to ``features`` (n, d).
+    """Return the ONNX model of the network: ``input`` (n, 3, crop, crop) float32 to ``features`` (n, d).
 
-    Raises UsageError if torch cannot write this network, or it is too large.
+    Raises UsageError if torch cannot export this network, or if the network is too large.
     """
     import onnx
 
@@ -29,10 +29,10 @@ def to_onnx(backbone: Backbone, opset: int) -> Any:
             "alone with --features-only"
         )
     crop = backbone.preprocessing.crop
-    # This exporter accepts a file object, although its annotation does not say so.
+    # torch.onnx.export accepts a file object, although its type annotation does not say so.
     file: Any = io.BytesIO()
     with warnings.catch_warnings(), torch.inference_mode():
-        # This exporter needs no further package, and its graphs are those of older runtimes.
+        # Use the older exporter (dynamo=False): it needs no further package, and older runtimes can load its graphs.
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(

@@ -1,4 +1,4 @@
-"""Models of open_clip as backbones: an image tower that makes the vectors, and a text tower to search them by text."""
+"""Models of open_clip as backbones: the image tower makes the features, the text tower vectors for text search."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from featstore.text import did_you_mean
 
 PREFIX: Final = "open_clip/"
 NO_TAG: Final = "pretrained"
-"""Name of the weights of a model that has none in open_clip."""
+"""Name for the weights of a model for which open_clip lists no weights."""
 _FILE: Final = "open_clip_model.safetensors"
 _FITS: Final = {"shortest": "crop", "squash": "squash"}
-"""Values of ``Preprocessing.fit`` by open_clip's names."""
+"""open_clip's resizing modes, with the corresponding value of ``Preprocessing.fit``."""
 _BATCH: Final = 64
 """Number of texts in one forward pass."""
 
 
 @dataclass(frozen=True)
 class OpenClipModel:
-    """A model of open_clip. ``name``: with the prefix.
+    """A model of open_clip. ``name``: with the prefix "open_clip/".
 
-    ``weights``: preprocessing, and repository and file at the hub, by tag; the first is the default.
-    ``dimension``: of the vectors; the configuration of timm's towers does not give it.
+    ``weights``: by tag, the default first: the preprocessing, and (repository, file) on the Hugging Face hub or None.
+    ``dimension``: of the vectors, stored because the configuration of an image tower of timm does not contain it.
     """
 
     name: str
@@ -39,11 +39,11 @@ class OpenClipModel:
 
     @property
     def bare(self) -> str:
-        """The name in open_clip."""
+        """The model's name in open_clip, without the prefix."""
         return self.name.removeprefix(PREFIX)
 
     def construct(self, **options: Any) -> nn.Module:
-        """Return the network of both towers with its initial weights."""
+        """Return the network with image tower and text tower, untrained."""
         network: nn.Module = need().create_model(
             self.bare, pretrained=None, load_weights=False, pretrained_text=False, device="cpu", **options
         )
@@ -55,7 +55,7 @@ class OpenClipModel:
         return "", self.dimension
 
     def towers(self, network: nn.Module) -> tuple[nn.Module, TextTower]:
-        """Return the tower of pictures and that of texts."""
+        """Return the image tower and the text tower of ``network``."""
         scale: Any = network.logit_scale
         return _Pictures(network), TextTower(_Texts(network, self.bare).eval(), float(scale.exp()))
 
@@ -74,7 +74,7 @@ def need() -> Any:
 
 
 def names() -> list[str]:
-    """Return the names of all models that featstore can make, sorted; [] if open_clip is not installed."""
+    """Return the names of all models that featstore supports, as open_clip lists them; [] without open_clip."""
     from importlib.util import find_spec
 
     if find_spec("open_clip") is None:
@@ -84,9 +84,12 @@ def names() -> list[str]:
 
 
 def find(name: str) -> OpenClipModel:
-    """Return the model ``name``, ignoring case. Raises UsageError if there is none, or it needs other packages too."""
+    """Return the model ``name``, ignoring case. Raises UsageError for an unknown or unsupported model.
+
+    A model whose text tower belongs to another library is not supported.
+    """
     open_clip = need()
-    # open_clip itself would accept the address of any repository as a name.
+    # Accept only listed names: open_clip itself would also take the name of any repository on the hub.
     known = {one.lower(): one for one in open_clip.list_models()}
     if name.lower() not in known:
         raise UsageError(
@@ -100,7 +103,7 @@ def find(name: str) -> OpenClipModel:
             f"{PREFIX}{bare} has a text tower of another library, which would be downloaded; use another model"
         )
     tags = open_clip.list_pretrained_tags_by_model(bare)
-    # Prefer files of the hub: the others are not safetensors files.
+    # List weights on the hub first: weights from elsewhere are not safetensors files.
     found = {tag: open_clip.get_pretrained_cfg(bare, tag) for tag in tags}
     ordered = sorted(found, key=lambda tag: not found[tag].get("hf_hub"))
     weights = {tag: (_preprocessing(bare, about, found[tag]), _hub_file(found[tag])) for tag in ordered}
@@ -113,7 +116,10 @@ def _is_foreign(about: Mapping[str, Any]) -> bool:
 
 
 def _preprocessing(name: str, about: Mapping[str, Any], tag: Mapping[str, Any]) -> Preprocessing:
-    """Return open_clip's preprocessing of the weights ``tag``; its evaluation transform is equal to it bit for bit."""
+    """Return the preprocessing of the model ``name`` with open_clip's configurations of the model and of the weights.
+
+    The result is bit-identical to open_clip's own evaluation transform.
+    """
     from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
     side, mode = about["vision_cfg"]["image_size"], tag.get("resize_mode", "shortest")
@@ -132,7 +138,7 @@ def _preprocessing(name: str, about: Mapping[str, Any], tag: Mapping[str, Any]) 
 
 
 def _hub_file(tag: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return repository and file of "organisation/name/" or "organisation/name/file"."""
+    """Return (repository, file) from "organisation/name/" or "organisation/name/file", None if there is neither."""
     parts = (tag.get("hf_hub") or "").strip("/").split("/")
     if len(parts) < 2:
         return None
@@ -140,7 +146,7 @@ def _hub_file(tag: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def convert(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint with the names that ``network`` has."""
+    """Return the tensors of a checkpoint, renamed to the names in ``network``."""
     from open_clip.model import convert_to_custom_text_state_dict
 
     own_text = hasattr(network, "text") and isinstance(network.text, nn.Module)
@@ -148,7 +154,7 @@ def convert(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
 
 
 class _Pictures(nn.Module):
-    """(n, 3, h, w) -> (n, d), not scaled to length 1."""
+    """The image tower: (n, 3, h, w) -> (n, d), not scaled to length 1."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -157,13 +163,13 @@ class _Pictures(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         made = self.visual(pictures)
-        # CoCa's tower returns its tokens too.
+        # The image tower of CoCa models returns (features, tokens).
         features: Tensor = made[0] if isinstance(made, tuple) else made
         return features
 
 
 class _Texts(nn.Module):
-    """n texts -> (n, d), not scaled to length 1. The tokenizer is opened on first use."""
+    """The text tower: n texts -> (n, d), not scaled to length 1. The tokenizer is loaded at the first call."""
 
     def __init__(self, network: nn.Module, name: str) -> None:
         super().__init__()
@@ -190,7 +196,7 @@ def _tokenizer(name: str) -> Any:
             f"the tokenizer of {PREFIX}{name} needs the package {error.name or 'transformers'}; run: pip install "
             f"{error.name or 'transformers'}"
         ) from None
-    except Exception as error:  # a tokenizer of the hub: its client raises errors of several packages
+    except Exception as error:  # A tokenizer from the hub: huggingface_hub raises errors of several packages.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise FeatstoreError(
             f"the tokenizer of {PREFIX}{name} is not on this machine ({reason}); put it into the hub's cache, or use a model "

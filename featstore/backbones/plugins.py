@@ -1,7 +1,7 @@
 """The user's own backbones: a function that returns a network, named on the command line or by an entry point.
 
-The function is imported because its user named it in this process, and for no other reason: a name
-that a store, head or index contains is only text. See README.md in this folder.
+The function is imported only if the user named it in this process. A function name in a store, head or index is never
+imported. See README.md in this folder.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from featstore.errors import FeatstoreError, UsageError
 from featstore.text import counted, printable
 
 GROUP: Final = "featstore.backbones"
-"""Group of the entry points."""
+"""Group under which packages register backbones as entry points."""
 _SPEC: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.+-]{0,99}")
 _FEATSTORE: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
@@ -36,12 +36,12 @@ _PROBES: Final = 2
 
 @dataclass(frozen=True)
 class OwnBackbone:
-    """What a function for ``--backbone package.module:function`` returns.
+    """The return type of a function for ``--backbone package.module:function``.
 
-    ``module``: (n, 3, crop, crop) normalised float32 -> (n, d), with its weights. ``preprocessing``: of the
-    pictures. ``name``: lower-case letters, digits and ``_.+-``; with the weights' digest it is the identity of the
-    features. ``layer``: description of the network's output. ``text``: a list of texts -> (n, d), for searches by
-    text; ``scale``: factor of the cosine before a softmax over texts.
+    ``module``: (n, 3, crop, crop) normalised float32 -> (n, d), with its weights loaded. ``preprocessing``: of the
+    pictures. ``name``: of lower-case letters, digits and ``_.+-``; name and digest of the weights identify the
+    features. ``layer``: description of the network's output. ``text``: a network from a list of n texts -> (n, d), for
+    text search; ``scale``: factor of the cosine before a softmax over texts.
     """
 
     module: nn.Module
@@ -63,13 +63,13 @@ def is_name(text: str) -> bool:
 
 
 def installed() -> dict[str, str]:
-    """Return the functions of installed packages' entry points, "package.module:function" by name; imports none."""
+    """Return the functions that installed packages register: name to "package.module:function". Nothing is imported."""
     found = {point.name: point.value.replace(" ", "") for point in entry_points(group=GROUP)}
     return {name: value for name, value in sorted(found.items()) if is_name(name) and is_spec(value)}
 
 
 def consent(spec: str) -> str:
-    """Return the remedy for features made by the function ``spec``, as a sentence."""
+    """Return the part of an error message that asks the user to name the function ``spec`` before it is imported."""
     return (
         f"it comes from the function {printable(spec)}, which is imported only where you name it: if you know this code, add "
         f"--backbone {printable(spec)}"
@@ -79,8 +79,9 @@ def consent(spec: str) -> str:
 def load(spec: str) -> base.Backbone:
     """Import and call the function ``spec``, which the user named, and return its network as a Backbone.
 
-    Its ``weights`` are the ``spec``. Raises UsageError if it cannot be imported, raises, returns something else, or its
-    network fails on test pictures, gives different features for the same picture, or changes its weights.
+    The attribute ``weights`` of the Backbone is ``spec``. Raises UsageError if the function cannot be imported, fails,
+    or returns something else; or if the network fails on test pictures, gives different features for the same picture,
+    or changes its weights.
     """
     made = _call(_import(spec), spec)
     own = _checked(made, spec)
@@ -132,7 +133,10 @@ def _call(function: Callable[[], Any], spec: str) -> Any:
 
 
 def _checked(made: Any, spec: str) -> OwnBackbone:
-    """Return a function's result, OwnBackbone or plain tuple, as OwnBackbone; raise UsageError for anything else."""
+    """Return the result ``made`` of the user's function, an OwnBackbone or a tuple of its first three fields.
+
+    Raises UsageError for anything else.
+    """
     if isinstance(made, tuple) and len(made) == 3:
         made = OwnBackbone(*made)
     if not isinstance(made, OwnBackbone):
@@ -160,11 +164,11 @@ def _checked(made: Any, spec: str) -> OwnBackbone:
 
 
 def _try(module: nn.Module, side: int, spec: str) -> int:
-    """Return the dimension of the features, from two synthetic pictures; raise UsageError if they are unusable."""
+    """Run ``module`` on two random pictures; return the dimension of its features, or raise UsageError if unusable."""
     pictures = torch.rand(_PROBES, 3, side, side, generator=torch.Generator().manual_seed(0))
     try:
         with torch.inference_mode():
-            # A network that squeezes its output loses the batch where that is one picture.
+            # Test a single picture too: a network that squeezes its output loses the batch axis in this case.
             first, second, alone = module(pictures), module(pictures), module(pictures[:1])
     except (Exception, SystemExit) as error:
         raise UsageError(
@@ -188,9 +192,9 @@ def _try(module: nn.Module, side: int, spec: str) -> int:
 
 @contextlib.contextmanager
 def code_of(spec: str) -> Iterator[None]:
-    """Raise UsageError, one line with the remedy, for what the network of the function ``spec`` raises.
+    """Turn errors of the network of the function ``spec`` into a UsageError, in one line with the remedy.
 
-    The errors of featstore, the operating system and a lack of memory are left as they are.
+    FeatstoreError, OSError and MemoryError are not changed.
     """
     try:
         yield
@@ -204,12 +208,12 @@ def code_of(spec: str) -> Iterator[None]:
 
 
 def _are_features(made: torch.Tensor, count: int, other: torch.Tensor) -> bool:
-    """Return whether a network's output for ``count`` pictures has one vector each, as wide as those of ``other``."""
+    """Return whether ``made`` has the shape (``count``, d), with the same d as the output ``other``."""
     return made.is_floating_point() and made.ndim == 2 and len(made) == count and made.shape[1] == other.shape[-1]
 
 
 def _told(error: BaseException, spec: str) -> str:
-    """Return an error in one line, with the line of code that raised it: of the user's own files where one took part."""
+    """Return ``error`` in one line with a line number, preferably in the user's own files."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
     module = sys.modules.get(spec.partition(":")[0])
     folder = os.path.join(os.path.dirname(getattr(module, "__file__", None) or "/nowhere/none"), "")

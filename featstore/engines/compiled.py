@@ -18,20 +18,20 @@ from featstore.errors import UsageError
 
 
 def lacking() -> str:
-    """Describe what torch.compile needs on this CPU and does not find; "" if nothing is missing."""
+    """Return a text that names what torch.compile lacks on this machine; "" if nothing is missing."""
     if not any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++")):
         return "a C++ compiler (g++ or clang++); install one"
     if platform.machine() in ("x86_64", "AMD64") and torch.backends.cpu.get_cpu_capability() == "DEFAULT":
-        # inductor generates C++ for such processors that does not compile.
+        # For processors without AVX2, inductor generates C++ code that does not compile.
         return "a processor with AVX2 (which ATEN_CPU_CAPABILITY may have switched off)"
     return ""
 
 
 class CompiledEngine(Immediate):
-    """The folded network, compiled with frozen weights; the first call compiles for up to a minute.
+    """Engine that runs the network, with folded BatchNorm, by torch.compile; the first call takes up to a minute.
 
-    Batches are split into blocks of ``block`` pictures and the last one is padded. So only one shape is compiled, and a
-    picture's features do not depend on the batch size.
+    Batches are split into blocks of ``block`` pictures, and the last block is padded. Therefore only one shape is
+    compiled, and the features of a picture do not depend on the batch size.
     """
 
     name = "compile"

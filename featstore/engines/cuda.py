@@ -1,4 +1,4 @@
-"""CUDA engine: the folded network in a CUDA graph, compiled if Triton is available, with overlapping copies."""
+"""Engine for CUDA: runs the network, with folded BatchNorm, as a CUDA graph; meanwhile it copies other blocks."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from featstore.errors import FeatstoreError
 
 
 def can_compile() -> bool:
-    """Return whether torch.compile can generate code for CUDA here."""
+    """Return whether torch.compile can generate code for CUDA, that is, whether Triton can be imported."""
     try:
         import_module("triton")
     except Exception:
-        # Triton is missing or broken: another engine is used.
+        # Triton is missing or fails to import: open_engine then uses another engine.
         return False
     return True
 
 
 _SLOT_BYTES: Final = 256 << 20
-"""Largest size of a block's features in bytes: a block of 256 maps of an early layer would need gigabytes."""
+"""Largest size of a block's features in bytes. The output of an early layer for 256 pictures would be gigabytes."""
 
 
 @dataclass
 class _Slot:
-    """Page-locked memory for one block in flight, and the pending block that uses it."""
+    """Page-locked buffers for one block that is being computed, and this block (``owner``)."""
 
     pixels: torch.Tensor
     features: torch.Tensor
@@ -44,7 +44,7 @@ class _Slot:
 
 @dataclass
 class _Block:
-    """The pending features of up to one block of pictures."""
+    """Features that are being computed, of the ``count`` pictures of one block."""
 
     slot: _Slot
     count: int
@@ -74,11 +74,10 @@ class _Batch:
 
 
 class CudaEngine:
-    """One graph replay per block of ``block`` pictures; pixels and features are copied while other blocks are computed.
+    """Engine that replays a CUDA graph for each block of ``block`` pictures; meanwhile it copies other blocks.
 
-    ``precision``: fp32 disables TF32 and is exact; bf16 and fp16 are separate precision classes. ``compiled``: use
-    inductor's kernels instead of cuDNN's and eager ones. A block that does not fit into the device's memory is halved
-    until it fits.
+    ``precision``: fp32 is exact (TF32 is disabled); bf16 and fp16 are precision classes of their own. ``compiled``:
+    compile the network by torch.compile. The block size is halved until a block fits into the device's memory.
     """
 
     in_flight = 2
@@ -135,7 +134,9 @@ class CudaEngine:
             self._staged = torch.empty_like(self._input)
             self._compute.wait_stream(torch.cuda.current_stream(self.device))
             with torch.cuda.stream(self._compute):
-                for _ in range(3):  # warm up: compilation, cuDNN's choice of algorithms, the allocator
+                for _ in range(
+                    3
+                ):  # Warm up before recording: compile, let cuDNN choose algorithms, fill the allocator.
                     self._forward(self._input)
             self._compute.synchronize()
             self._graph = torch.cuda.CUDAGraph()
@@ -156,7 +157,7 @@ class CudaEngine:
         slot = self._slots[self._next]
         self._next = (self._next + 1) % self._SLOTS
         if slot.owner is not None:
-            slot.owner.result()  # copy the pending result before its memory is overwritten
+            slot.owner.result()  # Copy the features of the previous block out of the buffer before it is overwritten.
         np.copyto(slot.pixels.numpy(), block)
         with torch.cuda.device(self.device):
             with torch.cuda.stream(self._copy):

@@ -1,4 +1,4 @@
-"""BatchNorm folding, which makes networks faster without changing their function, and the engine that uses it."""
+"""BatchNorm folding (merging BatchNorm into the convolution before it, which is faster), and an engine that uses it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.fl
 def fold(module: nn.Module) -> nn.Module:
     """Return a copy of ``module`` with each BatchNorm folded into the convolution before it.
 
-    y = gamma (Wx + b - mean) / sqrt(var + eps) + beta is itself a convolution (Jacob et al. 2018, arXiv
-    1712.05877, section 3.2). A network that torch.fx cannot trace is copied as it is.
+    Convolution and BatchNorm together, y = gamma (Wx + b - mean) / sqrt(var + eps) + beta, are again a convolution
+    (Jacob et al. 2018, arXiv 1712.05877, section 3.2). A network that torch.fx cannot trace is copied unchanged.
     """
     from torch.fx.experimental.optimization import fuse
 
@@ -33,13 +33,16 @@ def fold(module: nn.Module) -> nn.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             folded: nn.Module = fuse(module)
-    except Exception:  # tracing raises many exception types, depending on the network
+    except Exception:  # The type of the error of a failed tracing depends on the network.
         return copy.deepcopy(module)
     return folded.eval().requires_grad_(False)
 
 
 class Normalised(nn.Module):
-    """Normalisation followed by ``module``: (n, h, w, 3) uint8 -> (n, d), channels last, computed in ``dtype``."""
+    """Normalises pictures and runs ``module``: (n, h, w, 3) uint8 -> (n, d) float32, in channels_last layout.
+
+    ``module`` computes in ``dtype``.
+    """
 
     scale: Tensor
     shift: Tensor
@@ -53,14 +56,17 @@ class Normalised(nn.Module):
         self.register_buffer("shift", torch.from_numpy(-mean / std).float().view(1, 3, 1, 1))
 
     def forward(self, pictures: Tensor) -> Tensor:
-        # Interleaved pixels already have the channels_last layout. Normalise in float32 for every dtype.
+        # Permuted (n, h, w, 3) pixels already have the channels_last layout. Normalise in float32 for every dtype.
         inputs = torch.addcmul(self.shift, pictures.permute(0, 3, 1, 2).float(), self.scale).to(self.dtype)
         features: Tensor = self.module(inputs.contiguous(memory_format=torch.channels_last)).float()
         return features
 
 
 class FoldedEngine(Immediate):
-    """torch with BatchNorm folded and channels last, in fp32 (exact), bf16 or fp16, on the CPU or on CUDA."""
+    """Engine that runs torch on a network with folded BatchNorm, in channels_last layout, on the CPU or on CUDA.
+
+    ``precision``: "fp32" (exact), "bf16" or "fp16".
+    """
 
     name = "torch-folded"
 

@@ -1,15 +1,15 @@
 """The int8 engine: a network quantised after training, without a data set.
 
-Weights are quantised symmetrically per output channel, activations per tensor, as in Jacob et al. 2018 (arXiv
-1712.05877) and Nagel et al. 2021 (arXiv 2106.08295, section 3), after folding BatchNorm. The ranges of the activations
-are measured on synthetic pictures (leaves.py). For EfficientNet-Lite0 these worked as well as the user's own pictures
-would (cosine 0.994 to fp32 either way). So the int8 network depends on the backbone only.
+BatchNorm is folded into convolutions. Then weights are quantised symmetrically per output channel and activations per
+tensor, as in Jacob et al. 2018 (arXiv 1712.05877) and Nagel et al. 2021 (arXiv 2106.08295, section 3). The ranges of
+the activations are measured on synthetic pictures (leaves.py), so the int8 network depends only on the backbone. With
+EfficientNet-Lite0, features had the same cosine to fp32 features (0.994) with synthetic pictures as with photographs.
 
-Processors without VNNI instructions add the products of two neighbouring channels in 16 bits, with saturation: 255 *
-127 fits, twice that does not. So the weights are scaled such that the two quantised weights of a pair add up to at most
-128, and every processor computes the same integer sums. The features are one precision class, int8-s16. Features of the
-older class int8, whose weights used the whole range, differed between kinds of processors and are incompatible.
-int8-s16 features are close to those of fp32 but not equal: good for training heads, less so for search.
+Processors without VNNI instructions add the products of two neighbouring channels in 16 bits: 255 * 127 fits into 16
+bits, the sum 2 * 255 * 127 saturates. Therefore weights are scaled such that two neighbouring quantised weights add up
+to at most 128. All processors then compute the same integer sums. The features form one precision class, int8-s16. The
+older class int8 used the whole range of weights; its features differed between processors, so it is incompatible.
+int8-s16 features are close to fp32 features but not equal: they suit training heads better than search.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from featstore.engines.openvino import BLOCK, OpenVinoEngine, core, to_graph, wi
 from featstore.errors import UsageError
 
 PRECISION: Final = "int8-s16"
-"""Precision class of the features: 8-bit integers such that the sum of two products fits into 16 bits."""
+"""Precision class of the features: 8-bit arithmetic in which the sum of two neighbouring products fits into 16 bits."""
 PICTURES: Final = 48
-"""Number of synthetic pictures for measuring the ranges."""
+"""Number of synthetic pictures for measuring the ranges of activations."""
 _8_BIT_SUMS: Final = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm"})
-"""Linux's names of the instructions, on x86 and aarch64."""
+"""Linux's names of the CPU features with instructions for sums of 8-bit products, on x86 and aarch64."""
 _WITHOUT_8_BIT_SUMS: Final = ("SSE41", "AVX", "AVX2", "AVX512_CORE")
 _WEIGHTED: Final = ("Convolution", "GroupConvolution", "MatMul")
 Ranges = dict[str, tuple[float, float]]
 
 
 def has_8_bit_sums() -> bool:
-    """Return whether the processor sums products of 8-bit integers in one instruction; without it, int8 is hardly
-    faster.
+    """Return whether the processor has an instruction that adds products of 8-bit integers.
 
-    False also if the system does not report it, or if oneDNN is configured not to use such instructions.
+    Without this instruction int8 is hardly faster than fp32. Returns False also if the operating system does not list
+    the processor's instructions, or if oneDNN is configured not to use this instruction.
     """
     if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in _WITHOUT_8_BIT_SUMS:
         return False
@@ -55,8 +55,8 @@ def has_8_bit_sums() -> bool:
 def measure_ranges(graph: Any, backbone: Backbone, pictures: NDArray[np.uint8]) -> Ranges:
     """Return the minimum and maximum of each quantised activation of ``graph`` over ``pictures``.
 
-    ``graph``: the backbone's, as from ``to_graph``; not changed. ``pictures``: (n, crop, crop, 3) uint8, n a multiple
-    of BLOCK. The names of the activations give their place in the graph.
+    ``graph``: the result of ``to_graph`` for ``backbone``; it is not changed. ``pictures``: (n, crop, crop, 3) uint8, n
+    a multiple of BLOCK. The keys of the result are the names of activations as in ``_places``.
     """
     import openvino as ov
     from openvino import opset13 as ops
@@ -77,7 +77,7 @@ def measure_ranges(graph: Any, backbone: Backbone, pictures: NDArray[np.uint8]) 
 
 
 class Int8Engine(OpenVinoEngine):
-    """OpenVINO with 8-bit weights and activations. Only used if requested by name."""
+    """OpenVINO with 8-bit weights and activations, for explicit requests and to extend existing int8-s16 features."""
 
     name = "openvino-int8"
 
@@ -93,7 +93,7 @@ def _graph(backbone: Backbone) -> Any:
 
     graph = to_graph(backbone.module, backbone.preprocessing.crop)
     passes = Manager()
-    passes.register_pass(ConstantFolding())  # reshaped weights become constants
+    passes.register_pass(ConstantFolding())  # Turns reshaped weights into constants, as _is_constant expects.
     passes.run_passes(graph)
     return graph
 
@@ -103,9 +103,10 @@ def _is_constant(output: Any) -> bool:
 
 
 def _places(graph: Any) -> dict[str, Any]:
-    """Return the activations to quantise, named "<number>:<kind of the consumer>", in the order of the graph.
+    """Return the activations to quantise by name, in the order of the graph.
 
-    These are the inputs of layers with weights, and both inputs of additions that join two branches.
+    A name is "<number>:<type of the operation that reads the activation>". The activations are the inputs of layers
+    with weights, and the two inputs of each addition that joins two branches.
     """
     places: dict[tuple[str, int], tuple[str, Any]] = {}
     for node in graph.get_ordered_ops():
@@ -124,13 +125,13 @@ def _places(graph: Any) -> dict[str, Any]:
 
 
 def _joins(node: Any) -> bool:
-    """Return whether an addition joins two branches of the network; otherwise it adds a computed bias."""
+    """Return whether the addition ``node`` joins two branches of the network rather than adding a computed bias."""
     shapes = [tuple(node.input_value(i).get_partial_shape().to_shape()) for i in (0, 1)]
     return shapes[0] == shapes[1] and len(shapes[0]) == 4
 
 
 def _quantise(graph: Any, ranges: Ranges) -> None:
-    """Insert FakeQuantize operations into ``graph``; OpenVINO turns them into integer arithmetic."""
+    """Insert FakeQuantize operations into ``graph``, in place; OpenVINO compiles these to integer arithmetic."""
     from openvino import opset13 as ops
 
     places = _places(graph)
@@ -151,13 +152,14 @@ def _quantise(graph: Any, ranges: Ranges) -> None:
 
 
 def _range_by_channel(node: Any, weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the weight that maps to 127 in each output channel, shaped to broadcast over the weights.
+    """Return, for each output channel, the weight that is quantised to 127; the array broadcasts over the weights.
 
-    Consider two weights whose products are added in 16 bits. The returned value is at least the absolute value of each
-    and of their sum. So, rounded to steps of 1/127 of it, they add up to at most 128, and 128 * 255 fits.
+    For two weights a and b whose products are added in 16 bits, the returned value is at least |a|, |b| and |a + b|.
+    Therefore the quantised a and b, in steps of 1/127 of this value, add up to at most 128, and 128 * 255 fits into 16
+    bits.
     """
     kind = node.get_type_name()
-    if kind == "GroupConvolution":  # Axes (groups, out, in, height, width).
+    if kind == "GroupConvolution":  # The weights have the axes (groups, out, in, height, width).
         inputs, axes = 2, tuple(range(2, weights.ndim))
     elif kind == "Convolution":
         inputs, axes = 1, tuple(range(1, weights.ndim))
@@ -170,14 +172,14 @@ def _range_by_channel(node: Any, weights: NDArray[np.float32]) -> NDArray[np.flo
         pairs = np.abs(channels[..., ::2] + channels[..., 1::2])
         largest = np.maximum(largest, np.repeat(pairs, 2, axis=-1))
     elif channels.shape[-1] > 1:
-        # With an odd number of channels, kernels differ in the partner of the last one.
+        # With an odd number of channels, OpenVINO's kernels differ in which channel they add to the last one.
         largest = 2 * largest
     greatest: NDArray[np.float32] = np.moveaxis(largest, -1, inputs).max(axis=axes, keepdims=True)
     return np.maximum(greatest, np.float32(1e-12))
 
 
 def _quantisation_range(low: float, high: float) -> tuple[np.float32, np.float32]:
-    """Return the range of 256 levels: unsigned if nothing is negative, otherwise symmetric with an exact zero."""
+    """Return (low, high) of 256 levels: from 0 if no value is negative, otherwise symmetric with 0 as a level."""
     if low >= 0:
         return np.float32(0), np.float32(max(high, 1e-6))
     greatest = max(-low * 127 / 128, high, 1e-6)

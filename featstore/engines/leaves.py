@@ -1,8 +1,8 @@
-"""Dead leaves: synthetic pictures whose edges, areas and sizes are distributed as in photographs.
+"""Synthetic "dead leaves" pictures, whose edges, areas and sizes are distributed as in photographs.
 
 The pictures consist of overlapping shapes with power-law sizes (Lee, Mumford and Huang 2001, "Occlusion models for
-natural images"). Networks respond to them much as to photographs (Baradad et al. 2021, arXiv 2106.05963), so they serve
-to measure activation ranges without a data set.
+natural images"). Networks respond to dead leaves similarly as to photographs (Baradad et al. 2021, arXiv 2106.05963).
+Therefore the pictures are used to measure activation ranges without a data set.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _POWER = 1.5
 
 
 def dead_leaves(seed: int, side: int) -> NDArray[np.uint8]:
-    """Return picture number ``seed`` as (side, side, 3) uint8."""
+    """Return the synthetic picture (side, side, 3) uint8 that is drawn with the random seed ``seed``."""
     rng = np.random.default_rng(seed)
     picture = np.empty((side, side, 3), np.float32)
     picture[:] = rng.uniform(0, 255, 3)

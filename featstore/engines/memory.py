@@ -1,4 +1,4 @@
-"""Halve batches until they fit into memory."""
+"""Run a computation on smaller and smaller parts of a batch until it fits into memory."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 def halving(
     compute: Callable[[NDArray[np.uint8]], NDArray[np.float32]], pictures: NDArray[np.uint8]
 ) -> NDArray[np.float32]:
-    """Return ``compute(pictures)``; if memory does not suffice, compute its halves, recursively down to one picture.
+    """Return ``compute(pictures)``; if memory does not suffice, compute each half of the batch, recursively.
 
-    Raises FeatstoreError if a single picture does not fit.
+    Raises FeatstoreError if memory does not suffice for a single picture.
     """
     try:
         return compute(pictures)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-    # Retry outside the except clause: its traceback would keep the tensors of the failed attempt alive.
+    # Retry outside the except clause: inside, the traceback would keep the tensors of the failed attempt alive.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if len(pictures) == 1:

@@ -1,4 +1,4 @@
-"""open_engine: make the engine for a backbone."""
+"""Choose and make the engine for a backbone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from featstore.errors import IdentityError, UsageError
 
 ENGINES: Final = ("auto", "torch", "torch-folded", "compile", "openvino", "openvino-int8")
 _WITHOUT_BF16: Final = ("SSE41", "AVX", "AVX2")
-"""Limits of oneDNN (ONEDNN_MAX_CPU_ISA) at which compiling a network in bf16 fails or crashes in OpenVINO 2026."""
+"""Values of ONEDNN_MAX_CPU_ISA with which OpenVINO 2026 fails or crashes when it compiles a network in bf16."""
 _CPU_ONLY: Final = ("openvino", "openvino-int8")
 PRECISIONS: Final = ("auto", "fp32", "bf16", "fp16", "int8", INT8)
 
@@ -31,12 +31,15 @@ PRECISIONS: Final = ("auto", "fp32", "bf16", "fp16", "int8", INT8)
 def open_engine(backbone: Backbone, *, engine: str = "auto", device: str = "auto", precision: str = "auto") -> Engine:
     """Return an engine for ``backbone``.
 
-    ``engine``: "torch", the reference; "torch-folded", BatchNorm folded and channels last; "compile"; "openvino" (CPU);
-    "openvino-int8" (CPU), with a precision class of its own; "auto": on a CPU openvino if it can be imported, on CUDA compile if
-    Triton is installed, otherwise torch-folded. ``device``: "auto" (CUDA if available), "cpu", "cuda", "cuda:N".
-    ``precision``: "fp32", exact with every engine; "bf16"; "fp16" (CUDA); "int8" or "int8-s16", that of openvino-int8;
-    "auto": on CUDA bf16, or fp16 if the GPU lacks it, except for "torch"; otherwise fp32. Raises UsageError for unknown
-    or conflicting values, and where the user's own network fails, also while the engine runs it.
+    * ``engine``: "torch" (the reference), "torch-folded" (folded BatchNorm, channels_last layout), "compile",
+      "openvino" (CPU), "openvino-int8" (CPU), or "auto": on a CPU "openvino" if OpenVINO can be imported, on CUDA
+      "compile" if Triton is installed, otherwise "torch-folded";
+    * ``device``: "auto" (CUDA if available), "cpu", "cuda" or "cuda:N";
+    * ``precision``: "fp32", "bf16", "fp16" (CUDA), "int8" or "int8-s16" (both mean the class of openvino-int8), or
+      "auto": on CUDA bf16 (fp16 if the GPU lacks bf16; fp32 with the engine "torch"), on a CPU fp32.
+
+    Raises UsageError for unknown or conflicting values. If the user's own network fails, now or later in the engine,
+    UsageError is raised too.
     """
     if engine not in ENGINES:
         raise UsageError(f"there is no engine {engine!r}; there are {', '.join(ENGINES)}")
@@ -59,10 +62,10 @@ def _open(backbone: Backbone, engine: str, device: str, where: torch.device, pre
 
 
 def engine_for_class(precision: str, engine: str) -> tuple[str, str]:
-    """Return the engine and precision for open_engine that extend existing features of the class ``precision``.
+    """Return (engine, precision) for open_engine, for adding to existing features of the precision class ``precision``.
 
-    ``engine``: the requested one. Conflicts are reported by open_engine and the identity check. Raises IdentityError
-    for "int8", which no engine supports any more.
+    ``engine``: the requested engine. If it cannot make the class, open_engine or the identity check of the store raises
+    an error later. Raises IdentityError for the class "int8", which no engine makes any more.
     """
     if precision == "int8":
         raise IdentityError(

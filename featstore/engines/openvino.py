@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: several asynchronous streams over a graph that takes uint8 pixels."""
+"""Engine that runs networks by OpenVINO on the CPU, in several asynchronous streams."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from featstore.engines.shared import check_features, check_pictures, in_blocks, 
 from featstore.errors import FeatstoreError, UsageError
 
 BLOCK: Final = 8
-"""Pictures per inference request; two streams of 8 used two cores best with ResNet50."""
+"""Pictures per inference request; on two cores, 8 pictures in each of two streams were fastest with ResNet50."""
 _WEIGHTED: Final = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 _HINTS: Final = {"fp32": "f32", "bf16": "bf16", "int8-s16": "f32"}
 
 
 def import_openvino() -> Any:
-    """Import OpenVINO without its telemetry and return it. Raises ImportError if it is missing or its import fails.
+    """Import OpenVINO without its telemetry; return the package. Raises ImportError if the import fails.
 
-    Its package openvino_telemetry looks up an analytics host, writes into ~/intel, adds a handler to the root logger
-    and fails for a user without a home directory. If that package is missing, OpenVINO uses a stub in its place.
+    The package openvino_telemetry contacts an analytics host, writes into ~/intel, adds a handler to the root logger
+    and fails for a user without a home directory. If this package cannot be imported, OpenVINO works without it.
     """
     name = "openvino_telemetry"
     hidden = "openvino" not in sys.modules and name not in sys.modules
     if hidden:
-        # None in sys.modules makes the import of that name fail.
+        # With None as its entry in sys.modules, importing the telemetry package fails.
         sys.modules[name] = None  # type: ignore[assignment]
     try:
         import openvino
@@ -57,7 +57,7 @@ def import_openvino() -> Any:
 
 
 def available() -> bool:
-    """Return whether OpenVINO can be imported; warn if it is installed and cannot."""
+    """Return whether OpenVINO can be imported; warn if it is installed but its import fails."""
     try:
         import_openvino()
     except ImportError as error:
@@ -72,16 +72,16 @@ def available() -> bool:
 def core() -> Any:
     """Return the OpenVINO core of this process, which is never destroyed.
 
-    On processors with AMX the core gives the thread that first compiles a network a stack for signal handlers. When the
-    core is destroyed in another thread, that stack is unmapped while it is in use, and the next signal, such as Ctrl-C
-    or the end of a child process, ends this process without a message.
+    On processors with AMX, the core sets a signal stack for the thread that first compiles a network. If another thread
+    destroys the core, this stack is unmapped while still in use. The next signal, such as Ctrl-C or the end of a child
+    process, then ends this process without a message.
     """
     return _core_of(os.getpid())
 
 
 @cache
 def _core_of(_: int) -> Any:
-    # A forked process has none of the threads of its parent's core.
+    # One core per process id: in a forked process, the threads of the parent's core do not exist.
     import openvino as ov
 
     return ov.Core()
@@ -90,7 +90,7 @@ def _core_of(_: int) -> Any:
 def to_graph(module: nn.Module, side: int) -> Any:
     """Return ``module`` as an OpenVINO model, (BLOCK, 3, side, side) normalised float32 -> (BLOCK, d).
 
-    The frontend is called directly: openvino.convert_model would report the conversion to OpenVINO's makers.
+    The frontend is called directly, because openvino.convert_model sends telemetry about the conversion.
     """
     try:
         import_openvino()
@@ -104,7 +104,7 @@ def to_graph(module: nn.Module, side: int) -> Any:
     example = torch.zeros(BLOCK, 3, side, side)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        # By default the decoder traces, checks and freezes the module, with many more forward passes.
+        # Trace here: the decoder's own tracing also checks and freezes the module, with many more forward passes.
         traced = torch.jit.trace(fold(module), example, check_trace=False)  # type: ignore[no-untyped-call]
         decoder = TorchScriptPythonDecoder(traced, example_input=(example,))
         frontend = FrontEndManager().load_by_framework("pytorch")
@@ -114,7 +114,7 @@ def to_graph(module: nn.Module, side: int) -> Any:
 
 
 def with_normalisation(graph: Any, preprocessing: Preprocessing) -> Any:
-    """Return ``graph`` changed to take (BLOCK, side, side, 3) uint8, with conversion and normalisation inside."""
+    """Return ``graph`` with a new input, (BLOCK, side, side, 3) uint8, which the graph converts and normalises."""
     import openvino as ov
     from openvino.preprocess import PrePostProcessor
 
@@ -129,17 +129,16 @@ def with_normalisation(graph: Any, preprocessing: Preprocessing) -> Any:
 
 
 class OpenVinoEngine:
-    """A graph compiled for this CPU, run in blocks of BLOCK pictures on as many streams as keep the CPU busy.
+    """Engine that runs a graph compiled for this CPU in blocks of BLOCK pictures, in several parallel streams.
 
-    ``precision`` fp32 is exact; bf16 is a separate precision class, faster if the CPU supports it.
+    ``precision``: fp32 is exact; bf16 is a precision class of its own, faster if the CPU supports bf16.
     """
 
     name = "openvino"
     in_flight = 2
 
     def __init__(self, backbone: Backbone, precision: str = "fp32", *, graph: Any = None) -> None:
-        """Compile the backbone; ``graph``: a graph from ``to_graph(backbone.module)`` with changed precision, as in
-        int8."""
+        """Compile the backbone. ``graph``: a quantised result of ``to_graph`` to use instead, as in int8.py."""
         if graph is None:
             graph = to_graph(backbone.module, backbone.preprocessing.crop)
         import openvino as ov
@@ -150,11 +149,11 @@ class OpenVinoEngine:
         normalised = with_normalisation(graph, backbone.preprocessing)
         self._compiled = core().compile_model(normalised, "CPU", _configuration(precision))
         streams = int(self._compiled.get_property("NUM_STREAMS"))
-        # Twice as many requests as streams, so that each stream finds its next block waiting.
+        # Use two requests per stream, so that a stream that finishes a block can start the next block at once.
         self._queue = ov.AsyncInferQueue(self._compiled, 2 * streams)
         self._queue.set_callback(_finish)
-        # A thread of OpenVINO is still in Python code for a moment after it set a result. If the interpreter ended then,
-        # the process would abort ("terminate called without an active exception").
+        # An OpenVINO thread still runs Python code for a moment after it has set a result. Wait for these threads: if
+        # the interpreter ended first, the process would abort ("terminate called without an active exception").
         weakref.finalize(self, self._queue.wait_all)
         self._streams = streams
 
@@ -165,7 +164,7 @@ class OpenVinoEngine:
             raise UsageError(f"this engine was built for pictures of {self._side} x {self._side} pixels")
         batch = _Batch(len(pictures), self.dimension)
         for number, (block, count) in enumerate(in_blocks(pictures, BLOCK)):
-            # Copies the block into the request; waits until a request is idle.
+            # start_async waits for an idle request and copies the block into it.
             self._queue.start_async({0: block}, (batch, number * BLOCK, count))
         return batch.future
 
@@ -188,15 +187,15 @@ class OpenVinoEngine:
         for node in self._compiled.get_runtime_model().get_ops():
             about = {name: node.get_rt_info()[name].astype(str) for name in ("layerType", "primitiveType")}
             if about["layerType"] in _WEIGHTED:
-                # Such as brgconv_avx512_core_f32 or jit_avx2_I8: kernel, instruction set, type.
+                # Format: <kernel>_<instruction set>_<type>, for example brgconv_avx512_core_f32 or jit_avx2_I8.
                 found.add(about["primitiveType"].partition("_")[2].rpartition("_")[0])
         return ", ".join(sorted(found - {""})) or "unknown"
 
 
 def _configuration(precision: str) -> dict[str, Any]:
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # Without pinning, because pinned threads of two processes that share the work would share a core. With the
-    # precision hint, because a CPU with bfloat16 would otherwise use it by default.
+    # No pinning: two processes that share the work would pin their threads to the same cores. Set the precision,
+    # because OpenVINO uses bfloat16 by default on a CPU that supports it.
     configuration: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": _HINTS[precision],
         "INFERENCE_NUM_THREADS": threads,
@@ -218,7 +217,7 @@ class _Batch:
         self._lock = threading.Lock()
 
     def fill(self, start: int, count: int, features: NDArray[np.float32]) -> None:
-        """Store the first ``count`` rows of ``features`` from row ``start``."""
+        """Copy the first ``count`` rows of ``features`` to the rows of the batch from row ``start`` on."""
         self.features[start : start + count] = features[:count]
         with self._lock:
             self._missing -= count
@@ -228,7 +227,7 @@ class _Batch:
 
 
 def _finish(request: Any, place: tuple[_Batch, int, int]) -> None:
-    """Collect a finished request; runs in a thread of OpenVINO, so it must not raise."""
+    """Store the features of a finished request in its batch. Called in an OpenVINO thread, so it must not raise."""
     batch, start, count = place
     try:
         batch.fill(start, count, request.get_output_tensor(0).data)

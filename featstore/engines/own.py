@@ -1,4 +1,4 @@
-"""An engine for a network of the user's own, whose errors are told in one line."""
+"""An engine for the user's own network; errors of this network are reported in one line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from featstore.engines.base import Engine, Pending
 
 @dataclass(frozen=True)
 class _Told:
-    """Features that are being computed by the code of ``spec``."""
+    """Features that the user's network (from the function ``spec``) is computing; its errors become UsageError."""
 
     pending: Pending
     spec: str
@@ -30,7 +30,7 @@ class _Told:
 
 
 class OwnEngine:
-    """An ``engine`` that runs the network of the function ``spec``: what its code raises becomes a UsageError."""
+    """Engine that wraps ``engine`` for the network of the user's function ``spec``; its errors become UsageError."""
 
     def __init__(self, engine: Engine, spec: str) -> None:
         self.name, self.precision = engine.name, engine.precision

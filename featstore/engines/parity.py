@@ -1,7 +1,7 @@
-"""Drift: the difference between the features of two engines for the same pictures.
+"""Engine drift: the difference between the features of two engines for the same pictures.
 
-Plain cosine is not conclusive: features share a large mean, so even different pictures can have 0.997. So differences
-are measured in units of the features' spread over pictures.
+Differences are measured in units of the features' standard deviation over pictures. The cosine alone is not conclusive:
+all features share a large mean, so even two different pictures can have a cosine of 0.997.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from featstore.engines.base import Engine
 from featstore.errors import UsageError
 
 EXACT: float = 1e-3
-"""Largest difference of an exact engine, in standard deviations."""
+"""Largest difference allowed between an exact engine and plain torch, in standard deviations of the features."""
 
 BOUNDS: Final[Mapping[str, tuple[str, float]]] = {
     "fp32": ("greatest_difference", EXACT),
@@ -24,8 +24,8 @@ BOUNDS: Final[Mapping[str, tuple[str, float]]] = {
     "bf16": ("rms_difference", 0.5),
     "int8-s16": ("rms_difference", 0.5),
 }
-"""For each precision class, a figure of ``drift`` from plain torch and its largest accepted value. Two machines within
-the bound differ at most by twice the bound. The README.md in this folder says how the bounds were found."""
+"""Bound of each precision class: a key of the result of ``drift`` from plain torch, and the largest accepted value.
+Features of two machines within the bound differ at most by twice the bound. README.md explains the bounds."""
 
 
 def drift(features: NDArray[np.float32], reference: NDArray[np.float32]) -> dict[str, float]:
@@ -34,9 +34,9 @@ def drift(features: NDArray[np.float32], reference: NDArray[np.float32]) -> dict
     * ``spread``: standard deviation over pictures, root mean square over the dimensions;
     * ``greatest_difference`` and ``rms_difference``: maximum and root mean square over all entries, in units of
       ``spread``;
-    * ``cosine_mean`` and ``cosine_min``: of the two vectors of each picture; ``centred_cosine_min``: the same after
-      subtracting the reference's mean;
-    * ``neighbour_agreement``: share of pictures with the same nearest other picture, by cosine.
+    * ``cosine_mean`` and ``cosine_min``: of the cosine between the two vectors of each picture;
+      ``centred_cosine_min``: the minimum after subtracting the reference's mean from all vectors;
+    * ``neighbour_agreement``: share of pictures whose nearest other picture, by cosine, is the same in both arrays.
 
     Raises UsageError for shapes that do not match.
     """
@@ -63,7 +63,7 @@ def drift(features: NDArray[np.float32], reference: NDArray[np.float32]) -> dict
 
 
 def describe_excess(precision: str, measured: Mapping[str, float]) -> str:
-    """Return how ``measured`` drift exceeds the bound of the class ``precision``, "" if it does not."""
+    """Return a text on how the drift ``measured`` exceeds the bound of the class ``precision``, "" if it does not."""
     name, bound = BOUNDS[precision]
     if measured[name] <= bound:
         return ""
@@ -76,8 +76,8 @@ def measure_drift(
 ) -> dict[str, float]:
     """Return the ``drift`` of ``engine`` from ``reference`` on the same pixels, (n, h, w, 3) uint8 with n >= 2.
 
-    ``reference`` gets the pictures two by two: plain torch keeps the largest layers of a whole batch in memory, beside
-    the engine, which would make the peak of an extraction.
+    ``reference`` gets only two pictures at a time: with larger batches, plain torch and the engine together would need
+    more memory than the rest of an extraction.
     """
     ours = np.concatenate([engine(block) for block in _blocks(pictures, batch)])
     theirs = np.concatenate([reference(block) for block in _blocks(pictures, 2)])

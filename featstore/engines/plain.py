@@ -17,9 +17,9 @@ from featstore.errors import FeatstoreError
 
 
 class PlainEngine(Immediate):
-    """Eager torch on contiguous (n, 3, h, w) float32, normalised like torchvision's transforms.
+    """The reference for all other engines: eager torch on contiguous (n, 3, h, w) float32.
 
-    All other engines are compared with this one. On CUDA TF32 is disabled, so that it computes in float32 too.
+    Pictures are normalised as by torchvision's transforms. TF32 is disabled, so CUDA computes in full float32.
     """
 
     name = "torch"
@@ -28,7 +28,7 @@ class PlainEngine(Immediate):
     def __init__(self, backbone: Backbone, device: torch.device) -> None:
         self.dimension = backbone.dimension
         self.device = device
-        # Copy for CUDA, because module.to() would move the caller's module.
+        # Copy the module before moving it to CUDA, because module.to() changes the caller's module.
         self._module = backbone.module if device.type == "cpu" else copy.deepcopy(backbone.module).to(device)
         preprocessing = backbone.preprocessing
         self._mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
@@ -41,7 +41,7 @@ class PlainEngine(Immediate):
     def _compute(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode(), exact_float32(self.device):
             pixels = as_tensor(pictures).to(self.device).permute(0, 3, 1, 2).contiguous()
-            # Same operations in the same order as torchvision's ToTensor and Normalize, so bit-identical.
+            # The operations and their order are those of torchvision's ToTensor and Normalize: bit-identical inputs.
             inputs = pixels.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
             output = self._module(inputs)
             if not isinstance(output, torch.Tensor):

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from featstore.errors import FeatstoreError, UsageError
 
 _used_in: int | None = None
-"""PID of the process that first used an engine: this process, or one that it was forked from."""
+"""PID of the process that first used an engine: this process, or a parent from which this process was forked."""
 
 
 def claim_process() -> None:
-    """Record that this process uses an engine. Raises UsageError in a process forked after the first use.
+    """Record that this process uses an engine. Raises UsageError if the process was forked after an engine was used.
 
-    The threads of OpenMP, TBB and OpenVINO do not exist in a forked process, which would wait for them forever.
+    A forked process has no threads of OpenMP, TBB and OpenVINO, and would wait for these threads forever.
     """
     global _used_in
     _used_in = _used_in or os.getpid()
@@ -40,16 +40,16 @@ def check_pictures(pictures: NDArray[np.uint8]) -> None:
 
 
 def as_tensor(pictures: NDArray[np.uint8]) -> torch.Tensor:
-    """Return ``pictures`` (n, h, w, 3) as a CPU tensor that shares their memory if torch allows it."""
+    """Return ``pictures`` (n, h, w, 3) as a CPU tensor; it shares the memory of a writeable array."""
     check_pictures(pictures)
-    # torch warns about read-only arrays, so copy them.
+    # Copy a read-only array, because torch would warn about it.
     return torch.from_numpy(pictures if pictures.flags.writeable else pictures.copy())
 
 
 def in_blocks(pictures: NDArray[np.uint8], size: int) -> Iterator[tuple[NDArray[np.uint8], int]]:
-    """Divide ``pictures`` (n, h, w, 3) into blocks of exactly ``size``; the last one is padded with black pictures.
+    """Divide ``pictures`` (n, h, w, 3) into blocks of exactly ``size``; pad the last block with black pictures.
 
-    Yields (block, number of real pictures in it).
+    Yields (block, number of real pictures in the block).
     """
     check_pictures(pictures)
     for start in range(0, len(pictures), size):
@@ -86,7 +86,10 @@ def check_features(features: NDArray[np.float32], count: int, dimension: int) ->
 
 
 def resolve_device(device: str) -> torch.device:
-    """Return the device for "auto" (CUDA if available, otherwise CPU), "cpu", "cuda" or "cuda:N"; raise UsageError."""
+    """Return the device for "auto" (CUDA if available, otherwise CPU), "cpu", "cuda" or "cuda:N".
+
+    Raises UsageError for an unknown or missing device.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -107,8 +110,8 @@ def resolve_device(device: str) -> torch.device:
 def versions(device: torch.device) -> dict[str, Any]:
     """Return device, instruction set, threads and versions as JSON types, for the provenance of features.
 
-    ``instruction_set``: of torch's own kernels, such as "avx2", with oneDNN's configured limit, if any; on CUDA the
-    compute capability, such as "sm_90".
+    ``instruction_set``: on CUDA the compute capability, such as "sm_90"; on a CPU the instruction set of torch's own
+    kernels, such as "avx2", and the limit that ONEDNN_MAX_CPU_ISA sets, if any.
     """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)

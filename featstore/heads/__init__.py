@@ -1,4 +1,4 @@
-"""Heads: classifiers on stored features. They take arrays or block sources and do not depend on paths or stores.
+"""Heads: classifiers on feature vectors, given as arrays or block by block (see solvers/blocks.py).
 
 Estimators (scikit-learn classifiers): LogisticHead, LinearSVMHead, KernelSVMHead, KNNHead. ``train_head`` returns a
 TrainedHead, which predicts with numpy alone; ``save_head`` and ``load_head`` store it in a file without pickle. Names
@@ -48,7 +48,7 @@ __all__ = [
 
 
 if not TYPE_CHECKING:
-    # Type checkers read the imports above, and refuse other names.
+    # Only at run time: type checkers read the imports above instead, and report unknown names.
 
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:

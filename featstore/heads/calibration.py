@@ -16,7 +16,7 @@ _LARGEST: Final = 1e4
 
 
 def softmax(decisions: NDArray[Any], scale: float = 1.0) -> NDArray[np.float64]:
-    """Return probabilities (n, k) from decision values (n, c): sigmoid for c = 1 (k = 2), softmax otherwise."""
+    """Return probabilities (n, k) of decision values (n, c) times ``scale``: sigmoid if c = 1 (k = 2), else softmax."""
     z = decisions.astype(np.float64) * scale
     if z.shape[1] == 1:
         small = np.exp(-np.abs(z[:, 0]))
@@ -30,7 +30,7 @@ def softmax(decisions: NDArray[Any], scale: float = 1.0) -> NDArray[np.float64]:
 
 
 def rescale(probabilities: NDArray[np.float64], factor: float) -> NDArray[np.float64]:
-    """Return probabilities (n, k) as if the decision values behind ``probabilities`` had been multiplied by ``factor``."""
+    """Return the probabilities (n, k) that result if the decision values are multiplied by ``factor``."""
     logs = factor * np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
     return softmax(logs)
 
@@ -38,8 +38,8 @@ def rescale(probabilities: NDArray[np.float64], factor: float) -> NDArray[np.flo
 def fit_scale(decisions: NDArray[np.float64], codes: NDArray[np.intp], classes: int) -> float:
     """Return the factor that minimises the log loss of decision values (n, c) of held-out rows.
 
-    Targets are smoothed as in Platt (1999), (n_k + 1) / (n_k + 2) for the true class, so that the factor stays finite
-    for perfectly separated rows. The loss is convex in the factor.
+    The target probability of the true class k is (n_k + 1) / (n_k + 2) instead of 1, as in Platt (1999), so that the
+    factor stays finite for perfectly separated rows. The loss is convex in the factor.
     """
     from scipy.optimize import minimize_scalar
 

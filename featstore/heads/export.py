@@ -1,6 +1,6 @@
 """Export heads to ONNX and to plain scikit-learn estimators.
 
-Export needs more libraries than loading a head: ``onnx`` (an extra of featstore), or scikit-learn and joblib.
+Export needs additional libraries: ``onnx`` (a pip extra of featstore), or scikit-learn and joblib.
 """
 
 from __future__ import annotations
@@ -21,19 +21,22 @@ from featstore.text import printable
 
 _OPSET: Final = 17
 _IR_VERSION: Final = 8
-"""ONNX operator set: old enough for all ONNX runtimes of recent years."""
+"""Version of the ONNX operator set, old enough for all ONNX runtimes of recent years."""
 
 
 def export_onnx(head: TrainedHead, path: Path) -> None:
     """Write ``head`` as an ONNX model: ``features`` (n, d) float32 to ``label`` (n,) text and ``probabilities`` (n, k).
 
-    The model computes in float32. Raises UsageError if the ``onnx`` package is missing, OSError.
+    The model computes in float32. Raises UsageError if the package ``onnx`` is missing, OSError if writing fails.
     """
     atomic.write_bytes(path, to_onnx(head))
 
 
 def to_onnx(head: TrainedHead) -> bytes:
-    """Return the ONNX model of ``head``, validated by ``onnx.checker``. Raises UsageError as export_onnx does."""
+    """Return the serialised ONNX model of ``head``, validated by ``onnx.checker``.
+
+    Raises UsageError if the package ``onnx`` is missing.
+    """
     try:
         import onnx
     except ImportError:
@@ -59,7 +62,7 @@ def to_onnx(head: TrainedHead) -> bytes:
 
 
 class _Graph:
-    """Builder of an ONNX graph; each method adds nodes and returns the name of its output."""
+    """Builder of an ONNX graph; most methods add nodes and return the name of the last node's output."""
 
     def __init__(self, dimension: int, classes: list[str]) -> None:
         from onnx import helper
@@ -95,7 +98,7 @@ class _Graph:
         return self._add("Concat", negative, positive, axis=1)
 
     def rbf(self, model: KernelModel) -> str:
-        """Add the kernel matrix (n, m) of standardised features and landmarks."""
+        """Add the nodes that compute the kernel matrix (n, m) of standardised features and landmarks."""
         centred = self._add("Sub", "features", self._constant(model.mean))
         values = self._add("Mul", centred, self._constant(1.0 / model.spread))
         squares = self._add("ReduceSumSquare", values, axes=[1], keepdims=1)
@@ -106,7 +109,7 @@ class _Graph:
         return self._add("Exp", self._add("Mul", distance, self._constant(-model.gamma)))
 
     def vote(self, model: NeighboursModel) -> str:
-        """Add each class's share (n, k) of the votes of the nearest rows."""
+        """Add the nodes that compute each class's share (n, k) of the votes of the nearest training rows."""
         centred = self._add("Sub", "features", self._constant(model.mean))
         length = self._add("ReduceL2", centred, axes=[1], keepdims=1)
         unit = self._add("Div", centred, self._add("Max", length, self._constant(1e-30)))
@@ -126,7 +129,7 @@ class _Graph:
         return self._add("Div", votes, total)
 
     def finish(self, decisions: str, probabilities: str) -> None:
-        """Name the outputs; the label is that of the largest decision value, as in featstore."""
+        """Add the named outputs ``label`` (the class with the largest decision value) and ``probabilities``."""
         if len(self._classes) == 2 and decisions != probabilities:
             decisions = self._add("Concat", self._add("Neg", decisions), decisions, axis=1)
         code = self._add("ArgMax", decisions, axis=1, keepdims=0)
@@ -141,7 +144,7 @@ class _Graph:
         return "classes"
 
     def build(self, notes: dict[str, str]) -> Any:
-        """Return the model."""
+        """Return the ONNX model of the graph, with ``notes`` as its metadata."""
         from onnx import TensorProto
 
         helper = self._helper
@@ -158,9 +161,10 @@ class _Graph:
 
 
 def export_sklearn(head: TrainedHead, path: Path) -> list[str]:
-    """Write ``head`` as a plain scikit-learn estimator with joblib, that is, as a pickle: load it only if you trust it.
+    """Write ``head`` as a plain scikit-learn estimator with joblib. The file is a pickle: load only files you trust.
 
-    Returns notes for the user: how the estimator differs from the head. featstore never loads such a file. Raises UsageError for nearest neighbours, DamagedError, OSError.
+    Returns notes for the user on how the estimator differs from the head. featstore itself never loads such a file.
+    Raises UsageError for nearest neighbours, DamagedError, OSError.
     """
     import joblib
 
@@ -192,7 +196,10 @@ def _predicts_names(estimator: Any, head: TrainedHead) -> bool:
 
 
 def _named(head: TrainedHead, model: EstimatorModel) -> Any:
-    """Return a copy of the classifier that predicts labels instead of numbers, if its class allows it."""
+    """Return a copy of the model's classifier that predicts labels instead of class numbers.
+
+    If the classifier does not work with replaced labels, the copy predicts numbers.
+    """
     plain, named = copy.deepcopy(model.estimator), copy.deepcopy(model.estimator)
     try:
         named.classes_ = np.array(head.classes)
@@ -204,10 +211,11 @@ def _named(head: TrainedHead, model: EstimatorModel) -> Any:
 def to_sklearn(head: TrainedHead) -> Any:
     """Return a scikit-learn estimator with the predictions and probabilities of ``head``, usable without featstore.
 
-    A linear head becomes a LogisticRegression whose coefficients include the calibration. A linear SVM becomes one too,
-    because scikit-learn's SVMs have no such probabilities. An RBF head becomes a pipeline of StandardScaler, Nystroem
-    and LogisticRegression. A head of another package's class becomes its classifier, without the calibration; if the
-    class does not let its labels be replaced, it predicts the numbers of the classes. Raises UsageError for nearest neighbours: scikit-learn has no such weighted vote.
+    A linear head becomes a LogisticRegression whose coefficients include the factor of temperature scaling; a linear
+    SVM too, because scikit-learn's linear SVMs have no probabilities of this kind. An RBF head becomes a pipeline of
+    StandardScaler, Nystroem and LogisticRegression. For a head that is a classifier of another package, the classifier
+    itself is returned, without temperature scaling; it predicts class numbers if its labels cannot be replaced. Raises
+    UsageError for nearest neighbours, because scikit-learn does not have the weighted vote.
     """
     model = head.model
     if isinstance(model, LinearModel):
@@ -225,7 +233,8 @@ def to_sklearn(head: TrainedHead) -> Any:
     scaler.n_features_in_, scaler.n_samples_seen_ = model.dimension, len(model.landmarks)
     kernel = Nystroem(kernel="rbf", gamma=model.gamma, n_components=len(model.coef))
     kernel.components_ = model.landmarks.astype(np.float64)
-    # Nystroem multiplies the kernel by this matrix. Filled with the coefficients, it outputs the decision values.
+    # scikit-learn's Nystroem multiplies the kernel by ``normalization_``. With the coefficients of the head in this
+    # matrix, Nystroem returns decision values.
     kernel.normalization_ = model.coef
     kernel.component_indices_ = np.arange(len(model.landmarks))
     kernel.n_features_in_ = model.dimension

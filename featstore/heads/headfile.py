@@ -1,11 +1,13 @@
-"""TrainedHead and its file format: arrays and JSON in a sealed file, without pickle.
+"""TrainedHead and its file format: arrays and JSON in a file with checksums, without pickle.
 
-The file (see featstore.files.sealed) has the kind ``head``. Its arrays are those of the model (models.py). Its JSON
-holds: ``format`` (1), ``head`` (the kind, e.g. "logreg"), ``model`` (the class in models.py), ``numbers`` (the model's
-scalars), ``classes`` (strings in column order), ``fingerprint`` and ``identity`` of the features,
-``about`` (free JSON: parameters, cross-validation, seed, split, label version, report, library versions).
+The file has the format of featstore.files.sealed and the kind ``head``. Its arrays are the arrays of the model
+(models.py). Its JSON holds: ``format`` (1), ``head`` (the kind of head, e.g. "logreg"), ``model`` (name of the model in
+models.py), ``numbers`` (the model's scalars), ``classes`` (strings in the order of the columns), ``fingerprint`` and
+``identity`` of the features, ``about`` (free JSON: parameters, cross-validation, seed, split, label version, report,
+library versions).
 
-A head of another package's class has the array ``skops``, a file of that package (see skops_bytes).
+If the classifier is of another package, the only array is ``skops``: the classifier as saved by the package skops (see
+skops_bytes.py).
 """
 
 from __future__ import annotations
@@ -35,10 +37,11 @@ _LARGEST_CLASSES: Final = 1_000_000
 
 @dataclass(frozen=True)
 class TrainedHead:
-    """A trained classifier that predicts with numpy alone, or with the package of the class that the user named.
+    """A trained classifier. Featstore's own kinds predict with numpy alone, without scikit-learn.
 
-    ``kind``: e.g. "logreg", or package.module:Class; ``classes``: labels in the order of the probability columns; ``fingerprint`` and
-    ``identity``: those of the features it was trained on; ``meta``: how it was trained (JSON).
+    ``kind``: e.g. "logreg", or package.module:Class for a classifier of another package; ``classes``: labels in the
+    order of the probability columns; ``fingerprint`` and ``identity``: of the features used for training; ``meta``: how
+    the head was trained (JSON).
     """
 
     kind: str
@@ -50,7 +53,7 @@ class TrainedHead:
 
     @property
     def dimension(self) -> int:
-        """Width of the features."""
+        """Number of values of a feature vector."""
         return self.model.dimension
 
     def __repr__(self) -> str:
@@ -59,7 +62,7 @@ class TrainedHead:
         return f"<TrainedHead {self.kind}: {len(self.classes):,} classes, features of {self.dimension:,} values{of}>"
 
     def decision_function(self, X: Features) -> NDArray[Any]:
-        """Return decision values: (n,) for two classes (positive means the second), (n, k) for more. Raises DataError."""
+        """Return decision values: (n,) for two classes (positive: second class), (n, k) for more. Raises DataError."""
         decisions = models.decide(self.model, self._fitting(X))
         return decisions[:, 0] if decisions.shape[1] == 1 else decisions
 
@@ -68,18 +71,22 @@ class TrainedHead:
         return self.model.probabilities(models.decide(self.model, self._fitting(X)))
 
     def predict(self, X: Features) -> NDArray[np.str_]:
-        """Return the predicted labels (n,). Raises DataError as predict_proba does."""
+        """Return the predicted labels (n,). Raises DataError: NaN, infinity, wrong width."""
         return np.array(self.classes)[predict_codes(models.decide(self.model, self._fitting(X)))]
 
     def predict_blocks(self, X: Features) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]:
-        """Yield (class numbers (m,), probabilities (m, k)) block by block, in constant memory. Raises DataError."""
+        """Yield (predicted class numbers (m,), probabilities (m, k)) block by block, in constant memory.
+
+        Raises DataError: NaN, infinity, wrong width.
+        """
         for decisions in models.decide_blocks(self.model, self._fitting(X)):
             yield predict_codes(decisions), self.model.probabilities(decisions)
 
     def trusting(self, types: Sequence[str]) -> TrainedHead:
-        """Return the head with its classifier unpacked, if it comes from another package; ``types``: those to trust.
+        """Return the head with its classifier unpacked; a head of featstore's own kinds is returned unchanged.
 
-        Raises UsageError, with their list, if it needs further types, or if skops is not installed; DamagedError.
+        ``types``: names of the types that the user trusts, in addition to those that skops trusts. Raises UsageError if
+        the classifier needs further types (with a list), or if skops is not installed; DamagedError.
         """
         if not isinstance(self.model, EstimatorModel):
             return self
@@ -88,7 +95,7 @@ class TrainedHead:
         return replace(self, model=model)
 
     def check_identity(self, fingerprint: str, identity: Mapping[str, Any]) -> None:
-        """Raise IdentityError, listing the differences, if the features have another identity."""
+        """Raise IdentityError, listing the differences, if ``identity`` is not that of the training features."""
         if fingerprint == self.fingerprint:
             return
         what = "; ".join(differences(self.identity, identity)) or f"fingerprint {self.fingerprint}, not {fingerprint}"
@@ -112,7 +119,7 @@ class TrainedHead:
 
 
 def save_head(path: Path, head: TrainedHead, meta: Mapping[str, Any] | None = None) -> str:
-    """Write ``head`` to ``path`` atomically; return the file's checksum. ``meta`` is added to the head's own."""
+    """Write ``head`` to ``path`` atomically; return the file's checksum. ``meta`` is added to ``head.meta``."""
     head = replace(head, meta={**head.meta, **(meta or {})})
     description = {
         "format": FORMAT,
@@ -129,11 +136,12 @@ def save_head(path: Path, head: TrainedHead, meta: Mapping[str, Any] | None = No
 
 
 def load_head(path: Path, trust: Sequence[str] = ()) -> TrainedHead:
-    """Read a head; check every byte against the checksum and that the arrays fit together.
+    """Read a head from ``path``; check every byte by the checksums, and the arrays against each other.
 
-    Nothing in the file is executed. A classifier of another package is unpacked when the head first predicts, and only
-    if all its types are trusted by skops or named in ``trust`` (see TrainedHead.trusting): UsageError lists the others.
-    Raises DamagedError: not a head, damaged, contradictory, or of a newer format.
+    No code in the file is executed. A classifier of another package is unpacked at the first prediction, and only if
+    each of its types is trusted by skops or named in ``trust``; otherwise the prediction raises UsageError with a list
+    of the untrusted types.
+    Raises DamagedError if the file is not a head, damaged, contradictory, or of a newer format.
     """
     file = sealed.SealedFile(path, KIND)
     damages = file.verify()

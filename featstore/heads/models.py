@@ -1,11 +1,11 @@
-"""Models of trained heads, in numpy alone: features to decision values to probabilities.
+"""Models of trained heads: they compute decision values and probabilities from features with numpy alone.
 
 A model consists of arrays and a few scalars, so it can be saved without pickle. Estimators and loaded heads run the
 same code, so their predictions are bit-identical on one machine.
 
-The result for a row does not depend on the other rows of the batch (see rowwise). A linear model multiplies each row in
-a call of its own. A kernel is computed in float64, and a row whose best classes differ by rounding alone is computed
-alone. Neighbours are ranked by float64 inner products of two rows.
+The predicted class of a row does not depend on the other rows of the batch (see rowwise.py). A linear model multiplies
+each row separately. A kernel is computed in float64; if the two best classes of a row differ only by rounding, this row
+is computed again separately. Neighbours are ranked by float64 inner products, each computed separately.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from featstore.heads.wrapped import EstimatorModel
 
 _LARGEST_NUMBER: Final = 1e30
 _CLOSE: Final = 1e-9
-"""Share of the greatest possible decision value of a kernel model within which two classes count as equal: far more than
-the rounding of its float64 products, which is below 1e-11 of it for 10,000 standardised features."""
+"""Relative difference, in units of a kernel model's largest possible decision value, below which two classes count as
+equal. The rounding error is far smaller: below 1e-11 for 10,000 standardised features."""
 
 
 class Model(Protocol):
-    """Interface of all models: decision values and probabilities from features."""
+    """Interface of all models, which compute decision values and probabilities from features."""
 
     name: ClassVar[str]
     keeps_rows: ClassVar[bool]
-    """Whether the model consists of training rows, so that it changes if one of them has to be erased."""
+    """Whether the model contains training rows, so that erasing a row requires changing the model."""
 
     @property
     def dimension(self) -> int:
-        """Width of the features."""
+        """Number of values of a feature vector."""
         ...
 
     @property
@@ -48,7 +48,7 @@ class Model(Protocol):
         ...
 
     def decide_block(self, block: NDArray[Any]) -> NDArray[Any]:
-        """Return decision values (m, c) of a checked block (m, d); c is 1 for two classes, else k."""
+        """Return decision values (m, c) of a block (m, d) without NaN or infinity; c is 1 for two classes, else k."""
         ...
 
     def probabilities(self, decisions: NDArray[Any]) -> NDArray[np.float64]:
@@ -60,12 +60,12 @@ class Model(Protocol):
         ...
 
     def numbers(self) -> dict[str, Any]:
-        """Return the scalars of the model (JSON)."""
+        """Return the scalars of the model, as JSON types."""
         ...
 
 
 def decide(model: Model, X: Features) -> NDArray[Any]:
-    """Return decision values (n, c) of all rows of an array or block source. Raises DataError as ``iterate`` does."""
+    """Return decision values (n, c) of all rows of an array or block source. Raises the DataErrors of ``iterate``."""
     parts = list(decide_blocks(model, X))
     if not parts:
         return np.zeros((0, 1 if model.classes == 2 else model.classes), np.float32)
@@ -73,16 +73,17 @@ def decide(model: Model, X: Features) -> NDArray[Any]:
 
 
 def decide_blocks(model: Model, X: Features) -> Iterator[NDArray[Any]]:
-    """Yield decision values (m, c), block by block. Raises DataError as ``iterate`` does."""
+    """Yield decision values (m, c), block by block. Raises the DataErrors of ``iterate``."""
     for block in iterate(X):
         yield model.decide_block(block)
 
 
 @dataclass(frozen=True)
 class LinearModel:
-    """``x @ coef.T + intercept`` on raw features. ``coef``: (c, d) float64; ``intercept``: (c,) float64.
+    """Linear model: decision values are ``x @ coef.T + intercept`` for raw (not standardised) features ``x``.
 
-    ``scale`` multiplies decision values before the sigmoid or softmax (1: no change).
+    ``coef``: (c, d) float64; ``intercept``: (c,) float64; ``scale`` multiplies decision values before the sigmoid or
+    softmax (1: no change).
     """
 
     name: ClassVar[str] = "linear"
@@ -99,7 +100,7 @@ class LinearModel:
 
     @property
     def dimension(self) -> int:
-        """Width of the features."""
+        """Number of values of a feature vector."""
         return int(self.coef.shape[1])
 
     @property
@@ -122,15 +123,16 @@ class LinearModel:
         return {"coef": self.coef, "intercept": self.intercept}
 
     def numbers(self) -> dict[str, Any]:
-        """Return the scale."""
+        """Return the factor of temperature scaling."""
         return {"scale": self.scale}
 
 
 @dataclass(frozen=True)
 class KernelModel:
-    """``sum_l coef[:, l] exp(-gamma ||z - landmarks[l]||^2) + intercept`` with z the standardised features.
+    """RBF model: decision values are ``sum_l coef[:, l] exp(-gamma ||z - landmarks[l]||^2) + intercept``.
 
-    ``landmarks``: (m, d) float32, standardised; ``coef``: (c, m); ``mean``, ``spread``: (d,) of the scaler.
+    z: the standardised features, ``(x - mean) / spread``; ``mean``, ``spread``: (d,); ``landmarks``: (m, d) float32,
+    standardised training rows; ``coef``: (c, m).
     """
 
     name: ClassVar[str] = "rbf"
@@ -154,7 +156,7 @@ class KernelModel:
 
     @property
     def dimension(self) -> int:
-        """Width of the features."""
+        """Number of values of a feature vector."""
         return int(self.landmarks.shape[1])
 
     @property
@@ -163,7 +165,7 @@ class KernelModel:
         return max(2, len(self.coef))
 
     def decide_block(self, block: NDArray[Any]) -> NDArray[np.float64]:
-        """Return decision values (m, c): a row's differ by less than 1e-9 between batches, its class is the same."""
+        """Return decision values (m, c). In another batch, a row may get other rounding errors, but the same class."""
         values = Scaler(self.mean, self.spread).apply(block).astype(np.float64, copy=False)
         decisions = self._decide(values, values @ self._landmarks.T)
         close = np.flatnonzero(_margins(decisions) <= self._close)
@@ -186,12 +188,12 @@ class KernelModel:
         return {name: getattr(self, name) for name in names}
 
     def numbers(self) -> dict[str, Any]:
-        """Return gamma and the scale."""
+        """Return gamma and the factor of temperature scaling."""
         return {"gamma": self.gamma, "scale": self.scale}
 
 
 def _margins(decisions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the margin (m,) of each row's class: the value's distance from 0, or from the second greatest value."""
+    """Return by how much the largest decision value of each row exceeds the second (m,); with two classes, |value|."""
     if decisions.shape[1] == 1:
         return np.abs(decisions[:, 0])
     first_two = np.partition(decisions, -2, axis=1)[:, -2:]
@@ -200,10 +202,10 @@ def _margins(decisions: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class NeighboursModel:
-    """Vote of the ``neighbours`` nearest training rows by cosine, each with weight exp((cosine - 1) / temperature).
+    """Nearest-neighbour model: the ``neighbours`` nearest training rows by cosine vote for their classes.
 
-    The weighted vote is that of Wu et al. (2018), also used by DINO. ``vectors``: (n, d) float32, centred by ``mean``
-    (d,) and scaled to unit length; ``codes``: (n,) class numbers; ``smoothing`` is added to every class's share.
+    A vote has the weight exp((cosine - 1) / temperature), as in Wu et al. (2018) and DINO. ``vectors``: (n, d) float32,
+    the training rows minus ``mean`` (d,), scaled to unit length; ``codes``: (n,) class numbers.
     """
 
     name: ClassVar[str] = "neighbours"
@@ -217,7 +219,7 @@ class NeighboursModel:
 
     @property
     def dimension(self) -> int:
-        """Width of the features."""
+        """Number of values of a feature vector."""
         return int(self.vectors.shape[1])
 
     @property
@@ -226,30 +228,33 @@ class NeighboursModel:
         return self.class_count
 
     def decide_block(self, block: NDArray[Any]) -> NDArray[np.float64]:
-        """Return the shares of the vote (m, k); for two classes the share of class 1 minus one half (m, 1)."""
+        """Return each class's share of the votes (m, k); for two classes, the share of class 1 minus 0.5 (m, 1)."""
         similarity, index = nearest(unit_rows(block, self.mean), self.vectors, self.neighbours)
         shares = vote(similarity, self.codes[index], self.temperature, self.classes)
         return shares[:, 1:] - 0.5 if self.classes == 2 else shares
 
     def probabilities(self, decisions: NDArray[Any]) -> NDArray[np.float64]:
-        """Return the shares as probabilities (m, k)."""
+        """Return each class's share of the votes (m, k), which serves as its probability."""
         if self.classes == 2:
             return np.concatenate([0.5 - decisions, 0.5 + decisions], axis=1)
         return np.asarray(decisions, np.float64)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the training vectors and classes."""
+        """Return the training vectors, their class numbers and their mean."""
         return {"vectors": self.vectors, "codes": self.codes, "mean": self.mean}
 
     def numbers(self) -> dict[str, Any]:
-        """Return the parameters of the vote."""
+        """Return the number of neighbours, the temperature and the number of classes."""
         return {"neighbours": self.neighbours, "temperature": self.temperature, "class_count": self.class_count}
 
 
 def vote(
     similarity: NDArray[np.float64], codes: NDArray[np.int64], temperature: float, classes: int
 ) -> NDArray[np.float64]:
-    """Return class shares (m, k) of neighbours with ``similarity`` (m, j) and class numbers ``codes`` (m, j)."""
+    """Return each class's share (m, k) of the votes of j neighbours.
+
+    ``similarity``: (m, j) cosines, the largest first; ``codes``: (m, j) class numbers of the neighbours.
+    """
     relative = similarity - similarity[:, :1]
     weights = np.exp(relative / temperature)
     shares = np.zeros((len(codes), classes))
@@ -262,7 +267,8 @@ def restore(
 ) -> Model:
     """Return the model from its ``arrays()`` and ``numbers()``, after checking every shape and value.
 
-    Raises DamagedError, naming ``origin``, if they do not fit together: the file may come from an untrusted source.
+    The file ``origin`` may come from an untrusted source: DamagedError is raised if arrays and scalars do not fit
+    together.
     """
     check = _Checker(arrays, numbers, origin)
     columns = 1 if classes == 2 else classes

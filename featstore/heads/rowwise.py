@@ -1,8 +1,9 @@
-"""Batch-invariant arithmetic: row products, kernels and nearest rows that do not depend on the rest of the batch.
+"""Batch-invariant arithmetic: the result for a row does not depend on the other rows of the batch.
 
-The rounding of a matrix product depends on the batch's shape and on the row's place in it: OpenBLAS' float32 kernel for
-AVX2 gives equal rows of one batch different bits. Separate calls per row give equal bits for any batch. If that would
-be slow, a fast product with bounded rounding is computed first, and close cases again row by row.
+In a matrix product, the rounding of a row depends on the shape of the batch and on the position of the row: OpenBLAS'
+float32 kernel for AVX2 gives equal rows of one batch different bits. A separate product for each row gives the same
+bits in any batch. Where separate products would be slow, a matrix product is computed first, and only the cases that
+rounding could decide are computed again row by row.
 """
 
 from __future__ import annotations
@@ -15,25 +16,26 @@ from numpy.typing import NDArray
 from featstore.heads.solvers.blocks import BLOCK_ELEMENTS, block_rows
 
 _SPARE: Final = 8
-"""Neighbours that a search takes in addition to the requested ones, because rounding may have changed their order."""
+"""Number of additional neighbours in the first, rounded search, because rounding may change the order of neighbours."""
 
 
 def row_products(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
     """Return ``a @ b`` (m, c) with a separate product for each row of ``a`` (m, d).
 
-    The bits of a row do not depend on the other rows. As fast as one product while ``b`` fits into the cache.
+    The bits of a row do not depend on the other rows. The speed is that of one matrix product while ``b`` fits into the
+    cache.
     """
     return np.asarray(np.matmul(a[:, None, :], b)[:, 0])
 
 
 def row_dots(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the inner products (...,) float64 of the last axes of ``a`` and ``b``, each computed separately."""
+    """Return the inner products (...,) float64 along the last axes of ``a`` and ``b``, each computed separately."""
     left, right = (np.asarray(each, np.float64) for each in (a, b))
     return np.asarray(np.matmul(left[..., None, :], right[..., :, None])[..., 0, 0])
 
 
 def rbf_kernel(a: NDArray[Any], b: NDArray[Any], gamma: float) -> NDArray[np.float64]:
-    """Return exp(-gamma ||a_i - b_j||^2), (m, l) float64, for rows ``a`` (m, d) and ``b`` (l, d)."""
+    """Return the RBF kernel exp(-gamma ||a_i - b_j||^2), (m, l) float64, of rows ``a`` (m, d) and ``b`` (l, d)."""
     return rbf_of_products(a @ b.T, a, b, gamma)
 
 
@@ -45,7 +47,7 @@ def rbf_of_products(products: NDArray[Any], a: NDArray[Any], b: NDArray[Any], ga
 
 
 def squared_distances(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
-    """Return ||a_i - b_j||^2, (m, l) float64, for rows ``a`` (m, d) and ``b`` (l, d)."""
+    """Return the squared distances ||a_i - b_j||^2, (m, l) float64, of the rows of ``a`` (m, d) and ``b`` (l, d)."""
     return _squared_distances(a @ b.T, a, b)
 
 
@@ -58,7 +60,10 @@ def _squared_distances(products: NDArray[Any], a: NDArray[Any], b: NDArray[Any])
 
 
 def unit_rows(block: NDArray[Any], mean: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return rows (m, d) float32 minus ``mean``, scaled to unit length; a row equal to the mean stays zero."""
+    """Return the rows of ``block`` (m, d) minus ``mean``, scaled to unit length, in float32.
+
+    A row equal to the mean becomes zero.
+    """
     values = (block - mean.astype(block.dtype)).astype(np.float32)
     norms = np.sqrt(row_dots(values, values))
     values /= np.where(norms > 0, norms, 1.0).astype(np.float32)[:, None]
@@ -68,12 +73,11 @@ def unit_rows(block: NDArray[Any], mean: NDArray[np.float64]) -> NDArray[np.floa
 def nearest(
     queries: NDArray[np.float32], vectors: NDArray[np.float32], count: int, excluded: NDArray[np.bool_] | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Return cosines (m, k) float64 and rows (m, k) of the k = ``count`` rows of ``vectors`` most similar to each
-    query.
+    """Search the k = ``count`` rows of ``vectors`` (n, d) nearest to each of the ``queries`` (m, d), by cosine.
 
-    ``queries``, ``vectors``: of unit length or zero. ``excluded``: (n,) rows to ignore; at least ``count`` must remain.
-    The result is sorted by falling cosine, then by row number. The result of a query does not depend on the other
-    queries.
+    Returns (cosines (m, k) float64, row numbers (m, k)), sorted by decreasing cosine, then by row number. All vectors
+    must have unit length or be zero. ``excluded``: (n,) mask of rows to ignore; at least ``count`` rows must remain.
+    The result of a query does not depend on the other queries.
     """
     count = min(count, len(vectors))
     step = max(1, BLOCK_ELEMENTS // len(vectors))
@@ -87,7 +91,7 @@ def nearest(
             similarity[:, excluded] = -np.inf
         chosen = np.argpartition(-similarity, taken - 1, axis=1)[:, :taken]
         rough = -np.sort(-np.take_along_axis(similarity, chosen, axis=1), axis=1)
-        # If a row outside the preselection may be among the nearest, rank all candidates within the rounding error.
+        # If rounding may have kept a nearest row out of ``chosen``, rank all rows within the rounding error instead.
         sure = (taken == len(vectors)) | (rough[:, -1] < rough[:, count - 1] - doubt)
         for number in range(len(similarity)):
             row = start + number
@@ -106,15 +110,15 @@ def nearest(
 
 
 def _cosines(query: NDArray[np.float32], vectors: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Return the inner products (k,) of ``query`` with ``rows`` (k,) of ``vectors``, in blocks of bounded memory."""
+    """Return the inner products (k,) of ``query`` with the ``rows`` (k,) of ``vectors``, in blocks of bounded size."""
     step = block_rows(len(query))
     return np.concatenate([row_dots(vectors[rows[at : at + step]], query) for at in range(0, len(rows), step)])
 
 
 def _rounding_bound(dimension: int) -> float:
-    """Return the largest difference of two inner products of unit rows that float32 rounding can reverse.
+    """Return the largest difference between two inner products of unit rows whose order float32 rounding can reverse.
 
-    The bound holds for every order of summation: each product has at most d roundings (Higham 2002, section 3.1; by
-    Cauchy's inequality the sum of absolute products is at most 1).
+    The bound holds for every order of summation: each term is rounded at most d times (Higham 2002, section 3.1), and
+    the sum of the absolute values of the terms is at most 1 (Cauchy's inequality).
     """
     return 2 * (dimension + 2) * float(np.finfo(np.float32).eps)

@@ -1,7 +1,7 @@
-"""Fitted classifiers of other packages as bytes, by skops: data and names of types, without pickle.
+"""Save fitted classifiers of other packages as bytes with the package skops, without pickle.
 
-skops builds an object from the types that its file names. It trusts types of scikit-learn whose content cannot do harm.
-Any other type is built only if the caller trusts it by name; its module is imported only then.
+A skops file holds data and names of Python types; loading builds an object from these types. skops trusts harmless
+types of scikit-learn. Any other type is built, and its module imported, only if the caller trusts the type by name.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from featstore.errors import DamagedError, UsageError
 from featstore.text import counted, printable
 
 _AMPLIFIED: Final = 64
-"""Largest ratio of the size of all arrays to that of the file; an array counts once for each reference to it."""
+"""Largest allowed ratio of the arrays' total size to the file's size; an array counts once for each reference to it."""
 _LISTED: Final = 50
 
 
 def pack(estimator: Any) -> bytes:
-    """Return ``estimator`` as a skops file: equal bytes for equal estimators.
+    """Return ``estimator`` as the bytes of a skops file; equal estimators give equal bytes.
 
-    skops names objects by their addresses, which differ from run to run. Here they are numbered in order. Raises
-    UsageError if skops is not installed, and skops' errors for objects that it cannot save.
+    skops identifies objects by their memory addresses, which differ from run to run; this function replaces the
+    addresses by consecutive numbers. Raises UsageError if skops is not installed, and skops' own errors for an
+    estimator that cannot be saved.
     """
     with warnings.catch_warnings():
-        # To find a function's name, skops inspects all loaded modules; some warn about deprecated attributes.
+        # skops inspects all loaded modules to find the name of a function; some modules then warn of deprecations.
         warnings.simplefilter("ignore")
         source = zipfile.ZipFile(io.BytesIO(_skops().dumps(estimator)))
     state = json.loads(source.read("schema.json"))
@@ -53,9 +54,10 @@ def pack(estimator: Any) -> bytes:
 
 
 def untrusted(data: bytes, origin: str) -> list[str]:
-    """Return the sorted names of types in ``data`` that skops does not trust by itself. Imports nothing.
+    """Return the sorted names of the types in the skops file ``data`` that skops does not trust by itself.
 
-    Raises DamagedError, naming ``origin``, if ``data`` is not a skops file; UsageError if skops is not installed.
+    No module is imported. Raises DamagedError (``origin``: the file name for the message) if ``data`` is not a skops
+    file, UsageError if skops is not installed.
     """
     skops = _skops()
     _require_sane(data, origin)
@@ -66,10 +68,10 @@ def untrusted(data: bytes, origin: str) -> list[str]:
 
 
 def unpack(data: bytes, trust: Sequence[str], origin: str) -> Any:
-    """Return the object in ``data``.
+    """Return the object in the skops file ``data``.
 
-    Raises UsageError, with the list, if it needs types that neither skops nor ``trust`` trusts; DamagedError as
-    ``untrusted`` does.
+    Raises UsageError with a list of types if the object needs types that skops does not trust and ``trust`` does not
+    name; DamagedError if ``data`` is not a skops file.
     """
     needed = untrusted(data, origin)
     refused = [name for name in needed if name not in trust]
@@ -88,7 +90,7 @@ def unpack(data: bytes, trust: Sequence[str], origin: str) -> Any:
             made = _skops().loads(data, trusted=needed)
     except Exception as error:
         raise DamagedError(f"{origin}: its classifier is damaged ({_told(error)})") from None
-    # Hide the original message: it quotes the file.
+    # Replace scikit-learn's message, which contains text from the untrusted file.
     if any(issubclass(one.category, InconsistentVersionWarning) for one in caught):
         warnings.warn(
             f"{origin}: another version of scikit-learn made its classifier, so it may predict otherwise; train it again",
@@ -99,7 +101,7 @@ def unpack(data: bytes, trust: Sequence[str], origin: str) -> Any:
 
 
 def _require_sane(data: bytes, origin: str) -> None:
-    """Raise DamagedError unless the arrays of a skops file fit into memory in proportion to the file's size."""
+    """Raise DamagedError if a skops file is small but would unpack to far larger arrays."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as file:
             sizes = {one.filename: one.file_size for one in file.infolist()}

@@ -26,9 +26,10 @@ from featstore.text import check_keywords, did_you_mean, natural
 
 @dataclass(frozen=True)
 class HeadKind:
-    """A kind of head: its name on the command line, its description and its estimator.
+    """A kind of head. ``name``: on the command line; ``title``: description; ``estimator``: its constructor.
 
-    ``ties``: a text on how ties of cross-validation scores are resolved.
+    ``ties``: text that says which candidate wins if cross-validation scores are equal. ``regularised``: whether the
+    estimator has the parameters ``C`` and ``class_weight``.
     """
 
     name: str
@@ -52,13 +53,13 @@ HEADS: Final[dict[str, HeadKind]] = {
         HeadKind("knn", "nearest neighbours", KNNHead, "the fewest neighbours", regularised=False),
     )
 }
-"""The heads of featstore. train_head also trains classes of other packages, see head_kind."""
+"""Featstore's own kinds of head by name. train_head also trains classifiers of other packages, see head_kind."""
 
 
 def head_kind(name: str) -> HeadKind:
-    """Return the kind of the name, or that of a class package.module:Class, which this does not import.
+    """Return the kind of head called ``name``: a key of HEADS, or a class given as package.module:Class.
 
-    Raises UsageError for any other name.
+    The class is not imported. Raises UsageError for any other name.
     """
     if name in HEADS:
         return HEADS[name]
@@ -93,10 +94,10 @@ def train_head(
     """Train a head on ``X`` (n, d), an array or block source, and labels ``y`` (n,).
 
     ``kind``: one of HEADS, or a scikit-learn classifier as package.module:Class, which is imported (see NamedHead).
-    Labels are converted to strings; the classes are stored in natural order (1, 2, 10). ``groups`` (n,): rows of
-    the same group share a fold. ``folds``: a number of folds, or a fraction to hold out once. ``options`` are passed to
-    the estimator. ``fingerprint`` and ``identity``: those of the store, by default those that ``X`` carries; ``meta``:
-    further JSON to store (split, label version).
+    Labels are converted to strings; the classes are stored in natural order (1, 2, 10). ``groups`` (n,): rows of the
+    same group share a fold. ``folds``: a number of folds, or a fraction to hold out once. ``options`` are passed to the
+    estimator. ``fingerprint`` and ``identity``: of the features, by default taken from ``X``; ``meta``: further JSON to
+    store in the head (split, label version).
     Raises UsageError: unknown kind, a missing label, one class, a class with one picture, NaN, mismatched shapes,
     invalid options.
     """
@@ -105,7 +106,7 @@ def train_head(
     if len(labels) != X.shape[0]:
         raise DataError(f"{X.shape[0]:,} rows of features and {len(labels):,} labels; there must be one label a row")
     splits.require_two_of_each(labels, groups)
-    # An estimator sorts its classes as numpy does; integer codes keep the natural order.
+    # Train on integer class numbers: estimators sort classes, and strings would be sorted as 1, 10, 2.
     names = sorted(set(labels.tolist()), key=natural)
     codes = {name: code for code, name in enumerate(names)}
     weights = _by_code(class_weight, names)
@@ -148,7 +149,7 @@ def train_head(
 
 
 def _by_code(class_weight: Mapping[str, float] | str | None, names: list[str]) -> Mapping[int, float] | str | None:
-    """Return class weights by the index of the class in ``names``. Raises DataError for a label that is not in it."""
+    """Return the class weights by class number (index in ``names``). Raises DataError for a label not in ``names``."""
     if not isinstance(class_weight, Mapping):
         return class_weight
     weights = {}
@@ -162,8 +163,8 @@ def _by_code(class_weight: Mapping[str, float] | str | None, names: list[str]) -
 
 
 def texts(y: ArrayLike) -> NDArray[np.str_]:
-    """Return labels (n,) as strings. Raises DataError if one is missing (None or NaN)."""
-    # Use dtype object: in a mixed list numpy would convert NaN to the string "nan".
+    """Return the labels ``y`` (n,) as strings. Raises DataError if a label is missing (None or NaN)."""
+    # Use dtype object, because numpy would convert NaN in a list with strings to the string "nan".
     labels = np.asarray(y, object).tolist()
     missing = sum(label is None or label != label for label in labels)
     if missing:
@@ -172,7 +173,7 @@ def texts(y: ArrayLike) -> NDArray[np.str_]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the libraries that affect the result."""
+    """Return the versions of the libraries that affect a trained head."""
     found = {"featstore": __version__}
     for name in ("numpy", "scipy", "scikit-learn"):
         try:

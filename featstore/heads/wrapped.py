@@ -1,4 +1,4 @@
-"""The model of a head that is a classifier of another package: its decision values, and temperature scaling on them."""
+"""The model of a head from another package: a wrapper that gives its classifier decision values and calibration."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from featstore.heads.calibration import softmax
 from featstore.text import printable
 
 OUTPUTS: Final = ("predict_proba", "decision_function", "predict")
-"""Methods whose results become decision values, the most informative first."""
+"""Methods of a classifier from which decision values can be made, in order of preference."""
 _LEAST: Final = 1e-6
-"""Smallest probability; lower ones are raised to it, because the logarithm of a tree's 0 would be minus infinity."""
+"""Lower bound to which probabilities are raised: a decision tree can return 0, whose logarithm is minus infinity."""
 
 
 @dataclass(frozen=True)
 class EstimatorModel:
     """A fitted classifier as a skops file, unpacked when it is first used.
 
-    ``payload``: the file, (n,) uint8; ``output``: the method that gives the decision values, one of OUTPUTS. The
-    classes are the numbers 0 to ``classes`` - 1. ``scale`` multiplies decision values before the sigmoid or softmax.
-    ``trust``: types that may be built besides those that skops trusts. ``origin``: for messages.
+    ``payload``: the bytes of the skops file, (n,) uint8; ``output``: the method that gives the decision values, one of
+    OUTPUTS. The classifier predicts the numbers 0 to ``classes`` - 1. ``scale`` multiplies decision values before the
+    sigmoid or softmax. ``trust``: names of types that may be built, in addition to those that skops trusts. ``origin``:
+    the name of the head's file in error messages.
     """
 
     name: ClassVar[str] = "estimator"
@@ -43,7 +44,7 @@ class EstimatorModel:
 
     @cached_property
     def estimator(self) -> Any:
-        """The classifier. Raises UsageError: a type is not trusted, or skops is not installed; DamagedError."""
+        """The classifier, unpacked. Raises UsageError (untrusted type, skops not installed), DamagedError."""
         made = skops_bytes.unpack(self.payload.tobytes(), self.trust, self.origin)
         try:
             fits = np.array_equal(made.classes_, np.arange(self.classes))
@@ -55,7 +56,7 @@ class EstimatorModel:
         return made
 
     def decide_block(self, block: NDArray[Any]) -> NDArray[np.float64]:
-        """Return decision values (m, c); raise UsageError and DamagedError as ``estimator`` does."""
+        """Return decision values (m, c). Raises the errors of unpacking, DamagedError if the classifier fails."""
         estimator = self.estimator
         try:
             return decisions_of(estimator, self.output, block.astype(np.float32, copy=False), self.classes)
@@ -69,22 +70,28 @@ class EstimatorModel:
         return softmax(decisions, self.scale)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the skops file."""
+        """Return the skops file, as an array of bytes."""
         return {"skops": self.payload}
 
     def numbers(self) -> dict[str, Any]:
-        """Return the scale, the output method and the dimension."""
+        """Return the factor of temperature scaling, the output method and the dimension."""
         return {"scale": self.scale, "output": self.output, "dimension": self.dimension}
 
     def untrusted(self) -> list[str]:
-        """Return the names of its types that skops does not trust. Raises DamagedError, UsageError without skops."""
+        """Return the names of the classifier's types that skops does not trust.
+
+        Raises DamagedError, or UsageError if skops is not installed.
+        """
         return skops_bytes.untrusted(self.payload.tobytes(), self.origin)
 
     @classmethod
     def restore(
         cls, payload: NDArray[np.uint8], numbers: Mapping[str, Any], scale: float, classes: int, origin: str
     ) -> EstimatorModel:
-        """Return the model from its ``arrays()`` and ``numbers()``, not unpacked. Raises DamagedError."""
+        """Return the model from its saved ``payload`` and ``numbers()``; the classifier is not unpacked yet.
+
+        Raises DamagedError.
+        """
         output, dimension = numbers.get("output"), numbers.get("dimension")
         if output not in OUTPUTS or type(dimension) is not int or not 0 < dimension < 1 << 24:
             raise DamagedError(f"{origin}: its description of the classifier is damaged")
@@ -92,10 +99,11 @@ class EstimatorModel:
 
 
 def decisions_of(estimator: Any, output: str, block: NDArray[np.float32], classes: int) -> NDArray[np.float64]:
-    """Return decision values (m, c) of ``estimator``, whose classes are numbers: logarithms of its probabilities, its
-    own decision values, or 1 for the class that it predicts.
+    """Return decision values (m, c) of ``estimator`` for the rows of ``block``, made by its method ``output``.
 
-    Raises ValueError for results of another shape, or with NaN, and the estimator's own errors.
+    For "predict_proba" these are logarithms of probabilities, for "decision_function" its result, for "predict" 1 for
+    the predicted class and 0 for the others. The estimator must predict class numbers. Raises ValueError for results of
+    a wrong shape or with NaN, and the estimator's own errors.
     """
     if not len(block):
         return np.zeros((0, 1 if classes == 2 else classes))

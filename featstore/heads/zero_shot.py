@@ -1,7 +1,8 @@
-"""Zero-shot classification: classes described by texts, whose vectors a network with a text tower compares with pictures.
+"""Zero-shot classification: texts describe the classes, and vectors of pictures are compared with vectors of texts.
 
-Source: A. Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021, arXiv 2103.00020,
-section 3.1: the mean of several texts of a class, scaled to length 1, then a softmax of scaled cosines.
+Source: A. Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021, arXiv
+2103.00020, section 3.1. The vector of a class is the mean of the vectors of its texts, scaled to length 1;
+probabilities are a softmax of scaled cosines.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ TEMPLATES: Final = (
     "art of the {}.",
     "a photo of the small {}.",
 )
-"""Texts around a class name, averaged by default: the seven that CLIP's authors selected of 80 (their notebook
+"""Default templates, into which a class name is put: the seven that CLIP's authors selected from 80 (in their notebook
 Prompt_Engineering_for_ImageNet)."""
 
 LARGEST_FILE: Final = 16 << 20
-"""Largest size of a file of prompts in bytes."""
+"""Largest size of a prompts file (texts that describe classes) in bytes."""
 
 
 def texts_of(lines: Iterable[str], templates: Iterable[str] = TEMPLATES) -> dict[str, list[str]]:
-    """Return the texts of each class, from the lines of a file of prompts.
+    """Return the texts of each class, from the ``lines`` of a prompts file.
 
-    A line is the name of a class, which is put into each of ``templates``; or a name, a tab and a text for it, which is
-    used unchanged. Lines with the same name are combined; empty lines are ignored. Raises UsageError for templates
-    without {}, and fewer than two classes.
+    A line is either a class name, which is put into each of ``templates``; or a class name, a tab and a text, which is
+    used unchanged. The texts of lines with the same class name are combined; empty lines are ignored. Raises UsageError
+    for a template without {}, or for fewer than two classes.
     """
     shapes = list(templates)
     wrong = next((shape for shape in shapes if "{}" not in shape), None)
@@ -61,7 +62,7 @@ def texts_of(lines: Iterable[str], templates: Iterable[str] = TEMPLATES) -> dict
 
 
 def read_prompts(path: str | os.PathLike[str]) -> list[str]:
-    """Return the lines of a file of prompts, UTF-8. Raises UsageError if it cannot be read."""
+    """Return the lines of the prompts file ``path`` (UTF-8). Raises UsageError if it cannot be read."""
     try:
         with open(path, "rb") as stream:
             data = stream.read(LARGEST_FILE + 1)
@@ -78,7 +79,11 @@ def read_prompts(path: str | os.PathLike[str]) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class ZeroShotHead:
-    """Classifies vectors by texts. ``classes``; ``vectors`` (classes, d), of length 1; ``scale``: their factor."""
+    """Classifies vectors of pictures by their cosine to the vector of each class.
+
+    ``vectors``: (classes, d), one vector of length 1 for each class; ``scale``: factor of the cosines before the
+    softmax.
+    """
 
     classes: list[str]
     vectors: NDArray[np.float32]
@@ -86,13 +91,13 @@ class ZeroShotHead:
 
     @classmethod
     def of(cls, texts: dict[str, list[str]], made: NDArray[np.float32], scale: float) -> ZeroShotHead:
-        """Return the classifier for ``texts``, whose vectors (n, d) of length 1 are ``made``, class by class."""
+        """Return the classifier for ``texts`` (by class); ``made``: (n, d) their vectors of length 1, in this order."""
         ends = np.cumsum([len(one) for one in texts.values()])
         means = np.stack([part.mean(axis=0) for part in np.split(made, ends[:-1])])
         return cls(list(texts), _unit(means), scale)
 
     def predict_blocks(self, vectors: Any, rows: int = 4096) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]:
-        """Yield (codes of the classes (m,), probabilities (m, classes)) of ``vectors`` (n, d), block by block."""
+        """Yield (predicted class numbers (m,), probabilities (m, classes)) of ``vectors`` (n, d), block by block."""
         if isinstance(vectors, RowBlocks):
             blocks = vectors.blocks()
         else:

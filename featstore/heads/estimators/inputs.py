@@ -25,8 +25,8 @@ def check_training(estimator: Any, X: Any, y: Any) -> tuple[Features, NDArray[np
     """Return (features, class numbers (n,), classes (k,) sorted), and set ``n_features_in_``.
 
     Arrays and sparse matrices are checked as in scikit-learn, except that NaN and infinity are detected later, in the
-    first pass. Sets ``feature_identity_``, the identity that ``X`` carries, or None.
-    Raises DataError (a ValueError), TypeError for complex data.
+    first pass over the rows. ``feature_identity_`` is set to the identity that ``X`` carries (backbone, weights,
+    preprocessing), or None. Raises DataError (a ValueError), TypeError for complex data.
     """
     estimator.feature_identity_ = identity_of(X)
     _refuse_missing(y)
@@ -48,7 +48,7 @@ def check_training(estimator: Any, X: Any, y: Any) -> tuple[Features, NDArray[np
 
 
 def _refuse_missing(y: Any) -> None:
-    """Raise DataError if labels are None, NaN or NA; scikit-learn would only say that their type is unknown."""
+    """Raise DataError if a label is None, NaN or NA; scikit-learn's error for missing labels is hard to understand."""
     labels = np.asarray(y) if y is not None else np.zeros(0)
     if labels.dtype != object:
         return
@@ -71,10 +71,10 @@ def training_set(
     *,
     folded: bool = True,
 ) -> tuple[Features, Labels]:
-    """Return the training rows of a regularised head; set ``classes_`` and ``n_features_in_``.
+    """Return (features, labels with folds and weights) of a regularised head; set ``classes_`` and ``n_features_in_``.
 
-    If not ``folded``, no row is held out; a row of weight 0 is never held out.
-    Raises DataError as check_training, class_weights, row_weights and assign_folds do.
+    ``folded``: whether to assign cross-validation folds; without folds, no row is held out. A row of weight 0 is never
+    held out. Raises the DataErrors of check_training, class_weights, row_weights and assign_folds.
     """
     X, codes, estimator.classes_ = check_training(estimator, X, y)
     by_row = row_weights(sample_weight, codes)
@@ -109,7 +109,10 @@ def row_weights(sample_weight: ArrayLike | None, codes: NDArray[np.intp]) -> NDA
 
 
 def candidates(C: float | str, Cs: Sequence[float]) -> list[float]:
-    """Return the values of C to try, increasing: ``Cs`` for "auto". Raises DataError: not positive or finite."""
+    """Return the values of C to try, in increasing order: ``Cs`` if ``C`` is "auto", otherwise only ``C``.
+
+    Raises DataError if a value is not positive or not finite.
+    """
     if isinstance(C, str) and C != "auto":
         raise DataError(f"C must be a positive number or 'auto', not {C!r}")
     values = sorted(float(c) for c in Cs) if isinstance(C, str) else [float(C)]
@@ -119,9 +122,9 @@ def candidates(C: float | str, Cs: Sequence[float]) -> list[float]:
 
 
 def check_features(estimator: Any, X: Any) -> Features:
-    """Return features for prediction after checking their width and identity against those of the training features.
+    """Return the features ``X`` for prediction after comparing their width and identity with the training features.
 
-    Raises DataError for another width, IdentityError for another identity.
+    Raises DataError for another width, IdentityError for another identity (such as another backbone).
     """
     require_same(getattr(estimator, "feature_identity_", None), X, "the head")
     if is_blocks(X):
@@ -137,7 +140,10 @@ def check_features(estimator: Any, X: Any) -> Features:
 
 
 def assign_folds(codes: NDArray[np.intp], groups: ArrayLike | None, cv: int | float, seed: int) -> NDArray[np.intp]:
-    """Return fold numbers (n,): ``cv`` folds for an integer, one held-out part for a fraction. See splits."""
+    """Return the fold (n,) of each row, see featstore.splits.
+
+    ``cv``: the number of folds, or the fraction of rows to hold out once (fold 0; the other rows get -1).
+    """
     if groups is not None:
         check_consistent_length(codes, groups)
     if isinstance(cv, float) and cv < 1:
@@ -148,8 +154,8 @@ def assign_folds(codes: NDArray[np.intp], groups: ArrayLike | None, cv: int | fl
 def class_weights(weight: ClassWeight, classes: NDArray[Any], codes: NDArray[np.intp]) -> NDArray[np.float64] | None:
     """Return the weight (k,) of each class, or None if all weights are 1.
 
-    "balanced" is n / (k n_class) over all training rows, as in scikit-learn.
-    Raises DataError if ``class_weight`` is not "balanced", None or a mapping from class to a finite weight >= 0, or if
+    ``weight``: "balanced" means n / (k n_class), counted over all training rows, as in scikit-learn.
+    Raises DataError if ``weight`` is not "balanced", None or a mapping from class to a finite weight >= 0, or if
     fewer than two classes have a positive weight.
     """
     if weight is None:

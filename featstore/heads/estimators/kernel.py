@@ -1,8 +1,9 @@
 """The kernel support vector machine as a scikit-learn classifier: RBF, squared hinge, one-vs-rest.
 
-Up to about 2,000 rows Newton's method on the kernel matrix is exact (see dual). For more rows Nystroem's approximation
-(Williams and Seeger, NIPS 2001) makes the problem linear: with m landmarks and their kernel matrix L L' (Cholesky), row
-x becomes K(x, landmarks) L'^-1. The grid solver then solves all C and folds of one gamma in shared passes.
+For up to about 2,000 rows, Newton's method on the kernel matrix gives the exact solution (see solvers/dual.py). For
+more rows, Nystroem's approximation (Williams and Seeger, NIPS 2001) makes the problem linear: with m training rows
+chosen as landmarks, and L L' the Cholesky factorisation of their kernel matrix, a row x becomes K(x, landmarks) L'^-1.
+The linear solver (solvers/grid.py) then solves all values of C and all folds of one gamma together.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from featstore.heads.solvers.rows import Labels, TrainingRows, prepare
 from featstore.heads.solvers.selection import choose
 
 _JITTER: Final = 1e-6
-"""Added to the diagonal of the landmarks' kernel matrix, so that it has a Cholesky factor even if landmarks are equal."""
+"""Value added to the diagonal of the landmarks' kernel matrix. Without it, equal landmarks make the matrix singular."""
 
 
 class KernelSVMHead(DecisionHead):
@@ -64,7 +65,8 @@ class KernelSVMHead(DecisionHead):
     tol : float
         Relative gap to the optimum at which the final Nystroem fit stops.
     memory_limit : int
-        Bytes of the rows mapped by Nystroem's approximation, above which they are streamed instead of copied.
+        Largest size in bytes of a copy of the rows mapped by Nystroem's approximation. Without a copy, each pass maps
+        the rows again.
     random_state : int, RandomState or None
         Seed of the folds and landmarks.
 
@@ -73,7 +75,7 @@ class KernelSVMHead(DecisionHead):
     classes_ : ndarray of shape (k,)
         Class labels, sorted.
     feature_identity_ : dict or None
-        Identity that the training features carried (see ``featstore.FeatureArray``); prediction refuses another one.
+        Identity of the training features (see ``featstore.FeatureArray``); prediction refuses any other identity.
     C_, gamma_ : float
         The given or chosen parameters.
     cv_results_ : dict
@@ -137,7 +139,7 @@ class KernelSVMHead(DecisionHead):
         gammas = _gammas(self.gamma, self.gammas, landmarks)
         solver: _Exact | _Nystroem
         if self.exact_:
-            # Use float64: with float32 distances, rounding can make the kernel matrix indefinite.
+            # Use float64: rounding of float32 distances can give the kernel matrix negative eigenvalues.
             exact = landmarks.astype(np.float64)
             solver = _Exact(rowwise.squared_distances(exact, exact), labels)
         else:
@@ -174,7 +176,7 @@ class _Limits:
 
 @dataclass(frozen=True)
 class _Trial:
-    """The solutions of one gamma for every C (outer loop) and fold (inner loop), with their held-out scores."""
+    """Cross-validation of one gamma: solutions and held-out scores for every C (outer loop) and fold (inner loop)."""
 
     solutions: Sequence[Any]
     scores: grid.FoldScores
@@ -182,7 +184,7 @@ class _Trial:
 
 @dataclass(frozen=True)
 class _Final:
-    """Weights of the landmarks (m, c), intercepts (c,), the calibration scale."""
+    """The final fit: weights of the landmarks (m, c), intercepts (c,), and the factor of temperature scaling."""
 
     weights: NDArray[np.float64]
     intercept: NDArray[np.float64]
@@ -192,7 +194,7 @@ class _Final:
 
 @dataclass(frozen=True)
 class _Exact:
-    """Exact solver (all rows are landmarks): Newton's method on the kernel of the squared distances ``squares`` (n, n)."""
+    """Exact solver: Newton's method on the kernel matrix of all rows. ``squares``: (n, n) squared distances of rows."""
 
     squares: NDArray[np.float64]
     labels: Labels
@@ -210,7 +212,7 @@ class _Exact:
 
 @dataclass(frozen=True)
 class _Nystroem:
-    """Solver with fewer landmarks than rows: a linear problem in K(x, landmarks) L'^-1 for the grid solver."""
+    """Approximate solver: a linear problem on rows mapped to K(x, landmarks) L'^-1 (Nystroem), for the grid solver."""
 
     X: Features
     scaler: Scaler
@@ -279,7 +281,7 @@ def _gammas(gamma: float | str, multiples: Sequence[float], landmarks: NDArray[A
 
 
 def _pick(scores: list[grid.FoldScores], gammas: list[float], Cs: list[float], scoring: str) -> _Best:
-    """Choose over the whole grid; ties go to the smallest C, then to the smallest gamma."""
+    """Return the pair (C, gamma) with the best score; ties go to the smallest C, then to the smallest gamma."""
     cells = [(c, g) for c in range(len(Cs)) for g in range(len(gammas))]
     folds = len(scores[0].accuracy) // len(Cs)
 

@@ -24,11 +24,11 @@ from featstore.heads.solvers.rows import Labels, TrainingRows, prepare
 from featstore.heads.solvers.selection import choose
 
 _FOLD_TOLERANCE: Final = 100
-"""Cross-validation fits stop at this many times the gap of the final fit: their scores are far noisier than that."""
+"""Ratio of the tolerances of cross-validation fits and the final fit; the scores of folds are noisy anyway."""
 _DUAL_ROWS: Final = 2048
 _DUAL_RATIO: Final = 2
-"""Limits of the exact SVM solver: the number of rows, and the number of rows per dimension. On such small data it is
-faster than passes over the rows, because weak regularisation needs hundreds of passes."""
+"""Limits of the exact SVM solver: largest number of rows, and of rows per dimension. Within these limits the exact
+solver is faster than L-BFGS, which needs hundreds of passes over the rows if the regularisation is weak."""
 
 
 class ModelHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -58,7 +58,7 @@ class ModelHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 class DecisionHead(ModelHead):
-    """A ModelHead with decision values."""
+    """A ModelHead that also has ``decision_function``."""
 
     def decision_function(self, X: Any) -> NDArray[Any]:
         """Return decision values, (n,) for two classes and (n, k) for more, before any calibration."""
@@ -69,7 +69,7 @@ class DecisionHead(ModelHead):
 class _LinearHead(DecisionHead):
     _loss: ClassVar[Loss]
     calibrate: bool = True
-    """Whether to fit temperature scaling on held-out decision values; a parameter of some heads."""
+    """Whether to fit temperature scaling on held-out decision values; a constructor parameter of LogisticHead only."""
 
     C: float | str
     Cs: Sequence[float]
@@ -82,10 +82,11 @@ class _LinearHead(DecisionHead):
     random_state: Any
 
     def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None, *, groups: ArrayLike | None = None) -> Self:
-        """Fit on ``X`` (n, d), an array, sparse matrix or block source, and ``y`` (n,); ``groups`` (n,) stay in one fold.
+        """Fit on ``X`` (n, d), an array, sparse matrix or block source, and labels ``y`` (n,).
 
-        ``sample_weight`` (n,): factor of each row's loss, as in LogisticRegression. The scaler and the scores that choose
-        C are unweighted; the scores leave out rows of weight 0.
+        ``groups`` (n,): rows of the same group share a fold. ``sample_weight`` (n,): factor of each row's loss, as in
+        LogisticRegression. The weights do not affect the scaler or the cross-validation scores, except that rows of
+        weight 0 are not scored.
         Raises DataError (a ValueError): one class only, NaN or infinity, different numbers of rows, invalid weights.
         """
         Cs = candidates(self.C, self.Cs)
@@ -132,7 +133,7 @@ class _LinearHead(DecisionHead):
             warnings.warn(f"C={self.C_:g} did not converge in {count} {what}", ConvergenceWarning, stacklevel=4)
 
     def _is_small(self, X: Features) -> bool:
-        """Return whether the exact solver is faster, and its float64 copy of the rows fits into memory."""
+        """Return whether the rows are few enough for the exact solver, and their float64 copy fits into memory."""
         rows, dimension = X.shape
         few = rows <= min(_DUAL_ROWS, _DUAL_RATIO * dimension)
         return bool(few and rows * dimension * 8 <= self.memory_limit)
@@ -148,7 +149,7 @@ class _LinearHead(DecisionHead):
         self._finish(values.T @ fit.final.weights, fit.final.intercept, scaler, fit.final.objective, fit.scale)
 
     def _cross_validate(self, rows: TrainingRows, Cs: list[float]) -> tuple[grid.Start, float]:
-        """Choose C_ and fill cv_results_; return the start of the final fit and the calibration scale."""
+        """Choose C_, set cv_results_; return the starting point of the final fit and the temperature-scaling factor."""
         folds = np.unique(rows.labels.folds[rows.labels.folds >= 0])
         problems = [Problem(C, int(fold)) for C in Cs for fold in folds]
         solutions = grid.solve(rows, self._loss, problems, tol=_FOLD_TOLERANCE * self.tol)
@@ -169,12 +170,12 @@ class _LinearHead(DecisionHead):
 class LogisticHead(_LinearHead):
     """L2-regularised logistic regression, binary or multinomial, on standardised features.
 
-    The objective is scikit-learn's ``LogisticRegression``: ``0.5 ||w||^2 + C * sum of the row losses``.
+    The objective is that of scikit-learn's ``LogisticRegression``: ``0.5 ||w||^2 + C * sum of the row losses``.
 
     Parameters
     ----------
     C : float or "auto"
-        Inverse regularisation strength. "auto" chooses among ``Cs`` by cross-validation, then by log loss among ties.
+        Inverse regularisation strength. "auto" chooses among ``Cs`` by cross-validation; ties go by log loss.
     Cs : sequence of float
         Values of ``C`` that "auto" tries.
     cv : int or float
@@ -189,9 +190,9 @@ class LogisticHead(_LinearHead):
     calibrate : bool
         Fit temperature scaling on held-out decision values. A fixed ``C`` is then cross-validated too.
     tol : float
-        Relative gap to the optimum at which the final fit stops. The folds' fits stop at 100 times this gap.
+        Relative gap to the optimum at which the final fit stops. Cross-validation fits stop at 100 times this gap.
     memory_limit : int
-        Bytes of the float32 copy of the training rows, above which rows are streamed instead of copied.
+        Largest size of a float32 copy of the training rows in bytes. Without a copy, each pass reads the rows again.
     random_state : int, RandomState or None
         Seed of the folds.
 
@@ -200,7 +201,7 @@ class LogisticHead(_LinearHead):
     classes_ : ndarray of shape (k,)
         Class labels, sorted.
     feature_identity_ : dict or None
-        Identity that the training features carried (see ``featstore.FeatureArray``); prediction refuses another one.
+        Identity of the training features (see ``featstore.FeatureArray``); prediction refuses any other identity.
     C_ : float
         The given or chosen ``C``.
     cv_results_ : dict
@@ -281,9 +282,9 @@ class LinearSVMHead(_LinearHead):
     class_weight : None, "balanced" or mapping
         Weight of each class, as in scikit-learn.
     tol : float
-        Relative gap to the optimum at which the final fit stops. The folds' fits stop at 100 times this gap.
+        Relative gap to the optimum at which the final fit stops. Cross-validation fits stop at 100 times this gap.
     memory_limit : int
-        Bytes of the float32 copy of the training rows, above which rows are streamed instead of copied.
+        Largest size of a float32 copy of the training rows in bytes. Without a copy, each pass reads the rows again.
     random_state : int, RandomState or None
         Seed of the folds.
 
@@ -292,7 +293,7 @@ class LinearSVMHead(_LinearHead):
     classes_ : ndarray of shape (k,)
         Class labels, sorted.
     feature_identity_ : dict or None
-        Identity that the training features carried (see ``featstore.FeatureArray``); prediction refuses another one.
+        Identity of the training features (see ``featstore.FeatureArray``); prediction refuses any other identity.
     C_ : float
         The given or chosen ``C``.
     cv_results_ : dict

@@ -1,4 +1,4 @@
-"""Heads of other packages' classes: any scikit-learn classifier that the user names as package.module:Class."""
+"""Heads from classes of other packages: any scikit-learn classifier that the user names as package.module:Class."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from featstore.heads.wrapped import OUTPUTS, EstimatorModel, decisions_of
 from featstore.text import did_you_mean, printable
 
 _AGREEING: Final = 0.9
-"""Least share of training rows for which the column with the greatest value of a method must be the class that
-``predict`` returns; only then do its columns count as the classes. Some classifiers predict by another rule than the
-greatest value, so it is not 1."""
+"""The columns of predict_proba or decision_function are used as classes only if, for at least this share of the
+training rows, the largest column is the class that ``predict`` returns. The share is less than 1, because some
+classifiers do not always predict the class with the largest value."""
 _TRIED: Final = 1000
 
 
 class NamedHead:
     """A classifier of the class ``spec``, package.module:Class, with temperature scaling on held-out decision values.
 
-    ``parameters``: those of the class; others have its defaults, except ``random_state``, which is the seed. ``cv``:
-    folds, or a share to hold out once, as in LogisticHead. The class must be a scikit-learn classifier. All training
-    rows are in memory; the parameter ``memory_limit`` is the number of bytes that they may take, by default
-    HEAD_MEMORY.
+    ``parameters``: arguments of the class; missing arguments have the defaults of the class, except ``random_state``,
+    which is the seed. The extra parameter ``memory_limit`` is the largest size in bytes of the training rows, which are
+    all held in memory (default: HEAD_MEMORY). ``cv``: number of folds, or fraction to hold out once, as in
+    LogisticHead.
 
-    The class is imported here: ``spec`` must come from the user, never from a file.
-    Raises UsageError: no such module or class, no classifier, no such parameter.
+    The constructor imports the class, so ``spec`` must come from the user, never from a file.
+    Raises UsageError: unknown module, class or parameter, or the class is not a scikit-learn classifier.
     """
 
     def __init__(
@@ -56,15 +56,17 @@ class NamedHead:
         self._fresh()
 
     def get_params(self) -> dict[str, Any]:
-        """Return all parameters of the class, given or by default."""
+        """Return all parameters of the classifier, including those that have default values."""
         parameters: dict[str, Any] = self._fresh().get_params(deep=False)
         return parameters
 
     def fit(self, X: Features, y: NDArray[np.int64], *, groups: ArrayLike | None = None) -> Self:
         """Fit on ``X`` (n, d) and class numbers ``y`` (n,); rows of a group share a fold.
 
-        Sets ``model_``, ``cv_results_`` and ``untrusted_``, the types that a reader of the saved head has to trust.
-        Raises DataError: too large, NaN; UsageError if the class refuses the data or skops cannot save the result.
+        Sets ``model_``, ``cv_results_`` and ``untrusted_`` (the types that the user has to trust to load the saved
+        head).
+        Raises DataError (too many rows for memory, NaN), UsageError if the class refuses the data or skops cannot save
+        the fitted classifier.
         """
         codes, classes = y.astype(np.intp), int(y.max()) + 1
         rows = self._in_memory(X)
@@ -87,7 +89,7 @@ class NamedHead:
         return self
 
     def _finish(self, final: Any, output: str, rows: NDArray[np.float32], classes: int, scale: float) -> None:
-        """Set the fitted state, after checking that the saved classifier gives the same decision values."""
+        """Set the fitted attributes; check that saving and loading does not change the decision values."""
         data = self._try("saving it without pickle", skops_bytes.pack, final)
         self.untrusted_ = skops_bytes.untrusted(data, self._spec)
         payload = np.frombuffer(data, np.uint8)
@@ -111,7 +113,7 @@ class NamedHead:
         return rows
 
     def _fresh(self) -> Any:
-        """Return a new instance. Raises UsageError: unknown or missing parameters, not a classifier."""
+        """Return a new, unfitted instance of the class. Raises UsageError: wrong parameters, or not a classifier."""
         from sklearn.base import is_classifier
 
         try:
@@ -138,7 +140,7 @@ class NamedHead:
         return made
 
     def _output(self, estimator: Any, rows: NDArray[np.float32], classes: int) -> str:
-        """Return the first of OUTPUTS whose columns are the classes, according to the classifier's predictions."""
+        """Return the first method in OUTPUTS whose largest column agrees with ``predict`` (see _AGREEING)."""
         said = np.asarray(self._try("its predictions", estimator.predict, rows))
         for output in OUTPUTS[:-1]:
             if callable(getattr(estimator, output, None)):
@@ -151,7 +153,7 @@ class NamedHead:
         return OUTPUTS[-1]
 
     def _try(self, what: str, function: Callable[..., Any], *given: Any, **named: Any) -> Any:
-        """Call ``function``, which runs code of the class. Raises UsageError with its error in one line."""
+        """Call ``function``, which runs code of the user's class; turn its errors into a UsageError of one line."""
         try:
             return function(*given, **named)
         except UsageError:
@@ -171,7 +173,7 @@ def is_named(kind: str) -> bool:
 
 
 def _import(spec: str) -> Any:
-    """Return the class ``spec``. Raises UsageError."""
+    """Import and return the class ``spec``. Raises UsageError."""
     module, _, name = spec.partition(":")
     try:
         found = getattr(importlib.import_module(module), name, None)

@@ -34,7 +34,7 @@ class KNNHead(ModelHead):
     scoring : "accuracy", "balanced_accuracy" or "neg_log_loss"
         Score that cross-validation maximises.
     memory_limit : int
-        Bytes that the training vectors may take, as all of them are kept.
+        Largest size of the training vectors in bytes; the model keeps all of them.
     random_state : int, RandomState or None
         Seed of the folds.
 
@@ -43,7 +43,7 @@ class KNNHead(ModelHead):
     classes_ : ndarray of shape (k,)
         Class labels, sorted.
     feature_identity_ : dict or None
-        Identity that the training features carried (see ``featstore.FeatureArray``); prediction refuses another one.
+        Identity of the training features (see ``featstore.FeatureArray``); prediction refuses any other identity.
     n_neighbors_ : int
         The given or chosen number of neighbours.
     cv_results_ : dict
@@ -83,7 +83,7 @@ class KNNHead(ModelHead):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any, *, groups: ArrayLike | None = None) -> Self:
-        """Fit on ``X`` (n, d) and ``y`` (n,); rows of a group share a fold. Raises DataError as LogisticHead does."""
+        """Fit on ``X`` (n, d) and ``y`` (n,); rows of a group share a fold. Raises the DataErrors of LogisticHead."""
         X, codes, self.classes_ = check_training(self, X, y)
         need = X.shape[0] * X.shape[1] * 4
         if need > self.memory_limit:
@@ -131,7 +131,7 @@ def _scores(
     temperature: float,
     classes: int,
 ) -> FoldScores:
-    """Score each number of neighbours (outer loop) on each fold (inner loop), with one search per fold."""
+    """Return scores of each number of neighbours (outer loop) on each fold (inner loop), from one search per fold."""
     cells: list[tuple[int, float, float, float]] = []
     present = np.unique(folds[folds >= 0])
     for fold in present:

@@ -1,1 +1,1 @@
-"""Evaluation of heads: figures with intervals, calibration, comparison, learning curve."""
+"""Evaluation of heads: measures with 95 % intervals, calibration, comparison of two heads, learning curve."""

@@ -19,7 +19,7 @@ _REPLICATES: Final = 1000
 
 @dataclass(frozen=True)
 class Difference:
-    """One measure of heads A and B on the same rows.
+    """Comparison of heads A and B by one measure on the same rows.
 
     ``difference`` is B - A with its 95 % interval (``low``, ``high``); ``p_value`` is two-sided, for the hypothesis of
     no difference.
@@ -51,11 +51,11 @@ def compare(
 ) -> list[Difference]:
     """Compare two sets of probabilities (n, k) for the same rows by a paired Bayesian bootstrap.
 
-    Each replicate weights the rows alike for both heads (Rubin 1981). With ``groups`` (n,) the rows of a group share
-    their weight, because copies of a picture are not independent observations. One row that was not seen is added, on
-    which only one of the heads is right, so that equal heads have an interval too (see measures.draws); log loss is
-    measured without it. The p-value is twice the share of replicates on the rarer side of zero, and at least
-    1 / replicates.
+    Each bootstrap replicate uses the same random row weights for heads A and B (Rubin 1981). With ``groups`` (n,), the
+    rows of a group get the same weight, because copies of a picture are not independent observations. An artificial
+    row, on which only one of the heads is right, is added to every measure except log loss; otherwise the interval of
+    two equal heads would have no width (see measures.draws). The p-value is twice the share of replicates on the rarer
+    side of zero, and at least 1 / replicates.
     Raises DataError: mismatched shapes, unknown measures or labels, no rows.
     """
     unknown = [name for name in measures if name not in NAMES]
@@ -87,7 +87,7 @@ def _probabilities(values: ArrayLike, rows: int, classes: int) -> NDArray[np.flo
 def _draws(
     rows: int, groups: ArrayLike | None, replicates: int, seed: int
 ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Yield the pairs of measures.draws; the weight of a group is that of each of its rows."""
+    """Yield the pairs of weights of measures.draws, drawn by group: all rows of a group get the same weight."""
     unit = np.arange(rows) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     count = int(unit.max()) + 1
     places = np.r_[unit, count, count + 1]
@@ -96,7 +96,7 @@ def _draws(
 
 
 def _gaps(measurers: tuple[Measurer, Measurer], weights: NDArray[np.float64], measures: Sequence[str]) -> list[float]:
-    """Return the difference B - A of each measure; log loss leaves out the two rows of ``unseen_rows``."""
+    """Return the difference B - A of each measure; log loss ignores the two artificial rows (see ``unseen_rows``)."""
     a, b = (measurer.measure(weights) for measurer in measurers)
     seen = weights[:-2]
     gap = float(seen @ (measurers[1].losses - measurers[0].losses)[:-2] / seen.sum())
@@ -104,7 +104,10 @@ def _gaps(measurers: tuple[Measurer, Measurer], weights: NDArray[np.float64], me
 
 
 def _difference(name: str, a: float, b: float, drawn: NDArray[np.float64]) -> Difference:
-    """Return the Difference, given that of each replicate (replicates, 2): with either head right on the unseen row."""
+    """Return the Difference of the measure ``name``, with interval and p-value from the replicates ``drawn``.
+
+    ``drawn``: (replicates, 2) differences B - A; column 0 if A, column 1 if B is right on the artificial row.
+    """
     if np.isnan(drawn).any():
         raise DataError(f"{name} does not exist on these rows; compare another measure")
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)

@@ -23,10 +23,10 @@ _FRACTIONS: Final = (0.1, 0.2, 0.4, 0.7, 1.0)
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Heads trained on ``rows`` rows: mean held-out accuracy over repeats with its 95 % interval, and their spread.
+    """A point of the curve: held-out accuracy of heads trained on ``rows`` rows.
 
-    The interval is Wilson's interval of the mean accuracy: the uncertainty from the held-out rows. ``deviation`` is the
-    standard deviation between repeats.
+    ``accuracy``: mean over ``repeats`` heads; ``low``, ``high``: Wilson's 95 % interval of this mean, which covers the
+    uncertainty from the held-out rows; ``deviation``: standard deviation between the repeats.
     """
 
     rows: int
@@ -39,9 +39,10 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """The points, and the fitted power law ``error = floor + scale * rows**-exponent`` if there is one.
+    """The points of the curve, and an extrapolation.
 
-    ``error_at_double`` is the error extrapolated to twice the rows, None with fewer than three points.
+    ``error_at_double``: error for twice as many rows, from a fit of ``error = floor + scale * rows**-exponent``; None
+    with fewer than three points or if the fit fails.
     """
 
     points: list[CurvePoint]
@@ -71,8 +72,8 @@ def learning_curve(
 ) -> LearningCurve:
     """Train on nested stratified subsets of ``X`` (n, d), ``y`` (n,) and score each on ``test_X``, ``test_y``.
 
-    Each fraction below 1 is drawn ``repeats`` times, never splitting a group. Subsets with fewer than two rows of a
-    class are skipped. Raises DataError if no subset is left, and as train_head does.
+    For each fraction below 1, ``repeats`` subsets are drawn; no group is split. Subsets with fewer than two rows of a
+    class are skipped. Raises DataError if no subset is left, and the errors of train_head.
     """
     labels = texts(y)
     group_array = None if groups is None else np.asarray(groups)
@@ -117,7 +118,7 @@ def _accuracy(head: TrainedHead, X: NDArray[Any], truth: list[str]) -> float:
 
 
 def _extrapolate(points: list[CurvePoint]) -> float | None:
-    """Return the error at twice the rows by a power law through the points (Hestness et al. 2017), or None."""
+    """Fit a power law to the points (Hestness et al. 2017); return its error at twice the rows, None if impossible."""
     from scipy.optimize import curve_fit
 
     if len(points) < 3:

@@ -1,4 +1,4 @@
-"""Measures of a classifier on weighted rows; the same code computes the value and its bootstrap replicates."""
+"""Measures of a classifier on weighted rows; the same code computes the measured value and its bootstrap replicates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ NAMES: Final = (
 class ClassTable:
     """Per class (k,): precision, recall, F1, support (summed weight of its rows); and the confusion matrix (k, k).
 
-    Rows of ``confusion`` are the true classes. A ratio without rows is NaN for recall and 0 for the others.
+    Rows of ``confusion`` are the true classes. Recall is NaN for a class without rows; precision is 0 for a class that
+    is never predicted.
     """
 
     precision: Floats
@@ -44,7 +45,7 @@ def class_table(codes: NDArray[np.intp], predicted: NDArray[np.intp], weights: F
 
 
 class Measurer:
-    """Computes all measures for any row weights; the parts that do not depend on the weights are computed once.
+    """Computes all measures for given row weights; values that do not depend on the weights are computed only once.
 
     ``codes``: (n,) true class numbers; ``probabilities``: (n, k), rows summing to 1.
     """
@@ -84,10 +85,11 @@ class Measurer:
 
 
 def unseen_rows(codes: NDArray[np.intp], probabilities: Floats) -> tuple[NDArray[np.intp], Floats]:
-    """Return two rows to append for intervals: codes (2,) and probabilities (2, k), wrong with certainty, and right.
+    """Return two artificial rows for intervals: class numbers (2,) and probabilities (2, k).
 
-    Both belong to the smallest class that has rows, where one row changes averages over classes most. The wrong one is
-    given to the smallest other class.
+    The prediction for the first row is wrong, that for the second row right, each with probability 1. Both rows belong
+    to the smallest class that has rows, because a row of this class changes averages over classes most. The wrong
+    prediction is the smallest other class.
     """
     sizes = np.bincount(codes, minlength=probabilities.shape[1])
     by_size = np.lexsort((sizes, sizes == 0))
@@ -98,10 +100,11 @@ def unseen_rows(codes: NDArray[np.intp], probabilities: Floats) -> tuple[NDArray
 def draws(rows: int, replicates: int, seed: int) -> Iterator[tuple[Floats, Floats]]:
     """Yield pairs of random weights (rows + 2,), one pair per replicate; the last two weights are for ``unseen_rows``.
 
-    Bayesian bootstrap (D. Rubin, Annals of Statistics 1981): weights are exponential, that is Dirichlet(1, ..., 1)
-    after division by their sum. The first weights of a pair include the wrong row, the second the right one. An
-    interval from the lowest to the highest 2.5 % of both is that of N. Gaffke (2005) for the mean of a bounded
-    variable, and for a share exactly that of Clopper and Pearson. So it has a width even if every row is right.
+    Bayesian bootstrap (D. Rubin, Annals of Statistics 1981): the weights are exponential, that is Dirichlet(1, ..., 1)
+    after division by their sum. The first weights of a pair include the artificial wrong row, the second weights the
+    right row. The 95 % interval reaches from the 2.5 % quantile with the wrong row to the 97.5 % quantile with the
+    right row. For the mean of a bounded variable, this is the interval of N. Gaffke (2005), and for a proportion that
+    of Clopper and Pearson. So the interval has a positive width even if every row is right.
     """
     random = np.random.default_rng(seed)
     for _ in range(replicates):
@@ -119,7 +122,7 @@ class _Ranking:
         self._positive = positive[self._order].astype(np.float64)
 
     def areas(self, weights: Floats) -> tuple[float, float]:
-        """Return (area under the ROC curve, average precision); the area is NaN if all rows are of the class."""
+        """Return (area under the ROC curve, average precision); the area is NaN if all rows belong to the class."""
         ranked = weights[self._order]
         above = np.cumsum(ranked)[self._ends]
         true = np.cumsum(ranked * self._positive)[self._ends]

@@ -1,4 +1,4 @@
-"""Evaluation of a head on held-out rows: each figure with a 95 % interval."""
+"""Evaluation of a head on held-out rows: each measure with a 95 % interval."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _TITLES: Final = {
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its 95 % interval."""
+    """The value of a measure and its 95 % interval."""
 
     value: float
     low: float
@@ -54,9 +54,10 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class Report:
-    """Result of ``evaluate``. ``estimates``: by the names in measures.NAMES; ``missing``: classes without a row.
+    """Result of ``evaluate``. ``estimates``: values with intervals by the names in measures.NAMES.
 
-    ``table``: per-class precision, recall, F1, support and the confusion matrix (rows: true classes).
+    ``table``: precision, recall, F1 and support of each class, and the confusion matrix (rows: true classes).
+    ``missing``: classes that have no row.
     """
 
     classes: list[str]
@@ -78,7 +79,7 @@ class Report:
         return f"<Report: accuracy {one.value:.4f} [{one.low:.4f}, {one.high:.4f}] on {self.rows:,} rows, {len(self.classes):,} classes>"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON types; undefined figures are None."""
+        """Return the report as JSON types; undefined values are None."""
         columns = (self.table.precision, self.table.recall, self.table.f1, self.table.support)
         return {
             "rows": self.rows,
@@ -141,14 +142,14 @@ def evaluate(
     replicates: int | None = None,
     seed: int = defaults.SEED,
 ) -> Report:
-    """Return the Report on ``probabilities`` (n, k) for the true labels ``y_true`` (n,), out of ``classes`` (k,).
+    """Return the Report on ``probabilities`` (n, k) of ``classes`` (k,) for the true labels ``y_true`` (n,).
 
     Accuracy has Wilson's score interval (Wilson 1927). The other measures have a Bayesian bootstrap interval over rows
     (Rubin 1981) with ``replicates`` resamples (default: 1,000; fewer, but at least 200, for more than 100,000
-    probabilities). One row that was not seen is added, wrong with certainty or right, so that the interval has a width
-    even if every row is right (see measures.draws). Log loss has no upper limit, so its interval holds only for rows
-    like those that were seen. Averages over classes are macro averages over the classes that have rows. The calibration
-    error is defined as in Guo et al. (2017), with 15 bins of the top probability.
+    probabilities). An artificial row, predicted wrongly or rightly, is added to every measure except log loss, so that
+    the interval has a positive width even if every row is right (see measures.draws). Log loss is unbounded, so its
+    interval cannot account for rows unlike the given ones. Averages over classes are macro averages over the classes
+    that have rows. The calibration error is defined as in Guo et al. (2017), with 15 bins of the largest probability.
     Raises DataError: no rows, mismatched shapes, NaN, a label outside the classes.
     """
     names = [str(name) for name in classes]
@@ -173,7 +174,7 @@ def evaluate(
 
 
 def codes_of(y: ArrayLike, classes: Sequence[Any]) -> NDArray[np.intp]:
-    """Return the class numbers (n,) of labels ``y``. Raises DataError for a label outside ``classes``.
+    """Return the class numbers (n,) of labels ``y``. Raises DataError for a label that is not in ``classes``.
 
     A label that is not a string is also looked up as ``str(label)``, because a TrainedHead's classes are strings.
     """
@@ -191,9 +192,9 @@ def codes_of(y: ArrayLike, classes: Sequence[Any]) -> NDArray[np.intp]:
 def before_calibration(
     y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[Any], scale: float
 ) -> dict[str, float]:
-    """Return the calibration error and log loss without temperature scaling, given the scaled ``probabilities`` (n, k).
+    """Return calibration error and log loss as they would be without temperature scaling.
 
-    ``scale``: the factor by which the decision values were multiplied.
+    ``probabilities`` (n, k): with temperature scaling; ``scale``: the factor of that scaling.
     Raises DataError for a label outside ``classes``.
     """
     codes = codes_of(y_true, classes)
@@ -218,7 +219,7 @@ def worst_errors(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[
 def _bootstrap(
     codes: NDArray[np.intp], probabilities: NDArray[np.float64], point: dict[str, float], count: int, seed: int
 ) -> dict[str, Estimate]:
-    """Return each measure with its 95 % interval, which contains the value itself."""
+    """Return each measure's value (``point``) with its bootstrap 95 % interval, which always contains the value."""
     rows = len(codes)
     more, their = unseen_rows(codes, probabilities)
     measurer = Measurer(np.r_[codes, more], np.r_[probabilities, their])
@@ -228,7 +229,7 @@ def _bootstrap(
         log_loss = float(seen @ measurer.losses[:rows] / seen.sum())
         measured = [{**measurer.measure(weights), "log_loss": log_loss} for weights in pair]
         drawn.append([[one[name] for name in NAMES] for one in measured])
-    replicates = np.array(drawn)  # (count, 2, measures)
+    replicates = np.array(drawn)  # shape (count, 2, measures)
     estimates = {}
     for place, name in enumerate(NAMES):
         value = point[name]

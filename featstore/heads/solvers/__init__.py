@@ -1,1 +1,1 @@
-"""The numerical work behind the heads: objectives, solvers, and passes over the training rows."""
+"""Numerical optimisation for the heads: losses, solvers, and passes over the training rows."""

@@ -1,8 +1,8 @@
 """Row blocks: the common interface through which heads read features from memory, from disk or from a store.
 
-A *source* is a 2-d array (float16, float32, float64 or integer; read-only memory maps are accepted) or any object with
-``shape`` and ``blocks() -> Iterator[NDArray]``. ``blocks`` can be called repeatedly and yields the rows in the same
-order each time. Every function here holds at most one block of the source in memory.
+Features are a 2-d array (float16, float32, float64 or integer; read-only memory maps are accepted) or a *block source*:
+any object with ``shape`` and ``blocks() -> Iterator[NDArray]``. ``blocks`` can be called repeatedly and yields the rows
+in the same order each time. The functions that pass over the rows hold only one block of a source in memory.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ BLOCK_ELEMENTS: Final = 4 << 20
 
 
 def is_blocks(X: object) -> TypeGuard[RowBlocks]:
-    """Return whether ``X`` is a block source rather than something array-like."""
+    """Return whether ``X`` is a block source (has ``blocks`` and ``shape``) rather than an array."""
     return hasattr(X, "blocks") and hasattr(X, "shape")
 
 
 @dataclass(frozen=True)
 class SparseRows:
-    """Rows of a SciPy sparse matrix as a block source; only one block at a time is dense."""
+    """A SciPy sparse matrix as a block source, which converts one block at a time to a dense array."""
 
     matrix: Any
 
@@ -49,19 +49,19 @@ class SparseRows:
 
 
 def dense_blocks(X: Any) -> Any:
-    """Return ``X``, or a block source if ``X`` is a sparse matrix."""
-    # A sparse matrix has loaded scipy.sparse; loading it here would add 0.2 s to every prediction.
+    """Return ``X`` unchanged, or as a block source if ``X`` is a SciPy sparse matrix."""
+    # Do not import scipy.sparse, which takes 0.2 s: if it is not imported yet, ``X`` cannot be a sparse matrix.
     sparse = sys.modules.get("scipy.sparse")
     return SparseRows(sparse.csr_array(X)) if sparse is not None and sparse.issparse(X) else X
 
 
 def block_rows(dimension: int) -> int:
-    """Return how many rows of ``dimension`` values make one block."""
+    """Return the number of rows in a block, for rows of ``dimension`` values."""
     return max(64, BLOCK_ELEMENTS // max(1, dimension))
 
 
 def working_dtype(dtype: Any) -> np.dtype[Any]:
-    """Return the floating type to compute in: float64 for float64 features, float32 for all others."""
+    """Return the floating-point type for computations: float64 for float64 features, float32 for all other types."""
     return np.dtype(np.float64) if np.dtype(dtype) == np.float64 else np.dtype(np.float32)
 
 
@@ -77,7 +77,7 @@ def iterate(X: Features) -> Iterator[NDArray[Any]]:
 
 
 def raw_blocks(X: Features, values: int = BLOCK_ELEMENTS) -> Iterator[NDArray[Any]]:
-    """Yield the unconverted rows of an array or block source, in blocks of at most ``values`` numbers.
+    """Yield the rows of an array or block source without conversion, in blocks of about ``values`` values.
 
     Raises DataError: not 2-d, not numeric, rows or width that differ from ``shape``.
     """
@@ -113,7 +113,7 @@ def _checked(block: NDArray[Any], start: int) -> NDArray[Any]:
             return widen(block)
         raise _not_finite(block, start)
     values = np.ascontiguousarray(block, working_dtype(block.dtype))
-    # Any NaN or infinity makes the sum non-finite; the exact test runs only in that case.
+    # Any NaN or infinity makes the sum non-finite. Test all values only if the sum is not finite.
     with np.errstate(over="ignore", invalid="ignore"):
         total = values.sum(dtype=np.float64)
     if not math.isfinite(total) and not np.isfinite(values).all():
@@ -133,13 +133,13 @@ def _not_finite(values: NDArray[Any], start: int) -> DataError:
 
 @dataclass(frozen=True)
 class Scaler:
-    """Column-wise standardisation ``(x - mean) / scale``: (d,) float64 each; ``scale`` is 1 for constant columns."""
+    """Column-wise standardisation ``(x - mean) / scale``. ``mean``, ``scale``: (d,); scale 1 for constant columns."""
 
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
 
     def apply(self, block: NDArray[Any]) -> NDArray[Any]:
-        """Return the standardised copy of ``block`` (m, d), in its own floating type."""
+        """Return a standardised copy of ``block`` (m, d): float64 if ``block`` is float64, otherwise float32."""
         dtype = working_dtype(block.dtype)
         out = np.subtract(block, self.mean.astype(dtype), dtype=dtype)
         out *= (1.0 / self.scale).astype(dtype)
@@ -147,12 +147,12 @@ class Scaler:
 
 
 def measure(X: Features, *, standardize: bool) -> tuple[Scaler, int, np.dtype[Any]]:
-    """Return (scaler, number of rows, working type) after one pass that also checks all rows.
+    """Measure the columns and check all rows in one pass; return (scaler, number of rows, dtype for computations).
 
-    With ``standardize`` false the scaler only subtracts the mean. This keeps float32 accurate and leaves the optimum
-    unchanged, because the intercept is not penalised. Columns are scaled by their population standard deviation, as
-    scikit-learn's StandardScaler does; block moments are merged in float64 (Chan, Golub and LeVeque 1983).
-    Raises DataError as ``iterate`` does, and if there are no rows or no columns.
+    ``standardize``: whether the scaler divides each column by its population standard deviation, as scikit-learn's
+    StandardScaler does. The mean is always subtracted: this keeps float32 accurate, and leaves the optimum unchanged
+    because the intercept is not penalised. Means and variances of blocks are merged in float64 (Chan, Golub and LeVeque
+    1983). Raises the DataErrors of ``iterate``, and DataError if there are no rows or no columns.
     """
     count, dtype = 0, np.dtype(np.float32)
     mean: NDArray[np.float64] | None = None
@@ -175,7 +175,7 @@ def measure(X: Features, *, standardize: bool) -> tuple[Scaler, int, np.dtype[An
         shape = X.shape if is_blocks(X) else np.shape(X)
         raise DataError(f"nothing to train on: the features have the shape {tuple(shape)}, with 0 feature(s) or rows")
     deviation = np.sqrt(np.maximum(squares, 0.0) / count)
-    # A column counts as constant when its deviation is within the rounding error of its mean.
+    # A column counts as constant if its standard deviation is within the rounding error of its mean.
     constant = deviation <= 10 * np.finfo(dtype).eps * np.abs(mean)
     scale = np.where(constant | (deviation == 0), 1.0, deviation) if standardize else np.ones_like(deviation)
     return Scaler(mean, scale), count, dtype
@@ -191,7 +191,7 @@ class MappedBlocks:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Shape (rows, dimensions) of all mapped blocks together."""
+        """Shape (rows, dimensions) of the source after applying the function."""
         return (row_count(self.source), self.dimension)
 
     def blocks(self) -> Iterator[NDArray[Any]]:
@@ -206,7 +206,7 @@ def row_count(X: Features) -> int:
 
 
 def take_rows(X: Features, rows: NDArray[np.intp]) -> NDArray[Any]:
-    """Return the (len(rows), d) array of ``rows`` (increasing); a block source is read in one pass."""
+    """Return the rows of ``X`` with the increasing numbers ``rows`` (m,) as an (m, d) array, read in one pass."""
     if not is_blocks(X):
         return np.ascontiguousarray(np.asarray(X)[rows])
     parts: list[NDArray[Any]] = []

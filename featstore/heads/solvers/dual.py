@@ -1,13 +1,13 @@
 """Newton's method for squared-hinge support vector machines on a kernel matrix: exact, for up to about 2,000 rows.
 
-Chapelle, Training a Support Vector Machine in the Primal (Neural Computation 2007): on the rows inside the margin
-the objective is quadratic, so one linear system gives its minimum, and the method ends when the set of those rows
-no longer changes. It is used for the RBF kernel and, on few rows, for the linear kernel: there the problem is small but
-badly conditioned, so a first-order method would need many passes.
+Source: Chapelle, Training a Support Vector Machine in the Primal (Neural Computation 2007). For a fixed set of rows
+inside the margin (rows with a loss above 0) the objective is quadratic, so a linear system gives its minimum. The
+method ends when this set no longer changes. It is used for the RBF kernel, and for the linear kernel on few rows, where
+the problem is small but ill-conditioned and a first-order method would need many passes.
 
-The one-vs-rest columns of a problem have the same rows and regularisation, so they share one inverse; a linear system
-of the size of the rows outside the margin removes those rows from it. Each step then factorises one matrix whose size
-is the number of rows inside or outside the margin, whichever is smaller.
+The one-vs-rest columns of a problem have the same rows and regularisation, so they share one inverse of the kernel
+matrix. If most rows are inside the margin, a smaller linear system removes the rows outside the margin from the
+solution. So the size of the factorised matrix is the number of rows inside or outside the margin, whichever is smaller.
 """
 
 from __future__ import annotations
@@ -29,26 +29,27 @@ from featstore.heads.solvers.rows import Labels
 from featstore.heads.solvers.selection import Choice, choose
 
 FOLD_TOLERANCE: Final = 1e-4
-"""Relative tolerance of cross-validation fits: they stop after a step that improves the objective by less than this
-share. The next step would improve it by orders of magnitude less, and held-out scores are far noisier."""
+"""Relative tolerance of cross-validation fits: a fit stops after a step that improves the objective by less than this
+share. A further step would improve the objective by orders of magnitude less, and held-out scores are far noisier."""
 _STEPS: Final = 60
 _ROUNDING: Final = 1e-12
-"""Relative change of the objective below which a difference counts as rounding error."""
+"""Relative change of the objective that counts as rounding error."""
 _LEAST_STEP: Final = 1e-4
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Start = tuple[Floats, Floats]
-"""Weights (n, c) and intercepts (c,)."""
+"""Starting point: weights of the rows (n, c) and intercepts (c,)."""
 
 
 @dataclass(frozen=True)
 class DualSolution:
-    """Weights of the rows (n, c) and intercepts (c,): decisions are ``kernel @ weights + intercept``, here (n, c).
+    """Solution of one problem; ``decisions`` (n, c) are ``kernel @ weights + intercept``.
 
-    ``objective``: 0.5 weights' kernel weights + C sum of weighted losses, over all columns; ``converged``: whether
-    every column ended with its set of rows inside the margin unchanged, or with a gain under the tolerance;
-    ``steps``: the largest number of Newton steps that a column took.
+    ``weights``: (n, c) of the rows; ``intercept``: (c,); ``objective``: 0.5 * weights.T @ kernel @ weights + C * (sum
+    of weighted losses), summed over the columns; ``converged``: whether for every column the last step left the set of
+    rows inside the margin unchanged, or improved the objective by less than the tolerance; ``steps``: the largest
+    number of Newton steps of a column.
     """
 
     problem: Problem
@@ -63,17 +64,17 @@ class DualSolution:
 def solve(
     kernel: Floats, labels: Labels, problems: Sequence[Problem], *, tol: float = 0.0, start: Start | None = None
 ) -> list[DualSolution]:
-    """Solve ``problems`` for ``kernel`` (n, n), symmetric and positive semi-definite; solutions in order.
+    """Solve ``problems`` for the symmetric positive semi-definite ``kernel`` (n, n); return their solutions in order.
 
-    List the problems of one fold by increasing C: each starts from the solution of the previous one, the first from
-    ``start`` (zero if None). ``tol``: a column also stops after a step that improves its objective by less than this
-    share.
+    The problems of a fold must be listed by increasing C: each problem starts from the solution of the previous
+    problem, the first from ``start`` (zero if None). ``tol``: the solver also stops for a column after a step that
+    improves the column's objective by less than this share.
     """
     weights = labels.weights_of(slice(None), np.float64)
     weights = np.ones(len(labels.codes)) if weights is None else weights
     solutions: dict[int, DualSolution] = {}
-    # Use one thread: numpy and scipy each have a BLAS of their own. Idle BLAS threads busy-wait for longer than most of
-    # these operations take, so two thread pools on the same cores slow each other down by more than a factor of ten.
+    # Use one BLAS thread: numpy and scipy each have a BLAS with its own thread pool. Idle BLAS threads busy-wait for
+    # longer than most operations here take, so the two pools slow each other down by more than a factor of ten.
     with threadpool_limits(1, user_api="blas"):
         for fold in dict.fromkeys(problem.fold for problem in problems):
             own = [(place, problem) for place, problem in enumerate(problems) if problem.fold == fold]
@@ -85,7 +86,7 @@ def solve(
 def _solve_fold(
     kernel: Floats, labels: Labels, row_weights: Floats, problems: list[Problem], tol: float, start: Start | None
 ) -> Iterator[DualSolution]:
-    """Yield the solutions of problems that hold out the same fold."""
+    """Yield the solutions of ``problems``, all of which hold out the same fold."""
     trained = row_weights > 0
     if problems[0].fold is not None:
         trained &= labels.folds != problems[0].fold
@@ -108,13 +109,13 @@ def _solve_fold(
 
 
 def _part(matrix: Floats, rows: NDArray[np.intp]) -> Floats:
-    """Return the submatrix (m, m) of ``matrix``; two takes are several times faster than indexing with two arrays."""
+    """Return ``matrix`` restricted to ``rows`` and the same columns, (m, m); two takes are faster than np.ix_."""
     return matrix.take(rows, axis=0).take(rows, axis=1)
 
 
 @dataclass(frozen=True)
 class _State:
-    """Current iterate of all columns: weights (c, m), intercepts (c,), decisions (c, m)."""
+    """Current point of the optimisation for all columns: weights (c, m), intercepts (c,), decisions (c, m)."""
 
     weights: Floats
     intercept: Floats
@@ -124,7 +125,7 @@ class _State:
         return _State(self.weights[chosen], self.intercept[chosen], self.decisions[chosen])
 
     def toward(self, other: _State, share: Floats) -> _State:
-        """Return the linear interpolation between these columns and ``other`` at the fractions ``share`` (c,)."""
+        """Return the point at the fraction ``share`` (c,) of the way from this point to ``other``, column by column."""
         b = share[:, None]
         return _State(
             (1 - b) * self.weights + b * other.weights,
@@ -134,7 +135,11 @@ class _State:
 
 
 class _Machines:
-    """The columns of one problem on its ``m`` training rows: kernel (m, m), signs (c, m), C times row weights (m,)."""
+    """One problem on its m training rows, all one-vs-rest columns (binary support vector machines) together.
+
+    ``kernel``: (m, m); ``signs``: (c, m), +1 for rows of the column's class, else -1; ``strength``: (m,), C times the
+    row weights.
+    """
 
     def __init__(self, kernel: Floats, signs: Floats, strength: Floats) -> None:
         self.kernel, self.signs, self.strength = kernel, signs, strength
@@ -143,7 +148,7 @@ class _Machines:
         """The inverse of kernel + ridge over all rows, and its products with the signs (c, m) and with ones (m,)."""
 
     def minimise(self, state: _State, tol: float) -> tuple[_State, float, bool, int]:
-        """Return (optimum, its objective, whether all columns converged, steps taken), by Newton's method."""
+        """Run Newton's method from ``state``; return (optimum, its objective, whether all columns converged, steps)."""
         live = np.arange(len(self.signs))
         values = self._values(live, state)
         state = _State(state.weights.copy(), state.intercept.copy(), state.decisions.copy())
@@ -170,7 +175,7 @@ class _Machines:
         return np.asarray(self.signs[chosen] * state.decisions < 1)
 
     def _values(self, chosen: NDArray[np.intp], state: _State) -> Floats:
-        """Return the objective of each column (q,)."""
+        """Return the objective of each of the ``chosen`` columns (q,) at ``state``."""
         slack = np.maximum(0.0, 1.0 - self.signs[chosen] * state.decisions)
         penalty = np.einsum("qm,qm->q", state.weights, state.decisions - state.intercept[:, None])
         return np.asarray(0.5 * penalty + (slack * slack) @ self.strength)
@@ -178,7 +183,7 @@ class _Machines:
     def _search(
         self, chosen: NDArray[np.intp], state: _State, values: Floats, target: _State
     ) -> tuple[_State, Floats, Floats]:
-        """Run the line search towards ``target``; return the accepted points, objectives (q,) and steps (q,)."""
+        """Search on the line from ``state`` to ``target``; return the accepted point, its objectives and steps (q,)."""
         step = np.ones(len(chosen))
         moved, found = target, self._values(chosen, target)
         while (worse := (found > values * (1 + _ROUNDING)) & (step > _LEAST_STEP)).any():
@@ -188,11 +193,12 @@ class _Machines:
         return moved, found, step
 
     def _targets(self, chosen: NDArray[np.intp], inside: Mask, intercept: Floats) -> _State:
-        """Return the minima of the objectives, taken as quadratics whose rows inside the margin are ``inside`` (q, m).
+        """Return the minimum for each chosen column if the set of rows inside the margin stays ``inside`` (q, m).
 
-        With S = kernel + ridge on the rows inside, S w + b = signs there and w = 0 outside; as the intercept is free,
-        the weights sum to zero. So w = S^-1 signs - b S^-1 1, and both terms are solved for at once. If no row is
-        inside, w = 0 and every b is optimal: the current ``intercept`` (q,) is kept.
+        Let S = kernel + ridge on the rows inside the margin. At the minimum, S w + b = signs on these rows, w = 0 on
+        the other rows, and the weights w sum to zero because the intercept b is not penalised. So w = S^-1 signs - b
+        S^-1 1; one factorisation of S gives both terms. If no row is inside the margin, w = 0 and every b is optimal:
+        the current ``intercept`` (q,) is kept.
         """
         many = (2 * inside.sum(axis=1) > inside.shape[1]) & (len(self.signs) > 1)
         solved = np.zeros((len(chosen), 2, inside.shape[1]))
@@ -211,7 +217,10 @@ class _Machines:
         return _State(weights, intercept, weights @ self.kernel + intercept[:, None])
 
     def _solve_by_inverse(self, chosen: NDArray[np.intp], inside: Mask) -> Floats:
-        """Return the solutions (q, 2, m): those over all rows, corrected so that rows outside the margin get weight 0."""
+        """Return S^-1 signs and S^-1 1 (q, 2, m), see ``_targets``, from the inverse over all m rows.
+
+        The solutions over all rows are corrected such that rows outside the margin get weight 0.
+        """
         if self._whole is None:
             system = self.kernel.copy()
             system[np.diag_indices_from(system)] += self._ridge
@@ -230,8 +239,8 @@ class _Machines:
 
 
 def _solve_positive(system: Floats, right: Floats) -> Floats:
-    # A symmetric matrix equals its transpose, and the transpose of a C-ordered array has the Fortran order that LAPACK
-    # can overwrite in place.
+    # LAPACK works in place only on an array in Fortran order. The matrix is symmetric, so its transpose is equal, and
+    # in Fortran order.
     factor = scipy.linalg.cho_factor(system.T, lower=True, overwrite_a=True, check_finite=False)
     return np.asarray(scipy.linalg.cho_solve(factor, right, check_finite=False))
 
@@ -242,13 +251,13 @@ def _invert(system: Floats) -> Floats:
     inverse, info = scipy.linalg.lapack.dpotri(factor, lower=lower, overwrite_c=True)
     if info:
         raise np.linalg.LinAlgError("the kernel matrix is not positive definite")
-    # LAPACK writes the lower triangle only; the upper one still holds old values.
+    # LAPACK writes only the lower triangle of the inverse; copy it to the upper triangle.
     rest = np.tril(inverse, -1)
     return np.asarray(np.tril(inverse) + rest.T)
 
 
 def score(labels: Labels, solutions: list[DualSolution]) -> FoldScores:
-    """Score each solution on its held-out fold."""
+    """Return scores of each solution on the fold that it held out."""
     cells = []
     for solution in solutions:
         out = labels.folds == solution.problem.fold
@@ -262,14 +271,17 @@ def score(labels: Labels, solutions: list[DualSolution]) -> FoldScores:
 
 
 def held_out_decisions(labels: Labels, solutions: list[DualSolution]) -> tuple[Floats, NDArray[Any]]:
-    """Return decision values (m, c) of all held-out rows, each from its own fold's solution, and class numbers (m,)."""
+    """Return decision values (m, c) and class numbers (m,) of all held-out rows.
+
+    The decision values of a row come from the solution that held out the row's fold. ``solutions``: one for each fold.
+    """
     parts = [(s.decisions[out], labels.codes[out]) for s in solutions for out in [labels.folds == s.problem.fold]]
     return np.concatenate([p for p, _ in parts]), np.concatenate([c for _, c in parts])
 
 
 @dataclass(frozen=True)
 class DualFit:
-    """Result of a search: the chosen C with the table of results, the calibration scale, the final solution."""
+    """Result of ``search``: the chosen C with all results, the factor of temperature scaling, the final fit."""
 
     choice: Choice
     scale: float
@@ -277,20 +289,20 @@ class DualFit:
 
 
 def grid_problems(labels: Labels, candidates: list[float]) -> tuple[list[Problem], int]:
-    """Return the problems of every C (outer loop, increasing) and fold (inner loop), and the number of folds."""
+    """Return the problems of every C in ``candidates`` (outer loop) and fold (inner loop), and the number of folds."""
     present = np.unique(labels.folds[labels.folds >= 0])
     return [Problem(C, int(fold)) for C in candidates for fold in present], len(present)
 
 
 def finish(kernel: Floats, labels: Labels, solutions: list[DualSolution], C: float) -> tuple[float, DualSolution]:
-    """Return the calibration scale from the folds' ``solutions`` for ``C``, and the exact solution on all rows."""
+    """Return the factor of temperature scaling from the folds' ``solutions``, and the solution on all rows."""
     scale = fit_scale(*held_out_decisions(labels, solutions), labels.classes)
     mean = np.mean([s.weights for s in solutions], axis=0), np.mean([s.intercept for s in solutions], axis=0)
     return scale, solve(kernel, labels, [Problem(C, None)], start=mean)[0]
 
 
 def search(kernel: Floats, labels: Labels, candidates: list[float], scoring: str) -> DualFit:
-    """Choose C by cross-validation, calibrate on held-out decisions, and fit all rows."""
+    """Choose C by cross-validation, fit temperature scaling on held-out decision values, and fit all rows."""
     problems, count = grid_problems(labels, candidates)
     solutions = solve(kernel, labels, problems, tol=FOLD_TOLERANCE)
     choice = choose({"C": candidates}, score(labels, solutions), count, scoring)

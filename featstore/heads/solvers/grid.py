@@ -1,9 +1,10 @@
 """Solve all values of C and all folds of an L2-regularised linear classifier together, in shared passes over the rows.
 
-Each problem is scikit-learn's: minimise ``0.5 ||W||^2 + C sum_i weight_i loss(W x_i + b, y_i)`` over W and b (b is
-not penalised), on the rows outside one fold. The problems take L-BFGS steps simultaneously: each pass over the rows
-serves all of them with two matrix-matrix products. Converged problems drop out. The initial inverse
-Hessian comes from the features' spectrum (see whitening), scaled for each problem by its C and rows.
+A problem is a value of C and a held-out fold. Its objective is scikit-learn's: minimise
+``0.5 ||W||^2 + C sum_i weight_i loss(W x_i + b, y_i)`` over W and b (b is not penalised), on the rows outside the fold.
+All problems take their L-BFGS steps at the same time: each pass over the rows evaluates all problems with two
+matrix-matrix products. Converged problems are left out. The initial inverse Hessian comes from the spectrum of the
+features (see whitening.py), scaled for each problem by C times the curvature of the loss.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ MAX_PASSES: Final = 1000
 
 @dataclass(frozen=True)
 class Solution:
-    """Weights (r, c) and intercept (c,) in the coordinates of the rows, with convergence information.
+    """Solution of one problem: weights (r, c) and intercept (c,), in the coordinates of the TrainingRows.
 
-    ``objective``: value reached; ``gap``: estimated distance to the optimum; ``converged``: whether the gap is under
-    the tolerance; ``evaluations``: number of passes used. ``pairs``: the last steps (c, r + 1) and gradient changes,
-    which can initialise L-BFGS for a similar problem.
+    ``objective``: the value reached; ``gap``: estimated difference to the optimal value; ``converged``: whether the
+    solver stopped because of its tolerance; ``evaluations``: number of passes used; ``pairs``: the last steps
+    (c, r + 1) and the changes of the gradient, which can initialise L-BFGS for a similar problem.
     """
 
     problem: Problem
@@ -55,7 +56,10 @@ class Start:
 
 
 def start_from(solutions: list[Solution], ratio: float) -> Start:
-    """Return a start at the mean of ``solutions``, for a problem whose summed loss is ``ratio`` times theirs."""
+    """Return the mean of ``solutions`` as starting point of a problem; ``ratio``: its summed loss relative to theirs.
+
+    For example, ``ratio`` is 5/4 for the fit of all rows after 5 folds.
+    """
     mean = np.mean([np.vstack([s.weights, s.intercept]).T for s in solutions], axis=0)
     return Start(mean, _carried(solutions[0].pairs, ratio))
 
@@ -71,9 +75,9 @@ def solve(
 ) -> list[Solution]:
     """Solve ``problems`` together; return their solutions in order.
 
-    ``tol``: a problem stops when its estimated gap is at most ``tol`` times its objective, or after ``max_passes``.
-    ``start``: starting point for the smallest C of each fold; zeros if None. Each larger C starts from the smaller
-    ones.
+    ``tol``: the solver stops for a problem when the estimated gap to the optimum is at most ``tol`` times the
+    objective, or after ``max_passes``. ``start``: starting point for the smallest C of each fold; zeros if None. Each
+    larger C of a fold starts from the solutions for smaller C.
     """
     if start is None:
         start = Start(np.zeros((columns(rows.labels.classes), rows.dimension + 1)), [])
@@ -96,7 +100,7 @@ def solve(
 
 
 def _paths(problems: list[Problem], searches: list[_Search]) -> list[list[_Search]]:
-    """Return the searches of each fold, sorted by C."""
+    """Return a list of paths: a path holds the searches of one fold, sorted by C."""
     by_fold: dict[int | None, list[_Search]] = {}
     for problem, search in sorted(zip(problems, searches, strict=True), key=lambda pair: pair[0].C):
         by_fold.setdefault(problem.fold, []).append(search)
@@ -104,7 +108,10 @@ def _paths(problems: list[Problem], searches: list[_Search]) -> list[list[_Searc
 
 
 def _current(path: list[_Search], loss: Loss) -> _Search | None:
-    """Return the first unfinished search of a path, started from the solutions before it; None if all are finished."""
+    """Return the first unfinished search of ``path``, None if all are finished.
+
+    A search that has not begun is started from the solutions of the searches before it.
+    """
     for number, search in enumerate(path):
         if not search.begun:
             search.begin(_continued(path[:number], search.problem.C, loss))
@@ -114,7 +121,7 @@ def _current(path: list[_Search], loss: Loss) -> _Search | None:
 
 
 def _continued(before: list[_Search], C: float, loss: Loss) -> Start:
-    """Return a start for the problem of ``C``, extrapolated from the solutions of smaller C."""
+    """Return a starting point for the value ``C``, extrapolated from the searches ``before``, which have smaller C."""
     last = before[-1]
     point = last.solver.best
     if loss.grows and len(before) > 1:
@@ -125,7 +132,7 @@ def _continued(before: list[_Search], C: float, loss: Loss) -> Start:
 
 
 def _carried(pairs: list[Pair], ratio: float) -> list[Pair]:
-    """Return ``pairs`` rescaled for a problem with ``ratio`` times the summed loss and the same penalty."""
+    """Return L-BFGS ``pairs`` rescaled for a problem with ``ratio`` times the summed loss and the same penalty."""
     carried = []
     for step, change in pairs:
         scaled = change * change.dtype.type(ratio)
@@ -145,7 +152,7 @@ class _Search:
         self.solver: Lbfgs
 
     def begin(self, start: Start) -> None:
-        """Start at ``start``."""
+        """Begin the L-BFGS iteration at ``start``."""
         noise = 1e-7 if self._rows.dtype == np.float32 else 1e-13
         point = np.ascontiguousarray(start.point, self._rows.dtype)
         self.solver = Lbfgs(point, self._whitener, tol=self._tol, noise=noise, pairs=start.pairs)
@@ -153,11 +160,11 @@ class _Search:
 
     @property
     def over(self) -> bool:
-        """Whether no further evaluation is needed."""
+        """Whether the search has converged or used all its passes."""
         return self.solver.done or self.solver.evaluations >= self._max_passes
 
     def tell(self, value: float, gradient: NDArray[np.float64], curvature: float) -> None:
-        """Record the evaluation of the current point."""
+        """Take objective, gradient and curvature at the current point; compute the next point."""
         self._whitener.scale = curvature
         self.solver.tell(value, gradient.astype(self._rows.dtype))
 
@@ -182,7 +189,10 @@ class Effort:
 
 
 def effort(rows: TrainingRows, solutions: list[Solution]) -> Effort:
-    """Return the cost of ``solutions`` solved together: four operations per row, dimension, column and evaluation."""
+    """Return the cost of solving ``solutions`` together.
+
+    An evaluation counts four operations for each row, dimension and column.
+    """
     folds = rows.labels.folds
     trained = {fold: int((folds != fold).sum()) for fold in np.unique(folds)}
     operations = 0.0
@@ -196,7 +206,10 @@ def effort(rows: TrainingRows, solutions: list[Solution]) -> Effort:
 
 
 class _Whitener:
-    """The inverse of ``I + scale * Gram`` for one problem; ``scale`` is C times the current curvature of the loss."""
+    """Preconditioner of one problem: multiplies a gradient by the inverse of ``I + scale * Gram``.
+
+    ``scale``: C times the current summed curvature of the loss.
+    """
 
     def __init__(self, spectrum: Spectrum) -> None:
         self.scale = 1.0
@@ -211,7 +224,7 @@ class _Whitener:
 
 @dataclass(frozen=True)
 class FoldScores:
-    """Held-out scores of each problem (p,): rows, accuracy, balanced accuracy, log loss (of softmax/sigmoid)."""
+    """Held-out scores of each problem (p,). ``log_loss``: of the softmax or sigmoid of the decision values."""
 
     rows: NDArray[np.int64]
     accuracy: NDArray[np.float64]
@@ -220,7 +233,7 @@ class FoldScores:
 
 
 def score(rows: TrainingRows, solutions: list[Solution]) -> FoldScores:
-    """Score each solution on its held-out fold, in one pass over the rows."""
+    """Return scores of each solution on the fold that it held out, in one pass over the rows."""
     points = np.stack([np.vstack([s.weights, s.intercept]).T for s in solutions])
     classes = rows.labels.classes
     right = np.zeros((len(solutions), classes), np.int64)
@@ -246,9 +259,10 @@ def score(rows: TrainingRows, solutions: list[Solution]) -> FoldScores:
 
 
 def held_out_decisions(rows: TrainingRows, solutions: list[Solution]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Return decision values (m, c) of each row from the solution that held it out, and the row numbers (m,).
+    """Return decision values (m, c) and row numbers (m,) of all held-out rows.
 
-    ``solutions``: one per fold. Rows of fold -1, which are always trained on, are left out.
+    The decision values of a row come from the solution that held out the row's fold. ``solutions``: one for each fold.
+    Rows of fold -1 are never held out, so they are not in the result.
     """
     points = np.stack([np.vstack([s.weights, s.intercept]).T for s in solutions])
     by_fold = {s.problem.fold: Selection([i], points, rows.dtype) for i, s in enumerate(solutions)}

@@ -1,6 +1,7 @@
-"""Limited-memory BFGS with an ask-and-tell interface, so that many problems can share one pass over the data.
+"""Limited-memory BFGS that does not call the objective itself, so that many problems can share one pass over the data.
 
-Nocedal and Wright, Numerical Optimization (2nd ed.), algorithms 7.4 and 7.5, with a preconditioner as the initial
+The caller evaluates the attribute ``point`` and passes the result to ``tell`` (ask-and-tell interface). The method is
+algorithms 7.4 and 7.5 of Nocedal and Wright, Numerical Optimization (2nd ed.), with a preconditioner as the initial
 inverse Hessian and a backtracking (Armijo) line search by quadratic interpolation. Vectors have the dtype of the
 starting point, scalars are float64.
 """
@@ -22,14 +23,16 @@ _UNDERESTIMATE: Final = 100
 
 
 class Lbfgs:
-    """One smooth convex minimisation.
+    """Minimisation of one smooth convex function.
 
-    ``point``: the point to evaluate next; pass its objective and gradient to ``tell``. ``best``: the accepted iterate;
-    ``value``: its objective; ``gap``: its estimated distance above the optimum, half of g'Hg with H the current inverse
-    Hessian (the Newton decrement). ``done``: the gap and the improvement of the last step are both at most ``tol *
-    |value|``, or the gap alone is at most a hundredth of that (H may approximate the curvature too badly to trust the
-    gap alone), or rounding (``noise``, relative to the value) allows no further descent. ``pairs``: (step, gradient
-    change) of a similar problem, as initial curvature information.
+    ``point``: the point to evaluate next; pass its objective and gradient to ``tell``. ``best``: the last accepted
+    point; ``value``: the objective at ``best``; ``gap``: the estimated difference between ``value`` and the optimum,
+    0.5 g'Hg with the gradient g and the current inverse Hessian H (Newton decrement). ``pairs``: (step, gradient
+    change) of a similar problem, as initial curvature information. ``noise``: relative rounding error of the objective.
+
+    ``done`` is set in three cases: ``gap`` and the improvement of the last step are at most ``tol * |value|``; or
+    ``gap`` is at most a hundredth of this bound (H is too inaccurate to trust a larger ``gap`` alone); or the line
+    search finds no descent, because of rounding.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class Lbfgs:
         return [(step, change) for step, change, _ in self._pairs]
 
     def tell(self, value: float, gradient: Array) -> None:
-        """Record the objective and gradient at ``point``; set the next ``point`` or ``done``."""
+        """Take the objective and gradient at ``point``; set ``point`` to the next point, or ``done``."""
         self.evaluations += 1
         gain = np.inf
         if self.evaluations > 1:
@@ -102,12 +105,13 @@ class Lbfgs:
 
     def _remember(self, step: Array, change: Array) -> None:
         curvature = float(np.vdot(step, change))
-        # Rounding can hide the curvature of a tiny step; storing such a pair would break positive definiteness.
+        # For a tiny step, the curvature can be lost in rounding. Skip such a pair: the inverse Hessian would no longer
+        # be positive definite.
         if curvature > 1e-10 * float(np.linalg.norm(step)) * float(np.linalg.norm(change)):
             self._pairs.append((step, change, 1.0 / curvature))
 
     def _rescale(self) -> None:
-        """Fit the preconditioner to the curvature along the last step."""
+        """Scale the preconditioner such that it matches the curvature along the last step."""
         if self._pairs:
             _, change, rho = self._pairs[-1]
             self._scale = 1.0 / (rho * float(np.vdot(change, self._precondition(change))))

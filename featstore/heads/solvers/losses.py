@@ -1,8 +1,8 @@
-"""Losses of linear classifiers, for many problems at once: value and derivative from decision values.
+"""Losses of linear classifiers, for many problems at once: value and derivatives from decision values.
 
-A block of decision values has shape (c, p, m): c columns per problem, p problems, m rows. c is 1 for two classes and
-the number of classes k otherwise. Rows are the last axis, so that sums over classes and element-wise operations read
-contiguous memory. ``codes`` (m,) are class numbers 0..k-1.
+A block of decision values has the shape (c, p, m): c columns per problem, p problems, m rows. c is 1 for two classes
+and otherwise the number of classes k. Rows are the last axis, so that sums over classes and element-wise operations
+read contiguous memory. ``codes`` (m,) are class numbers from 0 to k - 1.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ Evaluated = tuple[NDArray[np.float64], NDArray[np.float64], Values]
 class Loss:
     """A named loss function.
 
-    ``evaluate(values, codes, weights) -> (sums, curvature, derivative)``: sums (p,) float64 of the weighted loss over
-    rows; curvature (p,): the same sum of the second derivative, averaged over the columns; derivative (c, p, m), which
-    may overwrite ``values``. ``grows``: whether the optimal weights of separable classes keep growing with log C, so
-    that they can be extrapolated to a larger C.
+    ``evaluate(values, codes, weights)`` takes decision values (c, p, m), class numbers (m,) and row weights, and
+    returns: the weighted loss summed over rows, (p,) float64; the weighted second derivative summed over rows and
+    averaged over columns, (p,); the derivative (c, p, m), which may overwrite ``values``. ``grows``: whether the
+    optimal weights for separable classes keep growing with log C, so that these weights can be extrapolated to a larger
+    C.
     """
 
     name: str
@@ -62,7 +63,7 @@ def _logistic(values: Values, codes: NDArray[np.intp], weights: Values | None) -
 
 def _binary_logistic(values: Values, codes: NDArray[np.intp], weights: Values | None) -> Evaluated:
     z = values[0]
-    # log(1 + exp(s)) with s = -z for class 1 and z for class 0, stable for either sign.
+    # The loss is log(1 + exp(s)) with s = -z for class 1 and s = z for class 0, computed without overflow.
     sign = np.where(codes == 1, -1.0, 1.0).astype(z.dtype)
     z *= sign
     small = np.abs(z)
@@ -98,7 +99,7 @@ def _squared_hinge(values: Values, codes: NDArray[np.intp], weights: Values | No
     slack = np.subtract(1, values, out=values)
     np.maximum(slack, 0, out=slack)
     weighted = slack if weights is None else slack * weights
-    # Sum in single precision within a block, in double precision across blocks.
+    # Sum over the rows of this block in the dtype of ``values``, and everything else in float64.
     loss = np.einsum("cpm,cpm->cp", slack, weighted).sum(axis=0, dtype=np.float64)
     if weights is None:
         inside = np.count_nonzero(slack, axis=(0, 2)).astype(np.float64)
@@ -112,11 +113,11 @@ LOGISTIC = Loss("logistic", True, _logistic)
 """Binary or multinomial logistic loss."""
 
 SQUARED_HINGE = Loss("squared hinge", False, _squared_hinge)
-"""max(0, 1 - y z)**2, summed over one-vs-rest columns."""
+"""Squared hinge loss: max(0, 1 - y z)**2 with y = 1 or -1 and decision value z, summed over one-vs-rest columns."""
 
 
 def predict_codes(decisions: NDArray[Any], axis: int = -1) -> NDArray[np.intp]:
-    """Return class numbers (...) from decision values (..., c); ``axis`` is the axis of the columns."""
+    """Return the predicted class numbers (...) from decision values (..., c); ``axis``: the axis of the c columns."""
     if decisions.shape[axis] == 1:
         return np.asarray(decisions.take(0, axis) > 0, np.intp)
     return np.asarray(decisions.argmax(axis))

@@ -1,9 +1,10 @@
 """One pass over the rows for many problems: objectives, gradients and curvatures, on all cores.
 
-BLAS is slow at products with few columns: threads cannot share them, and blocks larger than a core's cache are
-read twice from memory. So BLAS is limited to one thread, and each worker thread processes whole segments in blocks that
-stay in its cache between the product for decisions and the product for gradients. The assignment of segments to workers
-is fixed, so the same number of workers gives bit-identical results on one instruction set.
+BLAS is slow for matrix products with few columns: it cannot divide such a product among threads, and blocks larger than
+a core's cache are read twice from memory. Therefore BLAS is limited to one thread, and each worker thread processes
+whole segments in small blocks, which stay in the cache between the product for decision values and the product for
+gradients. The assignment of segments to workers is fixed, so the same number of workers gives bit-identical results on
+one instruction set.
 """
 
 from __future__ import annotations
@@ -22,22 +23,23 @@ from featstore.heads.solvers.losses import Loss
 from featstore.heads.solvers.rows import Segment, TrainingRows
 
 _BLOCK: Final = 1 << 20
-"""Block size in values (4 MiB in float32: 512 rows of 2048); a block stays in cache for both products."""
+"""Block size in values (4 MiB in float32: 512 rows of 2048), so small that a block stays in the cache."""
 _SMALL_PRODUCT: Final = 1_000_000
-"""Number of multiplications up to which OpenBLAS skips packing the matrices, which is much faster for thin ones."""
+"""Number of multiplications up to which OpenBLAS does not copy ("pack") the matrices first; this is much faster for
+matrices with few rows or columns."""
 _PIECE_ROWS: Final = (32, 16, 8)
 _PIECE_DIMENSIONS: Final = 64
-"""Thin products are cut into pieces of this many rows or dimensions, to stay below that limit. One numpy call
-multiplies all pieces: with one call per piece the workers would mostly wait for the GIL."""
+"""A product with few columns is cut into pieces of this many rows or dimensions, each below _SMALL_PRODUCT. One numpy
+call multiplies all pieces: with one call for each piece, the workers would mostly wait for the GIL."""
 _WORTH_THREADS: Final = 1 << 22
-"""Number of values (rows times dimensions) below which threads do not pay off."""
+"""Number of values (rows times dimensions) below which one thread is faster than several."""
 _LEAST_CURVATURE: Final = 1e-3
-"""Smallest curvature, relative to the summed loss: keeps the intercept step finite for well separated rows."""
+"""Lower bound of the summed curvature of the loss: keeps the step of the intercept finite for well separated rows."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One cell of the grid: regularisation ``C`` and the held-out fold (None: no fold)."""
+    """One problem to solve: a value of ``C`` and a held-out fold (None: all rows are trained on)."""
 
     C: float
     fold: int | None
@@ -45,7 +47,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Result of a pass: objectives (p,), gradients (p, c, r + 1), and C times the summed curvature of the loss (p,)."""
+    """Result of a pass for p problems: objectives (p,), gradients (p, c, r + 1), C times summed curvature (p,)."""
 
     values: NDArray[np.float64]
     gradients: NDArray[np.float64]
@@ -53,9 +55,9 @@ class Evaluation:
 
 
 class Selection:
-    """The problems (numbers ``chosen``) that read the rows of one fold, with their weights stacked.
+    """The weights, stacked into one matrix, of those problems that need the rows of one fold.
 
-    ``points``: (p, c, r + 1), weights of each column with the intercept last.
+    ``chosen``: numbers of these problems; ``points``: (p, c, r + 1), the weights of all problems, the intercept last.
     """
 
     def __init__(self, chosen: list[int], points: NDArray[Any], dtype: np.dtype[Any]) -> None:
@@ -67,12 +69,12 @@ class Selection:
 
     @property
     def columns(self) -> int:
-        """Number of columns of all problems together."""
+        """Number of columns of all chosen problems together."""
         return len(self.weights)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Shape of the weights: (columns of all problems, dimensions + 1)."""
+        """Shape of the stacked weights with intercepts: (columns, dimensions + 1)."""
         return self.columns, self.weights.shape[1] + 1
 
     def decide(self, values: NDArray[Any]) -> NDArray[Any]:
@@ -90,7 +92,7 @@ class Selection:
         return out.reshape(self.count, len(self.chosen), rows)
 
     def pull(self, derivative: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
-        """Return gradients (columns, r) from the loss's ``derivative`` (c, p, m) on the rows ``values`` (m, r)."""
+        """Return gradients (columns, r) from the ``derivative`` (c, p, m) of the loss on the rows ``values`` (m, r)."""
         rows, dimension = values.shape
         flat = derivative.reshape(self.columns, rows)
         out = np.empty((self.columns, dimension), values.dtype)
@@ -110,24 +112,24 @@ class Selection:
 
     @property
     def _piece_rows(self) -> int:
-        """Return the number of rows per piece, 0 if the product is not thin."""
+        """Number of rows in a piece of a product; 0 if the product is not cut into pieces."""
         size = self.columns * self.weights.shape[1]
         return next((rows for rows in _PIECE_ROWS if self.columns > 1 and rows * size <= _SMALL_PRODUCT), 0)
 
 
 class Workers:
-    """Worker threads with fixed assignment: jobs given to worker i run on thread i, one after another."""
+    """Worker threads with fixed assignment: jobs for worker i run on thread i, one after another."""
 
     def __init__(self, executors: list[ThreadPoolExecutor]) -> None:
         self._executors = executors
 
     @property
     def count(self) -> int:
-        """Number of accumulators needed."""
+        """Number of workers; 1 if jobs run in the caller's thread."""
         return max(1, len(self._executors))
 
     def run(self, jobs: Iterator[tuple[int, Callable[[], None]]]) -> None:
-        """Run each job on its worker, with a bounded queue so that streamed rows do not fill the memory."""
+        """Run each job on its worker; the queue is bounded, so that waiting jobs do not fill the memory."""
         waiting: deque[Future[None]] = deque()
         for worker, job in jobs:
             if not self._executors:
@@ -142,12 +144,10 @@ class Workers:
 
 @contextmanager
 def few_threads(rows: int, dimension: int, user_api: str | None = "blas") -> Iterator[None]:
-    """Limit BLAS to one thread for small data, because BLAS threads busy-wait for each other.
+    """Context manager that limits BLAS to one thread for small data; with ``user_api`` None, OpenMP too.
 
-    ``user_api`` None: OpenMP's threads too.
-
-    Between many short products busy-waiting costs more than threads gain, and ten times more on cores shared with other
-    programs.
+    BLAS threads busy-wait between products. With many short products, waiting costs more than threads gain, and ten
+    times more on cores that are shared with other programs.
     """
     from threadpoolctl import threadpool_limits
 
@@ -157,7 +157,10 @@ def few_threads(rows: int, dimension: int, user_api: str | None = "blas") -> Ite
 
 @contextmanager
 def workers_for(rows: TrainingRows) -> Iterator[Workers]:
-    """Yield one worker per BLAS thread, with BLAS limited to one thread meanwhile; no worker if ``rows`` are small."""
+    """Context manager for Workers: as many threads as BLAS would use, while BLAS itself is limited to one thread.
+
+    For small data there are no threads: jobs run in the caller's thread.
+    """
     from threadpoolctl import threadpool_info, threadpool_limits
 
     threads = max((info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"), default=1)
@@ -171,14 +174,14 @@ def workers_for(rows: TrainingRows) -> Iterator[Workers]:
 
 @dataclass
 class _Sums:
-    """Partial sums of one worker: losses and curvatures (p,), gradients (columns, r + 1) by fold."""
+    """Sums over the rows of one worker: losses and curvatures (p,), gradients (columns, r + 1) by fold."""
 
     losses: NDArray[np.float64]
     bends: NDArray[np.float64]
     gradients: dict[int, NDArray[np.float64]] = field(default_factory=dict)
 
     def add(self, segment: Segment, selection: Selection, loss: Loss) -> None:
-        """Add a segment, block by block, in float64."""
+        """Add the rows of a segment to the sums, block by block, in float64."""
         gradient = self.gradients.setdefault(segment.fold, np.zeros(selection.shape))
         step = selection.block_rows()
         for start in range(0, len(segment.codes), step):

@@ -1,4 +1,4 @@
-"""Training rows for the grid solver: standardised segments, each of a single fold, in memory or streamed."""
+"""Training rows for the grid solver (grid.py): standardised segments, each from one fold, in memory or streamed."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ from featstore.heads.solvers.standardising import RawRows, Standardiser
 from featstore.heads.solvers.whitening import Spectrum, spectrum_of
 
 _SAMPLE: Final = 4096
-"""Number of rows for estimating the preconditioner; an approximation suffices, as it does not change the optimum."""
+"""Number of rows for estimating the preconditioner; a sample suffices, because it affects only the speed."""
 _COPIED_ELEMENTS: Final = 1 << 18
-"""Number of values standardised at once while copying; they stay in the core's cache."""
+"""Number of values standardised at once while copying, so small that they stay in the core's cache."""
 _RANK_TOLERANCE: Final = 1e-12
 _RAW_ELEMENTS: Final = 16 << 20
-"""Block size of streamed rows, in values: each fold's part of a block must be large enough for BLAS."""
+"""Block size of streamed rows, in values, so large that BLAS is efficient even on one fold's part of a block."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Rows of one fold: values (m, r), class numbers (m,), weights (m,) or None, original row numbers (m,)."""
+    """Some rows of one fold: values (m, r), class numbers ``codes`` (m,), weights (m,) or None (all 1).
+
+    ``rows``: (m,) their numbers in the training set.
+    """
 
     fold: int
     values: NDArray[Any]
@@ -36,14 +39,15 @@ class Segment:
     rows: NDArray[np.intp]
 
     def read(self, part: slice) -> NDArray[Any]:
-        """Return the values (p, r) of the rows of ``part``; the next read in this thread overwrites them."""
+        """Return the values (p, r) of the rows ``part``; the next read in the same thread may overwrite the result."""
         return self.values[part]
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Class numbers (n,) and folds (n,) of all rows; the weight of each class (k,) and of each row (n,), None if all 1.
+    """Labels, folds and weights of all training rows.
 
+    ``codes``: class numbers (n,); ``folds``: (n,); ``class_weights``: (k,); ``row_weights``: (n,). None: all weights are 1.
     A row with fold f >= 0 is held out by the problems of fold f. A row with fold -1 is always trained on, never scored.
     """
 
@@ -68,7 +72,10 @@ class Labels:
 
 
 class TrainingRows(Protocol):
-    """Interface for the grid solver: segments, their width, the spectrum, and the map back to raw features."""
+    """Interface of training rows for the grid solver.
+
+    ``dimension``: width r of the segments; ``spectrum``: of the rows, for the preconditioner; ``dtype``: of the values.
+    """
 
     labels: Labels
     spectrum: Spectrum
@@ -76,19 +83,21 @@ class TrainingRows(Protocol):
     dimension: int
 
     def segments(self) -> Iterator[Segment]:
-        """Yield all rows once, in the same order at each call."""
+        """Yield segments that together contain every row once, in the same order at each call."""
         ...
 
     def to_features(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Map weights (r, c) in the segments' coordinates to weights (d, c) of standardised features."""
+        """Convert weights (r, c) for the segments to weights (d, c) for standardised features."""
         ...
 
 
 class MemoryRows:
-    """A standardised copy in memory, sorted by fold; rotated to its row space if that has at most half the width.
+    """Training rows as a standardised copy in memory, sorted by fold.
 
-    The rotation is exact: the optimal weights lie in the span of the rows (representer theorem), and the penalty is
-    rotation-invariant. It is computed from the eigenvectors of the (n, n) Gram matrix, which become the coordinates.
+    If there are at least twice as many dimensions as rows, the rows are rotated to coordinates of the space that they
+    span, which has fewer dimensions. This does not change the solution: the optimal weights lie in this space
+    (representer theorem), and the penalty is rotation-invariant. The coordinates come from the eigenvectors of the
+    (n, n) Gram matrix.
     """
 
     def __init__(self, X: Features, labels: Labels, scaler: Scaler, dtype: np.dtype[Any]) -> None:
@@ -100,7 +109,7 @@ class MemoryRows:
         values = np.empty((rows, dimension), dtype)
         standardiser = Standardiser(scaler, dtype)
         start = 0
-        # Finiteness was already checked by ``measure``.
+        # ``measure`` has already checked that all rows are finite.
         for block in raw_blocks(X, _COPIED_ELEMENTS):
             values[place[start : start + len(block)]] = standardiser.standardise(block, slice(None))
             start += len(block)
@@ -118,18 +127,18 @@ class MemoryRows:
         self._bounds = _segment_bounds(labels.folds[self._order], max(64, block_rows(self.dimension) // 2))
 
     def segments(self) -> Iterator[Segment]:
-        """Yield views of the copy."""
+        """Yield segments that are views of the copy, sorted by fold."""
         for fold, part in self._bounds:
             weights = None if self._weights is None else self._weights[part]
             yield Segment(fold, self._values[part], self._codes[part], weights, self._order[part])
 
     def to_features(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Undo the rotation."""
+        """Convert weights (r, c) to weights (d, c) for standardised features, by undoing the rotation."""
         return weights if self._back is None else self._back @ weights
 
 
 def _rotate(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.float64]]:
-    """Return (coordinates (n, r), basis (d, r), eigenvalues (r,)) with values = coordinates @ basis'."""
+    """Return (coordinates (n, r), basis (d, r), eigenvalues (r,)) such that ``values`` = coordinates @ basis.T."""
     exact = values.astype(np.float64)
     eigenvalues, vectors = np.linalg.eigh(exact @ exact.T)
     keep = eigenvalues > _RANK_TOLERANCE * max(float(eigenvalues[-1]), 1e-300)
@@ -149,7 +158,7 @@ def _segment_bounds(folds: NDArray[np.intp], step: int) -> list[tuple[int, slice
 
 
 class StreamedSegment(Segment):
-    """A segment whose values are computed lazily by the thread that reads them, usually a worker."""
+    """A segment that stores raw rows; the thread that reads the segment, usually a worker, standardises the rows."""
 
     raw: RawRows
 
@@ -160,18 +169,18 @@ class StreamedSegment(Segment):
 
     @property
     def values(self) -> NDArray[Any]:
-        """All rows of the segment, (m, d)."""
+        """All rows of the segment, standardised, (m, d)."""
         return self.raw.all()
 
     def read(self, part: slice) -> NDArray[Any]:
-        """Return the rows of the segment in the slice ``part``."""
+        """Return the rows ``part`` of the segment, standardised; the next read in the same thread overwrites them."""
         return self.raw.read(part)
 
 
 class StreamedRows:
-    """Rows that are not copied: each pass reads them block by block, and its workers convert and standardise them.
+    """Training rows without a copy in memory: each pass reads them block by block, and worker threads standardise them.
 
-    Finiteness was already checked by ``measure``.
+    ``measure`` has already checked that all rows are finite.
     """
 
     def __init__(self, X: Features, labels: Labels, scaler: Scaler, dtype: np.dtype[Any]) -> None:
@@ -182,7 +191,7 @@ class StreamedRows:
         self.spectrum = spectrum_of(scaler.apply(take_rows(X, chosen).astype(dtype, copy=False)))
 
     def segments(self) -> Iterator[Segment]:
-        """Yield the rows of each block by fold; the reader of a segment converts and standardises it."""
+        """Yield for each block one segment per fold; rows are standardised when a thread reads the segment."""
         start = 0
         for block in raw_blocks(self._source, _RAW_ELEMENTS):
             rows = np.arange(start, start + len(block))
@@ -197,17 +206,17 @@ class StreamedRows:
                 yield StreamedSegment(int(fold), values, codes, weights, chosen)
 
     def to_features(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return ``weights`` unchanged, as the coordinates are the features."""
+        """Return ``weights`` unchanged, because the segments contain the standardised features themselves."""
         return weights
 
 
 def prepare(
     X: Features, labels: Labels, *, standardize: bool, memory: int = defaults.HEAD_MEMORY
 ) -> tuple[TrainingRows, Scaler]:
-    """Return training rows (copied if the copy fits into ``memory`` bytes) and their scaler.
+    """Return training rows, copied if the copy fits into ``memory`` bytes and otherwise streamed, and their scaler.
 
-    All folds share one scaler, measured on all training rows without their labels.
-    Raises DataError as ``iterate`` does, and if the numbers of rows and labels differ.
+    All folds share one scaler, measured on all training rows; labels do not affect the scaler.
+    Raises the DataErrors of ``iterate``, and DataError if the numbers of rows and labels differ.
     """
     scaler, rows, dtype = measure(X, standardize=standardize)
     if rows != len(labels.codes):

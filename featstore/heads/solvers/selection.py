@@ -17,14 +17,17 @@ SCORINGS = ("accuracy", "balanced_accuracy", "neg_log_loss")
 
 @dataclass(frozen=True)
 class Choice:
-    """The index of the chosen grid row, and ``results`` in the format of scikit-learn's ``cv_results_``."""
+    """The ``index`` of the chosen candidate, and ``results`` in the format of scikit-learn's ``cv_results_``."""
 
     index: int
     results: dict[str, Any]
 
 
 def score(probabilities: NDArray[np.float64], codes: NDArray[np.integer[Any]]) -> tuple[int, float, float, float]:
-    """Return rows, accuracy, balanced accuracy and log loss of ``probabilities`` (n, k) of rows of the classes ``codes``."""
+    """Return (number of rows, accuracy, balanced accuracy, log loss) of ``probabilities`` (n, k).
+
+    ``codes``: true class numbers (n,).
+    """
     hits = probabilities.argmax(axis=1) == codes
     recalls = [float(hits[codes == code].mean()) for code in np.unique(codes)]
     own = np.maximum(probabilities[np.arange(len(codes)), codes], np.finfo(np.float64).eps)
@@ -39,9 +42,11 @@ def choose(
     *,
     ties_by_log_loss: bool = False,
 ) -> Choice:
-    """Choose the best mean score; ties go to the smallest log loss if asked, else to the first grid row (the simplest).
+    """Choose the candidate with the best mean score over the folds.
 
-    ``parameters``: the grid, one array (g,) per parameter; ``scores``: of (g * folds) problems, fold varying fastest.
+    ``parameters``: the g candidates, one array (g,) for each parameter, simplest models first; ``scores``: of the g *
+    ``folds`` problems, the folds of a candidate one after another. If scores are equal, the first candidate wins, or
+    with ``ties_by_log_loss`` the candidate with the smallest log loss.
     """
     if scoring not in SCORINGS:
         raise DataError(f"scoring must be one of {', '.join(SCORINGS)}, not {scoring!r}")
@@ -58,7 +63,7 @@ def choose(
         if name == scoring:
             table |= {f"split{fold}_{name}": by_fold[:, fold] for fold in range(folds)}
     mean: NDArray[np.float64] = table[f"mean_{scoring}"]
-    # Means that differ only by rounding count as ties.
+    # Mean scores that differ only by rounding count as equal.
     equal = np.flatnonzero(mean >= mean.max() - 1e-12)
     best = int(equal[np.argmax(table["mean_neg_log_loss"][equal])]) if ties_by_log_loss else int(equal[0])
     return Choice(best, table | {"scoring": scoring, "folds": folds})

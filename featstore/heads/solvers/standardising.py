@@ -1,4 +1,4 @@
-"""Convert and standardise stored rows in the cache of the core that uses them."""
+"""Convert and standardise raw rows in small parts that stay in the CPU cache."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from featstore.heads.solvers.blocks import Scaler
 from featstore.heads.solvers.halves import is_half, widen
 
 _TILE: Final = 8
-"""Rows over which mean and scale are tiled, because numpy's overhead per short row is as large as the arithmetic."""
+"""Number of rows processed by numpy as one long row; for short rows, numpy's overhead is as large as the arithmetic."""
 _PART_VALUES: Final = 1 << 19
-"""Number of values (2 MiB in float32) standardised at once."""
+"""Number of values (2 MiB in float32) that are standardised at once."""
 
 
 class Standardiser:
@@ -31,13 +31,13 @@ class Standardiser:
         self._scratch = threading.local()
 
     def standardise(self, block: NDArray[Any], inside: NDArray[np.intp] | slice) -> NDArray[Any]:
-        """Return the standardised rows ``inside`` of ``block`` (b, d); this thread's next call overwrites them."""
+        """Return the rows ``inside`` of ``block`` (b, d), standardised; this thread's next call overwrites them."""
         count = len(inside) if isinstance(inside, np.ndarray) else len(range(*inside.indices(len(block))))
         padded = -(-count // _TILE) * _TILE
         wide = self._memory("wide", padded, self.dtype)
         if isinstance(inside, np.ndarray):
             gathered = self._memory("gathered", padded, block.dtype)[:count]
-            # mode="clip" spares numpy a buffered copy; out-of-range rows do not occur.
+            # With mode="clip", numpy writes to ``out`` without a temporary copy. All row numbers are in range anyway.
             rows = np.take(block, inside, axis=0, out=gathered, mode="clip")
         else:
             rows = block[inside]
@@ -61,7 +61,7 @@ class Standardiser:
 
 @dataclass(frozen=True)
 class RawRows:
-    """The stored rows ``inside`` (m,) of ``block`` (b, d), or all of them (None)."""
+    """Raw rows: the rows numbered ``inside`` (m,) of ``block`` (b, d), or all rows of the block (None)."""
 
     block: NDArray[Any]
     inside: NDArray[np.intp] | None
@@ -71,7 +71,7 @@ class RawRows:
         return len(self.block) if self.inside is None else len(self.inside)
 
     def read(self, part: slice) -> NDArray[Any]:
-        """Return the standardised rows of ``part`` (p, d); this thread's next read overwrites them."""
+        """Return the rows ``part``, standardised, (p, d); the next read in the same thread overwrites them."""
         return self.standardiser.standardise(self.block, part if self.inside is None else self.inside[part])
 
     def all(self) -> NDArray[Any]:

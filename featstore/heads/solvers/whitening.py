@@ -1,8 +1,8 @@
-"""A preconditioner from the features' spectrum: the Hessian of a linear classifier is nearly ``I + s Gram``.
+"""A preconditioner from the spectrum of the features: the Hessian of a linear classifier is nearly ``I + s * Gram``.
 
-Leading eigenpairs of the Gram matrix come from a randomised block iteration (Halko, Martinsson and Tropp, SIAM Review
-2011); the remaining eigenvalues are replaced by their mean. One factorisation serves every C and fold, and applying it
-costs one thin matrix product.
+Gram is the (d, d) mean outer product of the rows. Its leading eigenvectors are computed by a randomised block iteration
+(Halko, Martinsson and Tropp, SIAM Review 2011); all other eigenvalues are replaced by their mean. One decomposition is
+used for every C and fold.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _ITERATIONS: Final = 2
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Mean outer product of the rows, as ``basis diag(values) basis' + tail (I - basis basis')``.
+    """Approximation of the matrix Gram by ``basis diag(values) basis' + tail (I - basis basis')``.
 
-    ``basis``: (d, r) orthonormal columns, or None if the coordinate axes are the eigenvectors
-    (r = d); ``values``: (r,); ``tail``: mean of the remaining eigenvalues.
+    ``basis``: (d, r) orthonormal eigenvectors, or None if these are the coordinate axes (r = d); ``values``: (r,) their
+    eigenvalues; ``tail``: mean of the remaining eigenvalues.
     """
 
     basis: NDArray[Any] | None
@@ -51,7 +51,7 @@ def spectrum_of(sample: NDArray[Any], seed: int = 0) -> Spectrum:
         return Spectrum(basis, np.maximum(values, 0.0), 0.0)
     random = np.random.default_rng(seed)
     block = random.standard_normal((dimension, _RANK + _OVERSAMPLING)).astype(gram.dtype)
-    # One thread: factorising thin matrices takes many short steps, between which BLAS threads busy-wait.
+    # Use one thread: the QR decomposition of a narrow matrix has many short steps, and BLAS threads busy-wait between.
     with threadpool_limits(1, user_api="blas"):
         for _ in range(_ITERATIONS):
             block = np.linalg.qr(gram @ block)[0]
