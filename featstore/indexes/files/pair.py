@@ -48,9 +48,9 @@ _TRIAL |= {"build_seconds": _NUMBER, "queries_per_second": _NUMBER, "latency_sec
 
 @dataclass(frozen=True)
 class Record:
-    """Properties of a whole index.
+    """Properties of an index as a whole.
 
-    ``measured_rows``: number of rows when ``recall`` was measured; ``trials``: all kinds that were tried for the
+    ``measured_rows``: number of rows when ``recall`` was measured. ``trials``: all index types that were tried for the
     ``contract``.
     """
 
@@ -72,9 +72,9 @@ def side_path(path: Path) -> Path:
 
 
 def save(path: Path, index: faiss_io.VectorIndex, tables: IndexRows, record: Record) -> None:
-    """Write the pair; readers, also after a kill at any moment, find either the old index or the new one.
+    """Write the index and its side file. Readers find either the old index or the new one, even after a kill.
 
-    Raises UsageError if another process is writing it.
+    Raises UsageError if another process is writing this index.
     """
     path = Path(path)
     if path.is_dir():
@@ -124,7 +124,7 @@ def _write_side(side: Path, faiss_file: Path, index: faiss_io.VectorIndex, table
 
 
 def load(path: Path, *, mmap: bool, check: bool) -> tuple[faiss_io.VectorIndex, IndexRows, Record]:
-    """Open the pair.
+    """Open an index and its side file.
 
     ``check``: read every byte and compare checksums first; otherwise only sizes and shapes are compared. Raises
     DamagedError if the two files do not match or are damaged, UsageError if there is no index.
@@ -137,21 +137,21 @@ def load(path: Path, *, mmap: bool, check: bool) -> tuple[faiss_io.VectorIndex, 
             try:
                 opened = _read_pair(path, side, mmap)
             except DamagedError:
-                # A writer may have replaced the FAISS file after the side file was read: try again before reporting
-                # damage.
+                # A writer may have replaced the FAISS file after the side file was read. Then try again; otherwise
+                # report the damage.
                 if _unchanged(path, before):
                     raise
                 continue
             if _unchanged(path, before):
                 return opened
         elif attempt and _unchanged(path, before):
-            # Nothing changed since the first try, so no writer is between its two renames.
+            # The FAISS file did not change during this try, so no writer is between its two renames: report the damage.
             break
     raise DamagedError(f"{path}: is not the file that {side_path(path).name} describes; build the index again")
 
 
 def load_rows(path: Path) -> tuple[IndexRows, Record]:
-    """Return rows and record of the pair without opening the FAISS file. Raises as ``load``."""
+    """Return rows and record of an index without opening its FAISS file. Raises the errors of ``load``."""
     side = _matching_side(Path(path), _stat(Path(path)).st_size, check=False)
     if side is None:
         raise DamagedError(f"{path}: is not the file that {side_path(path).name} describes; build the index again")
@@ -182,7 +182,7 @@ def _stat(path: Path) -> os.stat_result:
 
 
 def _matching_side(path: Path, size: int, check: bool) -> sealed.SealedFile | None:
-    """Return the side file that matches ``path`` as it is now; None if neither does."""
+    """Return the side file, or the next side file, that matches the present ``path``; None if no file matches."""
     following = path.with_name(path.name + NEXT_SUFFIX)
     if not side_path(path).exists() and not following.exists():
         raise UsageError(f"{path}: its side file {side_path(path).name} is missing; copy both or build again")
@@ -260,12 +260,12 @@ def _read_record(side: sealed.SealedFile, meta: Mapping[str, Any]) -> Record:
 
 
 def _has(value: Any, fields: Mapping[str, Any]) -> bool:
-    """Return whether ``value`` is a mapping with ``fields`` of these types."""
+    """Return whether ``value`` is a dict whose items have the types that ``fields`` gives by name."""
     return isinstance(value, dict) and all(isinstance(value.get(name, ...), kind) for name, kind in fields.items())
 
 
 def verify(path: Path) -> list[str]:
-    """Read every byte of the pair; return a description of each damage ([] if there is none)."""
+    """Read every byte of an index and its side file; return a description of the damage, [] if there is none."""
     try:
         load(path, mmap=True, check=True)
     except (DamagedError, UsageError) as error:
