@@ -15,7 +15,7 @@ central crop is computed."""
 
 
 def resized_size(width: int, height: int, preprocessing: Preprocessing) -> tuple[int, int]:
-    """Return (width, height) after resizing by ``preprocessing.fit``, like torchvision's _compute_resized_output_size."""
+    """Return (width, height) after resizing, like torchvision's _compute_resized_output_size."""
     if preprocessing.fit == "squash":
         return preprocessing.crop, preprocessing.crop
     if preprocessing.fit == "pad":

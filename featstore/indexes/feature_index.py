@@ -228,7 +228,7 @@ class FeatureIndex:
     def staleness(
         self, generation: int, live_ids: NDArray[np.integer], labels: Sequence[str | None] | None = None
     ) -> Staleness:
-        """Return how the index differs from the store at ``generation``: its ids ``live_ids`` (m,), its ``labels`` (m)."""
+        """Return how the index differs from a store at ``generation`` with ids ``live_ids`` and ``labels`` (m)."""
         known = None if labels is None else self._tables.labels_at(self._places.positions(live_ids))
         return compare(self.ids, live_ids, known, labels, older=self.generation < generation)
 

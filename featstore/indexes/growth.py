@@ -15,7 +15,7 @@ from featstore.indexes.recall import Recall, is_narrow, keeps
 
 @dataclass(frozen=True)
 class Standing:
-    """State of a recall contract. ``holds``: whether it is met, None without a contract; ``text``: one line for users."""
+    """State of a recall contract. ``holds``: whether it is met, None without a contract; ``text``: a line for users."""
 
     holds: bool | None
     text: str
