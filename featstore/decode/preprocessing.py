@@ -79,9 +79,9 @@ class Preprocessing:
         return r, g, b
 
     def with_geometry(self, size: int | None, fit: str | None) -> Preprocessing:
-        """Return this preprocessing with a crop of ``size`` x ``size`` pixels and another ``fit``; None keeps a value.
+        """Return this preprocessing with a crop of ``size`` x ``size`` pixels and another ``fit``.
 
-        With the fit "crop", the ratio of ``crop`` to ``resize`` is kept.
+        None keeps the present value. With the fit "crop", the ratio of ``crop`` to ``resize`` is kept.
         """
         size, fit = self.crop if size is None else size, fit or self.fit
         resize = max(size, round(self.resize * size / self.crop)) if fit == "crop" else size

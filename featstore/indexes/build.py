@@ -136,7 +136,7 @@ def fill(
 
 
 def _tuned(subject: Subject, truth: Truth, goal: float, cut: int) -> Recall:
-    """Increase efSearch until the recall of the first ``cut`` queries is ``goal``; return the recall of the others."""
+    """Increase efSearch until the recall of the first ``cut`` queries is ``goal``; return that of the other queries."""
     if not cut:
         return Recall(None, None, None, truth.k, 0, "not measured")
     tuning, check = truth.part(0, cut), truth.part(cut, len(truth.queries))

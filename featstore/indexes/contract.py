@@ -47,7 +47,7 @@ def build_contract(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> FeatureIndex:
-    """Return the fastest index of those ``candidates`` that meet ``contract``: queries per second, batch, one thread.
+    """Return the fastest index (queries per second, batch, one thread) among ``candidates`` that meet ``contract``.
 
     At most a tenth of the rows (a fifth, if ``groups`` are held out whole) is held out as queries. A quarter of the
     queries tunes the run-time parameters of each candidate. The other queries, called fresh, are never used for tuning.

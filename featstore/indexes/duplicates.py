@@ -26,7 +26,7 @@ _EDGES_AT_ONCE = 1 << 20
 
 @dataclass(frozen=True)
 class Leak:
-    """The row ``row`` has a near-duplicate, the row ``other``, in another split. ``score``: cosine of the two."""
+    """The row ``row`` has a near-duplicate, the row ``other``, in another split. ``score``: their cosine."""
 
     row: int
     other: int
@@ -52,7 +52,7 @@ class NearDuplicates:
 
 
 def equal_groups(digests: Sequence[Hashable]) -> list[NDArray[np.int64]]:
-    """Return groups of two or more rows with equal ``digests`` (n): ascending row numbers, groups by their first row.
+    """Return groups of two or more rows with equal ``digests`` (n), sorted by row number, also inside a group.
 
     A digest that is None or empty is unknown, and equals no other digest.
     """
@@ -101,9 +101,9 @@ def near_duplicates(
     equal numbers, such as regions of one picture, are not linked. ``centre``: subtract the mean row before computing
     the cosine, because with some backbones (especially untrained ones) the features of all pictures are nearly
     parallel. ``index``: compare each row only with the ten neighbours that this index finds. Row i of ``vectors`` must
-    be the row with the i-th smallest of ``index.ids``; cosines are not centred, and pairs that the index misses are
-    missed. Links are transitive: a chain of near-duplicates is one group. ``progress(done, total)`` counts rows. Raises
-    UsageError: NaN, invalid threshold.
+    be the row with the i-th smallest of ``index.ids``; cosines are not centred, and pairs that the index does not find
+    are not linked. Links are transitive: a chain of near-duplicates is one group. ``progress(done, total)`` counts
+    rows. Raises UsageError: NaN, invalid threshold.
     """
     rows, _ = shape_of(vectors)
     _check_threshold(threshold)

@@ -98,7 +98,7 @@ class FeatureIndex:
 
     @property
     def recall(self) -> Recall:
-        """Recall at its last measurement."""
+        """Result of the last measurement of recall."""
         return self._record.recall
 
     @property
@@ -295,7 +295,7 @@ class FeatureIndex:
         self._keep(self._tables.relabelled(self._places.positions(np.asarray(ids)), labels))
 
     def set_origin(self, origin: Mapping[str, Any]) -> None:
-        """Record ``origin`` (JSON): the store of the rows, and its state to which the index is now up to date."""
+        """Record ``origin`` (JSON): the store of the rows, and the state of the store that the index agrees with."""
         self._record = dataclasses.replace(self._record, identity={**self._record.identity, KEY: dict(origin)})
 
     def purge(self) -> int:

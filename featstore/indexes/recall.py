@@ -57,13 +57,13 @@ class Recall:
 def mean_interval(shares: NDArray[np.float64], parts: int) -> tuple[float, float]:
     """Return a 95 % interval of the mean of ``shares`` (q,), each the correct share of ``parts`` neighbours.
 
-    It is Wilson's interval for the effective number of trials, q p(1-p) / s^2 (the design effect, as in
-    E. Korn & B. Graubard, Survey Methodology 1998). This number is limited to q if the neighbours of a query are found
-    or missed together, and to q * parts if they are independent. s^2 includes one additional query that found nothing.
-    Without it, a sample in which hardly any query missed a neighbour would count as q * parts independent trials. In
-    simulations of 60 queries, of which 1 % miss all neighbours, the interval covers the true recall in 97 % of cases;
-    without the additional query it would be 77 %. Unlike a bootstrap interval, this interval has a positive width even
-    if every share is 1.
+    It is Wilson's interval for the effective number of trials, q p(1-p) / s^2, with mean p and variance s^2 of the
+    shares (the design effect, as in E. Korn & B. Graubard, Survey Methodology 1998). This number is at least q (as if
+    the neighbours of a query were found or missed together) and at most q * parts (as if they were independent). s^2
+    includes one additional query that found nothing. Without it, a sample in which hardly any query missed a neighbour
+    would count as q * parts independent trials. In simulations of 60 queries, of which 1 % miss all neighbours, the
+    interval covers the true recall in 97 % of cases; without the additional query it would be 77 %. Unlike a bootstrap
+    interval, this interval has a positive width even if every share is 1.
     """
     queries = len(shares)
     if queries == 0:

@@ -38,7 +38,7 @@ WHOLE: Final = (0, 0, 0, 0, 0)
 """Row of ``Chunk.regions`` for an input that is a whole picture."""
 _LARGEST: Final = (1 << 63) - 1
 _WHOLE: Final = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0+")
-"""Pattern of a whole number written as a float: pandas writes integer columns with missing values so."""
+"""Pattern of a whole number written as a float, such as 3.0: pandas writes integer columns with gaps like this."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Source(Protocol):
     """A source of pictures: a folder, a table, tar archives or a list of paths."""
 
     kind: str
-    """"folder", "table", "parquet" (embedded pictures), "tar", "list" or "coco", among others."""
+    """Kind of the source, such as "folder", "table", "parquet" (embedded pictures), "tar", "list" or "coco"."""
     location: str
     """Absolute path of the source ("-" for stdin), decoded with ``os.fsdecode``."""
     root: Path

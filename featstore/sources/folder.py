@@ -48,10 +48,9 @@ def walk(folder: Path) -> Iterator[Found]:
     """Yield everything below ``folder`` except directories; the entries of each directory are sorted by bytes.
 
     Memory is bounded by the largest directory, not by the tree. Links are followed. A link to a directory
-    that contains it (by device and inode) is not entered, so the walk ends. Hidden directories are not entered. A
+    that contains the link (by device and inode) is not entered, so the walk ends. Hidden directories are not entered. A
     directory that has the extension of a picture but contains no picture is yielded, so that it is reported as a
-    failure. Raises UsageError if
-    a directory's listing is not permitted, FeatstoreError if it fails otherwise.
+    failure. Raises UsageError if a directory's listing is not permitted, FeatstoreError if it fails otherwise.
     """
     pictures = 0
     stack = [_enter(os.fsencode(folder), b"", None, 0)]
@@ -109,7 +108,7 @@ def _is_input(name: bytes, all_files: bool) -> bool:
 
 
 def is_input(found: Found, all_files: bool) -> bool:
-    """Return whether a file is an input: it is not hidden, and has a picture's extension (not with ``all_files``)."""
+    """Return whether a file is an input: not hidden, and with a picture's extension or ``all_files``."""
     return found.picture or (all_files and not found.hidden)
 
 

@@ -1,9 +1,9 @@
 """Check the structure of a FAISS file without using FAISS; helpers for file names and error messages.
 
 FAISS trusts a file. For example, it opens other files that inverted lists name, and may write to them. So this module
-walks the structure of a file from the first byte to the last before FAISS reads it. Every index, transform and inverted
-list must have a type that featstore writes, at a place where featstore writes it. Only the few numbers around the
-arrays are read. The layout is that of FAISS 1.8 to 1.15 (faiss/impl/index_write.cpp and
+reads the structure of a file from the first byte to the last before FAISS reads the file. Every index, transform and
+inverted list must have a type that featstore writes, at a place where featstore writes it. Only the few numbers around
+the arrays are read. The layout is that of FAISS 1.8 to 1.15 (faiss/impl/index_write.cpp and
 faiss/invlists/BlockInvertedLists.cpp).
 """
 
@@ -21,7 +21,7 @@ _FLAT: Final = frozenset({b"IxFI", b"IxF2"})
 _CODES: Final = frozenset({b"IxSQ"})
 _LISTS: Final = frozenset({b"IwPf"})
 _GRAPHS: Final = {b"IHNf": _FLAT, b"IHNs": _CODES}
-"""Codes of graph indexes, and of the storage that each may have."""
+"""Four-letter codes of graph indexes, with the codes that the storage of each may have."""
 _INNER: Final = _FLAT | _GRAPHS.keys() | {b"IxRF"}
 """Four-letter codes of the indexes that featstore writes inside the id map."""
 _COARSE: Final = _LISTS | _GRAPHS.keys() | {b"IxPT"}

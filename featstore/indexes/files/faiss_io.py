@@ -23,12 +23,13 @@ from featstore.indexes.blocks import Floats
 from featstore.indexes.files.faiss_file import check_structure, name_for_faiss, reason_of
 from featstore.indexes.files.structure import chain_fault, effort_fault, graph_fault, lists_fault, part_fault
 
-faiss: Any = _faiss  # FAISS's type stubs lack methods
+faiss: Any = _faiss  # not type-checked, because FAISS's type stubs lack methods
 VERSION: str = faiss.__version__
 # Scan lists of 4-bit codes query by query. FAISS's default for a batch, list by list, took 1.0 to 1.4 times as long;
 # the results are equal.
 _QUERY_BY_QUERY = 11
-# Most queries per thread in one call. FAISS first builds the tables of all queries; 2,970 took 1.13 times as long.
+# Most queries per thread in one call: FAISS first builds the lookup tables of all queries in the call. With 2,970
+# queries per thread, a search took 1.13 times as long.
 _AT_ONCE = 1536
 _forked = False
 
@@ -248,7 +249,7 @@ class VectorIndex:
         return vectors
 
     def write(self, path: Path) -> None:
-        """Write the FAISS file ``path``, neither atomically nor synced: the caller renames it."""
+        """Write the FAISS file ``path``, a temporary name, because writing is neither atomic nor synced to disk."""
         try:
             with open(path, "wb") as file:
                 faiss.write_index(self._outer, name_for_faiss(path, file.fileno()))

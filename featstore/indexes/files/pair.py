@@ -137,8 +137,8 @@ def load(path: Path, *, mmap: bool, check: bool) -> tuple[faiss_io.VectorIndex, 
             try:
                 opened = _read_pair(path, side, mmap)
             except DamagedError:
-                # A writer may have replaced the FAISS file after the side file was read. Then try again; otherwise
-                # report the damage.
+                # A writer may have replaced the FAISS file after the side file was read. In that case try
+                # again; otherwise report the damage.
                 if _unchanged(path, before):
                     raise
                 continue
@@ -182,7 +182,7 @@ def _stat(path: Path) -> os.stat_result:
 
 
 def _matching_side(path: Path, size: int, check: bool) -> sealed.SealedFile | None:
-    """Return the side file, or the next side file, that matches the present ``path``; None if no file matches."""
+    """Return PATH.featstore or PATH.featstore.next, whichever matches ``path``; None if no side file matches."""
     following = path.with_name(path.name + NEXT_SUFFIX)
     if not side_path(path).exists() and not following.exists():
         raise UsageError(f"{path}: its side file {side_path(path).name} is missing; copy both or build again")

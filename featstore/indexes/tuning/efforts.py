@@ -82,7 +82,7 @@ def tune(subject: Subject, candidate: Candidate, truth: Truth, goal: float, fres
     """Set the fastest run-time parameters whose recall reaches ``goal``; return the queries per second in one thread.
 
     Recall reaches the goal if its lower 95 % bound does so, computed for ``fresh`` times as many queries. If no
-    parameters reach the goal, the largest ones are set, and None is returned.
+    parameters reach the goal, the largest parameters are set, and None is returned.
     """
     pairs = _Efforts(subject, candidate, truth).least(lambda recall: reaches(recall, goal, fresh))
     if not pairs:
@@ -155,10 +155,11 @@ class _Efforts:
         return self._found[depth, step]
 
     def least(self, holds: Callable[[Recall], bool]) -> list[dict[str, float]]:
-        """Return the settings whose recall ``holds`` and in which no value can be reduced without increasing another.
+        """Return the smallest settings for whose recall ``holds`` is true.
 
-        The values are the re-ranking depth (increasing in the result) and the main parameter (decreasing). The search
-        stops after several depths that do not allow a smaller main parameter.
+        A setting has a re-ranking depth and a main parameter (nprobe or efSearch); in the result, depths increase and
+        main parameters decrease, so that no value can be reduced without increasing the other. The search stops after
+        several depths that do not allow a smaller main parameter.
         """
         depths, top = self._candidate.depths or (None,), max(1, len(self._candidate.steps)) - 1
         first = _smallest(len(depths), lambda place: holds(self._recall(depths[place], top)))
@@ -167,7 +168,7 @@ class _Efforts:
         pairs: list[dict[str, float]] = []
         step, as_many = top + 1, 0
         for depth in depths[first:]:
-            # At the first depth, the recall of the largest step holds. A larger depth is useful only if it allows a
+            # At the first depth, the largest step reaches the recall. A larger depth is useful only if it allows a
             # smaller step.
             if step > top or holds(self._recall(depth, step - 1)):
                 step = self._smallest_step(holds, depth, step - 1)
@@ -180,7 +181,7 @@ class _Efforts:
         return pairs
 
     def _smallest_step(self, holds: Callable[[Recall], bool], depth: float | None, known: int) -> int:
-        """Return the smallest step whose recall ``holds`` at ``depth``; the recall of the step ``known`` holds."""
+        """Return the smallest step for which ``holds`` is true at ``depth``; it is true for the step ``known``."""
         found = _smallest(known, lambda place: holds(self._recall(depth, place)))
         return known if found is None else found
 

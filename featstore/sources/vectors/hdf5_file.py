@@ -26,7 +26,6 @@ class Hdf5File:
     """An HDF5 file of vectors.
 
     The file is read once in a child process with limits first, because a damaged file may crash its reader.
-
     Links to other files are not followed. In hloc's layout the column ``key`` has the names of the pictures.
     """
 
