@@ -82,18 +82,18 @@ class FeatureIndex:
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint of the store's identity."""
+        """Fingerprint (hash) of the identity of the features."""
         return self._record.fingerprint
 
     @property
     def identity(self) -> Identity | None:
-        """Identity of the features, None if the index was built without one. Raises DamagedError."""
+        """Identity (backbone, weights, preprocessing) of the features; None if it is unknown. Raises DamagedError."""
         known = {name: value for name, value in self._record.identity.items() if name != KEY}
         return Identity.from_dict(known) if known else None
 
     @property
     def generation(self) -> int:
-        """Generation of the store when the index was built or updated."""
+        """Generation of the store when the index was built or updated; it grows with every change of rows."""
         return self._record.generation
 
     @property
@@ -301,7 +301,7 @@ class FeatureIndex:
     def purge(self) -> int:
         """Delete removed rows from the FAISS index itself, if it is exact (one pass); return how many were deleted.
 
-        Graphs and coded lists cannot delete rows: 0 is returned, and only a rebuild deletes them.
+        Graphs and inverted lists of codes cannot delete rows: 0 is returned, and only a rebuild deletes the rows.
         """
         removed = self._tables.removed
         if not self.exact or not removed.any():

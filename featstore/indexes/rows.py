@@ -19,8 +19,8 @@ from featstore.store.origin import KEY
 class About:
     """What an index records about the store of its rows.
 
-    ``labels``: one text or None per row. ``identity``: identity of the features. ``origin``: the store and its state,
-    as JSON. ``generation``: generation of the store when it was read.
+    ``labels``: one text or None per row. ``identity``: identity of the features (backbone, weights, preprocessing).
+    ``origin``: the store and its state, as JSON. ``generation``: generation of the store when it was read.
     """
 
     labels: Sequence[str | None] | None = None

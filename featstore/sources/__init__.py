@@ -1,6 +1,7 @@
 """Sources of pictures: folders, tables, WebDataset archives and lists of paths.
 
-``open_source`` finds the kind of a source. All kinds yield the same Chunks, sorted by name or in the order of the file.
+``open_source`` finds the kind of a source. Sources of all kinds yield Chunks, sorted by name or in the order of the
+file.
 """
 
 from __future__ import annotations

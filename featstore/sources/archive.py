@@ -1,7 +1,7 @@
 """Pictures in uncompressed tar archives, with labels in WebDataset's convention.
 
-The standard library's tarfile reads the headers one at a time in constant memory; nothing is extracted to disk. A
-picture is a byte offset in its archive, and is read there later.
+The standard library's tarfile reads the headers one at a time in constant memory; nothing is extracted to disk.
+Only the byte offset of a picture in its archive is recorded; the picture is read later.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ _LABEL_NAMES: Final = LABEL_NAMES[:-1]
 class Member(NamedTuple):
     """A member of an archive.
 
-    ``size``: -1 unless it is a regular file with a relative name without "..". ``offset``: start of its data.
+    ``size``: -1 unless the member is a regular file with a relative name without "..". ``offset``: start of its data.
     """
 
     name: bytes

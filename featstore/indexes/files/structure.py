@@ -78,7 +78,7 @@ def chain_fault(entering: int, leaving: int, transforms: Iterable[tuple[int, int
 
 
 def lists_fault(rows: int, lists: Iterable[NDArray[np.int64]]) -> str | None:
-    """Describe an error in inverted ``lists`` of positions; None if each of 0 .. ``rows`` - 1 occurs once."""
+    """Describe an error in inverted ``lists`` of positions; None if each of 0 .. ``rows`` - 1 occurs exactly once."""
     seen = np.zeros(rows, np.bool_)
     count = 0
     for positions in lists:

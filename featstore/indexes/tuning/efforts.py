@@ -47,7 +47,7 @@ class Subject:
         return len(truth.queries) / own, len(truth.queries) / others
 
     def latency(self, queries: Floats, k: int) -> float:
-        """Return the median time of a single query in one thread, in seconds; ``queries`` (q, d) are prepared."""
+        """Return the median time of a single query in one thread, in seconds; ``queries`` (q, d): prepared."""
         return median_seconds(queries, lambda query: self.index.search(query, k, threads=1))
 
     def timed(self, truth: Truth) -> float:

@@ -17,7 +17,7 @@ _DEPTHS = (
     *(step / 4 for step in range(32, 64)),
     *(16.0, 17.0, 18.0, 19.0, 20.0, 22.0, 24.0, 26.0, 28.0, 32.0, 40.0, 48.0, 64.0),
 )
-# Bytes per row of a graph: its links in the lowest layer, one more layer for every 31st row, its offset and its level.
+# Bytes per row of a graph: links in the lowest layer, links in one more layer for every 31st row, offset, level.
 _LINK_BYTES = 4 * 2 * defaults.HNSW_LINKS + 6 + 8 + 4
 _ID_BYTES = 8
 _HEAD_BYTES = 4096

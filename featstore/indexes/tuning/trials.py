@@ -181,8 +181,8 @@ def try_all(
 ) -> tuple[Trial, list[Trial]]:
     """Try all candidates; return the fastest trial that meets the contract, and the list of all trials.
 
-    Each candidate that meets the contract is timed alternately with the best so far. At most two indexes are in memory
-    at a time. Raises UsageError, with the reason for each candidate, if none meets the contract.
+    Each candidate that meets the contract is timed alternately with the fastest one so far. At most two indexes are in
+    memory at a time. Raises UsageError, with the reason for each candidate, if none meets the contract.
     """
     trials: list[Trial] = []
     best: Trial | None = None

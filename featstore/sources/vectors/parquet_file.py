@@ -108,7 +108,7 @@ def _batches(path: Path, name: str, rows: int) -> Iterator[NDArray[Any]]:
 
     at, width = 0, None
     with parquet.ParquetFile(path, pre_buffer=False) as file:
-        # A dot in a name would select a field inside a struct.
+        # pyarrow takes a dot in ``name`` also as a path into a struct column.
         for batch in file.iter_batches(batch_size=rows, columns=[name], use_threads=False):
             column = batch.column(0)
             values = column.flatten()
