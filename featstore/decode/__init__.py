@@ -35,8 +35,8 @@ __all__ = [
 ]
 
 DECODERS: Final = {DECODER: "featstore.decode.pillow:decode", "pillow-torch": "featstore.decode.fast:decode"}
-"""Decoder classes, which are part of the identity of features, with their functions. The first is the reference; the
-second is faster, and its pixels differ by at most one level (bicubic: two)."""
+"""The function of each decoder class. The class is part of the identity of features. ``pillow`` is the reference;
+``pillow-torch`` is faster, and its pixel values (0..255) differ from the reference by at most 1 (bicubic: 2)."""
 _CLASSES: Final = {"exact": DECODER, "fast": "pillow-torch"}
 
 
@@ -54,8 +54,10 @@ def open_decoder(name: str) -> Decoder:
 
 
 def open_fitting(name: str) -> Callable[[Image.Image, Preprocessing], NDArray[np.uint8]]:
-    """Return the second half of the decoder of the class ``name``, from an RGB image to pixels; ``load_rgb`` is the
-    first."""
+    """Return the function of decoder class ``name`` that resizes and crops an RGB image, which ``load_rgb`` read.
+
+    Raises UsageError if ``name`` is not one of DECODERS.
+    """
     if name not in DECODERS:
         raise UsageError(f"there is no decoder {name!r}; there are {', '.join(DECODERS)}")
     return function_of(DECODERS[name].replace(":decode", ":resize_and_crop"))

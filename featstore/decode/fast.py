@@ -1,8 +1,8 @@
-"""The fast decoder: Pillow reads the picture, torch resizes its bytes with vector instructions.
+"""The fast decoder: Pillow reads the picture, torch resizes its 8-bit pixels with SIMD instructions.
 
-Its pixels differ from the reference decoder's by at most one level with bilinear resizing and two with bicubic, because
-the resizing rounds differently. So its features are close but not equal, and its decoder class ``pillow-torch`` is part
-of their identity.
+Pixel values (0..255) differ from the reference decoder's by at most 1 with bilinear resizing and 2 with bicubic,
+because torch rounds differently. The features differ slightly too, so the decoder class ``pillow-torch`` is part of
+their identity.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ _INTERPOLATIONS: Final = {"bilinear": InterpolationMode.BILINEAR, "bicubic": Int
 def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int = defaults.MAX_PIXELS) -> NDArray[np.uint8]:
     """Return the pixels of the picture file ``data`` as (crop, crop, 3) RGB uint8, C-contiguous.
 
-    Equal to ``featstore.decode.decode`` within one level (bicubic: two). The reference decoder does the interpolations
-    that torch lacks, and extreme aspect ratios, whose resized picture would be too large. Raises DecodeFailure.
+    Pixel values (0..255) differ from those of ``featstore.decode.decode`` by at most 1 (bicubic: 2). The reference
+    decoder is used for interpolations that torch lacks, and for extreme aspect ratios, whose resized picture would be
+    too large. Raises DecodeFailure.
     """
     with as_failure():
         return resize_and_crop(pillow.load_rgb(data, max_pixels=max_pixels), preprocessing)
@@ -43,6 +44,6 @@ def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> NDArray
     if interpolation is None or size[0] * size[1] > LARGEST_RESIZED:
         return pillow.resize_and_crop(image, preprocessing)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    # resize_image does not change a picture that already has the size, like the reference.
+    # Like the reference decoder, resize_image does not change a picture that already has this size.
     resized = functional.resize_image(pixels, [size[1], size[0]], interpolation, antialias=True)
     return on_square(resized.permute(1, 2, 0).numpy(), preprocessing)

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from featstore.decode.preprocessing import Preprocessing
 
 LARGEST_RESIZED: Final = 1 << 24
-"""Largest resized picture in pixels; for larger ones (aspect ratios above about 300) only the crop is computed."""
+"""Largest resized picture, in pixels. If the resized picture would be larger (aspect ratios above about 300), only its
+central crop is computed."""
 
 
 def resized_size(width: int, height: int, preprocessing: Preprocessing) -> tuple[int, int]:
-    """Return (width, height) after resizing by the preprocessing's fit, like torchvision's _compute_resized_output_size."""
+    """Return (width, height) after resizing, like torchvision's _compute_resized_output_size."""
     if preprocessing.fit == "squash":
         return preprocessing.crop, preprocessing.crop
     if preprocessing.fit == "pad":

@@ -1,7 +1,8 @@
 """The preprocessing as an ONNX graph: pixels of any size in, the network's input out, bit-identical to Pillow's.
 
-Pillow resizes 8-bit pixels in two passes, columns first, with coefficients of 22 fractional bits, and rounds to 8 bits
-after each. Such sums are whole numbers below 2^53, so products of float64 matrices give them exactly, in any order.
+Pillow resizes 8-bit pixels in two passes, first horizontally, then vertically. The coefficients are fixed-point numbers
+with 22 fractional bits, and each pass rounds its result to 8 bits. The sums in a pass are whole numbers below 2^53, so
+float64 matrix products compute them exactly, in any order of summation.
 Source: Pillow, src/libImaging/Resample.c (precompute_coeffs, normalize_coeffs_8bpc, clip8).
 """
 
@@ -20,20 +21,22 @@ OPSET: Final = 17
 IR_VERSION: Final = 8
 _BITS: Final = 1 << 22
 _SUPPORT: Final = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
-"""Half the width of each filter, in pixels of the smaller picture."""
+"""Half the width of each filter kernel, in pixels of the original or the resized picture, whichever has fewer."""
 INTERPOLATIONS: Final = tuple(_SUPPORT)
 
 
 def to_onnx(preprocessing: Preprocessing) -> Any:
-    """Return a model: ``pixels`` (height, width, 3) uint8, RGB, to ``input`` (1, 3, crop, crop) float32, normalised.
+    """Return an ONNX model that maps an RGB picture to the normalised input of the network.
 
-    The result is that of featstore.decode.decode on the same decoded picture, except for aspect ratios above 300. Raises
-    UsageError for interpolations other than INTERPOLATIONS, and fits other than "crop".
+    Its input is ``pixels`` (height, width, 3) uint8, its output ``input`` (1, 3, crop, crop) float32. The pixels equal
+    those of featstore.decode.decode for the same picture, except for aspect ratios above 300. Raises UsageError for
+    interpolations other than INTERPOLATIONS, and fits other than "crop".
     """
     from onnx import TensorProto, helper
 
     if preprocessing.fit != "crop":
-        # Pillow chooses the order of its two passes by the scales of both sides, which differ here.
+        # With other fits, width and height have different scales, and Pillow chooses the order of its passes by the
+        # scales.
         raise UsageError(
             f"pictures with the fit {preprocessing.fit} have no ONNX form here; export the head alone with --features-only"
         )
@@ -53,7 +56,7 @@ def to_onnx(preprocessing: Preprocessing) -> Any:
 
 
 class _Graph:
-    """Builder of the graph; each method adds nodes and returns the name of its output."""
+    """Builder of the ONNX graph. Methods add nodes to the graph and return the names of the nodes' outputs."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
@@ -61,7 +64,7 @@ class _Graph:
         self.constants: list[Any] = []
 
     def add(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        """Add a node."""
+        """Add a node with the operator ``kind`` to the graph; return the name of its output."""
         from onnx import helper
 
         name = output or f"pixels_{kind.lower()}_{len(self.nodes)}"
@@ -69,7 +72,7 @@ class _Graph:
         return name
 
     def constant(self, value: Any, dtype: Any = np.float64) -> str:
-        """Add a constant."""
+        """Add the constant ``value`` to the graph; return its name."""
         from onnx import numpy_helper
 
         name = f"pixels_constant_{len(self.constants)}"
@@ -77,13 +80,13 @@ class _Graph:
         return name
 
     def double(self, name: str) -> str:
-        """Add a cast to float64."""
+        """Add a node that casts the output ``name`` to float64."""
         from onnx import TensorProto
 
         return self.add("Cast", name, to=TensorProto.DOUBLE)
 
     def build(self) -> None:
-        """Add all nodes."""
+        """Add all nodes of the preprocessing to the graph."""
         from onnx import TensorProto
 
         crop, shape = self.preprocessing.crop, self.add("Shape", INPUT)
@@ -102,7 +105,7 @@ class _Graph:
         self.add("Div", centred, self.constant(std, np.float32), output=OUTPUT)
 
     def resized(self, width: str, height: str) -> tuple[str, str]:
-        """Add width and height after resizing the shorter side (see featstore.decode.geometry.resized_size)."""
+        """Add the nodes that compute width and height after resizing (see featstore.decode.geometry.resized_size)."""
         shorter = self.constant(self.preprocessing.resize)
         most, least = self.add("Max", width, height), self.add("Min", width, height)
         longer = self.add("Floor", self.add("Div", self.add("Mul", shorter, most), least))
@@ -110,10 +113,13 @@ class _Graph:
         return self.add("Where", upright, shorter, longer), self.add("Where", upright, longer, shorter)
 
     def coefficients(self, have: str, want: str) -> str:
-        """Add the matrix (crop, have) that resizes ``have`` pixels to ``want`` and cuts out the central ones."""
+        """Add the nodes that compute a matrix (crop, have) for one axis.
+
+        The matrix resizes ``have`` pixels to ``want`` pixels and keeps only the central ``crop`` pixels.
+        """
         crop, half = self.preprocessing.crop, self.constant(0.5)
         support = self.constant(_SUPPORT[self.preprocessing.interpolation])
-        # Round is half to even in ONNX, as in Python.
+        # ONNX's Round rounds halves to even, as Python's round does.
         first = self.add("Round", self.add("Mul", self.add("Sub", want, self.constant(crop)), half))
         scale = self.add("Div", have, want)
         spread = self.add("Max", scale, self.constant(1.0))
@@ -129,7 +135,7 @@ class _Graph:
         weights = self.add("Where", inside, weights, self.constant(0.0))
         total = self.add("ReduceSum", weights, self.constant([1], np.int64), keepdims=1)
         scaled = self.add("Mul", self.add("Div", weights, total), self.constant(_BITS))
-        # Round half away from zero.
+        # Round halves away from zero, as Pillow does.
         magnitude = self.add("Floor", self.add("Add", self.add("Abs", scaled), half))
         return self.add("Mul", self.add("Sign", scaled), magnitude)
 
@@ -158,7 +164,7 @@ class _Graph:
         return self.add("Where", zero, self.constant(1.0), self.add("Div", self.add("Sin", safe), safe))
 
     def rounded(self, sums: str) -> str:
-        """Add the nodes that round sums of fixed-point products to 8 bits."""
+        """Add the nodes that round ``sums`` of fixed-point products to 0..255."""
         halved = self.add("Add", sums, self.constant(_BITS >> 1))
         whole = self.add("Floor", self.add("Div", halved, self.constant(_BITS)))
         return self.add("Clip", whole, self.constant(0.0), self.constant(255.0))

@@ -39,7 +39,7 @@ _PLUGINS: Final = (
     JpegImagePlugin, MpoImagePlugin, PngImagePlugin, GifImagePlugin, BmpImagePlugin, WebPImagePlugin, TiffImagePlugin,
     PpmImagePlugin, Jpeg2KImagePlugin, AvifImagePlugin, TgaImagePlugin,
 )  # fmt: skip
-"""Pillow's format plugins; importing them registers them. TGA has no signature and is tried last."""
+"""Pillow's format plugins; importing a plugin registers it. TGA files have no signature, so TGA is tried last."""
 _FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "DIB", "TGA")
 _ORIENTATION: Final = 0x0112
 _START_BYTES: Final = 1024
@@ -62,10 +62,11 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def open_picture(data: bytes | BinaryIO, max_pixels: int) -> tuple[Image.Image, Image.Transpose | None]:
-    """Return the picture file ``data``, its bytes or an open file, as an undecoded image, and the operation that makes it upright.
+    """Open the picture file ``data`` (its bytes, or an open file) without decoding its pixels.
 
-    Call this inside ``as_failure`` and ``pillow_silent``.
-    Raises DecodeFailure for data that is not a picture or has more than ``max_pixels`` pixels.
+    Returns the image, and the operation that makes it upright (None if it is upright). Call this function inside
+    ``as_failure`` and ``pillow_silent``. Raises DecodeFailure for data that is not a picture or has more than
+    ``max_pixels`` pixels.
     """
     image = _open(data)
     width, height = image.size
@@ -86,9 +87,9 @@ def picture_size(data: bytes | BinaryIO) -> tuple[int, int]:
 
 
 def _open(data: bytes | BinaryIO) -> Image.Image:
-    """Identify and open ``data`` lazily.
+    """Find the format of ``data``, and open the picture without decoding its pixels.
 
-    Like Image.open, but without its process-wide pixel limit (here an argument) and its warnings.
+    Unlike Image.open, this function does not apply Pillow's process-wide pixel limit and does not warn.
     """
     start = data if isinstance(data, bytes) else _rewound(data).read(_START_BYTES)
     if is_heif(start) and (heif := _heif()) is not None:
@@ -112,7 +113,10 @@ def _open(data: bytes | BinaryIO) -> Image.Image:
 
 
 def _rewound(data: bytes | BinaryIO) -> BinaryIO:
-    """Return the picture as a file at position 0; for bytes a new file, because each image keeps its own file open."""
+    """Return ``data`` as a file at position 0.
+
+    Bytes become a new file at each call, because a Pillow image keeps its file open.
+    """
     if isinstance(data, bytes):
         return io.BytesIO(data)
     data.seek(0)
@@ -121,7 +125,7 @@ def _rewound(data: bytes | BinaryIO) -> BinaryIO:
 
 @functools.cache
 def _heif() -> Callable[[BinaryIO, str], Image.Image] | None:
-    """Return the function that opens HEIF files, None if the extra is not installed; imported on first use."""
+    """Import pillow-heif on first use; return its function that opens HEIF files, or None if it is not installed."""
     try:
         from pillow_heif import HeifImageFile
     except ImportError:

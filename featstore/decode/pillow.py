@@ -43,9 +43,9 @@ _ROWS: Final = 64
 def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int = defaults.MAX_PIXELS) -> NDArray[np.uint8]:
     """Return the pixels of the picture file ``data`` as (crop, crop, 3) RGB uint8, C-contiguous.
 
-    Equal bit for bit to torchvision's ``Resize`` and ``CenterCrop`` (or ``Pad``) of the PIL image that ``load_rgb`` returns
-    (for an aspect ratio of 300 and more within one level, so that memory stays bounded).
-    Raises DecodeFailure, and no other exception for any content of ``data``.
+    They are bit-identical to torchvision's ``Resize`` and ``CenterCrop`` (or ``Pad``) of the PIL image that
+    ``load_rgb`` returns. For aspect ratios above about 300 only the crop is resized, to bound memory, and pixel values
+    (0..255) differ by at most 1. Raises DecodeFailure, and no other exception for any content of ``data``.
     """
     with as_failure():
         return resize_and_crop(load_rgb(data, max_pixels=max_pixels), preprocessing)
@@ -103,7 +103,11 @@ def _from_gray(gray: NDArray[np.uint8]) -> Image.Image:
 
 
 def _to_bytes(values: NDArray[Any], scales: tuple[float, ...]) -> NDArray[np.uint8]:
-    """Convert 32-bit numbers (h, w) to gray levels, from the first range that contains them all, else from min and max."""
+    """Convert 32-bit numbers (h, w) to gray levels 0..255.
+
+    The first of ``scales`` for which all numbers are in 0..scale becomes 255. If there is none, the smallest number
+    becomes 0 and the largest 255.
+    """
     finite = (block[np.isfinite(block)] for block in _row_blocks(values))
     ranges = [(float(block.min()), float(block.max())) for block in finite if block.size]
     if not ranges:

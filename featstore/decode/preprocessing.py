@@ -35,9 +35,9 @@ class Preprocessing:
 
     ``fit``: "crop", resize so that the shorter side has ``resize`` pixels, and cut out the centre (torchvision's Resize
     and CenterCrop); "squash", resize both sides, ignoring the aspect ratio; "pad", resize the longer side, and fill the
-    rest of the square with ``fill``, half on each side. Only "crop" uses ``resize``; for the others it equals ``crop``.
-    ``mean`` and ``std`` are per channel (R, G, B) in units of full brightness: x = (pixel / 255 - mean) / std.
-    Raises UsageError for invalid values.
+    rest of the square with ``fill``, half on each side. Only "crop" uses ``resize``; with other fits it equals
+    ``crop``. ``mean`` and ``std`` are per channel (R, G, B) in units of full brightness: x = (pixel / 255 - mean) /
+    std. Raises UsageError for invalid values.
     """
 
     resize: int
@@ -79,16 +79,16 @@ class Preprocessing:
         return r, g, b
 
     def with_geometry(self, size: int | None, fit: str | None) -> Preprocessing:
-        """Return this preprocessing for pictures of ``size`` x ``size`` pixels with another ``fit``; None: unchanged.
+        """Return this preprocessing with a crop of ``size`` x ``size`` pixels and another ``fit``.
 
-        With the fit "crop", the square takes the same share of the shorter side as here.
+        None keeps the present value. With the fit "crop", the ratio of ``crop`` to ``resize`` is kept.
         """
         size, fit = self.crop if size is None else size, fit or self.fit
         resize = max(size, round(self.resize * size / self.crop)) if fit == "crop" else size
         return replace(self, resize=resize, crop=size, fit=fit)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the value as JSON types; without ``fit`` if that is "crop", as in older versions."""
+        """Return the fields as JSON types, without ``fit`` if it is "crop", because older versions had no ``fit``."""
         value = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
         return {name: each for name, each in value.items() if (name, each) != ("fit", "crop")}
 

@@ -1,7 +1,8 @@
-"""Regions of one picture: decoded once for all of them, or, of large TIFF files, read tile by tile or strip by strip.
+"""Cut regions from a picture.
 
-A region is cut from the upright picture in RGB (see pillow.py), before it is resized. So its pixels, and its features,
-are those of the region saved as a PNG file.
+The picture is decoded once for all its regions; of a large TIFF file only the needed tiles or strips are read. A region
+is cut from the upright picture in RGB (see pillow.py), before resizing. Its pixels and features equal those of a PNG
+file that contains only the region.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from featstore.decode.pillow import load_rgb
 from featstore.decode.preprocessing import DecodeFailure
 
 NO_NUMBER = -(1 << 31)
-"""Value in a box for a missing or invalid number."""
+"""Value that replaces a missing or invalid number in a box."""
 
 
 class Croppable(Protocol):
-    """A picture from which regions can be cut; ``size``: width and height of the upright picture."""
+    """A picture from which regions can be cut. ``size``: (width, height) of the upright picture."""
 
     @property
     def size(self) -> tuple[int, int]: ...
 
     def crop(self, box: tuple[int, int, int, int]) -> Image.Image:
-        """Return the pixels (left, top, right, bottom), which must be inside the picture, as RGB."""
+        """Return the pixels in ``box`` (left, top, right, bottom) as RGB. The box must be inside the picture."""
         ...
 
 
@@ -37,7 +38,7 @@ def open_whole(data: bytes, max_pixels: int) -> Croppable:
 def region_of(picture: Croppable, box: Sequence[int]) -> Image.Image:
     """Return the region ``box`` (x, y, width, height) of ``picture``, clipped to it.
 
-    Raises DecodeFailure "bad-box" if the box has no number or no area, or nothing of it is inside the picture.
+    Raises DecodeFailure "bad-box" if a value of the box is NO_NUMBER, or no pixel of the picture is inside the box.
     """
     x, y, w, h = box
     if NO_NUMBER in (x, y, w, h):

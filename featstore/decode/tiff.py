@@ -1,8 +1,8 @@
 """Regions of large TIFF and BigTIFF files, read by tile or strip without holding the whole picture (extra ``tiff``).
 
-tifffile finds and unpacks the segments. Only files that it reads exactly as Pillow does are read this way: gray and RGB
-of 8 and 16 bits, with or without alpha, interleaved, upright, losslessly compressed. Files with JPEG inside are read
-this way only if the picture has too many pixels to be decoded whole.
+tifffile finds and unpacks the tiles or strips. Only files that tifffile reads exactly as Pillow does are read in parts:
+gray and RGB of 8 and 16 bits, with or without alpha, interleaved, upright, losslessly compressed. JPEG-compressed files
+are read in parts only if the picture has too many pixels to be decoded whole.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from featstore.decode.preprocessing import DecodeFailure
 
 MAGIC: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 STREAMED_PIXELS: Final = 1 << 24
-"""Number of pixels from which a TIFF file is read in parts."""
+"""TIFF files with more pixels than this are read in parts."""
 CACHED_BYTES: Final = 40 << 20
-"""Size of the cache of unpacked segments, in bytes."""
+"""Size of the cache of unpacked tiles or strips, in bytes."""
 _SEGMENT_BYTES: Final = 1 << 28
-"""Largest segment in bytes, packed or unpacked: a damaged or malicious file may claim any size."""
+"""Largest tile or strip in bytes, packed or unpacked: a damaged or malicious file may claim any size."""
 _LOSSLESS: Final = frozenset({1, 5, 8, 32773, 32946, 34925, 50000})
-"""None, LZW, Deflate, PackBits, old Deflate, LZMA, Zstandard."""
+"""TIFF codes of the lossless compressions: none, LZW, Deflate, PackBits, old Deflate, LZMA, Zstandard."""
 _JPEG: Final = frozenset({7, 33003, 33004, 33005, 34712})
 _GRAY, _RGB, _YCBCR = 1, 2, 6
 
@@ -37,7 +37,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 def open_parts(file: BinaryIO, max_pixels: int) -> TiffParts | None:
-    """Return a large TIFF picture whose regions are read separately; None if it is to be decoded whole.
+    """Return a large TIFF picture whose regions are read in parts; None if the picture is to be decoded whole.
 
     ``max_pixels``: limit for a whole picture, and for a region. Raises DecodeFailure if the file is damaged.
     """
@@ -56,7 +56,7 @@ def open_parts(file: BinaryIO, max_pixels: int) -> TiffParts | None:
         if pixels <= STREAMED_PIXELS or int(page.compression) not in kinds or not _is_plain(page):
             return None
     except Exception:
-        # Leave the file to Pillow, which may read it, or explains the error.
+        # Leave the file to Pillow, which may be able to read the file, and otherwise explains the error.
         return None
     return TiffParts(page, file, max_pixels)
 
@@ -72,7 +72,7 @@ def _require_whole(file: BinaryIO, max_pixels: int) -> None:
 
 
 def _is_plain(page: Any) -> bool:
-    """Return whether this module reads the pixels of a page as Pillow does."""
+    """Return whether this module reads the pixels of the TIFF page ``page`` exactly as Pillow does."""
     alpha = page.samplesperpixel in (2, 4) and len(page.extrasamples) == 1 and int(page.extrasamples[0]) == 2
     lights = {1: (_GRAY,), 3: (_RGB, _YCBCR) if _is_jpeg(page) else (_RGB,)}
     return (
@@ -90,7 +90,7 @@ def _is_jpeg(page: Any) -> bool:
 
 
 class TiffParts:
-    """A TIFF picture whose regions are read separately. Thread-safe."""
+    """A TIFF picture whose regions are read tile by tile or strip by strip. Thread-safe."""
 
     def __init__(self, page: Any, file: BinaryIO, max_pixels: int) -> None:
         self._page, self._file, self._max_pixels = page, file, max_pixels
@@ -107,7 +107,7 @@ class TiffParts:
         self._lock = threading.Lock()
 
     def crop(self, box: tuple[int, int, int, int]) -> Image.Image:
-        """Return the pixels (left, top, right, bottom) as RGB. Raises DecodeFailure if a segment of them is damaged."""
+        """Return the pixels in ``box`` (left, top, right, bottom) as RGB. Raises DecodeFailure if a part is damaged."""
         left, top, right, bottom = box
         if (right - left) * (bottom - top) > self._max_pixels:
             raise DecodeFailure("too-many-pixels", f"a region of {right - left:,} x {bottom - top:,} pixels")
@@ -130,7 +130,7 @@ class TiffParts:
             return to_rgb(Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
 
     def _unpacked(self, index: int) -> NDArray[Any]:
-        """Return a segment as (height, width, samples); called with the lock held."""
+        """Return the tile or strip number ``index`` as (height, width, samples). The caller must hold the lock."""
         if index in self._kept:
             self._kept.move_to_end(index)
             return self._kept[index]

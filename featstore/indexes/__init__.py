@@ -69,7 +69,7 @@ __all__ = [
 
 
 if not TYPE_CHECKING:
-    # Type checkers read the imports above, and refuse other names.
+    # Hidden from type checkers: they read the imports above, and would accept any name if they saw this function.
 
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:

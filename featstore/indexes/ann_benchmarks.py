@@ -30,7 +30,7 @@ _MOST_BYTES = 4 << 30
 
 @dataclass(frozen=True)
 class TrainRows:
-    """The dataset ``train`` of a file as a block source; each iteration reads it again, block by block."""
+    """The dataset ``train`` of a file. Each call of ``blocks`` reads the rows from the file again, block by block."""
 
     path: Path
     shape: tuple[int, int]
@@ -46,10 +46,10 @@ class TrainRows:
 
 @dataclass(frozen=True)
 class AnnBenchmark:
-    """Content of a file.
+    """Content of an ann-benchmarks file.
 
-    ``train`` (n, d): a block source; ``test`` (q, d); ``neighbors`` (q, k): rows of train, best first; ``distances``
-    (q, k).
+    ``train`` (n, d): read block by block; ``test`` (q, d): queries; ``neighbors`` (q, k): row numbers of train, best
+    first; ``distances`` (q, k).
     """
 
     metric: Metric
@@ -59,7 +59,7 @@ class AnnBenchmark:
     distances: Floats
 
     def recall(self, found: NDArray[np.int64], k: int) -> Recall:
-        """Return recall@``k`` of the rows ``found`` (q, >= k; rows of train, -1 for none), tolerating ties."""
+        """Return recall@``k`` of the results ``found`` (q, >= k; rows of ``train``, -1 for none), tolerating ties."""
         if not 1 <= k <= self.neighbors.shape[1]:
             raise UsageError(f"the file has {self.neighbors.shape[1]} neighbors a query: recall@{k} is not known")
         scores = 1 - self.distances if self.metric == "cosine" else self.distances**2

@@ -1,4 +1,7 @@
-"""Stream feature matrices: convert arrays or block sources to float32 blocks prepared for a metric."""
+"""Stream feature matrices as float32 blocks that are prepared for a metric.
+
+A feature matrix is an array, or a block source: an object with ``shape`` (n, d) and ``blocks()``, which yields rows.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ from featstore.errors import UsageError
 
 Metric = Literal["cosine", "l2", "ip"]
 Floats: TypeAlias = NDArray[np.float32]
-# Squares of very large or small values overflow or underflow float32: outside these bounds sums are redone in float64.
+# Squares of very large or small values overflow or underflow float32: squared norms outside these bounds are computed
+# again in float64.
 _LEAST, _MOST = 1e-24, 1e30
 # Tolerance for a squared norm of 1, after normalising in float32.
 _UNIT = 1e-6
@@ -24,7 +28,7 @@ _UNIT = 1e-6
 
 @dataclass(frozen=True)
 class PickedRows:
-    """A block source of the rows at ``positions`` (m,); ``read`` returns the rows (p, d) at p positions."""
+    """The rows at ``positions`` (m,), read block by block: ``read`` returns the rows (p, d) at p positions."""
 
     read: Callable[[NDArray[np.int64]], Floats]
     positions: NDArray[np.int64]
@@ -61,8 +65,8 @@ def prepare(block: NDArray[Any], metric: Metric, first_row: int = 0) -> Floats:
     """Return ``block`` (m, d) as contiguous float32, with rows scaled to length 1 if ``metric`` is cosine.
 
     A zero row stays zero, so its cosine with every vector is 0.
-    Raises UsageError naming the first row (counted from ``first_row``) that holds NaN or infinity. The input is never
-    changed. It is returned itself if it needs no change; rows whose length is 1 within rounding are not scaled again.
+    Raises UsageError naming the first row (counted from ``first_row``) that holds NaN or infinity. ``block`` is never
+    changed. If it needs no conversion, it is returned without copying; rows of length 1 within rounding are not scaled.
     """
     rows = np.ascontiguousarray(block, np.float32)
     if rows.ndim != 2:
@@ -90,13 +94,15 @@ def prepare(block: NDArray[Any], metric: Metric, first_row: int = 0) -> Floats:
 
 
 def prepare_queries(queries: NDArray[Any], metric: Metric) -> Floats:
-    """Do the same as ``prepare``, but faster for a single query: BLAS computes its length, summed in a different order.
+    """Return the same as ``prepare``, faster for a single query.
 
-    NumPy's overhead in ``prepare`` would be a third of the time of a single-query search.
+    The overhead of NumPy in ``prepare`` would be a third of the time of a single-query search. BLAS computes the length
+    of a single query here, so the last bits may differ from ``prepare``.
     """
     if len(queries) == 1:
         rows = np.ascontiguousarray(queries, np.float32)
-        # NaN or infinity makes the sum non-finite. Unlike numpy.dot, numpy.vdot does not warn about it.
+        # NaN or infinity in the query makes this sum non-finite. numpy.vdot, unlike numpy.dot, does not warn about
+        # that.
         square = float(np.vdot(rows, rows))
         if _LEAST < square < _MOST:
             as_it_is = metric != "cosine" or abs(square - 1) < _UNIT
@@ -112,7 +118,7 @@ def block_rows(dimension: int) -> int:
 def prepared_blocks(vectors: Features, metric: Metric) -> Iterator[tuple[int, Floats]]:
     """Yield (first row number, prepared block) over all rows, in order, in blocks of bounded size.
 
-    Raises UsageError if a source does not match its ``shape``, or holds NaN or infinity.
+    Raises UsageError if the rows do not match ``vectors.shape``, or a row holds NaN or infinity.
     """
     rows, dimension = shape_of(vectors)
     step = block_rows(dimension)
@@ -129,7 +135,7 @@ def prepared_blocks(vectors: Features, metric: Metric) -> Iterator[tuple[int, Fl
 
 
 def gather(vectors: Features, metric: Metric, rows: NDArray[np.int64]) -> Floats:
-    """Return the prepared rows (m, d) with the numbers ``rows`` (m,), in that order; a source is read once."""
+    """Return the prepared rows (m, d) of ``vectors`` with the row numbers ``rows`` (m,); ``vectors`` is read once."""
     order = np.argsort(rows, kind="stable")
     ascending = rows[order]
     found = np.empty((len(rows), shape_of(vectors)[1]), np.float32)

@@ -48,13 +48,14 @@ def build_index(
 ) -> FeatureIndex:
     """Build an index of ``vectors`` (n, d) with row ``ids`` (n,), 0 to 2**63 - 1, and ``keys`` (n).
 
-    ``kind``: "flat" compares with every vector and is exact by construction; "hnsw" is a graph (Y. Malkov &
-    D. Yashunin, TPAMI 2018) over float32 vectors; "auto" takes flat up to ``defaults.EXACT_SCAN_BYTES`` of
-    vectors. A graph is first built without a sample of rows, which serve as queries. efSearch is increased until
-    recall@``k`` on one part of them reaches ``recall``; the other part measures the reported recall and its interval.
-    Then the sample is added. ``about``: labels and origin, to be kept with the index. ``groups`` (n,): rows of one group
-    (crops of a picture) are held out together. The identity in ``about`` is by default the one that ``vectors`` carry.
-    Features are read in blocks; memory is index + block. A source is read about six times for a graph, once for flat.
+    ``kind``: "flat" compares a query with every vector and is exact; "hnsw" is a graph (Y. Malkov & D. Yashunin, TPAMI
+    2018) over float32 vectors; "auto" is flat for up to ``defaults.EXACT_SCAN_BYTES`` of vectors, otherwise hnsw.
+    A graph is first built without a random sample of rows. Some rows of the sample are queries for tuning: efSearch is
+    increased until their recall@``k`` reaches ``recall``. The remaining rows of the sample are queries that measure the
+    reported recall and its interval. Then the sample is added to the graph.
+    ``about``: labels, identity and origin to keep in the index; the default identity is that of ``vectors``.
+    ``groups`` (n,): rows of one group (such as crops of one picture) are held out together.
+    Memory is the index and one block of vectors. ``vectors`` are read about six times for a graph, once for flat.
     ``progress(stage, done, total)`` is called after each block. Raises UsageError: shapes, ids, NaN, an unknown kind.
     """
     about = about or About()
@@ -100,7 +101,7 @@ def versions() -> dict[str, str]:
 
 
 def check_groups(groups: NDArray[np.integer], rows: int) -> NDArray[np.int64]:
-    """Return ``groups`` as int64 (n,), or raise UsageError."""
+    """Return ``groups`` as int64 (n,); raise UsageError if there is not one group number for each of ``rows`` rows."""
     given = np.asarray(groups)
     if given.shape != (rows,):
         raise UsageError(f"groups have the shape {given.shape} where ({rows},) is needed")
@@ -108,7 +109,7 @@ def check_groups(groups: NDArray[np.integer], rows: int) -> NDArray[np.int64]:
 
 
 def held_out_truth(vectors: Features, held_out: HeldOut, k: int, metric: Metric, threads: int | None) -> Truth:
-    """Return the held-out queries with their true neighbours among the other rows."""
+    """Return the held-out queries with their true neighbours among the rows that are not held out."""
     queries = gather(vectors, metric, held_out.queries)
     truth = find_truth(vectors, queries, k, metric=metric, allowed=~held_out.withheld, threads=threads)
     return dataclasses.replace(truth, clusters=held_out.clusters)
@@ -123,7 +124,7 @@ def fill(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> NDArray[np.int64]:
-    """Add the ``wanted`` (n,) rows, block by block; return their row numbers (m,) in the order of addition."""
+    """Add the rows marked in ``wanted`` (n,) to ``index``, block by block; return their row numbers (m,), ascending."""
     index.reserve(len(wanted))
     for start, block in prepared_blocks(vectors, metric):
         part = wanted[start : start + len(block)]
@@ -135,7 +136,7 @@ def fill(
 
 
 def _tuned(subject: Subject, truth: Truth, goal: float, cut: int) -> Recall:
-    """Increase efSearch until the queries before ``cut`` reach ``goal`` on average; return the recall on the others."""
+    """Increase efSearch until the recall of the first ``cut`` queries is ``goal``; return that of the other queries."""
     if not cut:
         return Recall(None, None, None, truth.k, 0, "not measured")
     tuning, check = truth.part(0, cut), truth.part(cut, len(truth.queries))
@@ -150,11 +151,11 @@ def _tuned(subject: Subject, truth: Truth, goal: float, cut: int) -> Recall:
 
 
 def grown(effort: Mapping[str, float], ratio: float) -> dict[str, float]:
-    """Return ``effort`` scaled by sqrt(``ratio``), to keep the recall when the rows grow by ``ratio`` (>= 1).
+    """Return the search parameters ``effort`` that keep the recall when there are ``ratio`` (>= 1) times as many rows.
 
-    The square root suffices because recall falls far slower than the number of rows grows. nprobe lists still hold the
-    same share of the rows; recall is lost only because more rows compete for re-ranking (measured at 1.25 times as many
-    rows, on real and synthetic vectors).
+    k_factor and efSearch are multiplied by sqrt(``ratio``). The square root is enough, because recall falls far more
+    slowly than the number of rows grows (measured at 1.25 times as many rows, on real and synthetic vectors). nprobe is
+    unchanged, because the same number of lists still holds the same share of the rows.
     """
     ratio = math.sqrt(ratio)
     raised = {"k_factor": lambda value: round(value * ratio, 2), "efSearch": lambda value: math.ceil(value * ratio)}

@@ -1,4 +1,4 @@
-"""The recall contract: choose the fastest index whose recall is confirmed on fresh queries."""
+"""The recall contract: choose the fastest index whose recall is confirmed on queries not used for tuning."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from featstore.indexes.tuning.ladder import Candidate, flat, ladder
 from featstore.indexes.tuning.trials import FEWEST_QUERIES, Contract, Ground, Trial, create, training_rows, try_all
 from featstore.indexes.tuning.truth import HeldOut, find_truth, hold_out
 
-# Use more queries than for a plain build: a narrower interval needs a smaller safety margin of recall.
+# Number of queries for the final test of recall. It is larger than for an index without a contract, because a narrower
+# interval needs a smaller safety margin of recall.
 _FRESH = 3000
 _LEAST_SAMPLE = 128 << 20
 _TIMED_QUERIES = 100
@@ -46,22 +47,22 @@ def build_contract(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> FeatureIndex:
-    """Return the index with the most queries per second (batch, one thread) among ``candidates`` that keep ``contract``.
+    """Return the fastest index (queries per second, batch, one thread) among ``candidates`` that meet ``contract``.
 
-    At most a tenth of the rows (a fifth, if ``groups`` are held out whole) is held out as queries. A quarter of them
-    tunes each candidate's run-time parameters, and orders the settings of the fastest candidate from high recall to
-    high speed. The others are fresh queries that tuning never uses. They test these settings in this order, for as long
-    as the 95 % interval of recall has a lower end of at least ``contract.recall`` and is at most 2 points wide. The
-    last setting that passes is used, and its recall on the fresh queries is reported. Testing in a fixed order up to
-    the first failure needs no correction for multiple tests (fixed-sequence testing: W. Maurer et al. 1995; for
-    thresholds of models: A. Angelopoulos et al., Learn then Test, 2021). If the first setting fails, exact search is
-    used; so it is for fewer than 10,000 rows (5,000 in groups of two or more). Finally the held-out rows are added, and
-    the run-time parameters are increased slightly. ``candidates``: by default those of ``ladder.ladder``.
+    At most a tenth of the rows (a fifth, if ``groups`` are held out whole) is held out as queries. A quarter of the
+    queries tunes the run-time parameters of each candidate. The other queries, called fresh, are never used for tuning.
+    They test settings of the fastest candidate, ordered from high recall to high speed, until a setting fails. A
+    setting passes if the 95 % interval of its recall starts at ``contract.recall`` or above and is at most 0.02 wide.
+    The last setting that passes is used, and its recall on the fresh queries is reported. Testing in a fixed order up
+    to the first failure needs no correction for multiple tests (fixed-sequence testing: W. Maurer et al. 1995; for
+    thresholds of models: A. Angelopoulos et al., Learn then Test, 2021). Exact search is used if the first setting
+    fails, or for fewer than 10,000 rows (5,000 in groups of two or more). Finally the held-out rows are added, and the
+    run-time parameters are increased slightly. ``candidates``: by default those of ``ladder.ladder``.
 
     Candidates are tried in memory, on up to ``defaults.CONTRACT_SAMPLE_BYTES`` of vectors and at most a quarter of
     ``contract.memory``. Larger data is sampled at random; only the chosen candidate is then built, tuned and measured
     on all rows. ``info()["trials"]`` lists all trials with the reason for each rejection; ``info()["contract"]`` has
-    the outcome, with the latency of the finished index if the contract has one.
+    the outcome, and the latency of the finished index if ``contract.latency`` is given.
     The other parameters are those of build_index. Raises UsageError as build_index does, and if no candidate fits
     ``contract.memory`` or ``contract.latency``, or if exact search is needed and does not fit.
     """
@@ -75,7 +76,7 @@ def build_contract(
     job = _Job(vectors, tables.ids, metric, contract, seed, threads, progress)
     held_out = _held_out(rows, seed, None if groups is None else check_groups(groups, rows))
     kept = np.flatnonzero(~held_out.withheld)
-    # The sample and two indexes of it are in memory together; their sum must stay below the index's memory limit.
+    # The sample and two indexes built on it are in memory together; their total must stay below contract.memory.
     share = defaults.CONTRACT_SAMPLE_BYTES if contract.memory is None else max(_LEAST_SAMPLE, contract.memory // 4)
     most = max(1, min(defaults.CONTRACT_SAMPLE_BYTES, share) // (4 * dimension))
     tried = kept if len(kept) <= most else np.sort(np.random.default_rng(seed).choice(kept, most, replace=False))
@@ -146,19 +147,19 @@ def _held_out(rows: int, seed: int, groups: NDArray[np.int64] | None) -> HeldOut
 
 
 def _cut(held_out: HeldOut) -> int:
-    """Return the number of tuning queries; the queries after them are fresh."""
+    """Return how many of the held-out queries are for tuning: the first ones. The rest are for the final test."""
     return held_out.cuts(defaults.TUNING_QUERIES, _FRESH)[0]
 
 
 def _fresh(held_out: HeldOut) -> float:
-    """Return the number of fresh queries per tuning query."""
+    """Return the number of queries for the final test, divided by the number of queries for tuning."""
     return (len(held_out.queries) - _cut(held_out)) / max(1, _cut(held_out))
 
 
 def _try(
     job: _Job, held_out: HeldOut, tried: NDArray[np.int64], candidates: Sequence[Candidate] | None
 ) -> tuple[Trial, list[Trial]]:
-    """Try the candidates on the rows ``tried``."""
+    """Build, tune and time the candidates on the rows numbered ``tried``; return the best trial and all trials."""
     base = gather(job.vectors, job.metric, tried)
     queries = gather(job.vectors, job.metric, held_out.queries[: _cut(held_out)])
     # Vectors prepared for cosine have length 1, so the cosine equals the inner product.
@@ -179,7 +180,7 @@ def _try(
 
 
 def _whole(job: _Job, candidate: Candidate, kept: NDArray[np.int64]) -> _Chosen:
-    """Build the ``candidate`` over all ``kept`` rows, with the number of lists adapted to them."""
+    """Build ``candidate`` on the rows numbered ``kept``, with a number of inverted lists that suits all rows."""
     rows, dimension = shape_of(job.vectors)
     candidate = next((one for one in ladder(rows, dimension, job.metric) if one.name == candidate.name), candidate)
     index = create(candidate.factory, dimension, job.metric, job.seed)
@@ -195,7 +196,10 @@ def _filled(job: _Job, candidate: Candidate, index: Any, kept: NDArray[np.int64]
 
 
 def _verified(job: _Job, chosen: _Chosen, held_out: HeldOut) -> tuple[_Chosen, Recall, int]:
-    """Set the fastest effort that fresh queries confirm, or exact search; return recall and number of efforts tested."""
+    """Set the fastest run-time parameters that pass the final test; if none pass, change to exact search.
+
+    Returns the index, its recall, and the number of settings tested.
+    """
     goal, subject = job.contract.recall, chosen.subject
     exact = Recall(1.0, 1.0, 1.0, job.contract.at, 0, "exact")
     if chosen.candidate.exact:
@@ -226,9 +230,10 @@ def _verified(job: _Job, chosen: _Chosen, held_out: HeldOut) -> tuple[_Chosen, R
 
 
 def check_latency(index: FeatureIndex, vectors: Features) -> FeatureIndex:
-    """Measure the median seconds of a single query in one thread; return ``index`` with them in its contract.
+    """Measure the median seconds of a single query in one thread, and record them in the contract of ``index``.
 
-    The queries are the first 100 of ``vectors`` (n, d): whether the index holds them does not matter for the time.
+    The queries are the first 100 rows of ``vectors`` (n, d); that the index may hold these rows does not affect the
+    time.
     """
     queries = gather(vectors, index.metric, np.arange(min(_TIMED_QUERIES, shape_of(vectors)[0])))
     k = index.recall.k
@@ -247,11 +252,12 @@ def check_contract(
     groups: NDArray[np.integer] | None = None,
     threads: int | None = None,
 ) -> Recall:
-    """Measure the recall of ``index`` again, for example after growth, on ``queries`` (q, d) that it does not hold.
+    """Measure the recall of ``index`` again, for example after adding rows.
 
-    The true neighbours come from the store's ``vectors`` (n, d) with ``ids`` (n,), or, without them, from the vectors
-        as stored in the index (for 8-bit codes this overestimates recall slightly). The contract is kept if
-    ``keeps(result, index.info()["contract"]["recall"])``; ``index.set_recall(result)`` stores the new figure in the index.
+    ``queries`` (q, d) must not be rows of the index. The true neighbours are found in ``vectors`` (n, d) with ``ids``
+    (n,); without ``vectors``, in the vectors that the index stores (8-bit codes then overestimate recall slightly).
+    The contract is met if ``keeps(result, index.info()["contract"]["recall"])`` is true; ``index.set_recall(result)``
+    stores the new recall in the index.
     ``groups`` (q,): queries of one group (crops of one picture) count as one observation.
     Raises UsageError as search does.
     """

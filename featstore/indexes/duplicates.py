@@ -1,7 +1,8 @@
 """Duplicates: equal content by digest, near-duplicates by cosine of the features, and leaks between splits.
 
 Pictures are compared block by block: memory is two blocks and a few numbers per row, never n x n. The exact comparison
-of n rows costs n^2 d multiplications. Above some 200,000 rows, pass an index and only its neighbours are compared.
+of n rows costs n^2 d multiplications. For more than about 200,000 rows, pass an index: then each row is compared only
+with the neighbours that the index finds.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _EDGES_AT_ONCE = 1 << 20
 
 @dataclass(frozen=True)
 class Leak:
-    """Row ``row`` of one split has a near-duplicate ``other`` in another split; ``score``: their cosine."""
+    """The row ``row`` has a near-duplicate, the row ``other``, in another split. ``score``: their cosine."""
 
     row: int
     other: int
@@ -36,10 +37,11 @@ class Leak:
 class NearDuplicates:
     """Result of near_duplicates.
 
-    ``groups``: rows linked by near-duplicates, each ascending, largest group first. ``nearest`` int64 (n,): closest
-    other row of each row, -1 if none reaches the threshold. ``score`` float32 (n,): their cosine (centred by default),
-    -inf if none. ``threshold``: cosine from which two rows are copies. ``leaks``: if splits were given, each row with
-    its closest row of another split, best first; a pair appears once from each side.
+    ``groups``: row numbers of each group of near-duplicates, ascending; largest group first. ``nearest`` int64 (n,):
+    the most similar other row of each row, -1 if no row reaches the threshold. ``score`` float32 (n,): cosine of a row
+    and its nearest row (centred by default), -inf if there is none. ``threshold``: smallest cosine of near-duplicates.
+    ``leaks``: if splits were given, each row that has near-duplicates in another split, with the most similar of them,
+    best first. A pair of rows can appear twice, once for each row.
     """
 
     groups: list[NDArray[np.int64]]
@@ -50,9 +52,9 @@ class NearDuplicates:
 
 
 def equal_groups(digests: Sequence[Hashable]) -> list[NDArray[np.int64]]:
-    """Return groups of two or more rows with equal ``digests`` (n), each ascending, in order of first appearance.
+    """Return groups of two or more rows with equal ``digests`` (n), sorted by row number, also inside a group.
 
-    A digest of None or of no bytes is unknown and equals nothing.
+    A digest that is None or empty is unknown, and equals no other digest.
     """
     rows: dict[Hashable, list[int]] = {}
     for row, digest in enumerate(digests):
@@ -67,7 +69,7 @@ def across_splits(groups: Sequence[NDArray[np.int64]], splits: Sequence[Hashable
 
 
 class Centred:
-    """Block source minus its mean row, so that the part common to all pictures does not count as similarity."""
+    """The rows of ``vectors`` minus their mean, so that what all pictures share does not count as similarity."""
 
     def __init__(self, vectors: Features) -> None:
         self._vectors = vectors
@@ -95,13 +97,13 @@ def near_duplicates(
 ) -> NearDuplicates:
     """Link the rows of ``vectors`` (n, d) whose cosine is at least ``threshold``, and return the groups.
 
-    ``splits`` (n): also look for leaks between them; rows of split None are ignored. ``parents`` (n,): rows with
-    equal numbers, such as regions of one picture, are not linked. ``centre``: subtract the mean row
-    before computing the cosine; without it, features of some backbones (especially untrained ones) are nearly parallel
-    for all pictures. ``index``: compare each row only with the ten neighbours that the index finds, by position in
-    ``vectors`` = rank among ``index.ids``; the cosine is then not centred, and recall is that of the index. Links are
-    transitive: a chain of near-duplicates is one group. ``progress(done, total)`` counts rows. Raises UsageError: NaN,
-    invalid threshold.
+    ``splits`` (n): also find leaks between these splits; rows of split None are ignored. ``parents`` (n,): rows with
+    equal numbers, such as regions of one picture, are not linked. ``centre``: subtract the mean row before computing
+    the cosine, because with some backbones (especially untrained ones) the features of all pictures are nearly
+    parallel. ``index``: compare each row only with the ten neighbours that this index finds. Row i of ``vectors`` must
+    be the row with the i-th smallest of ``index.ids``; cosines are not centred, and pairs that the index does not find
+    are not linked. Links are transitive: a chain of near-duplicates is one group. ``progress(done, total)`` counts
+    rows. Raises UsageError: NaN, invalid threshold.
     """
     rows, _ = shape_of(vectors)
     _check_threshold(threshold)
@@ -149,8 +151,8 @@ _Pairs = tuple[NDArray[np.int64], NDArray[np.int64], Floats]
 def _pairs(
     vectors: NDArray[np.floating] | RowBlocks, threshold: float, progress: Callable[[int, int], None] | None
 ) -> Iterator[_Pairs]:
-    """Yield (left, right, cosine) of all pairs left < right that reach ``threshold``, block by block."""
-    # Tolerance, so that rounding does not separate exact copies at a threshold of 1.
+    """Yield (left, right, cosine) of all pairs of rows left < right whose cosine reaches ``threshold``, by blocks."""
+    # Allow for rounding: exact copies must be found at a threshold of 1.
     least = np.float32(threshold - 1e-6)
     rows = shape_of(vectors)[0]
     for outer_start, outer in _large_blocks(vectors):
@@ -164,7 +166,7 @@ def _pairs(
                     left, right = np.nonzero(cosines >= least)
                     score = np.minimum(cosines[left, right], np.float32(1))
                     left, right = left + outer_start + top, right + start + first
-                    # Within the diagonal block every pair occurs twice: keep one.
+                    # A block that is compared with itself gives every pair twice: keep one of the two.
                     once = left < right
                     yield left[once], right[once], score[once]
             if progress is not None:
@@ -200,7 +202,7 @@ def _pairs_by_index(vectors: Features, threshold: float, index: FeatureIndex) ->
 
 
 class _Nearest:
-    """The closest partner of each row; of equally close ones, the lowest row."""
+    """The most similar partner of each row; among equally similar partners, the lowest row number."""
 
     def __init__(self, rows: int) -> None:
         self.rows = np.full(rows, -1, np.int64)
@@ -216,7 +218,10 @@ class _Nearest:
 
 
 class _Links:
-    """Connected components by edges that arrive in blocks; memory is one number per row and the latest edges."""
+    """Connected components of a graph whose edges arrive in blocks.
+
+    Memory is one number per row, and the edges that are not merged yet.
+    """
 
     def __init__(self, rows: int) -> None:
         self._label = np.arange(rows)

@@ -1,4 +1,4 @@
-"""Exact search by blocks, and leave-one-out nearest-neighbour accuracy.
+"""Exact search, block by block, and leave-one-out nearest-neighbour accuracy.
 
 Memory holds the queries, one block and the results, never n x n scores.
 """
@@ -23,7 +23,7 @@ _QUERIES_AT_ONCE = 8192
 
 
 class Best:
-    """The best ``k`` of all rows offered so far, for q queries; among equal scores, rows offered earlier are kept.
+    """The best ``k`` of all rows offered so far, for each of q queries; at equal scores, earlier rows are kept.
 
     Attributes: ``scores`` float32 (q, k), ``rows`` int64 (q, k; -1 for none), best first. Scores are inner
     products (``inner_product``) or squared Euclidean distances.
@@ -35,7 +35,7 @@ class Best:
         self.rows = np.full((len(queries), k), -1, np.int64)
 
     def offer(self, block: Floats, rows: NDArray[np.int64]) -> None:
-        """Update the best with ``block`` (m, d), whose row numbers are ``rows`` (m,)."""
+        """Update the best rows with ``block`` (m, d), whose row numbers are ``rows`` (m,)."""
         if not len(block) or not len(self._queries):
             return
         scores, places = faiss_io.knn(
@@ -60,8 +60,9 @@ def exact_search(
     """Return the true neighbours of ``queries`` (q, d) in ``vectors`` (n, d): scores (q, k) and rows (q, k).
 
     Scores are cosines or inner products, descending, or for "l2" squared Euclidean distances, ascending.
-    If fewer than ``k`` rows are ``allowed`` (n,), the rest is -1 with score -inf (l2: +inf).
-    Raises UsageError: wrong shapes, NaN or infinity, ``k`` below 1; IdentityError: features of two identities.
+    If fewer than ``k`` rows are ``allowed`` (n,), missing rows are -1 with score -inf (l2: +inf).
+    Raises UsageError: wrong shapes, NaN or infinity, ``k`` below 1; IdentityError: vectors and queries of different
+    identities.
     """
     check_metric(metric)
     require_same(identity_of(vectors), queries, "the searched features")
@@ -86,7 +87,7 @@ def check_queries(queries: NDArray[np.floating], dimension: int, k: int) -> None
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """Leave-one-out nearest-neighbour ``accuracy``, 0..1, with its 95 % interval and the number of ``queries``."""
+    """Leave-one-out ``accuracy`` of the nearest-neighbour classifier, 0..1, with its 95 % interval."""
 
     accuracy: float
     low: float
@@ -105,8 +106,9 @@ def leave_one_out_accuracy(
 ) -> LeaveOneOut:
     """Return the share of rows whose nearest neighbour among all other labelled rows has the same label.
 
-    ``labels`` (n,): None excludes a row. ``sample``: number of query rows to draw with ``seed``; each is still compared
-    with all others. The interval is Wilson's. Raises UsageError if fewer than two rows have labels.
+    ``labels`` (n,): None excludes a row. ``sample``: number of query rows to draw with ``seed``; each of them is
+    compared with all other labelled rows. The interval is Wilson's. Raises UsageError if fewer than two rows have
+    labels.
     """
     check_metric(metric)
     if len(labels) != shape_of(vectors)[0]:
@@ -126,7 +128,7 @@ def leave_one_out_accuracy(
         for start, block in prepared_blocks(vectors, metric):
             taken = np.flatnonzero(codes[start : start + len(block)] >= 0)
             best.offer(block if len(taken) == len(block) else block[taken], taken + start)
-        # With exact copies the row itself may not rank first; dropping the second hit, another copy, is equivalent.
+        # Skip the row itself. If a row has exact copies, a copy may come first: that copy is the nearest neighbour.
         nearest = np.where(best.rows[:, 0] == part, best.rows[:, 1], best.rows[:, 0])
         right += int((codes[nearest] == codes[part]).sum())
     low, high = wilson_interval(right / len(asked), len(asked))

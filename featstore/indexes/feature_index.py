@@ -50,7 +50,7 @@ class FeatureIndex:
 
         ``mmap``: map the vectors instead of loading them (``add`` loads the index if needed). ``check``: compare every
         byte with its checksum first, at disk speed; necessary for files from others, because a damaged graph would
-        crash the search. Raises UsageError if there is no index, DamagedError.
+        crash the search. Raises UsageError if there is no index, DamagedError if its files are damaged.
         """
         path = Path(path)
         return cls(*pair.load(path, mmap=mmap, check=check), path)
@@ -82,23 +82,23 @@ class FeatureIndex:
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint of the store's identity."""
+        """Fingerprint (hash) of the identity of the features."""
         return self._record.fingerprint
 
     @property
     def identity(self) -> Identity | None:
-        """Identity of the features, None if the index was built without one. Raises DamagedError."""
+        """Identity (backbone, weights, preprocessing) of the features; None if it is unknown. Raises DamagedError."""
         known = {name: value for name, value in self._record.identity.items() if name != KEY}
         return Identity.from_dict(known) if known else None
 
     @property
     def generation(self) -> int:
-        """Generation of the store when the index was built or updated."""
+        """Generation of the store when the index was built or updated; it grows with every change of rows."""
         return self._record.generation
 
     @property
     def recall(self) -> Recall:
-        """Measured recall."""
+        """Result of the last measurement of recall."""
         return self._record.recall
 
     @property
@@ -132,11 +132,11 @@ class FeatureIndex:
         """Return the neighbours of ``vectors`` (q, d), best first: scores (q, k) float32 and ids (q, k) int64.
 
         Scores are cosines or inner products, descending, or squared Euclidean distances ("l2"), ascending. With fewer
-        than ``k`` rows, the rest has id -1 and score -inf (l2: +inf). If only the graph or the lists yield fewer, the
-        query is compared with every row instead. A zero query under cosine has scores 0. ``allowed_ids``: restrict the
-        result to these; unknown ids are ignored. A small number of allowed rows is compared one by one, which is exact
-        up to the quantisation of the index. ``threads``: None means OpenMP's default. Raises UsageError: wrong
-        dimension, NaN or infinity, ``k`` below 1.
+        than ``k`` rows, missing results have id -1 and score -inf (l2: +inf). If a graph or inverted lists return too
+        few results, the query is compared with every row instead. A zero query under cosine has scores 0.
+        ``allowed_ids``: search only these rows; unknown ids are ignored. If few rows are allowed, the query is compared
+        with each of them, which is exact up to the quantisation of the index. ``threads``: None means OpenMP's default.
+        Raises UsageError: wrong dimension, NaN or infinity, ``k`` below 1.
         """
         if isinstance(vectors, FeatureArray):
             require_same(self._record.identity, vectors, "the index", self.fingerprint)
@@ -181,8 +181,8 @@ class FeatureIndex:
         if allowed is not None and self._scans(count):
             return self._scan(queries, k, np.flatnonzero(allowed), threads)
         scores, positions = self._index.search(queries, k, allowed=allowed, threads=threads)
-        # A graph may not reach every row, and the probed lists may have too few. Missing results are -1 at the end of a
-        # row.
+        # A graph may not reach every row, and the probed lists may hold too few rows. Missing results are -1 at the end
+        # of a row.
         if (positions.item(-1) if len(positions) == 1 else positions[:, -1].min()) >= 0:
             return scores, positions
         short = (positions >= 0).sum(axis=1) < min(k, count)
@@ -194,7 +194,7 @@ class FeatureIndex:
     def _scan(
         self, queries: Floats, k: int, positions: NDArray[np.int64], threads: int | None
     ) -> tuple[Floats, NDArray[np.int64]]:
-        """Compare the queries with each of ``positions``, on the vectors as stored."""
+        """Compare the queries with the stored vector at each of ``positions``; return the ``k`` best."""
         best = Best(queries, k, self._index.inner_product, threads)
         step = block_rows(self.dimension)
         for first in range(0, len(positions), step):
@@ -228,12 +228,12 @@ class FeatureIndex:
     def staleness(
         self, generation: int, live_ids: NDArray[np.integer], labels: Sequence[str | None] | None = None
     ) -> Staleness:
-        """Compare the index with the ``live_ids`` (m,) of the store at ``generation``, and with their ``labels`` (m)."""
+        """Return how the index differs from a store at ``generation`` with ids ``live_ids`` and ``labels`` (m)."""
         known = None if labels is None else self._tables.labels_at(self._places.positions(live_ids))
         return compare(self.ids, live_ids, known, labels, older=self.generation < generation)
 
     def _stored(self) -> tuple[PickedRows, NDArray[np.int64]]:
-        """Return the vectors as the index holds them, as a block source, and their ids; removed rows left out."""
+        """Return the vectors that the index stores, read block by block, and their ids, without removed rows."""
         positions = np.flatnonzero(~self._tables.removed)
         return PickedRows(self._index.reconstruct, positions, self._index.dimension), self._tables.ids[positions]
 
@@ -249,9 +249,9 @@ class FeatureIndex:
     ) -> None:
         """Append rows without rebuilding: ``vectors`` (m, d), distinct new ``ids`` (m,), ``keys`` (m).
 
-        Codes stay trained on the old rows: if the data drifted, measure recall again (contract.check_contract).
-        ``vectors`` is iterated twice; the first pass checks it, so that invalid vectors change nothing. ``generation``:
-        current one of the store. Raises UsageError: an id that is or was in the index, wrong shapes, NaN.
+        Codes are not trained again: if the data drifted, measure recall again (contract.check_contract).
+        ``vectors`` is read twice; the first pass checks it, so that invalid vectors change nothing. ``generation``:
+        current generation of the store. Raises UsageError: an id that is or was in the index, wrong shapes, NaN.
         """
         require_same(self._record.identity, vectors, "the index", self.fingerprint)
         rows, dimension = shape_of(vectors)
@@ -275,7 +275,7 @@ class FeatureIndex:
     def remove(self, ids: NDArray[np.integer] | Sequence[int], *, generation: int | None = None) -> int:
         """Exclude ``ids`` from searches; return how many were searchable before. Unknown ids are ignored.
 
-        A plain ``faiss.read_index`` of the file still finds them, until ``purge`` or the next build.
+        ``faiss.read_index`` of the file still finds removed rows, until ``purge`` or the next build.
         """
         positions = self._places.positions(np.asarray(ids, np.int64).reshape(-1))
         removed = self._tables.removed.copy()
@@ -287,7 +287,7 @@ class FeatureIndex:
         return count
 
     def ids_of_keys(self, chosen: Callable[[Sequence[bytes]], NDArray[np.bool_]]) -> NDArray[np.int64]:
-        """Return the ids of the rows whose keys are ``chosen``, including rows that searches skip."""
+        """Return the ids of the rows whose keys the function ``chosen`` selects, including removed rows."""
         return self._tables.ids[chosen(self._tables.keys)]
 
     def relabel(self, ids: NDArray[np.integer], labels: Sequence[str | None]) -> None:
@@ -295,13 +295,13 @@ class FeatureIndex:
         self._keep(self._tables.relabelled(self._places.positions(np.asarray(ids)), labels))
 
     def set_origin(self, origin: Mapping[str, Any]) -> None:
-        """Record ``origin``, the state of the store that the rows have now (JSON)."""
+        """Record ``origin`` (JSON): the store of the rows, and the state of the store that the index agrees with."""
         self._record = dataclasses.replace(self._record, identity={**self._record.identity, KEY: dict(origin)})
 
     def purge(self) -> int:
         """Delete removed rows from the FAISS index itself, if it is exact (one pass); return how many were deleted.
 
-        Graphs and coded lists cannot delete rows: 0 is returned, and only a rebuild deletes them.
+        Graphs and inverted lists of codes cannot delete rows: 0 is returned, and only a rebuild deletes the rows.
         """
         removed = self._tables.removed
         if not self.exact or not removed.any():

@@ -15,7 +15,7 @@ from featstore.indexes.recall import Recall, is_narrow, keeps
 
 @dataclass(frozen=True)
 class Standing:
-    """State of a contract. ``holds``: whether it is kept, None if the index has none; ``text``: the same in one line."""
+    """State of a recall contract. ``holds``: whether it is met, None without a contract; ``text``: a line for users."""
 
     holds: bool | None
     text: str
@@ -24,9 +24,9 @@ class Standing:
 def standing(info: Mapping[str, Any], file_bytes: int | None = None) -> Standing:
     """Return whether an index with this FeatureIndex.info() keeps its contract.
 
-    The contract holds if the last measurement showed it, the rows added since are at most the share
+    The contract holds if the last measurement confirmed it, the rows added after the measurement are at most the share
     ``defaults.UNMEASURED_GROWTH`` of the rows measured, and the file (of ``file_bytes``, if given) is not larger than
-    allowed. A latency in the contract must have been measured on the finished index, at the build or an update.
+    allowed. If the contract limits the latency, the latency of the finished index must have been measured.
     """
     contract, recall = info["contract"], info["recall"]
     if contract is None:
@@ -76,9 +76,9 @@ def judge(recall: Recall, goal: float) -> bool | None:
 def draw_queries(new: NDArray[np.bool_], groups: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     """Draw queries out of the ``new`` (n,) rows to check the contract; return sorted row numbers.
 
-    ``groups`` (n,): rows with the same number are copies. Rows with a copy among the old rows are excluded as too easy.
-    Of the others, whole groups are drawn, at most ``defaults.CHECK_QUERIES`` rows. Returns no rows if there are fewer
-    than ``defaults.FEWEST_QUERIES``, too few for a conclusion.
+    ``groups`` (n,): rows with the same number are copies. Rows with a copy among the old rows are too easy and are
+    never drawn. Of the remaining rows, up to ``defaults.CHECK_QUERIES`` whole groups are drawn. If there are fewer than
+    ``defaults.FEWEST_QUERIES`` groups, too few for a conclusion, no rows are returned.
     """
     fresh = np.flatnonzero(new & ~np.isin(groups, groups[~new]))
     names = np.unique(groups[fresh])

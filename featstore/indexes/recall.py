@@ -18,7 +18,7 @@ _Z95 = 1.959963984540054
 _STEP, _SURER, _QUICKER = 0.1, 32, 20
 _FAR_ABOVE = (0.2, 0.4, 0.6, 0.8)
 TOLERANCE = 1e-6
-"""Relative tolerance for ties: float32 sums in a different order differ by as much."""
+"""Relative tolerance for ties: a float32 sum can change by this much if the order of summation changes."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Recall:
 
     @classmethod
     def from_dict(cls, value: Any) -> Recall:
-        """Return the Recall that ``to_dict`` described; raise DamagedError if ``data`` is something else."""
+        """Return the Recall that ``to_dict`` described; raise DamagedError if ``value`` is something else."""
         try:
             recall = cls(**value)
         except TypeError:
@@ -57,12 +57,13 @@ class Recall:
 def mean_interval(shares: NDArray[np.float64], parts: int) -> tuple[float, float]:
     """Return a 95 % interval of the mean of ``shares`` (q,), each the correct share of ``parts`` neighbours.
 
-    Wilson's interval on the effective number of trials, q p(1-p) / s^2 (the design effect, as in
-    E. Korn & B. Graubard, Survey Methodology 1998). That number lies between q, if the parts of a query fail together,
-    and q * parts, if they are independent. s^2 includes one more query that found nothing. Otherwise a sample in which
-    hardly any query missed a neighbour would count as q * parts independent trials (of 60 queries, 1 % of which lose
-    all neighbours, the interval covered the true recall in 77 % of simulations; now 97 %). Unlike a bootstrap interval,
-    it has a positive width if every share is 1.
+    It is Wilson's interval for the effective number of trials, q p(1-p) / s^2, with mean p and variance s^2 of the
+    shares (the design effect, as in E. Korn & B. Graubard, Survey Methodology 1998). This number is at least q (as if
+    the neighbours of a query were found or missed together) and at most q * parts (as if they were independent). s^2
+    includes one additional query that found nothing. Without it, a sample in which hardly any query missed a neighbour
+    would count as q * parts independent trials. In simulations of 60 queries, of which 1 % miss all neighbours, the
+    interval covers the true recall in 97 % of cases; without the additional query it would be 77 %. Unlike a bootstrap
+    interval, this interval has a positive width even if every share is 1.
     """
     queries = len(shares)
     if queries == 0:
@@ -76,7 +77,7 @@ def mean_interval(shares: NDArray[np.float64], parts: int) -> tuple[float, float
 def reaches(recall: Recall, goal: float, fresh: float = 1.0) -> bool:
     """Return whether the lower 95 % bound of ``recall`` is at least ``goal``.
 
-    ``fresh``: compute the bound for this many times as many queries with the same recall.
+    The bound is computed as if there were ``fresh`` times as many queries, with the same recall.
     """
     if recall.value is None or recall.low is None:
         return False
@@ -84,12 +85,13 @@ def reaches(recall: Recall, goal: float, fresh: float = 1.0) -> bool:
 
 
 def aims(tuned: Recall, goal: float, fresh: float) -> list[float]:
-    """Return target recalls for tuning, descending, around the one whose lower bound on fresh queries is ``goal``.
+    """Return target recalls for tuning, descending.
 
-    ``tuned``: a recall near the goal; ``fresh``: number of fresh queries per tuning query. The targets range from two
-    standard deviations of the difference below the expected one to more than three above it, because only exact search
-    remains if the first target fails. A few targets are much higher: for very diverse queries only a high recall has a
-    narrow interval.
+    Their centre is the recall whose lower 95 % bound, in the final test on other queries, is expected to be ``goal``.
+    ``tuned``: a measured recall near the goal; ``fresh``: number of test queries divided by that of tuning queries. The
+    targets range from 2 standard deviations (of the difference between tuning and test) below the centre to 3.2 above
+    it. Most are above, because only exact search remains if the first target fails the test. A few targets are much
+    higher: if recall varies strongly between queries, only a high recall has a narrow interval.
     """
     if tuned.value is None or tuned.low is None:
         return []
@@ -101,19 +103,19 @@ def aims(tuned: Recall, goal: float, fresh: float) -> list[float]:
 
 
 def keeps(recall: Recall, goal: float) -> bool:
-    """Return whether ``recall`` is exact, or has a 95 % interval above ``goal`` that is at most 2 points wide."""
+    """Return whether ``recall`` is exact, or its 95 % interval starts at ``goal`` or above and is at most 0.02 wide."""
     if recall.method == "exact":
         return True
     return reaches(recall, goal) and is_narrow(recall)
 
 
 def is_narrow(recall: Recall) -> bool:
-    """Return whether the 95 % interval of ``recall`` is at most 2 points wide, that is, conclusive."""
+    """Return whether the 95 % interval of ``recall`` is at most 0.02 wide, that is, narrow enough for a conclusion."""
     return recall.low is not None and recall.high is not None and recall.high - recall.low <= _WIDEST
 
 
 def scale_of(queries: Floats, kth: Floats, inner_product: bool) -> NDArray[np.float64]:
-    """Return the magnitude (q,) for relative tolerances of scores near ``kth`` (q,)."""
+    """Return the magnitude (q,) that a relative tolerance of scores near ``kth`` (q,) is multiplied by."""
     squares = np.einsum("ij,ij->i", queries, queries).astype(np.float64)
     kth = np.where(np.isfinite(kth), np.abs(kth), 0).astype(np.float64)
     scale: NDArray[np.float64] = np.maximum(squares, kth) if inner_product else squares + kth
@@ -131,10 +133,10 @@ def recall_at_k(
 ) -> NDArray[np.float64]:
     """Return each query's recall@k (q,), 0..1: the share of its ``k`` true neighbours that were found.
 
-    ``exact_scores``, ``exact_rows`` (q, K >= k): the true neighbours, best first, -1 for none. Any row that ties with
-    the k-th (within TOLERANCE x ``scale`` (q,), by default the k-th score's magnitude) counts as a true neighbour, so K
-    should include all ties. ``found`` (q, k): rows that the index returned. If fewer than ``k`` neighbours exist,
-    recall is relative to their number; without any neighbour it is 1.
+    ``exact_scores``, ``exact_rows`` (q, K >= k): the true neighbours, best first, -1 for none. Every row whose score
+    equals the k-th (within TOLERANCE x ``scale`` (q,), by default the magnitude of the k-th score) counts as a true
+    neighbour, so K should include all ties. ``found`` (q, k): rows that the index returned. If fewer than ``k``
+    neighbours exist, recall is relative to their number; without any neighbour it is 1.
     """
     valid = exact_rows >= 0
     goodness = np.where(valid, exact_scores if inner_product else -exact_scores, -np.inf).astype(np.float64)

@@ -19,8 +19,8 @@ from featstore.store.origin import KEY
 class About:
     """What an index records about the store of its rows.
 
-    ``labels``: n texts or None, one per row. ``identity`` of the features. ``origin``: the store and its state, as
-    JSON. ``generation``: the store's, when it was read.
+    ``labels``: one text or None per row. ``identity``: identity of the features (backbone, weights, preprocessing).
+    ``origin``: the store and its state, as JSON. ``generation``: generation of the store when it was read.
     """
 
     labels: Sequence[str | None] | None = None
@@ -60,7 +60,10 @@ class IndexRows:
         labels: Sequence[str | None] | None,
         rows: int,
     ) -> IndexRows:
-        """Check the columns: ``rows`` entries each, and distinct ids from 0 to 2**63 - 1. Raises UsageError."""
+        """Return a table of these columns.
+
+        Raises UsageError unless each has ``rows`` entries, and the ids are distinct and from 0 to 2**63 - 1.
+        """
         given = np.asarray(ids)
         table = ByteColumn.of(keys)
         counts = {"ids": given.size, "keys": len(table), "labels": rows if labels is None else len(labels)}
@@ -82,7 +85,7 @@ class IndexRows:
         ids, keys, removed = self.ids[positions], self.keys.select(positions), self.removed[positions]
         if self.labels is None:
             return IndexRows(ids, keys, removed)
-        # Drop labels that no row has any more.
+        # Drop classes that no row has any more.
         labels, classes = self.labels[positions], list(self.classes)
         used = np.unique(labels[labels >= 0])
         codes = np.full(len(classes) + 1, -1, np.int32)
@@ -106,7 +109,7 @@ class IndexRows:
         return IndexRows(self.ids, self.keys, self.removed, codes if classes else None, classes)
 
     def then(self, other: IndexRows) -> IndexRows:
-        """Return these rows followed by those of ``other``."""
+        """Return a table of these rows, followed by the rows of ``other``."""
         classes = (*self.classes, *(name for name in other.classes if name not in self.classes))
         labels = None
         if self.labels is not None or other.labels is not None:
@@ -124,15 +127,15 @@ class IndexRows:
 
 
 class Places:
-    """Finds positions by ids. ``ascending`` int64 (n,): the ids in order."""
+    """Find the positions of rows by their ids. ``ascending`` int64 (n,): the ids in ascending order."""
 
     def __init__(self, ids: NDArray[np.int64]) -> None:
-        # Stores assign ascending ids, so they are usually sorted already, and no second copy is needed.
+        # Stores assign ascending ids, so the ids are usually sorted already. Then a sorted copy is not needed.
         self._order = None if bool((ids[1:] > ids[:-1]).all()) else np.argsort(ids, kind="stable")
         self.ascending = ids if self._order is None else ids[self._order]
 
     def positions(self, ids: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Return the position (m,) of each of ``ids`` (m,), -1 for those that are not there."""
+        """Return the position (m,) of each of ``ids`` (m,), -1 for an unknown id."""
         wanted = ids.astype(np.int64)
         if not len(self.ascending):
             return np.full(len(wanted), -1, np.int64)

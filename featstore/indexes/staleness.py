@@ -13,10 +13,11 @@ from featstore.text import counted
 
 @dataclass(frozen=True)
 class Staleness:
-    """Differences between an index and its store: ``missing`` ids are in the store only, ``gone`` in the index only.
+    """Differences between an index and its store.
 
-    ``relabelled`` ids have another label in the store. ``older``: whether the store has changed (newer generation)
-    since the index was built or updated.
+    ``missing``: ids that are only in the store. ``gone``: ids that are only in the index. ``relabelled``: ids whose
+    label in the store differs from their label in the index. ``older``: whether the store has changed (newer
+    generation) since the index was built or updated.
     """
 
     missing: NDArray[np.int64]
@@ -50,9 +51,9 @@ def compare(
     *,
     older: bool,
 ) -> Staleness:
-    """Compare an index of the searchable rows ``own`` (n,) with the rows ``live_ids`` (m,) of its store.
+    """Compare the searchable rows of an index, with ids ``own`` (n,), with the rows of its store, ``live_ids`` (m,).
 
-    ``known``, ``labels``: labels of the live rows in the index and in the store, m each; None: not compared.
+    ``known``, ``labels``: labels of ``live_ids`` in the index and in the store, m each; None: do not compare labels.
     """
     live = np.asarray(live_ids).astype(np.int64)
     missing = np.setdiff1d(live, own)

@@ -1,6 +1,7 @@
 """Sources of pictures: folders, tables, WebDataset archives and lists of paths.
 
-``open_source`` finds the kind of a source. All kinds yield the same Chunks, sorted by name or in the order of the file.
+``open_source`` finds the kind of a source. Sources of all kinds yield Chunks, sorted by name or in the order of the
+file.
 """
 
 from __future__ import annotations
@@ -36,14 +37,15 @@ def open_source(
     all_files: bool = False,
     cut: Cut | None = None,
 ) -> Source:
-    """Open ``source``, and check it just enough to report errors in the request.
+    """Open ``source``, and report errors in the arguments; the pictures are not read yet.
 
-    ``kind``: found automatically if None. A folder is "folder", or "tar" or "table" if it has .tar archives or Parquet
-    files with embedded pictures, and no other pictures. A file is "tar" or "table" by its extension (.tar; .csv, .tsv,
-    .tab, .parquet, .pq) or "coco" (.json, annotations of COCO), otherwise "list", a list of paths. "-" is a list on standard input. ``root`` (folder, table,
-    tar, list): base of relative paths, for pictures that moved. ``layout`` and ``all_files``: see FolderSource and
-    TarSource. The columns: see TableSource; for tar they are names in its .json files. ``cut``: the parts of pictures to
-    take (see Cut); the boxes of "coco" need it too.
+    ``kind``: if None, it is found as follows. A folder without pictures is "tar" if it has .tar archives, and "table"
+    if it has Parquet files, which must contain pictures; any other folder is "folder". A file is "tar" (.tar), "table"
+    (.csv, .tsv, .tab, .parquet, .pq) or "coco" (.json, annotations in the format of COCO) by its extension, otherwise
+    "list", a list of paths. "-" is a list on standard input. ``root``: base of relative paths, for pictures that moved.
+    ``layout`` and ``all_files``: see FolderSource and TarSource. ``path_column``, ``label_column``, ``split_column``,
+    ``id_column``: see TableSource; for "tar" they are names of fields in its .json files. ``cut``: which parts of the
+    pictures to take (see Cut); "coco" needs it.
 
     Raises UsageError if the source does not exist, has no known kind, or does not take a given option; FeatstoreError
     if it cannot be read.
@@ -54,7 +56,7 @@ def open_source(
             f"there is no kind of source {kind!r}; choose one of {', '.join(KINDS)}{did_you_mean(kind, KINDS)}"
         )
     if kind is None:
-        # A source that is missing at its path but has a root must be a folder that moved.
+        # If the source does not exist but a root is given, the source must be a folder that was moved to the root.
         kind = "folder" if root is not None and not os.path.exists(name) and name != "-" else _detect(name, all_files)
     columns = {
         "path_column": path_column,

@@ -1,7 +1,7 @@
 """Pictures in uncompressed tar archives, with labels in WebDataset's convention.
 
-The standard library's tarfile reads the headers one at a time in constant memory; nothing is extracted to disk. A
-picture is a byte offset in its archive, and is read there later.
+The standard library's tarfile reads the headers one at a time in constant memory; nothing is extracted to disk.
+Only the byte offset of a picture in its archive is recorded; the picture is read later.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from featstore.text import counted, shown
 METADATA: Final = ["txt", "json"]
 _GROUP_LIMIT: Final = 10_000
 _SCATTERED_LIMIT: Final = 2_000_000
-"""Largest number of label files to hold in memory (about 300 bytes each), if they are not next to their pictures."""
+"""Largest number of label files to keep in memory (about 300 bytes each), if they are not next to their pictures."""
 _HEADER_LIMIT: Final = 16 << 20
 _COMPRESSED: Final = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ\x00": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 
 
 class _Headers(io.FileIO):
-    """An archive file for tarfile that reads only headers, so that a header with a huge size takes no memory."""
+    """An archive file from which tarfile reads headers. Reads of more than 16 MiB fail, to bound memory."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or not 0 <= size <= _HEADER_LIMIT:
@@ -52,7 +52,7 @@ class _Headers(io.FileIO):
 
 
 def compressed_message(path: str | bytes | os.PathLike[str], command: str) -> str:
-    """Return the message for a compressed archive, which ``command`` decompresses."""
+    """Return the error message for a compressed archive. It advises to decompress the archive with ``command``."""
     return (
         f"{shown(path)}: is compressed; decompress it first ({command}): pictures are read by their place in the archive, "
         "and from a compressed one each picture would cost reading all before it"
@@ -73,7 +73,8 @@ def members(file: io.FileIO) -> Iterator[Member]:
     with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
         at = -1
         while (info := archive.next()) is not None:
-            # tarfile keeps every member (unbounded memory), and a negative size makes it loop forever.
+            # tarfile keeps every member in a list (unbounded memory), and loops forever if a member has a negative
+            # size.
             archive.members = []  # type: ignore[attr-defined]
             if info.offset <= at or info.size < 0 or archive.offset < info.offset_data:
                 raise tarfile.ReadError(f"a member of impossible size at byte {info.offset:,}")
@@ -93,8 +94,8 @@ def _member(file: io.FileIO, info: tarfile.TarInfo) -> Member:
 
 
 def _require_end(handle: int, end: int) -> None:
-    # tarfile treats a damaged or missing header as the end; check the end, so that no truncated or appended part is
-    # lost silently.
+    # tarfile takes a damaged or missing header for the end of the archive. So check that the archive really ends here;
+    # otherwise the rest would be lost silently.
     at = end
     while block := os.pread(handle, 1 << 20, at):
         if block.count(0) != len(block):
@@ -110,8 +111,8 @@ class _Group:
     """Adjacent members of one WebDataset sample: their paths are equal up to the first dot of the file name.
 
     ``sidecars``: members with labels and texts. ``used``: the sidecars that belong to a picture. A sample with very
-    many pictures is divided into several groups: all except the first are ``streamed``, all except the last are not
-    ``whole``.
+    many pictures is divided into several groups. ``streamed``: this group is not the first of its sample. ``whole``:
+    this group is the last of its sample.
     """
 
     name: bytes
@@ -129,17 +130,17 @@ class TarSource:
     name without a leading ``./``. Locations are the archives, offsets the members' data. An archive outside ``root``
     has its file name in the keys and its absolute path as location.
 
-    Labels follow WebDataset: members with equal paths up to the first dot of the file name are one sample. ``.cls``
-    (text or an integer) is the label of its pictures. ``.json`` may have a label and a split, under ``label_column``
-    and ``split_column``, or by default under the usual names of table columns. The texts of ``.json`` and ``.txt`` are
-    the metadata ``json`` and ``txt``. If names have several dots, a picture takes the file with the longest common
-    name: for v1.0.jpg, v1.0.cls and not v1.cls. Samples whose members are not adjacent, as ``tar cf`` may write them,
-    are joined too; this holds the places of all labels in memory. ``layout``: meaning of the members' folders, for
-    pictures without such a label or split; see FolderSource.
+    Labels follow WebDataset: members with equal paths up to the first dot of the file name are one sample. The file
+    ``.cls`` of a sample (text or an integer) is the label of its pictures. The file ``.json`` may have a label and a
+    split, in the fields ``label_column`` and ``split_column``, by default in fields with the usual names of table
+    columns. The texts of ``.json`` and ``.txt`` are the metadata ``json`` and ``txt``. If names have several dots, a
+    picture takes the file with the longest common name: v1.0.jpg takes v1.0.cls and not v1.cls. The members of a sample
+    may be apart in the archive, as ``tar cf`` may write them; then the positions of all label files are kept in memory.
+    ``layout``: meaning of the members' folders, for pictures without a label or split in these files; see FolderSource.
 
-    Inputs are members with the extension of a picture (``all_files``: all except those three). Links, devices, sparse
-    files and members with absolute names or ``..`` are never followed; they are inputs of size -1, reported as
-    failures. Hidden names are skipped.
+    Inputs are members with the extension of a picture (``all_files``: all members except .cls, .json and .txt). Links,
+    devices, sparse files and members with absolute names or ``..`` are never read; they are inputs of size -1, reported
+    as failures. Members with hidden names are skipped.
 
     Raises UsageError for a compressed archive. ``chunks`` raises FeatstoreError for a damaged, truncated or
     concatenated archive, so that its last pictures are not lost silently.
@@ -244,13 +245,13 @@ class TarSource:
                     raise FeatstoreError(message) from None
 
     def _count_unused(self, sidecars: Sidecars, used: set[Member]) -> None:
-        """Count the ``sidecars`` that belong to no picture as ignored."""
+        """Count the members in ``sidecars`` that are not in ``used``, so belong to no picture, as ignored."""
         left = [member for member in sidecars.values() if member not in used]
         self.ignored += len(left)
         self._unused += sum(ending_of(member.name)[1] == b"cls" for member in left)
 
     def _groups(self, path: bytes, file: io.FileIO, count: bool = True) -> Iterator[_Group]:
-        """Yield samples; a sample with very many pictures is divided, to bound memory.
+        """Yield the samples of an archive; a sample with very many pictures is divided into groups, to bound memory.
 
         ``count``: count ignored members.
         """
@@ -278,7 +279,7 @@ class TarSource:
         yield group
 
     def _scattered_sidecars(self, path: bytes, file: io.FileIO) -> Sidecars | None:
-        """Return all sidecars of an archive if the members of some sample are not adjacent, otherwise None."""
+        """Return all label files of an archive if those of some sample are not next to its pictures, otherwise None."""
         bare = alone = late = False
         known = 0
         for group in self._groups(path, file, count=False):
@@ -301,7 +302,7 @@ class TarSource:
         return found
 
     def _rows_of(self, group: _Group, path: bytes, file: io.FileIO, names: tuple[bytes, bytes]) -> Iterator[Row]:
-        """Yield the rows of ``group``; ``names``: prefix of the keys, and the archive's location."""
+        """Yield a row for each picture in ``group``; ``names``: (prefix of the keys, location of the archive)."""
         prefix, location = names
         texts: dict[Member, str] = {}
         for name, size, mtime, offset in group.pictures:

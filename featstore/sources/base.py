@@ -1,8 +1,8 @@
 """The interface of all sources of pictures: chunks of columns, in one deterministic order.
 
-Names are bytes, as in the operating system. For text (JSON, labels, messages) they are read as UTF-8, whatever the locale:
-invalid UTF-8 becomes lone surrogates (PEP 383), which JSON writes as ASCII escapes and ``to_bytes`` converts back to the
-same bytes.
+Names are bytes, as in the operating system. For text (JSON, labels, messages) they are read as UTF-8, whatever the
+locale: invalid UTF-8 becomes lone surrogates (PEP 383), which JSON writes as ASCII escapes and ``to_bytes`` converts
+back to the same bytes.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ PICTURE_EXTENSIONS: Final = frozenset(
 )
 """Extensions of picture files, in any case; decoding shows later whether a file is a picture."""
 WHOLE: Final = (0, 0, 0, 0, 0)
-"""Value of ``regions`` for an input that is a whole picture."""
+"""Row of ``Chunk.regions`` for an input that is a whole picture."""
 _LARGEST: Final = (1 << 63) - 1
 _WHOLE: Final = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0+")
-"""A whole number written as a float, as pandas writes integer columns with missing values."""
+"""Pattern of a whole number written as a float, such as 3.0: pandas writes integer columns with gaps like this."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Chunk:
     and ``mtimes`` in ns since the epoch (in a tar: from the member's header); both are -1 if the input is missing or
     not a regular file. ``offsets``: byte offset of the member's data in its archive, -1 for a separate file.
     ``locations``: paths relative to the source's root, or absolute; None if the keys are the locations. ``metadata``:
-    all other columns, with the same names in every chunk of a source. ``regions``: (n, 5) int32, the parts of pictures
-    that the inputs are (x, y, width, height in pixels, length of the picture's key; see regions.py); None if all are
-    whole pictures.
+    all other columns, with the same names in every chunk of a source. ``regions``: int32 (n, 5), for inputs that are
+    parts of pictures: x, y, width and height in pixels, and the length of the picture's key (see regions.py); None if
+    all inputs are whole pictures.
     """
 
     keys: list[bytes]
@@ -87,29 +87,30 @@ class Source(Protocol):
     """A source of pictures: a folder, a table, tar archives or a list of paths."""
 
     kind: str
-    """"folder", "table", "tar" or "list"."""
+    """Kind of the source, such as "folder", "table", "parquet" (embedded pictures), "tar", "list" or "coco"."""
     location: str
     """Absolute path of the source ("-" for stdin), decoded with ``os.fsdecode``."""
     root: Path
     """Folder that the relative locations of pictures start from."""
     layout: str | None
-    """Rule that gives labels and splits from a folder's paths; None for other kinds."""
+    """Name of the rule that takes labels and splits from folder names; None if the source uses no such rule."""
     notes: list[str]
-    """Notes on surprising ways of reading the source, with the option that changes each; complete after ``chunks``."""
+    """Notes on how the source was read, if that may surprise the user, with the option that changes it. Complete after
+    ``chunks``."""
     ignored: int
     """Number of files that the last complete run of ``chunks`` skipped because of their names."""
     read_as: str
     """Summary in one line after a complete run of ``chunks``: classes, splits and columns, and where they were
     found."""
     unfound: str
-    """Likely reasons why files that the source names are missing, guessed from their names; "" if unknown."""
+    """Likely reasons why files named in the source are missing, guessed from the names; "" if unknown."""
 
     def describe(self) -> dict[str, Any]:
         """Return kind, location, root and the layout or columns used, as JSON."""
         ...
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
-        """Yield all inputs in chunks of ``rows`` (the last may be shorter); may be called again.
+        """Yield all inputs in chunks of ``rows`` (the last chunk may be shorter). Can be called again.
 
         Raises UsageError if there is no input or the source is malformed, FeatstoreError if a part of it cannot be
         read.
@@ -118,7 +119,7 @@ class Source(Protocol):
 
 
 class Row(NamedTuple):
-    """One input of a Chunk; ``location`` None means that the key is the location, ``region`` None the whole picture."""
+    """One input of a Chunk. ``location`` None: the key is the location; ``region`` None: a whole picture."""
 
     key: bytes
     size: int
@@ -132,7 +133,7 @@ class Row(NamedTuple):
 
 
 def chunked(inputs: Iterable[Row], rows: int, names: list[str]) -> Iterator[Chunk]:
-    """Collect ``inputs`` into chunks of ``rows``; ``names``: of the metadata in each row."""
+    """Collect ``inputs`` into chunks of ``rows``. ``names``: names of the values in ``Row.metadata``, in order."""
     if rows < 1:
         raise ValueError(f"rows must be at least 1, not {rows}")
     iterator = iter(inputs)
@@ -174,7 +175,7 @@ def without_dot(path: bytes) -> bytes:
 
 
 class NoLabel(ValueError):
-    """Raised for a value that is not a scalar and so cannot be a label or split."""
+    """Raised for a value that cannot be a label or split because it is not a scalar."""
 
 
 def label_text(value: Any) -> str | None:
@@ -209,7 +210,7 @@ def label_text(value: Any) -> str | None:
 
 @dataclass(frozen=True)
 class Picture:
-    """The bytes of a picture file or archive member, with its size and mtime (ns) as in a Chunk."""
+    """The bytes of a picture, with the size and mtime (ns) of its file or archive member, as in a Chunk."""
 
     data: bytes
     size: int
@@ -217,7 +218,7 @@ class Picture:
 
 
 class ReadFailure(FeatstoreError):
-    """A picture's bytes cannot be read. ``reason``: a stable slug; ``message``: one line for people.
+    """A picture's bytes cannot be read. ``reason``: a word that never changes; ``message``: one line for users.
 
     Reasons: missing, permission, not-a-file, empty, too-large, outside-root, changed-while-read, io-error.
     """

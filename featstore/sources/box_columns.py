@@ -14,11 +14,11 @@ from featstore.text import counted, did_you_mean, shown
 
 
 class BoxColumns:
-    """Reads the boxes and the names of regions of a table. Raises UsageError for a column that the table lacks.
+    """Read boxes, and names of regions, from the columns of a table. Raises UsageError if the table lacks a column.
 
-    A row whose four values are missing is the whole picture. The names are those of ``cut.region_column`` or of a column
-    with a name in REGION_NAMES, otherwise the four values. Without a unit, boxes are shares of the
-    picture if no number is larger than 1.5, otherwise pixels.
+    A row whose four box values are missing is the whole picture. The name of a region is in ``cut.region_column``, by
+    default in a column of REGION_NAMES; without such a column the four values are the name. If ``cut.unit`` is "auto",
+    boxes are fractions of the picture if no number is larger than 1.5, otherwise pixels.
     """
 
     def __init__(self, table: Table, cut: Cut) -> None:
@@ -41,15 +41,19 @@ class BoxColumns:
 
     @property
     def names(self) -> list[str]:
-        """The columns that are for boxes."""
+        """Names of the columns with boxes and region names."""
         return [name for name in (*self._names, self._region) if name is not None]
 
     def others(self, metadata: Sequence[str]) -> list[str]:
-        """Return the columns that are not for boxes."""
+        """Return the names in ``metadata`` that are not columns with boxes or region names."""
         return [name for name in metadata if name not in self.names]
 
     def begin(self, root: Path) -> Callable[[Row, str, Sequence[Any], bytes], Row]:
-        """Return a function that makes the row of a picture a region: (row, place for messages, values, location)."""
+        """Return a function that turns the row of a picture into the row of a region.
+
+        Its arguments are: row, place in the table (for messages), values of the table's record, location of the
+        picture.
+        """
         unit = self._cut.unit
         shares = unit == "shares" or (unit == "auto" and are_shares(self._all()))
         boxes = self._boxes = Boxes(Sizes(self._cut.measure, root), shares)
@@ -83,7 +87,7 @@ class BoxColumns:
 
     @property
     def read_as(self) -> str:
-        """One line on how the boxes were read."""
+        """One line for the user about unit and names of the boxes."""
         assert self._boxes is not None
         unit = "shares of the picture" if self._boxes.shares else "pixels"
         how = ", as --box-unit says" if self._cut.unit != "auto" else " (--box-unit changes it)"
@@ -92,5 +96,5 @@ class BoxColumns:
         return f"boxes in {unit}{how}, named by {names}{whole}"
 
     def notes(self) -> list[str]:
-        """Return notes on boxes that were clipped, and on those that will fail."""
+        """Return notes on boxes that were clipped, and on boxes whose extraction will fail."""
         return [] if self._boxes is None else self._boxes.notes()

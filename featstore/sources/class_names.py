@@ -1,4 +1,4 @@
-"""Names of classes that Parquet files of Hugging Face's datasets store as numbers."""
+"""Names of classes, for Parquet files of Hugging Face's datasets, which store classes as numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def class_names(schema: Any) -> dict[str, list[str]]:
-    """Return the class names of each column, from the metadata that Hugging Face's datasets writes."""
+    """Return the class names by column, from the schema metadata that Hugging Face's datasets writes."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {
@@ -23,7 +23,7 @@ def class_names(schema: Any) -> dict[str, list[str]]:
 
 
 def named(value: Any, names: Sequence[str]) -> Any:
-    """Return the name of the class ``value``, None for a number without a name (-1 is no label); other values unchanged."""
+    """Return the name of the class number ``value``, None if it has none, such as -1; return other values unchanged."""
     if not isinstance(value, int):
         return value
     return names[value] if 0 <= value < len(names) else None

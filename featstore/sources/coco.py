@@ -24,11 +24,11 @@ _OWN: Final = ("id", "image_id", "category_id", "bbox")
 
 
 class CocoSource:
-    """The boxes of a file of COCO annotations, picture by picture in the order of its images.
+    """The boxes of a COCO annotation file, picture by picture, in the order of the list "images" in the file.
 
-    The key is the picture's file name, "#" and the annotation's id (without an id: its box). Other
-    scalars of an annotation (score, area, iscrowd) are metadata. Relative paths are resolved against ``root`` (default:
-    the file's folder). Raises UsageError for other JSON.
+    The key of a row is the picture's file name, "#", and the annotation's id (without an id: the annotation's box).
+    Other scalars of an annotation (score, area, iscrowd) are metadata. Relative paths are resolved against ``root``
+    (default: the file's folder). Raises UsageError for other JSON.
     """
 
     kind: str = "coco"
@@ -42,7 +42,7 @@ class CocoSource:
         self.ignored, self.read_as, self.unfound = 0, "", ""
 
     def describe(self) -> dict[str, Any]:
-        """Return kind, location, root and that rows are boxes, as JSON."""
+        """Return kind, location and root, and the note that rows are boxes, as JSON."""
         return {"kind": self.kind, "location": self.location, "root": str(self.root), "cut": {"boxes": True}}
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
@@ -143,7 +143,7 @@ class CocoSource:
 
 
 def _without_outlines(value: dict[str, Any]) -> dict[str, Any]:
-    # Skip the outlines of objects: they are most of the file, and not used.
+    # Drop the outlines of objects while parsing: they are most of the file, and featstore does not use them.
     value.pop("segmentation", None)
     return value
 

@@ -1,8 +1,9 @@
 """Pictures embedded in Parquet files, in a column of structs with bytes and path (Hugging Face datasets) or of bytes.
 
-The location of a picture is its file, a NUL byte and the column's name; the offset is its row. Rows are read in small
-batches, forwards through a row group: sequential access, as in extraction, is cheap, random access is slow. Memory is
-about twice the largest page; pyarrow writes pages of up to 1,024 rows, Hugging Face's files have 100.
+The location of a picture is the path of the Parquet file, a NUL byte and the column's name; its offset is the row
+number. The rows of a row group are read in order, in small batches: sequential access, as in extraction, is fast;
+random access is slow. Memory is about twice the largest Parquet page. pyarrow writes pages of up to 1,024 rows, Hugging
+Face's files have pages of 100 rows.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from featstore.text import shown, to_bytes
 
 SUFFIXES: Final = (b".parquet", b".pq")
 _ROWS: Final = 8
-"""Rows to decode at once."""
+"""Number of rows to decode at once."""
 _LONGEST_PATH: Final = 4096
 
 
 def picture_column(path: Path, named: str | None) -> str | None:
-    """Return the column of a Parquet file that has embedded pictures; None if there is none, or if it is not ``named``.
+    """Return the name of the first column of a Parquet file that has embedded pictures, or None.
 
-    Such a column has structs with a field of bytes, or bytes whose first value cannot be a path. Raises FeatstoreError
-    for an unreadable file.
+    A column has pictures if it has structs with a field "bytes", or bytes whose first value cannot be a path.
+    ``named``: if given, only this column is considered. Raises FeatstoreError for an unreadable file.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -55,10 +56,10 @@ class ParquetSource:
     paths.
 
     ``path_column``: the column of pictures, by default the first one found. Keys are ``<file>/<row>``, with the file
-    relative to ``root`` (default: its folder) and rows from 0, or the values of ``id_column``. Labels, splits and
-    metadata are as in a table, with two additions: a class number (Hugging Face's ClassLabel) becomes the class's name,
-    and without a split column the file name gives the split (train-00000-of-00002.parquet). Other columns of bytes are
-    left out. Sizes and times are those of the files. Raises UsageError if the columns differ between files.
+    relative to ``root`` (default: its folder) and rows from 0; or keys are the values of ``id_column``. Labels, splits
+    and metadata are as in a table, with two additions: a class number (Hugging Face's ClassLabel) becomes the class's
+    name, and without a split column the file name gives the split (train-00000-of-00002.parquet). Other columns of
+    bytes are left out. Sizes and times are those of the files. Raises UsageError if the columns differ between files.
     """
 
     kind: str = "parquet"
@@ -161,7 +162,7 @@ class ParquetSource:
             raise UsageError(no_label_message(file, f"row {row + 1}", what, error)) from None
 
     def _values(self, file: Path) -> Iterator[dict[str, Any]]:
-        """Yield each row's values by column, without the pictures' bytes."""
+        """Yield the values of each row as a dict by column name, without the bytes of the pictures."""
         import pyarrow as pa
         from pyarrow import parquet
 
@@ -190,7 +191,7 @@ class ParquetSource:
 
 
 def is_parquet_name(name: bytes) -> bool:
-    """Return whether a name is that of a Parquet file and not hidden."""
+    """Return whether a file name has the extension of Parquet files, and is not hidden."""
     return not name.startswith(b".") and name.lower().endswith(SUFFIXES)
 
 
@@ -205,7 +206,7 @@ def _bytes_field(kind: Any) -> bool:
 
 
 def _first(path: Path, column: str) -> bool:
-    """Return whether the first value of a column of bytes cannot be a path, and so is a picture."""
+    """Return whether the first value in a column of bytes is a picture: too long for a path, or with a NUL byte."""
     from pyarrow import parquet
 
     with parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as opened:

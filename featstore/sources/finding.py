@@ -29,9 +29,9 @@ _WRITTEN: Final = {
 
 
 def spellings(path: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield (difference, path) for other spellings of ``path``.
+    """Yield (name of the difference, path) for other ways to write ``path``.
 
-    Each change is added to those before it: a Windows path may also have surrounding blanks.
+    Each path has the changes of the paths before it too: a path with backslashes may also have surrounding blanks.
     """
     bare = path.strip().strip(b"\"'").strip()
     if bare != path:
@@ -49,8 +49,8 @@ def spellings(path: bytes) -> Iterator[tuple[str, bytes]]:
 class Finder:
     """Find the pictures that a source names below ``root``, and count the differences in spelling.
 
-    If a path does not exist as written, the other ``spellings`` and Unicode forms are tried. Matches are counted. Files
-    not found remain inputs of size -1, and their likely cause is counted.
+    If a path does not exist as written, its other ``spellings`` and Unicode forms are tried, and matches are counted.
+    A file that is not found becomes an input of size -1, and the likely reason is counted.
     """
 
     def __init__(self, root: bytes) -> None:
@@ -61,7 +61,7 @@ class Finder:
         self._names: dict[tuple[bytes, str], dict[str, bytes | None]] = {}
 
     def __call__(self, path: bytes) -> tuple[bytes, int, int]:
-        """Return the picture's path, size and mtime (ns); size and mtime are -1 if it is not found."""
+        """Return path, size and mtime (ns) of the picture at ``path``; size and mtime are -1 if no file is found."""
         size, mtime = stat_picture(self._root, path)
         if mtime != -1:
             return path, size, mtime
@@ -79,14 +79,14 @@ class Finder:
         return path, -1, -1
 
     def notes(self) -> list[str]:
-        """Return notes on the paths that matched in another spelling."""
+        """Return notes on the paths that were found only in another spelling."""
         return [
             f"{counted(count, 'path is', 'paths are')} {_WRITTEN[how]}; found all the same (the first: {self._first[how]})"
             for how, count in self._written.items()
         ]
 
     def unfound(self) -> str:
-        """Return the likely reasons why files are missing, guessed from their names; "" if unknown."""
+        """Return the likely reasons why files are missing, guessed from the names; "" if unknown."""
         told = [
             f"{cause} ({counted(count, 'path')}, the first: {self._first[cause]})"
             for cause, count in self._causes.most_common()
@@ -99,7 +99,7 @@ class Finder:
         self._first.setdefault(what, shown(path))
 
     def _there(self, path: bytes) -> bool:
-        """Return whether the path exists, even as something other than a file: then its spelling is right."""
+        """Return whether ``path`` exists, even as a directory or device. If it does, its spelling is right."""
         try:
             return os.path.lexists(resolve(self._root, path))
         except (ReadFailure, ValueError):
@@ -129,8 +129,10 @@ class Finder:
         return "" if name is None else to_text(os.path.splitext(name)[1])
 
     def _listed(self, path: bytes, how: str) -> bytes | None:
-        """Return the only path that differs from ``path`` just in Unicode form or, for "case", in case; None without
-        one."""
+        """Return the existing path that differs from ``path`` only in Unicode form; for ``how`` = "case" also in case.
+
+        Returns None if there is no such path, or more than one.
+        """
         if how == "unicode" and path.isascii():
             return None
         try:
@@ -150,7 +152,7 @@ class Finder:
         return at if path.startswith(b"/") else os.path.relpath(at, self._root)
 
     def _folder(self, folder: bytes, how: str) -> dict[str, bytes | None]:
-        """Return the names in a folder by normalised form; None for a form that several names share."""
+        """Return a dict from normalised form to name, for all names in a folder; None where names share a form."""
         if (folder, how) not in self._names:
             if len(self._names) >= _FOLDERS:
                 del self._names[next(iter(self._names))]

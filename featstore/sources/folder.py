@@ -1,4 +1,4 @@
-"""A folder of pictures, walked in sorted order, independent of the file system."""
+"""A folder of pictures, walked in sorted order, which does not depend on the file system."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from featstore.text import counted, shown, to_text
 
 _PACKED: Final = (b".tar.gz", b".tgz", b".tar.bz2", b".tar.xz", b".tar.zst", b".zip", b".7z", b".rar")
 _DEEPEST: Final = 8
-"""Largest depth at which to look for the folders of classes."""
+"""Largest depth, in folders, at which the folders of classes are searched."""
 _NOTHING_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
 class Found(NamedTuple):
-    """A name in a folder. ``path``: relative to the folder. ``hidden``: its last part begins with a dot.
+    """A file found below a folder. ``path``: relative to the folder. ``hidden``: the file name begins with a dot.
 
-    ``picture``: it is not hidden and has the extension of a picture.
+    ``picture``: the file is not hidden and has the extension of a picture.
     """
 
     path: bytes
@@ -47,10 +47,10 @@ class _Level(NamedTuple):
 def walk(folder: Path) -> Iterator[Found]:
     """Yield everything below ``folder`` except directories; the entries of each directory are sorted by bytes.
 
-    Memory is bounded by the largest directory, not by the tree. Links are followed. A directory that is among its own
-    ancestors (by device and inode) is not entered, so loops end. Hidden directories are not entered. A directory with a
-    picture's name that contains no picture is yielded itself, so that it is reported as a failure. Raises UsageError if
-    a directory's listing is not permitted, FeatstoreError if it fails otherwise.
+    Memory is bounded by the largest directory, not by the tree. Links are followed. A link to a directory
+    that contains the link (by device and inode) is not entered, so the walk ends. Hidden directories are not entered. A
+    directory that has the extension of a picture but contains no picture is yielded, so that it is reported as a
+    failure. Raises UsageError if a directory's listing is not permitted, FeatstoreError if it fails otherwise.
     """
     pictures = 0
     stack = [_enter(os.fsencode(folder), b"", None, 0)]
@@ -80,7 +80,8 @@ def _is_directory(entry: os.DirEntry[bytes]) -> bool:
     try:
         return entry.is_dir()
     except OSError as error:
-        # The name may be a directory of pictures, which must not be skipped; a picture fails later, when read.
+        # This may be a directory of pictures, which must not be skipped silently. If it is a picture, reading it
+        # reports the error.
         if error.errno in _NOTHING_THERE or is_picture_name(entry.name):
             return False
         raise _cannot_list(entry.path, error) from None
@@ -107,14 +108,14 @@ def _is_input(name: bytes, all_files: bool) -> bool:
 
 
 def is_input(found: Found, all_files: bool) -> bool:
-    """Return whether a name is an input: not hidden, and with a picture's extension unless ``all_files``."""
+    """Return whether a file is an input: not hidden, and with a picture's extension or ``all_files``."""
     return found.picture or (all_files and not found.hidden)
 
 
 def detect_kind_inside(folder: Path, all_files: bool) -> str | None:
-    """Return "tar" or "parquet" if ``folder`` has such files and no pictures, otherwise None.
+    """Return "tar" or "parquet" if ``folder`` has tar or Parquet files and no pictures, otherwise None.
 
-    With ``all_files``, only if it has nothing else.
+    With ``all_files``, the result is also None if ``folder`` has any other file.
     """
     kinds = set()
     for found in walk(folder):
@@ -128,12 +129,12 @@ def detect_kind_inside(folder: Path, all_files: bool) -> str | None:
 
 
 def is_archive_name(found: Found) -> bool:
-    """Return whether a name is that of a tar archive and not hidden."""
+    """Return whether a file has the extension .tar, and is not hidden."""
     return not found.hidden and found.entry.name.lower().endswith(b".tar")
 
 
 def detect_layout(folder: Path, all_files: bool) -> tuple[Layout, list[str]]:
-    """Return the layout of ``folder`` by the rules of FolderSource, and notes on what may surprise."""
+    """Return the layout of ``folder`` by the rules of FolderSource, and notes if the user may expect another layout."""
     level = _look(folder, b"", all_files)
     if level.picture is not None:
         return Layout.of("flat"), [] if not level.folders else [
@@ -148,7 +149,7 @@ def detect_layout(folder: Path, all_files: bool) -> tuple[Layout, list[str]]:
         path.append(below.folders[0])
         below = _look(folder, b"/".join(path), all_files)
     if below.picture is None and (len(below.folders) > 1 or split_names(below.folders) is not None):
-        # A single folder in a folder is not a class if it leads to folders of pictures.
+        # A folder that is alone in its folder is not a class if it contains several folders of pictures.
         level, above = below, path
     notes = []
     if above:
@@ -178,9 +179,10 @@ def detect_layout(folder: Path, all_files: bool) -> tuple[Layout, list[str]]:
 
 
 class _Listing(NamedTuple):
-    """A folder: its first ``picture`` or None, and the ``folders`` in it that contain pictures at any depth.
+    """Content of a folder: ``picture``, a picture directly in it or None; ``folders`` in it with pictures at any depth.
 
-    If no name looks like a split, only the first two folders are listed.
+    Only as many folders are listed as the layout depends on: one if there is a picture, otherwise all if a name looks
+    like a split, otherwise two.
     """
 
     picture: bytes | None
@@ -205,14 +207,14 @@ def _holds_input(folder: bytes, all_files: bool) -> bool:
     if is_picture_name(folder):
         return True
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        # Checking without sorting stops at the first picture, however large the folder is.
+        # scandir does not sort, so this stops at the first picture, however many files the folder has.
         if any(not _is_directory(e) and _is_input(e.name, all_files) for e in entries):
             return True
     return any(is_input(found, all_files) for found in walk(Path(os.fsdecode(folder))))
 
 
 def _repeated(folder: Path, above: list[bytes], splits: Sequence[bytes], all_files: bool) -> bool:
-    """Return whether each split contains only a folder of its own name, as in seg_train/seg_train."""
+    """Return whether each split contains only one folder, named like the split, as in seg_train/seg_train."""
     for split in splits:
         below = _look(folder, b"/".join([*above, split]), all_files)
         if below.picture is not None or below.folders != [split]:
@@ -233,16 +235,16 @@ class FolderSource:
     * "split/class", if there is a directory with pictures and all such directories are named like splits (train, val,
       test and similar, also training_set, "test images" or seg_train beside seg_test; see split_word). The first part
       of a path is the split as spelled; the second is the class if the path has three parts or more. If each split
-      contains only one folder of the same name, the third part is the class;
+      contains only one folder, named like the split, the third part is the class;
     * otherwise "class": the first part of the path is the class.
 
-    If all pictures are in one folder that is not a split and has two or more folders of pictures, or splits, the rules
-    apply to that folder, as after unpacking an archive. A given layout always starts at the first part of a path.
-    Labels and splits are normalised to NFC.
+    The rules apply to a sub-folder if it contains all pictures, is not named like a split, and has two or more folders
+    of pictures or folders named like splits. (Unpacking an archive often makes such a sub-folder.) A given layout
+    always starts at the first part of a path. Labels and splits are normalised to NFC.
 
-    ``layout`` may also be "split" (the first part is the split, no classes) or "none" (as "flat"). ``root``: where the
-    folder is now; ``folder`` remains its name. Raises UsageError for an unknown layout, or a directory whose listing is
-    not permitted.
+    ``layout`` may also be "split" (the first part is the split, no classes) or "none" (same as "flat"). ``root``: path
+    where the folder is now, if it moved; ``folder`` remains the location that is recorded. Raises UsageError for an
+    unknown layout, or a directory whose listing is not permitted.
     """
 
     kind: str = "folder"
@@ -284,7 +286,7 @@ class FolderSource:
         self.notes = [*self._doubts, *self._deeper(), *(tally.notes("--layout") if label is not None else [])]
 
     def _deeper(self) -> list[str]:
-        """Return a note if pictures are in folders below those of their classes."""
+        """Return a note if pictures are in folders below the folders of their classes, otherwise []."""
         if not self._deep:
             return []
         return [
@@ -298,7 +300,7 @@ class FolderSource:
         at = self._layout.label
         for found in walk(self.root):
             if not is_input(found, self._all_files):
-                # Hidden files are skipped on purpose; count only those that may be pictures.
+                # Hidden files are skipped on purpose. They count as ignored only if they may be pictures.
                 self.ignored += not found.hidden or is_picture_name(found.entry.name)
                 if not self._packed and not found.hidden and found.entry.name.lower().endswith(_PACKED):
                     self._packed = (
@@ -317,7 +319,7 @@ class FolderSource:
 
 
 def ignored_files_message(count: int) -> str:
-    """Return the end of the message about an empty source: the number of files with other names."""
+    """Return the last part of the message about an empty source: ``count`` files have other extensions."""
     if not count:
         return ""
     return f"; {counted(count, 'file of another name was', 'files of other names were')} ignored (--all-files takes such files)"

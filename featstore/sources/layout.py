@@ -19,14 +19,14 @@ _SPLIT_WORDS: Final = {
 _NO_MATTER: Final = frozenset(
     ("set sets split data dataset images image imgs img pics pictures photos files folder subset part").split()  # noqa: SIM905
 )
-"""Other words that may be in the name of a split, as in training_set or "test images"."""
+"""Words without meaning in the name of a split, such as "set" in training_set."""
 
 
 def split_word(name: str, common: frozenset[str] = frozenset()) -> str | None:
     """Return "train", "val" or "test" if ``name`` is the name of a split, otherwise None.
 
-    Ignored are words such as set, data and images, digits at the end of a word (training_set, "Test images",
-    train2017), and the words in ``common`` (seg in seg_train beside seg_test).
+    Words such as set, data and images (training_set, "Test images"), digits at the end of a word (train2017), and the
+    words in ``common`` are ignored.
     """
     words = [word.rstrip("0123456789") or word for word in _words(name) if word not in common]
     words = [shortened for word in words if (shortened := _without_set(word)) not in _NO_MATTER]
@@ -34,7 +34,7 @@ def split_word(name: str, common: frozenset[str] = frozenset()) -> str | None:
 
 
 def split_words(names: Sequence[str]) -> dict[str, str | None]:
-    """Return the split_word of each of ``names``, ignoring words that all names share."""
+    """Return split_word of each of ``names``, ignoring words that all share (seg in seg_train and seg_test)."""
     every = [frozenset(_words(name)) for name in names]
     common: frozenset[str] = frozenset.intersection(*every) if len(every) > 1 else frozenset()
     return {name: split_word(name, common) for name in names}
@@ -45,17 +45,17 @@ def _words(name: str) -> list[str]:
 
 
 def _without_set(word: str) -> str:
-    """Return the word without the ending "set": "train" for "trainset"."""
+    """Return a word like "trainset" or "traindataset" without the ending ("train"); return other words unchanged."""
     short = word.removesuffix("set").removesuffix("data")
     return short if short in _SPLIT_WORDS else word
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Rule for labels and splits from paths.
+    """Rule that takes labels and splits from the folders in a path.
 
-    ``name``: one of LAYOUTS. ``split``, ``label``: number of the path's part, from 0, or None. A path that has no
-    folder below such a part has no split or label.
+    ``name``: one of LAYOUTS. ``split``, ``label``: number of the folder in the path that is the split or label, from 0;
+    None if there is no such folder. A path with fewer folders has no split or label.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Layout:
 
     @classmethod
     def of(cls, name: str) -> Layout:
-        """Return the layout called ``name``, starting at a path's first part."""
+        """Return the layout called ``name``, counted from the first folder of a path."""
         places = {"split/class": (0, 1), "class": (None, 0), "split": (0, None)}
         return cls(name, *places.get(name, (None, None)))
 
@@ -77,7 +77,7 @@ class Layout:
         return label, split
 
     def below(self, folders: int) -> Layout:
-        """Return this layout shifted down by ``folders`` folders."""
+        """Return this layout for paths with ``folders`` additional folders at the start."""
         return replace(
             self,
             split=None if self.split is None else self.split + folders,
@@ -91,17 +91,17 @@ def split_names(folders: Sequence[bytes]) -> Sequence[bytes] | None:
 
 
 def may_be_splits(folders: Iterable[bytes]) -> bool:
-    """Return whether one of the names contains a word for a split."""
+    """Return whether one of the names of ``folders`` contains a word for a split, such as "train"."""
     words = (word for name in folders for word in _words(to_text(name)))
     return any(_without_set(word.rstrip("0123456789")) in _SPLIT_WORDS for word in words)
 
 
 def ordinal(place: int | None) -> str:
-    """Return "first" for 0, and so on; "" for None."""
+    """Return "first" for 0, "second" for 1, and so on; "" for None."""
     return "" if place is None else ("first", "second", "third")[place] if place < 3 else f"{place + 1}th"
 
 
 @functools.lru_cache(1024)
 def _text(name: bytes) -> str:
-    # Cached: there are few classes and many pictures.
+    # Cached, because few different class names occur in the paths of many pictures.
     return composed(to_text(name))

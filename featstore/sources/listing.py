@@ -29,8 +29,8 @@ def entries(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """Yield (number, path) for each entry of a list, from the start of the file, in constant memory.
 
     Entries end with NUL if the first 64 KiB contain a NUL (``find -print0``), otherwise with LF or CRLF. A UTF-8 byte
-    order mark is skipped. Blank lines and empty entries are skipped but counted. Raises UsageError for an entry that
-    cannot be a path.
+    order mark is skipped. Blank lines and empty entries are skipped, but count in the number. Raises UsageError for an
+    entry that cannot be a path.
     """
     file.seek(0)
     separator = b"\0" if b"\0" in file.read(_SNIFFED) else b"\n"
@@ -59,12 +59,12 @@ def _split(file: BinaryIO, separator: bytes) -> Iterator[bytes]:
 
 
 class ListSource:
-    """The files in a list, one path per entry, with any names (see entries).
+    """The pictures in a list of paths, one path per entry (see entries).
 
-    ``path`` None means standard input; like a FIFO, it is first copied to a temporary file, so that it can be read
-    again. Relative paths are resolved against ``root`` (default: the list's folder; the current directory for standard
-    input and FIFOs) and may not leave it. The key is the path relative to ``root`` if the path is below it, otherwise
-    the path as written, without a leading ``./``. Files are found with Finder.
+    ``path`` None means standard input. Standard input or a FIFO is first copied to a temporary file, so that it can be
+    read again. Relative paths are resolved against ``root`` (default: the list's folder; for standard input and FIFOs
+    the current directory) and must not leave ``root``. The key of a picture is its path relative to ``root`` if it is
+    below ``root``, otherwise the path as written, without a leading ``./``. Files are found with Finder.
     """
 
     kind: str = "list"
@@ -130,7 +130,7 @@ class ListSource:
             raise FeatstoreError(f"{self._name}: cannot be read ({error.strerror})") from None
 
     def _spool(self, file: BinaryIO) -> None:
-        # The temporary file is deleted with this source.
+        # The temporary file is deleted when this source object is deleted.
         self._spooled = tempfile.NamedTemporaryFile(prefix="featstore-list-")  # noqa: SIM115
         self._file = self._spooled.name
         shutil.copyfileobj(file, self._spooled)
@@ -138,7 +138,7 @@ class ListSource:
 
 
 def relative_to(root: bytes, path: bytes) -> bytes:
-    """Return ``path`` relative to ``root`` if its name is below ``root``, otherwise as written without ``./``."""
+    """Return ``path`` relative to ``root`` if it begins with ``root``, otherwise as written without ``./``."""
     prefix = root.rstrip(b"/") + b"/"
     if path.startswith(prefix) and b".." not in path.split(b"/"):
         return path[len(prefix) :].lstrip(b"/")

@@ -12,16 +12,16 @@ from featstore.sources.base import Picture, ReadFailure
 from featstore.text import shown, to_text
 
 _ROWS: Final = 8
-"""Rows to decode at once."""
+"""Number of rows to decode at once."""
 _KEPT: Final = 64
-"""Rows to keep after reading; more than the number of reading threads, whose requests are slightly out of order."""
+"""Number of decoded rows to keep: more than there are reading threads, which request rows slightly out of order."""
 _KEPT_BYTES: Final = 256 << 20
 _READERS: Final = 8
-"""Files to keep open."""
+"""Number of files to keep open."""
 
 
 class _Reader:
-    """Read pictures from one column of one file, forwards; going back starts the row group again."""
+    """Read pictures from one column of a Parquet file in row order; to go back, the row group is read again."""
 
     def __init__(self, path: bytes, column: str) -> None:
         import pyarrow as pa
@@ -69,10 +69,10 @@ _opening = threading.Lock()
 
 
 def read_row(path: bytes, column: bytes, row: int, status: os.stat_result, *, limit: int) -> Picture:
-    """Read the picture in ``row`` of a column of the Parquet file ``path`` with ``status``. Raises ReadFailure."""
+    """Read the picture in ``row`` of ``column`` of the Parquet file ``path``. Raises ReadFailure."""
     import pyarrow
 
-    # The process id is part of the key, because processes share a descriptor's position after a fork.
+    # The process id is part of the cache key: after a fork, parent and child share the position of an open file.
     name = (os.getpid(), path, column, status.st_size, status.st_mtime_ns)
     try:
         with _opening:

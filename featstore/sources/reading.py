@@ -37,10 +37,10 @@ _LARGEST_SECONDS: Final = ((1 << 63) - 1) // 1_000_000_000
 
 
 def resolve(root: bytes, location: bytes) -> bytes:
-    """Return the path of ``location``: absolute paths unchanged, relative ones below ``root``.
+    """Return the path of ``location``: an absolute path unchanged, a relative path below ``root``.
 
     ``..`` is resolved by name, not through links. Raises ReadFailure("outside-root") if a relative location leaves
-    ``root``, so that an untrusted table or list cannot name other files of its user.
+    ``root``, so that an untrusted table or list cannot make the user read other files.
     """
     if location.startswith(b"/"):
         return location
@@ -55,7 +55,7 @@ def resolve(root: bytes, location: bytes) -> bytes:
 
 
 def stat_picture(root: bytes, location: bytes) -> tuple[int, int]:
-    """Return size and mtime (ns) of a named file, (-1, -1) if read_picture would fail."""
+    """Return size and mtime (ns) of the file ``location``; (-1, -1) if it is not a file that read_picture can read."""
     try:
         return size_and_mtime(os.stat(resolve(root, location)))
     except (OSError, ValueError, ReadFailure):
@@ -63,13 +63,13 @@ def stat_picture(root: bytes, location: bytes) -> tuple[int, int]:
 
 
 def read_picture(root: Path, location: bytes, offset: int, size: int, *, limit: int) -> Picture:
-    """Read one picture.
+    """Read one picture, which is in one of three places.
 
-    A file: ``offset`` is -1, and ``location`` its path. An archive member: ``size`` bytes at ``offset`` of
-    ``location``. A row of a Parquet file: ``location`` has a column after a NUL byte, ``offset`` is the row and
-    ``size`` the file's size (see parquet_rows.py). For a separate file ``size`` is not used, and the result has its
-    current size. More than ``limit`` bytes are not read. Raises ReadFailure with a reason, or OSError if this process
-    lacks handles or memory.
+    A separate file: ``location`` is its path, ``offset`` is -1, and ``size`` is not used. An archive member: ``size``
+    bytes at ``offset`` in the archive ``location``. A row of a Parquet file: ``location`` is the path of the file, a
+    NUL byte and the name of the column, ``offset`` is the row, and ``size`` the file's size (see parquet_rows.py).
+    Raises ReadFailure with a reason, also for more than ``limit`` bytes; OSError if this process lacks handles or
+    memory.
     """
     location, inside, column = location.partition(b"\0") if offset >= 0 else (location, b"", b"")
     path = resolve(encoded(root), location)
@@ -88,14 +88,15 @@ def read_picture(root: Path, location: bytes, offset: int, size: int, *, limit: 
 
 
 def open_picture_file(root: Path, location: bytes) -> BinaryIO:
-    """Open a picture that is a file of its own, to read parts of it. Raises as read_picture does."""
+    """Open a picture that is a separate file, so that parts of it can be read. Raises the errors of read_picture."""
     path = resolve(encoded(root), location)
     with _as_failure(path):
         return os.fdopen(_opened(path)[0], "rb")
 
 
 def _opened(path: bytes) -> tuple[int, os.stat_result]:
-    # Check before opening, because opening a device or FIFO can have side effects; check again by fstat after it.
+    # Check before opening, because opening a device or FIFO can have side effects. Check the opened file again, because
+    # it may have been replaced.
     _require_file(path, os.stat(path))
     handle = os.open(path, _FLAGS)
     try:
@@ -109,7 +110,7 @@ def _opened(path: bytes) -> tuple[int, os.stat_result]:
 
 @contextlib.contextmanager
 def _as_failure(path: bytes) -> Iterator[None]:
-    """Convert errors of one picture to a ReadFailure."""
+    """Convert errors that concern only the picture ``path`` to a ReadFailure."""
     try:
         yield
     except OSError as error:
@@ -132,11 +133,11 @@ def _read_row(path: bytes, column: bytes, row: int, size: int, limit: int) -> Pi
 
 
 def encoded(root: Path) -> bytes:
-    """Return ``root`` as bytes, whether it comes from the user or from a store."""
+    """Return ``root`` as bytes; it may come from the command line or from a store."""
     try:
         return os.fsencode(root)
     except UnicodeEncodeError:
-        # The text comes from a store and has characters that the locale cannot encode.
+        # The path comes from a store and has characters that the locale cannot encode.
         return to_bytes(os.fspath(root))
 
 
@@ -187,7 +188,7 @@ def member_header(block: bytes) -> tuple[int, int] | None:
 
 
 def _read(handle: int, count: int, start: int) -> bytes:
-    """Read up to ``count`` bytes from ``start``; fewer only at the end of the file."""
+    """Read ``count`` bytes at the position ``start``; return fewer bytes only at the end of the file."""
     data = os.pread(handle, count, start)
     if len(data) == count or not data:
         return data

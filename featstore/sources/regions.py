@@ -1,7 +1,7 @@
 """Regions of pictures: boxes from a table, and tiles of every picture of a source.
 
-The key of a region is the key of its picture (its parent), "#" and the region's name. Boxes are in pixels of the upright
-picture, that is after its EXIF orientation. Sizes of pictures are read from the beginnings of their files.
+The key of a region is the key of its picture (its parent), "#" and the region's name. Boxes are in pixels of the
+upright picture, that is after its EXIF orientation. Sizes of pictures are read from the beginnings of their files.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from featstore.sources.base import ROWS, Chunk, Row, Source, chunked
 from featstore.text import counted, quoted, shown, to_bytes
 
 Measure = Callable[[Path, bytes, int, int], tuple[int, int] | None]
-"""Function that maps (root, location, offset, size) of a picture to (width, height); None if it cannot be read."""
+"""A function from (root, location, offset, size) of a picture to its (width, height), or None if it is unreadable."""
 UNITS: Final = ("auto", "pixels", "shares")
 NO_NUMBER: Final = -(1 << 31)
-"""Replacement for a value of a box that is NaN or infinite."""
+"""Value that replaces NaN or infinity in a box."""
 _LARGEST: Final = (1 << 31) - 1
 _SHARES_UP_TO: Final = 1.5
-"""Boxes without a larger number are read as fractions of the picture: detectors may exceed 1 a little."""
+"""Boxes are fractions of the picture if no number is larger than this. The limit is above 1, because detectors may
+return fractions slightly above 1."""
 _REMEMBERED: Final = 4096
 """Number of pictures whose sizes are remembered."""
 LARGEST_TILE: Final = 1 << 15
@@ -34,11 +35,11 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Cut:
-    """How pictures are cut. Raises UsageError for invalid values.
+    """How pictures are cut into regions: by boxes, or into tiles. Raises UsageError for invalid values.
 
-    ``boxes``: names of a table's columns for left, top, width and height; ``unit``: one of UNITS; ``region_column``:
-    names of the regions, by default their boxes (see box_name). ``tiles``: side of square tiles in pixels, which
-    overlap by ``overlap``.
+    ``measure``: function that returns the size of a picture. ``boxes``: names of the columns for left, top, width and
+    height; ``unit``: unit of the boxes, one of UNITS; ``region_column``: column with the names of the regions, "" for
+    none (see box_name). ``tiles``: side of square tiles in pixels; ``overlap``: pixels by which tiles overlap.
     """
 
     measure: Measure
@@ -64,7 +65,7 @@ class Cut:
 
 
 class Sizes:
-    """Cache of picture sizes: a picture is measured once if its rows are near each other."""
+    """Cache of picture sizes. A picture with several rows is measured only once if these rows are close together."""
 
     def __init__(self, measure: Measure, root: Path) -> None:
         self._measure, self._root = measure, root
@@ -81,7 +82,7 @@ class Sizes:
 
 
 class Boxes:
-    """Boxes of one source as regions: whole pixels, clipped to the picture, with a count of what was found."""
+    """Turn the boxes of a source into regions in whole pixels, clipped to the picture; count clipped and bad boxes."""
 
     def __init__(self, sizes: Sizes, shares: bool) -> None:
         self._sizes, self.shares = sizes, shares
@@ -89,8 +90,11 @@ class Boxes:
         self.whole = 0
 
     def row(self, row: Row, values: Sequence[float] | None, name: bytes | None, location: bytes) -> Row:
-        """Return ``row``, whose key is its picture's, as a region; ``values``: x, y, width, height, None for the picture
-        itself. ``name``: of the region, None for that of its box."""
+        """Return the row of a region of the picture in ``row``.
+
+        ``values``: x, y, width, height; None: the whole picture, so ``row`` is returned. ``name``: name of the region;
+        None: box_name(values).
+        """
         if values is None:
             self.whole += 1
             return row
@@ -100,7 +104,7 @@ class Boxes:
         return row._replace(key=key, location=location, region=(*box, len(row.key)))
 
     def notes(self) -> list[str]:
-        """Return notes on boxes that were clipped, and on those that will fail."""
+        """Return notes on boxes that were clipped, and on boxes whose extraction will fail."""
         told = {
             "clipped": "beyond its picture and is clipped|beyond their pictures and are clipped",
             "outside": "outside its picture: a failure|outside their pictures: failures",
@@ -131,7 +135,7 @@ class Boxes:
         x, y, w, h = values
         if self.shares:
             if size is None:
-                # The picture is unreadable, so its box is never used.
+                # The picture cannot be read, so this box will never be used.
                 return NO_NUMBER, NO_NUMBER, NO_NUMBER, NO_NUMBER
             x, y, w, h = x * size[0], y * size[1], w * size[0], h * size[1]
         left, top, right, bottom = _whole(x), _whole(y), _whole(x + w), _whole(y + h)
@@ -151,9 +155,9 @@ class Boxes:
 
 
 def box_name(values: Sequence[float]) -> bytes:
-    """Return the name of a region that has none: x,y,width,height as the source has them, in the shortest decimal form.
+    """Return the name of a region without a name of its own: "x,y,width,height" in the shortest decimal form.
 
-    So a region keeps its key when the source loses or gains other regions, or lists them in another order.
+    The numbers are those of the source. Thus the key of a region does not depend on the other regions or their order.
     """
     numbers = [float(value) for value in values]
     short = [int(each) if each.is_integer() and abs(each) <= _LARGEST else each for each in numbers]
@@ -161,12 +165,12 @@ def box_name(values: Sequence[float]) -> bytes:
 
 
 def _whole(value: float) -> int:
-    """Return the nearest whole number of pixels; NO_NUMBER for NaN and infinity."""
+    """Return ``value`` rounded to whole pixels, at most +-(2^31 - 1); NO_NUMBER for NaN and infinity."""
     return max(-_LARGEST, min(_LARGEST, math.floor(value + 0.5))) if math.isfinite(value) else NO_NUMBER
 
 
 def number_of(value: Any) -> float | None:
-    """Return a value of a box as a float, None if it is missing. Raises ValueError for any other text."""
+    """Return a value of a box as a float, None for a missing value. Raises ValueError if ``value`` is not a number."""
     if value is None or value == "" or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -175,18 +179,18 @@ def number_of(value: Any) -> float | None:
 
 
 def are_shares(boxes: Iterator[Sequence[float] | None]) -> bool:
-    """Return whether ``boxes`` are fractions of the picture: no number is much larger than 1."""
+    """Return whether ``boxes`` are fractions of the picture, that is, no number is larger than 1.5."""
     return not any(
         abs(value) > _SHARES_UP_TO for box in boxes if box is not None for value in box if math.isfinite(value)
     )
 
 
 class TiledSource:
-    """Every picture of ``inner`` cut into square tiles, from left to right and from top to bottom, as a Source.
+    """A source of square tiles: every picture of the source ``inner`` is cut, from left to right and top to bottom.
 
-    The last tile of a row or column is shifted inwards, so all tiles have the full size; a picture that is smaller than
-    a tile has tiles as small as itself. The name of a tile is "x,y,w,h". A picture whose size cannot be read is a single
-    row, which fails when it is extracted.
+    The last tile in a row or column is shifted inwards, so that all tiles have the full size. If a side of the picture
+    is shorter than a tile, the tile is as short. The name of a tile is "x,y,w,h". A picture whose size cannot be read
+    is a single row, which fails when it is extracted.
     """
 
     def __init__(self, inner: Source, cut: Cut) -> None:
@@ -196,12 +200,12 @@ class TiledSource:
         self.ignored, self.read_as, self.unfound = 0, "", ""
 
     def describe(self) -> dict[str, Any]:
-        """Return the description of the inner source and the tiles, as JSON."""
+        """Return the description of the inner source, with the size and overlap of the tiles, as JSON."""
         return {**self._inner.describe(), "cut": {"tiles": self._cut.tiles, "overlap": self._cut.overlap}}
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
         """Yield all tiles; see Source.chunks."""
-        # Copy the location only now: a source that was opened from a copy gets it after the constructor.
+        # Copy the location here and not in the constructor, because extraction workers set it after construction.
         self._inner.location = self.location
         names: list[str] = []
         pictures = tiles = 0
@@ -241,13 +245,13 @@ class TiledSource:
 
 
 def places(length: int, side: int, overlap: int) -> list[int]:
-    """Return the starts of the tiles that cover ``length`` pixels; the last one is shifted inwards."""
+    """Return the start positions of the tiles that cover ``length`` pixels; the last tile is shifted inwards."""
     last = max(length - side, 0)
     return [*range(0, last, side - overlap), last]
 
 
 def rows_of(chunk: Chunk) -> Iterator[Row]:
-    """Yield the inputs of a chunk of whole pictures one by one."""
+    """Yield the inputs of ``chunk`` one by one; all must be whole pictures."""
     locations = chunk.locations if chunk.locations is not None else [None] * len(chunk)
     values = zip(*chunk.metadata.values(), strict=True) if chunk.metadata else iter([()] * len(chunk))
     columns = (chunk.keys, chunk.sizes.tolist(), chunk.mtimes.tolist(), chunk.offsets.tolist(), locations)
@@ -258,7 +262,7 @@ def rows_of(chunk: Chunk) -> Iterator[Row]:
 
 
 def region_name(value: Any, where: str) -> bytes:
-    """Return the name of a region as bytes. Raises UsageError, with ``where``, for a missing name."""
+    """Return the name of a region as bytes. Raises UsageError, which names the place ``where``, for a missing name."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = "" if value is None or value != value else str(value).strip()

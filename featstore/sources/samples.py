@@ -1,4 +1,4 @@
-"""Samples of a WebDataset archive: map pictures to the members with their labels and texts."""
+"""Samples of a WebDataset archive: find the members with the labels and texts of a picture."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from featstore.text import composed, shown, to_bytes, to_text
 SIDECARS: Final = (b"cls", b"json", b"txt")
 SIDECAR_LIMIT: Final = 16 << 20
 _LABEL_NAMES: Final = LABEL_NAMES[:-1]
-"""Names of labels in .json: all of the usual ones except y, which is more often a coordinate there."""
+"""Usual names of the label in a .json file: LABEL_NAMES without y, which is usually a coordinate in .json files."""
 
 
 class Member(NamedTuple):
     """A member of an archive.
 
-    ``size``: -1 unless it is a regular file with a relative name without "..". ``offset``: start of its data.
+    ``size``: -1 unless the member is a regular file with a relative name without "..". ``offset``: start of its data.
     """
 
     name: bytes
@@ -32,23 +32,26 @@ class Member(NamedTuple):
 
 
 Sidecars = dict[tuple[bytes, bytes], Member]
-"""Members with labels and texts, by (name without its last extension, that extension in lower case)."""
+"""Members with labels and texts. The key is (name without the last extension, last extension in lower case)."""
 
 
 def duplicate_member_message(path: bytes, member: Member) -> str:
-    """Return the message for a sample with two members of the same extension."""
+    """Return the error message for a sample that has two label or text members with the same extension."""
     extension = shown(ending_of(member.name)[1])
     return f"{shown(path)}: {shown(member.name)} is the second .{extension} of its sample; make the archive anew"
 
 
 def ending_of(name: bytes) -> tuple[bytes, bytes]:
-    """Return a member's name without its last extension, and that extension in lower case."""
+    """Return a member's name without the last extension, and the last extension in lower case."""
     stem, _, extension = name.rpartition(b".")
     return (_composed(stem), extension.lower()) if stem and b"/" not in extension else (_composed(name), b"")
 
 
 def closest(name: bytes, extension: bytes, sidecars: Sidecars) -> Member | None:
-    """Return the sidecar with the longest name in common, from the full name without extension to the sample's name."""
+    """Return the member with ``extension`` in ``sidecars`` that shares the longest name with the picture ``name``.
+
+    For a.b.jpg, a.b.cls comes before a.cls. Returns None if there is no such member.
+    """
     if not sidecars:
         return None
     stem, _ = ending_of(name)
@@ -63,14 +66,14 @@ def closest(name: bytes, extension: bytes, sidecars: Sidecars) -> Member | None:
 
 
 def sample_of(name: bytes) -> tuple[bytes, bytes]:
-    """Return a member's sample and its extension in lower case (WebDataset's convention)."""
+    """Split a member's name at the first dot of its file name: sample, and extension in lower case (as WebDataset)."""
     directory, slash, file = name.rpartition(b"/")
     stem, _, extension = file.partition(b".")
     return _composed(directory + slash + stem), extension.lower()
 
 
 def _composed(name: bytes) -> bytes:
-    """Return a name in its composed Unicode form, so that pictures and labels from different systems meet."""
+    """Return a name in Unicode form NFC, so that names of pictures and labels from different systems are equal."""
     return name if name.isascii() else to_bytes(composed(to_text(name)))
 
 
@@ -94,9 +97,9 @@ def _json(path: bytes, member: Member, text: str) -> dict[str, Any]:
 def labels_of(
     path: bytes, own: dict[bytes, tuple[Member, str]], label_name: str | None, split_name: str | None
 ) -> tuple[str | None, str | None]:
-    """Return label and split from a picture's own sidecar files, .cls (label only) and .json.
+    """Return label and split of a picture from its .cls file (label only) and its .json file.
 
-    In .json they are the fields ``label_name`` and ``split_name``, or, for None, the field names usual in tables. A
+    In .json, label and split are the fields ``label_name`` and ``split_name``; for None, fields with a usual name. A
     label in .cls takes precedence. Raises UsageError if a value cannot be a label.
     """
     wanted = (

@@ -53,13 +53,13 @@ def find_columns(
     split_column: str | None = None,
     taken: Collection[str] = (),
 ) -> Columns:
-    """Return the columns for path, id, label and split: the given ones, or by default the first with a usual name.
+    """Return the columns for path, id, label and split: the given columns, or by default columns with a usual name.
 
-    The usual names, in order of preference, in any case and also with blanks or hyphens (Class Name), are PATH_NAMES,
-    ID_NAMES, LABEL_NAMES and SPLIT_NAMES. A column that was given for one purpose is not used for another, nor are
-    those ``taken``, nor y beside x, w and h. "" means no such column. Blanks around names are
-    ignored. Raises UsageError if a given column does not exist, or if no column is called label (or split) and one
-    looks like a misspelling of it.
+    The usual names, in order of preference, are PATH_NAMES, ID_NAMES, LABEL_NAMES and SPLIT_NAMES, in any case, also
+    with blanks or hyphens ("Class Name"). A column that is given for one purpose, or is in ``taken``, is not found for
+    another purpose. If there are columns x, y, w and h, y is not a label. The name "" means that there is no such
+    column. Raises UsageError if a given column does not exist, or if no column has a usual name for labels (or splits)
+    but the name of a column looks like a misspelling of a usual name.
     """
     named = tuple(
         None if name is None else name if name == "" else _named(table, name)
@@ -67,7 +67,7 @@ def find_columns(
     )
     free = {usual_form(column): column for column in reversed(table.columns) if column not in (*named, *taken)}
     if {"x", "y", "w", "h"} <= set(free):
-        # A side of boxes, not a label.
+        # With x, w and h, the column y is a coordinate of boxes, not a label.
         del free["y"]
     usual = (PATH_NAMES, ID_NAMES, LABEL_NAMES, SPLIT_NAMES)
     found = Columns(
@@ -85,7 +85,7 @@ def find_columns(
 
 
 def usual_form(column: str) -> str:
-    """Return a column's name as the usual names are written: in lower case, with underscores between words."""
+    """Return a column's name in the form of the usual names: lower case, underscores instead of blanks and hyphens."""
     return "_".join(column.lower().replace("-", " ").split())
 
 
@@ -98,7 +98,7 @@ def settle_columns(
     split_column: str | None,
     taken: Collection[str] = (),
 ) -> tuple[Columns, list[str], list[str]]:
-    """Return what ``find_columns`` returns, the names of the other columns, and notes on alternatives."""
+    """Return the result of ``find_columns``, the names of all other columns, and the notes of ``doubts``."""
     columns = find_columns(
         table,
         path_column=path_column,
@@ -115,7 +115,7 @@ def settle_columns(
 def doubts(
     table: Table, columns: Columns, *, label_column: str | None = None, split_column: str | None = None
 ) -> list[str]:
-    """Return notes on ``columns`` that were found by name, if the user may have meant other columns."""
+    """Return notes on columns that also have a usual name for labels or splits, but were not chosen."""
     notes = []
     for what, option, taken, names in (
         ("label", label_column, columns.label, LABEL_NAMES[:-1]),
@@ -131,8 +131,10 @@ def doubts(
 
 
 def _named(table: Table, name: str) -> str:
-    """Return the column for the user's ``name``: the same name, otherwise the one that differs only in blanks or
-    case."""
+    """Return the column called ``name``, or else the only column whose name differs just in case, blanks or hyphens.
+
+    Raises UsageError if there is no such column.
+    """
     if name in table.columns:
         return name
     alike = [column for column in table.columns if lookalike_key(column) == lookalike_key(name)]
@@ -156,7 +158,7 @@ def _refuse_misspelt(table: Table, what: str, columns: Sequence[str]) -> None:
 
 
 def no_label_message(table: str | os.PathLike[str], place: str, what: str, error: NoLabel) -> str:
-    """Return the message for a value that cannot be a label."""
+    """Return the error message for a value that cannot be a label or split."""
     return (
         f"{shown(table)}: {place} has a {what} that {error}; name another column with --{what}-column, or none with "
         f"--{what}-column ''"
@@ -177,8 +179,9 @@ class TableSource:
     Files are found with Finder, also if a path has backslashes or another Unicode form. Columns are found with
     find_columns. The key is the id if there is an id column, otherwise the path as written without a leading ``./``.
     Relative paths are resolved against ``root`` (default: the table's folder) and may not leave it; absolute paths are
-    used unchanged. With ``cut.boxes`` each row is a region (see BoxColumns). Empty labels and splits are None. All other columns are metadata (text from CSV; from Parquet see
-    tabular.scalar). Raises UsageError if there is no path column, or if a metadata column contains binary data.
+    used unchanged. With ``cut.boxes`` each row is a region (see BoxColumns). Empty labels and splits are None. All
+    other columns are metadata (text from CSV; from Parquet see tabular.scalar). Raises UsageError if there is no path
+    column, or if a metadata column contains binary data.
     """
 
     kind: str = "table"
@@ -205,7 +208,8 @@ class TableSource:
         self.columns, self._metadata, self._doubts = settle_columns(
             self._table,
             path_column=path_column,
-            # In a table of boxes, an id often identifies the row, not its picture.
+            # In a table of boxes, the id often identifies the box, not its picture, so it is used only if the user
+            # asks.
             id_column=id_column if self._boxes is None or id_column is not None else "",
             label_column=label_column,
             split_column=split_column,
@@ -253,7 +257,7 @@ class TableSource:
         self.unfound = find.unfound()
 
     def _rest(self) -> str:
-        """Return a description of the key column and the other columns."""
+        """Return a text for the user that names the key column and the metadata columns."""
         columns = f"columns {_some(self._metadata)}" if self._metadata else "no other columns"
         return f"keys from the column {_quoted(self.columns.id or self.columns.path)}, {columns}"
 

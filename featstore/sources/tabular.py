@@ -19,7 +19,7 @@ from featstore.text import shown
 
 _LINE_LIMIT: Final = 16 << 20
 _FIELD_LIMIT: Final = csv.field_size_limit()
-"""Largest line and field of CSV in bytes; also the limit for a row and a text of Parquet."""
+"""_LINE_LIMIT and _FIELD_LIMIT: largest line and field of a CSV file in bytes, and largest row and text of Parquet."""
 _PARQUET_ROWS: Final = 8192
 _SLICE_BYTES: Final = 32 << 20
 """Bytes of Parquet rows to convert to Python values at once."""
@@ -28,14 +28,14 @@ _PARQUET_SECONDS: Final = 60.0
 _PARQUET_BYTES_A_SECOND: Final = 20e6
 _EXPANSION: Final = 1000
 _EXPANDED_BYTES: Final = 256 << 20
-"""Largest unpacked size of a Parquet file, in bytes and as a multiple of its file size."""
+"""A Parquet file may unpack to at most _EXPANDED_BYTES plus _EXPANSION times its file size."""
 _ROW_BYTES: Final = 64
 _LISTED: Final = 20
 _TAB_SUFFIXES: Final = (".tsv", ".tab")
 
 
 class Table(Protocol):
-    """A table on disk: ``columns`` and a stream of records that can be read repeatedly.
+    """A table on disk: its ``columns``, and its records, which can be read repeatedly.
 
     ``binary``: columns of bytes, which cannot be metadata.
     """
@@ -53,9 +53,9 @@ class Table(Protocol):
 
 
 def open_table(path: Path) -> Table:
-    """Open a table: Parquet by its first bytes, otherwise text with fields separated by tabs (.tsv, .tab) or commas.
+    """Open a table: Parquet if the first bytes say so, otherwise text with tabs (.tsv, .tab) or commas.
 
-    Raises UsageError if it has no header or duplicate column names, or is not a table.
+    Raises UsageError if the table has no header or duplicate column names, or the file is not a table.
     """
     path = Path(path)
     try:
@@ -99,7 +99,7 @@ class CsvTable:
         self.columns = [name.strip() or f"unnamed_{position}" for position, name in enumerate(header[1])]
 
     def _require_separator(self, header: list[str]) -> None:
-        """Raise UsageError if the header is one field that holds another separator, as spreadsheets write ";"."""
+        """Raise UsageError if the header is a single field that contains another separator, such as ";" or a tab."""
         other = next((each for each in ";\t,|" if each in header[0]), None) if len(header) == 1 else None
         if other is None:
             return
@@ -155,10 +155,10 @@ def names_of_columns(table: Table) -> str:
 class ParquetTable:
     """A Parquet file.
 
-    Integers, floats, booleans and text keep their types, and numbers of classes become the names that Hugging Face's
-    datasets stores for them; dates and times become ISO 8601 text, other values JSON text
-    (see scalar). A small Parquet file can unpack to any size. So the file is first read in a child process with limits
-    on memory and time, and the sizes of a text, a row and the whole are limited as for CSV.
+    Integers, floats, booleans and text keep their types; dates and times become ISO 8601 text, other values JSON text
+    (see scalar). Class numbers become class names if Hugging Face's datasets stored names in the file. A small Parquet
+    file can unpack to any size. So the file is first read in a child process with limits on memory and time, and the
+    sizes of a text, a row and the whole table are limited.
     """
 
     def __init__(self, path: Path) -> None:
@@ -194,10 +194,10 @@ class ParquetTable:
 
 
 def probe(path: str) -> None:
-    """Read a Parquet file to its end; runs in the child process."""
+    """Read a Parquet file to its end. Runs in the child process."""
     import pyarrow
 
-    # The other memory pools reserve more address space than the limit.
+    # The other memory pools of pyarrow reserve more address space than the child process is allowed to use.
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())
     with ParquetErrors(Path(path)):
         for _ in parquet_parts(Path(path)):
@@ -238,8 +238,10 @@ def parquet_parts(path: Path) -> Iterator[Any]:
 
 
 def _size(batch: Any, path: Path) -> int:
-    """Return the size of a record batch without dictionary encoding, in bytes. Raises UsageError for a too long
-    text."""
+    """Return the size of a record batch in bytes, as if without dictionary encoding.
+
+    Raises UsageError for a text that is too long.
+    """
     import numpy as np
     import pyarrow.compute as compute
     from pyarrow import types
@@ -261,7 +263,7 @@ def _size(batch: Any, path: Path) -> int:
 
 
 def _values(column: Any) -> list[Any]:
-    """Return a column's values; equal texts share one object."""
+    """Return the values of a column. Equal texts are the same Python object, to save memory."""
     from pyarrow import types
 
     if not types.is_dictionary(column.type):
@@ -279,9 +281,9 @@ def _is_text(kind: Any) -> bool:
 
 
 class ParquetErrors:
-    """Convert errors of pyarrow, and of a sandboxed reader, on a damaged or foreign file to a one-line message.
+    """Convert errors of pyarrow, or of the child process that reads a file first, to a one-line message.
 
-    ``memory``: bytes that reading may take.
+    ``memory``: memory limit of the child process in bytes.
     """
 
     def __init__(self, path: Path, memory: int = _PARQUET_MEMORY) -> None:

@@ -10,14 +10,14 @@ from featstore.sources.base import Chunk
 from featstore.text import counted, is_utf8, lookalike_key, natural, shown
 
 _MISSING_WORDS: Final = frozenset({"nan", "na", "n/a", "none", "null", "<na>", "nat", "missing", "unknown", "?", ""})
-"""Labels that often mean "no label", in the form of lookalike_key()."""
+"""Labels that often mean "no label", in the form that lookalike_key() returns."""
 _NAMED: Final = 3
 _MANY_SPLITS: Final = 10
 _FEW_ROWS: Final = 20
 _TOOL_FOLDERS: Final = frozenset(
     {"@eadir", " macosx", "macosx", "$recycle.bin", "system volume information", "lost+found"}
 )
-"""Names of folders that operating systems create inside the user's, in the form of lookalike_key()."""
+"""Names of folders that operating systems create in folders of the user, in the form that lookalike_key() returns."""
 
 
 class Tally:
@@ -34,7 +34,7 @@ class Tally:
             yield chunk
 
     def add(self, labels: Iterable[str | None], splits: Iterable[str | None], rows: int) -> None:
-        """Count the labels and splits of ``rows`` more rows."""
+        """Add the labels and splits of ``rows`` rows to the counts."""
         self.rows += rows
         self._counts["label"].update(labels)
         self._counts["split"].update(splits)
@@ -50,7 +50,7 @@ class Tally:
         return sorted((name for name in self._counts["split"] if name is not None), key=natural)
 
     def line(self, label_from: str, split_from: str, rest: str) -> str:
-        """Return a summary in one line: "2 classes from X, 2 splits (train, val) from Y, rest"."""
+        """Return one line such as "2 classes from X, 2 splits (train, val) from Y, Z"; X, Y and Z are the arguments."""
         bare = self._counts["label"][None]
         without = f" ({bare:,} of {self.rows:,} without a label)" if self.classes and bare else ""
         classes = f"{counted(len(self.classes), 'class', 'classes')} from {label_from}{without}"
@@ -59,9 +59,10 @@ class Tally:
         return ", ".join(part for part in parts if part)
 
     def notes(self, option: str, *, whole: bool = True) -> list[str]:
-        """Return warnings about suspicious labels and splits; ``option``: the option that changes how labels are read.
+        """Return warnings about labels and splits that may be mistakes.
 
-        ``whole``: the rows are a whole data set, so a single class is suspicious too.
+        ``option``: the command-line option that changes how labels are read. ``whole``: the rows are a whole data set,
+        so a single class may also be a mistake.
         """
         notes = []
         for what, plural in (("label", "classes"), ("split", "splits")):

@@ -15,9 +15,9 @@ Texts are written in single or double quotes; inside, a backslash escapes a quot
 not plain words are written in backquotes. Keywords are not case-sensitive. In a glob ``*`` matches any text and ``?``
 one character.
 
-Logic is three-valued, as in SQL: a comparison with a missing value is unknown, except "is missing", and so is its
-negation. A row is selected if the whole condition is true. Texts, numbers and truth values are never equal to one
-another, and comparing their order gives unknown. Texts compare by code points, numbers exactly.
+Logic is three-valued, as in SQL: a comparison with a missing value is unknown (except "is missing"), and "not unknown"
+is unknown. A row is selected if the whole condition is true. Values of different types (text, number, truth value) are
+never equal, and comparing their order gives unknown. Texts are compared by code points, numbers exactly.
 """
 
 from featstore.where.parsing import parse

@@ -18,16 +18,16 @@ from featstore.where.tree import AllOf, AnyOf, Condition, Not, Test, Value, kind
 
 _BLOCK_ROWS: Final = 65536
 _Truth = tuple[NDArray[np.bool_], NDArray[np.bool_]]
-"""Masks (m,) of the rows for which a condition is true, and for which it is false; unknown for rows in neither."""
+"""Two masks (m,): the rows for which a condition is true, and the rows for which it is false. The condition is unknown
+for rows in neither mask."""
 
 
 def rows_where(store: FeatureStore, where: str) -> NDArray[np.bool_]:
     """Return a mask (n,) of the rows of ``store`` that satisfy the condition ``where`` (see featstore.where).
 
-    Columns are those of ``store.to_pandas()``: key, id, label, split and the metadata. A metadata column named key or id is
-    renamed to key_ or id_. Keys are read block by block.
-    Raises UsageError: a syntax error, an unknown column, or a literal whose type occurs nowhere in its column, such as
-    a number compared with text labels.
+    Columns are those of ``store.to_pandas()``: key, id, label, split and the metadata. A metadata column named key or
+    id is renamed to key_ or id_. Keys are read block by block. Raises UsageError: a syntax error, an unknown column, or
+    a literal whose type occurs nowhere in its column, such as a number compared with text labels.
     """
     condition = parse(where)
     tests = list(tests_of(condition))
@@ -61,7 +61,10 @@ def _column(store: FeatureStore, test: Test) -> Iterator[Value]:
 
 
 def _check_kinds(test: Test, there: set[str]) -> None:
-    """Raise UsageError for a literal whose type never occurs in its column: that is a mistake, not an empty selection."""
+    """Raise UsageError if the type of a literal never occurs in the column that it is compared with.
+
+    ``there``: types in the column. Such a comparison is a mistake, so an empty selection would hide it.
+    """
     for literal in test.literals:
         if there and kind_of(literal) not in there:
             written = repr(literal) if isinstance(literal, str) else str(literal).lower()
@@ -78,7 +81,10 @@ def _check_kinds(test: Test, there: set[str]) -> None:
 
 
 class _Coded:
-    """Values (m,) as codes (m,) of distinct values, so that each distinct value is tested once. ``kinds``: their types."""
+    """Values (m,) of a column, stored as ``distinct`` values and ``codes`` (m,), indices into them.
+
+    Thus each distinct value is tested only once. ``kinds``: the types of the values.
+    """
 
     def __init__(self, values: list[Value]) -> None:
         known: dict[tuple[type, Value], int] = {}
@@ -89,7 +95,7 @@ class _Coded:
         self.kinds = {kind_of(value) for value in self.distinct if value is not None}
 
     def truth(self, holds: Callable[[Value], bool | None]) -> _Truth:
-        """Evaluate the test for every value."""
+        """Apply the test ``holds`` to every value; return the masks of the rows where it is true and false."""
         verdicts = [holds(value) for value in self.distinct]
         is_so = np.array([verdict is True for verdict in verdicts], np.bool_)
         is_not = np.array([verdict is False for verdict in verdicts], np.bool_)

@@ -26,7 +26,10 @@ def kind_of(value: Literal) -> str:
 
 @dataclass(frozen=True)
 class Compare:
-    """``column`` ``operation`` ``literal``; ``operation`` is ==, !=, <, <=, > or >=. ``at``: offset in the text."""
+    """A comparison of ``column`` with ``literal``; ``operation`` is ==, !=, <, <=, > or >=.
+
+    ``at``: offset of the comparison in the condition's text.
+    """
 
     column: str
     operation: str
@@ -58,7 +61,7 @@ class Among:
 
     @cached_property
     def _known(self) -> frozenset[tuple[str, Literal]]:
-        # Compare the type too, since in Python 1 == 1.0 == True.
+        # Compare the types too, because 1 == True in Python.
         return frozenset((kind_of(literal), literal) for literal in self.literals)
 
     def holds(self, value: Value) -> bool | None:

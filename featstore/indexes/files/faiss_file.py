@@ -1,9 +1,9 @@
-"""Checks and helpers for FAISS files that do not use FAISS: structure, file name, error messages.
+"""Check the structure of a FAISS file without using FAISS; helpers for file names and error messages.
 
 FAISS trusts a file. For example, it opens other files that inverted lists name, and may write to them. So this module
-walks the structure of a file from the first byte to the last before FAISS reads it. Every index, transform and inverted
-list must have a type that featstore writes, at a place where featstore writes it. Only the few numbers around the
-arrays are read. The layout is that of FAISS 1.8 to 1.15 (faiss/impl/index_write.cpp and
+reads the structure of a file from the first byte to the last before FAISS reads the file. Every index, transform and
+inverted list must have a type that featstore writes, at a place where featstore writes it. Only the few numbers around
+the arrays are read. The layout is that of FAISS 1.8 to 1.15 (faiss/impl/index_write.cpp and
 faiss/invlists/BlockInvertedLists.cpp).
 """
 
@@ -21,20 +21,20 @@ _FLAT: Final = frozenset({b"IxFI", b"IxF2"})
 _CODES: Final = frozenset({b"IxSQ"})
 _LISTS: Final = frozenset({b"IwPf"})
 _GRAPHS: Final = {b"IHNf": _FLAT, b"IHNs": _CODES}
-"""Graph types, and the allowed storage types of each."""
+"""Four-letter codes of graph indexes, with the codes that the storage of each may have."""
 _INNER: Final = _FLAT | _GRAPHS.keys() | {b"IxRF"}
-"""Types that featstore writes inside the id map, by the four-letter code of an index in the file."""
+"""Four-letter codes of the indexes that featstore writes inside the id map."""
 _COARSE: Final = _LISTS | _GRAPHS.keys() | {b"IxPT"}
-"""Types that featstore writes inside a re-ranking index."""
+"""Four-letter codes of the indexes that featstore writes as the first stage of a re-ranking index."""
 _METRICS: Final = (0, 1)
 _MOST_TRANSFORMS: Final = 4
 
 
 def check_structure(path: Path, rows: int, dimension: int) -> None:
-    """Raise DamagedError unless FAISS may read this file of ``rows`` x ``dimension``.
+    """Raise DamagedError unless this file of ``rows`` x ``dimension`` is safe for FAISS to read.
 
-    Refused are another shape, an index, transform or inverted lists of a type that featstore does not write there, an
-    array that is longer than the rest of the file, and bytes after the end.
+    Errors are: another shape; an index, transform or inverted lists of a type that featstore does not write at that
+    place; an array that is longer than the rest of the file; bytes after the end.
     """
     try:
         with open(path, "rb") as file:
@@ -50,7 +50,7 @@ class _Foreign(Exception):
 
 
 class _Walk:
-    """A pass over the structure of a FAISS file; each method reads one part, in FAISS's order."""
+    """A pass over the structure of a FAISS file. Each method reads one part; parts are in the order of the file."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self._file, self._left = file, size
@@ -97,7 +97,7 @@ class _Walk:
         return rows, dimension
 
     def _index(self, allowed: Collection[bytes], what: str, rows: int, dimension: int) -> None:
-        """Read an index, which must have ``rows`` and ``dimension``."""
+        """Read an index of ``rows`` x ``dimension``; raise _Foreign if its type or shape is different."""
         kind = self._kind(allowed, what)
         found = self._header()
         if found != (rows, dimension):
@@ -107,8 +107,8 @@ class _Walk:
         if kind in _FLAT:
             self._array(4)
         elif kind in _CODES:
-            # Quantiser type, range statistic and its argument, dimension, bytes per code; then the ranges and the
-            # codes.
+            # A scalar quantiser: its type, range statistic, argument of the statistic, dimension, bytes per code; then
+            # the array of ranges and the array of codes.
             self._take("iifQQ")
             self._array(4)
             self._array(1)
@@ -132,11 +132,11 @@ class _Walk:
             raise _Foreign(f"has {count:,} projections")
         for _ in range(count):
             self._kind({b"Pcam"}, "a projection")
-            # PCA: eigenvalue power, epsilon, rotation, bins; then mean, eigenvalues and components.
+            # Fields of a PCA: eigenvalue power, epsilon, rotation, bins; then arrays: mean, eigenvalues, components.
             self._take("ff?i")
             for _ in range(3):
                 self._array(4)
-            # Whether there is a bias; then the matrix and the bias.
+            # Fields of a linear transform: whether it has a bias; then arrays: matrix, bias.
             self._take("?")
             self._array(4)
             self._array(4)
@@ -155,9 +155,8 @@ class _Walk:
         (kept,) = self._take("b")
         if kept or self._array(8):
             raise _Foreign("has a map of its lists, which featstore does not write")
-        # Five numbers (whether codes are of residuals, bytes per code, block size, sub-quantisers, implementation);
-        # then
-        # the codebook.
+        # Whether codes are of residuals, bytes per code, block size, number of sub-quantisers, implementation; then the
+        # codebook.
         self._take("?QiQiQ")
         self._take("QQQ")
         self._array(4)
@@ -170,7 +169,7 @@ class _Walk:
 
 
 def name_for_faiss(path: Path, handle: int) -> str:
-    """Return a file name for FAISS, which takes only text: ``path`` if printable, otherwise the open file's."""
+    """Return a name that FAISS can open: ``path`` if it is printable text, otherwise /dev/fd/``handle``."""
     name = os.fspath(path)
     return name if name.isprintable() else f"/dev/fd/{handle}"
 

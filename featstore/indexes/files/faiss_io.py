@@ -1,9 +1,9 @@
-"""FAISS indexes by row position, their files, and exact search. Only this module imports faiss.
+"""FAISS indexes addressed by row position, their files, and exact search. Only this module imports faiss.
 
 An index here is always an ``IndexIDMap`` around the actual index. Its file gives 64-bit row ids to anyone who opens it
 with ``faiss.read_index``, while featstore addresses the inner index by position, so that filters are bitmaps. The
-number of threads is set for a call and restored. In a forked child FAISS's OpenMP threads are missing and a parallel
-region would hang (faiss issue 5206), so a forked child searches with one thread.
+number of OpenMP threads is set for one call, then restored. In a forked child FAISS's OpenMP threads are missing and a
+parallel region would hang (faiss issue 5206), so a forked child searches with one thread.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from featstore.indexes.blocks import Floats
 from featstore.indexes.files.faiss_file import check_structure, name_for_faiss, reason_of
 from featstore.indexes.files.structure import chain_fault, effort_fault, graph_fault, lists_fault, part_fault
 
-faiss: Any = _faiss  # the stubs lack the Python wrappers' methods
+faiss: Any = _faiss  # not type-checked, because FAISS's type stubs lack methods
 VERSION: str = faiss.__version__
 # Scan lists of 4-bit codes query by query. FAISS's default for a batch, list by list, took 1.0 to 1.4 times as long;
 # the results are equal.
 _QUERY_BY_QUERY = 11
-# Largest number of queries per thread in one call: FAISS builds all tables first; 2,970 took 1.13 times as long.
+# Most queries per thread in one call: FAISS first builds the lookup tables of all queries in the call. With 2,970
+# queries per thread, a search took 1.13 times as long.
 _AT_ONCE = 1536
 _forked = False
 
@@ -51,7 +52,7 @@ def _threads(count: int | None) -> contextlib.AbstractContextManager[None]:
 
 
 class _Threads(contextlib.AbstractContextManager[None]):
-    """Set OpenMP's threads and restore them; contextlib.contextmanager would take a microsecond longer."""
+    """Set the number of OpenMP threads, then restore it; faster than contextlib.contextmanager by a microsecond."""
 
     def __init__(self, wanted: int, before: int) -> None:
         self._wanted, self._before = wanted, before
@@ -104,7 +105,7 @@ class VectorIndex:
         return index
 
     def _parts(self) -> list[Any]:
-        """The inner index and all nested indexes, downcast."""
+        """The inner index and all indexes nested in it, downcast to their FAISS classes."""
         parts, todo = [], [self._inner]
         while todo:
             part = faiss.downcast_index(todo.pop())
@@ -162,7 +163,7 @@ class VectorIndex:
         self._outer.remove_ids(faiss.IDSelectorBatch(self.ids[positions]))
 
     def reserve(self, rows: int) -> None:
-        """Allocate the codes of ``rows`` at once: growing by doubling would need three times the memory."""
+        """Allocate memory for ``rows`` codes at once: growing by doubling would need three times the memory."""
         for part in self._parts():
             if isinstance(part, faiss.IndexFlatCodes) and not self.mapped and int(part.ntotal) < rows:
                 held = part.codes.size()
@@ -171,7 +172,7 @@ class VectorIndex:
 
     @property
     def effort(self) -> dict[str, float]:
-        """Run-time parameters that trade speed for recall; they are saved in the file too."""
+        """Run-time parameters that trade speed for recall; the FAISS file contains them."""
         found: dict[str, float] = {}
         for part in self._parts():
             if isinstance(part, faiss.IndexRefine):
@@ -204,7 +205,7 @@ class VectorIndex:
         parameters = None
         if allowed is not None:
             bitmap = np.packbits(allowed, bitorder="little")
-            # Graph and list searches visit allowed and other rows alike, so they have to visit more.
+            # Graphs and lists also visit rows that are not allowed, so widen the search to visit enough allowed rows.
             widen = len(allowed) / max(1, int(allowed.sum()))
             parameters = self._filtered(self._inner, faiss.IDSelectorBitmap(bitmap), widen)
         # FAISS reads the queries by address: contiguous float32 rows of d numbers.
@@ -212,7 +213,7 @@ class VectorIndex:
         if rows.shape[1:] != (self._dimension,) or k < 1:
             raise UsageError(f"{k} neighbours of {rows.shape} in an index of {self._dimension} dimensions")
         distances, positions = np.empty((len(rows), k), np.float32), np.empty((len(rows), k), np.int64)
-        # One query runs in one thread; starting others would only take time.
+        # A single query uses one thread; starting more threads would only cost time.
         with _threads(1 if len(rows) == 1 else threads):
             if len(rows) <= _AT_ONCE:
                 self._search(rows, distances, positions, k, parameters)
@@ -225,7 +226,7 @@ class VectorIndex:
         return distances, positions
 
     def _search(self, rows: Floats, distances: Floats, positions: NDArray[np.int64], k: int, parameters: Any) -> None:
-        # The call inside FAISS's Python ``search``, without its checks, which take a twentieth of a single query.
+        # Skip the checks of FAISS's Python ``search``: they take a twentieth of the time of a single query.
         near, places = faiss.swig_ptr(distances), faiss.swig_ptr(positions)
         self._inner.search_c(len(rows), faiss.swig_ptr(rows), k, near, places, parameters)
 
@@ -248,7 +249,7 @@ class VectorIndex:
         return vectors
 
     def write(self, path: Path) -> None:
-        """Write the plain FAISS file (not atomic, not synced: for a temporary name)."""
+        """Write the FAISS file ``path``, a temporary name, because writing is neither atomic nor synced to disk."""
         try:
             with open(path, "wb") as file:
                 faiss.write_index(self._outer, name_for_faiss(path, file.fileno()))
@@ -277,7 +278,7 @@ class VectorIndex:
         return index
 
     def fault(self) -> str | None:
-        """Describe what in this index would make FAISS read outside its memory; None if nothing.
+        """Describe an error that would make FAISS read outside the memory of this index; None if there is none.
 
         Checks links, lists and sizes of every part, in one pass over the links; the vectors are not read.
         """
@@ -327,7 +328,7 @@ def _positions(lists: Any, place: int) -> NDArray[np.int64]:
 
 
 def _train_uncentred(part: Any, vectors: Floats) -> None:
-    """Train the projections of ``part`` on ``vectors`` (m, d), without subtracting their mean.
+    """Train the PCA transforms in ``part`` on ``vectors`` (m, d), but let them not subtract the mean vector.
 
     Subtracting the mean would change inner products by more than a constant, and thus the ranking.
     """

@@ -1,18 +1,19 @@
 """An index on disk: ``PATH``, a plain FAISS file, and ``PATH.featstore``, its side file.
 
-The side file (sealed, kind "index") has what FAISS cannot store: keys, labels, the store's fingerprint and identity,
-the measured recall, and the size and XXH3-128 of the FAISS file, which bind the two together. Arrays of the side file,
-by position: ``ids`` int64 (n,), ``keys/blob`` uint8, ``keys/offsets`` int64 (n + 1,), ``removed`` bool (n,), and if
-there are labels ``labels`` int32 (n,), indices into meta's ``classes``, -1 for none.
+The side file (a sealed file of kind "index", see featstore/files/sealed.py) has what FAISS cannot store: keys, labels,
+the store's fingerprint and identity, the measured recall, and the size and XXH3-128 of the FAISS file, which bind the
+two together. Arrays of the side file, by position: ``ids`` int64 (n,), ``keys/blob`` uint8, ``keys/offsets`` int64 (n +
+1,), ``removed`` bool (n,), and, if there are labels, ``labels`` int32 (n,), indices into meta's ``classes``, -1 for
+none.
 
 Saving writes ``PATH.featstore.next``, then renames the FAISS file into place, then the side file. After a kill at any
-moment exactly one of ``PATH.featstore`` and ``PATH.featstore.next`` matches ``PATH``. Opening uses that one, and so
-finds either the old index or the new one.
+moment exactly one of ``PATH.featstore`` and ``PATH.featstore.next`` matches ``PATH``. Opening uses the file that
+matches, and so finds either the old index or the new one.
 
 The ids in the FAISS file are the store's row ids, which are never reused: ``store.rows_of_ids(ids)`` gives row numbers,
 ``store.keys`` their keys. featstore skips rows marked in ``removed``, but a plain reader of the FAISS file still finds
-them; rows_of_ids returns -1 for them. ``featstore index --update`` deletes them from an exact index; a graph or coded
-lists keep them until the next build.
+them; rows_of_ids returns -1 for them. ``featstore index --update`` deletes them from an exact index; a graph or
+inverted lists of codes keep them until the next build.
 """
 
 from __future__ import annotations
@@ -48,9 +49,9 @@ _TRIAL |= {"build_seconds": _NUMBER, "queries_per_second": _NUMBER, "latency_sec
 
 @dataclass(frozen=True)
 class Record:
-    """Properties of a whole index.
+    """Properties of an index as a whole.
 
-    ``measured_rows``: number of rows when ``recall`` was measured; ``trials``: all kinds that were tried for the
+    ``measured_rows``: number of rows when ``recall`` was measured. ``trials``: all index types that were tried for the
     ``contract``.
     """
 
@@ -72,9 +73,9 @@ def side_path(path: Path) -> Path:
 
 
 def save(path: Path, index: faiss_io.VectorIndex, tables: IndexRows, record: Record) -> None:
-    """Write the pair; readers, also after a kill at any moment, find either the old index or the new one.
+    """Write the index and its side file. Readers find either the old index or the new one, even after a kill.
 
-    Raises UsageError if another process is writing it.
+    Raises UsageError if another process is writing this index.
     """
     path = Path(path)
     if path.is_dir():
@@ -124,7 +125,7 @@ def _write_side(side: Path, faiss_file: Path, index: faiss_io.VectorIndex, table
 
 
 def load(path: Path, *, mmap: bool, check: bool) -> tuple[faiss_io.VectorIndex, IndexRows, Record]:
-    """Open the pair.
+    """Open an index and its side file.
 
     ``check``: read every byte and compare checksums first; otherwise only sizes and shapes are compared. Raises
     DamagedError if the two files do not match or are damaged, UsageError if there is no index.
@@ -137,21 +138,21 @@ def load(path: Path, *, mmap: bool, check: bool) -> tuple[faiss_io.VectorIndex, 
             try:
                 opened = _read_pair(path, side, mmap)
             except DamagedError:
-                # A writer may have replaced the FAISS file after the side file was read: try again before reporting
-                # damage.
+                # A writer may have replaced the FAISS file after the side file was read. In that case try
+                # again; otherwise report the damage.
                 if _unchanged(path, before):
                     raise
                 continue
             if _unchanged(path, before):
                 return opened
         elif attempt and _unchanged(path, before):
-            # Nothing changed since the first try, so no writer is between its two renames.
+            # The FAISS file did not change during this try, so no writer is between its two renames: report the damage.
             break
     raise DamagedError(f"{path}: is not the file that {side_path(path).name} describes; build the index again")
 
 
 def load_rows(path: Path) -> tuple[IndexRows, Record]:
-    """Return rows and record of the pair without opening the FAISS file. Raises as ``load``."""
+    """Return rows and record of an index without opening its FAISS file. Raises the errors of ``load``."""
     side = _matching_side(Path(path), _stat(Path(path)).st_size, check=False)
     if side is None:
         raise DamagedError(f"{path}: is not the file that {side_path(path).name} describes; build the index again")
@@ -182,7 +183,7 @@ def _stat(path: Path) -> os.stat_result:
 
 
 def _matching_side(path: Path, size: int, check: bool) -> sealed.SealedFile | None:
-    """Return the side file that matches ``path`` as it is now; None if neither does."""
+    """Return PATH.featstore or PATH.featstore.next, whichever matches ``path``; None if no side file matches."""
     following = path.with_name(path.name + NEXT_SUFFIX)
     if not side_path(path).exists() and not following.exists():
         raise UsageError(f"{path}: its side file {side_path(path).name} is missing; copy both or build again")
@@ -260,12 +261,12 @@ def _read_record(side: sealed.SealedFile, meta: Mapping[str, Any]) -> Record:
 
 
 def _has(value: Any, fields: Mapping[str, Any]) -> bool:
-    """Return whether ``value`` is a mapping with ``fields`` of these types."""
+    """Return whether ``value`` is a dict whose items have the types that ``fields`` gives by name."""
     return isinstance(value, dict) and all(isinstance(value.get(name, ...), kind) for name, kind in fields.items())
 
 
 def verify(path: Path) -> list[str]:
-    """Read every byte of the pair; return a description of each damage ([] if there is none)."""
+    """Read every byte of an index and its side file; return a description of the damage, [] if there is none."""
     try:
         load(path, mmap=True, check=True)
     except (DamagedError, UsageError) as error:

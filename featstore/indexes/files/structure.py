@@ -1,4 +1,4 @@
-"""Check that the arrays of an untrusted index refer only to each other, because FAISS follows them unchecked."""
+"""Check that all offsets and row numbers in an untrusted index are valid, because FAISS does not check them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MOST_EFFORT = 1 << 16
-"""Largest accepted effort, far above every step of the ladder: memory and time of a search are proportional to it."""
+"""Largest accepted run-time parameter (efSearch, nprobe, k_factor), unless there are more rows. Memory and time of a
+search are proportional to the parameter; tuning never sets one as large as this limit."""
 _BLOCK = 32
-"""Rows in a block of 4-bit codes in FAISS's layout."""
+"""Number of rows in a block of 4-bit codes, as FAISS stores them."""
 _WRITTEN = {"IndexFlat", "IndexFlatIP", "IndexFlatL2", "IndexScalarQuantizer", "IndexHNSWFlat", "IndexHNSWSQ"}
 _WRITTEN |= {"IndexPreTransform", "IndexIVFPQFastScan", "IndexRefine", "IndexRefineFlat"}
-"""All types that featstore writes. faiss_file has checked the file already; this checks the types that FAISS
-reports."""
+"""FAISS classes of all indexes that featstore writes. faiss_file.py has checked the types in the file before FAISS read
+it; this set checks the classes that FAISS made of them."""
 
 
 def effort_fault(effort: Mapping[str, float], rows: int) -> str | None:
@@ -38,8 +39,8 @@ def graph_fault(
 ) -> str | None:
     """Describe an error in an HNSW graph of ``rows`` nodes; None if there is none.
 
-    Node i is on ``levels[i]`` levels. Its links are ``neighbours[offsets[i]:offsets[i + 1]]``; those of level l are at
-    ``widths[l]`` to ``widths[l + 1]`` in it, -1 for none. Search starts at ``entry`` on level ``top``.
+    Node i is on ``levels[i]`` levels. Its links are ``neighbours[offsets[i]:offsets[i + 1]]``; the links of level l are
+    ``widths[l]:widths[l + 1]`` in this slice, -1 for none. Search starts at ``entry`` on level ``top``.
     """
     if levels.shape != (rows,) or offsets.shape != (rows + 1,) or not len(widths):
         return "the graph does not have the index's rows"
@@ -67,7 +68,7 @@ def graph_fault(
 def chain_fault(entering: int, leaving: int, transforms: Iterable[tuple[int, int, int, int | None]]) -> str | None:
     """Describe an error in linear ``transforms`` from ``entering`` to ``leaving`` dimensions; None if there is none.
 
-    Each is (dimensions in, dimensions out, size of its matrix, size of its bias or None without one).
+    A transform is (dimensions in, dimensions out, size of its matrix, size of its bias or None if it has no bias).
     """
     for inner, outer, matrix, bias in transforms:
         if inner != entering or inner < 1 or outer < 1 or matrix != inner * outer or bias not in (None, outer):
@@ -77,7 +78,7 @@ def chain_fault(entering: int, leaving: int, transforms: Iterable[tuple[int, int
 
 
 def lists_fault(rows: int, lists: Iterable[NDArray[np.int64]]) -> str | None:
-    """Describe an error in inverted ``lists`` of positions; None if each of 0 .. ``rows`` - 1 occurs once."""
+    """Describe an error in inverted ``lists`` of positions; None if each of 0 .. ``rows`` - 1 occurs exactly once."""
     seen = np.zeros(rows, np.bool_)
     count = 0
     for positions in lists:
@@ -106,7 +107,7 @@ def part_fault(part: Any, rows: int, lists: Any = None) -> str | None:
         if code.qtype not in (code.QT_8bit, code.QT_fp16):
             return "its codes are of a kind that featstore does not write"
         width, ranges = (dimension, 2 * dimension) if code.qtype == code.QT_8bit else (2 * dimension, 0)
-        # An index without rows has no trained range.
+        # An index without rows is not trained, so its quantiser has no ranges.
         if (int(code.d), int(code.code_size)) != (dimension, width) or (rows and code.trained.size() != ranges):
             return damaged
     return None if int(part.code_size) == width and part.codes.size() == rows * width else damaged

@@ -1,7 +1,7 @@
 """Open an untrusted FAISS file in a child process with limits first, because FAISS trusts what it reads.
 
-Files that passed once, or were written here, are remembered as empty files in the user's cache, by path and file
-status. A file that changed or came from elsewhere is checked again.
+If a file passed, or this process wrote it, an empty file in the user's cache records that. The name of the empty file
+is a hash of path, size, times and inode of the FAISS file, so a file that changed is checked again.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ _MEMORY = 2 << 30
 
 
 def vet(path: Path, rows: int, dimension: int, *, mmap: bool) -> None:
-    """Open the FAISS file of ``rows`` x ``dimension`` in a child process; raise DamagedError if that fails or kills
-    it."""
+    """Open the FAISS file of ``rows`` x ``dimension`` in a child process.
+
+    Raises DamagedError if the file cannot be opened, or opening it ends the child.
+    """
     mark = _mark(path)
     if mark is not None and mark.exists():
         return
@@ -39,12 +41,12 @@ def vet(path: Path, rows: int, dimension: int, *, mmap: bool) -> None:
 
 
 def trust(path: Path) -> None:
-    """Remember a FAISS file that was written here."""
+    """Record that this process wrote the FAISS file ``path``, so that it needs no check."""
     _note(_mark(path))
 
 
 def probe(path: str, rows: int, dimension: int, mmap: bool) -> None:
-    """Open a FAISS file; runs in the child process, which can open no other file."""
+    """Open a FAISS file. Runs in the child process, which can open no other file."""
     from featstore.indexes.files.faiss_io import VectorIndex
 
     # Two descriptors: one for the check of the structure, which stays open, and one for FAISS.
@@ -72,7 +74,7 @@ def _mark(path: Path) -> Path | None:
 def _note(mark: Path | None) -> None:
     if mark is None:
         return
-    # An unwritable cache only costs time at the next opening.
+    # If the cache is not writable, the file is only checked again at the next opening.
     with contextlib.suppress(OSError):
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()

@@ -28,26 +28,26 @@ _TIMED = 300
 
 @dataclass(frozen=True)
 class Subject:
-    """An index under trial: ``rows`` (n,) is the row number at each position. ``threads``: as in search."""
+    """An index that is being tuned. ``rows`` (n,): the row number at each position; ``threads``: for its searches."""
 
     index: faiss_io.VectorIndex
     rows: NDArray[np.int64]
     threads: int | None = None
 
     def recall(self, truth: Truth) -> Recall:
-        """Return the recall on the queries of ``truth`` at the current effort; 1 by construction for an exact index."""
+        """Return the recall on the queries of ``truth``, with the present run-time parameters; 1 for an exact index."""
         if self.index.exact:
             return Recall(1.0, 1.0, 1.0, truth.k, 0, "exact")
         _, positions = self.index.search(truth.queries, truth.k, threads=self.threads)
         return truth.recall(np.where(positions >= 0, self.rows[positions], -1))
 
     def rates_beside(self, other: Subject, truth: Truth) -> tuple[float, float]:
-        """Return the queries per second of this index and of ``other``: alternating batches of all queries, one thread."""
+        """Return the queries per second of this index and of ``other``, timed alternately, in one thread."""
         own, others = _in_turns([lambda: self.timed(truth), lambda: other.timed(truth)])
         return len(truth.queries) / own, len(truth.queries) / others
 
     def latency(self, queries: Floats, k: int) -> float:
-        """Return the median time of a single query in one thread, in seconds; ``queries`` (q, d) are prepared."""
+        """Return the median time of a single query in one thread, in seconds; ``queries`` (q, d): prepared."""
         return median_seconds(queries, lambda query: self.index.search(query, k, threads=1))
 
     def timed(self, truth: Truth) -> float:
@@ -62,9 +62,10 @@ class Subject:
 
 
 def median_seconds(queries: Floats, search: Callable[[Floats], object]) -> float:
-    """Return the median seconds of ``search`` for one query (1, d): up to 100 of ``queries`` (q, d), for about 2 s.
+    """Return the median seconds of ``search`` for a single query (1, d).
 
-    The first search is not counted, because it also pays for reading a memory-mapped index.
+    Up to 100 of ``queries`` (q, d) are timed, for about 2 s. The first search is not counted, because it also reads a
+    memory-mapped index from disk.
     """
     search(queries[:1])
     seconds: list[float] = []
@@ -78,9 +79,10 @@ def median_seconds(queries: Floats, search: Callable[[Floats], object]) -> float
 
 
 def tune(subject: Subject, candidate: Candidate, truth: Truth, goal: float, fresh: float = 1.0) -> float | None:
-    """Set the fastest effort that reaches the ``goal``, assuming the same recall on ``fresh`` times as many queries.
+    """Set the fastest run-time parameters whose recall reaches ``goal``; return the queries per second in one thread.
 
-    Return its queries per second in one thread. If no effort reaches the goal, set the largest effort and return None.
+    Recall reaches the goal if its lower 95 % bound does so, computed for ``fresh`` times as many queries. If no
+    parameters reach the goal, the largest parameters are set, and None is returned.
     """
     pairs = _Efforts(subject, candidate, truth).least(lambda recall: reaches(recall, goal, fresh))
     if not pairs:
@@ -93,10 +95,10 @@ def tune(subject: Subject, candidate: Candidate, truth: Truth, goal: float, fres
 def descent(
     subject: Subject, candidate: Candidate, truth: Truth, goal: float, fresh: float
 ) -> Iterator[dict[str, float]]:
-    """Yield efforts from high to low recall, for a test on ``fresh`` times as many queries.
+    """Yield run-time parameters, from high to low recall, to be tested on ``fresh`` times as many queries.
 
-    Yields the fastest effort for each reachable recall in ``aims``, without duplicates. Each effort is searched lazily,
-    because the search is slow and many efforts are never requested. The result depends on ``truth`` alone.
+    For each target recall of ``aims`` that can be reached, the fastest parameters are yielded, without duplicates. They
+    are determined lazily, because that is slow and many are never requested. Only the queries of ``truth`` are used.
     """
     efforts = _Efforts(subject, candidate, truth)
     near = efforts.least(lambda recall: reaches(recall, goal, fresh))
@@ -113,10 +115,10 @@ def descent(
 
 
 class _Cost:
-    """Linear cost model: seconds by effort, with non-negative coefficients (least squares).
+    """Linear model of the seconds of a search as a function of its run-time parameters (non-negative least squares).
 
-    The model is linear because lists are scanned, and vectors re-ranked, one after the other. It is fitted to some of
-    ``efforts``, timed alternately. Single timings of similar efforts are too noisy to compare directly.
+    The model is linear because lists are scanned, and vectors re-ranked, one after the other. It is fitted to the times
+    of some of ``efforts`` (sets of parameters), because single times of similar parameters are too noisy to compare.
     """
 
     def __init__(self, subject: Subject, truth: Truth, efforts: Sequence[dict[str, float]]) -> None:
@@ -128,7 +130,7 @@ class _Cost:
 
         seconds = np.array(_in_turns([partial(timed, efforts[place]) for place in places]))
         rows = np.array([[1.0, *efforts[place].values()] for place in places])
-        # Fit relative errors, because the fast efforts are the ones to distinguish.
+        # Minimise relative errors, because fast searches have to be distinguished from each other.
         self._weights: NDArray[np.float64] = nnls(rows / seconds[:, None], np.ones(len(rows)))[0]
 
     def __call__(self, effort: dict[str, float]) -> float:
@@ -140,7 +142,7 @@ def _at_least(aim: float, recall: Recall) -> bool:
 
 
 class _Efforts:
-    """Cached recall of each effort; recall grows with the re-ranking depth and with the main parameter."""
+    """Cache of the recall at each setting: a re-ranking depth (k_factor) and a main parameter (nprobe or efSearch)."""
 
     def __init__(self, subject: Subject, candidate: Candidate, truth: Truth) -> None:
         self._subject, self._candidate, self._truth = subject, candidate, truth
@@ -153,10 +155,11 @@ class _Efforts:
         return self._found[depth, step]
 
     def least(self, holds: Callable[[Recall], bool]) -> list[dict[str, float]]:
-        """Return pairs of re-ranking depth and smallest main parameter whose recall ``holds``, by decreasing parameter.
+        """Return the smallest settings for whose recall ``holds`` is true.
 
-        Each parameter comes with its smallest depth. The search stops after several depths in a row without a smaller
-        parameter.
+        A setting has a re-ranking depth and a main parameter (nprobe or efSearch); in the result, depths increase and
+        main parameters decrease, so that no value can be reduced without increasing the other. The search stops after
+        several depths that do not allow a smaller main parameter.
         """
         depths, top = self._candidate.depths or (None,), max(1, len(self._candidate.steps)) - 1
         first = _smallest(len(depths), lambda place: holds(self._recall(depths[place], top)))
@@ -165,8 +168,8 @@ class _Efforts:
         pairs: list[dict[str, float]] = []
         step, as_many = top + 1, 0
         for depth in depths[first:]:
-            # At the first depth the largest step holds. A larger depth is useful only with a smaller step than the last
-            # one.
+            # At the first depth, the largest step reaches the recall. A larger depth is useful only if it allows a
+            # smaller step.
             if step > top or holds(self._recall(depth, step - 1)):
                 step = self._smallest_step(holds, depth, step - 1)
                 pairs.append(self._candidate.effort(step, depth))
@@ -178,13 +181,13 @@ class _Efforts:
         return pairs
 
     def _smallest_step(self, holds: Callable[[Recall], bool], depth: float | None, known: int) -> int:
-        """Return the first step that ``holds`` at ``depth``; ``known`` is a step that does."""
+        """Return the smallest step for which ``holds`` is true at ``depth``; it is true for the step ``known``."""
         found = _smallest(known, lambda place: holds(self._recall(depth, place)))
         return known if found is None else found
 
 
 def _in_turns(timed: Sequence[Callable[[], float]]) -> list[float]:
-    """Return the median seconds of each call, run alternately so that other load on the machine affects all alike.
+    """Return the median seconds of each call, run alternately so that other load on the machine affects all calls.
 
     The median is used because the minimum depends on chance.
     """
@@ -195,6 +198,6 @@ def _in_turns(timed: Sequence[Callable[[], float]]) -> list[float]:
 
 
 def _smallest(count: int, holds: Callable[[int], bool]) -> int | None:
-    """Bisect for the first of 0 .. count - 1 for which the monotone condition ``holds`` is true; None if there is none."""
+    """Return the first of 0 .. count - 1 for which the monotone condition ``holds`` is true, by bisection, or None."""
     place = bisect_left(range(count), True, key=holds)
     return place if place < count else None

@@ -17,12 +17,12 @@ _DEPTHS = (
     *(step / 4 for step in range(32, 64)),
     *(16.0, 17.0, 18.0, 19.0, 20.0, 22.0, 24.0, 26.0, 28.0, 32.0, 40.0, 48.0, 64.0),
 )
-# Bytes per row of a graph: its links in the lowest layer, one more layer for every 31st row, its offset and its level.
+# Bytes per row of a graph: links in the lowest layer, links in one more layer for every 31st row, offset, level.
 _LINK_BYTES = 4 * 2 * defaults.HNSW_LINKS + 6 + 8 + 4
 _ID_BYTES = 8
 _HEAD_BYTES = 4096
 _SCAN_BLOCK = 32
-# Codes for the final comparison, and their bytes per dimension; the second is the smaller alternative.
+# Codes of the vectors for re-ranking: (FAISS name, bytes per dimension). The second is the smaller alternative.
 _REFINED = (("SQfp16", 2), ("SQ8", 1))
 
 
@@ -30,9 +30,9 @@ _REFINED = (("SQfp16", 2), ("SQ8", 1))
 class Candidate:
     """One index type: ``name``, FAISS ``factory``, file size (bytes per row and constant bytes), and its parameters.
 
-    ``main``: the parameter that is increased over ``steps`` until the contract holds; ``depths``: values of k_factor
-    (re-ranked neighbours / k) if there is a re-ranking stage. ``smaller_than``: the name of a candidate with larger
-    codes that is as fast and as accurate or better; this one is tried only if that one takes too much memory.
+    ``main``: the run-time parameter that is increased over ``steps`` until the contract holds. ``depths``: values of
+    k_factor (re-ranked neighbours / k) if there is a re-ranking stage. ``smaller_than``: the name of a candidate with
+    larger codes that is at least as fast and accurate. If that candidate fits into memory, this candidate is not tried.
     """
 
     name: str
@@ -54,23 +54,26 @@ class Candidate:
         return self.factory == "Flat"
 
     def effort(self, step: int, depth: float | None) -> dict[str, float]:
-        """Return the run-time parameters for the ``step``-th value of ``main`` and this ``depth``."""
+        """Return the run-time parameters: ``main`` is ``steps[step]``, and k_factor is ``depth``."""
         value: dict[str, float] = {} if self.main is None else {self.main: self.steps[step]}
         return value if depth is None else {**value, "k_factor": depth}
 
     @property
     def greatest(self) -> dict[str, float]:
-        """The largest effort: highest recall, slowest search."""
+        """The largest run-time parameters: highest recall, slowest search."""
         return self.effort(-1, self.depths[-1] if self.depths else None)
 
 
 def flat(dimension: int) -> Candidate:
-    """Return exact search."""
+    """Return the candidate for exact search."""
     return Candidate("flat", "Flat", 4 * dimension + _ID_BYTES, fixed_bytes=_HEAD_BYTES)
 
 
 def lists_for(rows: int) -> int:
-    """Return the number of lists for ``rows``: the power of two nearest to sqrt(rows), so > 39 points per list."""
+    """Return the number of inverted lists for ``rows``: the power of two nearest to sqrt(rows), at least 4.
+
+    From 9,000 rows each list has at least 70 rows on average; FAISS recommends at least 39 for training.
+    """
     return 1 << max(2, round(math.log2(max(4.0, math.sqrt(rows)))))
 
 
@@ -80,24 +83,25 @@ def ladder(rows: int, dimension: int, metric: Metric) -> Iterator[Candidate]:
     * flat: exact search, the reference.
     * pca-ivf-pq: the first principal components, an eighth or a quarter of the dimensions, rotated at random so that
       all sub-vectors have the same variance (H. Jegou et al., TPAMI 2012); inverted lists of 4-bit product codes,
-      scanned in registers (F. Andre et al., VLDB 2015), with one or two components per sub-vector; the best are
+      scanned in registers (F. Andre et al., VLDB 2015), with one or two components per sub-vector; the best hits are
       re-ranked by fp16 or 8-bit codes of the original vectors.
-    * ivf-pq: the same without the projection, one bit per dimension, for features whose spectrum does not decay.
+    * ivf-pq: inverted lists and re-ranking as in pca-ivf-pq, but without the projection, and with four dimensions per
+      sub-vector; for features whose variance is spread over many principal components.
     * hnsw: a graph (Y. Malkov & D. Yashunin, TPAMI 2018) over fp16 or 8-bit codes. Float32 vectors are not offered:
       they double the bytes read per step and find the same neighbours.
 
-    Measured on 61,776 x 1280 real features at recall@10 of 0.95 in one thread: an eighth of the dimensions with two
-    components per sub-vector gave 1.17 times the queries per second of a quarter. One component per sub-vector was as
-    fast as two (1.0 to 1.1 times, depending on how similar the queries of a batch are), and 1.4 times as fast on 784
-    gray pixels. Tried there and rejected: half or twice as many lists; an additional 8-bit code of the projection
-    before re-ranking; re-ranking by 8-bit codes alone (0.9 times, and recall 0.99 was not reached); 8-bit codes in the
-    lists (half the speed); a re-ranked graph over the projection (two thirds); IVF over RaBitQ (J. Gao & C. Long,
-    SIGMOD 2024; a third to a quarter at equal recall).
+    Measured on 61,776 x 1280 real features at recall@10 of 0.95 in one thread: projecting to an eighth of the
+    dimensions, with two components per sub-vector, gave 1.17 times the queries per second of projecting to a quarter.
+    One component per sub-vector was as fast as two (1.0 to 1.1 times, depending on how similar the queries of a batch
+    are), and 1.4 times as fast on 784 gray pixels. Rejected after measuring on these features (relative speed in
+    parentheses): half or twice as many lists; an additional 8-bit code of the projection before re-ranking; re-ranking
+    by 8-bit codes alone (0.9; recall 0.99 was not reached); 8-bit codes in the lists (1/2); a re-ranked graph over the
+    projection (2/3); IVF over RaBitQ (J. Gao & C. Long, SIGMOD 2024; 1/4 to 1/3 at equal recall).
     """
     yield flat(dimension)
     lists = lists_for(rows)
     # Codes of the residual to the list's centroid are more precise. For inner products one lookup table per query
-    # serves all lists; squared distances would need one table per list.
+    # serves all lists. Squared distances would need one table per list, so "l2" does not use residuals.
     residual = "" if metric == "l2" else "r"
     projections = [(dimension // share // 8 * 8, width) for share, width in ((8, 2), (8, 1), (4, 2))]
     for kept, width, (codes, size) in [
@@ -120,11 +124,14 @@ def ladder(rows: int, dimension: int, metric: Metric) -> Iterator[Candidate]:
 def _product_codes(
     dimension: int, lists: int, kept: int, width: int, residual: str, codes: str, size: int
 ) -> Candidate:
-    """Return lists of 4-bit codes, ``width`` dimensions each, of ``kept`` components (0: no projection), re-ranked."""
+    """Return the candidate with ``lists`` inverted lists of 4-bit codes, re-ranked by ``codes``.
+
+    Each 4-bit code stands for ``width`` of the ``kept`` principal components; ``kept`` = 0: of the vector's dimensions.
+    """
     coded = kept or dimension
     parts = coded // width
     name = f"pca{kept}-ivf-pq{width}" if kept else f"ivf-pq{width}"
-    # The projection matrix (with all components) and its mean.
+    # Bytes of the projection: its matrix (with all components), and the mean vector.
     projection = 4 * dimension * (dimension + kept + 5) if kept else 0
     return Candidate(
         f"{name}-{codes[2:]}",
@@ -133,7 +140,8 @@ def _product_codes(
         "nprobe",
         tuple(step for step in _LISTS if step <= lists),
         _DEPTHS,
-        # Centroids, codebooks, scales of the codes, and the partly filled last block of each list.
+        # Bytes that do not depend on the number of rows: centroids, codebooks, scales of the codes, and the unused part
+        # of the last block of each list.
         _HEAD_BYTES + projection + (lists + 18) * 4 * coded + lists * (_SCAN_BLOCK * parts // 2 + 64),
         f"{name}-fp16" if size == 1 else None,
     )

@@ -23,16 +23,16 @@ _ADDED_AT_ONCE = 65536
 _AS_QUERIES = 100
 _FOR_THE_INDEX = 0.9
 FEWEST_QUERIES = 1000
-"""Smallest number of held-out queries for a contract: with fewer, the interval of recall is wider than 2 points."""
+"""Smallest number of held-out queries for a contract: with fewer, the 95 % interval of recall is wider than 0.02."""
 
 
 @dataclass(frozen=True)
 class Contract:
     """Requirements on an index.
 
-    ``recall``: recall@``at``, 0..1, that the lower 95 % bound has to reach. ``memory``: maximum bytes of the FAISS file
-    and of building it; a tenth is reserved for what building needs besides the index. ``latency``: maximum median
-    seconds of a single query.
+    ``recall``: smallest allowed lower 95 % bound of recall@``at``, 0..1. ``memory``: maximum bytes for building the
+    index; the FAISS file may take nine tenths, and a tenth is reserved for the rest of building. ``latency``: maximum
+    median seconds of a single query.
     """
 
     recall: float = defaults.RECALL
@@ -45,7 +45,7 @@ class Contract:
         return self.memory is None or file_bytes <= _FOR_THE_INDEX * self.memory
 
     def check(self) -> None:
-        """Raise UsageError if no index could meet the contract."""
+        """Raise UsageError for a value that no index could meet, such as a recall above 1."""
         if not 0 < self.recall <= 1:
             raise UsageError(f"the recall asked for is {self.recall}; it has to lie between 0 and 1")
         if self.at < 1:
@@ -57,10 +57,11 @@ class Contract:
 
 @dataclass
 class Trial:
-    """A row of the table of trials.
+    """The result of trying one candidate: a row of the table of trials.
 
-    ``outcome``: "chosen", "slower" at equal recall, or why not. ``file_bytes``: estimated for the whole index.
-    ``subject``: the index itself, if it was timed; not part of the table.
+    ``outcome``: "chosen", "slower" (than the chosen candidate, at equal recall), or the reason for rejection.
+    ``file_bytes``: estimate for the index of all rows. ``subject``: the index itself, if it may still be chosen; it is
+    not part of the table.
     """
 
     candidate: Candidate
@@ -75,7 +76,7 @@ class Trial:
     subject: Subject | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the row as JSON types."""
+        """Return the row of the table as JSON types."""
         return {
             "name": self.candidate.name,
             "factory": self.candidate.factory,
@@ -92,10 +93,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Ground:
-    """Data for all trials: prepared vectors ``base`` (m, d) with ``ids`` and ``rows`` (m,), and the tuning queries.
+    """The data that all trials share.
 
-    ``fresh``: number of final test queries per tuning query. Candidates are compared at the recall expected to pass
-    then.
+    ``base`` (m, d): prepared vectors; ``ids`` and ``rows`` (m,): their ids and row numbers; ``truth``: the queries for
+    tuning. ``fresh``: number of queries for the final test, divided by the number for tuning. Candidates are compared
+    at the recall that is expected to pass the final test.
     """
 
     base: Floats
@@ -109,20 +111,23 @@ class Ground:
 
 
 def create(factory: str, dimension: int, metric: Metric, seed: int) -> faiss_io.VectorIndex:
-    """Return an empty index with featstore's construction parameters."""
+    """Return an empty index for the FAISS ``factory`` string, with efConstruction = ``defaults.HNSW_CONSTRUCTION``."""
     return faiss_io.VectorIndex.create(
         factory, dimension, metric != "l2", seed=seed, construction=defaults.HNSW_CONSTRUCTION
     )
 
 
 def training_rows(rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Draw the rows to train codes and clusters on, out of ``rows`` (m,); sorted."""
+    """Draw the rows for training codes and clusters from ``rows`` (m,); return them sorted."""
     count = min(len(rows), defaults.INDEX_TRAINING_ROWS)
     return np.sort(np.random.default_rng(seed).choice(rows, count, replace=False))
 
 
 def try_candidate(candidate: Candidate, ground: Ground, contract: Contract, total_rows: int) -> Trial:
-    """Build ``candidate`` on ``ground``, tune it to ``contract`` and time it; check memory for ``total_rows``."""
+    """Build ``candidate`` on the rows of ``ground``, tune it to ``contract`` and time it.
+
+    The memory limit is checked for an index of ``total_rows`` rows.
+    """
     trial = Trial(candidate, len(ground.base), candidate.file_bytes(total_rows), "slower")
     if not contract.allows(trial.file_bytes):
         tenth = "" if trial.file_bytes > (contract.memory or 0) else ", a tenth of them for building it"
@@ -156,7 +161,7 @@ def try_candidate(candidate: Candidate, ground: Ground, contract: Contract, tota
 
 
 def _timed(trial: Trial, subject: Subject, queries: Floats, contract: Contract) -> Trial:
-    """Measure the latency of the trial, and reject it if that exceeds the contract."""
+    """Measure the latency of a single query; reject the trial if the latency exceeds the contract."""
     trial.latency_seconds = round(subject.latency(queries, contract.at), 7)
     if contract.latency is not None and trial.latency_seconds > contract.latency:
         trial.outcome = (
@@ -176,8 +181,8 @@ def try_all(
 ) -> tuple[Trial, list[Trial]]:
     """Try all candidates; return the fastest trial that meets the contract, and the list of all trials.
 
-    Each candidate that meets the contract is timed alternately with the best so far. At most two indexes are in memory
-    at a time. Raises UsageError, with the reason for each candidate, if none meets the contract.
+    Each candidate that meets the contract is timed alternately with the fastest one so far. At most two indexes are in
+    memory at a time. Raises UsageError, with the reason for each candidate, if none meets the contract.
     """
     trials: list[Trial] = []
     best: Trial | None = None
@@ -206,7 +211,7 @@ def try_all(
 
 
 def _quicker(trial: Trial, best: Trial, truth: Truth) -> bool:
-    """Return whether ``trial`` is faster than ``best`` in alternating runs; update both rates."""
+    """Time ``trial`` and ``best`` alternately; return whether ``trial`` is faster. Updates their queries per second."""
     if trial.subject is None or best.subject is None or not len(truth.queries):
         return False
     own, others = trial.subject.rates_beside(best.subject, truth)

@@ -18,7 +18,7 @@ _ASKING = 8
 
 @dataclass(frozen=True)
 class Truth:
-    """Queries (q, d), prepared, with their true neighbours: ``scores`` and ``rows`` (q, K >= k), ties included.
+    """Prepared queries (q, d) with their true neighbours: ``scores`` and ``rows`` (q, K >= k), ties included.
 
     ``clusters`` (q,): queries with the same number count as one observation; None if all queries are independent.
     """
@@ -42,15 +42,15 @@ class Truth:
             return Recall(None, None, None, self.k, 0, "not measured")
         parts = self.k
         if self.clusters is not None:
-            # Average per picture first: queries of one picture are correlated, so only pictures are independent
-            # observations.
+            # Average per cluster first: queries of one cluster (such as crops of one picture) are correlated, so only
+            # clusters are independent observations.
             _, place, sizes = np.unique(self.clusters, return_inverse=True, return_counts=True)
             shares, parts = np.bincount(place, shares) / sizes, self.k * int(sizes.max())
         low, high = mean_interval(shares, parts)
         return Recall(float(shares.mean()), low, high, self.k, len(self.queries), "held-out")
 
     def part(self, first: int, last: int) -> Truth:
-        """Return the queries ``first`` to ``last`` - 1."""
+        """Return a Truth of the queries ``first`` to ``last`` - 1."""
         part = slice(first, last)
         clusters = None if self.clusters is None else self.clusters[part]
         return Truth(self.queries[part], self.scores[part], self.rows[part], self.k, self.inner_product, clusters)
@@ -94,7 +94,8 @@ class HeldOut:
     """Rows kept out of an index while it is measured.
 
     ``queries`` int64 (q,): rows used as queries. ``clusters`` int64 (q,), sorted: queries with the same number belong
-    to one group and count as one observation. ``withheld`` bool (n,): the queries and all other rows of their groups.
+    to one group and count as one observation. ``withheld`` bool (n,): marks the queries and all other rows of their
+    groups.
     """
 
     queries: NDArray[np.int64]
@@ -102,21 +103,21 @@ class HeldOut:
     withheld: NDArray[np.bool_]
 
     def cuts(self, *weights: int) -> list[int]:
-        """Divide the queries in the ratio of ``weights`` without splitting clusters; return the end of each part."""
+        """Divide the queries in the ratio of ``weights``, without splitting a cluster; return the end of each part."""
         ends = [len(self.queries) * sum(weights[: place + 1]) // sum(weights) for place in range(len(weights))]
-        # A boundary inside a cluster moves to the start of the cluster.
+        # If a part would end in the middle of a cluster, it ends before that cluster instead.
         return [
             int(np.searchsorted(self.clusters, self.clusters[end])) if end < len(self.queries) else end for end in ends
         ]
 
 
 def hold_out(rows: int, wanted: int, seed: int, groups: NDArray[np.int64] | None = None) -> HeldOut:
-    """Draw up to ``wanted`` queries of ``rows``, withholding at most a tenth of the rows.
+    """Draw up to ``wanted`` of ``rows`` rows as queries, and withhold these rows from the index.
 
     ``groups`` (n,): rows of one group are near copies, for example crops of one picture. All rows of a drawn group are
-    withheld, otherwise the index would hold near copies of the queries. At most eight rows of a group are queries. A
-    group counts as one observation, so if groups have two or more rows on average, up to a fifth of the rows is
-    withheld.
+    withheld, because the index would otherwise hold near copies of the queries. At most eight rows of a group become
+    queries. At most a tenth of the rows is withheld, or a fifth if groups have two or more rows on average, because a
+    group counts as only one observation.
     """
     random = np.random.default_rng(seed)
     withheld = np.zeros(rows, np.bool_)

@@ -1,4 +1,4 @@
-"""Files of vectors that other programs made: NumPy, Parquet, HDF5, flat indexes of FAISS; their keys and labels.
+"""Vectors, keys and labels from files that other programs made: NumPy, Parquet, HDF5, flat FAISS indexes.
 
 ``open_vectors`` finds the kind of a file by its first bytes.
 """
@@ -25,7 +25,7 @@ _SUFFIXES: Final = (".npy", ".npz", ".parquet", ".pq", ".h5", ".hdf5", ".faiss",
 
 
 class Vectors:
-    """The vectors of several files, one after the other. ``dtype``: the widest of theirs, at most float32."""
+    """The vectors of several files, one after the other. ``dtype``: float16 if all files have float16, else float32."""
 
     def __init__(self, files: Sequence[VectorFile]) -> None:
         self.files = list(files)
@@ -57,16 +57,16 @@ class Vectors:
                 row += len(vectors)
 
     def columns(self) -> dict[str, list[Any]]:
-        """Return the columns that every file has, by name."""
+        """Return the columns (name to values) that every file has, joined over the files."""
         each = [dict(file.columns()) for file in self.files]
         names = [name for name in each[0] if all(name in other for other in each)]
         return {name: [value for columns in each for value in columns[name]] for name in names}
 
 
 def files_of(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """Return the files of ``paths`` in order; of a folder those with a usual ending, in natural order of their names.
+    """Return the files of vectors in ``paths``; a folder stands for its files with a usual extension, sorted by name.
 
-    Of an export of featstore, the files with its vectors. Raises UsageError.
+    In a folder that featstore exported (it has vectors.npy), only .npy files are taken. Raises UsageError.
     """
     found: list[Path] = []
     for given in paths:
@@ -84,9 +84,10 @@ def files_of(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
 
 
 def open_vectors(paths: Sequence[str | os.PathLike[str]], array: str | None = None) -> Vectors:
-    """Open files of vectors; ``array``: name of the vectors inside them, if there are several.
+    """Open files of vectors. ``array``: name of the array of vectors, if a file has several arrays.
 
-    Raises UsageError for files of another kind or different widths, FeatstoreError for unreadable ones.
+    Raises UsageError for files of other formats or vectors of different dimensions, FeatstoreError for unreadable
+    files.
     """
     files = [_open(path, array) for path in files_of(paths)]
     if not files:

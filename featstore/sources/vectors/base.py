@@ -1,4 +1,4 @@
-"""Interface of all files of vectors: a shape, blocks of rows, and columns of other values."""
+"""Interface of all files of vectors: shape, vectors in blocks of rows, and columns of other values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VECTOR_NAMES: Final = (
     "vector", "vectors", "embedding", "embeddings", "image_embedding", "image_embeddings", "img_emb", "features",
     "feature", "descriptors", "global_descriptor", "x", "data", "arr_0",
 )  # fmt: skip
-"""Usual names of vectors in a file that has several parts, in order of preference, in any case."""
+"""Usual names of the array of vectors in a file with several arrays, in order of preference; case does not matter."""
 BLOCK_BYTES: Final = 16 << 20
 _LARGEST_DIMENSION: Final = 1 << 20
 
@@ -32,16 +32,16 @@ class VectorFile(Protocol):
     dtype: np.dtype[Any]
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """Yield all vectors in order, as arrays (b, d) of about BLOCK_BYTES; may be called again."""
+        """Yield all vectors in order, as arrays (b, d) of about BLOCK_BYTES. Can be called again."""
         ...
 
     def columns(self) -> dict[str, Sequence[Any]]:
-        """Return the other columns."""
+        """Return the columns other than the vectors: name to n values."""
         ...
 
 
 def require_vectors(path: Path, shape: Sequence[int], dtype: np.dtype[Any], what: str = "the array") -> tuple[int, int]:
-    """Return ``shape`` as (n, d). Raises UsageError unless these are vectors of floating numbers."""
+    """Return ``shape`` as (n, d). Raises UsageError unless the array is n vectors of floating-point numbers."""
     if len(shape) != 2 or dtype.kind != "f" or dtype.itemsize > 8:
         size = " x ".join(map(str, shape)) or "one value"
         raise UsageError(
@@ -56,14 +56,15 @@ def require_vectors(path: Path, shape: Sequence[int], dtype: np.dtype[Any], what
 
 
 def rows_of_block(dimension: int, dtype: np.dtype[Any]) -> int:
-    """Return how many vectors BLOCK_BYTES hold."""
+    """Return the number of vectors in a block of BLOCK_BYTES, at least 1."""
     return max(1, BLOCK_BYTES // (dimension * dtype.itemsize))
 
 
 def choose(path: Path, names: Sequence[str], fits: Callable[[str], bool], asked: str | None) -> str:
-    """Return the name of the array with the vectors: ``asked``, the only one that ``fits``, or one with a usual name.
+    """Return the name of the array of vectors.
 
-    Raises UsageError.
+    It is ``asked`` if given, else the only array that ``fits``, else an array that fits and has a usual name. Raises
+    UsageError if there is none.
     """
     if asked is not None:
         if asked not in names:

@@ -1,8 +1,8 @@
 """Vectors in a flat index of FAISS: the file contains them uncompressed, so they are read without FAISS.
 
-The layout is that of FAISS 1.5 to 1.15 (faiss/impl/index_write.cpp): four letters, dimension, rows, whether it is trained
-and the metric; then the number of floats, and the floats. An index with ids (IndexIDMap) contains such an index,
-followed by the ids.
+The layout is that of FAISS 1.5 to 1.15 (faiss/impl/index_write.cpp): a four-letter code, dimension, number of rows,
+whether the index is trained, metric; then the number of floats, and the floats. An index with ids (IndexIDMap) contains
+a flat index, followed by the ids.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FLOAT = np.dtype("<f4")
 
 
 class FlatIndexFile:
-    """A flat index: float32 vectors, and ids as the column ``id`` if it has ids."""
+    """A flat FAISS index: float32 vectors, and a column ``id`` if the index has ids."""
 
     dtype = _FLOAT
 
@@ -60,7 +60,7 @@ class FlatIndexFile:
                     raise UsageError(f"{shown(path)}: the sizes in this index do not fit one another; it is damaged")
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """See VectorFile."""
+        """Yield all vectors in blocks; see VectorFile.blocks."""
         n, d = self.shape
         if not n:
             return
@@ -70,7 +70,7 @@ class FlatIndexFile:
             yield np.asarray(vectors[start : start + step])
 
     def columns(self) -> dict[str, Sequence[Any]]:
-        """See VectorFile."""
+        """Return the columns besides the vectors; see VectorFile.columns."""
         if self._ids is None or not self.shape[0]:
             return {}
         return {"id": np.memmap(self.path, "<i8", "r", self._ids, (self.shape[0],)).tolist()}
@@ -86,6 +86,6 @@ class FlatIndexFile:
 
 
 def _skip_metric(file: Any, metric: int) -> None:
-    """Skip the argument that metrics other than inner product and Euclidean have."""
+    """Skip the argument of the metric in ``file``; inner product and Euclidean distance have no argument."""
     if metric > 1:
         file.seek(4, os.SEEK_CUR)

@@ -1,4 +1,4 @@
-"""Vectors in an HDF5 file: a matrix, or, as hloc writes them, one vector in the group of each picture."""
+"""Vectors in an HDF5 file: a matrix, or one group per picture with one vector each, as hloc writes them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _MEMORY: Final = 2 << 30
 
 
 class Hdf5File:
-    """An HDF5 file. It is read once in a child process with limits first: a damaged file may crash the process that
-    reads it.
+    """An HDF5 file of vectors.
 
+    The file is read once in a child process with limits first, because a damaged file may crash its reader.
     Links to other files are not followed. In hloc's layout the column ``key`` has the names of the pictures.
     """
 
@@ -64,7 +64,7 @@ class Hdf5File:
             )
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """See VectorFile."""
+        """Yield all vectors in blocks; see VectorFile.blocks."""
         step = rows_of_block(self.shape[1], self.dtype)
         with _opened(self.path) as file:
             for start in range(0, self.shape[0], step):
@@ -75,7 +75,7 @@ class Hdf5File:
                     yield file.array(self._name, start, min(start + step, self.shape[0]))
 
     def columns(self) -> dict[str, Sequence[Any]]:
-        """See VectorFile."""
+        """Return the columns besides the vectors; see VectorFile.columns."""
         if self._each:
             return {"key": [name.rpartition("/")[0] for name in self._each]}
         with _opened(self.path) as file:
@@ -87,7 +87,7 @@ class Hdf5File:
 
 
 def probe(path: str, array: str | None) -> None:
-    """Read the vectors and columns of an HDF5 file to the end; runs in the child process."""
+    """Read all vectors and columns of an HDF5 file. Runs in the child process."""
     opened = Hdf5File.__new__(Hdf5File)
     opened.path = Path(path)
     opened._open_parts(array)
@@ -97,7 +97,10 @@ def probe(path: str, array: str | None) -> None:
 
 
 def _one_a_picture(parts: dict[str, tuple[tuple[int, ...], str]], array: str | None) -> list[str]:
-    """Return the datasets with one vector each if they have the same name in different groups, else []."""
+    """Return the names of the datasets that are one vector of one picture, as hloc writes them; [] if there are none.
+
+    These datasets are called ``array`` (default: global_descriptor), each in a group named after the picture.
+    """
     if array is not None and array in parts:
         return []
     wanted = array or "global_descriptor"

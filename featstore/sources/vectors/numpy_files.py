@@ -24,11 +24,11 @@ _NPY_ERRORS: Final = (ValueError, TypeError, EOFError, OSError, OverflowError, S
 """Exceptions of NumPy for a file that is not an array; it parses the header as a Python literal."""
 _ARCHIVE: Final = b"PK\x03\x04"
 _TEXT_BYTES: Final = 1 << 30
-"""Largest size of an array of texts in bytes: every text takes as much as the longest."""
+"""Largest size of an array of texts in bytes. In NumPy every text takes as many bytes as the longest text."""
 
 
 class NpyFile:
-    """A .npy file, memory-mapped."""
+    """A .npy file of vectors, memory-mapped."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,13 +36,13 @@ class NpyFile:
         self.shape, self.dtype = require_vectors(path, self._array.shape, self._array.dtype), self._array.dtype
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """See VectorFile."""
+        """Yield all vectors in blocks; see VectorFile.blocks."""
         step = rows_of_block(self.shape[1], self.dtype)
         for start in range(0, self.shape[0], step):
             yield np.asarray(self._array[start : start + step])
 
     def columns(self) -> dict[str, Sequence[Any]]:
-        """See VectorFile: an array has no other columns."""
+        """Return {}: a .npy file has no columns besides the vectors."""
         return {}
 
 
@@ -67,7 +67,7 @@ def read_array(path: str | os.PathLike[str]) -> NDArray[Any]:
 
 
 class NpzFile:
-    """An archive of arrays (.npz): the vectors are read as a stream, so that a packed archive takes no memory."""
+    """An archive of arrays (.npz). The vectors are read block by block, to bound memory."""
 
     def __init__(self, path: Path, array: str | None) -> None:
         self.path = path
@@ -89,7 +89,7 @@ class NpzFile:
             )
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """See VectorFile."""
+        """Yield all vectors in blocks; see VectorFile.blocks."""
         n, d = self.shape
         step = rows_of_block(d, self.dtype)
         with self._open() as archive, archive.open(f"{self._name}.npy") as file:
@@ -104,7 +104,7 @@ class NpzFile:
                 yield np.frombuffer(data, self.dtype).reshape(rows, d)
 
     def columns(self) -> dict[str, Sequence[Any]]:
-        """See VectorFile: the other arrays of n texts or numbers."""
+        """Return the other arrays of n texts or numbers as columns, by name."""
         found: dict[str, Sequence[Any]] = {}
         with self._open() as archive:
             for name, (shape, _, dtype) in self._heads.items():

@@ -1,4 +1,4 @@
-"""Vectors in a Parquet file: a column of lists of equal length, fixed-size or not, and the other columns."""
+"""Vectors in a Parquet file: one column has lists of equal length (of fixed or variable list type)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ _LARGEST_GROUP: Final = 4 << 30
 
 
 class ParquetFile:
-    """A Parquet file. It is read once in a child process with limits first: a damaged file may crash the process that
-    reads it."""
+    """A Parquet file of vectors.
+
+    The file is read once in a child process with limits first, because a damaged file may crash its reader.
+    """
 
     def __init__(self, path: Path, array: str | None) -> None:
         from pyarrow import parquet
@@ -46,12 +48,12 @@ class ParquetFile:
         self.shape = require_vectors(path, (rows, first.shape[1]), self.dtype, f"its column {printable(self._name)!r}")
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """See VectorFile."""
+        """Yield all vectors in blocks; see VectorFile.blocks."""
         with ParquetErrors(self.path, _memory(self.path)):
             yield from _batches(self.path, self._name, rows_of_block(self.shape[1], self.dtype))
 
     def columns(self) -> dict[str, Sequence[Any]]:
-        """See VectorFile: the columns without lists; bytes stay bytes."""
+        """Return all columns that are not lists or structs, by name; bytes stay bytes."""
         from pyarrow import parquet, types
 
         names = [field.name for field in self._schema if field.name != self._name and not types.is_nested(field.type)]
@@ -63,12 +65,12 @@ class ParquetFile:
         }
 
     def description(self) -> bytes | None:
-        """Return the metadata that an export of featstore wrote into the file."""
+        """Return the metadata that featstore writes into a Parquet file on export; None in other files."""
         return (self._schema.metadata or {}).get(b"featstore")
 
 
 def probe(path: str, array: str | None) -> None:
-    """Read the vectors of a Parquet file to the end; runs in the child process."""
+    """Read all vectors of a Parquet file. Runs in the child process."""
     import pyarrow
     from pyarrow import parquet
 
@@ -82,7 +84,7 @@ def probe(path: str, array: str | None) -> None:
 
 
 def _memory(path: Path) -> int:
-    """Return the memory limit in bytes for reading the file: at least one row group is unpacked at once."""
+    """Return the memory limit in bytes for reading the file. It must allow unpacking a whole row group."""
     return _MEMORY + min(2 * os.stat(path).st_size, _LARGEST_GROUP)
 
 
@@ -106,7 +108,7 @@ def _batches(path: Path, name: str, rows: int) -> Iterator[NDArray[Any]]:
 
     at, width = 0, None
     with parquet.ParquetFile(path, pre_buffer=False) as file:
-        # A dot in a name would select a field inside a struct.
+        # pyarrow takes a dot in ``name`` also as a path into a struct column.
         for batch in file.iter_batches(batch_size=rows, columns=[name], use_threads=False):
             column = batch.column(0)
             values = column.flatten()

@@ -1,4 +1,4 @@
-"""Keys, labels, splits and metadata of vectors: from their own files, tables, lists or arrays beside them."""
+"""Keys, labels, splits and metadata of vectors, from the files of the vectors, or from tables, lists or arrays."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ KEY_NAMES: Final = (
     "id",
     "ids",
 )
-"""Usual names of columns of keys, in order of preference; ids come last, because people know paths better."""
+"""Usual names of columns of keys, in order of preference; ids come last, because paths are easier to recognise."""
 SHA256: Final = "sha256"
 _REGION: Final = ("parent", "x", "y", "w", "h")
-"""Columns of an export of featstore that describe the region and picture of a row."""
+"""Columns in an export of featstore: the key of the picture, and the box of the region in it."""
 _TABLES: Final = (".csv", ".tsv", ".tab", ".parquet", ".pq")
 _GIVEN_KEYS, _GIVEN_LABELS = "\0keys", "\0labels"
 
 
 @dataclass
 class ImportedRows:
-    """Keys, labels, splits and metadata of n vectors, as a source for the plan of a store (see sources.base.Source).
+    """Keys, labels, splits and metadata of n vectors, with the interface of a source (see sources.base.Source).
 
-    ``hashes`` (n,): of the vectors, set by whoever read them; a changed vector is a changed row. ``content`` (n, 32):
-    SHA-256 of the pictures, zeros where unknown. ``from_text``: metadata columns that were read from text. ``regions``
-    (n, 5): parts of pictures (see Chunk), None if all are whole.
+    ``hashes`` (n,): hashes of the vectors, set by the caller; a row has changed if its hash has. ``content`` (n, 32):
+    SHA-256 of the pictures, zeros where unknown. ``from_text``: metadata columns that were read from text files.
+    ``regions`` (n, 5): parts of pictures (see Chunk); None if all rows are whole pictures.
     """
 
     location: str
@@ -65,7 +65,7 @@ class ImportedRows:
     regions: NDArray[np.int32] | None = None
     hashes: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     kind: str = "import"
-    # A root that does not exist: no picture of these rows can be read.
+    # This folder does not exist, so that no picture of these rows can be read.
     root: Path = Path(os.devnull)
     layout: str | None = None
     ignored: int = 0
@@ -76,7 +76,7 @@ class ImportedRows:
         return {"kind": self.kind, "location": self.location, "root": str(self.root), "metadata": list(self.metadata)}
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
-        """Yield all rows; instead of a file's size and time they have the length and the hash of the vector."""
+        """Yield all rows. In the chunks, ``sizes`` are the bytes of a vector, and ``mtimes`` its hash."""
         for start in range(0, len(self.keys), rows):
             part = slice(start, min(start + rows, len(self.keys)))
             n = part.stop - start
@@ -104,10 +104,11 @@ def read_rows(
 ) -> ImportedRows:
     """Return keys, labels, splits and metadata of ``vectors``, which came from ``location``.
 
-    ``keys`` and ``labels``: a column or array in the files of the vectors, or files, one after the other: lists, .npy,
-    or tables, whose other columns become metadata. By default columns with usual names; without keys, the numbers of the
-    rows. ``split``: name of the column of splits ("" none). ``own``: columns of an export of featstore to leave out; its
-    regions of pictures are regions again. Raises UsageError: columns of another length, an empty key.
+    ``keys`` and ``labels``: either the name of a column or array in the files of the vectors, or one or more files
+    (lists, .npy, or tables, whose other columns become metadata). By default, columns with usual names are taken;
+    without a column of keys, the keys are the row numbers. ``split``: name of the column of splits, "" for none.
+    ``own``: given for an export of featstore: its internal columns, which are left out; its regions of pictures become
+    regions again. Raises UsageError: columns of another length, an empty key.
     """
     n = vectors.shape[0]
     columns: dict[str, list[Any]] = vectors.columns()
@@ -153,7 +154,7 @@ def read_rows(
 
 
 def _regions(columns: dict[str, list[Any]], keys: list[bytes]) -> NDArray[np.int32] | None:
-    """Return the regions (n, 5) that an export of featstore has, None if it has none."""
+    """Return the regions (n, 5) from the columns of an export of featstore; None if there are no regions."""
     if not columns.keys() >= set(_REGION):
         return None
     found = np.zeros((len(keys), 5), np.int32)
@@ -175,7 +176,11 @@ def _add(
     usual: Sequence[str],
     n: int,
 ) -> str | None:
-    """Add the columns that ``given`` names to ``columns``; return the column of keys or labels, or None."""
+    """Find the column of keys or labels; return its name, or None.
+
+    ``given``: the user's choice, a column or files. The columns of files are added to ``columns`` under ``name``, or
+    under their own names if the files are tables.
+    """
     if not given:
         return _found(columns, usual, set())
     if len(given) == 1 and not os.path.isfile(given[0]):
@@ -203,7 +208,7 @@ def _add(
 
 
 def _read(path: Path, name: str, from_text: set[str]) -> dict[str, list[Any]]:
-    """Return the columns of a file: those of a table, or the one of a list or an array under ``name``."""
+    """Return the columns of a table, or the single column of a list or array, called ``name``."""
     try:
         with open(path, "rb") as file:
             start = file.read(6)
@@ -266,7 +271,7 @@ def _texts(columns: dict[str, list[Any]], name: str | None, n: int, location: st
 
 
 def _content(columns: dict[str, list[Any]], n: int) -> tuple[NDArray[np.uint8], str | None]:
-    """Return the SHA-256 of the pictures, and the name of their column."""
+    """Return the SHA-256 of the pictures (n, 32) and its column's name; zeros and None without such a column."""
     values = columns.get(SHA256)
     if values is None or not all(isinstance(value, bytes) and len(value) == 32 for value in values):
         return np.zeros((n, 32), np.uint8), None
