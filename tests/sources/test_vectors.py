@@ -243,6 +243,12 @@ def test_links_of_hdf5_to_other_files_are_not_followed(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_parquet_column_is_not_confused_with_a_field_of_a_struct(tmp_path):
+    structs = pa.array([{"b": 1}] * len(VECTORS))
+    parquet.write_table(pa.table({"a": structs, "a.b": lists(VECTORS)}), tmp_path / "v.parquet")
+    assert np.array_equal(np.concatenate(list(open_vectors([tmp_path / "v.parquet"]).blocks())), VECTORS)
+
+
 def test_parquet_vectors_of_different_lengths_are_refused(tmp_path):
     parquet.write_table(pa.table({"v": pa.array([[1.0, 2.0], [3.0]])}), tmp_path / "v.parquet")
     with pytest.raises(UsageError, match="the vector of row 2 has 1 numbers, that of row 1 2"):

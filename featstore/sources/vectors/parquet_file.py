@@ -108,9 +108,9 @@ def _batches(path: Path, name: str, rows: int) -> Iterator[NDArray[Any]]:
 
     at, width = 0, None
     with parquet.ParquetFile(path, pre_buffer=False) as file:
-        # pyarrow takes a dot in ``name`` also as a path into a struct column.
         for batch in file.iter_batches(batch_size=rows, columns=[name], use_threads=False):
-            column = batch.column(0)
+            # By name: pyarrow also reads "a.b" as the field b of a column a, and puts it first.
+            column = batch.column(name)
             values = column.flatten()
             if column.null_count or values.null_count:
                 raise UsageError(f"{shown(path)}: row {at + 1:,} or one soon after it has no vector; drop such rows")
