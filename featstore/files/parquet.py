@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import __version__
+from featstore.files import atomic
 
 _MAGIC: Final = b"PAR1"
 _PAGE_BYTES: Final = 4 << 20
@@ -75,10 +76,14 @@ def write(
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return the key-value texts in the footer of a Parquet file. Raises OSError, and pyarrow's errors."""
+    """Return the key-value texts in the footer of a Parquet file.
+
+    Raises OSError and pyarrow's errors; DamagedError if ``path`` is a link or no regular file.
+    """
     from pyarrow import parquet
 
-    found = parquet.read_metadata(path).metadata or {}
+    with atomic.open_regular(path, follow=False) as file:
+        found = parquet.read_metadata(file).metadata or {}
     return {key.decode("utf-8", "replace"): text.decode("utf-8", "replace") for key, text in found.items()}
 
 

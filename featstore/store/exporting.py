@@ -287,11 +287,9 @@ def _token_of(side: Any, other: str) -> str:
 def _token_at(path: Path) -> str | None:
     import pyarrow as pa
 
-    if path.is_symlink():
-        return None
     try:
         return parquet.read_metadata(path).get(_TOKEN)
-    except (OSError, pa.ArrowException):
+    except (OSError, DamagedError, pa.ArrowException):
         return None
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -164,6 +165,16 @@ def test_export_does_not_follow_links_at_its_output_paths(store, tmp_path):
     export_store(store, tmp_path / "out", "npy")
     assert (tmp_path / "victim").read_text() == "mine"
     assert not (tmp_path / "out/vectors.npy").is_symlink()
+
+
+def test_export_replaces_a_pipe_at_the_path_of_a_part(store, tmp_path):
+    made = export_store(store, tmp_path / "out", "parquet")
+    part = tmp_path / "out" / made.files[1]
+    expected = part.read_bytes()
+    part.unlink()
+    os.mkfifo(part)
+    assert export_store(store, tmp_path / "out", "parquet").kept == 7
+    assert part.read_bytes() == expected
 
 
 def test_export_of_a_store_without_vectors_gives_empty_files(tmp_path):
