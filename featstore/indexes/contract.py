@@ -89,14 +89,7 @@ def build_contract(
     chosen, measured, asked = _verified(job, chosen, held_out)
     if (last := chosen.candidate).exact and not best.candidate.exact:
         best.outcome = "missed the recall on held-out queries"
-        trials.append(
-            Trial(
-                last,
-                rows,
-                last.file_bytes(rows),
-                "chosen: exact, because the fastest one missed the recall on held-out queries",
-            )
-        )
+        trials.append(Trial(last, rows, last.file_bytes(rows), "chosen: exact, because the fastest missed the recall"))
     index, order = chosen.subject.index, chosen.subject.rows
     if held_out.withheld.any():
         index.effort = grown(index.effort, rows / len(kept))

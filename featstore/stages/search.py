@@ -203,7 +203,7 @@ def search(
     if stands.holds is False:
         notes.append(stands.text)
     return SearchReport(
-        what, str(opened.metric), len(opened), info["recall"], queries, notes, store, where, finder.kept
+        what, str(opened.metric), len(opened), info["recall"], queries, notes + finder.notes, store, where, finder.kept
     )
 
 
@@ -217,7 +217,7 @@ class Finder:
     """Searches an index, but only the rows of ``store`` that meet the condition ``where`` (None: all rows).
 
     ``by_parent``: keep only the best region of each picture, see ``search``. ``kept``: number of rows that meet the
-    condition. Raises UsageError for an invalid condition.
+    condition; ``notes``: why no row meets it. Raises UsageError for an invalid condition.
     """
 
     def __init__(
@@ -232,12 +232,14 @@ class Finder:
         self._parents = _Parents(store) if store is not None and by_parent else None
         self._rows: NDArray[np.int64] | None = None
         self.kept: int | None = None
+        self.notes: list[str] = []
         if store is not None and where is not None:
-            from featstore.where import rows_where
+            from featstore.where import absent_values, rows_where
 
             # Rows that were added to the store later are not in the index and cannot be found.
             self._rows = np.flatnonzero(rows_where(store, where) & np.isin(store.ids, index.ids))
             self.kept = len(self._rows)
+            self.notes = [] if self.kept else absent_values(store, where)
 
     def look_up(self, asked: Sequence[Asked], k: int) -> list[QueryResult]:
         """Return the ``k`` neighbours of each query in ``asked``; all queries are searched in one batch."""

@@ -21,6 +21,6 @@ never equal, and comparing their order gives unknown. Texts are compared by code
 """
 
 from featstore.where.parsing import parse
-from featstore.where.rows import rows_where
+from featstore.where.rows import absent_values, rows_where
 
-__all__ = ["parse", "rows_where"]
+__all__ = ["absent_values", "parse", "rows_where"]

@@ -14,7 +14,7 @@ from featstore.errors import UsageError
 from featstore.store import FeatureStore
 from featstore.text import did_you_mean
 from featstore.where.parsing import parse
-from featstore.where.tree import AllOf, AnyOf, Condition, Not, Test, Value, kind_of, tests_of
+from featstore.where.tree import AllOf, Among, AnyOf, Compare, Condition, Not, Test, Value, kind_of, tests_of
 
 _BLOCK_ROWS: Final = 65536
 _Truth = tuple[NDArray[np.bool_], NDArray[np.bool_]]
@@ -43,6 +43,24 @@ def rows_where(store: FeatureStore, where: str) -> NDArray[np.bool_]:
     for test in tests:
         _check_kinds(test, kinds[test.column])
     return chosen
+
+
+def absent_values(store: FeatureStore, where: str) -> list[str]:
+    """Return a note for each text in ``where`` that a column of ``store`` must equal and never does, with suggestions.
+
+    They explain an empty selection. Keys and ids are not looked up. Raises UsageError as rows_where does.
+    """
+    notes = []
+    for test in tests_of(parse(where)):
+        if test.column in ("key", "id") or not (
+            isinstance(test, Among) or (isinstance(test, Compare) and test.operation == "==")
+        ):
+            continue
+        known = dict.fromkeys(value for value in _column(store, test) if isinstance(value, str))
+        for literal in test.literals:
+            if isinstance(literal, str) and literal not in known:
+                notes.append(f"no picture has the {test.column} {literal!r}{did_you_mean(literal, known)}")
+    return notes
 
 
 def _column(store: FeatureStore, test: Test) -> Iterator[Value]:

@@ -171,6 +171,7 @@ def test_filter_keeps_only_matching_rows(chain):
     assert json.loads(json.dumps(report.to_dict()))["where"] == "split == 'val' and label != 'ant'"
     none = search(chain.index, like=like, where="label == 'cow'")
     assert (none.kept, none.queries[0].neighbours) == (0, [])
+    assert none.notes[-1].startswith("no picture has the label ")
     with pytest.raises(UsageError, match="^filter, character 7:"):
         search(chain.index, like=like, where="label = 'ant'")
 

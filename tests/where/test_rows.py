@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from featstore.errors import UsageError
 from featstore.store.labels import set_columns
-from featstore.where import rows, rows_where
+from featstore.where import absent_values, rows, rows_where
 from featstore.where.tree import Compare, Condition
 from tests.store.building import Pictures, build
 from tests.where.made import COLUMNS, CONDITIONS, VALUES, said, written
@@ -110,3 +110,19 @@ def test_rows_where_uses_labels_set_after_extraction(store) -> None:
     again = type(store).open(store.path)
     assert rows_where(again, "label == 'cow' and note == '007'").sum() == 1
     assert Compare("label", "==", "cow").holds(again.labels[-1])
+
+
+@pytest.mark.parametrize(
+    ("where", "notes"),
+    [
+        ("label == 'bee'", ["no picture has the label 'bee'; did you mean 'bees'?"]),
+        ("label in ('bees', 'cow')", ["no picture has the label 'cow'"]),
+        ("not label == 'ants' and split == 'Train'", ["no picture has the split 'Train'; did you mean 'train'?"]),
+        ("label != 'bee' and key == 'none' and label startswith 'x'", []),
+    ],
+)
+def test_absent_values_names_the_texts_that_no_row_has(tmp_path, where: str, notes: list[str]) -> None:
+    keys = [b"a", b"b", b"c"]
+    labels = {b"a": "ants", b"b": "bees"}
+    store = build(tmp_path / "s", Pictures(dict.fromkeys(keys, 1), labels, dict.fromkeys(keys, "train")))
+    assert absent_values(store, where) == notes
