@@ -18,9 +18,10 @@ _RANDOM = re.compile(r"random:([0-9]{1,18})")
 def load_backbone(name: str = defaults.BACKBONE, weights: str | None = None) -> base.Backbone:
     """Return the backbone ``name`` with ``weights``. ``name`` must come from the user: it may name code to import.
 
-    ``name``: a classification model of torchvision, ``efficientnet_lite0``, 1 or 2, ``timm/NAME``, ``open_clip/NAME``;
-    or a function of the user, as ``package.module:function`` or the name of an entry point (see plugins.py). For the
-    user's function, which loads its weights itself, ``weights`` must be None; for other names see ``load_recorded``.
+    ``name``: a classification model of torchvision, ``efficientnet_lite0``, ``efficientnet_lite1``,
+    ``efficientnet_lite2``, ``timm/NAME``, ``open_clip/NAME``; or a function of the user, as ``package.module:function``
+    or the name of an entry point (see plugins.py). The user's function loads its weights itself, so ``weights`` must be
+    None; for other names see ``load_recorded``.
     Raises the errors of ``load_recorded`` and plugins.load.
     """
     spec = own_function(name)

@@ -56,7 +56,7 @@ def remove(
       featstore remove my.store --from unwanted.txt
       featstore remove my.store cat/0001.jpg --restore
       featstore remove my.store cat/0001.jpg --purge --also elsewhere/my.faiss
-      featstore remove my.store --purge                   the pictures removed earlier
+      featstore remove my.store --purge                   erase the pictures removed earlier
     """
     from featstore.stages.remove import keys_in
     from featstore.stages.remove import purge as run_purge

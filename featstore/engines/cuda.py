@@ -33,7 +33,7 @@ _SLOT_BYTES: Final = 256 << 20
 
 @dataclass
 class _Slot:
-    """Page-locked buffers for one block that is being computed, and this block (``owner``)."""
+    """Page-locked buffers for one block of pictures. ``owner``: the block that uses the buffers, or None."""
 
     pixels: torch.Tensor
     features: torch.Tensor

@@ -62,9 +62,8 @@ def build_contract(
     Candidates are tried in memory, on up to ``defaults.CONTRACT_SAMPLE_BYTES`` of vectors and at most a quarter of
     ``contract.memory``. Larger data is sampled at random; only the chosen candidate is then built, tuned and measured
     on all rows. ``info()["trials"]`` lists all trials with the reason for each rejection; ``info()["contract"]`` has
-    the outcome, and the latency of the finished index if ``contract.latency`` is given.
-    The other parameters are those of build_index. Raises UsageError as build_index does, and if no candidate fits
-    ``contract.memory`` or ``contract.latency``, or if exact search is needed and does not fit.
+    the outcome, and the finished index's latency if ``contract.latency`` is given. Other parameters: see build_index.
+    Raises UsageError as build_index does, and if no candidate, or a required exact search, meets the given limits.
     """
     contract, about = contract or Contract(), about or About()
     contract.check()
@@ -89,7 +88,8 @@ def build_contract(
     chosen, measured, asked = _verified(job, chosen, held_out)
     if (last := chosen.candidate).exact and not best.candidate.exact:
         best.outcome = "missed the recall on held-out queries"
-        trials.append(Trial(last, rows, last.file_bytes(rows), "chosen: exact, because the fastest missed the recall"))
+        reason = "chosen: exact, because the fastest one missed the recall on held-out queries"
+        trials.append(Trial(last, rows, last.file_bytes(rows), reason))
     index, order = chosen.subject.index, chosen.subject.rows
     if held_out.withheld.any():
         index.effort = grown(index.effort, rows / len(kept))
@@ -152,7 +152,7 @@ def _fresh(held_out: HeldOut) -> float:
 def _try(
     job: _Job, held_out: HeldOut, tried: NDArray[np.int64], candidates: Sequence[Candidate] | None
 ) -> tuple[Trial, list[Trial]]:
-    """Build, tune and time the candidates on the rows numbered ``tried``; return the best trial and all trials."""
+    """Build, tune and time the candidates on the rows ``tried`` (numbers); return the best trial and all trials."""
     base = gather(job.vectors, job.metric, tried)
     queries = gather(job.vectors, job.metric, held_out.queries[: _cut(held_out)])
     # Vectors prepared for cosine have length 1, so the cosine equals the inner product.
@@ -173,7 +173,7 @@ def _try(
 
 
 def _whole(job: _Job, candidate: Candidate, kept: NDArray[np.int64]) -> _Chosen:
-    """Build ``candidate`` on the rows numbered ``kept``, with a number of inverted lists that suits all rows."""
+    """Build ``candidate`` on the rows ``kept`` (numbers), with a number of inverted lists that suits all rows."""
     rows, dimension = shape_of(job.vectors)
     candidate = next((one for one in ladder(rows, dimension, job.metric) if one.name == candidate.name), candidate)
     index = create(candidate.factory, dimension, job.metric, job.seed)

@@ -122,7 +122,11 @@ def confusion_matrix(
     counts: Sequence[Sequence[int]],
     shown: Mapping[tuple[int, int], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Return the template's values for a confusion matrix (k, k; rows: true classes). ``shown``: from ``cells``."""
+    """Return the template's values for a confusion matrix.
+
+    ``counts``: (k, k) numbers of pictures by true class (row) and predicted class (column). ``shown``: example pictures
+    of some cells, as returned by ``cells``.
+    """
     shown = shown or {}
     matrix = np.asarray(counts, np.int64)
     wrong = matrix.copy()

@@ -279,7 +279,7 @@ class TarSource:
         yield group
 
     def _scattered_sidecars(self, path: bytes, file: io.FileIO) -> Sidecars | None:
-        """Return all label files of an archive if those of some sample are not next to its pictures, otherwise None."""
+        """Return all label files of an archive if some label file is not next to its pictures, otherwise None."""
         bare = alone = late = False
         known = 0
         for group in self._groups(path, file, count=False):

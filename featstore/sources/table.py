@@ -131,7 +131,7 @@ def doubts(
 
 
 def _named(table: Table, name: str) -> str:
-    """Return the column called ``name``, or else the only column whose name differs just in case, blanks or hyphens.
+    """Return the column called ``name``; if missing, the only column that differs only in case, spaces or hyphens.
 
     Raises UsageError if there is no such column.
     """

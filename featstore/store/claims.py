@@ -254,7 +254,7 @@ class Claims:
                 self._sweep(name)
 
     def _await(self, look: Callable[[], Sequence[Owner | None]], *, settled: bool = False) -> Owner | None:
-        """Return a live owner among those that ``look`` returns; None if all of them are dead.
+        """Return an owner that is alive, among the owners that ``look`` returns; None if all owners are dead.
 
         If it is unknown whether an owner is alive (on another host), wait for its heartbeat up to the lease.
         ``settled``: also wait a few seconds for an owner that has not yet recorded its check for other processes.

@@ -20,13 +20,13 @@ _PREFIX = "culprit."
 
 
 def write_culprit(store: Path, unit: int, row: int, reason: str, message: str) -> None:
-    """Record a culprit durably; do nothing if its unit was finished meanwhile. Raises OSError."""
+    """Record durably why the picture of ``row`` fails; do nothing if the unit is already finished. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         atomic.write_json(work_folder(store, unit) / f"{_PREFIX}{row}", {"reason": reason, "message": message})
 
 
 def read_culprits(directory: Path) -> dict[int, tuple[str, str]]:
-    """Return (reason, message) by row number. Damaged records are ignored: their pictures would only fail again."""
+    """Return (reason, message) by row number. Damaged records are ignored: their pictures are decoded again."""
     found = {}
     for name in os.listdir(directory):
         if number := folders.CULPRIT.fullmatch(name):

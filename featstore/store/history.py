@@ -52,12 +52,12 @@ class State:
 
 
 class Former:
-    """A former epoch, as its file in ``history`` says.
+    """A former epoch (the plan between two compactions), read from a file in the folder ``history``.
 
     Attributes
     ----------
     epoch : int
-        Its number.
+        Number of the epoch.
     states : list of State
         All states of the plan in this epoch.
     versions : int

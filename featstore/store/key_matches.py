@@ -20,7 +20,7 @@ _SAME: Final = {
     "blanks": "written with blanks around",
 }
 _SEARCHED: Final = 1_000_000
-"""Largest number of store keys to search for one whose ending equals an unknown key."""
+"""Maximum number of the store's keys to test for whether they end with an unknown key."""
 _NAMED: Final = 3
 _CAUSES: Final = {
     "case": "differ from the store's in upper and lower case",
@@ -109,7 +109,7 @@ def meant(plan: Plan, key: bytes, keys: Iterable[str]) -> str:
 
 
 def without_vector(plan: Plan, wanted: Sequence[bytes], rows: NDArray[np.int64], keys: Iterable[str]) -> str:
-    """Return the error message for those of the ``wanted`` keys that have no vector, marked by -1 in ``rows`` (m,)."""
+    """Return the error message about ``wanted`` keys without a vector; ``rows`` (m,) is -1 for these keys."""
     absent = np.flatnonzero(rows < 0)
     first = wanted[int(absent[0])]
     text = f"the key {to_text(first)!r} has no vector here"

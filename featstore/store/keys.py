@@ -90,7 +90,7 @@ class KeyIndex:
             return found
         place = np.searchsorted(self.hi, digest[:, 0])
         active = np.flatnonzero(place < len(self.hi))
-        # Runs of equal ``hi`` nearly always have length 1; the loop ends with the longest run.
+        # Several rows can have the same ``hi``: compare them one after the other. Nearly always, only one row has it.
         while (active := active[self.hi[place[active]] == digest[active, 0]]).size:
             hit = self.lo[place[active]] == digest[active, 1]
             found[active[hit]] = self.row[place[active[hit]]]

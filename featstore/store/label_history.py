@@ -55,7 +55,7 @@ def label_history(store: str | os.PathLike[str]) -> list[Version]:
     undone = {table.reverts: version for version, table in enumerate(found.versions, 1) if table.reverts is not None}
     history = []
     for version, table in enumerate(found.versions, 1):
-        # An undo has no rows of its own: count those of the version that it undoes.
+        # The table of an undo has no rows: count the rows of the version that it undoes.
         of = table if table.reverts is None else found.versions[table.reverts - 1]
         history.append(
             Version(

@@ -131,7 +131,7 @@ def record_of(store: FeatureStore) -> dict[str, Any]:
 
 
 def records_in(past: Any) -> list[dict[str, Any]]:
-    """Return the records (see record_of) in what a head or an index holds under KEY; leave out anything else."""
+    """Return the records (see record_of) in ``past``, the value of KEY in a head or an index; ignore other types."""
     return [each for each in past if isinstance(each, dict)] if isinstance(past, list) else []
 
 

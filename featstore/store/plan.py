@@ -122,7 +122,7 @@ def segment_path(store: Path, epoch: int, number: int) -> Path:
 
 
 class Plan:
-    """The segments of one epoch at the time of opening.
+    """The segments of one epoch (the time between two compactions), as they were when the plan was opened.
 
     Attributes: ``segments``, ``next_id``, ``next_unit``, ``retired`` (sorted ids).
     """

@@ -247,7 +247,7 @@ class Planner:
         self.buffer.digest.append(digest)
 
     def _retry(self, ids: Ids) -> None:
-        """Retire those of the failed ``ids`` that belong to the source, so that the scan adds their pictures again."""
+        """Retire the failed ``ids`` that belong to the source, so that the scan adds their pictures again."""
         if not len(ids):
             return
         names = self.plan.source_names(ids)

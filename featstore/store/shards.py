@@ -63,7 +63,7 @@ def folder(store: Path) -> Path:
 
 
 def shard_path(store: Path, unit: int) -> Path:
-    """Return the path of a unit's shard, named by the epoch that planned the unit and its number in that epoch."""
+    """Return the path of a unit's shard. The file name is the epoch of the unit and the unit's number in this epoch."""
     epoch, number = divmod(unit, UNITS_OF_EPOCH)
     return folder(store) / f"{epoch:06d}-{number:08d}.h5"
 

@@ -255,7 +255,7 @@ def copy_rows(path: Path, table: Table, rows: NDArray[np.int64], about: Mapping[
 
 
 class Tables:
-    """The tables of one epoch at the time of opening.
+    """The tables of one epoch (the time between two compactions), as they were when they were opened.
 
     Attributes
     ----------

@@ -173,7 +173,7 @@ def test_rejects_unknown_layers_and_unsuitable_pools(layer: str, pool: str | Non
     assert "\n" not in str(error.value)
 
 
-def test_rejects_a_pool_for_vectors_and_feature_maps_over_the_size_limit() -> None:
+def test_rejects_pooling_of_vectors_and_too_large_feature_maps() -> None:
     backbone = tiny_backbone()
     assert take(backbone, "4").dimension == 8
     with pytest.raises(UsageError, match="takes no pool"):

@@ -34,7 +34,7 @@ def raw(text: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store, a head and an index; keys, labels and descriptions contain control characters ("attacks")."""
+    """A store, a head and an index; their keys, labels and descriptions contain the control characters of ATTACK."""
     place = tmp_path_factory.mktemp("attack")
     names = [
         f"{kind}{ATTACK.replace('/', '')}/{name}"

@@ -137,7 +137,7 @@ def test_error_names_the_type_of_binary_data_given_instead_of_a_list(place):
         assert not (place / "s").exists()
 
 
-def test_library_warnings_are_printed_once_escaped_after_the_progress_bar(place, tmp_path):
+def test_repeated_library_warning_is_printed_once_with_its_count(place, tmp_path):
     pixels = (np.random.default_rng(0).random((40, 40, 3)) * 255).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "whole.tif", compression="tiff_lzw")
     data = bytearray((tmp_path / "whole.tif").read_bytes())

@@ -26,7 +26,7 @@ FACTORIES = (*faiss_kinds.FACTORIES, *faiss_kinds.MADE_BY_HAND)
 KINDS = {"store": 10, "head": 4, "index": 8, "export": 2, "vectors": 3, "demo": 1} | {
     **{"regions": 4, "follower": 3, "lineage": 4, "removed": 4, "named": 4, "identity": 4, "imported": 2}
 }
-"""What can be forged, with the weight of each kind in a random draw."""
+"""Kinds of forged files, and the weight of each kind in a random draw."""
 
 
 @functools.cache

@@ -1,4 +1,7 @@
-"""Make forgeries of records in files: regions, source stores, origins, removals, identities, imports, classifiers."""
+"""Forge the records in featstore's files: change values and keep the checksums valid.
+
+The records describe regions, source stores, origins, removals, identities, imports and classifiers.
+"""
 
 from __future__ import annotations
 
@@ -35,10 +38,10 @@ NETWORKS = ("resnet18", "open_clip/ViT-B-32", "timm/resnet18.a1_in1k", f"{MODULE
 
 
 class RecordsForger(Changes):
-    """Draw forgeries of what a store, a head or an index records of regions, other stores, networks and classifiers."""
+    """Change at random what stores, heads and indexes record about regions, other stores, networks and classifiers."""
 
     def forge_regions(self, to: Ground) -> str:
-        """Forge a store of regions: its boxes, keys or manifest, or anything in its head or index."""
+        """Change the boxes, keys, manifest or another value of a store of regions, or a value of its head or index."""
         store = to.theirs / "cut"
         kind = self.draw.choice(("boxes", "boxes", "parents", "keys", "keys", "seal", "head", "index", "requires"))
         if kind == "head":
@@ -145,7 +148,7 @@ class RecordsForger(Changes):
         return str(atomic.read_json(store / "featstore.json")["store_id"])
 
     def forge_follower(self, to: Ground) -> str:
-        """Forge the records of a store made from another one: the path and id of its source store, or its tables."""
+        """Change the records of a store made from another store: the path and id of its source store, or its tables."""
         store = to.theirs / self.draw.choice(("follower", "follower", "taken"))
         tables, plans = sorted(store.glob("tables/*/*.h5")), sorted(store.glob("plan/*/*.h5"))
         if self.draw.random() < 0.25:
@@ -172,7 +175,7 @@ class RecordsForger(Changes):
         return f"{store.name}: {' '.join(told)}"
 
     def forge_lineage(self, to: Ground) -> str:
-        """Forge what a head, an index or a page records about the stores and options with which it was made."""
+        """Change the records of a head, an index or a page about the stores and options with which it was made."""
         kind = self.draw.choice(("head", "head", "request", "request", "index", "page"))
         if kind == "page":
             page = to.theirs / "page.html"
@@ -225,7 +228,7 @@ class RecordsForger(Changes):
         return " ".join(told)
 
     def forge_removed(self, to: Ground) -> str:
-        """Forge the records of removed pictures, the history of the store, and the versions of its labels."""
+        """Change the records of removed pictures, the history of the store, or the versions of its labels."""
         store = to.theirs / "less"
         kind = self.draw.choice(("denied", "denied", "meta", "history", "labels", "link", "keys"))
         if kind == "keys":
@@ -269,7 +272,7 @@ class RecordsForger(Changes):
         return " ".join(told)
 
     def forge_identity(self, to: Ground) -> str:
-        """Forge the identity and the name of the weights, with the same change in store, shards, head and index."""
+        """Change the identity or the name of the weights equally in the store, its shards, a head and an index."""
         manifest = atomic.read_json(to.theirs / "store/featstore.json")
         identity, weights = dict(manifest["identity"]), manifest["weights_name"]
         kind = self.draw.choice(("backbone", "weights", "preprocessing", "layer", "pool", "requires", "any"))
@@ -324,7 +327,7 @@ class RecordsForger(Changes):
             sealed.write(path, kind, arrays, meta, {**summary, "fingerprint": fingerprint})
 
     def forge_imported(self, to: Ground) -> str:
-        """Forge a store of vectors that other programs made."""
+        """Change the keys, the identity or another value of a store of imported vectors."""
         store = to.theirs / "foreign"
         kind = self.draw.choice(("keys", "seal", "seal", "identity"))
         if kind == "keys":
@@ -335,7 +338,7 @@ class RecordsForger(Changes):
         return f"{kind} {path.relative_to(store)}: {self._seal(path)}"
 
     def forge_named(self, to: Ground) -> str:
-        """Forge a head that holds a scikit-learn classifier; in most cases change this classifier."""
+        """Change a head that holds a scikit-learn classifier; in most cases change the classifier itself."""
         path = self.draw.choice(sorted((to.theirs / "named").iterdir()))
         told, head = [path.name], to.theirs / "named/x.head"
         shutil.move(path, head)

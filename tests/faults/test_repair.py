@@ -153,7 +153,7 @@ def test_manifest_is_rebuilt_from_the_shards(store: Path) -> None:
         FeatureStore.open(store)
     repair(store)
     new = FeatureStore.open(store)._manifest
-    # The rebuilt manifest takes its creation time from the first plan, which may be written a moment later.
+    # The rebuilt manifest gets the creation time of the first plan, which may be later than that of the old manifest.
     assert new.created[:10] == old.created[:10] or new.created > old.created
     assert dataclasses.replace(new, created=old.created) == old
     assert contents(store) == before

@@ -60,7 +60,7 @@ def backbone() -> Any:
 
 
 def run_extract(folder: Path, **options: Any) -> Any:
-    """Extract the pictures of the workplace."""
+    """Extract the pictures in ``folder``."""
     options = {"batch": BATCH, "unit_rows": UNIT_ROWS, "workers": 2, "engine": engine, **options}
     return extract(folder / "pictures", folder / "store", backbone=backbone(), **options)
 
@@ -115,7 +115,10 @@ def prepare(folder: Path, verb: str) -> None:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """Return the content of store, head and index in a workplace, for JSON; call this in a fork (see ``look``)."""
+    """Return the content of the store, head and index in ``folder``, as values for JSON.
+
+    Call this function only in a fork, as ``look`` does, because this process must not start threads.
+    """
     found: dict[str, Any] = {}
     store = FeatureStore.open(folder / "store")
     found["counts"] = store.counts.__dict__
@@ -189,7 +192,7 @@ def end(child: int, reading: int) -> tuple[int, Any]:
 def do(
     folder: Path, verb: str, calls: Calls | None = None, *, kill_after: float | None = None, **options: Any
 ) -> tuple[int, Any]:
-    """Run a verb on a workplace in a fork; return what ``fork`` returns."""
+    """Run a verb on ``folder`` in a fork; return what ``fork`` returns."""
 
     def work() -> None:
         VERBS[verb](folder, **options)
@@ -198,7 +201,7 @@ def do(
 
 
 def look(folder: Path) -> dict[str, Any]:
-    """Return ``contents`` of a workplace, read in a fork."""
+    """Return ``contents(folder)``, computed in a fork."""
     code, answer = fork(lambda: contents(folder))
     if code:
         raise AssertionError(answer)
@@ -207,6 +210,6 @@ def look(folder: Path) -> dict[str, Any]:
 
 
 def copy(master: Path, to: Path) -> Path:
-    """Copy a workplace and return the copy; its store still refers to the pictures of the original."""
+    """Copy ``master`` to ``to``, and return ``to``; the copied store still refers to the original pictures."""
     shutil.copytree(master, to, symlinks=True)
     return to

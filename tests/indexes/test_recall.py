@@ -50,7 +50,7 @@ def test_recall_interval_covers_the_true_recall(together: float) -> None:
     assert np.mean(widths) < (0.06 if together else 0.022)
 
 
-def test_recall_interval_of_60_queries_covers_rare_total_misses() -> None:
+def test_recall_interval_keeps_its_coverage_if_few_queries_find_no_neighbour() -> None:
     random = np.random.default_rng(6)
     covered = 0
     for _ in range(400):
@@ -89,8 +89,12 @@ def of_share(share: float, count: int) -> Recall:
     return Recall(share, *wilson_interval(share, count), 1, count, "held-out")
 
 
-def test_tuning_targets_range_from_surely_confirmed_to_surely_rejected() -> None:
-    """``aims`` returns target recalls for tuning. Fresh queries confirm the highest target and reject the lowest."""
+def test_tuning_targets_range_from_nearly_always_to_almost_never_confirmed() -> None:
+    """``aims`` returns target recalls, from high to low.
+
+    Parameters tuned to a high target nearly always reach the goal on fresh queries too; parameters tuned to the lowest
+    target almost never do.
+    """
     random = np.random.default_rng(0)
     goal, tuning, fresh = 0.9, 400, 1200
     above, aimed = np.split(aims(of_share(0.92, tuning), goal, fresh / tuning), [4])

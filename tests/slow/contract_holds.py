@@ -43,8 +43,11 @@ FRESH_ROWS = 10_000
 
 
 class Case:
-    """Data for one index: ``vectors`` (n, d) to index, with their ``groups`` (n,), and ``queries`` (q, d), with the
-    groups ``asking`` (q,)."""
+    """Data for one index.
+
+    ``vectors``: (n, d), to be indexed. ``groups``: (n,) group of each vector. ``queries``: (q, d). ``asking``: (q,)
+    group of each query.
+    """
 
     def __init__(
         self,

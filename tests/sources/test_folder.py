@@ -248,7 +248,7 @@ def test_recognises_variants_of_split_names_and_nested_folders(
     assert columns(write(tmp_path, names)) == (layout, labels)
 
 
-def test_note_about_a_skipped_common_folder_names_the_layout_option(tmp_path: Path):
+def test_note_suggests_the_layout_option_if_all_pictures_lie_in_one_folder(tmp_path: Path):
     source = FolderSource(write(tmp_path, ["x/ant/1.jpg", "x/bee/2.jpg"]))
     whole(source)
     assert any("all pictures lie in x" in note and "--layout class" in note for note in source.notes)

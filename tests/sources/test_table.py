@@ -333,7 +333,7 @@ def test_usual_column_names_may_have_blanks_or_hyphens(tmp_path: Path, header: s
     assert whole(TableSource(table(tmp_path / "t.csv", f"{header}\na.jpg,cat\n"))).labels == ["cat"]
 
 
-def test_labels_that_are_not_utf8_get_a_note_but_1_and_minus_1_do_not_look_alike(tmp_path: Path):
+def test_non_utf8_label_gets_a_note_but_labels_1_and_minus_1_get_none(tmp_path: Path):
     (tmp_path / "t.csv").write_bytes("path,label\na.jpg,K\u00e4fer\nb.jpg,-1\nc.jpg,1\n".encode("latin-1"))
     source = TableSource(tmp_path / "t.csv")
     whole(source)

@@ -61,7 +61,7 @@ class Standardiser:
 
 @dataclass(frozen=True)
 class RawRows:
-    """Raw rows: the rows numbered ``inside`` (m,) of ``block`` (b, d), or all rows of the block (None)."""
+    """Raw rows of ``block`` (b, d). ``inside``: numbers (m,) of the rows; None means all rows of the block."""
 
     block: NDArray[Any]
     inside: NDArray[np.intp] | None

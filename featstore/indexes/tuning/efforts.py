@@ -168,8 +168,8 @@ class _Efforts:
         pairs: list[dict[str, float]] = []
         step, as_many = top + 1, 0
         for depth in depths[first:]:
-            # At the first depth, the largest step reaches the recall. A larger depth is useful only if it allows a
-            # smaller step.
+            # At the first re-ranking depth, the largest main parameter satisfies ``holds``. A larger depth is useful
+            # only if it allows a smaller main parameter. ``step`` is the index of the main parameter.
             if step > top or holds(self._recall(depth, step - 1)):
                 step = self._smallest_step(holds, depth, step - 1)
                 pairs.append(self._candidate.effort(step, depth))
@@ -181,7 +181,10 @@ class _Efforts:
         return pairs
 
     def _smallest_step(self, holds: Callable[[Recall], bool], depth: float | None, known: int) -> int:
-        """Return the smallest step for which ``holds`` is true at ``depth``; it is true for the step ``known``."""
+        """Return the index of the smallest main parameter for which ``holds`` is true at ``depth``.
+
+        ``known``: an index for which ``holds`` is true.
+        """
         found = _smallest(known, lambda place: holds(self._recall(depth, place)))
         return known if found is None else found
 

@@ -179,7 +179,7 @@ def _manifest_there(store: Path) -> Manifest | None:
 
 
 def _features(network: Network | None, there: Manifest | None) -> tuple[Identity, str]:
-    """Return the identity and the weights' name of the requested features: from ``network``, or else from the store."""
+    """Return the identity and the weights' name of the requested features, from ``network`` or (if None) the store."""
     if network is not None:
         return network.identity, network.backbone.weights
     if there is None:

@@ -21,8 +21,8 @@ _READ_SECONDS: Final = 30.0
 def judge(suspects: Sequence[Held], roots: Sequence[str], job: Mapping[str, Any], seconds: float) -> int:
     """Try the pictures that a dead worker was reading or decoding, one by one; record those that kill a process.
 
-    Returns their number. ``roots``: root folder of the pictures of each plan segment; ``job``: the worker's job
-    description; ``seconds``: time limit per picture.
+    Returns the number of recorded pictures. ``roots``: root folder of the pictures of each plan segment; ``job``: the
+    worker's job description; ``seconds``: time limit per picture.
     """
     from featstore.decode import DECODERS
     from featstore.store import shards

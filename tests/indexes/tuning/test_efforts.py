@@ -107,7 +107,7 @@ def test_descent_yields_search_parameters_from_high_to_low_recall(
 
 
 @pytest.mark.slow
-def test_descent_does_not_depend_on_parameters_set_between_its_steps(
+def test_descent_is_unaffected_if_its_caller_changes_the_search_parameters(
     ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Subject, "timed", lambda self, truth: 1 + sum(self.index.effort.values()))
