@@ -133,7 +133,7 @@ def test_exact_search_replaces_an_index_that_fresh_queries_reject(
     assert index.info()["factory"] == "Flat"
     assert [trial["outcome"] for trial in index.info()["trials"]] == [
         "missed the recall on held-out queries",
-        "chosen: exact, because the fastest missed the recall",
+        "chosen: exact, because the fastest one missed the recall on held-out queries",
     ]
     assert index.info()["contract"]["efforts_asked"] == 1
     _, found = index.search(vectors[:100], 1)
