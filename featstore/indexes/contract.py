@@ -62,9 +62,8 @@ def build_contract(
     Candidates are tried in memory, on up to ``defaults.CONTRACT_SAMPLE_BYTES`` of vectors and at most a quarter of
     ``contract.memory``. Larger data is sampled at random; only the chosen candidate is then built, tuned and measured
     on all rows. ``info()["trials"]`` lists all trials with the reason for each rejection; ``info()["contract"]`` has
-    the outcome, and the latency of the finished index if ``contract.latency`` is given.
-    The other parameters are those of build_index. Raises UsageError as build_index does, and if no candidate fits
-    ``contract.memory`` or ``contract.latency``, or if exact search is needed and does not fit.
+    the outcome, and the latency of the finished index if ``contract.latency`` is given. Other parameters
+    and errors: as in build_index; also raises UsageError if no index satisfies ``contract.memory`` and ``.latency``.
     """
     contract, about = contract or Contract(), about or About()
     contract.check()
@@ -89,14 +88,8 @@ def build_contract(
     chosen, measured, asked = _verified(job, chosen, held_out)
     if (last := chosen.candidate).exact and not best.candidate.exact:
         best.outcome = "missed the recall on held-out queries"
-        trials.append(
-            Trial(
-                last,
-                rows,
-                last.file_bytes(rows),
-                "chosen: exact, because the fastest one missed the recall on held-out queries",
-            )
-        )
+        why = f"chosen: exact, because the fastest one {best.outcome}"
+        trials.append(Trial(last, rows, last.file_bytes(rows), why))
     index, order = chosen.subject.index, chosen.subject.rows
     if held_out.withheld.any():
         index.effort = grown(index.effort, rows / len(kept))

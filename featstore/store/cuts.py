@@ -30,7 +30,7 @@ def picture_order(keys: Sequence[bytes], regions: NDArray[np.int32]) -> NDArray[
 
 
 def require_regions(store: Path) -> None:
-    """Add the feature "regions" to those that ``store`` requires of its readers."""
+    """Record in ``store`` that its readers must support the format feature "regions"."""
     require(store, REGIONS)
 
 

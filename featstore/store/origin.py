@@ -61,7 +61,10 @@ class Origin:
 
 
 def origins_in(origin: Any) -> list[dict[str, Any]]:
-    """Return the origins (JSON) in what a head or an index holds under KEY, one for each store; leave out anything else."""
+    """Return the origins (JSON), one per store, in ``origin``: the value of KEY in a head or an index.
+
+    Invalid entries are skipped.
+    """
     origins = origin.get(STACKED, [origin]) if isinstance(origin, dict) else []
     return [each for each in origins if isinstance(each, dict)] if isinstance(origins, list) else []
 

@@ -42,8 +42,8 @@ At = int | Sequence[int] | str | os.PathLike[str] | datetime.date | Mapping[str,
 class Moment:
     """A past state of a store.
 
-    ``epoch``, ``segments``: generation of the plan. ``next_id``: all ids of the state are below it. ``version``: number
-    of label versions. ``pending``: inclusive ranges of ids that had no vector yet.
+    ``epoch`` (number of compactions), ``segments``: generation of the plan. ``next_id``: all ids of the state are below
+    it. ``version``: number of label versions. ``pending``: inclusive ranges of ids that had no vector yet.
     """
 
     epoch: int
@@ -131,7 +131,7 @@ def record_of(store: FeatureStore) -> dict[str, Any]:
 
 
 def records_in(past: Any) -> list[dict[str, Any]]:
-    """Return the records (see record_of) in what a head or an index holds under KEY; leave out anything else."""
+    """Return the records (see record_of) in ``past``, the value of KEY in a head or an index; skip invalid records."""
     return [each for each in past if isinstance(each, dict)] if isinstance(past, list) else []
 
 
