@@ -114,7 +114,7 @@ def test_one_fold_holds_out_one_part_of_the_given_fraction():
         (["a", "a", "b", "b"], [1, 2, 1, 2], None),
     ],
 )
-def test_rejects_unsplittable_labels_in_one_line(y, groups, message):
+def test_rejects_unsplittable_labels_with_a_one_line_error(y, groups, message):
     if message is None:
         train, test = splits.held_out(y, groups=groups, fraction=0.5, seed=0)
         assert len(train) == len(test) == 2

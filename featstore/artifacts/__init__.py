@@ -43,7 +43,7 @@ def kind_of(path: str | os.PathLike[str]) -> Literal["store", "head", "index"]:
 
 
 def open_head(path: str | os.PathLike[str], trust: Sequence[str] | None = None) -> TrainedHead:
-    """Return the head at ``path``. Raises UsageError if there is none, DamagedError if it is damaged.
+    """Return the head at ``path``. Raises UsageError if there is no head, DamagedError if it is damaged.
 
     ``trust``: types that may be built for a classifier of another package (see TrainedHead.trusting); None to
     only describe the head, without building a classifier.
@@ -88,7 +88,7 @@ def is_index(path: str | os.PathLike[str]) -> bool:
 
 
 def open_index(path: str | os.PathLike[str]) -> FeatureIndex:
-    """Open an index after checking every byte. Raises UsageError if there is none, DamagedError."""
+    """Open an index after checking every byte. Raises UsageError if there is no index, DamagedError."""
     from featstore.indexes import FeatureIndex
 
     if os.path.isdir(path):
@@ -102,14 +102,14 @@ def open_index(path: str | os.PathLike[str]) -> FeatureIndex:
 
 
 def origin_of_index(index: FeatureIndex, what: str) -> Origin:
-    """Return the origin (store, backbone) of an index. Raises DamagedError, naming ``what``, if there is none."""
+    """Return the origin (store, backbone) of an index. Raises DamagedError, naming ``what``, if it has no origin."""
     identity = index.info()["identity"]
     origin = identity.pop(KEY, None)
     return Origin.of(identity, origin, what)
 
 
 def without_origin(identity: dict[str, Any]) -> dict[str, Any]:
-    """Return the ``identity`` recorded in an index, without the entry of its origin."""
+    """Return ``identity``, which an index records, without the key KEY, whose value is the origin of the index."""
     return {name: value for name, value in identity.items() if name != KEY}
 
 
@@ -142,7 +142,10 @@ def compare_index(index: FeatureIndex, store: FeatureStore) -> Staleness:
 
 
 def newer_labels(origin: Any, store: FeatureStore) -> list[str | None] | None:
-    """Return the labels (n,) of the store's rows, None if an index with this ``origin`` has the same version."""
+    """Return the labels (n,) of the store's rows; None if an index with this ``origin`` already has these labels.
+
+    An index has them if ``origin`` records the store's current label version. Also None if the labels cannot be read.
+    """
     records = records_in(origin.get(PAST)) if isinstance(origin, dict) else []
     try:
         if records and records[0].get("label_version") == store._tables.version:

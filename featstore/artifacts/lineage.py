@@ -181,7 +181,7 @@ def _parents(origin: Any, past: Any) -> tuple[Parent, ...]:
 
 
 def require_artifact(path: Path) -> Artifact:
-    """Return the artifact at ``path``. Raises UsageError if there is none; DamagedError, OSError."""
+    """Return the artifact at ``path``. Raises UsageError if there is no artifact; DamagedError, OSError."""
     if not os.path.lexists(path):
         raise UsageError(f"{path}: does not exist")
     artifact = read_artifact(path)

@@ -192,7 +192,7 @@ def _try(module: nn.Module, side: int, spec: str) -> int:
 
 @contextlib.contextmanager
 def code_of(spec: str) -> Iterator[None]:
-    """Turn errors of the network of the function ``spec`` into a UsageError, in one line with the remedy.
+    """Turn errors of the network of the function ``spec`` into a UsageError: one line with the remedy.
 
     FeatstoreError, OSError and MemoryError are not changed.
     """

@@ -1,4 +1,4 @@
-"""File object that hides write errors from libhdf5, because libhdf5 crashes some time after a failed write.
+"""File object that reports no write error to libhdf5, because libhdf5 crashes some time after a failed write.
 
 The first write error is stored, and raised when the owner of the file calls ``check`` or ``close`` afterwards.
 """
@@ -25,7 +25,7 @@ class Device:
         self._unsettled = 0
 
     def check(self) -> None:
-        """Raise the first OSError that was hidden from libhdf5."""
+        """Raise the stored OSError of the first failed write, if a write failed."""
         if self._error is not None:
             self._error.filename = self._path
             raise self._error
@@ -39,7 +39,7 @@ class Device:
         self._syncing = self._pool.submit(self._sync)
 
     def close(self) -> None:
-        """Wait for syncing and close the file; raise the first OSError that was hidden from libhdf5."""
+        """Wait for syncing and close the file; then raise the stored OSError of the first failed write, if any."""
         self._pool.shutdown()
         os.close(self._handle)
         if self._syncing is not None:

@@ -39,9 +39,9 @@ class NearDuplicates:
 
     ``groups``: row numbers of each group of near-duplicates, ascending; largest group first. ``nearest`` int64 (n,):
     the most similar other row of each row, -1 if no row reaches the threshold. ``score`` float32 (n,): cosine of a row
-    and its nearest row (centred by default), -inf if there is none. ``threshold``: smallest cosine of near-duplicates.
-    ``leaks``: if splits were given, each row that has near-duplicates in another split, with the most similar of them,
-    best first. A pair of rows can appear twice, once for each row.
+    and its nearest row (centred by default), -inf if there is no nearest row. ``threshold``: smallest cosine of
+    near-duplicates. ``leaks``: if splits were given, each row that has near-duplicates in another split, with the most
+    similar of these near-duplicates, best first. A pair of rows can appear twice, once for each row.
     """
 
     groups: list[NDArray[np.int64]]

@@ -215,7 +215,7 @@ class FeatureIndex:
         return [self._tables.keys[position] if position >= 0 else b"" for position in self._known(ids)]
 
     def labels_of(self, ids: NDArray[np.integer] | Sequence[int]) -> list[str | None]:
-        """Return the labels of ``ids`` at build time, None for rows without one."""
+        """Return the labels of ``ids`` at build time, None for rows without a label."""
         return self._tables.labels_at(self._known(ids))
 
     def vectors_of(self, ids: NDArray[np.integer] | Sequence[int]) -> Floats:

@@ -179,7 +179,7 @@ class TarSource:
         return {"kind": self.kind, "location": self.location, "root": str(self.root)}
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
-        """Yield all pictures; see Source.chunks. Raises UsageError if there is none, or for an invalid label."""
+        """Yield all pictures; see Source.chunks. Raises UsageError for no picture or an invalid label."""
         tally = Tally()
         yield from tally.watch(chunked(self._rows(), rows, METADATA))
         if not tally.rows:

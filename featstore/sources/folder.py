@@ -270,7 +270,7 @@ class FolderSource:
         return {"kind": self.kind, "location": self.location, "root": str(self.root), "layout": self.layout}
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
-        """Yield all pictures; see Source.chunks. Raises UsageError if there is none."""
+        """Yield all pictures; see Source.chunks. Raises UsageError if there is no picture."""
         tally = Tally()
         yield from tally.watch(chunked(self._rows(), rows, []))
         if not tally.rows:

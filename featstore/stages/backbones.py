@@ -1,4 +1,4 @@
-"""featstore.list_backbones and list_layers: backbones, whether their weights are available offline, layers."""
+"""List backbones, with the offline availability of their weights, and list the layers of a backbone."""
 
 from __future__ import annotations
 

@@ -294,13 +294,13 @@ class Finder:
 
 
 class _Parents:
-    """Maps ids of rows (regions) to numbers of the pictures that they are part of."""
+    """Maps ids of rows (regions) to integer codes of their pictures: regions of one picture have the same code."""
 
     def __init__(self, store: FeatureStore) -> None:
         self._ids, self._codes = store.ids, numbered(store.parents)[1]
 
     def of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the number of the picture of each id; an id that is not in the store gets a unique negative number."""
+        """Return the code of the picture of each id; an id that is not in the store gets a unique negative code."""
         codes = -2 - ids
         at = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
         known = self._ids[at] == ids if len(self._ids) else np.zeros(len(ids), bool)

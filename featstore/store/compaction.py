@@ -97,7 +97,7 @@ class Compaction:
         self.done = {unit.number for unit in self.store.units} - {unit.number for unit in self.store._pending_units()}
 
     def run(self) -> CompactReport:
-        """Write the next epoch, switch to it, and remove the former one's files. Raises as compact_store does."""
+        """Write and switch to the next epoch, and remove the files of the old epoch. Raises compact_store's errors."""
         self._refuse_outside()
         before = self._sizes()
         if not self.plan.segments:

@@ -24,7 +24,8 @@ from featstore.store.keys import KeyIndex
 from featstore.store.plan import Plan
 
 FEATURE = "denylist"
-"""Name in the manifest's ``requires``: an older featstore, which would add the pictures again, refuses the store."""
+"""Format feature in the manifest's ``requires``: an older featstore, which would add the pictures again,
+refuses the store."""
 DENIED_PICTURE = "removed"
 """Failure reason of a picture whose bytes equal those of a removed picture."""
 DENIED_MESSAGE = (

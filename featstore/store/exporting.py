@@ -1,6 +1,7 @@
 """Write a store as a folder of Parquet, npy or CSV files; a killed export can be resumed.
 
-* parquet: ``part-<epoch>-<unit>.parquet``, a row group for each unit, with the columns of featstore.store.arrow.
+* parquet: ``part-<epoch>-<unit>.parquet`` (epoch: number of compactions), a row group for each unit, with the columns
+  of featstore.store.arrow.
 * npy: ``vectors.npy`` (n, d), and ``rows.parquet`` with all other columns in the same order.
 * csv: ``rows.csv`` with all columns; sha256 in hexadecimal, numbers with the fewest digits that restore the same value.
 
@@ -138,7 +139,7 @@ class _Job:
         self._row_bytes = store.dimension * store.identity.numpy_dtype.itemsize
 
     def run(self) -> StoreExport:
-        """Write the files and rows that are missing."""
+        """Write the files and rows that the export does not have yet."""
         if self._is_complete():
             files, self._kept = list(_GROWN[self._form]), len(self._store)
         else:
@@ -152,7 +153,7 @@ class _Job:
         return StoreExport(os.fspath(self._out), self._form, rows, d, columns, files, total, self._kept)
 
     def _is_complete(self) -> bool:
-        """Return whether an earlier run completed an export of the same rows.
+        """Return whether an earlier run completed this export: same format, rows and labels.
 
         False for Parquet, whose parts are checked one by one.
         """
@@ -248,8 +249,10 @@ class _Job:
         progress.unlink(missing_ok=True)
 
     def _reached(self, partial: Path, progress: Path) -> tuple[int, int]:
-        """Return the synced rows and bytes of a killed run's file if it has the same rows; (0, 0) if there is no such
-        file."""
+        """Return how many rows and bytes of this export a killed run has synced to the file ``partial``.
+
+        (0, 0) if this is not recorded, or if the file is shorter than recorded or belongs to another export.
+        """
         try:
             found = atomic.read_json(progress, follow=False)
             rows, size = int(found["rows"]), int(found["bytes"])

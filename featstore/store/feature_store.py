@@ -140,7 +140,7 @@ class FeatureStore(Converted, Regional):
 
     @property
     def generation(self) -> tuple[int, int, int]:
-        """Generation (epoch, plan segments, finished units): equal values mean equal rows, except with ``partial``."""
+        """Counts of compactions, plan segments, finished units: equal counts mean equal rows, unless ``partial``."""
         return (*self._plan.generation, len(self._live.finished) - len(self._live.shards.unfinished))
 
     @property

@@ -86,7 +86,10 @@ def opened(store: Path, *parts: str, make: bool = False) -> Iterator[int]:
 
 
 def make(store: Path, *parts: str) -> Path:
-    """Make the folder ``parts`` below ``store`` durably if it is missing; return its path. Raises like ``opened``."""
+    """Make the folder ``parts`` below ``store`` durably if it is missing; return its path.
+
+    Raises the errors of ``opened``.
+    """
     with opened(store, *parts, make=True):
         return Path(store, *parts)
 
@@ -124,7 +127,7 @@ def remove_file(store: Path, *parts: str) -> None:
 def remove_folder(store: Path, *parts: str) -> bool:
     """Remove featstore's files from the folder ``parts``, then the folder if it is empty; return whether it is gone.
 
-    ``parts``: path of an epoch of the plan or the tables, or of a work folder. Foreign files stay.
+    ``parts``: path of the folder of an epoch in plan/ or tables/, or of a work folder. Foreign files stay.
     """
     with contextlib.suppress(FileNotFoundError), opened(store, *parts[:-1]) as parent:
         if not stat.S_ISDIR(os.stat(parts[-1], dir_fd=parent, follow_symlinks=False).st_mode):

@@ -29,7 +29,8 @@ from featstore.store.tables import Tables
 
 KIND = "history"
 FEATURE = "history"
-"""Name in a compacted store's ``requires``: an older featstore, which would lose the history, refuses the store."""
+"""Format feature in a compacted store's ``requires``: an older featstore, which would lose the history, refuses the
+store."""
 HadVector = Callable[[Ids], NDArray[np.bool_]]
 """Function that returns for each id whether it has a vector."""
 Erased = Callable[[Sequence[bytes]], NDArray[np.bool_]]

@@ -1,4 +1,4 @@
-"""The store's only mutable file, featstore.json: format, identity, and the current epoch of plan and tables."""
+"""The store's only mutable file, featstore.json: format, identity, and the current epoch (number of compactions)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LARGEST_UNIT = 1 << 32
 _TRIES, _PAUSE_SECONDS = 20, 0.05
 _T = TypeVar("_T")
 KNOWN_FEATURES: frozenset[str] = frozenset({"denylist", "fit", "follow", "history", "layer", "regions", "undo"})
-"""Features in ``requires`` that this version can read; a store that requires any other feature is refused."""
+"""Format features that this version can read; a store that requires any other format feature is refused."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Manifest:
     weights_name : str
         Name of the weights, for people; the identity has their digest.
     epoch : int
-        Number of the folders of plan/ and tables/ that are in use; each compaction increments it.
+        Number of compactions so far; names the folders of plan/ and tables/ that are in use.
     unit_rows : int
         Number of rows in a full unit (row range with its own shard).
     requires : sequence of str
-        Features that a reader must know.
+        Names of the format features that a reader of the store must support.
     created : str
         Time of creation (UTC).
     purging : bool
@@ -68,13 +68,13 @@ class Manifest:
         return cls(secrets.token_hex(16), identity, weights_name, 0, unit_rows, identity.requires, now)
 
     def next_epoch(self) -> Manifest:
-        """Return the manifest of the next epoch. Raises FeatstoreError after the last one."""
+        """Return the manifest of the next epoch. Raises FeatstoreError if this is the largest epoch."""
         if self.epoch >= LARGEST_EPOCH:
             raise FeatstoreError(f"a store can be compacted {LARGEST_EPOCH:,} times; extract into a new store")
         return replace(self, epoch=self.epoch + 1)
 
     def requiring(self, *features: str) -> Manifest:
-        """Return this manifest with ``features`` added to ``requires``."""
+        """Return this manifest with the format ``features`` added to ``requires``."""
         return replace(self, requires=tuple(sorted({*self.requires, *features})))
 
     def write(self, store: Path, *, exclusive: bool = False) -> None:

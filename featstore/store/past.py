@@ -42,8 +42,8 @@ At = int | Sequence[int] | str | os.PathLike[str] | datetime.date | Mapping[str,
 class Moment:
     """A past state of a store.
 
-    ``epoch``, ``segments``: generation of the plan. ``next_id``: all ids of the state are below it. ``version``: number
-    of label versions. ``pending``: inclusive ranges of ids that had no vector yet.
+    ``epoch`` (number of compactions), ``segments``: generation of the plan. ``next_id``: all ids of the state are below
+    it. ``version``: number of label versions. ``pending``: inclusive ranges of ids that had no vector yet.
     """
 
     epoch: int

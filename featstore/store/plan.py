@@ -1,10 +1,11 @@
 """The plan: an append-only list of the pictures to extract, divided into units (row ranges).
 
-plan/<epoch>/<segment>.h5 are sealed (checksummed) HDF5 files of kind "plan". A segment adds rows, each with a key, a
-view (0: the picture itself) and a 64-bit id that is never reused. The segment divides its rows into units. It retires
-ids of earlier segments (changed, retried or removed pictures), and records new sizes and times of pictures whose bytes
-are unchanged. A row is live unless a segment retires it. Several processes may append at once: exclusive creation
-decides which process gets the segment's number, and the other process makes its plan again after reading that segment.
+plan/<epoch>/<segment>.h5 are sealed (checksummed) HDF5 files of kind "plan"; each compaction begins a new epoch. A
+segment adds rows, each with a key, a view (0: the picture itself) and a 64-bit id that is never reused. The segment
+divides its rows into units. It retires ids of earlier segments (changed, retried or removed pictures), and records new
+sizes and times of pictures whose bytes are unchanged. A row is live unless a segment retires it. Several
+processes may append at once: exclusive creation decides which process gets the segment's number, and the other process
+makes its plan again after reading that segment.
 """
 
 from __future__ import annotations

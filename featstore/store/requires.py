@@ -1,6 +1,6 @@
-"""Add names to the manifest's ``requires`` (features of a store that its readers must know).
+"""Add names to the manifest's ``requires``: the format features that a reader of the store must support.
 
-A name is added before the first data that needs the feature is written.
+A name is added before the first data that needs this format feature is written.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _WORK: Final = "requires"
 
 
 def require(store: Path, *features: str) -> None:
-    """Add ``features`` to the manifest's ``requires``, one process after the other.
+    """Add the format ``features`` to the manifest's ``requires``, one process after the other.
 
     The caller has called Claims.join, so that no compaction replaces the manifest meanwhile.
     """

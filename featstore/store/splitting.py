@@ -166,7 +166,10 @@ def split_store(
 
 
 def _outside(store: FeatureStore, labelled: NDArray[np.bool_], used: Rows) -> tuple[int, tuple[str, ...]]:
-    """Return the number of labelled pictures without a split outside ``used``, and the classes that only they have."""
+    """Return the number of labelled pictures that have no split and are not in ``used``, and their exclusive classes.
+
+    A class is exclusive if no other labelled picture has it.
+    """
     outside = labelled & np.array([name is None for name in store.splits.tolist()], bool)
     outside[used] = False
     alone = set(store.labels[outside].tolist()) - set(store.labels[labelled & ~outside].tolist())

@@ -1,7 +1,8 @@
 """Labels, splits and metadata: side tables by key, separate from the shards, one file per version.
 
-tables/<epoch>/<version>.h5 are sealed (checksummed) HDF5 files. A table has columns for some keys. Tables of ``origin``
-"source" were read with the pictures; tables of origin "user" came from ``featstore label`` and override the former.
+tables/<epoch>/<version>.h5 are sealed (checksummed) HDF5 files; each compaction begins a new epoch. A table has columns
+for some keys. Tables of ``origin`` "source" were read with the pictures; tables of origin "user" came from
+``featstore label`` and override the tables of origin "source".
 Within an origin, newer tables override older ones, for each key and column.
 """
 

@@ -66,7 +66,7 @@ def unplanned_shards(store: Path, epoch: int, names: Iterable[str], planned: Ite
 
 
 def numbered(store: Path, folder: str, epoch: int, what: str) -> list[Path]:
-    """Return the files of one epoch of the plan or the tables, in order; [] if none was written yet.
+    """Return the files of one epoch of the plan or the tables, in order; [] if no file was written yet.
 
     Raises DamagedError for a gap in the numbers, a mark without its file, or a missing folder of an epoch that a
     compaction wrote. ``what``: what the message calls such a file.

@@ -116,7 +116,9 @@ def test_inception_transforms_its_input_only_with_trained_weights(tmp_path: Path
         ("resnet18", "https://an.example/a.pth", "addresses are not opened: download the file first"),
     ],
 )
-def test_rejects_unknown_backbones_and_weights_in_one_line(name: str, weights: str | None, words: str) -> None:
+def test_rejects_unknown_backbones_and_weights_with_a_one_line_error(
+    name: str, weights: str | None, words: str
+) -> None:
     with pytest.raises(UsageError) as error:
         load_backbone(name, weights)
     assert words in str(error.value)

@@ -113,7 +113,7 @@ def test_a_hub_without_network_gives_a_one_line_error_with_the_remedy(cache: Pat
         ("timm/vit_base_patch16_sapiens2", "only square colour pictures"),
     ],
 )
-def test_rejects_invalid_timm_names_in_one_line(name: str, words: str) -> None:
+def test_rejects_invalid_timm_names_with_a_one_line_error(name: str, words: str) -> None:
     with pytest.raises(UsageError) as error:
         load_backbone(name, "random:0")
     assert words in str(error.value)

@@ -3,7 +3,7 @@
     python -m tests.engines.parity FOLDER
 
 Several backbones are compared on the first 100 pictures of FOLDER. The exit code is 0 only if all backbones agree with
-torchvision and all controls (wrong normalisation, BGR, wrong resizing) differ from it.
+torchvision, and deliberately wrong preprocessing (the controls: normalisation, BGR, resizing) does not.
 """
 
 from __future__ import annotations
@@ -107,7 +107,10 @@ def wrong_preprocessings(right: Preprocessing) -> dict[str, Preprocessing]:
 
 
 def compare(name: str, weights: str | None, files: list[bytes], *, controls: bool = True) -> dict[str, float]:
-    """Return the largest difference from the reference, in standard deviations, for the plain engine and each control."""
+    """Return the largest difference from the reference, in standard deviations, for the plain engine and each control.
+
+    A control is the plain engine with deliberately wrong preprocessing.
+    """
     backbone, reference = load_backbone(name, weights), reference_of(name)
     images = [ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB") for data in files]
     expected = np.stack([reference(image) for image in images])
@@ -121,7 +124,7 @@ def compare(name: str, weights: str | None, files: list[bytes], *, controls: boo
 
 
 def agrees(result: dict[str, float]) -> bool:
-    """Return whether the plain engine passes and every control fails."""
+    """Return whether the plain engine agrees with the reference, and no control (wrong preprocessing) does."""
     return result["plain"] <= EXACT and all(value > EXACT for name, value in result.items() if name != "plain")
 
 

@@ -133,7 +133,7 @@ class Changes:
         return array
 
     def _json(self, value: Any, depth: int = 0) -> Any:
-        """Return a copy of the JSON value ``value`` in which one inner value is replaced by an odd one or left out."""
+        """Return a copy of the JSON value ``value`` in which one inner value is removed or replaced by an odd value."""
         if isinstance(value, dict) and value and (depth == 0 or self.draw.random() < 0.8):
             name = self.draw.choice(sorted(value))
             if depth and self.draw.random() < 0.1:

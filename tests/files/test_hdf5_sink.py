@@ -1,4 +1,4 @@
-"""The file object for libhdf5 hides write errors from libhdf5, raises them afterwards, and syncs early."""
+"""The file object for libhdf5 reports no write error to libhdf5, raises the error afterwards, and syncs early."""
 
 from __future__ import annotations
 

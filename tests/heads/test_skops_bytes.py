@@ -1,4 +1,4 @@
-"""Classifiers in head files: only trusted types are built, and damaged or hostile files are refused in one line."""
+"""Classifiers in head files: only trusted types are built, and damaged or hostile files give a one-line error."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_head_files_that_expand_to_far_more_memory_are_refused(heads):
         unpack(changed(pack([np.zeros(10_000)]), refer_often), [], "a.head")
 
 
-def test_head_whose_classifier_has_other_classes_or_dimension_is_refused(heads, tmp_path):
+def test_head_whose_metadata_do_not_fit_its_classifier_is_refused(heads, tmp_path):
     trained, X = heads
     save_head(tmp_path / "a.head", trained[LDA])
     file = sealed.SealedFile(tmp_path / "a.head")
@@ -184,7 +184,7 @@ def test_unpacking_changed_bytes_succeeds_or_raises_only_featstore_errors(heads,
             unpack(bytes(payload[:end]), [], "a.head")
 
 
-def test_deeply_nested_classifier_description_is_refused_in_one_line(heads):
+def test_deeply_nested_classifier_description_is_refused_with_a_one_line_error(heads):
     data = changed(heads[0][LDA].model.payload.tobytes(), nest_deeply)
     with pytest.raises(FeatstoreError) as caught:
         unpack(data, [], "a.head")

@@ -60,7 +60,7 @@ def test_blocks_and_arrays_train_the_same_head():
         (["a", "a", "b", "b", float("nan"), "b"], "1 row.s. have no label"),
     ],
 )
-def test_train_rejects_unusable_labels_in_one_line(kind, labels, message):
+def test_train_rejects_unusable_labels_with_a_one_line_error(kind, labels, message):
     with pytest.raises(UsageError, match=message) as caught:
         train_head(np.eye(6, dtype=np.float32), labels, kind=kind)
     assert "\n" not in str(caught.value)

@@ -124,7 +124,7 @@ def test_candidates_are_tried_on_a_sample_and_the_chosen_index_is_built_on_all_r
 
 
 @pytest.mark.slow
-def test_exact_search_replaces_an_index_that_fresh_queries_reject(
+def test_exact_search_replaces_an_index_that_misses_the_recall_on_fresh_queries(
     vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(contract, "keeps", lambda recall, goal: recall.method == "exact")

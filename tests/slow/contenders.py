@@ -20,7 +20,8 @@ K = 10
 class Contender(Protocol):
     """An index of vectors (n, d), searched for K neighbours.
 
-    ``effort``: search parameter such as efSearch, which is increased for more recall; None if there is none.
+    ``effort``: search parameter such as efSearch, which is increased for more recall; None without such a
+    parameter.
     """
 
     effort: int | None

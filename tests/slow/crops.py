@@ -3,11 +3,11 @@
 Each picture below the FOLDERs is decoded once; if pictures have equal bytes, only the first by name is used. A crop has
 12 to 80 % of the picture's area and an aspect ratio from 3/4 to 4/3, like the crops of C. Szegedy et al. (CVPR 2015),
 but with a narrower range of areas. ``--each`` is the number of crops per picture; the random seed of a picture is made
-of ``--seed`` and the number of the picture.
+of ``--seed`` and the picture's position among all pictures.
 
 OUT has one row per crop: ``features`` float16 (n, d), computed by the backbone with the default engine and the input
-size of the backbone; ``gray`` uint8 (n, 784), the crop as 28 x 28 gray pixels; and ``pictures`` int32 (n,), the number
-of the crop's picture. tests.slow.peers and tests.slow.contract_holds read this file.
+size of the backbone; ``gray`` uint8 (n, 784), the crop as 28 x 28 gray pixels; and ``pictures`` int32 (n,), the
+position of the crop's picture among all pictures. tests.slow.peers and tests.slow.contract_holds read this file.
 """
 
 from __future__ import annotations

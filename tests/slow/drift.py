@@ -48,7 +48,7 @@ BATCH = 32
 
 
 def engines(backbone: str, weights: str | None, pictures: list[bytes]) -> dict[str, dict[str, float]]:
-    """Return how far the features of each fp32 engine, and of the controls, are from plain torch's on the same
+    """Return the drift of each fp32 engine, and of each control (wrong preprocessing), from plain torch on the same
     pixels."""
     model = load_backbone(backbone, weights)
     pixels = np.stack([decode(data, model.preprocessing) for data in pictures])

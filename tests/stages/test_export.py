@@ -48,7 +48,7 @@ def test_npy_is_written_to_the_given_folder(store, tmp_path):
     assert np.load(tmp_path / "v/vectors.npy").shape == (12, 8)
 
 
-def test_invalid_exports_are_refused_in_one_line(store, tmp_path):
+def test_invalid_exports_are_refused_with_a_one_line_error(store, tmp_path):
     with pytest.raises(UsageError, match="choose one of parquet, npy, csv; did you mean 'parquet'"):
         export(store, to="parqet")
     with pytest.raises(UsageError, match="does not exist"):

@@ -96,7 +96,7 @@ def test_heads_indexes_and_duplicates_work_as_on_extracted_features(made):
         FeatureStore.open(folder / "s").path_of("000.jpg")
 
 
-def test_operations_that_need_pictures_are_refused_in_one_line(made):
+def test_operations_that_need_pictures_are_refused_with_a_one_line_error(made):
     folder, _ = made
     write_coloured(folder / "pictures", names("", 2))
     train(folder / "s", out=folder / "h", C=1.0)

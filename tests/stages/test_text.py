@@ -107,7 +107,7 @@ def test_a_changed_text_tower_is_refused(place: Path) -> None:
         search(place / "s.faiss", [], like=Query(texts=["red"]), backbone=changed)
 
 
-def test_texts_that_cannot_be_used_are_refused_in_one_line(place: Path, tmp_path: Path) -> None:
+def test_texts_that_cannot_be_used_are_refused_with_a_one_line_error(place: Path, tmp_path: Path) -> None:
     folder = write_coloured(tmp_path / "pictures", names("", 2))
     make_store(folder, tmp_path / "s")
     refused = {

@@ -43,7 +43,7 @@ def test_saved_head_predicts_the_same_as_the_trained_head(chain, tmp_path, kind)
 
 
 @pytest.mark.parametrize("kind", sorted(HEADS))
-def test_predict_refuses_features_made_with_other_weights_in_one_line(chain, tmp_path, kind):
+def test_predict_refuses_features_made_with_other_weights_with_a_one_line_error(chain, tmp_path, kind):
     trained = train(chain.store, head=kind, folds=3, out=tmp_path / "a.head")
     other = make_store(chain.folder, tmp_path / "other", backbone=tiny_backbone(1))
     with pytest.raises(IdentityError, match="weights") as error:
@@ -197,7 +197,7 @@ def test_heads_with_different_held_out_pictures_are_not_compared(tmp_path):
     assert "of its own, so the two figures are not to be compared" in replaced.text()
 
 
-def test_a_head_of_other_classes_or_another_store_is_replaced_only_with_force(chain, tmp_path):
+def test_existing_head_with_different_classes_or_from_another_store_is_replaced_only_with_force(chain, tmp_path):
     folder = write_coloured(tmp_path / "p", names("", 6))
     store = make_store(folder, tmp_path / "s")
     path = train(store, folds=2).path

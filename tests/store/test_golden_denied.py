@@ -1,6 +1,6 @@
 """Fixed format of the denylist: a stored example with removed, restored and purged pictures stays readable.
 
-``tests/golden/denied`` was written by ``make`` when the format was final.
+The function ``make`` wrote ``tests/golden/denied`` when the format was final.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Fixed format of feature maps: ``tests/golden/maps`` has maps of an inner layer and padded pictures.
 
-The store was written by ``make`` when the format was final; it must stay readable.
+The function ``make`` wrote the store when the format was final; the store must stay readable.
 """
 
 from __future__ import annotations

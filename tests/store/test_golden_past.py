@@ -1,6 +1,6 @@
 """Fixed format of histories: stores with past states, an undone labelling and labels from another store stay readable.
 
-``tests/golden/past`` and ``tests/golden/following`` were written by ``make`` when the format was final.
+The function ``make`` wrote ``tests/golden/past`` and ``tests/golden/following`` when the format was final.
 """
 
 from __future__ import annotations

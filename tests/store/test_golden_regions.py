@@ -1,4 +1,7 @@
-"""Fixed format of regions: ``tests/golden/regions``, written by ``make`` when the format was final, stays readable."""
+"""Fixed format of regions: a stored example with regions stays readable.
+
+The function ``make`` wrote ``tests/golden/regions`` when the format was final.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The features that a store requires of its reader, added by several writers at once."""
+"""Several writers at once add format features that a reader of the store must support."""
 
 from __future__ import annotations
 

@@ -266,7 +266,7 @@ def _has(value: Any, fields: Mapping[str, Any]) -> bool:
 
 
 def verify(path: Path) -> list[str]:
-    """Read every byte of an index and its side file; return a description of the damage, [] if there is none."""
+    """Read every byte of an index and its side file; return a description of the damage, [] if there is no damage."""
     try:
         load(path, mmap=True, check=True)
     except (DamagedError, UsageError) as error:

@@ -161,7 +161,7 @@ def try_candidate(candidate: Candidate, ground: Ground, contract: Contract, tota
 
 
 def _timed(trial: Trial, subject: Subject, queries: Floats, contract: Contract) -> Trial:
-    """Measure the latency of a single query; reject the trial if the latency exceeds the contract."""
+    """Measure the latency of a single query; reject the trial if the latency exceeds the limit of the contract."""
     trial.latency_seconds = round(subject.latency(queries, contract.at), 7)
     if contract.latency is not None and trial.latency_seconds > contract.latency:
         trial.outcome = (

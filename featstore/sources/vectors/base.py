@@ -64,7 +64,7 @@ def choose(path: Path, names: Sequence[str], fits: Callable[[str], bool], asked:
     """Return the name of the array of vectors.
 
     It is ``asked`` if given, else the only array that ``fits``, else an array that fits and has a usual name. Raises
-    UsageError if there is none.
+    UsageError if there is no such array.
     """
     if asked is not None:
         if asked not in names:

@@ -208,7 +208,10 @@ def _add(
 
 
 def _read(path: Path, name: str, from_text: set[str]) -> dict[str, list[Any]]:
-    """Return the columns of a table, or the single column of a list or array, called ``name``."""
+    """Return the columns of the file at ``path`` by name; a list or an array is a single column, called ``name``.
+
+    The column names of a CSV table are added to ``from_text``.
+    """
     try:
         with open(path, "rb") as file:
             start = file.read(6)

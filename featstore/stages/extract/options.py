@@ -194,7 +194,7 @@ class ExtractOptions:
         return self.workers or os.cpu_count() or 1
 
     def open(self, source: str | os.PathLike[str] | Source) -> Source:
-        """Open ``source`` with these options; return an open source unchanged. Raises what open_source raises."""
+        """Open ``source`` with these options; return an open source unchanged. Raises the errors of open_source."""
         if not isinstance(source, str | os.PathLike):
             return source
         if self.kind == KIND or (self.kind is None and is_store(source)):

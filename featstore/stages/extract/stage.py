@@ -56,7 +56,7 @@ def extract_in_process(
     The network is loaded only if pictures are pending, or if the options alone do not tell whether the store has the
     requested features. ``decoder``: replaces the decoder that ``options.decode`` names. ``watch``: reports to the
     supervisor (supervisor.py) which pictures are being processed. ``share``: the decoding that this run shares with
-    other runs in this process, and the number of this run (jobs.py). Raises as ``extract`` does.
+    other runs in this process, and the number of this run (jobs.py). Raises the errors of ``extract``.
     """
     options = options or ExtractOptions()
     timings = Timings()
@@ -110,7 +110,8 @@ def extract_nothing(source: Source, store: Path, options: ExtractOptions) -> tup
     """Update the plan of a store that has the requested features; return (change, report).
 
     The report is None if pictures are left to extract; otherwise no network and no worker process is needed. Returns
-    (None, None) if only a loaded network can show whether the store has these features. Raises as ``extract`` does.
+    (None, None) if only a loaded network can show whether the store has these features. Raises the errors of
+    ``extract``.
     """
     started, timings = time.perf_counter(), Timings()
     there = _manifest_there(store)

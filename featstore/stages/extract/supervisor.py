@@ -65,8 +65,8 @@ def extract_supervised(
     ``backbone_from`` name functions ("package.module:function") that the worker uses instead of the decoder and the
     backbone in ``options``.
 
-    Raises as ``extract`` does, and FeatstoreError if the process died twice without progress in between and no picture
-    explains why.
+    Raises the errors of ``extract``, and FeatstoreError if the process died twice without progress in
+    between and no picture explains why.
     """
     from featstore.stages.extract.options import ExtractOptions
 

@@ -135,7 +135,7 @@ def test_interval_of_balanced_accuracy_covers_the_true_value(sizes, recall):
         (["a"], np.array([[np.nan, 1.0]]), "finite"),
     ],
 )
-def test_evaluate_rejects_bad_input_in_one_line(y, probabilities, message):
+def test_evaluate_rejects_bad_input_with_a_one_line_error(y, probabilities, message):
     with pytest.raises(DataError, match=message):
         evaluate(y, probabilities, ["a", "b"])
 

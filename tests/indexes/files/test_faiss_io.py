@@ -92,7 +92,7 @@ def test_files_whose_names_are_not_utf8_are_written_and_read(tmp_path: Path) -> 
     assert len(faiss_io.VectorIndex.read(path, 20, 16, mmap=True)) == 20
 
 
-def test_faiss_file_of_another_shape_or_type_is_refused_before_reading(tmp_path: Path) -> None:
+def test_faiss_file_with_unexpected_shape_type_or_length_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x"
     made("Flat", clusters(20)).write(path)
     whole = path.read_bytes()

@@ -60,7 +60,7 @@ def test_decoder_class_is_part_of_the_identity_and_changes_the_vectors(place):
 
 
 @pytest.mark.parametrize(("made", "asked", "words"), [("exact", "fast", "pillow, not pillow-torch"), ("fast", "exact", "pillow-torch, not pillow")])  # fmt: skip
-def test_another_decoder_class_is_refused_in_one_line(place, made, asked, words):
+def test_another_decoder_class_is_refused_with_a_one_line_error(place, made, asked, words):
     with pytest.raises(IdentityError, match=f"decoder {words}") as raised:
         make_store(place / "pictures", place / made, decode=asked)
     assert "\n" not in str(raised.value)

@@ -229,7 +229,7 @@ def test_two_concurrent_runs_extract_each_picture_once(folder, tmp_path):
         ({"dtype": "float16"}, "dtype float32, not float16"),
     ],
 )
-def test_run_with_another_backbone_or_dtype_is_refused_in_one_line(folder, tmp_path, options, difference):
+def test_run_with_another_backbone_or_dtype_is_refused_with_a_one_line_error(folder, tmp_path, options, difference):
     run(folder, tmp_path / "s")
     with pytest.raises(IdentityError, match=difference) as raised:
         run(folder, tmp_path / "s", **options)
