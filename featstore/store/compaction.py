@@ -97,7 +97,10 @@ class Compaction:
         self.done = {unit.number for unit in self.store.units} - {unit.number for unit in self.store._pending_units()}
 
     def run(self) -> CompactReport:
-        """Write the next epoch, switch to it, and remove the former one's files. Raises as compact_store does."""
+        """Write new plan and table files (the next epoch), switch to them, and remove the old files.
+
+        Raises as compact_store does.
+        """
         self._refuse_outside()
         before = self._sizes()
         if not self.plan.segments:
@@ -146,7 +149,7 @@ class Compaction:
         return [os.lstat(shards.folder(self.path) / name).st_size for name in shard_names(self.path)]
 
     def _clean(self) -> None:
-        """Remove featstore's files that the current epoch does not refer to, after removing their completion marks."""
+        """Remove files of other epochs (old or unfinished compactions), each after its completion mark (written.py)."""
         epoch = Manifest.read(self.path).epoch
         units = Plan(self.path, epoch).units()
         kept = {shards.shard_path(self.path, unit.number).name for unit in units}

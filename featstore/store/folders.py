@@ -124,7 +124,7 @@ def remove_file(store: Path, *parts: str) -> None:
 def remove_folder(store: Path, *parts: str) -> bool:
     """Remove featstore's files from the folder ``parts``, then the folder if it is empty; return whether it is gone.
 
-    ``parts``: path of an epoch of the plan or the tables, or of a work folder. Foreign files stay.
+    ``parts``: path of a work folder, or of the folder of one epoch below plan or tables. Foreign files stay.
     """
     with contextlib.suppress(FileNotFoundError), opened(store, *parts[:-1]) as parent:
         if not stat.S_ISDIR(os.stat(parts[-1], dir_fd=parent, follow_symlinks=False).st_mode):

@@ -29,7 +29,7 @@ from featstore.store.tables import Tables
 
 KIND = "history"
 FEATURE = "history"
-"""Name in a compacted store's ``requires``: an older featstore, which would lose the history, refuses the store."""
+"""Entry in a compacted store's ``requires``, so that an older featstore, which would lose the history, refuses it."""
 HadVector = Callable[[Ids], NDArray[np.bool_]]
 """Function that returns for each id whether it has a vector."""
 Erased = Callable[[Sequence[bytes]], NDArray[np.bool_]]

@@ -166,7 +166,7 @@ def split_store(
 
 
 def _outside(store: FeatureStore, labelled: NDArray[np.bool_], used: Rows) -> tuple[int, tuple[str, ...]]:
-    """Return the number of labelled pictures without a split outside ``used``, and the classes that only they have."""
+    """Count the labelled pictures that are not in ``used`` and have no split; also return the classes of only these."""
     outside = labelled & np.array([name is None for name in store.splits.tolist()], bool)
     outside[used] = False
     alone = set(store.labels[outside].tolist()) - set(store.labels[labelled & ~outside].tolist())

@@ -130,7 +130,7 @@ def train(
 
 
 def fit(stack: StackedStores, split: Split, request: Request) -> TrainedHead:
-    """Train the head of ``request`` on the rows ``split.train``; the head's ``meta`` records how to train it again."""
+    """Train a head with the options ``request`` on the rows ``split.train``; the head's ``meta`` records the options."""
     from featstore.heads import train_head
 
     opened = stack.first
@@ -165,7 +165,7 @@ def assess(
 ) -> tuple[NDArray[np.float64], Report, dict[str, float]]:
     """Evaluate ``head`` on the held-out rows of ``split``.
 
-    Returns the probabilities (n, classes), the Report, and the figures before temperature scaling (empty without it).
+    Returns the probabilities (n, classes), the Report, and the figures before temperature scaling (empty if the head has none).
     """
     from featstore.heads.evaluation.report import before_calibration, evaluate
 
@@ -273,7 +273,7 @@ def _same_held_out(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     was, found = earlier.get(DATA), now[DATA]
     if isinstance(was, dict):
         return bool(was.get("test") == found["test"])
-    # Heads of earlier featstore versions have no digests: compare their split and store, in JSON types as in the file.
+    # Heads of earlier featstore versions have no digests: compare the recorded split, store, label version and generation.
     names = (KEY, "split", "label_version", "generation")
     return all(earlier.get(name) == json.loads(json.dumps(now[name])) for name in names)
 
