@@ -271,8 +271,8 @@ def _token_of(side: Any, other: str) -> str:
     import pyarrow as pa
     from pyarrow import parquet as small_parquet
 
-    # Hash the rows in Parquet form: equal rows have equal bytes. In Arrow form the bytes also depend on neighbouring
-    # rows.
+    # Hash the rows as Parquet, because equal rows then have equal bytes. The bytes of an Arrow column also depend on
+    # rows outside this part.
     plain = {
         name: side[name].cast(side[name].type.value_type) if pa.types.is_dictionary(side[name].type) else side[name]
         for name in side.column_names

@@ -140,7 +140,7 @@ class FeatureStore(Converted, Regional):
 
     @property
     def generation(self) -> tuple[int, int, int]:
-        """Numbers of compactions, plan segments and finished units: if equal, the rows are equal, except with ``partial``."""
+        """(compactions, plan segments, finished units): equal numbers mean equal rows, except with ``partial``."""
         return (*self._plan.generation, len(self._live.finished) - len(self._live.shards.unfinished))
 
     @property
@@ -151,7 +151,7 @@ class FeatureStore(Converted, Regional):
 
     @property
     def units(self) -> list[Unit]:
-        """All units (row ranges with their own shard) of the plan, with or without a finished shard."""
+        """All units (row ranges) of the plan, with and without a shard."""
         return self._live.units
 
     def _pending_units(self) -> list[Unit]:
@@ -277,7 +277,7 @@ class FeatureStore(Converted, Regional):
         return self._columns[name]
 
     def _rows_of_digests(self, index: KeyIndex) -> NDArray[np.int64]:
-        """Return the store's row for each key in the lookup of a table, in the table's row order; -1 without a vector."""
+        """Return the store's row for each key of a table, given by its lookup ``index``; -1 without a vector."""
         rows = np.full(len(index.hi), -1, np.int64)
         places = index.places()
         # Look up in the order of the digests: neighbouring digests share memory pages of the plan's lookup.

@@ -181,7 +181,7 @@ class Planner:
         )
 
     def _same(self, chunk: Chunk, stat: NDArray[np.int64], ids: Ids, old: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return whether the picture is unchanged, for each of the rows ``old`` of the chunk whose keys are in the plan."""
+        """Return a mask of the unchanged pictures among the rows ``old`` of the chunk, whose keys are in the plan."""
         same: NDArray[np.bool_] = (stat[:, old] == np.stack(self.plan.stat(ids[old]))).all(axis=0)
         moved_box = np.zeros(len(old), bool)
         if chunk.regions is not None or self.plan.has_regions:

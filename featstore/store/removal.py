@@ -99,7 +99,7 @@ def chosen(store: FeatureStore, keys: Sequence[bytes], rows: NDArray[np.int64]) 
 
 
 def _gone(store: FeatureStore, pictures: set[bytes]) -> dict[bytes, bytes]:
-    """Return the keys of ``pictures`` and of their regions that have no live row, only retired rows.
+    """Return those keys, among ``pictures`` and their regions, that have only retired rows and no live row.
 
     The result maps each key to its picture's key, without keys on the denylist. A retired row is in the plan until a
     compaction, and then in the history.

@@ -335,7 +335,7 @@ class Tables:
         return list(names)
 
     def source_rows(self, digest: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
-        """Return for each key digest whether a table of origin "source" has it, and the row hash in the newest of them."""
+        """Look up key digests in the tables of origin "source": return which are found, and their newest row hashes."""
         known, value = np.zeros(len(digest), bool), np.zeros(len(digest), np.uint64)
         for table in reversed([t for t in self.versions if t.origin == "source"]):
             missing = np.flatnonzero(~known)
