@@ -103,9 +103,10 @@ class _Reextraction:
         return [self.root or Path(str(segment.source.get("root", "/"))) for segment in plan.segments]
 
     def rows(self, unit: Unit, rows: Rows, wanted: NDArray[np.int64], batch: int | None) -> dict[int, Remade]:
-        """Extract the ``wanted`` rows of a unit, in their original batches.
+        """Extract the ``wanted`` rows of a unit (row range), in the same batches as at the first extraction.
 
-        With the same engine, threads, instruction set and library versions the result is bit-identical.
+        With the same engine, threads, instruction set and library versions, the vectors are bit-identical to
+        the original vectors.
         """
         from featstore.decode import open_decoder, open_fitting
         from featstore.embed import pipeline
@@ -142,7 +143,10 @@ class _Reextraction:
         return found
 
     def units(self, claims: Claims, report: RepairReport) -> None:
-        """Extract whole units again; the pictures of a unit become failures if their folder is missing."""
+        """Extract all rows of the units (row ranges) in ``report.pending``.
+
+        The pictures of a unit become failures if their folder is missing.
+        """
         from featstore.embed.units import extract_units
 
         manifest = Manifest.read(self.store)
@@ -161,7 +165,7 @@ class _Reextraction:
 
 
 class _Target:
-    """The rows of a unit, as Loader needs them; all rows are read, also rows that were removed or replaced since."""
+    """The rows of a unit (row range), in the form that Loader takes; retired rows are included."""
 
     def __init__(self, unit: Unit, rows: Rows) -> None:
         self.unit, self.rows = unit, rows

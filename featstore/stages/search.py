@@ -70,9 +70,10 @@ class QueryResult:
 
 @dataclass(frozen=True)
 class SearchReport:
-    """The neighbours of each query. ``notes``: warnings for the user, for example that the store has grown since.
+    """The neighbours of each query.
 
-    ``store``: the store of the index, if it was found. ``kept``: number of rows that meet the condition ``where``.
+    ``notes``: warnings for the user, for example that the store has grown since the index was made. ``store``: the
+    store of the index, if it was found. ``kept``: number of rows that meet the condition ``where``.
     """
 
     index: str
@@ -150,8 +151,8 @@ def search(
 
     Pictures go through the backbone, weights and preprocessing that the index was made with; without pictures no
     network is loaded. ``embedding``: the fields of EmbedOptions. An unreadable query gives a QueryResult with a reason.
-    If the store is found, the notes say whether the store has changed since; keys, classes and ``where`` need the
-    store. Raises UsageError, IdentityError, DamagedError.
+    If the store is found, the notes say whether the store has changed since the index was made; keys, classes and
+    ``where`` need the store. Raises UsageError, IdentityError, DamagedError.
     """
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(column(inputs, "pictures"))
     more = like or Query()
@@ -217,7 +218,7 @@ class Finder:
     """Searches an index, but only the rows of ``store`` that meet the condition ``where`` (None: all rows).
 
     ``by_parent``: keep only the best region of each picture, see ``search``. ``kept``: number of rows that meet the
-    condition; ``notes``: why no row meets it. Raises UsageError for an invalid condition.
+    condition; ``notes``: likely reasons if no row meets the condition. Raises UsageError for an invalid condition.
     """
 
     def __init__(
@@ -236,13 +237,13 @@ class Finder:
         if store is not None and where is not None:
             from featstore.where import absent_values, rows_where
 
-            # Rows that were added to the store later are not in the index and cannot be found.
+            # Rows that were added to the store after the index was made cannot be found.
             self._rows = np.flatnonzero(rows_where(store, where) & np.isin(store.ids, index.ids))
             self.kept = len(self._rows)
             self.notes = [] if self.kept else absent_values(store, where)
 
     def look_up(self, asked: Sequence[Asked], k: int) -> list[QueryResult]:
-        """Return the ``k`` neighbours of each query in ``asked``; all queries are searched in one batch."""
+        """Return the ``k`` neighbours of each of the queries ``asked``; all queries are searched in one batch."""
         good = [one for one in asked if one.vector is not None]
         found: Iterator[list[Neighbour]] = iter(())
         if good:
@@ -268,10 +269,10 @@ class Finder:
         ]
 
     def _excluded(self, ids: NDArray[np.int64], own: tuple[int, ...]) -> NDArray[np.bool_]:
-        """Return which of the found ``ids`` (best first) to leave out, as a mask.
+        """Return a mask of the found ``ids`` (best first) that are left out of the result.
 
-        These are the query's ``own`` ids and, if ``by_parent``, all regions of the query's picture and, of every other
-        picture, all regions but the best.
+        The query's ``own`` ids are left out. With ``by_parent``, all regions of the query's picture are left out too.
+        Only the best region of each other picture is kept.
         """
         out = np.isin(ids, own)
         if self._parents is not None:

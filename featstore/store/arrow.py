@@ -157,7 +157,7 @@ def _pieces(offsets: Places, rows: int) -> Iterator[slice | NDArray[np.int64]]:
 
 
 def _key_chunk(keys: ByteColumn, piece: slice | NDArray[np.int64]) -> Any:
-    """Return ``keys`` at ``piece`` as a LargeBinaryArray; a slice is not copied."""
+    """Return the ``keys`` that ``piece`` (slice or index array) selects, as LargeBinaryArray; a slice is not copied."""
     import pyarrow as pa
 
     if not isinstance(piece, slice):
@@ -222,7 +222,7 @@ def _text_array(values: Sequence[str | None] | NDArray[np.object_]) -> Any:
 
 
 def csv_bytes(side: Any, vectors: NDArray[Any], header: list[str] | None) -> bytes:
-    """Return rows as CSV, below a line with the names ``header`` if they are given."""
+    """Return rows as CSV. ``header``: column names for a first line; None: no such line."""
     import pyarrow as pa
     from pyarrow import csv
 

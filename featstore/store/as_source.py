@@ -128,7 +128,7 @@ class StoreSource:
 
 
 class _Examples:
-    """Count pictures and remember the keys of the first few, for a message."""
+    """Count pictures, and keep the first three keys as examples for a note to the user."""
 
     def __init__(self) -> None:
         self.count, self._keys = 0, []  # type: int, list[str]
@@ -223,7 +223,10 @@ def behind(store: FeatureStore, source: FeatureStore) -> str:
 
 
 def _copied(mine: Tables, owner: str) -> list[int]:
-    """Return the numbers of the versions in ``mine`` that are copies of versions 1, 2, ... of the store ``owner``."""
+    """Return the numbers of the label versions in ``mine`` that were copied from the store with the id ``owner``.
+
+    Item i is the copy of the version i + 1 of that store.
+    """
     found: dict[int, int] = {}
     for version, table in enumerate(mine.versions, 1):
         of = table.meta.get("of")

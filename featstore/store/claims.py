@@ -166,7 +166,7 @@ class Claims:
             with self._lock:
                 held = list(self._held.values())
             for claim in held:
-                # A failed heartbeat write (full disk) only counts as missed; the work itself reports the error.
+                # Ignore a failed heartbeat write (full disk): the next write of the work itself reports the error.
                 with contextlib.suppress(OSError):
                     claim.beat()
 
@@ -187,8 +187,8 @@ class Claims:
                     raise
 
     def _take(self, unit: Work, directory: Path) -> Claim | Owner:
-        # List the names before looking for an owner: a claim made in between is then either found, or has the number
-        # chosen here, so that the exclusive creation fails. Names of folders and links count too.
+        # List the claims before looking for an owner: a claim that another process makes in between is then found as
+        # owner, or has the number chosen here, so that the exclusive creation fails. Folders and links count too.
         taken = folders.names(self.store, folders.WORK, directory.name, pattern=folders.CLAIM)
         number = max((int(name[6:]) for name in taken), default=-1) + 1
         if owner := self.holder(unit):

@@ -146,7 +146,10 @@ class Compaction:
         return [os.lstat(shards.folder(self.path) / name).st_size for name in shard_names(self.path)]
 
     def _clean(self) -> None:
-        """Remove featstore's files that the current epoch does not refer to, after removing their completion marks."""
+        """Remove featstore's files that the plan and tables in use do not need, such as files of a killed compaction.
+
+        The mark that a file is complete (written.py) is removed before the file.
+        """
         epoch = Manifest.read(self.path).epoch
         units = Plan(self.path, epoch).units()
         kept = {shards.shard_path(self.path, unit.number).name for unit in units}
@@ -306,7 +309,7 @@ class Compaction:
         for version, table in enumerate(self.store._tables.own):
             path = tables.table_path(self.path, self.next.epoch, version)
             known = self.plan.holds(table.index)
-            # A purge copies every table: an older copy may still contain texts that no row uses.
+            # A purge copies every table, because an old file may still contain texts of rows that are gone.
             if known.all() and not self.purge:
                 os.link(table.file.path, path)
                 written.mark(self.path, path)

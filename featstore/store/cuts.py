@@ -1,4 +1,4 @@
-"""Plan regions (boxes or tiles) of pictures: row order, required store feature, and checks of the user's options."""
+"""Plan regions (boxes or tiles) of pictures: order the rows by picture, and check the user's options."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def picture_order(keys: Sequence[bytes], regions: NDArray[np.int32]) -> NDArray[
 
 
 def require_regions(store: Path) -> None:
-    """Add "regions" to the features that a reader of ``store`` must support."""
+    """Add "regions" to the manifest's ``requires``, so that versions of featstore without regions refuse ``store``."""
     require(store, REGIONS)
 
 

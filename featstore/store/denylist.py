@@ -142,9 +142,9 @@ class Denylist:
         return Denylist(self.salt, self.key[rows], self.parent[rows], self.content[rows], np.ones(len(rows), bool))
 
     def matching(self, keys: Sequence[bytes]) -> tuple[NDArray[np.bool_], Digests, Digests]:
-        """Return which keys (m,) are on the list, themselves or by one of their regions.
+        """Return a mask (m,) of the keys that are on the list, or of which a region is on the list.
 
-        Also return the key digests and the content digests of the matching entries.
+        Also return the key digests and the content digests of these entries of the list.
         """
         if not len(self):
             return np.zeros(len(keys), bool), self.key, self.content

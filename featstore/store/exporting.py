@@ -220,7 +220,7 @@ class _Job:
         return list(_GROWN["csv"])
 
     def _grow(self, name: str, head: bytes, encode: Callable[[NDArray[Any], int], bytes | memoryview]) -> None:
-        """Write ``head`` and the encoded blocks to the file ``name``; continue the file of a killed export.
+        """Write the file header ``head`` and the encoded vectors to the file ``name``; continue a killed export's file.
 
         The file is synced after each unit. ``encode``: function that maps a block of vectors and its first row to
         bytes.
@@ -270,12 +270,12 @@ def _blocks(features: NDArray[Any], offsets: Any, rows: int) -> Iterator[NDArray
 
 
 def _token_of(side: Any, other: str) -> str:
-    """Return a checksum of the text ``other`` and of the columns ``side`` of a part (all columns but the vectors)."""
+    """Return a checksum of the text ``other`` and of ``side``, all columns of a Parquet part except the vectors."""
     import pyarrow as pa
     from pyarrow import parquet as small_parquet
 
-    # Hash the rows in Parquet form: equal rows have equal bytes. In Arrow form the bytes also depend on neighbouring
-    # rows.
+    # Hash the rows as Parquet, because equal rows then have equal bytes. The bytes of an Arrow column also depend on
+    # rows outside this part.
     plain = {
         name: side[name].cast(side[name].type.value_type) if pa.types.is_dictionary(side[name].type) else side[name]
         for name in side.column_names

@@ -151,11 +151,11 @@ class FeatureStore(Converted, Regional):
 
     @property
     def units(self) -> list[Unit]:
-        """All units of the plan, finished or not."""
+        """All units (row ranges) of the plan, with and without a shard."""
         return self._live.units
 
     def _pending_units(self) -> list[Unit]:
-        """Return the units that have no shard yet."""
+        """Return the units (row ranges) that have no shard yet."""
         done = {unit.number for unit in self._live.finished} - self._live.shards.unfinished.keys()
         return [unit for unit in self.units if unit.number not in done]
 
@@ -277,7 +277,7 @@ class FeatureStore(Converted, Regional):
         return self._columns[name]
 
     def _rows_of_digests(self, index: KeyIndex) -> NDArray[np.int64]:
-        """Return the row of each key of the lookup ``index``, in the lookup's row order; -1 if it has no vector."""
+        """Return the store's row for each key of a table, given by its lookup ``index``; -1 without a vector."""
         rows = np.full(len(index.hi), -1, np.int64)
         places = index.places()
         # Look up in the order of the digests: neighbouring digests share memory pages of the plan's lookup.
@@ -319,7 +319,7 @@ class FeatureStore(Converted, Regional):
         return [(to_text(key), failure) for key, failure in self._live.failed()]
 
     def failed_ids(self) -> Ids:
-        """Return the ids of the live failures."""
+        """Return the ids of the live pictures that could not be read."""
         return np.array([failure.id for _, failure in self._live.failed()], np.int64)
 
     def provenance(self) -> dict[int, list[dict[str, Any]]]:

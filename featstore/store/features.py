@@ -95,7 +95,7 @@ class FeatureArray(np.ndarray[Any, np.dtype[Any]]):
         self.identity = None
 
     def take(self, indices: Any, axis: Any = None, *arguments: Any, **options: Any) -> Any:
-        """Return rows (``axis`` 0), or what numpy.ndarray.take gives."""
+        """Take elements as numpy.ndarray.take does; rows (``axis`` 0) keep the identity."""
         result = super().take(indices, axis, *arguments, **options)
         return self._same(result) if axis == 0 and self.ndim == 2 and np.ndim(indices) == 1 else result
 
@@ -186,8 +186,9 @@ def identity_of(X: Any) -> dict[str, Any] | None:
 def require_same(own: Mapping[str, Any] | None, X: Any, what: str, fingerprint: str = "") -> None:
     """Raise IdentityError if ``X`` carries another identity than ``own``; if either identity is missing, check nothing.
 
-    ``what`` names the owner of ``own`` in the message. ``fingerprint`` is that of ``own``: if ``X`` has the same, the
-    fields are not compared. The field ``dtype`` is never compared: float16 features are rounded float32 features.
+    ``what`` names the owner of ``own`` in the message. ``fingerprint``: of ``own``; if ``X`` has the same
+    fingerprint, the fields are not compared. The field ``dtype`` is never compared: float16 features are rounded
+    float32 features.
     """
     other = identity_of(X)
     names = [field.name for field in fields(Identity)]

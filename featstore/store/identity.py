@@ -128,7 +128,10 @@ class Identity:
         return cls(**{**value, "shape": shape})
 
     def check(self, other: Identity, what: str) -> None:
-        """Raise IdentityError, listing each difference, unless ``other`` equals this identity of ``what``."""
+        """Raise IdentityError, listing each difference, unless ``other`` equals this identity.
+
+        ``what`` names the owner of this identity in the message.
+        """
         found = differences(self.to_dict(), other.to_dict())
         if found:
             raise IdentityError(

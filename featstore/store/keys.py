@@ -15,7 +15,9 @@ from featstore.files.byte_columns import Arrays, column
 
 
 def digests(keys: Iterable[bytes], views: Iterable[int] | None = None) -> NDArray[np.uint64]:
-    """Return the digests (n, 2) uint64: BLAKE2b-128 of each key, salted with the view number (0: the picture itself).
+    """Return the digests (n, 2) uint64: BLAKE2b-128 of each key, salted with the number of the view.
+
+    View 0 is the picture itself; other numbers are reserved for augmented views.
 
     Digests are compared instead of keys: a collision of a 128-bit cryptographic hash is not expected at any size, and
     cannot be constructed in practice.

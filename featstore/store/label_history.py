@@ -20,7 +20,7 @@ from featstore.store.requires import require
 from featstore.store.tables import Table, Tables
 
 UNDO = "undo"
-"""Name in the manifest's ``requires``: an older featstore, which would show undone labels, refuses the store."""
+"""Entry in the manifest's ``requires``, so that an older featstore, which ignores undos, refuses the store."""
 _BLOCK_ROWS = 65536
 
 

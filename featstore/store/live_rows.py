@@ -237,7 +237,7 @@ class LiveRows:
 
 
 def _by_owner(owner: NDArray[np.int64]) -> Iterator[tuple[int, Places]]:
-    """Yield (owner, indices in ``owner``) for each distinct owner.
+    """Group the elements of ``owner`` (n,) by value: yield (value, indices of its elements) for each distinct value.
 
     If ``owner`` is ascending, the indices are slices, so that no second copy of the data is needed.
     """

@@ -18,10 +18,10 @@ from featstore.store.identity import Identity
 
 NAME = folders.MANIFEST
 LARGEST_EPOCH = 999_999
-"""Largest epoch: the names of folders and shards contain the epoch with six digits."""
+"""Largest epoch (number of compactions): names of folders and shards contain this number with six digits."""
 FORMAT, VERSION = "featstore", 1
 LARGEST_UNIT = 1 << 32
-"""Largest number of rows in a unit."""
+"""Largest number of rows in a unit (row range with its own shard)."""
 _TRIES, _PAUSE_SECONDS = 20, 0.05
 _T = TypeVar("_T")
 KNOWN_FEATURES: frozenset[str] = frozenset({"denylist", "fit", "follow", "history", "layer", "regions", "undo"})
@@ -157,9 +157,9 @@ def require_no_purge(store: Path) -> None:
 def settled(store: Path, read: Callable[[Manifest], _T]) -> tuple[Manifest, _T]:
     """Return the manifest and the result of ``read(manifest)``, both of the same epoch, even during a compaction.
 
-    A compaction switches to the next epoch before it removes anything. So the manifest is read again after ``read``: if
-    the manifest is unchanged, no file was removed while ``read`` used it. If the epoch changed, the result may mix two
-    epochs, and manifest and result are read again.
+    An epoch is the time between two compactions. A compaction switches to the next epoch before it removes files. So
+    the manifest is read again after ``read``: if the manifest is unchanged, no file was removed while ``read`` used it.
+    If the epoch changed, the result may mix two epochs, and manifest and result are read again.
 
     Raises the errors of ``read`` if the epoch stayed the same, and FeatstoreError if the epoch keeps changing.
     """

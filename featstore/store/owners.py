@@ -51,7 +51,7 @@ def this_process() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Owner:
-    """The owner of a claim, as read from the claim's file ``path``.
+    """The process that owns a claim (lock on a unit), as read from the claim's file ``path``.
 
     ``alive``: whether its heartbeat was seen to advance; None if that is not known yet.
     """

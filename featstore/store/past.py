@@ -131,7 +131,10 @@ def record_of(store: FeatureStore) -> dict[str, Any]:
 
 
 def records_in(past: Any) -> list[dict[str, Any]]:
-    """Return the records (see record_of) in ``past``, the value of KEY in a head or an index; ignore other types."""
+    """Return the records (see record_of) in ``past``, the JSON of a head or an index under the key "past".
+
+    Values of other types are ignored, because the file may be damaged.
+    """
     return [each for each in past if isinstance(each, dict)] if isinstance(past, list) else []
 
 
@@ -209,8 +212,8 @@ class _Timeline:
         following = self.tables.versions[version]
         generation = following.about.get("generation")
         if self.tables.follows is None and isinstance(generation, list) and len(generation) == 2:
-            # The labels may be older than the pictures, if the store was made from another store and copied its label
-            # history: then use the first state.
+            # A store made from another store copies its label history. Label versions may then be older than all
+            # pictures of this store: use the first state.
             first = self.states[0] if generation[1] == 0 else None
             state = next((s for s in self.states if [s.epoch, s.segments] == generation), first)
         else:

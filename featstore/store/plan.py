@@ -35,7 +35,7 @@ SEGMENT_ROWS = 1 << 21
 
 LARGEST_ID = 1 << 62
 UNITS_OF_EPOCH = 1 << 32
-"""Units of epoch e have numbers from e * 2**32 on: no later unit has the number of a killed compaction's leftover."""
+"""Units of epoch e are numbered from e * 2**32, so that no unit gets the number of a killed compaction's shard."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ class Plan:
         return among
 
     def stat(self, ids: Ids) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Return (sizes, mtimes in ns, offsets) of each id, as last recorded."""
+        """Return each id's file size, mtime in ns, and byte offset in its archive, as last recorded; -1 if unknown."""
         sizes, mtimes, offsets = (np.full(len(ids), -1, np.int64) for _ in range(3))
         for segment, places, rows in self._by_segment(ids):
             sizes[places], mtimes[places] = segment.sizes[rows], segment.mtimes[rows]

@@ -99,9 +99,10 @@ def chosen(store: FeatureStore, keys: Sequence[bytes], rows: NDArray[np.int64]) 
 
 
 def _gone(store: FeatureStore, pictures: set[bytes]) -> dict[bytes, bytes]:
-    """Return those keys of ``pictures`` and their regions that only retired rows have, mapped to the pictures' keys.
+    """Return those keys, among ``pictures`` and their regions, that have only retired rows and no live row.
 
-    Keys on the denylist are left out. A retired row is in the plan until a compaction, and then in the history.
+    The result maps each key to its picture's key, without keys on the denylist. A retired row is in the plan until a
+    compaction, and then in the history.
     """
     plan, found = store._plan, dict[bytes, bytes]()
     wanted = list(pictures)

@@ -12,7 +12,7 @@ from featstore.store.claims import Claims
 from featstore.store.manifest import Manifest
 
 _WORK: Final = "requires"
-"""Name of the claim that serialises changes: with two writers at once, the later would erase the other's entry."""
+"""Name of the claim (lock) for changes of ``requires``: without it, one of two processes could undo the other's."""
 
 
 def require(store: Path, *features: str) -> None:
@@ -23,6 +23,6 @@ def require(store: Path, *features: str) -> None:
     if set(features) <= set(Manifest.read(store).requires):
         return
     with Claims(store) as claims:
-        # The claim is released at the end of this block; the next compaction removes its folder.
+        # The claim (lock) is released at the end of this block; the next compaction removes its folder.
         claims.wait_for(_WORK)
         Manifest.read(store).requiring(*features).write(store)

@@ -115,7 +115,7 @@ def write_shard(
         return KeyIndex.build(digests(finished.keys, finished.views.tolist())).arrays()
 
     def part(name: str) -> Iterable[NDArray[Any]]:
-        # The lookup is built when it is written, after the vectors, while the disk still stores them.
+        # Build the lookup only after the vectors are handed to the disk: both then run at the same time.
         yield lookup()[name]
 
     failures = finished.failures
@@ -186,7 +186,7 @@ class Shard:
             raise DamagedError(f"{path}: the columns of the shard do not fit each other")
 
     def find(self, keys: Sequence[bytes], view: int = 0) -> NDArray[np.int64]:
-        """Return the row (m,) of each key among this shard's vectors, or -1, with the lookup in the shard."""
+        """Look up keys in this shard: return the row (m,) of each key, or -1 if the shard has no vector for the key."""
         index = KeyIndex.read(self.file)
         if len(index.hi) != len(self.ids):
             raise DamagedError(f"{self.file.path}: the lookup of the shard does not fit its rows")

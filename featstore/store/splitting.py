@@ -20,7 +20,7 @@ from featstore.text import counted, natural
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "testing", "val", "valid", "validation", "eval", "dev", "holdout")
-"""Names of the default evaluation split, in order of preference; then come names that split_words recognises."""
+"""Names of the default evaluation split, in order of preference; names that split_words recognises are tried next."""
 
 _FEW = 30
 """Fewer held-out pictures cause a warning: at accuracy 0.9 the confidence interval is 15 points wide or more."""
@@ -36,8 +36,8 @@ class Split:
     ``names``: names of the training and the evaluation split. ``parents``: number of pictures with regions in both
     splits. ``unlabelled``: number of pictures without a label, which are not used. ``shared``: number of held-out
     pictures whose bytes are also in the training split. ``missing``: classes without a held-out picture. ``unsplit``:
-    number of labelled pictures that are not used because they have no split; ``unknown``: classes of only such
-    pictures.
+    number of labelled pictures that are not used because they have no split; ``unknown``: classes that
+    only these pictures have.
     """
 
     train: Rows

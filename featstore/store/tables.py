@@ -139,7 +139,7 @@ class Table:
 
     @property
     def reverts(self) -> int | None:
-        """Number (from 1) of the version that this table undoes; None for a table of values."""
+        """Number (from 1) of the version that this table undoes; None if the table does not undo a version."""
         value = self.meta.get("reverts")
         return value if isinstance(value, int) else None
 
@@ -336,7 +336,7 @@ class Tables:
         return list(names)
 
     def source_rows(self, digest: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
-        """Return for each key digest whether a source table has the key, and the row hash in the newest such table."""
+        """Look up key digests in the tables of origin "source": return which are found, and their newest row hashes."""
         known, value = np.zeros(len(digest), bool), np.zeros(len(digest), np.uint64)
         for table in reversed([t for t in self.versions if t.origin == "source"]):
             missing = np.flatnonzero(~known)

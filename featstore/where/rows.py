@@ -81,7 +81,7 @@ def _column(store: FeatureStore, test: Test) -> Iterator[Value]:
 def _check_kinds(test: Test, there: set[str]) -> None:
     """Raise UsageError if the type of a literal never occurs in the column that it is compared with.
 
-    ``there``: types in the column. Such a comparison is a mistake, so an empty selection would hide it.
+    ``there``: types in the column. Without this error, the selection would be empty and hide the user's mistake.
     """
     for literal in test.literals:
         if there and kind_of(literal) not in there:

@@ -53,7 +53,7 @@ class Compare:
 
 @dataclass(frozen=True)
 class Among:
-    """The value of ``column`` is one of ``literals``."""
+    """Test whether the value of ``column`` is one of ``literals``."""
 
     column: str
     literals: tuple[Literal, ...]
@@ -71,7 +71,7 @@ class Among:
 
 @dataclass(frozen=True)
 class Like:
-    """``column`` is a text that starts with ``pattern``, or matches it entirely; ``operation``: startswith or glob."""
+    """Test whether a text in ``column`` starts with ``pattern`` (``operation`` startswith) or matches it (glob)."""
 
     column: str
     operation: str
@@ -92,7 +92,7 @@ class Like:
 
 @dataclass(frozen=True)
 class Missing:
-    """``column`` has no value."""
+    """Test whether ``column`` has no value."""
 
     column: str
     at: int = field(default=0, compare=False)

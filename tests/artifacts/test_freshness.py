@@ -1,4 +1,4 @@
-"""The list of stale artifacts in a folder: exact after random changes, and empty after running the listed commands."""
+"""The list of stale stores, heads, indexes and pages in a folder, and the commands that make them anew."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Place:
         return sorted(zip(*columns, strict=True))
 
     def expected(self) -> set[str]:
-        """Return the names of the stale artifacts, from the rows, labels and splits recorded when each was made."""
+        """Compute the names of the stale artifacts from the rows, labels and splits that each was made of."""
         old = FeatureStore.open(self.stores[0])
         stale = set()
         for store in self.stores[1:]:
@@ -231,7 +231,7 @@ def test_unreadable_artifacts_are_listed_and_links_are_not_followed(tmp_path: Pa
     [{"stores": 7}, {"stores": [7]}, {"files": 7}, {"files": ["x"]}, {"command": {}}, {"folder": 7}],
     ids=str,
 )
-def test_damaged_descriptions_of_pages_are_listed(tmp_path: Path, changes: dict[str, object]):
+def test_pages_with_a_damaged_description_are_listed_as_unreadable(tmp_path: Path, changes: dict[str, object]):
     about = {"stores": [], "files": [], "command": [], "folder": "", **changes}
     (tmp_path / "page.html").write_text(f'<meta name="featstore" content="{html.escape(json.dumps(about))}">')
     assert info(tmp_path)["unread"] == [f"{tmp_path / 'page.html'}: the description in the page is damaged"]
@@ -239,7 +239,7 @@ def test_damaged_descriptions_of_pages_are_listed(tmp_path: Path, changes: dict[
 
 @pytest.mark.parametrize("past", [7, "x", [["x"]], [None], [{"store_id": {}}], {"store_id": "x"}], ids=str)
 @pytest.mark.parametrize("stacked", [7, ["x"], [{}]], ids=str)
-def test_forged_origins_of_heads_and_indexes_are_left_out(past: object, stacked: object):
+def test_malformed_origin_fields_of_heads_and_indexes_are_ignored(past: object, stacked: object):
     origin = {"store_id": {"an": "object"}, "store": "s", "past": past}
     assert [parent.record for parent in _parents(origin, past)] == [{}]
     assert _parents({**origin, "stacked": stacked}, past) == ()
@@ -258,7 +258,7 @@ def test_stores_with_pending_pictures_and_their_artifacts_are_stale(tmp_path: Pa
     assert info(tmp_path)["commands"][0] == f"featstore extract {tmp_path / 'p'} {tmp_path / 's'}"
 
 
-def test_store_is_stale_after_the_store_of_its_labels_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_store_is_stale_after_the_store_it_takes_labels_from_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     def told() -> str:
         assert featstore.main(["info", str(tmp_path)], standalone_mode=False) in (0, None)
         return capsys.readouterr().out

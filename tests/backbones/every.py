@@ -16,7 +16,7 @@ from featstore.backbones import architectures
 from featstore.backbones.catalogue import _DIMENSIONS
 
 TOO_LARGE_FOR_THE_CPU = 300_000_000
-"""Maximum parameters of a network to run on the CPU, if it cannot run on the meta device."""
+"""Maximum number of parameters of a network that is run on the CPU, if it cannot run on the meta device."""
 
 
 def main() -> int:

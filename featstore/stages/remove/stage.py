@@ -27,7 +27,7 @@ def remove(
     where: str | None = None,
     dry_run: bool = False,
 ) -> Removal:
-    """Remove the pictures of ``keys``, and those with a vector that meet the condition ``where`` (featstore.where).
+    """Remove the pictures of ``keys``, and all pictures with a vector whose row meets ``where`` (see featstore.where).
 
     A store that is opened later does not contain the pictures: no features, labels, splits or failures. A store that is
     already open does not change. The store's denylist keeps digests of the keys and of the pictures' bytes, so that
@@ -56,7 +56,10 @@ def restore(store: str | os.PathLike[str], keys: Iterable[str | bytes]) -> int:
 
 
 def keys_in(path: str | os.PathLike[str]) -> list[bytes]:
-    """Return the keys in a file: one per line, or separated by NUL (``find -print0``). Raises UsageError."""
+    """Return the keys in a file: one per line, or separated by NUL (``find -print0``).
+
+    Raises UsageError if there is no such file, or no key in it.
+    """
     try:
         with open(path, "rb") as file:
             found = [without_dot(entry) for _, entry in entries(file)]
@@ -73,7 +76,7 @@ def encoded(keys: Iterable[str | bytes]) -> list[bytes]:
 
 
 def rows_of(where: str | None) -> Select | None:
-    """Return a function that selects the rows of a store that meet ``where``; None if there is no condition."""
+    """Return a function that selects the rows of a store that meet ``where``; None if ``where`` is None."""
     return None if where is None else partial(_rows, where=where)
 
 

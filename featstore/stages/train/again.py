@@ -69,10 +69,10 @@ def train_again(
     kind: str | None = None,
     out: str | os.PathLike[str] | None = None,
 ) -> AgainReport:
-    """Train the head in the file ``head`` again, with its recorded options, on its stores as they were at that time.
+    """Train the head in the file ``head`` again, with its recorded options, on its stores as they were at its training.
 
     ``stores``: where its stores are now, if they are neither at their recorded paths nor beside the head. ``kind``:
-    needed for a head of another package's class, whose code is imported only if you name it: package.module:Class.
+    package.module:Class; needed for a class of another package, because only code that you name is imported.
     ``out``: where to save the new head; by default the new head is not saved, only compared. The weights are equal bit
     for bit on the same machine with the same libraries; ``notes`` in the report name libraries whose versions differ.
 
@@ -148,10 +148,10 @@ def _request_of(head: TrainedHead, path: Path, kind: str | None) -> tuple[Reques
 
 
 def _odd_field(asked: Request) -> str:
-    """Return the first field of a recorded request that ``train`` cannot have recorded; "" if there is none.
+    """Return the first field of a head's recorded training options that is invalid; "" if all are valid.
 
-    The recorded ``options`` may only be parameters of the head: parameters of ``train``, such as the output path, are
-    refused.
+    A field is invalid if ``train`` could not have recorded it. ``options`` may only contain parameters of the
+    estimator, not parameters of ``train`` such as the output path.
     """
     from featstore.heads import HEADS, train_head
     from featstore.heads.trainer import settable

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 class Replaced:
     """The head that a new head replaced.
 
-    ``kind`` and ``chosen``: kind and parameters of the old head. ``accuracy``: on its own ``rows`` held-out pictures,
-    with the 95 % interval ``low`` to ``high``. ``better`` and ``worse``: numbers of held-out pictures that only the new
-    head, or only the old head, classifies correctly. ``p_value``: of McNemar's exact test. ``better``, ``worse`` and
-    ``p_value`` are None if the held-out pictures of the two heads differ.
+    ``kind`` and ``chosen``: kind and parameters of the old head. ``accuracy``: of the old head on the ``rows`` pictures
+    held out at its training, with the 95 % interval ``low`` to ``high``. ``better`` and ``worse``: numbers of held-out
+    pictures that only the new head, or only the old head, classifies correctly. ``p_value``: of McNemar's exact test.
+    ``better``, ``worse`` and ``p_value`` are None if the held-out pictures of the two heads differ.
     """
 
     kind: str
@@ -57,8 +57,8 @@ class TrainReport:
     ``path``: the head's file. ``report``: figures on the held-out rows ``split.test``. ``probabilities``: (n, classes)
     of these rows, in the order of ``head.classes``. ``notes``: warnings for readers of the figures. ``seconds``:
     duration of each step. ``uncalibrated``: calibration error and log loss before temperature scaling, empty for a head
-    without it. ``store``: the store of rows, labels and pictures. ``stores``: all stores, if there are several.
-    ``replaced``: the head that was at ``path`` before, None if there was no head or it was unreadable.
+    without temperature scaling. ``store``: the store of rows, labels and pictures. ``stores``: all stores, if there are
+    several. ``replaced``: the head that was at ``path`` before, None if there was no head or it was unreadable.
     """
 
     store: str

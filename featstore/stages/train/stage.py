@@ -96,7 +96,7 @@ def train(
     figures are computed on the held-out rows, see split_store. Rows of equal bytes are in the same fold; so are the
     regions of a picture, unless ``apart``. The head is saved to ``out``, by default head_path(store, head). An existing
     head is replaced, and ``replaced`` in the report compares the old and the new head; ``force`` is needed if the
-    existing head has other classes or another store.
+    classes or the store of the old head differ from those of the new head.
 
     Raises UsageError: no labels, one class, a class missing from the training split, NaN, ``out`` is something else
     than a head, pictures that are not in every store; DamagedError, OSError.
@@ -130,7 +130,7 @@ def train(
 
 
 def fit(stack: StackedStores, split: Split, request: Request) -> TrainedHead:
-    """Train the head of ``request`` on the rows ``split.train``; the head's ``meta`` records how to train it again."""
+    """Train a head with the options ``request`` on the rows ``split.train``; its ``meta`` records the options."""
     from featstore.heads import train_head
 
     opened = stack.first
@@ -165,7 +165,8 @@ def assess(
 ) -> tuple[NDArray[np.float64], Report, dict[str, float]]:
     """Evaluate ``head`` on the held-out rows of ``split``.
 
-    Returns the probabilities (n, classes), the Report, and the figures before temperature scaling (empty without it).
+    Returns the probabilities (n, classes), the Report, and the figures before temperature scaling (empty for
+    a head without temperature scaling).
     """
     from featstore.heads.evaluation.report import before_calibration, evaluate
 
@@ -273,7 +274,7 @@ def _same_held_out(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     was, found = earlier.get(DATA), now[DATA]
     if isinstance(was, dict):
         return bool(was.get("test") == found["test"])
-    # Heads of earlier featstore versions have no digests: compare their split and store, in JSON types as in the file.
+    # Heads of earlier featstore versions have no digests: compare what they recorded about the split and the store.
     names = (KEY, "split", "label_version", "generation")
     return all(earlier.get(name) == json.loads(json.dumps(now[name])) for name in names)
 

@@ -62,9 +62,9 @@ class _Unrepairable(Exception):
 
 
 def correct_sealed(path: Path, kind: str, aside: Callable[[Path], object]) -> bool:
-    """Repair the header and small arrays of a sealed file; return whether the file is intact now. Raises OSError.
+    """Repair the header and small arrays of a sealed (checksummed) file; return whether the file is intact now.
 
-    ``aside`` is called with the path before the file is replaced.
+    ``aside`` is called with the path before the file is replaced. Raises OSError.
     """
     try:
         with atomic.new_file(path) as temporary:
