@@ -118,7 +118,10 @@ def _same_padding(kernel: int, stride: int, size: int) -> tuple[nn.Module, int]:
 
 
 def _scaled(channels: int, width: float) -> int:
-    """Return ``channels`` times ``width``, rounded to a multiple of _CHANNEL_STEP and at most 10 % smaller."""
+    """Return ``channels`` times ``width``, rounded to a multiple of _CHANNEL_STEP.
+
+    Rounding makes the product at most 10 % smaller.
+    """
     wanted = channels * width
     rounded = max(_CHANNEL_STEP, int(wanted + _CHANNEL_STEP / 2) // _CHANNEL_STEP * _CHANNEL_STEP)
     return rounded if rounded >= 0.9 * wanted else rounded + _CHANNEL_STEP

@@ -125,20 +125,23 @@ class SharedDecoding:
         for other, future in others.items():
             fit = fits[other]
             try:
-                # If the other run has left, its preprocessing is unknown and its result is not used: take that of this
-                # run.
+                # If the other run has left, its preprocessing is unknown, and it will not read this result. Use the
+                # preprocessing of this run, because the future needs some result.
                 future.set_result(_fitted(image, fit or own, results))
             except BaseException as error:
                 future.set_exception(error)
         return _fitted(image, own, results)
 
     def _moved(self, run: int, full: int, taken: int) -> bool:
-        """Return whether to stop waiting for ``run``: fewer than ``full`` results are kept for it, or it has taken
-        one."""
+        """Return whether to stop waiting for ``run``: fewer than ``full`` results are kept for this run, or this run has
+        taken a result since its number of taken results was ``taken``."""
         return self._count[run] < full or self._taken[run] != taken
 
     def _promise(self, run: int, key: bytes) -> dict[int, Future[Pixels]]:
-        """Return a future for each other run, through which that run gets this picture; called with the lock held."""
+        """Return a future for each run other than ``run``; that run gets the decoded picture through its future.
+
+        The caller must hold the lock.
+        """
         promised = {}
         for other in [each for each in self._fit if each != run]:
             crop = self._fit[other][1].crop

@@ -279,7 +279,7 @@ def read_small(path: Path, limit: int, *, follow: bool = True) -> bytes:
 
 
 def read_json(path: Path, *, follow: bool = True) -> dict[str, Any]:
-    """Read a file of write_json; raise DamagedError if a byte has changed.
+    """Read a JSON file that write_json wrote; raise DamagedError if a byte has changed.
 
     ``follow``: as in open_regular.
     """
@@ -287,7 +287,7 @@ def read_json(path: Path, *, follow: bool = True) -> dict[str, Any]:
 
 
 def parse_json(path: Path, data: bytes | bytearray) -> dict[str, Any]:
-    """Parse ``data``, the content of a file of write_json; raise DamagedError, naming ``path``, if it has changed."""
+    """Parse ``data``, the content of a file that write_json wrote; raise DamagedError, naming ``path``, if changed."""
     try:
         value: dict[str, Any] = json.loads(data)
         checksum = value.pop("checksum")
@@ -300,9 +300,9 @@ def parse_json(path: Path, data: bytes | bytearray) -> dict[str, Any]:
 
 
 def checksum_file(path: Path, start: int = 0, stop: int | None = None) -> str:
-    """Return the XXH3-128 of ``path`` from byte ``start`` to ``stop`` (its end), in hexadecimal, in constant memory.
+    """Return the XXH3-128, in hexadecimal, of the bytes ``start`` to ``stop`` (default: the end) of the file ``path``.
 
-    Uses read() instead of a memory map: it is faster on a cold disk, and an I/O error raises OSError instead of killing
+    Memory use is constant. Uses read() instead of a memory map: read() is faster on a cold disk, and an I/O error raises OSError instead of killing
     the process (SIGBUS).
     """
     with open_regular(path) as file:
