@@ -48,8 +48,8 @@ DRIFT_PICTURES pictures. In smaller extractions the measurement would take too l
 JOURNAL_SYNC_SECONDS: Final = 5.0
 HEARTBEAT_SECONDS: Final = 5.0
 CLAIM_LEASE_SECONDS: Final = 60.0
-"""Heartbeat timeout in seconds. A process that extracts a unit holds a claim (lock) on the unit; if a process on another
-host renews its claim for this long not once, its unit is taken over."""
+"""Heartbeat timeout in seconds. A process that extracts a unit holds a claim (lock) on the unit and renews the claim
+regularly. If a process on another host has not renewed its claim for this long, a different process may take over."""
 
 # Downloads of data sets
 DOWNLOAD_TIMEOUT: Final = 30.0
@@ -89,7 +89,8 @@ SVM_CS: Final = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Values of C to try for the linear SVM; smaller than HEAD_CS, because its squared hinge loss is larger."""
 KERNEL_EXACT_ROWS: Final = 2048
 """Maximum training rows of an exact kernel head. With more rows, the head is a Nystroem approximation with
-KERNEL_LANDMARKS landmarks. On 4,000 rows the approximation was as accurate as the exact head and four times faster."""
+KERNEL_LANDMARKS landmarks. The approximation is as accurate as the exact head and, on 4,000 rows, four times
+faster."""
 KERNEL_LANDMARKS: Final = 2048
 KERNEL_CS: Final = (0.1, 1.0, 10.0, 100.0)
 KERNEL_GAMMAS: Final = (0.25, 1.0, 4.0)
@@ -116,8 +117,8 @@ CHECK_QUERIES: Final = 2000
 FEWEST_QUERIES: Final = 100
 """Minimum number of new pictures for measuring the recall of an index again after growth."""
 UNMEASURED_GROWTH: Final = 0.1
-"""Maximum share of new rows: the rows added to an index since its recall was last measured, divided by the number of rows
-at that measurement. If the share is larger, the recall counts as unknown."""
+"""Maximum share of new rows: the number of rows added to an index since its recall was last measured, divided by the
+number of rows at that measurement. If the share is larger, the recall counts as unknown."""
 EXPORTED_NEIGHBOURS: Final = 100
 """Number of true neighbours per query in a file for ann-benchmarks, as in the published files of ann-benchmarks."""
 LESS_WEIGHT: Final = 0.5

@@ -116,8 +116,9 @@ def _is_foreign(about: Mapping[str, Any]) -> bool:
 
 
 def _preprocessing(name: str, about: Mapping[str, Any], tag: Mapping[str, Any]) -> Preprocessing:
-    """Return the preprocessing of the model ``name`` with open_clip's configurations of the model and of the weights.
+    """Return the preprocessing of the model ``name``.
 
+    ``about``, ``tag``: open_clip's configurations of the model and of its weights, from which the values are taken.
     The result is bit-identical to open_clip's own evaluation transform.
     """
     from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD

@@ -26,10 +26,10 @@ def export(path: str, quiet: bool, as_json: bool, **options: Any) -> None:
     """Write the store or head at PATH in a format of other programs.
 
     A store becomes a folder with Parquet files (one for each unit, a group of pictures), with one NumPy array and a
-    table of the other columns, or with a CSV file. Keys, labels, splits, metadata, checksums of the pictures and the identity of the features go with the
-    vectors. CSV keeps every text unchanged, even a text such as =1+1, which a spreadsheet would read as a formula. If
-    an export was stopped, the same command continues it. If a store has grown
-    since its last export to Parquet, only the units that changed are written.
+    table of the other columns, or with a CSV file. Keys, labels, splits, metadata, checksums of the pictures and the
+    identity of the features go with the vectors. CSV keeps every text unchanged, even a text such as =1+1, which a
+    spreadsheet would read as a formula. If an export was stopped, the same command continues it. If a store has changed
+    since its last export to Parquet, only the files that change are written.
 
     A head becomes one ONNX file with its network and preprocessing: decoded pixels in, label and probabilities out. The
     file is checked on synthetic pictures before it is kept. For scikit-learn, a head becomes an estimator that joblib

@@ -127,8 +127,8 @@ def columns(rows: list[tuple[Any, ...]], header: tuple[str, ...]) -> str:
 
 
 _own_stderr = 2
-"""File descriptor for featstore's own messages: usually 2 (standard error). While apart() redirects descriptor 2, this is
-a copy of the original descriptor."""
+"""File descriptor for featstore's own messages: usually 2 (standard error). While apart() redirects descriptor 2, this
+is a copy of the original descriptor."""
 _SHOWN_BYTES = 64 << 10
 
 
@@ -175,7 +175,8 @@ class Bar:
     """
 
     def __init__(self, unit: str = "img", stream: TextIO | None = None) -> None:
-        """``unit``: "img" for pictures, or "B" for bytes, shown as kB, MB, ...; ``stream``: the stream of ``apart``."""
+        """``unit``: "img" for pictures, or "B" for bytes, shown as kB, MB, ...; ``stream``: the stream that ``apart``
+        yields."""
         self._bar: Any = None
         self._unit = unit
         self._first: int | None = None

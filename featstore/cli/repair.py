@@ -23,7 +23,7 @@ from featstore.text import counted, printable
 def repair(store: str, as_json: bool, **options: Any) -> None:
     """Restore the damaged files that verify finds in STORE.
 
-    The damaged version of each restored file is moved to STORE/damaged, never deleted.
+    Before a damaged file is replaced, it is moved to STORE/damaged; it is never deleted.
 
     Single flipped bits are corrected. Damaged vectors are extracted again if their pictures exist with the same bytes;
     otherwise the pictures become failures, which extract --retry-failures tries again. What cannot be restored is

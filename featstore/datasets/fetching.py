@@ -17,7 +17,8 @@ from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic
 
 RECORD: Final = ".featstore-sample.json"
-"""File that records the content of a finished folder; hidden, so that sources skip it."""
+"""File that records the content of a finished folder; hidden, so that it is not read as a
+picture of the folder."""
 
 FetchProgress = Callable[[int, int, str], None]
 """Progress callback: called with the bytes received, the bytes of all archives, and the current step."""

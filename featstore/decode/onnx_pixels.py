@@ -29,8 +29,8 @@ def to_onnx(preprocessing: Preprocessing) -> Any:
     """Return an ONNX model that maps an RGB picture to the normalised input of the network.
 
     Its input is ``pixels`` (height, width, 3) uint8, its output ``input`` (1, 3, crop, crop) float32. The pixels equal
-    those of featstore.decode.decode (the reference decoder, which uses Pillow) for the same picture, except for aspect ratios above 300. Raises UsageError for
-    interpolations other than INTERPOLATIONS, and fits other than "crop".
+    those of featstore.decode.decode (the reference decoder, which uses Pillow) for the same picture, except for aspect
+    ratios above 300. Raises UsageError for interpolations other than INTERPOLATIONS, and fits other than "crop".
     """
     from onnx import TensorProto, helper
 

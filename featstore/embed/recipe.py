@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 EXACT_ENGINES: Final = ("torch", "torch-folded", "compile", "openvino")
 """Engines that compute in the precision class fp32 if no other precision is requested."""
 _BY_NAME: Final = re.compile(r"random:[0-9]+|[A-Z][A-Z0-9_]*")
-"""Names that mean the same weights everywhere: random weights by seed, or published weights. Other names are files."""
+"""Names of weights that mean the same weights on every machine: random weights by seed, or published weights. Any other
+name is the path of a file."""
 
 
 @dataclass(frozen=True)

@@ -133,8 +133,11 @@ class SharedDecoding:
         return _fitted(image, own, results)
 
     def _moved(self, run: int, full: int, taken: int) -> bool:
-        """Return whether to stop waiting for ``run``: fewer than ``full`` results are kept for this run, or this run has
-        taken a result since its number of taken results was ``taken``."""
+        """Return whether to stop waiting for ``run``.
+
+        True if fewer than ``full`` results are kept for this run, or if it has taken a result during the wait.
+        ``taken``: number of results that this run had taken before the wait.
+        """
         return self._count[run] < full or self._taken[run] != taken
 
     def _promise(self, run: int, key: bytes) -> dict[int, Future[Pixels]]:
@@ -162,7 +165,10 @@ class SharedDecoding:
 def _fitted(
     image: Any, fit: tuple[Callable[[Any, Preprocessing], Pixels], Preprocessing], known: dict[tuple[Any, str], Pixels]
 ) -> Pixels:
-    """Return the picture resized and cropped by ``fit`` (function, preprocessing); equal ``fit`` share one result."""
+    """Return the picture resized and cropped by ``fit`` (function, preprocessing).
+
+    ``known``: results made so far; the result for an equal ``fit`` is returned again.
+    """
     function, preprocessing = fit
     name = (function, repr(preprocessing))
     if name not in known:

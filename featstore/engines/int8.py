@@ -77,7 +77,10 @@ def measure_ranges(graph: Any, backbone: Backbone, pictures: NDArray[np.uint8]) 
 
 
 class Int8Engine(OpenVinoEngine):
-    """OpenVINO with 8-bit weights and activations. Used only if the user asks for it or a store has int8-s16 features."""
+    """OpenVINO with 8-bit weights and activations.
+
+    Used only if the user asks for this engine, or if the existing features are int8-s16 features.
+    """
 
     name = "openvino-int8"
 

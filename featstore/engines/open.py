@@ -65,7 +65,8 @@ def engine_for_class(precision: str, engine: str) -> tuple[str, str]:
     """Return the arguments (engine, precision) of open_engine with which new features fit existing features.
 
     ``precision``: the precision class of the existing features. ``engine``: the requested engine; if it does not
-    compute in this class, open_engine or the identity check of the store raises an error later. Raises IdentityError for the class "int8", which no engine makes any more.
+    compute in this class, open_engine or the identity check of the store raises an error later. Raises IdentityError
+    for the class "int8", which no engine makes any more.
     """
     if precision == "int8":
         raise IdentityError(

@@ -139,7 +139,10 @@ class OpenVinoEngine:
     in_flight = 2
 
     def __init__(self, backbone: Backbone, precision: str = "fp32", *, graph: Any = None) -> None:
-        """Compile the backbone. ``graph``: a quantised result of ``to_graph`` to use instead, as in int8.py."""
+        """Compile the backbone.
+
+        ``graph``: the network of the backbone as a quantised OpenVINO model (see int8.py); None to convert it here.
+        """
         if graph is None:
             graph = to_graph(backbone.module, backbone.preprocessing.crop)
         import openvino as ov

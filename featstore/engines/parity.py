@@ -26,7 +26,8 @@ BOUNDS: Final[Mapping[str, tuple[str, float]]] = {
 }
 """Precision class -> (name of a figure that ``drift`` returns, largest accepted value of this figure).
 
-The figure is the difference from plain torch. If the features of two machines each differ from plain torch by at most the
+The figure is the difference from plain torch. If the features of two machines each differ from plain torch by at most
+the
 bound, they differ from each other by at most twice the bound. README.md explains the bounds."""
 
 

@@ -177,7 +177,8 @@ def _lock_holder(lock: Path, until: float) -> str:
     """Return the owner of the lock; "" if the lock is free or its owner is not known yet.
 
     The lock file of a dead process is removed. A new lock file is empty until its owner has written its name; an empty
-    file is kept until the time ``until``, after which its owner must be dead. Raises UsageError for other files.
+    file is kept until the time ``until``; later, an empty file without a lock counts as left by a dead process. Raises
+    UsageError for other files.
     """
     foreign = UsageError(f"{lock}: is in the way and no lock of featstore's; remove it, or name another file")
     try:
@@ -302,8 +303,8 @@ def parse_json(path: Path, data: bytes | bytearray) -> dict[str, Any]:
 def checksum_file(path: Path, start: int = 0, stop: int | None = None) -> str:
     """Return the XXH3-128, in hexadecimal, of the bytes ``start`` to ``stop`` (default: the end) of the file ``path``.
 
-    Memory use is constant. Uses read() instead of a memory map: read() is faster on a cold disk, and an I/O error raises OSError instead of killing
-    the process (SIGBUS).
+    Memory use is constant. Uses read() instead of a memory map: read() is faster on a cold disk, and an I/O error
+    raises OSError instead of killing the process (SIGBUS).
     """
     with open_regular(path) as file:
         return checksum_open(file, start, stop)
