@@ -81,7 +81,7 @@ def _unpack(dataset: Dataset, work: Path, root: Path) -> None:
 
 
 def _finished(dataset: Dataset, root: Path) -> bool:
-    """Return whether ``root`` is the finished ``dataset``; False if missing or empty.
+    """Return whether the folder ``root`` holds the finished ``dataset``; False if the folder is missing or empty.
 
     Raises UsageError if the folder has other content.
     """

@@ -88,7 +88,9 @@ class Request:
         return all(getattr(identity, name) == value for name, value in of_backbone(asked).items())
 
     def load(self, existing: Manifest | None, store: Path) -> Network:
-        """Load the network; ``existing``: the manifest of ``store`` if it has rows.
+        """Load the network.
+
+        ``existing``: the manifest (description) of ``store``; None if the store has no rows yet.
 
         Raises IdentityError if the store has features of another backbone or geometry. If their names differ already,
         this error is raised before the network is loaded. Raises UsageError for wrong options, DamagedError for

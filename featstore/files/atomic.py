@@ -23,7 +23,7 @@ from featstore.errors import DamagedError, UsageError
 
 TEMPORARY_SUFFIX = ".tmp"
 LARGEST_JSON = 1 << 20
-"""Maximum size in bytes of a JSON file to read; files of write_json are far smaller."""
+"""Maximum size in bytes of a JSON file to read; files that write_json writes are far smaller."""
 _READ_BYTES = 4 << 20
 _NAMED_BYTES = 100
 """Maximum number of bytes of a file name that its temporary file repeats; the system limits the length of names."""
