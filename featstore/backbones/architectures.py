@@ -183,8 +183,8 @@ def _of_torchvision(name: str) -> Architecture:
     # DEFAULT is an alias of another member of the enumeration: list this member first, and only once.
     members = [published.DEFAULT, *(member for member in published if member is not published.DEFAULT)]
     entries = {member.name: _entry(name, member) for member in members}
-    # torchvision's builders set the same options when they load weights. The auxiliary classifiers of these networks are
-    # built too; ``cut`` removes them later.
+    # torchvision's builders set the same options when they load weights. The auxiliary classifiers of these networks
+    # are built too; ``cut`` removes them later.
     trained = {"transform_input": True, "init_weights": False} if name in ("inception_v3", "googlenet") else {}
 
     def constructor(**options: Any) -> nn.Module:

@@ -26,8 +26,8 @@ def export(path: str, quiet: bool, as_json: bool, **options: Any) -> None:
     """Write the store or head at PATH in a format of other programs.
 
     A store is exported to a folder in one of three formats: Parquet (one file for each unit, a group of pictures), one
-    NumPy array with a table of the other columns, or CSV. Keys, labels, splits, metadata, checksums of the pictures and the
-    identity of the features go with the vectors. CSV keeps every text unchanged, even a text such as =1+1, which a
+    NumPy array with a table of the other columns, or CSV. Keys, labels, splits, metadata, checksums of the pictures and
+    the identity of the features go with the vectors. CSV keeps every text unchanged, even a text such as =1+1, which a
     spreadsheet would read as a formula. If an export was stopped, the same command continues it. If a store has changed
     since its last export to Parquet, only the files that change are written.
 

@@ -144,8 +144,8 @@ def _tar_members(archive: Path, budget: _Budget) -> Iterator[tuple[str, IO[bytes
             if content is None:
                 raise _refuse(archive, entry.name, "a link or a device")
             yield entry.name, content
-        # tarfile stops at the end marker of the archive or at a damaged header. Read the rest too, so that gzip checks the
-        # checksum at the end of the file.
+        # tarfile stops at the end marker of the archive or at a damaged header. Read the rest too, so that gzip checks
+        # the checksum at the end of the file.
         while stream.read(_COPY_BYTES):
             pass
 
