@@ -14,7 +14,7 @@ FITS: Final = ("crop", "squash", "pad")
 POOLS: Final = ("avg", "max", "cls", "cls+mean", "none")
 """Ways to make a vector from the output of a layer, see featstore.backbones.layers.take."""
 OUTPUT_OF: Final = "output of "
-"""Prefix of the field ``layer`` of an identity if features are the output of a named layer."""
+"""Start of the field ``layer`` of an identity if the features are the output of a layer that the user chose by name."""
 MAX_PIXELS: Final = 178_956_970
 """Maximum number of pixels of a picture (Pillow's limit for decompression bombs); larger pictures become failures."""
 
@@ -48,7 +48,8 @@ DRIFT_PICTURES pictures. In smaller extractions the measurement would take too l
 JOURNAL_SYNC_SECONDS: Final = 5.0
 HEARTBEAT_SECONDS: Final = 5.0
 CLAIM_LEASE_SECONDS: Final = 60.0
-"""Heartbeat timeout in seconds: a claim of another host without a heartbeat for this long is taken over."""
+"""Heartbeat timeout in seconds. A process that extracts a unit holds a claim (lock) on the unit and renews the claim
+regularly. If a process on another host has not renewed its claim for this long, a different process may take over."""
 
 # Downloads of data sets
 DOWNLOAD_TIMEOUT: Final = 30.0
@@ -87,8 +88,9 @@ HEAD_CS: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 SVM_CS: Final = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Values of C to try for the linear SVM; smaller than HEAD_CS, because its squared hinge loss is larger."""
 KERNEL_EXACT_ROWS: Final = 2048
-"""Maximum training rows of an exact kernel head. With more rows it is a Nystroem approximation with KERNEL_LANDMARKS
-landmarks, as accurate and, on 4,000 rows, four times faster."""
+"""Maximum training rows of an exact kernel head. With more rows, the head is a Nystroem approximation with
+KERNEL_LANDMARKS landmarks. The approximation is as accurate as the exact head and, on 4,000 rows, four times
+faster."""
 KERNEL_LANDMARKS: Final = 2048
 KERNEL_CS: Final = (0.1, 1.0, 10.0, 100.0)
 KERNEL_GAMMAS: Final = (0.25, 1.0, 4.0)
@@ -103,7 +105,7 @@ HEAD_CLASSES: Final = 10_000
 
 # Index
 INDEX_BLOCK_BYTES: Final = 32 << 20
-"""Bytes of float32 vectors that building and exact search hold in memory besides the index."""
+"""Size in bytes of one block of float32 vectors; index building and exact search read the vectors in such blocks."""
 EXACT_SCAN_BYTES: Final = 512 << 20
 """Maximum bytes of vectors for exact search: 65,536 rows of 2048 float32. A scan at about 10 GB/s answers one query in
 about 50 ms; in batches, matrix products answer hundreds of queries per second."""
@@ -115,7 +117,8 @@ CHECK_QUERIES: Final = 2000
 FEWEST_QUERIES: Final = 100
 """Minimum number of new pictures for measuring the recall of an index again after growth."""
 UNMEASURED_GROWTH: Final = 0.1
-"""Maximum ratio of rows added since the recall was last measured to rows measured; beyond it, the recall is unknown."""
+"""Maximum share of new rows: the number of rows added to an index since its recall was last measured, divided by the
+number of rows at that measurement. If the share is larger, the recall counts as unknown."""
 EXPORTED_NEIGHBOURS: Final = 100
 """Number of true neighbours per query in a file for ann-benchmarks, as in the published files of ann-benchmarks."""
 LESS_WEIGHT: Final = 0.5

@@ -45,8 +45,8 @@ def kind_of(path: str | os.PathLike[str]) -> Literal["store", "head", "index"]:
 def open_head(path: str | os.PathLike[str], trust: Sequence[str] | None = None) -> TrainedHead:
     """Return the head at ``path``. Raises UsageError if there is no head, DamagedError if it is damaged.
 
-    ``trust``: types that may be built for a classifier of another package (see TrainedHead.trusting); None to
-    only describe the head, without building a classifier.
+    ``trust``: names of the Python types that may be loaded if the classifier comes from another package (see
+    TrainedHead.trusting). With None no such classifier is loaded; the head can then only be described.
     """
     from featstore.heads import load_head
 
@@ -136,7 +136,10 @@ def staleness(index: FeatureIndex, store: FeatureStore, path: str | os.PathLike[
 
 
 def compare_index(index: FeatureIndex, store: FeatureStore) -> Staleness:
-    """Compare the rows of an index with those of its store, and the labels if the store has newer labels."""
+    """Return the differences between an index and its store: missing, removed and relabelled rows.
+
+    Labels are compared only if the store has another version of the labels than the index was made with.
+    """
     labels = newer_labels(index.info()["identity"].get(KEY), store)
     return index.staleness(generation_number(store), np.asarray(store.ids), labels)
 

@@ -120,7 +120,8 @@ class _States:
     def _place(self, parent: Parent, artifact: Artifact) -> Path | None:
         """Return the path of a parent store, or None.
 
-        It is searched at its recorded path, in the searched folder (by store id), and beside the artifact.
+        The store is looked for by its store id: among the stores found in the folder, at the path that the artifact
+        records, and in the artifact's own folder.
         """
         inside = [each.path for each in self.stores.get(parent.store_id, [])]
         recorded = Path(parent.path)

@@ -88,7 +88,7 @@ def add_artifact(found: Found, path: Path) -> bool:
 
 
 def _walk(folder: Path, deep: bool, unread: list[str]) -> Iterator[Path]:
-    """Yield the paths of stores, and of files outside stores."""
+    """Yield the paths of the stores in ``folder`` and of its files; files inside stores are left out."""
     try:
         with os.scandir(folder) as entries:
             listed = list(entries)
@@ -111,7 +111,7 @@ def read_artifact(path: Path) -> Artifact | None:
     if path.is_dir():
         return _store(path) if (path / folders.MANIFEST).exists() else None
     if path.name.startswith("."):
-        # Temporary files of a writer are skipped here too.
+        # Skip hidden files; the temporary files of atomic writes are hidden files.
         return None
     if side := _SIDE.fullmatch(path.name):
         return _index(path.with_name(side[1]), path) if sealed.begins_like_one(path) else None

@@ -100,7 +100,7 @@ class Architecture:
 def _quiet() -> Iterator[None]:
     """Context manager that silences warnings and log messages which network constructors emit."""
     handler, disabled = logging.NullHandler(), logging.root.manager.disable
-    # If the root logger had no handler, logging open_clip's messages would install one.
+    # open_clip calls logging.info(), which permanently adds a handler to the root logger if it has no handler.
     logging.root.addHandler(handler)
     logging.disable(logging.WARNING)
     try:
@@ -183,7 +183,8 @@ def _of_torchvision(name: str) -> Architecture:
     # DEFAULT is an alias of another member of the enumeration: list this member first, and only once.
     members = [published.DEFAULT, *(member for member in published if member is not published.DEFAULT)]
     entries = {member.name: _entry(name, member) for member in members}
-    # The options that torchvision's builders set when they load weights. ``cut`` removes the auxiliary classifiers.
+    # torchvision's builders set the same options when they load weights. The auxiliary classifiers of these networks
+    # are built too; ``cut`` removes them later.
     trained = {"transform_input": True, "init_weights": False} if name in ("inception_v3", "googlenet") else {}
 
     def constructor(**options: Any) -> nn.Module:

@@ -1,4 +1,7 @@
-"""The list of backbones with their properties; no network is built, except torchvision models missing in a table."""
+"""The list of backbones with their properties, made without building the networks.
+
+Only a torchvision model whose feature dimension is missing in a table is built.
+"""
 
 from __future__ import annotations
 

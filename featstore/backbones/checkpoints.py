@@ -31,7 +31,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
     than tensors is refused, because loading such a pickle could run code.
     """
     if not file.is_file():
-        # Converting "https://..." to a Path leaves only one slash.
+        # Look for "https:/", because Path("https://...") keeps only one of the two slashes.
         hint = "; addresses are not opened: download the file first" if re.match("[a-z0-9]{2,}:/", str(file)) else ""
         raise UsageError(f"{file}: there is no such checkpoint file{hint}")
     state = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)

@@ -69,8 +69,8 @@ class Variant:
     def preprocessing(self) -> Preprocessing:
         """The preprocessing of the weights.
 
-        The Lite models were trained on (x - 127) / 128. The crop is TensorFlow's evaluation crop. Bicubic interpolation
-        is closest to TensorFlow's resizing at this size; timm uses bicubic too.
+        The Lite models were trained on (x - 127) / 128. The crop is TensorFlow's evaluation crop. Of the
+        interpolations, bicubic is closest to TensorFlow's resizing for these picture sizes; timm uses bicubic too.
         """
         return Preprocessing(
             resize=self.size + _CROP_PADDING,
@@ -110,7 +110,10 @@ LITE0: Final = VARIANTS["efficientnet_lite0"]
 
 
 def _same_padding(kernel: int, stride: int, size: int) -> tuple[nn.Module, int]:
-    """Return TensorFlow's SAME padding for inputs of ``size`` pixels: (padding module, argument of the convolution)."""
+    """Return TensorFlow's SAME padding for inputs of ``size`` pixels, as (padding module, padding of the convolution).
+
+    The module pads before the convolution if the padding is larger on the right and bottom; Conv2d cannot do that.
+    """
     total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
     if total % 2 == 0:
         return nn.Identity(), total // 2
@@ -118,7 +121,10 @@ def _same_padding(kernel: int, stride: int, size: int) -> tuple[nn.Module, int]:
 
 
 def _scaled(channels: int, width: float) -> int:
-    """Return ``channels`` times ``width``, rounded to a multiple of _CHANNEL_STEP and at most 10 % smaller."""
+    """Return ``channels`` times ``width``, rounded to a multiple of _CHANNEL_STEP.
+
+    Rounding makes the product at most 10 % smaller.
+    """
     wanted = channels * width
     rounded = max(_CHANNEL_STEP, int(wanted + _CHANNEL_STEP / 2) // _CHANNEL_STEP * _CHANNEL_STEP)
     return rounded if rounded >= 0.9 * wanted else rounded + _CHANNEL_STEP

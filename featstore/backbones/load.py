@@ -36,9 +36,9 @@ def load_backbone(name: str = defaults.BACKBONE, weights: str | None = None) -> 
 
 
 def own_function(name: str) -> str | None:
-    """Return the user's function as "package.module:function", if ``name`` is such a text or an entry point's name.
+    """Return the user's function to which ``name`` refers, as "package.module:function".
 
-    Returns None for a built-in or unknown backbone.
+    ``name``: "package.module:function", or the name of an entry point. Returns None for a built-in or unknown backbone.
     """
     if plugins.is_spec(name):
         return name
@@ -108,7 +108,7 @@ def _published(architecture: Architecture, asked: str) -> WeightsEntry | None:
 
 
 def _recognise(architecture: Architecture, file: Path) -> WeightsEntry:
-    """Return the published weights whose SHA-256 ``file`` has, otherwise the default weights.
+    """Return the published weights of which ``file`` is a copy (by its SHA-256), otherwise the default weights.
 
     The caller takes the preprocessing and the constructor arguments from the result.
     """

@@ -116,8 +116,9 @@ def _is_foreign(about: Mapping[str, Any]) -> bool:
 
 
 def _preprocessing(name: str, about: Mapping[str, Any], tag: Mapping[str, Any]) -> Preprocessing:
-    """Return the preprocessing of the model ``name`` with open_clip's configurations of the model and of the weights.
+    """Return the preprocessing of the model ``name``.
 
+    ``about``, ``tag``: open_clip's configurations of the model and of its weights, from which the values are taken.
     The result is bit-identical to open_clip's own evaluation transform.
     """
     from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
@@ -138,7 +139,11 @@ def _preprocessing(name: str, about: Mapping[str, Any], tag: Mapping[str, Any]) 
 
 
 def _hub_file(tag: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return (repository, file) from "organisation/name/" or "organisation/name/file", None if there is neither."""
+    """Return (repository, file) of weights on the hub, from open_clip's entry ``tag``; None if it names no repository.
+
+    The entry has the form "organisation/name/" or "organisation/name/file"; without a safetensors file in the entry,
+    the file is open_clip's default file.
+    """
     parts = (tag.get("hf_hub") or "").strip("/").split("/")
     if len(parts) < 2:
         return None

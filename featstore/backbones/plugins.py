@@ -133,9 +133,9 @@ def _call(function: Callable[[], Any], spec: str) -> Any:
 
 
 def _checked(made: Any, spec: str) -> OwnBackbone:
-    """Return the result ``made`` of the user's function, an OwnBackbone or a tuple of its first three fields.
+    """Check ``made``, the result of the user's function ``spec``, and return it as an OwnBackbone.
 
-    Raises UsageError for anything else.
+    ``made`` must be an OwnBackbone, or a tuple (module, preprocessing, name). Raises UsageError for other values.
     """
     if isinstance(made, tuple) and len(made) == 3:
         made = OwnBackbone(*made)
@@ -164,7 +164,10 @@ def _checked(made: Any, spec: str) -> OwnBackbone:
 
 
 def _try(module: nn.Module, side: int, spec: str) -> int:
-    """Run ``module`` on two random pictures; return the dimension of its features, or raise UsageError if unusable."""
+    """Run ``module`` on two random pictures; return the dimension of its features.
+
+    Raises UsageError if the module fails or its features are unusable.
+    """
     pictures = torch.rand(_PROBES, 3, side, side, generator=torch.Generator().manual_seed(0))
     try:
         with torch.inference_mode():
@@ -213,7 +216,10 @@ def _are_features(made: torch.Tensor, count: int, other: torch.Tensor) -> bool:
 
 
 def _told(error: BaseException, spec: str) -> str:
-    """Return ``error`` in one line with a line number, preferably in the user's own files."""
+    """Return a one-line message for ``error``, with the file and line where the error occurred.
+
+    If the traceback passes through the package of the user's function, the line is from that package.
+    """
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
     module = sys.modules.get(spec.partition(":")[0])
     folder = os.path.join(os.path.dirname(getattr(module, "__file__", None) or "/nowhere/none"), "")

@@ -25,8 +25,8 @@ def backbones(name: str | None, as_json: bool) -> None:
     shape of a layer's output for one picture is (channels, height, width), (tokens, channels) or (length).
 
     If NAME is part of a name, or a pattern with * and ?, the matching backbones are listed. Models of timm and
-    open_clip are listed only with a NAME such as timm/. If a dimension is shown as -, name
-    its backbone to compute it.
+    open_clip are listed only with a NAME such as timm/. If a dimension is shown as -, give
+    the full name of this backbone as NAME: the dimension is then computed.
 
     \b
     Examples:

@@ -57,8 +57,9 @@ _TEMPORARY = ""
 )
 @json_option
 def bench(pictures: str | None, store: str | None, megabytes: int, rounds: int, as_json: bool, **options: Any) -> None:
-    """Measure this machine on PICTURES: each engine, decoding, extractions, and a loop as in tutorials.
+    """Measure this machine on PICTURES: each engine, decoding, extractions, and the loop of tutorials.
 
+    The loop of tutorials processes one picture at a time with Pillow, torchvision's transforms and plain torch.
     PICTURES is a source as in extract; by default two photographs included in scikit-learn are repeated. Everything
     is measured once per round, each measurement in a fresh process; the output has medians, minima and maxima.
     Five rounds take about 10 minutes for resnet50 on a CPU; use --engine, --count and --rounds to shorten the run.

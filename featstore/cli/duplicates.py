@@ -103,7 +103,8 @@ def _lines(report: Any, html: str | None) -> list[str]:
 
 
 _EQUAL = "equal bytes   "
-"""Shown for a picture with equal bytes; padded to the width of the two cosines that other pictures show."""
+"""Text shown instead of the two cosines if a picture has the same bytes as another picture; padded to the width of two
+cosines."""
 
 
 def _figures(one: Any) -> str:

@@ -25,10 +25,11 @@ from featstore.cli.output import Bar, apart, json_option, show
 def export(path: str, quiet: bool, as_json: bool, **options: Any) -> None:
     """Write the store or head at PATH in a format of other programs.
 
-    A store becomes a folder: Parquet with a file for each unit, one array of NumPy beside a table of the other columns,
-    or CSV. Keys, labels, splits, metadata, checksums of the pictures and the identity of the features go with the
-    vectors. CSV keeps every text unchanged, even a text such as =1+1, which a spreadsheet would read as a formula. If
-    an export was stopped, the same command continues it. If a store has grown, Parquet writes only what changed.
+    A store is exported to a folder in one of three formats: Parquet (one file for each unit, a group of pictures), one
+    NumPy array with a table of the other columns, or CSV. Keys, labels, splits, metadata, checksums of the pictures and
+    the identity of the features go with the vectors. CSV keeps every text unchanged, even a text such as =1+1, which a
+    spreadsheet would read as a formula. If an export was stopped, the same command continues it. If a store has changed
+    since its last export to Parquet, only the files that change are written.
 
     A head becomes one ONNX file with its network and preprocessing: decoded pixels in, label and probabilities out. The
     file is checked on synthetic pictures before it is kept. For scikit-learn, a head becomes an estimator that joblib

@@ -60,11 +60,11 @@ from featstore.text import counted, printable
 def index(store: str, as_json: bool, update: bool, export: str | None, **options: Any) -> int:
     """Build an index for nearest-neighbour search over STORE, and measure its recall on held-out pictures.
 
-    One or more of --recall, --at, --memory and --latency set a contract: several kinds of index are tried, and the
-    fastest one that meets the contract is used. The lower end of the 95 % interval of its recall on fresh pictures has
-    to reach the required recall. The latency is the median of single queries in one thread, measured on the finished
-    index. featstore info shows everything that was tried. An update checks the contract again; the exit code is 1 if
-    the contract is not met.
+    One or more of --recall, --at, --memory and --latency set a contract (limits for the index): several kinds of index
+    are tried, and the fastest one that meets the contract is used. The contract is met only if the lower end of the
+    95 % interval of its recall, measured on pictures that tuning did not use, reaches the required recall. The latency
+    is the median of single queries in one thread, measured on the finished index. featstore info shows everything that
+    was tried. An update checks the contract again; the exit code is 1 if the contract is not met.
 
     The file is a plain FAISS index, whose ids are the store's row ids (FeatureStore.rows_of_ids). An update deletes
     removed pictures from an exact index. Other kinds of index keep removed pictures in the file, and skip them in

@@ -79,7 +79,7 @@ class CsvRows:
         self._writer = csv.writer(sys.stdout, lineterminator="\n")
 
     def write(self, *cells: str | float) -> None:
-        """Write one row; numbers have six digits."""
+        """Write one row; numbers are rounded to six significant digits."""
         self._writer.writerow([csv_cell(one) if isinstance(one, str) else f"{one:.6g}" for one in cells])
 
 
@@ -127,17 +127,18 @@ def columns(rows: list[tuple[Any, ...]], header: tuple[str, ...]) -> str:
 
 
 _own_stderr = 2
-"""File descriptor for featstore's own messages: 2 or, while apart() redirects 2, a copy of the original one."""
+"""File descriptor for featstore's own messages: usually 2 (standard error). While apart() redirects descriptor 2, this
+is a copy of the original descriptor."""
 _SHOWN_BYTES = 64 << 10
 
 
 @contextlib.contextmanager
 def apart() -> Iterator[TextIO]:
-    """Yield a stream to the real standard error; collect what libraries write there, and print it at the end.
+    """Redirect file descriptor 2 (standard error), and yield a stream to the original standard error.
 
     libtiff, JPEG decoders and other libraries report damaged pictures in the middle of a progress bar, from this
-    process and its children. Their lines are printed escaped, at most 64 KiB in all; a repeated line is printed once,
-    with its count.
+    process and its children. The lines of these libraries are collected and printed when the context ends: escaped, at
+    most 64 KiB in all, and a repeated line only once, with its count.
     """
     global _own_stderr
     sys.stderr.flush()
@@ -174,7 +175,8 @@ class Bar:
     """
 
     def __init__(self, unit: str = "img", stream: TextIO | None = None) -> None:
-        """``unit``: "img" for pictures, or "B" for bytes, shown as kB, MB, ...; ``stream``: the stream of ``apart``."""
+        """``unit``: "img" for pictures, or "B" for bytes, shown as kB, MB, ...; ``stream``: the stream that ``apart``
+        yields."""
         self._bar: Any = None
         self._unit = unit
         self._first: int | None = None

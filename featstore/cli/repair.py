@@ -21,7 +21,9 @@ from featstore.text import counted, printable
 @click.option("--set-aside", is_flag=True, help="Extract nothing: pictures with damaged vectors become failures.")
 @json_option
 def repair(store: str, as_json: bool, **options: Any) -> None:
-    """Restore the damaged files that verify finds in STORE. They are moved to STORE/damaged, never deleted.
+    """Restore the damaged files that verify finds in STORE.
+
+    Before a damaged file is replaced, it is moved to STORE/damaged; it is never deleted.
 
     Single flipped bits are corrected. Damaged vectors are extracted again if their pictures exist with the same bytes;
     otherwise the pictures become failures, which extract --retry-failures tries again. What cannot be restored is

@@ -240,7 +240,11 @@ def _with_settings(run: Callable[..., Any], options: dict[str, Any], settings: d
 
 
 def _require_only(context: click.Context, option: str, *more: str) -> None:
-    """Raise UsageError if ``option`` ("again" or "update") is given with an option that the old head records."""
+    """Raise UsageError if an option is given that cannot be combined with ``option`` ("again" or "update").
+
+    --again and --update take the settings of the old head, so the user must not give these settings again. ``more``:
+    options that are allowed nevertheless.
+    """
     own = (option, "store", "more", "as_json", *more)
     given = [
         one.opts[0] for one in context.command.params if one.name not in own and _was_given(context, one.name or "")

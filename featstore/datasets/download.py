@@ -31,10 +31,11 @@ def download(archive: Archive, file: Path, progress: Callable[[int], None]) -> N
 
     Received bytes are kept beside ``file`` as ``<name>.part``. A later call continues after these bytes if the server
     supports ranges, otherwise from the start. A broken connection is reopened, at most defaults.DOWNLOAD_ATTEMPTS times
-    in a row without a new byte. An existing ``file`` is only checked. ``progress`` is called with the number of bytes
-    received.
+    in a row without a new byte. An existing ``file`` is not downloaded again; only its SHA-256 is checked.
+    ``progress`` is called with the number of bytes received.
 
-    Raises DamagedError if the server has another file, FeatstoreError if it cannot be reached.
+    Raises DamagedError if the SHA-256 of ``file`` or of the downloaded bytes is wrong, FeatstoreError if the server
+    cannot be reached.
     """
     if file.exists():
         if _sha256(file) == archive.sha256:

@@ -17,7 +17,8 @@ from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic
 
 RECORD: Final = ".featstore-sample.json"
-"""File that records the content of a finished folder; hidden, so that sources skip it."""
+"""File that records the content of a finished folder; hidden, so that it is not read as a
+picture of the folder."""
 
 FetchProgress = Callable[[int, int, str], None]
 """Progress callback: called with the bytes received, the bytes of all archives, and the current step."""
@@ -80,7 +81,7 @@ def _unpack(dataset: Dataset, work: Path, root: Path) -> None:
 
 
 def _finished(dataset: Dataset, root: Path) -> bool:
-    """Return whether ``root`` is the finished ``dataset``; False if missing or empty.
+    """Return whether the folder ``root`` holds the finished ``dataset``; False if the folder is missing or empty.
 
     Raises UsageError if the folder has other content.
     """

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 class Archive:
     """A published archive of a data set, and how to unpack it.
 
-    ``digest_from``: who published size and SHA-256. ``inside``: the folder of the archive to unpack. ``to``: the
-    subfolder of the data set that gets the files; "" means the data set's own folder.
+    ``digest_from``: who published size and SHA-256. ``inside``: the folder in the archive from which files are
+    unpacked. ``to``: the subfolder of the data set's folder that gets the files; "" means the data set's folder itself.
     """
 
     url: str

@@ -130,7 +130,8 @@ class _Counted(io.RawIOBase):
 
 def _tar_members(archive: Path, budget: _Budget) -> Iterator[tuple[str, IO[bytes]]]:
     """Yield (name, content) of the files of a gzip-compressed tar archive, read once from start to end."""
-    # A larger budget, because the stream also contains headers and padding. Written files have a separate budget.
+    # The whole stream, with tar headers and padding, gets a larger budget than the unpacked files, which are counted
+    # against ``budget``.
     stream_budget = _Budget(archive, 2 * budget.left + _TAR_PADDING)
     with gzip.open(archive) as plain:
         stream = _Counted(plain, stream_budget)
@@ -143,7 +144,8 @@ def _tar_members(archive: Path, budget: _Budget) -> Iterator[tuple[str, IO[bytes
             if content is None:
                 raise _refuse(archive, entry.name, "a link or a device")
             yield entry.name, content
-        # tarfile stops at its end marker or a damaged header; read on to gzip's checksum at the end of the file.
+        # tarfile stops at the end marker of the archive or at a damaged header. Read the rest too, so that gzip checks
+        # the checksum at the end of the file.
         while stream.read(_COPY_BYTES):
             pass
 

@@ -1,4 +1,4 @@
-"""The preprocessing as an ONNX graph: pixels of any size in, the network's input out, bit-identical to Pillow's.
+"""The preprocessing as an ONNX graph: from a picture of any size to the network's input, with pixels as Pillow's.
 
 Pillow resizes 8-bit pixels in two passes, first horizontally, then vertically. The coefficients are fixed-point numbers
 with 22 fractional bits, and each pass rounds its result to 8 bits. The sums in a pass are whole numbers below 2^53, so
@@ -29,8 +29,8 @@ def to_onnx(preprocessing: Preprocessing) -> Any:
     """Return an ONNX model that maps an RGB picture to the normalised input of the network.
 
     Its input is ``pixels`` (height, width, 3) uint8, its output ``input`` (1, 3, crop, crop) float32. The pixels equal
-    those of featstore.decode.decode for the same picture, except for aspect ratios above 300. Raises UsageError for
-    interpolations other than INTERPOLATIONS, and fits other than "crop".
+    those of featstore.decode.decode (the reference decoder, which uses Pillow) for the same picture, except for aspect
+    ratios above 300. Raises UsageError for interpolations other than INTERPOLATIONS, and fits other than "crop".
     """
     from onnx import TensorProto, helper
 

@@ -105,8 +105,8 @@ def _from_gray(gray: NDArray[np.uint8]) -> Image.Image:
 def _to_bytes(values: NDArray[Any], scales: tuple[float, ...]) -> NDArray[np.uint8]:
     """Convert 32-bit numbers (h, w) to gray levels 0..255.
 
-    The first of ``scales`` for which all numbers are in 0..scale becomes 255. If there is none, the smallest number
-    becomes 0 and the largest 255.
+    ``scales``: possible largest numbers, in ascending order. If all numbers are in 0..scale for one of these, the range
+    0..scale (the first that fits) is mapped to 0..255. Otherwise the smallest number becomes 0 and the largest 255.
     """
     finite = (block[np.isfinite(block)] for block in _row_blocks(values))
     ranges = [(float(block.min()), float(block.max())) for block in finite if block.size]

@@ -242,7 +242,9 @@ def make_embedder(
     decode: str = "exact",
     **geometry: Unpack[GeometryKeywords],
 ) -> Embedder:
-    """Return an embedder for float32 vectors that need not match existing features; parameters as in featstore.extract.
+    """Return an embedder for new float32 vectors, which need not match any existing features.
+
+    The parameters are those of featstore.extract.
 
     Raises UsageError for unknown or conflicting values, DamagedError for damaged weights, and FeatstoreError.
     """

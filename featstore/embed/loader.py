@@ -36,7 +36,7 @@ Cutting = Callable[[Hashable, Callable[[], CutPicture]], CutPicture]
 
 Its arguments are the place and a function that makes the picture if no other run has made it yet."""
 Root = Callable[[int], Path]
-"""Function that returns the root folder of a source's pictures for the number of its segment in the plan."""
+"""Function from the number of a segment (the part of the plan for one source) to the root folder of its pictures."""
 
 
 class Target(Protocol):

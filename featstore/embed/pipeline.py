@@ -90,7 +90,8 @@ class Timings:
 
     * ``restarts``: handling of worker processes that died, with the search for the pictures that killed them
     * ``startup``: starting processes, loading libraries and the network
-    * ``planning``: comparing the source with the store, claiming units, reading their journals
+    * ``planning``: comparing the source with the store, claiming (locking) units, which are groups of pictures, and
+      reading their journals, which keep the vectors of unfinished units
     * ``verifying``: comparing the engine with plain torch
     * ``forward``: waiting for the network's result
     * ``copy``: assembling batches and submitting them to the engine

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 EXACT_ENGINES: Final = ("torch", "torch-folded", "compile", "openvino")
 """Engines that compute in the precision class fp32 if no other precision is requested."""
 _BY_NAME: Final = re.compile(r"random:[0-9]+|[A-Z][A-Z0-9_]*")
-"""Names that mean the same weights everywhere: random weights by seed, or published weights. Other names are files."""
+"""Names of weights that mean the same weights on every machine: random weights by seed, or published weights. Any other
+name is the path of a file."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,13 @@ class Request:
         return all(getattr(identity, name) == value for name, value in of_backbone(asked).items())
 
     def load(self, existing: Manifest | None, store: Path) -> Network:
-        """Load the network; ``existing``: the manifest of ``store`` if it has rows.
+        """Load the network.
 
-        Raises IdentityError if the store has other features, before loading if the names show this; UsageError for
-        wrong options; DamagedError for damaged weights; FeatstoreError.
+        ``existing``: the manifest (description) of ``store``; None if the store has no rows yet.
+
+        Raises IdentityError if the store has features of another backbone or geometry. If their names differ already,
+        this error is raised before the network is loaded. Raises UsageError for wrong options, DamagedError for
+        damaged weights; FeatstoreError.
         """
         from featstore.decode import DECODER
         from featstore.engines import engine_for_class, open_engine
@@ -127,9 +131,10 @@ class Request:
 
 
 def load_again(identity: Identity, weights_name: str, name: str | None, weights: str | None, what: str) -> Backbone:
-    """Load the backbone that ``what``, a store, head or index, was made with; ``name`` and ``weights``: from the user.
+    """Load the backbone with which ``what``, a store, head or index, was made.
 
-    Only names from the user open a file or import a module, never the names recorded in ``what``. Raises UsageError
+    ``name``, ``weights``: backbone and weights that the user named, or None. Only names from the user open a file or
+    import a module, never the names recorded in ``what``. Raises UsageError
     with the remedy if the backbone cannot be loaded, IdentityError if ``name`` is another backbone.
     """
     from featstore.backbones import backbone_name, exists, known_weights, load_backbone, load_recorded, own_function

@@ -125,20 +125,26 @@ class SharedDecoding:
         for other, future in others.items():
             fit = fits[other]
             try:
-                # If the other run has left, its preprocessing is unknown and its result is not used: take that of this
-                # run.
+                # If the other run has left, its preprocessing is unknown, and it will not read this result. Use the
+                # preprocessing of this run, because the future needs some result.
                 future.set_result(_fitted(image, fit or own, results))
             except BaseException as error:
                 future.set_exception(error)
         return _fitted(image, own, results)
 
     def _moved(self, run: int, full: int, taken: int) -> bool:
-        """Return whether to stop waiting for ``run``: fewer than ``full`` results are kept for it, or it has taken
-        one."""
+        """Return whether to stop waiting for ``run``.
+
+        True if fewer than ``full`` results are kept for this run, or if it has taken a result during the wait.
+        ``taken``: number of results that this run had taken before the wait.
+        """
         return self._count[run] < full or self._taken[run] != taken
 
     def _promise(self, run: int, key: bytes) -> dict[int, Future[Pixels]]:
-        """Return a future for each other run, through which that run gets this picture; called with the lock held."""
+        """Return a future for each run other than ``run``; that run gets the decoded picture through its future.
+
+        The caller must hold the lock.
+        """
         promised = {}
         for other in [each for each in self._fit if each != run]:
             crop = self._fit[other][1].crop
@@ -159,7 +165,10 @@ class SharedDecoding:
 def _fitted(
     image: Any, fit: tuple[Callable[[Any, Preprocessing], Pixels], Preprocessing], known: dict[tuple[Any, str], Pixels]
 ) -> Pixels:
-    """Return the picture resized and cropped by ``fit`` (function, preprocessing); equal ``fit`` share one result."""
+    """Return the picture resized and cropped by ``fit`` (function, preprocessing).
+
+    ``known``: results made so far; the result for an equal ``fit`` is returned again.
+    """
     function, preprocessing = fit
     name = (function, repr(preprocessing))
     if name not in known:

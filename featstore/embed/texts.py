@@ -28,7 +28,8 @@ def open_backbone_with_text(
     the same.
 
     ``weights``, ``backbone``: as in open_embedder; no engine is opened. Raises UsageError if the backbone has no text
-    tower, before loading if the name shows this; IdentityError if the backbone is not that of ``origin``.
+    tower; this is checked by the backbone's name before it is loaded, if possible. Raises IdentityError if the backbone
+    is not the one recorded in ``origin``.
     """
     from featstore.embed.recipe import load_again, of_backbone
 

@@ -1,5 +1,7 @@
-"""Extract the units (groups of rows) of a plan: claim a unit, extract it in batches, write its shard (file of
-vectors)."""
+"""Extract the units of a plan. A unit is a group of rows whose vectors form one shard (file).
+
+For each unit: claim (lock) the unit, extract it in batches, and write its shard.
+"""
 
 from __future__ import annotations
 
@@ -70,8 +72,10 @@ class Run:
 
     @property
     def kept(self) -> int:
-        """Number of pictures that this process has extracted of unfinished units; their vectors are kept in
-        journals."""
+        """Number of pictures in unfinished units that this process has already extracted.
+
+        The vectors of these pictures are in journals: files that keep the vectors of a unit until its shard is written.
+        """
         return sum(writer.next_row for writer in self.open.values())
 
     def take(self, units: Sequence[Unit]) -> None:
@@ -93,7 +97,7 @@ class Run:
         self.lost = [path for path in lost if written.mark_of(path) in marks]
 
     def root(self, segment: int) -> Path:
-        """Return the root folder of the pictures of a segment of the plan, which holds the pictures of one source."""
+        """Return the root folder of the pictures of ``segment``: number of the part of the plan for one source."""
         return self.roots[segment]
 
     def go(
@@ -265,7 +269,7 @@ def extract_units(
 ) -> tuple[int, int]:
     """Extract only the pending units ``numbers``, for repair; return how many vectors and how many failures are new.
 
-    ``roots``: folder of the pictures, by segment of the plan.
+    ``roots``: root folders of the pictures, one for each segment of the plan (a segment has the rows of one source).
     """
     manifest = Manifest.read(store)
     plan = Plan(store, manifest.epoch)

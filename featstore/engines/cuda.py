@@ -1,4 +1,7 @@
-"""Engine for CUDA: runs the network, with folded BatchNorm, as a CUDA graph; meanwhile it copies other blocks."""
+"""Engine for CUDA: runs the network, with folded BatchNorm, as a CUDA graph on blocks of pictures.
+
+While the GPU computes one block, the pixels of the next block are copied to the GPU.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +77,9 @@ class _Batch:
 
 
 class CudaEngine:
-    """Engine that replays a CUDA graph for each block of ``block`` pictures; meanwhile it copies other blocks.
+    """Engine that replays a CUDA graph for each block of ``block`` pictures.
+
+    While the GPU computes one block, the pixels of the next block are copied to the GPU.
 
     ``precision``: fp32 is exact (TF32 is disabled); bf16 and fp16 are precision classes of their own. ``compiled``:
     compile the network by torch.compile. The block size is halved until a block fits into the device's memory.

@@ -77,7 +77,10 @@ def measure_ranges(graph: Any, backbone: Backbone, pictures: NDArray[np.uint8]) 
 
 
 class Int8Engine(OpenVinoEngine):
-    """OpenVINO with 8-bit weights and activations, for explicit requests and to extend existing int8-s16 features."""
+    """OpenVINO with 8-bit weights and activations.
+
+    Used only if the user asks for this engine, or if the existing features are int8-s16 features.
+    """
 
     name = "openvino-int8"
 
@@ -93,7 +96,8 @@ def _graph(backbone: Backbone) -> Any:
 
     graph = to_graph(backbone.module, backbone.preprocessing.crop)
     passes = Manager()
-    passes.register_pass(ConstantFolding())  # Turns reshaped weights into constants, as _is_constant expects.
+    # Constant folding replaces a reshape of constant weights by one constant, which _is_constant can recognise.
+    passes.register_pass(ConstantFolding())
     passes.run_passes(graph)
     return graph
 
@@ -179,7 +183,10 @@ def _range_by_channel(node: Any, weights: NDArray[np.float32]) -> NDArray[np.flo
 
 
 def _quantisation_range(low: float, high: float) -> tuple[np.float32, np.float32]:
-    """Return (low, high) of 256 levels: from 0 if no value is negative, otherwise symmetric with 0 as a level."""
+    """Return (lowest, highest) of the 256 quantisation levels for values between ``low`` and ``high``.
+
+    The levels start at 0 if no value is negative; otherwise they are -128 to 127 times one step.
+    """
     if low >= 0:
         return np.float32(0), np.float32(max(high, 1e-6))
     greatest = max(-low * 127 / 128, high, 1e-6)

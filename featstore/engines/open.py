@@ -62,10 +62,11 @@ def _open(backbone: Backbone, engine: str, device: str, where: torch.device, pre
 
 
 def engine_for_class(precision: str, engine: str) -> tuple[str, str]:
-    """Return (engine, precision) for open_engine, for adding to existing features of the precision class ``precision``.
+    """Return the arguments (engine, precision) of open_engine with which new features fit existing features.
 
-    ``engine``: the requested engine. If it cannot make the class, open_engine or the identity check of the store raises
-    an error later. Raises IdentityError for the class "int8", which no engine makes any more.
+    ``precision``: the precision class of the existing features. ``engine``: the requested engine; if it does not
+    compute in this class, open_engine or the identity check of the store raises an error later. Raises IdentityError
+    for the class "int8", which no engine makes any more.
     """
     if precision == "int8":
         raise IdentityError(

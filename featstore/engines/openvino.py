@@ -104,7 +104,8 @@ def to_graph(module: nn.Module, side: int) -> Any:
     example = torch.zeros(BLOCK, 3, side, side)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        # Trace here: the decoder's own tracing also checks and freezes the module, with many more forward passes.
+        # Trace here. Otherwise OpenVINO's decoder would trace the module, and also check and freeze it, with many more
+        # forward passes.
         traced = torch.jit.trace(fold(module), example, check_trace=False)  # type: ignore[no-untyped-call]
         decoder = TorchScriptPythonDecoder(traced, example_input=(example,))
         frontend = FrontEndManager().load_by_framework("pytorch")
@@ -138,7 +139,10 @@ class OpenVinoEngine:
     in_flight = 2
 
     def __init__(self, backbone: Backbone, precision: str = "fp32", *, graph: Any = None) -> None:
-        """Compile the backbone. ``graph``: a quantised result of ``to_graph`` to use instead, as in int8.py."""
+        """Compile the backbone.
+
+        ``graph``: the network of the backbone as a quantised OpenVINO model (see int8.py); None to convert it here.
+        """
         if graph is None:
             graph = to_graph(backbone.module, backbone.preprocessing.crop)
         import openvino as ov

@@ -23,7 +23,7 @@ from featstore.errors import DamagedError, UsageError
 
 TEMPORARY_SUFFIX = ".tmp"
 LARGEST_JSON = 1 << 20
-"""Maximum size in bytes of a JSON file to read; files of write_json are far smaller."""
+"""Maximum size in bytes of a JSON file to read; files that write_json writes are far smaller."""
 _READ_BYTES = 4 << 20
 _NAMED_BYTES = 100
 """Maximum number of bytes of a file name that its temporary file repeats; the system limits the length of names."""
@@ -177,7 +177,8 @@ def _lock_holder(lock: Path, until: float) -> str:
     """Return the owner of the lock; "" if the lock is free or its owner is not known yet.
 
     The lock file of a dead process is removed. A new lock file is empty until its owner has written its name; an empty
-    file is kept until the time ``until``, after which its owner must be dead. Raises UsageError for other files.
+    file is kept until the time ``until``; later, an empty file without a lock counts as left by a dead process. Raises
+    UsageError for other files.
     """
     foreign = UsageError(f"{lock}: is in the way and no lock of featstore's; remove it, or name another file")
     try:
@@ -279,7 +280,7 @@ def read_small(path: Path, limit: int, *, follow: bool = True) -> bytes:
 
 
 def read_json(path: Path, *, follow: bool = True) -> dict[str, Any]:
-    """Read a file of write_json; raise DamagedError if a byte has changed.
+    """Read a JSON file that write_json wrote; raise DamagedError if a byte has changed.
 
     ``follow``: as in open_regular.
     """
@@ -287,7 +288,7 @@ def read_json(path: Path, *, follow: bool = True) -> dict[str, Any]:
 
 
 def parse_json(path: Path, data: bytes | bytearray) -> dict[str, Any]:
-    """Parse ``data``, the content of a file of write_json; raise DamagedError, naming ``path``, if it has changed."""
+    """Parse ``data``, the content of a file that write_json wrote; raise DamagedError, naming ``path``, if changed."""
     try:
         value: dict[str, Any] = json.loads(data)
         checksum = value.pop("checksum")
@@ -300,10 +301,10 @@ def parse_json(path: Path, data: bytes | bytearray) -> dict[str, Any]:
 
 
 def checksum_file(path: Path, start: int = 0, stop: int | None = None) -> str:
-    """Return the XXH3-128 of ``path`` from byte ``start`` to ``stop`` (its end), in hexadecimal, in constant memory.
+    """Return the XXH3-128, in hexadecimal, of the bytes ``start`` to ``stop`` (default: the end) of the file ``path``.
 
-    Uses read() instead of a memory map: it is faster on a cold disk, and an I/O error raises OSError instead of killing
-    the process (SIGBUS).
+    Memory use is constant. Uses read() instead of a memory map: read() is faster on a cold disk, and an I/O error
+    raises OSError instead of killing the process (SIGBUS).
     """
     with open_regular(path) as file:
         return checksum_open(file, start, stop)
