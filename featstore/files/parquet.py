@@ -47,8 +47,8 @@ def write(
     """Write the columns of ``side`` (a pyarrow.Table of m rows), then the column ``name`` of m vectors.
 
     ``side`` has columns of text, bytes, int64, float64 and bool. ``vectors``: blocks (b, d), float16 or float32.
-    ``kind``: the Arrow type of the vectors, a fixed-size list. ``metadata``: key-value texts of the file. Raises
-    ValueError unless every row has a vector, OSError.
+    ``kind``: the Arrow type of the vectors, a fixed-size list. ``metadata``: key-value texts of the file.
+    Raises OSError, and ValueError if the number of vectors is not m.
     """
     import pyarrow as pa
 
@@ -236,9 +236,9 @@ def _varint(value: int) -> bytes:
 
 
 def _struct(fields: list[tuple[int, Any]]) -> bytes:
-    """Return a Thrift struct in the compact protocol: (field number, value) in ascending order.
+    """Encode a struct in Thrift's compact protocol. ``fields``: (number, value) of each field, sorted by number.
 
-    A list of tuples is encoded as a struct, any other list as a list of elements of one type.
+    A value that is a list of tuples is encoded as a struct, any other list as a list of elements of one type.
     """
     out, last = bytearray(), 0
     for number, value in fields:

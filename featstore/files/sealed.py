@@ -7,11 +7,12 @@ Every array file of featstore (shards, plan, tables, heads, the side file of an 
   The JSON names the ``kind``, the file's size, the XXH3-128 of all bytes from ``U`` on, a small ``summary``,
   and for each array its dtype, shape, absolute offset and XXH3-128.
 * from ``U`` on: an HDF5 file of contiguous, uncompressed little-endian datasets, each 64-byte aligned.
-  The dataset ``meta`` is a JSON text that describes the rest.
+  The dataset ``meta`` is a JSON text that describes the other datasets.
 
 featstore itself reads through the directory and a memory map, never through libhdf5: it opens a file in
 microseconds, shares no lock between threads, and a hostile HDF5 structure (external links or storage,
-virtual datasets, filters) is never parsed. Writing, and reading by others, is plain HDF5.
+virtual datasets, filters) is never parsed. featstore writes these
+files with h5py, and any other program can read them as HDF5.
 """
 
 from __future__ import annotations
@@ -130,7 +131,10 @@ def _write_hdf5(device: Device, arrays: Mapping[str, NDArray[Any] | Blocks], hea
 def _summed(
     pieces: Iterable[NDArray[Any]], dtype: np.dtype[Any], digest: Any, pool: Executor
 ) -> Iterator[NDArray[Any]]:
-    """Yield the pieces as little-endian contiguous arrays; ``pool`` adds each to ``digest`` while it is written."""
+    """Yield the pieces as little-endian contiguous arrays, and add their bytes to the checksum ``digest``.
+
+    A thread of ``pool`` adds a large piece while the caller writes this piece.
+    """
     for piece in pieces:
         piece = np.ascontiguousarray(piece, dtype)
         if piece.nbytes < _PARALLEL:
@@ -196,7 +200,9 @@ def begins_like_one(path: Path) -> bool:
 
 
 def read_header(path: Path, kind: str | None = None, *, follow: bool = True) -> dict[str, Any]:
-    """Return the header's JSON plus ``header_bytes``, reading nothing else; ``follow`` as in files.open_regular.
+    """Return the header's JSON and, under ``header_bytes``, the length of the header; read only the header.
+
+    ``follow``: as in files.open_regular.
 
     Raises DamagedError if the file is not a complete sealed file of ``kind``, OSError if it cannot be read.
     """
@@ -292,7 +298,7 @@ class SealedFile:
             dtype, shape, offset = _DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["offset"]
             count = math.prod(shape)
             fits = all(isinstance(n, int) and n >= 0 for n in (*shape, offset)) and 0 < len(shape) <= 2
-            # An empty array has no bytes that could confirm its other axis, so limit the length of that axis.
+            # Any length of the other axis of an empty array, such as d of (0, d), fits into the file: limit this length.
             fits = fits and (count > 0 or max(shape) <= _LARGEST_WIDTH)
         except (KeyError, TypeError):
             fits = False

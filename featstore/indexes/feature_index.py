@@ -93,7 +93,7 @@ class FeatureIndex:
 
     @property
     def generation(self) -> int:
-        """Generation of the store when the index was built or updated; it grows with every change of rows."""
+        """Generation of the store when the index was built or updated: a number that each change of the store's rows raises."""
         return self._record.generation
 
     @property
@@ -295,7 +295,7 @@ class FeatureIndex:
         self._keep(self._tables.relabelled(self._places.positions(np.asarray(ids)), labels))
 
     def set_origin(self, origin: Mapping[str, Any]) -> None:
-        """Record ``origin`` (JSON): the store of the rows, and the state of the store that the index agrees with."""
+        """Record ``origin`` (JSON): the store of the rows, and the state of that store when the index was last updated."""
         self._record = dataclasses.replace(self._record, identity={**self._record.identity, KEY: dict(origin)})
 
     def purge(self) -> int:
@@ -321,7 +321,7 @@ class FeatureIndex:
             self._index = loaded
 
     def set_recall(self, recall: Recall) -> None:
-        """Record a new measurement of recall and, if there is a contract, whether it is met."""
+        """Record a new measurement of recall and, if a recall is required by contract, whether it is reached."""
         contract = self._record.contract
         if contract is not None:
             contract = {**contract, "holds": keeps(recall, float(contract["recall"]))}

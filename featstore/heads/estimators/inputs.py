@@ -124,7 +124,7 @@ def candidates(C: float | str, Cs: Sequence[float]) -> list[float]:
 def check_features(estimator: Any, X: Any) -> Features:
     """Return the features ``X`` for prediction after comparing their width and identity with the training features.
 
-    Raises DataError for another width, IdentityError for another identity (such as another backbone).
+    Raises DataError if the width differs, IdentityError if the identity differs (for example the backbone).
     """
     require_same(getattr(estimator, "feature_identity_", None), X, "the head")
     if is_blocks(X):
@@ -154,7 +154,7 @@ def assign_folds(codes: NDArray[np.intp], groups: ArrayLike | None, cv: int | fl
 def class_weights(weight: ClassWeight, classes: NDArray[Any], codes: NDArray[np.intp]) -> NDArray[np.float64] | None:
     """Return the weight (k,) of each class, or None if all weights are 1.
 
-    ``weight``: "balanced" means n / (k n_class), counted over all training rows, as in scikit-learn.
+    ``weight``: "balanced" means n / (k * n_class), as in scikit-learn: n training rows, k classes, n_class rows of a class.
     Raises DataError if ``weight`` is not "balanced", None or a mapping from class to a finite weight >= 0, or if
     fewer than two classes have a positive weight.
     """

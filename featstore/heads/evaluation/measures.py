@@ -87,9 +87,9 @@ class Measurer:
 def unseen_rows(codes: NDArray[np.intp], probabilities: Floats) -> tuple[NDArray[np.intp], Floats]:
     """Return two artificial rows for intervals: class numbers (2,) and probabilities (2, k).
 
-    The prediction for the first row is wrong, that for the second row right, each with probability 1. Both rows belong
-    to the smallest class that has rows, because a row of this class changes averages over classes most. The wrong
-    prediction is the smallest other class.
+    The first row is predicted wrongly and the second correctly, each with probability 1. The true class of both rows is
+    the smallest class that has rows, because a row of this class changes averages over classes most. The wrongly
+    predicted class is the smallest of the other classes.
     """
     sizes = np.bincount(codes, minlength=probabilities.shape[1])
     by_size = np.lexsort((sizes, sizes == 0))

@@ -44,8 +44,8 @@ def choose(
 ) -> Choice:
     """Choose the candidate with the best mean score over the folds.
 
-    ``parameters``: the g candidates, one array (g,) for each parameter, simplest models first; ``scores``: of the g *
-    ``folds`` problems, the folds of a candidate one after another. If scores are equal, the first candidate wins, or
+    ``parameters``: the g candidates, one array (g,) for each parameter, simplest models first. ``scores``: arrays of g *
+    ``folds`` scores, sorted by candidate, then by fold. If scores are equal, the first candidate wins, or
     with ``ties_by_log_loss`` the candidate with the smallest log loss.
     """
     if scoring not in SCORINGS:

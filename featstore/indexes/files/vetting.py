@@ -1,4 +1,6 @@
-"""Open an untrusted FAISS file in a child process with limits first, because FAISS trusts what it reads.
+"""Test whether an untrusted FAISS file can be opened safely: open it in a child process with limits first.
+
+The test is needed because FAISS trusts what it reads. If it passed, this process may open the file too.
 
 If a file passed, or this process wrote it, an empty file in the user's cache records that. The name of the empty file
 is a hash of path, size, times and inode of the FAISS file, so a file that changed is checked again.
@@ -23,7 +25,7 @@ _MEMORY = 2 << 30
 def vet(path: Path, rows: int, dimension: int, *, mmap: bool) -> None:
     """Open the FAISS file of ``rows`` x ``dimension`` in a child process.
 
-    Raises DamagedError if the file cannot be opened, or opening it ends the child.
+    Raises DamagedError if the file cannot be opened, or if the child process dies while opening the file.
     """
     mark = _mark(path)
     if mark is not None and mark.exists():
