@@ -159,7 +159,10 @@ class _Vectors:
             self.rows += len(page)
 
     def _levels(self, rows: int) -> bytes:
-        """Return the levels of a page, encoded: repetition 0 at the start of a vector, else 1; definition always 1."""
+        """Return the encoded levels of a page.
+
+        The repetition level is 0 at the start of a vector and 1 elsewhere; the definition level is always 1.
+        """
         rest = self._dimension - 1
         repetition = (b"\x02\x00" + _varint(rest << 1) + b"\x01") * rows if rest else _varint(rows << 1) + b"\x00"
         definition = _varint(rows * self._dimension << 1) + b"\x01"

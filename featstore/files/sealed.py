@@ -1,4 +1,4 @@
-"""Sealed files: standard HDF5 files with featstore's own directory and checksums in front.
+"""Sealed files: standard HDF5 files with featstore's own list of arrays and checksums in front.
 
 Every array file of featstore (shards, plan, tables, heads, the side file of an index) has this form:
 
@@ -9,10 +9,9 @@ Every array file of featstore (shards, plan, tables, heads, the side file of an 
 * from ``U`` on: an HDF5 file of contiguous, uncompressed little-endian datasets, each 64-byte aligned.
   The dataset ``meta`` is a JSON text that describes the other datasets.
 
-featstore itself reads through the directory and a memory map, never through libhdf5: it opens a file in
-microseconds, shares no lock between threads, and a hostile HDF5 structure (external links or storage,
-virtual datasets, filters) is never parsed. featstore writes these
-files with h5py, and any other program can read them as HDF5.
+featstore itself reads through this list and a memory map, never through libhdf5: it opens a file in microseconds,
+shares no lock between threads, and a hostile HDF5 structure (external links or storage, virtual datasets, filters) is
+never parsed. featstore writes these files with h5py, and any other program can read them as HDF5.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ _LARGEST_META = 128 << 20
 _LARGE = 16 << 20
 _PARALLEL = 1 << 20
 _CACHED = 256 << 10
-# The dtypes that featstore writes; any other dtype in a directory is refused before memory is allocated.
+# The dtypes that featstore writes; any other dtype in a header is refused before memory is allocated.
 _DTYPES = {
     name: np.dtype(name)
     for name in ("|u1", "|b1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8")
@@ -147,7 +146,7 @@ def _summed(
 
 
 def _read_back(path: Path, written: Mapping[str, _Written], header_bytes: int) -> tuple[dict[str, Any], str]:
-    """Compare the written file with the given data; return the directory and the body's checksum."""
+    """Compare the written file with the given data; return the header's list of arrays, and the body's checksum."""
     with (
         open(path, "rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
@@ -298,7 +297,7 @@ class SealedFile:
             dtype, shape, offset = _DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["offset"]
             count = math.prod(shape)
             fits = all(isinstance(n, int) and n >= 0 for n in (*shape, offset)) and 0 < len(shape) <= 2
-            # Any length of the other axis of an empty array, such as d of (0, d), fits into the file: limit this length.
+            # For an empty array (0, d), any d fits into the file: limit d.
             fits = fits and (count > 0 or max(shape) <= _LARGEST_WIDTH)
         except (KeyError, TypeError):
             fits = False

@@ -27,7 +27,8 @@ _IR_VERSION: Final = 8
 def export_onnx(head: TrainedHead, path: Path) -> None:
     """Write ``head`` as an ONNX model, which computes in float32.
 
-    Input: ``features`` (n, d) float32. Outputs: ``label`` (n,) text, and ``probabilities`` (n, k). Raises UsageError if the package ``onnx`` is missing, OSError if writing fails.
+    Input: ``features`` (n, d) float32. Outputs: ``label`` (n,) text, and ``probabilities`` (n, k). Raises UsageError if
+    the package ``onnx`` is missing, OSError if writing fails.
     """
     atomic.write_bytes(path, to_onnx(head))
 
@@ -211,8 +212,8 @@ def _named(head: TrainedHead, model: EstimatorModel) -> Any:
 def to_sklearn(head: TrainedHead) -> Any:
     """Return a scikit-learn estimator with the predictions and probabilities of ``head``, usable without featstore.
 
-    A linear head, even a linear SVM, becomes a LogisticRegression whose coefficients include the factor of temperature
-    scaling, because scikit-learn's linear SVMs have no probabilities. An RBF head becomes a pipeline of
+    A linear head becomes a LogisticRegression whose coefficients include the factor of temperature scaling. This is so
+    for a linear SVM too, because scikit-learn's LinearSVC has no ``predict_proba``. An RBF head becomes a pipeline of
     StandardScaler, Nystroem and LogisticRegression. For a head that is a classifier of another package, the classifier
     itself is returned, without temperature scaling; it predicts class numbers if its labels cannot be replaced. Raises
     UsageError for nearest neighbours, because scikit-learn does not have the weighted vote.

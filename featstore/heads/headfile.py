@@ -136,7 +136,7 @@ def save_head(path: Path, head: TrainedHead, meta: Mapping[str, Any] | None = No
 
 
 def load_head(path: Path, trust: Sequence[str] = ()) -> TrainedHead:
-    """Read a head from ``path``; check every byte by the checksums, and the arrays against each other.
+    """Read a head from ``path``; check every byte by the checksums, and that the arrays fit together.
 
     No code in the file is executed. A classifier of another package is unpacked at the first prediction, and only if
     each of its types is trusted by skops or named in ``trust``; otherwise the prediction raises UsageError with a list

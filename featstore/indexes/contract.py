@@ -56,9 +56,9 @@ def build_contract(
     The last setting that passes is used, and its recall on the fresh queries is reported. Testing in a fixed order up
     to the first failure needs no correction for multiple tests (fixed-sequence testing: W. Maurer et al. 1995; for
     thresholds of models: A. Angelopoulos et al., Learn then Test, 2021). Exact search is used if the first setting
-    fails, or if there are too few rows to hold out (fewer than 10,000; with ``groups`` of
-    two or more rows, fewer than 5,000). Finally the held-out rows are added, and the
-    run-time parameters are increased slightly. ``candidates``: by default those of ``ladder.ladder``.
+    fails, or if there are too few rows to hold out (fewer than 10,000; with ``groups`` of two or more rows, fewer than
+    5,000). Finally the held-out rows are added, and the run-time parameters are increased slightly. ``candidates``: by
+    default those of ``ladder.ladder``.
 
     Candidates are tried in memory, on up to ``defaults.CONTRACT_SAMPLE_BYTES`` of vectors and at most a quarter of
     ``contract.memory``. Larger data is sampled at random; only the chosen candidate is then built, tuned and measured
@@ -153,7 +153,10 @@ def _fresh(held_out: HeldOut) -> float:
 def _try(
     job: _Job, held_out: HeldOut, tried: NDArray[np.int64], candidates: Sequence[Candidate] | None
 ) -> tuple[Trial, list[Trial]]:
-    """Build, tune and time the candidates; return the best trial and all trials. ``tried``: row numbers of the sample."""
+    """Build, tune and time the candidates on some of the rows; return the best trial and all trials.
+
+    ``tried``: numbers of these rows.
+    """
     base = gather(job.vectors, job.metric, tried)
     queries = gather(job.vectors, job.metric, held_out.queries[: _cut(held_out)])
     # Vectors prepared for cosine have length 1, so the cosine equals the inner product.

@@ -93,7 +93,7 @@ class FeatureIndex:
 
     @property
     def generation(self) -> int:
-        """Generation of the store when the index was built or updated: a number that each change of the store's rows raises."""
+        """Generation of the store when the index was built or updated; every change of rows increases this number."""
         return self._record.generation
 
     @property
@@ -295,7 +295,7 @@ class FeatureIndex:
         self._keep(self._tables.relabelled(self._places.positions(np.asarray(ids)), labels))
 
     def set_origin(self, origin: Mapping[str, Any]) -> None:
-        """Record ``origin`` (JSON): the store of the rows, and the state of that store when the index was last updated."""
+        """Record ``origin`` (JSON): the store of the rows, and its state when the index was built or updated."""
         self._record = dataclasses.replace(self._record, identity={**self._record.identity, KEY: dict(origin)})
 
     def purge(self) -> int:

@@ -53,8 +53,8 @@ def compare(
 ) -> Staleness:
     """Compare the searchable rows of an index, with ids ``own`` (n,), with the rows of its store, ``live_ids`` (m,).
 
-    ``known`` (m): labels of ``live_ids`` in the index; ``labels`` (m): in the store. Labels are not compared if either is
-    None.
+    ``known`` (m): labels of ``live_ids`` in the index; ``labels`` (m): in the store. Labels are not compared if either
+    is None.
     """
     live = np.asarray(live_ids).astype(np.int64)
     missing = np.setdiff1d(live, own)

@@ -24,7 +24,7 @@ from featstore.heads.solvers.rows import Labels, TrainingRows, prepare
 from featstore.heads.solvers.selection import choose
 
 _FOLD_TOLERANCE: Final = 100
-"""Tolerance of cross-validation fits, divided by that of the final fit. It is large because the scores of folds are noisy."""
+"""Tolerance of cross-validation fits, divided by that of the final fit: large, because scores of folds are noisy."""
 _DUAL_ROWS: Final = 2048
 _DUAL_RATIO: Final = 2
 """Limits of the exact SVM solver: largest number of rows, and of rows per dimension. Within these limits the exact

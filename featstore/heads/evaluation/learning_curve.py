@@ -1,4 +1,7 @@
-"""Learning curve: held-out accuracy by the number of training rows, to estimate how much more data would help."""
+"""Learning curve: held-out accuracy as a function of the number of training rows.
+
+The curve is used to estimate how much more training data would help.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +44,8 @@ class CurvePoint:
 class LearningCurve:
     """The points of the curve, and an extrapolation.
 
-    ``error_at_double``: expected error for twice as many rows as the last point has, from a fit of
-    ``error = floor + scale * rows**-exponent``; None with fewer than three points or if the fit fails.
+    ``error_at_double``: expected error for twice as many rows as the last point has; from a fit of
+    ``error = floor + scale * rows**-exponent``. None with fewer than three points or if the fit fails.
     """
 
     points: list[CurvePoint]

@@ -3,8 +3,8 @@
 A problem is a value of C and a held-out fold. Its objective is scikit-learn's: minimise
 ``0.5 ||W||^2 + C sum_i weight_i loss(W x_i + b, y_i)`` over W and b (b is not penalised), on the rows outside the fold.
 All problems take their L-BFGS steps at the same time: each pass over the rows evaluates all problems with two
-matrix-matrix products. A pass leaves out the problems that have converged. The initial inverse Hessian comes from the spectrum of the
-features (see whitening.py), scaled for each problem by C times the curvature of the loss.
+matrix-matrix products. A pass leaves out the problems that have converged. The initial inverse Hessian comes from the
+spectrum of the features (see whitening.py), scaled for each problem by C times the curvature of the loss.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Start:
 def start_from(solutions: list[Solution], ratio: float) -> Start:
     """Return the mean of ``solutions`` as starting point of a similar problem.
 
-    ``ratio``: summed loss of the new problem, divided by that of a solved problem. For example, ``ratio`` is 5/4 if the
-    solutions are of 5 folds, and the new problem has all rows.
+    ``ratio``: summed loss of the new problem, divided by that of a solved problem. For example, ``ratio`` is 5/4 if each
+    of 5 solutions held out one fold, and the new problem trains on all rows.
     """
     mean = np.mean([np.vstack([s.weights, s.intercept]).T for s in solutions], axis=0)
     return Start(mean, _carried(solutions[0].pairs, ratio))
@@ -122,7 +122,7 @@ def _current(path: list[_Search], loss: Loss) -> _Search | None:
 
 
 def _continued(before: list[_Search], C: float, loss: Loss) -> Start:
-    """Return a starting point for the value ``C``, extrapolated from the finished searches ``before``, for smaller C."""
+    """Return a starting point for the value ``C``, extrapolated from the finished searches ``before`` for smaller C."""
     last = before[-1]
     point = last.solver.best
     if loss.grows and len(before) > 1:

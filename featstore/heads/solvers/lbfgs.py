@@ -105,7 +105,7 @@ class Lbfgs:
 
     def _remember(self, step: Array, change: Array) -> None:
         curvature = float(np.vdot(step, change))
-        # For a tiny step, rounding can make the curvature zero or negative. Do not store such a (step, change): the
+        # For a tiny step, rounding can make the curvature zero or negative. Do not store such a step, because the
         # inverse Hessian would no longer be positive definite.
         if curvature > 1e-10 * float(np.linalg.norm(step)) * float(np.linalg.norm(change)):
             self._pairs.append((step, change, 1.0 / curvature))

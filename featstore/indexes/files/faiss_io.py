@@ -25,8 +25,8 @@ from featstore.indexes.files.structure import chain_fault, effort_fault, graph_f
 
 faiss: Any = _faiss  # not type-checked, because FAISS's type stubs lack methods
 VERSION: str = faiss.__version__
-# Scan lists of 4-bit codes query by query. FAISS's default for a batch, list by list, took 1.0 to 1.4 times as long;
-# the results are equal.
+# Scan lists of 4-bit codes query by query. By default, FAISS scans list by list for a batch of queries, which took 1.0
+# to 1.4 times as long; the results are equal.
 _QUERY_BY_QUERY = 11
 # Largest number of queries per thread in one call, because FAISS first builds the lookup tables of all queries in the
 # call. With 2,970 queries per thread, a search took 1.13 times as long as with this number.

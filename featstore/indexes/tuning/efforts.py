@@ -99,7 +99,8 @@ def descent(
 
     For each target recall of ``aims`` that can be reached, the fastest parameters are yielded, without duplicates. They
     are searched for lazily, because the search is slow and the caller usually stops early. Only the queries of
-    ``truth`` are used here. ``fresh``: number of the caller's test queries, divided by that of the queries of ``truth``.
+    ``truth`` are used here. ``fresh``: number of the caller's test queries, divided by that of the queries of
+    ``truth``.
     """
     efforts = _Efforts(subject, candidate, truth)
     near = efforts.least(lambda recall: reaches(recall, goal, fresh))
@@ -118,8 +119,9 @@ def descent(
 class _Cost:
     """Linear model of the seconds of a search as a function of its run-time parameters (non-negative least squares).
 
-    The time is linear in the number of scanned lists and in the number of re-ranked vectors. The model is fitted to the times
-    of some of ``efforts`` (sets of parameters), because single times of similar parameters are too noisy to compare.
+    Lists are scanned one after the other, and then vectors are re-ranked one after the other, so the time grows
+    linearly. The model is fitted to the times of some of ``efforts`` (sets of parameters), because single times of
+    similar parameters are too noisy to compare.
     """
 
     def __init__(self, subject: Subject, truth: Truth, efforts: Sequence[dict[str, float]]) -> None:
