@@ -130,10 +130,7 @@ def _write_hdf5(device: Device, arrays: Mapping[str, NDArray[Any] | Blocks], hea
 def _summed(
     pieces: Iterable[NDArray[Any]], dtype: np.dtype[Any], digest: Any, pool: Executor
 ) -> Iterator[NDArray[Any]]:
-    """Yield the pieces as little-endian contiguous arrays, and add their bytes to the checksum ``digest``.
-
-    A thread of ``pool`` adds a large piece while the caller writes this piece.
-    """
+    """Yield the pieces as little-endian contiguous arrays; ``pool`` adds them to ``digest`` while the caller writes."""
     for piece in pieces:
         piece = np.ascontiguousarray(piece, dtype)
         if piece.nbytes < _PARALLEL:
@@ -199,9 +196,7 @@ def begins_like_one(path: Path) -> bool:
 
 
 def read_header(path: Path, kind: str | None = None, *, follow: bool = True) -> dict[str, Any]:
-    """Return the header's JSON and, under ``header_bytes``, the length of the header; read only the header.
-
-    ``follow``: as in files.open_regular.
+    """Read only the header; return its JSON, and its length as ``header_bytes``. ``follow``: as in files.open_regular.
 
     Raises DamagedError if the file is not a complete sealed file of ``kind``, OSError if it cannot be read.
     """

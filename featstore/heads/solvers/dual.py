@@ -183,7 +183,7 @@ class _Machines:
     def _search(
         self, chosen: NDArray[np.intp], state: _State, values: Floats, target: _State
     ) -> tuple[_State, Floats, Floats]:
-        """Search the line from ``state`` to ``target``; return the accepted point, objectives (q,), step lengths (q,)."""
+        """Search the line from ``state`` to ``target``; return the accepted point, objectives, step lengths (q,)."""
         step = np.ones(len(chosen))
         moved, found = target, self._values(chosen, target)
         while (worse := (found > values * (1 + _ROUNDING)) & (step > _LEAST_STEP)).any():

@@ -58,8 +58,8 @@ class Start:
 def start_from(solutions: list[Solution], ratio: float) -> Start:
     """Return the mean of ``solutions`` as starting point of a similar problem.
 
-    ``ratio``: summed loss of the new problem, divided by that of a solved problem. For example, ``ratio`` is 5/4 if each
-    of 5 solutions held out one fold, and the new problem trains on all rows.
+    ``ratio``: summed loss of the new problem, divided by that of a solved problem. For example, ``ratio`` is 5/4 if
+    each of 5 solutions held out one fold, and the new problem trains on all rows.
     """
     mean = np.mean([np.vstack([s.weights, s.intercept]).T for s in solutions], axis=0)
     return Start(mean, _carried(solutions[0].pairs, ratio))

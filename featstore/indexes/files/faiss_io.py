@@ -52,10 +52,7 @@ def _threads(count: int | None) -> contextlib.AbstractContextManager[None]:
 
 
 class _Threads(contextlib.AbstractContextManager[None]):
-    """Context manager that changes the number of OpenMP threads, and restores the number at the end.
-
-    It is a class because contextlib.contextmanager takes a microsecond longer.
-    """
+    """Context manager that sets the number of OpenMP threads; a microsecond faster than contextlib.contextmanager."""
 
     def __init__(self, wanted: int, before: int) -> None:
         self._wanted, self._before = wanted, before
