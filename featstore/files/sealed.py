@@ -54,7 +54,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Blocks:
-    """An array to write in pieces; concatenated along axis 0, the ``pieces`` have ``shape``."""
+    """An array that is written in pieces. Concatenated along axis 0, the ``pieces`` have the shape ``shape``."""
 
     shape: tuple[int, ...]
     dtype: DTypeLike

@@ -40,7 +40,7 @@ class TrainedHead:
     """A trained classifier. Featstore's own kinds predict with numpy alone, without scikit-learn.
 
     ``kind``: e.g. "logreg", or package.module:Class for a classifier of another package; ``classes``: labels in the
-    order of the probability columns; ``fingerprint`` and ``identity``: of the features used for training; ``meta``: how
+    order of the probability columns; ``fingerprint`` and ``identity`` of the features used for training; ``meta``: how
     the head was trained (JSON).
     """
 

@@ -26,7 +26,7 @@ from featstore.store.origin import KEY
 
 
 class FeatureIndex:
-    """Features under 64-bit row ids, searched with FAISS; made by build_index, build_contract or open.
+    """Feature vectors with 64-bit row ids, searched with FAISS; made by build_index, build_contract or open.
 
     Searching does not change the index and is thread-safe; ``add`` and ``remove`` are not.
     """
