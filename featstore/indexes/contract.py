@@ -57,7 +57,7 @@ def build_contract(
     to the first failure needs no correction for multiple tests (fixed-sequence testing: W. Maurer et al. 1995; for
     thresholds of models: A. Angelopoulos et al., Learn then Test, 2021). Exact search is used if the first setting
     fails, or if there are too few rows (below 10,000; with groups of two or more rows, below 5,000). Finally the
-    held-out rows are added, and the run-time parameters are increased slightly. ``candidates``: default ``ladder.ladder``.
+    held-out rows are added, and the run-time parameters are raised slightly. ``candidates``: default ``ladder.ladder``.
 
     Candidates are tried in memory, on up to ``defaults.CONTRACT_SAMPLE_BYTES`` of vectors and at most a quarter of
     ``contract.memory``. Larger data is sampled at random; only the chosen candidate is then built, tuned and measured
