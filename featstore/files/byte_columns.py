@@ -49,7 +49,7 @@ class ByteColumn(Sequence[bytes]):
 
     @classmethod
     def read(cls, arrays: Mapping[str, NDArray[Any]] | Any, name: str) -> ByteColumn:
-        """Return the column ``name`` of a file's arrays."""
+        """Return the column that is stored under ``name`` in ``arrays``."""
         return cls(column(arrays, f"{name}/bytes", "|u1"), column(arrays, f"{name}/offsets", "<u8"))
 
     def arrays(self, name: str) -> Arrays:
@@ -89,7 +89,10 @@ class ByteColumn(Sequence[bytes]):
                 yield from (self.blob[a:b].tobytes() for a, b in zip(starts, stops, strict=True))
 
     def check(self, rows: int, where: str) -> None:
-        """Raise DamagedError, naming ``where``, unless this is a column of ``rows`` items with rising offsets."""
+        """Raise DamagedError unless this column has ``rows`` items, and offsets that never decrease.
+
+        ``where``: text at the start of the error message, such as the file name.
+        """
         if self.offsets.shape != (rows + 1,) or self.blob.ndim != 1:
             raise DamagedError(f"{where}: the keys do not fit its {rows:,} rows")
         if bool((self.offsets[1:] < self.offsets[:-1]).any()):

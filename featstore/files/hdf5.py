@@ -130,7 +130,7 @@ class Plain:
     def array(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Return the rows ``start`` to ``stop`` of a dataset listed by ``datasets``; texts are returned as bytes.
 
-        Raises ValueError if its data is in another file.
+        Raises ValueError if the data of the dataset is in another file.
         """
         part = self._file[name]
         if part.external or part.is_virtual:

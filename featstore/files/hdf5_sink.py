@@ -13,7 +13,7 @@ _SETTLED_AT_ONCE = 64 << 20
 
 
 class Device:
-    """A new file with the interface of h5py's driver for Python file objects."""
+    """A new file, as a file object with the methods that h5py's driver for Python file objects calls."""
 
     def __init__(self, path: os.PathLike[str]) -> None:
         self._path = os.fspath(path)

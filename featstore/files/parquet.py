@@ -47,8 +47,8 @@ def write(
     """Write the columns of ``side`` (a pyarrow.Table of m rows), then the column ``name`` of m vectors.
 
     ``side`` has columns of text, bytes, int64, float64 and bool. ``vectors``: blocks (b, d), float16 or float32.
-    ``kind``: the Arrow type of the vectors, a fixed-size list. ``metadata``: key-value texts of the file. Raises
-    ValueError unless every row has a vector, OSError.
+    ``kind``: the Arrow type of the vectors, a fixed-size list. ``metadata``: key-value texts of the file.
+    Raises OSError, and ValueError if the number of vectors is not m.
     """
     import pyarrow as pa
 
@@ -159,7 +159,10 @@ class _Vectors:
             self.rows += len(page)
 
     def _levels(self, rows: int) -> bytes:
-        """Return the levels of a page, encoded: repetition 0 at the start of a vector, else 1; definition always 1."""
+        """Return the encoded levels of a page.
+
+        The repetition level is 0 at the start of a vector and 1 elsewhere; the definition level is always 1.
+        """
         rest = self._dimension - 1
         repetition = (b"\x02\x00" + _varint(rest << 1) + b"\x01") * rows if rest else _varint(rows << 1) + b"\x00"
         definition = _varint(rows * self._dimension << 1) + b"\x01"
@@ -236,9 +239,9 @@ def _varint(value: int) -> bytes:
 
 
 def _struct(fields: list[tuple[int, Any]]) -> bytes:
-    """Return a Thrift struct in the compact protocol: (field number, value) in ascending order.
+    """Encode a struct in Thrift's compact protocol. ``fields``: (number, value) of each field, sorted by number.
 
-    A list of tuples is encoded as a struct, any other list as a list of elements of one type.
+    A value that is a list of tuples is encoded as a struct, any other list as a list of elements of one type.
     """
     out, last = bytearray(), 0
     for number, value in fields:

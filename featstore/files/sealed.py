@@ -1,4 +1,4 @@
-"""Sealed files: standard HDF5 files with featstore's own directory and checksums in front.
+"""Sealed files: standard HDF5 files with featstore's own list of arrays and checksums in front.
 
 Every array file of featstore (shards, plan, tables, heads, the side file of an index) has this form:
 
@@ -7,11 +7,11 @@ Every array file of featstore (shards, plan, tables, heads, the side file of an 
   The JSON names the ``kind``, the file's size, the XXH3-128 of all bytes from ``U`` on, a small ``summary``,
   and for each array its dtype, shape, absolute offset and XXH3-128.
 * from ``U`` on: an HDF5 file of contiguous, uncompressed little-endian datasets, each 64-byte aligned.
-  The dataset ``meta`` is a JSON text that describes the rest.
+  The dataset ``meta`` is a JSON text that describes the other datasets.
 
-featstore itself reads through the directory and a memory map, never through libhdf5: it opens a file in
-microseconds, shares no lock between threads, and a hostile HDF5 structure (external links or storage,
-virtual datasets, filters) is never parsed. Writing, and reading by others, is plain HDF5.
+featstore itself reads through this list and a memory map, never through libhdf5: it opens a file in microseconds,
+shares no lock between threads, and a hostile HDF5 structure (external links or storage, virtual datasets, filters) is
+never parsed. featstore writes these files with h5py, and any other program can read them as HDF5.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _LARGEST_META = 128 << 20
 _LARGE = 16 << 20
 _PARALLEL = 1 << 20
 _CACHED = 256 << 10
-# The dtypes that featstore writes; any other dtype in a directory is refused before memory is allocated.
+# The dtypes that featstore writes; any other dtype in a header is refused before memory is allocated.
 _DTYPES = {
     name: np.dtype(name)
     for name in ("|u1", "|b1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8")
@@ -54,7 +54,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Blocks:
-    """An array to write in pieces; concatenated along axis 0, the ``pieces`` have ``shape``."""
+    """An array that is written in pieces. Concatenated along axis 0, the ``pieces`` have the shape ``shape``."""
 
     shape: tuple[int, ...]
     dtype: DTypeLike
@@ -130,7 +130,7 @@ def _write_hdf5(device: Device, arrays: Mapping[str, NDArray[Any] | Blocks], hea
 def _summed(
     pieces: Iterable[NDArray[Any]], dtype: np.dtype[Any], digest: Any, pool: Executor
 ) -> Iterator[NDArray[Any]]:
-    """Yield the pieces as little-endian contiguous arrays; ``pool`` adds each to ``digest`` while it is written."""
+    """Yield the pieces as little-endian contiguous arrays; ``pool`` adds them to ``digest`` while the caller writes."""
     for piece in pieces:
         piece = np.ascontiguousarray(piece, dtype)
         if piece.nbytes < _PARALLEL:
@@ -143,7 +143,7 @@ def _summed(
 
 
 def _read_back(path: Path, written: Mapping[str, _Written], header_bytes: int) -> tuple[dict[str, Any], str]:
-    """Compare the written file with the given data; return the directory and the body's checksum."""
+    """Compare the written file with the given data; return the header's list of arrays, and the body's checksum."""
     with (
         open(path, "rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
@@ -196,7 +196,7 @@ def begins_like_one(path: Path) -> bool:
 
 
 def read_header(path: Path, kind: str | None = None, *, follow: bool = True) -> dict[str, Any]:
-    """Return the header's JSON plus ``header_bytes``, reading nothing else; ``follow`` as in files.open_regular.
+    """Read only the header; return its JSON, and its length as ``header_bytes``. ``follow``: as in files.open_regular.
 
     Raises DamagedError if the file is not a complete sealed file of ``kind``, OSError if it cannot be read.
     """
@@ -292,7 +292,7 @@ class SealedFile:
             dtype, shape, offset = _DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["offset"]
             count = math.prod(shape)
             fits = all(isinstance(n, int) and n >= 0 for n in (*shape, offset)) and 0 < len(shape) <= 2
-            # An empty array has no bytes that could confirm its other axis, so limit the length of that axis.
+            # For an empty array (0, d), any d fits into the file: limit d.
             fits = fits and (count > 0 or max(shape) <= _LARGEST_WIDTH)
         except (KeyError, TypeError):
             fits = False

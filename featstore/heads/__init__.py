@@ -48,7 +48,7 @@ __all__ = [
 
 
 if not TYPE_CHECKING:
-    # Only at run time: type checkers read the imports above instead, and report unknown names.
+    # Type checkers must not see this function, because with it they would accept any name. They read the imports above.
 
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:

@@ -25,9 +25,10 @@ _IR_VERSION: Final = 8
 
 
 def export_onnx(head: TrainedHead, path: Path) -> None:
-    """Write ``head`` as an ONNX model: ``features`` (n, d) float32 to ``label`` (n,) text and ``probabilities`` (n, k).
+    """Write ``head`` as an ONNX model, which computes in float32.
 
-    The model computes in float32. Raises UsageError if the package ``onnx`` is missing, OSError if writing fails.
+    Input: ``features`` (n, d) float32. Outputs: ``label`` (n,) text, and ``probabilities`` (n, k). Raises UsageError if
+    the package ``onnx`` is missing, OSError if writing fails.
     """
     atomic.write_bytes(path, to_onnx(head))
 
@@ -198,7 +199,7 @@ def _predicts_names(estimator: Any, head: TrainedHead) -> bool:
 def _named(head: TrainedHead, model: EstimatorModel) -> Any:
     """Return a copy of the model's classifier that predicts labels instead of class numbers.
 
-    If the classifier does not work with replaced labels, the copy predicts numbers.
+    If the classifier does not work with replaced labels, the returned copy predicts class numbers.
     """
     plain, named = copy.deepcopy(model.estimator), copy.deepcopy(model.estimator)
     try:
@@ -211,8 +212,8 @@ def _named(head: TrainedHead, model: EstimatorModel) -> Any:
 def to_sklearn(head: TrainedHead) -> Any:
     """Return a scikit-learn estimator with the predictions and probabilities of ``head``, usable without featstore.
 
-    A linear head becomes a LogisticRegression whose coefficients include the factor of temperature scaling; a linear
-    SVM too, because scikit-learn's linear SVMs have no probabilities of this kind. An RBF head becomes a pipeline of
+    A linear head becomes a LogisticRegression whose coefficients include the factor of temperature scaling. This is so
+    for a linear SVM too, because scikit-learn's LinearSVC has no ``predict_proba``. An RBF head becomes a pipeline of
     StandardScaler, Nystroem and LogisticRegression. For a head that is a classifier of another package, the classifier
     itself is returned, without temperature scaling; it predicts class numbers if its labels cannot be replaced. Raises
     UsageError for nearest neighbours, because scikit-learn does not have the weighted vote.

@@ -40,7 +40,7 @@ class TrainedHead:
     """A trained classifier. Featstore's own kinds predict with numpy alone, without scikit-learn.
 
     ``kind``: e.g. "logreg", or package.module:Class for a classifier of another package; ``classes``: labels in the
-    order of the probability columns; ``fingerprint`` and ``identity``: of the features used for training; ``meta``: how
+    order of the probability columns; ``fingerprint`` and ``identity`` of the features used for training; ``meta``: how
     the head was trained (JSON).
     """
 
@@ -136,7 +136,7 @@ def save_head(path: Path, head: TrainedHead, meta: Mapping[str, Any] | None = No
 
 
 def load_head(path: Path, trust: Sequence[str] = ()) -> TrainedHead:
-    """Read a head from ``path``; check every byte by the checksums, and the arrays against each other.
+    """Read a head from ``path``; check every byte by the checksums, and that the arrays fit together.
 
     No code in the file is executed. A classifier of another package is unpacked at the first prediction, and only if
     each of its types is trusted by skops or named in ``trust``; otherwise the prediction raises UsageError with a list

@@ -193,7 +193,7 @@ class KernelModel:
 
 
 def _margins(decisions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return by how much the largest decision value of each row exceeds the second (m,); with two classes, |value|."""
+    """Return, for each row, the largest minus the second largest decision value (m,); with two classes, |value|."""
     if decisions.shape[1] == 1:
         return np.abs(decisions[:, 0])
     first_two = np.partition(decisions, -2, axis=1)[:, -2:]

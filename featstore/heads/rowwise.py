@@ -91,7 +91,7 @@ def nearest(
             similarity[:, excluded] = -np.inf
         chosen = np.argpartition(-similarity, taken - 1, axis=1)[:, :taken]
         rough = -np.sort(-np.take_along_axis(similarity, chosen, axis=1), axis=1)
-        # If rounding may have kept a nearest row out of ``chosen``, rank all rows within the rounding error instead.
+        # Because of rounding, ``chosen`` may lack a nearest row: then rank all rows with similar enough scores instead.
         sure = (taken == len(vectors)) | (rough[:, -1] < rough[:, count - 1] - doubt)
         for number in range(len(similarity)):
             row = start + number
@@ -116,7 +116,9 @@ def _cosines(query: NDArray[np.float32], vectors: NDArray[np.float32], rows: NDA
 
 
 def _rounding_bound(dimension: int) -> float:
-    """Return the largest difference between two inner products of unit rows whose order float32 rounding can reverse.
+    """Return the largest difference of two inner products whose order float32 rounding can reverse.
+
+    All rows have length 1.
 
     The bound holds for every order of summation: each term is rounded at most d times (Higham 2002, section 3.1), and
     the sum of the absolute values of the terms is at most 1 (Cauchy's inequality).

@@ -96,7 +96,7 @@ def train_head(
     ``kind``: one of HEADS, or a scikit-learn classifier as package.module:Class, which is imported (see NamedHead).
     Labels are converted to strings; the classes are stored in natural order (1, 2, 10). ``groups`` (n,): rows of the
     same group share a fold. ``folds``: a number of folds, or a fraction to hold out once. ``options`` are passed to the
-    estimator. ``fingerprint`` and ``identity``: of the features, by default taken from ``X``; ``meta``: further JSON to
+    estimator. ``fingerprint`` and ``identity`` of the features: by default those of ``X``. ``meta``: further JSON to
     store in the head (split, label version).
     Raises UsageError: unknown kind, a missing label, one class, a class with one picture, NaN, mismatched shapes,
     invalid options.

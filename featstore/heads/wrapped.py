@@ -18,7 +18,7 @@ from featstore.text import printable
 OUTPUTS: Final = ("predict_proba", "decision_function", "predict")
 """Methods of a classifier from which decision values can be made, in order of preference."""
 _LEAST: Final = 1e-6
-"""Lower bound to which probabilities are raised: a decision tree can return 0, whose logarithm is minus infinity."""
+"""Smaller probabilities are replaced by this value, because the logarithm of 0 (from a decision tree) is infinite."""
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,10 @@ class ZeroShotHead:
 
     @classmethod
     def of(cls, texts: dict[str, list[str]], made: NDArray[np.float32], scale: float) -> ZeroShotHead:
-        """Return the classifier for ``texts`` (by class); ``made``: (n, d) their vectors of length 1, in this order."""
+        """Return the classifier for ``texts``, the texts of each class.
+
+        ``made``: (n, d) the vectors of all texts, scaled to length 1, in the order of ``texts``.
+        """
         ends = np.cumsum([len(one) for one in texts.values()])
         means = np.stack([part.mean(axis=0) for part in np.split(made, ends[:-1])])
         return cls(list(texts), _unit(means), scale)

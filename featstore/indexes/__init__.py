@@ -69,7 +69,7 @@ __all__ = [
 
 
 if not TYPE_CHECKING:
-    # Hidden from type checkers: they read the imports above, and would accept any name if they saw this function.
+    # Type checkers must not see this function, because with it they would accept any name. They read the imports above.
 
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:

@@ -28,7 +28,7 @@ _UNIT = 1e-6
 
 @dataclass(frozen=True)
 class PickedRows:
-    """The rows at ``positions`` (m,), read block by block: ``read`` returns the rows (p, d) at p positions."""
+    """Block source of the rows at ``positions`` (m,); the function ``read`` returns the rows (p, d) at p positions."""
 
     read: Callable[[NDArray[np.int64]], Floats]
     positions: NDArray[np.int64]

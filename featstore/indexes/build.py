@@ -136,7 +136,10 @@ def fill(
 
 
 def _tuned(subject: Subject, truth: Truth, goal: float, cut: int) -> Recall:
-    """Increase efSearch until the recall of the first ``cut`` queries is ``goal``; return that of the other queries."""
+    """Increase efSearch until the recall of the first ``cut`` queries reaches ``goal``.
+
+    Returns the recall of the other queries.
+    """
     if not cut:
         return Recall(None, None, None, truth.k, 0, "not measured")
     tuning, check = truth.part(0, cut), truth.part(cut, len(truth.queries))

@@ -56,8 +56,8 @@ def build_contract(
     The last setting that passes is used, and its recall on the fresh queries is reported. Testing in a fixed order up
     to the first failure needs no correction for multiple tests (fixed-sequence testing: W. Maurer et al. 1995; for
     thresholds of models: A. Angelopoulos et al., Learn then Test, 2021). Exact search is used if the first setting
-    fails, or for fewer than 10,000 rows (5,000 in groups of two or more). Finally the held-out rows are added, and the
-    run-time parameters are increased slightly. ``candidates``: by default those of ``ladder.ladder``.
+    fails, or if there are too few rows (below 10,000; with groups of two or more rows, below 5,000). Finally the
+    held-out rows are added, and the run-time parameters are raised slightly. ``candidates``: default ``ladder.ladder``.
 
     Candidates are tried in memory, on up to ``defaults.CONTRACT_SAMPLE_BYTES`` of vectors and at most a quarter of
     ``contract.memory``. Larger data is sampled at random; only the chosen candidate is then built, tuned and measured
@@ -152,7 +152,10 @@ def _fresh(held_out: HeldOut) -> float:
 def _try(
     job: _Job, held_out: HeldOut, tried: NDArray[np.int64], candidates: Sequence[Candidate] | None
 ) -> tuple[Trial, list[Trial]]:
-    """Build, tune and time the candidates on the rows ``tried`` (numbers); return the best trial and all trials."""
+    """Build, tune and time the candidates on some of the rows; return the best trial and all trials.
+
+    ``tried``: numbers of these rows.
+    """
     base = gather(job.vectors, job.metric, tried)
     queries = gather(job.vectors, job.metric, held_out.queries[: _cut(held_out)])
     # Vectors prepared for cosine have length 1, so the cosine equals the inner product.
@@ -173,7 +176,7 @@ def _try(
 
 
 def _whole(job: _Job, candidate: Candidate, kept: NDArray[np.int64]) -> _Chosen:
-    """Build ``candidate`` on the rows ``kept`` (numbers), with a number of inverted lists that suits all rows."""
+    """Build ``candidate`` with a number of inverted lists that suits all rows. ``kept``: row numbers to add."""
     rows, dimension = shape_of(job.vectors)
     candidate = next((one for one in ladder(rows, dimension, job.metric) if one.name == candidate.name), candidate)
     index = create(candidate.factory, dimension, job.metric, job.seed)

@@ -26,7 +26,7 @@ from featstore.store.origin import KEY
 
 
 class FeatureIndex:
-    """Features under 64-bit row ids, searched with FAISS; made by build_index, build_contract or open.
+    """Feature vectors with 64-bit row ids, searched with FAISS; made by build_index, build_contract or open.
 
     Searching does not change the index and is thread-safe; ``add`` and ``remove`` are not.
     """
@@ -93,7 +93,7 @@ class FeatureIndex:
 
     @property
     def generation(self) -> int:
-        """Generation of the store when the index was built or updated; it grows with every change of rows."""
+        """Generation of the store when the index was built or updated; every change of rows increases this number."""
         return self._record.generation
 
     @property
@@ -295,7 +295,7 @@ class FeatureIndex:
         self._keep(self._tables.relabelled(self._places.positions(np.asarray(ids)), labels))
 
     def set_origin(self, origin: Mapping[str, Any]) -> None:
-        """Record ``origin`` (JSON): the store of the rows, and the state of the store that the index agrees with."""
+        """Record ``origin`` (JSON): the store of the rows, and its state when the index was built or updated."""
         self._record = dataclasses.replace(self._record, identity={**self._record.identity, KEY: dict(origin)})
 
     def purge(self) -> int:
@@ -321,7 +321,7 @@ class FeatureIndex:
             self._index = loaded
 
     def set_recall(self, recall: Recall) -> None:
-        """Record a new measurement of recall and, if there is a contract, whether it is met."""
+        """Record a new measurement of recall and, if a recall is required by contract, whether it is reached."""
         contract = self._record.contract
         if contract is not None:
             contract = {**contract, "holds": keeps(recall, float(contract["recall"]))}

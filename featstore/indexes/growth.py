@@ -1,4 +1,4 @@
-"""Check whether an index keeps its recall contract, also after rows were added."""
+"""Check whether an index keeps its recall contract (the required recall), also after rows were added."""
 
 from __future__ import annotations
 

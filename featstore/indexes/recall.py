@@ -87,11 +87,11 @@ def reaches(recall: Recall, goal: float, fresh: float = 1.0) -> bool:
 def aims(tuned: Recall, goal: float, fresh: float) -> list[float]:
     """Return target recalls for tuning, descending.
 
-    Their centre is the recall whose lower 95 % bound, in the final test on other queries, is expected to be ``goal``.
-    ``tuned``: a measured recall near the goal; ``fresh``: number of test queries divided by that of tuning queries. The
-    targets range from 2 standard deviations (of the difference between tuning and test) below the centre to 3.2 above
-    it. Most are above, because only exact search remains if the first target fails the test. A few targets are much
-    higher: if recall varies strongly between queries, only a high recall has a narrow interval.
+    The centre of the targets is the recall whose lower 95 % bound, in the final test on other queries, is expected to
+    be ``goal``. ``tuned``: a measured recall near the goal; ``fresh``: number of test queries divided by that of tuning
+    queries. The targets range from 2 standard deviations (of the difference between tuning and test) below the centre
+    to 3.2 above it. Most are above, because only exact search remains if the first target fails the test. A few targets
+    are much higher: if recall varies strongly between queries, only a high recall has a narrow interval.
     """
     if tuned.value is None or tuned.low is None:
         return []
@@ -115,7 +115,10 @@ def is_narrow(recall: Recall) -> bool:
 
 
 def scale_of(queries: Floats, kth: Floats, inner_product: bool) -> NDArray[np.float64]:
-    """Return the magnitude (q,) that a relative tolerance of scores near ``kth`` (q,) is multiplied by."""
+    """Return the magnitude (q,) of the scores, to convert a relative tolerance to an absolute one.
+
+    ``kth`` (q,): the k-th best score of each query.
+    """
     squares = np.einsum("ij,ij->i", queries, queries).astype(np.float64)
     kth = np.where(np.isfinite(kth), np.abs(kth), 0).astype(np.float64)
     scale: NDArray[np.float64] = np.maximum(squares, kth) if inner_product else squares + kth

@@ -53,7 +53,8 @@ def compare(
 ) -> Staleness:
     """Compare the searchable rows of an index, with ids ``own`` (n,), with the rows of its store, ``live_ids`` (m,).
 
-    ``known``, ``labels``: labels of ``live_ids`` in the index and in the store, m each; None: do not compare labels.
+    ``known`` (m): labels of ``live_ids`` in the index; ``labels`` (m): in the store. Labels are not compared if either
+    is None.
     """
     live = np.asarray(live_ids).astype(np.int64)
     missing = np.setdiff1d(live, own)

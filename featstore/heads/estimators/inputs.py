@@ -71,7 +71,9 @@ def training_set(
     *,
     folded: bool = True,
 ) -> tuple[Features, Labels]:
-    """Return (features, labels with folds and weights) of a regularised head; set ``classes_`` and ``n_features_in_``.
+    """Return (features, labels with folds and weights) to train a regularised head.
+
+    Sets ``classes_`` and ``n_features_in_`` of the head.
 
     ``folded``: whether to assign cross-validation folds; without folds, no row is held out. A row of weight 0 is never
     held out. Raises the DataErrors of check_training, class_weights, row_weights and assign_folds.
@@ -124,7 +126,7 @@ def candidates(C: float | str, Cs: Sequence[float]) -> list[float]:
 def check_features(estimator: Any, X: Any) -> Features:
     """Return the features ``X`` for prediction after comparing their width and identity with the training features.
 
-    Raises DataError for another width, IdentityError for another identity (such as another backbone).
+    Raises DataError if the width differs, IdentityError if the identity differs (for example the backbone).
     """
     require_same(getattr(estimator, "feature_identity_", None), X, "the head")
     if is_blocks(X):
@@ -154,7 +156,8 @@ def assign_folds(codes: NDArray[np.intp], groups: ArrayLike | None, cv: int | fl
 def class_weights(weight: ClassWeight, classes: NDArray[Any], codes: NDArray[np.intp]) -> NDArray[np.float64] | None:
     """Return the weight (k,) of each class, or None if all weights are 1.
 
-    ``weight``: "balanced" means n / (k n_class), counted over all training rows, as in scikit-learn.
+    ``weight``: "balanced" means n / (k * n_class), as in scikit-learn, for n training rows, k classes and n_class rows
+    of a class.
     Raises DataError if ``weight`` is not "balanced", None or a mapping from class to a finite weight >= 0, or if
     fewer than two classes have a positive weight.
     """

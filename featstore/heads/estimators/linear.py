@@ -24,7 +24,7 @@ from featstore.heads.solvers.rows import Labels, TrainingRows, prepare
 from featstore.heads.solvers.selection import choose
 
 _FOLD_TOLERANCE: Final = 100
-"""Ratio of the tolerances of cross-validation fits and the final fit; the scores of folds are noisy anyway."""
+"""Tolerance of cross-validation fits, divided by that of the final fit: large, because scores of folds are noisy."""
 _DUAL_ROWS: Final = 2048
 _DUAL_RATIO: Final = 2
 """Limits of the exact SVM solver: largest number of rows, and of rows per dimension. Within these limits the exact
@@ -175,7 +175,8 @@ class LogisticHead(_LinearHead):
     Parameters
     ----------
     C : float or "auto"
-        Inverse regularisation strength. "auto" chooses among ``Cs`` by cross-validation; ties go by log loss.
+        Inverse regularisation strength. "auto" chooses among ``Cs`` by cross-validation; if scores are
+        equal, the ``C`` with the smallest log loss is chosen.
     Cs : sequence of float
         Values of ``C`` that "auto" tries.
     cv : int or float

@@ -153,7 +153,7 @@ class NamedHead:
         return OUTPUTS[-1]
 
     def _try(self, what: str, function: Callable[..., Any], *given: Any, **named: Any) -> Any:
-        """Call ``function``, which runs code of the user's class; turn its errors into a UsageError of one line."""
+        """Call ``function``, which runs code of the user's class; turn its errors into a one-line UsageError."""
         try:
             return function(*given, **named)
         except UsageError:

@@ -54,8 +54,8 @@ def compare(
     Each bootstrap replicate uses the same random row weights for heads A and B (Rubin 1981). With ``groups`` (n,), the
     rows of a group get the same weight, because copies of a picture are not independent observations. An artificial
     row, on which only one of the heads is right, is added to every measure except log loss; otherwise the interval of
-    two equal heads would have no width (see measures.draws). The p-value is twice the share of replicates on the rarer
-    side of zero, and at least 1 / replicates.
+    two equal heads would have no width (see measures.draws). The p-value is twice the share of replicates with a
+    difference <= 0, or >= 0 if that share is smaller; it is at least 1 / replicates.
     Raises DataError: mismatched shapes, unknown measures or labels, no rows.
     """
     unknown = [name for name in measures if name not in NAMES]
@@ -106,7 +106,7 @@ def _gaps(measurers: tuple[Measurer, Measurer], weights: NDArray[np.float64], me
 def _difference(name: str, a: float, b: float, drawn: NDArray[np.float64]) -> Difference:
     """Return the Difference of the measure ``name``, with interval and p-value from the replicates ``drawn``.
 
-    ``drawn``: (replicates, 2) differences B - A; column 0 if A, column 1 if B is right on the artificial row.
+    ``drawn``: (replicates, 2) differences B - A. Only A is right on the artificial row in column 0, only B in column 1.
     """
     if np.isnan(drawn).any():
         raise DataError(f"{name} does not exist on these rows; compare another measure")

@@ -1,4 +1,7 @@
-"""Learning curve: held-out accuracy by the number of training rows, to estimate how much more data would help."""
+"""Learning curve: held-out accuracy as a function of the number of training rows.
+
+The curve is used to estimate how much more training data would help.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +44,8 @@ class CurvePoint:
 class LearningCurve:
     """The points of the curve, and an extrapolation.
 
-    ``error_at_double``: error for twice as many rows, from a fit of ``error = floor + scale * rows**-exponent``; None
-    with fewer than three points or if the fit fails.
+    ``error_at_double``: expected error for twice as many rows as the last point has; from a fit of
+    ``error = floor + scale * rows**-exponent``. None with fewer than three points or if the fit fails.
     """
 
     points: list[CurvePoint]
@@ -101,7 +104,7 @@ def learning_curve(
 
 
 def _part(labels: NDArray[Any], groups: NDArray[Any] | None, fraction: float, seed: int) -> NDArray[np.intp] | None:
-    """Return increasing row numbers of a stratified subset, or None if a class would have fewer than two rows."""
+    """Return the sorted row numbers of a stratified subset, or None if a class would have fewer than two rows."""
     if fraction >= 1:
         return np.arange(len(labels))
     try:
@@ -118,7 +121,10 @@ def _accuracy(head: TrainedHead, X: NDArray[Any], truth: list[str]) -> float:
 
 
 def _extrapolate(points: list[CurvePoint]) -> float | None:
-    """Fit a power law to the points (Hestness et al. 2017); return its error at twice the rows, None if impossible."""
+    """Fit a power law to the points (Hestness et al. 2017); return its error at twice the rows of the last point.
+
+    Returns None with fewer than three points or if the fit fails.
+    """
     from scipy.optimize import curve_fit
 
     if len(points) < 3:

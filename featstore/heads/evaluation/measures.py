@@ -87,9 +87,9 @@ class Measurer:
 def unseen_rows(codes: NDArray[np.intp], probabilities: Floats) -> tuple[NDArray[np.intp], Floats]:
     """Return two artificial rows for intervals: class numbers (2,) and probabilities (2, k).
 
-    The prediction for the first row is wrong, that for the second row right, each with probability 1. Both rows belong
-    to the smallest class that has rows, because a row of this class changes averages over classes most. The wrong
-    prediction is the smallest other class.
+    The first row is predicted wrongly and the second correctly, each with probability 1. The true class of both rows is
+    the smallest class that has rows, because a row of this class changes averages over classes most. The wrongly
+    predicted class is the smallest of the other classes.
     """
     sizes = np.bincount(codes, minlength=probabilities.shape[1])
     by_size = np.lexsort((sizes, sizes == 0))
@@ -101,10 +101,11 @@ def draws(rows: int, replicates: int, seed: int) -> Iterator[tuple[Floats, Float
     """Yield pairs of random weights (rows + 2,), one pair per replicate; the last two weights are for ``unseen_rows``.
 
     Bayesian bootstrap (D. Rubin, Annals of Statistics 1981): the weights are exponential, that is Dirichlet(1, ..., 1)
-    after division by their sum. The first weights of a pair include the artificial wrong row, the second weights the
-    right row. The 95 % interval reaches from the 2.5 % quantile with the wrong row to the 97.5 % quantile with the
-    right row. For the mean of a bounded variable, this is the interval of N. Gaffke (2005), and for a proportion that
-    of Clopper and Pearson. So the interval has a positive width even if every row is right.
+    after division by their sum. In the first weights of a pair, the artificial row that is predicted correctly has
+    weight 0; in the second weights, the artificial row that is predicted wrongly has weight 0. The 95 % interval
+    reaches from the 2.5 % quantile under the first weights to the 97.5 % quantile under the second weights. For the
+    mean of a bounded variable, this is the interval of N. Gaffke (2005), and for a proportion that of Clopper and
+    Pearson. So the interval has a positive width even if every row is right.
     """
     random = np.random.default_rng(seed)
     for _ in range(replicates):

@@ -229,7 +229,7 @@ def _bootstrap(
         log_loss = float(seen @ measurer.losses[:rows] / seen.sum())
         measured = [{**measurer.measure(weights), "log_loss": log_loss} for weights in pair]
         drawn.append([[one[name] for name in NAMES] for one in measured])
-    replicates = np.array(drawn)  # shape (count, 2, measures)
+    replicates = np.array(drawn)  # (number of replicates, 2 weightings, number of measures)
     estimates = {}
     for place, name in enumerate(NAMES):
         value = point[name]

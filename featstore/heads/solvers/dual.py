@@ -109,7 +109,7 @@ def _solve_fold(
 
 
 def _part(matrix: Floats, rows: NDArray[np.intp]) -> Floats:
-    """Return ``matrix`` restricted to ``rows`` and the same columns, (m, m); two takes are faster than np.ix_."""
+    """Return the rows and columns ``rows`` (m,) of ``matrix`` as an (m, m) array; this is faster than np.ix_."""
     return matrix.take(rows, axis=0).take(rows, axis=1)
 
 
@@ -183,7 +183,7 @@ class _Machines:
     def _search(
         self, chosen: NDArray[np.intp], state: _State, values: Floats, target: _State
     ) -> tuple[_State, Floats, Floats]:
-        """Search on the line from ``state`` to ``target``; return the accepted point, its objectives and steps (q,)."""
+        """Search the line from ``state`` to ``target``; return the accepted point, objectives, step lengths (q,)."""
         step = np.ones(len(chosen))
         moved, found = target, self._values(chosen, target)
         while (worse := (found > values * (1 + _ROUNDING)) & (step > _LEAST_STEP)).any():

@@ -3,8 +3,8 @@
 A problem is a value of C and a held-out fold. Its objective is scikit-learn's: minimise
 ``0.5 ||W||^2 + C sum_i weight_i loss(W x_i + b, y_i)`` over W and b (b is not penalised), on the rows outside the fold.
 All problems take their L-BFGS steps at the same time: each pass over the rows evaluates all problems with two
-matrix-matrix products. Converged problems are left out. The initial inverse Hessian comes from the spectrum of the
-features (see whitening.py), scaled for each problem by C times the curvature of the loss.
+matrix-matrix products. A pass leaves out the problems that have converged. The initial inverse Hessian comes from the
+spectrum of the features (see whitening.py), scaled for each problem by C times the curvature of the loss.
 """
 
 from __future__ import annotations
@@ -56,9 +56,10 @@ class Start:
 
 
 def start_from(solutions: list[Solution], ratio: float) -> Start:
-    """Return the mean of ``solutions`` as starting point of a problem; ``ratio``: its summed loss relative to theirs.
+    """Return the mean of ``solutions`` as starting point of a similar problem.
 
-    For example, ``ratio`` is 5/4 for the fit of all rows after 5 folds.
+    ``ratio``: summed loss of the new problem, divided by that of a solved problem. For example, ``ratio`` is 5/4 if
+    each of 5 solutions held out one fold, and the new problem trains on all rows.
     """
     mean = np.mean([np.vstack([s.weights, s.intercept]).T for s in solutions], axis=0)
     return Start(mean, _carried(solutions[0].pairs, ratio))
@@ -100,7 +101,7 @@ def solve(
 
 
 def _paths(problems: list[Problem], searches: list[_Search]) -> list[list[_Search]]:
-    """Return a list of paths: a path holds the searches of one fold, sorted by C."""
+    """Return a list of paths: a path holds the searches (solver runs) of one fold, sorted by C."""
     by_fold: dict[int | None, list[_Search]] = {}
     for problem, search in sorted(zip(problems, searches, strict=True), key=lambda pair: pair[0].C):
         by_fold.setdefault(problem.fold, []).append(search)
@@ -110,7 +111,7 @@ def _paths(problems: list[Problem], searches: list[_Search]) -> list[list[_Searc
 def _current(path: list[_Search], loss: Loss) -> _Search | None:
     """Return the first unfinished search of ``path``, None if all are finished.
 
-    A search that has not begun is started from the solutions of the searches before it.
+    If this search has not begun, it is started from the solutions of the earlier searches of the path.
     """
     for number, search in enumerate(path):
         if not search.begun:
@@ -121,7 +122,7 @@ def _current(path: list[_Search], loss: Loss) -> _Search | None:
 
 
 def _continued(before: list[_Search], C: float, loss: Loss) -> Start:
-    """Return a starting point for the value ``C``, extrapolated from the searches ``before``, which have smaller C."""
+    """Return a starting point for the value ``C``, extrapolated from the finished searches ``before`` for smaller C."""
     last = before[-1]
     point = last.solver.best
     if loss.grows and len(before) > 1:

@@ -32,7 +32,7 @@ class Lbfgs:
 
     ``done`` is set in three cases: ``gap`` and the improvement of the last step are at most ``tol * |value|``; or
     ``gap`` is at most a hundredth of this bound (H is too inaccurate to trust a larger ``gap`` alone); or the line
-    search finds no descent, because of rounding.
+    search finds no point with a smaller objective, because of rounding.
     """
 
     def __init__(
@@ -105,8 +105,8 @@ class Lbfgs:
 
     def _remember(self, step: Array, change: Array) -> None:
         curvature = float(np.vdot(step, change))
-        # For a tiny step, the curvature can be lost in rounding. Skip such a pair: the inverse Hessian would no longer
-        # be positive definite.
+        # For a tiny step, rounding can make the curvature zero or negative. Do not store such a step, because the
+        # inverse Hessian would no longer be positive definite.
         if curvature > 1e-10 * float(np.linalg.norm(step)) * float(np.linalg.norm(change)):
             self._pairs.append((step, change, 1.0 / curvature))
 

@@ -99,7 +99,7 @@ def _squared_hinge(values: Values, codes: NDArray[np.intp], weights: Values | No
     slack = np.subtract(1, values, out=values)
     np.maximum(slack, 0, out=slack)
     weighted = slack if weights is None else slack * weights
-    # Sum over the rows of this block in the dtype of ``values``, and everything else in float64.
+    # Sum over the rows of this block in the dtype of ``values``, then over the columns in float64.
     loss = np.einsum("cpm,cpm->cp", slack, weighted).sum(axis=0, dtype=np.float64)
     if weights is None:
         inside = np.count_nonzero(slack, axis=(0, 2)).astype(np.float64)

@@ -146,8 +146,8 @@ class Workers:
 def few_threads(rows: int, dimension: int, user_api: str | None = "blas") -> Iterator[None]:
     """Context manager that limits BLAS to one thread for small data; with ``user_api`` None, OpenMP too.
 
-    BLAS threads busy-wait between products. With many short products, waiting costs more than threads gain, and ten
-    times more on cores that are shared with other programs.
+    BLAS threads busy-wait between products. With many short products, this waiting costs more time than the threads
+    save. On cores that are shared with other programs, the waiting costs ten times as much as on free cores.
     """
     from threadpoolctl import threadpool_limits
 

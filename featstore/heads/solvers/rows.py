@@ -74,7 +74,8 @@ class Labels:
 class TrainingRows(Protocol):
     """Interface of training rows for the grid solver.
 
-    ``dimension``: width r of the segments; ``spectrum``: of the rows, for the preconditioner; ``dtype``: of the values.
+    ``dimension``: width r of the segments; ``dtype``: dtype of the values; ``spectrum``: leading eigenvectors and
+    eigenvalues of the rows' Gram matrix, for the preconditioner.
     """
 
     labels: Labels

@@ -44,9 +44,9 @@ def choose(
 ) -> Choice:
     """Choose the candidate with the best mean score over the folds.
 
-    ``parameters``: the g candidates, one array (g,) for each parameter, simplest models first; ``scores``: of the g *
-    ``folds`` problems, the folds of a candidate one after another. If scores are equal, the first candidate wins, or
-    with ``ties_by_log_loss`` the candidate with the smallest log loss.
+    ``parameters``: the g candidates, one array (g,) for each parameter, simplest models first. ``scores``: one
+    array for each measure, sorted by candidate, then by fold. If the mean scores of candidates are equal, the first of
+    them wins, or with ``ties_by_log_loss`` the one with the smallest log loss.
     """
     if scoring not in SCORINGS:
         raise DataError(f"scoring must be one of {', '.join(SCORINGS)}, not {scoring!r}")

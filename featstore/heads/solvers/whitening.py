@@ -51,7 +51,8 @@ def spectrum_of(sample: NDArray[Any], seed: int = 0) -> Spectrum:
         return Spectrum(basis, np.maximum(values, 0.0), 0.0)
     random = np.random.default_rng(seed)
     block = random.standard_normal((dimension, _RANK + _OVERSAMPLING)).astype(gram.dtype)
-    # Use one thread: the QR decomposition of a narrow matrix has many short steps, and BLAS threads busy-wait between.
+    # Use one thread: the QR decomposition of a narrow matrix has many short steps, between which BLAS threads
+    # busy-wait.
     with threadpool_limits(1, user_api="blas"):
         for _ in range(_ITERATIONS):
             block = np.linalg.qr(gram @ block)[0]

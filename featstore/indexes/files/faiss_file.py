@@ -33,7 +33,7 @@ _MOST_TRANSFORMS: Final = 4
 def check_structure(path: Path, rows: int, dimension: int) -> None:
     """Raise DamagedError unless this file of ``rows`` x ``dimension`` is safe for FAISS to read.
 
-    Errors are: another shape; an index, transform or inverted lists of a type that featstore does not write at that
+    Errors are: a different shape; an index, transform or inverted lists of a type that featstore does not write at that
     place; an array that is longer than the rest of the file; bytes after the end.
     """
     try:

@@ -25,11 +25,11 @@ from featstore.indexes.files.structure import chain_fault, effort_fault, graph_f
 
 faiss: Any = _faiss  # not type-checked, because FAISS's type stubs lack methods
 VERSION: str = faiss.__version__
-# Scan lists of 4-bit codes query by query. FAISS's default for a batch, list by list, took 1.0 to 1.4 times as long;
-# the results are equal.
+# Scan lists of 4-bit codes query by query. By default, FAISS scans list by list for a batch of queries, which took 1.0
+# to 1.4 times as long; the results are equal.
 _QUERY_BY_QUERY = 11
-# Most queries per thread in one call: FAISS first builds the lookup tables of all queries in the call. With 2,970
-# queries per thread, a search took 1.13 times as long.
+# Largest number of queries per thread in one call, because FAISS first builds the lookup tables of all queries in the
+# call. With 2,970 queries per thread, a search took 1.13 times as long as with this number.
 _AT_ONCE = 1536
 _forked = False
 
@@ -52,7 +52,7 @@ def _threads(count: int | None) -> contextlib.AbstractContextManager[None]:
 
 
 class _Threads(contextlib.AbstractContextManager[None]):
-    """Set the number of OpenMP threads, then restore it; faster than contextlib.contextmanager by a microsecond."""
+    """Context manager that sets the number of OpenMP threads; a microsecond faster than contextlib.contextmanager."""
 
     def __init__(self, wanted: int, before: int) -> None:
         self._wanted, self._before = wanted, before
@@ -249,7 +249,7 @@ class VectorIndex:
         return vectors
 
     def write(self, path: Path) -> None:
-        """Write the FAISS file ``path``, a temporary name, because writing is neither atomic nor synced to disk."""
+        """Write the FAISS file ``path``. Use a temporary name, because writing is neither atomic nor synced to disk."""
         try:
             with open(path, "wb") as file:
                 faiss.write_index(self._outer, name_for_faiss(path, file.fileno()))

@@ -152,7 +152,10 @@ def load(path: Path, *, mmap: bool, check: bool) -> tuple[faiss_io.VectorIndex, 
 
 
 def load_rows(path: Path) -> tuple[IndexRows, Record]:
-    """Return rows and record of an index without opening its FAISS file. Raises the errors of ``load``."""
+    """Return the row table and the Record (properties) of an index without opening its FAISS file.
+
+    Raises the errors of ``load``.
+    """
     side = _matching_side(Path(path), _stat(Path(path)).st_size, check=False)
     if side is None:
         raise DamagedError(f"{path}: is not the file that {side_path(path).name} describes; build the index again")

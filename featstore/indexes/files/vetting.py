@@ -1,7 +1,8 @@
-"""Open an untrusted FAISS file in a child process with limits first, because FAISS trusts what it reads.
+"""Test whether an untrusted FAISS file can be opened safely: open it in a child process with limits first.
 
-If a file passed, or this process wrote it, an empty file in the user's cache records that. The name of the empty file
-is a hash of path, size, times and inode of the FAISS file, so a file that changed is checked again.
+The test is needed because FAISS trusts what it reads. If a file passed the test, or this process wrote the file, an
+empty file in the user's cache records that. The name of the empty file is a hash of path, size, times and inode of the
+FAISS file, so a file that changed is checked again.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _MEMORY = 2 << 30
 def vet(path: Path, rows: int, dimension: int, *, mmap: bool) -> None:
     """Open the FAISS file of ``rows`` x ``dimension`` in a child process.
 
-    Raises DamagedError if the file cannot be opened, or opening it ends the child.
+    Raises DamagedError if the file cannot be opened, or if the child process dies while opening the file.
     """
     mark = _mark(path)
     if mark is not None and mark.exists():
@@ -49,7 +50,7 @@ def probe(path: str, rows: int, dimension: int, mmap: bool) -> None:
     """Open a FAISS file. Runs in the child process, which can open no other file."""
     from featstore.indexes.files.faiss_io import VectorIndex
 
-    # Two descriptors: one for the check of the structure, which stays open, and one for FAISS.
+    # Allow two file descriptors: one for the check of the structure, which stays open, and one for FAISS.
     sandbox.limit_files(2)
     VectorIndex.read(Path(path), rows, dimension, mmap=mmap)
 

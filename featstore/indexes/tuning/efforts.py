@@ -95,10 +95,12 @@ def tune(subject: Subject, candidate: Candidate, truth: Truth, goal: float, fres
 def descent(
     subject: Subject, candidate: Candidate, truth: Truth, goal: float, fresh: float
 ) -> Iterator[dict[str, float]]:
-    """Yield run-time parameters, from high to low recall, to be tested on ``fresh`` times as many queries.
+    """Yield run-time parameters, from high to low recall, which the caller tests on other queries.
 
     For each target recall of ``aims`` that can be reached, the fastest parameters are yielded, without duplicates. They
-    are determined lazily, because that is slow and many are never requested. Only the queries of ``truth`` are used.
+    are searched for lazily, because the search is slow and the caller usually stops early. Only the queries of
+    ``truth`` are used here. ``fresh``: number of the caller's test queries, divided by that of the queries of
+    ``truth``.
     """
     efforts = _Efforts(subject, candidate, truth)
     near = efforts.least(lambda recall: reaches(recall, goal, fresh))
@@ -117,8 +119,9 @@ def descent(
 class _Cost:
     """Linear model of the seconds of a search as a function of its run-time parameters (non-negative least squares).
 
-    The model is linear because lists are scanned, and vectors re-ranked, one after the other. It is fitted to the times
-    of some of ``efforts`` (sets of parameters), because single times of similar parameters are too noisy to compare.
+    Lists are scanned one after the other, and then vectors are re-ranked one after the other, so the time grows
+    linearly. The model is fitted to the times of some of ``efforts`` (sets of parameters), because single times of
+    similar parameters are too noisy to compare.
     """
 
     def __init__(self, subject: Subject, truth: Truth, efforts: Sequence[dict[str, float]]) -> None:
@@ -155,7 +158,7 @@ class _Efforts:
         return self._found[depth, step]
 
     def least(self, holds: Callable[[Recall], bool]) -> list[dict[str, float]]:
-        """Return the smallest settings for whose recall ``holds`` is true.
+        """Return the smallest settings whose recall meets the condition ``holds``.
 
         A setting has a re-ranking depth and a main parameter (nprobe or efSearch); in the result, depths increase and
         main parameters decrease, so that no value can be reduced without increasing the other. The search stops after
@@ -168,8 +171,8 @@ class _Efforts:
         pairs: list[dict[str, float]] = []
         step, as_many = top + 1, 0
         for depth in depths[first:]:
-            # At the first re-ranking depth, the largest main parameter satisfies ``holds``. A larger depth is useful
-            # only if it allows a smaller main parameter. ``step`` is the index of the main parameter.
+            # ``step`` is the index of the main parameter. At the first depth, the largest main parameter is known to
+            # satisfy ``holds``. A larger depth is useful only if it allows a smaller main parameter.
             if step > top or holds(self._recall(depth, step - 1)):
                 step = self._smallest_step(holds, depth, step - 1)
                 pairs.append(self._candidate.effort(step, depth))

@@ -1,4 +1,7 @@
-"""Candidate index types for a recall contract, from uncompressed to compressed, with their run-time parameters."""
+"""Candidate index types to reach a required recall, with their run-time parameters.
+
+The candidates range from uncompressed to compressed indexes.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ _DEPTHS = (
     *(step / 4 for step in range(32, 64)),
     *(16.0, 17.0, 18.0, 19.0, 20.0, 22.0, 24.0, 26.0, 28.0, 32.0, 40.0, 48.0, 64.0),
 )
-# Bytes per row of a graph: links in the lowest layer, links in one more layer for every 31st row, offset, level.
+# Bytes per row of a graph: links in the lowest layer, links in upper layers (for one row in 31), offset, level.
 _LINK_BYTES = 4 * 2 * defaults.HNSW_LINKS + 6 + 8 + 4
 _ID_BYTES = 8
 _HEAD_BYTES = 4096
@@ -30,9 +33,10 @@ _REFINED = (("SQfp16", 2), ("SQ8", 1))
 class Candidate:
     """One index type: ``name``, FAISS ``factory``, file size (bytes per row and constant bytes), and its parameters.
 
-    ``main``: the run-time parameter that is increased over ``steps`` until the contract holds. ``depths``: values of
-    k_factor (re-ranked neighbours / k) if there is a re-ranking stage. ``smaller_than``: the name of a candidate with
-    larger codes that is at least as fast and accurate. If that candidate fits into memory, this candidate is not tried.
+    ``main``: the run-time parameter that tuning sets to one of the values ``steps`` (ascending).
+    ``depths``: values of k_factor (re-ranked neighbours / k) if there is a re-ranking stage. ``smaller_than``: the name
+    of a candidate with larger codes that is at least as fast and accurate as this one. If the candidate with larger
+    codes fits into memory, this candidate is not tried.
     """
 
     name: str
@@ -93,10 +97,10 @@ def ladder(rows: int, dimension: int, metric: Metric) -> Iterator[Candidate]:
     Measured on 61,776 x 1280 real features at recall@10 of 0.95 in one thread: projecting to an eighth of the
     dimensions, with two components per sub-vector, gave 1.17 times the queries per second of projecting to a quarter.
     One component per sub-vector was as fast as two (1.0 to 1.1 times, depending on how similar the queries of a batch
-    are), and 1.4 times as fast on 784 gray pixels. Rejected after measuring on these features (relative speed in
-    parentheses): half or twice as many lists; an additional 8-bit code of the projection before re-ranking; re-ranking
-    by 8-bit codes alone (0.9; recall 0.99 was not reached); 8-bit codes in the lists (1/2); a re-ranked graph over the
-    projection (2/3); IVF over RaBitQ (J. Gao & C. Long, SIGMOD 2024; 1/4 to 1/3 at equal recall).
+    are), and 1.4 times as fast on vectors of 784 gray pixels. Rejected after measuring on these features (relative
+    speed in parentheses): half or twice as many lists; an additional 8-bit code of the projection before re-ranking;
+    re-ranking by 8-bit codes alone (0.9; recall 0.99 was not reached); 8-bit codes in the lists (1/2); a re-ranked
+    graph over the projection (2/3); IVF over RaBitQ (J. Gao & C. Long, SIGMOD 2024; 1/4 to 1/3 at equal recall).
     """
     yield flat(dimension)
     lists = lists_for(rows)
@@ -126,7 +130,8 @@ def _product_codes(
 ) -> Candidate:
     """Return the candidate with ``lists`` inverted lists of 4-bit codes, re-ranked by ``codes``.
 
-    Each 4-bit code stands for ``width`` of the ``kept`` principal components; ``kept`` = 0: of the vector's dimensions.
+    Each 4-bit code stands for ``width`` of the ``kept`` principal components; if ``kept`` is 0, for ``width``
+    dimensions of the vector itself.
     """
     coded = kept or dimension
     parts = coded // width
