@@ -23,7 +23,7 @@ from featstore.indexes.recall import Recall, keeps
 from featstore.indexes.rows import About, IndexRows
 from featstore.indexes.tuning.efforts import Subject, descent, median_seconds
 from featstore.indexes.tuning.ladder import Candidate, flat, ladder
-from featstore.indexes.tuning.trials import FEWEST_QUERIES, Contract, Ground, Trial, create, training_rows, try_all
+from featstore.indexes.tuning.trials import CONTRACT_QUERIES, Contract, Ground, Trial, create, training_rows, try_all
 from featstore.indexes.tuning.truth import HeldOut, find_truth, hold_out
 
 # Number of queries for the final test of recall. It is larger than for an index without a contract, because a narrower
@@ -134,7 +134,7 @@ class _Chosen:
 
 def _held_out(rows: int, seed: int, groups: NDArray[np.int64] | None) -> HeldOut:
     held_out = hold_out(rows, defaults.TUNING_QUERIES + _FRESH, seed, groups)
-    if len(held_out.queries) >= FEWEST_QUERIES:
+    if len(held_out.queries) >= CONTRACT_QUERIES:
         return held_out
     return HeldOut(held_out.queries[:0], held_out.clusters[:0], np.zeros(rows, np.bool_))
 

@@ -22,7 +22,7 @@ from featstore.indexes.tuning.truth import Truth
 _ADDED_AT_ONCE = 65536
 _AS_QUERIES = 100
 _FOR_THE_INDEX = 0.9
-FEWEST_QUERIES = 1000
+CONTRACT_QUERIES = 1000
 """Smallest number of held-out queries for a contract: with fewer, the 95 % interval of recall is wider than 0.02."""
 
 
@@ -135,7 +135,7 @@ def try_candidate(candidate: Candidate, ground: Ground, contract: Contract, tota
         return trial
     if not candidate.exact and not len(ground.truth.queries):
         trial.outcome = (
-            f"not tried: of {total_rows:,} vectors fewer than {FEWEST_QUERIES:,} can be held out to confirm its recall; "
+            f"not tried: of {total_rows:,} vectors fewer than {CONTRACT_QUERIES:,} can be held out to confirm its recall; "
             "exact search is fast for so few"
         )
         return trial
