@@ -84,7 +84,7 @@ def selection_curve(table: Mapping[str, Any] | None, chosen: Mapping[str, float]
 
 
 def _trials(table: Mapping[str, Any], name: str) -> dict[float, dict[float, tuple[float, float]]]:
-    """Return (mean, standard deviation) of the accuracy by gamma (0 if the head has none) and value of ``name``."""
+    """Return a dict: gamma (0 if the head has no gamma), then value of ``name``, to (mean, std) of the accuracy."""
     values = table[f"param_{name}"]
     gammas = table.get("param_gamma") or [0.0] * len(values)
     found: dict[float, dict[float, tuple[float, float]]] = {}

@@ -160,7 +160,7 @@ def describe_exit(code: int | None) -> str:
 
 
 def error_of(value: Mapping[str, Any]) -> FeatstoreError:
-    """Return the error that ``error_value`` described; an unknown class becomes FeatstoreError."""
+    """Return the exception for a JSON ``value`` from ``error_value``; an unknown class becomes FeatstoreError."""
     kind = getattr(errors, str(value.get("error")), FeatstoreError)
     message = str(value.get("message"))
     if isinstance(kind, type) and issubclass(kind, FeatstoreError):
@@ -216,6 +216,7 @@ def limit(*, seconds: float, memory: int) -> None:
 def limit_files(more: int) -> None:
     """Limit this process to ``more`` open files besides those that it has open now."""
     with contextlib.ExitStack() as probes:
-        # The kernel assigns the lowest free descriptors: find the highest of the next ``more``; the limit is one above.
+        # The limit is on the largest descriptor number. The kernel always assigns the lowest free number, so open ``more``
+        # files to see which numbers they get.
         taken = [probes.enter_context(open(os.devnull, "rb", buffering=0)).fileno() for _ in range(more)]
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(taken) + 1, max(taken) + 1))

@@ -1,4 +1,7 @@
-"""Try one index type on vectors in memory: build it, tune it to the contract, time it, and record the outcome."""
+"""Try one index type on vectors in memory: build an index, tune it to the contract (Contract), time it.
+
+The outcome of each trial is recorded in a Trial.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +26,16 @@ _ADDED_AT_ONCE = 65536
 _AS_QUERIES = 100
 _FOR_THE_INDEX = 0.9
 FEWEST_QUERIES = 1000
-"""Smallest number of held-out queries for a contract: with fewer, the 95 % interval of recall is wider than 0.02."""
+"""Smallest number of held-out queries to check a required recall; with fewer, its 95 % interval is wider than 0.02."""
 
 
 @dataclass(frozen=True)
 class Contract:
     """Requirements on an index.
 
-    ``recall``: smallest allowed lower 95 % bound of recall@``at``, 0..1. ``memory``: maximum bytes for building the
-    index; the FAISS file may take nine tenths, and a tenth is reserved for the rest of building. ``latency``: maximum
-    median seconds of a single query.
+    ``recall``: required recall@``at``, 0..1; the lower bound of its 95 % interval has to reach this value. ``memory``:
+    maximum bytes for building the index; the FAISS file may take nine tenths of it, and a tenth is reserved for other
+    data during the build. ``latency``: maximum median seconds of a single query.
     """
 
     recall: float = defaults.RECALL
@@ -60,8 +63,8 @@ class Trial:
     """The result of trying one candidate: a row of the table of trials.
 
     ``outcome``: "chosen", "slower" (than the chosen candidate, at equal recall), or the reason for rejection.
-    ``file_bytes``: estimate for the index of all rows. ``subject``: the index itself, if it may still be chosen; it is
-    not part of the table.
+    ``file_bytes``: estimated size of the index of all rows. ``subject``: the index of this trial; None if the trial was
+    rejected. The table does not contain ``subject``.
     """
 
     candidate: Candidate
@@ -96,8 +99,8 @@ class Ground:
     """The data that all trials share.
 
     ``base`` (m, d): prepared vectors; ``ids`` and ``rows`` (m,): their ids and row numbers; ``truth``: the queries for
-    tuning. ``fresh``: number of queries for the final test, divided by the number for tuning. Candidates are compared
-    at the recall that is expected to pass the final test.
+    tuning. ``fresh``: number of queries for the final test divided by the number of queries for tuning. Candidates are
+    compared at the recall that is expected to pass the final test.
     """
 
     base: Floats
@@ -118,15 +121,15 @@ def create(factory: str, dimension: int, metric: Metric, seed: int) -> faiss_io.
 
 
 def training_rows(rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Draw the rows for training codes and clusters from ``rows`` (m,); return them sorted."""
+    """Draw from ``rows`` (m,) the rows on which FAISS trains its quantizers and clusters; return them sorted."""
     count = min(len(rows), defaults.INDEX_TRAINING_ROWS)
     return np.sort(np.random.default_rng(seed).choice(rows, count, replace=False))
 
 
 def try_candidate(candidate: Candidate, ground: Ground, contract: Contract, total_rows: int) -> Trial:
-    """Build ``candidate`` on the rows of ``ground``, tune it to ``contract`` and time it.
+    """Build an index of type ``candidate`` on the vectors in ``ground``, tune it to ``contract`` and time it.
 
-    The memory limit is checked for an index of ``total_rows`` rows.
+    The memory limit is checked for an index of ``total_rows`` rows, that is, of the whole store.
     """
     trial = Trial(candidate, len(ground.base), candidate.file_bytes(total_rows), "slower")
     if not contract.allows(trial.file_bytes):
@@ -161,7 +164,7 @@ def try_candidate(candidate: Candidate, ground: Ground, contract: Contract, tota
 
 
 def _timed(trial: Trial, subject: Subject, queries: Floats, contract: Contract) -> Trial:
-    """Measure the latency of a single query; reject the trial if the latency exceeds the contract."""
+    """Measure the latency of a single query; reject the trial if it exceeds the contract's limit."""
     trial.latency_seconds = round(subject.latency(queries, contract.at), 7)
     if contract.latency is not None and trial.latency_seconds > contract.latency:
         trial.outcome = (

@@ -1,4 +1,4 @@
-"""Turn a source of pictures into a store: update the plan, reserve units of work, extract them, write shards."""
+"""Turn a source of pictures into a store: update the plan (list of rows), reserve units of work, write shards."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def extract_in_process(
         network = None if there is not None and request.agrees(there) else request.load(there, path)
         identity, weights_name = _features(network, there)
         open_for_writing(path, identity, weights_name, options.unit_rows)
-    # Time in this block that no inner block measures counts as closing.
+    # An inner ``timings.during`` has its own name; the rest of the time in this block is recorded as "closing".
     with timings.during("closing"):
         with Claims(path) as claims:
             with timings.during("planning"):
@@ -253,7 +253,7 @@ def _hashes(source: Source, chunk: Any, rows: NDArray[np.int64], max_bytes: int)
 
 
 def _roots(plan: Plan, source: Source) -> list[Path]:
-    """Return the root folder of the pictures of each plan segment.
+    """Return the root folder of the pictures of each plan segment (a file with a part of the plan's rows).
 
     For segments that came from ``source``, this is the source's current root, otherwise the recorded root.
     """
