@@ -93,9 +93,9 @@ def cells(
 ) -> dict[tuple[int, int], dict[str, Any]]:
     """Return example pictures for cells of the confusion matrix, by (true, predicted) class number.
 
-    ``codes``: (n,) true class numbers of the held-out pictures. Cells of wrong predictions come first, those
-    with most pictures first, and show their most confident predictions. Cells of correct predictions follow and show
-    their least confident predictions.
+    ``codes``: (n,) true class numbers of the held-out pictures. Cells of wrong predictions come first, those with most
+    pictures first, and show their most confident predictions. Cells of correct predictions follow and show their least
+    confident predictions.
     """
     predicted = trained.probabilities.argmax(axis=1)
     confidence = trained.probabilities.max(axis=1)

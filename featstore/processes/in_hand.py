@@ -93,7 +93,10 @@ class InHand:
         return _SLOTS_AT + min(slot, self._slots - 1) * _SLOT.size
 
     def tick(self, *, owed: bool = True) -> None:
-        """Record progress. ``owed``: more progress is expected; without it, the supervisor treats the worker as stalled."""
+        """Record progress.
+
+        ``owed``: more progress is expected; if none follows, the supervisor treats the worker as stalled.
+        """
         with self._lock:
             self._ticks += 1
             _HEADER.pack_into(self._map, 0, self._ticks, owed)

@@ -64,7 +64,7 @@ class Trial:
 
     ``outcome``: "chosen", "slower" (than the chosen candidate, at equal recall), or the reason for rejection.
     ``file_bytes``: estimated size of the index of all rows. ``subject``: the index of this trial; None if the trial was
-    rejected. The table does not contain ``subject``.
+    rejected or another trial is faster. The table does not contain ``subject``.
     """
 
     candidate: Candidate
@@ -129,7 +129,7 @@ def training_rows(rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
 def try_candidate(candidate: Candidate, ground: Ground, contract: Contract, total_rows: int) -> Trial:
     """Build an index of type ``candidate`` on the vectors in ``ground``, tune it to ``contract`` and time it.
 
-    The memory limit is checked for an index of ``total_rows`` rows, that is, of the whole store.
+    The memory limit is checked for an index of all ``total_rows`` rows; ``ground`` may have fewer rows.
     """
     trial = Trial(candidate, len(ground.base), candidate.file_bytes(total_rows), "slower")
     if not contract.allows(trial.file_bytes):

@@ -52,7 +52,8 @@ _PATIENCE: Final = 20.0
 class Task:
     """A synthetic data set: features of ``rows`` training rows and 5,000 held-out rows, in ``classes`` classes.
 
-    ``difficulty``: "easy" or "hard", see SETS. ``dimension``: number of features. ``folds``: number of cross-validation folds.
+    ``difficulty``: "easy" or "hard", see SETS. ``dimension``: number of features. ``folds``: number of folds in
+    cross-validation.
     """
 
     rows: int

@@ -73,7 +73,7 @@ def extract_in_process(
         network = None if there is not None and request.agrees(there) else request.load(there, path)
         identity, weights_name = _features(network, there)
         open_for_writing(path, identity, weights_name, options.unit_rows)
-    # An inner ``timings.during`` has its own name; the rest of the time in this block is recorded as "closing".
+    # Inner ``timings.during`` blocks are recorded under their own names, the rest of this block's time as "closing".
     with timings.during("closing"):
         with Claims(path) as claims:
             with timings.during("planning"):
@@ -171,7 +171,10 @@ def _take_labels(store: Path, manifest: Manifest, source: StoreSource, follow: b
 
 
 def _manifest_there(store: Path) -> Manifest | None:
-    """Return the manifest of a store that has rows, otherwise None. A run has to match the identity in the manifest."""
+    """Return the manifest of a store that has rows, otherwise None.
+
+    The identity in the manifest says which features the store has; a run must make the same features.
+    """
     try:
         return Manifest.read(store) if has_rows(store) else None
     except UsageError:

@@ -160,7 +160,7 @@ def _nothing_pending(
 
 @contextlib.contextmanager
 def _spooled(source: str) -> Iterator[IO[bytes] | None]:
-    """If ``source`` is a list that can be read only once (standard input, a pipe), yield a copy, otherwise None.
+    """If ``source`` is a list that can be read only once (standard input, a pipe), yield a copy of it, otherwise None.
 
     The copy is a temporary file, which each worker reads from the start.
     """
