@@ -43,9 +43,12 @@ if TYPE_CHECKING:
 _LOOK_SECONDS: Final = 0.2
 _FORGIVEN: Final = 2
 _SIGN_SECONDS: Final = 60.0
-"""Seconds without a sign of life after which the worker counts as stalled; importing one library may take long."""
+"""If the worker's counter (InHand.live) has not changed for this many seconds, the worker counts as stalled.
+
+The limit is long, because importing one library may take long. It is at least ``stall_seconds``.
+"""
 _STOP_SECONDS: Final = 10.0
-"""Seconds without a sign of life after which a worker that was asked to stop is killed."""
+"""The same limit in seconds for a worker that was asked to stop; a worker above the limit is killed."""
 
 
 def extract_supervised(
@@ -275,7 +278,7 @@ class _Attempt:
 
 
 class _Stall:
-    """Detects a picture that takes too long, and a worker that gives no sign of life."""
+    """Detects a picture that takes too long, and a worker whose counter (InHand.live) does not change any more."""
 
     def __init__(self, in_hand: InHand, seconds: float) -> None:
         self.in_hand, self.seconds = in_hand, seconds
@@ -284,7 +287,7 @@ class _Stall:
         self._alive: tuple[int, float] = (0, time.monotonic())
 
     def lifeless(self, seconds: float) -> bool:
-        """Return whether the worker has given no sign of life for more than ``seconds``."""
+        """Return whether the worker's counter (InHand.live) has not changed for more than ``seconds``."""
         now, alive = time.monotonic(), self.in_hand.alive()
         if alive != self._alive[0]:
             self._alive = alive, now
