@@ -272,7 +272,7 @@ class _Copies:
         self._known: dict[int, Copy] = {}
 
     def read(self, wanted: set[int]) -> None:
-        """Read key, labels and cosines of the ``wanted`` rows; ``of`` returns them as Copy objects."""
+        """Read key, labels and cosines of the ``wanted`` rows; the method ``of`` returns them as Copy objects."""
         rows = sorted(wanted)
         store, score = self._store, self._near.score
         labels, splits, ids, digests = store.labels, store.splits, store.ids, store.sha256

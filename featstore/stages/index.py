@@ -83,9 +83,9 @@ def index(
 
     An update adds new rows, copies changed labels, and marks removed rows without a rebuild; an exact index deletes
     removed rows (FeatureIndex.purge). If there is a contract and enough new rows, recall is measured again, on new
-    pictures before they are added. If recall has dropped, it is measured once more with a search effort scaled by the
-    growth of the index. The latency of a contract is measured at the build and at each update. ``standing`` in the
-    report says whether the contract is met.
+    pictures before they are added. If recall has dropped, it is measured once more with a search effort (such as
+    nprobe) scaled by the growth of the index. The latency of a contract is measured at the build and at each update.
+    ``standing`` in the report says whether the contract is met.
 
     Raises UsageError (empty store; ``out`` is not an index, or the index of another store; no index meets the contract;
     another process is writing this index), IdentityError, DamagedError.

@@ -144,7 +144,8 @@ def _nothing_pending(
 ) -> list[ExtractReport] | None:
     """Return the reports if no run has a picture to extract, so that no worker is needed; otherwise None.
 
-    If None is returned, ``total`` keeps how the plans changed, because the worker will find no further change.
+    If None is returned, the changes of the plans are recorded in ``total``, because the worker will find no further
+    change.
     """
     if job["backbone_from"] is not None or any(each.rehash or each.measures(job["source"]) for each in options):
         # Comparing source and store would open pictures, which may kill this process: leave it to the worker.
