@@ -29,7 +29,7 @@ CELLS = 24
 """Largest number of classes for which the confusion matrix is a table; with more classes it is an image."""
 PAIRS = 8
 CELLS_SHOWN, PICTURES_OF_CELL = 40, 6
-"""How many cells of the confusion matrix show example pictures, and how many pictures; limits the page's size."""
+"""How many cells of the confusion matrix show example pictures, and how many pictures each of them shows at most."""
 CLASSES_SHOWN = 200
 DEEP = 0.8
 """Shade of a cell (0 to 1) above which white text is easier to read than black text."""

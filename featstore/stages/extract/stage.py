@@ -136,7 +136,7 @@ def _plan(
     options: ExtractOptions,
     timings: Timings,
 ) -> tuple[Change, Run]:
-    """Update the store's plan (list of rows); return the change, and a Run over the units (row ranges) of this process."""
+    """Update the store's plan (list of rows); return the change, and a Run over this process's units (row ranges)."""
     claims.join()
     sweep(store, claims)
     # Read the manifest again: another process may have finished a compaction just before this process joined.
