@@ -99,7 +99,7 @@ def _group_codes(groups: ArrayLike | None, rows: int) -> NDArray[np.intp]:
     if values.shape != (rows,):
         raise DataError(f"{rows:,} rows and {values.size:,} groups; there must be one group a row")
     if values.dtype == object:
-        # Mixed types and None cannot be sorted.
+        # np.unique would sort the values, but None and values of mixed types cannot be sorted.
         return equal_bytes_groups(values.tolist())
     return np.unique(values, return_inverse=True)[1].astype(np.intp)
 
@@ -159,7 +159,10 @@ def _deal(
 
 
 def _quotas(wanted: NDArray[np.float64], rows: int, room: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Return how many of ``rows`` rows each part gets, in proportion to ``wanted``; ties go to the largest ``room``."""
+    """Return how many of ``rows`` rows each part gets, in proportion to ``wanted`` and rounded to integers.
+
+    If rounding is a tie between two parts, the part with the larger ``room`` gets the row.
+    """
     positive = np.maximum(wanted, 0)
     if not positive.sum():
         positive = np.ones_like(wanted)

@@ -84,7 +84,10 @@ def selection_curve(table: Mapping[str, Any] | None, chosen: Mapping[str, float]
 
 
 def _trials(table: Mapping[str, Any], name: str) -> dict[float, dict[float, tuple[float, float]]]:
-    """Return (mean, standard deviation) of the accuracy by gamma (0 if the head has none) and value of ``name``."""
+    """Return (mean, standard deviation) of the accuracy for each setting that was tried.
+
+    The keys are gamma (0 if the head has no gamma) and, in the inner dicts, the value of the parameter ``name``.
+    """
     values = table[f"param_{name}"]
     gammas = table.get("param_gamma") or [0.0] * len(values)
     found: dict[float, dict[float, tuple[float, float]]] = {}
@@ -124,10 +127,10 @@ def reliability_diagram(bins: Sequence[Mapping[str, Any]]) -> Drawing | None:
 
 
 def precision_recall(codes: NDArray[np.intp], probabilities: NDArray[np.float64], classes: Sequence[str]) -> Drawing:
-    """Draw precision-recall curves: for each class against all other classes, or their mean.
+    """Draw precision-recall curves: one for each class against all other classes, or the mean of these curves.
 
     ``codes``: (n,) true class numbers; ``probabilities``: (n, k). With two classes, only the second class has a curve.
-    If more than CURVES classes occur in ``codes``, only the mean of their curves is drawn.
+    If more than CURVES classes occur in ``codes``, only the mean curve is drawn.
     """
     from sklearn.metrics import precision_recall_curve
 
@@ -155,7 +158,7 @@ def precision_recall(codes: NDArray[np.intp], probabilities: NDArray[np.float64]
 
 def _legend(drawing: Drawing, names: Sequence[str]) -> None:
     """Add a legend of the curves below the drawing; the drawing becomes higher."""
-    # Use 5, 3 or 2 columns: the most in which the longest name fits, at about 6.5 units per character.
+    # Use the largest of 5, 3 or 2 columns in which the longest name fits, at about 6.5 units per character.
     columns, fits = next(
         (count, fits) for count, fits in ((5, 8), (3, 15), (2, 25)) if count == 2 or max(map(len, names)) <= fits
     )

@@ -77,7 +77,10 @@ class Drawing:
         self._marks.append(_Mark("dot", kind, (*centre, radius), title=title))
 
     def write(self, kind: str, at: Point, text: str, anchor: str = "middle", *, turned: bool = False) -> None:
-        """Add a text; ``at``: the "start", "middle" or "end" (``anchor``) of its baseline; ``turned``: upwards."""
+        """Add a text whose baseline has its ``anchor`` ("start", "middle" or "end") at the point ``at``.
+
+        ``turned``: the text is written from bottom to top.
+        """
         self._marks.append(_Mark("text", kind, at, text, anchor=anchor, turned=turned))
 
     def svg(self) -> Markup:

@@ -22,7 +22,7 @@ _MEASURED = (
     "those recompressed as JPEG of quality 50, 96 to 99 % of those with 5 % cut off each side, but only 6 to 62 % of those "
     "at half size and quality 50: there may be more copies than are shown."
 )
-"""Text for the page: shares of copies found at the default threshold, as measured for defaults.DUPLICATE_COSINE."""
+"""Text for the page: the share of copies that the default threshold finds, measured for each kind of copy."""
 COPIES = 12
 """Largest number of pictures to show for a group of copies."""
 

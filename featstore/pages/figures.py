@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 
 def charts_of(trained: TrainReport) -> dict[str, Drawing]:
-    """Return the charts of ``trained`` by name: selection, calibration, calibration-before, precision-recall.
+    """Return the charts of ``trained`` by name.
 
-    A chart that does not apply to the head is left out.
+    "selection": accuracy against the tried parameters; "calibration" and "calibration-before": after and before the
+    probabilities were calibrated; "precision-recall". A chart that does not apply to the head is left out.
     """
     from featstore.heads.calibration import rescale
     from featstore.heads.evaluation.report import calibration_bins, codes_of

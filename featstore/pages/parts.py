@@ -29,7 +29,7 @@ CELLS = 24
 """Largest number of classes for which the confusion matrix is a table; with more classes it is an image."""
 PAIRS = 8
 CELLS_SHOWN, PICTURES_OF_CELL = 40, 6
-"""Largest number of confusion-matrix cells with example pictures, and of pictures per cell; limits the page's size."""
+"""How many cells of the confusion matrix show example pictures, and how many pictures each of them shows at most."""
 CLASSES_SHOWN = 200
 DEEP = 0.8
 """Shade of a cell (0 to 1) above which white text is easier to read than black text."""
@@ -93,8 +93,9 @@ def cells(
 ) -> dict[tuple[int, int], dict[str, Any]]:
     """Return example pictures for cells of the confusion matrix, by (true, predicted) class number.
 
-    ``codes``: (n,) true class numbers of the held-out pictures. Wrong cells come first, the fullest cell first, and
-    show their most confident errors. Correct cells follow and show their least confident pictures.
+    ``codes``: (n,) true class numbers of the held-out pictures. Cells of wrong predictions come first, those with most
+    pictures first, and show their most confident predictions. Cells of correct predictions follow and show their least
+    confident predictions.
     """
     predicted = trained.probabilities.argmax(axis=1)
     confidence = trained.probabilities.max(axis=1)
@@ -153,7 +154,7 @@ def confusion_matrix(
         line = []
         for other, count in enumerate(matrix[code].tolist()):
             share = float(shares[code, other])
-            # Wrong cells have a minimum shade, so that cells with few pictures are visible too.
+            # Cells of wrong predictions have a higher minimum shade, so that cells with few pictures are visible too.
             shade = 0.12 + 0.78 * share if code == other else 0.16 + 0.84 * share
             kinds = ["right" if code == other else "wrong"] if count else ["zero"]
             verb = "known as" if code == other else "taken for"

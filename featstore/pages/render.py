@@ -57,7 +57,7 @@ def _one_line(value: Any) -> Any:
 def breakable(name: str) -> Markup:
     """Return a file name as HTML that may break after slashes, hyphens and underscores, but not near its end."""
     text = shown(name)
-    # Let the unbreakable ending start at a word, if a word starts within the last _UNBROKEN characters.
+    # The ending that is not broken has at most _UNBROKEN characters and, if possible, starts at the start of a word.
     least, stop = max(0, len(text) - _UNBROKEN), max(text.rfind("."), text.rfind("/"))
     start = next(
         (one.end() for one in re.finditer(r"[/_. -]", text) if one.end() >= least and one.start() < stop), least

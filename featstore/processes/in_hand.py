@@ -40,7 +40,10 @@ class Held:
 
 
 class InHand:
-    """Shared record of the rows that the threads of a worker process; the worker writes it, the supervisor reads it."""
+    """Shared record of the row that each thread of a worker is reading or decoding.
+
+    The worker writes the record, and the supervisor reads it.
+    """
 
     def __init__(self, handle: int) -> None:
         self.handle = handle
@@ -65,7 +68,7 @@ class InHand:
         self._map.close()
         os.close(self.handle)
 
-    # Called by the worker
+    # The worker calls the following methods.
 
     def of_run(self, run: int) -> InHand:
         """Return a view of this record for extraction number ``run`` of the worker."""
@@ -90,7 +93,10 @@ class InHand:
         return _SLOTS_AT + min(slot, self._slots - 1) * _SLOT.size
 
     def tick(self, *, owed: bool = True) -> None:
-        """Record progress. ``owed``: if no more progress follows, the supervisor treats the worker as stalled."""
+        """Record progress.
+
+        ``owed``: more progress is expected; if none follows, the supervisor treats the worker as stalled.
+        """
         with self._lock:
             self._ticks += 1
             _HEADER.pack_into(self._map, 0, self._ticks, owed)
@@ -99,7 +105,7 @@ class InHand:
         """Increment the counter that shows that this process is running."""
         _ALIVE.pack_into(self._map, _HEADER.size, self.alive() + 1)
 
-    # Called by the supervisor
+    # The supervisor calls the following methods.
 
     def alive(self) -> int:
         """Return the counter of ``live``; it stays constant while the worker is stopped or hangs."""
@@ -112,7 +118,7 @@ class InHand:
         return [Held(*held) if held[2] in (READING, DECODING) else None for held in stages]
 
     def progress(self) -> tuple[bool, bytes]:
-        """Return whether progress is expected, and a value that differs after every progress."""
+        """Return whether progress is expected, and a value that changes whenever the worker makes progress."""
         value = self._map[: _HEADER.size] + self._map[_SLOTS_AT:]
         return bool(_HEADER.unpack_from(value, 0)[1]), value
 

@@ -1,4 +1,6 @@
-"""Run a featstore function in a child process with limits, for files that may crash, hang or exhaust their parser.
+"""Run a featstore function in a child process with limits.
+
+This is for files that may crash their parser, make it hang, or make it use up the memory.
 
 The child is a fresh interpreter, not a fork, because this process may have threads and a GPU. Before the function runs,
 the child's address space, CPU time and file writes are limited; it is killed after ``seconds`` of wall-clock time. The
@@ -160,7 +162,7 @@ def describe_exit(code: int | None) -> str:
 
 
 def error_of(value: Mapping[str, Any]) -> FeatstoreError:
-    """Return the error that ``error_value`` described; an unknown class becomes FeatstoreError."""
+    """Return the exception for a JSON ``value`` from ``error_value``; an unknown class becomes FeatstoreError."""
     kind = getattr(errors, str(value.get("error")), FeatstoreError)
     message = str(value.get("message"))
     if isinstance(kind, type) and issubclass(kind, FeatstoreError):
@@ -216,6 +218,7 @@ def limit(*, seconds: float, memory: int) -> None:
 def limit_files(more: int) -> None:
     """Limit this process to ``more`` open files besides those that it has open now."""
     with contextlib.ExitStack() as probes:
-        # The kernel assigns the lowest free descriptors: find the highest of the next ``more``; the limit is one above.
+        # The limit is on the largest descriptor number, and the kernel always assigns the lowest free number. Open
+        # ``more`` files to see which numbers they get.
         taken = [probes.enter_context(open(os.devnull, "rb", buffering=0)).fileno() for _ in range(more)]
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(taken) + 1, max(taken) + 1))

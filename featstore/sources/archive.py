@@ -127,8 +127,8 @@ class TarSource:
     """The pictures in a tar archive, or in all .tar archives below a folder, sorted by the bytes of their paths.
 
     Keys are ``<archive>/<member>``: the archive's path relative to ``root`` (default: its folder), and the member's
-    name without a leading ``./``. Locations are the archives, offsets the members' data. An archive outside ``root``
-    has its file name in the keys and its absolute path as location.
+    name without a leading ``./``. The location of a picture is the path of its archive; its offset is where the
+    member's data starts. An archive outside ``root`` has its file name in the keys and its absolute path as location.
 
     Labels follow WebDataset: members with equal paths up to the first dot of the file name are one sample. The file
     ``.cls`` of a sample (text or an integer) is the label of its pictures. The file ``.json`` may have a label and a
@@ -253,7 +253,7 @@ class TarSource:
     def _groups(self, path: bytes, file: io.FileIO, count: bool = True) -> Iterator[_Group]:
         """Yield the samples of an archive; a sample with very many pictures is divided into groups, to bound memory.
 
-        ``count``: count ignored members.
+        ``count``: whether to count the ignored members in ``ignored``.
         """
         file.seek(0)
         group = _Group(b"")

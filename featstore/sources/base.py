@@ -38,7 +38,7 @@ WHOLE: Final = (0, 0, 0, 0, 0)
 """Row of ``Chunk.regions`` for an input that is a whole picture."""
 _LARGEST: Final = (1 << 63) - 1
 _WHOLE: Final = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0+")
-"""Pattern of a whole number written as a float, such as 3.0: pandas writes integer columns with gaps like this."""
+"""Pattern of an integer written as a float, such as 3.0; pandas writes integers like this beside missing values."""
 
 
 @dataclass(frozen=True)

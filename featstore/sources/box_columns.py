@@ -87,7 +87,7 @@ class BoxColumns:
 
     @property
     def read_as(self) -> str:
-        """One line for the user about unit and names of the boxes."""
+        """One line that tells the user the unit of the boxes, and where the names of the regions come from."""
         assert self._boxes is not None
         unit = "shares of the picture" if self._boxes.shares else "pixels"
         how = ", as --box-unit says" if self._cut.unit != "auto" else " (--box-unit changes it)"

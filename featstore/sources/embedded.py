@@ -206,7 +206,10 @@ def _bytes_field(kind: Any) -> bool:
 
 
 def _first(path: Path, column: str) -> bool:
-    """Return whether the first value in a column of bytes is a picture: too long for a path, or with a NUL byte."""
+    """Return whether the first value in a column of bytes is taken for a picture, because it cannot be a path.
+
+    It cannot be a path if it is too long or contains a NUL byte.
+    """
     from pyarrow import parquet
 
     with parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as opened:

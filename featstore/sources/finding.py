@@ -129,9 +129,10 @@ class Finder:
         return "" if name is None else to_text(os.path.splitext(name)[1])
 
     def _listed(self, path: bytes, how: str) -> bytes | None:
-        """Return the existing path that differs from ``path`` only in Unicode form; for ``how`` = "case" also in case.
+        """Return the existing path that differs from ``path`` only in Unicode form.
 
-        Returns None if there is no such path, or more than one.
+        If ``how`` is "case", upper and lower case may also differ. Returns None if there is no such path, or more than
+        one.
         """
         if how == "unicode" and path.isascii():
             return None
@@ -152,7 +153,7 @@ class Finder:
         return at if path.startswith(b"/") else os.path.relpath(at, self._root)
 
     def _folder(self, folder: bytes, how: str) -> dict[str, bytes | None]:
-        """Return a dict from normalised form to name, for all names in a folder; None where names share a form."""
+        """Return a dict from normalised form to name for a folder; the value is None if several names have one form."""
         if (folder, how) not in self._names:
             if len(self._names) >= _FOLDERS:
                 del self._names[next(iter(self._names))]

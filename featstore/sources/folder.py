@@ -149,7 +149,7 @@ def detect_layout(folder: Path, all_files: bool) -> tuple[Layout, list[str]]:
         path.append(below.folders[0])
         below = _look(folder, b"/".join(path), all_files)
     if below.picture is None and (len(below.folders) > 1 or split_names(below.folders) is not None):
-        # A folder that is alone in its folder is not a class if it contains several folders of pictures.
+        # A single sub-folder that contains several folders of pictures is not a class; those folders are the classes.
         level, above = below, path
     notes = []
     if above:
@@ -181,8 +181,8 @@ def detect_layout(folder: Path, all_files: bool) -> tuple[Layout, list[str]]:
 class _Listing(NamedTuple):
     """Content of a folder: ``picture``, a picture directly in it or None; ``folders`` in it with pictures at any depth.
 
-    Only as many folders are listed as the layout depends on: one if there is a picture, otherwise all if a name looks
-    like a split, otherwise two.
+    ``folders`` may be incomplete, because the layout depends only on a few of them: one folder if there is a picture;
+    all folders if there is none and a folder's name looks like a split; otherwise two folders.
     """
 
     picture: bytes | None

@@ -21,7 +21,10 @@ _READERS: Final = 8
 
 
 class _Reader:
-    """Read pictures from one column of a Parquet file in row order; to go back, the row group is read again."""
+    """Read pictures from one column of a Parquet file in row order.
+
+    To read an earlier row, the reader starts again at the first row of the row group.
+    """
 
     def __init__(self, path: bytes, column: str) -> None:
         import pyarrow as pa

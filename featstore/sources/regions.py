@@ -155,9 +155,10 @@ class Boxes:
 
 
 def box_name(values: Sequence[float]) -> bytes:
-    """Return the name of a region without a name of its own: "x,y,width,height" in the shortest decimal form.
+    """Return the default name of a region: "x,y,width,height" of its box, in the shortest decimal form.
 
-    The numbers are those of the source. Thus the key of a region does not depend on the other regions or their order.
+    The numbers are those in the source, before rounding and clipping. Thus the key of a region does not depend on the
+    other regions or their order.
     """
     numbers = [float(value) for value in values]
     short = [int(each) if each.is_integer() and abs(each) <= _LARGEST else each for each in numbers]

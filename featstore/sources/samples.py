@@ -32,7 +32,7 @@ class Member(NamedTuple):
 
 
 Sidecars = dict[tuple[bytes, bytes], Member]
-"""Members with labels and texts. The key is (name without the last extension, last extension in lower case)."""
+"""Dict of the members with labels and texts. Keys: (name without last extension, last extension in lower case)."""
 
 
 def duplicate_member_message(path: bytes, member: Member) -> str:

@@ -56,10 +56,10 @@ def find_columns(
     """Return the columns for path, id, label and split: the given columns, or by default columns with a usual name.
 
     The usual names, in order of preference, are PATH_NAMES, ID_NAMES, LABEL_NAMES and SPLIT_NAMES, in any case, also
-    with blanks or hyphens ("Class Name"). A column that is given for one purpose, or is in ``taken``, is not found for
-    another purpose. If there are columns x, y, w and h, y is not a label. The name "" means that there is no such
-    column. Raises UsageError if a given column does not exist, or if no column has a usual name for labels (or splits)
-    but the name of a column looks like a misspelling of a usual name.
+    with blanks or hyphens ("Class Name"). A column that is given for one purpose, or is in ``taken``, is not chosen for
+    another purpose by its usual name. If there are columns x, y, w and h, y is not a label. The name "" means that
+    there is no such column. Raises UsageError if a given column does not exist, or if no column has a usual name for
+    labels (or splits) but the name of a column looks like a misspelling of a usual name.
     """
     named = tuple(
         None if name is None else name if name == "" else _named(table, name)
@@ -98,7 +98,7 @@ def settle_columns(
     split_column: str | None,
     taken: Collection[str] = (),
 ) -> tuple[Columns, list[str], list[str]]:
-    """Return the result of ``find_columns``, the names of all other columns, and the notes of ``doubts``."""
+    """Return the result of ``find_columns``, the names of all other columns, and the notes that ``doubts`` returns."""
     columns = find_columns(
         table,
         path_column=path_column,

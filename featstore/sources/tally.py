@@ -61,8 +61,8 @@ class Tally:
     def notes(self, option: str, *, whole: bool = True) -> list[str]:
         """Return warnings about labels and splits that may be mistakes.
 
-        ``option``: the command-line option that changes how labels are read. ``whole``: the rows are a whole data set,
-        so a single class may also be a mistake.
+        ``option``: the command-line option that changes how labels are read. ``whole``: the rows are a whole data set;
+        then a data set with a single class gets a warning too.
         """
         notes = []
         for what, plural in (("label", "classes"), ("split", "splits")):

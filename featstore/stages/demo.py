@@ -171,7 +171,8 @@ def _earlier_seconds(base: Path) -> dict[str, float]:
 
 def _trained(store: Path, kind: str) -> tuple[TrainReport, str, bool]:
     kept = _kept(store, kind)
-    # force: overwriting a head is safe, because the folder belongs to the demo; another --limit may change the classes.
+    # force: an earlier head may have other classes, made with another --limit. It is safe to overwrite this head,
+    # because the folder belongs to the demo.
     trained = kept or train(store, head=kind, force=True)
     share, rows = trained.report.accuracy.value, trained.report.rows
     return trained, f"{share:.1%} of {rows:,} held-out pictures right", kept is not None

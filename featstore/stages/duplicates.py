@@ -175,11 +175,11 @@ def find_duplicates(
     """Find pictures with equal bytes (SHA-256), near-duplicates, and copies in different splits of ``store``.
 
     Near-duplicates are pictures whose mean-centred features have a cosine of at least ``threshold``;
-    defaults.DUPLICATE_COSINE documents which kinds of copies the default finds. Links are transitive: a chain of copies
-    is one group. Pictures with equal bytes are always in one group. Regions of the same picture are not compared with
-    each other, unless ``within``. Vectors are compared block by block (featstore.indexes.near_duplicates); memory grows
-    only by a few numbers per picture and by the groups found. ``progress(done, total)`` counts pictures. Raises
-    UsageError (no store, an invalid threshold), DamagedError.
+    defaults.DUPLICATE_COSINE documents which kinds of copies the default finds. If a is a copy of b, and b is a copy of
+    c, all three are in one group. Pictures with equal bytes are always in one group. Regions of the same picture are
+    compared with each other only if ``within``. Vectors are compared block by block
+    (featstore.indexes.near_duplicates); memory grows only by a few numbers per picture and by the groups found.
+    ``progress(done, total)`` counts pictures. Raises UsageError (no store, an invalid threshold), DamagedError.
     """
     from featstore.indexes import equal_groups, near_duplicates
 
@@ -272,7 +272,7 @@ class _Copies:
         self._known: dict[int, Copy] = {}
 
     def read(self, wanted: set[int]) -> None:
-        """Read key, labels and cosines of the ``wanted`` rows; ``of`` returns them as Copy objects."""
+        """Read key, labels and cosines of the ``wanted`` rows; the method ``of`` returns them as Copy objects."""
         rows = sorted(wanted)
         store, score = self._store, self._near.score
         labels, splits, ids, digests = store.labels, store.splits, store.ids, store.sha256

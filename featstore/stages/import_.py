@@ -84,7 +84,7 @@ def import_vectors(
     name of the array of vectors in the files.
 
     All vectors are read and checked before anything is written. Importing the same files again writes what is new or
-    changed, and removes rows that are no longer in the files. Raises UsageError: NaN or infinity, different widths,
+    changed, and removes rows that are no longer in the files. Raises UsageError: NaN or infinity, different dimensions,
     duplicate keys, different numbers of keys and vectors; IdentityError if the store has other features;
     FeatstoreError, OSError.
     """

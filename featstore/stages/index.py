@@ -83,9 +83,9 @@ def index(
 
     An update adds new rows, copies changed labels, and marks removed rows without a rebuild; an exact index deletes
     removed rows (FeatureIndex.purge). If there is a contract and enough new rows, recall is measured again, on new
-    pictures before they are added. If recall has dropped, it is measured once more with a search effort scaled by the
-    growth of the index. The latency of a contract is measured at the build and at each update. ``standing`` in the
-    report says whether the contract is met.
+    pictures before they are added. If recall has dropped, it is measured once more with a search effort (such as
+    nprobe) scaled by the growth of the index. The latency of a contract is measured at the build and at each update.
+    ``standing`` in the report says whether the contract is met.
 
     Raises UsageError (empty store; ``out`` is not an index, or the index of another store; no index meets the contract;
     another process is writing this index), IdentityError, DamagedError.
@@ -172,8 +172,9 @@ def _build(
 def _groups(store: FeatureStore) -> NDArray[np.int64]:
     """Return a group number (n,) for each row; to measure recall, the rows of a group are held out together.
 
-    A group is a set of equal pictures, or the regions of a picture. If one picture has too many of the rows (see
-    _PARTS), regions are held out one by one, because whole pictures cannot be held out.
+    A group is a set of equal pictures, or the regions of a picture. If the regions of one picture are too large a part
+    of all rows (see _PARTS), regions are held out one by one instead, because only a small part of the rows may be held
+    out.
     """
     groups = groups_of(store, np.arange(len(store)))
     if store.has_regions and np.bincount(groups).max(initial=0) > len(store) // _PARTS:

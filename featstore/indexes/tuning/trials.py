@@ -1,4 +1,7 @@
-"""Try one index type on vectors in memory: build it, tune it to the contract, time it, and record the outcome."""
+"""Try one index type on vectors in memory: build an index, tune it to the contract (Contract), time it.
+
+The outcome of each trial is recorded in a Trial.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +33,9 @@ CONTRACT_QUERIES = 1000
 class Contract:
     """Requirements on an index.
 
-    ``recall``: smallest allowed lower 95 % bound of recall@``at``, 0..1. ``memory``: maximum bytes for building the
-    index; the FAISS file may take nine tenths, and a tenth is reserved for the rest of building. ``latency``: maximum
-    median seconds of a single query.
+    ``recall``: required recall@``at``, 0..1; the lower bound of its 95 % interval has to reach this value. ``memory``:
+    maximum bytes for building the index; the FAISS file may take nine tenths of it, and a tenth is reserved for other
+    data during the build. ``latency``: maximum median seconds of a single query.
     """
 
     recall: float = defaults.RECALL
@@ -60,8 +63,8 @@ class Trial:
     """The result of trying one candidate: a row of the table of trials.
 
     ``outcome``: "chosen", "slower" (than the chosen candidate, at equal recall), or the reason for rejection.
-    ``file_bytes``: estimate for the index of all rows. ``subject``: the index itself, if it may still be chosen; it is
-    not part of the table.
+    ``file_bytes``: estimated size of the index of all rows. ``subject``: the index of this trial; None if the trial was
+    rejected or another trial is faster. The table does not contain ``subject``.
     """
 
     candidate: Candidate
@@ -96,8 +99,8 @@ class Ground:
     """The data that all trials share.
 
     ``base`` (m, d): prepared vectors; ``ids`` and ``rows`` (m,): their ids and row numbers; ``truth``: the queries for
-    tuning. ``fresh``: number of queries for the final test, divided by the number for tuning. Candidates are compared
-    at the recall that is expected to pass the final test.
+    tuning. ``fresh``: number of queries for the final test divided by the number of queries for tuning. Candidates are
+    compared at the recall that is expected to pass the final test.
     """
 
     base: Floats
@@ -118,15 +121,15 @@ def create(factory: str, dimension: int, metric: Metric, seed: int) -> faiss_io.
 
 
 def training_rows(rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Draw the rows for training codes and clusters from ``rows`` (m,); return them sorted."""
+    """Draw from ``rows`` (m,) the rows on which FAISS trains its quantizers and clusters; return them sorted."""
     count = min(len(rows), defaults.INDEX_TRAINING_ROWS)
     return np.sort(np.random.default_rng(seed).choice(rows, count, replace=False))
 
 
 def try_candidate(candidate: Candidate, ground: Ground, contract: Contract, total_rows: int) -> Trial:
-    """Build ``candidate`` on the rows of ``ground``, tune it to ``contract`` and time it.
+    """Build an index of type ``candidate`` on the vectors in ``ground``, tune it to ``contract`` and time it.
 
-    The memory limit is checked for an index of ``total_rows`` rows.
+    The memory limit is checked for an index of all ``total_rows`` rows; ``ground`` may have fewer rows.
     """
     trial = Trial(candidate, len(ground.base), candidate.file_bytes(total_rows), "slower")
     if not contract.allows(trial.file_bytes):

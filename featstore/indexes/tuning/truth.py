@@ -18,7 +18,9 @@ _ASKING = 8
 
 @dataclass(frozen=True)
 class Truth:
-    """Prepared queries (q, d) with their true neighbours: ``scores`` and ``rows`` (q, K >= k), ties included.
+    """Prepared queries (q, d) with the ``scores`` and ``rows`` of their true neighbours, both (q, K).
+
+    K is larger than ``k`` if some rows tie with the k-th neighbour, because tied rows are included.
 
     ``clusters`` (q,): queries with the same number count as one observation; None if all queries are independent.
     """
@@ -36,7 +38,7 @@ class Truth:
         return recall_at_k(self.scores, self.rows, found, self.k, inner_product=self.inner_product, scale=scale)
 
     def recall(self, found: NDArray[np.int64]) -> Recall:
-        """Return the recall of ``found`` (q, k) with its interval."""
+        """Return the mean recall of the rows ``found`` (q, k), with its 95 % interval."""
         shares = self.shares(found)
         if not len(shares):
             return Recall(None, None, None, self.k, 0, "not measured")

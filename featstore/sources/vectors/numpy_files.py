@@ -21,7 +21,7 @@ from featstore.sources.vectors.base import choose, require_vectors, rows_of_bloc
 from featstore.text import printable, shown
 
 _NPY_ERRORS: Final = (ValueError, TypeError, EOFError, OSError, OverflowError, SyntaxError, tokenize.TokenError)
-"""Exceptions of NumPy for a file that is not an array; it parses the header as a Python literal."""
+"""Exceptions that NumPy raises for a file that is not an array. NumPy parses the header as a Python literal."""
 _ARCHIVE: Final = b"PK\x03\x04"
 _TEXT_BYTES: Final = 1 << 30
 """Largest size of an array of texts in bytes. In NumPy every text takes as many bytes as the longest text."""
@@ -127,7 +127,7 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = npy.read_magic(file)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read(file)
-    # NumPy takes True for a size in a header and fails later.
+    # NumPy accepts True as a size in the header, and then fails while reading the array.
     if any(isinstance(size, bool) or size < 0 for size in shape):
         raise ValueError(f"its shape is {shape}")
     return tuple(shape), bool(fortran), dtype

@@ -107,8 +107,9 @@ def read_rows(
     ``keys`` and ``labels``: either the name of a column or array in the files of the vectors, or one or more files
     (lists, .npy, or tables, whose other columns become metadata). By default, columns with usual names are taken;
     without a column of keys, the keys are the row numbers. ``split``: name of the column of splits, "" for none.
-    ``own``: given for an export of featstore: its internal columns, which are left out; its regions of pictures become
-    regions again. Raises UsageError: columns of another length, an empty key.
+    ``own``: names of featstore's internal columns, if the files are an export of featstore. These columns are left out,
+    and exported regions of pictures become regions again. Raises UsageError if a column does not have n values, or if a
+    key is empty.
     """
     n = vectors.shape[0]
     columns: dict[str, list[Any]] = vectors.columns()

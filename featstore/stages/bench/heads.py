@@ -7,10 +7,10 @@ vector machine has ``LinearSVC(dual=False)`` as its last step. All contenders ge
 number of folds, and refit with the chosen C on all training rows. Lower bounds of the time are measured in the
 contender's own process.
 
-Run everything with ``python -m featstore.stages.bench.heads --rounds 1`` (all sets, both heads). With
+Run everything with ``python -m featstore.stages.bench.heads --rounds 1`` (all data sets, both heads). With
 ``--objectives`` the command instead compares the objective at each C, and the time that scikit-learn needs to reach
-featstore's objective. A verdict states a required and the reached value; the command exits with 1 if a requirement is
-missed.
+featstore's objective. A verdict states the required value and the measured value; the command exits with 1 if a
+requirement is missed.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from featstore.stages.bench.heads_verdicts import EQUAL, Verdict, fit_verdicts, 
 
 CONTENDERS: Final = ("featstore-logreg", "sklearn-logreg", "featstore-svm", "sklearn-svm")
 SETS: Final = {"easy": (0.42, 0.565), "hard": (0.2, 0.3)}
-"""Distance of the class means by difficulty: (for two classes, for more classes).
+"""Distance between the class means by difficulty: (for two classes, for more than two classes).
 
 The unit is the standard deviation of a latent coordinate. With 25,000 x 2048 features a linear classifier has an
-accuracy of about 0.98 on easy sets, and of 0.82 (2 classes) and 0.69 (10 classes) on hard sets.
+accuracy of about 0.98 on easy data, and of 0.82 (2 classes) and 0.69 (10 classes) on hard data.
 """
 _HELD_OUT: Final = 5000
 _PATIENCE: Final = 20.0
@@ -52,7 +52,8 @@ _PATIENCE: Final = 20.0
 class Task:
     """A synthetic data set: features of ``rows`` training rows and 5,000 held-out rows, in ``classes`` classes.
 
-    ``difficulty``: "easy" or "hard", see SETS. ``dimension``: number of features. ``folds``: of the cross-validation.
+    ``difficulty``: "easy" or "hard", see SETS. ``dimension``: number of features. ``folds``: number of folds in
+    cross-validation.
     """
 
     rows: int
@@ -178,8 +179,8 @@ def compare_objectives(task: Task, Cs: tuple[float, ...]) -> list[dict[str, floa
             if objective <= row["objective"] * (1 + EQUAL):
                 row |= {"equal_seconds": seconds, "equal_tol": tol}
                 break
-            # The objective is not equal yet. Record the time; if this fit was slow, a tighter tolerance would take even
-            # longer.
+            # scikit-learn has not reached featstore's objective. Record the time; if this fit was slow, do not try a
+            # tighter tolerance, which would take longer.
             row["unequal_seconds"] = seconds
             if seconds > _PATIENCE:
                 break

@@ -150,7 +150,7 @@ def _without_folder(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def _for(engine: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Return ``options`` for ``engine``; the precision of torch (fp32) and of openvino-int8 (int8) is fixed."""
+    """Return ``options`` with ``engine``; torch always gets precision fp32, and openvino-int8 always int8."""
     fixed = {"torch": "fp32", "openvino-int8": "int8"}
     return {**options, "engine": engine, "precision": fixed.get(engine, options["precision"])}
 

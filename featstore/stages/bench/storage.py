@@ -74,7 +74,7 @@ def _plain(path: Path, blocks: list[NDArray[Any]]) -> None:
 
 
 def _planned(path: Path, rows: int, dimension: int, dtype: str) -> tuple[Manifest, Finished]:
-    """Create a store with one unit; return its manifest and all contents of its shard except the vectors."""
+    """Create a store with one unit (rows of one shard); return its manifest, and the shard's data without vectors."""
     manifest = open_for_writing(path, _identity(dimension, dtype), "made up", rows)
     Planner(path, manifest.epoch, manifest.unit_rows).update(_Made(rows))
     plan = Plan(path, manifest.epoch)

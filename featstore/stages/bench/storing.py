@@ -19,10 +19,11 @@ DTYPES: Final = ("float32", "float16")
 class StorageReport:
     """Rates in MB (10^6 bytes) of vectors per second, and the store's rates relative to plain files.
 
-    ``shares``, by dtype; each ratio is the median over the rounds of the ratio within a round. ``write``: writing,
-    checking and syncing a shard, relative to write() and fsync of the same vectors. ``scan``: reading all vectors block
-    by block, relative to a memory map of the plain file. ``gather_us`` and ``plain_gather_us``: microseconds per row
-    for reading ``gathered`` rows in random order from the store and from the plain file.
+    ``shares``: for each dtype, two ratios to plain files (``write``, ``scan``; medians of the rounds' ratios) and two
+    times. ``write``: writing, checking and syncing a shard, relative to write() and fsync of the same vectors.
+    ``scan``: reading all vectors block by block, relative to a memory map of the plain file. ``gather_us`` and
+    ``plain_gather_us``: microseconds per row for reading ``gathered`` rows in random order from the store and from the
+    plain file.
     """
 
     directory: str

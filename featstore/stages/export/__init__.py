@@ -42,8 +42,8 @@ def export(
     when a head of another package's class is loaded, see featstore.load_head.
 
     ``out``: output path; by default ``path`` with the name of the format added. Raises UsageError if there is nothing
-    to export, the format does not exist, or ``out`` is something else than an earlier export; FeatstoreError if the
-    model gives other probabilities than featstore; OSError.
+    to export, the format does not exist, or ``out`` exists and is not an earlier export; FeatstoreError if the model
+    gives other probabilities than featstore; OSError.
     """
     kind = kind_of(path)
     if kind == "index":

@@ -40,14 +40,17 @@ _ENGINES: Final = {
     "compile": {"openvino": (0.1, 0.4)},
     "openvino": {"openvino-int8": (0.5, 0.7)},
 }
-"""For the engine in use and each other engine: smallest and largest share of the network's processor time saved."""
+"""For each engine in use, the engines that may be faster: the share of the network's processor time that each saves.
+
+A value is (smallest share, largest share).
+"""
 _OPENVINO_STARTUP: Final = 3.2
 """Additional seconds to start OpenVINO instead of torch: importing it, converting and compiling the network.
 
 Measured on two shared cores, medians of five runs each: 2.9 s with EfficientNet-Lite0, 3.5 s with ResNet50.
 """
 _COMPARING: Final = 3.0
-"""Seconds at the start for comparing another engine's results with plain torch; 2.9 and 3.7 s were measured."""
+"""Seconds that comparing an engine's results with plain torch takes at the start; 2.9 and 3.7 were measured."""
 _MORE_PROCESSES_SAVE: Final = 1 - 1 / 1.8
 
 

@@ -92,8 +92,8 @@ class ExtractOptions:
     precision
         Precision of the arithmetic, see featstore.engines.open_engine.
     decode
-        "exact": pixels equal to those of torchvision's transforms, bit for bit; "fast": within one level of them (with
-        bicubic interpolation: two). Default for a new store: "exact".
+        "exact": pixels equal to those of torchvision's transforms, bit for bit; "fast": each pixel value (0..255)
+        differs from the exact value by at most 1 (with bicubic interpolation: 2). Default for a new store: "exact".
     dtype
         Type of the stored numbers; default: defaults.DTYPE.
     size
@@ -102,7 +102,7 @@ class ExtractOptions:
         How a picture becomes a square: "crop", its centre; "squash", the whole picture, with another aspect ratio;
         "pad", the whole picture with a margin. See Preprocessing. Default: as the authors of the weights chose it.
     layer
-        Module of the network whose output is used; default: the last layer but one.
+        Module of the network whose output is used; default: the penultimate layer.
     pool
         How the layer's output becomes a vector: "avg", "max", "cls", "cls+mean" or "none"; see
         featstore.backbones.layers.take.
@@ -185,7 +185,7 @@ class ExtractOptions:
 
     @property
     def request(self) -> Request:
-        """The requested features, in the form that decides whether a store has them and that loads the network."""
+        """The options that determine the features, to compare them with a store's features and to load the network."""
         return Request(**{each.name: getattr(self, each.name) for each in fields(Request)})
 
     @property

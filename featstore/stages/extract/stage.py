@@ -1,4 +1,4 @@
-"""Turn a source of pictures into a store: update the plan, reserve units of work, extract them, write shards."""
+"""Turn a source of pictures into a store: update the plan (list of rows), reserve units of work, write shards."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def extract_in_process(
         network = None if there is not None and request.agrees(there) else request.load(there, path)
         identity, weights_name = _features(network, there)
         open_for_writing(path, identity, weights_name, options.unit_rows)
-    # Time in this block that no inner block measures counts as closing.
+    # Inner ``timings.during`` blocks are recorded under their own names, the rest of this block's time as "closing".
     with timings.during("closing"):
         with Claims(path) as claims:
             with timings.during("planning"):
@@ -137,7 +137,7 @@ def _plan(
     options: ExtractOptions,
     timings: Timings,
 ) -> tuple[Change, Run]:
-    """Update the store's plan (list of rows); return the change, and a Run over the units for this process."""
+    """Update the store's plan (list of rows); return the change, and a Run over this process's units (row ranges)."""
     claims.join()
     sweep(store, claims)
     # Read the manifest again: another process may have finished a compaction just before this process joined.
@@ -172,7 +172,10 @@ def _take_labels(store: Path, manifest: Manifest, source: StoreSource, follow: b
 
 
 def _manifest_there(store: Path) -> Manifest | None:
-    """Return the manifest of a store that has rows, otherwise None. A run has to match the identity in the manifest."""
+    """Return the manifest of a store that has rows, otherwise None.
+
+    The identity in the manifest says which features the store has; a run must make the same features.
+    """
     try:
         return Manifest.read(store) if has_rows(store) else None
     except UsageError:
@@ -254,7 +257,7 @@ def _hashes(source: Source, chunk: Any, rows: NDArray[np.int64], max_bytes: int)
 
 
 def _roots(plan: Plan, source: Source) -> list[Path]:
-    """Return the root folder of the pictures of each plan segment.
+    """Return the root folder of the pictures of each plan segment (a file with a part of the plan's rows).
 
     For segments that came from ``source``, this is the source's current root, otherwise the recorded root.
     """

@@ -43,9 +43,12 @@ if TYPE_CHECKING:
 _LOOK_SECONDS: Final = 0.2
 _FORGIVEN: Final = 2
 _SIGN_SECONDS: Final = 60.0
-"""Seconds without a sign of life after which the worker counts as stalled; importing one library may take long."""
+"""If the worker's counter (InHand.live) has not changed for this many seconds, the worker counts as stalled.
+
+The limit is long, because importing one library may take long. It is at least ``stall_seconds``.
+"""
 _STOP_SECONDS: Final = 10.0
-"""Seconds without a sign of life after which a worker that was asked to stop is killed."""
+"""The same limit in seconds for a worker that was asked to stop; a worker above the limit is killed."""
 
 
 def extract_supervised(
@@ -141,7 +144,8 @@ def _nothing_pending(
 ) -> list[ExtractReport] | None:
     """Return the reports if no run has a picture to extract, so that no worker is needed; otherwise None.
 
-    If None is returned, ``total`` keeps how the plans changed, because the worker will find no further change.
+    If None is returned, the changes of the plans are recorded in ``total``, because the worker will find no further
+    change.
     """
     if job["backbone_from"] is not None or any(each.rehash or each.measures(job["source"]) for each in options):
         # Comparing source and store would open pictures, which may kill this process: leave it to the worker.
@@ -160,7 +164,7 @@ def _nothing_pending(
 
 @contextlib.contextmanager
 def _spooled(source: str) -> Iterator[IO[bytes] | None]:
-    """Yield a copy of a source list that can be read only once (standard input, a pipe), otherwise None.
+    """If ``source`` is a list that can be read only once (standard input, a pipe), yield a copy of it, otherwise None.
 
     The copy is a temporary file, which each worker reads from the start.
     """
@@ -275,7 +279,7 @@ class _Attempt:
 
 
 class _Stall:
-    """Detects a picture that takes too long, and a worker that gives no sign of life."""
+    """Detects a picture that takes too long, and a worker whose counter (InHand.live) does not change any more."""
 
     def __init__(self, in_hand: InHand, seconds: float) -> None:
         self.in_hand, self.seconds = in_hand, seconds
@@ -284,7 +288,7 @@ class _Stall:
         self._alive: tuple[int, float] = (0, time.monotonic())
 
     def lifeless(self, seconds: float) -> bool:
-        """Return whether the worker has given no sign of life for more than ``seconds``."""
+        """Return whether the worker's counter (InHand.live) has not changed for more than ``seconds``."""
         now, alive = time.monotonic(), self.in_hand.alive()
         if alive != self._alive[0]:
             self._alive = alive, now

@@ -68,7 +68,7 @@ def judge(suspects: Sequence[Held], roots: Sequence[str], job: Mapping[str, Any]
 
 
 def verdict_on(picture: dict[str, Any], seconds: float, memory: int) -> tuple[str, str] | None:
-    """Return (reason, message) if the picture alone kills, stalls or exhausts a process, otherwise None."""
+    """Return (reason, message) if the picture alone makes a process die, stall or run out of memory, else None."""
     from featstore.decode import DECODERS
 
     try:

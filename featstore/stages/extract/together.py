@@ -24,7 +24,7 @@ def runs_of(
 ) -> list[tuple[str | os.PathLike[str], ExtractOptions]]:
     """Return (store, options) for each store. ``backbones`` and ``weights``: a value for each store, or empty.
 
-    Raises UsageError if there are neither no values nor as many values as stores, or if a store is named twice.
+    Raises UsageError if the number of values is neither 0 nor the number of stores, or if a store is named twice.
     """
     for name, values in (("backbone", backbones), ("weights", weights)):
         if len(values) not in (0, len(stores)):

@@ -52,7 +52,8 @@ class Totals:
     def reports(self, values: Sequence[dict[str, Any]], started: float, began: float) -> list[ExtractReport]:
         """Return the reports of the last attempt, with the counts of earlier attempts added.
 
-        ``values``: these reports as JSON; ``started``: start of the extraction; ``began``: start of the last attempt.
+        ``values``: the reports of the last attempt as JSON; ``started``: start of the extraction; ``began``: start of
+        the last attempt.
         """
         reports, before, seconds = [], began - started, time.monotonic() - started
         for number, value in enumerate(values):

@@ -168,7 +168,10 @@ class _Teller:
         self._reasons: dict[str, int] = {}
 
     def begin(self, roots: list[Path], change: dict[str, int], failures: dict[str, int]) -> None:
-        """Report the root folders of the pictures and how the plan changed; the run keeps updating ``failures``."""
+        """Report the root folders of the pictures and how the plan changed.
+
+        ``failures``: number of failures by reason; the run keeps this dict up to date.
+        """
         self._reasons = failures
         self._answers.say(run=self._number, begin={"roots": [str(root) for root in roots], "change": change})
 

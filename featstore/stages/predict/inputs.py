@@ -62,7 +62,10 @@ def _embedded(
     workers: int | None,
     tally: Tally | None,
 ) -> Iterator[tuple[list[Input], dict[int, tuple[str, str]], NDArray[Any]]]:
-    """Yield inputs, failures by position, and vectors (m, d) of the readable inputs, concatenated over backbones."""
+    """Yield for each batch: inputs, failures by position, and vectors (m, d) of the readable inputs.
+
+    The vectors of all backbones are concatenated.
+    """
     streams = itertools.tee(inputs_of(paths), len(embedders))
     # Only the last backbone reports progress: when it finishes a picture, the other backbones have finished it too.
     callbacks = [None] * (len(embedders) - 1) + [tally]

@@ -94,7 +94,7 @@ def purge(
 
 
 def _has_some(other: Path, denylist: Denylist) -> bool:
-    """Return whether files of another store contain keys of pictures on ``denylist``; True if they are unreadable."""
+    """Return whether files of another store contain keys of pictures on ``denylist``; True if unreadable."""
     try:
         manifest = Manifest.read(other)
         return any(traces(other, manifest, Plan(other, manifest.epoch), denylist))
