@@ -76,7 +76,7 @@ def test_rejects_invalid_arguments(chain, tmp_path):
         predict(chain.trained.path, [])
     with pytest.raises(UsageError, match="one store"):
         predict(chain.trained.path, [chain.store, chain.folder])
-    # featstore cannot load the tiny backbone by its name; the message names the remedy.
+    # featstore cannot load the tiny backbone by its name; the error says which option to use instead.
     with pytest.raises(UsageError, match="no backbone 'tiny'.*--backbone package.module:function"):
         predict(chain.trained.path, chain.folder)
 

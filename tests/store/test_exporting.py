@@ -143,7 +143,7 @@ def test_damaged_and_missing_export_files_are_written_again(store, tmp_path):
     assert contents(tmp_path / "out") == expected
 
 
-def test_export_refuses_folders_with_foreign_or_other_content(store, tmp_path):
+def test_export_refuses_a_folder_that_is_no_export_or_has_another_format(store, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/note.txt").write_text("mine")
     with pytest.raises(UsageError, match="is no export of featstore"):

@@ -20,7 +20,7 @@ def folder(tmp_path):
     return tmp_path / "s"
 
 
-def test_origin_round_trips_json_and_finds_its_store(folder, tmp_path):
+def test_origin_read_back_from_its_dict_is_equal_and_finds_its_store(folder, tmp_path):
     origin = origin_of_store(FeatureStore.open(folder))
     again = Origin.of(origin.identity.to_dict(), origin.to_dict(), "a head")
     assert again == origin

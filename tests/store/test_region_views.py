@@ -77,7 +77,7 @@ def test_regions_of_one_picture_are_in_one_split_and_one_fold(path):
     assert set(store.parents[apart.train]) & set(store.parents[apart.test])
 
 
-def test_head_trained_with_regions_apart_can_be_reproduced(path, tmp_path):
+def test_head_trained_with_the_option_apart_can_be_trained_again_with_equal_weights(path, tmp_path):
     trained = train(path, out=tmp_path / "h", C=1.0, apart=True)
     assert set(FeatureStore.open(path).parents[trained.split.test]) & set(
         FeatureStore.open(path).parents[trained.split.train]
@@ -86,7 +86,7 @@ def test_head_trained_with_regions_apart_can_be_reproduced(path, tmp_path):
 
 
 def test_regions_of_one_picture_stay_together_even_if_their_digests_differ(tmp_path):
-    # Without the patch of ``path``, each region has a different SHA-256.
+    # Do not use the fixture ``path``, which patches SHA-256: in this store each region has a different SHA-256.
     store = build(tmp_path / "s", made())
     groups = groups_of(store, np.arange(len(store)))
     assert len(set(groups.tolist())) == PICTURES - 1

@@ -1,6 +1,6 @@
 """Size, fit, layer and pool of an extraction are recorded in the store and later used without options.
 
-Features with another size, fit, layer or pool are refused.
+Features whose size, fit, layer or pool differ from those of the store are refused.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def test_engines_give_the_same_feature_maps_as_torch(engine, tmp_path):
     np.testing.assert_allclose(ours, reference, atol=1e-4)
 
 
-def test_other_size_fit_or_layer_is_refused_and_equal_options_add_pictures(tmp_path):
+def test_extract_refuses_size_fit_or_layer_other_than_that_of_the_store_but_accepts_equal_ones(tmp_path):
     folder = write_pictures(tmp_path / "p", NAMES[:2])
     asked = {"backbone": tiny_backbone(), "engine": "torch"}
     extract(folder, tmp_path / "s", size=24, fit="pad", **asked)
@@ -101,7 +101,7 @@ def scene(brightness: int, with_object: bool) -> Image.Image:
 
 
 @pytest.mark.slow
-def test_an_object_at_the_edge_is_found_with_pad_but_not_with_crop(tmp_path):
+def test_an_object_at_the_edge_is_found_with_fit_pad_but_not_with_fit_crop(tmp_path):
     folder = tmp_path / "p"
     folder.mkdir()
     for number in range(8):
