@@ -43,7 +43,7 @@ def environment() -> dict[str, str]:
     }
 
 
-def test_first_two_blocks_of_the_readme_install_run_and_test():
+def test_first_code_block_of_the_readme_runs_the_demo_and_second_runs_the_tests():
     blocks = blocks_of(README)
     assert blocks[0][1].endswith("/pip install . && .venv/bin/featstore demo\n")
     assert blocks[1][1].endswith("/pip install -e '.[test]' && .venv/bin/python -m pytest\n")

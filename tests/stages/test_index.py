@@ -66,7 +66,7 @@ def test_report_has_recall_and_identity_of_the_features(chain):
     assert chain.index == index_path(chain.store)
 
 
-def test_rejects_invalid_arguments(chain, tmp_path):
+def test_index_rejects_invalid_arguments(chain, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match="is no index"):
         index(chain.store, out=tmp_path / "mine.txt")

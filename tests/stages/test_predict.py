@@ -67,7 +67,7 @@ def test_predict_refuses_a_backbone_with_other_weights(chain):
         predict(chain.trained.path, chain.folder, backbone=tiny_backbone(5))
 
 
-def test_rejects_invalid_arguments(chain, tmp_path):
+def test_predict_rejects_invalid_arguments(chain, tmp_path):
     with pytest.raises(UsageError, match="there is no such head"):
         open_head(tmp_path / "none.head")
     with pytest.raises(UsageError, match="is a folder"):

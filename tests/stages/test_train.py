@@ -234,7 +234,7 @@ def test_too_long_file_name_is_refused_before_training(chain, tmp_path, monkeypa
         train(chain.store, out=tmp_path / ("x" * 256))
 
 
-def test_file_name_of_250_bytes_is_accepted(chain, tmp_path):
+def test_head_file_name_of_250_bytes_is_accepted(chain, tmp_path):
     assert train(chain.store, folds=3, C=1.0, out=tmp_path / ("x" * 250)).path
 
 

@@ -38,7 +38,7 @@ def test_missing_store_is_reported_in_one_line(tmp_path):
         ({"version": 2}, r"needs a newer featstore \(format version 2\)"),
     ],
 )
-def test_rejects_unknown_required_features(tmp_path, changes, words):
+def test_store_that_requires_unknown_format_features_is_rejected(tmp_path, changes, words):
     open_for_writing(tmp_path / "s", identity(), "w")
     change(tmp_path / "s", **changes)
     with pytest.raises(UsageError, match=words):

@@ -44,7 +44,7 @@ def test_rejects_invalid_origin(value):
         Origin.of(identity().to_dict(), value, "a head")
 
 
-def test_state_of_store_mentions_failures_pending_pictures_and_untrained_weights(folder):
+def test_state_of_store_mentions_untrained_weights_pending_pictures_and_failures(folder):
     (failed,) = state_of_store(FeatureStore.open(folder))
     assert failed.startswith("1 picture could not be read")
 

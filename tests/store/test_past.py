@@ -185,7 +185,7 @@ def test_missing_history_file_is_reported_as_damage(store: Path):
     assert "the store's past" in str(verify_store(store).problems[0])
 
 
-def test_repair_moves_a_damaged_history_aside_and_keeps_the_required_features(store: Path):
+def test_repair_moves_a_damaged_history_aside_and_keeps_the_required_format_features(store: Path):
     undo_label(store)
     compact(store)
     file = store / "history" / "000000.h5"

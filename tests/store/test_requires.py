@@ -1,4 +1,4 @@
-"""The features that a store requires of its reader, added by several writers at once."""
+"""Format features that a store requires its readers to know, added by several writers at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from featstore.store.requires import require
 from tests.store.building import Pictures, build
 
 
-def test_concurrent_writers_all_add_their_required_feature(tmp_path: Path):
+def test_concurrent_writers_all_add_their_required_format_feature(tmp_path: Path):
     store = tmp_path / "s"
     build(store, Pictures({b"a": 1}))
     begin = threading.Barrier(len(KNOWN_FEATURES))

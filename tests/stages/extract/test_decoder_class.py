@@ -128,5 +128,5 @@ def test_picture_suspected_of_killing_the_decoder_is_tested_with_the_decoder_of_
     assert suspects.judge([Held(0, 1, DECODING)], [str(pictures)], job, 1.0) == 0
     (picture,) = tried
     assert (picture["location"], picture["decoder"]) == ("b.jpg", DECODERS["pillow-torch"])
-    # The limit of 64 MiB counts only memory for the picture; torch itself takes more than 64 MiB.
+    # The memory of torch itself, more than 64 MiB, does not count towards this limit.
     assert verdict_on(picture, 10.0, 64 << 20) is None

@@ -101,7 +101,7 @@ def test_errors_of_the_worker_are_raised_unchanged(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_stop_reaches_the_worker_and_the_next_run_resumes(tmp_path: Path) -> None:
+def test_stop_request_reaches_the_worker_and_the_next_run_resumes(tmp_path: Path) -> None:
     pictures = write_pictures(tmp_path / "pictures", [f"{number:02d}.png" for number in range(40)])
     stop = threading.Event()
 
