@@ -28,7 +28,7 @@ LINES, PARAMETERS, MODULE_LINES, USUAL_LINES = 80, 12, 350, 32
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_stage_command_page_and_tests_of_a_verb_have_its_name(verb):
+def test_files_for_stage_command_page_and_tests_of_a_verb_have_its_name(verb):
     stage = importlib.import_module(f"featstore.stages.{module_of(verb)}")
     name = FUNCTIONS.get(verb, verb)
     assert callable(getattr(stage, name))
@@ -77,7 +77,7 @@ def test_modules_are_short():
 
 
 @pytest.mark.parametrize("library", ["h5py", "faiss"])
-def test_only_one_module_each_imports_h5py_and_faiss(library):
+def test_h5py_and_faiss_are_each_imported_by_only_one_module(library):
     importing = []
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

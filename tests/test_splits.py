@@ -96,7 +96,7 @@ def test_large_groups_are_distributed_evenly_over_folds():
         np.testing.assert_array_equal(np.bincount(fold[y == name]), [30] * 5)
 
 
-def test_one_fold_holds_out_one_part_of_the_given_fraction():
+def test_one_fold_holds_out_the_given_fraction_of_the_rows():
     y = np.repeat(["a", "b"], 100)
     fold = splits.one_fold(y, fraction=0.1, seed=0)
     assert set(fold) == {-1, 0}

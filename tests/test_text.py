@@ -44,12 +44,12 @@ def test_composed_converts_decomposed_unicode():
         ("a  b", "a\u00a0b"),
     ],
 )
-def test_names_that_look_alike_have_equal_lookalike_keys(one: str, other: str):
+def test_lookalike_key_is_equal_for_different_spellings_of_one_name(one: str, other: str):
     assert lookalike_key(one) == lookalike_key(other)
 
 
 @pytest.mark.parametrize(("one", "other"), [("1", "2"), ("cat", "cats"), ("v1", "v2"), ("1.5", "15"), ("1", "-1")])
-def test_names_that_do_not_look_alike_have_different_lookalike_keys(one: str, other: str):
+def test_lookalike_key_differs_for_different_names(one: str, other: str):
     assert lookalike_key(one) != lookalike_key(other)
 
 

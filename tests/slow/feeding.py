@@ -35,7 +35,7 @@ SLEEP = 0.02
 
 
 class PacedPending:
-    """Pending features that become available at a given time."""
+    """Simulated pending result of an engine: its features become available at the time ``ready``."""
 
     def __init__(self, ready: float, features: Any) -> None:
         self._ready, self._features = ready, features
@@ -97,7 +97,7 @@ def extraction(folder: str, *, rate: float | None, slow_reads: bool) -> dict[str
 
 
 def verdicts(measured: dict[str, Measured], rate: float) -> list[dict[str, Any]]:
-    """Return each bound with the measured ratio: the median over the rounds of the ratio of two rates in one round."""
+    """Return each bound with the measured value: the median over the rounds of a ratio of two rates."""
 
     def median(ratio: Any) -> float:
         return statistics.median(ratio(number) for number in range(len(measured["decoding"].rates)))

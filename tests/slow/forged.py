@@ -1,12 +1,12 @@
-"""Run every verb on forged stores, heads, indexes and files of other programs, and look for harm.
+"""Run every verb (command) on forged stores, heads, indexes and files of other programs, and look for harm.
 
 python -m tests.slow.forged [--count 1000] [--seed 1] [--first 0] [--jobs CORES] [--each KIND]...
 
-All checksums in the forgeries are valid. Harm is one of these: a verb makes, opens for writing, changes or deletes a
-file that it may not change; hangs for 60 s; takes 2 GiB; ends with a traceback; prints a control character; prints an
-error but reports success; or imports a module that a forgery names. Prints the cases of harm, and times. A thousand
-forgeries take about 25 minutes on two cores. --each: make COUNT forgeries of every given KIND instead of kinds at
-random.
+A forgery is a file with changed content and valid checksums. Harm is one of these: a verb makes, opens for writing,
+changes or deletes a file that it may not change; hangs for 60 s; takes 2 GiB; ends with a traceback; prints a control
+character; prints an error but reports success; or imports a module that a forgery names. Prints the cases of harm, and
+times. A thousand forgeries take about 25 minutes on two cores. --each: make COUNT forgeries of every given KIND instead
+of kinds at random.
 """
 
 from __future__ import annotations

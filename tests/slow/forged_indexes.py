@@ -44,7 +44,7 @@ def use(path: Path, mmap: bool) -> None:
 
 
 def outcome(path: Path, mmap: bool) -> int:
-    """Use an index in a fork; return the exit code of the fork. A code that is not in OUTCOMES is a defect."""
+    """Use an index in a child process; return its exit code. An exit code that is not in OUTCOMES is a defect."""
     child = os.fork()
     if child == 0:
         code = 99

@@ -6,7 +6,7 @@ Writes three stores of synthetic float16 vectors into DIR, with ``--rows`` rows,
 (4.6 GB by default), and exports of these stores (at most 4.1 GB more). All files are removed at the end. About 9 GB of
 memory should be free for the page cache. Required, each measured in a fresh process:
 
-* ``to_arrow`` adds less than 64 MiB to the peak of anonymous memory, without what importing pyarrow takes;
+* ``to_arrow`` adds less than 64 MiB to the peak of anonymous memory; the import of pyarrow does not count;
 * the export to Parquet has at least half the speed of a plain write and fsync of the same number of bytes; such a write
   follows each part of the export. The peak of anonymous memory is less than 64 MiB higher for all rows than for a
   tenth;
@@ -73,8 +73,10 @@ class Made:
 
 
 def write(path: Path, rows: int, dimension: int, unit_rows: int) -> None:
-    """Write a store with featstore's planner and shard writer; all units hold the same random rows, in shifted
-    order."""
+    """Write a store with featstore's planner and shard writer.
+
+    All units (rows of one shard) hold the same random rows, shifted by a different number of rows in each unit.
+    """
     identity = Identity("made-up", "input of fc", dimension, "0" * 64, {"crop": 224}, "pillow", "fp32", "float16")
     manifest = open_for_writing(path, identity, "made up", unit_rows)
     Planner(path, manifest.epoch, manifest.unit_rows).update(Made(rows))

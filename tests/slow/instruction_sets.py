@@ -36,9 +36,10 @@ QUICK = (
 
 @dataclass(frozen=True)
 class InstructionSet:
-    """An instruction set of x86 processors, with the value of each library's switch that limits the library to it.
+    """An instruction set of x86 processors, and for each library the setting that limits the library to this set.
 
-    ``flag``: its name in /proc/cpuinfo; ``newer``: pattern of NumPy's names of newer instruction sets, to switch off.
+    ``flag``: the name of the set in /proc/cpuinfo. ``newer``: a regular expression that matches NumPy's names of newer
+    instruction sets; the matching sets are switched off.
     """
 
     name: str

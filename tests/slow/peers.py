@@ -83,7 +83,7 @@ class Asked:
 
 
 def least(contender: Contender, asked: Asked, goal: float, threads: int) -> int | None:
-    """Return the smallest effort with which the recall reaches ``goal``; None if MOST_EFFORT does not suffice.
+    """Return the smallest search effort with which the recall reaches ``goal``; None if MOST_EFFORT does not suffice.
 
     Changes ``contender.effort``.
     """
@@ -170,7 +170,8 @@ def best(turns: list[Rates], way: str) -> float:
 
 
 def check_kept(kept: Any, made_of: dict[str, Any], place: Path) -> None:
-    """Raise UsageError that names the differences if the saved indexes at ``place`` were made from other inputs."""
+    """Raise UsageError with the differences if the saved indexes at ``place`` were made from inputs other than
+    ``made_of``."""
     of = kept.get("made_of", {}) if isinstance(kept, dict) else {}
     differences = [f"{name} {of.get(name)}, not {value}" for name, value in made_of.items() if of.get(name) != value]
     if differences:

@@ -114,8 +114,8 @@ def write_tiff(path: Path, side: int) -> None:
 
 
 def measured(code: str, *arguments: object) -> dict[str, float]:
-    """Run ``code`` in its own process; return its variable ``told`` with the peak memory and duration of the
-    process."""
+    """Run ``code`` in its own process; return the dict ``told`` that the code makes, and in this dict also the peak
+    memory and duration of the process."""
     started = time.perf_counter()
     tail = "\nimport json,resource; print(json.dumps({**told, 'peak': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))"
     done = subprocess.run(

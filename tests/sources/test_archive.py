@@ -153,7 +153,7 @@ def test_archive_truncated_anywhere_is_rejected(tmp_path: Path):
     assert len(keys(open_source(path))) == 3
 
 
-def test_rejects_damaged_concatenated_and_foreign_archives(tmp_path: Path):
+def test_rejects_damaged_archives_concatenated_archives_and_files_that_are_no_archive(tmp_path: Path):
     path = tar(tmp_path / "a.tar", [(f"{i}.jpg", b"x" * 700) for i in range(3)])
     content = path.read_bytes()
     flipped = bytearray(content)
@@ -169,7 +169,7 @@ def test_rejects_damaged_concatenated_and_foreign_archives(tmp_path: Path):
 
 
 @pytest.mark.parametrize("size", [b"-1024", b"-512", b"99999999999999", b"1e3", b"x"])
-def test_malformed_sizes_in_headers_give_a_one_line_error(tmp_path: Path, size: bytes):
+def test_malformed_size_in_an_archive_header_reads_as_0_or_gives_a_one_line_error(tmp_path: Path, size: bytes):
     record = b"size=" + size + b"\n"
     record = b"%d %s" % (len(record) + 3, record)
     path = tmp_path / "a.tar"
@@ -233,7 +233,9 @@ def test_fifo_as_archive_does_not_block(tmp_path: Path):
         ([], "holds no pictures"),
     ],
 )
-def test_rejects_unreadable_labels_and_empty_archives(tmp_path: Path, files: list[tuple[str, bytes]], message: str):
+def test_rejects_archives_with_unreadable_labels_or_without_pictures(
+    tmp_path: Path, files: list[tuple[str, bytes]], message: str
+):
     with pytest.raises(UsageError, match=message):
         keys(open_source(tar(tmp_path / "a.tar", files)))
 
@@ -245,7 +247,7 @@ def test_json_member_without_a_picture_is_not_parsed(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_archive_sample_of_10005_pictures_is_labelled(tmp_path: Path):
+def test_label_file_in_an_archive_labels_all_10005_pictures_of_its_sample(tmp_path: Path):
     files = [("img.cls", b"7"), *((f"img.{i}.jpg", b"") for i in range(10_005))]
     chunk = whole(open_source(tar(tmp_path / "a.tar", files)))
     assert len(chunk) == 10_005
@@ -255,7 +257,7 @@ def test_archive_sample_of_10005_pictures_is_labelled(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_reading_memory_does_not_grow_with_the_archive(tmp_path: Path):
+def test_memory_of_listing_an_archive_does_not_grow_with_its_number_of_members(tmp_path: Path):
     peaks = []
     for count in (1000, 4000):
         source = open_source(
@@ -276,7 +278,7 @@ def test_reading_memory_does_not_grow_with_the_archive(tmp_path: Path):
         (b"a/none", (b"a/none", b"")),
     ],
 )
-def test_sample_of_splits_a_name_at_the_first_dot(name: bytes, expected: tuple[bytes, bytes]):
+def test_function_sample_of_splits_a_member_name_at_the_first_dot(name: bytes, expected: tuple[bytes, bytes]):
     assert sample_of(name) == expected
 
 
@@ -290,7 +292,9 @@ part = st.binary(min_size=1, max_size=8).map(lambda name: b"_" + name.translate(
     st.floats(0, 2e9),
     st.booleans(),
 )
-def test_members_with_any_name_round_trip(members: list[tuple[list[bytes], int]], form: int, mtime: float, long: bool):
+def test_archive_members_with_names_of_any_bytes_are_read_unchanged(
+    members: list[tuple[list[bytes], int]], form: int, mtime: float, long: bool
+):
     files = [
         (os.fsdecode(b"/".join([b"x" * 150 * long + part for part in parts]) + b".jpg"), bytes([65 + index]) * size)
         for index, (parts, size) in enumerate(members)
@@ -329,7 +333,7 @@ def test_damaged_archive_is_read_completely_or_gives_a_one_line_error(data: st.D
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_label_members_may_come_before_or_after_their_pictures(tmp_path: Path, seed: int):
+def test_label_files_in_an_archive_may_come_before_or_after_their_pictures(tmp_path: Path, seed: int):
     files = [(f"{n:02}.jpg", b"x") for n in range(20)] + [(f"{n:02}.cls", str(n % 3).encode()) for n in range(20)]
     random.Random(seed).shuffle(files)
     source = TarSource(tar(tmp_path / "a.tar", files))
@@ -340,7 +344,7 @@ def test_label_members_may_come_before_or_after_their_pictures(tmp_path: Path, s
     assert (source.ignored, source.read_as[:9]) == (0, "3 classes")
 
 
-def test_label_members_match_pictures_whose_names_contain_dots(tmp_path: Path):
+def test_label_files_in_an_archive_match_pictures_whose_names_contain_dots(tmp_path: Path):
     files = [
         ("img_v1.0.jpg", b""), ("img_v1.0.cls", b"a"),
         ("img_v1.1.jpg", b""), ("img_v1.1.cls", b"b"),
@@ -375,13 +379,13 @@ def test_archive_rejects_lists_and_objects_as_json_labels(tmp_path: Path, value:
     assert whole(open_source(path, label_column="species")).labels == ["cat"]
 
 
-def test_json_labels_may_use_the_usual_column_names(tmp_path: Path):
+def test_json_labels_in_an_archive_are_found_under_usual_column_names(tmp_path: Path):
     path = tar(tmp_path / "a.tar", [("a.jpg", b""), ("a.json", b'{"Category": 3.0, "subset": "val", "y": 9}')])
     chunk = whole(open_source(path))
     assert (chunk.labels, chunk.splits) == (["3"], ["val"])
 
 
-def test_label_members_without_a_picture_are_counted_as_ignored(tmp_path: Path):
+def test_label_files_in_an_archive_without_a_picture_are_counted_as_ignored(tmp_path: Path):
     source = TarSource(tar(tmp_path / "a.tar", [("a.jpg", b""), ("a.cls", b"x"), ("b.cls", b"y")]))
     whole(source)
     assert source.ignored == 1
@@ -391,13 +395,13 @@ def test_label_members_without_a_picture_are_counted_as_ignored(tmp_path: Path):
 @pytest.mark.parametrize(
     ("start", "words"), [(b"PK\x03\x04", "is a zip archive; unpack it"), (b"Rar!\x1a", "is a rar archive")]
 )
-def test_compressed_files_are_not_read_as_lists(tmp_path: Path, start: bytes, words: str):
+def test_zip_and_rar_archives_are_refused_instead_of_read_as_lists_of_paths(tmp_path: Path, start: bytes, words: str):
     (tmp_path / "a.zip").write_bytes(start + bytes(100))
     with pytest.raises(UsageError, match=words):
         open_source(tmp_path / "a.zip")
 
 
-def test_label_members_match_pictures_in_another_unicode_form(tmp_path: Path):
+def test_label_files_in_an_archive_match_pictures_named_in_another_unicode_form(tmp_path: Path):
     files = [("caf\u00e9.jpg", b""), ("cafe\u0301.cls", b"3"), ("b.jpg", b""), ("b.cls", b"\xef\xbb\xbf3\r\n")]
     for order in (files, files[::2] + files[1::2]):
         assert whole(TarSource(tar(tmp_path / "a.tar", order))).labels == ["3", "3"]

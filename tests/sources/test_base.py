@@ -15,7 +15,7 @@ from featstore.sources.base import NoLabel, Row, chunked, is_picture_name, label
 from featstore.text import shown
 
 
-def test_all_chunks_except_the_last_are_full():
+def test_chunked_fills_all_chunks_except_the_last():
     rows = [Row(b"%d" % i, i, i * 10, label=str(i), metadata=(i, None)) for i in range(7)]
     chunks = list(chunked(iter(rows), 3, ["a", "b"]))
     assert [len(chunk) for chunk in chunks] == [3, 3, 1]
@@ -28,7 +28,7 @@ def test_all_chunks_except_the_last_are_full():
     assert list(chunked([], 3, [])) == []
 
 
-def test_locations_are_stored_if_any_differs_from_its_key():
+def test_chunk_has_locations_if_any_location_differs_from_its_key():
     (chunk,) = chunked([Row(b"a", 1, 1), Row(b"b", 1, 1, location=b"c")], 5, [])
     assert chunk.locations == [b"a", b"c"]
 
@@ -42,7 +42,7 @@ def test_chunk_take_selects_rows_of_every_column():
         np.testing.assert_equal(getattr(part, name), getattr(expected, name))
 
 
-def test_rejects_zero_rows_per_chunk():
+def test_chunked_rejects_zero_rows_per_chunk():
     with pytest.raises(ValueError, match="at least 1"):
         list(chunked([], 0, []))
 
@@ -86,7 +86,7 @@ def test_label_text_converts_scalars_to_text(value: object, expected: str | None
 
 @settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=20))
-def test_shown_names_are_printable_and_names_round_trip_json(name: bytes):
+def test_any_file_name_is_shown_as_printable_text_and_survives_a_json_round_trip(name: bytes):
     text = shown(name)
     assert text.isprintable()
     text.encode()
@@ -113,7 +113,7 @@ def test_shown_names_are_printable_and_names_round_trip_json(name: bytes):
         ("cafe\u0301", "caf\u00e9"),
     ],
 )
-def test_label_text_writes_dates_decimals_and_unicode_in_one_form(value: object, expected: str | None):
+def test_label_text_normalises_dates_decimals_blanks_and_unicode(value: object, expected: str | None):
     assert label_text(value) == expected
 
 

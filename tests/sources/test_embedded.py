@@ -168,7 +168,7 @@ def test_unusable_parquet_files_give_a_one_line_error(tmp_path: Path):
         open_source(tmp_path / "x.parquet")
 
 
-def test_embedded_pictures_give_the_same_vectors_as_files(tmp_path: Path):
+def test_pictures_in_parquet_give_the_same_vectors_as_picture_files(tmp_path: Path):
     files, data = tmp_path / "pictures", []
     files.mkdir()
     for n in range(12):

@@ -18,7 +18,7 @@ from featstore.sources.tally import Tally
 from .helpers import keys, whole, write
 
 
-def test_files_are_sorted_by_bytes(tmp_path: Path):
+def test_folder_source_sorts_keys_by_their_bytes(tmp_path: Path):
     names = ["b.jpg", "a/z.jpg", "a/10.jpg", "a/9.jpg", "a.jpg", "B.JPG", "ä.jpg", "a/b/c.png"]
     expected = [b"B.JPG", b"a/10.jpg", b"a/9.jpg", b"a/b/c.png", b"a/z.jpg", b"a.jpg", b"b.jpg", "ä.jpg".encode()]
     for seed in range(3):
@@ -139,7 +139,9 @@ def test_class_folder_names_may_be_any_bytes(tmp_path: Path):
         (["train/notes.txt", "ant/1.jpg"], "class", None),
     ],
 )
-def test_notes_explain_surprising_layouts(tmp_path: Path, names: list[str], layout: str, words: str | None):
+def test_note_explains_why_a_layout_with_classes_or_splits_was_not_detected(
+    tmp_path: Path, names: list[str], layout: str, words: str | None
+):
     source = FolderSource(write(tmp_path, names))
     assert source.layout == layout
     assert len(source.notes) == (words is not None)
@@ -204,7 +206,7 @@ def test_folder_source_finds_files_of_any_name_once_and_sorted(names: set[bytes]
             try:
                 write(Path(directory), [name])
             except OSError:
-                continue  # This file system rejects such a name.
+                continue  # Skip names that the file system rejects.
             made.add(name)
         if made:
             found = keys(FolderSource(Path(directory)))
@@ -242,7 +244,7 @@ def test_folder_source_finds_files_of_any_name_once_and_sorted(names: set[bytes]
         (["train/1.jpg", "test match/2.jpg"], "class", [(None, "test match"), (None, "train")]),
     ],
 )
-def test_recognises_variants_of_split_names_and_nested_folders(
+def test_layout_is_detected_with_unusual_split_names_and_nested_folders(
     tmp_path: Path, names: list[str], layout: str, labels: list[object]
 ):
     assert columns(write(tmp_path, names)) == (layout, labels)
@@ -282,12 +284,12 @@ def test_notes_mention_doubtful_class_names(tmp_path: Path, names: list[str], wo
     assert any(words in note for note in source.notes), source.notes
 
 
-def test_unicode_forms_of_a_class_are_merged(tmp_path: Path):
+def test_class_folders_named_in_two_unicode_forms_are_one_class(tmp_path: Path):
     source = FolderSource(write(tmp_path, ["train/caf\u00e9/1.jpg", "val/cafe\u0301/2.jpg", "val/ant/3.jpg"]))
     assert set(whole(source).labels) == {"caf\u00e9", "ant"}
 
 
-def test_error_names_compressed_files_in_a_folder(tmp_path: Path):
+def test_error_for_a_folder_of_compressed_files_says_to_unpack_them(tmp_path: Path):
     write(tmp_path, ["a.tar.gz", "readme.txt"])
     with pytest.raises(UsageError, match=r"holds no pictures, but packed ones such as a.tar.gz: unpack them"):
         list(FolderSource(tmp_path).chunks())

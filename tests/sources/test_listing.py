@@ -27,11 +27,11 @@ def test_list_entries_are_separated_by_line_ends():
     assert listed(b"") == listed(b"\n\n") == []
 
 
-def test_nul_separated_entries_keep_newlines():
+def test_nul_separated_list_entries_keep_newlines():
     assert listed(b"a\nb.jpg\0\0 \0c\r\0d") == [(1, b"a\nb.jpg"), (3, b" "), (4, b"c\r"), (5, b"d")]
 
 
-def test_rejects_files_that_are_not_lists():
+def test_rejects_files_that_are_not_lists_of_paths():
     with pytest.raises(UsageError, match="line 10001 holds a NUL byte"):
         listed(b"abcdefg\n" * 10_000 + b"a\0b\n")
     with pytest.raises(UsageError, match="longer than 65,536 bytes"):
@@ -52,7 +52,7 @@ def test_nul_separated_list_keeps_names_of_any_bytes(names: list[bytes], ended: 
     st.integers(0, 2_200_000),
 )
 @pytest.mark.slow
-def test_list_lines_are_intact_across_read_blocks(names: list[bytes], end: bytes, filling: int):
+def test_list_lines_that_cross_a_read_block_are_read_unchanged(names: list[bytes], end: bytes, filling: int):
     lines = [b"/filling" for _ in range(filling // 9)] + names
     assert [name for _, name in listed(end.join(lines))] == lines
 
@@ -144,7 +144,7 @@ def test_rejects_empty_missing_and_invalid_lists(tmp_path: Path):
 
 
 @pytest.mark.parametrize("separator", [" ", "\t", ",", ";"])
-def test_list_with_labels_after_the_paths_suggests_a_csv_table(tmp_path: Path, separator: str):
+def test_message_for_a_list_with_labels_after_the_paths_suggests_a_csv_table(tmp_path: Path, separator: str):
     write(tmp_path, ["a.jpg", "b c.jpg"])
     (tmp_path / "l.txt").write_text(f"a.jpg{separator}cat\nb c.jpg{separator}dog\n")
     source = ListSource(tmp_path / "l.txt")
@@ -170,7 +170,7 @@ def test_list_with_backslashes_and_decomposed_unicode_finds_its_files(tmp_path: 
         ("$HOME/a.jpg", "write the whole path"),
     ],
 )
-def test_list_lines_that_are_no_paths_are_explained(tmp_path: Path, written: str, words: str):
+def test_message_says_how_to_correct_list_lines_that_are_no_paths(tmp_path: Path, written: str, words: str):
     write(tmp_path, ["a.jpg"])
     (tmp_path / "l.txt").write_text(f"{written}\n")
     source = ListSource(tmp_path / "l.txt")

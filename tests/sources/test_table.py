@@ -69,13 +69,13 @@ def test_column_options_choose_the_columns_of_a_table(tmp_path: Path):
         TableSource(path, label_column="nope")
 
 
-def test_column_is_not_used_for_two_purposes(tmp_path: Path):
+def test_table_column_chosen_as_path_is_not_also_used_as_id(tmp_path: Path):
     path = table(tmp_path / "t.csv", "id,label\na.jpg,b\n")
     columns = find_columns(open_table(path), path_column="id")
     assert (columns.path, columns.id, columns.label, columns.split) == ("id", None, "label", None)
 
 
-def test_column_with_the_most_usual_name_is_chosen(tmp_path: Path):
+def test_if_several_column_names_fit_the_most_usual_name_is_chosen(tmp_path: Path):
     columns = find_columns(open_table(table(tmp_path / "t.csv", "image,filename,key,ID,class,Label\n")))
     assert (columns.path, columns.id, columns.label) == ("filename", "ID", "Label")
 
@@ -94,7 +94,7 @@ def test_error_for_a_missing_path_column_lists_the_columns(tmp_path: Path):
         ("id,path\n,a.jpg\n", "line 2 has no id"),
     ],
 )
-def test_rejects_empty_tables_paths_and_ids(tmp_path: Path, text: str, message: str):
+def test_rejects_tables_without_rows_and_rows_with_an_empty_path_or_id(tmp_path: Path, text: str, message: str):
     with pytest.raises(UsageError, match=message):
         keys(TableSource(table(tmp_path / "t.csv", text)))
 
@@ -170,7 +170,7 @@ def test_csv_table_finds_files_of_any_name(names: list[bytes]):
             try:
                 write(root / "pictures", [file], b"%d" % index)
             except OSError:
-                continue  # This file system rejects such a name.
+                continue  # Skip names that the file system rejects.
             made.append(file)
         if not made:
             return
@@ -213,7 +213,7 @@ def test_rejects_lists_and_structs_as_labels(tmp_path: Path, labels: list[object
     assert whole(TableSource(tmp_path / "t.parquet", label_column="")).labels == [None, None]
 
 
-def test_blanks_after_commas_are_removed(tmp_path: Path):
+def test_blanks_after_commas_in_a_csv_table_are_removed(tmp_path: Path):
     path = table(tmp_path / "t.csv", 'path, label, split, note\na.jpg, cat, train, "x, y"\nb.jpg, dog , val,\n')
     source = TableSource(path)
     chunk = whole(source)
@@ -225,7 +225,7 @@ def test_blanks_after_commas_are_removed(tmp_path: Path):
     )
 
 
-def test_leading_blanks_of_values_are_kept_if_the_header_has_none(tmp_path: Path):
+def test_leading_blanks_of_csv_values_are_kept_if_the_header_has_no_blanks(tmp_path: Path):
     write(tmp_path, [" a.jpg"])
     chunk = whole(TableSource(table(tmp_path / "t.csv", "label,path\ncat, a.jpg\n")))
     assert (chunk.keys, chunk.sizes.tolist()) == ([b" a.jpg"], [1])
@@ -331,11 +331,11 @@ def test_hugging_face_class_numbers_become_class_names(tmp_path: Path):
 
 
 @pytest.mark.parametrize("header", ["File Name,Class Name", "file-name,class-name", "FILE_NAME, CLASS_NAME"])
-def test_usual_column_names_may_have_blanks_or_hyphens(tmp_path: Path, header: str):
+def test_usual_column_names_are_recognised_with_blanks_or_hyphens(tmp_path: Path, header: str):
     assert whole(TableSource(table(tmp_path / "t.csv", f"{header}\na.jpg,cat\n"))).labels == ["cat"]
 
 
-def test_non_utf8_label_gets_a_note_but_labels_1_and_minus_1_get_none(tmp_path: Path):
+def test_non_utf8_label_gets_a_note_but_labels_1_and_minus_1_get_no_note(tmp_path: Path):
     (tmp_path / "t.csv").write_bytes("path,label\na.jpg,K\u00e4fer\nb.jpg,-1\nc.jpg,1\n".encode("latin-1"))
     source = TableSource(tmp_path / "t.csv")
     whole(source)

@@ -134,7 +134,9 @@ field = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
     st.sampled_from([(".csv", ","), (".tsv", "\t")]),
     st.sampled_from(["\r\n", "\n"]),
 )
-def test_csv_round_trip(rows: list[tuple[str, ...]], form: tuple[str, str], end: str):
+def test_written_csv_and_tsv_values_are_read_back_unchanged(
+    rows: list[tuple[str, ...]], form: tuple[str, str], end: str
+):
     text = io.StringIO(newline="")
     writer = csv.writer(text, delimiter=form[1], lineterminator=end, quoting=csv.QUOTE_ALL)
     writer.writerows([("a", "b", "c"), *rows])
@@ -194,7 +196,7 @@ def test_parquet_bomb_is_rejected_within_a_memory_limit(tmp_path: Path, kind: st
     assert int(peak) < 512 << 10
 
 
-def test_parquet_round_trips_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_table_read_in_parts_keeps_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tabular, "_SLICE_BYTES", 1000)
     names = [None if row % 7 == 0 else f"name {row % 5}" for row in range(500)]
     table = pa.table(

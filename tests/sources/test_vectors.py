@@ -98,7 +98,7 @@ def test_every_file_format_gives_its_vectors_keys_and_labels(tmp_path, write, ke
     assert bool(rows.notes) == (keys is None)
 
 
-def test_vectors_of_several_files_are_concatenated_with_their_common_columns(tmp_path):
+def test_several_vector_files_are_concatenated_and_only_common_columns_are_kept(tmp_path):
     np.savez(tmp_path / "1.npz", x=VECTORS[:3], keys=np.array(PATHS[:3]), only=np.arange(3))
     np.savez(tmp_path / "2.npz", x=VECTORS[3:], keys=np.array(PATHS[3:]))
     vectors = open_vectors([tmp_path])

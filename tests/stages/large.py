@@ -45,7 +45,7 @@ def extend(path: Path, source: Pictures) -> FeatureStore:
 
 
 def indexed(path: Path) -> IndexReport:
-    """Build an HNSW index of 8-bit codes of the store, with a required recall of 0.9."""
+    """Build an HNSW index that holds the vectors of the store as 8-bit codes; the required recall is 0.9."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contract, "ladder", lambda rows, dimension, metric: [CODED])
         return index(path, recall=0.9)

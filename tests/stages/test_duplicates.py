@@ -99,8 +99,11 @@ def test_a_store_without_vectors_has_no_duplicates(tmp_path):
 
 @pytest.fixture
 def mixed(tmp_path):
-    """Return the duplicates in a store of a.jpg, its copy, a near-duplicate a80.jpg, two other equal files, 15 more
-    files."""
+    """Return the duplicates found in a store of 20 pictures.
+
+    copy.jpg has the bytes of a.jpg, a80.jpg is a near-duplicate of a.jpg, b.jpg and b2.jpg have the same bytes, and 15
+    pictures differ from all others.
+    """
     keys = [b"a.jpg", b"copy.jpg", b"a80.jpg", b"b.jpg", b"b2.jpg", *(b"%d.jpg" % number for number in range(15))]
     same = {b"copy.jpg": b"a.jpg", b"b2.jpg": b"b.jpg"}
 

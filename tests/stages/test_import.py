@@ -60,7 +60,7 @@ def made(tmp_path):
     return tmp_path, vectors
 
 
-def test_the_store_has_vectors_keys_labels_and_metadata(made):
+def test_imported_store_has_vectors_keys_labels_and_metadata(made):
     folder, vectors = made
     store = FeatureStore.open(folder / "s")
     assert store.features().tobytes() == vectors.tobytes()
@@ -76,7 +76,7 @@ def test_the_store_has_vectors_keys_labels_and_metadata(made):
     assert info(folder / "s")["made_by"][0]["engine"] == "import"
 
 
-def test_heads_indexes_and_duplicates_work_as_on_extracted_features(made):
+def test_imported_vectors_can_be_classified_searched_and_compared_like_extracted_ones(made):
     folder, vectors = made
     trained = train(folder / "s", out=folder / "h", C=1.0)
     assert trained.report.accuracy.value > 0.9
@@ -149,7 +149,7 @@ def test_import_without_a_valid_identity_name_is_refused(tmp_path, name):
     assert not (tmp_path / "s").exists()
 
 
-def test_nan_and_duplicate_keys_are_refused_before_writing(tmp_path):
+def test_import_refuses_nan_values_and_duplicate_keys_before_writing(tmp_path):
     vectors = write(tmp_path)
     (tmp_path / "k.txt").write_text("\n".join(["a", "b", "a", *(str(at) for at in range(N - 3))]))
     with pytest.raises(UsageError, match=r"the key 'a' is there more than once \(rows 1 and 3\)"):

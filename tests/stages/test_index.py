@@ -66,7 +66,7 @@ def test_report_has_recall_and_identity_of_the_features(chain):
     assert chain.index == index_path(chain.store)
 
 
-def test_rejects_invalid_arguments(chain, tmp_path):
+def test_index_rejects_invalid_arguments(chain, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match="is no index"):
         index(chain.store, out=tmp_path / "mine.txt")
@@ -98,13 +98,13 @@ def test_new_index_does_not_replace_an_index_of_another_existing_store(chain, tm
     index(store)
     shutil.rmtree(store)
     make_store(chain.folder, store)
-    # The store at this path is a new store with another id; its index may replace that of the deleted store.
+    # The store at this path is a new store with another id. Its index may replace the index of the deleted store.
     index(store)
     path.with_name("s.faiss.featstore").write_bytes(b"damaged")
     assert index(chain.store, out=path).added == 30
 
 
-def test_options_recall_and_memory_are_checked(chain, tmp_path):
+def test_index_refuses_impossible_memory_and_reports_whether_required_recall_is_reached(chain, tmp_path):
     with pytest.raises(UsageError, match="memory and latency choose the kind of index"):
         index(chain.store, out=tmp_path / "x", kind="flat", memory=1 << 30)
     with pytest.raises(UsageError, match="no kind of index fits: flat needs some"):

@@ -22,7 +22,7 @@ def test_info_detects_store_head_and_index_by_content(chain):
         json.dumps(found, allow_nan=False)
 
 
-def test_rejects_paths_of_no_known_kind(chain, tmp_path):
+def test_info_rejects_paths_that_are_no_store_head_or_index(chain, tmp_path):
     with pytest.raises(UsageError, match="does not exist"):
         info(tmp_path / "none")
     (tmp_path / "x.txt").write_text("x")

@@ -69,7 +69,7 @@ def test_note_explains_why_keys_are_unknown(store: Path, tmp_path: Path, key: st
         label(store, csv(tmp_path, f"path,label\n{key},x\n"))
 
 
-def test_one_key_written_in_two_forms_is_refused(store: Path, tmp_path: Path):
+def test_table_with_one_key_written_in_two_forms_is_refused(store: Path, tmp_path: Path):
     with pytest.raises(UsageError, match="in the table in two forms"):
         label(store, csv(tmp_path, "path,label\nant/1.png,a\nant\\1.png,b\n"))
 
@@ -83,7 +83,7 @@ def test_error_suggests_the_table_column_that_holds_the_keys(store: Path, tmp_pa
     assert label(store, table, key_column="path").matched == 2
 
 
-def test_error_names_the_only_key_if_it_is_unknown(store: Path, tmp_path: Path):
+def test_error_names_the_unknown_key_of_a_table_with_one_row(store: Path, tmp_path: Path):
     (tmp_path / "t.csv").write_text("key,label\nzzz,ant\n")
     with pytest.raises(UsageError, match="the only key of the table, 'zzz', is not in the store"):
         label(store, tmp_path / "t.csv")
@@ -91,7 +91,7 @@ def test_error_names_the_only_key_if_it_is_unknown(store: Path, tmp_path: Path):
         FeatureStore.open(store).index_of(["zzz"])
 
 
-def test_report_describes_the_columns_read(store: Path, tmp_path: Path):
+def test_report_says_which_table_columns_were_read(store: Path, tmp_path: Path):
     report = label(store, csv(tmp_path, "path,label,note\nant/1.png,queen,x\nbee/2.png,,y\n"))
     assert report.read_as == (
         "1 class from the column 'label' (1 of 2 without a label), no splits, keys from the column 'path', columns note"
@@ -143,7 +143,7 @@ def test_splits_named_training_set_and_test_set_are_recognised(tmp_path: Path):
     assert (split.kind, split.names) == ("given", ("training_set", "test_set"))
 
 
-def test_note_on_unknown_keys_gives_the_key_with_the_same_ending_as_example(tmp_path: Path):
+def test_note_on_unknown_keys_shows_the_store_key_with_the_same_ending(tmp_path: Path):
     store = make_store(write_pictures(tmp_path / "p", ["1/0.png", "2/0.png", "3/0.png"]), tmp_path / "s")
     report = label(store, csv(tmp_path, "path,label\n1/0.png,a\nfile:///data/p/3/0.png,b\n"))
     assert any("('file:///data/p/3/0.png' for '3/0.png')" in note for note in report.notes), report.notes

@@ -70,7 +70,7 @@ def test_updated_index_measures_its_recall_again_including_new_rows(copied, plac
     assert (again.added, again.removed, again.standing) == (0, 0, report.standing)
 
 
-def test_update_reports_that_different_new_vectors_lower_the_recall(copied, place):
+def test_update_reports_that_new_vectors_unlike_the_indexed_ones_lower_the_recall(copied, place):
     report = grown(copied, pictures(300, "z"))
     assert report.standing.holds is False
     assert "does not hold any more: 0." in report.standing.text
@@ -105,9 +105,9 @@ CONDITIONS = st.one_of(
 @example(["number == 4711"], True, 10, 0)
 @example(["label == 'rare'"], True, 10, 1)
 def test_filtered_search_equals_exact_search_over_the_matching_rows(place, conditions, both, k, seed):
-    """Compare with exact cosines of the rows that match the filter, even if only one of 12,000 rows matches.
+    """Compare the scores of a filtered search with exact cosines, also if only one of 12,000 rows matches the filter.
 
-    The index holds 8-bit codes, but a filtered search must be exact.
+    The index holds only 8-bit codes of the vectors, but a filtered search must be exact.
     """
     where = (" and " if both else " or ").join(f"({one})" for one in conditions)
     index, store = open_index(place / "s.faiss"), FeatureStore.open(place / "s")

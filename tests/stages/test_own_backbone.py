@@ -86,13 +86,16 @@ def damage(store: str) -> None:
 
 
 def of_keys(keys: list[str]) -> NDArray[np.float32]:
-    """Return a copy of the vectors of ``keys`` in the store s."""
+    """Return a copy of the vectors of ``keys`` from the store with the path "s"."""
     with FeatureStore.open("s") as store:
         return np.array(store.features()[store.index_of(keys)])
 
 
 def verbs(picture: str) -> dict[str, Callable[..., Any]]:
-    """Return by verb a function that needs the backbone of the store s, the head a.head or the index s.faiss."""
+    """Return for each verb a function that runs the verb on the store s, the head a.head or the index s.faiss.
+
+    Each of these verbs needs the backbone.
+    """
     return {
         "extract": lambda **how: extract("pictures", "s", supervised=False, **how),
         "predict": lambda **how: predict("a.head", picture, **how),
@@ -176,7 +179,7 @@ def test_an_untrusted_store_head_or_index_causes_no_import(
         ("resnet18", "/etc/passwd"),
     ],
 )
-def test_a_forged_name_is_neither_imported_nor_downloaded(
+def test_forged_backbone_name_in_a_store_is_neither_imported_nor_downloaded(
     place: Path, monkeypatch: pytest.MonkeyPatch, claim: tuple[str, str]
 ) -> None:
     monkeypatch.syspath_prepend(os.fspath(place / "modules"))

@@ -67,7 +67,7 @@ def test_predict_refuses_a_backbone_with_other_weights(chain):
         predict(chain.trained.path, chain.folder, backbone=tiny_backbone(5))
 
 
-def test_rejects_invalid_arguments(chain, tmp_path):
+def test_predict_rejects_invalid_arguments(chain, tmp_path):
     with pytest.raises(UsageError, match="there is no such head"):
         open_head(tmp_path / "none.head")
     with pytest.raises(UsageError, match="is a folder"):
@@ -76,7 +76,7 @@ def test_rejects_invalid_arguments(chain, tmp_path):
         predict(chain.trained.path, [])
     with pytest.raises(UsageError, match="one store"):
         predict(chain.trained.path, [chain.store, chain.folder])
-    # featstore cannot load the tiny backbone by its name; the message names the remedy.
+    # featstore cannot load the tiny backbone by its name; the error says which option to use instead.
     with pytest.raises(UsageError, match="no backbone 'tiny'.*--backbone package.module:function"):
         predict(chain.trained.path, chain.folder)
 

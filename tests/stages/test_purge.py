@@ -34,7 +34,10 @@ LABEL = "only-theirs"
 
 
 class Traces:
-    """Byte sequences of pictures to purge: keys, labels, and vectors as they are in store, indexes and heads."""
+    """Byte sequences that must disappear: keys, labels and vectors of the pictures to purge.
+
+    The vectors are in the forms in which the store, the indexes and the heads hold them.
+    """
 
     def __init__(self, store: Path, artifacts: list[Path]) -> None:
         opened = FeatureStore.open(store)

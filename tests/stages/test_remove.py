@@ -34,7 +34,7 @@ def store(tmp_path: Path, source: Pictures) -> Path:
     return tmp_path / "s"
 
 
-def test_removal_is_seen_by_new_readers_but_not_by_open_ones(store: Path):
+def test_removal_changes_stores_opened_later_but_not_stores_already_open(store: Path):
     before = FeatureStore.open(store)
     report = remove(store, ["a/1", b"a/1"], where="key == 'b/2'")
     assert (report.removed, report.vectors, report.keys, report.denied) == (2, 2, ["'a/1'", "'b/2'"], 2)
@@ -104,7 +104,7 @@ def test_removing_twice_is_not_an_error(store: Path):
         restore(store, ["a/1", "b/0"])
 
 
-def test_a_dry_run_changes_nothing(store: Path):
+def test_a_dry_run_of_remove_changes_nothing(store: Path):
     assert remove(store, where="label == 'a'", dry_run=True).removed == 4
     assert len(FeatureStore.open(store)) == 8
     assert Manifest.read(store).requires == ()
@@ -128,7 +128,7 @@ def test_label_for_a_removed_picture_counts_as_unknown(store: Path):
     assert set_columns(store, [b"a/0", b"a/1"], {"label": ["x", "y"]}).unknown == 1
 
 
-def test_next_run_removes_pictures_from_a_store_made_from_this_store(tmp_path: Path):
+def test_removal_reaches_a_store_made_from_this_store_at_its_next_extraction(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("", 3))
     old = make_store(folder, tmp_path / "old")
     new = make_store(old, tmp_path / "new", backbone=tiny_backbone(3))
@@ -142,7 +142,7 @@ def test_next_run_removes_pictures_from_a_store_made_from_this_store(tmp_path: P
     assert [key for table in FeatureStore.open(new)._tables.own[-1:] for key in table.keys] == [b"ant/02.png"]
 
 
-def test_keys_are_read_from_a_file(tmp_path: Path):
+def test_keys_of_pictures_to_remove_are_read_from_a_file(tmp_path: Path):
     (tmp_path / "keys.txt").write_bytes(b"./a/1\nb b/2\n\n")
     assert keys_in(tmp_path / "keys.txt") == [b"a/1", b"b b/2"]
     (tmp_path / "none").write_bytes(b"\n")

@@ -34,7 +34,7 @@ def test_a_damaged_vector_is_extracted_again(damaged):
     assert FeatureStore.open(damaged).counts.vectors == 6
 
 
-def test_repair_with_set_aside_extracts_nothing(damaged):
+def test_repair_with_option_set_aside_extracts_nothing(damaged):
     report = repair(damaged, set_aside=True)
     assert (report.remade, report.failed) == (0, 1)
     store = FeatureStore.open(damaged)
@@ -42,6 +42,6 @@ def test_repair_with_set_aside_extracts_nothing(damaged):
     assert verify(damaged).problems == []
 
 
-def test_a_root_that_is_no_folder_is_refused(damaged, tmp_path):
+def test_repair_refuses_a_root_that_is_no_folder(damaged, tmp_path):
     with pytest.raises(UsageError, match="the root is no folder"):
         repair(damaged, root=tmp_path / "nowhere")

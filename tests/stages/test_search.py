@@ -28,7 +28,7 @@ def test_search_finds_the_query_picture_first_and_then_its_class(chain):
     json.dumps(report.to_dict(), allow_nan=False)
 
 
-def test_large_k_returns_all_rows_and_unreadable_pictures_are_failures(chain, tmp_path):
+def test_search_with_large_k_returns_all_rows_and_an_unreadable_query_becomes_a_failure(chain, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"<html>")
     report = search(
         chain.index, [tmp_path / "bad.jpg", chain.folder / "val/ant/00.png"], k=99, backbone=tiny_backbone()
@@ -60,7 +60,7 @@ def test_notes_report_a_store_that_has_grown_or_is_missing(tmp_path):
     assert "not there any more" in report.notes[0]
 
 
-def test_rejects_invalid_arguments(chain, tmp_path):
+def test_search_rejects_invalid_arguments(chain, tmp_path):
     with pytest.raises(IdentityError, match="weights"):
         search(chain.index, chain.folder, backbone=tiny_backbone(3))
     with pytest.raises(UsageError, match="no such index"):
@@ -97,7 +97,7 @@ def test_query_by_key_excludes_the_picture_itself(chain, unit):
         search(chain.index, like=Query(keys=["val/ant/02.png", "x"]))
 
 
-def test_vectors_in_files_and_arrays_are_queries(chain, unit, tmp_path):
+def test_query_vectors_are_read_from_files_and_arrays(chain, unit, tmp_path):
     several = np.array([unit["val/ant/02.png"], unit["train/bee/05.png"]], np.float64) * 3
     np.save(tmp_path / "several.npy", several)
     np.save(tmp_path / "one.npy", several[1].astype(">f4"))
@@ -121,7 +121,7 @@ def test_vectors_in_files_and_arrays_are_queries(chain, unit, tmp_path):
         (None, "no array that can be read"),
     ],
 )
-def test_rejects_invalid_vectors(chain, tmp_path, array, message):
+def test_search_rejects_invalid_query_vectors(chain, tmp_path, array, message):
     path = tmp_path / "x.npy"
     if array is None:
         path.write_bytes(b"\x93NUMPY\x01\x00")
@@ -133,7 +133,7 @@ def test_rejects_invalid_vectors(chain, tmp_path, array, message):
         search(chain.index, like=Query(vectors=[tmp_path / "none.npy"]))
 
 
-def test_mean_vector_of_a_class_is_a_query(chain, unit):
+def test_query_by_class_uses_the_mean_vector_of_the_class(chain, unit):
     report = search(chain.index, like=Query(labels=["bee", "ant"]), k=30)
     for query, label in zip(report.queries, ("bee", "ant"), strict=True):
         middle = np.mean([one for key, one in unit.items() if f"/{label}/" in key], axis=0)
@@ -163,7 +163,7 @@ def test_combined_query_is_the_weighted_mean_of_its_parts(chain, unit, tmp_path)
     assert (report.failures, report.queries[0].reason, len(report.queries)) == (1, "not-a-picture", 1)
 
 
-def test_filter_keeps_only_matching_rows(chain):
+def test_search_filter_keeps_only_matching_rows(chain):
     like = Query(keys=["val/ant/02.png"])
     report = search(chain.index, like=like, where="split == 'val' and label != 'ant'", k=30)
     assert report.kept == 5
@@ -176,7 +176,7 @@ def test_filter_keeps_only_matching_rows(chain):
         search(chain.index, like=like, where="label = 'ant'")
 
 
-def test_keys_classes_and_filters_require_the_store(chain, tmp_path):
+def test_search_by_key_by_class_or_with_a_filter_requires_the_store(chain, tmp_path):
     store = shutil.copytree(chain.store, tmp_path / "s")
     indexed = index(store).path
     shutil.rmtree(store)

@@ -69,7 +69,7 @@ def test_classes_described_by_texts_are_recognised(place: Path, of: str) -> None
         assert one.probabilities.sum() == pytest.approx(1)
 
 
-def test_prompts_are_class_names_in_templates_or_given_texts() -> None:
+def test_prompts_are_given_texts_or_class_names_inserted_into_templates() -> None:
     found = texts_of(["cat\n", "dog\tone dog\r\n", "dog\tsome dogs", " "], ["a {}.", "the {}"])
     assert found == {"cat": ["a cat.", "the cat"], "dog": ["one dog", "some dogs"]}
     assert [len(texts) for texts in texts_of(["a", "b"]).values()] == [len(TEMPLATES)] * 2
@@ -142,7 +142,7 @@ def test_network_without_a_text_tower_is_refused_before_loading(tmp_path: Path) 
         search(tmp_path / "s.faiss", [], like=Query(texts=["a red car"]))
 
 
-def test_predictions_by_text_for_regions_are_joined_per_picture(tmp_path: Path) -> None:
+def test_predictions_by_text_for_regions_are_combined_per_picture(tmp_path: Path) -> None:
     left, right = (np.full((24, 20, 3), COLOURS[name], np.uint8) for name in ("red", "blue"))
     (tmp_path / "pictures").mkdir()
     Image.fromarray(np.hstack([left, right, left])).save(tmp_path / "pictures/one.png")
@@ -164,7 +164,7 @@ def test_predictions_by_text_for_regions_are_joined_per_picture(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_the_command_takes_texts_and_prompts(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_and_predict_commands_take_texts_and_prompts(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "own_colours.py").write_text(
         "from featstore.backbones import OwnBackbone\nfrom tests.backbones.toy_text import colour_backbone\n"
         "def make():\n    b = colour_backbone()\n"

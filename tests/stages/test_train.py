@@ -234,7 +234,7 @@ def test_too_long_file_name_is_refused_before_training(chain, tmp_path, monkeypa
         train(chain.store, out=tmp_path / ("x" * 256))
 
 
-def test_file_name_of_250_bytes_is_accepted(chain, tmp_path):
+def test_head_file_name_of_250_bytes_is_accepted(chain, tmp_path):
     assert train(chain.store, folds=3, C=1.0, out=tmp_path / ("x" * 250)).path
 
 
@@ -268,7 +268,7 @@ def test_scikit_learn_heads_can_predict_and_be_trained_again_and_updated(chain, 
     assert retrain(trained.path, kind=LDA).path == trained.path
 
 
-def test_head_that_needs_trusted_types_is_refused_without_trust(chain, named):
+def test_head_that_needs_trusted_types_is_refused_without_the_option_trust(chain, named):
     trained = named[TREE]
     assert trained.notes[-1].endswith("whoever uses it adds --trust sklearn.tree._tree.Tree")
     with pytest.raises(UsageError, match="--trust sklearn.tree._tree.Tree"):

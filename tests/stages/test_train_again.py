@@ -107,7 +107,7 @@ def test_error_names_the_first_picture_that_was_purged(tmp_path: Path):
 
 
 @pytest.mark.parametrize("purging", [False, True])
-def test_error_names_pictures_whose_labels_the_followed_store_has_purged(tmp_path: Path, purging: bool):
+def test_error_names_pictures_that_are_gone_from_the_followed_store(tmp_path: Path, purging: bool):
     folder = write_coloured(tmp_path / "p", names("train", 6) + names("val", 3))
     old = make_store(folder, tmp_path / "old")
     store = make_store(old, tmp_path / "s", backbone=tiny_backbone(2), follow=True)
@@ -150,7 +150,7 @@ def test_train_again_reports_differing_weights(tmp_path: Path):
     assert again.differences == ["coef: 1 of 8 values differ, at most by 0.25"]
 
 
-def test_head_without_a_record_of_its_training_is_refused(chain, tmp_path: Path):
+def test_train_again_refuses_a_head_without_a_record_of_its_training(chain, tmp_path: Path):
     head = load_head(Path(chain.trained.path))
     meta = {name: value for name, value in head.meta.items() if name not in ("past", "data", "request")}
     save_head(tmp_path / "old.head", type(head)(**{**head.__dict__, "meta": meta}))
@@ -170,7 +170,9 @@ def test_head_without_a_record_of_its_training_is_refused(chain, tmp_path: Path)
         {"folds": True},
     ],
 )
-def test_invalid_record_of_the_training_is_refused(chain, tmp_path: Path, forged: dict[str, object]):
+def test_train_again_refuses_a_head_with_an_invalid_record_of_its_training(
+    chain, tmp_path: Path, forged: dict[str, object]
+):
     head = load_head(Path(chain.trained.path))
     meta = {**head.meta, "request": {**head.meta["request"], **forged}}
     save_head(tmp_path / "forged.head", replace(head, meta=meta))
@@ -191,7 +193,7 @@ def test_a_store_opens_as_it_was_when_an_index_was_built(tmp_path: Path):
     assert len(FeatureStore.open(store, at=path)) == 13
 
 
-def test_store_cannot_be_opened_as_of_a_head_of_another_store(chain, tmp_path: Path):
+def test_opening_a_store_at_the_state_of_a_head_of_another_store_is_refused(chain, tmp_path: Path):
     store = make_store(chain.folder, tmp_path / "other")
     with pytest.raises(UsageError, match="was not made from"):
         FeatureStore.open(store, at=chain.trained.path)
@@ -257,7 +259,7 @@ def test_every_head_made_in_a_random_history_can_be_trained_again(tmp_path: Path
         assert set(then.ids.tolist()) == ids & now
         assert then.missing.count == len(ids - now)
         assert all(labels[key] == label for key, label in zip(then.keys, then.labels.tolist(), strict=True))
-        # Every picture has a label and a split, so the head used all pictures.
+        # Every picture has a label and a split, so the head used all pictures, and a missing picture is an error.
         if then.missing.count:
             with pytest.raises(UsageError, match=f"{then.missing.count} pictures? of then"):
                 train_again(out)
@@ -279,5 +281,5 @@ def denied(path: Path) -> int:
 
 
 def all_ids(path: Path) -> set[int]:
-    """Return the ids of all rows in the plan of the store, including retired rows."""
+    """Return the ids of all rows in the plan (list of pictures) of the store, including retired rows."""
     return {number for segment in FeatureStore.open(path)._plan.segments for number in segment.ids.tolist()}

@@ -40,8 +40,8 @@ def identity(**changes) -> Identity:
 class Pictures:
     """A source whose pictures are numbers; a negative number is a picture that cannot be decoded.
 
-    ``content``: the number of each key. ``regions``: for each key x, y, w, h and the length of the picture's part of
-    the key.
+    ``content``: the number of each key. ``regions``: for each key the box x, y, w, h, and the number of bytes at the
+    start of the key that name the picture.
     """
 
     content: dict[bytes, int]
@@ -93,7 +93,7 @@ def plan(path: Path, source: Pictures, *, retry: bool = False, **options) -> Cha
 
 
 def work(path: Path, source: Pictures, *, units: int | None = None, batch: int = 2) -> int:
-    """Extract at most ``units`` pending units; return the number of pictures."""
+    """Extract at most ``units`` pending units (pictures of one shard each); return the number of pictures."""
     manifest = Manifest.read(path)
     current = Plan(path, manifest.epoch)
     made = 0

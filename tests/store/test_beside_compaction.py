@@ -1,4 +1,7 @@
-"""Readers and writers during a compaction: each sees one consistent state, and nothing is written to an old epoch."""
+"""Readers and writers during a compaction: each sees one consistent state.
+
+Nothing is written into the folders of an earlier epoch (the time before the compaction).
+"""
 
 from __future__ import annotations
 
@@ -93,14 +96,14 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reader", READERS)
-def test_compaction_at_any_step_of_a_reader_does_not_change_what_it_reads(
+def test_compaction_at_any_step_of_reading_does_not_change_what_is_read(
     master: Path, tmp_path: Path, reader: str
 ) -> None:
     read = READERS[reader]
     expected = read(shutil.copytree(master, tmp_path / "first"))
     step = 0
     while True:
-        # Try each of the first steps, then fewer and fewer steps: later steps only open one file after another.
+        # Test each of the first 12 steps, then leave out more and more steps: later steps only open file after file.
         step += 1 + step // 12
         path = shutil.copytree(master, tmp_path / f"{step}")
         INTERRUPTION.arm(step, lambda path=path: compact(path))
@@ -123,7 +126,7 @@ def test_open_store_is_unchanged_by_compaction(master: Path, tmp_path: Path) -> 
     assert everything(store) == expected
 
 
-def test_reader_fails_if_the_epoch_keeps_changing(
+def test_opening_fails_if_the_store_is_compacted_again_and_again(
     master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = shutil.copytree(master, tmp_path / "s")

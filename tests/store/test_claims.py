@@ -23,7 +23,7 @@ def claims(tmp_path):
 
 
 def forge(store, unit, **record):
-    """Write a claim of another process: the record of this process with the fields ``record`` changed."""
+    """Write a claim file as another process would: the entries of this process, with those in ``record`` changed."""
     directory = work_folder(store, unit)
     directory.mkdir(parents=True, exist_ok=True)
     me = this_process()
@@ -59,7 +59,7 @@ def test_exactly_one_of_many_concurrent_claims_of_a_unit_succeeds(tmp_path):
 
 
 @pytest.mark.parametrize(("where", "step"), [(module.folders, "names"), (Claims, "holder")])
-def test_claim_made_by_another_process_during_take_is_respected(tmp_path, monkeypatch, where, step):
+def test_claiming_a_unit_fails_if_another_process_claims_it_meanwhile(tmp_path, monkeypatch, where, step):
     original = getattr(where, step)
     with Claims(tmp_path) as late, Claims(tmp_path) as early:
 
@@ -73,7 +73,7 @@ def test_claim_made_by_another_process_during_take_is_respected(tmp_path, monkey
         assert isinstance(late.take(0), Owner)
 
 
-def test_released_claim_can_be_taken_immediately_with_its_journals(claims, tmp_path):
+def test_released_unit_can_be_claimed_at_once_and_keeps_its_journals(claims, tmp_path):
     first = claims.take(0)
     first.journal.write_bytes(b"x")
     claims.release(0)
@@ -151,7 +151,7 @@ def test_compaction_and_writers_exclude_each_other(tmp_path):
     assert os.listdir(tmp_path / "work") == [work_folder(tmp_path, 1).name]
 
 
-def test_join_removes_sessions_of_dead_processes(claims, tmp_path):
+def test_joining_as_a_writer_removes_session_claims_of_dead_processes(claims, tmp_path):
     forge(tmp_path, "session-0123456789abcdef", boot="another")
     claims.join()
     assert not work_folder(tmp_path, "session-0123456789abcdef").exists()
@@ -185,14 +185,14 @@ def test_unit_can_be_claimed_if_a_competing_claim_ended_meanwhile(tmp_path, monk
         assert isinstance(late.take(0), Claim)
 
 
-def test_half_written_heartbeat_is_read_again(claims, tmp_path, monkeypatch):
+def test_half_written_heartbeat_of_a_claim_is_read_again(claims, tmp_path, monkeypatch):
     claim, read = claims.take(0), module.atomic.read_small
     torn = [claim.path.read_bytes()[:40]]
     monkeypatch.setattr(module.atomic, "read_small", lambda *a, **k: torn.pop() if torn else read(*a, **k))
     assert claims.holder(0).record["pid"] == os.getpid()
 
 
-def test_holder_names_the_file_of_an_unreadable_claim(claims, tmp_path):
+def test_holder_of_an_unreadable_claim_is_described_by_the_file_name(claims, tmp_path):
     path = work_folder(tmp_path, COMPACTION) / "claim.0"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"[]")
@@ -230,7 +230,7 @@ def test_compaction_is_refused_by_a_live_writer_on_another_host(tmp_path):
             thread.join()
 
 
-def test_long_wait_for_another_host_is_reported_with_the_remedy(tmp_path):
+def test_notice_on_a_long_wait_for_a_claim_of_another_host_names_the_remedy(tmp_path):
     forge(tmp_path, "session-0123456789abcdef", host="elsewhere")
     with (
         Claims(tmp_path, lease_seconds=1.0, heartbeat_seconds=0.2) as made,

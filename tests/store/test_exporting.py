@@ -67,7 +67,7 @@ def test_npy_export_has_vectors_and_rows_in_the_same_order(store, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_csv_export_gives_the_same_values(tmp_path, dtype):
+def test_csv_export_has_the_values_of_the_store(tmp_path, dtype):
     pictures = source()
     pictures.labels[b"02.jpg"] = 'a "quoted", two-lined\nlabel'
     store = build(tmp_path / "s", pictures, identity=identity(dtype=dtype))

@@ -39,7 +39,7 @@ def store(source, tmp_path):
     return build(tmp_path / "s", source)
 
 
-def test_features_of_a_split_are_its_rows(store):
+def test_features_with_a_split_name_returns_the_rows_of_that_split(store):
     test = store.features("test")
     assert test.shape == (4, D)
     keys = [store.keys[row] for row in store.split_rows("test")]
@@ -48,7 +48,7 @@ def test_features_of_a_split_are_its_rows(store):
         store.features("val")
 
 
-def test_features_of_one_shard_are_mapped_and_copies_are_limited(store, source, tmp_path):
+def test_features_of_one_shard_are_memory_mapped_and_copies_obey_the_memory_limit(store, source, tmp_path):
     one = build(tmp_path / "one", source, unit_rows=100)
     features = one.features()
     assert not features.flags.owndata
@@ -126,7 +126,7 @@ def test_store_rejects_a_shard_of_another_store(store, source, tmp_path):
         FeatureStore.open(tmp_path / "s").features()
 
 
-def test_store_rejects_a_shard_under_another_unit_number(store, tmp_path):
+def test_store_rejects_a_shard_file_renamed_to_another_unit_number(store, tmp_path):
     os.replace(shards.shard_path(tmp_path / "s", 0), shards.shard_path(tmp_path / "s", 1))
     written.unmark(tmp_path / "s", "shards-000000-00000000")
     with pytest.raises(DamagedError, match="does not hold what the plan says of unit 1"):

@@ -24,7 +24,8 @@ from tests.made import tiny_backbone
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
-    """Three stores of the same pictures: in float32, in float16, and by another network of the same dimension."""
+    """Three stores of the same pictures: float32 features, float16 features, and features of another network with the
+    same dimension."""
     place = tmp_path_factory.mktemp("features")
     write_coloured(place / "p", names("train", 10))
     make_store(place / "p", place / "one")
@@ -133,7 +134,7 @@ def test_pandas_accepts_a_feature_array(features):
     assert (frame * 2).shape == features.shape
 
 
-def test_features_of_embedder_blocks_and_streams_have_the_identity_of_the_store(stores, features):
+def test_transform_blocks_and_stream_give_features_with_the_identity_of_the_store(stores, features):
     embedder = ImageEmbedder(tiny_backbone(), engine="torch")
     paths = [stores[0].path.parent / "p" / key for key in stores[0].keys]
     assert identity_of(embedder.transform(paths)) == stores[0].identity.to_dict()
@@ -141,7 +142,7 @@ def test_features_of_embedder_blocks_and_streams_have_the_identity_of_the_store(
     assert identity_of(stores[0].stream()) == stores[0].identity.to_dict()
 
 
-def test_heads_refuse_features_of_another_network_of_the_same_width(stores, features, tmp_path):
+def test_heads_refuse_features_of_another_network_of_the_same_dimension(stores, features, tmp_path):
     other, y = stores[2].features(), stores[0].labels
     head = LogisticHead(C=1.0).fit(features, y)
     kept = pickle.loads(pickle.dumps(head))

@@ -261,7 +261,7 @@ def reseal(path: Path, change: Callable[[dict[str, object]], None]) -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("next_id", 10**30), ("next_id", 1), ("next_unit", 1 << 60)])
-def test_impossible_plan_counters_are_reported_as_damage(store: Path, name: str, value: int) -> None:
+def test_impossible_counters_of_ids_or_units_are_reported_as_damage(store: Path, name: str, value: int) -> None:
     reseal(store / "plan" / "000000" / "000001.h5", lambda meta: meta.update({name: value}))
     for verb in ("open", "compact", "extract"):
         with pytest.raises(DamagedError, match="numbers of ids and units"):

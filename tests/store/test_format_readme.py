@@ -49,7 +49,7 @@ def run_program(store: Path) -> dict[str, object]:
 @given(steps)
 def test_plain_h5py_program_equals_the_library_after_any_history(tmp_path_factory, history):
     path = tmp_path_factory.mktemp("history") / "s"
-    # The second source uses other keys, because a key of a store may belong to one picture only.
+    # The second source uses other keys, because in a store each key belongs to one picture only.
     sources = [
         Pictures({b"first": 1}, {b"first": "z"}),
         Pictures({b"second/first": 1}, {b"second/first": "z"}, location="/other"),

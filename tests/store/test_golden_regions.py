@@ -91,5 +91,5 @@ def test_older_featstore_refuses_a_store_of_regions(monkeypatch):
         FeatureStore.open(GOLDEN)
 
 
-def test_repair_restores_the_required_features_of_a_store():
+def test_repair_restores_the_required_format_features_of_a_store():
     assert _requires(GOLDEN, FeatureStore.open(GOLDEN)._plan) == ("regions",)

@@ -38,7 +38,7 @@ def test_missing_store_is_reported_in_one_line(tmp_path):
         ({"version": 2}, r"needs a newer featstore \(format version 2\)"),
     ],
 )
-def test_rejects_unknown_required_features(tmp_path, changes, words):
+def test_store_that_requires_unknown_format_features_is_rejected(tmp_path, changes, words):
     open_for_writing(tmp_path / "s", identity(), "w")
     change(tmp_path / "s", **changes)
     with pytest.raises(UsageError, match=words):
@@ -95,7 +95,7 @@ def test_writing_with_another_identity_is_refused_with_the_differences(tmp_path)
         open_for_writing(tmp_path / "s", identity(dtype="float16", precision="bf16"), "w")
 
 
-def test_store_without_a_plan_accepts_another_identity(tmp_path):
+def test_store_without_planned_pictures_accepts_another_identity(tmp_path):
     first = open_for_writing(tmp_path / "s", identity(), "w")
     again = open_for_writing(tmp_path / "s", identity(dtype="float16"), "w2")
     assert (again.identity.dtype, again.weights_name) == ("float16", "w2")
@@ -107,7 +107,7 @@ def test_store_without_a_plan_accepts_another_identity(tmp_path):
             open_for_writing(tmp_path / "s", identity(), "w")
 
 
-def test_full_unit_has_half_a_gibibyte_of_vectors():
+def test_rows_per_unit_are_chosen_for_at_most_half_a_gibibyte_of_vectors():
     assert unit_rows_for(identity(dimension=2048)) == 65536
     assert unit_rows_for(identity(dimension=2048, dtype="float16")) == 131072
     assert unit_rows_for(identity(dimension=1280)) == 65536

@@ -1,4 +1,7 @@
-"""Missing files of a store: every loss is detected, even of the newest file, and an incomplete plan is not extended."""
+"""Missing files of a store: every loss is detected, even that of the newest file.
+
+An incomplete plan (list of pictures) is not extended.
+"""
 
 from __future__ import annotations
 
@@ -106,8 +109,8 @@ def test_unit_without_a_shard_is_pending(store: Path) -> None:
     assert FeatureStore.open(store).counts.pending == 1
 
 
-def test_shards_outside_the_plan_are_reported_and_stop_compaction(store: Path) -> None:
-    """The marks of written files are removed first, because stores of earlier versions have no marks."""
+def test_shards_that_belong_to_no_planned_unit_are_reported_and_stop_compaction(store: Path) -> None:
+    """Remove the marks (records of finished files) first, because stores of earlier versions have no marks."""
     more = Pictures({**LESS.content, b"98": 8, b"99": 9})
     plan(store, more)
     work(store, more)
@@ -171,7 +174,7 @@ def test_repair_replaces_a_missing_table_by_an_empty_one(store: Path) -> None:
     assert set(FeatureStore.open(store).labels.tolist()) == {None}
 
 
-def test_store_without_written_marks_is_readable_and_compaction_adds_marks(store: Path) -> None:
+def test_store_without_marks_of_finished_files_is_readable_and_compaction_adds_marks(store: Path) -> None:
     shutil.rmtree(store / "written")
     assert len(FeatureStore.open(store)) == 11
     assert problems(store) == ""

@@ -20,7 +20,7 @@ def folder(tmp_path):
     return tmp_path / "s"
 
 
-def test_origin_round_trips_json_and_finds_its_store(folder, tmp_path):
+def test_origin_read_back_from_its_dict_is_equal_and_finds_its_store(folder, tmp_path):
     origin = origin_of_store(FeatureStore.open(folder))
     again = Origin.of(origin.identity.to_dict(), origin.to_dict(), "a head")
     assert again == origin
@@ -44,7 +44,7 @@ def test_rejects_invalid_origin(value):
         Origin.of(identity().to_dict(), value, "a head")
 
 
-def test_state_of_store_mentions_failures_pending_pictures_and_untrained_weights(folder):
+def test_state_of_store_mentions_untrained_weights_pending_pictures_and_failures(folder):
     (failed,) = state_of_store(FeatureStore.open(folder))
     assert failed.startswith("1 picture could not be read")
 

@@ -31,7 +31,7 @@ def test_planned_units_follow_the_order_of_the_source(tmp_path):
     assert keys_of(tmp_path / "s") == [f"{i:02d}".encode() for i in range(12)]
 
 
-def test_large_source_becomes_several_segments(small_segments, tmp_path):
+def test_large_source_is_planned_in_several_segment_files(small_segments, tmp_path):
     source = Pictures({f"{i:02d}".encode(): i for i in range(47)})
     change = plan(tmp_path / "s", source)
     opened = Plan(tmp_path / "s", 0)
@@ -87,7 +87,7 @@ def test_concurrent_planners_add_every_picture_once(small_segments, tmp_path):
     assert FeatureStore.open(tmp_path / "s").counts.vectors == 120
 
 
-def test_next_scan_completes_a_plan_killed_between_table_and_segment(tmp_path, monkeypatch):
+def test_next_scan_completes_a_plan_interrupted_after_writing_the_table(tmp_path, monkeypatch):
     source = Pictures({b"a": 1, b"b": 2}, {b"a": "x", b"b": "y"})
 
     def die(*_):

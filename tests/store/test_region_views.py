@@ -1,4 +1,4 @@
-"""Regions of one picture can be joined by picture, and stay together in splits, folds, duplicates and searches."""
+"""Regions of one picture can be combined into one row, and stay together in splits, folds, duplicates and searches."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def path(tmp_path_factory) -> Path:
     return place
 
 
-def test_by_parent_joins_region_vectors_of_each_picture_by_mean_or_max(path):
+def test_by_parent_combines_the_region_vectors_of_each_picture_by_mean_or_max(path):
     store = FeatureStore.open(path)
     features = np.asarray(store.features(), np.float64)
     for how in ("mean", "max"):
@@ -77,7 +77,7 @@ def test_regions_of_one_picture_are_in_one_split_and_one_fold(path):
     assert set(store.parents[apart.train]) & set(store.parents[apart.test])
 
 
-def test_head_trained_with_regions_apart_can_be_reproduced(path, tmp_path):
+def test_head_trained_with_the_option_apart_can_be_trained_again_with_equal_weights(path, tmp_path):
     trained = train(path, out=tmp_path / "h", C=1.0, apart=True)
     assert set(FeatureStore.open(path).parents[trained.split.test]) & set(
         FeatureStore.open(path).parents[trained.split.train]
@@ -86,7 +86,7 @@ def test_head_trained_with_regions_apart_can_be_reproduced(path, tmp_path):
 
 
 def test_regions_of_one_picture_stay_together_even_if_their_digests_differ(tmp_path):
-    # Without the patch of ``path``, each region has a different SHA-256.
+    # Do not use the fixture ``path``, which patches SHA-256: in this store each region has a different SHA-256.
     store = build(tmp_path / "s", made())
     groups = groups_of(store, np.arange(len(store)))
     assert len(set(groups.tolist())) == PICTURES - 1
@@ -115,7 +115,7 @@ def test_regions_of_one_picture_are_duplicates_only_with_the_option_within(tmp_p
 
 
 @pytest.mark.parametrize("pool", ["mean", "max"])
-def test_predictions_for_regions_are_joined_by_picture(path, tmp_path, pool):
+def test_predictions_for_regions_are_combined_per_picture(path, tmp_path, pool):
     head = train(path, out=tmp_path / "h", C=1.0).head
     store = FeatureStore.open(path)
     alone = {one.key: one for one in predict(head, path)}

@@ -13,7 +13,7 @@ from featstore.store.requires import require
 from tests.store.building import Pictures, build
 
 
-def test_concurrent_writers_all_add_their_required_feature(tmp_path: Path):
+def test_concurrent_writers_all_add_their_required_format_feature(tmp_path: Path):
     store = tmp_path / "s"
     build(store, Pictures({b"a": 1}))
     begin = threading.Barrier(len(KNOWN_FEATURES))

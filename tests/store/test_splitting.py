@@ -36,7 +36,7 @@ def test_split_store_recognises_given_splits_by_name(chain):
     )
 
 
-def test_split_store_accepts_the_names_of_the_splits(chain):
+def test_split_store_accepts_names_for_the_training_and_the_test_split(chain):
     store = FeatureStore.open(chain.store)
     split = split_store(store, train_split="val", test_split="train")
     assert (len(split.train), len(split.test)) == (10, 20)
@@ -48,7 +48,7 @@ def test_split_store_accepts_the_names_of_the_splits(chain):
         split_store(store, train_split="train", test_split="train")
 
 
-def test_made_split_is_stratified_and_keeps_equal_bytes_together(unsplit):
+def test_generated_split_is_stratified_and_keeps_pictures_of_equal_bytes_together(unsplit):
     for seed in range(10):
         split = split_store(unsplit, held_out=0.25, seed=seed)
         train, test = keys_of(unsplit, split.train), keys_of(unsplit, split.test)
@@ -59,7 +59,7 @@ def test_made_split_is_stratified_and_keeps_equal_bytes_together(unsplit):
         assert 5 <= len(test) <= 9
 
 
-def test_made_split_depends_only_on_the_seed(unsplit):
+def test_generated_split_depends_only_on_the_seed(unsplit):
     one, other = split_store(unsplit, seed=3), split_store(unsplit, seed=3)
     assert one.test.tolist() == other.test.tolist()
     assert one.test.tolist() != split_store(unsplit, seed=4).test.tolist()

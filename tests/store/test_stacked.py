@@ -110,7 +110,7 @@ def test_rejects_invalid_uses_of_a_head_on_two_stores(pair, tmp_path):
         predict(head, [first, second])
 
 
-def test_pictures_missing_from_one_store_are_counted(pair, tmp_path):
+def test_pictures_missing_from_one_of_two_stores_are_counted(pair, tmp_path):
     folder, first, _, trained = pair
     fewer = tmp_path / "p"
     shutil.copytree(folder, fewer)

@@ -17,7 +17,7 @@ store.index_of(3)  # error: index_of needs keys, not a number
 place: str = store.path_of("a.jpg")  # error: path_of returns a Path, not a str
 
 head = featstore.load_head(Path("a.head"))
-head.no_such_method()  # error: a head has no such method
+head.no_such_method()  # error: a head has no method of this name
 head.predict("a.jpg")  # error: predict of a head needs features, not a path
 
 index = featstore.FeatureIndex.open("s.faiss")

@@ -27,7 +27,7 @@ def test_synthetic_sets_are_reproducible_and_differ_in_difficulty():
 
 
 @pytest.mark.parametrize("name", heads.CONTENDERS)
-def test_every_contender_reports_chosen_C_accuracy_and_seconds(name):
+def test_every_compared_trainer_reports_its_chosen_C_accuracy_and_seconds(name):
     result = heads.run_contender(name, small(3, "easy"), (0.001, 0.01))
     assert result["C"] in (0.001, 0.01)
     assert result["accuracy"] > 0.6
@@ -42,7 +42,7 @@ def test_featstore_reaches_an_objective_not_above_that_of_other_libraries():
         assert row["objective"] <= row["peer_objective"] * (1 + 1e-5)
 
 
-def test_command_prints_a_table_and_writes_json(tmp_path, capsys):
+def test_command_that_compares_heads_prints_a_table_and_writes_json(tmp_path, capsys):
     path = tmp_path / "out.json"
     size = ["--rows", "600", "--dimension", "32", "--classes", "2", "--difficulty", "easy", "--rounds", "1"]
     heads.main([*size, "--contenders", "featstore-logreg", "--json", str(path)])
@@ -52,7 +52,7 @@ def test_command_prints_a_table_and_writes_json(tmp_path, capsys):
     assert row["rows"] == 600
 
 
-def test_library_that_exceeds_its_time_is_stopped_and_counts_as_slower():
+def test_library_that_exceeds_the_time_limit_is_stopped_and_counts_as_slower():
     endless = [sys.executable, "-c", "print('fitting', flush=True); import time; time.sleep(600)"]
     stopped = heads._run("sklearn-svm", endless, 0.2)
     assert stopped["stopped"]

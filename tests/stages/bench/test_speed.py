@@ -26,7 +26,7 @@ def test_sampled_pictures_are_reproducible_and_unreadable_ones_are_counted(tmp_p
     drawn = [[file.read_bytes() for file in sorted((tmp_path / name).iterdir())] for name in "ab"]
     assert drawn[0] == drawn[1]
     assert len(drawn[0]) == 4
-    # If more pictures are requested than the nine readable ones, gather repeats them from the first.
+    # If more than the nine readable pictures are requested, ``gather`` starts again with the first picture.
     assert gather(pictures, 12, tmp_path / "all") == (9, 1)
     every = [file.read_bytes() for file in sorted((tmp_path / "all").iterdir())]
     assert len(set(every)) == 9
@@ -45,7 +45,7 @@ def test_source_without_a_readable_picture_is_a_usage_error(tmp_path):
         gather(tmp_path / "bad.jpg", 2, tmp_path / "out")
 
 
-def test_rate_is_compared_with_the_limit_of_the_same_round():
+def test_extraction_rate_is_compared_with_the_limit_measured_in_the_same_round():
     rates = {
         "forward, torch": [10, 20, 30],
         "decoding, exact": [40, 20, 30],
@@ -63,7 +63,7 @@ def test_rate_is_compared_with_the_limit_of_the_same_round():
 
 
 @pytest.mark.slow
-def test_report_contains_every_measured_part(in_this_process, tmp_path, monkeypatch):
+def test_bench_report_contains_every_measured_part(in_this_process, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     # Leave other libraries out, because not every machine has them; test_peers.py tests them.
     monkeypatch.setattr(peers, "at_hand", lambda backbone: [])

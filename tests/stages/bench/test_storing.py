@@ -11,7 +11,7 @@ from featstore.stages.bench import bench_store
 
 
 @pytest.mark.slow
-def test_store_shards_are_compared_with_plain_files(in_this_process, tmp_path):
+def test_speed_of_store_shards_is_compared_with_that_of_plain_files(in_this_process, tmp_path):
     report = bench_store(tmp_path, megabytes=1, dimension=64, rounds=2).to_dict()
     names = [
         f"{what} {dtype}, {kind}"
@@ -37,7 +37,7 @@ def test_store_shards_are_compared_with_plain_files(in_this_process, tmp_path):
 
 
 @pytest.mark.slow
-def test_command_prints_a_table_or_json(in_this_process, tmp_path):
+def test_bench_store_command_prints_a_table_or_json(in_this_process, tmp_path):
     asked = ["bench", "--store", str(tmp_path), "--megabytes", "1", "--rounds", "1"]
     text = CliRunner().invoke(featstore, asked, standalone_mode=False).stdout
     assert "write float16, plain" in text
@@ -46,7 +46,7 @@ def test_command_prints_a_table_or_json(in_this_process, tmp_path):
     assert (report["directory"], report["megabytes"], len(report["contenders"])) == (str(tmp_path), 1, 12)
 
 
-def test_invalid_arguments_are_usage_errors(tmp_path):
+def test_invalid_arguments_of_bench_store_are_usage_errors(tmp_path):
     with pytest.raises(UsageError, match="nowhere: is no folder"):
         bench_store(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="at least 1"):

@@ -66,7 +66,7 @@ def test_engines_that_are_not_installed_are_not_advised(monkeypatch):
     assert "openvino" not in advice(Timings(**NETWORK), FOLDED, "pillow-torch", 2)
 
 
-def test_int8_is_not_advised_on_processors_on_which_it_is_not_faster(monkeypatch):
+def test_int8_is_not_advised_on_processors_where_int8_is_not_faster(monkeypatch):
     monkeypatch.setattr(module, "_int8_gains", lambda: False)
     said = advice(Timings(**NETWORK), OPENVINO, "pillow-torch", 2)
     assert "a lighter --backbone, or a GPU, would help" in said
@@ -78,7 +78,7 @@ def test_short_runs_get_no_advice():
     assert advice(Timings(forward=9, forwarded=5), TORCH, "pillow", 2) == ""
 
 
-def test_engines_are_the_exact_ones_auto_and_int8():
+def test_exact_engines_are_all_engines_except_auto_and_int8():
     assert {*EXACT_ENGINES, "auto", "openvino-int8"} == set(ENGINES)
 
 

@@ -33,7 +33,7 @@ SIZE = (45, 38)
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Return a folder with pictures and one store of them per decoder class; no test changes it."""
+    """Return a folder that holds pictures and, for each decoder class, a store of these pictures; no test changes it."""
     place = tmp_path_factory.mktemp("decoders")
     write_coloured(place / "pictures", names("", 8), size=SIZE)
     for decode in ("exact", "fast"):
@@ -49,7 +49,7 @@ def expected(folder, store, decoder):
     return np.concatenate([engine(np.stack(pixels[at : at + 8])) for at in range(0, len(pixels), 8)])
 
 
-def test_decoder_class_is_part_of_the_identity_and_changes_the_vectors(place):
+def test_decoder_class_is_part_of_the_feature_identity_and_changes_the_vectors(place):
     exact, fast = FeatureStore.open(place / "exact"), FeatureStore.open(place / "fast")
     assert (exact.identity.decoder, fast.identity.decoder) == ("pillow", "pillow-torch")
     assert exact.fingerprint != fast.fingerprint
@@ -95,7 +95,7 @@ def test_repair_restores_vectors_bit_identically(place, tmp_path):
         file.write(b"\x5a\xa5\x5a")
     assert repair(store, backbone=tiny_backbone(), engine="torch").remade == 1
     assert FeatureStore.open(store).features().tobytes() == FeatureStore.open(place / "fast").features().tobytes()
-    # The whole shard is damaged, so its unit is extracted again.
+    # The whole shard is damaged, so all its pictures are extracted again.
     shard.write_bytes(b"\x5a" * 1000)
     repair(store, backbone=tiny_backbone(), engine="torch")
     assert FeatureStore.open(store).features().tobytes() == FeatureStore.open(place / "fast").features().tobytes()
@@ -116,7 +116,7 @@ def test_predict_and_search_use_the_decoder_class_of_the_head_and_index(place, t
 
 
 @pytest.mark.slow
-def test_suspected_picture_is_tested_with_the_decoder_class_of_the_store(tmp_path, monkeypatch):
+def test_picture_suspected_of_killing_the_decoder_is_tested_with_the_decoder_of_its_store(tmp_path, monkeypatch):
     pictures = write_pictures(tmp_path / "pictures", ["a.png", "b.jpg"])
     stop = threading.Event()
     stop.set()
@@ -128,5 +128,5 @@ def test_suspected_picture_is_tested_with_the_decoder_class_of_the_store(tmp_pat
     assert suspects.judge([Held(0, 1, DECODING)], [str(pictures)], job, 1.0) == 0
     (picture,) = tried
     assert (picture["location"], picture["decoder"]) == ("b.jpg", DECODERS["pillow-torch"])
-    # The limit is for additional memory: the memory that torch itself takes is larger and does not count.
+    # The memory of torch itself, more than 64 MiB, does not count towards this limit.
     assert verdict_on(picture, 10.0, 64 << 20) is None

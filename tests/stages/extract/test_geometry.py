@@ -1,6 +1,6 @@
 """Size, fit, layer and pool of an extraction are recorded in the store and later used without options.
 
-Features with another size, fit, layer or pool are refused.
+Features whose size, fit, layer or pool differ from those of the store are refused.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def scene(brightness: int, with_object: bool) -> Image.Image:
 
 
 @pytest.mark.slow
-def test_an_object_at_the_edge_is_found_with_pad_but_not_with_crop(tmp_path):
+def test_an_object_at_the_edge_is_found_with_fit_pad_but_not_with_fit_crop(tmp_path):
     folder = tmp_path / "p"
     folder.mkdir()
     for number in range(8):

@@ -20,7 +20,7 @@ def run(source, store, **options):
     return extract(source, store, **{"backbone": tiny_backbone(), "engine": "torch", "batch": 2, **options})
 
 
-def test_report_has_layout_classes_and_splits(folder, tmp_path):
+def test_report_has_the_folder_layout_the_number_of_classes_and_the_splits(folder, tmp_path):
     report = run(folder, tmp_path / "s")
     assert (report.layout, report.classes, report.splits, report.notes) == ("class", 2, [], [])
     write_pictures(folder, ["top.png"])
@@ -90,7 +90,7 @@ def test_note_says_that_pending_pictures_of_another_source_were_extracted(folder
     )
 
 
-def test_note_reports_that_there_are_fewer_units_than_processes(folder, tmp_path):
+def test_note_reports_that_a_store_has_fewer_units_of_pictures_than_processes(folder, tmp_path):
     (note,) = run(folder, tmp_path / "s", units=(1, 3)).notes
     assert note.startswith("the store has 1 unit to share among 3 processes")
     assert run(folder, tmp_path / "t", units=(1, 3), unit_rows=2).notes == []

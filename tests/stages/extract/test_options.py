@@ -18,12 +18,12 @@ from tests.made import tiny_backbone, write_pictures
 
 
 @pytest.mark.parametrize(("keywords", "options"), [(ExtractKeywords, ExtractOptions), (EmbedKeywords, EmbedOptions)])
-def test_keyword_types_have_the_fields_of_the_option_classes(keywords, options):
+def test_types_of_keyword_arguments_have_the_fields_of_the_option_classes(keywords, options):
     declared = {name: hint.__forward_arg__ for name, hint in keywords.__annotations__.items()}
     assert declared == {each.name: each.type for each in dataclasses.fields(options)}
 
 
-def test_the_command_has_the_defaults_of_the_library():
+def test_the_extract_command_has_the_defaults_of_the_library():
     defaults = {each.name: each.default for each in dataclasses.fields(ExtractOptions)}
     context = command.make_context("extract", ["pictures", "s"])
     given = {name: value for name, value in context.params.items() if name in defaults}
@@ -44,7 +44,7 @@ def test_the_command_has_the_defaults_of_the_library():
         ({"unit_rows": 1 << 40}, "unit_rows: 1,099,511,627,776 is more than"),
     ],
 )
-def test_a_number_out_of_range_is_a_usage_error(options, words, tmp_path):
+def test_an_extract_option_with_a_number_out_of_range_is_a_usage_error(options, words, tmp_path):
     with pytest.raises(UsageError, match=words):
         extract(tmp_path, tmp_path / "s", **options)
 

@@ -186,7 +186,7 @@ def test_error_for_duplicate_boxes_names_the_remedy(folder, tmp_path, options, m
         ([0.1, float("nan"), float("inf"), 2.50], b"0.1,nan,inf,2.5"),
     ],
 )
-def test_box_name_uses_the_shortest_decimals(values, name):
+def test_box_name_writes_each_number_with_the_fewest_decimals(values, name):
     assert box_name(values) == name
 
 
@@ -279,14 +279,14 @@ def test_refuses_text_as_a_number_of_a_box(folder, tmp_path):
         run(table(folder / "t.csv", [("0.jpg", 1, 1, 5, 5, ""), ("0.jpg", 1, 1, "wide", 5, "")]), tmp_path / "s")
 
 
-def test_a_store_refuses_other_boxes_or_tiles_of_the_same_source(folder, tmp_path):
+def test_a_store_of_tiles_refuses_the_same_source_with_other_tile_options(folder, tmp_path):
     extract(folder, tmp_path / "s", backbone=NETWORK, tiles=16)
     for options in ({}, {"tiles": 17}, {"tiles": 16, "overlap": 4}):
         with pytest.raises(UsageError, match=r"has tiles of 16 pixels \(overlap 0\) of .* use the same options"):
             extract(folder, tmp_path / "s", backbone=NETWORK, **options)
 
 
-def test_tiles_cover_each_picture_and_have_the_full_size(folder, tmp_path, decoded):
+def test_tiles_cover_each_picture_and_have_the_requested_size(folder, tmp_path, decoded):
     (folder / "damaged.jpg").write_bytes((folder / "0.jpg").read_bytes()[:-200])
     (folder / "text.jpg").write_bytes(b"no picture")
     picture(3, (10, 40)).save(folder / "thin.png")
@@ -417,7 +417,9 @@ def test_a_picture_that_kills_its_decoder_fails_with_all_its_regions(folder, tmp
 
 
 @pytest.mark.parametrize(("region", "reason"), [([1, 1, 5, 5, 5], ""), ([], ""), ([99, 1, 5, 5, 5], "bad-box")])
-def test_suspected_region_is_tested_with_the_same_box_and_decoder(folder, decoded, region, reason):
+def test_region_suspected_of_killing_the_decoder_is_tested_with_its_own_box_and_decoder(
+    folder, decoded, region, reason
+):
     limits = {"preprocessing": NETWORK.preprocessing.to_dict(), "max_pixels": 1 << 20, "max_bytes": 1 << 20}
     for decoder in DECODERS.values():
         assert try_picture(str(folder), "0.jpg", -1, -1, **limits, decoder=decoder, region=region) == reason
@@ -444,7 +446,7 @@ def test_tiles_of_a_large_tiff_are_read_in_parts(folder, tmp_path, monkeypatch, 
     extract(tmp_path / "t", tmp_path / "whole", backbone=NETWORK, tiles=20)
     assert len(decoded) == 1
     monkeypatch.setattr(tiff, "STREAMED_PIXELS", 1)
-    # The picture and its file exceed these limits; each tile is within the limit of pixels.
+    # The picture exceeds max_pixels and its file exceeds max_bytes, but each tile is within max_pixels.
     report = extract(tmp_path / "t", tmp_path / "s", backbone=NETWORK, tiles=20, max_pixels=400, max_bytes=100)
     assert (report.vectors, report.failures, len(decoded)) == (12, 0, 1)
     assert features(tmp_path / "s") == features(tmp_path / "whole")
@@ -508,7 +510,7 @@ def test_tiles_of_a_removed_picture_are_not_extracted_from_a_renamed_file(folder
 
 
 @pytest.mark.parametrize("compacted", [False, True])
-def test_regions_that_left_the_table_can_be_purged_by_picture_key(folder, tmp_path, compacted):
+def test_regions_deleted_from_the_table_can_be_purged_by_picture_key(folder, tmp_path, compacted):
     rows = some_boxes(2)
     run(table(folder / "t.csv", rows), tmp_path / "s")
     run(table(folder / "t.csv", [row for row in rows if row[0] != "0.jpg"]), tmp_path / "s")

@@ -72,7 +72,7 @@ def test_second_run_makes_no_forward_pass_and_changes_no_file(folder, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "s").rglob("*.h5")} == before
 
 
-def test_extracts_only_new_or_changed_pictures_and_marks_removed_ones(folder, tmp_path):
+def test_next_run_extracts_only_new_or_changed_pictures_and_removes_deleted_pictures(folder, tmp_path):
     run(folder, tmp_path / "s")
     write_pictures(folder, ["ant/x.jpg", "bee/y.png"], seed=90)
     picture(77).save(folder / "ant/00.jpg")
@@ -127,7 +127,7 @@ def test_table_columns_are_stored_and_missing_files_become_failures(folder, tmp_
     assert frame["age"].isna().tolist() == [False, True]
     (failed,) = store.failures()
     assert (failed[0], failed[1].reason) == ("B", "missing")
-    # Create the missing picture and change a label: one picture is extracted, and only the label of the other changes.
+    # Create the missing picture B and change the label of C: only B is extracted; C only gets the new label.
     shutil.copy(folder / "ant/01.png", folder / "nowhere.jpg")
     table.write_text(table.read_text().replace("C,pictures/bee/00.jpg,bee", "C,pictures/bee/00.jpg,wasp"))
     report = run(open_source(table, label_column="species"), tmp_path / "s")
@@ -144,7 +144,7 @@ def test_option_root_finds_pictures_that_were_moved(folder, tmp_path):
     assert (report.change.unchanged, report.change.added, report.new_vectors, report.change.removed) == (20, 1, 1, 0)
 
 
-def test_second_source_adds_pictures_and_must_not_repeat_keys(folder, tmp_path):
+def test_second_source_adds_pictures_but_is_refused_if_it_repeats_keys(folder, tmp_path):
     run(folder, tmp_path / "s")
     more = write_pictures(tmp_path / "more", ["cat/1.jpg", "cat/2.jpg"], seed=40)
     report = run(more, tmp_path / "s")
@@ -196,7 +196,7 @@ def test_stopped_and_continued_run_gives_bit_identical_vectors(folder, tmp_path)
     assert os.listdir(tmp_path / "s" / "work") == []
 
 
-def test_runs_over_parts_of_the_units_give_the_same_store_as_one_run(folder, tmp_path):
+def test_two_runs_that_each_extract_half_of_the_units_give_the_same_store_as_one_run(folder, tmp_path):
     run(folder, tmp_path / "whole")
     first = run(folder, tmp_path / "s", units=(0, 2))
     assert (first.vectors, first.pending) == (13, 7)
@@ -237,7 +237,7 @@ def test_run_with_another_backbone_or_dtype_is_refused_with_a_one_line_error(fol
     assert FeatureStore.open(tmp_path / "s").counts.images == 20
 
 
-def test_another_version_of_torch_is_accepted_and_recorded(folder, tmp_path, monkeypatch):
+def test_run_with_a_changed_version_of_torch_is_accepted_and_recorded(folder, tmp_path, monkeypatch):
     run(folder, tmp_path / "s")
     write_pictures(folder, ["ant/new.jpg"], seed=50)
     monkeypatch.setattr(torch, "__version__", "99.0")
@@ -292,7 +292,7 @@ def test_pictures_above_the_size_limits_become_failures(folder, tmp_path):
     assert report.reasons == {"too-large": 21}
 
 
-def test_default_precision_is_that_of_the_store(folder, tmp_path):
+def test_next_run_uses_the_precision_of_the_store_by_default(folder, tmp_path):
     run(folder, tmp_path / "s", precision="bf16", engine="torch-folded")
     write_pictures(folder, ["ant/new.jpg"], seed=50)
     report = run(folder, tmp_path / "s", engine="torch-folded")
@@ -301,7 +301,7 @@ def test_default_precision_is_that_of_the_store(folder, tmp_path):
         run(folder, tmp_path / "s", precision="fp32")
 
 
-def test_more_threads_read_than_decode(folder, tmp_path, monkeypatch):
+def test_more_threads_read_pictures_than_decode_pictures(folder, tmp_path, monkeypatch):
     """Make each of the first eight reads wait for the other seven: the run ends only if eight threads read at once."""
     real, together, lock = loader.read_picture, threading.Barrier(8), threading.Lock()
     reads, decoding, most = itertools.count(), 0, 0
@@ -404,12 +404,12 @@ def test_store_left_empty_by_a_failed_run_accepts_another_backbone(folder, tmp_p
 
 
 @pytest.mark.slow
-def test_store_uses_its_own_backbone_and_refuses_another_before_loading_it(folder, tmp_path):
+def test_next_run_uses_the_backbone_of_the_store_and_refuses_another_before_loading(folder, tmp_path):
     extract(folder, tmp_path / "s", backbone="squeezenet1_1", weights="random:3", dtype="float16")
     write_pictures(folder, ["ant/new.jpg"], seed=50)
     report = extract(folder, tmp_path / "s")
     assert (report.new_vectors, report.vectors) == (1, 21)
-    # The error must come before loading: to load resnet50, its weights would have to be downloaded.
+    # The error must come before the backbone is loaded: loading resnet50 would download its weights.
     with pytest.raises(IdentityError, match="s has features of squeezenet1_1, not resnet50; leave --backbone out"):
         extract(folder, tmp_path / "s", backbone="resnet50")
 

@@ -66,7 +66,9 @@ def test_new_store_has_labels_splits_and_metadata_of_the_old_store(old: Path, fo
 
 @pytest.mark.parametrize("follow", [False, True])
 @pytest.mark.parametrize("first", ["compact", "label"])
-def test_next_run_copies_later_labels_and_pictures_of_the_old_store(old: Path, follow: bool, first: str):
+def test_next_run_copies_labels_and_pictures_that_the_old_store_got_since_the_last_run(
+    old: Path, follow: bool, first: str
+):
     new = new_store(old, follow=follow)
     if first == "compact":
         compact(old)
@@ -120,7 +122,7 @@ def test_source_store_is_found_after_both_stores_moved_and_named_if_missing(old:
     assert columns(moved[1]) == before
 
 
-def test_following_a_store_that_follows_another_is_refused(old: Path, tmp_path: Path):
+def test_following_a_store_that_itself_follows_a_store_is_refused(old: Path, tmp_path: Path):
     new = new_store(old, follow=True)
     with pytest.raises(UsageError, match="follows .* itself"):
         extract(new, tmp_path / "third.store", backbone=OTHER, follow=True)
@@ -180,7 +182,7 @@ def test_store_of_two_sources_can_be_extracted_with_another_backbone(old: Path, 
         extract(old, new, root=tmp_path)
 
 
-def test_contradictory_requests_are_refused(old: Path, tmp_path: Path):
+def test_extract_from_a_store_refuses_contradictory_options(old: Path, tmp_path: Path):
     with pytest.raises(UsageError, match="is the source itself"):
         extract(old, old)
     with pytest.raises(UsageError, match="takes no layout"):

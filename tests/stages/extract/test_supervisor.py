@@ -68,7 +68,7 @@ def test_pictures_that_kill_a_decoder_become_failures_and_others_get_vectors(
     ("mark", "reason"),
     [(b"LOOP", "decoder-stalled"), (b"EXIT", "decoder-died"), (b"EAT", "out-of-memory"), (b"no picture", None)],
 )
-def test_suspected_picture_is_decoded_alone_and_the_reason_is_found(
+def test_picture_suspected_of_killing_the_decoder_is_decoded_alone_to_find_the_reason(
     tmp_path: Path, mark: bytes, reason: str | None
 ) -> None:
     (tmp_path / "x.jpg").write_bytes(mark)
@@ -87,7 +87,7 @@ def test_suspected_picture_is_decoded_alone_and_the_reason_is_found(
 
 
 @pytest.mark.slow
-def test_worker_that_dies_without_a_guilty_picture_is_restarted_once(tmp_path: Path) -> None:
+def test_worker_that_dies_is_restarted_once_if_no_picture_explains_its_death(tmp_path: Path) -> None:
     pictures = write_pictures(tmp_path / "pictures", ["a.png"])
     with pytest.raises(FeatstoreError, match=r"SIGKILL.*twice without progress, and no picture explains it"):
         extract_supervised(pictures, tmp_path / "store", backbone_from="tests.faults.planted:die_always")
@@ -101,7 +101,7 @@ def test_errors_of_the_worker_are_raised_unchanged(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_stop_reaches_the_worker_and_the_next_run_resumes(tmp_path: Path) -> None:
+def test_stop_request_reaches_the_worker_and_the_next_run_resumes(tmp_path: Path) -> None:
     pictures = write_pictures(tmp_path / "pictures", [f"{number:02d}.png" for number in range(40)])
     stop = threading.Event()
 
@@ -187,7 +187,7 @@ def test_supervisor_sees_which_rows_are_being_read_and_decoded() -> None:
     watcher.close()
 
 
-def test_stall_is_detected_for_a_slow_picture_or_missing_progress() -> None:
+def test_worker_counts_as_stalled_if_one_picture_is_slow_or_progress_stops() -> None:
     memory = InHand.create(1)
     stall = _Stall(memory, 0.05)
     assert not stall.seen()
@@ -207,7 +207,7 @@ def test_stall_is_detected_for_a_slow_picture_or_missing_progress() -> None:
     memory.close()
 
 
-def test_read_culprits_skips_damaged_records(tmp_path: Path) -> None:
+def test_read_culprits_skips_damaged_records_of_pictures_that_killed_a_decoder(tmp_path: Path) -> None:
     write_culprit(tmp_path, 3, 5, "decoder-died", "lost")
     folder = tmp_path / "work" / f"{3:016d}"
     assert not folder.exists()
@@ -219,7 +219,7 @@ def test_read_culprits_skips_damaged_records(tmp_path: Path) -> None:
 
 
 def _stopped(_: str) -> list[str]:
-    """Return the command of a worker that suspends itself (SIGSTOP) before it gives a sign of life."""
+    """Return the command of a worker that suspends itself (SIGSTOP) before it reports that it is alive."""
     return [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"]
 
 
@@ -245,7 +245,7 @@ def test_stop_request_does_not_wait_for_a_suspended_worker(tmp_path: Path, monke
     assert (report.stopped, report.images) == (True, 0)
 
 
-def test_signs_of_life_do_not_count_as_progress() -> None:
+def test_signs_of_life_of_a_worker_do_not_count_as_progress() -> None:
     memory = InHand.create(1)
     stall = _Stall(memory, 0.05)
     memory.tick()

@@ -23,7 +23,7 @@ NETWORKS = [tiny_backbone(1), tiny_backbone(2, dimension=6, name="other"), tiny_
 def folder(tmp_path: Path) -> Path:
     folder = write_pictures(tmp_path / "p", [f"{label}/{number:02d}.png" for label in "ab" for number in range(12)])
     (folder / "a/05.png").write_bytes(b"no picture")
-    # Two files have the same bytes.
+    # b/copy.png has the same bytes as a/00.png.
     (folder / "b/copy.png").write_bytes((folder / "a/00.png").read_bytes())
     return folder
 
@@ -86,7 +86,7 @@ def test_stores_may_have_different_unit_sizes_and_decoders(folder: Path, tmp_pat
     assert same(second.store, tmp_path / "b")
 
 
-def test_store_that_already_has_the_pictures_does_not_block_the_other(folder: Path, tmp_path: Path, monkeypatch):
+def test_store_that_already_has_the_pictures_does_not_block_the_other_store(folder: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(sharing, "_PATIENCE_SECONDS", 0.01)
     monkeypatch.setattr("featstore.defaults.SHARED_BYTES", 1)
     first, second = jobs(folder, tmp_path)
@@ -151,8 +151,8 @@ def test_a_picture_that_kills_its_decoder_is_a_failure_of_every_store(folder: Pa
         decoder="tests.faults.planted:decode",
     )
     for report in reports:
-        # A worker may die before it reports its last work. Then new_* are too small, and ``change`` of a store is
-        # empty if the picture kills the worker before the change is reported.
+        # The worker may die before its last report. So ``new_vectors`` may be too small and is not checked here, and
+        # ``change`` may be empty (``added`` is 0).
         assert (report.vectors, report.failures, report.pending) == (23, 2, 0)
         assert report.change.added in (0, 25)
         reasons = {key: failure.reason for key, failure in FeatureStore.open(report.store).failures()}
@@ -160,7 +160,7 @@ def test_a_picture_that_kills_its_decoder_is_a_failure_of_every_store(folder: Pa
     assert reports[0].restarts >= 1
 
 
-def test_supervisor_sees_which_run_decodes_a_row():
+def test_supervisor_sees_for_which_run_a_row_is_decoded():
     whole = InHand.create(2)
     other = whole.of_run(3)
     other.hold(5, 6, DECODING)
