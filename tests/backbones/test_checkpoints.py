@@ -108,7 +108,9 @@ def test_old_densenet_tensor_names_are_read(tmp_path: Path) -> None:
         (lambda s: {}, "no state dict"),
     ],
 )
-def test_rejects_mismatched_checkpoints_in_one_line(change: Any, words: str, state: State, tmp_path: Path) -> None:
+def test_rejects_a_checkpoint_that_does_not_fit_the_network_with_a_one_line_error(
+    change: Any, words: str, state: State, tmp_path: Path
+) -> None:
     torch.save(change(state), tmp_path / "mine.pth")
     with pytest.raises(UsageError) as error:
         load_backbone("mobilenet_v3_small", str(tmp_path / "mine.pth"))

@@ -14,7 +14,7 @@ from featstore.backbones.weights_cache import sha256_file
 from featstore.errors import FeatstoreError, UsageError
 
 
-def test_random_weights_equal_torchvision_and_keep_the_random_state() -> None:
+def test_random_weights_equal_those_of_torchvision_and_the_global_random_state_is_unchanged() -> None:
     torch.manual_seed(7)
     expected_next = torch.rand(3)
     torch.manual_seed(3)
@@ -116,14 +116,18 @@ def test_inception_transforms_its_input_only_with_trained_weights(tmp_path: Path
         ("resnet18", "https://an.example/a.pth", "addresses are not opened: download the file first"),
     ],
 )
-def test_rejects_unknown_backbones_and_weights_in_one_line(name: str, weights: str | None, words: str) -> None:
+def test_rejects_unknown_backbones_and_weights_with_a_one_line_error(
+    name: str, weights: str | None, words: str
+) -> None:
     with pytest.raises(UsageError) as error:
         load_backbone(name, weights)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_damaged_weights_of_the_package_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_weights_of_the_efficientnet_lite0_package_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copy = tmp_path / "weights.pth"
     shutil.copy(efficientnet_lite.LITE0.need_weights_file(), copy)
     with open(copy, "r+b") as stream:

@@ -48,13 +48,13 @@ def test_json_restores_the_preprocessing(preprocessing: Preprocessing) -> None:
         ({"fit": "pad"}, "equal"),
     ],
 )
-def test_rejects_invalid_preprocessing_in_one_line(change: dict[str, Any], words: str) -> None:
+def test_rejects_invalid_preprocessing_with_a_one_line_error(change: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words) as error:
         Preprocessing.from_dict({**Preprocessing(256, 224).to_dict(), **change})
     assert "\n" not in str(error.value)
 
 
-def test_with_geometry_scales_resize_and_crop_together() -> None:
+def test_changing_the_crop_size_scales_the_resize_size_too() -> None:
     how = Preprocessing(232, 224, "bicubic")
     assert how.with_geometry(None, None) == how.with_geometry(224, "crop") == how
     assert how.with_geometry(384, None) == Preprocessing(398, 384, "bicubic")

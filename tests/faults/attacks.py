@@ -1,5 +1,7 @@
 """Run every verb on forged stores, heads, indexes and files of other programs, and report harm.
 
+A forged file is a file that an attacker changed, with valid checksums.
+
 Each verb runs in a fork of this process, on a copy of the forged files. inotify watches a folder of the user's own
 files, which no verb may change.
 """
@@ -174,6 +176,6 @@ def attack(
 
 
 def _is_named(name: str, changes: str) -> bool:
-    """Return whether ``name`` is a file in ``changes``, the files that a command may change, or a temporary or side
-    file of these."""
+    """Return whether a command may change the file ``name``: ``changes`` names the files that the command may change;
+    their temporary files and side files are allowed too."""
     return any(name.removeprefix(".").startswith(one) for one in changes.split())

@@ -21,7 +21,11 @@ from tests.faults.workplace import BATCH, COUNTED, FIRST, VERBS, do, forwarded, 
 
 
 def masters(folder: Path) -> dict[str, dict[str, Any]]:
-    """Run each verb without interruption; return for each verb the folder before, the result, seconds and calls."""
+    """Run each verb without interruption; return a record for each verb.
+
+    A record has a copy of the folder before the verb ran ("before"), the content after it ("contents"), its seconds,
+    the number of system calls that change files ("calls"), and of pictures that the network processed ("forwarded").
+    """
     found: dict[str, dict[str, Any]] = {}
     work = folder / "work"
     work.mkdir()

@@ -1,4 +1,4 @@
-"""Two writing verbs at the same time: the result is as in sequence, or one verb is refused.
+"""Two verbs that write at the same time: the result is that of one after the other, or one verb is refused.
 
 The message of the refusal names the process that is writing.
 """

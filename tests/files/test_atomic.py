@@ -110,7 +110,7 @@ def test_second_writer_gets_an_error_that_names_the_owner_of_the_lock(tmp_path: 
 
 
 @pytest.mark.parametrize("locked", [False, True])
-def test_only_writer_waits_until_the_owner_has_written_its_name_to_the_lock(tmp_path: Path, locked: bool) -> None:
+def test_error_of_a_second_writer_waits_until_the_lock_file_names_its_owner(tmp_path: Path, locked: bool) -> None:
     path, lock = tmp_path / "x", tmp_path / ".x.lock"
     handle = os.open(lock, os.O_RDWR | os.O_CREAT)
     if locked:
@@ -129,7 +129,7 @@ def test_only_writer_waits_until_the_owner_has_written_its_name_to_the_lock(tmp_
     os.close(handle)
 
 
-def test_exclusive_write_succeeds_if_the_nfs_server_repeats_link(
+def test_exclusive_write_succeeds_if_the_nfs_server_executes_a_link_call_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link = os.link

@@ -74,7 +74,7 @@ def test_predict_blocks_equals_predicting_the_whole_array(kind):
         (np.array([["x"] * 8]), "numbers"),
     ],
 )
-def test_rejects_unusable_features_in_one_line(kind, features, message):
+def test_rejects_unusable_features_with_a_one_line_error(kind, features, message):
     for call in (trained(kind).predict, trained(kind).predict_proba, trained(kind).decision_function):
         with pytest.raises(DataError, match=message) as caught:
             call(features)

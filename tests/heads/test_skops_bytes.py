@@ -184,7 +184,7 @@ def test_unpacking_changed_bytes_succeeds_or_raises_only_featstore_errors(heads,
             unpack(bytes(payload[:end]), [], "a.head")
 
 
-def test_deeply_nested_classifier_description_is_refused_in_one_line(heads):
+def test_deeply_nested_classifier_description_is_refused_with_a_one_line_error(heads):
     data = changed(heads[0][LDA].model.payload.tobytes(), nest_deeply)
     with pytest.raises(FeatstoreError) as caught:
         unpack(data, [], "a.head")

@@ -60,13 +60,13 @@ def test_blocks_and_arrays_train_the_same_head():
         (["a", "a", "b", "b", float("nan"), "b"], "1 row.s. have no label"),
     ],
 )
-def test_train_rejects_unusable_labels_in_one_line(kind, labels, message):
+def test_train_rejects_unusable_labels_with_a_one_line_error(kind, labels, message):
     with pytest.raises(UsageError, match=message) as caught:
         train_head(np.eye(6, dtype=np.float32), labels, kind=kind)
     assert "\n" not in str(caught.value)
 
 
-def test_class_of_identical_pictures_counts_as_one_picture():
+def test_class_whose_pictures_are_all_one_group_is_too_small_to_train():
     X, y = blobs(20, 4, 2)
     groups = np.where(y == "class 1", 0, np.arange(20) + 1)
     with pytest.raises(UsageError, match="class 1"):

@@ -162,12 +162,12 @@ def test_refused_addition_does_not_change_the_index() -> None:
     assert index.labels_of([1, 2, 4, 3, -1]) == ["x", None, "y", None, None]
 
 
-def test_index_without_identity_reports_none() -> None:
+def test_index_built_without_a_feature_identity_has_none() -> None:
     index = index_of()
     assert (index.identity, index.fingerprint, index.info()["identity"]) == (None, "", {})
 
 
-def test_staleness_lists_missing_and_removed_rows() -> None:
+def test_staleness_lists_rows_that_the_index_lacks_and_rows_removed_from_the_store() -> None:
     index = index_of(4, about=About(generation=2))
     fresh = index.staleness(2, np.array([0, 3, 6, 9], np.uint64))
     assert fresh.fresh
@@ -287,7 +287,7 @@ def test_purge_of_an_exact_index_deletes_removed_rows_from_the_faiss_file(tmp_pa
     assert len(back) == 59
 
 
-def test_purge_keeps_removed_rows_of_a_graph_and_info_counts_them() -> None:
+def test_purge_of_a_graph_keeps_its_removed_rows_and_info_tells_their_number() -> None:
     index = index_of(kind="hnsw")
     index.remove([0, 3])
     assert (index.purge(), index.info()["removed"]) == (0, 2)

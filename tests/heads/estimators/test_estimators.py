@@ -1,4 +1,4 @@
-"""Contract tests for every head: scikit-learn's own checks and featstore's additional guarantees."""
+"""Tests that every head must pass: scikit-learn's own checks, and tests of what featstore guarantees besides."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_rows_of_one_group_are_in_the_same_fold(head):
     assert honest.max() < 0.65
 
 
-def test_without_groups_copies_in_other_folds_inflate_the_accuracy():
+def test_copies_in_different_folds_inflate_the_accuracy_if_no_groups_are_given():
     random = np.random.default_rng(0)
     X = np.repeat(random.standard_normal((150, 6)), 2, axis=0).astype(np.float32)
     y = np.repeat(random.integers(0, 2, 150), 2)
@@ -126,7 +126,7 @@ def test_heads_work_in_a_pipeline_and_with_text_labels(head):
     ],
     ids=["one class", "nan", "lengths", "no label", "some labels", "NA of pandas", "constant"],
 )
-def test_fit_rejects_unusable_data_in_one_line(head, spoil, message):
+def test_fit_rejects_unusable_data_with_a_one_line_error(head, spoil, message):
     X, y = spoil(*blobs(60, 8, 3))
     if message is None and not isinstance(head, KernelSVMHead):
         # With constant features fitting succeeds, and the head predicts the class frequencies.

@@ -33,7 +33,7 @@ def test_learning_curve_accepts_blocks_and_groups_and_skips_small_subsets():
     assert curve.error_at_double is None
 
 
-def test_learning_curve_rejects_too_few_rows_in_one_line():
+def test_learning_curve_rejects_too_few_rows_with_a_one_line_error():
     X, y = blobs(9, 5, 3)
     with pytest.raises(DataError, match="too few rows"):
         learning_curve(X, y, X, y, fractions=(0.1,))

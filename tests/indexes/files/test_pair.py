@@ -65,7 +65,7 @@ def test_every_flipped_bit_of_an_index_is_detected(tmp_path: Path) -> None:
     assert pair.verify(path) == []
 
 
-def test_every_truncation_of_an_index_is_detected_without_checksums(tmp_path: Path) -> None:
+def test_truncated_index_file_is_refused_even_if_checksums_are_not_checked(tmp_path: Path) -> None:
     path = tmp_path / "x"
     saved(path)
     for name in (path, pair.side_path(path)):
