@@ -53,7 +53,7 @@ def test_efficientnet_lite0_loads_offline() -> None:
     assert copied.weights_digest == backbone.weights_digest
 
 
-def test_renamed_published_weights_are_recognised_and_keep_their_preprocessing(
+def test_published_weights_in_a_renamed_file_are_recognised_and_get_their_preprocessing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)

@@ -36,11 +36,11 @@ from tests.made import write_pictures
 
 
 def prepare(folder: Path, kinds: Sequence[str] = tuple(VERBS)) -> Ground:
-    """Make the user's folder, and an intact store, head, index and files of other programs, for attacks at ``folder``.
+    """Make the files to attack: a user's folder, and an intact store, head, index and files of other programs.
 
-    Stores record absolute paths, so all files are made at ``folder`` and then copied to the returned folder. Only forks
-    run torch: after torch has started threads in this process, forks of it could not use torch. This process only
-    imports the modules that verbs need, so that each fork starts fast.
+    Stores record absolute paths, so all files are made at ``folder``, where each attack will run, and then moved to the
+    returned folder. Only forks run torch: after torch has started threads in this process, forks of it could not use
+    torch. This process only imports the modules that verbs need, so that each fork starts fast.
     """
     ground, master = Ground(folder), Ground(folder.with_name(f"{folder.name}-master"))
     run_in_fork(lambda: _make(ground, kinds))

@@ -1,4 +1,7 @@
-"""Repair restores damaged data or moves the damaged file to another folder, and reports every loss."""
+"""Repair restores damaged data or moves the damaged file to another folder, and reports every loss.
+
+A shard is a file with vectors; the plan is the file that lists the pictures of a store.
+"""
 
 from __future__ import annotations
 
@@ -109,7 +112,7 @@ def test_missing_or_changed_pictures_become_failures_that_can_be_retried(master:
 
 
 @pytest.mark.parametrize("damage", ["header", "sha256", "truncated"])
-def test_unverifiable_shard_is_extracted_again(store: Path, damage: str) -> None:
+def test_pictures_of_a_shard_that_cannot_be_verified_are_extracted_again(store: Path, damage: str) -> None:
     before, file = contents(store), shard(store)
     if damage == "header":
         file.write_bytes(b"\xff" * 64 + file.read_bytes()[64:])

@@ -37,7 +37,7 @@ FIRST = [f"{kind}/{number:02d}.png" for kind in ("cat", "dog") for number in ran
 ADDED = [f"dog/{number:02d}.png" for number in range(20, 30)]
 BATCH, UNIT_ROWS, D = 4, 10, 8
 COUNTED = "torch"
-"""The only engine that runs the hook of ``backbone``, which counts pictures."""
+"""Name of the engine that runs the hook of ``backbone``, which counts pictures; other engines do not run hooks."""
 engine = COUNTED
 _forwarded = mmap.mmap(-1, 8)
 

@@ -1,3 +1,5 @@
+"""Sealed files: HDF5 files of featstore with a header and checksums of all arrays."""
+
 from __future__ import annotations
 
 import json

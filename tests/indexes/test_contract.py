@@ -1,3 +1,5 @@
+"""Choosing an index that keeps a contract: the recall, memory and latency that the user requires."""
+
 from __future__ import annotations
 
 import dataclasses

@@ -53,7 +53,9 @@ def test_filtered_search_equals_brute_force(
 
 @given(KINDS, st.integers(0, 10**6), st.data())
 @settings(deadline=None, max_examples=25)
-def test_ids_and_keys_stay_matched_after_gaps_removals_and_additions(kind: str, seed: int, data: st.DataObject) -> None:
+def test_ids_keep_their_keys_and_vectors_after_removals_and_additions(
+    kind: str, seed: int, data: st.DataObject
+) -> None:
     random = np.random.default_rng(seed)
     vectors = clusters(120, 6, seed)
     ids = np.sort(random.choice(10**6, 120, replace=False)) if seed % 2 else random.permutation(10**6)[:120]

@@ -1,3 +1,5 @@
+"""Whether an index keeps its contract (required recall, memory and latency) after rows were added."""
+
 from __future__ import annotations
 
 from typing import Any

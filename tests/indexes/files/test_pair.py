@@ -1,3 +1,5 @@
+"""A saved index is a pair of files: a FAISS file, and a side file with keys, ids and checksums."""
+
 from __future__ import annotations
 
 import json

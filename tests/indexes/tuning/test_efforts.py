@@ -1,3 +1,5 @@
+"""Tuning the search parameters of an index, such as efSearch or nprobe, to a required recall."""
+
 from __future__ import annotations
 
 from dataclasses import replace
