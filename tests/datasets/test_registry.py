@@ -1,4 +1,4 @@
-"""The registry (list of data sets for download): entries are complete, and fetched pictures get the right labels.
+"""The registry (list of data sets for download): entries are complete, and pictures get their labels and splits.
 
 The archives in these tests have the file names of the published archives, but other content.
 """

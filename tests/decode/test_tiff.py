@@ -1,4 +1,4 @@
-"""Reading regions of large TIFF files: a region equals the crop of the whole picture, if no damage is inside."""
+"""Regions read from large TIFF files equal crops of the whole picture; damage elsewhere in the file has no effect."""
 
 from __future__ import annotations
 
