@@ -1,4 +1,4 @@
-"""Small data made by the real stages: coloured pictures of two classes, a store, heads and an index."""
+"""Data for tests, made as a user makes it: coloured pictures of two classes, a store, heads and an index."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLOURS = {"ant": (190, 70, 60), "bee": (60, 90, 190), "cow": (70, 180, 80)}
 
 
 def write_coloured(folder: Path, names: list[str], seed: int = 0, size: tuple[int, int] = (24, 20)) -> Path:
-    """Write a noisy picture for each name below ``folder``, in the colour of its class (the name of its folder)."""
+    """Write a noisy picture to ``folder``/name for each name; its colour is that of its class (its parent folder)."""
     for number, name in enumerate(names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ def picture(seed: int, size: tuple[int, int] = (24, 20)) -> Image.Image:
 
 
 def write_pictures(folder: Path, names: list[str], seed: int = 0) -> Path:
-    """Write a picture for each name below ``folder``; the extension of the name sets the format."""
+    """Write a picture to ``folder``/name for each name; the extension of the name sets the format."""
     for number, name in enumerate(names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

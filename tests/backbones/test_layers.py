@@ -76,7 +76,7 @@ def test_lists_the_layers_of_a_backbone_without_weights() -> None:
 
 
 @pytest.mark.slow
-def test_one_backbone_of_every_family_lists_feature_map_layers() -> None:
+def test_backbones_of_every_family_have_layers_that_return_feature_maps() -> None:
     largest_first = sorted(list_backbones(), key=lambda info: -info.parameters)
     smallest = {re.sub(r"\d.*", "", info.name): info.name for info in largest_first}
     assert len(smallest) > 18
@@ -131,7 +131,7 @@ def test_unknown_layer_is_reported_before_missing_weights(tmp_path: Path, layer:
         Request(backbone="efficientnet_lite0", weights=weights, layer="_blocks").load(None, tmp_path / "s")
 
 
-def test_taking_a_layer_skips_later_layers_and_keeps_the_network_unchanged() -> None:
+def test_subnetwork_up_to_a_layer_lacks_later_layers_and_the_full_network_is_unchanged() -> None:
     backbone = tiny_backbone()
     before = copy.deepcopy(backbone.module.state_dict())
     taken = take(backbone, "1", "max")
@@ -173,7 +173,7 @@ def test_rejects_unknown_layers_and_unsuitable_pools(layer: str, pool: str | Non
     assert "\n" not in str(error.value)
 
 
-def test_rejects_pooling_of_vectors_and_too_large_feature_maps() -> None:
+def test_rejects_a_pool_for_a_layer_that_returns_vectors_and_rejects_too_large_feature_maps() -> None:
     backbone = tiny_backbone()
     assert take(backbone, "4").dimension == 8
     with pytest.raises(UsageError, match="takes no pool"):

@@ -76,7 +76,7 @@ def test_features_with_another_size_or_pool_equal_those_of_timm(tmp_path: Path) 
         layers.resized(load_backbone("timm/test_vit", str(file)), 7, None)
 
 
-def test_preprocessing_of_a_timm_model_that_squashes_pictures_has_fit_squash() -> None:
+def test_timm_model_that_ignores_the_aspect_ratio_of_pictures_has_the_fit_squash() -> None:
     info = {one.name: one for one in list_backbones("timm/convnext_tiny.in12k_ft_in1k_384")}
     assert info["timm/convnext_tiny.in12k_ft_in1k_384"].input_size == 384
     model = timm_models.find("convnext_tiny.in12k_ft_in1k_384")
@@ -90,7 +90,7 @@ def test_timm_names_ignore_case_and_include_the_tag_of_the_weights() -> None:
     assert backbone.weights_digest != load_backbone("timm/test_vit", "random:4").weights_digest
 
 
-def test_a_hub_without_network_gives_a_one_line_error_with_the_remedy(cache: Path) -> None:
+def test_unreachable_hugging_face_hub_gives_a_one_line_error_with_the_remedy(cache: Path) -> None:
     with pytest.warns(Notice) as notes, pytest.raises(FeatstoreError) as error:
         load_backbone("timm/test_vit")
     assert "downloading the weights r160_in1k of timm/test_vit.r160_in1k from timm/test_vit.r160_in1k" in str(
@@ -133,7 +133,7 @@ def test_rejects_pickled_weights_from_the_hub(monkeypatch: pytest.MonkeyPatch) -
         load_backbone("timm/test_vit")
 
 
-def test_missing_package_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_without_timm_names_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UsageError, match=r"pip install 'image-featstore\[timm\]'"):
         load_backbone("timm/resnet18")
@@ -149,7 +149,9 @@ def test_timm_models_are_listed_by_a_name_pattern() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
-def test_engines_keep_their_drift_bounds_on_timm_models(name: str, tmp_path: Path) -> None:
+def test_difference_of_each_engine_from_plain_torch_is_within_its_bound_on_timm_models(
+    name: str, tmp_path: Path
+) -> None:
     backbone = load_backbone(f"timm/{name}", str(write_weights(name, tmp_path / "theirs.safetensors")))
     side = backbone.preprocessing.crop
     pixels = np.stack([np.asarray(picture(seed, (side, side))) for seed in range(8)])

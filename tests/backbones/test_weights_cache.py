@@ -1,4 +1,4 @@
-"""Downloads from a local server: intact, damaged, missing and already cached files."""
+"""Weights downloaded from a local server: the file is intact, damaged, missing or already in the cache."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_download_with_a_wrong_digest_leaves_no_file(server: str, path: str, dig
     assert left_in_cache() == []
 
 
-def test_refused_connection_error_names_the_alternatives(server: str) -> None:
+def test_error_after_a_refused_connection_names_alternatives_to_the_download(server: str) -> None:
     port = server.rpartition(":")[2]
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as closed:
         free = closed.server_port

@@ -12,8 +12,11 @@ from tests.cli.running import UNTRAINED, run
 pytestmark = pytest.mark.slow
 
 
-def test_index_update_reports_that_growth_broke_the_contract(indexed, tmp_path):
-    """Update two indexes after growth: a default index, and one whose memory limit holds for 11 but not 15 pictures."""
+def test_index_update_reports_that_a_grown_index_exceeds_its_memory_limit(indexed, tmp_path):
+    """Update two indexes after 4 pictures were added to 11: a default index, and one with a memory limit of 30K.
+
+    The limit is enough for 11 pictures and too small for 15.
+    """
     place = shutil.copytree(indexed, tmp_path / "place")
     assert "recall: 1" in run("index", place / "s").stdout
     asked = ("--recall", "0.9", "--at", "3", "--memory", "30K", "--latency", "1s", "--out", place / "c.faiss")

@@ -11,7 +11,7 @@ from featstore.cli import VERBS
 from tests.cli.running import SMALL, loaded_by, run
 
 
-def test_help_is_quick_and_imports_no_large_library():
+def test_help_imports_no_large_library():
     code = "import sys; from featstore.cli import featstore; featstore.main(['--help'], standalone_mode=False); print([m for m in ('torch', 'numpy', 'h5py', 'faiss', 'sklearn', 'pandas') if m in sys.modules])"
     output = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True).stdout
     assert output.splitlines()[-1] == "[]"
@@ -52,7 +52,7 @@ def test_wrong_use_gives_a_one_line_error(place, arguments, words):
 
 
 @pytest.mark.slow
-def test_verbs_without_pictures_load_no_network(place, tmp_path):
+def test_verbs_that_read_no_pictures_load_no_network(place, tmp_path):
     subprocess.run(["cp", "-r", place / "s", tmp_path / "s"], check=True)
     (tmp_path / "t.csv").write_text("key,label\ntrain/ant/1.jpg,queen\n")
     commands = [
@@ -69,6 +69,6 @@ def test_verbs_without_pictures_load_no_network(place, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_closed_output_pipe_ends_without_a_traceback(place):
+def test_command_with_a_closed_output_pipe_ends_without_a_traceback(place):
     command = f"{sys.executable} -m featstore info {place / 's'} --json | true"
     assert subprocess.run(["bash", "-c", command], check=False, stderr=subprocess.PIPE).stderr == b""

@@ -1,4 +1,4 @@
-"""Untrusted text cannot act as a control sequence or a formula in a terminal, a spreadsheet or a log."""
+"""Text from files of others (names, labels) cannot act as a control sequence or formula in what commands print."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def spoken(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 
 
 def _attacked(value: object, name: str = "") -> object:
-    """Return ``value`` (JSON) with ATTACK appended to every text whose content is not restricted."""
+    """Return ``value`` (JSON) with ATTACK appended to every text, except texts that must be one of a few values."""
     if isinstance(value, dict):
         return {name: _attacked(inner, name) for name, inner in value.items()}
     if isinstance(value, list):
@@ -115,7 +115,7 @@ def test_commands_print_no_control_characters_from_names(
         json.loads(out)
 
 
-def test_only_the_module_output_prints() -> None:
+def test_no_module_of_the_command_line_except_output_prints_text() -> None:
     for file in Path(cli.__file__).parent.glob("*.py"):
         if file.name == "output.py":
             continue

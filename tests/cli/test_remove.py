@@ -25,7 +25,7 @@ def run(*arguments: object) -> str:
     return result.output
 
 
-def test_removes_by_key_file_and_condition(store: Path, tmp_path: Path):
+def test_remove_accepts_keys_a_file_of_keys_and_a_condition_together(store: Path, tmp_path: Path):
     (tmp_path / "list").write_text("a/1\n")
     arguments = (store, "a/0", "--from", tmp_path / "list", "--where", "key == 'b/2'")
     told = run(*arguments, "--dry-run")
@@ -44,6 +44,8 @@ def test_removes_by_key_file_and_condition(store: Path, tmp_path: Path):
         (("--restore", "--where", "label == 'a'"), "and no --where"),
     ],
 )
-def test_rejects_requests_without_keys_or_condition(store: Path, arguments: tuple[str, ...], words: str):
+def test_remove_without_pictures_and_restore_with_a_condition_are_usage_errors(
+    store: Path, arguments: tuple[str, ...], words: str
+):
     result = CliRunner().invoke(featstore, ["remove", str(store), *arguments])
     assert (result.exit_code, words in result.output) == (2, True), result.output

@@ -10,7 +10,7 @@ from tests.cli.running import run, run_json
 
 
 @pytest.mark.slow
-def test_a_flipped_bit_is_corrected_and_the_damaged_file_kept(place, tmp_path):
+def test_repair_corrects_a_flipped_bit_and_keeps_a_copy_of_the_damaged_file(place, tmp_path):
     store = shutil.copytree(place / "s", tmp_path / "s")
     assert run("repair", store).stdout == f"{store}: nothing is damaged\n"
     (shard,) = (store / "shards").iterdir()

@@ -1,4 +1,4 @@
-"""``featstore sample`` with a registry that points to a server on this machine."""
+"""Tests of the command ``featstore sample``, with a list of data sets that are on a local server."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def test_search_combines_keys_classes_and_filters(indexed, tmp_path):
     assert "those 2 of the 11 pictures where key glob '*/00.png', of" in page.text
 
 
-def test_page_notes_that_its_pictures_are_missing(indexed, tmp_path):
+def test_search_page_has_a_note_that_pictures_are_missing(indexed, tmp_path):
     asked = ("search", indexed / "s.faiss", "--key", "bee/03.png", "--k", "2", "--html", tmp_path / "page.html")
     (tmp_path / "empty").mkdir()
     note = f"3 pictures of this page are not below {tmp_path / 'empty'}: --root says where they are now"

@@ -109,7 +109,7 @@ def test_a_broken_download_leaves_no_folder_and_is_resumed_by_the_next_call(serv
     assert not (tmp_path / "pets.featstore-partial").exists()
 
 
-def test_interrupted_unpacking_starts_from_the_beginning(server: Server, tmp_path: Path) -> None:
+def test_interrupted_unpacking_is_restarted_from_the_beginning(server: Server, tmp_path: Path) -> None:
     left = tmp_path / "pets.featstore-partial" / "unpacked" / "train" / "cat"
     left.mkdir(parents=True)
     (left / "1.jpg").write_bytes(b"half")
@@ -119,7 +119,9 @@ def test_interrupted_unpacking_starts_from_the_beginning(server: Server, tmp_pat
     assert (tmp_path / "pets/train/cat/1.jpg").read_bytes() == b"1" * 100
 
 
-def test_archive_copied_into_the_partial_folder_is_not_downloaded(server: Server, tmp_path: Path) -> None:
+def test_archive_that_the_user_put_into_the_folder_of_partial_downloads_is_not_downloaded(
+    server: Server, tmp_path: Path
+) -> None:
     dataset = split_dataset(server)
     work = tmp_path / "pets.featstore-partial"
     work.mkdir()
@@ -130,7 +132,7 @@ def test_archive_copied_into_the_partial_folder_is_not_downloaded(server: Server
     assert len(content(tmp_path / "pets")) == 4
 
 
-def test_foreign_files_in_the_partial_folder_are_kept(server: Server, tmp_path: Path) -> None:
+def test_foreign_files_in_the_folder_of_partial_downloads_are_kept(server: Server, tmp_path: Path) -> None:
     work = tmp_path / "pets.featstore-partial"
     work.mkdir()
     (work / "mine.txt").write_text("mine")

@@ -1,4 +1,7 @@
-"""The registry of data sets: its entries, and labels and splits of unpacked archives with the published names."""
+"""The registry (list of data sets for download): entries are complete, and pictures get their labels and splits.
+
+The archives in these tests have the file names of the published archives, but other content.
+"""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def refusal(folder: Path, ending: str, content: bytes) -> str:
 
 
 @both
-def test_unpacks_the_files_of_one_folder(tmp_path: Path, ending: str) -> None:
+def test_unpacks_only_the_files_of_the_requested_folder(tmp_path: Path, ending: str) -> None:
     members = {"in/a/1.jpg": PICTURE, "in/2.jpg": b"", "other/3.jpg": b"3", "in": b"", "readme[1].txt": b"x"}
     assert unpacked(tmp_path, ending, MAKERS[ending](members)) == {"out/a/1.jpg": PICTURE, "out/2.jpg": b""}
 

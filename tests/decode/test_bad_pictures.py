@@ -128,13 +128,13 @@ def test_png_without_pixel_data_is_reported_as_corrupt() -> None:
     assert outcome(png(100, 100)) == "corrupt"
 
 
-def test_compressed_text_bomb_uses_little_memory() -> None:
+def test_png_with_a_compressed_text_bomb_is_decoded_with_little_memory() -> None:
     bomb = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50_000_000)))
     data = png(8, 8, bomb, chunk(b"IDAT", zlib.compress(bytes(9 * 8))))
     assert outcome(data) in ("pixels", "corrupt")
 
 
-def test_missing_palette_gives_pixels_or_a_failure() -> None:
+def test_png_without_its_palette_gives_pixels_or_a_decode_failure() -> None:
     image = Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4)).convert("P")
     data = encode(image)
     start = data.index(b"PLTE") - 4

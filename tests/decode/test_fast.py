@@ -33,7 +33,7 @@ def levels_apart(data: bytes, preprocessing: Preprocessing) -> int:
     interpolation=st.sampled_from(["bilinear", "bicubic", "lanczos"]),
     options=st.sampled_from([{}, {"progressive": True}, {"subsampling": 0}, {"quality": 40}]),
 )
-def test_fast_decoder_differs_from_pillow_by_at_most_one_level_or_two_with_bicubic(
+def test_pixel_values_of_the_fast_decoder_are_within_1_of_pillow_and_within_2_for_bicubic(
     seed: int, width: int, height: int, crop: int, more: int, interpolation: str, options: dict[str, int]
 ) -> None:
     data = encode(photograph(seed, width, height), "JPEG", **options)
@@ -43,7 +43,7 @@ def test_fast_decoder_differs_from_pillow_by_at_most_one_level_or_two_with_bicub
 
 @pytest.mark.parametrize("fit", ["squash", "pad"])
 @pytest.mark.parametrize(("interpolation", "allowed"), [("bilinear", 1), ("bicubic", 2), ("lanczos", 0)])
-def test_fast_decoder_with_squash_or_pad_differs_by_at_most_two_levels(
+def test_pixel_values_of_the_fast_decoder_with_squash_or_pad_are_within_2_of_pillow(
     fit: str, interpolation: str, allowed: int
 ) -> None:
     how = Preprocessing(61, 61, interpolation, fit=fit)
@@ -66,7 +66,7 @@ def test_fast_decoder_reads_formats_other_than_jpeg_like_the_reference(kind: str
     assert levels_apart(encode(image, "JPEG" if kind == "CMYK" else kind), Preprocessing(64, 56)) <= 1
 
 
-def test_fast_decoder_leaves_thin_pictures_and_lanczos_to_the_reference() -> None:
+def test_fast_decoder_calls_the_reference_decoder_for_thin_pictures_and_lanczos() -> None:
     thin = encode(photograph(2, 60, 40).resize((1, 5000)))
     assert levels_apart(thin, Preprocessing(64, 56)) == 0
     assert levels_apart(encode(photograph(2, 60, 40)), Preprocessing(64, 56, "lanczos")) == 0

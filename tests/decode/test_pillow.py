@@ -102,7 +102,7 @@ def test_jpeg_pixels_equal_torchvision(width: int, height: int) -> None:
     np.testing.assert_array_equal(decode(data, preprocessing), torchvision_pixels(image, preprocessing))
 
 
-def test_cropping_before_resizing_changes_pixels_by_at_most_one_level(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cropping_before_resizing_changes_pixel_values_by_at_most_1(monkeypatch: pytest.MonkeyPatch) -> None:
     data, preprocessing = encode(photograph(2, 700, 30)), Preprocessing(64, 56)
     exact = decode(data, preprocessing).astype(int)
     monkeypatch.setattr(module, "LARGEST_RESIZED", 1)
@@ -209,7 +209,7 @@ def test_alpha_is_composited_over_white() -> None:
     assert np.abs(result[2] - [127, 177, 227]).max() <= 1
 
 
-def test_opaque_alpha_changes_nothing() -> None:
+def test_opaque_alpha_channel_does_not_change_the_colours() -> None:
     image = photograph(3, 50, 40)
     with_alpha = image.convert("RGBA")
     np.testing.assert_array_equal(pixels(load_rgb(encode(with_alpha))), pixels(image))

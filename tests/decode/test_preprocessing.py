@@ -54,7 +54,7 @@ def test_rejects_invalid_preprocessing_with_a_one_line_error(change: dict[str, A
     assert "\n" not in str(error.value)
 
 
-def test_with_geometry_scales_resize_and_crop_together() -> None:
+def test_changing_the_crop_size_scales_the_resize_size_too() -> None:
     how = Preprocessing(232, 224, "bicubic")
     assert how.with_geometry(None, None) == how.with_geometry(224, "crop") == how
     assert how.with_geometry(384, None) == Preprocessing(398, 384, "bicubic")

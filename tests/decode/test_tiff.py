@@ -1,4 +1,4 @@
-"""Reading regions of large TIFF files: equal to the whole picture; damage affects only regions that contain it."""
+"""Regions read from large TIFF files equal crops of the whole picture; damage elsewhere in the file has no effect."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write(path: Path, pixels: np.ndarray, **options: object) -> bytes:
 
 def pixels(samples: int, dtype: str = "uint8") -> np.ndarray:
     shape = (SIZE[1], SIZE[0]) if samples == 1 else (SIZE[1], SIZE[0], samples)
-    # Runs of equal values, so that the compression has an effect.
+    # Every row is repeated five times, so that the compression has an effect.
     return np.repeat(RANDOM.integers(0, np.iinfo(dtype).max, shape, dtype), 5, axis=0)[: SIZE[1]]
 
 
@@ -64,7 +64,7 @@ def test_tiff_regions_are_exact_for_every_compression(tmp_path, compression):
         np.testing.assert_array_equal(np.asarray(parts.crop(box)), np.asarray(load_rgb(data).crop(box)))
 
 
-def test_transparency_is_composited_over_white(tmp_path):
+def test_transparent_pixels_of_tiff_regions_are_composited_over_white(tmp_path):
     data = write(tmp_path / "a.tif", pixels(4), photometric="rgb", extrasamples=["unassalpha"], tile=(16, 16))
     parts = open_parts(io.BytesIO(data), 1 << 20)
     np.testing.assert_array_equal(np.asarray(parts.crop(BOXES[2])), np.asarray(load_rgb(data).crop(BOXES[2])))

@@ -13,7 +13,7 @@ from featstore.store.origin import origin_of_store
 from tests.made import tiny_backbone
 
 
-def test_embedded_vectors_equal_the_store_for_any_chunk_size(chain, monkeypatch):
+def test_embedded_vectors_equal_those_in_the_store_for_any_chunk_size(chain, monkeypatch):
     monkeypatch.setattr(embedding, "CHUNK", 7)
     store = FeatureStore.open(chain.store)
     embedder = open_embedder(origin_of_store(store), "x", backbone=tiny_backbone())

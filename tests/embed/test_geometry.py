@@ -1,4 +1,7 @@
-"""The options size, fit, layer and pool: their validation, and how the identity of features records them."""
+"""The options size, fit, layer and pool are checked, and recorded in the identity of features.
+
+The identity is the record of how features were computed: network, weights, preprocessing and these options.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ def test_pool_without_a_layer_is_refused():
         Geometry(pool="avg").apply(tiny_backbone())
 
 
-def test_default_geometry_adds_no_fields_to_the_identity():
+def test_geometry_options_with_default_values_add_no_fields_to_the_identity():
     plain = identity_with()
     assert identity_with(size=16, fit="crop") == plain
     assert not {"pool", "shape"} & set(plain.to_dict())

@@ -1,3 +1,5 @@
+"""Drift (difference of features from plain torch) is measured, recorded, and limited during an extraction."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -30,7 +32,7 @@ def test_long_extraction_records_the_drift_of_its_engine(folder, tmp_path):
     extract(folder, tmp_path / "s", backbone=tiny_backbone(), engine="openvino", unit_rows=7)
     recorded = drifts(tmp_path / "s")
     assert len(recorded) == 4
-    # The drift is measured once per extraction, on the first unit, which has 7 pictures.
+    # The drift is measured once per extraction, on the first unit (pictures that are written together), here 7.
     assert all(one == recorded[0] for one in recorded)
     assert recorded[0]["pictures"] == 7
     assert 0 < recorded[0]["greatest_difference"] < 1e-3
@@ -53,7 +55,7 @@ def test_recorded_drift_matches_the_vectors(folder, tmp_path):
     assert drifts(tmp_path / "plain") == [None]
 
 
-def test_short_extractions_and_unreadable_pictures_record_no_drift(folder, tmp_path, monkeypatch):
+def test_extractions_of_few_readable_pictures_record_no_drift(folder, tmp_path, monkeypatch):
     for name in NAMES[1:]:
         (folder / name).write_bytes(b"no picture")
     report = extract(folder, tmp_path / "s", backbone=tiny_backbone(), engine="openvino")

@@ -228,7 +228,7 @@ def test_unreadable_pictures_raise_an_error_by_default(embedder, with_bad_ones):
         ({"a.png": 1}, "in an order"),
     ],
 )
-def test_rejects_iterators_single_pictures_and_mappings(embedder, given, words):
+def test_transform_rejects_an_iterator_a_single_picture_and_a_mapping(embedder, given, words):
     with pytest.raises(UsageError, match=words):
         embedder.fit_transform(given)
 

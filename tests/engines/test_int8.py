@@ -35,7 +35,7 @@ def pictures() -> NDArray[np.uint8]:
 
 
 @pytest.mark.slow
-def test_int8_features_are_close_to_fp32_and_have_the_class_int8_s16(
+def test_int8_features_are_close_to_fp32_and_have_the_precision_class_int8_s16(
     engine: Engine, backbone: Backbone, pictures: NDArray[np.uint8]
 ) -> None:
     features, exact = engine(pictures), open_engine(backbone, engine="openvino", device="cpu")(pictures)
@@ -72,7 +72,7 @@ def test_int8_engine_built_twice_gives_equal_features() -> None:
         ({"precision": "int8-s16"}, "asked for"),
     ],
 )
-def test_int8_is_refused_without_the_engine_openvino_int8(
+def test_engine_openvino_int8_and_precision_int8_are_accepted_only_together(
     options: dict[str, str], words: str, backbone: Backbone
 ) -> None:
     with pytest.raises(UsageError, match=words):
@@ -80,7 +80,10 @@ def test_int8_is_refused_without_the_engine_openvino_int8(
 
 
 class Ends(nn.Module):
-    """Two convolutions with equal weight magnitudes; ``signs``: weights of the first, by output channel and colour."""
+    """Two convolutions whose weights are all 1 or -1.
+
+    ``signs``: the weights of the first convolution, for each output channel and colour.
+    """
 
     def __init__(self, signs: list[list[float]]) -> None:
         super().__init__()

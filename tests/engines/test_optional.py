@@ -32,7 +32,7 @@ def test_auto_uses_another_engine_if_openvino_cannot_be_imported(monkeypatch, er
         open_engine(tiny_backbone(), engine="openvino", device="cpu")
 
 
-def test_missing_openvino_gives_no_warning(monkeypatch):
+def test_checking_for_a_missing_openvino_gives_no_warning(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "openvino"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "openvino", None)

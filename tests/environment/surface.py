@@ -48,7 +48,8 @@ def verbs(place: Path, every: bool) -> None:
         ("repair", store),
         ("compact", store),
         ("remove", store, "train/ant/01.png"),
-        # Purge the imported store: purging a.store would exit with 1, because pages show its pictures.
+        # Purge (erase all data of) a picture of the imported store. For a.store, the exit code would be 1, because HTML
+        # pages show its pictures.
         ("remove", place / "imported.store", "train/ant/01.png", "--purge"),
         # With --size, bench does not measure other programs such as torchvision.
         ("bench", pictures, "--backbone", BACKBONE, "--size", "64", *fast),

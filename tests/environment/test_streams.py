@@ -154,7 +154,7 @@ def test_repeated_library_warning_is_printed_once_with_its_count(place, tmp_path
         assert said[0].endswith("(3 times)")
 
 
-def test_transform_in_a_forked_child_advises_spawn(place):
+def test_error_of_transform_in_a_forked_child_advises_the_start_method_spawn(place):
     code = (
         "import multiprocessing, os, sys, featstore\n"
         "E = featstore.ImageEmbedder('efficientnet_lite0', engine='torch')\n"
@@ -178,7 +178,7 @@ def test_transform_in_a_forked_child_advises_spawn(place):
     assert done.stdout.decode().splitlines() == ["True", "True", "(1, 1280)"], done.stderr
 
 
-def test_exit_code_does_not_depend_on_a_writable_standard_error(place, tmp_path):
+def test_exit_code_is_the_same_if_standard_error_cannot_be_written(place, tmp_path):
     for words in ("info nowhere", "info", "bogus"):
         assert sh(f"$F {words} 2>/dev/full", tmp_path).returncode == 2
     assert sh(f"$F failures {place}/a.store 2>/dev/full", tmp_path).returncode == 0

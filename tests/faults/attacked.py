@@ -1,4 +1,7 @@
-"""The commands that the tests run on each kind of forged file, and the commands that make the files to forge."""
+"""The commands that the tests run on each kind of forged file, and the commands that make the files to forge.
+
+A forged file is a file that an attacker changed, with valid checksums.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """Run every verb on forged stores, heads, indexes and files of other programs, and report harm.
 
+A forged file is a file that an attacker changed, with valid checksums.
+
 Each verb runs in a fork of this process, on a copy of the forged files. inotify watches a folder of the user's own
 files, which no verb may change.
 """
@@ -34,11 +36,11 @@ from tests.made import write_pictures
 
 
 def prepare(folder: Path, kinds: Sequence[str] = tuple(VERBS)) -> Ground:
-    """Make the user's folder, and an intact store, head, index and files of other programs, for attacks at ``folder``.
+    """Make the files to attack: a user's folder, and an intact store, head, index and files of other programs.
 
-    Stores record absolute paths, so all files are made at ``folder`` and then copied to the returned folder. Only forks
-    run torch: after torch has started threads in this process, forks of it could not use torch. This process only
-    imports the modules that verbs need, so that each fork starts fast.
+    Stores record absolute paths, so all files are made at ``folder``, where each attack will run, and then moved to the
+    returned folder. Only forks run torch: after torch has started threads in this process, forks of it could not use
+    torch. This process only imports the modules that verbs need, so that each fork starts fast.
     """
     ground, master = Ground(folder), Ground(folder.with_name(f"{folder.name}-master"))
     run_in_fork(lambda: _make(ground, kinds))
@@ -174,6 +176,6 @@ def attack(
 
 
 def _is_named(name: str, changes: str) -> bool:
-    """Return whether ``name`` is a file in ``changes``, the files that a command may change, or a temporary or side
-    file of these."""
+    """Return whether a command may change the file ``name``: ``changes`` names the files that the command may change;
+    their temporary files and side files are allowed too."""
     return any(name.removeprefix(".").startswith(one) for one in changes.split())

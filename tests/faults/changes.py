@@ -64,8 +64,8 @@ class Changes:
         return bytes(data)
 
     def _npy(self, data: bytes, home: Path) -> bytes:
-        """Return the .npy file ``data`` with another header; with dtype object, the data is a pickle that writes to a
-        file."""
+        """Return the .npy file ``data`` with a random header. If its dtype is object, the array data is a pickle that
+        writes to a file of the user."""
         end = 10 + struct.unpack_from("<H", data, 8)[0]
         kind, shape = (
             self.draw.choice(("<f4", "|O", "<f8", "<M8[s]", "|V16", "[('a', '<f4')]", "<c8")),
@@ -82,8 +82,8 @@ class Changes:
         return data[:8] + struct.pack("<H", len(header) + 1) + header + b"\n" + body
 
     def _seal(self, path: Path) -> str:
-        """Rewrite a sealed file with one array, the "meta", the summary or the kind changed; return which was
-        changed."""
+        """Change one part of a sealed file: an array, the "meta", the summary or the kind of file; return the name of
+        the changed part."""
         file = sealed.SealedFile(path)
         arrays = {name: file[name].copy() for name in file.names if name != "meta"}
         kind, meta, summary, told = file.header["kind"], file.meta, file.summary, "meta"

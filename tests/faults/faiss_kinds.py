@@ -1,5 +1,5 @@
-"""FAISS indexes of every kind that the installed FAISS can write, also nested in other indexes, to make hostile
-files."""
+"""Make FAISS files to attack featstore with: an index of every kind that FAISS can write, alone or nested in another
+index."""
 
 from __future__ import annotations
 
@@ -120,7 +120,8 @@ Each function takes the number of rows and the inner index, and returns the oute
 
 @cache
 def _around(place: str, rows: int) -> tuple[bytes, bytes]:
-    """Return the bytes of a FAISS file before and after an index of ``rows`` rows that is nested at ``place``."""
+    """Return the bytes of a FAISS file that precede, and that follow, an index of ``rows`` rows nested at
+    ``place``."""
     stand_in = _flat(rows)
     inner = PLACES[place](rows, stand_in)
     outer = faiss.IndexIDMap(faiss.IndexFlatL2(DIMENSION))

@@ -272,7 +272,10 @@ class RecordsForger(Changes):
         return " ".join(told)
 
     def forge_identity(self, to: Ground) -> str:
-        """Change the identity or the name of the weights equally in the store, its shards, a head and an index."""
+        """Change the identity (how features were computed) or the name of the weights.
+
+        The store, its shards, a head and an index all get the same new value.
+        """
         manifest = atomic.read_json(to.theirs / "store/featstore.json")
         identity, weights = dict(manifest["identity"]), manifest["weights_name"]
         kind = self.draw.choice(("backbone", "weights", "preprocessing", "layer", "pool", "requires", "any"))

@@ -61,7 +61,7 @@ def words(folder: Path) -> list[bytes]:
 
 
 def found(folder: Path, gone: list[bytes]) -> list[str]:
-    """Return a line for each file below ``folder`` and byte sequence of ``gone`` that the file contains."""
+    """Search the files below ``folder`` for the byte sequences ``gone``; return a line for each sequence in a file."""
     files = [file for file in folder.rglob("*") if file.is_file()]
     return [f"{file.relative_to(folder)}: {word!r}" for file in files for word in gone if word in file.read_bytes()]
 

@@ -147,7 +147,7 @@ def run_verb(ground: Ground, arguments: list[str], cache: Path) -> list[str]:
 
 
 def call_in_fork(function: str, arguments: Mapping[str, Any], *, seconds: float, memory: int) -> Any:
-    """Do what sandbox.call does, in a fork instead of a fresh interpreter, which takes a second to start."""
+    """Replacement of ``sandbox.call`` that forks this process instead of starting a new interpreter, which takes 1 s."""
     request = {"function": function, "arguments": dict(arguments), "seconds": seconds, "memory": memory}
     asking, answering = os.pipe(), os.pipe()
     child = os.fork()

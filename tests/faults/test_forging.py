@@ -27,7 +27,7 @@ def test_verbs_do_no_harm_on_forged_files() -> None:
     assert done.stdout.rstrip().endswith(", 0 did harm")
 
 
-def test_watch_detects_writes_outside_the_store(tmp_path: Path) -> None:
+def test_watching_the_users_folder_detects_writes_outside_the_store(tmp_path: Path) -> None:
     home = tmp_path / "home"
     (home / "deep").mkdir(parents=True)
     (home / "deep" / "letter").write_bytes(b"mine")
@@ -40,7 +40,7 @@ def test_watch_detects_writes_outside_the_store(tmp_path: Path) -> None:
         assert home / "new" in events()
 
 
-def test_states_detect_a_change_through_a_hard_link(tmp_path: Path) -> None:
+def test_comparing_file_states_detects_a_change_through_a_hard_link(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home/letter").write_bytes(b"mine")
     os.link(tmp_path / "home/letter", tmp_path / "shard")

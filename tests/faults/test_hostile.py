@@ -128,7 +128,9 @@ def hdf5_with(path: Path, kind: str, secret: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["external link", "external storage", "virtual dataset"])
 @pytest.mark.parametrize("with_header", [False, True])
-def test_hdf5_external_data_is_not_followed(master: Path, tmp_path: Path, kind: str, with_header: bool) -> None:
+def test_hdf5_file_that_refers_to_data_in_another_file_is_refused(
+    master: Path, tmp_path: Path, kind: str, with_header: bool
+) -> None:
     store = tmp_path / "store"
     shutil.copytree(master / "store", store)
     shard = next((store / "shards").glob("*.h5"))
@@ -148,7 +150,7 @@ def test_hdf5_external_data_is_not_followed(master: Path, tmp_path: Path, kind: 
     assert verify(store).problems
 
 
-def test_archive_yields_only_regular_files_inside_the_archive(tmp_path: Path) -> None:
+def test_extract_reads_only_regular_files_inside_an_archive(tmp_path: Path) -> None:
     secret = tmp_path / "secret.png"
     picture(9).save(secret)
     outside, archive = tmp_path / "outside.png", tmp_path / "a.tar"
@@ -224,7 +226,7 @@ def test_store_keys_cannot_name_files_outside_the_root(tmp_path: Path) -> None:
     assert len(Plan(store, 0)) == 3
 
 
-def test_faiss_file_is_checked_once_in_a_child_process(
+def test_faiss_file_is_checked_in_a_child_process_only_the_first_time(
     master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", os.fspath(tmp_path / "cache"))
@@ -251,7 +253,7 @@ def test_deeply_nested_json_is_refused(tmp_path: Path, depth: int) -> None:
     value: Any = []
     for _ in range(min(depth, 300)):
         value = [value]
-    # Python writes 300 levels, here with the right checksum, and no 2000.
+    # The JSON of Python cannot write 2000 levels. For 300 levels the file has a valid checksum.
     atomic.write_json(manifest, {"identity": value})
     if depth > 300:
         manifest.write_text("[" * depth)

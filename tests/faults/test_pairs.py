@@ -1,4 +1,4 @@
-"""Two writing verbs at the same time: the result is as in sequence, or one verb is refused.
+"""Two verbs that write at the same time: the result is that of one after the other, or one verb is refused.
 
 The message of the refusal names the process that is writing.
 """
@@ -79,7 +79,7 @@ TOLD = re.compile(r"is being (compacted|written) by process \d+ on \S+|process \
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return one path at which all pairs are tested, because a store records the path of its pictures."""
+    """Return the path at which all pairs of verbs are tested; a store records the absolute path of its pictures."""
     return tmp_path_factory.mktemp("pairs") / "folder"
 
 

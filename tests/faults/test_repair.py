@@ -1,4 +1,7 @@
-"""Repair: damaged data is restored or set aside, and every loss is reported."""
+"""Repair restores damaged data or moves the damaged file to another folder, and reports every loss.
+
+A shard is a file with vectors; the plan is the file that lists the pictures of a store.
+"""
 
 from __future__ import annotations
 
@@ -109,7 +112,7 @@ def test_missing_or_changed_pictures_become_failures_that_can_be_retried(master:
 
 
 @pytest.mark.parametrize("damage", ["header", "sha256", "truncated"])
-def test_unverifiable_shard_is_extracted_again(store: Path, damage: str) -> None:
+def test_pictures_of_a_shard_that_cannot_be_verified_are_extracted_again(store: Path, damage: str) -> None:
     before, file = contents(store), shard(store)
     if damage == "header":
         file.write_bytes(b"\xff" * 64 + file.read_bytes()[64:])
@@ -124,7 +127,7 @@ def test_unverifiable_shard_is_extracted_again(store: Path, damage: str) -> None
     assert not verify(store).problems
 
 
-def test_pictures_of_a_damaged_shard_become_failures_with_set_aside(store: Path, tmp_path: Path) -> None:
+def test_option_set_aside_turns_pictures_of_a_damaged_shard_into_failures(store: Path, tmp_path: Path) -> None:
     shard(store).write_bytes(b"gone")
     report = repair(store, set_aside=True)
     assert report.failed == 6
@@ -135,7 +138,7 @@ def test_pictures_of_a_damaged_shard_become_failures_with_set_aside(store: Path,
 
 
 @pytest.mark.parametrize("array", ["keys/bytes", "view", "row_xxh3", "meta"])
-def test_shard_data_repeated_in_the_plan_is_restored_without_pictures(store: Path, array: str) -> None:
+def test_shard_arrays_that_the_plan_file_repeats_are_restored_without_reading_pictures(store: Path, array: str) -> None:
     before = contents(store)
     overwrite(shard(store), array)
     report = repair(store, set_aside=True)
@@ -178,7 +181,7 @@ def copy_with(store: Path, plan: Path, array: str) -> Path:
     return store
 
 
-def test_unrepairable_plan_is_reported_and_unchanged(store: Path) -> None:
+def test_plan_that_cannot_be_rebuilt_is_reported_and_no_file_changes(store: Path) -> None:
     plan = next((store / "plan").rglob("*.h5"))
     plan.write_bytes(plan.read_bytes()[:-200])
     before = {file: file.read_bytes() for file in store.rglob("*") if file.is_file()}
@@ -215,7 +218,7 @@ def test_repair_rejects_another_backbone_and_a_concurrent_writer(store: Path) ->
         repair(store, backbone=tiny_backbone(seed=1))
     with Claims(store) as claims:
         claims.join()
-        # This process holds the claim and is alive, so repair sees it as another writer.
+        # This process has registered as a writer of the store, so repair must refuse to write too.
         with pytest.raises(FeatstoreError, match="is being written by"):
             repair(store)
     assert len(verify(store).problems) == 1

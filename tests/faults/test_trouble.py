@@ -55,5 +55,5 @@ def test_clock_changes_and_single_read_errors_do_not_end_a_run(cases: list[dict[
     assert named(cases, "one read")[0]["line"] == [{"io-error": 1, "not-a-picture": 1}, {"not-a-picture": 1}, 1]
 
 
-def test_two_concurrent_runs_make_the_same_store_as_one(cases: list[dict[str, object]]) -> None:
+def test_two_concurrent_runs_make_the_same_store_as_one_run(cases: list[dict[str, object]]) -> None:
     assert [case["code"] for case in named(cases, "at once")] == [0, 0]

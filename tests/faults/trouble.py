@@ -167,7 +167,7 @@ def others(folder: Path, plain: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def two_at_once(folder: Path, plain: dict[str, Any], shares: list[tuple[int, int]]) -> dict[str, Any]:
     """Run one extraction for each of ``shares`` at the same time; return how the case ended.
 
-    A share (i, n) is the i-th of n parts of the units of the store.
+    A share (i, n) is the i-th of n parts of the units (groups of pictures that are written together).
     """
     children = []
     for share in shares:
@@ -190,7 +190,7 @@ def two_at_once(folder: Path, plain: dict[str, Any], shares: list[tuple[int, int
 
 
 def run(full: int) -> list[dict[str, Any]]:
-    """Run all cases, including ``full`` full disks."""
+    """Run all cases; a disk becomes full in ``full`` of them. Return one entry per case."""
     with tempfile.TemporaryDirectory(prefix="featstore-trouble-") as name:
         folder = Path(name)
         plain = make(folder)

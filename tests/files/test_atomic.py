@@ -32,7 +32,7 @@ def test_failed_write_keeps_the_old_file_and_removes_the_temporary_file(tmp_path
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_require_place_rejects_unwritable_paths_early(tmp_path):
+def test_require_place_rejects_a_path_whose_folder_is_missing(tmp_path):
     atomic.require_place(tmp_path / "a")
     with pytest.raises(UsageError, match="nowhere; make it first"):
         atomic.require_place(tmp_path / "nowhere" / "a")
@@ -41,7 +41,7 @@ def test_require_place_rejects_unwritable_paths_early(tmp_path):
         atomic.require_place(tmp_path / "file" / "a")
 
 
-def test_disk_errors_name_the_final_path(tmp_path):
+def test_error_of_a_failed_write_names_the_final_path_not_the_temporary_file(tmp_path):
     with pytest.raises(OSError, match="No such file") as raised:
         atomic.write_bytes(tmp_path / "nowhere" / "a", b"")
     assert raised.value.filename == str(tmp_path / "nowhere" / "a")
@@ -110,7 +110,7 @@ def test_second_writer_gets_an_error_that_names_the_owner_of_the_lock(tmp_path: 
 
 
 @pytest.mark.parametrize("locked", [False, True])
-def test_only_writer_waits_until_the_owner_has_written_its_name_to_the_lock(tmp_path: Path, locked: bool) -> None:
+def test_error_of_a_second_writer_waits_until_the_lock_file_names_its_owner(tmp_path: Path, locked: bool) -> None:
     path, lock = tmp_path / "x", tmp_path / ".x.lock"
     handle = os.open(lock, os.O_RDWR | os.O_CREAT)
     if locked:
@@ -129,7 +129,7 @@ def test_only_writer_waits_until_the_owner_has_written_its_name_to_the_lock(tmp_
     os.close(handle)
 
 
-def test_exclusive_write_succeeds_if_the_nfs_server_repeats_link(
+def test_exclusive_write_succeeds_if_the_nfs_server_executes_a_link_call_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link = os.link

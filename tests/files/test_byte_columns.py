@@ -1,3 +1,5 @@
+"""Byte columns: lists of byte strings, stored as one array of bytes and an array of offsets."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -33,7 +35,7 @@ def test_byte_column_encodes_text_as_utf8_with_surrogateescape() -> None:
 
 
 @pytest.mark.parametrize("offsets", [[0, 1], [1, 1, 3], [0, 2, 1], [0, 4, 3], [0, 2, 4]])
-def test_check_rejects_damaged_offsets(offsets: list[int]) -> None:
+def test_check_of_a_byte_column_rejects_damaged_offsets(offsets: list[int]) -> None:
     with pytest.raises(DamagedError):
         ByteColumn(np.zeros(3, np.uint8), np.array(offsets, np.int64)).check(2, "here")
 
@@ -61,6 +63,6 @@ def test_byte_column_take_keeps_the_order_of_unsorted_and_repeated_rows():
     assert list(ByteColumn.of([b"a", b"b", b"c"]).take(np.array([0, 0, 2]))) == [b"a", b"a", b"c"]
 
 
-def test_check_rejects_offsets_beyond_the_blob():
+def test_check_of_a_byte_column_rejects_offsets_beyond_its_bytes():
     with pytest.raises(DamagedError):
         ByteColumn(np.zeros(3, np.uint8), np.array([0, 4], np.uint64))

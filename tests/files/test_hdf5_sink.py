@@ -45,7 +45,7 @@ def test_first_write_error_is_stored_and_raised_by_check(tmp_path, monkeypatch):
         assert caught.value.filename == os.fspath(tmp_path / "a")
 
 
-def test_early_syncs_run_during_writing_and_never_two_at_once(tmp_path, monkeypatch):
+def test_early_syncs_run_during_writing_and_only_one_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(hdf5_sink, "_SETTLED_AT_ONCE", 100)
     real, begun, go = os.fsync, [], threading.Event()
 

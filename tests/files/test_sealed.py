@@ -1,3 +1,5 @@
+"""Sealed files: HDF5 files of featstore with a header and checksums of all arrays."""
+
 from __future__ import annotations
 
 import json
@@ -125,7 +127,7 @@ def forged(path, **changes):
         {"offset": True},
     ],
 )
-def test_forged_directory_neither_allocates_nor_reads_outside_the_file(tmp_path, changes):
+def test_forged_array_description_is_refused_before_its_memory_is_allocated(tmp_path, changes):
     write(tmp_path / "a", x=np.zeros((40, 3), "<f4"))
     forged(tmp_path / "a", **changes)
     tracemalloc.start()

@@ -66,7 +66,7 @@ def test_train_rejects_unusable_labels_with_a_one_line_error(kind, labels, messa
     assert "\n" not in str(caught.value)
 
 
-def test_class_of_identical_pictures_counts_as_one_picture():
+def test_class_whose_pictures_are_all_one_group_is_too_small_to_train():
     X, y = blobs(20, 4, 2)
     groups = np.where(y == "class 1", 0, np.arange(20) + 1)
     with pytest.raises(UsageError, match="class 1"):

@@ -51,7 +51,7 @@ def test_block_source_and_array_give_the_same_rows() -> None:
     np.testing.assert_array_equal(together, rows.astype(np.float32))
 
 
-def test_rejects_a_source_with_missing_rows_or_wrong_width() -> None:
+def test_rejects_a_source_with_too_few_rows_a_one_dimensional_array_and_an_unknown_metric() -> None:
     class Short(Source):
         @property
         def shape(self) -> tuple[int, ...]:

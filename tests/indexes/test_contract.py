@@ -1,3 +1,5 @@
+"""Choosing an index that keeps a contract: the recall, memory and latency that the user requires."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -35,7 +37,7 @@ def made(vectors: np.ndarray, asked: Contract, candidates: list[Candidate], **op
 
 @pytest.mark.slow
 @pytest.mark.parametrize("candidate", [GRAPH, LISTS])
-def test_chosen_index_keeps_the_contract_on_fresh_queries(
+def test_chosen_index_reaches_the_required_recall_on_fresh_queries(
     candidate: Candidate, vectors: np.ndarray, tmp_path: Path
 ) -> None:
     index = made(vectors[:ROWS], Contract(recall=0.9), [candidate])
@@ -60,7 +62,7 @@ def test_chosen_index_keeps_the_contract_on_fresh_queries(
 
 
 @pytest.mark.slow
-def test_trials_table_has_the_outcome_of_every_candidate(vectors: np.ndarray) -> None:
+def test_trials_table_has_the_outcome_of_every_candidate_index(vectors: np.ndarray) -> None:
     hopeless = Candidate("hopeless", "IVF64,PQ6x4fs,Refine(SQfp16)", 10, "nprobe", (1,), (1.0,))
     large = Candidate("large", "HNSW32", 4 * DIMENSION + 300, "efSearch", (10,))
     asked = Contract(recall=0.9, memory=ROWS * 300)
@@ -82,7 +84,7 @@ def test_trials_table_has_the_outcome_of_every_candidate(vectors: np.ndarray) ->
     assert [stage for stage in seen if stage[0].startswith("tried")][-1] == ("tried hnsw", 4, 4)
 
 
-def test_error_names_the_reason_for_every_candidate_if_none_fits() -> None:
+def test_error_if_no_index_is_suitable_names_the_reason_for_each_index() -> None:
     with pytest.raises(UsageError, match=r"no kind of index fits: flat needs some 4,512 bytes where 9 are allowed"):
         made(clusters(4, DIMENSION), Contract(memory=9), [flat(DIMENSION)])
     with pytest.raises(UsageError, match="a query takes"):
@@ -100,7 +102,7 @@ def test_latency_of_exact_search_over_few_rows_is_measured(tmp_path: Path) -> No
     assert "holds: every vector is compared; a query took" in standing(told).text
 
 
-def test_contract_for_few_rows_chooses_exact_search() -> None:
+def test_exact_search_is_chosen_for_few_rows() -> None:
     index = made(clusters(500, DIMENSION), Contract(recall=0.999), [flat(DIMENSION), GRAPH])
     assert index.exact
     assert index.recall == Recall(1.0, 1.0, 1.0, 10, 0, "exact")
@@ -111,7 +113,7 @@ def test_contract_for_few_rows_chooses_exact_search() -> None:
 
 
 @pytest.mark.slow
-def test_candidates_are_tried_on_a_sample_and_the_chosen_index_is_built_on_all_rows(
+def test_candidate_indexes_are_tried_on_a_sample_and_the_chosen_index_is_built_on_all_rows(
     vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(defaults, "CONTRACT_SAMPLE_BYTES", 4 * DIMENSION * 4000)
@@ -141,7 +143,7 @@ def test_exact_search_replaces_an_index_that_misses_the_recall_on_fresh_queries(
 
 
 @pytest.mark.slow
-def test_fastest_search_parameter_confirmed_by_fresh_queries_is_used(
+def test_fastest_search_parameter_that_reaches_the_recall_on_fresh_queries_is_used(
     vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Recall] = []

@@ -53,7 +53,9 @@ def test_filtered_search_equals_brute_force(
 
 @given(KINDS, st.integers(0, 10**6), st.data())
 @settings(deadline=None, max_examples=25)
-def test_ids_and_keys_stay_matched_after_gaps_removals_and_additions(kind: str, seed: int, data: st.DataObject) -> None:
+def test_ids_keep_their_keys_and_vectors_after_removals_and_additions(
+    kind: str, seed: int, data: st.DataObject
+) -> None:
     random = np.random.default_rng(seed)
     vectors = clusters(120, 6, seed)
     ids = np.sort(random.choice(10**6, 120, replace=False)) if seed % 2 else random.permutation(10**6)[:120]
@@ -162,12 +164,12 @@ def test_refused_addition_does_not_change_the_index() -> None:
     assert index.labels_of([1, 2, 4, 3, -1]) == ["x", None, "y", None, None]
 
 
-def test_index_without_identity_reports_none() -> None:
+def test_identity_of_an_index_built_without_one_is_none() -> None:
     index = index_of()
     assert (index.identity, index.fingerprint, index.info()["identity"]) == (None, "", {})
 
 
-def test_staleness_lists_missing_and_removed_rows() -> None:
+def test_staleness_lists_rows_that_the_index_lacks_and_rows_removed_from_the_store() -> None:
     index = index_of(4, about=About(generation=2))
     fresh = index.staleness(2, np.array([0, 3, 6, 9], np.uint64))
     assert fresh.fresh
@@ -287,7 +289,7 @@ def test_purge_of_an_exact_index_deletes_removed_rows_from_the_faiss_file(tmp_pa
     assert len(back) == 59
 
 
-def test_purge_keeps_removed_rows_of_a_graph_and_info_counts_them() -> None:
+def test_purge_of_a_graph_keeps_its_removed_rows_and_info_tells_their_number() -> None:
     index = index_of(kind="hnsw")
     index.remove([0, 3])
     assert (index.purge(), index.info()["removed"]) == (0, 2)

@@ -1,3 +1,5 @@
+"""Whether an index keeps its contract (required recall, memory and latency) after rows were added."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -18,7 +20,7 @@ def info(**changes: Any) -> dict[str, Any]:
     return {**told, "exact": False, **changes}
 
 
-def test_standing_reports_whether_the_contract_of_an_index_holds() -> None:
+def test_standing_reports_whether_an_index_still_meets_its_contract() -> None:
     assert standing(info()).holds
     assert standing(info(contract=None)).holds is None
     assert standing(info(contract={**info()["contract"], "holds": False})).holds is False

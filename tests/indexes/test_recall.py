@@ -50,7 +50,7 @@ def test_recall_interval_covers_the_true_recall(together: float) -> None:
     assert np.mean(widths) < (0.06 if together else 0.022)
 
 
-def test_recall_interval_keeps_its_coverage_if_few_queries_find_no_neighbour() -> None:
+def test_recall_interval_keeps_its_coverage_if_a_small_part_of_queries_finds_nothing() -> None:
     random = np.random.default_rng(6)
     covered = 0
     for _ in range(400):
@@ -69,7 +69,7 @@ def test_recall_interval_has_positive_width_at_full_recall() -> None:
     assert 0.95 < low < 0.97
 
 
-def test_recall_round_trips_through_json_and_rejects_damage() -> None:
+def test_recall_record_round_trips_through_json_and_damaged_json_is_refused() -> None:
     label = Recall(0.95, 0.94, 0.96, 10, 2000, "held-out")
     assert Recall.from_dict(label.to_dict()) == label
     with pytest.raises(DamagedError):
@@ -78,7 +78,7 @@ def test_recall_round_trips_through_json_and_rejects_damage() -> None:
         Recall.from_dict(None)
 
 
-def test_contract_is_not_kept_if_the_recall_interval_is_too_wide() -> None:
+def test_required_recall_is_not_confirmed_if_the_recall_interval_is_too_wide() -> None:
     assert keeps(Recall(0.97, 0.96, 0.979, 10, 500, "held-out"), 0.95)
     assert not keeps(Recall(0.97, 0.955, 0.976, 10, 500, "held-out"), 0.95)
     assert not keeps(Recall(0.97, 0.949, 0.965, 10, 500, "held-out"), 0.95)
@@ -89,7 +89,7 @@ def of_share(share: float, count: int) -> Recall:
     return Recall(share, *wilson_interval(share, count), 1, count, "held-out")
 
 
-def test_tuning_targets_range_from_nearly_always_to_almost_never_confirmed() -> None:
+def test_target_recalls_for_tuning_range_from_almost_certain_to_almost_impossible_to_confirm() -> None:
     """``aims`` returns target recalls, from high to low.
 
     Parameters tuned to a high target nearly always reach the goal on fresh queries too; parameters tuned to the lowest

@@ -37,7 +37,7 @@ def test_index_rows_with_and_without_labels_can_be_joined() -> None:
         ([1, 2], [b"a", b"b"], ["x"], "1 labels"),
     ],
 )
-def test_index_rows_reject_columns_of_different_lengths(
+def test_index_rows_reject_invalid_ids_and_columns_of_different_lengths(
     ids: object, keys: list[bytes], labels: list[str] | None, words: str
 ) -> None:
     with pytest.raises(UsageError, match=words):

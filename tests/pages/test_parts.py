@@ -120,7 +120,7 @@ def test_class_table_lists_the_200_classes_with_the_lowest_f1():
     assert len(class_rows({"classes": rows})) == 200
 
 
-def test_selection_curve_marks_the_chosen_value_of_C():
+def test_plot_of_accuracy_by_C_marks_the_chosen_value():
     table = {"param_C": [0.1, 1.0, 1.0], "mean_accuracy": [0.8, 0.7, 0.9], "std_accuracy": [0.1, 0.1, 0.01]}
     svg = str(selection_curve(table, {"C": 1.0}).svg())
     assert svg.count("dot chosen") == 1
@@ -132,7 +132,7 @@ def test_selection_curve_marks_the_chosen_value_of_C():
     assert selection_curve(alone, {"C": 0.1}) is None
 
 
-def test_selection_plot_has_a_curve_per_gamma_and_marks_the_chosen_value():
+def test_plot_of_accuracy_by_C_has_a_curve_per_gamma_and_marks_the_chosen_values():
     table = {
         "param_gamma": [0.5, 0.5, 2.0, 2.0],
         "param_C": [0.1, 1.0, 0.1, 1.0],
@@ -153,7 +153,7 @@ def test_selection_plot_has_a_curve_per_gamma_and_marks_the_chosen_value():
     assert str(selection_curve(one, {"C": 1.0, "gamma": 2.0}).svg()).count("<circle") == 2
 
 
-def test_selection_curves_have_distinct_colours_and_names():
+def test_precision_recall_curves_have_distinct_colours_and_names():
     codes, names = np.arange(200) % CURVES, [f"class {place}" for place in range(CURVES)]
     drawing = precision_recall(codes, np.random.default_rng(0).dirichlet(np.ones(CURVES), 200), names)
     svg = str(drawing.svg())

@@ -26,7 +26,8 @@ def test_training_page_shows_the_worst_errors_and_the_figures(tmp_path):
     assert "val/ant/y.png" in page.text
     wrong = round((1 - trained.report.accuracy.value) * trained.report.rows)
     assert wrong >= 2
-    # Each error is shown twice: among the worst errors, and in its cell. Cells of correct pictures show up to six.
+    # A picture with a wrong prediction is shown twice: among the worst errors, and in its cell of the confusion
+    # matrix. A cell of right predictions shows at most PICTURES_OF_CELL pictures.
     right = np.diag(trained.report.table.confusion)
     assert len(page.pictures) == 2 * wrong + np.minimum(right, PICTURES_OF_CELL).sum()
     assert {"#cell-0-1", "#cell-1-0"} <= set(page.addresses)
@@ -60,7 +61,7 @@ def test_training_page_shows_the_worst_errors_and_the_figures(tmp_path):
     assert json.loads(written[-1].read_text()) == json.loads(json.dumps(trained.to_dict()))
 
 
-def test_training_page_calls_given_parameters_as_given(hostile, tmp_path):
+def test_training_page_says_that_parameters_were_given_by_the_user(hostile, tmp_path):
     _, store, _, _ = hostile
     trained = train(store, head="rbf-svm", C=1.0, gamma=0.5, folds=3, out=tmp_path / "x.head")
     write_training_page(trained, tmp_path / "page.html")
@@ -90,7 +91,7 @@ def test_training_page_escapes_names(hostile, tmp_path):
     assert "<script>alert(2)<" in page.text
 
 
-def test_training_page_names_the_class_of_another_package(hostile, tmp_path):
+def test_training_page_names_a_classifier_class_of_another_package(hostile, tmp_path):
     pytest.importorskip("skops")
     kind = "sklearn.tree:DecisionTreeClassifier"
     trained = train(hostile[1], head=kind, folds=3, out=tmp_path / "a.head")

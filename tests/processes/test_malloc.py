@@ -18,6 +18,6 @@ def test_keep_memory_makes_malloc_reuse_freed_memory() -> None:
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     if platform.libc_ver()[0] == "glibc":
         assert answer[0] == "True"
-        assert int(answer[1]) < 2000  # It would be 10 x 8192 page faults if malloc returned memory.
+        assert int(answer[1]) < 2000  # If malloc returned memory to the system, there would be 10 x 8192.
     else:
         assert answer[0] == "False"

@@ -148,8 +148,8 @@ class FaissIndex:
 
 
 class Featstore:
-    """The index that featstore chooses for the recall ``goal``; featstore tunes the effort on rows that it holds
-    out."""
+    """The index that featstore chooses for the recall ``goal``; featstore tunes its search parameters on held-out
+    rows."""
 
     effort: int | None = None
 

@@ -1,4 +1,4 @@
-"""Contract tests for every head: scikit-learn's own checks and featstore's additional guarantees."""
+"""Tests that every head must pass: scikit-learn's own checks, and tests of what featstore guarantees besides."""
 
 from __future__ import annotations
 

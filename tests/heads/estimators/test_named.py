@@ -124,5 +124,5 @@ def test_error_raised_inside_a_classifier_is_reported_in_one_line(tmp_path, monk
 
 
 @pytest.mark.parametrize("kind", ["logreg", "a:", ":A", "a b:C", "a.b:c d", "a/b:C", "..:A", "a::B", "a:b.C"])
-def test_is_named_accepts_only_module_colon_class(kind):
+def test_is_named_is_false_for_text_that_is_not_module_colon_class(kind):
     assert not is_named(kind)

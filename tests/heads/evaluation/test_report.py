@@ -94,8 +94,8 @@ def test_bootstrap_interval_has_its_nominal_coverage():
 
 
 @pytest.mark.parametrize(("right", "rows"), [(40, 40), (37, 40), (0, 40)])
-def test_interval_of_a_share_is_close_to_the_clopper_pearson_interval(right, rows):
-    """Balanced accuracy is a simple share here, because only one of the two classes has rows."""
+def test_bootstrap_interval_of_a_proportion_is_close_to_the_clopper_pearson_interval(right, rows):
+    """Balanced accuracy is a simple proportion here, because only one of the two classes has rows."""
     probabilities = np.eye(2)[np.r_[np.zeros(right, int), np.ones(rows - right, int)]]
     found = evaluate([0] * rows, probabilities, [0, 1], replicates=1000).estimates["balanced_accuracy"]
     low = beta.ppf(0.025, right, rows - right + 1) if right else 0
@@ -103,7 +103,7 @@ def test_interval_of_a_share_is_close_to_the_clopper_pearson_interval(right, row
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.012)
 
 
-def test_intervals_have_positive_width_if_all_rows_are_right():
+def test_intervals_have_positive_width_if_all_predictions_are_right():
     codes = np.repeat([0, 1], 20)
     estimates = evaluate(codes, np.eye(2)[codes], [0, 1]).estimates
     for name in ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "average_precision"):

@@ -71,7 +71,7 @@ def test_gradient_equals_finite_differences_and_vanishes_at_the_solution(classes
     assert np.abs(at_best).max() < 1e-4 * np.abs(gradients).max()
 
 
-def test_linear_svm_equals_linear_svc_with_a_barely_penalised_intercept():
+def test_linear_svm_equals_linear_svc_whose_intercept_is_hardly_penalised():
     training, z, codes, _ = made(300, 10, 3)
     solution = grid.solve(training, SQUARED_HINGE, [Problem(0.1, None)], tol=1e-13)[0]
     peer = LinearSVC(C=0.1, dual=False, intercept_scaling=1e3, tol=1e-10, max_iter=100000).fit(z, codes)
@@ -165,7 +165,7 @@ def test_curvature_pairs_rescaled_to_another_C_equal_pairs_computed_with_that_C(
 
 
 @pytest.mark.parametrize("loss", [LOGISTIC, SQUARED_HINGE], ids=lambda loss: loss.name)
-def test_solving_increasing_C_together_saves_evaluations_and_keeps_the_optima(loss):
+def test_solving_all_C_together_needs_fewer_evaluations_than_separately_and_finds_the_same_optima(loss):
     training, _, _, _ = made(600, 30, 2)
     problems = [Problem(C, f) for C in (10.0, 0.01, 0.1, 1.0) for f in (0, 1)]
     together = grid.solve(training, loss, problems, tol=1e-8)
@@ -180,7 +180,7 @@ def test_solving_increasing_C_together_saves_evaluations_and_keeps_the_optima(lo
     )
 
 
-def test_final_fit_started_from_the_folds_needs_fewer_evaluations():
+def test_final_fit_started_from_the_solutions_of_the_folds_needs_fewer_evaluations():
     training, _, _, _ = made(600, 30, 3)
     folds = grid.solve(training, LOGISTIC, [Problem(1.0, f) for f in range(3)], tol=1e-4)
     cold = grid.solve(training, LOGISTIC, [Problem(1.0, None)], tol=1e-9)[0]

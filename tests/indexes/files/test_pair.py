@@ -1,3 +1,5 @@
+"""A saved index is a pair of files: a FAISS file, and a side file with keys, ids and checksums."""
+
 from __future__ import annotations
 
 import json
@@ -65,7 +67,7 @@ def test_every_flipped_bit_of_an_index_is_detected(tmp_path: Path) -> None:
     assert pair.verify(path) == []
 
 
-def test_every_truncation_of_an_index_is_detected_without_checksums(tmp_path: Path) -> None:
+def test_truncated_index_file_is_refused_even_if_checksums_are_not_checked(tmp_path: Path) -> None:
     path = tmp_path / "x"
     saved(path)
     for name in (path, pair.side_path(path)):

@@ -1,3 +1,5 @@
+"""Tuning the search parameters of an index, such as efSearch or nprobe, to a required recall."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -14,7 +16,7 @@ from featstore.indexes.tuning.truth import Truth, find_truth
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_smallest_finds_the_first_place_where_the_condition_is_true(count: int) -> None:
+def test_smallest_returns_the_first_number_for_which_the_condition_is_true(count: int) -> None:
     for first in range(count + 1):
         assert _smallest(count, lambda place, first=first: place >= first) == (first if first < count else None)
 
@@ -66,7 +68,7 @@ def test_tune_chooses_the_fastest_pair_of_nprobe_and_k_factor(
 
     monkeypatch.setattr(Subject, "timed", timed)
     rate = tune(subject, FINE, ground[1], 0.7)
-    # From one timed pair to the next, nprobe falls and k_factor rises; the list of pairs is timed repeatedly.
+    # The pairs (nprobe, k_factor) are timed in order of falling nprobe and rising k_factor, several times.
     pairs = [tuple(effort.values()) for effort in tried]
     front = pairs[: pairs.index(pairs[0], 1)]
     assert 1 < len(front) <= 8
@@ -87,7 +89,7 @@ def test_tune_sets_the_largest_parameters_for_an_unreachable_recall_goal(ground:
 
 @pytest.mark.parametrize("candidate", [replace(GRAPH, steps=tuple(range(5, 300))), FINE])
 @pytest.mark.slow
-def test_descent_yields_search_parameters_from_high_to_low_recall(
+def test_descent_yields_search_parameters_in_order_of_falling_recall(
     candidate: Candidate, ground: tuple[np.ndarray, Truth]
 ) -> None:
     subject = subject_of(candidate, ground[0])
@@ -100,7 +102,7 @@ def test_descent_yields_search_parameters_from_high_to_low_recall(
         subject.index.effort = effort
         recalls.append(subject.recall(ground[1]))
     values = [recall.value for recall in recalls]
-    # Settings are sorted by measured time, so two settings of nearly equal recall may be swapped.
+    # descent() sorts by measured time, so two parameter settings of nearly equal recall may be swapped.
     assert all(later <= earlier + 0.01 for earlier, later in pairwise(values))
     assert reaches(recalls[0], goal)
     assert not reaches(recalls[-1], goal, fresh)
@@ -125,7 +127,7 @@ def test_descent_yields_nothing_for_an_unreachable_recall_goal(ground: tuple[np.
 
 
 @pytest.mark.slow
-def test_descent_avoids_the_slower_of_two_search_parameters(
+def test_descent_yields_smaller_values_of_the_search_parameter_that_costs_more_time(
     ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subject = subject_of(FINE, ground[0])

@@ -43,7 +43,7 @@ def test_number_of_inverted_lists_grows_with_the_square_root_of_rows() -> None:
     assert [lists_for(rows) for rows in (1, 10_000, 60_000, 1_000_000)] == [4, 128, 256, 1024]
 
 
-def test_ladder_skips_product_codes_that_do_not_divide_the_dimension() -> None:
+def test_candidate_indexes_exclude_product_codes_that_do_not_divide_the_dimension() -> None:
     names = [one.name for one in ladder(ROWS, 63, "cosine")]
     assert names == ["flat", "pca8-ivf-pq2-fp16", "pca8-ivf-pq2-8", "hnsw-fp16", "hnsw-8"]
 
