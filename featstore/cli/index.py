@@ -146,7 +146,7 @@ def removed_lines(info: dict[str, Any], store: str) -> list[str]:
 
 
 def contract_lines(info: dict[str, Any]) -> list[str]:
-    """Return lines about an index: its recall and, if it has a contract, the limits and a table of what was tried."""
+    """Return lines about an index: its recall and, if it has a contract, the limits and a table of the trials."""
     lines = [recall_text(info["exact"], info["recall"])]
     contract = info["contract"]
     if contract is None:

@@ -32,9 +32,9 @@ _MEMORY: Final = ("out-of-memory", "the picture does not fit into the memory the
 Fitting = Callable[[Any, Preprocessing], NDArray[np.uint8]]
 """Function that maps an RGB image to the pixels that the network sees (see featstore.decode.open_fitting)."""
 Cutting = Callable[[Hashable, Callable[[], CutPicture]], CutPicture]
-"""Function that returns the picture at a place, from which regions are cut; see SharedDecoding.cut.
+"""Function (place, make) that returns the CutPicture of one picture file; see SharedDecoding.cut.
 
-Its arguments are the place and a function that makes the picture if no other run has made it yet."""
+``place`` identifies the file. ``make`` creates the CutPicture if no concurrent extraction has created it yet."""
 Root = Callable[[int], Path]
 """Function from the number of a segment (the part of the plan for one source) to the root folder of its pictures."""
 

@@ -67,10 +67,10 @@ class SharedDecoding:
         return decode
 
     def cut(self, run: int, place: Hashable, make: Callable[[], CutPicture]) -> CutPicture:
-        """Return the picture at ``place``, from which regions are cut; the first run that needs the picture makes it.
+        """Return the CutPicture of the file that ``place`` identifies; ``make`` creates it for the first run.
 
-        The picture is kept until every other run has taken it; if kept pictures exceed ``limit`` bytes, the oldest are
-        dropped.
+        The CutPicture is kept until every other run has taken it; if kept pictures exceed ``limit`` bytes, the oldest
+        are dropped.
         """
         with self._changed:
             picture, waiting = self._cut.pop(place) if place in self._cut else (make(), set(self._fit))

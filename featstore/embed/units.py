@@ -97,7 +97,7 @@ class Run:
         self.lost = [path for path in lost if written.mark_of(path) in marks]
 
     def root(self, segment: int) -> Path:
-        """Return the root folder of the pictures of ``segment``: number of the part of the plan for one source."""
+        """Return the root folder of the pictures of the plan's segment number ``segment``; a segment has one source."""
         return self.roots[segment]
 
     def go(

@@ -54,9 +54,10 @@ def make_directory(directory: Path) -> None:
 
 
 def require_place(path: Path, beside: str = "") -> None:
-    """Raise UsageError if no file can be written to ``path``. Called before long work.
+    """Raise UsageError if no file can be written to ``path``; for a check before a long computation.
 
-    ``beside``: the longest suffix that is appended to the name of ``path`` for further files.
+    ``beside``: a suffix. Another file, whose name is the name of ``path`` plus this suffix, will be written to the same
+    folder; its name must not be too long either.
     """
     folder = Path(path).absolute().parent
     if not folder.is_dir():

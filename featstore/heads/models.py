@@ -119,7 +119,7 @@ class LinearModel:
         return softmax(decisions, self.scale)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return coef and intercept."""
+        """Return the coefficients ``coef`` (c, d) and the intercepts ``intercept`` (c,)."""
         return {"coef": self.coef, "intercept": self.intercept}
 
     def numbers(self) -> dict[str, Any]:

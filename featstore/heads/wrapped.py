@@ -74,7 +74,7 @@ class EstimatorModel:
         return {"skops": self.payload}
 
     def numbers(self) -> dict[str, Any]:
-        """Return the factor of temperature scaling, the output method and the dimension."""
+        """Return the scalars of the model: ``scale``, ``output`` (the name of a method) and ``dimension``."""
         return {"scale": self.scale, "output": self.output, "dimension": self.dimension}
 
     def untrusted(self) -> list[str]:

@@ -132,7 +132,7 @@ class Compaction:
             )
 
     def _refuse_damaged(self, runs: list[list[_Group]]) -> None:
-        """Raise if a file to copy from is damaged: the copy would get a checksum that hides the damage."""
+        """Raise DamagedError if a file to be copied is damaged: the new file's valid checksum would hide the damage."""
         copied = [group for groups in runs for group in groups if not group.kept and self._mergeable(group)]
         files = [segment.file for segment in self.plan.segments] + [table.file for table in self.store._tables.own]
         files += [self.store._shard(unit).file for group in copied for unit in group.units]

@@ -140,12 +140,16 @@ class FeatureStore(Converted, Regional):
 
     @property
     def generation(self) -> tuple[int, int, int]:
-        """Counts of compactions, plan segments, finished units: equal counts mean equal rows, unless ``partial``."""
+        """Numbers of compactions, plan segments and finished units.
+
+        While the three numbers are the same, the rows are the same. A store opened with ``partial=True`` is an
+        exception: rows of unfinished units are not counted.
+        """
         return (*self._plan.generation, len(self._live.finished) - len(self._live.shards.unfinished))
 
     @property
     def counts(self) -> Counts:
-        """Numbers of live pictures: with a vector, failed and pending."""
+        """Numbers of live pictures: all, with a vector, failed, and pending."""
         images, failures = len(self._plan), self._live.failures
         return Counts(images, len(self), failures, images - len(self) - failures)
 

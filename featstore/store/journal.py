@@ -68,7 +68,7 @@ class JournalWriter:
         self._synced = time.monotonic()
 
     def append(self, block: Block) -> None:
-        """Append a block. The block survives a kill of the process at once, and a power failure after the next sync."""
+        """Append a block. It then survives a kill of the process, but a power failure only after the next sync."""
         value = {
             "start": block.start,
             "stop": block.stop,

@@ -212,15 +212,15 @@ class _Timeline:
         following = self.tables.versions[version]
         generation = following.about.get("generation")
         if self.tables.follows is None and isinstance(generation, list) and len(generation) == 2:
-            # A store made from another store copies its label history. Label versions may then be older than all
-            # pictures of this store: use the first state.
+            # A store made from another store copies the label history of that store. A label version may then be
+            # older than all pictures of this store: take the rows of this store's first state.
             first = self.states[0] if generation[1] == 0 else None
             state = next((s for s in self.states if [s.epoch, s.segments] == generation), first)
         else:
             state = self._last(_created(following))
             if state is None and self.tables.follows is not None:
-                # The labels come from another store, and are older than the pictures of this store: use the first
-                # state.
+                # This store uses the labels of another store, and this label version is older than all pictures of
+                # this store: take the rows of this store's first state.
                 state = self.states[0]
         if state is None:
             raise UsageError(f"{self.store}: the rows at label version {version} are not known" + self._compacted())

@@ -89,7 +89,7 @@ def of_share(share: float, count: int) -> Recall:
     return Recall(share, *wilson_interval(share, count), 1, count, "held-out")
 
 
-def test_target_recalls_for_tuning_range_from_almost_certain_to_almost_impossible_to_confirm() -> None:
+def test_target_recalls_vary_from_almost_certain_to_almost_impossible_to_confirm() -> None:
     """``aims`` returns target recalls, from high to low.
 
     Parameters tuned to a high target nearly always reach the goal on fresh queries too; parameters tuned to the lowest

@@ -53,7 +53,8 @@ class InstructionSet:
 
 
 SETS = (
-    # There is no SSE4.1 here: OpenVINO does not run with this limit. With the limit AVX, OpenVINO uses SSE4.2.
+    # SSE4.1 is not in this list, because OpenVINO does not run with ONEDNN_MAX_CPU_ISA=SSE41. With
+    # ONEDNN_MAX_CPU_ISA=AVX, OpenVINO uses its SSE4.2 code.
     InstructionSet("avx", "avx", "AVX", "default", "AVX", "Sandybridge", "generic", "X86_V3|X86_V4|AVX2|AVX512|FMA3|F16C|BMI"),
     InstructionSet("avx2", "avx2", "AVX2", "avx2", "AVX2", "Haswell", "avx2", "X86_V4|AVX512"),
     InstructionSet("avx512", "avx512bw", "AVX512_CORE", "avx512", "AVX512", "SkylakeX", "avx512", "AVX512_(ICL|SPR|VNNI)"),

@@ -128,7 +128,7 @@ class MemoryRows:
         self._bounds = _segment_bounds(labels.folds[self._order], max(64, block_rows(self.dimension) // 2))
 
     def segments(self) -> Iterator[Segment]:
-        """Yield segments that are views of the copy, sorted by fold."""
+        """Yield the segments (consecutive rows of one fold) in order of the folds, as views without copying."""
         for fold, part in self._bounds:
             weights = None if self._weights is None else self._weights[part]
             yield Segment(fold, self._values[part], self._codes[part], weights, self._order[part])

@@ -190,7 +190,7 @@ def _spooled(source: str) -> Iterator[IO[bytes] | None]:
 
 @dataclass
 class _Attempt:
-    """One worker process from start to end: what it was given, and what it reported."""
+    """One worker process from start to end: its job and settings, and the messages received from it."""
 
     job: dict[str, Any]
     spooled: IO[bytes] | None

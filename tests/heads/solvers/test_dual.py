@@ -70,7 +70,7 @@ def test_held_out_rows_do_not_affect_the_dual_solution():
 
 
 @pytest.mark.parametrize("weights", [None, np.array([2.0, 0.5, 1.0, 3.0])])
-def test_classes_solved_together_equal_classes_solved_separately(weights):
+def test_solving_classes_together_or_separately_gives_the_same_solutions(weights):
     features, _ = blobs(200, 30, 4, apart=0.8, dtype=np.float64)
     codes, folds = np.arange(200) % 4, np.arange(200) // 4 % 5
     kernel = features @ features.T / 30

@@ -149,7 +149,7 @@ def test_held_out_decision_of_a_row_comes_from_the_model_of_its_fold():
 
 
 @pytest.mark.parametrize("loss", [LOGISTIC, SQUARED_HINGE], ids=lambda loss: loss.name)
-def test_curvature_pairs_rescaled_to_another_C_equal_pairs_computed_with_that_C(loss):
+def test_rescaling_curvature_pairs_to_another_C_gives_the_pairs_of_that_C(loss):
     training, _, _, _ = made(200, 6, 3)
     random = np.random.default_rng(0)
     first, second = random.standard_normal((2, 1, 3, 7))

@@ -19,7 +19,7 @@ def brute(name, z, code, count):
 @pytest.mark.parametrize("loss", [LOGISTIC, SQUARED_HINGE], ids=lambda loss: loss.name)
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_losses_equal_their_definition_and_derivatives_their_finite_differences(loss, classes, weighted):
+def test_losses_equal_their_definition_and_derivatives_equal_finite_differences(loss, classes, weighted):
     random = np.random.default_rng(1)
     count = columns(classes)
     values = random.standard_normal((count, 3, 20)) * 2

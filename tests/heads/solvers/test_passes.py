@@ -20,7 +20,7 @@ def made(memory):
 
 @pytest.mark.parametrize("loss", [LOGISTIC, SQUARED_HINGE], ids=lambda loss: loss.name)
 @pytest.mark.parametrize("memory", [0, 1 << 30])
-def test_sums_of_several_threads_equal_one_thread_and_are_reproducible(loss, memory):
+def test_sums_do_not_depend_on_the_number_of_threads_and_are_reproducible(loss, memory):
     rows = made(memory)
     problems = [passes.Problem(C, fold) for C in (0.1, 1.0) for fold in (0, 1, 2, None)]
     points = np.random.default_rng(1).standard_normal((8, columns(3), 25))
@@ -53,7 +53,7 @@ def test_several_worker_threads_are_used_only_for_large_data(monkeypatch):
 
 @pytest.mark.parametrize("count", [1, 2, 18, 40])
 @pytest.mark.parametrize("rows", [1, 7, 600])
-def test_matrix_products_computed_in_pieces_equal_plain_products(count, rows):
+def test_splitting_a_matrix_product_into_pieces_gives_the_same_result(count, rows):
     random = np.random.default_rng(0)
     points = random.standard_normal((count + 1, 1, 2060))
     values = random.standard_normal((rows, 2059)).astype(np.float32)

@@ -62,7 +62,9 @@ def same(one: Path, other: Path) -> bool:
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_each_picture_is_decoded_once_and_stores_equal_separate_runs(folder: Path, tmp_path: Path, decoded, count):
+def test_each_picture_is_decoded_once_and_stores_equal_those_of_separate_runs(
+    folder: Path, tmp_path: Path, decoded, count
+):
     reports = extract_jobs(jobs(folder, tmp_path, count))
     assert [(report.vectors, report.failures, report.pending) for report in reports] == [(24, 1, 0)] * count
     assert len(decoded) == 25
@@ -122,7 +124,7 @@ def test_mismatched_numbers_of_stores_and_backbones_are_refused(
 
 
 @pytest.mark.slow
-def test_supervised_run_for_two_stores_equals_separate_runs(folder: Path, tmp_path: Path):
+def test_supervised_run_for_two_stores_gives_the_same_stores_as_separate_runs(folder: Path, tmp_path: Path):
     given = {"backbones": ["squeezenet1_1", "efficientnet_lite0"], "weights": ["random:0", "random:1"], "batch": 8}
     stores = [tmp_path / "a.store", tmp_path / "b.store"]
     seen = []
