@@ -127,7 +127,7 @@ def test_descent_yields_nothing_for_an_unreachable_recall_goal(ground: tuple[np.
 
 
 @pytest.mark.slow
-def test_descent_yields_smaller_values_of_the_search_parameter_that_costs_more_time(
+def test_descent_prefers_small_values_of_the_more_expensive_search_parameter(
     ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subject = subject_of(FINE, ground[0])
