@@ -130,7 +130,7 @@ HNSW_CONSTRUCTION: Final = 100
 CONTRACT_SAMPLE_BYTES: Final = 512 << 20
 """Maximum bytes of float32 vectors on which candidate index types are compared; larger data is sampled."""
 INDEX_TRAINING_ROWS: Final = 65536
-"""Number of rows for training k-means clusters and product codes; k-means needs 39 to 256 points per centroid."""
+"""Number of rows for training k-means clusters and product quantizers; k-means needs 39 to 256 points per centroid."""
 DUPLICATE_COSINE: Final = 0.8
 """Minimum cosine (after subtracting the mean vector) of near-duplicates.
 

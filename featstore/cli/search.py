@@ -87,10 +87,10 @@ def search(
     --text. A picture given by --key is not listed among its own neighbours. An unreadable picture is listed with the
     reason; the exit code is then 1.
 
-    A condition compares columns (key, id, label, split, metadata) with texts in quotes, numbers, true or false, by
-    == != < <= > >=, in ('a', 'b'), startswith 'a', glob '*.png' (* any text, ? one character), and "is missing",
-    joined by and, or, not and parentheses. A column whose name is not a word is put in back quotes. Except for
-    "is missing", a comparison with a missing value is neither true nor false.
+    The CONDITION of --where compares columns (key, id, label, split, metadata) with texts in quotes, numbers, true or
+    false. Comparisons: == != < <= > >=, in ('a', 'b'), startswith 'a', glob '*.png' (* any text, ? one character) and
+    "is missing". They are joined by: and, or, not, parentheses. A column name that is not a word is put in back quotes.
+    A missing value makes a comparison unknown (except "is missing"), as in SQL: "not" does not make it true.
 
     \b
     Examples:

@@ -36,7 +36,8 @@ Cutting = Callable[[Hashable, Callable[[], CutPicture]], CutPicture]
 
 ``place`` identifies the file. ``make`` creates the CutPicture if no concurrent extraction has created it yet."""
 Root = Callable[[int], Path]
-"""Function from the number of a segment (the part of the plan for one source) to the root folder of its pictures."""
+"""Function that takes the number of a segment (the part of the plan for one source) and returns the root folder of the
+segment's pictures."""
 
 
 class Target(Protocol):

@@ -104,11 +104,11 @@ def leave_one_out_accuracy(
     seed: int = defaults.SEED,
     threads: int | None = None,
 ) -> LeaveOneOut:
-    """Return the share of rows whose nearest neighbour among all other labelled rows has the same label.
+    """Return the leave-one-out accuracy of the nearest-neighbour classifier, with Wilson's 95 % interval.
 
+    The accuracy is the share of rows whose nearest neighbour among all other labelled rows has the same label.
     ``labels`` (n,): None excludes a row. ``sample``: number of query rows to draw with ``seed``; each of them is
-    compared with all other labelled rows. The interval is Wilson's. Raises UsageError if fewer than two rows have
-    labels.
+    compared with all other labelled rows. Raises UsageError if fewer than two rows have labels.
     """
     check_metric(metric)
     if len(labels) != shape_of(vectors)[0]:

@@ -55,9 +55,11 @@ class Recall:
 
 
 def mean_interval(shares: NDArray[np.float64], parts: int) -> tuple[float, float]:
-    """Return a 95 % interval of the mean of ``shares`` (q,), each the correct share of ``parts`` neighbours.
+    """Return a 95 % interval of the mean recall of q queries.
 
-    It is Wilson's interval for the effective number of trials, q p(1-p) / s^2, with mean p and variance s^2 of the
+    ``shares`` (q,): recall of each query, the share of its ``parts`` true neighbours that were found.
+
+    Returns Wilson's interval for the effective number of trials, q p(1-p) / s^2, with mean p and variance s^2 of the
     shares (the design effect, as in E. Korn & B. Graubard, Survey Methodology 1998). This number is at least q (as if
     the neighbours of a query were found or missed together) and at most q * parts (as if they were independent). s^2
     includes one additional query that found nothing. Without it, a sample in which hardly any query missed a neighbour
@@ -88,8 +90,8 @@ def aims(tuned: Recall, goal: float, fresh: float) -> list[float]:
     """Return target recalls for tuning, descending.
 
     The centre of the targets is the recall whose lower 95 % bound, in the final test on other queries, is expected to
-    be ``goal``. ``tuned``: a measured recall near the goal; ``fresh``: number of test queries divided by that of tuning
-    queries. The targets range from 2 standard deviations (of the difference between tuning and test) below the centre
+    be ``goal``. ``tuned``: a measured recall near the goal; ``fresh``: number of test queries divided by the number of
+    tuning queries. The targets range from 2 standard deviations (of the difference between tuning and test) below the centre
     to 3.2 above it. Most are above, because only exact search remains if the first target fails the test. A few targets
     are much higher: if recall varies strongly between queries, only a high recall has a narrow interval.
     """

@@ -102,13 +102,13 @@ class InHand:
             _HEADER.pack_into(self._map, 0, self._ticks, owed)
 
     def live(self) -> None:
-        """Increment the counter that shows that this process is running."""
+        """Send a heartbeat: increment a counter, which shows that this process is running."""
         _ALIVE.pack_into(self._map, _HEADER.size, self.alive() + 1)
 
     # The supervisor calls the following methods.
 
     def alive(self) -> int:
-        """Return the counter of ``live``; it stays constant while the worker is stopped or hangs."""
+        """Return the heartbeat counter (see ``live``); the counter stays constant while the worker is stopped or hangs."""
         return int(_ALIVE.unpack_from(self._map, _HEADER.size)[0])
 
     def held(self) -> list[Held | None]:

@@ -17,7 +17,7 @@ from featstore.sources.base import ROWS, Chunk, Row, Source, chunked
 from featstore.text import counted, quoted, shown, to_bytes
 
 Measure = Callable[[Path, bytes, int, int], tuple[int, int] | None]
-"""A function from (root, location, offset, size) of a picture to its (width, height), or None if it is unreadable."""
+"""Function that takes (root, location, offset, size) of a picture and returns its (width, height); None if unreadable."""
 UNITS: Final = ("auto", "pixels", "shares")
 NO_NUMBER: Final = -(1 << 31)
 """Value that replaces NaN or infinity in a box."""

@@ -38,7 +38,7 @@ _TORN_TRIES, _TORN_PAUSE = 3, 0.001
 _LOOK_SECONDS = 0.2
 _TURN_SECONDS = 0.02
 _SETTLE_SECONDS = 5.0
-"""Longest time in seconds that a writer waits until an announced compaction has checked for other processes."""
+"""Longest time in seconds that a writer waits until an announced compaction has checked for other writers."""
 
 Work = int | str
 """The work that a claim reserves: the number of a unit, or a name such as "compaction"."""
@@ -87,7 +87,7 @@ class Claim:
                 file.write(_encode({**self._record, "beat": self._counter, "released": release}))
 
     def settle(self) -> None:
-        """Record in the claim that its owner has checked for other processes and found none."""
+        """Record in the claim of a compaction that no other process writes to the store."""
         self._record = {**self._record, "settled": True}
         self.beat()
 
@@ -257,7 +257,7 @@ class Claims:
         """Return an owner that is alive, among the owners that ``look`` returns; None if all owners are dead.
 
         If it is unknown whether an owner is alive (on another host), wait for its heartbeat up to the lease.
-        ``settled``: also wait a few seconds for an owner that has not yet recorded its check for other processes.
+        ``settled``: also wait a few seconds for an owner that has not yet checked for other writers (see settle).
         """
         started, told = time.monotonic(), False
         while True:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Picture = Callable[[str], "Image.Image"]
-"""Function from a key to its picture; raises NoPicture."""
+"""Function that takes a key and returns its picture; raises NoPicture."""
 
 
 class NoPicture(Exception):

@@ -46,8 +46,8 @@ def write_boxes(folder: Path, path: Path, pictures: int, boxes: int) -> None:
 
 
 def check_boxes(folder: Path, place: Path, pictures: int, boxes: int) -> None:
-    """Compare the vectors of boxes with those of saved crops, count decodes, and look for pictures with regions on both
-    sides of a split."""
+    """Compare the vectors of boxes with those of saved crops, count decodes, and check that no picture has regions
+    on both sides of a split."""
     from featstore import splits
     from featstore.decode import load_rgb, regions
     from featstore.stages.extract import ExtractOptions, extract_in_process
@@ -114,8 +114,8 @@ def write_tiff(path: Path, side: int) -> None:
 
 
 def measured(code: str, *arguments: object) -> dict[str, float]:
-    """Run ``code`` in its own process; return the dict ``told`` that the code makes, and in this dict also the peak
-    memory and duration of the process."""
+    """Run ``code`` in its own process and return its dict ``told``, extended by the peak memory in bytes ("peak") and
+    the duration ("seconds") of the process."""
     started = time.perf_counter()
     tail = "\nimport json,resource; print(json.dumps({**told, 'peak': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))"
     done = subprocess.run(

@@ -290,9 +290,7 @@ def test_notes_mention_doubtful_columns(tmp_path: Path, text: str, words: str):
         ("a.jpg", "file://{root}/a.jpg", "a file: address"),
     ],
 )
-def test_table_paths_written_differently_from_the_file_names_find_their_files(
-    tmp_path: Path, file: str, written: str, words: str
-):
+def test_table_paths_in_other_spellings_match_their_files(tmp_path: Path, file: str, written: str, words: str):
     write(tmp_path, [file], b"123")
     source = TableSource(table(tmp_path / "t.csv", f"path,label\n{written.format(root=tmp_path)},x\n"))
     chunk = whole(source)

@@ -43,7 +43,7 @@ def labels_of(store: Path) -> dict[str, object]:
         (".\\ant\\1.png", "ant/1.png", "backslashes"),
     ],
 )
-def test_keys_written_differently_from_the_stored_keys_are_matched_and_reported(
+def test_keys_in_other_spellings_match_the_stored_keys_and_are_reported(
     store: Path, tmp_path: Path, key: str, found: str, words: str
 ):
     report = label(store, csv(tmp_path, f"path,label\n{key.format(root=tmp_path / 'pictures')},queen\n"))

@@ -70,7 +70,7 @@ def test_updated_index_measures_its_recall_again_including_new_rows(copied, plac
     assert (again.added, again.removed, again.standing) == (0, 0, report.standing)
 
 
-def test_update_reports_that_new_vectors_unlike_the_indexed_ones_lower_the_recall(copied, place):
+def test_update_reports_a_recall_below_the_required_if_new_vectors_differ_from_the_indexed_vectors(copied, place):
     report = grown(copied, pictures(300, "z"))
     assert report.standing.holds is False
     assert "does not hold any more: 0." in report.standing.text

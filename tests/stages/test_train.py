@@ -87,7 +87,7 @@ def test_notes_report_a_class_without_held_out_pictures(tmp_path):
     assert any("no pictures of cow" in note for note in trained.notes)
 
 
-def test_error_for_a_class_with_one_picture_says_how_to_leave_it_out(tmp_path):
+def test_error_for_a_class_with_one_picture_says_how_to_exclude_the_class(tmp_path):
     folder = write_coloured(tmp_path / "p", [*names("", 6), "cow/0.png"])
     store = make_store(folder, tmp_path / "s")
     with pytest.raises(UsageError, match=r"1 class has only one picture, .*: cow; .*: featstore label .*/s TABLE\)"):

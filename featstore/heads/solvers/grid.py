@@ -32,7 +32,7 @@ MAX_PASSES: Final = 1000
 class Solution:
     """Solution of one problem: weights (r, c) and intercept (c,), in the coordinates of the TrainingRows.
 
-    ``objective``: the value reached; ``gap``: estimated difference to the optimal value; ``converged``: whether the
+    r is the number of dimensions and c the number of columns (see Loss). ``objective``: the value reached; ``gap``: estimated difference to the optimal value; ``converged``: whether the
     solver stopped because of its tolerance; ``evaluations``: number of passes used; ``pairs``: the last steps
     (c, r + 1) and the changes of the gradient, which can initialise L-BFGS for a similar problem.
     """

@@ -47,7 +47,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Result of a pass for p problems: objectives (p,), gradients (p, c, r + 1), C times summed curvature (p,)."""
+    """Result of a pass for p problems with c columns and r dimensions.
+
+    Objectives (p,), gradients (p, c, r + 1), and C times the summed curvature (p,).
+    """
 
     values: NDArray[np.float64]
     gradients: NDArray[np.float64]
@@ -78,7 +81,7 @@ class Selection:
         return self.columns, self.weights.shape[1] + 1
 
     def decide(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Return decision values (c, p, m) of the rows ``values`` (m, r)."""
+        """Return decision values of the m rows ``values`` (m, r): (c, p, m), c columns for each of the p chosen problems."""
         rows, dimension = values.shape
         out = np.empty((self.columns, rows), values.dtype)
         piece = self._piece_rows
@@ -92,7 +95,7 @@ class Selection:
         return out.reshape(self.count, len(self.chosen), rows)
 
     def pull(self, derivative: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
-        """Return gradients (columns, r) from the ``derivative`` (c, p, m) of the loss on the rows ``values`` (m, r)."""
+        """Return gradients (columns, r) from the ``derivative`` (c, p, m) of the loss on the m rows ``values`` (m, r)."""
         rows, dimension = values.shape
         flat = derivative.reshape(self.columns, rows)
         out = np.empty((self.columns, dimension), values.dtype)

@@ -139,7 +139,7 @@ class VectorIndex:
         return np.asarray(faiss.vector_to_array(self._outer.id_map), np.int64)
 
     def train(self, vectors: Floats, threads: int | None = None) -> None:
-        """Train codes and clusters on ``vectors`` (m, d), if the index has any."""
+        """Train quantizers, clusters and linear transforms on ``vectors`` (m, d), if the index needs training."""
         if self._outer.is_trained:
             return
         with _threads(threads):
@@ -244,7 +244,7 @@ class VectorIndex:
         return faiss.SearchParameters(sel=selector)
 
     def reconstruct(self, positions: NDArray[np.int64]) -> Floats:
-        """Return the stored vectors (m, d) at ``positions`` (m,), decoded if the index has codes."""
+        """Return the stored vectors (m, d) at ``positions`` (m,), decoded if the index quantizes vectors."""
         vectors: Floats = self._inner.reconstruct_batch(np.ascontiguousarray(positions, np.int64))
         return vectors
 

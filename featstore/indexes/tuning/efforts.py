@@ -99,7 +99,7 @@ def descent(
 
     For each target recall of ``aims`` that can be reached, the fastest parameters are yielded, without duplicates. They
     are searched for lazily, because the search is slow and the caller usually stops early. Only the queries of
-    ``truth`` are used here. ``fresh``: number of the caller's test queries, divided by that of the queries of
+    ``truth`` are used here. ``fresh``: number of the caller's test queries divided by the number of queries of
     ``truth``.
     """
     efforts = _Efforts(subject, candidate, truth)

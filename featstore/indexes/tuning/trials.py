@@ -98,9 +98,10 @@ class Trial:
 class Ground:
     """The data that all trials share.
 
-    ``base`` (m, d): prepared vectors; ``ids`` and ``rows`` (m,): their ids and row numbers; ``truth``: the queries for
-    tuning. ``fresh``: number of queries for the final test divided by the number of queries for tuning. Candidates are
-    compared at the recall that is expected to pass the final test.
+    ``base`` (m, d): prepared vectors; ``ids`` and ``rows`` (m,): their ids and row numbers; ``truth``: the tuning
+    queries with their true neighbours. ``fresh``: number of queries in the final test divided by the number of tuning
+    queries. The test has more or fewer queries than tuning, so its confidence bound differs: tuning uses ``fresh`` to
+    find the recall that is expected to pass the test.
     """
 
     base: Floats

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
 _LOOK_SECONDS: Final = 0.2
 _FORGIVEN: Final = 2
-_SIGN_SECONDS: Final = 60.0
-"""If the worker's counter (InHand.live) has not changed for this many seconds, the worker counts as stalled.
+_HEARTBEAT_TIMEOUT: Final = 60.0
+"""If the worker has sent no heartbeat (InHand.live) for this many seconds, the worker counts as stalled.
 
 The limit is long, because importing one library may take long. It is at least ``stall_seconds``.
 """
@@ -258,7 +258,9 @@ class _Attempt:
                         self._take(json.loads(line))
                     if not data:
                         break
-                elif stall.seen() or stall.lifeless(_STOP_SECONDS if asked else max(_SIGN_SECONDS, self.stall_seconds)):
+                elif stall.seen() or stall.lifeless(
+                    _STOP_SECONDS if asked else max(_HEARTBEAT_TIMEOUT, self.stall_seconds)
+                ):
                     self.stalled = True
                     process.kill()
         if self.reports is not None or self.error is not None:
@@ -279,7 +281,7 @@ class _Attempt:
 
 
 class _Stall:
-    """Detects a picture that takes too long, and a worker whose counter (InHand.live) does not change any more."""
+    """Detects a picture that takes too long, and a worker whose heartbeat (InHand.live) has stopped."""
 
     def __init__(self, in_hand: InHand, seconds: float) -> None:
         self.in_hand, self.seconds = in_hand, seconds
@@ -288,7 +290,7 @@ class _Stall:
         self._alive: tuple[int, float] = (0, time.monotonic())
 
     def lifeless(self, seconds: float) -> bool:
-        """Return whether the worker's counter (InHand.live) has not changed for more than ``seconds``."""
+        """Return whether the worker has sent no heartbeat (InHand.live) for more than ``seconds``."""
         now, alive = time.monotonic(), self.in_hand.alive()
         if alive != self._alive[0]:
             self._alive = alive, now

@@ -37,7 +37,8 @@ class Remade:
 
 
 Remake = Callable[[Unit, Rows, NDArray[np.int64], int | None], dict[int, Remade]]
-"""Function from (unit, rows of the unit, indices of the wanted rows, batch size) to a dict from row index to Remade."""
+"""Function that extracts rows again: takes a unit, its rows, the indices of the wanted rows, and the batch size; returns
+the result of each wanted row by its index."""
 
 
 @dataclass

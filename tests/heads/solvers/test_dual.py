@@ -76,7 +76,8 @@ def test_solving_classes_together_or_separately_gives_the_same_solutions(weights
     kernel = features @ features.T / 30
     problems = [Problem(C, fold) for C in (0.001, 0.1, 10.0) for fold in (1, None)]
     together = dual.solve(kernel, Labels(codes, folds, weights), problems)
-    # For the smallest C most rows are inside the margin, for the largest few: the solver has a method for each case.
+    # With the smallest C most rows are inside the margin, with the largest C fewer than half. The solver has a method for
+    # each case.
     inside = [(np.eye(4)[codes] * 2 - 1) * solution.decisions < 1 for solution in together]
     assert inside[0].mean() > 0.9
     assert inside[-1].mean() < 0.5

@@ -105,7 +105,7 @@ def test_store_made_with_follow_shows_current_labels_of_its_source_store(old: Pa
     assert train_again(new.with_name("a.head")).equal
 
 
-def test_source_store_is_found_after_both_stores_moved_and_named_if_missing(old: Path, tmp_path: Path):
+def test_follow_works_after_both_stores_moved_and_a_missing_source_store_is_an_error(old: Path, tmp_path: Path):
     new = new_store(old, follow=True)
     before = columns(new)
     (tmp_path / "elsewhere").mkdir()
@@ -148,7 +148,7 @@ def test_option_root_finds_pictures_that_were_moved(old: Path):
     assert FeatureStore.open(new).failures() == []
 
 
-def test_a_run_that_cannot_find_the_folder_of_the_pictures_fails_and_names_it(old: Path):
+def test_note_names_the_missing_picture_folder_and_the_option_root(old: Path):
     moved = (old.parent / "p").rename(old.parent / "moved")
     report = extract(old, old.with_name("new.store"), backbone=OTHER)
     assert (report.pending, report.unreached, report.fruitless) == (18, 18, True)

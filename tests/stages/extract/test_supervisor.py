@@ -219,15 +219,13 @@ def test_read_culprits_skips_damaged_records_of_pictures_that_killed_a_decoder(t
 
 
 def _stopped(_: str) -> list[str]:
-    """Return the command of a worker that suspends itself (SIGSTOP) before it reports that it is alive."""
+    """Return the command of a worker that suspends itself (SIGSTOP) before it sends a heartbeat."""
     return [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"]
 
 
-def test_worker_that_never_gives_a_sign_of_life_counts_as_stalled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_worker_that_never_sends_a_heartbeat_counts_as_stalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("featstore.processes.sandbox.interpreter", _stopped)
-    monkeypatch.setattr("featstore.stages.extract.supervisor._SIGN_SECONDS", 0.5)
+    monkeypatch.setattr("featstore.stages.extract.supervisor._HEARTBEAT_TIMEOUT", 0.5)
     started = time.monotonic()
     with pytest.raises(FeatstoreError, match="made no progress"):
         extract_supervised(tmp_path, tmp_path / "store", ExtractOptions(stall_seconds=0.5))
@@ -245,7 +243,7 @@ def test_stop_request_does_not_wait_for_a_suspended_worker(tmp_path: Path, monke
     assert (report.stopped, report.images) == (True, 0)
 
 
-def test_signs_of_life_of_a_worker_do_not_count_as_progress() -> None:
+def test_heartbeats_of_a_worker_do_not_count_as_progress() -> None:
     memory = InHand.create(1)
     stall = _Stall(memory, 0.05)
     memory.tick()
