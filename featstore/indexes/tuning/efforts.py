@@ -99,8 +99,8 @@ def descent(
 
     For each target recall of ``aims`` that can be reached, the fastest parameters are yielded, without duplicates. They
     are searched for lazily, because the search is slow and the caller usually stops early. Only the queries of
-    ``truth`` are used here. ``fresh``: number of the caller's test queries, divided by that of the queries of
-    ``truth``.
+    ``truth`` are used here. ``fresh``: a ratio, the number of the caller's test queries divided by the number of
+    queries in ``truth``.
     """
     efforts = _Efforts(subject, candidate, truth)
     near = efforts.least(lambda recall: reaches(recall, goal, fresh))
@@ -184,9 +184,9 @@ class _Efforts:
         return pairs
 
     def _smallest_step(self, holds: Callable[[Recall], bool], depth: float | None, known: int) -> int:
-        """Return the index of the smallest main parameter for which ``holds`` is true at ``depth``.
+        """Return the index of the smallest nprobe or efSearch whose recall meets ``holds`` at re-ranking ``depth``.
 
-        ``known``: an index for which ``holds`` is true.
+        ``known``: the index of a value whose recall meets ``holds``.
         """
         found = _smallest(known, lambda place: holds(self._recall(depth, place)))
         return known if found is None else found

@@ -99,8 +99,8 @@ class Ground:
     """The data that all trials share.
 
     ``base`` (m, d): prepared vectors; ``ids`` and ``rows`` (m,): their ids and row numbers; ``truth``: the queries for
-    tuning. ``fresh``: number of queries for the final test divided by the number of queries for tuning. Candidates are
-    compared at the recall that is expected to pass the final test.
+    tuning, with their true neighbours. ``fresh``: a ratio, the number of queries for the final test divided by the
+    number of queries for tuning. Each candidate is tuned until its recall would pass a test of that size.
     """
 
     base: Floats
