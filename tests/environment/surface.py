@@ -1,4 +1,4 @@
-"""Use every command and the Python API in one process; test_watch.py runs this program in odd environments.
+"""Use every command and the Python API in one process; test_watch.py runs this program in unusual environments.
 
 ``python surface.py PLACE all|few``: PLACE is an empty writable folder; "few" runs only the commands in FEW, which load
 a network or use the cache. One line is printed for each step.
