@@ -1,4 +1,4 @@
-"""The layout of the package: its top-level modules ("rooms"), the files of every verb, and limits on lengths."""
+"""The layout of the package: its top-level modules ("rooms"), the files of every command, and limits on lengths."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ FUNCTIONS = {
     "import": "import_vectors",
     "sample": "write_sample",
 }
-"""Verbs whose Python function has another name, because the verb is a noun or a Python keyword."""
+"""Commands whose Python function has another name, because the command is a noun or a Python keyword."""
 PAGES = {"demo", "duplicates", "search", "train"}
-"""Verbs that write an HTML page."""
+"""Commands that write an HTML page."""
 ROOMS = 26
 LINES, PARAMETERS, MODULE_LINES, USUAL_LINES = 80, 12, 350, 32
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_files_for_stage_command_page_and_tests_of_a_verb_have_its_name(verb):
+def test_files_for_stage_cli_page_and_tests_of_a_command_have_its_name(verb):
     stage = importlib.import_module(f"featstore.stages.{module_of(verb)}")
     name = FUNCTIONS.get(verb, verb)
     assert callable(getattr(stage, name))

@@ -35,8 +35,11 @@ __all__ = [
 ]
 
 DECODERS: Final = {DECODER: "featstore.decode.pillow:decode", "pillow-torch": "featstore.decode.fast:decode"}
-"""The function of each decoder class. The class is part of the identity of features. ``pillow`` is the reference;
-``pillow-torch`` is faster, and its pixel values (0..255) differ from the reference by at most 1 (bicubic: 2)."""
+"""The function of each decoder, by the decoder's name, which is part of the identity of features.
+
+``pillow`` is the reference; ``pillow-torch`` is faster, and its pixel values (0..255) differ from the reference by at
+most 1 (bicubic: 2).
+"""
 _CLASSES: Final = {"exact": DECODER, "fast": "pillow-torch"}
 
 
@@ -47,14 +50,14 @@ class Decoder(Protocol):
 
 
 def open_decoder(name: str) -> Decoder:
-    """Return the decoder of the class ``name``; raise UsageError if it is not one of DECODERS."""
+    """Return the decoder called ``name``; raise UsageError if it is not one of DECODERS."""
     if name not in DECODERS:
         raise UsageError(f"there is no decoder {name!r}; there are {', '.join(DECODERS)}")
     return function_of(DECODERS[name])
 
 
 def open_fitting(name: str) -> Callable[[Image.Image, Preprocessing], NDArray[np.uint8]]:
-    """Return the function of decoder class ``name`` that resizes and crops an RGB image, which ``load_rgb`` read.
+    """Return the function of the decoder ``name`` that resizes and crops an RGB image, which ``load_rgb`` read.
 
     Raises UsageError if ``name`` is not one of DECODERS.
     """
@@ -64,7 +67,7 @@ def open_fitting(name: str) -> Callable[[Image.Image, Preprocessing], NDArray[np
 
 
 def decoder_class(choice: str) -> str:
-    """Return the decoder class for ``choice``, "exact" or "fast"; raise UsageError for another value."""
+    """Return the decoder's name for ``choice``, "exact" or "fast"; raise UsageError for another value."""
     if choice not in _CLASSES:
         raise UsageError(f"decode: {choice!r} is not {' or '.join(_CLASSES)}")
     return _CLASSES[choice]

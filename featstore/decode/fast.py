@@ -1,7 +1,7 @@
 """The fast decoder: Pillow reads the picture, torch resizes its 8-bit pixels with SIMD instructions.
 
 Pixel values (0..255) differ from the reference decoder's by at most 1 with bilinear resizing and 2 with bicubic,
-because torch rounds differently. The features differ slightly too, so the decoder class ``pillow-torch`` is part of
+because torch rounds differently. The features differ slightly too, so the decoder's name ``pillow-torch`` is part of
 their identity.
 """
 

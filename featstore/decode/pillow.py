@@ -1,6 +1,6 @@
 """The reference decoder: Pillow, bit-identical to torchvision's transforms on a PIL image.
 
-Rules for reading pictures (part of the identity of the features, as decoder class ``pillow``):
+Rules for reading pictures (part of the identity of the features, as the decoder's name ``pillow``):
 
 * EXIF orientation is applied; a damaged EXIF block is ignored. ICC profiles are not applied.
 * Gray and 1-bit pictures become R = G = B. CMYK and YCCK are converted to RGB by Pillow's formula without a profile.

@@ -58,7 +58,7 @@ class Request:
 
     @property
     def geometry(self) -> Geometry:
-        """The requested geometry."""
+        """The options size, fit, layer and pool of this request."""
         return Geometry(self.size, self.fit, self.layer, self.pool)
 
     def agrees(self, existing: Manifest) -> bool:

@@ -53,7 +53,7 @@ class SharedDecoding:
     def join(self, run: int, decoder: str, preprocessing: Preprocessing) -> Decoder:
         """Wait until every run has joined or left; return the decoder function for run number ``run``.
 
-        ``decoder``: name of the decoder class with which the features of this run are made.
+        ``decoder``: name of the decoder with which the features of this run are made.
         """
         with self._changed:
             self._fit[run] = open_fitting(decoder), preprocessing

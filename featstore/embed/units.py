@@ -112,8 +112,8 @@ class Run:
     ) -> None:
         """Extract all units in ``todo``, and wait for the units that other processes are extracting.
 
-        ``decoding``: number of decoding threads. ``decode``: decoder function to use instead of that of the store's
-        decoder class. ``cut``: see Loader.
+        ``decoding``: number of decoding threads. ``decode``: decoder function to use instead of the store's
+        decoder. ``cut``: see Loader.
         """
         if not self.todo:
             return

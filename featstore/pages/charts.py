@@ -171,7 +171,10 @@ def _legend(drawing: Drawing, names: Sequence[str]) -> None:
 
 
 def confusion_drawing(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Drawing:
-    """Draw the confusion matrix (k, k; rows: true classes) of few classes: counts, shaded by their share of the row."""
+    """Draw the confusion matrix (k, k; rows: true classes) of few classes, with the count in each cell.
+
+    The opacity of a cell grows with its count divided by the sum of its row.
+    """
     cell, margin, longest = 46, 120, 16
     side = margin + cell * len(classes)
     drawing = Drawing(side + 10, side + 10, "Confusion matrix: rows are true classes, columns predicted ones")
@@ -192,7 +195,10 @@ def confusion_drawing(classes: Sequence[str], counts: Sequence[Sequence[int]]) -
 
 
 def heat_pixels(confusion: Sequence[Sequence[int]], side: int = 800) -> Any:
-    """Return the confusion matrix (k, k) of many classes as a PIL image (RGBA), shaded by the share of the row."""
+    """Return the confusion matrix (k, k) of many classes as a PIL image (RGBA).
+
+    Rows are true classes. The opacity of a cell grows with its count divided by the sum of its row.
+    """
     from PIL import Image
 
     counts = np.asarray(confusion, np.float64)

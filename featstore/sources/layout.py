@@ -64,7 +64,7 @@ class Layout:
 
     @classmethod
     def of(cls, name: str) -> Layout:
-        """Return the layout called ``name``, counted from the first folder of a path."""
+        """Return the layout called ``name``; its first folder (split or label) is the first folder of a path."""
         places = {"split/class": (0, 1), "class": (None, 0), "split": (0, None)}
         return cls(name, *places.get(name, (None, None)))
 

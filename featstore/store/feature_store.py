@@ -119,7 +119,7 @@ class FeatureStore(Converted, Regional):
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint of the store's identity."""
+        """SHA-256 of the identity (backbone, weights, preprocessing, ...), as 64 hexadecimal digits."""
         return self.identity.fingerprint
 
     @property

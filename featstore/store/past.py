@@ -191,7 +191,7 @@ class _Timeline:
         )
 
     def _versions_at_end(self, at: int) -> int:
-        """Return the number of label versions at the end of the state ``at``."""
+        """Return how many label versions existed when ``states[at + 1]`` began; now, for the last state."""
         if at == len(self.states) - 1:
             return self.tables.version
         state, following = self.states[at], self.states[at + 1]

@@ -76,7 +76,7 @@ def _command(words: list[str], streams: list[Any], cwd: str, environment: dict[s
 
 
 def run_json(*arguments: str | os.PathLike[str], **options: Any) -> Any:
-    """Run a verb with --json and return what it printed."""
+    """Run a command with --json and return what it printed."""
     return json.loads(run(*arguments, "--json", **options).stdout)
 
 

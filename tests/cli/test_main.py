@@ -1,4 +1,4 @@
-"""Tests of all verbs of the command: help, usage errors, and imported libraries."""
+"""Tests of all subcommands of ``featstore``: help, usage errors, and imported libraries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_help_imports_no_large_library():
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help_with_examples(verb):
+def test_every_command_has_help_with_examples(verb):
     assert "Examples:" in run(verb, "--help").stdout
 
 

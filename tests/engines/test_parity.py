@@ -19,7 +19,7 @@ def test_drift_of_equal_features_is_zero() -> None:
     assert result["spread"] == pytest.approx(0.1, rel=0.1)
 
 
-def test_drift_is_relative_to_the_spread_of_features() -> None:
+def test_feature_differences_are_in_units_of_their_standard_deviation() -> None:
     changed = features()
     changed[3, 4] += 0.05
     result = drift(changed, features())

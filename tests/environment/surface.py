@@ -1,7 +1,7 @@
-"""Use every verb of the command and the Python API in one process; test_watch.py runs this program in odd environments.
+"""Use every command and the Python API in one process; test_watch.py runs this program in unusual environments.
 
-``python surface.py PLACE all|few``: PLACE is an empty writable folder; "few" runs only the verbs in FEW, which load a
-network or use the cache. One line is printed for each step.
+``python surface.py PLACE all|few``: PLACE is an empty writable folder; "few" runs only the commands in FEW, which load
+a network or use the cache. One line is printed for each step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FEW = ("extract", "train", "predict", "index", "search")
 
 
 def verbs(place: Path, every: bool) -> None:
-    """Run all verbs (``every``), or only those in FEW, on small data below ``place``."""
+    """Run all commands (``every``), or only those in FEW, on small data below ``place``."""
     from featstore.cli import VERBS
 
     pictures, store = place / "pictures", place / "a.store"

@@ -1,4 +1,4 @@
-"""All verbs and the Python API open no network connection and write only to the paths that the user names."""
+"""All commands and the Python API open no network connection and write only to the paths that the user names."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def watched(place: Path, *arguments: str, home: Path | None = None, foreign: boo
         place,
         Path(tempfile.gettempdir()) / "torchinductor_",
         Path(tempfile.gettempdir()) / "featstore-",
-        # The verb bench runs torch's DataLoader, whose worker processes use sockets in this folder.
+        # The command bench runs torch's DataLoader, whose worker processes use sockets in this folder.
         Path(tempfile.gettempdir()) / "pymp-",
         Path("/dev"),
         Path("/proc/self"),

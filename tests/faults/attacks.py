@@ -1,9 +1,9 @@
-"""Run every verb on forged stores, heads, indexes and files of other programs, and report harm.
+"""Run every command on forged stores, heads, indexes and files of other programs, and report harm.
 
 A forged file is a file that an attacker changed, with valid checksums.
 
-Each verb runs in a fork of this process, on a copy of the forged files. inotify watches a folder of the user's own
-files, which no verb may change.
+Each command runs in a fork of this process, on a copy of the forged files. inotify watches a folder of the user's own
+files, which no command may change.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def prepare(folder: Path, kinds: Sequence[str] = tuple(VERBS)) -> Ground:
 
     Stores record absolute paths, so all files are made at ``folder``, where each attack will run, and then moved to the
     returned folder. Only forks run torch: after torch has started threads in this process, forks of it could not use
-    torch. This process only imports the modules that verbs need, so that each fork starts fast.
+    torch. This process only imports the modules that commands need, so that each fork starts fast.
     """
     ground, master = Ground(folder), Ground(folder.with_name(f"{folder.name}-master"))
     run_in_fork(lambda: _make(ground, kinds))
@@ -54,7 +54,7 @@ def prepare(folder: Path, kinds: Sequence[str] = tuple(VERBS)) -> Ground:
 
 
 def _run(ground: Ground, verb: str) -> None:
-    """Run a verb on intact files, in this process; raise AssertionError if it fails."""
+    """Run a command on intact files, in this process; raise AssertionError if it fails."""
     try:
         cli.main(shlex.split(verb))
     except SystemExit as error:

@@ -23,7 +23,7 @@ from tests.faults.sandbox import Ground
 ATTACK = "\x1b]52;c;Y3VybA==\x07\x1b[2J\u202e\r\nfeatstore: whole"
 NUMBERS = (0, 1, -1, 2, 255, 1 << 15, (1 << 31) - 1, -(1 << 31), 1 << 40, (1 << 63) - 1, -(1 << 63))
 MODULE = "stranger"
-"""Name of a module that forged files name and no verb may import; importing it changes a file of the user."""
+"""Name of a module that forged files name and no command may import; importing it changes a file of the user."""
 
 
 class Changes:

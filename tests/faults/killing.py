@@ -1,4 +1,4 @@
-"""Kill verbs at random points, run them again, and compare with an uninterrupted run; print JSON, or a table.
+"""Kill commands at random points, run them again, and compare with an uninterrupted run; print JSON, or a table.
 
 python -m tests.faults.killing 200 --table
 """
@@ -21,10 +21,10 @@ from tests.faults.workplace import BATCH, COUNTED, FIRST, VERBS, do, forwarded, 
 
 
 def masters(folder: Path) -> dict[str, dict[str, Any]]:
-    """Run each verb without interruption; return a record for each verb.
+    """Run each command without interruption; return a record for each command.
 
-    "before": a copy of the folder before the verb ran. "contents": the content of the folder afterwards. "calls": the
-    number of system calls that change files. "forwarded": the number of pictures that the network processed.
+    "before": a copy of the folder before the command ran. "contents": the content of the folder afterwards. "calls":
+    the number of system calls that change files. "forwarded": the number of pictures that the network processed.
     """
     found: dict[str, dict[str, Any]] = {}
     work = folder / "work"
@@ -50,7 +50,7 @@ def masters(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def trial(work: Path, verb: str, master: dict[str, Any], draw: random.Random) -> dict[str, Any]:
-    """Kill a verb once or twice, run it to its end, and return the differences from an uninterrupted run."""
+    """Kill a command once or twice, run it to its end, and return the differences from an uninterrupted run."""
     shutil.rmtree(work)
     shutil.copytree(master["before"], work)
     began, kills, problems = forwarded(), 0, []
@@ -98,7 +98,7 @@ def run(count: int, seed: int, verbs: list[str] | None = None) -> list[dict[str,
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Return a text table of the results with one line per verb."""
+    """Return a text table of the results with one line per command."""
     lines = [
         f"{'verb':10}{'runs':>6}{'kills':>7}{'lost':>6}{'doubled':>9}{'different':>11}{'problems':>10}{'most redone':>13}"
     ]

@@ -1,4 +1,4 @@
-"""Run verbs on an attacker's files, in a fork with limits, and report every file of the user that changes."""
+"""Run featstore commands on an attacker's files in a forked process with limits; report changed files of the user."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _WATCHED = 0x2 | 0x4 | 0x8 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x800
 @dataclass(frozen=True)
 class Ground:
     """The folders of one attack: ``home`` of the user, ``theirs`` of the attacker, and ``out`` for the output of
-    verbs."""
+    commands."""
 
     folder: Path
 
@@ -93,7 +93,7 @@ def states(folder: Path) -> dict[Path, tuple[int, ...]]:
 
 
 def run_verb(ground: Ground, arguments: list[str], cache: Path) -> list[str]:
-    """Run one verb in a fork; return a description of each violation, such as a hang or a traceback."""
+    """Run one command in a fork; return a description of each violation, such as a hang or a traceback."""
     told, started = ground.folder / "told", time.monotonic()
     child = os.fork()
     if child == 0:
@@ -105,8 +105,8 @@ def run_verb(ground: Ground, arguments: list[str], cache: Path) -> list[str]:
             sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
             os.setsid()
             os.chdir(ground.theirs)
-            # Make the user's modules importable, as with PYTHONPATH: no verb may import the module that a forged file
-            # names.
+            # Make the user's modules importable, as with PYTHONPATH: no command may import the module that a forged
+            # file names.
             sys.path.insert(0, os.fspath(ground.home / "modules"))
             os.environ |= {"HOME": os.fspath(ground.home), "XDG_CACHE_HOME": os.fspath(cache)}
             torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""No verb does harm when it reads forged stores, heads, indexes or exports with valid checksums."""
+"""No command does harm when it reads forged stores, heads, indexes or exports with valid checksums."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LONG = ("demo", "regions", "follower", "identity", "imported", "lineage", "named
 """Kinds of forgeries whose files take up to a minute to make; only tests.slow.forged runs these kinds."""
 
 
-# Run one forgery per kind; tests.slow.forged draws a thousand. Use a separate process, because verbs run in forks,
+# Run one forgery per kind; tests.slow.forged draws a thousand. Use a separate process, because commands run in forks,
 # which work only if torch has started no thread.
 @pytest.mark.slow
-def test_verbs_do_no_harm_on_forged_files() -> None:
+def test_commands_do_no_harm_on_forged_files() -> None:
     kinds = [word for kind in KINDS if kind not in LONG for word in ("--each", kind)]
     command = [sys.executable, "-m", "tests.slow.forged", "--count", "1", "--jobs", "1", *kinds]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

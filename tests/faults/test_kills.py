@@ -1,4 +1,4 @@
-"""A verb that is killed at any point and run again gives the same result as an uninterrupted run."""
+"""A command that is killed at any point and run again gives the same result as an uninterrupted run."""
 
 from __future__ import annotations
 

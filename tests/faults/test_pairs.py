@@ -1,4 +1,4 @@
-"""Two verbs that write at the same time: the result is that of one after the other, or one verb is refused.
+"""Two commands that write at the same time: the result is that of one after the other, or one command is refused.
 
 The message of the refusal names the process that is writing.
 """
@@ -67,19 +67,19 @@ VERBS: dict[str, Callable[[Path], object]] = {
     "extract of a store": run_extract_of_store,
 }
 CHANGES = ("extract", "label", "compact", "remove", "remove --purge", "label --undo", "repair")
-"""Verbs that change the store."""
+"""Commands that change the store."""
 PAIRS = [
     (first, second)
     for first, second in itertools.combinations_with_replacement(VERBS, 2)
     if first in CHANGES or first.split()[0] == second.split()[0]
 ]
-"""Pairs to test: one of the verbs changes the store, or both verbs write the same kind of file."""
+"""Pairs to test: one of the commands changes the store, or both commands write the same kind of file."""
 TOLD = re.compile(r"is being (compacted|written) by process \d+ on \S+|process \d+ on \S+ is writing this")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the path at which all pairs of verbs are tested; a store records the absolute path of its pictures."""
+    """Return the path at which all pairs of commands are tested; a store records the absolute path of its pictures."""
     return tmp_path_factory.mktemp("pairs") / "folder"
 
 

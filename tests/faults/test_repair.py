@@ -127,7 +127,7 @@ def test_pictures_of_a_shard_that_cannot_be_verified_are_extracted_again(store: 
     assert not verify(store).problems
 
 
-def test_option_set_aside_turns_pictures_of_a_damaged_shard_into_failures(store: Path, tmp_path: Path) -> None:
+def test_pictures_of_a_damaged_shard_become_failures_if_set_aside_is_true(store: Path, tmp_path: Path) -> None:
     shard(store).write_bytes(b"gone")
     report = repair(store, set_aside=True)
     assert report.failed == 6

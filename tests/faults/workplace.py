@@ -1,6 +1,6 @@
-"""Run and kill verbs for the crash tests, and read their results. A workplace is a folder with pictures and a store.
+"""Run and kill commands for the crash tests, and read their results. A workplace is a folder with pictures and a store.
 
-Verbs run in forks of this process, so that a test can kill them. This process imports all modules but does not run
+Commands run in forks of this process, so that a test can kill them. This process imports all modules but does not run
 torch, because torch does not work in a fork of a process in which it has started threads. Results are read in forks
 too.
 """
@@ -97,7 +97,7 @@ VERBS: dict[str, Callable[[Path], object]] = {
 
 
 def prepare(folder: Path, verb: str) -> None:
-    """Write or change the pictures as the test of ``verb`` needs them before the verb runs."""
+    """Write or change the pictures as the test of ``verb`` needs them before the command runs."""
     pictures = folder / "pictures"
     if verb == "extract":
         write_pictures(pictures, FIRST)
@@ -192,7 +192,7 @@ def end(child: int, reading: int) -> tuple[int, Any]:
 def do(
     folder: Path, verb: str, calls: Calls | None = None, *, kill_after: float | None = None, **options: Any
 ) -> tuple[int, Any]:
-    """Run a verb on ``folder`` in a fork; return what ``fork`` returns."""
+    """Run a command on ``folder`` in a fork; return what ``fork`` returns."""
 
     def work() -> None:
         VERBS[verb](folder, **options)

@@ -110,7 +110,7 @@ def test_second_writer_gets_an_error_that_names_the_owner_of_the_lock(tmp_path: 
 
 
 @pytest.mark.parametrize("locked", [False, True])
-def test_error_of_a_second_writer_waits_until_the_lock_file_names_its_owner(tmp_path: Path, locked: bool) -> None:
+def test_second_writer_waits_for_the_name_of_the_lock_owner_before_it_raises(tmp_path: Path, locked: bool) -> None:
     path, lock = tmp_path / "x", tmp_path / ".x.lock"
     handle = os.open(lock, os.O_RDWR | os.O_CREAT)
     if locked:

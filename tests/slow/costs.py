@@ -193,7 +193,7 @@ def measure_predict(costs: Costs, place: Path) -> None:
 @click.option("--backbone", default="efficientnet_lite0", show_default=True, help="Of the stores of small pictures.")
 @click.option("--json", "as_json", is_flag=True)
 def main(pictures: tuple[int, ...], rounds: int, backbone: str, as_json: bool) -> None:
-    """Measure all commands and print their costs; exit with 1 if a bound is exceeded."""
+    """Measure all commands and print their seconds; exit with 1 if a bound is exceeded."""
     costs = Costs(rounds)
     with tempfile.TemporaryDirectory(prefix="costs-") as name:
         place = Path(name)

@@ -1,8 +1,8 @@
-"""Run every verb (command) on forged stores, heads, indexes and files of other programs, and look for harm.
+"""Run every command on forged stores, heads, indexes and files of other programs, and look for harm.
 
 python -m tests.slow.forged [--count 1000] [--seed 1] [--first 0] [--jobs CORES] [--each KIND]...
 
-A forgery is a file with changed content and valid checksums. Harm is one of these: a verb makes, opens for writing,
+A forgery is a file with changed content and valid checksums. Harm is one of these: a command makes, opens for writing,
 changes or deletes a file that it may not change; hangs for 60 s; takes 2 GiB; ends with a traceback; prints a control
 character; prints an error but reports success; or imports a module that a forgery names. Prints the cases of harm, and
 times. A thousand forgeries take about 25 minutes on two cores. --each: make COUNT forgeries of every given KIND instead
@@ -43,7 +43,7 @@ def _begin(folder: Path, kinds: tuple[str, ...]) -> None:
 
 
 def _attack(number: int, seed: int, kinds: tuple[str, ...]) -> list[tuple[str, str, str, list[str], float]]:
-    """Run all verbs on one forgery; return (kind, change, verb, violations, seconds) for each verb."""
+    """Run all commands on one forgery; return (kind, change, command, violations, seconds) for each command."""
     assert _master is not None
     found, before = [], time.perf_counter()
     for what, how, verb, wrong in attack(_master, _folder, number, seed, kinds or tuple(KINDS)):

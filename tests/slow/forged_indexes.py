@@ -4,7 +4,7 @@ python -m tests.slow.forged_indexes [--count 1000] [--seed 0]
 
 Opens and searches each index, and adds vectors. The index must be refused with a FeatstoreError or give an answer; it
 must not kill the process, raise another exception or take 60 s. Much faster than tests.slow.forged, which runs the
-verbs.
+commands.
 """
 
 from __future__ import annotations

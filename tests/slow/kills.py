@@ -1,4 +1,4 @@
-"""Kill verbs that write files at 200 random points, run them again and compare the results with uninterrupted runs.
+"""Kill commands that write files at 200 random points, run them again and compare the results with uninterrupted runs.
 
 python -m tests.slow.kills [COUNT] [SEED] [ENGINE]
 

@@ -165,7 +165,10 @@ def contest(place: Path, which: str, built: dict[str, Any], threads: int, turns:
 
 
 def best(turns: list[Rates], way: str) -> float:
-    """Return the highest rate of all runs in ``turns``; ``way``: "batch" or "single"."""
+    """Return the highest number of queries per second in all runs.
+
+    ``turns``: the measured Rates, one entry per turn. ``way``: "batch" or "single" (see turns.Rates).
+    """
     return max(rate for turn in turns for rate in turn[way])
 
 

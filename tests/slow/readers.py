@@ -69,7 +69,7 @@ def vectors(folder: Path) -> dict[bytes, tuple[str, int]]:
 
 
 class Writer:
-    """Change the store by one verb after the other; record each new state in a file before readers can see it."""
+    """Change the store by one command after the other; record each new state in a file before readers can see it."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.draw = folder, random.Random(seed)
@@ -96,7 +96,7 @@ class Writer:
         )
 
     def step(self) -> None:
-        """Change the store by one verb, chosen at random."""
+        """Change the store by one command, chosen at random."""
         verb = self.draw.choice(("extract", "extract", "label", "remove", "compact", "compact", "index"))
         if verb == "extract":
             for key in self.draw.sample(KEYS, 3):

@@ -1,4 +1,4 @@
-"""Check by strace that no verb and no Python function of featstore opens a connection or writes an unexpected file.
+"""Check by strace that no command and no Python function of featstore opens a connection or writes an unexpected file.
 
 ``python -m tests.slow.system_calls [all|few]``: needs strace. tests/environment/test_watch.py sees only the calls of
 Python code; this check also sees system calls of C libraries. Prints the paths written outside the working folder. The

@@ -1,4 +1,4 @@
-"""All verbs with a backbone from the user's own module, and untrusted files that name such a module."""
+"""All commands with a backbone from the user's own module, and untrusted files that name such a module."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ def of_keys(keys: list[str]) -> NDArray[np.float32]:
 
 
 def verbs(picture: str) -> dict[str, Callable[..., Any]]:
-    """Return for each verb a function that runs the verb on the store s, the head a.head or the index s.faiss.
+    """Return for each command a function that runs the command on the store s, the head a.head or the index s.faiss.
 
-    Each of these verbs needs the backbone.
+    Each of these commands needs the backbone.
     """
     return {
         "extract": lambda **how: extract("pictures", "s", supervised=False, **how),

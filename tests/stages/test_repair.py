@@ -34,7 +34,7 @@ def test_a_damaged_vector_is_extracted_again(damaged):
     assert FeatureStore.open(damaged).counts.vectors == 6
 
 
-def test_repair_with_option_set_aside_extracts_nothing(damaged):
+def test_repair_with_set_aside_true_extracts_nothing(damaged):
     report = repair(damaged, set_aside=True)
     assert (report.remade, report.failed) == (0, 1)
     store = FeatureStore.open(damaged)

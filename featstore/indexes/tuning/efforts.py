@@ -145,7 +145,7 @@ def _at_least(aim: float, recall: Recall) -> bool:
 
 
 class _Efforts:
-    """Cache of the recall at each setting: a re-ranking depth (k_factor) and a main parameter (nprobe or efSearch)."""
+    """Cache of the recall at each setting: a re-ranking depth (k_factor) and a step, which is nprobe or efSearch."""
 
     def __init__(self, subject: Subject, candidate: Candidate, truth: Truth) -> None:
         self._subject, self._candidate, self._truth = subject, candidate, truth
@@ -160,9 +160,9 @@ class _Efforts:
     def least(self, holds: Callable[[Recall], bool]) -> list[dict[str, float]]:
         """Return the smallest settings whose recall meets the condition ``holds``.
 
-        A setting has a re-ranking depth and a main parameter (nprobe or efSearch); in the result, depths increase and
-        main parameters decrease, so that no value can be reduced without increasing the other. The search stops after
-        several depths that do not allow a smaller main parameter.
+        A setting has a re-ranking depth and a step (nprobe or efSearch). In the result, depths increase and steps
+        decrease, so that reducing one value requires increasing the other. The search stops after several depths that
+        do not allow a smaller step.
         """
         depths, top = self._candidate.depths or (None,), max(1, len(self._candidate.steps)) - 1
         first = _smallest(len(depths), lambda place: holds(self._recall(depths[place], top)))
@@ -171,8 +171,8 @@ class _Efforts:
         pairs: list[dict[str, float]] = []
         step, as_many = top + 1, 0
         for depth in depths[first:]:
-            # ``step`` is the index of the main parameter. At the first depth, the largest main parameter is known to
-            # satisfy ``holds``. A larger depth is useful only if it allows a smaller main parameter.
+            # ``step`` is the index of nprobe or efSearch. At the first depth, the largest value is known to satisfy
+            # ``holds``. A larger depth is useful only if it allows a smaller step.
             if step > top or holds(self._recall(depth, step - 1)):
                 step = self._smallest_step(holds, depth, step - 1)
                 pairs.append(self._candidate.effort(step, depth))
@@ -184,9 +184,9 @@ class _Efforts:
         return pairs
 
     def _smallest_step(self, holds: Callable[[Recall], bool], depth: float | None, known: int) -> int:
-        """Return the index of the smallest main parameter for which ``holds`` is true at ``depth``.
+        """Return the index of the smallest nprobe or efSearch whose recall meets ``holds`` at re-ranking ``depth``.
 
-        ``known``: an index for which ``holds`` is true.
+        ``known``: the index of a value whose recall meets ``holds``.
         """
         found = _smallest(known, lambda place: holds(self._recall(depth, place)))
         return known if found is None else found

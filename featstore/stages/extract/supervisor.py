@@ -48,7 +48,7 @@ _HEARTBEAT_TIMEOUT: Final = 60.0
 The limit is long, because importing one library may take long. It is at least ``stall_seconds``.
 """
 _STOP_SECONDS: Final = 10.0
-"""The same limit in seconds for a worker that was asked to stop; a worker above the limit is killed."""
+"""The limit that replaces ``_SIGN_SECONDS`` after the worker was asked to stop, in seconds."""
 
 
 def extract_supervised(

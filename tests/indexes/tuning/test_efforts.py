@@ -89,7 +89,7 @@ def test_tune_sets_the_largest_parameters_for_an_unreachable_recall_goal(ground:
 
 @pytest.mark.parametrize("candidate", [replace(GRAPH, steps=tuple(range(5, 300))), FINE])
 @pytest.mark.slow
-def test_descent_yields_search_parameters_in_order_of_falling_recall(
+def test_search_parameters_are_tried_in_order_of_falling_recall(
     candidate: Candidate, ground: tuple[np.ndarray, Truth]
 ) -> None:
     subject = subject_of(candidate, ground[0])
@@ -109,7 +109,7 @@ def test_descent_yields_search_parameters_in_order_of_falling_recall(
 
 
 @pytest.mark.slow
-def test_descent_is_unaffected_if_its_caller_changes_the_search_parameters(
+def test_order_of_tried_search_parameters_ignores_changes_by_the_caller(
     ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Subject, "timed", lambda self, truth: 1 + sum(self.index.effort.values()))
@@ -121,7 +121,7 @@ def test_descent_is_unaffected_if_its_caller_changes_the_search_parameters(
     assert found == list(descent(subject, FINE, ground[1], 0.8, 3.0))
 
 
-def test_descent_yields_nothing_for_an_unreachable_recall_goal(ground: tuple[np.ndarray, Truth]) -> None:
+def test_no_search_parameters_are_tried_for_an_unreachable_recall_goal(ground: tuple[np.ndarray, Truth]) -> None:
     coarse = replace(LISTS, steps=(1,), depths=(1.0,))
     assert list(descent(subject_of(coarse, ground[0]), coarse, ground[1], 0.9, 3.0)) == []
 

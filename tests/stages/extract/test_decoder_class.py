@@ -1,6 +1,6 @@
-"""The decoder class of a store ("exact" or "fast"): recorded in the store and used for later pictures and queries.
+"""The decoder of a store ("exact" or "fast"): recorded in the store and used for later pictures and queries.
 
-A run with another decoder class is refused.
+A run with another decoder is refused.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SIZE = (45, 38)
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Return a folder that holds pictures and, for each decoder class, a store of these pictures; no test changes it."""
+    """Return a folder that holds pictures and, for each decoder, a store of these pictures; no test changes it."""
     place = tmp_path_factory.mktemp("decoders")
     write_coloured(place / "pictures", names("", 8), size=SIZE)
     for decode in ("exact", "fast"):
@@ -42,14 +42,14 @@ def place(tmp_path_factory):
 
 
 def expected(folder, store, decoder):
-    """Return the vectors of the pictures of ``store``, computed directly with the decoder class ``decoder``."""
+    """Return the vectors of the pictures of ``store``, computed directly with the decoder ``decoder``."""
     backbone = tiny_backbone()
     engine, decode = open_engine(backbone, engine="torch"), open_decoder(decoder)
     pixels = [decode((folder / key).read_bytes(), backbone.preprocessing) for key in store.keys]
     return np.concatenate([engine(np.stack(pixels[at : at + 8])) for at in range(0, len(pixels), 8)])
 
 
-def test_decoder_class_is_part_of_the_feature_identity_and_changes_the_vectors(place):
+def test_decoder_is_part_of_the_feature_identity_and_changes_the_vectors(place):
     exact, fast = FeatureStore.open(place / "exact"), FeatureStore.open(place / "fast")
     assert (exact.identity.decoder, fast.identity.decoder) == ("pillow", "pillow-torch")
     assert exact.fingerprint != fast.fingerprint
@@ -60,20 +60,20 @@ def test_decoder_class_is_part_of_the_feature_identity_and_changes_the_vectors(p
 
 
 @pytest.mark.parametrize(("made", "asked", "words"), [("exact", "fast", "pillow, not pillow-torch"), ("fast", "exact", "pillow-torch, not pillow")])  # fmt: skip
-def test_another_decoder_class_is_refused_with_a_one_line_error(place, made, asked, words):
+def test_another_decoder_is_refused_with_a_one_line_error(place, made, asked, words):
     with pytest.raises(IdentityError, match=f"decoder {words}") as raised:
         make_store(place / "pictures", place / made, decode=asked)
     assert "\n" not in str(raised.value)
 
 
-def test_an_unknown_decoder_class_is_a_usage_error(place, tmp_path):
+def test_an_unknown_decoder_is_a_usage_error(place, tmp_path):
     with pytest.raises(UsageError, match="'best' is not exact or fast"):
         make_store(place / "pictures", tmp_path / "s", decode="best")
     assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize("made", ["exact", "fast"])
-def test_second_run_uses_the_decoder_class_of_the_store(place, tmp_path, made):
+def test_second_run_uses_the_decoder_of_the_store(place, tmp_path, made):
     shutil.copytree(place / "pictures", tmp_path / "pictures")
     make_store(tmp_path / "pictures", tmp_path / "s", decode=made, engine="torch")
     write_coloured(tmp_path / "pictures", ["bee/x.png", "bee/y.png"], seed=9, size=SIZE)
@@ -102,7 +102,7 @@ def test_repair_restores_vectors_bit_identically(place, tmp_path):
     assert verify_store(store).problems == []
 
 
-def test_predict_and_search_use_the_decoder_class_of_the_head_and_index(place, tmp_path):
+def test_predict_and_search_use_the_decoder_of_the_head_and_index(place, tmp_path):
     store = FeatureStore.open(shutil.copytree(place / "fast", tmp_path / "s"))
     trained = train(store.path, folds=2)
     indexed = index(store.path).path

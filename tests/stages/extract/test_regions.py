@@ -404,7 +404,7 @@ def test_store_without_regions_can_be_read_by_versions_that_do_not_know_regions(
     assert store.parents.tolist() == store.keys[:]
 
 
-def test_a_picture_that_kills_its_decoder_fails_with_all_its_regions(folder, tmp_path, decoded):
+def test_all_regions_of_a_picture_that_crashes_the_decoder_are_failures(folder, tmp_path, decoded):
     rows = [(f"{number}.jpg", at, 1, 5, 5, "a") for number in range(3) for at in range(4)]
     stop = threading.Event()
     stop.set()

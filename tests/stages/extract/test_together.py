@@ -143,7 +143,7 @@ def test_supervised_run_for_two_stores_gives_the_same_stores_as_separate_runs(fo
 
 
 @pytest.mark.slow
-def test_a_picture_that_kills_its_decoder_is_a_failure_of_every_store(folder: Path, tmp_path: Path):
+def test_picture_that_crashes_the_decoder_is_recorded_as_failed_in_every_store(folder: Path, tmp_path: Path):
     (folder / "a/06.png").write_bytes(b"DIE")
     options = ExtractOptions(batch=4, unit_rows=8, workers=2)
     reports = supervise(
