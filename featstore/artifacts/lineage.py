@@ -75,7 +75,7 @@ def find_artifacts(folder: Path, *, deep: bool = True) -> Found:
 
 
 def add_artifact(found: Found, path: Path) -> bool:
-    """Add the artifact at ``path``, if there is one; return whether featstore made the file or folder."""
+    """Add the artifact at ``path``, if there is one, to ``found``; return whether featstore made the file or folder."""
     try:
         artifact = read_artifact(path)
     except (FeatstoreError, OSError, ValueError) as error:

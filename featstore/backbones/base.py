@@ -1,4 +1,5 @@
-"""The Backbone class, and the steps that make a backbone from a network: cut, compute the digest, check the values."""
+"""The Backbone class, and functions to make a backbone from a network: remove the classifier, hash and check
+tensors."""
 
 from __future__ import annotations
 

@@ -94,7 +94,8 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Preprocessing:
-        """Restore the result of ``to_dict``; raise UsageError for a field that is missing, unknown or malformed."""
+        """Return the Preprocessing from whose ``to_dict`` ``value`` comes. Raises UsageError for wrong or missing
+        fields."""
         fields = set(cls.__dataclass_fields__)
         if set(value) | {"fit"} != fields:
             odd = ", ".join(sorted((set(value) | {"fit"}) ^ fields))

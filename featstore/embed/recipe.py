@@ -2,9 +2,9 @@
 
 The identity records all settings that determine the features; features of different identities are never mixed.
 
-A Request is what the user asks for. ``Request.agrees`` compares it with a store by names, ``Request.load`` loads the
-network, and ``reopen`` loads the network of existing features. Importing this module does not load torch, which a run
-without pending pictures does not need.
+A Request holds the user's options. ``Request.agrees`` compares these options with the names (of backbone, weights and
+so on) that a store records; ``Request.load`` loads the network. ``reopen`` loads the network that made existing
+features. Importing this module does not load torch, which a run without pending pictures does not need.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Request:
         return all(getattr(identity, name) == value for name, value in of_backbone(asked).items())
 
     def load(self, existing: Manifest | None, store: Path) -> Network:
-        """Load the network.
+        """Load the requested backbone, and open the engine that runs it.
 
         ``existing``: the manifest (description) of ``store``; None if the store has no rows yet.
 

@@ -87,7 +87,7 @@ def _probabilities(values: ArrayLike, rows: int, classes: int) -> NDArray[np.flo
 def _draws(
     rows: int, groups: ArrayLike | None, replicates: int, seed: int
 ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Yield the pairs of weights of measures.draws, drawn by group: all rows of a group get the same weight."""
+    """Yield random weights of the rows as measures.draws does, but with the same weight for all rows of a group."""
     unit = np.arange(rows) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     count = int(unit.max()) + 1
     places = np.r_[unit, count, count + 1]

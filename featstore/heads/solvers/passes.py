@@ -5,6 +5,8 @@ a core's cache are read twice from memory. Therefore BLAS is limited to one thre
 whole segments in small blocks, which stay in the cache between the product for decision values and the product for
 gradients. The assignment of segments to workers is fixed, so the same number of workers gives bit-identical results on
 one instruction set.
+
+Letters in shapes: p problems, c columns (of decision values) per problem, m rows, r dimensions.
 """
 
 from __future__ import annotations
