@@ -161,7 +161,6 @@ def newer_labels(origin: Any, store: FeatureStore) -> list[str | None] | None:
 
 
 def update_command(store: str | os.PathLike[str], index: str | os.PathLike[str] | None = None) -> list[str]:
-    """Return the command, as a list of words, that updates ``index`` (default: the index at the default path of
-    ``store``)."""
+    """Return the command, as a list of words, that updates ``index`` (default: the index at ``index_path(store)``)."""
     there = index is None or os.path.abspath(index) == os.fspath(index_path(store))
     return ["featstore", "index", os.fspath(store), *([] if there else ["--out", os.fspath(index or "")]), "--update"]

@@ -147,7 +147,7 @@ class _States:
         return self.opened[path]
 
     def _commands(self, artifact: Artifact, places: Sequence[Path]) -> tuple[tuple[str, ...], ...]:
-        """Return the commands that refresh an artifact made from the stores at ``places``."""
+        """Return the commands that refresh an artifact; ``places``: paths of the stores from which it was made."""
         path = str(artifact.path)
         if artifact.kind == "index":
             return (tuple(update_command(places[0], path)),)

@@ -88,7 +88,7 @@ def add_artifact(found: Found, path: Path) -> bool:
 
 
 def _walk(folder: Path, deep: bool, unread: list[str]) -> Iterator[Path]:
-    """Yield the paths of the stores in ``folder`` and of its files; files inside stores are left out."""
+    """Yield the paths of the stores and files in ``folder``; files inside stores are left out."""
     try:
         with os.scandir(folder) as entries:
             listed = list(entries)

@@ -1,5 +1,4 @@
-"""The Backbone class, and functions to make a backbone from a network: remove the classifier, hash and check
-tensors."""
+"""The Backbone class, and functions to make a Backbone: remove a network's classifier, hash and check its tensors."""
 
 from __future__ import annotations
 

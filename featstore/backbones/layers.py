@@ -111,8 +111,7 @@ def _on_meta(tensor: Tensor) -> Tensor:
 
 
 def _outputs(network: nn.Module, side: int, device: str) -> dict[str, list[Any]]:
-    """Run ``network`` on two pictures; return the output shapes of each module (None for an output that is no
-    tensor)."""
+    """Run ``network`` on two pictures; return each module's output shapes (None for an output that is no tensor)."""
     seen: dict[str, list[Any]] = defaultdict(list)
 
     def note(name: str, _: nn.Module, __: Any, output: Any) -> None:

@@ -94,8 +94,10 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Preprocessing:
-        """Return the Preprocessing from whose ``to_dict`` ``value`` comes. Raises UsageError for wrong or missing
-        fields."""
+        """Return the Preprocessing with the fields ``value``, as from ``to_dict``.
+
+        Raises UsageError for a field that is missing, unknown or malformed.
+        """
         fields = set(cls.__dataclass_fields__)
         if set(value) | {"fit"} != fields:
             odd = ", ".join(sorted((set(value) | {"fit"}) ^ fields))

@@ -197,15 +197,14 @@ def reopen(
 
 
 def _decoder(choice: str) -> str:
-    # Imported here because featstore.decode imports Pillow.
+    # Import here, not at the top: featstore.decode imports Pillow, which takes time.
     from featstore.decode import decoder_class
 
     return decoder_class(choice)
 
 
 def identity_of(backbone: Backbone, engine: Engine, dtype: str, decoder: str) -> Identity:
-    """Return the identity of features from ``backbone``, run by ``engine``, on pictures decoded by the class
-    ``decoder``."""
+    """Return the identity of features from ``backbone``, run by ``engine``; ``decoder``: name of the pictures' decoder."""
     if dtype not in ("float32", "float16"):
         raise UsageError(f"dtype: {dtype!r} is not float32 or float16")
     return Identity(**of_backbone(backbone), decoder=decoder, precision=engine.precision, dtype=dtype)

@@ -47,7 +47,7 @@ class _Slot:
 
 @dataclass
 class _Block:
-    """Features that are being computed, of the ``count`` pictures of one block."""
+    """The features of the ``count`` pictures of one block; the GPU may still be computing these features."""
 
     slot: _Slot
     count: int

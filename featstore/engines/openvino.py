@@ -177,7 +177,7 @@ class OpenVinoEngine:
         return check_features(self.submit(pictures).result(), len(pictures), self.dimension)
 
     def provenance(self) -> dict[str, Any]:
-        """Return the provenance of features: engine, precision, streams, device, threads, instruction set and library versions."""
+        """Return the provenance of features: engine, precision, streams, device, threads, instruction set, versions."""
         import openvino
 
         own = {"engine": self.name, "precision": self.precision, "streams": self._streams, "block": BLOCK}

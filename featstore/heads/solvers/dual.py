@@ -185,8 +185,10 @@ class _Machines:
     def _search(
         self, chosen: NDArray[np.intp], state: _State, values: Floats, target: _State
     ) -> tuple[_State, Floats, Floats]:
-        """Do a line search from ``state`` to ``target``, for each chosen column separately.  Returns the accepted
-        point, and the objective and step length of each column (q,)."""
+        """Do a line search from ``state`` to ``target``, for each chosen column separately.
+
+        Returns the accepted point, and the objective and step length of each column (q,).
+        """
         step = np.ones(len(chosen))
         moved, found = target, self._values(chosen, target)
         while (worse := (found > values * (1 + _ROUNDING)) & (step > _LEAST_STEP)).any():
@@ -220,7 +222,7 @@ class _Machines:
         return _State(weights, intercept, weights @ self.kernel + intercept[:, None])
 
     def _solve_by_inverse(self, chosen: NDArray[np.intp], inside: Mask) -> Floats:
-        """Return S^-1 signs and S^-1 1 (q, 2, m), see ``_targets``, from the inverse over all m rows.
+        """Return S^-1 signs and S^-1 1 (q, 2, m), see ``_targets``, from the inverse of kernel + ridge on all m rows.
 
         The solutions over all rows are corrected such that rows outside the margin get weight 0.
         """
@@ -284,7 +286,7 @@ def held_out_decisions(labels: Labels, solutions: list[DualSolution]) -> tuple[F
 
 @dataclass(frozen=True)
 class DualFit:
-    """Result of ``search``: the chosen C with all results, the factor of temperature scaling, the final fit."""
+    """Result of ``search``: the choice of C, the factor of temperature scaling, the final fit."""
 
     choice: Choice
     scale: float

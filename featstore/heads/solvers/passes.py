@@ -60,7 +60,7 @@ class Evaluation:
 
 
 class Selection:
-    """The weights, stacked into one matrix, of those problems that need the rows of one fold.
+    """The weights, stacked into one matrix, of the problems to evaluate on the rows of one fold.
 
     ``chosen``: numbers of these problems; ``points``: (p, c, r + 1), the weights of all problems, the intercept last.
     """
