@@ -14,8 +14,7 @@ FITS: Final = ("crop", "squash", "pad")
 POOLS: Final = ("avg", "max", "cls", "cls+mean", "none")
 """Ways to make a vector from the output of a layer, see featstore.backbones.layers.take."""
 OUTPUT_OF: Final = "output of "
-"""If the user chose a layer by name, the field ``layer`` of the features' identity is this text and the layer's
-name."""
+"""Text before the layer's name in the field ``layer`` of an identity, if the user chose this layer by name."""
 MAX_PIXELS: Final = 178_956_970
 """Maximum number of pixels of a picture (Pillow's limit for decompression bombs); larger pictures become failures."""
 

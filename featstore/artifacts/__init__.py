@@ -138,7 +138,7 @@ def staleness(index: FeatureIndex, store: FeatureStore, path: str | os.PathLike[
 def compare_index(index: FeatureIndex, store: FeatureStore) -> Staleness:
     """Return the differences between an index and its store: missing, removed and relabelled rows.
 
-    Labels are compared only if the store has another version of the labels than the index was made with.
+    Labels are compared only if the store's label version has changed since the index was made.
     """
     labels = newer_labels(index.info()["identity"].get(KEY), store)
     return index.staleness(generation_number(store), np.asarray(store.ids), labels)

@@ -75,7 +75,7 @@ _DIMENSIONS: Final[dict[str, int]] = {
 
 
 SOURCES: Final = ("torchvision", "lite", "timm", "open_clip", "own")
-"""Where a backbone comes from: "lite" is EfficientNet-Lite, "own" a function of the user, the others are packages."""
+"""Where a backbone comes from: "lite" means EfficientNet-Lite, "own" the user's function, others are package names."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class Preprocessing:
 
     ``fit``: "crop", resize so that the shorter side has ``resize`` pixels, and cut out the centre (torchvision's Resize
     and CenterCrop); "squash", resize both sides, ignoring the aspect ratio; "pad", resize the longer side, and fill the
-    rest of the square with ``fill``, half on each side. Only "crop" uses ``resize``; with other fits it equals
+    rest of the square with ``fill``, half on each side. Only "crop" uses ``resize``; with other fits ``resize`` equals
     ``crop``. ``mean`` and ``std`` are per channel (R, G, B) in units of full brightness: x = (pixel / 255 - mean) /
     std. Raises UsageError for invalid values.
     """

@@ -204,7 +204,7 @@ def _decoder(choice: str) -> str:
 
 
 def identity_of(backbone: Backbone, engine: Engine, dtype: str, decoder: str) -> Identity:
-    """Return the identity of features from ``backbone``, run by ``engine``; ``decoder``: name of the pictures' decoder."""
+    """Return the identity of features from ``backbone``, ``engine`` and the decoder named ``decoder``."""
     if dtype not in ("float32", "float16"):
         raise UsageError(f"dtype: {dtype!r} is not float32 or float16")
     return Identity(**of_backbone(backbone), decoder=decoder, precision=engine.precision, dtype=dtype)

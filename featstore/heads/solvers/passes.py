@@ -27,8 +27,8 @@ from featstore.heads.solvers.rows import Segment, TrainingRows
 _BLOCK: Final = 1 << 20
 """Block size in values (4 MiB in float32: 512 rows of 2048), so small that a block stays in the cache."""
 _SMALL_PRODUCT: Final = 1_000_000
-"""Number of multiplications up to which OpenBLAS does not copy ("pack") the matrices first; this is much faster for
-matrices with few rows or columns."""
+"""If a matrix product has at most this many multiplications, OpenBLAS does not copy ("pack") the matrices first. This
+is much faster for matrices with few rows or columns."""
 _PIECE_ROWS: Final = (32, 16, 8)
 _PIECE_DIMENSIONS: Final = 64
 """A product with few columns is cut into pieces of this many rows or dimensions, each below _SMALL_PRODUCT. One numpy
