@@ -173,7 +173,6 @@ def is_named(kind: str) -> bool:
 
 
 def _import(spec: str) -> Any:
-    """Import and return the class ``spec``. Raises UsageError."""
     module, _, name = spec.partition(":")
     try:
         found = getattr(importlib.import_module(module), name, None)

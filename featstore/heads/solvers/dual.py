@@ -9,7 +9,7 @@ The one-vs-rest columns of a problem have the same rows and regularisation, so t
 matrix. If most rows are inside the margin, a smaller linear system removes the rows outside the margin from the
 solution. So the size of the factorised matrix is the number of rows inside or outside the margin, whichever is smaller.
 
-Letters in shapes: n rows, m training rows of a problem, c one-vs-rest columns, q of these columns.
+Letters in shapes: n rows, m training rows of a problem, c one-vs-rest columns, q chosen columns.
 """
 
 from __future__ import annotations
