@@ -14,7 +14,7 @@ FITS: Final = ("crop", "squash", "pad")
 POOLS: Final = ("avg", "max", "cls", "cls+mean", "none")
 """Ways to make a vector from the output of a layer, see featstore.backbones.layers.take."""
 OUTPUT_OF: Final = "output of "
-"""Start of the field ``layer`` of an identity if the features are the output of a layer that the user chose by name."""
+"""Text before the layer's name in the field ``layer`` of an identity, if the user chose this layer by name."""
 MAX_PIXELS: Final = 178_956_970
 """Maximum number of pixels of a picture (Pillow's limit for decompression bombs); larger pictures become failures."""
 
@@ -43,8 +43,8 @@ UNIT_BYTES: Final = 512 << 20
 """Bytes of vectors in a full unit; a unit is the set of pictures whose vectors are in one shard (file)."""
 DRIFT_PICTURES: Final = 16
 DRIFT_RUN: Final = 256
-"""Minimum number of pictures of an extraction for which the drift of its engine from plain torch is measured, on
-DRIFT_PICTURES pictures. In smaller extractions the measurement would take too large a share of the time."""
+"""Minimum number of pictures of an extraction for measuring, on DRIFT_PICTURES pictures, how far the engine's features
+are from plain torch's (drift). In a smaller extraction the measurement would take too large a share of the time."""
 JOURNAL_SYNC_SECONDS: Final = 5.0
 HEARTBEAT_SECONDS: Final = 5.0
 CLAIM_LEASE_SECONDS: Final = 60.0
@@ -113,7 +113,8 @@ RECALL: Final = 0.95
 """Default target of recall@k when an approximate index is tuned."""
 TUNING_QUERIES: Final = 1000
 CHECK_QUERIES: Final = 2000
-"""Number of held-out queries that tuning never sees; 2,000 give a recall of 0.95 a 95 % interval under 2 points wide."""
+"""Number of test queries for the recall of an index, held out from tuning. With 2,000 queries, the 95 % interval of a
+recall of 0.95 is less than 2 points wide."""
 FEWEST_QUERIES: Final = 100
 """Minimum number of new pictures for measuring the recall of an index again after growth."""
 UNMEASURED_GROWTH: Final = 0.1

@@ -109,7 +109,7 @@ def origin_of_index(index: FeatureIndex, what: str) -> Origin:
 
 
 def without_origin(identity: dict[str, Any]) -> dict[str, Any]:
-    """Return ``identity``, which an index records, without the key KEY, whose value is the origin of the index."""
+    """Return the ``identity`` that an index records, without its entry KEY, which is the origin of the index."""
     return {name: value for name, value in identity.items() if name != KEY}
 
 
@@ -138,7 +138,7 @@ def staleness(index: FeatureIndex, store: FeatureStore, path: str | os.PathLike[
 def compare_index(index: FeatureIndex, store: FeatureStore) -> Staleness:
     """Return the differences between an index and its store: missing, removed and relabelled rows.
 
-    Labels are compared only if the store has another version of the labels than the index was made with.
+    Labels are compared only if the store's label version has changed since the index was made.
     """
     labels = newer_labels(index.info()["identity"].get(KEY), store)
     return index.staleness(generation_number(store), np.asarray(store.ids), labels)
@@ -147,7 +147,8 @@ def compare_index(index: FeatureIndex, store: FeatureStore) -> Staleness:
 def newer_labels(origin: Any, store: FeatureStore) -> list[str | None] | None:
     """Return the labels (n,) of the store's rows; None if an index with this ``origin`` already has these labels.
 
-    An index has them if ``origin`` records the store's current label version. Also None if the labels cannot be read.
+    An index has these labels if ``origin`` records the store's current label version. Also returns None if the store's
+    labels cannot be read.
     """
     records = records_in(origin.get(PAST)) if isinstance(origin, dict) else []
     try:
@@ -160,6 +161,6 @@ def newer_labels(origin: Any, store: FeatureStore) -> list[str | None] | None:
 
 
 def update_command(store: str | os.PathLike[str], index: str | os.PathLike[str] | None = None) -> list[str]:
-    """Return the command, as a list of words, that updates an index; by default the default index of ``store``."""
+    """Return the command, as a list of words, that updates ``index`` (default: the index at ``index_path(store)``)."""
     there = index is None or os.path.abspath(index) == os.fspath(index_path(store))
     return ["featstore", "index", os.fspath(store), *([] if there else ["--out", os.fspath(index or "")]), "--update"]

@@ -63,7 +63,7 @@ class State:
 
 
 def states_of(found: Found) -> list[State]:
-    """Return the state of each artifact: stores first, then indexes, heads and pages.
+    """Return the state of each artifact in ``found``: stores first, then indexes, heads and pages.
 
     Artifacts made from a stale store are stale too. Running the commands of all states in order refreshes everything.
     """
@@ -88,7 +88,7 @@ class _States:
         return list(self.known.values())
 
     def state(self, artifact: Artifact) -> State:
-        """Return the state of an artifact, after computing the states of its stores."""
+        """Return the state of an artifact; first compute the states of the stores from which the artifact was made."""
         if artifact.path not in self.known:
             # Stop the recursion if two stores claim to be made from each other.
             self.known[artifact.path] = State(artifact)
@@ -118,7 +118,7 @@ class _States:
         return state
 
     def _place(self, parent: Parent, artifact: Artifact) -> Path | None:
-        """Return the path of a parent store, or None.
+        """Return the path of ``parent``, a store from which ``artifact`` was made; None if the store is not found.
 
         The store is looked for by its store id: among the stores found in the folder, at the path that the artifact
         records, and in the artifact's own folder.
@@ -147,7 +147,7 @@ class _States:
         return self.opened[path]
 
     def _commands(self, artifact: Artifact, places: Sequence[Path]) -> tuple[tuple[str, ...], ...]:
-        """Return the commands that refresh an artifact made from the stores at ``places``."""
+        """Return the commands that refresh an artifact; ``places``: paths of the stores from which it was made."""
         path = str(artifact.path)
         if artifact.kind == "index":
             return (tuple(update_command(places[0], path)),)

@@ -75,7 +75,7 @@ def find_artifacts(folder: Path, *, deep: bool = True) -> Found:
 
 
 def add_artifact(found: Found, path: Path) -> bool:
-    """Add the artifact at ``path``, if there is one; return whether featstore made the file or folder."""
+    """Add the artifact at ``path``, if there is one, to ``found``; return whether featstore made the file or folder."""
     try:
         artifact = read_artifact(path)
     except (FeatstoreError, OSError, ValueError) as error:
@@ -88,7 +88,7 @@ def add_artifact(found: Found, path: Path) -> bool:
 
 
 def _walk(folder: Path, deep: bool, unread: list[str]) -> Iterator[Path]:
-    """Yield the paths of the stores in ``folder`` and of its files; files inside stores are left out."""
+    """Yield the paths of the stores and files in ``folder``; files inside stores are left out."""
     try:
         with os.scandir(folder) as entries:
             listed = list(entries)

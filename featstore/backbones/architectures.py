@@ -180,11 +180,12 @@ def _of_torchvision(name: str) -> Architecture:
     from torchvision import models
 
     published = models.get_model_weights(name)
-    # DEFAULT is an alias of another member of the enumeration: list this member first, and only once.
+    # In torchvision's enumeration of weights, DEFAULT is an alias of another member: list this member first, and only
+    # once.
     members = [published.DEFAULT, *(member for member in published if member is not published.DEFAULT)]
     entries = {member.name: _entry(name, member) for member in members}
-    # torchvision's builders set the same options when they load weights. The auxiliary classifiers of these networks
-    # are built too; ``cut`` removes them later.
+    # For these two networks, torchvision sets the same options when it loads weights. Their auxiliary classifiers are
+    # built too; ``cut`` removes these classifiers later.
     trained = {"transform_input": True, "init_weights": False} if name in ("inception_v3", "googlenet") else {}
 
     def constructor(**options: Any) -> nn.Module:

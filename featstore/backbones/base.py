@@ -1,4 +1,4 @@
-"""The Backbone class, and the steps that make a backbone from a network: cut, compute the digest, check the values."""
+"""The Backbone class, and functions to make a Backbone: remove a network's classifier, hash and check its tensors."""
 
 from __future__ import annotations
 

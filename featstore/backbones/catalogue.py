@@ -75,7 +75,7 @@ _DIMENSIONS: Final[dict[str, int]] = {
 
 
 SOURCES: Final = ("torchvision", "lite", "timm", "open_clip", "own")
-"""Where a backbone comes from: "lite" is EfficientNet-Lite, "own" a function of the user, the others are packages."""
+"""Where a backbone comes from: "lite" means EfficientNet-Lite, "own" the user's function, others are package names."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class BackboneInfo:
 
 
 def list_backbones(matching: str | None = None) -> list[BackboneInfo]:
-    """Return the backbones, sorted by name. Digests of local weights are not checked before these weights are loaded.
+    """Return the backbones, sorted by name. The digests of weights files on this machine are not checked here.
 
     ``matching``: a part of the name, or a pattern with * and ?. The more than a thousand models of timm and open_clip
     are listed only if ``matching`` is given.

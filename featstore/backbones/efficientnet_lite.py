@@ -21,7 +21,8 @@ from featstore.errors import UsageError
 DIMENSION: Final = 1280
 WEIGHTS: Final = "IMAGENET1K_V1"
 _CROP_PADDING: Final = 32
-"""Pixels by which the resized side exceeds the crop, as in TensorFlow's evaluation of these networks."""
+"""Number of pixels by which a resized picture is larger than its crop, as in TensorFlow's evaluation of these
+networks."""
 _EPSILON: Final = 1e-3
 _STEM: Final = 32
 _CHANNEL_STEP: Final = 8

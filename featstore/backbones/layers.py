@@ -55,7 +55,7 @@ def list_layers(name: str) -> list[Layer]:
 
 
 def _without_weights(architecture: architectures.Architecture) -> tuple[nn.Module, str]:
-    """Return the network without weights, on the meta device if possible, and the name of its classifier."""
+    """Return the network of ``architecture`` without trained weights and classifier, and the name of the classifier."""
     network = architecture.empty(architecture.default)
     classifier, _ = architecture.cut(network)
     return architecture.towers(network)[0], classifier
@@ -111,7 +111,7 @@ def _on_meta(tensor: Tensor) -> Tensor:
 
 
 def _outputs(network: nn.Module, side: int, device: str) -> dict[str, list[Any]]:
-    """Run a batch of two pictures; return the output shapes of each module, None for an output that is no tensor."""
+    """Run ``network`` on two pictures; return each module's output shapes (None for an output that is no tensor)."""
     seen: dict[str, list[Any]] = defaultdict(list)
 
     def note(name: str, _: nn.Module, __: Any, output: Any) -> None:

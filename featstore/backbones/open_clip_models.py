@@ -29,8 +29,9 @@ _BATCH: Final = 64
 class OpenClipModel:
     """A model of open_clip. ``name``: with the prefix "open_clip/".
 
-    ``weights``: by tag, the default first: the preprocessing, and (repository, file) on the Hugging Face hub or None.
-    ``dimension``: of the vectors, stored because the configuration of an image tower of timm does not contain it.
+    ``weights``: for each tag, the default first, the preprocessing and (repository, file) on the Hugging Face hub; None
+    instead of the latter if the weights are not on the hub. ``dimension``: of the vectors, stored because the
+    configuration of an image tower of timm does not contain it.
     """
 
     name: str
@@ -50,7 +51,7 @@ class OpenClipModel:
         return network
 
     def cut(self, network: nn.Module) -> tuple[str, int]:
-        """Set eval mode; return "", because there is no classifier, and the dimension of the vectors."""
+        """Set eval mode; return the classifier's name, "" because there is none, and the dimension of the vectors."""
         network.eval().requires_grad_(False)
         return "", self.dimension
 
@@ -139,7 +140,7 @@ def _preprocessing(name: str, about: Mapping[str, Any], tag: Mapping[str, Any]) 
 
 
 def _hub_file(tag: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return (repository, file) of weights on the hub, from open_clip's entry ``tag``; None if it names no repository.
+    """Return (repository, file) of weights on the hub, from open_clip's entry ``tag``; None if ``tag`` names none.
 
     The entry has the form "organisation/name/" or "organisation/name/file"; without a safetensors file in the entry,
     the file is open_clip's default file.

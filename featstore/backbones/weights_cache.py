@@ -84,7 +84,6 @@ def fetch(backbone: str, entry: WeightsEntry) -> Path:
 
 
 def _download(backbone: str, entry: WeightsEntry, url: str, file: Path) -> None:
-    """Download ``url`` to ``file`` atomically, checking its digest."""
     otherwise = (
         f"put {file.name} from {url} into {file.parent}, or name a file of weights by --weights PATH; "
         f"--backbone {efficientnet_lite.LITE0.name} works offline, --weights random:SEED gives untrained weights for trials"

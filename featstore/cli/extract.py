@@ -262,7 +262,7 @@ _STAGES = {
 
 
 def _account(timings: dict[str, float]) -> list[str]:
-    """Return two lines: the times of a run's stages, which sum to its duration, and the summed times of threads."""
+    """Return two lines of text: the seconds of each stage of a run, and the seconds of its threads by kind of work."""
     stages = {words: timings.get(name, 0.0) for name, words in _STAGES.items()}
     shown = [f"{words} {seconds:.1f} s" for words, seconds in stages.items() if seconds >= 0.05]
     threads = ", ".join(

@@ -197,7 +197,6 @@ def train(
 
 
 def _lines(trained: TrainReport, notes: list[str], report: str | None, figures: list[str]) -> list[str]:
-    """Return the lines of text that describe the result to the user."""
     chosen = ", ".join(f"{name} = {value:g}" for name, value in trained.chosen.items())
     split = trained.split
     lines = [

@@ -21,7 +21,8 @@ OPSET: Final = 17
 IR_VERSION: Final = 8
 _BITS: Final = 1 << 22
 _SUPPORT: Final = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
-"""Half the width of each filter kernel, in pixels of the original or the resized picture, whichever has fewer."""
+"""Half the width of each filter kernel: in pixels of the resized picture if it is smaller than the original picture,
+otherwise in pixels of the original picture."""
 INTERPOLATIONS: Final = tuple(_SUPPORT)
 
 

@@ -35,7 +35,7 @@ class Preprocessing:
 
     ``fit``: "crop", resize so that the shorter side has ``resize`` pixels, and cut out the centre (torchvision's Resize
     and CenterCrop); "squash", resize both sides, ignoring the aspect ratio; "pad", resize the longer side, and fill the
-    rest of the square with ``fill``, half on each side. Only "crop" uses ``resize``; with other fits it equals
+    rest of the square with ``fill``, half on each side. Only "crop" uses ``resize``; with other fits ``resize`` equals
     ``crop``. ``mean`` and ``std`` are per channel (R, G, B) in units of full brightness: x = (pixel / 255 - mean) /
     std. Raises UsageError for invalid values.
     """
@@ -94,7 +94,10 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Preprocessing:
-        """Restore the result of ``to_dict``; raise UsageError for a field that is missing, unknown or malformed."""
+        """Return the Preprocessing with the fields ``value``, as from ``to_dict``.
+
+        Raises UsageError for a field that is missing, unknown or malformed.
+        """
         fields = set(cls.__dataclass_fields__)
         if set(value) | {"fit"} != fields:
             odd = ", ".join(sorted((set(value) | {"fit"}) ^ fields))

@@ -61,8 +61,8 @@ class Input:
 class Embedded:
     """Result for up to CHUNK inputs.
 
-    ``ok`` (m,): indices of the inputs that have a vector; ``vectors`` (m, d): their vectors. ``failures``: (reason,
-    message) for the index of each other input.
+    ``ok`` (m,): indices of the inputs that have a vector; ``vectors`` (m, d): their vectors. ``failures``: maps the
+    index of each other input to (reason, message).
     """
 
     inputs: list[Input]

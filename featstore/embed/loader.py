@@ -61,7 +61,7 @@ class Watch:
 
     ``in_hand``: the rows being decoded. ``began``: start of the work by time.monotonic, a clock that all processes of a
     machine share. ``begin``: called at the start with the root folders, the numbers of new, changed and retired rows of
-    the plan, and the counts of failures by reason; this mapping is updated during the run.
+    the plan, and the counts of failures by reason; these counts are updated during the run.
     """
 
     in_hand: InHand

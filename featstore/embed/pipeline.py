@@ -43,8 +43,8 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Batch:
-    """The rows ``start`` to ``stop`` of one unit. ``target``: the unit to load the rows from and to write the result
-    to. ``last``: whether this is the last batch of the unit."""
+    """The rows ``start`` to ``stop`` of one unit (group of rows). ``target``: the unit, which gives the rows and gets
+    the result. ``last``: whether this is the last batch of the unit."""
 
     target: Any
     start: int
@@ -138,8 +138,10 @@ class Timings:
 
     @contextlib.contextmanager
     def during(self, name: str) -> Iterator[None]:
-        """Add the duration of the block to the stage ``name`` of CLOCK, without the seconds that other stages of CLOCK
-        got during the block."""
+        """Add the duration of the block to the stage ``name`` of CLOCK.
+
+        Seconds that the block itself adds to other stages of CLOCK are not counted twice: they are subtracted.
+        """
         start, before = time.perf_counter(), self.clock
         try:
             yield
@@ -178,10 +180,11 @@ def run(
 ) -> None:
     """Process ``batches`` in order: load them in threads, run ``engine`` in this thread, ``write`` in one more thread.
 
-    ``parts(batch)``, called in this order too, returns the functions that load the batch, in the order of its rows.
-    At most ``ahead`` batches are decoded and waiting, ``engine.in_flight`` batches are in the network, and 2 are not
-    yet written. If ``batches`` yields None, all previous batches are written before the next is started. Pictures that
-    fail are part of the result; exceptions of these functions, of ``engine`` and of ``write`` end the run.
+    ``parts(batch)`` returns the functions that load the batch, in the order of its rows; it is also called in the order
+    of ``batches``. At most ``ahead`` batches are decoded and waiting, ``engine.in_flight`` batches are in the network,
+    and 2 are not yet written. If ``batches`` yields None, all previous batches are written before the next is started.
+    Pictures that fail are part of the result; exceptions of the loading functions, of ``engine`` and of ``write`` end
+    the run.
     """
     window: deque[tuple[Batch, list[Future[list[Loaded]]]]] = deque()
     forwarding: deque[Forwarding] = deque()

@@ -2,9 +2,9 @@
 
 The identity records all settings that determine the features; features of different identities are never mixed.
 
-A Request is what the user asks for. ``Request.agrees`` compares it with a store by names, ``Request.load`` loads the
-network, and ``reopen`` loads the network of existing features. Importing this module does not load torch, which a run
-without pending pictures does not need.
+A Request holds the user's options. ``Request.agrees`` compares these options with the names (of backbone, weights and
+so on) that a store records; ``Request.load`` loads the network. ``reopen`` loads the network that made existing
+features. Importing this module does not load torch, which a run without pending pictures does not need.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Request:
         return all(getattr(identity, name) == value for name, value in of_backbone(asked).items())
 
     def load(self, existing: Manifest | None, store: Path) -> Network:
-        """Load the network.
+        """Load the requested backbone, and open the engine that runs it.
 
         ``existing``: the manifest (description) of ``store``; None if the store has no rows yet.
 
@@ -197,15 +197,14 @@ def reopen(
 
 
 def _decoder(choice: str) -> str:
-    # Imported here because featstore.decode imports Pillow.
+    # Import here, not at the top: featstore.decode imports Pillow, which takes time.
     from featstore.decode import decoder_class
 
     return decoder_class(choice)
 
 
 def identity_of(backbone: Backbone, engine: Engine, dtype: str, decoder: str) -> Identity:
-    """Return the identity of features from ``backbone``, run by ``engine``, on pictures decoded by the class
-    ``decoder``."""
+    """Return the identity of features from ``backbone``, ``engine`` and the decoder named ``decoder``."""
     if dtype not in ("float32", "float16"):
         raise UsageError(f"dtype: {dtype!r} is not float32 or float16")
     return Identity(**of_backbone(backbone), decoder=decoder, precision=engine.precision, dtype=dtype)

@@ -133,10 +133,10 @@ class SharedDecoding:
         return _fitted(image, own, results)
 
     def _moved(self, run: int, full: int, taken: int) -> bool:
-        """Return whether to stop waiting for ``run``.
+        """Return whether a run that waits until ``run`` takes its results may continue.
 
-        True if fewer than ``full`` results are kept for this run, or if it has taken a result during the wait.
-        ``taken``: number of results that this run had taken before the wait.
+        True if fewer than ``full`` results are kept for ``run``, or if ``run`` has taken a result during the wait.
+        ``taken``: number of results that ``run`` had taken before the wait.
         """
         return self._count[run] < full or self._taken[run] != taken
 

@@ -55,6 +55,6 @@ class CompiledEngine(Immediate):
         return check_features(features, len(pictures), self.dimension)
 
     def provenance(self) -> dict[str, Any]:
-        """Return engine, precision, block, device, threads and library versions."""
+        """Return the provenance of features: engine, precision, block, device, threads and library versions."""
         own = {"engine": self.name, "precision": self.precision, "block": self.block}
         return {**own, **versions(torch.device("cpu"))}

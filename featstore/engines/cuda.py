@@ -47,7 +47,7 @@ class _Slot:
 
 @dataclass
 class _Block:
-    """Features that are being computed, of the ``count`` pictures of one block."""
+    """The features of the ``count`` pictures of one block; the GPU may still be computing these features."""
 
     slot: _Slot
     count: int
@@ -184,6 +184,6 @@ class CudaEngine:
         return check_features(self.submit(pictures).result(), len(pictures), self.dimension)
 
     def provenance(self) -> dict[str, Any]:
-        """Return engine, precision, block, device, threads and library versions."""
+        """Return the provenance of features: engine, precision, block, device, threads and library versions."""
         own = {"engine": self.name, "precision": self.precision, "block": self.block}
         return {**own, **versions(self.device), "cuda": torch.version.cuda}

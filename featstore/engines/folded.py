@@ -86,5 +86,5 @@ class FoldedEngine(Immediate):
         return check_features(features, len(pictures), self.dimension)
 
     def provenance(self) -> dict[str, Any]:
-        """Return engine, precision, device, threads and library versions."""
+        """Return the provenance of features: engine, precision, device, threads and library versions."""
         return {"engine": self.name, "precision": self.precision, **versions(self.device)}

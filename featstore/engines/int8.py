@@ -77,7 +77,7 @@ def measure_ranges(graph: Any, backbone: Backbone, pictures: NDArray[np.uint8]) 
 
 
 class Int8Engine(OpenVinoEngine):
-    """OpenVINO with 8-bit weights and activations.
+    """Engine that runs a network with 8-bit weights and activations by OpenVINO.
 
     Used only if the user asks for this engine, or if the existing features are int8-s16 features.
     """

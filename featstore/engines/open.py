@@ -62,7 +62,7 @@ def _open(backbone: Backbone, engine: str, device: str, where: torch.device, pre
 
 
 def engine_for_class(precision: str, engine: str) -> tuple[str, str]:
-    """Return the arguments (engine, precision) of open_engine with which new features fit existing features.
+    """Return the arguments (engine, precision) of open_engine for features of an existing precision class.
 
     ``precision``: the precision class of the existing features. ``engine``: the requested engine; if it does not
     compute in this class, open_engine or the identity check of the store raises an error later. Raises IdentityError

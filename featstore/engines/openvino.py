@@ -139,9 +139,9 @@ class OpenVinoEngine:
     in_flight = 2
 
     def __init__(self, backbone: Backbone, precision: str = "fp32", *, graph: Any = None) -> None:
-        """Compile the backbone.
+        """Compile the network of ``backbone`` for this CPU.
 
-        ``graph``: the network of the backbone as a quantised OpenVINO model (see int8.py); None to convert it here.
+        ``graph``: this network as a quantised OpenVINO model (see int8.py); None: the network is converted here.
         """
         if graph is None:
             graph = to_graph(backbone.module, backbone.preprocessing.crop)
@@ -177,7 +177,7 @@ class OpenVinoEngine:
         return check_features(self.submit(pictures).result(), len(pictures), self.dimension)
 
     def provenance(self) -> dict[str, Any]:
-        """Return engine, precision, streams, device, threads, instruction set and library versions."""
+        """Return the provenance of features: engine, precision, streams, device, threads, instruction set, versions."""
         import openvino
 
         own = {"engine": self.name, "precision": self.precision, "streams": self._streams, "block": BLOCK}

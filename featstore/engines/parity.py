@@ -66,7 +66,7 @@ def drift(features: NDArray[np.float32], reference: NDArray[np.float32]) -> dict
 
 
 def describe_excess(precision: str, measured: Mapping[str, float]) -> str:
-    """Return a text on how the drift ``measured`` exceeds the bound of the class ``precision``, "" if it does not."""
+    """Return a text if the drift ``measured`` exceeds the bound of the precision class ``precision``, otherwise ""."""
     name, bound = BOUNDS[precision]
     if measured[name] <= bound:
         return ""

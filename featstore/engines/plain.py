@@ -52,5 +52,5 @@ class PlainEngine(Immediate):
         return check_features(features, len(pictures), self.dimension)
 
     def provenance(self) -> dict[str, Any]:
-        """Return engine, device, threads and library versions."""
+        """Return the provenance of features: engine, device, threads and library versions."""
         return {"engine": self.name, "precision": self.precision, **versions(self.device)}

@@ -26,7 +26,8 @@ LARGEST_JSON = 1 << 20
 """Maximum size in bytes of a JSON file to read; files that write_json writes are far smaller."""
 _READ_BYTES = 4 << 20
 _NAMED_BYTES = 100
-"""Maximum number of bytes of a file name that its temporary file repeats; the system limits the length of names."""
+"""Maximum number of bytes of a file's name that are used in the name of its temporary file; the system limits the
+length of file names."""
 _LOCK_MARK = b"featstore lock of "
 _LOCK_TRIES = 100
 _LOCK_SECONDS, _LOCK_PAUSE = 1.0, 0.02
@@ -312,7 +313,7 @@ def checksum_file(path: Path, start: int = 0, stop: int | None = None) -> str:
 
 
 def checksum_open(file: io.FileIO, start: int = 0, stop: int | None = None) -> str:
-    """Return what checksum_file returns, for an open file."""
+    """Return the XXH3-128, in hexadecimal, of the bytes ``start`` to ``stop`` (default: the end) of an open file."""
     digest = xxhash.xxh3_128()
     view = memoryview(bytearray(_READ_BYTES))
     left = -1 if stop is None else stop - start

@@ -33,7 +33,7 @@ _REQUIRED, _OPTIONAL, _REPEATED = 0, 1, 2
 _STRING, _LIST, _FLOAT16 = 1, 3, 15
 """Numbers of the logical types in parquet.thrift."""
 _UTF8, _LIST_CONVERTED = 0, 3
-"""Numbers of the corresponding "converted types", which older readers need."""
+"""Numbers of the older "converted types" for text and lists in parquet.thrift, which older readers need."""
 
 
 def write(

@@ -26,8 +26,8 @@ from featstore.heads.wrapped import EstimatorModel
 
 _LARGEST_NUMBER: Final = 1e30
 _CLOSE: Final = 1e-9
-"""Relative difference, in units of a kernel model's largest possible decision value, below which two classes count as
-equal. The rounding error is far smaller: below 1e-11 for 10,000 standardised features."""
+"""For kernel models: two decision values of a row count as equal if their difference, divided by the largest possible
+decision value of the model, is below this number. Rounding errors are far smaller: below 1e-11 for 10,000 features."""
 
 
 class Model(Protocol):

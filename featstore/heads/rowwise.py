@@ -116,7 +116,7 @@ def _cosines(query: NDArray[np.float32], vectors: NDArray[np.float32], rows: NDA
 
 
 def _rounding_bound(dimension: int) -> float:
-    """Return the largest difference of two inner products whose order float32 rounding can reverse.
+    """Return the largest difference of two inner products at which float32 rounding can still reverse their order.
 
     All rows have length 1.
 

@@ -176,7 +176,7 @@ class _Limits:
 
 @dataclass(frozen=True)
 class _Trial:
-    """Cross-validation of one gamma: solutions and held-out scores for every C (outer loop) and fold (inner loop)."""
+    """Result of cross-validation with one gamma: solution and scores of each C (outer loop) and fold (inner loop)."""
 
     solutions: Sequence[Any]
     scores: grid.FoldScores

@@ -24,9 +24,9 @@ from featstore.heads.wrapped import OUTPUTS, EstimatorModel, decisions_of
 from featstore.text import did_you_mean, printable
 
 _AGREEING: Final = 0.9
-"""The columns of predict_proba or decision_function are used as classes only if, for at least this share of the
-training rows, the largest column is the class that ``predict`` returns. The share is less than 1, because some
-classifiers do not always predict the class with the largest value."""
+"""predict_proba or decision_function is used only if its largest column is the class that ``predict`` returns, for at
+least this share of the training rows. The share is less than 1, because some classifiers do not always predict the
+class with the largest value."""
 _TRIED: Final = 1000
 
 
@@ -173,7 +173,6 @@ def is_named(kind: str) -> bool:
 
 
 def _import(spec: str) -> Any:
-    """Import and return the class ``spec``. Raises UsageError."""
     module, _, name = spec.partition(":")
     try:
         found = getattr(importlib.import_module(module), name, None)

@@ -131,7 +131,7 @@ def _scores(
     temperature: float,
     classes: int,
 ) -> FoldScores:
-    """Return scores of each number of neighbours (outer loop) on each fold (inner loop), from one search per fold."""
+    """Return the scores of each number of neighbours (outer loop) and fold (inner loop), with one search per fold."""
     cells: list[tuple[int, float, float, float]] = []
     present = np.unique(folds[folds >= 0])
     for fold in present:

@@ -87,7 +87,7 @@ def _probabilities(values: ArrayLike, rows: int, classes: int) -> NDArray[np.flo
 def _draws(
     rows: int, groups: ArrayLike | None, replicates: int, seed: int
 ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Yield the pairs of weights of measures.draws, drawn by group: all rows of a group get the same weight."""
+    """Yield random weights of the rows as measures.draws does, but with the same weight for all rows of a group."""
     unit = np.arange(rows) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     count = int(unit.max()) + 1
     places = np.r_[unit, count, count + 1]
@@ -96,7 +96,7 @@ def _draws(
 
 
 def _gaps(measurers: tuple[Measurer, Measurer], weights: NDArray[np.float64], measures: Sequence[str]) -> list[float]:
-    """Return the difference B - A of each measure; log loss ignores the two artificial rows (see ``unseen_rows``)."""
+    """Return each measure of head B minus that of head A; log loss leaves out the rows of ``unseen_rows``."""
     a, b = (measurer.measure(weights) for measurer in measurers)
     seen = weights[:-2]
     gap = float(seen @ (measurers[1].losses - measurers[0].losses)[:-2] / seen.sum())

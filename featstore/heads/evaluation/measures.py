@@ -114,7 +114,7 @@ def draws(rows: int, replicates: int, seed: int) -> Iterator[tuple[Floats, Float
 
 
 class _Ranking:
-    """Rows sorted by the score of one class, with ties grouped."""
+    """Rows sorted by their score for one class; rows with equal scores form a group."""
 
     def __init__(self, scores: Floats, positive: NDArray[np.bool_]) -> None:
         self._order = np.argsort(-scores, kind="stable")
@@ -123,7 +123,7 @@ class _Ranking:
         self._positive = positive[self._order].astype(np.float64)
 
     def areas(self, weights: Floats) -> tuple[float, float]:
-        """Return (area under the ROC curve, average precision); the area is NaN if all rows belong to the class."""
+        """Return the area under the ROC curve (NaN if all rows belong to the class) and the average precision."""
         ranked = weights[self._order]
         above = np.cumsum(ranked)[self._ends]
         true = np.cumsum(ranked * self._positive)[self._ends]

@@ -8,6 +8,8 @@ the problem is small but ill-conditioned and a first-order method would need man
 The one-vs-rest columns of a problem have the same rows and regularisation, so they share one inverse of the kernel
 matrix. If most rows are inside the margin, a smaller linear system removes the rows outside the margin from the
 solution. So the size of the factorised matrix is the number of rows inside or outside the margin, whichever is smaller.
+
+Letters in shapes: n rows, m training rows of a problem, c one-vs-rest columns, q chosen columns.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ _LEAST_STEP: Final = 1e-4
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Start = tuple[Floats, Floats]
-"""Starting point: weights of the rows (n, c) and intercepts (c,)."""
+"""Starting point of the solver: weights of the n rows for each of c columns (n, c), and intercepts (c,)."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def _solve_fold(
 
 
 def _part(matrix: Floats, rows: NDArray[np.intp]) -> Floats:
-    """Return the rows and columns ``rows`` (m,) of ``matrix`` as an (m, m) array; this is faster than np.ix_."""
+    """Return the submatrix (m, m) with the row and column numbers ``rows`` (m,); this is faster than np.ix_."""
     return matrix.take(rows, axis=0).take(rows, axis=1)
 
 
@@ -183,7 +185,10 @@ class _Machines:
     def _search(
         self, chosen: NDArray[np.intp], state: _State, values: Floats, target: _State
     ) -> tuple[_State, Floats, Floats]:
-        """Search the line from ``state`` to ``target``; return the accepted point, objectives, step lengths (q,)."""
+        """Do a line search from ``state`` to ``target``, for each chosen column separately.
+
+        Returns the accepted point, and the objective and step length of each column (q,).
+        """
         step = np.ones(len(chosen))
         moved, found = target, self._values(chosen, target)
         while (worse := (found > values * (1 + _ROUNDING)) & (step > _LEAST_STEP)).any():
@@ -217,7 +222,7 @@ class _Machines:
         return _State(weights, intercept, weights @ self.kernel + intercept[:, None])
 
     def _solve_by_inverse(self, chosen: NDArray[np.intp], inside: Mask) -> Floats:
-        """Return S^-1 signs and S^-1 1 (q, 2, m), see ``_targets``, from the inverse over all m rows.
+        """Return S^-1 signs and S^-1 1 (q, 2, m), see ``_targets``, from the inverse of kernel + ridge on all m rows.
 
         The solutions over all rows are corrected such that rows outside the margin get weight 0.
         """
@@ -281,7 +286,7 @@ def held_out_decisions(labels: Labels, solutions: list[DualSolution]) -> tuple[F
 
 @dataclass(frozen=True)
 class DualFit:
-    """Result of ``search``: the chosen C with all results, the factor of temperature scaling, the final fit."""
+    """Result of ``search``: the choice of C, the factor of temperature scaling, the final fit."""
 
     choice: Choice
     scale: float

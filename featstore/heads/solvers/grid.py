@@ -5,6 +5,8 @@ A problem is a value of C and a held-out fold. Its objective is scikit-learn's: 
 All problems take their L-BFGS steps at the same time: each pass over the rows evaluates all problems with two
 matrix-matrix products. A pass leaves out the problems that have converged. The initial inverse Hessian comes from the
 spectrum of the features (see whitening.py), scaled for each problem by C times the curvature of the loss.
+
+Letters in shapes: p problems, c columns (of decision values) per problem, m rows, r dimensions.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ a core's cache are read twice from memory. Therefore BLAS is limited to one thre
 whole segments in small blocks, which stay in the cache between the product for decision values and the product for
 gradients. The assignment of segments to workers is fixed, so the same number of workers gives bit-identical results on
 one instruction set.
+
+Letters in shapes: p problems, c columns (of decision values) per problem, m rows, r dimensions.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ from featstore.heads.solvers.rows import Segment, TrainingRows
 _BLOCK: Final = 1 << 20
 """Block size in values (4 MiB in float32: 512 rows of 2048), so small that a block stays in the cache."""
 _SMALL_PRODUCT: Final = 1_000_000
-"""Number of multiplications up to which OpenBLAS does not copy ("pack") the matrices first; this is much faster for
-matrices with few rows or columns."""
+"""If a matrix product has at most this many multiplications, OpenBLAS does not copy ("pack") the matrices first. This
+is much faster for matrices with few rows or columns."""
 _PIECE_ROWS: Final = (32, 16, 8)
 _PIECE_DIMENSIONS: Final = 64
 """A product with few columns is cut into pieces of this many rows or dimensions, each below _SMALL_PRODUCT. One numpy
@@ -58,7 +60,7 @@ class Evaluation:
 
 
 class Selection:
-    """The weights, stacked into one matrix, of those problems that need the rows of one fold.
+    """The weights, stacked into one matrix, of the problems to evaluate on the rows of one fold.
 
     ``chosen``: numbers of these problems; ``points``: (p, c, r + 1), the weights of all problems, the intercept last.
     """
