@@ -1,4 +1,4 @@
-"""Stream feature matrices as float32 blocks that are prepared for a metric.
+"""Read feature matrices as float32 blocks, with rows scaled to length 1 if the metric is cosine.
 
 A feature matrix is an array, or a block source: an object with ``shape`` (n, d) and ``blocks()``, which yields rows.
 """
@@ -47,14 +47,14 @@ class PickedRows:
 
 
 def check_metric(metric: str) -> Metric:
-    """Return ``metric``; raise UsageError, listing the known metrics, if it is unknown."""
+    """Return ``metric`` unchanged; raise UsageError, which lists the known metrics, if ``metric`` is unknown."""
     if metric not in get_args(Metric):
         raise UsageError(f"metric {metric!r} is not known; choose one of {', '.join(get_args(Metric))}")
     return cast(Metric, metric)
 
 
 def shape_of(vectors: Features) -> tuple[int, int]:
-    """Return (n, d); raise UsageError if ``vectors`` is not a matrix."""
+    """Return the shape (n, d) of ``vectors``; raise UsageError if ``vectors`` is not a matrix."""
     shape = tuple(int(size) for size in vectors.shape)
     if len(shape) != 2 or shape[1] == 0:
         raise UsageError(f"vectors need the shape (rows, dimensions), not {shape}")
@@ -116,7 +116,7 @@ def block_rows(dimension: int) -> int:
 
 
 def prepared_blocks(vectors: Features, metric: Metric) -> Iterator[tuple[int, Floats]]:
-    """Yield (first row number, prepared block) over all rows, in order, in blocks of bounded size.
+    """Yield (number of its first row, block) for all rows of ``vectors``, in blocks as ``prepare`` returns them.
 
     Raises UsageError if the rows do not match ``vectors.shape``, or a row holds NaN or infinity.
     """
@@ -135,7 +135,7 @@ def prepared_blocks(vectors: Features, metric: Metric) -> Iterator[tuple[int, Fl
 
 
 def gather(vectors: Features, metric: Metric, rows: NDArray[np.int64]) -> Floats:
-    """Return the prepared rows (m, d) of ``vectors`` with the row numbers ``rows`` (m,); ``vectors`` is read once."""
+    """Return the rows ``rows`` (m,) of ``vectors`` as ``prepare`` returns them (m, d); ``vectors`` is read once."""
     order = np.argsort(rows, kind="stable")
     ascending = rows[order]
     found = np.empty((len(rows), shape_of(vectors)[1]), np.float32)

@@ -37,12 +37,12 @@ class Recall:
     method: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON types."""
+        """Return recall, interval and method as JSON types."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, value: Any) -> Recall:
-        """Return the Recall that ``to_dict`` described; raise DamagedError if ``value`` is something else."""
+        """Return the Recall from a dict that ``to_dict`` made; raise DamagedError if ``value`` is not such a dict."""
         try:
             recall = cls(**value)
         except TypeError:

@@ -108,7 +108,7 @@ def _is_input(name: bytes, all_files: bool) -> bool:
 
 
 def is_input(found: Found, all_files: bool) -> bool:
-    """Return whether a file is an input: not hidden, and with a picture's extension or ``all_files``."""
+    """Return whether a file is an input: not hidden, and (unless ``all_files``) with a picture's extension."""
     return found.picture or (all_files and not found.hidden)
 
 

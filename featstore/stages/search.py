@@ -269,10 +269,10 @@ class Finder:
         ]
 
     def _excluded(self, ids: NDArray[np.int64], own: tuple[int, ...]) -> NDArray[np.bool_]:
-        """Return a mask of the found ``ids`` (best first) that are left out of the result.
+        """Return which of the found ``ids`` (best first) are left out of the result, as a mask.
 
-        The query's ``own`` ids are left out. With ``by_parent``, all regions of the query's picture are left out too.
-        Only the best region of each other picture is kept.
+        The query's ``own`` ids are left out. With ``by_parent``, all regions of the query's picture are left out too,
+        and only the best region of each other picture is kept.
         """
         out = np.isin(ids, own)
         if self._parents is not None:

@@ -56,7 +56,7 @@ def probe(path: str, rows: int, dimension: int, mmap: bool) -> None:
 
 
 def _mark(path: Path) -> Path | None:
-    """Return the file that marks the current state of ``path`` as vetted; None without a cache directory."""
+    """Return the path of the empty file which records that ``path`` is safe; None without a cache directory."""
     cache = atomic.cache_directory()
     if cache is None:
         return None

@@ -224,7 +224,7 @@ def _load(backbone: str, weights: str | None, geometry: Asked) -> Backbone:
 
 
 def usual_weights(backbone: str) -> str | None:
-    """Return the name of untrained weights, which are as fast as trained weights.
+    """Return the name of the backbone's untrained weights: they need no download and do not change the speed.
 
     Returns None for a user's own backbone function, which loads its own weights.
     """
