@@ -28,7 +28,7 @@ _UNIT = 1e-6
 
 @dataclass(frozen=True)
 class PickedRows:
-    """Block source of the rows at ``positions`` (m,); the function ``read`` returns the rows (p, d) at p positions."""
+    """A block source of the rows at ``positions`` (m,), which ``read`` fetches: p positions give rows (p, d)."""
 
     read: Callable[[NDArray[np.int64]], Floats]
     positions: NDArray[np.int64]

@@ -225,8 +225,8 @@ def _verified(job: _Job, chosen: _Chosen, held_out: HeldOut) -> tuple[_Chosen, R
 def check_latency(index: FeatureIndex, vectors: Features) -> FeatureIndex:
     """Measure the median seconds of a single query in one thread, and record them in the contract of ``index``.
 
-    The queries are the first 100 rows of ``vectors`` (n, d); that the index may hold these rows does not affect the
-    time.
+    The queries are the first 100 rows of ``vectors`` (n, d). The index may contain these rows, which does not change
+    the time.
     """
     queries = gather(vectors, index.metric, np.arange(min(_TIMED_QUERIES, shape_of(vectors)[0])))
     k = index.recall.k

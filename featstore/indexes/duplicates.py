@@ -69,7 +69,7 @@ def across_splits(groups: Sequence[NDArray[np.int64]], splits: Sequence[Hashable
 
 
 class Centred:
-    """The rows of ``vectors`` minus their mean, so that what all pictures share does not count as similarity."""
+    """Block source of the rows of ``vectors`` minus their mean: what all pictures share is not similarity."""
 
     def __init__(self, vectors: Features) -> None:
         self._vectors = vectors

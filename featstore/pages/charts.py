@@ -84,9 +84,9 @@ def selection_curve(table: Mapping[str, Any] | None, chosen: Mapping[str, float]
 
 
 def _trials(table: Mapping[str, Any], name: str) -> dict[float, dict[float, tuple[float, float]]]:
-    """Return (mean, standard deviation) of the accuracy for each setting that was tried.
+    """Return the mean and standard deviation of the accuracy for each setting that was tried.
 
-    The keys are gamma (0 if the head has no gamma) and, in the inner dicts, the value of the parameter ``name``.
+    The result is {gamma: {value of the parameter ``name``: (mean, deviation)}}; gamma is 0 if the head has no gamma.
     """
     values = table[f"param_{name}"]
     gammas = table.get("param_gamma") or [0.0] * len(values)

@@ -133,7 +133,7 @@ class Row(NamedTuple):
 
 
 def chunked(inputs: Iterable[Row], rows: int, names: list[str]) -> Iterator[Chunk]:
-    """Collect ``inputs`` into chunks of ``rows``. ``names``: names of the values in ``Row.metadata``, in order."""
+    """Collect ``inputs`` into chunks of ``rows`` inputs. ``names``: names of the values in ``Row.metadata``."""
     if rows < 1:
         raise ValueError(f"rows must be at least 1, not {rows}")
     iterator = iter(inputs)

@@ -107,10 +107,9 @@ class TrainingRows(Protocol):
 class MemoryRows:
     """Training rows as a standardised copy in memory, sorted by fold.
 
-    If there are at least twice as many dimensions as rows, the rows are rotated to coordinates of the space that they
-    span, which has fewer dimensions. This does not change the solution: the optimal weights lie in this space
-    (representer theorem), and the penalty is rotation-invariant. The coordinates come from the eigenvectors of the
-    (n, n) Gram matrix.
+    If there are at least twice as many features as rows, the rows are rotated into the space that they span, which has
+    fewer dimensions. This does not change the solution: the optimal weights lie in this space (representer theorem),
+    and the penalty is rotation-invariant. The coordinates come from the eigenvectors of the (n, n) Gram matrix.
     """
 
     def __init__(self, X: Features, labels: Labels, scaler: Scaler, dtype: np.dtype[Any]) -> None:

@@ -50,7 +50,7 @@ class Request:
     apart: bool = False
 
     def split(self, store: FeatureStore) -> Split:
-        """Return the rows to train on and those to hold out."""
+        """Divide the rows of ``store`` into rows to train on and rows to hold out."""
         return split_store(
             store,
             train_split=self.train_split,
