@@ -150,7 +150,10 @@ def train_head(
 
 
 def _by_code(class_weight: Mapping[str, float] | str | None, names: list[str]) -> Mapping[int, float] | str | None:
-    """Return ``class_weight`` by class number (index in ``names``). Raises DataError for a label not in ``names``."""
+    """Return ``class_weight`` with class numbers (indices in ``names``) as keys.
+
+    Raises DataError for a label not in ``names``.
+    """
     if not isinstance(class_weight, Mapping):
         return class_weight
     weights = {}

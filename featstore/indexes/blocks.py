@@ -28,7 +28,10 @@ _UNIT = 1e-6
 
 @dataclass(frozen=True)
 class PickedRows:
-    """A block source of the rows at ``positions`` (m,), which ``read`` fetches: p positions give rows (p, d)."""
+    """Block source of the rows at ``positions`` (m,).
+
+    ``read`` takes p positions and returns the rows (p, d) at these positions.
+    """
 
     read: Callable[[NDArray[np.int64]], Floats]
     positions: NDArray[np.int64]
@@ -116,7 +119,7 @@ def block_rows(dimension: int) -> int:
 
 
 def prepared_blocks(vectors: Features, metric: Metric) -> Iterator[tuple[int, Floats]]:
-    """Yield (number of its first row, block) for all rows of ``vectors``, in blocks as ``prepare`` returns them.
+    """Yield (number of the first row, block) for all blocks of ``vectors``, each block as ``prepare`` returns it.
 
     Raises UsageError if the rows do not match ``vectors.shape``, or a row holds NaN or infinity.
     """

@@ -69,7 +69,7 @@ def across_splits(groups: Sequence[NDArray[np.int64]], splits: Sequence[Hashable
 
 
 class Centred:
-    """Block source of the rows of ``vectors`` minus their mean: what all pictures share is not similarity."""
+    """Block source of ``vectors`` minus their mean row, so that what all pictures have in common raises no cosine."""
 
     def __init__(self, vectors: Features) -> None:
         self._vectors = vectors

@@ -226,7 +226,10 @@ class FeatureIndex:
     def staleness(
         self, generation: int, live_ids: NDArray[np.integer], labels: Sequence[str | None] | None = None
     ) -> Staleness:
-        """Return the differences to a store, given its ``generation``, ids ``live_ids`` (m) and ``labels`` (m)."""
+        """Return the differences between this index and a store.
+
+        The store is given by its ``generation``, the ids ``live_ids`` (m) of its rows and their ``labels`` (m).
+        """
         known = None if labels is None else self._tables.labels_at(self._places.positions(live_ids))
         return compare(self.ids, live_ids, known, labels, older=self.generation < generation)
 

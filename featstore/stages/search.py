@@ -269,7 +269,7 @@ class Finder:
         ]
 
     def _excluded(self, ids: NDArray[np.int64], own: tuple[int, ...]) -> NDArray[np.bool_]:
-        """Return which of the found ``ids`` (best first) are left out of the result, as a mask.
+        """Return a mask of the found ``ids`` (best first) that marks the ids to leave out of the result.
 
         The query's ``own`` ids are left out. With ``by_parent``, all regions of the query's picture are left out too,
         and only the best region of each other picture is kept.

@@ -1,4 +1,4 @@
-"""Required speed and accuracy of heads relative to scikit-learn, checked on a table of ``bench.heads``."""
+"""Required speed and accuracy of heads relative to scikit-learn, and whether results of ``bench.heads`` meet them."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Measured:
         return statistics.median(self.rates)
 
     def share_of(self, other: Measured) -> float:
-        """Return the median over the rounds of this contender's rate divided by the rate of ``other``."""
+        """Return this contender's rate divided by that of ``other`` in the same round: the median of all rounds."""
         return statistics.median(ours / theirs for ours, theirs in zip(self.rates, other.rates, strict=True))
 
     def to_dict(self) -> dict[str, Any]:

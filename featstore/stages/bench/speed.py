@@ -19,8 +19,7 @@ _PLACE: Final = "featstore.stages.bench.contenders"
 TUTORIAL: Final = "tutorial loop"
 PRODUCTS: Final = "as matrix products, fp32"
 _WORTH_INT8: Final = 1.2
-"""If openvino-int8 is less than this many times as fast as the full-precision engine, a note says that int8 gains
-nothing."""
+"""If openvino-int8 is less than this many times as fast as openvino, a note says that int8 gains nothing."""
 _PEERS: Final = {"img2vec": "img2vec-pytorch", "timm": "timm DataLoader loop"}
 _DECODERS: Final = {"exact": "pillow", "fast": "pillow-torch"}
 
