@@ -295,7 +295,7 @@ class Finder:
 
 
 class _Parents:
-    """Maps ids of rows (regions) to integer codes of their pictures: regions of one picture have the same code."""
+    """Maps ids of regions to integer codes of their pictures: regions of one picture have the same code."""
 
     def __init__(self, store: FeatureStore) -> None:
         self._ids, self._codes = store.ids, numbered(store.parents)[1]

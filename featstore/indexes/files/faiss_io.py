@@ -201,10 +201,7 @@ class VectorIndex:
         allowed: NDArray[np.bool_] | None = None,
         threads: int | None = None,
     ) -> tuple[Floats, NDArray[np.int64]]:
-        """Return the distances (q, k) and positions (q, k) of the nearest vectors; a missing position is -1.
-
-        ``allowed`` (n,): mask of the positions to search; None means all.
-        """
+        """Return distances and positions (q, k; -1 for none) of the nearest vectors. ``allowed`` (n,): mask or None."""
         parameters = None
         if allowed is not None:
             bitmap = np.packbits(allowed, bitorder="little")

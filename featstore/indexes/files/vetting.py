@@ -42,7 +42,7 @@ def vet(path: Path, rows: int, dimension: int, *, mmap: bool) -> None:
 
 
 def trust(path: Path) -> None:
-    """Record that this process wrote the FAISS file ``path``, so that it needs no check."""
+    """Record that this process wrote the FAISS file ``path``, so that the file is opened without the test."""
     _note(_mark(path))
 
 

@@ -123,8 +123,8 @@ class _Cost:
     """Linear model of the seconds of a search as a function of its run-time parameters (non-negative least squares).
 
     Lists are scanned one after the other, and then vectors are re-ranked one after the other, so the time grows
-    linearly. The model is fitted to the times of some of ``efforts`` (sets of parameters), because single times of
-    similar parameters are too noisy to compare.
+    linearly with nprobe and k_factor. The model is fitted to the times of some of ``efforts`` (sets of parameters),
+    because single times of similar parameters are too noisy to compare.
     """
 
     def __init__(self, subject: Subject, truth: Truth, efforts: Sequence[dict[str, float]]) -> None:

@@ -177,7 +177,7 @@ def _add(
     usual: Sequence[str],
     n: int,
 ) -> str | None:
-    """Find the column of keys or labels; return its name, or None.
+    """Find the column of keys (or of labels) of n vectors; return its name, or None.
 
     ``given``: the user's choice, a column or files. The columns of files are added to ``columns`` under ``name``, or
     under their own names if the files are tables.

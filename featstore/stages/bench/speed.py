@@ -28,8 +28,8 @@ _DECODERS: Final = {"exact": "pillow", "fast": "pillow-torch"}
 class SpeedReport:
     """Rates in pictures per second, and ratios of rates.
 
-    ``shares``: by contender, the ratios of the contender's rate to other rates. Each ratio is the median over the
-    rounds of the ratio within a round. ``times_tutorial`` (every contender): ratio to the tutorial loop. ``of_forward``
+    ``shares``: for each contender, its rate divided by other rates. Each ratio is computed within every round; the
+    median over the rounds is given. ``times_tutorial`` (every contender): ratio to the tutorial loop. ``of_forward``
     (end-to-end contenders): ratio to the bare forward pass of the same engine. ``of_ceiling`` (end-to-end contenders):
     ratio to the upper bound, which is 1 / (1/decode + 1/forward) on a CPU, where decoding and network share the
     processors, and the smaller of the two rates on a GPU.

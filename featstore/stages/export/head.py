@@ -198,7 +198,7 @@ def _whole(head: TrainedHead, network: Network) -> Any:
 
 
 def _rounded(model: Any, features: str) -> str:
-    """Add rounding to float16 to the model, because the head was trained on features that the store rounded.
+    """Add a step to the model that rounds the features to float16, because the head was trained on rounded features.
 
     Returns the name of the rounded output.
     """

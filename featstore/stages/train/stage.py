@@ -165,8 +165,8 @@ def assess(
 ) -> tuple[NDArray[np.float64], Report, dict[str, float]]:
     """Evaluate ``head`` on the held-out rows of ``split``.
 
-    Returns the probabilities (n, classes), the Report, and the figures before temperature scaling (empty for
-    a head without temperature scaling).
+    Returns the probabilities (n, classes), the Report, and the calibration figures before temperature scaling (empty
+    for a head without temperature scaling).
     """
     from featstore.heads.evaluation.report import before_calibration, evaluate
 
