@@ -107,7 +107,7 @@ class HeldOut:
     def cuts(self, *weights: int) -> list[int]:
         """Divide the queries into parts in the ratio of ``weights``; return the end index of each part.
 
-        A cluster is not split.
+        Queries of one cluster stay in one part.
         """
         ends = [len(self.queries) * sum(weights[: place + 1]) // sum(weights) for place in range(len(weights))]
         # If a part would end in the middle of a cluster, it ends before that cluster instead.

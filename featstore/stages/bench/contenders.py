@@ -34,8 +34,7 @@ def at_hand(device: str, backbone: str) -> dict[str, Any]:
     """Return what can be measured on ``device``, as a dict.
 
     Keys: ``engines``, which run on the device; ``peers``, the other installed libraries that have ``backbone``;
-    ``weights``, the name of the weights with which it is measured; ``cores``; the device's name and versions of
-    libraries.
+    ``weights``, the name of the weights used by default; ``cores``; the device's name and versions of libraries.
     """
     from featstore.engines import compiled, openvino
     from featstore.engines.cuda import can_compile
