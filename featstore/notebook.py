@@ -29,7 +29,10 @@ def table(title: str, rows: Iterable[Sequence[Any]], header: Sequence[str] = (),
 
 
 def gallery(title: str, rows: Iterable[tuple[str, Iterable[str]]], notes: Iterable[str] = ()) -> str:
-    """Return a titled gallery with ``notes`` below; each row is a heading and the HTML of its figures."""
+    """Return the HTML of a gallery with a title, and ``notes`` below it.
+
+    Each of ``rows`` is a heading and the HTML of its figures.
+    """
     lines = [f"<p><b>{text(title)}</b></p>"]
     lines += [f"<p>{text(heading)}</p><div>{''.join(figures)}</div>" for heading, figures in rows]
     return "\n".join([*lines, *(f"<p>note: {text(note)}</p>" for note in notes)])

@@ -134,7 +134,10 @@ def _require_both_sides(names: NDArray[Any], codes: NDArray[np.intp], side: NDAr
 def _deal(
     codes: NDArray[np.intp], groups: NDArray[np.intp], shares: NDArray[np.float64], seed: int
 ) -> NDArray[np.intp]:
-    """Return the number of the part of each row, (n,); part p gets about the share ``shares[p]`` of every class."""
+    """Divide rows into parts; return the part number (n,) of each row.
+
+    Part p gets about the share ``shares[p]`` of the rows of every class.
+    """
     random = np.random.default_rng(seed)
     sizes = np.bincount(groups)
     part = np.full(len(codes), -1, np.intp)
@@ -161,7 +164,8 @@ def _deal(
 def _quotas(wanted: NDArray[np.float64], rows: int, room: NDArray[np.float64]) -> NDArray[np.intp]:
     """Return how many of ``rows`` rows each part gets, in proportion to ``wanted`` and rounded to integers.
 
-    If rounding is a tie between two parts, the part with the larger ``room`` gets the row.
+    ``room``: number of rows that each part still needs. If rounding is a tie, the part with the larger ``room`` gets
+    the row.
     """
     positive = np.maximum(wanted, 0)
     if not positive.sum():

@@ -26,10 +26,11 @@ from featstore.text import check_keywords, did_you_mean, natural
 
 @dataclass(frozen=True)
 class HeadKind:
-    """A kind of head. ``name``: on the command line; ``title``: description; ``estimator``: its constructor.
+    """A kind of head, such as logistic regression.
 
-    ``ties``: text that says which candidate wins if cross-validation scores are equal. ``regularised``: whether the
-    estimator has the parameters ``C`` and ``class_weight``.
+    ``name``: its name on the command line; ``title``: its description for users; ``estimator``: function that returns
+    the untrained estimator; ``ties``: text that says which candidate is chosen if cross-validation scores are equal;
+    ``regularised``: whether the estimator has the parameters ``C`` and ``class_weight``.
     """
 
     name: str
@@ -149,7 +150,10 @@ def train_head(
 
 
 def _by_code(class_weight: Mapping[str, float] | str | None, names: list[str]) -> Mapping[int, float] | str | None:
-    """Return the class weights by class number (index in ``names``). Raises DataError for a label not in ``names``."""
+    """Return ``class_weight`` with class numbers (indices in ``names``) as keys.
+
+    Raises DataError for a label not in ``names``.
+    """
     if not isinstance(class_weight, Mapping):
         return class_weight
     weights = {}
@@ -184,7 +188,6 @@ def versions() -> dict[str, str]:
 
 
 def _json(value: Any) -> Any:
-    """Return ``value`` as JSON types."""
     if isinstance(value, Mapping):
         return {str(key): _json(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):

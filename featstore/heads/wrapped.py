@@ -18,7 +18,8 @@ from featstore.text import printable
 OUTPUTS: Final = ("predict_proba", "decision_function", "predict")
 """Methods of a classifier from which decision values can be made, in order of preference."""
 _LEAST: Final = 1e-6
-"""Smaller probabilities are replaced by this value, because the logarithm of 0 (from a decision tree) is infinite."""
+"""Smallest probability whose logarithm is taken: smaller ones, such as 0 from a decision tree, are raised to this
+value."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class EstimatorModel:
     """A fitted classifier as a skops file, unpacked when it is first used.
 
     ``payload``: the bytes of the skops file, (n,) uint8; ``output``: the method that gives the decision values, one of
-    OUTPUTS. The classifier predicts the numbers 0 to ``classes`` - 1. ``scale`` multiplies decision values before the
-    sigmoid or softmax. ``trust``: names of types that may be built, in addition to those that skops trusts. ``origin``:
-    the name of the head's file in error messages.
+    OUTPUTS. The classifier predicts the class numbers 0 to ``classes`` - 1. ``scale`` multiplies decision values before
+    the sigmoid or softmax. ``trust``: names of Python types that the file may create, besides those that skops trusts.
+    ``origin``: the name of the head's file in error messages.
     """
 
     name: ClassVar[str] = "estimator"
@@ -56,7 +57,10 @@ class EstimatorModel:
         return made
 
     def decide_block(self, block: NDArray[Any]) -> NDArray[np.float64]:
-        """Return decision values (m, c). Raises the errors of unpacking, DamagedError if the classifier fails."""
+        """Return the decision values (m, c) of the m rows; c is 1 for two classes, otherwise the number of classes.
+
+        Raises the errors of unpacking, and DamagedError if the classifier fails.
+        """
         estimator = self.estimator
         try:
             return decisions_of(estimator, self.output, block.astype(np.float32, copy=False), self.classes)
@@ -66,15 +70,15 @@ class EstimatorModel:
             ) from None
 
     def probabilities(self, decisions: NDArray[Any]) -> NDArray[np.float64]:
-        """Return probabilities (m, k)."""
+        """Return the probabilities (m, k) of the k classes, from the ``decisions`` (m, c)."""
         return softmax(decisions, self.scale)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the skops file, as an array of bytes."""
+        """Return the arrays that are saved with the head: the skops file as an array of bytes."""
         return {"skops": self.payload}
 
     def numbers(self) -> dict[str, Any]:
-        """Return the scalars of the model: ``scale``, ``output`` (the name of a method) and ``dimension``."""
+        """Return the numbers and names that are saved with the head: ``scale``, ``output`` and ``dimension``."""
         return {"scale": self.scale, "output": self.output, "dimension": self.dimension}
 
     def untrusted(self) -> list[str]:

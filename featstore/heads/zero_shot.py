@@ -100,7 +100,7 @@ class ZeroShotHead:
         return cls(list(texts), _unit(means), scale)
 
     def predict_blocks(self, vectors: Any, rows: int = 4096) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]:
-        """Yield (predicted class numbers (m,), probabilities (m, classes)) of ``vectors`` (n, d), block by block."""
+        """Yield (predicted class numbers (m,), probabilities (m, classes)) for each block of ``vectors`` (n, d)."""
         if isinstance(vectors, RowBlocks):
             blocks = vectors.blocks()
         else:

@@ -1,6 +1,6 @@
-"""Nearest neighbours over features: exact search, FAISS indexes with measured recall, near-duplicates.
+"""Search for nearest neighbours of feature vectors: exact search, FAISS indexes with measured recall, near-duplicates.
 
-Names are imported lazily, and only ``faiss_io`` imports FAISS.
+Names are imported lazily. Only the module ``files.faiss_io`` imports FAISS.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ __all__ = [
 
 
 if not TYPE_CHECKING:
-    # Type checkers must not see this function, because with it they would accept any name. They read the imports above.
+    # With this function, type checkers would accept any name. So it is hidden from them, and they read the imports
+    # above.
 
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:

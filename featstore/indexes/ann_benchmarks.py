@@ -59,7 +59,10 @@ class AnnBenchmark:
     distances: Floats
 
     def recall(self, found: NDArray[np.int64], k: int) -> Recall:
-        """Return recall@``k`` of the results ``found`` (q, >= k; rows of ``train``, -1 for none), tolerating ties."""
+        """Return recall@``k`` of ``found`` (q, at least k), row numbers of ``train``, -1 for none.
+
+        A row that is as near as the k-th true neighbour counts as a true neighbour.
+        """
         if not 1 <= k <= self.neighbors.shape[1]:
             raise UsageError(f"the file has {self.neighbors.shape[1]} neighbors a query: recall@{k} is not known")
         scores = 1 - self.distances if self.metric == "cosine" else self.distances**2

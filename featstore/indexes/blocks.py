@@ -1,4 +1,4 @@
-"""Stream feature matrices as float32 blocks that are prepared for a metric.
+"""Read feature matrices as float32 blocks, with rows scaled to length 1 if the metric is cosine.
 
 A feature matrix is an array, or a block source: an object with ``shape`` (n, d) and ``blocks()``, which yields rows.
 """
@@ -28,7 +28,10 @@ _UNIT = 1e-6
 
 @dataclass(frozen=True)
 class PickedRows:
-    """Block source of the rows at ``positions`` (m,); the function ``read`` returns the rows (p, d) at p positions."""
+    """Block source of the rows at ``positions`` (m,).
+
+    ``read`` takes p positions and returns the rows (p, d) at these positions.
+    """
 
     read: Callable[[NDArray[np.int64]], Floats]
     positions: NDArray[np.int64]
@@ -47,14 +50,14 @@ class PickedRows:
 
 
 def check_metric(metric: str) -> Metric:
-    """Return ``metric``; raise UsageError, listing the known metrics, if it is unknown."""
+    """Return ``metric`` unchanged; raise UsageError, which lists the known metrics, if ``metric`` is unknown."""
     if metric not in get_args(Metric):
         raise UsageError(f"metric {metric!r} is not known; choose one of {', '.join(get_args(Metric))}")
     return cast(Metric, metric)
 
 
 def shape_of(vectors: Features) -> tuple[int, int]:
-    """Return (n, d); raise UsageError if ``vectors`` is not a matrix."""
+    """Return the shape (n, d) of ``vectors``; raise UsageError if ``vectors`` is not a matrix."""
     shape = tuple(int(size) for size in vectors.shape)
     if len(shape) != 2 or shape[1] == 0:
         raise UsageError(f"vectors need the shape (rows, dimensions), not {shape}")
@@ -116,7 +119,7 @@ def block_rows(dimension: int) -> int:
 
 
 def prepared_blocks(vectors: Features, metric: Metric) -> Iterator[tuple[int, Floats]]:
-    """Yield (first row number, prepared block) over all rows, in order, in blocks of bounded size.
+    """Yield (number of the first row, block) for all blocks of ``vectors``, each block as ``prepare`` returns it.
 
     Raises UsageError if the rows do not match ``vectors.shape``, or a row holds NaN or infinity.
     """
@@ -135,7 +138,7 @@ def prepared_blocks(vectors: Features, metric: Metric) -> Iterator[tuple[int, Fl
 
 
 def gather(vectors: Features, metric: Metric, rows: NDArray[np.int64]) -> Floats:
-    """Return the prepared rows (m, d) of ``vectors`` with the row numbers ``rows`` (m,); ``vectors`` is read once."""
+    """Return the rows ``rows`` (m,) of ``vectors`` as ``prepare`` returns them (m, d); ``vectors`` is read once."""
     order = np.argsort(rows, kind="stable")
     ascending = rows[order]
     found = np.empty((len(rows), shape_of(vectors)[1]), np.float32)

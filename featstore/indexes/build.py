@@ -154,7 +154,7 @@ def _tuned(subject: Subject, truth: Truth, goal: float, cut: int) -> Recall:
 
 
 def grown(effort: Mapping[str, float], ratio: float) -> dict[str, float]:
-    """Return the search parameters ``effort`` that keep the recall when there are ``ratio`` (>= 1) times as many rows.
+    """Return the search parameters ``effort``, raised so that recall is kept with ``ratio`` (>= 1) times as many rows.
 
     k_factor and efSearch are multiplied by sqrt(``ratio``). The square root is enough, because recall falls far more
     slowly than the number of rows grows (measured at 1.25 times as many rows, on real and synthetic vectors). nprobe is

@@ -140,7 +140,7 @@ def _held_out(rows: int, seed: int, groups: NDArray[np.int64] | None) -> HeldOut
 
 
 def _cut(held_out: HeldOut) -> int:
-    """Return how many of the held-out queries are for tuning: the first ones. The rest are for the final test."""
+    """Return the number of held-out queries for tuning, which come first. All other queries are for the final test."""
     return held_out.cuts(defaults.TUNING_QUERIES, _FRESH)[0]
 
 
@@ -152,10 +152,7 @@ def _fresh(held_out: HeldOut) -> float:
 def _try(
     job: _Job, held_out: HeldOut, tried: NDArray[np.int64], candidates: Sequence[Candidate] | None
 ) -> tuple[Trial, list[Trial]]:
-    """Build, tune and time the candidates on some of the rows; return the best trial and all trials.
-
-    ``tried``: numbers of these rows.
-    """
+    """Build, tune and time the candidates on the rows ``tried`` (m,); return the best trial and all trials."""
     base = gather(job.vectors, job.metric, tried)
     queries = gather(job.vectors, job.metric, held_out.queries[: _cut(held_out)])
     # Vectors prepared for cosine have length 1, so the cosine equals the inner product.
@@ -176,7 +173,7 @@ def _try(
 
 
 def _whole(job: _Job, candidate: Candidate, kept: NDArray[np.int64]) -> _Chosen:
-    """Build ``candidate`` with a number of inverted lists that suits all rows. ``kept``: row numbers to add."""
+    """Build ``candidate`` from the rows ``kept`` (m,), with as many inverted lists as suit the total number of rows."""
     rows, dimension = shape_of(job.vectors)
     candidate = next((one for one in ladder(rows, dimension, job.metric) if one.name == candidate.name), candidate)
     index = create(candidate.factory, dimension, job.metric, job.seed)
@@ -228,8 +225,8 @@ def _verified(job: _Job, chosen: _Chosen, held_out: HeldOut) -> tuple[_Chosen, R
 def check_latency(index: FeatureIndex, vectors: Features) -> FeatureIndex:
     """Measure the median seconds of a single query in one thread, and record them in the contract of ``index``.
 
-    The queries are the first 100 rows of ``vectors`` (n, d); that the index may hold these rows does not affect the
-    time.
+    The queries are the first 100 rows of ``vectors`` (n, d). The index may contain these rows, which does not change
+    the time.
     """
     queries = gather(vectors, index.metric, np.arange(min(_TIMED_QUERIES, shape_of(vectors)[0])))
     k = index.recall.k

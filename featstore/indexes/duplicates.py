@@ -69,7 +69,7 @@ def across_splits(groups: Sequence[NDArray[np.int64]], splits: Sequence[Hashable
 
 
 class Centred:
-    """The rows of ``vectors`` minus their mean, so that what all pictures share does not count as similarity."""
+    """Block source of ``vectors`` minus their mean row, so that what all pictures have in common raises no cosine."""
 
     def __init__(self, vectors: Features) -> None:
         self._vectors = vectors
@@ -151,7 +151,7 @@ _Pairs = tuple[NDArray[np.int64], NDArray[np.int64], Floats]
 def _pairs(
     vectors: NDArray[np.floating] | RowBlocks, threshold: float, progress: Callable[[int, int], None] | None
 ) -> Iterator[_Pairs]:
-    """Yield (left, right, cosine) of all pairs of rows left < right whose cosine reaches ``threshold``, by blocks."""
+    """Yield (left, right, cosine): pairs of rows left < right whose cosine reaches ``threshold``, block by block."""
     # Allow for rounding: exact copies must be found at a threshold of 1.
     least = np.float32(threshold - 1e-6)
     rows = shape_of(vectors)[0]
@@ -202,7 +202,7 @@ def _pairs_by_index(vectors: Features, threshold: float, index: FeatureIndex) ->
 
 
 class _Nearest:
-    """The most similar partner of each row; among equally similar partners, the lowest row number."""
+    """For each row, the most similar other row; among equally similar rows, the one with the lowest row number."""
 
     def __init__(self, rows: int) -> None:
         self.rows = np.full(rows, -1, np.int64)

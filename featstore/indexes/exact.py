@@ -23,10 +23,10 @@ _QUERIES_AT_ONCE = 8192
 
 
 class Best:
-    """The best ``k`` of all rows offered so far, for each of q queries; at equal scores, earlier rows are kept.
+    """For each of q queries, the best ``k`` of all rows that were passed to ``offer``.
 
-    Attributes: ``scores`` float32 (q, k), ``rows`` int64 (q, k; -1 for none), best first. Scores are inner
-    products (``inner_product``) or squared Euclidean distances.
+    ``scores`` float32 (q, k) and ``rows`` int64 (q, k; -1 for none) have the best first. At equal scores, the row that
+    was passed earlier comes first. Scores are inner products (``inner_product``) or squared Euclidean distances.
     """
 
     def __init__(self, queries: Floats, k: int, inner_product: bool, threads: int | None = None) -> None:
@@ -35,7 +35,7 @@ class Best:
         self.rows = np.full((len(queries), k), -1, np.int64)
 
     def offer(self, block: Floats, rows: NDArray[np.int64]) -> None:
-        """Update the best rows with ``block`` (m, d), whose row numbers are ``rows`` (m,)."""
+        """Update ``scores`` and ``rows`` with the vectors ``block`` (m, d), whose row numbers are ``rows`` (m,)."""
         if not len(block) or not len(self._queries):
             return
         scores, places = faiss_io.knn(

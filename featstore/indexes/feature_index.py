@@ -82,7 +82,7 @@ class FeatureIndex:
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint (hash) of the identity of the features."""
+        """Hash of the ``identity`` of the features: indexes and stores with equal hashes have comparable vectors."""
         return self._record.fingerprint
 
     @property
@@ -98,18 +98,17 @@ class FeatureIndex:
 
     @property
     def recall(self) -> Recall:
-        """Result of the last measurement of recall."""
+        """Recall of the index (see Recall) when it was last measured."""
         return self._record.recall
 
     @property
     def exact(self) -> bool:
-        """Whether search is exact by construction."""
+        """Whether a search compares the query with every vector at full precision, so that recall is 1."""
         return self._index.exact
 
     @property
     def effort(self) -> dict[str, float]:
-        """Run-time parameters that trade speed for recall (efSearch, nprobe, k_factor), as far as the index has
-        them."""
+        """Run-time parameters of the index that trade speed for recall: efSearch, nprobe or k_factor."""
         return self._index.effort
 
     @effort.setter
@@ -164,8 +163,7 @@ class FeatureIndex:
         return scores, ids
 
     def _scans(self, allowed: int) -> bool:
-        """Return whether ``allowed`` rows are few enough to compare one by one instead of filtering in a graph or
-        lists."""
+        """Return whether so few rows are ``allowed`` that comparing each of them is better than a filtered search."""
         few = allowed * 4 * self.dimension <= defaults.EXACT_SCAN_BYTES // 4
         return few or allowed * 10 <= len(self._tables.ids)
 
@@ -215,11 +213,11 @@ class FeatureIndex:
         return [self._tables.keys[position] if position >= 0 else b"" for position in self._known(ids)]
 
     def labels_of(self, ids: NDArray[np.integer] | Sequence[int]) -> list[str | None]:
-        """Return the labels of ``ids`` at build time, None for rows without a label."""
+        """Return the labels of ``ids`` that the index stores; None for rows without a label."""
         return self._tables.labels_at(self._known(ids))
 
     def vectors_of(self, ids: NDArray[np.integer] | Sequence[int]) -> Floats:
-        """Return the vectors (m, d) of ``ids`` (m,) as stored (decoded; normalised for cosine)."""
+        """Return the stored vectors (m, d) of ``ids`` (m,), decoded from codes; of length 1 if the metric is cosine."""
         positions = self._known(ids)
         if (positions < 0).any():
             raise UsageError("-1 names no row")
@@ -228,7 +226,10 @@ class FeatureIndex:
     def staleness(
         self, generation: int, live_ids: NDArray[np.integer], labels: Sequence[str | None] | None = None
     ) -> Staleness:
-        """Return how the index differs from a store at ``generation`` with ids ``live_ids`` and ``labels`` (m)."""
+        """Return the differences between this index and a store.
+
+        The store is given by its ``generation``, the ids ``live_ids`` (m) of its rows and their ``labels`` (m).
+        """
         known = None if labels is None else self._tables.labels_at(self._places.positions(live_ids))
         return compare(self.ids, live_ids, known, labels, older=self.generation < generation)
 
@@ -249,9 +250,10 @@ class FeatureIndex:
     ) -> None:
         """Append rows without rebuilding: ``vectors`` (m, d), distinct new ``ids`` (m,), ``keys`` (m).
 
-        Codes are not trained again: if the data drifted, measure recall again (contract.check_contract).
-        ``vectors`` is read twice; the first pass checks it, so that invalid vectors change nothing. ``generation``:
-        current generation of the store. Raises UsageError: an id that is or was in the index, wrong shapes, NaN.
+        Quantizers and clusters are not trained again: if the new vectors are distributed differently than the old ones,
+        measure recall again (contract.check_contract). ``vectors`` is read twice; the first pass checks it, so that
+        invalid vectors change nothing. ``generation``: current generation of the store. Raises UsageError: an id that
+        is or was in the index, wrong shapes, NaN.
         """
         require_same(self._record.identity, vectors, "the index", self.fingerprint)
         rows, dimension = shape_of(vectors)
@@ -287,7 +289,7 @@ class FeatureIndex:
         return count
 
     def ids_of_keys(self, chosen: Callable[[Sequence[bytes]], NDArray[np.bool_]]) -> NDArray[np.int64]:
-        """Return the ids of the rows whose keys the function ``chosen`` selects, including removed rows."""
+        """Return the ids of all rows whose keys are selected by the function ``chosen``; removed rows are included."""
         return self._tables.ids[chosen(self._tables.keys)]
 
     def relabel(self, ids: NDArray[np.integer], labels: Sequence[str | None]) -> None:
@@ -299,7 +301,7 @@ class FeatureIndex:
         self._record = dataclasses.replace(self._record, identity={**self._record.identity, KEY: dict(origin)})
 
     def purge(self) -> int:
-        """Delete removed rows from the FAISS index itself, if it is exact (one pass); return how many were deleted.
+        """If the index is exact, delete removed rows from the FAISS index; return how many were deleted.
 
         Graphs and inverted lists of codes cannot delete rows: 0 is returned, and only a rebuild deletes the rows.
         """

@@ -74,11 +74,11 @@ def judge(recall: Recall, goal: float) -> bool | None:
 
 
 def draw_queries(new: NDArray[np.bool_], groups: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Draw queries out of the ``new`` (n,) rows to check the contract; return sorted row numbers.
+    """Draw queries, to check the contract, from the rows marked in ``new`` (n,); return sorted row numbers.
 
-    ``groups`` (n,): rows with the same number are copies. Rows with a copy among the old rows are too easy and are
-    never drawn. Of the remaining rows, up to ``defaults.CHECK_QUERIES`` whole groups are drawn. If there are fewer than
-    ``defaults.FEWEST_QUERIES`` groups, too few for a conclusion, no rows are returned.
+    ``groups`` (n,): rows with the same number are copies. A row with a copy among the old rows would be found too
+    easily and is never drawn. Of the remaining rows, up to ``defaults.CHECK_QUERIES`` whole groups are drawn. If there
+    are fewer than ``defaults.FEWEST_QUERIES`` groups, too few for a conclusion, no rows are returned.
     """
     fresh = np.flatnonzero(new & ~np.isin(groups, groups[~new]))
     names = np.unique(groups[fresh])

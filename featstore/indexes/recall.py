@@ -37,12 +37,12 @@ class Recall:
     method: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON types."""
+        """Return recall, interval and method as JSON types."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, value: Any) -> Recall:
-        """Return the Recall that ``to_dict`` described; raise DamagedError if ``value`` is something else."""
+        """Return the Recall from a dict that ``to_dict`` made; raise DamagedError if ``value`` is not such a dict."""
         try:
             recall = cls(**value)
         except TypeError:
@@ -89,11 +89,12 @@ def reaches(recall: Recall, goal: float, fresh: float = 1.0) -> bool:
 def aims(tuned: Recall, goal: float, fresh: float) -> list[float]:
     """Return target recalls for tuning, descending.
 
-    The centre of the targets is the recall whose lower 95 % bound, in the final test on other queries, is expected to
-    be ``goal``. ``tuned``: a measured recall near the goal; ``fresh``: number of test queries divided by the number of
-    tuning queries. The targets range from 2 standard deviations (of the difference between tuning and test) below the centre
-    to 3.2 above it. Most are above, because only exact search remains if the first target fails the test. A few targets
-    are much higher: if recall varies strongly between queries, only a high recall has a narrow interval.
+    The targets lie around a centre: the recall with which an index is expected to have the lower 95 % bound ``goal`` in
+    the final test, which uses other queries. ``tuned``: a measured recall near the goal; ``fresh``: number of test
+    queries divided by the number of tuning queries. The targets range from 2 standard deviations (of the difference
+    between tuning and test) below the centre to 3.2 above it. Most are above, because only exact search remains if the
+    first target fails the test. A few targets are much higher: if recall varies strongly between queries, only a high
+    recall has a narrow interval.
     """
     if tuned.value is None or tuned.low is None:
         return []

@@ -40,7 +40,7 @@ class About:
 
 @dataclass(frozen=True)
 class IndexRows:
-    """Columns in the row order of the FAISS index.
+    """Table of the rows of an index, in the order of their positions in the FAISS index.
 
     ``ids`` int64 (n,); ``keys``: n byte strings; ``removed`` bool (n,): rows that search skips; ``labels`` int32 (n,):
     indices into ``classes``, -1 for none; None if no row has a label.
@@ -60,7 +60,7 @@ class IndexRows:
         labels: Sequence[str | None] | None,
         rows: int,
     ) -> IndexRows:
-        """Return a table of these columns.
+        """Return a table of the columns ``ids``, ``keys`` and ``labels``, after checking them.
 
         Raises UsageError unless each has ``rows`` entries, and the ids are distinct and from 0 to 2**63 - 1.
         """
@@ -100,7 +100,7 @@ class IndexRows:
         return [names[code] for code in np.where(positions >= 0, self.labels[positions], -1).tolist()]
 
     def relabelled(self, positions: NDArray[np.int64], labels: Sequence[str | None]) -> IndexRows:
-        """Return this table with ``labels`` (m) for the rows at ``positions`` (m,); -1 is ignored."""
+        """Return a copy of this table with ``labels`` (m) for the rows at ``positions`` (m,); -1 is ignored."""
         every = self.labels_at(np.arange(len(self.ids)))
         for position, label in zip(positions.tolist(), labels, strict=True):
             if position >= 0:
@@ -109,7 +109,7 @@ class IndexRows:
         return IndexRows(self.ids, self.keys, self.removed, codes if classes else None, classes)
 
     def then(self, other: IndexRows) -> IndexRows:
-        """Return a table of these rows, followed by the rows of ``other``."""
+        """Return a table of this table's rows, followed by the rows of ``other``."""
         classes = (*self.classes, *(name for name in other.classes if name not in self.classes))
         labels = None
         if self.labels is not None or other.labels is not None:

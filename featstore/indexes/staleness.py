@@ -51,7 +51,7 @@ def compare(
     *,
     older: bool,
 ) -> Staleness:
-    """Compare the searchable rows of an index, with ids ``own`` (n,), with the rows of its store, ``live_ids`` (m,).
+    """Compare an index, whose searchable rows have the ids ``own`` (n,), with its store, which has ``live_ids`` (m,).
 
     ``known`` (m): labels of ``live_ids`` in the index; ``labels`` (m): in the store. Labels are not compared if either
     is None.

@@ -84,9 +84,9 @@ def selection_curve(table: Mapping[str, Any] | None, chosen: Mapping[str, float]
 
 
 def _trials(table: Mapping[str, Any], name: str) -> dict[float, dict[float, tuple[float, float]]]:
-    """Return (mean, standard deviation) of the accuracy for each setting that was tried.
+    """Return the mean and standard deviation of the accuracy for each setting that was tried.
 
-    The keys are gamma (0 if the head has no gamma) and, in the inner dicts, the value of the parameter ``name``.
+    The result is {gamma: {value of the parameter ``name``: (mean, deviation)}}; gamma is 0 if the head has no gamma.
     """
     values = table[f"param_{name}"]
     gammas = table.get("param_gamma") or [0.0] * len(values)
@@ -217,20 +217,19 @@ def heat_pixels(confusion: Sequence[Sequence[int]], side: int = 800) -> Any:
 
 
 def heat_map(confusion: Sequence[Sequence[int]], side: int = 800) -> str:
-    """Return the image of ``heat_pixels`` as a data: URI."""
+    """Return the image of ``heat_pixels`` as text: a "data:" address."""
     from featstore.store.thumbnails import data_uri
 
     return data_uri(heat_pixels(confusion, side))
 
 
 def _shortened(name: str, longest: int) -> str:
-    """Return ``name`` as printable text, shortened to ``longest`` characters."""
     name = shown(name)
     return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
 def _sheet(title: str, axes: _Axes, x_ticks: Sequence[tuple[float, str]], x_label: str, y_label: str) -> Drawing:
-    """Return a drawing with axes and no curve yet; y values are shares (0 to 1), labelled in percent."""
+    """Return a drawing with axes and no curve yet. The y axis shows shares (0 to 1) in percent."""
     drawing = Drawing(_WIDTH, _HEIGHT, title)
     for value in _ticks(axes.y0, axes.y1):
         drawing.line("grid", (_LEFT, axes.y(value)), (_WIDTH - _RIGHT, axes.y(value)))

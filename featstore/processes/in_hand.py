@@ -112,7 +112,7 @@ class InHand:
         return int(_ALIVE.unpack_from(self._map, _HEADER.size)[0])
 
     def held(self) -> list[Held | None]:
-        """Return the rows being read or decoded, one entry per slot."""
+        """Return the row that the worker is reading or decoding in each slot; None for an unused slot."""
         slots = (_SLOT.unpack_from(self._map, _SLOTS_AT + n * _SLOT.size) for n in range(self._slots))
         stages = ((unit, row, stage & (1 << _RUN_BITS) - 1, stage >> _RUN_BITS) for unit, row, stage in slots)
         return [Held(*held) if held[2] in (READING, DECODING) else None for held in stages]
@@ -124,7 +124,7 @@ class InHand:
 
 
 class _OfRun(InHand):
-    """View of the record ``whole`` for one of several extractions of a worker."""
+    """The record ``whole``, as seen by one of several extractions in a worker."""
 
     def __init__(self, whole: InHand, run: int) -> None:
         self.whole, self.run = whole, run

@@ -28,7 +28,7 @@ from featstore.errors import DamagedError, FeatstoreError, UsageError
 _FUNCTION: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 _LARGEST_ANSWER: Final = 16 << 20
 _MARGIN_SECONDS: Final = 10.0
-"""Extra seconds for starting the interpreter and loading modules, which the limits do not count."""
+"""Seconds for starting the interpreter and loading modules, in addition to the time limit of the function."""
 
 Cause = Literal["died", "stalled", "memory"]
 

@@ -35,7 +35,7 @@ PICTURE_EXTENSIONS: Final = frozenset(
 )
 """Extensions of picture files, in any case; decoding shows later whether a file is a picture."""
 WHOLE: Final = (0, 0, 0, 0, 0)
-"""Row of ``Chunk.regions`` for an input that is a whole picture."""
+"""The values in ``Chunk.regions`` for an input that is a whole picture."""
 _LARGEST: Final = (1 << 63) - 1
 _WHOLE: Final = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0+")
 """Pattern of an integer written as a float, such as 3.0; pandas writes integers like this beside missing values."""
@@ -43,7 +43,7 @@ _WHOLE: Final = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0+")
 
 @dataclass(frozen=True)
 class Chunk:
-    """Columns of up to ``rows`` inputs in source order, each of length ``len(chunk)``.
+    """Consecutive inputs (pictures or parts of pictures) of a source, as columns with n values each.
 
     ``keys``: stable keys, any bytes, never empty. ``sizes``, ``mtimes``, ``offsets``: int64 (n,). ``sizes`` in bytes
     and ``mtimes`` in ns since the epoch (in a tar: from the member's header); both are -1 if the input is missing or
@@ -68,7 +68,7 @@ class Chunk:
         return len(self.keys)
 
     def take(self, rows: NDArray[np.int64]) -> Chunk:
-        """Return a chunk of the inputs ``rows`` (m,)."""
+        """Return a chunk with only the inputs at the indices ``rows`` (m,)."""
         some = rows.tolist()
         return Chunk(
             [self.keys[row] for row in some],
@@ -95,8 +95,8 @@ class Source(Protocol):
     layout: str | None
     """Name of the rule that takes labels and splits from folder names; None if the source uses no such rule."""
     notes: list[str]
-    """Notes on how the source was read, if that may surprise the user, with the option that changes it. Complete after
-    ``chunks``."""
+    """Notes on how the source was read, if that may surprise the user, with the option that changes it. The list is
+    complete after ``chunks`` has yielded all inputs."""
     ignored: int
     """Number of files that the last complete run of ``chunks`` skipped because of their names."""
     read_as: str
@@ -133,7 +133,7 @@ class Row(NamedTuple):
 
 
 def chunked(inputs: Iterable[Row], rows: int, names: list[str]) -> Iterator[Chunk]:
-    """Collect ``inputs`` into chunks of ``rows``. ``names``: names of the values in ``Row.metadata``, in order."""
+    """Collect ``inputs`` into chunks of ``rows`` inputs. ``names``: names of the values in ``Row.metadata``."""
     if rows < 1:
         raise ValueError(f"rows must be at least 1, not {rows}")
     iterator = iter(inputs)

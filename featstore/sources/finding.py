@@ -99,7 +99,7 @@ class Finder:
         self._first.setdefault(what, shown(path))
 
     def _there(self, path: bytes) -> bool:
-        """Return whether ``path`` exists, even as a directory or device. If it does, its spelling is right."""
+        """Return whether ``path`` exists, even as a directory or device; then no other spelling has to be tried."""
         try:
             return os.path.lexists(resolve(self._root, path))
         except (ReadFailure, ValueError):
@@ -153,7 +153,7 @@ class Finder:
         return at if path.startswith(b"/") else os.path.relpath(at, self._root)
 
     def _folder(self, folder: bytes, how: str) -> dict[str, bytes | None]:
-        """Return a dict from normalised form to name for a folder; the value is None if several names have one form."""
+        """Return the names in ``folder`` by their normalised form; None if several names have the same form."""
         if (folder, how) not in self._names:
             if len(self._names) >= _FOLDERS:
                 del self._names[next(iter(self._names))]

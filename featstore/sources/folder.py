@@ -108,7 +108,7 @@ def _is_input(name: bytes, all_files: bool) -> bool:
 
 
 def is_input(found: Found, all_files: bool) -> bool:
-    """Return whether a file is an input: not hidden, and with a picture's extension or ``all_files``."""
+    """Return whether a file is an input: not hidden, and (unless ``all_files``) with a picture's extension."""
     return found.picture or (all_files and not found.hidden)
 
 
@@ -179,10 +179,11 @@ def detect_layout(folder: Path, all_files: bool) -> tuple[Layout, list[str]]:
 
 
 class _Listing(NamedTuple):
-    """Content of a folder: ``picture``, a picture directly in it or None; ``folders`` in it with pictures at any depth.
+    """What a folder contains, as far as its layout depends on it.
 
-    ``folders`` may be incomplete, because the layout depends only on a few of them: one folder if there is a picture;
-    all folders if there is none and a folder's name looks like a split; otherwise two folders.
+    ``picture``: a picture directly in the folder, or None. ``folders``: its sub-folders that contain pictures at any
+    depth. ``folders`` may be incomplete, because the layout depends only on a few of them: one folder if there is a
+    picture; all folders if there is none and a folder's name looks like a split; otherwise two folders.
     """
 
     picture: bytes | None

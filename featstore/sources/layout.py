@@ -77,7 +77,7 @@ class Layout:
         return label, split
 
     def below(self, folders: int) -> Layout:
-        """Return this layout for paths with ``folders`` additional folders at the start."""
+        """Return this layout for paths that begin with ``folders`` additional folders."""
         return replace(
             self,
             split=None if self.split is None else self.split + folders,

@@ -37,9 +37,10 @@ Box = tuple[int, int, int, int]
 class Cut:
     """How pictures are cut into regions: by boxes, or into tiles. Raises UsageError for invalid values.
 
-    ``measure``: function that returns the size of a picture. ``boxes``: names of the columns for left, top, width and
-    height; ``unit``: unit of the boxes, one of UNITS; ``region_column``: column with the names of the regions, "" for
-    none (see box_name). ``tiles``: side of square tiles in pixels; ``overlap``: pixels by which tiles overlap.
+    ``measure``: function that returns the width and height of a picture. ``boxes``: names of the columns for left, top,
+    width and height; ``unit``: unit of the boxes, one of UNITS; ``region_column``: column with the names of the
+    regions, "" for none (see box_name). ``tiles``: side of square tiles in pixels; ``overlap``: pixels by which
+    neighbouring tiles overlap.
     """
 
     measure: Measure

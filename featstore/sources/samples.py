@@ -48,7 +48,7 @@ def ending_of(name: bytes) -> tuple[bytes, bytes]:
 
 
 def closest(name: bytes, extension: bytes, sidecars: Sidecars) -> Member | None:
-    """Return the member with ``extension`` in ``sidecars`` that shares the longest name with the picture ``name``.
+    """Return the member with ``extension`` in ``sidecars`` whose name has most in common with the picture ``name``.
 
     For a.b.jpg, a.b.cls comes before a.cls. Returns None if there is no such member.
     """

@@ -61,8 +61,8 @@ class Tally:
     def notes(self, option: str, *, whole: bool = True) -> list[str]:
         """Return warnings about labels and splits that may be mistakes.
 
-        ``option``: the command-line option that changes how labels are read. ``whole``: the rows are a whole data set;
-        then a data set with a single class gets a warning too.
+        ``option``: the command-line option that changes how labels are read. ``whole``: whether the rows are a whole
+        data set; if so, a single class gets a warning too.
         """
         notes = []
         for what, plural in (("label", "classes"), ("split", "splits")):

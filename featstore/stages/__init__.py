@@ -1,1 +1,1 @@
-"""The stages: each subcommand (verb) of featstore is a function here, in the module of the same name."""
+"""The stages: each subcommand of featstore is a function here, in the module of the same name."""

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 SAMPLE, BACKBONE = "digits", "efficientnet_lite0"
 HEADS = ("logreg", "linear-svm", "rbf-svm", "knn")
 TIMES = "demo.json"
-"""File with the time that each step took to make its result; later runs keep the results and show these times."""
+"""Name of the file that has the seconds which each step took. A later run keeps the results of the steps and shows
+these times."""
 EXTRACT_BATCH = 8
 """Batch size of the extraction: small batches keep every engine busy on few cores and fit into the processor's cache.
 """
@@ -44,8 +45,8 @@ EXTRACT_BATCH = 8
 class Step:
     """A step of the demo: the equivalent command, its result, and its duration in seconds.
 
-    ``kept``: the result of an earlier run was used. ``made_in``: seconds that making the result took, in this run or in
-    the earlier run.
+    ``kept``: the result of an earlier run was used. ``made_in``: seconds that the step took when its result was made,
+    in this run or in the earlier run.
     """
 
     name: str

@@ -176,10 +176,10 @@ def find_duplicates(
 
     Near-duplicates are pictures whose mean-centred features have a cosine of at least ``threshold``;
     defaults.DUPLICATE_COSINE documents which kinds of copies the default finds. If a is a copy of b, and b is a copy of
-    c, all three are in one group. Pictures with equal bytes are always in one group. Regions of the same picture are
-    compared with each other only if ``within``. Vectors are compared block by block
-    (featstore.indexes.near_duplicates); memory grows only by a few numbers per picture and by the groups found.
-    ``progress(done, total)`` counts pictures. Raises UsageError (no store, an invalid threshold), DamagedError.
+    c, all three are in one group. Pictures with equal bytes are always in one group. ``within``: also compare regions
+    of the same picture with each other. Vectors are compared block by block (featstore.indexes.near_duplicates); memory
+    grows only by a few numbers per picture and by the groups found. ``progress(done, total)`` counts pictures. Raises
+    UsageError (no store, an invalid threshold), DamagedError.
     """
     from featstore.indexes import equal_groups, near_duplicates
 

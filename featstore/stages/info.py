@@ -132,8 +132,8 @@ def describe_store(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     ``journaled``: number of pending pictures whose vectors are already in journals of unfinished units
     (FeatureStore.open(path, partial=True) reads them). ``made_by``: engines, devices and versions that made the
-    vectors; ``drift``: their largest measured difference from plain torch, in standard deviations of the features, or
-    None.
+    vectors; ``drift``: largest measured difference between the vectors of these engines and of plain torch, in standard
+    deviations of the features, or None.
     """
     store = FeatureStore.open(Path(path))
     counts = store.counts

@@ -91,7 +91,7 @@ def label(
 
 
 def _other_column(store: str | os.PathLike[str], table: Table, key: str) -> str:
-    """Return a hint for the error that no key is known: which other column has keys of the store; "" if none has."""
+    """Return a hint for the error that no key of the table is in the store: the column that has such keys, or ""."""
     rows = [values for _, values in islice(table.records(), _TRIED)]
     for at, name in enumerate(table.columns):
         some = [

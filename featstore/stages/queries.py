@@ -64,8 +64,8 @@ class Query:
 class Queries:
     """Make query vectors for one index from the fields of Query.
 
-    ``metric`` and ``dimension``: of the index. ``embedder``, ``store`` and ``texts`` are functions that are called only
-    if needed; ``texts`` returns the vectors of texts.
+    ``metric`` and ``dimension``: those of the index. ``embedder``, ``store`` and ``texts`` are functions that are
+    called only if needed. ``texts`` takes texts and returns their vectors.
     """
 
     def __init__(

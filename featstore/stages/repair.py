@@ -143,7 +143,7 @@ class _Reextraction:
         return found
 
     def units(self, claims: Claims, report: RepairReport) -> None:
-        """Extract all rows of the units (row ranges) in ``report.pending``.
+        """Extract all rows of the units (row ranges) that ``report.pending`` lists.
 
         The pictures of a unit become failures if their folder is missing.
         """
@@ -165,7 +165,7 @@ class _Reextraction:
 
 
 class _Target:
-    """The rows of a unit (row range), in the form that Loader takes; retired rows are included."""
+    """The rows of a unit (row range), in the form that Loader takes, including removed and replaced rows."""
 
     def __init__(self, unit: Unit, rows: Rows) -> None:
         self.unit, self.rows = unit, rows

@@ -37,7 +37,6 @@ def write_sample(name: str, folder: str | os.PathLike[str], *, progress: FetchPr
 
 
 def _write_digits(folder: str | os.PathLike[str]) -> int:
-    """Write scikit-learn's digits below ``folder`` and return the number of pictures."""
     import numpy as np
     from PIL import Image
     from sklearn.datasets import load_digits

@@ -269,10 +269,10 @@ class Finder:
         ]
 
     def _excluded(self, ids: NDArray[np.int64], own: tuple[int, ...]) -> NDArray[np.bool_]:
-        """Return a mask of the found ``ids`` (best first) that are left out of the result.
+        """Return a mask of the found ``ids`` (best first) that marks the ids to leave out of the result.
 
-        The query's ``own`` ids are left out. With ``by_parent``, all regions of the query's picture are left out too.
-        Only the best region of each other picture is kept.
+        The query's ``own`` ids are left out. With ``by_parent``, all regions of the query's picture are left out too,
+        and only the best region of each other picture is kept.
         """
         out = np.isin(ids, own)
         if self._parents is not None:
@@ -295,7 +295,7 @@ class Finder:
 
 
 class _Parents:
-    """Maps ids of rows (regions) to integer codes of their pictures: regions of one picture have the same code."""
+    """Maps ids of regions to integer codes of their pictures: regions of one picture have the same code."""
 
     def __init__(self, store: FeatureStore) -> None:
         self._ids, self._codes = store.ids, numbered(store.parents)[1]

@@ -1,4 +1,4 @@
-"""Training rows for the grid solver (grid.py): standardised segments, each from one fold, in memory or streamed."""
+"""Training rows for the grid solver (grid.py): in segments of one fold each, standardised, in memory or streamed."""
 
 from __future__ import annotations
 
@@ -17,19 +17,23 @@ from featstore.heads.solvers.standardising import RawRows, Standardiser
 from featstore.heads.solvers.whitening import Spectrum, spectrum_of
 
 _SAMPLE: Final = 4096
-"""Number of rows for estimating the preconditioner; a sample suffices, because it affects only the speed."""
+"""Number of training rows from which the preconditioner is estimated. It affects only the speed of the solver, so a
+sample is enough."""
 _COPIED_ELEMENTS: Final = 1 << 18
-"""Number of values standardised at once while copying, so small that they stay in the core's cache."""
+"""Number of feature values that are standardised at once while rows are copied into memory; they fit into a core's
+cache."""
 _RANK_TOLERANCE: Final = 1e-12
 _RAW_ELEMENTS: Final = 16 << 20
-"""Block size of streamed rows, in values, so large that BLAS is efficient even on one fold's part of a block."""
+"""Number of feature values in a block of streamed rows. Blocks are so large that BLAS is efficient even on those rows
+of a block that belong to one fold."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Some rows of one fold: values (m, r), class numbers ``codes`` (m,), weights (m,) or None (all 1).
+    """A segment: m training rows of one fold, with r feature values each.
 
-    ``rows``: (m,) their numbers in the training set.
+    ``values``: (m, r); ``codes``: class numbers (m,); ``weights``: (m,), None if all weights are 1; ``rows``: row
+    numbers in the training set (m,).
     """
 
     fold: int
@@ -39,16 +43,21 @@ class Segment:
     rows: NDArray[np.intp]
 
     def read(self, part: slice) -> NDArray[Any]:
-        """Return the values (p, r) of the rows ``part``; the next read in the same thread may overwrite the result."""
+        """Return the values (p, r) of the p rows in the slice ``part``.
+
+        The next read in the same thread may overwrite the array.
+        """
         return self.values[part]
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels, folds and weights of all training rows.
+    """Labels, folds and weights of all n training rows, which have k classes.
 
-    ``codes``: class numbers (n,); ``folds``: (n,); ``class_weights``: (k,); ``row_weights``: (n,). None: all weights are 1.
-    A row with fold f >= 0 is held out by the problems of fold f. A row with fold -1 is always trained on, never scored.
+    ``codes``: class numbers (n,). ``folds``: fold numbers (n,). ``class_weights``: one weight for each class (k,);
+    ``row_weights``: one weight for each row (n,); None means that these weights are 1.
+    A row of fold f >= 0 is held out when the model of fold f is trained. A row of fold -1 is always trained on, never
+    scored.
     """
 
     codes: NDArray[np.intp]
@@ -74,8 +83,8 @@ class Labels:
 class TrainingRows(Protocol):
     """Interface of training rows for the grid solver.
 
-    ``dimension``: width r of the segments; ``dtype``: dtype of the values; ``spectrum``: leading eigenvectors and
-    eigenvalues of the rows' Gram matrix, for the preconditioner.
+    ``dimension``: number r of values per row in the segments; ``dtype``: dtype of these values; ``spectrum``: leading
+    eigenvectors and eigenvalues of the rows' Gram matrix, for the preconditioner.
     """
 
     labels: Labels
@@ -88,17 +97,19 @@ class TrainingRows(Protocol):
         ...
 
     def to_features(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Convert weights (r, c) for the segments to weights (d, c) for standardised features."""
+        """Convert a classifier's weights (r, c) for the values in the segments to weights (d, c) for the features.
+
+        c is the number of the classifier's outputs, d the number of (standardised) features.
+        """
         ...
 
 
 class MemoryRows:
     """Training rows as a standardised copy in memory, sorted by fold.
 
-    If there are at least twice as many dimensions as rows, the rows are rotated to coordinates of the space that they
-    span, which has fewer dimensions. This does not change the solution: the optimal weights lie in this space
-    (representer theorem), and the penalty is rotation-invariant. The coordinates come from the eigenvectors of the
-    (n, n) Gram matrix.
+    If there are at least twice as many features as rows, the rows are rotated into the space that they span, which has
+    fewer dimensions. This does not change the solution: the optimal weights lie in this space (representer theorem),
+    and the penalty is rotation-invariant. The coordinates come from the eigenvectors of the (n, n) Gram matrix.
     """
 
     def __init__(self, X: Features, labels: Labels, scaler: Scaler, dtype: np.dtype[Any]) -> None:
@@ -134,12 +145,15 @@ class MemoryRows:
             yield Segment(fold, self._values[part], self._codes[part], weights, self._order[part])
 
     def to_features(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Convert weights (r, c) to weights (d, c) for standardised features, by undoing the rotation."""
+        """Convert a classifier's weights (r, c) to weights (d, c) for the standardised features: undo the rotation."""
         return weights if self._back is None else self._back @ weights
 
 
 def _rotate(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.float64]]:
-    """Return (coordinates (n, r), basis (d, r), eigenvalues (r,)) such that ``values`` = coordinates @ basis.T."""
+    """Return (coordinates (n, r), basis (d, r), eigenvalues (r,) of the Gram matrix of ``values`` (n, d)).
+
+    ``values`` equals coordinates @ basis.T.
+    """
     exact = values.astype(np.float64)
     eigenvalues, vectors = np.linalg.eigh(exact @ exact.T)
     keep = eigenvalues > _RANK_TOLERANCE * max(float(eigenvalues[-1]), 1e-300)
@@ -159,7 +173,7 @@ def _segment_bounds(folds: NDArray[np.intp], step: int) -> list[tuple[int, slice
 
 
 class StreamedSegment(Segment):
-    """A segment that stores raw rows; the thread that reads the segment, usually a worker, standardises the rows."""
+    """A segment that stores raw rows. They are standardised when they are read, usually by a worker thread."""
 
     raw: RawRows
 
@@ -192,7 +206,7 @@ class StreamedRows:
         self.spectrum = spectrum_of(scaler.apply(take_rows(X, chosen).astype(dtype, copy=False)))
 
     def segments(self) -> Iterator[Segment]:
-        """Yield for each block one segment per fold; rows are standardised when a thread reads the segment."""
+        """Yield one segment for each fold of each block; its rows are standardised when a thread reads them."""
         start = 0
         for block in raw_blocks(self._source, _RAW_ELEMENTS):
             rows = np.arange(start, start + len(block))

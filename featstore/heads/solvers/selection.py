@@ -1,4 +1,4 @@
-"""Parameter selection by cross-validation, with its table of results."""
+"""Choose a head's parameters by cross-validation, and make the table of results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCORINGS = ("accuracy", "balanced_accuracy", "neg_log_loss")
 
 @dataclass(frozen=True)
 class Choice:
-    """The ``index`` of the chosen candidate, and ``results`` in the format of scikit-learn's ``cv_results_``."""
+    """Result of the selection: ``index`` of the chosen candidate, ``results`` like scikit-learn's ``cv_results_``."""
 
     index: int
     results: dict[str, Any]
@@ -44,9 +44,10 @@ def choose(
 ) -> Choice:
     """Choose the candidate with the best mean score over the folds.
 
-    ``parameters``: the g candidates, one array (g,) for each parameter, simplest models first. ``scores``: one
-    array for each measure, sorted by candidate, then by fold. If the mean scores of candidates are equal, the first of
-    them wins, or with ``ties_by_log_loss`` the one with the smallest log loss.
+    ``parameters``: the g candidates, as one array (g,) for each parameter; simplest models first. ``scores``: one array
+    of g x ``folds`` values for each measure (accuracy, ...), sorted by candidate, then by fold. ``scoring``: the
+    measure that decides. If several candidates have the best mean score, the first of them is chosen, or with
+    ``ties_by_log_loss`` the one with the smallest log loss.
     """
     if scoring not in SCORINGS:
         raise DataError(f"scoring must be one of {', '.join(SCORINGS)}, not {scoring!r}")

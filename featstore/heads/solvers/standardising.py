@@ -1,4 +1,4 @@
-"""Convert and standardise raw rows in small parts that stay in the CPU cache."""
+"""Convert raw feature rows to the solver's dtype and standardise them, in small parts that stay in the CPU cache."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from featstore.heads.solvers.blocks import Scaler
 from featstore.heads.solvers.halves import is_half, widen
 
 _TILE: Final = 8
-"""Number of rows processed by numpy as one long row; for short rows, numpy's overhead is as large as the arithmetic."""
+"""Number of rows that NumPy processes as one long row. On a single short row, NumPy's fixed cost per row would be as
+large as the cost of the arithmetic."""
 _PART_VALUES: Final = 1 << 19
-"""Number of values (2 MiB in float32) that are standardised at once."""
+"""Number of feature values (2 MiB in float32) that ``RawRows.all`` standardises at once."""
 
 
 class Standardiser:
-    """Converts and standardises rows in a buffer that each thread reuses; bit-identical to ``Scaler.apply``.
+    """Converts rows to ``dtype`` and standardises them, in a buffer that each thread reuses.
 
-    Allocating a new buffer for each block would cost more page-fault time than the arithmetic takes.
+    The results equal those of ``Scaler.apply`` bit for bit. A new buffer for each block would cost more time (page
+    faults) than the arithmetic takes.
     """
 
     def __init__(self, scaler: Scaler, dtype: np.dtype[Any]) -> None:
@@ -31,7 +33,10 @@ class Standardiser:
         self._scratch = threading.local()
 
     def standardise(self, block: NDArray[Any], inside: NDArray[np.intp] | slice) -> NDArray[Any]:
-        """Return the rows ``inside`` of ``block`` (b, d), standardised; this thread's next call overwrites them."""
+        """Return the rows of ``block`` (b, d) that ``inside`` selects, standardised.
+
+        The next call in the same thread overwrites the result.
+        """
         count = len(inside) if isinstance(inside, np.ndarray) else len(range(*inside.indices(len(block))))
         padded = -(-count // _TILE) * _TILE
         wide = self._memory("wide", padded, self.dtype)
@@ -61,7 +66,10 @@ class Standardiser:
 
 @dataclass(frozen=True)
 class RawRows:
-    """Raw rows of ``block`` (b, d). ``inside``: numbers (m,) of the rows; None means all rows of the block."""
+    """Rows of ``block`` (b, d) that are standardised when they are read.
+
+    ``inside``: numbers (m,) of these rows in the block; None means all rows of the block.
+    """
 
     block: NDArray[Any]
     inside: NDArray[np.intp] | None
@@ -71,7 +79,7 @@ class RawRows:
         return len(self.block) if self.inside is None else len(self.inside)
 
     def read(self, part: slice) -> NDArray[Any]:
-        """Return the rows ``part``, standardised, (p, d); the next read in the same thread overwrites them."""
+        """Return the p rows in the slice ``part``, standardised (p, d); the thread's next read overwrites them."""
         return self.standardiser.standardise(self.block, part if self.inside is None else self.inside[part])
 
     def all(self) -> NDArray[Any]:

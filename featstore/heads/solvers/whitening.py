@@ -23,8 +23,8 @@ _ITERATIONS: Final = 2
 class Spectrum:
     """Approximation of the matrix Gram by ``basis diag(values) basis' + tail (I - basis basis')``.
 
-    ``basis``: (d, r) orthonormal eigenvectors, or None if these are the coordinate axes (r = d); ``values``: (r,) their
-    eigenvalues; ``tail``: mean of the remaining eigenvalues.
+    ``basis``: (d, r) orthonormal eigenvectors of Gram, None if the eigenvectors are the coordinate axes (r = d); basis'
+    is its transpose. ``values``: (r,) eigenvalues of these eigenvectors; ``tail``: mean of all other eigenvalues.
     """
 
     basis: NDArray[Any] | None
@@ -43,7 +43,7 @@ class Spectrum:
 
 
 def spectrum_of(sample: NDArray[Any], seed: int = 0) -> Spectrum:
-    """Return the spectrum of the (m, d) standardised ``sample``; exact up to 256 dimensions."""
+    """Return the spectrum of the matrix Gram of ``sample`` (m, d), standardised rows; exact if d is at most 256."""
     rows, dimension = sample.shape
     gram = (sample.T @ sample) / np.asarray(rows, sample.dtype)
     if dimension <= _RANK:

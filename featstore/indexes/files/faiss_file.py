@@ -21,7 +21,7 @@ _FLAT: Final = frozenset({b"IxFI", b"IxF2"})
 _CODES: Final = frozenset({b"IxSQ"})
 _LISTS: Final = frozenset({b"IwPf"})
 _GRAPHS: Final = {b"IHNf": _FLAT, b"IHNs": _CODES}
-"""Four-letter codes of graph indexes, with the codes that the storage of each may have."""
+"""Four-letter codes of FAISS's graph indexes; for each, the codes of the inner indexes that may store its vectors."""
 _INNER: Final = _FLAT | _GRAPHS.keys() | {b"IxRF"}
 """Four-letter codes of the indexes that featstore writes inside the id map."""
 _COARSE: Final = _LISTS | _GRAPHS.keys() | {b"IxPT"}
@@ -31,10 +31,10 @@ _MOST_TRANSFORMS: Final = 4
 
 
 def check_structure(path: Path, rows: int, dimension: int) -> None:
-    """Raise DamagedError unless this file of ``rows`` x ``dimension`` is safe for FAISS to read.
+    """Raise DamagedError unless FAISS can safely read this file of ``rows`` vectors of ``dimension`` numbers.
 
-    Errors are: a different shape; an index, transform or inverted lists of a type that featstore does not write at that
-    place; an array that is longer than the rest of the file; bytes after the end.
+    Errors are: another number of rows or dimensions; an index, transform or inverted lists of a type that featstore
+    does not write at that place; an array that is longer than the rest of the file; bytes after the end.
     """
     try:
         with open(path, "rb") as file:
@@ -46,7 +46,7 @@ def check_structure(path: Path, rows: int, dimension: int) -> None:
 
 
 class _Foreign(Exception):
-    """The structure is invalid; the message says how."""
+    """The structure of the file is invalid; the message says how."""
 
 
 class _Walk:

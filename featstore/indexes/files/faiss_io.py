@@ -130,12 +130,12 @@ class VectorIndex:
 
     @property
     def exact(self) -> bool:
-        """Whether search compares with every vector at full precision."""
+        """Whether a search compares the query with every vector at full precision."""
         return isinstance(self._inner, faiss.IndexFlat)
 
     @property
     def ids(self) -> NDArray[np.int64]:
-        """A copy of the ids by position (n,)."""
+        """A copy of the ids (n,), in the order of their positions."""
         return np.asarray(faiss.vector_to_array(self._outer.id_map), np.int64)
 
     def train(self, vectors: Floats, threads: int | None = None) -> None:
@@ -156,14 +156,14 @@ class VectorIndex:
             self._outer.add_with_ids(vectors, np.ascontiguousarray(ids, np.int64))
 
     def delete(self, positions: NDArray[np.bool_]) -> None:
-        """Delete the rows marked in ``positions`` (n,); later rows move up. Only for an ``exact`` index."""
+        """Delete the rows marked in the mask ``positions`` (n,); later rows move up. Only for an ``exact`` index."""
         if self.mapped or not self.exact:
             raise FeatstoreError("rows can be deleted from an exact index in memory only")
         # The outer index selects by id: convert positions to ids.
         self._outer.remove_ids(faiss.IDSelectorBatch(self.ids[positions]))
 
     def reserve(self, rows: int) -> None:
-        """Allocate memory for ``rows`` codes at once: growing by doubling would need three times the memory."""
+        """Allocate memory for ``rows`` encoded vectors at once: repeated doubling would need three times the memory."""
         for part in self._parts():
             if isinstance(part, faiss.IndexFlatCodes) and not self.mapped and int(part.ntotal) < rows:
                 held = part.codes.size()
@@ -201,7 +201,7 @@ class VectorIndex:
         allowed: NDArray[np.bool_] | None = None,
         threads: int | None = None,
     ) -> tuple[Floats, NDArray[np.int64]]:
-        """Return distances (q, k) and positions (q, k; -1 for none) among the ``allowed`` positions (n,)."""
+        """Return distances and positions (q, k; -1 for none) of the nearest vectors. ``allowed`` (n,): mask or None."""
         parameters = None
         if allowed is not None:
             bitmap = np.packbits(allowed, bitorder="little")

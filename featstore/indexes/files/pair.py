@@ -49,10 +49,10 @@ _TRIAL |= {"build_seconds": _NUMBER, "queries_per_second": _NUMBER, "latency_sec
 
 @dataclass(frozen=True)
 class Record:
-    """Properties of an index as a whole.
+    """What the side file records about the index as a whole.
 
-    ``measured_rows``: number of rows when ``recall`` was measured. ``trials``: all index types that were tried for the
-    ``contract``.
+    ``measured_rows``: number of rows in the index when ``recall`` was measured. ``trials``: all index types that were
+    tried for the ``contract``.
     """
 
     metric: Metric
@@ -264,7 +264,7 @@ def _read_record(side: sealed.SealedFile, meta: Mapping[str, Any]) -> Record:
 
 
 def _has(value: Any, fields: Mapping[str, Any]) -> bool:
-    """Return whether ``value`` is a dict whose items have the types that ``fields`` gives by name."""
+    """Return whether ``value`` is a dict that has all names in ``fields``, with values of the given types."""
     return isinstance(value, dict) and all(isinstance(value.get(name, ...), kind) for name, kind in fields.items())
 
 

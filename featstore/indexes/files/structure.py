@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MOST_EFFORT = 1 << 16
-"""Largest accepted run-time parameter (efSearch, nprobe, k_factor), unless there are more rows. Memory and time of a
-search are proportional to the parameter; tuning never sets one as large as this limit."""
+"""Largest accepted value of efSearch, nprobe and k_factor in an index with fewer rows than this. Memory and time of a
+search are proportional to them; tuning never sets a value as large as this limit."""
 _BLOCK = 32
 """Number of rows in a block of 4-bit codes, as FAISS stores them."""
 _WRITTEN = {"IndexFlat", "IndexFlatIP", "IndexFlatL2", "IndexScalarQuantizer", "IndexHNSWFlat", "IndexHNSWSQ"}
@@ -66,7 +66,7 @@ def graph_fault(
 
 
 def chain_fault(entering: int, leaving: int, transforms: Iterable[tuple[int, int, int, int | None]]) -> str | None:
-    """Describe an error in linear ``transforms`` from ``entering`` to ``leaving`` dimensions; None if there is none.
+    """Describe an error in ``transforms``, a chain from ``entering`` to ``leaving`` dimensions; None if there is none.
 
     A transform is (dimensions in, dimensions out, size of its matrix, size of its bias or None if it has no bias).
     """
@@ -78,7 +78,7 @@ def chain_fault(entering: int, leaving: int, transforms: Iterable[tuple[int, int
 
 
 def lists_fault(rows: int, lists: Iterable[NDArray[np.int64]]) -> str | None:
-    """Describe an error in inverted ``lists`` of positions; None if each of 0 .. ``rows`` - 1 occurs exactly once."""
+    """Describe an error in inverted ``lists``; None if they have each position from 0 to ``rows`` - 1 exactly once."""
     seen = np.zeros(rows, np.bool_)
     count = 0
     for positions in lists:
@@ -92,7 +92,8 @@ def lists_fault(rows: int, lists: Iterable[NDArray[np.int64]]) -> str | None:
 def part_fault(part: Any, rows: int, lists: Any = None) -> str | None:
     """Describe an error in the type of a FAISS index or the sizes of its codes; None if there is none.
 
-    FAISS computes addresses from these sizes. ``part`` and its inverted ``lists`` are downcast.
+    FAISS computes addresses from these sizes. ``part`` (the index) and its inverted ``lists`` have been downcast to
+    their FAISS classes.
     """
     kind, dimension, damaged = type(part).__name__, int(part.d), "the sizes of its codes are damaged"
     if kind not in _WRITTEN:

@@ -42,7 +42,7 @@ def vet(path: Path, rows: int, dimension: int, *, mmap: bool) -> None:
 
 
 def trust(path: Path) -> None:
-    """Record that this process wrote the FAISS file ``path``, so that it needs no check."""
+    """Record that this process wrote the FAISS file ``path``, so that the file is opened without the test."""
     _note(_mark(path))
 
 
@@ -56,7 +56,7 @@ def probe(path: str, rows: int, dimension: int, mmap: bool) -> None:
 
 
 def _mark(path: Path) -> Path | None:
-    """Return the file that marks the current state of ``path`` as vetted; None without a cache directory."""
+    """Return the path of the empty file which records that ``path`` is safe; None without a cache directory."""
     cache = atomic.cache_directory()
     if cache is None:
         return None

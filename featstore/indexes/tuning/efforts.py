@@ -1,4 +1,4 @@
-"""Find the cheapest run-time parameters that reach a recall, and measure their cost."""
+"""Find the fastest run-time parameters with which an index reaches a required recall, and measure search times."""
 
 from __future__ import annotations
 
@@ -28,14 +28,17 @@ _TIMED = 300
 
 @dataclass(frozen=True)
 class Subject:
-    """An index that is being tuned. ``rows`` (n,): the row number at each position; ``threads``: for its searches."""
+    """An index that is being tuned.
+
+    ``rows`` (n,): the row number at each position; ``threads``: number of threads of the searches that measure recall.
+    """
 
     index: faiss_io.VectorIndex
     rows: NDArray[np.int64]
     threads: int | None = None
 
     def recall(self, truth: Truth) -> Recall:
-        """Return the recall on the queries of ``truth``, with the present run-time parameters; 1 for an exact index."""
+        """Return the recall of the queries of ``truth`` under the index's present run-time parameters."""
         if self.index.exact:
             return Recall(1.0, 1.0, 1.0, truth.k, 0, "exact")
         _, positions = self.index.search(truth.queries, truth.k, threads=self.threads)
@@ -47,14 +50,14 @@ class Subject:
         return len(truth.queries) / own, len(truth.queries) / others
 
     def latency(self, queries: Floats, k: int) -> float:
-        """Return the median time of a single query in one thread, in seconds; ``queries`` (q, d): prepared."""
+        """Return the median seconds of a search with one of the prepared ``queries`` (q, d), in one thread."""
         return median_seconds(queries, lambda query: self.index.search(query, k, threads=1))
 
     def timed(self, truth: Truth) -> float:
-        """Return the seconds of one search for all queries, in one thread.
+        """Return the seconds that one search with all queries of ``truth`` takes in one thread.
 
-        One thread measures the work per query. Timings of the same index in several threads, which share caches and
-        memory with other programs, varied by a third between trials.
+        Timings in several threads, which share caches and memory with other programs, varied by a third between trials
+        of the same index.
         """
         start = time.perf_counter()
         self.index.search(truth.queries, truth.k, threads=1)
@@ -81,8 +84,8 @@ def median_seconds(queries: Floats, search: Callable[[Floats], object]) -> float
 def tune(subject: Subject, candidate: Candidate, truth: Truth, goal: float, fresh: float = 1.0) -> float | None:
     """Set the fastest run-time parameters whose recall reaches ``goal``; return the queries per second in one thread.
 
-    Recall reaches the goal if its lower 95 % bound does so, computed for ``fresh`` times as many queries. If no
-    parameters reach the goal, the largest parameters are set, and None is returned.
+    The lower 95 % bound of the recall has to reach ``goal``; it is computed as if there were ``fresh`` times as many
+    queries. If no parameters reach ``goal``, the largest parameters are set, and None is returned.
     """
     pairs = _Efforts(subject, candidate, truth).least(lambda recall: reaches(recall, goal, fresh))
     if not pairs:
@@ -95,10 +98,10 @@ def tune(subject: Subject, candidate: Candidate, truth: Truth, goal: float, fres
 def descent(
     subject: Subject, candidate: Candidate, truth: Truth, goal: float, fresh: float
 ) -> Iterator[dict[str, float]]:
-    """Yield run-time parameters, from high to low recall, which the caller tests on other queries.
+    """Yield run-time parameters, from high to low recall; the caller tests them on other queries.
 
-    For each target recall of ``aims`` that can be reached, the fastest parameters are yielded, without duplicates. They
-    are searched for lazily, because the search is slow and the caller usually stops early. Only the queries of
+    For each target recall (see ``aims``) that can be reached, the fastest parameters are yielded, without duplicates.
+    They are searched for lazily, because the search is slow and the caller usually stops early. Only the queries of
     ``truth`` are used here. ``fresh``: number of the caller's test queries divided by the number of queries of
     ``truth``.
     """
@@ -120,8 +123,8 @@ class _Cost:
     """Linear model of the seconds of a search as a function of its run-time parameters (non-negative least squares).
 
     Lists are scanned one after the other, and then vectors are re-ranked one after the other, so the time grows
-    linearly. The model is fitted to the times of some of ``efforts`` (sets of parameters), because single times of
-    similar parameters are too noisy to compare.
+    linearly with nprobe and k_factor. The model is fitted to the times of some of ``efforts`` (sets of parameters),
+    because single times of similar parameters are too noisy to compare.
     """
 
     def __init__(self, subject: Subject, truth: Truth, efforts: Sequence[dict[str, float]]) -> None:
@@ -193,9 +196,10 @@ class _Efforts:
 
 
 def _in_turns(timed: Sequence[Callable[[], float]]) -> list[float]:
-    """Return the median seconds of each call, run alternately so that other load on the machine affects all calls.
+    """Call the functions ``timed`` alternately; return the median of the seconds that each of them returns.
 
-    The median is used because the minimum depends on chance.
+    Alternating calls are affected equally by other load on the machine. The median is used because the minimum depends
+    on chance.
     """
     turns: list[list[float]] = []
     while len(turns) < _FEWEST_TURNS or sum(map(sum, turns)) < _TURNS_SECONDS:
@@ -204,6 +208,9 @@ def _in_turns(timed: Sequence[Callable[[], float]]) -> list[float]:
 
 
 def _smallest(count: int, holds: Callable[[int], bool]) -> int | None:
-    """Return the first of 0 .. count - 1 for which the monotone condition ``holds`` is true, by bisection, or None."""
+    """Return the smallest number below ``count`` for which ``holds`` is true, by bisection; None if there is none.
+
+    ``holds`` must be true for all numbers above that number too.
+    """
     place = bisect_left(range(count), True, key=holds)
     return place if place < count else None

@@ -1,4 +1,4 @@
-"""Candidate index types to reach a required recall, with their run-time parameters.
+"""Candidate types of index for a required recall, with the run-time parameters that tuning may set.
 
 The candidates range from uncompressed to compressed indexes.
 """
@@ -25,18 +25,18 @@ _LINK_BYTES = 4 * 2 * defaults.HNSW_LINKS + 6 + 8 + 4
 _ID_BYTES = 8
 _HEAD_BYTES = 4096
 _SCAN_BLOCK = 32
-# Codes of the vectors for re-ranking: (FAISS name, bytes per dimension). The second is the smaller alternative.
+# Codes of the vectors for re-ranking: (FAISS name, bytes per dimension). The second kind needs half the memory.
 _REFINED = (("SQfp16", 2), ("SQ8", 1))
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One index type: ``name``, FAISS ``factory``, file size (bytes per row and constant bytes), and its parameters.
+    """One type of index: its ``name``, its FAISS ``factory`` string, the size of its file, its run-time parameters.
 
-    ``main``: the run-time parameter that tuning sets to one of the values ``steps`` (ascending).
-    ``depths``: values of k_factor (re-ranked neighbours / k) if there is a re-ranking stage. ``smaller_than``: the name
-    of a candidate with larger codes that is at least as fast and accurate as this one. If the candidate with larger
-    codes fits into memory, this candidate is not tried.
+    The file has ``fixed_bytes`` plus ``row_bytes`` for each row. ``main``: the run-time parameter that tuning sets to
+    one of the values ``steps`` (ascending). ``depths``: values of k_factor (re-ranked neighbours / k) if there is a
+    re-ranking stage. ``smaller_than``: the name of a candidate with larger codes that is at least as fast and accurate.
+    If that candidate fits into memory, this one is not tried.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Candidate:
 
     @property
     def exact(self) -> bool:
-        """Whether a search compares with every vector at full precision."""
+        """Whether a search compares the query with every vector at full precision."""
         return self.factory == "Flat"
 
     def effort(self, step: int, depth: float | None) -> dict[str, float]:
@@ -128,7 +128,7 @@ def ladder(rows: int, dimension: int, metric: Metric) -> Iterator[Candidate]:
 def _product_codes(
     dimension: int, lists: int, kept: int, width: int, residual: str, codes: str, size: int
 ) -> Candidate:
-    """Return the candidate with ``lists`` inverted lists of 4-bit codes, re-ranked by ``codes``.
+    """Return the candidate with ``lists`` inverted lists of 4-bit codes, whose best hits are re-ranked by ``codes``.
 
     Each 4-bit code stands for ``width`` of the ``kept`` principal components; if ``kept`` is 0, for ``width``
     dimensions of the vector itself.

@@ -38,7 +38,7 @@ class Truth:
         return recall_at_k(self.scores, self.rows, found, self.k, inner_product=self.inner_product, scale=scale)
 
     def recall(self, found: NDArray[np.int64]) -> Recall:
-        """Return the mean recall of the rows ``found`` (q, k), with its 95 % interval."""
+        """Return the mean recall over all queries, with its 95 % interval. ``found`` (q, k): the rows found."""
         shares = self.shares(found)
         if not len(shares):
             return Recall(None, None, None, self.k, 0, "not measured")
@@ -93,7 +93,7 @@ def find_truth(
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Rows kept out of an index while it is measured.
+    """Rows that are kept out of an index while its recall is measured.
 
     ``queries`` int64 (q,): rows used as queries. ``clusters`` int64 (q,), sorted: queries with the same number belong
     to one group and count as one observation. ``withheld`` bool (n,): marks the queries and all other rows of their
@@ -105,7 +105,10 @@ class HeldOut:
     withheld: NDArray[np.bool_]
 
     def cuts(self, *weights: int) -> list[int]:
-        """Divide the queries in the ratio of ``weights``, without splitting a cluster; return the end of each part."""
+        """Divide the queries into parts in the ratio of ``weights``; return the end index of each part.
+
+        Queries of one cluster stay in one part.
+        """
         ends = [len(self.queries) * sum(weights[: place + 1]) // sum(weights) for place in range(len(weights))]
         # If a part would end in the middle of a cluster, it ends before that cluster instead.
         return [

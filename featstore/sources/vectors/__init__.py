@@ -57,7 +57,7 @@ class Vectors:
                 row += len(vectors)
 
     def columns(self) -> dict[str, list[Any]]:
-        """Return the columns (name to values) that every file has, joined over the files."""
+        """Return the columns that every file has, by name, each with the values of all files in order."""
         each = [dict(file.columns()) for file in self.files]
         names = [name for name in each[0] if all(name in other for other in each)]
         return {name: [value for columns in each for value in columns[name]] for name in names}

@@ -1,4 +1,4 @@
-"""Interface of all files of vectors: shape, vectors in blocks of rows, and columns of other values."""
+"""Interface of all files of vectors: their shape, their vectors in blocks of rows, and their other columns."""
 
 from __future__ import annotations
 

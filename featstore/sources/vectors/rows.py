@@ -47,9 +47,9 @@ _GIVEN_KEYS, _GIVEN_LABELS = "\0keys", "\0labels"
 class ImportedRows:
     """Keys, labels, splits and metadata of n vectors, with the interface of a source (see sources.base.Source).
 
-    ``hashes`` (n,): hashes of the vectors, set by the caller; a row has changed if its hash has. ``content`` (n, 32):
-    SHA-256 of the pictures, zeros where unknown. ``from_text``: metadata columns that were read from text files.
-    ``regions`` (n, 5): parts of pictures (see Chunk); None if all rows are whole pictures.
+    ``hashes`` (n,): hashes of the vectors, set by the caller; another hash means that the vector has changed.
+    ``content`` (n, 32): SHA-256 of the pictures, zeros where unknown. ``from_text``: metadata columns that were read
+    from text files. ``regions`` (n, 5): parts of pictures (see Chunk); None if all rows are whole pictures.
     """
 
     location: str
@@ -177,7 +177,7 @@ def _add(
     usual: Sequence[str],
     n: int,
 ) -> str | None:
-    """Find the column of keys or labels; return its name, or None.
+    """Find the column of keys (or of labels) of n vectors; return its name, or None.
 
     ``given``: the user's choice, a column or files. The columns of files are added to ``columns`` under ``name``, or
     under their own names if the files are tables.

@@ -34,7 +34,7 @@ def at_hand(device: str, backbone: str) -> dict[str, Any]:
     """Return what can be measured on ``device``, as a dict.
 
     Keys: ``engines``, which run on the device; ``peers``, the other installed libraries that have ``backbone``;
-    ``weights``, the backbone's usual weights in benchmarks; ``cores``; the device's name and versions of libraries.
+    ``weights``, the name of the weights used by default; ``cores``; the device's name and versions of libraries.
     """
     from featstore.engines import compiled, openvino
     from featstore.engines.cuda import can_compile
@@ -224,7 +224,7 @@ def _load(backbone: str, weights: str | None, geometry: Asked) -> Backbone:
 
 
 def usual_weights(backbone: str) -> str | None:
-    """Return the name of untrained weights, which are as fast as trained weights.
+    """Return the name of the backbone's untrained weights: they need no download and do not change the speed.
 
     Returns None for a user's own backbone function, which loads its own weights.
     """

@@ -150,7 +150,7 @@ def _timed(call: Any) -> float:
 
 
 def compare_objectives(task: Task, Cs: tuple[float, ...]) -> list[dict[str, float]]:
-    """Return, for each C, objective and seconds of featstore's head and of scikit-learn, fitted on all training rows.
+    """For each C, return the objective and the seconds of featstore's head and of scikit-learn on all training rows.
 
     scikit-learn runs with its default tolerance first, then with tighter tolerances until its objective is at most
     featstore's (within the relative difference EQUAL).

@@ -1,4 +1,4 @@
-"""Required speed and accuracy of heads relative to scikit-learn, checked on a table of ``bench.heads``."""
+"""Required speed and accuracy of heads relative to scikit-learn, and whether results of ``bench.heads`` meet them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ class Verdict:
 
 
 def fit_verdicts(table: list[dict[str, Any]]) -> list[Verdict]:
-    """Return the verdicts on speed and accuracy, for one data set and each head with its peer in ``table``."""
+    """Return the verdicts on speed and accuracy of each head in ``table``, compared with scikit-learn's head (peer).
+
+    ``table``: the results on one data set, one dict for each head.
+    """
     by_name = {row["contender"]: row for row in table}
     found = []
     for kind in ("logreg", "svm"):
@@ -59,7 +62,7 @@ def fit_verdicts(table: list[dict[str, Any]]) -> list[Verdict]:
 
 
 def objective_verdicts(table: list[dict[str, Any]]) -> list[Verdict]:
-    """Return a verdict for each C on the objective that featstore's head reached on one data set."""
+    """Return for each C a verdict on whether featstore's head reached the objective of scikit-learn."""
     return [
         Verdict(
             f"{row['classes']} classes, {row['difficulty']}, C={row['C']:g}: objective",

@@ -17,14 +17,16 @@ from featstore.errors import FeatstoreError
 from featstore.processes import sandbox
 
 Tell = Callable[[int, str, float], None]
-"""Progress callback: called with the round (from 1), the contender's name and its rate in that round."""
+"""Progress callback: called with the round (from 1), and the contender's name and rate (see Contender) in that
+round."""
 
 
 @dataclass(frozen=True)
 class Contender:
     """A contender: a function that is measured.
 
-    ``function`` ("package.module:function") takes ``arguments`` (JSON) and returns {"rate": ...}, a rate per second.
+    ``function`` ("package.module:function") takes ``arguments`` (JSON) and returns {"rate": ...}: the number of
+    pictures, or megabytes of vectors, per second.
     """
 
     name: str
@@ -42,11 +44,11 @@ class Measured:
 
     @property
     def median(self) -> float:
-        """The median of the rates."""
+        """Median of the contender's rates over all rounds."""
         return statistics.median(self.rates)
 
     def share_of(self, other: Measured) -> float:
-        """Return the median over the rounds of this contender's rate divided by the rate of ``other``."""
+        """Return this contender's rate divided by that of ``other`` in the same round: the median of all rounds."""
         return statistics.median(ours / theirs for ours, theirs in zip(self.rates, other.rates, strict=True))
 
     def to_dict(self) -> dict[str, Any]:

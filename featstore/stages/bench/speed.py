@@ -19,7 +19,7 @@ _PLACE: Final = "featstore.stages.bench.contenders"
 TUTORIAL: Final = "tutorial loop"
 PRODUCTS: Final = "as matrix products, fp32"
 _WORTH_INT8: Final = 1.2
-"""If int8's rate is less than this multiple of the exact engine's rate, a note says that int8 gains nothing."""
+"""If openvino-int8 is less than this many times as fast as openvino, a note says that int8 gains nothing."""
 _PEERS: Final = {"img2vec": "img2vec-pytorch", "timm": "timm DataLoader loop"}
 _DECODERS: Final = {"exact": "pillow", "fast": "pillow-torch"}
 
@@ -28,8 +28,8 @@ _DECODERS: Final = {"exact": "pillow", "fast": "pillow-torch"}
 class SpeedReport:
     """Rates in pictures per second, and ratios of rates.
 
-    ``shares``: by contender, the ratios of the contender's rate to other rates. Each ratio is the median over the
-    rounds of the ratio within a round. ``times_tutorial`` (every contender): ratio to the tutorial loop. ``of_forward``
+    ``shares``: for each contender, its rate divided by other rates. Each ratio is computed within every round; the
+    median over the rounds is given. ``times_tutorial`` (every contender): ratio to the tutorial loop. ``of_forward``
     (end-to-end contenders): ratio to the bare forward pass of the same engine. ``of_ceiling`` (end-to-end contenders):
     ratio to the upper bound, which is 1 / (1/decode + 1/forward) on a CPU, where decoding and network share the
     processors, and the smaller of the two rates on a GPU.

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 FORMATS: Final = ("onnx", "sklearn")
 _ENDINGS: Final = {"onnx": ".onnx", "sklearn": ".joblib"}
 _CHECKED: Final = ((301, 260), (224, 500), (97, 64))
-"""(height, width) of the test pictures for a new file: two pictures are shrunk, the last is enlarged."""
+"""Sizes (height, width) of the pictures with which an exported model is tested. The model shrinks the first two
+pictures and enlarges the last."""
 _LARGEST_DIFFERENCE: Final = 1e-3
-"""An exported file is refused if a probability differs by more than this; float32 rounding causes about 1e-6."""
+"""Largest allowed difference of a probability between an exported file and featstore; float32 rounding causes about
+1e-6."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def export_head(
 
 
 def _require_replaceable(place: Path, ending: str) -> None:
-    """Raise UsageError if ``place`` exists and is no earlier export but, for example, the head itself or a picture."""
+    """Raise UsageError if the file ``place`` is something else than an earlier export, such as a head or a picture."""
     if os.path.lexists(place) and (place.suffix != ending or not place.is_file() or sealed.begins_like_one(place)):
         raise UsageError(
             f"{place}: exists and is no export of a head; name another file with --out (one whose name ends in {ending} is "
@@ -196,7 +198,7 @@ def _whole(head: TrainedHead, network: Network) -> Any:
 
 
 def _rounded(model: Any, features: str) -> str:
-    """Add rounding to float16 to the model, because the head was trained on features that the store rounded.
+    """Add a step to the model that rounds the features to float16, because the head was trained on rounded features.
 
     Returns the name of the rounded output.
     """
@@ -215,7 +217,7 @@ def _check_features(head: TrainedHead, file: Path, notes: list[str]) -> float | 
 
 
 def _check_pictures(head: TrainedHead, network: Network, file: Path, notes: list[str]) -> float | None:
-    """Return the largest difference between the file's and featstore's probabilities on synthetic pictures."""
+    """Return the largest difference between the probabilities of ``file`` and featstore on synthetic pictures."""
     from PIL import Image
 
     from featstore.decode.pillow import resize_and_crop

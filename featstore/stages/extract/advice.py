@@ -40,10 +40,10 @@ _ENGINES: Final = {
     "compile": {"openvino": (0.1, 0.4)},
     "openvino": {"openvino-int8": (0.5, 0.7)},
 }
-"""For each engine in use, the engines that may be faster: the share of the network's processor time that each saves.
+"""For each engine in use, the engines that may be faster, and the share of the network's processor time that each of
+them saves.
 
-A value is (smallest share, largest share).
-"""
+A share is given as (smallest value, largest value)."""
 _OPENVINO_STARTUP: Final = 3.2
 """Additional seconds to start OpenVINO instead of torch: importing it, converting and compiling the network.
 

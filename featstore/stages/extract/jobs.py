@@ -1,7 +1,7 @@
 """Several extractions in one process, each into its own store; each picture is decoded only once.
 
-Each store has its own run in its own thread, with the same plan (list of rows), units of work, batches, shards and
-features, bit for bit, as a separate extraction. The runs share only the decoding (featstore/embed/sharing.py).
+Each store has its own run in its own thread. Its plan (list of rows), units of work, batches, shards and features are
+the same, bit for bit, as after a separate extraction. The runs share only the decoding (featstore/embed/sharing.py).
 """
 
 from __future__ import annotations

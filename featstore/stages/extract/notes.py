@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def notes_of(run: Run, source: Source, units: tuple[int, int]) -> list[str]:
-    """Return notes on how ``source`` was read, if that may be a surprise, and on unfinished work, with the remedy."""
+    """Return notes on how ``source`` was read, if that may be a surprise, and on how to finish unfinished work."""
     notes = list(source.notes)
     if count := unreached(run, source):
         notes.append(

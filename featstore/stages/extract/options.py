@@ -185,7 +185,7 @@ class ExtractOptions:
 
     @property
     def request(self) -> Request:
-        """The options that determine the features, to compare them with a store's features and to load the network."""
+        """The options that determine the features, for comparing them with a store's and for loading the network."""
         return Request(**{each.name: getattr(self, each.name) for each in fields(Request)})
 
     @property

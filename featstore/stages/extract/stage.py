@@ -107,10 +107,10 @@ def extract_in_process(
 
 
 def extract_nothing(source: Source, store: Path, options: ExtractOptions) -> tuple[Change | None, ExtractReport | None]:
-    """Update the plan of a store that has the requested features; return (change, report).
+    """Update the plan of a store that has the requested features; return (how the plan changed, report).
 
     The report is None if pictures are left to extract; otherwise no network and no worker process is needed. Returns
-    (None, None) if only a loaded network can show whether the store has these features. Raises the errors of
+    (None, None) if only a loaded network can show whether the store has the requested features. Raises the errors of
     ``extract``.
     """
     started, timings = time.perf_counter(), Timings()
@@ -137,7 +137,10 @@ def _plan(
     options: ExtractOptions,
     timings: Timings,
 ) -> tuple[Change, Run]:
-    """Update the store's plan (list of rows); return the change, and a Run over this process's units (row ranges)."""
+    """Update the store's plan (list of rows); return how it changed, and a Run over this process's units.
+
+    A unit is a range of rows that is extracted as a whole.
+    """
     claims.join()
     sweep(store, claims)
     # Read the manifest again: another process may have finished a compaction just before this process joined.
@@ -174,7 +177,7 @@ def _take_labels(store: Path, manifest: Manifest, source: StoreSource, follow: b
 def _manifest_there(store: Path) -> Manifest | None:
     """Return the manifest of a store that has rows, otherwise None.
 
-    The identity in the manifest says which features the store has; a run must make the same features.
+    The identity in the manifest describes the features of the store; a run must make the same features.
     """
     try:
         return Manifest.read(store) if has_rows(store) else None
@@ -192,7 +195,7 @@ def _features(network: Network | None, there: Manifest | None) -> tuple[Identity
 
 
 def _report(run: Run, source: Source, change: Change, units: tuple[int, int]) -> ExtractReport:
-    """Return the report of ``run`` and the store's counts; the caller adds seconds, timings and advice."""
+    """Return the report on ``run``, with the counts of the store; the caller adds seconds, timings and advice."""
     opened = FeatureStore(run.store)
     counts, (classes, splits) = opened.counts, classes_of(opened._tables)
     return ExtractReport(
@@ -219,7 +222,7 @@ def _report(run: Run, source: Source, change: Change, units: tuple[int, int]) ->
 def plan_source(
     store: Path, manifest: Manifest, source: Source, *, retry_failures: bool, rehash: bool, max_bytes: int
 ) -> Change:
-    """Update the store's plan so that it lists the pictures of ``source``; return the change."""
+    """Update the store's plan so that it lists the pictures of ``source``; return how the plan changed."""
     reader = FeatureStore(store) if retry_failures or rehash else None
 
     def hashes(chunk: Any, rows: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -48,7 +48,7 @@ _HEARTBEAT_TIMEOUT: Final = 60.0
 The limit is long, because importing one library may take long. It is at least ``stall_seconds``.
 """
 _STOP_SECONDS: Final = 10.0
-"""The limit that replaces ``_SIGN_SECONDS`` after the worker was asked to stop, in seconds."""
+"""If a worker that was asked to stop has sent no heartbeat for this many seconds, it is killed."""
 
 
 def extract_supervised(
@@ -190,7 +190,7 @@ def _spooled(source: str) -> Iterator[IO[bytes] | None]:
 
 @dataclass
 class _Attempt:
-    """One worker process from start to end: its job and settings, and the messages received from it."""
+    """One worker process, from its start to its end: its job, its settings, and the messages received from it."""
 
     job: dict[str, Any]
     spooled: IO[bytes] | None

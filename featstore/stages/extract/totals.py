@@ -28,7 +28,10 @@ class Totals:
         self._now: dict[int, Progress] = {}
 
     def add(self, did: Mapping[int, tuple[int, int, Mapping[str, int]]]) -> None:
-        """Add the counts of an attempt that ended without a report: (pictures, failures, reasons) by run number."""
+        """Add the counts of an attempt that ended without a report.
+
+        ``did``: (pictures, failures, number of failures by reason) by run number.
+        """
         for number, (done, failed, reasons) in did.items():
             self._done[number] += done
             self._failed[number] += failed

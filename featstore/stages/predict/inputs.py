@@ -118,7 +118,7 @@ def of_parents(head: Classifier, stores: StackedStores, pool: By) -> Iterator[Pr
 
 
 def _classified(head: Classifier, vectors: Any) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    """Yield (class, probabilities (classes,)) for each row, block by block."""
+    """Yield (class, probabilities (classes,)) for each of ``vectors``, which are read block by block."""
     if vectors.shape[0]:
         for codes, probabilities in head.predict_blocks(vectors):
             for code, row in zip(codes.tolist(), probabilities, strict=True):

@@ -33,7 +33,7 @@ class Prediction:
 
     @property
     def probability(self) -> float | None:
-        """Probability of ``label``."""
+        """Probability of the predicted class ``label``."""
         return None if self.probabilities is None else float(self.probabilities.max())
 
     def __repr__(self) -> str:

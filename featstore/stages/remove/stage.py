@@ -71,7 +71,6 @@ def keys_in(path: str | os.PathLike[str]) -> list[bytes]:
 
 
 def encoded(keys: Iterable[str | bytes]) -> list[bytes]:
-    """Return keys as bytes."""
     return [key if isinstance(key, bytes) else to_bytes(key) for key in keys]
 
 

@@ -225,7 +225,7 @@ def _cannot(path: Path, gone: Sequence[Missing], reason: str) -> str:
 
 
 def _differences(old: TrainedHead, new: TrainedHead) -> list[str]:
-    """Return the differences between two heads' classes, scalars and arrays, compared bit by bit."""
+    """Return the differences between the classes, scalars and arrays of two heads, compared bit by bit."""
     found = [] if old.classes == new.classes else [f"classes: {len(old.classes):,} then, {len(new.classes):,} now"]
     then, after = (json.dumps(head.model.numbers(), sort_keys=True) for head in (old, new))
     if then != after:

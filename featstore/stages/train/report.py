@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Replaced:
-    """The head that a new head replaced.
+    """The head that a new head replaced, compared with the new head.
 
     ``kind`` and ``chosen``: kind and parameters of the old head. ``accuracy``: of the old head on the ``rows`` pictures
     held out at its training, with the 95 % interval ``low`` to ``high``. ``better`` and ``worse``: numbers of held-out
-    pictures that only the new head, or only the old head, classifies correctly. ``p_value``: of McNemar's exact test.
-    ``better``, ``worse`` and ``p_value`` are None if the held-out pictures of the two heads differ.
+    pictures that only the new head, or only the old head, classifies correctly. ``p_value``: of McNemar's exact test of
+    these two numbers. ``better``, ``worse`` and ``p_value`` are None if the held-out pictures of the two heads differ.
     """
 
     kind: str

@@ -50,7 +50,7 @@ class Request:
     apart: bool = False
 
     def split(self, store: FeatureStore) -> Split:
-        """Return the rows to train on and those to hold out."""
+        """Divide the rows of ``store`` into rows to train on and rows to hold out."""
         return split_store(
             store,
             train_split=self.train_split,
@@ -165,8 +165,8 @@ def assess(
 ) -> tuple[NDArray[np.float64], Report, dict[str, float]]:
     """Evaluate ``head`` on the held-out rows of ``split``.
 
-    Returns the probabilities (n, classes), the Report, and the figures before temperature scaling (empty for
-    a head without temperature scaling).
+    Returns the probabilities (n, classes), the Report, and the calibration figures before temperature scaling (empty
+    for a head without temperature scaling).
     """
     from featstore.heads.evaluation.report import before_calibration, evaluate
 
@@ -215,7 +215,7 @@ def _listed(store: Paths) -> list[str | os.PathLike[str]]:
 
 
 def _data_record(stack: StackedStores, split: Split) -> dict[str, Any]:
-    """Return what a head's ``meta`` records about its data: stores, split, label version, generation."""
+    """Return what a head's ``meta`` records about its training data: stores, split, label version, generation."""
     return {
         KEY: stack.origin,
         "split": split.to_dict(),
