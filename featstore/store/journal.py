@@ -168,7 +168,10 @@ def _block(
 
 
 def contiguous(blocks: Sequence[Block]) -> list[Block]:
-    """Return the blocks that cover the rows from 0 on without gap or overlap; a new owner continues after them."""
+    """Return the blocks that cover the unit's rows from row 0 on without gap or overlap.
+
+    A new owner of the unit continues after these rows.
+    """
     chain: list[Block] = []
     by_start: dict[int, Block] = {}
     for block in blocks:
@@ -181,7 +184,7 @@ def contiguous(blocks: Sequence[Block]) -> list[Block]:
 
 
 def provenance_of(chain: Sequence[Block]) -> list[dict[str, Any]]:
-    """Return the provenance of the rows: one entry per run of blocks with the same provenance."""
+    """Return how the rows in ``chain`` were made: one entry for each run of blocks with the same provenance."""
     made: list[dict[str, Any]] = []
     for maker, blocks in itertools.groupby(chain, lambda block: block.provenance):
         run = list(blocks)

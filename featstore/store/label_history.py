@@ -73,7 +73,7 @@ def label_history(store: str | os.PathLike[str]) -> list[Version]:
 
 
 def _changed(table: Table, before: Sequence[Table], after: Sequence[Table]) -> int:
-    """Return the number of keys in ``table`` whose values in its columns differ between ``before`` and ``after``."""
+    """Return for how many keys of ``table`` the values of its columns differ between two lists of tables."""
     changed = 0
     digest = table.index.digest()
     for start in range(0, len(digest), _BLOCK_ROWS):

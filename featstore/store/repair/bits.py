@@ -58,7 +58,7 @@ def correct_json(path: Path, aside: Callable[[Path], object]) -> bool:
 
 
 class _Unrepairable(Exception):
-    """The damage is larger than one bit."""
+    """Raised if a file has more than one damaged bit."""
 
 
 def correct_sealed(path: Path, kind: str, aside: Callable[[Path], object]) -> bool:

@@ -181,7 +181,7 @@ class _Check:
         return units
 
     def shard(self, file: Path, manifest: Manifest, unit: Unit) -> None:
-        """Check a shard's bytes, and that it contains all rows of its unit."""
+        """Check the bytes of a shard, and that the shard contains all rows of its unit."""
         whole = self.sealed(file, shards.KIND, unit.number)
         try:
             shard = Shard(file, manifest.identity)
@@ -207,7 +207,7 @@ class _Check:
             )
 
     def _name_pictures(self, shard: Shard, unit: Unit) -> None:
-        """Add the number of affected pictures to the problems of ``unit``.
+        """Add the number of affected pictures to each reported problem of ``unit``.
 
         If only vectors are damaged, add the keys of the first affected pictures too.
         """
