@@ -135,7 +135,7 @@ def test_batches_overlap_in_an_asynchronous_engine():
     assert [row for each in done for row in each.vectors[:, 0].tolist()] == [row for row in range(20) if row != 7]
 
 
-def test_none_in_the_stream_of_batches_causes_earlier_batches_to_be_written():
+def test_none_in_the_batch_stream_flushes_earlier_batches():
     written = []
 
     def batches():

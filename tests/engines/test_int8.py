@@ -72,7 +72,7 @@ def test_int8_engine_built_twice_gives_equal_features() -> None:
         ({"precision": "int8-s16"}, "asked for"),
     ],
 )
-def test_engine_openvino_int8_and_precision_int8_are_accepted_only_together(
+def test_openvino_int8_and_precision_int8_require_each_other(
     options: dict[str, str], words: str, backbone: Backbone
 ) -> None:
     with pytest.raises(UsageError, match=words):
@@ -117,7 +117,7 @@ def test_int8_convolutions_do_not_saturate_for_extreme_weights_and_pixels(
     np.testing.assert_allclose(features, exact, rtol=0, atol=atol)
 
 
-def test_the_older_precision_class_int8_is_refused_with_the_reason() -> None:
+def test_rejects_the_older_precision_class_int8_with_the_reason() -> None:
     with pytest.raises(IdentityError, match="every kind of processor.*into a new store") as error:
         engine_for_class("int8", "auto")
     assert "\n" not in str(error.value)
