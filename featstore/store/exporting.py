@@ -267,7 +267,7 @@ def _blocks(features: NDArray[Any], offsets: Any, rows: int) -> Iterator[NDArray
 
 
 def _token_of(side: Any, other: str) -> str:
-    """Return a checksum of the text ``other`` and of ``side``, all columns of a Parquet part except the vectors."""
+    """Return a checksum of ``side`` (the columns of a Parquet part except the vectors) and of the text ``other``."""
     import pyarrow as pa
     from pyarrow import parquet as small_parquet
 

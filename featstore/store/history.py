@@ -93,7 +93,7 @@ class Former:
             raise DamagedError(f"{path}: the description of the former epoch does not fit it")
 
     def gone_since(self, segments: int, next_id: int) -> NDArray[np.int64]:
-        """Return the indices of the purged rows that were live, with a vector, after ``segments`` segments."""
+        """Return the indices of the purged rows that were live with a vector when the epoch had ``segments`` segments."""
         return np.flatnonzero((self.segment >= segments) & (self.retired < next_id) & self.had_vector)
 
 

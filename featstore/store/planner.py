@@ -74,10 +74,7 @@ class _Buffer:
 
 
 Hasher = Callable[[Chunk, NDArray[np.int64]], NDArray[np.uint8]]
-"""Function that reads the pictures of some rows of a chunk: (chunk, rows (n,)) -> SHA-256 of the bytes, (n, 32) uint8.
-
-The SHA-256 is zeros if a picture cannot be read.
-"""
+"""Function that reads pictures: (chunk, rows (n,)) -> SHA-256 of each picture, (n, 32) uint8; zeros if unreadable."""
 Known = Callable[[Ids], NDArray[np.uint8]]
 """Function that looks up recorded checksums: ids (n,) -> SHA-256 of each picture, (n, 32) uint8; zeros if unknown."""
 

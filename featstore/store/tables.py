@@ -45,8 +45,7 @@ _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?|[nN]a[
 class Column:
     """n values of one type.
 
-    "text": ``values`` are indices into ``categories``, -1 if missing. "int": ``valid`` is False if missing.
-    "float": NaN if missing. "bool": -1 if missing.
+    "text": ``values`` are indices into ``categories``. Missing values: ``valid`` False ("int"), NaN ("float"), else -1.
     """
 
     type: str
@@ -337,10 +336,7 @@ class Tables:
         return list(names)
 
     def source_rows(self, digest: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
-        """Look up key digests (m, 2) in the tables that were read with the pictures.
-
-        Return a mask (m,) of the digests that are found, and the newest row hash (m,) of each.
-        """
+        """Return which key digests (m, 2) occur in tables of origin "source", and the newest row hash of each; (m,)."""
         known, value = np.zeros(len(digest), bool), np.zeros(len(digest), np.uint64)
         for table in reversed([t for t in self.versions if t.origin == "source"]):
             missing = np.flatnonzero(~known)

@@ -1,4 +1,4 @@
-"""Text from files of others (names, labels) cannot act as a control sequence or formula in what commands print."""
+"""Names and labels in untrusted files cannot act as control sequences or formulas in the output of commands."""
 
 from __future__ import annotations
 
