@@ -94,7 +94,7 @@ def side_columns(store: FeatureStore) -> dict[str, Any]:
 def column_names(columns: list[str]) -> dict[str, str]:
     """Return a dict from each of the store's column names to the column's name in an Arrow table.
 
-    The names in the table are printable and distinct, and differ from the names in OWN.
+    The names in the table are printable and distinct; a metadata column never gets a name in OWN.
     """
     found = {tables.LABEL: tables.LABEL, tables.SPLIT: tables.SPLIT}
     for own in columns:

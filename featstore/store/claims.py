@@ -255,7 +255,7 @@ class Claims:
     def _await(self, look: Callable[[], Sequence[Owner | None]], *, settled: bool = False) -> Owner | None:
         """Return one of the owners from ``look()`` that is alive; None if all of them are dead.
 
-        If this host cannot tell whether an owner is alive, wait for the owner's heartbeat, at most for the lease.
+        If this host cannot tell whether an owner is alive, wait for the owner's heartbeat, at most as long as the lease.
         ``settled``: also wait a few seconds for an owner that has not yet checked for other writers (see settle).
         """
         started, told = time.monotonic(), False

@@ -41,8 +41,8 @@ BLOCK_ROWS = 4096
 class CompactReport:
     """Result of a compaction.
 
-    ``purged``: number of purged rows. ``bytes_before`` and ``bytes_after``: total size of all shards. ``strangers``: files
-    that featstore did not write; they are left unchanged.
+    ``purged``: number of purged rows. ``bytes_before`` and ``bytes_after``: total size of all shards.
+    ``strangers``: files that featstore did not write; they are left unchanged.
     """
 
     purged: int

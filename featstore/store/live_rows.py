@@ -141,7 +141,7 @@ class LiveRows:
             yield from keys
 
     def parts(self, rows: NDArray[np.int64] | None) -> Iterator[tuple[Shard | Unfinished, Places, Places]]:
-        """Yield (shard, indices in ``rows`` of its rows, offsets of these rows in the shard) for each shard.
+        """For each shard, yield the shard, the indices in ``rows`` of its rows, and the offsets of these rows in it.
 
         ``rows`` None means all rows.
         """
@@ -215,7 +215,7 @@ class LiveRows:
         return known
 
     def _owners(self, ids: Ids) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """Yield (index of a unit in ``finished``, indices in ``ids`` of the ids of this unit), for each unit with any.
+        """For each unit that has some of ``ids``, yield its index in ``finished`` and the indices in ``ids`` of its ids.
 
         Ids of retired and failed rows are found too.
         """

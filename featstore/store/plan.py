@@ -196,7 +196,7 @@ class Plan:
         return self.find(digests(keys, [view] * len(keys) if view else None))
 
     def _by_segment(self, ids: Ids) -> Iterator[tuple[Segment, NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield (segment, indices in ``ids`` of its ids, their rows in the segment); every id must be in the plan."""
+        """For each segment that has some of ``ids``, yield it, the indices in ``ids`` of its ids, and their rows in it."""
         owner = np.searchsorted(self._first_ids, ids, side="right") - 1
         for number in np.unique(owner):
             places = np.flatnonzero(owner == number)

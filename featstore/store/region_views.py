@@ -61,7 +61,7 @@ class Regional:
         return names, FeatureArray(total.astype(store.identity.numpy_dtype), store.identity)
 
     def _region_column(self, name: str) -> NDArray[np.object_]:
-        """Return the column parent, x, y, w or h (n,); x to h are None for a whole picture."""
+        """Return the column parent, x, y, w or h (n,); x, y, w and h are None for a whole picture."""
         store = cast("FeatureStore", self)
         if name == COLUMNS[0]:
             return store.parents

@@ -166,7 +166,10 @@ def split_store(
 
 
 def _outside(store: FeatureStore, labelled: NDArray[np.bool_], used: Rows) -> tuple[int, tuple[str, ...]]:
-    """Count the labelled pictures that have no split and are not in ``used``; also return classes that only they have."""
+    """Count the labelled pictures that have no split and are not in ``used``.
+
+    Also return the classes that only these pictures have.
+    """
     outside = labelled & np.array([name is None for name in store.splits.tolist()], bool)
     outside[used] = False
     alone = set(store.labels[outside].tolist()) - set(store.labels[labelled & ~outside].tolist())

@@ -46,7 +46,7 @@ def rows_where(store: FeatureStore, where: str) -> NDArray[np.bool_]:
 
 
 def absent_values(store: FeatureStore, where: str) -> list[str]:
-    """Return a note for each text in ``where`` that does not occur in the column it is compared with, with suggestions.
+    """Return a note, with suggestions, for each text in ``where`` that no value of its column equals (``==``, ``in``).
 
     The notes explain an empty selection. Keys and ids are not looked up. Raises UsageError as rows_where does.
     """

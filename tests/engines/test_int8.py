@@ -100,8 +100,8 @@ class Ends(nn.Module):
 def test_int8_convolutions_do_not_saturate_for_extreme_weights_and_pixels(
     signs: list[list[float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Pixels 0 and 255 become 0 and 1, the ends of the activation range. Without VNNI instructions, sums have 16 bits:
-    # they saturated when weights used the whole int8 range, and the brightest picture got half of its true value.
+    # Pixels 0 and 255 become 0 and 1, the ends of the activation range. Without VNNI instructions, sums have 16 bits.
+    # With weights in the whole int8 range, these sums saturated: the brightest picture got half of its true value.
     preprocessing = Preprocessing(32, 32, mean=(0.0,) * 3, std=(1.0,) * 3)
     backbone = Backbone("ends", "output", len(signs), "random:0", "", preprocessing, Ends(signs).eval())
     pictures = np.zeros((6, 32, 32, 3), np.uint8)
