@@ -190,8 +190,8 @@ def take_tables(store: Path, manifest: Manifest, source: StoreSource) -> int:
 def behind(store: FeatureStore, source: FeatureStore) -> str:
     """Describe what changed in ``source`` since ``store`` was last updated from it; return "" if nothing changed.
 
-    Pictures that were removed from ``store`` are ignored. Pictures are compared by the sizes and times in the two
-    plans, without looking at files.
+    Pictures that were removed from ``store`` are ignored. Pictures are compared by the file sizes and modification
+    times that the two stores have recorded; the picture files are not read.
     """
     denylist, theirs, mine = Denylist.of(store._plan), source._plan, store._plan
     new = changed = 0
@@ -265,7 +265,7 @@ def follow_tables(store: Path, manifest: Manifest, source: StoreSource) -> None:
     try:
         tables.write_table(path, [], {}, "source", about={"follows": reference}, exclusive=not own.own)
     except FileExistsError:
-        # Another process wrote this table at the same time: check its reference.
+        # Another process wrote this table at the same time: check which store the table refers to.
         follow_tables(store, manifest, source)
 
 

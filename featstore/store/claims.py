@@ -187,7 +187,8 @@ class Claims:
 
     def _take(self, unit: Work, directory: Path) -> Claim | Owner:
         # List the claims before looking for an owner: a claim that another process makes in between is then found as
-        # owner, or has the number chosen here, so that the exclusive creation fails. Folders and links count too.
+        # owner, or has the number chosen here, so that the exclusive creation fails. Folders and links with such names
+        # count too.
         taken = folders.names(self.store, folders.WORK, directory.name, pattern=folders.CLAIM)
         number = max((int(name[6:]) for name in taken), default=-1) + 1
         if owner := self.holder(unit):

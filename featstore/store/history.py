@@ -1,10 +1,10 @@
 """The history that compactions keep: the states of each former epoch, and the keys of purged rows.
 
 An epoch is the plan between two compactions. history/<epoch>.h5 is a sealed (checksummed) HDF5 file, written by the
-compaction that ended the epoch. The file is small: four values for each plan segment of the epoch; id, key, reason and
-segment of the retirement for each purged row. Ids never change and grow with time. So the live rows of a former
-generation are the ids below its ``next_id``, without the ids that were retired by then. Those of its live rows that
-were retired later and purged have no vector any more.
+compaction that ended the epoch. The file is small: it has four values for each plan segment of the epoch and, for each
+purged row, its id, its key, and the segment that retired the row with the reason. Ids never change and grow with time.
+So the live rows of a former generation are the ids below its ``next_id``, without the ids that were retired by then.
+Those of its live rows that were retired later and purged have no vector any more.
 """
 
 from __future__ import annotations

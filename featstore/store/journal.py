@@ -1,7 +1,7 @@
 """The journal of an unfinished unit: finished rows in checksummed blocks, appended and synced.
 
-Each owner of the unit appends to its own file work/<unit>/journal.<n> and reads all of them, so an owner that was
-wrongly considered dead cannot damage its successor's blocks. A record is
+Each owner of the unit appends to its own file work/<unit>/journal.<n> and reads the files of all owners, so an owner
+that was wrongly considered dead cannot damage its successor's blocks. A record is
 
     magic "FSJ1" | JSON length u32 | payload length u64 | XXH3-64 of JSON and payload u64 | JSON | payload
 

@@ -28,7 +28,7 @@ _BLOCK_ROWS = 65536
 class Version:
     """A version of the labels, splits and metadata.
 
-    ``version``: its number, from 1. ``created``: UTC. ``origin``: "source" (read with the pictures), "user"
+    ``version``: its number, from 1. ``created``: time (UTC). ``origin``: "source" (read with the pictures), "user"
     (``featstore label``) or "undo". ``rows``: number of keys in its table. ``changed``: number of these keys whose
     values it changed. ``columns``: columns that it set. ``reverts``: for an undo, number of the version that it undid.
     ``undone_by``: number of the later version that undid this version, or None.

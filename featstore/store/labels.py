@@ -31,9 +31,9 @@ class NoKeyKnown(UsageError):
 class LabelReport:
     """Result of labelling.
 
-    ``version``: new version of the tables. ``rows``: number of rows in the table. ``matched``: keys found in the store.
-    ``unknown``: keys not found, the first few in ``examples``. ``read_as``: what was read from the table, in one line.
-    ``notes``: warnings for the user.
+    ``version``: number of the new label version. ``rows``: number of rows in the table. ``matched``: keys found in the
+    store. ``unknown``: keys not found, the first few in ``examples``. ``read_as``: what was read from the table, in one
+    line. ``notes``: warnings for the user.
     """
 
     version: int

@@ -29,7 +29,10 @@ NAMED_KEYS = 20
 
 @dataclass(frozen=True)
 class Problem:
-    """A damaged ``file``: ``what`` is wrong, the ``unit`` and the first ``keys`` affected, if known."""
+    """Damage of a ``file``.
+
+    ``what``: what is wrong. ``unit``: number of the affected unit. ``keys``: keys of the first affected pictures, if known.
+    """
 
     file: str
     what: str
