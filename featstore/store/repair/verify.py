@@ -31,7 +31,7 @@ NAMED_KEYS = 20
 class Problem:
     """Damage of a ``file``.
 
-    ``what``: what is wrong. ``unit``: number of the affected unit. ``keys``: keys of the first affected pictures, if known.
+    ``what``: what is wrong. ``unit``: number of the affected unit. ``keys``: the first affected keys, if known.
     """
 
     file: str
