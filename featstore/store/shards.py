@@ -194,7 +194,7 @@ class Shard:
 
     @property
     def provenance(self) -> list[dict[str, Any]]:
-        """Provenance of the vectors, see provenance_of."""
+        """How the vectors were made: what provenance_of returns."""
         return provenance_of(self.file.meta)
 
     @property
