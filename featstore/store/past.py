@@ -247,7 +247,7 @@ class _Timeline:
         return made[-1] if made else 0
 
     def _recorded(self, record: Mapping[str, Any], store_id: str, what: str) -> Moment:
-        """Return the state that a head or an index recorded; heads saved by older featstore versions have only the generation."""
+        """Return the state that a head or an index recorded; old heads recorded only its generation."""
         mine = next((each for each in _records(record) if each.get("store_id") == store_id), None)
         if mine is None:
             raise UsageError(f"{what}: was not made from {self.store}, and so does not know a state of it")
