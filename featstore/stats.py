@@ -1,4 +1,4 @@
-"""Confidence interval of a proportion."""
+"""The confidence interval of a proportion."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _Z95 = 1.959963984540054
 def wilson_interval(share: float, trials: float) -> tuple[float, float]:
     """Return Wilson's 95 % score interval of a ``share`` (0..1) observed in ``trials`` (E. B. Wilson, JASA 1927).
 
-    The lower end for a share of 0 is exactly 0, and the upper end for a share of 1 is exactly 1. Without trials, the
+    For a share of 0 the interval begins exactly at 0; for a share of 1 it ends exactly at 1. If ``trials`` is 0, the
     interval is (0, 1).
     """
     if trials <= 0:

@@ -12,13 +12,13 @@ from typing import Final
 
 _NUMBER: Final = re.compile(r"[-+]?[0-9]{1,300}(\.[0-9]{1,300})?([eE][-+]?[0-9]{1,3})?")
 _COMPARED: Final = 20_000
-"""Largest number of names to compare with a misspelt one; each comparison takes some 10 microseconds."""
+"""Largest number of names to compare with a misspelt name; each comparison takes some 10 microseconds."""
 _CLOSE: Final = 0.6
 """Minimum similarity of a suggested name (the default cutoff of difflib)."""
 
 
 def natural(name: object) -> tuple[float, tuple[str | tuple[int, str], ...], str]:
-    """Return the sort key of natural order: numbers first, by value; digits inside names are also compared by value."""
+    """Return a sort key for natural order: numbers come first; digits inside names are compared by value."""
     text = str(name)
     if _NUMBER.fullmatch(text):
         return float(text), (), text

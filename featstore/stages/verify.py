@@ -13,7 +13,7 @@ _INDEX_SUFFIX = ".featstore"
 
 
 def verify(path: str | os.PathLike[str]) -> VerifyReport:
-    """Check every byte of the store, head or index at ``path``; an index is named by either of its two files.
+    """Check every byte of the store, head or index at ``path``; for an index, ``path`` is either of its two files.
 
     Raises UsageError if ``path`` is none of these.
     """

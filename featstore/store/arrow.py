@@ -1,4 +1,4 @@
-"""Convert a store to an Arrow table, without copying vectors, ids, keys and checksums.
+"""Convert a store to an Arrow table; vectors, ids, keys and checksums are not copied.
 
 The columns are ``key``, ``id``, ``label``, ``split``, every metadata column, ``sha256`` of the picture's bytes (all
 zeros if unknown) and ``vector``, a fixed-size list. Vectors, ids, keys and checksums are views of the memory-mapped
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 KEY, ID, SHA256, VECTOR = "key", "id", "sha256", "vector"
 OWN: Final = (KEY, ID, tables.LABEL, tables.SPLIT, SHA256, VECTOR)
-"""Columns of every table; a metadata column with one of these names gets an underscore appended."""
+"""Columns of every Arrow table; a metadata column with one of these names gets a name with an underscore at its end."""
 METADATA: Final = b"featstore"
-"""Key, in the schema's metadata, of a JSON text with identity, store id and provenance."""
+"""Key in the metadata of an Arrow schema; its value is a JSON text with identity, store id and provenance."""
 _RUN_ROWS: Final = 64
-"""Runs of live rows in a shard become separate chunks, without copying, if their mean length is at least this."""
+"""Minimum mean length of the runs of live rows in a shard; if they are shorter, the rows are copied to one chunk."""
 _WHOLE: Final = 1 << 53
 """Largest n for which float64 represents all integers up to n exactly."""
 
@@ -94,7 +94,7 @@ def side_columns(store: FeatureStore) -> dict[str, Any]:
 def column_names(columns: list[str]) -> dict[str, str]:
     """Return a dict from each of the store's column names to the column's name in an Arrow table.
 
-    The names in the table are printable, distinct, and different from COLUMNS.
+    The names in the table are printable and distinct; a metadata column never gets a name in OWN.
     """
     found = {tables.LABEL: tables.LABEL, tables.SPLIT: tables.SPLIT}
     for own in columns:

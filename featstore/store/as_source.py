@@ -190,8 +190,8 @@ def take_tables(store: Path, manifest: Manifest, source: StoreSource) -> int:
 def behind(store: FeatureStore, source: FeatureStore) -> str:
     """Describe what changed in ``source`` since ``store`` was last updated from it; return "" if nothing changed.
 
-    Pictures that were removed from ``store`` are ignored. Pictures are compared by the sizes and times in the two
-    plans, without looking at files.
+    Pictures that were removed from ``store`` are ignored. Pictures are compared by the file sizes and modification
+    times that the two stores have recorded; the picture files are not read.
     """
     denylist, theirs, mine = Denylist.of(store._plan), source._plan, store._plan
     new = changed = 0
@@ -223,9 +223,9 @@ def behind(store: FeatureStore, source: FeatureStore) -> str:
 
 
 def _copied(mine: Tables, owner: str) -> list[int]:
-    """Return the numbers of the label versions in ``mine`` that were copied from the store with the id ``owner``.
+    """Return which label versions in ``mine`` were copied from the store with the id ``owner``.
 
-    Item i is the copy of the version i + 1 of that store.
+    Item i of the list is the number, in ``mine``, of the copy of version i + 1 of that store.
     """
     found: dict[int, int] = {}
     for version, table in enumerate(mine.versions, 1):
@@ -265,7 +265,7 @@ def follow_tables(store: Path, manifest: Manifest, source: StoreSource) -> None:
     try:
         tables.write_table(path, [], {}, "source", about={"follows": reference}, exclusive=not own.own)
     except FileExistsError:
-        # Another process wrote this table at the same time: check its reference.
+        # Another process wrote this table at the same time: check which store the table refers to.
         follow_tables(store, manifest, source)
 
 

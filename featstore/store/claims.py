@@ -92,7 +92,7 @@ class Claim:
         self.beat()
 
     def release(self) -> None:
-        """Release the unit before it is finished; another process can claim the unit at once."""
+        """Release an unfinished unit, so that another process can claim it at once."""
         self.beat(release=True)
 
     def finish(self) -> None:
@@ -109,7 +109,7 @@ def _encode(record: dict[str, Any]) -> bytes:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """Return a claim's record; {} if it is unreadable, None if it no longer exists."""
+    """Return the JSON in a claim's file; {} if it is unreadable, None if the file no longer exists."""
     for _ in range(_TORN_TRIES):
         try:
             value = json.loads(atomic.read_small(path, _LARGEST_RECORD, follow=False))
@@ -125,7 +125,6 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _numbers(directory: Path, pattern: re.Pattern[str]) -> list[int]:
-    """Return the sorted numbers of the regular files in a work folder whose names match ``pattern``."""
     found = folders.regular(directory.parent.parent, folders.WORK, directory.name, pattern=pattern)
     return sorted(int(name.partition(".")[2]) for name in found)
 
@@ -143,7 +142,7 @@ def _remove(store: Path, name: str) -> None:
 
 
 class Claims:
-    """Take claims on the units of a store and keep them alive from a heartbeat thread."""
+    """Claim units of a store for this process; a thread writes the heartbeats of the claims."""
 
     def __init__(
         self,
@@ -188,7 +187,8 @@ class Claims:
 
     def _take(self, unit: Work, directory: Path) -> Claim | Owner:
         # List the claims before looking for an owner: a claim that another process makes in between is then found as
-        # owner, or has the number chosen here, so that the exclusive creation fails. Folders and links count too.
+        # owner, or has the number chosen here, so that the exclusive creation fails. Folders and links with such names
+        # count too.
         taken = folders.names(self.store, folders.WORK, directory.name, pattern=folders.CLAIM)
         number = max((int(name[6:]) for name in taken), default=-1) + 1
         if owner := self.holder(unit):
@@ -254,9 +254,9 @@ class Claims:
                 self._sweep(name)
 
     def _await(self, look: Callable[[], Sequence[Owner | None]], *, settled: bool = False) -> Owner | None:
-        """Return an owner that is alive, among the owners that ``look`` returns; None if all owners are dead.
+        """Return one of the owners from ``look()`` that is alive; None if all of them are dead.
 
-        If it is unknown whether an owner is alive (on another host), wait for its heartbeat up to the lease.
+        If this host cannot tell whether an owner is alive, wait for the owner's heartbeat, at most as long as the lease.
         ``settled``: also wait a few seconds for an owner that has not yet checked for other writers (see settle).
         """
         started, told = time.monotonic(), False

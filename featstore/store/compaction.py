@@ -41,8 +41,8 @@ BLOCK_ROWS = 4096
 class CompactReport:
     """Result of a compaction.
 
-    ``purged``: number of rows. ``bytes_before`` and ``bytes_after``: total size of the shards. ``strangers``: files
-    that featstore did not write; they are left unchanged.
+    ``purged``: number of purged rows. ``bytes_before`` and ``bytes_after``: total size of all shards.
+    ``strangers``: files that featstore did not write; they are left unchanged.
     """
 
     purged: int
@@ -60,7 +60,7 @@ class CompactReport:
 
 @dataclass(frozen=True)
 class _Group:
-    """Units (row ranges) to merge into one; a single unit that keeps all its rows is not rewritten."""
+    """Units (row ranges) to merge into one unit; a group of one unit is not rewritten if it keeps all its rows."""
 
     units: list[Unit]
     rows: int
@@ -120,8 +120,7 @@ class Compaction:
         return CompactReport(purged, len(before), len(after), rewritten, sum(before), sum(after), strangers)
 
     def _refuse_outside(self) -> None:
-        """Raise if a shard belongs to no unit: a part of the plan is lost, and compacting would make the loss
-        permanent."""
+        """Raise DamagedError if a shard belongs to no unit: a part of the plan is lost, and must be restored first."""
         planned = {shards.shard_path(self.path, unit.number).name for unit in self.store.units}
         strays = written.unplanned_shards(self.path, self.store._manifest.epoch, shard_names(self.path), planned)
         if strays:
@@ -190,7 +189,7 @@ class Compaction:
         return int((~self.plan.is_retired(ids)).sum())
 
     def _groups(self) -> list[list[_Group]]:
-        """Return, for each source of pictures, the groups of units to merge, in the order of the ids."""
+        """Return a list for each source of pictures: the groups of its units to merge, in the order of the row ids."""
         limit = self.store._manifest.unit_rows
         result: list[list[_Group]] = []
         units = [(unit, self._live(unit)) for unit in self.store.units]
@@ -319,7 +318,6 @@ class Compaction:
 
 
 def _segments(groups: Sequence[_Group]) -> Iterator[list[_Group]]:
-    """Divide groups of units into plan segments of at most SEGMENT_ROWS rows."""
     part: list[_Group] = []
     for group in groups:
         if part and sum(g.rows for g in part) + group.rows > plans.SEGMENT_ROWS:

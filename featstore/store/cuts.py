@@ -18,7 +18,7 @@ from featstore.text import shown
 
 
 def picture_order(keys: Sequence[bytes], regions: NDArray[np.int32]) -> NDArray[np.int64] | None:
-    """Return the row order that groups regions by picture; None if the rows are already grouped.
+    """Return indices that sort rows so that the regions of a picture are adjacent; None if they already are.
 
     In this order, each picture is decoded only once.
     """
@@ -45,7 +45,7 @@ def require_same_cut(store: Path, plan: Plan, source: Mapping[str, Any]) -> None
 
 
 def for_doubled_key(source: Mapping[str, Any]) -> str:
-    """Return the remedy, for an error message, for a key that occurs more than once in ``source``."""
+    """Return the end of an error message about a duplicate key in ``source``: how the user can avoid the duplicate."""
     if source.get("kind") == "coco":
         return "give each annotation an id of its own, or remove the doubled one"
     cut, others = source.get("cut"), {str(name).strip().lower(): str(name) for name in source.get("metadata", [])}
@@ -68,7 +68,10 @@ def _text(source: Mapping[str, Any]) -> str:
 
 
 def regions_of(plan: Plan, pictures: Collection[bytes]) -> dict[bytes, list[int]]:
-    """Return the live ids of the regions of each of ``pictures`` (keys), without pictures that have no regions."""
+    """Return the ids of the live regions of each picture in ``pictures`` (keys), as a dict by key of the picture.
+
+    Pictures without regions are left out.
+    """
     found = defaultdict[bytes, list[int]](list)
     for segment in plan.segments:
         if segment.regions is not None:

@@ -65,7 +65,7 @@ class CutPicture:
 
     @property
     def held(self) -> int:
-        """Approximate bytes of the picture in memory."""
+        """Approximate size of the picture in memory, in bytes."""
         if self._file is not None:
             return CACHED_BYTES
         picture = self._decoded

@@ -67,7 +67,7 @@ class Denylist:
 
     @classmethod
     def empty(cls) -> Denylist:
-        """Return a list without entries."""
+        """Return an empty denylist, without a salt."""
         none = np.empty((0, 2), np.uint64)
         return cls(b"", none, none, none, np.empty(0, bool))
 
@@ -96,7 +96,7 @@ class Denylist:
         return len(self.key)
 
     def with_entries(self, other: Denylist) -> Denylist:
-        """Return this list with the entries of ``other``, which has the same salt."""
+        """Return a denylist with the entries of this list and of ``other``, which has the same salt."""
         return Denylist(
             other.salt,
             np.concatenate([self.key, other.key]),
@@ -106,9 +106,9 @@ class Denylist:
         )
 
     def without(self, key: Digests, content: Digests) -> Denylist:
-        """Return this list without the entries for the key digests ``key`` (m, 2).
+        """Return this denylist without the entries whose key digest is in ``key`` (m, 2).
 
-        The content digests ``content`` (m, 2) are set to zero in the other entries.
+        In the other entries, content digests that are in ``content`` (m, 2) are set to zero.
         """
         kept = np.flatnonzero(~_found(self.key, key))
         left = self.content[kept].copy()
@@ -118,7 +118,7 @@ class Denylist:
     def entries(
         self, keys: Sequence[bytes], sha256: NDArray[np.uint8], parents: Sequence[bytes] | None = None
     ) -> Denylist:
-        """Return a list with a new entry for each of ``keys`` (m).
+        """Return a denylist with one entry for each of ``keys`` (m byte strings) and no other entries.
 
         ``sha256`` (m, 32): SHA-256 of each picture's bytes, zeros if unknown. ``parents`` (m): for a region, the key of
         its picture; for a whole picture, its own key. None: all are whole pictures.
@@ -131,20 +131,20 @@ class Denylist:
         return Denylist(salt, key, parent, content, np.zeros(len(keys), bool))
 
     def denies_keys(self, keys: Sequence[bytes]) -> NDArray[np.bool_]:
-        """Return whether each key (m) is on the list."""
+        """Return a mask (m,) of the keys that are on the denylist."""
         if not len(self):
             return np.zeros(len(keys), bool)
         return _found(_hashed(keys, self.salt, b"key"), self.key)
 
     def erased(self, *, all_denied: bool = False) -> Denylist:
-        """Return the entries whose pictures were purged; with ``all_denied`` all entries, marked as purged."""
+        """Return a denylist of the purged pictures or, with ``all_denied``, of all pictures, each marked as purged."""
         rows = np.flatnonzero(self.purged | all_denied)
         return Denylist(self.salt, self.key[rows], self.parent[rows], self.content[rows], np.ones(len(rows), bool))
 
     def matching(self, keys: Sequence[bytes]) -> tuple[NDArray[np.bool_], Digests, Digests]:
-        """Return a mask (m,) of the keys that are on the list, or of which a region is on the list.
+        """Return a mask (m,) of the keys that are on the denylist themselves or with one of their regions.
 
-        Also return the key digests and the content digests of these entries of the list.
+        Also return the key digests and the content digests of the matching entries.
         """
         if not len(self):
             return np.zeros(len(keys), bool), self.key, self.content

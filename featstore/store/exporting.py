@@ -45,7 +45,7 @@ _BLOCK_BYTES: Final = 32 << 20
 _CSV_ROWS: Final = 1024
 """Number of rows to convert to text at once; each number in a CSV takes about 12 bytes."""
 _GROWN: Final = {"npy": ("vectors.npy", "rows.parquet"), "csv": ("rows.csv",)}
-"""Files of the formats npy and csv, which are not written in one part per unit."""
+"""Names of the files of an npy or csv export; each of these files contains the rows of all units."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,6 @@ def _require_own(out: Path, store: FeatureStore, form: str) -> None:
 
 
 def _described(out: Path) -> dict[str, Any] | None:
-    """Return the description of the export at ``out``; None if ``out`` is not an export."""
     try:
         return atomic.read_json(out / DESCRIPTION, follow=False)
     except (OSError, DamagedError):
@@ -129,8 +128,6 @@ def _sweep(out: Path) -> None:
 
 
 class _Job:
-    """One export of a store."""
-
     def __init__(self, store: FeatureStore, out: Path, form: str, on_rows: Callable[[int, int], None]) -> None:
         self._store, self._out, self._form, self._on_rows = store, out, form, on_rows
         self._about, self._side, self._kept = arrow.description(store), arrow.rows_of(store), 0
@@ -171,7 +168,7 @@ class _Job:
         atomic.write_json(self._out / DESCRIPTION, {**own, **state, **about})
 
     def _units(self) -> Iterator[tuple[int, int, int, Iterator[NDArray[Any]]]]:
-        """Yield (number, first row, end row, vectors in blocks) of each unit that has rows."""
+        """Yield (number of the unit, first row, end row, iterator of vector blocks) for each unit that has rows."""
         live = self._store._live
         for (unit, start, stop), (shard, _, offsets) in zip(live.ranges(), live.parts(None), strict=True):
             yield unit.number, start, stop, _blocks(shard.features, offsets, max(1, _BLOCK_BYTES // self._row_bytes))
@@ -270,7 +267,7 @@ def _blocks(features: NDArray[Any], offsets: Any, rows: int) -> Iterator[NDArray
 
 
 def _token_of(side: Any, other: str) -> str:
-    """Return a checksum of the text ``other`` and of ``side``, all columns of a Parquet part except the vectors."""
+    """Return a checksum of ``side`` (the columns of a Parquet part except the vectors) and of the text ``other``."""
     import pyarrow as pa
     from pyarrow import parquet as small_parquet
 

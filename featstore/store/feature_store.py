@@ -33,7 +33,7 @@ from featstore.text import did_you_mean, natural, to_bytes, to_text
 BLOCK_ROWS = 8192
 
 _LOOKED_UP: Final = 65_536
-"""Number of rows of a side table to look up at once, which bounds the memory of the lookup."""
+"""Number of rows of a label table to look up in the store at once; this bounds the memory of the lookup."""
 
 
 class FeatureStore(Converted, Regional):
@@ -140,9 +140,9 @@ class FeatureStore(Converted, Regional):
 
     @property
     def generation(self) -> tuple[int, int, int]:
-        """Numbers of compactions, plan segments and finished units.
+        """Tuple of three counts: compactions, plan segments of the current epoch, and finished units.
 
-        While the three numbers are the same, the rows are the same. A store opened with ``partial=True`` is an
+        While the three counts are the same, the rows are the same. A store opened with ``partial=True`` is an
         exception: rows of unfinished units are not counted.
         """
         return (*self._plan.generation, len(self._live.finished) - len(self._live.shards.unfinished))
@@ -191,11 +191,10 @@ class FeatureStore(Converted, Regional):
         return Keys(self)
 
     def _key_bytes(self, rows: NDArray[np.int64] | None) -> Iterator[bytes]:
-        """Yield the keys of ``rows`` (None: all) as bytes."""
         return self._live.keys(rows)
 
     def index_of(self, keys: Sequence[str | bytes], *, missing: str = "raise") -> NDArray[np.int64]:
-        """Return the row (m,) of each key. A key without a vector raises UsageError, or gives -1 (``missing="mark"``).
+        """Return the row of each key, (m,). A key without a vector raises UsageError; ``missing="mark"`` gives it -1.
 
         Before UsageError is raised, other spellings of the key are searched (see KeyMatches).
         """
@@ -241,7 +240,7 @@ class FeatureStore(Converted, Regional):
             yield FeatureArray(block, self.identity)
 
     def stream(self, rows: Any = None, *, block_rows: int = BLOCK_ROWS) -> FeatureBlocks:
-        """Return ``rows`` as a re-iterable stream with a shape (see FeatureBlocks)."""
+        """Return the vectors of ``rows`` as FeatureBlocks: a shape, and arrays that are read one after the other."""
         return FeatureBlocks(self, None if rows is None else self._checked(rows), block_rows)
 
     def path_of(self, key: str | bytes, *, root: str | Path | None = None) -> Path:
@@ -281,7 +280,7 @@ class FeatureStore(Converted, Regional):
         return self._columns[name]
 
     def _rows_of_digests(self, index: KeyIndex) -> NDArray[np.int64]:
-        """Return the store's row for each key of a table, given by its lookup ``index``; -1 without a vector."""
+        """Return the store's row of each key in the lookup ``index`` of a table; -1 for a key without a vector."""
         rows = np.full(len(index.hi), -1, np.int64)
         places = index.places()
         # Look up in the order of the digests: neighbouring digests share memory pages of the plan's lookup.
@@ -331,7 +330,7 @@ class FeatureStore(Converted, Regional):
         return {unit.number: self._live.shards[unit.number].provenance for unit in self._live.finished}
 
     def _content(self, ids: Ids) -> NDArray[np.uint8]:
-        """Return (m, 32) uint8: SHA-256 of the bytes of each id's picture, zeros if they were never read."""
+        """Return the SHA-256 of the bytes of each id's picture, (m, 32) uint8; zeros if the bytes were never read."""
         return self._live.content(ids)
 
     def journaled(self) -> int:

@@ -155,7 +155,7 @@ def _rebuilt(array: NDArray[Any], identity: dict[str, Any] | None) -> FeatureArr
 
 
 class FeatureBlocks:
-    """Rows of a store as a re-iterable stream of (b, d) arrays, to use constant memory.
+    """Vectors of a store, read as (b, d) arrays one after the other, in constant memory; may be read repeatedly.
 
     Attributes: ``shape`` (n, d), ``dtype``, ``identity``.
     """

@@ -111,7 +111,7 @@ def names(store: Path, *parts: str, pattern: re.Pattern[str]) -> list[str]:
 
 
 def regular(store: Path, *parts: str, pattern: re.Pattern[str]) -> list[str]:
-    """Return the names of regular files only; otherwise like ``names``."""
+    """Return what ``names`` returns, but only the names of regular files."""
     with opened(store, *parts) as handle, os.scandir(handle) as entries:
         return sorted(
             entry.name for entry in entries if pattern.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
@@ -125,8 +125,9 @@ def remove_file(store: Path, *parts: str) -> None:
 
 
 def remove_folder(store: Path, *parts: str) -> bool:
-    """Remove featstore's files from the folder ``parts``, then the folder if it is empty; return whether it is gone.
+    """Remove featstore's files from the folder ``parts``, and the folder too if it is then empty.
 
+    Return whether the folder no longer exists.
     ``parts``: path of the folder of an epoch in plan/ or tables/, or of a work folder. Foreign files stay.
     """
     with contextlib.suppress(FileNotFoundError), opened(store, *parts[:-1]) as parent:

@@ -1,10 +1,10 @@
 """The history that compactions keep: the states of each former epoch, and the keys of purged rows.
 
 An epoch is the plan between two compactions. history/<epoch>.h5 is a sealed (checksummed) HDF5 file, written by the
-compaction that ended the epoch. The file is small: four values for each plan segment of the epoch; id, key, reason and
-segment of the retirement for each purged row. Ids never change and grow with time. So the live rows of a former
-generation are the ids below its ``next_id``, without the ids that were retired by then. Those of its live rows that
-were retired later and purged have no vector any more.
+compaction that ended the epoch. The file is small: it has four values for each plan segment of the epoch and, for each
+purged row, its id, its key, and the segment that retired the row with the reason. Ids never change and grow with time.
+So the live rows of a former generation are the ids below its ``next_id``, without the ids that were retired by then.
+Those of its live rows that were retired later and purged have no vector any more.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ FEATURE = "history"
 """Format feature in a compacted store's ``requires``: an older featstore, which would lose the history, refuses the
 store."""
 HadVector = Callable[[Ids], NDArray[np.bool_]]
-"""Function that returns for each id whether it has a vector."""
+"""Function that takes ids and returns a mask of the ids that have a vector."""
 Erased = Callable[[Sequence[bytes]], NDArray[np.bool_]]
-"""Function that returns for each key whether it is to be erased."""
+"""Function that takes keys and returns a mask of the keys to erase."""
 
 
 @dataclass(frozen=True)
 class State:
-    """State of the plan after the first ``segments`` segments of ``epoch``.
+    """State of the plan when ``epoch`` had ``segments`` segments.
 
-    ``next_id``: all ids of this state are below it. ``created``: time of the last segment. ``versions``: number of
+    ``next_id``: greater than all ids of this state. ``created``: time of the last segment. ``versions``: number of
     label versions when the scan for the last segment began, -1 if an older featstore wrote the segment.
     """
 
@@ -93,12 +93,12 @@ class Former:
             raise DamagedError(f"{path}: the description of the former epoch does not fit it")
 
     def gone_since(self, segments: int, next_id: int) -> NDArray[np.int64]:
-        """Return the indices of the purged rows that were live, with a vector, after ``segments`` segments."""
+        """Return the indices of the purged rows that were live with a vector when the epoch had ``segments`` segments."""
         return np.flatnonzero((self.segment >= segments) & (self.retired < next_id) & self.had_vector)
 
 
 def states_of(plan: Plan) -> list[State]:
-    """Return the states of a plan's epoch, the oldest first."""
+    """Return the states of ``plan`` since the last compaction (one per plan segment), the oldest first."""
     base = sum(bool(segment.meta.get("compacted")) for segment in plan.segments)
     return [
         _state(plan.epoch, number, plan.segments[number - 1]) for number in range(max(1, base), len(plan.segments) + 1)
@@ -114,7 +114,7 @@ def _state(epoch: int, segments: int, last: Segment) -> State:
 
 
 def time_of(text: str) -> datetime.datetime:
-    """Return the time of an ISO text as featstore writes it. Raises TypeError, ValueError."""
+    """Parse a date and time in ISO format (without an offset: UTC). Raises TypeError, ValueError."""
     moment = datetime.datetime.fromisoformat(text)
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=datetime.UTC)
 
@@ -144,7 +144,7 @@ def write_history(store: Path, plan: Plan, versions: int, had_vector: HadVector,
 
 
 def _retirements(plan: Plan) -> tuple[Ids, NDArray[np.uint32], NDArray[np.uint8]]:
-    """Return for each retired id (ascending) the number of the first segment that retired it, and why."""
+    """Return the retired ids (ascending), the number of the first segment that retired each id, and why it did so."""
     retired = plan.retired
     segment, why = np.zeros(len(retired), np.uint32), np.zeros(len(retired), np.uint8)
     for number in range(len(plan.segments) - 1, -1, -1):

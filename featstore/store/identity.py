@@ -36,10 +36,10 @@ class Identity:
     preprocessing : dict
         Resize, crop, interpolation, antialias, mean, std, and fit unless it is "crop" (JSON).
     decoder : str
-        Class of the picture decoder; decoders of one class are bit-identical.
+        Name of a group of picture decoders that give bit-identical pixels.
     precision : str
-        Class of the arithmetic; features of one class agree within a bound (see featstore/engines/README.md): "fp32"
-        for all exact engines, "bf16", "fp16", "int8-s16" ("int8" in older stores).
+        Precision class of the arithmetic: features of one class agree within a bound (see featstore/engines/README.md).
+        "fp32" for all exact engines, "bf16", "fp16", "int8-s16" ("int8" in older stores).
     dtype : str
         Type of the stored numbers, "float32" or "float16".
     pool : str

@@ -33,7 +33,11 @@ from featstore.text import counted, quoted
 
 @dataclass
 class Imported:
-    """What an import did: the change of the plan, the rows written now, and units that other processes hold."""
+    """Result of an import.
+
+    ``change``: what changed in the plan. ``written``: number of vectors written. ``held``: owners of the units that
+    other processes are writing.
+    """
 
     change: Change
     written: int = 0
@@ -41,7 +45,7 @@ class Imported:
 
 
 def check_vectors(vectors: Vectors, rows: ImportedRows, on_rows: Callable[[int], None]) -> None:
-    """Read all vectors once, and set the hashes of ``rows``, before anything is written.
+    """Read all vectors once before anything is written, and store a hash of each vector in ``rows``.
 
     Raises UsageError for duplicate keys, NaN and infinity.
     """
@@ -105,8 +109,6 @@ def write_rows(
 
 
 class _Writer:
-    """Writer of the shards of an import's units."""
-
     def __init__(self, store: Path, manifest: Manifest, plan: Plan, vectors: Vectors, rows: ImportedRows) -> None:
         self._store, self._manifest, self._plan = store, manifest, plan
         self._rows, self._cursor = rows, _Cursor(vectors)
@@ -161,7 +163,7 @@ class _Writer:
 
 
 class _Cursor:
-    """Reader of rows of vectors in ascending order; for an earlier row it starts again from the first row."""
+    """Reader of single rows from a stream of vectors; to go back to an earlier row, it starts the stream again."""
 
     def __init__(self, vectors: Vectors) -> None:
         self._vectors = vectors
@@ -191,10 +193,10 @@ class _Cursor:
 
 
 def _hashes(vectors: NDArray[Any]) -> NDArray[np.int64]:
-    """Return a non-negative int64 hash of each row, (n,)."""
+    """Return a non-negative int64 hash of each vector, (n,)."""
     return (shards.row_checksums(vectors) >> np.uint64(1)).astype(np.int64)
 
 
 def held_note(held: Sequence[str]) -> str:
-    """Return the message that other processes are writing the units ``held``."""
+    """Return the message that other processes are writing some units; ``held``: the owners of these units."""
     return f"{counted(len(held), 'unit is', 'units are')} being written by another process ({held[0]}); run the same command again when it is done"

@@ -1,7 +1,7 @@
 """The journal of an unfinished unit: finished rows in checksummed blocks, appended and synced.
 
-Each owner of the unit appends to its own file work/<unit>/journal.<n> and reads all of them, so an owner that was
-wrongly considered dead cannot damage its successor's blocks. A record is
+Each owner of the unit appends to its own file work/<unit>/journal.<n> and reads the files of all owners, so an owner
+that was wrongly considered dead cannot damage its successor's blocks. A record is
 
     magic "FSJ1" | JSON length u32 | payload length u64 | XXH3-64 of JSON and payload u64 | JSON | payload
 
@@ -168,7 +168,10 @@ def _block(
 
 
 def contiguous(blocks: Sequence[Block]) -> list[Block]:
-    """Return the blocks that cover the rows from 0 on without gap or overlap; a new owner continues after them."""
+    """Return the blocks that cover the unit's rows from row 0 on without gap or overlap.
+
+    A new owner of the unit continues after these rows.
+    """
     chain: list[Block] = []
     by_start: dict[int, Block] = {}
     for block in blocks:
@@ -181,7 +184,7 @@ def contiguous(blocks: Sequence[Block]) -> list[Block]:
 
 
 def provenance_of(chain: Sequence[Block]) -> list[dict[str, Any]]:
-    """Return the provenance of the rows: one entry per run of blocks with the same provenance."""
+    """Return how the rows in ``chain`` were made: one entry for each run of blocks with the same provenance."""
     made: list[dict[str, Any]] = []
     for maker, blocks in itertools.groupby(chain, lambda block: block.provenance):
         run = list(blocks)

@@ -20,7 +20,7 @@ _SAME: Final = {
     "blanks": "written with blanks around",
 }
 _SEARCHED: Final = 1_000_000
-"""Maximum number of the store's keys to test for whether they end with an unknown key."""
+"""Maximum number of keys of the store to compare with the ending of an unknown key, for a suggestion."""
 _NAMED: Final = 3
 _CAUSES: Final = {
     "case": "differ from the store's in upper and lower case",
@@ -99,7 +99,7 @@ def other_forms(plan: Plan, keys: Sequence[bytes]) -> list[bytes]:
 def meant(plan: Plan, key: bytes, keys: Iterable[str]) -> str:
     """Return the end of an error message about ``key``, which has no vector.
 
-    It says that the picture failed or is pending; for an unknown key it suggests a similar key of ``keys``.
+    The text says that the picture failed or is pending; for an unknown key, it suggests similar ones of ``keys``.
     """
     if plan.find_keys([key])[0] >= 0:
         return "; it could not be read or is pending (featstore failures and featstore info tell)"
@@ -139,7 +139,7 @@ def _wanted_forms(key: bytes, roots: list[bytes]) -> Iterator[tuple[str, str]]:
 
 
 def _key_forms(key: bytes) -> Iterator[tuple[str, str]]:
-    """Yield (kind of difference, text) for a key of the store, to be compared with the results of _wanted_forms."""
+    """Yield (kind of difference, text) for a key of the store, to compare with the pairs of _wanted_forms."""
     text = composed(to_text(key))
     name = text.rpartition("/")[2]
     yield "same", text
@@ -156,7 +156,7 @@ def _all_keys(plan: Plan) -> Iterator[bytes]:
 
 
 def _common_end(key: bytes, other: bytes) -> int:
-    """Return the number of bytes at the end that two keys have in common."""
+    """Return the length in bytes of the longest common ending of two keys."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(reversed(key), reversed(other), strict=False)))
 
 

@@ -15,7 +15,7 @@ from featstore.files.byte_columns import Arrays, column
 
 
 def digests(keys: Iterable[bytes], views: Iterable[int] | None = None) -> NDArray[np.uint64]:
-    """Return the digests (n, 2) uint64: BLAKE2b-128 of each key, salted with the number of the view.
+    """Return the digests (n, 2) uint64: BLAKE2b-128 of each key, salted with the view number of the picture.
 
     View 0 is the picture itself; other numbers are reserved for augmented views.
 
@@ -37,13 +37,13 @@ def digests(keys: Iterable[bytes], views: Iterable[int] | None = None) -> NDArra
 
 
 class KeyIndex:
-    """Lookup of 128-bit digests.
+    """Find the row of a key by the 128-bit digest of the key, with binary search.
 
     ``hi`` (n,) uint64: high halves, sorted. ``lo`` (n,) uint64: low halves. ``row`` (n,) uint32: row of each digest.
     """
 
     DTYPES: Final = {"lookup/hi": np.uint64, "lookup/lo": np.uint64, "lookup/row": np.uint32}
-    """Names of the arrays that store a lookup, (n,) each."""
+    """Name and type of each array (n,) that stores a lookup in a file."""
 
     def __init__(self, hi: NDArray[np.uint64], lo: NDArray[np.uint64], row: NDArray[np.uint32]) -> None:
         if not len(hi) == len(lo) == len(row):
@@ -52,7 +52,7 @@ class KeyIndex:
 
     @classmethod
     def build(cls, digest: NDArray[np.uint64]) -> KeyIndex:
-        """Build the lookup of ``digest`` (n, 2)."""
+        """Build the lookup for ``digest`` (n, 2), the digest of each row's key."""
         order = np.lexsort((digest[:, 1], digest[:, 0]))
         return cls(digest[order, 0], digest[order, 1], order.astype(np.uint32))
 
@@ -68,12 +68,12 @@ class KeyIndex:
         return {"lookup/hi": self.hi, "lookup/lo": self.lo, "lookup/row": self.row}
 
     def doubled(self) -> tuple[int, int] | None:
-        """Return two rows with equal digests, or None."""
+        """Return two rows with equal digests; None if all digests differ."""
         same = np.flatnonzero((self.hi[1:] == self.hi[:-1]) & (self.lo[1:] == self.lo[:-1]))
         return (int(self.row[same[0]]), int(self.row[same[0] + 1])) if same.size else None
 
     def places(self) -> NDArray[np.uint32]:
-        """Return the rows in the order of the digests; raise DamagedError if a row is out of range."""
+        """Return the rows in ascending order of their digests; raise DamagedError if a row is out of range."""
         if len(self.row) and int(self.row.max()) >= len(self.row):
             raise DamagedError("a key lookup leads beyond its rows")
         return self.row
@@ -86,7 +86,7 @@ class KeyIndex:
         return value
 
     def find(self, digest: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Return the row of each of the digests (m, 2), or -1, as (m,) int64."""
+        """Return the row of each digest in ``digest`` (m, 2) as (m,) int64; -1 for an unknown digest."""
         found = np.full(len(digest), -1, np.int64)
         if not len(self.hi) or not len(digest):
             return found

@@ -28,7 +28,7 @@ _BLOCK_ROWS = 65536
 class Version:
     """A version of the labels, splits and metadata.
 
-    ``version``: its number, from 1. ``created``: UTC. ``origin``: "source" (read with the pictures), "user"
+    ``version``: its number, from 1. ``created``: time (UTC). ``origin``: "source" (read with the pictures), "user"
     (``featstore label``) or "undo". ``rows``: number of keys in its table. ``changed``: number of these keys whose
     values it changed. ``columns``: columns that it set. ``reverts``: for an undo, number of the version that it undid.
     ``undone_by``: number of the later version that undid this version, or None.
@@ -73,7 +73,7 @@ def label_history(store: str | os.PathLike[str]) -> list[Version]:
 
 
 def _changed(table: Table, before: Sequence[Table], after: Sequence[Table]) -> int:
-    """Return the number of keys in ``table`` whose values in its columns differ between ``before`` and ``after``."""
+    """Return for how many keys of ``table`` the values of its columns differ between two lists of tables."""
     changed = 0
     digest = table.index.digest()
     for start in range(0, len(digest), _BLOCK_ROWS):

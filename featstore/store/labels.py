@@ -31,9 +31,9 @@ class NoKeyKnown(UsageError):
 class LabelReport:
     """Result of labelling.
 
-    ``version``: new version of the tables. ``rows``: number of rows in the table. ``matched``: keys found in the store.
-    ``unknown``: keys not found, the first few in ``examples``. ``read_as``: what was read from the table, in one line.
-    ``notes``: warnings for the user.
+    ``version``: number of the new label version. ``rows``: number of rows in the table. ``matched``: keys found in the
+    store. ``unknown``: keys not found, the first few in ``examples``. ``read_as``: what was read from the table, in one
+    line. ``notes``: warnings for the user.
     """
 
     version: int
@@ -127,7 +127,7 @@ def set_columns(
 
 
 def _pictures_of_regions(plan: Plan, unknown: Collection[bytes]) -> list[str]:
-    """Return a note if some unknown keys name pictures of which the store has only regions."""
+    """Return a list with a note if some unknown keys are keys of pictures of which the store has only regions."""
     cut = regions_of(plan, unknown) if plan.has_regions else {}
     if not cut:
         return []

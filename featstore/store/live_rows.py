@@ -22,7 +22,7 @@ _KEYS = 8192
 
 
 def shard_names(store: Path) -> set[str]:
-    """Return the names of all shards, even of shards that no unit of the plan has.
+    """Return the names of all shards, including shards that belong to no unit of the plan.
 
     Raises DamagedError if the folder of the shards is a link.
     """
@@ -90,7 +90,7 @@ class LiveRows:
         self._first_ids = np.array([unit.first_id for unit in self.finished], np.int64)
 
     def _count_unfinished(self, unit: Unit) -> tuple[int, int] | None:
-        """Return the numbers of live vectors and failures in a unit's journals; None if no row is extracted yet."""
+        """Return (live vectors, live failures) in a unit's journals, as counts; None if no row is extracted yet."""
         from featstore.store.unfinished import read_unfinished
 
         found = read_unfinished(self.store, self.plan, unit, self.shards.identity)
@@ -105,7 +105,7 @@ class LiveRows:
         return len(self._live[unit.number]), int((~self.plan.is_retired(found.failed_ids)).sum())
 
     def _count_finished(self, unit: Unit) -> tuple[int, int]:
-        """Return the numbers of live vectors and failures of a unit. Raises FileNotFoundError if it has no shard."""
+        """Return (live vectors, live failures) of a unit, as counts. Raises FileNotFoundError if it has no shard."""
         summary = self.shards.hold(unit.number)["summary"]
         try:
             vectors, failures = int(summary["vectors"]), int(summary["failures"])
@@ -141,7 +141,7 @@ class LiveRows:
             yield from keys
 
     def parts(self, rows: NDArray[np.int64] | None) -> Iterator[tuple[Shard | Unfinished, Places, Places]]:
-        """Yield (shard, indices in ``rows``, offsets in the shard) for each shard, in the order of the store.
+        """For each shard, yield the shard, the indices in ``rows`` of its rows, and the offsets of these rows in it.
 
         ``rows`` None means all rows.
         """
@@ -156,7 +156,7 @@ class LiveRows:
             yield self.shards[unit.number], places, offsets if live is None else live[offsets]
 
     def ranges(self) -> Iterator[tuple[Unit, int, int]]:
-        """Yield (unit, first row, end) for each unit with rows, in the order of the store."""
+        """Yield (unit, its first row, row after its last) for each unit with live rows, in the order of the rows."""
         for index, unit in enumerate(self.finished):
             start, stop = int(self._starts[index]), int(self._starts[index + 1])
             if stop > start:
@@ -165,7 +165,7 @@ class LiveRows:
     def gather(
         self, attribute: str, rows: NDArray[np.int64] | None, shape: tuple[int, ...], dtype: Any
     ) -> NDArray[Any]:
-        """Return a column of the shards, (m, *shape), for ``rows`` (None: all rows)."""
+        """Return one column of the shards, such as "sha256", for ``rows`` (None: all rows), as (m, *shape)."""
         result = np.empty((len(self) if rows is None else len(rows), *shape), dtype)
         for shard, places, offsets in self.parts(rows):
             column = getattr(shard, attribute)
@@ -215,7 +215,7 @@ class LiveRows:
         return known
 
     def _owners(self, ids: Ids) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """Yield (index in ``finished``, indices in ``ids``) for each unit that has some of the ids.
+        """For each unit that has some of ``ids``, yield its index in ``finished`` and the indices in ``ids`` of its ids.
 
         Ids of retired and failed rows are found too.
         """

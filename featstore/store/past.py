@@ -33,7 +33,7 @@ KEY = "past"
 """Key of the list of past-state records, one per store, in a head's ``meta`` and in an index's origin."""
 _EXAMPLES = 5
 _KINDS = {"head": "about", "index": "identity"}
-"""For each kind of file (head, index), the key of the JSON that contains its past-state record."""
+"""For each kind of file (head, index), the name of the JSON value in this file that contains the past-state record."""
 
 At = int | Sequence[int] | str | os.PathLike[str] | datetime.date | Mapping[str, Any]
 
@@ -42,8 +42,8 @@ At = int | Sequence[int] | str | os.PathLike[str] | datetime.date | Mapping[str,
 class Moment:
     """A past state of a store.
 
-    ``epoch`` (number of compactions), ``segments``: generation of the plan. ``next_id``: all ids of the state are below
-    it. ``version``: number of label versions. ``pending``: inclusive ranges of ids that had no vector yet.
+    ``epoch``: number of compactions. ``segments``: number of plan segments in this epoch. ``next_id``: greater than all
+    ids of the state. ``version``: number of label versions. ``pending``: ranges (first, last) of ids without a vector.
     """
 
     epoch: int
@@ -75,7 +75,7 @@ class Missing:
 
     @classmethod
     def of(cls, keys: Sequence[bytes]) -> Missing:
-        """Make the Missing object for pictures whose ``keys`` are all known."""
+        """Make a Missing object for purged pictures with these ``keys``."""
         return cls(len(keys), tuple(map(quoted, keys[:_EXAMPLES])))
 
     def __str__(self) -> str:
@@ -107,7 +107,7 @@ class PastPlan(Plan):
 
     @property
     def generation(self) -> tuple[int, int]:
-        """Generation (epoch, segments) of the plan in the past state."""
+        """Generation of the plan in the past state: (epoch, number of segments)."""
         return self._moment.epoch, self._moment.segments
 
 
@@ -139,7 +139,7 @@ def records_in(past: Any) -> list[dict[str, Any]]:
 
 
 def open_past(store: Path, manifest: Manifest, plan: Plan, tables: Tables, at: At) -> tuple[PastPlan, Tables, Missing]:
-    """Return plan and tables in the state ``at`` (see FeatureStore.open), and the pictures that are missing from it.
+    """Return the plan and the tables in the state ``at`` (see FeatureStore.open), and the pictures purged since then.
 
     Raises UsageError if there was no such state or its history is lost, DamagedError.
     """
@@ -159,7 +159,7 @@ class _Timeline:
         self.states = [state for former in self.former for state in former.states] + states_of(plan)
 
     def find(self, at: At, store_id: str) -> Moment:
-        """Return the state ``at``. Raises UsageError, DamagedError."""
+        """Return the state that ``at`` selects (see FeatureStore.open). Raises UsageError, DamagedError."""
         if isinstance(at, Mapping):
             return self._recorded(at, store_id, "this record")
         if isinstance(at, int | np.integer):
@@ -247,7 +247,7 @@ class _Timeline:
         return made[-1] if made else 0
 
     def _recorded(self, record: Mapping[str, Any], store_id: str, what: str) -> Moment:
-        """Return the state that a head or an index recorded; heads of earlier versions recorded the generation only."""
+        """Return the state that a head or an index recorded; old heads recorded only its generation."""
         mine = next((each for each in _records(record) if each.get("store_id") == store_id), None)
         if mine is None:
             raise UsageError(f"{what}: was not made from {self.store}, and so does not know a state of it")

@@ -1,8 +1,8 @@
 """Find the picture of a key through the plan of the store, read it and decode it.
 
 An untrusted store may name any file as a picture. So a file that only the store names is shown only if its bytes have
-the SHA-256 recorded in the store: a store cannot reveal a file whose content its maker did not have. Every file below a
-root folder that the user names may be shown.
+the SHA-256 recorded in the store: a store cannot reveal a file whose content the maker of the store did not have. Every
+file below a root folder that the user names may be shown.
 """
 
 from __future__ import annotations

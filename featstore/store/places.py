@@ -1,4 +1,4 @@
-"""Find the picture of a key by the store's plan."""
+"""Find out from a store's plan where the picture of a key is stored."""
 
 from __future__ import annotations
 

@@ -159,19 +159,19 @@ class Plan:
 
     @property
     def generation(self) -> tuple[int, int]:
-        """Generation of the plan, (epoch, number of segments); grows with every change."""
+        """The pair (epoch, number of segments); it grows with every change of the plan."""
         return self.epoch, len(self.segments)
 
     def __len__(self) -> int:
-        """Return the number of live (not retired) rows."""
+        """Return the number of live rows (rows that are not retired)."""
         return sum(len(segment.ids) for segment in self.segments) - len(self.retired)
 
     def is_retired(self, ids: Ids) -> NDArray[np.bool_]:
-        """Return which of the ids are retired."""
+        """Return a mask of the retired ids."""
         return member(ids, self.retired)
 
     def find(self, digest: NDArray[np.uint64]) -> Ids:
-        """Return the id of the live row with each key digest (m, 2), or -1."""
+        """Return for each key digest (m, 2) the id of the live row with this key; -1 if there is none."""
         found = np.full(len(digest), -1, np.int64)
         active = np.arange(len(digest))
         for segment in reversed(self._filled):
@@ -186,17 +186,17 @@ class Plan:
         return found
 
     def holds(self, index: KeyIndex) -> NDArray[np.bool_]:
-        """Return for each row of a table, given by its lookup ``index``, whether the row's key is live in the plan."""
+        """Return for each row of a table with the key lookup ``index`` whether its key is that of a live row."""
         held = np.zeros(len(index.row), bool)
         held[index.places()] = self.find(np.stack([index.hi, index.lo], axis=1)) >= 0
         return held
 
     def find_keys(self, keys: Sequence[bytes], view: int = 0) -> Ids:
-        """Return the id of the live row with each key, or -1."""
+        """Return for each key the id of the live row with this key; -1 if there is none."""
         return self.find(digests(keys, [view] * len(keys) if view else None))
 
     def _by_segment(self, ids: Ids) -> Iterator[tuple[Segment, NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield (segment, indices in ``ids``, rows in the segment); every id must be in the plan."""
+        """For each segment that has some of ``ids``, yield it, the indices in ``ids`` of its ids, and their rows in it."""
         owner = np.searchsorted(self._first_ids, ids, side="right") - 1
         for number in np.unique(owner):
             places = np.flatnonzero(owner == number)
@@ -251,7 +251,7 @@ class Plan:
         return keys
 
     def sources(self) -> dict[str, dict[str, Any]]:
-        """Return the last description of each source, by name."""
+        """Return a dict from the name of each source to its newest description."""
         return {source_name(segment.source): segment.source for segment in self.segments if segment.source}
 
     def source_names(self, ids: Ids) -> NDArray[np.object_]:
@@ -279,7 +279,7 @@ class Plan:
 
 
 def source_name(source: dict[str, Any]) -> str:
-    """Return the name that identifies a source: kind and location."""
+    """Return the text that identifies a source, made of its kind and location."""
     return f"{source.get('kind', '?')}:{source.get('location', '?')}"
 
 

@@ -74,9 +74,9 @@ class _Buffer:
 
 
 Hasher = Callable[[Chunk, NDArray[np.int64]], NDArray[np.uint8]]
-"""Function that maps (chunk, rows) to the SHA-256 of each picture's bytes, (n, 32) uint8; zeros if unreadable."""
+"""Function that reads pictures: (chunk, rows (n,)) -> SHA-256 of each picture, (n, 32) uint8; zeros if unreadable."""
 Known = Callable[[Ids], NDArray[np.uint8]]
-"""Function that maps ids to the SHA-256 that the store has for each id, (n, 32) uint8; zeros if it is unknown."""
+"""Function that looks up recorded checksums: ids (n,) -> SHA-256 of each picture, (n, 32) uint8; zeros if unknown."""
 
 
 class Planner:
@@ -181,7 +181,7 @@ class Planner:
         )
 
     def _same(self, chunk: Chunk, stat: NDArray[np.int64], ids: Ids, old: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return a mask of the unchanged pictures among the rows ``old`` of the chunk, whose keys are in the plan."""
+        """Return a mask, over the chunk's rows ``old`` (whose keys are in the plan), of the unchanged pictures."""
         same: NDArray[np.bool_] = (stat[:, old] == np.stack(self.plan.stat(ids[old]))).all(axis=0)
         moved_box = np.zeros(len(old), bool)
         if chunk.regions is not None or self.plan.has_regions:
@@ -344,6 +344,5 @@ class Planner:
 
 
 def _bits(seen: NDArray[np.uint8], places: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return for each index of ``places`` whether this bit of the bit array ``seen`` is set."""
     found: NDArray[np.bool_] = (seen[places >> 3] >> (places & 7).astype(np.uint8)) & 1 == 1
     return found

@@ -43,7 +43,7 @@ class Regional:
         return key if ids[0] < 0 else to_text(parents([name], plan.regions(ids))[0])
 
     def by_parent(self, how: By = "mean") -> tuple[list[str], FeatureArray]:
-        """Return the keys (p,) of the pictures in the order of their first rows, and a pooled vector (p, d) for each.
+        """Return the keys of the p pictures, in the order of their first rows, and a pooled vector of each, (p, d).
 
         ``how``: elementwise "mean" or "max" over the vectors of a picture's rows. Memory: p x d float64.
         """
@@ -61,7 +61,7 @@ class Regional:
         return names, FeatureArray(total.astype(store.identity.numpy_dtype), store.identity)
 
     def _region_column(self, name: str) -> NDArray[np.object_]:
-        """Return the column parent, x, y, w or h; a whole picture has no box."""
+        """Return the column parent, x, y, w or h (n,); x, y, w and h are None for a whole picture."""
         store = cast("FeatureStore", self)
         if name == COLUMNS[0]:
             return store.parents
@@ -78,7 +78,7 @@ def check_how(how: str) -> None:
 
 
 def numbered(values: NDArray[np.object_]) -> tuple[list[Any], NDArray[np.int64]]:
-    """Return the distinct values in the order of their first rows, and for each row the index (n,) of its value."""
+    """Return the distinct values in the order in which they first occur, and each row's index (n,) into them."""
     numbers: dict[Any, int] = {}
     codes = np.array([numbers.setdefault(value, len(numbers)) for value in values.tolist()], np.int64)
     return list(numbers), codes

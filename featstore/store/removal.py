@@ -28,7 +28,7 @@ from featstore.text import counted, quoted
 _ATTEMPTS: Final = 100
 _NAMED: Final = 5
 Select = Callable[[FeatureStore], NDArray[np.int64]]
-"""Function that maps an open store to the rows to remove."""
+"""Function that takes an open store and returns the rows to remove."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Chosen:
 
 
 def chosen(store: FeatureStore, keys: Sequence[bytes], rows: NDArray[np.int64]) -> Chosen:
-    """Return what to remove for the given ``keys`` and ``rows`` (m,) of the store.
+    """Return which pictures to remove: those of ``keys``, and those of the rows ``rows`` (m,).
 
     The key of a picture also selects all its regions. Keys are matched as in KeyMatches. Raises UsageError for a key
     that is neither in the store nor on its denylist.
@@ -99,10 +99,10 @@ def chosen(store: FeatureStore, keys: Sequence[bytes], rows: NDArray[np.int64]) 
 
 
 def _gone(store: FeatureStore, pictures: set[bytes]) -> dict[bytes, bytes]:
-    """Return those keys, among ``pictures`` and their regions, that have only retired rows and no live row.
+    """Return the keys of ``pictures`` and of their regions that have retired rows but no live row.
 
-    The result maps each key to its picture's key, without keys on the denylist. A retired row is in the plan until a
-    compaction, and then in the history.
+    The result maps each key to the key of its picture; keys on the denylist are left out. Retired rows are in the plan
+    until the next compaction, and then in the history.
     """
     plan, found = store._plan, dict[bytes, bytes]()
     wanted = list(pictures)
@@ -127,7 +127,7 @@ def _gone(store: FeatureStore, pictures: set[bytes]) -> dict[bytes, bytes]:
 
 
 def _content(store: FeatureStore, ids: Ids) -> NDArray[np.uint8]:
-    """Return the SHA-256 (m, 32) for the denylist; zeros for a region if other regions of its picture stay."""
+    """Return the SHA-256 of each id's picture, (m, 32); zeros for a region if other regions of its picture stay."""
     content, plan = store._content(ids), store._plan
     if plan.has_regions:
         names = parents(plan.key_of(ids), plan.regions(ids))

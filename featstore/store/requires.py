@@ -1,4 +1,4 @@
-"""Add names to the manifest's ``requires``: the format features that a reader of the store must support.
+"""Add names to the list ``requires`` in featstore.json: features of the file format that a reader must support.
 
 A name is added before the first data that needs this format feature is written.
 """
@@ -12,7 +12,7 @@ from featstore.store.claims import Claims
 from featstore.store.manifest import Manifest
 
 _WORK: Final = "requires"
-"""Name of the claim (lock) for changes of ``requires``: without it, one of two processes could undo the other's."""
+"""Name of the claim (lock) for changes of ``requires``: without it, one process could undo the change of another."""
 
 
 def require(store: Path, *features: str) -> None:

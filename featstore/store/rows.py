@@ -77,7 +77,7 @@ class Rows:
         return bool(self.offsets[row] == self.offsets[other]) and self.location(row) == self.location(other)
 
     def take(self, rows: NDArray[np.int64]) -> Rows:
-        """Return the selected ``rows``."""
+        """Return a new Rows object with the selected ``rows``."""
         at = rows.tolist()
         return Rows(
             self.ids[rows],
@@ -92,7 +92,7 @@ class Rows:
 
 
 def merged(parts: Sequence[Rows]) -> Rows:
-    """Return all ``parts``, concatenated."""
+    """Concatenate ``parts``."""
     if not parts:
         none = np.empty(0, np.int64)
         return Rows(none, [], np.empty(0, np.uint32), none, none, none, None)

@@ -80,7 +80,7 @@ def unit_of(name: str) -> int | None:
 
 
 def row_checksums(vectors: NDArray[Any]) -> NDArray[np.uint64]:
-    """Return the XXH3-64 of each row's bytes, (n,) uint64; with them, the damaged vectors of a shard are found."""
+    """Return the XXH3-64 of each row's bytes, (n,) uint64, with which damaged vectors can be found later."""
     return np.fromiter(map(xxhash.xxh3_64_intdigest, np.ascontiguousarray(vectors)), np.uint64, len(vectors))
 
 
@@ -194,7 +194,7 @@ class Shard:
 
     @property
     def provenance(self) -> list[dict[str, Any]]:
-        """Provenance of the vectors, see provenance_of."""
+        """How the vectors were made: what provenance_of returns."""
         return provenance_of(self.file.meta)
 
     @property
@@ -258,11 +258,11 @@ class Unfinished:
 
 
 class OpenShards:
-    """The shards of a store; the ``limit`` most recently used ones stay open as arrays.
+    """The shards of a store, opened on demand; the ``limit`` most recently used shards stay open.
 
-    ``hold`` maps a shard when the store is opened, so that the shard stays readable after a compaction removes its
-    file. Each held shard needs a file descriptor, so only the first shards of a large store are held. ``unfinished``:
-    by unit, the journaled rows of units that have no shard yet.
+    ``hold`` memory-maps a shard, so that the shard stays readable after a compaction removes its file. Each held shard
+    needs a file descriptor, so only the first shards of a large store are held. ``unfinished``: dict from the number of
+    a unit without a shard to the rows in its journals.
     """
 
     def __init__(self, store: Path, identity: Identity, limit: int = defaults.OPEN_SHARDS) -> None:

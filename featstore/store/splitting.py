@@ -23,7 +23,7 @@ TEST_NAMES = ("test", "testing", "val", "valid", "validation", "eval", "dev", "h
 """Names of the default evaluation split, in order of preference; names that split_words recognises are tried next."""
 
 _FEW = 30
-"""Fewer held-out pictures cause a warning: at accuracy 0.9 the confidence interval is 15 points wide or more."""
+"""If fewer pictures are held out, users are warned: the interval of an accuracy of 0.9 is then 15 or more points wide."""
 
 Rows = NDArray[np.int64]
 
@@ -56,7 +56,7 @@ class Split:
         return f"<Split {self.kind}: {len(self.train):,} of {self.names[0]!r} to train on, {len(self.test):,} of {self.names[1]!r} held out>"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the split's settings and counts as JSON; with the same store generation they give the same split."""
+        """Return settings and counts of the split as JSON; in an unchanged store, the settings give the same split."""
         return {
             "kind": self.kind,
             "train": self.names[0],
@@ -166,9 +166,9 @@ def split_store(
 
 
 def _outside(store: FeatureStore, labelled: NDArray[np.bool_], used: Rows) -> tuple[int, tuple[str, ...]]:
-    """Return the number of labelled pictures that have no split and are not in ``used``, and their exclusive classes.
+    """Count the labelled pictures that have no split and are not in ``used``.
 
-    A class is exclusive if no other labelled picture has it.
+    Also return the classes that only these pictures have.
     """
     outside = labelled & np.array([name is None for name in store.splits.tolist()], bool)
     outside[used] = False

@@ -25,9 +25,9 @@ _BLOCK_ROWS = 8192
 
 
 class StackedBlocks:
-    """Rows of several stores, concatenated along the features, as a re-iterable stream of (b, d) arrays.
+    """Vectors of several stores, concatenated along the features and read as (b, d) arrays; may be read repeatedly.
 
-    ``shape`` (n, d), ``dtype``.
+    Attributes: ``shape`` (n, d), ``dtype``.
     """
 
     def __init__(self, stores: Sequence[FeatureStore], rows: Sequence[NDArray[np.int64]]) -> None:
@@ -96,7 +96,7 @@ class StackedStores:
         return origins[0] if len(origins) == 1 else {STACKED: origins}
 
     def require_whole(self) -> None:
-        """Raise UsageError, with their number, if pictures of the first store have no vector in another store."""
+        """Raise UsageError if another store lacks vectors of pictures of the first store; the message says how many."""
         for store, rows in zip(self.stores, self._rows, strict=True):
             lacking = np.flatnonzero(rows < 0)
             if len(lacking):
@@ -131,7 +131,7 @@ class StackedStores:
         return digest.hexdigest()
 
     def stream(self, rows: NDArray[np.int64]) -> Any:
-        """Return ``rows`` of the first store as a re-iterable stream with constant memory.
+        """Return the concatenated vectors of ``rows`` of the first store as a stream that uses constant memory.
 
         Each row must have a vector in every store.
         """
@@ -140,7 +140,7 @@ class StackedStores:
         return StackedBlocks(self.stores, [known[rows] for known in self._rows])
 
     def features(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Return ``rows`` of the first store as an (m, d) array.
+        """Return the concatenated vectors of ``rows`` of the first store as an (m, d) array.
 
         Each row must have a vector in every store.
         """

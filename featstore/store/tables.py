@@ -45,7 +45,7 @@ _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?|[nN]a[
 class Column:
     """n values of one type.
 
-    "text": indices of ``categories`` (-1 missing); "int": see ``valid``; "float": NaN missing; "bool": -1 missing.
+    "text": ``values`` are indices into ``categories``. Missing values: ``valid`` False ("int"), NaN ("float"), else -1.
     """
 
     type: str
@@ -172,7 +172,7 @@ class Table:
 
 
 def row_digests(columns: Mapping[str, Sequence[Value]], n: int) -> NDArray[np.uint64]:
-    """Return a hash of each row's values, (n,) uint64, to detect changes in the source."""
+    """Return a hash of the values in each row, (n,) uint64, to detect changes in the source of the pictures."""
     names = sorted(columns)
     digest = bytearray()
     # Many pictures share few distinct labels and splits, so hash each distinct row once. Only for rows of texts: True,
@@ -304,12 +304,12 @@ class Tables:
 
     @property
     def version(self) -> int:
-        """Number of table files so far."""
+        """Number of label versions so far (one table file each)."""
         return len(self.versions)
 
     @property
     def in_force(self) -> list[Table]:
-        """The tables that are not undone and do not undo another table, oldest first."""
+        """The tables whose values are used, oldest first: all except undone tables and tables that undo another one."""
         undone = {table.reverts for table in self.versions}
         return [
             table for version, table in enumerate(self.versions, 1) if table.reverts is None and version not in undone
@@ -336,7 +336,7 @@ class Tables:
         return list(names)
 
     def source_rows(self, digest: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
-        """Look up key digests in the tables of origin "source": return which are found, and their newest row hashes."""
+        """Return which key digests (m, 2) occur in tables of origin "source", and the newest row hash of each; (m,)."""
         known, value = np.zeros(len(digest), bool), np.zeros(len(digest), np.uint64)
         for table in reversed([t for t in self.versions if t.origin == "source"]):
             missing = np.flatnonzero(~known)

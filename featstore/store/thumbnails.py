@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from featstore.store.pictures import Pictures
 
 SIDE = 224
-"""Longer side of a thumbnail in pixels: sharp at the 112 to 160 CSS pixels that the pages use."""
+"""Length in pixels of a thumbnail's longer side; HTML pages show it at 112 to 160 CSS pixels."""
 _TINY = 64
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from featstore.store.feature_store import FeatureStore
 
 UNLABELLED = -1
-"""Code of a row without a label."""
+"""Label code of a row without a label."""
 Item = tuple[torch.Tensor, int]
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -118,7 +118,7 @@ class FeatureDataset(Dataset[Any]):
 
 
 class _Batches(Sampler[NDArray[np.int64]]):
-    """Batches of the indices 0 to n - 1, in order or, with a ``seed``, in a new random order every epoch."""
+    """Sampler of batches of the indices 0 to n - 1: in order or, with a ``seed``, in a new order in each epoch."""
 
     def __init__(self, n: int, size: int, seed: int | None, drop_last: bool) -> None:
         self._n, self._size, self._seed, self._drop_last = n, size, seed, drop_last

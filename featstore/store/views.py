@@ -147,7 +147,7 @@ def _categories(values: list[Any]) -> pd.Series[Any]:
 
 
 def _typed(values: list[Any]) -> pd.Series[Any]:
-    """Return values, None where missing, as a column of the narrowest type that holds them all exactly."""
+    """Return ``values`` (None: missing) as a column of the narrowest type that represents all of them exactly."""
     import pandas as pd
 
     there = [value for value in values if value is not None]

@@ -60,7 +60,7 @@ def open_for_writing(store: Path, identity: Identity, weights_name: str, unit_ro
 
 
 def _reset_identity(store: Path, new: Manifest) -> Manifest:
-    """Set a new identity in a store without rows, which a failed run has left."""
+    """Replace the identity of a store without rows, which a failed run has left, by that of ``new``."""
     with Claims(store) as claims:
         try:
             claims.exclusive()

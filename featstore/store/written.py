@@ -56,9 +56,9 @@ def marks(store: Path) -> frozenset[str]:
 def unplanned_shards(store: Path, epoch: int, names: Iterable[str], planned: Iterable[str]) -> list[str]:
     """Return the shards of ``names`` that are not in ``planned``, except leftovers of a compaction.
 
-    List ``names`` before reading the plan, so that ``names`` contain no shard planned meanwhile. Leftovers of a killed
-    compaction belong to the epoch that it was about to switch to or, if the marks show that the current plan is
-    complete, to an earlier epoch. Any other unplanned shard means that a part of the plan is lost.
+    Any such shard means that a part of the plan is lost. Leftovers of a killed compaction are shards of the next epoch
+    and, if the marks show that the current plan is complete, shards of earlier epochs. List ``names`` before reading
+    the plan, so that ``names`` contain no shard planned meanwhile.
     """
     whole = any(name.startswith(f"{folders.PLAN}-{epoch:06d}-") for name in marks(store))
     strays = sorted(set(names) - set(planned))

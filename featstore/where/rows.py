@@ -46,9 +46,9 @@ def rows_where(store: FeatureStore, where: str) -> NDArray[np.bool_]:
 
 
 def absent_values(store: FeatureStore, where: str) -> list[str]:
-    """Return a note for each text in ``where`` that a column of ``store`` must equal and never does, with suggestions.
+    """Return a note, with suggestions, for each text in ``where`` that no value of its column equals (``==``, ``in``).
 
-    They explain an empty selection. Keys and ids are not looked up. Raises UsageError as rows_where does.
+    The notes explain an empty selection. Keys and ids are not looked up. Raises UsageError as rows_where does.
     """
     notes = []
     for test in tests_of(parse(where)):
@@ -113,7 +113,7 @@ class _Coded:
         self.kinds = {kind_of(value) for value in self.distinct if value is not None}
 
     def truth(self, holds: Callable[[Value], bool | None]) -> _Truth:
-        """Apply the test ``holds`` to every value; return the masks of the rows where it is true and false."""
+        """Apply the test ``holds`` to each value; return two masks: rows where it is True, rows where it is False."""
         verdicts = [holds(value) for value in self.distinct]
         is_so = np.array([verdict is True for verdict in verdicts], np.bool_)
         is_not = np.array([verdict is False for verdict in verdicts], np.bool_)
@@ -121,7 +121,7 @@ class _Coded:
 
 
 def _truth(condition: Condition, block: dict[str, _Coded]) -> _Truth:
-    """Evaluate ``condition`` for all rows in Kleene's three-valued logic, as in SQL."""
+    """Evaluate ``condition`` for each row of ``block`` in Kleene's three-valued logic, as in SQL."""
     truth = partial(_truth, block=block)
     match condition:
         case Not(part):

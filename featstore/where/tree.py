@@ -42,7 +42,7 @@ class Compare:
         return (self.literal,)
 
     def holds(self, value: Value) -> bool | None:
-        """Return the truth of the test for ``value``; None if unknown."""
+        """Return whether the test is true for ``value``; None if this is unknown."""
         if value is None:
             return None
         alike = kind_of(value) == kind_of(self.literal)
@@ -65,7 +65,7 @@ class Among:
         return frozenset((kind_of(literal), literal) for literal in self.literals)
 
     def holds(self, value: Value) -> bool | None:
-        """Return the truth of the test for ``value``; None if unknown."""
+        """Return whether the test is true for ``value``; None if this is unknown."""
         return None if value is None else (kind_of(value), value) in self._known
 
 
@@ -84,7 +84,7 @@ class Like:
         return (self.pattern,)
 
     def holds(self, value: Value) -> bool | None:
-        """Return the truth of the test for ``value``; None if unknown."""
+        """Return whether the test is true for ``value``; None if this is unknown."""
         if not isinstance(value, str):
             return None
         return value.startswith(self.pattern) if self.operation == "startswith" else glob(value, self.pattern)
@@ -99,7 +99,7 @@ class Missing:
     literals: tuple[Literal, ...] = field(default=(), init=False, compare=False)
 
     def holds(self, value: Value) -> bool | None:
-        """Return the truth of the test for ``value``."""
+        """Return whether the test is true for ``value``."""
         return value is None
 
 

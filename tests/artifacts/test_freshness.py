@@ -124,9 +124,7 @@ def stale_in(folder: Path) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_exactly_the_stale_artifacts_are_listed_after_random_changes(
-    tmp_path: Path, seed: int, capsys: pytest.CaptureFixture[str]
-):
+def test_freshness_lists_exactly_the_stale_artifacts(tmp_path: Path, seed: int, capsys: pytest.CaptureFixture[str]):
     random = np.random.default_rng(seed)
     place = Place(tmp_path)
     place.denied = {}
@@ -246,7 +244,7 @@ def test_malformed_origin_fields_of_heads_and_indexes_are_ignored(past: object, 
     assert _parents([origin], past) == ()
 
 
-def test_stores_with_pending_pictures_and_their_artifacts_are_stale(tmp_path: Path):
+def test_pending_pictures_make_a_store_and_its_artifacts_stale(tmp_path: Path):
     from tests.store.building import Pictures, build, plan
 
     source = Pictures({f"a/{number}".encode(): number for number in range(4)}, location=str(tmp_path / "p"))
@@ -258,7 +256,7 @@ def test_stores_with_pending_pictures_and_their_artifacts_are_stale(tmp_path: Pa
     assert info(tmp_path)["commands"][0] == f"featstore extract {tmp_path / 'p'} {tmp_path / 's'}"
 
 
-def test_store_is_stale_after_the_store_it_takes_labels_from_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_store_is_stale_if_the_store_with_its_labels_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     def told() -> str:
         assert featstore.main(["info", str(tmp_path)], standalone_mode=False) in (0, None)
         return capsys.readouterr().out

@@ -28,7 +28,7 @@ def test_catalogue_dimensions_equal_those_of_built_networks(name: str) -> None:
     assert base.cut(architecture.empty(architecture.default))[1] == _DIMENSIONS[name]
 
 
-def test_dimension_missing_in_the_catalogue_is_read_from_the_built_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_catalogue_dimension_is_read_from_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(_DIMENSIONS, "resnet18")
     assert {info.name: info for info in list_backbones()}["resnet18"].dimension == 512
 

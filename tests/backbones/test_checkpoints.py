@@ -119,7 +119,7 @@ def test_rejects_mismatched_checkpoints_with_a_one_line_error(
     assert len(str(error.value)) < 500
 
 
-def test_error_for_weights_of_another_architecture_suggests_the_matching_backbone(state: State, tmp_path: Path) -> None:
+def test_error_suggests_the_backbone_that_fits_the_weights(state: State, tmp_path: Path) -> None:
     torch.save(state, tmp_path / "mine.pth")
     with pytest.raises(
         UsageError, match="does not fit resnet18: it lacks .*as mobilenet_v3_small, so try --backbone mobile"

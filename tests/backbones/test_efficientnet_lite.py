@@ -35,7 +35,7 @@ def test_efficientnet_lite_output_equals_that_of_the_reference_package(variant: 
 
 
 @EVERY
-def test_recorded_parameter_count_dimension_and_digest_of_efficientnet_lite_are_right(variant: Variant) -> None:
+def test_efficientnet_lite_has_the_recorded_parameters_dimension_and_digest(variant: Variant) -> None:
     network = EfficientNetLite(variant)
     assert sum(parameter.numel() for parameter in network.parameters()) == variant.parameters
     assert network._fc.in_features == efficientnet_lite.DIMENSION
@@ -53,7 +53,7 @@ def test_larger_efficientnet_lite_variants_load_by_name_with_their_preprocessing
     assert (made.crop, made.resize, made.interpolation) == (variant.size, variant.size + 32, "bicubic")
 
 
-def test_error_without_the_package_of_weights_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_names_the_missing_package_of_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for variant in VARIANTS.values():
         assert variant.weights_file() is None

@@ -76,7 +76,7 @@ def test_lists_the_layers_of_a_backbone_without_weights() -> None:
 
 
 @pytest.mark.slow
-def test_backbones_of_every_family_have_layers_that_return_feature_maps() -> None:
+def test_every_backbone_family_has_layers_with_feature_maps() -> None:
     largest_first = sorted(list_backbones(), key=lambda info: -info.parameters)
     smallest = {re.sub(r"\d.*", "", info.name): info.name for info in largest_first}
     assert len(smallest) > 18
@@ -131,7 +131,7 @@ def test_unknown_layer_is_reported_before_missing_weights(tmp_path: Path, layer:
         Request(backbone="efficientnet_lite0", weights=weights, layer="_blocks").load(None, tmp_path / "s")
 
 
-def test_subnetwork_up_to_a_layer_lacks_later_layers_and_the_full_network_is_unchanged() -> None:
+def test_take_drops_later_layers_from_a_copy_of_the_network() -> None:
     backbone = tiny_backbone()
     before = copy.deepcopy(backbone.module.state_dict())
     taken = take(backbone, "1", "max")
@@ -140,14 +140,14 @@ def test_subnetwork_up_to_a_layer_lacks_later_layers_and_the_full_network_is_unc
     assert backbone.module(PICTURES).shape == (2, 8)
 
 
-def test_layers_of_a_network_that_torch_fx_cannot_trace_can_be_used() -> None:
+def test_layers_work_without_torch_fx_tracing() -> None:
     network = Untraceable()
     backbone = backbone_of(network, 4)
     taken = take(backbone, "first", "none")
     torch.testing.assert_close(taken.module(PICTURES), network.first(PICTURES).flatten(1), rtol=0, atol=0)
 
 
-def test_class_token_of_the_last_vit_layer_equals_the_default_features() -> None:
+def test_last_vit_class_token_equals_the_default_features() -> None:
     with torch.inference_mode():
         backbone = load_backbone("vit_b_32", "random:0")
         pictures = torch.zeros(1, 3, 224, 224)
@@ -173,7 +173,7 @@ def test_rejects_unknown_layers_and_unsuitable_pools(layer: str, pool: str | Non
     assert "\n" not in str(error.value)
 
 
-def test_rejects_a_pool_for_a_layer_that_returns_vectors_and_rejects_too_large_feature_maps() -> None:
+def test_rejects_a_pool_for_vectors_and_too_large_feature_maps() -> None:
     backbone = tiny_backbone()
     assert take(backbone, "4").dimension == 8
     with pytest.raises(UsageError, match="takes no pool"):
@@ -194,7 +194,7 @@ def test_rejects_input_sizes_that_the_network_does_not_support() -> None:
         resized(take(backbone, "0", "none"), 32, None)
 
 
-def test_extracted_subnetwork_equals_the_layer_output_in_the_full_network() -> None:
+def test_subnetwork_output_equals_its_layer_output_in_the_network() -> None:
     for name in ("shufflenet_v2_x0_5", "mnasnet0_5"):
         architecture = architectures.find(name)
         network = architecture.initialised(0)

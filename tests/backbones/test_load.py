@@ -14,7 +14,7 @@ from featstore.backbones.weights_cache import sha256_file
 from featstore.errors import FeatstoreError, UsageError
 
 
-def test_random_weights_equal_those_of_torchvision_and_the_global_random_state_is_unchanged() -> None:
+def test_random_weights_equal_torchvision_and_keep_the_random_state() -> None:
     torch.manual_seed(7)
     expected_next = torch.rand(3)
     torch.manual_seed(3)
@@ -53,7 +53,7 @@ def test_efficientnet_lite0_loads_offline() -> None:
     assert copied.weights_digest == backbone.weights_digest
 
 
-def test_published_weights_in_a_renamed_file_are_recognised_and_get_their_preprocessing(
+def test_renamed_file_of_published_weights_gets_its_preprocessing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
@@ -125,7 +125,7 @@ def test_rejects_unknown_backbones_and_weights_with_a_one_line_error(
     assert "\n" not in str(error.value)
 
 
-def test_damaged_weights_of_the_efficientnet_lite0_package_are_refused(
+def test_rejects_damaged_weights_of_the_efficientnet_lite0_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = tmp_path / "weights.pth"

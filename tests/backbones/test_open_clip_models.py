@@ -105,7 +105,7 @@ def test_picture_and_text_vectors_equal_those_of_open_clip(tmp_path: Path, caplo
         assert describe_excess(engine.precision, measure_drift(engine, plain, pixels)) == "", name
 
 
-def test_open_clip_model_with_an_image_tower_of_timm_has_the_right_dimension(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_clip_model_with_a_timm_tower_has_the_right_dimension(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = load_backbone("open_clip/featstore-Timm", "random:0")
     with torch.inference_mode():
         assert backbone.module(torch.zeros(1, 3, 160, 160)).shape == (1, backbone.dimension) == (1, 16)

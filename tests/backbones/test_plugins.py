@@ -188,7 +188,7 @@ def test_a_module_named_in_a_file_is_never_imported(networks: Path, monkeypatch:
     assert "my_networks" not in sys.modules
 
 
-def test_backbones_of_entry_points_are_listed_without_an_import_and_loaded_by_name(
+def test_entry_point_backbones_load_by_name_and_are_listed_unimported(
     networks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     info = networks / "my_networks-1.dist-info"

@@ -77,7 +77,7 @@ def test_download_with_a_wrong_digest_leaves_no_file(server: str, path: str, dig
     assert left_in_cache() == []
 
 
-def test_error_after_a_refused_connection_names_alternatives_to_the_download(server: str) -> None:
+def test_refused_connection_error_names_alternatives_to_a_download(server: str) -> None:
     port = server.rpartition(":")[2]
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as closed:
         free = closed.server_port

@@ -57,7 +57,7 @@ def run(
 
 
 def _command(words: list[str], streams: list[Any], cwd: str, environment: dict[str, str]) -> None:
-    """Run the command in a forked process, with directory, environment, warnings and streams of a new interpreter."""
+    """Run the command in this forked process; set its directory, environment and streams, and make warnings errors."""
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)

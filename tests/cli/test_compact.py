@@ -10,7 +10,7 @@ from tests.made import write_pictures
 
 
 @pytest.mark.slow
-def test_compact_erases_rows_of_removed_pictures_and_other_rows_keep_ids_and_vectors(tmp_path):
+def test_compact_erases_removed_pictures_and_keeps_ids_and_vectors(tmp_path):
     pictures, store = write_pictures(tmp_path / "pictures", ["ant/1.png", "ant/2.png", "bee/3.png"]), tmp_path / "s"
     run("extract", pictures, store, *SMALL)
     (pictures / "ant/1.png").unlink()

@@ -41,7 +41,7 @@ def test_extract_without_new_pictures_starts_no_process_and_loads_no_network(pla
 
 
 @pytest.mark.slow
-def test_a_list_on_stdin_without_new_pictures_starts_no_process(place, tmp_path):
+def test_extract_of_an_unchanged_stdin_list_starts_no_process(place, tmp_path):
     names = "\0".join(str(path) for path in (place / "pictures").rglob("*.[jp][pn]g") if "bad" not in path.name)
     run("extract", "-", tmp_path / "s", *SMALL, stdin=names.encode())
     code = WITHOUT.format(commands=[["extract", "-", str(tmp_path / "s")]])

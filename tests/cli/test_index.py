@@ -12,7 +12,7 @@ from tests.cli.running import UNTRAINED, run
 pytestmark = pytest.mark.slow
 
 
-def test_index_update_reports_that_a_grown_index_exceeds_its_memory_limit(indexed, tmp_path):
+def test_index_update_reports_an_exceeded_memory_limit(indexed, tmp_path):
     """Update two indexes after 4 pictures were added to 11: a default index, and one with a memory limit of 30K.
 
     The limit is enough for 11 pictures and too small for 15.

@@ -22,7 +22,7 @@ def test_every_command_has_help_with_examples(verb):
     assert "Examples:" in run(verb, "--help").stdout
 
 
-def test_an_unknown_verb_is_a_usage_error():
+def test_unknown_command_is_a_usage_error():
     assert "No such command 'exctract'; did you mean 'extract'?" in run("exctract", code=2).stderr
     assert "No such command 'zzz'\n" in run("zzz", code=2).stderr
 
@@ -52,7 +52,7 @@ def test_wrong_use_gives_a_one_line_error(place, arguments, words):
 
 
 @pytest.mark.slow
-def test_verbs_that_read_no_pictures_load_no_network(place, tmp_path):
+def test_commands_without_pictures_load_no_network(place, tmp_path):
     subprocess.run(["cp", "-r", place / "s", tmp_path / "s"], check=True)
     (tmp_path / "t.csv").write_text("key,label\ntrain/ant/1.jpg,queen\n")
     commands = [
@@ -69,6 +69,6 @@ def test_verbs_that_read_no_pictures_load_no_network(place, tmp_path):
 
 
 @pytest.mark.slow
-def test_command_with_a_closed_output_pipe_ends_without_a_traceback(place):
+def test_closed_output_pipe_causes_no_traceback(place):
     command = f"{sys.executable} -m featstore info {place / 's'} --json | true"
     assert subprocess.run(["bash", "-c", command], check=False, stderr=subprocess.PIPE).stderr == b""

@@ -1,4 +1,4 @@
-"""Text from files of others (names, labels) cannot act as a control sequence or formula in what commands print."""
+"""Names and labels in untrusted files cannot act as control sequences or formulas in the output of commands."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_commands_print_no_control_characters_from_names(
         json.loads(out)
 
 
-def test_no_module_of_the_command_line_except_output_prints_text() -> None:
+def test_only_the_module_output_prints_text() -> None:
     for file in Path(cli.__file__).parent.glob("*.py"):
         if file.name == "output.py":
             continue

@@ -44,7 +44,7 @@ def test_remove_accepts_keys_a_file_of_keys_and_a_condition_together(store: Path
         (("--restore", "--where", "label == 'a'"), "and no --where"),
     ],
 )
-def test_remove_without_pictures_and_restore_with_a_condition_are_usage_errors(
+def test_remove_rejects_an_empty_selection_and_restore_with_a_condition(
     store: Path, arguments: tuple[str, ...], words: str
 ):
     result = CliRunner().invoke(featstore, ["remove", str(store), *arguments])

@@ -101,9 +101,7 @@ def test_damaged_partial_file_is_downloaded_again(server: Server, tmp_path: Path
 
 
 @pytest.mark.parametrize("size", [len(CONTENT), len(CONTENT) + 1])
-def test_partial_file_of_full_size_or_larger_with_wrong_content_is_downloaded_again(
-    server: Server, tmp_path: Path, size: int
-) -> None:
+def test_wrong_partial_file_of_full_size_is_downloaded_again(server: Server, tmp_path: Path, size: int) -> None:
     (tmp_path / "a.zip.part").write_bytes(b"x" * size)
     download(server.archive("a.zip", CONTENT), tmp_path / "a.zip", lambda have: None)
     assert (tmp_path / "a.zip").read_bytes() == CONTENT

@@ -95,7 +95,7 @@ def test_fetch_fills_an_empty_folder(server: Server, tmp_path: Path) -> None:
     assert len(content(tmp_path / "pets")) == 4
 
 
-def test_a_broken_download_leaves_no_folder_and_is_resumed_by_the_next_call(server: Server, tmp_path: Path) -> None:
+def test_broken_download_leaves_no_folder_and_is_resumed(server: Server, tmp_path: Path) -> None:
     dataset = split_dataset(server)
     size = dataset.archives[0].size
     server.cut_after = [size, 10, *[0] * defaults.DOWNLOAD_ATTEMPTS]
@@ -119,9 +119,7 @@ def test_interrupted_unpacking_is_restarted_from_the_beginning(server: Server, t
     assert (tmp_path / "pets/train/cat/1.jpg").read_bytes() == b"1" * 100
 
 
-def test_archive_that_the_user_put_into_the_folder_of_partial_downloads_is_not_downloaded(
-    server: Server, tmp_path: Path
-) -> None:
+def test_archive_placed_by_the_user_is_not_downloaded(server: Server, tmp_path: Path) -> None:
     dataset = split_dataset(server)
     work = tmp_path / "pets.featstore-partial"
     work.mkdir()
@@ -132,7 +130,7 @@ def test_archive_that_the_user_put_into_the_folder_of_partial_downloads_is_not_d
     assert len(content(tmp_path / "pets")) == 4
 
 
-def test_foreign_files_in_the_folder_of_partial_downloads_are_kept(server: Server, tmp_path: Path) -> None:
+def test_fetch_keeps_foreign_files_beside_partial_downloads(server: Server, tmp_path: Path) -> None:
     work = tmp_path / "pets.featstore-partial"
     work.mkdir()
     (work / "mine.txt").write_text("mine")

@@ -28,7 +28,7 @@ def identity_with(**asked) -> Identity:
         ({"pool": "mean"}, r"avg, max, cls, cls\+mean, none"),
     ],
 )
-def test_geometry_options_out_of_range_are_rejected(asked, words):
+def test_rejects_an_invalid_size_fit_or_pool(asked, words):
     with pytest.raises(UsageError, match=words):
         Geometry(**asked)
 
@@ -38,7 +38,7 @@ def test_pool_without_a_layer_is_refused():
         Geometry(pool="avg").apply(tiny_backbone())
 
 
-def test_geometry_options_with_default_values_add_no_fields_to_the_identity():
+def test_default_size_and_fit_add_no_fields_to_the_identity():
     plain = identity_with()
     assert identity_with(size=16, fit="crop") == plain
     assert not {"pool", "shape"} & set(plain.to_dict())

@@ -41,7 +41,7 @@ def test_long_extraction_records_the_drift_of_its_engine(folder, tmp_path):
     assert made["drift"] == recorded[0]["greatest_difference"]
 
 
-def test_recorded_drift_matches_the_vectors(folder, tmp_path):
+def test_recorded_drift_equals_that_of_the_stored_vectors(folder, tmp_path):
     backbone = tiny_backbone()
     extract(folder, tmp_path / "s", backbone=backbone, engine="torch-folded", precision="bf16")
     extract(folder, tmp_path / "plain", backbone=backbone, engine="torch")

@@ -135,7 +135,7 @@ def test_batches_overlap_in_an_asynchronous_engine():
     assert [row for each in done for row in each.vectors[:, 0].tolist()] == [row for row in range(20) if row != 7]
 
 
-def test_none_in_the_stream_of_batches_causes_earlier_batches_to_be_written():
+def test_none_in_the_batch_stream_flushes_earlier_batches():
     written = []
 
     def batches():
@@ -163,7 +163,7 @@ def test_error_in_any_pipeline_stage_ends_the_extraction(where):
 @pytest.mark.parametrize(("finished", "counted"), [(True, "waiting"), (False, "forward")])
 def test_waiting_time_counts_only_while_the_network_is_idle(finished, counted):
     class Behind(Means):
-        """An asynchronous engine whose submitted batches always report ``finished`` as done()."""
+        """An asynchronous engine; ``done()`` of each submitted batch always returns ``finished``."""
 
         in_flight = 2
 

@@ -233,7 +233,7 @@ def test_transform_rejects_an_iterator_a_single_picture_and_a_mapping(embedder, 
         embedder.fit_transform(given)
 
 
-def test_file_content_given_as_a_path_is_refused_with_a_remedy(embedder, tmp_path):
+def test_rejects_file_content_given_as_a_path(embedder, tmp_path):
     content = (write_pictures(tmp_path, ["a.png"]) / "a.png").read_bytes()
     with pytest.raises(UsageError, match=r"picture 0 is the content of a file.*give PIL\.Image\.open\(io\.BytesIO"):
         embedder.transform([content])

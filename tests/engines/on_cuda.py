@@ -2,10 +2,10 @@
 
     python -m tests.engines.on_cuda [BACKBONE] [WEIGHTS]
 
-For each engine and precision, this program checks the drift from plain torch on the CPU, that overlapping batches equal
-batches run one at a time, and that batches which do not fit into GPU memory are halved. It measures pictures per second
-with pixels in host memory, and of the CUDA graph alone. The exit code is 1 if an exact engine is not exact or a batch
-differs.
+For each engine and precision, this program checks three things: features differ little from those of plain torch on the
+CPU, batches that overlap give the same features as single batches, and batches that are too large for the GPU memory
+are halved. The program measures pictures per second with pixels in host memory, and of the CUDA graph alone. The exit
+code is 1 if an exact engine is not exact or a batch differs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ KINDS = (
 
 
 def rate(engine: Engine, pictures: np.ndarray, seconds: float = 5.0) -> float:
-    """Return pictures per second while ``engine.in_flight`` batches are submitted at a time."""
+    """Return the speed in pictures per second; up to ``engine.in_flight`` batches are computed at the same time."""
     engine(pictures)
     pending, done, start = [], 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
@@ -45,7 +45,7 @@ def rate(engine: Engine, pictures: np.ndarray, seconds: float = 5.0) -> float:
 
 
 def bare_rate(engine: CudaEngine, seconds: float = 5.0) -> float:
-    """Return pictures per second of the CUDA graph alone, with the pixels already in GPU memory."""
+    """Return the speed of the CUDA graph alone in pictures per second; the pixels are already in GPU memory."""
     count, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
         for _ in range(10):

@@ -153,7 +153,7 @@ def test_opening_an_engine_does_not_change_the_backbone(backbone: Backbone) -> N
 
 
 @pytest.mark.parametrize("limit", ["avx", "AVX2"])
-def test_openvino_bf16_is_refused_if_the_instruction_set_is_limited_to_avx(
+def test_rejects_openvino_bf16_if_instructions_are_limited_to_avx(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)

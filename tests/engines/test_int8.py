@@ -72,7 +72,7 @@ def test_int8_engine_built_twice_gives_equal_features() -> None:
         ({"precision": "int8-s16"}, "asked for"),
     ],
 )
-def test_engine_openvino_int8_and_precision_int8_are_accepted_only_together(
+def test_openvino_int8_and_precision_int8_require_each_other(
     options: dict[str, str], words: str, backbone: Backbone
 ) -> None:
     with pytest.raises(UsageError, match=words):
@@ -100,8 +100,8 @@ class Ends(nn.Module):
 def test_int8_convolutions_do_not_saturate_for_extreme_weights_and_pixels(
     signs: list[list[float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Pixels 0 and 255 become 0 and 1, the ends of the activation range. Without VNNI instructions, sums have 16 bits:
-    # they saturated when weights used the whole int8 range, and the brightest picture got half of its true value.
+    # Pixels 0 and 255 become 0 and 1, the ends of the activation range. Without VNNI instructions, sums have 16 bits.
+    # With weights in the whole int8 range, these sums saturated: the brightest picture got half of its true value.
     preprocessing = Preprocessing(32, 32, mean=(0.0,) * 3, std=(1.0,) * 3)
     backbone = Backbone("ends", "output", len(signs), "random:0", "", preprocessing, Ends(signs).eval())
     pictures = np.zeros((6, 32, 32, 3), np.uint8)
@@ -117,7 +117,7 @@ def test_int8_convolutions_do_not_saturate_for_extreme_weights_and_pixels(
     np.testing.assert_allclose(features, exact, rtol=0, atol=atol)
 
 
-def test_the_older_precision_class_int8_is_refused_with_the_reason() -> None:
+def test_rejects_the_older_precision_class_int8_with_the_reason() -> None:
     with pytest.raises(IdentityError, match="every kind of processor.*into a new store") as error:
         engine_for_class("int8", "auto")
     assert "\n" not in str(error.value)

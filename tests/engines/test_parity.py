@@ -1,3 +1,5 @@
+"""Drift: the difference between features and reference features, relative to the spread of the features."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -92,7 +92,7 @@ def _is_unnamed(path: str) -> bool:
 
 
 @pytest.mark.timeout(1200)
-def test_all_verbs_work_for_a_user_without_passwd_entry_and_home_directory(folder):
+def test_all_commands_work_without_passwd_entry_and_home_directory(folder):
     lines = watched(folder / "place", "all", foreign=True)
     assert sum(line.startswith("rc 0") for line in lines) >= 16
     assert sum("(2, 1280)" in line for line in lines) == 4

@@ -132,7 +132,7 @@ def _write_vectors(folder: Path, vectors: np.ndarray, keys: list[str]) -> None:
 
 
 def _copy(master: Ground, to: Ground, what: str) -> None:
-    """Copy the files that the commands for the kind ``what`` read, and the user's folder."""
+    """Copy the user's folder, and the files that the commands for ``what`` (a kind of forged file) read."""
     shutil.rmtree(to.folder, ignore_errors=True)
     shutil.copytree(master.home, to.home)
     to.out.mkdir()

@@ -49,7 +49,7 @@ class Changes:
             path.mkdir()
 
     def _numbers(self, file: bytes) -> bytes:
-        """Overwrite a few binary integers or floats in ``file``, mostly near its start; return the new bytes."""
+        """Return the bytes ``file`` with a few binary integers or floats overwritten, mostly near the start."""
         data = bytearray(file)
         for _ in range(self.draw.choice((1, 1, 2, 5))):
             form = self.draw.choice("bifq")

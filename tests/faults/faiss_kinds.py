@@ -120,8 +120,7 @@ Each function takes the number of rows and the inner index, and returns the oute
 
 @cache
 def _around(place: str, rows: int) -> tuple[bytes, bytes]:
-    """Return the bytes of a FAISS file that precede, and that follow, an index of ``rows`` rows nested at
-    ``place``."""
+    """Return the bytes before and after an index of ``rows`` rows that is nested at ``place`` in a FAISS file."""
     stand_in = _flat(rows)
     inner = PLACES[place](rows, stand_in)
     outer = faiss.IndexIDMap(faiss.IndexFlatL2(DIMENSION))

@@ -84,7 +84,7 @@ def trial(work: Path, verb: str, master: dict[str, Any], draw: random.Random) ->
 
 
 def run(count: int, seed: int, verbs: list[str] | None = None) -> list[dict[str, Any]]:
-    """Run trials until at least ``count`` processes were killed; return the trials."""
+    """Kill and repeat commands until at least ``count`` processes were killed; return the result of each trial."""
     draw, results = random.Random(seed), []
     # Run all trials in one folder, because a source is identified by its path.
     with tempfile.TemporaryDirectory(prefix="featstore-kills-") as name:

@@ -93,7 +93,7 @@ def look_at_killed(folder: Path, before: list[str], after: list[str]) -> list[st
 
 
 def run(kills: int, seed: int) -> list[dict[str, Any]]:
-    """Run trials until ``kills`` processes were killed; return the results of the trials."""
+    """Kill and repeat purges until ``kills`` processes were killed; return the result of each trial."""
     draw, trials = random.Random(seed), []
     with tempfile.TemporaryDirectory(prefix="featstore-purge-") as name:
         work, master = Path(name) / "work", Path(name) / "master"

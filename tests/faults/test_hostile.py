@@ -128,7 +128,7 @@ def hdf5_with(path: Path, kind: str, secret: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["external link", "external storage", "virtual dataset"])
 @pytest.mark.parametrize("with_header", [False, True])
-def test_hdf5_file_that_refers_to_data_in_another_file_is_refused(
+def test_rejects_hdf5_files_with_data_in_another_file(
     master: Path, tmp_path: Path, kind: str, with_header: bool
 ) -> None:
     store = tmp_path / "store"
@@ -226,7 +226,7 @@ def test_store_keys_cannot_name_files_outside_the_root(tmp_path: Path) -> None:
     assert len(Plan(store, 0)) == 3
 
 
-def test_faiss_file_is_checked_in_a_child_process_only_the_first_time(
+def test_faiss_file_is_checked_in_a_child_process_only_once(
     master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", os.fspath(tmp_path / "cache"))

@@ -13,7 +13,7 @@ from tests.faults.workplace import BATCH
 pytestmark = pytest.mark.slow
 
 
-def test_rerun_of_a_killed_verb_equals_an_uninterrupted_run() -> None:
+def test_rerun_of_a_killed_command_equals_an_uninterrupted_run() -> None:
     # Run in a separate process: this process has started threads of torch, so torch would not work in its forks.
     result = subprocess.run(
         [sys.executable, "-m", "tests.faults.killing", "20", "--seed", "7"],

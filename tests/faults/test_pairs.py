@@ -136,7 +136,9 @@ def run_at_once(place: Path, *verbs: str) -> list[tuple[int, Any]]:
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
 @pytest.mark.slow
-def test_concurrent_verbs_are_serialised_or_one_is_refused(begun: Path, place: Path, first: str, second: str) -> None:
+def test_concurrent_commands_are_serialised_or_one_is_refused(
+    begun: Path, place: Path, first: str, second: str
+) -> None:
     shutil.rmtree(place, ignore_errors=True)
     copy(begun, place)
     outcomes = run_at_once(place, first, second)

@@ -112,7 +112,7 @@ def test_missing_or_changed_pictures_become_failures_that_can_be_retried(master:
 
 
 @pytest.mark.parametrize("damage", ["header", "sha256", "truncated"])
-def test_pictures_of_a_shard_that_cannot_be_verified_are_extracted_again(store: Path, damage: str) -> None:
+def test_repair_extracts_pictures_of_an_unverifiable_shard_again(store: Path, damage: str) -> None:
     before, file = contents(store), shard(store)
     if damage == "header":
         file.write_bytes(b"\xff" * 64 + file.read_bytes()[64:])
@@ -127,7 +127,7 @@ def test_pictures_of_a_shard_that_cannot_be_verified_are_extracted_again(store: 
     assert not verify(store).problems
 
 
-def test_pictures_of_a_damaged_shard_become_failures_if_set_aside_is_true(store: Path, tmp_path: Path) -> None:
+def test_set_aside_turns_pictures_of_a_damaged_shard_into_failures(store: Path, tmp_path: Path) -> None:
     shard(store).write_bytes(b"gone")
     report = repair(store, set_aside=True)
     assert report.failed == 6
@@ -138,7 +138,7 @@ def test_pictures_of_a_damaged_shard_become_failures_if_set_aside_is_true(store:
 
 
 @pytest.mark.parametrize("array", ["keys/bytes", "view", "row_xxh3", "meta"])
-def test_shard_arrays_that_the_plan_file_repeats_are_restored_without_reading_pictures(store: Path, array: str) -> None:
+def test_repair_restores_shard_arrays_without_reading_pictures(store: Path, array: str) -> None:
     before = contents(store)
     overwrite(shard(store), array)
     report = repair(store, set_aside=True)
@@ -181,7 +181,7 @@ def copy_with(store: Path, plan: Path, array: str) -> Path:
     return store
 
 
-def test_plan_that_cannot_be_rebuilt_is_reported_and_no_file_changes(store: Path) -> None:
+def test_unrepairable_plan_is_reported_and_no_file_changes(store: Path) -> None:
     plan = next((store / "plan").rglob("*.h5"))
     plan.write_bytes(plan.read_bytes()[:-200])
     before = {file: file.read_bytes() for file in store.rglob("*") if file.is_file()}

@@ -31,7 +31,7 @@ def named(cases: list[dict[str, object]], word: str) -> list[dict[str, object]]:
     return found
 
 
-def test_store_is_intact_and_completed_by_a_second_run_after_each_fault(cases: list[dict[str, object]]) -> None:
+def test_second_run_completes_the_intact_store_after_each_fault(cases: list[dict[str, object]]) -> None:
     for case in cases:
         assert case["verify"] == [], case
         assert case["equal"], case

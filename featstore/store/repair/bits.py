@@ -20,7 +20,7 @@ _LARGEST = 64 << 10
 
 
 def correct_bit(data: bytes, good: Callable[[bytes | bytearray], bool]) -> bytes | None:
-    """Return ``data`` with one bit flipped so that ``good`` is true, or None if there is no such bit."""
+    """Flip one bit of ``data`` so that ``good`` returns true for the result; return it, or None if no bit does so."""
     if len(data) > _LARGEST:
         return None
     trial = bytearray(data)
@@ -58,7 +58,7 @@ def correct_json(path: Path, aside: Callable[[Path], object]) -> bool:
 
 
 class _Unrepairable(Exception):
-    """The damage is larger than one bit."""
+    """Raised if a file has more than one damaged bit."""
 
 
 def correct_sealed(path: Path, kind: str, aside: Callable[[Path], object]) -> bool:

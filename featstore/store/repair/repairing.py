@@ -147,7 +147,7 @@ class _Repair:
     def _sealed(
         self, file: Path, kind: str, restore: Callable[[Path, sealed.SealedFile | None, set[str]], None]
     ) -> None:
-        """Check a file; if it is damaged, repair single bits or call ``restore``."""
+        """Check a sealed file; if it is damaged, repair single bits or, if that fails, call ``restore``."""
         try:
             found: sealed.SealedFile | None = sealed.SealedFile(file, kind, follow=False)
             names = set(found.damaged()) if found is not None else set()

@@ -45,8 +45,9 @@ the result of each wanted row by its index."""
 class ShardRepair:
     """Restore shards of one store.
 
-    ``remake`` None: damaged vectors become failures. ``aside`` keeps a damaged file before it is replaced. Counters:
-    ``remade`` vectors, ``failed`` pictures, ``pending`` units to extract again.
+    ``remake``: computes damaged vectors again; None: they become failures. ``aside``: keeps a damaged file before it is
+    replaced. ``remade``: number of vectors computed again. ``failed``: number of pictures that became failures.
+    ``pending``: numbers of the units to extract again.
     """
 
     manifest: Manifest
@@ -162,7 +163,7 @@ def fail_unit(store: Path, manifest: Manifest, plan: Plan, unit: Unit) -> int:
 
 
 def _batch(made: list[dict[str, Any]]) -> int | None:
-    """Return the batch size of a shard's computation; None if unknown or if a compaction merged several shards."""
+    """Return the batch size with which a shard was computed; None if it is unknown or differs between vectors."""
     sizes = {entry.get("batch") for entry in made if "of_unit" not in entry and "repaired" not in entry}
     size = sizes.pop() if len(sizes) == 1 else None
     return size if isinstance(size, int) and size > 0 else None

@@ -29,7 +29,10 @@ NAMED_KEYS = 20
 
 @dataclass(frozen=True)
 class Problem:
-    """A damaged ``file``: ``what`` is wrong, the ``unit`` and the first ``keys`` affected, if known."""
+    """Damage of a ``file``.
+
+    ``what``: what is wrong. ``unit``: number of the affected unit. ``keys``: the first affected keys, if known.
+    """
 
     file: str
     what: str
@@ -181,7 +184,7 @@ class _Check:
         return units
 
     def shard(self, file: Path, manifest: Manifest, unit: Unit) -> None:
-        """Check a shard's bytes, and that it contains all rows of its unit."""
+        """Check the bytes of a shard, and that the shard contains all rows of its unit."""
         whole = self.sealed(file, shards.KIND, unit.number)
         try:
             shard = Shard(file, manifest.identity)
@@ -207,7 +210,7 @@ class _Check:
             )
 
     def _name_pictures(self, shard: Shard, unit: Unit) -> None:
-        """Add the number of affected pictures to the problems of ``unit``.
+        """Add the number of affected pictures to each reported problem of ``unit``.
 
         If only vectors are damaged, add the keys of the first affected pictures too.
         """
