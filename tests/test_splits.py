@@ -114,7 +114,7 @@ def test_one_fold_holds_out_the_given_fraction_of_the_rows():
         (["a", "a", "b", "b"], [1, 2, 1, 2], None),
     ],
 )
-def test_rejects_unsplittable_labels_with_a_one_line_error(y, groups, message):
+def test_splits_reject_unsplittable_labels_with_a_one_line_error(y, groups, message):
     if message is None:
         train, test = splits.held_out(y, groups=groups, fraction=0.5, seed=0)
         assert len(train) == len(test) == 2
@@ -124,13 +124,13 @@ def test_rejects_unsplittable_labels_with_a_one_line_error(y, groups, message):
     assert "\n" not in str(caught.value)
 
 
-def test_equal_digests_share_a_group_and_each_none_is_a_separate_group():
+def test_equal_digests_share_a_group_and_each_none_is_separate():
     groups = splits.equal_bytes_groups([b"x", None, b"y", b"x", None])
     assert groups[0] == groups[3]
     assert len(set(groups)) == 4
 
 
-def test_group_values_may_have_mixed_types_and_each_none_is_a_separate_group():
+def test_groups_may_have_mixed_types_and_each_none_is_separate():
     y = np.array(["a", "b"] * 10)
     groups = np.array([None, "x", 3, 3, 3, "x"] + [None] * 14, object)
     train, test = splits.held_out(y, groups=groups, fraction=0.5, seed=0)

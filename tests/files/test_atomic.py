@@ -41,7 +41,7 @@ def test_require_place_rejects_a_path_whose_folder_is_missing(tmp_path):
         atomic.require_place(tmp_path / "file" / "a")
 
 
-def test_error_of_a_failed_write_names_the_final_path_not_the_temporary_file(tmp_path):
+def test_failed_write_names_the_final_path_in_its_error(tmp_path):
     with pytest.raises(OSError, match="No such file") as raised:
         atomic.write_bytes(tmp_path / "nowhere" / "a", b"")
     assert raised.value.filename == str(tmp_path / "nowhere" / "a")

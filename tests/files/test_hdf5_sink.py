@@ -14,7 +14,7 @@ from featstore.files.hdf5_sink import Device
 from tests.made import fail_first_sync
 
 
-def test_written_bytes_are_read_back(tmp_path):
+def test_hdf5_sink_reads_back_written_bytes(tmp_path):
     one = Device(tmp_path / "a")
     assert one.write(np.arange(6, dtype=np.uint8)) == 6
     assert one.seek(-2, os.SEEK_END) == 4

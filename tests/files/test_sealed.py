@@ -93,7 +93,7 @@ def test_truncated_sealed_file_is_refused(tmp_path, keep):
         sealed.SealedFile(tmp_path / "a")
 
 
-def test_rejects_sealed_files_of_another_kind(tmp_path):
+def test_opening_a_shard_file_as_a_head_is_refused(tmp_path):
     write(tmp_path / "a", x=np.zeros(3))
     with pytest.raises(DamagedError, match="holds a shard, where a head is needed"):
         sealed.SealedFile(tmp_path / "a", "head")
@@ -152,7 +152,7 @@ def test_exclusive_sealed_write_keeps_the_existing_file(tmp_path):
     assert sealed.SealedFile(tmp_path / "a")["x"].tolist() == [0, 0, 0]
 
 
-def test_disk_error_that_the_system_reports_only_once_is_raised(tmp_path, monkeypatch):
+def test_sealed_write_raises_a_disk_error_reported_only_once(tmp_path, monkeypatch):
     fail_first_sync(monkeypatch)
     with pytest.raises(OSError, match="the disk"):
         write(tmp_path / "a.h5", large=np.zeros(sealed._LARGE, np.uint8), small=np.zeros(9))

@@ -72,7 +72,7 @@ def test_packing_equal_estimators_gives_equal_bytes(heads):
     np.testing.assert_array_equal(loaded.predict(X), RandomForestClassifier(5, random_state=0).fit(X, y).predict(X))
 
 
-def test_untrusted_types_in_a_head_are_listed_and_must_be_trusted_by_name(heads, tmp_path):
+def test_error_lists_the_untrusted_types_in_a_head(heads, tmp_path):
     trained, X = heads
     save_head(tmp_path / "tree.head", trained[TREE])
     loaded = load_head(tmp_path / "tree.head")
@@ -85,7 +85,7 @@ def test_untrusted_types_in_a_head_are_listed_and_must_be_trusted_by_name(heads,
     np.testing.assert_array_equal(loaded.trusting(["sklearn.tree._tree.Tree"]).predict(X), trained[TREE].predict(X))
 
 
-def test_module_named_in_a_head_file_is_imported_only_if_its_type_is_trusted(heads, tmp_path, stranger):
+def test_head_file_causes_the_import_of_trusted_modules_only(heads, tmp_path, stranger):
     def name_a_module(state):
         state["__module__"], state["__class__"] = MODULE, "Own"
 

@@ -51,7 +51,7 @@ def test_block_source_and_array_give_the_same_rows() -> None:
     np.testing.assert_array_equal(together, rows.astype(np.float32))
 
 
-def test_rejects_a_source_with_too_few_rows_a_one_dimensional_array_and_an_unknown_metric() -> None:
+def test_prepare_rejects_missing_rows_flat_arrays_and_unknown_metrics() -> None:
     class Short(Source):
         @property
         def shape(self) -> tuple[int, ...]:
@@ -105,7 +105,7 @@ def test_preparing_rows_in_chunks_equals_preparing_the_matrix() -> None:
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_rejects_a_non_finite_query(metric: blocks.Metric, bad: float) -> None:
+def test_preparing_rejects_a_non_finite_query(metric: blocks.Metric, bad: float) -> None:
     for others in (0, 1, 1e38):
         query = np.full((1, 40), others, np.float32)
         query[0, 33] = bad

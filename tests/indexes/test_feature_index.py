@@ -169,7 +169,7 @@ def test_identity_of_an_index_built_without_one_is_none() -> None:
     assert (index.identity, index.fingerprint, index.info()["identity"]) == (None, "", {})
 
 
-def test_staleness_lists_rows_that_the_index_lacks_and_rows_removed_from_the_store() -> None:
+def test_staleness_lists_rows_missing_from_the_index_or_the_store() -> None:
     index = index_of(4, about=About(generation=2))
     fresh = index.staleness(2, np.array([0, 3, 6, 9], np.uint64))
     assert fresh.fresh
@@ -289,7 +289,7 @@ def test_purge_of_an_exact_index_deletes_removed_rows_from_the_faiss_file(tmp_pa
     assert len(back) == 59
 
 
-def test_purge_of_a_graph_keeps_its_removed_rows_and_info_tells_their_number() -> None:
+def test_info_counts_removed_rows_that_a_purge_keeps_in_a_graph() -> None:
     index = index_of(kind="hnsw")
     index.remove([0, 3])
     assert (index.purge(), index.info()["removed"]) == (0, 2)

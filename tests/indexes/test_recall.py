@@ -50,7 +50,7 @@ def test_recall_interval_covers_the_true_recall(together: float) -> None:
     assert np.mean(widths) < (0.06 if together else 0.022)
 
 
-def test_recall_interval_keeps_its_coverage_if_a_small_part_of_queries_finds_nothing() -> None:
+def test_recall_interval_keeps_its_coverage_if_a_few_queries_fail() -> None:
     random = np.random.default_rng(6)
     covered = 0
     for _ in range(400):

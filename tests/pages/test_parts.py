@@ -132,7 +132,7 @@ def test_plot_of_accuracy_by_C_marks_the_chosen_value():
     assert selection_curve(alone, {"C": 0.1}) is None
 
 
-def test_plot_of_accuracy_by_C_has_a_curve_per_gamma_and_marks_the_chosen_values():
+def test_plot_of_accuracy_by_C_has_a_curve_per_gamma():
     table = {
         "param_gamma": [0.5, 0.5, 2.0, 2.0],
         "param_C": [0.1, 1.0, 0.1, 1.0],
@@ -211,7 +211,7 @@ def test_drawing_shows_class_names_of_any_bytes_on_one_line():
         assert "<b>" not in svg
 
 
-def test_precision_recall_plot_has_a_curve_per_class_or_the_mean_of_many_classes():
+def test_precision_recall_plot_shows_each_class_or_the_mean_of_many():
     random = np.random.default_rng(0)
     for classes, lines in ((2, 1), (5, 5), (CURVES + 1, 1)):
         codes = np.arange(200) % classes

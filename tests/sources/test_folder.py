@@ -95,7 +95,7 @@ def columns(root: Path, layout: str | None = None) -> tuple[str | None, list[tup
     return source.layout, list(zip(chunk.splits, chunk.labels, strict=True))
 
 
-def test_detects_layout_split_class(tmp_path: Path):
+def test_folder_source_detects_the_layout_split_class(tmp_path: Path):
     write(tmp_path, ["Train/cat/1.jpg", "Train/cat/deep/2.jpg", "val/3.jpg", "docs/readme.txt", "README.md"])
     expected = [("Train", "cat"), ("Train", "cat"), ("val", None)]
     assert columns(tmp_path) == ("split/class", expected)
@@ -103,13 +103,13 @@ def test_detects_layout_split_class(tmp_path: Path):
     assert columns(tmp_path, "class") == ("class", [(None, "Train"), (None, "Train"), (None, "val")])
 
 
-def test_detects_layout_class(tmp_path: Path):
+def test_folder_source_detects_the_layout_class(tmp_path: Path):
     write(tmp_path, ["train/1.jpg", "bus/2.jpg"])
     assert columns(tmp_path) == ("class", [(None, "bus"), (None, "train")])
     assert columns(tmp_path, "none") == ("none", [(None, None)] * 2)
 
 
-def test_detects_layout_flat(tmp_path: Path):
+def test_folder_source_detects_the_layout_flat(tmp_path: Path):
     write(tmp_path, ["1.jpg", "train/cat/2.jpg"])
     assert columns(tmp_path) == ("flat", [(None, None)] * 2)
     assert columns(tmp_path, "split/class") == ("split/class", [(None, None), ("train", "cat")])
@@ -149,7 +149,7 @@ def test_note_explains_why_a_layout_with_classes_or_splits_was_not_detected(
     assert FolderSource(tmp_path, layout="class").notes == []
 
 
-def test_rejects_unknown_layout(tmp_path: Path):
+def test_folder_source_rejects_an_unknown_layout(tmp_path: Path):
     with pytest.raises(UsageError, match="split/class, class"):
         FolderSource(tmp_path, layout="tree")
 

@@ -26,7 +26,7 @@ def reason(root: Path, location: bytes, offset: int = -1, size: int = -1, limit:
     return caught.value.reason
 
 
-def test_reads_a_whole_file(tmp_path: Path):
+def test_read_picture_returns_the_whole_file(tmp_path: Path):
     data = os.urandom(300_000)
     (tmp_path / "a.jpg").write_bytes(data)
     os.utime(tmp_path / "a.jpg", ns=(1, 1_234_567_891_234_567_891))
@@ -76,7 +76,7 @@ def test_read_failure_without_permission_has_the_reason_permission(tmp_path: Pat
         assert reason(tmp_path, b"a.jpg") == "permission"
 
 
-def test_detects_a_file_that_changes_while_being_read(tmp_path: Path):
+def test_read_picture_detects_a_file_changed_during_reading(tmp_path: Path):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"x" * 1000)
     stop = threading.Event()
@@ -156,7 +156,7 @@ def archive_of(tmp_path: Path) -> Path:
     return tmp_path / "x.tar"
 
 
-def test_archive_members_are_read_with_the_size_and_mtime_that_the_source_listed(tmp_path: Path):
+def test_archive_member_has_the_size_and_mtime_listed_by_the_source(tmp_path: Path):
     path = archive_of(tmp_path)
     (chunk,) = open_source(path).chunks()
     for index, name in enumerate((b"a.jpg", b"b.jpg")):

@@ -214,7 +214,7 @@ def test_invalid_numpy_headers_are_refused(tmp_path, shape, packed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("content", [b"PAR1nonsense", b"\x89HDF\r\n\x1a\nnonsense"])
-def test_damaged_parquet_and_hdf5_vector_files_are_refused_with_a_one_line_error(tmp_path, content):
+def test_damaged_parquet_and_hdf5_vector_files_are_refused(tmp_path, content):
     (tmp_path / "v").write_bytes(content)
     with pytest.raises(FeatstoreError, match="that can be read") as caught:
         open_vectors([tmp_path / "v"])

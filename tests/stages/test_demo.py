@@ -58,7 +58,7 @@ def test_second_run_keeps_finished_files_and_gives_the_same_report(done):
 
 
 @pytest.mark.slow
-def test_demo_refuses_a_file_a_folder_with_foreign_files_and_a_limit_of_zero(tmp_path):
+def test_demo_refuses_files_foreign_folders_and_a_limit_of_zero(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UsageError, match="is a file"):
         demo(tmp_path / "file")

@@ -131,7 +131,7 @@ def test_own_network_works_in_all_verbs_in_fresh_processes(place: Path, monkeypa
             work(backbone=SPEC, engine="torch")
 
 
-def test_error_of_an_own_network_is_one_line_and_a_corrected_run_continues(
+def test_run_continues_after_an_error_of_an_own_network_is_corrected(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(os.fspath(place / "modules"))
@@ -189,9 +189,7 @@ def test_forged_backbone_name_in_a_store_is_neither_imported_nor_downloaded(
     assert not list(place.rglob("was-imported"))
 
 
-def test_store_made_with_a_loaded_backbone_can_be_continued_by_naming_its_function(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_next_run_may_name_the_function_of_a_loaded_backbone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(os.fspath(place / "modules"))
     loaded = replace(load_backbone(SPEC), weights="mine")
     extract_here("pictures", "s", backbone=loaded, engine="torch")

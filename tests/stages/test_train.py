@@ -197,7 +197,7 @@ def test_heads_with_different_held_out_pictures_are_not_compared(tmp_path):
     assert "of its own, so the two figures are not to be compared" in replaced.text()
 
 
-def test_existing_head_with_different_classes_or_from_another_store_is_replaced_only_with_force(chain, tmp_path):
+def test_train_needs_force_to_replace_a_head_of_other_classes_or_store(chain, tmp_path):
     folder = write_coloured(tmp_path / "p", names("", 6))
     store = make_store(folder, tmp_path / "s")
     path = train(store, folds=2).path
@@ -279,7 +279,7 @@ def test_head_with_types_that_are_not_in_trust_is_refused(chain, named):
     assert not verify(trained.path).problems
 
 
-def test_replaced_scikit_learn_head_is_compared_only_with_a_head_of_its_class(chain, named, tmp_path):
+def test_train_compares_only_scikit_learn_heads_of_equal_class(chain, named, tmp_path):
     shutil.copy(named[TREE].path, tmp_path / "a.head")
     assert train(chain.store, head=TREE, folds=3, out=tmp_path / "a.head").replaced.better == 0
     replaced = train(chain.store, folds=3, out=tmp_path / "a.head")
@@ -287,5 +287,5 @@ def test_replaced_scikit_learn_head_is_compared_only_with_a_head_of_its_class(ch
     assert any("not compared picture by picture" in note for note in replaced.notes)
 
 
-def test_default_path_of_a_head_contains_the_name_of_its_scikit_learn_class(tmp_path):
+def test_head_file_is_named_after_its_scikit_learn_class_by_default(tmp_path):
     assert head_path(tmp_path / "s", LDA) == tmp_path / "s.LinearDiscriminantAnalysis.head"

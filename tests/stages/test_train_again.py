@@ -193,7 +193,7 @@ def test_a_store_opens_as_it_was_when_an_index_was_built(tmp_path: Path):
     assert len(FeatureStore.open(store, at=path)) == 13
 
 
-def test_opening_a_store_at_the_state_of_a_head_of_another_store_is_refused(chain, tmp_path: Path):
+def test_open_refuses_a_past_state_named_by_a_head_of_another_store(chain, tmp_path: Path):
     store = make_store(chain.folder, tmp_path / "other")
     with pytest.raises(UsageError, match="was not made from"):
         FeatureStore.open(store, at=chain.trained.path)

@@ -39,12 +39,12 @@ def test_another_store_at_the_recorded_path_is_not_taken_for_the_origin(folder):
 
 
 @pytest.mark.parametrize("value", [None, {}, {"weights_name": "w", "store": 3, "store_id": "i"}])
-def test_rejects_invalid_origin(value):
+def test_origin_rejects_an_invalid_record(value):
     with pytest.raises(DamagedError, match="a head: does not say which store"):
         Origin.of(identity().to_dict(), value, "a head")
 
 
-def test_state_of_store_mentions_untrained_weights_pending_pictures_and_failures(folder):
+def test_state_of_store_mentions_untrained_weights_and_missing_vectors(folder):
     (failed,) = state_of_store(FeatureStore.open(folder))
     assert failed.startswith("1 picture could not be read")
 

@@ -164,7 +164,7 @@ def test_error_for_an_unknown_past_state_lists_the_known_states(store: Path, at,
         FeatureStore.open(store, at=at)
 
 
-def test_error_for_a_past_state_names_purged_pictures_until_their_keys_are_erased(store: Path):
+def test_error_names_purged_pictures_until_their_keys_are_erased(store: Path):
     compact(store)
     with pytest.raises(UsageError, match=r"1 picture of then is gone \(the first: 'a/3'\)"):
         FeatureStore.open(store, at=(0, 1))
@@ -185,7 +185,7 @@ def test_missing_history_file_is_reported_as_damage(store: Path):
     assert "the store's past" in str(verify_store(store).problems[0])
 
 
-def test_repair_moves_a_damaged_history_aside_and_keeps_the_required_format_features(store: Path):
+def test_repair_moves_a_damaged_history_and_keeps_format_features(store: Path):
     undo_label(store)
     compact(store)
     file = store / "history" / "000000.h5"
@@ -200,7 +200,7 @@ def test_repair_moves_a_damaged_history_aside_and_keeps_the_required_format_feat
         FeatureStore.open(store, at=(0, 1))
 
 
-def test_error_for_a_past_state_says_that_an_older_featstore_kept_no_history(store: Path):
+def test_error_says_that_older_versions_kept_no_past_states(store: Path):
     compact(store)
     (store / "history" / "000000.h5").unlink()
     (store / "written" / "history-000000").unlink()

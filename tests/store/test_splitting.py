@@ -74,7 +74,7 @@ def test_split_store_reports_equal_pictures_in_two_given_splits(tmp_path):
     assert any("same bytes" in note for note in split.notes())
 
 
-def test_note_on_labelled_pictures_without_a_split_names_classes_unknown_to_the_head(tmp_path):
+def test_note_names_classes_of_pictures_without_a_split(tmp_path):
     place = make_store(write_coloured(tmp_path / "p", names("train", 3) + names("val", 3)), tmp_path / "s")
     make_store(write_coloured(tmp_path / "more", names("", 2, ("ant", "cow")), seed=1), place)
     store = FeatureStore.open(place)

@@ -184,7 +184,7 @@ def test_class_of_zero_weight_is_never_predicted(head):
     assert weighted.score(X[rest], y[rest]) > 0.9
 
 
-def test_linear_svm_over_its_memory_limit_is_streamed_and_reaches_the_same_optimum():
+def test_streamed_linear_svm_reaches_the_in_memory_optimum():
     X, y = blobs(200, 120, 3, apart=0.4, seed=9, dtype=np.float64)
     exact = LinearSVMHead(C=0.1).fit(X, y)
     assert not hasattr(exact, "effort_")
@@ -276,7 +276,7 @@ def test_streamed_and_in_memory_training_use_sample_weights_equally():
         ("first", "those of one class are zero"),
     ],
 )
-def test_rejects_bad_sample_weights(head, weights, words):
+def test_heads_reject_bad_sample_weights(head, weights, words):
     X, y = blobs(40, 4, 2, seed=11)
     weights = (y == y[0]).astype(float) if isinstance(weights, str) else weights
     with pytest.raises(DataError, match=words):

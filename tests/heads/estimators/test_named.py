@@ -38,7 +38,7 @@ def test_head_of_a_scikit_learn_class_is_trained_calibrated_saved_and_loaded(kin
     assert head.predict(np.zeros((0, 6), np.float32)).shape == (0,)
 
 
-def test_training_a_scikit_learn_class_on_blocks_gives_the_same_model_as_on_an_array():
+def test_scikit_learn_class_learns_the_same_from_blocks_and_arrays():
     X, y = blobs(120, 6, 3, seed=1)
     kind = "sklearn.discriminant_analysis:LinearDiscriminantAnalysis"
     one, other = (train_head(given, y, kind=kind, folds=3) for given in (X, Streamed(X)))

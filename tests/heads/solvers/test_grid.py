@@ -71,7 +71,7 @@ def test_gradient_equals_finite_differences_and_vanishes_at_the_solution(classes
     assert np.abs(at_best).max() < 1e-4 * np.abs(gradients).max()
 
 
-def test_linear_svm_equals_linear_svc_whose_intercept_is_hardly_penalised():
+def test_linear_svm_equals_linear_svc_with_large_intercept_scaling():
     training, z, codes, _ = made(300, 10, 3)
     solution = grid.solve(training, SQUARED_HINGE, [Problem(0.1, None)], tol=1e-13)[0]
     peer = LinearSVC(C=0.1, dual=False, intercept_scaling=1e3, tol=1e-10, max_iter=100000).fit(z, codes)
@@ -138,7 +138,7 @@ def test_held_out_scores_equal_scikit_learn(classes):
         assert scores.log_loss[f] == pytest.approx(log_loss(codes[out], peer.predict_proba(z[out])), rel=1e-3)
 
 
-def test_held_out_decision_of_a_row_comes_from_the_model_of_its_fold():
+def test_held_out_rows_are_scored_by_the_model_of_their_fold():
     training, z, _, fold = made(90, 4, 2)
     solutions = grid.solve(training, LOGISTIC, [Problem(1.0, f) for f in range(3)], tol=1e-12)
     decisions, numbers = grid.held_out_decisions(training, solutions)
@@ -149,7 +149,7 @@ def test_held_out_decision_of_a_row_comes_from_the_model_of_its_fold():
 
 
 @pytest.mark.parametrize("loss", [LOGISTIC, SQUARED_HINGE], ids=lambda loss: loss.name)
-def test_rescaling_curvature_pairs_to_another_C_gives_the_pairs_of_that_C(loss):
+def test_curvature_pairs_can_be_rescaled_to_another_C(loss):
     training, _, _, _ = made(200, 6, 3)
     random = np.random.default_rng(0)
     first, second = random.standard_normal((2, 1, 3, 7))
@@ -165,7 +165,7 @@ def test_rescaling_curvature_pairs_to_another_C_gives_the_pairs_of_that_C(loss):
 
 
 @pytest.mark.parametrize("loss", [LOGISTIC, SQUARED_HINGE], ids=lambda loss: loss.name)
-def test_solving_all_C_together_needs_fewer_evaluations_than_separately_and_finds_the_same_optima(loss):
+def test_solving_all_C_together_saves_evaluations_and_keeps_the_optima(loss):
     training, _, _, _ = made(600, 30, 2)
     problems = [Problem(C, f) for C in (10.0, 0.01, 0.1, 1.0) for f in (0, 1)]
     together = grid.solve(training, loss, problems, tol=1e-8)
@@ -180,7 +180,7 @@ def test_solving_all_C_together_needs_fewer_evaluations_than_separately_and_find
     )
 
 
-def test_final_fit_started_from_the_solutions_of_the_folds_needs_fewer_evaluations():
+def test_starting_the_final_fit_from_fold_solutions_saves_evaluations():
     training, _, _, _ = made(600, 30, 3)
     folds = grid.solve(training, LOGISTIC, [Problem(1.0, f) for f in range(3)], tol=1e-4)
     cold = grid.solve(training, LOGISTIC, [Problem(1.0, None)], tol=1e-9)[0]

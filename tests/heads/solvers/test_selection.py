@@ -25,6 +25,6 @@ def test_choose_takes_the_best_mean_and_the_first_candidate_of_a_tie():
     assert choose({"C": [0.1, 1.0, 10.0]}, table, 2, "balanced_accuracy").index == 1
 
 
-def test_an_unknown_scoring_is_refused():
+def test_unknown_scoring_for_model_selection_is_refused():
     with pytest.raises(DataError, match="scoring must be one of accuracy"):
         choose({"C": [1.0]}, scores([1], [0]), 1, "f1")

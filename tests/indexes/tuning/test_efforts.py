@@ -140,13 +140,13 @@ def test_descent_keeps_the_slower_search_parameter_smaller(
     assert means[0]["k_factor"] > means[1]["k_factor"]
 
 
-def test_measured_latency_and_search_time_are_positive(ground: tuple[np.ndarray, Truth]) -> None:
+def test_latency_and_search_time_of_an_index_are_positive(ground: tuple[np.ndarray, Truth]) -> None:
     subject = subject_of(GRAPH, ground[0])
     assert 0 < subject.latency(ground[1].queries, 5) < 1
     assert 0 < subject.timed(ground[1]) < 10
 
 
-def test_rates_of_two_indexes_are_measured_alternately(
+def test_query_rates_of_two_indexes_are_measured_alternately(
     ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick, slow = subject_of(GRAPH, ground[0]), subject_of(GRAPH, ground[0])

@@ -32,7 +32,7 @@ def test_hold_out_withholds_at_most_a_tenth_of_the_rows() -> None:
     np.testing.assert_array_equal(held_out.queries, hold_out(1000, 3000, seed=0).queries)
 
 
-def test_hold_out_with_one_row_per_group_withholds_as_many_rows_as_without_groups() -> None:
+def test_hold_out_takes_as_many_single_row_groups_as_rows() -> None:
     assert hold_out(1000, 3000, seed=0, groups=np.arange(1000)).withheld.sum() == 100
     assert 100 < hold_out(1000, 3000, seed=0, groups=np.arange(1000) // 2).withheld.sum() <= 200
 

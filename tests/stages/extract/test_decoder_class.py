@@ -116,7 +116,7 @@ def test_predict_and_search_use_the_decoder_of_the_head_and_index(place, tmp_pat
 
 
 @pytest.mark.slow
-def test_picture_suspected_of_killing_the_decoder_is_tested_with_the_decoder_of_its_store(tmp_path, monkeypatch):
+def test_suspected_picture_is_decoded_alone_by_the_decoder_of_its_store(tmp_path, monkeypatch):
     pictures = write_pictures(tmp_path / "pictures", ["a.png", "b.jpg"])
     stop = threading.Event()
     stop.set()

@@ -78,7 +78,7 @@ def test_notes_report_a_missing_source(folder, tmp_path):
     assert run(open_source(folder, root=tmp_path / "moved"), tmp_path / "s").notes == []
 
 
-def test_note_says_that_pending_pictures_of_another_source_were_extracted(folder, tmp_path):
+def test_note_mentions_extracted_pictures_of_another_source(folder, tmp_path):
     stopped = threading.Event()
     stopped.set()
     run(folder, tmp_path / "s", stop=stopped)
@@ -90,7 +90,7 @@ def test_note_says_that_pending_pictures_of_another_source_were_extracted(folder
     )
 
 
-def test_note_reports_that_a_store_has_fewer_units_of_pictures_than_processes(folder, tmp_path):
+def test_note_warns_of_fewer_units_than_processes(folder, tmp_path):
     (note,) = run(folder, tmp_path / "s", units=(1, 3)).notes
     assert note.startswith("the store has 1 unit to share among 3 processes")
     assert run(folder, tmp_path / "t", units=(1, 3), unit_rows=2).notes == []

@@ -44,7 +44,7 @@ def test_the_extract_command_has_the_defaults_of_the_library():
         ({"unit_rows": 1 << 40}, "unit_rows: 1,099,511,627,776 is more than"),
     ],
 )
-def test_an_extract_option_with_a_number_out_of_range_is_a_usage_error(options, words, tmp_path):
+def test_extract_rejects_option_values_out_of_range(options, words, tmp_path):
     with pytest.raises(UsageError, match=words):
         extract(tmp_path, tmp_path / "s", **options)
 

@@ -248,7 +248,7 @@ def test_boxes_in_fractions_are_recognised_unless_box_unit_is_given(folder, tmp_
         ({"region_column": "label"}, HEADER, "line 2 has no name of its region"),
     ],
 )
-def test_rejects_invalid_options_for_boxes_and_tiles(folder, tmp_path, options, header, message):
+def test_extract_rejects_invalid_box_and_tile_options(folder, tmp_path, options, header, message):
     source = table(folder / "t.csv", [("0.jpg", 1, 1, 5, 5, "")], header)
     with pytest.raises(UsageError, match=message):
         run(source, tmp_path / "s", **options)
@@ -274,7 +274,7 @@ def test_table_columns_named_like_region_columns_are_renamed_with_a_note(folder,
     ]
 
 
-def test_refuses_text_as_a_number_of_a_box(folder, tmp_path):
+def test_extract_rejects_text_as_a_number_of_a_box(folder, tmp_path):
     with pytest.raises(UsageError, match="line 3 has 'wide' as w, which is no number"):
         run(table(folder / "t.csv", [("0.jpg", 1, 1, 5, 5, ""), ("0.jpg", 1, 1, "wide", 5, "")]), tmp_path / "s")
 
@@ -309,7 +309,7 @@ def test_tiles_cover_each_picture_and_have_the_requested_size(folder, tmp_path, 
     assert "thin.png#0,12,10,16" in list(store.keys)
 
 
-def test_reads_boxes_from_a_coco_file(folder, tmp_path):
+def test_extract_reads_boxes_from_a_coco_file(folder, tmp_path):
     data = {
         "images": [
             {"id": 7, "file_name": "0.jpg"},
@@ -361,7 +361,7 @@ def test_reads_boxes_from_a_coco_file(folder, tmp_path):
         ('{"images": [{"id": [1]}], "annotations": []}', "has images whose id is no number or text"),
     ],
 )
-def test_rejects_json_that_is_not_coco(tmp_path, text, message):
+def test_extract_rejects_json_that_is_not_coco(tmp_path, text, message):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(UsageError, match=message):
         run(tmp_path / "a.json", tmp_path / "s", boxes=None)
@@ -396,7 +396,7 @@ def test_html_pages_show_the_region_instead_of_the_whole_picture(folder, tmp_pat
     assert pictures.address("1.jpg#3,4,10,20").endswith("/1.jpg")
 
 
-def test_store_without_regions_can_be_read_by_versions_that_do_not_know_regions(folder, tmp_path):
+def test_older_versions_can_read_a_store_without_regions(folder, tmp_path):
     extract_in_process(folder, tmp_path / "s", ExtractOptions(backbone=NETWORK))
     store = FeatureStore.open(tmp_path / "s")
     assert (Manifest.read(tmp_path / "s").requires, store.has_regions) == ((), False)
@@ -417,9 +417,7 @@ def test_all_regions_of_a_picture_that_crashes_the_decoder_are_failures(folder, 
 
 
 @pytest.mark.parametrize(("region", "reason"), [([1, 1, 5, 5, 5], ""), ([], ""), ([99, 1, 5, 5, 5], "bad-box")])
-def test_region_suspected_of_killing_the_decoder_is_tested_with_its_own_box_and_decoder(
-    folder, decoded, region, reason
-):
+def test_suspected_region_is_decoded_alone_with_its_box_and_decoder(folder, decoded, region, reason):
     limits = {"preprocessing": NETWORK.preprocessing.to_dict(), "max_pixels": 1 << 20, "max_bytes": 1 << 20}
     for decoder in DECODERS.values():
         assert try_picture(str(folder), "0.jpg", -1, -1, **limits, decoder=decoder, region=region) == reason
@@ -525,7 +523,7 @@ def test_regions_deleted_from_the_table_can_be_purged_by_picture_key(folder, tmp
         remove(tmp_path / "s", ["9.jpg"])
 
 
-def test_label_for_a_picture_key_is_refused_and_the_note_names_region_keys(folder, tmp_path):
+def test_label_refuses_a_picture_key_and_names_the_region_keys(folder, tmp_path):
     source = table(folder / "t.csv", [(f"{at // 2}.jpg", at, 1, 5, 5, "c") for at in range(4)])
     run(source, tmp_path / "s")
     report = set_columns(tmp_path / "s", [b"0.jpg#1,1,5,5", b"0.jpg", b"none.jpg"], {"label": ["a", "b", "c"]})

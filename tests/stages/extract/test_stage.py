@@ -196,7 +196,7 @@ def test_stopped_and_continued_run_gives_bit_identical_vectors(folder, tmp_path)
     assert os.listdir(tmp_path / "s" / "work") == []
 
 
-def test_two_runs_that_each_extract_half_of_the_units_give_the_same_store_as_one_run(folder, tmp_path):
+def test_two_runs_of_half_the_units_make_the_same_store_as_one(folder, tmp_path):
     run(folder, tmp_path / "whole")
     first = run(folder, tmp_path / "s", units=(0, 2))
     assert (first.vectors, first.pending) == (13, 7)
@@ -337,7 +337,7 @@ def test_the_timings_add_up_to_the_duration_of_the_run(folder, tmp_path):
     assert report.advice == ""
 
 
-def test_timings_include_the_engine_check_and_waiting_for_other_processes(folder, tmp_path, monkeypatch):
+def test_timings_include_engine_check_and_waiting_for_processes(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(defaults, "DRIFT_RUN", 1)
     stop = threading.Event()
     stop.set()
@@ -382,7 +382,7 @@ def test_a_run_without_new_pictures_loads_no_network(folder, tmp_path, monkeypat
     ],
 )
 @pytest.mark.slow
-def test_rejects_options_that_differ_from_the_store(folder, tmp_path, options):
+def test_extract_rejects_options_that_differ_from_the_store(folder, tmp_path, options):
     extract(folder, tmp_path / "s", backbone="squeezenet1_1", weights="random:3")
     write_pictures(tmp_path / "other", ["ant/x.jpg"], seed=90)
     with pytest.raises(UsageError):
@@ -404,7 +404,7 @@ def test_store_left_empty_by_a_failed_run_accepts_another_backbone(folder, tmp_p
 
 
 @pytest.mark.slow
-def test_next_run_uses_the_backbone_of_the_store_and_refuses_another_before_loading(folder, tmp_path):
+def test_next_run_refuses_another_backbone_before_loading(folder, tmp_path):
     extract(folder, tmp_path / "s", backbone="squeezenet1_1", weights="random:3", dtype="float16")
     write_pictures(folder, ["ant/new.jpg"], seed=50)
     report = extract(folder, tmp_path / "s")

@@ -68,9 +68,7 @@ def test_pictures_that_kill_a_decoder_become_failures_and_others_get_vectors(
     ("mark", "reason"),
     [(b"LOOP", "decoder-stalled"), (b"EXIT", "decoder-died"), (b"EAT", "out-of-memory"), (b"no picture", None)],
 )
-def test_picture_suspected_of_killing_the_decoder_is_decoded_alone_to_find_the_reason(
-    tmp_path: Path, mark: bytes, reason: str | None
-) -> None:
+def test_suspected_picture_is_decoded_alone_to_find_the_reason(tmp_path: Path, mark: bytes, reason: str | None) -> None:
     (tmp_path / "x.jpg").write_bytes(mark)
     picture = {
         "root": str(tmp_path),
