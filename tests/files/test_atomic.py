@@ -129,9 +129,7 @@ def test_second_writer_waits_for_the_name_of_the_lock_owner_before_it_raises(tmp
     os.close(handle)
 
 
-def test_exclusive_write_succeeds_if_the_nfs_server_executes_a_link_call_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_exclusive_write_tolerates_a_link_call_repeated_by_nfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     link = os.link
 
     def twice(*arguments: Path) -> None:

@@ -92,7 +92,7 @@ def test_onnx_model_passes_the_full_checker():
         ("sklearn.neural_network:MLPClassifier", False),
     ],
 )
-def test_head_of_a_scikit_learn_class_has_no_onnx_export(kind, names, tmp_path):
+def test_sklearn_export_of_a_scikit_learn_head_is_its_classifier(kind, names, tmp_path):
     pytest.importorskip("skops")
     X, y = blobs(90, 4, 3, seed=1)
     options = {} if names else {"hidden_layer_sizes": [4], "max_iter": 3000, "solver": "lbfgs", "alpha": 10.0}

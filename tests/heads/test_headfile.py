@@ -215,7 +215,7 @@ def test_load_head_loads_or_refuses_any_json_in_the_description(key, value, tmp_
     assert head.predict_proba(np.zeros((1, 8), np.float32)).sum() == pytest.approx(1)
 
 
-def test_load_head_rejects_an_index_or_shard_file(tmp_path):
+def test_load_head_rejects_a_shard_file(tmp_path):
     sealed.write(tmp_path / "x", "shard", {"a": np.zeros(3)}, {})
     with pytest.raises(DamagedError, match="shard, where a head is needed"):
         load_head(tmp_path / "x")

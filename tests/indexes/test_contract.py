@@ -143,7 +143,7 @@ def test_exact_search_replaces_an_index_that_misses_the_recall_on_fresh_queries(
 
 
 @pytest.mark.slow
-def test_fastest_search_parameter_that_reaches_the_recall_on_fresh_queries_is_used(
+def test_contract_uses_the_fastest_parameter_confirmed_by_fresh_queries(
     vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Recall] = []

@@ -125,7 +125,7 @@ def test_search_pads_missing_neighbours_and_accepts_zero_queries() -> None:
     assert len(index) == 0
 
 
-def test_search_accepts_float16_and_float64_queries_and_a_zero_query_scores_zero() -> None:
+def test_search_accepts_float16_float64_and_zero_queries() -> None:
     index = index_of()
     queries = clusters(4, 8, 3)
     expected = index.search(queries, 3)[1]
@@ -266,7 +266,7 @@ def test_graph_returns_k_neighbours_across_unlinked_clusters(metric: Metric, sin
 
 
 @pytest.mark.parametrize("mmap", [False, True])
-def test_purge_of_an_exact_index_deletes_removed_rows_from_the_faiss_file(tmp_path: Path, mmap: bool) -> None:
+def test_purge_deletes_removed_rows_of_an_exact_index(tmp_path: Path, mmap: bool) -> None:
     vectors = clusters(60, 8)
     build_index(vectors, np.arange(60)[::-1] * 5, [b"%d" % row for row in range(60)], kind="flat").save(tmp_path / "x")
     index = FeatureIndex.open(tmp_path / "x", mmap=mmap)

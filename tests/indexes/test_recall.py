@@ -78,7 +78,7 @@ def test_recall_record_round_trips_through_json_and_damaged_json_is_refused() ->
         Recall.from_dict(None)
 
 
-def test_required_recall_is_not_confirmed_if_the_recall_interval_is_too_wide() -> None:
+def test_wide_recall_interval_does_not_confirm_the_required_recall() -> None:
     assert keeps(Recall(0.97, 0.96, 0.979, 10, 500, "held-out"), 0.95)
     assert not keeps(Recall(0.97, 0.955, 0.976, 10, 500, "held-out"), 0.95)
     assert not keeps(Recall(0.97, 0.949, 0.965, 10, 500, "held-out"), 0.95)

@@ -333,7 +333,7 @@ def test_damaged_archive_is_read_completely_or_gives_a_one_line_error(data: st.D
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_label_files_in_an_archive_may_come_before_or_after_their_pictures(tmp_path: Path, seed: int):
+def test_archive_labels_may_come_before_or_after_their_pictures(tmp_path: Path, seed: int):
     files = [(f"{n:02}.jpg", b"x") for n in range(20)] + [(f"{n:02}.cls", str(n % 3).encode()) for n in range(20)]
     random.Random(seed).shuffle(files)
     source = TarSource(tar(tmp_path / "a.tar", files))
@@ -344,7 +344,7 @@ def test_label_files_in_an_archive_may_come_before_or_after_their_pictures(tmp_p
     assert (source.ignored, source.read_as[:9]) == (0, "3 classes")
 
 
-def test_label_files_in_an_archive_match_pictures_whose_names_contain_dots(tmp_path: Path):
+def test_archive_labels_match_pictures_whose_names_contain_dots(tmp_path: Path):
     files = [
         ("img_v1.0.jpg", b""), ("img_v1.0.cls", b"a"),
         ("img_v1.1.jpg", b""), ("img_v1.1.cls", b"b"),
@@ -385,7 +385,7 @@ def test_json_labels_in_an_archive_are_found_under_usual_column_names(tmp_path: 
     assert (chunk.labels, chunk.splits) == (["3"], ["val"])
 
 
-def test_label_files_in_an_archive_without_a_picture_are_counted_as_ignored(tmp_path: Path):
+def test_archive_labels_without_a_picture_count_as_ignored(tmp_path: Path):
     source = TarSource(tar(tmp_path / "a.tar", [("a.jpg", b""), ("a.cls", b"x"), ("b.cls", b"y")]))
     whole(source)
     assert source.ignored == 1
@@ -401,7 +401,7 @@ def test_zip_and_rar_archives_are_not_read_as_lists_of_paths(tmp_path: Path, sta
         open_source(tmp_path / "a.zip")
 
 
-def test_label_files_in_an_archive_match_pictures_named_in_another_unicode_form(tmp_path: Path):
+def test_archive_labels_match_pictures_named_in_another_unicode_form(tmp_path: Path):
     files = [("caf\u00e9.jpg", b""), ("cafe\u0301.cls", b"3"), ("b.jpg", b""), ("b.cls", b"\xef\xbb\xbf3\r\n")]
     for order in (files, files[::2] + files[1::2]):
         assert whole(TarSource(tar(tmp_path / "a.tar", order))).labels == ["3", "3"]

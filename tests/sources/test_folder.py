@@ -139,7 +139,7 @@ def test_class_folder_names_may_be_any_bytes(tmp_path: Path):
         (["train/notes.txt", "ant/1.jpg"], "class", None),
     ],
 )
-def test_note_explains_why_a_layout_with_classes_or_splits_was_not_detected(
+def test_note_explains_why_classes_or_splits_were_not_detected(
     tmp_path: Path, names: list[str], layout: str, words: str | None
 ):
     source = FolderSource(write(tmp_path, names))

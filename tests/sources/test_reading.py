@@ -111,7 +111,7 @@ def test_read_failure_after_an_io_error_has_the_reason_io_error():
 
 
 @pytest.mark.parametrize("location", [b"..", b"../a.jpg", b"a/../../b.jpg", b"./../b.jpg"])
-def test_relative_paths_outside_the_root_are_not_opened(tmp_path: Path, location: bytes):
+def test_read_picture_opens_no_relative_path_outside_the_root(tmp_path: Path, location: bytes):
     root = tmp_path / "root"
     root.mkdir()
     for name in ("a.jpg", "b.jpg"):
@@ -120,7 +120,7 @@ def test_relative_paths_outside_the_root_are_not_opened(tmp_path: Path, location
     assert stat_picture(os.fsencode(root), location) == (-1, -1)
 
 
-def test_absolute_paths_and_relative_paths_with_dots_inside_the_root_are_read(tmp_path: Path):
+def test_read_picture_accepts_absolute_paths_and_dots_inside_the_root(tmp_path: Path):
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "a..b.jpg").write_bytes(b"x")
     (tmp_path / "c.jpg").write_bytes(b"yy")

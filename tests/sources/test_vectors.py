@@ -243,7 +243,7 @@ def test_links_of_hdf5_to_other_files_are_not_followed(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_parquet_column_is_not_confused_with_a_field_of_a_struct(tmp_path):
+def test_parquet_columns_are_distinguished_from_fields_of_structs(tmp_path):
     structs = pa.array([{"b": 1}] * len(VECTORS))
     parquet.write_table(pa.table({"a": structs, "a.b": lists(VECTORS)}), tmp_path / "v.parquet")
     assert np.array_equal(np.concatenate(list(open_vectors([tmp_path / "v.parquet"]).blocks())), VECTORS)

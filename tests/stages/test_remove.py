@@ -128,7 +128,7 @@ def test_label_for_a_removed_picture_counts_as_unknown(store: Path):
     assert set_columns(store, [b"a/0", b"a/1"], {"label": ["x", "y"]}).unknown == 1
 
 
-def test_removal_reaches_a_store_made_from_this_store_at_its_next_extraction(tmp_path: Path):
+def test_next_extraction_removes_pictures_removed_from_the_source_store(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("", 3))
     old = make_store(folder, tmp_path / "old")
     new = make_store(old, tmp_path / "new", backbone=tiny_backbone(3))

@@ -176,7 +176,7 @@ def test_search_filter_keeps_only_matching_rows(chain):
         search(chain.index, like=like, where="label = 'ant'")
 
 
-def test_search_by_key_by_class_or_with_a_filter_requires_the_store(chain, tmp_path):
+def test_search_by_key_class_or_filter_requires_the_store(chain, tmp_path):
     store = shutil.copytree(chain.store, tmp_path / "s")
     indexed = index(store).path
     shutil.rmtree(store)

@@ -141,7 +141,7 @@ def test_a_store_without_labels_is_refused(tmp_path):
         train(store)
 
 
-def test_head_is_written_next_to_the_store_and_replaces_no_other_file(chain, tmp_path):
+def test_train_writes_the_head_next_to_the_store_or_refuses_the_path(chain, tmp_path):
     assert chain.trained.path == str(head_path(chain.store, "logreg"))
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match="is no head"):
@@ -170,7 +170,7 @@ def test_predict_rejects_a_damaged_head(chain, tmp_path):
         predict(copy, chain.store)
 
 
-def test_new_head_is_compared_with_the_replaced_head_on_the_same_pictures(chain, tmp_path):
+def test_train_compares_new_and_replaced_head_on_the_same_pictures(chain, tmp_path):
     path = tmp_path / "a.head"
     first = train(chain.store, C=1e-4, folds=3, out=path)
     assert first.replaced is None

@@ -96,9 +96,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reader", READERS)
-def test_compaction_at_any_step_of_reading_does_not_change_what_is_read(
-    master: Path, tmp_path: Path, reader: str
-) -> None:
+def test_compaction_during_reading_does_not_change_the_result(master: Path, tmp_path: Path, reader: str) -> None:
     read = READERS[reader]
     expected = read(shutil.copytree(master, tmp_path / "first"))
     step = 0

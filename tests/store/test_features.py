@@ -134,7 +134,7 @@ def test_pandas_accepts_a_feature_array(features):
     assert (frame * 2).shape == features.shape
 
 
-def test_transform_blocks_and_stream_give_features_with_the_identity_of_the_store(stores, features):
+def test_transform_blocks_and_stream_keep_the_identity_of_features(stores, features):
     embedder = ImageEmbedder(tiny_backbone(), engine="torch")
     paths = [stores[0].path.parent / "p" / key for key in stores[0].keys]
     assert identity_of(embedder.transform(paths)) == stores[0].identity.to_dict()

@@ -283,7 +283,7 @@ def test_malformed_provenance_breaks_neither_info_nor_compaction(store: Path, va
     assert json.dumps(info(store))
 
 
-def test_compaction_waits_for_claims_and_then_removes_work_folders(store: Path) -> None:
+def test_compaction_is_refused_until_claims_of_units_end(store: Path) -> None:
     started = time.monotonic()
     with Claims(store) as claims:
         claims.join()

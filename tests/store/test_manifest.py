@@ -107,7 +107,7 @@ def test_store_without_planned_pictures_accepts_another_identity(tmp_path):
             open_for_writing(tmp_path / "s", identity(), "w")
 
 
-def test_rows_per_unit_are_chosen_for_at_most_half_a_gibibyte_of_vectors():
+def test_units_hold_at_most_half_a_gibibyte_of_vectors():
     assert unit_rows_for(identity(dimension=2048)) == 65536
     assert unit_rows_for(identity(dimension=2048, dtype="float16")) == 131072
     assert unit_rows_for(identity(dimension=1280)) == 65536

@@ -70,7 +70,7 @@ def test_missing_folder_of_a_compacted_store_is_reported_as_damage(store: Path) 
     assert len(FeatureStore.open(store)) == 11
 
 
-def test_compaction_with_a_manifest_of_an_earlier_epoch_deletes_nothing(store: Path) -> None:
+def test_compaction_after_a_manifest_rollback_deletes_nothing(store: Path) -> None:
     earlier = (store / "featstore.json").read_bytes()
     compact(store)
     shards = sorted(file.name for file in (store / "shards").iterdir())

@@ -45,7 +45,7 @@ def path(tmp_path_factory) -> Path:
     return place
 
 
-def test_by_parent_combines_the_region_vectors_of_each_picture_by_mean_or_max(path):
+def test_by_parent_combines_region_vectors_by_mean_or_max(path):
     store = FeatureStore.open(path)
     features = np.asarray(store.features(), np.float64)
     for how in ("mean", "max"):

@@ -83,7 +83,7 @@ def test_rows_of_one_group_are_in_the_same_fold(head):
     assert honest.max() < 0.65
 
 
-def test_copies_in_other_folds_inflate_the_accuracy_if_no_groups_are_given():
+def test_ungrouped_copies_in_other_folds_inflate_the_accuracy():
     random = np.random.default_rng(0)
     X = np.repeat(random.standard_normal((150, 6)), 2, axis=0).astype(np.float32)
     y = np.repeat(random.integers(0, 2, 150), 2)
@@ -92,7 +92,7 @@ def test_copies_in_other_folds_inflate_the_accuracy_if_no_groups_are_given():
 
 
 @every_head
-def test_cv_as_a_fraction_holds_out_one_part_and_refits_on_all_rows(head):
+def test_cv_fraction_holds_out_one_part_and_refits_on_all_rows(head):
     X, y = blobs(300, 8, 2, seed=5)
     fitted = clone(head).set_params(cv=0.1).fit(X, y)
     assert fitted.cv_results_["folds"] == 1

@@ -62,7 +62,7 @@ def test_iterate_names_the_first_row_with_nan_or_infinity(value):
         list(blocks.iterate(Streamed(array)))
 
 
-def test_iterate_rejects_a_source_that_yields_fewer_rows_than_its_shape_says():
+def test_iterate_rejects_a_source_with_fewer_rows_than_announced():
     class Exhausted(Streamed):
         @property
         def shape(self) -> tuple[int, int]:

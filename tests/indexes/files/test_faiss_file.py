@@ -134,7 +134,7 @@ def test_rejects_an_untrained_index_with_rows(tmp_path: Path, part: int) -> None
 @pytest.mark.parametrize(
     "effort", [{"efSearch": 0}, {"nprobe": 1 << 40}, {"k_factor": float("nan")}, {"k_factor": 1e12}, {"nprobe": -1}]
 )
-def test_effort_fault_reports_search_parameters_out_of_range(effort: dict[str, float]) -> None:
+def test_search_parameters_out_of_range_are_reported(effort: dict[str, float]) -> None:
     assert effort_fault(effort, 1000)
     assert effort_fault({"efSearch": 1024, "nprobe": 1, "k_factor": 64.0}, 10) is None
 

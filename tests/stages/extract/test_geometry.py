@@ -55,7 +55,7 @@ def test_engines_give_the_same_feature_maps_as_torch(engine, tmp_path):
     np.testing.assert_allclose(ours, reference, atol=1e-4)
 
 
-def test_changed_size_fit_or_layer_is_refused_and_unchanged_options_add_pictures(tmp_path):
+def test_next_run_refuses_another_size_fit_or_layer(tmp_path):
     folder = write_pictures(tmp_path / "p", NAMES[:2])
     asked = {"backbone": tiny_backbone(), "engine": "torch"}
     extract(folder, tmp_path / "s", size=24, fit="pad", **asked)

@@ -98,7 +98,7 @@ def features(store: Path) -> bytes:
 
 
 @pytest.mark.parametrize("decode", ["exact", "fast"])
-def test_vectors_equal_those_of_saved_crops_and_each_picture_is_decoded_once(folder, tmp_path, decoded, decode):
+def test_regions_have_the_vectors_of_crops_and_need_one_decoding(folder, tmp_path, decoded, decode):
     source = table(folder / "t.csv", some_boxes())
     report = run(source, tmp_path / "s", decode=decode)
     assert (report.vectors, report.failures, len(decoded)) == (24, 0, 6)
@@ -144,7 +144,7 @@ def test_only_changed_boxes_and_pictures_are_extracted_again(folder, tmp_path):
     assert run(source, tmp_path / "s").change.unchanged == 23
 
 
-def test_unnamed_boxes_keep_their_keys_if_table_lines_are_added_and_removed(folder, tmp_path):
+def test_unnamed_boxes_keep_their_keys_if_table_lines_change(folder, tmp_path):
     rows = some_boxes()
     source = table(folder / "t.csv", rows)
     run(source, tmp_path / "s")
@@ -279,7 +279,7 @@ def test_extract_rejects_text_as_a_number_of_a_box(folder, tmp_path):
         run(table(folder / "t.csv", [("0.jpg", 1, 1, 5, 5, ""), ("0.jpg", 1, 1, "wide", 5, "")]), tmp_path / "s")
 
 
-def test_a_store_of_tiles_refuses_the_same_source_with_other_tile_options(folder, tmp_path):
+def test_store_of_tiles_refuses_other_tile_options(folder, tmp_path):
     extract(folder, tmp_path / "s", backbone=NETWORK, tiles=16)
     for options in ({}, {"tiles": 17}, {"tiles": 16, "overlap": 4}):
         with pytest.raises(UsageError, match=r"has tiles of 16 pixels \(overlap 0\) of .* use the same options"):
@@ -461,7 +461,7 @@ def test_second_supervised_run_over_a_table_of_boxes_finds_nothing_new(folder, t
     assert (again.change.unchanged, again.new_vectors) == (12, 0)
 
 
-def test_removing_a_region_keeps_other_regions_but_removing_a_picture_removes_all(folder, tmp_path):
+def test_remove_takes_one_region_or_all_regions_of_a_picture(folder, tmp_path):
     source = table(folder / "t.csv", some_boxes())
     run(source, tmp_path / "s")
     own = [key for key in FeatureStore.open(tmp_path / "s").keys if key.startswith("1.jpg")]
@@ -484,7 +484,7 @@ def test_remaining_regions_keep_their_boxes_after_a_removal(folder, tmp_path):
     assert after.equals(before.loc[after.index])
 
 
-def test_removal_purge_and_restore_by_picture_key_apply_to_all_its_regions(folder, tmp_path):
+def test_picture_key_removes_restores_and_purges_all_its_regions(folder, tmp_path):
     rows = [*some_boxes(2), ("0.jpg", "", "", "", "", "whole")]
     source, store = table(folder / "t.csv", rows), tmp_path / "s"
     run(source, store)
@@ -497,7 +497,7 @@ def test_removal_purge_and_restore_by_picture_key_apply_to_all_its_regions(folde
     assert run(source, store).change.added == 3
 
 
-def test_tiles_of_a_removed_picture_are_not_extracted_from_a_renamed_file(folder, tmp_path):
+def test_renaming_a_file_does_not_restore_its_removed_tiles(folder, tmp_path):
     options = {"backbone": NETWORK, "tiles": 30}
     extract(folder, tmp_path / "s", **options)
     remove(tmp_path / "s", ["0.jpg", "1.jpg#0,0,30,30"])

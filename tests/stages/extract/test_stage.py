@@ -72,7 +72,7 @@ def test_second_run_makes_no_forward_pass_and_changes_no_file(folder, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "s").rglob("*.h5")} == before
 
 
-def test_next_run_extracts_only_new_or_changed_pictures_and_removes_deleted_pictures(folder, tmp_path):
+def test_next_run_extracts_changes_and_removes_deleted_pictures(folder, tmp_path):
     run(folder, tmp_path / "s")
     write_pictures(folder, ["ant/x.jpg", "bee/y.png"], seed=90)
     picture(77).save(folder / "ant/00.jpg")
@@ -229,7 +229,7 @@ def test_two_concurrent_runs_extract_each_picture_once(folder, tmp_path):
         ({"dtype": "float16"}, "dtype float32, not float16"),
     ],
 )
-def test_run_with_another_backbone_or_dtype_is_refused_with_a_one_line_error(folder, tmp_path, options, difference):
+def test_run_with_another_backbone_or_dtype_is_refused(folder, tmp_path, options, difference):
     run(folder, tmp_path / "s")
     with pytest.raises(IdentityError, match=difference) as raised:
         run(folder, tmp_path / "s", **options)

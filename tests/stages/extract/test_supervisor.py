@@ -85,7 +85,7 @@ def test_suspected_picture_is_decoded_alone_to_find_the_reason(tmp_path: Path, m
 
 
 @pytest.mark.slow
-def test_worker_that_dies_is_restarted_once_if_no_picture_explains_its_death(tmp_path: Path) -> None:
+def test_supervisor_restarts_a_dead_worker_once_without_a_suspected_picture(tmp_path: Path) -> None:
     pictures = write_pictures(tmp_path / "pictures", ["a.png"])
     with pytest.raises(FeatstoreError, match=r"SIGKILL.*twice without progress, and no picture explains it"):
         extract_supervised(pictures, tmp_path / "store", backbone_from="tests.faults.planted:die_always")
@@ -185,7 +185,7 @@ def test_supervisor_sees_which_rows_are_being_read_and_decoded() -> None:
     watcher.close()
 
 
-def test_worker_counts_as_stalled_if_one_picture_is_slow_or_progress_stops() -> None:
+def test_worker_counts_as_stalled_without_progress_or_with_a_slow_picture() -> None:
     memory = InHand.create(1)
     stall = _Stall(memory, 0.05)
     assert not stall.seen()
