@@ -176,7 +176,7 @@ def test_unpacking_changed_bytes_succeeds_or_raises_only_featstore_errors(heads,
         payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # Other errors fail the test. A changed number in an array raises no error here; the head's checksum detects it.
+        # Any other exception fails the test. A changed number in an array raises no error here; the head's checksum detects it.
         with contextlib.suppress(FeatstoreError):
             unpack(bytes(payload), [], "a.head")
     for end in (0, 10, len(payload) // 2):

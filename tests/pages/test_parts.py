@@ -127,7 +127,7 @@ def test_plot_of_accuracy_by_C_marks_the_chosen_value():
     assert "C = 1: 0.9000" in svg
     assert selection_curve(None, {}) is None
     assert selection_curve({"scoring": "accuracy"}, {}) is None
-    # A value given by the user is the only value, so there is no curve.
+    # If the user gives C, only this value is tried, so there is no curve.
     alone = {"param_C": [0.1], "mean_accuracy": [0.8], "std_accuracy": [0.1]}
     assert selection_curve(alone, {"C": 0.1}) is None
 

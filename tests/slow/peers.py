@@ -83,7 +83,9 @@ class Asked:
 
 
 def least(contender: Contender, asked: Asked, goal: float, threads: int) -> int | None:
-    """Return the smallest search effort with which the recall reaches ``goal``; None if MOST_EFFORT does not suffice.
+    """Return the smallest search effort with which the index reaches the recall ``goal``.
+
+    None if the index does not reach it with MOST_EFFORT.
 
     Changes ``contender.effort``.
     """
@@ -149,7 +151,8 @@ Found = dict[str, dict[str, list[Rates]]]
 
 
 def contest(place: Path, which: str, built: dict[str, Any], threads: int, turns: int, found: Found) -> None:
-    """Measure all indexes ``turns`` times in turn, each in one fresh process; append the rates to ``found``."""
+    """Measure all indexes ``turns`` times in turn, each in one fresh process; append the queries per second
+    to ``found``."""
     names = [name for name in built if name != "exact" or not found["exact"]]
     with Turns(place, metric_of(which), names, threads) as taken:
         for number in range(turns):
@@ -216,7 +219,7 @@ def verdicts(found_in: dict[str, Found], built: dict[str, Any], which: str) -> d
 
 
 def show(told: dict[str, Any]) -> None:
-    """Print the indexes, the table of rates and whether each bound is reached."""
+    """Print the indexes, a table of their queries per second, and whether each bound is reached."""
     print(f"{told['set']}: {told['rows']:,} rows, {told['queries']:,} queries, {told['dimension']} dimensions")
     for name, about in told["built"].items():
         figures = ", ".join(f"{goal}: effort {at['effort']}, recall {at['recall']}" for goal, at in about["at"].items())

@@ -41,7 +41,7 @@ from tests.made import extract, picture, tiny_backbone
 CLASSES, EACH, VERSIONS, UNIT_ROWS = ("cat", "dog"), 14, 3, 6
 KEYS = [f"{kind}/{number:02d}.png" for kind in CLASSES for number in range(EACH)]
 State = dict[str, int]
-"""A state of the store: the version number of each existing picture, by key."""
+"""A state of the store: for the key of each existing picture, the version number of its file."""
 
 
 def write(folder: Path, key: str, version: int) -> None:

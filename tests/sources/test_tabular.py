@@ -192,7 +192,7 @@ def test_parquet_bomb_is_rejected_within_a_memory_limit(tmp_path: Path, kind: st
     )
     told, peak = subprocess.check_output([sys.executable, "-c", code, path], text=True).splitlines()
     assert "made to do harm" in told or "drop it from the table" in told or "is this a table" in told
-    # Peak memory of the process in KiB.
+    # ru_maxrss is the peak memory of the process in KiB.
     assert int(peak) < 512 << 10
 
 

@@ -1,4 +1,4 @@
-"""featstore.remove: removed pictures are in no result, and later runs do not add them again."""
+"""featstore.remove: no search or prediction returns removed pictures, and later extractions do not add them again."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ CONTENT = {f"{label}/{number}.jpg".encode(): number for label in ("ant", "bee") 
 
 
 def make(path: Path) -> None:
-    """Write the store: one picture purged, one removed, one removed and restored."""
+    """Write a store with one purged picture, one removed picture, and one picture removed and restored."""
     build(path, Pictures(dict(CONTENT), {key: key[:3].decode() for key in CONTENT}))
     purge(path, ["ant/1.jpg"])
     remove(path, ["ant/2.jpg", "bee/1.jpg"])

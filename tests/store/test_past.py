@@ -43,7 +43,7 @@ EXAMPLES = int(os.environ.get("FEATSTORE_PAST_EXAMPLES", "25"))
 
 
 def known_keys(path: Path, wanted: set[bytes]) -> list[bytes]:
-    """Return the keys of ``wanted`` that are in the store."""
+    """Return those of the keys ``wanted`` that are in the store."""
     some = sorted(wanted)
     return [
         key
@@ -54,7 +54,7 @@ def known_keys(path: Path, wanted: set[bytes]) -> list[bytes]:
 
 @dataclass
 class Seen:
-    """Content of a store at one time."""
+    """Content of a store in one past state."""
 
     record: dict[str, object]
     generation: tuple[int, int, int]

@@ -53,7 +53,7 @@ def test_pictures_that_kill_a_decoder_become_failures_and_others_get_vectors(
     assert (report.new_vectors, report.new_failures, report.change.added) == (12, 2, 14)
     assert sum(report.reasons.values()) == 2
     assert report.restarts == 1
-    # The timings include those of the worker processes that died.
+    # The timings of the run include the time of worker processes that died.
     assert sum(report.timings[name] for name in CLOCK) == pytest.approx(report.seconds, abs=0.02)
     assert min(report.timings["restarts"], report.timings["startup"]) > 0
     assert told[-1].done == told[-1].total == 14

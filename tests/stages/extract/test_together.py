@@ -151,7 +151,7 @@ def test_picture_that_crashes_the_decoder_is_recorded_as_failed_in_every_store(f
         decoder="tests.faults.planted:decode",
     )
     for report in reports:
-        # The worker may die before its last report. So ``new_vectors`` may be too small and is not checked here, and
+        # The worker may die before its last progress report. So ``new_vectors`` may be too small and is not checked here, and
         # ``change`` may be empty (``added`` is 0).
         assert (report.vectors, report.failures, report.pending) == (23, 2, 0)
         assert report.change.added in (0, 25)
